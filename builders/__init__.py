@@ -1,0 +1,72 @@
+"""Transformers as explicit Keras Functional graphs, wired by plain functions from one spec.
+
+Shape letters, used in every docstring, comment and einsum of this package:
+
+| letter | size |
+| --- | --- |
+| `b` | batch |
+| `t` | target (query) length |
+| `s` | source (key) length |
+| `d` | `hidden_dim` |
+| `n` | query heads |
+| `k` | key/value heads |
+| `h` | `head_dim` |
+| `f` | `intermediate_dim` |
+| `v` | `vocabulary_size` |
+
+    import builders
+
+    model = builders.build_decoder_only("gpt2_small", num_layers=2)
+    spec = builders.variant("pre_norm_learned", vocabulary_size=1000)
+    model = builders.build_encoder_decoder(spec)
+
+Listing variants and making specs imports no Keras; the `build_*` functions do, when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from builders.registry import (
+    Variant,
+    list_variants,
+    register_component,
+    register_variant,
+    variant,
+    variant_info,
+)
+from builders.spec import TransformerSpec
+
+if TYPE_CHECKING:
+    from builders.models import build, build_decoder_only, build_encoder_decoder
+    from builders.scope import LayerScope
+
+__all__ = [
+    "LayerScope",
+    "TransformerSpec",
+    "Variant",
+    "build",
+    "build_decoder_only",
+    "build_encoder_decoder",
+    "list_variants",
+    "register_component",
+    "register_variant",
+    "variant",
+    "variant_info",
+]
+
+_NEEDS_KERAS = {
+    "LayerScope": "builders.scope",
+    "build": "builders.models",
+    "build_decoder_only": "builders.models",
+    "build_encoder_decoder": "builders.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Keras only when it is asked for."""
+    if name not in _NEEDS_KERAS:
+        raise AttributeError(f"module 'builders' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_NEEDS_KERAS[name]), name)

@@ -1,0 +1,72 @@
+"""The feed-forward sublayer, and the activations that a spec can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from builders.initializers import initializer
+from builders.registry import component, register_component
+from builders.scope import LayerScope
+from builders.spec import TransformerSpec
+
+Tensor = Any
+
+
+def feedforward(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: int) -> Tensor:
+    """Wire down(activation(up(x))), (b, t, d) -> (b, t, f) -> (b, t, d).
+
+    "Attention Is All You Need", section 3.3. `sublayers` counts those on the residual stream.
+    """
+    d, f = spec.hidden_dim, spec.intermediate_dim
+    assert f is not None
+    x = scope.layer(
+        "up",
+        keras.layers.Dense,
+        f,
+        activation=component("activation", spec.activation),
+        kernel_initializer=initializer(spec, fan_in=d, fan_out=f),
+    )(x)
+    x = scope.layer(
+        "down",
+        keras.layers.Dense,
+        d,
+        kernel_initializer=initializer(spec, fan_in=f, fan_out=d, sublayers=sublayers),
+    )(x)
+    return dropout(scope, spec.feedforward_dropout or 0.0, x)
+
+
+def dropout(scope: LayerScope, rate: float, x: Tensor, name: str = "dropout") -> Tensor:
+    """Wire a dropout layer, or nothing where the rate is zero."""
+    return scope.layer(name, keras.layers.Dropout, rate)(x) if rate else x
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (So et al. 2021, "Primer", section 3)."""
+    return ops.square(ops.relu(x))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU (Hendrycks and Gimpel 2016, section 2), as in GPT-2."""
+    return ops.gelu(x, approximate=True)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x times the normal distribution function of x (Hendrycks and Gimpel 2016, section 2)."""
+    return ops.gelu(x, approximate=False)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": keras.activations.relu,
+    "silu": keras.activations.silu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu_squared": relu_squared,
+}
+for _name, _function in _ACTIVATIONS.items():
+    if _function.__module__ == __name__:
+        keras.saving.register_keras_serializable(package="builders")(_function)
+    register_component("activation", _name)(_function)

@@ -1,0 +1,185 @@
+"""Whole models: each a wiring from token tensors to logits, and a `build_*` that closes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from builders.blocks import decoder_block, encoder_block, norm
+from builders.feedforward import dropout
+from builders.initializers import embedding_initializer, initializer
+from builders.masks import causal_mask, padding_mask
+from builders.registry import component, variant
+from builders.scope import LayerScope
+from builders.spec import TransformerSpec
+
+Tensor = Any
+
+
+def build_decoder_only(spec: TransformerSpec | str, **changes: Any) -> keras.Model:
+    """Build a decoder-only Transformer: tokens, int (b, t) -> logits, float (b, t, v).
+
+    The logits at position t are of the token at t + 1, and depend on no token after t.
+
+    Args:
+        spec: a spec, or the name of a variant.
+        changes: spec fields to change first.
+
+    Raises:
+        ValueError: an unknown variant or field, a value that is not allowed, or a spec of another
+            kind. Called later on a longer sequence than `max_sequence_length`, the model raises
+            it too.
+    """
+    spec = _spec_of_kind("decoder_only", spec, changes)
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    return keras.Model(tokens, decoder_only(LayerScope(), spec, tokens), name="decoder_only")
+
+
+def build_encoder_decoder(spec: TransformerSpec | str, **changes: Any) -> keras.Model:
+    """Build an encoder-decoder Transformer ("Attention Is All You Need", figure 1).
+
+    {"source": int (b, s), "target": int (b, t)} -> logits, float (b, t, v). The logits at
+    position t are of the target token at t + 1; they depend on the whole source, and on no target
+    token after t.
+
+    Args:
+        spec: a spec, or the name of a variant.
+        changes: spec fields to change first.
+
+    Raises:
+        ValueError: as in `build_decoder_only`.
+    """
+    spec = _spec_of_kind("encoder_decoder", spec, changes)
+    source = keras.Input((None,), dtype="int32", name="source")
+    target = keras.Input((None,), dtype="int32", name="target")
+    logits = encoder_decoder(LayerScope(), spec, source, target)
+    return keras.Model({"source": source, "target": target}, logits, name="encoder_decoder")
+
+
+def build(spec: TransformerSpec) -> keras.Model:
+    """Build the model of a spec, whatever its kind."""
+    builders = {
+        "decoder_only": build_decoder_only,
+        "encoder_decoder": build_encoder_decoder,
+    }
+    return builders[spec.kind](spec)
+
+
+def decoder_only(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:
+    """Wire tokens, int (b, t) -> logits (b, t, v)."""
+    decoder = scope.within("decoder")
+    x = embed(decoder, spec, tokens, token_embedding(decoder, spec))  # (b, t, d)
+    mask = causal_mask(decoder, spec, tokens)
+    for i in range(spec.num_layers):
+        x = decoder_block(decoder.within(f"block_{i}"), spec, x, mask)
+    return logits(scope, spec, finish(decoder, spec, x), token_embedding(decoder, spec))
+
+
+def encoder_decoder(
+    scope: LayerScope, spec: TransformerSpec, source: Tensor, target: Tensor
+) -> Tensor:
+    """Wire source, int (b, s), and target, int (b, t) -> logits (b, t, v)."""
+    encoder, decoder = scope.within("encoder"), scope.within("decoder")
+    source_embedding, target_embedding = embeddings(scope, spec)
+
+    memory_mask = padding_mask(encoder, spec, source)
+    x = embed(encoder, spec, source, source_embedding)  # (b, s, d)
+    for i in range(spec.num_encoder_layers or 0):
+        x = encoder_block(encoder.within(f"block_{i}"), spec, x, memory_mask)
+    memory = finish(encoder, spec, x)
+
+    mask = causal_mask(decoder, spec, target)
+    x = embed(decoder, spec, target, target_embedding)  # (b, t, d)
+    for i in range(spec.num_layers):
+        x = decoder_block(decoder.within(f"block_{i}"), spec, x, mask, memory, memory_mask)
+    return logits(scope, spec, finish(decoder, spec, x), target_embedding)
+
+
+def embeddings(
+    scope: LayerScope, spec: TransformerSpec
+) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    """Return the token embeddings of source and target: one layer twice where they share it."""
+    if spec.share_embeddings:
+        shared = token_embedding(scope, spec)
+        return shared, shared
+    encoder, decoder = scope.within("encoder"), scope.within("decoder")
+    source = token_embedding(encoder, spec, spec.source_vocabulary_size)
+    return source, token_embedding(decoder, spec)
+
+
+def token_embedding(
+    scope: LayerScope, spec: TransformerSpec, vocabulary_size: int | None = None
+) -> keras.layers.Layer:
+    """Return the layer from tokens (b, t) to vectors (b, t, d); its table is (v, d)."""
+    return scope.layer(
+        "token_embedding",
+        keras.layers.ReversibleEmbedding,
+        vocabulary_size or spec.vocabulary_size,
+        spec.hidden_dim,
+        embeddings_initializer=embedding_initializer(spec),
+    )
+
+
+def embed(
+    scope: LayerScope, spec: TransformerSpec, tokens: Tensor, embedding: keras.layers.Layer
+) -> Tensor:
+    """Wire what the first block reads: tokens, int (b, t) -> (b, t, d)."""
+    x = embedding(tokens)
+    if spec.scale_embeddings:
+        x = scope.layer("scale_embedding", keras.layers.Rescaling, spec.hidden_dim**0.5)(x)
+    x = component("positions", spec.positions)(scope, spec, x, tokens)
+    return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
+
+
+def finish(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
+    """Wire the norm after the last block of a stack, where the spec has one."""
+    return norm(scope, spec, x, "final_norm") if spec.final_norm else x
+
+
+def logits(
+    scope: LayerScope, spec: TransformerSpec, x: Tensor, embedding: keras.layers.Layer
+) -> Tensor:
+    """Wire the output: (b, t, d) -> (b, t, v), by the embedding's own table where tied."""
+    d, v = spec.hidden_dim, spec.vocabulary_size
+    if not spec.tie_embeddings:
+        return scope.layer(
+            "logits",
+            keras.layers.Dense,
+            v,
+            use_bias=spec.logit_bias,
+            kernel_initializer=initializer(spec, fan_in=d, fan_out=v),
+        )(x)
+    x = embedding(x, reverse=True)
+    return scope.layer("logits", AddBias)(x) if spec.logit_bias else x
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class AddBias(keras.layers.Layer):
+    """x + bias, for logits that have a bias but no kernel of their own: (b, t, v) -> same."""
+
+    def build(self, input_shape: Any) -> None:
+        self.bias = self.add_weight(name="bias", shape=input_shape[-1:], initializer="zeros")
+
+    def call(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+def _spec_of_kind(
+    kind: str, spec: TransformerSpec | str, changes: dict[str, Any]
+) -> TransformerSpec:
+    if isinstance(spec, str):
+        return variant(spec, **{"kind": kind, **changes})
+    if not isinstance(spec, TransformerSpec):
+        raise TypeError(
+            f"build_{kind} takes a TransformerSpec or the name of a variant, "
+            f"not {type(spec).__name__}"
+        )
+    if changes:
+        spec = spec.replace(**changes)
+    if spec.kind != kind:
+        raise ValueError(
+            f"build_{kind} takes a spec of kind={kind!r}, given one of {spec.kind!r}; "
+            f"use build_{spec.kind}, or spec.replace(kind={kind!r})"
+        )
+    return spec

@@ -1,0 +1,289 @@
+"""`TransformerSpec`: everything that tells one Transformer from another, as plain frozen data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+from builders.registry import component_names, unknown_name
+
+SPEC_FORMAT = 1
+"""Number of the JSON format that `TransformerSpec.to_json` writes."""
+
+KINDS = ("decoder_only", "encoder_decoder")
+
+_DERIVED = (
+    "source_vocabulary_size",
+    "num_encoder_layers",
+    "head_dim",
+    "intermediate_dim",
+    "feedforward_dropout",
+    "final_norm",
+)
+_COMPONENT_FIELDS = ("norm_placement", "positions", "activation", "attention", "initializer")
+_POSITIVE_INTS = (
+    "vocabulary_size",
+    "source_vocabulary_size",
+    "num_layers",
+    "num_encoder_layers",
+    "hidden_dim",
+    "intermediate_dim",
+    "max_sequence_length",
+    "num_heads",
+    "head_dim",
+)
+_BOOLS = (
+    "residual",
+    "final_norm",
+    "attention_bias",
+    "scale_embeddings",
+    "tie_embeddings",
+    "share_embeddings",
+    "logit_bias",
+)
+_RATES = ("dropout", "attention_dropout", "embedding_dropout", "feedforward_dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSpec:
+    """One Transformer, as data. Checked when it is made, so that no function asks again.
+
+    A field that is `None` below is derived from the others, also again by `replace`, as long as
+    nobody gives it. Every rate is a probability in [0, 1).
+
+    Sizes:
+        kind: `decoder_only` (tokens -> logits) or `encoder_decoder` (source, target -> logits).
+        vocabulary_size: tokens that the model reads (decoder side) and writes, `v`.
+        source_vocabulary_size: tokens that the encoder reads; `None`: as `vocabulary_size`. Of no
+            meaning for `decoder_only`.
+        num_layers: blocks of the decoder.
+        num_encoder_layers: blocks of the encoder; `None`: as `num_layers`.
+        hidden_dim: width of the residual stream, `d`.
+        intermediate_dim: width inside the feed-forward, `f`; `None`: 4 d.
+        max_sequence_length: the most tokens that a sequence may have; longer ones are refused.
+        num_heads: attention heads, `n`.
+        head_dim: width of one head, `h`; `None`: d / n. It is free: n * h need not be d.
+
+    Residual stream:
+        norm_placement: `post`, norm(x + f(x)) (Vaswani et al. 2017), or `pre`, x + f(norm(x))
+            (GPT-2; Xiong et al. 2020).
+        residual: `False` leaves out every skip path: the ablation that shows what they are for.
+        norm_epsilon: added to the variance in every layer norm.
+        final_norm: a norm after the last block of each stack; `None`: exactly for `pre`.
+
+    Parts:
+        positions: `learned`, `sinusoidal` (sine and cosine interleaved, as in the paper),
+            `sinusoidal_concat` (sines, then cosines, as in tensor2tensor) or `none`.
+        activation: of the feed-forward: `relu`, `gelu`, `gelu_tanh`, `silu`, `relu_squared`.
+        attention: `graph` wires every step as a node; `layer` is one
+            `keras_hub.layers.CachedMultiHeadAttention` node with equal numbers.
+        attention_bias: biases on the query, key, value and output projections.
+        scale_embeddings: token embeddings times sqrt(d).
+        tie_embeddings: logits from the transposed target token embedding.
+        share_embeddings: source and target use one token embedding.
+        logit_bias: a bias on the logits.
+        pad_token_id: the token that fills short sequences and that no attention sees; `None`: no
+            token is padding.
+
+    Regularisation and start:
+        dropout: on the output of every sublayer, before it is merged.
+        feedforward_dropout: on the output of the feed-forward; `None`: as `dropout`.
+        attention_dropout: on the attention weights.
+        embedding_dropout: on the sum of token and position embeddings.
+        initializer: `glorot_uniform`; `normal`, standard deviation `initializer_range`; or
+            `depth_scaled`, the same with the projections that end a sublayer divided by
+            sqrt(sublayers on their stream) (GPT-2, section 2.3).
+        initializer_range: standard deviation of the normal initialisers.
+
+    Raises:
+        ValueError: a value that is not allowed; names the field, the value and what is allowed.
+    """
+
+    kind: str = "decoder_only"
+    vocabulary_size: int
+    source_vocabulary_size: int | None = None
+    num_layers: int
+    num_encoder_layers: int | None = None
+    hidden_dim: int
+    intermediate_dim: int | None = None
+    max_sequence_length: int = 512
+    num_heads: int
+    head_dim: int | None = None
+
+    norm_placement: str = "pre"
+    residual: bool = True
+    norm_epsilon: float = 1e-5
+    final_norm: bool | None = None
+
+    positions: str = "learned"
+    activation: str = "gelu"
+    attention: str = "graph"
+    attention_bias: bool = True
+    scale_embeddings: bool = False
+    tie_embeddings: bool = False
+    share_embeddings: bool = False
+    logit_bias: bool = False
+    pad_token_id: int | None = 0
+
+    dropout: float = 0.0
+    feedforward_dropout: float | None = None
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    initializer: str = "glorot_uniform"
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        derived = frozenset(name for name in _DERIVED if getattr(self, name) is None)
+        object.__setattr__(self, "_derived", derived)
+        self._check_given()
+        for name in derived:
+            object.__setattr__(self, name, self._derive(name))
+        self._check_together()
+
+    def _derive(self, name: str) -> Any:
+        match name:
+            case "source_vocabulary_size":
+                return self.vocabulary_size
+            case "num_encoder_layers":
+                return self.num_layers
+            case "intermediate_dim":
+                return 4 * self.hidden_dim
+            case "feedforward_dropout":
+                return self.dropout
+            case "final_norm":
+                return self.norm_placement == "pre"
+        if self.hidden_dim % self.num_heads:  # the one left: head_dim
+            _refuse(
+                "hidden_dim",
+                self.hidden_dim,
+                f"a multiple of num_heads={self.num_heads} where head_dim is not given",
+                "change one of the two, or give head_dim",
+            )
+        return self.hidden_dim // self.num_heads
+
+    def _check_given(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(unknown_name("kind", self.kind, KINDS))
+        for name in _COMPONENT_FIELDS:
+            if getattr(self, name) not in component_names(name):
+                raise ValueError(unknown_name(name, getattr(self, name), component_names(name)))
+        for name in _POSITIVE_INTS:
+            value = getattr(self, name)
+            if name not in self._derived and not (_is_int(value) and value > 0):
+                _refuse(name, value, "a positive int")
+        for name in _BOOLS:
+            value = getattr(self, name)
+            if name not in self._derived and not isinstance(value, bool):
+                _refuse(name, value, "True or False")
+        for name in _RATES:
+            value = getattr(self, name)
+            if name not in self._derived and not (_is_number(value) and 0 <= value < 1):
+                _refuse(name, value, "a probability in [0, 1)")
+        for name in ("norm_epsilon", "initializer_range"):
+            if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) < 1):
+                _refuse(name, getattr(self, name), "a number between 0 and 1")
+
+    def _check_together(self) -> None:
+        smallest = self.vocabulary_size
+        if self.kind == "encoder_decoder":
+            assert self.source_vocabulary_size is not None
+            smallest = min(smallest, self.source_vocabulary_size)
+        pad = self.pad_token_id
+        if pad is not None and not (_is_int(pad) and 0 <= pad < smallest):
+            _refuse("pad_token_id", pad, f"None or a token id in [0, {smallest})")
+        if self.positions.startswith("sinusoidal") and self.hidden_dim % 2:
+            _refuse("hidden_dim", self.hidden_dim, f"even where positions={self.positions!r}")
+        if not self.share_embeddings:
+            return
+        if self.kind != "encoder_decoder":
+            _refuse(
+                "share_embeddings",
+                True,
+                "False where kind='decoder_only', which has one embedding",
+                "tie_embeddings=True shares it with the logits",
+            )
+        if self.source_vocabulary_size != self.vocabulary_size:
+            _refuse(
+                "source_vocabulary_size",
+                self.source_vocabulary_size,
+                f"equal to vocabulary_size={self.vocabulary_size} where share_embeddings=True",
+            )
+
+    def replace(self, **changes: Any) -> TransformerSpec:
+        """Return a spec with `changes` made; what was derived is derived again.
+
+        Raises:
+            ValueError: a field that does not exist, or a value that is not allowed.
+        """
+        check_field_names(changes)
+        again = {name: None for name in self._derived if name not in changes}  # type: ignore[attr-defined]
+        return dataclasses.replace(self, **again, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as given, JSON-ready; derived ones are `None`."""
+        return {
+            f.name: None if f.name in self._derived else getattr(self, f.name)  # type: ignore[attr-defined]
+            for f in fields(self)
+        }
+
+    def to_json(self) -> str:
+        """Return the spec as a JSON object; `from_json` reads it back."""
+        return json.dumps({"format": SPEC_FORMAT, **self.to_dict()}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> TransformerSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: no JSON object, a newer format, an unknown field, or a value that is not
+                allowed.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"a spec must be a JSON object, as to_json writes it; {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"a spec must be a JSON object, not {type(values).__name__}")
+        version = values.pop("format", SPEC_FORMAT)
+        if version != SPEC_FORMAT:
+            raise ValueError(
+                f"spec has format {version!r}, this version reads format {SPEC_FORMAT}; "
+                "upgrade functional-models"
+            )
+        return make_spec(values)
+
+
+def make_spec(values: dict[str, Any]) -> TransformerSpec:
+    """Make a spec from a dict of fields, with an error that a user can act on.
+
+    Raises:
+        ValueError: an unknown field, one that is missing, or a value that is not allowed.
+    """
+    check_field_names(values)
+    needed = [f.name for f in fields(TransformerSpec) if f.default is dataclasses.MISSING]
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise ValueError(f"a spec needs {', '.join(missing)} too; given: {', '.join(values)}")
+    return TransformerSpec(**values)
+
+
+def check_field_names(names: Any) -> None:
+    """Raise a `ValueError` that lists the allowed fields if one of `names` is no spec field."""
+    allowed = [f.name for f in fields(TransformerSpec)]
+    for name in names:
+        if name not in allowed:
+            raise ValueError(unknown_name("spec field", name, allowed))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _refuse(field: str, value: Any, allowed: str, advice: str = "") -> None:
+    raise ValueError(f"{field}={value!r}: must be {allowed}" + (f"; {advice}" if advice else ""))

@@ -1,0 +1,205 @@
+"""The variants that ship: specs with the paper or the code that they follow.
+
+Adding one is adding a function. The function's name is the variant's.
+"""
+
+from __future__ import annotations
+
+from builders.registry import register_variant
+from builders.spec import TransformerSpec
+
+BOTH_KINDS = ("encoder_decoder", "decoder_only")
+_CORNERS = "Vaswani et al. 2017 (post-norm, sinusoids); GPT-2 (pre-norm, learned positions)"
+
+
+def _corner(norm_placement: str, positions: str) -> TransformerSpec:
+    """One of the four corners: everything but the two choices is the same."""
+    return TransformerSpec(
+        kind="encoder_decoder",
+        vocabulary_size=1000,
+        num_layers=2,
+        hidden_dim=128,
+        intermediate_dim=512,
+        num_heads=4,
+        max_sequence_length=128,
+        norm_placement=norm_placement,
+        positions=positions,
+        activation="relu",
+        dropout=0.1,
+        embedding_dropout=0.1,
+        scale_embeddings=positions == "sinusoidal",  # so that the unit-size sinusoids do not drown them
+        logit_bias=True,
+    )
+
+
+@register_variant(
+    kinds=BOTH_KINDS, source=_CORNERS, summary="norm on the stream, fixed sinusoids: the paper's"
+)
+def post_norm_sinusoidal() -> TransformerSpec:
+    return _corner("post", "sinusoidal")
+
+
+@register_variant(
+    kinds=BOTH_KINDS, source=_CORNERS, summary="norm on the stream, trained positions"
+)
+def post_norm_learned() -> TransformerSpec:
+    return _corner("post", "learned")
+
+
+@register_variant(
+    kinds=BOTH_KINDS, source=_CORNERS, summary="norm beside the stream, fixed sinusoids"
+)
+def pre_norm_sinusoidal() -> TransformerSpec:
+    return _corner("pre", "sinusoidal")
+
+
+@register_variant(
+    kinds=BOTH_KINDS, source=_CORNERS, summary="norm beside the stream, trained positions: GPT-2's"
+)
+def pre_norm_learned() -> TransformerSpec:
+    return _corner("pre", "learned")
+
+
+@register_variant(
+    kinds=("encoder_decoder",),
+    source='Vaswani et al. 2017, "Attention Is All You Need", table 3, base',
+    parameters="65 million (to the nearest million, vocabulary of about 37,000)",
+    summary="one matrix for both embeddings and the logits, scaled by sqrt(width)",
+)
+def vaswani_base() -> TransformerSpec:
+    return TransformerSpec(
+        kind="encoder_decoder",
+        vocabulary_size=37_000,
+        num_layers=6,
+        hidden_dim=512,
+        intermediate_dim=2048,
+        num_heads=8,
+        max_sequence_length=1024,
+        norm_placement="post",
+        norm_epsilon=1e-6,
+        positions="sinusoidal",
+        activation="relu",
+        dropout=0.1,
+        embedding_dropout=0.1,
+        scale_embeddings=True,
+        tie_embeddings=True,
+        share_embeddings=True,
+    )
+
+
+@register_variant(
+    kinds=("encoder_decoder",),
+    source='Vaswani et al. 2017, "Attention Is All You Need", table 3, big',
+    parameters="213 million (to the nearest million, vocabulary of about 37,000)",
+    summary="twice the width and heads of the base model, dropout 0.3",
+)
+def vaswani_big() -> TransformerSpec:
+    return vaswani_base().replace(
+        hidden_dim=1024, intermediate_dim=4096, num_heads=16, dropout=0.3, embedding_dropout=0.3
+    )
+
+
+@register_variant(
+    kinds=("decoder_only",),
+    source='Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 2',
+    parameters="124,439,808 (the released weights; the paper's table says 117 million)",
+    summary="pre-norm, trained positions, tied logits, projections scaled by depth at the start",
+)
+def gpt2_small() -> TransformerSpec:
+    return TransformerSpec(
+        vocabulary_size=50_257,
+        num_layers=12,
+        hidden_dim=768,
+        num_heads=12,
+        max_sequence_length=1024,
+        norm_placement="pre",
+        norm_epsilon=1e-5,
+        positions="learned",
+        activation="gelu_tanh",
+        dropout=0.1,
+        attention_dropout=0.1,
+        embedding_dropout=0.1,
+        tie_embeddings=True,
+        pad_token_id=None,  # token 0 is "!"
+        initializer="depth_scaled",
+    )
+
+
+@register_variant(
+    kinds=("encoder_decoder",),
+    source='TensorFlow text tutorial, "Neural machine translation with a Transformer and Keras"',
+    parameters="10,184,162",
+    summary="heads of the full width, dropout on attention weights, none on attention outputs",
+)
+def tf_tutorial() -> TransformerSpec:
+    return TransformerSpec(
+        kind="encoder_decoder",
+        source_vocabulary_size=7765,
+        vocabulary_size=7010,
+        num_layers=4,
+        hidden_dim=128,
+        intermediate_dim=512,
+        num_heads=8,
+        head_dim=128,
+        max_sequence_length=2048,
+        norm_placement="post",
+        norm_epsilon=1e-3,
+        positions="sinusoidal_concat",
+        activation="relu",
+        dropout=0.0,
+        feedforward_dropout=0.1,
+        attention_dropout=0.1,
+        embedding_dropout=0.1,
+        scale_embeddings=True,
+        logit_bias=True,
+    )
+
+
+@register_variant(
+    kinds=("decoder_only",),
+    source='Keras example "Text generation with a miniature GPT"',
+    parameters="10,939,168",
+    summary="one wide block, heads of the full width, no norm after it",
+)
+def mini_gpt() -> TransformerSpec:
+    return TransformerSpec(
+        vocabulary_size=20_000,
+        num_layers=1,
+        hidden_dim=256,
+        intermediate_dim=256,
+        num_heads=2,
+        head_dim=256,
+        max_sequence_length=80,
+        norm_placement="post",
+        norm_epsilon=1e-6,
+        positions="learned",
+        activation="relu",
+        dropout=0.1,
+        logit_bias=True,
+        pad_token_id=None,  # the example masks no padding
+    )
+
+
+@register_variant(
+    kinds=("decoder_only",),
+    source="the decoder of the TensorFlow text tutorial, used alone as a language model",
+    summary="heads of the full width, interleaved sinusoids, scaled embeddings, post-norm",
+)
+def language_model_2023() -> TransformerSpec:
+    return TransformerSpec(
+        vocabulary_size=8000,
+        num_layers=4,
+        hidden_dim=128,
+        intermediate_dim=512,
+        num_heads=8,
+        head_dim=128,
+        max_sequence_length=256,
+        norm_placement="post",
+        norm_epsilon=1e-6,
+        positions="sinusoidal",
+        activation="relu",
+        dropout=0.1,
+        embedding_dropout=0.1,
+        scale_embeddings=True,
+        logit_bias=True,
+    )
