@@ -56,7 +56,6 @@ def encoder_block(
     scope: LayerScope, spec: TransformerSpec, x: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Wire self-attention in both directions and a feed-forward: (b, s, d) -> (b, s, d)."""
-    assert spec.num_encoder_layers is not None
     total = 2 * spec.num_encoder_layers
     sublayers: Sublayers = {
         "self_attention": lambda part, y: attention(part, spec, y, y, mask, total),

@@ -22,7 +22,6 @@ def feedforward(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: 
     "Attention Is All You Need", section 3.3. `sublayers` counts those on the residual stream.
     """
     d, f = spec.hidden_dim, spec.intermediate_dim
-    assert f is not None
     x = scope.layer(
         "up",
         keras.layers.Dense,
@@ -36,7 +35,7 @@ def feedforward(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: 
         d,
         kernel_initializer=initializer(spec, fan_in=f, fan_out=d, sublayers=sublayers),
     )(x)
-    return dropout(scope, spec.feedforward_dropout or 0.0, x)
+    return dropout(scope, spec.feedforward_dropout, x)
 
 
 def dropout(scope: LayerScope, rate: float, x: Tensor, name: str = "dropout") -> Tensor:

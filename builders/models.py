@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+import builders.positions  # noqa: F401  (its layers are registered, so that a saved model loads)
 from builders.blocks import decoder_block, encoder_block, norm
 from builders.feedforward import dropout
 from builders.initializers import embedding_initializer, initializer
@@ -85,7 +86,7 @@ def encoder_decoder(
 
     memory_mask = padding_mask(encoder, spec, source)
     x = embed(encoder, spec, source, source_embedding)  # (b, s, d)
-    for i in range(spec.num_encoder_layers or 0):
+    for i in range(spec.num_encoder_layers):
         x = encoder_block(encoder.within(f"block_{i}"), spec, x, memory_mask)
     memory = finish(encoder, spec, x)
 

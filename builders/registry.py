@@ -173,8 +173,7 @@ _loaded_groups: set[str] = set()
 
 
 def _load_variants() -> None:
-    import builders.variants
-
+    import_module("builders.variants")
     _load_entry_points("functional_models.variants")
 
 

@@ -1,4 +1,4 @@
-"""`LayerScope`: the layers of one model by dotted name, each made the first time it is asked for."""
+"""`LayerScope`: the layers of one model by dotted name, made when first asked for."""
 
 from __future__ import annotations
 

@@ -12,6 +12,9 @@ from builders.registry import component_names, unknown_name
 SPEC_FORMAT = 1
 """Number of the JSON format that `TransformerSpec.to_json` writes."""
 
+DERIVED: Any = None
+"""Default of the fields that are derived from others: never `None` in a finished spec."""
+
 KINDS = ("decoder_only", "encoder_decoder")
 
 _DERIVED = (
@@ -103,19 +106,19 @@ class TransformerSpec:
 
     kind: str = "decoder_only"
     vocabulary_size: int
-    source_vocabulary_size: int | None = None
+    source_vocabulary_size: int = DERIVED
     num_layers: int
-    num_encoder_layers: int | None = None
+    num_encoder_layers: int = DERIVED
     hidden_dim: int
-    intermediate_dim: int | None = None
+    intermediate_dim: int = DERIVED
     max_sequence_length: int = 512
     num_heads: int
-    head_dim: int | None = None
+    head_dim: int = DERIVED
 
     norm_placement: str = "pre"
     residual: bool = True
     norm_epsilon: float = 1e-5
-    final_norm: bool | None = None
+    final_norm: bool = DERIVED
 
     positions: str = "learned"
     activation: str = "gelu"
@@ -128,7 +131,7 @@ class TransformerSpec:
     pad_token_id: int | None = 0
 
     dropout: float = 0.0
-    feedforward_dropout: float | None = None
+    feedforward_dropout: float = DERIVED
     attention_dropout: float = 0.0
     embedding_dropout: float = 0.0
     initializer: str = "glorot_uniform"
@@ -136,11 +139,16 @@ class TransformerSpec:
 
     def __post_init__(self) -> None:
         derived = frozenset(name for name in _DERIVED if getattr(self, name) is None)
-        object.__setattr__(self, "_derived", derived)
+        self.__dict__["derived"] = derived  # beside the fields, as it is none
         self._check_given()
         for name in derived:
             object.__setattr__(self, name, self._derive(name))
         self._check_together()
+
+    @property
+    def _derived(self) -> frozenset[str]:
+        """Names of the fields that nobody gave."""
+        return self.__dict__["derived"]
 
     def _derive(self, name: str) -> Any:
         match name:
@@ -188,7 +196,6 @@ class TransformerSpec:
     def _check_together(self) -> None:
         smallest = self.vocabulary_size
         if self.kind == "encoder_decoder":
-            assert self.source_vocabulary_size is not None
             smallest = min(smallest, self.source_vocabulary_size)
         pad = self.pad_token_id
         if pad is not None and not (_is_int(pad) and 0 <= pad < smallest):
@@ -218,14 +225,13 @@ class TransformerSpec:
             ValueError: a field that does not exist, or a value that is not allowed.
         """
         check_field_names(changes)
-        again = {name: None for name in self._derived if name not in changes}  # type: ignore[attr-defined]
+        again: dict[str, Any] = {name: None for name in self._derived if name not in changes}
         return dataclasses.replace(self, **again, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as given, JSON-ready; derived ones are `None`."""
         return {
-            f.name: None if f.name in self._derived else getattr(self, f.name)  # type: ignore[attr-defined]
-            for f in fields(self)
+            f.name: None if f.name in self._derived else getattr(self, f.name) for f in fields(self)
         }
 
     def to_json(self) -> str:
@@ -243,7 +249,9 @@ class TransformerSpec:
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"a spec must be a JSON object, as to_json writes it; {error}") from None
+            raise ValueError(
+                f"a spec must be a JSON object, as to_json writes it; {error}"
+            ) from None
         if not isinstance(values, dict):
             raise ValueError(f"a spec must be a JSON object, not {type(values).__name__}")
         version = values.pop("format", SPEC_FORMAT)

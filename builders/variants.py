@@ -27,7 +27,8 @@ def _corner(norm_placement: str, positions: str) -> TransformerSpec:
         activation="relu",
         dropout=0.1,
         embedding_dropout=0.1,
-        scale_embeddings=positions == "sinusoidal",  # so that the unit-size sinusoids do not drown them
+        # Sinusoids are of size one; unscaled embeddings would drown in them.
+        scale_embeddings=positions == "sinusoidal",
         logit_bias=True,
     )
 

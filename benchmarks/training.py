@@ -1,0 +1,186 @@
+"""Training step, side by side: this library, a keras-nlp stack, a plain PyTorch GPT.
+
+    python benchmarks/training.py            # float32 and bfloat16, three rounds
+    python benchmarks/training.py --rounds 1 --contenders ours torch
+
+The same sizes, the same tokens, AdamW, dropout off. Every measurement is a process of its own and
+the contenders take turns, so that a machine that slows down slows all of them. Reported are the
+median tokens per second, and ratios of this library to each peer, of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BATCH, LENGTH, VOCABULARY, WIDTH, HEADS, INNER, LAYERS = 32, 128, 8000, 256, 4, 1024, 4
+WARMUP_STEPS, TIMED_STEPS = 3, 12
+
+
+def random_tokens(steps: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, VOCABULARY, (steps, BATCH, LENGTH + 1))
+
+
+def train_keras(model: Any) -> float:
+    """Return tokens per second of `train_on_batch`-like fitting, one epoch per measurement."""
+    import keras
+
+    from functional_models.batches import TokenBatches, training_data
+    from functional_models.losses import TokenCrossEntropy
+
+    model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss=TokenCrossEntropy())
+    tokens = random_tokens(40).ravel()
+    data = training_data(TokenBatches(tokens, block=LENGTH, batch_size=BATCH))
+
+    ends: list[float] = []
+    tick = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ends.append(time.time())
+    )
+    steps = WARMUP_STEPS + TIMED_STEPS
+    model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[tick])
+    return BATCH * LENGTH * TIMED_STEPS / (ends[-1] - ends[WARMUP_STEPS - 1])
+
+
+def ours(precision: str) -> float:
+    import keras
+
+    import builders
+
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    model = builders.build_decoder_only(
+        "pre_norm_learned",
+        vocabulary_size=VOCABULARY,
+        num_layers=LAYERS,
+        hidden_dim=WIDTH,
+        intermediate_dim=INNER,
+        num_heads=HEADS,
+        max_sequence_length=LENGTH,
+        activation="gelu_tanh",
+        dropout=0.0,
+        embedding_dropout=0.0,
+        logit_bias=False,
+        pad_token_id=None,
+    )
+    return train_keras(model)
+
+
+def keras_nlp(precision: str) -> float:
+    import keras
+    import keras_hub
+
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    tokens = keras.Input((None,), dtype="int32")
+    x = keras_hub.layers.TokenAndPositionEmbedding(VOCABULARY, LENGTH, WIDTH)(tokens)
+    for _ in range(LAYERS):
+        x = keras_hub.layers.TransformerDecoder(
+            INNER, HEADS, activation=keras.activations.gelu, normalize_first=True
+        )(x)
+    x = keras.layers.LayerNormalization()(x)
+    logits = keras.layers.Dense(VOCABULARY, use_bias=False)(x)
+    return train_keras(keras.Model(tokens, logits))
+
+
+def plain_torch(precision: str) -> float:
+    """A GPT as one writes it in PyTorch: fused attention, eager, autocast for bfloat16."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm_1, self.norm_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+            self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+            self.up, self.down = nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            b, t, d = x.shape
+            q, k, v = (
+                part.view(b, t, HEADS, d // HEADS).transpose(1, 2)
+                for part in self.qkv(self.norm_1(x)).split(d, dim=2)
+            )
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).reshape(b, t, d))
+            return x + self.down(functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
+
+    class GPT(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens = nn.Embedding(VOCABULARY, WIDTH)
+            self.positions = nn.Embedding(LENGTH, WIDTH)
+            self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+            self.norm = nn.LayerNorm(WIDTH)
+            self.logits = nn.Linear(WIDTH, VOCABULARY, bias=False)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+            return self.logits(self.norm(self.blocks(x)))
+
+    model = GPT()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    tokens = torch.from_numpy(random_tokens(WARMUP_STEPS + TIMED_STEPS))
+    for step, rows in enumerate(tokens):
+        if step == WARMUP_STEPS:
+            start = time.time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(rows[:, :-1])
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return BATCH * LENGTH * TIMED_STEPS / (time.time() - start)
+
+
+CONTENDERS: dict[str, Callable[[str], float]] = {
+    "ours": ours,
+    "keras_nlp": keras_nlp,
+    "torch": plain_torch,
+}
+
+
+def measure(contender: str, precision: str) -> float:
+    """Run one contender in a process of its own; return tokens per second, NaN if it failed."""
+    command = [sys.executable, __file__, "--worker", contender, "--precision", precision]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        print(f"{contender} {precision} failed:\n{done.stderr[-800:]}", file=sys.stderr)
+        return float("nan")
+    return float(json.loads(done.stdout.splitlines()[-1])["tokens_per_second"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps({"tokens_per_second": CONTENDERS[options.worker](options.precision)}))
+        return
+
+    for precision in options.precisions:
+        rounds = []
+        for number in range(options.rounds):
+            rounds.append({name: measure(name, precision) for name in options.contenders})
+            figures = ", ".join(f"{name} {value:,.0f}" for name, value in rounds[-1].items())
+            print(f"{precision} round {number + 1}: {figures} tokens/s", flush=True)
+        for name in options.contenders:
+            median = statistics.median(row[name] for row in rounds)
+            ratio = statistics.median(row["ours"] / row[name] for row in rounds)
+            print(f"{precision:>9} {name:>10}: {median:>8,.0f} tokens/s; ours / it = {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

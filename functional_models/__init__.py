@@ -1,0 +1,82 @@
+"""Train, generate, compare and draw Transformers that are explicit Keras Functional graphs.
+
+    import builders, functional_models as fm
+
+    corpus = fm.load_text_corpus("embedded")
+    tokenizer = fm.train_tokenizer("byte_pair", corpus.train, vocabulary_size=2000)
+    lm = fm.CausalLM("pre_norm_learned", tokenizer)
+    lm.fit(corpus, steps=500)
+    lm.generate("Return the ")
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from functional_models.causal_lm import CausalLM
+    from functional_models.comparison import compare
+    from functional_models.corpora import (
+        ParallelCorpus,
+        TextCorpus,
+        load_parallel_corpus,
+        load_text_corpus,
+    )
+    from functional_models.generation import make_sampler
+    from functional_models.losses import ExactMatch, Perplexity, TokenCrossEntropy
+    from functional_models.schedules import InverseSquareRoot
+    from functional_models.text_model import load
+    from functional_models.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+    from functional_models.training import Recipe
+    from functional_models.translator import Translator
+
+_HOMES = {
+    "CausalLM": "causal_lm",
+    "ExactMatch": "losses",
+    "InverseSquareRoot": "schedules",
+    "ParallelCorpus": "corpora",
+    "Perplexity": "losses",
+    "Recipe": "training",
+    "TextCorpus": "corpora",
+    "TokenCrossEntropy": "losses",
+    "Tokenizer": "tokenizers",
+    "Translator": "translator",
+    "compare": "comparison",
+    "load": "text_model",
+    "load_parallel_corpus": "corpora",
+    "load_text_corpus": "corpora",
+    "load_tokenizer": "tokenizers",
+    "make_sampler": "generation",
+    "train_tokenizer": "tokenizers",
+}
+
+__all__ = [
+    "CausalLM",
+    "ExactMatch",
+    "InverseSquareRoot",
+    "ParallelCorpus",
+    "Perplexity",
+    "Recipe",
+    "TextCorpus",
+    "TokenCrossEntropy",
+    "Tokenizer",
+    "Translator",
+    "compare",
+    "load",
+    "load_parallel_corpus",
+    "load_text_corpus",
+    "load_tokenizer",
+    "make_sampler",
+    "train_tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the home of a public name when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'functional_models' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"functional_models.{_HOMES[name]}"), name)

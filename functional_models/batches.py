@@ -1,0 +1,285 @@
+"""Token arrays in, training batches out, on any backend.
+
+A batch is `(inputs, labels, weights)`, NumPy arrays: labels int (b, t), weights float (b, t), 1
+where a label counts; inputs are tokens int (b, t) for a language model and
+{"source": int (b, s), "target": int (b, t)} for translation. Which batch comes at which step is a
+pure function of the seed and the step, so a run can be resumed at any step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+Batch = tuple[Any, np.ndarray, np.ndarray]
+
+# Fixed, so that training and evaluation share their few compiled shapes.
+BUCKET_LENGTHS = (16, 32, 48, 64, 96, 128)
+
+
+def teacher_forcing(
+    tokens: np.ndarray, pad_id: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split sequences, int (b, t + 1), into what the model sees and what it must say next.
+
+    Returns:
+        inputs (b, t), all but the last token; labels (b, t), all but the first; weights (b, t),
+        float32, 0 where the label is padding.
+    """
+    inputs, labels = tokens[:, :-1], tokens[:, 1:]
+    counts = np.ones(labels.shape, bool) if pad_id is None else labels != pad_id
+    return inputs, labels, counts.astype("float32")
+
+
+class Batches(Protocol):
+    """What training and evaluation read."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches until every example has been seen once."""
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a training step, counted from zero over all epochs."""
+
+    def once(self) -> Iterator[Batch]:
+        """Yield every example exactly once, in order, for evaluation."""
+
+    @property
+    def steps_once(self) -> int:
+        """How many batches `once` yields."""
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the data and of how it is batched."""
+
+
+class TokenBatches:
+    """Packed batches of one long stream of tokens, for language models.
+
+    Each epoch cuts the stream into blocks at another random offset and visits them in random
+    order: no padding, and every token is seen about once.
+
+    Args:
+        tokens: int (N,); may be memory-mapped.
+        block: input tokens of one row, `t`.
+        batch_size: rows of a batch, `b`.
+        seed: of the order.
+
+    Raises:
+        ValueError: the stream is shorter than one block and its next token.
+    """
+
+    def __init__(self, tokens: np.ndarray, *, block: int, batch_size: int, seed: int = 0) -> None:
+        if len(tokens) < block + 1:
+            raise ValueError(
+                f"the corpus has {len(tokens)} tokens, shorter than one block of {block} tokens "
+                f"and the token after it; give more text, or a max_sequence_length (block) of at "
+                f"most {max(len(tokens) - 1, 0)}"
+            )
+        self.tokens = tokens
+        self.block = block
+        self.batch_size = batch_size
+        self.seed = seed
+        # One offset of a block is kept free, so that every epoch has the same number of blocks.
+        self._blocks = max((len(tokens) - 1) // block - 1, 1)
+        self._plan = lru_cache(maxsize=1)(self._plan_epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches until every block has been seen once."""
+        return -(-self._blocks // self.batch_size)
+
+    def _plan_epoch(self, epoch: int) -> np.ndarray:
+        """Return where each block of an epoch starts, int (steps_per_epoch, batch_size)."""
+        random = np.random.default_rng((self.seed, epoch))
+        slack = len(self.tokens) - 1 - self._blocks * self.block
+        starts = random.integers(min(slack, self.block) + 1) + self.block * np.arange(self._blocks)
+        starts = random.permutation(starts)
+        # The last batch is filled up from the front: full batches keep one compiled shape.
+        return np.resize(starts, (self.steps_per_epoch, self.batch_size))
+
+    def batch(self, step: int) -> Batch:
+        """Return tokens (b, t), labels (b, t), weights (b, t) of a training step."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return self._rows(self._plan(epoch)[index])
+
+    def once(self) -> Iterator[Batch]:
+        """Yield the stream in order; labels that were there before weigh zero."""
+        last = len(self.tokens) - 1 - self.block
+        starts = np.arange(0, last + self.block, self.block)
+        for first in range(0, len(starts), self.batch_size):
+            rows = starts[first : first + self.batch_size]
+            full = np.resize(rows, self.batch_size)  # full batches keep one compiled shape
+            inputs, labels, weights = self._rows(np.minimum(full, last))
+            for row, start in enumerate(rows):
+                weights[row, : max(start - last, 0)] = 0
+            weights[len(rows) :] = 0
+            yield inputs, labels, weights
+
+    @property
+    def steps_once(self) -> int:
+        """How many batches `once` yields."""
+        return -(-(len(self.tokens) - 1) // (self.block * self.batch_size))
+
+    def _rows(self, starts: np.ndarray) -> Batch:
+        rows = np.stack([self.tokens[start : start + self.block + 1] for start in starts])
+        return teacher_forcing(rows.astype("int32"), None)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the tokens (of a sample where there are many) and the sizes."""
+        sample = self.tokens[:: max(len(self.tokens) // 100_000, 1)]
+        return _hash(len(self.tokens), self.block, self.batch_size, np.asarray(sample, "int32"))
+
+
+class PairBatches:
+    """Batches of sentence pairs, bucketed by length, for translation.
+
+    All rows of a bucket are padded to one length, so there are no more shapes to compile than
+    buckets. The last batch of a bucket is filled up with empty rows, which count nowhere.
+
+    Args:
+        pairs: source ids, int (S,), and target ids, int (T,), the latter from the start token to
+            the end token.
+        pad_id: fills rows up.
+        batch_size: rows of a batch, `b`.
+        bucket_lengths: the lengths that rows are padded to; longer ones follow by doubling.
+        seed: of the order.
+
+    Raises:
+        ValueError: no pairs, or a source without tokens.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+        *,
+        pad_id: int,
+        batch_size: int,
+        bucket_lengths: Sequence[int] = BUCKET_LENGTHS,
+        seed: int = 0,
+    ) -> None:
+        if not pairs:
+            raise ValueError("there are no sentence pairs; give at least one")
+        empty = [i for i, (source, _) in enumerate(pairs) if not len(source)]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} source sentences have no tokens (the first is pair number "
+                f"{empty[0] + 1}); remove them"
+            )
+        self.pairs = pairs
+        self.pad_id = pad_id
+        self.batch_size = batch_size
+        self.seed = seed
+        lengths = np.array([max(len(s), len(t) - 1) for s, t in pairs])
+        self.bucket_lengths = list(bucket_lengths)
+        while self.bucket_lengths[-1] < max(lengths):
+            self.bucket_lengths.append(2 * self.bucket_lengths[-1])
+        self._bucket_of = np.searchsorted(self.bucket_lengths, lengths)
+        self._plan = lru_cache(maxsize=1)(self._plan_epoch)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches until every pair has been seen once."""
+        in_bucket = np.bincount(self._bucket_of)
+        return int(np.sum(-(-in_bucket // self.batch_size)))
+
+    def _plan_epoch(self, epoch: int | None) -> list[tuple[int, np.ndarray]]:
+        """Return the batches of an epoch: padded length, and the pairs; `None`: in order."""
+        random = None if epoch is None else np.random.default_rng((self.seed, epoch))
+        plan = []
+        for bucket, length in enumerate(self.bucket_lengths):
+            members = np.flatnonzero(self._bucket_of == bucket)
+            if random is not None:
+                members = random.permutation(members)
+            for first in range(0, len(members), self.batch_size):
+                plan.append((length, members[first : first + self.batch_size]))
+        if random is not None:
+            plan = [plan[i] for i in random.permutation(len(plan))]
+        return plan
+
+    def batch(self, step: int) -> Batch:
+        """Return source (b, s) and target (b, t), labels (b, t), weights (b, t) of a step."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return self._rows(*self._plan(epoch)[index])
+
+    def once(self) -> Iterator[Batch]:
+        """Yield every pair once, bucket by bucket."""
+        for length, members in self._plan_epoch(None):
+            yield self._rows(length, members)
+
+    @property
+    def steps_once(self) -> int:
+        """How many batches `once` yields."""
+        return self.steps_per_epoch
+
+    def _rows(self, length: int, members: np.ndarray) -> Batch:
+        source = np.full((self.batch_size, length), self.pad_id, "int32")
+        target = np.full((self.batch_size, length + 1), self.pad_id, "int32")
+        for row, member in enumerate(members):
+            source_ids, target_ids = self.pairs[member]
+            source[row, : len(source_ids)] = source_ids
+            target[row, : len(target_ids)] = target_ids
+        inputs, labels, weights = teacher_forcing(target, self.pad_id)
+        return {"source": source, "target": inputs}, labels, weights
+
+    def fingerprint(self) -> str:
+        """Return a hash of all pairs and the sizes."""
+        flat = [np.asarray(ids, "int32") for pair in self.pairs for ids in pair]
+        return _hash(self.batch_size, *self.bucket_lengths, np.concatenate(flat))
+
+
+def training_data(batches: Batches, first_step: int = 0) -> Any:
+    """Return what `model.fit(..., steps_per_epoch=...)` reads: batches from a step on, for ever."""
+    return _dataset(lambda: (batches.batch(step) for step in itertools.count(first_step)))
+
+
+def evaluation_data(batches: Batches) -> Any:
+    """Return what `model.evaluate` reads: every example once."""
+    return _dataset(batches.once)
+
+
+def _dataset(batches: Any) -> Any:
+    """Return the batches of a generator function in the form that the backend reads best."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return batches()
+    import tensorflow as tf
+
+    example = next(iter(batches()))
+    signature = keras.tree.map_structure(
+        lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), example
+    )
+    data = tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
+    # The autotuner of tf.data stalls the end of every epoch by seconds, and has nothing to tune.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
+
+
+def check_tokens(tokens: np.ndarray, vocabulary_size: int, what: str) -> None:
+    """Refuse ids that the model has no embedding for: backends differ in what they would do.
+
+    Raises:
+        ValueError: an id below 0, or `vocabulary_size` or above.
+    """
+    if not len(tokens):
+        return
+    low, high = int(np.min(tokens)), int(np.max(tokens))
+    if low < 0 or high >= vocabulary_size:
+        raise ValueError(
+            f"{what} has token id {low if low < 0 else high}, allowed are 0 to "
+            f"{vocabulary_size - 1} (vocabulary_size={vocabulary_size}); use the tokenizer that "
+            "the model was made with, or a larger vocabulary_size"
+        )
+
+
+def _hash(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.tobytes() if isinstance(part, np.ndarray) else str(part).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,208 @@
+"""Keras callbacks that watch a run: record and keep the best, checkpoint, progress, samples.
+
+What Keras calls an epoch is here the stretch of steps between two reports.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from functional_models.files import replaced_whole
+
+Row = dict[str, float]
+
+
+class Record(keras.callbacks.Callback):
+    """Measures a run and keeps its rows.
+
+    Args:
+        validate: evaluates the model.
+        save_best: called when the loss is the lowest so far.
+    """
+
+    def __init__(
+        self,
+        validate: Callable[[], Mapping[str, float]] | None = None,
+        save_best: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+        self.step = 0
+        self._validate = validate
+        self._save_best = save_best
+        self._compiled = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Start the clock."""
+        self._start, self._steps, self._untimed = time.perf_counter(), 0, 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Count the step; leave out of the clock the first, in which the step is compiled."""
+        self.step += 1
+        self._steps += 1
+        if not self._compiled:
+            self._compiled = True
+            self._start, self._untimed = time.perf_counter(), 1
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Add a row; evaluate, and save if the loss is the lowest so far."""
+        logs = logs or {}
+        seconds = time.perf_counter() - self._start
+        timed_share = (self._steps - self._untimed) / self._steps
+        row = {
+            "step": self.step,
+            "loss": float(logs["cross_entropy"]),
+            "token_accuracy": float(logs["token_accuracy"]),
+            "tokens_per_second": float(logs["tokens"]) * timed_share / seconds,
+            "seconds": seconds + (self.rows[-1]["seconds"] if self.rows else 0.0),
+        }
+        if self._validate is not None:
+            row |= {f"val_{name}": float(value) for name, value in self._validate().items()}
+        losses = [_decisive_loss(past) for past in self.rows]
+        self.rows.append(row)
+        if self._save_best is not None and _decisive_loss(row) < min(losses, default=np.inf):
+            self._save_best()
+
+    def restore(self, rows: list[Row]) -> None:
+        """Go on after the last of `rows`."""
+        self.rows[:] = rows
+        self.step = int(rows[-1]["step"]) if rows else 0
+
+
+def _decisive_loss(row: Row) -> float:
+    return row.get("val_loss", row["loss"])
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps all that a run needs to go on as if it had never stopped, in one file.
+
+    Weights, dropout seeds, optimizer state and rows are written together, whole or not at all.
+
+    Args:
+        folder: gets `checkpoint.npz`.
+        run: what makes this run this run; a checkpoint of another run is refused.
+        record: the record to save and to restore.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], record: Record) -> None:
+        super().__init__()
+        self.path = folder / "checkpoint.npz"
+        self._run = json.loads(json.dumps(run))
+        self._record = record
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write the checkpoint."""
+        state = json.dumps({"run": self._run, "rows": self._record.rows})
+        arrays: dict[str, Any] = {
+            f"array_{i}": _to_numpy(variable) for i, variable in enumerate(_state(self.model))
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_whole(self.path) as path:
+            np.savez(path, state=np.array(state), **arrays)
+
+    def restore(self, model: keras.Model) -> None:
+        """Bring model, optimizer and record to where the checkpoint was written, if there is one.
+
+        Raises:
+            ValueError: the checkpoint is of another run.
+        """
+        if not self.path.exists():
+            return
+        with np.load(self.path, allow_pickle=False) as saved:
+            state = json.loads(str(saved["state"]))
+            self._refuse_other(state["run"])
+            for i, variable in enumerate(_state(model)):
+                variable.assign(saved[f"array_{i}"])
+        self._record.restore(state["rows"])
+
+    def _refuse_other(self, there: Mapping[str, Any]) -> None:
+        for name, given in self._run.items():
+            if there.get(name) != given:
+                raise ValueError(
+                    f"{self.path.parent} holds a run with another {name}"
+                    + ("" if name == "model" else f": {there.get(name)} there, {given} given")
+                    + "; go on with the same settings, choose another folder, or delete this one"
+                )
+
+
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """Return all variables that the next step depends on; seeds of dropouts are among them."""
+    model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _to_numpy(variable: keras.Variable) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(variable)
+    # NumPy cannot store bfloat16; float32 holds every one of its values.
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
+class SampleText(keras.callbacks.Callback):
+    """Prints what the model writes at every report."""
+
+    def __init__(self, sample: Callable[[], str]) -> None:
+        super().__init__()
+        self._sample = sample
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Print a sample."""
+        print(self._sample(), flush=True)
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows a bar on a terminal, and a line per report everywhere."""
+
+    def __init__(self, record: Record, steps: int) -> None:
+        super().__init__()
+        self._record = record
+        self._steps = steps
+        self._bar: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Open the bar, on a terminal."""
+        if not sys.stdout.isatty():
+            return
+        from rich.progress import Progress as Bar
+        from rich.progress import TimeRemainingColumn
+
+        self._bar = Bar(*Bar.get_default_columns()[:-1], TimeRemainingColumn(), transient=True)
+        self._task = self._bar.add_task("step", total=self._steps, completed=self._record.step)
+        self._bar.start()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            done = self._record.step
+            self._bar.update(
+                self._task, completed=done, description=f"step {done:,}/{self._steps:,}"
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Print the report."""
+        print(report_line(self._record.rows[-1], self._steps), flush=True)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def report_line(row: Row, steps: int) -> str:
+    """Return one line on a row of the record."""
+    parts = [f"step {row['step']:>6,}/{steps:,}", f"loss {row['loss']:.4f}"]
+    if "val_loss" in row:
+        parts.append(f"validation {row['val_loss']:.4f}")
+    accuracy = row.get("val_token_accuracy", row["token_accuracy"])
+    parts.append(f"token accuracy {accuracy:.1%}")
+    if "val_exact_match" in row:
+        parts.append(f"exact match {row['val_exact_match']:.1%}")
+    parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    return " | ".join(parts)

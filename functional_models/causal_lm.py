@@ -1,0 +1,195 @@
+"""`CausalLM`: a decoder-only model that trains on text and continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+import builders
+from functional_models.batches import TokenBatches, check_tokens
+from functional_models.corpora import TextCorpus
+from functional_models.generation import Generator, make_sampler
+from functional_models.text_model import TextModel, make_recipe
+from functional_models.tokenizers import as_tokenizer
+
+
+class CausalLM(TextModel):
+    """A language model: text in, the text that follows out.
+
+    Args:
+        spec: of kind `decoder_only`; or the name of a variant, which then gets the vocabulary of
+            the tokenizer.
+        tokenizer: one of ours or of keras-nlp's.
+
+    Raises:
+        ValueError: another kind, or fewer ids in the spec than the tokenizer has.
+    """
+
+    kind = "decoder_only"
+    target_role = "tokenizer"
+
+    def __init__(self, spec: builders.TransformerSpec | str, tokenizer: Any) -> None:
+        super().__init__(spec, {"tokenizer": as_tokenizer(tokenizer)})
+        self._ready()
+
+    def _ready(self) -> None:
+        self.tokenizer = self.tokenizers["tokenizer"]
+        self._generate = Generator(
+            self.model, max_length=self.spec.max_sequence_length, end_id=self.tokenizer.end_id
+        )
+
+    def tokens(self, text: str | Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return text as one stream of tokens, int32 (N,), each document closed by the end token.
+
+        Args:
+            text: one text, documents, or tokens, which are checked and returned as they are.
+
+        Raises:
+            ValueError: no text, or tokens outside the vocabulary.
+        """
+        if isinstance(text, np.ndarray):
+            check_tokens(text, self.spec.vocabulary_size, "the token array")
+            return text
+        if isinstance(text, str):
+            return np.concatenate(self.tokenizer.encode([text]))
+        return np.concatenate(self.tokenizer.encode(text, end=True))
+
+    def fit(
+        self,
+        data: TextCorpus | str | Sequence[str] | np.ndarray,
+        validation: str | Sequence[str] | np.ndarray | None = None,
+        *,
+        recipe: Any = None,
+        folder: str | Path | None = None,
+        block: int | None = None,
+        sample_prompt: str | None = None,
+        progress: bool = True,
+        callbacks: tuple[Any, ...] = (),
+        **changes: Any,
+    ) -> list[dict[str, float]]:
+        """Train on packed blocks of text by `model.fit`.
+
+        Args:
+            data: a corpus, text, documents, or tokens int (N,), which may be memory-mapped.
+            validation: the same; taken from the corpus where `data` is one.
+            recipe: a `Recipe`; `changes` are made to it (`steps=500`, ...).
+            folder: gets the best model, and a checkpoint at every report. A run that was
+                interrupted goes on exactly where its last checkpoint was.
+            block: tokens of a row; `None`: as many as the model takes.
+            sample_prompt: a prompt to continue at every report.
+            progress: show a bar and a line per report.
+            callbacks: more Keras callbacks.
+
+        Returns:
+            Rows of the reports; see `training.train`.
+
+        Raises:
+            ValueError: text shorter than a block, tokens outside the vocabulary, a `block` longer
+                than the model takes, or a folder with another run.
+        """
+        recipe = make_recipe(recipe, changes)
+        if isinstance(data, TextCorpus):
+            validation = data.validation if validation is None else validation
+            data = data.train
+        batches = self._batches(data, block, recipe.batch_size, recipe.seed)
+        held_out = None
+        if validation is not None:
+            held_out = self._batches(validation, block, recipe.batch_size, recipe.seed)
+        sample = None
+        if sample_prompt is not None:
+            prompt = sample_prompt
+
+            def sample() -> str:
+                return prompt + self.generate(prompt, "top_p", max_new_tokens=64, seed=recipe.seed)
+
+        return self._train(
+            batches,
+            recipe,
+            folder,
+            validation=held_out,
+            sample=sample,
+            progress=progress,
+            callbacks=callbacks,
+        )
+
+    def evaluate(
+        self,
+        data: str | Sequence[str] | np.ndarray,
+        *,
+        block: int | None = None,
+        batch_size: int = 32,
+    ) -> dict[str, float]:
+        """Return loss (nats per token), perplexity, token_accuracy and tokens of held-out text.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        from functional_models.training import evaluate
+
+        return evaluate(self.model, self._batches(data, block, batch_size, 0))
+
+    def _batches(self, data: Any, block: int | None, batch_size: int, seed: int) -> TokenBatches:
+        longest = self.spec.max_sequence_length
+        if block is not None and not 1 <= block <= longest:
+            raise ValueError(
+                f"block={block}: must be 1 to {longest}, the max_sequence_length of the model"
+            )
+        return TokenBatches(
+            self.tokens(data), block=block or longest, batch_size=batch_size, seed=seed
+        )
+
+    @overload
+    def generate(self, prompt: str, sampler: Any = ..., **options: Any) -> str: ...
+    @overload
+    def generate(self, prompt: Sequence[str], sampler: Any = ..., **options: Any) -> list[str]: ...
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        sampler: Any = "top_p",
+        *,
+        max_new_tokens: int = 100,
+        **sampler_options: Any,
+    ) -> str | list[str]:
+        """Continue a prompt, or each of several, until the end token.
+
+        Args:
+            prompt: one text or several.
+            sampler: `greedy`, `top_k`, `top_p`, `random`, `beam`, or a keras-nlp sampler.
+            max_new_tokens: the most tokens to add.
+            sampler_options: `temperature`, `k`, `p`, `num_beams`, `seed`; see `make_sampler`.
+
+        Returns:
+            What follows each prompt, without the prompt.
+
+        Raises:
+            ValueError: an empty prompt, one that leaves no room for `max_new_tokens`, or an
+                unknown sampler.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            return []
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens}: must be 1 or more")
+        encoded = self.tokenizer.encode(prompts)
+        longest = self.spec.max_sequence_length
+        for text, ids in zip(prompts, encoded, strict=True):
+            if not len(ids):
+                raise ValueError(f"prompt {text!r} has no tokens; give at least one character")
+            if len(ids) + max_new_tokens > longest:
+                raise ValueError(
+                    f"prompt {text[:40]!r} has {len(ids)} tokens, max_new_tokens is "
+                    f"{max_new_tokens}, and the model takes {longest} in all; "
+                    + (
+                        f"ask for {longest - len(ids)} new tokens at the most"
+                        if len(ids) < longest
+                        else f"cut the prompt to fewer than {longest} tokens"
+                    )
+                )
+        chosen = make_sampler(sampler, **sampler_options)
+        texts = self.tokenizer.decode(
+            self._generate(encoded, chosen, max_new_tokens=max_new_tokens)
+        )
+        return texts[0] if isinstance(prompt, str) else texts

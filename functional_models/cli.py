@@ -1,0 +1,407 @@
+"""The command `functional-models`: everything one does with a model, from the shell.
+
+Nothing heavy is imported before the command needs it, so that `--help` and `variants` are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import builders
+from builders.spec import KINDS
+from functional_models.generation import SAMPLERS
+from functional_models.tokenizers import TOKENIZER_KINDS
+
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
+"""What bad input raises: reported in one line, with exit code 2."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("\nstopped; " + _how_to_go_on(options), file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except USER_ERRORS as error:
+        if options.debug:
+            raise
+        print(f"functional-models: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    if not hasattr(options, "steps"):
+        return "nothing was written"
+    return f"the last checkpoint in {options.to} is whole; the same command goes on from there"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="functional-models",
+        description="Transformers as Keras Functional graphs: build, train, compare, draw.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        # Also after the command; not set there, it leaves what stood before the command.
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("variants", variants, "list the architectures that can be built by name")
+    sub.add_argument("--kind", choices=KINDS)
+    sub.add_argument("--json", action="store_true", help="print a JSON list, with the whole specs")
+
+    sub = command("inspect", inspect, "print the spec and the parameters of a model")
+    sub.add_argument("model", help="a variant or a model folder")
+    _add_spec_options(sub)
+
+    sub = command("train", train, "train a model on text, or on sentence pairs")
+    sub.add_argument("--variant", default="pre_norm_learned", help=_DEFAULT)
+    sub.add_argument("--to", required=True, metavar="FOLDER", help="gets the model; resumes there")
+    _add_spec_options(sub)
+    _add_data_options(sub)
+    _add_recipe_options(sub)
+    sub.add_argument("--sample", metavar="TEXT", help="continue or translate it at every report")
+
+    sub = command("compare", compare, "train several variants under one budget, side by side")
+    sub.add_argument("variants", nargs="*", help="default: the four corners")
+    sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=_DEFAULT)
+    _add_spec_options(sub)
+    _add_data_options(sub)
+    _add_recipe_options(sub)
+
+    sub = command("evaluate", evaluate, "measure a trained model on other text")
+    sub.add_argument("model", metavar="FOLDER")
+    sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=_DATA_HELP)
+
+    sub = command("generate", generate, "continue a prompt with a trained language model")
+    sub.add_argument("model", metavar="FOLDER")
+    sub.add_argument("prompts", nargs="+", metavar="PROMPT")
+    _add_sampler_options(sub, "top_p")
+    sub.set_defaults(max_new_tokens=100)
+
+    sub = command("translate", translate, "translate sentences with a trained translator")
+    sub.add_argument("model", metavar="FOLDER")
+    sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: lines of stdin")
+    _add_sampler_options(sub, "greedy")
+
+    sub = command("plot", plot, "draw a model with its skip paths")
+    sub.add_argument("model", help="a variant, a model folder, or a .keras file")
+    sub.add_argument("--to", default="model.svg", metavar="FILE", help="png, svg, pdf or dot")
+    _add_spec_options(sub)
+    sub.add_argument("--shapes", action="store_true", help="show the shapes")
+    return parser
+
+
+_DEFAULT = "default: %(default)s"
+_DATA_HELP = (
+    "`embedded`; a text file (language model); a .tsv file or two aligned files (translation); "
+    "each also .gz; or tfds:NAME"
+)
+
+
+def _add_spec_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--kind", choices=KINDS, help="for a variant that can be built as both")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the spec, e.g. --set num_layers=6 --set residual=false",
+    )
+
+
+def _add_data_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=_DATA_HELP)
+    sub.add_argument("--tokenizer", choices=TOKENIZER_KINDS, default="byte_pair", help=_DEFAULT)
+    sub.add_argument("--vocabulary-size", type=int, default=1000, help=_DEFAULT)
+    sub.add_argument("--dtype", choices=("float32", "mixed_bfloat16", "mixed_float16"))
+
+
+def _add_recipe_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("recipe")
+    group.add_argument("--steps", type=int, default=2000)
+    group.add_argument("--batch-size", type=int)
+    group.add_argument("--learning-rate", type=float)
+    group.add_argument("--schedule", help="cosine, inverse_sqrt or constant")
+    group.add_argument("--warmup-steps", type=int)
+    group.add_argument("--weight-decay", type=float)
+    group.add_argument("--label-smoothing", type=float)
+    group.add_argument("--report-every", type=int)
+    group.add_argument("--seed", type=int)
+
+
+def _add_sampler_options(sub: argparse.ArgumentParser, default: str) -> None:
+    sub.add_argument("--sampler", choices=SAMPLERS, default=default, help=_DEFAULT)
+    sub.add_argument("--max-new-tokens", type=int)
+    sub.add_argument("--temperature", type=float)
+    sub.add_argument("--k", type=int)
+    sub.add_argument("--p", type=float)
+    sub.add_argument("--num-beams", type=int)
+    sub.add_argument("--seed", type=int)
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that were given, by name."""
+    return {n: getattr(options, n) for n in names if getattr(options, n, None) is not None}
+
+
+def _recipe(options: argparse.Namespace) -> Any:
+    from functional_models.text_model import make_recipe
+
+    names = ("steps", "batch_size", "learning_rate", "schedule", "warmup_steps", "weight_decay")
+    return make_recipe(None, _given(options, *names, "label_smoothing", "report_every", "seed"))
+
+
+def _sampler_options(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("max_new_tokens", "temperature", "k", "p", "num_beams", "seed")
+    return {"sampler": options.sampler, **_given(options, *names)}
+
+
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what --set and --kind change in a spec."""
+    changes: dict[str, Any] = {}
+    for assignment in options.set:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: must be FIELD=VALUE, e.g. num_layers=6")
+        try:
+            changes[name] = json.loads(text.lower() if text in ("True", "False", "None") else text)
+        except json.JSONDecodeError:
+            changes[name] = None if text == "None" else text  # a word, such as sinusoidal
+    if options.kind:
+        changes["kind"] = options.kind
+    return changes
+
+
+def _spec(options: argparse.Namespace) -> builders.TransformerSpec:
+    """Return the spec of the variant, the spec file or the model folder that was named."""
+    folder = Path(options.model)
+    if not folder.is_dir():
+        return builders.variant(options.model, **_changes(options))
+    from functional_models.model_folder import read_spec
+
+    return read_spec(folder).replace(**_changes(options))
+
+
+def variants(options: argparse.Namespace) -> None:
+    """Print the registry."""
+    names = builders.list_variants(options.kind)
+    rows = []
+    for name in names:
+        info, spec = builders.variant_info(name), builders.variant(name)
+        rows.append((info, spec))
+    if options.json:
+        listed = [
+            {
+                "name": info.name,
+                "kinds": info.kinds,
+                "source": info.source,
+                "parameters": info.parameters,
+                "summary": info.summary,
+                "spec": spec.to_dict(),
+            }
+            for info, spec in rows
+        ]
+        print(json.dumps(listed, indent=1))
+        return
+    table = [("variant", "kind", "norm", "positions", "layers", "width", "what is special")]
+    for info, spec in rows:
+        kinds = " / ".join(kind.replace("_", "-") for kind in info.kinds)
+        table.append(
+            (
+                info.name,
+                kinds,
+                spec.norm_placement,
+                spec.positions,
+                str(spec.num_layers),
+                str(spec.hidden_dim),
+                info.summary,
+            )
+        )
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Print a spec, and the parameters of its model by part."""
+    spec = _spec(options)
+    if not Path(options.model).is_dir():
+        info = builders.variant_info(options.model)
+        print(f"{info.name}: {info.summary}\nsource: {info.source}")
+        if info.parameters:
+            print(f"parameters as published: {info.parameters}")
+        print()
+    print(spec.to_json())
+
+    import keras
+
+    import plots
+
+    # Counting needs shapes, not weights: GPT-2 is counted without its half gigabyte.
+    with keras.StatelessScope(initialize_variables=False):
+        model = builders.build(spec)
+    parts: dict[str, int] = {}
+    for layer in model.layers:
+        if count := layer.count_params():
+            part = re.sub(r"block_\d+", "block_*", layer.name)
+            parts[part] = parts.get(part, 0) + count
+    total = model.count_params()
+    width = max(map(len, parts))
+    print(f"\n{'parameters':<{width}}  {total:>13,}")
+    for part, count in parts.items():
+        print(f"{part:<{width}}  {count:>13,}  {count / total:6.1%}")
+    print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")
+
+
+def _set_dtype(options: argparse.Namespace) -> None:
+    if options.dtype:
+        import keras
+
+        keras.config.set_dtype_policy(options.dtype)
+
+
+def _data(options: argparse.Namespace) -> Any:
+    """Return what the `load_*_corpus` functions take."""
+    if len(options.data) > 2:
+        raise ValueError(
+            f"--data was given {len(options.data)} files; give one, or two that are aligned"
+        )
+    return options.data[0] if len(options.data) == 1 else tuple(options.data)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a model."""
+    recipe, changes = _recipe(options), _changes(options)
+    data = _data(options)
+    from functional_models.comparison import kind_of_data
+    from functional_models.corpora import load_parallel_corpus, load_text_corpus
+
+    default = builders.variant_info(options.variant).kinds[0]
+    kind = changes.pop("kind", None) or kind_of_data(data) or default
+    spec = builders.variant(options.variant, kind=kind, **changes)
+    pairs = kind == "encoder_decoder"
+    corpus: Any = load_parallel_corpus(data) if pairs else load_text_corpus(data)
+
+    import keras
+
+    from functional_models.comparison import shared_tokenizer, sized_for, try_it
+    from functional_models.text_model import new_text_model
+
+    print(f"{corpus.name}: {len(corpus.train):,} {'pairs' if pairs else 'documents'} to train on")
+    _set_dtype(options)
+    tokenizer = shared_tokenizer(corpus, options.tokenizer, options.vocabulary_size)
+    keras.utils.set_random_seed(recipe.seed)
+    model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
+    if not options.sample:
+        sample: dict[str, Any] = {}
+    elif pairs:
+        sample = {"sample_sources": [options.sample]}
+    else:
+        sample = {"sample_prompt": options.sample}
+    model.fit(corpus, recipe=recipe, folder=options.to, **sample)
+    print(f"\nthe best model is in {options.to}. Try it:\n\n    {try_it(options.to, corpus)}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Train several variants and lay them side by side."""
+    recipe, changes = _recipe(options), _changes(options)
+    from functional_models.comparison import CORNERS
+    from functional_models.comparison import compare as run
+
+    kind = changes.pop("kind", None)
+    for name in options.variants:
+        builders.variant_info(name)  # refuse all before any is trained
+    _set_dtype(options)
+    run(
+        options.variants or CORNERS,
+        _data(options),
+        kind=kind,
+        budget=recipe,
+        folder=options.to,
+        tokenizer=options.tokenizer,
+        vocabulary_size=options.vocabulary_size,
+        changes=changes,
+    )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure a model on the held-out part of a corpus, or on the whole of files."""
+    from functional_models.corpora import load_parallel_corpus, load_text_corpus
+    from functional_models.text_model import load
+
+    model, data = load(options.model), _data(options)
+    if model.kind == "encoder_decoder":
+        pairs = load_parallel_corpus(data)
+        held_out: Any = pairs.test or pairs.validation or pairs.train
+    else:
+        text = load_text_corpus(data)
+        held_out = text.validation or text.train
+    for name, value in model.evaluate(held_out).items():
+        print(f"{name:>15}  {value:,.0f}" if name == "tokens" else f"{name:>15}  {value:.4f}")
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Continue prompts."""
+    from functional_models.causal_lm import CausalLM
+
+    lm = CausalLM.load(options.model)
+    texts = lm.generate(options.prompts, **_sampler_options(options))
+    for prompt, text in zip(options.prompts, texts, strict=True):
+        print(prompt + text)
+
+
+def translate(options: argparse.Namespace) -> None:
+    """Translate sentences."""
+    from functional_models.translator import Translator
+
+    sentences = options.sentences or [line.rstrip("\n") for line in sys.stdin]
+    for text in Translator.load(options.model).translate(sentences, **_sampler_options(options)):
+        print(text)
+
+
+def plot(options: argparse.Namespace) -> None:
+    """Draw a model."""
+    import plots
+
+    if Path(options.model).suffix == ".keras":
+        model = _load_keras_file(options.model)
+    else:
+        spec = _spec(options)
+        import keras
+
+        with keras.StatelessScope(initialize_variables=False):
+            model = builders.build(spec)
+    plots.plot_model(model, options.to, show_shapes=options.shapes)
+    paths = plots.skip_paths(plots.read_graph(model))
+    print(f"{options.to}: {len(paths)} skip paths")
+
+
+def _load_keras_file(path: str) -> Any:
+    import keras
+
+    import builders.models  # noqa: F401 - registers the layers that a saved model names
+
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no file {path}; give a variant, a folder or a .keras file")
+    return keras.saving.load_model(path, compile=False, safe_mode=True)

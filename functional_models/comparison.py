@@ -1,0 +1,299 @@
+"""`compare`: several specs under one budget, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import builders
+from functional_models.corpora import (
+    ParallelCorpus,
+    TextCorpus,
+    load_parallel_corpus,
+    load_text_corpus,
+)
+from functional_models.files import write_whole
+from functional_models.text_model import TextModel, make_recipe
+
+if TYPE_CHECKING:
+    from functional_models.training import Recipe
+
+Spec = str | builders.TransformerSpec
+Result = dict[str, Any]
+
+CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
+GOAL = 0.9
+"""Exact match whose step is reported."""
+
+
+def compare(
+    specs: Iterable[Spec] | Mapping[str, builders.TransformerSpec] = CORNERS,
+    data: str | Sequence[str] | TextCorpus | ParallelCorpus = "embedded",
+    *,
+    kind: str | None = None,
+    budget: Recipe | int | None = None,
+    folder: str | Path = "out/comparison",
+    tokenizer: str = "byte_pair",
+    vocabulary_size: int = 500,
+    changes: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> list[Result]:
+    """Train every spec on the same data with the same recipe, and lay the results side by side.
+
+    A variant that is finished in `folder` is not trained again, one that was interrupted goes on.
+
+    Args:
+        specs: names of variants, or specs by name.
+        data: a corpus; `embedded`; or files, as `load_parallel_corpus` and `load_text_corpus`
+            take them.
+        kind: `encoder_decoder` or `decoder_only`; `None`: what the data is of, and
+            `encoder_decoder` for `embedded`.
+        budget: the recipe for all, or its number of steps.
+        folder: gets `results.json`, `results.md`, `loss_curves.png`, `variants.png`,
+            `samples.md`, the best model in `best/`, and a folder per variant with its model,
+            `history.json` and `skip_paths.svg`.
+        tokenizer: kind of the one tokenizer that all share, trained on the training text.
+        vocabulary_size: of that tokenizer.
+        changes: spec fields to change in every spec.
+        progress: show bars and lines.
+
+    Returns:
+        A dict for each spec: variant, parameters, loss (nats per token), token_accuracy,
+        tokens_per_second, and perplexity, or for translation exact_match and steps_to_90; all but
+        the speed on the test text, which occurs nowhere in training.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    folder = Path(folder)
+    recipe = make_recipe(*((None, {"steps": budget}) if isinstance(budget, int) else (budget, {})))
+    corpus = _corpus(data, kind)
+    given = specs if isinstance(specs, Mapping) else {_name(spec): spec for spec in specs}
+    shared = shared_tokenizer(corpus, tokenizer, vocabulary_size)
+    kind = "encoder_decoder" if isinstance(corpus, ParallelCorpus) else "decoder_only"
+    chosen = {}
+    for name, spec in given.items():
+        plain = builders.variant(spec, kind=kind) if isinstance(spec, str) else spec
+        chosen[name] = sized_for(plain, shared, changes or {})
+
+    results, models = [], {}
+    for number, (name, spec) in enumerate(chosen.items(), 1):
+        if progress:
+            print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
+        result, model = _train_one(name, spec, corpus, shared, recipe, folder / name, progress)
+        results.append(result)
+        models[name] = model
+    best = min(results, key=lambda r: (-r.get("exact_match", 0), r["loss"]))["variant"]
+    _write(folder, results, models, corpus, best, recipe, progress)
+    return results
+
+
+def _corpus(
+    data: str | Sequence[str] | TextCorpus | ParallelCorpus, kind: str | None
+) -> TextCorpus | ParallelCorpus:
+    if isinstance(data, TextCorpus | ParallelCorpus):
+        return data
+    if (kind or kind_of_data(data) or "encoder_decoder") == "encoder_decoder":
+        return load_parallel_corpus(data)
+    return load_text_corpus(data)
+
+
+def kind_of_data(data: str | Sequence[str]) -> str | None:
+    """Return the kind of model that files are for; `None` where their names do not tell."""
+    paths = [data] if isinstance(data, str) else list(data)
+    if len(paths) == 2:
+        return "encoder_decoder"
+    name = paths[0]
+    if name == "embedded" or name.startswith("tfds:"):
+        return None
+    return "encoder_decoder" if ".tsv" in Path(name).suffixes else "decoder_only"
+
+
+def _name(spec: Spec) -> str:
+    if isinstance(spec, str):
+        return spec
+    return f"{spec.norm_placement}_norm_{spec.positions}" + ("" if spec.residual else "_no_skips")
+
+
+def shared_tokenizer(corpus: TextCorpus | ParallelCorpus, kind: str, vocabulary_size: int) -> Any:
+    """Train one tokenizer on all training text, source and target together."""
+    from functional_models.tokenizers import train_tokenizer
+
+    texts: list[str] = []
+    for item in corpus.train:
+        texts.extend([item] if isinstance(item, str) else item)
+    return train_tokenizer(kind, texts, None if kind == "byte" else vocabulary_size)
+
+
+def sized_for(
+    spec: builders.TransformerSpec, tokenizer: Any, changes: Mapping[str, Any]
+) -> builders.TransformerSpec:
+    """Return the spec with the vocabulary and the padding of a tokenizer, then with changes."""
+    size = tokenizer.vocabulary_size
+    sizes: dict[str, Any] = {"vocabulary_size": size, "pad_token_id": tokenizer.pad_id}
+    if spec.kind == "encoder_decoder":
+        sizes["source_vocabulary_size"] = size
+    return spec.replace(**{**sizes, **changes})
+
+
+def _train_one(
+    name: str,
+    spec: builders.TransformerSpec,
+    corpus: TextCorpus | ParallelCorpus,
+    tokenizer: Any,
+    recipe: Recipe,
+    folder: Path,
+    progress: bool,
+) -> tuple[Result, Any]:
+    """Train, or take up what is finished; return the result and the model."""
+    import keras
+
+    from functional_models.text_model import load, new_text_model
+
+    run = _run_key(spec, recipe, corpus)
+    finished = folder / "result.json"
+    if finished.exists():
+        saved = json.loads(finished.read_text("utf-8"))
+        if saved["run"] == run:
+            if progress:
+                print(f"finished before: {folder}")
+            return saved["result"], load(folder)
+
+    keras.utils.set_random_seed(recipe.seed)
+    model = new_text_model(spec, tokenizer)
+    rows = model.fit(corpus, recipe=recipe, folder=folder, progress=progress)
+    held_out = corpus.validation
+    if isinstance(corpus, ParallelCorpus):
+        held_out = corpus.test or corpus.validation
+    measured = model.evaluate(held_out, batch_size=recipe.batch_size)
+    if isinstance(corpus, ParallelCorpus):
+        reached = [row["step"] for row in rows if row.get("val_exact_match", 0) >= GOAL]
+        extra = {
+            "exact_match": measured["exact_match"],
+            "steps_to_90": int(reached[0]) if reached else None,
+        }
+    else:
+        extra = {"perplexity": measured["perplexity"]}
+    result: Result = {
+        "variant": name,
+        "parameters": model.model.count_params(),
+        "loss": measured["loss"],
+        "token_accuracy": measured["token_accuracy"],
+        **extra,
+        "tokens_per_second": _overall_speed(rows),
+    }
+    write_whole(folder / "history.json", json.dumps(rows, indent=1))
+    write_whole(finished, json.dumps({"run": run, "result": result}, indent=1))
+    return result, model
+
+
+def _run_key(
+    spec: builders.TransformerSpec, recipe: Recipe, corpus: TextCorpus | ParallelCorpus
+) -> str:
+    what = [spec.to_json(), json.dumps(dataclasses.asdict(recipe)), repr(corpus)]
+    return hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
+
+
+def _overall_speed(rows: Sequence[Mapping[str, float]]) -> float:
+    """Return tokens per second over the run: the harmonic mean, as reports are of equal work."""
+    return len(rows) / sum(1 / row["tokens_per_second"] for row in rows)
+
+
+def _write(
+    folder: Path,
+    results: list[Result],
+    models: Mapping[str, TextModel],
+    corpus: TextCorpus | ParallelCorpus,
+    best: str,
+    recipe: Recipe,
+    progress: bool,
+) -> None:
+    """Write tables, pictures, samples and the best model."""
+    import plots
+    from plots.figures import loss_curves, save_figure
+
+    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_whole(folder / "results.md", results_table(results, markdown=True) + "\n")
+    histories = {}
+    for name in models:
+        rows = json.loads((folder / name / "history.json").read_text("utf-8"))
+        histories[name] = {key: [row[key] for row in rows] for key in rows[0]}
+    save_figure(loss_curves(histories), folder / "loss_curves.png")
+    for name, model in models.items():
+        plots.plot_model(model.model, str(folder / name / "skip_paths.svg"))
+    graphs = {name: model.model for name, model in models.items()}
+    plots.plot_side_by_side(graphs, folder / "variants.png", blocks=1)
+    write_whole(folder / "samples.md", samples(models[best], corpus))
+    models[best].save(folder / "best")
+    if not progress:
+        return
+    print("\n" + results_table(results))
+    print(f"\nWritten to {folder}{os.sep}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
+    print(f"The best is {best}. Try it:\n\n    {try_it(folder / 'best', corpus)}\n")
+
+
+def try_it(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> str:
+    """Return the shell command that uses a model trained on a corpus."""
+    if isinstance(corpus, TextCorpus):
+        return f'functional-models generate {folder} "The "'
+    source = (corpus.test or corpus.train)[0][0]
+    return f"functional-models translate {folder} {shlex.quote(source)}"
+
+
+def samples(model: TextModel, corpus: TextCorpus | ParallelCorpus, number: int = 20) -> str:
+    """Return a Markdown page of what a model writes for held-out text."""
+    from functional_models.causal_lm import CausalLM
+    from functional_models.translator import Translator
+
+    if isinstance(model, Translator) and isinstance(corpus, ParallelCorpus):
+        pairs = corpus.test[:number]
+        written = model.translate([source for source, _ in pairs])
+        lines = ["| source | translation | reference |", "| --- | --- | --- |"]
+        lines += [
+            f"| {source} | {text} | {'the same' if text == target else target} |"
+            for (source, target), text in zip(pairs, written, strict=True)
+        ]
+        return "\n".join(lines) + "\n"
+    assert isinstance(model, CausalLM)
+    prompts = [text[:20] for text in corpus.validation[:5] if isinstance(text, str) and text]
+    texts = model.generate(prompts, seed=0, max_new_tokens=60)
+    return "\n\n".join(f"**{p}**{t}" for p, t in zip(prompts, texts, strict=True)) + "\n"
+
+
+_COLUMNS = {
+    "variant": ("variant", "{}"),
+    "parameters": ("parameters", "{:,}"),
+    "loss": ("loss", "{:.4f}"),
+    "perplexity": ("perplexity", "{:.2f}"),
+    "token_accuracy": ("token accuracy", "{:.1%}"),
+    "exact_match": ("exact match", "{:.1%}"),
+    "steps_to_90": ("steps to 90%", "{:,}"),
+    "tokens_per_second": ("tokens/s", "{:,.0f}"),
+}
+
+
+def results_table(results: Sequence[Mapping[str, Any]], *, markdown: bool = False) -> str:
+    """Return the results as an aligned text table, or as a Markdown table."""
+    keys = [key for key in _COLUMNS if key in results[0]]
+    rows = [[_COLUMNS[key][0] for key in keys]]
+    for result in results:
+        rows.append(
+            ["not reached" if result[k] is None else _COLUMNS[k][1].format(result[k]) for k in keys]
+        )
+    if markdown:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join([lines[0], "|" + " --- |" * len(keys), *lines[1:]])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(keys))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )

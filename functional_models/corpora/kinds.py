@@ -1,0 +1,549 @@
+"""The kinds of item that the Portuguese -> English corpus is made of.
+
+A kind is one function under `@kind`: it draws a value, and gives it in both languages, in figures
+and, where that is natural, in words.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from random import Random
+from typing import TypeVar
+
+from babel.dates import (
+    format_date,
+    format_interval,
+    format_skeleton,
+    format_time,
+    get_day_names,
+    get_month_names,
+)
+from babel.numbers import format_currency, format_decimal, format_percent
+from babel.units import format_unit
+
+from .number_words import (
+    LARGEST_ORDINAL,
+    english,
+    english_ordinal,
+    english_year,
+    portuguese,
+    portuguese_ordinal,
+)
+
+__all__ = ["KINDS", "Item", "Kind", "Phrase", "Values", "kind"]
+
+PT, EN = "pt_BR", "en_US"
+HELD_OUT_PERCENT = 5  # of all values, once for validation and once for testing
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A text in Portuguese and English, and the prepositions that put it into a sentence."""
+
+    source: str
+    target: str
+    source_preposition: str = ""
+    target_preposition: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A value in figures and, where that is natural, in words."""
+
+    figures: Phrase
+    words: Phrase | None = None
+    reversible: bool = True  # whether the words could be written in these figures only
+
+
+class Values:
+    """Draws the values of one split, so that no large value of one split occurs in another.
+
+    A value of four significant digits or more, a year, or a date with its year belongs to a single
+    split, chosen by a hash of the value. Simpler ones are too few to keep apart, and occur in all
+    splits; there, it is the text of the pair that is kept apart (see `allows`).
+    """
+
+    def __init__(self, random: Random, split: str) -> None:
+        self.random = random
+        self.split = split
+        self.kept_apart = False  # whether a value drawn for the present pair belongs to the split
+
+    def allows(self, source: str) -> bool:
+        """Whether a pair with this source may be in the split."""
+        return self.kept_apart or split_of(source) == self.split
+
+    def own(self, draw: Callable[[], T], name: Callable[[T], str | None]) -> T:
+        """Draws until there is a value of this split, or one too simple to have a name."""
+        while True:
+            value = draw()
+            value_name = name(value)
+            if value_name is None:
+                return value
+            if split_of(value_name) == self.split:
+                self.kept_apart = True
+                return value
+
+    def number(self, most_digits: int, *, decimals: int = 0, significant: int = 9) -> Decimal:
+        """Draws a positive number: first how long it is, evenly, and then its digits.
+
+        Args:
+            most_digits: most digits before the decimal point.
+            decimals: exact number of digits after it; the last of them is not 0.
+            significant: digits after this many are 0.
+        """
+        digits = self.random.randint(1, most_digits)
+        zeros = 0 if decimals else max(0, digits - self.random.randint(1, significant))
+
+        def draw() -> Decimal:
+            whole = self.random.randrange(10 ** (digits - 1), 10**digits)
+            if not decimals:
+                return Decimal(whole - whole % 10**zeros)
+            fraction = 10 * self.random.randrange(10 ** (decimals - 1)) + self.random.randint(1, 9)
+            return Decimal(whole) + Decimal(fraction).scaleb(-decimals)
+
+        return self.own(draw, _name_of_number)
+
+    def date(self) -> datetime.date:
+        """Draws a date from 1930 to 2029, so that two digits tell the year."""
+        first = datetime.date(1930, 1, 1).toordinal()
+        last = datetime.date(2029, 12, 31).toordinal()
+        return self.own(
+            lambda: datetime.date.fromordinal(self.random.randint(first, last)),
+            datetime.date.isoformat,
+        )
+
+
+def _name_of_number(value: Decimal) -> str | None:
+    """Gives the name under which a number is kept in one split; None with under four digits."""
+    name = f"{value.normalize():f}"
+    return name if len(name.replace(".", "").strip("0")) >= 4 else None
+
+
+def split_of(name: str) -> str:
+    """Gives the split that a value or a source belongs to, always the same."""
+    bucket = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) % 100
+    if bucket < HELD_OUT_PERCENT:
+        return "validation"
+    return "test" if bucket < 2 * HELD_OUT_PERCENT else "train"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of item: its name, the role it takes in sentences, and how it is drawn."""
+
+    name: str
+    role: str
+    draw: Callable[[Values], Item]
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(role: str) -> Callable[[Callable[[Values], Item]], Callable[[Values], Item]]:
+    """Registers a function as the kind of its name; sentences have slots for roles."""
+
+    def register(draw: Callable[[Values], Item]) -> Callable[[Values], Item]:
+        KINDS[draw.__name__] = Kind(draw.__name__, role, draw)
+        return draw
+
+    return register
+
+
+def _number(value: Decimal) -> Item:
+    return Item(
+        Phrase(format_decimal(value, locale=PT), format_decimal(value, locale=EN)),
+        Phrase(portuguese(value), english(value)),
+    )
+
+
+@kind("number")
+def cardinal(values: Values) -> Item:
+    """Draws a cardinal below ten billion: 1.234 -> 1,234."""
+    return _number(values.number(10, significant=6))
+
+
+@kind("number")
+def negative(values: Values) -> Item:
+    """Draws a negative number: menos doze -> minus twelve."""
+    return _number(-values.number(4))
+
+
+@kind("number")
+def decimal(values: Values) -> Item:
+    """Draws a number with one to three decimals: três vírgula cinco -> three point five."""
+    return _number(values.number(4, decimals=values.random.randint(1, 3)))
+
+
+@kind("percent")
+def percentage(values: Values) -> Item:
+    """Draws a percentage: 12,5% -> 12.5%."""
+    value = values.number(2, decimals=values.random.randint(0, 2))
+    pattern = "#,##0.##%"
+    return Item(
+        Phrase(
+            format_percent(value / 100, pattern, locale=PT),
+            format_percent(value / 100, pattern, locale=EN),
+        ),
+        Phrase(f"{portuguese(value)} por cento", f"{english(value)} percent"),
+    )
+
+
+# Portuguese plural, whether it is feminine (the number agrees with it), English plural.
+_NOUNS = (
+    ("livros", False, "books"),
+    ("alunos", False, "students"),
+    ("carros", False, "cars"),
+    ("votos", False, "votes"),
+    ("ingressos", False, "tickets"),
+    ("dias", False, "days"),
+    ("páginas", True, "pages"),
+    ("pessoas", True, "people"),
+    ("casas", True, "houses"),
+    ("cartas", True, "letters"),
+    ("árvores", True, "trees"),
+    ("cadeiras", True, "chairs"),
+)
+
+
+@kind("count")
+def count(values: Values) -> Item:
+    """Draws a number of things, which agrees with them: duzentas casas -> two hundred houses."""
+    value = values.number(6, significant=4)
+    value = max(value, Decimal(2))
+    source, feminine, target = values.random.choice(_NOUNS)
+    return Item(
+        Phrase(
+            f"{format_decimal(value, locale=PT)} {source}",
+            f"{format_decimal(value, locale=EN)} {target}",
+        ),
+        Phrase(f"{portuguese(value, feminine=feminine)} {source}", f"{english(value)} {target}"),
+    )
+
+
+def _ordinal(values: Values, *, feminine: bool) -> Item:
+    value = values.random.choice(
+        (values.random.randint(1, 20), values.random.randint(1, LARGEST_ORDINAL))
+    )
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
+    if value % 100 in (11, 12, 13):
+        suffix = "th"
+    return Item(
+        Phrase(f"{value}{'ª' if feminine else 'º'}", f"{value}{suffix}"),
+        Phrase(portuguese_ordinal(value, feminine=feminine), english_ordinal(value)),
+    )
+
+
+@kind("ordinal_masculine")
+def ordinal_masculine(values: Values) -> Item:
+    """Draws an ordinal: vigésimo primeiro -> twenty-first."""
+    return _ordinal(values, feminine=False)
+
+
+@kind("ordinal_feminine")
+def ordinal_feminine(values: Values) -> Item:
+    """Draws an ordinal: vigésima primeira -> twenty-first."""
+    return _ordinal(values, feminine=True)
+
+
+# Code, Portuguese singular and plural, English singular and plural, and the hundredths in English.
+# Currencies with a feminine name or with other hundredths than "centavos" are left out.
+_CURRENCIES = (
+    ("BRL", "real", "reais", "real", "reais", "centavo", "centavos"),
+    ("USD", "dólar", "dólares", "dollar", "dollars", "cent", "cents"),
+    ("EUR", "euro", "euros", "euro", "euros", "cent", "cents"),
+)
+
+
+@kind("money")
+def money(values: Values) -> Item:
+    """Draws an amount of at least 1: doze reais e um centavo -> twelve reais and one centavo."""
+    code, *names = values.random.choice(_CURRENCIES)
+    source_one, source_many, target_one, target_many, cent, cents = names
+    value = values.number(6, decimals=values.random.choice((0, 2)), significant=4)
+    whole, hundredths = divmod(int(value * 100), 100)
+    source = f"{portuguese(whole)} {source_one if whole == 1 else source_many}"
+    target = f"{english(whole)} {target_one if whole == 1 else target_many}"
+    if hundredths:
+        source += f" e {portuguese(hundredths)} {'centavo' if hundredths == 1 else 'centavos'}"
+        target += f" and {english(hundredths)} {cent if hundredths == 1 else cents}"
+    return Item(
+        Phrase(
+            _plain_spaces(format_currency(value, code, locale=PT)),
+            _plain_spaces(format_currency(value, code, locale=EN)),
+        ),
+        Phrase(source, target),
+    )
+
+
+# Role, CLDR unit, whether its Portuguese name is feminine, most digits, most decimals.
+_UNITS = (
+    ("length", "length-kilometer", False, 4, 1),
+    ("length", "length-meter", False, 3, 2),
+    ("length", "length-centimeter", False, 3, 1),
+    ("length", "length-mile", True, 3, 1),
+    ("length", "length-foot", False, 3, 0),
+    ("weight", "mass-kilogram", False, 3, 2),
+    ("weight", "mass-gram", False, 3, 0),
+    ("weight", "mass-pound", True, 3, 1),
+    ("duration", "duration-hour", True, 2, 1),
+    ("duration", "duration-minute", False, 3, 0),
+    ("duration", "duration-week", True, 2, 0),
+    ("temperature", "temperature-celsius", False, 2, 1),
+    ("temperature", "temperature-fahrenheit", False, 2, 0),
+    ("volume", "volume-liter", False, 4, 1),
+    ("volume", "volume-milliliter", False, 3, 0),
+    ("area", "area-square-meter", False, 4, 1),
+    ("area", "area-hectare", False, 3, 1),
+    ("speed", "speed-kilometer-per-hour", False, 3, 0),
+    ("speed", "speed-mile-per-hour", True, 3, 0),
+)
+
+
+def _measure(values: Values, role: str) -> Item:
+    """Draws a quantity with a unit: 3,5 quilômetros -> 3.5 kilometers."""
+    units = [unit for unit in _UNITS if unit[0] == role]
+    _, unit, feminine, digits, decimals = values.random.choice(units)
+    value = values.number(digits, decimals=values.random.randint(0, decimals))
+    if role == "temperature" and values.random.random() < 0.3:
+        value = -value
+    source = format_unit(value, unit, "long", locale=PT)
+    target = format_unit(value, unit, "long", locale=EN)
+    figures = Phrase(source, target)
+    if feminine and value != int(value):
+        return Item(figures)  # whether "dois" agrees in "dois vírgula cinco horas" is disputed
+    source_unit, target_unit = source.split(" ", 1)[1], target.split(" ", 1)[1]
+    return Item(
+        figures,
+        Phrase(
+            f"{portuguese(value, feminine=feminine)} {source_unit}",
+            f"{english(value)} {target_unit}",
+        ),
+    )
+
+
+for _role in dict.fromkeys(unit[0] for unit in _UNITS):
+    KINDS[_role] = Kind(_role, _role, partial(_measure, role=_role))
+
+
+@kind("year")
+def year(values: Values) -> Item:
+    """Draws a year: em mil novecentos e um -> in nineteen oh-one. Alone, it has its preposition."""
+    value = values.own(lambda: values.random.randint(1101, 2029), str)
+    return Item(
+        Phrase(f"em {value}", f"in {value}"),
+        Phrase(f"em {portuguese(value)}", f"in {english_year(value)}"),
+    )
+
+
+_MONTHS = {locale: get_month_names("wide", locale=locale) for locale in (PT, EN)}
+_WEEKDAYS = {locale: get_day_names("wide", locale=locale) for locale in (PT, EN)}
+_ANY_LEAP_YEAR = datetime.date(2000, 1, 1)
+
+
+def _day_in_words(day: datetime.date) -> Phrase:
+    number = "primeiro" if day.day == 1 else portuguese(day.day)
+    return Phrase(
+        f"{number} de {_MONTHS[PT][day.month]}",
+        f"{_MONTHS[EN][day.month]} {english_ordinal(day.day)}",
+        "em ",
+        "on ",
+    )
+
+
+def _date_in_words(day: datetime.date) -> Phrase:
+    words = _day_in_words(day)
+    return Phrase(
+        f"{words.source} de {portuguese(day.year)}",
+        f"{words.target}, {english_year(day.year)}",
+        "em ",
+        "on ",
+    )
+
+
+def _date(day: datetime.date, style: str) -> Phrase:
+    return Phrase(
+        format_date(day, style, locale=PT), format_date(day, style, locale=EN), "em ", "on "
+    )
+
+
+@kind("date")
+def date_short(values: Values) -> Item:
+    """Draws a date as 21/04/2024 -> 4/21/24."""
+    day = values.date()
+    return Item(_date(day, "short"), _date_in_words(day), reversible=False)
+
+
+@kind("date")
+def date_medium(values: Values) -> Item:
+    """Draws a date as 21 de abr. de 2024 -> Apr 21, 2024."""
+    return Item(_date(values.date(), "medium"))
+
+
+@kind("date")
+def date_long(values: Values) -> Item:
+    """Draws a date as 21 de abril de 2024 -> April 21, 2024."""
+    day = values.date()
+    return Item(_date(day, "long"), _date_in_words(day))
+
+
+def _with_weekday(day: datetime.date, phrase: Phrase) -> Phrase:
+    source, target = (_WEEKDAYS[locale][day.weekday()] for locale in (PT, EN))
+    return Phrase(
+        f"{source}, {phrase.source}",
+        f"{target}, {phrase.target}",
+        "na " if source.endswith("feira") else "no ",
+        "on ",
+    )
+
+
+@kind("date")
+def date_full(values: Values) -> Item:
+    """Draws a date as domingo, 21 de abril de 2024 -> Sunday, April 21, 2024."""
+    day = values.date()
+    # CLDR's full date is its long date after the weekday; a test compares.
+    return Item(_with_weekday(day, _date(day, "long")), _with_weekday(day, _date_in_words(day)))
+
+
+@kind("date")
+def weekday_and_day(values: Values) -> Item:
+    """Draws a weekday and a day of any year: domingo, 21 de abril -> Sunday, April 21."""
+    day = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(28 * 365))
+    return Item(_with_weekday(day, _day_in_figures(day)), _with_weekday(day, _day_in_words(day)))
+
+
+def _day_in_figures(day: datetime.date) -> Phrase:
+    return Phrase(
+        format_skeleton("MMMMd", day, locale=PT),
+        format_skeleton("MMMMd", day, locale=EN),
+        "em ",
+        "on ",
+    )
+
+
+@kind("date")
+def day_and_month(values: Values) -> Item:
+    """Draws a day of any year: primeiro de maio -> May first."""
+    day = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(366))
+    return Item(_day_in_figures(day), _day_in_words(day))
+
+
+@kind("year")
+def month_and_year(values: Values) -> Item:
+    """Draws a month of a year: em abril de 2024 -> in April 2024."""
+    value = values.own(lambda: values.random.randint(1801, 2029), str)
+    month = values.random.randint(1, 12)
+    return Item(
+        Phrase(f"em {_MONTHS[PT][month]} de {value}", f"in {_MONTHS[EN][month]} {value}"),
+        Phrase(
+            f"em {_MONTHS[PT][month]} de {portuguese(value)}",
+            f"in {_MONTHS[EN][month]} {english_year(value)}",
+        ),
+    )
+
+
+@kind("range")
+def date_range(values: Values) -> Item:
+    """Draws a range of days: de 3 a 14 de maio -> from May 3 to May 14."""
+    first = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(330))
+    last = first + datetime.timedelta(values.random.randint(1, 35))
+    source_last = format_skeleton("MMMMd", last, locale=PT)
+    target_last = format_skeleton("MMMMd", last, locale=EN)
+    target_first = format_skeleton("MMMMd", first, locale=EN)
+    same_month = first.month == last.month
+    source_first = str(first.day) if same_month else format_skeleton("MMMMd", first, locale=PT)
+    words_first, words_last = _day_in_words(first), _day_in_words(last)
+    words_source = words_first.source.split(" de ")[0] if same_month else words_first.source
+    return Item(
+        Phrase(f"de {source_first} a {source_last}", f"from {target_first} to {target_last}"),
+        Phrase(
+            f"de {words_source} a {words_last.source}",
+            f"from {words_first.target} to {words_last.target}",
+        ),
+    )
+
+
+@kind("interval")
+def date_interval(values: Values) -> Item:
+    """Draws a range of dates as 3 – 14 de mai. de 2024 -> May 3 – 14, 2024."""
+    first = values.date()
+    last = first + datetime.timedelta(values.random.randint(1, 35))
+    return Item(
+        Phrase(
+            _plain_spaces(format_interval(first, last, "yMMMd", locale=PT)),
+            _plain_spaces(format_interval(first, last, "yMMMd", locale=EN)),
+        )
+    )
+
+
+@kind("time")
+def time(values: Values) -> Item:
+    """Draws a time of day: 14:35 -> 2:35 PM; duas e meia da tarde -> half past two in the ..."""
+    hour = values.random.randrange(24)
+    minute = values.random.choice(
+        (5 * values.random.randrange(12), values.random.choice((0, 15, 30, 45)), None)
+    )
+    if minute is None:
+        minute = values.random.randrange(60)
+    moment = datetime.time(hour, minute)
+    figures = Phrase(
+        _plain_spaces(format_time(moment, "short", locale=PT)),
+        _plain_spaces(format_time(moment, "short", locale=EN)),
+        "à " if hour == 1 else "às ",
+        "at ",
+    )
+    return Item(figures, _time_in_words(hour, minute))
+
+
+def _time_in_words(hour: int, minute: int) -> Phrase:
+    """Reads a time as one says it: past the hour up to the half, and to the next one after it."""
+    to_next_hour = minute > 30 and minute % 5 == 0
+    named = (hour + 1) % 24 if to_next_hour else hour
+    if named in (0, 12):
+        source, target = ("meio-dia", "noon") if named else ("meia-noite", "midnight")
+        source_part = target_part = ""
+        preposition, article = ("ao ", "o ") if named else ("à ", "a ")
+    else:
+        source, target = portuguese(named % 12, feminine=True), english(named % 12)
+        source_part, target_part = _part_of_day(named)
+        preposition, article = ("à ", "a ") if named % 12 == 1 else ("às ", "as ")
+
+    if to_next_hour:
+        left = 60 - minute
+        source = f"{portuguese(left)} para {article}{source}"
+        target = f"{'a quarter' if left == 15 else english(left)} to {target}"
+        preposition = "às "
+    elif minute == 30:
+        source, target = f"{source} e meia", f"half past {target}"
+    elif minute == 15:
+        source, target = f"{source} e quinze", f"a quarter past {target}"
+    elif minute and (minute % 5 == 0 or not source_part):
+        minutes = "" if minute % 5 == 0 else " minute" if minute == 1 else " minutes"
+        source = f"{source} e {portuguese(minute)}"
+        target = f"{english(minute)}{minutes} past {target}"
+    elif minute:
+        oh = "oh " if minute < 10 else ""
+        source, target = f"{source} e {portuguese(minute)}", f"{target} {oh}{english(minute)}"
+    elif source_part:
+        source, target = f"{source} hora{'' if source == 'uma' else 's'}", f"{target} o'clock"
+    return Phrase(source + source_part, target + target_part, preposition, "at ")
+
+
+def _part_of_day(hour: int) -> tuple[str, str]:
+    if hour < 12:
+        return (" da madrugada" if hour < 6 else " da manhã"), " in the morning"
+    if hour < 18:
+        return " da tarde", " in the afternoon"
+    return " da noite", (" in the evening" if hour < 21 else " at night")
+
+
+def _plain_spaces(text: str) -> str:
+    """Replaces the no-break and thin spaces of CLDR, which nobody types, by ordinary ones."""
+    return re.sub(r"\s", " ", text)

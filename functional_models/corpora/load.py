@@ -1,0 +1,249 @@
+"""One entry for each sort of corpus: embedded, from local files, or from TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..files import StrPath, read_pairs, read_text
+from .corpus import Pair, ParallelCorpus, TextCorpus
+from .docstrings import python_docstrings
+from .portuguese_english import portuguese_english
+
+__all__ = ["load_parallel_corpus", "load_text_corpus", "parallel_corpus", "text_corpus"]
+
+EMBEDDED = "embedded"
+TFDS = "tfds:"
+
+ParallelFiles = StrPath | Sequence[StrPath]
+
+
+def load_text_corpus(
+    source: StrPath | Sequence[StrPath] = EMBEDDED, *, validation_fraction: float = 0.1
+) -> TextCorpus:
+    """Loads text for language modelling.
+
+    Args:
+        source: `"embedded"` (the docstrings of Python's standard library), the path of a text file
+            or of several, or `"tfds:NAME"`, a data set of TensorFlow Datasets.
+        validation_fraction: share held out from training where the source has no validation split.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is empty or not UTF-8, or the data set is unknown or has no text.
+        ImportError: `tfds:` without the extra `datasets`.
+    """
+    if source == EMBEDDED:
+        return python_docstrings(validation_fraction)
+    if isinstance(source, str) and source.startswith(TFDS):
+        return _tfds_text(source.removeprefix(TFDS), validation_fraction)
+    return text_corpus(source, validation_fraction=validation_fraction)
+
+
+def load_parallel_corpus(
+    source: ParallelFiles = EMBEDDED,
+    *,
+    validation: ParallelFiles | None = None,
+    test: ParallelFiles | None = None,
+    held_out_fraction: float = 0.05,
+) -> ParallelCorpus:
+    """Loads pairs for translation.
+
+    Args:
+        source: `"embedded"` (Portuguese -> English numbers, dates and times), the path of a `.tsv`
+            file, the paths of two aligned files, or `"tfds:NAME"`.
+        validation, test: further files; `parallel_corpus` says what happens without them.
+        held_out_fraction: share held out from the training pairs where there are no such files.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: bad files as in `files.read_pairs`; `validation` or `test` given for a corpus
+            that brings its own; the data set is unknown or not parallel.
+        ImportError: `tfds:` without the extra `datasets`.
+    """
+    by_name = source == EMBEDDED or (isinstance(source, str) and source.startswith(TFDS))
+    if not by_name:
+        return parallel_corpus(
+            source, validation=validation, test=test, held_out_fraction=held_out_fraction
+        )
+    if validation is not None or test is not None:
+        raise ValueError(
+            f"{source!r} brings its own validation and test pairs; leave validation and test out, "
+            "or give files for the training pairs too"
+        )
+    if source == EMBEDDED:
+        return portuguese_english()
+    return _tfds_parallel(str(source).removeprefix(TFDS), held_out_fraction)
+
+
+def text_corpus(
+    paths: StrPath | Sequence[StrPath], *, validation_fraction: float = 0.1
+) -> TextCorpus:
+    """Reads text files, plain or `.gz`; the end of each file is held out for validation.
+
+    As in nanoGPT, a text of n characters is cut at `int(n * (1 - validation_fraction))`, so that
+    the validation text is a contiguous one that comes after all of the training text.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: no file; an empty one or one that is not UTF-8; a fraction out of range.
+    """
+    _check_fraction("validation_fraction", validation_fraction)
+    files = [Path(path) for path in _as_sequence(paths)]
+    if not files:
+        raise ValueError("expected at least one text file, got none")
+    train, validation = [], []
+    for path in files:
+        text = read_text(path)
+        cut = int(len(text) * (1 - validation_fraction))
+        train.append(text[:cut])
+        validation.append(text[cut:])
+    name = ", ".join(path.name for path in files)
+    return TextCorpus(name, _not_blank(train), _not_blank(validation))
+
+
+def parallel_corpus(
+    train: ParallelFiles,
+    *,
+    validation: ParallelFiles | None = None,
+    test: ParallelFiles | None = None,
+    held_out_fraction: float = 0.05,
+) -> ParallelCorpus:
+    """Reads pairs from local files: one `.tsv`, or two aligned ones; each plain or `.gz`.
+
+    Where `validation` is left out, a share of the training pairs is held out, and the same for
+    `test` if both are left out; with `validation` given and `test` left out there are no test
+    pairs. A hash of the source decides which pairs are held out, so that a source that occurs twice
+    is never in two splits.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: bad files as in `files.read_pairs`; too few distinct sources to split.
+    """
+    _check_fraction("held_out_fraction", held_out_fraction)
+    pairs = _read_parallel(train)
+    held_out: list[list[Pair]] = [
+        [] if files is None else _read_parallel(files) for files in (validation, test)
+    ]
+    if validation is None:
+        splits = 1 if test is not None else 2
+        pairs, *parts = _hold_out(pairs, held_out_fraction, splits)
+        held_out[:splits] = parts
+    name = " and ".join(Path(path).name for path in _as_sequence(train))
+    return ParallelCorpus(name, tuple(pairs), tuple(held_out[0]), tuple(held_out[1]))
+
+
+def _read_parallel(files: ParallelFiles) -> list[Pair]:
+    paths = _as_sequence(files)
+    if len(paths) not in (1, 2):
+        raise ValueError(
+            f"expected one .tsv file or two aligned files, got {len(paths)}: {list(paths)}"
+        )
+    return read_pairs(*paths)
+
+
+def _hold_out(pairs: list[Pair], fraction: float, splits: int) -> list[list[Pair]]:
+    """Divides pairs into a rest and so many splits, each with a fraction of the sources."""
+    if fraction == 0:
+        return [pairs, *([] for _ in range(splits))]
+    sources = sorted({source for source, _ in pairs}, key=_hash)
+    size = max(1, math.floor(len(sources) * fraction))
+    if len(sources) <= splits * size:
+        raise ValueError(
+            f"{len(sources)} distinct sources are too few to hold out {splits} x {size} of them "
+            "for validation and test; give more pairs, or held_out_fraction=0"
+        )
+    split_of = {source: min(i // size, splits) for i, source in enumerate(sources)}
+    parts: list[list[Pair]] = [[] for _ in range(splits + 1)]
+    for pair in pairs:
+        parts[split_of[pair[0]]].append(pair)
+    return [parts[-1], *parts[:-1]]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def _as_sequence(paths: StrPath | Sequence[StrPath]) -> Sequence[StrPath]:
+    return [paths] if isinstance(paths, str | os.PathLike) else paths
+
+
+def _not_blank(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in texts if text.strip())
+
+
+def _check_fraction(name: str, fraction: float) -> None:
+    if not 0 <= fraction < 0.5:
+        raise ValueError(f"{name} must be at least 0 and below 0.5, got {fraction}")
+
+
+def _tfds_builder(name: str) -> Any:
+    """Gives the prepared builder of a data set; the first time, it is downloaded."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"{TFDS}{name} needs TensorFlow Datasets: pip install 'functional-models[datasets]', "
+            "or give local files"
+        ) from error
+    try:
+        builder = tfds.builder(name)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"TensorFlow Datasets has no data set {name!r} ({str(error).splitlines()[0]}); see "
+            "https://www.tensorflow.org/datasets/catalog"
+        ) from error
+    builder.download_and_prepare()
+    return builder
+
+
+def _tfds_columns(builder: Any, split: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Gives some text columns of a split, or nothing if there is no such split."""
+    import tensorflow_datasets as tfds
+
+    if split not in builder.info.splits:
+        return []
+    examples = tfds.as_numpy(builder.as_dataset(split=split))
+    return [tuple(example[column].decode("utf-8") for column in columns) for example in examples]
+
+
+def _tfds_text(name: str, validation_fraction: float) -> TextCorpus:
+    _check_fraction("validation_fraction", validation_fraction)
+    builder = _tfds_builder(name)
+    features = list(builder.info.features)
+    if "text" not in features:
+        raise ValueError(
+            f"{TFDS}{name} has no column of the name text, but {', '.join(features)}; choose "
+            "another data set, or save its text to a file"
+        )
+    train = _not_blank([text for (text,) in _tfds_columns(builder, "train", ["text"])])
+    validation = _not_blank([text for (text,) in _tfds_columns(builder, "validation", ["text"])])
+    if not validation and len(train) == 1:  # one long text
+        cut = int(len(train[0]) * (1 - validation_fraction))
+        train, validation = (train[0][:cut],), _not_blank([train[0][cut:]])
+    elif not validation:
+        size = int(len(train) * validation_fraction)
+        train, validation = train[: len(train) - size], train[len(train) - size :]
+    return TextCorpus(name, train, validation)
+
+
+def _tfds_parallel(name: str, held_out_fraction: float) -> ParallelCorpus:
+    _check_fraction("held_out_fraction", held_out_fraction)
+    builder = _tfds_builder(name)
+    keys = builder.info.supervised_keys
+    if not keys or len(keys) != 2:
+        raise ValueError(
+            f"{TFDS}{name} is not a parallel corpus: it names no source and target column; choose "
+            "another, such as tfds:ted_hrlr_translate/pt_to_en"
+        )
+    train, validation, test = (
+        [(source, target) for source, target in _tfds_columns(builder, split, keys)]
+        for split in ("train", "validation", "test")
+    )
+    if not validation:
+        train, validation = _hold_out(train, held_out_fraction, 1)
+    return ParallelCorpus(name, tuple(train), tuple(validation), tuple(test))

@@ -1,0 +1,112 @@
+"""Loss and metrics of next-token prediction, all weighted by token.
+
+Labels are int (b, t), logits (b, t, v), weights (b, t): 1 for a token that counts and 0 for
+padding. Metrics add up tokens, not batches, so a short batch counts for what it holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class TokenCrossEntropy(keras.losses.Loss):
+    """Mean cross-entropy in nats over the tokens of a batch that have weight.
+
+    With label smoothing e, the target distribution gives 1 - e to the label and spreads e over
+    the whole vocabulary (Szegedy et al. 2016, section 7; "Attention Is All You Need", 5.4).
+    """
+
+    def __init__(
+        self, label_smoothing: float = 0.0, name: str = "token_cross_entropy", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, reduction="mean_with_sample_weight", **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the cross-entropy of each token, (b, t)."""
+        logits = ops.cast(y_pred, "float32")
+        loss = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
+        if self.label_smoothing:
+            # The mean over the vocabulary of -log p, without making a smoothed (b, t, v) target.
+            spread = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+            loss = (1 - self.label_smoothing) * loss + self.label_smoothing * spread
+        return loss
+
+    def get_config(self) -> dict[str, Any]:
+        return {"label_smoothing": self.label_smoothing, "name": self.name, "dtype": self.dtype}
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
+    """exp of the mean cross-entropy per token."""
+
+    def __init__(self, name: str = "perplexity", **kwargs: Any) -> None:
+        super().__init__(name=name, from_logits=True)
+
+    def result(self) -> Tensor:
+        """Return the perplexity of all tokens since the last reset."""
+        return ops.exp(super().result())
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class ExactMatch(keras.metrics.Metric):
+    """Share of sequences in which every token that counts has the highest logit.
+
+    Under teacher forcing this is exactly the share of sequences that greedy decoding gets right:
+    as long as it has made no mistake, greedy decoding has seen the reference itself. Rows without
+    any weight do not count.
+    """
+
+    def __init__(self, name: str = "exact_match", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.right = self.add_variable((), "zeros", name="right")
+        self.rows = self.add_variable((), "zeros", name="rows")
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
+        """Add the rows of one batch."""
+        counts = ops.ones_like(y_true) if sample_weight is None else sample_weight
+        counts = ops.not_equal(counts, 0)
+        best = ops.cast(ops.argmax(y_pred, axis=-1), y_true.dtype)
+        wrong = ops.logical_and(counts, ops.not_equal(best, y_true))
+        rows = ops.any(counts, axis=-1)
+        right = ops.logical_and(rows, ops.logical_not(ops.any(wrong, axis=-1)))
+        self.right.assign_add(ops.sum(ops.cast(right, self.dtype)))
+        self.rows.assign_add(ops.sum(ops.cast(rows, self.dtype)))
+
+    def result(self) -> Tensor:
+        """Return the share of rows that are right, in [0, 1]."""
+        return self.right / ops.maximum(self.rows, 1)
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class TokenCount(keras.metrics.Metric):
+    """How many tokens counted since the last reset."""
+
+    def __init__(self, name: str = "tokens", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_variable((), "zeros", name="total")
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
+        """Add the tokens of one batch."""
+        counts = ops.ones_like(y_true) if sample_weight is None else sample_weight
+        self.total.assign_add(ops.sum(ops.cast(ops.not_equal(counts, 0), self.dtype)))
+
+    def result(self) -> Tensor:
+        """Return the number of tokens."""
+        return ops.convert_to_tensor(self.total)
+
+
+def token_metrics(*, exact_match: bool = False) -> list[keras.metrics.Metric]:
+    """Return new metrics for `weighted_metrics`: cross_entropy, token_accuracy, tokens, ..."""
+    metrics = [
+        keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True),
+        keras.metrics.SparseCategoricalAccuracy(name="token_accuracy"),
+        TokenCount(),
+    ]
+    return [*metrics, ExactMatch()] if exact_match else metrics

@@ -1,0 +1,516 @@
+"""keras-nlp tokenizers behind one interface, with the padding, start and end ids that models need.
+
+Four kinds can be trained on any text, and are saved as a folder of plain files:
+
+| kind | ids | gives back the text exactly |
+| --- | --- | --- |
+| `byte` | the 256 bytes of UTF-8 | yes |
+| `byte_pair` | bytes, and merges of frequent neighbours (GPT-2) | yes |
+| `sentence_piece` | pieces of a unigram model, bytes of rare characters | yes, but U+2581 as a space |
+| `word_piece` | words and parts of words (BERT) | no: spaces are normalised, the unknown is lost |
+
+Everything runs on keras-nlp's pure Python path, so that no tokenizer needs TensorFlow, except for
+training `word_piece`, which keras-nlp does with TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import write_whole
+
+__all__ = ["TOKENIZER_KINDS", "Tokenizer", "as_tokenizer", "load_tokenizer", "train_tokenizer"]
+
+TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
+DEFAULT_VOCABULARY_SIZE = 8000
+
+MANIFEST = "tokenizer.json"
+FORMAT = 1
+
+# keras-nlp gives bytes 256 ids and reads id 0 as padding. ASCII has control characters that mean
+# "start of text" and "end of text"; plain text contains none of the three.
+BYTE_PAD, BYTE_START, BYTE_END = 0, 2, 3
+_BYTE_RESERVED = re.compile("[\x00\x02\x03]")
+
+PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
+
+# keras-nlp's byte-pair tokenizer splits text like this (Llama 3) before it applies merges. A merge
+# across such a border could never be used, so training has to split in the same way.
+_BYTE_PAIR_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A keras-nlp tokenizer and its special ids.
+
+    Attributes:
+        keras_tokenizer: the `keras_hub.tokenizers.Tokenizer` that does the work.
+        kind: one of `TOKENIZER_KINDS`.
+        vocabulary_size: number of ids; each id is in `range(vocabulary_size)`.
+        pad_id: fills up batches; 0 for every tokenizer that is trained here.
+        start_id: comes before the first token of a target.
+        end_id: comes after the last token.
+        lowercase: whether text is lowercased before it is encoded.
+    """
+
+    keras_tokenizer: Any
+    kind: str
+    vocabulary_size: int
+    pad_id: int
+    start_id: int
+    end_id: int
+    lowercase: bool = False
+
+    def encode(
+        self, texts: Sequence[str], *, start: bool = False, end: bool = False
+    ) -> list[np.ndarray]:
+        """Gives the token ids of every text, without padding.
+
+        Args:
+            texts: the texts; all are encoded in one call, which is much faster than one by one.
+            start: put `start_id` before the ids of each text.
+            end: put `end_id` after them.
+
+        Returns:
+            For each text an int32 array of shape (t,), t being the text's own number of tokens.
+
+        Raises:
+            ValueError: a text is no string, has a lone surrogate or, for `byte`, one of the
+                characters U+0000, U+0002 and U+0003, which stand for padding, start and end.
+        """
+        texts = _checked_texts(texts)
+        if self.kind == "byte":
+            _refuse_reserved_bytes(texts)
+        if not texts:
+            return []
+        if self.lowercase:
+            texts = [text.lower() for text in texts]
+        before = [self.start_id] if start else []
+        after = [self.end_id] if end else []
+        sequences = self.keras_tokenizer.tokenize(texts)
+        return [np.array([*before, *ids, *after], dtype=np.int32) for ids in sequences]
+
+    def decode(self, sequences: Iterable[Sequence[int] | np.ndarray]) -> list[str]:
+        """Gives the text of every sequence of ids.
+
+        Padding and start ids are dropped, and the first end id with everything after it. Bytes that
+        are not UTF-8 (a model can produce any bytes) become U+FFFD, the replacement character.
+
+        Args:
+            sequences: sequences of ids, or one integer array of shape (b, t).
+
+        Raises:
+            ValueError: an id is outside the vocabulary, or is no integer.
+        """
+        content = [self._content(ids) for ids in sequences]
+        return list(self.keras_tokenizer.detokenize(content)) if content else []
+
+    def _content(self, sequence: Sequence[int] | np.ndarray) -> list[int]:
+        """Checks ids, and leaves out those that stand for no text."""
+        ids = np.asarray(sequence)
+        if ids.size == 0:
+            return []
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(
+                f"decode takes a list of sequences of integer ids; one of them has shape "
+                f"{ids.shape} and type {ids.dtype}: for a single sequence write decode([ids])"
+            )
+        outside = ids[(ids < 0) | (ids >= self.vocabulary_size)]
+        if outside.size:
+            raise ValueError(
+                f"token id {outside[0]} is outside the vocabulary of this {self.kind} tokenizer; "
+                f"ids are 0 to {self.vocabulary_size - 1}: is this the model's own tokenizer?"
+            )
+        # The start goes first: in GPT-2's vocabulary one id is both the start and the end.
+        while ids.size and ids[0] == self.start_id:
+            ids = ids[1:]
+        ends = np.flatnonzero(ids == self.end_id)
+        if ends.size:
+            ids = ids[: ends[0]]
+        return ids[(ids != self.pad_id) & (ids != self.start_id)].tolist()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Saves the tokenizer: the vocabulary as keras-nlp's own files, and `tokenizer.json`.
+
+        Each file is written whole or not at all, the manifest last. It has the checksums of the
+        others, so that a half-written folder is noticed when it is loaded.
+
+        Raises:
+            ValueError: the tokenizer is of a class that is not in `keras_hub.tokenizers`.
+        """
+        import keras_hub
+
+        keras_tokenizer = self.keras_tokenizer
+        class_name = type(keras_tokenizer).__name__
+        if getattr(keras_hub.tokenizers, class_name, None) is not type(keras_tokenizer):
+            raise ValueError(
+                f"a tokenizer of class {class_name} cannot be saved: only the classes of "
+                "keras_hub.tokenizers can be found again when it is loaded"
+            )
+        config = keras_tokenizer.get_config()
+        for transient in ("name", "trainable", "dtype", "config_file"):
+            config.pop(transient, None)
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        assets = _assets(keras_tokenizer)
+        manifest = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "vocabulary_size": self.vocabulary_size,
+            "pad_id": self.pad_id,
+            "start_id": self.start_id,
+            "end_id": self.end_id,
+            "lowercase": self.lowercase,
+            "class": class_name,
+            "config": config,
+            "assets": {name: hashlib.sha256(data).hexdigest() for name, data in assets.items()},
+        }
+        for name, data in assets.items():
+            write_whole(folder / name, data)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def _assets(keras_tokenizer: Any) -> dict[str, bytes]:
+    """Gives the vocabulary of a keras-nlp tokenizer as files, name -> content."""
+    if not keras_tokenizer.file_assets:
+        return {}
+    with tempfile.TemporaryDirectory() as scratch:
+        keras_tokenizer.save_assets(scratch)
+        return {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir())}
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """Loads a tokenizer that `Tokenizer.save` wrote.
+
+    Raises:
+        FileNotFoundError: the folder, its `tokenizer.json` or one of its files is missing.
+        ValueError: `tokenizer.json` is damaged or of a newer format, or a file was changed.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no tokenizer in {folder}: {MANIFEST} is missing"
+            f"{'' if folder.is_dir() else ' (and so is the folder)'}; give a folder that "
+            "Tokenizer.save wrote, or train a tokenizer anew"
+        )
+    try:
+        manifest = json.loads(path.read_bytes())
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); save the tokenizer again") from error
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} has format {version!r} and this version reads format {FORMAT}; update "
+            "functional-models, or save the tokenizer again with this version"
+        )
+    try:
+        for name, checksum in manifest["assets"].items():
+            asset = folder / name
+            if not asset.is_file():
+                raise FileNotFoundError(
+                    f"the tokenizer in {folder} is incomplete: {name} is missing; copy the whole "
+                    "folder, or save the tokenizer again"
+                )
+            if hashlib.sha256(asset.read_bytes()).hexdigest() != checksum:
+                raise ValueError(
+                    f"{asset} is not the file that {MANIFEST} was written for; copy the whole "
+                    "folder, or save the tokenizer again"
+                )
+        return _tokenizer_from_manifest(manifest, folder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); save the tokenizer again") from error
+
+
+def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenizer:
+    import keras_hub
+
+    # Looked up in one namespace, so that a manifest cannot name any class of any module.
+    cls = getattr(keras_hub.tokenizers, manifest["class"])
+    keras_tokenizer = cls(**manifest["config"])
+    if manifest["assets"]:
+        keras_tokenizer.load_assets(str(folder))
+    fields = ("kind", "vocabulary_size", "pad_id", "start_id", "end_id", "lowercase")
+    return Tokenizer(keras_tokenizer, **{field: manifest[field] for field in fields})
+
+
+def train_tokenizer(
+    kind: str,
+    texts: Iterable[str],
+    vocabulary_size: int | None = None,
+    *,
+    lowercase: bool = False,
+) -> Tokenizer:
+    """Trains a tokenizer on text. The same text gives the same tokenizer.
+
+    Args:
+        kind: one of `TOKENIZER_KINDS`.
+        texts: the training text, in documents, sentences or lines.
+        vocabulary_size: the most ids that there may be, the special ones included; text that
+            supports fewer gives fewer, see `Tokenizer.vocabulary_size`. Default 8000. A `byte`
+            tokenizer always has 256.
+        lowercase: lowercase all text, also when encoding.
+
+    Raises:
+        ValueError: unknown kind; no text; a vocabulary too small for the text's characters.
+        ImportError: `word_piece` without TensorFlow.
+    """
+    if kind not in TOKENIZER_KINDS:
+        raise ValueError(f"unknown tokenizer kind {kind!r}; allowed: {', '.join(TOKENIZER_KINDS)}")
+    if kind == "byte":
+        return _byte_tokenizer(vocabulary_size, lowercase)
+    if vocabulary_size is None:
+        vocabulary_size = DEFAULT_VOCABULARY_SIZE
+    elif vocabulary_size < 1:
+        raise ValueError(f"vocabulary_size must be positive, got {vocabulary_size}")
+    texts = _checked_texts(texts)
+    if lowercase:
+        texts = [text.lower() for text in texts]
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise ValueError(
+            f"there is no text to train a {kind} tokenizer on; give some that is not blank"
+        )
+    train = {
+        "word_piece": _train_word_piece,
+        "sentence_piece": _train_sentence_piece,
+        "byte_pair": _train_byte_pair,
+    }[kind]
+    keras_tokenizer, (pad_id, start_id, end_id) = train(texts, vocabulary_size)
+    return Tokenizer(
+        keras_tokenizer,
+        kind,
+        int(keras_tokenizer.vocabulary_size()),
+        pad_id,
+        start_id,
+        end_id,
+        lowercase,
+    )
+
+
+def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
+    import keras_hub
+
+    if vocabulary_size not in (None, 256):
+        raise ValueError(
+            f"a byte tokenizer has 256 ids, got vocabulary_size={vocabulary_size}; leave it out"
+        )
+    # keras-nlp's own lowercasing is a case folding that also removes characters.
+    keras_tokenizer = keras_hub.tokenizers.ByteTokenizer(lowercase=False)
+    return Tokenizer(keras_tokenizer, "byte", 256, BYTE_PAD, BYTE_START, BYTE_END, lowercase)
+
+
+def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple[int, int, int]]:
+    import keras_hub
+
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(
+            "keras-nlp trains word_piece vocabularies with TensorFlow: pip install tensorflow "
+            "tensorflow-text, or choose another kind: byte, sentence_piece, byte_pair"
+        ) from error
+
+    reserved = [PAD, START, END, UNKNOWN]
+    characters = {character for text in texts for character in text if not character.isspace()}
+    # keras-nlp keeps each character both as the start of a word and ("##a") as a later part of one,
+    # of at most the 1,000 most frequent, and silently cuts off what does not fit.
+    smallest = len(reserved) + 2 * min(len(characters), 1000)
+    if vocabulary_size < smallest:
+        raise _too_small("word_piece", vocabulary_size, smallest)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # it can stall the end of a pass by seconds
+    vocabulary = keras_hub.tokenizers.compute_word_piece_vocabulary(
+        tf.data.Dataset.from_tensor_slices(texts).batch(256).with_options(options),
+        vocabulary_size,
+        reserved_tokens=reserved,
+    )
+    tokenizer = keras_hub.tokenizers.WordPieceTokenizer(vocabulary, oov_token=UNKNOWN)
+    return tokenizer, (0, 1, 2)
+
+
+def _train_sentence_piece(
+    texts: list[str], vocabulary_size: int
+) -> tuple[Any, tuple[int, int, int]]:
+    import keras_hub
+    import sentencepiece
+
+    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocabulary_size,
+            hard_vocab_limit=False,  # text that supports fewer pieces gives fewer
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            # Nothing is normalised, and rare characters are spelt in bytes, so that text
+            # comes back as it went in.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            byte_fallback=True,
+            max_sentence_length=1 << 24,
+            num_threads=1,  # the result must not depend on the machine
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        required = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
+        if required is None:
+            raise ValueError(f"sentencepiece could not train on this text: {error}") from error
+        raise _too_small("sentence_piece", vocabulary_size, int(required[1])) from error
+    tokenizer = keras_hub.tokenizers.SentencePieceTokenizer(proto=model.getvalue())
+    return tokenizer, (0, 2, 3)
+
+
+def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple[int, int, int]]:
+    import keras_hub
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    special = [PAD, START, END]
+    if vocabulary_size < len(special) + 256:
+        raise _too_small("byte_pair", vocabulary_size, len(special) + 256)
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_BYTE_PAIR_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        min_frequency=2,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    model = json.loads(trained.to_str())["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
+    # The special tokens are deliberately not given as `unsplittable_tokens`: a text that happens to
+    # spell "[END]" is text, and must come back as it is.
+    tokenizer = keras_hub.tokenizers.BytePairTokenizer(vocabulary, merges)
+    return tokenizer, (vocabulary[PAD], vocabulary[START], vocabulary[END])
+
+
+def _too_small(kind: str, given: int, smallest: int) -> ValueError:
+    return ValueError(
+        f"vocabulary_size={given} is too small for a {kind} tokenizer of this text; it takes at "
+        f"least {smallest} (the special ids and every single character or byte)"
+    )
+
+
+def as_tokenizer(tokenizer: Any) -> Tokenizer:
+    """Gives a `Tokenizer` as it is, and wraps one of keras-nlp with the special ids it names.
+
+    A vocabulary without a padding token (GPT-2, Llama) is padded with its end token; one without a
+    start token starts with its end token, as GPT-2 does.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: it has no end token, pads or truncates, or adds special ids by itself.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    import keras_hub
+
+    classes = {
+        "byte": keras_hub.tokenizers.ByteTokenizer,
+        "word_piece": keras_hub.tokenizers.WordPieceTokenizer,
+        "sentence_piece": keras_hub.tokenizers.SentencePieceTokenizer,
+        "byte_pair": keras_hub.tokenizers.BytePairTokenizer,
+    }
+    kind = next((kind for kind, cls in classes.items() if isinstance(tokenizer, cls)), None)
+    if kind is None:
+        raise TypeError(
+            f"expected a functional_models Tokenizer or a keras-nlp tokenizer "
+            f"({', '.join(cls.__name__ for cls in classes.values())}), got "
+            f"{type(tokenizer).__name__}"
+        )
+    name = type(tokenizer).__name__
+    for setting in ("sequence_length", "add_bos", "add_eos"):
+        if getattr(tokenizer, setting, None):
+            raise ValueError(
+                f"{name}({setting}={getattr(tokenizer, setting)!r}): padding, start and end are "
+                f"added where batches are made; make the tokenizer without {setting}"
+            )
+    ids = (BYTE_PAD, BYTE_START, BYTE_END) if kind == "byte" else _special_ids(tokenizer)
+    return Tokenizer(tokenizer, kind, int(tokenizer.vocabulary_size()), *ids)
+
+
+def _special_ids(tokenizer: Any) -> tuple[int, int, int]:
+    """Finds the ids (pad, start, end) that a keras-nlp tokenizer or its vocabulary names."""
+    vocabulary = set(tokenizer.get_vocabulary())
+
+    def find(attribute: str, names: Sequence[str]) -> int | None:
+        # `GPT2Tokenizer.pad_token_id` is 0, which is the token "!": only an id whose token is named
+        # too is one that stands for no text.
+        value = getattr(tokenizer, f"{attribute}_id", None)
+        if value is not None and getattr(tokenizer, attribute, None) is not None:
+            return int(value)
+        for name in names:
+            if name in vocabulary:
+                return int(tokenizer.token_to_id(name))
+        return None
+
+    end = find("end_token", (END, "[SEP]", "</s>", "<eos>", "<|endoftext|>"))
+    if end is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no end token: neither an attribute end_token nor one "
+            f"of {END}, [SEP], </s>, <eos>, <|endoftext|> in its vocabulary; add one, or train a "
+            "tokenizer with train_tokenizer"
+        )
+    start = find("start_token", (START, "[CLS]", "<s>", "<bos>", "<|startoftext|>"))
+    pad = find("pad_token", (PAD, "<pad>", "<|pad|>"))
+    return (end if pad is None else pad), (end if start is None else start), end
+
+
+def _checked_texts(texts: Iterable[str]) -> list[str]:
+    """Gives the texts as a list of strings that UTF-8 can hold, or raises a ValueError."""
+    if isinstance(texts, str | bytes):
+        raise ValueError("expected a list of texts, got a single one; write [text]")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} is of type {type(text).__name__}, expected str")
+        if text.isascii():
+            continue
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text {number} has half of a surrogate pair, U+{ord(text[error.start]):04X}, at "
+                f"character {error.start}, which UTF-8 cannot hold; replace it"
+            ) from error
+    return texts
+
+
+def _refuse_reserved_bytes(texts: Sequence[str]) -> None:
+    for number, text in enumerate(texts):
+        found = _BYTE_RESERVED.search(text)
+        if found:
+            raise ValueError(
+                f"text {number} has the control character U+{ord(found[0]):04X} at character "
+                f"{found.start()}, which a byte tokenizer uses for padding (U+0000), start "
+                "(U+0002) or end (U+0003); remove it, or use a byte_pair tokenizer"
+            )

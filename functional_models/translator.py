@@ -1,0 +1,212 @@
+"""`Translator`: an encoder-decoder model that trains on sentence pairs and translates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+import builders
+from functional_models.batches import PairBatches
+from functional_models.corpora import ParallelCorpus
+from functional_models.generation import Generator, make_sampler
+from functional_models.text_model import TextModel, make_recipe
+from functional_models.tokenizers import as_tokenizer
+
+Pairs = Sequence[tuple[str, str]]
+
+
+class Translator(TextModel):
+    """A translation model: source text in, target text out.
+
+    Args:
+        spec: of kind `encoder_decoder`; or the name of a variant, which then gets the
+            vocabularies of the tokenizers.
+        source_tokenizer: one of ours or of keras-nlp's.
+        target_tokenizer: the same; `None`: one for both.
+
+    Raises:
+        ValueError: another kind, fewer ids in the spec than a tokenizer has, or tokenizers whose
+            padding is not the spec's.
+    """
+
+    kind = "encoder_decoder"
+    target_role = "target_tokenizer"
+
+    def __init__(
+        self,
+        spec: builders.TransformerSpec | str,
+        source_tokenizer: Any,
+        target_tokenizer: Any = None,
+    ) -> None:
+        source = as_tokenizer(source_tokenizer)
+        target = source if target_tokenizer is None else as_tokenizer(target_tokenizer)
+        super().__init__(spec, {"source_tokenizer": source, "target_tokenizer": target})
+        self._ready()
+
+    def _ready(self) -> None:
+        self.source_tokenizer = self.tokenizers["source_tokenizer"]
+        self.target_tokenizer = self.tokenizers["target_tokenizer"]
+        for role, tokenizer in self.tokenizers.items():
+            if tokenizer.pad_id != self.spec.pad_token_id:
+                raise ValueError(
+                    f"pad_token_id={self.spec.pad_token_id}: the {role} pads with "
+                    f"{tokenizer.pad_id}; use spec.replace(pad_token_id={tokenizer.pad_id})"
+                )
+        self._generate = Generator(
+            self.model,
+            max_length=self.spec.max_sequence_length,
+            end_id=self.target_tokenizer.end_id,
+        )
+
+    def _vocabulary_fields(self) -> dict[str, tuple[str, int]]:
+        source = self.tokenizers["source_tokenizer"].vocabulary_size
+        return {
+            **super()._vocabulary_fields(),
+            "source_vocabulary_size": ("source_tokenizer", source),
+        }
+
+    def fit(
+        self,
+        data: ParallelCorpus | Pairs,
+        validation: Pairs | None = None,
+        *,
+        recipe: Any = None,
+        folder: str | Path | None = None,
+        sample_sources: Sequence[str] = (),
+        progress: bool = True,
+        callbacks: tuple[Any, ...] = (),
+        **changes: Any,
+    ) -> list[dict[str, float]]:
+        """Train on sentence pairs, bucketed by length, by `model.fit`.
+
+        Args:
+            data: a corpus, or (source, target) pairs.
+            validation: pairs; taken from the corpus where `data` is one.
+            recipe: a `Recipe`; `changes` are made to it (`steps=500`, ...).
+            folder: gets the best model, and a checkpoint at every report. A run that was
+                interrupted goes on exactly where its last checkpoint was.
+            sample_sources: sentences to translate at every report.
+            progress: show a bar and a line per report.
+            callbacks: more Keras callbacks.
+
+        Returns:
+            Rows of the reports; see `training.train`.
+
+        Raises:
+            ValueError: no pairs, a sentence that is empty or longer than the model takes, or a
+                folder with another run.
+        """
+        recipe = make_recipe(recipe, changes)
+        if isinstance(data, ParallelCorpus):
+            validation = data.validation if validation is None else validation
+            data = data.train
+        sample = None
+        if sample_sources:
+
+            def sample() -> str:
+                texts = self.translate(sample_sources)
+                rows = zip(sample_sources, texts, strict=True)
+                return "\n".join(f"    {source} -> {target}" for source, target in rows)
+
+        return self._train(
+            self._batches(data, recipe.batch_size, recipe.seed),
+            recipe,
+            folder,
+            validation=validation and self._batches(validation, recipe.batch_size, recipe.seed),
+            exact_match=True,
+            sample=sample,
+            progress=progress,
+            callbacks=callbacks,
+        )
+
+    def evaluate(self, pairs: Pairs, *, batch_size: int = 64) -> dict[str, float]:
+        """Return loss (nats per token), perplexity, token_accuracy, tokens and exact_match.
+
+        exact_match is the share of pairs that greedy decoding gets right to the last token.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        from functional_models.training import evaluate
+
+        return evaluate(self.model, self._batches(pairs, batch_size, 0), exact_match=True)
+
+    def _batches(self, pairs: Pairs, batch_size: int, seed: int) -> PairBatches:
+        sources = self.source_tokenizer.encode([source for source, _ in pairs])
+        targets = self.target_tokenizer.encode(
+            [target for _, target in pairs], start=True, end=True
+        )
+        self._check_lengths([len(ids) for ids in sources], "source")
+        self._check_lengths([len(ids) - 1 for ids in targets], "target")
+        return PairBatches(
+            list(zip(sources, targets, strict=True)),
+            pad_id=self.target_tokenizer.pad_id,
+            batch_size=batch_size,
+            seed=seed,
+        )
+
+    def _check_lengths(self, lengths: list[int], what: str) -> None:
+        longest = self.spec.max_sequence_length
+        too_long = [i for i, length in enumerate(lengths) if length > longest]
+        if too_long:
+            raise ValueError(
+                f"{len(too_long)} {what} sentences have more than {longest} tokens, the "
+                f"max_sequence_length of the model (the first is number {too_long[0] + 1}, the "
+                f"longest has {max(lengths)}); remove them, or give a larger max_sequence_length"
+            )
+
+    @overload
+    def translate(self, source: str, sampler: Any = ..., **options: Any) -> str: ...
+    @overload
+    def translate(self, source: Sequence[str], sampler: Any = ..., **options: Any) -> list[str]: ...
+    def translate(
+        self,
+        source: str | Sequence[str],
+        sampler: Any = "greedy",
+        *,
+        max_new_tokens: int | None = None,
+        batch_size: int = 64,
+        **sampler_options: Any,
+    ) -> str | list[str]:
+        """Translate a sentence, or each of several.
+
+        Args:
+            source: one sentence or several.
+            sampler: `greedy`, `top_k`, `top_p`, `random`, `beam`, or a keras-nlp sampler.
+            max_new_tokens: the most tokens of a translation; `None`: one and a half times those
+                of the longest source and 16 more, as far as the model goes.
+            batch_size: sentences at a time.
+            sampler_options: `temperature`, `k`, `p`, `num_beams`, `seed`; see `make_sampler`.
+
+        Raises:
+            ValueError: a source that is empty or longer than the model takes, or an unknown
+                sampler.
+        """
+        sources = [source] if isinstance(source, str) else list(source)
+        if not sources:
+            return []
+        encoded = self.source_tokenizer.encode(sources)
+        for number, ids in enumerate(encoded):
+            if not len(ids):
+                raise ValueError(f"source sentence {number + 1} is empty; give some text")
+        self._check_lengths([len(ids) for ids in encoded], "source")
+        room = self.spec.max_sequence_length - 1  # one is the start token
+        if max_new_tokens is not None and not 1 <= max_new_tokens <= room:
+            raise ValueError(f"max_new_tokens={max_new_tokens}: must be 1 to {room}")
+        chosen = make_sampler(sampler, **sampler_options)
+        texts: list[str] = []
+        for first in range(0, len(encoded), batch_size):
+            rows = encoded[first : first + batch_size]
+            longest = max(len(ids) for ids in rows)
+            wanted = max_new_tokens or min(room, longest + longest // 2 + 16)
+            width = min(-(-longest // 16) * 16, self.spec.max_sequence_length)
+            padded = np.full((len(rows), width), self.source_tokenizer.pad_id, "int32")
+            for row, ids in enumerate(rows):
+                padded[row, : len(ids)] = ids
+            starts = [np.array([self.target_tokenizer.start_id], "int32")] * len(rows)
+            found = self._generate(starts, chosen, max_new_tokens=wanted, source=padded)
+            texts += self.target_tokenizer.decode(found)
+        return texts[0] if isinstance(source, str) else texts

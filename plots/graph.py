@@ -1,0 +1,195 @@
+"""A model as a plain, frozen graph of calls: what everything else in this package works on.
+
+A node is one *call* of a layer or operation, not the layer: a layer called three times is three
+nodes that name the same `layer` and so share one set of weights. An edge is one tensor handed to
+one argument, so `attention(x, x, x)` has three edges. Nothing here knows Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+Shape = tuple[int | None, ...]
+"""Sizes of a tensor's axes; `None` for an axis whose size is free."""
+
+Kind = Literal["input", "layer", "operation", "model"]
+"""What is called: an entry of the graph, a layer, a bare operation, or a model kept closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Shape and dtype of a tensor that a call gives out."""
+
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """An argument that is not a tensor of the graph, such as the 2 in `x * 2`.
+
+    `value` is a plain Python value; it is None for an array, of which only the shape and dtype are
+    kept.
+    """
+
+    port: str
+    value: Any = field(hash=False)
+    shape: Shape | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One call of a layer, operation or closed model.
+
+    Attributes:
+        id: Unique in the graph and the same in every process that builds the same model.
+        name: Name of the layer or operation, as the model has it. Not compared: a name that Keras
+            counted up, such as "add_7", depends on what else was built in the same process.
+        kind: See `Kind`.
+        class_name: Class of what is called, such as "EinsumDense".
+        bases: Names of the classes it derives from, nearest first, without "Layer" and above.
+        namespace: The dotted name without its last part ("decoder.block_3.self_attention").
+        layer: Id of the first call of the same layer: equal for all calls that share weights.
+        outputs: What the call gives out, flattened.
+        parameters: Number of weights of the layer (of the layer, so equal for all of its calls).
+        trainable_parameters: How many of them are trained.
+        trainable: The layer's switch; None where there is none (operations, inputs).
+        config: The layer's configuration as plain, JSON-able values, without its name.
+        constants: Arguments of the call that are not tensors of the graph.
+    """
+
+    id: str
+    name: str = field(compare=False)
+    kind: Kind
+    class_name: str
+    bases: tuple[str, ...]
+    namespace: str
+    layer: str
+    outputs: tuple[Tensor, ...]
+    parameters: int
+    trainable_parameters: int
+    trainable: bool | None
+    config: Mapping[str, Any] = field(hash=False)
+    constants: tuple[Constant, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The last part of the dotted name: "query" of "decoder.block_3.self_attention.query"."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def has_own_name(self) -> bool:
+        """Whether somebody named it; False where Keras counted one up, such as "add_7"."""
+        return "#" not in self.id.rpartition(".")[2]
+
+    @property
+    def activation(self) -> str | None:
+        """Name of the activation function in the configuration, or None if there is none."""
+        activation = self.config.get("activation")
+        if isinstance(activation, Mapping):
+            inner = activation.get("config")
+            activation = inner if isinstance(inner, str) else activation.get("class_name")
+        return str(activation) if activation is not None else None
+
+    def is_a(self, class_names: frozenset[str] | set[str]) -> bool:
+        """Whether its class, or a class it derives from, is among `class_names`."""
+        return self.class_name in class_names or not class_names.isdisjoint(self.bases)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One tensor on its way from a call into one argument of another call.
+
+    Attributes:
+        source: Id of the call that gives the tensor out.
+        target: Id of the call that takes it.
+        port: Argument that takes it, such as "query", "mask", or "inputs.1" inside a list.
+        output: Which of the source's outputs it is.
+        tensor: Its shape and dtype.
+    """
+
+    source: str
+    target: str
+    port: str
+    output: int
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model: its calls in an order in which they can be computed, and the edges between them.
+
+    Attributes:
+        name: Name of the model.
+        nodes: Calls, every one after all that it takes from.
+        edges: In the order of their targets, and there of the target's arguments.
+        inputs: Ids of the model's inputs, in order.
+        outputs: (id, output) of the model's outputs, in order.
+        parameters: Number of weights, shared ones counted once.
+        trainable_parameters: How many of them are trained.
+        repeats: For a folded graph: namespace -> how many equal blocks it stands for.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[str, int], ...]
+    parameters: int
+    trainable_parameters: int
+    repeats: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Position of every id in `nodes`."""
+        return {node.id: position for position, node in enumerate(self.nodes)}
+
+    @cached_property
+    def incoming(self) -> Mapping[str, tuple[Edge, ...]]:
+        """Edges into every id, in the order of its arguments."""
+        return self._edges_by("target")
+
+    @cached_property
+    def outgoing(self) -> Mapping[str, tuple[Edge, ...]]:
+        """Edges out of every id."""
+        return self._edges_by("source")
+
+    @cached_property
+    def ties(self) -> Mapping[str, tuple[str, ...]]:
+        """Layers that are called more than once: layer -> ids of its calls."""
+        calls: dict[str, list[str]] = {}
+        for node in self.nodes:
+            calls.setdefault(node.layer, []).append(node.id)
+        return {layer: tuple(ids) for layer, ids in calls.items() if len(ids) > 1}
+
+    def node(self, node_id: str) -> Node:
+        """The call with this id.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        try:
+            return self.nodes[self.index[node_id]]
+        except KeyError:
+            raise KeyError(f"the graph {self.name!r} has no node with id {node_id!r}") from None
+
+    def ancestors(self, node_id: str) -> frozenset[str]:
+        """Ids of all calls that this one depends on, itself not among them."""
+        found: set[str] = set()
+        waiting = [edge.source for edge in self.incoming[node_id]]
+        while waiting:
+            current = waiting.pop()
+            if current not in found:
+                found.add(current)
+                waiting.extend(edge.source for edge in self.incoming[current])
+        return frozenset(found)
+
+    def _edges_by(self, end: Literal["source", "target"]) -> dict[str, tuple[Edge, ...]]:
+        by_id: dict[str, list[Edge]] = {node.id: [] for node in self.nodes}
+        for edge in self.edges:
+            by_id[getattr(edge, end)].append(edge)
+        return {node_id: tuple(edges) for node_id, edges in by_id.items()}

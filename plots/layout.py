@@ -1,0 +1,101 @@
+"""What a picture needs beyond the graph itself, decided before any of it is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plots.graph import Edge, Graph
+from plots.hierarchy import block_of_every_node
+from plots.skips import SkipPath, skip_paths, stream_edges
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a graph is to be laid out.
+
+    Attributes:
+        blocks: Node id -> dotted namespace of the box that it is drawn in.
+        stream: (source, target) pairs to be drawn as one straight line.
+        merges: Ids of the merges on the stream.
+        tags: Node id -> short name, for calls whose output is referred to by name where it is
+            used, because lines to all its users would run across the whole picture (masks).
+        below: (upper, lower) pairs: a sublayer must not begin above the point where it branches
+            off, or its box would reach up along the blocks before it and push them aside.
+    """
+
+    blocks: dict[str, str]
+    stream: frozenset[tuple[str, str]]
+    merges: frozenset[str]
+    tags: dict[str, str]
+    below: tuple[tuple[str, str], ...]
+
+    def is_referred(self, edge: Edge) -> bool:
+        """Whether the edge is drawn as a tag at its target instead of a line."""
+        return edge.source in self.tags and self.blocks[edge.source] != self.blocks[edge.target]
+
+
+def lay_out(graph: Graph) -> Layout:
+    """Decide how to draw `graph`; the result is the same in every process."""
+    paths = skip_paths(graph)
+    blocks = block_of_every_node(graph, paths)
+    on_paths, joints = stream_edges(graph, paths)
+    stream = frozenset(on_paths) | frozenset(joints)
+    return Layout(
+        blocks=blocks,
+        stream=stream,
+        merges=frozenset(path.target for path in paths),
+        tags=_tags(graph, paths, blocks, stream),
+        below=_below(graph, paths, blocks),
+    )
+
+
+def _tags(
+    graph: Graph,
+    paths: tuple[SkipPath, ...],
+    blocks: dict[str, str],
+    stream: frozenset[tuple[str, str]],
+) -> dict[str, str]:
+    """Short names for masks, and for side inputs that sublayers share: rotary angles, biases."""
+    main_flow = {node_id for path in paths for node_id in path.bypassed}
+    main_flow.update(node_id for pair in stream for node_id in pair)
+    bypassed = {node_id for path in paths for node_id in path.bypassed}
+    tags: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.id in main_flow:
+            continue
+        is_mask = all(tensor.dtype == "bool" for tensor in node.outputs)
+        users = {
+            blocks[edge.target]
+            for edge in graph.outgoing[node.id]
+            if (is_mask or edge.target in bypassed) and blocks[edge.target] != blocks[node.id]
+        }
+        if len(users) > (0 if is_mask else 1):
+            stem = "mask" if is_mask else node.class_name
+            counted = f"{stem} {sum(tag.startswith(stem) for tag in tags.values()) + 1}"
+            tags[node.id] = node.label if node.has_own_name else counted
+    return tags
+
+
+def _below(
+    graph: Graph, paths: tuple[SkipPath, ...], blocks: dict[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Pairs (where a branch leaves, first calls of its box that something else leads into).
+
+    The keys and values of a cross-attention depend on the encoder alone, so that nothing in the
+    graph itself keeps them from being drawn above the decoder's first block.
+    """
+    members: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        members.setdefault(blocks[node.id], []).append(node.id)
+    pairs: dict[tuple[str, str], None] = {}
+    for path in paths:
+        bypassed = set(path.bypassed)
+        line = set(path.line)
+        for block in dict.fromkeys(blocks[node_id] for node_id in path.bypassed):
+            if not block:
+                continue
+            for node_id in members[block]:
+                sources = {edge.source for edge in graph.incoming[node_id]}
+                if node_id not in bypassed | line and any(blocks[s] != block for s in sources):
+                    pairs[path.source, node_id] = None
+    return tuple(pairs)

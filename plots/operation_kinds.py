@@ -1,0 +1,124 @@
+"""What the classes of layers and operations mean for a residual stream.
+
+Each set holds class names, so that no Keras is needed to ask. A class that derives from one of them
+counts as well. Add your own: `operation_kinds.IDENTITY_LIKE.add("StochasticDepth")`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from plots.graph import Node
+
+ADDITIVE_MERGES: set[str] = {"Add"}
+"""Sums of their inputs: `keras.layers.Add`, and `keras.ops.add`, which is also what `x + y` is."""
+
+IDENTITY_LIKE: set[str] = {
+    "ActivityRegularization",
+    "AlphaDropout",
+    "Cast",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
+    "Rescaling",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+}
+"""Hand their input on, up to noise in training, a cast or one constant factor."""
+
+SHAPE_ONLY: set[str] = {
+    "FullLike",
+    "OnesLike",
+    "PositionEmbedding",
+    "Shape",
+    "SinePositionEncoding",
+    "ZerosLike",
+}
+"""Take nothing but the shape of their input, so that none of its values flows through them."""
+
+NORMS: set[str] = {
+    "BatchNorm",
+    "BatchNormalization",
+    "GroupNormalization",
+    "LayerNorm",
+    "LayerNormalization",
+    "RMSNorm",
+    "RMSNormalization",
+    "UnitNormalization",
+}
+"""Normalise activations. `is_norm` also knows classes whose name says it, such as GemmaRMSNorm."""
+
+LINEAR_PROJECTIONS: set[str] = {
+    "Conv1D",
+    "Conv2D",
+    "Conv3D",
+    "Dense",
+    "EinsumDense",
+    "SeparableConv1D",
+    "SeparableConv2D",
+}
+"""Linear maps with weights, as long as their activation is linear."""
+
+RESAMPLING: set[str] = {
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "AveragePooling3D",
+    "Cropping1D",
+    "Cropping2D",
+    "Cropping3D",
+    "MaxPooling1D",
+    "MaxPooling2D",
+    "MaxPooling3D",
+    "UpSampling1D",
+    "UpSampling2D",
+    "UpSampling3D",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+    "ZeroPadding3D",
+}
+"""Change the number of positions and nothing else, as the shortcuts of a ResNet may."""
+
+# `Norm` alone is the operation that measures a vector; `Normalization` scales the data once, and
+# `SpectralNormalization` acts on weights.
+_NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
+
+
+def is_additive_merge(node: Node) -> bool:
+    """Whether the call adds up its inputs."""
+    return node.is_a(ADDITIVE_MERGES)
+
+
+def is_norm(node: Node) -> bool:
+    """Whether the call normalises activations."""
+    return node.is_a(NORMS) or _NORM_CLASS.fullmatch(node.class_name) is not None
+
+
+def is_shape_only(node: Node) -> bool:
+    """Whether the call takes nothing but the shape of its input."""
+    return node.is_a(SHAPE_ONLY)
+
+
+def is_identity_like(node: Node) -> bool:
+    """Whether the call hands its one input on: dropout, cast, identity, one constant factor."""
+    if node.is_a(IDENTITY_LIKE):
+        return True
+    if node.class_name in ("Multiply", "Divide", "TrueDivide"):
+        return any(
+            constant.shape == () or isinstance(constant.value, int | float)
+            for constant in node.constants
+        )
+    return node.class_name == "Activation" and node.activation == "linear"
+
+
+def is_linear(node: Node) -> bool:
+    """Whether the call is linear in its input, given fixed statistics of norms: no activation."""
+    if is_identity_like(node) or is_norm(node) or node.is_a(RESAMPLING):
+        return True
+    return is_linear_projection(node)
+
+
+def is_linear_projection(node: Node) -> bool:
+    """Whether the call is a linear map with weights and no activation."""
+    return node.is_a(LINEAR_PROJECTIONS) and node.activation in (None, "linear")

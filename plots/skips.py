@@ -1,0 +1,278 @@
+"""Find the residual (skip) paths of a graph by its structure, never by the names of its layers.
+
+A merge that adds up its inputs closes a skip path where one input arrives unchanged from a call
+that the other input was computed from:
+
+    from ──────────────────────► merge        the stream: nothing but identity-like calls
+      └──► norm ──► sublayer ──────┘          the branch: what the path bypasses
+
+Adding positions to token embeddings is such a merge too, but closes no skip path: neither of the
+two is computed from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from plots.graph import Graph, Node
+from plots.operation_kinds import (
+    RESAMPLING,
+    is_additive_merge,
+    is_identity_like,
+    is_linear,
+    is_linear_projection,
+    is_norm,
+    is_shape_only,
+)
+
+NormPlace = Literal["branch_start", "branch_end", "stream"]
+"""First on the branch, last on the branch, or on the stream right after the merge."""
+
+Placement = Literal["pre", "post", "sandwich", "branch_end", "none"]
+"""How a residual block is normalised; see `SkipPath.placement`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkipPath:
+    """One way past one or more sublayers.
+
+    Attributes:
+        source: Id of the call where the branch leaves the stream.
+        target: Id of the merge where it comes back.
+        through: Ids of the calls on the path between the two, in order (a dropout, a projection);
+            most often none.
+        bypassed: Ids of the calls that the path leads past, in the graph's order.
+        norms: Where norms lie: first or last on the branch, on the stream.
+        projected: Whether `through` holds more than identities, such as the 1x1 convolution on
+            the shortcut of a ResNet, so that the input does not arrive unchanged.
+    """
+
+    source: str
+    target: str
+    through: tuple[str, ...]
+    bypassed: tuple[str, ...]
+    norms: tuple[NormPlace, ...]
+    projected: bool = False
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """Ids along the path, both ends included."""
+        return (self.source, *self.through, self.target)
+
+    @property
+    def norm_on_stream(self) -> bool:
+        """Whether what goes on from the merge is normalised first (post-norm)."""
+        return "stream" in self.norms
+
+    @property
+    def norm_on_branch(self) -> bool:
+        """Whether a norm is first or last on the branch, and the stream by-passes it."""
+        return "branch_start" in self.norms or "branch_end" in self.norms
+
+    @property
+    def placement(self) -> Placement:
+        """The norm's place in the words of the field.
+
+        "post" (stream), "pre" (branch start), "sandwich" (branch start and end), "branch_end"
+        (only there), or "none".
+        """
+        if "stream" in self.norms:
+            return "post"
+        if "branch_start" in self.norms:
+            return "sandwich" if "branch_end" in self.norms else "pre"
+        return "branch_end" if "branch_end" in self.norms else "none"
+
+
+def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
+    """The residual paths of a graph, found by structure, in the order of their merges.
+
+    What counts as a merge, an identity or a norm is said by class in `plots.operation_kinds`.
+    """
+    flow = _DataFlow(graph)
+    found: dict[str, list[SkipPath]] = {}
+    for node in graph.nodes:
+        if is_additive_merge(node):
+            paths = list(_paths_into(flow, node, found))
+            if paths:
+                found[node.id] = paths
+    paths = [path for of_merge in found.values() for path in of_merge]
+    sources = {path.source for path in paths}
+    return tuple(_with_norms(flow, path, sources) for path in paths)
+
+
+class _DataFlow:
+    """Who computes from whose values, as bit sets over the positions of `graph.nodes`.
+
+    Bit sets, because a stack of a hundred blocks has thousands of calls, and every merge asks.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.sources: dict[str, tuple[str, ...]] = {}
+        self.targets: dict[str, list[str]] = {node.id: [] for node in graph.nodes}
+        self.depends: dict[str, int] = {}  # itself included
+        for position, node in enumerate(graph.nodes):
+            edges = () if is_shape_only(node) else graph.incoming[node.id]
+            sources = tuple(edge.source for edge in edges)
+            self.sources[node.id] = sources
+            bits = 1 << position
+            for source in dict.fromkeys(sources):
+                bits |= self.depends[source]
+                self.targets[source].append(node.id)
+            self.depends[node.id] = bits
+
+    def bit(self, node_id: str) -> int:
+        return 1 << self.graph.index[node_id]
+
+    def between(self, source: str, ends: list[str]) -> list[str]:
+        """Ids that depend on `source` and that one of `ends` depends on; ends included."""
+        needed = 0
+        for end in ends:
+            needed |= self.depends[end]
+        bit = self.bit(source)
+        first, last = self.graph.index[source] + 1, needed.bit_length()
+        return [
+            node.id
+            for position, node in enumerate(self.graph.nodes[first:last], start=first)
+            if needed >> position & 1 and self.depends[node.id] & bit
+        ]
+
+
+def _paths_into(
+    flow: _DataFlow, merge: Node, found: dict[str, list[SkipPath]]
+) -> Iterator[SkipPath]:
+    """Skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
+    inputs = flow.sources[merge.id]
+    for walk, projected in ((_unchanged, False), (_projected, True)):
+        paths = []
+        for arrival in dict.fromkeys(inputs):
+            others = [other for other in dict.fromkeys(inputs) if other != arrival]
+            path = _path_along(flow, merge.id, walk(flow, arrival, found), others, projected)
+            if path is not None:
+                paths.append(path)
+        if paths:
+            yield from paths
+            return
+
+
+def _path_along(
+    flow: _DataFlow, merge: str, stream: list[str], others: list[str], projected: bool
+) -> SkipPath | None:
+    """The skip path up `stream` (ids, from the merge backwards) to where a branch leaves it."""
+    for position, source in enumerate(stream):
+        ends = [other for other in others if flow.depends[other] & flow.bit(source)]
+        through = tuple(reversed(stream[:position]))
+        bypassed = [n for n in flow.between(source, ends) if n != source and n not in through]
+        nodes = [flow.graph.node(node_id) for node_id in bypassed]
+        if not ends or all(is_identity_like(node) for node in nodes):
+            continue
+        if projected:
+            # Two linear maps added up are no residual block (as in `dense_1(x) + dense_2(x)`).
+            changes = any(not is_identity_like(flow.graph.node(node_id)) for node_id in through)
+            if not changes or all(is_linear(node) for node in nodes):
+                continue
+        return SkipPath(source, merge, through, tuple(bypassed), (), projected)
+    return None
+
+
+def _unchanged(flow: _DataFlow, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
+    """Ids backwards from `arrival`, as long as the values stay what they are.
+
+    A merge that closes a skip path is passed along that path: in `(x + attention(x)) + mlp(x)`, x
+    arrives unchanged at both merges.
+    """
+    stream = [arrival]
+    while True:
+        node = flow.graph.node(stream[-1])
+        straight = [path for path in found.get(node.id, ()) if not path.projected]
+        if len(straight) == 1:
+            stream.extend(reversed(straight[0].line[:-1]))
+        elif is_identity_like(node) and len(flow.sources[node.id]) == 1:
+            stream.append(flow.sources[node.id][0])
+        else:
+            return stream
+
+
+def _projected(flow: _DataFlow, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
+    """Ids backwards from `arrival`, past at most one linear projection and norms, pooling, pads."""
+    stream = [arrival]
+    projections = 0
+    while len(flow.sources[stream[-1]]) == 1:
+        node = flow.graph.node(stream[-1])
+        projections += is_linear_projection(node)
+        passes = is_identity_like(node) or is_norm(node) or node.is_a(RESAMPLING)
+        if projections > 1 or not (passes or is_linear_projection(node)):
+            break
+        stream.append(flow.sources[node.id][0])
+    return stream
+
+
+def _with_norms(flow: _DataFlow, path: SkipPath, sources: set[str]) -> SkipPath:
+    """`path` with the places of its norms filled in."""
+    bypassed = set(path.bypassed)
+    starts = _past_identities(flow, path.source, flow.targets, bypassed.__contains__)
+    ends = _past_identities(flow, path.target, flow.sources, bypassed.__contains__)
+    onwards = _past_identities(flow, path.target, flow.targets, lambda node_id: True)
+    norms: list[NormPlace] = []
+    if starts and all(is_norm(node) for node in starts):
+        norms.append("branch_start")
+    if ends and all(is_norm(node) for node in ends):
+        norms.append("branch_end")
+    # The last merge of a pre-norm stack also goes into a norm, the final one; what tells it from
+    # post-norm is that its branch has a norm already and no further block follows.
+    if onwards and all(is_norm(node) for node in onwards):
+        goes_on = any(node.id in sources for node in onwards)
+        if goes_on or not norms:
+            norms.append("stream")
+    return SkipPath(
+        path.source, path.target, path.through, path.bypassed, tuple(norms), path.projected
+    )
+
+
+def _past_identities(
+    flow: _DataFlow,
+    start: str,
+    neighbours: dict[str, tuple[str, ...]] | dict[str, list[str]],
+    admitted: Callable[[str], bool],
+) -> list[Node]:
+    """The first calls next to `start` that are more than an identity, in one direction."""
+    found: dict[str, Node] = {}
+    waiting = [neighbour for neighbour in neighbours[start] if admitted(neighbour)]
+    while waiting:
+        node = flow.graph.node(waiting.pop())
+        if is_identity_like(node):
+            waiting.extend(n for n in neighbours[node.id] if admitted(n))
+        else:
+            found[node.id] = node
+    return list(found.values())
+
+
+def stream_edges(
+    graph: Graph, paths: tuple[SkipPath, ...]
+) -> tuple[dict[tuple[str, str], None], dict[tuple[str, str], None]]:
+    """The residual stream as (source, target) pairs: what a picture draws as one line.
+
+    Returns:
+        The pairs along the skip paths, and the pairs that join one path to the next (past the norm
+        of a post-norm block), lead to the first one and go on from the last one. Ordered.
+    """
+    on_paths: dict[tuple[str, str], None] = {}
+    for path in paths:
+        on_paths.update(dict.fromkeys(pairwise(path.line)))
+    joints: dict[tuple[str, str], None] = {}
+    merges = {path.target for path in paths}
+    for path in paths:
+        backwards = [path.source]
+        while backwards[-1] not in merges and len(graph.incoming[backwards[-1]]) == 1:
+            backwards.append(graph.incoming[backwards[-1]][0].source)
+        joints.update(dict.fromkeys(pairwise(reversed(backwards))))
+    sources = {path.source for path in paths}
+    for path in paths:
+        forwards = [path.target]
+        while forwards[-1] not in sources and len(graph.outgoing[forwards[-1]]) == 1:
+            forwards.append(graph.outgoing[forwards[-1]][0].target)
+        joints.update(dict.fromkeys(pairwise(forwards)))
+    return on_paths, {pair: None for pair in joints if pair not in on_paths}

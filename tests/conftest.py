@@ -1,0 +1,21 @@
+"""Options and environment that all tests share."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--overwrite",
+        action="store_true",
+        default=False,
+        help="write the golden files anew instead of comparing with them",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # TensorFlow's variables do not know NumPy 2's `copy` keyword; nothing here can change that
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")

@@ -1,0 +1,188 @@
+"""Each dropout field acts at its own place in the graph, only in training, and nowhere else."""
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from reference import reference_logits
+from small_models import (
+    copy_weights,
+    logits_of,
+    random_model,
+    random_tokens,
+    relative_error,
+    small_spec,
+    weights_by_name,
+)
+
+import builders
+
+SITES = ("dropout", "feedforward_dropout", "attention_dropout", "embedding_dropout")
+KINDS = ("decoder_only", "encoder_decoder")
+ALL_BUT_CERTAIN = 1 - 1e-9  # so near to one that everything is dropped
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_site = pytest.mark.parametrize("site", SITES)
+each_attention = pytest.mark.parametrize("attention", ["graph", "layer"])
+
+
+def spec_with(site: str | None, rate: float, **changes: Any) -> builders.TransformerSpec:
+    rates = dict.fromkeys(SITES, 0.0)
+    if site is not None:
+        rates[site] = rate
+    return small_spec(**rates, **changes)
+
+
+def dropped_edges(model: keras.Model) -> dict[tuple[str, str], float]:
+    """Rates by (layer before, layer after) of all dropout layers of a graph."""
+    edges = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            (before,) = (
+                t._keras_history.operation.name
+                for t in layer._inbound_nodes[0].arguments.keras_tensors
+            )
+            after = [
+                other.name
+                for other in model.operations
+                for node in other._inbound_nodes
+                if layer.output in node.arguments.keras_tensors
+            ]
+            for name in after:
+                edges[before, name] = layer.rate
+    return edges
+
+
+def expected_edges(spec: builders.TransformerSpec) -> dict[tuple[str, str], float]:
+    """What the spec says about pre-norm blocks with skip paths and learned positions."""
+    edges: dict[tuple[str, str], float] = {}
+    two_stacks = spec.kind == "encoder_decoder"
+    stacks = {"decoder": spec.num_layers}
+    if two_stacks:
+        stacks["encoder"] = spec.num_encoder_layers
+    for side, layers in stacks.items():
+        start = f"{side}.add_positions"
+        edges[start, f"{side}.block_0.self_attention.norm"] = spec.embedding_dropout
+        edges[start, f"{side}.block_0.self_attention.residual"] = spec.embedding_dropout
+        for index in range(layers):
+            block = f"{side}.block_{index}"
+            attentions = ["self_attention"]
+            if side == "decoder" and two_stacks:
+                attentions.append("cross_attention")
+            for part in (f"{block}.{name}" for name in attentions):
+                edges[f"{part}.output", f"{part}.residual"] = spec.dropout
+                edges[f"{part}.softmax", f"{part}.mix"] = spec.attention_dropout
+            part = f"{block}.feedforward"
+            edges[f"{part}.down", f"{part}.residual"] = spec.feedforward_dropout
+    return {edge: rate for edge, rate in edges.items() if rate}
+
+
+# Where ------------------------------------------------------------------------------------------
+
+
+@each_kind
+@each_site
+def test_a_rate_puts_dropout_layers_at_its_site_and_only_there(kind: str, site: str) -> None:
+    spec = spec_with(site, 0.25, kind=kind)
+    edges = dropped_edges(builders.build(spec))
+    assert edges == expected_edges(spec)
+    assert set(edges.values()) == {0.25}
+
+
+@each_kind
+def test_all_sites_keep_their_own_rates(kind: str) -> None:
+    spec = small_spec(
+        kind=kind,
+        dropout=0.1,
+        feedforward_dropout=0.2,
+        attention_dropout=0.3,
+        embedding_dropout=0.4,
+        num_encoder_layers=1,
+    )
+    assert dropped_edges(builders.build(spec)) == expected_edges(spec)
+
+
+@each_kind
+def test_the_feedforward_rate_follows_the_general_one_until_it_is_given(kind: str) -> None:
+    following = small_spec(kind=kind, dropout=0.25)
+    assert set(dropped_edges(builders.build(following)).values()) == {0.25}
+    given = small_spec(kind=kind, dropout=0.25, feedforward_dropout=0.0)
+    edges = dropped_edges(builders.build(given))
+    assert edges == expected_edges(given)
+    assert not any(before.endswith(".down") for before, _ in edges)
+
+
+@each_kind
+@each_attention
+def test_without_rates_there_is_no_dropout_and_training_is_inference(
+    kind: str, attention: str
+) -> None:
+    spec = spec_with(None, 0.0, kind=kind, attention=attention)
+    model = random_model(spec)
+    assert not [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    tokens = random_tokens(spec)
+    np.testing.assert_allclose(
+        logits_of(model, tokens, training=True), logits_of(model, tokens), rtol=0, atol=1e-6
+    )
+
+
+# When -------------------------------------------------------------------------------------------
+
+
+@each_kind
+@each_site
+@each_attention
+def test_dropout_acts_in_training_and_never_at_inference(
+    kind: str, site: str, attention: str
+) -> None:
+    spec = spec_with(site, 0.5, kind=kind, attention=attention)
+    plain = random_model(spec_with(None, 0.0, kind=kind, attention=attention))
+    model = random_model(spec, seed=1)
+    copy_weights(plain, model)
+    tokens = random_tokens(spec)
+
+    inference = logits_of(model, tokens)
+    assert relative_error(inference, logits_of(plain, tokens)) < 2e-6
+    np.testing.assert_array_equal(inference, logits_of(model, tokens))
+
+    first, second = (logits_of(model, tokens, training=True) for _ in range(2))
+    assert relative_error(first, inference) > 1e-2
+    assert relative_error(first, second) > 1e-2
+
+
+# What -------------------------------------------------------------------------------------------
+
+
+def silence(site: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights with which the reference shows what is left when a site lets nothing through."""
+    ends = {
+        "dropout": ("_attention.output.kernel", "_attention.output.bias"),
+        "feedforward_dropout": ("feedforward.down.kernel", "feedforward.down.bias"),
+        "attention_dropout": ("_attention.value.kernel", "_attention.value.bias"),
+        "embedding_dropout": ("token_embedding.embeddings", "position_embedding.embeddings"),
+    }[site]
+    return {
+        name: np.zeros_like(value) if name.endswith(ends) else value
+        for name, value in weights.items()
+    }
+
+
+@each_kind
+@each_site
+@each_attention
+@pytest.mark.parametrize("norm_placement", ["post", "pre"])
+def test_dropping_everything_at_a_site_silences_that_site_and_no_other(
+    kind: str, site: str, attention: str, norm_placement: str
+) -> None:
+    """In particular a skip path is never dropped, and neither is what is merged elsewhere."""
+    spec = spec_with(
+        site, ALL_BUT_CERTAIN, kind=kind, attention=attention, norm_placement=norm_placement
+    )
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    weights = weights_by_name(model)
+    fields = json.loads(spec.to_json())
+    expected = reference_logits(fields, silence(site, weights), tokens)
+    assert relative_error(logits_of(model, tokens, training=True), expected) < 1e-5
+    assert relative_error(expected, reference_logits(fields, weights, tokens)) > 1e-2

@@ -1,0 +1,371 @@
+"""What must hold for every model, whatever its weights: who can see whom, and who cannot."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from small_models import (
+    BATCH,
+    SOURCE_LENGTH,
+    TARGET_LENGTH,
+    copy_weights,
+    logits_of,
+    random_model,
+    random_tokens,
+    relative_error,
+    small_spec,
+    variables_by_name,
+)
+
+import builders
+
+KINDS = ("decoder_only", "encoder_decoder")
+WIRINGS = [  # every way that a mask can reach the scores
+    {"attention": "graph"},
+    {"attention": "graph", "attention_dropout": 0.3},
+    {"attention": "layer"},
+]
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=["fused", "explicit", "layer"])
+
+
+@pytest.fixture
+def dtype_policy(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def target_of(tokens: Any) -> np.ndarray:
+    return tokens["target"] if isinstance(tokens, dict) else tokens
+
+
+def with_target(tokens: Any, target: np.ndarray) -> Any:
+    return {**tokens, "target": target} if isinstance(tokens, dict) else target
+
+
+def changed_at(spec: builders.TransformerSpec, tokens: np.ndarray, t: int) -> np.ndarray:
+    """Tokens (b, t) with another one, and no padding, at position t of every row."""
+    changed = tokens.copy()
+    changed[:, t] = (changed[:, t] + 3) % spec.vocabulary_size
+    if spec.pad_token_id is not None:
+        changed[:, t] = np.where(changed[:, t] == spec.pad_token_id, 5, changed[:, t])
+    return changed
+
+
+# Causality --------------------------------------------------------------------------------------
+
+
+@each_wiring
+@each_kind
+@pytest.mark.parametrize("norm_placement", ["post", "pre"])
+def test_a_target_token_changes_no_logits_before_it_and_changes_its_own(
+    kind: str, wiring: dict[str, Any], norm_placement: str
+) -> None:
+    spec = small_spec(kind=kind, norm_placement=norm_placement, **wiring)
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    before = logits_of(model, tokens)
+    for t in range(TARGET_LENGTH):
+        changed = changed_at(spec, target_of(tokens), t)
+        after = logits_of(model, with_target(tokens, changed))
+        np.testing.assert_allclose(after[:, :t], before[:, :t], rtol=0, atol=1e-6)
+        assert (np.abs(after[:, t] - before[:, t]).max(axis=-1) > 1e-3).all()
+
+
+def test_every_source_token_reaches_every_target_position() -> None:
+    spec = small_spec(kind="encoder_decoder")
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    before = logits_of(model, tokens)
+    for s in range(SOURCE_LENGTH):
+        source = tokens["source"].copy()
+        source[:, s] = source[:, s] % (spec.source_vocabulary_size - 1) + 1
+        after = logits_of(model, {**tokens, "source": source})
+        assert (np.abs(after - before).max(axis=-1) > 1e-6).all()
+
+
+def test_without_skip_paths_or_positions_a_model_is_still_causal() -> None:
+    spec = small_spec(residual=False, positions="none")
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    after = logits_of(model, changed_at(spec, tokens, 7))
+    np.testing.assert_allclose(after[:, :7], logits_of(model, tokens)[:, :7], rtol=0, atol=1e-6)
+
+
+# Padding ----------------------------------------------------------------------------------------
+
+
+@each_wiring
+@each_kind
+def test_padding_after_the_target_never_matters(kind: str, wiring: dict[str, Any]) -> None:
+    spec = small_spec(kind=kind, pad_token_id=7, **wiring)
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    target = np.pad(target_of(tokens), ((0, 0), (0, 5)), constant_values=7)
+    after = logits_of(model, with_target(tokens, target))
+    assert after.shape[1] == TARGET_LENGTH + 5
+    np.testing.assert_allclose(
+        after[:, :TARGET_LENGTH], logits_of(model, tokens), rtol=0, atol=2e-5
+    )
+
+
+@each_wiring
+def test_padding_after_the_source_never_matters(wiring: dict[str, Any]) -> None:
+    spec = small_spec(kind="encoder_decoder", pad_token_id=7, **wiring)
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    padded = {**tokens, "source": np.pad(tokens["source"], ((0, 0), (0, 3)), constant_values=7)}
+    assert relative_error(logits_of(model, padded), logits_of(model, tokens)) < 1e-5
+
+
+def test_where_no_token_is_padding_token_zero_after_the_source_does_matter() -> None:
+    spec = small_spec(kind="encoder_decoder", pad_token_id=None)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    longer = {**tokens, "source": np.pad(tokens["source"], ((0, 0), (0, 3)))}
+    assert relative_error(logits_of(model, longer), logits_of(model, tokens)) > 1e-3
+
+
+@each_wiring
+@each_kind
+def test_what_the_padding_token_means_reaches_no_real_position(
+    kind: str, wiring: dict[str, Any]
+) -> None:
+    """Also padding inside a sequence is seen by nobody, in source and in target."""
+    spec = small_spec(kind=kind, pad_token_id=7, **wiring)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    before = logits_of(model, tokens)
+    for name, variable in variables_by_name(model).items():
+        if name.endswith("token_embedding.embeddings"):
+            table = keras.ops.convert_to_numpy(variable.value).copy()
+            table[7] = -3.0 * table[7] + 1.0
+            variable.assign(table)
+    after = logits_of(model, tokens)
+    real = target_of(tokens) != 7
+    np.testing.assert_allclose(after[real], before[real], rtol=0, atol=1e-6)
+    assert np.abs(after[~real] - before[~real]).max() > 1e-3
+
+
+@each_wiring
+@each_kind
+def test_a_row_of_nothing_but_padding_stays_finite_and_alone(
+    kind: str, wiring: dict[str, Any]
+) -> None:
+    spec = small_spec(kind=kind, **wiring)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    before = logits_of(model, tokens)
+    for array in tokens.values() if isinstance(tokens, dict) else (tokens,):
+        array[1] = 0
+    after = logits_of(model, tokens)
+    assert np.isfinite(after).all()
+    np.testing.assert_allclose(after[[0, 2]], before[[0, 2]], rtol=0, atol=1e-6)
+
+
+# Batches ----------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_the_order_of_a_batch_and_the_company_in_it_never_matter(kind: str) -> None:
+    spec = small_spec(kind=kind)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+
+    def rows(which: list[int]) -> Any:
+        if isinstance(tokens, dict):
+            return {side: array[which] for side, array in tokens.items()}
+        return tokens[which]
+
+    together = logits_of(model, tokens)
+    turned = logits_of(model, rows([2, 0, 1]))
+    np.testing.assert_allclose(turned, together[[2, 0, 1]], rtol=0, atol=2e-5)
+    for row in range(BATCH):
+        np.testing.assert_allclose(
+            logits_of(model, rows([row])), together[[row]], rtol=0, atol=2e-5
+        )
+
+
+@each_kind
+def test_predict_gives_what_a_call_gives(kind: str) -> None:
+    spec = small_spec(kind=kind)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    assert relative_error(model.predict(tokens, verbose=0), logits_of(model, tokens)) < 1e-5
+
+
+# Length -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "sinusoidal_concat"])
+@pytest.mark.parametrize("way", ["call", "predict"])
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [("decoder_only", "target"), ("encoder_decoder", "source"), ("encoder_decoder", "target")],
+)
+def test_a_sequence_longer_than_the_positions_is_refused(
+    positions: str, way: str, kind: str, side: str
+) -> None:
+    spec = small_spec(kind=kind, positions=positions)
+    model = builders.build(spec)
+    longest = np.ones((BATCH, 17), "int32")
+    too_long = np.ones((BATCH, 18), "int32")
+    if kind == "decoder_only":
+        fits, exceeds = longest, too_long
+    else:
+        fits = {"source": longest, "target": longest}
+        exceeds = {**fits, side: too_long}
+    assert np.isfinite(logits_of(model, fits)).all()
+    with pytest.raises(ValueError, match=r"max_sequence_length=17.*18") as error:
+        model(exceeds) if way == "call" else model.predict(exceeds, verbose=0)
+    assert {"source": "encoder", "target": "decoder"}[side] in str(error.value)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends know lengths")
+def test_a_length_that_is_unknown_when_the_graph_is_traced_is_checked_when_it_runs() -> None:
+    import tensorflow as tf
+
+    model = builders.build(small_spec())
+    run = tf.function(model, input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    assert run(tf.ones((BATCH, 17), tf.int32)).shape == (BATCH, 17, 31)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="max_sequence_length=17"):
+        run(tf.ones((BATCH, 18), tf.int32))
+
+
+# Kinds and names --------------------------------------------------------------------------------
+
+
+@each_kind
+def test_the_kind_of_spec_must_fit_the_builder(kind: str) -> None:
+    other = {"decoder_only": "encoder_decoder", "encoder_decoder": "decoder_only"}[kind]
+    build_other = getattr(builders, f"build_{other}")
+    with pytest.raises(ValueError, match=f"build_{other}.*'{other}'.*'{kind}'"):
+        build_other(small_spec(kind=kind))
+
+
+def test_a_builder_takes_a_spec_a_name_and_changes_to_either() -> None:
+    changes = {"num_layers": 1, "vocabulary_size": 31}
+    by_name = builders.build_decoder_only("pre_norm_learned", **changes)
+    spec = builders.variant("pre_norm_learned", kind="decoder_only")
+    by_spec = builders.build_decoder_only(spec, **changes)
+    assert by_name.count_params() == by_spec.count_params()
+    assert by_name.output_shape == (None, None, 31)
+    with pytest.raises(TypeError, match="TransformerSpec or the name of a variant"):
+        builders.build_decoder_only({"num_layers": 1})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="did you mean 'num_layers'"):
+        builders.build_decoder_only(spec, num_layer=1)
+
+
+@each_kind
+@pytest.mark.parametrize("attention", ["graph", "layer"])
+def test_two_models_of_one_spec_have_the_same_names(kind: str, attention: str) -> None:
+    spec = small_spec(kind=kind, attention=attention, dropout=0.1, embedding_dropout=0.1)
+    first, second = builders.build(spec), builders.build(spec)
+    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+    assert [w.path for w in first.weights] == [w.path for w in second.weights]
+    assert first.name == second.name
+
+
+@each_kind
+def test_every_layer_has_a_dotted_name_and_every_node_is_a_layer_of_the_spec(kind: str) -> None:
+    """An operation outside a named layer would show in a diagram under a name made up by Keras."""
+    spec = small_spec(kind=kind, attention_dropout=0.1, scale_embeddings=True)
+    allowed = ("encoder.", "decoder.", "logits", "tokens", "source", "target")
+    for operation in builders.build(spec).operations:
+        assert operation.name.startswith(allowed), operation.name
+
+
+@each_kind
+def test_models_carry_no_implicit_mask(kind: str) -> None:
+    for layer in builders.build(small_spec(kind=kind)).layers:
+        outputs = layer.output if isinstance(layer.output, list | tuple) else [layer.output]
+        assert all(getattr(x, "_keras_mask", None) is None for x in outputs), layer.name
+
+
+# Precision --------------------------------------------------------------------------------------
+
+
+@each_wiring
+@each_kind
+@pytest.mark.parametrize(
+    ("dtype_policy", "tolerance"),
+    [("mixed_bfloat16", 4e-2), ("mixed_float16", 6e-3)],
+    indirect=["dtype_policy"],
+)
+def test_in_half_precision_logits_are_close_and_masks_exact(
+    kind: str, wiring: dict[str, Any], dtype_policy: str, tolerance: float
+) -> None:
+    spec = small_spec(kind=kind, **wiring)
+    half = random_model(spec)
+    keras.config.set_dtype_policy("float32")
+    full = random_model(spec)
+    copy_weights(full, half)
+    assert half.compute_dtype == dtype_policy.removeprefix("mixed_")
+
+    tokens = random_tokens(spec)
+    before = logits_of(half, tokens)
+    assert np.isfinite(before).all()
+    assert relative_error(before, logits_of(full, tokens)) < tolerance
+
+    t = 6
+    after = logits_of(half, with_target(tokens, changed_at(spec, target_of(tokens), t)))
+    np.testing.assert_array_equal(after[:, :t], before[:, :t])
+    assert (after[:, t] != before[:, t]).any()
+
+
+@pytest.mark.parametrize("dtype_policy", ["mixed_bfloat16"], indirect=True)
+@pytest.mark.parametrize("positions", ["sinusoidal", "sinusoidal_concat"])
+def test_half_precision_keeps_far_positions_apart(positions: str, dtype_policy: str) -> None:
+    """Angles must be computed in float32: in bfloat16 position 511 is position 512."""
+    length = 1021
+    spec = small_spec(positions=positions, max_sequence_length=length)
+    table = next(
+        layer for layer in builders.build(spec).layers if layer.name == "decoder.position_embedding"
+    )
+    half = keras.ops.convert_to_numpy(
+        keras.ops.cast(table(np.ones((1, length), "int32")), "float32")
+    )[0]
+    position = np.arange(length)[:, None]
+    angles = position / 10000.0 ** (np.arange(7) / 7)
+    sines = half[:, 0::2] if positions == "sinusoidal" else half[:, :7]
+    cosines = half[:, 1::2] if positions == "sinusoidal" else half[:, 7:]
+    np.testing.assert_allclose(sines, np.sin(angles), rtol=0, atol=5e-3)
+    np.testing.assert_allclose(cosines, np.cos(angles), rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("dtype_policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+@each_wiring
+@each_kind
+def test_in_half_precision_a_row_of_nothing_but_padding_stays_finite(
+    kind: str, wiring: dict[str, Any], dtype_policy: str
+) -> None:
+    spec = small_spec(kind=kind, **wiring)
+    tokens = random_tokens(spec)
+    for array in tokens.values() if isinstance(tokens, dict) else (tokens,):
+        array[1] = 0
+    assert np.isfinite(logits_of(random_model(spec), tokens)).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype_policy", "unit_roundoff"),
+    [("mixed_bfloat16", 2.0**-8), ("mixed_float16", 2.0**-11)],
+    indirect=["dtype_policy"],
+)
+def test_in_half_precision_attention_weights_are_rounded_once(
+    dtype_policy: str, unit_roundoff: float
+) -> None:
+    """The softmax itself is computed in float32, so that only its result is rounded."""
+    model = builders.build(small_spec(attention_dropout=0.1))
+    softmax = model.get_layer("decoder.block_0.self_attention.softmax")
+    scores = keras.ops.cast(
+        np.random.default_rng(0).normal(size=(3, 2, 5, 101)).astype("float32"),
+        dtype_policy.removeprefix("mixed_"),
+    )
+    weights = keras.ops.convert_to_numpy(keras.ops.cast(softmax(scores), "float32"))
+    given = keras.ops.convert_to_numpy(keras.ops.cast(scores, "float32")).astype("float64")
+    exact = np.exp(given) / np.exp(given).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(weights, exact, rtol=1.01 * unit_roundoff, atol=1e-7)

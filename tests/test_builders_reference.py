@@ -1,0 +1,145 @@
+"""Every combination of spec fields gives the logits of the independent NumPy Transformer."""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from reference import reference_logits, with_derived
+from small_models import (
+    copy_weights,
+    logits_of,
+    random_model,
+    random_tokens,
+    relative_error,
+    small_spec,
+    weights_by_name,
+)
+
+import builders
+
+MAIN_FIELDS: dict[str, Sequence[Any]] = {
+    "kind": ("decoder_only", "encoder_decoder"),
+    "norm_placement": ("post", "pre"),
+    "positions": ("learned", "sinusoidal", "sinusoidal_concat", "none"),
+    "residual": (True, False),
+}
+ALL_FIELDS: dict[str, Sequence[Any]] = {
+    **MAIN_FIELDS,
+    "activation": ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
+    "attention": ("graph", "layer"),
+    "attention_bias": (True, False),
+    "head_dim": (None, 5),
+    "final_norm": (None, True, False),
+    "num_encoder_layers": (None, 1),
+    "norm_epsilon": (1e-5, 1e-1),
+    "scale_embeddings": (False, True),
+    "tie_embeddings": (False, True),
+    "share_embeddings": (False, True),
+    "logit_bias": (False, True),
+    "pad_token_id": (0, 7, None),
+}
+
+
+def is_allowed(changes: Mapping[str, Any]) -> bool:
+    return not (changes.get("kind") == "decoder_only" and changes.get("share_embeddings"))
+
+
+def all_combinations(fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(fields, row, strict=True)) for row in itertools.product(*fields.values())]
+
+
+def pairwise_combinations(
+    fields: Mapping[str, Sequence[Any]], allowed: Callable[[Mapping[str, Any]], bool]
+) -> list[dict[str, Any]]:
+    """Few rows in which every allowed pair of values of two fields occurs, found greedily."""
+
+    def pairs_of(row: Mapping[str, Any]) -> set[Any]:
+        items = [(name, row[name]) for name in fields if name in row]
+        return set(itertools.combinations(items, 2))
+
+    missing = set()
+    for first, second in itertools.combinations(fields, 2):
+        for x, y in itertools.product(fields[first], fields[second]):
+            if allowed({first: x, second: y}):
+                missing.add(((first, x), (second, y)))
+    rows: list[dict[str, Any]] = []
+    while missing:
+        row = dict(min(missing, key=repr))
+        for name in fields:
+            if name not in row:
+                candidates = [row | {name: value} for value in fields[name]]
+                row = max(
+                    (candidate for candidate in candidates if allowed(candidate)),
+                    key=lambda candidate: len(pairs_of(candidate) & missing),
+                )
+        missing -= pairs_of(row)
+        rows.append({name: row[name] for name in fields})
+    return rows
+
+
+def label(changes: Mapping[str, Any]) -> str:
+    return "-".join(str(value) for value in changes.values())
+
+
+def assert_model_equals_reference(spec: builders.TransformerSpec) -> None:
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    expected = reference_logits(json.loads(spec.to_json()), weights_by_name(model), tokens)
+    assert relative_error(logits_of(model, tokens), expected) < 1e-5
+
+
+@pytest.mark.parametrize("changes", all_combinations(MAIN_FIELDS), ids=label)
+def test_logits_equal_the_numpy_reference(changes: dict[str, Any]) -> None:
+    assert_model_equals_reference(small_spec(**changes))
+
+
+@pytest.mark.parametrize("changes", pairwise_combinations(ALL_FIELDS, is_allowed))
+def test_logits_equal_the_numpy_reference_for_every_pair_of_values(changes: dict[str, Any]) -> None:
+    assert_model_equals_reference(small_spec(**changes))
+
+
+def test_the_pairs_above_are_complete() -> None:
+    rows = pairwise_combinations(ALL_FIELDS, is_allowed)
+    assert all(is_allowed(row) for row in rows)
+    for first, second in itertools.combinations(ALL_FIELDS, 2):
+        for x, y in itertools.product(ALL_FIELDS[first], ALL_FIELDS[second]):
+            covered = any(row[first] == x and row[second] == y for row in rows)
+            assert covered == is_allowed({first: x, second: y}), (first, x, second, y)
+
+
+def test_the_reference_derives_fields_as_the_spec_does() -> None:
+    for changes in ({}, {"norm_placement": "post"}, {"kind": "encoder_decoder"}):
+        spec = builders.TransformerSpec(
+            vocabulary_size=31, num_layers=3, hidden_dim=14, num_heads=2, **changes
+        )
+        derived = with_derived(json.loads(spec.to_json()))
+        for field in ("num_encoder_layers", "intermediate_dim", "head_dim", "final_norm"):
+            assert derived[field] == getattr(spec, field), field
+        assert derived["source_vocabulary_size"] == spec.source_vocabulary_size
+
+
+@pytest.mark.parametrize("kind", MAIN_FIELDS["kind"])
+@pytest.mark.parametrize("norm_placement", MAIN_FIELDS["norm_placement"])
+@pytest.mark.parametrize("head_dim", [None, 5])
+def test_the_library_attention_layer_gives_the_numbers_of_the_wired_attention(
+    kind: str, norm_placement: str, head_dim: int | None
+) -> None:
+    spec = small_spec(kind=kind, norm_placement=norm_placement, head_dim=head_dim)
+    wired = random_model(spec.replace(attention="graph"))
+    layered = random_model(spec.replace(attention="layer"), seed=1)
+    copy_weights(wired, layered)
+    tokens = random_tokens(spec)
+    assert relative_error(logits_of(layered, tokens), logits_of(wired, tokens)) < 2e-6
+
+
+@pytest.mark.parametrize("kind", MAIN_FIELDS["kind"])
+def test_explicit_score_nodes_give_the_numbers_of_the_fused_attention(kind: str) -> None:
+    """Attention dropout needs the scores as a node; at inference it must change nothing."""
+    spec = small_spec(kind=kind)
+    fused = random_model(spec)
+    explicit = random_model(spec.replace(attention_dropout=0.3), seed=1)
+    copy_weights(fused, explicit)
+    tokens = random_tokens(spec)
+    assert relative_error(logits_of(explicit, tokens), logits_of(fused, tokens)) < 2e-6

@@ -1,0 +1,246 @@
+"""Every promised weight is there, under its name and shape, starts as it should, and is trained."""
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from reference import parameter_count, weight_shapes
+from small_models import (
+    TARGET_LENGTH,
+    logits_of,
+    random_model,
+    random_tokens,
+    small_spec,
+    variables_by_name,
+    weights_by_name,
+)
+
+import builders
+
+KINDS = ("decoder_only", "encoder_decoder")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+SHAPES_OF_INTEREST: list[dict[str, Any]] = [
+    {},
+    {"norm_placement": "post"},
+    {"final_norm": False, "positions": "sinusoidal"},
+    {"positions": "none", "attention_bias": False, "residual": False},
+    {"tie_embeddings": True, "logit_bias": True},
+    {"tie_embeddings": True, "logit_bias": False, "head_dim": 5},
+    {"share_embeddings": True},
+    {"share_embeddings": True, "tie_embeddings": True, "num_encoder_layers": 3},
+    {"attention": "layer", "head_dim": 5, "logit_bias": True},
+]
+
+
+def specs() -> list[builders.TransformerSpec]:
+    return [
+        small_spec(kind=kind, **changes)
+        for kind in KINDS
+        for changes in SHAPES_OF_INTEREST
+        if kind == "encoder_decoder" or "share_embeddings" not in changes
+    ]
+
+
+def fields_of(spec: builders.TransformerSpec) -> dict[str, Any]:
+    return json.loads(spec.to_json())
+
+
+def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0) -> None:
+    """One step of plain gradient descent on random labels, through `model.fit`."""
+    labels = np.random.default_rng(5).integers(
+        0, model.output_shape[-1], (3, TARGET_LENGTH), dtype="int32"
+    )
+    model.compile(
+        optimizer=keras.optimizers.SGD(learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    model.fit(tokens, labels, batch_size=3, epochs=1, verbose=0)
+
+
+# Names, shapes, numbers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", specs(), ids=range(len(specs())))
+def test_the_trainable_weights_are_exactly_those_that_the_spec_promises(
+    spec: builders.TransformerSpec,
+) -> None:
+    model = builders.build(spec)
+    shapes = {name: tuple(v.shape) for name, v in variables_by_name(model).items()}
+    assert shapes == weight_shapes(fields_of(spec))
+    assert {id(v) for v in model.weights} == {id(v) for v in model.trainable_weights}
+    assert model.count_params() == parameter_count(fields_of(spec))
+
+
+@pytest.mark.parametrize("spec", specs(), ids=range(len(specs())))
+def test_layers_own_the_weights_that_their_names_say(spec: builders.TransformerSpec) -> None:
+    """`model.get_layer(name).kernel` is how weights are taken and given, so names are a promise."""
+    model = builders.build(spec)
+    if spec.attention == "layer":
+        layer = model.get_layer("decoder.block_0.self_attention.attention")
+        assert len(layer.weights) == (8 if spec.attention_bias else 4)
+        return
+    for name, shape in weight_shapes(fields_of(spec)).items():
+        layer_name, variable = name.rsplit(".", 1)
+        assert tuple(getattr(model.get_layer(layer_name), variable).shape) == shape, name
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_placement": "pre"},
+        {"norm_placement": "post", "tie_embeddings": True, "logit_bias": True},
+        {"residual": False, "num_layers": 1, "attention_dropout": 0.1, "logit_bias": True},
+        {"attention": "layer"},
+    ],
+    ids=["pre", "post-tied", "no-residual", "layer"],
+)
+def test_one_step_of_fit_changes_every_weight(kind: str, changes: dict[str, Any]) -> None:
+    spec = small_spec(kind=kind, **changes)
+    model = random_model(spec)
+    before = weights_by_name(model)
+    train_one_step(model, random_tokens(spec))
+    for name, after in weights_by_name(model).items():
+        change = np.abs(after - before[name])
+        assert np.isfinite(after).all(), name
+        if name.endswith("key.bias"):
+            # it adds the same to all scores of a query, which the softmax takes away again
+            assert change.max() < 1e-4, name
+        elif name.endswith("position_embedding.embeddings"):
+            used = TARGET_LENGTH if name.startswith("decoder") else 13
+            assert (change[:used].max(axis=-1) > 1e-6).all(), name
+            assert not change[used:].any(), name
+        else:
+            assert change.max() > 1e-6, name
+
+
+def test_shared_and_tied_embeddings_are_one_table_that_all_three_uses_train() -> None:
+    spec = small_spec(kind="encoder_decoder", share_embeddings=True, tie_embeddings=True)
+    model = random_model(spec)
+    tokens = {  # disjoint, so that every row tells which use has changed it
+        "source": np.full((3, 5), 11, "int32"),
+        "target": np.full((3, TARGET_LENGTH), 13, "int32"),
+    }
+    before = weights_by_name(model)["token_embedding.embeddings"]
+    train_one_step(model, tokens)
+    change = np.abs(weights_by_name(model)["token_embedding.embeddings"] - before).max(axis=-1)
+    assert (change > 1e-6).all()  # the softmax reaches every row
+    assert sum("token_embedding" in name for name in weights_by_name(model)) == 1
+
+
+@each_kind
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
+def test_a_row_of_nothing_but_padding_leaves_training_finite(
+    kind: str, attention_dropout: float
+) -> None:
+    spec = small_spec(kind=kind, attention_dropout=attention_dropout)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    for array in tokens.values() if isinstance(tokens, dict) else (tokens,):
+        array[1] = 0
+    train_one_step(model, tokens, learning_rate=0.1)
+    assert all(np.isfinite(value).all() for value in weights_by_name(model).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm_placement", ["post", "pre"])
+def test_one_batch_is_learnt_by_heart(norm_placement: str) -> None:
+    spec = small_spec(norm_placement=norm_placement, hidden_dim=34, intermediate_dim=67)
+    model = builders.build(spec)
+    tokens = random_tokens(spec, padding=False)
+    model.compile(
+        optimizer=keras.optimizers.Adam(3e-3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    history = model.fit(
+        np.tile(tokens[:, :-1], (50, 1)), np.tile(tokens[:, 1:], (50, 1)), batch_size=3, verbose=0,
+        epochs=6,
+    )  # fmt: skip
+    assert history.history["loss"][-1] < 0.02
+
+
+# Start ------------------------------------------------------------------------------------------
+
+
+@each_kind
+@pytest.mark.parametrize("attention", ["graph", "layer"])
+def test_one_seed_gives_one_start_and_no_two_kernels_are_the_same(
+    kind: str, attention: str
+) -> None:
+    spec = small_spec(kind=kind, attention=attention)
+    keras.utils.set_random_seed(23)
+    first = weights_by_name(builders.build(spec))
+    again = weights_by_name(builders.build(spec))
+    keras.utils.set_random_seed(23)
+    same = weights_by_name(builders.build(spec))
+    kernels = [name for name in first if name.endswith(("kernel", "embeddings"))]
+    for name in kernels:
+        np.testing.assert_array_equal(first[name], same[name])
+        assert (first[name] != again[name]).any(), name
+    starts = {name: tuple(np.sort(first[name].ravel())[:3]) for name in kernels}
+    assert len(set(starts.values())) == len(kernels)
+
+
+@each_kind
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "normal", "depth_scaled"])
+def test_kernels_start_with_the_spread_that_the_initializer_names(
+    kind: str, initializer: str
+) -> None:
+    """Widths 94, 3 * 37 and 131 are all different, so that a fan taken wrongly shows."""
+    d, n, h, f, v = 94, 3, 37, 131, 211
+    spec = small_spec(
+        kind=kind,
+        vocabulary_size=v,
+        source_vocabulary_size=v,
+        num_layers=2,
+        num_encoder_layers=3,
+        hidden_dim=d,
+        num_heads=n,
+        head_dim=h,
+        intermediate_dim=f,
+        max_sequence_length=101,
+        initializer=initializer,
+        initializer_range=0.05,
+    )
+    fans = {
+        "query.kernel": (d, n * h),
+        "key.kernel": (d, n * h),
+        "value.kernel": (d, n * h),
+        "output.kernel": (n * h, d),
+        "up.kernel": (d, f),
+        "down.kernel": (f, d),
+        "logits.kernel": (d, v),
+        "embeddings": (d, d),
+    }
+    decoder_sublayers = 2 * 2 if kind == "decoder_only" else 3 * 2
+    for name, value in weights_by_name(builders.build(spec)).items():
+        if name.endswith(("bias", "beta")):
+            assert not value.any(), name
+            continue
+        if name.endswith("gamma"):
+            assert (value == 1).all(), name
+            continue
+        (fan,) = (fan for end, fan in fans.items() if name.endswith(end))
+        expected = (2 / sum(fan)) ** 0.5 if initializer == "glorot_uniform" else 0.05
+        if initializer == "depth_scaled" and name.endswith(("output.kernel", "down.kernel")):
+            sublayers = decoder_sublayers if name.startswith("decoder") else 2 * 3
+            expected /= sublayers**0.5
+        assert value.std() == pytest.approx(expected, rel=0.05), name
+        assert abs(value.mean()) < 0.1 * expected, name
+        if initializer == "glorot_uniform":
+            assert np.abs(value).max() <= expected * 3**0.5 * (1 + 1e-6), name
+
+
+@each_kind
+def test_a_fresh_model_guesses_evenly_enough(kind: str) -> None:
+    """The first loss is near log(v): a start that is too large shows here first."""
+    spec = small_spec(kind=kind)
+    logits = logits_of(builders.build(spec), random_tokens(spec))
+    assert logits.std() < 2.0

@@ -1,0 +1,124 @@
+"""Imports go one way: functional_models -> builders, plots; and cheap things stay cheap."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "builders": {"plots", "functional_models"},
+    "plots": {"builders", "functional_models"},
+    "functional_models": set(),
+}
+NUMERIC_LIBRARIES = {"keras", "keras_hub", "keras_nlp", "tensorflow", "jax", "torch", "numpy"}
+MUST_START_FAST = ("builders/spec.py", "builders/variants.py", "builders/registry.py")
+SOURCES = sorted(path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py"))
+
+
+def imported_packages(tree: ast.AST) -> set[str]:
+    """Top-level names that absolute imports anywhere in the tree bring in."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module is not None
+            names.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and node.args:  # import_module("name"), __import__("name")
+            called, first = ast.unparse(node.func).split(".")[-1], node.args[0]
+            if called in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                names.add(str(first.value).split(".")[0])
+    return names
+
+
+def statements_run_on_import(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements of a module outside functions and `if TYPE_CHECKING:`."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        waiting += list(ast.iter_child_nodes(node))
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import plots.graph", {"plots"}),
+        ("def f():\n    from functional_models import data", {"functional_models"}),
+        ("from . import spec", set()),
+        ("import importlib\nimportlib.import_module('plots')", {"importlib", "plots"}),
+    ],
+)
+def test_the_import_reader_finds_imports_wherever_they_hide(code: str, found: set[str]) -> None:
+    assert imported_packages(ast.parse(code)) == found
+
+
+@pytest.mark.parametrize(
+    ("code", "runs"),
+    [
+        ("try:\n    import tensorflow\nexcept ImportError:\n    pass", True),
+        ("class A:\n    import tensorflow as tf", True),
+        ("def f():\n    import tensorflow", False),
+        ("if TYPE_CHECKING:\n    import tensorflow", False),
+    ],
+)
+def test_the_import_reader_tells_module_level_from_inside_functions(code: str, runs: bool) -> None:
+    assert bool(list(statements_run_on_import(ast.parse(code)))) is runs
+
+
+def test_the_import_reader_sees_all_three_packages() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} >= {"builders"}
+    for name in MUST_START_FAST:
+        assert ROOT / name in SOURCES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_imports_against_the_direction_of_the_layers(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    assert not imported_packages(parse(path)) & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_imports_tensorflow_at_module_level(path: Path) -> None:
+    for statement in statements_run_on_import(parse(path)):
+        assert "tensorflow" not in imported_packages(statement), f"line {statement.lineno}"
+
+
+@pytest.mark.parametrize("name", MUST_START_FAST)
+def test_specs_and_variants_never_import_a_numeric_library(name: str) -> None:
+    assert not imported_packages(parse(ROOT / name)) & NUMERIC_LIBRARIES
+
+
+def test_listing_variants_and_making_specs_loads_no_numeric_library() -> None:
+    code = (
+        "import sys, builders\n"
+        "for name in builders.list_variants():\n"
+        "    spec = builders.variant(name)\n"
+        "    assert builders.TransformerSpec.from_json(spec.to_json()) == spec\n"
+        f"print(sorted({NUMERIC_LIBRARIES!r} & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,191 @@
+"""Reading Keras models into plain graphs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import plots_models
+import pytest
+from keras import layers
+
+import plots
+
+
+def edges_into(graph, node_id):
+    return [(edge.source, edge.port) for edge in graph.incoming[node_id]]
+
+
+def test_parallel_edges_are_kept_with_their_ports():
+    x = keras.Input((5, 7), name="x")
+    attended = layers.MultiHeadAttention(3, 2, name="attention")(x, x, key=x)
+    graph = plots.read_graph(keras.Model(x, attended))
+    assert edges_into(graph, "attention") == [("x", "query"), ("x", "value"), ("x", "key")]
+
+
+def test_a_mask_arrives_at_its_own_port():
+    x, mask = keras.Input((5, 7), name="x"), keras.Input((5, 5), dtype="bool", name="mask")
+    attended = layers.MultiHeadAttention(3, 2, name="attention")(x, x, attention_mask=mask)
+    graph = plots.read_graph(keras.Model([x, mask], attended))
+    assert ("mask", "attention_mask") in edges_into(graph, "attention")
+
+
+def test_a_layer_called_three_times_is_three_nodes_with_one_set_of_weights():
+    x, shared = keras.Input((7,), name="x"), layers.Dense(7, name="shared")
+    model = keras.Model(x, shared(shared(shared(x))))
+    graph = plots.read_graph(model)
+    assert graph.ties == {"shared": ("shared", "shared@2", "shared@3")}
+    assert edges_into(graph, "shared@3") == [("shared@2", "inputs")]
+    assert graph.parameters == model.count_params() == 7 * 7 + 7
+    assert [graph.node(call).parameters for call in graph.ties["shared"]] == [56, 56, 56]
+
+
+def test_every_call_has_its_own_shapes():
+    x, y, shared = keras.Input((3, 7)), keras.Input((5, 7)), layers.Dense(11, name="shared")
+    graph = plots.read_graph(keras.Model([x, y], [shared(x), shared(y)]))
+    assert graph.node("shared").outputs == (plots.Tensor((None, 3, 11), "float32"),)
+    assert graph.node("shared@2").outputs == (plots.Tensor((None, 5, 11), "float32"),)
+
+
+def test_shapes_dtypes_configuration_and_namespace_are_read():
+    graph = plots.read_graph(plots_models.decoder_only())
+    up = graph.node("decoder.block_1.feedforward.up")
+    assert (up.class_name, up.label) == ("Dense", "up")
+    assert up.namespace == "decoder.block_1.feedforward"
+    assert up.outputs == (plots.Tensor((None, None, 11), "float32"),)
+    assert (up.parameters, up.trainable_parameters, up.trainable) == (7 * 11 + 11, 88, True)
+    assert up.activation == "relu"
+    assert up.config["units"] == 11
+    assert graph.node("tokens").outputs == (plots.Tensor((None, None), "int32"),)
+    json.dumps([dict(node.config) for node in graph.nodes])
+
+
+def test_frozen_layers_are_counted_apart():
+    x, frozen = keras.Input((3,)), layers.Dense(5, name="frozen")
+    model = keras.Model(x, layers.Dense(7)(frozen(x)))
+    frozen.trainable = False
+    graph = plots.read_graph(model)
+    assert (graph.parameters, graph.trainable_parameters) == (20 + 42, 42)
+    assert graph.node("frozen").trainable is False
+
+
+def test_constants_are_kept():
+    x = keras.Input((3,), name="x")
+    graph = plots.read_graph(keras.Model(x, keras.ops.add(x * 2.0, keras.ops.ones((5, 3)))))
+    assert graph.node("multiply#1").constants == (plots.Constant("x2", 2.0),)
+    assert graph.node("add#1").constants == (plots.Constant("x2", None, (5, 3), "float32"),)
+
+
+def test_calls_come_after_all_that_they_take_from_and_an_encoder_before_its_decoder():
+    graph = plots.read_graph(plots_models.encoder_decoder())
+    assert all(graph.index[edge.source] < graph.index[edge.target] for edge in graph.edges)
+    encoder = [graph.index[node.id] for node in graph.nodes if node.namespace.startswith("enc")]
+    assert max(encoder) < graph.index["target"]
+    assert graph.inputs == ("source", "target")
+    assert graph.outputs == (("logits", 0),)
+
+
+def test_an_input_that_leads_nowhere_is_still_there():
+    x, unused = keras.Input((3,), name="x"), keras.Input((5,), name="unused")
+    graph = plots.read_graph(keras.Model([x, unused], layers.Dense(7)(x)))
+    assert graph.inputs == ("x", "unused")
+
+
+def test_a_sequential_model_is_read():
+    model = keras.Sequential([keras.Input((3,), name="x"), layers.Dense(5, name="a")])
+    graph = plots.read_graph(model)
+    assert [node.id for node in graph.nodes] == ["x", "a"]
+
+
+def test_a_nested_model_is_one_node_or_opened():
+    inner_x = keras.Input((7,), name="inner_x")
+    inner = keras.Model(inner_x, layers.Dense(7, name="inside")(inner_x), name="inner")
+    x = keras.Input((7,), name="x")
+    model = keras.Model(x, inner(inner(x)))
+    closed = plots.read_graph(model)
+    assert [(node.id, node.kind) for node in closed.nodes] == [
+        ("x", "input"),
+        ("inner", "model"),
+        ("inner@2", "model"),
+    ]
+    opened = plots.read_graph(model, open_nested=True)
+    assert [node.id for node in opened.nodes] == ["x", "inner.inside", "inner@2.inside"]
+    assert opened.ties == {"inner.inside": ("inner.inside", "inner@2.inside")}
+    assert opened.outputs == (("inner@2.inside", 0),)
+    assert closed.parameters == opened.parameters == model.count_params()
+
+
+DESCRIBE_ELSEWHERE = """
+import keras
+import plots_models
+for _ in range(3):  # make Keras count its names up
+    keras.layers.Dense(3)(keras.layers.Dense(3)(keras.Input((3,))) + 1.0)
+print(plots_models.described())
+"""
+
+
+def test_ids_and_pictures_are_the_same_in_every_process():
+    tests = Path(__file__).parent
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", DESCRIBE_ELSEWHERE],
+        env={
+            **os.environ,
+            "PYTHONHASHSEED": "12345",
+            "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    here = plots_models.described()
+    assert elsewhere.stdout.strip() == here.strip()
+    assert "dense#1" in here
+
+
+def test_importing_plots_imports_nothing_heavy():
+    heavy = ["keras", "tensorflow", "keras_hub", "pydot", "pygraphviz", "matplotlib", "builders"]
+    code = f"import sys, plots; print([name for name in {heavy} if name in sys.modules])"
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (Subclassed, TypeError, "no graph to read. Build it with the Functional API"),
+        (lambda: keras.Sequential([layers.Dense(3)]), ValueError, "not built"),
+        (lambda: layers.Dense(3), TypeError, "Dense was given"),
+        (lambda: "model.keras", TypeError, "keras.models.load_model"),
+        (lambda: None, TypeError, "NoneType was given"),
+    ],
+)
+def test_what_has_no_graph_is_refused_with_the_reason_and_the_remedy(make, error, says):
+    with pytest.raises(error, match=says):
+        plots.read_graph(make())
+
+
+def test_an_unknown_id_is_named():
+    graph = plots.read_graph(keras.Sequential([keras.Input((3,)), layers.Dense(5)]))
+    with pytest.raises(KeyError, match="no node with id 'nowhere'"):
+        graph.node("nowhere")
+
+
+def test_ancestors_are_all_that_a_call_depends_on():
+    x, y = keras.Input((3,), name="x"), keras.Input((3,), name="y")
+    a = layers.Dense(5, name="a")(x)
+    model = keras.Model([x, y], layers.Add(name="sum")([a, layers.Dense(5, name="b")(y)]))
+    graph = plots.read_graph(model)
+    assert graph.ancestors("sum") == {"x", "y", "a", "b"}
+    assert graph.ancestors("a") == {"x"}
+    assert graph.ancestors("x") == frozenset()

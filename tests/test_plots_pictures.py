@@ -1,0 +1,293 @@
+"""Pictures of models: DOT, files and what stands out in them."""
+
+import os
+import re
+import stat
+import sys
+import types
+from pathlib import Path
+
+import keras
+import plots_models
+import pytest
+from keras import layers
+
+import plots
+from plots import dot, pictures, render
+
+GOLDEN = Path(__file__).parent / "golden"
+MAGIC = {
+    "png": b"\x89PNG\r\n\x1a\n",
+    "svg": b"<?xml",
+    "pdf": b"%PDF-",
+    "dot": b"digraph",
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return plots_models.decoder_only("pre", blocks=1)
+
+
+def drawn(graph):
+    """Positions in points of every node as Graphviz places it: id -> (x, y)."""
+    text = render.run_graphviz(dot.graph_to_dot(graph).to_string(), "plain").decode()
+    found = re.findall(r'^node (?:"([^"]+)"|(\S+)) (\S+) (\S+)', text, flags=re.MULTILINE)
+    return {quoted or bare: (72 * float(x), 72 * float(y)) for quoted, bare, x, y in found}
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_golden_block(norm, request):
+    graph = plots.read_graph(plots_models.decoder_only(norm, blocks=1))
+    text = dot.graph_to_dot(graph).to_string()
+    golden = GOLDEN / f"{norm}_norm_block.dot"
+    if request.config.getoption("--overwrite"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8"), (
+        "run pytest with --overwrite if this is meant"
+    )
+
+
+@pytest.mark.parametrize("suffix", MAGIC)
+def test_every_format_starts_as_it_should_and_is_the_same_every_time(suffix, small, tmp_path):
+    first, second = tmp_path / f"first.{suffix}", tmp_path / f"second.{suffix}"
+    plots.plot_model(small, first, dpi=50)
+    plots.plot_model(small, second, dpi=50)
+    assert first.read_bytes().startswith(MAGIC[suffix])
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_name_without_suffix_becomes_a_png(small, tmp_path):
+    plots.plot_model(small, str(tmp_path / "model"), dpi=50)
+    assert (tmp_path / "model.png").read_bytes().startswith(MAGIC["png"])
+
+
+@pytest.mark.parametrize("make", [plots_models.decoder_only, plots_models.encoder_decoder])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_the_stream_is_one_straight_line_with_all_sublayers_on_one_side(make, norm):
+    graph = plots.read_graph(make(norm, blocks=3))
+    place = drawn(graph)
+    for path in plots.skip_paths(graph):
+        line = [place[node_id][0] for node_id in path.line]
+        assert max(line) - min(line) < 1.5
+        assert all(place[node_id][0] > line[0] for node_id in path.bypassed), path
+
+
+def test_the_streams_of_three_blocks_are_continued_past_norms():
+    graph = plots.read_graph(plots_models.decoder_only("post", blocks=3))
+    text = dot.graph_to_dot(graph).to_string()
+    thick = re.findall(r'"([^"]+)" -> "?([^"\s]+)"? .*penwidth=5', text)
+    followed = ["decoder.add_positions"]
+    onwards = dict(thick)
+    while followed[-1] in onwards:
+        followed.append(onwards[followed[-1]])
+    assert followed[-1] == "logits"
+    assert len(followed) == len(thick) + 1
+
+
+def test_parallel_edges_are_drawn_and_told_apart_by_their_ports():
+    x = keras.Input((5, 7), name="x")
+    model = keras.Model(x, layers.MultiHeadAttention(3, 2, name="attention")(x, x, key=x))
+    text = dot.graph_to_dot(plots.read_graph(model)).to_string()
+    ports = re.findall(r'x -> attention .*label="(\w+)"|"x" -> "attention" .*label="(\w+)"', text)
+    assert sorted(a or b for a, b in ports) == ["key", "query", "value"]
+
+
+def test_a_mask_is_drawn_once_and_named_where_it_is_used():
+    graph = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
+    text = dot.graph_to_dot(graph).to_string()
+    assert len(re.findall(r'label="mask 1"', text)) == 3
+    assert "= mask 1" in text
+
+
+def test_labels_are_escaped_in_every_format(tmp_path):
+    hostile = '<b>&"quoted"{a|b}\\n\n\\ \x07é<b>'
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, layers.Dense(5, name=hostile)(x), name=hostile)
+    for suffix in MAGIC:
+        plots.plot_model(model, tmp_path / f"model.{suffix}", show_layer_names=True, dpi=50)
+    svg = (tmp_path / "model.svg").read_text(encoding="utf-8")
+    assert "&lt;b&gt;&amp;&quot;quoted&quot;{a|b}" in svg
+    assert "é&lt;b&gt;" in svg
+    plots.plot_side_by_side({hostile: model, "b": model}, tmp_path / "both.svg")
+    assert "quoted&quot;{a|b}" in (tmp_path / "both.svg").read_text(encoding="utf-8")
+
+
+def test_boxes_show_what_is_asked_for(small, tmp_path):
+    bare, full = tmp_path / "bare.dot", tmp_path / "full.dot"
+    plots.plot_model(small, bare)
+    plots.plot_model(
+        small,
+        full,
+        show_shapes=True,
+        show_dtype=True,
+        show_layer_names=True,
+        show_layer_activations=True,
+        show_trainable=True,
+    )
+    up = "decoder.block_0.feedforward.up"
+    said = [
+        line for line in full.read_text(encoding="utf-8").splitlines() if f"<b>{up}</b>" in line
+    ]
+    assert len(said) == 1
+    for words in ("(None, None, 7) → (None, None, 11)", "float32", "<b>relu</b>", "trainable"):
+        assert words in said[0]
+    labels = re.findall(r"label=<(.*)>", bare.read_text(encoding="utf-8"))
+    assert any("<b>up</b>" in label for label in labels)
+    assert not any(word in label for label in labels for word in ("float32", "relu", "7, 11"))
+
+
+def test_nested_models_are_opened_on_request(tmp_path):
+    inner_x = keras.Input((7,))
+    inner = keras.Model(inner_x, layers.Dense(7, name="inside")(inner_x), name="inner")
+    x = keras.Input((7,), name="x")
+    model = keras.Model(x, inner(x))
+    plots.plot_model(model, tmp_path / "closed.dot")
+    plots.plot_model(model, tmp_path / "opened.dot", expand_nested=True)
+    assert "inside" not in (tmp_path / "closed.dot").read_text(encoding="utf-8")
+    opened = (tmp_path / "opened.dot").read_text(encoding="utf-8")
+    assert "inside" in opened
+    assert 'subgraph "cluster_inner"' in opened
+
+
+def test_equal_blocks_are_folded_and_counted():
+    graph = plots.fold_blocks(plots.read_graph(plots_models.encoder_decoder("post", blocks=5)), 2)
+    assert graph.repeats == {"encoder.block_1": 4, "decoder.block_1": 4}
+    assert not any("block_2" in node.id for node in graph.nodes)
+    assert graph.incoming["logits"][0].source == "decoder.block_1.feedforward.norm"
+    assert {edge.source for edge in graph.incoming["decoder.block_0.cross_attention.key"]} == {
+        "encoder.block_1.feedforward.norm"
+    }
+    assert len(plots.skip_paths(graph)) == 2 * 2 + 2 * 3
+
+
+def test_a_block_that_deviates_is_not_folded():
+    x = keras.Input((7,), name="x")
+    y = x
+    for number, width in enumerate((5, 5, 11, 5)):
+        hidden = layers.Dense(width, activation="relu", name=f"stack.block_{number}.up")(y)
+        down = layers.Dense(7, name=f"stack.block_{number}.down")(hidden)
+        y = layers.Add(name=f"stack.block_{number}.residual")([y, down])
+    graph = plots.fold_blocks(plots.read_graph(keras.Model(x, y)))
+    assert graph.repeats == {"stack.block_0": 2}
+    kept = {node.id for node in graph.nodes if node.label == "up"}
+    assert kept == {f"stack.block_{number}.up" for number in (0, 2, 3)}
+    assert ("stack.block_0.residual", "inputs") in [
+        (edge.source, edge.port) for edge in graph.incoming["stack.block_2.up"]
+    ]
+
+
+def test_merges_that_nobody_named_are_folded_with_their_blocks():
+    x = keras.Input((7,), name="x")
+    y = x
+    for number in range(3):
+        y = y + layers.Dense(7, activation="relu", name=f"block_{number}.dense")(y)
+    graph = plots.fold_blocks(plots.read_graph(keras.Model(x, layers.Dense(5, name="out")(y))))
+    assert [node.id for node in graph.nodes] == ["x", "block_0.dense", "add#1", "out"]
+    assert graph.repeats == {"block_0": 3}
+
+
+def test_models_side_by_side_keep_their_titles_and_their_streams(tmp_path):
+    models = {norm: plots_models.decoder_only(norm, blocks=4) for norm in ("pre", "post")}
+    plots.plot_side_by_side(models, tmp_path / "both.svg")
+    svg = (tmp_path / "both.svg").read_text(encoding="utf-8")
+    assert ">pre<" in svg
+    assert ">post<" in svg
+    assert svg.count("× 4") == 2
+    assert dot.STREAM_COLOUR.lower() in svg
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(small, tmp_path, monkeypatch):
+    target = tmp_path / "model.svg"
+    target.write_text("old", encoding="utf-8")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plots.plot_model(small, target)
+    assert target.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_missing_folders_are_made_and_files_have_the_usual_rights(small, tmp_path):
+    target = tmp_path / "a" / "b" / "model.dot"
+    plots.plot_model(small, target)
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("", encoding="utf-8")
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"to_file": "model.bmp"}, ValueError, r"'\.bmp' names no known format.*\.png, \.svg"),
+        ({"rankdir": "up"}, ValueError, "rankdir is 'up'; allowed are TB"),
+        ({"dpi": 0}, ValueError, "must be a positive number"),
+        ({"blocks": 0}, ValueError, "whole numbers > 0"),
+        ({"colour": "red"}, ValueError, "unknown arguments colour"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    arguments, error, says, small, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=says):
+        plots.plot_model(small, **{"to_file": "model.svg"} | arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_models_side_by_side_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no models were given"):
+        plots.plot_side_by_side({}, tmp_path / "none.svg")
+
+
+def test_a_deep_model_makes_a_png_that_can_be_opened(tmp_path):
+    x = keras.Input((7,))
+    y = x
+    for _ in range(150):
+        y = layers.Activation("relu")(y)
+    plots.plot_model(keras.Model(x, y), tmp_path / "deep.png")
+    header = (tmp_path / "deep.png").read_bytes()[16:24]
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+    assert 0 < width < height <= render.MAX_SIDE_PIXELS
+
+
+def test_notebooks_get_an_image_to_show(small, tmp_path, monkeypatch):
+    display = types.SimpleNamespace(
+        Image=lambda filename: ("image", filename), SVG=lambda filename: ("svg", filename)
+    )
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=display))
+    for suffix, kind in (("png", "image"), ("svg", "svg")):
+        target = tmp_path / f"model.{suffix}"
+        assert plots.plot_model(small, target, dpi=50) == (kind, str(target))
+    assert plots.plot_model(small, tmp_path / "model.pdf") is None
+
+
+def test_without_graphviz_the_error_says_what_to_install(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(render.shutil, "which", lambda _: None)
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    with pytest.raises(ImportError, match="pip install pygraphviz"):
+        plots.plot_model(small, tmp_path / "model.svg")
+    plots.plot_model(small, tmp_path / "model.dot")
+
+
+def test_an_installed_dot_is_used(small, tmp_path, monkeypatch):
+    program = tmp_path / "dot"
+    program.write_text('#!/bin/sh\ncat > /dev/null\nprintf "drawn with $1"\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    plots.plot_model(small, tmp_path / "model.svg")
+    assert (tmp_path / "model.svg").read_text(encoding="utf-8") == "drawn with -Tsvg"
+
+
+def test_plot_model_takes_what_keras_takes():
+    import inspect
+
+    ours = inspect.signature(pictures.plot_model).parameters
+    theirs = inspect.signature(keras.utils.plot_model).parameters
+    named = [name for name, parameter in theirs.items() if name not in ("splines", "kwargs")]
+    assert list(ours)[: len(named)] == named
+    assert [ours[name].default for name in named] == [theirs[name].default for name in named]

@@ -1,0 +1,297 @@
+"""A spec is frozen, checked when made, and the same after a trip through JSON."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders import TransformerSpec
+
+SIZES: dict[str, Any] = {
+    "vocabulary_size": 31,
+    "num_layers": 3,
+    "hidden_dim": 14,
+    "num_heads": 2,
+}
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared")
+POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "none")
+INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled")
+
+
+def spec_of(**changes: Any) -> TransformerSpec:
+    return TransformerSpec(**{**SIZES, **changes})
+
+
+@st.composite
+def field_values(draw: st.DrawFn) -> dict[str, Any]:
+    """Values of every field that are allowed together."""
+    size = st.integers(1, 997)
+    rate = st.floats(0, 1, exclude_max=True)
+    num_heads = draw(st.integers(1, 13))
+    head_dim = draw(st.none() | size)
+    hidden_dim = draw(size) * 2 * (num_heads if head_dim is None else 1)
+    vocabulary_size = draw(size)
+    kind = draw(st.sampled_from(("decoder_only", "encoder_decoder")))
+    share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
+    source_vocabulary_size = None if share_embeddings else draw(st.none() | size)
+    smallest = vocabulary_size
+    if kind == "encoder_decoder":
+        smallest = min(smallest, source_vocabulary_size or vocabulary_size)
+    return {
+        "kind": kind,
+        "vocabulary_size": vocabulary_size,
+        "source_vocabulary_size": source_vocabulary_size,
+        "num_layers": draw(size),
+        "num_encoder_layers": draw(st.none() | size),
+        "hidden_dim": hidden_dim,
+        "intermediate_dim": draw(st.none() | size),
+        "max_sequence_length": draw(size),
+        "num_heads": num_heads,
+        "head_dim": head_dim,
+        "norm_placement": draw(st.sampled_from(("post", "pre"))),
+        "residual": draw(st.booleans()),
+        "norm_epsilon": draw(st.floats(1e-12, 0.1)),
+        "final_norm": draw(st.none() | st.booleans()),
+        "positions": draw(st.sampled_from(POSITIONS)),
+        "activation": draw(st.sampled_from(ACTIVATIONS)),
+        "attention": "graph",
+        "attention_bias": draw(st.booleans()),
+        "scale_embeddings": draw(st.booleans()),
+        "tie_embeddings": draw(st.booleans()),
+        "share_embeddings": share_embeddings,
+        "logit_bias": draw(st.booleans()),
+        "pad_token_id": draw(st.none() | st.integers(0, smallest - 1)),
+        "dropout": draw(rate),
+        "feedforward_dropout": draw(st.none() | rate),
+        "attention_dropout": draw(rate),
+        "embedding_dropout": draw(rate),
+        "initializer": draw(st.sampled_from(INITIALIZERS)),
+        "initializer_range": draw(st.floats(1e-6, 0.5)),
+    }
+
+
+@given(field_values())
+@settings(max_examples=200, deadline=None)
+def test_a_spec_is_the_same_after_json(values: dict[str, Any]) -> None:
+    assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
+    spec = TransformerSpec(**values)
+    again = TransformerSpec.from_json(spec.to_json())
+    assert again == spec
+    assert hash(again) == hash(spec)
+    assert again.to_json() == spec.to_json()
+
+
+@given(field_values(), st.integers(1, 97))
+@settings(max_examples=100, deadline=None)
+def test_what_was_derived_is_derived_again_also_after_json(
+    values: dict[str, Any], factor: int
+) -> None:
+    """A spec read back is the same spec in all that follows, not only in its present values."""
+    spec = TransformerSpec(**values)
+    again = TransformerSpec.from_json(spec.to_json())
+    wider = {"hidden_dim": spec.hidden_dim * factor}
+    assert again.replace(**wider) == spec.replace(**wider)
+    assert spec.replace(**wider) == TransformerSpec(**{**values, **wider})
+
+
+@given(field_values())
+@settings(max_examples=50, deadline=None)
+def test_replacing_nothing_changes_nothing(values: dict[str, Any]) -> None:
+    spec = TransformerSpec(**values)
+    assert spec.replace() == spec
+    assert {name: getattr(spec, name) for name in values if values[name] is not None} == {
+        name: value for name, value in values.items() if value is not None
+    }
+
+
+def test_json_is_a_plain_object_with_a_format_number_and_every_field() -> None:
+    values = json.loads(spec_of().to_json())
+    assert values.pop("format") == 1
+    assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
+
+
+@pytest.mark.parametrize(
+    ("field", "given_value", "derived"),
+    [
+        ("source_vocabulary_size", None, 31),
+        ("num_encoder_layers", None, 3),
+        ("intermediate_dim", None, 56),
+        ("head_dim", None, 7),
+        ("feedforward_dropout", None, 0.25),
+        ("final_norm", None, True),
+        ("head_dim", 5, 5),
+        ("feedforward_dropout", 0.0, 0.0),
+        ("final_norm", False, False),
+    ],
+)
+def test_what_is_not_given_follows_from_the_other_fields(
+    field: str, given_value: Any, derived: Any
+) -> None:
+    spec = spec_of(dropout=0.25, norm_placement="pre", **{field: given_value})
+    assert getattr(spec, field) == derived
+
+
+def test_replace_derives_again_what_was_not_given() -> None:
+    spec = spec_of(dropout=0.25, norm_placement="post")
+    changed = spec.replace(
+        hidden_dim=22, num_layers=5, vocabulary_size=37, dropout=0.5, norm_placement="pre"
+    )
+    assert (changed.head_dim, changed.intermediate_dim) == (11, 88)
+    assert (changed.num_encoder_layers, changed.source_vocabulary_size) == (5, 37)
+    assert (changed.feedforward_dropout, changed.final_norm) == (0.5, True)
+
+
+def test_replace_keeps_what_was_given() -> None:
+    spec = spec_of(head_dim=5, intermediate_dim=23, final_norm=False, num_encoder_layers=2)
+    changed = spec.replace(hidden_dim=22, num_layers=5, norm_placement="pre")
+    assert (changed.head_dim, changed.intermediate_dim) == (5, 23)
+    assert (changed.final_norm, changed.num_encoder_layers) == (False, 2)
+
+
+def test_replace_with_none_goes_back_to_the_derived_value() -> None:
+    assert spec_of(head_dim=5).replace(head_dim=None).replace(hidden_dim=22).head_dim == 11
+
+
+def test_replace_leaves_the_old_spec_alone() -> None:
+    spec = spec_of()
+    spec.replace(hidden_dim=22)
+    assert spec == spec_of()
+
+
+def test_a_spec_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec_of().num_layers = 2  # type: ignore[misc]
+
+
+BAD_VALUES = [
+    ("kind", "decoder", "decoder_only"),
+    ("vocabulary_size", 0, "positive int"),
+    ("vocabulary_size", None, "positive int"),
+    ("source_vocabulary_size", -1, "positive int"),
+    ("num_layers", 0, "positive int"),
+    ("num_encoder_layers", 1.0, "positive int"),
+    ("hidden_dim", "14", "positive int"),
+    ("intermediate_dim", 0, "positive int"),
+    ("max_sequence_length", -7, "positive int"),
+    ("num_heads", True, "positive int"),
+    ("head_dim", 0, "positive int"),
+    ("norm_placement", "before", "post, pre"),
+    ("residual", 1, "True or False"),
+    ("norm_epsilon", 0.0, "between 0 and 1"),
+    ("norm_epsilon", float("nan"), "between 0 and 1"),
+    ("final_norm", "yes", "True or False"),
+    ("positions", "sinusoid", "sinusoidal"),
+    ("activation", "swish", "silu"),
+    ("attention", "flash", "graph, layer"),
+    ("attention_bias", None, "True or False"),
+    ("residual", None, "True or False"),
+    ("scale_embeddings", 1, "True or False"),
+    ("tie_embeddings", "no", "True or False"),
+    ("share_embeddings", 0, "True or False"),
+    ("logit_bias", None, "True or False"),
+    ("pad_token_id", 31, "[0, 31)"),
+    ("pad_token_id", -1, "[0, 31)"),
+    ("pad_token_id", 0.0, "[0, 31)"),
+    ("dropout", 1.0, "[0, 1)"),
+    ("dropout", -0.1, "[0, 1)"),
+    ("dropout", None, "[0, 1)"),
+    ("attention_dropout", float("nan"), "[0, 1)"),
+    ("embedding_dropout", "0.1", "[0, 1)"),
+    ("feedforward_dropout", 1, "[0, 1)"),
+    ("initializer", "xavier", "glorot_uniform"),
+    ("initializer_range", 0, "between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "allowed"), BAD_VALUES)
+def test_a_bad_value_is_refused_with_field_value_and_what_is_allowed(
+    field: str, value: Any, allowed: str
+) -> None:
+    for make in (spec_of, spec_of().replace):
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            make(**{field: value})
+        message = str(error.value)
+        assert field in message
+        assert repr(value) in message
+        assert allowed in message
+
+
+def test_every_field_has_a_bad_value_above() -> None:
+    assert {field for field, _, _ in BAD_VALUES} == {
+        field.name for field in dataclasses.fields(TransformerSpec)
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
+        (
+            {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal"},
+            ["hidden_dim=13", "even", "sinusoidal"],
+        ),
+        (
+            {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal_concat"},
+            ["hidden_dim=13", "even", "sinusoidal_concat"],
+        ),
+        (
+            {"kind": "decoder_only", "share_embeddings": True},
+            ["share_embeddings", "decoder_only", "tie_embeddings"],
+        ),
+        (
+            {"kind": "encoder_decoder", "share_embeddings": True, "source_vocabulary_size": 29},
+            ["source_vocabulary_size=29", "vocabulary_size=31", "share_embeddings"],
+        ),
+        (
+            {"kind": "encoder_decoder", "source_vocabulary_size": 29, "pad_token_id": 30},
+            ["pad_token_id=30", "[0, 29)"],
+        ),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(
+    changes: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        spec_of(**changes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_head_dim_of_its_own_frees_the_width_from_the_number_of_heads() -> None:
+    assert spec_of(hidden_dim=13, head_dim=5).head_dim == 5
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises((TypeError, ValueError), match="num_layer"):
+        spec_of(num_layer=2)
+
+
+def test_replace_and_from_json_name_the_close_field_and_all_fields() -> None:
+    bad_json = json.dumps({**SIZES, "num_layer": 2})
+    for attempt in (
+        lambda: spec_of().replace(num_layer=2),
+        lambda: TransformerSpec.from_json(bad_json),
+    ):
+        with pytest.raises(ValueError, match=r"'num_layer'.*did you mean 'num_layers'") as error:
+            attempt()
+        assert "max_sequence_length" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "JSON object"),
+        ("{", "JSON object"),
+        ("[1, 2]", "JSON object.*list"),
+        ("{}", "vocabulary_size"),
+        (json.dumps({"vocabulary_size": 31}), "num_layers.*hidden_dim.*num_heads"),
+        (json.dumps({**SIZES, "format": 2}), "format 2.*upgrade"),
+        (json.dumps({**SIZES, "positions": ["learned"]}), "positions.*learned"),
+    ],
+)
+def test_json_that_is_no_spec_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TransformerSpec.from_json(text)

@@ -1,0 +1,360 @@
+"""Tokenizers: what goes in comes out, ids mean what they say, and bad input is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from functional_models.tokenizers import (
+    TOKENIZER_KINDS,
+    as_tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
+
+ROOT = Path(__file__).parent.parent
+TEXTS = [
+    "O preço é de vinte e um reais, e não de R$ 1.234,56.",
+    "The price is twenty-one reais, and not R$1,234.56.",
+    "a aula começa às duas e meia da tarde; a loja fecha às 18:30",
+    "the class begins at half past two; the shop closes at 6:30 PM",
+] * 5
+LOSSLESS = ("byte", "byte_pair", "sentence_piece")
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {
+        kind: train_tokenizer(kind, TEXTS, None if kind == "byte" else 400)
+        for kind in TOKENIZER_KINDS
+    }
+
+
+@pytest.fixture(params=TOKENIZER_KINDS)
+def tokenizer(request, tokenizers):
+    return tokenizers[request.param]
+
+
+def test_special_ids_are_three_ids_of_the_vocabulary_and_padding_is_0(tokenizer):
+    ids = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id)
+    assert tokenizer.pad_id == 0
+    assert len(set(ids)) == 3
+    assert all(0 <= i < tokenizer.vocabulary_size for i in ids)
+
+
+def test_encoding_gives_one_int32_vector_per_text_without_special_ids(tokenizer):
+    sequences = tokenizer.encode([*TEXTS[:3], ""])
+    assert [ids.dtype for ids in sequences] == [np.int32] * 4
+    assert [ids.ndim for ids in sequences] == [1] * 4
+    assert len(sequences[3]) == 0
+    special = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id)
+    for ids in sequences[:3]:
+        assert not np.isin(ids, special).any()
+        assert 0 <= ids.min() <= ids.max() < tokenizer.vocabulary_size
+
+
+def test_start_and_end_are_put_around_the_text(tokenizer):
+    (bare,) = tokenizer.encode(TEXTS[:1])
+    (full,) = tokenizer.encode(TEXTS[:1], start=True, end=True)
+    assert full.tolist() == [tokenizer.start_id, *bare.tolist(), tokenizer.end_id]
+
+
+def test_encoding_in_a_batch_is_encoding_one_by_one(tokenizer):
+    for ids, text in zip(tokenizer.encode(TEXTS[:4]), TEXTS, strict=False):
+        np.testing.assert_array_equal(ids, tokenizer.encode([text])[0])
+
+
+def test_decoding_drops_padding_and_all_from_the_first_end(tokenizer):
+    first, second = tokenizer.encode(TEXTS[:2])
+    padded = [
+        tokenizer.start_id,
+        *first,
+        tokenizer.end_id,
+        *second,
+        tokenizer.end_id,
+        tokenizer.pad_id,
+    ]
+    left_padded = [tokenizer.pad_id, tokenizer.pad_id, *first]
+    expected = tokenizer.decode([first])
+    assert tokenizer.decode([padded]) == expected
+    assert tokenizer.decode([left_padded]) == expected
+
+
+def test_decoding_takes_lists_arrays_and_a_batch(tokenizer):
+    ids = tokenizer.encode(TEXTS[:1])[0]
+    expected = tokenizer.decode([ids]) * 2
+    assert tokenizer.decode(np.stack([ids, ids])) == expected
+    assert tokenizer.decode([ids.tolist(), ids.astype(np.int64)]) == expected
+    assert tokenizer.decode([[], [tokenizer.end_id]]) == ["", ""]
+    assert tokenizer.decode([]) == []
+    assert tokenizer.encode([]) == []
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_text_comes_back_exactly(tokenizers, kind):
+    texts = [*TEXTS[:4], " two  spaces\tand\r\na line ", "日本語 😀 é\u0301 \u00a0", "\n\n", " "]
+    assert tokenizers[kind].decode(tokenizers[kind].encode(texts, start=True, end=True)) == texts
+
+
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\x00\x02\x03")))
+def test_any_text_without_the_reserved_controls_comes_back_from_bytes(tokenizers, text):
+    tokenizer = tokenizers["byte"]
+    (ids,) = tokenizer.encode([text])
+    assert ids.tolist() == list(text.encode("utf-8"))
+    assert tokenizer.decode([ids]) == [text]
+
+
+@given(text=st.text(st.characters(codec="utf-8")))
+@settings(max_examples=300)
+def test_any_text_at_all_comes_back_from_byte_pairs(tokenizers, text):
+    tokenizer = tokenizers["byte_pair"]
+    assert tokenizer.decode(tokenizer.encode([text])) == [text]
+
+
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\u2581")))
+def test_any_text_but_the_space_mark_comes_back_from_sentence_pieces(tokenizers, text):
+    tokenizer = tokenizers["sentence_piece"]
+    assert tokenizer.decode(tokenizer.encode([text])) == [text]
+
+
+@given(ids=st.lists(st.integers(0, 255)))
+def test_any_ids_can_be_decoded(tokenizers, ids):
+    for tokenizer in tokenizers.values():
+        kept = [i % tokenizer.vocabulary_size for i in ids]
+        (text,) = tokenizer.decode([kept])
+        text.encode("utf-8")  # is text: no half of a surrogate pair
+
+
+def test_bytes_that_are_no_utf_8_become_the_replacement_character(tokenizers):
+    half = list("é".encode())[:1]
+    assert tokenizers["byte"].decode([[*b"caf", *half]]) == ["caf\ufffd"]
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_text_that_spells_a_special_token_is_text(tokenizers, kind):
+    texts = ["[END] of [PAD] and [START]", "</s><s><pad>"]
+    sequences = tokenizers[kind].encode(texts)
+    assert all(tokenizers[kind].end_id not in ids for ids in sequences)
+    assert tokenizers[kind].decode(sequences) == texts
+
+
+def test_word_pieces_are_joined_with_single_spaces(tokenizers):
+    tokenizer = tokenizers["word_piece"]
+    assert tokenizer.decode(tokenizer.encode(["The  price,\nand not 1.234"])) == [
+        "The price , and not 1 . 234"
+    ]
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_lowercasing_applies_to_training_and_to_encoding(kind):
+    tokenizer = train_tokenizer(kind, TEXTS, None if kind == "byte" else 400, lowercase=True)
+    assert tokenizer.decode(tokenizer.encode(["THE PRICE É"])) == ["the price é"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
+def test_a_vocabulary_is_at_most_as_large_as_asked_for(kind, tokenizers):
+    assert tokenizers[kind].vocabulary_size <= 400
+    assert train_tokenizer(kind, ["so little text"], 5000).vocabulary_size < 400
+
+
+def test_training_twice_gives_the_same_files(tmp_path, tokenizer):
+    again = train_tokenizer(tokenizer.kind, iter(TEXTS), None if tokenizer.kind == "byte" else 400)
+    tokenizer.save(tmp_path / "a")
+    again.save(tmp_path / "b")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+
+
+def test_a_loaded_tokenizer_is_the_saved_one(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = load_tokenizer(str(tmp_path / "tokenizer"))
+    for field in ("kind", "vocabulary_size", "pad_id", "start_id", "end_id", "lowercase"):
+        assert getattr(loaded, field) == getattr(tokenizer, field)
+    for a, b in zip(loaded.encode(TEXTS), tokenizer.encode(TEXTS), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert loaded.decode(loaded.encode(TEXTS)) == tokenizer.decode(tokenizer.encode(TEXTS))
+
+
+def test_saving_leaves_other_files_in_the_folder_alone(tmp_path, tokenizers):
+    (tmp_path / "model.json").write_text("{}")
+    tokenizers["byte"].save(tmp_path)
+    tokenizers["byte_pair"].save(tmp_path)
+    assert (tmp_path / "model.json").read_text() == "{}"
+    assert load_tokenizer(tmp_path).kind == "byte_pair"
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_folder_without_a_tokenizer_is_named(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match=r"there is no tokenizer in .*tokenizer\.json"):
+        load_tokenizer(tmp_path / folder)
+
+
+def test_a_half_copied_folder_is_refused(tmp_path, tokenizers):
+    tokenizers["byte_pair"].save(tmp_path)
+    merges = tmp_path / "merges.txt"
+    content = merges.read_bytes()
+    merges.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"merges\.txt is not the file"):
+        load_tokenizer(tmp_path)
+    merges.unlink()
+    with pytest.raises(FileNotFoundError, match=r"merges\.txt is missing"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path, tokenizers):
+    tokenizers["byte"].save(tmp_path)
+    manifest = json.loads((tmp_path / "tokenizer.json").read_text())
+    manifest["format"] = 99
+    (tmp_path / "tokenizer.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="format 99 and this version reads format 1"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "ass'])
+def test_a_damaged_manifest_is_refused(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="damaged"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_manifest_cannot_name_any_class(tmp_path, tokenizers):
+    tokenizers["byte"].save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace("ByteTokenizer", "os.system"))
+    with pytest.raises(ValueError, match="damaged"):
+        load_tokenizer(tmp_path)
+
+
+def test_an_unknown_kind_is_refused_with_those_allowed():
+    with pytest.raises(ValueError, match="'words'; allowed: byte, word_piece"):
+        train_tokenizer("words", TEXTS)
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
+@pytest.mark.parametrize("texts", [[], ["", " \n"]])
+def test_training_on_no_text_is_refused(kind, texts):
+    with pytest.raises(ValueError, match="no text"):
+        train_tokenizer(kind, texts, 300)
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
+@pytest.mark.parametrize("size", [0, -5, 7])
+def test_too_small_a_vocabulary_is_refused(kind, size):
+    with pytest.raises(ValueError, match=f"vocabulary_size.*{size}"):
+        train_tokenizer(kind, TEXTS, size)
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
+def test_the_smallest_vocabulary_that_the_error_names_is_enough(kind):
+    with pytest.raises(ValueError, match="at least") as caught:
+        train_tokenizer(kind, TEXTS, 7)
+    smallest = int(str(caught.value).split("at least ")[1].split()[0])
+    tokenizer = train_tokenizer(kind, TEXTS, smallest)
+    decoded = tokenizer.decode(tokenizer.encode(TEXTS))
+    assert not any("[UNK]" in text for text in decoded)
+    with pytest.raises(ValueError, match="at least"):
+        train_tokenizer(kind, TEXTS, smallest - 1)
+
+
+def test_a_byte_tokenizer_has_256_ids():
+    assert train_tokenizer("byte", []).vocabulary_size == 256
+    assert train_tokenizer("byte", [], 256).vocabulary_size == 256
+    with pytest.raises(ValueError, match="has 256 ids, got vocabulary_size=300"):
+        train_tokenizer("byte", TEXTS, 300)
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6])
+def test_ids_outside_the_vocabulary_are_refused(tokenizer, bad):
+    with pytest.raises(ValueError, match=f"{bad} is outside the vocabulary"):
+        tokenizer.decode([[5, bad]])
+
+
+@pytest.mark.parametrize("sequences", [[3, 4], [[0.5]], [["a"]]])
+def test_what_is_no_sequence_of_ids_is_refused(tokenizer, sequences):
+    with pytest.raises(ValueError, match="integer ids"):
+        tokenizer.decode(sequences)
+
+
+@pytest.mark.parametrize("control", ["\x00", "\x02", "\x03"])
+def test_bytes_that_mean_padding_start_and_end_are_refused_in_text(tokenizers, control):
+    with pytest.raises(ValueError, match=rf"text 1 has .*U\+000{ord(control)} at character 2"):
+        tokenizers["byte"].encode(["fine", f"ab{control}c"])
+
+
+def test_texts_that_are_no_text_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"write \[text\]"):
+        tokenizer.encode("a single text")
+    with pytest.raises(ValueError, match="text 0 is of type int"):
+        tokenizer.encode([3])
+    with pytest.raises(ValueError, match=r"surrogate pair, U\+D800, at character 1"):
+        tokenizer.encode(["a\ud800"])
+
+
+def test_a_tokenizer_is_taken_as_it_is(tokenizer):
+    assert as_tokenizer(tokenizer) is tokenizer
+
+
+def test_a_trained_vocabulary_is_recognised_when_it_is_wrapped_anew(tokenizer):
+    wrapped = as_tokenizer(tokenizer.keras_tokenizer)
+    for field in ("kind", "vocabulary_size", "pad_id", "start_id", "end_id"):
+        assert getattr(wrapped, field) == getattr(tokenizer, field)
+
+
+def test_a_bert_tokenizer_is_wrapped_with_its_own_special_tokens(tmp_path):
+    import keras_hub
+
+    vocabulary = ["[UNK]", "the", "fox", "[CLS]", "[SEP]", "[MASK]", "[PAD]"]
+    wrapped = as_tokenizer(keras_hub.tokenizers.BertTokenizer(vocabulary))
+    assert (wrapped.pad_id, wrapped.start_id, wrapped.end_id) == (6, 3, 4)
+    wrapped.save(tmp_path)
+    assert load_tokenizer(tmp_path).decode([[3, 1, 2, 4, 6]]) == ["the fox"]
+
+
+def test_gpt_2_has_one_id_for_start_end_and_padding_and_keeps_its_token_0(tmp_path):
+    import keras_hub
+
+    vocabulary = {"!": 0, "h": 1, "i": 2, "hi": 3, "<|endoftext|>": 4}
+    wrapped = as_tokenizer(keras_hub.tokenizers.GPT2Tokenizer(vocabulary, ["h i"]))
+    assert (wrapped.pad_id, wrapped.start_id, wrapped.end_id) == (4, 4, 4)
+    wrapped.save(tmp_path)
+    for tokenizer in (wrapped, load_tokenizer(tmp_path)):
+        (ids,) = tokenizer.encode(["hi!"], start=True, end=True)
+        assert ids.tolist() == [4, 3, 0, 4]
+        assert tokenizer.decode([ids]) == ["hi!"]
+
+
+def test_what_is_no_tokenizer_is_refused():
+    with pytest.raises(TypeError, match="got str"):
+        as_tokenizer("gpt2")
+
+
+def test_keras_tokenizers_that_pad_or_have_no_end_are_refused():
+    import keras_hub
+
+    vocabulary = ["[UNK]", "[PAD]", "a"]
+    with pytest.raises(ValueError, match="without sequence_length"):
+        as_tokenizer(keras_hub.tokenizers.WordPieceTokenizer(vocabulary, sequence_length=5))
+    with pytest.raises(ValueError, match="has no end token"):
+        as_tokenizer(keras_hub.tokenizers.WordPieceTokenizer(vocabulary))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["byte", "sentence_piece", "byte_pair"])
+def test_no_tensorflow_is_needed(kind, tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('tensorflow', 'tensorflow_text')))  # not importable\n"
+        "from functional_models.tokenizers import load_tokenizer, train_tokenizer\n"
+        f"t = train_tokenizer({kind!r}, ['one two three'] * 9, {None if kind == 'byte' else 280})\n"
+        f"t.save({str(tmp_path)!r})\n"
+        f"t = load_tokenizer({str(tmp_path)!r})\n"
+        "assert t.decode(t.encode(['one two'])) == ['one two']\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)

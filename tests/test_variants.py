@@ -1,0 +1,329 @@
+"""The registry of variants: what ships, what it promises, and how others add to it."""
+
+import json
+import warnings
+from typing import Any
+
+import pytest
+from reference import parameter_count
+
+import builders
+from builders import registry
+
+CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
+SHIPPED = {
+    *CORNERS,
+    "vaswani_base",
+    "vaswani_big",
+    "gpt2_small",
+    "tf_tutorial",
+    "mini_gpt",
+    "language_model_2023",
+}
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of both registries, so that a test may add to them."""
+    builders.list_variants()
+    monkeypatch.setattr(registry, "_variants", dict(registry._variants))
+    monkeypatch.setattr(registry, "_components", dict(registry._components))
+    monkeypatch.setattr(registry, "_loaded_groups", set(registry._loaded_groups))
+
+
+def parameters_of(name: str, **changes: Any) -> int:
+    return parameter_count(json.loads(builders.variant(name, **changes).to_json()))
+
+
+# What ships -------------------------------------------------------------------------------------
+
+
+def test_all_promised_variants_are_listed_once() -> None:
+    names = builders.list_variants()
+    assert set(names) >= SHIPPED
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", builders.list_variants())
+def test_every_variant_says_where_it_comes_from_and_reads_back_from_json(name: str) -> None:
+    info = builders.variant_info(name)
+    assert info.name == name
+    assert info.source
+    assert info.summary
+    assert "\n" not in info.summary
+    for kind in info.kinds:
+        spec = builders.variant(name, kind=kind)
+        assert spec.kind == kind
+        assert builders.TransformerSpec.from_json(spec.to_json()) == spec
+    assert builders.variant(name).kind == info.kinds[0]
+
+
+def test_listing_by_kind_gives_what_can_be_built_as_that_kind() -> None:
+    decoders = builders.list_variants("decoder_only")
+    translators = builders.list_variants("encoder_decoder")
+    assert {"gpt2_small", "mini_gpt", "language_model_2023", *CORNERS} <= set(decoders)
+    assert {"vaswani_base", "vaswani_big", "tf_tutorial", *CORNERS} <= set(translators)
+    assert "gpt2_small" not in translators
+    assert "tf_tutorial" not in decoders
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("tf_tutorial", 10_184_162), ("mini_gpt", 10_939_168), ("gpt2_small", 124_439_808)],
+)
+def test_published_parameter_counts_are_met_exactly(name: str, parameters: int) -> None:
+    assert parameters_of(name) == parameters
+    assert f"{parameters:,}" in builders.variant_info(name).parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "ours"), [("vaswani_base", 65e6, 63.1e6), ("vaswani_big", 213e6, 214.2e6)]
+)
+def test_the_counts_of_attention_is_all_you_need_are_met_within_its_rounding(
+    name: str, published: float, ours: float
+) -> None:
+    """Its "about 37,000" tokens are not exact, and its table rounds to the million."""
+    assert parameters_of(name) == pytest.approx(ours, rel=1e-3)
+    assert parameters_of(name) == pytest.approx(published, rel=0.04)
+
+
+def test_the_four_corners_differ_in_two_choices_and_in_nothing_that_follows_from_neither() -> None:
+    for kind in ("decoder_only", "encoder_decoder"):
+        specs = {name: builders.variant(name, kind=kind) for name in CORNERS}
+        for name, spec in specs.items():
+            placement, positions = name.split("_norm_")
+            assert (spec.norm_placement, spec.positions) == (placement, positions)
+            assert spec.final_norm is (placement == "pre")
+        common = [
+            {
+                key: value
+                for key, value in spec.to_dict().items()
+                if key not in ("norm_placement", "positions", "scale_embeddings")
+            }
+            for spec in specs.values()
+        ]
+        assert all(fields == common[0] for fields in common)
+
+
+FACTS: dict[str, dict[str, Any]] = {
+    "vaswani_base": {
+        "num_layers": 6,
+        "num_encoder_layers": 6,
+        "hidden_dim": 512,
+        "intermediate_dim": 2048,
+        "num_heads": 8,
+        "head_dim": 64,
+        "dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "attention_dropout": 0.0,
+        "norm_placement": "post",
+        "positions": "sinusoidal",
+        "activation": "relu",
+        "scale_embeddings": True,
+        "tie_embeddings": True,
+        "share_embeddings": True,
+        "logit_bias": False,
+        "final_norm": False,
+    },
+    "vaswani_big": {
+        "num_layers": 6,
+        "hidden_dim": 1024,
+        "intermediate_dim": 4096,
+        "num_heads": 16,
+        "head_dim": 64,
+        "dropout": 0.3,
+        "embedding_dropout": 0.3,
+        "positions": "sinusoidal",
+    },
+    "gpt2_small": {
+        "kind": "decoder_only",
+        "vocabulary_size": 50_257,
+        "num_layers": 12,
+        "hidden_dim": 768,
+        "intermediate_dim": 3072,
+        "num_heads": 12,
+        "max_sequence_length": 1024,
+        "norm_placement": "pre",
+        "final_norm": True,
+        "norm_epsilon": 1e-5,
+        "positions": "learned",
+        "activation": "gelu_tanh",
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "tie_embeddings": True,
+        "logit_bias": False,
+        "scale_embeddings": False,
+        "pad_token_id": None,
+        "initializer": "depth_scaled",
+        "initializer_range": 0.02,
+    },
+    "tf_tutorial": {
+        "kind": "encoder_decoder",
+        "vocabulary_size": 7010,
+        "source_vocabulary_size": 7765,
+        "num_layers": 4,
+        "num_encoder_layers": 4,
+        "hidden_dim": 128,
+        "intermediate_dim": 512,
+        "num_heads": 8,
+        "head_dim": 128,
+        "activation": "relu",
+        "norm_placement": "post",
+        "final_norm": False,
+        "norm_epsilon": 1e-3,
+        "positions": "sinusoidal_concat",
+        "scale_embeddings": True,
+        "dropout": 0.0,
+        "embedding_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "feedforward_dropout": 0.1,
+        "tie_embeddings": False,
+        "share_embeddings": False,
+        "logit_bias": True,
+        "pad_token_id": 0,
+    },
+    "mini_gpt": {
+        "kind": "decoder_only",
+        "vocabulary_size": 20_000,
+        "max_sequence_length": 80,
+        "num_layers": 1,
+        "hidden_dim": 256,
+        "num_heads": 2,
+        "head_dim": 256,
+        "intermediate_dim": 256,
+        "activation": "relu",
+        "norm_placement": "post",
+        "final_norm": False,
+        "norm_epsilon": 1e-6,
+        "dropout": 0.1,
+        "feedforward_dropout": 0.1,
+        "attention_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "positions": "learned",
+        "scale_embeddings": False,
+        "tie_embeddings": False,
+        "logit_bias": True,
+    },
+    "language_model_2023": {
+        "kind": "decoder_only",
+        "positions": "sinusoidal",
+        "scale_embeddings": True,
+        "norm_placement": "post",
+        "norm_epsilon": 1e-6,
+        "activation": "relu",
+        "dropout": 0.1,
+        "feedforward_dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "attention_dropout": 0.0,
+        "logit_bias": True,
+        "tie_embeddings": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_variant_has_the_fields_of_its_source(name: str) -> None:
+    spec = builders.variant(name)
+    assert {field: getattr(spec, field) for field in FACTS[name]} == FACTS[name]
+
+
+def test_heads_of_the_language_model_are_as_wide_as_the_model() -> None:
+    spec = builders.variant("language_model_2023")
+    assert spec.head_dim == spec.hidden_dim
+    assert spec.num_heads > 1
+
+
+# Changes and errors -----------------------------------------------------------------------------
+
+
+def test_changes_are_made_before_what_follows_from_them() -> None:
+    spec = builders.variant("gpt2_small", hidden_dim=96, num_layers=2)
+    assert (spec.head_dim, spec.intermediate_dim, spec.num_layers) == (8, 384, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "close"),
+    [("gpt2_smal", "gpt2_small"), ("vaswani", "vaswani_b"), ("minigpt", "mini_gpt")],
+)
+def test_an_unknown_variant_is_refused_with_the_close_name_and_all_names(
+    given: str, close: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{given!r}.*did you mean '{close}") as error:
+        builders.variant(given)
+    for name in builders.list_variants():
+        assert name in str(error.value)
+
+
+def test_an_unknown_field_or_a_bad_value_or_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'layers'.*num_layers"):
+        builders.variant("gpt2_small", layers=2)
+    with pytest.raises(ValueError, match=r"num_layers=0.*positive"):
+        builders.variant("gpt2_small", num_layers=0)
+    with pytest.raises(ValueError, match=r"kind.*gpt2_small.*'encoder_decoder'.*decoder_only"):
+        builders.variant("gpt2_small", kind="encoder_decoder")
+
+
+# Adding -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_variant_of_ones_own_is_listed_and_made_like_the_others() -> None:
+    @builders.register_variant(kinds=("decoder_only",), source="a test", summary="tiny")
+    def tiny() -> builders.TransformerSpec:
+        return builders.TransformerSpec(
+            vocabulary_size=31, num_layers=2, hidden_dim=14, num_heads=2
+        )
+
+    assert "tiny" in builders.list_variants()
+    assert builders.variant("tiny", num_layers=3).num_layers == 3
+    assert tiny().num_layers == 2
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_variant_cannot_take_a_name_that_is_taken() -> None:
+    def gpt2_small() -> builders.TransformerSpec:
+        raise AssertionError("never made")
+
+    register = builders.register_variant(kinds=("decoder_only",), source="a test", summary="other")
+    with pytest.raises(ValueError, match="'gpt2_small' is registered already"):
+        register(gpt2_small)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_component_of_ones_own_is_a_value_that_specs_allow() -> None:
+    with pytest.raises(ValueError, match="'cube'"):
+        builders.variant("gpt2_small", activation="cube")
+
+    @builders.register_component("activation", "cube")
+    def cube(x: Any) -> Any:
+        return x * x * x
+
+    assert builders.variant("gpt2_small", activation="cube").activation == "cube"
+    with pytest.raises(
+        ValueError, match=r"component field 'activations'.*did you mean 'activation'"
+    ):
+        builders.register_component("activations", "cube")
+    with pytest.raises(ValueError, match="'cube' is registered already"):
+        builders.register_component("activation", "cube")(abs)
+
+
+class BrokenPlugin:
+    """Stands for the entry point of an installed package that cannot be imported."""
+
+    name, value = "broken", "broken_package.variants"
+
+    def load(self) -> None:
+        raise ImportError("no such thing")
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_broken_plugin_is_reported_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [BrokenPlugin()])
+    registry._loaded_groups.clear()
+    with pytest.warns(UserWarning, match="broken_package.variants.*left out.*no such thing"):
+        names = builders.list_variants()
+    assert set(names) >= SHIPPED
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert builders.list_variants() == names
