@@ -128,7 +128,7 @@ def embed(
     """Wire what the first block reads: tokens, int (b, t) -> (b, t, d)."""
     x = embedding(tokens)
     if spec.scale_embeddings:
-        x = scope.layer("scale_embedding", keras.layers.Rescaling, spec.hidden_dim**0.5)(x)
+        x = scope.layer("scale_embedding", Scale, spec.hidden_dim**0.5)(x)
     x = component("positions", spec.positions)(scope, spec, x, tokens)
     return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
 
@@ -153,6 +153,21 @@ def logits(
         )(x)
     x = embedding(x, reverse=True)
     return scope.layer("logits", AddBias)(x) if spec.logit_bias else x
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class Scale(keras.layers.Layer):
+    """x times a constant. (`keras.layers.Rescaling` asks for TensorFlow on every backend.)"""
+
+    def __init__(self, factor: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "factor": self.factor}
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -6,6 +6,9 @@ from typing import Any, TypeVar
 
 import keras
 
+if keras.backend.backend() == "torch":
+    import builders.torch_names  # noqa: F401 - dotted names need it on that backend
+
 L = TypeVar("L", bound=keras.layers.Layer)
 
 

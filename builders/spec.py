@@ -65,7 +65,8 @@ class TransformerSpec:
         num_encoder_layers: blocks of the encoder; `None`: as `num_layers`.
         hidden_dim: width of the residual stream, `d`.
         intermediate_dim: width inside the feed-forward, `f`; `None`: 4 d.
-        max_sequence_length: the most tokens that a sequence may have; longer ones are refused.
+        max_sequence_length: the most tokens that a sequence may have. Position schemes refuse
+            longer ones; with `none` a model would take any, and only text models refuse them.
         num_heads: attention heads, `n`.
         head_dim: width of one head, `h`; `None`: d / n. It is free: n * h need not be d.
 

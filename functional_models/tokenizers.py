@@ -6,7 +6,7 @@ Four kinds can be trained on any text, and are saved as a folder of plain files:
 | --- | --- | --- |
 | `byte` | the 256 bytes of UTF-8 | yes |
 | `byte_pair` | bytes, and merges of frequent neighbours (GPT-2) | yes |
-| `sentence_piece` | pieces of a unigram model, bytes of rare characters | yes, but U+2581 as a space |
+| `sentence_piece` | pieces of a unigram model, bytes of rare characters | yes, U+2581 as a space |
 | `word_piece` | words and parts of words (BERT) | no: spaces are normalised, the unknown is lost |
 
 Everything runs on keras-nlp's pure Python path, so that no tokenizer needs TensorFlow, except for
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import write_whole
+from functional_models.files import write_whole
 
 __all__ = ["TOKENIZER_KINDS", "Tokenizer", "as_tokenizer", "load_tokenizer", "train_tokenizer"]
 
@@ -243,7 +243,11 @@ def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenize
     # Looked up in one namespace, so that a manifest cannot name any class of any module.
     cls = getattr(keras_hub.tokenizers, manifest["class"])
     keras_tokenizer = cls(**manifest["config"])
-    if manifest["assets"]:
+    if isinstance(keras_tokenizer, keras_hub.tokenizers.SentencePieceTokenizer):
+        # Its load_assets leaves the file open.
+        (name,) = manifest["assets"]
+        keras_tokenizer.set_proto((folder / name).read_bytes())
+    elif manifest["assets"]:
         keras_tokenizer.load_assets(str(folder))
     fields = ("kind", "vocabulary_size", "pad_id", "start_id", "end_id", "lowercase")
     return Tokenizer(keras_tokenizer, **{field: manifest[field] for field in fields})
@@ -368,6 +372,7 @@ def _train_sentence_piece(
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             byte_fallback=True,
+            split_digits=True,
             max_sentence_length=1 << 24,
             num_threads=1,  # the result must not depend on the machine
             minloglevel=2,
@@ -387,12 +392,15 @@ def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple
     from tokenizers import models, pre_tokenizers, trainers
 
     special = [PAD, START, END]
-    if vocabulary_size < len(special) + 256:
-        raise _too_small("byte_pair", vocabulary_size, len(special) + 256)
+    smallest = len(special) + 256 + 1  # keras-nlp cannot do without any merge
+    if vocabulary_size < smallest:
+        raise _too_small("byte_pair", vocabulary_size, smallest)
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(tokenizers.Regex(_BYTE_PAIR_SPLIT), behavior="isolated"),
+            # No merge of digits: a number of one digit a token is much easier to read and to copy.
+            pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -406,6 +414,11 @@ def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple
     trained.train_from_iterator(texts, trainer)
     model = json.loads(trained.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    if not merges:
+        raise ValueError(
+            "no two characters stand side by side twice in the training text, so that there is "
+            "nothing for byte_pair to merge; give more text, or use a byte tokenizer"
+        )
     vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
     # The special tokens are deliberately not given as `unsplittable_tokens`: a text that happens to
     # spell "[END]" is text, and must come back as it is.

@@ -21,12 +21,18 @@ def block_of_every_node(graph: Graph, paths: tuple[SkipPath, ...] = ()) -> dict[
     """
     named = {node.id: node.namespace for node in graph.nodes if node.has_own_name}
     before: dict[str, str] = {}
-    for node in graph.nodes:
-        around = [before[edge.source] for edge in graph.incoming[node.id]]
+    for node in graph.nodes:  # of equally deep ones the latest: it comes out of this block
+        sources = sorted(
+            {edge.source for edge in graph.incoming[node.id]}, key=graph.index.__getitem__
+        )
+        around = [before[source] for source in reversed(sources)]
         before[node.id] = named.get(node.id, max(around, key=_depth, default=""))
     after: dict[str, str] = {}
     for node in reversed(graph.nodes):
-        around = [after[edge.target] for edge in graph.outgoing[node.id]]
+        targets = sorted(
+            {edge.target for edge in graph.outgoing[node.id]}, key=graph.index.__getitem__
+        )
+        around = [after[target] for target in targets]
         after[node.id] = named.get(node.id, max(around, key=_depth, default=""))
     blocks = {}
     for node in graph.nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plots.graph import Edge, Graph
-from plots.hierarchy import block_of_every_node
+from plots.hierarchy import block_of_every_node, common_namespace
 from plots.skips import SkipPath, skip_paths, stream_edges
 
 
@@ -19,8 +19,8 @@ class Layout:
         merges: Ids of the merges on the stream.
         tags: Node id -> short name, for calls whose output is referred to by name where it is
             used, because lines to all its users would run across the whole picture (masks).
-        below: (upper, lower) pairs: a sublayer must not begin above the point where it branches
-            off, or its box would reach up along the blocks before it and push them aside.
+        below: (upper, lower) pairs: no part of a box may begin above what the box mainly takes
+            from, or the box would reach up along the blocks before it and push them aside.
     """
 
     blocks: dict[str, str]
@@ -40,12 +40,13 @@ def lay_out(graph: Graph) -> Layout:
     blocks = block_of_every_node(graph, paths)
     on_paths, joints = stream_edges(graph, paths)
     stream = frozenset(on_paths) | frozenset(joints)
+    tags = _tags(graph, paths, blocks, stream)
     return Layout(
         blocks=blocks,
         stream=stream,
         merges=frozenset(path.target for path in paths),
-        tags=_tags(graph, paths, blocks, stream),
-        below=_below(graph, paths, blocks),
+        tags=tags,
+        below=_below(graph, blocks, tags),
     )
 
 
@@ -77,25 +78,31 @@ def _tags(
 
 
 def _below(
-    graph: Graph, paths: tuple[SkipPath, ...], blocks: dict[str, str]
+    graph: Graph, blocks: dict[str, str], tags: dict[str, str]
 ) -> tuple[tuple[str, str], ...]:
-    """Pairs (where a branch leaves, first calls of its box that something else leads into).
+    """Pairs (what a box mainly takes from, another call of the box that something else leads into).
 
     The keys and values of a cross-attention depend on the encoder alone, so that nothing in the
-    graph itself keeps them from being drawn above the decoder's first block.
+    graph itself keeps them from being drawn above the decoder's first block. What a box mainly
+    takes from is what is nearest to it in the hierarchy, and there the latest.
     """
-    members: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        members.setdefault(blocks[node.id], []).append(node.id)
+    entries: dict[str, list[Edge]] = {}
+    for edge in graph.edges:
+        inside, outside = blocks[edge.target], blocks[edge.source]
+        if edge.source not in tags and not (outside + ".").startswith(inside + "."):
+            entries.setdefault(inside, []).append(edge)
     pairs: dict[tuple[str, str], None] = {}
-    for path in paths:
-        bypassed = set(path.bypassed)
-        line = set(path.line)
-        for block in dict.fromkeys(blocks[node_id] for node_id in path.bypassed):
-            if not block:
-                continue
-            for node_id in members[block]:
-                sources = {edge.source for edge in graph.incoming[node_id]}
-                if node_id not in bypassed | line and any(blocks[s] != block for s in sources):
-                    pairs[path.source, node_id] = None
+    for block, edges in entries.items():
+
+        def nearness(source: str, block: str = block) -> tuple[int, int]:
+            return len(common_namespace(blocks[source], block)), graph.index[source]
+
+        main = max((edge.source for edge in edges), key=nearness)
+        others = {edge.target: None for edge in edges if edge.source != main}
+        fed = {edge.target for edge in edges if edge.source == main}
+        if others and fed:
+            above = graph.ancestors(main)
+            pairs.update(
+                {(main, node_id): None for node_id in others if node_id not in above | fed}
+            )
     return tuple(pairs)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,8 @@ def _run_bundled(text: str, picture: str) -> bytes:
         ) from error
     try:
         graph = pygraphviz.AGraph(string=text)
-        drawn = graph.draw(format=picture, prog="dot")
+        with redirect_stderr(io.StringIO()):  # its warning that a large graph may take long
+            drawn = graph.draw(format=picture, prog="dot")
     except (ValueError, pygraphviz.DotError) as error:
         raise RuntimeError(f"Graphviz failed to draw the graph: {error}") from error
     graph.close()

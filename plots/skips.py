@@ -270,9 +270,13 @@ def stream_edges(
             backwards.append(graph.incoming[backwards[-1]][0].source)
         joints.update(dict.fromkeys(pairwise(reversed(backwards))))
     sources = {path.source for path in paths}
+    branches = {node_id for path in paths for node_id in path.bypassed}
     for path in paths:
         forwards = [path.target]
         while forwards[-1] not in sources and len(graph.outgoing[forwards[-1]]) == 1:
-            forwards.append(graph.outgoing[forwards[-1]][0].target)
+            following = graph.outgoing[forwards[-1]][0].target
+            if following in branches or len(graph.incoming[following]) > 1:
+                break  # the output of an encoder goes into the branches of its decoder
+            forwards.append(following)
         joints.update(dict.fromkeys(pairwise(forwards)))
     return on_paths, {pair: None for pair in joints if pair not in on_paths}

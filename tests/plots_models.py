@@ -75,15 +75,15 @@ def decoder_only(norm: str = "pre", blocks: int = 2, residual: bool = True) -> k
     return keras.Model(tokens, layers.Dense(VOCABULARY, name="logits")(x), name=f"{norm}_norm")
 
 
-def encoder_decoder(norm: str = "post", blocks: int = 2) -> keras.Model:
+def encoder_decoder(norm: str = "post", blocks: int = 2, residual: bool = True) -> keras.Model:
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")
     x = embedded("encoder", source)
     for number in range(blocks):
-        x = block(f"encoder.block_{number}", x, norm)
+        x = block(f"encoder.block_{number}", x, norm, residual=residual)
     y = embedded("decoder", target)
     for number in range(blocks):
-        y = block(f"decoder.block_{number}", y, norm, encoded=x)
+        y = block(f"decoder.block_{number}", y, norm, encoded=x, residual=residual)
     return keras.Model([source, target], layers.Dense(VOCABULARY, name="logits")(y), name="pair")
 
 

@@ -45,7 +45,7 @@ def test_a_tsv_file_gives_the_same_pairs_as_two_aligned_ones(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.txt"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
         read_text(tmp_path / "nowhere.txt")
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
 def test_aligned_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
     (tmp_path / "a").write_text("1\n2\n3\n")
     (tmp_path / "b").write_text("1\n2\n")
-    with pytest.raises(ValueError, match="has 3 lines and .* has 2"):
+    with pytest.raises(ValueError, match=r"has 3 lines and .* has 2"):
         read_pairs(tmp_path / "a", tmp_path / "b")
 
 

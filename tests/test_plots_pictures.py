@@ -74,6 +74,18 @@ def test_the_stream_is_one_straight_line_with_all_sublayers_on_one_side(make, no
         assert all(place[node_id][0] > line[0] for node_id in path.bypassed), path
 
 
+def test_a_block_is_drawn_below_the_one_before_it_with_and_without_skip_paths():
+    for residual in (True, False):
+        graph = plots.read_graph(plots_models.encoder_decoder("post", 3, residual))
+        place = drawn(graph)
+        heights: dict[str, list[float]] = {}
+        for node in graph.nodes:
+            if node.namespace.startswith("decoder.block_"):
+                heights.setdefault(node.namespace[:15], []).append(place[node.id][1])
+        for upper, lower in (("0", "1"), ("1", "2")):
+            assert min(heights[f"decoder.block_{upper}"]) > max(heights[f"decoder.block_{lower}"])
+
+
 def test_the_streams_of_three_blocks_are_continued_past_norms():
     graph = plots.read_graph(plots_models.decoder_only("post", blocks=3))
     text = dot.graph_to_dot(graph).to_string()

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import plots
+from plots.skips import stream_edges
 
 
 def paths_of(model):
@@ -183,3 +184,14 @@ def test_blocks_hidden_in_single_layers_show_no_skip_path():
         max_sequence_length=17,
     )
     assert paths_of(backbone) == ()
+
+
+def test_the_stream_of_an_encoder_ends_where_the_decoder_takes_from_it():
+    source, x = keras.Input((5, 7), name="source"), keras.Input((3, 7), name="x")
+    encoded = layers.Add(name="encoder_merge")([source, layers.Dense(7, activation="relu")(source)])
+    encoded = layers.LayerNormalization(name="final_norm")(encoded)
+    attended = layers.MultiHeadAttention(3, 2, name="attention")(x, encoded)
+    graph = plots.read_graph(keras.Model([source, x], layers.Add(name="merge")([x, attended])))
+    on_paths, joints = stream_edges(graph, plots.skip_paths(graph))
+    assert list(on_paths) == [("source", "encoder_merge"), ("x", "merge")]
+    assert list(joints) == [("encoder_merge", "final_norm")]

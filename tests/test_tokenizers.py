@@ -160,7 +160,12 @@ def test_lowercasing_applies_to_training_and_to_encoding(kind):
 @pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
 def test_a_vocabulary_is_at_most_as_large_as_asked_for(kind, tokenizers):
     assert tokenizers[kind].vocabulary_size <= 400
-    assert train_tokenizer(kind, ["so little text"], 5000).vocabulary_size < 400
+    assert train_tokenizer(kind, ["so little text"] * 2, 5000).vocabulary_size < 400
+
+
+def test_byte_pairs_of_a_text_without_repetition_are_refused():
+    with pytest.raises(ValueError, match="nothing for byte_pair to merge"):
+        train_tokenizer("byte_pair", ["abc"], 300)
 
 
 def test_training_twice_gives_the_same_files(tmp_path, tokenizer):

@@ -1,9 +1,14 @@
 """Corpora: two that need no files and no network, text in local files, and TensorFlow Datasets."""
 
-from .corpus import Pair, ParallelCorpus, TextCorpus
-from .docstrings import python_docstrings
-from .load import load_parallel_corpus, load_text_corpus, parallel_corpus, text_corpus
-from .portuguese_english import portuguese_english
+from functional_models.corpora.corpus import Pair, ParallelCorpus, TextCorpus
+from functional_models.corpora.docstrings import python_docstrings
+from functional_models.corpora.load import (
+    load_parallel_corpus,
+    load_text_corpus,
+    parallel_corpus,
+    text_corpus,
+)
+from functional_models.corpora.portuguese_english import portuguese_english
 
 __all__ = [
     "Pair",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from .corpus import TextCorpus
+from functional_models.corpora.corpus import TextCorpus
 
 __all__ = ["python_docstrings"]
 

@@ -27,7 +27,7 @@ from babel.dates import (
 from babel.numbers import format_currency, format_decimal, format_percent
 from babel.units import format_unit
 
-from .number_words import (
+from functional_models.corpora.number_words import (
     LARGEST_ORDINAL,
     english,
     english_ordinal,
@@ -473,8 +473,9 @@ def date_range(values: Values) -> Item:
 @kind("interval")
 def date_interval(values: Values) -> Item:
     """Draws a range of dates as 3 – 14 de mai. de 2024 -> May 3 – 14, 2024."""
+    length = datetime.timedelta(values.random.randint(1, 35))
     first = values.date()
-    last = first + datetime.timedelta(values.random.randint(1, 35))
+    last = first + length
     return Item(
         Phrase(
             _plain_spaces(format_interval(first, last, "yMMMd", locale=PT)),

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import StrPath, read_pairs, read_text
-from .corpus import Pair, ParallelCorpus, TextCorpus
-from .docstrings import python_docstrings
-from .portuguese_english import portuguese_english
+from functional_models.corpora.corpus import Pair, ParallelCorpus, TextCorpus
+from functional_models.corpora.docstrings import python_docstrings
+from functional_models.corpora.portuguese_english import portuguese_english
+from functional_models.files import StrPath, read_pairs, read_text
 
 __all__ = ["load_parallel_corpus", "load_text_corpus", "parallel_corpus", "text_corpus"]
 

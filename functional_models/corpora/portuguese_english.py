@@ -17,8 +17,8 @@ from __future__ import annotations
 import re
 from random import Random
 
-from .corpus import Pair, ParallelCorpus
-from .kinds import KINDS, Kind, Values
+from functional_models.corpora.corpus import Pair, ParallelCorpus
+from functional_models.corpora.kinds import KINDS, Kind, Values
 
 __all__ = ["KIND_WEIGHTS", "SHAPE_WEIGHTS", "portuguese_english"]
 
@@ -113,8 +113,9 @@ def portuguese_english(num_pairs: int = 30_000, seed: int = 0) -> ParallelCorpus
 
     No source occurs twice, in one split or in two. What is held out is held out by value: a number
     of four significant digits or more, a year, or a date with its year that occurs in validation or
-    test occurs in no training pair, neither in figures nor in words, alone or in a sentence. Which
-    values those are does not depend on the seed. Fewer pairs are a prefix of more pairs.
+    test occurs in no training pair, neither in figures nor in words, alone or in a sentence. (The
+    parts of a value may: the year of a date in another date, or a date as the end of an interval.)
+    Which values those are does not depend on the seed. Fewer pairs are a prefix of more pairs.
 
     Args:
         num_pairs: number of training pairs. A tenth as many, at most 1,000, are generated for

@@ -1,0 +1,495 @@
+"""Corpora: exact references, honest splits, and clear errors."""
+
+import datetime
+import random
+import re
+import sys
+import types
+from decimal import Decimal
+
+import pytest
+from babel.dates import format_date
+from num2words import num2words
+
+from functional_models.corpora import (
+    ParallelCorpus,
+    TextCorpus,
+    load_parallel_corpus,
+    load_text_corpus,
+    portuguese_english,
+    python_docstrings,
+)
+from functional_models.corpora.kinds import KINDS, Values, _time_in_words, split_of
+from functional_models.corpora.number_words import (
+    LARGEST_ORDINAL,
+    english,
+    english_ordinal,
+    portuguese,
+    portuguese_ordinal,
+)
+from functional_models.corpora.portuguese_english import (
+    KIND_WEIGHTS,
+    LONGEST,
+    MOST_WORDS,
+    SENTENCES,
+    SHAPE_WEIGHTS,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return portuguese_english(20_000)
+
+
+@pytest.fixture(scope="module")
+def docstrings():
+    return python_docstrings()
+
+
+# --- numbers in words -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "source", "target"),
+    [
+        (0, "zero", "zero"),
+        (21, "vinte e um", "twenty-one"),
+        (100, "cem", "one hundred"),
+        (101, "cento e um", "one hundred and one"),
+        (1000, "mil", "one thousand"),
+        (1100, "mil e cem", "one thousand, one hundred"),
+        (1101, "mil cento e um", "one thousand, one hundred and one"),
+        (2020, "dois mil e vinte", "two thousand and twenty"),
+        (16_000, "dezesseis mil", "sixteen thousand"),
+        (1_000_001, "um milhão e um", "one million and one"),
+        (
+            2_300_450,
+            "dois milhões trezentos mil quatrocentos e cinquenta",
+            "two million, three hundred thousand, four hundred and fifty",
+        ),
+        (1_200_000, "um milhão e duzentos mil", "one million, two hundred thousand"),
+        (
+            3_001_000_000,
+            "três bilhões e um milhão",
+            "three billion, one million",
+        ),
+        (-14, "menos catorze", "minus fourteen"),
+        (Decimal("3.05"), "três vírgula zero cinco", "three point zero five"),
+        (Decimal("0.5"), "zero vírgula cinco", "zero point five"),
+    ],
+)
+def test_numbers_in_words_are_those_written_by_hand(number, source, target):
+    assert portuguese(number) == source
+    assert english(number) == target
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (1, "uma"),
+        (22, "vinte e duas"),
+        (200, "duzentas"),
+        (2_531, "duas mil quinhentas e trinta e uma"),
+        (2_000_002, "dois milhões e duas"),
+    ],
+)
+def test_portuguese_numbers_agree_with_feminine_nouns(number, words):
+    assert portuguese(number, feminine=True) == words
+
+
+def test_english_numbers_are_those_of_num2words():
+    draw = random.Random(0)
+    for digits in range(1, 13):
+        for _ in range(20):
+            number = draw.randrange(10**digits)
+            assert english(number) == num2words(number, lang="en")
+
+
+def test_portuguese_numbers_are_those_of_num2words_up_to_its_commas():
+    draw = random.Random(0)
+    for _ in range(200):
+        number = draw.randrange(10**6)
+        assert portuguese(number) == num2words(number, lang="pt_BR").replace(",", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "masculine", "feminine", "target"),
+    [
+        (1, "primeiro", "primeira", "first"),
+        (12, "décimo segundo", "décima segunda", "twelfth"),
+        (99, "nonagésimo nono", "nonagésima nona", "ninety-ninth"),
+        (
+            345,
+            "tricentésimo quadragésimo quinto",
+            "tricentésima quadragésima quinta",
+            "three hundred and forty-fifth",
+        ),
+    ],
+)
+def test_ordinals_in_words_are_those_written_by_hand(number, masculine, feminine, target):
+    assert portuguese_ordinal(number) == masculine
+    assert portuguese_ordinal(number, feminine=True) == feminine
+    assert english_ordinal(number) == target
+
+
+@pytest.mark.parametrize("convert", [portuguese_ordinal, english_ordinal])
+@pytest.mark.parametrize("number", [0, LARGEST_ORDINAL + 1])
+def test_ordinals_that_num2words_gets_wrong_are_refused(convert, number):
+    with pytest.raises(ValueError, match="from 1 to 399"):
+        convert(number)
+
+
+@pytest.mark.parametrize(
+    ("hour", "minute", "source", "target"),
+    [
+        (0, 0, "à meia-noite", "at midnight"),
+        (0, 15, "à meia-noite e quinze", "at a quarter past midnight"),
+        (1, 0, "à uma hora da madrugada", "at one o'clock in the morning"),
+        (1, 30, "à uma e meia da madrugada", "at half past one in the morning"),
+        (8, 7, "às oito e sete da manhã", "at eight oh seven in the morning"),
+        (11, 45, "às quinze para o meio-dia", "at a quarter to noon"),
+        (12, 0, "ao meio-dia", "at noon"),
+        (12, 31, "ao meio-dia e trinta e um", "at thirty-one minutes past noon"),
+        (12, 50, "às dez para a uma da tarde", "at ten to one in the afternoon"),
+        (14, 40, "às vinte para as três da tarde", "at twenty to three in the afternoon"),
+        (17, 37, "às cinco e trinta e sete da tarde", "at five thirty-seven in the afternoon"),
+        (18, 5, "às seis e cinco da noite", "at five past six in the evening"),
+        (22, 0, "às dez horas da noite", "at ten o'clock at night"),
+        (23, 55, "às cinco para a meia-noite", "at five to midnight"),
+    ],
+)
+def test_times_in_words_are_those_written_by_hand(hour, minute, source, target):
+    phrase = _time_in_words(hour, minute)
+    assert phrase.source_preposition + phrase.source == source
+    assert phrase.target_preposition + phrase.target == target
+
+
+# --- Portuguese -> English ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "target"),
+    [
+        ("day_and_month", "vinte e um de abril", "April twenty-first"),
+        ("day_and_month", "primeiro de maio", "May first"),
+        ("day_and_month", "4 de março", "March 4"),
+        ("ordinal_feminine", "21ª", "21st"),
+        ("ordinal_masculine", "11º", "11th"),
+        ("time", "14:35", "2:35 PM"),
+        ("time", "00:05", "12:05 AM"),
+        ("time", "duas e meia da tarde", "half past two in the afternoon"),
+        ("percentage", "12,5%", "12.5%"),
+        ("percentage", "doze vírgula cinco por cento", "twelve point five percent"),
+        ("negative", "-42", "-42"),
+        ("money", "R$ 900,00", "R$900.00"),
+        ("money", "um dólar", "one dollar"),
+        ("money", "novecentos reais", "nine hundred reais"),
+        ("count", "duas casas", "two houses"),
+        ("duration", "duas horas", "two hours"),
+        ("length", "3 quilômetros", "3 kilometers"),
+        ("temperature", "-8 graus Celsius", "-8 degrees Celsius"),
+    ],
+)
+def test_kinds_give_pairs_written_by_hand(kind, source, target):
+    values = Values(random.Random(0), "train")
+    drawn = {}
+    for _ in range(20_000):
+        item = KINDS[kind].draw(values)
+        for phrase in (item.figures, item.words):
+            if phrase is not None:
+                drawn[phrase.source] = phrase.target
+        if source in drawn:
+            break
+    assert drawn.get(source) == target
+
+
+def test_every_kind_has_a_weight_and_every_slot_a_kind():
+    assert set(KIND_WEIGHTS) == set(KINDS)
+    roles = {kind.role for kind in KINDS.values()}
+    for template in SENTENCES:
+        slots = [[part.split("}")[0] for part in side.split("{")[1:]] for side in template]
+        assert slots[0] == slots[1]
+        assert set(slots[0]) <= roles
+
+
+def test_a_full_date_is_that_of_the_unicode_locales():
+    values = Values(random.Random(0), "train")
+    for _ in range(50):
+        figures = KINDS["date_full"].draw(values).figures
+        day = datetime.datetime.strptime(figures.target, "%A, %B %d, %Y").date()
+        assert figures.source == format_date(day, "full", locale="pt_BR")
+        assert figures.target == format_date(day, "full", locale="en_US")
+
+
+def test_no_source_has_two_targets():
+    targets = {}
+    for seed in range(3):
+        corpus = portuguese_english(8_000, seed=seed)
+        for source, target in corpus.train + corpus.validation + corpus.test:
+            assert targets.setdefault(source, target) == target
+
+
+def test_no_item_has_two_targets_whatever_its_kind():
+    values = Values(random.Random(0), "train")
+    targets = {}
+    for kind in KINDS.values():
+        for _ in range(1500):
+            item = kind.draw(values)
+            phrases = [("alone", phrase) for phrase in (item.figures, item.words) if phrase]
+            for shape, phrase in phrases:
+                assert targets.setdefault((shape, phrase.source), phrase.target) == phrase.target
+            if item.words and item.reversible:
+                key = ("in figures", item.words.source)
+                assert targets.setdefault(key, item.figures.target) == item.figures.target
+            if item.words:
+                key = ("in words", item.figures.source)
+                assert targets.setdefault(key, item.words.target) == item.words.target
+
+
+def test_held_out_sources_do_not_occur_in_training(corpus):
+    parts = [
+        {source for source, _ in part} for part in (corpus.train, corpus.validation, corpus.test)
+    ]
+    assert [len(part) for part in parts] == [20_000, 1000, 1000]  # no source occurs twice
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+
+
+def test_held_out_values_do_not_occur_in_training(corpus):
+    dated = re.compile(r"\b(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)")
+
+    def large_numbers(pairs):
+        # A year within a date belongs to the date, which is held out as a whole.
+        pairs = [(source, target) for source, target in pairs if not dated.search(target)]
+        words = [word.strip(".:%$") for _, target in pairs for word in target.split()]
+        numbers = [word.strip("R$€.").replace(",", "") for word in words]
+        return {n for n in numbers if n.isdigit() and len(n.strip("0")) >= 4}
+
+    held_out = large_numbers(corpus.test)
+    assert len(held_out) > 50
+    assert not held_out & large_numbers(corpus.train)
+    assert all(split_of(number) == "test" for number in held_out)
+
+
+def test_held_out_dates_do_not_occur_in_training(corpus):
+    def dates(pairs):
+        pairs = [pair for pair in pairs if "–" not in pair[1]]  # an interval is held out whole
+        pattern = r"\b[JFMASOND][a-z]{2,8} \d+, \d{4}"
+        return {date for _, target in pairs for date in re.findall(pattern, target)}
+
+    assert len(dates(corpus.test)) > 50
+    assert not dates(corpus.test) & dates(corpus.train)
+
+
+def test_splits_have_the_same_mixture(corpus):
+    def shares(pairs):
+        beginnings = ("por extenso", "em algarismos", "O ", "A ", "em ")
+        counts = [sum(source.startswith(b) for source, _ in pairs) for b in beginnings]
+        return [count / len(pairs) for count in counts]
+
+    for share, held_out in zip(shares(corpus.train), shares(corpus.test), strict=True):
+        assert held_out == pytest.approx(share, abs=0.05)
+
+
+def test_pairs_are_short_and_clean(corpus):
+    for pair in corpus.train + corpus.validation + corpus.test:
+        for text in pair:
+            assert 0 < len(text) <= LONGEST
+            assert len(text.split()) <= MOST_WORDS
+            assert text == " ".join(text.split())
+            assert text.isprintable()
+            assert "{" not in text
+
+
+def test_every_shape_and_sentence_occurs(corpus):
+    sources = [source for source, _ in corpus.train]
+    for source, _ in SENTENCES:
+        assert any(s.startswith(source.split("{")[0]) for s in sources)
+    assert set(SHAPE_WEIGHTS) == {"alone", "sentence", "in_words", "in_figures"}
+
+
+def test_the_same_seed_gives_the_same_pairs_and_fewer_are_a_prefix(corpus):
+    fewer = portuguese_english(300)
+    assert portuguese_english(300) == fewer
+    assert corpus.train[:300] == fewer.train
+    assert corpus.test[: len(fewer.test)] == fewer.test
+    assert portuguese_english(300, seed=1).train != fewer.train
+
+
+def test_a_corpus_of_no_pairs_is_refused():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        portuguese_english(0)
+
+
+# --- docstrings -----------------------------------------------------------------------------------
+
+
+def test_docstrings_are_english_text_of_known_modules(docstrings):
+    text = "\n".join(docstrings.train + docstrings.validation)
+    assert len(text) > 1_000_000
+    assert "Return a deep copy" not in docstrings.train  # documents are modules, not docstrings
+    assert "Counter" in text
+    assert "Turn argparse" not in text
+    assert text.count(" the ") > 5_000
+
+
+def test_docstrings_are_split_by_module_and_never_repeated(docstrings):
+    assert len(docstrings.train) > 5 * len(docstrings.validation) > 50
+    documents = docstrings.train + docstrings.validation
+    assert len(set(documents)) == len(documents)
+    trained = set("\n\n".join(docstrings.train).split("\n\n"))
+    held_out = [part for part in "\n\n".join(docstrings.validation).split("\n\n") if len(part) > 99]
+    assert sum(part in trained for part in held_out) < 0.02 * len(held_out)
+
+
+def test_docstrings_come_from_sources_without_importing_them(tmp_path, monkeypatch):
+    (tmp_path / "package" / "tests").mkdir(parents=True)
+    (tmp_path / "site-packages").mkdir()
+    long = "This is a docstring that is long enough to be kept."
+    source = (
+        f'"""Module. {long}"""\nraise SystemExit\nclass A:\n    """Class. {long}"""\n'
+        f"    if True:\n        async def f(self):\n            '''Method. {long}'''\n"
+        f'def g():\n    """Function. {long}"""\ndef h():\n    """Short."""\n'
+        f'def again():\n    """Function. {long}"""\n'
+    )
+    (tmp_path / "package" / "a.py").write_text(source)
+    (tmp_path / "package" / "bad.py").write_text("def (")
+    (tmp_path / "package" / "tests" / "b.py").write_text(source.replace("long", "LONG"))
+    (tmp_path / "site-packages" / "c.py").write_text(source.replace("long", "LONG"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    corpus = python_docstrings.__wrapped__(validation_fraction=0)
+    parts = [f"{owner}. {long}" for owner in ("Module", "Class", "Method", "Function")]
+    assert corpus == TextCorpus("python_docstrings", ("\n\n".join(parts),), ())
+
+
+def test_a_python_without_sources_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no docstrings in"):
+        python_docstrings.__wrapped__()
+
+
+# --- one entry ------------------------------------------------------------------------------------
+
+
+def test_embedded_corpora_have_one_name(docstrings, corpus):
+    assert load_text_corpus("embedded") == docstrings
+    assert load_parallel_corpus("embedded").train[:1000] == corpus.train[:1000]
+
+
+def test_the_last_tenth_of_a_text_is_held_out(tmp_path):
+    text = "".join(random.Random(0).choices("abc \n", k=997))
+    (tmp_path / "a.txt").write_text(text)
+    corpus = load_text_corpus(tmp_path / "a.txt")
+    assert corpus == TextCorpus("a.txt", (text[:897],), (text[897:],))
+
+
+def test_several_texts_are_several_documents(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name * 10)
+    corpus = load_text_corpus([tmp_path / "a", str(tmp_path / "b")], validation_fraction=0.2)
+    assert corpus.train == ("a" * 8, "b" * 8)
+    assert corpus.validation == ("aa", "bb")
+
+
+def write_pairs(path, number):
+    path.write_text("".join(f"fonte {i}\tsource {i}\n" for i in range(number)))
+    return path
+
+
+def test_pairs_without_validation_files_are_held_out_by_source(tmp_path):
+    path = write_pairs(tmp_path / "a.tsv", 100)
+    path.write_text(path.read_text() * 2)  # every source twice
+    corpus = load_parallel_corpus(path)
+    assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [180, 10, 10]
+    assert len({*corpus.train, *corpus.validation, *corpus.test}) == 100
+    assert not set(corpus.train) & {*corpus.validation, *corpus.test}
+    assert load_parallel_corpus(path) == corpus
+
+
+def test_files_for_validation_and_test_are_taken_whole(tmp_path):
+    train, validation = write_pairs(tmp_path / "a.tsv", 9), write_pairs(tmp_path / "b.tsv", 4)
+    corpus = load_parallel_corpus(train, validation=validation)
+    assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [9, 4, 0]
+    corpus = load_parallel_corpus(str(train), test=[validation])
+    assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [8, 1, 4]
+
+
+def test_two_aligned_files_are_a_parallel_corpus(tmp_path):
+    (tmp_path / "a.pt").write_text("um\ndois\ntrês\n", encoding="utf-8")
+    (tmp_path / "a.en").write_text("one\ntwo\nthree\n")
+    corpus = load_parallel_corpus((tmp_path / "a.pt", tmp_path / "a.en"), held_out_fraction=0)
+    pairs = (("um", "one"), ("dois", "two"), ("três", "three"))
+    assert corpus == ParallelCorpus("a.pt and a.en", pairs, (), ())
+
+
+def test_bad_sources_are_refused(tmp_path):
+    path = write_pairs(tmp_path / "a.tsv", 2)
+    with pytest.raises(ValueError, match="2 distinct sources are too few"):
+        load_parallel_corpus(path)
+    with pytest.raises(ValueError, match=r"one \.tsv file or two aligned files, got 3"):
+        load_parallel_corpus([path, path, path])
+    with pytest.raises(ValueError, match="brings its own validation"):
+        load_parallel_corpus("embedded", test=path)
+    with pytest.raises(ValueError, match=r"validation_fraction must be .* got 1"):
+        load_text_corpus(path, validation_fraction=1)
+    with pytest.raises(ValueError, match="at least one text file"):
+        load_text_corpus([])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_text_corpus("nowhere")
+
+
+# --- TensorFlow Datasets, by a stand-in -----------------------------------------------------------
+
+
+@pytest.fixture
+def datasets(monkeypatch):
+    """A stand-in for `tensorflow_datasets`, which is optional and would go to the network."""
+    splits = {
+        "pairs": {"train": [{"pt": f"{i}a".encode(), "en": b"x"} for i in range(40)], "test": []},
+        "texts": {"train": [{"text": b"0123456789"}]},
+        "labels": {"train": [{"label": 1}]},
+    }
+
+    class Builder:
+        def __init__(self, name):
+            if name not in splits:
+                raise ValueError(f"Failed to find {name}\ntraceback")
+            self.splits = splits[name]
+            features = self.splits["train"][0]
+            keys = ("pt", "en") if name == "pairs" else None
+            self.info = types.SimpleNamespace(
+                splits=self.splits, features=features, supervised_keys=keys
+            )
+
+        def download_and_prepare(self):
+            pass
+
+        def as_dataset(self, split):
+            return self.splits[split]
+
+    module = types.SimpleNamespace(builder=Builder, as_numpy=iter)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+
+
+@pytest.mark.usefixtures("datasets")
+def test_data_sets_are_loaded_by_name():
+    corpus = load_parallel_corpus("tfds:pairs")
+    assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [38, 2, 0]
+    assert load_text_corpus("tfds:texts") == TextCorpus("texts", ("012345678",), ("9",))
+
+
+@pytest.mark.usefixtures("datasets")
+def test_data_sets_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"no data set 'nothing' \(Failed to find nothing\)"):
+        load_text_corpus("tfds:nothing")
+    with pytest.raises(ValueError, match="no column of the name text, but label"):
+        load_text_corpus("tfds:labels")
+    with pytest.raises(ValueError, match="not a parallel corpus"):
+        load_parallel_corpus("tfds:texts")
+
+
+def test_missing_tensorflow_datasets_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"functional-models\[datasets\]"):
+        load_text_corpus("tfds:tiny_shakespeare")
