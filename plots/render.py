@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,9 @@ FORMATS = ("png", "svg", "pdf", "dot")
 MAX_SIDE_PIXELS = 16_000
 """Longest side of a PNG. Viewers and browsers refuse much larger ones."""
 
-# Graphviz is not thread-safe, and the date of a PDF goes through the environment.
-_GRAPHVIZ_LOCK = threading.Lock()
+_GRAPHVIZ_LOCK = threading.Lock()  # the bundled Graphviz is not thread-safe
+
+_PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
 
 def picture_format(to_file: str | os.PathLike[str]) -> str:
@@ -76,12 +77,15 @@ def run_graphviz(text: str, picture: str) -> bytes:
         ImportError: if neither `dot` nor pygraphviz is there.
         RuntimeError: if Graphviz cannot draw the graph.
     """
-    # Without this, a PDF holds the time at which it was written.
-    with _GRAPHVIZ_LOCK, _environment(SOURCE_DATE_EPOCH="0"):
+    with _GRAPHVIZ_LOCK:
         installed = shutil.which("dot")
         if installed:
-            return _run_installed(installed, text, picture)
-        return _run_bundled(text, picture)
+            data = _run_installed(installed, text, picture)
+        else:
+            data = _run_bundled(text, picture)
+    # A PDF holds the time at which it was written. The new date is as long as the old one, because
+    # the PDF's table of contents counts bytes.
+    return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
 
 
 def write_whole(to_file: str | os.PathLike[str], data: bytes) -> Path:
@@ -132,21 +136,6 @@ def _run_bundled(text: str, picture: str) -> bytes:
         raise RuntimeError(f"Graphviz failed to draw the graph: {error}") from error
     graph.close()
     return drawn if isinstance(drawn, bytes) else drawn.encode()
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for a while."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _umask() -> int:

@@ -58,6 +58,12 @@ def test_every_format_starts_as_it_should_and_is_the_same_every_time(suffix, sma
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_pdf_does_not_hold_the_time_at_which_it_was_written(small, tmp_path):
+    plots.plot_model(small, tmp_path / "model.pdf")
+    dates = re.findall(rb"Date \(D:(\d+)", (tmp_path / "model.pdf").read_bytes())
+    assert set(dates) == {b"19700101000000"}
+
+
 def test_a_name_without_suffix_becomes_a_png(small, tmp_path):
     plots.plot_model(small, str(tmp_path / "model"), dpi=50)
     assert (tmp_path / "model.png").read_bytes().startswith(MAGIC["png"])
