@@ -42,6 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _keras() -> Any:
+    """Import Keras without the greetings that TensorFlow and CUDA write to stderr regardless.
+
+    Only what native code prints is lost; an import that fails raises as ever.
+    """
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import keras
+
+        keras.ops.zeros(())  # the first tensor sets up the devices
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+    return keras
+
+
 def _how_to_go_on(options: argparse.Namespace) -> str:
     if not hasattr(options, "steps"):
         return "nothing was written"
@@ -254,8 +273,7 @@ def inspect(options: argparse.Namespace) -> None:
         print()
     print(spec.to_json())
 
-    import keras
-
+    keras = _keras()
     import plots
 
     # Counting needs shapes, not weights: GPT-2 is counted without its half gigabyte.
@@ -276,9 +294,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 def _set_dtype(options: argparse.Namespace) -> None:
     if options.dtype:
-        import keras
-
-        keras.config.set_dtype_policy(options.dtype)
+        _keras().config.set_dtype_policy(options.dtype)
 
 
 def _data(options: argparse.Namespace) -> Any:
@@ -303,12 +319,11 @@ def train(options: argparse.Namespace) -> None:
     pairs = kind == "encoder_decoder"
     corpus: Any = load_parallel_corpus(data) if pairs else load_text_corpus(data)
 
-    import keras
-
     from functional_models.comparison import shared_tokenizer, sized_for, try_it
     from functional_models.text_model import new_text_model
 
     print(f"{corpus.name}: {len(corpus.train):,} {'pairs' if pairs else 'documents'} to train on")
+    keras = _keras()
     _set_dtype(options)
     tokenizer = shared_tokenizer(corpus, options.tokenizer, options.vocabulary_size)
     keras.utils.set_random_seed(recipe.seed)
@@ -345,12 +360,27 @@ def compare(options: argparse.Namespace) -> None:
     )
 
 
+def _load(folder: str, kind: str | None = None) -> Any:
+    """Load a text model; refuse a folder that is none, or of another kind, before Keras is there."""
+    from functional_models.model_folder import read_spec
+    from functional_models.text_model import load
+
+    found = read_spec(folder).kind
+    if kind not in (None, found):
+        command = "generate" if found == "decoder_only" else "translate"
+        raise ValueError(
+            f"{folder} holds a model of kind {found}, not {kind}; use functional-models {command}"
+        )
+    _keras()
+    return load(folder)
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Measure a model on the held-out part of a corpus, or on the whole of files."""
     from functional_models.corpora import load_parallel_corpus, load_text_corpus
-    from functional_models.text_model import load
 
-    model, data = load(options.model), _data(options)
+    data = _data(options)
+    model = _load(options.model)
     if model.kind == "encoder_decoder":
         pairs = load_parallel_corpus(data)
         held_out: Any = pairs.test or pairs.validation or pairs.train
@@ -363,9 +393,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """Continue prompts."""
-    from functional_models.causal_lm import CausalLM
-
-    lm = CausalLM.load(options.model)
+    lm = _load(options.model, "decoder_only")
     texts = lm.generate(options.prompts, **_sampler_options(options))
     for prompt, text in zip(options.prompts, texts, strict=True):
         print(prompt + text)
@@ -373,35 +401,32 @@ def generate(options: argparse.Namespace) -> None:
 
 def translate(options: argparse.Namespace) -> None:
     """Translate sentences."""
-    from functional_models.translator import Translator
-
+    translator = _load(options.model, "encoder_decoder")
     sentences = options.sentences or [line.rstrip("\n") for line in sys.stdin]
-    for text in Translator.load(options.model).translate(sentences, **_sampler_options(options)):
+    for text in translator.translate(sentences, **_sampler_options(options)):
         print(text)
 
 
 def plot(options: argparse.Namespace) -> None:
     """Draw a model."""
-    import plots
-
     if Path(options.model).suffix == ".keras":
         model = _load_keras_file(options.model)
     else:
         spec = _spec(options)
-        import keras
-
+        keras = _keras()
         with keras.StatelessScope(initialize_variables=False):
             model = builders.build(spec)
+    import plots
+
     plots.plot_model(model, options.to, show_shapes=options.shapes)
     paths = plots.skip_paths(plots.read_graph(model))
     print(f"{options.to}: {len(paths)} skip paths")
 
 
 def _load_keras_file(path: str) -> Any:
-    import keras
-
-    import builders.models  # noqa: F401 - registers the layers that a saved model names
-
     if not Path(path).exists():
         raise FileNotFoundError(f"no file {path}; give a variant, a folder or a .keras file")
+    keras = _keras()
+    import builders.models  # noqa: F401 - registers the layers that a saved model names
+
     return keras.saving.load_model(path, compile=False, safe_mode=True)

@@ -54,7 +54,7 @@ KIND_WEIGHTS: dict[str, float] = {
 }
 
 # How often each shape of pair is drawn: the item alone, in a sentence, or to be converted.
-SHAPE_WEIGHTS: dict[str, float] = {"alone": 3, "sentence": 5, "in_words": 1, "in_figures": 1}
+SHAPE_WEIGHTS: dict[str, float] = {"alone": 6, "sentence": 10, "in_words": 1, "in_figures": 1}
 
 # A slot takes any kind of its role. Dates, times and years bring their own preposition.
 SENTENCES: tuple[Pair, ...] = (

@@ -1,0 +1,55 @@
+# Every target makes the virtual environment it needs; nothing is installed outside of .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-jax test-all lint format types figures bench lock clean
+
+help: ## Show what the targets do
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv with this package and everything it was tested with
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## The main job: train four Transformers side by side, compare, draw, translate
+	$(BIN)/functional-models compare --to out/demo
+
+test: $(READY) ## The tests, on TensorFlow, and those of builders and plots on JAX too
+	$(BIN)/python -m pytest -n 2 -q
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q tests/test_builders_*.py tests/test_plots_*.py
+
+test-all: $(READY) ## All tests, the slow ones too
+	$(BIN)/python -m pytest -n 2 -q -m ''
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q -m '' tests/test_builders_*.py tests/test_plots_*.py
+
+lint: $(READY) ## Linter, formatter and type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(READY) ## Draw the pictures of the README again
+	$(BIN)/python docs/figures.py
+
+bench: $(READY) ## Measure training against keras-nlp and PyTorch (about ten minutes)
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/epoch_end.py
+
+lock: ## Write constraints.txt anew, from the newest versions that fit together
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade pip
+	.venv-lock/bin/python -m pip install --quiet '.[dev]'
+	.venv-lock/bin/python -m pip freeze --exclude functional-models > constraints.txt
+	rm -rf .venv-lock build *.egg-info
+
+clean: ## Remove what the targets made, .venv included
+	rm -rf .venv .venv-lock out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
