@@ -13,7 +13,7 @@ _CORNERS = "Vaswani et al. 2017 (post-norm, sinusoids); GPT-2 (pre-norm, learned
 
 
 def _corner(norm_placement: str, positions: str) -> TransformerSpec:
-    """One of the four corners: everything but the two choices is the same."""
+    """One of the four corners: everything but the two choices is the same, and no dropout."""
     return TransformerSpec(
         kind="encoder_decoder",
         vocabulary_size=1000,
@@ -25,8 +25,6 @@ def _corner(norm_placement: str, positions: str) -> TransformerSpec:
         norm_placement=norm_placement,
         positions=positions,
         activation="relu",
-        dropout=0.1,
-        embedding_dropout=0.1,
         # Sinusoids are of size one; unscaled embeddings would drown in them.
         scale_embeddings=positions == "sinusoidal",
         logit_bias=True,

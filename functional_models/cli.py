@@ -157,7 +157,7 @@ def _add_data_options(sub: argparse.ArgumentParser) -> None:
 
 def _add_recipe_options(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("recipe")
-    group.add_argument("--steps", type=int, default=2000)
+    group.add_argument("--steps", type=int)
     group.add_argument("--batch-size", type=int)
     group.add_argument("--learning-rate", type=float)
     group.add_argument("--schedule", help="cosine, inverse_sqrt or constant")
@@ -183,11 +183,9 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {n: getattr(options, n) for n in names if getattr(options, n, None) is not None}
 
 
-def _recipe(options: argparse.Namespace) -> Any:
-    from functional_models.text_model import make_recipe
-
+def _recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
     names = ("steps", "batch_size", "learning_rate", "schedule", "warmup_steps", "weight_decay")
-    return make_recipe(None, _given(options, *names, "label_smoothing", "report_every", "seed"))
+    return _given(options, *names, "label_smoothing", "report_every", "seed")
 
 
 def _sampler_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -308,7 +306,7 @@ def _data(options: argparse.Namespace) -> Any:
 
 def train(options: argparse.Namespace) -> None:
     """Train a model."""
-    recipe, changes = _recipe(options), _changes(options)
+    changes = _changes(options)
     data = _data(options)
     from functional_models.comparison import kind_of_data
     from functional_models.corpora import load_parallel_corpus, load_text_corpus
@@ -320,10 +318,11 @@ def train(options: argparse.Namespace) -> None:
     corpus: Any = load_parallel_corpus(data) if pairs else load_text_corpus(data)
 
     from functional_models.comparison import shared_tokenizer, sized_for, try_it
-    from functional_models.text_model import new_text_model
+    from functional_models.text_model import make_recipe, new_text_model
 
     print(f"{corpus.name}: {len(corpus.train):,} {'pairs' if pairs else 'documents'} to train on")
     keras = _keras()
+    recipe = make_recipe(None, _recipe_changes(options))
     _set_dtype(options)
     tokenizer = shared_tokenizer(corpus, options.tokenizer, options.vocabulary_size)
     keras.utils.set_random_seed(recipe.seed)
@@ -340,19 +339,20 @@ def train(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Train several variants and lay them side by side."""
-    recipe, changes = _recipe(options), _changes(options)
-    from functional_models.comparison import CORNERS
-    from functional_models.comparison import compare as run
-
+    changes = _changes(options)
     kind = changes.pop("kind", None)
     for name in options.variants:
-        builders.variant_info(name)  # refuse all before any is trained
+        builders.variant(name, **changes)  # refuse all before any is trained
+    _keras()
+    from functional_models.comparison import CORNERS, default_budget
+    from functional_models.comparison import compare as run
+
     _set_dtype(options)
     run(
         options.variants or CORNERS,
         _data(options),
         kind=kind,
-        budget=recipe,
+        budget=default_budget(**_recipe_changes(options)),
         folder=options.to,
         tokenizer=options.tokenizer,
         vocabulary_size=options.vocabulary_size,
@@ -361,7 +361,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _load(folder: str, kind: str | None = None) -> Any:
-    """Load a text model; refuse a folder that is none, or of another kind, before Keras is there."""
+    """Load a text model; refuse a wrong folder before Keras is imported."""
     from functional_models.model_folder import read_spec
     from functional_models.text_model import load
 
