@@ -37,7 +37,7 @@ SPEC = builders.TransformerSpec(
     attention_bias=False,
     tie_embeddings=True,
     pad_token_id=None,  # blocks are packed
-    initializer="depth_scaled",
+    initializer="glorot_uniform",
 )
 
 

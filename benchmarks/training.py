@@ -50,16 +50,14 @@ def train_keras(model: Any) -> float:
     return BATCH * LENGTH * TIMED_STEPS / (ends[-1] - ends[WARMUP_STEPS - 1])
 
 
-def ours(precision: str) -> float:
-    import keras
-
+def small_gpt(layers: int = LAYERS) -> Any:
+    """Return this library's model of the sizes above."""
     import builders
 
-    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
-    model = builders.build_decoder_only(
+    return builders.build_decoder_only(
         "pre_norm_learned",
         vocabulary_size=VOCABULARY,
-        num_layers=LAYERS,
+        num_layers=layers,
         hidden_dim=WIDTH,
         intermediate_dim=INNER,
         num_heads=HEADS,
@@ -70,14 +68,24 @@ def ours(precision: str) -> float:
         logit_bias=False,
         pad_token_id=None,
     )
-    return train_keras(model)
+
+
+def ours(precision: str) -> float:
+    set_precision(precision)
+    return train_keras(small_gpt())
+
+
+def set_precision(precision: str) -> None:
+    import keras
+
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
 
 
 def keras_nlp(precision: str) -> float:
     import keras
     import keras_hub
 
-    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    set_precision(precision)
     tokens = keras.Input((None,), dtype="int32")
     x = keras_hub.layers.TokenAndPositionEmbedding(VOCABULARY, LENGTH, WIDTH)(tokens)
     for _ in range(LAYERS):

@@ -68,17 +68,29 @@ class TokenBatches:
         block: input tokens of one row, `t`.
         batch_size: rows of a batch, `b`.
         seed: of the order.
+        what: what the stream is, for errors.
 
     Raises:
-        ValueError: the stream is shorter than one block and its next token.
+        ValueError: the stream is shorter than one block and its next token, or `block` or
+            `batch_size` is below 1.
     """
 
-    def __init__(self, tokens: np.ndarray, *, block: int, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        *,
+        block: int,
+        batch_size: int,
+        seed: int = 0,
+        what: str = "corpus",
+    ) -> None:
+        _check_positive(block=block, batch_size=batch_size)
         if len(tokens) < block + 1:
+            shorter = len(tokens) - 1
             raise ValueError(
-                f"the corpus has {len(tokens)} tokens, shorter than one block of {block} tokens "
-                f"and the token after it; give more text, or a max_sequence_length (block) of at "
-                f"most {max(len(tokens) - 1, 0)}"
+                f"the {what} has {len(tokens)} tokens, shorter than one block of {block} tokens "
+                "and the token after it; give more text"
+                + (f", or a block (max_sequence_length) of at most {shorter}" * (shorter > 0))
             )
         self.tokens = tokens
         self.block = block
@@ -147,10 +159,12 @@ class PairBatches:
         pad_id: fills rows up.
         batch_size: rows of a batch, `b`.
         bucket_lengths: the lengths that rows are padded to; longer ones follow by doubling.
+        max_length: no row is padded to more than this, where the model takes no more.
         seed: of the order.
 
     Raises:
-        ValueError: no pairs, or a source without tokens.
+        ValueError: no pairs, a source without tokens, a pair longer than `max_length`, or a
+            `batch_size` below 1.
     """
 
     def __init__(
@@ -160,8 +174,10 @@ class PairBatches:
         pad_id: int,
         batch_size: int,
         bucket_lengths: Sequence[int] = BUCKET_LENGTHS,
+        max_length: int | None = None,
         seed: int = 0,
     ) -> None:
+        _check_positive(batch_size=batch_size)
         if not pairs:
             raise ValueError("there are no sentence pairs; give at least one")
         empty = [i for i, (source, _) in enumerate(pairs) if not len(source)]
@@ -178,6 +194,14 @@ class PairBatches:
         self.bucket_lengths = list(bucket_lengths)
         while self.bucket_lengths[-1] < max(lengths):
             self.bucket_lengths.append(2 * self.bucket_lengths[-1])
+        if max_length is not None:
+            if max_length < max(lengths):
+                raise ValueError(
+                    f"a pair has {max(lengths)} tokens on one side, allowed are {max_length}; "
+                    "remove it"
+                )
+            shorter = [length for length in self.bucket_lengths if length < max_length]
+            self.bucket_lengths = [*shorter, max_length]
         self._bucket_of = np.searchsorted(self.bucket_lengths, lengths)
         self._plan = lru_cache(maxsize=1)(self._plan_epoch)
 
@@ -265,8 +289,13 @@ def check_tokens(tokens: np.ndarray, vocabulary_size: int, what: str) -> None:
     """Refuse ids that the model has no embedding for: backends differ in what they would do.
 
     Raises:
-        ValueError: an id below 0, or `vocabulary_size` or above.
+        ValueError: no vector of integers, an id below 0, or `vocabulary_size` or above.
     """
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(
+            f"{what} has shape {tokens.shape} and type {tokens.dtype}; tokens are one stream of "
+            "integers, (N,)"
+        )
     if not len(tokens):
         return
     low, high = int(np.min(tokens)), int(np.max(tokens))
@@ -276,6 +305,12 @@ def check_tokens(tokens: np.ndarray, vocabulary_size: int, what: str) -> None:
             f"{vocabulary_size - 1} (vocabulary_size={vocabulary_size}); use the tokenizer that "
             "the model was made with, or a larger vocabulary_size"
         )
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value!r}: must be a whole number, 1 or more")
 
 
 def _hash(*parts: Any) -> str:

@@ -6,8 +6,10 @@ What Keras calls an epoch is here the stretch of steps between two reports.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,11 @@ class Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Add a row; evaluate, and save if the loss is the lowest so far."""
         logs = logs or {}
+        if not math.isfinite(logs["cross_entropy"]):
+            raise ValueError(
+                f"the loss is {logs['cross_entropy']} at step {self.step}; use a lower "
+                "learning_rate or clip_norm, more warmup_steps, or another norm_placement"
+            )
         seconds = time.perf_counter() - self._start
         timed_share = (self._steps - self._untimed) / self._steps
         row = {
@@ -112,25 +119,39 @@ class Checkpoint(keras.callbacks.Callback):
         """Bring model, optimizer and record to where the checkpoint was written, if there is one.
 
         Raises:
-            ValueError: the checkpoint is of another run.
+            ValueError: the checkpoint is of another run, or damaged.
         """
         if not self.path.exists():
             return
-        with np.load(self.path, allow_pickle=False) as saved:
-            state = json.loads(str(saved["state"]))
-            self._refuse_other(state["run"])
-            for i, variable in enumerate(_state(model)):
-                variable.assign(saved[f"array_{i}"])
-        self._record.restore(state["rows"])
+        variables = _state(model)
+        try:
+            # NumPy leaves a file open that it opened itself and cannot read.
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+                state = json.loads(str(saved["state"]))
+                there, rows = state["run"], state["rows"]
+                arrays = [saved[f"array_{i}"] for i in range(len(saved.files) - 1)]
+        except (zipfile.BadZipFile, KeyError, EOFError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} is damaged ({type(error).__name__}); delete it to start anew, or "
+                "choose another folder"
+            ) from error
+        self._refuse_other(there)
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        self._record.restore(rows)
 
     def _refuse_other(self, there: Mapping[str, Any]) -> None:
         for name, given in self._run.items():
             if there.get(name) != given:
                 raise ValueError(
                     f"{self.path.parent} holds a run with another {name}"
-                    + ("" if name == "model" else f": {there.get(name)} there, {given} given")
+                    + (f": {there.get(name)} there, {given} given" if _is_short(given) else "")
                     + "; go on with the same settings, choose another folder, or delete this one"
                 )
+
+
+def _is_short(value: Any) -> bool:
+    return not isinstance(value, list | dict)
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
@@ -191,8 +212,13 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also when training was cut short; may be called again."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
 
 def report_line(row: Row, steps: int) -> str:

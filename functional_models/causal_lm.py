@@ -11,7 +11,7 @@ import numpy as np
 import builders
 from functional_models.batches import TokenBatches, check_tokens
 from functional_models.corpora import TextCorpus
-from functional_models.generation import Generator, make_sampler
+from functional_models.generation import Generator, check_count
 from functional_models.text_model import TextModel, make_recipe
 from functional_models.tokenizers import as_tokenizer
 
@@ -50,11 +50,15 @@ class CausalLM(TextModel):
         Raises:
             ValueError: no text, or tokens outside the vocabulary.
         """
+        if isinstance(text, TextCorpus):
+            raise TypeError("a TextCorpus has two texts; give its .train or its .validation")
         if isinstance(text, np.ndarray):
             check_tokens(text, self.spec.vocabulary_size, "the token array")
             return text
         if isinstance(text, str):
             return np.concatenate(self.tokenizer.encode([text]))
+        if not len(text):
+            raise ValueError("there is no text; give at least one document")
         return np.concatenate(self.tokenizer.encode(text, end=True))
 
     def fit(
@@ -94,16 +98,18 @@ class CausalLM(TextModel):
         if isinstance(data, TextCorpus):
             validation = data.validation if validation is None else validation
             data = data.train
-        batches = self._batches(data, block, recipe.batch_size, recipe.seed)
+        sizes = (block, recipe.batch_size, recipe.seed)
+        batches = self._batches(data, "training text", *sizes)
         held_out = None
-        if validation is not None:
-            held_out = self._batches(validation, block, recipe.batch_size, recipe.seed)
+        if validation is not None and len(validation):
+            held_out = self._batches(validation, "validation text", *sizes)
         sample = None
         if sample_prompt is not None:
             prompt = sample_prompt
+            self._encode_prompts([prompt], None)  # refuse it now, not at the first report
 
             def sample() -> str:
-                return prompt + self.generate(prompt, "top_p", max_new_tokens=64, seed=recipe.seed)
+                return prompt + self.generate(prompt, "top_p", seed=recipe.seed)
 
         return self._train(
             batches,
@@ -129,16 +135,17 @@ class CausalLM(TextModel):
         """
         from functional_models.training import evaluate
 
-        return evaluate(self.model, self._batches(data, block, batch_size, 0))
+        return evaluate(self.model, self._batches(data, "text", block, batch_size, 0))
 
-    def _batches(self, data: Any, block: int | None, batch_size: int, seed: int) -> TokenBatches:
+    def _batches(
+        self, data: Any, what: str, block: int | None, batch_size: int, seed: int
+    ) -> TokenBatches:
         longest = self.spec.max_sequence_length
-        if block is not None and not 1 <= block <= longest:
-            raise ValueError(
-                f"block={block}: must be 1 to {longest}, the max_sequence_length of the model"
-            )
+        if block is None:
+            block = longest
+        check_count("block", block, most=longest)
         return TokenBatches(
-            self.tokens(data), block=block or longest, batch_size=batch_size, seed=seed
+            self.tokens(data), block=block, batch_size=batch_size, seed=seed, what=what
         )
 
     @overload
@@ -150,7 +157,7 @@ class CausalLM(TextModel):
         prompt: str | Sequence[str],
         sampler: Any = "top_p",
         *,
-        max_new_tokens: int = 100,
+        max_new_tokens: int | None = None,
         **sampler_options: Any,
     ) -> str | list[str]:
         """Continue a prompt, or each of several, until the end token.
@@ -158,7 +165,8 @@ class CausalLM(TextModel):
         Args:
             prompt: one text or several.
             sampler: `greedy`, `top_k`, `top_p`, `random`, `beam`, or a keras-nlp sampler.
-            max_new_tokens: the most tokens to add.
+            max_new_tokens: the most tokens to add; `None`: 100, or as many as the model takes
+                after the longest prompt.
             sampler_options: `temperature`, `k`, `p`, `num_beams`, `seed`; see `make_sampler`.
 
         Returns:
@@ -171,25 +179,32 @@ class CausalLM(TextModel):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             return []
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens}: must be 1 or more")
+        encoded, limit = self._encode_prompts(prompts, max_new_tokens)
+        chosen = self._generate.sampler(sampler, **sampler_options)
+        texts = self.tokenizer.decode(self._generate(encoded, chosen, max_new_tokens=limit))
+        return texts[0] if isinstance(prompt, str) else texts
+
+    def _encode_prompts(
+        self, prompts: Sequence[str], max_new_tokens: int | None
+    ) -> tuple[list[np.ndarray], int]:
+        """Return the tokens of prompts, and how many may follow; refuse prompts with no room."""
+        if max_new_tokens is not None:
+            check_count("max_new_tokens", max_new_tokens)
         encoded = self.tokenizer.encode(prompts)
         longest = self.spec.max_sequence_length
         for text, ids in zip(prompts, encoded, strict=True):
             if not len(ids):
                 raise ValueError(f"prompt {text!r} has no tokens; give at least one character")
-            if len(ids) + max_new_tokens > longest:
+            if len(ids) >= longest:
+                raise ValueError(
+                    f"prompt {text[:40]!r} has {len(ids)} tokens and the model takes {longest} in "
+                    f"all; cut the prompt to fewer than {longest} tokens"
+                )
+            if max_new_tokens is not None and len(ids) + max_new_tokens > longest:
                 raise ValueError(
                     f"prompt {text[:40]!r} has {len(ids)} tokens, max_new_tokens is "
-                    f"{max_new_tokens}, and the model takes {longest} in all; "
-                    + (
-                        f"ask for {longest - len(ids)} new tokens at the most"
-                        if len(ids) < longest
-                        else f"cut the prompt to fewer than {longest} tokens"
-                    )
+                    f"{max_new_tokens}, and the model takes {longest} in all; ask for "
+                    f"{longest - len(ids)} new tokens at the most"
                 )
-        chosen = make_sampler(sampler, **sampler_options)
-        texts = self.tokenizer.decode(
-            self._generate(encoded, chosen, max_new_tokens=max_new_tokens)
-        )
-        return texts[0] if isinstance(prompt, str) else texts
+        room = longest - max(map(len, encoded))
+        return encoded, max_new_tokens or min(100, room)

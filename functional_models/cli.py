@@ -115,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model", metavar="FOLDER")
     sub.add_argument("prompts", nargs="+", metavar="PROMPT")
     _add_sampler_options(sub, "top_p")
-    sub.set_defaults(max_new_tokens=100)
 
     sub = command("translate", translate, "translate sentences with a trained translator")
     sub.add_argument("model", metavar="FOLDER")
@@ -381,11 +380,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
     data = _data(options)
     model = _load(options.model)
+    named = isinstance(data, str) and (data == "embedded" or data.startswith("tfds:"))
     if model.kind == "encoder_decoder":
-        pairs = load_parallel_corpus(data)
+        pairs = load_parallel_corpus(data, held_out_fraction=0.05 if named else 0.0)
         held_out: Any = pairs.test or pairs.validation or pairs.train
     else:
-        text = load_text_corpus(data)
+        text = load_text_corpus(data, validation_fraction=0.1 if named else 0.0)
         held_out = text.validation or text.train
     for name, value in model.evaluate(held_out).items():
         print(f"{name:>15}  {value:,.0f}" if name == "tokens" else f"{name:>15}  {value:.4f}")

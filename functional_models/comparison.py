@@ -19,6 +19,7 @@ from functional_models.corpora import (
     load_text_corpus,
 )
 from functional_models.files import write_whole
+from functional_models.model_folder import make_folder
 from functional_models.text_model import TextModel, make_recipe
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ Spec = str | builders.TransformerSpec
 Result = dict[str, Any]
 
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
+BEST = "best"
 GOAL = 0.9
 """Exact match whose step is reported."""
 
@@ -69,18 +71,23 @@ def compare(
         the speed on the test text, which occurs nowhere in training.
 
     Raises:
-        ValueError: as `fit`.
+        ValueError: no specs, two of one name, a spec of another kind than the data, data of which
+            nothing is held out; else as `fit`.
     """
     folder = Path(folder)
     recipe = default_budget(steps=budget) if isinstance(budget, int) else budget
-    recipe = recipe or default_budget()
+    recipe = make_recipe(recipe or default_budget(), {})
+    given = _by_name(specs)
     corpus = _corpus(data, kind)
-    given = specs if isinstance(specs, Mapping) else {_name(spec): spec for spec in specs}
+    if not _held_out(corpus):
+        raise ValueError(f"{corpus.name} has nothing held out to measure on; give more text")
     shared = shared_tokenizer(corpus, tokenizer, vocabulary_size)
     kind = "encoder_decoder" if isinstance(corpus, ParallelCorpus) else "decoder_only"
     chosen = {}
     for name, spec in given.items():
         plain = builders.variant(spec, kind=kind) if isinstance(spec, str) else spec
+        if plain.kind != kind:
+            raise ValueError(f"{name} is of kind={plain.kind!r}, the data is for {kind!r}")
         chosen[name] = sized_for(plain, shared, changes or {})
 
     results, models = [], {}
@@ -101,7 +108,7 @@ def default_budget(**changes: Any) -> Recipe:
     Raises:
         ValueError: an unknown field, or a value that is not allowed.
     """
-    usual = {"steps": 1000, "batch_size": 64, "learning_rate": 3e-3, "report_every": 100}
+    usual = {"steps": 1400, "batch_size": 64, "learning_rate": 4e-3, "report_every": 100}
     return make_recipe(None, {**usual, **changes})
 
 
@@ -113,6 +120,33 @@ def _corpus(
     if (kind or kind_of_data(data) or "encoder_decoder") == "encoder_decoder":
         return load_parallel_corpus(data)
     return load_text_corpus(data)
+
+
+def _by_name(
+    specs: Iterable[Spec] | Mapping[str, builders.TransformerSpec],
+) -> dict[str, Spec]:
+    """Return specs by the names of their folders."""
+    if isinstance(specs, Mapping):
+        given: dict[str, Spec] = dict(specs)
+    else:
+        given = {}
+        for spec in [specs] if isinstance(specs, str | builders.TransformerSpec) else specs:
+            if _name(spec) in given:
+                raise ValueError(f"two specs have the name {_name(spec)}; give a dict of names")
+            given[_name(spec)] = spec
+    if not given:
+        raise ValueError("there is nothing to compare; give at least one variant")
+    for name in given:
+        if name in ("", ".", "..", BEST) or Path(name).name != name:
+            raise ValueError(f"{name!r} cannot be the name of a variant's folder; give another")
+    return given
+
+
+def _held_out(corpus: TextCorpus | ParallelCorpus) -> Any:
+    """Return what results are measured on."""
+    if isinstance(corpus, ParallelCorpus):
+        return corpus.test or corpus.validation
+    return corpus.validation
 
 
 def kind_of_data(data: str | Sequence[str]) -> str | None:
@@ -167,22 +201,22 @@ def _train_one(
 
     from functional_models.text_model import load, new_text_model
 
-    run = _run_key(spec, recipe, corpus)
-    finished = folder / "result.json"
-    if finished.exists():
-        saved = json.loads(finished.read_text("utf-8"))
-        if saved["run"] == run:
-            if progress:
-                print(f"finished before: {folder}")
-            return saved["result"], load(folder)
+    run = _run_key(spec, recipe, corpus, tokenizer)
+    finished = make_folder(folder) / "result.json"
+    before = _read_result(finished)
+    if before.get("run") != run:
+        # What is there is of other settings: a checkpoint to go on from, too.
+        (folder / "checkpoint.npz").unlink(missing_ok=True)
+        write_whole(finished, json.dumps({"run": run, "result": None}, indent=1))
+    elif before["result"] is not None:
+        if progress:
+            print(f"finished before: {folder}")
+        return before["result"], load(folder)
 
     keras.utils.set_random_seed(recipe.seed)
     model = new_text_model(spec, tokenizer)
     rows = model.fit(corpus, recipe=recipe, folder=folder, progress=progress)
-    held_out = corpus.validation
-    if isinstance(corpus, ParallelCorpus):
-        held_out = corpus.test or corpus.validation
-    measured = model.evaluate(held_out, batch_size=recipe.batch_size)
+    measured = model.evaluate(_held_out(corpus), batch_size=recipe.batch_size)
     if isinstance(corpus, ParallelCorpus):
         reached = [row["step"] for row in rows if row.get("val_exact_match", 0) >= GOAL]
         extra = {
@@ -204,16 +238,38 @@ def _train_one(
     return result, model
 
 
+def _read_result(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is damaged; delete it to train this variant anew") from None
+
+
 def _run_key(
-    spec: builders.TransformerSpec, recipe: Recipe, corpus: TextCorpus | ParallelCorpus
+    spec: builders.TransformerSpec,
+    recipe: Recipe,
+    corpus: TextCorpus | ParallelCorpus,
+    tokenizer: Any,
 ) -> str:
-    what = [spec.to_json(), json.dumps(dataclasses.asdict(recipe)), repr(corpus)]
+    """Return a hash of all that decides a result; the tokenizer follows from its kind and size."""
+    what = [
+        spec.to_json(),
+        json.dumps(dataclasses.asdict(recipe)),
+        repr(corpus),
+        f"{tokenizer.kind} {tokenizer.vocabulary_size}",
+    ]
     return hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
 
 
 def _overall_speed(rows: Sequence[Mapping[str, float]]) -> float:
-    """Return tokens per second over the run: the harmonic mean, as reports are of equal work."""
-    return len(rows) / sum(1 / row["tokens_per_second"] for row in rows)
+    """Return tokens per second over the run: the harmonic mean, as reports are of equal work.
+
+    A report of nothing but the step that was compiled measures no speed, and does not count.
+    """
+    speeds = [row["tokens_per_second"] for row in rows if row["tokens_per_second"] > 0]
+    return len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
 
 
 def _write(
@@ -234,14 +290,16 @@ def _write(
     histories = {}
     for name in models:
         rows = json.loads((folder / name / "history.json").read_text("utf-8"))
-        histories[name] = {key: [row[key] for row in rows] for key in rows[0]}
+        histories[name] = {
+            key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
+        }
     save_figure(loss_curves(histories), folder / "loss_curves.png")
     for name, model in models.items():
         plots.plot_model(model.model, str(folder / name / "skip_paths.svg"))
     graphs = {name: model.model for name, model in models.items()}
     plots.plot_side_by_side(graphs, folder / "variants.png", blocks=1)
     write_whole(folder / "samples.md", samples(models[best], corpus))
-    models[best].save(folder / "best")
+    models[best].save(folder / BEST)
     if not progress:
         return
     print("\n" + results_table(results))
@@ -251,10 +309,11 @@ def _write(
 
 def try_it(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> str:
     """Return the shell command that uses a model trained on a corpus."""
+    where = shlex.quote(str(folder))
     if isinstance(corpus, TextCorpus):
-        return f'functional-models generate {folder} "The "'
+        return f'functional-models generate {where} "The "'
     source = (corpus.test or corpus.train)[0][0]
-    return f"functional-models translate {folder} {shlex.quote(source)}"
+    return f"functional-models translate {where} {shlex.quote(source)}"
 
 
 def samples(model: TextModel, corpus: TextCorpus | ParallelCorpus, number: int = 20) -> str:
@@ -263,7 +322,7 @@ def samples(model: TextModel, corpus: TextCorpus | ParallelCorpus, number: int =
     from functional_models.translator import Translator
 
     if isinstance(model, Translator) and isinstance(corpus, ParallelCorpus):
-        pairs = corpus.test[:number]
+        pairs = _held_out(corpus)[:number]
         written = model.translate([source for source, _ in pairs])
         lines = ["| source | translation | reference |", "| --- | --- | --- |"]
         lines += [
@@ -272,8 +331,9 @@ def samples(model: TextModel, corpus: TextCorpus | ParallelCorpus, number: int =
         ]
         return "\n".join(lines) + "\n"
     assert isinstance(model, CausalLM)
-    prompts = [text[:20] for text in corpus.validation[:5] if isinstance(text, str) and text]
-    texts = model.generate(prompts, seed=0, max_new_tokens=60)
+    length = min(20, model.spec.max_sequence_length // 8)  # in characters; there is room for more
+    prompts = [text[:length] for text in corpus.validation[:5] if isinstance(text, str) and text]
+    texts = model.generate(prompts, seed=0)
     return "\n\n".join(f"**{p}**{t}" for p, t in zip(prompts, texts, strict=True)) + "\n"
 
 

@@ -20,11 +20,16 @@ class TokenCrossEntropy(keras.losses.Loss):
 
     With label smoothing e, the target distribution gives 1 - e to the label and spreads e over
     the whole vocabulary (Szegedy et al. 2016, section 7; "Attention Is All You Need", 5.4).
+
+    Raises:
+        ValueError: a `label_smoothing` that is not in [0, 1).
     """
 
     def __init__(
         self, label_smoothing: float = 0.0, name: str = "token_cross_entropy", **kwargs: Any
     ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing!r}: must be in [0, 1)")
         super().__init__(name=name, reduction="mean_with_sample_weight", **kwargs)
         self.label_smoothing = label_smoothing
 
@@ -42,16 +47,57 @@ class TokenCrossEntropy(keras.losses.Loss):
         return {"label_smoothing": self.label_smoothing, "name": self.name, "dtype": self.dtype}
 
 
+class TokenMean(keras.metrics.Mean):
+    """Mean of a value of each token over the tokens that count, also across batches.
+
+    The metrics of Keras divide by the length of a batch before they add batches up, so that a
+    token of a short batch would weigh more than one of a long batch.
+    """
+
+    def values(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the value of each token, (b, t)."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it is the mean of")
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
+        """Add the tokens of one batch."""
+        weights = None if sample_weight is None else ops.reshape(sample_weight, (-1,))
+        super().update_state(ops.reshape(self.values(y_true, y_pred), (-1,)), weights)
+
+
 @keras.saving.register_keras_serializable(package="functional_models")
-class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
+class CrossEntropy(TokenMean):
+    """Mean cross-entropy in nats, without label smoothing."""
+
+    def __init__(self, name: str = "cross_entropy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, labels: Tensor, logits: Tensor) -> Tensor:
+        logits = ops.cast(logits, "float32")
+        return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class Perplexity(CrossEntropy):
     """exp of the mean cross-entropy per token."""
 
     def __init__(self, name: str = "perplexity", **kwargs: Any) -> None:
-        super().__init__(name=name, from_logits=True)
+        super().__init__(name=name, **kwargs)
 
     def result(self) -> Tensor:
         """Return the perplexity of all tokens since the last reset."""
         return ops.exp(super().result())
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class TokenAccuracy(TokenMean):
+    """Share of the tokens that have the highest logit."""
+
+    def __init__(self, name: str = "token_accuracy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def values(self, labels: Tensor, logits: Tensor) -> Tensor:
+        best = ops.cast(ops.argmax(logits, axis=-1), labels.dtype)
+        return ops.cast(ops.equal(best, labels), self.dtype)
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
@@ -104,9 +150,5 @@ class TokenCount(keras.metrics.Metric):
 
 def token_metrics(*, exact_match: bool = False) -> list[keras.metrics.Metric]:
     """Return new metrics for `weighted_metrics`: cross_entropy, token_accuracy, tokens, ..."""
-    metrics = [
-        keras.metrics.SparseCategoricalCrossentropy(name="cross_entropy", from_logits=True),
-        keras.metrics.SparseCategoricalAccuracy(name="token_accuracy"),
-        TokenCount(),
-    ]
+    metrics: list[keras.metrics.Metric] = [CrossEntropy(), TokenAccuracy(), TokenCount()]
     return [*metrics, ExactMatch()] if exact_match else metrics

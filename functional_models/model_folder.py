@@ -1,17 +1,19 @@
 """Model folders: what `save` writes and `load` reads.
 
-    model.json            kind, format, spec, and the names of the other parts; written last
+    model.json            format, spec, and the names of the other parts; written last
     weights-<hash>.keras  the Keras model
-    tokenizer/            or source_tokenizer/ and target_tokenizer/
+    tokenizer-<hash>/     or source_tokenizer-<hash>/ and target_tokenizer-<hash>/
 
-`model.json` names the weights, and each save gives them a new name. So the folder holds the old
-model or the new one at any moment, and never half of each.
+`model.json` names the other parts, and what has another content gets another name. So the folder
+holds the old model or the new one at any moment, and never half of each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import Any
 
 import builders
 from functional_models.files import write_whole
+from functional_models.tokenizers import MANIFEST as TOKENIZER_MANIFEST
 from functional_models.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -35,27 +38,59 @@ class ModelFolder:
     tokenizers: Mapping[str, Tokenizer]
 
 
-def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
-    """Write a model folder whole, or leave the old one as it was."""
+def make_folder(folder: str | Path) -> Path:
+    """Make a folder, and those above it, where there are none.
+
+    Raises:
+        ValueError: there is a file of that name.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, tokenizer in content.tokenizers.items():
-        tokenizer.save(folder / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"{folder} cannot be made: it, or one above it, is a file; give the path of a folder"
+        ) from None
+    return folder
+
+
+def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
+    """Write a model folder whole, or leave the old one as it was.
+
+    Raises:
+        ValueError: there is a file of that name.
+    """
+    folder = make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         written = Path(scratch) / "weights.keras"
         content.model.save(written, include_optimizer=False)
-        weights = f"weights-{hashlib.sha256(written.read_bytes()).hexdigest()[:12]}.keras"
-        written.replace(folder / weights)
+        weights = f"weights-{_hash(written)}.keras"
+        os.replace(written, folder / weights)
+        tokenizers = {}
+        for role, tokenizer in content.tokenizers.items():
+            tokenizer.save(Path(scratch) / role)
+            # Its manifest holds the hashes of all its other files.
+            name = f"{role}-{_hash(Path(scratch) / role / TOKENIZER_MANIFEST)}"
+            if not (folder / name).exists():
+                os.replace(Path(scratch) / role, folder / name)
+            tokenizers[role] = name
     manifest = {
         "format": FORMAT,
         "spec": json.loads(content.spec.to_json()),
         "weights": weights,
-        "tokenizers": list(content.tokenizers),
+        "tokenizers": tokenizers,
     }
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     for old in folder.glob("weights-*.keras"):
         if old.name != weights:
             old.unlink()
+    for old in folder.glob("*tokenizer-*"):
+        if old.name not in tokenizers.values():
+            shutil.rmtree(old)
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def read_model_folder(folder: str | Path) -> ModelFolder:
@@ -67,8 +102,8 @@ def read_model_folder(folder: str | Path) -> ModelFolder:
     """
     folder = Path(folder)
     spec = read_spec(folder)
-    roles = _read_manifest(folder)["tokenizers"]
-    tokenizers = {role: load_tokenizer(folder / role) for role in roles}
+    names = _read_manifest(folder)["tokenizers"]
+    tokenizers = {role: load_tokenizer(folder / name) for role, name in names.items()}
     model = builders.build(spec)
     restore_weights(model, folder)
     return ModelFolder(spec, model, tokenizers)
@@ -80,7 +115,11 @@ def read_spec(folder: str | Path) -> builders.TransformerSpec:
     Raises:
         FileNotFoundError, ValueError: as `read_model_folder`.
     """
-    return builders.TransformerSpec.from_json(json.dumps(_read_manifest(Path(folder))["spec"]))
+    spec = json.dumps(_read_manifest(Path(folder))["spec"])
+    try:
+        return builders.TransformerSpec.from_json(spec)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{Path(folder) / MANIFEST}: {error}") from error
 
 
 def restore_weights(model: Any, folder: str | Path) -> None:
@@ -124,7 +163,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has format {version}, this version reads format {FORMAT}; upgrade "
             "functional-models"
         )
-    missing = [key for key in ("spec", "weights", "tokenizers") if key not in manifest]
-    if missing:
-        raise ValueError(f"{path} is damaged: it has no {missing[0]}; save the model again")
+    for key, kind in (("spec", dict), ("weights", str), ("tokenizers", dict)):
+        if not isinstance(manifest.get(key), kind):
+            raise ValueError(f"{path} is damaged: it has no proper {key}; save the model again")
     return manifest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import builders
 from functional_models.model_folder import (
     ModelFolder,
+    make_folder,
     read_model_folder,
     restore_weights,
     write_model_folder,
@@ -55,7 +56,13 @@ class TextModel:
         sizes = self._vocabulary_fields()
         if isinstance(spec, str):
             given = {field: size for field, (_, size) in sizes.items()}
+            given["pad_token_id"] = self._writer.pad_id
             spec = builders.variant(spec, kind=self.kind, **given)
+        if not isinstance(spec, builders.TransformerSpec):
+            raise TypeError(
+                f"{type(self).__name__} takes a TransformerSpec or the name of a variant, given "
+                f"{type(spec).__name__}"
+            )
         if spec.kind != self.kind:
             raise ValueError(
                 f"{type(self).__name__} takes a spec of kind={self.kind!r}, given {spec.kind!r}; "
@@ -66,6 +73,15 @@ class TextModel:
                 raise ValueError(
                     f"{field}={getattr(spec, field)}: the {role} has {size} tokens; "
                     f"use spec.replace({field}={size})"
+                )
+        for role, tokenizer in self.tokenizers.items():
+            # A language model's text is packed, so that it may do without any padding.
+            if spec.pad_token_id is None and self.kind == "decoder_only":
+                continue
+            if tokenizer.pad_id != spec.pad_token_id:
+                raise ValueError(
+                    f"pad_token_id={spec.pad_token_id}: the {role} pads with {tokenizer.pad_id}; "
+                    f"use spec.replace(pad_token_id={tokenizer.pad_id})"
                 )
         return spec
 
@@ -109,8 +125,9 @@ class TextModel:
         from functional_models.training import train
 
         if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             options["save_best"] = lambda: self.save(folder)
+            options["identity"] = {"spec": self.spec.to_dict()}
         self.history = train(self.model, batches, recipe, folder=folder, **options)
         if folder is not None:
             restore_weights(self.model, folder)  # the best, which need not be the last
@@ -122,10 +139,13 @@ def make_recipe(recipe: Recipe | None, changes: dict[str, Any]) -> Recipe:
 
     Raises:
         ValueError: an unknown field, or a value that is not allowed.
+        TypeError: `recipe` is none.
     """
     from builders.registry import unknown_name
     from functional_models.training import Recipe
 
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, given {recipe!r}; write fit(..., steps=500)")
     allowed = [field.name for field in dataclasses.fields(Recipe)]
     for name in changes:
         if name not in allowed:

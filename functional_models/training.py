@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -53,6 +54,14 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # An int is a float too, as in Python's own arithmetic; a bool is neither.
+            kinds: Any = {"int": int, "float": (int, float), "str": str}[str(field.type)]
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise ValueError(f"{field.name}={value!r}: must be of type {field.type}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name}={value!r}: must be finite")
         rules: dict[str, tuple[bool, str]] = {
             "steps": (self.steps >= 1, "1 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
@@ -100,6 +109,7 @@ def train(
     sample: Callable[[], str] | None = None,
     progress: bool = True,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
+    identity: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Train a model by `model.fit`, resuming where a run in `folder` stopped.
 
@@ -115,6 +125,7 @@ def train(
         sample: gives a text that shows what the model can do, printed at every report.
         progress: show a bar and a line per report.
         callbacks: more Keras callbacks.
+        identity: JSON-ready; what else must be the same for a run to go on, such as the spec.
 
     Returns:
         One row per report: step, loss (nats per token since the last report, dropout on),
@@ -122,7 +133,8 @@ def train(
         val_loss, val_token_accuracy, val_exact_match where measured.
 
     Raises:
-        ValueError: the folder holds a run of another model, recipe or data.
+        ValueError: the folder holds a run of another model, recipe or data, or the loss is no
+            number any more.
     """
     loss = TokenCrossEntropy(recipe.label_smoothing)
     _compile(model, recipe.optimizer(), loss, exact_match)
@@ -132,28 +144,38 @@ def train(
     record = Record(validate, save_best)
     checkpoint = None
     if folder is not None:
-        run = {**dataclasses.asdict(recipe), "data": batches.fingerprint(), "model": _shapes(model)}
+        run = {
+            **dataclasses.asdict(recipe),
+            **(identity or {}),
+            "data": batches.fingerprint(),
+            "validation data": validation and validation.fingerprint(),
+            "model": _shapes(model),
+        }
         checkpoint = Checkpoint(Path(folder), run, record)
         checkpoint.restore(model)
     watchers: list[keras.callbacks.Callback] = [record]
+    bar = Progress(record, recipe.steps)
     if progress:
-        watchers.append(Progress(record, recipe.steps))
+        watchers.append(bar)
     if sample is not None:
         watchers.append(SampleText(sample))
     watchers.extend(callbacks)
     if checkpoint is not None:
         watchers.append(checkpoint)  # last, so that a checkpoint follows all that it speaks of
 
-    while (left := recipe.steps - record.step) > 0:
-        every = min(recipe.report_every, left)
-        model.fit(
-            training_data(batches, record.step),
-            steps_per_epoch=every,
-            epochs=left // every,
-            shuffle=False,  # batches come in their order already
-            verbose=0,
-            callbacks=watchers,
-        )
+    try:
+        while (left := recipe.steps - record.step) > 0:
+            every = min(recipe.report_every, left)
+            model.fit(
+                training_data(batches, record.step),
+                steps_per_epoch=every,
+                epochs=left // every,
+                shuffle=False,  # batches come in their order already
+                verbose=0,
+                callbacks=watchers,
+            )
+    finally:
+        bar.close()  # Keras does not end its callbacks on Ctrl-C
     return record.rows
 
 
@@ -163,11 +185,14 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
     Returns:
         loss (nats per token), perplexity, token_accuracy, tokens, and exact_match if asked for.
     """
-    if not model.compiled:
+    wanted = {metric.name for metric in token_metrics(exact_match=exact_match)}
+    compiled_here = model.compiled and isinstance(model.loss, TokenCrossEntropy)
+    logs = _measure(model, batches) if compiled_here else {}
+    if not wanted <= logs.keys():
+        if model.compiled:  # by its owner in another way, which is left alone
+            model = keras.Model(model.input, model.output)
         _compile(model, None, TokenCrossEntropy(), exact_match)
-    logs = model.evaluate(
-        evaluation_data(batches), steps=batches.steps_once, verbose=0, return_dict=True
-    )
+        logs = _measure(model, batches)
     row = {
         "loss": logs["cross_entropy"],
         "perplexity": math.exp(min(logs["cross_entropy"], 700)),
@@ -175,6 +200,12 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
         "tokens": logs["tokens"],
     }
     return {**row, "exact_match": logs["exact_match"]} if exact_match else row
+
+
+def _measure(model: keras.Model, batches: Batches) -> Row:
+    return model.evaluate(
+        evaluation_data(batches), steps=batches.steps_once, verbose=0, return_dict=True
+    )
 
 
 def _compile(

@@ -11,7 +11,7 @@ import numpy as np
 import builders
 from functional_models.batches import PairBatches
 from functional_models.corpora import ParallelCorpus
-from functional_models.generation import Generator, make_sampler
+from functional_models.generation import Generator, check_count
 from functional_models.text_model import TextModel, make_recipe
 from functional_models.tokenizers import as_tokenizer
 
@@ -28,8 +28,8 @@ class Translator(TextModel):
         target_tokenizer: the same; `None`: one for both.
 
     Raises:
-        ValueError: another kind, fewer ids in the spec than a tokenizer has, or tokenizers whose
-            padding is not the spec's.
+        ValueError: another kind, fewer ids in the spec than a tokenizer has, tokenizers whose
+            padding is not the spec's, or a target tokenizer that pads with its start or end token.
     """
 
     kind = "encoder_decoder"
@@ -49,12 +49,13 @@ class Translator(TextModel):
     def _ready(self) -> None:
         self.source_tokenizer = self.tokenizers["source_tokenizer"]
         self.target_tokenizer = self.tokenizers["target_tokenizer"]
-        for role, tokenizer in self.tokenizers.items():
-            if tokenizer.pad_id != self.spec.pad_token_id:
-                raise ValueError(
-                    f"pad_token_id={self.spec.pad_token_id}: the {role} pads with "
-                    f"{tokenizer.pad_id}; use spec.replace(pad_token_id={tokenizer.pad_id})"
-                )
+        target = self.target_tokenizer
+        if target.pad_id in (target.start_id, target.end_id):
+            # No attention sees padding, and no loss counts it: the model could not learn to stop.
+            raise ValueError(
+                f"the target_tokenizer pads with id {target.pad_id}, which is its start or end "
+                "token too; give one with a padding token of its own, as train_tokenizer makes"
+            )
         self._generate = Generator(
             self.model,
             max_length=self.spec.max_sequence_length,
@@ -103,8 +104,13 @@ class Translator(TextModel):
         if isinstance(data, ParallelCorpus):
             validation = data.validation if validation is None else validation
             data = data.train
+        batches = self._batches(data, recipe.batch_size, recipe.seed)
+        held_out = None
+        if validation is not None and len(validation):
+            held_out = self._batches(validation, recipe.batch_size, recipe.seed)
         sample = None
         if sample_sources:
+            self._encode_sources(sample_sources)  # refuse them now, not at the first report
 
             def sample() -> str:
                 texts = self.translate(sample_sources)
@@ -112,10 +118,10 @@ class Translator(TextModel):
                 return "\n".join(f"    {source} -> {target}" for source, target in rows)
 
         return self._train(
-            self._batches(data, recipe.batch_size, recipe.seed),
+            batches,
             recipe,
             folder,
-            validation=validation and self._batches(validation, recipe.batch_size, recipe.seed),
+            validation=held_out,
             exact_match=True,
             sample=sample,
             progress=progress,
@@ -135,6 +141,7 @@ class Translator(TextModel):
         return evaluate(self.model, self._batches(pairs, batch_size, 0), exact_match=True)
 
     def _batches(self, pairs: Pairs, batch_size: int, seed: int) -> PairBatches:
+        _check_pairs(pairs)
         sources = self.source_tokenizer.encode([source for source, _ in pairs])
         targets = self.target_tokenizer.encode(
             [target for _, target in pairs], start=True, end=True
@@ -145,6 +152,7 @@ class Translator(TextModel):
             list(zip(sources, targets, strict=True)),
             pad_id=self.target_tokenizer.pad_id,
             batch_size=batch_size,
+            max_length=self.spec.max_sequence_length,
             seed=seed,
         )
 
@@ -177,7 +185,7 @@ class Translator(TextModel):
             source: one sentence or several.
             sampler: `greedy`, `top_k`, `top_p`, `random`, `beam`, or a keras-nlp sampler.
             max_new_tokens: the most tokens of a translation; `None`: one and a half times those
-                of the longest source and 16 more, as far as the model goes.
+                of its source and 16 more, as far as the model goes.
             batch_size: sentences at a time.
             sampler_options: `temperature`, `k`, `p`, `num_beams`, `seed`; see `make_sampler`.
 
@@ -188,25 +196,43 @@ class Translator(TextModel):
         sources = [source] if isinstance(source, str) else list(source)
         if not sources:
             return []
+        encoded = self._encode_sources(sources)
+        room = self.spec.max_sequence_length - 1  # one is the start token
+        if max_new_tokens is not None:
+            check_count("max_new_tokens", max_new_tokens, most=room)
+        check_count("batch_size", batch_size)
+        chosen = self._generate.sampler(sampler, **sampler_options)
+        texts: list[str] = []
+        for first in range(0, len(encoded), batch_size):
+            rows = encoded[first : first + batch_size]
+            lengths = [len(ids) for ids in rows]
+            width = min(-(-max(lengths) // 16) * 16, self.spec.max_sequence_length)
+            padded = np.full((len(rows), width), self.source_tokenizer.pad_id, "int32")
+            for row, ids in enumerate(rows):
+                padded[row, : len(ids)] = ids
+            starts = [np.array([self.target_tokenizer.start_id], "int32")] * len(rows)
+            wanted = [max_new_tokens or min(room, n + n // 2 + 16) for n in lengths]
+            found = self._generate(starts, chosen, max_new_tokens=wanted, source=padded)
+            texts += self.target_tokenizer.decode(found)
+        return texts[0] if isinstance(source, str) else texts
+
+    def _encode_sources(self, sources: Sequence[str]) -> list[np.ndarray]:
         encoded = self.source_tokenizer.encode(sources)
         for number, ids in enumerate(encoded):
             if not len(ids):
                 raise ValueError(f"source sentence {number + 1} is empty; give some text")
         self._check_lengths([len(ids) for ids in encoded], "source")
-        room = self.spec.max_sequence_length - 1  # one is the start token
-        if max_new_tokens is not None and not 1 <= max_new_tokens <= room:
-            raise ValueError(f"max_new_tokens={max_new_tokens}: must be 1 to {room}")
-        chosen = make_sampler(sampler, **sampler_options)
-        texts: list[str] = []
-        for first in range(0, len(encoded), batch_size):
-            rows = encoded[first : first + batch_size]
-            longest = max(len(ids) for ids in rows)
-            wanted = max_new_tokens or min(room, longest + longest // 2 + 16)
-            width = min(-(-longest // 16) * 16, self.spec.max_sequence_length)
-            padded = np.full((len(rows), width), self.source_tokenizer.pad_id, "int32")
-            for row, ids in enumerate(rows):
-                padded[row, : len(ids)] = ids
-            starts = [np.array([self.target_tokenizer.start_id], "int32")] * len(rows)
-            found = self._generate(starts, chosen, max_new_tokens=wanted, source=padded)
-            texts += self.target_tokenizer.decode(found)
-        return texts[0] if isinstance(source, str) else texts
+        return encoded
+
+
+def _check_pairs(pairs: Pairs) -> None:
+    """Refuse what is not a sequence of (source, target) texts."""
+    if isinstance(pairs, ParallelCorpus):
+        raise TypeError("a ParallelCorpus has three splits; give its .train, .validation or .test")
+    if isinstance(pairs, str):
+        raise TypeError(
+            "expected (source, target) pairs, given one text; load files by load_parallel_corpus"
+        )
+    for number, pair in enumerate(pairs, 1):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(f"pair number {number} is {pair!r:.60}; must be (source, target)")

@@ -167,7 +167,7 @@ def _number(value: Decimal) -> Item:
 @kind("number")
 def cardinal(values: Values) -> Item:
     """Draws a cardinal below ten billion: 1.234 -> 1,234."""
-    return _number(values.number(10, significant=6))
+    return _number(values.number(10, significant=5))
 
 
 @kind("number")

@@ -25,14 +25,14 @@ __all__ = ["KIND_WEIGHTS", "SHAPE_WEIGHTS", "portuguese_english"]
 # How often each kind of item is drawn, relative to the others. More of the kinds whose words are
 # long (cardinal, money) makes the corpus harder, more of short figures makes it easier.
 KIND_WEIGHTS: dict[str, float] = {
-    "cardinal": 10,
-    "negative": 2,
-    "decimal": 4,
-    "percentage": 4,
+    "cardinal": 8,
+    "negative": 1,
+    "decimal": 2,
+    "percentage": 3,
     "count": 8,
     "ordinal_masculine": 4,
     "ordinal_feminine": 3,
-    "money": 10,
+    "money": 8,
     "length": 2,
     "weight": 1,
     "duration": 1,
@@ -54,7 +54,7 @@ KIND_WEIGHTS: dict[str, float] = {
 }
 
 # How often each shape of pair is drawn: the item alone, in a sentence, or to be converted.
-SHAPE_WEIGHTS: dict[str, float] = {"alone": 6, "sentence": 10, "in_words": 1, "in_figures": 1}
+SHAPE_WEIGHTS: dict[str, float] = {"alone": 8, "sentence": 14, "in_words": 1, "in_figures": 1}
 
 # A slot takes any kind of its role. Dates, times and years bring their own preposition.
 SENTENCES: tuple[Pair, ...] = (

@@ -1,0 +1,43 @@
+"""The README's Python is run as it stands, and what it says of the registry is what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import builders
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
+def test_the_python_of_the_readme_runs(code: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_table_of_variants_is_the_registry() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", README, re.M)
+    assert listed == builders.list_variants()
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    from functional_models.cli import _parser
+
+    actions = _parser()._subparsers._group_actions[0]  # type: ignore[union-attr]
+    for command in re.findall(r"functional-models ([a-z]+)", README):
+        assert command in actions.choices, command  # type: ignore[operator]
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    for target in re.findall(r"make ([a-z-]+)", README):
+        assert target in targets, target

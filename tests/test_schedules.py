@@ -1,0 +1,131 @@
+"""Learning rates against the formulas of the papers, and through serialisation."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from functional_models.schedules import InverseSquareRoot, schedule
+from functional_models.training import Recipe
+
+STEPS = np.array([0, 1, 2, 11, 12, 13, 14, 29, 101, 997, 100_003])
+
+
+def rates(thing, steps=STEPS):
+    return np.array([float(thing(step)) for step in steps])
+
+
+def test_the_inverse_square_root_is_the_formula_of_attention_is_all_you_need():
+    d, warmup = 512, 4000
+    step = STEPS + 1.0  # the paper counts from one
+    expected = d**-0.5 * np.minimum(step**-0.5, step * warmup**-1.5)
+    np.testing.assert_allclose(rates(InverseSquareRoot.of_width(d, warmup)), expected, rtol=1e-5)
+
+
+def test_the_inverse_square_root_peaks_at_the_end_of_the_warm_up():
+    found = rates(InverseSquareRoot(0.3, 13), np.arange(40))
+    assert found.argmax() == 12
+    np.testing.assert_allclose(found.max(), 0.3, rtol=1e-6)
+
+
+def test_cosine_goes_linearly_to_the_peak_and_down_to_a_tenth():
+    peak, warmup, steps = 0.3, 13, 101
+    found = rates(schedule("cosine", peak=peak, warmup_steps=warmup, steps=steps), np.arange(120))
+    rise = peak / warmup + (peak - peak / warmup) * np.arange(warmup) / warmup
+    progress = np.minimum((np.arange(warmup, 120) - warmup) / (steps - warmup), 1)
+    fall = peak * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * progress)))
+    np.testing.assert_allclose(found, [*rise, *fall], rtol=1e-5)
+    np.testing.assert_allclose(found[steps:], peak / 10, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cosine", "inverse_sqrt"])
+def test_without_warm_up_the_first_rate_is_the_peak(name):
+    found = schedule(name, peak=0.3, warmup_steps=0, steps=101)
+    np.testing.assert_allclose(float(found(0)), 0.3, rtol=1e-6)
+
+
+def test_a_warm_up_longer_than_the_run_just_rises():
+    found = rates(schedule("cosine", peak=0.3, warmup_steps=100, steps=7), np.arange(7))
+    assert (np.diff(found) > 0).all()
+    assert found.max() < 0.3
+
+
+@pytest.mark.parametrize("name", ["cosine", "inverse_sqrt", "constant"])
+def test_a_schedule_survives_the_configuration_of_its_optimizer(name):
+    optimizer = Recipe(schedule=name, learning_rate=0.03, warmup_steps=13, steps=101).optimizer()
+    config = keras.saving.serialize_keras_object(optimizer)
+    again = keras.saving.deserialize_keras_object(config)
+    for each in (optimizer, again):
+        each.build([keras.Variable(np.zeros(3, "float32"))])
+    for step in (0, 12, 13, 57, 100):
+        for each in (optimizer, again):
+            each.iterations.assign(step)
+        assert float(again.learning_rate) == float(optimizer.learning_rate)
+    assert again.global_clipnorm == optimizer.global_clipnorm
+
+
+def test_a_schedule_alone_survives_serialisation():
+    made = InverseSquareRoot(0.3, 13)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    assert isinstance(again, InverseSquareRoot)
+    np.testing.assert_array_equal(rates(made), rates(again))
+
+
+def test_an_unknown_schedule_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="allowed: cosine, inverse_sqrt, constant"):
+        schedule("linear", peak=0.3, warmup_steps=1, steps=2)
+
+
+@pytest.mark.parametrize("warmup", [0, -3])
+def test_a_warm_up_below_one_step_is_refused(warmup):
+    with pytest.raises(ValueError, match="1 or more"):
+        InverseSquareRoot(0.3, warmup)
+
+
+def test_weight_decay_spares_biases_norms_and_embeddings():
+    layers = [
+        keras.layers.Embedding(7, 5),
+        keras.layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de"),
+        keras.layers.Reshape((-1, 6)),
+        keras.layers.LayerNormalization(),
+        keras.layers.Dense(3),
+    ]
+    model = keras.Sequential([keras.Input((None,), dtype="int32"), *layers])
+    recipe = Recipe(learning_rate=0.1, weight_decay=0.5, schedule="constant")
+    optimizer = recipe.optimizer()
+    for weight in model.trainable_variables:
+        weight.assign(np.ones(weight.shape))
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([keras.ops.zeros(weight.shape) for weight in model.trainable_variables])
+    for weight in model.trainable_variables:
+        shrunk = 0.95 if weight.name == "kernel" else 1.0
+        np.testing.assert_allclose(weight.numpy(), shrunk, rtol=1e-6, err_msg=weight.path)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 0},
+        {"steps": 2.5},
+        {"steps": "10"},
+        {"steps": True},
+        {"batch_size": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
+        {"schedule": "linear"},
+        {"schedule": None},
+        {"warmup_steps": -1},
+        {"weight_decay": -0.1},
+        {"beta_2": 1.0},
+        {"clip_norm": 0},
+        {"label_smoothing": 1},
+        {"report_every": 0},
+        {"seed": -1},
+    ],
+)
+def test_a_bad_field_of_a_recipe_is_named_with_its_value(bad):
+    ((name, value),) = bad.items()
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: must be ")):
+        Recipe(**bad)

@@ -1,0 +1,344 @@
+"""Training: it learns, it can be stopped at any moment and goes on as if it never had been."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from small_text_models import PAIRS, TEXT, corpus, text_model
+
+import functional_models as fm
+from functional_models.batches import PairBatches, TokenBatches
+from functional_models.callbacks import Record, report_line
+from functional_models.training import Recipe, evaluate, train
+
+RECIPE = Recipe(steps=11, report_every=3, batch_size=5, warmup_steps=4, learning_rate=0.01)
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Stops a run in the middle, as Ctrl-C or a crash would."""
+
+    def __init__(self, steps: int, error: type[BaseException]) -> None:
+        super().__init__()
+        self._left = steps
+        self._error = error
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._left -= 1
+        if not self._left:
+            raise self._error("stopped")
+
+
+def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
+    return {weight.path: np.array(weight.numpy()) for weight in model.weights}
+
+
+def largest_difference(first: dict, second: dict) -> float:
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [
+        {name: v for name, v in row.items() if name not in ("seconds", "tokens_per_second")}
+        for row in rows
+    ]
+
+
+# It learns
+
+
+def test_one_batch_of_text_is_overfitted_to_near_zero_loss():
+    model = text_model("decoder_only", dropout=0.0).model
+    rng = np.random.default_rng(0)
+    batches = TokenBatches(rng.integers(3, 90, 5 * 7 + 1), block=7, batch_size=4)
+    first = batches.batch(0)
+    batches.batch = lambda step: first
+    recipe = Recipe(steps=160, learning_rate=0.02, warmup_steps=10, weight_decay=0.0)
+    rows = train(model, batches, recipe, progress=False)
+    assert rows[0]["loss"] < 2.0  # a mean over all steps
+    inputs, labels, _ = first
+    assert float(fm.TokenCrossEntropy()(labels, model(inputs, training=False))) < 0.05
+
+
+def test_one_batch_of_pairs_is_overfitted_to_near_zero_loss():
+    translator = text_model("encoder_decoder", dropout=0.0)
+    pairs = PAIRS[:5]
+    translator.fit(
+        pairs,
+        steps=160,
+        batch_size=5,
+        learning_rate=0.02,
+        warmup_steps=10,
+        weight_decay=0.0,
+        progress=False,
+    )
+    found = translator.evaluate(pairs, batch_size=5)
+    assert found["loss"] < 0.05
+    assert found["exact_match"] == 1.0
+
+
+# It goes on where it was stopped
+
+
+def interrupt(kind, folder):
+    """Train until Ctrl-C at step 8."""
+    stop = StopAfter(8, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        text_model(kind).fit(
+            corpus(kind), recipe=RECIPE, folder=folder, progress=False, callbacks=(stop,)
+        )
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """The folder of a language model whose training Ctrl-C stopped."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    interrupt("decoder_only", folder)
+    return folder
+
+
+def test_a_stopped_run_leaves_checkpoint_and_model_whole(interrupted):
+    folder = interrupted
+    with np.load(folder / "checkpoint.npz") as saved:
+        rows = json.loads(str(saved["state"]))["rows"]
+        assert all(np.isfinite(saved[name]).all() for name in saved.files if name != "state")
+    assert [row["step"] for row in rows] == [3, 6]
+    found = fm.load(folder).evaluate(corpus("decoder_only").validation, batch_size=5)
+    np.testing.assert_allclose(found["loss"], min(r["val_loss"] for r in rows), rtol=1e-6)
+    names = {path.name.split("-")[0] for path in folder.iterdir()}
+    assert not {name for name in names if name.startswith(".")}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"learning_rate": 0.02}, r"another learning_rate: 0\.01 there, 0\.02 given"),
+        ({"steps": 12}, "another steps: 11 there, 12 given"),
+        ({"seed": 1}, "another seed"),
+        ({"label_smoothing": 0.1}, "another label_smoothing"),
+    ],
+)
+def test_a_folder_with_another_recipe_is_refused(interrupted, change, what):
+    kind, folder = "decoder_only", interrupted
+    before = (folder / "checkpoint.npz").read_bytes()
+    with pytest.raises(ValueError, match=what + ".*choose another folder"):
+        text_model(kind).fit(corpus(kind), recipe=RECIPE, folder=folder, progress=False, **change)
+    assert (folder / "checkpoint.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"hidden_dim": 26}, {"activation": "relu"}, {"dropout": 0.2}])
+def test_a_folder_with_another_model_is_refused(interrupted, change):
+    kind, folder = "decoder_only", interrupted
+    with pytest.raises(ValueError, match="holds a run with another spec"):
+        text_model(kind, **change).fit(corpus(kind), recipe=RECIPE, folder=folder, progress=False)
+
+
+def test_a_folder_with_other_data_is_refused(interrupted):
+    kind, folder = "decoder_only", interrupted
+    data = corpus(kind)
+    other = TEXT[1:]
+    with pytest.raises(ValueError, match="holds a run with another data"):
+        text_model(kind).fit(other, data.validation, recipe=RECIPE, folder=folder, progress=False)
+    with pytest.raises(ValueError, match="holds a run with another validation data"):
+        text_model(kind).fit(data.train, recipe=RECIPE, folder=folder, progress=False)
+
+
+@pytest.mark.parametrize(
+    "kind", ["decoder_only", pytest.param("encoder_decoder", marks=pytest.mark.slow)]
+)
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(kind, tmp_path):
+    folder, tmp_path = tmp_path / "interrupted", tmp_path / "whole"
+    interrupt(kind, folder)
+    whole, resumed = text_model(kind), text_model(kind, seed=17)  # its own weights do not matter
+    assert largest_difference(weights_of(whole.model), weights_of(resumed.model)) > 0.1
+    seen = Spy()
+    expected = whole.fit(
+        corpus(kind), recipe=RECIPE, folder=tmp_path, progress=False, callbacks=(seen,)
+    )
+    seen_again = Spy()
+    found = resumed.fit(
+        corpus(kind), recipe=RECIPE, folder=folder, progress=False, callbacks=(seen_again,)
+    )
+    assert [row["step"] for row in found] == [3, 6, 9, 11]
+    assert without_times(found) == without_times(expected)
+    assert seen_again.last == seen.last
+    assert seen_again.rates == seen.rates[6:]
+    assert len(set(seen.rates)) == 11
+    for path in (tmp_path, folder):
+        assert (path / "checkpoint.npz").exists()
+    with np.load(folder / "checkpoint.npz") as a, np.load(tmp_path / "checkpoint.npz") as b:
+        assert a.files == b.files
+        for name in set(a.files) - {"state"}:
+            np.testing.assert_array_equal(a[name], b[name])
+    # What is finished is not trained again.
+    again = text_model(kind, seed=5)
+    stop = StopAfter(1, AssertionError)
+    assert (
+        again.fit(corpus(kind), recipe=RECIPE, folder=folder, progress=False, callbacks=(stop,))
+        == found
+    )
+    assert largest_difference(weights_of(again.model), weights_of(resumed.model)) == 0
+
+
+class Spy(keras.callbacks.Callback):
+    """Notes the learning rate of every step, and the sum of all weights after the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+        self.last = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.last = {name: float(value.sum()) for name, value in weights_of(self.model).items()}
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2]])
+def test_a_damaged_checkpoint_is_named(interrupted, tmp_path, damage):
+    kind, folder = "decoder_only", interrupted
+    (tmp_path / "checkpoint.npz").write_bytes(damage((folder / "checkpoint.npz").read_bytes()))
+    with pytest.raises(ValueError, match=r"checkpoint\.npz is damaged .* delete it"):
+        text_model(kind).fit(corpus(kind), recipe=RECIPE, folder=tmp_path, progress=False)
+
+
+# The best is kept
+
+
+def test_the_folder_and_the_model_get_the_best_weights_not_the_last(tmp_path):
+    lm = text_model("decoder_only", dropout=0.0)
+    other = "XYZ QRS 0123456789 " * 3  # what is learnt from the training text is wrong for this
+    rows = lm.fit(
+        TEXT,
+        other,
+        folder=tmp_path,
+        steps=40,
+        report_every=5,
+        batch_size=5,
+        learning_rate=0.03,
+        warmup_steps=0,
+        progress=False,
+    )
+    losses = [row["val_loss"] for row in rows]
+    assert min(losses) < losses[-1] - 0.1
+    for model in (lm, fm.load(tmp_path)):
+        found = model.evaluate(other, batch_size=5)
+        np.testing.assert_allclose(found["loss"], min(losses), rtol=1e-6)
+
+
+def test_the_best_is_saved_once_each_time_the_loss_is_the_lowest():
+    losses = [3.0, 2.0, 2.5, 2.0, 1.0]
+    saved = []
+    validate = iter(losses)
+    record = Record(lambda: {"loss": next(validate)}, lambda: saved.append(record.step))
+    for _ in losses:
+        record.on_epoch_begin(0)
+        record.on_train_batch_end(0)
+        record.on_epoch_end(0, {"cross_entropy": 9.0, "token_accuracy": 0.5, "tokens": 7.0})
+    assert saved == [1, 2, 5]
+
+
+def test_without_validation_the_training_loss_decides():
+    saved = []
+    record = Record(None, lambda: saved.append(record.step))
+    for loss in (2.0, 3.0, 1.0):
+        record.on_epoch_begin(0)
+        record.on_train_batch_end(0)
+        record.on_epoch_end(0, {"cross_entropy": loss, "token_accuracy": 0.5, "tokens": 7.0})
+    assert saved == [1, 3]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice():
+    lm = text_model("decoder_only")
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; use a lower"):
+        lm.fit(
+            TEXT,
+            steps=6,
+            report_every=2,
+            learning_rate=1e38,
+            warmup_steps=0,
+            progress=False,
+            batch_size=5,
+        )
+
+
+# Measuring
+
+
+def test_evaluation_weighs_every_token_the_same_whatever_its_batch():
+    translator = text_model("encoder_decoder", max_sequence_length=40)
+    pairs = [*PAIRS[:7], ("um dois três quatro cinco", "uma frase mais longa que as outras")]
+    found = translator.evaluate(pairs, batch_size=3)
+    losses, hits = [], []
+    for source, target in pairs:
+        (source_ids,) = translator.source_tokenizer.encode([source])
+        (ids,) = translator.target_tokenizer.encode([target], start=True, end=True)
+        logits = translator.model({"source": source_ids[None], "target": ids[None, :-1]})
+        logits = np.asarray(logits, "float64")[0]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        losses.extend(-log_p[np.arange(len(ids) - 1), ids[1:]])
+        hits.extend(logits.argmax(-1) == ids[1:])
+    assert found["tokens"] == len(losses)
+    np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(found["perplexity"], np.exp(np.mean(losses)), rtol=1e-5)
+    np.testing.assert_allclose(found["token_accuracy"], np.mean(hits), atol=1e-6)
+
+
+def test_measuring_a_model_leaves_alone_how_it_was_compiled():
+    model = text_model("decoder_only").model
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["mae"])
+    optimizer = model.optimizer
+    row = evaluate(model, TokenBatches(np.arange(3, 60), block=7, batch_size=5))
+    assert {"loss", "perplexity", "token_accuracy", "tokens"} == row.keys()
+    assert model.optimizer is optimizer
+
+
+# Reports
+
+
+def test_a_run_prints_a_line_and_a_sample_at_every_report(capsys):
+    lm = text_model("decoder_only")
+    lm.fit(TEXT, TEXT, steps=4, report_every=2, batch_size=5, sample_prompt="fox", block=7)
+    lines = capsys.readouterr().out.splitlines()
+    reports = [line for line in lines if line.startswith("step ")]
+    assert [line.split("|")[0].strip() for line in reports] == ["step      2/4", "step      4/4"]
+    assert all("validation" in line and "tokens/s" in line for line in reports)
+    samples = [line for line in lines if line.startswith("fox")]
+    assert len(samples) == 2
+
+
+def test_a_report_shows_what_was_measured():
+    row = {"step": 200, "loss": 1.25, "token_accuracy": 0.5, "tokens_per_second": 1234.5}
+    assert report_line(row, 1000) == (
+        "step    200/1,000 | loss 1.2500 | token accuracy 50.0% | 1,234 tokens/s"
+    )
+    held_out = {"val_loss": 2.5, "val_token_accuracy": 0.25, "val_exact_match": 0.125}
+    line = report_line({**row, **held_out}, 1000)
+    assert "validation 2.5000 | token accuracy 25.0% | exact match 12.5%" in line
+
+
+@pytest.mark.slow
+def test_fitting_twice_goes_on_from_the_weights_there_are():
+    lm = text_model("decoder_only", dropout=0.0)
+    options = {"steps": 10, "report_every": 10, "learning_rate": 0.02, "warmup_steps": 0}
+    first = lm.fit(TEXT, progress=False, batch_size=5, **options)
+    second = lm.fit(TEXT, progress=False, batch_size=5, **options)
+    assert second[-1]["loss"] < first[-1]["loss"]
+    assert lm.history == second
+
+
+def test_pair_batches_of_a_model_hold_what_its_tokenizers_say():
+    translator = text_model("encoder_decoder")
+    batches = translator._batches(PAIRS[:3], 2, 0)
+    assert isinstance(batches, PairBatches)
+    inputs, labels, weights = next(iter(batches.once()))
+    target = PAIRS[0][1].encode()
+    for found, expected in (
+        (inputs["source"], PAIRS[0][0].encode()),
+        (inputs["target"], b"\x02" + target),
+        (labels, target + b"\x03"),
+    ):
+        assert bytes(found[0].tolist()).rstrip(b"\0") == expected
+    assert weights[0].sum() == len(target) + 1
