@@ -4,8 +4,9 @@
     python benchmarks/training.py --rounds 1 --contenders ours torch
 
 The same sizes, the same tokens, AdamW, dropout off. Every measurement is a process of its own and
-the contenders take turns, so that a machine that slows down slows all of them. Reported are the
-median tokens per second, and ratios of this library to each peer, of the same round.
+the contenders take turns, so that a machine that slows down slows all of them. A measurement is the
+tokens per second of the median step. Reported are the median of the rounds, and the median of the
+ratios of this library to each peer in the same round.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def random_tokens(steps: int) -> np.ndarray:
 
 
 def train_keras(model: Any) -> float:
-    """Return tokens per second of `train_on_batch`-like fitting, one epoch per measurement."""
+    """Return tokens per second of `model.fit`."""
     import keras
 
     from functional_models.batches import TokenBatches, training_data
@@ -46,8 +47,13 @@ def train_keras(model: Any) -> float:
         on_train_batch_end=lambda batch, logs: ends.append(time.time())
     )
     steps = WARMUP_STEPS + TIMED_STEPS
-    model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[tick])
-    return BATCH * LENGTH * TIMED_STEPS / (ends[-1] - ends[WARMUP_STEPS - 1])
+    model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[tick])
+    return tokens_per_second(ends)
+
+
+def tokens_per_second(step_ends: list[float]) -> float:
+    """Return the speed of the median step, without those of the warm-up."""
+    return BATCH * LENGTH / float(np.median(np.diff(step_ends[WARMUP_STEPS - 1 :])))
 
 
 def small_gpt(layers: int = LAYERS) -> Any:
@@ -136,16 +142,16 @@ def plain_torch(precision: str) -> float:
     model = GPT()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     tokens = torch.from_numpy(random_tokens(WARMUP_STEPS + TIMED_STEPS))
-    for step, rows in enumerate(tokens):
-        if step == WARMUP_STEPS:
-            start = time.time()
+    ends = []
+    for rows in tokens:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(rows[:, :-1])
         loss = functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    return BATCH * LENGTH * TIMED_STEPS / (time.time() - start)
+        ends.append(time.time())
+    return tokens_per_second(ends)
 
 
 CONTENDERS: dict[str, Callable[[str], float]] = {

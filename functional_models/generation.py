@@ -193,7 +193,7 @@ class Generator:
             case "tensorflow":
                 import tensorflow as tf
 
-                return tf.function(loop, jit_compile=True)
+                return tf.function(loop, jit_compile=True, autograph=False)
             case "torch":
                 import torch
 

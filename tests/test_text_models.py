@@ -36,14 +36,20 @@ def translator():
     model = text_model("encoder_decoder", dropout=0.0, hidden_dim=26, num_heads=2)
     model.fit(
         PAIRS,
-        steps=200,
-        report_every=200,
+        steps=30,
+        report_every=30,
         batch_size=11,
         learning_rate=0.02,
         warmup_steps=10,
         progress=False,
     )
     return model
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """An untrained model of each kind, for what leaves a model as it is."""
+    return {kind: text_model(kind) for kind in KINDS}
 
 
 # What models say
@@ -67,8 +73,8 @@ def test_translations_come_in_the_order_of_the_sources_whatever_the_batch(transl
     assert translator.translate([]) == []
 
 
-def test_a_continuation_is_what_follows_the_prompt_and_no_longer_than_asked():
-    lm = text_model("decoder_only")
+def test_a_continuation_is_what_follows_the_prompt_and_no_longer_than_asked(fresh):
+    lm = fresh["decoder_only"]
     texts = lm.generate(["fox", "dog and"], "greedy", max_new_tokens=5)
     assert len(texts) == 2
     assert lm.generate("fox", "greedy", max_new_tokens=5) == texts[0]
@@ -80,8 +86,8 @@ def test_a_continuation_is_what_follows_the_prompt_and_no_longer_than_asked():
     assert lm.generate([]) == []
 
 
-def test_without_a_limit_a_continuation_fills_what_the_model_takes(monkeypatch):
-    lm = text_model("decoder_only")
+def test_without_a_limit_a_continuation_fills_what_the_model_takes(fresh, monkeypatch):
+    lm = fresh["decoder_only"]
     asked = []
 
     def note(self, prompts, sampler, *, max_new_tokens, source=None):
@@ -93,8 +99,8 @@ def test_without_a_limit_a_continuation_fills_what_the_model_takes(monkeypatch):
     assert asked == [19 - 7]
 
 
-def test_the_tokens_of_documents_are_closed_by_the_end_token():
-    lm = text_model("decoder_only")
+def test_the_tokens_of_documents_are_closed_by_the_end_token(fresh):
+    lm = fresh["decoder_only"]
     end = lm.tokenizer.end_id
     assert lm.tokens(["ab", "c"]).tolist() == [97, 98, end, 99, end]
     assert lm.tokens("ab").tolist() == [97, 98]
@@ -106,8 +112,8 @@ def test_the_tokens_of_documents_are_closed_by_the_end_token():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_loaded_has_the_same_spec_logits_and_tokenizers(kind, tmp_path):
-    model = text_model(kind)
+def test_what_is_loaded_has_the_same_spec_logits_and_tokenizers(fresh, kind, tmp_path):
+    model = fresh[kind]
     model.save(tmp_path / "new" / "folder")
     for loaded in (fm.load(tmp_path / "new" / "folder"), type(model).load(tmp_path / "new/folder")):
         assert type(loaded) is type(model)
@@ -126,8 +132,8 @@ def test_what_is_loaded_says_the_same(translator, tmp_path):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    text_model("decoder_only").save(tmp_path / "model")
+def folder(tmp_path, fresh):
+    fresh["decoder_only"].save(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -182,7 +188,7 @@ def test_a_folder_that_is_not_whole_is_refused_with_what_is_wrong(folder, harm, 
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no model folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no model folder .*nowhere"):
         fm.load(tmp_path / "nowhere")
 
 
@@ -191,13 +197,13 @@ def test_a_folder_of_the_other_kind_is_refused_with_what_takes_it(folder):
         fm.Translator.load(folder)
 
 
-def test_a_file_where_the_folder_should_be_is_named(tmp_path):
+def test_a_file_where_the_folder_should_be_is_named(fresh, tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ValueError, match="is a file; give the path of a folder"):
-            text_model("decoder_only").save(path)
+            fresh["decoder_only"].save(path)
         with pytest.raises(ValueError, match="is a file; give the path of a folder"):
-            text_model("decoder_only").fit(TEXT, steps=1, folder=path, progress=False)
+            fresh["decoder_only"].fit(TEXT, steps=1, folder=path, progress=False)
 
 
 def test_a_crash_at_any_moment_of_saving_leaves_a_folder_that_loads(folder, monkeypatch):
@@ -317,9 +323,11 @@ LM_FITS = [
 
 
 @pytest.mark.parametrize(("given", "options", "error", "message"), LM_FITS)
-def test_bad_input_to_the_training_of_a_language_model_is_named(given, options, error, message):
+def test_bad_input_to_the_training_of_a_language_model_is_named(
+    fresh, given, options, error, message
+):
     with pytest.raises(error, match=message):
-        text_model("decoder_only").fit(*given, progress=False, **options)
+        fresh["decoder_only"].fit(*given, progress=False, **options)
 
 
 PAIR_FITS = [
@@ -337,14 +345,14 @@ PAIR_FITS = [
 
 
 @pytest.mark.parametrize(("given", "options", "error", "message"), PAIR_FITS)
-def test_bad_input_to_the_training_of_a_translator_is_named(given, options, error, message):
+def test_bad_input_to_the_training_of_a_translator_is_named(fresh, given, options, error, message):
     with pytest.raises(error, match=message):
-        text_model("encoder_decoder").fit(*given, progress=False, **options)
+        fresh["encoder_decoder"].fit(*given, progress=False, **options)
 
 
-def test_a_corpus_where_text_is_expected_is_refused_with_what_to_give():
+def test_a_corpus_where_text_is_expected_is_refused_with_what_to_give(fresh):
     with pytest.raises(TypeError, match=r"give its \.train or its \.validation"):
-        text_model("decoder_only").evaluate(text_corpus())
+        fresh["decoder_only"].evaluate(text_corpus())
 
 
 @pytest.mark.parametrize(
@@ -360,9 +368,9 @@ def test_a_corpus_where_text_is_expected_is_refused_with_what_to_give():
         ([3], {}, "text 0 is of type int"),
     ],
 )
-def test_a_prompt_that_cannot_be_continued_is_refused(prompt, options, message):
+def test_a_prompt_that_cannot_be_continued_is_refused(fresh, prompt, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        text_model("decoder_only").generate(prompt, **options)
+        fresh["decoder_only"].generate(prompt, **options)
 
 
 @pytest.mark.parametrize(
@@ -376,9 +384,9 @@ def test_a_prompt_that_cannot_be_continued_is_refused(prompt, options, message):
         ("um", {"sampler": "nucleus"}, "unknown sampler"),
     ],
 )
-def test_a_source_that_cannot_be_translated_is_refused(source, options, message):
+def test_a_source_that_cannot_be_translated_is_refused(fresh, source, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        text_model("encoder_decoder").translate(source, **options)
+        fresh["encoder_decoder"].translate(source, **options)
 
 
 def test_a_corpus_without_held_out_text_trains_without_validation():

@@ -337,7 +337,7 @@ def test_pair_batches_of_a_model_hold_what_its_tokenizers_say():
     target = PAIRS[0][1].encode()
     for found, expected in (
         (inputs["source"], PAIRS[0][0].encode()),
-        (inputs["target"], b"\x02" + target),
+        (inputs["target"], b"\x02" + target + b"\x03"),  # what follows the end counts nowhere
         (labels, target + b"\x03"),
     ):
         assert bytes(found[0].tolist()).rstrip(b"\0") == expected

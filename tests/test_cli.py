@@ -1,0 +1,250 @@
+"""The command line: what it prints, and one line with exit code 2 for whatever is wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_text_models import PAIRS, TEXT, text_model
+
+import builders
+import functional_models as fm
+from functional_models.cli import main
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--set", "num_layers=1", "--set", "hidden_dim=6", "--set", "num_heads=2"]
+TINY += ["--set", "intermediate_dim=7", "--set", "max_sequence_length=19", "--tokenizer", "byte"]
+SHORT = ["--steps", "2", "--report-every", "2", "--batch-size", "3"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of text files, good and bad, and of model folders, whole and not."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "short.txt").write_text("short")
+    (folder / "empty.txt").write_text("")
+    (folder / "latin.txt").write_bytes("não".encode("latin-1"))
+    (folder / "pairs.tsv").write_text("".join(f"{s}\t{t}\n" for s, t in PAIRS))
+    (folder / "three.pt").write_text("um\ndois\ntrês\n")
+    (folder / "two.en").write_text("one\ntwo\n")
+    lm, translator = text_model("decoder_only"), text_model("encoder_decoder")
+    lm.save(folder / "lm")
+    translator.save(folder / "translator")
+    lm.save(folder / "newer")
+    manifest = json.loads((folder / "newer" / "model.json").read_text())
+    (folder / "newer" / "model.json").write_text(json.dumps({**manifest, "format": 2}))
+    lm.save(folder / "half")
+    for path in (folder / "half").glob("weights-*"):
+        path.unlink()
+    (folder / "nothing").mkdir()
+    return folder
+
+
+def run(arguments, files):
+    """Run the command in this process; names of files in braces are made paths."""
+    return main([re.sub(r"\{(.+)\}", lambda m: str(files / m[1]), a) for a in arguments])
+
+
+TRAIN = ["train", "--to", "{out}", *TINY, *SHORT]
+BAD = [
+    (["inspect", "gpt3"], "unknown variant 'gpt3'"),
+    (["plot", "gpt3"], "unknown variant 'gpt3'"),
+    (["compare", "gpt3"], "unknown variant 'gpt3'"),
+    (["train", "--to", "{out}", "--variant", "gpt3"], "unknown variant 'gpt3'"),
+    (["inspect", "gpt2_small", "--set", "width=3"], "unknown spec field 'width'"),
+    (["inspect", "gpt2_small", "--set", "positions=spiral"], "unknown positions 'spiral'"),
+    (["inspect", "gpt2_small", "--set", "num_layers"], "must be FIELD=VALUE"),
+    (["inspect", "gpt2_small", "--set", "num_layers=two"], "num_layers='two': must be a positive"),
+    (["inspect", "gpt2_small", "--set", "dropout=NaN"], "dropout=nan: must be a probability"),
+    (["inspect", "gpt2_small", "--set", "num_heads=7"], "a multiple of num_heads=7"),
+    (["inspect", "{nothing}"], "has no model.json"),
+    ([*TRAIN, "--data", "{nowhere.txt}"], "there is no file"),
+    ([*TRAIN, "--data", "{empty.txt}"], "empty.txt has no text"),
+    ([*TRAIN, "--data", "{latin.txt}"], "latin.txt is not UTF-8: byte 0xe3 at offset 1"),
+    ([*TRAIN, "--data", "{three.pt}", "{two.en}"], "has 3 lines and"),
+    ([*TRAIN, "--data", "a", "b", "c"], "--data was given 3 files"),
+    ([*TRAIN, "--data", "{short.txt}"], "tokens, shorter than one block of 19"),
+    ([*TRAIN, "--data", "{text.txt}", "--steps", "0"], "steps=0: must be 1 or more"),
+    ([*TRAIN, "--data", "{text.txt}", "--schedule", "linear"], "schedule='linear'"),
+    ([*TRAIN, "--data", "{text.txt}", "--learning-rate", "nan"], "learning_rate=nan"),
+    ([*TRAIN, "--data", "{text.txt}", "--sample", "x" * 30], "prompt 'xxx"),
+    (["train", "--to", "{text.txt}", *TINY, "--data", "{text.txt}"], "is a file; give the path"),
+    (["evaluate", "{nowhere}"], "there is no model folder"),
+    (["evaluate", "{half}", "--data", "{text.txt}"], "is half-written"),
+    (["generate", "{nothing}", "fox"], "has no model.json"),
+    (["generate", "{newer}", "fox"], "has format 2, this version reads format 1"),
+    (["generate", "{translator}", "fox"], "use functional-models translate"),
+    (["generate", "{lm}", ""], "prompt '' has no tokens"),
+    (["generate", "{lm}", "x" * 20], "has 20 tokens and the model takes 19"),
+    (["generate", "{lm}", "fox", "--temperature", "0"], "temperature=0.0: must be above 0"),
+    (["translate", "{lm}", "um"], "use functional-models generate"),
+    (["translate", "{translator}", ""], "source sentence 1 is empty"),
+    (["translate", "{translator}", "x" * 20], "more than 19 tokens"),
+    (["plot", "{nowhere.keras}"], "no file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a)[:60] for a, _ in BAD])
+def test_bad_input_ends_with_exit_code_2_and_one_line(files, capsys, arguments, message):
+    assert run(arguments, files) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("functional-models: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (files / "out" / "model.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["generate", "{lm}", "fox", "--sampler", "nucleus"],
+        ["train", "--to", "x", "--steps", "many"],
+        ["train", "--to", "x", "--tokenizer", "letters"],
+    ],
+)
+def test_a_command_line_that_cannot_be_read_ends_with_exit_code_2(files, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(arguments, files)
+    assert caught.value.code == 2
+    assert "usage: functional-models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_debug_raises_where_it_went_wrong(files, place):
+    arguments = ["inspect", "gpt3"]
+    arguments.insert(place, "--debug")
+    with pytest.raises(ValueError, match="unknown variant 'gpt3'"):
+        run(arguments, files)
+
+
+def test_variants_lists_every_variant_with_what_is_special(capsys):
+    assert main(["variants"]) == 0
+    printed = capsys.readouterr().out
+    for name in builders.list_variants():
+        assert re.search(
+            rf"^{name} .*{re.escape(builders.variant_info(name).summary)}$", printed, re.M
+        )
+    assert main(["variants", "--kind", "decoder_only", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == builders.list_variants("decoder_only")
+
+
+def test_inspect_counts_the_parameters(capsys):
+    assert main(["inspect", "mini_gpt"]) == 0
+    assert re.search(r"^parameters +10,939,168$", capsys.readouterr().out, re.M)
+
+
+def test_what_is_trained_is_evaluated_and_used_from_the_shell(files, tmp_path, capsys):
+    to = str(tmp_path / "model")
+    data = ["--data", str(files / "text.txt")]
+    assert main(["train", "--to", to, *TINY, *SHORT, *data, "--dtype", "float32"]) == 0
+    printed = capsys.readouterr().out
+    assert "step      2/2" in printed
+    assert f"functional-models generate {to}" in printed
+    assert main(["evaluate", to, *data]) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    expected = fm.load(to).evaluate([TEXT])
+    assert found.keys() == expected.keys()
+    assert found["tokens"] == str(len(TEXT))  # the whole of a file, and its end
+    np.testing.assert_allclose(float(found["loss"]), expected["loss"], atol=1e-4)
+    options = ["--sampler", "greedy", "--max-new-tokens", "5"]
+    assert main(["generate", to, "fox", *options]) == 0
+    text = fm.load(to).generate("fox", "greedy", max_new_tokens=5)
+    assert capsys.readouterr().out == f"fox{text}\n"
+
+
+def test_translate_reads_lines_where_no_sentence_is_given(files, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", iter(["um dois\n", "três\n"]))
+    assert run(["translate", "{translator}", "--max-new-tokens", "5"], files) == 0
+    texts = fm.load(files / "translator").translate(["um dois", "três"], max_new_tokens=5)
+    assert capsys.readouterr().out == "".join(f"{text}\n" for text in texts)
+
+
+def test_a_model_folder_is_drawn(files, tmp_path, capsys):
+    assert run(["plot", "{translator}", "--to", str(tmp_path / "a.svg")], files) == 0
+    assert "5 skip paths" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(files, capsys, monkeypatch):
+    def stop(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fm.CausalLM, "fit", stop)
+    assert run([*TRAIN, "--data", "{text.txt}"], files) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+# In a process of its own
+
+
+def shell(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, **options
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["variants"]])
+def test_help_and_variants_import_nothing_heavy(arguments):
+    code = f"""
+import sys
+from functional_models.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    pass
+heavy = {{"keras", "keras_hub", "tensorflow", "jax", "torch", "matplotlib"}} & sys.modules.keys()
+sys.exit(f"imported {{heavy}}" if heavy else 0)
+"""
+    found = shell("-c", code)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout
+
+
+def test_an_error_in_the_shell_is_one_line_and_a_traceback_only_with_debug(files):
+    command = ["-m", "functional_models", "generate", str(files / "nothing"), "fox"]
+    found = shell(*command)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    found = shell(*command, "--debug")
+    assert found.returncode == 1
+    assert "Traceback" in found.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_shell_leaves_all_whole_and_the_same_command_goes_on(files, tmp_path):
+    to = tmp_path / "model"
+    command = ["-m", "functional_models", "train", "--to", str(to), *TINY]
+    command += ["--data", str(files / "text.txt"), "--batch-size", "3"]
+    command += ["--steps", "3000", "--report-every", "100"]
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not (to / "checkpoint.npz").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert b"Traceback" not in error
+    assert fm.load(to).evaluate(TEXT)["loss"] > 0
+    with np.load(to / "checkpoint.npz") as saved:
+        rows = json.loads(str(saved["state"]))["rows"]
+    found = shell(*command)
+    assert found.returncode == 0, found.stderr
+    steps = [int(n.replace(",", "")) for n in re.findall(r"^step +([\d,]+)/", found.stdout, re.M)]
+    assert steps == list(range(int(rows[-1]["step"]) + 100, 3001, 100))

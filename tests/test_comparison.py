@@ -1,0 +1,194 @@
+"""Comparisons: one budget for all, results that programs can read, and nothing trained twice."""
+
+import json
+import re
+
+import pytest
+from small_text_models import SIZES, corpus, parallel_corpus
+
+import builders
+import functional_models as fm
+from functional_models import comparison
+from functional_models.comparison import _overall_speed, compare, kind_of_data, results_table
+from functional_models.corpora import ParallelCorpus
+from functional_models.text_model import TextModel
+from functional_models.training import Recipe
+
+PRE = builders.TransformerSpec(kind="encoder_decoder", **{**SIZES, "hidden_dim": 6})
+SPECS = {"pre": PRE, "post": PRE.replace(norm_placement="post")}
+RECIPE = Recipe(steps=2, report_every=2, batch_size=5)
+
+
+def run(folder, specs=SPECS, recipe=RECIPE, **options):
+    return compare(
+        specs,
+        parallel_corpus(),
+        budget=recipe,
+        folder=folder,
+        tokenizer="byte",
+        progress=False,
+        **options,
+    )
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """Notes the norm placement of every model that is trained, and trains it."""
+    names = []
+    train = TextModel._train
+
+    def note(self, *given, **options):
+        names.append(self.spec.norm_placement)
+        return train(self, *given, **options)
+
+    monkeypatch.setattr(TextModel, "_train", note)
+    return names
+
+
+def test_a_comparison_is_written_whole_and_repeated_only_where_something_changed(
+    tmp_path, fitted, monkeypatch
+):
+    results = run(tmp_path)
+    assert fitted == ["pre", "post"]
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert [result["variant"] for result in results] == ["pre", "post"]
+    for name, result in zip(SPECS, results, strict=True):
+        types = {key: type(value) for key, value in result.items()}
+        assert types.pop("steps_to_90") in (int, type(None))
+        assert types == {
+            "variant": str,
+            "parameters": int,
+            "loss": float,
+            "token_accuracy": float,
+            "exact_match": float,
+            "tokens_per_second": float,
+        }
+        found = fm.load(tmp_path / name)
+        assert result["parameters"] == found.model.count_params()
+        measured = found.evaluate(parallel_corpus().test, batch_size=5)
+        assert measured["loss"] == pytest.approx(result["loss"], rel=1e-6)
+    best = min(results, key=lambda result: (-result["exact_match"], result["loss"]))
+    assert fm.load(tmp_path / "best").spec == fm.load(tmp_path / best["variant"]).spec
+    for name in ("results.md", "samples.md", "loss_curves.png", "variants.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    for name in SPECS:
+        assert (tmp_path / name / "skip_paths.svg").exists()
+        assert json.loads((tmp_path / name / "history.json").read_text())[-1]["step"] == 2
+
+    monkeypatch.setattr(comparison, "_write", lambda *given: None)  # pictures take their time
+    fitted.clear()
+    assert run(tmp_path) == results
+    assert fitted == []
+
+    changed = {**SPECS, "post": SPECS["post"].replace(activation="relu")}
+    again = run(tmp_path, changed)
+    assert fitted == ["post"]
+    assert again[0] == results[0]
+    assert again[1]["loss"] != results[1]["loss"]
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
+    specs = {"pre": PRE}
+    recipe = Recipe(steps=4, report_every=2, batch_size=5)
+    evaluate = fm.Translator.evaluate
+    monkeypatch.setattr(comparison, "_write", lambda *given: None)
+
+    def stop(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fm.Translator, "evaluate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, specs, recipe)
+    assert (tmp_path / "pre" / "checkpoint.npz").exists()
+    monkeypatch.setattr(fm.Translator, "evaluate", evaluate)
+    # All four steps are in the checkpoint: whoever trains again begins at the first.
+    monkeypatch.setattr("keras.Model.fit", stop)
+    (result,) = run(tmp_path, specs, recipe)
+    assert result["variant"] == "pre"
+
+
+@pytest.mark.parametrize(
+    ("specs", "options", "message"),
+    [
+        ([], {}, "nothing to compare"),
+        ({"best": PRE}, {}, "'best' cannot be the name"),
+        ({"../pre": PRE}, {}, "cannot be the name"),
+        ([PRE, PRE.replace(num_layers=2)], {}, "two specs have the name pre_norm_learned"),
+        (["pre_norm_learnt"], {}, "did you mean 'pre_norm_learned'"),
+        ({"lm": PRE.replace(kind="decoder_only")}, {}, "lm is of kind='decoder_only'"),
+        (SPECS, {"changes": {"width": 3}}, "unknown spec field 'width'"),
+        (SPECS, {"recipe": 0}, "steps=0: must be 1 or more"),
+        (SPECS, {"recipe": True}, "steps=True: must be of type int"),
+    ],
+)
+def test_a_bad_comparison_is_refused_before_anything_is_trained(
+    tmp_path, fitted, specs, options, message
+):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(tmp_path, specs, **options)
+    assert fitted == []
+
+
+def test_a_corpus_of_which_nothing_is_held_out_is_refused(tmp_path):
+    data = ParallelCorpus("all", parallel_corpus().train, (), ())
+    with pytest.raises(ValueError, match="all has nothing held out to measure on"):
+        compare(SPECS, data, folder=tmp_path, progress=False)
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    (tmp_path / "pre").mkdir()
+    (tmp_path / "pre" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"result\.json is damaged; delete it"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ("embedded", None),
+        ("tfds:x", None),
+        ("a.txt", "decoder_only"),
+        ("a.tsv", "encoder_decoder"),
+        ("a.tsv.gz", "encoder_decoder"),
+        (("a.pt", "a.en"), "encoder_decoder"),
+    ],
+)
+def test_the_names_of_files_tell_the_kind_of_model(data, kind):
+    assert kind_of_data(data) == kind
+
+
+def test_the_speed_of_a_run_is_all_tokens_by_all_time():
+    # 60 tokens at 10 a second and 60 at 30 are 120 in 8 seconds.
+    rows = [{"tokens_per_second": speed} for speed in (10.0, 30.0)]
+    assert _overall_speed(rows) == pytest.approx(15.0)
+    assert _overall_speed([{"tokens_per_second": 0.0}, *rows]) == pytest.approx(15.0)
+    assert _overall_speed([{"tokens_per_second": 0.0}]) == 0.0
+
+
+def test_a_table_is_aligned_and_says_what_was_not_reached():
+    common = {"parameters": 1234, "loss": 0.5, "token_accuracy": 0.25, "tokens_per_second": 1e4}
+    results = [
+        {"variant": "a", **common, "exact_match": 0.5, "steps_to_90": None},
+        {"variant": "longer", **common, "exact_match": 1.0, "steps_to_90": 1200},
+    ]
+    lines = results_table(results).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "not reached" in lines[1]
+    assert "1,200" in lines[2]
+    markdown = results_table(results, markdown=True).splitlines()
+    assert {line.count("|") for line in markdown} == {8}
+
+
+@pytest.mark.slow
+def test_language_models_are_compared_too(tmp_path):
+    spec = builders.TransformerSpec(kind="decoder_only", **{**SIZES, "max_sequence_length": 17})
+    results = compare(
+        {"lm": spec},
+        corpus("decoder_only"),
+        budget=RECIPE,
+        folder=tmp_path,
+        tokenizer="byte",
+        progress=False,
+    )
+    assert results[0]["perplexity"] > 1
+    assert (tmp_path / "samples.md").read_text().startswith("**")
