@@ -8,8 +8,8 @@ loss of 1.88 nats per character with 0.80 million parameters. Same text, same sp
 tokens seen here. Its vocabulary is the 65 characters of the text; ours are the 256 bytes, so the
 feed-forward is 480 wide instead of 512 to keep the parameters within nanoGPT's. The optimizer's
 settings are nanoGPT's, too (AdamW, 1e-3 to 1e-4 by cosine, warm-up 100, beta_2 0.99, weight decay
-0.1, gradients clipped at 1.0). What makes the difference is how weights start: Glorot's uniform
-instead of normals of 0.02, which are small for a model of this width.
+0.1, gradients clipped at 1.0). Weights start by Glorot's uniform initialiser instead of normals of
+0.02, which reached a higher loss in the same number of steps.
 """
 
 from __future__ import annotations
