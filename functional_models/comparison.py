@@ -108,7 +108,7 @@ def default_budget(**changes: Any) -> Recipe:
     Raises:
         ValueError: an unknown field, or a value that is not allowed.
     """
-    usual = {"steps": 1400, "batch_size": 64, "learning_rate": 4e-3, "report_every": 100}
+    usual = {"steps": 1300, "batch_size": 64, "learning_rate": 4e-3, "report_every": 130}
     return make_recipe(None, {**usual, **changes})
 
 

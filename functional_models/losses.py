@@ -72,8 +72,11 @@ class CrossEntropy(TokenMean):
         super().__init__(name=name, **kwargs)
 
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
+        # Not the fused operation of the loss, which would prepare a gradient of size (b, t, v) too.
         logits = ops.cast(logits, "float32")
-        return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        labels = ops.cast(labels, "int32")[..., None]
+        chosen = ops.take_along_axis(logits, labels, axis=-1)[..., 0]
+        return ops.logsumexp(logits, axis=-1) - chosen
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
