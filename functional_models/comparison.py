@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -308,12 +310,16 @@ def _write(
 
 
 def try_it(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> str:
-    """Return the shell command that uses a model trained on a corpus."""
+    """Return the shell command that uses a model trained on a corpus, as it can be called here."""
+    program = "functional-models"
+    if shutil.which(program) is None:  # not on the PATH: say how it was called just now
+        called_as_script = Path(sys.argv[0]).name == program
+        program = sys.argv[0] if called_as_script else "python -m functional_models"
     where = shlex.quote(str(folder))
     if isinstance(corpus, TextCorpus):
-        return f'functional-models generate {where} "The "'
+        return f'{program} generate {where} "The "'
     source = (corpus.test or corpus.train)[0][0]
-    return f"functional-models translate {where} {shlex.quote(source)}"
+    return f"{program} translate {where} {shlex.quote(source)}"
 
 
 def samples(model: TextModel, corpus: TextCorpus | ParallelCorpus, number: int = 20) -> str:
