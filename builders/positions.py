@@ -36,7 +36,7 @@ class PositionVectors(keras.layers.Layer):
         self.dim = dim
 
     def vectors(self, length: Any) -> Tensor:
-        """Return the vectors (t, d) of the positions from 0 to `length` - 1."""
+        """Return the vectors (t, d) of positions 0 to `length` - 1; each subclass has its own."""
         raise NotImplementedError(f"{type(self).__name__} must say what its vectors are")
 
     def call(self, tokens: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class TokenMean(keras.metrics.Mean):
     """
 
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return the value of each token, (b, t)."""
+        """Return the value of each token, (b, t); each subclass has its own."""
         raise NotImplementedError(f"{type(self).__name__} must say what it is the mean of")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from functional_models.training import Recipe, Row
 
 
-class TextModel:
+class TextModel(ABC):
     """A Functional model with the tokenizers that text goes through.
 
     Attributes:
@@ -111,9 +112,9 @@ class TextModel:
         loaded._ready()
         return loaded
 
+    @abstractmethod
     def _ready(self) -> None:
         """Make what generation needs, once the model is there."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it generates")
 
     def _train(
         self,
