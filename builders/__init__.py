@@ -13,6 +13,7 @@ Shape letters, used in every docstring, comment and einsum of this package:
 | `h` | `head_dim` |
 | `f` | `intermediate_dim` |
 | `v` | `vocabulary_size` |
+| `c` | slots of a key/value cache |
 
     import builders
 
@@ -38,6 +39,7 @@ from builders.registry import (
 from builders.spec import TransformerSpec
 
 if TYPE_CHECKING:
+    from builders.decode import build_decode_step, build_encode, build_probe, empty_cache
     from builders.models import build, build_decoder_only, build_encoder_decoder
     from builders.scope import LayerScope
 
@@ -46,8 +48,12 @@ __all__ = [
     "TransformerSpec",
     "Variant",
     "build",
+    "build_decode_step",
     "build_decoder_only",
+    "build_encode",
     "build_encoder_decoder",
+    "build_probe",
+    "empty_cache",
     "list_variants",
     "register_component",
     "register_variant",
@@ -58,8 +64,12 @@ __all__ = [
 _NEEDS_KERAS = {
     "LayerScope": "builders.scope",
     "build": "builders.models",
+    "build_decode_step": "builders.decode",
     "build_decoder_only": "builders.models",
+    "build_encode": "builders.decode",
     "build_encoder_decoder": "builders.models",
+    "build_probe": "builders.decode",
+    "empty_cache": "builders.decode",
 }
 
 

@@ -72,17 +72,18 @@ def decoder_block(
     memory: Tensor | None = None,
     memory_mask: Tensor | None = None,
 ) -> Tensor:
-    """Wire causal self-attention, cross-attention where there is a memory, and a feed-forward.
+    """Wire causal self-attention, cross-attention where there is an encoder, and a feed-forward.
 
     x (b, t, d), mask bool (1 or b, t, t), memory (b, s, d), memory_mask bool (b, 1, s)
-    -> (b, t, d).
+    -> (b, t, d). A decode graph has no memory: its cache holds the keys and values of it.
     """
-    total = spec.num_layers * (2 if memory is None else 3)
+    crosses = spec.kind == "encoder_decoder"
+    total = spec.num_layers * (3 if crosses else 2)
     sublayers: dict[str, Callable[[LayerScope, Tensor], Tensor]] = {
         "self_attention": lambda part, y: attention(part, spec, y, y, mask, total),
         "cross_attention": lambda part, y: attention(part, spec, y, memory, memory_mask, total),
         "feedforward": lambda part, y: feedforward(part, spec, y, total),
     }
-    if memory is None:
+    if not crosses:
         del sublayers["cross_attention"]
     return component("norm_placement", spec.norm_placement)(scope, spec, x, sublayers)

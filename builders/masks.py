@@ -36,14 +36,25 @@ class PaddingMask(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class CausalMask(keras.layers.Layer):
-    """Keys that are not in the future of the query: tokens (b, t) -> bool (1, t, t)."""
+    """Keys that are not in the future of the query: tokens (b, t) -> bool (1, t, t).
+
+    Args:
+        window: how many of them, counted from the query back; `None`: all.
+    """
+
+    def __init__(self, window: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window = window
 
     def call(self, tokens: Tensor) -> Tensor:
         positions = ops.arange(ops.shape(tokens)[1])
-        return ops.greater_equal(positions[:, None], positions[None, :])[None]
+        return in_reach(positions[None, :, None], positions[None, None, :], self.window)
 
     def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
         return KerasTensor((1, tokens.shape[1], tokens.shape[1]), dtype="bool")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "window": self.window}
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -58,6 +69,12 @@ class BothMasks(keras.layers.Layer):
         return KerasTensor(shape, dtype="bool")
 
 
+def in_reach(query: Tensor, key: Tensor, window: int | None) -> Tensor:
+    """Where a key position is the query's or, within the window, before it; they broadcast."""
+    past = ops.less_equal(key, query)
+    return past if window is None else ops.logical_and(past, key > query - window)
+
+
 def padding_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor | None:
     """Wire the padding mask of tokens (b, s) as bool (b, 1, s), if any token is padding."""
     if spec.pad_token_id is None:
@@ -66,8 +83,13 @@ def padding_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Te
 
 
 def causal_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:
-    """Wire what a decoder's tokens (b, t) may look at, as bool (1 or b, t, t)."""
-    causal = scope.layer("causal_mask", CausalMask)(tokens)
+    """Wire what a decoder's tokens (b, t) may look at, as bool (1 or b, t, t).
+
+    In a decode graph they look at the slots of a cache: bool (b, t, c).
+    """
+    if scope.cache is not None:
+        return scope.cache.causal_mask(scope, spec, tokens)
+    causal = scope.layer("causal_mask", CausalMask, spec.attention_window)(tokens)
     padding = padding_mask(scope, spec, tokens)
     if padding is None:
         return causal

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
-import builders.positions  # noqa: F401  (its layers are registered, so that a saved model loads)
 from builders.blocks import decoder_block, encoder_block, norm
 from builders.feedforward import dropout
 from builders.initializers import embedding_initializer, initializer
 from builders.masks import causal_mask, padding_mask
+from builders.positions import token_positions
 from builders.registry import component, variant
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -69,44 +70,67 @@ def build(spec: TransformerSpec) -> keras.Model:
 
 def decoder_only(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:
     """Wire tokens, int (b, t) -> logits (b, t, v)."""
-    decoder = scope.within("decoder")
-    x = embed(decoder, spec, tokens, token_embedding(decoder, spec))  # (b, t, d)
-    mask = causal_mask(decoder, spec, tokens)
-    for i in range(spec.num_layers):
-        x = decoder_block(decoder.within(f"block_{i}"), spec, x, mask)
-    return logits(scope, spec, finish(decoder, spec, x), token_embedding(decoder, spec))
+    embedding = target_embedding(scope, spec)
+    return logits(scope, spec, decode(scope, spec, tokens, embedding), embedding)
 
 
 def encoder_decoder(
     scope: LayerScope, spec: TransformerSpec, source: Tensor, target: Tensor
 ) -> Tensor:
     """Wire source, int (b, s), and target, int (b, t) -> logits (b, t, v)."""
-    encoder, decoder = scope.within("encoder"), scope.within("decoder")
     source_embedding, target_embedding = embeddings(scope, spec)
+    memory, memory_mask = encode(scope, spec, source, source_embedding)
+    x = decode(scope, spec, target, target_embedding, memory, memory_mask)
+    return logits(scope, spec, x, target_embedding)
 
-    memory_mask = padding_mask(encoder, spec, source)
-    x = embed(encoder, spec, source, source_embedding)  # (b, s, d)
+
+def encode(
+    scope: LayerScope, spec: TransformerSpec, source: Tensor, embedding: keras.layers.Layer
+) -> tuple[Tensor, Tensor | None]:
+    """Wire the encoder: source, int (b, s) -> memory (b, s, d) and its mask, bool (b, 1, s)."""
+    encoder = scope.within("encoder")
+    mask = padding_mask(encoder, spec, source)
+    x = embed(encoder, spec, source, embedding)  # (b, s, d)
     for i in range(spec.num_encoder_layers):
-        x = encoder_block(encoder.within(f"block_{i}"), spec, x, memory_mask)
-    memory = finish(encoder, spec, x)
+        x = encoder_block(encoder.within(f"block_{i}"), spec, x, mask)
+    return finish(encoder, spec, x), mask
 
-    mask = causal_mask(decoder, spec, target)
-    x = embed(decoder, spec, target, target_embedding)  # (b, t, d)
+
+def decode(
+    scope: LayerScope,
+    spec: TransformerSpec,
+    tokens: Tensor,
+    embedding: keras.layers.Layer,
+    memory: Tensor | None = None,
+    memory_mask: Tensor | None = None,
+) -> Tensor:
+    """Wire the decoder: tokens, int (b, t), and memory (b, s, d) where there is an encoder.
+
+    Returns what the logits are made from, (b, t, d).
+    """
+    decoder = scope.within("decoder")
+    mask = causal_mask(decoder, spec, tokens)
+    x = embed(decoder, spec, tokens, embedding)  # (b, t, d)
     for i in range(spec.num_layers):
         x = decoder_block(decoder.within(f"block_{i}"), spec, x, mask, memory, memory_mask)
-    return logits(scope, spec, finish(decoder, spec, x), target_embedding)
+    return finish(decoder, spec, x)
 
 
 def embeddings(
     scope: LayerScope, spec: TransformerSpec
 ) -> tuple[keras.layers.Layer, keras.layers.Layer]:
     """Return the token embeddings of source and target: one layer twice where they share it."""
+    target = target_embedding(scope, spec)
     if spec.share_embeddings:
-        shared = token_embedding(scope, spec)
-        return shared, shared
-    encoder, decoder = scope.within("encoder"), scope.within("decoder")
-    source = token_embedding(encoder, spec, spec.source_vocabulary_size)
-    return source, token_embedding(decoder, spec)
+        return target, target
+    return token_embedding(scope.within("encoder"), spec, spec.source_vocabulary_size), target
+
+
+def target_embedding(scope: LayerScope, spec: TransformerSpec) -> keras.layers.Layer:
+    """Return the token embedding of what the decoder reads and writes."""
+    if spec.share_embeddings:
+        return token_embedding(scope, spec)
+    return token_embedding(scope.within("decoder"), spec)
 
 
 def token_embedding(
@@ -115,7 +139,7 @@ def token_embedding(
     """Return the layer from tokens (b, t) to vectors (b, t, d); its table is (v, d)."""
     return scope.layer(
         "token_embedding",
-        keras.layers.ReversibleEmbedding,
+        TokenEmbedding,
         vocabulary_size or spec.vocabulary_size,
         spec.hidden_dim,
         embeddings_initializer=embedding_initializer(spec),
@@ -129,7 +153,8 @@ def embed(
     x = embedding(tokens)
     if spec.scale_embeddings:
         x = scope.layer("scale_embedding", Scale, spec.hidden_dim**0.5)(x)
-    x = component("positions", spec.positions)(scope, spec, x, tokens)
+    positions = token_positions(scope, tokens)
+    x = component("positions", spec.positions)(scope, spec, x, positions)
     return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
 
 
@@ -153,6 +178,21 @@ def logits(
         )(x)
     x = embedding(x, reverse=True)
     return scope.layer("logits", AddBias)(x) if spec.logit_bias else x
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class TokenEmbedding(keras.layers.ReversibleEmbedding):
+    """The library's layer, but for the tied logits of one token a row, as in decoding.
+
+    There the table (v, d) stands first in the product, as it lies in memory. XLA on a CPU does
+    not fold the transposition of a table into the product with one vector.
+    """
+
+    def call(self, inputs: Tensor, reverse: bool = False) -> Tensor:
+        if not reverse or inputs.shape[1] != 1:
+            return super().call(inputs, reverse=reverse)
+        columns = ops.transpose(ops.matmul(self.embeddings, ops.transpose(inputs[:, 0])))
+        return columns[:, None]  # (b, 1, v)
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -20,6 +20,7 @@ KINDS = ("decoder_only", "encoder_decoder")
 _DERIVED = (
     "source_vocabulary_size",
     "num_encoder_layers",
+    "num_key_value_heads",
     "head_dim",
     "intermediate_dim",
     "feedforward_dropout",
@@ -35,6 +36,7 @@ _POSITIVE_INTS = (
     "intermediate_dim",
     "max_sequence_length",
     "num_heads",
+    "num_key_value_heads",
     "head_dim",
 )
 _BOOLS = (
@@ -68,6 +70,9 @@ class TransformerSpec:
         max_sequence_length: the most tokens that a sequence may have. Position schemes refuse
             longer ones; with `none` a model would take any, and only text models refuse them.
         num_heads: attention heads, `n`.
+        num_key_value_heads: heads of keys and values, `k`, each shared by n / k query heads
+            (grouped-query attention, Ainslie et al. 2023; 1 is multi-query attention, Shazeer
+            2019); `None`: as `num_heads`.
         head_dim: width of one head, `h`; `None`: d / n. It is free: n * h need not be d.
 
     Residual stream:
@@ -83,6 +88,8 @@ class TransformerSpec:
         activation: of the feed-forward: `relu`, `gelu`, `gelu_tanh`, `silu`, `relu_squared`.
         attention: `graph` wires every step as a node; `layer` is one
             `keras_hub.layers.CachedMultiHeadAttention` node with equal numbers.
+        attention_window: how many tokens a decoder's self-attention sees, the query itself and
+            those just before it (Mistral; Beltagy et al. 2020, section 3.1); `None`: all.
         attention_bias: biases on the query, key, value and output projections.
         scale_embeddings: token embeddings times sqrt(d).
         tie_embeddings: logits from the transposed target token embedding.
@@ -114,6 +121,7 @@ class TransformerSpec:
     intermediate_dim: int = DERIVED
     max_sequence_length: int = 512
     num_heads: int
+    num_key_value_heads: int = DERIVED
     head_dim: int = DERIVED
 
     norm_placement: str = "pre"
@@ -124,6 +132,7 @@ class TransformerSpec:
     positions: str = "learned"
     activation: str = "gelu"
     attention: str = "graph"
+    attention_window: int | None = None
     attention_bias: bool = True
     scale_embeddings: bool = False
     tie_embeddings: bool = False
@@ -157,6 +166,8 @@ class TransformerSpec:
                 return self.vocabulary_size
             case "num_encoder_layers":
                 return self.num_layers
+            case "num_key_value_heads":
+                return self.num_heads
             case "intermediate_dim":
                 return 4 * self.hidden_dim
             case "feedforward_dropout":
@@ -182,6 +193,9 @@ class TransformerSpec:
             value = getattr(self, name)
             if name not in self._derived and not (_is_int(value) and value > 0):
                 _refuse(name, value, "a positive int")
+        window = self.attention_window
+        if window is not None and not (_is_int(window) and window > 0):
+            _refuse("attention_window", window, "a positive int, or None to see all")
         for name in _BOOLS:
             value = getattr(self, name)
             if name not in self._derived and not isinstance(value, bool):
@@ -201,6 +215,19 @@ class TransformerSpec:
         pad = self.pad_token_id
         if pad is not None and not (_is_int(pad) and 0 <= pad < smallest):
             _refuse("pad_token_id", pad, f"None or a token id in [0, {smallest})")
+        if self.num_heads % self.num_key_value_heads:
+            _refuse(
+                "num_key_value_heads",
+                self.num_key_value_heads,
+                f"a divisor of num_heads={self.num_heads}, whose heads share them in equal groups",
+            )
+        if self.attention == "layer" and self.num_key_value_heads != self.num_heads:
+            _refuse(
+                "num_key_value_heads",
+                self.num_key_value_heads,
+                f"num_heads={self.num_heads} where attention='layer', whose heads are not grouped",
+                "use attention='graph'",
+            )
         if self.positions.startswith("sinusoidal") and self.hidden_dim % 2:
             _refuse("hidden_dim", self.hidden_dim, f"even where positions={self.positions!r}")
         if not self.share_embeddings:

@@ -7,10 +7,11 @@ nothing of this project and no Keras, so that an error made here is not made the
   shared embeddings.
 * Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture": pre-norm, with a
   norm after the last block.
+* Ainslie et al. 2023, "GQA" (grouped heads); Beltagy et al. 2020, "Longformer" (windows).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
-`h` head_dim, `f` intermediate_dim, `v` vocabulary_size.
+`k` key/value heads, `h` head_dim, `f` intermediate_dim, `v` vocabulary_size.
 
 A spec is a plain mapping, the JSON object of a `TransformerSpec`; fields that follow from others
 may be None. Weights are keyed "<layer name>.<variable name>", for example
@@ -35,6 +36,7 @@ def with_derived(spec: Spec) -> dict:
         "num_encoder_layers": spec["num_layers"],
         "source_vocabulary_size": spec["vocabulary_size"],
         "intermediate_dim": 4 * spec["hidden_dim"],
+        "num_key_value_heads": spec["num_heads"],
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] == "pre",
     }
@@ -106,6 +108,9 @@ def attention(
         return heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
 
     query, key, value = project("query", x), project("key", memory), project("value", memory)
+    # Query head i has key head i // groups.
+    groups = spec["num_heads"] // spec["num_key_value_heads"]
+    key, value = np.repeat(key, groups, axis=2), np.repeat(value, groups, axis=2)
     scores = np.einsum("btnh,bsnh->bnts", query, key) / math.sqrt(spec["head_dim"])
     scores = np.where(mask[:, None, :, :], scores, -1e30)
     mixed = np.einsum("bnts,bsnh->btnh", softmax(scores), value)
@@ -191,6 +196,8 @@ def decode(
     x = embed(spec, weights, "decoder", target)
     length = target.shape[1]
     causal = np.tril(np.ones((length, length), bool))
+    if spec.get("attention_window") is not None:  # the query and the tokens just before it
+        causal &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
     self_mask = real_keys(spec, target) & causal[None]
     for index in range(spec["num_layers"]):
         name = f"decoder.block_{index}"
@@ -250,6 +257,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight that the spec promises; all of them trainable."""
     full = with_derived(spec)
     d, n, h = full["hidden_dim"], full["num_heads"], full["head_dim"]
+    k = full["num_key_value_heads"]
     f, v = full["intermediate_dim"], full["vocabulary_size"]
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -257,10 +265,10 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         shapes[f"{name}.gamma"] = shapes[f"{name}.beta"] = (d,)
 
     def attend(name: str) -> None:
-        for role in ("query", "key", "value"):
-            shapes[f"{name}.{role}.kernel"] = (d, n, h)
+        for role, heads in (("query", n), ("key", k), ("value", k)):
+            shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
-                shapes[f"{name}.{role}.bias"] = (n, h)
+                shapes[f"{name}.{role}.bias"] = (heads, h)
         shapes[f"{name}.output.kernel"] = (n, h, d)
         if full["attention_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
@@ -297,7 +305,9 @@ def parameter_count(spec: Spec) -> int:
     d, inner = full["hidden_dim"], full["num_heads"] * full["head_dim"]
     f, v, layers = full["intermediate_dim"], full["vocabulary_size"], full["num_layers"]
     norm = 2 * d
-    attend = 4 * d * inner + (3 * inner + d if full["attention_bias"] else 0) + norm
+    outer = full["num_key_value_heads"] * full["head_dim"]
+    biases = inner + 2 * outer + d if full["attention_bias"] else 0
+    attend = 2 * d * inner + 2 * d * outer + biases + norm
     feed = 2 * d * f + f + d + norm
     positions = full["max_sequence_length"] * d if full["positions"] == "learned" else 0
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)

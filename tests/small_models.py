@@ -1,5 +1,7 @@
 """Small specs of distinct prime sizes, and models of them with every weight random."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -7,6 +9,10 @@ import numpy as np
 
 import builders
 
+KINDS = ("decoder_only", "encoder_decoder")
+VARIANTS_AND_KINDS = [
+    (name, kind) for name in builders.list_variants() for kind in builders.variant_info(name).kinds
+]
 BATCH, TARGET_LENGTH, SOURCE_LENGTH = 3, 11, 13
 SIZES: dict[str, Any] = {
     "vocabulary_size": 31,
@@ -24,6 +30,28 @@ def small_spec(**changes: Any) -> builders.TransformerSpec:
     if changes.get("share_embeddings"):
         changes = {"source_vocabulary_size": None, **changes}
     return builders.TransformerSpec(**{**SIZES, **changes})
+
+
+def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
+    """Spec of a variant at the sizes above; a head as wide as the model stays free of it."""
+    spec = builders.variant(name, kind=kind)
+    changes: dict[str, Any] = dict(SIZES)
+    if spec.share_embeddings:
+        del changes["source_vocabulary_size"]
+    if spec.head_dim * spec.num_heads != spec.hidden_dim:
+        changes["head_dim"] = 5
+    return spec.replace(**changes)
+
+
+@contextmanager
+def computing_in(dtype_policy: str) -> Iterator[None]:
+    """Layers made in here compute in this precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype_policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def random_model(
@@ -102,10 +130,46 @@ def random_tokens(spec: builders.TransformerSpec, seed: int = 0, padding: bool =
     return {"source": draw(SOURCE_LENGTH, spec.source_vocabulary_size), "target": target}
 
 
+def target_of(tokens: Any) -> np.ndarray:
+    return tokens["target"] if isinstance(tokens, dict) else tokens
+
+
+def with_target(tokens: Any, target: np.ndarray) -> Any:
+    return {**tokens, "target": target} if isinstance(tokens, dict) else target
+
+
+def changed_at(spec: builders.TransformerSpec, tokens: np.ndarray, t: int) -> np.ndarray:
+    """Tokens (b, t) with another one, and no padding, at position t of every row."""
+    changed = tokens.copy()
+    changed[:, t] = (changed[:, t] + 3) % spec.vocabulary_size
+    if spec.pad_token_id is not None:
+        changed[:, t] = np.where(changed[:, t] == spec.pad_token_id, 5, changed[:, t])
+    return changed
+
+
+def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0) -> None:
+    """One step of plain gradient descent on random labels, through `model.fit`."""
+    labels = np.random.default_rng(5).integers(
+        0, model.output_shape[-1], (BATCH, TARGET_LENGTH), dtype="int32"
+    )
+    model.compile(
+        optimizer=keras.optimizers.SGD(learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    model.fit(tokens, labels, batch_size=BATCH, epochs=1, verbose=0)
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    """A tensor of any backend in NumPy; floats in float32, as NumPy has no bfloat16."""
+    if keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
+        tensor = keras.ops.cast(tensor, "float32")
+    return keras.ops.convert_to_numpy(tensor)
+
+
 def logits_of(model: keras.Model, tokens: Any, training: bool = False) -> np.ndarray:
     """Logits (b, t, v) in float32, by an eager call, which is quicker here than compiling."""
-    logits = keras.ops.cast(model(tokens, training=training), "float32")
-    return keras.ops.convert_to_numpy(logits)
+    return as_array(model(tokens, training=training))
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from reference import reference_logits
 from small_models import (
+    KINDS,
     copy_weights,
     logits_of,
     random_model,
@@ -20,7 +21,6 @@ from small_models import (
 import builders
 
 SITES = ("dropout", "feedforward_dropout", "attention_dropout", "embedding_dropout")
-KINDS = ("decoder_only", "encoder_decoder")
 ALL_BUT_CERTAIN = 1 - 1e-9  # so near to one that everything is dropped
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_site = pytest.mark.parametrize("site", SITES)

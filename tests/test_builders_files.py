@@ -24,6 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "pad_token_id": 7,
     },
     "no_positions": {"positions": "none", "residual": False, "pad_token_id": None},
+    "grouped_window": {"num_key_value_heads": 1, "attention_window": 3},
     "library_layer": {"attention": "layer", "activation": "gelu_tanh"},
     "translator": {"kind": "encoder_decoder", "activation": "silu"},
     "shared_translator": {

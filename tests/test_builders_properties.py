@@ -8,20 +8,24 @@ import numpy as np
 import pytest
 from small_models import (
     BATCH,
+    KINDS,
     SOURCE_LENGTH,
     TARGET_LENGTH,
+    changed_at,
+    computing_in,
     copy_weights,
     logits_of,
     random_model,
     random_tokens,
     relative_error,
     small_spec,
+    target_of,
     variables_by_name,
+    with_target,
 )
 
 import builders
 
-KINDS = ("decoder_only", "encoder_decoder")
 WIRINGS = [  # every way that a mask can reach the scores
     {"attention": "graph"},
     {"attention": "graph", "attention_dropout": 0.3},
@@ -33,27 +37,8 @@ each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=["fused", "explicit
 
 @pytest.fixture
 def dtype_policy(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
-def target_of(tokens: Any) -> np.ndarray:
-    return tokens["target"] if isinstance(tokens, dict) else tokens
-
-
-def with_target(tokens: Any, target: np.ndarray) -> Any:
-    return {**tokens, "target": target} if isinstance(tokens, dict) else target
-
-
-def changed_at(spec: builders.TransformerSpec, tokens: np.ndarray, t: int) -> np.ndarray:
-    """Tokens (b, t) with another one, and no padding, at position t of every row."""
-    changed = tokens.copy()
-    changed[:, t] = (changed[:, t] + 3) % spec.vocabulary_size
-    if spec.pad_token_id is not None:
-        changed[:, t] = np.where(changed[:, t] == spec.pad_token_id, 5, changed[:, t])
-    return changed
+    with computing_in(request.param):
+        yield request.param
 
 
 # Causality --------------------------------------------------------------------------------------
@@ -271,6 +256,14 @@ def test_two_models_of_one_spec_have_the_same_names(kind: str, attention: str) -
 
 
 @each_kind
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "sinusoidal_concat", "none"])
+def test_a_model_promises_no_batch_size_and_no_length(kind: str, positions: str) -> None:
+    """Positions are the same for every row; their batch of one must not become the model's."""
+    model = builders.build(small_spec(kind=kind, positions=positions))
+    assert model.output_shape == (None, None, 31)
+
+
+@each_kind
 def test_every_layer_has_a_dotted_name_and_every_node_is_a_layer_of_the_spec(kind: str) -> None:
     """An operation outside a named layer would show in a diagram under a name made up by Keras."""
     spec = small_spec(kind=kind, attention_dropout=0.1, scale_embeddings=True)
@@ -327,7 +320,7 @@ def test_half_precision_keeps_far_positions_apart(positions: str, dtype_policy: 
         layer for layer in builders.build(spec).layers if layer.name == "decoder.position_embedding"
     )
     half = keras.ops.convert_to_numpy(
-        keras.ops.cast(table(np.ones((1, length), "int32")), "float32")
+        keras.ops.cast(table(np.arange(length, dtype="int32")[None]), "float32")
     )[0]
     position = np.arange(length)[:, None]
     angles = position / 10000.0 ** (np.arange(7) / 7)

@@ -30,7 +30,9 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "activation": ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
     "attention": ("graph", "layer"),
     "attention_bias": (True, False),
+    "num_key_value_heads": (None, 1),
     "head_dim": (None, 5),
+    "attention_window": (None, 3),
     "final_norm": (None, True, False),
     "num_encoder_layers": (None, 1),
     "norm_epsilon": (1e-5, 1e-1),
@@ -43,6 +45,8 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
 
 
 def is_allowed(changes: Mapping[str, Any]) -> bool:
+    if changes.get("attention") == "layer" and changes.get("num_key_value_heads"):
+        return False  # the library's layer has no groups
     return not (changes.get("kind") == "decoder_only" and changes.get("share_embeddings"))
 
 

@@ -1,41 +1,26 @@
 """The whole registry: every variant builds, runs as the reference does, and has its size."""
 
 import json
-from typing import Any
 
 import keras
 import pytest
 from reference import parameter_count, reference_logits
 from small_models import (
-    SIZES,
+    VARIANTS_AND_KINDS,
     logits_of,
     random_model,
     random_tokens,
+    reduced_variant,
     relative_error,
     weights_by_name,
 )
 
 import builders
 
-NAMES_AND_KINDS = [
-    (name, kind) for name in builders.list_variants() for kind in builders.variant_info(name).kinds
-]
 
-
-def reduced(name: str, kind: str) -> builders.TransformerSpec:
-    """Spec of a variant at small sizes; a head that is as wide as the model stays free of it."""
-    spec = builders.variant(name, kind=kind)
-    changes: dict[str, Any] = dict(SIZES)
-    if spec.share_embeddings:
-        del changes["source_vocabulary_size"]
-    if spec.head_dim * spec.num_heads != spec.hidden_dim:
-        changes["head_dim"] = 5
-    return spec.replace(**changes)
-
-
-@pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
+@pytest.mark.parametrize(("name", "kind"), VARIANTS_AND_KINDS)
 def test_every_variant_at_reduced_size_equals_the_reference(name: str, kind: str) -> None:
-    spec = reduced(name, kind)
+    spec = reduced_variant(name, kind)
     assert builders.TransformerSpec.from_json(spec.to_json()) == spec
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -45,7 +30,7 @@ def test_every_variant_at_reduced_size_equals_the_reference(name: str, kind: str
     assert model.count_params() == parameter_count(fields)
 
 
-@pytest.mark.parametrize(("name", "kind"), NAMES_AND_KINDS)
+@pytest.mark.parametrize(("name", "kind"), VARIANTS_AND_KINDS)
 def test_every_variant_at_full_size_has_the_parameters_of_the_formula(name: str, kind: str) -> None:
     """Built without allocating its weights, so that size costs nothing."""
     spec = builders.variant(name, kind=kind)

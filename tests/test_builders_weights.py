@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from reference import parameter_count, weight_shapes
 from small_models import (
+    KINDS,
     TARGET_LENGTH,
     logits_of,
     random_model,
     random_tokens,
     small_spec,
+    train_one_step,
     variables_by_name,
     weights_by_name,
 )
 
 import builders
 
-KINDS = ("decoder_only", "encoder_decoder")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 SHAPES_OF_INTEREST: list[dict[str, Any]] = [
@@ -32,6 +33,7 @@ SHAPES_OF_INTEREST: list[dict[str, Any]] = [
     {"share_embeddings": True},
     {"share_embeddings": True, "tie_embeddings": True, "num_encoder_layers": 3},
     {"attention": "layer", "head_dim": 5, "logit_bias": True},
+    {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5},
 ]
 
 
@@ -46,19 +48,6 @@ def specs() -> list[builders.TransformerSpec]:
 
 def fields_of(spec: builders.TransformerSpec) -> dict[str, Any]:
     return json.loads(spec.to_json())
-
-
-def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0) -> None:
-    """One step of plain gradient descent on random labels, through `model.fit`."""
-    labels = np.random.default_rng(5).integers(
-        0, model.output_shape[-1], (3, TARGET_LENGTH), dtype="int32"
-    )
-    model.compile(
-        optimizer=keras.optimizers.SGD(learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
-    )
-    model.fit(tokens, labels, batch_size=3, epochs=1, verbose=0)
 
 
 # Names, shapes, numbers -------------------------------------------------------------------------

@@ -25,6 +25,10 @@ def spec_of(**changes: Any) -> TransformerSpec:
     return TransformerSpec(**{**SIZES, **changes})
 
 
+def divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
 @st.composite
 def field_values(draw: st.DrawFn) -> dict[str, Any]:
     """Values of every field that are allowed together."""
@@ -50,6 +54,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "intermediate_dim": draw(st.none() | size),
         "max_sequence_length": draw(size),
         "num_heads": num_heads,
+        "num_key_value_heads": draw(st.none() | st.sampled_from(divisors(num_heads))),
         "head_dim": head_dim,
         "norm_placement": draw(st.sampled_from(("post", "pre"))),
         "residual": draw(st.booleans()),
@@ -58,6 +63,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "positions": draw(st.sampled_from(POSITIONS)),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "attention": "graph",
+        "attention_window": draw(st.none() | size),
         "attention_bias": draw(st.booleans()),
         "scale_embeddings": draw(st.booleans()),
         "tie_embeddings": draw(st.booleans()),
@@ -119,9 +125,12 @@ def test_json_is_a_plain_object_with_a_format_number_and_every_field() -> None:
         ("source_vocabulary_size", None, 31),
         ("num_encoder_layers", None, 3),
         ("intermediate_dim", None, 56),
+        ("num_key_value_heads", None, 2),
         ("head_dim", None, 7),
         ("feedforward_dropout", None, 0.25),
         ("final_norm", None, True),
+        ("num_key_value_heads", 1, 1),
+        ("attention_window", None, None),
         ("head_dim", 5, 5),
         ("feedforward_dropout", 0.0, 0.0),
         ("final_norm", False, False),
@@ -155,6 +164,12 @@ def test_replace_with_none_goes_back_to_the_derived_value() -> None:
     assert spec_of(head_dim=5).replace(head_dim=None).replace(hidden_dim=22).head_dim == 11
 
 
+def test_key_value_heads_that_nobody_gave_are_as_many_as_the_heads() -> None:
+    assert spec_of().replace(num_heads=7).num_key_value_heads == 7
+    assert spec_of(num_key_value_heads=1).replace(num_heads=7).num_key_value_heads == 1
+    assert spec_of(attention="layer", num_key_value_heads=2).num_key_value_heads == 2
+
+
 def test_replace_leaves_the_old_spec_alone() -> None:
     spec = spec_of()
     spec.replace(hidden_dim=22)
@@ -177,6 +192,9 @@ BAD_VALUES = [
     ("intermediate_dim", 0, "positive int"),
     ("max_sequence_length", -7, "positive int"),
     ("num_heads", True, "positive int"),
+    ("num_key_value_heads", 0, "positive int"),
+    ("num_key_value_heads", True, "positive int"),
+    ("num_key_value_heads", 4, "divisor of num_heads=2"),
     ("head_dim", 0, "positive int"),
     ("norm_placement", "before", "post, pre"),
     ("residual", 1, "True or False"),
@@ -186,6 +204,10 @@ BAD_VALUES = [
     ("positions", "sinusoid", "sinusoidal"),
     ("activation", "swish", "silu"),
     ("attention", "flash", "graph, layer"),
+    ("attention_window", 0, "positive int, or None"),
+    ("attention_window", -1, "positive int, or None"),
+    ("attention_window", True, "positive int, or None"),
+    ("attention_window", 2.5, "positive int, or None"),
     ("attention_bias", None, "True or False"),
     ("residual", None, "True or False"),
     ("scale_embeddings", 1, "True or False"),
@@ -229,6 +251,14 @@ def test_every_field_has_a_bad_value_above() -> None:
     ("changes", "words"),
     [
         ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
+        (
+            {"num_heads": 7, "num_key_value_heads": 3},
+            ["num_key_value_heads=3", "divisor of num_heads=7", "equal groups"],
+        ),
+        (
+            {"attention": "layer", "num_key_value_heads": 1},
+            ["num_key_value_heads=1", "num_heads=2", "attention='layer'", "use attention='graph'"],
+        ),
         (
             {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal"},
             ["hidden_dim=13", "even", "sinusoidal"],

@@ -1,0 +1,242 @@
+"""Key/value caches: what a decode graph remembers of the tokens that it has read.
+
+A cache is a flat dict of arrays by dotted name, each with the batch first. All zeros is the
+empty one. It has `c` slots; token after token fills them from the left.
+
+| entry | shape | holds |
+| --- | --- | --- |
+| `decoder.position_cache` | int32 (b, c) | 1 + the position of a slot's token; 0: not to be seen |
+| `decoder.block_3.self_attention.key_cache` | (b, k, h, c) | keys of the tokens read |
+| `decoder.block_3.self_attention.value_cache` | (b, k, c, h) | values of the tokens read |
+| `decoder.block_3.cross_attention.key_cache` | (b, k, h, s) | keys of the source |
+| `decoder.block_3.cross_attention.value_cache` | (b, k, s, h) | values of the source |
+| `encoder.memory_mask` | bool (b, 1, s) | source tokens that are no padding |
+
+With an `attention_window`, the slots are a ring of that size at the most, in which a new token
+takes the place of the oldest. Each head's keys and values lie as they stand in the products with
+one query, softmax(q K) V: so no step of decoding transposes what a cache holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import KerasTensor, ops
+
+from builders.masks import in_reach
+from builders.scope import LayerScope
+from builders.spec import TransformerSpec
+
+Tensor = Any
+Entries = dict[str, tuple[tuple[int | None, ...], str]]
+
+SLOT_AXIS = {"key": 3, "value": 2}
+"""The axis of the slots in the cache of keys, (b, k, h, c), and in that of values, (b, k, c, h)."""
+
+
+def cache_entries(
+    spec: TransformerSpec,
+    batch_size: int | None,
+    length: int | None,
+    dtype: str,
+) -> Entries:
+    """Return shape and dtype of what a decoder remembers of its own tokens, by name.
+
+    Args:
+        spec: of the model.
+        batch_size: rows; `None` in the shape of a graph that takes any.
+        length: the most tokens to remember, at least 1; `None` as above.
+        dtype: of keys and values: what the model computes in.
+    """
+    slots = length
+    if length is not None and spec.attention_window is not None:
+        slots = min(length, spec.attention_window)
+    entries: Entries = {"decoder.position_cache": ((batch_size, slots), "int32")}
+    return entries | _key_value_entries(spec, "self_attention", batch_size, slots, dtype)
+
+
+def memory_entries(
+    spec: TransformerSpec, batch_size: int | None, source_length: int | None, dtype: str
+) -> Entries:
+    """Return shape and dtype of what a decoder knows of the source, by name; none alone."""
+    if spec.kind != "encoder_decoder":
+        return {}
+    entries = _key_value_entries(spec, "cross_attention", batch_size, source_length, dtype)
+    if spec.pad_token_id is not None:
+        entries["encoder.memory_mask"] = ((batch_size, 1, source_length), "bool")
+    return entries
+
+
+def _key_value_entries(
+    spec: TransformerSpec, sublayer: str, batch_size: int | None, slots: int | None, dtype: str
+) -> Entries:
+    entries: Entries = {}
+    for i in range(spec.num_layers):
+        for role, axis in SLOT_AXIS.items():
+            shape = [batch_size, spec.num_key_value_heads, spec.head_dim, spec.head_dim]
+            shape[axis] = slots
+            entries[f"decoder.block_{i}.{sublayer}.{role}_cache"] = (tuple(shape), dtype)
+    return entries
+
+
+class KeyValueCache:
+    """The cache of one decode graph while that is wired.
+
+    Args:
+        entries: the cache that comes in, by name.
+        index: int (), slots that are filled already.
+        start: int (b,), the slot of each row's first token.
+        attends_before_writing: whether several tokens at once may overwrite, in a ring, what the
+            first of them still has to see.
+
+    Attributes:
+        entries: the cache that goes out; what nothing is appended to goes out as it came in.
+    """
+
+    def __init__(
+        self,
+        entries: dict[str, KerasTensor],
+        index: KerasTensor,
+        start: KerasTensor,
+        attends_before_writing: bool,
+    ) -> None:
+        self.entries = dict(entries)
+        self._index = index
+        self._start = start
+        self._attends_before_writing = attends_before_writing
+
+    def read(self, scope: LayerScope, name: str) -> Tensor:
+        """Return an entry."""
+        return self.entries[scope.full_name(name)]
+
+    def append(self, scope: LayerScope, name: str, new: Tensor, axis: int) -> Tensor:
+        """Wire the writing of new tokens to an entry; return what a query is to look at.
+
+        Its axes are those of the entry and of the new tokens, and `axis` is that of the slots.
+        """
+        old = self.read(scope, name)
+        update = scope.layer(f"{name}_update", CacheUpdate, axis=axis)
+        updated = self.entries[scope.full_name(name)] = update(old, new, self._index)
+        if not self._attends_before_writing:
+            return updated
+        return scope.layer(f"{name}_and_new", keras.layers.Concatenate, axis=axis)([old, new])
+
+    def positions(self, scope: LayerScope, tokens: Tensor) -> Tensor:
+        """Wire the positions of new tokens (b, t): int (b, t), negative before a row's start."""
+        return scope.layer("slot_positions", SlotPositions)(tokens, self._index, self._start)
+
+    def causal_mask(self, scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:
+        """Wire which slots new tokens (b, t) may look at: bool (b, t, c).
+
+        To be called once: it remembers the tokens' positions, too.
+        """
+        positions = self.positions(scope, tokens)
+        seen = scope.layer("seen_positions", SeenPositions, spec.pad_token_id)(tokens, positions)
+        slots = self.append(scope, "position_cache", seen, axis=1)
+        mask = scope.layer("slot_mask", SlotMask, spec.attention_window)
+        return mask(positions, slots)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class CacheUpdate(keras.layers.Layer):
+    """The cache with new tokens written to it, after the first `index` ones.
+
+    Cache and new are of the same shape but along `axis`, where the cache has c slots and new has
+    t tokens; index is int (). The token number i goes to slot i mod c.
+    """
+
+    def __init__(self, axis: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def call(self, cache: Tensor, new: Tensor, index: Tensor) -> Tensor:
+        size, count = ops.shape(cache)[self.axis], ops.shape(new)[self.axis]
+        index = ops.cast(index, "int32")
+        # Where a TensorFlow graph leaves the slots open, as one that is exported does, its
+        # `slice_update` would be compiled by XLA for every number of them.
+        if isinstance(size, int) and isinstance(count, int) and count == 1:
+            corner: list[Any] = [0] * len(cache.shape)
+            corner[self.axis] = ops.mod(index, size)
+            new = ops.cast(new, cache.dtype)
+            if cache.shape[0] != 1:
+                return ops.slice_update(cache, corner, new)
+            # XLA drops the axis of a single row before it multiplies. Written without that axis,
+            # the cache needs no second copy of another shape.
+            return ops.slice_update(cache[0], corner[1:], new[0])[None]
+        # The last token of each slot: `last` goes to slot last mod c, and so on back from there.
+        last = index + count - 1
+        slots = ops.arange(size, dtype="int32")
+        number = last - ops.mod(last - slots, size)  # (c,) of the token that the slot then holds
+        is_new = ops.greater_equal(number, index)
+        found = new  # one token is broadcast
+        if not isinstance(count, int) or count > 1:
+            found = ops.take(new, ops.clip(number - index, 0, count - 1), axis=self.axis)
+        shape = [1] * len(cache.shape)
+        shape[self.axis] = -1
+        return ops.where(ops.reshape(is_new, shape), ops.cast(found, cache.dtype), cache)
+
+    def compute_output_spec(
+        self, cache: KerasTensor, new: KerasTensor, index: KerasTensor
+    ) -> KerasTensor:
+        return KerasTensor(cache.shape, dtype=cache.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "axis": self.axis}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class SlotPositions(keras.layers.Layer):
+    """Positions of new tokens: tokens (b, t), index (), start (b,) -> int (b, t)."""
+
+    def call(self, tokens: Tensor, index: Tensor, start: Tensor) -> Tensor:
+        slots = ops.arange(ops.shape(tokens)[1], dtype="int32") + ops.cast(index, "int32")
+        return slots[None, :] - ops.cast(start, "int32")[:, None]
+
+    def compute_output_spec(
+        self, tokens: KerasTensor, index: KerasTensor, start: KerasTensor
+    ) -> KerasTensor:
+        return KerasTensor(tokens.shape, dtype="int32")
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class SeenPositions(keras.layers.Layer):
+    """1 + position, or 0 for what no query may see: padding, and slots before a row's start.
+
+    tokens (b, t), positions (b, t) -> int (b, t).
+    """
+
+    def __init__(self, pad_token_id: int | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pad_token_id = pad_token_id
+
+    def call(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        seen = ops.maximum(positions + 1, 0)
+        if self.pad_token_id is None:
+            return seen
+        return ops.where(ops.equal(tokens, self.pad_token_id), 0, seen)
+
+    def compute_output_spec(self, tokens: KerasTensor, positions: KerasTensor) -> KerasTensor:
+        return KerasTensor(tokens.shape, dtype="int32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "pad_token_id": self.pad_token_id}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class SlotMask(keras.layers.Layer):
+    """Slots whose token a query may see: positions (b, t), slots (b, c) -> bool (b, t, c)."""
+
+    def __init__(self, window: int | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window = window
+
+    def call(self, positions: Tensor, slots: Tensor) -> Tensor:
+        seen = slots[:, None, :]
+        return ops.logical_and(seen > 0, in_reach(positions[:, :, None], seen - 1, self.window))
+
+    def compute_output_spec(self, positions: KerasTensor, slots: KerasTensor) -> KerasTensor:
+        return KerasTensor((*positions.shape, slots.shape[1]), dtype="bool")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "window": self.window}

@@ -1,0 +1,654 @@
+"""Graphs derived from a model compute what the model computes, token by token and step by step."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from reference import softmax
+from small_models import (
+    BATCH,
+    KINDS,
+    SOURCE_LENGTH,
+    TARGET_LENGTH,
+    VARIANTS_AND_KINDS,
+    as_array,
+    changed_at,
+    computing_in,
+    copy_weights,
+    logits_of,
+    random_model,
+    random_tokens,
+    reduced_variant,
+    relative_error,
+    small_spec,
+    target_of,
+    train_one_step,
+    weights_by_name,
+    with_target,
+)
+
+import builders
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+ONE_BY_ONE = [1] * TARGET_LENGTH
+UNEVEN = [4, 1, 1, 5]
+GROUPED = {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5}
+TRANSLATOR = {"kind": "encoder_decoder"}
+CHANGES: dict[str, dict[str, Any]] = {
+    "grouped heads": GROUPED,
+    "grouped heads of a translator": {**GROUPED, **TRANSLATOR},
+    "multi-query": {"num_key_value_heads": 1},
+    "window": {"attention_window": 3},
+    "window without padding": {"attention_window": 3, "pad_token_id": None},
+    "window of the query alone": {"attention_window": 1},
+    "window longer than the sequence": {"attention_window": 13},
+    "window of a translator of grouped heads": {**GROUPED, **TRANSLATOR, "attention_window": 3},
+    "library layer": {"attention": "layer"},
+    "library layer of a translator": {**TRANSLATOR, "attention": "layer"},
+    "library layer with a window": {"attention": "layer", "attention_window": 3},
+    "attention dropout": {"attention_dropout": 0.3},
+    "attention dropout of a translator": {**TRANSLATOR, "attention_dropout": 0.3},
+    "learned positions": {"positions": "learned"},
+    "sinusoids": {"positions": "sinusoidal"},
+    "sines, then cosines": {"positions": "sinusoidal_concat"},
+    "no positions": {"positions": "none"},
+    "tied embeddings": {"tie_embeddings": True},
+    "tied embeddings with a bias": {"tie_embeddings": True, "logit_bias": True},
+    "shared embeddings": {**TRANSLATOR, "share_embeddings": True},
+    "one table": {**TRANSLATOR, "share_embeddings": True, "tie_embeddings": True},
+    "no padding": {"pad_token_id": None},
+    "padding of another token": {"pad_token_id": 7},
+    "no padding in a translator": {**TRANSLATOR, "pad_token_id": None},
+    "no biases, no residuals": {"attention_bias": False, "residual": False},
+    "layers of its own for the encoder": {**TRANSLATOR, "num_encoder_layers": 1},
+}
+
+
+def shallow_spec(**changes: Any) -> builders.TransformerSpec:
+    """Small spec of one block, where a second would only take time."""
+    return small_spec(**{"num_layers": 1, **changes})
+
+
+def first_cache(
+    model: keras.Model, spec: builders.TransformerSpec, tokens: Any, max_length: int | None
+) -> dict[str, Any]:
+    """The cache before the first target token: of a translator, with its sources read."""
+    cache = builders.empty_cache(model, spec, len(target_of(tokens)), max_length)
+    if spec.kind == "decoder_only":
+        return cache
+    return {**cache, **builders.build_encode(model, spec)(tokens["source"])["cache"]}
+
+
+def read(
+    step: Any,
+    target: np.ndarray,
+    chunks: Sequence[int],
+    cache: dict[str, Any],
+    start: Sequence[int] | None = None,
+    index: int = 0,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Logits (b, t, v) of target tokens read in chunks of these sizes, and the cache after."""
+    starts = np.zeros(len(target), "int32") if start is None else np.array(start, "int32")
+    logits = []
+    for new in np.split(target, np.cumsum(chunks)[:-1], axis=1):
+        state = {"index": np.int32(index), "start": starts, "cache": cache}
+        output = step({"tokens": new, **state})
+        assert output["cache"].keys() == cache.keys()
+        logits.append(as_array(output["logits"]))
+        cache = output["cache"]
+        index += new.shape[1]
+    return np.concatenate(logits, axis=1), cache
+
+
+def decoded(
+    model: keras.Model,
+    spec: builders.TransformerSpec,
+    tokens: Any,
+    chunks: Sequence[int] = UNEVEN,
+    num_tokens: int | None = None,
+    max_length: int | None = TARGET_LENGTH,
+    start: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Logits (b, t, v) that a new decode step of a model gives, reading tokens in chunks."""
+    target = target_of(tokens)
+    step = builders.build_decode_step(model, spec, len(target), num_tokens, max_length)
+    return read(step, target, chunks, first_cache(model, spec, tokens, max_length), start)[0]
+
+
+def is_real(spec: builders.TransformerSpec, tokens: Any) -> np.ndarray:
+    """Target positions that are no padding; what padding may see is nobody's business."""
+    target = target_of(tokens)
+    return np.ones(target.shape, bool) if spec.pad_token_id is None else target != spec.pad_token_id
+
+
+def assert_decodes_as_it_reads(
+    model: keras.Model, spec: builders.TransformerSpec, tolerance: float = 1e-5
+) -> None:
+    tokens = random_tokens(spec)
+    target, real = target_of(tokens), is_real(spec, tokens)
+    expected = logits_of(model, tokens)[real]
+    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
+    one = builders.build_decode_step(model, spec, BATCH, 1, TARGET_LENGTH)
+    several = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    compiled = one.predict_on_batch
+    for step, chunks in ((compiled, ONE_BY_ONE), (several, [TARGET_LENGTH]), (several, UNEVEN)):
+        logits, _ = read(step, target, chunks, cache)
+        assert relative_error(logits[real], expected) <= tolerance, chunks
+
+
+# Cached equals uncached -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), VARIANTS_AND_KINDS)
+def test_every_variant_decodes_as_it_reads_whole_sequences(name: str, kind: str) -> None:
+    spec = reduced_variant(name, kind)
+    assert_decodes_as_it_reads(random_model(spec), spec)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(name: str) -> None:
+    spec = shallow_spec(**CHANGES[name])
+    assert_decodes_as_it_reads(random_model(spec), spec)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        TRANSLATOR,
+        {**TRANSLATOR, "attention_dropout": 0.3},
+        {**TRANSLATOR, "attention": "layer"},
+        {**GROUPED, "attention_window": 3},
+    ],
+    ids=["decoder", "translator", "explicit", "layer", "grouped window"],
+)
+def test_a_step_computes_in_the_precision_of_its_model(changes: dict[str, Any]) -> None:
+    """Also where the setting has changed since the model was built."""
+    spec = shallow_spec(**changes)
+    with computing_in("mixed_bfloat16"):
+        model = random_model(spec)
+    assert_decodes_as_it_reads(model, spec, tolerance=2e-2)
+    cache = first_cache(model, spec, random_tokens(spec), 5)
+    kinds = {name: keras.backend.standardize_dtype(x.dtype) for name, x in cache.items()}
+    assert {kind for name, kind in kinds.items() if "_attention." in name} == {"bfloat16"}
+
+
+def test_a_source_of_one_token_and_a_cache_of_one_slot_are_no_mistake() -> None:
+    """Keras warns of a softmax over a single number, and here warnings are errors."""
+    spec = shallow_spec(kind="encoder_decoder")
+    model = random_model(spec)
+    tokens = {side: x[:, :1] for side, x in random_tokens(spec, padding=False).items()}
+    expected = logits_of(model, tokens)
+    for num_tokens in (1, None):
+        logits = decoded(model, spec, tokens, [1], num_tokens, max_length=1)
+        assert relative_error(logits, expected) <= 1e-5
+    for weights in builders.build_probe(model, spec)(tokens).values():
+        np.testing.assert_array_equal(as_array(weights), np.ones((BATCH, 2, 1, 1)))
+
+
+@pytest.mark.parametrize("changes", [{}, TRANSLATOR, {"attention_window": 3}])
+def test_a_step_of_any_sizes_takes_every_batch_and_every_length(changes: dict[str, Any]) -> None:
+    spec = shallow_spec(**changes)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    step = builders.build_decode_step(model, spec, None, None, None)
+    for rows, max_length in ((BATCH, 13), (1, TARGET_LENGTH)):
+        some = keras.tree.map_structure(itemgetter(slice(rows)), tokens)
+        cache = first_cache(model, spec, some, max_length)
+        logits, _ = read(step, target_of(some), UNEVEN, cache)
+        real = is_real(spec, some)
+        assert relative_error(logits[real], logits_of(model, some)[real]) <= 1e-5
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends know sizes")
+@pytest.mark.parametrize("window", [None, 3])
+def test_sizes_may_be_unknown_when_the_graph_is_traced(window: int | None) -> None:
+    import tensorflow as tf
+
+    spec = shallow_spec(attention_window=window)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    step = builders.build_decode_step(model, spec, None, None, None)
+    shapes = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), step.input)
+    run = tf.function(step, input_signature=[shapes])
+    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
+    logits, _ = read(run, tokens, UNEVEN, cache)
+    real = is_real(spec, tokens)
+    assert relative_error(logits[real], logits_of(model, tokens)[real]) <= 1e-5
+
+
+# Rows -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"positions": "sinusoidal", "pad_token_id": None},
+        {"attention_window": 3, "pad_token_id": None},
+        {**TRANSLATOR, "pad_token_id": None},
+    ],
+    ids=["learned", "sinusoidal", "window", "translator"],
+)
+@pytest.mark.parametrize("num_tokens", [None, 1])
+def test_rows_padded_on_the_left_give_what_each_gives_alone(
+    changes: dict[str, Any], num_tokens: int | None
+) -> None:
+    """What stands before a row's start is seen by nobody, even if no token is padding."""
+    spec = shallow_spec(**changes)
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    target = target_of(tokens)
+    lengths = (TARGET_LENGTH, 7, 5)
+    start = [TARGET_LENGTH - length for length in lengths]
+    padded = np.stack([np.roll(target[row], start[row]) for row in range(BATCH)])
+    chunks = UNEVEN if num_tokens is None else ONE_BY_ONE
+    logits = decoded(model, spec, with_target(tokens, padded), chunks, num_tokens, start=start)
+    for row, length in enumerate(lengths):
+        alone: Any = target[[row], :length]
+        if spec.kind == "encoder_decoder":
+            alone = {"source": tokens["source"][[row]], "target": alone}
+        assert relative_error(logits[[row], start[row] :], logits_of(model, alone)) <= 1e-5
+
+
+@each_kind
+def test_rows_of_a_cache_may_change_places(kind: str) -> None:
+    spec = shallow_spec(kind=kind)
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    target, order = target_of(tokens), [2, 0, 1]
+    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
+    logits, cache = read(step, target[:, :5], [5], cache)
+    straight, _ = read(step, target[:, 5:], [6], cache, index=5)
+    turned = {name: keras.ops.take(entry, np.array(order), axis=0) for name, entry in cache.items()}
+    logits, _ = read(step, target[order, 5:], [6], turned, index=5)
+    assert relative_error(logits, straight[order]) <= 1e-6
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("read_before", [0, 4])
+def test_no_token_of_a_chunk_changes_logits_before_it(window: int | None, read_before: int) -> None:
+    spec = shallow_spec(attention_window=window)
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
+    if read_before:
+        _, cache = read(step, tokens[:, :read_before], [read_before], cache)
+    chunk = tokens[:, read_before:]
+    size = chunk.shape[1]
+    before, _ = read(step, chunk, [size], cache, index=read_before)
+    for i in range(size):
+        after, _ = read(step, changed_at(spec, chunk, i), [size], cache, index=read_before)
+        np.testing.assert_allclose(after[:, :i], before[:, :i], rtol=0, atol=1e-6)
+        assert (np.abs(after[:, i] - before[:, i]).max(axis=-1) > 1e-3).all()
+
+
+# Caches -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("window", "max_length", "slots"),
+    [(None, 11, 11), (None, None, 17), (3, 11, 3), (13, 11, 11), (3, 2, 2)],
+)
+@each_kind
+def test_a_cache_has_the_documented_shapes(
+    window: int | None, max_length: int | None, slots: int, kind: str
+) -> None:
+    spec = small_spec(kind=kind, attention_window=window, **GROUPED)
+    model = random_model(spec)
+    cache = first_cache(model, spec, random_tokens(spec), max_length)
+    expected: dict[str, tuple[Any, str]] = {"decoder.position_cache": ((BATCH, slots), "int32")}
+    lengths = {"self_attention": slots}
+    if kind == "encoder_decoder":
+        lengths["cross_attention"] = SOURCE_LENGTH
+        expected["encoder.memory_mask"] = ((BATCH, 1, SOURCE_LENGTH), "bool")
+    for block in range(2):
+        for part, length in lengths.items():
+            name = f"decoder.block_{block}.{part}"  # 3 heads of keys, not 6 as of queries
+            expected[f"{name}.key_cache"] = ((BATCH, 3, 5, length), "float32")
+            expected[f"{name}.value_cache"] = ((BATCH, 3, length, 5), "float32")
+    found = {
+        name: (tuple(entry.shape), keras.backend.standardize_dtype(entry.dtype))
+        for name, entry in cache.items()
+    }
+    assert found == expected
+    length = spec.max_sequence_length if max_length is None else max_length
+    step = builders.build_decode_step(model, spec, BATCH, None, length)
+    inputs = {name: (x.shape, x.dtype) for name, x in step.input["cache"].items()}
+    outputs = {name: (x.shape, x.dtype) for name, x in step.output["cache"].items()}
+    any_source = {
+        name: (tuple(None if size == SOURCE_LENGTH else size for size in shape), dtype)
+        for name, (shape, dtype) in expected.items()
+    }
+    assert inputs == outputs == any_source
+
+
+def test_the_cache_of_the_source_has_no_mask_where_no_token_is_padding() -> None:
+    spec = shallow_spec(kind="encoder_decoder", pad_token_id=None)
+    assert "encoder.memory_mask" not in first_cache(
+        random_model(spec), spec, random_tokens(spec), 5
+    )
+
+
+def test_what_the_decoder_knows_of_the_source_goes_out_as_it_came_in() -> None:
+    spec = shallow_spec(kind="encoder_decoder")
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    before = first_cache(model, spec, tokens, TARGET_LENGTH)
+    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    _, after = read(step, tokens["target"], UNEVEN, before)
+    for name in before:
+        changed = (as_array(before[name]) != as_array(after[name])).any()
+        assert changed == ("cross" not in name and "memory" not in name), name
+
+
+def test_the_empty_cache_is_zeros_and_what_is_in_its_slots_is_not_seen() -> None:
+    """Position zero means that there is no token; whatever keys and values are there."""
+    spec = shallow_spec()
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    empty = builders.empty_cache(model, spec, BATCH, TARGET_LENGTH)
+    assert not any(as_array(entry).any() for entry in empty.values())
+    rng = np.random.default_rng(0)
+    noise = {
+        name: rng.normal(size=entry.shape).astype("float32") if "attention" in name else entry
+        for name, entry in empty.items()
+    }
+    quiet, _ = read(step, tokens, UNEVEN, empty)
+    noisy, _ = read(step, tokens, UNEVEN, noise)
+    np.testing.assert_array_equal(noisy, quiet)
+
+
+def test_a_cache_remembers_the_positions_of_the_tokens_that_may_be_seen() -> None:
+    spec = shallow_spec(pad_token_id=7)
+    model = random_model(spec)
+    tokens = np.array([[7, 7, 5, 3, 2], [2, 3, 7, 4, 1], [5, 5, 5, 5, 5]], "int32")
+    step = builders.build_decode_step(model, spec, BATCH, None, 7)
+    cache = builders.empty_cache(model, spec, BATCH, 7)
+    _, cache = read(step, tokens, [2, 3], cache, start=[2, 0, 3])
+    np.testing.assert_array_equal(
+        as_array(cache["decoder.position_cache"]),
+        [[0, 0, 1, 2, 3, 0, 0], [1, 2, 0, 4, 5, 0, 0], [0, 0, 0, 1, 2, 0, 0]],
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, None])
+def test_a_window_goes_on_after_its_ring_and_the_longest_sequence_are_full(
+    num_tokens: int | None,
+) -> None:
+    spec = shallow_spec(attention_window=3, positions="none", max_sequence_length=5)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    chunks = ONE_BY_ONE if num_tokens else UNEVEN
+    logits = decoded(model, spec, tokens, chunks, num_tokens, max_length=3)
+    real = is_real(spec, tokens)
+    assert relative_error(logits[real], logits_of(model, tokens)[real]) <= 1e-5
+
+
+# Weights ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "layer"}, {"tie_embeddings": True}])
+@each_kind
+def test_derived_graphs_have_the_weights_of_the_model_and_no_others(
+    kind: str, changes: dict[str, Any]
+) -> None:
+    spec = shallow_spec(kind=kind, **changes)
+    model = random_model(spec)
+    step = builders.build_decode_step(model, spec)
+    graphs = [step] if kind == "decoder_only" else [step, builders.build_encode(model, spec)]
+    weights = {id(weight) for weight in model.weights}
+    assert {id(weight) for graph in graphs for weight in graph.weights} == weights
+    assert {id(weight) for weight in builders.build_probe(model, spec).weights} < weights
+    last = builders.build_probe(model, spec, "decoder.final_norm").weights
+    of_logits = [w for w in model.weights if w.path.startswith("logits")]
+    assert {id(weight) for weight in [*last, *of_logits]} == weights
+
+
+@pytest.mark.parametrize("attention", ["graph", "layer"])
+@each_kind
+def test_a_step_of_a_model_from_disk_gives_the_same(
+    kind: str, attention: str, tmp_path: Path
+) -> None:
+    spec = shallow_spec(kind=kind, attention=attention)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        decoded(loaded, spec, tokens), decoded(model, spec, tokens), rtol=0, atol=1e-6
+    )
+
+
+@each_kind
+def test_training_the_model_trains_its_steps(kind: str) -> None:
+    spec = shallow_spec(kind=kind, num_layers=1)
+    model = random_model(spec)
+    tokens = random_tokens(spec, padding=False)
+    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    target = target_of(tokens)
+    before, _ = read(step, target, UNEVEN, first_cache(model, spec, tokens, TARGET_LENGTH))
+    train_one_step(model, tokens, learning_rate=0.1)
+    after, _ = read(step, target, UNEVEN, first_cache(model, spec, tokens, TARGET_LENGTH))
+    assert relative_error(after, before) > 1e-3
+    assert relative_error(after, logits_of(model, tokens)) <= 1e-5
+
+
+# Looking inside ---------------------------------------------------------------------------------
+
+
+def may_look(spec: builders.TransformerSpec, tokens: np.ndarray) -> np.ndarray:
+    """Which keys a decoder's self-attention may look at, (b, t, t)."""
+    query, key = np.arange(TARGET_LENGTH)[:, None], np.arange(TARGET_LENGTH)
+    near = key > query - (spec.attention_window or TARGET_LENGTH)
+    real = np.ones(tokens.shape, bool) if spec.pad_token_id is None else tokens != spec.pad_token_id
+    return (key <= query) & near & real[:, None, :]
+
+
+def probed(model: keras.Model, spec: builders.TransformerSpec, tokens: Any, what: Any) -> Any:
+    """What is inside, by name and in the order asked for, which not every backend keeps."""
+    inner = builders.build_probe(model, spec, what)(tokens)
+    names = sorted(inner) if isinstance(what, str) else what
+    assert inner.keys() == set(names)
+    return {name: as_array(inner[name]) for name in names}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pad_token_id": None},
+        {"pad_token_id": 7, "attention_window": 3},
+        {**GROUPED, "attention_dropout": 0.3},
+        {"attention": "layer"},
+    ],
+    ids=["padding", "no padding", "window", "grouped", "layer"],
+)
+def test_attention_scores_are_the_softmax_of_what_may_be_seen(changes: dict[str, Any]) -> None:
+    spec = small_spec(**changes)
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    scores = probed(model, spec, tokens, "attention_scores")
+    at = "decoder.block_0.self_attention"
+    assert list(scores) == [at, "decoder.block_1.self_attention"]
+    mask = may_look(spec, tokens)
+    looks = mask.any(axis=-1)  # somewhere: of a query that may look nowhere nothing is promised
+    forbidden = np.broadcast_to((looks[..., None] & ~mask)[:, None], scores[at].shape)
+    for weights in scores.values():
+        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-6)
+        assert not weights[forbidden].any()
+
+    names = [f"{at}.norm", f"{at}.query", f"{at}.key"]
+    normed, query, key = probed(model, spec, tokens, names).values()
+    arrays = weights_by_name(model)
+    for role, found in (("query", query), ("key", key)):
+        heads = np.einsum("btd,dnh->btnh", normed, arrays[f"{at}.{role}.kernel"])
+        np.testing.assert_allclose(found, heads + arrays[f"{at}.{role}.bias"], rtol=0, atol=1e-5)
+    key = np.repeat(key, spec.num_heads // spec.num_key_value_heads, axis=2)
+    products = np.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(spec.head_dim)
+    expected = softmax(np.where(mask[:, None], products, -1e30))
+    difference = np.moveaxis(scores[at] - expected, 1, 2)[looks]
+    np.testing.assert_allclose(difference, 0, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["graph", "layer"])
+def test_attention_scores_of_a_translator_are_those_of_all_three_attentions(attention: str) -> None:
+    spec = small_spec(**TRANSLATOR, attention=attention)
+    tokens = random_tokens(spec)
+    scores = probed(random_model(spec), spec, tokens, "attention_scores")
+    t, s = TARGET_LENGTH, SOURCE_LENGTH
+    lengths = {"encoder.self": (s, s), "decoder.self": (t, t), "decoder.cross": (t, s)}
+    assert {name: weights.shape for name, weights in scores.items()} == {
+        f"{side}.block_{block}.{part}_attention": (BATCH, 2, *lengths[f"{side}.{part}"])
+        for side, part in (name.split(".") for name in lengths)
+        for block in range(2)
+    }
+    for name, weights in scores.items():
+        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-6)
+        if "decoder.block_0.self" not in name and "decoder.block_1.self" not in name:
+            of_padding = np.moveaxis(weights, 3, 1)[tokens["source"] == 0]
+            assert of_padding.size, name
+            assert not of_padding.any(), name
+
+
+def test_attention_scores_of_the_library_layer_are_those_of_the_wired_steps() -> None:
+    graph, layer = small_spec(**TRANSLATOR), small_spec(**TRANSLATOR, attention="layer")
+    wired, library = random_model(graph), random_model(layer, seed=1)
+    copy_weights(wired, library)
+    tokens = random_tokens(graph)
+    expected = probed(wired, graph, tokens, "attention_scores")
+    found = probed(library, layer, tokens, "attention_scores")
+    assert found.keys() == expected.keys()
+    for name, weights in found.items():
+        np.testing.assert_allclose(weights, expected[name], rtol=0, atol=1e-6)
+
+
+def test_attention_scores_of_half_precision_are_in_it_and_sum_to_one() -> None:
+    spec = small_spec()
+    with computing_in("mixed_bfloat16"):
+        model = random_model(spec)
+    scores = builders.build_probe(model, spec)(random_tokens(spec))
+    for weights in scores.values():
+        assert keras.backend.standardize_dtype(weights.dtype) == "bfloat16"
+        np.testing.assert_allclose(as_array(weights).sum(axis=-1), 1, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("attention", ["graph", "layer"])
+@pytest.mark.parametrize("norm_placement", ["pre", "post"])
+def test_what_a_probe_gives_fits_together(norm_placement: str, attention: str) -> None:
+    spec = small_spec(norm_placement=norm_placement, attention=attention, activation="relu")
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    block = "decoder.block_0"
+    names = [
+        "decoder.add_positions",
+        *(f"{block}.self_attention.{name}" for name in ("softmax", "value", "mix", "output")),
+        f"{block}.self_attention.residual",
+        *(f"{block}.feedforward.{name}" for name in ("up", "down")),
+        "logits",
+    ]
+    inner = probed(model, spec, tokens, names)
+    x, weights, value, mixed, output, residual, up, down, logits = inner.values()
+    arrays = weights_by_name(model)
+    np.testing.assert_allclose(residual, x + output, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(mixed, np.einsum("bnts,bsnh->btnh", weights, value), atol=1e-5)
+    expected = np.einsum("btnh,nhd->btd", mixed, arrays[f"{block}.self_attention.output.kernel"])
+    expected = expected + arrays[f"{block}.self_attention.output.bias"]
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+    kernel, bias = (arrays[f"{block}.feedforward.down.{name}"] for name in ("kernel", "bias"))
+    assert (up >= 0).all()
+    np.testing.assert_allclose(down, up @ kernel + bias, rtol=0, atol=1e-5)
+    assert relative_error(logits, logits_of(model, tokens)) <= 1e-5
+
+
+def test_a_probe_takes_one_name_as_it_takes_several() -> None:
+    spec = small_spec()
+    model = random_model(spec)
+    name = "decoder.block_1.feedforward.up"
+    assert builders.build_probe(model, spec, name)(random_tokens(spec))[name].shape == (3, 11, 23)
+
+
+def test_a_step_gives_what_its_logits_are_made_from_and_an_encoding_its_memory() -> None:
+    spec = small_spec(kind="encoder_decoder")
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    output = step(
+        {
+            "tokens": tokens["target"],
+            "index": 0,
+            "start": [0] * BATCH,
+            "cache": first_cache(model, spec, tokens, TARGET_LENGTH),
+        }
+    )
+    names = ["decoder.final_norm", "encoder.final_norm"]
+    hidden, memory = probed(model, spec, tokens, names).values()
+    real = is_real(spec, tokens)
+    assert relative_error(as_array(output["hidden"])[real], hidden[real]) <= 1e-5
+    found = builders.build_encode(model, spec)(tokens["source"])["memory"]
+    assert relative_error(as_array(found), memory) <= 1e-5
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+def deriving(build: str, model: keras.Model, spec: builders.TransformerSpec) -> keras.Model:
+    if build == "build_probe":
+        return builders.build_probe(model, spec, "attention_scores")
+    return getattr(builders, build)(model, spec)
+
+
+@pytest.mark.parametrize(
+    ("build", "changes", "missing"),
+    [
+        ("build_decode_step", {"num_layers": 3}, "decoder.block_2"),
+        ("build_probe", {"num_layers": 3}, "encoder.block_2"),
+        ("build_encode", {"num_encoder_layers": 3}, "encoder.block_2"),
+        ("build_decode_step", {"norm_placement": "pre", "final_norm": True}, "final_norm"),
+        ("build_decode_step", {"tie_embeddings": False}, "logits"),
+    ],
+)
+def test_a_spec_that_is_not_the_models_is_refused_with_a_weight_that_is_missing(
+    build: str, changes: dict[str, Any], missing: str
+) -> None:
+    spec = small_spec(**TRANSLATOR, norm_placement="post", tie_embeddings=True)
+    with pytest.raises(ValueError, match=f"{missing}.*the spec that the model was built from"):
+        deriving(build, builders.build(spec), spec.replace(**changes))
+
+
+def test_a_spec_with_a_layer_of_another_class_is_refused() -> None:
+    spec = small_spec(tie_embeddings=True, logit_bias=True)
+    with pytest.raises(ValueError, match=r"'logits' is a AddBias.*a Dense there; use the spec"):
+        builders.build_decode_step(builders.build(spec), spec.replace(tie_embeddings=False))
+
+
+def test_nothing_encodes_where_there_is_no_encoder() -> None:
+    spec = small_spec()
+    with pytest.raises(ValueError, match=r"encoder_decoder.*'decoder_only'.*build_decode_step"):
+        builders.build_encode(builders.build(spec), spec)
+
+
+def test_an_unknown_layer_is_refused_with_those_that_there_are() -> None:
+    spec = small_spec()
+    with pytest.raises(ValueError, match=r"did you mean 'decoder.block_0.feedforward.up'") as error:
+        builders.build_probe(builders.build(spec), spec, "decoder.block_0.feedforward.upp")
+    for name in ("attention_scores", "decoder.block_1.self_attention.softmax", "logits"):
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["index", "start", "decoder.position_cache"])
+def test_an_input_that_is_missing_is_named(missing: str) -> None:
+    spec = small_spec()
+    model = builders.build(spec)
+    cache = dict(builders.empty_cache(model, spec))
+    inputs: dict[str, Any] = {"tokens": [[5]], "index": 0, "start": [0], "cache": cache}
+    (cache if "cache" in missing else inputs).pop(missing)
+    with pytest.raises(ValueError, match=f"input '{missing}' is missing; given: "):
+        builders.build_decode_step(model, spec)(inputs)
