@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from functional_models.attention import AttentionMaps, attention_maps
     from functional_models.causal_lm import CausalLM
     from functional_models.comparison import compare
     from functional_models.corpora import (
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
         load_parallel_corpus,
         load_text_corpus,
     )
-    from functional_models.generation import make_sampler
     from functional_models.losses import ExactMatch, Perplexity, TokenCrossEntropy
+    from functional_models.samplers import make_sampler
     from functional_models.schedules import InverseSquareRoot
-    from functional_models.text_model import load
+    from functional_models.text_model import Generated, load
     from functional_models.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
     from functional_models.training import Recipe
     from functional_models.translator import Translator
 
 _HOMES = {
+    "AttentionMaps": "attention",
     "CausalLM": "causal_lm",
     "ExactMatch": "losses",
+    "Generated": "text_model",
     "InverseSquareRoot": "schedules",
     "ParallelCorpus": "corpora",
     "Perplexity": "losses",
@@ -43,18 +46,21 @@ _HOMES = {
     "TokenCrossEntropy": "losses",
     "Tokenizer": "tokenizers",
     "Translator": "translator",
+    "attention_maps": "attention",
     "compare": "comparison",
     "load": "text_model",
     "load_parallel_corpus": "corpora",
     "load_text_corpus": "corpora",
     "load_tokenizer": "tokenizers",
-    "make_sampler": "generation",
+    "make_sampler": "samplers",
     "train_tokenizer": "tokenizers",
 }
 
 __all__ = [
+    "AttentionMaps",
     "CausalLM",
     "ExactMatch",
+    "Generated",
     "InverseSquareRoot",
     "ParallelCorpus",
     "Perplexity",
@@ -63,6 +69,7 @@ __all__ = [
     "TokenCrossEntropy",
     "Tokenizer",
     "Translator",
+    "attention_maps",
     "compare",
     "load",
     "load_parallel_corpus",

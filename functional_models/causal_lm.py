@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 import builders
+from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.batches import TokenBatches, check_tokens
 from functional_models.corpora import TextCorpus
-from functional_models.generation import Generator, check_count
-from functional_models.text_model import TextModel, make_recipe
+from functional_models.samplers import check_count
+from functional_models.text_model import TextModel, TextPieces, make_recipe
 from functional_models.tokenizers import as_tokenizer
 
 
@@ -37,9 +38,6 @@ class CausalLM(TextModel):
 
     def _ready(self) -> None:
         self.tokenizer = self.tokenizers["tokenizer"]
-        self._generate = Generator(
-            self.model, max_length=self.spec.max_sequence_length, end_id=self.tokenizer.end_id
-        )
 
     def tokens(self, text: str | Sequence[str] | np.ndarray) -> np.ndarray:
         """Return text as one stream of tokens, int32 (N,), each document closed by the end token.
@@ -109,7 +107,7 @@ class CausalLM(TextModel):
             self._encode_prompts([prompt], None)  # refuse it now, not at the first report
 
             def sample() -> str:
-                return prompt + self.generate(prompt, "top_p", seed=recipe.seed)
+                return self.generate(prompt, "top_p", seed=recipe.seed, echo=True)
 
         return self._train(
             batches,
@@ -148,46 +146,99 @@ class CausalLM(TextModel):
             self.tokens(data), block=block, batch_size=batch_size, seed=seed, what=what
         )
 
-    @overload
-    def generate(self, prompt: str, sampler: Any = ..., **options: Any) -> str: ...
-    @overload
-    def generate(self, prompt: Sequence[str], sampler: Any = ..., **options: Any) -> list[str]: ...
     def generate(
         self,
         prompt: str | Sequence[str],
         sampler: Any = "top_p",
         *,
         max_new_tokens: int | None = None,
+        stop_tokens: int | str | Sequence[int | str] = (),
+        echo: bool = False,
+        scores: bool = False,
+        stream: bool = False,
         **sampler_options: Any,
-    ) -> str | list[str]:
+    ) -> Any:
         """Continue a prompt, or each of several, until the end token.
 
         Args:
-            prompt: one text or several.
-            sampler: `greedy`, `top_k`, `top_p`, `random`, `beam`, or a keras-nlp sampler.
+            prompt: one text or several, of any lengths.
+            sampler: `greedy`, `top_k`, `top_p`, `random`, `contrastive`, `beam`, or a keras-nlp
+                sampler.
             max_new_tokens: the most tokens to add; `None`: 100, or as many as the model takes
                 after the longest prompt.
-            sampler_options: `temperature`, `k`, `p`, `num_beams`, `seed`; see `make_sampler`.
+            stop_tokens: more tokens that end a text, by id or as text; not part of it.
+            echo: put the prompt before what follows it.
+            scores: return `Generated`, with the log-probability of every token.
+            stream: return an iterator over pieces of text, as they come: strings for one prompt,
+                for several lists of one string each. Joined, they are the whole.
+            sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `length_penalty`,
+                `num_return_sequences`, `repetition_penalty`, `min_p`, `seed`; see `make_sampler`.
 
         Returns:
-            What follows each prompt, without the prompt.
+            What follows a prompt: a text or a `Generated`, with `num_return_sequences` a list of
+            them, best first. For several prompts a list of that.
 
         Raises:
-            ValueError: an empty prompt, one that leaves no room for `max_new_tokens`, or an
-                unknown sampler.
+            ValueError: an empty prompt, one that leaves no room for `max_new_tokens`, an unknown
+                sampler, or an option that is not allowed.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str | bytes) else list(prompt)
         if not prompts:
-            return []
+            return iter(()) if stream else []
         encoded, limit = self._encode_prompts(prompts, max_new_tokens)
-        chosen = self._generate.sampler(sampler, **sampler_options)
-        texts = self.tokenizer.decode(self._generate(encoded, chosen, max_new_tokens=limit))
-        return texts[0] if isinstance(prompt, str) else texts
+        stop_ids = self._stop_ids(stop_tokens)
+        chosen = self._generator.sampler(sampler, **sampler_options)
+        before = prompts if echo else [""] * len(prompts)
+        if stream:
+            if scores:
+                raise ValueError("stream=True yields text; scores=True needs stream=False")
+            rows = self._generator.stream(encoded, chosen, max_new_tokens=limit, stop_ids=stop_ids)
+            pieces = self._pieces(rows, encoded, before, stop_ids)
+            return (row[0] for row in pieces) if isinstance(prompt, str) else pieces
+        found = self._generator(encoded, chosen, max_new_tokens=limit, stop_ids=stop_ids)
+        results = [
+            self._generated(ids, new, before=text, stop_ids=stop_ids, scores=scores)
+            for ids, new, text in zip(encoded, found, before, strict=True)
+        ]
+        return results[0] if isinstance(prompt, str) else results
+
+    def _pieces(
+        self,
+        rows: Iterator[list[np.ndarray]],
+        prompts: Sequence[np.ndarray],
+        before: Sequence[str],
+        stop_ids: Sequence[int],
+    ) -> Iterator[list[str]]:
+        """Yield the new text of every row; the prompts first, where they are echoed."""
+        if any(before):
+            yield list(before)
+        growing = [TextPieces() for _ in prompts]
+        for tokens in rows:
+            texts = [
+                self._text(prompt, new, stop_ids)
+                for prompt, new in zip(prompts, tokens, strict=True)
+            ]
+            pieces = [row.grown(text) for row, text in zip(growing, texts, strict=True)]
+            if any(pieces):
+                yield pieces
+        last = [row.rest() for row in growing]
+        if any(last):
+            yield last
+
+    def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
+        """Return where the model looks while it reads a text; see `attention_maps`."""
+        if target is not None:
+            raise ValueError("a language model reads one text; give no target")
+        tokens = self._encode_prompts([text], None, room=0)[0][0]
+        return maps_of_tokens(self._probe, tokens, self.tokenizer)
 
     def _encode_prompts(
-        self, prompts: Sequence[str], max_new_tokens: int | None
+        self, prompts: Sequence[str], max_new_tokens: int | None, room: int = 1
     ) -> tuple[list[np.ndarray], int]:
-        """Return the tokens of prompts, and how many may follow; refuse prompts with no room."""
+        """Return the tokens of prompts, and how many may follow.
+
+        Prompts are refused that leave no room for `max_new_tokens`, or for as many as `room`.
+        """
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens)
         encoded = self.tokenizer.encode(prompts)
@@ -195,10 +246,10 @@ class CausalLM(TextModel):
         for text, ids in zip(prompts, encoded, strict=True):
             if not len(ids):
                 raise ValueError(f"prompt {text!r} has no tokens; give at least one character")
-            if len(ids) >= longest:
+            if len(ids) + room > longest:
                 raise ValueError(
                     f"prompt {text[:40]!r} has {len(ids)} tokens and the model takes {longest} in "
-                    f"all; cut the prompt to fewer than {longest} tokens"
+                    f"all; cut the prompt to {longest - room} tokens at the most"
                 )
             if max_new_tokens is not None and len(ids) + max_new_tokens > longest:
                 raise ValueError(
@@ -206,5 +257,5 @@ class CausalLM(TextModel):
                     f"{max_new_tokens}, and the model takes {longest} in all; ask for "
                     f"{longest - len(ids)} new tokens at the most"
                 )
-        room = longest - max(map(len, encoded))
-        return encoded, max_new_tokens or min(100, room)
+        left = longest - max(map(len, encoded))
+        return encoded, max_new_tokens or min(100, left)

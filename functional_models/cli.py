@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import builders
 from builders.spec import KINDS
-from functional_models.generation import SAMPLERS
+from functional_models.samplers import SAMPLERS
 from functional_models.tokenizers import TOKENIZER_KINDS
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -114,11 +115,35 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("generate", generate, "continue a prompt with a trained language model")
     sub.add_argument("model", metavar="FOLDER")
     sub.add_argument("prompts", nargs="+", metavar="PROMPT")
+    sub.add_argument(
+        "--echo",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="print the prompt before what follows it; default: yes",
+    )
+    sub.add_argument(
+        "--stream", action="store_true", help="print the text of a single prompt as it comes"
+    )
+    sub.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="one more token, as text, that ends what is written; may be given again",
+    )
+    sub.add_argument(
+        "--scores", action="store_true", help="print the log-probability before each text"
+    )
     _add_sampler_options(sub, "top_p")
 
     sub = command("translate", translate, "translate sentences with a trained translator")
     sub.add_argument("model", metavar="FOLDER")
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: lines of stdin")
+    _add_sampler_options(sub, "greedy")
+
+    sub = command("export", export, "write a TensorFlow SavedModel that takes and gives text")
+    sub.add_argument("model", metavar="FOLDER")
+    sub.add_argument("--to", required=True, metavar="DIR", help="gets the SavedModel")
     _add_sampler_options(sub, "greedy")
 
     sub = command("plot", plot, "draw a model with its skip paths")
@@ -171,9 +196,18 @@ def _add_sampler_options(sub: argparse.ArgumentParser, default: str) -> None:
     sub.add_argument("--sampler", choices=SAMPLERS, default=default, help=_DEFAULT)
     sub.add_argument("--max-new-tokens", type=int)
     sub.add_argument("--temperature", type=float)
-    sub.add_argument("--k", type=int)
-    sub.add_argument("--p", type=float)
+    sub.add_argument("--k", type=int, help="tokens that top_k and contrastive choose among")
+    sub.add_argument("--p", type=float, help="probability that top_p's tokens have together")
+    sub.add_argument("--alpha", type=float, help="how much contrastive avoids likeness, 0 to 1")
     sub.add_argument("--num-beams", type=int)
+    sub.add_argument("--length-penalty", type=float, help="of beam: more is for longer texts")
+    sub.add_argument(
+        "--num-return-sequences", type=int, help="of beam: the n best, each on a line of its own"
+    )
+    sub.add_argument("--repetition-penalty", type=float, help="above 1: repeat less")
+    sub.add_argument(
+        "--min-p", type=float, help="drop tokens less likely than this times the likeliest"
+    )
     sub.add_argument("--seed", type=int)
 
 
@@ -188,8 +222,9 @@ def _recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sampler_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("max_new_tokens", "temperature", "k", "p", "num_beams", "seed")
-    return {"sampler": options.sampler, **_given(options, *names)}
+    names = ("max_new_tokens", "temperature", "k", "p", "alpha", "num_beams", "length_penalty")
+    more = ("num_return_sequences", "repetition_penalty", "min_p", "seed")
+    return {"sampler": options.sampler, **_given(options, *names, *more)}
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -260,7 +295,7 @@ def variants(options: argparse.Namespace) -> None:
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Print a spec, and the parameters of its model by part."""
+    """Print a spec, the parameters of its model by part, and what decoding remembers."""
     spec = _spec(options)
     if not Path(options.model).is_dir():
         info = builders.variant_info(options.model)
@@ -286,7 +321,33 @@ def inspect(options: argparse.Namespace) -> None:
     print(f"\n{'parameters':<{width}}  {total:>13,}")
     for part, count in parts.items():
         print(f"{part:<{width}}  {count:>13,}  {count / total:6.1%}")
+    print("\n" + "\n".join(_cache_lines(spec)))
     print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")
+
+
+def _cache_lines(spec: builders.TransformerSpec) -> list[str]:
+    """Return how many bytes a row of the key/value cache takes, in float32."""
+    from builders.cache import cache_entries, memory_entries
+
+    longest, window = spec.max_sequence_length, spec.attention_window
+    lines = [
+        "key/value cache, float32",
+        f"per token  {_bytes(cache_entries(spec, 1, 1, 'float32')):>13,} bytes",
+        f"per row    {_bytes(cache_entries(spec, 1, longest, 'float32')):>13,} bytes, for ",
+    ]
+    if window is not None and window < longest:
+        lines[-1] += f"{window} tokens or more: at its window of {window} it stops growing"
+    else:
+        lines[-1] += f"{longest} tokens"
+    if of_source := memory_entries(spec, 1, 1, "float32"):
+        lines.append(f"and for each token of the source {_bytes(of_source):,} bytes")
+    return lines
+
+
+def _bytes(entries: dict[str, tuple[tuple[Any, ...], str]]) -> int:
+    import numpy as np
+
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in entries.values())
 
 
 def _set_dtype(options: argparse.Namespace) -> None:
@@ -393,18 +454,39 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """Continue prompts."""
+    if options.stream and options.scores:
+        raise ValueError("--stream prints text before its score is known; leave out --scores")
     lm = _load(options.model, "decoder_only")
-    texts = lm.generate(options.prompts, **_sampler_options(options))
-    for prompt, text in zip(options.prompts, texts, strict=True):
-        print(prompt + text)
+    given = {"echo": options.echo, "stop_tokens": options.stop, **_sampler_options(options)}
+    if options.stream and len(options.prompts) == 1:
+        for piece in lm.generate(options.prompts[0], stream=True, **given):
+            print(piece, end="", flush=True)
+        print()
+        return
+    _print_texts(lm.generate(options.prompts, scores=options.scores, **given))
 
 
 def translate(options: argparse.Namespace) -> None:
     """Translate sentences."""
     translator = _load(options.model, "encoder_decoder")
     sentences = options.sentences or [line.rstrip("\n") for line in sys.stdin]
-    for text in translator.translate(sentences, **_sampler_options(options)):
-        print(text)
+    _print_texts(translator.translate(sentences, **_sampler_options(options)))
+
+
+def _print_texts(outcomes: Sequence[Any]) -> None:
+    """Print each text, or the n best of each input, on a line of its own, scores first."""
+    for outcome in outcomes:
+        for found in outcome if isinstance(outcome, list) else [outcome]:
+            if isinstance(found, str):
+                print(found)
+            else:
+                print(f"{found.log_probability:.4f}\t{found.text}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a SavedModel."""
+    folder = _load(options.model).export(options.to, **_sampler_options(options))
+    print(f"the SavedModel is in {folder}; {folder}/README.txt says how to call it")
 
 
 def plot(options: argparse.Namespace) -> None:

@@ -1,106 +1,62 @@
-"""Text from a trained graph: prompts in, tokens out, chosen by a keras-nlp sampler.
+"""Decoding: prompts in, tokens out, by the cached graphs that `builders` derives from a model.
 
-Every step runs the model on the whole prefix. Sequences have a fixed padded length, so that one
-compiled loop serves all of them.
+Rows of a batch are padded on the left, so that all prompts end in the same column. A prompt is
+read in one pass (all but its last token), and then one compiled loop reads token after token.
+Columns are bucketed: another prompt, or another number of new tokens, seldom compiles anything.
+
+Shapes: b rows, L columns of tokens, v vocabulary; `builders` has the other letters.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-SAMPLERS = ("greedy", "top_k", "top_p", "random", "beam")
-_LENGTH_STEP = 32  # padded lengths are multiples of this: few shapes to compile
-_NEVER = -1e9  # a float32 logit whose probability is 0
+import builders
+from functional_models.samplers import check_count, make_sampler
 
+_NEVER = -1e9  # a float32 logit whose probability is 0
+_NO_TOKEN = -1  # before the first token of a row
 _KEPT_LOOPS = 8  # compiled loops of a generator; each holds a graph
+_PIECE_SECONDS = 0.05  # about as long a stream keeps its reader waiting
 
 Tensor = Any
 
 
-def make_sampler(
-    sampler: Any = "greedy",
-    *,
-    temperature: float = 1.0,
-    k: int = 5,
-    p: float = 0.9,
-    num_beams: int = 4,
-    seed: int | None = None,
-) -> Any:
-    """Return a keras-nlp sampler by name; an instance is returned as it is.
-
-    Args:
-        sampler: `greedy`, `top_k`, `top_p`, `random`, `beam`, or a `keras_hub.samplers.Sampler`.
-        temperature: logits are divided by it; above 0.
-        k: how many tokens `top_k` chooses among.
-        p: the probability that the tokens `top_p` chooses among have together.
-        num_beams: beams of `beam`.
-        seed: of the draws; `None` differs from call to call.
-
-    Raises:
-        ValueError: an unknown name, or a value that is not allowed.
-    """
-    import keras_hub
-
-    if isinstance(sampler, keras_hub.samplers.Sampler):
-        return sampler
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; allowed: {', '.join(SAMPLERS)}")
-    if not (_is_real(temperature) and temperature > 0):
-        raise ValueError(f"temperature={temperature!r}: must be above 0; for no chance, use greedy")
-    if not (_is_real(p) and 0 < p <= 1):
-        raise ValueError(f"p={p!r}: must be above 0, and 1 at the most")
-    for name, value in (("k", k), ("num_beams", num_beams)):
-        check_count(name, value)
-    if seed is not None:
-        check_count("seed", seed, least=0)
-    samplers = keras_hub.samplers
-    match sampler:
-        case "greedy":
-            return samplers.GreedySampler(temperature=temperature)
-        case "top_k":
-            return samplers.TopKSampler(k=k, seed=seed, temperature=temperature)
-        case "top_p":
-            return samplers.TopPSampler(p=p, seed=seed, temperature=temperature)
-        case "random":
-            return samplers.RandomSampler(seed=seed, temperature=temperature)
-    return samplers.BeamSampler(num_beams=num_beams, temperature=temperature)
-
-
-def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:
-    """Refuse what is no whole number of `least` to `most`.
-
-    Raises:
-        ValueError: names the option, the value and what is allowed.
-    """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        allowed = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name}={value!r}: must be a whole number, {allowed}")
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def bucket(length: int) -> int:
+    """Round a length up to a multiple of 16, and of about a tenth of itself if it is longer."""
+    step = max(16, 2 ** (length.bit_length() - 4))
+    return -(-length // step) * step
 
 
 class Generator:
     """Continues token sequences with a model.
 
     Args:
-        model: tokens (b, t) -> logits (b, t, v), or {"source", "target"} -> logits.
-        max_length: the most tokens of a sequence.
+        model: as built from `spec`, or loaded.
+        spec: of kind `decoder_only` or `encoder_decoder`.
         end_id: ends a sequence.
+        vocabulary_size: how many ids are tokens, if the model writes more; no other is chosen.
     """
 
-    def __init__(self, model: Any, *, max_length: int, end_id: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        spec: builders.TransformerSpec,
+        *,
+        end_id: int,
+        vocabulary_size: int | None = None,
+    ) -> None:
         self._model = model
-        self._max_length = max_length
+        self._spec = spec
         self._end_id = end_id
+        self._vocabulary_size = vocabulary_size or spec.vocabulary_size
         self._samplers: dict[tuple[Any, ...], Any] = {}
-        self._loops: dict[int, tuple[Any, Callable[..., Any]]] = {}
+        self._loops: dict[tuple[Any, ...], tuple[Any, Callable[..., Any]]] = {}
 
     def __call__(
         self,
@@ -109,33 +65,129 @@ class Generator:
         *,
         max_new_tokens: int | Sequence[int],
         source: np.ndarray | None = None,
-    ) -> list[np.ndarray]:
-        """Return, for each prompt, the tokens that follow it, without the end token.
+        stop_ids: Sequence[int] = (),
+    ) -> list[list[np.ndarray]]:
+        """Return, for each prompt, the sequences of tokens that follow it, best first.
+
+        There is one, unless the sampler returns more. It closes with the end token or a stop
+        token, if the model chose one.
 
         Args:
             prompts: int (t,) each, not empty; they may differ in length.
             sampler: from `sampler`.
             max_new_tokens: the most tokens that follow a prompt, for all or for each.
             source: int (b, s) for an encoder-decoder.
+            stop_ids: tokens that end a sequence, besides the end token.
         """
-        from keras import ops
-
         limits = np.broadcast_to(max_new_tokens, len(prompts))
-        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._max_length)
-        tokens = np.zeros((len(prompts), length), "int32")
-        given = np.zeros((len(prompts), length), bool)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = prompt
-            given[row, : len(prompt)] = True
-        first = min(len(prompt) for prompt in prompts)
-        arrays = [tokens, given, np.int32(first)] + ([] if source is None else [source])
-        found = self._loop(sampler)(*(ops.convert_to_tensor(array) for array in arrays))
-        rows = ops.convert_to_numpy(found)
-        return [
-            self._cut(row[len(prompt) : len(prompt) + limit])
-            for row, prompt, limit in zip(rows, prompts, limits, strict=True)
-        ]
+        if _chooses_token_by_token(sampler):
+            *_, tokens = self.stream(
+                prompts, sampler, max_new_tokens=limits, source=source, stop_ids=stop_ids, pieces=1
+            )
+            return [[row] for row in tokens]
+        ends = (self._end_id, *stop_ids)
+        # A column more than is asked for: there the end is certain, see `_next_or_end`.
+        batch = _Batch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
+        cache, hidden = self._read(batch, source, whole_prompt=True)
+        hidden = np.asarray(_to_numpy(hidden), "float32")
+        # The columns before a row's start are likened to no new token: they repeat its last one.
+        absent = batch.tokens[:, : batch.index, None] == _NO_TOKEN
+        hidden = np.where(absent, hidden[:, -1:], hidden)
+        spare = batch.tokens.shape[1] - batch.index
+        hidden = np.pad(hidden, ((0, 0), (0, spare), (0, 0)))
+        given = np.zeros(batch.tokens.shape, bool)
+        given[:, : batch.index] = True
+        if hasattr(getattr(sampler, "sampler", sampler), "search"):
+            # A beam search needs no end there, which would count as one more token of a sequence.
+            given |= np.arange(given.shape[1]) >= batch.limits[:, None]
+        loop = self._loop(sampler, ends, self._search)
+        found = _to_numpy(loop(batch.tokens, given, cache, np.int32(batch.index), hidden))
+        found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
+        return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
+
+    def stream(
+        self,
+        prompts: Sequence[np.ndarray],
+        sampler: Any,
+        *,
+        max_new_tokens: int | Sequence[int] | np.ndarray,
+        source: np.ndarray | None = None,
+        stop_ids: Sequence[int] = (),
+        pieces: int | None = None,
+    ) -> Iterator[list[np.ndarray]]:
+        """Yield again and again, for each prompt, all tokens that follow it by now.
+
+        Args:
+            prompts, sampler, max_new_tokens, source, stop_ids: as in a call.
+            pieces: how many times at the most; `None`: every twentieth of a second or so.
+
+        Raises:
+            ValueError: a sampler that does not choose token by token, such as beam search.
+        """
+        if not _chooses_token_by_token(sampler):
+            raise ValueError(
+                f"{type(sampler).__name__} compares whole sequences, so there is nothing to show "
+                "before its end; stream with greedy, top_k, top_p or random"
+            )
+        ends = (self._end_id, *stop_ids)
+        limits = np.broadcast_to(max_new_tokens, len(prompts))
+        batch = _Batch(prompts, limits, self._spec.max_sequence_length)
+        return self._streamed(batch, sampler, source, ends, pieces, _values(sampler.variables))
+
+    def _streamed(
+        self,
+        batch: _Batch,
+        sampler: Any,
+        source: np.ndarray | None,
+        ends: tuple[int, ...],
+        pieces: int | None,
+        seeds: list[np.ndarray],
+    ) -> Iterator[list[np.ndarray]]:
+        """Yield as `stream` does; `seeds` are what the draws start from."""
+        cache, _ = self._read(batch, source, whole_prompt=False)
+        loop = self._loop(sampler, (), self._continue)
+        tokens: Any = batch.tokens
+        index, end, done = batch.index, int(batch.limits.max()), np.zeros(len(batch.tokens), bool)
+        stops = np.array(ends, "int32")
+        columns = 1 if pieces is None else -(-(end - index) // pieces)
+        while True:
+            started = time.perf_counter()
+            until = min(index + columns, end)
+            state = (tokens, cache, np.int32(index), done, np.int32(until), stops)
+            # Others may have drawn from the same sampler between two pieces.
+            for variable, seed in zip(sampler.variables, seeds, strict=True):
+                variable.assign(seed)
+            tokens, cache, reached, done = loop(*state)
+            seeds = _values(sampler.variables)
+            index, done = int(_to_numpy(reached)), _to_numpy(done)
+            rows = _to_numpy(tokens)
+            yield [batch.new_tokens(i, row[:index], ends) for i, row in enumerate(rows)]
+            if done.all() or index >= end:
+                return
+            if pieces is None and time.perf_counter() - started < _PIECE_SECONDS:
+                columns *= 2
+
+    def log_probabilities(
+        self,
+        prompts: Sequence[np.ndarray],
+        continuations: Sequence[np.ndarray],
+        source: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """Return the log-probability of every token of a continuation, float32 (t,) each.
+
+        One pass of the model itself over prompt and continuation: whatever the sampler did, this
+        is what the model thinks of the outcome.
+        """
+        found = []
+        for i, (prompt, new) in enumerate(zip(prompts, continuations, strict=True)):
+            tokens = np.concatenate([prompt, new]).astype("int32")
+            padded = np.zeros((1, bucket(len(tokens))), "int32")
+            padded = padded[:, : self._spec.max_sequence_length + 1]
+            padded[0, : len(tokens)] = tokens
+            inputs = padded[:, :-1] if source is None else (padded[:, :-1], source[i : i + 1])
+            scores = _to_numpy(self._score(inputs, padded[:, 1:]))[0]
+            found.append(scores[len(prompt) - 1 : len(tokens) - 1])
+        return found
 
     def sampler(self, sampler: Any, *, seed: int | None = None, **options: Any) -> Any:
         """Return a sampler as `make_sampler` does, the same one for the same options.
@@ -144,105 +196,258 @@ class Generator:
         Draws start again from `seed` all the same; a sampler that was given goes on with its own.
 
         Raises:
-            ValueError: as `make_sampler`.
+            ValueError: as `make_sampler`, or more beams or choices than there are tokens.
         """
         import keras
 
         made = make_sampler(sampler, seed=seed, **options)  # checks what was given
+        if sampler in ("top_k", "contrastive"):
+            check_count("k", made.k, most=self._vocabulary_size)
+        if sampler == "beam":
+            check_count("num_beams", made.num_beams, most=self._vocabulary_size)
         if made is sampler:
             return sampler
-        if sampler == "top_k":
-            check_count("k", made.k, most=self._model.output_shape[-1])
         key = (sampler, *sorted(options.items()))
         kept = self._samplers.setdefault(key, made)
-        if hasattr(kept, "seed_generator"):
+        if isinstance(sampler, str) and kept.variables:
             kept.seed_generator.state.assign(keras.random.SeedGenerator(seed).state)
         return kept
 
-    def _cut(self, tokens: np.ndarray) -> np.ndarray:
-        ends = np.flatnonzero(tokens == self._end_id)
-        return tokens[: ends[0]] if len(ends) else tokens
+    # The graphs, and the functions over them that are compiled
 
-    def _loop(self, sampler: Any) -> Callable[..., Tensor]:
-        """Return the sampler's loop over the model, compiled where the backend does that."""
-        if id(sampler) not in self._loops:
+    @cached_property
+    def _step(self) -> Any:
+        return builders.build_decode_step(self._model, self._spec, None, 1)
+
+    @cached_property
+    def _steps(self) -> Any:
+        return builders.build_decode_step(self._model, self._spec, None, None)
+
+    @cached_property
+    def _encode(self) -> Any:
+        return builders.build_encode(self._model, self._spec)
+
+    @cached_property
+    def _weights(self) -> Any:
+        from functional_models.compiled import Weights
+
+        layers = [getattr(layer, "inner", layer) for layer in self._step.layers]
+        return Weights(self._model, layers)
+
+    def _read(
+        self, batch: _Batch, source: np.ndarray | None, *, whole_prompt: bool
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Read prompts (all but the last token, unless they are wanted whole) into a cache.
+
+        Returns the cache, and the hidden states (b, t, d) of what was read.
+        """
+        number = batch.index if whole_prompt else batch.index - 1
+        # Tells their number to what is compiled; the last token of all is never read.
+        slots = np.zeros(batch.tokens.shape[1] - 1, bool)
+        tokens = np.maximum(batch.tokens[:, :number], 0)
+        sources = () if source is None else (source,)
+        cache, hidden = self._prefill(slots, tokens, batch.start, *sources)
+        return {"model": cache, "start": batch.start, "limit": batch.limits}, hidden
+
+    @cached_property
+    def _prefill(self) -> Callable[..., Any]:
+        from functional_models.compiled import compiled
+
+        def prefill(
+            weights: Any, slots: Tensor, tokens: Tensor, start: Tensor, source: Any = None
+        ) -> tuple[Any, Tensor]:
+            cache = builders.empty_cache(
+                self._model, self._spec, tokens.shape[0], max_length=slots.shape[0]
+            )
+            with self._weights.scope(weights):
+                if source is not None:
+                    cache = {**cache, **self._encode(source, training=False)["cache"]}
+                if not tokens.shape[1]:
+                    return cache, ()
+                inputs = {"tokens": tokens, "index": 0, "start": start, "cache": cache}
+                read = self._steps(inputs, training=False)
+            return read["cache"], read["hidden"]
+
+        return compiled(prefill, self._weights)
+
+    @cached_property
+    def _score(self) -> Callable[..., Any]:
+        from keras import ops
+
+        from functional_models.compiled import compiled
+
+        def score(weights: Any, inputs: Any, targets: Tensor) -> Tensor:
+            if isinstance(inputs, tuple):
+                inputs = {"target": inputs[0], "source": inputs[1]}
+            with self._weights.scope(weights):
+                logits = ops.cast(self._model(inputs, training=False), "float32")
+            chances = ops.log_softmax(logits[..., : self._vocabulary_size], axis=-1)
+            return ops.take_along_axis(chances, targets[..., None], axis=-1)[..., 0]
+
+        return compiled(score, self._weights)
+
+    def _loop(
+        self, sampler: Any, ends: tuple[int, ...], function: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Return a function over the arrays of a batch, compiled for a sampler."""
+        from functional_models.compiled import compiled
+
+        key = (id(sampler), ends)
+        if key not in self._loops:
             if len(self._loops) == _KEPT_LOOPS:
                 del self._loops[next(iter(self._loops))]
+            run = compiled(function(sampler, ends), self._weights, sampler.variables)
             # The sampler is kept too, so that no other can get its id.
-            self._loops[id(sampler)] = sampler, self._compiled(sampler)
-        return self._loops[id(sampler)][1]
+            self._loops[key] = sampler, run
+        self._loops[key] = self._loops.pop(key)  # the one used last is the last to go
+        return self._loops[key][1]
 
-    def _compiled(self, sampler: Any) -> Callable[..., Tensor]:
-        import keras
+    def _continue(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
+        """Return the loop for samplers that choose token by token."""
+        from keras import ops, tree
 
-        def loop(
-            tokens: Tensor, given: Tensor, first: Tensor, source: Tensor | None = None
+        process = getattr(sampler, "process", lambda logits, tokens, index: logits)
+
+        def run(
+            weights: Any,
+            tokens: Tensor,
+            cache: Any,
+            index: Tensor,
+            done: Tensor,
+            until: Tensor,
+            stops: Tensor,
+        ) -> Any:
+            def goes_on(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Tensor:
+                return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
+
+            def step(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Any:
+                logits, _, cache = self._next(weights, tokens, with_rows(cache), index)
+                logits = process(logits, tokens, index)
+                token = sampler.get_next_token(sampler.compute_probabilities(logits))
+                token = ops.where(done, self._end_id, ops.cast(token, "int32"))
+                tokens = ops.slice_update(tokens, (0, index), token[:, None])
+                stopped = ops.any(ops.equal(token[:, None], stops[None]), axis=1)
+                full = index + 1 >= cache["limit"]
+                done = ops.logical_or(done, ops.logical_or(stopped, full))
+                return tokens, without_row(cache), index + 1, done
+
+            # A single row goes around without its axis, as `CacheUpdate` writes it: with the axis
+            # XLA would copy the whole cache at every step.
+            def without_row(cache: Any) -> Any:
+                return tree.map_structure(lambda x: x[0], cache) if tokens.shape[0] == 1 else cache
+
+            def with_rows(cache: Any) -> Any:
+                single = tokens.shape[0] == 1
+                return tree.map_structure(lambda x: x[None], cache) if single else cache
+
+            state = [ops.convert_to_tensor(x) for x in (tokens, index, done)]
+            loop_vars = (state[0], without_row(cache), *state[1:])
+            tokens, cache, index, done = sampler.run_loop(goes_on, step, loop_vars=loop_vars)
+            return tokens, with_rows(cache), index, done
+
+        return run
+
+    def _search(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
+        """Return the loop of a sampler that brings its own, such as beam search."""
+        from keras import ops
+
+        def run(
+            weights: Any, tokens: Tensor, given: Tensor, cache: Any, index: Tensor, hidden: Tensor
         ) -> Tensor:
+            def next_or_end(tokens: Tensor, cache: Any, index: Tensor) -> Any:
+                """Give the end a probability of 1 where a row has all its tokens."""
+                logits, hidden, cache = self._next(weights, tokens, cache, index)
+                is_end = ops.arange(logits.shape[-1], dtype="int32") == self._end_id
+                full = ops.greater_equal(index, cache["limit"])
+                only_end = ops.where(is_end, 0.0, _NEVER)[None]
+                return ops.where(full[:, None], only_end, logits), hidden, cache
+
             return sampler(
-                next=self._next_logits,
-                prompt=tokens,
-                # keras-nlp repeats and reorders a cache with the beams, as these must be.
-                cache=(given,) if source is None else (given, source),
-                index=first,
+                next=next_or_end,
+                prompt=ops.convert_to_tensor(tokens),
+                cache=cache,
+                index=index,
                 mask=given,
-                stop_token_ids=(self._end_id,),
-                model=self._model,
+                stop_token_ids=ends,
+                hidden_states=ops.convert_to_tensor(hidden),
             )
 
-        match keras.backend.backend():
-            case "tensorflow":
-                import tensorflow as tf
+        return run
 
-                return tf.function(loop, jit_compile=True, autograph=False)
-            case "torch":
-                import torch
+    def _next(self, weights: Any, tokens: Tensor, cache: Any, index: Tensor) -> Any:
+        """Read the token at `index` - 1, as samplers ask for it.
 
-                return torch.no_grad()(loop)
-            case "jax":
-                return _jitted(loop, self._model, sampler)
-        return loop
-
-    def _next_logits(self, tokens: Tensor, cache: tuple[Tensor, ...], index: Tensor) -> Any:
-        """Return the logits (b, v) of the token at `index`, as samplers ask for them.
-
-        Where only one token can follow, it is certain: the prompt's own within a prompt, and the
-        end token after an end token. So beams pay for nothing but what they chose themselves.
+        tokens (b, L) -> logits (b, v), hidden states (b, d), the cache with the token.
         """
         from keras import ops
 
-        given, *source = cache
-        inputs = {"source": source[0], "target": tokens} if source else tokens
-        logits = ops.take(self._model(inputs, training=False), index - 1, axis=1)
-        logits = ops.cast(logits, "float32")
-        is_end = ops.logical_and(ops.equal(tokens, self._end_id), ops.logical_not(given))
-        ended = ops.any(is_end, axis=1)
-        in_prompt = ops.take(given, index, axis=1)
-        certain = ops.where(in_prompt, ops.take(tokens, index, axis=1), self._end_id)  # (b,)
-        is_certain = ops.equal(ops.arange(logits.shape[-1], dtype="int32"), certain[:, None])
-        only = ops.where(is_certain, 0.0, _NEVER)  # (b, v)
-        return ops.where(ops.logical_or(in_prompt, ended)[:, None], only, logits), None, cache
+        last = ops.slice(tokens, (0, index - 1), (tokens.shape[0], 1))
+        inputs = {
+            "tokens": ops.maximum(last, 0),
+            "index": index - 1,
+            "start": cache["start"],
+            "cache": cache["model"],
+        }
+        with self._weights.scope(weights):
+            read = self._step(inputs, training=False)
+        logits = ops.cast(read["logits"][:, 0], "float32")
+        if self._vocabulary_size < logits.shape[-1]:
+            is_token = ops.arange(logits.shape[-1]) < self._vocabulary_size
+            logits = ops.where(is_token, logits, _NEVER)
+        hidden = ops.cast(read["hidden"][:, 0], "float32")
+        return logits, hidden, {**cache, "model": read["cache"]}
 
 
-def _jitted(loop: Callable[..., Tensor], model: Any, sampler: Any) -> Callable[..., Tensor]:
-    """Compile a loop with JAX: weights and seeds go in as arguments, seeds come out again."""
-    import jax
+class _Batch:
+    """Prompts as one array, padded on the left, with room for what follows them.
+
+    Attributes:
+        tokens: int (b, L); `_NO_TOKEN` before a row's start.
+        start: int (b,), the column of each row's first token.
+        index: the first column after the prompts.
+        limits: int (b,), the first column that a row may not fill.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[np.ndarray],
+        limits: np.ndarray,
+        max_length: int,
+        columns_to_spare: int = 0,
+    ) -> None:
+        lengths = np.array([len(prompt) for prompt in prompts], "int32")
+        longest = int(lengths.max())
+        # What is read in one pass is a bucket, or all that the model takes.
+        self.index = min(bucket(longest - 1) + 1, max(max_length, longest))
+        self.start = np.asarray(self.index - lengths, "int32")
+        self.limits = np.asarray(self.index + limits, "int32")
+        # The last token is never read: so the slots of the cache are a column less.
+        columns = bucket(int(self.limits.max()) - 1 + columns_to_spare) + 1
+        self.tokens = np.full((len(prompts), columns), _NO_TOKEN, "int32")
+        for row, prompt in enumerate(prompts):
+            self.tokens[row, self.start[row] : self.index] = prompt
+
+    def new_tokens(self, row: int, tokens: np.ndarray, ends: Sequence[int]) -> np.ndarray:
+        """Return what follows the prompt of a row, up to its end or its limit."""
+        new = tokens[self.index : self.limits[row]]
+        found = np.flatnonzero(np.isin(new, ends))
+        return new[: found[0] + 1] if len(found) else new
+
+
+def _chooses_token_by_token(sampler: Any) -> bool:
+    """Whether a sampler leaves the loop to us, and does not bring its own."""
+    import keras_hub
+
+    inner = getattr(sampler, "sampler", sampler)  # of one whose logits are processed
+    return type(inner).__call__ is keras_hub.samplers.Sampler.__call__
+
+
+def _values(variables: Sequence[Any]) -> list[np.ndarray]:
+    return [_to_numpy(variable.value) for variable in variables]
+
+
+def _to_numpy(x: Tensor) -> np.ndarray:
     import keras
 
-    @jax.jit
-    def stateless(weights: list[Tensor], seeds: list[Tensor], *arrays: Tensor) -> Any:
-        state = [*zip(model.variables, weights, strict=True)]
-        state += zip(sampler.variables, seeds, strict=True)
-        with keras.StatelessScope(state_mapping=state) as scope:
-            tokens = loop(*arrays)
-        return tokens, [scope.get_current_value(seed) for seed in sampler.variables]
-
-    def run(*arrays: Tensor) -> Tensor:
-        values = [
-            [v.value for v in variables] for variables in (model.variables, sampler.variables)
-        ]
-        tokens, seeds = stateless(*values, *arrays)
-        for variable, value in zip(sampler.variables, seeds, strict=True):
-            variable.assign(value)
-        return tokens
-
-    return run
+    array = keras.ops.convert_to_numpy(x)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array

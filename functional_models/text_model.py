@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+
 import builders
+from functional_models.attention import AttentionMaps
+from functional_models.generation import Generator
 from functional_models.model_folder import (
     ModelFolder,
     make_folder,
@@ -19,6 +26,26 @@ from functional_models.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from functional_models.training import Recipe, Row
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model wrote, and what it thinks of it.
+
+    Attributes:
+        text: without the end.
+        tokens: int32 (t,), with the end token or stop token that closed it, if one did.
+        log_probabilities: float32 (t,), the model's own, whatever the sampler made of them.
+    """
+
+    text: str
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+
+    @property
+    def log_probability(self) -> float:
+        """The log-probability of the whole: the sum."""
+        return float(self.log_probabilities.sum())
 
 
 class TextModel(ABC):
@@ -48,6 +75,23 @@ class TextModel(ABC):
     @property
     def _writer(self) -> Tokenizer:
         return self.tokenizers[self.target_role]
+
+    @cached_property
+    def _generator(self) -> Generator:
+        return Generator(
+            self.model,
+            self.spec,
+            end_id=self._writer.end_id,
+            vocabulary_size=self._writer.vocabulary_size,
+        )
+
+    @cached_property
+    def _probe(self) -> Any:
+        return builders.build_probe(self.model, self.spec, "attention_scores")
+
+    @abstractmethod
+    def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
+        """Return where the model looks while it reads; see `functional_models.attention_maps`."""
 
     def _vocabulary_fields(self) -> dict[str, tuple[str, int]]:
         """Return which spec field must hold which tokenizer's size: field -> (role, size)."""
@@ -90,6 +134,24 @@ class TextModel(ABC):
         """Save spec, weights and tokenizers; the folder holds the old model or the new one."""
         write_model_folder(folder, ModelFolder(self.spec, self.model, self.tokenizers))
 
+    def export(self, folder: str | Path, **options: Any) -> Path:
+        """Write a TensorFlow SavedModel: strings in, strings out, without any Python of ours.
+
+        Args:
+            folder: a new one, or an earlier export, which is replaced.
+            options: `max_new_tokens` and `sampler` with its options, as in `generate` and
+                `translate`, but with `greedy` as the default and no sampler that compares whole
+                sequences. Draws begin at `seed` whenever the SavedModel is loaded.
+
+        Raises:
+            ValueError: another backend than TensorFlow, a folder with something else in it, or
+                an option that is not allowed.
+            ImportError: the tokenizer needs tensorflow_text, and it is not there.
+        """
+        from functional_models.export import export_saved_model
+
+        return export_saved_model(self, folder, **options)
+
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Load what `save` wrote.
@@ -114,7 +176,56 @@ class TextModel(ABC):
 
     @abstractmethod
     def _ready(self) -> None:
-        """Make what generation needs, once the model is there."""
+        """Name the tokenizers, once the model is there."""
+
+    def _stop_ids(self, stop_tokens: int | str | Sequence[int | str]) -> tuple[int, ...]:
+        """Return the ids of stop tokens, each given as an id or as the text of one token."""
+        if isinstance(stop_tokens, int | str | np.integer):
+            stop_tokens = [stop_tokens]
+        found = []
+        for stop in stop_tokens:
+            ids = self._writer.encode([stop])[0] if isinstance(stop, str) else np.array([stop])
+            if len(ids) != 1:
+                raise ValueError(
+                    f"stop token {stop!r} is {len(ids)} tokens of this tokenizer; must be one, as "
+                    "an id or as its text"
+                )
+            if not (
+                np.issubdtype(ids.dtype, np.integer) and 0 <= ids[0] < self._writer.vocabulary_size
+            ):
+                raise ValueError(
+                    f"stop token {stop!r}: must be text, or an id of 0 to "
+                    f"{self._writer.vocabulary_size - 1}"
+                )
+            found.append(int(ids[0]))
+        return tuple(found)
+
+    def _text(self, prompt: np.ndarray, new: np.ndarray, stop_ids: Sequence[int] = ()) -> str:
+        """Return the text of new tokens after a prompt's: with it, it is the text of both."""
+        if len(new) and new[-1] in stop_ids:
+            new = new[:-1]
+        before, both = self._writer.decode([prompt, np.concatenate([prompt, new])])
+        return both[len(before) :] if both.startswith(before) else self._writer.decode([new])[0]
+
+    def _generated(
+        self,
+        prompt: np.ndarray,
+        sequences: Sequence[np.ndarray],
+        *,
+        before: str = "",
+        stop_ids: Sequence[int] = (),
+        scores: bool = False,
+        source: np.ndarray | None = None,
+    ) -> Any:
+        """Return one prompt's outcome: a text or a `Generated`; a list of them if more than one."""
+        texts: list[Any] = [before + self._text(prompt, new, stop_ids) for new in sequences]
+        if scores:
+            sources = None if source is None else np.repeat(source[None], len(sequences), axis=0)
+            prompts = [prompt] * len(sequences)
+            chances = self._generator.log_probabilities(prompts, sequences, sources)
+            rows = zip(texts, sequences, chances, strict=True)
+            texts = [Generated(*row) for row in rows]
+        return texts[0] if len(texts) == 1 else texts
 
     def _train(
         self,
@@ -133,6 +244,31 @@ class TextModel(ABC):
         if folder is not None:
             restore_weights(self.model, folder)  # the best, which need not be the last
         return self.history
+
+
+class TextPieces:
+    """Cuts a growing text into pieces, each given out once it will not change any more.
+
+    The bytes of a character can be several tokens: until the last of them is there, the text ends
+    in U+FFFD, which is held back.
+    """
+
+    def __init__(self) -> None:
+        self._sent = self._text = ""
+
+    def grown(self, text: str) -> str:
+        """Return what is new in a text that has grown."""
+        self._text, whole = text, text.rstrip("\ufffd")
+        if not whole.startswith(self._sent):
+            return ""
+        new, self._sent = whole[len(self._sent) :], whole
+        return new
+
+    def rest(self) -> str:
+        """Return what was held back, now that the text is whole."""
+        pairs = enumerate(zip(self._sent, self._text, strict=False))
+        same = next((i for i, (a, b) in pairs if a != b), min(len(self._sent), len(self._text)))
+        return self._text[same:]
 
 
 def make_recipe(recipe: Recipe | None, changes: dict[str, Any]) -> Recipe:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 import builders
+from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.batches import PairBatches
 from functional_models.corpora import ParallelCorpus
-from functional_models.generation import Generator, check_count
+from functional_models.generation import bucket
+from functional_models.samplers import check_count
 from functional_models.text_model import TextModel, make_recipe
 from functional_models.tokenizers import as_tokenizer
 
@@ -56,11 +60,6 @@ class Translator(TextModel):
                 f"the target_tokenizer pads with id {target.pad_id}, which is its start or end "
                 "token too; give one with a padding token of its own, as train_tokenizer makes"
             )
-        self._generate = Generator(
-            self.model,
-            max_length=self.spec.max_sequence_length,
-            end_id=self.target_tokenizer.end_id,
-        )
 
     def _vocabulary_fields(self) -> dict[str, tuple[str, int]]:
         source = self.tokenizers["source_tokenizer"].vocabulary_size
@@ -166,55 +165,111 @@ class Translator(TextModel):
                 f"longest has {max(lengths)}); remove them, or give a larger max_sequence_length"
             )
 
-    @overload
-    def translate(self, source: str, sampler: Any = ..., **options: Any) -> str: ...
-    @overload
-    def translate(self, source: Sequence[str], sampler: Any = ..., **options: Any) -> list[str]: ...
     def translate(
         self,
         source: str | Sequence[str],
         sampler: Any = "greedy",
         *,
         max_new_tokens: int | None = None,
-        batch_size: int = 64,
+        batch_tokens: int = 8192,
+        scores: bool = False,
+        return_attention: bool = False,
+        progress: bool = True,
         **sampler_options: Any,
-    ) -> str | list[str]:
+    ) -> Any:
         """Translate a sentence, or each of several.
+
+        Many sentences are translated in batches of similar length; the order of the results is
+        that of the sources.
 
         Args:
             source: one sentence or several.
-            sampler: `greedy`, `top_k`, `top_p`, `random`, `beam`, or a keras-nlp sampler.
+            sampler: `greedy`, `top_k`, `top_p`, `random`, `contrastive`, `beam`, or a keras-nlp
+                sampler.
             max_new_tokens: the most tokens of a translation; `None`: one and a half times those
                 of its source and 16 more, as far as the model goes.
-            batch_size: sentences at a time.
-            sampler_options: `temperature`, `k`, `p`, `num_beams`, `seed`; see `make_sampler`.
+            batch_tokens: the most tokens of a batch, source and translations of all its sentences
+                together; sets how much memory is used.
+            scores: return `Generated`, with the log-probability of every token.
+            return_attention: return pairs, of the translation and its `AttentionMaps`.
+            progress: show a bar, on a terminal, where there is more than one batch.
+            sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `length_penalty`,
+                `num_return_sequences`, `repetition_penalty`, `min_p`, `seed`; see `make_sampler`.
+
+        Returns:
+            The translation: a text or a `Generated`, with `num_return_sequences` a list of them,
+            best first. For several sentences a list of that.
 
         Raises:
-            ValueError: a source that is empty or longer than the model takes, or an unknown
-                sampler.
+            ValueError: a source that is empty or longer than the model takes, an unknown sampler,
+                or an option that is not allowed.
         """
-        sources = [source] if isinstance(source, str) else list(source)
+        sources = [source] if isinstance(source, str | bytes) else list(source)
         if not sources:
             return []
         encoded = self._encode_sources(sources)
         room = self.spec.max_sequence_length - 1  # one is the start token
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens, most=room)
-        check_count("batch_size", batch_size)
-        chosen = self._generate.sampler(sampler, **sampler_options)
-        texts: list[str] = []
-        for first in range(0, len(encoded), batch_size):
-            rows = encoded[first : first + batch_size]
-            lengths = [len(ids) for ids in rows]
-            width = min(-(-max(lengths) // 16) * 16, self.spec.max_sequence_length)
-            padded = np.full((len(rows), width), self.source_tokenizer.pad_id, "int32")
-            for row, ids in enumerate(rows):
-                padded[row, : len(ids)] = ids
-            starts = [np.array([self.target_tokenizer.start_id], "int32")] * len(rows)
-            wanted = [max_new_tokens or min(room, n + n // 2 + 16) for n in lengths]
-            found = self._generate(starts, chosen, max_new_tokens=wanted, source=padded)
-            texts += self.target_tokenizer.decode(found)
-        return texts[0] if isinstance(source, str) else texts
+        check_count("batch_tokens", batch_tokens)
+        chosen = self._generator.sampler(sampler, **sampler_options)
+        if return_attention and getattr(chosen, "num_return_sequences", 1) > 1:
+            raise ValueError(
+                "return_attention=True shows one translation; give no num_return_sequences"
+            )
+        limits = [max_new_tokens or min(room, len(ids) + len(ids) // 2 + 16) for ids in encoded]
+        beams = getattr(chosen, "num_beams", getattr(chosen, "k", 1))
+        batches = _batches_by_length(encoded, limits, batch_tokens // beams)
+        results: list[Any] = [None] * len(sources)
+        with _progress_bar(len(sources), progress and len(batches) > 1) as advance:
+            for rows in batches:
+                found = self._translate_batch(
+                    [encoded[row] for row in rows], [limits[row] for row in rows], chosen
+                )
+                for row, sequences in zip(rows, found, strict=True):
+                    start = np.array([self.target_tokenizer.start_id], "int32")
+                    results[row] = self._generated(
+                        start, sequences, scores=scores, source=self._padded([encoded[row]])[0]
+                    )
+                    if return_attention:
+                        target = np.concatenate([start, sequences[0]])
+                        results[row] = results[row], self._maps(encoded[row], target)
+                advance(len(rows))
+        return results[0] if isinstance(source, str) else results
+
+    def _translate_batch(
+        self, sources: list[np.ndarray], limits: list[int], sampler: Any
+    ) -> list[list[np.ndarray]]:
+        """Return the sequences of tokens for each source."""
+        # As many rows as a power of two: so few shapes are compiled.
+        rows = 1 << (len(sources) - 1).bit_length()
+        padded = self._padded(sources + sources[-1:] * (rows - len(sources)))
+        starts = [np.array([self.target_tokenizer.start_id], "int32")] * rows
+        limits = limits + limits[-1:] * (rows - len(limits))
+        found = self._generator(starts, sampler, max_new_tokens=limits, source=padded)
+        return found[: len(sources)]
+
+    def _padded(self, sources: Sequence[np.ndarray]) -> np.ndarray:
+        """Return sources as one array (b, s), a bucket of columns, or all that the model takes."""
+        width = min(bucket(max(map(len, sources))), self.spec.max_sequence_length)
+        padded = np.full((len(sources), width), self.source_tokenizer.pad_id, "int32")
+        for row, ids in enumerate(sources):
+            padded[row, : len(ids)] = ids
+        return padded
+
+    def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
+        """Return where the model looks while it translates a text; see `attention_maps`."""
+        if target is None:
+            return self.translate(text, return_attention=True)[1]
+        source = self._encode_sources([text])[0]
+        ids = self.target_tokenizer.encode([target], start=True)[0]
+        self._check_lengths([len(ids)], "target")
+        return self._maps(source, ids)
+
+    def _maps(self, source: np.ndarray, target: np.ndarray) -> AttentionMaps:
+        return maps_of_tokens(
+            self._probe, target, self.target_tokenizer, source, self.source_tokenizer
+        )
 
     def _encode_sources(self, sources: Sequence[str]) -> list[np.ndarray]:
         encoded = self.source_tokenizer.encode(sources)
@@ -236,3 +291,36 @@ def _check_pairs(pairs: Pairs) -> None:
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"pair number {number} is {pair!r:.60}; must be (source, target)")
+
+
+def _batches_by_length(
+    sources: Sequence[np.ndarray], limits: Sequence[int], batch_tokens: int
+) -> list[list[int]]:
+    """Return the numbers of the sources in batches: similar lengths, a power of two of rows.
+
+    No batch has more than `batch_tokens` tokens with its padding, unless it is a single row.
+    """
+    order = sorted(range(len(sources)), key=lambda row: (len(sources[row]), limits[row]))
+    batches = []
+    while order:  # from the longest on, so that memory runs out soon or never
+        longest = order[-1]
+        width = bucket(len(sources[longest])) + bucket(max(limits[row] for row in order))
+        rows = max(1, batch_tokens // width)
+        rows = 1 << (rows.bit_length() - 1)
+        batches.append(order[-rows:][::-1])
+        del order[-rows:]
+    return batches
+
+
+@contextmanager
+def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; yield the function that moves it on."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sentences", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,8 +1,10 @@
 """Small text models of both kinds, and text for them that a few steps can learn from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 import builders
 import functional_models as fm
@@ -46,3 +48,32 @@ def text_model(kind: str, seed: int = 0, **changes: Any) -> Any:
     spec = builders.TransformerSpec(kind=kind, **{**SIZES, **changes})
     cls = fm.CausalLM if kind == "decoder_only" else fm.Translator
     return cls(spec, byte_tokenizer())
+
+
+def model_that_writes(
+    tokens: Sequence[int], tokenizer: fm.Tokenizer, max_sequence_length: int = 29
+) -> fm.CausalLM:
+    """A `CausalLM` that has these tokens at their positions, and the end after them.
+
+    Whatever the prompt is, it goes on with what the tokens have at that position: the position
+    embedding is one-hot, the blocks add nothing, and the logits look the position up.
+    """
+    spec = builders.TransformerSpec(
+        **{
+            **SIZES,
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "hidden_dim": 2 * (max_sequence_length // 2 + 1),
+            "max_sequence_length": max_sequence_length,
+            "dropout": 0.0,
+        }
+    )
+    lm = fm.CausalLM(spec, tokenizer)
+    values = {weight.path: np.zeros(weight.shape) for weight in lm.model.weights}
+    np.fill_diagonal(values["decoder.position_embedding/embeddings"], 1.0)
+    values["decoder.final_norm/gamma"][:] = 1.0
+    following = np.full(max_sequence_length, tokenizer.end_id)
+    following[: len(tokens) - 1] = tokens[1:]
+    values["logits/kernel"][np.arange(max_sequence_length), following] = 9.0
+    for weight in lm.model.weights:
+        weight.assign(values[weight.path])
+    return lm

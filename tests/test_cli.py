@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_models import as_array
 from small_text_models import PAIRS, TEXT, text_model
 
 import builders
 import functional_models as fm
-from functional_models.cli import main
+from functional_models.cli import _parser, _spec, main
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--set", "num_layers=1", "--set", "hidden_dim=6", "--set", "num_heads=2"]
@@ -84,6 +86,27 @@ BAD = [
     (["generate", "{lm}", ""], "prompt '' has no tokens"),
     (["generate", "{lm}", "x" * 20], "has 20 tokens and the model takes 19"),
     (["generate", "{lm}", "fox", "--temperature", "0"], "temperature=0.0: must be above 0"),
+    (["generate", "{lm}", "fox", "--sampler", "beam", "--stream"], "compares whole sequences"),
+    (["generate", "{lm}", "", "--stream"], "prompt '' has no tokens"),
+    (["generate", "{lm}", "fox", "--stream", "--scores"], "leave out --scores"),
+    (["generate", "{lm}", "fox", "--stop", "ab"], "stop token 'ab' is 2 tokens"),
+    (["generate", "{lm}", "fox", "--min-p", "1"], "min_p=1.0: must be 0 or more, and below 1"),
+    (
+        ["generate", "{lm}", "fox", "--sampler", "contrastive", "--alpha", "2"],
+        "alpha=2.0: must be 0 to 1",
+    ),
+    (
+        ["translate", "{translator}", "um", "--num-return-sequences", "2"],
+        "num_return_sequences=2: must be 1 with sampler 'greedy'",
+    ),
+    (
+        ["translate", "{translator}", "um", "--repetition-penalty", "0"],
+        "repetition_penalty=0.0: must be above 0",
+    ),
+    (
+        ["translate", "{translator}", "um", "--sampler", "beam", "--length-penalty", "-1"],
+        "length_penalty=-1.0: must be 0 to 10",
+    ),
     (["translate", "{lm}", "um"], "use functional-models generate"),
     (["translate", "{translator}", ""], "source sentence 1 is empty"),
     (["translate", "{translator}", "x" * 20], "more than 19 tokens"),
@@ -94,8 +117,9 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a)[:60] for a, _ in BAD])
 def test_bad_input_ends_with_exit_code_2_and_one_line(files, capsys, arguments, message):
     assert run(arguments, files) == 2
-    error = capsys.readouterr().err
+    printed, error = capsys.readouterr()
     assert error.startswith("functional-models: ")
+    assert arguments[0] not in ("generate", "translate") or not printed
     assert message in error
     assert error.count("\n") == 1
     assert not (files / "out" / "model.json").exists()
@@ -142,6 +166,145 @@ def test_variants_lists_every_variant_with_what_is_special(capsys):
 def test_inspect_counts_the_parameters(capsys):
     assert main(["inspect", "mini_gpt"]) == 0
     assert re.search(r"^parameters +10,939,168$", capsys.readouterr().out, re.M)
+
+
+INSPECTED = [
+    ("gpt2_small", []),
+    ("post_norm_learned", ["--kind", "encoder_decoder"]),
+    ("post_norm_learned", ["--kind", "decoder_only", "--set", "attention_window=7"]),
+    ("pre_norm_learned", ["--kind", "decoder_only", "--set", "num_key_value_heads=1"]),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), INSPECTED)
+def test_inspect_tells_the_bytes_that_decoding_remembers(capsys, name, options):
+    assert main(["inspect", name, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "key/value cache, float32\n" in printed
+    spec = _spec(_parser().parse_args(["inspect", name, *options]))
+    model = SimpleNamespace(layers=[SimpleNamespace(weights=[1], compute_dtype="float32")])
+
+    def real_bytes(length):
+        arrays = builders.empty_cache(model, spec, 1, length).values()
+        return sum(as_array(array).nbytes for array in arrays)
+
+    each = re.search(r"^per token +([\d,]+) bytes$", printed, re.M)[1].replace(",", "")
+    row = re.search(r"^per row +([\d,]+) bytes, for (\d+) tokens(.*)$", printed, re.M)
+    slots = 7 if "attention_window=7" in options else spec.max_sequence_length
+    assert int(each) == real_bytes(1)
+    assert int(row[1].replace(",", "")) == real_bytes(spec.max_sequence_length)
+    assert int(row[1].replace(",", "")) == slots * int(each)
+    assert int(row[2]) == slots
+    assert ("stops growing" in row[3]) == (slots == 7)
+    assert ("for each token of the source" in printed) == (spec.kind == "encoder_decoder")
+
+
+GREEDY = ["--sampler", "greedy", "--max-new-tokens", "5"]
+BEAM = ["--sampler", "beam", "--num-beams", "3", "--num-return-sequences", "2"]
+BEAM += ["--length-penalty", "0.5", "--max-new-tokens", "5"]
+
+
+@pytest.fixture(scope="module")
+def loaded(files):
+    """The model folders, loaded once and given whenever a command loads them."""
+    return {str(files / name): fm.load(files / name) for name in ("lm", "translator")}
+
+
+@pytest.fixture
+def shell_models(loaded, monkeypatch):
+    monkeypatch.setattr("functional_models.text_model.load", loaded.__getitem__)
+    return loaded
+
+
+def test_generate_prints_prompt_and_text_or_the_text_alone(files, shell_models, capsys):
+    lm = shell_models[str(files / "lm")]
+    texts = lm.generate(["fox", "a dog"], "greedy", max_new_tokens=5)
+    assert run(["generate", "{lm}", "fox", "a dog", *GREEDY], files) == 0
+    assert capsys.readouterr().out == f"fox{texts[0]}\na dog{texts[1]}\n"
+    assert run(["generate", "{lm}", "fox", "a dog", *GREEDY, "--no-echo"], files) == 0
+    assert capsys.readouterr().out == f"{texts[0]}\n{texts[1]}\n"
+
+
+def test_generate_streams_the_same_text_piece_by_piece(files, shell_models, capsys, monkeypatch):
+    for prompts in (["fox"], ["fox", "a dog"]):
+        assert run(["generate", "{lm}", *prompts, *GREEDY], files) == 0
+        plain = capsys.readouterr().out
+        assert run(["generate", "{lm}", *prompts, *GREEDY, "--stream"], files) == 0
+        assert capsys.readouterr().out == plain
+
+    printed = []
+    monkeypatch.setattr(fm.CausalLM, "generate", lambda *given, **options: iter(["fo", "x", "es"]))
+    monkeypatch.setattr(
+        "builtins.print", lambda *given, **options: printed.append((given, options))
+    )
+    assert run(["generate", "{lm}", "fox", "--stream"], files) == 0
+    at_once = {"end": "", "flush": True}
+    expected = [((piece,), at_once) for piece in ("fo", "x", "es")]
+    assert printed == [*expected, ((), {})]  # a newline closes it
+
+
+def test_generate_ends_at_a_stop_text(files, shell_models, capsys):
+    lm = shell_models[str(files / "lm")]
+    tokens = lm.generate("fox", "greedy", max_new_tokens=5, scores=True).tokens
+    free = lm.generate("fox", "greedy", max_new_tokens=5)
+    stop = next(c for c in free if c.isascii() and c.isprintable())
+    end = tokens.tolist().index(ord(stop))
+    assert (
+        run(["generate", "{lm}", "fox", *GREEDY, "--stop", "\N{SOH}", "--stop", stop], files) == 0
+    )
+    assert capsys.readouterr().out == f"fox{lm.tokenizer.decode([tokens[:end]])[0]}\n"
+
+
+def test_generate_prints_scores_and_the_n_best(files, shell_models, capsys):
+    lm = shell_models[str(files / "lm")]
+    assert run(["generate", "{lm}", "fox", *GREEDY, "--scores"], files) == 0
+    found = lm.generate("fox", "greedy", max_new_tokens=5, scores=True, echo=True)
+    assert capsys.readouterr().out == f"{found.log_probability:.4f}\t{found.text}\n"
+    assert run(["generate", "{lm}", "fox", *BEAM, "--scores"], files) == 0
+    options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5}
+    found = lm.generate("fox", "beam", max_new_tokens=5, scores=True, echo=True, **options)
+    expected = [f"{one.log_probability:.4f}\t{one.text}\n" for one in found]
+    assert capsys.readouterr().out == "".join(expected)
+    assert len(expected) == 2
+
+
+SAMPLED = ["--alpha", "0.3", "--k", "3", "--min-p", "0.1", "--repetition-penalty", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("command", "method"),
+    [("generate", "CausalLM.generate"), ("translate", "Translator.translate")],
+)
+def test_every_option_of_a_sampler_arrives(files, shell_models, monkeypatch, command, method):
+    given = {}
+    cls, name = method.split(".")
+    monkeypatch.setattr(getattr(fm, cls), name, lambda *_, **options: given.update(options) or [])
+    model = "{lm}" if command == "generate" else "{translator}"
+    assert run([command, model, "fox", *BEAM, *SAMPLED, "--seed", "4"], files) == 0
+    expected = {
+        "sampler": "beam",
+        "max_new_tokens": 5,
+        "k": 3,
+        "alpha": 0.3,
+        "num_beams": 3,
+        "length_penalty": 0.5,
+        "num_return_sequences": 2,
+        "repetition_penalty": 1.5,
+        "min_p": 0.1,
+        "seed": 4,
+    }
+    assert expected.items() <= given.items()
+
+
+def test_translate_prints_the_n_best_of_each_sentence(files, shell_models, capsys):
+    assert run(["translate", "{translator}", "um", "dois", *BEAM], files) == 0
+    options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5}
+    translator = shell_models[str(files / "translator")]
+    found = translator.translate(["um", "dois"], "beam", max_new_tokens=5, **options)
+    printed = capsys.readouterr()
+    assert printed.out == "".join(f"{text}\n" for texts in found for text in texts)
+    assert not printed.err  # no bar where there is no terminal
+    assert [len(texts) for texts in found] == [2, 2]
 
 
 def test_what_is_trained_is_evaluated_and_used_from_the_shell(files, tmp_path, capsys):

@@ -11,13 +11,25 @@ from pathlib import Path
 import keras_hub
 import numpy as np
 import pytest
-from small_text_models import KINDS, PAIRS, SIZES, TEXT, byte_tokenizer, text_corpus, text_model
+from small_models import logits_of
+from small_text_models import (
+    KINDS,
+    PAIRS,
+    SIZES,
+    TEXT,
+    byte_tokenizer,
+    model_that_writes,
+    text_corpus,
+    text_model,
+)
 
 import builders
 import functional_models as fm
 from functional_models.corpora import TextCorpus
 from functional_models.generation import Generator
+from functional_models.text_model import TextPieces
 
+TWO_BEST = {"num_beams": 3, "num_return_sequences": 2}
 ROOT = Path(__file__).parent.parent
 SPEC = builders.TransformerSpec(kind="decoder_only", **SIZES)
 PAIR_SPEC = SPEC.replace(kind="encoder_decoder")
@@ -68,7 +80,7 @@ def test_translations_come_in_the_order_of_the_sources_whatever_the_batch(transl
     texts = translator.translate(sources)
     assert len(set(texts)) > 3
     assert translator.translate(sources[::-1]) == texts[::-1]
-    assert translator.translate(sources, batch_size=4) == texts
+    assert translator.translate(sources, batch_tokens=99) == texts
     assert translator.translate(sources[3]) == texts[3]
     assert translator.translate([]) == []
 
@@ -78,21 +90,21 @@ def test_a_continuation_is_what_follows_the_prompt_and_no_longer_than_asked(fres
     texts = lm.generate(["fox", "dog and"], "greedy", max_new_tokens=5)
     assert len(texts) == 2
     assert lm.generate("fox", "greedy", max_new_tokens=5) == texts[0]
-    tokens = lm._generate(
-        lm.tokenizer.encode(["fox"]), lm._generate.sampler("greedy"), max_new_tokens=5
-    )
-    assert texts[0] == lm.tokenizer.decode(tokens)[0]
-    assert len(tokens[0]) <= 5
+    sampler = lm._generator.sampler("greedy")
+    ((tokens,),) = lm._generator(lm.tokenizer.encode(["fox"]), sampler, max_new_tokens=5)
+    assert texts[0] == lm.tokenizer.decode([tokens])[0]
+    assert len(tokens) <= 5
     assert lm.generate([]) == []
+    assert list(lm.generate([], stream=True)) == []
 
 
 def test_without_a_limit_a_continuation_fills_what_the_model_takes(fresh, monkeypatch):
     lm = fresh["decoder_only"]
     asked = []
 
-    def note(self, prompts, sampler, *, max_new_tokens, source=None):
+    def note(self, prompts, sampler, *, max_new_tokens, source=None, stop_ids=()):
         asked.append(max_new_tokens)
-        return prompts
+        return [[prompt] for prompt in prompts]
 
     monkeypatch.setattr(Generator, "__call__", note)
     lm.generate(["fox", "dog and"])
@@ -106,6 +118,211 @@ def test_the_tokens_of_documents_are_closed_by_the_end_token(fresh):
     assert lm.tokens("ab").tolist() == [97, 98]
     given = np.array([3, 4, 5])
     assert lm.tokens(given) is given
+
+
+# Streams, stops, echoes
+
+STORY = "é€😀 costs 3€; ünï😀"
+
+
+@pytest.fixture(scope="module")
+def storyteller():
+    """A byte model that goes on with `STORY`, in which characters have one to four bytes."""
+    tokens = list(STORY.encode())
+    return model_that_writes(tokens, byte_tokenizer(), max_sequence_length=len(tokens) + 3)
+
+
+def test_a_character_of_several_bytes_is_streamed_whole(storyteller):
+    for prompt in ("é", "é€"):
+        whole = storyteller.generate(prompt, "greedy")
+        assert prompt + whole == STORY
+        assert storyteller.generate(prompt, "greedy", echo=True) == STORY
+        pieces = list(storyteller.generate(prompt, "greedy", stream=True))
+        assert "".join(pieces) == whole
+        assert "\ufffd" not in "".join(pieces)
+        assert len(pieces) > 1
+
+
+def test_pieces_of_several_texts_are_the_texts_and_the_prompts_come_first(storyteller):
+    prompts = ["é€", "abcdefghij", "x"]
+    for options in ({"sampler": "greedy"}, {"sampler": "random", "temperature": 3.0, "seed": 7}):
+        for echo in (False, True):
+            texts = storyteller.generate(prompts, echo=echo, **options)
+            pieces = list(storyteller.generate(prompts, echo=echo, stream=True, **options))
+            assert ["".join(row) for row in zip(*pieces, strict=True)] == texts
+            assert len(pieces) > 1 + echo
+            assert not echo or pieces[0] == prompts
+
+
+def test_a_text_is_cut_into_pieces_that_are_never_taken_back():
+    for data in (STORY.encode(), b"a\xff\xfe b\xe2\x82", b"\xf0\x9f\x98 \xc3"):
+        growing, sent = TextPieces(), ""
+        for length in range(1, len(data) + 1):
+            sent += growing.grown(data[:length].decode("utf-8", "replace"))
+            assert data.decode("utf-8", "replace").startswith(sent)
+        assert sent + growing.rest() == data.decode("utf-8", "replace")
+
+
+def test_a_stream_of_scores_is_refused(fresh):
+    with pytest.raises(ValueError, match="scores=True needs stream=False"):
+        fresh["decoder_only"].generate("fox", stream=True, scores=True)
+    with pytest.raises(ValueError, match="compares whole sequences"):
+        fresh["decoder_only"].generate("fox", "beam", stream=True)
+
+
+@pytest.mark.parametrize("stop", [";", ord(";"), ["!", ";"], [np.int64(59)]])
+def test_a_stop_token_ends_a_text_and_is_no_part_of_it(storyteller, stop):
+    options = {"sampler": "greedy", "stop_tokens": stop}
+    expected = STORY[1 : STORY.index(";")]
+    assert storyteller.generate("é", **options) == expected
+    assert "".join(storyteller.generate("é", stream=True, **options)) == expected
+    found = storyteller.generate("é", scores=True, **options)
+    assert found.text == expected
+    assert found.tokens[-1] == ord(";")
+
+
+def test_a_limit_is_kept_to_the_token(storyteller):
+    for number in (1, 2, 7):
+        found = storyteller.generate("é", "greedy", max_new_tokens=number, scores=True)
+        assert found.tokens.tolist() == list(STORY.encode()[2 : 2 + number])
+    longest = "x" * (storyteller.spec.max_sequence_length - 1)
+    assert len(storyteller.generate(longest, "greedy", scores=True).tokens) == 1
+
+
+def test_penalties_are_options_of_generate(storyteller, fresh):
+    likeliest = storyteller.generate("é", "greedy")
+    hot = {"sampler": "random", "temperature": 20.0, "seed": 0}
+    assert storyteller.generate("é", **hot) != likeliest
+    assert storyteller.generate("é", **hot, min_p=0.9) == likeliest
+    options = {"sampler": "greedy", "max_new_tokens": 15, "scores": True}
+    plain = fresh["decoder_only"].generate("fox", **options).tokens
+    varied = fresh["decoder_only"].generate("fox", **options, repetition_penalty=9.0).tokens
+    assert len(set(varied.tolist())) > len(set(plain.tolist()))
+
+
+def test_prompt_and_continuation_read_as_one_text_whatever_the_tokenizer():
+    tokenizer = fm.train_tokenizer("word_piece", [TEXT], vocabulary_size=99)
+    text = "the quick brown fox jumps over the lazy dog"
+    lm = model_that_writes(tokenizer.encode([text])[0].tolist(), tokenizer)
+    for prompt in ("the", "the quick brown", text[:-3]):
+        rest = lm.generate(prompt, "greedy")
+        assert prompt.rstrip() + rest == text
+        assert lm.generate(prompt, "greedy", echo=True) == prompt + rest
+        assert "".join(lm.generate(prompt, "greedy", stream=True)) == rest
+    odd = "THE   quick"  # not as the tokenizer would write it; an echo is verbatim
+    assert lm.generate(odd, "greedy", echo=True).startswith(odd)
+
+
+# Scores
+
+
+def test_scores_come_with_the_text_and_are_sorted_where_there_are_several(fresh):
+    lm = fresh["decoder_only"]
+    one = lm.generate("fox", "greedy", max_new_tokens=5, scores=True, echo=True)
+    assert one.text == lm.generate("fox", "greedy", max_new_tokens=5, echo=True)
+    np.testing.assert_allclose(one.log_probability, one.log_probabilities.sum(), rtol=1e-5)
+    rows = lm.generate(["fox", "a"], "beam", max_new_tokens=5, scores=True, **TWO_BEST)
+    for row, prompt in zip(rows, ["fox", "a"], strict=True):
+        assert len(row) == 2
+        assert row[0].log_probability > row[1].log_probability
+        for found in row:
+            tokens = np.concatenate([lm.tokenizer.encode([prompt])[0], found.tokens])
+            x = logits_of(lm.model, tokens[None].astype("int32"))[0].astype("float64")
+            x = x[len(prompt) - 1 : -1]
+            log_p = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+            expected = log_p[np.arange(len(found.tokens)), found.tokens]
+            np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-4)
+    texts = lm.generate(["fox", "a"], "beam", max_new_tokens=5, **TWO_BEST)
+    assert texts == [[found.text for found in row] for row in rows]
+
+
+def test_scores_of_translations_are_the_full_forward_pass_s(translator):
+    sources = ["um dois", "sete oito nove"]
+    for source, found in zip(sources, translator.translate(sources, scores=True), strict=True):
+        start = translator.target_tokenizer.start_id
+        target = np.array([[start, *found.tokens]], "int32")
+        inputs = {"source": np.array([list(source.encode())], "int32"), "target": target[:, :-1]}
+        x = logits_of(translator.model, inputs)[0].astype("float64")
+        log_p = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+        expected = log_p[np.arange(len(found.tokens)), found.tokens]
+        np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-4)
+        assert (x.argmax(axis=-1) == found.tokens).all()
+        assert found.text == translator.translate(source)
+
+
+def test_many_sentences_of_mixed_lengths_get_what_each_gets_alone(translator):
+    rng = np.random.default_rng(0)
+    words = sorted({source for source, _ in PAIRS} | {"um", "x", "sete sete sete oito"})
+    sources = [words[i] for i in rng.integers(0, len(words), 30)]
+    sources[3], sources[17], sources[20] = "sete sete sete oito", "x", "sete oito nove dez"
+    together = translator.translate(sources, batch_tokens=150)
+    assert together == [translator.translate(source) for source in sources]
+    assert together == translator.translate(sources)
+    assert len(set(together)) > 5
+
+
+# What is looked at
+
+
+def check_maps(maps, names):
+    assert set(maps.scores) == set(names)
+    for name, scores in maps.scores.items():
+        rows, columns = maps.labels(name)
+        assert scores.shape == (2, len(rows), len(columns))
+        assert scores.dtype == "float32"
+        np.testing.assert_allclose(scores.sum(axis=-1), 1, atol=1e-5)
+        if name == "decoder.block_0.self_attention":
+            assert (np.triu(scores, 1) == 0).all()
+
+
+PAIR_MAPS = ["encoder.block_0.self_attention", "decoder.block_0.self_attention"]
+PAIR_MAPS += ["decoder.block_0.cross_attention"]
+
+
+def test_attention_maps_of_a_text_have_its_tokens(fresh):
+    lm = fresh["decoder_only"]
+    for _ in range(2):  # the function is not hidden by a module of its name
+        maps = fm.attention_maps(lm, "fox")
+    check_maps(maps, ["decoder.block_0.self_attention"])
+    assert (maps.target, maps.source) == (("f", "o", "x"), ())
+    with pytest.raises(ValueError, match="give no target"):
+        fm.attention_maps(lm, "fox", "dog")
+    with pytest.raises(ValueError, match="has no tokens"):
+        fm.attention_maps(lm, "")
+    with pytest.raises(ValueError, match="cut the prompt to 19 tokens"):
+        fm.attention_maps(lm, "x" * 20)
+    check_maps(fm.attention_maps(lm, "x" * 19), ["decoder.block_0.self_attention"])
+
+
+def test_attention_maps_of_a_translation_have_the_tokens_of_both(translator):
+    text, maps = translator.translate("um dois", return_attention=True)
+    assert text == translator.translate("um dois")
+    check_maps(maps, PAIR_MAPS)
+    assert maps.source == tuple("um dois")
+    assert maps.target[0] == "<start>"
+    assert "".join(maps.target[1:]).removesuffix("<end>") == text
+    own = fm.attention_maps(translator, "um dois")
+    assert own.target == maps.target
+    given = fm.attention_maps(translator, "um", "3d4")
+    check_maps(given, PAIR_MAPS)
+    assert given.target == ("<start>", "3", "d", "4")
+    several = translator.translate(["um", "dois"], return_attention=True, scores=True)
+    assert [found.text for found, _ in several] == translator.translate(["um", "dois"])
+    with pytest.raises(ValueError, match="source sentence 1 is empty"):
+        fm.attention_maps(translator, "", "3d4")
+
+
+# Weights that change
+
+
+def test_what_is_compiled_sees_what_training_did():
+    lm = text_model("decoder_only", dropout=0.0)
+    before = lm.generate("the ", "greedy", max_new_tokens=9, scores=True)
+    lm.fit(TEXT, steps=20, batch_size=4, learning_rate=0.02, progress=False)
+    after = lm.generate("the ", "greedy", max_new_tokens=9, scores=True)
+    tokens = np.concatenate([lm.tokenizer.encode(["the "])[0], after.tokens])
+    assert (logits_of(lm.model, tokens[None])[0, 3:-1].argmax(axis=-1) == after.tokens).all()
+    assert after.text != before.text
 
 
 # Folders
@@ -316,7 +533,7 @@ LM_FITS = [
     ((TEXT,), {"steps": -1}, ValueError, "steps=-1: must be 1 or more"),
     ((TEXT,), {"recipe": 500}, TypeError, "recipe must be a Recipe, given 500"),
     ((TEXT,), {"sample_prompt": ""}, ValueError, "has no tokens"),
-    ((TEXT,), {"sample_prompt": "x" * 19}, ValueError, "cut the prompt to fewer than 19"),
+    ((TEXT,), {"sample_prompt": "x" * 19}, ValueError, "cut the prompt to 18 tokens at the most"),
     (("a\0b" * 99,), {}, ValueError, r"control character U\+0000"),
     (("\ud800" * 99,), {}, ValueError, "surrogate"),
 ]
@@ -360,17 +577,29 @@ def test_a_corpus_where_text_is_expected_is_refused_with_what_to_give(fresh):
     [
         ("", {}, "prompt '' has no tokens"),
         (["fox", ""], {}, "prompt '' has no tokens"),
-        ("x" * 19, {}, "has 19 tokens and the model takes 19 in all; cut the prompt"),
+        ("x" * 19, {}, "has 19 tokens and the model takes 19 in all; cut the prompt to 18"),
         ("fox", {"max_new_tokens": 17}, "ask for 16 new tokens at the most"),
         ("fox", {"max_new_tokens": 0}, "max_new_tokens=0: must be a whole number"),
         ("fox", {"max_new_tokens": 2.5}, "max_new_tokens=2.5"),
-        ("fox", {"sampler": "nucleus"}, "unknown sampler"),
+        ("fox", {"sampler": "nucleus"}, "unknown sampler 'nucleus'; allowed: greedy, top_k, top_p"),
+        ("fox", {"temperature": 0}, "temperature=0: must be above 0"),
+        ("fox", {"temperature": -0.5}, "temperature=-0.5"),
+        ("fox", {"temperature": float("nan")}, "temperature=nan"),
+        ("fox", {"sampler": "beam", "num_beams": 257}, "num_beams=257: must be a whole number, 1"),
+        ("fox", {"sampler": "beam", "num_return_sequences": 5}, "must not be above num_beams=4"),
+        ("fox", {"stop_tokens": "ab"}, "stop token 'ab' is 2 tokens of this tokenizer"),
+        ("fox", {"stop_tokens": [256]}, "stop token 256: must be text, or an id of 0 to 255"),
+        ("fox", {"stop_tokens": [True]}, "stop token True"),
         ([3], {}, "text 0 is of type int"),
+        (b"fox", {}, "text 0 is of type bytes"),
+        (["fox", b"dog"], {}, "text 1 is of type bytes"),
+        (["fox", "a\udc00"], {}, "text 1 has half of a surrogate pair, U+DC00"),
     ],
 )
 def test_a_prompt_that_cannot_be_continued_is_refused(fresh, prompt, options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        fresh["decoder_only"].generate(prompt, **options)
+    for stream in (False, True):  # a stream too is refused at the call, not at its first piece
+        with pytest.raises(ValueError, match=re.escape(message)):
+            fresh["decoder_only"].generate(prompt, stream=stream, **options)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +609,11 @@ def test_a_prompt_that_cannot_be_continued_is_refused(fresh, prompt, options, me
         (["um", ""], {}, "source sentence 2 is empty"),
         ("x" * 20, {}, "more than 19 tokens"),
         ("um", {"max_new_tokens": 19}, "max_new_tokens=19: must be a whole number, 1 to 18"),
-        ("um", {"batch_size": 0}, "batch_size=0"),
+        ("um", {"batch_tokens": 0}, "batch_tokens=0"),
+        (b"um", {}, "text 0 is of type bytes"),
+        ("\ud800", {}, "half of a surrogate pair"),
+        ("um", {"sampler": "beam", "num_beams": 257}, "num_beams=257"),
+        ("um", {"sampler": "beam", **TWO_BEST, "return_attention": True}, "shows one translation"),
         ("um", {"sampler": "nucleus"}, "unknown sampler"),
     ],
 )
@@ -416,10 +649,15 @@ for kind in KINDS:
     assert abs(first["loss"] - second["loss"]) < 1e-5
     assert abs(first["loss"] - min(row["val_loss"] for row in rows)) < 1e-5
     write = "generate" if kind == "decoder_only" else "translate"
-    for name in ("greedy", "random", "top_k", "beam"):
+    for name in ("greedy", "random", "top_k", "beam", "contrastive"):
         texts = [getattr(m, write)(["um", "dois"], name, seed=3, max_new_tokens=5)
                  for m in (model, loaded, model)]
         assert texts[0] == texts[1] == texts[2], (name, texts)
+        if name in ("random", "top_k") and kind == "decoder_only":
+            pieces = model.generate(["um", "dois"], name, seed=3, max_new_tokens=5, stream=True)
+            assert ["".join(row) for row in zip(*pieces)] == texts[0]
+    assert np.isfinite(getattr(model, write)("um", "greedy", scores=True).log_probability)
+    assert fm.attention_maps(model, "um").scores
     again = text_model(kind, seed=7)
     assert again.fit(corpus(kind), steps=3, report_every=2, batch_size=5, folder=folder,
                      progress=False) == rows

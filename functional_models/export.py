@@ -1,0 +1,318 @@
+"""Exporting: a TensorFlow SavedModel that takes text and gives text, without any Python of ours.
+
+Tokenizers, cached decoding and the weights are one graph. What loads it needs `tensorflow` alone;
+for `sentence_piece`, `import tensorflow_text` before loading, for the operations it registers
+(TensorFlow Serving has them built in).
+
+    serving_default  text: string (b,)      -> text: string (b,)
+    tokens           tokens: int32 (b, t)   -> tokens: int32 (b, n)
+
+Tokens are padded with -1 on the right. Ids and texts are those of Python, but for `sentence_piece`
+where its versions differ: in ties, and in several spaces before a text. Beside the SavedModel stand
+`export.json`, by which a later export knows that it may replace the folder, and `README.txt`.
+
+Shapes: b rows, L columns of tokens; `builders` has the other letters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import builders
+from builders.cache import cache_entries
+from functional_models.compiled import Weights
+from functional_models.graph_tokenizers import NO_TOKEN, GraphDecoder, graph_encoder, tf
+from functional_models.model_folder import make_folder
+from functional_models.samplers import check_count
+
+MANIFEST = "export.json"
+FORMAT = 1
+
+_NEVER = -1e9  # a float32 logit whose probability is 0
+
+Tensor = Any
+
+
+def export_saved_model(
+    text_model: Any,
+    folder: str | Path,
+    *,
+    max_new_tokens: int | None = None,
+    sampler: Any = "greedy",
+    **sampler_options: Any,
+) -> Path:
+    """Write a SavedModel of a `CausalLM` or a `Translator`; see `TextModel.export`."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"a SavedModel is TensorFlow's, and Keras runs on {keras.backend.backend()}: save the "
+            "model, and export it with KERAS_BACKEND=tensorflow functional-models export"
+        )
+    room = text_model.spec.max_sequence_length - 1
+    if max_new_tokens is not None:
+        check_count("max_new_tokens", max_new_tokens, most=room)
+    chosen = text_model._generator.sampler(sampler, **sampler_options)
+    if type(getattr(chosen, "sampler", chosen)).__call__ is not _call_of_all_samplers():
+        raise ValueError(
+            f"sampler={sampler!r} compares whole sequences, and an exported model chooses token by "
+            "token; export with greedy, top_k, top_p or random"
+        )
+    exported = ExportedModel(text_model, chosen, max_new_tokens)
+    manifest = {
+        "format": FORMAT,
+        "kind": text_model.kind,
+        "imports": exported.imports,
+        "sampler": sampler if isinstance(sampler, str) else type(sampler).__name__,
+        "max_new_tokens": max_new_tokens,
+        "spec": text_model.spec.to_dict(),
+    }
+    with _replaced_folder(Path(folder)) as scratch:
+        module, signatures = exported.module()
+        tf.saved_model.save(module, str(scratch), signatures=signatures)
+        (scratch / "README.txt").write_text(_readme(exported, manifest), "utf-8")
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    return Path(folder)
+
+
+def _call_of_all_samplers() -> Any:
+    from keras_hub.samplers import Sampler
+
+    return Sampler.__call__
+
+
+def _readme(exported: ExportedModel, manifest: dict[str, Any]) -> str:
+    what = "the translation of each text"
+    if manifest["kind"] == "decoder_only":
+        what = "what follows each text"
+    lines = [
+        f"A TensorFlow SavedModel: texts in, {what} out.",
+        "",
+        *(f"    import {name}" for name in exported.imports),
+        '    model = tensorflow.saved_model.load("path/to/this/folder")',
+        '    model.signatures["serving_default"](text=tensorflow.constant(["..."]))["text"]',
+        "",
+        'The signature "tokens" takes and gives token ids, int32 (b, t), padded with -1 on the',
+        "right; of a language model what follows the ids, with the end token if there is one.",
+        "An empty text, and one that leaves no room for what is to follow it, is an error.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to write to; at the end it becomes `folder`, or nothing is left.
+
+    Raises:
+        ValueError: there is something at `folder` that is no earlier export.
+    """
+    replaceable = not folder.is_dir() or (folder / MANIFEST).is_file() or not any(folder.iterdir())
+    if not replaceable or folder.is_file():
+        raise ValueError(
+            f"{folder} exists and is no earlier export (it has no {MANIFEST}); give a new folder, "
+            "or remove it"
+        )
+    make_folder(folder.parent)
+    # Beside it, because a rename works only within one file system.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as outer:
+        scratch, old = Path(outer) / "new", Path(outer) / "old"
+        scratch.mkdir()  # unlike the one around it, readable by all that the umask allows
+        yield scratch
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(scratch, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+
+
+class ExportedModel:
+    """The functions that are written: text in, cached decoding, text out.
+
+    Args:
+        text_model: a `CausalLM` or a `Translator`.
+        sampler: chooses token by token.
+        max_new_tokens: the most tokens that follow; `None`: as in Python.
+    """
+
+    def __init__(self, text_model: Any, sampler: Any, max_new_tokens: int | None) -> None:
+        spec, model = text_model.spec, text_model.model
+        self._spec = spec
+        self._max_new_tokens = max_new_tokens
+        self._translates = spec.kind == "encoder_decoder"
+        self._sampler = sampler
+        target = text_model.tokenizers[text_model.target_role]
+        source = text_model.tokenizers.get("source_tokenizer", target)
+        self._end_id, self._start_id = target.end_id, target.start_id
+        self._vocabulary_size = target.vocabulary_size
+        self._source_vocabulary_size = source.vocabulary_size
+        self._source_pad_id = source.pad_id
+        self._encoder = graph_encoder(source)
+        self._decoder = GraphDecoder(target)
+        self._step = builders.build_decode_step(model, spec, None, 1)
+        if self._translates:
+            self._encode = builders.build_encode(model, spec)
+        else:
+            self._steps = builders.build_decode_step(model, spec, None, None)
+        self._weights = Weights(model, [getattr(x, "inner", x) for x in self._step.layers])
+        self._dtype = next(x.compute_dtype for x in model.layers if x.weights)
+        self._variables = [x.value for x in (*model.variables, *sampler.variables)]
+
+    @property
+    def imports(self) -> list[str]:
+        """What has to be imported before the SavedModel is loaded."""
+        text = self._encoder.needs_tensorflow_text or self._decoder.needs_tensorflow_text
+        return ["tensorflow", "tensorflow_text"] if text else ["tensorflow"]
+
+    def module(self) -> tuple[Any, dict[str, Any]]:
+        """Return what is to be saved, and its functions by the names that a server knows."""
+        text = tf.TensorSpec([None], tf.string, name="text")
+        tokens = tf.TensorSpec([None, None], tf.int32, name="tokens")
+        # One graph for both signatures.
+        self._generated = tf.function(self._generate, input_signature=[tokens], autograph=False)
+        module = tf.Module()
+        module.parts = [*self._variables, *self._encoder.parts, *self._decoder.parts]
+        module.text = tf.function(self._text, input_signature=[text], autograph=False)
+        module.tokens = tf.function(self._tokens, input_signature=[tokens], autograph=False)
+        return module, {"serving_default": module.text, "tokens": module.tokens}
+
+    def _text(self, text: Tensor) -> dict[str, Tensor]:
+        given = self._encoder(text)  # ragged (b, t)
+        tokens, prompt = self._generated(given.to_tensor(NO_TOKEN))
+        before = self._decoder(prompt)
+        both = self._decoder(tf.concat([prompt, tokens], axis=1))
+        # As in Python: what follows, as it stands after the prompt, where that stays as it was.
+        cut = tf.minimum(tf.strings.length(before), tf.strings.length(both))
+        same = tf.equal(tf.strings.substr(both, tf.zeros_like(cut), cut), before)
+        rest = tf.strings.substr(both, cut, tf.strings.length(both) - cut)
+        return {"text": tf.where(same, rest, self._decoder(tokens))}
+
+    def _tokens(self, tokens: Tensor) -> dict[str, Tensor]:
+        return {"tokens": self._generated(tokens)[0]}
+
+    def _generate(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what follows, and the prompt, padded on the left: int (b, t), -1 for none."""
+        lengths = tf.reduce_sum(tf.cast(given != NO_TOKEN, "int32"), axis=1)
+        with tf.control_dependencies(self._checks(given, lengths)):
+            given = tf.identity(given)
+        longest = self._spec.max_sequence_length
+        if not self._translates:
+            limits = self._max_new_tokens
+            if limits is None:
+                limits = tf.minimum(100, longest - _longest(lengths))
+            return self._continue(given, lengths, limits, {})
+        limits = self._max_new_tokens
+        if limits is None:
+            limits = tf.minimum(longest - 1, lengths + lengths // 2 + 16)
+        source = tf.where(given == NO_TOKEN, self._source_pad_id, given)
+        with self._weights.scope(self._arrays()):
+            memory = self._encode(source, training=False)["cache"]
+        ones = tf.ones_like(lengths)
+        return self._continue(ones[:, None] * self._start_id, ones, limits, memory)
+
+    def _checks(self, given: Tensor, lengths: Tensor) -> list[Any]:
+        longest = self._spec.max_sequence_length
+        room = 0 if self._translates else self._max_new_tokens or 1
+        there = tf.sequence_mask(lengths, tf.shape(given)[1])
+        is_token = (given >= 0) & (given < self._source_vocabulary_size)
+        fits = tf.reduce_all(tf.where(there, is_token, given == NO_TOKEN))
+        wrong = f"tokens are 0 to {self._source_vocabulary_size - 1}, with -1 after them"
+        return [
+            tf.debugging.Assert(tf.reduce_all(lengths > 0), ["a text has no tokens:", lengths], 9),
+            tf.debugging.Assert(
+                tf.reduce_all(lengths <= longest - room),
+                [f"a text has more than {longest - room} tokens, the most there may be:", lengths],
+                summarize=9,
+            ),
+            tf.debugging.Assert(fits, [wrong]),
+        ]
+
+    def _continue(
+        self, prompt: Tensor, lengths: Tensor, limits: Tensor, memory: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Continue prompts (b, t), padded on the right, by at most `limits` tokens each."""
+        rows = tf.shape(prompt)[0]
+        # A column more than the longest prompt has, so that there always is one to read before
+        # the last, which the loop reads.
+        index = _longest(lengths) + (0 if self._translates else 1)
+        prompt = _moved_right(prompt, index, lengths)
+        start = index - lengths
+        limits = tf.broadcast_to(limits, [rows])
+        end = index + _longest(limits)
+        cache = {**self._empty_cache(rows, end - 1), **memory}
+        arrays = [tf.identity(array) for array in self._arrays()]
+        if not self._translates:
+            read = tf.maximum(prompt[:, :-1], 0)
+            inputs = {"tokens": read, "index": tf.constant(0), "start": start, "cache": cache}
+            with self._weights.scope(arrays):
+                cache = self._steps(inputs, training=False)["cache"]
+        names = list(cache)
+        room = tf.fill([rows, end - index], NO_TOKEN)
+        columns = tf.range(end)
+        process = getattr(self._sampler, "process", lambda logits, tokens, index: logits)
+
+        def goes_on(at: Tensor, tokens: Tensor, done: Tensor, *cache: Tensor) -> Tensor:
+            return (at < end) & ~tf.reduce_all(done)
+
+        def step(at: Tensor, tokens: Tensor, done: Tensor, *cache: Tensor) -> Any:
+            inputs = {
+                "tokens": tf.maximum(tokens[:, at - 1 : at], 0),
+                "index": at - 1,
+                "start": start,
+                "cache": dict(zip(names, cache, strict=True)),
+            }
+            inputs["tokens"].set_shape([None, 1])
+            with self._weights.scope(arrays):
+                read = self._step(inputs, training=False)
+            logits = tf.cast(read["logits"][:, 0], "float32")
+            is_token = tf.range(logits.shape[-1]) < self._vocabulary_size
+            logits = process(tf.where(is_token, logits, _NEVER), tokens, at)
+            chances = self._sampler.compute_probabilities(logits)
+            token = tf.cast(self._sampler.get_next_token(chances), "int32")
+            token = tf.where(done, NO_TOKEN, token)
+            tokens = tf.where(columns == at, token[:, None], tokens)
+            done = done | (token == self._end_id) | (at + 1 >= index + limits)
+            written = [
+                tf.ensure_shape(read["cache"][name], old.shape)
+                for name, old in zip(names, cache, strict=True)
+            ]
+            return at + 1, tokens, done, *written
+
+        tokens = tf.concat([prompt, room], axis=1)
+        tokens.set_shape([None, None])
+        state = (index, tokens, tf.zeros([rows], "bool"), *cache.values())
+        tokens = tf.while_loop(goes_on, step, state)[1]
+        return tokens[:, index:], prompt
+
+    def _arrays(self) -> list[Tensor]:
+        return self._weights.ready(self._weights.values())
+
+    def _empty_cache(self, rows: Tensor, length: Tensor) -> dict[str, Tensor]:
+        window = self._spec.attention_window
+        slots = length if window is None else tf.minimum(length, window)
+        cache = {}
+        for name, (shape, dtype) in cache_entries(self._spec, None, None, self._dtype).items():
+            sizes = [rows, *(slots if size is None else size for size in shape[1:])]
+            cache[name] = tf.ensure_shape(tf.zeros(sizes, dtype), shape)
+        return cache
+
+
+def _longest(lengths: Tensor) -> Tensor:
+    """Return the greatest of some lengths, and at least 1, also where there are none."""
+    return tf.reduce_max(tf.concat([lengths, [1]], axis=0))
+
+
+def _moved_right(tokens: Tensor, width: Tensor, lengths: Tensor) -> Tensor:
+    """Return rows padded on the left to a width, of rows (b, t) that are padded on the right."""
+    columns = tf.range(width)[None] - (width - lengths)[:, None]  # (b, width)
+    padded = tf.pad(tokens, [[0, 0], [0, 1]], constant_values=NO_TOKEN)
+    moved = tf.gather(padded, tf.clip_by_value(columns, 0, tf.shape(tokens)[1]), batch_dims=1)
+    return tf.where(columns < 0, NO_TOKEN, moved)

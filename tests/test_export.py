@@ -1,0 +1,311 @@
+"""An exported model is the model, for a process that knows nothing of this project."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_text_models import PAIRS, SIZES, TEXT, byte_tokenizer, text_model
+
+import builders
+import functional_models as fm
+from functional_models.cli import main
+from functional_models.graph_tokenizers import BytePairEncoder, GraphDecoder, graph_encoder
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a SavedModel is written by TensorFlow alone"
+)
+
+TEXTS = ("the quick brown fox", "três", "日本 ß 🎉  x")  # of unequal lengths
+
+SERVE = """
+import json, sys
+import tensorflow as tf
+from pathlib import Path
+
+def answers(folder, texts):
+    serve = tf.saved_model.load(folder).signatures["serving_default"]
+    return [text.decode() for text in serve(text=tf.constant(texts))["text"].numpy()]
+
+folder, *texts = sys.argv[1:]
+found = {}
+for part in sorted(Path(folder).iterdir(), key=lambda part: "sentence_piece" in part.name):
+    if "sentence_piece" in part.name:
+        import tensorflow_text
+    found[part.name] = answers(str(part), texts)
+strange = ("keras_hub", "functional_models", "builders")
+print(json.dumps([found, [name for name in strange if name in sys.modules]]))
+"""
+
+
+def tokenizer(kind, **options):
+    return fm.train_tokenizer(kind, [" ".join(pair) for pair in PAIRS] + [TEXT], 300, **options)
+
+
+def spec(kind, **changes):
+    sizes = {**SIZES, "vocabulary_size": 307, "max_sequence_length": 61, **changes}
+    return builders.TransformerSpec(kind=kind, **sizes)
+
+
+def small_models():
+    keras.utils.set_random_seed(3)
+    byte_pair, word_piece = tokenizer("byte_pair"), tokenizer("word_piece", lowercase=True)
+    language, translation = spec("decoder_only"), spec("encoder_decoder")
+    return {
+        "byte_pair": fm.CausalLM(language.replace(attention_window=5), byte_pair),
+        "word_piece": fm.CausalLM(language.replace(positions="sinusoidal"), word_piece),
+        "byte_pair_to_word_piece": fm.Translator(translation, byte_pair, word_piece),
+        "sentence_piece": fm.Translator(translation, tokenizer("sentence_piece")),
+    }
+
+
+def python_texts(model):
+    texts = list(TEXTS)
+    return (
+        model.generate(texts, "greedy") if model.kind == "decoder_only" else model.translate(texts)
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A byte language model, and its signatures as they are loaded."""
+    lm = text_model("decoder_only")
+    folder = lm.export(tmp_path_factory.mktemp("exported") / "lm", max_new_tokens=4)
+    loaded = tf.saved_model.load(str(folder))
+    return lm, loaded.signatures
+
+
+def served(signatures, texts):
+    found = signatures["serving_default"](text=tf.constant(texts, tf.string))["text"]
+    return [text.decode() for text in found.numpy()]
+
+
+def test_a_process_without_this_project_writes_what_python_writes(tmp_path):
+    models = small_models()
+    for name, model in models.items():
+        model.export(tmp_path / name)
+    run = subprocess.run(
+        [sys.executable, "-c", SERVE, str(tmp_path), *TEXTS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    found, strange = json.loads(run.stdout.splitlines()[-1])
+    assert strange == []
+    assert found == {name: python_texts(model) for name, model in models.items()}
+
+
+def test_a_batch_may_have_no_rows(exported):
+    assert served(exported[1], []) == []
+
+
+def test_as_many_tokens_follow_as_the_export_allows_given_text_or_tokens(exported):
+    lm, signatures = exported
+    texts = ["a", "lazy dog", "été"]
+    wanted = lm.generate(texts, "greedy", max_new_tokens=4, scores=True)
+    assert served(signatures, texts) == [new.text for new in wanted]
+
+    padded = np.full((3, 11), -1, "int32")  # padding may be longer than any row
+    for row, ids in enumerate(lm.tokenizer.encode(texts)):
+        padded[row, : len(ids)] = ids
+    found = signatures["tokens"](tokens=tf.constant(padded))["tokens"].numpy()
+    for row, new in zip(found, wanted, strict=True):
+        assert row[row >= 0].tolist() == new.tokens.tolist()
+
+
+def test_nothing_follows_the_end_token(exported, tmp_path):
+    lm, signatures = exported
+    prompt = tf.constant([[97]])
+    first = int(signatures["tokens"](tokens=prompt)["tokens"][0, 0])
+    ending = fm.CausalLM(lm.spec, dataclasses.replace(lm.tokenizer, end_id=first))
+    ending.model.set_weights(lm.model.get_weights())
+    signatures = tf.saved_model.load(str(ending.export(tmp_path / "lm"))).signatures
+    assert served(signatures, ["a"]) == [""]
+    (tokens,) = signatures["tokens"](tokens=prompt)["tokens"].numpy()
+    assert tokens[0] == first
+    assert (tokens[1:] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a", ""], "no tokens"),
+        (["x" * 16], "more than 15 tokens"),
+        (["a\x00b"], "stand for padding"),
+    ],
+)
+def test_a_text_that_cannot_be_continued_is_an_error(exported, texts, said):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
+        served(exported[1], texts)
+
+
+@pytest.mark.parametrize("tokens", [[[97, -1, 98]], [[97, 256]], [[-2]]])
+def test_tokens_that_are_none_are_an_error(exported, tokens):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        exported[1]["tokens"](tokens=tf.constant(tokens))
+
+
+def test_bytes_that_are_no_text_become_replacement_characters(exported):
+    assert served(exported[1], [b"a\xff"]) == served(exported[1], ["a\ufffd"])
+
+
+def test_a_sampler_draws_anew_at_every_call_and_alike_after_every_load(tmp_path):
+    lm = text_model("decoder_only")
+    folder = lm.export(tmp_path / "lm", sampler="top_p", p=0.99, seed=5, repetition_penalty=1.1)
+    runs = []
+    for _ in range(2):
+        signatures = tf.saved_model.load(str(folder)).signatures
+        runs.append([served(signatures, ["a b", "c"]) for _ in range(2)])
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[0][1]
+    assert json.loads((folder / "export.json").read_text())["sampler"] == "top_p"
+
+
+WORDS = (
+    "a",
+    "b c",
+    " ",
+    "'s",
+    "don't",
+    "12345",
+    "é日本",
+    "!?",
+    "\r\n",
+    "\t",
+    "\u00a0 ",
+    "İß",
+    "##x",
+)
+
+
+def random_texts(count, seed=0):
+    random = np.random.default_rng(seed)
+    return ["".join(random.choice(WORDS, random.integers(1, 13))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+@pytest.mark.parametrize("kind", ["byte", "byte_pair", "word_piece", "sentence_piece"])
+def test_a_tokenizer_in_a_graph_is_the_tokenizer(kind, lowercase):
+    texts = [*random_texts(211), "x" * 101, "long" * 300]
+    if kind == "sentence_piece":  # its versions differ in ties, and in spaces before a text
+        texts = [*TEXTS, *(text for pair in PAIRS for text in pair)]
+    ours = byte_tokenizer(lowercase=lowercase)
+    if kind != "byte":
+        ours = fm.train_tokenizer(kind, texts, 400, lowercase=lowercase)
+    text, ids = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.int32)
+    encoder, decoder = graph_encoder(ours), GraphDecoder(ours)
+    encode = tf.function(lambda text: encoder(text), input_signature=[text], autograph=False)
+    decode = tf.function(lambda ids: decoder(ids), input_signature=[ids], autograph=False)
+
+    wanted = [ids.tolist() for ids in ours.encode(texts)]
+    assert encode(texts).to_list() == wanted
+
+    rows = wanted
+    if kind != "sentence_piece":  # any ids, as a model may write them: no UTF-8, starts, ends
+        random = np.random.default_rng(1)
+        sizes = random.integers(0, 9, 307)
+        rows = wanted + [random.integers(0, ours.vocabulary_size, n).tolist() for n in sizes]
+    found = decode(tf.ragged.constant(rows, tf.int32).to_tensor(-1)).numpy()
+    assert [text.decode() for text in found] == ours.decode(rows)
+
+
+def test_byte_pair_words_are_cut_as_the_expression_with_its_lookahead_cuts_them():
+    import tokenizers
+
+    from functional_models.tokenizers import _BYTE_PAIR_SPLIT
+
+    expression = tokenizers.Regex(_BYTE_PAIR_SPLIT)
+    cut = tokenizers.pre_tokenizers.Split(expression, behavior="isolated")
+    encoder = BytePairEncoder(tokenizer("byte_pair"))
+    texts = random_texts(503)
+    for text, marked in zip(texts, encoder._cut(tf.constant(texts)).numpy(), strict=True):
+        words = [word.decode() for word in marked.split(b"\xff") if word]
+        assert words == [word for word, _ in cut.pre_tokenize_str(text)]
+
+
+def test_a_special_token_in_a_text_is_one_token():
+    import keras_hub
+
+    inner = tokenizer("byte_pair").keras_tokenizer
+    special = ["<|end|>", "<|end|>x"]
+    vocabulary = dict(inner.vocabulary)
+    for token in special:
+        vocabulary[token] = len(vocabulary)
+    inner = keras_hub.tokenizers.BytePairTokenizer(
+        vocabulary, inner.merges, unsplittable_tokens=special
+    )
+    ours = fm.Tokenizer(inner, "byte_pair", len(vocabulary), 0, 1, 2)
+    texts = ["the<|end|> fox<|end|>x y", "<|end|>"]
+    assert graph_encoder(ours)(texts).to_list() == [ids.tolist() for ids in ours.encode(texts)]
+
+
+def failing_save(*args, **options):
+    raise OSError("the disk is full")
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    lm = text_model("decoder_only")
+    folder = tmp_path / "new" / "lm"
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.saved_model, "save", failing_save)
+        with pytest.raises(OSError, match="disk is full"):
+            lm.export(folder)
+        assert list(folder.parent.iterdir()) == []
+        folder.mkdir()
+        (folder / "export.json").write_text("old")
+        with pytest.raises(OSError, match="disk is full"):
+            lm.export(folder)
+    assert [path.name for path in folder.iterdir()] == ["export.json"]
+    lm.export(folder)  # replaces an earlier export
+    assert json.loads((folder / "export.json").read_text())["kind"] == "decoder_only"
+    assert [path.name for path in folder.parent.iterdir()] == ["lm"]
+
+
+def test_what_is_no_export_is_left_alone(tmp_path):
+    lm = text_model("decoder_only")
+    (tmp_path / "precious.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "precious.txt"):
+        with pytest.raises(ValueError, match="no earlier export"):
+            lm.export(path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_another_backend_is_told_what_to_do(tmp_path, monkeypatch):
+    lm = text_model("decoder_only")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
+        lm.export(tmp_path / "lm")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sampler": "beam"}, "token by token"),
+        ({"sampler": "best"}, "unknown sampler"),
+        ({"max_new_tokens": 19}, "max_new_tokens=19"),
+    ],
+)
+def test_options_are_checked_before_anything_is_written(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        text_model("decoder_only").export(tmp_path / "lm", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shell_exports_a_saved_model(tmp_path, capsys):
+    translator = text_model("encoder_decoder")
+    translator.save(tmp_path / "model")
+    target = str(tmp_path / "exported")
+    command = ["export", str(tmp_path / "model"), "--to", target, "--max-new-tokens", "3"]
+    assert main(command) == 0
+    assert "README.txt" in capsys.readouterr().out
+    signatures = tf.saved_model.load(target).signatures
+    texts = ["um dois", "três"]
+    assert served(signatures, texts) == translator.translate(texts, max_new_tokens=3)
+    assert "the translation of each text" in (Path(target) / "README.txt").read_text()
