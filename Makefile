@@ -20,13 +20,13 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## The main job: train four Transformers side by side, compare, draw, translate
 	$(BIN)/functional-models compare --to out/demo
 
-test: $(READY) ## The tests, on TensorFlow, and those of builders and plots on JAX too
+test: $(READY) ## The tests, on TensorFlow, and the numbers of all graphs on JAX too
 	$(BIN)/python -m pytest -n 2 -q
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q tests/test_builders_*.py tests/test_plots_*.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q tests/test_builders_decode.py tests/test_builders_reference.py
 
 test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 -q -m ''
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q -m '' tests/test_builders_*.py tests/test_plots_*.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_generation.py
 
 lint: $(READY) ## Linter, formatter and type checker
 	$(BIN)/ruff check .
@@ -40,9 +40,10 @@ format: $(READY) ## Format the code
 figures: $(READY) ## Draw the pictures of the README again
 	$(BIN)/python docs/figures.py
 
-bench: $(READY) ## Measure training against keras-nlp and PyTorch (about ten minutes)
+bench: $(READY) ## Measure training and generation against keras-nlp and PyTorch
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/epoch_end.py
+	$(BIN)/python benchmarks/generation.py
 
 lock: ## Write constraints.txt anew, from the newest versions that fit together
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

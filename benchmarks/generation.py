@@ -5,10 +5,10 @@
     python benchmarks/generation.py --only flat      # time per token against the position
 
 The same sizes, 8 prompt tokens, 120 new ones, batches of 1 and 16, float32. Every contender has a
-process of its own, and is compiled and warm before the first round; in a round each generates once,
-in turns, so that a machine that slows down slows all. Reported are the median of the rounds, and the median of the ratios of
-this library to each peer in the same round. Hugging Face needs `pip install transformers torch`;
-without it, it is left out.
+process of its own, and is compiled and warm before the first round; in a round each generates
+once, in turns, so that a machine that slows down slows all. Reported are the median of the rounds,
+and the median of the ratios of this library to each peer in the same round. Hugging Face needs
+`pip install transformers torch`; without it, it is left out.
 """
 
 from __future__ import annotations

@@ -86,24 +86,30 @@ class Generator:
             )
             return [[row] for row in tokens]
         ends = (self._end_id, *stop_ids)
-        # A column more than is asked for: there the end is certain, see `_next_or_end`.
+        # A column more than is asked for: there the end is certain, see `_search`.
         batch = _Batch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
-        cache, hidden = self._read(batch, source, whole_prompt=True)
-        hidden = np.asarray(_to_numpy(hidden), "float32")
-        # The columns before a row's start are likened to no new token: they repeat its last one.
-        absent = batch.tokens[:, : batch.index, None] == _NO_TOKEN
-        hidden = np.where(absent, hidden[:, -1:], hidden)
-        spare = batch.tokens.shape[1] - batch.index
-        hidden = np.pad(hidden, ((0, 0), (0, spare), (0, 0)))
         given = np.zeros(batch.tokens.shape, bool)
         given[:, : batch.index] = True
         if hasattr(getattr(sampler, "sampler", sampler), "search"):
             # A beam search needs no end there, which would count as one more token of a sequence.
             given |= np.arange(given.shape[1]) >= batch.limits[:, None]
+            cache, _ = self._read(batch, source, whole_prompt=False)
+            hidden = np.zeros((len(prompts), 1, 1), "float32")  # it has no use for them
+        else:
+            cache, read = self._read(batch, source, whole_prompt=True)
+            hidden = self._hidden_states(batch, read)
         loop = self._loop(sampler, ends, self._search)
         found = _to_numpy(loop(batch.tokens, given, cache, np.int32(batch.index), hidden))
         found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
+
+    def _hidden_states(self, batch: _Batch, read: Tensor) -> np.ndarray:
+        """Return what contrastive search likens new tokens to, (b, L, d), of prompts (b, t, d)."""
+        hidden = np.asarray(_to_numpy(read), "float32")
+        # The columns before a row's start are likened to no new token: they repeat its last one.
+        absent = batch.tokens[:, : batch.index, None] == _NO_TOKEN
+        hidden = np.where(absent, hidden[:, -1:], hidden)
+        return np.pad(hidden, ((0, 0), (0, batch.tokens.shape[1] - batch.index), (0, 0)))
 
     def stream(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from functional_models.model_folder import (
     restore_weights,
     write_model_folder,
 )
+from functional_models.samplers import check_count
 from functional_models.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -180,22 +181,19 @@ class TextModel(ABC):
 
     def _stop_ids(self, stop_tokens: int | str | Sequence[int | str]) -> tuple[int, ...]:
         """Return the ids of stop tokens, each given as an id or as the text of one token."""
-        if isinstance(stop_tokens, int | str | np.integer):
+        if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
             stop_tokens = [stop_tokens]
         found = []
         for stop in stop_tokens:
-            ids = self._writer.encode([stop])[0] if isinstance(stop, str) else np.array([stop])
+            if not isinstance(stop, str):
+                check_count("stop token", stop, least=0, most=self._writer.vocabulary_size - 1)
+                found.append(int(stop))
+                continue
+            ids = self._writer.encode([stop])[0]
             if len(ids) != 1:
                 raise ValueError(
                     f"stop token {stop!r} is {len(ids)} tokens of this tokenizer; must be one, as "
-                    "an id or as its text"
-                )
-            if not (
-                np.issubdtype(ids.dtype, np.integer) and 0 <= ids[0] < self._writer.vocabulary_size
-            ):
-                raise ValueError(
-                    f"stop token {stop!r}: must be text, or an id of 0 to "
-                    f"{self._writer.vocabulary_size - 1}"
+                    "its text or as its id"
                 )
             found.append(int(ids[0]))
         return tuple(found)

@@ -149,7 +149,13 @@ def test_every_variant_decodes_as_it_reads_whole_sequences(name: str, kind: str)
     assert_decodes_as_it_reads(random_model(spec), spec)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+QUICK = ("grouped heads", "window", "library layer")  # the others are left to `make test-all`
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CHANGES],
+)
 def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(name: str) -> None:
     spec = shallow_spec(**CHANGES[name])
     assert_decodes_as_it_reads(random_model(spec), spec)
@@ -397,6 +403,7 @@ def test_a_window_goes_on_after_its_ring_and_the_longest_sequence_are_full(
 
 @pytest.mark.parametrize("changes", [{}, {"attention": "layer"}, {"tie_embeddings": True}])
 @each_kind
+@pytest.mark.slow
 def test_derived_graphs_have_the_weights_of_the_model_and_no_others(
     kind: str, changes: dict[str, Any]
 ) -> None:
@@ -530,6 +537,7 @@ def test_attention_scores_of_the_library_layer_are_those_of_the_wired_steps() ->
         np.testing.assert_allclose(weights, expected[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_attention_scores_of_half_precision_are_in_it_and_sum_to_one() -> None:
     spec = small_spec()
     with computing_in("mixed_bfloat16"):

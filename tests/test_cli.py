@@ -255,6 +255,7 @@ def test_generate_ends_at_a_stop_text(files, shell_models, capsys):
     assert capsys.readouterr().out == f"fox{lm.tokenizer.decode([tokens[:end]])[0]}\n"
 
 
+@pytest.mark.slow
 def test_generate_prints_scores_and_the_n_best(files, shell_models, capsys):
     lm = shell_models[str(files / "lm")]
     assert run(["generate", "{lm}", "fox", *GREEDY, "--scores"], files) == 0
@@ -296,6 +297,7 @@ def test_every_option_of_a_sampler_arrives(files, shell_models, monkeypatch, com
     assert expected.items() <= given.items()
 
 
+@pytest.mark.slow
 def test_translate_prints_the_n_best_of_each_sentence(files, shell_models, capsys):
     assert run(["translate", "{translator}", "um", "dois", *BEAM], files) == 0
     options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5}

@@ -85,8 +85,18 @@ def served(signatures, texts):
     return [text.decode() for text in found.numpy()]
 
 
-def test_a_process_without_this_project_writes_what_python_writes(tmp_path):
-    models = small_models()
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("byte_pair",),
+        pytest.param(
+            ("word_piece", "byte_pair_to_word_piece", "sentence_piece"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["one", "others"],
+)
+def test_a_process_without_this_project_writes_what_python_writes(tmp_path, names):
+    models = {name: model for name, model in small_models().items() if name in names}
     for name, model in models.items():
         model.export(tmp_path / name)
     run = subprocess.run(

@@ -151,6 +151,7 @@ def test_prompts_of_unequal_length_get_what_each_gets_alone(language, name, opti
         assert own == [[ids[:n] for ids in row] for row, n in zip(together, limits, strict=True)]
 
 
+@pytest.mark.slow
 def test_beams_with_a_window_and_grouped_heads_stay_with_their_rows(windowed):
     alone = [run(windowed, [prompt] * 3, "beam", **BEAM)[0] for prompt in PROMPTS]
     assert run(windowed, PROMPTS, "beam", **BEAM) == alone
@@ -238,6 +239,7 @@ def test_a_seed_tells_the_tokens(language, name, options):
     assert without[0] != without[1] or without[1] != without[2]
 
 
+@pytest.mark.slow
 def test_draws_follow_the_distribution_of_the_model(language):
     rows = [PROMPTS[0]] * 2000
     (logits,) = full_logits(language, [PROMPTS[0]], [[0]])
@@ -271,6 +273,7 @@ def test_a_sampler_of_keras_nlp_is_taken_as_it_is_and_goes_on_with_its_draws(lan
     assert run(language, PROMPTS, sampler) != by_name
 
 
+@pytest.mark.slow
 def test_ids_that_are_no_tokens_are_never_chosen_nor_counted(language):
     generator = Generator(language._model, language._spec, end_id=END, vocabulary_size=11)
     for name, options in [("greedy", {}), ("beam", BEAM)]:
@@ -430,6 +433,7 @@ def test_only_some_compiled_loops_are_kept(language, monkeypatch):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.slow
 def test_models_in_half_precision_generate(policy):
     with computing_in(policy):
         generator = generator_of()

@@ -156,7 +156,12 @@ def assert_found(found, expected, prompt, length):
 
 @pytest.mark.parametrize("alpha", LENGTH_PENALTIES)
 @pytest.mark.parametrize(
-    ("steps", "size", "mode"), [(1, 7, eager), (3, 127, eager), (4, 631, compiled)]
+    ("steps", "size", "mode"),
+    [
+        (1, 7, eager),
+        (3, 127, eager),
+        pytest.param(4, 631, compiled, marks=pytest.mark.slow),
+    ],
 )
 def test_a_beam_wide_enough_gives_the_n_best_of_all_sequences(steps, size, mode, alpha):
     toy = Toy(vocabulary_size=size, live=5, length=2 + steps, seed=steps)
