@@ -310,9 +310,12 @@ class Generator:
 
     def _continue(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
         """Return the loop for samplers that choose token by token."""
+        import keras_hub
         from keras import ops, tree
 
         process = getattr(sampler, "process", lambda logits, tokens, index: logits)
+        # The greatest logit has the greatest probability: a softmax would only take time.
+        is_greedy = type(getattr(sampler, "sampler", sampler)) is keras_hub.samplers.GreedySampler
 
         def run(
             weights: Any,
@@ -329,7 +332,8 @@ class Generator:
             def step(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Any:
                 logits, _, cache = self._next(weights, tokens, with_rows(cache), index)
                 logits = process(logits, tokens, index)
-                token = sampler.get_next_token(sampler.compute_probabilities(logits))
+                chances = logits if is_greedy else sampler.compute_probabilities(logits)
+                token = sampler.get_next_token(chances)
                 token = ops.where(done, self._end_id, ops.cast(token, "int32"))
                 tokens = ops.slice_update(tokens, (0, index), token[:, None])
                 stopped = ops.any(ops.equal(token[:, None], stops[None]), axis=1)
