@@ -165,9 +165,9 @@ def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(nam
     "changes",
     [
         {},
-        TRANSLATOR,
-        {**TRANSLATOR, "attention_dropout": 0.3},
-        {**TRANSLATOR, "attention": "layer"},
+        pytest.param(TRANSLATOR, marks=pytest.mark.slow),
+        pytest.param({**TRANSLATOR, "attention_dropout": 0.3}, marks=pytest.mark.slow),
+        pytest.param({**TRANSLATOR, "attention": "layer"}, marks=pytest.mark.slow),
         {**GROUPED, "attention_window": 3},
     ],
     ids=["decoder", "translator", "explicit", "layer", "grouped window"],
