@@ -242,7 +242,7 @@ class MixValues(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class AttendToCache(keras.layers.Layer):
+class AttendToCache(DotProductAttention):
     """softmax(q k^T / sqrt(h)) v over the slots of a cache, the weights in float32.
 
     query (b, t, n, h), key (b, k, h, c), value (b, k, c, h), mask bool (b, 1 or t, c)
@@ -262,12 +262,3 @@ class AttendToCache(keras.layers.Layer):
         weights = ops.cast(softmax_over_keys(scores), self.compute_dtype)
         mixed = ops.reshape(ops.matmul(weights, value), (b, n, t, h))
         return ops.swapaxes(mixed, 1, 2)
-
-    def compute_output_spec(
-        self,
-        query: KerasTensor,
-        key: KerasTensor,
-        value: KerasTensor,
-        mask: KerasTensor | None = None,
-    ) -> KerasTensor:
-        return KerasTensor(query.shape, dtype=self.compute_dtype)

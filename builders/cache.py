@@ -105,6 +105,7 @@ class KeyValueCache:
         self._index = index
         self._start = start
         self._attends_before_writing = attends_before_writing
+        self._positions: Tensor = None  # wired when first asked for
 
     def read(self, scope: LayerScope, name: str) -> Tensor:
         """Return an entry."""
@@ -124,7 +125,10 @@ class KeyValueCache:
 
     def positions(self, scope: LayerScope, tokens: Tensor) -> Tensor:
         """Wire the positions of new tokens (b, t): int (b, t), negative before a row's start."""
-        return scope.layer("slot_positions", SlotPositions)(tokens, self._index, self._start)
+        if self._positions is None:
+            layer = scope.layer("slot_positions", SlotPositions)
+            self._positions = layer(tokens, self._index, self._start)
+        return self._positions
 
     def causal_mask(self, scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:
         """Wire which slots new tokens (b, t) may look at: bool (b, t, c).

@@ -8,6 +8,7 @@ its own. A scheme that goes by `positions` alone holds for whole sequences and f
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
@@ -44,7 +45,7 @@ def token_positions(scope: LayerScope, tokens: Tensor) -> Tensor:
     return scope.layer("positions", Positions)(tokens)
 
 
-class PositionVectors(keras.layers.Layer):
+class PositionVectors(keras.layers.Layer, ABC):
     """A vector for each position: int (1 or b, t) -> (1 or b, t, d).
 
     Raises:
@@ -56,9 +57,9 @@ class PositionVectors(keras.layers.Layer):
         self.max_length = max_length
         self.dim = dim
 
+    @abstractmethod
     def vectors(self, positions: Tensor) -> Tensor:
-        """Return the vectors (..., d) of positions (...); each subclass has its own."""
-        raise NotImplementedError(f"{type(self).__name__} must say what its vectors are")
+        """Return the vectors (..., d) of positions (...)."""
 
     def call(self, positions: Tensor) -> Tensor:
         self._check_length(positions)

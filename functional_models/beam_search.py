@@ -67,24 +67,12 @@ class BeamSearch(keras_hub.samplers.Sampler):
         self.length_penalty = length_penalty
         self.num_return_sequences = num_return_sequences
 
-    def __call__(
-        self,
-        next: Callable[..., Any],
-        prompt: Tensor,
-        cache: Any = None,
-        index: Tensor | int = 0,
-        mask: Tensor | None = None,
-        stop_token_ids: Sequence[int] | None = None,
-        hidden_states: Tensor | None = None,
-        model: Any = None,
-    ) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the best tokens: (b, L), or (b, r, L) best first where r is above 1.
 
         Args and errors are those of `search`.
         """
-        tokens, _ = self.search(
-            next, prompt, cache, index, mask, stop_token_ids, hidden_states, model
-        )
+        tokens, _ = self.search(*args, **kwargs)
         return tokens[:, 0] if self.num_return_sequences == 1 else tokens
 
     def search(

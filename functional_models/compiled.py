@@ -23,14 +23,14 @@ class Weights:
 
     Args:
         model: the model.
-        layers: those whose kernels a loop reads, also the ones inside other layers.
+        step: the graph of it that a loop calls.
     """
 
-    def __init__(self, model: keras.Model, layers: Sequence[keras.layers.Layer]) -> None:
+    def __init__(self, model: keras.Model, step: keras.Model) -> None:
         self._variables: list[keras.Variable] = model.variables
         self._matrices: dict[int, tuple[int, int]] = {}
         self._dtypes: dict[int, str] = {}
-        for layer in layers:
+        for layer in (getattr(layer, "inner", layer) for layer in step.layers):
             for variable in layer.weights:
                 if len(variable.shape) > 1 and "float" in variable.dtype:
                     self._dtypes[id(variable)] = layer.compute_dtype

@@ -29,6 +29,7 @@ import keras
 import builders
 from builders.cache import cache_entries
 from functional_models.compiled import Weights
+from functional_models.generation import chooses_token_by_token, translation_limit
 from functional_models.graph_tokenizers import NO_TOKEN, GraphDecoder, graph_encoder, tf
 from functional_models.model_folder import make_folder
 from functional_models.samplers import check_count
@@ -59,7 +60,7 @@ def export_saved_model(
     if max_new_tokens is not None:
         check_count("max_new_tokens", max_new_tokens, most=room)
     chosen = text_model._generator.sampler(sampler, **sampler_options)
-    if type(getattr(chosen, "sampler", chosen)).__call__ is not _call_of_all_samplers():
+    if not chooses_token_by_token(chosen):
         raise ValueError(
             f"sampler={sampler!r} compares whole sequences, and an exported model chooses token by "
             "token; export with greedy, top_k, top_p or random"
@@ -79,12 +80,6 @@ def export_saved_model(
         (scratch / "README.txt").write_text(_readme(exported, manifest), "utf-8")
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return Path(folder)
-
-
-def _call_of_all_samplers() -> Any:
-    from keras_hub.samplers import Sampler
-
-    return Sampler.__call__
 
 
 def _readme(exported: ExportedModel, manifest: dict[str, Any]) -> str:
@@ -162,7 +157,7 @@ class ExportedModel:
             self._encode = builders.build_encode(model, spec)
         else:
             self._steps = builders.build_decode_step(model, spec, None, None)
-        self._weights = Weights(model, [getattr(x, "inner", x) for x in self._step.layers])
+        self._weights = Weights(model, self._step)
         self._dtype = next(x.compute_dtype for x in model.layers if x.weights)
         self._variables = [x.value for x in (*model.variables, *sampler.variables)]
 
@@ -211,7 +206,7 @@ class ExportedModel:
             return self._continue(given, lengths, limits, {})
         limits = self._max_new_tokens
         if limits is None:
-            limits = tf.minimum(longest - 1, lengths + lengths // 2 + 16)
+            limits = tf.minimum(longest - 1, translation_limit(lengths))
         source = tf.where(given == NO_TOKEN, self._source_pad_id, given)
         with self._weights.scope(self._arrays()):
             memory = self._encode(source, training=False)["cache"]

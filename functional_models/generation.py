@@ -33,6 +33,11 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
+def translation_limit(source_length: Any) -> Any:
+    """Return how many tokens a translation may have where nobody says: int or tensor."""
+    return source_length + source_length // 2 + 16
+
+
 class Generator:
     """Continues token sequences with a model.
 
@@ -80,7 +85,7 @@ class Generator:
             stop_ids: tokens that end a sequence, besides the end token.
         """
         limits = np.broadcast_to(max_new_tokens, len(prompts))
-        if _chooses_token_by_token(sampler):
+        if chooses_token_by_token(sampler):
             *_, tokens = self.stream(
                 prompts, sampler, max_new_tokens=limits, source=source, stop_ids=stop_ids, pieces=1
             )
@@ -130,7 +135,7 @@ class Generator:
         Raises:
             ValueError: a sampler that does not choose token by token, such as beam search.
         """
-        if not _chooses_token_by_token(sampler):
+        if not chooses_token_by_token(sampler):
             raise ValueError(
                 f"{type(sampler).__name__} compares whole sequences, so there is nothing to show "
                 "before its end; stream with greedy, top_k, top_p or random"
@@ -237,8 +242,7 @@ class Generator:
     def _weights(self) -> Any:
         from functional_models.compiled import Weights
 
-        layers = [getattr(layer, "inner", layer) for layer in self._step.layers]
-        return Weights(self._model, layers)
+        return Weights(self._model, self._step)
 
     def _read(
         self, batch: _Batch, source: np.ndarray | None, *, whole_prompt: bool
@@ -444,7 +448,7 @@ class _Batch:
         return new[: found[0] + 1] if len(found) else new
 
 
-def _chooses_token_by_token(sampler: Any) -> bool:
+def chooses_token_by_token(sampler: Any) -> bool:
     """Whether a sampler leaves the loop to us, and does not bring its own."""
     import keras_hub
 

@@ -10,6 +10,7 @@ Shapes: b texts, t tokens of a text, w words.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,11 +51,15 @@ def graph_encoder(tokenizer: Tokenizer) -> Any:
             "a BytePairTokenizer with add_prefix_space=True cannot be exported; make it without, "
             "and begin texts with a space"
         )
-    kinds = {"byte": ByteEncoder, "byte_pair": BytePairEncoder, "word_piece": WordPieceEncoder}
+    kinds: dict[str, Any] = {
+        "byte": ByteEncoder,
+        "byte_pair": BytePairEncoder,
+        "word_piece": WordPieceEncoder,
+    }
     return kinds.get(own, KerasEncoder)(tokenizer)
 
 
-class GraphEncoder:
+class GraphEncoder(ABC):
     """What all graphs of `Tokenizer.encode` have in common.
 
     Attributes:
@@ -74,8 +79,9 @@ class GraphEncoder:
             text = tf.strings.lower(text, encoding="utf-8")
         return tf.cast(self._ids(text), "int32")
 
+    @abstractmethod
     def _ids(self, text: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the ids of texts that are valid UTF-8: string (b,) -> ragged int (b, t)."""
 
 
 class KerasEncoder(GraphEncoder):

@@ -6,6 +6,7 @@ padding. Metrics add up tokens, not batches, so a short batch counts for what it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
@@ -47,16 +48,16 @@ class TokenCrossEntropy(keras.losses.Loss):
         return {"label_smoothing": self.label_smoothing, "name": self.name, "dtype": self.dtype}
 
 
-class TokenMean(keras.metrics.Mean):
+class TokenMean(keras.metrics.Mean, ABC):
     """Mean of a value of each token over the tokens that count, also across batches.
 
     The metrics of Keras divide by the length of a batch before they add batches up, so that a
     token of a short batch would weigh more than one of a long batch.
     """
 
+    @abstractmethod
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return the value of each token, (b, t); each subclass has its own."""
-        raise NotImplementedError(f"{type(self).__name__} must say what it is the mean of")
+        """Return the value of each token, (b, t)."""
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         """Add the tokens of one batch."""

@@ -14,7 +14,7 @@ import builders
 from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.batches import PairBatches
 from functional_models.corpora import ParallelCorpus
-from functional_models.generation import bucket
+from functional_models.generation import bucket, translation_limit
 from functional_models.samplers import check_count
 from functional_models.text_model import TextModel, make_recipe
 from functional_models.tokenizers import as_tokenizer
@@ -217,7 +217,7 @@ class Translator(TextModel):
             raise ValueError(
                 "return_attention=True shows one translation; give no num_return_sequences"
             )
-        limits = [max_new_tokens or min(room, len(ids) + len(ids) // 2 + 16) for ids in encoded]
+        limits = [max_new_tokens or min(room, translation_limit(len(ids))) for ids in encoded]
         beams = getattr(chosen, "num_beams", getattr(chosen, "k", 1))
         batches = _batches_by_length(encoded, limits, batch_tokens // beams)
         results: list[Any] = [None] * len(sources)
