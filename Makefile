@@ -26,7 +26,7 @@ test: $(READY) ## The tests, on TensorFlow, and the numbers of all graphs on JAX
 
 test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 -q -m ''
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_generation.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation.py
 
 lint: $(READY) ## Linter, formatter and type checker
 	$(BIN)/ruff check .

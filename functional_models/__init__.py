@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from functional_models.samplers import make_sampler
     from functional_models.schedules import InverseSquareRoot
     from functional_models.text_model import Generated, load
-    from functional_models.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+    from functional_models.tokenizer_training import train_tokenizer
+    from functional_models.tokenizers import Tokenizer, load_tokenizer
     from functional_models.training import Recipe
     from functional_models.translator import Translator
 
@@ -53,7 +54,7 @@ _HOMES = {
     "load_text_corpus": "corpora",
     "load_tokenizer": "tokenizers",
     "make_sampler": "samplers",
-    "train_tokenizer": "tokenizers",
+    "train_tokenizer": "tokenizer_training",
 }
 
 __all__ = [

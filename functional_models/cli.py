@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,12 @@ from typing import Any
 
 import builders
 from builders.spec import KINDS
+from functional_models.descriptions import (
+    cache_lines,
+    parameter_lines,
+    variants_json,
+    variants_table,
+)
 from functional_models.samplers import SAMPLERS
 from functional_models.tokenizers import TOKENIZER_KINDS
 
@@ -256,42 +260,7 @@ def _spec(options: argparse.Namespace) -> builders.TransformerSpec:
 def variants(options: argparse.Namespace) -> None:
     """Print the registry."""
     names = builders.list_variants(options.kind)
-    rows = []
-    for name in names:
-        info, spec = builders.variant_info(name), builders.variant(name)
-        rows.append((info, spec))
-    if options.json:
-        listed = [
-            {
-                "name": info.name,
-                "kinds": info.kinds,
-                "source": info.source,
-                "parameters": info.parameters,
-                "summary": info.summary,
-                "spec": spec.to_dict(),
-            }
-            for info, spec in rows
-        ]
-        print(json.dumps(listed, indent=1))
-        return
-    table = [("variant", "kind", "norm", "positions", "layers", "width", "what is special")]
-    for info, spec in rows:
-        kinds = " / ".join(kind.replace("_", "-") for kind in info.kinds)
-        table.append(
-            (
-                info.name,
-                kinds,
-                spec.norm_placement,
-                spec.positions,
-                str(spec.num_layers),
-                str(spec.hidden_dim),
-                info.summary,
-            )
-        )
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    print(variants_json(names) if options.json else "\n".join(variants_table(names)))
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -311,43 +280,9 @@ def inspect(options: argparse.Namespace) -> None:
     # Counting needs shapes, not weights: GPT-2 is counted without its half gigabyte.
     with keras.StatelessScope(initialize_variables=False):
         model = builders.build(spec)
-    parts: dict[str, int] = {}
-    for layer in model.layers:
-        if count := layer.count_params():
-            part = re.sub(r"block_\d+", "block_*", layer.name)
-            parts[part] = parts.get(part, 0) + count
-    total = model.count_params()
-    width = max(map(len, parts))
-    print(f"\n{'parameters':<{width}}  {total:>13,}")
-    for part, count in parts.items():
-        print(f"{part:<{width}}  {count:>13,}  {count / total:6.1%}")
-    print("\n" + "\n".join(_cache_lines(spec)))
+    print("\n" + "\n".join(parameter_lines(model)))
+    print("\n" + "\n".join(cache_lines(spec)))
     print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")
-
-
-def _cache_lines(spec: builders.TransformerSpec) -> list[str]:
-    """Return how many bytes a row of the key/value cache takes, in float32."""
-    from builders.cache import cache_entries, memory_entries
-
-    longest, window = spec.max_sequence_length, spec.attention_window
-    lines = [
-        "key/value cache, float32",
-        f"per token  {_bytes(cache_entries(spec, 1, 1, 'float32')):>13,} bytes",
-        f"per row    {_bytes(cache_entries(spec, 1, longest, 'float32')):>13,} bytes, for ",
-    ]
-    if window is not None and window < longest:
-        lines[-1] += f"{window} tokens or more: at its window of {window} it stops growing"
-    else:
-        lines[-1] += f"{longest} tokens"
-    if of_source := memory_entries(spec, 1, 1, "float32"):
-        lines.append(f"and for each token of the source {_bytes(of_source):,} bytes")
-    return lines
-
-
-def _bytes(entries: dict[str, tuple[tuple[Any, ...], str]]) -> int:
-    import numpy as np
-
-    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in entries.values())
 
 
 def _set_dtype(options: argparse.Namespace) -> None:

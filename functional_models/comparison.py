@@ -170,7 +170,7 @@ def _name(spec: Spec) -> str:
 
 def shared_tokenizer(corpus: TextCorpus | ParallelCorpus, kind: str, vocabulary_size: int) -> Any:
     """Train one tokenizer on all training text, source and target together."""
-    from functional_models.tokenizers import train_tokenizer
+    from functional_models.tokenizer_training import train_tokenizer
 
     texts: list[str] = []
     for item in corpus.train:

@@ -1,6 +1,6 @@
 """keras-nlp tokenizers behind one interface, with the padding, start and end ids that models need.
 
-Four kinds can be trained on any text, and are saved as a folder of plain files:
+Four kinds can be trained on any text (`tokenizer_training`), and saved as a folder of plain files:
 
 | kind | ids | gives back the text exactly |
 | --- | --- | --- |
@@ -16,7 +16,6 @@ training `word_piece`, which keras-nlp does with TensorFlow.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -30,10 +29,9 @@ import numpy as np
 
 from functional_models.files import write_whole
 
-__all__ = ["TOKENIZER_KINDS", "Tokenizer", "as_tokenizer", "load_tokenizer", "train_tokenizer"]
+__all__ = ["TOKENIZER_KINDS", "Tokenizer", "as_tokenizer", "load_tokenizer"]
 
 TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
-DEFAULT_VOCABULARY_SIZE = 8000
 
 MANIFEST = "tokenizer.json"
 FORMAT = 1
@@ -44,13 +42,6 @@ BYTE_PAD, BYTE_START, BYTE_END = 0, 2, 3
 _BYTE_RESERVED = re.compile("[\x00\x02\x03]")
 
 PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
-
-# keras-nlp's byte-pair tokenizer splits text like this (Llama 3) before it applies merges. A merge
-# across such a border could never be used, so training has to split in the same way.
-_BYTE_PAIR_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +83,7 @@ class Tokenizer:
             ValueError: a text is no string, has a lone surrogate or, for `byte`, one of the
                 characters U+0000, U+0002 and U+0003, which stand for padding, start and end.
         """
-        texts = _checked_texts(texts)
+        texts = checked_texts(texts)
         if self.kind == "byte":
             _refuse_reserved_bytes(texts)
         if not texts:
@@ -253,186 +244,6 @@ def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenize
     return Tokenizer(keras_tokenizer, **{field: manifest[field] for field in fields})
 
 
-def train_tokenizer(
-    kind: str,
-    texts: Iterable[str],
-    vocabulary_size: int | None = None,
-    *,
-    lowercase: bool = False,
-) -> Tokenizer:
-    """Trains a tokenizer on text. The same text gives the same tokenizer.
-
-    Args:
-        kind: one of `TOKENIZER_KINDS`.
-        texts: the training text, in documents, sentences or lines.
-        vocabulary_size: the most ids that there may be, the special ones included; text that
-            supports fewer gives fewer, see `Tokenizer.vocabulary_size`. Default 8000. A `byte`
-            tokenizer always has 256.
-        lowercase: lowercase all text, also when encoding.
-
-    Raises:
-        ValueError: unknown kind; no text; a vocabulary too small for the text's characters.
-        ImportError: `word_piece` without TensorFlow.
-    """
-    if kind not in TOKENIZER_KINDS:
-        raise ValueError(f"unknown tokenizer kind {kind!r}; allowed: {', '.join(TOKENIZER_KINDS)}")
-    if kind == "byte":
-        return _byte_tokenizer(vocabulary_size, lowercase)
-    if vocabulary_size is None:
-        vocabulary_size = DEFAULT_VOCABULARY_SIZE
-    elif vocabulary_size < 1:
-        raise ValueError(f"vocabulary_size must be positive, got {vocabulary_size}")
-    texts = _checked_texts(texts)
-    if lowercase:
-        texts = [text.lower() for text in texts]
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise ValueError(
-            f"there is no text to train a {kind} tokenizer on; give some that is not blank"
-        )
-    train = {
-        "word_piece": _train_word_piece,
-        "sentence_piece": _train_sentence_piece,
-        "byte_pair": _train_byte_pair,
-    }[kind]
-    keras_tokenizer, (pad_id, start_id, end_id) = train(texts, vocabulary_size)
-    return Tokenizer(
-        keras_tokenizer,
-        kind,
-        int(keras_tokenizer.vocabulary_size()),
-        pad_id,
-        start_id,
-        end_id,
-        lowercase,
-    )
-
-
-def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
-    import keras_hub
-
-    if vocabulary_size not in (None, 256):
-        raise ValueError(
-            f"a byte tokenizer has 256 ids, got vocabulary_size={vocabulary_size}; leave it out"
-        )
-    # keras-nlp's own lowercasing is a case folding that also removes characters.
-    keras_tokenizer = keras_hub.tokenizers.ByteTokenizer(lowercase=False)
-    return Tokenizer(keras_tokenizer, "byte", 256, BYTE_PAD, BYTE_START, BYTE_END, lowercase)
-
-
-def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple[int, int, int]]:
-    import keras_hub
-
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(
-            "keras-nlp trains word_piece vocabularies with TensorFlow: pip install tensorflow "
-            "tensorflow-text, or choose another kind: byte, sentence_piece, byte_pair"
-        ) from error
-
-    reserved = [PAD, START, END, UNKNOWN]
-    characters = {character for text in texts for character in text if not character.isspace()}
-    # keras-nlp keeps each character both as the start of a word and ("##a") as a later part of one,
-    # of at most the 1,000 most frequent, and silently cuts off what does not fit.
-    smallest = len(reserved) + 2 * min(len(characters), 1000)
-    if vocabulary_size < smallest:
-        raise _too_small("word_piece", vocabulary_size, smallest)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # it can stall the end of a pass by seconds
-    vocabulary = keras_hub.tokenizers.compute_word_piece_vocabulary(
-        tf.data.Dataset.from_tensor_slices(texts).batch(256).with_options(options),
-        vocabulary_size,
-        reserved_tokens=reserved,
-    )
-    tokenizer = keras_hub.tokenizers.WordPieceTokenizer(vocabulary, oov_token=UNKNOWN)
-    return tokenizer, (0, 1, 2)
-
-
-def _train_sentence_piece(
-    texts: list[str], vocabulary_size: int
-) -> tuple[Any, tuple[int, int, int]]:
-    import keras_hub
-    import sentencepiece
-
-    lines = [line for text in texts for line in text.split("\n") if line.strip()]
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=vocabulary_size,
-            hard_vocab_limit=False,  # text that supports fewer pieces gives fewer
-            pad_id=0,
-            unk_id=1,
-            bos_id=2,
-            eos_id=3,
-            # Nothing is normalised, and rare characters are spelt in bytes, so that text
-            # comes back as it went in.
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            byte_fallback=True,
-            split_digits=True,
-            max_sentence_length=1 << 24,
-            num_threads=1,  # the result must not depend on the machine
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        required = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
-        if required is None:
-            raise ValueError(f"sentencepiece could not train on this text: {error}") from error
-        raise _too_small("sentence_piece", vocabulary_size, int(required[1])) from error
-    tokenizer = keras_hub.tokenizers.SentencePieceTokenizer(proto=model.getvalue())
-    return tokenizer, (0, 2, 3)
-
-
-def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple[int, int, int]]:
-    import keras_hub
-    import tokenizers
-    from tokenizers import models, pre_tokenizers, trainers
-
-    special = [PAD, START, END]
-    smallest = len(special) + 256 + 1  # keras-nlp cannot do without any merge
-    if vocabulary_size < smallest:
-        raise _too_small("byte_pair", vocabulary_size, smallest)
-    trained = tokenizers.Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(_BYTE_PAIR_SPLIT), behavior="isolated"),
-            # No merge of digits: a number of one digit a token is much easier to read and to copy.
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        min_frequency=2,
-        special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    trained.train_from_iterator(texts, trainer)
-    model = json.loads(trained.to_str())["model"]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    if not merges:
-        raise ValueError(
-            "no two characters stand side by side twice in the training text, so that there is "
-            "nothing for byte_pair to merge; give more text, or use a byte tokenizer"
-        )
-    vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
-    # The special tokens are deliberately not given as `unsplittable_tokens`: a text that happens to
-    # spell "[END]" is text, and must come back as it is.
-    tokenizer = keras_hub.tokenizers.BytePairTokenizer(vocabulary, merges)
-    return tokenizer, (vocabulary[PAD], vocabulary[START], vocabulary[END])
-
-
-def _too_small(kind: str, given: int, smallest: int) -> ValueError:
-    return ValueError(
-        f"vocabulary_size={given} is too small for a {kind} tokenizer of this text; it takes at "
-        f"least {smallest} (the special ids and every single character or byte)"
-    )
-
-
 def as_tokenizer(tokenizer: Any) -> Tokenizer:
     """Gives a `Tokenizer` as it is, and wraps one of keras-nlp with the special ids it names.
 
@@ -498,7 +309,7 @@ def _special_ids(tokenizer: Any) -> tuple[int, int, int]:
     return (end if pad is None else pad), (end if start is None else start), end
 
 
-def _checked_texts(texts: Iterable[str]) -> list[str]:
+def checked_texts(texts: Iterable[str]) -> list[str]:
     """Gives the texts as a list of strings that UTF-8 can hold, or raises a ValueError."""
     if isinstance(texts, str | bytes):
         raise ValueError("expected a list of texts, got a single one; write [text]")

@@ -23,6 +23,8 @@ SIZES: dict[str, Any] = {
     "intermediate_dim": 23,
     "max_sequence_length": 17,
 }
+GROUPED = {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5}
+TRANSLATOR = {"kind": "encoder_decoder"}
 
 
 def small_spec(**changes: Any) -> builders.TransformerSpec:
@@ -176,3 +178,11 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference, in units of the largest expected magnitude."""
     assert actual.shape == expected.shape
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def probed(model: keras.Model, spec: builders.TransformerSpec, tokens: Any, what: Any) -> Any:
+    """What is inside, by name and in the order asked for, which not every backend keeps."""
+    inner = builders.build_probe(model, spec, what)(tokens)
+    names = sorted(inner) if isinstance(what, str) else what
+    assert inner.keys() == set(names)
+    return {name: as_array(inner[name]) for name in names}

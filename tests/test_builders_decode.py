@@ -8,18 +8,19 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from reference import softmax
 from small_models import (
     BATCH,
+    GROUPED,
     KINDS,
     SOURCE_LENGTH,
     TARGET_LENGTH,
+    TRANSLATOR,
     VARIANTS_AND_KINDS,
     as_array,
     changed_at,
     computing_in,
-    copy_weights,
     logits_of,
+    probed,
     random_model,
     random_tokens,
     reduced_variant,
@@ -27,7 +28,6 @@ from small_models import (
     small_spec,
     target_of,
     train_one_step,
-    weights_by_name,
     with_target,
 )
 
@@ -36,8 +36,6 @@ import builders
 each_kind = pytest.mark.parametrize("kind", KINDS)
 ONE_BY_ONE = [1] * TARGET_LENGTH
 UNEVEN = [4, 1, 1, 5]
-GROUPED = {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5}
-TRANSLATOR = {"kind": "encoder_decoder"}
 CHANGES: dict[str, dict[str, Any]] = {
     "grouped heads": GROUPED,
     "grouped heads of a translator": {**GROUPED, **TRANSLATOR},
@@ -448,141 +446,6 @@ def test_training_the_model_trains_its_steps(kind: str) -> None:
     assert relative_error(after, logits_of(model, tokens)) <= 1e-5
 
 
-# Looking inside ---------------------------------------------------------------------------------
-
-
-def may_look(spec: builders.TransformerSpec, tokens: np.ndarray) -> np.ndarray:
-    """Which keys a decoder's self-attention may look at, (b, t, t)."""
-    query, key = np.arange(TARGET_LENGTH)[:, None], np.arange(TARGET_LENGTH)
-    near = key > query - (spec.attention_window or TARGET_LENGTH)
-    real = np.ones(tokens.shape, bool) if spec.pad_token_id is None else tokens != spec.pad_token_id
-    return (key <= query) & near & real[:, None, :]
-
-
-def probed(model: keras.Model, spec: builders.TransformerSpec, tokens: Any, what: Any) -> Any:
-    """What is inside, by name and in the order asked for, which not every backend keeps."""
-    inner = builders.build_probe(model, spec, what)(tokens)
-    names = sorted(inner) if isinstance(what, str) else what
-    assert inner.keys() == set(names)
-    return {name: as_array(inner[name]) for name in names}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"pad_token_id": None},
-        {"pad_token_id": 7, "attention_window": 3},
-        {**GROUPED, "attention_dropout": 0.3},
-        {"attention": "layer"},
-    ],
-    ids=["padding", "no padding", "window", "grouped", "layer"],
-)
-def test_attention_scores_are_the_softmax_of_what_may_be_seen(changes: dict[str, Any]) -> None:
-    spec = small_spec(**changes)
-    model = random_model(spec)
-    tokens = random_tokens(spec)
-    scores = probed(model, spec, tokens, "attention_scores")
-    at = "decoder.block_0.self_attention"
-    assert list(scores) == [at, "decoder.block_1.self_attention"]
-    mask = may_look(spec, tokens)
-    looks = mask.any(axis=-1)  # somewhere: of a query that may look nowhere nothing is promised
-    forbidden = np.broadcast_to((looks[..., None] & ~mask)[:, None], scores[at].shape)
-    for weights in scores.values():
-        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-6)
-        assert not weights[forbidden].any()
-
-    names = [f"{at}.norm", f"{at}.query", f"{at}.key"]
-    normed, query, key = probed(model, spec, tokens, names).values()
-    arrays = weights_by_name(model)
-    for role, found in (("query", query), ("key", key)):
-        heads = np.einsum("btd,dnh->btnh", normed, arrays[f"{at}.{role}.kernel"])
-        np.testing.assert_allclose(found, heads + arrays[f"{at}.{role}.bias"], rtol=0, atol=1e-5)
-    key = np.repeat(key, spec.num_heads // spec.num_key_value_heads, axis=2)
-    products = np.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(spec.head_dim)
-    expected = softmax(np.where(mask[:, None], products, -1e30))
-    difference = np.moveaxis(scores[at] - expected, 1, 2)[looks]
-    np.testing.assert_allclose(difference, 0, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("attention", ["graph", "layer"])
-def test_attention_scores_of_a_translator_are_those_of_all_three_attentions(attention: str) -> None:
-    spec = small_spec(**TRANSLATOR, attention=attention)
-    tokens = random_tokens(spec)
-    scores = probed(random_model(spec), spec, tokens, "attention_scores")
-    t, s = TARGET_LENGTH, SOURCE_LENGTH
-    lengths = {"encoder.self": (s, s), "decoder.self": (t, t), "decoder.cross": (t, s)}
-    assert {name: weights.shape for name, weights in scores.items()} == {
-        f"{side}.block_{block}.{part}_attention": (BATCH, 2, *lengths[f"{side}.{part}"])
-        for side, part in (name.split(".") for name in lengths)
-        for block in range(2)
-    }
-    for name, weights in scores.items():
-        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-6)
-        if "decoder.block_0.self" not in name and "decoder.block_1.self" not in name:
-            of_padding = np.moveaxis(weights, 3, 1)[tokens["source"] == 0]
-            assert of_padding.size, name
-            assert not of_padding.any(), name
-
-
-def test_attention_scores_of_the_library_layer_are_those_of_the_wired_steps() -> None:
-    graph, layer = small_spec(**TRANSLATOR), small_spec(**TRANSLATOR, attention="layer")
-    wired, library = random_model(graph), random_model(layer, seed=1)
-    copy_weights(wired, library)
-    tokens = random_tokens(graph)
-    expected = probed(wired, graph, tokens, "attention_scores")
-    found = probed(library, layer, tokens, "attention_scores")
-    assert found.keys() == expected.keys()
-    for name, weights in found.items():
-        np.testing.assert_allclose(weights, expected[name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_attention_scores_of_half_precision_are_in_it_and_sum_to_one() -> None:
-    spec = small_spec()
-    with computing_in("mixed_bfloat16"):
-        model = random_model(spec)
-    scores = builders.build_probe(model, spec)(random_tokens(spec))
-    for weights in scores.values():
-        assert keras.backend.standardize_dtype(weights.dtype) == "bfloat16"
-        np.testing.assert_allclose(as_array(weights).sum(axis=-1), 1, rtol=0, atol=2e-2)
-
-
-@pytest.mark.parametrize("attention", ["graph", "layer"])
-@pytest.mark.parametrize("norm_placement", ["pre", "post"])
-def test_what_a_probe_gives_fits_together(norm_placement: str, attention: str) -> None:
-    spec = small_spec(norm_placement=norm_placement, attention=attention, activation="relu")
-    model = random_model(spec)
-    tokens = random_tokens(spec)
-    block = "decoder.block_0"
-    names = [
-        "decoder.add_positions",
-        *(f"{block}.self_attention.{name}" for name in ("softmax", "value", "mix", "output")),
-        f"{block}.self_attention.residual",
-        *(f"{block}.feedforward.{name}" for name in ("up", "down")),
-        "logits",
-    ]
-    inner = probed(model, spec, tokens, names)
-    x, weights, value, mixed, output, residual, up, down, logits = inner.values()
-    arrays = weights_by_name(model)
-    np.testing.assert_allclose(residual, x + output, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(mixed, np.einsum("bnts,bsnh->btnh", weights, value), atol=1e-5)
-    expected = np.einsum("btnh,nhd->btd", mixed, arrays[f"{block}.self_attention.output.kernel"])
-    expected = expected + arrays[f"{block}.self_attention.output.bias"]
-    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
-    kernel, bias = (arrays[f"{block}.feedforward.down.{name}"] for name in ("kernel", "bias"))
-    assert (up >= 0).all()
-    np.testing.assert_allclose(down, up @ kernel + bias, rtol=0, atol=1e-5)
-    assert relative_error(logits, logits_of(model, tokens)) <= 1e-5
-
-
-def test_a_probe_takes_one_name_as_it_takes_several() -> None:
-    spec = small_spec()
-    model = random_model(spec)
-    name = "decoder.block_1.feedforward.up"
-    assert builders.build_probe(model, spec, name)(random_tokens(spec))[name].shape == (3, 11, 23)
-
-
 def test_a_step_gives_what_its_logits_are_made_from_and_an_encoding_its_memory() -> None:
     spec = small_spec(kind="encoder_decoder")
     model = random_model(spec)
@@ -641,14 +504,6 @@ def test_nothing_encodes_where_there_is_no_encoder() -> None:
     spec = small_spec()
     with pytest.raises(ValueError, match=r"encoder_decoder.*'decoder_only'.*build_decode_step"):
         builders.build_encode(builders.build(spec), spec)
-
-
-def test_an_unknown_layer_is_refused_with_those_that_there_are() -> None:
-    spec = small_spec()
-    with pytest.raises(ValueError, match=r"did you mean 'decoder.block_0.feedforward.up'") as error:
-        builders.build_probe(builders.build(spec), spec, "decoder.block_0.feedforward.upp")
-    for name in ("attention_scores", "decoder.block_1.self_attention.softmax", "logits"):
-        assert name in str(error.value)
 
 
 @pytest.mark.parametrize("missing", ["index", "start", "decoder.position_cache"])

@@ -19,7 +19,8 @@ from functional_models.corpora import (
     portuguese_english,
     python_docstrings,
 )
-from functional_models.corpora.kinds import KINDS, Values, _time_in_words, split_of
+from functional_models.corpora.dates import _time_in_words
+from functional_models.corpora.kinds import KINDS, Values, split_of
 from functional_models.corpora.number_words import (
     LARGEST_ORDINAL,
     english,

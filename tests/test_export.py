@@ -229,7 +229,7 @@ def test_a_tokenizer_in_a_graph_is_the_tokenizer(kind, lowercase):
 def test_byte_pair_words_are_cut_as_the_expression_with_its_lookahead_cuts_them():
     import tokenizers
 
-    from functional_models.tokenizers import _BYTE_PAIR_SPLIT
+    from functional_models.tokenizer_training import _BYTE_PAIR_SPLIT
 
     expression = tokenizers.Regex(_BYTE_PAIR_SPLIT)
     cut = tokenizers.pre_tokenizers.Split(expression, behavior="isolated")

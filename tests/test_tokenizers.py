@@ -11,12 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functional_models.tokenizers import (
-    TOKENIZER_KINDS,
-    as_tokenizer,
-    load_tokenizer,
-    train_tokenizer,
-)
+from functional_models.tokenizer_training import train_tokenizer
+from functional_models.tokenizers import TOKENIZER_KINDS, as_tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -355,7 +351,8 @@ def test_no_tensorflow_is_needed(kind, tmp_path):
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('tensorflow', 'tensorflow_text')))  # not importable\n"
-        "from functional_models.tokenizers import load_tokenizer, train_tokenizer\n"
+        "from functional_models.tokenizer_training import train_tokenizer\n"
+        "from functional_models.tokenizers import load_tokenizer\n"
         f"t = train_tokenizer({kind!r}, ['one two three'] * 9, {None if kind == 'byte' else 280})\n"
         f"t.save({str(tmp_path)!r})\n"
         f"t = load_tokenizer({str(tmp_path)!r})\n"

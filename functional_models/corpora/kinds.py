@@ -16,14 +16,6 @@ from functools import partial
 from random import Random
 from typing import TypeVar
 
-from babel.dates import (
-    format_date,
-    format_interval,
-    format_skeleton,
-    format_time,
-    get_day_names,
-    get_month_names,
-)
 from babel.numbers import format_currency, format_decimal, format_percent
 from babel.units import format_unit
 
@@ -31,7 +23,6 @@ from functional_models.corpora.number_words import (
     LARGEST_ORDINAL,
     english,
     english_ordinal,
-    english_year,
     portuguese,
     portuguese_ordinal,
 )
@@ -276,8 +267,8 @@ def money(values: Values) -> Item:
         target += f" and {english(hundredths)} {cent if hundredths == 1 else cents}"
     return Item(
         Phrase(
-            _plain_spaces(format_currency(value, code, locale=PT)),
-            _plain_spaces(format_currency(value, code, locale=EN)),
+            plain_spaces(format_currency(value, code, locale=PT)),
+            plain_spaces(format_currency(value, code, locale=EN)),
         ),
         Phrase(source, target),
     )
@@ -333,218 +324,6 @@ for _role in dict.fromkeys(unit[0] for unit in _UNITS):
     KINDS[_role] = Kind(_role, _role, partial(_measure, role=_role))
 
 
-@kind("year")
-def year(values: Values) -> Item:
-    """Draws a year: em mil novecentos e um -> in nineteen oh-one. Alone, it has its preposition."""
-    value = values.own(lambda: values.random.randint(1101, 2029), str)
-    return Item(
-        Phrase(f"em {value}", f"in {value}"),
-        Phrase(f"em {portuguese(value)}", f"in {english_year(value)}"),
-    )
-
-
-_MONTHS = {locale: get_month_names("wide", locale=locale) for locale in (PT, EN)}
-_WEEKDAYS = {locale: get_day_names("wide", locale=locale) for locale in (PT, EN)}
-_ANY_LEAP_YEAR = datetime.date(2000, 1, 1)
-
-
-def _day_in_words(day: datetime.date) -> Phrase:
-    number = "primeiro" if day.day == 1 else portuguese(day.day)
-    return Phrase(
-        f"{number} de {_MONTHS[PT][day.month]}",
-        f"{_MONTHS[EN][day.month]} {english_ordinal(day.day)}",
-        "em ",
-        "on ",
-    )
-
-
-def _date_in_words(day: datetime.date) -> Phrase:
-    words = _day_in_words(day)
-    return Phrase(
-        f"{words.source} de {portuguese(day.year)}",
-        f"{words.target}, {english_year(day.year)}",
-        "em ",
-        "on ",
-    )
-
-
-def _date(day: datetime.date, style: str) -> Phrase:
-    return Phrase(
-        format_date(day, style, locale=PT), format_date(day, style, locale=EN), "em ", "on "
-    )
-
-
-@kind("date")
-def date_short(values: Values) -> Item:
-    """Draws a date as 21/04/2024 -> 4/21/24."""
-    day = values.date()
-    return Item(_date(day, "short"), _date_in_words(day), reversible=False)
-
-
-@kind("date")
-def date_medium(values: Values) -> Item:
-    """Draws a date as 21 de abr. de 2024 -> Apr 21, 2024."""
-    return Item(_date(values.date(), "medium"))
-
-
-@kind("date")
-def date_long(values: Values) -> Item:
-    """Draws a date as 21 de abril de 2024 -> April 21, 2024."""
-    day = values.date()
-    return Item(_date(day, "long"), _date_in_words(day))
-
-
-def _with_weekday(day: datetime.date, phrase: Phrase) -> Phrase:
-    source, target = (_WEEKDAYS[locale][day.weekday()] for locale in (PT, EN))
-    return Phrase(
-        f"{source}, {phrase.source}",
-        f"{target}, {phrase.target}",
-        "na " if source.endswith("feira") else "no ",
-        "on ",
-    )
-
-
-@kind("date")
-def date_full(values: Values) -> Item:
-    """Draws a date as domingo, 21 de abril de 2024 -> Sunday, April 21, 2024."""
-    day = values.date()
-    # CLDR's full date is its long date after the weekday; a test compares.
-    return Item(_with_weekday(day, _date(day, "long")), _with_weekday(day, _date_in_words(day)))
-
-
-@kind("date")
-def weekday_and_day(values: Values) -> Item:
-    """Draws a weekday and a day of any year: domingo, 21 de abril -> Sunday, April 21."""
-    day = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(28 * 365))
-    return Item(_with_weekday(day, _day_in_figures(day)), _with_weekday(day, _day_in_words(day)))
-
-
-def _day_in_figures(day: datetime.date) -> Phrase:
-    return Phrase(
-        format_skeleton("MMMMd", day, locale=PT),
-        format_skeleton("MMMMd", day, locale=EN),
-        "em ",
-        "on ",
-    )
-
-
-@kind("date")
-def day_and_month(values: Values) -> Item:
-    """Draws a day of any year: primeiro de maio -> May first."""
-    day = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(366))
-    return Item(_day_in_figures(day), _day_in_words(day))
-
-
-@kind("year")
-def month_and_year(values: Values) -> Item:
-    """Draws a month of a year: em abril de 2024 -> in April 2024."""
-    value = values.own(lambda: values.random.randint(1801, 2029), str)
-    month = values.random.randint(1, 12)
-    return Item(
-        Phrase(f"em {_MONTHS[PT][month]} de {value}", f"in {_MONTHS[EN][month]} {value}"),
-        Phrase(
-            f"em {_MONTHS[PT][month]} de {portuguese(value)}",
-            f"in {_MONTHS[EN][month]} {english_year(value)}",
-        ),
-    )
-
-
-@kind("range")
-def date_range(values: Values) -> Item:
-    """Draws a range of days: de 3 a 14 de maio -> from May 3 to May 14."""
-    first = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(330))
-    last = first + datetime.timedelta(values.random.randint(1, 35))
-    source_last = format_skeleton("MMMMd", last, locale=PT)
-    target_last = format_skeleton("MMMMd", last, locale=EN)
-    target_first = format_skeleton("MMMMd", first, locale=EN)
-    same_month = first.month == last.month
-    source_first = str(first.day) if same_month else format_skeleton("MMMMd", first, locale=PT)
-    words_first, words_last = _day_in_words(first), _day_in_words(last)
-    words_source = words_first.source.split(" de ")[0] if same_month else words_first.source
-    return Item(
-        Phrase(f"de {source_first} a {source_last}", f"from {target_first} to {target_last}"),
-        Phrase(
-            f"de {words_source} a {words_last.source}",
-            f"from {words_first.target} to {words_last.target}",
-        ),
-    )
-
-
-@kind("interval")
-def date_interval(values: Values) -> Item:
-    """Draws a range of dates as 3 – 14 de mai. de 2024 -> May 3 – 14, 2024."""
-    length = datetime.timedelta(values.random.randint(1, 35))
-    first = values.date()
-    last = first + length
-    return Item(
-        Phrase(
-            _plain_spaces(format_interval(first, last, "yMMMd", locale=PT)),
-            _plain_spaces(format_interval(first, last, "yMMMd", locale=EN)),
-        )
-    )
-
-
-@kind("time")
-def time(values: Values) -> Item:
-    """Draws a time of day: 14:35 -> 2:35 PM; duas e meia da tarde -> half past two in the ..."""
-    hour = values.random.randrange(24)
-    minute = values.random.choice(
-        (5 * values.random.randrange(12), values.random.choice((0, 15, 30, 45)), None)
-    )
-    if minute is None:
-        minute = values.random.randrange(60)
-    moment = datetime.time(hour, minute)
-    figures = Phrase(
-        _plain_spaces(format_time(moment, "short", locale=PT)),
-        _plain_spaces(format_time(moment, "short", locale=EN)),
-        "à " if hour == 1 else "às ",
-        "at ",
-    )
-    return Item(figures, _time_in_words(hour, minute))
-
-
-def _time_in_words(hour: int, minute: int) -> Phrase:
-    """Reads a time as one says it: past the hour up to the half, and to the next one after it."""
-    to_next_hour = minute > 30 and minute % 5 == 0
-    named = (hour + 1) % 24 if to_next_hour else hour
-    if named in (0, 12):
-        source, target = ("meio-dia", "noon") if named else ("meia-noite", "midnight")
-        source_part = target_part = ""
-        preposition, article = ("ao ", "o ") if named else ("à ", "a ")
-    else:
-        source, target = portuguese(named % 12, feminine=True), english(named % 12)
-        source_part, target_part = _part_of_day(named)
-        preposition, article = ("à ", "a ") if named % 12 == 1 else ("às ", "as ")
-
-    if to_next_hour:
-        left = 60 - minute
-        source = f"{portuguese(left)} para {article}{source}"
-        target = f"{'a quarter' if left == 15 else english(left)} to {target}"
-        preposition = "às "
-    elif minute == 30:
-        source, target = f"{source} e meia", f"half past {target}"
-    elif minute == 15:
-        source, target = f"{source} e quinze", f"a quarter past {target}"
-    elif minute and (minute % 5 == 0 or not source_part):
-        minutes = "" if minute % 5 == 0 else " minute" if minute == 1 else " minutes"
-        source = f"{source} e {portuguese(minute)}"
-        target = f"{english(minute)}{minutes} past {target}"
-    elif minute:
-        oh = "oh " if minute < 10 else ""
-        source, target = f"{source} e {portuguese(minute)}", f"{target} {oh}{english(minute)}"
-    elif source_part:
-        source, target = f"{source} hora{'' if source == 'uma' else 's'}", f"{target} o'clock"
-    return Phrase(source + source_part, target + target_part, preposition, "at ")
-
-
-def _part_of_day(hour: int) -> tuple[str, str]:
-    if hour < 12:
-        return (" da madrugada" if hour < 6 else " da manhã"), " in the morning"
-    if hour < 18:
-        return " da tarde", " in the afternoon"
-    return " da noite", (" in the evening" if hour < 21 else " at night")
-
-
-def _plain_spaces(text: str) -> str:
+def plain_spaces(text: str) -> str:
     """Replaces the no-break and thin spaces of CLDR, which nobody types, by ordinary ones."""
     return re.sub(r"\s", " ", text)

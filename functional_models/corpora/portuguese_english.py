@@ -8,8 +8,8 @@ pair is a single item, a sentence with one or two, or a request to turn figures 
     Ela pagou doze reais no domingo, ...     She paid twelve reais on Sunday, ...
     por extenso: 1.234                       in words: one thousand, two hundred and thirty-four
 
-A kind of item is one function under `@kind` in `kinds.py`; how often each kind occurs is in
-`KIND_WEIGHTS`, and how often each shape of pair in `SHAPE_WEIGHTS`.
+A kind of item is one function under `@kind` in `kinds.py` or `dates.py`; how often each kind
+occurs is in `KIND_WEIGHTS`, and how often each shape of pair in `SHAPE_WEIGHTS`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from random import Random
 
+import functional_models.corpora.dates  # noqa: F401  (registers its kinds, after the others)
 from functional_models.corpora.corpus import Pair, ParallelCorpus
 from functional_models.corpora.kinds import KINDS, Kind, Values
 
