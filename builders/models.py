@@ -191,8 +191,9 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
     def call(self, inputs: Tensor, reverse: bool = False) -> Tensor:
         if not reverse or inputs.shape[1] != 1:
             return super().call(inputs, reverse=reverse)
-        columns = ops.transpose(ops.matmul(self.embeddings, ops.transpose(inputs[:, 0])))
-        return columns[:, None]  # (b, 1, v)
+        columns = ops.matmul(self.embeddings, ops.transpose(inputs[:, 0]))  # (v, b)
+        # With a third axis, since XLA takes a transposed product for one of swapped sides.
+        return ops.transpose(columns[None], (2, 0, 1))
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-from keras import ops
+from keras import KerasTensor, ops
 
 Tensor = Any
 
 
 class Weights:
-    """A model's weights as the arrays that a compiled loop reads.
-
-    They are made ready once, outside the loop. Where a layer computes in half precision, its
-    matrices are cast to that. And a kernel of three axes becomes the matrix that it is in memory:
-    XLA on a CPU would otherwise fuse the change of shape into every product of the kernel with one
-    row, and such a fused product is several times slower than a plain one.
+    """A model's weights as arrays, which a compiled function takes and its layers then read.
 
     Args:
         model: the model.
@@ -28,65 +23,151 @@ class Weights:
 
     def __init__(self, model: keras.Model, step: keras.Model) -> None:
         self._variables: list[keras.Variable] = model.variables
-        self._matrices: dict[int, tuple[int, int]] = {}
         self._dtypes: dict[int, str] = {}
         for layer in (getattr(layer, "inner", layer) for layer in step.layers):
             for variable in layer.weights:
                 if len(variable.shape) > 1 and "float" in variable.dtype:
                     self._dtypes[id(variable)] = layer.compute_dtype
-            if isinstance(layer, keras.layers.EinsumDense):
-                self._matrices[id(layer.kernel)] = _matrix_shape(layer)
 
     def values(self) -> list[Tensor]:
         """Return what the variables hold now."""
         return [variable.value for variable in self._variables]
 
-    def ready(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return values as a loop is to read them."""
-        arrays = []
-        for variable, value in zip(self._variables, values, strict=True):
-            shape = self._matrices.get(id(variable))
-            value = value if shape is None else ops.reshape(value, shape)
-            arrays.append(ops.cast(value, self._dtypes.get(id(variable), variable.dtype)))
+    def cast(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Return values with matrices in what their layer computes in, once for a whole loop."""
+        return [
+            ops.cast(value, self._dtypes.get(id(variable), variable.dtype))
+            for variable, value in zip(self._variables, values, strict=True)
+        ]
+
+    def scope(self, arrays: Any) -> contextlib.AbstractContextManager[Any]:
+        """Return a scope in which layers read `arrays`, one for each of their variables."""
+        return _scope(self._variables, arrays)
+
+
+def _scope(
+    variables: Sequence[keras.Variable], arrays: Sequence[Tensor]
+) -> contextlib.AbstractContextManager[Any]:
+    if keras.backend.backend() == "torch":
+        return contextlib.nullcontext()  # nothing is compiled, so nothing is gained
+    return keras.StatelessScope([*zip(variables, arrays, strict=True)])
+
+
+class LoopWeights(Weights):
+    """Weights for a loop over a step `with_projections`, whose kernels become matrices.
+
+    Matrices (in, out) are the kernels as they lie in memory. Transposed ones are copies, which
+    take as long to make as a few steps, and pay where several rows are decoded for a while.
+    """
+
+    def __init__(self, model: keras.Model, step: keras.Model) -> None:
+        super().__init__(model, step)
+        self._projections = [layer for layer in step.layers if isinstance(layer, Projection)]
+        kernels = {id(layer.inner.kernel): layer for layer in self._projections}
+        self._of_kernel = [kernels.get(id(variable)) for variable in self._variables]
+
+    def matrices(self, values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Return what `scope` takes, for a loop over one row; to be called outside the loop."""
+        arrays: dict[str, list[Tensor]] = {"others": [], "matrices": []}
+        for projection, array in zip(self._of_kernel, self.cast(values), strict=True):
+            if projection is None:
+                arrays["others"].append(array)
+            else:
+                arrays["matrices"].append(ops.reshape(array, projection.matrix_shape))
         return arrays
 
-    def scope(self, arrays: Sequence[Tensor]) -> contextlib.AbstractContextManager[Any]:
-        """Return a scope in which layers read `arrays` in place of their variables."""
-        if keras.backend.backend() == "torch":
-            return contextlib.nullcontext()  # nothing is compiled, so nothing is gained
-        pairs = zip(self._variables, arrays, strict=True)
-        return keras.StatelessScope([(v, ops.reshape(x, v.shape)) for v, x in pairs])
+    def transposed(self, values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the same for a loop over several rows."""
+        arrays = self.matrices(values)
+        arrays["transposed"] = [ops.transpose(matrix) for matrix in arrays.pop("matrices")]
+        return arrays
+
+    @contextlib.contextmanager
+    def scope(self, arrays: Any) -> Iterator[Any]:
+        """Return a scope in which the step reads `arrays`."""
+        is_transposed = "transposed" in arrays
+        matrices = arrays["transposed" if is_transposed else "matrices"]
+        for projection, matrix in zip(filter(None, self._of_kernel), matrices, strict=True):
+            projection.matrix, projection.is_transposed = matrix, is_transposed
+        others = [v for v, x in zip(self._variables, self._of_kernel, strict=True) if x is None]
+        with _scope(others, arrays["others"]) as scope:
+            yield scope
 
 
-def _matrix_shape(layer: keras.layers.EinsumDense) -> tuple[int, int]:
-    """Return the shape of a kernel as a matrix: axes that are summed over, axes that stay."""
-    inputs, output = layer.equation.split("->")
-    summed = sum(letter not in output for letter in inputs.split(",")[1])
-    shape = layer.kernel.shape
-    return math.prod(shape[:summed]), math.prod(shape[summed:])
+class Projection(keras.layers.Layer):
+    """A dense layer for one token a row, (b, 1, ...), with a kernel that is a plain matrix.
+
+    XLA on a CPU would fuse the change of shape of a kernel with three axes into the product with
+    one row, which makes it several times slower. For several rows it is a third to a half faster
+    with y^T = W^T x^T than with y = x W, as long as W^T is what lies in memory.
+
+    Args:
+        inner: a `Dense`, or an `EinsumDense` whose kernel has the axes that are summed over first.
+
+    Attributes:
+        matrix: W (in, out) or W^T (out, in), to be set before a call.
+        is_transposed: which of them.
+    """
+
+    matrix: Tensor = None
+    is_transposed = False
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(name=inner.name, dtype=inner.dtype_policy)
+        self.inner = inner
+        summed = 1
+        if isinstance(inner, keras.layers.EinsumDense):
+            inputs, output = inner.equation.split("->")
+            summed = sum(letter not in output for letter in inputs.split(",")[1])
+        shape = inner.kernel.shape
+        self.matrix_shape = math.prod(shape[:summed]), math.prod(shape[summed:])
+        self._output_axes = shape[summed:]
+
+    def call(self, x: Tensor) -> Tensor:
+        x = ops.reshape(x, (-1, self.matrix_shape[0]))
+        if self.is_transposed:
+            columns = ops.matmul(self.matrix, ops.transpose(x))  # (out, b)
+            # With a third axis, since XLA takes a transposed product for one of swapped sides.
+            y = ops.transpose(columns[None], (2, 0, 1))
+        else:
+            y = ops.matmul(x, self.matrix)
+        y = ops.reshape(y, (-1, 1, *self._output_axes))
+        y = y if self.inner.bias is None else y + self.inner.bias
+        return y if self.inner.activation is None else self.inner.activation(y)
+
+    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
+        return KerasTensor((x.shape[0], 1, *self._output_axes), dtype=self.compute_dtype)
+
+
+def with_projections(step: keras.Model) -> keras.Model:
+    """Return a step of one token with a `Projection` in place of every dense layer.
+
+    Not so on PyTorch, where nothing is compiled.
+    """
+    if keras.backend.backend() == "torch":
+        return step
+
+    def replaced(layer: Any) -> Any:
+        is_dense = isinstance(layer, keras.layers.Dense | keras.layers.EinsumDense)
+        return Projection(layer) if is_dense else layer
+
+    return keras.models.clone_model(step, clone_function=replaced)
 
 
 def compiled(
-    function: Callable[..., Any], weights: Weights, seeds: Sequence[keras.Variable] = ()
+    function: Callable[..., Any], seeds: Sequence[keras.Variable] = ()
 ) -> Callable[..., Any]:
     """Compile a function with the backend: for each new shape of its arrays, once.
 
     Args:
-        function: of the ready weights, then of arrays or dicts of them.
-        weights: what the function reads.
+        function: of arrays, and lists and dicts of them.
         seeds: variables that it draws random numbers from, and changes.
-
-    Returns:
-        The function without its first argument.
     """
     match keras.backend.backend():
         case "tensorflow":
             import tensorflow as tf
 
-            def with_weights(*arrays: Any) -> Any:
-                return function(weights.ready(weights.values()), *arrays)
-
-            function_of_tensors = tf.function(with_weights, jit_compile=True, autograph=False)
+            function_of_tensors = tf.function(function, jit_compile=True, autograph=False)
 
             def run(*arrays: Any) -> Any:
                 # As tensors: for every new value of a NumPy scalar TensorFlow would trace anew.
@@ -94,28 +175,26 @@ def compiled(
 
             return run
         case "jax":
-            return _jitted(function, weights, seeds)
+            return _jitted(function, seeds)
         case "torch":
             import torch
 
-            return torch.no_grad()(lambda *arrays: function([], *arrays))
-    return lambda *arrays: function(weights.ready(weights.values()), *arrays)
+            return torch.no_grad()(function)
+    return function
 
 
-def _jitted(
-    function: Callable[..., Any], weights: Weights, seeds: Sequence[keras.Variable]
-) -> Callable[..., Any]:
-    """Compile with JAX: weights and seeds go in as arguments, seeds come out again."""
+def _jitted(function: Callable[..., Any], seeds: Sequence[keras.Variable]) -> Callable[..., Any]:
+    """Compile with JAX: seeds go in as arguments, and come out again."""
     import jax
 
     @jax.jit
-    def stateless(values: list[Tensor], states: list[Tensor], *arrays: Any) -> Any:
+    def stateless(states: list[Tensor], *arrays: Any) -> Any:
         with keras.StatelessScope([*zip(seeds, states, strict=True)]) as scope:
-            result = function(weights.ready(values), *arrays)
+            result = function(*arrays)
         return result, [scope.get_current_value(seed) for seed in seeds]
 
     def run(*arrays: Any) -> Any:
-        result, states = stateless(weights.values(), [seed.value for seed in seeds], *arrays)
+        result, states = stateless([seed.value for seed in seeds], *arrays)
         for seed, state in zip(seeds, states, strict=True):
             seed.assign(state)
         return result

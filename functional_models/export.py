@@ -288,7 +288,7 @@ class ExportedModel:
         return tokens[:, index:], prompt
 
     def _arrays(self) -> list[Tensor]:
-        return self._weights.ready(self._weights.values())
+        return self._weights.cast(self._weights.values())
 
     def _empty_cache(self, rows: Tensor, length: Tensor) -> dict[str, Tensor]:
         window = self._spec.attention_window

@@ -104,7 +104,9 @@ class Generator:
             cache, read = self._read(batch, source, whole_prompt=True)
             hidden = self._hidden_states(batch, read)
         loop = self._loop(sampler, ends, self._search)
-        found = _to_numpy(loop(batch.tokens, given, cache, np.int32(batch.index), hidden))
+        weights = self._transposed(self._weights.values())
+        state = (batch.tokens, given, cache, np.int32(batch.index), hidden)
+        found = _to_numpy(loop(weights, *state))
         found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
 
@@ -158,7 +160,10 @@ class Generator:
         cache, _ = self._read(batch, source, whole_prompt=False)
         loop = self._loop(sampler, (), self._continue)
         tokens: Any = batch.tokens
-        index, end, done = batch.index, int(batch.limits.max()), np.zeros(len(batch.tokens), bool)
+        index, end, done = batch.index, int(batch.limits.max()), np.zeros(len(tokens), bool)
+        weights = self._weights.values()
+        if len(tokens) > 1:
+            weights = self._transposed(weights)
         stops = np.array(ends, "int32")
         columns = 1 if pieces is None else -(-(end - index) // pieces)
         while True:
@@ -168,7 +173,7 @@ class Generator:
             # Others may have drawn from the same sampler between two pieces.
             for variable, seed in zip(sampler.variables, seeds, strict=True):
                 variable.assign(seed)
-            tokens, cache, reached, done = loop(*state)
+            tokens, cache, reached, done = loop(weights, *state)
             seeds = _values(sampler.variables)
             index, done = int(_to_numpy(reached)), _to_numpy(done)
             rows = _to_numpy(tokens)
@@ -196,7 +201,7 @@ class Generator:
             padded = padded[:, : self._spec.max_sequence_length + 1]
             padded[0, : len(tokens)] = tokens
             inputs = padded[:, :-1] if source is None else (padded[:, :-1], source[i : i + 1])
-            scores = _to_numpy(self._score(inputs, padded[:, 1:]))[0]
+            scores = _to_numpy(self._score(self._weights.values(), inputs, padded[:, 1:]))[0]
             found.append(scores[len(prompt) - 1 : len(tokens) - 1])
         return found
 
@@ -228,7 +233,9 @@ class Generator:
 
     @cached_property
     def _step(self) -> Any:
-        return builders.build_decode_step(self._model, self._spec, None, 1)
+        from functional_models.compiled import with_projections
+
+        return with_projections(builders.build_decode_step(self._model, self._spec, None, 1))
 
     @cached_property
     def _steps(self) -> Any:
@@ -244,6 +251,18 @@ class Generator:
 
         return Weights(self._model, self._step)
 
+    @cached_property
+    def _step_weights(self) -> Any:
+        from functional_models.compiled import LoopWeights
+
+        return LoopWeights(self._model, self._step)
+
+    @cached_property
+    def _transposed(self) -> Callable[..., Any]:
+        from functional_models.compiled import compiled
+
+        return compiled(self._step_weights.transposed)
+
     def _read(
         self, batch: _Batch, source: np.ndarray | None, *, whole_prompt: bool
     ) -> tuple[dict[str, Any], Tensor]:
@@ -256,7 +275,7 @@ class Generator:
         slots = np.zeros(batch.tokens.shape[1] - 1, bool)
         tokens = np.maximum(batch.tokens[:, :number], 0)
         sources = () if source is None else (source,)
-        cache, hidden = self._prefill(slots, tokens, batch.start, *sources)
+        cache, hidden = self._prefill(self._weights.values(), slots, tokens, batch.start, *sources)
         return {"model": cache, "start": batch.start, "limit": batch.limits}, hidden
 
     @cached_property
@@ -278,7 +297,7 @@ class Generator:
                 read = self._steps(inputs, training=False)
             return read["cache"], read["hidden"]
 
-        return compiled(prefill, self._weights)
+        return compiled(prefill)
 
     @cached_property
     def _score(self) -> Callable[..., Any]:
@@ -294,7 +313,7 @@ class Generator:
             chances = ops.log_softmax(logits[..., : self._vocabulary_size], axis=-1)
             return ops.take_along_axis(chances, targets[..., None], axis=-1)[..., 0]
 
-        return compiled(score, self._weights)
+        return compiled(score)
 
     def _loop(
         self, sampler: Any, ends: tuple[int, ...], function: Callable[..., Any]
@@ -306,7 +325,7 @@ class Generator:
         if key not in self._loops:
             if len(self._loops) == _KEPT_LOOPS:
                 del self._loops[next(iter(self._loops))]
-            run = compiled(function(sampler, ends), self._weights, sampler.variables)
+            run = compiled(function(sampler, ends), sampler.variables)
             # The sampler is kept too, so that no other can get its id.
             self._loops[key] = sampler, run
         self._loops[key] = self._loops.pop(key)  # the one used last is the last to go
@@ -318,7 +337,6 @@ class Generator:
         from keras import ops, tree
 
         process = getattr(sampler, "process", lambda logits, tokens, index: logits)
-        # The greatest logit has the greatest probability: a softmax would only take time.
         is_greedy = type(getattr(sampler, "sampler", sampler)) is keras_hub.samplers.GreedySampler
 
         def run(
@@ -336,8 +354,10 @@ class Generator:
             def step(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Any:
                 logits, _, cache = self._next(weights, tokens, with_rows(cache), index)
                 logits = process(logits, tokens, index)
-                chances = logits if is_greedy else sampler.compute_probabilities(logits)
-                token = sampler.get_next_token(chances)
+                if is_greedy:
+                    token = _greatest(logits)
+                else:
+                    token = sampler.get_next_token(sampler.compute_probabilities(logits))
                 token = ops.where(done, self._end_id, ops.cast(token, "int32"))
                 tokens = ops.slice_update(tokens, (0, index), token[:, None])
                 stopped = ops.any(ops.equal(token[:, None], stops[None]), axis=1)
@@ -354,6 +374,8 @@ class Generator:
                 single = tokens.shape[0] == 1
                 return tree.map_structure(lambda x: x[None], cache) if single else cache
 
+            if tokens.shape[0] == 1:
+                weights = self._step_weights.matrices(weights)
             state = [ops.convert_to_tensor(x) for x in (tokens, index, done)]
             loop_vars = (state[0], without_row(cache), *state[1:])
             tokens, cache, index, done = sampler.run_loop(goes_on, step, loop_vars=loop_vars)
@@ -402,7 +424,7 @@ class Generator:
             "start": cache["start"],
             "cache": cache["model"],
         }
-        with self._weights.scope(weights):
+        with self._step_weights.scope(weights):
             read = self._step(inputs, training=False)
         logits = ops.cast(read["logits"][:, 0], "float32")
         if self._vocabulary_size < logits.shape[-1]:
@@ -454,6 +476,21 @@ def chooses_token_by_token(sampler: Any) -> bool:
 
     inner = getattr(sampler, "sampler", sampler)  # of one whose logits are processed
     return type(inner).__call__ is keras_hub.samplers.Sampler.__call__
+
+
+def _greatest(logits: Tensor) -> Tensor:
+    """Return the token with the greatest logit, the first of them: (b, v) -> int (b,).
+
+    It has the greatest probability too, and a softmax would only take time. So does `argmax` with
+    XLA on a CPU, which compares one logit after the other; these two passes are over all rows at
+    once, in the order in which the product of the token table gives the logits.
+    """
+    from keras import ops
+
+    columns = ops.transpose(logits)  # (v, b)
+    ids = ops.arange(columns.shape[0], dtype="int32")[:, None]
+    is_greatest = ops.equal(columns, ops.max(columns, axis=0, keepdims=True))
+    return ops.min(ops.where(is_greatest, ids, columns.shape[0] - 1), axis=0)
 
 
 def _values(variables: Sequence[Any]) -> list[np.ndarray]:

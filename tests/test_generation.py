@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from small_models import as_array, computing_in, logits_of, random_model, small_spec
 
-from functional_models import generation
+from builders import build_decode_step, empty_cache
+from functional_models import compiled, generation
 from functional_models.generation import Generator, bucket
 
 END = 1
@@ -395,6 +396,31 @@ def test_prompts_of_other_lengths_and_other_seeds_compile_nothing(language, monk
     assert not traced
     run(generator, PROMPTS, "top_k", k=2)  # another loop
     assert traced
+
+
+@compiles
+@pytest.mark.parametrize("form", ["matrices", "transposed"])
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": False, "num_key_value_heads": 1}])
+def test_the_step_of_a_loop_computes_what_its_graph_does(form, changes):
+    generator = generator_of(**changes)
+    model, spec, step, weights = (
+        getattr(generator, name) for name in ("_model", "_spec", "_step", "_step_weights")
+    )
+    wrapped = {layer.name for layer in step.layers if isinstance(layer, compiled.Projection)}
+    kernels = {w.path.removesuffix("/kernel") for w in model.weights if w.path.endswith("kernel")}
+    assert wrapped == kernels
+    inputs = {
+        "tokens": np.array([[3], [11], [7]], "int32"),
+        "index": np.int32(2),
+        "start": np.array([0, 1, 2], "int32"),
+        "cache": empty_cache(model, spec, 3),
+    }
+    with weights.scope(getattr(weights, form)(weights.values())):
+        found = step(inputs, training=False)
+    wanted = build_decode_step(model, spec, 3, 1)(inputs, training=False)
+    np.testing.assert_allclose(as_array(found["logits"]), as_array(wanted["logits"]), atol=1e-5)
+    for name, entry in wanted["cache"].items():
+        np.testing.assert_allclose(as_array(found["cache"][name]), as_array(entry), atol=1e-6)
 
 
 def test_lengths_are_rounded_up_by_a_tenth_or_so():
