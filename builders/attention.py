@@ -18,6 +18,7 @@ from keras import KerasTensor, ops
 from builders.cache import SLOT_AXIS
 from builders.feedforward import dropout
 from builders.initializers import initializer
+from builders.norms import norm
 from builders.registry import component, register_component
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -67,7 +68,7 @@ def graph_attention(
         keras.layers.EinsumDense,
         "btij,ijd->btd",
         output_shape=(None, d),
-        bias_axes="d" if spec.attention_bias else None,
+        bias_axes="d" if spec.attention_output_bias else None,
         kernel_initializer=initializer(spec, fan_in=n * h, fan_out=d, sublayers=sublayers),
     )(mixed)
 
@@ -76,7 +77,7 @@ def project(scope: LayerScope, spec: TransformerSpec, role: str, x: Tensor) -> T
     """Wire the query (b, t, n, h), or the key or value (b, s, k, h), of x (b, t or s, d)."""
     heads = spec.num_heads if role == "query" else spec.num_key_value_heads
     h, d = spec.head_dim, spec.hidden_dim
-    return scope.layer(
+    x = scope.layer(
         role,
         keras.layers.EinsumDense,
         "btd,dnh->btnh",
@@ -84,6 +85,14 @@ def project(scope: LayerScope, spec: TransformerSpec, role: str, x: Tensor) -> T
         bias_axes="nh" if spec.attention_bias else None,
         kernel_initializer=initializer(spec, fan_in=d, fan_out=heads * h),
     )(x)
+    if spec.qk_norm and role != "value":
+        x = norm(scope, spec, x, f"{role}_norm")
+    return x
+
+
+def soft_cap(scope: LayerScope, cap: float | None, x: Tensor, name: str = "soft_cap") -> Tensor:
+    """Wire cap * tanh(x / cap), which keeps x between -cap and cap, or nothing without a cap."""
+    return x if cap is None else scope.layer(name, SoftCap, cap)(x)
 
 
 def attend(
@@ -94,11 +103,14 @@ def attend(
     value: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """Wire softmax(q k^T / sqrt(h)) v: in one node, or in steps where the weights are wanted."""
-    if not (spec.attention_dropout or scope.shows_scores):
-        return scope.layer("attend", DotProductAttention)(query, key, value, mask)
-    scores = scope.layer("scores", AttentionScores)(query, key)  # (b, n, t, s)
-    weights = scope.layer("softmax", MaskedSoftmax)(scores, mask)
+    """Wire softmax(q k^T scale) v: in one node, or in steps where one of them is wanted."""
+    if not (spec.attention_dropout or spec.attention_soft_cap or scope.shows_scores):
+        layer = scope.layer("attend", DotProductAttention, spec.attention_scale)
+        return layer(query, key, value, mask)
+    scores = scope.layer("scores", AttentionScores, spec.attention_scale)(query, key)
+    scores = soft_cap(scope, spec.attention_soft_cap, scores)  # (b, n, t, s)
+    masked = () if mask is None else (mask,)  # Keras passes on a mask of None twice
+    weights = scope.layer("softmax", MaskedSoftmax)(scores, *masked)
     weights = dropout(scope, spec.attention_dropout, weights, "weights_dropout")
     return scope.layer("mix", MixValues)(weights, value)  # (b, t, n, h)
 
@@ -121,7 +133,10 @@ def attend_to_cache(
             new = heads_first(scope, spec, role, memory)
             cached.append(scope.cache.append(scope, name, new, SLOT_AXIS[role]))
     key, value = cached  # (b, k, h, c), (b, k, c, h)
-    return scope.layer("attend_to_cache", AttendToCache)(query, key, value, mask)
+    attend = scope.layer(
+        "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap
+    )
+    return attend(query, key, value, mask)
 
 
 def heads_first(scope: LayerScope, spec: TransformerSpec, role: str, x: Tensor) -> Tensor:
@@ -165,14 +180,34 @@ def for_every_query_head(x: Tensor, heads: int) -> Tensor:
     return x if groups == 1 else ops.repeat(x, groups, axis=2)
 
 
+def capped(x: Tensor, cap: float) -> Tensor:
+    """Return cap * tanh(x / cap) in float32."""
+    return cap * ops.tanh(ops.cast(x, "float32") / cap)
+
+
 def softmax_over_keys(scores: Tensor) -> Tensor:
     """Softmax over the last axis, which may have one key; `ops.softmax` warns of that."""
     return scores * 0 + 1 if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
+class Scaled(keras.layers.Layer):
+    """A layer with scores q k^T times a scale; `None`: 1 / sqrt(h)."""
+
+    def __init__(self, scale: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def scaled(self, query: Tensor) -> Tensor:
+        # Scaling the query touches t * h numbers a head, scaling the scores t * s.
+        return query * (query.shape[-1] ** -0.5 if self.scale is None else self.scale)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
 @keras.saving.register_keras_serializable(package="builders")
-class DotProductAttention(keras.layers.Layer):
-    """softmax(q k^T / sqrt(h)) v in one fused operation, where nobody looks at the weights.
+class DotProductAttention(Scaled):
+    """softmax(q k^T scale) v in one fused operation, where nobody looks at the weights.
 
     query (b, t, n, h), key and value (b, s, k, h), mask bool (1 or b, 1 or t, s)
     -> (b, t, n, h).
@@ -182,7 +217,7 @@ class DotProductAttention(keras.layers.Layer):
         if mask is not None:
             mask = mask[:, None]  # the same for every head
         key, value = (for_every_query_head(x, query.shape[2]) for x in (key, value))
-        return ops.dot_product_attention(query, key, value, mask=mask)
+        return ops.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
 
     def compute_output_spec(
         self,
@@ -195,18 +230,32 @@ class DotProductAttention(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class AttentionScores(keras.layers.Layer):
-    """q k^T / sqrt(h): query (b, t, n, h), key (b, s, k, h) -> (b, n, t, s)."""
+class AttentionScores(Scaled):
+    """q k^T scale: query (b, t, n, h), key (b, s, k, h) -> (b, n, t, s)."""
 
     def call(self, query: Tensor, key: Tensor) -> Tensor:
-        # Scaling the query touches t * h numbers a head, scaling the scores t * s.
-        query = query * (query.shape[-1] ** -0.5)
+        query = self.scaled(query)
         key = for_every_query_head(key, query.shape[2])
         return ops.einsum("btnh,bsnh->bnts", query, key)
 
     def compute_output_spec(self, query: KerasTensor, key: KerasTensor) -> KerasTensor:
         b, t, n, _ = query.shape
         return KerasTensor((b, n, t, key.shape[1]), dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class SoftCap(keras.layers.Layer):
+    """cap * tanh(x / cap), computed in float32 (Gemma 2, section 2): any shape -> same."""
+
+    def __init__(self, cap: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cap = cap
+
+    def call(self, x: Tensor) -> Tensor:
+        return ops.cast(capped(x, self.cap), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "cap": self.cap}
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -243,18 +292,33 @@ class MixValues(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class AttendToCache(DotProductAttention):
-    """softmax(q k^T / sqrt(h)) v over the slots of a cache, the weights in float32.
+    """softmax(q k^T scale) v over the slots of a cache, the weights in float32.
 
     query (b, t, n, h), key (b, k, h, c), value (b, k, c, h), mask bool (b, 1 or t, c)
     -> (b, t, n, h). The heads of the queries stay in groups of n / k, so that grouped keys are
     read once and not repeated.
+
+    Args:
+        scale: of the scores; `None`: 1 / sqrt(h).
+        soft_cap: of the scores; `None`: none.
     """
+
+    def __init__(
+        self, scale: float | None = None, soft_cap: float | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(scale, **kwargs)
+        self.soft_cap = soft_cap
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "soft_cap": self.soft_cap}
 
     def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         b, t, n, h = ops.shape(query)
         k, c = key.shape[1], ops.shape(key)[3]
-        query = ops.reshape(ops.swapaxes(query * h**-0.5, 1, 2), (b, k, n // k * t, h))
+        query = ops.reshape(ops.swapaxes(self.scaled(query), 1, 2), (b, k, n // k * t, h))
         scores = ops.cast(ops.matmul(query, key), "float32")
+        if self.soft_cap is not None:
+            scores = capped(scores, self.soft_cap)
         if mask is not None:
             scores = ops.reshape(scores, (b, n, t, c))
             scores = ops.where(mask[:, None], scores, -3e38)  # finite in float32

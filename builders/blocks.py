@@ -14,6 +14,7 @@ import keras
 
 from builders.attention import attention
 from builders.feedforward import feedforward
+from builders.norms import norm
 from builders.registry import component, register_component
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -40,16 +41,44 @@ def pre_norm(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sub
     return x
 
 
+@register_component("norm_placement", "sandwich")
+def sandwich_norm(
+    scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers
+) -> Tensor:
+    """x + norm(f(norm(x))): a norm before and after (Ding et al. 2021, section 2.4; Gemma 2)."""
+    for name, sublayer in sublayers.items():
+        part = scope.within(name)
+        change = sublayer(part, norm(part, spec, x))
+        x = merge(part, spec, x, norm(part, spec, change, "output_norm"))
+    return x
+
+
+@register_component("norm_placement", "parallel")
+def parallel(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + f(norm(x)) + g(norm(x)): all read the same stream (GPT-NeoX, section 2.1)."""
+    parts = {name: scope.within(name) for name in sublayers}
+    changes = {name: sublayers[name](part, norm(part, spec, x)) for name, part in parts.items()}
+    if not spec.residual:
+        return scope.layer("sum", keras.layers.Add)(list(changes.values()))
+    for name, change in changes.items():
+        x = merge(parts[name], spec, x, change)
+    return x
+
+
+@register_component("norm_placement", "none")
+def no_norm(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + f(x): the ablation that shows what norms are for."""
+    for name, sublayer in sublayers.items():
+        part = scope.within(name)
+        x = merge(part, spec, x, sublayer(part, x))
+    return x
+
+
 def merge(scope: LayerScope, spec: TransformerSpec, x: Tensor, change: Tensor) -> Tensor:
     """Wire the skip path: x + change, or the change alone in the ablation without skip paths."""
     if not spec.residual:
         return change
     return scope.layer("residual", keras.layers.Add)([x, change])
-
-
-def norm(scope: LayerScope, spec: TransformerSpec, x: Tensor, name: str = "norm") -> Tensor:
-    """Wire layer normalisation over d (Ba et al. 2016); Keras keeps its statistics in float32."""
-    return scope.layer(name, keras.layers.LayerNormalization, epsilon=spec.norm_epsilon)(x)
 
 
 def encoder_block(

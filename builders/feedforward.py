@@ -1,4 +1,8 @@
-"""The feed-forward sublayer, and the activations that a spec can name."""
+"""The feed-forward sublayer, and the activations that a spec can name.
+
+One registered function for each value of the spec's `feedforward`. Each takes `(scope, spec, x)`,
+x being (b, t, d), and returns what is projected back to d, (b, t, f).
+"""
 
 from __future__ import annotations
 
@@ -17,25 +21,45 @@ Tensor = Any
 
 
 def feedforward(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: int) -> Tensor:
-    """Wire down(activation(up(x))), (b, t, d) -> (b, t, f) -> (b, t, d).
-
-    "Attention Is All You Need", section 3.3. `sublayers` counts those on the residual stream.
-    """
+    """Wire the feed-forward sublayer: (b, t, d) -> (b, t, f) -> (b, t, d)."""
     d, f = spec.hidden_dim, spec.intermediate_dim
-    x = scope.layer(
-        "up",
-        keras.layers.Dense,
-        f,
-        activation=component("activation", spec.activation),
-        kernel_initializer=initializer(spec, fan_in=d, fan_out=f),
-    )(x)
+    x = component("feedforward", spec.feedforward)(scope, spec, x)
     x = scope.layer(
         "down",
         keras.layers.Dense,
         d,
+        use_bias=spec.feedforward_bias,
         kernel_initializer=initializer(spec, fan_in=f, fan_out=d, sublayers=sublayers),
     )(x)
     return dropout(scope, spec.feedforward_dropout, x)
+
+
+@register_component("feedforward", "mlp")
+def mlp(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
+    """activation(up(x)) ("Attention Is All You Need", section 3.3)."""
+    return widen(scope, spec, "up", x, spec.activation)
+
+
+@register_component("feedforward", "glu")
+def glu(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
+    """activation(gate(x)) * up(x), element by element (Shazeer 2020, section 2)."""
+    gate = widen(scope, spec, "gate", x, spec.activation)
+    return scope.layer("gated", keras.layers.Multiply)([gate, widen(scope, spec, "up", x)])
+
+
+def widen(
+    scope: LayerScope, spec: TransformerSpec, name: str, x: Tensor, activation: str | None = None
+) -> Tensor:
+    """Wire a projection (b, t, d) -> (b, t, f), with an activation where one is named."""
+    d, f = spec.hidden_dim, spec.intermediate_dim
+    return scope.layer(
+        name,
+        keras.layers.Dense,
+        f,
+        activation=activation and component("activation", activation),
+        use_bias=spec.feedforward_bias,
+        kernel_initializer=initializer(spec, fan_in=d, fan_out=f),
+    )(x)
 
 
 def dropout(scope: LayerScope, rate: float, x: Tensor, name: str = "dropout") -> Tensor:

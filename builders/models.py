@@ -7,10 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from builders.blocks import decoder_block, encoder_block, norm
+from builders.attention import soft_cap
+from builders.blocks import decoder_block, encoder_block
 from builders.feedforward import dropout
 from builders.initializers import embedding_initializer, initializer
 from builders.masks import causal_mask, padding_mask
+from builders.norms import norm
 from builders.positions import token_positions
 from builders.registry import component, variant
 from builders.scope import LayerScope
@@ -155,6 +157,8 @@ def embed(
         x = scope.layer("scale_embedding", Scale, spec.hidden_dim**0.5)(x)
     positions = token_positions(scope, tokens)
     x = component("positions", spec.positions)(scope, spec, x, positions)
+    if spec.embedding_norm:
+        x = norm(scope, spec, x, "embedding_norm")
     return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
 
 
@@ -168,16 +172,18 @@ def logits(
 ) -> Tensor:
     """Wire the output: (b, t, d) -> (b, t, v), by the embedding's own table where tied."""
     d, v = spec.hidden_dim, spec.vocabulary_size
-    if not spec.tie_embeddings:
-        return scope.layer(
+    if spec.tie_embeddings:
+        x = embedding(x, reverse=True)
+        x = scope.layer("logits", AddBias)(x) if spec.logit_bias else x
+    else:
+        x = scope.layer(
             "logits",
             keras.layers.Dense,
             v,
             use_bias=spec.logit_bias,
             kernel_initializer=initializer(spec, fan_in=d, fan_out=v),
         )(x)
-    x = embedding(x, reverse=True)
-    return scope.layer("logits", AddBias)(x) if spec.logit_bias else x
+    return soft_cap(scope, spec.logit_soft_cap, x, "logit_soft_cap")
 
 
 @keras.saving.register_keras_serializable(package="builders")

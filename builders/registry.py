@@ -22,11 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What ships, by field: the module that registers it and the values. Kept as data, so that a spec
 # can be checked, and variants listed, without importing Keras.
 _SHIPPED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "norm_placement": ("builders.blocks", ("post", "pre")),
+    "norm_placement": ("builders.blocks", ("post", "pre", "sandwich", "parallel", "none")),
+    "norm": ("builders.norms", ("layer", "rms")),
     "positions": (
         "builders.positions",
         ("learned", "sinusoidal", "sinusoidal_concat", "none"),
     ),
+    "feedforward": ("builders.feedforward", ("mlp", "glu")),
     "activation": (
         "builders.feedforward",
         ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
@@ -68,8 +70,8 @@ def register_component(field: str, value: str) -> Callable[[F], F]:
     """Decorate the function that a spec field stands for when it has `value`.
 
     Args:
-        field: `norm_placement`, `positions`, `activation`, `attention` or `initializer`; the
-            shipped functions in the module of each show the signature.
+        field: `norm_placement`, `norm`, `positions`, `feedforward`, `activation`, `attention` or
+            `initializer`; the shipped functions in the module of each show the signature.
         value: the new value that the field may take.
 
     Raises:

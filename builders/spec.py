@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,8 +26,18 @@ _DERIVED = (
     "intermediate_dim",
     "feedforward_dropout",
     "final_norm",
+    "norm_bias",
+    "attention_output_bias",
 )
-_COMPONENT_FIELDS = ("norm_placement", "positions", "activation", "attention", "initializer")
+_COMPONENT_FIELDS = (
+    "norm_placement",
+    "norm",
+    "positions",
+    "feedforward",
+    "activation",
+    "attention",
+    "initializer",
+)
 _POSITIVE_INTS = (
     "vocabulary_size",
     "source_vocabulary_size",
@@ -41,8 +52,14 @@ _POSITIVE_INTS = (
 )
 _BOOLS = (
     "residual",
+    "norm_bias",
+    "norm_offset",
+    "embedding_norm",
     "final_norm",
+    "qk_norm",
+    "feedforward_bias",
     "attention_bias",
+    "attention_output_bias",
     "scale_embeddings",
     "tie_embeddings",
     "share_embeddings",
@@ -76,25 +93,40 @@ class TransformerSpec:
         head_dim: width of one head, `h`; `None`: d / n. It is free: n * h need not be d.
 
     Residual stream:
-        norm_placement: `post`, norm(x + f(x)) (Vaswani et al. 2017), or `pre`, x + f(norm(x))
-            (GPT-2; Xiong et al. 2020).
+        norm_placement: `post`, norm(x + f(x)) (Vaswani et al. 2017); `pre`, x + f(norm(x))
+            (GPT-2; Xiong et al. 2020); `sandwich`, x + norm(f(norm(x))) (Ding et al. 2021,
+            CogView, section 2.4; Gemma 2); `parallel`, x + f(norm(x)) + g(norm(x)), all sublayers
+            of a block at once (GPT-NeoX, section 2.1); or `none`, x + f(x).
         residual: `False` leaves out every skip path: the ablation that shows what they are for.
-        norm_epsilon: added to the variance in every layer norm.
-        final_norm: a norm after the last block of each stack; `None`: exactly for `pre`.
+        norm: `layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019).
+        norm_epsilon: added to the variance, or to the mean square, in every norm.
+        norm_bias: a bias in every layer norm; `None`: exactly for `layer`. An RMS norm has none.
+        norm_offset: an RMS norm multiplies by 1 + its weight, which starts at zero (Gemma).
+        embedding_norm: a norm on the sum of the embeddings, before their dropout (BERT, BLOOM).
+        final_norm: a norm after the last block of each stack; `None`: where the stream itself
+            passes no norm, which is with `pre`, `sandwich` and `parallel`.
 
     Parts:
         positions: `learned`, `sinusoidal` (sine and cosine interleaved, as in the paper),
             `sinusoidal_concat` (sines, then cosines, as in tensor2tensor) or `none`.
+        feedforward: `mlp`, down(activation(up(x))), or `glu`, down(activation(gate(x)) * up(x))
+            (Shazeer 2020, equation 6).
         activation: of the feed-forward: `relu`, `gelu`, `gelu_tanh`, `silu`, `relu_squared`.
+        feedforward_bias: biases on its projections.
         attention: `graph` wires every step as a node; `layer` is one
             `keras_hub.layers.CachedMultiHeadAttention` node with equal numbers.
         attention_window: how many tokens a decoder's self-attention sees, the query itself and
             those just before it (Mistral; Beltagy et al. 2020, section 3.1); `None`: all.
-        attention_bias: biases on the query, key, value and output projections.
+        attention_bias: biases on the query, key and value projections.
+        attention_output_bias: a bias on the output projection; `None`: as `attention_bias`.
+        attention_scale: scores are q k^T times this; `None`: 1 / sqrt(h).
+        attention_soft_cap: scores s become cap * tanh(s / cap) (Gemma 2, section 2); `None`: not.
+        qk_norm: a norm over the h channels of every query and key (Henry et al. 2020; Qwen 3).
         scale_embeddings: token embeddings times sqrt(d).
         tie_embeddings: logits from the transposed target token embedding.
         share_embeddings: source and target use one token embedding.
         logit_bias: a bias on the logits.
+        logit_soft_cap: as `attention_soft_cap`, of the logits.
         pad_token_id: the token that fills short sequences and that no attention sees; `None`: no
             token is padding.
 
@@ -126,18 +158,29 @@ class TransformerSpec:
 
     norm_placement: str = "pre"
     residual: bool = True
+    norm: str = "layer"
     norm_epsilon: float = 1e-5
+    norm_bias: bool = DERIVED
+    norm_offset: bool = False
+    embedding_norm: bool = False
     final_norm: bool = DERIVED
 
     positions: str = "learned"
+    feedforward: str = "mlp"
     activation: str = "gelu"
+    feedforward_bias: bool = True
     attention: str = "graph"
     attention_window: int | None = None
     attention_bias: bool = True
+    attention_output_bias: bool = DERIVED
+    attention_scale: float | None = None
+    attention_soft_cap: float | None = None
+    qk_norm: bool = False
     scale_embeddings: bool = False
     tie_embeddings: bool = False
     share_embeddings: bool = False
     logit_bias: bool = False
+    logit_soft_cap: float | None = None
     pad_token_id: int | None = 0
 
     dropout: float = 0.0
@@ -173,7 +216,11 @@ class TransformerSpec:
             case "feedforward_dropout":
                 return self.dropout
             case "final_norm":
-                return self.norm_placement == "pre"
+                return self.norm_placement in ("pre", "sandwich", "parallel")
+            case "norm_bias":
+                return self.norm == "layer"
+            case "attention_output_bias":
+                return self.attention_bias
         if self.hidden_dim % self.num_heads:  # the one left: head_dim
             _refuse(
                 "hidden_dim",
@@ -204,6 +251,10 @@ class TransformerSpec:
             value = getattr(self, name)
             if name not in self._derived and not (_is_number(value) and 0 <= value < 1):
                 _refuse(name, value, "a probability in [0, 1)")
+        for name in ("attention_scale", "attention_soft_cap", "logit_soft_cap"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                _refuse(name, value, "a positive number, or None")
         for name in ("norm_epsilon", "initializer_range"):
             if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) < 1):
                 _refuse(name, getattr(self, name), "a number between 0 and 1")
@@ -221,13 +272,12 @@ class TransformerSpec:
                 self.num_key_value_heads,
                 f"a divisor of num_heads={self.num_heads}, whose heads share them in equal groups",
             )
-        if self.attention == "layer" and self.num_key_value_heads != self.num_heads:
-            _refuse(
-                "num_key_value_heads",
-                self.num_key_value_heads,
-                f"num_heads={self.num_heads} where attention='layer', whose heads are not grouped",
-                "use attention='graph'",
-            )
+        if self.attention == "layer":
+            self._check_layer()
+        if self.norm == "rms" and self.norm_bias:
+            _refuse("norm_bias", True, "False where norm='rms', which has no bias", "leave it out")
+        if self.norm == "layer" and self.norm_offset:
+            _refuse("norm_offset", True, "False where norm='layer'", "use norm='rms'")
         if self.positions.startswith("sinusoidal") and self.hidden_dim % 2:
             _refuse("hidden_dim", self.hidden_dim, f"even where positions={self.positions!r}")
         if not self.share_embeddings:
@@ -245,6 +295,24 @@ class TransformerSpec:
                 self.source_vocabulary_size,
                 f"equal to vocabulary_size={self.vocabulary_size} where share_embeddings=True",
             )
+
+    def _check_layer(self) -> None:
+        """Refuse what the library's attention layer cannot do."""
+        same = {
+            "num_key_value_heads": self.num_heads,
+            "attention_output_bias": self.attention_bias,
+            "attention_scale": None,
+            "attention_soft_cap": None,
+            "qk_norm": False,
+        }
+        for name, allowed in same.items():
+            if getattr(self, name) != allowed:
+                _refuse(
+                    name,
+                    getattr(self, name),
+                    f"{allowed} where attention='layer', which can do nothing else",
+                    "use attention='graph'",
+                )
 
     def replace(self, **changes: Any) -> TransformerSpec:
         """Return a spec with `changes` made; what was derived is derived again.

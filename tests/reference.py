@@ -8,6 +8,9 @@ nothing of this project and no Keras, so that an error made here is not made the
 * Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture": pre-norm, with a
   norm after the last block.
 * Ainslie et al. 2023, "GQA" (grouped heads); Beltagy et al. 2020, "Longformer" (windows).
+* Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; Shazeer 2020, "GLU Variants".
+* Ding et al. 2021, "CogView" (sandwich norm); Black et al. 2022, "GPT-NeoX-20B" (parallel
+  sublayers); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of query and key).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -38,10 +41,16 @@ def with_derived(spec: Spec) -> dict:
         "intermediate_dim": 4 * spec["hidden_dim"],
         "num_key_value_heads": spec["num_heads"],
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
-        "final_norm": spec["norm_placement"] == "pre",
+        "final_norm": spec["norm_placement"] not in ("post", "none"),
+        "norm_bias": spec["norm"] == "layer",
+        "attention_output_bias": spec["attention_bias"],
+        "attention_scale": None,
+        "attention_soft_cap": None,
+        "logit_soft_cap": None,
+        "attention_window": None,
+        "pad_token_id": None,
     }
-    given = {field: value for field, value in spec.items() if value is not None}
-    return {"pad_token_id": None, **derived, **given}
+    return derived | {field: value for field, value in spec.items() if value is not None}
 
 
 # Leaves -----------------------------------------------------------------------------------------
@@ -61,11 +70,21 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
     raise ValueError(f"the reference has no activation {name!r}")
 
 
-def layer_norm(weights: Weights, name: str, x: np.ndarray, epsilon: float) -> np.ndarray:
+def normed(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    """The spec's norm over the last axis."""
+    if spec["norm"] == "rms":
+        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
+        return x * (weights[f"{name}.scale"] + (1.0 if spec["norm_offset"] else 0.0))
+    if spec["norm"] != "layer":
+        raise ValueError(f"the reference has no norm {spec['norm']!r}")
     mean = x.mean(axis=-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
-    normed = (x - mean) / np.sqrt(variance + epsilon)
-    return normed * weights[f"{name}.gamma"] + weights[f"{name}.beta"]
+    x = (x - mean) / np.sqrt(variance + spec["norm_epsilon"]) * weights[f"{name}.gamma"]
+    return x + weights[f"{name}.beta"] if spec["norm_bias"] else x
+
+
+def soft_capped(x: np.ndarray, cap: float | None) -> np.ndarray:
+    return x if cap is None else cap * np.tanh(x / cap)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -105,36 +124,59 @@ def attention(
 
     def project(role: str, inputs: np.ndarray) -> np.ndarray:
         heads = np.einsum("bsd,dnh->bsnh", inputs, weights[f"{name}.{role}.kernel"])
-        return heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
+        heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
+        if spec["qk_norm"] and role != "value":
+            heads = normed(spec, weights, f"{name}.{role}_norm", heads)
+        return heads
 
     query, key, value = project("query", x), project("key", memory), project("value", memory)
     # Query head i has key head i // groups.
     groups = spec["num_heads"] // spec["num_key_value_heads"]
     key, value = np.repeat(key, groups, axis=2), np.repeat(value, groups, axis=2)
-    scores = np.einsum("btnh,bsnh->bnts", query, key) / math.sqrt(spec["head_dim"])
+    scale = spec["attention_scale"] or 1.0 / math.sqrt(spec["head_dim"])
+    scores = np.einsum("btnh,bsnh->bnts", query, key) * scale
+    scores = soft_capped(scores, spec["attention_soft_cap"])
     scores = np.where(mask[:, None, :, :], scores, -1e30)
     mixed = np.einsum("bnts,bsnh->btnh", softmax(scores), value)
     output = np.einsum("btnh,nhd->btd", mixed, weights[f"{name}.output.kernel"])
-    return output + weights[f"{name}.output.bias"] if spec["attention_bias"] else output
+    return output + weights[f"{name}.output.bias"] if spec["attention_output_bias"] else output
 
 
 def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
-    inner = x @ weights[f"{name}.up.kernel"] + weights[f"{name}.up.bias"]
-    inner = activation(spec["activation"], inner)
-    return inner @ weights[f"{name}.down.kernel"] + weights[f"{name}.down.bias"]
+    def dense(role: str, inputs: np.ndarray) -> np.ndarray:
+        outputs = inputs @ weights[f"{name}.{role}.kernel"]
+        return outputs + weights[f"{name}.{role}.bias"] if spec["feedforward_bias"] else outputs
+
+    if spec["feedforward"] == "glu":
+        inner = activation(spec["activation"], dense("gate", x)) * dense("up", x)
+    elif spec["feedforward"] == "mlp":
+        inner = activation(spec["activation"], dense("up", x))
+    else:
+        raise ValueError(f"the reference has no feed-forward {spec['feedforward']!r}")
+    return dense("down", inner)
 
 
-def apply_sublayer(spec: dict, weights: Weights, name: str, x: np.ndarray, function) -> np.ndarray:
-    """Post: norm(x + f(x)). Pre: x + f(norm(x)). Without the residual the `x +` falls away."""
-    norm = f"{name}.norm"
-    epsilon = spec["norm_epsilon"]
-    if spec["norm_placement"] == "pre":
-        output = function(layer_norm(weights, norm, x, epsilon))
-        return x + output if spec["residual"] else output
-    if spec["norm_placement"] == "post":
-        output = function(x)
-        return layer_norm(weights, norm, x + output if spec["residual"] else output, epsilon)
-    raise ValueError(f"the reference has no norm placement {spec['norm_placement']!r}")
+def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dict) -> np.ndarray:
+    """All sublayers of a block, functions by name; without the residual every `x +` falls away."""
+    stream = 1.0 if spec["residual"] else 0.0
+    placement, block_input, changes = spec["norm_placement"], x, 0.0
+    for part, function in sublayers.items():
+        at = f"{name}.{part}"
+        if placement == "post":  # norm(x + f(x))
+            x = normed(spec, weights, f"{at}.norm", stream * x + function(at, x))
+        elif placement == "pre":  # x + f(norm(x))
+            x = stream * x + function(at, normed(spec, weights, f"{at}.norm", x))
+        elif placement == "sandwich":  # x + norm(f(norm(x)))
+            change = function(at, normed(spec, weights, f"{at}.norm", x))
+            x = stream * x + normed(spec, weights, f"{at}.output_norm", change)
+        elif placement == "parallel":  # x + f(norm(x)) + g(norm(x))
+            changes = changes + function(at, normed(spec, weights, f"{at}.norm", block_input))
+            x = stream * block_input + changes
+        elif placement == "none":  # x + f(x)
+            x = stream * x + function(at, x)
+        else:
+            raise ValueError(f"the reference has no norm placement {placement!r}")
+    return x
 
 
 # Stacks -----------------------------------------------------------------------------------------
@@ -158,7 +200,7 @@ def embed(spec: dict, weights: Weights, side: str, tokens: np.ndarray) -> np.nda
         x = x + sinusoidal_concat_positions(length, d)
     elif spec["positions"] != "none":
         raise ValueError(f"the reference has no positions {spec['positions']!r}")
-    return x
+    return normed(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
 
 
 def real_keys(spec: dict, tokens: np.ndarray) -> np.ndarray:
@@ -172,17 +214,13 @@ def encode(spec: dict, weights: Weights, source: np.ndarray) -> np.ndarray:
     x = embed(spec, weights, "encoder", source)
     length = source.shape[1]
     mask = real_keys(spec, source) & np.ones((1, length, 1), bool)
+    sublayers = {
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask),
+        "feedforward": lambda at, y: feedforward(spec, weights, at, y),
+    }
     for index in range(spec["num_encoder_layers"]):
-        name = f"encoder.block_{index}"
-        at = f"{name}.self_attention"
-        x = apply_sublayer(
-            spec, weights, at, x, lambda y, at=at: attention(spec, weights, at, y, y, mask)
-        )
-        ff = f"{name}.feedforward"
-        x = apply_sublayer(spec, weights, ff, x, lambda y, ff=ff: feedforward(spec, weights, ff, y))
-    if spec["final_norm"]:
-        x = layer_norm(weights, "encoder.final_norm", x, spec["norm_epsilon"])
-    return x
+        x = block(spec, weights, f"encoder.block_{index}", x, sublayers)
+    return normed(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
 
 
 def decode(
@@ -196,34 +234,26 @@ def decode(
     x = embed(spec, weights, "decoder", target)
     length = target.shape[1]
     causal = np.tril(np.ones((length, length), bool))
-    if spec.get("attention_window") is not None:  # the query and the tokens just before it
+    if spec["attention_window"] is not None:  # the query and the tokens just before it
         causal &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
     self_mask = real_keys(spec, target) & causal[None]
-    for index in range(spec["num_layers"]):
-        name = f"decoder.block_{index}"
-        at = f"{name}.self_attention"
-        x = apply_sublayer(
-            spec, weights, at, x, lambda y, at=at: attention(spec, weights, at, y, y, self_mask)
+    sublayers = {"self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask)}
+    if memory is not None:
+        cross_mask = memory_keys & np.ones((1, length, 1), bool)
+        sublayers["cross_attention"] = lambda at, y: attention(
+            spec, weights, at, y, memory, cross_mask
         )
-        if memory is not None:
-            cross = f"{name}.cross_attention"
-            cross_mask = memory_keys & np.ones((1, length, 1), bool)
-            x = apply_sublayer(
-                spec,
-                weights,
-                cross,
-                x,
-                lambda y, at=cross, m=cross_mask: attention(spec, weights, at, y, memory, m),
-            )
-        ff = f"{name}.feedforward"
-        x = apply_sublayer(spec, weights, ff, x, lambda y, ff=ff: feedforward(spec, weights, ff, y))
+    sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
+    for index in range(spec["num_layers"]):
+        x = block(spec, weights, f"decoder.block_{index}", x, sublayers)
     if spec["final_norm"]:
-        x = layer_norm(weights, "decoder.final_norm", x, spec["norm_epsilon"])
+        x = normed(spec, weights, "decoder.final_norm", x)
     if spec["tie_embeddings"]:
         logits = x @ embedding_table(spec, weights, "decoder").T
     else:
         logits = x @ weights["logits.kernel"]
-    return logits + weights["logits.bias"] if spec["logit_bias"] else logits
+    logits = logits + weights["logits.bias"] if spec["logit_bias"] else logits
+    return soft_capped(logits, spec["logit_soft_cap"])
 
 
 def reference_logits(
@@ -261,18 +291,36 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     f, v = full["intermediate_dim"], full["vocabulary_size"]
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def norm(name: str) -> None:
-        shapes[f"{name}.gamma"] = shapes[f"{name}.beta"] = (d,)
+    def norm(name: str, size: int = d) -> None:
+        shapes[f"{name}.scale" if full["norm"] == "rms" else f"{name}.gamma"] = (size,)
+        if full["norm_bias"]:
+            shapes[f"{name}.beta"] = (size,)
+
+    def norms(name: str) -> None:
+        if full["norm_placement"] != "none":
+            norm(f"{name}.norm")
+        if full["norm_placement"] == "sandwich":
+            norm(f"{name}.output_norm")
 
     def attend(name: str) -> None:
         for role, heads in (("query", n), ("key", k), ("value", k)):
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
+            if full["qk_norm"] and role != "value":
+                norm(f"{name}.{role}_norm", h)
         shapes[f"{name}.output.kernel"] = (n, h, d)
-        if full["attention_bias"]:
+        if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
-        norm(f"{name}.norm")
+        norms(name)
+
+    def feed(name: str) -> None:
+        gate = {"gate": (d, f)} if full["feedforward"] == "glu" else {}
+        for role, shape in {**gate, "up": (d, f), "down": (f, d)}.items():
+            shapes[f"{name}.{role}.kernel"] = shape
+            if full["feedforward_bias"]:
+                shapes[f"{name}.{role}.bias"] = shape[1:]
+        norms(name)
 
     stacks = [("decoder", full["num_layers"], v)]
     if full["kind"] == "encoder_decoder":
@@ -282,14 +330,13 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         shapes[f"{table}.embeddings"] = (vocabulary, d)
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
+        if full["embedding_norm"]:
+            norm(f"{side}.embedding_norm")
         for index in range(layers):
             attend(f"{side}.block_{index}.self_attention")
             if side == "decoder" and len(stacks) == 2:
                 attend(f"{side}.block_{index}.cross_attention")
-            ff = f"{side}.block_{index}.feedforward"
-            shapes |= {f"{ff}.up.kernel": (d, f), f"{ff}.up.bias": (f,)}
-            shapes |= {f"{ff}.down.kernel": (f, d), f"{ff}.down.bias": (d,)}
-            norm(f"{ff}.norm")
+            feed(f"{side}.block_{index}.feedforward")
         if full["final_norm"]:
             norm(f"{side}.final_norm")
     if not full["tie_embeddings"]:
@@ -304,14 +351,20 @@ def parameter_count(spec: Spec) -> int:
     full = with_derived(spec)
     d, inner = full["hidden_dim"], full["num_heads"] * full["head_dim"]
     f, v, layers = full["intermediate_dim"], full["vocabulary_size"], full["num_layers"]
-    norm = 2 * d
+    per_channel = 2 if full["norm_bias"] else 1  # of a norm
+    norm = per_channel * d
+    norms = {"none": 0, "sandwich": 2 * norm}.get(full["norm_placement"], norm)
     outer = full["num_key_value_heads"] * full["head_dim"]
-    biases = inner + 2 * outer + d if full["attention_bias"] else 0
-    attend = 2 * d * inner + 2 * d * outer + biases + norm
-    feed = 2 * d * f + f + d + norm
+    biases = inner + 2 * outer if full["attention_bias"] else 0
+    biases += d if full["attention_output_bias"] else 0
+    head_norms = 2 * per_channel * full["head_dim"] if full["qk_norm"] else 0
+    attend = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
+    wide = 2 if full["feedforward"] == "glu" else 1
+    feed = (wide + 1) * d * f + (wide * f + d if full["feedforward_bias"] else 0) + norms
     positions = full["max_sequence_length"] * d if full["positions"] == "learned" else 0
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
-    final = norm if full["final_norm"] else 0
+    # Norms at both ends of a stack.
+    final = norm * (full["final_norm"] + full["embedding_norm"])
 
     if full["kind"] == "decoder_only":
         return v * d + positions + layers * (attend + feed) + final + logits

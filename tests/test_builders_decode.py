@@ -62,6 +62,31 @@ CHANGES: dict[str, dict[str, Any]] = {
     "padding of another token": {"pad_token_id": 7},
     "no padding in a translator": {**TRANSLATOR, "pad_token_id": None},
     "no biases, no residuals": {"attention_bias": False, "residual": False},
+    "two norms a sublayer, soft caps": {
+        "norm_placement": "sandwich",
+        "norm": "rms",
+        "norm_offset": True,
+        "feedforward": "glu",
+        "attention_scale": 0.7,
+        "attention_soft_cap": 1.5,
+        "logit_soft_cap": 2.5,
+    },
+    "parallel sublayers, norms of query and key": {
+        **GROUPED,
+        "norm_placement": "parallel",
+        "norm_bias": False,
+        "embedding_norm": True,
+        "qk_norm": True,
+        "feedforward_bias": False,
+        "attention_output_bias": False,
+    },
+    "no norms, caps and scale of a translator": {
+        **TRANSLATOR,
+        "norm_placement": "none",
+        "qk_norm": True,
+        "attention_scale": 0.3,
+        "attention_soft_cap": 1.5,
+    },
     "layers of its own for the encoder": {**TRANSLATOR, "num_encoder_layers": 1},
 }
 
@@ -147,7 +172,12 @@ def test_every_variant_decodes_as_it_reads_whole_sequences(name: str, kind: str)
     assert_decodes_as_it_reads(random_model(spec), spec)
 
 
-QUICK = ("grouped heads", "window", "library layer")  # the others are left to `make test-all`
+QUICK = (
+    "grouped heads",
+    "two norms a sublayer, soft caps",
+    "window",
+    "library layer",
+)  # the others are left to `make test-all`
 
 
 @pytest.mark.parametrize(

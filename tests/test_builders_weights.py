@@ -34,6 +34,10 @@ SHAPES_OF_INTEREST: list[dict[str, Any]] = [
     {"share_embeddings": True, "tie_embeddings": True, "num_encoder_layers": 3},
     {"attention": "layer", "head_dim": 5, "logit_bias": True},
     {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5},
+    {"norm_placement": "sandwich", "norm": "rms", "feedforward": "glu", "qk_norm": True},
+    {"norm_placement": "parallel", "norm_bias": False, "feedforward_bias": False},
+    {"norm_placement": "none", "embedding_norm": True, "attention_output_bias": False},
+    {"norm": "rms", "norm_offset": True, "final_norm": False},
 ]
 
 

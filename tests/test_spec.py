@@ -18,6 +18,7 @@ SIZES: dict[str, Any] = {
 }
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared")
 POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "none")
+PLACEMENTS = ("post", "pre", "sandwich", "parallel", "none")
 INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled")
 
 
@@ -38,6 +39,8 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     head_dim = draw(st.none() | size)
     hidden_dim = draw(size) * 2 * (num_heads if head_dim is None else 1)
     vocabulary_size = draw(size)
+    norm = draw(st.sampled_from(("layer", "rms")))
+    positive = st.none() | st.floats(1e-3, 1e3)
     kind = draw(st.sampled_from(("decoder_only", "encoder_decoder")))
     share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
     source_vocabulary_size = None if share_embeddings else draw(st.none() | size)
@@ -56,7 +59,18 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "num_heads": num_heads,
         "num_key_value_heads": draw(st.none() | st.sampled_from(divisors(num_heads))),
         "head_dim": head_dim,
-        "norm_placement": draw(st.sampled_from(("post", "pre"))),
+        "norm_placement": draw(st.sampled_from(PLACEMENTS)),
+        "norm": norm,
+        "norm_bias": draw(st.none() | st.booleans()) if norm == "layer" else None,
+        "norm_offset": norm == "rms" and draw(st.booleans()),
+        "embedding_norm": draw(st.booleans()),
+        "qk_norm": draw(st.booleans()),
+        "feedforward": draw(st.sampled_from(("mlp", "glu"))),
+        "feedforward_bias": draw(st.booleans()),
+        "attention_output_bias": draw(st.none() | st.booleans()),
+        "attention_scale": draw(positive),
+        "attention_soft_cap": draw(positive),
+        "logit_soft_cap": draw(positive),
         "residual": draw(st.booleans()),
         "norm_epsilon": draw(st.floats(1e-12, 0.1)),
         "final_norm": draw(st.none() | st.booleans()),
@@ -198,17 +212,32 @@ BAD_VALUES = [
     ("head_dim", 0, "positive int"),
     ("norm_placement", "before", "post, pre"),
     ("residual", 1, "True or False"),
+    ("norm", "batch", "layer, rms"),
+    ("norm_bias", 1, "True or False"),
+    ("norm_offset", "yes", "True or False"),
+    ("norm_offset", True, "False where norm='layer'"),
+    ("embedding_norm", None, "True or False"),
     ("norm_epsilon", 0.0, "between 0 and 1"),
     ("norm_epsilon", float("nan"), "between 0 and 1"),
     ("final_norm", "yes", "True or False"),
     ("positions", "sinusoid", "sinusoidal"),
+    ("feedforward", "swiglu", "mlp, glu"),
     ("activation", "swish", "silu"),
+    ("feedforward_bias", None, "True or False"),
     ("attention", "flash", "graph, layer"),
     ("attention_window", 0, "positive int, or None"),
     ("attention_window", -1, "positive int, or None"),
     ("attention_window", True, "positive int, or None"),
     ("attention_window", 2.5, "positive int, or None"),
     ("attention_bias", None, "True or False"),
+    ("attention_output_bias", 0, "True or False"),
+    ("attention_scale", 0, "positive number, or None"),
+    ("attention_scale", float("inf"), "positive number, or None"),
+    ("attention_soft_cap", -30.0, "positive number, or None"),
+    ("attention_soft_cap", True, "positive number, or None"),
+    ("logit_soft_cap", float("nan"), "positive number, or None"),
+    ("logit_soft_cap", "30", "positive number, or None"),
+    ("qk_norm", 1, "True or False"),
     ("residual", None, "True or False"),
     ("scale_embeddings", 1, "True or False"),
     ("tie_embeddings", "no", "True or False"),
@@ -257,8 +286,20 @@ def test_every_field_has_a_bad_value_above() -> None:
         ),
         (
             {"attention": "layer", "num_key_value_heads": 1},
-            ["num_key_value_heads=1", "num_heads=2", "attention='layer'", "use attention='graph'"],
+            ["num_key_value_heads=1", "must be 2", "attention='layer'", "use attention='graph'"],
         ),
+        (
+            {"attention": "layer", "attention_output_bias": False},
+            ["attention_output_bias=False", "must be True", "attention='layer'"],
+        ),
+        (
+            {"attention": "layer", "attention_soft_cap": 30.0},
+            ["attention_soft_cap=30.0", "must be None", "attention='layer'"],
+        ),
+        ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
+        ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
+        ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
+        ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),
         (
             {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal"},
             ["hidden_dim=13", "even", "sinusoidal"],
