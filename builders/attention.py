@@ -1,9 +1,9 @@
 """Attention, wired node by node or as one library layer.
 
 One registered function for each value of the spec's `attention`. Each takes
-`(scope, spec, x, memory, mask, sublayers)`: queries come from x (b, t, d), keys and values from
-memory (b, s, d), mask is bool (1 or b, 1 or t, s) or `None`, `sublayers` counts those on the
-residual stream; each returns (b, t, d).
+`(scope, spec, x, memory, view, sublayers)`: queries come from x (b, t, d), keys and values from
+memory (b, s, d), `view` says what a query may look at, `sublayers` counts those on the residual
+stream; each returns (b, t, d).
 
 Whichever it is, decode and probe graphs are wired node by node, from the four projections.
 """
@@ -18,7 +18,9 @@ from keras import KerasTensor, ops
 from builders.cache import SLOT_AXIS
 from builders.feedforward import dropout
 from builders.initializers import initializer
+from builders.masks import View
 from builders.norms import norm
+from builders.positions import position_scheme
 from builders.registry import component, register_component
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -31,7 +33,7 @@ def attention(
     spec: TransformerSpec,
     x: Tensor,
     memory: Tensor | None,
-    mask: Tensor | None,
+    view: View,
     sublayers: int,
 ) -> Tensor:
     """Wire one attention sublayer: (b, t, d), (b, s, d) -> (b, t, d).
@@ -40,7 +42,7 @@ def attention(
     """
     by_node = scope.cache is not None or scope.shows_scores
     wire = component("attention", "graph" if by_node else spec.attention)
-    return dropout(scope, spec.dropout, wire(scope, spec, x, memory, mask, sublayers))
+    return dropout(scope, spec.dropout, wire(scope, spec, x, memory, view, sublayers))
 
 
 @register_component("attention", "graph")
@@ -49,17 +51,17 @@ def graph_attention(
     spec: TransformerSpec,
     x: Tensor,
     memory: Tensor | None,
-    mask: Tensor | None,
+    view: View,
     sublayers: int,
 ) -> Tensor:
     """Wire every step as a node ("Attention Is All You Need", section 3.2)."""
-    query = project(scope, spec, "query", x)  # (b, t, n, h)
+    query = project(scope, spec, "query", x, view.positions)  # (b, t, n, h)
     if scope.cache is not None:
-        mixed = attend_to_cache(scope, spec, query, memory, mask)  # (b, t, n, h)
+        mixed = attend_to_cache(scope, spec, query, memory, view)  # (b, t, n, h)
     else:
-        key = project(scope, spec, "key", memory)  # (b, s, k, h)
+        key = project(scope, spec, "key", memory, view.positions)  # (b, s, k, h)
         value = project(scope, spec, "value", memory)  # (b, s, k, h)
-        mixed = attend(scope, spec, query, key, value, mask)  # (b, t, n, h)
+        mixed = attend(scope, spec, query, key, value, view)  # (b, t, n, h)
     n, h, d = spec.num_heads, spec.head_dim, spec.hidden_dim
     # Heads are `i` and their channels `j` here: JAX sums in the order of the alphabet, and to sum
     # over `h` before `n` it would transpose both sides.
@@ -73,8 +75,17 @@ def graph_attention(
     )(mixed)
 
 
-def project(scope: LayerScope, spec: TransformerSpec, role: str, x: Tensor) -> Tensor:
-    """Wire the query (b, t, n, h), or the key or value (b, s, k, h), of x (b, t or s, d)."""
+def project(
+    scope: LayerScope,
+    spec: TransformerSpec,
+    role: str,
+    x: Tensor,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Wire the query (b, t, n, h), or the key or value (b, s, k, h), of x (b, t or s, d).
+
+    Queries and keys at positions, int (1 or b, t or s), are turned by them where the spec says so.
+    """
     heads = spec.num_heads if role == "query" else spec.num_key_value_heads
     h, d = spec.head_dim, spec.hidden_dim
     x = scope.layer(
@@ -87,6 +98,8 @@ def project(scope: LayerScope, spec: TransformerSpec, role: str, x: Tensor) -> T
     )(x)
     if spec.qk_norm and role != "value":
         x = norm(scope, spec, x, f"{role}_norm")
+    if positions is not None:
+        x = position_scheme(spec).rotate(scope, spec, x, positions, role)
     return x
 
 
@@ -101,15 +114,18 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    view: View,
 ) -> Tensor:
-    """Wire softmax(q k^T scale) v: in one node, or in steps where one of them is wanted."""
-    if not (spec.attention_dropout or spec.attention_soft_cap or scope.shows_scores):
+    """Wire softmax(q k^T scale + bias) v: in one node, or in steps where one is wanted."""
+    changes_scores = spec.attention_soft_cap is not None or view.bias is not None
+    if not (spec.attention_dropout or changes_scores or scope.shows_scores):
         layer = scope.layer("attend", DotProductAttention, spec.attention_scale)
-        return layer(query, key, value, mask)
+        return layer(query, key, value, view.mask)
     scores = scope.layer("scores", AttentionScores, spec.attention_scale)(query, key)
     scores = soft_cap(scope, spec.attention_soft_cap, scores)  # (b, n, t, s)
-    masked = () if mask is None else (mask,)  # Keras passes on a mask of None twice
+    if view.bias is not None:
+        scores = scope.layer("biased_scores", BiasedScores)(scores, view.bias)
+    masked = () if view.mask is None else (view.mask,)  # Keras passes on a mask of None twice
     weights = scope.layer("softmax", MaskedSoftmax)(scores, *masked)
     weights = dropout(scope, spec.attention_dropout, weights, "weights_dropout")
     return scope.layer("mix", MixValues)(weights, value)  # (b, t, n, h)
@@ -120,7 +136,7 @@ def attend_to_cache(
     spec: TransformerSpec,
     query: Tensor,
     memory: Tensor | None,
-    mask: Tensor | None,
+    view: View,
 ) -> Tensor:
     """Wire attention to the cache, to which memory (b, t, d), if there is one, is added first."""
     assert scope.cache is not None
@@ -130,20 +146,27 @@ def attend_to_cache(
         if memory is None:
             cached.append(scope.cache.read(scope, name))
         else:
-            new = heads_first(scope, spec, role, memory)
+            positions = view.positions if role == "key" else None
+            new = heads_first(scope, spec, role, memory, positions)
             cached.append(scope.cache.append(scope, name, new, SLOT_AXIS[role]))
     key, value = cached  # (b, k, h, c), (b, k, c, h)
     attend = scope.layer(
         "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap
     )
-    return attend(query, key, value, mask)
+    return attend(query, key, value, view.mask, view.bias)
 
 
-def heads_first(scope: LayerScope, spec: TransformerSpec, role: str, x: Tensor) -> Tensor:
+def heads_first(
+    scope: LayerScope,
+    spec: TransformerSpec,
+    role: str,
+    x: Tensor,
+    positions: Tensor | None = None,
+) -> Tensor:
     """Wire the key (b, k, h, s) or value (b, k, s, h) of x (b, s, d), in the layout of a cache."""
     order = {"key": (2, 3, 1), "value": (2, 1, 3)}[role]
     layer = scope.layer(f"{role}_heads_first", keras.layers.Permute, order)
-    return layer(project(scope, spec, role, x))
+    return layer(project(scope, spec, role, x, positions))
 
 
 @register_component("attention", "layer")
@@ -152,7 +175,7 @@ def layer_attention(
     spec: TransformerSpec,
     x: Tensor,
     memory: Tensor | None,
-    mask: Tensor | None,
+    view: View,
     sublayers: int,
 ) -> Tensor:
     """Wire the library's own layer as one node; its kernels have the same shapes.
@@ -171,7 +194,7 @@ def layer_attention(
         use_bias=spec.attention_bias,
         kernel_initializer=initializer(spec, fan_in=d, fan_out=n * h),
     )
-    return layer(x, memory, attention_mask=mask)
+    return layer(x, memory, attention_mask=view.mask)
 
 
 def for_every_query_head(x: Tensor, heads: int) -> Tensor:
@@ -259,6 +282,17 @@ class SoftCap(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
+class BiasedScores(keras.layers.Layer):
+    """Scores plus a bias, in float32: (b, n, t, s), (1 or b, n, t, s) -> (b, n, t, s)."""
+
+    def call(self, scores: Tensor, bias: Tensor) -> Tensor:
+        return ops.cast(scores, "float32") + ops.cast(bias, "float32")
+
+    def compute_output_spec(self, scores: KerasTensor, bias: KerasTensor) -> KerasTensor:
+        return KerasTensor(scores.shape, dtype="float32")
+
+
+@keras.saving.register_keras_serializable(package="builders")
 class MaskedSoftmax(keras.layers.Layer):
     """Attention weights, computed in float32: (b, n, t, s), mask (1 or b, 1 or t, s) -> same.
 
@@ -291,12 +325,12 @@ class MixValues(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class AttendToCache(DotProductAttention):
+class AttendToCache(Scaled):
     """softmax(q k^T scale) v over the slots of a cache, the weights in float32.
 
-    query (b, t, n, h), key (b, k, h, c), value (b, k, c, h), mask bool (b, 1 or t, c)
-    -> (b, t, n, h). The heads of the queries stay in groups of n / k, so that grouped keys are
-    read once and not repeated.
+    query (b, t, n, h), key (b, k, h, c), value (b, k, c, h), mask bool (b, 1 or t, c), bias
+    (1 or b, n, t, c) -> (b, t, n, h). The heads of the queries stay in groups of n / k, so that
+    grouped keys are read once and not repeated.
 
     Args:
         scale: of the scores; `None`: 1 / sqrt(h).
@@ -312,17 +346,36 @@ class AttendToCache(DotProductAttention):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "soft_cap": self.soft_cap}
 
-    def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         b, t, n, h = ops.shape(query)
         k, c = key.shape[1], ops.shape(key)[3]
         query = ops.reshape(ops.swapaxes(self.scaled(query), 1, 2), (b, k, n // k * t, h))
         scores = ops.cast(ops.matmul(query, key), "float32")
         if self.soft_cap is not None:
             scores = capped(scores, self.soft_cap)
+        scores = ops.reshape(scores, (b, n, t, c))
+        if bias is not None:
+            scores = scores + ops.cast(bias, "float32")
         if mask is not None:
-            scores = ops.reshape(scores, (b, n, t, c))
             scores = ops.where(mask[:, None], scores, -3e38)  # finite in float32
-            scores = ops.reshape(scores, (b, k, n // k * t, c))
         weights = ops.cast(softmax_over_keys(scores), self.compute_dtype)
+        weights = ops.reshape(weights, (b, k, n // k * t, c))
         mixed = ops.reshape(ops.matmul(weights, value), (b, n, t, h))
         return ops.swapaxes(mixed, 1, 2)
+
+    def compute_output_spec(
+        self,
+        query: KerasTensor,
+        key: KerasTensor,
+        value: KerasTensor,
+        mask: KerasTensor | None = None,
+        bias: KerasTensor | None = None,
+    ) -> KerasTensor:
+        return KerasTensor(query.shape, dtype=self.compute_dtype)

@@ -14,6 +14,7 @@ import keras
 
 from builders.attention import attention
 from builders.feedforward import feedforward
+from builders.masks import View
 from builders.norms import norm
 from builders.registry import component, register_component
 from builders.scope import LayerScope
@@ -81,13 +82,11 @@ def merge(scope: LayerScope, spec: TransformerSpec, x: Tensor, change: Tensor) -
     return scope.layer("residual", keras.layers.Add)([x, change])
 
 
-def encoder_block(
-    scope: LayerScope, spec: TransformerSpec, x: Tensor, mask: Tensor | None
-) -> Tensor:
+def encoder_block(scope: LayerScope, spec: TransformerSpec, x: Tensor, view: View) -> Tensor:
     """Wire self-attention in both directions and a feed-forward: (b, s, d) -> (b, s, d)."""
     total = 2 * spec.num_encoder_layers
     sublayers: Sublayers = {
-        "self_attention": lambda part, y: attention(part, spec, y, y, mask, total),
+        "self_attention": lambda part, y: attention(part, spec, y, y, view, total),
         "feedforward": lambda part, y: feedforward(part, spec, y, total),
     }
     return component("norm_placement", spec.norm_placement)(scope, spec, x, sublayers)
@@ -97,20 +96,22 @@ def decoder_block(
     scope: LayerScope,
     spec: TransformerSpec,
     x: Tensor,
-    mask: Tensor,
+    view: View,
     memory: Tensor | None = None,
     memory_mask: Tensor | None = None,
 ) -> Tensor:
     """Wire causal self-attention, cross-attention where there is an encoder, and a feed-forward.
 
-    x (b, t, d), mask bool (1 or b, t, t), memory (b, s, d), memory_mask bool (b, 1, s)
-    -> (b, t, d). A decode graph has no memory: its cache holds the keys and values of it.
+    x (b, t, d), memory (b, s, d), memory_mask bool (b, 1, s) -> (b, t, d). A decode
+    graph has no memory: its cache holds the keys and values of it.
     """
     crosses = spec.kind == "encoder_decoder"
     total = spec.num_layers * (3 if crosses else 2)
     sublayers: dict[str, Callable[[LayerScope, Tensor], Tensor]] = {
-        "self_attention": lambda part, y: attention(part, spec, y, y, mask, total),
-        "cross_attention": lambda part, y: attention(part, spec, y, memory, memory_mask, total),
+        "self_attention": lambda part, y: attention(part, spec, y, y, view, total),
+        "cross_attention": lambda part, y: attention(
+            part, spec, y, memory, View(memory_mask), total
+        ),
         "feedforward": lambda part, y: feedforward(part, spec, y, total),
     }
     if not crosses:

@@ -106,6 +106,7 @@ class KeyValueCache:
         self._start = start
         self._attends_before_writing = attends_before_writing
         self._positions: Tensor = None  # wired when first asked for
+        self._slots: Tensor = None
 
     def read(self, scope: LayerScope, name: str) -> Tensor:
         """Return an entry."""
@@ -137,9 +138,13 @@ class KeyValueCache:
         """
         positions = self.positions(scope, tokens)
         seen = scope.layer("seen_positions", SeenPositions, spec.pad_token_id)(tokens, positions)
-        slots = self.append(scope, "position_cache", seen, axis=1)
+        self._slots = self.append(scope, "position_cache", seen, axis=1)
         mask = scope.layer("slot_mask", SlotMask, spec.attention_window)
-        return mask(positions, slots)
+        return mask(positions, self._slots)
+
+    def key_positions(self, scope: LayerScope) -> Tensor:
+        """Wire the positions of what `causal_mask` is over: int (b, c), -1 for empty slots."""
+        return scope.layer("key_positions", KeyPositions)(self._slots)
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -225,6 +230,17 @@ class SeenPositions(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pad_token_id": self.pad_token_id}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class KeyPositions(keras.layers.Layer):
+    """Positions of the tokens in the slots of a cache: slots int (b, c) -> int (b, c)."""
+
+    def call(self, slots: Tensor) -> Tensor:
+        return slots - 1
+
+    def compute_output_spec(self, slots: KerasTensor) -> KerasTensor:
+        return KerasTensor(slots.shape, dtype="int32")
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -5,6 +5,7 @@ Nothing here relies on the implicit masks of Keras, which travel beside the tens
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -80,6 +81,22 @@ def padding_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Te
     if spec.pad_token_id is None:
         return None
     return scope.layer("padding_mask", PaddingMask, spec.pad_token_id)(tokens)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the queries of an attention may look at, and where they stand.
+
+    Attributes:
+        mask: bool (1 or b, 1 or t, s), or `None`: they may look everywhere.
+        positions: int (1 or b, t), of queries and of new keys; `None` in cross-attention, whose
+            two sequences have no common order.
+        bias: added to the scores, (1 or b, n, t, s), or `None`.
+    """
+
+    mask: Tensor | None
+    positions: Tensor | None = None
+    bias: Tensor | None = None
 
 
 def causal_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:

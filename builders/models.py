@@ -11,10 +11,10 @@ from builders.attention import soft_cap
 from builders.blocks import decoder_block, encoder_block
 from builders.feedforward import dropout
 from builders.initializers import embedding_initializer, initializer
-from builders.masks import causal_mask, padding_mask
+from builders.masks import View, causal_mask, padding_mask
 from builders.norms import norm
-from builders.positions import token_positions
-from builders.registry import component, variant
+from builders.positions import position_scheme, token_positions
+from builders.registry import variant
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -92,9 +92,12 @@ def encode(
     """Wire the encoder: source, int (b, s) -> memory (b, s, d) and its mask, bool (b, 1, s)."""
     encoder = scope.within("encoder")
     mask = padding_mask(encoder, spec, source)
-    x = embed(encoder, spec, source, embedding)  # (b, s, d)
+    positions = token_positions(encoder, source)
+    x = embed(encoder, spec, source, embedding, positions)  # (b, s, d)
+    bias = position_scheme(spec).bias(encoder, spec, positions, positions, causal=False)
+    view = View(mask, positions, bias)
     for i in range(spec.num_encoder_layers):
-        x = encoder_block(encoder.within(f"block_{i}"), spec, x, mask)
+        x = encoder_block(encoder.within(f"block_{i}"), spec, x, view)
     return finish(encoder, spec, x), mask
 
 
@@ -112,9 +115,13 @@ def decode(
     """
     decoder = scope.within("decoder")
     mask = causal_mask(decoder, spec, tokens)
-    x = embed(decoder, spec, tokens, embedding)  # (b, t, d)
+    positions = token_positions(decoder, tokens)
+    keys = positions if scope.cache is None else scope.cache.key_positions(decoder)
+    x = embed(decoder, spec, tokens, embedding, positions)  # (b, t, d)
+    bias = position_scheme(spec).bias(decoder, spec, positions, keys, causal=True)
+    view = View(mask, positions, bias)
     for i in range(spec.num_layers):
-        x = decoder_block(decoder.within(f"block_{i}"), spec, x, mask, memory, memory_mask)
+        x = decoder_block(decoder.within(f"block_{i}"), spec, x, view, memory, memory_mask)
     return finish(decoder, spec, x)
 
 
@@ -149,14 +156,17 @@ def token_embedding(
 
 
 def embed(
-    scope: LayerScope, spec: TransformerSpec, tokens: Tensor, embedding: keras.layers.Layer
+    scope: LayerScope,
+    spec: TransformerSpec,
+    tokens: Tensor,
+    embedding: keras.layers.Layer,
+    positions: Tensor,
 ) -> Tensor:
-    """Wire what the first block reads: tokens, int (b, t) -> (b, t, d)."""
+    """Wire what the first block reads: int (b, t), positions int (1 or b, t) -> (b, t, d)."""
     x = embedding(tokens)
     if spec.scale_embeddings:
         x = scope.layer("scale_embedding", Scale, spec.hidden_dim**0.5)(x)
-    positions = token_positions(scope, tokens)
-    x = component("positions", spec.positions)(scope, spec, x, positions)
+    x = position_scheme(spec).embed(scope, spec, x, positions)
     if spec.embedding_norm:
         x = norm(scope, spec, x, "embedding_norm")
     return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")

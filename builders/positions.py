@@ -1,8 +1,14 @@
-"""Position schemes: one registered function for each value of the spec's `positions`.
+"""Position schemes: one registered class for each value of the spec's `positions`.
 
-Each takes `(scope, spec, x, positions)`, x being the token embeddings (b, t, d) and positions
-int (1 or b, t), and returns what the first block reads, (b, t, d). The sum of the two is a node of
-its own. A scheme that goes by `positions` alone holds for whole sequences and for decoding.
+There are three places where order can come in, and a scheme overrides the method of one:
+
+* `embed` adds to what the first block reads: x (b, t, d), positions int (1 or b, t) -> (b, t, d);
+* `rotate` turns the queries and keys of self-attention: (b, t, n or k, h) -> same;
+* `bias` gives what is added to the scores of self-attention, the same in all blocks of a stack:
+  positions of queries (1 or b, t) and of keys (1 or b, s) -> (1 or b, n, t, s), or `None`.
+
+A scheme that goes by the positions it is given holds for whole sequences and for decoding, where
+keys are the slots of a cache.
 """
 
 from __future__ import annotations
@@ -15,11 +21,36 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.initializers import embedding_initializer
-from builders.registry import register_component
+from builders.registry import component, register_component
+from builders.rotary import RotaryPositions
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
 Tensor = Any
+
+
+class PositionScheme:
+    """A scheme without any positions; see above for what others override."""
+
+    def embed(
+        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor
+    ) -> Tensor:
+        return x
+
+    def rotate(
+        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor, name: str
+    ) -> Tensor:
+        return x
+
+    def bias(
+        self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
+    ) -> Tensor | None:
+        return None
+
+
+def position_scheme(spec: TransformerSpec) -> PositionScheme:
+    """Return the scheme that a spec names."""
+    return component("positions", spec.positions)()
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -146,49 +177,186 @@ class SinusoidalPositions(PositionVectors):
         return {**super().get_config(), "interleaved": self.interleaved}
 
 
+@keras.saving.register_keras_serializable(package="builders")
+class DistanceBias(keras.layers.Layer):
+    """Less attention to what is further away: minus slope * distance, in float32 (ALiBi).
+
+    Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s). Head
+    i of n has the slope 2^(-8 (i + 1) / n); where n is no power of two, the slopes for the power
+    below it, and then every other one for the power above it (Press et al. 2022, section 3, and
+    the authors' code).
+    """
+
+    def __init__(self, num_heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        power = 2 ** int(math.log2(num_heads))
+        slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+        between = [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * power, 2)]
+        self._slopes = (slopes + between)[:num_heads]
+
+    def call(self, queries: Tensor, keys: Tensor) -> Tensor:
+        distance = ops.abs(queries[:, None, :, None] - keys[:, None, None, :])  # (1 or b, 1, t, s)
+        slopes = ops.convert_to_tensor(self._slopes, dtype="float32")[None, :, None, None]
+        return -slopes * ops.cast(distance, "float32")
+
+    def compute_output_spec(self, queries: KerasTensor, keys: KerasTensor) -> KerasTensor:
+        shape = (queries.shape[0], self.num_heads, queries.shape[1], keys.shape[1])
+        return KerasTensor(shape, dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class BucketBias(keras.layers.Layer):
+    """A trained number for each head and range of distances (Raffel et al. 2020, section 2.1).
+
+    Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s), from a
+    table `embeddings` (buckets, n). Half of the buckets are for one distance each, the others for
+    ranges that grow by a constant factor up to `max_distance`; the last takes all beyond.
+
+    Args:
+        causal: whether keys after the query share the bucket of distance 0. If not, half of all
+            buckets are for them.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_buckets: int,
+        max_distance: int,
+        causal: bool,
+        embeddings_initializer: str | keras.Initializer = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.causal = causal
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+
+    def build(self, *input_shapes: Any) -> None:
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.num_buckets, self.num_heads),
+            initializer=self.embeddings_initializer,
+        )
+
+    def call(self, queries: Tensor, keys: Tensor) -> Tensor:
+        ahead = keys[:, None, :] - queries[:, :, None]  # (1 or b, t, s)
+        number = self.num_buckets if self.causal else self.num_buckets // 2
+        distance = ops.maximum(-ahead, 0) if self.causal else ops.abs(ahead)
+        exact = number // 2
+        # As the authors do, in float32: it decides between buckets where a logarithm is whole.
+        ratio = ops.cast(ops.maximum(distance, 1), "float32") / exact
+        scale = (number - exact) / math.log(self.max_distance / exact)
+        far = exact + ops.cast(ops.log(ratio) * scale, "int32")
+        bucket = ops.where(distance < exact, distance, ops.minimum(far, number - 1))
+        if not self.causal:
+            bucket = bucket + ops.where(ahead > 0, number, 0)
+        return ops.transpose(ops.take(self.embeddings, bucket, axis=0), (0, 3, 1, 2))
+
+    def compute_output_spec(self, queries: KerasTensor, keys: KerasTensor) -> KerasTensor:
+        shape = (queries.shape[0], self.num_heads, queries.shape[1], keys.shape[1])
+        return KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "num_buckets": self.num_buckets,
+            "max_distance": self.max_distance,
+            "causal": self.causal,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+        }
+
+
+register_component("positions", "none")(PositionScheme)
+
+
 @register_component("positions", "learned")
-def learned(scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor) -> Tensor:
+class Learned(PositionScheme):
     """Add a trained vector for each position (GPT, BERT)."""
-    vectors = scope.layer(
-        "position_embedding",
-        LearnedPositions,
-        spec.max_sequence_length,
-        spec.hidden_dim,
-        embeddings_initializer=embedding_initializer(spec),
-    )(positions)
-    return _add(scope, x, vectors)
+
+    def embed(
+        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor
+    ) -> Tensor:
+        vectors = scope.layer(
+            "position_embedding",
+            LearnedPositions,
+            spec.max_sequence_length,
+            spec.hidden_dim,
+            embeddings_initializer=embedding_initializer(spec),
+        )(positions)
+        return _add(scope, x, vectors)
 
 
 @register_component("positions", "sinusoidal")
-def sinusoidal(scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor) -> Tensor:
+class Sinusoidal(PositionScheme):
     """Add interleaved sines and cosines ("Attention Is All You Need", section 3.5)."""
-    return _add(scope, x, _sinusoids(scope, spec, positions, interleaved=True))
+
+    interleaved = True
+
+    def embed(
+        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor
+    ) -> Tensor:
+        vectors = scope.layer(
+            "position_embedding",
+            SinusoidalPositions,
+            spec.max_sequence_length,
+            spec.hidden_dim,
+            interleaved=self.interleaved,
+        )(positions)
+        return _add(scope, x, vectors)
 
 
 @register_component("positions", "sinusoidal_concat")
-def sinusoidal_concat(
-    scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor
-) -> Tensor:
+class SinusoidalConcat(Sinusoidal):
     """Add all sines, then all cosines (tensor2tensor; the TensorFlow text tutorial)."""
-    return _add(scope, x, _sinusoids(scope, spec, positions, interleaved=False))
+
+    interleaved = False
 
 
-@register_component("positions", "none")
-def none(scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor) -> Tensor:
-    """Add nothing: order reaches a decoder only through its causal mask."""
-    return x
+@register_component("positions", "rotary")
+class Rotary(PositionScheme):
+    """Turn queries and keys by angles that grow with the position (Su et al. 2021, RoFormer)."""
+
+    def rotate(
+        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor, name: str
+    ) -> Tensor:
+        frequencies, magnitude = component("rotary_scaling", spec.rotary_scaling)(spec)
+        layer = scope.layer(f"{name}_rotary", RotaryPositions, frequencies, magnitude)
+        return layer(x, positions)
 
 
-def _sinusoids(
-    scope: LayerScope, spec: TransformerSpec, positions: Tensor, interleaved: bool
-) -> Tensor:
-    return scope.layer(
-        "position_embedding",
-        SinusoidalPositions,
-        spec.max_sequence_length,
-        spec.hidden_dim,
-        interleaved=interleaved,
-    )(positions)
+@register_component("positions", "alibi")
+class ALiBi(PositionScheme):
+    """Subtract from the scores what grows with the distance (Press et al. 2022)."""
+
+    def bias(
+        self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
+    ) -> Tensor | None:
+        return scope.layer("distance_bias", DistanceBias, spec.num_heads)(queries, keys)
+
+
+@register_component("positions", "relative")
+class Relative(PositionScheme):
+    """Add to the scores what is trained for each range of distances (T5)."""
+
+    def bias(
+        self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
+    ) -> Tensor | None:
+        return scope.layer(
+            "bucket_bias",
+            BucketBias,
+            spec.num_heads,
+            spec.relative_buckets,
+            spec.relative_max_distance,
+            causal,
+            embeddings_initializer=embedding_initializer(spec),
+        )(queries, keys)
 
 
 def _add(scope: LayerScope, x: Tensor, vectors: Tensor) -> Tensor:

@@ -26,8 +26,17 @@ _SHIPPED: dict[str, tuple[str, tuple[str, ...]]] = {
     "norm": ("builders.norms", ("layer", "rms")),
     "positions": (
         "builders.positions",
-        ("learned", "sinusoidal", "sinusoidal_concat", "none"),
+        (
+            "learned",
+            "sinusoidal",
+            "sinusoidal_concat",
+            "rotary",
+            "alibi",
+            "relative",
+            "none",
+        ),
     ),
+    "rotary_scaling": ("builders.rotary", ("none", "linear", "llama3", "yarn")),
     "feedforward": ("builders.feedforward", ("mlp", "glu")),
     "activation": (
         "builders.feedforward",
@@ -70,8 +79,9 @@ def register_component(field: str, value: str) -> Callable[[F], F]:
     """Decorate the function that a spec field stands for when it has `value`.
 
     Args:
-        field: `norm_placement`, `norm`, `positions`, `feedforward`, `activation`, `attention` or
-            `initializer`; the shipped functions in the module of each show the signature.
+        field: `norm_placement`, `norm`, `positions`, `rotary_scaling`, `feedforward`,
+            `activation`, `attention` or `initializer`; what ships in the module of each shows
+            what is called, and with what.
         value: the new value that the field may take.
 
     Raises:

@@ -28,11 +28,14 @@ _DERIVED = (
     "final_norm",
     "norm_bias",
     "attention_output_bias",
+    "rotary_dim",
+    "rotary_original_length",
 )
 _COMPONENT_FIELDS = (
     "norm_placement",
     "norm",
     "positions",
+    "rotary_scaling",
     "feedforward",
     "activation",
     "attention",
@@ -49,6 +52,10 @@ _POSITIVE_INTS = (
     "num_heads",
     "num_key_value_heads",
     "head_dim",
+    "rotary_dim",
+    "rotary_original_length",
+    "relative_buckets",
+    "relative_max_distance",
 )
 _BOOLS = (
     "residual",
@@ -108,7 +115,21 @@ class TransformerSpec:
 
     Parts:
         positions: `learned`, `sinusoidal` (sine and cosine interleaved, as in the paper),
-            `sinusoidal_concat` (sines, then cosines, as in tensor2tensor) or `none`.
+            `sinusoidal_concat` (sines, then cosines, as in tensor2tensor), `rotary` (Su et al.
+            2021), `alibi` (Press et al. 2022), `relative` (T5; Raffel et al. 2020, section 2.1)
+            or `none`.
+        rotary_base: the wavelengths of `rotary` are 2 pi base^(2 i / r), in tokens.
+        rotary_dim: how many channels of a head are turned, `r`; `None`: all h.
+        rotary_scaling: for sequences longer than those of the training: `none`, `linear` (Chen et
+            al. 2023), `llama3` (Llama 3.1) or `yarn` (Peng et al. 2023), by these four:
+        rotary_factor: how many times longer.
+        rotary_original_length: tokens before; `None`: max_sequence_length.
+        rotary_slow_turns: pairs of channels that turn less often within the original length are
+            scaled by the whole factor (`llama3`: low_freq_factor; `yarn`: beta_slow).
+        rotary_fast_turns: those that turn more often are not scaled (`llama3`: high_freq_factor;
+            `yarn`: beta_fast, 32 in the paper).
+        relative_buckets: ranges of distances that `relative` tells apart.
+        relative_max_distance: the distance from which on all are in the last of them.
         feedforward: `mlp`, down(activation(up(x))), or `glu`, down(activation(gate(x)) * up(x))
             (Shazeer 2020, equation 6).
         activation: of the feed-forward: `relu`, `gelu`, `gelu_tanh`, `silu`, `relu_squared`.
@@ -166,6 +187,15 @@ class TransformerSpec:
     final_norm: bool = DERIVED
 
     positions: str = "learned"
+    rotary_base: float = 10_000.0
+    rotary_dim: int = DERIVED
+    rotary_scaling: str = "none"
+    rotary_factor: float = 1.0
+    rotary_original_length: int = DERIVED
+    rotary_slow_turns: float = 1.0
+    rotary_fast_turns: float = 4.0
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
     feedforward: str = "mlp"
     activation: str = "gelu"
     feedforward_bias: bool = True
@@ -194,7 +224,7 @@ class TransformerSpec:
         derived = frozenset(name for name in _DERIVED if getattr(self, name) is None)
         self.__dict__["derived"] = derived  # beside the fields, as it is none
         self._check_given()
-        for name in derived:
+        for name in filter(derived.__contains__, _DERIVED):  # some follow from those before them
             object.__setattr__(self, name, self._derive(name))
         self._check_together()
 
@@ -221,6 +251,10 @@ class TransformerSpec:
                 return self.norm == "layer"
             case "attention_output_bias":
                 return self.attention_bias
+            case "rotary_dim":
+                return self.head_dim
+            case "rotary_original_length":
+                return self.max_sequence_length
         if self.hidden_dim % self.num_heads:  # the one left: head_dim
             _refuse(
                 "hidden_dim",
@@ -255,6 +289,11 @@ class TransformerSpec:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 _refuse(name, value, "a positive number, or None")
+        for name in ("rotary_base", "rotary_factor", "rotary_slow_turns", "rotary_fast_turns"):
+            value = getattr(self, name)
+            least = 1 if name in ("rotary_base", "rotary_factor") else 0
+            if not (_is_number(value) and least <= value < math.inf):
+                _refuse(name, value, f"a number of at least {least}")
         for name in ("norm_epsilon", "initializer_range"):
             if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) < 1):
                 _refuse(name, getattr(self, name), "a number between 0 and 1")
@@ -280,6 +319,10 @@ class TransformerSpec:
             _refuse("norm_offset", True, "False where norm='layer'", "use norm='rms'")
         if self.positions.startswith("sinusoidal") and self.hidden_dim % 2:
             _refuse("hidden_dim", self.hidden_dim, f"even where positions={self.positions!r}")
+        if self.positions == "rotary":
+            self._check_rotary()
+        if self.positions == "relative":
+            self._check_relative()
         if not self.share_embeddings:
             return
         if self.kind != "encoder_decoder":
@@ -294,6 +337,40 @@ class TransformerSpec:
                 "source_vocabulary_size",
                 self.source_vocabulary_size,
                 f"equal to vocabulary_size={self.vocabulary_size} where share_embeddings=True",
+            )
+
+    def _check_rotary(self) -> None:
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            _refuse(
+                "rotary_dim",
+                self.rotary_dim,
+                f"even and at most head_dim={self.head_dim}, since channels are turned in pairs",
+            )
+        if self.rotary_scaling == "none" and self.rotary_factor != 1:
+            _refuse(
+                "rotary_factor",
+                self.rotary_factor,
+                "1 where rotary_scaling='none'",
+                "name the scaling: linear, llama3 or yarn",
+            )
+        if self.rotary_fast_turns <= self.rotary_slow_turns:
+            _refuse(
+                "rotary_fast_turns",
+                self.rotary_fast_turns,
+                f"above rotary_slow_turns={self.rotary_slow_turns}",
+            )
+
+    def _check_relative(self) -> None:
+        # An encoder has half of the buckets for what lies ahead, and half of those are exact.
+        least = 4 if self.kind == "encoder_decoder" else 2
+        if self.relative_buckets % least:
+            _refuse("relative_buckets", self.relative_buckets, f"a multiple of {least}")
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            _refuse(
+                "relative_max_distance",
+                self.relative_max_distance,
+                f"above {self.relative_buckets // 2}, the distances that have a bucket each",
+                "give fewer relative_buckets, or a larger distance",
             )
 
     def _check_layer(self) -> None:
@@ -313,6 +390,13 @@ class TransformerSpec:
                     f"{allowed} where attention='layer', which can do nothing else",
                     "use attention='graph'",
                 )
+        if self.positions in ("rotary", "alibi", "relative"):
+            _refuse(
+                "positions",
+                self.positions,
+                "added to the embeddings where attention='layer', which is closed to others",
+                "use attention='graph'",
+            )
 
     def replace(self, **changes: Any) -> TransformerSpec:
         """Return a spec with `changes` made; what was derived is derived again.

@@ -8,6 +8,9 @@ nothing of this project and no Keras, so that an error made here is not made the
 * Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture": pre-norm, with a
   norm after the last block.
 * Ainslie et al. 2023, "GQA" (grouped heads); Beltagy et al. 2020, "Longformer" (windows).
+* Su et al. 2021, "RoFormer" (rotary), Chen et al. 2023, Peng et al. 2023, "YaRN", and the Llama 3.1
+  release (its scalings); Press et al. 2022, "Train Short, Test Long" (ALiBi); Raffel et al. 2020
+  (T5's buckets).
 * Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; Shazeer 2020, "GLU Variants".
 * Ding et al. 2021, "CogView" (sandwich norm); Black et al. 2022, "GPT-NeoX-20B" (parallel
   sublayers); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of query and key).
@@ -44,6 +47,8 @@ def with_derived(spec: Spec) -> dict:
         "final_norm": spec["norm_placement"] not in ("post", "none"),
         "norm_bias": spec["norm"] == "layer",
         "attention_output_bias": spec["attention_bias"],
+        "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
+        "rotary_original_length": spec["max_sequence_length"],
         "attention_scale": None,
         "attention_soft_cap": None,
         "logit_soft_cap": None,
@@ -114,19 +119,117 @@ def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
     return table
 
 
+def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
+    """Radians per position for every pair of channels, and the factor of what is turned."""
+    r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]
+    original = spec["rotary_original_length"]
+    slow, fast = spec["rotary_slow_turns"], spec["rotary_fast_turns"]
+    found = []
+    for pair in range(r // 2):
+        frequency = spec["rotary_base"] ** (-2.0 * pair / r)
+        wavelength = 2.0 * math.pi / frequency
+        if scaling == "linear":
+            frequency /= factor
+        elif scaling == "llama3":
+            if wavelength > original / slow:
+                frequency /= factor
+            elif wavelength > original / fast:
+                smooth = (original / wavelength - slow) / (fast - slow)
+                frequency = (1.0 - smooth) * frequency / factor + smooth * frequency
+        elif scaling == "yarn":
+
+            def dimension(turns: float) -> float:
+                return (
+                    r
+                    * math.log(original / (turns * 2.0 * math.pi))
+                    / (2.0 * math.log(spec["rotary_base"]))
+                )
+
+            low = max(math.floor(dimension(fast)), 0)
+            high = min(math.ceil(dimension(slow)), r - 1)
+            ramp = min(max((pair - low) / max(high - low, 0.001), 0.0), 1.0)
+            frequency = frequency / factor * ramp + frequency * (1.0 - ramp)
+        elif scaling != "none":
+            raise ValueError(f"the reference has no rotary scaling {scaling!r}")
+        found.append(frequency)
+    return found, 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
+
+
+def rotated(spec: dict, x: np.ndarray) -> np.ndarray:
+    """Heads (b, t, n, h) with channels i and i + r/2 turned as a point in the plane."""
+    frequencies, magnitude = rotary_frequencies(spec)
+    half = spec["rotary_dim"] // 2
+    turned = x.copy()
+    for position in range(x.shape[1]):
+        for pair, frequency in enumerate(frequencies):
+            angle = position * frequency
+            rotation = magnitude * np.exp(1j * angle)
+            points = (x[:, position, :, pair] + 1j * x[:, position, :, pair + half]) * rotation
+            turned[:, position, :, pair] = points.real
+            turned[:, position, :, pair + half] = points.imag
+    return turned
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    if math.log2(heads).is_integer():
+        return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
+    power = 2 ** math.floor(math.log2(heads))
+    return alibi_slopes(power) + alibi_slopes(2 * power)[0::2][: heads - power]
+
+
+def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
+    """Number of the bucket of a key that stands `ahead` tokens after the query."""
+    number, first = spec["relative_buckets"], 0
+    distance = max(-ahead, 0)
+    if not causal:
+        number //= 2
+        distance, first = abs(ahead), number if ahead > 0 else 0
+    exact = number // 2
+    if distance < exact:
+        return first + distance
+    share = math.log(distance / exact) / math.log(spec["relative_max_distance"] / exact)
+    return first + min(exact + int(share * (number - exact)), number - 1)
+
+
+def score_bias(
+    spec: dict, weights: Weights, side: str, length: int, causal: bool
+) -> np.ndarray | float:
+    """What positions add to the scores of self-attention, (n, t, t)."""
+    bias = np.zeros((spec["num_heads"], length, length))
+    for query in range(length):
+        for key in range(length):
+            if spec["positions"] == "alibi":
+                bias[:, query, key] = -abs(query - key) * np.array(alibi_slopes(len(bias)))
+            elif spec["positions"] == "relative":
+                row = t5_bucket(spec, key - query, causal)
+                bias[:, query, key] = weights[f"{side}.bucket_bias.embeddings"][row]
+    return bias
+
+
 # Sublayers --------------------------------------------------------------------------------------
 
 
 def attention(
-    spec: dict, weights: Weights, name: str, x: np.ndarray, memory: np.ndarray, mask: np.ndarray
+    spec: dict,
+    weights: Weights,
+    name: str,
+    x: np.ndarray,
+    memory: np.ndarray,
+    mask: np.ndarray,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Multi-head attention of x (b, t, d) to memory (b, s, d); mask (b, t, s), True = may look."""
+    """Multi-head attention of x (b, t, d) to memory (b, s, d); mask (b, t, s), True = may look.
+
+    Self-attention has a bias (n, t, s), and turns what it compares where the spec says so.
+    """
 
     def project(role: str, inputs: np.ndarray) -> np.ndarray:
         heads = np.einsum("bsd,dnh->bsnh", inputs, weights[f"{name}.{role}.kernel"])
         heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
         if spec["qk_norm"] and role != "value":
             heads = normed(spec, weights, f"{name}.{role}_norm", heads)
+        if spec["positions"] == "rotary" and role != "value" and bias is not None:
+            heads = rotated(spec, heads)
         return heads
 
     query, key, value = project("query", x), project("key", memory), project("value", memory)
@@ -136,6 +239,7 @@ def attention(
     scale = spec["attention_scale"] or 1.0 / math.sqrt(spec["head_dim"])
     scores = np.einsum("btnh,bsnh->bnts", query, key) * scale
     scores = soft_capped(scores, spec["attention_soft_cap"])
+    scores = scores if bias is None else scores + bias
     scores = np.where(mask[:, None, :, :], scores, -1e30)
     mixed = np.einsum("bnts,bsnh->btnh", softmax(scores), value)
     output = np.einsum("btnh,nhd->btd", mixed, weights[f"{name}.output.kernel"])
@@ -198,7 +302,7 @@ def embed(spec: dict, weights: Weights, side: str, tokens: np.ndarray) -> np.nda
         x = x + sinusoidal_positions(length, d)
     elif spec["positions"] == "sinusoidal_concat":
         x = x + sinusoidal_concat_positions(length, d)
-    elif spec["positions"] != "none":
+    elif spec["positions"] not in ("none", "rotary", "alibi", "relative"):
         raise ValueError(f"the reference has no positions {spec['positions']!r}")
     return normed(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
 
@@ -214,8 +318,9 @@ def encode(spec: dict, weights: Weights, source: np.ndarray) -> np.ndarray:
     x = embed(spec, weights, "encoder", source)
     length = source.shape[1]
     mask = real_keys(spec, source) & np.ones((1, length, 1), bool)
+    bias = score_bias(spec, weights, "encoder", length, causal=False)
     sublayers = {
-        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask),
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias),
         "feedforward": lambda at, y: feedforward(spec, weights, at, y),
     }
     for index in range(spec["num_encoder_layers"]):
@@ -237,7 +342,10 @@ def decode(
     if spec["attention_window"] is not None:  # the query and the tokens just before it
         causal &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
     self_mask = real_keys(spec, target) & causal[None]
-    sublayers = {"self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask)}
+    bias = score_bias(spec, weights, "decoder", length, causal=True)
+    sublayers = {
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask, bias)
+    }
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
         sublayers["cross_attention"] = lambda at, y: attention(
@@ -330,6 +438,8 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         shapes[f"{table}.embeddings"] = (vocabulary, d)
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
+        if full["positions"] == "relative":
+            shapes[f"{side}.bucket_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm")
         for index in range(layers):
@@ -361,7 +471,10 @@ def parameter_count(spec: Spec) -> int:
     attend = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
     wide = 2 if full["feedforward"] == "glu" else 1
     feed = (wide + 1) * d * f + (wide * f + d if full["feedforward_bias"] else 0) + norms
-    positions = full["max_sequence_length"] * d if full["positions"] == "learned" else 0
+    positions = {
+        "learned": full["max_sequence_length"] * d,
+        "relative": full["relative_buckets"] * full["num_heads"],
+    }.get(full["positions"], 0)
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
     # Norms at both ends of a stack.
     final = norm * (full["final_norm"] + full["embedding_norm"])

@@ -36,6 +36,7 @@ import builders
 each_kind = pytest.mark.parametrize("kind", KINDS)
 ONE_BY_ONE = [1] * TARGET_LENGTH
 UNEVEN = [4, 1, 1, 5]
+BUCKETS = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 7}
 CHANGES: dict[str, dict[str, Any]] = {
     "grouped heads": GROUPED,
     "grouped heads of a translator": {**GROUPED, **TRANSLATOR},
@@ -54,6 +55,21 @@ CHANGES: dict[str, dict[str, Any]] = {
     "sinusoids": {"positions": "sinusoidal"},
     "sines, then cosines": {"positions": "sinusoidal_concat"},
     "no positions": {"positions": "none"},
+    "rotary": {"positions": "rotary", "rotary_dim": 6},
+    "scaled rotary of grouped heads with a window": {
+        **GROUPED,
+        "positions": "rotary",
+        "rotary_dim": 4,
+        "rotary_scaling": "yarn",
+        "rotary_factor": 3.0,
+        "attention_window": 3,
+    },
+    "rotary translator": {**TRANSLATOR, "positions": "rotary", "rotary_dim": 6, "qk_norm": True},
+    "distances": {"positions": "alibi", "num_heads": 3, "head_dim": 5},
+    "distances with a window": {"positions": "alibi", "attention_window": 3},
+    "buckets": {**BUCKETS, "attention_soft_cap": 1.5},
+    "buckets of a translator": {**TRANSLATOR, **BUCKETS},
+    "buckets of grouped heads with a window": {**GROUPED, **BUCKETS, "attention_window": 3},
     "tied embeddings": {"tie_embeddings": True},
     "tied embeddings with a bias": {"tie_embeddings": True, "logit_bias": True},
     "shared embeddings": {**TRANSLATOR, "share_embeddings": True},

@@ -29,6 +29,15 @@ MAIN_FIELDS: dict[str, Sequence[Any]] = {
 ALL_FIELDS: dict[str, Sequence[Any]] = {
     **MAIN_FIELDS,
     "norm_placement": ("post", "pre", "sandwich", "parallel", "none"),
+    "positions": (*MAIN_FIELDS["positions"], "rotary", "alibi", "relative"),
+    "rotary_dim": (4, None),
+    "rotary_base": (10_000.0, 13.0),
+    "rotary_scaling": ("none", "linear", "llama3", "yarn"),
+    "rotary_factor": (1.0, 3.7),
+    "rotary_original_length": (None, 29),
+    "rotary_fast_turns": (4.0, 1.7),
+    "relative_buckets": (12, 20),
+    "relative_max_distance": (13, 17),
     "norm": ("layer", "rms"),
     "norm_bias": (None, False),
     "norm_offset": (False, True),
@@ -66,6 +75,7 @@ NOT_IN_THE_LAYER = (
     "qk_norm",
 )
 
+ROTARY_OR_BIAS = ("rotary", "alibi", "relative")
 DERIVED_FIELDS = (
     "source_vocabulary_size",
     "num_encoder_layers",
@@ -75,6 +85,8 @@ DERIVED_FIELDS = (
     "final_norm",
     "norm_bias",
     "attention_output_bias",
+    "rotary_dim",
+    "rotary_original_length",
 )
 
 
@@ -83,7 +95,13 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
         for name in NOT_IN_THE_LAYER:
             if changes.get(name, ALL_FIELDS[name][0]) != ALL_FIELDS[name][0]:
                 return False
+    if changes.get("attention") == "layer" and changes.get("positions") in ROTARY_OR_BIAS:
+        return False
     if changes.get("norm") == "layer" and changes.get("norm_offset"):
+        return False
+    if changes.get("positions") == "rotary" and changes.get("rotary_dim", 4) is None:
+        return False  # the heads here are of odd sizes
+    if changes.get("rotary_scaling") == "none" and changes.get("rotary_factor", 1.0) != 1.0:
         return False
     return not (changes.get("kind") == "decoder_only" and changes.get("share_embeddings"))
 

@@ -38,6 +38,9 @@ SHAPES_OF_INTEREST: list[dict[str, Any]] = [
     {"norm_placement": "parallel", "norm_bias": False, "feedforward_bias": False},
     {"norm_placement": "none", "embedding_norm": True, "attention_output_bias": False},
     {"norm": "rms", "norm_offset": True, "final_norm": False},
+    {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13},
+    {"positions": "rotary", "rotary_dim": 6},
+    {"positions": "alibi", "num_heads": 3, "head_dim": 5},
 ]
 
 

@@ -17,7 +17,8 @@ SIZES: dict[str, Any] = {
     "num_heads": 2,
 }
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared")
-POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "none")
+POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "alibi", "relative", "none")
+SCALINGS = ("linear", "llama3", "yarn")
 PLACEMENTS = ("post", "pre", "sandwich", "parallel", "none")
 INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled")
 
@@ -40,6 +41,10 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     hidden_dim = draw(size) * 2 * (num_heads if head_dim is None else 1)
     vocabulary_size = draw(size)
     norm = draw(st.sampled_from(("layer", "rms")))
+    width = head_dim or hidden_dim // num_heads
+    even = [2, 2 * (width // 2)]
+    # Derived again, the rotary channels are those of the head, which then are to be even.
+    positions = (*POSITIONS, "rotary") if width % 2 == 0 else POSITIONS
     positive = st.none() | st.floats(1e-3, 1e3)
     kind = draw(st.sampled_from(("decoder_only", "encoder_decoder")))
     share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
@@ -74,7 +79,16 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "residual": draw(st.booleans()),
         "norm_epsilon": draw(st.floats(1e-12, 0.1)),
         "final_norm": draw(st.none() | st.booleans()),
-        "positions": draw(st.sampled_from(POSITIONS)),
+        "positions": draw(st.sampled_from(positions)),
+        "rotary_base": draw(st.floats(1, 1e6)),
+        "rotary_dim": draw(st.none() | st.sampled_from(even)),
+        "rotary_scaling": draw(st.sampled_from(SCALINGS)),
+        "rotary_factor": draw(st.floats(1, 1e3)),
+        "rotary_original_length": draw(st.none() | size),
+        "rotary_slow_turns": draw(st.floats(0, 2)),
+        "rotary_fast_turns": draw(st.floats(2.5, 64)),
+        "relative_buckets": 4 * draw(st.integers(1, 9)),
+        "relative_max_distance": draw(st.integers(19, 997)),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "attention": "graph",
         "attention_window": draw(st.none() | size),
@@ -222,6 +236,17 @@ BAD_VALUES = [
     ("final_norm", "yes", "True or False"),
     ("positions", "sinusoid", "sinusoidal"),
     ("feedforward", "swiglu", "mlp, glu"),
+    ("rotary_base", 0.5, "at least 1"),
+    ("rotary_base", "10000", "at least 1"),
+    ("rotary_dim", 0, "positive int"),
+    ("rotary_scaling", "ntk", "none, linear, llama3, yarn"),
+    ("rotary_factor", 0.5, "at least 1"),
+    ("rotary_factor", float("nan"), "at least 1"),
+    ("rotary_original_length", -1, "positive int"),
+    ("rotary_slow_turns", -1.0, "at least 0"),
+    ("rotary_fast_turns", True, "at least 0"),
+    ("relative_buckets", 0, "positive int"),
+    ("relative_max_distance", 12.0, "positive int"),
     ("activation", "swish", "silu"),
     ("feedforward_bias", None, "True or False"),
     ("attention", "flash", "graph, layer"),
@@ -298,6 +323,32 @@ def test_every_field_has_a_bad_value_above() -> None:
         ),
         ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
         ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
+        (
+            {"attention": "layer", "positions": "rotary"},
+            ["positions='rotary'", "attention='layer'", "use attention='graph'"],
+        ),
+        ({"positions": "rotary"}, ["rotary_dim=7", "even", "head_dim=7"]),
+        ({"positions": "rotary", "rotary_dim": 8}, ["rotary_dim=8", "at most head_dim=7"]),
+        (
+            {"positions": "rotary", "rotary_dim": 6, "rotary_factor": 2.0},
+            ["rotary_factor=2.0", "rotary_scaling='none'", "yarn"],
+        ),
+        (
+            {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 5.0},
+            ["rotary_fast_turns=4.0", "above rotary_slow_turns=5.0"],
+        ),
+        (
+            {"positions": "relative", "relative_buckets": 7},
+            ["relative_buckets=7", "multiple of 2"],
+        ),
+        (
+            {"positions": "relative", "relative_buckets": 6, "kind": "encoder_decoder"},
+            ["relative_buckets=6", "multiple of 4"],
+        ),
+        (
+            {"positions": "relative", "relative_max_distance": 16},
+            ["relative_max_distance=16", "above 16", "fewer relative_buckets"],
+        ),
         ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
         ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),
         (
