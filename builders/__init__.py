@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builders.counting import ParameterCounts, count_parameters
 from builders.registry import (
     Variant,
     list_variants,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LayerScope",
+    "ParameterCounts",
     "TransformerSpec",
     "Variant",
     "build",
@@ -53,6 +55,7 @@ __all__ = [
     "build_encode",
     "build_encoder_decoder",
     "build_probe",
+    "count_parameters",
     "empty_cache",
     "list_variants",
     "register_component",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import keras
 from keras import ops
 
+from builders.abstract import AbstractModel, without_weights
 from builders.attention import soft_cap
 from builders.blocks import decoder_block, encoder_block
 from builders.feedforward import dropout
@@ -21,13 +23,16 @@ from builders.spec import TransformerSpec
 Tensor = Any
 
 
-def build_decoder_only(spec: TransformerSpec | str, **changes: Any) -> keras.Model:
+def build_decoder_only(
+    spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
+) -> keras.Model:
     """Build a decoder-only Transformer: tokens, int (b, t) -> logits, float (b, t, v).
 
     The logits at position t are of the token at t + 1, and depend on no token after t.
 
     Args:
         spec: a spec, or the name of a variant.
+        abstract: leave out the weights: a model to count and to draw, of any size.
         changes: spec fields to change first.
 
     Raises:
@@ -37,10 +42,14 @@ def build_decoder_only(spec: TransformerSpec | str, **changes: Any) -> keras.Mod
     """
     spec = _spec_of_kind("decoder_only", spec, changes)
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    return keras.Model(tokens, decoder_only(LayerScope(), spec, tokens), name="decoder_only")
+    with without_weights() if abstract else nullcontext():
+        logits = decoder_only(LayerScope(), spec, tokens)
+    return _model_class(abstract)(tokens, logits, name="decoder_only")
 
 
-def build_encoder_decoder(spec: TransformerSpec | str, **changes: Any) -> keras.Model:
+def build_encoder_decoder(
+    spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
+) -> keras.Model:
     """Build an encoder-decoder Transformer ("Attention Is All You Need", figure 1).
 
     {"source": int (b, s), "target": int (b, t)} -> logits, float (b, t, v). The logits at
@@ -49,6 +58,7 @@ def build_encoder_decoder(spec: TransformerSpec | str, **changes: Any) -> keras.
 
     Args:
         spec: a spec, or the name of a variant.
+        abstract: leave out the weights, as in `build_decoder_only`.
         changes: spec fields to change first.
 
     Raises:
@@ -57,17 +67,23 @@ def build_encoder_decoder(spec: TransformerSpec | str, **changes: Any) -> keras.
     spec = _spec_of_kind("encoder_decoder", spec, changes)
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")
-    logits = encoder_decoder(LayerScope(), spec, source, target)
-    return keras.Model({"source": source, "target": target}, logits, name="encoder_decoder")
+    with without_weights() if abstract else nullcontext():
+        logits = encoder_decoder(LayerScope(), spec, source, target)
+    inputs = {"source": source, "target": target}
+    return _model_class(abstract)(inputs, logits, name="encoder_decoder")
 
 
-def build(spec: TransformerSpec) -> keras.Model:
-    """Build the model of a spec, whatever its kind."""
+def build(spec: TransformerSpec, *, abstract: bool = False) -> keras.Model:
+    """Build the model of a spec, whatever its kind; `abstract` leaves out its weights."""
     builders = {
         "decoder_only": build_decoder_only,
         "encoder_decoder": build_encoder_decoder,
     }
-    return builders[spec.kind](spec)
+    return builders[spec.kind](spec, abstract=abstract)
+
+
+def _model_class(abstract: bool) -> type[keras.Model]:
+    return AbstractModel if abstract else keras.Model
 
 
 def decoder_only(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:

@@ -119,23 +119,32 @@ def component(field: str, value: str) -> Callable[..., Any]:
 
 
 def register_variant(
-    *, kinds: tuple[str, ...], source: str, summary: str, parameters: str = ""
+    *,
+    kinds: tuple[str, ...],
+    source: str,
+    summary: str,
+    parameters: str = "",
+    name: str | None = None,
 ) -> Callable[[Callable[[], TransformerSpec]], Callable[[], TransformerSpec]]:
-    """Decorate a function without arguments that returns the spec of a variant of its name.
+    """Decorate a function without arguments that returns the spec of a variant.
+
+    Args:
+        kinds, source, summary, parameters: as in `Variant`.
+        name: of the variant; `None`: the function's.
 
     Raises:
         ValueError: the name is taken by another function.
     """
 
     def register(make: Callable[[], TransformerSpec]) -> Callable[[], TransformerSpec]:
-        name = make.__name__
-        known = _variants.get(name)
+        called = name or make.__name__
+        known = _variants.get(called)
         if known is not None and known.make.__module__ != make.__module__:
             raise ValueError(
-                f"variant {name!r} is registered already, by {known.make.__module__}; "
+                f"variant {called!r} is registered already, by {known.make.__module__}; "
                 "choose another name"
             )
-        _variants[name] = Variant(name, kinds, source, parameters, summary, make)
+        _variants[called] = Variant(called, kinds, source, parameters, summary, make)
         return make
 
     return register
@@ -186,6 +195,7 @@ _loaded_groups: set[str] = set()
 
 def _load_variants() -> None:
     import_module("builders.variants")
+    import_module("builders.published")
     _load_entry_points("functional_models.variants")
 
 

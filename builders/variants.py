@@ -1,6 +1,7 @@
-"""The variants that ship: specs with the paper or the code that they follow.
+"""Variants for teaching and translation: specs with the paper or the code that they follow.
 
-Adding one is adding a function. The function's name is the variant's.
+Adding one is adding a function. The function's name is the variant's. The families of published
+models are rows of data in `builders.published`.
 """
 
 from __future__ import annotations
@@ -95,32 +96,6 @@ def vaswani_base() -> TransformerSpec:
 def vaswani_big() -> TransformerSpec:
     return vaswani_base().replace(
         hidden_dim=1024, intermediate_dim=4096, num_heads=16, dropout=0.3, embedding_dropout=0.3
-    )
-
-
-@register_variant(
-    kinds=("decoder_only",),
-    source='Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 2',
-    parameters="124,439,808 (the released weights; the paper's table says 117 million)",
-    summary="pre-norm, trained positions, tied logits, projections scaled by depth at the start",
-)
-def gpt2_small() -> TransformerSpec:
-    return TransformerSpec(
-        vocabulary_size=50_257,
-        num_layers=12,
-        hidden_dim=768,
-        num_heads=12,
-        max_sequence_length=1024,
-        norm_placement="pre",
-        norm_epsilon=1e-5,
-        positions="learned",
-        activation="gelu_tanh",
-        dropout=0.1,
-        attention_dropout=0.1,
-        embedding_dropout=0.1,
-        tie_embeddings=True,
-        pad_token_id=None,  # token 0 is "!"
-        initializer="depth_scaled",
     )
 
 

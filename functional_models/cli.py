@@ -274,12 +274,11 @@ def inspect(options: argparse.Namespace) -> None:
         print()
     print(spec.to_json())
 
-    keras = _keras()
+    _keras()
     import plots
 
     # Counting needs shapes, not weights: GPT-2 is counted without its half gigabyte.
-    with keras.StatelessScope(initialize_variables=False):
-        model = builders.build(spec)
+    model = builders.build(spec, abstract=True)
     print("\n" + "\n".join(parameter_lines(model)))
     print("\n" + "\n".join(cache_lines(spec)))
     print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")

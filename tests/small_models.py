@@ -10,9 +10,6 @@ import numpy as np
 import builders
 
 KINDS = ("decoder_only", "encoder_decoder")
-VARIANTS_AND_KINDS = [
-    (name, kind) for name in builders.list_variants() for kind in builders.variant_info(name).kinds
-]
 BATCH, TARGET_LENGTH, SOURCE_LENGTH = 3, 11, 13
 SIZES: dict[str, Any] = {
     "vocabulary_size": 31,
@@ -35,14 +32,36 @@ def small_spec(**changes: Any) -> builders.TransformerSpec:
 
 
 def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
-    """Spec of a variant at the sizes above; a head as wide as the model stays free of it."""
+    """Spec of a variant at the sizes above; what is free of them, or smaller, stays so."""
     spec = builders.variant(name, kind=kind)
     changes: dict[str, Any] = dict(SIZES)
     if spec.share_embeddings:
         del changes["source_vocabulary_size"]
     if spec.head_dim * spec.num_heads != spec.hidden_dim:
         changes["head_dim"] = 5
+    if spec.positions == "rotary":
+        changes["head_dim"] = 6  # channels are turned in pairs
+        changes["rotary_dim"] = 4 if spec.rotary_dim < spec.head_dim else None
+        changes["rotary_original_length"] = 7
+    if spec.num_key_value_heads < spec.num_heads:
+        changes["num_key_value_heads"] = 1
+    else:
+        changes["num_key_value_heads"] = None
+    if spec.attention_window:
+        changes["attention_window"] = 3
     return spec.replace(**changes)
+
+
+def variants_and_kinds() -> list[tuple[str, str]]:
+    """Every variant and the kinds that it can be built as; one of those that differ in size."""
+    found = {}
+    for name in builders.list_variants():
+        for kind in builders.variant_info(name).kinds:
+            found.setdefault(reduced_variant(name, kind), (name, kind))
+    return list(found.values())
+
+
+VARIANTS_AND_KINDS = variants_and_kinds()
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """The whole registry: every variant builds, runs as the reference does, and has its size."""
 
 import json
+from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from reference import parameter_count, reference_logits
 from small_models import (
@@ -12,10 +14,12 @@ from small_models import (
     random_tokens,
     reduced_variant,
     relative_error,
+    small_spec,
     weights_by_name,
 )
 
 import builders
+import plots
 
 
 @pytest.mark.parametrize(("name", "kind"), VARIANTS_AND_KINDS)
@@ -26,32 +30,52 @@ def test_every_variant_at_reduced_size_equals_the_reference(name: str, kind: str
     tokens = random_tokens(spec)
     fields = json.loads(spec.to_json())
     expected = reference_logits(fields, weights_by_name(model), tokens)
-    assert relative_error(logits_of(model, tokens), expected) < 1e-5
+    # Scores that are not scaled down magnify the rounding of what they are made from.
+    tolerance = 1e-5 if spec.attention_scale is None else 2e-5
+    assert relative_error(logits_of(model, tokens), expected) < tolerance
     assert model.count_params() == parameter_count(fields)
 
 
-@pytest.mark.parametrize(("name", "kind"), VARIANTS_AND_KINDS)
+def full_size() -> list[Any]:
+    """Every variant, in each of its kinds; deep ones take their time to build."""
+    return [
+        pytest.param(
+            name, kind, marks=pytest.mark.slow if builders.variant(name).num_layers > 12 else []
+        )
+        for name in builders.list_variants()
+        for kind in builders.variant_info(name).kinds
+    ]
+
+
+@pytest.mark.parametrize(("name", "kind"), full_size())
 def test_every_variant_at_full_size_has_the_parameters_of_the_formula(name: str, kind: str) -> None:
-    """Built without allocating its weights, so that size costs nothing."""
     spec = builders.variant(name, kind=kind)
-    with keras.StatelessScope(initialize_variables=False):
-        model = builders.build(spec)
-    assert model.count_params() == parameter_count(json.loads(spec.to_json()))
+    model = builders.build(spec, abstract=True)
+    assert model.count_params() == builders.count_parameters(spec).total
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("tf_tutorial", 10_184_162), ("mini_gpt", 10_939_168), ("gpt2_small", 124_439_808)],
-)
-def test_published_models_have_exactly_the_published_parameters(name: str, parameters: int) -> None:
-    with keras.StatelessScope(initialize_variables=False):
-        assert builders.build(builders.variant(name)).count_params() == parameters
+# Models without weights -------------------------------------------------------------------------
+
+
+def test_an_abstract_model_allocates_nothing_also_later_and_refuses_to_compute() -> None:
+    """Keras would allocate it when the next stateless scope ends: here, half a terabyte."""
+    model = builders.build_decoder_only("gpt3_175b", abstract=True, num_layers=3)
+    assert model.count_params() > 6e9
+    with keras.StatelessScope():
+        pass
+    assert all(variable._value is None for variable in model.variables)
+    with pytest.raises(RuntimeError, match=r"decoder_only.*abstract=True.*build it without"):
+        model(np.zeros((1, 3), "int32"))
+
+
+def test_an_abstract_model_is_wired_as_the_real_one() -> None:
+    for spec in (small_spec(), small_spec(kind="encoder_decoder")):
+        abstract, real = builders.build(spec, abstract=True), builders.build(spec)
+        assert plots.read_graph(abstract) == plots.read_graph(real)
 
 
 @pytest.mark.slow
 def test_gpt2_small_with_real_weights_runs_at_its_full_length() -> None:
-    import numpy as np
-
     model = builders.build_decoder_only("gpt2_small", num_layers=1)
     tokens = np.random.default_rng(0).integers(0, 50_257, (1, 1024), dtype="int32")
     assert np.isfinite(logits_of(model, tokens)).all()

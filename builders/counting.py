@@ -1,0 +1,90 @@
+"""Parameters counted from a spec alone, without Keras."""
+
+from __future__ import annotations
+
+from builders.spec import TransformerSpec
+
+_NORMS_OF_A_SUBLAYER = {"post": 1, "pre": 1, "sandwich": 2, "parallel": 1, "none": 0}
+_CHANNELS_OF_A_NORM = {"layer": 1, "rms": 1}
+_WIDE_PROJECTIONS = {"mlp": 1, "glu": 2}
+_POSITIONS = ("none", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "learned", "relative")
+
+
+class ParameterCounts(dict[str, int]):
+    """Trainable numbers of a model, by component.
+
+    Components: `embeddings` (of tokens), `positions`, `attention.query`, `attention.key`,
+    `attention.value`, `attention.output`, `feedforward`, `norms` (also those of queries and keys)
+    and `output` (the logits' own kernel and bias; none where they are tied).
+    """
+
+    @property
+    def total(self) -> int:
+        """All of them together."""
+        return sum(self.values())
+
+    @property
+    def attention(self) -> int:
+        """The four projections of every attention together."""
+        return sum(count for name, count in self.items() if name.startswith("attention."))
+
+
+def count_parameters(spec: TransformerSpec) -> ParameterCounts:
+    """Count the parameters of the model of a spec, without building it.
+
+    A classic block, of full-width heads and a feed-forward of four times the width, has about
+    12 d^2: 4 d^2 in attention and 8 d^2 in the feed-forward.
+
+    Raises:
+        ValueError: the spec names a component that does not ship, of which nothing is known here.
+    """
+    known = {
+        "norm_placement": _NORMS_OF_A_SUBLAYER,
+        "norm": _CHANNELS_OF_A_NORM,
+        "feedforward": _WIDE_PROJECTIONS,
+        "positions": _POSITIONS,
+        "attention": ("graph", "layer"),
+    }
+    for field, values in known.items():
+        if getattr(spec, field) not in values:
+            raise ValueError(
+                f"{field}={getattr(spec, field)!r} is a component of your own, whose parameters "
+                "are not known; build the model with abstract=True and ask its count_params()"
+            )
+    d, f, v = spec.hidden_dim, spec.intermediate_dim, spec.vocabulary_size
+    queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
+    translates = spec.kind == "encoder_decoder"
+    encoder_blocks = spec.num_encoder_layers if translates else 0
+    stacks = 2 if translates else 1
+    blocks = encoder_blocks + spec.num_layers
+    attentions = blocks + (spec.num_layers if translates else 0)
+
+    per_channel = _CHANNELS_OF_A_NORM[spec.norm] + spec.norm_bias
+    norm = per_channel * d
+    stream_norms = (attentions + blocks) * _NORMS_OF_A_SUBLAYER[spec.norm_placement]
+    stream_norms += stacks * (spec.final_norm + spec.embedding_norm)
+    head_norms = attentions * 2 * spec.qk_norm * per_channel * spec.head_dim
+
+    wide = _WIDE_PROJECTIONS[spec.feedforward]
+    feedforward = (wide + 1) * d * f + spec.feedforward_bias * (wide * f + d)
+    tokens = v
+    if translates and not spec.share_embeddings:
+        tokens += spec.source_vocabulary_size
+    positions = {
+        "learned": spec.max_sequence_length * d,
+        "relative": spec.relative_buckets * spec.num_heads,
+    }
+    bias = spec.attention_bias
+    return ParameterCounts(
+        {
+            "embeddings": tokens * d,
+            "positions": stacks * positions.get(spec.positions, 0),
+            "attention.query": attentions * (d + bias) * queries,
+            "attention.key": attentions * (d + bias) * keys,
+            "attention.value": attentions * (d + bias) * keys,
+            "attention.output": attentions * (queries + spec.attention_output_bias) * d,
+            "feedforward": blocks * feedforward,
+            "norms": stream_norms * norm + head_norms,
+            "output": v * spec.logit_bias + (0 if spec.tie_embeddings else d * v),
+        }
+    )
