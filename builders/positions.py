@@ -249,10 +249,11 @@ class BucketBias(keras.layers.Layer):
         number = self.num_buckets if self.causal else self.num_buckets // 2
         distance = ops.maximum(-ahead, 0) if self.causal else ops.abs(ahead)
         exact = number // 2
-        # As the authors do, in float32: it decides between buckets where a logarithm is whole.
+        # In float32 and in this order, as the authors do: where the result is a whole number,
+        # rounding decides between two buckets.
         ratio = ops.cast(ops.maximum(distance, 1), "float32") / exact
-        scale = (number - exact) / math.log(self.max_distance / exact)
-        far = exact + ops.cast(ops.log(ratio) * scale, "int32")
+        share = ops.log(ratio) / math.log(self.max_distance / exact)
+        far = exact + ops.cast(share * (number - exact), "int32")
         bucket = ops.where(distance < exact, distance, ops.minimum(far, number - 1))
         if not self.causal:
             bucket = bucket + ops.where(ahead > 0, number, 0)
