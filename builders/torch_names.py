@@ -20,7 +20,9 @@ class DottedParameterDict(torch.nn.ParameterDict):
 
 
 def _track_variables(layer: Any) -> None:
-    layer._torch_params = DottedParameterDict({v.path: v.value for v in layer.variables})
+    # Asked for its value, a variable of a model without weights would make one.
+    there = [v for v in layer.variables if v._value is not None]
+    layer._torch_params = DottedParameterDict({v.path: v.value for v in there})
 
 
 TorchLayer._track_variables = _track_variables
