@@ -93,7 +93,9 @@ class Recipe:
             epsilon=1e-9,
             global_clipnorm=self.clip_norm,
         )
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embeddings"])
+        optimizer.exclude_from_weight_decay(
+            var_names=["bias", "gamma", "beta", "scale", "embeddings"]
+        )
         return optimizer
 
 

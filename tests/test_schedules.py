@@ -89,6 +89,7 @@ def test_weight_decay_spares_biases_norms_and_embeddings():
         keras.layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de"),
         keras.layers.Reshape((-1, 6)),
         keras.layers.LayerNormalization(),
+        keras.layers.RMSNormalization(),
         keras.layers.Dense(3),
     ]
     model = keras.Sequential([keras.Input((None,), dtype="int32"), *layers])
