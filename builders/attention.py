@@ -20,7 +20,7 @@ from builders.feedforward import dropout
 from builders.initializers import initializer
 from builders.masks import View
 from builders.norms import norm
-from builders.positions import position_scheme
+from builders.positions import PositionScheme, position_scheme
 from builders.registry import component, register_component
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -181,7 +181,16 @@ def layer_attention(
     """Wire the library's own layer as one node; its kernels have the same shapes.
 
     The layer has one initialiser for its four kernels, so `depth_scaled` starts as `normal`.
+
+    Raises:
+        ValueError: a position scheme that turns queries and keys, or adds to the scores.
     """
+    turns = type(position_scheme(spec)).rotate is not PositionScheme.rotate
+    if turns or view.bias is not None:
+        raise ValueError(
+            f"positions={spec.positions!r} reaches inside attention, which attention='layer' "
+            "leaves closed; use attention='graph'"
+        )
     import keras_hub  # takes seconds to import, and only this wiring needs it
 
     n, h, d = spec.num_heads, spec.head_dim, spec.hidden_dim
@@ -208,8 +217,15 @@ def capped(x: Tensor, cap: float) -> Tensor:
     return cap * ops.tanh(ops.cast(x, "float32") / cap)
 
 
-def softmax_over_keys(scores: Tensor) -> Tensor:
-    """Softmax over the last axis, which may have one key; `ops.softmax` warns of that."""
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return attention weights in float32: (b, n, t, s), mask (1 or b, 1 or t, s) -> same.
+
+    A query that may look nowhere gets equal weights everywhere, and not NaN.
+    """
+    scores = ops.cast(scores, "float32")
+    if mask is not None:
+        scores = ops.where(mask[:, None], scores, -3e38)  # finite in float32
+    # Of a softmax over one key `ops.softmax` would warn.
     return scores * 0 + 1 if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
@@ -242,13 +258,7 @@ class DotProductAttention(Scaled):
         key, value = (for_every_query_head(x, query.shape[2]) for x in (key, value))
         return ops.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
 
-    def compute_output_spec(
-        self,
-        query: KerasTensor,
-        key: KerasTensor,
-        value: KerasTensor,
-        mask: KerasTensor | None = None,
-    ) -> KerasTensor:
+    def compute_output_spec(self, query: KerasTensor, *others: KerasTensor | None) -> KerasTensor:
         return KerasTensor(query.shape, dtype=self.compute_dtype)
 
 
@@ -294,16 +304,10 @@ class BiasedScores(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class MaskedSoftmax(keras.layers.Layer):
-    """Attention weights, computed in float32: (b, n, t, s), mask (1 or b, 1 or t, s) -> same.
-
-    A query that may look nowhere gets equal weights everywhere, and not NaN.
-    """
+    """Attention weights as of `masked_softmax`, in the precision of the model."""
 
     def call(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        scores = ops.cast(scores, "float32")
-        if mask is not None:
-            scores = ops.where(mask[:, None], scores, -3e38)  # finite in float32
-        return ops.cast(softmax_over_keys(scores), self.compute_dtype)
+        return ops.cast(masked_softmax(scores, mask), self.compute_dtype)
 
     def compute_output_spec(
         self, scores: KerasTensor, mask: KerasTensor | None = None
@@ -325,7 +329,7 @@ class MixValues(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class AttendToCache(Scaled):
+class AttendToCache(DotProductAttention):
     """softmax(q k^T scale) v over the slots of a cache, the weights in float32.
 
     query (b, t, n, h), key (b, k, h, c), value (b, k, c, h), mask bool (b, 1 or t, c), bias
@@ -363,19 +367,7 @@ class AttendToCache(Scaled):
         scores = ops.reshape(scores, (b, n, t, c))
         if bias is not None:
             scores = scores + ops.cast(bias, "float32")
-        if mask is not None:
-            scores = ops.where(mask[:, None], scores, -3e38)  # finite in float32
-        weights = ops.cast(softmax_over_keys(scores), self.compute_dtype)
+        weights = ops.cast(masked_softmax(scores, mask), self.compute_dtype)
         weights = ops.reshape(weights, (b, k, n // k * t, c))
         mixed = ops.reshape(ops.matmul(weights, value), (b, n, t, h))
         return ops.swapaxes(mixed, 1, 2)
-
-    def compute_output_spec(
-        self,
-        query: KerasTensor,
-        key: KerasTensor,
-        value: KerasTensor,
-        mask: KerasTensor | None = None,
-        bias: KerasTensor | None = None,
-    ) -> KerasTensor:
-        return KerasTensor(query.shape, dtype=self.compute_dtype)

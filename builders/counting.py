@@ -5,7 +5,6 @@ from __future__ import annotations
 from builders.spec import TransformerSpec
 
 _NORMS_OF_A_SUBLAYER = {"post": 1, "pre": 1, "sandwich": 2, "parallel": 1, "none": 0}
-_CHANNELS_OF_A_NORM = {"layer": 1, "rms": 1}
 _WIDE_PROJECTIONS = {"mlp": 1, "glu": 2}
 _POSITIONS = ("none", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "learned", "relative")
 
@@ -40,7 +39,7 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     """
     known = {
         "norm_placement": _NORMS_OF_A_SUBLAYER,
-        "norm": _CHANNELS_OF_A_NORM,
+        "norm": ("layer", "rms"),
         "feedforward": _WIDE_PROJECTIONS,
         "positions": _POSITIONS,
         "attention": ("graph", "layer"),
@@ -59,7 +58,7 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     blocks = encoder_blocks + spec.num_layers
     attentions = blocks + (spec.num_layers if translates else 0)
 
-    per_channel = _CHANNELS_OF_A_NORM[spec.norm] + spec.norm_bias
+    per_channel = 1 + spec.norm_bias
     norm = per_channel * d
     stream_norms = (attentions + blocks) * _NORMS_OF_A_SUBLAYER[spec.norm_placement]
     stream_norms += stacks * (spec.final_norm + spec.embedding_norm)

@@ -40,7 +40,7 @@ class Weights:
             for variable, value in zip(self._variables, values, strict=True)
         ]
 
-    def scope(self, arrays: Any) -> contextlib.AbstractContextManager[Any]:
+    def scope(self, arrays: Sequence[Tensor]) -> contextlib.AbstractContextManager[Any]:
         """Return a scope in which layers read `arrays`, one for each of their variables."""
         return _scope(self._variables, arrays)
 
@@ -62,12 +62,12 @@ class LoopWeights(Weights):
 
     def __init__(self, model: keras.Model, step: keras.Model) -> None:
         super().__init__(model, step)
-        self._projections = [layer for layer in step.layers if isinstance(layer, Projection)]
-        kernels = {id(layer.inner.kernel): layer for layer in self._projections}
+        projections = [layer for layer in step.layers if isinstance(layer, Projection)]
+        kernels = {id(layer.inner.kernel): layer for layer in projections}
         self._of_kernel = [kernels.get(id(variable)) for variable in self._variables]
 
     def matrices(self, values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """Return what `scope` takes, for a loop over one row; to be called outside the loop."""
+        """Return what `step_scope` takes, for a loop over one row; to be called outside it."""
         arrays: dict[str, list[Tensor]] = {"others": [], "matrices": []}
         for projection, array in zip(self._of_kernel, self.cast(values), strict=True):
             if projection is None:
@@ -83,7 +83,7 @@ class LoopWeights(Weights):
         return arrays
 
     @contextlib.contextmanager
-    def scope(self, arrays: Any) -> Iterator[Any]:
+    def step_scope(self, arrays: dict[str, list[Tensor]]) -> Iterator[Any]:
         """Return a scope in which the step reads `arrays`."""
         is_transposed = "transposed" in arrays
         matrices = arrays["transposed" if is_transposed else "matrices"]

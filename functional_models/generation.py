@@ -247,12 +247,6 @@ class Generator:
 
     @cached_property
     def _weights(self) -> Any:
-        from functional_models.compiled import Weights
-
-        return Weights(self._model, self._step)
-
-    @cached_property
-    def _step_weights(self) -> Any:
         from functional_models.compiled import LoopWeights
 
         return LoopWeights(self._model, self._step)
@@ -261,7 +255,7 @@ class Generator:
     def _transposed(self) -> Callable[..., Any]:
         from functional_models.compiled import compiled
 
-        return compiled(self._step_weights.transposed)
+        return compiled(self._weights.transposed)
 
     def _read(
         self, batch: _Batch, source: np.ndarray | None, *, whole_prompt: bool
@@ -375,7 +369,7 @@ class Generator:
                 return tree.map_structure(lambda x: x[None], cache) if single else cache
 
             if tokens.shape[0] == 1:
-                weights = self._step_weights.matrices(weights)
+                weights = self._weights.matrices(weights)
             state = [ops.convert_to_tensor(x) for x in (tokens, index, done)]
             loop_vars = (state[0], without_row(cache), *state[1:])
             tokens, cache, index, done = sampler.run_loop(goes_on, step, loop_vars=loop_vars)
@@ -424,7 +418,7 @@ class Generator:
             "start": cache["start"],
             "cache": cache["model"],
         }
-        with self._step_weights.scope(weights):
+        with self._weights.step_scope(weights):
             read = self._step(inputs, training=False)
         logits = ops.cast(read["logits"][:, 0], "float32")
         if self._vocabulary_size < logits.shape[-1]:

@@ -404,7 +404,7 @@ def test_prompts_of_other_lengths_and_other_seeds_compile_nothing(language, monk
 def test_the_step_of_a_loop_computes_what_its_graph_does(form, changes):
     generator = generator_of(**changes)
     model, spec, step, weights = (
-        getattr(generator, name) for name in ("_model", "_spec", "_step", "_step_weights")
+        getattr(generator, name) for name in ("_model", "_spec", "_step", "_weights")
     )
     wrapped = {layer.name for layer in step.layers if isinstance(layer, compiled.Projection)}
     kernels = {w.path.removesuffix("/kernel") for w in model.weights if w.path.endswith("kernel")}
@@ -415,7 +415,7 @@ def test_the_step_of_a_loop_computes_what_its_graph_does(form, changes):
         "start": np.array([0, 1, 2], "int32"),
         "cache": empty_cache(model, spec, 3),
     }
-    with weights.scope(getattr(weights, form)(weights.values())):
+    with weights.step_scope(getattr(weights, form)(weights.values())):
         found = step(inputs, training=False)
     wanted = build_decode_step(model, spec, 3, 1)(inputs, training=False)
     np.testing.assert_allclose(as_array(found["logits"]), as_array(wanted["logits"]), atol=1e-5)

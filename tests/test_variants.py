@@ -103,6 +103,22 @@ def test_a_classic_block_has_four_parts_in_attention_and_eight_in_the_feedforwar
 
 
 @pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("inside", ["rotate", "bias"])
+def test_positions_of_ones_own_that_reach_inside_attention_are_refused_by_the_layer(inside) -> None:
+    from builders.positions import PositionScheme
+
+    hooks = {
+        "rotate": lambda self, scope, spec, x, positions, name: x,
+        "bias": lambda self, scope, spec, queries, keys, causal: queries,
+    }
+    own = type("Own", (PositionScheme,), {inside: hooks[inside]})
+    builders.register_component("positions", "own")(own)
+    spec = builders.variant("mini_gpt", positions="own", attention="layer")
+    with pytest.raises(ValueError, match=r"positions='own'.*attention='layer'.*use attention='gr"):
+        builders.build_decoder_only(spec, abstract=True)
+
+
+@pytest.mark.usefixtures("own_registry")
 def test_parameters_of_a_component_of_ones_own_are_not_guessed() -> None:
     builders.register_component("norm_placement", "twice")(lambda *_: None)
     with pytest.raises(ValueError, match=r"norm_placement='twice'.*abstract=True.*count_params"):
