@@ -42,7 +42,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     vocabulary_size = draw(size)
     norm = draw(st.sampled_from(("layer", "rms")))
     width = head_dim or hidden_dim // num_heads
-    even = [2, 2 * (width // 2)]
+    even = [2, max(2, 2 * (width // 2))]
     # Derived again, the rotary channels are those of the head, which then are to be even.
     positions = (*POSITIONS, "rotary") if width % 2 == 0 else POSITIONS
     positive = st.none() | st.floats(1e-3, 1e3)
