@@ -71,7 +71,9 @@ def graph_attention(
         "btij,ijd->btd",
         output_shape=(None, d),
         bias_axes="d" if spec.attention_output_bias else None,
-        kernel_initializer=initializer(spec, fan_in=n * h, fan_out=d, sublayers=sublayers),
+        kernel_initializer=initializer(
+            spec, "output", fan_in=n * h, fan_out=d, sublayers=sublayers
+        ),
     )(mixed)
 
 
@@ -94,7 +96,7 @@ def project(
         "btd,dnh->btnh",
         output_shape=(None, heads, h),
         bias_axes="nh" if spec.attention_bias else None,
-        kernel_initializer=initializer(spec, fan_in=d, fan_out=heads * h),
+        kernel_initializer=initializer(spec, role, fan_in=d, fan_out=heads * h),
     )(x)
     if spec.qk_norm and role != "value":
         x = norm(scope, spec, x, f"{role}_norm")
@@ -201,7 +203,7 @@ def layer_attention(
         key_dim=h,
         dropout=spec.attention_dropout,
         use_bias=spec.attention_bias,
-        kernel_initializer=initializer(spec, fan_in=d, fan_out=n * h),
+        kernel_initializer=initializer(spec, "attention", fan_in=d, fan_out=n * h),
     )
     return layer(x, memory, attention_mask=view.mask)
 

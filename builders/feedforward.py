@@ -29,7 +29,7 @@ def feedforward(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: 
         keras.layers.Dense,
         d,
         use_bias=spec.feedforward_bias,
-        kernel_initializer=initializer(spec, fan_in=f, fan_out=d, sublayers=sublayers),
+        kernel_initializer=initializer(spec, "down", fan_in=f, fan_out=d, sublayers=sublayers),
     )(x)
     return dropout(scope, spec.feedforward_dropout, x)
 
@@ -58,7 +58,7 @@ def widen(
         f,
         activation=activation and component("activation", activation),
         use_bias=spec.feedforward_bias,
-        kernel_initializer=initializer(spec, fan_in=d, fan_out=f),
+        kernel_initializer=initializer(spec, name, fan_in=d, fan_out=f),
     )(x)
 
 

@@ -167,7 +167,7 @@ def token_embedding(
         TokenEmbedding,
         vocabulary_size or spec.vocabulary_size,
         spec.hidden_dim,
-        embeddings_initializer=embedding_initializer(spec),
+        embeddings_initializer=embedding_initializer(spec, "token_embedding"),
     )
 
 
@@ -207,7 +207,7 @@ def logits(
             keras.layers.Dense,
             v,
             use_bias=spec.logit_bias,
-            kernel_initializer=initializer(spec, fan_in=d, fan_out=v),
+            kernel_initializer=initializer(spec, "logits", fan_in=d, fan_out=v),
         )(x)
     return soft_cap(scope, spec.logit_soft_cap, x, "logit_soft_cap")
 

@@ -289,7 +289,7 @@ class Learned(PositionScheme):
             LearnedPositions,
             spec.max_sequence_length,
             spec.hidden_dim,
-            embeddings_initializer=embedding_initializer(spec),
+            embeddings_initializer=embedding_initializer(spec, "position_embedding"),
         )(positions)
         return _add(scope, x, vectors)
 
@@ -356,7 +356,7 @@ class Relative(PositionScheme):
             spec.relative_buckets,
             spec.relative_max_distance,
             causal,
-            embeddings_initializer=embedding_initializer(spec),
+            embeddings_initializer=embedding_initializer(spec, "bucket_bias"),
         )(queries, keys)
 
 

@@ -381,6 +381,7 @@ family(
         "feedforward_bias": False,
         "attention_bias": False,
         "attention_scale": 1.0,
+        "initializer": "t5",
         "share_embeddings": True,
         "head_dim": 64,
         "pad_token_id": 0,

@@ -45,7 +45,7 @@ _SHIPPED: dict[str, tuple[str, tuple[str, ...]]] = {
     "attention": ("builders.attention", ("graph", "layer")),
     "initializer": (
         "builders.initializers",
-        ("glorot_uniform", "normal", "depth_scaled"),
+        ("glorot_uniform", "normal", "depth_scaled", "t5"),
     ),
 }
 _components: dict[tuple[str, str], Callable[..., Any]] = {}

@@ -156,10 +156,11 @@ class TransformerSpec:
         feedforward_dropout: on the output of the feed-forward; `None`: as `dropout`.
         attention_dropout: on the attention weights.
         embedding_dropout: on the sum of token and position embeddings.
-        initializer: `glorot_uniform`; `normal`, standard deviation `initializer_range`; or
+        initializer: `glorot_uniform`; `normal`, standard deviation `initializer_range`;
             `depth_scaled`, the same with the projections that end a sublayer divided by
-            sqrt(sublayers on their stream) (GPT-2, section 2.3).
-        initializer_range: standard deviation of the normal initialisers.
+            sqrt(sublayers on their stream) (GPT-2, section 2.3); or `t5`, by the width that each
+            kernel reads.
+        initializer_range: standard deviation of `normal` and `depth_scaled`.
 
     Raises:
         ValueError: a value that is not allowed; names the field, the value and what is allowed.

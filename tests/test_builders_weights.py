@@ -185,7 +185,7 @@ def test_one_seed_gives_one_start_and_no_two_kernels_are_the_same(
 
 
 @each_kind
-@pytest.mark.parametrize("initializer", ["glorot_uniform", "normal", "depth_scaled"])
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "normal", "depth_scaled", "t5"])
 def test_kernels_start_with_the_spread_that_the_initializer_names(
     kind: str, initializer: str
 ) -> None:
@@ -228,6 +228,10 @@ def test_kernels_start_with_the_spread_that_the_initializer_names(
         if initializer == "depth_scaled" and name.endswith(("output.kernel", "down.kernel")):
             sublayers = decoder_sublayers if name.startswith("decoder") else 2 * 3
             expected /= sublayers**0.5
+        if initializer == "t5":  # Mesh TensorFlow, the code of Raffel et al. 2020
+            expected = fan[0] ** -0.5
+            expected = (d * h) ** -0.5 if name.endswith("query.kernel") else expected
+            expected = 1.0 if name.endswith("token_embedding.embeddings") else expected
         assert value.std() == pytest.approx(expected, rel=0.05), name
         assert abs(value.mean()) < 0.1 * expected, name
         if initializer == "glorot_uniform":

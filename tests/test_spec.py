@@ -20,7 +20,7 @@ ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared")
 POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "alibi", "relative", "none")
 SCALINGS = ("linear", "llama3", "yarn")
 PLACEMENTS = ("post", "pre", "sandwich", "parallel", "none")
-INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled")
+INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled", "t5")
 
 
 def spec_of(**changes: Any) -> TransformerSpec:
