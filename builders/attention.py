@@ -150,7 +150,7 @@ def attend_to_cache(
         else:
             positions = view.positions if role == "key" else None
             new = heads_first(scope, spec, role, memory, positions)
-            cached.append(scope.cache.append(scope, name, new, SLOT_AXIS[role]))
+            cached.append(scope.cache.append(scope, name, new, SLOT_AXIS[role], view.window))
     key, value = cached  # (b, k, h, c), (b, k, c, h)
     attend = scope.layer(
         "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap

@@ -6,14 +6,15 @@ empty one. It has `c` slots; token after token fills them from the left.
 | entry | shape | holds |
 | --- | --- | --- |
 | `decoder.position_cache` | int32 (b, c) | 1 + the position of a slot's token; 0: not to be seen |
+| `decoder.window_position_cache` | int32 (b, c) | the same, for blocks with a window |
 | `decoder.block_3.self_attention.key_cache` | (b, k, h, c) | keys of the tokens read |
 | `decoder.block_3.self_attention.value_cache` | (b, k, c, h) | values of the tokens read |
 | `decoder.block_3.cross_attention.key_cache` | (b, k, h, s) | keys of the source |
 | `decoder.block_3.cross_attention.value_cache` | (b, k, s, h) | values of the source |
 | `encoder.memory_mask` | bool (b, 1, s) | source tokens that are no padding |
 
-With an `attention_window`, the slots are a ring of that size at the most, in which a new token
-takes the place of the oldest. Each head's keys and values lie as they stand in the products with
+In blocks with a window, the slots are a ring of that size at the most, in which a new token takes
+the place of the oldest. Each head's keys and values lie as they stand in the products with
 one query, softmax(q K) V: so no step of decoding transposes what a cache holds.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 import keras
 from keras import KerasTensor, ops
 
-from builders.masks import in_reach
+from builders.masks import by_window, in_reach
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -38,7 +39,7 @@ SLOT_AXIS = {"key": 3, "value": 2}
 def cache_entries(
     spec: TransformerSpec,
     batch_size: int | None,
-    length: int | None,
+    length: Any,
     dtype: str,
 ) -> Entries:
     """Return shape and dtype of what a decoder remembers of its own tokens, by name.
@@ -46,14 +47,23 @@ def cache_entries(
     Args:
         spec: of the model.
         batch_size: rows; `None` in the shape of a graph that takes any.
-        length: the most tokens to remember, at least 1; `None` as above.
+        length: the most tokens to remember, at least 1, also as a tensor; `None` as above.
         dtype: of keys and values: what the model computes in.
     """
-    slots = length
-    if length is not None and spec.attention_window is not None:
-        slots = min(length, spec.attention_window)
-    entries: Entries = {"decoder.position_cache": ((batch_size, slots), "int32")}
-    return entries | _key_value_entries(spec, "self_attention", batch_size, slots, dtype)
+
+    def slots(window: int | None) -> Any:
+        if window is None or length is None:
+            return length
+        return min(length, window) if isinstance(length, int) else ops.minimum(length, window)
+
+    entries: Entries = {
+        f"decoder.{by_window('position_cache', window)}": ((batch_size, slots(window)), "int32")
+        for window in spec.windows
+    }
+    for i in range(spec.num_layers):
+        name = f"decoder.block_{i}.self_attention"
+        entries |= _key_value_entries(spec, name, batch_size, slots(spec.window_of_block(i)), dtype)
+    return entries
 
 
 def memory_entries(
@@ -62,21 +72,23 @@ def memory_entries(
     """Return shape and dtype of what a decoder knows of the source, by name; none alone."""
     if spec.kind != "encoder_decoder":
         return {}
-    entries = _key_value_entries(spec, "cross_attention", batch_size, source_length, dtype)
+    entries: Entries = {}
+    for i in range(spec.num_layers):
+        name = f"decoder.block_{i}.cross_attention"
+        entries |= _key_value_entries(spec, name, batch_size, source_length, dtype)
     if spec.pad_token_id is not None:
         entries["encoder.memory_mask"] = ((batch_size, 1, source_length), "bool")
     return entries
 
 
 def _key_value_entries(
-    spec: TransformerSpec, sublayer: str, batch_size: int | None, slots: int | None, dtype: str
+    spec: TransformerSpec, attention: str, batch_size: int | None, slots: Any, dtype: str
 ) -> Entries:
     entries: Entries = {}
-    for i in range(spec.num_layers):
-        for role, axis in SLOT_AXIS.items():
-            shape = [batch_size, spec.num_key_value_heads, spec.head_dim, spec.head_dim]
-            shape[axis] = slots
-            entries[f"decoder.block_{i}.{sublayer}.{role}_cache"] = (tuple(shape), dtype)
+    for role, axis in SLOT_AXIS.items():
+        shape = [batch_size, spec.num_key_value_heads, spec.head_dim, spec.head_dim]
+        shape[axis] = slots
+        entries[f"{attention}.{role}_cache"] = (tuple(shape), dtype)
     return entries
 
 
@@ -87,8 +99,8 @@ class KeyValueCache:
         entries: the cache that comes in, by name.
         index: int (), slots that are filled already.
         start: int (b,), the slot of each row's first token.
-        attends_before_writing: whether several tokens at once may overwrite, in a ring, what the
-            first of them still has to see.
+        takes_several: whether several tokens may come at once, which in a ring may overwrite what
+            the first of them still has to see.
 
     Attributes:
         entries: the cache that goes out; what nothing is appended to goes out as it came in.
@@ -99,28 +111,32 @@ class KeyValueCache:
         entries: dict[str, KerasTensor],
         index: KerasTensor,
         start: KerasTensor,
-        attends_before_writing: bool,
+        takes_several: bool,
     ) -> None:
         self.entries = dict(entries)
         self._index = index
         self._start = start
-        self._attends_before_writing = attends_before_writing
+        self._takes_several = takes_several
         self._positions: Tensor = None  # wired when first asked for
-        self._slots: Tensor = None
+        self._seen: Tensor = None
+        self._slots: dict[int | None, Tensor] = {}
 
     def read(self, scope: LayerScope, name: str) -> Tensor:
         """Return an entry."""
         return self.entries[scope.full_name(name)]
 
-    def append(self, scope: LayerScope, name: str, new: Tensor, axis: int) -> Tensor:
+    def append(
+        self, scope: LayerScope, name: str, new: Tensor, axis: int, window: int | None
+    ) -> Tensor:
         """Wire the writing of new tokens to an entry; return what a query is to look at.
 
-        Its axes are those of the entry and of the new tokens, and `axis` is that of the slots.
+        Its axes are those of the entry and of the new tokens, and `axis` is that of the slots. With
+        a window these are a ring.
         """
         old = self.read(scope, name)
         update = scope.layer(f"{name}_update", CacheUpdate, axis=axis)
         updated = self.entries[scope.full_name(name)] = update(old, new, self._index)
-        if not self._attends_before_writing:
+        if window is None or not self._takes_several:
             return updated
         return scope.layer(f"{name}_and_new", keras.layers.Concatenate, axis=axis)([old, new])
 
@@ -131,20 +147,25 @@ class KeyValueCache:
             self._positions = layer(tokens, self._index, self._start)
         return self._positions
 
-    def causal_mask(self, scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:
-        """Wire which slots new tokens (b, t) may look at: bool (b, t, c).
+    def causal_mask(
+        self, scope: LayerScope, spec: TransformerSpec, tokens: Tensor, window: int | None
+    ) -> Tensor:
+        """Wire which slots of a window new tokens (b, t) may look at: bool (b, t, c).
 
-        To be called once: it remembers the tokens' positions, too.
+        To be called once for each window: it remembers the tokens' positions, too.
         """
         positions = self.positions(scope, tokens)
-        seen = scope.layer("seen_positions", SeenPositions, spec.pad_token_id)(tokens, positions)
-        self._slots = self.append(scope, "position_cache", seen, axis=1)
-        mask = scope.layer("slot_mask", SlotMask, spec.attention_window)
-        return mask(positions, self._slots)
+        if self._seen is None:
+            layer = scope.layer("seen_positions", SeenPositions, spec.pad_token_id)
+            self._seen = layer(tokens, positions)
+        name = by_window("position_cache", window)
+        slots = self._slots[window] = self.append(scope, name, self._seen, 1, window)
+        return scope.layer(by_window("slot_mask", window), SlotMask, window)(positions, slots)
 
-    def key_positions(self, scope: LayerScope) -> Tensor:
+    def key_positions(self, scope: LayerScope, window: int | None) -> Tensor:
         """Wire the positions of what `causal_mask` is over: int (b, c), -1 for empty slots."""
-        return scope.layer("key_positions", KeyPositions)(self._slots)
+        layer = scope.layer(by_window("key_positions", window), KeyPositions)
+        return layer(self._slots[window])
 
 
 @keras.saving.register_keras_serializable(package="builders")

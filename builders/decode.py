@@ -71,8 +71,7 @@ def build_decode_step(
         name: keras.Input(batch_shape=shape, dtype=kind, name=name)
         for name, (shape, kind) in entries.items()
     }
-    several_in_a_ring = spec.attention_window is not None and num_tokens != 1
-    scope.cache = KeyValueCache(cache, index, start, attends_before_writing=several_in_a_ring)
+    scope.cache = KeyValueCache(cache, index, start, takes_several=num_tokens != 1)
 
     embedding = target_embedding(scope, spec)
     hidden = decode(scope, spec, tokens, embedding, memory_mask=cache.get("encoder.memory_mask"))

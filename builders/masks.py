@@ -92,22 +92,31 @@ class View:
         positions: int (1 or b, t), of queries and of new keys; `None` in cross-attention, whose
             two sequences have no common order.
         bias: added to the scores, (1 or b, n, t, s), or `None`.
+        window: how many tokens they may look at, themselves included; `None`: any number.
     """
 
     mask: Tensor | None
     positions: Tensor | None = None
     bias: Tensor | None = None
+    window: int | None = None
 
 
-def causal_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor:
+def by_window(name: str, window: int | None) -> str:
+    """Return the name of what blocks with a window have apart from those that see all."""
+    return name if window is None else f"window_{name}"
+
+
+def causal_mask(
+    scope: LayerScope, spec: TransformerSpec, tokens: Tensor, window: int | None
+) -> Tensor:
     """Wire what a decoder's tokens (b, t) may look at, as bool (1 or b, t, t).
 
     In a decode graph they look at the slots of a cache: bool (b, t, c).
     """
     if scope.cache is not None:
-        return scope.cache.causal_mask(scope, spec, tokens)
-    causal = scope.layer("causal_mask", CausalMask, spec.attention_window)(tokens)
+        return scope.cache.causal_mask(scope, spec, tokens, window)
+    causal = scope.layer(by_window("causal_mask", window), CausalMask, window)(tokens)
     padding = padding_mask(scope, spec, tokens)
     if padding is None:
         return causal
-    return scope.layer("attention_mask", BothMasks)(causal, padding)
+    return scope.layer(by_window("attention_mask", window), BothMasks)(causal, padding)

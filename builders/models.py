@@ -130,15 +130,23 @@ def decode(
     Returns what the logits are made from, (b, t, d).
     """
     decoder = scope.within("decoder")
-    mask = causal_mask(decoder, spec, tokens)
-    positions = token_positions(decoder, tokens)
-    keys = positions if scope.cache is None else scope.cache.key_positions(decoder)
-    x = embed(decoder, spec, tokens, embedding, positions)  # (b, t, d)
-    bias = position_scheme(spec).bias(decoder, spec, positions, keys, causal=True)
-    view = View(mask, positions, bias)
+    views = {window: causal_view(decoder, spec, tokens, window) for window in spec.windows}
+    x = embed(decoder, spec, tokens, embedding, token_positions(decoder, tokens))  # (b, t, d)
     for i in range(spec.num_layers):
-        x = decoder_block(decoder.within(f"block_{i}"), spec, x, view, memory, memory_mask)
+        block, view = decoder.within(f"block_{i}"), views[spec.window_of_block(i)]
+        x = decoder_block(block, spec, x, view, memory, memory_mask)
     return finish(decoder, spec, x)
+
+
+def causal_view(
+    scope: LayerScope, spec: TransformerSpec, tokens: Tensor, window: int | None
+) -> View:
+    """Wire what the tokens (b, t) of a decoder may look at in its blocks with a window."""
+    mask = causal_mask(scope, spec, tokens, window)
+    positions = token_positions(scope, tokens)
+    keys = positions if scope.cache is None else scope.cache.key_positions(scope, window)
+    bias = position_scheme(spec).bias(scope, spec, positions, keys, causal=True)
+    return View(mask, positions, bias, window)
 
 
 def embeddings(

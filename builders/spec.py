@@ -57,6 +57,10 @@ _POSITIVE_INTS = (
     "relative_buckets",
     "relative_max_distance",
 )
+_OPTIONAL_INTS = {
+    "attention_window": "to see all",
+    "full_attention_every": "for the same window in all blocks",
+}
 _BOOLS = (
     "residual",
     "norm_bias",
@@ -138,6 +142,8 @@ class TransformerSpec:
             `keras_hub.layers.CachedMultiHeadAttention` node with equal numbers.
         attention_window: how many tokens a decoder's self-attention sees, the query itself and
             those just before it (Mistral; Beltagy et al. 2020, section 3.1); `None`: all.
+        full_attention_every: every so manieth block sees all in spite of the window: 2 is Gemma 2
+            (section 2), where blocks 1, 3, ... do; `None`: no block.
         attention_bias: biases on the query, key and value projections.
         attention_output_bias: a bias on the output projection; `None`: as `attention_bias`.
         attention_scale: scores are q k^T times this; `None`: 1 / sqrt(h).
@@ -202,6 +208,7 @@ class TransformerSpec:
     feedforward_bias: bool = True
     attention: str = "graph"
     attention_window: int | None = None
+    full_attention_every: int | None = None
     attention_bias: bool = True
     attention_output_bias: bool = DERIVED
     attention_scale: float | None = None
@@ -275,9 +282,10 @@ class TransformerSpec:
             value = getattr(self, name)
             if name not in self._derived and not (_is_int(value) and value > 0):
                 _refuse(name, value, "a positive int")
-        window = self.attention_window
-        if window is not None and not (_is_int(window) and window > 0):
-            _refuse("attention_window", window, "a positive int, or None to see all")
+        for name, purpose in _OPTIONAL_INTS.items():
+            value = getattr(self, name)
+            if value is not None and not (_is_int(value) and value > 0):
+                _refuse(name, value, f"a positive int, or None {purpose}")
         for name in _BOOLS:
             value = getattr(self, name)
             if name not in self._derived and not isinstance(value, bool):
@@ -320,6 +328,13 @@ class TransformerSpec:
             _refuse("norm_offset", True, "False where norm='layer'", "use norm='rms'")
         if self.positions.startswith("sinusoidal") and self.hidden_dim % 2:
             _refuse("hidden_dim", self.hidden_dim, f"even where positions={self.positions!r}")
+        if self.full_attention_every is not None and self.attention_window is None:
+            _refuse(
+                "full_attention_every",
+                self.full_attention_every,
+                "None where attention_window=None, since then all blocks see all",
+                "give the window of the others",
+            )
         if self.positions == "rotary":
             self._check_rotary()
         if self.positions == "relative":
@@ -398,6 +413,17 @@ class TransformerSpec:
                 "added to the embeddings where attention='layer', which is closed to others",
                 "use attention='graph'",
             )
+
+    def window_of_block(self, number: int) -> int | None:
+        """Return how many tokens a decoder's block sees, the first being block 0; `None`: all."""
+        every = self.full_attention_every
+        sees_all = every is not None and (number + 1) % every == 0
+        return None if sees_all else self.attention_window
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The different windows of a decoder's blocks, in order of appearance."""
+        return tuple(dict.fromkeys(map(self.window_of_block, range(self.num_layers))))
 
     def replace(self, **changes: Any) -> TransformerSpec:
         """Return a spec with `changes` made; what was derived is derived again.

@@ -291,13 +291,12 @@ class ExportedModel:
         return self._weights.cast(self._weights.values())
 
     def _empty_cache(self, rows: Tensor, length: Tensor) -> dict[str, Tensor]:
-        window = self._spec.attention_window
-        slots = length if window is None else tf.minimum(length, window)
-        cache = {}
-        for name, (shape, dtype) in cache_entries(self._spec, None, None, self._dtype).items():
-            sizes = [rows, *(slots if size is None else size for size in shape[1:])]
-            cache[name] = tf.ensure_shape(tf.zeros(sizes, dtype), shape)
-        return cache
+        shapes = cache_entries(self._spec, None, None, self._dtype)
+        sizes = cache_entries(self._spec, rows, length, self._dtype)
+        return {
+            name: tf.ensure_shape(tf.zeros(sizes[name][0], dtype), shape)
+            for name, (shape, dtype) in shapes.items()
+        }
 
 
 def _longest(lengths: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ def with_derived(spec: Spec) -> dict:
         "attention_soft_cap": None,
         "logit_soft_cap": None,
         "attention_window": None,
+        "full_attention_every": None,
         "pad_token_id": None,
     }
     return derived | {field: value for field, value in spec.items() if value is not None}
@@ -338,11 +339,12 @@ def decode(
     """Logits (b, t, v) of target (b, t), with cross-attention to memory (b, s, d) if given."""
     x = embed(spec, weights, "decoder", target)
     length = target.shape[1]
-    causal = np.tril(np.ones((length, length), bool))
+    causal = real_keys(spec, target) & np.tril(np.ones((length, length), bool))[None]
+    windowed = causal.copy()
     if spec["attention_window"] is not None:  # the query and the tokens just before it
-        causal &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
-    self_mask = real_keys(spec, target) & causal[None]
+        windowed &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
     bias = score_bias(spec, weights, "decoder", length, causal=True)
+    self_mask = windowed
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask, bias)
     }
@@ -353,6 +355,8 @@ def decode(
         )
     sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
     for index in range(spec["num_layers"]):
+        every = spec["full_attention_every"]  # 2: blocks 1, 3, 5, ... see all
+        self_mask = causal if every and (index + 1) % every == 0 else windowed
         x = block(spec, weights, f"decoder.block_{index}", x, sublayers)
     if spec["final_norm"]:
         x = normed(spec, weights, "decoder.final_norm", x)

@@ -46,6 +46,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "window of the query alone": {"attention_window": 1},
     "window longer than the sequence": {"attention_window": 13},
     "window of a translator of grouped heads": {**GROUPED, **TRANSLATOR, "attention_window": 3},
+    "a window in every other block": {"num_layers": 3, "attention_window": 3}
+    | {"full_attention_every": 2},
+    "a window in every other block, of a translator": {
+        **TRANSLATOR,
+        **GROUPED,
+        **BUCKETS,
+        "num_layers": 2,
+        "attention_window": 3,
+        "full_attention_every": 2,
+    },
     "library layer": {"attention": "layer"},
     "library layer of a translator": {**TRANSLATOR, "attention": "layer"},
     "library layer with a window": {"attention": "layer", "attention_window": 3},
@@ -206,6 +216,7 @@ QUICK = (
     "grouped heads",
     "two norms a sublayer, soft caps",
     "window",
+    "a window in every other block",
     "library layer",
 )  # the others are left to `make test-all`
 
@@ -367,7 +378,8 @@ def test_a_cache_has_the_documented_shapes(
     spec = small_spec(kind=kind, attention_window=window, **GROUPED)
     model = random_model(spec)
     cache = first_cache(model, spec, random_tokens(spec), max_length)
-    expected: dict[str, tuple[Any, str]] = {"decoder.position_cache": ((BATCH, slots), "int32")}
+    of_positions = "decoder.window_position_cache" if window else "decoder.position_cache"
+    expected: dict[str, tuple[Any, str]] = {of_positions: ((BATCH, slots), "int32")}
     lengths = {"self_attention": slots}
     if kind == "encoder_decoder":
         lengths["cross_attention"] = SOURCE_LENGTH
@@ -391,6 +403,15 @@ def test_a_cache_has_the_documented_shapes(
         for name, (shape, dtype) in expected.items()
     }
     assert inputs == outputs == any_source
+
+
+def test_blocks_with_a_window_have_a_ring_and_the_others_all_slots() -> None:
+    spec = small_spec(num_layers=3, attention_window=3, full_attention_every=2)
+    cache = builders.empty_cache(builders.build(spec), spec, BATCH, 11)
+    slots = {name: entry.shape[3] for name, entry in cache.items() if "key_cache" in name}
+    assert list(slots.values()) == [3, 11, 3]
+    assert cache["decoder.window_position_cache"].shape == (BATCH, 3)
+    assert cache["decoder.position_cache"].shape == (BATCH, 11)
 
 
 def test_the_cache_of_the_source_has_no_mask_where_no_token_is_padding() -> None:

@@ -40,6 +40,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     head_dim = draw(st.none() | size)
     hidden_dim = draw(size) * 2 * (num_heads if head_dim is None else 1)
     vocabulary_size = draw(size)
+    window = draw(st.none() | size)
     norm = draw(st.sampled_from(("layer", "rms")))
     width = head_dim or hidden_dim // num_heads
     even = [2, max(2, 2 * (width // 2))]
@@ -91,7 +92,8 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "relative_max_distance": draw(st.integers(19, 997)),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "attention": "graph",
-        "attention_window": draw(st.none() | size),
+        "attention_window": window,
+        "full_attention_every": None if window is None else draw(st.none() | size),
         "attention_bias": draw(st.booleans()),
         "scale_embeddings": draw(st.booleans()),
         "tie_embeddings": draw(st.booleans()),
@@ -254,6 +256,8 @@ BAD_VALUES = [
     ("attention_window", -1, "positive int, or None"),
     ("attention_window", True, "positive int, or None"),
     ("attention_window", 2.5, "positive int, or None"),
+    ("full_attention_every", 0, "positive int, or None"),
+    ("full_attention_every", 2, "None where attention_window=None"),
     ("attention_bias", None, "True or False"),
     ("attention_output_bias", 0, "True or False"),
     ("attention_scale", 0, "positive number, or None"),
