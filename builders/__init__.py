@@ -41,7 +41,12 @@ from builders.spec import TransformerSpec
 
 if TYPE_CHECKING:
     from builders.decode import build_decode_step, build_encode, build_probe, empty_cache
-    from builders.models import build, build_decoder_only, build_encoder_decoder
+    from builders.models import (
+        build,
+        build_decoder_only,
+        build_encoder_decoder,
+        build_encoder_only,
+    )
     from builders.scope import LayerScope
 
 __all__ = [
@@ -54,6 +59,7 @@ __all__ = [
     "build_decoder_only",
     "build_encode",
     "build_encoder_decoder",
+    "build_encoder_only",
     "build_probe",
     "count_parameters",
     "empty_cache",
@@ -71,6 +77,7 @@ _NEEDS_KERAS = {
     "build_decoder_only": "builders.models",
     "build_encode": "builders.decode",
     "build_encoder_decoder": "builders.models",
+    "build_encoder_only": "builders.models",
     "build_probe": "builders.decode",
     "empty_cache": "builders.decode",
 }

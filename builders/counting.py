@@ -12,9 +12,10 @@ _POSITIONS = ("none", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "lea
 class ParameterCounts(dict[str, int]):
     """Trainable numbers of a model, by component.
 
-    Components: `embeddings` (of tokens), `positions`, `attention.query`, `attention.key`,
-    `attention.value`, `attention.output`, `feedforward`, `norms` (also those of queries and keys)
-    and `output` (the logits' own kernel and bias; none where they are tied).
+    Components: `embeddings` (of tokens and segments), `positions`, `attention.query`,
+    `attention.key`, `attention.value`, `attention.output`, `feedforward`, `norms` (also those of
+    queries and keys) and `output` (pooler, masked-language-model head, and the logits' own kernel
+    and bias; not a table that is tied).
     """
 
     @property
@@ -53,6 +54,7 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     d, f, v = spec.hidden_dim, spec.intermediate_dim, spec.vocabulary_size
     queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
     translates = spec.kind == "encoder_decoder"
+    has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
     encoder_blocks = spec.num_encoder_layers if translates else 0
     stacks = 2 if translates else 1
     blocks = encoder_blocks + spec.num_layers
@@ -61,7 +63,7 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     per_channel = 1 + spec.norm_bias
     norm = per_channel * d
     stream_norms = (attentions + blocks) * _NORMS_OF_A_SUBLAYER[spec.norm_placement]
-    stream_norms += stacks * (spec.final_norm + spec.embedding_norm)
+    stream_norms += stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
     head_norms = attentions * 2 * spec.qk_norm * per_channel * spec.head_dim
 
     wide = _WIDE_PROJECTIONS[spec.feedforward]
@@ -69,6 +71,11 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     tokens = v
     if translates and not spec.share_embeddings:
         tokens += spec.source_vocabulary_size
+    e = spec.embedding_dim
+    into_stream = 0 if e == d else (2 if translates else 1) * e * d
+    into_logits = e * d * (e != d) if spec.tie_embeddings else d * v
+    output = has_logits * (into_logits + v * spec.logit_bias)
+    output += (spec.pooler + spec.masked_lm_head) * (d + 1) * d
     positions = {
         "learned": spec.max_sequence_length * d,
         "relative": spec.relative_buckets * spec.num_heads,
@@ -76,7 +83,7 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     bias = spec.attention_bias
     return ParameterCounts(
         {
-            "embeddings": tokens * d,
+            "embeddings": tokens * e + spec.num_segments * d + into_stream,
             "positions": stacks * positions.get(spec.positions, 0),
             "attention.query": attentions * (d + bias) * queries,
             "attention.key": attentions * (d + bias) * keys,
@@ -84,6 +91,6 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
             "attention.output": attentions * (queries + spec.attention_output_bias) * d,
             "feedforward": blocks * feedforward,
             "norms": stream_norms * norm + head_norms,
-            "output": v * spec.logit_bias + (0 if spec.tie_embeddings else d * v),
+            "output": output,
         }
     )

@@ -19,6 +19,8 @@ from builders.models import (
     embeddings,
     encode,
     encoder_decoder,
+    encoder_inputs,
+    encoder_only,
     logits,
     target_embedding,
 )
@@ -56,8 +58,13 @@ def build_decode_step(
         max_length: slots of the cache; `None` takes any.
 
     Raises:
-        ValueError: the model was not built from this spec.
+        ValueError: the spec has no decoder, or the model was not built from it.
     """
+    if spec.kind == "encoder_only":
+        raise ValueError(
+            "build_decode_step takes a spec with a decoder, given one of kind='encoder_only', "
+            "which reads and does not write; use kind='decoder_only' or 'encoder_decoder'"
+        )
     scope = LayerScope(model)
     dtype = _compute_dtype(model)
     tokens = keras.Input(batch_shape=(batch_size, num_tokens), dtype="int32", name="tokens")
@@ -157,7 +164,11 @@ def build_probe(
         inputs: Any = {
             name: keras.Input((None,), dtype="int32", name=name) for name in ("source", "target")
         }
-        encoder_decoder(scope, spec, inputs["source"], inputs["target"])
+        encoder_decoder(scope, spec, **inputs)
+    elif spec.kind == "encoder_only":
+        inputs = encoder_inputs(spec)
+        encoder_only(scope, spec, **inputs)
+        inputs = inputs if len(inputs) > 1 else inputs["tokens"]
     else:
         inputs = keras.Input((None,), dtype="int32", name="tokens")
         decoder_only(scope, spec, inputs)

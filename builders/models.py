@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import keras
-from keras import ops
+from keras import KerasTensor, ops
 
 from builders.abstract import AbstractModel, without_weights
 from builders.attention import soft_cap
@@ -16,7 +16,7 @@ from builders.initializers import embedding_initializer, initializer
 from builders.masks import View, causal_mask, padding_mask
 from builders.norms import norm
 from builders.positions import position_scheme, token_positions
-from builders.registry import variant
+from builders.registry import component, variant
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -73,11 +73,44 @@ def build_encoder_decoder(
     return _model_class(abstract)(inputs, logits, name="encoder_decoder")
 
 
+def build_encoder_only(
+    spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
+) -> keras.Model:
+    """Build an encoder-only Transformer (Devlin et al. 2019, BERT): a vector for every token.
+
+    Tokens, int (b, s) -> {"hidden": (b, s, d), "pooled": (b, d), "logits": (b, s, v)}, the second
+    with a `pooler`, the third with a `masked_lm_head`. With `num_segments`, it is called with
+    {"tokens": int (b, s), "segments": int (b, s)}. Every output depends on all tokens that are no
+    padding.
+
+    Args:
+        spec: a spec, or the name of a variant.
+        abstract: leave out the weights, as in `build_decoder_only`.
+        changes: spec fields to change first.
+
+    Raises:
+        ValueError: as in `build_decoder_only`.
+    """
+    spec = _spec_of_kind("encoder_only", spec, changes)
+    inputs = encoder_inputs(spec)
+    with without_weights() if abstract else nullcontext():
+        outputs = encoder_only(LayerScope(), spec, **inputs)
+    given = inputs if len(inputs) > 1 else inputs["tokens"]
+    return _model_class(abstract)(given, outputs, name="encoder_only")
+
+
+def encoder_inputs(spec: TransformerSpec) -> dict[str, Tensor]:
+    """Return the inputs of an encoder-only model by name, each int (b, s)."""
+    names = ("tokens", "segments") if spec.num_segments else ("tokens",)
+    return {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+
+
 def build(spec: TransformerSpec, *, abstract: bool = False) -> keras.Model:
     """Build the model of a spec, whatever its kind; `abstract` leaves out its weights."""
     builders = {
         "decoder_only": build_decoder_only,
         "encoder_decoder": build_encoder_decoder,
+        "encoder_only": build_encoder_only,
     }
     return builders[spec.kind](spec, abstract=abstract)
 
@@ -102,14 +135,33 @@ def encoder_decoder(
     return logits(scope, spec, x, target_embedding)
 
 
+def encoder_only(
+    scope: LayerScope, spec: TransformerSpec, tokens: Tensor, segments: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Wire tokens and their segments, int (b, s) -> what `build_encoder_only` says."""
+    embedding = token_embedding(scope.within("encoder"), spec)
+    x, _ = encode(scope, spec, tokens, embedding, segments)
+    outputs = {"hidden": x}
+    if spec.pooler:
+        outputs["pooled"] = pool(scope.within("pooler"), spec, x)
+    if spec.masked_lm_head:
+        head = masked_lm_head(scope.within("masked_lm_head"), spec, x)
+        outputs["logits"] = logits(scope, spec, head, embedding)
+    return outputs
+
+
 def encode(
-    scope: LayerScope, spec: TransformerSpec, source: Tensor, embedding: keras.layers.Layer
+    scope: LayerScope,
+    spec: TransformerSpec,
+    source: Tensor,
+    embedding: keras.layers.Layer,
+    segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Wire the encoder: source, int (b, s) -> memory (b, s, d) and its mask, bool (b, 1, s)."""
     encoder = scope.within("encoder")
     mask = padding_mask(encoder, spec, source)
     positions = token_positions(encoder, source)
-    x = embed(encoder, spec, source, embedding, positions)  # (b, s, d)
+    x = embed(encoder, spec, source, embedding, positions, segments)  # (b, s, d)
     bias = position_scheme(spec).bias(encoder, spec, positions, positions, causal=False)
     view = View(mask, positions, bias)
     for i in range(spec.num_encoder_layers):
@@ -174,7 +226,7 @@ def token_embedding(
         "token_embedding",
         TokenEmbedding,
         vocabulary_size or spec.vocabulary_size,
-        spec.hidden_dim,
+        spec.embedding_dim,
         embeddings_initializer=embedding_initializer(spec, "token_embedding"),
     )
 
@@ -185,11 +237,23 @@ def embed(
     tokens: Tensor,
     embedding: keras.layers.Layer,
     positions: Tensor,
+    segments: Tensor | None = None,
 ) -> Tensor:
     """Wire what the first block reads: int (b, t), positions int (1 or b, t) -> (b, t, d)."""
     x = embedding(tokens)
+    if spec.embedding_dim != spec.hidden_dim:
+        x = _project(scope, spec, "embedding_projection", x, spec.embedding_dim, spec.hidden_dim)
     if spec.scale_embeddings:
         x = scope.layer("scale_embedding", Scale, spec.hidden_dim**0.5)(x)
+    if segments is not None:
+        table = scope.layer(
+            "segment_embedding",
+            keras.layers.Embedding,
+            spec.num_segments,
+            spec.hidden_dim,
+            embeddings_initializer=embedding_initializer(spec, "segment_embedding"),
+        )
+        x = scope.layer("add_segments", keras.layers.Add)([x, table(segments)])
     x = position_scheme(spec).embed(scope, spec, x, positions)
     if spec.embedding_norm:
         x = norm(scope, spec, x, "embedding_norm")
@@ -206,7 +270,11 @@ def logits(
 ) -> Tensor:
     """Wire the output: (b, t, d) -> (b, t, v), by the embedding's own table where tied."""
     d, v = spec.hidden_dim, spec.vocabulary_size
+    if spec.scale_logits:
+        x = scope.layer("scale_logits", Scale, d**-0.5)(x)
     if spec.tie_embeddings:
+        if spec.embedding_dim != d:
+            x = _project(scope, spec, "logit_projection", x, d, spec.embedding_dim)
         x = embedding(x, reverse=True)
         x = scope.layer("logits", AddBias)(x) if spec.logit_bias else x
     else:
@@ -218,6 +286,52 @@ def logits(
             kernel_initializer=initializer(spec, "logits", fan_in=d, fan_out=v),
         )(x)
     return soft_cap(scope, spec.logit_soft_cap, x, "logit_soft_cap")
+
+
+def masked_lm_head(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
+    """Wire what comes before the logits of an encoder: (b, s, d) -> norm(activation(W x))."""
+    d = spec.hidden_dim
+    layer = scope.layer(
+        "dense",
+        keras.layers.Dense,
+        d,
+        activation=component("activation", spec.activation),
+        kernel_initializer=initializer(spec, "masked_lm_head", fan_in=d, fan_out=d),
+    )
+    return norm(scope, spec, layer(x))
+
+
+def pool(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
+    """Wire one vector for the whole sequence: (b, s, d) -> tanh(W x[0]), (b, d)."""
+    d = spec.hidden_dim
+    layer = scope.layer(
+        "dense",
+        keras.layers.Dense,
+        d,
+        activation="tanh",
+        kernel_initializer=initializer(spec, "pooler", fan_in=d, fan_out=d),
+    )
+    return layer(scope.layer("first_token", FirstToken)(x))
+
+
+def _project(
+    scope: LayerScope, spec: TransformerSpec, name: str, x: Tensor, fan_in: int, fan_out: int
+) -> Tensor:
+    """Wire a projection without a bias, (b, t, fan_in) -> (b, t, fan_out)."""
+    start = initializer(spec, name, fan_in=fan_in, fan_out=fan_out)
+    layer = keras.layers.Dense
+    return scope.layer(name, layer, fan_out, use_bias=False, kernel_initializer=start)(x)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class FirstToken(keras.layers.Layer):
+    """What stands first in a sequence: (b, s, d) -> (b, d)."""
+
+    def call(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
+        return KerasTensor((x.shape[0], x.shape[2]), dtype=x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")

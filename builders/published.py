@@ -100,6 +100,10 @@ family(
     },
     {
         "opt_125m": ("125 million", sizes(12, 768, 12)),
+        "opt_350m": (
+            "331 million (the released weights; the table says 350)",
+            sizes(24, 1024, 16, norm_placement="post", embedding_dim=512),
+        ),
         "opt_1.3b": ("1.3 billion", sizes(24, 2048, 32)),
         "opt_2.7b": ("2.7 billion", sizes(32, 2560, 32)),
         "opt_6.7b": ("6.7 billion", sizes(32, 4096, 32)),
@@ -110,7 +114,7 @@ family(
     },
     kind="decoder_only",
     source='Zhang et al. 2022, "OPT: Open Pre-trained Transformer Language Models", table 1',
-    summary="GPT-3 with ReLU; its two rows of positions that nobody reads are left out",
+    summary="GPT-3 with ReLU (350M: post-norm); two rows of positions that nobody reads left out",
 )
 
 family(
@@ -295,6 +299,50 @@ family(
 family(
     {
         **_LLAMA,
+        "vocabulary_size": 256_000,
+        "max_sequence_length": 8192,
+        "norm_placement": "sandwich",
+        "norm_epsilon": 1e-6,
+        "norm_offset": True,
+        "activation": "gelu_tanh",
+        "attention_window": 4096,
+        "full_attention_every": 2,
+        "attention_soft_cap": 50.0,
+        "logit_soft_cap": 30.0,
+        "scale_embeddings": True,
+        "tie_embeddings": True,
+        "pad_token_id": 0,
+    },
+    {
+        "gemma2_2b": (
+            "2,614,341,888",
+            sizes(26, 2304, 8, intermediate_dim=9216, num_key_value_heads=4, head_dim=256),
+        ),
+        "gemma2_9b": (
+            "9,241,705,984",
+            sizes(42, 3584, 16, intermediate_dim=14_336, num_key_value_heads=8, head_dim=256),
+        ),
+        "gemma2_27b": (
+            "27,227,128,320",
+            sizes(
+                46,
+                4608,
+                32,
+                intermediate_dim=36_864,
+                num_key_value_heads=16,
+                head_dim=128,
+                attention_scale=144**-0.5,
+            ),
+        ),
+    },
+    kind="decoder_only",
+    source='Gemma Team 2024, "Gemma 2", section 2, table 1 and the released weights',
+    summary="two norms a sublayer, soft caps, every second block sees the last 4096 tokens",
+)
+
+family(
+    {
+        **_LLAMA,
         "vocabulary_size": 151_936,
         "max_sequence_length": 32_768,
         "norm_epsilon": 1e-6,
@@ -368,30 +416,169 @@ family(
     summary="Llama's block at 3072 channels, with a window",
 )
 
+_T5: dict[str, Any] = {
+    "vocabulary_size": 32_128,
+    "max_sequence_length": 512,
+    "norm_placement": "pre",
+    "norm": "rms",
+    "norm_epsilon": 1e-6,
+    "positions": "relative",
+    "feedforward_bias": False,
+    "attention_bias": False,
+    "attention_scale": 1.0,
+    "share_embeddings": True,
+    "pad_token_id": 0,
+    "initializer": "t5",
+}
+
 family(
     {
-        "vocabulary_size": 32_128,
-        "max_sequence_length": 512,
-        "norm_placement": "pre",
-        "norm": "rms",
-        "norm_epsilon": 1e-6,
-        "positions": "relative",
-        "feedforward": "glu",
-        "activation": "gelu_tanh",
-        "feedforward_bias": False,
-        "attention_bias": False,
-        "attention_scale": 1.0,
-        "initializer": "t5",
-        "share_embeddings": True,
-        "head_dim": 64,
-        "pad_token_id": 0,
+        **_T5,
+        "activation": "relu",
+        "tie_embeddings": True,
+        "scale_logits": True,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "embedding_dropout": 0.1,
     },
+    {
+        "t5_small": ("60,506,624", sizes(6, 512, 8)),
+        "t5_base": ("222,903,552", sizes(12, 768, 12)),
+        "t5_large": ("737,668,096", sizes(24, 1024, 16)),
+        "t5_3b": (
+            "2,851,598,336",
+            sizes(24, 1024, 32, head_dim=128, intermediate_dim=16_384),
+        ),
+        "t5_11b": (
+            "11,307,321,344",
+            sizes(24, 1024, 128, head_dim=128, intermediate_dim=65_536),
+        ),
+    },
+    kind="encoder_decoder",
+    source='Raffel et al. 2020, "T5", sections 2.1 and 3.7, and the released weights of v1.0',
+    summary="trained biases by distance, unscaled scores, ReLU, no biases, one table for all",
+)
+
+family(
+    {**_T5, "feedforward": "glu", "activation": "gelu_tanh", "head_dim": 64},
     {
         "t5_v1.1_small": ("76,961,152", sizes(8, 512, 6, intermediate_dim=1024)),
         "t5_v1.1_base": ("247,577,856", sizes(12, 768, 12, intermediate_dim=2048)),
         "t5_v1.1_large": ("783,150,080", sizes(24, 1024, 16, intermediate_dim=2816)),
+        "t5_v1.1_xl": ("2,849,757,184", sizes(24, 2048, 32, intermediate_dim=5120)),
+        "t5_v1.1_xxl": ("11,135,332,352", sizes(24, 4096, 64, intermediate_dim=10_240)),
     },
     kind="encoder_decoder",
     source='Raffel et al. 2020, "T5", section 2.1; Shazeer 2020; the released weights of v1.1',
     summary="trained biases by distance, unscaled scores, gated GELU, no biases",
+)
+
+_BERT: dict[str, Any] = {
+    "vocabulary_size": 30_522,
+    "max_sequence_length": 512,
+    "norm_placement": "post",
+    "norm_epsilon": 1e-12,
+    "embedding_norm": True,
+    "positions": "learned",
+    "activation": "gelu_tanh",
+    "tie_embeddings": True,
+    "logit_bias": True,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "embedding_dropout": 0.1,
+    "initializer": "normal",
+}
+
+family(
+    {**_BERT, "num_segments": 2, "pooler": True},
+    {
+        "bert_base": ("109,482,240", sizes(12, 768, 12)),
+        "bert_large": ("335,141,888", sizes(24, 1024, 16)),
+    },
+    kind="encoder_only",
+    source='Devlin et al. 2019, "BERT", section 3, and the released weights (uncased)',
+    summary="post-norm encoder with segments and a pooler; masked_lm_head=True adds the logits",
+)
+
+family(
+    {
+        **_BERT,
+        "vocabulary_size": 50_265,
+        "norm_epsilon": 1e-5,
+        "activation": "gelu",
+        "pad_token_id": 1,
+    },
+    {
+        "roberta_base": (
+            "125 million (124,052,736 are read, without the heads)",
+            sizes(12, 768, 12),
+        ),
+        "roberta_large": (
+            "355 million (354,307,072 are read, without the heads)",
+            sizes(24, 1024, 16),
+        ),
+    },
+    kind="encoder_only",
+    source='Liu et al. 2019, "RoBERTa", section 5',
+    summary="BERT without segments, on bytes; rows that nobody reads are left out",
+)
+
+family(
+    {**_BERT, "activation": "gelu"},
+    {"distilbert_base": ("66,362,880", sizes(6, 768, 12))},
+    kind="encoder_only",
+    source='Sanh et al. 2019, "DistilBERT", section 2, and the released weights (uncased)',
+    summary="half of BERT's blocks, no segments, no pooler",
+)
+
+family(
+    {
+        "vocabulary_size": 50_265,
+        "max_sequence_length": 1024,
+        "norm_placement": "post",
+        "embedding_norm": True,
+        "positions": "learned",
+        "activation": "gelu",
+        "share_embeddings": True,
+        "tie_embeddings": True,
+        "dropout": 0.1,
+        "feedforward_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "pad_token_id": 1,
+        "initializer": "normal",
+    },
+    {
+        "bart_base": (
+            "140 million (the release; 3,072 more with the rows that nobody reads)",
+            sizes(6, 768, 12),
+        ),
+        "bart_large": (
+            "400 million (the release; 4,096 more with the rows that nobody reads)",
+            sizes(12, 1024, 16),
+        ),
+    },
+    kind="encoder_decoder",
+    source='Lewis et al. 2020, "BART", section 2.1, and the released weights',
+    summary="post-norm with GELU and norms after the embeddings, one table for all",
+)
+
+family(
+    {
+        "vocabulary_size": 58_101,
+        "max_sequence_length": 512,
+        "norm_placement": "post",
+        "positions": "sinusoidal_concat",
+        "activation": "silu",
+        "scale_embeddings": True,
+        "share_embeddings": True,
+        "tie_embeddings": True,
+        "logit_bias": True,
+        "dropout": 0.1,
+        "pad_token_id": 58_100,
+    },
+    {"opus_mt_en_de": ("74 million (73,944,309, without sinusoids)", sizes(6, 512, 8))},
+    kind="encoder_decoder",
+    source="Tiedemann and Thottingal 2020, OPUS-MT; Junczys-Dowmunt et al. 2018, Marian",
+    summary="transformer-base as Marian trains it: SiLU, one table, sinusoids side by side",
 )

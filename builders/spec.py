@@ -16,11 +16,12 @@ SPEC_FORMAT = 1
 DERIVED: Any = None
 """Default of the fields that are derived from others: never `None` in a finished spec."""
 
-KINDS = ("decoder_only", "encoder_decoder")
+KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
 
 _DERIVED = (
     "source_vocabulary_size",
     "num_encoder_layers",
+    "embedding_dim",
     "num_key_value_heads",
     "head_dim",
     "intermediate_dim",
@@ -47,6 +48,7 @@ _POSITIVE_INTS = (
     "num_layers",
     "num_encoder_layers",
     "hidden_dim",
+    "embedding_dim",
     "intermediate_dim",
     "max_sequence_length",
     "num_heads",
@@ -74,7 +76,10 @@ _BOOLS = (
     "scale_embeddings",
     "tie_embeddings",
     "share_embeddings",
+    "pooler",
+    "masked_lm_head",
     "logit_bias",
+    "scale_logits",
 )
 _RATES = ("dropout", "attention_dropout", "embedding_dropout", "feedforward_dropout")
 
@@ -87,14 +92,20 @@ class TransformerSpec:
     nobody gives it. Every rate is a probability in [0, 1).
 
     Sizes:
-        kind: `decoder_only` (tokens -> logits) or `encoder_decoder` (source, target -> logits).
+        kind: `decoder_only` (tokens -> logits), `encoder_decoder` (source, target -> logits) or
+            `encoder_only` (tokens -> vectors).
         vocabulary_size: tokens that the model reads (decoder side) and writes, `v`.
-        source_vocabulary_size: tokens that the encoder reads; `None`: as `vocabulary_size`. Of no
-            meaning for `decoder_only`.
-        num_layers: blocks of the decoder.
-        num_encoder_layers: blocks of the encoder; `None`: as `num_layers`.
+        source_vocabulary_size: tokens that the encoder of an `encoder_decoder` reads; `None`: as
+            `vocabulary_size`.
+        num_layers: blocks of the decoder, or of the one stack that there is.
+        num_encoder_layers: blocks of the encoder of an `encoder_decoder`; `None`: as `num_layers`.
         hidden_dim: width of the residual stream, `d`.
+        embedding_dim: width of the token embeddings; `None`: d. If it is another, a projection
+            leads from it to d, and one from d to it before tied logits (OPT-350M; Lan et al. 2020,
+            ALBERT, section 3.1).
         intermediate_dim: width inside the feed-forward, `f`; `None`: 4 d.
+        num_segments: parts of a sequence that are told apart by a trained vector each: BERT's
+            token types, for `encoder_only`; 0: none.
         max_sequence_length: the most tokens that a sequence may have. Position schemes refuse
             longer ones; with `none` a model would take any, and only text models refuse them.
         num_heads: attention heads, `n`.
@@ -152,7 +163,12 @@ class TransformerSpec:
         scale_embeddings: token embeddings times sqrt(d).
         tie_embeddings: logits from the transposed target token embedding.
         share_embeddings: source and target use one token embedding.
+        pooler: an `encoder_only` model gives tanh of a projection of its first token, too (Devlin
+            et al. 2019, BERT, the authors' code).
+        masked_lm_head: it gives logits, too, from a projection with the activation and a norm
+            (the same). Without, the fields on logits are of no meaning for it.
         logit_bias: a bias on the logits.
+        scale_logits: what the logits are made from is divided by sqrt(d) (T5 v1.0).
         logit_soft_cap: as `attention_soft_cap`, of the logits.
         pad_token_id: the token that fills short sequences and that no attention sees; `None`: no
             token is padding.
@@ -178,7 +194,9 @@ class TransformerSpec:
     num_layers: int
     num_encoder_layers: int = DERIVED
     hidden_dim: int
+    embedding_dim: int = DERIVED
     intermediate_dim: int = DERIVED
+    num_segments: int = 0
     max_sequence_length: int = 512
     num_heads: int
     num_key_value_heads: int = DERIVED
@@ -217,7 +235,10 @@ class TransformerSpec:
     scale_embeddings: bool = False
     tie_embeddings: bool = False
     share_embeddings: bool = False
+    pooler: bool = False
+    masked_lm_head: bool = False
     logit_bias: bool = False
+    scale_logits: bool = False
     logit_soft_cap: float | None = None
     pad_token_id: int | None = 0
 
@@ -247,6 +268,8 @@ class TransformerSpec:
                 return self.vocabulary_size
             case "num_encoder_layers":
                 return self.num_layers
+            case "embedding_dim":
+                return self.hidden_dim
             case "num_key_value_heads":
                 return self.num_heads
             case "intermediate_dim":
@@ -282,6 +305,8 @@ class TransformerSpec:
             value = getattr(self, name)
             if name not in self._derived and not (_is_int(value) and value > 0):
                 _refuse(name, value, "a positive int")
+        if not (_is_int(self.num_segments) and self.num_segments >= 0):
+            _refuse("num_segments", self.num_segments, "an int of at least 0")
         for name, purpose in _OPTIONAL_INTS.items():
             value = getattr(self, name)
             if value is not None and not (_is_int(value) and value > 0):
@@ -314,6 +339,17 @@ class TransformerSpec:
         pad = self.pad_token_id
         if pad is not None and not (_is_int(pad) and 0 <= pad < smallest):
             _refuse("pad_token_id", pad, f"None or a token id in [0, {smallest})")
+        if self.kind == "encoder_only":
+            self._check_encoder()
+        else:
+            for name in ("num_segments", "pooler", "masked_lm_head"):
+                if getattr(self, name):
+                    _refuse(
+                        name,
+                        getattr(self, name),
+                        f"{type(getattr(self, name))()} where kind={self.kind!r}",
+                        "it is of kind='encoder_only'",
+                    )
         if self.num_heads % self.num_key_value_heads:
             _refuse(
                 "num_key_value_heads",
@@ -345,7 +381,7 @@ class TransformerSpec:
             _refuse(
                 "share_embeddings",
                 True,
-                "False where kind='decoder_only', which has one embedding",
+                f"False where kind={self.kind!r}, which has one embedding",
                 "tie_embeddings=True shares it with the logits",
             )
         if self.source_vocabulary_size != self.vocabulary_size:
@@ -353,6 +389,21 @@ class TransformerSpec:
                 "source_vocabulary_size",
                 self.source_vocabulary_size,
                 f"equal to vocabulary_size={self.vocabulary_size} where share_embeddings=True",
+            )
+
+    def _check_encoder(self) -> None:
+        if self.num_encoder_layers != self.num_layers:
+            _refuse(
+                "num_encoder_layers",
+                self.num_encoder_layers,
+                f"num_layers={self.num_layers} where kind='encoder_only', which has one stack",
+                "leave it out",
+            )
+        if self.attention_window is not None:
+            _refuse(
+                "attention_window",
+                self.attention_window,
+                "None where kind='encoder_only', since windows are of decoders",
             )
 
     def _check_rotary(self) -> None:
@@ -378,7 +429,7 @@ class TransformerSpec:
 
     def _check_relative(self) -> None:
         # An encoder has half of the buckets for what lies ahead, and half of those are exact.
-        least = 4 if self.kind == "encoder_decoder" else 2
+        least = 2 if self.kind == "decoder_only" else 4
         if self.relative_buckets % least:
             _refuse("relative_buckets", self.relative_buckets, f"a multiple of {least}")
         if self.relative_max_distance <= self.relative_buckets // 2:

@@ -41,6 +41,7 @@ def with_derived(spec: Spec) -> dict:
     derived = {
         "num_encoder_layers": spec["num_layers"],
         "source_vocabulary_size": spec["vocabulary_size"],
+        "embedding_dim": spec["hidden_dim"],
         "intermediate_dim": 4 * spec["hidden_dim"],
         "num_key_value_heads": spec["num_heads"],
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
@@ -292,11 +293,17 @@ def embedding_table(spec: dict, weights: Weights, side: str) -> np.ndarray:
     return weights[f"{name}.embeddings"]
 
 
-def embed(spec: dict, weights: Weights, side: str, tokens: np.ndarray) -> np.ndarray:
+def embed(
+    spec: dict, weights: Weights, side: str, tokens: np.ndarray, segments: np.ndarray | None = None
+) -> np.ndarray:
     x = embedding_table(spec, weights, side)[tokens].astype(np.float64)  # (b, t, d)
+    if spec["embedding_dim"] != spec["hidden_dim"]:
+        x = x @ weights[f"{side}.embedding_projection.kernel"]
     length, d = x.shape[1:]
     if spec["scale_embeddings"]:
         x = x * math.sqrt(d)
+    if spec["num_segments"]:
+        x = x + weights[f"{side}.segment_embedding.embeddings"][segments]
     if spec["positions"] == "learned":
         x = x + weights[f"{side}.position_embedding.embeddings"][:length]
     elif spec["positions"] == "sinusoidal":
@@ -315,8 +322,10 @@ def real_keys(spec: dict, tokens: np.ndarray) -> np.ndarray:
     return (tokens != spec["pad_token_id"])[:, None, :]
 
 
-def encode(spec: dict, weights: Weights, source: np.ndarray) -> np.ndarray:
-    x = embed(spec, weights, "encoder", source)
+def encode(
+    spec: dict, weights: Weights, source: np.ndarray, segments: np.ndarray | None = None
+) -> np.ndarray:
+    x = embed(spec, weights, "encoder", source, segments)
     length = source.shape[1]
     mask = real_keys(spec, source) & np.ones((1, length, 1), bool)
     bias = score_bias(spec, weights, "encoder", length, causal=False)
@@ -360,26 +369,53 @@ def decode(
         x = block(spec, weights, f"decoder.block_{index}", x, sublayers)
     if spec["final_norm"]:
         x = normed(spec, weights, "decoder.final_norm", x)
+    return output(spec, weights, "decoder", x)
+
+
+def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray:
+    """Logits (b, t, v) of what the last block gives, (b, t, d)."""
+    if spec["scale_logits"]:
+        x = x / math.sqrt(spec["hidden_dim"])
+    if spec["tie_embeddings"] and spec["embedding_dim"] != spec["hidden_dim"]:
+        x = x @ weights["logit_projection.kernel"]
     if spec["tie_embeddings"]:
-        logits = x @ embedding_table(spec, weights, "decoder").T
+        logits = x @ embedding_table(spec, weights, side).T
     else:
         logits = x @ weights["logits.kernel"]
     logits = logits + weights["logits.bias"] if spec["logit_bias"] else logits
     return soft_capped(logits, spec["logit_soft_cap"])
 
 
+def encoder_outputs(
+    spec: dict, weights: Weights, tokens: np.ndarray, segments: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Vectors (b, s, d) of tokens, and what the heads of Devlin et al. 2019 make of them."""
+    hidden = encode(spec, weights, tokens, segments)
+    outputs = {"hidden": hidden}
+    if spec["pooler"]:
+        kernel, bias = weights["pooler.dense.kernel"], weights["pooler.dense.bias"]
+        outputs["pooled"] = np.tanh(hidden[:, 0] @ kernel + bias)
+    if spec["masked_lm_head"]:
+        head = hidden @ weights["masked_lm_head.dense.kernel"]
+        head = activation(spec["activation"], head + weights["masked_lm_head.dense.bias"])
+        head = normed(spec, weights, "masked_lm_head.norm", head)
+        outputs["logits"] = output(spec, weights, "encoder", head)
+    return outputs
+
+
 def reference_logits(
     spec: Spec, weights: Weights, tokens: np.ndarray | Mapping[str, np.ndarray]
-) -> np.ndarray:
+) -> np.ndarray | dict[str, np.ndarray]:
     """Logits in float64, without dropout, as a `TransformerSpec` of these values promises them.
 
     Args:
         spec: the fields of the spec.
         weights: arrays keyed "<layer name>.<variable name>".
-        tokens: (b, t) for a decoder, {"source": (b, s), "target": (b, t)} for an encoder-decoder.
+        tokens: (b, t) for a decoder, {"source": (b, s), "target": (b, t)} for an encoder-decoder,
+            and as the first, or {"tokens": (b, s), "segments": (b, s)}, for an encoder.
 
     Returns:
-        Logits, (b, t, v).
+        Logits, (b, t, v); of an encoder, all outputs by name.
     """
     full = with_derived(spec)
     weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
@@ -389,6 +425,9 @@ def reference_logits(
         source, target = np.asarray(tokens["source"]), np.asarray(tokens["target"])
         memory = encode(full, weights, source)
         return decode(full, weights, target, memory, real_keys(full, source))
+    if full["kind"] == "encoder_only":
+        given = tokens if isinstance(tokens, Mapping) else {"tokens": tokens, "segments": None}
+        return encoder_outputs(full, weights, given["tokens"], given["segments"])
     raise ValueError(f"the reference has no kind {full['kind']!r}")
 
 
@@ -434,12 +473,19 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
                 shapes[f"{name}.{role}.bias"] = shape[1:]
         norms(name)
 
+    e = full["embedding_dim"]
     stacks = [("decoder", full["num_layers"], v)]
+    if full["kind"] == "encoder_only":
+        stacks = [("encoder", full["num_layers"], v)]
     if full["kind"] == "encoder_decoder":
         stacks.append(("encoder", full["num_encoder_layers"], full["source_vocabulary_size"]))
     for side, layers, vocabulary in stacks:
         table = "token_embedding" if full["share_embeddings"] else f"{side}.token_embedding"
-        shapes[f"{table}.embeddings"] = (vocabulary, d)
+        shapes[f"{table}.embeddings"] = (vocabulary, e)
+        if e != d:
+            shapes[f"{side}.embedding_projection.kernel"] = (e, d)
+        if full["num_segments"]:
+            shapes[f"{side}.segment_embedding.embeddings"] = (full["num_segments"], d)
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
         if full["positions"] == "relative":
@@ -453,6 +499,16 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             feed(f"{side}.block_{index}.feedforward")
         if full["final_norm"]:
             norm(f"{side}.final_norm")
+    for head in ("pooler", "masked_lm_head"):
+        if full[head]:
+            shapes[f"{head}.dense.kernel"] = (d, d)
+            shapes[f"{head}.dense.bias"] = (d,)
+    if full["masked_lm_head"]:
+        norm("masked_lm_head.norm")
+    if full["kind"] == "encoder_only" and not full["masked_lm_head"]:
+        return shapes
+    if full["tie_embeddings"] and e != d:
+        shapes["logit_projection.kernel"] = (d, e)
     if not full["tie_embeddings"]:
         shapes["logits.kernel"] = (d, v)
     if full["logit_bias"]:
@@ -482,10 +538,18 @@ def parameter_count(spec: Spec) -> int:
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
     # Norms at both ends of a stack.
     final = norm * (full["final_norm"] + full["embedding_norm"])
+    e = full["embedding_dim"]
+    into_stream = 0 if e == d else e * d
+    logits += into_stream if full["tie_embeddings"] else 0
 
+    if full["kind"] == "encoder_only":
+        heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
+        heads += (norm + logits) * full["masked_lm_head"]
+        stack = positions + full["num_segments"] * d + layers * (attend + feed) + final
+        return v * e + into_stream + stack + heads
     if full["kind"] == "decoder_only":
-        return v * d + positions + layers * (attend + feed) + final + logits
+        return v * e + into_stream + positions + layers * (attend + feed) + final + logits
     tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
     encoder = full["num_encoder_layers"] * (attend + feed)
     decoder = layers * (2 * attend + feed)
-    return tables * d + 2 * (positions + final) + encoder + decoder + logits
+    return tables * e + 2 * (into_stream + positions + final) + encoder + decoder + logits

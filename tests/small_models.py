@@ -10,6 +10,8 @@ import numpy as np
 import builders
 
 KINDS = ("decoder_only", "encoder_decoder")
+"""The kinds that write."""
+ALL_KINDS = (*KINDS, "encoder_only")
 BATCH, TARGET_LENGTH, SOURCE_LENGTH = 3, 11, 13
 SIZES: dict[str, Any] = {
     "vocabulary_size": 31,
@@ -37,6 +39,8 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
     changes: dict[str, Any] = dict(SIZES)
     if spec.share_embeddings:
         del changes["source_vocabulary_size"]
+    if spec.embedding_dim != spec.hidden_dim:
+        changes["embedding_dim"] = 11
     if spec.head_dim * spec.num_heads != spec.hidden_dim:
         changes["head_dim"] = 5
     if spec.positions == "rotary":
@@ -49,6 +53,8 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["num_key_value_heads"] = None
     if spec.attention_window:
         changes["attention_window"] = 3
+    if spec.pad_token_id is not None and spec.pad_token_id >= SIZES["source_vocabulary_size"]:
+        changes["pad_token_id"] = 7
     return spec.replace(**changes)
 
 
@@ -61,7 +67,8 @@ def variants_and_kinds() -> list[tuple[str, str]]:
     return list(found.values())
 
 
-VARIANTS_AND_KINDS = variants_and_kinds()
+ALL_VARIANTS = variants_and_kinds()
+VARIANTS_AND_KINDS = [row for row in ALL_VARIANTS if row[1] in KINDS]
 
 
 @contextmanager
@@ -145,7 +152,10 @@ def random_tokens(spec: builders.TransformerSpec, seed: int = 0, padding: bool =
         return tokens
 
     target = draw(TARGET_LENGTH, spec.vocabulary_size)
-    if spec.kind == "decoder_only":
+    if spec.kind == "encoder_only" and spec.num_segments:
+        segments = rng.integers(0, spec.num_segments, target.shape, dtype="int32")
+        return {"tokens": target, "segments": segments}
+    if spec.kind != "encoder_decoder":
         return target
     assert spec.source_vocabulary_size is not None
     return {"source": draw(SOURCE_LENGTH, spec.source_vocabulary_size), "target": target}
@@ -183,14 +193,26 @@ def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0)
 
 def as_array(tensor: Any) -> np.ndarray:
     """A tensor of any backend in NumPy; floats in float32, as NumPy has no bfloat16."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
     if keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
         tensor = keras.ops.cast(tensor, "float32")
     return keras.ops.convert_to_numpy(tensor)
 
 
 def logits_of(model: keras.Model, tokens: Any, training: bool = False) -> np.ndarray:
-    """Logits (b, t, v) in float32, by an eager call, which is quicker here than compiling."""
-    return as_array(model(tokens, training=training))
+    """Logits (b, t, v) in float32, by an eager call, which is quicker here than compiling.
+
+    Of an encoder, all numbers that it gives, in a row.
+    """
+    return in_a_row(model(tokens, training=training))
+
+
+def in_a_row(outputs: Any) -> np.ndarray:
+    """One output as it is, and several by name as one array (N,)."""
+    if not isinstance(outputs, dict):
+        return as_array(outputs)
+    return np.concatenate([as_array(outputs[name]).ravel() for name in sorted(outputs)])
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:

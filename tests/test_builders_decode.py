@@ -83,6 +83,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "tied embeddings": {"tie_embeddings": True},
     "tied embeddings with a bias": {"tie_embeddings": True, "logit_bias": True},
     "shared embeddings": {**TRANSLATOR, "share_embeddings": True},
+    "narrow embeddings, scaled logits": {
+        "embedding_dim": 5,
+        "tie_embeddings": True,
+        "scale_logits": True,
+    },
     "one table": {**TRANSLATOR, "share_embeddings": True, "tie_embeddings": True},
     "no padding": {"pad_token_id": None},
     "padding of another token": {"pad_token_id": 7},

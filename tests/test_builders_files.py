@@ -26,6 +26,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "no_positions": {"positions": "none", "residual": False, "pad_token_id": None},
     "grouped_window": {"num_key_value_heads": 1, "attention_window": 3},
     "library_layer": {"attention": "layer", "activation": "gelu_tanh"},
+    "encoder": {
+        "kind": "encoder_only",
+        "num_segments": 3,
+        "embedding_dim": 5,
+        "pooler": True,
+        "masked_lm_head": True,
+        "tie_embeddings": True,
+        "scale_logits": True,
+    },
     "translator": {"kind": "encoder_decoder", "activation": "silu"},
     "shared_translator": {
         "kind": "encoder_decoder",
@@ -65,7 +74,11 @@ for path in sorted(Path(sys.argv[1]).glob("*.keras")):
     arrays = dict(np.load(path.with_suffix(".npz")))
     expected = arrays.pop("logits")
     model = keras.saving.load_model(path)
-    actual = keras.ops.convert_to_numpy(model(arrays.get("tokens", arrays)))
+    outputs = model(arrays if len(arrays) > 1 else arrays["tokens"])
+    if isinstance(outputs, dict):
+        rows = [keras.ops.reshape(outputs[name], (-1,)) for name in sorted(outputs)]
+        outputs = keras.ops.concatenate(rows)
+    actual = keras.ops.convert_to_numpy(outputs)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5, err_msg=path.stem)
     print(path.stem)
 """

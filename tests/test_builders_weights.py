@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from reference import parameter_count, weight_shapes
 from small_models import (
+    ALL_KINDS,
     KINDS,
     TARGET_LENGTH,
     logits_of,
@@ -30,6 +31,8 @@ SHAPES_OF_INTEREST: list[dict[str, Any]] = [
     {"positions": "none", "attention_bias": False, "residual": False},
     {"tie_embeddings": True, "logit_bias": True},
     {"tie_embeddings": True, "logit_bias": False, "head_dim": 5},
+    {"tie_embeddings": True, "embedding_dim": 5, "scale_logits": True},
+    {"embedding_dim": 5},
     {"share_embeddings": True},
     {"share_embeddings": True, "tie_embeddings": True, "num_encoder_layers": 3},
     {"attention": "layer", "head_dim": 5, "logit_bias": True},
@@ -44,13 +47,22 @@ SHAPES_OF_INTEREST: list[dict[str, Any]] = [
 ]
 
 
+HEADS: list[dict[str, Any]] = [
+    {"pooler": True, "num_segments": 3},
+    {"masked_lm_head": True, "tie_embeddings": True, "logit_bias": True},
+    {"masked_lm_head": True, "pooler": True, "norm": "rms", "embedding_dim": 5},
+    {"masked_lm_head": True, "tie_embeddings": True, "embedding_dim": 5},
+]
+
+
 def specs() -> list[builders.TransformerSpec]:
-    return [
+    of_all = [
         small_spec(kind=kind, **changes)
-        for kind in KINDS
+        for kind in ALL_KINDS
         for changes in SHAPES_OF_INTEREST
         if kind == "encoder_decoder" or "share_embeddings" not in changes
     ]
+    return of_all + [small_spec(kind="encoder_only", **changes) for changes in HEADS]
 
 
 def fields_of(spec: builders.TransformerSpec) -> dict[str, Any]:
@@ -76,7 +88,8 @@ def test_layers_own_the_weights_that_their_names_say(spec: builders.TransformerS
     """`model.get_layer(name).kernel` is how weights are taken and given, so names are a promise."""
     model = builders.build(spec)
     if spec.attention == "layer":
-        layer = model.get_layer("decoder.block_0.self_attention.attention")
+        side = "encoder" if spec.kind == "encoder_only" else "decoder"
+        layer = model.get_layer(f"{side}.block_0.self_attention.attention")
         assert len(layer.weights) == (8 if spec.attention_bias else 4)
         return
     for name, shape in weight_shapes(fields_of(spec)).items():

@@ -40,14 +40,15 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     head_dim = draw(st.none() | size)
     hidden_dim = draw(size) * 2 * (num_heads if head_dim is None else 1)
     vocabulary_size = draw(size)
-    window = draw(st.none() | size)
     norm = draw(st.sampled_from(("layer", "rms")))
     width = head_dim or hidden_dim // num_heads
     even = [2, max(2, 2 * (width // 2))]
     # Derived again, the rotary channels are those of the head, which then are to be even.
     positions = (*POSITIONS, "rotary") if width % 2 == 0 else POSITIONS
     positive = st.none() | st.floats(1e-3, 1e3)
-    kind = draw(st.sampled_from(("decoder_only", "encoder_decoder")))
+    kind = draw(st.sampled_from(("decoder_only", "encoder_decoder", "encoder_only")))
+    encodes = kind == "encoder_only"
+    window = None if encodes else draw(st.none() | size)
     share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
     source_vocabulary_size = None if share_embeddings else draw(st.none() | size)
     smallest = vocabulary_size
@@ -58,7 +59,12 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "vocabulary_size": vocabulary_size,
         "source_vocabulary_size": source_vocabulary_size,
         "num_layers": draw(size),
-        "num_encoder_layers": draw(st.none() | size),
+        "num_encoder_layers": None if encodes else draw(st.none() | size),
+        "embedding_dim": draw(st.none() | size),
+        "num_segments": draw(st.integers(0, 5)) if encodes else 0,
+        "pooler": encodes and draw(st.booleans()),
+        "masked_lm_head": encodes and draw(st.booleans()),
+        "scale_logits": draw(st.booleans()),
         "hidden_dim": hidden_dim,
         "intermediate_dim": draw(st.none() | size),
         "max_sequence_length": draw(size),
@@ -256,6 +262,13 @@ BAD_VALUES = [
     ("attention_window", -1, "positive int, or None"),
     ("attention_window", True, "positive int, or None"),
     ("attention_window", 2.5, "positive int, or None"),
+    ("embedding_dim", 0, "positive int"),
+    ("num_segments", -1, "at least 0"),
+    ("num_segments", 2, "0 where kind='decoder_only'"),
+    ("pooler", True, "False where kind='decoder_only'"),
+    ("pooler", 1, "True or False"),
+    ("masked_lm_head", True, "kind='encoder_only'"),
+    ("scale_logits", 0, "True or False"),
     ("full_attention_every", 0, "positive int, or None"),
     ("full_attention_every", 2, "None where attention_window=None"),
     ("attention_bias", None, "True or False"),

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -27,6 +28,8 @@ SHIPPED = {
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of both registries, so that a test may add to them."""
     builders.list_variants()
+    for module, _ in registry._SHIPPED.values():  # loaded later, it would not register again
+        import_module(module)
     monkeypatch.setattr(registry, "_variants", dict(registry._variants))
     monkeypatch.setattr(registry, "_components", dict(registry._components))
     monkeypatch.setattr(registry, "_loaded_groups", set(registry._loaded_groups))
