@@ -156,7 +156,7 @@ class KeyValueCache:
         """
         positions = self.positions(scope, tokens)
         if self._seen is None:
-            layer = scope.layer("seen_positions", SeenPositions, spec.pad_token_id)
+            layer = scope.layer("seen_positions", SeenPositions, spec.target_pad_token_id)
             self._seen = layer(tokens, positions)
         name = by_window("position_cache", window)
         slots = self._slots[window] = self.append(scope, name, self._seen, 1, window)

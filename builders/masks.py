@@ -116,7 +116,7 @@ def causal_mask(
     if scope.cache is not None:
         return scope.cache.causal_mask(scope, spec, tokens, window)
     causal = scope.layer(by_window("causal_mask", window), CausalMask, window)(tokens)
-    padding = padding_mask(scope, spec, tokens)
-    if padding is None:
+    if spec.target_pad_token_id is None:
         return causal
+    padding = padding_mask(scope, spec, tokens)
     return scope.layer(by_window("attention_mask", window), BothMasks)(causal, padding)

@@ -428,6 +428,7 @@ _T5: dict[str, Any] = {
     "attention_scale": 1.0,
     "share_embeddings": True,
     "pad_token_id": 0,
+    "mask_target_padding": False,
     "initializer": "t5",
 }
 

@@ -78,6 +78,7 @@ _BOOLS = (
     "share_embeddings",
     "pooler",
     "masked_lm_head",
+    "mask_target_padding",
     "logit_bias",
     "scale_logits",
 )
@@ -172,6 +173,8 @@ class TransformerSpec:
         logit_soft_cap: as `attention_soft_cap`, of the logits.
         pad_token_id: the token that fills short sequences and that no attention sees; `None`: no
             token is padding.
+        mask_target_padding: `False`: the self-attention of a decoder sees padding like any other
+            token before the query; T5 does, whose targets start with it.
 
     Regularisation and start:
         dropout: on the output of every sublayer, before it is merged.
@@ -241,6 +244,7 @@ class TransformerSpec:
     scale_logits: bool = False
     logit_soft_cap: float | None = None
     pad_token_id: int | None = 0
+    mask_target_padding: bool = True
 
     dropout: float = 0.0
     feedforward_dropout: float = DERIVED
@@ -464,6 +468,11 @@ class TransformerSpec:
                 "added to the embeddings where attention='layer', which is closed to others",
                 "use attention='graph'",
             )
+
+    @property
+    def target_pad_token_id(self) -> int | None:
+        """The token that no self-attention of a decoder sees, if there is one."""
+        return self.pad_token_id if self.mask_target_padding else None
 
     def window_of_block(self, number: int) -> int | None:
         """Return how many tokens a decoder's block sees, the first being block 0; `None`: all."""

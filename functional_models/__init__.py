@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from functional_models.attention import AttentionMaps, attention_maps
     from functional_models.causal_lm import CausalLM
     from functional_models.comparison import compare
+    from functional_models.conversion import from_keras_hub, to_keras_hub
     from functional_models.corpora import (
         ParallelCorpus,
         TextCorpus,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from functional_models.losses import ExactMatch, Perplexity, TokenCrossEntropy
     from functional_models.samplers import make_sampler
     from functional_models.schedules import InverseSquareRoot
+    from functional_models.text_encoder import TextEncoder
     from functional_models.text_model import Generated, load
     from functional_models.tokenizer_training import train_tokenizer
     from functional_models.tokenizers import Tokenizer, load_tokenizer
@@ -44,16 +46,19 @@ _HOMES = {
     "Perplexity": "losses",
     "Recipe": "training",
     "TextCorpus": "corpora",
+    "TextEncoder": "text_encoder",
     "TokenCrossEntropy": "losses",
     "Tokenizer": "tokenizers",
     "Translator": "translator",
     "attention_maps": "attention",
     "compare": "comparison",
+    "from_keras_hub": "conversion",
     "load": "text_model",
     "load_parallel_corpus": "corpora",
     "load_text_corpus": "corpora",
     "load_tokenizer": "tokenizers",
     "make_sampler": "samplers",
+    "to_keras_hub": "conversion",
     "train_tokenizer": "tokenizer_training",
 }
 
@@ -67,16 +72,19 @@ __all__ = [
     "Perplexity",
     "Recipe",
     "TextCorpus",
+    "TextEncoder",
     "TokenCrossEntropy",
     "Tokenizer",
     "Translator",
     "attention_maps",
     "compare",
+    "from_keras_hub",
     "load",
     "load_parallel_corpus",
     "load_text_corpus",
     "load_tokenizer",
     "make_sampler",
+    "to_keras_hub",
     "train_tokenizer",
 ]
 

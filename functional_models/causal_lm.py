@@ -14,7 +14,7 @@ from functional_models.batches import TokenBatches, check_tokens
 from functional_models.corpora import TextCorpus
 from functional_models.samplers import check_count
 from functional_models.text_model import TextModel, TextPieces, make_recipe
-from functional_models.tokenizers import as_tokenizer
+from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 
 class CausalLM(TextModel):
@@ -34,10 +34,11 @@ class CausalLM(TextModel):
 
     def __init__(self, spec: builders.TransformerSpec | str, tokenizer: Any) -> None:
         super().__init__(spec, {"tokenizer": as_tokenizer(tokenizer)})
-        self._ready()
 
-    def _ready(self) -> None:
-        self.tokenizer = self.tokenizers["tokenizer"]
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What text goes through."""
+        return self._tokenizer("tokenizer")
 
     def tokens(self, text: str | Sequence[str] | np.ndarray) -> np.ndarray:
         """Return text as one stream of tokens, int32 (N,), each document closed by the end token.
@@ -241,7 +242,7 @@ class CausalLM(TextModel):
         """
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens)
-        encoded = self.tokenizer.encode(prompts)
+        encoded = self.tokenizer.encode(prompts, start=self.tokenizer.starts_inputs)
         longest = self.spec.max_sequence_length
         for text, ids in zip(prompts, encoded, strict=True):
             if not len(ids):

@@ -56,6 +56,11 @@ def export_saved_model(
             f"a SavedModel is TensorFlow's, and Keras runs on {keras.backend.backend()}: save the "
             "model, and export it with KERAS_BACKEND=tensorflow functional-models export"
         )
+    if text_model.kind == "encoder_only":
+        raise ValueError(
+            "an exported model gives text, and an encoder gives vectors; write its Keras model by "
+            "model.model.export(folder)"
+        )
     room = text_model.spec.max_sequence_length - 1
     if max_new_tokens is not None:
         check_count("max_new_tokens", max_new_tokens, most=room)
@@ -151,6 +156,8 @@ class ExportedModel:
         self._source_vocabulary_size = source.vocabulary_size
         self._source_pad_id = source.pad_id
         self._encoder = graph_encoder(source)
+        self._before = [source.start_id] if source.starts_inputs else []
+        self._after = [source.end_id] if source.ends_sources and self._translates else []
         self._decoder = GraphDecoder(target)
         self._step = builders.build_decode_step(model, spec, None, 1)
         if self._translates:
@@ -181,6 +188,11 @@ class ExportedModel:
 
     def _text(self, text: Tensor) -> dict[str, Tensor]:
         given = self._encoder(text)  # ragged (b, t)
+        around = [
+            tf.tile(tf.constant([ids], "int32"), [tf.shape(text)[0], 1])
+            for ids in (self._before, self._after)
+        ]
+        given = tf.concat([around[0], given, around[1]], axis=1)
         tokens, prompt = self._generated(given.to_tensor(NO_TOKEN))
         before = self._decoder(prompt)
         both = self._decoder(tf.concat([prompt, tokens], axis=1))

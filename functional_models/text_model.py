@@ -1,4 +1,4 @@
-"""What language models and translators share: a spec, a model, training, saving."""
+"""What language models, translators and encoders share: a spec, a model, training, saving."""
 
 from __future__ import annotations
 
@@ -73,9 +73,17 @@ class TextModel(ABC):
         self.model = builders.build(self.spec) if model is None else model
         self.history: list[Row] = []
 
+    def _tokenizer(self, role: str) -> Tokenizer:
+        if role not in self.tokenizers:
+            raise ValueError(
+                "this model has no tokenizer, since none came with its weights; give one: "
+                "from_keras_hub(..., tokenizer=...)"
+            )
+        return self.tokenizers[role]
+
     @property
     def _writer(self) -> Tokenizer:
-        return self.tokenizers[self.target_role]
+        return self._tokenizer(self.target_role)
 
     @cached_property
     def _generator(self) -> Generator:
@@ -99,7 +107,7 @@ class TextModel(ABC):
         return {"vocabulary_size": (self.target_role, self._writer.vocabulary_size)}
 
     def _fitting_spec(self, spec: builders.TransformerSpec | str) -> builders.TransformerSpec:
-        sizes = self._vocabulary_fields()
+        sizes = self._vocabulary_fields() if self.tokenizers else {}
         if isinstance(spec, str):
             given = {field: size for field, (_, size) in sizes.items()}
             given["pad_token_id"] = self._writer.pad_id
@@ -170,14 +178,13 @@ class TextModel(ABC):
                 f"{folder} holds a model of kind={content.spec.kind!r}, {cls.__name__} needs "
                 f"{cls.kind!r}; use functional_models.load, which takes either"
             )
-        loaded = cls.__new__(cls)
-        TextModel.__init__(loaded, content.spec, dict(content.tokenizers), content.model)
-        loaded._ready()
-        return loaded
+        return cls._of(content.spec, content.model, dict(content.tokenizers))
 
-    @abstractmethod
-    def _ready(self) -> None:
-        """Name the tokenizers, once the model is there."""
+    @classmethod
+    def _of(cls, spec: builders.TransformerSpec, model: Any, tokenizers: Any) -> Self:
+        made = cls.__new__(cls)
+        TextModel.__init__(made, spec, tokenizers, model)
+        return made
 
     def _stop_ids(self, stop_tokens: int | str | Sequence[int | str]) -> tuple[int, ...]:
         """Return the ids of stop tokens, each given as an id or as the text of one token."""
@@ -289,12 +296,12 @@ def make_recipe(recipe: Recipe | None, changes: dict[str, Any]) -> Recipe:
 
 
 def new_text_model(spec: builders.TransformerSpec, tokenizer: Any) -> Any:
-    """Return a new `CausalLM` or `Translator`, whichever the spec is for, with one tokenizer."""
+    """Return a new text model, of the class that the spec is for, with one tokenizer."""
     return _classes()[spec.kind](spec, tokenizer)
 
 
 def load(folder: str | Path) -> Any:
-    """Load a `CausalLM` or a `Translator`, whichever the folder holds.
+    """Load a `CausalLM`, a `Translator` or a `TextEncoder`, whichever the folder holds.
 
     Raises:
         FileNotFoundError, ValueError: as `TextModel.load`.
@@ -303,8 +310,16 @@ def load(folder: str | Path) -> Any:
     return _classes()[content.spec.kind]._of_folder(content, folder)
 
 
+def text_model_of(
+    spec: builders.TransformerSpec, model: Any, tokenizers: dict[str, Tokenizer]
+) -> Any:
+    """Return a text model, of the class that the spec is for, around a Keras model."""
+    return _classes()[spec.kind]._of(spec, model, tokenizers)
+
+
 def _classes() -> dict[str, Any]:
     from functional_models.causal_lm import CausalLM
+    from functional_models.text_encoder import TextEncoder
     from functional_models.translator import Translator
 
-    return {CausalLM.kind: CausalLM, Translator.kind: Translator}
+    return {cls.kind: cls for cls in (CausalLM, Translator, TextEncoder)}

@@ -15,6 +15,7 @@ training `word_piece`, which keras-nlp does with TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -56,6 +57,9 @@ class Tokenizer:
         start_id: comes before the first token of a target.
         end_id: comes after the last token.
         lowercase: whether text is lowercased before it is encoded.
+        starts_inputs: whether a prompt, or a source to translate, begins with `start_id`, as the
+            texts did that a published model was trained on.
+        ends_sources: whether a source ends with `end_id`.
     """
 
     keras_tokenizer: Any
@@ -65,6 +69,8 @@ class Tokenizer:
     start_id: int
     end_id: int
     lowercase: bool = False
+    starts_inputs: bool = False
+    ends_sources: bool = False
 
     def encode(
         self, texts: Sequence[str], *, start: bool = False, end: bool = False
@@ -94,6 +100,10 @@ class Tokenizer:
         after = [self.end_id] if end else []
         sequences = self.keras_tokenizer.tokenize(texts)
         return [np.array([*before, *ids, *after], dtype=np.int32) for ids in sequences]
+
+    def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Gives the token ids of texts that an encoder reads; see `encode`."""
+        return self.encode(texts, start=self.starts_inputs, end=self.ends_sources)
 
     def decode(self, sequences: Iterable[Sequence[int] | np.ndarray]) -> list[str]:
         """Gives the text of every sequence of ids.
@@ -167,6 +177,8 @@ class Tokenizer:
             "start_id": self.start_id,
             "end_id": self.end_id,
             "lowercase": self.lowercase,
+            "starts_inputs": self.starts_inputs,
+            "ends_sources": self.ends_sources,
             "class": class_name,
             "config": config,
             "assets": {name: hashlib.sha256(data).hexdigest() for name, data in assets.items()},
@@ -240,7 +252,7 @@ def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenize
         keras_tokenizer.set_proto((folder / name).read_bytes())
     elif manifest["assets"]:
         keras_tokenizer.load_assets(str(folder))
-    fields = ("kind", "vocabulary_size", "pad_id", "start_id", "end_id", "lowercase")
+    fields = [field.name for field in dataclasses.fields(Tokenizer)][1:]
     return Tokenizer(keras_tokenizer, **{field: manifest[field] for field in fields})
 
 

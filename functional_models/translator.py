@@ -17,7 +17,7 @@ from functional_models.corpora import ParallelCorpus
 from functional_models.generation import bucket, translation_limit
 from functional_models.samplers import check_count
 from functional_models.text_model import TextModel, make_recipe
-from functional_models.tokenizers import as_tokenizer
+from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -48,18 +48,30 @@ class Translator(TextModel):
         source = as_tokenizer(source_tokenizer)
         target = source if target_tokenizer is None else as_tokenizer(target_tokenizer)
         super().__init__(spec, {"source_tokenizer": source, "target_tokenizer": target})
-        self._ready()
 
-    def _ready(self) -> None:
-        self.source_tokenizer = self.tokenizers["source_tokenizer"]
-        self.target_tokenizer = self.tokenizers["target_tokenizer"]
+    @property
+    def source_tokenizer(self) -> Tokenizer:
+        """What sentences to translate go through."""
+        return self._tokenizer("source_tokenizer")
+
+    @property
+    def target_tokenizer(self) -> Tokenizer:
+        """What translations go through."""
+        return self._tokenizer("target_tokenizer")
+
+    def _fitting_spec(self, spec: builders.TransformerSpec | str) -> builders.TransformerSpec:
+        fitting = super()._fitting_spec(spec)
+        if not self.tokenizers:
+            return fitting
         target = self.target_tokenizer
-        if target.pad_id in (target.start_id, target.end_id):
+        unseen = (target.start_id, target.end_id)
+        if target.pad_id in (unseen if fitting.mask_target_padding else unseen[1:]):
             # No attention sees padding, and no loss counts it: the model could not learn to stop.
             raise ValueError(
                 f"the target_tokenizer pads with id {target.pad_id}, which is its start or end "
                 "token too; give one with a padding token of its own, as train_tokenizer makes"
             )
+        return fitting
 
     def _vocabulary_fields(self) -> dict[str, tuple[str, int]]:
         source = self.tokenizers["source_tokenizer"].vocabulary_size
@@ -141,7 +153,7 @@ class Translator(TextModel):
 
     def _batches(self, pairs: Pairs, batch_size: int, seed: int) -> PairBatches:
         _check_pairs(pairs)
-        sources = self.source_tokenizer.encode([source for source, _ in pairs])
+        sources = self.source_tokenizer.encode_sources([source for source, _ in pairs])
         targets = self.target_tokenizer.encode(
             [target for _, target in pairs], start=True, end=True
         )
@@ -272,7 +284,7 @@ class Translator(TextModel):
         )
 
     def _encode_sources(self, sources: Sequence[str]) -> list[np.ndarray]:
-        encoded = self.source_tokenizer.encode(sources)
+        encoded = self.source_tokenizer.encode_sources(sources)
         for number, ids in enumerate(encoded):
             if not len(ids):
                 raise ValueError(f"source sentence {number + 1} is empty; give some text")

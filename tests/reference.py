@@ -348,7 +348,10 @@ def decode(
     """Logits (b, t, v) of target (b, t), with cross-attention to memory (b, s, d) if given."""
     x = embed(spec, weights, "decoder", target)
     length = target.shape[1]
-    causal = real_keys(spec, target) & np.tril(np.ones((length, length), bool))[None]
+    seen = real_keys({**spec, "pad_token_id": None}, target)
+    if spec["mask_target_padding"]:
+        seen = real_keys(spec, target)
+    causal = seen & np.tril(np.ones((length, length), bool))[None]
     windowed = causal.copy()
     if spec["attention_window"] is not None:  # the query and the tokens just before it
         windowed &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])

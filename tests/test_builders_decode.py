@@ -90,6 +90,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "one table": {**TRANSLATOR, "share_embeddings": True, "tie_embeddings": True},
     "no padding": {"pad_token_id": None},
+    "padding that targets may see": {**TRANSLATOR, "mask_target_padding": False},
     "padding of another token": {"pad_token_id": 7},
     "no padding in a translator": {**TRANSLATOR, "pad_token_id": None},
     "no biases, no residuals": {"attention_bias": False, "residual": False},

@@ -71,6 +71,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "pooler": (False, True),
     "masked_lm_head": (False, True),
     "pad_token_id": (0, 7, None),
+    "mask_target_padding": (True, False),
 }
 
 

@@ -1,0 +1,341 @@
+"""Models of keras-nlp, taken over and given back, compute what they computed."""
+
+import dataclasses
+from typing import Any
+
+import keras_hub
+import numpy as np
+import pytest
+from small_models import as_array, relative_error
+
+import builders
+import functional_models as fm
+from functional_models import conversion, families
+
+# keras-nlp's T5 warns of its own masks.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Layer '.*' .of type T5:UserWarning", "ignore:Layer '.*' looks like:UserWarning"
+)
+
+LENGTHS = (11, 7, 5)
+SIZES = {
+    "vocabulary_size": 31,
+    "num_layers": 3,
+    "num_heads": 2,
+    "hidden_dim": 14,
+    "intermediate_dim": 23,
+}
+LONG = {**SIZES, "max_sequence_length": 17}
+GROUPED = {
+    "vocabulary_size": 31,
+    "num_layers": 3,
+    "num_query_heads": 6,
+    "num_key_value_heads": 3,
+    "hidden_dim": 24,  # heads of 4, since channels are turned in pairs
+    "intermediate_dim": 23,
+}
+LLAMA3_SCALING = {
+    "rope_frequency_adjustment_factor": 5.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 3.0,
+    "rope_pretraining_sequence_length": 7,
+}
+GEMMA = {**GROUPED, "num_key_value_heads": 2, "head_dim": 10, "intermediate_dim": 46}
+GEMMA2 = {
+    **GEMMA,
+    "use_post_ffw_norm": True,
+    "use_post_attention_norm": True,
+    "attention_logit_soft_cap": 1.5,
+    "final_logit_soft_cap": 2.5,
+    "use_sliding_window_attention": True,
+    "sliding_window_size": 3,
+}
+T5 = {**SIZES, "key_value_dim": 5}
+GELU_TANH = keras_hub.src.utils.keras_utils.gelu_approximate
+
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2", LONG),
+    "opt": ("OPT", LONG),
+    "gpt_neo_x": ("GPTNeoX", {**LONG, "hidden_dim": 22, "rotary_percentage": 0.4}),
+    "bloom": ("Bloom", {**SIZES, "num_heads": 3, "hidden_dim": 15}),
+    "llama": ("Llama", GROUPED),
+    "llama3": ("Llama3", {**GROUPED, **LLAMA3_SCALING, "rope_max_wavelength": 5000}),
+    "llama3, tied": ("Llama3", {**GROUPED, "tie_word_embeddings": True}),
+    "mistral": ("Mistral", {**GROUPED, "sliding_window": 3, "rope_scaling_factor": 2.0}),
+    "mistral, wide heads": ("Mistral", {**GROUPED, "head_dim": 10, "sliding_window": None}),
+    "phi3": ("Phi3", {**GROUPED, "max_sequence_length": 17, "pretraining_sequence_length": 13}),
+    "qwen": ("Qwen", {**GROUPED, "tie_word_embeddings": False, "rope_scaling_factor": 2.0}),
+    "qwen, window": (
+        "Qwen",
+        {**GROUPED, "use_sliding_window_attention": True, "sliding_window_size": 3},
+    ),
+    "qwen3": ("Qwen3", {**GROUPED, "head_dim": 10, "sliding_window_size": None}),
+    "qwen3, window": ("Qwen3", {**GROUPED, "head_dim": 10, "sliding_window_size": 3}),
+    "gemma": ("Gemma", GEMMA),
+    "gemma2": ("Gemma", GEMMA2),
+    "bert": ("Bert", {**LONG, "num_segments": 3}),
+    "roberta": ("Roberta", LONG),
+    "distil_bert": ("DistilBert", LONG),
+    "bart": ("Bart", LONG),
+    "t5": ("T5", {**T5, "activation": "relu", "use_gated_activation": False}),
+    "t5 1.1": ("T5", {**T5, "activation": GELU_TANH, "tie_embedding_weights": False}),
+}
+
+
+def backbone_of(name: str, seed: int = 0) -> Any:
+    """A backbone with every weight random, also norms and biases."""
+    cls, config = BACKBONES[name]
+    backbone = getattr(keras_hub.models, f"{cls}Backbone")(**config)
+    randomise(backbone, seed)
+    return backbone
+
+
+def randomise(model: Any, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        noise = rng.normal(size=variable.shape).astype("float32")
+        if variable.path.endswith(("gamma", "scale", "weight")):
+            variable.assign(1.0 + 0.3 * noise)
+        else:
+            variable.assign(0.3 * noise)
+
+
+def tokens_of(pad: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (b, t) of rows of unequal length, and where they are real."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(2, 31, (len(LENGTHS), max(LENGTHS)), dtype="int32")
+    real = np.arange(max(LENGTHS))[None] < np.array(LENGTHS)[:, None]
+    return np.where(real, tokens, pad).astype("int32"), real
+
+
+def theirs(backbone: Any, pad: int) -> dict[str, Any]:
+    """Hidden states and logits of keras-nlp, with the positions that count."""
+    tokens, real = tokens_of(pad)
+    mask = real.astype("int32")
+    if "encoder_token_ids" in backbone.input:
+        sources, sources_real = tokens_of(pad, seed=1)
+        found = backbone(
+            {
+                "encoder_token_ids": sources,
+                "encoder_padding_mask": sources_real.astype("int32"),
+                "decoder_token_ids": tokens,
+                "decoder_padding_mask": mask,
+            }
+        )
+        hidden = found["decoder_sequence_output"]
+        inputs: Any = {"source": sources, "target": tokens}
+    elif "segment_ids" in backbone.input:
+        segments = np.random.default_rng(2).integers(0, 3, tokens.shape, dtype="int32")
+        found = backbone({"token_ids": tokens, "segment_ids": segments, "padding_mask": mask})
+        hidden = found["sequence_output"]
+        inputs = {"tokens": tokens, "segments": segments}
+    else:
+        found = hidden = backbone({"token_ids": tokens, "padding_mask": mask})
+        inputs = tokens
+    return {"inputs": inputs, "real": real, "hidden": as_array(hidden), "found": found}
+
+
+def logits_of_task(backbone: Any, hidden: np.ndarray) -> np.ndarray:
+    """Logits as keras-nlp's tasks make them from hidden states."""
+    if type(backbone).__name__ == "T5Backbone" and backbone.tie_embedding_weights:
+        hidden = hidden * backbone.hidden_dim**-0.5
+    return as_array(backbone.token_embedding(hidden, reverse=True))
+
+
+def hidden_of(model: Any, inputs: Any) -> np.ndarray:
+    """What our logits are made from, by the probe: the last norm of the stack, or merge."""
+    spec = model.spec
+    last = f"decoder.block_{spec.num_layers - 1}.feedforward.norm"
+    name = "decoder.final_norm" if spec.final_norm else last
+    return as_array(builders.build_probe(model.model, spec, name)(inputs)[name])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_taken_over_gives_its_hidden_states_and_logits(name: str) -> None:
+    backbone = backbone_of(name)
+    model = fm.from_keras_hub(backbone)
+    spec = model.spec
+    expected = theirs(backbone, spec.pad_token_id or 0)
+    inputs, real = expected["inputs"], expected["real"]
+    if spec.kind == "encoder_only":
+        found = model.model(inputs)
+        assert relative_error(as_array(found["hidden"])[real], expected["hidden"][real]) < 1e-5
+        if spec.pooler:
+            pooled = as_array(expected["found"]["pooled_output"])
+            assert relative_error(as_array(found["pooled"]), pooled) < 1e-5
+        return
+    assert relative_error(hidden_of(model, inputs)[real], expected["hidden"][real]) < 1e-5
+    logits = logits_of_task(backbone, expected["hidden"])
+    assert relative_error(as_array(model.model(inputs))[real], logits[real]) < 1e-5
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_model_given_back_is_the_backbone_that_it_came_from(name: str) -> None:
+    backbone = backbone_of(name)
+    again = fm.to_keras_hub(fm.from_keras_hub(backbone), type(backbone).__name__)
+    assert type(again) is type(backbone)
+    assert len(again.weights) == len(backbone.weights)
+    for ours, its in zip(again.weights, backbone.weights, strict=True):
+        np.testing.assert_array_equal(as_array(ours.value), as_array(its.value), err_msg=its.path)
+
+
+# What keras-nlp does not apply ------------------------------------------------------------------
+
+IGNORED = {
+    "llama": (
+        {"rope_position_scaling_factor": 3.0},
+        {"rotary_scaling": "linear", "rotary_factor": 3.0},
+    ),
+    "gemma2": ({"query_head_dim_normalize": False}, {"attention_scale": 4**-0.5}),
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_a_setting_that_keras_nlp_does_not_apply_is_warned_of(name: str) -> None:
+    """If the first assertion fails, keras-nlp applies it now, and a spec can say it."""
+    cls, config = BACKBONES[name]
+    setting, fields = IGNORED[name]
+    plain = backbone_of(name)
+    asking = getattr(keras_hub.models, f"{cls}Backbone")(**config, **setting)
+    randomise(asking)
+    np.testing.assert_array_equal(theirs(asking, 0)["hidden"], theirs(plain, 0)["hidden"])
+    with pytest.warns(UserWarning, match=f"{next(iter(setting))}=.*{next(iter(fields))}"):
+        as_computed = fm.from_keras_hub(asking)
+    assert as_computed.spec == fm.from_keras_hub(plain).spec
+    as_asked = fm.from_keras_hub(asking, **fields)
+    assert {field: getattr(as_asked.spec, field) for field in fields} == fields
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+def test_what_a_spec_cannot_say_is_refused() -> None:
+    models = keras_hub.models
+    with pytest.raises(ValueError, match=r"FalconBackbone is not among .* GPT2Backbone, OPT"):
+        fm.from_keras_hub(models.FalconBackbone(31, 2, 2, 14, 23))
+    factors = {"rope_scaling_short_factor": [1.0] * 2, "rope_scaling_long_factor": [2.0] * 2}
+    su = models.Phi3Backbone(**GROUPED, rope_scaling_type="su", **factors)
+    with pytest.raises(ValueError, match=r"Phi3Backbone with rope_scaling_type='su'.*=None"):
+        fm.from_keras_hub(su)
+    half = models.GemmaBackbone(**GEMMA, use_post_ffw_norm=True)
+    with pytest.raises(ValueError, match=r"use_post_ffw_norm=True.* or \(use_post_ffw_norm=True"):
+        fm.from_keras_hub(half)
+    with pytest.raises(TypeError, match=r"a backbone or a task .* not dict"):
+        fm.from_keras_hub({})
+    with pytest.raises(TypeError, match="CausalLM, Translator or TextEncoder, not Functional"):
+        fm.to_keras_hub(builders.build_decoder_only("mini_gpt", num_layers=1, hidden_dim=14))
+
+
+def test_fields_that_the_source_has_of_its_own_are_not_overwritten() -> None:
+    with pytest.raises(ValueError, match=r"num_layers=2: the GPT2Backbone has.*: pad_token_id"):
+        fm.from_keras_hub(backbone_of("gpt2"), num_layers=2)
+    assert fm.from_keras_hub(backbone_of("llama"), max_sequence_length=13).spec == (
+        fm.from_keras_hub(backbone_of("llama")).spec.replace(max_sequence_length=13)
+    )
+
+
+def test_heads_that_no_model_has_are_refused_and_their_backbone_is_not() -> None:
+    backbone = backbone_of("bert")
+    classifier = keras_hub.models.BertTextClassifier(backbone, num_classes=3)
+    with pytest.raises(ValueError, match=r"BertTextClassifier has a head.*\.backbone"):
+        fm.from_keras_hub(classifier)
+    masked = keras_hub.models.BertMaskedLM(backbone)
+    with pytest.raises(ValueError, match=r"activation='gelu'.*'gelu_tanh'.*\.backbone"):
+        fm.from_keras_hub(masked)
+
+
+def test_weights_that_nobody_reads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = backbone_of("gpt2")
+    backbone.enable_lora(2)
+    with pytest.raises(ValueError, match=r"query_dense has 4 weights \(.*lora_kernel_a.*LoRA"):
+        fm.from_keras_hub(backbone)
+    model = fm.from_keras_hub(backbone_of("bert"))
+    for family in families.FAMILIES:
+        layers = {name: path for name, path in family.layers.items() if "pooler" not in name}
+        shortened = dataclasses.replace(family, same={**family.same, "pooler": False})
+        shortened = dataclasses.replace(shortened, layers=layers)
+        if family.backbone == "BertBackbone":
+            monkeypatch.setattr(conversion, "FAMILIES", (shortened,))
+    with pytest.raises(
+        ValueError, match=r"has weights that no model here has: pooled_dense/kernel"
+    ):
+        fm.from_keras_hub(backbone_of("bert"))
+    with pytest.raises(ValueError, match=r"BertBackbone, differs in pooler=True"):
+        fm.to_keras_hub(model)
+
+
+def test_a_model_that_no_backbone_computes_is_not_given_back() -> None:
+    model = fm.from_keras_hub(backbone_of("gpt2"))
+    other = fm.CausalLM._of(model.spec.replace(qk_norm=True), model.model, {})
+    with pytest.raises(ValueError, match=r"no backbone.*GPT2Backbone, differs in qk_norm=True"):
+        fm.to_keras_hub(other)
+    with pytest.raises(ValueError, match=r"unknown backbone 'GPTBackbone'.*mean 'GPT2Backbone'"):
+        fm.to_keras_hub(model, "GPTBackbone")
+    with pytest.raises(ValueError, match=r"no OPTBackbone.*activation='gelu_tanh' .there 'relu'"):
+        fm.to_keras_hub(model, "OPTBackbone")
+
+
+# Tasks, tokenizers, folders ---------------------------------------------------------------------
+
+
+def test_a_masked_language_model_keeps_its_head() -> None:
+    masked = keras_hub.models.RobertaMaskedLM(backbone_of("roberta"))
+    randomise(masked, seed=3)
+    model = fm.from_keras_hub(masked)
+    tokens, real = tokens_of(1)
+    places = np.tile(np.arange(11, dtype="int32"), (3, 1))
+    expected = masked(
+        {"token_ids": tokens, "padding_mask": real.astype("int32"), "mask_positions": places}
+    )
+    logits = as_array(model.model(tokens)["logits"])
+    assert relative_error(logits[real], as_array(expected)[real]) < 1e-5
+
+
+def byte_pair_task() -> Any:
+    """A GPT-2 task with a tokenizer of 31 tokens, which are letters."""
+    vocabulary = {"<|endoftext|>": 0, **{chr(97 + i): i + 1 for i in range(26)}}
+    vocabulary |= {"th": 27, "he": 28, "the": 29, "\u0120": 30}
+    tokenizer = keras_hub.models.GPT2Tokenizer(vocabulary, ["t h", "h e", "th e"])
+    return keras_hub.models.GPT2CausalLM(
+        backbone_of("gpt2"),
+        keras_hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=17),
+    )
+
+
+def test_a_task_brings_its_tokenizer_and_generates_the_same(tmp_path: Any) -> None:
+    task = byte_pair_task()
+    lm = fm.from_keras_hub(task)
+    assert lm.tokenizer.encode(["the cat"])[0].tolist() == [29, 30, 3, 1, 20]
+    task.compile(sampler="greedy")
+    expected = task.generate("the cat", max_length=15, stop_token_ids=None)
+    assert len(expected) > len("the cat")
+    assert lm.generate("the cat", "greedy", max_new_tokens=9, echo=True) == expected
+    lm.save(tmp_path / "model")
+    again = fm.load(tmp_path / "model")
+    assert again.generate("the cat", "greedy", max_new_tokens=9, echo=True) == expected
+
+
+def test_a_preset_folder_is_loaded_with_its_tokenizer(tmp_path: Any) -> None:
+    task = byte_pair_task()
+    task.save_to_preset(str(tmp_path / "preset"))
+    lm = fm.from_keras_hub(str(tmp_path / "preset"))
+    tokens, _ = tokens_of(0)
+    np.testing.assert_array_equal(
+        as_array(lm.model(tokens)), as_array(fm.from_keras_hub(task).model(tokens))
+    )
+    assert lm.tokenizer.encode(["the"])[0].tolist() == [29]
+
+
+def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Any) -> None:
+    lm = fm.from_keras_hub(backbone_of("llama"))
+    for take_text in (lambda: lm.generate("the"), lambda: lm.tokenizer):
+        with pytest.raises(ValueError, match=r"no tokenizer.*from_keras_hub\(..., tokenizer="):
+            take_text()
+    lm.save(tmp_path / "model")
+    tokens, _ = tokens_of(0)
+    again = fm.load(tmp_path / "model").model(tokens)
+    np.testing.assert_array_equal(as_array(again), as_array(lm.model(tokens)))
+    letters = fm.from_keras_hub(
+        backbone_of("gpt2"), tokenizer=byte_pair_task().preprocessor.tokenizer
+    )
+    assert isinstance(letters.generate("the", "greedy", max_new_tokens=2), str)
