@@ -28,6 +28,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builders.costs import (
+    FlopCounts,
+    MemoryCounts,
+    count_cache_bytes,
+    count_decode_flops,
+    count_encode_flops,
+    count_flops,
+    count_memory,
+    count_source_cache_bytes,
+)
 from builders.counting import ParameterCounts, count_parameters
 from builders.registry import (
     Variant,
@@ -50,7 +60,9 @@ if TYPE_CHECKING:
     from builders.scope import LayerScope
 
 __all__ = [
+    "FlopCounts",
     "LayerScope",
+    "MemoryCounts",
     "ParameterCounts",
     "TransformerSpec",
     "Variant",
@@ -61,7 +73,13 @@ __all__ = [
     "build_encoder_decoder",
     "build_encoder_only",
     "build_probe",
+    "count_cache_bytes",
+    "count_decode_flops",
+    "count_encode_flops",
+    "count_flops",
+    "count_memory",
     "count_parameters",
+    "count_source_cache_bytes",
     "empty_cache",
     "list_variants",
     "register_component",

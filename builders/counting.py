@@ -5,7 +5,9 @@ from __future__ import annotations
 from builders.spec import TransformerSpec
 
 _NORMS_OF_A_SUBLAYER = {"post": 1, "pre": 1, "sandwich": 2, "parallel": 1, "none": 0}
-_WIDE_PROJECTIONS = {"mlp": 1, "glu": 2}
+WIDE_PROJECTIONS = {"mlp": 1, "glu": 2}
+"""How many kernels (d, f) a feed-forward has, beside the one of (f, d)."""
+
 _POSITIONS = ("none", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "learned", "relative")
 
 
@@ -29,6 +31,21 @@ class ParameterCounts(dict[str, int]):
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
+def own_component(spec: TransformerSpec) -> str | None:
+    """Return `field='value'` of a component that does not ship, of which nothing is known here."""
+    known = {
+        "norm_placement": _NORMS_OF_A_SUBLAYER,
+        "norm": ("layer", "rms"),
+        "feedforward": WIDE_PROJECTIONS,
+        "positions": _POSITIONS,
+        "attention": ("graph", "layer"),
+    }
+    for field, values in known.items():
+        if getattr(spec, field) not in values:
+            return f"{field}={getattr(spec, field)!r}"
+    return None
+
+
 def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     """Count the parameters of the model of a spec, without building it.
 
@@ -38,19 +55,11 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     Raises:
         ValueError: the spec names a component that does not ship, of which nothing is known here.
     """
-    known = {
-        "norm_placement": _NORMS_OF_A_SUBLAYER,
-        "norm": ("layer", "rms"),
-        "feedforward": _WIDE_PROJECTIONS,
-        "positions": _POSITIONS,
-        "attention": ("graph", "layer"),
-    }
-    for field, values in known.items():
-        if getattr(spec, field) not in values:
-            raise ValueError(
-                f"{field}={getattr(spec, field)!r} is a component of your own, whose parameters "
-                "are not known; build the model with abstract=True and ask its count_params()"
-            )
+    if own := own_component(spec):
+        raise ValueError(
+            f"{own} is a component of your own, whose parameters are not known; build the model "
+            "with abstract=True and ask its count_params()"
+        )
     d, f, v = spec.hidden_dim, spec.intermediate_dim, spec.vocabulary_size
     queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
     translates = spec.kind == "encoder_decoder"
@@ -66,7 +75,7 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     stream_norms += stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
     head_norms = attentions * 2 * spec.qk_norm * per_channel * spec.head_dim
 
-    wide = _WIDE_PROJECTIONS[spec.feedforward]
+    wide = WIDE_PROJECTIONS[spec.feedforward]
     feedforward = (wide + 1) * d * f + spec.feedforward_bias * (wide * f + d)
     tokens = v
     if translates and not spec.share_embeddings:

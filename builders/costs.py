@@ -1,0 +1,366 @@
+"""What a model costs, from its spec alone and without Keras: arithmetic, cache and memory.
+
+Arithmetic is that of matrix products alone, a multiplication and its addition being two
+floating-point operations: the projections, the scores q k^T, the mixing of values by the weights,
+the feed-forward and the logits. What is counted is what the graphs compute: of a whole sequence
+all t x t scores, the masked ones too, which for a causal model is twice what it needs, and of a
+new token those of all slots of its cache.
+
+This is the account of Kaplan et al. 2020 (section 2.1 and table 1) and of Hoffmann et al. 2022
+(appendix F), but for this: the first leaves out the logits, and has half as much for scores and
+mixing together; the second counts the softmax, and the embeddings as if they were a product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from builders.counting import WIDE_PROJECTIONS, own_component
+from builders.registry import unknown_name
+from builders.spec import TransformerSpec
+
+STACKS = {
+    "decoder_only": ("decoder",),
+    "encoder_decoder": ("encoder", "decoder"),
+    "encoder_only": ("encoder",),
+}
+"""The stacks of blocks that a model has, by kind."""
+
+BACKWARD_PER_FORWARD = 2
+"""Each product c = a b asks for two of its size on the way back, the gradients of a and of b."""
+
+_POSITIONS_THAT_END = ("learned", "sinusoidal", "sinusoidal_concat")
+
+
+class FlopCounts(dict[str, int]):
+    """Floating-point operations of one row, by component.
+
+    Components: for each attention, such as `decoder.self_attention`, its `.projections` (query,
+    key, value and output), `.scores` and `.mixing`; `decoder.feedforward` and
+    `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`, and
+    of embeddings of another width than d `decoder.embedding` and `encoder.embedding`. All blocks
+    of a stack are counted together.
+    """
+
+    @property
+    def total(self) -> int:
+        """The forward pass."""
+        return sum(self.values())
+
+    @property
+    def training(self) -> int:
+        """Forward and backward pass, which is three times the first."""
+        return (1 + BACKWARD_PER_FORWARD) * self.total
+
+
+@dataclass(frozen=True)
+class MemoryCounts:
+    """Bytes that a model takes, beside its activations.
+
+    Attributes:
+        weights: the parameters.
+        gradients: one number for each of them.
+        moments: two numbers for each of them, which AdamW keeps.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+
+    @property
+    def training(self) -> int:
+        """All of them together."""
+        return self.weights + self.gradients + self.moments
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The types of numbers of a Keras dtype policy: of the weights, and of the computation."""
+
+    weights: str
+    computes: str
+
+
+PRECISIONS = {
+    "float32": Precision("float32", "float32"),
+    "bfloat16": Precision("bfloat16", "bfloat16"),
+    "float16": Precision("float16", "float16"),
+    "mixed_bfloat16": Precision("float32", "bfloat16"),
+    "mixed_float16": Precision("float32", "float16"),
+}
+"""What `dtype` may be, by the name of the Keras policy."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "bool": 1}
+
+
+def count_flops(spec: TransformerSpec, length: int, source_length: int | None = None) -> FlopCounts:
+    """Count the operations of the forward pass over one whole sequence, as in training.
+
+    Per token, and without the terms in t, this is twice the parameters that multiply: 24 d^2 for a
+    classic block. A window changes nothing here, since the whole matrix of scores is computed and
+    then masked.
+
+    Args:
+        spec: of the model.
+        length: tokens of the sequence, of the target in an encoder-decoder, t.
+        source_length: tokens of the source, s; `None`: as many. Only for an encoder-decoder.
+
+    Raises:
+        ValueError: a length that the model does not take, a source for a model that reads none, or
+            a component that does not ship, of which nothing is known here.
+    """
+    _check_components(spec)
+    _check_length(spec, "length", length)
+    source = _source_length(spec, length, source_length)
+    counts = FlopCounts()
+    for stack in STACKS[spec.kind]:
+        tokens = length if source is None or stack == "decoder" else source
+        blocks = spec.num_encoder_layers if stack == "encoder" else spec.num_layers
+        counts |= _embedding(spec, stack, tokens)
+        pairs = blocks * tokens * tokens
+        name = f"{stack}.self_attention"
+        counts |= _attention(spec, name, blocks * tokens, blocks * tokens, pairs)
+        if source is not None and stack == "decoder":
+            counts |= _cross_attention(spec, length, source, new_keys=source)
+        counts[f"{stack}.feedforward"] = _feedforward(spec, blocks * tokens)
+    return FlopCounts(counts | _output(spec, length))
+
+
+def count_decode_flops(
+    spec: TransformerSpec, length: int, source_length: int | None = None
+) -> FlopCounts:
+    """Count the operations of one step of decoding: one new token, those before it in a cache.
+
+    In blocks with a window no more keys than that are looked at. An encoder-decoder has read its
+    source before, at the cost of `count_encode_flops`.
+
+    Args:
+        spec: of the model.
+        length: slots of the cache, or tokens that the new one looks at, itself included, if the
+            cache has just that many.
+        source_length: as in `count_flops`.
+
+    Raises:
+        ValueError: as in `count_flops`, or a model that has no decoder.
+    """
+    _check_stacks(spec, "count_decode_flops", "decoder")
+    _check_components(spec)
+    _check_length(spec, "length", length)
+    source = _source_length(spec, length, source_length)
+    blocks = spec.num_layers
+    pairs = sum(slots(length, window) for window in windows(spec))
+    counts = FlopCounts(_embedding(spec, "decoder", 1))
+    counts |= _attention(spec, "decoder.self_attention", blocks, blocks, pairs)
+    if source is not None:
+        counts |= _cross_attention(spec, 1, source, new_keys=0)
+    counts["decoder.feedforward"] = _feedforward(spec, blocks)
+    return FlopCounts(counts | _output(spec, 1))
+
+
+def count_encode_flops(spec: TransformerSpec, source_length: int) -> FlopCounts:
+    """Count the operations of reading a source once, before the first step of decoding.
+
+    That is the encoder, and the keys and values of every cross-attention.
+
+    Args:
+        spec: of the model.
+        source_length: tokens of the source, s.
+
+    Raises:
+        ValueError: as in `count_flops`, or a model that reads no source.
+    """
+    _check_stacks(spec, "count_encode_flops", "encoder", "decoder")
+    whole = count_flops(spec, 1, source_length)
+    counts = FlopCounts({name: n for name, n in whole.items() if name.startswith("encoder.")})
+    name = "decoder.cross_attention.projections"
+    counts[name] = _projections(spec, 0, spec.num_layers * source_length)
+    return counts
+
+
+def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32") -> int:
+    """Count the bytes that a decoder remembers of its own tokens, for one row.
+
+    These are k keys and k values of width h in every block, in the precision of the computation,
+    and the position of every token. In blocks with a window the cache grows no further than that.
+
+    Args:
+        spec: of the model.
+        length: the most tokens to remember.
+        dtype: a Keras dtype policy, one of `PRECISIONS`.
+
+    Raises:
+        ValueError: a length that the model does not take, an unknown dtype, or a model that has no
+            decoder.
+    """
+    _check_stacks(spec, "count_cache_bytes", "decoder")
+    _check_length(spec, "length", length)
+    numbers = sum(slots(length, window) for window in windows(spec))
+    positions = sum(slots(length, window) for window in set(windows(spec)))
+    return numbers * _bytes_of_a_key_and_value(spec, dtype) + positions * _BYTES["int32"]
+
+
+def count_source_cache_bytes(
+    spec: TransformerSpec, source_length: int, dtype: str = "float32"
+) -> int:
+    """Count the bytes that a decoder remembers of the source, for one row.
+
+    Args:
+        spec: of the model.
+        source_length: tokens of the source, s.
+        dtype: as in `count_cache_bytes`.
+
+    Raises:
+        ValueError: as in `count_cache_bytes`, or a model that reads no source.
+    """
+    _check_stacks(spec, "count_source_cache_bytes", "encoder", "decoder")
+    _check_length(spec, "source_length", source_length)
+    mask = 0 if spec.pad_token_id is None else _BYTES["bool"]
+    return source_length * (spec.num_layers * _bytes_of_a_key_and_value(spec, dtype) + mask)
+
+
+def count_memory(parameters: int, dtype: str = "float32") -> MemoryCounts:
+    """Count the bytes of weights, gradients and AdamW's two moments.
+
+    All are of the weights' type, which is float32 with the mixed policies. (Keras keeps the moments
+    in the type of the weights, also where these are in half precision.)
+
+    Args:
+        parameters: how many, as by `count_parameters(spec).total`.
+        dtype: a Keras dtype policy, one of `PRECISIONS`.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    weights = parameters * _BYTES[precision(dtype).weights]
+    return MemoryCounts(weights=weights, gradients=weights, moments=2 * weights)
+
+
+def precision(dtype: str) -> Precision:
+    """Return the types of numbers of a dtype policy.
+
+    Raises:
+        ValueError: an unknown one; the message lists what there is.
+    """
+    if dtype not in PRECISIONS:
+        raise ValueError(unknown_name("dtype", dtype, PRECISIONS))
+    return PRECISIONS[dtype]
+
+
+def reads_source(spec: TransformerSpec) -> bool:
+    """Return whether the model reads one sequence to write another."""
+    return STACKS[spec.kind] == ("encoder", "decoder")
+
+
+def windows(spec: TransformerSpec) -> tuple[int | None, ...]:
+    """Return how many tokens each block of the decoder sees; `None`: all."""
+    return tuple(map(spec.window_of_block, range(spec.num_layers)))
+
+
+def slots(length: int, window: int | None) -> int:
+    """Return how many of `length` tokens are in the cache of a block with a window."""
+    return length if window is None else min(length, window)
+
+
+# Each of these is for so many tokens, all blocks together ---------------------------------------
+
+
+def _attention(
+    spec: TransformerSpec, name: str, queries: int, keys: int, pairs: int
+) -> dict[str, int]:
+    """Count an attention of so many queries, new keys, and pairs of a query and a key."""
+    products = 2 * spec.num_heads * spec.head_dim * pairs  # every query head has its own scores
+    return {
+        f"{name}.projections": _projections(spec, queries, keys),
+        f"{name}.scores": products,
+        f"{name}.mixing": products,
+    }
+
+
+def _cross_attention(
+    spec: TransformerSpec, length: int, source_length: int, new_keys: int
+) -> dict[str, int]:
+    blocks = spec.num_layers
+    pairs = blocks * length * source_length
+    name = "decoder.cross_attention"
+    return _attention(spec, name, blocks * length, blocks * new_keys, pairs)
+
+
+def _projections(spec: TransformerSpec, queries: int, keys: int) -> int:
+    """Count queries and outputs, n heads wide, and keys and values, k heads wide."""
+    heads = queries * 2 * spec.num_heads + keys * 2 * spec.num_key_value_heads
+    return 2 * spec.hidden_dim * spec.head_dim * heads
+
+
+def _feedforward(spec: TransformerSpec, tokens: int) -> int:
+    kernels = WIDE_PROJECTIONS[spec.feedforward] + 1
+    return 2 * spec.hidden_dim * spec.intermediate_dim * kernels * tokens
+
+
+def _embedding(spec: TransformerSpec, stack: str, tokens: int) -> dict[str, int]:
+    """Count the projection of embeddings to the width of the stream, where they have another."""
+    if spec.embedding_dim == spec.hidden_dim:
+        return {}
+    return {f"{stack}.embedding": 2 * spec.embedding_dim * spec.hidden_dim * tokens}
+
+
+def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
+    """Count what comes after the last block: the logits, or what an encoder has in their place."""
+    d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
+    counts = {}
+    if spec.pooler:
+        counts["pooler"] = 2 * d * d  # of the first token alone
+    if spec.masked_lm_head:
+        counts["masked_lm_head"] = 2 * d * d * tokens
+    if spec.masked_lm_head or "decoder" in STACKS[spec.kind]:
+        through_table = spec.tie_embeddings and e != d
+        counts["logits"] = 2 * (d * e + e * v if through_table else d * v) * tokens
+    return counts
+
+
+def _bytes_of_a_key_and_value(spec: TransformerSpec, dtype: str) -> int:
+    return 2 * spec.num_key_value_heads * spec.head_dim * _BYTES[precision(dtype).computes]
+
+
+# What is refused --------------------------------------------------------------------------------
+
+
+def _check_components(spec: TransformerSpec) -> None:
+    if own := own_component(spec):
+        raise ValueError(
+            f"{own} is a component of your own, whose matrix products are not known; count those "
+            "of a spec with what ships, and add yours"
+        )
+
+
+def _check_stacks(spec: TransformerSpec, function: str, *stacks: str) -> None:
+    missing = [stack for stack in stacks if stack not in STACKS[spec.kind]]
+    if missing:
+        raise ValueError(
+            f"{function} takes a spec of a model with {' and '.join(stacks)}, given one of "
+            f"kind={spec.kind!r}, which has no {missing[0]}"
+        )
+
+
+def _check_length(spec: TransformerSpec, name: str, length: int) -> None:
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise ValueError(f"{name}={length!r}: must be a positive int, a number of tokens")
+    if spec.positions in _POSITIONS_THAT_END and length > spec.max_sequence_length:
+        raise ValueError(
+            f"{name}={length}: must be at most max_sequence_length={spec.max_sequence_length}, "
+            f"where positions={spec.positions!r} end; give a spec with a larger one"
+        )
+
+
+def _source_length(spec: TransformerSpec, length: int, source_length: int | None) -> int | None:
+    """Return the tokens of the source, `None` for a model that reads none."""
+    if not reads_source(spec):
+        if source_length is None:
+            return None
+        raise ValueError(
+            f"source_length={source_length!r}: must be None for a spec of kind={spec.kind!r}, "
+            "which reads no source"
+        )
+    if source_length is None:
+        return length
+    _check_length(spec, "source_length", source_length)
+    return source_length

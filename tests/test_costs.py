@@ -1,0 +1,399 @@
+"""Costs told from a spec are those of the graph that is built from it.
+
+The independent count walks what a backend is given to compute, product by product.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import pytest
+from small_models import (
+    BATCH,
+    GROUPED,
+    SOURCE_LENGTH,
+    TARGET_LENGTH,
+    TRANSLATOR,
+    computing_in,
+    small_spec,
+)
+
+import builders
+from builders import registry
+from builders.cache import cache_entries, memory_entries
+from builders.costs import BACKWARD_PER_FORWARD, PRECISIONS, STACKS
+from builders.spec import KINDS
+
+BACKEND = keras.backend.backend()
+walked = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no graph to walk")
+
+SPECS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "gated": {"feedforward": "glu"},
+    "grouped heads": GROUPED,
+    "one head of keys, gated, tied": {
+        "num_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 5,
+        "feedforward": "glu",
+        "tie_embeddings": True,
+        "logit_bias": True,
+    },
+    "scores as nodes": {"attention_dropout": 0.1, "attention_soft_cap": 3.0},
+    "window": {"attention_window": 3},
+    "a window in every other block": {
+        "num_layers": 3,
+        "attention_window": 3,
+        "full_attention_every": 2,
+    },
+    "window longer than the sequence": {"attention_window": 13},
+    "relative positions": {"positions": "relative", "relative_buckets": 8},
+    "distances": {"positions": "alibi", **GROUPED},
+    "norms beside each other": {"norm_placement": "parallel", "norm": "rms", "qk_norm": True},
+    "narrow embeddings": {"embedding_dim": 11},
+    "narrow embeddings, tied": {"embedding_dim": 11, "tie_embeddings": True},
+    "library layer": {"attention": "layer"},
+    "translator": TRANSLATOR,
+    "translator of unequal stacks": {**TRANSLATOR, "num_encoder_layers": 3, "num_layers": 1},
+    "translator, grouped, gated, tied, a window": {
+        **TRANSLATOR,
+        **GROUPED,
+        "feedforward": "glu",
+        "tie_embeddings": True,
+        "attention_window": 3,
+    },
+    "translator of one table": {**TRANSLATOR, "share_embeddings": True, "tie_embeddings": True},
+    "translator of narrow embeddings": {**TRANSLATOR, "embedding_dim": 11},
+}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "encoder": {"num_segments": 3},
+    "encoder that pools": {"pooler": True, **GROUPED},
+    "encoder with logits": {"masked_lm_head": True, "pooler": True, "feedforward": "glu"},
+    "encoder with tied logits": {
+        "masked_lm_head": True,
+        "tie_embeddings": True,
+        "embedding_dim": 11,
+    },
+}
+ENCODERS = {name: {"kind": "encoder_only", **changes} for name, changes in ENCODERS.items()}
+ALL_SPECS = SPECS | ENCODERS
+
+
+# The independent count --------------------------------------------------------------------------
+
+
+def flops_computed(function: Callable[..., Any], *shapes: Any) -> int:
+    """Operations of the products in a function of arrays, or dicts of them, of these shapes.
+
+    They are int32; for others, `(shape, dtype)` stands for a shape.
+    """
+    if BACKEND == "jax":
+        import jax
+
+        tree = map_shapes(shapes, lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype))
+        return sum(jax_products(jax.make_jaxpr(function)(*tree).jaxpr))
+    import tensorflow as tf
+
+    tree = map_shapes(shapes, tf.TensorSpec)
+    graph = tf.function(function, input_signature=tree).get_concrete_function().graph
+    return sum(map(tensorflow_product, graph.get_operations()))
+
+
+def map_shapes(tree: Any, make: Callable[[tuple[int, ...], str], Any]) -> Any:
+    if isinstance(tree, dict):
+        return {name: map_shapes(value, make) for name, value in tree.items()}
+    if len(tree) == 2 and isinstance(tree[1], str):
+        return make(*tree)
+    if all(isinstance(size, int) for size in tree):
+        return make(tree, "int32")
+    return [map_shapes(value, make) for value in tree]
+
+
+def jax_products(jaxpr: Any) -> Iterator[int]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            yield 2 * math.prod((*equation.outvars[0].aval.shape, *(left[i] for i in contracted)))
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from jax_products(inner)
+
+
+def tensorflow_product(operation: Any) -> int:
+    assert "Call" not in operation.type, "what is computed in there would be missed"
+    if operation.type == "Einsum":
+        sides = operation.get_attr("equation").decode().split("->")[0].split(",")
+        sizes = {}
+        for letters, tensor in zip(sides, operation.inputs, strict=True):
+            sizes |= dict(zip(letters, tensor.shape, strict=True))
+        return 2 * math.prod(sizes.values()) if len(sides) == 2 else 0
+    if operation.type == "MatMul" or operation.type.startswith("BatchMatMul"):
+        left = operation.inputs[0].shape
+        transposed = operation.type == "MatMul" and operation.get_attr("transpose_a")
+        transposed |= operation.type != "MatMul" and operation.get_attr("adj_x")
+        return 2 * math.prod(operation.outputs[0].shape) * left[-2 if transposed else -1]
+    return 0
+
+
+def inputs_of(spec: builders.TransformerSpec) -> Any:
+    target = (BATCH, TARGET_LENGTH)
+    if spec.num_segments:
+        return {"tokens": target, "segments": target}
+    if spec.kind != "encoder_decoder":
+        return target
+    return {"source": (BATCH, SOURCE_LENGTH), "target": target}
+
+
+def source_of(spec: builders.TransformerSpec) -> int | None:
+    return SOURCE_LENGTH if spec.kind == "encoder_decoder" else None
+
+
+def test_the_independent_count_knows_a_product_when_it_sees_one() -> None:
+    ops = keras.ops
+
+    def function(x: Any) -> Any:
+        x = ops.cast(x, "float32")
+        x = ops.matmul(ops.transpose(x), x)  # (3, 2) (2, 3): 2 * 18
+        return ops.einsum("ab,cb->ac", ops.tanh(x), x * x)  # (3, 3) (3, 3): 2 * 27
+
+    if BACKEND != "torch":
+        assert flops_computed(function, (2, 3)) == 2 * 18 + 2 * 27
+
+
+# Arithmetic -------------------------------------------------------------------------------------
+
+
+@walked
+@pytest.mark.parametrize("changes", ALL_SPECS.values(), ids=ALL_SPECS)
+def test_operations_of_whole_sequences_are_those_of_the_graph(changes: dict[str, Any]) -> None:
+    spec = small_spec(**changes)
+    model = builders.build(spec)
+    counted = builders.count_flops(spec, TARGET_LENGTH, source_of(spec))
+    assert counted.total == sum(counted.values())
+    assert BATCH * counted.total == flops_computed(model, inputs_of(spec))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="gradients are taken by TensorFlow's tape")
+@pytest.mark.parametrize("name", ["plain", "scores as nodes", "translator of unequal stacks"])
+def test_a_training_step_computes_three_times_the_forward_pass(name: str) -> None:
+    import tensorflow as tf
+
+    spec = small_spec(**SPECS[name])
+    model = builders.build(spec)
+
+    def step(inputs: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(inputs, training=True))
+        return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
+    counted = builders.count_flops(spec, TARGET_LENGTH, source_of(spec))
+    assert counted.training == (1 + BACKWARD_PER_FORWARD) * counted.total
+    assert BATCH * counted.training == flops_computed(step, inputs_of(spec))
+
+
+@walked
+@pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS)
+def test_operations_of_decoding_are_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
+    spec = small_spec(**changes)
+    step = builders.build_decode_step(builders.build(spec), spec, BATCH, 1, TARGET_LENGTH)
+    cache = cache_entries(spec, BATCH, TARGET_LENGTH, "float32")
+    cache |= memory_entries(spec, BATCH, SOURCE_LENGTH, "float32")
+    inputs = {"tokens": (BATCH, 1), "index": (), "start": (BATCH,), "cache": cache}
+    counted = builders.count_decode_flops(spec, TARGET_LENGTH, source_of(spec))
+    assert BATCH * counted.total == flops_computed(step, inputs)
+
+
+@walked
+@pytest.mark.parametrize("name", [name for name in SPECS if "translator" in name])
+def test_operations_of_reading_a_source_are_those_of_the_encode_graph(name: str) -> None:
+    spec = small_spec(**SPECS[name])
+    encode = builders.build_encode(builders.build(spec), spec)
+    counted = builders.count_encode_flops(spec, SOURCE_LENGTH)
+    assert BATCH * counted.total == flops_computed(encode, (BATCH, SOURCE_LENGTH))
+
+
+def test_every_component_has_its_own_products() -> None:
+    spec = small_spec(**TRANSLATOR, **GROUPED, num_encoder_layers=1)
+    t, s, d, f, v, n, k, h = TARGET_LENGTH, SOURCE_LENGTH, 14, 23, 31, 6, 3, 5
+    assert builders.count_flops(spec, t, s) == {
+        "encoder.self_attention.projections": 2 * s * d * h * (2 * n + 2 * k),
+        "encoder.self_attention.scores": 2 * s * s * n * h,
+        "encoder.self_attention.mixing": 2 * s * s * n * h,
+        "encoder.feedforward": 2 * s * 2 * d * f,
+        "decoder.self_attention.projections": 2 * 2 * t * d * h * (2 * n + 2 * k),
+        "decoder.self_attention.scores": 2 * 2 * t * t * n * h,
+        "decoder.self_attention.mixing": 2 * 2 * t * t * n * h,
+        "decoder.cross_attention.projections": 2 * 2 * d * h * (t * 2 * n + s * 2 * k),
+        "decoder.cross_attention.scores": 2 * 2 * t * s * n * h,
+        "decoder.cross_attention.mixing": 2 * 2 * t * s * n * h,
+        "decoder.feedforward": 2 * 2 * t * 2 * d * f,
+        "logits": 2 * t * d * v,
+    }
+
+
+def test_gpt3_costs_what_its_paper_says() -> None:
+    """Brown et al. 2020, table D.1: 3.14e23 for 300 billion tokens, 6 N each, without scores."""
+    spec = builders.variant("gpt3_175b")
+    counts = builders.count_flops(spec, spec.max_sequence_length)
+    of_scores = counts["decoder.self_attention.scores"] + counts["decoder.self_attention.mixing"]
+    per_token = 3 * (counts.total - of_scores) / spec.max_sequence_length
+    assert 300e9 * per_token == pytest.approx(3.14e23, rel=0.005)
+
+
+@pytest.mark.parametrize("name", builders.list_variants("decoder_only"))
+def test_a_token_costs_two_operations_for_each_parameter_that_multiplies(name: str) -> None:
+    """2 N, and 4 n h for each key in each block (Kaplan et al. 2020, table 1)."""
+    spec = builders.variant(name, kind="decoder_only", attention_bias=False, feedforward_bias=False)
+    spec = spec.replace(attention_output_bias=False, logit_bias=False, attention="graph")
+    parameters = builders.count_parameters(spec)
+    weights = parameters.attention + parameters["feedforward"]
+    d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
+    weights += d * v if d == e else 2 * d * e + e * v  # all of such have tied embeddings
+    each_key = 4 * spec.num_layers * spec.num_heads * spec.head_dim
+    assert builders.count_flops(spec, 7).total == 7 * (2 * weights + 7 * each_key)
+    assert builders.count_decode_flops(spec, 7).total == 2 * weights + 7 * each_key
+
+
+def test_a_window_bounds_the_cost_of_decoding_and_not_that_of_whole_sequences() -> None:
+    wide, narrow = small_spec(), small_spec(attention_window=5)
+    for length in (1, 5):
+        assert builders.count_decode_flops(wide, length) == builders.count_decode_flops(
+            narrow, length
+        )
+    assert builders.count_decode_flops(narrow, 17) == builders.count_decode_flops(narrow, 5)
+    assert builders.count_flops(narrow, 17) == builders.count_flops(wide, 17)
+
+
+# Bytes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS)
+def test_bytes_of_a_cache_are_those_of_its_entries(changes: dict[str, Any], dtype: str) -> None:
+    spec = small_spec(**changes)
+    computes = keras.DTypePolicy(dtype).compute_dtype
+
+    def entry_bytes(entries: dict[str, tuple[Any, str]]) -> int:
+        sizes = {"int32": 4, "bool": 1, "float32": 4, "float16": 2, "bfloat16": 2}
+        return sum(math.prod(shape) * sizes[kind] for shape, kind in entries.values())
+
+    for length in (1, 3, 11, 17):
+        entries = cache_entries(spec, 1, length, computes)
+        assert builders.count_cache_bytes(spec, length, dtype) == entry_bytes(entries)
+        entries = memory_entries(spec, 1, length, computes)
+        if entries:
+            assert builders.count_source_cache_bytes(spec, length, dtype) == entry_bytes(entries)
+
+
+def test_a_source_without_padding_needs_no_mask() -> None:
+    spec = small_spec(kind="encoder_decoder")
+    without = spec.replace(pad_token_id=None)
+    masks = [builders.count_source_cache_bytes(one, 13) for one in (spec, without)]
+    assert masks[0] - masks[1] == 13
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_memory_is_that_of_the_variables_of_model_and_optimizer(dtype: str) -> None:
+    spec = small_spec()
+    with computing_in(dtype):
+        model = builders.build(spec)
+    optimizer = keras.optimizers.AdamW()
+    optimizer.build(model.trainable_variables)
+
+    def variable_bytes(variables: list[keras.Variable]) -> int:
+        sizes = {"float32": 4, "float16": 2, "bfloat16": 2}
+        return sum(math.prod(one.shape) * sizes[one.dtype] for one in variables)
+
+    memory = builders.count_memory(builders.count_parameters(spec).total, dtype)
+    assert memory.weights == memory.gradients == variable_bytes(model.variables)
+    moments = [one for one in optimizer.variables if "momentum" in one.path or "veloc" in one.path]
+    assert memory.moments == variable_bytes(moments)
+    assert memory.training == memory.weights + memory.gradients + memory.moments
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+TRANSLATOR_SPEC = small_spec(**TRANSLATOR)
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: builders.count_flops(small_spec(), 0), "length=0: must be a positive int"),
+    (lambda: builders.count_decode_flops(small_spec(), -1), "length=-1: must be a positive int"),
+    (lambda: builders.count_flops(small_spec(), True), "length=True: must be a positive int"),
+    (lambda: builders.count_flops(small_spec(), 2.5), "length=2.5: must be a positive int"),
+    (
+        lambda: builders.count_flops(small_spec(), 18),
+        "length=18: must be at most max_sequence_length=17, where positions='learned' end",
+    ),
+    (
+        lambda: builders.count_cache_bytes(small_spec(positions="sinusoidal"), 18),
+        "at most max_sequence_length=17, where positions='sinusoidal'",
+    ),
+    (
+        lambda: builders.count_flops(TRANSLATOR_SPEC, 3, 18),
+        "source_length=18: must be at most max_sequence_length=17",
+    ),
+    (
+        lambda: builders.count_encode_flops(TRANSLATOR_SPEC, 0),
+        "source_length=0: must be a positive int",
+    ),
+    (
+        lambda: builders.count_flops(small_spec(), 3, 5),
+        "source_length=5: must be None for a spec of kind='decoder_only'",
+    ),
+    (
+        lambda: builders.count_encode_flops(small_spec(), 5),
+        "a model with encoder and decoder, given one of kind='decoder_only', which has no encoder",
+    ),
+    (
+        lambda: builders.count_decode_flops(small_spec(kind="encoder_only"), 5),
+        "a model with decoder, given one of kind='encoder_only', which has no decoder",
+    ),
+    (
+        lambda: builders.count_cache_bytes(small_spec(kind="encoder_only"), 5),
+        "count_cache_bytes takes a spec of a model with decoder",
+    ),
+    (
+        lambda: builders.count_flops(small_spec(kind="encoder_only"), 3, 5),
+        "source_length=5: must be None for a spec of kind='encoder_only'",
+    ),
+    (
+        lambda: builders.count_source_cache_bytes(small_spec(), 5),
+        "count_source_cache_bytes takes a spec of a model with encoder and decoder",
+    ),
+    (
+        lambda: builders.count_memory(7, "float8"),
+        "unknown dtype 'float8' (did you mean 'float32'?); allowed: float32, bfloat16, float16",
+    ),
+    (
+        lambda: builders.count_cache_bytes(small_spec(), 5, "int8"),
+        "unknown dtype 'int8'; allowed: float32",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD, ids=[message[:40] for _, message in BAD])
+def test_bad_input_is_refused_with_what_is_allowed(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize("positions", ["rotary", "alibi", "none"])
+def test_positions_that_never_end_allow_any_length(positions: str) -> None:
+    spec = small_spec(positions=positions, head_dim=6)
+    assert builders.count_flops(spec, 1009).total > 0
+    assert builders.count_cache_bytes(spec, 1009) > 0
+
+
+def test_operations_of_a_component_of_ones_own_are_not_guessed(monkeypatch) -> None:
+    monkeypatch.setattr(registry, "_components", dict(registry._components))
+    builders.register_component("feedforward", "own")(lambda *_: None)
+    for count in (builders.count_flops, builders.count_decode_flops):
+        with pytest.raises(ValueError, match=r"feedforward='own' is a component of your own"):
+            count(small_spec(feedforward="own"), 3)
+
+
+def test_every_kind_has_its_stacks() -> None:
+    assert STACKS.keys() == set(KINDS)
