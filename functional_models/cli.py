@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import builders
+from builders.costs import PRECISIONS
+from builders.counting import own_component
 from builders.spec import KINDS
 from functional_models.descriptions import (
     cache_lines,
+    flop_lines,
+    layer_lines,
+    memory_lines,
     parameter_lines,
     variants_json,
     variants_table,
@@ -93,9 +98,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--kind", choices=KINDS)
     sub.add_argument("--json", action="store_true", help="print a JSON list, with the whole specs")
 
-    sub = command("inspect", inspect, "print the spec and the parameters of a model")
+    sub = command("inspect", inspect, "print the spec of a model, its parameters and its costs")
     sub.add_argument("model", help="a variant or a model folder")
     _add_spec_options(sub)
+    sub.add_argument(
+        "--dtype",
+        choices=PRECISIONS,
+        default="float32",
+        help=f"precision that memory and cache are counted for; {_DEFAULT}",
+    )
+    sub.add_argument(
+        "--layers",
+        action="store_true",
+        help="print the parameters by layer and the number of skip paths, too",
+    )
 
     sub = command("train", train, "train a model on text, or on sentence pairs")
     sub.add_argument("--variant", default="pre_norm_learned", help=_DEFAULT)
@@ -264,7 +280,11 @@ def variants(options: argparse.Namespace) -> None:
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Print a spec, the parameters of its model by part, and what decoding remembers."""
+    """Print a spec, its parameters, and the arithmetic and memory that they ask for.
+
+    All is counted from the spec, at any size at once. Of components of one's own only the graph
+    knows what they have.
+    """
     spec = _spec(options)
     if not Path(options.model).is_dir():
         info = builders.variant_info(options.model)
@@ -274,14 +294,24 @@ def inspect(options: argparse.Namespace) -> None:
         print()
     print(spec.to_json())
 
-    _keras()
-    import plots
+    own = own_component(spec)
+    if own or options.layers:
+        _keras()
+        import plots
 
-    # Counting needs shapes, not weights: GPT-2 is counted without its half gigabyte.
-    model = builders.build(spec, abstract=True)
-    print("\n" + "\n".join(parameter_lines(model)))
-    print("\n" + "\n".join(cache_lines(spec)))
-    print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")
+        model = builders.build(spec, abstract=True)
+        print("\n" + "\n".join(layer_lines(model)))
+        print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")
+    if own:
+        parameters = model.count_params()
+        print(f"\n{own} is a component of your own: the operations of its model are not known")
+    else:
+        parameters = builders.count_parameters(spec).total
+        print("\n" + "\n".join(parameter_lines(spec)))
+        print("\n" + "\n".join(flop_lines(spec)))
+    print("\n" + "\n".join(memory_lines(parameters, options.dtype)))
+    if lines := cache_lines(spec, options.dtype):
+        print("\n" + "\n".join(lines))
 
 
 def _set_dtype(options: argparse.Namespace) -> None:

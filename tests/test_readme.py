@@ -31,6 +31,16 @@ def test_the_table_of_variants_is_the_registry() -> None:
     assert listed == builders.list_variants()
 
 
+def test_the_costs_in_the_readme_are_what_inspect_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from functional_models.cli import main
+
+    [(name, shown)] = re.findall(r"inspect (\w+)` prints.*?```text\n(.*?)```", README, re.S)
+    assert main(["inspect", name]) == 0
+    assert capsys.readouterr().out.endswith("}\n\n" + shown)
+
+
 def test_every_command_of_the_readme_exists() -> None:
     from functional_models.cli import _parser
 
