@@ -96,17 +96,6 @@ def gpt2_small(batch_size: int, quick: bool) -> Setting:
     return Setting(spec=spec, recipe=recipe)
 
 
-def flops_per_token(model: keras.Model, spec: builders.TransformerSpec) -> float:
-    """Return the arithmetic of one token, forward and backward: 6 N + 12 L (n h) t.
-
-    N are the parameters that multiply: not the table of positions, which is only read, and once
-    the tied embedding, which as a table is read, too, but as the logits' kernel multiplies.
-    """
-    positions = spec.max_sequence_length * spec.hidden_dim
-    attention = 12 * spec.num_layers * spec.num_heads * spec.head_dim * spec.max_sequence_length
-    return 6.0 * (model.count_params() - positions) + attention
-
-
 def device_name() -> str:
     if keras.backend.backend() == "jax":
         import jax
@@ -157,7 +146,8 @@ def run_gpt2_small(batch_size: int, quick: bool, peak_tflops: float | None) -> N
     rows = train(model, batches, recipe)
     minutes = (time.time() - start) / 60
     speed = statistics.median(row["tokens_per_second"] for row in rows[1:])  # the first compiles
-    tflops = speed * flops_per_token(model, spec) / 1e12
+    length = spec.max_sequence_length
+    tflops = speed * builders.count_flops(spec, length).training / length / 1e12
     print(
         f"gpt2_small: {model.count_params():,} parameters, batch {recipe.batch_size}, loss "
         f"{rows[-1]['loss']:.4f} (random tokens: not below {np.log(spec.vocabulary_size):.4f} on "
