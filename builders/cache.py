@@ -58,11 +58,11 @@ def cache_entries(
 
     entries: Entries = {
         f"decoder.{by_window('position_cache', window)}": ((batch_size, slots(window)), "int32")
-        for window in spec.windows
+        for window in dict.fromkeys(spec.windows)
     }
-    for i in range(spec.num_layers):
+    for i, window in enumerate(spec.windows):
         name = f"decoder.block_{i}.self_attention"
-        entries |= _key_value_entries(spec, name, batch_size, slots(spec.window_of_block(i)), dtype)
+        entries |= _key_value_entries(spec, name, batch_size, slots(window), dtype)
     return entries
 
 

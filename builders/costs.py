@@ -148,7 +148,7 @@ def count_decode_flops(
     _check_length(spec, "length", length)
     source = _source_length(spec, length, source_length)
     blocks = spec.num_layers
-    pairs = sum(slots(length, window) for window in windows(spec))
+    pairs = sum(slots(length, window) for window in spec.windows)
     counts = FlopCounts(_embedding(spec, "decoder", 1))
     counts |= _attention(spec, "decoder.self_attention", blocks, blocks, pairs)
     if source is not None:
@@ -194,8 +194,8 @@ def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32"
     """
     _check_stacks(spec, "count_cache_bytes", "decoder")
     _check_length(spec, "length", length)
-    numbers = sum(slots(length, window) for window in windows(spec))
-    positions = sum(slots(length, window) for window in set(windows(spec)))
+    numbers = sum(slots(length, window) for window in spec.windows)
+    positions = sum(slots(length, window) for window in set(spec.windows))
     return numbers * _bytes_of_a_key_and_value(spec, dtype) + positions * _BYTES["int32"]
 
 
@@ -249,11 +249,6 @@ def precision(dtype: str) -> Precision:
 def reads_source(spec: TransformerSpec) -> bool:
     """Return whether the model reads one sequence to write another."""
     return STACKS[spec.kind] == ("encoder", "decoder")
-
-
-def windows(spec: TransformerSpec) -> tuple[int | None, ...]:
-    """Return how many tokens each block of the decoder sees; `None`: all."""
-    return tuple(map(spec.window_of_block, range(spec.num_layers)))
 
 
 def slots(length: int, window: int | None) -> int:

@@ -182,7 +182,10 @@ def decode(
     Returns what the logits are made from, (b, t, d).
     """
     decoder = scope.within("decoder")
-    views = {window: causal_view(decoder, spec, tokens, window) for window in spec.windows}
+    views = {
+        window: causal_view(decoder, spec, tokens, window)
+        for window in dict.fromkeys(spec.windows)  # in order, so that graphs are always the same
+    }
     x = embed(decoder, spec, tokens, embedding, token_positions(decoder, tokens))  # (b, t, d)
     for i in range(spec.num_layers):
         block, view = decoder.within(f"block_{i}"), views[spec.window_of_block(i)]

@@ -482,8 +482,8 @@ class TransformerSpec:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """The different windows of a decoder's blocks, in order of appearance."""
-        return tuple(dict.fromkeys(map(self.window_of_block, range(self.num_layers))))
+        """The windows of a decoder's blocks, one for each of them."""
+        return tuple(map(self.window_of_block, range(self.num_layers)))
 
     def replace(self, **changes: Any) -> TransformerSpec:
         """Return a spec with `changes` made; what was derived is derived again.

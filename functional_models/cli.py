@@ -166,6 +166,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", required=True, metavar="DIR", help="gets the SavedModel")
     _add_sampler_options(sub, "greedy")
 
+    sub = command("import", import_model, "take over a model of keras-nlp, with its weights")
+    sub.add_argument("source", help="a preset, or a folder of keras-nlp's or Hugging Face's")
+    sub.add_argument("--to", required=True, metavar="FOLDER", help="gets the model")
+    sub.add_argument(
+        "--max-sequence-length", type=int, help="of a model without a table of positions"
+    )
+
     sub = command("plot", plot, "draw a model with its skip paths")
     sub.add_argument("model", help="a variant, a model folder, or a .keras file")
     sub.add_argument("--to", default="model.svg", metavar="FILE", help="png, svg, pdf or dot")
@@ -337,6 +344,11 @@ def train(options: argparse.Namespace) -> None:
 
     default = builders.variant_info(options.variant).kinds[0]
     kind = changes.pop("kind", None) or kind_of_data(data) or default
+    if kind == "encoder_only":
+        raise ValueError(
+            f"{options.variant} is an encoder, and train writes a language model or a translator; "
+            "give another --variant, or train its graph by model.fit in Python"
+        )
     spec = builders.variant(options.variant, kind=kind, **changes)
     pairs = kind == "encoder_decoder"
     corpus: Any = load_parallel_corpus(data) if pairs else load_text_corpus(data)
@@ -390,6 +402,11 @@ def _load(folder: str, kind: str | None = None) -> Any:
     from functional_models.text_model import load
 
     found = read_spec(folder).kind
+    if found == "encoder_only":
+        raise ValueError(
+            f"{folder} holds an encoder, which writes no text; use it in Python: "
+            f"functional_models.load({folder!r}).vectors(texts)"
+        )
     if kind not in (None, found):
         command = "generate" if found == "decoder_only" else "translate"
         raise ValueError(
@@ -451,6 +468,27 @@ def export(options: argparse.Namespace) -> None:
     """Write a SavedModel."""
     folder = _load(options.model).export(options.to, **_sampler_options(options))
     print(f"the SavedModel is in {folder}; {folder}/README.txt says how to call it")
+
+
+def import_model(options: argparse.Namespace) -> None:
+    """Take over a model of keras-nlp."""
+    changes = {"max_sequence_length": options.max_sequence_length}
+    given = {name: value for name, value in changes.items() if value is not None}
+    _keras()
+    from functional_models.conversion import from_keras_hub
+
+    model = from_keras_hub(options.source, **given)
+    model.save(options.to)
+    spec = model.spec
+    print(
+        f"{options.source}: {spec.kind}, {spec.num_layers} blocks of width {spec.hidden_dim}, "
+        f"{model.model.count_params():,} parameters"
+    )
+    uses = {"decoder_only": "generate", "encoder_decoder": "translate"}
+    if model.tokenizers and spec.kind in uses:
+        print(f"the model is in {options.to}; functional-models {uses[spec.kind]} {options.to} ...")
+    else:
+        print(f"the model is in {options.to}; functional_models.load({options.to!r}) in Python")
 
 
 def plot(options: argparse.Namespace) -> None:

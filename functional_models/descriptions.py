@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import builders
-from builders.costs import STACKS, precision, reads_source, slots, windows
+from builders.costs import STACKS, precision, reads_source, slots
 
 
 def variants_json(names: Sequence[str]) -> str:
@@ -161,7 +161,7 @@ def cache_lines(spec: builders.TransformerSpec, dtype: str) -> list[str]:
         f"per token  {each:>13,} bytes",
         f"per row    {row:>13,} bytes, for ",
     ]
-    reach = max(slots(longest, window) for window in windows(spec))
+    reach = max(slots(longest, window) for window in spec.windows)
     if reach < longest:
         lines[-1] += f"{reach} tokens or more: at its window of {reach} it stops growing"
     else:

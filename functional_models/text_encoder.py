@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -68,7 +69,8 @@ class TextEncoder(TextModel):
         if target is not None:
             raise ValueError("an encoder reads one text; give no target")
         (tokens,) = self._encode([text])
-        return maps_of_tokens(self._with_segments(self._probe), tokens, self.tokenizer)
+        maps = maps_of_tokens(self._with_segments(self._probe), tokens, self.tokenizer)
+        return dataclasses.replace(maps, source=maps.target)
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         encoded = self.tokenizer.encode(texts, start=True, end=True)

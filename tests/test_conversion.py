@@ -1,11 +1,14 @@
 """Models of keras-nlp, taken over and given back, compute what they computed."""
 
 import dataclasses
+import re
 from typing import Any
 
 import keras_hub
 import numpy as np
 import pytest
+from keras_hub.src.models.qwen import qwen_attention
+from keras_hub.src.models.qwen3 import qwen3_attention
 from small_models import as_array, relative_error
 
 import builders
@@ -150,6 +153,14 @@ def hidden_of(model: Any, inputs: Any) -> np.ndarray:
     return as_array(builders.build_probe(model.model, spec, name)(inputs)[name])
 
 
+@pytest.fixture
+def _unfused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen's fused attention, which only TensorFlow lacks, leaves out the window it should have."""
+    for module in (qwen_attention, qwen3_attention):
+        monkeypatch.setattr(module, "fused_attention_op_available", lambda: False)
+
+
+@pytest.mark.usefixtures("_unfused")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_taken_over_gives_its_hidden_states_and_logits(name: str) -> None:
     backbone = backbone_of(name)
@@ -326,6 +337,24 @@ def test_a_preset_folder_is_loaded_with_its_tokenizer(tmp_path: Any) -> None:
     assert lm.tokenizer.encode(["the"])[0].tolist() == [29]
 
 
+def test_the_command_line_takes_a_preset_over(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from functional_models.cli import main
+
+    task = byte_pair_task()
+    task.save_to_preset(str(tmp_path / "preset"))
+    folder = str(tmp_path / "model")
+    main(["import", str(tmp_path / "preset"), "--to", folder])
+    said = capsys.readouterr().out
+    assert "decoder_only, 3 blocks of width 14, " in said
+    assert f"{task.backbone.count_params():,} parameters" in said
+    assert f"functional-models generate {folder}" in said
+    main(["generate", folder, "the cat", "--sampler", "greedy", "--max-new-tokens", "9"])
+    expected = fm.from_keras_hub(task).generate("the cat", "greedy", max_new_tokens=9, echo=True)
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
 def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Any) -> None:
     lm = fm.from_keras_hub(backbone_of("llama"))
     for take_text in (lambda: lm.generate("the"), lambda: lm.tokenizer):
@@ -339,3 +368,57 @@ def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Any) -
         backbone_of("gpt2"), tokenizer=byte_pair_task().preprocessor.tokenizer
     )
     assert isinstance(letters.generate("the", "greedy", max_new_tokens=2), str)
+
+
+# Encoders ---------------------------------------------------------------------------------------
+
+
+def word_pieces() -> Any:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "on", "mat"]
+    return keras_hub.models.BertTokenizer(words)
+
+
+def test_a_text_encoder_gives_the_vectors_of_keras_nlp(tmp_path: Any) -> None:
+    backbone = backbone_of("bert")
+    encoder = fm.from_keras_hub(backbone, tokenizer=word_pieces())
+    texts = ["the cats sat on the mat", "the cat", "sat"]
+    encoder.save(tmp_path / "model")
+    for model in (encoder, fm.load(tmp_path / "model")):
+        found = model.vectors(texts, batch_size=2)
+        assert [len(vectors) for vectors in found] == [9, 4, 3]
+        pack = keras_hub.models.BertTextClassifierPreprocessor(word_pieces(), sequence_length=13)
+        expected = backbone(pack(texts))
+        hidden = as_array(expected["sequence_output"])
+        for vectors, row in zip(found, hidden, strict=True):
+            assert relative_error(vectors, row[: len(vectors)]) < 1e-5
+        pooled = as_array(expected["pooled_output"])
+        assert relative_error(model.pooled(texts, batch_size=2), pooled) < 1e-5
+    assert encoder.vectors([]) == []
+    assert encoder.pooled([]).shape == (0, 14)
+    maps = encoder.attention_maps("the cat")
+    assert maps.source == maps.target == ("<start>", "the", "cat", "<end>")
+    assert {x.shape for x in maps.scores.values()} == {(2, 4, 4)}
+
+
+def test_what_a_text_encoder_cannot_do_is_said(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from functional_models.cli import main
+
+    encoder = fm.from_keras_hub(backbone_of("distil_bert"), tokenizer=word_pieces())
+    with pytest.raises(ValueError, match=r"no pooler .pooler=False.*vectors"):
+        encoder.pooled(["the cat"])
+    with pytest.raises(ValueError, match=r"has 19 tokens .* takes 17; cut it"):
+        encoder.vectors(["the " * 17])
+    with pytest.raises(ValueError, match="batch_size"):
+        encoder.vectors(["the"], batch_size=0)
+    with pytest.raises(ValueError, match="reads one text"):
+        encoder.attention_maps("the", "cat")
+    said = "an encoder gives vectors|a SavedModel is TensorFlow's"
+    with pytest.raises(ValueError, match=said):
+        encoder.export(tmp_path / "exported")
+    with pytest.raises(ValueError, match="build_decode_step takes a spec with a decoder"):
+        builders.build_decode_step(encoder.model, encoder.spec)
+    encoder.save(tmp_path / "model")
+    assert main(["evaluate", str(tmp_path / "model")]) != 0
+    assert re.search(r"holds an encoder.*vectors", capsys.readouterr().err)
