@@ -185,8 +185,9 @@ def variant(name: str, **changes: Any) -> TransformerSpec:
 def unknown_name(what: str, given: Any, allowed: Iterable[str]) -> str:
     """Return the message for a name that is not among the allowed ones."""
     names = list(allowed)
-    close = difflib.get_close_matches(str(given), names, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    lowered = {name.lower(): name for name in names}  # 'SiLU' is close to 'silu'
+    close = difflib.get_close_matches(str(given).lower(), lowered, n=1)
+    hint = f" (did you mean {lowered[close[0]]!r}?)" if close else ""
     return f"unknown {what} {given!r}{hint}; allowed: {', '.join(names)}"
 
 

@@ -342,7 +342,9 @@ class TransformerSpec:
             smallest = min(smallest, self.source_vocabulary_size)
         pad = self.pad_token_id
         if pad is not None and not (_is_int(pad) and 0 <= pad < smallest):
-            _refuse("pad_token_id", pad, f"None or a token id in [0, {smallest})")
+            _refuse(
+                "pad_token_id", pad, f"None or a token id in [0, {smallest}), of every vocabulary"
+            )
         if self.kind == "encoder_only":
             self._check_encoder()
         else:
@@ -367,7 +369,12 @@ class TransformerSpec:
         if self.norm == "layer" and self.norm_offset:
             _refuse("norm_offset", True, "False where norm='layer'", "use norm='rms'")
         if self.positions.startswith("sinusoidal") and self.hidden_dim % 2:
-            _refuse("hidden_dim", self.hidden_dim, f"even where positions={self.positions!r}")
+            _refuse(
+                "hidden_dim",
+                self.hidden_dim,
+                f"even where positions={self.positions!r}, which are sines and cosines in pairs",
+                "change the width, or the positions",
+            )
         if self.full_attention_every is not None and self.attention_window is None:
             _refuse(
                 "full_attention_every",
@@ -393,6 +400,7 @@ class TransformerSpec:
                 "source_vocabulary_size",
                 self.source_vocabulary_size,
                 f"equal to vocabulary_size={self.vocabulary_size} where share_embeddings=True",
+                "leave it out",
             )
 
     def _check_encoder(self) -> None:
@@ -408,6 +416,7 @@ class TransformerSpec:
                 "attention_window",
                 self.attention_window,
                 "None where kind='encoder_only', since windows are of decoders",
+                "leave it out",
             )
 
     def _check_rotary(self) -> None:
@@ -416,6 +425,7 @@ class TransformerSpec:
                 "rotary_dim",
                 self.rotary_dim,
                 f"even and at most head_dim={self.head_dim}, since channels are turned in pairs",
+                "give rotary_dim, or another head_dim",
             )
         if self.rotary_scaling == "none" and self.rotary_factor != 1:
             _refuse(
@@ -429,13 +439,29 @@ class TransformerSpec:
                 "rotary_fast_turns",
                 self.rotary_fast_turns,
                 f"above rotary_slow_turns={self.rotary_slow_turns}",
+                "raise the one, or lower the other",
             )
+        if self.rotary_scaling == "yarn":  # which goes by the logarithms of both
+            for name, least in (("rotary_base", 1), ("rotary_slow_turns", 0)):
+                value = getattr(self, name)
+                if value == least:
+                    _refuse(
+                        name,
+                        value,
+                        f"above {least} where rotary_scaling='yarn'",
+                        "raise it, or use rotary_scaling='llama3'",
+                    )
 
     def _check_relative(self) -> None:
         # An encoder has half of the buckets for what lies ahead, and half of those are exact.
         least = 2 if self.kind == "decoder_only" else 4
         if self.relative_buckets % least:
-            _refuse("relative_buckets", self.relative_buckets, f"a multiple of {least}")
+            _refuse(
+                "relative_buckets",
+                self.relative_buckets,
+                f"a multiple of {least} where kind={self.kind!r}",
+                "half are for one distance each, and an encoder has as many for either side",
+            )
         if self.relative_max_distance <= self.relative_buckets // 2:
             _refuse(
                 "relative_max_distance",

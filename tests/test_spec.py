@@ -1,14 +1,21 @@
 """A spec is frozen, checked when made, and the same after a trip through JSON."""
 
+import ast
 import dataclasses
 import json
+import math
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import TransformerSpec
+from builders import TransformerSpec, registry
+from builders import spec as spec_module
 
 SIZES: dict[str, Any] = {
     "vocabulary_size": 31,
@@ -320,85 +327,219 @@ def test_every_field_has_a_bad_value_above() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
-        (
-            {"num_heads": 7, "num_key_value_heads": 3},
-            ["num_key_value_heads=3", "divisor of num_heads=7", "equal groups"],
-        ),
-        (
-            {"attention": "layer", "num_key_value_heads": 1},
-            ["num_key_value_heads=1", "must be 2", "attention='layer'", "use attention='graph'"],
-        ),
-        (
-            {"attention": "layer", "attention_output_bias": False},
-            ["attention_output_bias=False", "must be True", "attention='layer'"],
-        ),
-        (
-            {"attention": "layer", "attention_soft_cap": 30.0},
-            ["attention_soft_cap=30.0", "must be None", "attention='layer'"],
-        ),
-        ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
-        ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
-        (
-            {"attention": "layer", "positions": "rotary"},
-            ["positions='rotary'", "attention='layer'", "use attention='graph'"],
-        ),
-        ({"positions": "rotary"}, ["rotary_dim=7", "even", "head_dim=7"]),
-        ({"positions": "rotary", "rotary_dim": 8}, ["rotary_dim=8", "at most head_dim=7"]),
-        (
-            {"positions": "rotary", "rotary_dim": 6, "rotary_factor": 2.0},
-            ["rotary_factor=2.0", "rotary_scaling='none'", "yarn"],
-        ),
-        (
-            {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 5.0},
-            ["rotary_fast_turns=4.0", "above rotary_slow_turns=5.0"],
-        ),
-        (
-            {"positions": "relative", "relative_buckets": 7},
-            ["relative_buckets=7", "multiple of 2"],
-        ),
-        (
-            {"positions": "relative", "relative_buckets": 6, "kind": "encoder_decoder"},
-            ["relative_buckets=6", "multiple of 4"],
-        ),
-        (
-            {"positions": "relative", "relative_max_distance": 16},
-            ["relative_max_distance=16", "above 16", "fewer relative_buckets"],
-        ),
-        ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
-        ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),
-        (
-            {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal"},
-            ["hidden_dim=13", "even", "sinusoidal"],
-        ),
-        (
-            {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal_concat"},
-            ["hidden_dim=13", "even", "sinusoidal_concat"],
-        ),
-        (
-            {"kind": "decoder_only", "share_embeddings": True},
-            ["share_embeddings", "decoder_only", "tie_embeddings"],
-        ),
-        (
-            {"kind": "encoder_decoder", "share_embeddings": True, "source_vocabulary_size": 29},
-            ["source_vocabulary_size=29", "vocabulary_size=31", "share_embeddings"],
-        ),
-        (
-            {"kind": "encoder_decoder", "source_vocabulary_size": 29, "pad_token_id": 30},
-            ["pad_token_id=30", "[0, 29)"],
-        ),
-    ],
-)
+WRONG_VALUES: dict[str, tuple[Any, ...]] = {
+    "int": (-1, -1.0, True, False, 2.0, 2.5, math.nan, math.inf, "2", [2]),
+    "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
+    "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
+    "str": (0, True, math.nan, "", "nonsense", ["none"]),
+}
+"""Of the fields of each type: what none of them takes."""
+
+
+def fields_and_wrong_values() -> list[Any]:
+    rows = []
+    for field in dataclasses.fields(TransformerSpec):
+        type_name, _, optional = str(field.type).partition(" | ")
+        values = WRONG_VALUES[type_name]
+        if not optional and field.default is not None:  # nor derived
+            values += (None,)
+        for value in values:
+            rows.append(pytest.param(field.name, value, id=f"{field.name}={value!r}"))
+    return rows
+
+
+@pytest.mark.parametrize(("field", "value"), fields_and_wrong_values())
+def test_no_field_takes_a_value_of_another_type_or_that_is_no_number(
+    field: str, value: Any
+) -> None:
+    """And the message begins with what was given, and goes on with what is allowed."""
+    start = rf"({field}={re.escape(repr(value))}: must be|unknown {field} {re.escape(repr(value))})"
+    with pytest.raises(ValueError, match=rf"^{start}.*\w"):
+        spec_of(**{field: value})
+
+
+NEAR_NAMES: list[tuple[str, Any, str]] = [
+    ("kind", "decoder-only", "decoder_only"),
+    ("norm_placement", "sandwhich", "sandwich"),
+    ("norm_placement", None, "none"),
+    ("norm", "layernorm", "layer"),
+    ("positions", "rotarry", "rotary"),
+    ("positions", "sinusoid", "sinusoidal"),
+    ("positions", None, "none"),
+    ("rotary_scaling", "llama", "llama3"),
+    ("rotary_scaling", None, "none"),
+    ("feedforward", "swiglu", "glu"),
+    ("activation", "relu2", "relu"),
+    ("activation", "GELU_tanh", "gelu_tanh"),
+    ("activation", "SiLU", "silu"),
+    ("attention", "graphs", "graph"),
+    ("initializer", "glorot", "glorot_uniform"),
+]
+
+
+@pytest.mark.parametrize(("field", "given_name", "close"), NEAR_NAMES)
+def test_an_unknown_name_is_refused_with_the_close_one_and_all_that_are_allowed(
+    field: str, given_name: Any, close: str
+) -> None:
+    begin = rf"^unknown {field} {given_name!r} \(did you mean {close!r}\?\); allowed: "
+    with pytest.raises(ValueError, match=begin) as error:
+        spec_of(**{field: given_name})
+    listed = str(error.value).partition("; allowed: ")[2].split(", ")
+    names = spec_module.KINDS if field == "kind" else registry.component_names(field)
+    assert listed == list(names)
+
+
+def test_every_field_that_takes_a_name_has_an_unknown_one_above() -> None:
+    names = {field.name for field in dataclasses.fields(TransformerSpec) if field.type == "str"}
+    assert {field for field, _, _ in NEAR_NAMES} == names
+
+
+@pytest.mark.parametrize("feedforward", ["mlp", "glu"])
+@pytest.mark.parametrize("activation", [None, "", "linear", "none"])
+def test_no_feedforward_goes_without_an_activation(feedforward: str, activation: Any) -> None:
+    with pytest.raises(ValueError, match=rf"unknown activation {activation!r}.*allowed: relu, "):
+        spec_of(feedforward=feedforward, activation=activation)
+
+
+NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
+    ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
+    (
+        {"num_heads": 7, "num_key_value_heads": 3},
+        ["num_key_value_heads=3", "divisor of num_heads=7", "equal groups"],
+    ),
+    (
+        {"attention": "layer", "num_key_value_heads": 1},
+        ["num_key_value_heads=1", "must be 2", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"attention": "layer", "attention_output_bias": False},
+        ["attention_output_bias=False", "must be True", "attention='layer'"],
+    ),
+    (
+        {"attention": "layer", "attention_soft_cap": 30.0},
+        ["attention_soft_cap=30.0", "must be None", "attention='layer'"],
+    ),
+    ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
+    ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
+    (
+        {"attention": "layer", "positions": "rotary"},
+        ["positions='rotary'", "attention='layer'", "use attention='graph'"],
+    ),
+    ({"positions": "rotary"}, ["rotary_dim=7", "even", "head_dim=7"]),
+    ({"positions": "rotary", "rotary_dim": 8}, ["rotary_dim=8", "at most head_dim=7"]),
+    (
+        {"positions": "rotary", "rotary_dim": 6, "rotary_factor": 2.0},
+        ["rotary_factor=2.0", "rotary_scaling='none'", "yarn"],
+    ),
+    (
+        {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 5.0},
+        ["rotary_fast_turns=4.0", "above rotary_slow_turns=5.0"],
+    ),
+    (
+        {"positions": "relative", "relative_buckets": 7},
+        ["relative_buckets=7", "multiple of 2"],
+    ),
+    (
+        {"positions": "relative", "relative_buckets": 6, "kind": "encoder_decoder"},
+        ["relative_buckets=6", "multiple of 4"],
+    ),
+    (
+        {"positions": "relative", "relative_max_distance": 16},
+        ["relative_max_distance=16", "above 16", "fewer relative_buckets"],
+    ),
+    ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
+    ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),
+    (
+        {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal"},
+        ["hidden_dim=13", "even", "sinusoidal"],
+    ),
+    (
+        {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal_concat"},
+        ["hidden_dim=13", "even", "sinusoidal_concat"],
+    ),
+    (
+        {"kind": "decoder_only", "share_embeddings": True},
+        ["share_embeddings=True", "decoder_only", "tie_embeddings"],
+    ),
+    (
+        {"kind": "encoder_decoder", "share_embeddings": True, "source_vocabulary_size": 29},
+        ["source_vocabulary_size=29", "vocabulary_size=31", "share_embeddings"],
+    ),
+    (
+        {"kind": "encoder_decoder", "source_vocabulary_size": 29, "pad_token_id": 30},
+        ["pad_token_id=30", "[0, 29)"],
+    ),
+    (
+        {"kind": "encoder_decoder", "pad_token_id": 31},
+        ["pad_token_id=31", "None or a token id in [0, 31)", "every vocabulary"],
+    ),
+    (
+        {"num_key_value_heads": 3, "num_heads": 2},
+        ["num_key_value_heads=3", "divisor of num_heads=2"],
+    ),
+    ({"full_attention_every": 3}, ["full_attention_every=3", "attention_window=None", "give"]),
+    (
+        {"attention": "layer", "positions": "alibi"},
+        ["positions='alibi'", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"attention": "layer", "positions": "relative"},
+        ["positions='relative'", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"positions": "rotary", "rotary_dim": 5},
+        ["rotary_dim=5", "even", "head_dim=7", "give rotary_dim, or another head_dim"],
+    ),
+    (
+        {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 4},
+        ["rotary_fast_turns=4.0", "above rotary_slow_turns=4", "raise"],
+    ),
+    (
+        {
+            "positions": "rotary",
+            "rotary_dim": 6,
+            "rotary_scaling": "yarn",
+            "rotary_base": 1,
+        },
+        ["rotary_base=1", "above 1", "rotary_scaling='yarn'", "'llama3'"],
+    ),
+    (
+        {
+            "positions": "rotary",
+            "rotary_dim": 6,
+            "rotary_scaling": "yarn",
+            "rotary_slow_turns": 0.0,
+        },
+        ["rotary_slow_turns=0.0", "above 0", "rotary_scaling='yarn'", "'llama3'"],
+    ),
+    (
+        {"positions": "relative", "relative_buckets": 1},
+        ["relative_buckets=1", "a multiple of 2 where kind='decoder_only'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), NOT_TOGETHER)
 def test_values_that_do_not_fit_together_are_refused(
     changes: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         spec_of(**changes)
+    field, value = words[0].split("=")[0], words[0].partition("=")[2]
+    assert str(error.value).startswith(f"{field}={value}: must be ")
     for word in words:
         assert word in str(error.value)
+
+
+def test_the_same_values_are_no_contradiction_where_nothing_reads_them() -> None:
+    """What is checked together is so only where both have a meaning."""
+    odd_rotary = {"rotary_dim": 5, "rotary_factor": 2.0, "rotary_slow_turns": 5.0}
+    assert spec_of(positions="learned", **odd_rotary).rotary_dim == 5
+    assert spec_of(positions="alibi", relative_buckets=7).relative_buckets == 7
+    sines = {"hidden_dim": 13, "head_dim": 5}
+    assert spec_of(positions="learned", **sines).hidden_dim == 13
+    steep = {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 0.0, "rotary_base": 1.0}
+    assert spec_of(rotary_scaling="llama3", **steep).rotary_slow_turns == 0.0
 
 
 def test_a_head_dim_of_its_own_frees_the_width_from_the_number_of_heads() -> None:
@@ -421,18 +562,55 @@ def test_replace_and_from_json_name_the_close_field_and_all_fields() -> None:
         assert "max_sequence_length" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "JSON object"),
-        ("{", "JSON object"),
-        ("[1, 2]", "JSON object.*list"),
-        ("{}", "vocabulary_size"),
-        (json.dumps({"vocabulary_size": 31}), "num_layers.*hidden_dim.*num_heads"),
-        (json.dumps({**SIZES, "format": 2}), "format 2.*upgrade"),
-        (json.dumps({**SIZES, "positions": ["learned"]}), "positions.*learned"),
-    ],
-)
+NO_SPEC: list[tuple[str, str]] = [
+    ("", "JSON object"),
+    ("{", "JSON object"),
+    ("[1, 2]", "JSON object.*list"),
+    ("{}", "vocabulary_size"),
+    (json.dumps({"vocabulary_size": 31}), "num_layers.*hidden_dim.*num_heads"),
+    (json.dumps({**SIZES, "format": 2}), "format 2.*upgrade"),
+    (json.dumps({**SIZES, "positions": ["learned"]}), "positions.*learned"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), NO_SPEC)
 def test_json_that_is_no_spec_is_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TransformerSpec.from_json(text)
+
+
+# Nothing is refused that is not tested here ------------------------------------------------------
+
+
+def lines_that_refuse() -> dict[int, int]:
+    """First and last line of every `raise` and `_refuse(...)` of `builders/spec.py`."""
+    tree = ast.parse(Path(spec_module.__file__).read_text("utf-8"))
+    tree.body = [node for node in tree.body if getattr(node, "name", "") != "_refuse"]
+    return {
+        node.lineno: node.end_lineno or node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise)
+        or (isinstance(node, ast.Call) and ast.unparse(node.func) == "_refuse")
+    }
+
+
+def line_that_refused(make: Callable[[], Any]) -> int:
+    """Line of `builders/spec.py` that an error came from, `_refuse` itself left out."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        make()
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.value.__traceback__)
+        if frame.filename == spec_module.__file__ and frame.name != "_refuse"
+    ]
+    return frames[-1].lineno or 0
+
+
+def test_every_refusal_of_a_spec_has_a_row_above() -> None:
+    attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
+    attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
+    attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in NOT_TOGETHER]
+    attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in NO_SPEC]
+    refused = {line_that_refused(attempt) for attempt in attempts}
+    for first, last in lines_that_refuse().items():
+        assert refused & set(range(first, last + 1)), f"builders/spec.py, line {first}"
