@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from random_specs import moved_by_rounding, small_specs
 from small_models import (
     BATCH,
     GROUPED,
@@ -28,6 +30,7 @@ from small_models import (
     small_spec,
     target_of,
     train_one_step,
+    weights_by_name,
     with_target,
 )
 
@@ -234,6 +237,16 @@ QUICK = (
 def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(name: str) -> None:
     spec = shallow_spec(**CHANGES[name])
     assert_decodes_as_it_reads(random_model(spec), spec)
+
+
+@pytest.mark.slow
+@given(small_specs())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_random_specs_decode_as_they_read_whole_sequences(spec: builders.TransformerSpec) -> None:
+    model = random_model(spec)
+    moved = moved_by_rounding(spec, weights_by_name(model), random_tokens(spec))
+    assume(moved < 1e-5)  # others are correct to too few digits to tell
+    assert_decodes_as_it_reads(model, spec, tolerance=2e-6 + 20 * moved)
 
 
 @pytest.mark.parametrize(

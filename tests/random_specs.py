@@ -1,0 +1,183 @@
+"""Random valid specs of small sizes, in which every field is drawn.
+
+A new field of `TransformerSpec` needs a line here: a test in `test_builders_reference.py` fails
+without. Where values are narrower than what a spec allows, the reason is beside them.
+"""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+from reference import reference_logits
+from small_models import KINDS, SOURCE_LENGTH, relative_error
+
+import builders
+from builders import registry
+
+RATES = st.sampled_from((0.0, 0.3))  # logits are without dropout, but its nodes are wired
+
+
+def shipped(field: str) -> st.SearchStrategy[str]:
+    """A value of a component field; not of those that an installed package adds."""
+    return st.sampled_from(registry._SHIPPED[field][1])
+
+
+@st.composite
+def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
+    """Values of every field that are allowed together."""
+
+    def either(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
+    def between(low: float, high: float) -> float:
+        return draw(st.floats(low, high))
+
+    some = st.integers(1, 29)
+    flag = st.booleans()
+    values: dict[str, Any] = {
+        "kind": either(*kinds),
+        "num_layers": either(1, 2, 3),
+        "num_encoder_layers": either(None, 1, 2, 3),
+        "intermediate_dim": draw(st.none() | st.integers(3, 29)),
+        "max_sequence_length": draw(st.integers(SOURCE_LENGTH, 29)),
+        "norm_placement": draw(shipped("norm_placement")),
+        "norm": draw(shipped("norm")),
+        # A norm over channels that are all but equal divides by next to nothing.
+        "norm_epsilon": between(1e-5, 0.1),
+        "embedding_norm": draw(flag),
+        "final_norm": draw(st.none() | flag),
+        "residual": either(True, True, True, False),
+        "positions": draw(shipped("positions")),
+        "feedforward": draw(shipped("feedforward")),
+        "activation": draw(shipped("activation")),
+        "feedforward_bias": draw(flag),
+        "attention": either("graph", "graph", "graph", "layer"),
+        "attention_window": either(None, draw(some)),
+        "attention_bias": draw(flag),
+        "scale_embeddings": draw(flag),
+        "tie_embeddings": draw(flag),
+        "logit_bias": draw(flag),
+        "logit_soft_cap": either(None, between(0.5, 50)),
+        "dropout": draw(RATES),
+        "feedforward_dropout": draw(st.none() | RATES),
+        "attention_dropout": draw(RATES),
+        "embedding_dropout": draw(RATES),
+        "initializer": draw(shipped("initializer")),
+        "initializer_range": between(0.01, 0.5),
+    }
+    rms, windowed = values["norm"] == "rms", values["attention_window"] is not None
+    values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
+    values["norm_offset"] = rms and draw(flag)
+    values["full_attention_every"] = either(None, 1, 2, 3) if windowed else None
+    if values["attention"] == "layer":  # the library's, which takes no more than these
+        values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
+    values |= draw(vocabularies(values["kind"]))
+    values |= draw(heads(values["positions"], values["attention"]))
+    values |= draw(rotary_values(values["positions"]))
+    values |= draw(bucket_values(values["positions"], values["kind"]))
+    return values
+
+
+@st.composite
+def vocabularies(draw: st.DrawFn, kind: str) -> dict[str, Any]:
+    size = st.integers(5, 37)
+    target, source = draw(size), draw(st.none() | size)
+    share = kind == "encoder_decoder" and draw(st.booleans())
+    if share and source is not None:
+        source = target
+    read = min(target, source or target) if kind == "encoder_decoder" else target
+    return {
+        "vocabulary_size": target,
+        "source_vocabulary_size": source,
+        "share_embeddings": share,
+        "pad_token_id": draw(st.none() | st.integers(0, read - 1)),
+    }
+
+
+@st.composite
+def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
+    """Widths, and what is inside attention; at least 3 channels, for norms over fewer are steps."""
+    number = draw(st.integers(1, 7))
+    width = draw(st.integers(3, 7))
+    rotary_dim = draw(st.none() | st.integers(1, 11))
+    if positions == "rotary":
+        rotary_dim = draw(st.sampled_from([None, 2, 4, 6][width % 2 : 1 + width // 2]))
+    free = draw(st.booleans())
+    hidden_dim = draw(st.integers(5, 29)) if free else number * width
+    if positions.startswith("sinusoidal") and hidden_dim % 2:
+        number, hidden_dim = (number, hidden_dim + 1) if free else (2 * number, 2 * hidden_dim)
+    divisors = [few for few in range(1, number + 1) if number % few == 0]
+    values: dict[str, Any] = {
+        "num_heads": number,
+        "head_dim": width if free else None,
+        "hidden_dim": hidden_dim,
+        "rotary_dim": rotary_dim,
+        "num_key_value_heads": None,
+        "attention_output_bias": None,
+        "attention_scale": None,
+        "attention_soft_cap": None,
+        "qk_norm": False,
+    }
+    if attention == "layer":
+        return values
+    positive = st.none() | st.floats(0.1, 2)
+    return values | {
+        "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
+        "attention_output_bias": draw(st.none() | st.booleans()),
+        "attention_scale": draw(positive),
+        "attention_soft_cap": draw(positive),
+        "qk_norm": draw(st.booleans()),
+    }
+
+
+@st.composite
+def rotary_values(draw: st.DrawFn, positions: str) -> dict[str, Any]:
+    scaling = draw(shipped("rotary_scaling"))
+    scales = scaling != "none" or positions != "rotary"
+    slow = draw(st.floats(0.1, 2))
+    return {
+        "rotary_base": draw(st.floats(2, 1e6)),
+        "rotary_scaling": scaling,
+        "rotary_factor": draw(st.floats(1, 17)) if scales else 1.0,
+        "rotary_original_length": draw(st.none() | st.integers(5, 97)),
+        "rotary_slow_turns": slow,
+        "rotary_fast_turns": slow + draw(st.floats(0.1, 31)),
+    }
+
+
+@st.composite
+def bucket_values(draw: st.DrawFn, positions: str, kind: str) -> dict[str, Any]:
+    sides = 1 if kind == "decoder_only" else 2
+    number = 2 * sides * draw(st.integers(1, 7 // sides))
+    farthest = number // 2 + draw(st.integers(1, 23))
+    # Where a distance lies on the border of two buckets, rounding to float32 decides.
+    for exact in {number // 2, number // (2 * sides)}:
+        for distance in range(exact + 1, min(farthest, SOURCE_LENGTH)):
+            bucket = exact * math.log(distance / exact) / math.log(farthest / exact)
+            assume(positions != "relative" or abs(bucket - round(bucket)) > 1e-5)
+    return {"relative_buckets": number, "relative_max_distance": farthest}
+
+
+def moved_by_rounding(
+    spec: builders.TransformerSpec, weights: dict[str, np.ndarray], tokens: Any
+) -> float:
+    """How far the reference's logits move when every weight is rounded as float32 rounds it.
+
+    It is how far apart two correct computations in float32 may be, whatever norm divides by
+    whatever small spread and whatever cap hides how large the sums before it were.
+    """
+    fields, rng = json.loads(spec.to_json()), np.random.default_rng(0)
+    rounded = {
+        name: value * (1.0 + 2.0**-24 * rng.choice([-1.0, 1.0], value.shape))
+        for name, value in weights.items()
+    }
+    exact = reference_logits(fields, weights, tokens)
+    return relative_error(reference_logits(fields, rounded, tokens), exact)
+
+
+def small_specs(kinds: tuple[str, ...] = KINDS) -> st.SearchStrategy[builders.TransformerSpec]:
+    """Specs that models of `small_models.py` can be built from."""
+    return field_values(kinds).map(lambda values: builders.TransformerSpec(**values))
