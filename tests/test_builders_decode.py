@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
-from random_specs import moved_by_rounding, small_specs
+from random_specs import examples, moved_by_rounding, small_specs
 from small_models import (
     BATCH,
     GROUPED,
@@ -241,7 +241,7 @@ def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(nam
 
 @pytest.mark.slow
 @given(small_specs())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_specs_decode_as_they_read_whole_sequences(spec: builders.TransformerSpec) -> None:
     model = random_model(spec)
     moved = moved_by_rounding(spec, weights_by_name(model), random_tokens(spec))

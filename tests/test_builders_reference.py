@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
-from random_specs import field_values, moved_by_rounding, small_specs
+from random_specs import examples, field_values, moved_by_rounding, small_specs
 from reference import reference_logits, with_derived
 from small_models import (
     ALL_KINDS,
@@ -265,14 +265,14 @@ def assert_any_spec_equals_reference(spec: builders.TransformerSpec) -> None:
 
 
 @given(small_specs())
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=examples(8), deadline=None, derandomize=True)
 def test_logits_of_random_specs_equal_the_numpy_reference(spec: builders.TransformerSpec) -> None:
     assert_any_spec_equals_reference(spec)
 
 
 @pytest.mark.slow
 @given(small_specs())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_logits_of_many_random_specs_equal_the_numpy_reference(
     spec: builders.TransformerSpec,
 ) -> None:
