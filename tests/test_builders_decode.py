@@ -240,7 +240,7 @@ def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(nam
 
 
 @pytest.mark.slow
-@given(small_specs())
+@given(small_specs(KINDS))
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_specs_decode_as_they_read_whole_sequences(spec: builders.TransformerSpec) -> None:
     model = random_model(spec)

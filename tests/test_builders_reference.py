@@ -241,7 +241,7 @@ def test_random_specs_draw_every_field_and_every_value_that_is_shipped() -> None
     assert [field for field, values in drawn.items() if len(values) < 2] == []
     for field, (_, shipped) in registry._SHIPPED.items():
         assert drawn[field] == set(shipped), field
-    assert drawn["kind"] == set(KINDS)
+    assert drawn["kind"] == set(ALL_KINDS)
 
 
 def assert_any_spec_equals_reference(spec: builders.TransformerSpec) -> None:
@@ -251,11 +251,11 @@ def assert_any_spec_equals_reference(spec: builders.TransformerSpec) -> None:
     """
     model = random_model(spec)
     tokens, weights = random_tokens(spec), weights_by_name(model)
-    expected = reference_logits(json.loads(spec.to_json()), weights, tokens)
+    expected = in_a_row(reference_logits(json.loads(spec.to_json()), weights, tokens))
     assert np.isfinite(expected).all()
     moved = moved_by_rounding(spec, weights, tokens)
     assume(moved < 1e-5)  # others are correct to too few digits to tell
-    seen = np.ones(target_of(tokens).shape, bool)
+    seen: Any = ...
     if spec.attention == "layer" and spec.attention_window and spec.pad_token_id is not None:
         # A query of padding may see no key at all. The library's layer then gives zeros or the mean
         # of all values, as its dropout is; the reference the mean. No other position depends on it.

@@ -477,6 +477,22 @@ NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
         {"num_key_value_heads": 3, "num_heads": 2},
         ["num_key_value_heads=3", "divisor of num_heads=2"],
     ),
+    (
+        {"kind": "encoder_only", "num_encoder_layers": 2},
+        ["num_encoder_layers=2", "num_layers=3 where kind='encoder_only'", "leave it out"],
+    ),
+    (
+        {"kind": "encoder_only", "attention_window": 5},
+        ["attention_window=5", "None where kind='encoder_only'", "leave it out"],
+    ),
+    (
+        {"kind": "encoder_only", "share_embeddings": True},
+        ["share_embeddings=True", "kind='encoder_only'", "tie_embeddings"],
+    ),
+    (
+        {"kind": "encoder_decoder", "num_segments": 2},
+        ["num_segments=2", "0 where kind='encoder_decoder'", "kind='encoder_only'"],
+    ),
     ({"full_attention_every": 3}, ["full_attention_every=3", "attention_window=None", "give"]),
     (
         {"attention": "layer", "positions": "alibi"},
