@@ -47,8 +47,9 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "max_sequence_length": draw(st.integers(SOURCE_LENGTH, 29)),
         "norm_placement": draw(shipped("norm_placement")),
         "norm": draw(shipped("norm")),
-        # A norm over channels that are all but equal divides by next to nothing.
-        "norm_epsilon": between(1e-5, 0.1),
+        # A norm over few channels that are all but equal divides by next to nothing, and the
+        # library takes the variance as a difference, so that little of it is left in float32.
+        "norm_epsilon": between(1e-3, 0.1),
         "embedding_norm": draw(flag),
         "final_norm": draw(st.none() | flag),
         "residual": either(True, True, True, False),
@@ -114,8 +115,8 @@ def vocabularies(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 @st.composite
 def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
     """Widths, and what is inside attention; at least 3 channels, for norms over fewer are steps."""
-    number = draw(st.integers(1, 7))
     width = draw(st.integers(3, 7))
+    number = draw(st.integers(1 if width > 4 else 2, 7))
     rotary_dim = draw(st.none() | st.integers(1, 11))
     if positions == "rotary":
         rotary_dim = draw(st.sampled_from([None, 2, 4, 6][width % 2 : 1 + width // 2]))
@@ -183,18 +184,22 @@ def examples(number: int) -> int:
 def moved_by_rounding(
     spec: builders.TransformerSpec, weights: dict[str, np.ndarray], tokens: Any
 ) -> float:
-    """How far the reference's logits move when every weight is rounded as float32 rounds it.
+    """How far the reference's logits move, at most, when all weights are rounded as in float32.
 
     It is how far apart two correct computations in float32 may be, whatever norm divides by
     whatever small spread and whatever cap hides how large the sums before it were.
     """
-    fields, rng = json.loads(spec.to_json()), np.random.default_rng(0)
-    rounded = {
-        name: value * (1.0 + 2.0**-24 * rng.choice([-1.0, 1.0], value.shape))
-        for name, value in weights.items()
-    }
+    fields = json.loads(spec.to_json())
     exact = in_a_row(reference_logits(fields, weights, tokens))
-    return relative_error(in_a_row(reference_logits(fields, rounded, tokens)), exact)
+    moved = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        rounded = {
+            name: value * (1.0 + 2.0**-24 * rng.choice([-1.0, 1.0], value.shape))
+            for name, value in weights.items()
+        }
+        moved.append(relative_error(in_a_row(reference_logits(fields, rounded, tokens)), exact))
+    return max(moved)
 
 
 def small_specs(kinds: tuple[str, ...] = ALL_KINDS) -> st.SearchStrategy[builders.TransformerSpec]:

@@ -246,7 +246,7 @@ def test_random_specs_decode_as_they_read_whole_sequences(spec: builders.Transfo
     model = random_model(spec)
     moved = moved_by_rounding(spec, weights_by_name(model), random_tokens(spec))
     assume(moved < 1e-5)  # others are correct to too few digits to tell
-    assert_decodes_as_it_reads(model, spec, tolerance=2e-6 + 20 * moved)
+    assert_decodes_as_it_reads(model, spec, tolerance=5e-6 + 20 * moved)
 
 
 @pytest.mark.parametrize(

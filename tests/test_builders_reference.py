@@ -261,7 +261,7 @@ def assert_any_spec_equals_reference(spec: builders.TransformerSpec) -> None:
         # of all values, as its dropout is; the reference the mean. No other position depends on it.
         seen = target_of(tokens) != spec.pad_token_id
     logits = logits_of(model, tokens)
-    assert relative_error(logits[seen], expected[seen]) < 1e-6 + 20 * moved
+    assert relative_error(logits[seen], expected[seen]) < 5e-6 + 20 * moved
 
 
 @given(small_specs())
