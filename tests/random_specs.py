@@ -64,6 +64,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "tie_embeddings": draw(flag),
         "logit_bias": draw(flag),
         "scale_logits": draw(flag),
+        "mask_target_padding": draw(flag),
         "logit_soft_cap": either(None, between(0.5, 50)),
         "dropout": draw(RATES),
         "feedforward_dropout": draw(st.none() | RATES),

@@ -1,7 +1,10 @@
 """Models of keras-nlp, taken over and given back, compute what they computed."""
 
 import dataclasses
+import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras_hub
@@ -9,6 +12,8 @@ import numpy as np
 import pytest
 from keras_hub.src.models.qwen import qwen_attention
 from keras_hub.src.models.qwen3 import qwen3_attention
+from reference import reference_logits
+from safetensors.numpy import save_file
 from small_models import as_array, relative_error
 
 import builders
@@ -21,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 LENGTHS = (11, 7, 5)
+SOURCE_LENGTHS = (5, 13, 7)
 SIZES = {
     "vocabulary_size": 31,
     "num_layers": 3,
@@ -103,11 +109,11 @@ def randomise(model: Any, seed: int = 0) -> None:
             variable.assign(0.3 * noise)
 
 
-def tokens_of(pad: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def tokens_of(pad: int, lengths: Sequence[int] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (b, t) of rows of unequal length, and where they are real."""
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(2, 31, (len(LENGTHS), max(LENGTHS)), dtype="int32")
-    real = np.arange(max(LENGTHS))[None] < np.array(LENGTHS)[:, None]
+    rng = np.random.default_rng(lengths[0])
+    tokens = rng.integers(2, 31, (len(lengths), max(lengths)), dtype="int32")
+    real = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
     return np.where(real, tokens, pad).astype("int32"), real
 
 
@@ -116,7 +122,7 @@ def theirs(backbone: Any, pad: int) -> dict[str, Any]:
     tokens, real = tokens_of(pad)
     mask = real.astype("int32")
     if "encoder_token_ids" in backbone.input:
-        sources, sources_real = tokens_of(pad, seed=1)
+        sources, sources_real = tokens_of(pad, SOURCE_LENGTHS)
         found = backbone(
             {
                 "encoder_token_ids": sources,
@@ -313,7 +319,7 @@ def byte_pair_task() -> Any:
     )
 
 
-def test_a_task_brings_its_tokenizer_and_generates_the_same(tmp_path: Any) -> None:
+def test_a_task_brings_its_tokenizer_and_generates_the_same(tmp_path: Path) -> None:
     task = byte_pair_task()
     lm = fm.from_keras_hub(task)
     assert lm.tokenizer.encode(["the cat"])[0].tolist() == [29, 30, 3, 1, 20]
@@ -326,7 +332,7 @@ def test_a_task_brings_its_tokenizer_and_generates_the_same(tmp_path: Any) -> No
     assert again.generate("the cat", "greedy", max_new_tokens=9, echo=True) == expected
 
 
-def test_a_preset_folder_is_loaded_with_its_tokenizer(tmp_path: Any) -> None:
+def test_a_preset_folder_is_loaded_with_its_tokenizer(tmp_path: Path) -> None:
     task = byte_pair_task()
     task.save_to_preset(str(tmp_path / "preset"))
     lm = fm.from_keras_hub(str(tmp_path / "preset"))
@@ -337,8 +343,76 @@ def test_a_preset_folder_is_loaded_with_its_tokenizer(tmp_path: Any) -> None:
     assert lm.tokenizer.encode(["the"])[0].tolist() == [29]
 
 
+def hugging_face_gpt2(folder: Path) -> dict[str, np.ndarray]:
+    """Write a tiny GPT-2 as Hugging Face does; return its weights under the reference's names."""
+    d, n, f, v, rng = 14, 2, 56, 31, np.random.default_rng(7)
+
+    def draw(*shape: int, around: float = 0.0) -> np.ndarray:
+        return (around + 0.3 * rng.normal(size=shape)).astype("float32")
+
+    tensors = {"wte.weight": draw(v, d), "wpe.weight": draw(17, d)}
+    ours = {
+        "decoder.token_embedding.embeddings": tensors["wte.weight"],
+        "decoder.position_embedding.embeddings": tensors["wpe.weight"],
+    }
+
+    def norm(theirs: str, name: str) -> None:
+        tensors[f"{theirs}.weight"] = ours[f"{name}.gamma"] = draw(d, around=1.0)
+        tensors[f"{theirs}.bias"] = ours[f"{name}.beta"] = draw(d)
+
+    def dense(theirs: str, name: str, *shape: int) -> None:
+        tensors[f"{theirs}.weight"] = ours[f"{name}.kernel"] = draw(*shape)
+        tensors[f"{theirs}.bias"] = ours[f"{name}.bias"] = draw(shape[1])
+
+    for i in range(3):
+        block, at = f"decoder.block_{i}", f"h.{i}"
+        norm(f"{at}.ln_1", f"{block}.self_attention.norm")
+        norm(f"{at}.ln_2", f"{block}.feedforward.norm")
+        dense(f"{at}.mlp.c_fc", f"{block}.feedforward.up", d, f)
+        dense(f"{at}.mlp.c_proj", f"{block}.feedforward.down", f, d)
+        dense(f"{at}.attn.c_proj", f"{block}.self_attention.output", d, d)
+        name = f"{block}.self_attention.output.kernel"
+        ours[name] = ours[name].reshape(n, d // n, d)
+        kernels, biases = draw(d, 3 * d), draw(3 * d)
+        tensors[f"{at}.attn.c_attn.weight"], tensors[f"{at}.attn.c_attn.bias"] = kernels, biases
+        for part, role in enumerate(("query", "key", "value")):
+            own = slice(part * d, (part + 1) * d)
+            name = f"{block}.self_attention.{role}"
+            ours[f"{name}.kernel"] = kernels[:, own].reshape(d, n, d // n)
+            ours[f"{name}.bias"] = biases[own].reshape(n, d // n)
+    norm("ln_f", "decoder.final_norm")
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": v}
+    config |= {"n_layer": 3, "n_head": n, "n_embd": d, "n_positions": 17, "resid_pdrop": 0.1}
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "np"})
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = byte_pair_task().preprocessor.tokenizer
+    (folder / "vocab.json").write_text(json.dumps(dict(tokenizer.vocabulary)))
+    (folder / "merges.txt").write_text("t h\nh e\nth e\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    return ours
+
+
+def test_a_folder_of_hugging_face_computes_what_its_weights_say(tmp_path: Path) -> None:
+    weights = hugging_face_gpt2(tmp_path / "hugging_face")
+    lm = fm.from_keras_hub(tmp_path / "hugging_face")
+    tokens, _ = tokens_of(0)
+    expected = reference_logits(json.loads(lm.spec.to_json()), weights, tokens)
+    assert relative_error(as_array(lm.model(tokens)), expected) < 1e-5
+    assert lm.tokenizer.encode(["the cat"])[0].tolist() == [29, 30, 3, 1, 20]
+
+
+def test_a_folder_without_a_tokenizer_is_said_to_have_none(tmp_path: Path) -> None:
+    hugging_face_gpt2(tmp_path / "weights")
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (tmp_path / "weights" / name).unlink()
+    with pytest.warns(UserWarning, match=r"no tokenizer that keras-nlp can load.*tokenizer="):
+        lm = fm.from_keras_hub(tmp_path / "weights")
+    assert lm.tokenizers == {}
+
+
 def test_the_command_line_takes_a_preset_over(
-    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from functional_models.cli import main
 
@@ -355,7 +429,7 @@ def test_the_command_line_takes_a_preset_over(
     assert capsys.readouterr().out == f"{expected}\n"
 
 
-def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Any) -> None:
+def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Path) -> None:
     lm = fm.from_keras_hub(backbone_of("llama"))
     for take_text in (lambda: lm.generate("the"), lambda: lm.tokenizer):
         with pytest.raises(ValueError, match=r"no tokenizer.*from_keras_hub\(..., tokenizer="):
@@ -378,7 +452,7 @@ def word_pieces() -> Any:
     return keras_hub.models.BertTokenizer(words)
 
 
-def test_a_text_encoder_gives_the_vectors_of_keras_nlp(tmp_path: Any) -> None:
+def test_a_text_encoder_gives_the_vectors_of_keras_nlp(tmp_path: Path) -> None:
     backbone = backbone_of("bert")
     encoder = fm.from_keras_hub(backbone, tokenizer=word_pieces())
     texts = ["the cats sat on the mat", "the cat", "sat"]
@@ -401,7 +475,7 @@ def test_a_text_encoder_gives_the_vectors_of_keras_nlp(tmp_path: Any) -> None:
 
 
 def test_what_a_text_encoder_cannot_do_is_said(
-    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from functional_models.cli import main
 
