@@ -242,7 +242,7 @@ class CausalLM(TextModel):
         """
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens)
-        encoded = self.tokenizer.encode(prompts, start=self.tokenizer.starts_inputs)
+        encoded = self.tokenizer.encode_prompts(prompts)
         longest = self.spec.max_sequence_length
         for text, ids in zip(prompts, encoded, strict=True):
             if not len(ids):

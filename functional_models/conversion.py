@@ -186,7 +186,7 @@ def _loaded(preset: str) -> _Parts:
         warnings.warn(
             f"{preset} has no tokenizer that keras-nlp can load ({type(error).__name__}: {error}); "
             "the model takes no text before it gets one, by from_keras_hub(..., tokenizer=...)",
-            stacklevel=3,
+            stacklevel=4,
         )
         tokenizer = None
     return _Parts(backbone, None, tokenizer)
@@ -195,13 +195,15 @@ def _loaded(preset: str) -> _Parts:
 def _tokenizer(tokenizer: Any, family: Family) -> Tokenizer | None:
     if tokenizer is None or isinstance(tokenizer, Tokenizer):
         return tokenizer
-    wrapped = as_tokenizer(tokenizer)
-    start = wrapped.pad_id if family.starts_targets_with_padding else wrapped.start_id
+    wrapped = dataclasses.replace(as_tokenizer(tokenizer), ends_sources=True)
+    if family.target_start == "padding":
+        return dataclasses.replace(wrapped, start_id=wrapped.pad_id)
     # As keras-nlp's tasks do it, whatever `add_start_token` says, which is for training.
-    starts_inputs = getattr(tokenizer, "start_token_id", None) is not None
-    return dataclasses.replace(
-        wrapped, start_id=start, starts_inputs=starts_inputs, ends_sources=True
-    )
+    named = getattr(tokenizer, "start_token_id", None)
+    wrapped = dataclasses.replace(wrapped, input_start_id=named)
+    if family.target_start == "end, start":
+        return dataclasses.replace(wrapped, start_id=wrapped.end_id, second_start_id=named)
+    return wrapped
 
 
 def _by_role(spec: builders.TransformerSpec, tokenizer: Tokenizer) -> dict[str, Tokenizer]:

@@ -151,18 +151,20 @@ class ExportedModel:
         self._sampler = sampler
         target = text_model.tokenizers[text_model.target_role]
         source = text_model.tokenizers.get("source_tokenizer", target)
-        self._end_id, self._start_id = target.end_id, target.start_id
+        self._end_id, self._target_start = target.end_id, target.target_start
         self._vocabulary_size = target.vocabulary_size
         self._source_vocabulary_size = source.vocabulary_size
         self._source_pad_id = source.pad_id
         self._encoder = graph_encoder(source)
-        self._before = [source.start_id] if source.starts_inputs else []
+        self._before = [] if source.input_start_id is None else [source.input_start_id]
         self._after = [source.end_id] if source.ends_sources and self._translates else []
         self._decoder = GraphDecoder(target)
         self._step = builders.build_decode_step(model, spec, None, 1)
         if self._translates:
             self._encode = builders.build_encode(model, spec)
-        else:
+        # What is there before the last token, which the loop reads: of a target, BART's alone.
+        self._reads_before = not self._translates or len(self._target_start) > 1
+        if self._reads_before:
             self._steps = builders.build_decode_step(model, spec, None, None)
         self._weights = Weights(model, self._step)
         self._dtype = next(x.compute_dtype for x in model.layers if x.weights)
@@ -218,12 +220,13 @@ class ExportedModel:
             return self._continue(given, lengths, limits, {})
         limits = self._max_new_tokens
         if limits is None:
-            limits = tf.minimum(longest - 1, translation_limit(lengths))
+            limits = tf.minimum(longest - len(self._target_start), translation_limit(lengths))
         source = tf.where(given == NO_TOKEN, self._source_pad_id, given)
         with self._weights.scope(self._arrays()):
             memory = self._encode(source, training=False)["cache"]
-        ones = tf.ones_like(lengths)
-        return self._continue(ones[:, None] * self._start_id, ones, limits, memory)
+        starts = tf.tile(tf.constant([self._target_start], "int32"), [tf.shape(given)[0], 1])
+        lengths = tf.fill(tf.shape(lengths), len(self._target_start))
+        return self._continue(starts, lengths, limits, memory)
 
     def _checks(self, given: Tensor, lengths: Tensor) -> list[Any]:
         longest = self._spec.max_sequence_length
@@ -256,7 +259,7 @@ class ExportedModel:
         end = index + _longest(limits)
         cache = {**self._empty_cache(rows, end - 1), **memory}
         arrays = [tf.identity(array) for array in self._arrays()]
-        if not self._translates:
+        if self._reads_before:
             read = tf.maximum(prompt[:, :-1], 0)
             inputs = {"tokens": read, "index": tf.constant(0), "start": start, "cache": cache}
             with self._weights.scope(arrays):

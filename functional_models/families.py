@@ -62,7 +62,7 @@ class Family:
             spec fields by which ours can do what they ask for.
         defaults: spec fields of which the configuration says nothing, and which change no number
             at the tokens of a text.
-        starts_targets_with_padding: whether its decoder starts from the padding token.
+        target_start: what comes before a target: the token `start`, `padding`, or `end, start`.
     """
 
     backbone: str
@@ -73,7 +73,7 @@ class Family:
     where: Mapping[str, Any] = field(default_factory=dict)
     ignored: Mapping[str, tuple[Any, tuple[str, ...]]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    starts_targets_with_padding: bool = False
+    target_start: str = "start"
 
     def spec(self, config: Config) -> TransformerSpec:
         """Return the spec of a backbone of this configuration."""
@@ -633,6 +633,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         (_EVERYWHERE,),
         defaults={"pad_token_id": 1},
+        target_start="end, start",
     ),
     Family(
         "T5Backbone",
@@ -642,7 +643,7 @@ FAMILIES: tuple[Family, ...] = (
         _T5_RULES,
         where={"use_gated_activation": True},
         defaults={"max_sequence_length": 512, "pad_token_id": 0},
-        starts_targets_with_padding=True,
+        target_start="padding",
     ),
     Family(
         "T5Backbone",
@@ -652,6 +653,6 @@ FAMILIES: tuple[Family, ...] = (
         _T5_RULES,
         where={"use_gated_activation": False},
         defaults={"max_sequence_length": 512, "pad_token_id": 0},
-        starts_targets_with_padding=True,
+        target_start="padding",
     ),
 )

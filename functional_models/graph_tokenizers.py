@@ -275,7 +275,7 @@ class GraphDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.parts: list[Any] = []
-        self._ids = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id)
+        self._ids = (tokenizer.pad_id, tokenizer.end_id, sorted(tokenizer.start_ids))
         self._kind = tokenizer.kind
         self.needs_tensorflow_text = self._kind == "sentence_piece"
         inner = tokenizer.keras_tokenizer
@@ -297,12 +297,13 @@ class GraphDecoder:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the text of each row, without what stands for no text."""
-        pad_id, start_id, end_id = self._ids
+        pad_id, end_id, start_ids = self._ids
+        starts = tf.reduce_any(tokens[..., None] == tf.constant(start_ids, tokens.dtype), axis=-1)
         # The start goes first: in GPT-2's vocabulary one id is both the start and the end.
-        before = tf.cast((tokens == start_id) | (tokens == NO_TOKEN), "int32")
+        before = tf.cast(starts | (tokens == NO_TOKEN), "int32")
         before = tf.cast(tf.math.cumprod(before, axis=1), "bool")
         ended = tf.cumsum(tf.cast((tokens == end_id) & ~before, "int32"), axis=1) > 0
-        nothing = (tokens == NO_TOKEN) | (tokens == pad_id) | (tokens == start_id)
+        nothing = (tokens == NO_TOKEN) | (tokens == pad_id) | starts
         kept = ~(before | ended | nothing)
         if self._kind == "sentence_piece":
             return self._tokenizer.detokenize(tf.ragged.boolean_mask(tokens, kept))

@@ -57,8 +57,9 @@ class Tokenizer:
         start_id: comes before the first token of a target.
         end_id: comes after the last token.
         lowercase: whether text is lowercased before it is encoded.
-        starts_inputs: whether a prompt, or a source to translate, begins with `start_id`, as the
-            texts did that a published model was trained on.
+        second_start_id: comes after `start_id`, in a target of BART.
+        input_start_id: begins a prompt, or a source to translate, where it began the texts that a
+            published model was trained on.
         ends_sources: whether a source ends with `end_id`.
     """
 
@@ -69,7 +70,8 @@ class Tokenizer:
     start_id: int
     end_id: int
     lowercase: bool = False
-    starts_inputs: bool = False
+    second_start_id: int | None = None
+    input_start_id: int | None = None
     ends_sources: bool = False
 
     def encode(
@@ -79,7 +81,7 @@ class Tokenizer:
 
         Args:
             texts: the texts; all are encoded in one call, which is much faster than one by one.
-            start: put `start_id` before the ids of each text.
+            start: put `target_start` before the ids of each text.
             end: put `end_id` after them.
 
         Returns:
@@ -89,6 +91,20 @@ class Tokenizer:
             ValueError: a text is no string, has a lone surrogate or, for `byte`, one of the
                 characters U+0000, U+0002 and U+0003, which stand for padding, start and end.
         """
+        before = self.target_start if start else []
+        return self._encoded(texts, before, [self.end_id] if end else [])
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Gives the token ids of texts that are to be continued; see `encode`."""
+        return self._encoded(texts, self._input_start, [])
+
+    def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Gives the token ids of texts that are to be translated; see `encode`."""
+        return self._encoded(texts, self._input_start, [self.end_id] if self.ends_sources else [])
+
+    def _encoded(
+        self, texts: Sequence[str], before: Sequence[int], after: Sequence[int]
+    ) -> list[np.ndarray]:
         texts = checked_texts(texts)
         if self.kind == "byte":
             _refuse_reserved_bytes(texts)
@@ -96,14 +112,23 @@ class Tokenizer:
             return []
         if self.lowercase:
             texts = [text.lower() for text in texts]
-        before = [self.start_id] if start else []
-        after = [self.end_id] if end else []
         sequences = self.keras_tokenizer.tokenize(texts)
         return [np.array([*before, *ids, *after], dtype=np.int32) for ids in sequences]
 
-    def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Gives the token ids of texts that an encoder reads; see `encode`."""
-        return self.encode(texts, start=self.starts_inputs, end=self.ends_sources)
+    @property
+    def target_start(self) -> list[int]:
+        """The ids before the first token of a target: one, or BART's two."""
+        second = [] if self.second_start_id is None else [self.second_start_id]
+        return [self.start_id, *second]
+
+    @property
+    def _input_start(self) -> list[int]:
+        return [] if self.input_start_id is None else [self.input_start_id]
+
+    @property
+    def start_ids(self) -> frozenset[int]:
+        """All ids that stand for no text at the start of one."""
+        return frozenset((*self.target_start, *self._input_start))
 
     def decode(self, sequences: Iterable[Sequence[int] | np.ndarray]) -> list[str]:
         """Gives the text of every sequence of ids.
@@ -137,12 +162,13 @@ class Tokenizer:
                 f"ids are 0 to {self.vocabulary_size - 1}: is this the model's own tokenizer?"
             )
         # The start goes first: in GPT-2's vocabulary one id is both the start and the end.
-        while ids.size and ids[0] == self.start_id:
+        starts = self.start_ids
+        while ids.size and ids[0] in starts:
             ids = ids[1:]
         ends = np.flatnonzero(ids == self.end_id)
         if ends.size:
             ids = ids[: ends[0]]
-        return ids[(ids != self.pad_id) & (ids != self.start_id)].tolist()
+        return ids[~np.isin(ids, [self.pad_id, *starts])].tolist()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Saves the tokenizer: the vocabulary as keras-nlp's own files, and `tokenizer.json`.
@@ -177,7 +203,8 @@ class Tokenizer:
             "start_id": self.start_id,
             "end_id": self.end_id,
             "lowercase": self.lowercase,
-            "starts_inputs": self.starts_inputs,
+            "second_start_id": self.second_start_id,
+            "input_start_id": self.input_start_id,
             "ends_sources": self.ends_sources,
             "class": class_name,
             "config": config,

@@ -220,7 +220,7 @@ class Translator(TextModel):
         if not sources:
             return []
         encoded = self._encode_sources(sources)
-        room = self.spec.max_sequence_length - 1  # one is the start token
+        room = self.spec.max_sequence_length - len(self.target_tokenizer.target_start)
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens, most=room)
         check_count("batch_tokens", batch_tokens)
@@ -239,7 +239,7 @@ class Translator(TextModel):
                     [encoded[row] for row in rows], [limits[row] for row in rows], chosen
                 )
                 for row, sequences in zip(rows, found, strict=True):
-                    start = np.array([self.target_tokenizer.start_id], "int32")
+                    start = np.array(self.target_tokenizer.target_start, "int32")
                     results[row] = self._generated(
                         start, sequences, scores=scores, source=self._padded([encoded[row]])[0]
                     )
@@ -256,7 +256,7 @@ class Translator(TextModel):
         # As many rows as a power of two: so few shapes are compiled.
         rows = 1 << (len(sources) - 1).bit_length()
         padded = self._padded(sources + sources[-1:] * (rows - len(sources)))
-        starts = [np.array([self.target_tokenizer.start_id], "int32")] * rows
+        starts = [np.array(self.target_tokenizer.target_start, "int32")] * rows
         limits = limits + limits[-1:] * (rows - len(limits))
         found = self._generator(starts, sampler, max_new_tokens=limits, source=padded)
         return found[: len(sources)]

@@ -7,18 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
+import sentencepiece
 from keras_hub.src.models.qwen import qwen_attention
 from keras_hub.src.models.qwen3 import qwen3_attention
 from reference import reference_logits
 from safetensors.numpy import save_file
-from small_models import as_array, relative_error
+from small_models import (
+    as_array,
+    in_a_row,
+    random_model,
+    random_tokens,
+    reduced_variant,
+    relative_error,
+)
 
 import builders
 import functional_models as fm
 from functional_models import conversion, families
+from functional_models.text_model import text_model_of
 
 # keras-nlp's T5 warns of its own masks.
 pytestmark = pytest.mark.filterwarnings(
@@ -442,6 +452,125 @@ def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Path) 
         backbone_of("gpt2"), tokenizer=byte_pair_task().preprocessor.tokenizer
     )
     assert isinstance(letters.generate("the", "greedy", max_new_tokens=2), str)
+
+
+# Translators ------------------------------------------------------------------------------------
+
+
+def telling_backbone(name: str, seed: int, **changes: Any) -> Any:
+    """A backbone whose embeddings are large enough for the text to decide what it writes."""
+    cls, config = BACKBONES[name]
+    backbone = getattr(keras_hub.models, f"{cls}Backbone")(**{**config, **changes})
+    randomise(backbone, seed)
+    table = backbone.token_embedding.embeddings
+    table.assign(4 * table.value)
+    return backbone
+
+
+def t5_task(folder: Path) -> Any:
+    """A T5 task with a tokenizer of 22 pieces."""
+    text = ["the cat sat on the mat", "a dog ran in the park", "he has had the hat"] * 3
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text),
+        model_prefix=str(folder / "pieces"),
+        vocab_size=22,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    tokenizer = keras_hub.models.T5Tokenizer((folder / "pieces.model").read_bytes())
+    preprocessor = keras_hub.models.T5Seq2SeqLMPreprocessor(tokenizer, 13, 11)
+    backbone = telling_backbone("t5", 4, vocabulary_size=22)
+    return keras_hub.models.T5Seq2SeqLM(backbone, preprocessor)
+
+
+def bart_task(folder: Path) -> Any:
+    """A BART task with a tokenizer of 31 tokens, which are letters."""
+    special = ["<s>", "<pad>", "</s>", "<mask>"]
+    letters = [chr(97 + i) for i in range(25)] + ["th", "\u0120"]
+    vocabulary = {token: i for i, token in enumerate(special + letters)}
+    tokenizer = keras_hub.models.BartTokenizer(vocabulary, ["t h"])
+    preprocessor = keras_hub.models.BartSeq2SeqLMPreprocessor(tokenizer, 13, 11)
+    return keras_hub.models.BartSeq2SeqLM(telling_backbone("bart", 3), preprocessor)
+
+
+@pytest.mark.parametrize("make", [t5_task, bart_task])
+def test_a_translator_taken_over_translates_the_same(make: Any, tmp_path: Path) -> None:
+    """With its own tokens at the start of sources and targets, which no other has."""
+    task = make(tmp_path)
+    task.compile(sampler="greedy")
+    tr = fm.from_keras_hub(task, **({"max_sequence_length": 17} if make is t5_task else {}))
+    texts = ["the cat", "a hat ran"]
+    new = 11 - len(tr.target_tokenizer.target_start)
+    expected = [task.generate(text, max_length=11) for text in texts]
+    assert len(set(expected)) == 2
+    assert tr.translate(texts, max_new_tokens=new) == expected
+    tr.save(tmp_path / "model")
+    again = fm.load(tmp_path / "model")
+    assert again.translate(texts) == tr.translate(texts)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's")
+def test_an_exported_model_starts_as_the_one_it_came_from(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    tr, lm = fm.from_keras_hub(bart_task(tmp_path)), fm.from_keras_hub(byte_pair_task())
+    texts = ["the cat", "a hat ran"]
+    expected = {
+        "translator": tr.translate(texts, max_new_tokens=9),
+        "language_model": lm.generate(texts, "greedy", max_new_tokens=7),
+    }
+    for name, model in (("translator", tr), ("language_model", lm)):
+        new = 9 if name == "translator" else 7
+        model.export(tmp_path / name, max_new_tokens=new)
+        run = tf.saved_model.load(str(tmp_path / name)).signatures["serving_default"]
+        found = run(text=tf.constant(texts))["text"].numpy()
+        assert [text.decode() for text in found] == expected[name], name
+
+
+# Published sizes --------------------------------------------------------------------------------
+
+TAKEN = [
+    "gpt2_small",
+    "opt_125m",
+    "bloom_560m",
+    "llama2_7b",
+    "llama2_70b",
+    "llama3_8b",
+    "llama3.2_1b",
+    "mistral_7b",
+    "gemma_2b",
+    "gemma_7b",
+    "gemma2_2b",
+    "qwen2.5_0.5b",
+    "qwen2.5_7b",
+    "qwen3_0.6b",
+    "phi3_mini_4k",
+    "bert_base",
+    "roberta_base",
+    "distilbert_base",
+    "bart_base",
+    "t5_small",
+    "t5_v1.1_small",
+]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_published_architecture_is_that_of_a_backbone(name: str) -> None:
+    """So the rows of the registry are what keras-nlp computes, to the last epsilon."""
+    kind = builders.variant_info(name).kinds[0]
+    spec = reduced_variant(name, kind)
+    if spec.positions == "rotary" and spec.head_dim * spec.num_heads == 12:
+        spec = spec.replace(hidden_dim=12, head_dim=None)  # as wide as the heads together
+    model = text_model_of(spec, random_model(spec), {})
+    backbone = fm.to_keras_hub(model)
+    again = fm.from_keras_hub(backbone, pad_token_id=spec.pad_token_id)
+    tokens = random_tokens(spec)
+    found, expected = in_a_row(again.model(tokens)), in_a_row(model.model(tokens))
+    assert relative_error(found, expected) < 1e-5
 
 
 # Encoders ---------------------------------------------------------------------------------------
