@@ -35,14 +35,8 @@ _NOT_COMPARED = (
     "max_sequence_length",
     "pad_token_id",
     "mask_target_padding",
-    "attention",
 )
-_OF_POSITIONS = {
-    "rotary": ("rotary_",),
-    "relative": ("relative_",),
-    "learned": ("max_sequence_length",),
-}
-_OF_SCALING = ("rotary_factor", "rotary_original_length", "rotary_slow_turns", "rotary_fast_turns")
+_BY_LENGTH = ("rotary_original_length", "rotary_slow_turns", "rotary_fast_turns")
 
 
 def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any:
@@ -224,7 +218,10 @@ def _family_of(backbone: Any) -> tuple[Family, dict[str, Any]]:
         raise ValueError(f"{name} is not among the backbones that a spec can describe: {known}")
     config = backbone.get_config()
     for entry in candidates[0].entries - set(config):
-        config[entry] = getattr(backbone, entry)  # Llama's leaves out whether logits are tied
+        # Llama's configuration leaves out whether logits are tied.
+        if not hasattr(backbone, entry):
+            raise ValueError(f"this {name} has no {entry}; install a newer keras-nlp")
+        config[entry] = getattr(backbone, entry)
     for family in candidates:
         if all(config[entry] == value for entry, value in family.where.items()):
             if new := set(config) - family.entries - set(_ANY_CONFIG):
@@ -305,18 +302,17 @@ def _differences(
 
 def _matters(spec: builders.TransformerSpec, name: str) -> bool:
     """Return whether a number depends on a field, the others of the spec being what they are."""
-    for positions, starts in _OF_POSITIONS.items():
-        if name.startswith(starts):
-            if spec.positions != positions:
-                return False
-            return not (name in _OF_SCALING and spec.rotary_scaling in ("none", "linear")) or (
-                name == "rotary_factor"
-            )
+    if name in _NOT_COMPARED:
+        return False
+    if name.startswith(("rotary_", "relative_")):
+        if not name.startswith(spec.positions):
+            return False
+        return name not in _BY_LENGTH or spec.rotary_scaling not in ("none", "linear")
     if name in ("source_vocabulary_size", "num_encoder_layers"):
         return spec.kind == "encoder_decoder"
     if spec.kind == "encoder_only" and name in ("tie_embeddings", "logit_bias", "scale_logits"):
         return spec.masked_lm_head
-    return name not in _NOT_COMPARED
+    return True
 
 
 # Heads ------------------------------------------------------------------------------------------

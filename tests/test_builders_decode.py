@@ -201,7 +201,31 @@ def assert_decodes_as_it_reads(
 # Cached equals uncached -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind"), VARIANTS_AND_KINDS)
+# One of each family that is wired otherwise; the others are left to `make test-all`.
+QUICK_VARIANTS = (
+    "post_norm_sinusoidal",
+    "vaswani_base",
+    "tf_tutorial",
+    "gpt2_small",
+    "opt_350m",
+    "pythia_70m",
+    "bloom_560m",
+    "llama3.2_1b",
+    "gemma2_2b",
+    "qwen3_0.6b",
+    "t5_small",
+    "t5_v1.1_base",
+    "bart_base",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[] if name in QUICK_VARIANTS else pytest.mark.slow)
+        for name, kind in VARIANTS_AND_KINDS
+    ],
+)
 def test_every_variant_decodes_as_it_reads_whole_sequences(name: str, kind: str) -> None:
     spec = reduced_variant(name, kind)
     assert_decodes_as_it_reads(random_model(spec), spec)

@@ -179,8 +179,18 @@ def _unfused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_unfused")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_taken_over_gives_its_hidden_states_and_logits(name: str) -> None:
+    """And given back, it is the backbone that it came from."""
     backbone = backbone_of(name)
     model = fm.from_keras_hub(backbone)
+    assert_gives_hidden_states_and_logits(model, backbone)
+    again = fm.to_keras_hub(model, type(backbone).__name__)
+    assert type(again) is type(backbone)
+    assert len(again.weights) == len(backbone.weights)
+    for ours, its in zip(again.weights, backbone.weights, strict=True):
+        np.testing.assert_array_equal(as_array(ours.value), as_array(its.value), err_msg=its.path)
+
+
+def assert_gives_hidden_states_and_logits(model: Any, backbone: Any) -> None:
     spec = model.spec
     expected = theirs(backbone, spec.pad_token_id or 0)
     inputs, real = expected["inputs"], expected["real"]
@@ -194,16 +204,6 @@ def test_a_backbone_taken_over_gives_its_hidden_states_and_logits(name: str) -> 
     assert relative_error(hidden_of(model, inputs)[real], expected["hidden"][real]) < 1e-5
     logits = logits_of_task(backbone, expected["hidden"])
     assert relative_error(as_array(model.model(inputs))[real], logits[real]) < 1e-5
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_a_model_given_back_is_the_backbone_that_it_came_from(name: str) -> None:
-    backbone = backbone_of(name)
-    again = fm.to_keras_hub(fm.from_keras_hub(backbone), type(backbone).__name__)
-    assert type(again) is type(backbone)
-    assert len(again.weights) == len(backbone.weights)
-    for ours, its in zip(again.weights, backbone.weights, strict=True):
-        np.testing.assert_array_equal(as_array(ours.value), as_array(its.value), err_msg=its.path)
 
 
 # What keras-nlp does not apply ------------------------------------------------------------------
@@ -293,9 +293,12 @@ def test_weights_that_nobody_reads_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_model_that_no_backbone_computes_is_not_given_back() -> None:
     model = fm.from_keras_hub(backbone_of("gpt2"))
-    other = fm.CausalLM._of(model.spec.replace(qk_norm=True), model.model, {})
+    other = text_model_of(model.spec.replace(qk_norm=True), model.model, {})
     with pytest.raises(ValueError, match=r"no backbone.*GPT2Backbone, differs in qk_norm=True"):
         fm.to_keras_hub(other)
+    layered = text_model_of(model.spec.replace(attention="layer"), model.model, {})
+    with pytest.raises(ValueError, match=r"GPT2Backbone, differs in attention='layer'"):
+        fm.to_keras_hub(layered)
     with pytest.raises(ValueError, match=r"unknown backbone 'GPTBackbone'.*mean 'GPT2Backbone'"):
         fm.to_keras_hub(model, "GPTBackbone")
     with pytest.raises(ValueError, match=r"no OPTBackbone.*activation='gelu_tanh' .there 'relu'"):

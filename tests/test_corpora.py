@@ -373,8 +373,12 @@ def test_a_python_without_sources_is_reported(tmp_path, monkeypatch):
 # --- one entry ------------------------------------------------------------------------------------
 
 
-def test_embedded_corpora_have_one_name(docstrings, corpus):
+def test_the_embedded_text_has_a_name(docstrings):
     assert load_text_corpus("embedded") == docstrings
+
+
+@pytest.mark.slow  # all pairs are generated once more
+def test_the_embedded_pairs_have_the_same_name(corpus):
     assert load_parallel_corpus("embedded").train[:1000] == corpus.train[:1000]
 
 

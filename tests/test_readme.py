@@ -16,7 +16,14 @@ README = (ROOT / "README.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
+TRAINS = "steps=200"
+AS_THEY_ARE = [
+    pytest.param(code, marks=pytest.mark.slow if TRAINS in code else []) for code in PYTHON
+]
+FOR_A_FEW_STEPS = [code.replace(TRAINS, "steps=3") for code in PYTHON if TRAINS in code]
+
+
+@pytest.mark.parametrize("code", AS_THEY_ARE + FOR_A_FEW_STEPS)
 def test_the_python_of_the_readme_runs(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
