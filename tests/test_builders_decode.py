@@ -203,7 +203,6 @@ def assert_decodes_as_it_reads(
 
 # One of each family that is wired otherwise; the others are left to `make test-all`.
 QUICK_VARIANTS = (
-    "post_norm_sinusoidal",
     "vaswani_base",
     "tf_tutorial",
     "gpt2_small",
@@ -214,7 +213,6 @@ QUICK_VARIANTS = (
     "gemma2_2b",
     "qwen3_0.6b",
     "t5_small",
-    "t5_v1.1_base",
     "bart_base",
 )
 
@@ -308,7 +306,15 @@ def test_a_source_of_one_token_and_a_cache_of_one_slot_are_no_mistake() -> None:
         np.testing.assert_array_equal(as_array(weights), np.ones((BATCH, 2, 1, 1)))
 
 
-@pytest.mark.parametrize("changes", [{}, TRANSLATOR, {"attention_window": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param(TRANSLATOR, marks=pytest.mark.slow),
+        pytest.param({"attention_window": 3}, marks=pytest.mark.slow),
+    ],
+    ids=["decoder", "translator", "window"],
+)
 def test_a_step_of_any_sizes_takes_every_batch_and_every_length(changes: dict[str, Any]) -> None:
     spec = shallow_spec(**changes)
     model = random_model(spec)
