@@ -107,7 +107,11 @@ def by_window(name: str, window: int | None) -> str:
 
 
 def causal_mask(
-    scope: LayerScope, spec: TransformerSpec, tokens: Tensor, window: int | None
+    scope: LayerScope,
+    spec: TransformerSpec,
+    tokens: Tensor,
+    padding: Tensor | None,
+    window: int | None,
 ) -> Tensor:
     """Wire what a decoder's tokens (b, t) may look at, as bool (1 or b, t, t).
 
@@ -116,7 +120,6 @@ def causal_mask(
     if scope.cache is not None:
         return scope.cache.causal_mask(scope, spec, tokens, window)
     causal = scope.layer(by_window("causal_mask", window), CausalMask, window)(tokens)
-    if spec.target_pad_token_id is None:
+    if padding is None:
         return causal
-    padding = padding_mask(scope, spec, tokens)
     return scope.layer(by_window("attention_mask", window), BothMasks)(causal, padding)

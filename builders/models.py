@@ -182,26 +182,29 @@ def decode(
     Returns what the logits are made from, (b, t, d).
     """
     decoder = scope.within("decoder")
-    views = {
-        window: causal_view(decoder, spec, tokens, window)
-        for window in dict.fromkeys(spec.windows)  # in order, so that graphs are always the same
-    }
-    x = embed(decoder, spec, tokens, embedding, token_positions(decoder, tokens))  # (b, t, d)
-    for i in range(spec.num_layers):
-        block, view = decoder.within(f"block_{i}"), views[spec.window_of_block(i)]
-        x = decoder_block(block, spec, x, view, memory, memory_mask)
+    views = causal_views(decoder, spec, tokens)
+    x = embed(decoder, spec, tokens, embedding, views[spec.windows[0]].positions)  # (b, t, d)
+    for i, window in enumerate(spec.windows):
+        block = decoder.within(f"block_{i}")
+        x = decoder_block(block, spec, x, views[window], memory, memory_mask)
     return finish(decoder, spec, x)
 
 
-def causal_view(
-    scope: LayerScope, spec: TransformerSpec, tokens: Tensor, window: int | None
-) -> View:
-    """Wire what the tokens (b, t) of a decoder may look at in its blocks with a window."""
-    mask = causal_mask(scope, spec, tokens, window)
+def causal_views(
+    scope: LayerScope, spec: TransformerSpec, tokens: Tensor
+) -> dict[int | None, View]:
+    """Wire what the tokens (b, t) of a decoder may look at, for each window that a block has."""
+    padding = None
+    if spec.target_pad_token_id is not None and scope.cache is None:  # which knows it itself
+        padding = padding_mask(scope, spec, tokens)
     positions = token_positions(scope, tokens)
-    keys = positions if scope.cache is None else scope.cache.key_positions(scope, window)
-    bias = position_scheme(spec).bias(scope, spec, positions, keys, causal=True)
-    return View(mask, positions, bias, window)
+    views = {}
+    for window in dict.fromkeys(spec.windows):  # in order, so that graphs are always the same
+        mask = causal_mask(scope, spec, tokens, padding, window)
+        keys = positions if scope.cache is None else scope.cache.key_positions(scope, window)
+        bias = position_scheme(spec).bias(scope, spec, positions, keys, causal=True)
+        views[window] = View(mask, positions, bias, window)
+    return views
 
 
 def embeddings(

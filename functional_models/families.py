@@ -213,10 +213,9 @@ _T5_TIE = Rule(  # T5 scales down what goes to a table that is tied
 # Layers -----------------------------------------------------------------------------------------
 
 
-def _attention(
-    ours: str, theirs: str, pattern: str = "_{role}_dense", roles: str = "query key value output"
-) -> dict[str, str]:
-    return {f"{ours}.{role}": f"{theirs}.{pattern.format(role=role)}" for role in roles.split()}
+def _attention(ours: str, theirs: str, pattern: str = "_{role}_dense") -> dict[str, str]:
+    roles = ("query", "key", "value", "output")
+    return {f"{ours}.{role}": f"{theirs}.{pattern.format(role=role)}" for role in roles}
 
 
 def _block(ours: str, theirs: str, attentions: str = "self_attention") -> dict[str, str | Part]:
@@ -232,28 +231,27 @@ def _block(ours: str, theirs: str, attentions: str = "self_attention") -> dict[s
     return layers
 
 
-def _gated_block(norm: str = "_self_attention_layernorm") -> dict[str, str | Part]:
-    """Layers of a block of Llama, Mistral and Qwen."""
+def _llama_layers(
+    attention: str = "_self_attention_layer",
+    norms: tuple[str, str] = ("_self_attention_layernorm", "_feedforward_layernorm"),
+    mark: str = "_",
+) -> dict[str, str | Part]:
+    """Layers of Llama, Mistral and Qwen, whose names begin with a mark; and of Phi-3, without."""
     ours, theirs = "decoder.block_{i}", "transformer_layers.{i}"
-    attention = f"{ours}.self_attention", f"{theirs}._self_attention_layer"
+    attention = f"{theirs}.{attention}"
     return {
-        **_attention(*attention),
-        f"{ours}.self_attention.norm": f"{theirs}.{norm}",
-        f"{ours}.self_attention.query_norm": f"{attention[1]}._query_dense_layer_norm",
-        f"{ours}.self_attention.key_norm": f"{attention[1]}._key_dense_layer_norm",
-        f"{ours}.feedforward.gate": f"{theirs}._feedforward_gate_dense",
-        f"{ours}.feedforward.up": f"{theirs}._feedforward_intermediate_dense",
-        f"{ours}.feedforward.down": f"{theirs}._feedforward_output_dense",
-        f"{ours}.feedforward.norm": f"{theirs}._feedforward_layernorm",
+        "decoder.token_embedding": "token_embedding.embeddings",
+        **_attention(f"{ours}.self_attention", attention, f"{mark}{{role}}_dense"),
+        f"{ours}.self_attention.norm": f"{theirs}.{norms[0]}",
+        f"{ours}.self_attention.query_norm": f"{attention}.{mark}query_dense_layer_norm",
+        f"{ours}.self_attention.key_norm": f"{attention}.{mark}key_dense_layer_norm",
+        f"{ours}.feedforward.gate": f"{theirs}.{mark}feedforward_gate_dense",
+        f"{ours}.feedforward.up": f"{theirs}.{mark}feedforward_intermediate_dense",
+        f"{ours}.feedforward.down": f"{theirs}.{mark}feedforward_output_dense",
+        f"{ours}.feedforward.norm": f"{theirs}.{norms[1]}",
+        "decoder.final_norm": "layer_norm",
+        "logits": "token_embedding.reverse_embeddings",
     }
-
-
-_LLAMA_LAYERS: dict[str, str | Part] = {
-    "decoder.token_embedding": "token_embedding.embeddings",
-    **_gated_block(),
-    "decoder.final_norm": "layer_norm",
-    "logits": "token_embedding.reverse_embeddings",
-}
 
 
 def _third(number: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -344,12 +342,16 @@ _GEMMA = {
     "tie_embeddings": True,
 }
 _GEMMA_NAMES = {
-    **_GROUPED_SIZES,
+    "vocabulary_size": "vocabulary_size",
+    "num_layers": "num_layers",
+    "num_query_heads": "num_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "hidden_dim": "hidden_dim",
     "head_dim": "head_dim",
+    "layer_norm_epsilon": "norm_epsilon",
     "attention_logit_soft_cap": "attention_soft_cap",
     "final_logit_soft_cap": "logit_soft_cap",
 }
-del _GEMMA_NAMES["intermediate_dim"], _GEMMA_NAMES["rope_max_wavelength"]
 _GEMMA_IGNORED = {"query_head_dim_normalize": (True, ("attention_scale",))}
 _GEMMA_RULES = (
     _HALF_AS_WIDE,
@@ -472,7 +474,7 @@ FAMILIES: tuple[Family, ...] = (
             backbone,
             _LLAMA,
             {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
-            _LLAMA_LAYERS,
+            _llama_layers(),
             (_LLAMA_SCALING, dropout()),
             ignored={"rope_position_scaling_factor": (1.0, ("rotary_scaling", "rotary_factor"))},
             defaults=_unpadded(length),
@@ -483,7 +485,7 @@ FAMILIES: tuple[Family, ...] = (
         "MistralBackbone",
         _LLAMA,
         {**_GROUPED_SIZES, "head_dim": "head_dim", "sliding_window": "attention_window"},
-        _LLAMA_LAYERS,
+        _llama_layers(),
         (linear_scaling("rope_scaling_factor"), dropout()),
         defaults=_unpadded(32_768),
     ),
@@ -495,29 +497,9 @@ FAMILIES: tuple[Family, ...] = (
             "max_sequence_length": "max_sequence_length",
             "pretraining_sequence_length": "rotary_original_length",
         },
-        {
-            **{
-                name: path
-                for name, path in _LLAMA_LAYERS.items()
-                if not name.startswith("decoder.block")
-            },
-            **_attention(
-                "decoder.block_{i}.self_attention",
-                "transformer_layers.{i}.attention",
-                "{role}_dense",
-            ),
-            "decoder.block_{i}.self_attention.norm": (
-                "transformer_layers.{i}.pre_attention_layernorm"
-            ),
-            "decoder.block_{i}.feedforward.gate": "transformer_layers.{i}.feedforward_gate_dense",
-            "decoder.block_{i}.feedforward.up": (
-                "transformer_layers.{i}.feedforward_intermediate_dense"
-            ),
-            "decoder.block_{i}.feedforward.down": "transformer_layers.{i}.feedforward_output_dense",
-            "decoder.block_{i}.feedforward.norm": (
-                "transformer_layers.{i}.post_attention_layernorm"
-            ),
-        },
+        _llama_layers(
+            "attention", ("pre_attention_layernorm", "post_attention_layernorm"), mark=""
+        ),
         (dropout(),),
         where=dict.fromkeys(
             ("rope_scaling_type", "rope_scaling_short_factor", "rope_scaling_long_factor")
@@ -528,7 +510,7 @@ FAMILIES: tuple[Family, ...] = (
         "QwenBackbone",
         {**_LLAMA, "attention_bias": True, "attention_output_bias": False},
         {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
-        _LLAMA_LAYERS,
+        _llama_layers(),
         (linear_scaling("rope_scaling_factor"), _QWEN_WINDOW, dropout()),
         defaults=_unpadded(32_768),
     ),
@@ -541,7 +523,7 @@ FAMILIES: tuple[Family, ...] = (
             "tie_word_embeddings": "tie_embeddings",
             "sliding_window_size": "attention_window",
         },
-        _LLAMA_LAYERS,
+        _llama_layers(),
         (linear_scaling("rope_scaling_factor"), dropout()),
         defaults=_unpadded(40_960),
     ),
