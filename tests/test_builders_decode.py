@@ -207,7 +207,6 @@ QUICK_VARIANTS = (
     "tf_tutorial",
     "gpt2_small",
     "opt_350m",
-    "pythia_70m",
     "bloom_560m",
     "llama3.2_1b",
     "gemma2_2b",
@@ -278,7 +277,7 @@ def test_random_specs_decode_as_they_read_whole_sequences(spec: builders.Transfo
         pytest.param(TRANSLATOR, marks=pytest.mark.slow),
         pytest.param({**TRANSLATOR, "attention_dropout": 0.3}, marks=pytest.mark.slow),
         pytest.param({**TRANSLATOR, "attention": "layer"}, marks=pytest.mark.slow),
-        {**GROUPED, "attention_window": 3},
+        pytest.param({**GROUPED, "attention_window": 3}, marks=pytest.mark.slow),
     ],
     ids=["decoder", "translator", "explicit", "layer", "grouped window"],
 )

@@ -45,6 +45,7 @@ def fitted(monkeypatch):
     return names
 
 
+@pytest.mark.slow  # three comparisons, each of which trains
 def test_a_comparison_is_written_whole_and_repeated_only_where_something_changed(
     tmp_path, fitted, monkeypatch
 ):

@@ -61,6 +61,7 @@ def test_one_batch_of_text_is_overfitted_to_near_zero_loss():
     assert float(fm.TokenCrossEntropy()(labels, model(inputs, training=False))) < 0.05
 
 
+@pytest.mark.slow
 def test_one_batch_of_pairs_is_overfitted_to_near_zero_loss():
     translator = text_model("encoder_decoder", dropout=0.0)
     pairs = PAIRS[:5]
