@@ -24,6 +24,7 @@ def feedforward(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: 
     """Wire the feed-forward sublayer: (b, t, d) -> (b, t, f) -> (b, t, d)."""
     d, f = spec.hidden_dim, spec.intermediate_dim
     x = component("feedforward", spec.feedforward)(scope, spec, x)
+    x = dropout(scope, spec.activation_dropout, x, "activation_dropout")
     x = scope.layer(
         "down",
         keras.layers.Dense,

@@ -267,8 +267,9 @@ def embed(
 
 
 def finish(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
-    """Wire the norm after the last block of a stack, where the spec has one."""
-    return norm(scope, spec, x, "final_norm") if spec.final_norm else x
+    """Wire the norm and the dropout after the last block of a stack, where the spec has them."""
+    x = norm(scope, spec, x, "final_norm") if spec.final_norm else x
+    return dropout(scope, spec.final_dropout, x, "final_dropout")
 
 
 def logits(

@@ -441,6 +441,8 @@ family(
         "dropout": 0.1,
         "attention_dropout": 0.1,
         "embedding_dropout": 0.1,
+        "activation_dropout": 0.1,
+        "final_dropout": 0.1,
     },
     {
         "t5_small": ("60,506,624", sizes(6, 512, 8)),

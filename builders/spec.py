@@ -82,7 +82,14 @@ _BOOLS = (
     "logit_bias",
     "scale_logits",
 )
-_RATES = ("dropout", "attention_dropout", "embedding_dropout", "feedforward_dropout")
+_RATES = (
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "feedforward_dropout",
+    "activation_dropout",
+    "final_dropout",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +188,8 @@ class TransformerSpec:
         feedforward_dropout: on the output of the feed-forward; `None`: as `dropout`.
         attention_dropout: on the attention weights.
         embedding_dropout: on the sum of token and position embeddings.
+        activation_dropout: inside the feed-forward, on what is projected back to d (T5).
+        final_dropout: on the output of each stack, after its norm (T5).
         initializer: `glorot_uniform`; `normal`, standard deviation `initializer_range`;
             `depth_scaled`, the same with the projections that end a sublayer divided by
             sqrt(sublayers on their stream) (GPT-2, section 2.3); or `t5`, by the width that each
@@ -250,6 +259,8 @@ class TransformerSpec:
     feedforward_dropout: float = DERIVED
     attention_dropout: float = 0.0
     embedding_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    final_dropout: float = 0.0
     initializer: str = "glorot_uniform"
     initializer_range: float = 0.02
 

@@ -30,6 +30,8 @@ _NOT_COMPARED = (
     "feedforward_dropout",
     "attention_dropout",
     "embedding_dropout",
+    "activation_dropout",
+    "final_dropout",
     "initializer",
     "initializer_range",
     "max_sequence_length",
@@ -43,8 +45,7 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
     """Return a model of ours with the weights and the tokenizer of one of keras-nlp.
 
     Logits and hidden states are the same at all tokens that are no padding (to rounding), and so
-    is what the model gives for a text. Of the dropout rates, which change nothing then, ours has
-    those of its own places.
+    is what the model gives for a text. Rates of dropout are those of the same places.
 
     Args:
         source: a backbone or task of `keras_hub.models` (GPT-2, OPT, GPT-NeoX, BLOOM, Llama,
@@ -105,7 +106,7 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
 
     Args:
         model: whose spec one of keras-nlp's families computes, whatever its name is. Rates of
-            dropout need not be theirs; they get `dropout`.
+            dropout need not be theirs: they get `dropout`, or none where they have other places.
         backbone: the class, such as `"Llama3Backbone"`; `None`: the first that computes the spec
             (Llama, Llama 3, Phi-3 and a Mistral without a window differ in their names).
 
@@ -230,7 +231,8 @@ def _family_of(backbone: Any) -> tuple[Family, dict[str, Any]]:
                     "nothing of a model is dropped in silence: install an older keras-nlp"
                 )
             return family, config
-    given = ", ".join(f"{entry}={config[entry]!r}" for entry in candidates[0].where)
+    nearest = candidates[0].where.items()
+    given = ", ".join(f"{entry}={config[entry]!r}" for entry, x in nearest if config[entry] != x)
     allowed = " or ".join(
         "(" + ", ".join(f"{entry}={value!r}" for entry, value in family.where.items()) + ")"
         for family in candidates

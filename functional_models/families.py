@@ -323,6 +323,8 @@ _GROUPED_SIZES = {
     "layer_norm_epsilon": "norm_epsilon",
 }
 _EVERYWHERE = dropout("attention_dropout", "embedding_dropout")
+# These drop in places, or as often, as no spec says; only a rate of zero is the same.
+_NO_DROPOUT = {"dropout": 0}
 _GPT = {"kind": "decoder_only", "norm_placement": "pre", "tie_embeddings": True}
 _LLAMA = {
     "kind": "decoder_only",
@@ -356,7 +358,6 @@ _GEMMA_IGNORED = {"query_head_dim_normalize": (True, ("attention_scale",))}
 _GEMMA_RULES = (
     _HALF_AS_WIDE,
     _GEMMA_WINDOW,
-    dropout("attention_dropout"),
 )
 _BERT = {
     "kind": "encoder_only",
@@ -379,7 +380,11 @@ _T5 = {
     "mask_target_padding": False,
 }
 _T5_NAMES = {**_SIZES, "key_value_dim": "head_dim", "layer_norm_epsilon": "norm_epsilon"}
-_T5_RULES = (_ACTIVATION, _T5_TIE, _EVERYWHERE)
+_T5_RULES = (
+    _ACTIVATION,
+    _T5_TIE,
+    dropout("attention_dropout", "embedding_dropout", "activation_dropout", "final_dropout"),
+)
 
 
 def _unpadded(length: int) -> dict[str, Any]:
@@ -466,7 +471,7 @@ FAMILIES: tuple[Family, ...] = (
             ),
             "decoder.final_norm": "layer_norm",
         },
-        (dropout("attention_dropout"),),
+        where=_NO_DROPOUT,
         defaults=_unpadded(2048),
     ),
     *(
@@ -475,7 +480,8 @@ FAMILIES: tuple[Family, ...] = (
             _LLAMA,
             {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
             _llama_layers(),
-            (_LLAMA_SCALING, dropout()),
+            (_LLAMA_SCALING,),
+            where=_NO_DROPOUT,
             ignored={"rope_position_scaling_factor": (1.0, ("rotary_scaling", "rotary_factor"))},
             defaults=_unpadded(length),
         )
@@ -486,7 +492,8 @@ FAMILIES: tuple[Family, ...] = (
         _LLAMA,
         {**_GROUPED_SIZES, "head_dim": "head_dim", "sliding_window": "attention_window"},
         _llama_layers(),
-        (linear_scaling("rope_scaling_factor"), dropout()),
+        (linear_scaling("rope_scaling_factor"),),
+        where=_NO_DROPOUT,
         defaults=_unpadded(32_768),
     ),
     Family(
@@ -500,10 +507,12 @@ FAMILIES: tuple[Family, ...] = (
         _llama_layers(
             "attention", ("pre_attention_layernorm", "post_attention_layernorm"), mark=""
         ),
-        (dropout(),),
-        where=dict.fromkeys(
-            ("rope_scaling_type", "rope_scaling_short_factor", "rope_scaling_long_factor")
-        ),
+        where={
+            **_NO_DROPOUT,
+            "rope_scaling_type": None,
+            "rope_scaling_short_factor": None,
+            "rope_scaling_long_factor": None,
+        },
         defaults={"pad_token_id": None},
     ),
     Family(
@@ -511,7 +520,8 @@ FAMILIES: tuple[Family, ...] = (
         {**_LLAMA, "attention_bias": True, "attention_output_bias": False},
         {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
         _llama_layers(),
-        (linear_scaling("rope_scaling_factor"), _QWEN_WINDOW, dropout()),
+        (linear_scaling("rope_scaling_factor"), _QWEN_WINDOW),
+        where=_NO_DROPOUT,
         defaults=_unpadded(32_768),
     ),
     Family(
@@ -524,7 +534,8 @@ FAMILIES: tuple[Family, ...] = (
             "sliding_window_size": "attention_window",
         },
         _llama_layers(),
-        (linear_scaling("rope_scaling_factor"), dropout()),
+        (linear_scaling("rope_scaling_factor"),),
+        where=_NO_DROPOUT,
         defaults=_unpadded(40_960),
     ),
     Family(
@@ -533,7 +544,7 @@ FAMILIES: tuple[Family, ...] = (
         _GEMMA_NAMES,
         _gemma_layers(),
         _GEMMA_RULES,
-        where={"use_post_ffw_norm": False, "use_post_attention_norm": False},
+        where={**_NO_DROPOUT, "use_post_ffw_norm": False, "use_post_attention_norm": False},
         ignored=_GEMMA_IGNORED,
         defaults=_unpadded(8192),
     ),
@@ -543,7 +554,7 @@ FAMILIES: tuple[Family, ...] = (
         _GEMMA_NAMES,
         _gemma_layers(),
         _GEMMA_RULES,
-        where={"use_post_ffw_norm": True, "use_post_attention_norm": True},
+        where={**_NO_DROPOUT, "use_post_ffw_norm": True, "use_post_attention_norm": True},
         ignored=_GEMMA_IGNORED,
         defaults=_unpadded(8192),
     ),

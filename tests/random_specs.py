@@ -70,6 +70,8 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "feedforward_dropout": draw(st.none() | RATES),
         "attention_dropout": draw(RATES),
         "embedding_dropout": draw(RATES),
+        "activation_dropout": draw(RATES),
+        "final_dropout": draw(RATES),
         "initializer": draw(shipped("initializer")),
         "initializer_range": between(0.01, 0.5),
     }

@@ -20,7 +20,14 @@ from small_models import (
 
 import builders
 
-SITES = ("dropout", "feedforward_dropout", "attention_dropout", "embedding_dropout")
+SITES = (
+    "dropout",
+    "feedforward_dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "activation_dropout",
+    "final_dropout",
+)
 ALL_BUT_CERTAIN = 1 - 1e-9  # so near to one that everything is dropped
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_site = pytest.mark.parametrize("site", SITES)
@@ -75,6 +82,13 @@ def expected_edges(spec: builders.TransformerSpec) -> dict[tuple[str, str], floa
                 edges[f"{part}.softmax", f"{part}.mix"] = spec.attention_dropout
             part = f"{block}.feedforward"
             edges[f"{part}.down", f"{part}.residual"] = spec.feedforward_dropout
+            edges[f"{part}.up", f"{part}.down"] = spec.activation_dropout
+        readers = ["logits"]
+        if side == "encoder":  # whose output every cross-attention reads
+            crossed = [f"decoder.block_{i}.cross_attention" for i in range(spec.num_layers)]
+            readers = [f"{name}.{role}" for name in crossed for role in ("key", "value")]
+        for reader in readers:
+            edges[f"{side}.final_norm", reader] = spec.final_dropout
     return {edge: rate for edge, rate in edges.items() if rate}
 
 
@@ -98,6 +112,8 @@ def test_all_sites_keep_their_own_rates(kind: str) -> None:
         feedforward_dropout=0.2,
         attention_dropout=0.3,
         embedding_dropout=0.4,
+        activation_dropout=0.5,
+        final_dropout=0.6,
         num_encoder_layers=1,
     )
     assert dropped_edges(builders.build(spec)) == expected_edges(spec)
@@ -161,6 +177,12 @@ def silence(site: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "feedforward_dropout": ("feedforward.down.kernel", "feedforward.down.bias"),
         "attention_dropout": ("_attention.value.kernel", "_attention.value.bias"),
         "embedding_dropout": ("token_embedding.embeddings", "position_embedding.embeddings"),
+        "activation_dropout": ("feedforward.down.kernel",),
+        "final_dropout": tuple(  # of a stack that has no norm of its own, that of its last block
+            f"{name}.{part}"
+            for name in ("final_norm", "block_1.feedforward.norm")
+            for part in ("gamma", "beta")
+        ),
     }[site]
     return {
         name: np.zeros_like(value) if name.endswith(ends) else value
@@ -176,9 +198,9 @@ def test_dropping_everything_at_a_site_silences_that_site_and_no_other(
     kind: str, site: str, attention: str, norm_placement: str
 ) -> None:
     """In particular a skip path is never dropped, and neither is what is merged elsewhere."""
-    spec = spec_with(
-        site, ALL_BUT_CERTAIN, kind=kind, attention=attention, norm_placement=norm_placement
-    )
+    inner = {"attention": attention, "norm_placement": norm_placement}
+    # With a bias, so that logits are left where nothing else is.
+    spec = spec_with(site, ALL_BUT_CERTAIN, kind=kind, logit_bias=True, **inner)
     model = random_model(spec)
     tokens = random_tokens(spec)
     weights = weights_by_name(model)

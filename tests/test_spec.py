@@ -118,6 +118,8 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "feedforward_dropout": draw(st.none() | rate),
         "attention_dropout": draw(rate),
         "embedding_dropout": draw(rate),
+        "activation_dropout": draw(rate),
+        "final_dropout": draw(rate),
         "initializer": draw(st.sampled_from(INITIALIZERS)),
         "initializer_range": draw(st.floats(1e-6, 0.5)),
     }
@@ -302,6 +304,8 @@ BAD_VALUES = [
     ("dropout", None, "[0, 1)"),
     ("attention_dropout", float("nan"), "[0, 1)"),
     ("embedding_dropout", "0.1", "[0, 1)"),
+    ("activation_dropout", 1.5, "[0, 1)"),
+    ("final_dropout", None, "[0, 1)"),
     ("feedforward_dropout", 1, "[0, 1)"),
     ("initializer", "xavier", "glorot_uniform"),
     ("initializer_range", 0, "between 0 and 1"),
