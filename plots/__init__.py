@@ -1,33 +1,59 @@
-"""Look at a Keras model: read it into a plain graph, find its skip paths, draw it.
+"""Look at a Keras model: read it into a plain graph, find its skip paths, measure it, draw it.
 
     import plots
 
     graph = plots.read_graph(model)               # any Functional or Sequential Keras model
     plots.skip_paths(graph)                       # the residual paths, found by structure
     plots.plot_model(model, "model.svg")          # in the place of keras.utils.plot_model
+    plots.draw(model, "model.svg", plugins=["skip_paths", "parameters"], depth=2)
     plots.plot_side_by_side({"pre-norm": a, "post-norm": b}, "both.png", blocks=1)
     plots.save_figure(plots.loss_curves(histories), "loss.png")
+
+The core is small: `read_graph` reads a model once into a frozen `Graph`; plugins map graph to
+graph; renderers map graph to file. `plots.registry` says how to add your own.
 
 Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are imported when first used.
 """
 
 from __future__ import annotations
 
+from plots.annotations import Note, Overlay, SkipPath
 from plots.figures import loss_curves, save_figure
-from plots.fold import fold_blocks
-from plots.graph import Constant, Edge, Graph, Node, Tensor
-from plots.pictures import plot_model, plot_side_by_side
+from plots.folding import fold, fold_blocks
+from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
+from plots.pictures import draw, plot_model, plot_side_by_side
 from plots.read import read_graph
-from plots.skips import SkipPath, skip_paths
+from plots.registry import (
+    GraphPlugin,
+    GraphRenderer,
+    apply_plugins,
+    graph_plugin,
+    graph_renderer,
+    list_plugins,
+    list_renderers,
+)
+from plots.skips import skip_paths
 
 __all__ = [
     "Constant",
     "Edge",
     "Graph",
+    "GraphPlugin",
+    "GraphRenderer",
+    "Loss",
     "Node",
+    "Note",
+    "Overlay",
     "SkipPath",
     "Tensor",
+    "apply_plugins",
+    "draw",
+    "fold",
     "fold_blocks",
+    "graph_plugin",
+    "graph_renderer",
+    "list_plugins",
+    "list_renderers",
     "loss_curves",
     "plot_model",
     "plot_side_by_side",

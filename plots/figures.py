@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plots.render import write_whole
+from plots.renderers.graphviz import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

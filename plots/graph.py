@@ -12,33 +12,44 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from plots.annotations import Note, Overlay, SkipPath
+
 Shape = tuple[int | None, ...]
 """Sizes of a tensor's axes; `None` for an axis whose size is free."""
 
-Kind = Literal["input", "layer", "operation", "model"]
-"""What is called: an entry of the graph, a layer, a bare operation, or a model kept closed."""
+Kind = Literal["input", "layer", "operation", "model", "group"]
+"""What is called: an entry of the graph, a layer, a bare operation, a model kept closed, or a group
+of calls that `fold` has closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Shape and dtype of a tensor that a call gives out."""
+    """Shape and dtype of a tensor that a call gives out.
+
+    Attributes:
+        shape: Its sizes.
+        dtype: Such as "float32".
+        letters: The letter of every axis, where the plugin `shapes` has found them: "btd".
+    """
 
     shape: Shape
     dtype: str
+    letters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
     """An argument that is not a tensor of the graph, such as the 2 in `x * 2`.
 
-    `value` is a plain Python value; it is None for an array, of which only the shape and dtype are
-    kept.
+    `value` is a plain Python value; it is None for an array, of which only the shape, the dtype and
+    what the values look like are kept: "zeros", "ones", "lower triangular", "sinusoids", or "".
     """
 
     port: str
     value: Any = field(hash=False)
     shape: Shape | None = None
     dtype: str | None = None
+    pattern: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,7 @@ class Node:
         trainable: The layer's switch; None where there is none (operations, inputs).
         config: The layer's configuration as plain, JSON-able values, without its name.
         constants: Arguments of the call that are not tensors of the graph.
+        members: For a group: ids of the calls that it stands for, in order.
     """
 
     id: str
@@ -75,6 +87,7 @@ class Node:
     trainable: bool | None
     config: Mapping[str, Any] = field(hash=False)
     constants: tuple[Constant, ...] = ()
+    members: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -110,6 +123,8 @@ class Edge:
         port: Argument that takes it, such as "query", "mask", or "inputs.1" inside a list.
         output: Which of the source's outputs it is.
         tensor: Its shape and dtype.
+        implicit: Whether no argument of the call names it: a mask that Keras hands on behind the
+            tensors that it belongs to (`_keras_mask`).
     """
 
     source: str
@@ -117,11 +132,34 @@ class Edge:
     port: str
     output: int
     tensor: Tensor
+    implicit: bool = False
+
+    @property
+    def id(self) -> str:
+        """Unique in the graph: "encoder.norm -> decoder.attention.key"."""
+        output = f" output {self.output}" if self.output else ""
+        return f"{self.source}{output} -> {self.target}.{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a compiled model is trained on: the loss of one output.
+
+    Attributes:
+        class_name: Such as "SparseCategoricalCrossentropy".
+        from_logits: Whether it applies the softmax or sigmoid itself; None where it has no say.
+    """
+
+    class_name: str
+    from_logits: bool | None = None
 
 
 @dataclass(frozen=True)
 class Graph:
     """A model: its calls in an order in which they can be computed, and the edges between them.
+
+    The first part is what the model is; the second, empty in a graph that was just read, is what
+    plugins have found out.
 
     Attributes:
         name: Name of the model.
@@ -131,7 +169,14 @@ class Graph:
         outputs: (id, output) of the model's outputs, in order.
         parameters: Number of weights, shared ones counted once.
         trainable_parameters: How many of them are trained.
-        repeats: For a folded graph: namespace -> how many equal blocks it stands for.
+        losses: What a compiled model is trained on, in the order of its outputs.
+        repeats: Namespace or id -> how many equal blocks, one after the other, it stands for.
+        skip_paths: The residual paths.
+        stream: (source, target) pairs that the residual stream runs along, from end to end.
+        letters: Letter of an axis -> its size; None where it is free.
+        overlays: Numbers on calls and edges.
+        notes: Words about calls and edges.
+        pictures: Id of a call -> a PNG, as base64 text.
     """
 
     name: str
@@ -141,7 +186,48 @@ class Graph:
     outputs: tuple[tuple[str, int], ...]
     parameters: int
     trainable_parameters: int
+    losses: tuple[Loss, ...] = ()
     repeats: Mapping[str, int] = field(default_factory=dict, hash=False)
+    skip_paths: tuple[SkipPath, ...] = ()
+    stream: tuple[tuple[str, str], ...] = ()
+    letters: Mapping[str, int | None] = field(default_factory=dict, hash=False)
+    overlays: tuple[Overlay, ...] = ()
+    notes: tuple[Note, ...] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> str:
+        """The graph as JSON, the same text for the same graph in every process.
+
+        `Graph.from_json` reads it back, so that a graph can be kept, compared and drawn where there
+        is no Keras.
+        """
+        from plots.graph_json import graph_to_json
+
+        return graph_to_json(self)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Graph:
+        """Read back what `to_json` has written.
+
+        Raises:
+            ValueError: if it is no JSON, not such a graph, of an unknown version, or if its parts
+                do not fit together.
+        """
+        from plots.graph_json import graph_from_json
+
+        return graph_from_json(text)
+
+    def overlay(self, name: str) -> Overlay:
+        """The overlay with this name.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        for overlay in self.overlays:
+            if overlay.name == name:
+                return overlay
+        there = ", ".join(overlay.name for overlay in self.overlays) or "none"
+        raise KeyError(f"the graph {self.name!r} has no overlay {name!r}; it has {there}")
 
     @cached_property
     def index(self) -> Mapping[str, int]:

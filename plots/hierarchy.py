@@ -1,23 +1,22 @@
-"""Which block a call belongs to, read from the dotted names, and repeated blocks folded."""
+"""Which box of a picture a call belongs to, read from the dotted names."""
 
 from __future__ import annotations
 
 import re
 
 from plots.graph import Graph
-from plots.skips import SkipPath
 
-_BLOCK = re.compile(r"(?:.*\.)?block_\d+(?=\.|$)")
+_NUMBERED = re.compile(r"(?:.*\.)?[^.]*\d(?=\.|$)")
 
 
-def block_of_every_node(graph: Graph, paths: tuple[SkipPath, ...] = ()) -> dict[str, str]:
+def boxes(graph: Graph) -> dict[str, str]:
     """The dotted namespace in which each call is drawn: id -> namespace.
 
     That is its own namespace, with two exceptions. A call that nobody named (`x + y`) belongs to
-    what the calls before and after it have in common, or to the `block_<i>` that it comes out of.
-    And, given the skip paths, a merge belongs not to the sublayer that
-    it is named after, but to the block around it, because it lies on the stream *past* the
-    sublayer; so does a norm on the stream.
+    what the calls before and after it have in common, or to the numbered block that it comes out
+    of. And where skip paths are marked, a merge belongs not to the sublayer that it is named after,
+    but to the block around it, because it lies on the stream *past* the sublayer; so does a norm on
+    the stream.
     """
     named = {node.id: node.namespace for node in graph.nodes if node.has_own_name}
     before: dict[str, str] = {}
@@ -26,26 +25,27 @@ def block_of_every_node(graph: Graph, paths: tuple[SkipPath, ...] = ()) -> dict[
             {edge.source for edge in graph.incoming[node.id]}, key=graph.index.__getitem__
         )
         around = [before[source] for source in reversed(sources)]
-        before[node.id] = named.get(node.id, max(around, key=_depth, default=""))
+        before[node.id] = named.get(node.id, max(around, key=depth_of, default=""))
     after: dict[str, str] = {}
     for node in reversed(graph.nodes):
         targets = sorted(
             {edge.target for edge in graph.outgoing[node.id]}, key=graph.index.__getitem__
         )
         around = [after[target] for target in targets]
-        after[node.id] = named.get(node.id, max(around, key=_depth, default=""))
-    blocks = {}
+        after[node.id] = named.get(node.id, max(around, key=depth_of, default=""))
+    namespaces = {}
     for node in graph.nodes:
         common = common_namespace(before[node.id], after[node.id])
         block = enclosing_block(before[node.id])
-        blocks[node.id] = common if (common + ".").startswith(block + ".") or not block else block
-    blocks.update(_lifted_onto_stream(graph, paths, blocks))
-    return blocks
+        inside = (common + ".").startswith(block + ".") or not block
+        namespaces[node.id] = common if inside else block
+    namespaces.update(_lifted_onto_stream(graph, namespaces))
+    return namespaces
 
 
 def enclosing_block(namespace: str) -> str:
-    """The namespace up to its last `block_<i>`: "a.block_3" of "a.block_3.b"; "" without one."""
-    match = _BLOCK.match(namespace)
+    """The namespace up to its last numbered part: "a.block_3" of "a.block_3.b"; "" without one."""
+    match = _NUMBERED.match(namespace)
     return match.group(0) if match else ""
 
 
@@ -59,25 +59,26 @@ def common_namespace(first: str, second: str) -> str:
     return ".".join(common)
 
 
-def _depth(namespace: str) -> int:
+def depth_of(namespace: str) -> int:
+    """Number of parts of a dotted namespace: 2 for "a.b", 0 for ""."""
     return namespace.count(".") + bool(namespace)
 
 
-def _lifted_onto_stream(
-    graph: Graph, paths: tuple[SkipPath, ...], blocks: dict[str, str]
-) -> dict[str, str]:
+def _lifted_onto_stream(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
     """New namespaces for merges and stream norms that are named after the sublayer they follow."""
     merges_in: dict[str, int] = {}
-    for merge in dict.fromkeys(path.target for path in paths):
-        merges_in[blocks[merge]] = merges_in.get(blocks[merge], 0) + 1
+    for merge in dict.fromkeys(path.target for path in graph.skip_paths):
+        merges_in[namespaces[merge]] = merges_in.get(namespaces[merge], 0) + 1
     lifted: dict[str, str] = {}
-    for path in paths:
-        sublayer = blocks[path.target]
+    for path in graph.skip_paths:
+        sublayer = namespaces[path.target]
         block = sublayer.rpartition(".")[0]
         # Several merges in one namespace: that is the block itself, and the stream stays in it.
         if block and merges_in[sublayer] == 1 and enclosing_block(sublayer) != sublayer:
             lifted[path.target] = block
             following = {edge.target for edge in graph.outgoing[path.target]}
             if path.norm_on_stream and len(following) == 1:
-                lifted.update({target: block for target in following if blocks[target] == sublayer})
+                lifted.update(
+                    {target: block for target in following if namespaces[target] == sublayer}
+                )
     return lifted

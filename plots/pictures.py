@@ -1,22 +1,74 @@
-"""Pictures of models: `plot_model`, in the place of Keras' own, and models side by side."""
+"""Pictures of models: `draw`, `plot_model` in the place of Keras' own, and models side by side."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plots.boxes import Labels
-from plots.dot import graph_to_dot, graphs_to_dot
-from plots.fold import fold_blocks
+from plots.folding import fold_blocks
+from plots.graph import Graph
 from plots.read import read_graph
-from plots.render import picture_format, render
+from plots.registry import (
+    GraphRenderer,
+    PluginLike,
+    apply_plugins,
+    check_options,
+    find_renderer,
+    renderer_of_file,
+)
+from plots.renderers.boxes import Labels
+from plots.renderers.dot import graphs_to_dot
+from plots.renderers.graphviz import check_style, picture_format, render_dot, write_whole
+from plots.skips import mark_skip_paths
 
 if TYPE_CHECKING:
     import keras
 
-_DIRECTIONS = ("TB", "BT", "LR", "RL")
+
+def draw(
+    model: keras.Model | Graph,
+    to_file: str | os.PathLike[str],
+    plugins: Iterable[PluginLike] = ("skip_paths",),
+    depth: int | None = None,
+    renderer: str | None = None,
+    open_nested: bool = True,
+    **options: Any,
+) -> Any:
+    """Read a model, apply plugins, and write the graph to a file: the whole way in one call.
+
+    Args:
+        model: A Functional model, a Sequential one that is built, or a `Graph`.
+        to_file: Where to; the suffix gives the format (see `plots.list_renderers`), none means PNG.
+            Missing folders are made. The file is written whole or not at all.
+        plugins: What to do with the graph, in this order: names (`plots.list_plugins`), pairs
+            (name, options), or functions from graph to graph. One that fails is named in a warning
+            and left out.
+        depth: How many levels of boxes to draw open, with runs of equal blocks as one box; None
+            draws everything. The same as the plugin `fold` at the end.
+        renderer: Name of a renderer, in the place of the one that the suffix asks for.
+        open_nested: Whether models used as layers are opened.
+        **options: Of the renderer, such as `rankdir="LR"` or `shapes=True` for pictures.
+
+    Returns:
+        In a notebook something that shows what was written, where the format can be shown (PNG,
+        SVG); else None.
+
+    Raises:
+        TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
+        ValueError: if the model is not built; if a plugin, a format or an option is unknown or has
+            a value that is not allowed.
+        OSError: if the file cannot be written.
+    """
+    path = _with_suffix(to_file)
+    chosen = renderer_of_file(path) if renderer is None else find_renderer(renderer)
+    check_options(chosen, options)
+    steps = [*plugins] if depth is None else [*plugins, ("fold", {"depth": depth})]
+    is_graph = isinstance(model, Graph)
+    graph = model if isinstance(model, Graph) else read_graph(model, open_nested)
+    graph = apply_plugins(graph, steps, None if is_graph else model)
+    return _written(chosen, graph, path, options)
 
 
 def plot_model(
@@ -67,15 +119,24 @@ def plot_model(
         OSError: if the file cannot be written.
     """
     splines, blocks = _known(kwargs, "plot_model")
-    _check(to_file, rankdir, dpi, blocks)
-    graph = read_graph(model, open_nested=expand_nested)
+    path = _with_suffix(to_file)
+    chosen = renderer_of_file(path)
+    _check(blocks)
+    options = {
+        "shapes": show_shapes,
+        "dtypes": show_dtype,
+        "full_names": show_layer_names,
+        "activations": show_layer_activations,
+        "trainable": show_trainable,
+        "rankdir": rankdir,
+        "splines": splines,
+        "dpi": dpi,
+    }
+    graph = mark_skip_paths(read_graph(model, open_nested=expand_nested))
     if blocks is not None:
         graph = fold_blocks(graph, blocks)
-    labels = Labels(
-        show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable
-    )
-    dot = graph_to_dot(graph, labels, rankdir, _dots_per_inch(to_file, dpi), splines)
-    return _shown(render(dot, _with_suffix(to_file)))
+    known = {name: value for name, value in options.items() if name in chosen.options}
+    return _written(chosen, graph, path, known)
 
 
 def plot_side_by_side(
@@ -118,17 +179,21 @@ def plot_side_by_side(
         OSError: if the file cannot be written.
     """
     splines, _ = _known(kwargs, "plot_side_by_side")
-    _check(to_file, rankdir, dpi, blocks)
+    path = _with_suffix(to_file)
+    picture_format(path)  # before the work, not after
+    check_style(rankdir, dpi)
+    _check(blocks)
     if not models:
         raise ValueError("no models were given: plot_side_by_side needs a mapping title -> model")
-    graphs = {title: read_graph(model, expand_nested) for title, model in models.items()}
-    if blocks is not None:
-        graphs = {title: fold_blocks(graph, blocks) for title, graph in graphs.items()}
+    graphs = {}
+    for title, model in models.items():
+        marked = mark_skip_paths(read_graph(model, expand_nested))
+        graphs[title] = marked if blocks is None else fold_blocks(marked, blocks)
     labels = Labels(
         show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable
     )
-    dot = graphs_to_dot(graphs, labels, rankdir, _dots_per_inch(to_file, dpi), splines)
-    return _shown(render(dot, _with_suffix(to_file)))
+    dot = graphs_to_dot(graphs, labels, rankdir, dpi, splines)
+    return _shown(write_whole(path, render_dot(dot, picture_format(path))))
 
 
 def _known(kwargs: dict[str, Any], function: str) -> tuple[str, int | None]:
@@ -144,24 +209,20 @@ def _known(kwargs: dict[str, Any], function: str) -> tuple[str, int | None]:
     return given["splines"], given.get("blocks")
 
 
-def _check(to_file: Any, rankdir: str, dpi: int, blocks: int | None) -> None:
-    picture_format(to_file)  # before the work, not after
-    if rankdir not in _DIRECTIONS:
-        raise ValueError(f"rankdir is {rankdir!r}; allowed are {', '.join(_DIRECTIONS)}")
-    if not dpi > 0:
-        raise ValueError(f"dpi is {dpi!r}; it must be a positive number")
+def _check(blocks: int | None) -> None:
     if blocks is not None and blocks < 1:
         raise ValueError(f"blocks is {blocks!r}; allowed are None (draw all) and whole numbers > 0")
+
+
+def _written(renderer: GraphRenderer, graph: Graph, path: Path, options: Mapping[str, Any]) -> Any:
+    contents = renderer(graph, **options)
+    data = contents.encode() if isinstance(contents, str) else contents
+    return _shown(write_whole(path, data))
 
 
 def _with_suffix(to_file: str | os.PathLike[str]) -> Path:
     path = Path(to_file)
     return path if path.suffix else Path(f"{path}.png")
-
-
-def _dots_per_inch(to_file: str | os.PathLike[str], dpi: int) -> int | None:
-    """The dpi where the format has dots; vector formats keep their natural size."""
-    return dpi if picture_format(to_file) == "png" else None
 
 
 def _shown(path: Path) -> Any:

@@ -13,10 +13,10 @@ two is computed from the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
-from typing import Literal
 
+from plots.annotations import NormPlace, SkipPath
 from plots.graph import Graph, Node
 from plots.operation_kinds import (
     RESAMPLING,
@@ -27,63 +27,18 @@ from plots.operation_kinds import (
     is_norm,
     is_shape_only,
 )
-
-NormPlace = Literal["branch_start", "branch_end", "stream"]
-"""First on the branch, last on the branch, or on the stream right after the merge."""
-
-Placement = Literal["pre", "post", "sandwich", "branch_end", "none"]
-"""How a residual block is normalised; see `SkipPath.placement`."""
+from plots.registry import graph_plugin
 
 
-@dataclass(frozen=True, slots=True)
-class SkipPath:
-    """One way past one or more sublayers.
+@graph_plugin("skip_paths")
+def mark_skip_paths(graph: Graph) -> Graph:
+    """The residual stream as the spine of the picture, sublayers branching off and merging back.
 
-    Attributes:
-        source: Id of the call where the branch leaves the stream.
-        target: Id of the merge where it comes back.
-        through: Ids of the calls on the path between the two, in order (a dropout, a projection);
-            most often none.
-        bypassed: Ids of the calls that the path leads past, in the graph's order.
-        norms: Where norms lie: first or last on the branch, on the stream.
-        projected: Whether `through` holds more than identities, such as the 1x1 convolution on
-            the shortcut of a ResNet, so that the input does not arrive unchanged.
+    Fills `Graph.skip_paths` and `Graph.stream`; see `skip_paths` for what counts as one.
     """
-
-    source: str
-    target: str
-    through: tuple[str, ...]
-    bypassed: tuple[str, ...]
-    norms: tuple[NormPlace, ...]
-    projected: bool = False
-
-    @property
-    def line(self) -> tuple[str, ...]:
-        """Ids along the path, both ends included."""
-        return (self.source, *self.through, self.target)
-
-    @property
-    def norm_on_stream(self) -> bool:
-        """Whether what goes on from the merge is normalised first (post-norm)."""
-        return "stream" in self.norms
-
-    @property
-    def norm_on_branch(self) -> bool:
-        """Whether a norm is first or last on the branch, and the stream by-passes it."""
-        return "branch_start" in self.norms or "branch_end" in self.norms
-
-    @property
-    def placement(self) -> Placement:
-        """The norm's place in the words of the field.
-
-        "post" (stream), "pre" (branch start), "sandwich" (branch start and end), "branch_end"
-        (only there), or "none".
-        """
-        if "stream" in self.norms:
-            return "post"
-        if "branch_start" in self.norms:
-            return "sandwich" if "branch_end" in self.norms else "pre"
-        return "branch_end" if "branch_end" in self.norms else "none"
+    paths = skip_paths(graph)
+    on_paths, joints = stream_edges(graph, paths)
+    return replace(graph, skip_paths=paths, stream=(*on_paths, *joints))
 
 
 def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
@@ -116,7 +71,7 @@ class _DataFlow:
         self.depends: dict[str, int] = {}  # itself included
         for position, node in enumerate(graph.nodes):
             edges = () if is_shape_only(node) else graph.incoming[node.id]
-            sources = tuple(edge.source for edge in edges)
+            sources = tuple(edge.source for edge in edges if not edge.implicit)
             self.sources[node.id] = sources
             bits = 1 << position
             for source in dict.fromkeys(sources):

@@ -6,7 +6,7 @@ import keras
 from keras import layers
 
 import plots
-from plots.dot import graph_to_dot
+from plots.renderers.dot import graph_to_dot
 
 WIDTH, HEADS, HEAD_WIDTH, INNER, VOCABULARY, LENGTH = 7, 3, 5, 11, 13, 17
 

@@ -75,7 +75,7 @@ def test_constants_are_kept():
     x = keras.Input((3,), name="x")
     graph = plots.read_graph(keras.Model(x, keras.ops.add(x * 2.0, keras.ops.ones((5, 3)))))
     assert graph.node("multiply#1").constants == (plots.Constant("x2", 2.0),)
-    assert graph.node("add#1").constants == (plots.Constant("x2", None, (5, 3), "float32"),)
+    assert graph.node("add#1").constants == (plots.Constant("x2", None, (5, 3), "float32", "ones"),)
 
 
 def test_calls_come_after_all_that_they_take_from_and_an_encoder_before_its_decoder():

@@ -13,7 +13,9 @@ import pytest
 from keras import layers
 
 import plots
-from plots import dot, pictures, render
+from plots import pictures
+from plots.renderers import dot, graphviz
+from plots.skips import mark_skip_paths
 
 GOLDEN = Path(__file__).parent / "golden"
 MAGIC = {
@@ -31,7 +33,9 @@ def small():
 
 def drawn(graph):
     """Positions in points of every node as Graphviz places it: id -> (x, y)."""
-    text = render.run_graphviz(dot.graph_to_dot(graph).to_string(), "plain").decode()
+    text = graphviz.run_graphviz(
+        dot.graph_to_dot(mark_skip_paths(graph)).to_string(), "plain"
+    ).decode()
     found = re.findall(r'^node (?:"([^"]+)"|(\S+)) (\S+) (\S+)', text, flags=re.MULTILINE)
     return {quoted or bare: (72 * float(x), 72 * float(y)) for quoted, bare, x, y in found}
 
@@ -39,7 +43,7 @@ def drawn(graph):
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_golden_block(norm, request):
     graph = plots.read_graph(plots_models.decoder_only(norm, blocks=1))
-    text = dot.graph_to_dot(graph).to_string()
+    text = dot.graph_to_dot(mark_skip_paths(graph)).to_string()
     golden = GOLDEN / f"{norm}_norm_block.dot"
     if request.config.getoption("--overwrite"):
         golden.parent.mkdir(exist_ok=True)
@@ -94,7 +98,7 @@ def test_a_block_is_drawn_below_the_one_before_it_with_and_without_skip_paths():
 
 def test_the_streams_of_three_blocks_are_continued_past_norms():
     graph = plots.read_graph(plots_models.decoder_only("post", blocks=3))
-    text = dot.graph_to_dot(graph).to_string()
+    text = dot.graph_to_dot(mark_skip_paths(graph)).to_string()
     thick = re.findall(r'"([^"]+)" -> "?([^"\s]+)"? .*penwidth=5', text)
     followed = ["decoder.add_positions"]
     onwards = dict(thick)
@@ -114,7 +118,7 @@ def test_parallel_edges_are_drawn_and_told_apart_by_their_ports():
 
 def test_a_mask_is_drawn_once_and_named_where_it_is_used():
     graph = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
-    text = dot.graph_to_dot(graph).to_string()
+    text = dot.graph_to_dot(mark_skip_paths(graph)).to_string()
     assert len(re.findall(r'label="mask 1"', text)) == 3
     assert "= mask 1" in text
 
@@ -270,7 +274,7 @@ def test_a_deep_model_makes_a_png_that_can_be_opened(tmp_path):
     plots.plot_model(keras.Model(x, y), tmp_path / "deep.png")
     header = (tmp_path / "deep.png").read_bytes()[16:24]
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
-    assert 0 < width < height <= render.MAX_SIDE_PIXELS
+    assert 0 < width < height <= graphviz.MAX_SIDE_PIXELS
 
 
 def test_notebooks_get_an_image_to_show(small, tmp_path, monkeypatch):
@@ -285,7 +289,7 @@ def test_notebooks_get_an_image_to_show(small, tmp_path, monkeypatch):
 
 
 def test_without_graphviz_the_error_says_what_to_install(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(render.shutil, "which", lambda _: None)
+    monkeypatch.setattr(graphviz.shutil, "which", lambda _: None)
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     with pytest.raises(ImportError, match="pip install pygraphviz"):
         plots.plot_model(small, tmp_path / "model.svg")

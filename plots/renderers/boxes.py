@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
+from plots.annotations import Overlay
 from plots.graph import Graph, Node, Tensor
 from plots.operation_kinds import is_additive_merge, is_identity_like, is_norm
 
 STREAM_COLOUR = "#D55E00"  # vermilion of the Okabe-Ito palette: clear also to colour-blind eyes
 INK = "#222222"
 GREY = "#8A8A8A"
+
+_NOTE_COLOURS = {
+    "finding": "#C51B1B",
+    "deviates": "#7B3294",
+    "added": "#1B7837",
+    "removed": "#B2182B",
+    "changed": "#B06F00",
+    "moved": "#2166AC",
+}
+_INSIDE = {"calls": "call", "skip_paths": "skip path"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +51,48 @@ def box_attributes(
         tag: Name under which its output is referred to elsewhere in the picture, if it is.
     """
     attributes: dict[str, Any] = {"tooltip": quoted(f"{node.id} ({node.class_name})")}
-    if is_additive_merge(node) and labels == Labels():
+    said = _rows(node, graph, labels)
+    kinds = [note.kind for note in graph.notes if node.id in note.about]
+    if kinds:
+        attributes |= {"color": quoted(note_colour(kinds[-1])), "penwidth": "2.5"}
+    if is_additive_merge(node) and not said and not labels.full_names:
         attributes |= {"label": quoted("+"), "shape": "circle", "fixedsize": "true"}
         attributes |= {"width": "0.32", "height": "0.32", "fontsize": "18", "margin": "0"}
-        if on_stream:
+        if on_stream and not kinds:
             attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "2.5"}
         return attributes
+    if node.kind == "group":
+        attributes["peripheries"] = "2"
     return attributes | {
-        "label": _table(node, graph, labels, tag),
-        "fillcolor": quoted(_fill(node)),
+        "label": _table(node, graph, labels, said, tag),
+        "fillcolor": quoted(_fill(node, graph)),
     }
 
 
-def _fill(node: Node) -> str:
+def note_colour(kind: str) -> str:
+    """The colour of the frame around what a note is about."""
+    return _NOTE_COLOURS.get(kind, "#7B3294")
+
+
+def heat_colour(overlay: Overlay, place: str) -> str:
+    """From white to blue, as far as the value of a call or edge is the largest of its overlay."""
+    numbers = {key: overlay.number(value) for key, value in overlay.values.items()}
+    if overlay.scale == "log":
+        numbers = {key: log(number) for key, number in numbers.items() if number > 0}
+    low = min(numbers.values(), default=0.0) if overlay.scale == "log" else 0.0
+    high = max(numbers.values(), default=0.0)
+    heat = (numbers.get(place, low) - low) / (high - low) if high > low else 0.0
+    return "#" + "".join(
+        f"{round(cold + min(max(heat, 0.0), 1.0) * (hot - cold)):02X}"
+        for cold, hot in zip((255, 255, 255), (107, 174, 214), strict=True)
+    )
+
+
+def _fill(node: Node, graph: Graph) -> str:
+    if graph.overlays and node.id in graph.overlays[-1].values:
+        return heat_colour(graph.overlays[-1], node.id)
+    if graph.overlays or node.kind == "group":
+        return "#FFFFFF"
     if node.kind == "input":
         return "#E3E3E3"
     if is_norm(node):
@@ -64,7 +106,7 @@ def _fill(node: Node) -> str:
     return "#D7E6F5" if node.parameters else "#FFFFFF"
 
 
-def _table(node: Node, graph: Graph, labels: Labels, tag: str | None) -> str:
+def _table(node: Node, graph: Graph, labels: Labels, said: list[str], tag: str | None) -> str:
     """The label of a box, as an HTML-like table, escaped."""
     if labels.full_names:
         head, sub = node.name, node.class_name
@@ -72,12 +114,27 @@ def _table(node: Node, graph: Graph, labels: Labels, tag: str | None) -> str:
         head, sub = node.label, node.class_name
     else:
         head, sub = node.class_name, ""
+    if node.kind == "group":
+        sub = ""
     title = f"<b>{_escaped(head)}</b>"
     if sub and sub != head:
         title += f' <font point-size="9" color="{GREY}">{_escaped(sub)}</font>'
+    times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
+    if times > 1:
+        title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
     if tag is not None and tag != head:
         title += f' <font color="{GREY}">= {_escaped(tag)}</font>'
-    rows = [title]
+    if not said:
+        return f"<{title}>"
+    cells = "".join(f"<tr><td>{row}</td></tr>" for row in [title, *said])
+    return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{cells}</table>>'
+
+
+def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
+    """What a box says below its title, escaped."""
+    rows = []
+    if node.kind == "group":
+        rows.append(f'<font point-size="9" color="{GREY}">{_escaped(group_text(node))}</font>')
     if labels.activations and node.activation is not None:
         rows.append(f"activation: <b>{_escaped(node.activation)}</b>")
     if labels.shapes:
@@ -89,10 +146,21 @@ def _table(node: Node, graph: Graph, labels: Labels, tag: str | None) -> str:
     if labels.trainable and node.parameters and node.trainable is not None:
         colour, word = ("#1B7837", "trainable") if node.trainable else ("#B2182B", "frozen")
         rows.append(f'<font color="{colour}">{word}</font>')
-    if len(rows) == 1:
-        return f"<{title}>"
-    cells = "".join(f"<tr><td>{row}</td></tr>" for row in rows)
-    return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{cells}</table>>'
+    for overlay in graph.overlays:
+        if node.id in overlay.values:
+            title = f"{overlay.title}: " if len(graph.overlays) > 1 else ""
+            rows.append(_escaped(title + overlay.text(node.id)))
+    for note in graph.notes:
+        if note.about[:1] == (node.id,):  # a note about many calls is written out at the first
+            text = "\n".join(textwrap.wrap(note.text, 44))
+            rows.append(f'<font color="{note_colour(note.kind)}">{_escaped(text)}</font>')
+    return rows
+
+
+def group_text(node: Node) -> str:
+    """What is inside a group: "12 calls, 2 skip paths"."""
+    counts = [(node.config[key], word) for key, word in _INSIDE.items() if key in node.config]
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
 
 
 def shape_text(tensor: Tensor) -> str:

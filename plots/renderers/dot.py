@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from plots.boxes import GREY, INK, STREAM_COLOUR, Labels, box_attributes, quoted, shape_text
 from plots.graph import Edge, Graph
-from plots.layout import Layout, lay_out
+from plots.renderers.boxes import (
+    GREY,
+    INK,
+    STREAM_COLOUR,
+    Labels,
+    box_attributes,
+    note_colour,
+    quoted,
+    shape_text,
+)
+from plots.renderers.layout import Layout, lay_out
 
 if TYPE_CHECKING:
     import pydot
@@ -151,7 +160,7 @@ def _add_graph(
             root.add_edge(line)
         else:
             parallel = times_joined[edge.source, edge.target] > 1
-            root.add_edge(_line(edge, layout, prefix, parallel))
+            root.add_edge(_line(edge, graph, layout, prefix, parallel))
     for upper, lower in layout.below:
         ends = quoted(prefix + upper), quoted(prefix + lower)
         root.add_edge(pydot.Edge(*ends, style="invis", weight="0", minlen="2"))
@@ -184,7 +193,7 @@ def _cluster(
     return clusters[namespace]
 
 
-def _line(edge: Edge, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge:
+def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge:
     """One edge as a line; parallel ones are told apart by their ports."""
     import pydot
 
@@ -192,14 +201,20 @@ def _line(edge: Edge, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge
     if (edge.source, edge.target) in layout.stream:
         attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "5", "arrowsize": "0.45"}
         attributes |= {"weight": str(_STREAM_WEIGHT)}
-    elif edge.tensor.dtype == "bool":
+    elif edge.tensor.dtype == "bool" or edge.implicit:
         attributes |= {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
     else:
         attributes |= {"weight": str(_BRANCH_WEIGHT)}
         if any(edge.target == lower for _, lower in layout.below):
             attributes["minlen"] = "2"  # room to come in from above, not through its neighbours
-    if parallel:
-        attributes["label"] = quoted(edge.port)
+    said = [edge.port] if parallel else []
+    said += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
+    said += [overlay.text(edge.id) for overlay in graph.overlays if edge.id in overlay.values]
+    if said:
+        attributes["label"] = quoted("\n".join(said))
+    for note in graph.notes:
+        if edge.id in note.about:
+            attributes["color"] = quoted(note_colour(note.kind))
     return pydot.Edge(quoted(prefix + edge.source), quoted(prefix + edge.target), **attributes)
 
 

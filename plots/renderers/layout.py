@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plots.graph import Edge, Graph
-from plots.hierarchy import block_of_every_node, common_namespace
-from plots.skips import SkipPath, skip_paths, stream_edges
+from plots.hierarchy import boxes, common_namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +35,21 @@ class Layout:
 
 def lay_out(graph: Graph) -> Layout:
     """Decide how to draw `graph`; the result is the same in every process."""
-    paths = skip_paths(graph)
-    blocks = block_of_every_node(graph, paths)
-    on_paths, joints = stream_edges(graph, paths)
-    stream = frozenset(on_paths) | frozenset(joints)
-    tags = _tags(graph, paths, blocks, stream)
+    blocks = boxes(graph)
+    tags = _tags(graph, blocks)
     return Layout(
         blocks=blocks,
-        stream=stream,
-        merges=frozenset(path.target for path in paths),
+        stream=frozenset(graph.stream),
+        merges=frozenset(path.target for path in graph.skip_paths),
         tags=tags,
         below=_below(graph, blocks, tags),
     )
 
 
-def _tags(
-    graph: Graph,
-    paths: tuple[SkipPath, ...],
-    blocks: dict[str, str],
-    stream: frozenset[tuple[str, str]],
-) -> dict[str, str]:
+def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
     """Short names for masks, and for side inputs that sublayers share: rotary angles, biases."""
-    main_flow = {node_id for path in paths for node_id in path.bypassed}
-    main_flow.update(node_id for pair in stream for node_id in pair)
-    bypassed = {node_id for path in paths for node_id in path.bypassed}
+    bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
+    main_flow = bypassed | {node_id for pair in graph.stream for node_id in pair}
     tags: dict[str, str] = {}
     for node in graph.nodes:
         if node.id in main_flow:

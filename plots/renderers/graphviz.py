@@ -1,4 +1,4 @@
-"""DOT to PNG, SVG, PDF or DOT files, without a Graphviz installation, written whole or not at all.
+"""Graphs as DOT, SVG, PNG and PDF, without a Graphviz installation; files written whole.
 
 `dot` is used where it is installed; else the Graphviz that the wheel `pygraphviz` carries.
 """
@@ -12,9 +12,15 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from plots.graph import Graph
+from plots.registry import graph_renderer
+from plots.renderers.boxes import Labels
+from plots.renderers.dot import graph_to_dot
 
 if TYPE_CHECKING:
     import pydot
@@ -24,19 +30,79 @@ FORMATS = ("png", "svg", "pdf", "dot")
 MAX_SIDE_PIXELS = 16_000
 """Longest side of a PNG. Viewers and browsers refuse much larger ones."""
 
+_DIRECTIONS = ("TB", "BT", "LR", "RL")
+
 _GRAPHVIZ_LOCK = threading.Lock()  # the bundled Graphviz is not thread-safe
 
 _PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
 
-def picture_format(to_file: str | os.PathLike[str]) -> str:
-    """The format that a file name asks for by its suffix; PNG if it has none.
+def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable[..., bytes]:
+    """Register the renderer of one format; all four take the same options."""
+
+    def renderer(
+        graph: Graph,
+        shapes: bool = False,
+        dtypes: bool = False,
+        full_names: bool = False,
+        activations: bool = False,
+        trainable: bool = False,
+        rankdir: str = "TB",
+        splines: str = "spline",
+        dpi: int = 200,
+    ) -> bytes:
+        check_style(rankdir, dpi)
+        labels = Labels(shapes, dtypes, full_names, activations, trainable)
+        return render_dot(graph_to_dot(graph, labels, rankdir, dpi, splines), picture)
+
+    renderer.__name__ = picture
+    renderer.__doc__ = f"""{summary}
+
+    Args:
+        graph: The graph.
+        shapes: Whether boxes say what shapes go in and come out.
+        dtypes: Whether they say the dtype of what comes out.
+        full_names: Whether they show full dotted names.
+        activations: Whether they name activation functions.
+        trainable: Whether they say if a layer with weights is trained.
+        rankdir: Direction of the data flow: "TB", "BT", "LR" or "RL".
+        splines: How edges run, as in Graphviz: "spline", "polyline", "ortho", ...
+        dpi: Dots per inch of a PNG, lowered for large graphs.
 
     Raises:
-        ValueError: if the suffix names none of `FORMATS`.
+        ImportError: if neither `dot` nor pygraphviz is there.
+        RuntimeError: if Graphviz cannot draw the graph.
+        ValueError: if `rankdir` or `dpi` is not allowed.
+    """
+    return graph_renderer(picture, suffixes)(renderer)
+
+
+svg = _register("svg", (".svg",), "A picture of boxes and lines that scales, for pages and papers.")
+png = _register("png", (".png",), "The same picture as pixels.")
+pdf = _register("pdf", (".pdf",), "The same picture as a page, for LaTeX.")
+dot = _register("dot", (".dot", ".gv"), "The text that Graphviz lays these pictures out from.")
+
+
+def check_style(rankdir: str, dpi: int) -> None:
+    """Refuse directions and resolutions that there are not.
+
+    Raises:
+        ValueError: naming what is allowed.
+    """
+    if rankdir not in _DIRECTIONS:
+        raise ValueError(f"rankdir is {rankdir!r}; allowed are {', '.join(_DIRECTIONS)}")
+    if not dpi > 0:
+        raise ValueError(f"dpi is {dpi!r}; it must be a positive number")
+
+
+def picture_format(to_file: str | os.PathLike[str]) -> str:
+    """The format of `FORMATS` that a file name asks for by its suffix.
+
+    Raises:
+        ValueError: if the suffix names none of them.
     """
     suffix = Path(to_file).suffix
-    name = suffix[1:].lower() or "png"
+    name = suffix[1:].lower()
     if name not in FORMATS:
         raise ValueError(
             f"cannot write {str(to_file)!r}: the suffix {suffix!r} names no known format. "
@@ -45,29 +111,24 @@ def picture_format(to_file: str | os.PathLike[str]) -> str:
     return name
 
 
-def render(dot: pydot.Dot, to_file: str | os.PathLike[str]) -> Path:
-    """Draw `dot` into a file, in the format of its suffix.
+def render_dot(dot: pydot.Dot, picture: str) -> bytes:
+    """The picture of `dot` in one of `FORMATS`. The same DOT gives the same bytes.
 
-    The same DOT gives the same bytes. A PNG of a large graph is scaled down, whatever its dpi, so
-    that no side is longer than `MAX_SIDE_PIXELS`.
-
-    Returns:
-        The path of the file.
+    A PNG of a large graph is scaled down, whatever its dpi, so that no side is longer than
+    `MAX_SIDE_PIXELS`; vector formats keep their natural size.
 
     Raises:
-        ValueError: if the suffix names no known format.
         ImportError: if neither `dot` nor pygraphviz is there.
         RuntimeError: if Graphviz cannot draw the graph.
-        OSError: if the file cannot be written.
     """
-    picture = picture_format(to_file)
     if picture == "png":
         # `size` is the largest extent in inches; Graphviz scales down what is larger.
         inches = MAX_SIDE_PIXELS / float(dot.get("dpi") or 96)
         dot.set("size", f'"{inches:.2f},{inches:.2f}"')
-    text = dot.to_string()
-    data = text.encode() if picture == "dot" else run_graphviz(text, picture)
-    return write_whole(to_file, data)
+    elif dot.get("dpi"):
+        del dot.obj_dict["attributes"]["dpi"]
+    text: str = dot.to_string()
+    return text.encode() if picture == "dot" else run_graphviz(text, picture)
 
 
 def run_graphviz(text: str, picture: str) -> bytes:

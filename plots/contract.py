@@ -1,0 +1,84 @@
+"""Rebuild a graph with fewer calls, and take along what plugins have said about the old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from plots.annotations import Note, Overlay, Quantity, SkipPath, total_of
+from plots.graph import Edge, Graph, Node
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """What is left of a graph, and what has become of the rest.
+
+    Attributes:
+        nodes: The calls that there are now, in an order in which they can be computed.
+        edges: The edges that there are now.
+        outputs: The outputs of the model now.
+        calls: Id of a call that is no more -> id of the one that stands for it.
+        edge_ids: Id of an edge that was there -> its id now; without those that are no more.
+        gone: Calls of which nothing is said any more, because their stand-in is a call like them
+            that has its own say; what merges into a group is not among them.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    outputs: tuple[tuple[str, int], ...]
+    calls: Mapping[str, str]
+    edge_ids: Mapping[str, str]
+    gone: frozenset[str] = field(default=frozenset())
+
+    def of(self, graph: Graph) -> Graph:
+        """`graph` contracted in this way."""
+        places: dict[str, Any] = {node.id: None for node in graph.nodes if node.id not in self.gone}
+        now = {place: self.calls.get(place, place) for place in places} | dict(self.edge_ids)
+        stream = [
+            (self.calls.get(a, a), self.calls.get(b, b))
+            for a, b in graph.stream
+            if b not in self.gone
+        ]
+        return replace(
+            graph,
+            nodes=self.nodes,
+            edges=self.edges,
+            outputs=self.outputs,
+            skip_paths=tuple(dict.fromkeys(self._paths(graph.skip_paths))),
+            stream=tuple(dict.fromkeys((a, b) for a, b in stream if a != b)),
+            overlays=tuple(_moved_overlay(overlay, now) for overlay in graph.overlays),
+            notes=tuple(_moved_notes(graph.notes, now)),
+            pictures={i: png for i, png in graph.pictures.items() if now.get(i) == i},
+        )
+
+    def _paths(self, paths: Iterable[SkipPath]) -> Iterable[SkipPath]:
+        """The skip paths that can still be seen: not those within one call of the new graph."""
+        for path in paths:
+            if path.target in self.gone:
+                continue
+            source, *through, target = dict.fromkeys(self.calls.get(i, i) for i in path.line)
+            bypassed = dict.fromkeys(self.calls.get(i, i) for i in path.bypassed)
+            seen = tuple(i for i in bypassed if i not in (source, *through, target))
+            if source != target and seen:
+                yield replace(
+                    path, source=source, target=target, through=tuple(through), bypassed=seen
+                )
+
+
+def _moved_overlay(overlay: Overlay, now: Mapping[str, str]) -> Overlay:
+    """The overlay with the values of calls that have become one put together."""
+    values: dict[str, Quantity] = {}
+    for place, new in now.items():  # in the graph's order, so that the last one comes last
+        if place in overlay.values:
+            value = overlay.values[place]
+            adds = overlay.combine == "sum" and new in values
+            values[new] = total_of([values[new], value]) if adds else value
+    return replace(overlay, values=values)
+
+
+def _moved_notes(notes: Iterable[Note], now: Mapping[str, str]) -> Iterable[Note]:
+    for note in notes:
+        about = tuple(dict.fromkeys(now[place] for place in note.about if place in now))
+        if about or not note.about:
+            yield replace(note, about=about)

@@ -1,0 +1,156 @@
+"""Close boxes: a namespace and all calls in it become one call, a group."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+
+from plots.contract import Contraction
+from plots.graph import Edge, Graph, Node, Tensor
+from plots.hierarchy import boxes, depth_of
+
+
+def close_groups(graph: Graph, depth: int) -> Graph:
+    """Close all boxes that lie deeper than `depth` levels.
+
+    A group's id is its namespace with ".*"; it has the weights of what it stands for, each counted
+    once, and says how many calls and skip paths are inside. A box that cannot be one call, because
+    something outside of it lies on the way between two of its calls, stays open.
+
+    Raises:
+        ValueError: if `depth` is negative.
+    """
+    if depth < 0:
+        raise ValueError(f"depth is {depth!r}; it is a number of levels, 0 or more")
+    members: dict[str, list[Node]] = {}
+    for node_id, namespace in boxes(graph).items():
+        if depth_of(namespace) > depth:
+            name = ".".join(namespace.split(".")[: depth + 1])
+            members.setdefault(name, []).append(graph.node(node_id))
+    groups = {f"{name}.*": nodes for name, nodes in members.items() if len(nodes) > 1}
+    while True:
+        into = {node.id: group for group, nodes in groups.items() for node in nodes}
+        try:
+            order = _order(graph, into)
+        except CycleError as error:
+            in_cycle = [group for group in error.args[1] if group in groups]
+            del groups[min(in_cycle, key=lambda group: len(groups[group]))]
+        else:
+            return _closed(graph, groups, into, order)
+
+
+def _order(graph: Graph, into: Mapping[str, str]) -> list[str]:
+    """Ids of the calls and groups, each after what it takes from, and else in the graph's order.
+
+    Raises:
+        CycleError: if there is no such order.
+    """
+    first: dict[str, int] = {}
+    for position, node in enumerate(graph.nodes):
+        first.setdefault(into.get(node.id, node.id), position)
+    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(first, ()))
+    for edge in graph.edges:
+        source, target = into.get(edge.source, edge.source), into.get(edge.target, edge.target)
+        if source != target:
+            sorter.add(target, source)
+    sorter.prepare()
+    order: list[str] = []
+    ready = [(first[place], place) for place in sorter.get_ready()]
+    heapq.heapify(ready)
+    while ready:
+        _, place = heapq.heappop(ready)
+        order.append(place)
+        sorter.done(place)
+        for following in sorter.get_ready():
+            heapq.heappush(ready, (first[following], following))
+    return order
+
+
+def _closed(
+    graph: Graph, groups: Mapping[str, list[Node]], into: Mapping[str, str], order: Iterable[str]
+) -> Graph:
+    given_out = _given_out(graph, into)
+    nodes = [
+        _group(graph, place, groups[place], given_out.get(place, {}))
+        if place in groups
+        else graph.node(place)
+        for place in order
+    ]
+    position = {node.id: number for number, node in enumerate(nodes)}
+    joined: dict[tuple[str, int, str, str], list[Edge]] = {}
+    for edge in graph.edges:
+        source, target = into.get(edge.source, edge.source), into.get(edge.target, edge.target)
+        if source != target:
+            number = (
+                given_out[source][edge.source, edge.output] if source in groups else edge.output
+            )
+            # What several calls of one group take is one line into the group.
+            port = "" if target in groups else edge.port
+            joined.setdefault((source, number, target, port), []).append(edge)
+    edges: list[Edge] = []
+    edge_ids: dict[str, str] = {}
+    for (source, number, target, _), together in joined.items():
+        name = target.removesuffix("*")
+        ports = [
+            f"{edge.target.removeprefix(name)}.{edge.port}" if target in groups else edge.port
+            for edge in together
+        ]
+        implicit = all(edge.implicit for edge in together)
+        tensor = together[0].tensor
+        edges.append(Edge(source, target, ", ".join(ports), number, tensor, implicit))
+        edge_ids.update({edge.id: edges[-1].id for edge in together})
+    return Contraction(
+        nodes=tuple(nodes),
+        edges=tuple(sorted(edges, key=lambda edge: position[edge.target])),
+        outputs=tuple(
+            (into[node_id], given_out[into[node_id]][node_id, number])
+            if node_id in into
+            else (node_id, number)
+            for node_id, number in graph.outputs
+        ),
+        calls=into,
+        edge_ids=edge_ids,
+    ).of(graph)
+
+
+def _given_out(graph: Graph, into: Mapping[str, str]) -> dict[str, dict[tuple[str, int], int]]:
+    """For every group, which outputs of its calls are taken outside: (id, output) -> number."""
+    given_out: dict[str, dict[tuple[str, int], int]] = {}
+    taken = [
+        (edge.source, edge.output)
+        for edge in graph.edges
+        if into.get(edge.source) != into.get(edge.target)
+    ]
+    for node_id, output in [*taken, *graph.outputs]:
+        if node_id in into:
+            numbers = given_out.setdefault(into[node_id], {})
+            numbers.setdefault((node_id, output), len(numbers))
+    return given_out
+
+
+def _group(
+    graph: Graph, group_id: str, nodes: list[Node], given_out: Mapping[tuple[str, int], int]
+) -> Node:
+    name = group_id.removesuffix(".*")
+    inside = {node.id for node in nodes}
+    layers = {node.layer: node for node in nodes}.values()
+    outputs: tuple[Tensor, ...] = tuple(graph.node(i).outputs[k] for i, k in given_out)
+    paths = sum(path.target in inside and path.source in inside for path in graph.skip_paths)
+    calls = [call for node in nodes for call in (node.members or (node.id,))]
+    switches = {node.trainable for node in layers if node.parameters}
+    return Node(
+        id=group_id,
+        name=name,
+        kind="group",
+        class_name="Group",
+        bases=(),
+        namespace=name.rpartition(".")[0],
+        layer=group_id,
+        outputs=outputs,
+        parameters=sum(node.parameters for node in layers),
+        trainable_parameters=sum(node.trainable_parameters for node in layers),
+        trainable=True in switches if switches else None,
+        config={"calls": len(calls)} | ({"skip_paths": paths} if paths else {}),
+        members=tuple(calls),
+    )

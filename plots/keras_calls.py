@@ -1,0 +1,108 @@
+"""The calls that a Keras graph has recorded: their order, their arguments and their masks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Container, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+
+def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
+    """Calls that `tensor` needs and that are not in `origin` yet, each after what it needs itself.
+
+    The order follows the arguments only, so it is the same in every process. Iterative, because
+    deep models exceed Python's recursion limit.
+    """
+    waiting = [(_call_of(tensor), False)] if id(tensor) not in origin else []
+    while waiting:
+        call, needs_are_read = waiting.pop()
+        if all(id(output) in origin for output in call.outputs):
+            continue
+        if needs_are_read:
+            yield call
+            continue
+        waiting.append((call, True))
+        tensors = [*call.input_tensors, *(mask for _, mask in implicit_masks_of(call))]
+        needed = [t for t in tensors if id(t) not in origin]
+        waiting.extend((_call_of(t), False) for t in reversed(needed))
+
+
+def _call_of(tensor: Any) -> Any:
+    """The call record (Keras: `Node`) whose output `tensor` is."""
+    operation, call_index, _ = tensor._keras_history
+    return operation._inbound_nodes[call_index]
+
+
+def arguments_of(call: Any, but: Container[str] = ()) -> Iterator[tuple[str, Any]]:
+    """The call's arguments, flattened, as (port, value), without the ports in `but`."""
+    for name, value in _named_arguments(call):
+        for port, item in _flatten(name, value):
+            if port not in but:
+                yield port, item
+
+
+def _named_arguments(call: Any) -> Iterator[tuple[str, Any]]:
+    """The call's arguments as (name, value), nested values as they are."""
+    names = _parameter_names(call.operation.__class__)
+    for position, value in enumerate(call.arguments.args):
+        yield (names[position] if position < len(names) else str(position)), value
+    yield from call.arguments.kwargs.items()
+
+
+def implicit_masks_of(call: Any) -> list[tuple[str, Any]]:
+    """Masks that arrive behind the call's tensors, as (port, mask).
+
+    The rule is that of `keras.layers.Layer.__call__`: the mask of the only tensor argument goes to
+    `mask`, that of one of several, `query`, to `query_mask`; unless the caller gave one.
+    """
+    import keras
+
+    if not isinstance(call.operation, keras.layers.Layer) or call.is_input:
+        return []
+    accepted = _all_parameter_names(call.operation.__class__)
+    given = dict(_named_arguments(call))
+    tensors = {name: [*_flatten(name, value)] for name, value in given.items()}
+    for name, items in list(tensors.items()):
+        if name.endswith("mask") or not any(isinstance(t, keras.KerasTensor) for _, t in items):
+            del tensors[name]
+    found = []
+    for name, items in tensors.items():
+        to = "mask" if len(tensors) == 1 else f"{name}_mask"
+        for port, tensor in items if to in accepted else ():
+            mask, explicit = getattr(tensor, "_keras_mask", None), given.get(to)
+            if mask is not None and (explicit is None or explicit is mask):
+                found.append((to + port.removeprefix(name), mask))
+    return found
+
+
+def _flatten(port: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _flatten(f"{port}.{position}", item)
+    elif isinstance(value, Mapping):
+        # Sorted, as keras.tree flattens mappings: a nested model's inputs come in this order.
+        for key in sorted(value, key=str):
+            yield from _flatten(f"{port}.{key}", value[key])
+    else:
+        yield port, value
+
+
+@cache
+def _parameter_names(operation_class: type) -> tuple[str, ...]:
+    """Names of the positional arguments of a class's `call`, as far as they have names."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in _parameters(operation_class) if p.kind in positional)
+
+
+@cache
+def _all_parameter_names(operation_class: type) -> frozenset[str]:
+    """Names of all arguments of a class's `call`, those that are given by keyword only as well."""
+    return frozenset(parameter.name for parameter in _parameters(operation_class))
+
+
+def _parameters(operation_class: type) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(operation_class.call).parameters.values())[1:]  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        return []

@@ -1,0 +1,167 @@
+"""What Keras' layers, tensors and losses are, as plain data."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from plots.graph import Constant, Kind, Loss, Tensor
+
+
+def is_counted(operation: Any) -> bool:
+    """Whether Keras made up the name: the class in snake case and a counter, such as `add_7`."""
+    stem = re.escape(snake_case(type(operation).__name__))
+    return re.fullmatch(rf"{stem}(_\d+)?", operation.name) is not None
+
+
+def tensor_of(tensor: Any) -> Tensor:
+    """Shape and dtype of a symbolic tensor."""
+    shape = () if tensor.shape is None else tensor.shape
+    return Tensor(tuple(None if n is None else int(n) for n in shape), str(tensor.dtype))
+
+
+def constant_of(port: str, value: Any) -> Constant:
+    """An argument that is no symbolic tensor: a plain value, or what an array looks like."""
+    import keras
+
+    if isinstance(value, bool | int | float | str):
+        return Constant(port, value)
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        shape = tuple(int(n) for n in value.shape)
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        if shape == ():
+            return Constant(port, _plain(keras.ops.convert_to_numpy(value)), shape, dtype)
+        return Constant(port, None, shape, dtype, _pattern(keras.ops.convert_to_numpy(value)))
+    return Constant(port, _plain(value))
+
+
+def _pattern(array: Any) -> str:
+    """What the values of an array look like; see `Constant`."""
+    import numpy as np
+
+    if array.size == 0 or array.dtype.kind not in "biuf":
+        return ""
+    if not array.any():
+        return "zeros"
+    if (array == 1).all():
+        return "ones"
+    if array.ndim < 2 or min(array.shape[-2:]) < 2:
+        return ""
+    # 0 where a query may look and a large negative number elsewhere, or True and False.
+    seen = array == 0 if array.dtype.kind == "f" and array.min() < -1000 else array == 1
+    if np.array_equal(seen, np.broadcast_to(np.tri(*array.shape[-2:]) == 1, array.shape)):
+        return "lower triangular"
+    # Sines and cosines of equal angles: every row has the same length, and none is above one.
+    lengths = np.square(array.astype("float64")).sum(-1)
+    even = array.shape[-1] % 2 == 0 and np.allclose(lengths, array.shape[-1] / 2, rtol=1e-3)
+    return "sinusoids" if array.dtype.kind == "f" and even and abs(array).max() <= 1.001 else ""
+
+
+def kind_of(call: Any) -> Kind:
+    """What is called."""
+    import keras
+
+    if isinstance(call.operation, keras.layers.InputLayer):
+        return "input"
+    if isinstance(call.operation, keras.Model | keras.Function):
+        return "model"
+    return "layer" if isinstance(call.operation, keras.layers.Layer) else "operation"
+
+
+@cache
+def base_names(operation_class: type) -> tuple[str, ...]:
+    """Names of the classes below `Layer`, `Model` or `Operation` that a class derives from."""
+    import keras
+
+    roots = (keras.layers.Layer, keras.Model, keras.Operation)
+    names = []
+    for base in operation_class.__mro__[1:]:
+        if base in roots:
+            break
+        names.append(base.__name__)
+    return tuple(names)
+
+
+def weights_of(operation: Any) -> list[Any]:
+    """The variables of a layer; none of a bare operation."""
+    return list(getattr(operation, "weights", ()))
+
+
+def count_parameters(variables: Any) -> int:
+    """Number of numbers that the variables hold, each variable counted once."""
+    return sum({id(variable): math.prod(variable.shape) for variable in variables}.values())
+
+
+def config_of(operation: Any) -> dict[str, Any]:
+    """The configuration as JSON-able values, without the name, which may be a counted one."""
+    import keras
+
+    if isinstance(operation, keras.Model | keras.Function):
+        return {}  # the whole inner graph: read it with open_nested instead
+    try:
+        config = operation.get_config()
+    except Exception:  # a foreign layer's get_config may fail in any way; the picture still comes
+        return {}
+    return {str(key): _plain(value) for key, value in config.items() if key != "name"}
+
+
+def losses_of(model: Any) -> tuple[Loss, ...]:
+    """What the model was compiled to be trained on."""
+    import keras
+
+    if not getattr(model, "compiled", False) or not getattr(model, "loss", None):
+        return ()
+    losses = []
+    for loss in keras.tree.flatten(model.loss):
+        try:
+            known = keras.losses.get(loss)
+        except ValueError:  # a name that nobody registered: training will say so
+            continue
+        if known is not None:
+            # A function such as sparse_categorical_crossentropy has the switch as an argument.
+            function = getattr(known, "fn", known)
+            switch = getattr(known, "_fn_kwargs", {}).get("from_logits", _default_switch(function))
+            losses.append(Loss(getattr(known, "__name__", type(known).__name__), switch))
+    return tuple(losses)
+
+
+def _default_switch(function: Any) -> bool | None:
+    try:
+        parameter = inspect.signature(function).parameters.get("from_logits")
+    except (TypeError, ValueError):
+        return None
+    return None if parameter is None else bool(parameter.default)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON-able data that is the same in every process (so never its `repr`)."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item) for item in value), key=str)
+    if isinstance(value, slice):
+        parts = ["" if part is None else str(_plain(part)) for part in (value.start, value.stop)]
+        return ":".join(parts) + ("" if value.step is None else f":{value.step}")
+    if value is Ellipsis:
+        return "..."
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return _plain(value.item())
+    return getattr(value, "__name__", type(value).__name__)
+
+
+@cache
+def snake_case(class_name: str) -> str:
+    """The stem of the names that Keras counts up: "add" for Add, "layer_norm" for LayerNorm."""
+    name = re.sub(r"\W+", "", class_name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,0 +1,1 @@
+"""Renderers: from graph to the contents of a file."""
