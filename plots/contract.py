@@ -57,10 +57,11 @@ class Contraction:
         for path in paths:
             if path.target in self.gone:
                 continue
-            source, *through, target = dict.fromkeys(self.calls.get(i, i) for i in path.line)
+            line = tuple(dict.fromkeys(self.calls.get(i, i) for i in path.line))
             bypassed = dict.fromkeys(self.calls.get(i, i) for i in path.bypassed)
-            seen = tuple(i for i in bypassed if i not in (source, *through, target))
-            if source != target and seen:
+            seen = tuple(i for i in bypassed if i not in line)
+            if len(line) > 1 and seen:
+                source, *through, target = line
                 yield replace(
                     path, source=source, target=target, through=tuple(through), bypassed=seen
                 )
