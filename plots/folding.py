@@ -10,7 +10,7 @@ from typing import Any
 
 from plots.annotations import Note
 from plots.contract import Contraction
-from plots.graph import Edge, Graph, Node
+from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.groups import close_groups
 from plots.hierarchy import boxes
 from plots.registry import graph_plugin
@@ -70,7 +70,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                 into.update({node.id: stands.id for node, stands in same})
             if times > keep:
                 repeats.update({block.name: times - keep + 1 for block in last})
-        notes += _deviations(graph, kept)
+        notes += _deviations(kept)
     folded = _without(graph, into)
     return replace(folded, repeats={**folded.repeats, **repeats}, notes=(*folded.notes, *notes))
 
@@ -101,7 +101,24 @@ class _Block:
 
     name: str
     nodes: tuple[Node, ...]
-    signature: list[Any]
+    signature: list[_Call]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What a call has to share with another one for the one to stand for the other.
+
+    `sources` says where each of its inputs comes from: ("inside", place in the block), ("before",
+    place in the block before) or ("outside", id).
+    """
+
+    label: str | None
+    class_name: str
+    config: Mapping[str, Any]
+    outputs: tuple[Tensor, ...]
+    constants: tuple[Constant, ...]
+    ports: tuple[tuple[str, int], ...]
+    sources: tuple[tuple[str, str], ...]
 
 
 def _stacks(graph: Graph) -> Iterator[list[_Block]]:
@@ -142,24 +159,39 @@ def _consecutive(
     graph: Graph, blocks: Mapping[int, tuple[str, list[Node]]]
 ) -> Iterator[list[_Block]]:
     """Parts of a stack with numbers that follow each other, each block fed by the one before."""
-    stack: list[_Block] = []
-    previous: tuple[int, set[str]] | None = None
+    stack: list[tuple[str, list[Node]]] = []
+    before: int | None = None
     for number in sorted(blocks):
-        name, nodes = blocks[number]
-        ids = {node.id for node in nodes}
-        sources = {edge.source for node in nodes for edge in graph.incoming[node.id]}
-        follows = previous is not None and previous[0] == number - 1 and previous[1] & sources
-        if not follows:
-            if len(stack) > 1:
-                yield stack
+        sources = {edge.source for node in blocks[number][1] for edge in graph.incoming[node.id]}
+        fed = stack and any(node.id in sources for node in stack[-1][1])
+        if before != number - 1 or not fed:
+            yield from _signed(graph, stack)
             stack = []
-        stack.append(_Block(name, tuple(nodes), _signature(graph, nodes)))
-        previous = number, ids
-    if len(stack) > 1:
-        yield stack
+        stack.append(blocks[number])
+        before = number
+    yield from _signed(graph, stack)
 
 
-def _runs(signatures: list[list[Any]]) -> Iterator[tuple[int, int, int]]:
+def _signed(graph: Graph, stack: list[tuple[str, list[Node]]]) -> Iterator[list[_Block]]:
+    """The stack with the signatures of its blocks; nothing if it has only one."""
+    if len(stack) < 2:
+        return
+    signatures = [
+        _signature(graph, nodes, stack[number - 1][1] if number else [])
+        for number, (_, nodes) in enumerate(stack)
+    ]
+    # The first block takes from what is before the stack where the others take from a block.
+    for other in signatures[1 : 1 + _LONGEST_PERIOD]:
+        if _enters_like(signatures[0], other):
+            signatures[0] = other
+            break
+    yield [
+        _Block(name, tuple(nodes), signature)
+        for (name, nodes), signature in zip(stack, signatures, strict=True)
+    ]
+
+
+def _runs(signatures: list[list[_Call]]) -> Iterator[tuple[int, int, int]]:
     """Parts that repeat, as (start, period, times), from the first block to the last.
 
     Where several periods fit, it is the one that covers most blocks, and of those the shortest.
@@ -178,48 +210,71 @@ def _runs(signatures: list[list[Any]]) -> Iterator[tuple[int, int, int]]:
         start += best[0] * best[1]
 
 
-def _signature(graph: Graph, nodes: list[Node]) -> list[Any]:
+def _signature(graph: Graph, nodes: list[Node], before: list[Node]) -> list[_Call]:
     """What has to be equal in two blocks for one to stand for the other."""
-    position = {node.id: number for number, node in enumerate(nodes)}
+    place = {node.id: ("before", str(number)) for number, node in enumerate(before)}
+    place |= {node.id: ("inside", str(number)) for number, node in enumerate(nodes)}
     return [
-        (
+        _Call(
             node.label if node.has_own_name and len(nodes) > 1 else None,
             node.class_name,
             node.config,
             node.outputs,
             node.constants,
-            [
-                (edge.port, edge.output, position.get(edge.source))
-                for edge in graph.incoming[node.id]
-            ],
+            tuple((edge.port, edge.output) for edge in graph.incoming[node.id]),
+            tuple(place.get(e.source, ("outside", e.source)) for e in graph.incoming[node.id]),
         )
         for node in nodes
     ]
 
 
-def _deviations(graph: Graph, kept: list[_Block]) -> Iterator[Note]:
+def _enters_like(first: list[_Call], other: list[_Call]) -> bool:
+    """Whether the first block is like another, but for taking from outside instead of a block."""
+    if [replace(call, sources=()) for call in first] != [
+        replace(call, sources=()) for call in other
+    ]:
+        return False
+    stands_for: dict[tuple[str, str], tuple[str, str]] = {}
+    for call, like in zip(first, other, strict=True):
+        for source, expected in zip(call.sources, like.sources, strict=True):
+            if expected[0] == "before":
+                expected = stands_for.setdefault(expected, source)
+            if source != expected:
+                return False
+    return True
+
+
+def _deviations(kept: list[_Block]) -> Iterator[Note]:
     """A note for every block that is kept because it differs from the one before it."""
     for before, block in pairwise(kept):
         if block.signature != before.signature:
-            difference = _difference(graph, before.nodes, block.nodes)
+            difference = _difference(before, block)
             text = f"{block.name} differs from {before.name}: {difference}"
             yield Note("deviates", tuple(node.id for node in block.nodes), text)
 
 
-def _difference(graph: Graph, before: tuple[Node, ...], after: tuple[Node, ...]) -> str:
+def _difference(before: _Block, after: _Block) -> str:
     """The first thing in which two blocks differ, in words."""
-    if len(before) != len(after):
-        return f"it has {len(after)} calls, not {len(before)}"
-    for old, new in zip(before, after, strict=True):
-        if old.class_name != new.class_name or (new.has_own_name and old.label != new.label):
-            return f"{new.label} ({new.class_name}) in the place of {old.label} ({old.class_name})"
+    if len(before.nodes) != len(after.nodes):
+        return f"it has {len(after.nodes)} calls, not {len(before.nodes)}"
+    for old, new, node in zip(before.signature, after.signature, after.nodes, strict=True):
+        if (old.class_name, old.label) != (new.class_name, new.label):
+            return f"{node.label} ({new.class_name}) in the place of {old.label} ({old.class_name})"
         for key in sorted({*old.config, *new.config}):
             if old.config.get(key) != new.config.get(key):
                 change = f"{new.config.get(key)!r}, not {old.config.get(key)!r}"
-                return f"{key} of {new.label} is {change}"
+                return f"{key} of {node.label} is {change}"
         if old.outputs != new.outputs:
             shapes = [tensor.shape for tensor in new.outputs]
-            return f"{new.label} gives out {shapes}, not {[t.shape for t in old.outputs]}"
+            return f"{node.label} gives out {shapes}, not {[t.shape for t in old.outputs]}"
         if old.constants != new.constants:
-            return f"{new.label} takes other constants"
+            return f"{node.label} takes other constants"
+        for was, is_now in zip(old.sources, new.sources, strict=False):
+            if was != is_now and "outside" in (was[0], is_now[0]):
+                return f"{node.label} takes {_source_text(is_now)}, not {_source_text(was)}"
     return "its calls are connected in another way"
+
+
+def _source_text(source: tuple[str, str]) -> str:
+    where, what = source
+    return what if where == "outside" else f"from {where} the block"

@@ -136,7 +136,7 @@ def _group(
     inside = {node.id for node in nodes}
     layers = {node.layer: node for node in nodes}.values()
     outputs: tuple[Tensor, ...] = tuple(graph.node(i).outputs[k] for i, k in given_out)
-    paths = sum(path.target in inside and path.source in inside for path in graph.skip_paths)
+    paths = sum(path.target in inside for path in graph.skip_paths)
     calls = [call for node in nodes for call in (node.members or (node.id,))]
     switches = {node.trainable for node in layers if node.parameters}
     return Node(

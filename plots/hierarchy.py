@@ -12,13 +12,15 @@ _NUMBERED = re.compile(r"(?:.*\.)?[^.]*\d(?=\.|$)")
 def boxes(graph: Graph) -> dict[str, str]:
     """The dotted namespace in which each call is drawn: id -> namespace.
 
-    That is its own namespace, with two exceptions. A call that nobody named (`x + y`) belongs to
-    what the calls before and after it have in common, or to the numbered block that it comes out
-    of. And where skip paths are marked, a merge belongs not to the sublayer that it is named after,
-    but to the block around it, because it lies on the stream *past* the sublayer; so does a norm on
-    the stream.
+    That is its own namespace, with two exceptions. A call that nobody named and that has no weights
+    (`x + y`) belongs to what the calls before and after it have in common, or to the numbered block
+    that it comes out of. And where skip paths are marked, a merge belongs not to the sublayer that
+    it is named after, but to the block around it, because it lies on the stream *past* the
+    sublayer; so does a norm on the stream.
     """
-    named = {node.id: node.namespace for node in graph.nodes if node.has_own_name}
+    named = {
+        node.id: node.namespace for node in graph.nodes if node.has_own_name or node.parameters
+    }
     before: dict[str, str] = {}
     for node in graph.nodes:  # of equally deep ones the latest: it comes out of this block
         sources = sorted(

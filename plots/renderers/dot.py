@@ -156,8 +156,12 @@ def _add_graph(
     for edge in graph.edges:
         if layout.is_referred(edge):
             tag, line = _reference(edge, layout, prefix)
-            clusters[layout.blocks[edge.target]].add_node(tag)
+            box = layout.blocks[edge.target]
+            clusters[box].add_node(tag)
             root.add_edge(line)
+            if box in layout.feeds:
+                ends = quoted(prefix + layout.feeds[box]), tag.get_name()
+                root.add_edge(pydot.Edge(*ends, style="invis", weight="0"))
         else:
             parallel = times_joined[edge.source, edge.target] > 1
             root.add_edge(_line(edge, graph, layout, prefix, parallel))

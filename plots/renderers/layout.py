@@ -18,14 +18,17 @@ class Layout:
         merges: Ids of the merges on the stream.
         tags: Node id -> short name, for calls whose output is referred to by name where it is
             used, because lines to all its users would run across the whole picture (masks).
-        below: (upper, lower) pairs: no part of a box may begin above what the box mainly takes
-            from, or the box would reach up along the blocks before it and push them aside.
+        feeds: Namespace -> id of the call outside of it that its box mainly takes from. No part of
+            the box may begin above that one, or the box would reach up along what comes before it
+            and push the stream aside.
+        below: (upper, lower) pairs of calls that see to it.
     """
 
     blocks: dict[str, str]
     stream: frozenset[tuple[str, str]]
     merges: frozenset[str]
     tags: dict[str, str]
+    feeds: dict[str, str]
     below: tuple[tuple[str, str], ...]
 
     def is_referred(self, edge: Edge) -> bool:
@@ -37,12 +40,15 @@ def lay_out(graph: Graph) -> Layout:
     """Decide how to draw `graph`; the result is the same in every process."""
     blocks = boxes(graph)
     tags = _tags(graph, blocks)
+    entries = _entries(graph, blocks, tags)
+    feeds = {block: _main_source(graph, block, blocks, edges) for block, edges in entries.items()}
     return Layout(
         blocks=blocks,
         stream=frozenset(graph.stream),
         merges=frozenset(path.target for path in graph.skip_paths),
         tags=tags,
-        below=_below(graph, blocks, tags),
+        feeds=feeds,
+        below=_below(graph, entries, feeds),
     )
 
 
@@ -67,27 +73,36 @@ def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
     return tags
 
 
-def _below(
-    graph: Graph, blocks: dict[str, str], tags: dict[str, str]
-) -> tuple[tuple[str, str], ...]:
-    """Pairs (what a box mainly takes from, another call of the box that something else leads into).
-
-    The keys and values of a cross-attention depend on the encoder alone, so that nothing in the
-    graph itself keeps them from being drawn above the decoder's first block. What a box mainly
-    takes from is what is nearest to it in the hierarchy, and there the latest.
-    """
+def _entries(graph: Graph, blocks: dict[str, str], tags: dict[str, str]) -> dict[str, list[Edge]]:
+    """Namespace -> the lines that lead into its box from outside."""
     entries: dict[str, list[Edge]] = {}
     for edge in graph.edges:
         inside, outside = blocks[edge.target], blocks[edge.source]
         if edge.source not in tags and not (outside + ".").startswith(inside + "."):
             entries.setdefault(inside, []).append(edge)
+    return entries
+
+
+def _main_source(graph: Graph, block: str, blocks: dict[str, str], entries: list[Edge]) -> str:
+    """What a box mainly takes from: what is nearest in the hierarchy, and there the latest."""
+
+    def nearness(source: str) -> tuple[int, int]:
+        return len(common_namespace(blocks[source], block)), graph.index[source]
+
+    return max((edge.source for edge in entries), key=nearness)
+
+
+def _below(
+    graph: Graph, entries: dict[str, list[Edge]], feeds: dict[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Pairs (what a box mainly takes from, another call of the box that something else leads into).
+
+    The keys and values of a cross-attention depend on the encoder alone, so that nothing in the
+    graph itself keeps them from being drawn above the decoder's first block.
+    """
     pairs: dict[tuple[str, str], None] = {}
     for block, edges in entries.items():
-
-        def nearness(source: str, block: str = block) -> tuple[int, int]:
-            return len(common_namespace(blocks[source], block)), graph.index[source]
-
-        main = max((edge.source for edge in edges), key=nearness)
+        main = feeds[block]
         others = {edge.target: None for edge in edges if edge.source != main}
         fed = {edge.target for edge in edges if edge.source == main}
         if others and fed:
