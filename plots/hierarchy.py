@@ -18,8 +18,10 @@ def boxes(graph: Graph) -> dict[str, str]:
     it is named after, but to the block around it, because it lies on the stream *past* the
     sublayer; so does a norm on the stream.
     """
-    named = {
-        node.id: node.namespace for node in graph.nodes if node.has_own_name or node.parameters
+    named = {  # what nobody named has a namespace only inside of something that was opened
+        node.id: node.namespace
+        for node in graph.nodes
+        if node.has_own_name or node.parameters or node.namespace
     }
     before: dict[str, str] = {}
     for node in graph.nodes:  # of equally deep ones the latest: it comes out of this block
@@ -36,13 +38,45 @@ def boxes(graph: Graph) -> dict[str, str]:
         around = [after[target] for target in targets]
         after[node.id] = named.get(node.id, max(around, key=depth_of, default=""))
     namespaces = {}
+    came_out: dict[str, str] = {}
     for node in graph.nodes:
         common = common_namespace(before[node.id], after[node.id])
         block = enclosing_block(before[node.id])
         inside = (common + ".").startswith(block + ".") or not block
         namespaces[node.id] = common if inside else block
+        if not inside:
+            came_out[node.id] = common
+    namespaces.update(_after_the_last_block(graph, came_out, namespaces))
     namespaces.update(_lifted_onto_stream(graph, namespaces))
     return namespaces
+
+
+def _after_the_last_block(
+    graph: Graph, came_out: dict[str, str], namespaces: dict[str, str]
+) -> dict[str, str]:
+    """Namespaces of calls that come out of the last block and are no part of it.
+
+    Nothing follows the last block that would tell; but if no other block of the stack ends in a
+    call of that class, as with the slice that takes the first position of BERT, it is no part.
+    """
+
+    def stack_of(block: str) -> str:
+        return block.rstrip("0123456789")
+
+    ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes that come out of it
+    for block in set(namespaces.values()):
+        if enclosing_block(block) == block != "":
+            ends.setdefault(stack_of(block), {}).setdefault(block, set())
+    for node_id in came_out:
+        block = namespaces[node_id]
+        ends[stack_of(block)].setdefault(block, set()).add(graph.node(node_id).class_name)
+    moved = {}
+    for node_id, common in came_out.items():
+        block = namespaces[node_id]
+        others = [found for other, found in ends[stack_of(block)].items() if other != block]
+        if others and not any(graph.node(node_id).class_name in found for found in others):
+            moved[node_id] = common
+    return moved
 
 
 def enclosing_block(namespace: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ def draw(
     depth: int | None = None,
     renderer: str | None = None,
     open_nested: bool = True,
+    open_layers: bool = False,
     **options: Any,
 ) -> Any:
     """Read a model, apply plugins, and write the graph to a file: the whole way in one call.
@@ -49,6 +51,7 @@ def draw(
             draws everything. The same as the plugin `fold` at the end.
         renderer: Name of a renderer, in the place of the one that the suffix asks for.
         open_nested: Whether models used as layers are opened.
+        open_layers: Whether layers that are made of layers are looked into; see `read_graph`.
         **options: Of the renderer, such as `rankdir="LR"` or `shapes=True` for pictures.
 
     Returns:
@@ -66,7 +69,7 @@ def draw(
     check_options(chosen, options)
     steps = [*plugins] if depth is None else [*plugins, ("fold", {"depth": depth})]
     is_graph = isinstance(model, Graph)
-    graph = model if isinstance(model, Graph) else read_graph(model, open_nested)
+    graph = model if isinstance(model, Graph) else read_graph(model, open_nested, open_layers)
     graph = apply_plugins(graph, steps, None if is_graph else model)
     return _written(chosen, graph, path, options)
 
@@ -109,8 +112,8 @@ def plot_model(
             every run of equal blocks draw only so many, with the number that they stand for.
 
     Returns:
-        As from Keras: an IPython image of what was written where IPython is installed and the
-        format can be shown (PNG, SVG), else None.
+        As from Keras: in a notebook an image of what was written, where the format can be shown
+        (PNG, SVG); else None.
 
     Raises:
         TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
@@ -226,11 +229,12 @@ def _with_suffix(to_file: str | os.PathLike[str]) -> Path:
 
 
 def _shown(path: Path) -> Any:
-    """What a notebook shows as the value of the cell."""
-    try:
-        from IPython import display
-    except ImportError:
+    """What a notebook shows as the value of the cell; None outside of notebooks."""
+    ipython = sys.modules.get("IPython")  # imported by the notebook itself, or there is none
+    if ipython is None or ipython.get_ipython() is None:
         return None
+    from IPython import display
+
     if path.suffix.lower() == ".png":
         return display.Image(filename=str(path))
     return display.SVG(filename=str(path)) if path.suffix.lower() == ".svg" else None

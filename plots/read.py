@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from plots.graph import Constant, Edge, Graph, Node
+from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.keras_calls import arguments_of, calls_in_order, implicit_masks_of
 from plots.keras_values import (
     base_names,
@@ -20,12 +21,13 @@ from plots.keras_values import (
     tensor_of,
     weights_of,
 )
+from plots.trace import Traced, trace
 
 if TYPE_CHECKING:
     import keras
 
 
-def read_graph(model: keras.Model, open_nested: bool = False) -> Graph:
+def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool = False) -> Graph:
     """Read a Functional or Sequential Keras model into a plain graph of calls.
 
     Masks that Keras hands on behind the tensors (`_keras_mask`, from `mask_zero=True` or from a
@@ -36,6 +38,8 @@ def read_graph(model: keras.Model, open_nested: bool = False) -> Graph:
         open_nested: Whether a model used as a layer is replaced by what is inside it (under its
             name as namespace), and so is what a `TimeDistributed` applies to every step. If not,
             each of its calls is one node.
+        open_layers: Whether a layer that is made of layers (such as a block of keras-nlp)
+            is replaced by what its `call` does, as far as that runs on symbolic tensors.
 
     Returns:
         The `Graph`. Its ids are those of the layers' names; a second call of a layer gets "@2", and
@@ -47,7 +51,7 @@ def read_graph(model: keras.Model, open_nested: bool = False) -> Graph:
         ValueError: if `model` is a Sequential model that is not built yet.
     """
     _check_has_graph(model)
-    reader = _Reader(open_nested)
+    reader = _Reader(open_nested, open_layers)
     outputs = reader.read_model(model, prefix="", bound={})
     nodes = _by_last_input(reader.nodes, reader.edges)
     order = {node.id: position for position, node in enumerate(nodes)}
@@ -109,14 +113,16 @@ def _is_path(thing: Any) -> bool:
 class _Reader:
     """Walks a model from its outputs to its inputs, and collects nodes and edges on the way."""
 
-    def __init__(self, open_nested: bool) -> None:
+    def __init__(self, open_nested: bool, open_layers: bool) -> None:
         self.open_nested = open_nested
+        self.open_layers = open_layers
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.called: list[Any] = []
         self._layer_ids: dict[int, str] = {}
         self._layer_sizes: dict[int, tuple[int, int]] = {}
         self._taken: set[str] = set()
+        self._traced: list[Traced] = []  # the layers that are being looked into, outermost first
 
     def read_model(
         self, model: Any, prefix: str, bound: dict[int, tuple[str, int]]
@@ -134,7 +140,10 @@ class _Reader:
 
     def _read_call(self, call: Any, prefix: str, origin: dict[int, tuple[str, int]]) -> None:
         operation = call.operation
-        if self.open_nested and (inner := self._open(call, prefix, origin)) is not None:
+        inner = self._open(call, prefix, origin) if self.open_nested else None
+        if inner is None and self.open_layers:
+            inner = self._look_into(call, prefix, origin)
+        if inner is not None:
             origin.update({id(t): end for t, end in zip(call.outputs, inner, strict=True)})
             return
         if self.open_nested and _is_time_distributed(operation):
@@ -146,7 +155,7 @@ class _Reader:
         for port, value in [*arguments_of(call, but=masks), *masks.items()]:
             if id(value) in origin:
                 source, output = origin[id(value)]
-                edge = Edge(source, node_id, port, output, tensor_of(value), port in masks)
+                edge = Edge(source, node_id, port, output, self._tensor(value), port in masks)
                 self.edges.append(edge)
             elif value is not None:
                 constants.append(constant_of(port, value))
@@ -178,7 +187,7 @@ class _Reader:
                 bases=base_names(operation.__class__),
                 namespace=(prefix + operation.name).rpartition(".")[0],
                 layer=layer,
-                outputs=tuple(tensor_of(tensor) for tensor in call.outputs),
+                outputs=tuple(self._tensor(tensor) for tensor in call.outputs),
                 parameters=parameters,
                 trainable_parameters=trainable_parameters,
                 trainable=getattr(operation, "trainable", None) if not call.is_input else None,
@@ -202,6 +211,27 @@ class _Reader:
             return None
         bound = {id(t): origin[id(g)] for t, g in zip(model.inputs, given, strict=True)}
         return self.read_model(model, self._enter(outer, prefix), bound)
+
+    def _look_into(
+        self, call: Any, prefix: str, origin: Mapping[int, tuple[str, int]]
+    ) -> list[tuple[str, int]] | None:
+        """Read what a layer that is made of layers does; None if it cannot be looked into."""
+        traced = trace(call) if kind_of(call) == "layer" else None
+        if traced is None or len(traced.function.outputs) != len(call.outputs):
+            return None
+        pairs = zip(traced.function.inputs, traced.given, strict=True)
+        bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
+        self._traced.append(traced)
+        inner = self.read_model(traced.function, self._enter(call.operation, prefix), bound)
+        self._traced.pop()
+        return inner
+
+    def _tensor(self, value: Any) -> Tensor:
+        """Shape and dtype, with the axes free that are free outside of all layers looked into."""
+        tensor = tensor_of(value)
+        for traced in reversed(self._traced):
+            tensor = replace(tensor, shape=traced.freed(tensor.shape))
+        return tensor
 
     def _enter(self, outer: Any, prefix: str) -> str:
         """The prefix of what is inside a call of `outer`."""

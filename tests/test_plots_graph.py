@@ -189,3 +189,49 @@ def test_ancestors_are_all_that_a_call_depends_on():
     assert graph.ancestors("sum") == {"x", "y", "a", "b"}
     assert graph.ancestors("a") == {"x"}
     assert graph.ancestors("x") == frozenset()
+
+
+class Residual(layers.Layer):
+    """A residual block that hides its data flow in `call`, as most Transformer code does."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.LayerNormalization(name="norm")
+        self.attention = layers.MultiHeadAttention(3, 5, name="attention")
+
+    def build(self, shape):
+        self.norm.build(shape)
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        batch, length, _ = keras.ops.shape(x)
+        mask = keras.ops.tril(keras.ops.ones((batch, length, length), "bool"))  # needs numbers
+        y = self.norm(x)
+        return x + self.attention(y, y, attention_mask=mask)
+
+
+class Stubborn(Residual):
+    def call(self, x):
+        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(super().call(x)))
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_a_layer_made_of_layers_is_looked_into_and_its_free_axes_stay_free():
+    x = keras.Input((None, 7), name="x")
+    model = keras.Model(x, Residual(7, name="block_1")(Residual(7, name="block_0")(x)))
+    closed, opened = plots.read_graph(model), plots.read_graph(model, open_layers=True)
+    assert [node.id for node in closed.nodes] == ["x", "block_0", "block_1"]
+    assert [path.target for path in plots.skip_paths(opened)] == ["block_0.add#1", "block_1.add#1"]
+    assert {node.outputs[0].shape for node in opened.nodes} == {(None, None, 7)}
+    (mask,) = [c for c in opened.node("block_1.attention").constants if c.port == "attention_mask"]
+    assert mask.pattern == "lower triangular"
+    assert opened.parameters == closed.parameters == model.count_params()
+    assert plots.fold(opened).repeats == {"block_0": 2}
+
+
+def test_a_layer_whose_call_needs_real_values_stays_one_box():
+    x = keras.Input((None, 7), name="x")
+    model = keras.Model(x, Stubborn(7, name="block_0")(x))
+    assert [node.id for node in plots.read_graph(model, open_layers=True).nodes] == ["x", "block_0"]

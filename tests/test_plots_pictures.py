@@ -281,11 +281,14 @@ def test_notebooks_get_an_image_to_show(small, tmp_path, monkeypatch):
     display = types.SimpleNamespace(
         Image=lambda filename: ("image", filename), SVG=lambda filename: ("svg", filename)
     )
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=display))
+    notebook = types.SimpleNamespace(display=display, get_ipython=lambda: "a running notebook")
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
     for suffix, kind in (("png", "image"), ("svg", "svg")):
         target = tmp_path / f"model.{suffix}"
         assert plots.plot_model(small, target, dpi=50) == (kind, str(target))
     assert plots.plot_model(small, tmp_path / "model.pdf") is None
+    notebook.get_ipython = lambda: None
+    assert plots.plot_model(small, tmp_path / "model.svg") is None
 
 
 def test_without_graphviz_the_error_says_what_to_install(small, tmp_path, monkeypatch):

@@ -1,0 +1,88 @@
+"""Look into a layer that is made of layers, by calling it on symbolic tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from plots.graph import Shape
+
+if TYPE_CHECKING:
+    pass
+
+
+class Traced:
+    """What happens inside one call of a composite layer.
+
+    Many layers ask for the sizes of their inputs as plain numbers, which a free axis does not have.
+    So free axes get primes that occur nowhere else in the call, and are freed again by `freed`.
+
+    Attributes:
+        function: The inside, as a graph.
+        given: The tensors that the call was given, in the order of the function's inputs.
+    """
+
+    def __init__(self, call: Any) -> None:
+        import keras
+
+        operation = call.operation
+        known = {size for weight in operation.weights for size in weight.shape}
+        known |= {size for tensor in call.input_tensors for size in tensor.shape}
+        primes = _primes_not_in(known)
+        # Axes at the same place are free together: the batch, and the length.
+        self._stand_ins: dict[int, int] = {}
+        self.given: list[Any] = []
+        inputs: dict[int, Any] = {}
+
+        def fresh(value: Any) -> Any:
+            if not isinstance(value, keras.KerasTensor):
+                return value
+            if id(value) not in inputs:
+                shape = [
+                    self._stand_ins.setdefault(axis, next(primes)) if size is None else size
+                    for axis, size in enumerate(value.shape)
+                ]
+                self.given.append(value)
+                inputs[id(value)] = keras.Input(batch_shape=shape, dtype=value.dtype)
+            return inputs[id(value)]
+
+        args, kwargs = keras.tree.map_structure(fresh, (call.arguments.args, call.arguments.kwargs))
+        outputs = operation.call(*args, **kwargs)
+        self.function = keras.Function(list(inputs.values()), outputs)
+
+    def freed(self, shape: Shape) -> Shape:
+        """A shape of the inside, with the axes free again that are free outside."""
+        free = set(self._stand_ins.values())
+        return tuple(None if size in free else size for size in shape)
+
+
+def trace(call: Any) -> Traced | None:
+    """The inside of a call of a layer that is made of layers; None if it cannot be looked into.
+
+    The parts that Keras itself is made of, and attention, stay closed: they are the words that such
+    a picture is written in. So does a layer that has weights of its own beside those of its parts,
+    or whose `call` does not run on symbolic tensors.
+    """
+    import keras
+
+    operation = call.operation
+    standard = type(operation).__module__.startswith("keras.")
+    if standard or not operation.weights or "Attention" in type(operation).__name__:
+        return None
+    try:
+        traced = Traced(call)
+    except Exception:  # `call` is somebody's Python: whatever it raises, the layer stays one box
+        return None
+    inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]
+    weights = {id(weight) for layer in inside for weight in layer.weights}
+    return traced if {id(weight) for weight in operation.weights} <= weights else None
+
+
+def _primes_not_in(known: set[int | None]) -> Iterator[int]:
+    return (
+        n
+        for n in count(11)
+        if n not in known and all(n % divisor for divisor in range(2, math.isqrt(n) + 1))
+    )
