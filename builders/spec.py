@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from builders.registry import component_names, unknown_name
+from builders.registry import unknown_name
+from builders.spec_checks import check_combinations, check_values, refuse
 
 SPEC_FORMAT = 1
 """Number of the JSON format that `TransformerSpec.to_json` writes."""
 
 DERIVED: Any = None
 """Default of the fields that are derived from others: never `None` in a finished spec."""
-
-KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
 
 _DERIVED = (
     "source_vocabulary_size",
@@ -31,64 +29,6 @@ _DERIVED = (
     "attention_output_bias",
     "rotary_dim",
     "rotary_original_length",
-)
-_COMPONENT_FIELDS = (
-    "norm_placement",
-    "norm",
-    "positions",
-    "rotary_scaling",
-    "feedforward",
-    "activation",
-    "attention",
-    "initializer",
-)
-_POSITIVE_INTS = (
-    "vocabulary_size",
-    "source_vocabulary_size",
-    "num_layers",
-    "num_encoder_layers",
-    "hidden_dim",
-    "embedding_dim",
-    "intermediate_dim",
-    "max_sequence_length",
-    "num_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "rotary_dim",
-    "rotary_original_length",
-    "relative_buckets",
-    "relative_max_distance",
-)
-_OPTIONAL_INTS = {
-    "attention_window": "to see all",
-    "full_attention_every": "for the same window in all blocks",
-}
-_BOOLS = (
-    "residual",
-    "norm_bias",
-    "norm_offset",
-    "embedding_norm",
-    "final_norm",
-    "qk_norm",
-    "feedforward_bias",
-    "attention_bias",
-    "attention_output_bias",
-    "scale_embeddings",
-    "tie_embeddings",
-    "share_embeddings",
-    "pooler",
-    "masked_lm_head",
-    "mask_target_padding",
-    "logit_bias",
-    "scale_logits",
-)
-_RATES = (
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "feedforward_dropout",
-    "activation_dropout",
-    "final_dropout",
 )
 
 
@@ -267,10 +207,10 @@ class TransformerSpec:
     def __post_init__(self) -> None:
         derived = frozenset(name for name in _DERIVED if getattr(self, name) is None)
         self.__dict__["derived"] = derived  # beside the fields, as it is none
-        self._check_given()
+        check_values(self, derived)
         for name in filter(derived.__contains__, _DERIVED):  # some follow from those before them
             object.__setattr__(self, name, self._derive(name))
-        self._check_together()
+        check_combinations(self)
 
     @property
     def _derived(self) -> frozenset[str]:
@@ -302,209 +242,13 @@ class TransformerSpec:
             case "rotary_original_length":
                 return self.max_sequence_length
         if self.hidden_dim % self.num_heads:  # the one left: head_dim
-            _refuse(
+            refuse(
                 "hidden_dim",
                 self.hidden_dim,
                 f"a multiple of num_heads={self.num_heads} where head_dim is not given",
                 "change one of the two, or give head_dim",
             )
         return self.hidden_dim // self.num_heads
-
-    def _check_given(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(unknown_name("kind", self.kind, KINDS))
-        for name in _COMPONENT_FIELDS:
-            if getattr(self, name) not in component_names(name):
-                raise ValueError(unknown_name(name, getattr(self, name), component_names(name)))
-        for name in _POSITIVE_INTS:
-            value = getattr(self, name)
-            if name not in self._derived and not (_is_int(value) and value > 0):
-                _refuse(name, value, "a positive int")
-        if not (_is_int(self.num_segments) and self.num_segments >= 0):
-            _refuse("num_segments", self.num_segments, "an int of at least 0")
-        for name, purpose in _OPTIONAL_INTS.items():
-            value = getattr(self, name)
-            if value is not None and not (_is_int(value) and value > 0):
-                _refuse(name, value, f"a positive int, or None {purpose}")
-        for name in _BOOLS:
-            value = getattr(self, name)
-            if name not in self._derived and not isinstance(value, bool):
-                _refuse(name, value, "True or False")
-        for name in _RATES:
-            value = getattr(self, name)
-            if name not in self._derived and not (_is_number(value) and 0 <= value < 1):
-                _refuse(name, value, "a probability in [0, 1)")
-        for name in ("attention_scale", "attention_soft_cap", "logit_soft_cap"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                _refuse(name, value, "a positive number, or None")
-        for name in ("rotary_base", "rotary_factor", "rotary_slow_turns", "rotary_fast_turns"):
-            value = getattr(self, name)
-            least = 1 if name in ("rotary_base", "rotary_factor") else 0
-            if not (_is_number(value) and least <= value < math.inf):
-                _refuse(name, value, f"a number of at least {least}")
-        for name in ("norm_epsilon", "initializer_range"):
-            if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) < 1):
-                _refuse(name, getattr(self, name), "a number between 0 and 1")
-
-    def _check_together(self) -> None:
-        smallest = self.vocabulary_size
-        if self.kind == "encoder_decoder":
-            smallest = min(smallest, self.source_vocabulary_size)
-        pad = self.pad_token_id
-        if pad is not None and not (_is_int(pad) and 0 <= pad < smallest):
-            _refuse(
-                "pad_token_id", pad, f"None or a token id in [0, {smallest}), of every vocabulary"
-            )
-        if self.kind == "encoder_only":
-            self._check_encoder()
-        else:
-            for name in ("num_segments", "pooler", "masked_lm_head"):
-                if getattr(self, name):
-                    _refuse(
-                        name,
-                        getattr(self, name),
-                        f"{type(getattr(self, name))()} where kind={self.kind!r}",
-                        "it is of kind='encoder_only'",
-                    )
-        if self.num_heads % self.num_key_value_heads:
-            _refuse(
-                "num_key_value_heads",
-                self.num_key_value_heads,
-                f"a divisor of num_heads={self.num_heads}, whose heads share them in equal groups",
-            )
-        if self.attention == "layer":
-            self._check_layer()
-        if self.norm == "rms" and self.norm_bias:
-            _refuse("norm_bias", True, "False where norm='rms', which has no bias", "leave it out")
-        if self.norm == "layer" and self.norm_offset:
-            _refuse("norm_offset", True, "False where norm='layer'", "use norm='rms'")
-        if self.positions.startswith("sinusoidal") and self.hidden_dim % 2:
-            _refuse(
-                "hidden_dim",
-                self.hidden_dim,
-                f"even where positions={self.positions!r}, which are sines and cosines in pairs",
-                "change the width, or the positions",
-            )
-        if self.full_attention_every is not None and self.attention_window is None:
-            _refuse(
-                "full_attention_every",
-                self.full_attention_every,
-                "None where attention_window=None, since then all blocks see all",
-                "give the window of the others",
-            )
-        if self.positions == "rotary":
-            self._check_rotary()
-        if self.positions == "relative":
-            self._check_relative()
-        if not self.share_embeddings:
-            return
-        if self.kind != "encoder_decoder":
-            _refuse(
-                "share_embeddings",
-                True,
-                f"False where kind={self.kind!r}, which has one embedding",
-                "tie_embeddings=True shares it with the logits",
-            )
-        if self.source_vocabulary_size != self.vocabulary_size:
-            _refuse(
-                "source_vocabulary_size",
-                self.source_vocabulary_size,
-                f"equal to vocabulary_size={self.vocabulary_size} where share_embeddings=True",
-                "leave it out",
-            )
-
-    def _check_encoder(self) -> None:
-        if self.num_encoder_layers != self.num_layers:
-            _refuse(
-                "num_encoder_layers",
-                self.num_encoder_layers,
-                f"num_layers={self.num_layers} where kind='encoder_only', which has one stack",
-                "leave it out",
-            )
-        if self.attention_window is not None:
-            _refuse(
-                "attention_window",
-                self.attention_window,
-                "None where kind='encoder_only', since windows are of decoders",
-                "leave it out",
-            )
-
-    def _check_rotary(self) -> None:
-        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
-            _refuse(
-                "rotary_dim",
-                self.rotary_dim,
-                f"even and at most head_dim={self.head_dim}, since channels are turned in pairs",
-                "give rotary_dim, or another head_dim",
-            )
-        if self.rotary_scaling == "none" and self.rotary_factor != 1:
-            _refuse(
-                "rotary_factor",
-                self.rotary_factor,
-                "1 where rotary_scaling='none'",
-                "name the scaling: linear, llama3 or yarn",
-            )
-        if self.rotary_fast_turns <= self.rotary_slow_turns:
-            _refuse(
-                "rotary_fast_turns",
-                self.rotary_fast_turns,
-                f"above rotary_slow_turns={self.rotary_slow_turns}",
-                "raise the one, or lower the other",
-            )
-        if self.rotary_scaling == "yarn":  # which goes by the logarithms of both
-            for name, least in (("rotary_base", 1), ("rotary_slow_turns", 0)):
-                value = getattr(self, name)
-                if value == least:
-                    _refuse(
-                        name,
-                        value,
-                        f"above {least} where rotary_scaling='yarn'",
-                        "raise it, or use rotary_scaling='llama3'",
-                    )
-
-    def _check_relative(self) -> None:
-        # An encoder has half of the buckets for what lies ahead, and half of those are exact.
-        least = 2 if self.kind == "decoder_only" else 4
-        if self.relative_buckets % least:
-            _refuse(
-                "relative_buckets",
-                self.relative_buckets,
-                f"a multiple of {least} where kind={self.kind!r}",
-                "half are for one distance each, and an encoder has as many for either side",
-            )
-        if self.relative_max_distance <= self.relative_buckets // 2:
-            _refuse(
-                "relative_max_distance",
-                self.relative_max_distance,
-                f"above {self.relative_buckets // 2}, the distances that have a bucket each",
-                "give fewer relative_buckets, or a larger distance",
-            )
-
-    def _check_layer(self) -> None:
-        """Refuse what the library's attention layer cannot do."""
-        same = {
-            "num_key_value_heads": self.num_heads,
-            "attention_output_bias": self.attention_bias,
-            "attention_scale": None,
-            "attention_soft_cap": None,
-            "qk_norm": False,
-        }
-        for name, allowed in same.items():
-            if getattr(self, name) != allowed:
-                _refuse(
-                    name,
-                    getattr(self, name),
-                    f"{allowed} where attention='layer', which can do nothing else",
-                    "use attention='graph'",
-                )
-        if self.positions in ("rotary", "alibi", "relative"):
-            _refuse(
-                "positions",
-                self.positions,
-                "added to the embeddings where attention='layer', which is closed to others",
-                "use attention='graph'",
-            )
 
     @property
     def target_pad_token_id(self) -> int | None:
@@ -587,15 +331,3 @@ def check_field_names(names: Any) -> None:
     for name in names:
         if name not in allowed:
             raise ValueError(unknown_name("spec field", name, allowed))
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _refuse(field: str, value: Any, allowed: str, advice: str = "") -> None:
-    raise ValueError(f"{field}={value!r}: must be {allowed}" + (f"; {advice}" if advice else ""))

@@ -16,7 +16,7 @@ from typing import Any
 import builders
 from builders.costs import PRECISIONS
 from builders.counting import own_component
-from builders.spec import KINDS
+from builders.spec_checks import KINDS
 from functional_models.descriptions import (
     cache_lines,
     flop_lines,

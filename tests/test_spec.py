@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import TransformerSpec, registry
+from builders import TransformerSpec, registry, spec_checks
 from builders import spec as spec_module
 
 SIZES: dict[str, Any] = {
@@ -389,7 +389,7 @@ def test_an_unknown_name_is_refused_with_the_close_one_and_all_that_are_allowed(
     with pytest.raises(ValueError, match=begin) as error:
         spec_of(**{field: given_name})
     listed = str(error.value).partition("; allowed: ")[2].split(", ")
-    names = spec_module.KINDS if field == "kind" else registry.component_names(field)
+    names = spec_checks.KINDS if field == "kind" else registry.component_names(field)
     assert listed == list(names)
 
 
@@ -602,28 +602,34 @@ def test_json_that_is_no_spec_is_refused(text: str, words: str) -> None:
 # Nothing is refused that is not tested here ------------------------------------------------------
 
 
-def lines_that_refuse() -> dict[int, int]:
-    """First and last line of every `raise` and `_refuse(...)` of `builders/spec.py`."""
-    tree = ast.parse(Path(spec_module.__file__).read_text("utf-8"))
-    tree.body = [node for node in tree.body if getattr(node, "name", "") != "_refuse"]
-    return {
-        node.lineno: node.end_lineno or node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Raise)
-        or (isinstance(node, ast.Call) and ast.unparse(node.func) == "_refuse")
-    }
+SPEC_FILES = (spec_module.__file__, spec_checks.__file__)
 
 
-def line_that_refused(make: Callable[[], Any]) -> int:
-    """Line of `builders/spec.py` that an error came from, `_refuse` itself left out."""
+def lines_that_refuse() -> list[tuple[str, int, int]]:
+    """(file, first line, last line) of every `raise` and `refuse(...)` of a spec."""
+    lines = []
+    for file in SPEC_FILES:
+        tree = ast.parse(Path(file).read_text("utf-8"))
+        tree.body = [node for node in tree.body if getattr(node, "name", "") != "refuse"]
+        lines += [
+            (file, node.lineno, node.end_lineno or node.lineno)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Raise)
+            or (isinstance(node, ast.Call) and ast.unparse(node.func) == "refuse")
+        ]
+    return lines
+
+
+def line_that_refused(make: Callable[[], Any]) -> tuple[str, int]:
+    """(file, line) that an error came from, `refuse` itself left out."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
         make()
     frames = [
         frame
         for frame in traceback.extract_tb(error.value.__traceback__)
-        if frame.filename == spec_module.__file__ and frame.name != "_refuse"
+        if frame.filename in SPEC_FILES and frame.name != "refuse"
     ]
-    return frames[-1].lineno or 0
+    return frames[-1].filename, frames[-1].lineno or 0
 
 
 def test_every_refusal_of_a_spec_has_a_row_above() -> None:
@@ -632,5 +638,6 @@ def test_every_refusal_of_a_spec_has_a_row_above() -> None:
     attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in NOT_TOGETHER]
     attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in NO_SPEC]
     refused = {line_that_refused(attempt) for attempt in attempts}
-    for first, last in lines_that_refuse().items():
-        assert refused & set(range(first, last + 1)), f"builders/spec.py, line {first}"
+    for file, first, last in lines_that_refuse():
+        lines = {line for where, line in refused if where == file}
+        assert lines & set(range(first, last + 1)), f"{file}, line {first}"
