@@ -24,7 +24,7 @@ import builders
 from builders import registry
 from builders.cache import cache_entries, memory_entries
 from builders.costs import BACKWARD_PER_FORWARD, PRECISIONS, STACKS
-from builders.spec import KINDS
+from builders.spec_checks import KINDS
 
 BACKEND = keras.backend.backend()
 walked = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no graph to walk")
