@@ -18,7 +18,18 @@ Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are impor
 from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
-from plots.figures import loss_curves, save_figure
+from plots.figures import (
+    attention_maps,
+    attention_mask,
+    common_masks,
+    learning_rate_curves,
+    loss_curves,
+    parameter_bars,
+    position_encodings,
+    save_figure,
+    signal_propagation,
+    sinusoids,
+)
 from plots.folding import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
 from plots.pictures import draw, plot_model, plot_side_by_side
@@ -47,17 +58,25 @@ __all__ = [
     "SkipPath",
     "Tensor",
     "apply_plugins",
+    "attention_maps",
+    "attention_mask",
+    "common_masks",
     "draw",
     "fold",
     "fold_blocks",
     "graph_plugin",
     "graph_renderer",
+    "learning_rate_curves",
     "list_plugins",
     "list_renderers",
     "loss_curves",
+    "parameter_bars",
     "plot_model",
     "plot_side_by_side",
+    "position_encodings",
     "read_graph",
     "save_figure",
+    "signal_propagation",
+    "sinusoids",
     "skip_paths",
 ]
