@@ -29,6 +29,7 @@ from plots.figures import (
     save_figure,
     signal_propagation,
     sinusoids,
+    variants_page,
 )
 from plots.folding import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
@@ -79,4 +80,5 @@ __all__ = [
     "signal_propagation",
     "sinusoids",
     "skip_paths",
+    "variants_page",
 ]

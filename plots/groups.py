@@ -12,11 +12,7 @@ from plots.hierarchy import boxes, depth_of
 
 
 def close_groups(graph: Graph, depth: int) -> Graph:
-    """Close all boxes that lie deeper than `depth` levels.
-
-    A group's id is its namespace with ".*"; it has the weights of what it stands for, each counted
-    once, and says how many calls and skip paths are inside. A box that cannot be one call, because
-    something outside of it lies on the way between two of its calls, stays open.
+    """Close all boxes that lie deeper than `depth` levels; see `close`.
 
     Raises:
         ValueError: if `depth` is negative.
@@ -28,6 +24,20 @@ def close_groups(graph: Graph, depth: int) -> Graph:
         if depth_of(namespace) > depth:
             name = ".".join(namespace.split(".")[: depth + 1])
             members.setdefault(name, []).append(graph.node(node_id))
+    return close(graph, members)
+
+
+def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
+    """Make one call, a group, of every list of calls; of a single call there is nothing to make.
+
+    A group's id is its name with ".*"; it has the weights of what it stands for, each counted
+    once, and says how many calls and skip paths are inside. Calls that cannot be one call, because
+    something else lies on the way between two of them, stay as they are.
+
+    Args:
+        graph: The graph.
+        members: Dotted name of a group -> its calls.
+    """
     groups = {f"{name}.*": nodes for name, nodes in members.items() if len(nodes) > 1}
     while True:
         into = {node.id: group for group, nodes in groups.items() for node in nodes}

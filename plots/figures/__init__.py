@@ -16,6 +16,7 @@ from plots.figures.parameters import parameter_bars
 from plots.figures.positions import position_encodings, sinusoids
 from plots.figures.save import save_figure
 from plots.figures.signals import signal_propagation
+from plots.figures.variants import variants_page
 
 __all__ = [
     "History",
@@ -29,4 +30,5 @@ __all__ = [
     "save_figure",
     "signal_propagation",
     "sinusoids",
+    "variants_page",
 ]

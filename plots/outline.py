@@ -1,0 +1,178 @@
+"""A graph at the level of the figure in a paper: one box for each sublayer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import reduce
+from itertools import chain, count
+
+from plots.folding import fold_blocks
+from plots.graph import Graph, Node
+from plots.groups import close
+from plots.hierarchy import boxes, common_namespace, enclosing_block
+from plots.operation_kinds import is_identity_like, is_norm
+from plots.skips import mark_skip_paths
+
+Group = tuple[str, list[Node]]
+"""Dotted name, and calls in the graph's order."""
+
+
+def outline(graph: Graph) -> Graph:
+    """What a figure in a paper shows: the streams, the norms and one box for each sublayer.
+
+    A sublayer is what a skip path leads past or, in a block without one, what its names say. A norm
+    at its start or end stays visible, so that post-norm, pre-norm and sandwich can be told apart.
+    What comes before a stream is one box as well, called "embedding". Of equal blocks one is drawn.
+    Masks, and what only they are made of, are left out.
+    """
+    graph = fold_blocks(mark_skip_paths(_without_masks(graph)))
+    taken = {node_id for path in graph.skip_paths for node_id in path.line[1:]}
+    members: dict[str, list[Node]] = {}
+    for name, nodes in chain(_bypassed(graph), _named(graph), _embeddings(graph)):
+        free = [node for node in nodes if node.id not in taken]
+        inner = _without_outer_norms(graph, free)
+        if len(inner) > 1:
+            members[_unused(name, members)] = inner
+        taken.update(node.id for node in free)
+    return close(_beside_groups(graph, members), members)
+
+
+def _without_masks(graph: Graph) -> Graph:
+    """Only the calls that an output depends on by numbers, not by booleans or implicit masks."""
+    edges = [edge for edge in graph.edges if edge.tensor.dtype != "bool" and not edge.implicit]
+    sources: dict[str, list[str]] = {}
+    for edge in edges:
+        sources.setdefault(edge.target, []).append(edge.source)
+    kept: set[str] = set()
+    waiting = [node_id for node_id, _ in graph.outputs]
+    while waiting:
+        current = waiting.pop()
+        if current not in kept:
+            kept.add(current)
+            waiting += sources.get(current, [])
+    return replace(
+        graph,
+        nodes=tuple(node for node in graph.nodes if node.id in kept),
+        edges=tuple(edge for edge in edges if edge.target in kept),
+        inputs=tuple(node_id for node_id in graph.inputs if node_id in kept),
+    )
+
+
+def _bypassed(graph: Graph) -> Iterator[Group]:
+    """What the skip paths lead past, inner ones first; side by side in a block, one by one."""
+    namespaces = boxes(graph)
+    for path in sorted(graph.skip_paths, key=lambda path: len(path.bypassed)):
+        around = namespaces[path.target]
+        parts: dict[str, set[str]] = {}
+        for node_id in path.bypassed:
+            parts.setdefault(_part(namespaces[node_id], around), set()).add(node_id)
+        for part, inside in parts.items():
+            if part:
+                # The keys and values of a cross-attention depend on the encoder alone.
+                named = f"{around}.{part}".lstrip(".")
+                inside |= {i for i in namespaces if f"{namespaces[i]}.".startswith(f"{named}.")}
+                yield named, _nodes(graph, inside)
+            elif len(parts) == 1:
+                nodes = _nodes(graph, inside)
+                yield max(nodes, key=lambda node: node.parameters).id, nodes
+
+
+def _named(graph: Graph) -> Iterator[Group]:
+    """What lies together in a numbered block by its name."""
+    parts: dict[str, set[str]] = {}
+    for node_id, namespace in boxes(graph).items():
+        block = enclosing_block(namespace)
+        if block and (part := _part(namespace, block)):
+            parts.setdefault(f"{block}.{part}", set()).add(node_id)
+    for name, inside in parts.items():
+        yield name, _nodes(graph, inside)
+
+
+def _embeddings(graph: Graph) -> Iterator[Group]:
+    """What comes before each stream, up to where its first branch leaves; or before each stack."""
+    namespaces = boxes(graph)
+    branching = {path.source for path in graph.skip_paths}
+    continued = {target for _, target in graph.stream}
+    heads = {source for source, _ in graph.stream} - continued
+    if not heads:
+        into_blocks = [edge for edge in graph.edges if enclosing_block(namespaces[edge.target])]
+        heads = {edge.source for edge in into_blocks if not enclosing_block(edge.source)}
+    for head in sorted(heads, key=graph.index.__getitem__):
+        before = {head, *graph.ancestors(head)}
+        following = [head]
+        while following and following[0] not in branching:
+            following = [target for source, target in graph.stream if source == following[0]]
+            before.update(following)
+        nodes = [node for node in _nodes(graph, before) if node.kind != "input"]
+        if graph.node(head).kind != "input" and not any(
+            enclosing_block(namespaces[node.id]) for node in nodes
+        ):
+            named = [node.namespace for node in nodes if node.has_own_name]
+            common = reduce(common_namespace, named) if named else ""
+            yield f"{common}.embedding".lstrip("."), nodes
+
+
+def _unused(name: str, used: Iterable[str]) -> str:
+    """`name`, or where it is used already, name@2, name@3, ..."""
+    return next(n for n in chain([name], (f"{name}@{k}" for k in count(2))) if n not in used)
+
+
+def _part(namespace: str, around: str) -> str:
+    """Which part of the box `around` a namespace is: "attention" of "block.attention.heads"."""
+    if common_namespace(namespace, around) != around:
+        return ""
+    return namespace.removeprefix(around).lstrip(".").partition(".")[0]
+
+
+def _nodes(graph: Graph, ids: Iterable[str]) -> list[Node]:
+    """Calls by their ids, in the graph's order."""
+    return [graph.nodes[position] for position in sorted(graph.index[i] for i in ids)]
+
+
+def _without_outer_norms(graph: Graph, nodes: list[Node]) -> list[Node]:
+    """Calls without a norm before all or after all others, and dropouts and the like beyond it."""
+    inside = {node.id for node in nodes}
+
+    def sources(node_id: str) -> list[str]:
+        return [edge.source for edge in graph.incoming[node_id] if edge.source in inside]
+
+    def targets(node_id: str) -> list[str]:
+        return [edge.target for edge in graph.outgoing[node_id] if edge.target in inside]
+
+    outer: set[str] = set()
+    for neighbours in (sources, targets):
+        for node in nodes:
+            passed, ends = _past_identities(graph, node.id, neighbours)
+            if is_norm(node) and not ends:
+                outer |= {node.id, *passed}
+    return [node for node in nodes if node.id not in outer]
+
+
+def _past_identities(
+    graph: Graph, start: str, neighbours: Callable[[str], list[str]]
+) -> tuple[set[str], set[str]]:
+    """The identity-like calls next to `start` in one direction, and the others beyond them."""
+    passed: set[str] = set()
+    ends: set[str] = set()
+    waiting = neighbours(start)
+    while waiting:
+        current = waiting.pop()
+        if not is_identity_like(graph.node(current)):
+            ends.add(current)
+        elif current not in passed:
+            passed.add(current)
+            waiting += neighbours(current)
+    return passed, ends
+
+
+def _beside_groups(graph: Graph, members: dict[str, list[Node]]) -> Graph:
+    """Calls left over of a namespace that became a group, moved out of it, next to the group."""
+    grouped = {node.id for nodes in members.values() for node in nodes}
+    nodes = tuple(
+        replace(node, namespace=node.namespace.rpartition(".")[0])
+        if node.namespace in members and node.id not in grouped
+        else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
