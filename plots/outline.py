@@ -97,7 +97,8 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
     heads = {source for source, _ in graph.stream} - continued
     if not heads:
         into_blocks = [edge for edge in graph.edges if enclosing_block(namespaces[edge.target])]
-        heads = {edge.source for edge in into_blocks if not enclosing_block(edge.source)}
+        sources = {edge.source for edge in into_blocks}
+        heads = {source for source in sources if not enclosing_block(namespaces[source])}
     for head in sorted(heads, key=graph.index.__getitem__):
         before = {head, *graph.ancestors(head)}
         following = [head]
