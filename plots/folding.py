@@ -46,8 +46,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     A stack is what is numbered in the names: `<prefix>.block_0`, `<prefix>.block_1`, ..., boxes as
     well as single calls that follow each other. Blocks are equal if they hold the same calls with
     the same configuration, output shapes and inner connections. Several blocks that take turns are
-    a run as well, whose period is kept. A block that deviates stays in the graph, with a note that
-    says in what. What came out of a block that is left out comes out of the last one that is kept,
+    a run as well, whose period is kept. A block that deviates from the run before it stays in the
+    graph, with a note that says in what. What came out of a block that is left out comes out of the last one that is kept,
     and `Graph.repeats` says how many blocks that one stands for.
 
     Raises:
@@ -60,7 +60,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     notes: list[Note] = []
     for stack in _stacks(graph):
         kept: list[_Block] = []
-        for start, period, times in _runs([block.signature for block in stack]):
+        runs = list(_runs([block.signature for block in stack]))
+        for start, period, times in runs:
             keep = min(blocks, times)
             kept += stack[start : start + keep * period]
             last = stack[start + (keep - 1) * period : start + keep * period]
@@ -70,7 +71,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                 into.update({node.id: stands.id for node, stands in same})
             if times > keep:
                 repeats.update({block.name: times - keep + 1 for block in last})
-        notes += _deviations(kept)
+        if any(times > 1 for _, _, times in runs):
+            notes += _deviations(kept)
     folded = _without(graph, into)
     return replace(folded, repeats={**folded.repeats, **repeats}, notes=(*folded.notes, *notes))
 
