@@ -47,8 +47,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     well as single calls that follow each other. Blocks are equal if they hold the same calls with
     the same configuration, output shapes and inner connections. Several blocks that take turns are
     a run as well, whose period is kept. A block that deviates from the run before it stays in the
-    graph, with a note that says in what. What came out of a block that is left out comes out of the last one that is kept,
-    and `Graph.repeats` says how many blocks that one stands for.
+    graph, with a note that says in what. What came out of a block that is left out comes out of the
+    last one that is kept, and `Graph.repeats` says how many blocks that one stands for.
 
     Raises:
         ValueError: if `blocks` is less than one.

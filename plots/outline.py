@@ -12,12 +12,14 @@ from plots.graph import Graph, Node
 from plots.groups import close
 from plots.hierarchy import boxes, common_namespace, enclosing_block
 from plots.operation_kinds import is_identity_like, is_norm
+from plots.registry import graph_plugin
 from plots.skips import mark_skip_paths
 
 Group = tuple[str, list[Node]]
 """Dotted name, and calls in the graph's order."""
 
 
+@graph_plugin("outline")
 def outline(graph: Graph) -> Graph:
     """What a figure in a paper shows: the streams, the norms and one box for each sublayer.
 
