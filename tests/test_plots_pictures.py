@@ -5,6 +5,7 @@ import re
 import stat
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -15,6 +16,7 @@ from keras import layers
 import plots
 from plots import pictures
 from plots.renderers import dot, graphviz
+from plots.renderers.layout import lay_out
 from plots.skips import mark_skip_paths
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -316,3 +318,24 @@ def test_plot_model_takes_what_keras_takes():
     named = [name for name, parameter in theirs.items() if name not in ("splines", "kwargs")]
     assert list(ours)[: len(named)] == named
     assert [ours[name].default for name in named] == [theirs[name].default for name in named]
+
+
+def test_of_twenty_four_blocks_one_is_drawn_and_the_picture_fits_a_page(tmp_path):
+    heights = {}
+    for blocks in (2, 24):
+        target = tmp_path / f"{blocks}.svg"
+        plots.draw(plots_models.decoder_only("pre", blocks=blocks), target, depth=2)
+        heights[blocks] = float(re.search(r'height="([\d.]+)', target.read_text("utf-8"))[1])
+    assert heights[24] == heights[2] < 11 * 72  # points: the height of a letter page
+
+
+def test_no_two_edges_run_into_one():
+    graph = mark_skip_paths(plots.read_graph(plots_models.decoder_only("pre", blocks=2)))
+    plain = graphviz.render_dot(dot.graph_to_dot(graph), "plain").decode().replace("\\\n", "")
+    lines = [line for line in plain.splitlines() if line.startswith("edge") and "invis" not in line]
+    ends = [re.match(r'edge ("[^"]+"|\S+) ("[^"]+"|\S+)', line).groups() for line in lines]
+    drawn_lines = Counter((a.strip('"'), b.strip('"')) for a, b in ends)
+    layout = lay_out(graph)
+    lines_wanted = Counter((e.source, e.target) for e in graph.edges if not layout.is_referred(e))
+    assert {pair: drawn_lines[pair] for pair in lines_wanted} == lines_wanted
+    assert drawn_lines.total() == len(graph.edges)
