@@ -1,0 +1,234 @@
+"""Which call of one graph is which call of another: by its path, then by what it is and feeds."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from plots.configurations import without_names
+from plots.graph import Edge, Graph, Node
+from plots.operation_kinds import is_additive_merge
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Pairs of calls, one of each graph.
+
+    Attributes:
+        partners: Id of a call of the first graph -> id of the same call in the second.
+        displaced: Ids of the first graph: the fewest calls that have to change their place for all
+            pairs to come in the same order in both.
+    """
+
+    partners: Mapping[str, str]
+    displaced: frozenset[str]
+
+    def inverted(self) -> Alignment:
+        """The same pairs, seen from the second graph."""
+        return Alignment(
+            {theirs: mine for mine, theirs in self.partners.items()},
+            frozenset(self.partners[mine] for mine in self.displaced),
+        )
+
+
+def align(first: Graph, second: Graph) -> Alignment:
+    """Pair the calls of two graphs; no call is in two pairs.
+
+    First those with the same path and the same class (or the same path and a neighbour in common).
+    Then, of the others, those next to a pair in the same way; those with configuration, shapes and
+    neighbours that are found equally often in both graphs; and the longest common runs of what is
+    left. What nobody named ("add#3") is paired by structure only, for its number says nothing.
+
+    `align(b, a)` has the same pairs as `align(a, b)`.
+    """
+    if _order_of_two(first) > _order_of_two(second):
+        return align(second, first).inverted()
+    pairs = _Pairs(first, second)
+    pairs.add(_by_path(first, second))
+    pairs.add(_by_position(pairs))
+    pairs.grow(pairs.content)
+    pairs.add(_by_count(pairs))
+    pairs.grow(pairs.content)
+    pairs.grow(_class)
+    pairs.add(_by_order(pairs))
+    pairs.grow(_class)
+    pairs.grow(_kind_of_unnamed)  # Relu in the place of Gelu is one change, not a call less
+    common = [node.id for node in first.nodes if node.id in pairs.partners]
+    stay = _longest_increasing([second.index[pairs.partners[mine]] for mine in common])
+    displaced = (mine for number, mine in enumerate(common) if number not in stay)
+    return Alignment(pairs.partners, frozenset(displaced))
+
+
+def is_counted(node_id: str) -> bool:
+    """Whether the id says which call it is by counting, as "add#3" does, and not by a path."""
+    return "#" in node_id
+
+
+def port_of(edge: Edge, target: Node) -> str:
+    """Which argument the edge goes into; "" for those of a sum, whose order means nothing."""
+    return "" if is_additive_merge(target) else edge.port
+
+
+class _Pairs:
+    """The pairs found so far."""
+
+    def __init__(self, first: Graph, second: Graph) -> None:
+        self.graphs = first, second
+        self.partners: dict[str, str] = {}
+        self._taken: tuple[set[str], set[str]] = set(), set()
+        self._contents = {id(node): _content(node) for graph in self.graphs for node in graph.nodes}
+
+    def add(self, pairs: Iterable[tuple[str, str]]) -> None:
+        for mine, theirs in pairs:
+            if mine not in self._taken[0] and theirs not in self._taken[1]:
+                self.partners[mine] = theirs
+                self._taken[0].add(mine)
+                self._taken[1].add(theirs)
+
+    def left(self, side: int) -> list[Node]:
+        """Calls of one graph that have no partner yet."""
+        return [node for node in self.graphs[side].nodes if node.id not in self._taken[side]]
+
+    def content(self, node: Node) -> str:
+        """What a call is, without its name."""
+        return self._contents[id(node)]
+
+    def surroundings(self, side: int, node: Node) -> Hashable:
+        """A call's content with those of its neighbours: one round of Weisfeiler and Lehman."""
+        graph = self.graphs[side]
+        before = [
+            (port_of(edge, node), self.content(graph.node(edge.source)))
+            for edge in graph.incoming[node.id]
+        ]
+        targets = [(edge, graph.node(edge.target)) for edge in graph.outgoing[node.id]]
+        after = [(port_of(edge, target), self.content(target)) for edge, target in targets]
+        return self.content(node), tuple(sorted(before)), tuple(sorted(after))
+
+    def grow(self, key: Callable[[Node], Hashable]) -> None:
+        """Pair what is next to a pair in the same way, has the same key, and is the only such.
+
+        A call whose key is None is left alone.
+        """
+        waiting = deque(self.partners.items())
+        while waiting:
+            mine, theirs = waiting.popleft()
+            near, there = self._near(0, mine, key), self._near(1, theirs, key)
+            for way, ids in near.items():
+                others = there.get(way, ())
+                if len(ids) == len(others) == 1:
+                    pair = next(iter(ids)), next(iter(others))
+                    if pair[0] not in self._taken[0] and pair[1] not in self._taken[1]:
+                        self.add([pair])
+                        waiting.append(pair)
+
+    def _near(
+        self, side: int, node_id: str, key: Callable[[Node], Hashable]
+    ) -> dict[Hashable, dict[str, None]]:
+        """Neighbours without a partner: (how they are connected, key) -> their ids."""
+        graph, taken = self.graphs[side], self._taken[side]
+        here = graph.node(node_id)
+        found: dict[Hashable, dict[str, None]] = {}
+        for edge in graph.outgoing[node_id]:
+            if edge.target not in taken:
+                other = graph.node(edge.target)
+                if (look := key(other)) is not None:
+                    way = "to", port_of(edge, other), edge.output, look
+                    found.setdefault(way, {})[other.id] = None
+        for edge in graph.incoming[node_id]:
+            if edge.source not in taken:
+                other = graph.node(edge.source)
+                if (look := key(other)) is not None:
+                    way = "from", port_of(edge, here), edge.output, look
+                    found.setdefault(way, {})[other.id] = None
+        return found
+
+
+def _by_path(first: Graph, second: Graph) -> Iterable[tuple[str, str]]:
+    common = [node.id for node in first.nodes if node.id in second.index]
+    for node_id in common:
+        if not is_counted(node_id):
+            same_class = first.node(node_id).class_name == second.node(node_id).class_name
+            if same_class or _neighbours(first, node_id) & _neighbours(second, node_id):
+                yield node_id, node_id
+
+
+def _neighbours(graph: Graph, node_id: str) -> set[str]:
+    sources = {edge.source for edge in graph.incoming[node_id]}
+    return sources | {edge.target for edge in graph.outgoing[node_id]}
+
+
+def _by_position(pairs: _Pairs) -> Iterable[tuple[str, str]]:
+    """The inputs of the models in order, and what gives their outputs, as far as they are alike."""
+    first, second = pairs.graphs
+    mine, theirs = ([n for n in pairs.left(side) if n.kind == "input"] for side in (0, 1))
+    for a, b in zip(mine, theirs, strict=False):
+        if len(mine) == len(theirs) or pairs.content(a) == pairs.content(b):
+            yield a.id, b.id
+    for (one, _), (other, _) in zip(first.outputs, second.outputs, strict=False):
+        if _class(first.node(one)) == _class(second.node(other)):
+            yield one, other
+
+
+def _by_count(pairs: _Pairs) -> Iterable[tuple[str, str]]:
+    """In order, calls with surroundings that are found equally often in both graphs."""
+    found: tuple[dict[Hashable, list[str]], dict[Hashable, list[str]]] = {}, {}
+    for side in (0, 1):
+        for node in pairs.left(side):
+            found[side].setdefault(pairs.surroundings(side, node), []).append(node.id)
+    for look, mine in found[0].items():
+        theirs = found[1].get(look, [])
+        if len(mine) == len(theirs):
+            yield from zip(mine, theirs, strict=True)
+
+
+def _by_order(pairs: _Pairs) -> Iterable[tuple[str, str]]:
+    """The longest runs of calls with equal surroundings, in the order of the graphs."""
+    nodes = pairs.left(0), pairs.left(1)
+    looks = [[pairs.surroundings(side, node) for node in nodes[side]] for side in (0, 1)]
+    numbers = {look: number for number, look in enumerate(dict.fromkeys(looks[0] + looks[1]))}
+    coded = [[numbers[look] for look in side] for side in looks]
+    matcher = SequenceMatcher(None, coded[0], coded[1], autojunk=False)
+    for start, other, length in matcher.get_matching_blocks():
+        for offset in range(length):
+            yield nodes[0][start + offset].id, nodes[1][other + offset].id
+
+
+def _content(node: Node) -> str:
+    config = json.dumps(without_names(node.config), sort_keys=True, default=str)
+    return repr((node.kind, node.class_name, config, node.outputs, node.constants))
+
+
+def _class(node: Node) -> Hashable:
+    return node.kind, node.class_name
+
+
+def _kind_of_unnamed(node: Node) -> Hashable:
+    return node.kind if is_counted(node.id) else None
+
+
+def _order_of_two(graph: Graph) -> tuple[int, list[str], list[str]]:
+    """Puts two graphs into an order of their own, whichever is given first."""
+    calls = [f"{node.id} {node.class_name}" for node in graph.nodes]
+    return len(calls), calls, [edge.id for edge in graph.edges]
+
+
+def _longest_increasing(numbers: list[int]) -> set[int]:
+    """Positions of a longest increasing subsequence of different numbers (patience sorting)."""
+    ends: list[int] = []  # the least number that a subsequence of each length can end with
+    positions: list[int] = []
+    before: list[int | None] = []
+    for position, number in enumerate(numbers):
+        length = bisect_left(ends, number)
+        ends[length : length + 1] = [number]
+        positions[length : length + 1] = [position]
+        before.append(positions[length - 1] if length else None)
+    found: set[int] = set()
+    position_or_none = positions[-1] if positions else None
+    while position_or_none is not None:
+        found.add(position_or_none)
+        position_or_none = before[position_or_none]
+    return found
