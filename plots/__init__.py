@@ -7,6 +7,8 @@
     plots.plot_model(model, "model.svg")          # in the place of keras.utils.plot_model
     plots.draw(model, "model.svg", plugins=["skip_paths", "parameters"], depth=2)
     plots.plot_side_by_side({"pre-norm": a, "post-norm": b}, "both.png", blocks=1)
+    plots.plot_diff(old_model, new_model, "diff.svg")
+    print(plots.difference_text(plots.compare_graphs(old_graph, new_graph)))
     plots.save_figure(plots.loss_curves(histories), "loss.png")
 
 The core is small: `read_graph` reads a model once into a frozen `Graph`; plugins map graph to
@@ -18,6 +20,8 @@ Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are impor
 from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
+from plots.difference_report import comparison_table, difference_text
+from plots.differences import Difference, compare_graphs
 from plots.figures import (
     attention_maps,
     attention_mask,
@@ -33,7 +37,7 @@ from plots.figures import (
 )
 from plots.folding import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
-from plots.pictures import draw, plot_model, plot_side_by_side
+from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
 from plots.read import read_graph
 from plots.registry import (
     GraphPlugin,
@@ -45,9 +49,11 @@ from plots.registry import (
     list_renderers,
 )
 from plots.skips import skip_paths
+from plots.union import diff
 
 __all__ = [
     "Constant",
+    "Difference",
     "Edge",
     "Graph",
     "GraphPlugin",
@@ -62,6 +68,10 @@ __all__ = [
     "attention_maps",
     "attention_mask",
     "common_masks",
+    "compare_graphs",
+    "comparison_table",
+    "diff",
+    "difference_text",
     "draw",
     "fold",
     "fold_blocks",
@@ -72,6 +82,7 @@ __all__ = [
     "list_renderers",
     "loss_curves",
     "parameter_bars",
+    "plot_diff",
     "plot_model",
     "plot_side_by_side",
     "position_encodings",

@@ -116,13 +116,17 @@ class Overlay:
         return f"{said} ({percent_text(self.share(place))})" if self.whole else said
 
 
+DIFFERENCES = ("added", "removed", "moved", "changed", "reshaped", "rewired")
+"""Kinds of notes on what is different from another graph."""
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Words about some places of a graph, or about the whole.
 
     Attributes:
-        kind: What sort of note it is: "finding", "deviates", "added", "removed", "changed",
-            "moved", or a plugin's own word. Pictures have a colour for each.
+        kind: What sort of note it is: "finding", "deviates", one of `DIFFERENCES`, "difference" for
+            the sum of them, or a plugin's own word. Pictures have a colour for each.
         about: Ids of the calls and edges that it is about; none for the whole graph.
         text: One or two sentences.
         reference: Where it can be read up (a paper and its section, an address), or "".

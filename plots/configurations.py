@@ -26,12 +26,12 @@ def without_names(config: Any) -> Any:
 def changed_entries(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, str]]:
-    """Entries that differ, as (name, old, new) in words; initial weights come last.
+    """Entries that differ, as (name, old, new) in words.
 
     An entry that is not there counts as None: newer releases of Keras write more of them.
     """
     old, new = without_names(before), without_names(after)
-    for name in sorted({*old, *new}, key=lambda name: (name.endswith("_initializer"), name)):
+    for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             words = _in_words(old.get(name), new.get(name))
             differ = words[0] != words[1]  # else they are cut short, or rounded

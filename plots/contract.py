@@ -48,7 +48,7 @@ class Contraction:
             skip_paths=tuple(dict.fromkeys(self._paths(graph.skip_paths))),
             stream=tuple(dict.fromkeys((a, b) for a, b in stream if a != b)),
             overlays=tuple(_moved_overlay(overlay, now) for overlay in graph.overlays),
-            notes=tuple(_moved_notes(graph.notes, now)),
+            notes=tuple(_moved_notes(graph, now)),
             pictures={i: png for i, png in graph.pictures.items() if now.get(i) == i},
         )
 
@@ -78,8 +78,13 @@ def _moved_overlay(overlay: Overlay, now: Mapping[str, str]) -> Overlay:
     return replace(overlay, values=values)
 
 
-def _moved_notes(notes: Iterable[Note], now: Mapping[str, str]) -> Iterable[Note]:
-    for note in notes:
+def _moved_notes(graph: Graph, now: Mapping[str, str]) -> Iterable[Note]:
+    """The notes at the places of now; what was about one call of a group says about which."""
+    for note in graph.notes:
         about = tuple(dict.fromkeys(now[place] for place in note.about if place in now))
-        if about or not note.about:
+        calls = [graph.node(place) for place in note.about if place in graph.index]
+        if about and len(calls) == 1 and about[0] != calls[0].id:
+            name = calls[0].label if calls[0].has_own_name else calls[0].class_name
+            yield replace(note, about=about, text=f"{name}: {note.text}")
+        elif about or not note.about:
             yield replace(note, about=about)

@@ -83,12 +83,16 @@ class Words:
         counts = node.parameters and node.layer == node.id
         return f"{text}, {node.parameters:,} parameters" if counts else text
 
+    def was(self, move: Move) -> list[str]:
+        """What a moved call was called, and behind what it stood: "encoder.norm", "after add"."""
+        was = [self._starred(move.before, move.after)] if move.renamed else []
+        return [*was, f"after {self._source(0, move.before)}"] if move.displaced else was
+
     def moved(self, move: Move) -> list[str]:
-        """Where a call was: "was encoder.norm", "after residual, was after add_positions"."""
-        said = [f"was {self._starred(move.before, move.after)}"] if move.renamed else []
+        """Where a call was and where it is: "was encoder.norm", "after add, was after norm"."""
+        said = [f"was {was}" for was in self.was(move)]
         if move.displaced:
-            now, once = self._source(1, move.after), self._source(0, move.before)
-            said.append(f"after {now}, was after {once}")
+            said[-1] = f"after {self._source(1, move.after)}, {said[-1]}"
         return said
 
     def changed(self, call: ChangedCall) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from plots.annotations import Note
+from plots.annotations import DIFFERENCES, Note
 from plots.contract import Contraction
 from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.groups import close_groups
@@ -58,6 +58,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     into: dict[str, str] = {}
     repeats: dict[str, int] = {}
     notes: list[Note] = []
+    compared = any(note.kind == "difference" for note in graph.notes)
     for stack in _stacks(graph):
         kept: list[_Block] = []
         runs = list(_runs([block.signature for block in stack]))
@@ -71,7 +72,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                 into.update({node.id: stands.id for node, stands in same})
             if times > keep:
                 repeats.update({block.name: times - keep + 1 for block in last})
-        if any(times > 1 for _, _, times in runs):
+        # Of a comparison the differences say it themselves.
+        if not compared and any(times > 1 for _, _, times in runs):
             notes += _deviations(kept)
     folded = _without(graph, into)
     return replace(folded, repeats={**folded.repeats, **repeats}, notes=(*folded.notes, *notes))
@@ -111,7 +113,8 @@ class _Call:
     """What a call has to share with another one for the one to stand for the other.
 
     `sources` says where each of its inputs comes from: ("inside", place in the block), ("before",
-    place in the block before) or ("outside", id).
+    place in the block before) or ("outside", id). `differences` says what the plugin "diff" has
+    noted about it; where a call was moved from may be another place in every block.
     """
 
     label: str | None
@@ -121,6 +124,7 @@ class _Call:
     constants: tuple[Constant, ...]
     ports: tuple[tuple[str, int], ...]
     sources: tuple[tuple[str, str], ...]
+    differences: tuple[tuple[str, str], ...]
 
 
 def _stacks(graph: Graph) -> Iterator[list[_Block]]:
@@ -225,6 +229,11 @@ def _signature(graph: Graph, nodes: list[Node], before: list[Node]) -> list[_Cal
             node.constants,
             tuple((edge.port, edge.output) for edge in graph.incoming[node.id]),
             tuple(place.get(e.source, ("outside", e.source)) for e in graph.incoming[node.id]),
+            tuple(
+                (note.kind, "" if note.kind in ("moved", "rewired") else note.text)
+                for note in graph.notes_about.get(node.id, ())
+                if note.kind in DIFFERENCES
+            ),
         )
         for node in nodes
     ]

@@ -252,6 +252,15 @@ class Graph:
             calls.setdefault(node.layer, []).append(node.id)
         return {layer: tuple(ids) for layer, ids in calls.items() if len(ids) > 1}
 
+    @cached_property
+    def notes_about(self) -> Mapping[str, tuple[Note, ...]]:
+        """Notes about every call and edge that there are any about."""
+        about: dict[str, list[Note]] = {}
+        for note in self.notes:
+            for place in note.about:
+                about.setdefault(place, []).append(note)
+        return {place: tuple(notes) for place, notes in about.items()}
+
     def node(self, node_id: str) -> Node:
         """The call with this id.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
+from graphlib import CycleError
 
 from plots.contract import Contraction
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes, depth_of
+from plots.ordering import topological_order
 
 
 def close_groups(graph: Graph, depth: int) -> Graph:
@@ -56,25 +56,12 @@ def _order(graph: Graph, into: Mapping[str, str]) -> list[str]:
     Raises:
         CycleError: if there is no such order.
     """
-    first: dict[str, int] = {}
-    for position, node in enumerate(graph.nodes):
-        first.setdefault(into.get(node.id, node.id), position)
-    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(first, ()))
-    for edge in graph.edges:
-        source, target = into.get(edge.source, edge.source), into.get(edge.target, edge.target)
-        if source != target:
-            sorter.add(target, source)
-    sorter.prepare()
-    order: list[str] = []
-    ready = [(first[place], place) for place in sorter.get_ready()]
-    heapq.heapify(ready)
-    while ready:
-        _, place = heapq.heappop(ready)
-        order.append(place)
-        sorter.done(place)
-        for following in sorter.get_ready():
-            heapq.heappush(ready, (first[following], following))
-    return order
+    first = dict.fromkeys(into.get(node.id, node.id) for node in graph.nodes)
+    ends = (
+        (into.get(edge.source, edge.source), into.get(edge.target, edge.target))
+        for edge in graph.edges
+    )
+    return topological_order(first, (pair for pair in ends if pair[0] != pair[1]))
 
 
 def _closed(

@@ -23,6 +23,7 @@ from plots.renderers.boxes import Labels
 from plots.renderers.dot import graphs_to_dot
 from plots.renderers.graphviz import check_style, picture_format, render_dot, write_whole
 from plots.skips import mark_skip_paths
+from plots.union import diff
 
 if TYPE_CHECKING:
     import keras
@@ -197,6 +198,47 @@ def plot_side_by_side(
     )
     dot = graphs_to_dot(graphs, labels, rankdir, dpi, splines)
     return _shown(write_whole(path, render_dot(dot, picture_format(path))))
+
+
+def plot_diff(
+    before: keras.Model | Graph,
+    after: keras.Model | Graph,
+    to_file: str | os.PathLike[str] = "diff.svg",
+    plugins: Iterable[PluginLike] = ("skip_paths",),
+    depth: int | None = None,
+    changes_only: bool = False,
+    renderer: str | None = None,
+    open_nested: bool = True,
+    **options: Any,
+) -> Any:
+    """Draw what has become of one model in another: added, removed, moved and changed calls.
+
+    Args:
+        before: The older model: Functional, Sequential and built, or a `Graph`.
+        after: The newer one.
+        to_file: As for `draw`.
+        plugins: What to do with the newer graph first, as for `draw`.
+        depth: As for `draw`. Blocks that have changed in the same way are one box.
+        changes_only: Whether calls are left out that are as they were and not next to one that is
+            different.
+        renderer: As for `draw`.
+        open_nested: Whether models used as layers are opened.
+        **options: Of the renderer.
+
+    Returns:
+        As from `draw`.
+
+    Raises:
+        TypeError, ValueError, OSError: as from `draw`.
+        ValueError: if one of the graphs is folded already.
+    """
+    old, graph = (
+        model if isinstance(model, Graph) else read_graph(model, open_nested)
+        for model in (before, after)
+    )
+    graph = apply_plugins(graph, plugins, None if isinstance(after, Graph) else after)
+    marked = diff(graph, against=old, changes_only=changes_only)
+    return draw(marked, to_file, (), depth, renderer, **options)
 
 
 def _known(kwargs: dict[str, Any], function: str) -> tuple[str, int | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections import Counter
 from dataclasses import dataclass
 from math import log
 from typing import Any
 
-from plots.annotations import Overlay
+from plots.annotations import DIFFERENCES, Note, Overlay
 from plots.graph import Graph, Node, Tensor
 from plots.operation_kinds import is_additive_merge, is_identity_like, is_norm
 
@@ -17,13 +18,18 @@ INK = "#222222"
 GREY = "#8A8A8A"
 
 _NOTE_COLOURS = {
+    "difference": INK,
     "finding": "#C51B1B",
     "deviates": "#7B3294",
     "added": "#1B7837",
     "removed": "#B2182B",
     "changed": "#B06F00",
     "moved": "#2166AC",
+    "reshaped": "#8C7B4F",
+    "rewired": "#2166AC",
 }
+_MOST_NOTES = 4
+"""How many differences a group spells out before it only counts them."""
 _INSIDE = {"calls": "call", "skip_paths": "skip path"}
 
 
@@ -52,9 +58,10 @@ def box_attributes(
     """
     attributes: dict[str, Any] = {"tooltip": quoted(f"{node.id} ({node.class_name})")}
     said = _rows(node, graph, labels)
-    kinds = [note.kind for note in graph.notes if node.id in note.about]
+    kinds = [note.kind for note in graph.notes_about.get(node.id, ())]
     if kinds:
-        attributes |= {"color": quoted(note_colour(kinds[-1])), "penwidth": "2.5"}
+        colour = note_colour(_main(kinds))
+        attributes |= {"color": quoted(colour), "penwidth": "2.5"}
     if is_additive_merge(node) and not said and not labels.full_names:
         attributes |= {"label": quoted("+"), "shape": "circle", "fixedsize": "true"}
         attributes |= {"width": "0.32", "height": "0.32", "fontsize": "18", "margin": "0"}
@@ -67,6 +74,14 @@ def box_attributes(
         "label": _table(node, graph, labels, said, tag),
         "fillcolor": quoted(_fill(node, graph)),
     }
+
+
+def _main(kinds: list[str]) -> str:
+    """The kind of several that gives its colour: that of a difference, if there is one."""
+    differences = {kind for kind in kinds if kind in DIFFERENCES}
+    if len(differences) > 1:
+        return "changed"
+    return differences.pop() if differences else kinds[-1]
 
 
 def note_colour(kind: str) -> str:
@@ -150,11 +165,21 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
         if node.id in overlay.values:
             title = f"{overlay.title}: " if len(graph.overlays) > 1 else ""
             rows.append(_escaped(title + overlay.text(node.id)))
-    for note in graph.notes:
-        if note.about[:1] == (node.id,):  # a note about many calls is written out at the first
-            text = "\n".join(textwrap.wrap(note.text, 44))
-            rows.append(f'<font color="{note_colour(note.kind)}">{_escaped(text)}</font>')
-    return rows
+    # A note about many calls is written out at the first.
+    notes = [n for n in graph.notes_about.get(node.id, ()) if n.about[:1] == (node.id,)]
+    differences = [note for note in notes if note.kind in DIFFERENCES]
+    if node.kind == "group" and len(differences) > _MOST_NOTES:
+        notes = [note for note in notes if note not in differences]
+        for kind, number in Counter(note.kind for note in differences).items():
+            notes.append(Note(kind, (node.id,), f"{number} {kind}"))
+    return rows + [coloured(note) for note in notes]
+
+
+def coloured(note: Note, width: int = 44) -> str:
+    """A note's words, wrapped, in the colour of its kind, for an HTML-like label."""
+    lines = [part for line in note.text.splitlines() for part in textwrap.wrap(line, width)]
+    text = "\n".join(lines)
+    return f'<font color="{note_colour(note.kind)}">{_escaped(text)}</font>'
 
 
 def group_text(node: Node) -> str:

@@ -12,6 +12,7 @@ from plots.renderers.boxes import (
     STREAM_COLOUR,
     Labels,
     box_attributes,
+    coloured,
     note_colour,
     quoted,
     shape_text,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pydot
 
 _FONT = "Helvetica"
+_LEFT = '<br align="left"/>'
 _CLUSTER_FILLS = ("#FAFAFA", "#F1F3F6", "#FFFFFF")  # by depth, so that nested boxes stand apart
 
 _TITLE_STYLE: dict[str, Any] = {
@@ -54,8 +56,19 @@ def graph_to_dot(
 ) -> pydot.Dot:
     """Draw one graph as DOT. The same graph gives the same text, in every process."""
     dot = _new_dot(rankdir, dpi, splines)
+    _add_heading(dot, graph)
     _add_graph(dot, dot, graph, labels, prefix="")
     return dot
+
+
+def _add_heading(dot: pydot.Dot, graph: Graph) -> None:
+    """Write what is said about the whole graph above it, at the left."""
+    whole = [coloured(note, width=80) for note in graph.notes if not note.about]
+    if whole:
+        lines = "".join(f"{row.replace('<br/>', _LEFT)}{_LEFT}" for row in whole)
+        dot.set("label", f'<<font point-size="14">{lines}</font>>')
+        dot.set("labelloc", "t")
+        dot.set("labeljust", "l")
 
 
 def graphs_to_dot(
@@ -216,9 +229,10 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
     said += [overlay.text(edge.id) for overlay in graph.overlays if edge.id in overlay.values]
     if said:
         attributes["label"] = quoted("\n".join(said))
-    for note in graph.notes:
-        if edge.id in note.about:
-            attributes["color"] = quoted(note_colour(note.kind))
+    for note in graph.notes_about.get(edge.id, ()):
+        attributes["color"] = quoted(note_colour(note.kind))
+        if note.kind == "removed":
+            attributes["style"] = "dashed"
     return pydot.Edge(quoted(prefix + edge.source), quoted(prefix + edge.target), **attributes)
 
 
