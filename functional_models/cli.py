@@ -6,7 +6,6 @@ Nothing heavy is imported before the command needs it, so that `--help` and `var
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ import builders
 from builders.costs import PRECISIONS
 from builders.counting import own_component
 from builders.spec_checks import KINDS
+from functional_models.cli_graphs import add_graph_commands
+from functional_models.cli_options import add_spec_options, changes_of, import_keras, spec_of
 from functional_models.descriptions import (
     cache_lines,
     flop_lines,
@@ -34,11 +35,11 @@ USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; return the exit code: 0, 1 of diff, 2 for bad input, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        options.run(options)
+        return options.run(options) or 0
     except KeyboardInterrupt:
         print("\nstopped; " + _how_to_go_on(options), file=sys.stderr)
         return 130
@@ -50,25 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"functional-models: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _keras() -> Any:
-    """Import Keras without the greetings that TensorFlow and CUDA write to stderr regardless.
-
-    Only what native code prints is lost; an import that fails raises as ever.
-    """
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        import keras
-
-        keras.ops.zeros(())  # the first tensor sets up the devices
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
-    return keras
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
@@ -100,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("inspect", inspect, "print the spec of a model, its parameters and its costs")
     sub.add_argument("model", help="a variant or a model folder")
-    _add_spec_options(sub)
+    add_spec_options(sub)
     sub.add_argument(
         "--dtype",
         choices=PRECISIONS,
@@ -116,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("train", train, "train a model on text, or on sentence pairs")
     sub.add_argument("--variant", default="pre_norm_learned", help=_DEFAULT)
     sub.add_argument("--to", required=True, metavar="FOLDER", help="gets the model; resumes there")
-    _add_spec_options(sub)
+    add_spec_options(sub)
     _add_data_options(sub)
     _add_recipe_options(sub)
     sub.add_argument("--sample", metavar="TEXT", help="continue or translate it at every report")
@@ -124,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("compare", compare, "train several variants under one budget, side by side")
     sub.add_argument("variants", nargs="*", help="default: the four corners")
     sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=_DEFAULT)
-    _add_spec_options(sub)
+    add_spec_options(sub)
     _add_data_options(sub)
     _add_recipe_options(sub)
 
@@ -173,11 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-sequence-length", type=int, help="of a model without a table of positions"
     )
 
-    sub = command("plot", plot, "draw a model with its skip paths")
-    sub.add_argument("model", help="a variant, a model folder, or a .keras file")
-    sub.add_argument("--to", default="model.svg", metavar="FILE", help="png, svg, pdf or dot")
-    _add_spec_options(sub)
-    sub.add_argument("--shapes", action="store_true", help="show the shapes")
+    add_graph_commands(command)
     return parser
 
 
@@ -186,17 +164,6 @@ _DATA_HELP = (
     "`embedded`; a text file (language model); a .tsv file or two aligned files (translation); "
     "each also .gz; or tfds:NAME"
 )
-
-
-def _add_spec_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--kind", choices=KINDS, help="for a variant that can be built as both")
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the spec, e.g. --set num_layers=6 --set residual=false",
-    )
 
 
 def _add_data_options(sub: argparse.ArgumentParser) -> None:
@@ -254,32 +221,6 @@ def _sampler_options(options: argparse.Namespace) -> dict[str, Any]:
     return {"sampler": options.sampler, **_given(options, *names, *more)}
 
 
-def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what --set and --kind change in a spec."""
-    changes: dict[str, Any] = {}
-    for assignment in options.set:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"--set {assignment}: must be FIELD=VALUE, e.g. num_layers=6")
-        try:
-            changes[name] = json.loads(text.lower() if text in ("True", "False", "None") else text)
-        except json.JSONDecodeError:
-            changes[name] = None if text == "None" else text  # a word, such as sinusoidal
-    if options.kind:
-        changes["kind"] = options.kind
-    return changes
-
-
-def _spec(options: argparse.Namespace) -> builders.TransformerSpec:
-    """Return the spec of the variant, the spec file or the model folder that was named."""
-    folder = Path(options.model)
-    if not folder.is_dir():
-        return builders.variant(options.model, **_changes(options))
-    from functional_models.model_folder import read_spec
-
-    return read_spec(folder).replace(**_changes(options))
-
-
 def variants(options: argparse.Namespace) -> None:
     """Print the registry."""
     names = builders.list_variants(options.kind)
@@ -292,7 +233,7 @@ def inspect(options: argparse.Namespace) -> None:
     All is counted from the spec, at any size at once. Of components of one's own only the graph
     knows what they have.
     """
-    spec = _spec(options)
+    spec = spec_of(options.model, changes_of(options))
     if not Path(options.model).is_dir():
         info = builders.variant_info(options.model)
         print(f"{info.name}: {info.summary}\nsource: {info.source}")
@@ -303,7 +244,7 @@ def inspect(options: argparse.Namespace) -> None:
 
     own = own_component(spec)
     if own or options.layers:
-        _keras()
+        import_keras()
         import plots
 
         model = builders.build(spec, abstract=True)
@@ -323,7 +264,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 def _set_dtype(options: argparse.Namespace) -> None:
     if options.dtype:
-        _keras().config.set_dtype_policy(options.dtype)
+        import_keras().config.set_dtype_policy(options.dtype)
 
 
 def _data(options: argparse.Namespace) -> Any:
@@ -337,7 +278,7 @@ def _data(options: argparse.Namespace) -> Any:
 
 def train(options: argparse.Namespace) -> None:
     """Train a model."""
-    changes = _changes(options)
+    changes = changes_of(options)
     data = _data(options)
     from functional_models.comparison import kind_of_data
     from functional_models.corpora import load_parallel_corpus, load_text_corpus
@@ -357,7 +298,7 @@ def train(options: argparse.Namespace) -> None:
     from functional_models.text_model import make_recipe, new_text_model
 
     print(f"{corpus.name}: {len(corpus.train):,} {'pairs' if pairs else 'documents'} to train on")
-    keras = _keras()
+    keras = import_keras()
     recipe = make_recipe(None, _recipe_changes(options))
     _set_dtype(options)
     tokenizer = shared_tokenizer(corpus, options.tokenizer, options.vocabulary_size)
@@ -375,11 +316,11 @@ def train(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Train several variants and lay them side by side."""
-    changes = _changes(options)
+    changes = changes_of(options)
     kind = changes.pop("kind", None)
     for name in options.variants:
         builders.variant(name, **changes)  # refuse all before any is trained
-    _keras()
+    import_keras()
     from functional_models.comparison import CORNERS, default_budget
     from functional_models.comparison import compare as run
 
@@ -412,7 +353,7 @@ def _load(folder: str, kind: str | None = None) -> Any:
         raise ValueError(
             f"{folder} holds a model of kind {found}, not {kind}; use functional-models {command}"
         )
-    _keras()
+    import_keras()
     return load(folder)
 
 
@@ -474,7 +415,7 @@ def import_model(options: argparse.Namespace) -> None:
     """Take over a model of keras-nlp."""
     changes = {"max_sequence_length": options.max_sequence_length}
     given = {name: value for name, value in changes.items() if value is not None}
-    _keras()
+    import_keras()
     from functional_models.conversion import from_keras_hub
 
     model = from_keras_hub(options.source, **given)
@@ -489,28 +430,3 @@ def import_model(options: argparse.Namespace) -> None:
         print(f"the model is in {options.to}; functional-models {uses[spec.kind]} {options.to} ...")
     else:
         print(f"the model is in {options.to}; functional_models.load({options.to!r}) in Python")
-
-
-def plot(options: argparse.Namespace) -> None:
-    """Draw a model."""
-    if Path(options.model).suffix == ".keras":
-        model = _load_keras_file(options.model)
-    else:
-        spec = _spec(options)
-        keras = _keras()
-        with keras.StatelessScope(initialize_variables=False):
-            model = builders.build(spec)
-    import plots
-
-    plots.plot_model(model, options.to, show_shapes=options.shapes)
-    paths = plots.skip_paths(plots.read_graph(model))
-    print(f"{options.to}: {len(paths)} skip paths")
-
-
-def _load_keras_file(path: str) -> Any:
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no file {path}; give a variant, a folder or a .keras file")
-    keras = _keras()
-    import builders.models  # noqa: F401 - registers the layers that a saved model names
-
-    return keras.saving.load_model(path, compile=False, safe_mode=True)

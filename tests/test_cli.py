@@ -18,7 +18,8 @@ from small_text_models import PAIRS, TEXT, text_model
 import builders
 import functional_models as fm
 from builders import registry
-from functional_models.cli import _parser, _spec, main
+from functional_models.cli import _parser, main
+from functional_models.cli_options import changes_of, spec_of
 from functional_models.descriptions import BINARY, with_prefix
 
 ROOT = Path(__file__).parent.parent
@@ -339,7 +340,8 @@ def test_inspect_tells_the_bytes_that_decoding_remembers(capsys, name, options):
     assert main(["inspect", name, *options]) == 0
     printed = capsys.readouterr().out
     assert "key/value cache, float32\n" in printed
-    spec = _spec(_parser().parse_args(["inspect", name, *options]))
+    given = _parser().parse_args(["inspect", name, *options])
+    spec = spec_of(name, changes_of(given))
     model = SimpleNamespace(layers=[SimpleNamespace(weights=[1], compute_dtype="float32")])
 
     def real_bytes(length):

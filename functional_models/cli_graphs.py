@@ -1,0 +1,128 @@
+"""Commands that look at graphs of models: a variant, a model folder, or a file holds them."""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import builders
+import plots
+from functional_models.cli_options import add_spec_options, changes_of, import_keras, spec_of
+
+if TYPE_CHECKING:
+    import keras
+
+MODEL_HELP = "a variant, a model folder, a .keras file, or a graph as JSON"
+
+_WHAT_IS_READ = "give a variant, a model folder, a .keras file, or a graph as JSON (.json)"
+
+
+def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+    """Add the commands of this module to the command line."""
+    sub = command("plot", plot, "draw a model with its skip paths")
+    sub.add_argument("model", help=MODEL_HELP)
+    sub.add_argument("--to", default="model.svg", metavar="FILE", help="png, svg, pdf or dot")
+    add_spec_options(sub)
+    sub.add_argument("--shapes", action="store_true", help="show the shapes")
+
+    sub = command("diff", diff, "tell, and draw, what is different between models")
+    sub.description = (
+        "Tell what is different between the graphs of two models, or of several and the first. "
+        "The exit code is 0 if nothing is, 1 if something is, and 2 if a model cannot be read."
+    )
+    sub.add_argument("before", metavar="MODEL", help=MODEL_HELP)
+    sub.add_argument("after", metavar="MODEL", nargs="+", help="what to compare it with, likewise")
+    sub.add_argument("--to", metavar="FILE", help="draw both models in one picture, too")
+    sub.add_argument("--depth", type=int, default=3, help="levels of boxes that are drawn open")
+    sub.add_argument(
+        "--changes-only", action="store_true", help="draw what has changed and what is next to it"
+    )
+    add_spec_options(sub)
+
+
+def plot(options: argparse.Namespace) -> None:
+    """Draw a model."""
+    graph = read_graph(options.model, changes_of(options), open_nested=False)
+    shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
+    plots.draw(graph, options.to, **shown)
+    print(f"{options.to}: {len(plots.skip_paths(graph))} skip paths")
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Compare models; return 1 if there is a difference and 0 if there is none."""
+    if options.to and len(options.after) > 1:
+        raise ValueError(f"--to draws two models, and {1 + len(options.after)} were given")
+    if options.to:
+        plots.registry.renderer_of_file(options.to)  # before the work, not after
+    changes = changes_of(options)
+    before, *others = [read_graph(name, changes) for name in (options.before, *options.after)]
+    differences = [plots.compare_graphs(before, graph) for graph in others]
+    if len(others) > 1:
+        titles = [f"{number}  {graph.name}" for number, graph in enumerate([before, *others], 1)]
+        print(plots.comparison_table(dict(zip(titles, [before, *others], strict=True))), end="\n\n")
+    print("\n\n".join(plots.difference_text(difference) for difference in differences))
+    if options.to:
+        drawing = {"depth": options.depth, "changes_only": options.changes_only}
+        plots.plot_diff(before, others[0], options.to, **drawing)
+        print(f"\nthe picture is in {options.to}")
+    return int(not all(difference.is_empty for difference in differences))
+
+
+def read_graph(name: str, changes: Mapping[str, Any], open_nested: bool = True) -> plots.Graph:
+    """Return the graph of what was named, under that name.
+
+    Raises:
+        OSError, TypeError, ValueError: as `read_model_or_graph`, or the model has no graph.
+    """
+    found = read_model_or_graph(name, changes)
+    graph = found if isinstance(found, plots.Graph) else plots.read_graph(found, open_nested)
+    return replace(graph, name=name)
+
+
+def read_model_or_graph(name: str, changes: Mapping[str, Any]) -> keras.Model | plots.Graph:
+    """Return the model or the graph that was named on the command line.
+
+    Args:
+        name: A variant, a model folder, a `.keras` file (loaded in safe mode), or a file with what
+            `Graph.to_json` gave. Of the first two the model is built without its weights.
+        changes: Fields of the spec to change, of a variant or a model folder.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or the folder is no model folder.
+        ValueError: there is no such variant; the file or folder holds no model, or is damaged; or
+            there is no such field.
+    """
+    path = Path(name)
+    if path.suffix == ".keras" and not path.is_dir():
+        return _read_keras_file(path)
+    if path.suffix == ".json" and not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path}; {_WHAT_IS_READ}")
+        return plots.union.graph_of(path)
+    if path.is_file():
+        raise ValueError(f"{path} is no model: {_WHAT_IS_READ}")
+    if len(path.parts) > 1 and not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}; {_WHAT_IS_READ}")
+    spec = spec_of(name, dict(changes))
+    import_keras()
+    return builders.build(spec, abstract=True)
+
+
+def _read_keras_file(path: Path) -> keras.Model:
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}; {_WHAT_IS_READ}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no .keras file, or is damaged: save the model again")
+    keras = import_keras()
+    import builders.models  # noqa: F401 - registers the layers that a saved model names
+
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged file may fail in any way
+        # Keras goes on with the whole configuration of what it cannot make.
+        said = str(error).partition("Full object config")[0].partition("\n")[0].strip()
+        raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {said}") from error
