@@ -6,6 +6,7 @@
     plots.skip_paths(graph)                       # the residual paths, found by structure
     plots.plot_model(model, "model.svg")          # in the place of keras.utils.plot_model
     plots.draw(model, "model.svg", plugins=["skip_paths", "parameters"], depth=2)
+    print(plots.diagnosis_text(graph))            # what the model is, and what looks wrong in it
     plots.plot_side_by_side({"pre-norm": a, "post-norm": b}, "both.png", blocks=1)
     plots.plot_diff(old_model, new_model, "diff.svg")
     print(plots.difference_text(plots.compare_graphs(old_graph, new_graph)))
@@ -20,6 +21,7 @@ Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are impor
 from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
+from plots.diagnosis import diagnose, diagnosis_rule, diagnosis_text, findings
 from plots.difference_report import comparison_table, difference_text
 from plots.differences import Difference, compare_graphs
 from plots.figures import (
@@ -70,9 +72,13 @@ __all__ = [
     "common_masks",
     "compare_graphs",
     "comparison_table",
+    "diagnose",
+    "diagnosis_rule",
+    "diagnosis_text",
     "diff",
     "difference_text",
     "draw",
+    "findings",
     "fold",
     "fold_blocks",
     "graph_plugin",

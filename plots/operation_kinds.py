@@ -10,8 +10,11 @@ import re
 
 from plots.graph import Node
 
-ADDITIVE_MERGES: set[str] = {"Add"}
-"""Sums of their inputs: `keras.layers.Add`, and `keras.ops.add`, which is also what `x + y` is."""
+ADDITIVE_MERGES: set[str] = {"Add", "CustomScaleLayer"}
+"""Sums of their inputs: `keras.layers.Add`, and `keras.ops.add`, which is also what `x + y` is.
+
+The other one is that of InceptionResNetV2 in `keras.applications`, x + scale * f(x).
+"""
 
 IDENTITY_LIKE: set[str] = {
     "ActivityRegularization",

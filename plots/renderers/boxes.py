@@ -77,11 +77,13 @@ def box_attributes(
 
 
 def _main(kinds: list[str]) -> str:
-    """The kind of several that gives its colour: that of a difference, if there is one."""
+    """The kind of several that gives its colour: a difference, then a finding, then the last."""
     differences = {kind for kind in kinds if kind in DIFFERENCES}
     if len(differences) > 1:
         return "changed"
-    return differences.pop() if differences else kinds[-1]
+    if differences:
+        return differences.pop()
+    return "finding" if "finding" in kinds else kinds[-1]
 
 
 def note_colour(kind: str) -> str:
@@ -177,7 +179,11 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
 
 def coloured(note: Note, width: int = 44) -> str:
     """A note's words, wrapped, in the colour of its kind, for an HTML-like label."""
-    lines = [part for line in note.text.splitlines() for part in textwrap.wrap(line, width)]
+    lines = [
+        part
+        for line in note.text.splitlines()
+        for part in textwrap.wrap(line, width, break_on_hyphens=False)
+    ]
     text = "\n".join(lines)
     return f'<font color="{note_colour(note.kind)}">{_escaped(text)}</font>'
 

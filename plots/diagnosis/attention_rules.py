@@ -1,0 +1,197 @@
+"""Rules on what attentions see and should not: the future, and padding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from plots.annotations import Note
+from plots.diagnosis.attentions import Attention, Lineage, attentions_of
+from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.graph import Graph, Node
+from plots.operation_kinds import RESAMPLING
+
+_NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
+_MASKING = "Keras guide, https://keras.io/guides/understanding_masking_and_padding/"
+
+_CAUSAL_NAMES = frozenset({"autoregressive", "causal", "decoder", "gpt", "lm"})
+_BIDIRECTIONAL_NAMES = frozenset({"bert", "bidirectional", "encoder", "masked", "mlm", "prefix"})
+
+
+@diagnosis_rule("sees_the_future")
+def sees_the_future(graph: Graph) -> Iterator[Note]:
+    """A decoder's self-attention has no causal mask."""
+    attentions, lineage = attentions_of(graph)
+    places: dict[str, list[str]] = {}
+    for attention in attentions:
+        if attention.is_self and attention.masked.causal is False:
+            reason = _why_it_decodes(graph, attention, attentions, lineage)
+            if reason and _maps_tokens_to_tokens(graph, attention, lineage):
+                places.setdefault(reason, []).append(attention.id)
+    for reason, ids in places.items():
+        yield finding(
+            ids,
+            f"Self-attention without a causal mask: {named(graph, ids)}, although {reason}. Every "
+            "token sees those after it, so a model trained to predict them learns to look them up.",
+            _NO_FUTURE,
+        )
+
+
+@diagnosis_rule("implicit_mask_lost")
+def implicit_mask_lost(graph: Graph) -> Iterator[Note]:
+    """The mask of an `Embedding(mask_zero=True)` or a `Masking` layer does not reach its keys."""
+    attentions, lineage = attentions_of(graph)
+    places: dict[tuple[str, str], list[str]] = {}
+    for attention in attentions:
+        if _sees_padding(attention):
+            takes_masks = graph.node(attention.output).kind == "layer"
+            for giver, lost_at in _sequence_of(graph, lineage, attention).lost_at.items():
+                where = lost_at if takes_masks else ""
+                places.setdefault((giver, where), []).append(attention.id)
+    for (giver, lost_at), ids in places.items():
+        if lost_at:
+            why = (
+                f"The mask is lost at {named(graph, [lost_at])}: operations hand no mask on, and a "
+                "merge only if all that it merges have one."
+            )
+        else:
+            why = "Operations and many layers do not take or hand on such a mask: hand it in."
+        yield finding(
+            [*ids, lost_at] if lost_at else ids,
+            f"Attention without the padding mask that {giver} gives out: {named(graph, ids)}. "
+            + why,
+            _MASKING,
+        )
+
+
+@diagnosis_rule("padding_seen")
+def padding_seen(graph: Graph) -> Iterator[Note]:
+    """Some attentions mask the padding of a sequence, and others to the same sequence do not."""
+    attentions, lineage = attentions_of(graph)
+    sequences = {a.id: _sequence_of(graph, lineage, a) for a in attentions}
+    masking = {sequences[a.id].inputs: a.id for a in reversed(attentions) if a.masked.padding}
+    places: dict[str, list[str]] = {}
+    for attention in attentions:
+        inputs, lost_at = sequences[attention.id]
+        if inputs in masking and not lost_at and _sees_padding(attention):
+            places.setdefault(masking[inputs], []).append(attention.id)
+    for other, ids in places.items():
+        yield finding(
+            ids,
+            f"Attention without a padding mask: {named(graph, ids)}, although "
+            f"{named(graph, [other])} masks the padding of the same sequence. Tokens are mixed "
+            "with padding.",
+            _MASKING,
+        )
+
+
+def _why_it_decodes(
+    graph: Graph, attention: Attention, attentions: Sequence[Attention], lineage: Lineage
+) -> str:
+    """What shows that an attention belongs to a decoder; "" if nothing does."""
+    memories = [key for other in attentions if not other.is_self for key in other.keys]
+    is_memory = any(lineage.holds(key, attention.output) for key in memories)
+    for other in attentions:
+        if lineage.in_one_stack(attention, other):
+            if other.is_self and other.masked.causal:
+                return f"{named(graph, [other.id])} of the same stack has one"
+            if not other.is_self and not is_memory:
+                return f"{named(graph, [other.id])} of the same stack attends to an encoder"
+    for name in (graph.node(attention.id).namespace, graph.name):
+        words = set(re.findall("[a-z]+", name.lower()))
+        if words & _BIDIRECTIONAL_NAMES:
+            break
+        if words & _CAUSAL_NAMES:
+            return f"{name!r} is the name of a decoder"
+    return ""
+
+
+def _maps_tokens_to_tokens(graph: Graph, attention: Attention, lineage: Lineage) -> bool:
+    """Whether an attention is on the way from embedded tokens to an output for each of them."""
+    embeds = any(
+        "Embedding" in node.class_name
+        and lineage.depends_on_input(node.id)
+        and any(len(edge.tensor.shape) == 2 for edge in graph.incoming[node.id])
+        for node in lineage.calls_of(attention.query)
+    )
+    return embeds and any(
+        len(graph.node(node_id).outputs[k].shape) > 2 and lineage.holds(node_id, attention.output)
+        for node_id, k in graph.outputs
+    )
+
+
+def _sees_padding(attention: Attention) -> bool:
+    """Whether it is sure that keys which are padding are not masked, and matter.
+
+    In a causal self-attention padding at the end lies in the future of every real token.
+    """
+    may_be_causal = attention.is_self and attention.masked.causal is not False
+    return attention.masked.padding is False and not may_be_causal
+
+
+class _Sequence(NamedTuple):
+    """What the keys of an attention are, position by position.
+
+    Attributes:
+        inputs: Ids of the model's inputs that they are computed from.
+        lost_at: Id of each call that gives out an implicit mask for them -> id of the call on the
+            way to them that is the first to lose it; "" if none is known to.
+    """
+
+    inputs: frozenset[str]
+    lost_at: dict[str, str]
+
+
+def _sequence_of(graph: Graph, lineage: Lineage, attention: Attention) -> _Sequence:
+    inputs: set[str] = set()
+    lost_at: dict[str, str] = {}
+    loses = dict.fromkeys(attention.keys, "")  # the first call known to lose a mask from here on
+    waiting = list(attention.keys)
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node.kind == "input":
+            inputs.add(node.id)
+        if _gives_mask(node):
+            lost_at[node.id] = loses[node.id]
+        if _keeps_positions(node):
+            first = loses[node.id] if _hands_mask_on(graph, lineage, node) else node.id
+            for source in lineage.sources[node.id]:
+                if source not in loses:
+                    loses[source] = first
+                    waiting.append(source)
+    return _Sequence(frozenset(inputs), lost_at)
+
+
+def _gives_mask(node: Node) -> bool:
+    return bool(node.config.get("mask_zero")) or node.is_a({"Masking"})
+
+
+def _hands_mask_on(graph: Graph, lineage: Lineage, node: Node) -> bool:
+    """Whether a call may hand on the mask of what it takes, as far as Keras' own calls go.
+
+    An operation does not, and a merge (`layers.Add`, ...) does if all that it merges have a mask.
+    """
+    if node.kind == "operation" or not node.is_a({"Merge"}):
+        return node.kind != "operation"
+    return all(_may_have_mask(graph, lineage, source) for source in lineage.sources[node.id])
+
+
+def _may_have_mask(graph: Graph, lineage: Lineage, node_id: str) -> bool:
+    """Whether a way back from a call leads to one that gives a mask, through none that loses it."""
+    while True:
+        node, sources = graph.node(node_id), lineage.sources[node_id]
+        if _gives_mask(node):
+            return True
+        if not sources or not _hands_mask_on(graph, lineage, node):
+            return False
+        node_id = sources[0]
+
+
+def _keeps_positions(node: Node) -> bool:
+    """Whether what a call gives out at a position belongs to that position of what it takes."""
+    tensor = node.outputs[0]
+    joins = node.class_name in ("Concatenate", "Stack") and node.config.get("axis") != -1
+    moves = node.class_name in ("Flatten", "GetItem", "Slice", "Take") or "Conv" in node.class_name
+    has_positions = len(tensor.shape) > 2 or "float" not in tensor.dtype
+    return has_positions and not (joins or moves or node.is_a(RESAMPLING))

@@ -1,0 +1,144 @@
+"""What a model is, in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from plots.annotations import NormPlace, SkipPath, number_text
+from plots.diagnosis.attentions import Attention, Lineage, attentions_of
+from plots.diagnosis.norm_rules import meets_a_norm
+from plots.diagnosis.rules import counted
+from plots.diagnosis.streams import streams_of
+from plots.graph import Graph, Node
+from plots.operation_kinds import is_additive_merge, is_norm
+
+_CLOSED_LAYER = re.compile(r"(?!.*(Patch|Position)).*(Transformer|Encoder|Decoder)")
+_PLACES: dict[NormPlace, str] = {
+    "branch_start": "first on the branch",
+    "branch_end": "last on the branch",
+    "stream": "on the stream",
+}
+_POSITIONS = {  # words in the name of a call or its class
+    "rotary": r"rotary|rope\b",
+    "sinusoidal": r"sinusoid|sine_?position",
+    "ALiBi": r"alibi|distance_?bias",
+    "relative": r"relative|bucket_?bias",
+}
+
+
+def description(graph: Graph) -> str:
+    """What the model is, in one sentence: "Pre-norm Transformer decoder: 12 blocks with ..."."""
+    attentions, lineage = attentions_of(graph)
+    closed = [node for node in graph.nodes if _is_closed_layer(node)]
+    if attentions:
+        said = _of_transformer(graph, attentions, lineage)
+    elif closed:
+        said = _of_closed_layers(graph, closed, lineage)
+    elif graph.skip_paths:
+        said = _of_residual_network(graph)
+    else:
+        layers = len({node.layer for node in graph.nodes if node.parameters})
+        said = f"Network without skip paths and attention: {counted(layers, 'layer')} with weights"
+    return f"{said}; {number_text(graph.parameters)} parameters."
+
+
+def _of_transformer(graph: Graph, attentions: Sequence[Attention], lineage: Lineage) -> str:
+    crosses = [attention for attention in attentions if not attention.is_self]
+    parts: dict[str, list[Attention]] = {"encoder": [], "decoder": [], "": []}
+    for attention in attentions:
+        if attention.is_self:
+            parts[_part_of(attention, crosses, lineage)].append(attention)
+    if not any(parts.values()):
+        parts["decoder"] = crosses
+    kinds = [kind for kind, own in parts.items() if kind and own]
+    paths = [path for stream in streams_of(graph) for path in stream.paths]
+    norms = f"{_norms_in_words(paths)} " if paths else ""
+    title = f"{norms}Transformer {'-'.join(kinds)}".strip()
+    blocks = [
+        counted(len(own), f"{kind} block" if len(kinds) > 1 else "block")
+        for kind, own in parts.items()
+        if own
+    ]
+    ways = counted(len(paths), "residual path") if paths else "no skip paths"
+    attends = [_self_attention_in_words(own) for own in parts.values() if own and own != crosses]
+    if len(kinds) > 1:
+        attends = [f"{words} in the {kind}" for kind, words in zip(kinds, attends, strict=False)]
+    attends += ["cross-attention"] if crosses else []
+    said = [f"{' and '.join(blocks)} with {ways}{_final_norm_in_words(graph)}", ", ".join(attends)]
+    said.append(_positions_in_words(graph, lineage))
+    return f"{title[0].upper()}{title[1:]}: {'; '.join(said)}"
+
+
+def _part_of(attention: Attention, crosses: Sequence[Attention], lineage: Lineage) -> str:
+    """The part of the model that a self-attention is in, "" where the graph does not tell."""
+    if attention.masked.causal or any(lineage.in_one_stack(attention, c) for c in crosses):
+        return "decoder"
+    return "encoder" if crosses or attention.masked.causal is False else ""
+
+
+def _norms_in_words(paths: Sequence[SkipPath]) -> str:
+    placements = {path.placement for path in paths}
+    if placements <= {"pre", "sandwich", "post"} and all("branch_start" in p.norms for p in paths):
+        return "sandwich-norm" if placements == {"sandwich"} else "pre-norm"
+    if len(placements) > 1:
+        return "mixed-norm"
+    return {"post": "post-norm", "branch_end": "res-post-norm"}.get(placements.pop(), "norm-free")
+
+
+def _final_norm_in_words(graph: Graph) -> str:
+    ends = [stream.paths[-1] for stream in streams_of(graph) if stream.has_token_norms(graph)]
+    pre = [path.target for path in ends if "branch_start" in path.norms]
+    return ", final norm" if pre and all(meets_a_norm(graph, end) for end in pre) else ""
+
+
+def _self_attention_in_words(attentions: Sequence[Attention]) -> str:
+    seen = {attention.masked.causal for attention in attentions}
+    if seen == {True}:
+        return "causal self-attention"
+    return "self-attention in both directions" if seen == {False} else "self-attention"
+
+
+def _positions_in_words(graph: Graph, lineage: Lineage) -> str:
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        name = f"{node.class_name} {node.label}".lower()
+        named = [word for word, pattern in _POSITIONS.items() if re.search(pattern, name)]
+        tables = [constant.pattern for constant in node.constants if is_additive_merge(node)]
+        if named or "sinusoids" in tables:
+            found[named[0] if named else "sinusoidal"] = None
+        elif node.parameters and (
+            "position" in name
+            or (node.is_a({"Embedding"}) and not lineage.depends_on_input(node.id))
+        ):
+            found["learned"] = None
+    return f"{' and '.join(found)} positions" if found else "no positions that the graph shows"
+
+
+def _of_closed_layers(graph: Graph, closed: Sequence[Node], lineage: Lineage) -> str:
+    classes = list(dict.fromkeys(node.class_name for node in closed))
+    kinds = [kind for kind in ("Encoder", "Decoder") if any(kind in name for name in classes)]
+    first = {node.config.get("normalize_first") for node in closed}
+    norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""
+    title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
+    layers = f"{counted(len(closed), 'closed layer')} ({' and '.join(classes)})"
+    positions = _positions_in_words(graph, lineage)
+    return f"{title}: {layers}, whose inside the graph does not show; {positions}"
+
+
+def _of_residual_network(graph: Graph) -> str:
+    paths = graph.skip_paths
+    projected = sum(path.projected for path in paths)
+    said = counted(len(paths), "residual path")
+    said += f", {projected} of them projected" if projected else ""
+    norms = Counter(node.class_name for node in graph.nodes if is_norm(node)).most_common(1)
+    places = Counter(place for path in paths for place in path.norms).most_common(1)
+    if norms:
+        usual = places and 2 * places[0][1] > len(paths)
+        said += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
+    return f"Residual network: {said}"
+
+
+def _is_closed_layer(node: Node) -> bool:
+    return node.kind in ("layer", "model") and _CLOSED_LAYER.match(node.class_name) is not None

@@ -1,0 +1,82 @@
+"""Rules of a diagnosis: small functions from a graph to what looks wrong in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from plots.annotations import Note
+from plots.graph import Graph
+from plots.hierarchy import boxes
+
+Rule = Callable[[Graph], Iterable[Note]]
+_Rule = TypeVar("_Rule", bound=Rule)
+
+_RULES: dict[str, Rule] = {}
+
+
+def diagnosis_rule(name: str) -> Callable[[_Rule], _Rule]:
+    """Decorator that adds a function to what `diagnose` asks, and gives it back.
+
+    The function takes a graph whose skip paths are marked (`Graph.skip_paths`), and gives notes of
+    the kind "finding", each with the ids that it is about, a reason in one or two plain sentences,
+    and a reference.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def register(rule: _Rule) -> _Rule:
+        if name in _RULES:
+            raise ValueError(f"a diagnosis rule named {name!r} is there already; take another name")
+        _RULES[name] = rule
+        return rule
+
+    return register
+
+
+def notes_of_all_rules(graph: Graph) -> Iterator[Note]:
+    """What all rules find in a graph whose skip paths are marked.
+
+    A rule that raises is named in a warning and left out, so that the others are still heard.
+    """
+    for name, rule in _RULES.items():
+        try:
+            found = list(rule(graph))
+        except Exception as error:  # whatever somebody's rule may raise, the diagnosis still comes
+            warnings.warn(
+                f"the diagnosis rule {name!r} was left out, because it failed: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=3,
+            )
+        else:
+            yield from found
+
+
+def finding(about: Iterable[str], text: str, reference: str) -> Note:
+    """A note about what looks wrong in some places."""
+    return Note("finding", tuple(dict.fromkeys(about)), text, reference)
+
+
+def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:
+    """Some calls in words; what nobody named is told by where it is: "add#3 in decoder.block_0"."""
+    shown = places[:most]
+    unnamed = [place for place in shown if not graph.node(place).has_own_name]
+    around = boxes(graph) if unnamed else {}
+    words = [
+        f"{place} in {around[place]}" if place in unnamed and around[place] else place
+        for place in shown
+    ]
+    return listed([*words, *places[most:]], most)
+
+
+def listed(words: Sequence[str], most: int = 2) -> str:
+    """Words as text: "a", "a and b", "a, b and 22 more"."""
+    more = len(words) - most
+    return f"{', '.join(words[:most])} and {more} more" if more > 0 else " and ".join(words)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 block", "12 blocks"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,131 @@
+"""Rules on skip paths: sublayers and whole stacks that none leads past."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from plots.annotations import Note
+from plots.diagnosis.attentions import Lineage, attentions_of, is_sublayer_part
+from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
+from plots.diagnosis.streams import Stream, streams_of
+from plots.graph import Graph, Node
+from plots.hierarchy import boxes, enclosing_block
+from plots.operation_kinds import is_norm
+
+_RESIDUAL = (
+    "He et al. 2016, Deep Residual Learning for Image Recognition, section 3; "
+    "Vaswani et al. 2017, Attention Is All You Need, section 3.1"
+)
+
+
+@diagnosis_rule("no_skip_paths")
+def no_skip_paths(graph: Graph) -> Iterator[Note]:
+    """Self-attentions follow each other, and no skip path leads past any."""
+    attentions, lineage = attentions_of(graph)
+    bypassed = _bypassed(graph)
+    stack = [attention for attention in attentions if attention.is_self]
+    is_deep = any(lineage.holds(after.query, before.output) for before, after in pairwise(stack))
+    if is_deep and not any(attention.output in bypassed for attention in attentions):
+        places = [attention.id for attention in attentions]
+        yield finding(
+            places,
+            f"No skip path leads past any of the {len(places)} attentions, {named(graph, places)}: "
+            "signals and gradients have to go through one sublayer after the other.",
+            _RESIDUAL,
+        )
+
+
+@diagnosis_rule("sublayer_without_skip_path")
+def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
+    """A sublayer that no skip path leads past, where others have one."""
+    attentions, lineage = attentions_of(graph)
+    bypassed = _bypassed(graph)
+    if not any(attention.output in bypassed for attention in attentions):
+        return
+    lacking = set(_unlike_their_siblings(graph, bypassed))
+    merges = [path.target for path in graph.skip_paths]
+    for stream in streams_of(graph):
+        if not _has_sublayers(graph, stream):
+            continue
+        for attention in attentions:
+            is_before = lineage.holds(stream.root, attention.output)
+            follows = any(lineage.holds(attention.query, merge) for merge in merges)
+            if is_before and (attention.is_self or follows):
+                lacking.add(attention.id)
+        lacking.update(_feedforward_before(graph, lineage, stream, merges))
+    places = sorted(lacking - bypassed, key=graph.index.__getitem__)
+    if places:
+        around = boxes(graph)
+        sublayers = dict.fromkeys(_sublayer(graph.node(place), around[place]) for place in places)
+        yield finding(
+            places,
+            f"No skip path leads past {listed(list(sublayers))}, although other sublayers of the "
+            "model are by-passed: here signals and gradients have to go through.",
+            _RESIDUAL,
+        )
+
+
+def _bypassed(graph: Graph) -> set[str]:
+    return {node_id for path in graph.skip_paths for node_id in path.bypassed}
+
+
+def _has_sublayers(graph: Graph, stream: Stream) -> bool:
+    inside = (node_id for path in stream.paths for node_id in path.bypassed)
+    return any(is_sublayer_part(graph.node(node_id)) for node_id in inside)
+
+
+def _feedforward_before(
+    graph: Graph, lineage: Lineage, stream: Stream, merges: Iterable[str]
+) -> list[str]:
+    """What lies between the merge of another stream and this one, if it is a feed-forward.
+
+    That is two or more projections; one alone, or one that changes the width, leads from one stage
+    of a model to the next.
+    """
+    before = [merge for merge in merges if lineage.holds(stream.root, merge)]
+    if not before:
+        return []
+    merge = max(before, key=graph.index.__getitem__)
+    ends = [graph.node(node_id).outputs[0].shape for node_id in (merge, stream.root)]
+    between = [node for node in lineage.calls_of(stream.root) if lineage.holds(node.id, merge)]
+    projections = [node.id for node in between if is_sublayer_part(node)]
+    is_one = len(projections) > 1 and len(ends[0]) == len(ends[1]) and ends[0][-1] == ends[1][-1]
+    return projections if is_one else []
+
+
+def _unlike_their_siblings(graph: Graph, bypassed: set[str]) -> Iterator[str]:
+    """Calls that no skip path leads past, as one does past their like in most numbered blocks."""
+    siblings: dict[tuple[str, str], list[str]] = {}
+    for node in graph.nodes:
+        block = enclosing_block(node.namespace)
+        if block and node.has_own_name and node.parameters and not is_norm(node):
+            stem, inside = block.rstrip("0123456789"), node.id.removeprefix(block)
+            siblings.setdefault((stem, inside), []).append(node.id)
+    for ids in siblings.values():
+        lacking = [node_id for node_id in ids if node_id not in bypassed]
+        if 2 * len(lacking) <= len(ids):
+            yield from (node_id for node_id in lacking if _goes_on(graph, node_id))
+
+
+def _goes_on(graph: Graph, node_id: str) -> bool:
+    """Whether a call leads to weights outside of its sublayer, and not to an output of the model.
+
+    Where a model gives out what is inside of it, the rest of the last block is not in the graph.
+    """
+    inside = f"{graph.node(node_id).namespace}."
+    found, waiting = {node_id}, [node_id]
+    while waiting:
+        for edge in graph.outgoing[waiting.pop()]:
+            target = graph.node(edge.target)
+            if target.parameters and not f"{target.namespace}.".startswith(inside):
+                return True
+            if target.id not in found:
+                found.add(target.id)
+                waiting.append(target.id)
+    return False
+
+
+def _sublayer(node: Node, namespace: str) -> str:
+    """The name of the sublayer that a call belongs to; of the call, if it is one by itself."""
+    return namespace if namespace and enclosing_block(namespace) != namespace else node.id

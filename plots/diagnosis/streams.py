@@ -1,0 +1,132 @@
+"""The residual streams of a graph: which skip paths follow each other, and how they are normed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from plots.annotations import NormPlace, SkipPath
+from plots.graph import Graph, Node
+from plots.operation_kinds import is_identity_like, is_norm, is_shape_only
+
+Style = Literal["pre", "post", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One residual stream.
+
+    Attributes:
+        root: Id of the call that it begins at.
+        paths: Its skip paths, one after the other, without long ones that lead past others.
+        norms: For each path the ids of its norms: first or last on the branch, or on the stream.
+    """
+
+    root: str
+    paths: tuple[SkipPath, ...]
+    norms: tuple[tuple[str, ...], ...]
+
+    def has_token_norms(self, graph: Graph) -> bool:
+        """Whether it has norms, and each is over the features of one position.
+
+        Where batch and group norms belong in a residual network of convolutions is another question
+        with other answers.
+        """
+        classes = [graph.node(node_id).class_name for ids in self.norms for node_id in ids]
+        return bool(classes) and not any("Batch" in name or "Group" in name for name in classes)
+
+
+def style_of(path: SkipPath) -> Style | None:
+    """Whether a path is pre-norm, post-norm, or without a norm.
+
+    None where it is both, as the last sublayer of a Conformer block is, and where its only norm is
+    the last on the branch.
+    """
+    if "branch_start" in path.norms:
+        return None if path.norm_on_stream else "pre"
+    if path.norm_on_stream:
+        return "post"
+    return None if path.norms else "none"
+
+
+def streams_of(graph: Graph) -> tuple[Stream, ...]:
+    """The residual streams of a graph with marked skip paths, in the order of their merges.
+
+    Two paths lie on the same stream if there is nothing but identities and norms between the end of
+    the one and the beginning of the other, or if they begin at the same call. Paths with a
+    projected shortcut are left out.
+    """
+    root_at: dict[str, str] = {}
+    paths_from: dict[str, list[SkipPath]] = {}
+    for path in graph.skip_paths:
+        if not path.projected:
+            root = _root(graph, path.source, root_at)
+            root_at[path.target] = root
+            paths_from.setdefault(root, []).append(path)
+    streams = []
+    for root, paths in paths_from.items():
+        merges = {path.target for path in paths}
+        single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
+        streams.append(Stream(root, single, tuple(_norms(graph, path) for path in single)))
+    return tuple(streams)
+
+
+def _root(graph: Graph, source: str, root_at: dict[str, str]) -> str:
+    """Where the stream begins that `source` lies on, given that of every merge before it."""
+    while source not in root_at:
+        edges, node = graph.incoming[source], graph.node(source)
+        if len(edges) != 1 or not (is_identity_like(node) or is_norm(node)):
+            return source
+        source = edges[0].source
+    return root_at[source]
+
+
+def _norms(graph: Graph, path: SkipPath) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for place in path.norms:
+        found.update({node.id: None for node in _next_to_path(graph, path, place)})
+    return tuple(found)
+
+
+def _next_to_path(graph: Graph, path: SkipPath, place: NormPlace) -> list[Node]:
+    """The calls at one of the three places where a norm can be."""
+    if place == "branch_start":
+        return _past_identities(graph, path.source, _targets, frozenset(path.bypassed))
+    if place == "branch_end":
+        return branch_ends(graph, path)
+    return _past_identities(graph, path.target, _targets)
+
+
+def branch_ends(graph: Graph, path: SkipPath) -> list[Node]:
+    """The last calls on the branch of a path that are more than an identity."""
+    return _past_identities(graph, path.target, _sources, frozenset(path.bypassed))
+
+
+def _past_identities(
+    graph: Graph,
+    start: str,
+    neighbours: Callable[[Graph, str], list[str]],
+    within: frozenset[str] | None = None,
+) -> list[Node]:
+    """The first calls next to `start` that are more than an identity, in one direction."""
+    found: dict[str, Node] = {}
+    waiting = neighbours(graph, start)
+    while waiting:
+        node = graph.node(waiting.pop(0))
+        if within is not None and node.id not in within:
+            continue
+        if is_identity_like(node):
+            waiting += neighbours(graph, node.id)
+        else:
+            found[node.id] = node
+    return list(found.values())
+
+
+def _sources(graph: Graph, node_id: str) -> list[str]:
+    return [edge.source for edge in graph.incoming[node_id] if not edge.implicit]
+
+
+def _targets(graph: Graph, node_id: str) -> list[str]:
+    edges = [edge for edge in graph.outgoing[node_id] if not edge.implicit]
+    return [edge.target for edge in edges if not is_shape_only(graph.node(edge.target))]
