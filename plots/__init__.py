@@ -21,6 +21,8 @@ Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are impor
 from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
+from plots.axes import axes_of, shapes
+from plots.costs import flops, memory, parameters
 from plots.diagnosis import diagnose, diagnosis_rule, diagnosis_text, findings
 from plots.difference_report import comparison_table, difference_text
 from plots.differences import Difference, compare_graphs
@@ -69,6 +71,7 @@ __all__ = [
     "apply_plugins",
     "attention_maps",
     "attention_mask",
+    "axes_of",
     "common_masks",
     "compare_graphs",
     "comparison_table",
@@ -79,6 +82,7 @@ __all__ = [
     "difference_text",
     "draw",
     "findings",
+    "flops",
     "fold",
     "fold_blocks",
     "graph_plugin",
@@ -87,13 +91,16 @@ __all__ = [
     "list_plugins",
     "list_renderers",
     "loss_curves",
+    "memory",
     "parameter_bars",
+    "parameters",
     "plot_diff",
     "plot_model",
     "plot_side_by_side",
     "position_encodings",
     "read_graph",
     "save_figure",
+    "shapes",
     "signal_propagation",
     "sinusoids",
     "skip_paths",

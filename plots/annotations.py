@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import prod
-from typing import Literal
+from typing import Literal, TypeVar
 
 Quantity = Mapping[str, float]
 """A polynomial in free sizes: monomial -> coefficient.
@@ -13,6 +14,8 @@ Quantity = Mapping[str, float]
 Monomials are letters in alphabetical order with spaces between ("b t t" is b t²), and "" for a
 constant.
 """
+
+Number = TypeVar("Number", float, Fraction)
 
 NormPlace = Literal["branch_start", "branch_end", "stream"]
 """First on the branch, last on the branch, or on the stream right after the merge."""
@@ -111,7 +114,7 @@ class Overlay:
         return self.number(self.values.get(place, {})) / whole if whole else 0.0
 
     def text(self, place: str) -> str:
-        """What a box says: "590 k" or "1.18 M b t", and with a whole the share: "590 k (7.2 %)"."""
+        """What a box says: "1.18 MFLOP b t", and if there is a whole the share: "590 k (7.2 %)"."""
         said = quantity_text(self.values[place], self.unit)
         return f"{said} ({percent_text(self.share(place))})" if self.whole else said
 
@@ -138,17 +141,30 @@ class Note:
     reference: str = ""
 
 
-def total_of(quantities: Iterable[Quantity]) -> Quantity:
+def total_of(quantities: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     """The sum of polynomials, without terms that are zero."""
-    total: dict[str, float] = {}
+    total: dict[str, Number] = {}
     for quantity in quantities:
         for monomial, coefficient in quantity.items():
-            total[monomial] = total.get(monomial, 0) + coefficient
+            there = total.get(monomial)
+            total[monomial] = coefficient if there is None else there + coefficient
     return {monomial: total[monomial] for monomial in sorted(total) if total[monomial]}
 
 
+def product_of(first: Mapping[str, Number], *others: Mapping[str, Number]) -> dict[str, Number]:
+    """The product of polynomials, without terms that are zero."""
+    product = total_of([first])
+    for other in others:
+        product = total_of(
+            {" ".join(sorted(f"{left} {right}".split())): product[left] * other[right]}
+            for left in product
+            for right in other
+        )
+    return product
+
+
 def quantity_text(quantity: Quantity, unit: str = "") -> str:
-    """A polynomial as text, its largest power first: "1.57 k b t² + 1.18 M b t FLOP"."""
+    """A polynomial as text, its largest power first: "1.57 kFLOP b t² + 1.18 MFLOP b t"."""
     terms = []
     for monomial in sorted(quantity, key=lambda m: (-len(m.split()), m)):
         letters = monomial.split()
@@ -156,16 +172,16 @@ def quantity_text(quantity: Quantity, unit: str = "") -> str:
             letter + ("" if letters.count(letter) == 1 else _superscript(letters.count(letter)))
             for letter in dict.fromkeys(letters)
         ]
-        terms.append(" ".join([number_text(quantity[monomial]), *powers]))
-    return " ".join(part for part in (" + ".join(terms) or "0", unit) if part)
+        terms.append(" ".join([number_text(quantity[monomial], unit), *powers]))
+    return " + ".join(terms) or number_text(0, unit)
 
 
-def number_text(number: float) -> str:
-    """Three significant digits with the prefix of the unit: 590592 is "591 k", 0.0123 "0.0123"."""
+def number_text(number: float, unit: str = "") -> str:
+    """Three significant digits and the unit with its prefix: 590592 B is "591 kB", 0.0123 as is."""
     for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= 0.9995 * factor:
-            return f"{_three_digits(number / factor)} {prefix}"
-    return _three_digits(number)
+            return f"{_three_digits(number / factor)} {prefix}{unit}"
+    return f"{_three_digits(number)} {unit}".strip()
 
 
 def percent_text(share: float) -> str:

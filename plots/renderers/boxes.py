@@ -6,6 +6,7 @@ import html
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log
 from typing import Any
 
@@ -16,6 +17,7 @@ from plots.operation_kinds import is_additive_merge, is_identity_like, is_norm
 STREAM_COLOUR = "#D55E00"  # vermilion of the Okabe-Ito palette: clear also to colour-blind eyes
 INK = "#222222"
 GREY = "#8A8A8A"
+DARK_GREY = "#5A5A5A"  # of what stands on a colour
 
 _NOTE_COLOURS = {
     "difference": INK,
@@ -93,20 +95,40 @@ def note_colour(kind: str) -> str:
 
 def heat_colour(overlay: Overlay, place: str) -> str:
     """From white to blue, as far as the value of a call or edge is the largest of its overlay."""
-    numbers = {key: overlay.number(value) for key, value in overlay.values.items()}
+    low, high = _range(overlay)
+    number = overlay.number(overlay.values.get(place, {}))
     if overlay.scale == "log":
-        numbers = {key: log(number) for key, number in numbers.items() if number > 0}
-    low = min(numbers.values(), default=0.0) if overlay.scale == "log" else 0.0
-    high = max(numbers.values(), default=0.0)
-    heat = (numbers.get(place, low) - low) / (high - low) if high > low else 0.0
+        number = log(number) if number > 0 else low
+    heat = min(max((number - low) / (high - low), 0.0), 1.0) if high > low else 0.0
+    # The root, or all but the largest would look white where one share is far above the others.
+    heat = heat if overlay.scale == "log" else heat**0.5
     return "#" + "".join(
-        f"{round(cold + min(max(heat, 0.0), 1.0) * (hot - cold)):02X}"
-        for cold, hot in zip((255, 255, 255), (107, 174, 214), strict=True)
+        f"{round(cold + heat * (hot - cold)):02X}"
+        for cold, hot in zip((255, 255, 255), (158, 202, 225), strict=True)
     )
 
 
+@lru_cache(maxsize=8)  # every box of a picture asks
+def _range(overlay: Overlay) -> tuple[float, float]:
+    """The numbers that are white and blue."""
+    numbers = [overlay.number(value) for value in overlay.values.values()]
+    if overlay.scale == "log":
+        numbers = [log(number) for number in numbers if number > 0]
+    low = min(numbers, default=0.0) if overlay.scale == "log" else 0.0
+    return low, max(numbers, default=0.0)
+
+
+def _is_heated(node: Node, graph: Graph) -> bool:
+    """Whether its colour says how large its number is: that of the last overlay."""
+    return bool(graph.overlays) and node.id in graph.overlays[-1].values
+
+
+def _grey(node: Node, graph: Graph) -> str:
+    return DARK_GREY if _is_heated(node, graph) else GREY
+
+
 def _fill(node: Node, graph: Graph) -> str:
-    if graph.overlays and node.id in graph.overlays[-1].values:
+    if _is_heated(node, graph):
         return heat_colour(graph.overlays[-1], node.id)
     if graph.overlays or node.kind == "group":
         return "#FFFFFF"
@@ -135,7 +157,7 @@ def _table(node: Node, graph: Graph, labels: Labels, said: list[str], tag: str |
         sub = ""
     title = f"<b>{_escaped(head)}</b>"
     if sub and sub != head:
-        title += f' <font point-size="9" color="{GREY}">{_escaped(sub)}</font>'
+        title += f' <font point-size="9" color="{_grey(node, graph)}">{_escaped(sub)}</font>'
     times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
     if times > 1:
         title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
@@ -151,7 +173,8 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     """What a box says below its title, escaped."""
     rows = []
     if node.kind == "group":
-        rows.append(f'<font point-size="9" color="{GREY}">{_escaped(group_text(node))}</font>')
+        text = _escaped(group_text(node))
+        rows.append(f'<font point-size="9" color="{_grey(node, graph)}">{text}</font>')
     if labels.activations and node.activation is not None:
         rows.append(f"activation: <b>{_escaped(node.activation)}</b>")
     if labels.shapes:
@@ -163,6 +186,9 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     if labels.trainable and node.parameters and node.trainable is not None:
         colour, word = ("#1B7837", "trainable") if node.trainable else ("#B2182B", "frozen")
         rows.append(f'<font color="{colour}">{word}</font>')
+    for output in (number for node_id, number in graph.outputs if node_id == node.id):
+        if node.outputs[output].letters:  # those of other tensors stand on the edges
+            rows.append(_escaped(f"→ {' '.join(node.outputs[output].letters)}"))
     for overlay in graph.overlays:
         if node.id in overlay.values:
             title = f"{overlay.title}: " if len(graph.overlays) > 1 else ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Edge, Graph
+from plots.legend import legend
 from plots.renderers.boxes import (
     GREY,
     INK,
@@ -58,6 +59,7 @@ def graph_to_dot(
     dot = _new_dot(rankdir, dpi, splines)
     _add_heading(dot, graph)
     _add_graph(dot, dot, graph, labels, prefix="")
+    _add_legend(dot, graph)
     return dot
 
 
@@ -183,6 +185,26 @@ def _add_graph(
         root.add_edge(pydot.Edge(*ends, style="invis", weight="0", minlen="2"))
 
 
+def _add_legend(dot: pydot.Dot, graph: Graph) -> None:
+    """Below the picture, at the left: totals, and what letters mean."""
+    lines = legend(graph)
+    if lines:
+        text = "".join(f"{quoted(line)[1:-1]}\\l" for line in lines)  # "\l" ends a line at its left
+        dot.set("label", f'"{text}"')
+        dot.set("labelloc", "b")
+        dot.set("labeljust", "l")
+        dot.set("fontsize", "11")
+        dot.set("fontcolor", quoted(INK))
+        _keep_titles_above(dot)
+
+
+def _keep_titles_above(graph: pydot.Graph) -> None:
+    """Boxes take over `labelloc` from the picture unless they have their own."""
+    for box in graph.get_subgraph_list():
+        box.set("labelloc", "t")
+        _keep_titles_above(box)
+
+
 def _cluster(
     clusters: dict[str, pydot.Graph], namespace: str, graph: Graph, prefix: str
 ) -> pydot.Graph:
@@ -225,7 +247,8 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         if any(edge.target == lower for _, lower in layout.below):
             attributes["minlen"] = "2"  # room to come in from above, not through its neighbours
     said = [edge.port] if parallel else []
-    said += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
+    # Graphviz puts a label right beside the line, and the stream is a thick one.
+    said += ["\N{EN SPACE}" + " ".join(edge.tensor.letters)] if edge.tensor.letters else []
     said += [overlay.text(edge.id) for overlay in graph.overlays if edge.id in overlay.values]
     if said:
         attributes["label"] = quoted("\n".join(said))

@@ -1,0 +1,311 @@
+"""Rules for what moves, cuts and joins axes: reshapes, slices, convolutions; see `axis_rules`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+from plots.axis_rules import axis_rule, reduced
+from plots.axis_unions import AxisId, Call
+
+# Axes in another order, more of them, or fewer --------------------------------------------------
+
+
+@axis_rule("Permute", "Transpose")
+def _transpose(call: Call) -> None:
+    config = call.node.config
+    if "dims" in config:  # the layer, which does not count the batch
+        order = [0, *config["dims"]]
+    else:
+        order = config["axes"] or [*reversed(range(len(call.first)))]
+    call.axes.all_same([call.first[place] for place in order], call.output)
+
+
+@axis_rule("Swapaxes")
+def _swap(call: Call) -> None:
+    axes = list(call.first)
+    i, j = call.node.config["axis1"], call.node.config["axis2"]
+    axes[i], axes[j] = axes[j], axes[i]
+    call.axes.all_same(axes, call.output)
+
+
+@axis_rule("Moveaxis")
+def _move(call: Call) -> None:
+    rank = len(call.first)
+    sources, targets = (_listed(call.node.config[key]) for key in ("source", "destination"))
+    order = [place for place in range(rank) if place not in {i % rank for i in sources}]
+    for target, source in sorted(
+        (j % rank, i % rank) for i, j in zip(sources, targets, strict=True)
+    ):
+        order.insert(target, source)
+    call.axes.all_same([call.first[place] for place in order], call.output)
+
+
+@axis_rule("ExpandDims", "RepeatVector", "Stack")
+def _insert(call: Call) -> None:
+    rank = len(call.output)
+    places = {i % rank for i in _listed(call.node.config.get("axis", 1))}
+    kept = [axis for place, axis in enumerate(call.output) if place not in places]
+    for given in call.inputs.values():
+        call.axes.all_same(given, kept)
+
+
+@axis_rule("OneHot")
+def _one_hot(call: Call) -> None:
+    place = call.node.config["axis"] % len(call.output)
+    call.axes.all_same(call.first, call.output[:place] + call.output[place + 1 :])
+
+
+@axis_rule("Squeeze")
+def _squeeze(call: Call) -> None:
+    axis = call.node.config["axis"]
+    ones = [i for i, a in enumerate(call.first) if call.size(a) == 1]
+    reduced(call, ones if axis is None else axis, keepdims=False)
+
+
+@axis_rule("Unstack")
+def _unstack(call: Call) -> None:
+    reduced(call, call.node.config["axis"], keepdims=False)
+
+
+@axis_rule("BroadcastTo")
+def _broadcast_to(call: Call) -> None:
+    for a, b in zip(reversed(call.first), reversed(call.output), strict=False):
+        call.axes.broadcast([a], b)
+
+
+@axis_rule("Take")
+def _take(call: Call) -> None:
+    table = call.inputs["x"]
+    place = call.node.config["axis"] % len(table)
+    indices = call.inputs.get("indices", call.output[place : len(call.output) - len(table) + 1])
+    call.axes.all_same([*table[:place], *indices, *table[place + 1 :]], call.output)
+
+
+@axis_rule("Flatten", "Reshape")
+def _reshape(call: Call) -> None:
+    """Known sizes from both ends; between free axes, what one became several and back."""
+    given, result = list(call.first), list(call.output)
+    if call.node.kind == "layer":  # which leaves the batch alone
+        call.axes.same(given.pop(0), result.pop(0))
+    runs = _runs(call, given), _runs(call, result)
+    products = [[prod(call.size(a) or 1 for a in run) for run in side] for side in runs]
+    free = [[a for a in side if call.size(a) is None] for side in (given, result)]
+    if products[0] == products[1]:  # as many free axes, and the same between them: each is itself
+        for a, b in zip(*runs, strict=True):
+            _regroup(call, a, b)
+        call.axes.all_same(*free)
+    elif len(free[1]) == 1:
+        known = prod(call.size(a) or 1 for a in result)
+        call.axes.reckon(free[1][0], (Fraction(1, known), tuple(given)))
+        _match_ends(call, given, result)
+
+
+def _runs(call: Call, axes: list[AxisId]) -> list[list[AxisId]]:
+    """The axes of known size before, between and after the free ones."""
+    runs: list[list[AxisId]] = [[]]
+    for axis in axes:
+        if call.size(axis) is None:
+            runs.append([])
+        else:
+            runs[-1].append(axis)
+    return runs
+
+
+def _match_ends(call: Call, given: list[AxisId], result: list[AxisId]) -> None:
+    """Take away axes of the same known size from the end, and from the front, and unite them."""
+    for end in (-1, 0):
+        while given and result and call.size(given[end]) == call.size(result[end]) is not None:
+            call.axes.same(given.pop(end), result.pop(end))
+
+
+def _regroup(call: Call, given: list[AxisId], result: list[AxisId]) -> None:
+    """Axes of known size that are grouped anew: (d,) into (n, h), or (n, h) into (d,)."""
+    _match_ends(call, given, result)
+    if len(given) == 1:
+        call.axes.splits.append(tuple(result))
+
+
+# Parts, and what is joined ----------------------------------------------------------------------
+
+
+@axis_rule("GetItem")
+def _slice(call: Call) -> None:
+    axes, result = list(call.first), list(call.output)
+    for key in _keys(call):
+        if key is None:
+            result.pop(0)
+        elif isinstance(key, int):
+            axes.pop(0)
+        else:
+            _cut(call, axes.pop(0), result.pop(0), key)
+    call.axes.all_same(axes, result)
+
+
+def _keys(call: Call) -> list[Any]:
+    """What stands in the brackets, for every axis: `x[:, None, 0]` is [":", None, 0].
+
+    Raises:
+        ValueError: if there is an array among them.
+    """
+    given = {c.port.removeprefix("key").removeprefix("."): c for c in call.node.constants}
+    if len(call.inputs) > 1 or any(c.shape for c in given.values()):
+        raise ValueError("an index that is an array has no rule")
+    keys = {int(place or 0): constant.value for place, constant in given.items()}
+    listed = [keys.get(place) for place in range(max(keys, default=-1) + 1)]
+    rank, result = len(call.first), len(call.output)
+    taken = sum(key is not None and key != "..." for key in listed)
+    if "..." in listed:
+        place = listed.index("...")
+        listed[place : place + 1] = [":"] * (rank - taken)
+    # `None` is no constant of the call, so one at the end is only seen in the output's rank.
+    lost = result - rank + sum(isinstance(k, int) for k in listed) - listed.count(None)
+    return listed + [None] * lost
+
+
+def _cut(call: Call, axis: AxisId, result: AxisId, key: str) -> None:
+    """The axis of `x[start:stop:step]`; negative numbers count from its end."""
+    numbers = [int(part) if part else None for part in key.split(":")]
+    start, stop, step = (*numbers, None)[:3]
+    ends = [(0, 0) if start is None else _end(start), (1, 0) if stop is None else _end(stop)]
+    times, more = ends[1][0] - ends[0][0], ends[1][1] - ends[0][1]
+    share = Fraction(1, abs(step or 1))
+    call.axes.reckon(result, (times * share, (axis,)), (more * share, ()))
+
+
+def _end(index: int) -> tuple[int, int]:
+    """An index as (times the length, plus): 3 is (0, 3), -3 is (1, -3)."""
+    return (1, index) if index < 0 else (0, index)
+
+
+@axis_rule("Concatenate")
+def _concatenate(call: Call) -> None:
+    place = call.node.config["axis"] % len(call.output)
+    for axes in call.inputs.values():
+        _same_but(call, place, axes, call.output)
+    sizes = sum(c.shape[place] or 0 for c in call.node.constants if c.shape)
+    joined = ((1, (axes[place],)) for axes in call.inputs.values())
+    call.axes.reckon(call.output[place], *joined, (sizes, ()))
+
+
+@axis_rule("Split")
+def _split(call: Call) -> None:
+    place = call.node.config["axis"] % len(call.first)
+    for output in call.outputs:
+        _same_but(call, place, call.first, output)
+
+
+def _same_but(
+    call: Call, place: int, first: tuple[AxisId, ...], second: tuple[AxisId, ...]
+) -> None:
+    """All axes stay but the one at `place`."""
+    call.axes.all_same(first[:place], second[:place])
+    call.axes.all_same(first[place + 1 :], second[place + 1 :])
+
+
+@axis_rule("Repeat", "Tile")
+def _repeat(call: Call) -> None:
+    repeats, axis = call.node.config["repeats"], call.node.config.get("axis")
+    if axis is not None:
+        times = [1] * len(call.first)
+        times[axis] = repeats
+    else:
+        times = repeats
+    for a, b, factor in zip(call.first, call.output, times, strict=True):
+        call.axes.reckon(b, (factor, (a,)))
+
+
+@axis_rule("Pad")
+def _pad(call: Call) -> None:
+    for a, b, (before, after) in zip(
+        call.first, call.output, call.node.config["pad_width"], strict=True
+    ):
+        call.axes.reckon(b, (1, (a,)), (before + after, ()))
+
+
+def _listed(places: Any) -> list[int]:
+    return [places] if isinstance(places, int) else list(places)
+
+
+# Images: convolutions, pooling and what pads ----------------------------------------------------
+
+
+def _spatial(call: Call, count: int, keeps_channels: bool) -> list[tuple[AxisId, AxisId]]:
+    """The `count` spatial axes, before and after; what lies beside them stays what it is."""
+    last = call.node.config.get("data_format", "channels_last") == "channels_last"
+    start = len(call.first) - count - last
+    places = range(start, start + count)
+    call.axes.all_same(call.first[: start - (not last)], call.output[: start - (not last)])
+    if keeps_channels:
+        channel = -1 if last else start - 1
+        call.axes.same(call.first[channel], call.output[channel])
+    letters = {2: "HW", 3: "DHW"}.get(count, "")
+    call.axes.roles += zip(letters, call.first[start:], strict=False)
+    return [(call.first[place], call.output[place]) for place in places]
+
+
+def _windows(
+    call: Call, window: list[int], strides: list[int], dilation: list[int], keeps_channels: bool
+) -> None:
+    """Windows of positions: n / stride of them if padded, else (n - reach) / stride + 1."""
+    pairs = _spatial(call, len(window), keeps_channels)
+    for (x, y), k, stride, spread in zip(pairs, window, strides, dilation, strict=True):
+        reach = spread * (k - 1) + 1 if call.node.config["padding"] == "valid" else stride
+        share = Fraction(1, stride)
+        call.axes.reckon(y, (share, (x,)), (1 - reach * share, ()))
+
+
+@axis_rule("BaseConv", "BaseDepthwiseConv", "BaseSeparableConv")
+def _convolution(call: Call) -> None:
+    config = call.node.config
+    _windows(call, config["kernel_size"], config["strides"], config["dilation_rate"], False)
+
+
+@axis_rule("BasePooling")
+def _pooling(call: Call) -> None:
+    size = call.node.config["pool_size"]
+    _windows(call, size, call.node.config["strides"] or size, [1] * len(size), True)
+
+
+@axis_rule("BaseConvTranspose")
+def _transposed_convolution(call: Call) -> None:
+    config = call.node.config
+    pairs = _spatial(call, len(config["kernel_size"]), keeps_channels=False)
+    sizes = zip(pairs, config["kernel_size"], config["strides"], strict=True)
+    for (x, y), k, stride in sizes:
+        more = max(k - stride, 0) if config["padding"] == "valid" else 0
+        call.axes.reckon(y, (stride, (x,)), (more, ()))
+
+
+@axis_rule("BaseGlobalPooling")
+def _global_pooling(call: Call) -> None:
+    last = call.node.config["data_format"] == "channels_last"
+    places = range(1, len(call.first) - 1) if last else range(2, len(call.first))
+    reduced(call, list(places), call.node.config["keepdims"])
+
+
+@axis_rule("UpSampling1D", "UpSampling2D", "UpSampling3D")
+def _up_sampling(call: Call) -> None:
+    sizes = _listed(call.node.config["size"])
+    pairs = _spatial(call, len(sizes), keeps_channels=True)
+    for (x, y), factor in zip(pairs, sizes, strict=True):
+        call.axes.reckon(y, (factor, (x,)))
+
+
+@axis_rule("Cropping1D", "Cropping2D", "Cropping3D")
+def _cropping(call: Call) -> None:
+    _longer(call, call.node.config["cropping"], -1)
+
+
+@axis_rule("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
+def _padding(call: Call) -> None:
+    _longer(call, call.node.config["padding"], +1)
+
+
+def _longer(call: Call, ends: list[Any], sign: int) -> None:
+    """Padded, or cropped, by (before, after) in every direction."""
+    both = [ends] if isinstance(ends[0], int) else ends
+    pairs = _spatial(call, len(both), keeps_channels=True)
+    for (x, y), (before, after) in zip(pairs, both, strict=True):
+        call.axes.reckon(y, (1, (x,)), (sign * (before + after), ()))

@@ -1,0 +1,408 @@
+"""How the axes of what calls take become the axes of what they give out, by class.
+
+A class that derives from one of these counts as well; for a class without a rule see `unknown`.
+Add your own: `axis_rules.AXIS_RULES["MyLayer"] = rule`, a function that takes a `Call` and says in
+`call.axes` which axes are the same; or `axis_rules.LAYOUTS["MyLayer"] = ({"x": "btd"}, "bd")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from plots.axis_unions import AxisId, Call
+from plots.equations import Equation, parse_equation
+
+Rule = Callable[[Call], None]
+
+AXIS_RULES: dict[str, Rule] = {}
+"""Class name -> rule."""
+
+ATTENTION_LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
+    "AttendToCache": (
+        {"query": "btnh", "key": "bkhs", "value": "bksh", "mask": "bts", "bias": "bnts"},
+        "btnh",
+    ),
+    "AttentionScores": ({"query": "btnh", "key": "bskh"}, "bnts"),
+    "DotProductAttention": (
+        {"query": "btnh", "key": "bskh", "value": "bskh", "mask": "bts bnts", "bias": "bnts"},
+        "btnh",
+    ),
+    "MixValues": ({"weights": "bnts", "value": "bskh"}, "btnh"),
+}
+"""Steps of an attention: axes by port and of the output, in the letters of the glossary.
+
+Several layouts of one port, by rank, stand apart. An axis of size 1 is broadcast.
+"""
+
+LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
+    "BiasedScores": ({"scores": "bnts", "bias": "bnts"}, "bnts"),
+    "BothMasks": ({"first": "bts", "second": "bts"}, "bts"),
+    "BucketBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
+    "CausalMask": ({"tokens": "bt"}, "1tt"),
+    "DistanceBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
+    "FirstToken": ({"x": "btd"}, "bd"),
+    "MaskedLMHead": ({"inputs": "btd", "mask_positions": "bm"}, "bmv"),
+    "MaskedSoftmax": ({"scores": "bnts", "mask": "bts"}, "bnts"),
+    "PaddingMask": ({"tokens": "bs"}, "b1s"),
+    "Positions": ({"tokens": "bt"}, "1t"),
+    "SlotMask": ({"positions": "bt", "slots": "bs"}, "bts"),
+}
+"""Other layers that put axes in new places; a "1" is an axis of that size."""
+
+TRANSFORMER_BLOCKS: set[str] = {
+    "BloomDecoder",
+    "FNetEncoder",
+    "Gemma3DecoderBlock",
+    "GemmaDecoderBlock",
+    "GPTNeoXDecoder",
+    "LlamaTransformerDecoder",
+    "MistralTransformerDecoder",
+    "T5TransformerLayer",
+    "TransformerDecoder",
+    "TransformerEncoder",
+    "ViTEncoder",
+}
+"""Whole blocks in one layer, as keras-hub has them: what goes through them is a residual stream."""
+
+
+def follow(call: Call) -> None:
+    """Say of a call's axes which are the same, by the rule of its class."""
+    for name in (call.node.class_name, *call.node.bases):
+        rule = _rule(name)
+        if rule is not None:
+            try:
+                return rule(call)
+            except (IndexError, KeyError, StopIteration, TypeError, ValueError):
+                break  # a foreign class with a name that is known here, but with other arguments
+    unknown(call)
+
+
+def _rule(class_name: str) -> Rule | None:
+    if class_name in AXIS_RULES:
+        return AXIS_RULES[class_name]
+    if class_name in ATTENTION_LAYOUTS:
+        return lambda call: _attention_layout(call, *ATTENTION_LAYOUTS[class_name])
+    if class_name in LAYOUTS:
+        return lambda call: _plain_layout(call, *LAYOUTS[class_name])
+    return None
+
+
+def axis_rule(*class_names: str) -> Callable[[Rule], Rule]:
+    """Decorator that makes a function the rule of these classes."""
+
+    def register(rule: Rule) -> Rule:
+        AXIS_RULES.update(dict.fromkeys(class_names, rule))
+        return rule
+
+    return register
+
+
+# Without a rule ---------------------------------------------------------------------------------
+
+
+def unknown(call: Call) -> None:
+    """What is likely of a class without a rule.
+
+    An operation whose output has the shape that its inputs broadcast to works element by element;
+    one with `axis` and `keepdims` sums over axes, or the like. Of all else the first input keeps
+    the axes that are of the same size at the same place, if there are as many; a mask has the batch
+    and the length of what it is named after.
+    """
+    if not call.inputs:
+        return
+    config = call.node.config
+    if call.node.kind == "operation" and {"axis", "keepdims"} <= set(config):
+        return reduced(call, config["axis"], bool(config["keepdims"]))
+    if call.node.kind == "operation" and _broadcasts(call):
+        return elementwise(call)
+    for output in call.outputs:
+        if len(output) == len(call.first):
+            for a, b in zip(call.first, output, strict=True):
+                if call.size(a) == call.size(b) or call.size(b) is None:
+                    call.axes.same(a, b)
+        elif output and call.first:
+            call.axes.broadcast([call.first[0]], output[0])
+    _masks(call)
+
+
+def _broadcasts(call: Call) -> bool:
+    ranks = [len(axes) for axes in call.inputs.values()]
+    return max(ranks) == len(call.output) and all(
+        call.size(a) in (1, None, call.size(b)) or call.size(b) is None
+        for axes in call.inputs.values()
+        for a, b in zip(reversed(axes), reversed(call.output), strict=False)
+    )
+
+
+def _masks(call: Call) -> None:
+    """Masks have the length of the sequence that they are named after: "encoder_padding_mask"."""
+    streams = {port: axes for port, axes in call.inputs.items() if "mask" not in port}
+    for port, axes in call.inputs.items():
+        if "mask" in port and len(axes) > 1:
+            stem = port.partition("mask")[0].removesuffix("padding_").removesuffix("attention_")
+            named = [axes for name, axes in streams.items() if stem and name.startswith(stem)]
+            stream = named[0] if named else call.first
+            call.axes.broadcast([axes[0]], stream[0])
+            if len(stream) > 1:
+                call.axes.broadcast([axes[-1]], stream[1])
+    for port, axes in streams.items():
+        if port.startswith("encoder") and len(axes) == len(call.first) == 3:
+            call.axes.same(axes[0], call.first[0])
+            call.axes.attends.append((call.first[1], axes[1]))
+
+
+# Element by element, and sums over axes ---------------------------------------------------------
+
+
+@axis_rule("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract")
+def elementwise(call: Call) -> None:
+    """Inputs of any ranks, broadcast to the output from their last axes on."""
+    for output in call.outputs:
+        for place in range(1, len(output) + 1):
+            given = [axes[-place] for axes in call.inputs.values() if len(axes) >= place]
+            if given:
+                call.axes.broadcast(given, output[-place])
+
+
+def reduced(call: Call, axis: Any, keepdims: bool) -> None:
+    """A sum over some axes, or the like; all axes if `axis` is None."""
+    rank = len(call.first)
+    listed = range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
+    gone = {place % rank for place in listed}
+    kept = [(i, a) for i, a in enumerate(call.first) if keepdims or i not in gone]
+    for output in call.outputs:
+        for (i, a), b in zip(kept, output, strict=True):
+            if i not in gone:
+                call.axes.same(a, b)
+
+
+# Products with weights and with each other ------------------------------------------------------
+
+
+@axis_rule("Dense")
+def _dense(call: Call) -> None:
+    call.axes.all_same(call.first[:-1], call.output[:-1])
+    _projects(call, call.first[-1], call.output[-1])
+
+
+def _projects(call: Call, given: AxisId, result: AxisId) -> None:
+    call.weight_axis("kernel in", given)
+    call.weight_axis("kernel out", result)
+    call.axes.projections.append((given, result))
+
+
+@axis_rule("EinsumDense")
+def _einsum_dense(call: Call) -> None:
+    equation = parse_equation(call.node.config["equation"], [len(call.first), None])
+    (given, kernel), result = equation
+    axes = _unite(call, equation, [call.first, None])
+    for label in kernel:
+        if label in axes:
+            call.weight_axis(f"kernel {label}", axes[label])
+    new = [axes[label] for label in result if label not in given]
+    summed = [axes[label] for label in given if label not in result]
+    if len(new) == 1 and len(summed) == 1:
+        call.axes.projections.append((summed[0], new[0]))
+    elif len(new) > 1:
+        call.axes.splits.append(tuple(new))
+
+
+@axis_rule("Einsum")
+def _einsum(call: Call) -> None:
+    ports = call.node.config["subscripts"].split("->")[0].split(",")
+    operands = [call.inputs.get(str(number)) for number in range(len(ports))]
+    equation = parse_equation(
+        call.node.config["subscripts"], [None if axes is None else len(axes) for axes in operands]
+    )
+    axes = _unite(call, equation, operands)
+    if len(operands) == 2 and None not in operands:
+        (left, right), result = equation
+        both = [axes[label] for label in left if label in right and label in result]
+        summed = [axes[label] for label in left if label in right and label not in result]
+        rows = [axes[label] for label in left if label not in right]
+        columns = [axes[label] for label in right if label not in left]
+        _multiplied(call, both, summed, rows, columns)
+
+
+def _unite(
+    call: Call, equation: Equation, operands: list[tuple[AxisId, ...] | None]
+) -> dict[str, AxisId]:
+    """Make axes with the same letter of an equation one, and give them back by letter."""
+    axes: dict[str, AxisId] = {}
+    given, result = equation
+    for labels, operand in zip([*given, result], [*operands, call.output], strict=True):
+        for label, axis in zip(labels, operand, strict=True) if operand is not None else ():
+            call.axes.same(axes.setdefault(label, axis), axis)
+    return axes
+
+
+def _multiplied(
+    call: Call,
+    both: list[AxisId],
+    summed: list[AxisId],
+    rows: list[AxisId],
+    columns: list[AxisId],
+) -> None:
+    """Note down a product of two tensors; one over the width of heads makes attention scores."""
+    call.axes.multiplied += [*both, *summed, *rows, *columns]
+    call.axes.products.append((tuple(both), (*summed, *rows, *columns)))
+    heads = {(a, b) for split in call.axes.splits for a in split for b in split if a != b}
+    found = {(call.axes.find(a), call.axes.find(b)) for a, b in heads}
+    if any((call.axes.find(a), call.axes.find(b)) in found for a in both for b in summed):
+        call.axes.attends += [(t, s) for t in rows for s in columns]
+
+
+@axis_rule("Matmul")
+def _matmul(call: Call) -> None:
+    left, right = call.inputs.get("x1"), call.inputs.get("x2")
+    for axes in (left, right):
+        if axes is not None and len(axes) < 2:
+            raise ValueError("a vector in a product has no rule")
+    batch = [axes[:-2] for axes in (left, right) if axes is not None]
+    for place in range(1, len(call.output) - 1):
+        given = [axes[-place] for axes in batch if len(axes) >= place]
+        if given:
+            call.axes.broadcast(given, call.output[-2 - place])
+    if left is not None:
+        call.axes.same(left[-2], call.output[-2])
+    if right is not None:
+        call.axes.same(right[-1], call.output[-1])
+    if left is not None and right is not None:
+        call.axes.same(left[-1], right[-2])
+        _multiplied(call, list(call.output[:-2]), [left[-1]], [left[-2]], [right[-1]])
+
+
+@axis_rule("Dot")
+def _dot_layer(call: Call) -> None:
+    left, right = (call.inputs[f"inputs.{number}"] for number in range(2))
+    axes = call.node.config["axes"]
+    i, j = [axes, axes] if isinstance(axes, int) else axes
+    i, j = i % len(left), j % len(right)
+    call.axes.same(left[i], right[j])
+    rows = [axis for place, axis in enumerate(left) if place not in (0, i)]
+    columns = [axis for place, axis in enumerate(right) if place not in (0, j)]
+    call.axes.all_same([left[0], *rows, *columns], call.output)
+    _multiplied(call, [left[0]], [left[i]], rows, columns)
+
+
+@axis_rule("Embedding", "PositionVectors", "TokenAndPositionEmbedding")
+def _embedding(call: Call) -> None:
+    if any(c.port == "reverse" and c.value for c in call.node.constants):
+        call.axes.all_same(call.first[:-1], call.output[:-1])
+        call.weight_axis("embeddings out", call.first[-1])
+        call.axes.roles.append(("v", call.weight_axis("embeddings in", call.output[-1])))
+        return
+    call.axes.all_same(call.first, call.output[:-1])
+    call.weight_axis("embeddings out", call.output[-1])
+
+
+# Attention --------------------------------------------------------------------------------------
+
+
+def _attention_layout(call: Call, ports: dict[str, str], result: str) -> None:
+    axes = _layout(call, ports, result)
+    if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
+        call.axes.same(axes["n"], axes["k"])
+    call.axes.roles += [(letter, axes[letter]) for letter in "nkh" if letter in axes]
+    call.axes.attends.append((axes["t"], axes["s"]))
+    call.axes.multiplied += axes.values()
+
+
+def _plain_layout(call: Call, ports: dict[str, str], result: str) -> None:
+    _layout(call, ports, result)
+
+
+def _layout(call: Call, ports: dict[str, str], result: str) -> dict[str, AxisId]:
+    """Make axes with the same letter one, and give them back by letter."""
+    places: dict[str, list[AxisId]] = {"1": [call.axes.new(1)]}
+    for port, operand in call.inputs.items():
+        letters = next(known for known in ports[port].split() if len(known) == len(operand))
+        for letter, axis in zip(letters, operand, strict=True):
+            places.setdefault(letter, []).append(axis)
+    axes: dict[str, AxisId] = {}
+    for letter, axis in zip(result, call.output, strict=True):
+        call.axes.broadcast(places.setdefault(letter, []), axis)
+        places[letter] = [axes.setdefault(letter, axis)]
+    for letter, given in places.items():
+        if letter not in axes:  # summed over, or repeated
+            axes[letter] = given[0]
+            call.axes.all_same(given, given[1:])
+    return axes
+
+
+@axis_rule("GroupedQueryAttention", "MultiHeadAttention")
+def _attention_layer(call: Call) -> None:
+    query, value = call.inputs["query"], call.inputs["value"]
+    key = call.inputs.get("key", value)
+    for other in (key, value):
+        call.axes.same(query[0], other[0])
+    call.axes.all_same(key[1:-1], value[1:-1])
+    call.axes.all_same(query[:-1], call.output[:-1])
+    call.weight_axis("output out", call.output[-1])
+    if len(query) == len(key) == 3:
+        lengths = (query[1], key[1])
+        call.axes.attends.append(lengths)
+        for scores in call.outputs[1:2]:
+            if len(scores) == 4:
+                call.axes.all_same((query[0], scores[1], *lengths), scores)
+        _mask_of_attention(call, query[0], *lengths)
+
+
+def _mask_of_attention(call: Call, b: AxisId, t: AxisId, s: AxisId) -> None:
+    for port, axes in call.inputs.items():
+        if port == "attention_mask" and len(axes) > 2:
+            for given, axis in zip((axes[0], *axes[-2:]), (b, t, s), strict=True):
+                call.axes.broadcast([given], axis)
+        elif port.endswith("mask") and len(axes) == 2:
+            call.axes.all_same(axes, (b, t if port == "query_mask" else s))
+
+
+@axis_rule("AdditiveAttention", "Attention")
+def _single_head(call: Call) -> None:
+    query, value = call.inputs["inputs.0"], call.inputs["inputs.1"]
+    key = call.inputs.get("inputs.2", value)
+    call.axes.all_same(key[:-1], value[:-1])
+    call.axes.all_same((query[0], query[-1]), (key[0], key[-1]))
+    call.axes.all_same(call.output, (*query[:-1], value[-1]))
+    call.axes.attends.append((query[1], key[1]))
+    call.axes.multiplied += [*query, *value, *key]
+    for port, length in (("mask.0", query[1]), ("mask.1", key[1])):
+        if port in call.inputs:
+            call.axes.all_same(call.inputs[port], (query[0], length))
+
+
+@axis_rule(*TRANSFORMER_BLOCKS)
+def _block(call: Call) -> None:
+    unknown(call)
+    call.axes.roles.append(("d", call.output[-1]))
+
+
+@axis_rule("CacheUpdate")
+def _cache_update(call: Call) -> None:
+    cache, new = call.inputs["cache"], call.inputs["new"]
+    call.axes.all_same(cache, call.output)
+    for a, b in zip(cache, new, strict=True):
+        if call.size(a) == call.size(b) is not None:
+            call.axes.same(a, b)
+
+
+# Recurrence -------------------------------------------------------------------------------------
+
+
+@axis_rule("Bidirectional", "RNN")
+def _recurrent(call: Call) -> None:
+    inner = call.node.config.get("layer", {}).get("config", call.node.config)
+    batch, length, _ = call.first
+    for output in call.outputs:
+        call.axes.same(batch, output[0])
+    if inner["return_sequences"]:
+        call.axes.same(length, call.output[1])
+    for mask in (axes for port, axes in call.inputs.items() if port == "mask"):
+        call.axes.all_same(mask, (batch, length))
+    call.weight_axis("units", call.output[-1])
+
+
+@axis_rule("TimeDistributed")
+def _time_distributed(call: Call) -> None:
+    call.axes.all_same(call.first[:2], call.output[:2])

@@ -1,0 +1,194 @@
+"""What the calls of a model cost: the plugins `parameters`, `flops` and `memory`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import plots.flop_rules_of_attention  # noqa: F401 - registers its rules
+from plots.annotations import Note, Overlay, Quantity, product_of, total_of
+from plots.axes import UNKNOWN, Axes, axes_of
+from plots.flop_rules import MeasuredCall, count, flops_of
+from plots.graph import Graph, Node
+from plots.registry import graph_plugin
+
+DEFAULT_LENGTH = 1024
+DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224, UNKNOWN: 1}
+"""At which free sizes shares and colours are taken; other letters are lengths."""
+
+BYTES = {
+    "bfloat16": 2,
+    "bool": 1,
+    "complex64": 8,
+    "complex128": 16,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "int4": 0.5,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+}
+"""Bytes of one number, by dtype."""
+
+
+@graph_plugin("parameters")
+def parameters(graph: Graph) -> Graph:
+    """Number of weights of every layer, and its share; of a shared one at its first call."""
+    values = {node.id: {"": node.parameters} for node in _owners(graph)}
+    overlay = Overlay("parameters", "parameters", "", values, {"": graph.parameters})
+    return _with_overlays(graph, [overlay])
+
+
+@graph_plugin("memory")
+def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
+    """Bytes of the weights of every layer, and of the activations that every call gives out.
+
+    Two overlays, because they add up differently:
+
+    * `weight_memory`: the weights in their dtype, of a shared layer at its first call. Gradients
+      and what an optimizer keeps (of AdamW two numbers for each weight) are not counted.
+    * `activation_memory`: every tensor that a call gives out, as a polynomial in the free sizes.
+      The sum is what the backward pass of training may need; less where a framework recomputes,
+      fuses, or gives out a view, more for what a call keeps inside (the scores of an attention that
+      is one node). When nothing is trained, only what is still to be used is there at a time.
+
+    Args:
+        graph: The graph.
+        sizes: As for `flops`.
+
+    Raises:
+        ValueError: as from `flops`.
+    """
+    axes = axes_of(graph)
+    weights = {
+        node.id: {"": node.parameters * BYTES.get(_weight_dtype(node), 4)}
+        for node in _owners(graph)
+    }
+    activations = {node.id: _bytes_given_out(node, axes) for node in graph.nodes}
+    return _with_overlays(
+        graph,
+        [
+            Overlay("weight_memory", "weights", "B", weights, total_of(weights.values())),
+            _sized(
+                Overlay("activation_memory", "activations", "B", activations),
+                _chosen_sizes(axes, sizes),
+            ),
+        ],
+    )
+
+
+@graph_plugin("flops")
+def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
+    """Floating-point operations of every call in one forward pass, as a function of free sizes.
+
+    Counted are products of matrices and convolutions, two operations per multiplication and
+    addition (Kaplan et al. 2020, section 2.1), and nothing that works element by element;
+    `plots.flop_rules` has the rules by class. Training takes about three times as many. A call with
+    weights of a class without a rule gets a note of the kind "uncounted", and the title says that
+    the numbers are at least that large.
+
+    Args:
+        graph: The graph.
+        sizes: Sizes of free axes, by letter, at which shares and colours are taken. What is not
+            there is 1 for b, 224 for H and W, and for lengths the t that is given, else 1024.
+
+    Raises:
+        ValueError: if a letter is none of a free axis of the model, or a size is no positive int.
+    """
+    axes = axes_of(graph)
+    counted: dict[str, Quantity] = {}
+    uncounted: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.kind == "input":
+            continue
+        operations = flops_of(_measured(graph, node, axes))
+        if operations is None:
+            uncounted.setdefault(node.class_name, []).append(node.id)
+        elif operations:
+            counted[node.id] = operations
+    incomplete = uncounted or any(UNKNOWN in m.split() for q in counted.values() for m in q)
+    title = "FLOPs, at least" if incomplete else "FLOPs"
+    overlay = Overlay("flops", title, "FLOP", counted)
+    notes = [_uncounted(name, ids) for name, ids in uncounted.items()]
+    graph = _with_overlays(graph, [_sized(overlay, _chosen_sizes(axes, sizes))])
+    others = [note for note in graph.notes if note.kind != "uncounted"]
+    return replace(graph, notes=(*others, *notes))
+
+
+def _measured(graph: Graph, node: Node, axes: Axes) -> MeasuredCall:
+    inputs = {edge.port: axes.edges[edge.id] for edge in graph.incoming[node.id]}
+    outputs = tuple(axes.outputs[node.id, number] for number in range(len(node.outputs)))
+    return MeasuredCall(node, inputs, outputs)
+
+
+def _uncounted(class_name: str, ids: list[str]) -> Note:
+    advice = {
+        "Group": "it is folded: count first, then fold",
+        "Functional": "read the model with open_nested=True",
+        "Sequential": "read the model with open_nested=True",
+    }.get(class_name, f"add a rule, plots.flop_rules.FLOP_RULES[{class_name!r}]")
+    return Note("uncounted", tuple(ids), f"FLOPs of {class_name} are not counted: {advice}")
+
+
+def _owners(graph: Graph) -> Iterable[Node]:
+    """The first call of every layer that has weights."""
+    return (node for node in graph.nodes if node.parameters and node.layer == node.id)
+
+
+def _weight_dtype(node: Node) -> str:
+    """What the weights are kept in: of "mixed_bfloat16" float32, of "int8_from_float32" int8."""
+    policy = node.config.get("dtype")
+    name = policy["config"].get("name") if isinstance(policy, Mapping) else policy
+    name = str(name).partition("_from_")[0]
+    return "float32" if name.startswith("mixed_") else name
+
+
+def _bytes_given_out(node: Node, axes: Axes) -> Quantity:
+    return total_of(
+        product_of({"": BYTES.get(tensor.dtype, 4)}, count(axes.outputs[node.id, number]))
+        for number, tensor in enumerate(node.outputs)
+    )
+
+
+def _chosen_sizes(axes: Axes, sizes: Mapping[str, int] | None) -> dict[str, int]:
+    """The size of every free letter.
+
+    Raises:
+        ValueError: if one is given for a letter that is not free, or is no positive int.
+    """
+    free = [letter for letter, size in axes.letters.items() if size is None]
+    given = dict(sizes or {})
+    for letter, size in given.items():
+        if letter not in free:
+            raise ValueError(
+                f"sizes has {letter!r}, but free axes of this model are "
+                f"{', '.join(map(repr, free)) or 'none'}"
+            )
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"the size of {letter!r} is {size!r}; it must be an int, 1 or more")
+    length = given.get("t", DEFAULT_LENGTH)
+    return {letter: DEFAULT_SIZES.get(letter, length) for letter in free} | given
+
+
+def _sized(overlay: Overlay, sizes: Mapping[str, int]) -> Overlay:
+    """The overlay with its sum as the whole, and the sizes of the letters in it."""
+    whole = total_of(overlay.values.values())
+    letters = {letter for monomial in whole for letter in monomial.split()}
+    return replace(
+        overlay, whole=whole, sizes={a: size for a, size in sizes.items() if a in letters}
+    )
+
+
+def _with_overlays(graph: Graph, overlays: list[Overlay]) -> Graph:
+    """The graph with these overlays in the place of those with the same names."""
+    names = {overlay.name for overlay in overlays}
+    kept = [overlay for overlay in graph.overlays if overlay.name not in names]
+    return replace(graph, overlays=(*kept, *overlays))

@@ -1,0 +1,248 @@
+"""Floating-point operations of one call, by class.
+
+Counted are products of matrices and convolutions, a multiplication and its addition being two
+operations, as in Kaplan et al. 2020, section 2.1; what works element by element (activations,
+norms, softmax, biases) is not. Of attention all scores are counted, the masked ones too, because
+that is what is computed.
+
+A class that derives from one of these counts as well. Add your own:
+`flop_rules.FLOP_RULES["MyLayer"] = rule`, a function that takes a `MeasuredCall` and gives the
+operations as a polynomial in the letters of free axes, or None if it cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TypeVar
+
+from plots.annotations import Quantity, product_of, total_of
+from plots.axes import Axis
+from plots.equations import parse_equation
+from plots.graph import Constant, Node
+from plots.operation_kinds import is_norm
+
+Shape = tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCall:
+    """A call with the axes of what it takes and gives out.
+
+    Attributes:
+        node: The call.
+        inputs: Axes of every tensor that it takes, by port, in the order of its arguments.
+        outputs: Axes of every tensor that it gives out.
+    """
+
+    node: Node
+    inputs: Mapping[str, Shape]
+    outputs: tuple[Shape, ...]
+
+    @property
+    def first(self) -> Shape:
+        """Axes of the first tensor that it takes.
+
+        Raises:
+            StopIteration: if it takes none.
+        """
+        return next(iter(self.inputs.values()))
+
+    @property
+    def output(self) -> Shape:
+        """Axes of the first tensor that it gives out."""
+        return self.outputs[0]
+
+
+Rule = Callable[[MeasuredCall], Quantity | None]
+SomeRule = TypeVar("SomeRule", bound=Rule)
+
+FLOP_RULES: dict[str, Rule] = {}
+"""Class name -> rule."""
+
+WITHOUT_PRODUCTS: set[str] = {
+    "AddBias",
+    "BucketBias",
+    "Embedding",
+    "Normalization",
+    "PReLU",
+    "PositionEmbedding",
+    "PositionVectors",
+    "TokenAndPositionEmbedding",
+}
+"""Classes with weights that multiply no matrices; norms are known besides."""
+
+PRODUCTS_WITHOUT_RULE: set[str] = {
+    "Conv",
+    "ConvTranspose",
+    "DepthwiseConv",
+    "Inner",
+    "SeparableConv",
+    "Tensordot",
+    "Vdot",
+}
+"""Bare operations that are products, but are not counted; layers without a rule have weights."""
+
+
+def flops_of(call: MeasuredCall) -> Quantity | None:
+    """The operations of one call; None if it does some that no rule knows."""
+    node = call.node
+    for name in (node.class_name, *node.bases):
+        if name in FLOP_RULES:
+            try:
+                return FLOP_RULES[name](call)
+            except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+                return None  # a foreign class with a name that is known here, but other arguments
+    silent = node.is_a(WITHOUT_PRODUCTS) or is_norm(node) or node.parameters == 0
+    return {} if silent and not node.is_a(PRODUCTS_WITHOUT_RULE) else None
+
+
+def flop_rule(*class_names: str) -> Callable[[SomeRule], SomeRule]:
+    """Decorator that makes a function the rule of these classes."""
+
+    def register(rule: SomeRule) -> SomeRule:
+        FLOP_RULES.update(dict.fromkeys(class_names, rule))
+        return rule
+
+    return register
+
+
+def count(axes: Iterable[Axis]) -> Quantity:
+    """How many numbers a tensor with these axes has."""
+    return product_of({"": 1}, *(axis.quantity for axis in axes))
+
+
+def times(factor: float, *quantities: Quantity) -> Quantity:
+    """The product of a number and of polynomials."""
+    return product_of({"": factor}, *quantities)
+
+
+# Products ---------------------------------------------------------------------------------------
+
+
+@flop_rule("Dense")
+def _dense(call: MeasuredCall) -> Quantity:
+    """2 x numbers of the output x width of the input."""
+    return times(2, count(call.output), call.first[-1].quantity)
+
+
+@flop_rule("EinsumDense")
+def _einsum_dense(call: MeasuredCall) -> Quantity:
+    return _einsum_product(call, call.node.config["equation"], [call.first, None])
+
+
+@flop_rule("Einsum")
+def _einsum(call: MeasuredCall) -> Quantity | None:
+    equation = call.node.config["subscripts"]
+    places = range(equation.split("->")[0].count(",") + 1)
+    operands = [call.inputs.get(str(place)) for place in places]
+    if len(operands) > 2:
+        return None  # the order of several products is the backend's
+    return _einsum_product(call, equation, operands) if len(operands) == 2 else {}
+
+
+def _einsum_product(call: MeasuredCall, equation: str, operands: list[Shape | None]) -> Quantity:
+    """2 x the sizes of all letters; nothing if no letter is summed over."""
+    ranks = [None if axes is None else len(axes) for axes in operands]
+    (left, right), result = parse_equation(equation, ranks)
+    sizes: dict[str, Axis] = {}
+    for labels, axes in zip([left, right, result], [*operands, call.output], strict=True):
+        if axes is not None:
+            sizes |= zip(labels, axes, strict=True)
+    summed = {label for label in left if label in right and label not in result}
+    return times(2, count(sizes.values())) if summed else {}
+
+
+@flop_rule("Dot", "Matmul")
+def _matmul(call: MeasuredCall) -> Quantity:
+    if "axes" in call.node.config:  # the layer, of which axes of both inputs are named
+        axes = call.node.config["axes"]
+        summed = call.inputs["inputs.0"][axes if isinstance(axes, int) else axes[0]].quantity
+    elif "x1" in call.inputs:
+        summed = call.inputs["x1"][-1].quantity
+    else:
+        summed = {"": (_constant(call.node, "x1").shape or (1,))[-1] or 1}
+    return times(2, count(call.output), summed)
+
+
+def _constant(node: Node, port: str) -> Constant:
+    return next(constant for constant in node.constants if constant.port == port)
+
+
+@flop_rule("ReversibleEmbedding")
+def _reversible_embedding(call: MeasuredCall) -> Quantity:
+    reverse = any(c.port == "reverse" and c.value for c in call.node.constants)
+    return _dense(call) if reverse else {}
+
+
+# Convolutions -----------------------------------------------------------------------------------
+
+
+@flop_rule("BaseConv", "Conv1D", "Conv2D", "Conv3D")
+def _convolution(call: MeasuredCall) -> Quantity:
+    """2 x positions x size of the kernel x channels in of a group x channels out."""
+    config = call.node.config
+    positions, given = _split_channels(call, call.output)[0], _split_channels(call, call.first)[1]
+    return times(
+        2 * prod(config["kernel_size"]) * config["filters"] // config["groups"], positions, given
+    )
+
+
+@flop_rule("BaseConvTranspose", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+def _transposed_convolution(call: MeasuredCall) -> Quantity:
+    """As the convolution whose gradient it is, so positions are those of the input."""
+    config = call.node.config
+    return times(2 * prod(config["kernel_size"]) * config["filters"], count(call.first))
+
+
+@flop_rule("BaseDepthwiseConv", "DepthwiseConv1D", "DepthwiseConv2D")
+def _depthwise_convolution(call: MeasuredCall) -> Quantity:
+    return times(2 * prod(call.node.config["kernel_size"]), count(call.output))
+
+
+@flop_rule("BaseSeparableConv", "SeparableConv1D", "SeparableConv2D")
+def _separable_convolution(call: MeasuredCall) -> Quantity:
+    """A depthwise convolution, then one with a kernel of size 1."""
+    config = call.node.config
+    positions, given = _split_channels(call, call.output)[0], _split_channels(call, call.first)[1]
+    products = prod(config["kernel_size"]) + config["filters"]
+    return times(2 * config["depth_multiplier"] * products, positions, given)
+
+
+def _split_channels(call: MeasuredCall, axes: Shape) -> tuple[Quantity, Quantity]:
+    """(positions, channels) of a tensor; the batch counts with the positions."""
+    last = call.node.config["data_format"] == "channels_last"
+    place = len(axes) - 1 if last else len(axes) - 1 - len(call.node.config["kernel_size"])
+    return count(axes[:place] + axes[place + 1 :]), axes[place].quantity
+
+
+# Recurrence, and layers around others -----------------------------------------------------------
+
+_GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+
+
+@flop_rule("GRU", "LSTM", "RNN", "SimpleRNN")
+def _recurrent(call: MeasuredCall) -> Quantity:
+    """At every step and in each gate: the input and the last state, each times a matrix."""
+    class_name, config = call.node.class_name, call.node.config
+    if "cell" in config:
+        class_name, config = config["cell"]["class_name"], config["cell"]["config"]
+    batch, length, width = call.first
+    units, gates = config["units"], _GATES[class_name.removesuffix("Cell")]
+    widths = total_of([width.quantity, {"": units}])
+    return times(2 * gates * units, count((batch, length)), widths)
+
+
+@flop_rule("Bidirectional")
+def _both_ways(call: MeasuredCall) -> Quantity | None:
+    forward = _inner(call)
+    return None if forward is None else times(2, forward)
+
+
+@flop_rule("TimeDistributed")
+def _inner(call: MeasuredCall) -> Quantity | None:
+    """What the layer inside does, for which the steps are a larger batch."""
+    inner = call.node.config["layer"]
+    node = replace(call.node, class_name=inner["class_name"], bases=(), config=inner["config"])
+    return flops_of(replace(call, node=node))

@@ -1,0 +1,38 @@
+"""What stands below a picture of a graph: totals of the overlays, meanings of the letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plots.annotations import Overlay, number_text, quantity_text
+from plots.graph import Graph
+from plots.letters import meaning
+
+
+def legend(graph: Graph) -> list[str]:
+    """The lines of the legend; none where no plugin has said anything that needs one.
+
+    Letters are those that the picture shows: on the edges, and at the outputs of the model.
+    """
+    lines = [_total(overlay) for overlay in graph.overlays if overlay.whole]
+    if len(lines) > 1:
+        lines[-1] += "; coloured"
+    return [*lines, *_letters(graph)]
+
+
+def _total(overlay: Overlay) -> str:
+    """Such as "FLOPs: 36.9 kFLOP b t² + 247 MFLOP b t; shares at b = 1, t = 1024 (292 GFLOP)"."""
+    text = f"{overlay.title}: {quantity_text(overlay.whole, overlay.unit)}"
+    if not overlay.sizes:
+        return text
+    sizes = ", ".join(f"{letter} = {size}" for letter, size in overlay.sizes.items())
+    return f"{text}; shares at {sizes} ({number_text(overlay.number(overlay.whole), overlay.unit)})"
+
+
+def _letters(graph: Graph) -> Iterator[str]:
+    shown = [edge.tensor for edge in graph.edges]
+    shown += [graph.node(node_id).outputs[number] for node_id, number in graph.outputs]
+    signs = {sign for tensor in shown for letters in tensor.letters for sign in letters}
+    for letter, size in graph.letters.items():
+        if letter in signs:
+            yield f"{letter}{'' if size is None else f' = {size}'}: {meaning(letter)}"

@@ -1,0 +1,188 @@
+"""Which letter of the glossary an axis has, as far as the evidence is clear."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from plots.axis_unions import AxisId, AxisUnions
+from plots.graph import Graph, Node
+from plots.skips import skip_paths
+
+GLOSSARY = {
+    "b": "batch",
+    "t": "target (query) length",
+    "s": "source (key) length",
+    "d": "width of the stream",
+    "n": "query heads",
+    "k": "key/value heads",
+    "h": "width of a head",
+    "f": "width of the feed-forward",
+    "v": "vocabulary",
+    "D": "depth",
+    "H": "height",
+    "W": "width",
+}
+"""What the letters mean."""
+
+FURTHER_LENGTHS = "uwxyz"
+"""Letters for free lengths beyond those of target and source."""
+
+ALL_LETTERS = (*GLOSSARY, *FURTHER_LENGTHS)
+"""All letters that an axis may have, in the order in which they are told."""
+
+EMBEDDINGS = {"Embedding", "TokenAndPositionEmbedding"}
+"""Classes that look up a vector for every token; those that derive from them count as well."""
+
+
+def meaning(letter: str) -> str:
+    """What a letter means, in a few words."""
+    return GLOSSARY.get(letter, "a further length")
+
+
+Tensors = Mapping[tuple[str, int], tuple[AxisId, ...]]
+"""(id of a call, output) -> the axes of what comes out there."""
+
+
+def name_axes(graph: Graph, axes: AxisUnions, tensors: Tensors) -> dict[AxisId, str]:
+    """The letter of every axis that has one.
+
+    Free axes: b is the first of the inputs; H, W (and D) are those of images; of lengths, s is that
+    of the keys and t that of the queries where an attention has two different ones, and all others
+    are named in the order of the model's outputs, then of its inputs.
+
+    Axes of a fixed size, where a role is clear: d is the last axis of the residual stream and of
+    embeddings; v the logits over what an embedding reads; n, k and h what an attention takes; f
+    what a projection from d goes to and another one comes back from. A letter has one size: where
+    several would do, it is that of most axes, and the others have none.
+    """
+    namer = _Namer(graph, axes, tensors)
+    namer.name_batch()
+    namer.name_lengths()
+    namer.name_stream()
+    namer.name_vocabulary()
+    namer.name_heads()
+    namer.name_feedforward()
+    return namer.letters
+
+
+class _Namer:
+    def __init__(self, graph: Graph, axes: AxisUnions, tensors: Tensors) -> None:
+        self.graph = graph
+        self.axes = axes
+        self.tensors = tensors
+        self.letters: dict[AxisId, str] = {}
+        self.inputs = [tensors[node_id, 0] for node_id in graph.inputs]
+        self.given = {axes.find(axis) for shape in self.inputs for axis in shape}
+
+    def give(self, letter: str, candidates: Iterable[AxisId]) -> None:
+        """Name the candidates of the size that most of them have, but for those with a name."""
+        found = Counter(self.axes.find(axis) for axis in candidates)
+        open_ones = {axis: n for axis, n in found.items() if axis not in self.letters}
+        sizes: Counter[int] = Counter()
+        for axis, times in open_ones.items():
+            size = self.axes.size(axis)
+            if size is not None and size > 1:
+                sizes[size] += times
+        if sizes and letter not in self.letters.values():
+            size = max(sizes, key=lambda size: sizes[size])
+            self.letters |= {a: letter for a in open_ones if self.axes.size(a) == size}
+
+    def give_free(self, letter: str, axis: AxisId) -> bool:
+        """Name one free axis; False if it has a name, or its size is reckoned from others."""
+        axis = self.axes.find(axis)
+        if axis in self.letters or letter in self.letters.values():
+            return False
+        if self.axes.size(axis) is not None or self._is_reckoned(axis):
+            return False
+        self.letters[axis] = letter
+        return True
+
+    def name_batch(self) -> None:
+        first = [shape[0] for shape in self.inputs if shape]
+        for axis in first:
+            self.give_free("b", axis)
+        if first and "b" not in self.letters.values():
+            self.give("b", first if len({self.axes.size(axis) for axis in first}) == 1 else ())
+
+    def name_lengths(self) -> None:
+        find = self.axes.find
+        for letter, axis in self.axes.roles:
+            if letter in "DHW":
+                self.give_free(letter, axis)
+        pairs = [(find(query), find(key)) for query, key in self.axes.attends]
+        cross = [
+            pair for pair in pairs if pair[0] != pair[1] and not any(map(self._is_reckoned, pair))
+        ]
+        # Of a step of decoding the keys are those in the cache and those of the source.
+        for query, key in sorted(cross, key=lambda pair: self.axes.size(pair[1]) is not None)[:1]:
+            for letter, axis in (("t", query), ("s", key)):
+                if not self.give_free(letter, axis):
+                    self.give(letter, [axis])
+        self.give("t", [query for query, key in pairs if query == key])
+        results = [self.tensors[place] for place in self.graph.outputs]
+        letters = iter("ts" + FURTHER_LENGTHS)
+        letter = next(letters)
+        for axis in (axis for shape in [*results, *self.inputs] for axis in shape):
+            while letter in self.letters.values():
+                letter = next(letters, "")
+            if letter and find(axis) in self.given:
+                self.give_free(letter, axis)
+
+    def _is_reckoned(self, axis: AxisId) -> bool:
+        """Whether the size comes from those of others; it does not where an input has the axis."""
+        axis = self.axes.find(axis)
+        return axis not in self.given and self.axes.formula(axis) is not None
+
+    def name_stream(self) -> None:
+        paths = self.graph.skip_paths or skip_paths(self.graph)
+        merges = [self.tensors[path.target, 0] for path in paths if not path.projected]
+        embedded = [self.tensors[node.id, 0] for node in self._embeddings()]
+        streams = [shape[-1] for shape in merges if len(shape) in (2, 3)]
+        streams += [axis for letter, axis in self.axes.roles if letter == "d"]
+        tables = [shape[-1] for shape in embedded if len(shape) == 3]
+        sizes = {self.axes.size(axis) for axis in streams} if streams else None
+        self.give("d", [*streams, *(t for t in tables if not sizes or self.axes.size(t) in sizes)])
+
+    def name_vocabulary(self) -> None:
+        sizes = {
+            node.config.get("input_dim", node.config.get("vocabulary_size"))
+            for node in self._embeddings()
+        }
+        results = {
+            self.axes.find(shape[-1])
+            for shape in (self.tensors[place] for place in self.graph.outputs)
+            if shape and self.axes.size(shape[-1]) in sizes
+        }
+        logits = [to for _, to in self.axes.projections if self.axes.find(to) in results]
+        self.give("v", [*(axis for letter, axis in self.axes.roles if letter == "v"), *logits])
+
+    def name_heads(self) -> None:
+        voted = {letter: [a for role, a in self.axes.roles if role == letter] for letter in "nkh"}
+        find = self.axes.find
+        splits = {(find(n), find(h)) for split in self.axes.splits for n, h in _pairs(split)}
+        for both, others in self.axes.products:
+            for n, h in ((n, h) for n in both for h in others if (find(n), find(h)) in splits):
+                voted["n"].append(n)
+                voted["h"].append(h)
+        for letter in "nkh":
+            self.give(letter, voted[letter])
+
+    def name_feedforward(self) -> None:
+        find = self.axes.find
+        ends = [(find(start), find(end)) for start, end in self.axes.projections]
+        from_stream = [to for start, to in ends if self.letters.get(start) == "d"]
+        back = {start for start, to in ends if self.letters.get(to) == "d"}
+        multiplied = {find(axis) for axis in self.axes.multiplied}
+        self.give("f", [a for a in from_stream if a in back and a not in multiplied])
+
+    def _embeddings(self) -> list[Node]:
+        return [
+            node
+            for node in self.graph.nodes
+            if node.is_a(EMBEDDINGS) and not any(c.port == "reverse" for c in node.constants)
+        ]
+
+
+def _pairs(split: tuple[AxisId, ...]) -> Iterable[tuple[AxisId, AxisId]]:
+    return ((a, b) for i, a in enumerate(split) for b in split[i + 1 :])
