@@ -8,7 +8,7 @@ from graphlib import CycleError
 from plots.contract import Contraction
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes, depth_of
-from plots.ordering import topological_order
+from plots.ordering import in_order
 
 
 def close_groups(graph: Graph, depth: int) -> Graph:
@@ -56,12 +56,16 @@ def _order(graph: Graph, into: Mapping[str, str]) -> list[str]:
     Raises:
         CycleError: if there is no such order.
     """
-    first = dict.fromkeys(into.get(node.id, node.id) for node in graph.nodes)
-    ends = (
-        (into.get(edge.source, edge.source), into.get(edge.target, edge.target))
-        for edge in graph.edges
+    first: dict[str, int] = {}
+    for position, node in enumerate(graph.nodes):
+        first.setdefault(into.get(node.id, node.id), position)
+    return in_order(
+        first,
+        (
+            (into.get(edge.source, edge.source), into.get(edge.target, edge.target))
+            for edge in graph.edges
+        ),
     )
-    return topological_order(first, (pair for pair in ends if pair[0] != pair[1]))
 
 
 def _closed(

@@ -1,36 +1,42 @@
-"""Orders of calls in which each comes after what it takes from."""
+"""Put calls in an order in which they can be computed, and that reads well."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
-from graphlib import TopologicalSorter
+from collections.abc import Hashable, Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import TypeVar
+
+from plots.graph import Graph, Node
+from plots.hierarchy import depth_of
+
+Item = TypeVar("Item", bound=Hashable)
 
 
-def topological_order(places: Iterable[str], edges: Iterable[tuple[str, str]]) -> list[str]:
-    """The places, each after all that it takes from, and else in the order that they are given in.
+def in_order(first: Mapping[Item, int], pairs: Iterable[tuple[Item, Item]]) -> list[Item]:
+    """The keys of `first`, each after all that it takes from, and else the smallest value first.
 
     Args:
-        places: Ids, in the order that is wanted.
-        edges: (source, target) pairs of them.
+        first: Item -> its place in the order if nothing speaks against it; no two have the same.
+        pairs: (source, target): what has to come before what. Pairs of equal items are ignored.
 
     Raises:
-        graphlib.CycleError: if there is no such order.
+        CycleError: if there is no such order; its second argument is a cycle of items.
     """
-    wanted = {place: number for number, place in enumerate(places)}
-    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(wanted, ()))
-    for source, target in edges:
-        sorter.add(target, source)
+    sorter: TopologicalSorter[Item] = TopologicalSorter(dict.fromkeys(first, ()))
+    for source, target in pairs:
+        if source != target:
+            sorter.add(target, source)
     sorter.prepare()
-    order: list[str] = []
-    ready = [(wanted[place], place) for place in sorter.get_ready()]
+    order: list[Item] = []
+    ready = [(first[item], item) for item in sorter.get_ready()]
     heapq.heapify(ready)
     while ready:
-        _, place = heapq.heappop(ready)
-        order.append(place)
-        sorter.done(place)
+        _, item = heapq.heappop(ready)
+        order.append(item)
+        sorter.done(item)
         for following in sorter.get_ready():
-            heapq.heappush(ready, (wanted[following], following))
+            heapq.heappush(ready, (first[following], following))
     return order
 
 
@@ -68,3 +74,58 @@ def circles(places: Iterable[str], edges: Iterable[tuple[str, str]]) -> dict[str
                 circle[current] = number
                 backwards += sources[current]
     return circle
+
+
+def box_by_box(graph: Graph, namespaces: Mapping[str, str]) -> list[Node]:
+    """All calls, each after what it takes from, and those of one box one after the other.
+
+    A box that cannot be in one piece, because something outside of it lies on the way between two
+    of its calls, is in several.
+
+    Args:
+        graph: The graph.
+        namespaces: Id of every call -> the dotted namespace of its box.
+    """
+    return _arranged(graph, graph.nodes, namespaces, 0)
+
+
+def _arranged(
+    graph: Graph, nodes: Iterable[Node], namespaces: Mapping[str, str], depth: int
+) -> list[Node]:
+    """What lies in one box that is `depth` levels deep."""
+    opened: set[str] = set()
+    while True:
+        # Boxes and calls may have the same name, hence the marks.
+        items = {node.id: _item(node, namespaces[node.id], depth, opened) for node in nodes}
+        members: dict[tuple[bool, str], list[Node]] = {}
+        for node in nodes:
+            members.setdefault(items[node.id], []).append(node)
+        first = {item: graph.index[inside[0].id] for item, inside in members.items()}
+        pairs = (
+            (items[edge.source], items[node.id])
+            for node in nodes
+            for edge in graph.incoming[node.id]
+            if edge.source in items
+        )
+        try:
+            order = in_order(first, pairs)
+        except CycleError as error:
+            in_cycle = [item for item in error.args[1] if item[0]]
+            opened.add(min(in_cycle, key=lambda item: len(members[item]))[1])
+        else:
+            break
+    arranged: list[Node] = []
+    for is_box, name in order:
+        inside = members[is_box, name]
+        arranged += _arranged(graph, inside, namespaces, depth_of(name)) if is_box else inside
+    return arranged
+
+
+def _item(node: Node, namespace: str, depth: int, opened: set[str]) -> tuple[bool, str]:
+    """(whether it is a box, its name): what is sorted as one piece with the call."""
+    parts = namespace.split(".") if namespace else []
+    for end in range(depth + 1, len(parts) + 1):
+        name = ".".join(parts[:end])
+        if name not in opened:
+            return True, name
+    return False, node.id

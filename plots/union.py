@@ -13,7 +13,7 @@ from plots.difference_report import counts, sizes_text
 from plots.difference_words import Words
 from plots.differences import MODEL, Difference, compare_graphs
 from plots.graph import Edge, Graph, Node
-from plots.ordering import circles, topological_order
+from plots.ordering import circles, in_order
 from plots.read import read_graph
 from plots.registry import graph_plugin
 
@@ -105,7 +105,8 @@ class _Union:
             back = edge.target in after.index and circle[edge.source] == circle[edge.target]
             (self.left_out if back else self.removed_edges).append(edge)
         edges += [(edge.source, edge.target) for edge in self.removed_edges]
-        self.nodes = [nodes[node_id] for node_id in topological_order(wanted, edges)]
+        first = {node_id: number for number, node_id in enumerate(wanted)}
+        self.nodes = [nodes[node_id] for node_id in in_order(first, edges)]
 
     def _renamed(self, node_id: str) -> Node:
         """A removed call under its id in the union, tied to the calls that shared its weights."""
