@@ -140,6 +140,11 @@ class Note:
     text: str
     reference: str = ""
 
+    @property
+    def full_text(self) -> str:
+        """The text with its reference in brackets."""
+        return f"{self.text} ({self.reference})" if self.reference else self.text
+
 
 def total_of(quantities: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     """The sum of polynomials, without terms that are zero."""

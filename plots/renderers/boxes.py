@@ -74,7 +74,7 @@ def box_attributes(
         attributes["peripheries"] = "2"
     return attributes | {
         "label": _table(node, graph, labels, said, tag),
-        "fillcolor": quoted(_fill(node, graph)),
+        "fillcolor": quoted(fill_colour(node, graph)),
     }
 
 
@@ -127,7 +127,8 @@ def _grey(node: Node, graph: Graph) -> str:
     return DARK_GREY if _is_heated(node, graph) else GREY
 
 
-def _fill(node: Node, graph: Graph) -> str:
+def fill_colour(node: Node, graph: Graph) -> str:
+    """The colour of the box of a call: how large its number is, or else what sort of call it is."""
     if _is_heated(node, graph):
         return heat_colour(graph.overlays[-1], node.id)
     if graph.overlays or node.kind == "group":
