@@ -1,0 +1,211 @@
+"""Graphs for Model Explorer, the viewer of Google's AI Edge, which opens and closes boxes itself.
+
+The format is that of the dataclasses in `graph_builder.py` and `node_data_builder.py` of the
+package `ai-edge-model-explorer`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from plots.annotations import Overlay, quantity_text
+from plots.graph import Edge, Graph, Node, Tensor
+from plots.hierarchy import boxes
+from plots.registry import graph_renderer
+from plots.renderers.boxes import STREAM_COLOUR, fill_colour, group_text, heat_colour
+from plots.renderers.graphviz import write_whole
+from plots.renderers.references import constant_text
+
+SUFFIX = ".model_explorer.json"
+
+
+@graph_renderer("model_explorer", (SUFFIX,))
+def to_model_explorer(graph: Graph) -> str:
+    """JSON for Model Explorer, a viewer of large graphs: `model-explorer graph.json`.
+
+    The residual stream is an edge overlay: select a call on it, and all of it is drawn. The viewer
+    takes node data from files of their own; see `model_explorer_files`. Since it closes boxes
+    itself, give it the graph unfolded.
+    """
+    collection = {"label": graph.name, "graphs": [_graph(graph)]}
+    return json.dumps(collection, ensure_ascii=False, indent=1)
+
+
+def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write a graph for Model Explorer with its overlays, each of them to a file of node data.
+
+    To look at them: `pip install ai-edge-model-explorer`, then
+
+        model-explorer model.model_explorer.json --node_data_paths=parameters.node_data.json,...
+
+    or load them in the viewer itself ("View node data").
+
+    Args:
+        graph: The graph, best unfolded, with overlays that plugins have made.
+        folder: Where to; made if it is missing. Files are named after the graph and the overlays.
+
+    Returns:
+        The paths of the files, that of the graph first.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    path = Path(folder) / f"{_file_name(graph.name)}{SUFFIX}"
+    paths = [write_whole(path, to_model_explorer(graph).encode())]
+    for overlay in graph.overlays:
+        data = json.dumps({graph.name: _node_data(graph, overlay)}, ensure_ascii=False, indent=1)
+        name = f"{_file_name(graph.name)}.{_file_name(overlay.name)}.node_data.json"
+        paths.append(write_whole(Path(folder) / name, data.encode()))
+    return paths
+
+
+def _graph(graph: Graph) -> dict[str, Any]:
+    namespaces = boxes(graph)
+    on_stream = {path.target for path in graph.skip_paths}
+    return {
+        "id": graph.name,
+        "nodes": [
+            _node(graph, node, _path(namespaces[node.id]), node.id in on_stream)
+            for node in graph.nodes
+        ],
+        "groupNodeAttributes": {"": _facts(graph)}
+        | {_path(name): {"repeats": f"× {times}"} for name, times in graph.repeats.items()},
+        "tasksData": {"edgeOverlaysDataListLeftPane": [_stream(graph)] if graph.stream else []},
+    }
+
+
+def _path(namespace: str) -> str:
+    """The namespace as Model Explorer has it: "a/b" for "a.b"."""
+    return namespace.replace("/", "\N{DIVISION SLASH}").replace(".", "/")
+
+
+def _node(graph: Graph, node: Node, namespace: str, on_stream: bool) -> dict[str, Any]:
+    incoming = graph.incoming[node.id]
+    name = node.label if node.has_own_name else node.class_name
+    times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
+    return {
+        "id": node.id,
+        "label": name if times == 1 else f"{name} × {times}",
+        "namespace": namespace,
+        "attrs": [{"key": key, "value": value} for key, value in _attributes(graph, node)],
+        "incomingEdges": [
+            {
+                "sourceNodeId": edge.source,
+                "sourceNodeOutputId": str(edge.output),
+                "targetNodeInputId": str(number),
+            }
+            for number, edge in enumerate(incoming)
+        ],
+        "inputsMetadata": [
+            _metadata(number, edge.tensor, _edge_attributes(graph, edge))
+            for number, edge in enumerate(incoming)
+        ],
+        "outputsMetadata": [
+            _metadata(number, tensor, {}) for number, tensor in enumerate(node.outputs)
+        ],
+        "style": {
+            "backgroundColor": fill_colour(node, graph),
+            "borderColor": STREAM_COLOUR if on_stream else "",
+        },
+    }
+
+
+def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
+    """What the side panel says about a call."""
+    yield "class", group_text(node) if node.kind == "group" else node.class_name
+    yield "name", node.name
+    if node.parameters:
+        yield "parameters", f"{node.parameters:,}"
+        yield "parameters that are trained", f"{node.trainable_parameters:,}"
+    if shared := [call for call in graph.ties.get(node.layer, ()) if call != node.id]:
+        yield "shares its weights with", {"type": "node_ids", "nodeIds": shared}
+    for overlay in graph.overlays:
+        if node.id in overlay.values:
+            yield overlay.title, overlay.text(node.id)
+    for number, note in enumerate(graph.notes):
+        if node.id in note.about:
+            yield f"{note.kind} {number + 1}", note.full_text
+    for constant in node.constants:
+        yield f"argument {constant.port}", constant_text(constant)
+    for key, value in node.config.items():
+        if value is not None:
+            yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _edge_attributes(graph: Graph, edge: Edge) -> dict[str, str]:
+    """What the side panel says about an input of a call."""
+    said = {"__tensor_tag": edge.port + " (implicit)" * edge.implicit}
+    for overlay in graph.overlays:
+        if edge.id in overlay.values:
+            said[overlay.title] = overlay.text(edge.id)
+    for number, note in enumerate(graph.notes):
+        if edge.id in note.about:
+            said[f"{note.kind} {number + 1}"] = note.full_text
+    return said
+
+
+def _metadata(number: int, tensor: Tensor, said: Mapping[str, str]) -> dict[str, Any]:
+    """An input or output with its shape, as the viewer writes it onto edges."""
+    letters = tensor.letters or ["?" if size is None else str(size) for size in tensor.shape]
+    attributes = {**said, "tensor_shape": f"{tensor.dtype}[{', '.join(letters)}]"}
+    return {
+        "id": str(number),
+        "attrs": [{"key": key, "value": value} for key, value in attributes.items()],
+    }
+
+
+def _facts(graph: Graph) -> dict[str, str]:
+    """What the side panel says about the whole graph, while no call is selected."""
+    facts = {
+        "parameters": f"{graph.parameters:,}",
+        "parameters that are trained": f"{graph.trainable_parameters:,}",
+    }
+    if graph.skip_paths:
+        facts["skip paths"] = str(len(graph.skip_paths))
+    facts |= {a: "free" if size is None else str(size) for a, size in graph.letters.items()}
+    for overlay in graph.overlays:
+        if overlay.whole:
+            facts[f"{overlay.title} in all"] = quantity_text(overlay.whole, overlay.unit)
+    for number, note in enumerate(graph.notes):
+        if not note.about:
+            facts[f"{note.kind} {number + 1}"] = note.full_text
+    return facts
+
+
+def _stream(graph: Graph) -> dict[str, Any]:
+    """The residual stream as an edge overlay; its edges say how many calls they lead past."""
+    past = {(path.source, path.target): len(path.bypassed) for path in graph.skip_paths}
+    edges: list[dict[str, str]] = []
+    for source, target in graph.stream:
+        edges.append({"sourceNodeId": source, "targetNodeId": target})
+        if count := past.get((source, target)):
+            edges[-1]["label"] = f"past {count} call{'' if count == 1 else 's'}"
+    overlay = {"name": "residual stream", "edgeColor": STREAM_COLOUR, "edgeWidth": 4}
+    return {
+        "name": "skip paths",
+        "type": "edge_overlays",
+        "overlays": [{**overlay, "edges": edges}],
+    }
+
+
+def _node_data(graph: Graph, overlay: Overlay) -> dict[str, Any]:
+    """The numbers of an overlay, with colours like those of the pictures."""
+    results = {
+        node.id: {
+            "value": overlay.number(overlay.values[node.id]),
+            "bgColor": heat_colour(overlay, node.id),
+        }
+        for node in graph.nodes
+        if node.id in overlay.values
+    }
+    unit = f" ({overlay.unit})" if overlay.unit else ""
+    return {"name": overlay.title + unit, "results": results}
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "graph"
