@@ -41,6 +41,7 @@ from plots.figures import (
 )
 from plots.folding import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
+from plots.graph_json import graph_to_json
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
 from plots.read import read_graph
 from plots.registry import (
@@ -52,6 +53,9 @@ from plots.registry import (
     list_plugins,
     list_renderers,
 )
+from plots.renderers.mermaid import to_mermaid
+from plots.renderers.model_explorer import model_explorer_files, to_model_explorer
+from plots.renderers.text import to_text
 from plots.skips import skip_paths
 from plots.union import diff
 
@@ -87,11 +91,13 @@ __all__ = [
     "fold_blocks",
     "graph_plugin",
     "graph_renderer",
+    "graph_to_json",
     "learning_rate_curves",
     "list_plugins",
     "list_renderers",
     "loss_curves",
     "memory",
+    "model_explorer_files",
     "parameter_bars",
     "parameters",
     "plot_diff",
@@ -104,5 +110,8 @@ __all__ = [
     "signal_propagation",
     "sinusoids",
     "skip_paths",
+    "to_mermaid",
+    "to_model_explorer",
+    "to_text",
     "variants_page",
 ]

@@ -7,6 +7,7 @@ one argument, so `attention(x, x, x)` has three edges. Nothing here knows Keras.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,9 @@ Shape = tuple[int | None, ...]
 Kind = Literal["input", "layer", "operation", "model", "group"]
 """What is called: an entry of the graph, a layer, a bare operation, a model kept closed, or a group
 of calls that `fold` has closed."""
+
+
+_COUNTED = re.compile(r"#\d+(@\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Node:
     @property
     def has_own_name(self) -> bool:
         """Whether somebody named it; False where Keras counted one up, such as "add_7"."""
-        return "#" not in self.id.rpartition(".")[2]
+        return _COUNTED.search(self.id) is None
 
     @property
     def activation(self) -> str | None:
@@ -106,7 +110,8 @@ class Node:
         if isinstance(activation, Mapping):
             inner = activation.get("config")
             activation = inner if isinstance(inner, str) else activation.get("class_name")
-        return str(activation) if activation is not None else None
+        # A registered function has its package in front: "my_package>gelu_tanh".
+        return str(activation).rpartition(">")[2] if activation is not None else None
 
     def is_a(self, class_names: frozenset[str] | set[str]) -> bool:
         """Whether its class, or a class it derives from, is among `class_names`."""
@@ -228,6 +233,23 @@ class Graph:
                 return overlay
         there = ", ".join(overlay.name for overlay in self.overlays) or "none"
         raise KeyError(f"the graph {self.name!r} has no overlay {name!r}; it has {there}")
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.nodes):,} calls, {len(self.edges):,} edges"
+        return f"<Graph {self.name!r}: {sizes}, {self.parameters:,} parameters>"
+
+    def __str__(self) -> str:
+        """Indented text, with the residual stream marked and equal blocks as one."""
+        from plots.presentation import presentable
+        from plots.renderers.text import to_text
+
+        return to_text(presentable(self))
+
+    def _repr_svg_(self) -> str | None:
+        """A picture for notebooks, with large graphs folded; None if it would be unreadable."""
+        from plots.presentation import notebook_svg
+
+        return notebook_svg(self)
 
     @cached_property
     def index(self) -> Mapping[str, int]:

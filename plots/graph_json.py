@@ -9,13 +9,15 @@ from typing import Any
 
 from plots.annotations import Note, Overlay, SkipPath
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
+from plots.registry import graph_renderer
 
 FORMAT = "functional graph"
 VERSION = 1
 
 
+@graph_renderer("json", (".json",))
 def graph_to_json(graph: Graph) -> str:
-    """See `Graph.to_json`."""
+    """The graph itself, for `Graph.from_json` to read back; see `Graph.to_json`."""
     document = {"format": FORMAT, "version": VERSION} | _plain(graph)
     return json.dumps(document, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=1)
 
