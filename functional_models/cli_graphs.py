@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import builders
 import plots
-from functional_models.cli_options import add_spec_options, changes_of, import_keras, spec_of
+from functional_models.cli_options import (
+    add_spec_options,
+    changes_of,
+    import_keras,
+    spec_of,
+    value_of,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -23,11 +30,41 @@ _WHAT_IS_READ = "give a variant, a model folder, a .keras file, or a graph as JS
 
 def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     """Add the commands of this module to the command line."""
-    sub = command("plot", plot, "draw a model with its skip paths")
+    sub = command("plot", plot, "draw a model with its skip paths, or what other plugins find")
     sub.add_argument("model", help=MODEL_HELP)
-    sub.add_argument("--to", default="model.svg", metavar="FILE", help="png, svg, pdf or dot")
+    sub.add_argument(
+        "--to",
+        default="model.svg",
+        metavar="FILE",
+        help="the suffix gives the format: .svg, .png, .html, .txt, ...; see `plugins`",
+    )
+    sub.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="what to show besides the skip paths, e.g. --plugin flops; see `plugins`",
+    )
+    sub.add_argument("--depth", type=int, help="levels of boxes drawn open, equal blocks as one")
+    sub.add_argument(
+        "--open-layers", action="store_true", help="look into layers that are made of layers"
+    )
     add_spec_options(sub)
     sub.add_argument("--shapes", action="store_true", help="show the shapes")
+
+    command("plugins", plugins, "list what can be shown of a graph, and in which formats")
+
+    sub = command("diagnose", diagnose, "say what a model is, and what looks wrong in it")
+    sub.description = (
+        "Say what a model is, and what looks wrong in its graph, with the place, the reason and "
+        "the reference. The exit code is 0 if nothing does, 1 if something does, and 2 if the "
+        "model cannot be read."
+    )
+    sub.add_argument("model", help=MODEL_HELP)
+    sub.add_argument(
+        "--open-layers", action="store_true", help="look into layers that are made of layers"
+    )
+    add_spec_options(sub)
 
     sub = command("diff", diff, "tell, and draw, what is different between models")
     sub.description = (
@@ -46,10 +83,68 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
 
 def plot(options: argparse.Namespace) -> None:
     """Draw a model."""
-    graph = read_graph(options.model, changes_of(options), open_nested=False)
-    shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
-    plots.draw(graph, options.to, **shown)
+    chosen = [plugin_of(text) for text in options.plugin]
+    known = plots.list_plugins()
+    for name, _ in chosen:
+        plots.registry.find_plugin(name)
+    renderer = plots.registry.renderer_of_file(options.to)  # before the work, not after
+    with_weights = any(known[name].takes_model for name, _ in chosen)
+    found = read_model_or_graph(options.model, changes_of(options), with_weights)
+    plugins = [("skip_paths", {}), *(pair for pair in chosen if pair[0] != "skip_paths")]
+    shown: dict[str, Any] = {}
+    if options.shapes and "shapes" in renderer.options:
+        shown["shapes"] = True
+    plots.draw(
+        found,
+        options.to,
+        plugins=plugins,
+        depth=options.depth,
+        open_layers=options.open_layers,
+        **shown,
+    )
+    graph = found if isinstance(found, plots.Graph) else _opened(found, options.open_layers)
     print(f"{options.to}: {len(plots.skip_paths(graph))} skip paths")
+
+
+def plugin_of(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the plugin and the options that `NAME:OPTION=VALUE,...` asks for.
+
+    Raises:
+        ValueError: an option is not OPTION=VALUE.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for assignment in filter(None, rest.split(",")):
+        option, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(
+                f"--plugin {text}: {assignment!r} must be OPTION=VALUE, e.g. fold:depth=2"
+            )
+        options[option] = value_of(value)
+    return name, options
+
+
+def plugins(options: argparse.Namespace) -> None:
+    """List the plugins and renderers that there are, those of installed packages too."""
+    print("plugins, for `plot --plugin NAME` and `plots.draw(plugins=[NAME])`")
+    for name, plugin in plots.list_plugins().items():
+        takes = f"  [{', '.join(plugin.options)}]" if plugin.options else ""
+        print(f"  {name:<12} {plugin.summary}{takes}")
+    print("\nformats, for `plot --to FILE`")
+    for name, renderer in plots.list_renderers().items():
+        print(f"  {name:<15} {', '.join(renderer.suffixes):<24} {renderer.summary}")
+
+
+def diagnose(options: argparse.Namespace) -> int:
+    """Say what a model is and what looks wrong; return 1 if something does, and 0 if not."""
+    found = read_model_or_graph(options.model, changes_of(options))
+    graph = found if isinstance(found, plots.Graph) else _opened(found, options.open_layers)
+    print(plots.diagnosis_text(graph))
+    return int(bool(plots.findings(graph)))
+
+
+def _opened(model: keras.Model, open_layers: bool) -> plots.Graph:
+    return plots.read_graph(model, open_nested=True, open_layers=open_layers)
 
 
 def diff(options: argparse.Namespace) -> int:
@@ -83,13 +178,17 @@ def read_graph(name: str, changes: Mapping[str, Any], open_nested: bool = True) 
     return replace(graph, name=name)
 
 
-def read_model_or_graph(name: str, changes: Mapping[str, Any]) -> keras.Model | plots.Graph:
+def read_model_or_graph(
+    name: str, changes: Mapping[str, Any], with_weights: bool = False
+) -> keras.Model | plots.Graph:
     """Return the model or the graph that was named on the command line.
 
     Args:
         name: A variant, a model folder, a `.keras` file (loaded in safe mode), or a file with what
-            `Graph.to_json` gave. Of the first two the model is built without its weights.
+            `Graph.to_json` gave.
         changes: Fields of the spec to change, of a variant or a model folder.
+        with_weights: Whether the model of a variant or a folder gets weights: those of the folder,
+            or new ones.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or the folder is no model folder.
@@ -109,7 +208,11 @@ def read_model_or_graph(name: str, changes: Mapping[str, Any]) -> keras.Model | 
         raise FileNotFoundError(f"there is no file or folder {path}; {_WHAT_IS_READ}")
     spec = spec_of(name, dict(changes))
     import_keras()
-    return builders.build(spec, abstract=True)
+    if with_weights and path.is_dir() and not changes:
+        import functional_models
+
+        return functional_models.load(path).model
+    return builders.build(spec, abstract=not with_weights)
 
 
 def _read_keras_file(path: Path) -> keras.Model:
@@ -120,6 +223,8 @@ def _read_keras_file(path: Path) -> keras.Model:
     keras = import_keras()
     import builders.models  # noqa: F401 - registers the layers that a saved model names
 
+    with suppress(Exception):  # what it was compiled with may need classes that are not here
+        return keras.saving.load_model(path, compile=True, safe_mode=True)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file may fail in any way

@@ -36,13 +36,18 @@ def changes_of(options: argparse.Namespace) -> dict[str, Any]:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: must be FIELD=VALUE, e.g. num_layers=6")
-        try:
-            changes[name] = json.loads(text.lower() if text in ("True", "False", "None") else text)
-        except json.JSONDecodeError:
-            changes[name] = None if text == "None" else text  # a word, such as sinusoidal
+        changes[name] = value_of(text)
     if options.kind:
         changes["kind"] = options.kind
     return changes
+
+
+def value_of(text: str) -> Any:
+    """Return what is meant on a command line: 6, 0.5, True, None, or a word as it is."""
+    try:
+        return json.loads(text.lower() if text in ("True", "False", "None") else text)
+    except json.JSONDecodeError:
+        return None if text == "None" else text  # a word, such as sinusoidal
 
 
 def spec_of(model: str, changes: dict[str, Any]) -> builders.TransformerSpec:
