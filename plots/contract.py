@@ -44,6 +44,7 @@ class Contraction:
             graph,
             nodes=self.nodes,
             edges=self.edges,
+            inputs=tuple(dict.fromkeys(self.calls.get(i, i) for i in graph.inputs)),
             outputs=self.outputs,
             skip_paths=tuple(dict.fromkeys(self._paths(graph.skip_paths))),
             stream=tuple(dict.fromkeys((a, b) for a, b in stream if a != b)),

@@ -32,7 +32,8 @@ def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
 
     A group's id is its name with ".*"; it has the weights of what it stands for, each counted
     once, and says how many calls and skip paths are inside. Calls that cannot be one call, because
-    something else lies on the way between two of them, stay as they are.
+    something else lies on the way between two of them, stay as they are, but for the boxes among
+    them, which become groups instead.
 
     Args:
         graph: The graph.
@@ -45,9 +46,23 @@ def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
             order = _order(graph, into)
         except CycleError as error:
             in_cycle = [group for group in error.args[1] if group in groups]
-            del groups[min(in_cycle, key=lambda group: len(groups[group]))]
+            smallest = min(in_cycle, key=lambda group: len(groups[group]))
+            groups.update(_boxes_in(graph, smallest, groups.pop(smallest)))
         else:
             return _closed(graph, groups, into, order)
+
+
+def _boxes_in(graph: Graph, group_id: str, nodes: list[Node]) -> dict[str, list[Node]]:
+    """The boxes one level below a group, as groups."""
+    around = group_id.removesuffix("*")
+    namespaces = boxes(graph)
+    inner: dict[str, list[Node]] = {}
+    for node in nodes:
+        namespace = namespaces[node.id]
+        if namespace.startswith(around):
+            name = namespace.removeprefix(around).partition(".")[0]
+            inner.setdefault(f"{around}{name}.*", []).append(node)
+    return {name: members for name, members in inner.items() if len(members) > 1}
 
 
 def _order(graph: Graph, into: Mapping[str, str]) -> list[str]:
