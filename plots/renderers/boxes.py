@@ -62,7 +62,7 @@ def box_attributes(
     said = _rows(node, graph, labels)
     kinds = [note.kind for note in graph.notes_about.get(node.id, ())]
     if kinds:
-        colour = note_colour(_main(kinds))
+        colour = note_colour(main_kind(kinds))
         attributes |= {"color": quoted(colour), "penwidth": "2.5"}
     if is_additive_merge(node) and not said and not labels.full_names:
         attributes |= {"label": quoted("+"), "shape": "circle", "fixedsize": "true"}
@@ -78,7 +78,7 @@ def box_attributes(
     }
 
 
-def _main(kinds: list[str]) -> str:
+def main_kind(kinds: list[str]) -> str:
     """The kind of several that gives its colour: a difference, then a finding, then the last."""
     differences = {kind for kind in kinds if kind in DIFFERENCES}
     if len(differences) > 1:

@@ -19,6 +19,7 @@ from plots.renderers.boxes import (
     STREAM_COLOUR,
     fill_colour,
     group_text,
+    main_kind,
     note_colour,
     shape_text,
 )
@@ -62,13 +63,13 @@ def to_mermaid(graph: Graph, shapes: bool = False, rankdir: str = "TB") -> str:
     """
     if rankdir not in _DIRECTIONS:
         raise ValueError(f"rankdir is {rankdir!r}; allowed are {', '.join(_DIRECTIONS)}")
-    chart = _chart(graph, shapes)
+    chart = _Chart(graph, shapes)
     head = ["---", f"title: {json.dumps(graph.name)}", *_SPACING, "---", f"flowchart {rankdir}"]
-    text = "\n".join([*head, *chart.lines(), ""])
-    if problem := _too_large(len(chart.links), len(text)):
+    body = [*chart.lines(), ""]
+    if problem := _too_large(len(chart.links), len("\n".join([*head, *body]))):
         warnings.warn(f"{graph.name!r} as Mermaid is {problem}", stacklevel=2)
-        text = text.replace(head[-1], f"{head[-1]}\n%% {problem}", 1)
-    return text
+        body = [f" %% {problem}", *body]
+    return "\n".join([*head, *body])
 
 
 def _too_large(edges: int, characters: int) -> str | None:
@@ -85,95 +86,92 @@ def _too_large(edges: int, characters: int) -> str | None:
 
 @dataclass
 class _Box:
-    """What is in one nested box: the boxes in it by name, and declarations of calls."""
+    """A box and what is in it: declarations of calls, and boxes."""
 
     name: str
     title: str
     entries: list[str | _Box] = field(default_factory=list)
 
-    def lines(self, indent: str) -> Iterator[str]:
-        yield f'{indent}subgraph {self.name}["{escaped(self.title)}"]'
+    def lines(self, indent: str = " ") -> Iterator[str]:
         for entry in self.entries:
-            yield from entry.lines(indent + " ") if isinstance(entry, _Box) else [indent + entry]
-        yield f"{indent}end"
+            if isinstance(entry, _Box):
+                yield f'{indent}subgraph {entry.name}["{escaped(entry.title)}"]'
+                yield from entry.lines(indent + " ")
+                yield f"{indent}end"
+            else:
+                yield indent + entry
 
 
-@dataclass
 class _Chart:
     """A flowchart: boxes with calls, then links, then styles with what has them."""
 
-    top: _Box = field(default_factory=lambda: _Box("", ""))
-    links: list[str] = field(default_factory=list)
-    styles: dict[Style, list[str]] = field(default_factory=dict)
-    link_styles: dict[Style, list[int]] = field(default_factory=dict)
+    def __init__(self, graph: Graph, shapes: bool) -> None:
+        self.graph = graph
+        self.layout = lay_out(graph)
+        # Numbers, because a word such as "end" or "style" cannot be an id, nor can most signs.
+        self.names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
+        self.boxes = {"": _Box("", "")}
+        self.links: list[str] = []
+        self.styles: dict[Style, list[str]] = {}
+        self.link_styles: dict[Style, list[int]] = {}
+        for node in graph.nodes:
+            words = _words(graph, node, shapes, self.layout.tags.get(node.id))
+            style = _style(graph, node, on_stream=node.id in self.layout.merges)
+            self._add(self.layout.blocks[node.id], self.names[node.id], _shaped(node, words), style)
+        for number, note in enumerate(graph.notes):
+            if not note.about:
+                self._add_note(f"w{number}", note)
+        self._add_edges()
+        if inner := [box.name for box in self.boxes.values() if box.name]:
+            self.styles[_BOX] = inner
 
     def lines(self) -> Iterator[str]:
-        for entry in self.top.entries:
-            yield from entry.lines(" ") if isinstance(entry, _Box) else [" " + entry]
-        yield from (" " + link for link in self.links)
+        yield from self.boxes[""].lines()
+        yield from (f" {link}" for link in self.links)
         for number, (style, names) in enumerate(self.styles.items()):
             yield f" classDef c{number} {','.join(style)}"
             yield f" class {','.join(names)} c{number}"
         for style, numbers in self.link_styles.items():
             yield f" linkStyle {','.join(map(str, numbers))} {','.join(style)}"
 
-    def link(
-        self, source: str, arrow: str, target: str, words: Iterable[str], style: Style
-    ) -> None:
-        label = _text(words)
-        said = f'|"{label}"|' if label else ""
-        if style:
-            self.link_styles.setdefault(style, []).append(len(self.links))
-        self.links.append(f"{source} {arrow}{said} {target}")
+    def _add(self, namespace: str, name: str, shaped: str, style: Style) -> None:
+        self._box(namespace).entries.append(name + shaped)
+        self.styles.setdefault(style, []).append(name)
 
+    def _add_note(self, name: str, note: Note) -> None:
+        """A note about the whole graph stands above it, held there by a line that is not drawn."""
+        self._add("", name, f'["{_text(_note_words(note))}"]', _framed("#FFFFFF", note.kind))
+        if self.graph.nodes:
+            self.links.append(f"{name} ~~~ {self.names[self.graph.nodes[0].id]}")
 
-def _chart(graph: Graph, shapes: bool) -> _Chart:
-    chart = _Chart()
-    layout = lay_out(graph)
-    boxes = {"": chart.top}
-    # Numbers, because a word such as "end" or "style" cannot be an id, nor can most signs.
-    names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        box = _box(boxes, layout.blocks[node.id], graph)
-        words = _words(graph, node, shapes, layout.tags.get(node.id))
-        box.entries.append(names[node.id] + _shaped(node, words))
-        style = _style(graph, node, on_stream=node.id in layout.merges)
-        chart.styles.setdefault(style, []).append(names[node.id])
-    for number, note in enumerate(graph.notes):
-        if not note.about:  # above everything, by a line that is not drawn
-            chart.top.entries.append(f'w{number}["{_text(_note_words(note))}"]')
-            chart.styles.setdefault(_framed("#FFFFFF", note.kind), []).append(f"w{number}")
-            chart.links += [f"w{number} ~~~ {name}" for name in [*names.values()][:1]]
-    pairs = Counter((edge.source, edge.target) for edge in graph.edges)
-    for number, edge in enumerate(graph.edges):
-        source, arrow, style = names[edge.source], "-->", _link_style(graph, edge)
-        words = _link_words(graph, edge, is_parallel=pairs[edge.source, edge.target] > 1)
-        if layout.is_referred(edge):
-            source, arrow, style = f"t{number}", "-.->", style or _SIDE
-            tag = f'{source}(["{escaped(layout.tags[edge.source])}"])'
-            _box(boxes, layout.blocks[edge.target], graph).entries.append(tag)
-            chart.styles.setdefault(_TAG, []).append(source)
-        elif (edge.source, edge.target) in layout.stream:
-            arrow, style = "==>", style or _THICK
-        elif edge.implicit or edge.tensor.dtype == "bool":
-            arrow, style = "-.->", style or _SIDE
-        said = f'|"{_text(words)}"|' if words else ""
-        chart.link(source, arrow + said, names[edge.target], style)
-    if inner := [box.name for box in boxes.values() if box is not chart.top]:
-        chart.styles[_BOX] = inner
-    return chart
+    def _add_edges(self) -> None:
+        pairs = Counter((edge.source, edge.target) for edge in self.graph.edges)
+        for number, edge in enumerate(self.graph.edges):
+            source, arrow, style = self.names[edge.source], "-->", _link_style(self.graph, edge)
+            if self.layout.is_referred(edge):
+                source, arrow, style = f"t{number}", "-.->", style or _SIDE
+                tag = f'(["{escaped(self.layout.tags[edge.source])}"])'
+                self._add(self.layout.blocks[edge.target], source, tag, _TAG)
+            elif (edge.source, edge.target) in self.layout.stream:
+                arrow, style = "==>", style or _THICK
+            elif edge.implicit or edge.tensor.dtype == "bool":
+                arrow, style = "-.->", style or _SIDE
+            words = _link_words(self.graph, edge, pairs[edge.source, edge.target] > 1)
+            said = f'|"{_text(words)}"|' if words else ""
+            if style:
+                self.link_styles.setdefault(style, []).append(len(self.links))
+            self.links.append(f"{source} {arrow}{said} {self.names[edge.target]}")
 
-
-def _box(boxes: dict[str, _Box], namespace: str, graph: Graph) -> _Box:
-    """The box of a namespace, made with all boxes around it when first asked for."""
-    if namespace not in boxes:
-        around, _, label = namespace.rpartition(".")
-        times = graph.repeats.get(namespace, 1)
-        parent = _box(boxes, around, graph)
-        box = _Box(f"b{len(boxes)}", label if times == 1 else f"{label} × {times}")
-        parent.entries.append(box)
-        boxes[namespace] = box
-    return boxes[namespace]
+    def _box(self, namespace: str) -> _Box:
+        """The box of a namespace, made with all boxes around it when first asked for."""
+        if namespace not in self.boxes:
+            around, _, label = namespace.rpartition(".")
+            parent = self._box(around)
+            times = self.graph.repeats.get(namespace, 1)
+            title = label if times == 1 else f"{label} × {times}"
+            self.boxes[namespace] = _Box(f"b{len(self.boxes)}", title)
+            parent.entries.append(self.boxes[namespace])
+        return self.boxes[namespace]
 
 
 def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]:
@@ -183,8 +181,8 @@ def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]
         if node.id in overlay.values:
             title = f"{overlay.title}: " if len(graph.overlays) > 1 else ""
             said.append(title + overlay.text(node.id))
-    for note in graph.notes:
-        if note.about[:1] == (node.id,):  # a note about many calls is written out at the first
+    for note in graph.notes_about.get(node.id, ()):
+        if note.about[0] == node.id:  # a note about many calls is written out at the first
             said += _note_words(note)
     times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
     if is_additive_merge(node) and not said and times == 1:
@@ -200,7 +198,9 @@ def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]
 
 
 def _note_words(note: Note) -> list[str]:
-    return textwrap.wrap(note.full_text, _NOTE_WIDTH)
+    return [
+        part for line in note.full_text.splitlines() for part in textwrap.wrap(line, _NOTE_WIDTH)
+    ]
 
 
 def _link_words(graph: Graph, edge: Edge, is_parallel: bool) -> list[str]:
@@ -220,10 +220,10 @@ def _shaped(node: Node, words: list[str]) -> str:
 
 
 def _style(graph: Graph, node: Node, on_stream: bool) -> Style:
-    kinds = [note.kind for note in graph.notes if node.id in note.about]
+    kinds = [note.kind for note in graph.notes_about.get(node.id, ())]
     fill = fill_colour(node, graph)
     if kinds:
-        return _framed(fill, kinds[-1])
+        return _framed(fill, main_kind(kinds))
     stroke = f"stroke:{STREAM_COLOUR}" if on_stream else "stroke:#5F6B7A"
     return (f"fill:{fill}", stroke, *(["stroke-width:3px"] if on_stream else []), f"color:{INK}")
 
@@ -234,8 +234,8 @@ def _framed(fill: str, kind: str) -> Style:
 
 
 def _link_style(graph: Graph, edge: Edge) -> Style:
-    kinds = [note.kind for note in graph.notes if edge.id in note.about]
-    return (f"stroke:{note_colour(kinds[-1])}", "stroke-width:3px") if kinds else ()
+    kinds = [note.kind for note in graph.notes_about.get(edge.id, ())]
+    return (f"stroke:{note_colour(main_kind(kinds))}", "stroke-width:3px") if kinds else ()
 
 
 def _text(words: Iterable[str]) -> str:

@@ -127,9 +127,8 @@ def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
     for overlay in graph.overlays:
         if node.id in overlay.values:
             yield overlay.title, overlay.text(node.id)
-    for number, note in enumerate(graph.notes):
-        if node.id in note.about:
-            yield f"{note.kind} {number + 1}", note.full_text
+    for number, note in enumerate(graph.notes_about.get(node.id, ())):
+        yield f"{note.kind} {number + 1}", note.full_text
     for constant in node.constants:
         yield f"argument {constant.port}", constant_text(constant)
     for key, value in node.config.items():
@@ -143,9 +142,8 @@ def _edge_attributes(graph: Graph, edge: Edge) -> dict[str, str]:
     for overlay in graph.overlays:
         if edge.id in overlay.values:
             said[overlay.title] = overlay.text(edge.id)
-    for number, note in enumerate(graph.notes):
-        if edge.id in note.about:
-            said[f"{note.kind} {number + 1}"] = note.full_text
+    for number, note in enumerate(graph.notes_about.get(edge.id, ())):
+        said[f"{note.kind} {number + 1}"] = note.full_text
     return said
 
 

@@ -44,18 +44,17 @@ def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
         [_indented(margin, row.depth) + row.name, *_cells(graph, row.node, shapes)]
         for margin, row in zip(margins, rows, strict=True)
     ]
-    if graph.overlays:
-        table.insert(0, ["", "", *([""] if shapes else []), *(o.title for o in graph.overlays)])
-    lines = _aligned(table)
-    said = [*_head(graph, width), "", *lines[: len(lines) - len(rows)]]
-    belows = between(margins)
-    for line, below, row in zip(lines[len(lines) - len(rows) :], belows, rows, strict=True):
+    titles = [["", "", *[""] * shapes, *(overlay.title for overlay in graph.overlays)]]
+    titles = titles if graph.overlays else []
+    lines = _aligned([*titles, *table])
+    said = [*_head(graph, width), "", *lines[: len(titles)]]
+    for line, below, row in zip(lines[len(titles) :], between(margins), rows, strict=True):
         takes = ", ".join(references.takes(row.node)) if row.node else ""
         said += _broken(f"{line}  ← " if takes else line, takes, width, below)
         for note in _notes_at(graph, row.node):
             said += _broken(_indented(below, row.depth + 1) + "! ", note.full_text, width, below)
-    outputs = ", ".join(references.output(node_id, k) for node_id, k in graph.outputs)
-    said += ["", *_broken("outputs: ", outputs, width)]
+    outputs = dict.fromkeys(references.output(node_id, k) for node_id, k in graph.outputs)
+    said += ["", *_broken("outputs: ", ", ".join(outputs), width)]
     return "".join(f"{line.rstrip()}\n" for line in said)
 
 
@@ -96,7 +95,7 @@ def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
     kind = group_text(node) if node.kind == "group" else node.class_name
     if node.activation not in (None, "linear"):
         kind += f" ({node.activation})"
-    cells = [kind, *([", ".join(map(_tensor_text, node.outputs))] if shapes else [])]
+    cells = [kind, *[", ".join(map(_tensor_text, node.outputs))] * shapes]
     for overlay in graph.overlays:
         cells.append(overlay.text(node.id) if node.id in overlay.values else "")
     return [_printable(cell) for cell in cells]
@@ -148,11 +147,11 @@ def _counted(number: int, word: str) -> str:
 
 
 def _notes_at(graph: Graph, node: Node | None) -> list[Note]:
-    """Notes that are written out at a call: those about it, or about an edge into it, first."""
+    """Notes that are written out at a call: those that name it, or an edge into it, first."""
     if node is None:
         return []
-    places = {node.id, *(edge.id for edge in graph.incoming[node.id])}
-    return [note for note in graph.notes if note.about and note.about[0] in places]
+    places = [node.id, *(edge.id for edge in graph.incoming[node.id])]
+    return [n for place in places for n in graph.notes_about.get(place, ()) if n.about[0] == place]
 
 
 def _indented(margin: str, depth: int) -> str:
