@@ -6,19 +6,15 @@ a fresh process that knows of neither but by what is installed.
 
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import reference
+from installed_packages import ROOT, install, run_python
 from small_models import relative_error
 
-ROOT = Path(__file__).parent.parent
 BROKEN = """\
 [functional_models.components]
 no_such_module = broken_package.components
@@ -93,32 +89,10 @@ np.save(folder / "again.npy", keras.ops.convert_to_numpy(loaded(tokens)))
 """
 
 
-def run_python(code: str, *arguments: Any, path: tuple[Path, ...] = ()) -> None:
-    """Run a program in a fresh process that finds packages at `path` too."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sample package and the broken one, as pip leaves packages there."""
-    folder = tmp_path_factory.mktemp("installed")
-    # From a copy, since what is built is left beside the source.
-    source = shutil.copytree(ROOT / "tests" / "sample_package", folder / "source")
-    offline = ("--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", *offline)
-    packages = folder / "packages"
-    done = subprocess.run(
-        [*pip, "--target", str(packages), str(source)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    packages = install("sample_package", tmp_path_factory.mktemp("installed"))
     broken = packages / "broken_package-1.0.dist-info"
     broken.mkdir()
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-package\nVersion: 1.0\n")
