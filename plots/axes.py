@@ -184,7 +184,7 @@ def _number(factor: Fraction) -> float:
 def size_text(size: Mapping[str, Fraction]) -> str:
     """A size as text: "12", "H/2", "t-1", "b·t"."""
     text = ""
-    for monomial in sorted(size, key=lambda monomial: (monomial == "", monomial)):
+    for monomial in sorted(size, key=lambda monomial: (-len(monomial.split()), monomial)):
         factor, letters = size[monomial], "·".join(monomial.split())
         over = f"/{factor.denominator}" if factor.denominator > 1 else ""
         times = str(abs(factor.numerator)) if abs(factor.numerator) > 1 or not letters else ""

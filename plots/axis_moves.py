@@ -72,7 +72,7 @@ def _unstack(call: Call) -> None:
 @axis_rule("BroadcastTo")
 def _broadcast_to(call: Call) -> None:
     for a, b in zip(reversed(call.first), reversed(call.output), strict=False):
-        call.axes.broadcast([a], b)
+        call.axes.stretch(a, b)
 
 
 @axis_rule("Take")

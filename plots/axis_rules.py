@@ -143,9 +143,9 @@ def _masks(call: Call) -> None:
             stem = port.partition("mask")[0].removesuffix("padding_").removesuffix("attention_")
             named = [axes for name, axes in streams.items() if stem and name.startswith(stem)]
             stream = named[0] if named else call.first
-            call.axes.broadcast([axes[0]], stream[0])
+            call.axes.stretch(axes[0], stream[0])
             if len(stream) > 1:
-                call.axes.broadcast([axes[-1]], stream[1])
+                call.axes.stretch(axes[-1], stream[1])
     for port, axes in streams.items():
         if port.startswith("encoder") and len(axes) == len(call.first) == 3:
             call.axes.same(axes[0], call.first[0])
@@ -353,7 +353,7 @@ def _mask_of_attention(call: Call, b: AxisId, t: AxisId, s: AxisId) -> None:
     for port, axes in call.inputs.items():
         if port == "attention_mask" and len(axes) > 2:
             for given, axis in zip((axes[0], *axes[-2:]), (b, t, s), strict=True):
-                call.axes.broadcast([given], axis)
+                call.axes.stretch(given, axis)
         elif port.endswith("mask") and len(axes) == 2:
             call.axes.all_same(axes, (b, t if port == "query_mask" else s))
 

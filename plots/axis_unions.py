@@ -86,6 +86,11 @@ class AxisUnions:
             for axis in known or wide:
                 self.same(axis, result)
 
+    def stretch(self, given: AxisId, result: AxisId) -> None:
+        """Say that one axis is broadcast to another: the same, unless it is of size 1."""
+        if self.size(given) != 1:
+            self.same(given, result)
+
     def reckon(self, axis: AxisId, *terms: tuple[Fraction | int, tuple[AxisId, ...]]) -> None:
         """Say how a free axis has its size from those of others: terms as in `Formula`."""
         formula = tuple((Fraction(factor), axes) for factor, axes in terms if factor)

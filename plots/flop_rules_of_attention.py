@@ -7,6 +7,7 @@ lengths of queries and keys, d width, n and k heads of queries and of keys, h wi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
 from plots.annotations import Quantity, total_of
 from plots.flop_rules import MeasuredCall, Shape, count, flop_rule, times
@@ -117,6 +118,14 @@ def _vision_blocks(call: MeasuredCall) -> Quantity | None:
     return _block(call, n, n, h, config["mlp_dim"], blocks=config["num_layers"])
 
 
+@flop_rule("ViTPatchingAndEmbedding")
+def _patches(call: MeasuredCall) -> Quantity:
+    """A convolution without overlap, which makes a vector of each patch."""
+    config = call.node.config
+    numbers = prod(config["patch_size"]) * config["num_channels"] * config["num_patches"]
+    return times(2 * numbers * config["hidden_dim"], call.first[0].quantity)
+
+
 @flop_rule("T5TransformerLayer")
 def _t5_block(call: MeasuredCall) -> Quantity | None:
     config = call.node.config
@@ -124,11 +133,11 @@ def _t5_block(call: MeasuredCall) -> Quantity | None:
     return _block(call, n, n, config["key_value_dim"], config["intermediate_dim"], kernels)
 
 
-@flop_rule("MistralTransformerDecoder")
+@flop_rule("LlamaTransformerDecoder", "MistralTransformerDecoder")
 def _gated_block(call: MeasuredCall) -> Quantity | None:
     config = call.node.config
     n, k = config["num_query_heads"], config["num_key_value_heads"]
-    h = config["head_dim"] or _width(call) // n
+    h = config.get("head_dim") or _width(call) // n
     return _block(call, n, k, h, config["intermediate_dim"], kernels=3)
 
 

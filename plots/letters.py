@@ -58,7 +58,9 @@ def name_axes(graph: Graph, axes: AxisUnions, tensors: Tensors) -> dict[AxisId, 
     """
     namer = _Namer(graph, axes, tensors)
     namer.name_batch()
-    namer.name_lengths()
+    namer.name_image()
+    namer.name_attended_lengths()
+    namer.name_other_lengths()
     namer.name_stream()
     namer.name_vocabulary()
     namer.name_heads()
@@ -91,7 +93,7 @@ class _Namer:
     def give_free(self, letter: str, axis: AxisId) -> bool:
         """Name one free axis; False if it has a name, or its size is reckoned from others."""
         axis = self.axes.find(axis)
-        if axis in self.letters or letter in self.letters.values():
+        if not letter or axis in self.letters or letter in self.letters.values():
             return False
         if self.axes.size(axis) is not None or self._is_reckoned(axis):
             return False
@@ -105,34 +107,36 @@ class _Namer:
         if first and "b" not in self.letters.values():
             self.give("b", first if len({self.axes.size(axis) for axis in first}) == 1 else ())
 
-    def name_lengths(self) -> None:
-        find = self.axes.find
-        for letter, axis in self.axes.roles:
-            if letter in "DHW":
-                self.give_free(letter, axis)
-        pairs = [(find(query), find(key)) for query, key in self.axes.attends]
-        cross = [
-            pair for pair in pairs if pair[0] != pair[1] and not any(map(self._is_reckoned, pair))
-        ]
+    def name_image(self) -> None:
+        sides = [axis for axis in self.axes.roles if axis[0] in "DHW"]
+        for shape in self.inputs:
+            free = [self.axes.size(axis) is None for axis in shape[1:]]
+            if free == [True, True, False]:
+                sides += zip("HW", shape[1:], strict=False)
+        for letter, axis in sides:
+            self.give_free(letter, axis)
+
+    def name_attended_lengths(self) -> None:
+        pairs = [(self.axes.find(query), self.axes.find(key)) for query, key in self.axes.attends]
+        cross = [(t, s) for t, s in pairs if t != s and not self._is_reckoned(t, s)]
         # Of a step of decoding the keys are those in the cache and those of the source.
-        for query, key in sorted(cross, key=lambda pair: self.axes.size(pair[1]) is not None)[:1]:
-            for letter, axis in (("t", query), ("s", key)):
+        for t, s in sorted(cross, key=lambda pair: self.axes.size(pair[1]) is not None)[:1]:
+            for letter, axis in (("t", t), ("s", s)):
                 if not self.give_free(letter, axis):
                     self.give(letter, [axis])
-        self.give("t", [query for query, key in pairs if query == key])
-        results = [self.tensors[place] for place in self.graph.outputs]
-        letters = iter("ts" + FURTHER_LENGTHS)
-        letter = next(letters)
-        for axis in (axis for shape in [*results, *self.inputs] for axis in shape):
-            while letter in self.letters.values():
-                letter = next(letters, "")
-            if letter and find(axis) in self.given:
-                self.give_free(letter, axis)
+        self.give("t", [t for t, s in pairs if t == s])
 
-    def _is_reckoned(self, axis: AxisId) -> bool:
-        """Whether the size comes from those of others; it does not where an input has the axis."""
-        axis = self.axes.find(axis)
-        return axis not in self.given and self.axes.formula(axis) is not None
+    def name_other_lengths(self) -> None:
+        results = [self.tensors[place] for place in self.graph.outputs]
+        for axis in (axis for shape in [*results, *self.inputs] for axis in shape):
+            letters = (a for a in "ts" + FURTHER_LENGTHS if a not in self.letters.values())
+            if self.axes.find(axis) in self.given:
+                self.give_free(next(letters, ""), axis)
+
+    def _is_reckoned(self, *axes: AxisId) -> bool:
+        """Whether a size comes from those of others; it does not where an input has the axis."""
+        roots = [self.axes.find(axis) for axis in axes]
+        return any(a not in self.given and self.axes.formula(a) is not None for a in roots)
 
     def name_stream(self) -> None:
         paths = self.graph.skip_paths or skip_paths(self.graph)

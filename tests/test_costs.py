@@ -1,15 +1,13 @@
-"""Costs told from a spec are those of the graph that is built from it.
-
-The independent count walks what a backend is given to compute, product by product.
-"""
+"""Costs told from a spec are those of the graph that is built from it."""
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import pytest
+from products import BACKEND, flops_computed, walked
 from small_models import (
     BATCH,
     GROUPED,
@@ -25,9 +23,6 @@ from builders import registry
 from builders.cache import cache_entries, memory_entries
 from builders.costs import BACKWARD_PER_FORWARD, PRECISIONS, STACKS
 from builders.spec_checks import KINDS
-
-BACKEND = keras.backend.backend()
-walked = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no graph to walk")
 
 SPECS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -79,64 +74,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 ENCODERS = {name: {"kind": "encoder_only", **changes} for name, changes in ENCODERS.items()}
 ALL_SPECS = SPECS | ENCODERS
-
-
-# The independent count --------------------------------------------------------------------------
-
-
-def flops_computed(function: Callable[..., Any], *shapes: Any) -> int:
-    """Operations of the products in a function of arrays, or dicts of them, of these shapes.
-
-    They are int32; for others, `(shape, dtype)` stands for a shape.
-    """
-    if BACKEND == "jax":
-        import jax
-
-        tree = map_shapes(shapes, lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype))
-        return sum(jax_products(jax.make_jaxpr(function)(*tree).jaxpr))
-    import tensorflow as tf
-
-    tree = map_shapes(shapes, tf.TensorSpec)
-    graph = tf.function(function, input_signature=tree).get_concrete_function().graph
-    return sum(map(tensorflow_product, graph.get_operations()))
-
-
-def map_shapes(tree: Any, make: Callable[[tuple[int, ...], str], Any]) -> Any:
-    if isinstance(tree, dict):
-        return {name: map_shapes(value, make) for name, value in tree.items()}
-    if len(tree) == 2 and isinstance(tree[1], str):
-        return make(*tree)
-    if all(isinstance(size, int) for size in tree):
-        return make(tree, "int32")
-    return [map_shapes(value, make) for value in tree]
-
-
-def jax_products(jaxpr: Any) -> Iterator[int]:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            yield 2 * math.prod((*equation.outvars[0].aval.shape, *(left[i] for i in contracted)))
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from jax_products(inner)
-
-
-def tensorflow_product(operation: Any) -> int:
-    assert "Call" not in operation.type, "what is computed in there would be missed"
-    if operation.type == "Einsum":
-        sides = operation.get_attr("equation").decode().split("->")[0].split(",")
-        sizes = {}
-        for letters, tensor in zip(sides, operation.inputs, strict=True):
-            sizes |= dict(zip(letters, tensor.shape, strict=True))
-        return 2 * math.prod(sizes.values()) if len(sides) == 2 else 0
-    if operation.type == "MatMul" or operation.type.startswith("BatchMatMul"):
-        left = operation.inputs[0].shape
-        transposed = operation.type == "MatMul" and operation.get_attr("transpose_a")
-        transposed |= operation.type != "MatMul" and operation.get_attr("adj_x")
-        return 2 * math.prod(operation.outputs[0].shape) * left[-2 if transposed else -1]
-    return 0
 
 
 def inputs_of(spec: builders.TransformerSpec) -> Any:

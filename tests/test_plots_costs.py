@@ -1,0 +1,484 @@
+"""What calls cost: parameters, operations and memory, against what is counted in other ways."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from dataclasses import replace
+
+import keras
+import plots_models
+import pytest
+from keras import layers, ops
+from products import flops_computed, walked
+from small_models import GROUPED, TRANSLATOR, computing_in, small_spec
+
+import builders
+import plots
+from plots.renderers.dot import graph_to_dot
+
+B, T, S = 2, 11, 13
+SIZES = {"b": B, "t": T, "s": S}
+
+
+def flops_at(graph, **sizes):
+    """Operations of the whole model at these sizes."""
+    overlay = plots.flops(graph).overlay("flops")
+    return replace(overlay, sizes=sizes).number(overlay.whole)
+
+
+def flops_of(model, **sizes):
+    return flops_at(plots.read_graph(model), **sizes)
+
+
+# Parameters -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return keras.applications.ResNet50(weights=None)
+
+
+def test_parameters_add_up_to_what_keras_counts(resnet):
+    tied = builders.build(small_spec(**TRANSLATOR, share_embeddings=True, tie_embeddings=True))
+    for model in (resnet, tied, plots_models.decoder_only()):
+        overlay = plots.parameters(plots.read_graph(model)).overlay("parameters")
+        assert sum(value[""] for value in overlay.values.values()) == model.count_params()
+        assert overlay.whole == {"": model.count_params()}
+        assert sum(overlay.share(place) for place in overlay.values) == pytest.approx(1)
+
+
+def test_parameters_of_a_shared_layer_are_those_of_its_first_call():
+    x, shared = keras.Input((7,), name="x"), layers.Dense(7, name="shared")
+    overlay = plots.parameters(plots.read_graph(keras.Model(x, shared(shared(x)))))
+    assert overlay.overlay("parameters").values == {"shared": {"": 56}}
+
+
+def test_parameters_of_folded_boxes_are_those_of_what_is_inside():
+    graph = plots.parameters(plots.read_graph(plots_models.decoder_only(blocks=3)))
+    folded = plots.fold(graph, depth=2).overlay("parameters")
+    width, inner = plots_models.WIDTH, plots_models.INNER
+    kernels = 2 * width * inner + inner + width
+    norm = 2 * width
+    assert folded.values["decoder.block_0.feedforward.*"] == {"": kernels + norm}
+    assert folded.whole == {"": graph.parameters}
+
+
+# Operations, against builders -------------------------------------------------------------------
+
+COMPONENTS = {
+    "query": "projections",
+    "key": "projections",
+    "value": "projections",
+    "output": "projections",
+    "scores": "scores",
+    "mix": "mixing",
+}
+
+
+def component_of(node):
+    """The component of `builders.FlopCounts` that a call belongs to."""
+    attention = re.fullmatch(r"(\w+)\.block_\d+\.(\w+_attention)\.(\w+)", node.name)
+    if attention:
+        stack, sublayer, step = attention.groups()
+        return f"{stack}.{sublayer}.{COMPONENTS[step]}"
+    if match := re.fullmatch(r"(\w+)\.block_\d+\.feedforward\.\w+", node.name):
+        return f"{match[1]}.feedforward"
+    if "pooler" in node.name or "masked_lm_head" in node.name:
+        return node.namespace
+    if node.label == "embedding_projection":
+        return f"{node.namespace}.embedding"
+    return "logits"
+
+
+SPECS = {
+    "grouped and gated": {**GROUPED, "feedforward": "glu"},
+    "distances": {"positions": "alibi"},
+    "window": {"attention_window": 3},
+    "narrow embeddings, tied": {"embedding_dim": 11, "tie_embeddings": True},
+    "translator": {**TRANSLATOR, **GROUPED, "num_encoder_layers": 3},
+    "encoder": {"kind": "encoder_only", "masked_lm_head": True, "pooler": True},
+}
+
+
+@pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS)
+def test_operations_are_those_that_the_spec_tells_component_by_component(changes):
+    spec = small_spec(attention_dropout=0.1, **changes)  # with it, scores and mixing are two nodes
+    graph = plots.flops(plots.read_graph(builders.build(spec, abstract=True)))
+    overlay = graph.overlay("flops")
+    assert overlay.title == "FLOPs"
+    for t, s in ((1, 1), (T, S), (17, 2)):
+        counted = {}
+        for place in overlay.values:
+            component = component_of(graph.node(place))
+            number = replace(overlay, sizes={"b": B, "t": t, "s": s}).number(overlay.values[place])
+            counted[component] = counted.get(component, 0) + number
+        source = s if spec.kind == "encoder_decoder" else None
+        told = builders.count_flops(spec, t, source)
+        assert counted == {name: B * number for name, number in told.items()}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"attention": "layer"}, {"positions": "rotary", "head_dim": 10}]
+)
+def test_attention_in_one_node_costs_what_its_steps_cost(changes):
+    spec = small_spec(**TRANSLATOR, **changes)
+    model = builders.build(spec, abstract=True)
+    assert flops_of(model, **SIZES) == B * builders.count_flops(spec, T, S).total
+
+
+def test_a_step_of_decoding_costs_what_the_spec_tells():
+    spec = small_spec(**TRANSLATOR, **GROUPED)
+    step = builders.build_decode_step(builders.build(spec), spec, B, 1, 17)
+    assert flops_of(step, s=S) == B * builders.count_decode_flops(spec, 17, S).total
+
+
+def test_operations_are_a_polynomial_in_the_length():
+    spec = small_spec()
+    overlay = plots.flops(plots.read_graph(builders.build(spec, abstract=True))).overlay("flops")
+    d, f, n, h, v = 14, 23, 2, 7, 31
+    linear = 2 * (2 * 4 * d * n * h + 2 * 2 * d * f) + 2 * d * v
+    square = 2 * 2 * 2 * n * h
+    assert overlay.whole == {"b t": linear, "b t t": square}
+    share = 100 * 2 * d * v / (linear + 1024 * square)
+    assert overlay.text("logits") == f"868 FLOP b t ({share:.1f} %)"
+
+
+def test_shares_and_colours_are_taken_at_the_sizes_that_are_asked_for():
+    graph = plots.read_graph(builders.build(small_spec(), abstract=True))
+    short, long = (
+        plots.flops(graph, sizes={"t": length}).overlay("flops") for length in (1, 10**6)
+    )
+    place = "decoder.block_0.self_attention.attend"
+    assert short.sizes == {"b": 1, "t": 1}
+    assert short.share(place) < 0.05
+    assert long.share(place) == pytest.approx(0.5, rel=0.01)  # of two blocks
+    assert plots.flops(graph).overlay("flops").sizes == {"b": 1, "t": 1024}
+
+
+# Operations, against the graph of the backend ---------------------------------------------------
+
+
+def one_layer(layer, *shapes):
+    inputs = [keras.Input(shape, name=f"x{number}") for number, shape in enumerate(shapes)]
+    takes_list = isinstance(layer, layers.Attention | layers.Dot)
+    return keras.Model(inputs, layer(inputs) if takes_list else layer(*inputs))
+
+
+D, E = (None, 7), (None, 5)  # (t, d), (s, d)
+IMAGE = (17, 19, 6)
+LAYERS = {
+    "dense": (lambda: layers.Dense(3), D),
+    "dense in every step": (lambda: layers.TimeDistributed(layers.Dense(3)), D),
+    "attention": (lambda: layers.MultiHeadAttention(3, 2), D, E),
+    "attention of other widths": (
+        lambda: layers.MultiHeadAttention(3, 2, value_dim=11, output_shape=13),
+        D,
+        E,
+        (None, 3),
+    ),
+    "grouped attention": (lambda: layers.GroupQueryAttention(5, 6, 3), D, (None, 7)),
+    "attention without projections": (lambda: layers.Attention(), D, (None, 7)),
+    "additive attention": (lambda: layers.AdditiveAttention(), D, (None, 7)),
+    "product of two inputs": (lambda: layers.Dot(axes=2), D, (None, 7)),
+    "attention over rows": (
+        lambda: layers.MultiHeadAttention(3, 2, attention_axes=2),
+        IMAGE,
+        IMAGE,
+    ),
+    "attention over an image": (lambda: layers.MultiHeadAttention(3, 2), IMAGE, IMAGE),
+    "convolution": (lambda: layers.Conv2D(7, (3, 2), strides=2), IMAGE),
+    "padded convolution": (lambda: layers.Conv2D(7, (3, 2), strides=2, padding="same"), IMAGE),
+    "convolution in every step": (lambda: layers.TimeDistributed(layers.Conv1D(7, 3)), IMAGE),
+    "transposed convolution": (lambda: layers.Conv2DTranspose(7, 3, strides=2), IMAGE),
+    "depthwise convolution": (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2), IMAGE),
+    "separable convolution": (lambda: layers.SeparableConv2D(7, 3, depth_multiplier=2), IMAGE),
+}
+
+
+@walked
+@pytest.mark.parametrize(("make", "shapes"), [(m, s) for m, *s in LAYERS.values()], ids=LAYERS)
+def test_operations_of_a_layer_are_those_that_the_backend_is_given(make, shapes):
+    model = one_layer(make(), *shapes)
+    lengths = [T, S, S]
+    given = [
+        ((B, *(lengths[i] if n is None else n for n in shape)), "float32")
+        for i, shape in enumerate(shapes)
+    ]
+    assert flops_of(model, **SIZES) == flops_computed(lambda *x: model([*x]), *given) > 0
+
+
+def test_a_gate_of_an_attention_is_one_more_projection():
+    plain, gated = (one_layer(layers.MultiHeadAttention(3, 2, use_gate=g), D, D) for g in (0, 1))
+    assert flops_of(gated, **SIZES) - flops_of(plain, **SIZES) == 2 * B * T * 7 * 3 * 2
+
+
+def test_products_of_bare_operations_are_counted():
+    x = keras.Input((None, 7), name="x")
+    y = ops.matmul(x, ops.ones((7, 5)))  # 2 * 7 * 5 each
+    y = ops.einsum("btd,bsd->bts", y, y)  # 2 * 5 each pair
+    z = ops.einsum("bts,bt->bts", y, ops.max(x, -1))  # no sum, no product of matrices
+    overlay = plots.flops(plots.read_graph(keras.Model(x, z))).overlay("flops")
+    assert overlay.whole == {"b t": 70, "b t t": 10}
+
+
+@pytest.mark.parametrize(
+    ("make", "gates", "ways"),
+    [
+        (lambda: layers.LSTM(5), 4, 1),
+        (lambda: layers.GRU(5), 3, 1),
+        (lambda: layers.SimpleRNN(5), 1, 1),
+        (lambda: layers.RNN(layers.GRUCell(5)), 3, 1),
+        (lambda: layers.Bidirectional(layers.LSTM(5)), 4, 2),
+    ],
+)
+def test_recurrent_layers_multiply_input_and_state_in_every_gate(make, gates, ways):
+    assert flops_of(one_layer(make(), D), **SIZES) == ways * gates * B * T * 2 * 5 * (7 + 5)
+
+
+def test_resnet50_costs_what_its_paper_says(resnet):
+    """He et al. 2016, table 1: 3.8e9 multiply-adds, each two operations here."""
+    independent = 0
+    for layer in resnet.layers:
+        if isinstance(layer, layers.Conv2D):
+            positions = math.prod(layer.output.shape[1:3])
+            independent += 2 * positions * math.prod(layer.kernel.shape)
+        elif isinstance(layer, layers.Dense):
+            independent += 2 * math.prod(layer.kernel.shape)
+    graph = plots.flops(plots.shapes(plots.read_graph(resnet)))
+    assert graph.overlay("flops").whole == {"b": independent}
+    assert independent / 2 == pytest.approx(3.8e9, rel=0.02)
+    assert graph.letters == {"b": None}
+    assert graph.node("conv1_conv").outputs[0].letters == ("b", "112", "112", "64")
+
+
+def test_an_image_of_free_size_costs_in_proportion_to_its_pixels():
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(5, 3, strides=2, padding="same")(image)
+    x = layers.Conv2D(7, 3, padding="same")(layers.MaxPooling2D(2)(x))
+    overlay = plots.flops(plots.read_graph(keras.Model(image, x))).overlay("flops")
+    assert overlay.whole == {"H W b": 2 * 9 * 3 * 5 / 4 + 2 * 9 * 5 * 7 / 16}
+    assert overlay.sizes == {"b": 1, "H": 224, "W": 224}
+
+
+# Whole blocks in one layer ----------------------------------------------------------------------
+
+PLAIN = {"num_layers": 2, "num_heads": 2, "hidden_dim": 14, "intermediate_dim": 23}
+GROUPED_BLOCKS = {
+    "num_layers": 2,
+    "num_query_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_dim": 16,
+    "intermediate_dim": 22,
+}
+BACKBONES = {
+    "GPT2Backbone": {**PLAIN, "max_sequence_length": 17},
+    "BartBackbone": {**PLAIN, "max_sequence_length": 17},
+    "BertBackbone": {**PLAIN, "max_sequence_length": 17},
+    "BloomBackbone": PLAIN,
+    "GPTNeoXBackbone": {**PLAIN, "hidden_dim": 32},
+    "FNetBackbone": {name: PLAIN[name] for name in PLAIN if name != "num_heads"},
+    "T5Backbone": PLAIN,
+    "GemmaBackbone": {**GROUPED_BLOCKS, "head_dim": 6},
+    "Gemma3Backbone": {**GROUPED_BLOCKS, "head_dim": 6, "image_size": 16},
+    "MistralBackbone": GROUPED_BLOCKS,
+}
+
+
+def backbone(name):
+    import keras_hub
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # T5's own: masks that its layers do not hand on
+        return getattr(keras_hub.models, name)(vocabulary_size=31, **BACKBONES[name])
+
+
+def check_backbone(name):
+    model = backbone(name)
+    sources = {tensor.name: S if "encoder" in tensor.name else T for tensor in model.inputs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shapes = {name: ((B, length), "int32") for name, length in sources.items()}
+        computed = flops_computed(model, shapes)
+    graph = plots.flops(plots.read_graph(model))
+    assert not graph.notes
+    assert flops_at(graph, **SIZES) == computed
+
+
+@walked
+def test_blocks_of_keras_hub_cost_what_the_backend_is_given():
+    check_backbone("BartBackbone")
+
+
+@walked
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_blocks_of_every_backbone_cost_what_the_backend_is_given(name):
+    check_backbone(name)
+
+
+@walked
+@pytest.mark.slow
+def test_a_vision_transformer_costs_what_the_backend_is_given():
+    import keras_hub
+
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 14, "mlp_dim": 23}
+    model = keras_hub.models.ViTBackbone(image_shape=(32, 32, 3), patch_size=16, **sizes)
+    computed = flops_computed(lambda x: model({"images": x}), ((B, 32, 32, 3), "float32"))
+    assert flops_of(model, b=B) == computed
+
+
+# What is not counted is said --------------------------------------------------------------------
+
+
+class TransformerEncoder(layers.Layer):
+    """Somebody else's layer with a known name: its weights are not those of the known block."""
+
+    def __init__(self, num_heads, intermediate_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads, self.intermediate_dim = num_heads, intermediate_dim
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 997), name="kernel")
+
+    def call(self, x):
+        return ops.matmul(ops.matmul(x, self.kernel), ops.transpose(self.kernel))
+
+    def get_config(self):
+        own = {"num_heads": self.num_heads, "intermediate_dim": self.intermediate_dim}
+        return {**super().get_config(), **own}
+
+
+class Product(layers.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3), name="kernel")
+
+    def call(self, x):
+        return ops.matmul(x, self.kernel)
+
+
+@pytest.mark.parametrize("layer", [Product(name="y"), TransformerEncoder(2, 5, name="y")])
+def test_weights_without_a_rule_are_noted_and_not_silently_nothing(layer):
+    x = keras.Input((None, 14), name="x")
+    graph = plots.flops(plots.read_graph(keras.Model(x, layers.Dense(3)(layer(x)))))
+    (note,) = graph.notes
+    assert (note.kind, note.about) == ("uncounted", ("y",))
+    assert "FLOP_RULES" in note.text
+    assert graph.overlay("flops").title == "FLOPs, at least"
+    assert "y" not in graph.overlay("flops").values
+    assert len(plots.flops(graph).notes) == 1
+
+
+def test_a_rule_can_be_added(monkeypatch):
+    from plots.flop_rules import FLOP_RULES, count, times
+
+    monkeypatch.setitem(FLOP_RULES, "Product", lambda call: times(2 * 3, count(call.first)))
+    x = keras.Input((None, 14), name="x")
+    graph = plots.flops(plots.read_graph(keras.Model(x, Product()(x))))
+    assert graph.overlay("flops").whole == {"b t": 2 * 3 * 14}
+    assert not graph.notes
+
+
+def test_norms_embeddings_and_dropouts_need_no_rule():
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = layers.Embedding(7, 5)(tokens)
+    for layer in (layers.LayerNormalization(), layers.Dropout(0.1), layers.PReLU(shared_axes=[1])):
+        x = layer(x)
+    graph = plots.flops(plots.read_graph(keras.Model(tokens, x)))
+    assert graph.overlay("flops").whole == {}
+    assert not graph.notes
+
+
+def test_closed_models_and_folded_graphs_are_said_to_be_uncounted():
+    inner_input = keras.Input((5,), name="inner_input")
+    inner = keras.Model(inner_input, layers.Dense(3, name="dense")(inner_input), name="inner")
+    x = keras.Input((5,), name="x")
+    model = keras.Model(x, inner(x))
+    (note,) = plots.flops(plots.read_graph(model)).notes
+    assert "open_nested=True" in note.text
+    assert flops_at(plots.read_graph(model, open_nested=True), b=B) == 2 * B * 5 * 3
+    folded = plots.fold(plots.read_graph(plots_models.decoder_only()), depth=1)
+    assert any("count first, then fold" in note.text for note in plots.flops(folded).notes)
+
+
+def test_a_model_in_every_step_costs_as_often_as_there_are_steps():
+    frame = keras.Input((5,), name="frame")
+    inner = keras.Model(frame, layers.Dense(3)(frame))
+    clip = keras.Input((None, 5), name="clip")
+    model = keras.Model(clip, layers.Dense(2)(layers.TimeDistributed(inner)(clip)))
+    graph = plots.read_graph(model, open_nested=True)
+    assert flops_at(graph, b=B, t=T) == 2 * B * T * (5 * 3 + 3 * 2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"s": 3}, "sizes has 's', but free axes of this model are 'b', 't'"),
+        ({"t": 0}, "the size of 't' is 0; it must be an int, 1 or more"),
+        ({"t": 1.5}, "the size of 't' is 1.5"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(sizes, message):
+    graph = plots.read_graph(builders.build(small_spec(), abstract=True))
+    for plugin in (plots.flops, plots.memory):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            plugin(graph, sizes=sizes)
+
+
+# Memory -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_float16"])
+def test_memory_of_weights_and_of_what_calls_give_out_is_in_their_dtype(dtype):
+    with computing_in(dtype):
+        x = keras.Input((None, 7), dtype="float32", name="x")
+        y = layers.Dense(5, name="y")(x)
+        model = keras.Model(x, layers.Dense(5, name="z")(y) + y)
+    graph = plots.memory(plots.read_graph(model))
+    weights, activations = graph.overlay("weight_memory"), graph.overlay("activation_memory")
+    stored = 2 if dtype == "bfloat16" else 4
+    computed = 4 if dtype == "float32" else 2
+    assert weights.whole == {"": stored * model.count_params()}
+    assert weights.values["y"] == {"": stored * (7 * 5 + 5)}
+    assert activations.values["x"] == {"b t": 4 * 7}
+    assert activations.values["y"] == {"b t": computed * 5}
+    assert activations.whole == {"b t": 4 * 7 + 3 * computed * 5}
+
+
+def test_memory_of_scores_grows_with_the_square_of_the_length():
+    spec = small_spec(attention_dropout=0.1)
+    overlay = plots.memory(plots.read_graph(builders.build(spec, abstract=True)))
+    activations = overlay.overlay("activation_memory")
+    scores = 3 * 4 * 2  # scores, softmax and dropout; float32; two heads
+    assert activations.whole["b t t"] == 2 * scores + 1  # and the mask, a byte for each
+    assert activations.whole["t t"] == 1  # the causal mask is the same for every row
+
+
+# In pictures ------------------------------------------------------------------------------------
+
+
+def test_totals_stand_below_the_picture():
+    graph = plots.read_graph(builders.build(small_spec(), abstract=True))
+    graph = plots.apply_plugins(graph, ["skip_paths", "parameters", "flops"])
+    text = graph_to_dot(graph).to_string()
+    assert f"parameters: {graph.parameters / 1000:.3g} k\\l" in text
+    assert "shares at b = 1, t = 1024" in text
+    assert 'labelloc="t"' in text or "labelloc=t" in text  # titles of boxes stay above
+
+
+def test_overlays_replace_their_older_selves_and_survive_json():
+    graph = plots.read_graph(builders.build(small_spec(), abstract=True))
+    graph = plots.flops(plots.flops(graph), sizes={"t": 5})
+    assert [overlay.name for overlay in graph.overlays] == ["flops"]
+    assert graph.overlay("flops").sizes == {"b": 1, "t": 5}
+    again = plots.Graph.from_json(graph.to_json())
+    assert again == graph
+    assert again.overlay("flops").values == graph.overlay("flops").values
+
+
+def test_plugins_are_listed_with_what_they_do():
+    plugins = plots.list_plugins()
+    assert {"parameters", "flops", "memory", "shapes"} <= set(plugins)
+    assert plugins["flops"].options == ("sizes",)
+    assert "function of free sizes" in plugins["flops"].summary
