@@ -626,7 +626,7 @@ def test_the_description_says_what_the_model_is():
     assert "causal self-attention; learned positions; " in writer
     x = keras.Input((WIDTH,))
     assert described(keras.Model(x, layers.Dense(3)(x))) == (
-        "Network without skip paths and attention: 1 layer with weights; 45 parameters."
+        "Network without skip paths: 1 layer with weights; 45 parameters."
     )
 
 

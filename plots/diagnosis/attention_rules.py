@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from plots.annotations import Note
@@ -42,11 +43,13 @@ def sees_the_future(graph: Graph) -> Iterator[Note]:
 def implicit_mask_lost(graph: Graph) -> Iterator[Note]:
     """The mask of an `Embedding(mask_zero=True)` or a `Masking` layer does not reach its keys."""
     attentions, lineage = attentions_of(graph)
+    sequences = _sequences_of(graph, lineage)
     places: dict[tuple[str, str], list[str]] = {}
     for attention in attentions:
         if _sees_padding(attention):
             takes_masks = graph.node(attention.output).kind == "layer"
-            for giver, lost_at in _sequence_of(graph, lineage, attention).lost_at.items():
+            keys = _together([sequences[key] for key in attention.keys])
+            for giver, lost_at in keys.lost_at.items():
                 where = lost_at if takes_masks else ""
                 places.setdefault((giver, where), []).append(attention.id)
     for (giver, lost_at), ids in places.items():
@@ -69,11 +72,12 @@ def implicit_mask_lost(graph: Graph) -> Iterator[Note]:
 def padding_seen(graph: Graph) -> Iterator[Note]:
     """Some attentions mask the padding of a sequence, and others to the same sequence do not."""
     attentions, lineage = attentions_of(graph)
-    sequences = {a.id: _sequence_of(graph, lineage, a) for a in attentions}
-    masking = {sequences[a.id].inputs: a.id for a in reversed(attentions) if a.masked.padding}
+    sequences = _sequences_of(graph, lineage)
+    keys = {a.id: _together([sequences[key] for key in a.keys]) for a in attentions}
+    masking = {keys[a.id].inputs: a.id for a in reversed(attentions) if a.masked.padding}
     places: dict[str, list[str]] = {}
     for attention in attentions:
-        inputs, lost_at = sequences[attention.id]
+        inputs, lost_at, _ = keys[attention.id]
         if inputs in masking and not lost_at and _sees_padding(attention):
             places.setdefault(masking[inputs], []).append(attention.id)
     for other, ids in places.items():
@@ -131,61 +135,53 @@ def _sees_padding(attention: Attention) -> bool:
 
 
 class _Sequence(NamedTuple):
-    """What the keys of an attention are, position by position.
+    """What vectors at positions are computed from, position by position.
 
     Attributes:
-        inputs: Ids of the model's inputs that they are computed from.
-        lost_at: Id of each call that gives out an implicit mask for them -> id of the call on the
-            way to them that is the first to lose it; "" if none is known to.
+        inputs: Ids of inputs of the model.
+        lost_at: Id of each call that gives out an implicit mask for them -> id of the call since
+            then that has lost it; "" if none is known to.
+        has_mask: Whether an implicit mask may still be with them.
     """
 
-    inputs: frozenset[str]
-    lost_at: dict[str, str]
+    inputs: frozenset[str] = frozenset()
+    lost_at: Mapping[str, str] = MappingProxyType({})
+    has_mask: bool = False
 
 
-def _sequence_of(graph: Graph, lineage: Lineage, attention: Attention) -> _Sequence:
-    inputs: set[str] = set()
-    lost_at: dict[str, str] = {}
-    loses = dict.fromkeys(attention.keys, "")  # the first call known to lose a mask from here on
-    waiting = list(attention.keys)
-    while waiting:
-        node = graph.node(waiting.pop())
+def _sequences_of(graph: Graph, lineage: Lineage) -> dict[str, _Sequence]:
+    """What every call gives out, as a sequence."""
+    sequences: dict[str, _Sequence] = {}
+    for node in graph.nodes:
+        sources = lineage.sources[node.id] if _keeps_positions(node) else ()
+        taken = [sequences[source] for source in sources]
+        inputs, lost_at, _ = _together(taken)
         if node.kind == "input":
-            inputs.add(node.id)
-        if _gives_mask(node):
-            lost_at[node.id] = loses[node.id]
-        if _keeps_positions(node):
-            first = loses[node.id] if _hands_mask_on(graph, lineage, node) else node.id
-            for source in lineage.sources[node.id]:
-                if source not in loses:
-                    loses[source] = first
-                    waiting.append(source)
-    return _Sequence(frozenset(inputs), lost_at)
+            inputs = frozenset([node.id])
+        if gives_mask := bool(node.config.get("mask_zero")) or node.is_a({"Masking"}):
+            lost_at = {node.id: ""}
+        has_mask = gives_mask or _hands_mask_on(node, taken)
+        lost_at = {giver: at or ("" if has_mask else node.id) for giver, at in lost_at.items()}
+        sequences[node.id] = _Sequence(inputs, lost_at, has_mask)
+    return sequences
 
 
-def _gives_mask(node: Node) -> bool:
-    return bool(node.config.get("mask_zero")) or node.is_a({"Masking"})
-
-
-def _hands_mask_on(graph: Graph, lineage: Lineage, node: Node) -> bool:
+def _hands_mask_on(node: Node, taken: Sequence[_Sequence]) -> bool:
     """Whether a call may hand on the mask of what it takes, as far as Keras' own calls go.
 
-    An operation does not, and a merge (`layers.Add`, ...) does if all that it merges have a mask.
+    No operation does, and a merge (`layers.Add`, ...) only if all that it merges have a mask.
     """
-    if node.kind == "operation" or not node.is_a({"Merge"}):
-        return node.kind != "operation"
-    return all(_may_have_mask(graph, lineage, source) for source in lineage.sources[node.id])
+    masks = [sequence.has_mask for sequence in taken]
+    return node.kind != "operation" and (all(masks) if node.is_a({"Merge"}) else any(masks))
 
 
-def _may_have_mask(graph: Graph, lineage: Lineage, node_id: str) -> bool:
-    """Whether a way back from a call leads to one that gives a mask, through none that loses it."""
-    while True:
-        node, sources = graph.node(node_id), lineage.sources[node_id]
-        if _gives_mask(node):
-            return True
-        if not sources or not _hands_mask_on(graph, lineage, node):
-            return False
-        node_id = sources[0]
+def _together(sequences: Sequence[_Sequence]) -> _Sequence:
+    """Several sequences as one, with the inputs and masks of all."""
+    lost_at: dict[str, str] = {}
+    for sequence in reversed(sequences):
+        lost_at.update(sequence.lost_at)
+    inputs = frozenset[str]().union(*(sequence.inputs for sequence in sequences))
+    return _Sequence(inputs, lost_at)
 
 
 def _keeps_positions(node: Node) -> bool:

@@ -32,15 +32,18 @@ def description(graph: Graph) -> str:
     """What the model is, in one sentence: "Pre-norm Transformer decoder: 12 blocks with ..."."""
     attentions, lineage = attentions_of(graph)
     closed = [node for node in graph.nodes if _is_closed_layer(node)]
-    if attentions:
+    has_blocks = any(attention.is_self for attention in attentions) or bool(graph.skip_paths)
+    convolutions = [path for path in graph.skip_paths if _convolves(graph, path)]
+    if attentions and has_blocks and len(attentions) >= len(convolutions):
         said = _of_transformer(graph, attentions, lineage)
     elif closed:
         said = _of_closed_layers(graph, closed, lineage)
     elif graph.skip_paths:
-        said = _of_residual_network(graph)
+        said = _of_residual_network(graph, len(attentions))
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
-        said = f"Network without skip paths and attention: {counted(layers, 'layer')} with weights"
+        has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
+        said = f"Network {has} skip paths: {counted(layers, 'layer')} with weights"
     return f"{said}; {number_text(graph.parameters)} parameters."
 
 
@@ -54,7 +57,9 @@ def _of_transformer(graph: Graph, attentions: Sequence[Attention], lineage: Line
         parts["decoder"] = crosses
     kinds = [kind for kind, own in parts.items() if kind and own]
     paths = [path for stream in streams_of(graph) for path in stream.paths]
-    norms = f"{_norms_in_words(paths)} " if paths else ""
+    inside = {node_id for path in paths for node_id in path.bypassed}
+    outer = [path for path in paths if path.target not in inside]
+    norms = f"{_norms_in_words(outer)} " if outer else ""
     title = f"{norms}Transformer {'-'.join(kinds)}".strip()
     blocks = [
         counted(len(own), f"{kind} block" if len(kinds) > 1 else "block")
@@ -127,17 +132,23 @@ def _of_closed_layers(graph: Graph, closed: Sequence[Node], lineage: Lineage) ->
     return f"{title}: {layers}, whose inside the graph does not show; {positions}"
 
 
-def _of_residual_network(graph: Graph) -> str:
+def _of_residual_network(graph: Graph, attentions: int) -> str:
     paths = graph.skip_paths
     projected = sum(path.projected for path in paths)
     said = counted(len(paths), "residual path")
     said += f", {projected} of them projected" if projected else ""
+    said += f", {counted(attentions, 'attention')}" if attentions else ""
     norms = Counter(node.class_name for node in graph.nodes if is_norm(node)).most_common(1)
     places = Counter(place for path in paths for place in path.norms).most_common(1)
     if norms:
         usual = places and 2 * places[0][1] > len(paths)
         said += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
     return f"Residual network: {said}"
+
+
+def _convolves(graph: Graph, path: SkipPath) -> bool:
+    """Whether a path leads past a convolution of images."""
+    return any("Conv2D" in graph.node(node_id).class_name for node_id in path.bypassed)
 
 
 def _is_closed_layer(node: Node) -> bool:

@@ -1,0 +1,132 @@
+"""A diagnosis knows what our own and other people's models are, and finds nothing wrong in them."""
+
+import keras
+import keras_hub
+import pytest
+from small_models import ALL_KINDS, ALL_VARIANTS, reduced_variant, small_spec
+from test_conversion import BACKBONES
+
+import builders
+import plots
+
+NORMS = {
+    "pre": "Pre-norm",
+    "parallel": "Pre-norm",
+    "post": "Post-norm",
+    "sandwich": "Sandwich-norm",
+    "none": "Norm-free",
+}
+QUICK_BACKBONES = ("gpt2", "gpt_neo_x", "llama", "gemma2", "bert", "bart")
+POSITIONS = {"sinusoidal_concat": "sinusoidal", "alibi": "ALiBi", "none": "no"}
+
+
+def diagnosed(spec):
+    """What the graph of a spec is, and the texts of what is wrong with it."""
+    graph = plots.read_graph(builders.build(spec, abstract=True), open_nested=True)
+    (description,) = (n for n in plots.diagnose(graph).notes if n.kind == "description")
+    return description.text, plots.findings(graph)
+
+
+def check_description(description, spec):
+    kind = spec.kind.removesuffix("_only").replace("_", "-")
+    assert description.startswith(f"{NORMS[spec.norm_placement]} Transformer {kind}: ")
+    blocks = "2 encoder blocks and 2 decoder blocks" if kind == "encoder-decoder" else "2 blocks"
+    assert f"{blocks} with {10 if kind == 'encoder-decoder' else 4} residual paths" in description
+    assert (", final norm;" in description) == (spec.final_norm and spec.norm_placement != "post")
+    assert ("causal self-attention" in description) == (kind != "encoder")
+    assert ("in both directions" in description) == (kind != "decoder")
+    assert f"; {POSITIONS.get(spec.positions, spec.positions)} positions" in description
+
+
+@pytest.mark.parametrize(("name", "kind"), ALL_VARIANTS)
+def test_nothing_looks_wrong_in_a_variant(name, kind):
+    spec = reduced_variant(name, kind)
+    description, findings = diagnosed(spec)
+    assert findings == ()
+    check_description(description, spec)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_placement": "parallel"},
+        {"norm_placement": "sandwich"},
+        {"positions": "alibi"},
+        {"positions": "none"},
+        {"attention": "layer"},
+        {"attention_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_nothing_looks_wrong_in_a_component(kind, changes):
+    spec = small_spec(kind=kind, **changes)
+    description, findings = diagnosed(spec)
+    assert findings == ()
+    check_description(description, spec)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_ablations_are_found_for_what_they_are(kind):
+    streams = 2 if kind == "encoder_decoder" else 1
+    _, findings = diagnosed(small_spec(kind=kind, norm_placement="none"))
+    assert ["No norm" in finding.text for finding in findings] == [True] * streams
+    description, (finding,) = diagnosed(small_spec(kind=kind, residual=False))
+    assert "no skip paths" in description
+    assert "No skip path leads past any of the" in finding.text
+
+
+@pytest.mark.parametrize("kind", ["decoder_only", "encoder_decoder"])
+def test_nothing_looks_wrong_in_the_graphs_that_decode_and_probe(kind):
+    spec = small_spec(kind=kind)
+    model = builders.build(spec)
+    derived = [
+        builders.build_decode_step(model, spec, batch_size=1, num_tokens=1),
+        builders.build_probe(model, spec, what="attention_scores"),
+    ]
+    if kind == "encoder_decoder":
+        derived.append(builders.build_encode(model, spec))
+    assert [plots.findings(plots.read_graph(graph)) for graph in derived] == [()] * len(derived)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK_BACKBONES else pytest.param(name, marks=pytest.mark.slow)
+        for name in BACKBONES
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Layer '.*' .of type T5", "ignore:Layer '.*' looks like")
+def test_nothing_looks_wrong_in_a_backbone_of_keras_nlp(name):
+    class_name, config = BACKBONES[name]
+    backbone = getattr(keras_hub.models, f"{class_name}Backbone")(**config)
+    graph = plots.read_graph(backbone, open_nested=True)
+    assert plots.findings(graph) == ()
+    assert "closed layers" in plots.diagnosis_text(graph)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("MobileNetV3Small", "6 residual paths; BatchNormalization last on the branch"),
+        *(
+            pytest.param(name, said, marks=pytest.mark.slow)
+            for name, said in {
+                "ResNet50": "16 residual paths, 4 of them projected; BatchNormalization last",
+                "ResNet50V2": "16 residual paths, 7 of them projected; BatchNormalization first",
+                "EfficientNetB0": "9 residual paths; BatchNormalization last on the branch",
+                "ConvNeXtTiny": "18 residual paths; LayerNormalization;",
+                "InceptionResNetV2": "40 residual paths; BatchNormalization",
+                "DenseNet121": "Network without skip paths",
+                "VGG16": "Network without skip paths: 16 layers with weights",
+            }.items()
+        ),
+    ],
+)
+def test_nothing_looks_wrong_in_an_application_of_keras(name, said):
+    size = 75 if name.startswith("Inception") else 32
+    with keras.StatelessScope(initialize_variables=False):
+        model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3))
+    graph = plots.read_graph(model, open_nested=True)
+    assert plots.findings(graph) == ()
+    assert said in plots.diagnosis_text(graph).replace("\n", " ")
