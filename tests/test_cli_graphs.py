@@ -1,0 +1,84 @@
+"""Commands that look at graphs, run in this process."""
+
+import keras
+import pytest
+
+import plots
+from functional_models.cli import main
+
+SMALL = ["--kind", "decoder_only", "--set", "num_layers=3", "--set", "vocabulary_size=13"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A `.keras` file of a pre-norm block without a final norm, and its graph as JSON."""
+    folder = tmp_path_factory.mktemp("models")
+    x = keras.Input((5, 7), name="x")
+    y = keras.layers.LayerNormalization(name="norm")(x)
+    y = keras.layers.MultiHeadAttention(3, 11, name="attention")(y, y)
+    y = keras.layers.Add(name="merge")([x, y])
+    model = keras.Model(x, keras.layers.Dense(2, name="out")(y))
+    model.save(folder / "block.keras")
+    (folder / "block.json").write_text(plots.read_graph(model).to_json(), encoding="utf-8")
+    return folder
+
+
+def test_plugins_lists_every_plugin_and_every_format(capsys):
+    assert main(["plugins"]) == 0
+    printed = capsys.readouterr().out
+    for plugin in plots.list_plugins().values():
+        assert plugin.name in printed
+        assert plugin.summary in printed
+    for renderer in plots.list_renderers().values():
+        assert ", ".join(renderer.suffixes) in printed
+
+
+@pytest.mark.parametrize("model", ["block.keras", "block.json"])
+def test_a_file_is_drawn_with_the_plugins_that_were_asked_for(folder, tmp_path, capsys, model):
+    to = tmp_path / "block.txt"
+    plugin = "flops:sizes=null"
+    arguments = ["plot", str(folder / model), "--plugin", "parameters", "--plugin", plugin]
+    assert main([*arguments, "--to", str(to)]) == 0
+    assert capsys.readouterr().out == f"{to}: 1 skip paths\n"
+    written = to.read_text("utf-8")
+    graph = plots.read_graph(keras.saving.load_model(folder / "block.keras"))
+    assert plots.list_plugins()["parameters"](graph).overlay("parameters").text("out") in written
+
+
+def test_depth_folds_a_variant(tmp_path):
+    sizes = {}
+    for depth in ("1", "3"):
+        to = tmp_path / f"{depth}.json"
+        command = ["plot", "pre_norm_learned", *SMALL, "--depth", depth, "--to", str(to)]
+        assert main(command) == 0
+        graph = plots.Graph.from_json(to.read_text("utf-8"))
+        sizes[depth] = len(graph.nodes)
+        assert graph.repeats == {"decoder.block_0": 3}
+    assert sizes["1"] < sizes["3"]
+
+
+def test_diagnose_says_what_is_wrong_and_tells_it_by_its_exit_code(folder, capsys):
+    assert main(["diagnose", str(folder / "block.keras")]) == 1
+    assert "final norm" in capsys.readouterr().out
+    assert main(["diagnose", "pre_norm_learned", *SMALL]) == 0
+    assert "Nothing looks wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plot", "gpt2_small", "--plugin", "flop"], "Did you mean 'flops'?"),
+        (["plot", "gpt2_small", "--plugin", "fold:2"], "must be OPTION=VALUE"),
+        (["plot", "gpt2_small", "--plugin", "fold:size=2"], "it has depth, blocks"),
+        (["plot", "gpt2_small", "--to", "a.bmp"], "names no known format"),
+        (["plot", "gpt2_smal"], "gpt2_small"),
+        (["diagnose", __file__], "is no model"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
