@@ -1,27 +1,124 @@
-"""Draw the pictures that the README shows: `make figures`."""
+"""Draw the pictures that the README and `docs/plots.md` show: `make figures`."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
+
+import keras
 
 import builders
 import plots
 
 HERE = Path(__file__).parent
+DEEP = {"num_layers": 12, "hidden_dim": 64, "num_heads": 4, "vocabulary_size": 97, "dropout": 0.0}
+
+
+def skip_paths() -> None:
+    """The skip paths of a post-norm and a pre-norm decoder, side by side."""
+    models = {
+        "post-norm: x = norm(x + f(x))": decoder("post_norm_sinusoidal", num_layers=2),
+        "pre-norm: x = x + f(norm(x))": decoder("pre_norm_learned", num_layers=2),
+    }
+    plots.plot_side_by_side(models, HERE / "skip_paths.png", blocks=1, dpi=80)
+
+
+def costs() -> None:
+    """Where the arithmetic of GPT-2 small is, as a function of the length."""
+    model = builders.build(builders.variant("gpt2_small"), abstract=True)
+    plots.draw(model, HERE / "flops.png", plugins=["skip_paths", "flops"], depth=2, dpi=72)
+
+
+def difference() -> None:
+    """What has to change for a post-norm decoder to become a pre-norm one."""
+    before, after = (
+        decoder(name, num_layers=2) for name in ("post_norm_learned", "pre_norm_learned")
+    )
+    plots.plot_diff(before, after, HERE / "diff.png", depth=3, dpi=72)
+
+
+def signals() -> None:
+    """Variance and gradients by depth: what norms and skip paths are for."""
+    models = {
+        "pre-norm": decoder("pre_norm_learned", **DEEP),
+        "post-norm": decoder("post_norm_learned", **DEEP),
+        "pre-norm, no residual": decoder("pre_norm_learned", **DEEP, residual=False),
+    }
+    profiles = {name: plots.depth_profile(model) for name, model in models.items()}
+    figure = plots.signal_propagation(
+        {name: profile.variance for name, profile in profiles.items()},
+        {
+            name: {"skip path": profile.skip_gradient, "branch": profile.branch_gradient}
+            if any(profile.skip_gradient)
+            else {"branch": profile.branch_gradient}
+            for name, profile in profiles.items()
+        },
+    )
+    plots.save_figure(figure, HERE / "signals.png", dpi=80)
+
+
+def positions() -> None:
+    """Sinusoids, and how their dot products tell distances."""
+    figure = plots.position_encodings(
+        {"sinusoidal (Vaswani et al. 2017)": plots.sinusoids(96, 128)}
+    )
+    plots.save_figure(figure, HERE / "positions.png", dpi=72)
+
+
+def variants() -> None:
+    """Variants next to each other, block against block."""
+    names = ("post_norm_sinusoidal", "pre_norm_learned", "gpt2_small", "llama2_7b")
+    models = {
+        name: builders.build(builders.variant(name, **kind(name)), abstract=True) for name in names
+    }
+    plots.save_figure(plots.variants_page(models), HERE / "variants.png", dpi=110)
+
+
+def explorer() -> None:
+    """The HTML explorer, as Chromium shows it; left as it is where there is no Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        print("no chromium: explorer.png is left as it is")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "gpt2.html"
+        model = builders.build(builders.variant("gpt2_small"), abstract=True)
+        plots.draw(model, page, plugins=["skip_paths", "parameters", "flops"])
+        picture = Path(folder) / "explorer.png"
+        subprocess.run(
+            [
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--hide-scrollbars",
+                "--window-size=1200,900",
+                "--virtual-time-budget=8000",
+                f"--screenshot={picture}",
+                page.as_uri(),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        shutil.copy(picture, HERE / "explorer.png")
+
+
+def decoder(variant: str, **changes: object) -> keras.Model:
+    """A decoder-only model of a variant, with fields changed."""
+    return builders.build_decoder_only(variant, **changes)
+
+
+def kind(variant: str) -> dict[str, str]:
+    """What has to be said of a variant that can be built as both kinds."""
+    return {"kind": "decoder_only"} if "norm_" in variant else {}
 
 
 def main() -> None:
-    """Draw the skip paths of a post-norm and a pre-norm decoder, side by side."""
-    models = {
-        "post-norm: x = norm(x + f(x))": builders.build_decoder_only(
-            "post_norm_sinusoidal", num_layers=2
-        ),
-        "pre-norm: x = x + f(norm(x))": builders.build_decoder_only(
-            "pre_norm_learned", num_layers=2
-        ),
-    }
-    plots.plot_side_by_side(models, HERE / "skip_paths.png", blocks=1, dpi=80)
-    print(HERE / "skip_paths.png")
+    """Draw all of them."""
+    for draw in (skip_paths, costs, difference, signals, positions, variants, explorer):
+        draw()
+        print(draw.__name__)
 
 
 if __name__ == "__main__":
