@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import plots.axis_moves  # noqa: F401 - registers its rules
+import plots.axis_rules_of_attention
+import plots.axis_rules_of_moves  # noqa: F401 - both register their rules
 from plots.annotations import Quantity, product_of, total_of
 from plots.axis_rules import follow
 from plots.axis_unions import AxisId, AxisUnions, Call

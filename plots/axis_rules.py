@@ -18,23 +18,6 @@ Rule = Callable[[Call], None]
 AXIS_RULES: dict[str, Rule] = {}
 """Class name -> rule."""
 
-ATTENTION_LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
-    "AttendToCache": (
-        {"query": "btnh", "key": "bkhs", "value": "bksh", "mask": "bts", "bias": "bnts"},
-        "btnh",
-    ),
-    "AttentionScores": ({"query": "btnh", "key": "bskh"}, "bnts"),
-    "DotProductAttention": (
-        {"query": "btnh", "key": "bskh", "value": "bskh", "mask": "bts bnts", "bias": "bnts"},
-        "btnh",
-    ),
-    "MixValues": ({"weights": "bnts", "value": "bskh"}, "btnh"),
-}
-"""Steps of an attention: axes by port and of the output, in the letters of the glossary.
-
-Several layouts of one port, by rank, stand apart. An axis of size 1 is broadcast.
-"""
-
 LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
     "BiasedScores": ({"scores": "bnts", "bias": "bnts"}, "bnts"),
     "BothMasks": ({"first": "bts", "second": "bts"}, "bts"),
@@ -48,44 +31,25 @@ LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
     "Positions": ({"tokens": "bt"}, "1t"),
     "SlotMask": ({"positions": "bt", "slots": "bs"}, "bts"),
 }
-"""Other layers that put axes in new places; a "1" is an axis of that size."""
+"""Layers that put axes in new places: axes by port, and of the output.
 
-TRANSFORMER_BLOCKS: set[str] = {
-    "BloomDecoder",
-    "FNetEncoder",
-    "Gemma3DecoderBlock",
-    "GemmaDecoderBlock",
-    "GPTNeoXDecoder",
-    "LlamaTransformerDecoder",
-    "MistralTransformerDecoder",
-    "T5TransformerLayer",
-    "TransformerDecoder",
-    "TransformerEncoder",
-    "ViTEncoder",
-}
-"""Whole blocks in one layer, as keras-hub has them: what goes through them is a residual stream."""
+Several layouts of one port, by rank, stand apart. A "1" is an axis of that size; others of size 1
+are broadcast.
+"""
 
 
 def follow(call: Call) -> None:
     """Say of a call's axes which are the same, by the rule of its class."""
     for name in (call.node.class_name, *call.node.bases):
-        rule = _rule(name)
-        if rule is not None:
-            try:
-                return rule(call)
-            except (IndexError, KeyError, StopIteration, TypeError, ValueError):
-                break  # a foreign class with a name that is known here, but with other arguments
+        try:
+            if name in AXIS_RULES:
+                return AXIS_RULES[name](call)
+            if name in LAYOUTS:
+                laid_out(call, *LAYOUTS[name])
+                return None
+        except (IndexError, KeyError, StopIteration, TypeError, ValueError):
+            break  # a foreign class with a name that is known here, but with other arguments
     unknown(call)
-
-
-def _rule(class_name: str) -> Rule | None:
-    if class_name in AXIS_RULES:
-        return AXIS_RULES[class_name]
-    if class_name in ATTENTION_LAYOUTS:
-        return lambda call: _attention_layout(call, *ATTENTION_LAYOUTS[class_name])
-    if class_name in LAYOUTS:
-        return lambda call: _plain_layout(call, *LAYOUTS[class_name])
-    return None
 
 
 def axis_rule(*class_names: str) -> Callable[[Rule], Rule]:
@@ -96,6 +60,24 @@ def axis_rule(*class_names: str) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+def laid_out(call: Call, ports: dict[str, str], result: str) -> dict[str, AxisId]:
+    """Make axes with the same letter of a layout one, and give them back by letter."""
+    places: dict[str, list[AxisId]] = {"1": [call.axes.new(1)]}
+    for port, operand in call.inputs.items():
+        letters = next(known for known in ports[port].split() if len(known) == len(operand))
+        for letter, axis in zip(letters, operand, strict=True):
+            places.setdefault(letter, []).append(axis)
+    axes: dict[str, AxisId] = {}
+    for letter, axis in zip(result, call.output, strict=True):
+        call.axes.broadcast(places.setdefault(letter, []), axis)
+        places[letter] = [axes.setdefault(letter, axis)]
+    for letter, given in places.items():
+        if letter not in axes:  # summed over, or repeated
+            axes[letter] = given[0]
+            call.axes.all_same(given, given[1:])
+    return axes
 
 
 # Without a rule ---------------------------------------------------------------------------------
@@ -119,7 +101,8 @@ def unknown(call: Call) -> None:
     for output in call.outputs:
         if len(output) == len(call.first):
             for a, b in zip(call.first, output, strict=True):
-                if call.size(a) == call.size(b) or call.size(b) is None:
+                # Free may mean of size 1: of positions that are the same for every row.
+                if call.size(a) == call.size(b) or (call.size(a), call.size(b)) == (1, None):
                     call.axes.same(a, b)
         elif output and call.first:
             call.axes.broadcast([call.first[0]], output[0])
@@ -295,96 +278,6 @@ def _embedding(call: Call) -> None:
         return
     call.axes.all_same(call.first, call.output[:-1])
     call.weight_axis("embeddings out", call.output[-1])
-
-
-# Attention --------------------------------------------------------------------------------------
-
-
-def _attention_layout(call: Call, ports: dict[str, str], result: str) -> None:
-    axes = _layout(call, ports, result)
-    if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
-        call.axes.same(axes["n"], axes["k"])
-    call.axes.roles += [(letter, axes[letter]) for letter in "nkh" if letter in axes]
-    call.axes.attends.append((axes["t"], axes["s"]))
-    call.axes.multiplied += axes.values()
-
-
-def _plain_layout(call: Call, ports: dict[str, str], result: str) -> None:
-    _layout(call, ports, result)
-
-
-def _layout(call: Call, ports: dict[str, str], result: str) -> dict[str, AxisId]:
-    """Make axes with the same letter one, and give them back by letter."""
-    places: dict[str, list[AxisId]] = {"1": [call.axes.new(1)]}
-    for port, operand in call.inputs.items():
-        letters = next(known for known in ports[port].split() if len(known) == len(operand))
-        for letter, axis in zip(letters, operand, strict=True):
-            places.setdefault(letter, []).append(axis)
-    axes: dict[str, AxisId] = {}
-    for letter, axis in zip(result, call.output, strict=True):
-        call.axes.broadcast(places.setdefault(letter, []), axis)
-        places[letter] = [axes.setdefault(letter, axis)]
-    for letter, given in places.items():
-        if letter not in axes:  # summed over, or repeated
-            axes[letter] = given[0]
-            call.axes.all_same(given, given[1:])
-    return axes
-
-
-@axis_rule("GroupedQueryAttention", "MultiHeadAttention")
-def _attention_layer(call: Call) -> None:
-    query, value = call.inputs["query"], call.inputs["value"]
-    key = call.inputs.get("key", value)
-    for other in (key, value):
-        call.axes.same(query[0], other[0])
-    call.axes.all_same(key[1:-1], value[1:-1])
-    call.axes.all_same(query[:-1], call.output[:-1])
-    call.weight_axis("output out", call.output[-1])
-    if len(query) == len(key) == 3:
-        lengths = (query[1], key[1])
-        call.axes.attends.append(lengths)
-        for scores in call.outputs[1:2]:
-            if len(scores) == 4:
-                call.axes.all_same((query[0], scores[1], *lengths), scores)
-        _mask_of_attention(call, query[0], *lengths)
-
-
-def _mask_of_attention(call: Call, b: AxisId, t: AxisId, s: AxisId) -> None:
-    for port, axes in call.inputs.items():
-        if port == "attention_mask" and len(axes) > 2:
-            for given, axis in zip((axes[0], *axes[-2:]), (b, t, s), strict=True):
-                call.axes.stretch(given, axis)
-        elif port.endswith("mask") and len(axes) == 2:
-            call.axes.all_same(axes, (b, t if port == "query_mask" else s))
-
-
-@axis_rule("AdditiveAttention", "Attention")
-def _single_head(call: Call) -> None:
-    query, value = call.inputs["inputs.0"], call.inputs["inputs.1"]
-    key = call.inputs.get("inputs.2", value)
-    call.axes.all_same(key[:-1], value[:-1])
-    call.axes.all_same((query[0], query[-1]), (key[0], key[-1]))
-    call.axes.all_same(call.output, (*query[:-1], value[-1]))
-    call.axes.attends.append((query[1], key[1]))
-    call.axes.multiplied += [*query, *value, *key]
-    for port, length in (("mask.0", query[1]), ("mask.1", key[1])):
-        if port in call.inputs:
-            call.axes.all_same(call.inputs[port], (query[0], length))
-
-
-@axis_rule(*TRANSFORMER_BLOCKS)
-def _block(call: Call) -> None:
-    unknown(call)
-    call.axes.roles.append(("d", call.output[-1]))
-
-
-@axis_rule("CacheUpdate")
-def _cache_update(call: Call) -> None:
-    cache, new = call.inputs["cache"], call.inputs["new"]
-    call.axes.all_same(cache, call.output)
-    for a, b in zip(cache, new, strict=True):
-        if call.size(a) == call.size(b) is not None:
-            call.axes.same(a, b)
 
 
 # Recurrence -------------------------------------------------------------------------------------

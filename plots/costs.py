@@ -105,19 +105,19 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     """
     axes = axes_of(graph)
     counted: dict[str, Quantity] = {}
-    uncounted: dict[str, list[str]] = {}
+    uncounted: dict[tuple[str, str], list[str]] = {}
     for node in graph.nodes:
         if node.kind == "input":
             continue
         operations = flops_of(_measured(graph, node, axes))
         if operations is None:
-            uncounted.setdefault(node.class_name, []).append(node.id)
+            uncounted.setdefault((node.kind, node.class_name), []).append(node.id)
         elif operations:
             counted[node.id] = operations
     incomplete = uncounted or any(UNKNOWN in m.split() for q in counted.values() for m in q)
     title = "FLOPs, at least" if incomplete else "FLOPs"
     overlay = Overlay("flops", title, "FLOP", counted)
-    notes = [_uncounted(name, ids) for name, ids in uncounted.items()]
+    notes = [_uncounted(*what, ids) for what, ids in uncounted.items()]
     graph = _with_overlays(graph, [_sized(overlay, _chosen_sizes(axes, sizes))])
     others = [note for note in graph.notes if note.kind != "uncounted"]
     return replace(graph, notes=(*others, *notes))
@@ -129,12 +129,11 @@ def _measured(graph: Graph, node: Node, axes: Axes) -> MeasuredCall:
     return MeasuredCall(node, inputs, outputs)
 
 
-def _uncounted(class_name: str, ids: list[str]) -> Note:
+def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
     advice = {
-        "Group": "it is folded: count first, then fold",
-        "Functional": "read the model with open_nested=True",
-        "Sequential": "read the model with open_nested=True",
-    }.get(class_name, f"add a rule, plots.flop_rules.FLOP_RULES[{class_name!r}]")
+        "group": "count first, then fold",
+        "model": "read the model with open_nested=True",
+    }.get(kind, f"add a rule, plots.flop_rules.FLOP_RULES[{class_name!r}]")
     return Note("uncounted", tuple(ids), f"FLOPs of {class_name} are not counted: {advice}")
 
 

@@ -11,7 +11,7 @@ import keras
 import plots_models
 import pytest
 from keras import layers, ops
-from products import flops_computed, walked
+from products import BACKEND, flops_computed, walked
 from small_models import GROUPED, TRANSLATOR, computing_in, small_spec
 
 import builders
@@ -200,7 +200,10 @@ LAYERS = {
 @walked
 @pytest.mark.parametrize(("make", "shapes"), [(m, s) for m, *s in LAYERS.values()], ids=LAYERS)
 def test_operations_of_a_layer_are_those_that_the_backend_is_given(make, shapes):
-    model = one_layer(make(), *shapes)
+    layer = make()
+    if BACKEND == "jax" and (isinstance(layer, layers.Conv2DTranspose) or len(shapes) == 3):
+        pytest.skip("JAX multiplies with inserted zeros, and wants values as wide as keys")
+    model = one_layer(layer, *shapes)
     lengths = [T, S, S]
     given = [
         ((B, *(lengths[i] if n is None else n for n in shape)), "float32")
@@ -368,6 +371,12 @@ def test_weights_without_a_rule_are_noted_and_not_silently_nothing(layer):
     assert graph.overlay("flops").title == "FLOPs, at least"
     assert "y" not in graph.overlay("flops").values
     assert len(plots.flops(graph).notes) == 1
+
+
+def test_bare_products_without_a_rule_are_noted():
+    x = keras.Input((None, 7), name="x")
+    graph = plots.flops(plots.read_graph(keras.Model(x, ops.tensordot(x, ops.ones((7, 5)), 1))))
+    assert [note.kind for note in graph.notes] == ["uncounted"]
 
 
 def test_a_rule_can_be_added(monkeypatch):

@@ -270,7 +270,8 @@ def test_operations_that_move_axes_are_followed():
     x, y = keras.Input((None, 5), name="x"), keras.Input((None, 7), name="y")
     outputs = {
         "t b 5": ops.moveaxis(x, 1, 0),
-        "5 t b": ops.transpose(x),
+        "5 t b": ops.transpose(x, (2, 1, 0)),
+        "5 b": ops.transpose(x[:, 0]),
         "b 5 t": layers.Permute((2, 1))(x),
         "b 1 t 5": ops.expand_dims(x, 1),
         "b 2 t 5": ops.stack([x, x], axis=1),

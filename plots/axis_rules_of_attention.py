@@ -1,0 +1,110 @@
+"""Rules for attention, whole or in steps, and for layers that are Transformer blocks.
+
+See `plots.axis_rules` for what a rule is.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from plots.axis_rules import AXIS_RULES, axis_rule, laid_out, unknown
+from plots.axis_unions import AxisId, Call
+
+ATTENTION_LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
+    "AttendToCache": (
+        {"query": "btnh", "key": "bkhs", "value": "bksh", "mask": "bts", "bias": "bnts"},
+        "btnh",
+    ),
+    "AttentionScores": ({"query": "btnh", "key": "bskh"}, "bnts"),
+    "DotProductAttention": (
+        {"query": "btnh", "key": "bskh", "value": "bskh", "mask": "bts bnts", "bias": "bnts"},
+        "btnh",
+    ),
+    "MixValues": ({"weights": "bnts", "value": "bskh"}, "btnh"),
+}
+"""Steps of an attention, as in `LAYOUTS`; here letters are those of the glossary."""
+
+TRANSFORMER_BLOCKS: set[str] = {
+    "BloomDecoder",
+    "FNetEncoder",
+    "Gemma3DecoderBlock",
+    "GemmaDecoderBlock",
+    "GPTNeoXDecoder",
+    "LlamaTransformerDecoder",
+    "MistralTransformerDecoder",
+    "T5TransformerLayer",
+    "TransformerDecoder",
+    "TransformerEncoder",
+    "ViTEncoder",
+}
+"""Whole blocks in one layer, as keras-hub has them: what goes through them is a residual stream."""
+
+
+def _step(call: Call, layout: tuple[dict[str, str], str]) -> None:
+    axes = laid_out(call, *layout)
+    if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
+        call.axes.same(axes["n"], axes["k"])
+    call.axes.roles += [(letter, axes[letter]) for letter in "nkh" if letter in axes]
+    call.axes.attends.append((axes["t"], axes["s"]))
+    call.axes.multiplied += axes.values()
+
+
+AXIS_RULES.update(
+    {name: partial(_step, layout=layout) for name, layout in ATTENTION_LAYOUTS.items()}
+)
+
+
+@axis_rule("GroupedQueryAttention", "MultiHeadAttention")
+def _attention_layer(call: Call) -> None:
+    query, value = call.inputs["query"], call.inputs["value"]
+    key = call.inputs.get("key", value)
+    for other in (key, value):
+        call.axes.same(query[0], other[0])
+    call.axes.all_same(key[1:-1], value[1:-1])
+    call.axes.all_same(query[:-1], call.output[:-1])
+    call.weight_axis("output out", call.output[-1])
+    if len(query) == len(key) == 3:
+        lengths = (query[1], key[1])
+        call.axes.attends.append(lengths)
+        for scores in call.outputs[1:2]:
+            if len(scores) == 4:
+                call.axes.all_same((query[0], scores[1], *lengths), scores)
+        _mask_of_attention(call, query[0], *lengths)
+
+
+def _mask_of_attention(call: Call, b: AxisId, t: AxisId, s: AxisId) -> None:
+    for port, axes in call.inputs.items():
+        if port == "attention_mask" and len(axes) > 2:
+            for given, axis in zip((axes[0], *axes[-2:]), (b, t, s), strict=True):
+                call.axes.stretch(given, axis)
+        elif port.endswith("mask") and len(axes) == 2:
+            call.axes.all_same(axes, (b, t if port == "query_mask" else s))
+
+
+@axis_rule("AdditiveAttention", "Attention")
+def _single_head(call: Call) -> None:
+    query, value = call.inputs["inputs.0"], call.inputs["inputs.1"]
+    key = call.inputs.get("inputs.2", value)
+    call.axes.all_same(key[:-1], value[:-1])
+    call.axes.all_same((query[0], query[-1]), (key[0], key[-1]))
+    call.axes.all_same(call.output, (*query[:-1], value[-1]))
+    call.axes.attends.append((query[1], key[1]))
+    call.axes.multiplied += [*query, *value, *key]
+    for port, length in (("mask.0", query[1]), ("mask.1", key[1])):
+        if port in call.inputs:
+            call.axes.all_same(call.inputs[port], (query[0], length))
+
+
+@axis_rule(*TRANSFORMER_BLOCKS)
+def _block(call: Call) -> None:
+    unknown(call)
+    call.axes.roles.append(("d", call.output[-1]))
+
+
+@axis_rule("CacheUpdate")
+def _cache_update(call: Call) -> None:
+    cache, new = call.inputs["cache"], call.inputs["new"]
+    call.axes.all_same(cache, call.output)
+    for a, b in zip(cache, new, strict=True):
+        if call.size(a) == call.size(b) is not None:
+            call.axes.same(a, b)
