@@ -153,6 +153,8 @@ def diff(options: argparse.Namespace) -> int:
         raise ValueError(f"--to draws two models, and {1 + len(options.after)} were given")
     if options.to:
         plots.registry.renderer_of_file(options.to)  # before the work, not after
+    if options.depth < 0:
+        raise ValueError(f"--depth {options.depth}: must be a number of levels, 0 or more")
     changes = changes_of(options)
     before, *others = [read_graph(name, changes) for name in (options.before, *options.after)]
     differences = [plots.compare_graphs(before, graph) for graph in others]
@@ -228,6 +230,11 @@ def _read_keras_file(path: Path) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file may fail in any way
-        # Keras goes on with the whole configuration of what it cannot make.
-        said = str(error).partition("Full object config")[0].partition("\n")[0].strip()
-        raise ValueError(f"{path} cannot be loaded: {type(error).__name__}: {said}") from error
+        # Keras says the reason last, and then the whole configuration of what it cannot make.
+        reason = str(error).rpartition("Exception encountered: ")[2]
+        said = reason.partition("Full object config")[0].partition("\n")[0].strip()
+        raise ValueError(
+            f"{path} cannot be loaded: {type(error).__name__}: {said} "
+            "(A model with classes of your own can be loaded in Python, where they are imported; "
+            "plots.read_graph(model).to_json() keeps its graph.)"
+        ) from error

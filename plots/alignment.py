@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Literal
 
 from plots.configurations import without_names
 from plots.graph import Edge, Graph, Node
@@ -41,7 +42,8 @@ def align(first: Graph, second: Graph) -> Alignment:
     First those with the same path and the same class (or the same path and a neighbour in common).
     Then, of the others, those next to a pair in the same way; those with configuration, shapes and
     neighbours that are found equally often in both graphs; and the longest common runs of what is
-    left. What nobody named ("add#3") is paired by structure only, for its number says nothing.
+    left. What nobody named ("add#3") is paired by structure only, for its number says nothing; and
+    what has another path in each graph only if some of what it takes from and leads into is too.
 
     `align(b, a)` has the same pairs as `align(a, b)`.
     """
@@ -57,6 +59,7 @@ def align(first: Graph, second: Graph) -> Alignment:
     pairs.add(_by_order(pairs))
     pairs.grow(_class)
     pairs.grow(_kind_of_unnamed)  # Relu in the place of Gelu is one change, not a call less
+    pairs.drop(_coincidences(pairs))
     common = [node.id for node in first.nodes if node.id in pairs.partners]
     stay = _longest_increasing([second.index[pairs.partners[mine]] for mine in common])
     displaced = (mine for number, mine in enumerate(common) if number not in stay)
@@ -88,6 +91,11 @@ class _Pairs:
                 self.partners[mine] = theirs
                 self._taken[0].add(mine)
                 self._taken[1].add(theirs)
+
+    def drop(self, ids: Iterable[str]) -> None:
+        for mine in ids:
+            self._taken[0].remove(mine)
+            self._taken[1].remove(self.partners.pop(mine))
 
     def left(self, side: int) -> list[Node]:
         """Calls of one graph that have no partner yet."""
@@ -195,6 +203,37 @@ def _by_order(pairs: _Pairs) -> Iterable[tuple[str, str]]:
     for start, other, length in matcher.get_matching_blocks():
         for offset in range(length):
             yield nodes[0][start + offset].id, nodes[1][other + offset].id
+
+
+def _coincidences(pairs: _Pairs) -> list[str]:
+    """Calls with a partner of another path whose surroundings are not those of the partner.
+
+    A norm at the end of a stack is not the norm of a block that was added there, although both lead
+    into the same call. Where the last part of the path is the same, less will do.
+    """
+    first, second = pairs.graphs
+    renamed = [
+        (mine, theirs)
+        for mine, theirs in pairs.partners.items()
+        if mine != theirs and not (is_counted(mine) or is_counted(theirs))
+    ]
+    found = []
+    for mine, theirs in renamed:
+        above = _meet(pairs, first.incoming[mine], second.incoming[theirs], "source")
+        below = _meet(pairs, first.outgoing[mine], second.outgoing[theirs], "target")
+        same_label = mine.rpartition(".")[2] == theirs.rpartition(".")[2]
+        if above + below < (1 if same_label else 2):
+            found.append(mine)
+    return found
+
+
+def _meet(
+    pairs: _Pairs, mine: Iterable[Edge], theirs: Iterable[Edge], end: Literal["source", "target"]
+) -> bool:
+    """Whether there is a pair among the calls at an end of the edges, or no call in both graphs."""
+    calls = {pairs.partners.get(getattr(edge, end)) for edge in mine}
+    others = {getattr(edge, end) for edge in theirs}
+    return bool(calls & others) or not (calls or others)
 
 
 def _content(node: Node) -> str:
