@@ -21,13 +21,16 @@ Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are impor
 from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
+from plots.attention_weights import AttentionMap, attention_maps
 from plots.axes import axes_of, shapes
 from plots.costs import flops, memory, parameters
+from plots.depth import DepthProfile, depth_profile
 from plots.diagnosis import diagnose, diagnosis_rule, diagnosis_text, findings
 from plots.difference_report import comparison_table, difference_text
 from plots.differences import Difference, compare_graphs
+from plots.execution import call_values, edge_gradients
 from plots.figures import (
-    attention_maps,
+    attention_heads,
     attention_mask,
     common_masks,
     learning_rate_curves,
@@ -42,6 +45,7 @@ from plots.figures import (
 from plots.folding import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
 from plots.graph_json import graph_to_json
+from plots.model_inputs import random_inputs
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
 from plots.read import read_graph
 from plots.registry import (
@@ -57,10 +61,13 @@ from plots.renderers.mermaid import to_mermaid
 from plots.renderers.model_explorer import model_explorer_files, to_model_explorer
 from plots.renderers.text import to_text
 from plots.skips import skip_paths
+from plots.statistics import activations, gradients
 from plots.union import diff
 
 __all__ = [
+    "AttentionMap",
     "Constant",
+    "DepthProfile",
     "Difference",
     "Edge",
     "Graph",
@@ -72,23 +79,29 @@ __all__ = [
     "Overlay",
     "SkipPath",
     "Tensor",
+    "activations",
     "apply_plugins",
+    "attention_heads",
     "attention_maps",
     "attention_mask",
     "axes_of",
+    "call_values",
     "common_masks",
     "compare_graphs",
     "comparison_table",
+    "depth_profile",
     "diagnose",
     "diagnosis_rule",
     "diagnosis_text",
     "diff",
     "difference_text",
     "draw",
+    "edge_gradients",
     "findings",
     "flops",
     "fold",
     "fold_blocks",
+    "gradients",
     "graph_plugin",
     "graph_renderer",
     "graph_to_json",
@@ -104,6 +117,7 @@ __all__ = [
     "plot_model",
     "plot_side_by_side",
     "position_encodings",
+    "random_inputs",
     "read_graph",
     "save_figure",
     "shapes",

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from plots.graph import Edge
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A call as Keras has recorded it, and where in the `Graph` its tensors come from and go to.
+
+    Attributes:
+        record: The call record (Keras: `Node`).
+        when: Sorted by it, calls are in the order in which Keras computes them.
+        edges: What its arguments are in the graph: port -> edge.
+        results: What its outputs are in the graph, as (node id, output).
+    """
+
+    record: Any
+    when: tuple[float, ...]
+    edges: Mapping[str, Edge]
+    results: tuple[tuple[str, int], ...]
 
 
 def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
@@ -44,10 +64,32 @@ def arguments_of(call: Any, but: Container[str] = ()) -> Iterator[tuple[str, Any
 
 def _named_arguments(call: Any) -> Iterator[tuple[str, Any]]:
     """The call's arguments as (name, value), nested values as they are."""
-    names = _parameter_names(call.operation.__class__)
+    names = parameter_names(call.operation.__class__)
     for position, value in enumerate(call.arguments.args):
         yield (names[position] if position < len(names) else str(position)), value
     yield from call.arguments.kwargs.items()
+
+
+def filled_arguments(
+    call: Any, fill: Callable[[str, Any], Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The call's (args, kwargs), with `fill(port, value)` in the place of every value in them."""
+    named = [(name, _filled(name, value, fill)) for name, value in _named_arguments(call)]
+    positional = len(call.arguments.args)
+    return [value for _, value in named[:positional]], dict(named[positional:])
+
+
+def computing_order(model: Any) -> dict[int, int]:
+    """id(call record) -> when Keras computes it, if `model` is called.
+
+    It matters where masks are implicit, because `MultiHeadAttention` takes them off its arguments,
+    and whatever is computed later does not see them any more. Masks themselves are not in it: Keras
+    computes them along with the calls that give them out.
+    """
+    function = getattr(model, "_functional", None) or model  # what is inside of a Sequential model
+    by_depth = getattr(function, "_nodes_by_depth", {})
+    calls = [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
+    return {id(call): position for position, call in enumerate(calls)}
 
 
 def implicit_masks_of(call: Any) -> list[tuple[str, Any]]:
@@ -88,8 +130,18 @@ def _flatten(port: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield port, value
 
 
+def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
+    """`value` with its items, named as `_flatten` names them, replaced."""
+    if isinstance(value, list | tuple):
+        items = [_filled(f"{port}.{k}", item, fill) for k, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, Mapping):
+        return {key: _filled(f"{port}.{key}", item, fill) for key, item in value.items()}
+    return fill(port, value)
+
+
 @cache
-def _parameter_names(operation_class: type) -> tuple[str, ...]:
+def parameter_names(operation_class: type) -> tuple[str, ...]:
     """Names of the positional arguments of a class's `call`, as far as they have names."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(p.name for p in _parameters(operation_class) if p.kind in positional)

@@ -7,9 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plots.graph import Constant, Kind, Loss, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def is_counted(operation: Any) -> bool:
@@ -22,6 +25,23 @@ def tensor_of(tensor: Any) -> Tensor:
     """Shape and dtype of a symbolic tensor."""
     shape = () if tensor.shape is None else tensor.shape
     return Tensor(tuple(None if n is None else int(n) for n in shape), str(tensor.dtype))
+
+
+def is_float(tensor: Any) -> bool:
+    """Whether a tensor, symbolic or not, holds floats, of whatever precision."""
+    import keras
+
+    return "float" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    """A tensor of the backend in NumPy; floats as float32, since NumPy has no bfloat16."""
+    from keras import ops
+
+    array: np.ndarray = ops.convert_to_numpy(
+        ops.cast(tensor, "float32") if is_float(tensor) else tensor
+    )
+    return array
 
 
 def constant_of(port: str, value: Any) -> Constant:

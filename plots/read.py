@@ -8,7 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Constant, Edge, Graph, Node, Tensor
-from plots.keras_calls import arguments_of, calls_in_order, implicit_masks_of
+from plots.keras_calls import (
+    RecordedCall,
+    arguments_of,
+    calls_in_order,
+    computing_order,
+    implicit_masks_of,
+)
 from plots.keras_values import (
     base_names,
     config_of,
@@ -50,15 +56,26 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
         TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
         ValueError: if `model` is a Sequential model that is not built yet.
     """
+    return read_calls(model, open_nested, open_layers)[0]
+
+
+def read_calls(
+    model: keras.Model, open_nested: bool = False, open_layers: bool = False
+) -> tuple[Graph, tuple[RecordedCall, ...]]:
+    """As `read_graph`, and with it the calls, in the order in which Keras computes them.
+
+    Raises:
+        TypeError: as from `read_graph`, and so ValueError.
+    """
     _check_has_graph(model)
     reader = _Reader(open_nested, open_layers)
-    outputs = reader.read_model(model, prefix="", bound={})
+    outputs = reader.read_model(model, prefix="", bound={}, when=())
     nodes = _by_last_input(reader.nodes, reader.edges)
     order = {node.id: position for position, node in enumerate(nodes)}
     variables = {id(variable): variable for op in reader.called for variable in weights_of(op)}
     trained = {id(v) for op in reader.called for v in getattr(op, "trainable_weights", ())}
     sizes = {key: math.prod(variable.shape) for key, variable in variables.items()}
-    return Graph(
+    graph = Graph(
         name=snake_case(type(model).__name__) if is_counted(model) else model.name,
         nodes=tuple(nodes),
         edges=tuple(sorted(reader.edges, key=lambda edge: order[edge.target])),
@@ -68,6 +85,7 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
         trainable_parameters=sum(size for key, size in sizes.items() if key in trained),
         losses=losses_of(model),
     )
+    return graph, tuple(sorted(reader.recorded, key=lambda call: call.when))
 
 
 def _check_has_graph(model: Any) -> None:
@@ -119,30 +137,43 @@ class _Reader:
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.called: list[Any] = []
+        self.recorded: list[RecordedCall] = []
         self._layer_ids: dict[int, str] = {}
         self._layer_sizes: dict[int, tuple[int, int]] = {}
         self._taken: set[str] = set()
         self._traced: list[Traced] = []  # the layers that are being looked into, outermost first
 
     def read_model(
-        self, model: Any, prefix: str, bound: dict[int, tuple[str, int]]
+        self,
+        model: Any,
+        prefix: str,
+        bound: dict[int, tuple[str, int]],
+        when: tuple[float, ...],
     ) -> list[tuple[str, int]]:
         """Read `model` and give back where its outputs come from, as (node id, output).
 
         `bound` maps id(tensor) to where a tensor comes from. For a nested model it holds the
-        model's own inputs, bound to what the outer graph hands in.
+        model's own inputs, bound to what the outer graph hands in, and `when` says when the model
+        itself is called.
         """
         origin = dict(bound)
+        order = computing_order(model)
         for tensor in [*model.inputs, *model.outputs]:
             for call in calls_in_order(tensor, origin):
-                self._read_call(call, prefix, origin)
+                self._read_call(call, prefix, origin, (*when, order.get(id(call), math.inf)))
         return [origin[id(tensor)] for tensor in model.outputs]
 
-    def _read_call(self, call: Any, prefix: str, origin: dict[int, tuple[str, int]]) -> None:
+    def _read_call(
+        self,
+        call: Any,
+        prefix: str,
+        origin: dict[int, tuple[str, int]],
+        when: tuple[float, ...],
+    ) -> None:
         operation = call.operation
-        inner = self._open(call, prefix, origin) if self.open_nested else None
+        inner = self._open(call, prefix, origin, when) if self.open_nested else None
         if inner is None and self.open_layers:
-            inner = self._look_into(call, prefix, origin)
+            inner = self._look_into(call, prefix, origin, when)
         if inner is not None:
             origin.update({id(t): end for t, end in zip(call.outputs, inner, strict=True)})
             return
@@ -150,17 +181,21 @@ class _Reader:
             prefix = self._enter(operation, prefix)
             operation = operation.layer
         node_id = self._new_id(operation, prefix)
+        edges: dict[str, Edge] = {}
         constants = []
         masks = dict(implicit_masks_of(call))
         for port, value in [*arguments_of(call, but=masks), *masks.items()]:
             if id(value) in origin:
                 source, output = origin[id(value)]
-                edge = Edge(source, node_id, port, output, self._tensor(value), port in masks)
-                self.edges.append(edge)
+                tensor = self._tensor(value)
+                edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
             elif value is not None:
                 constants.append(constant_of(port, value))
         self._add(call, operation, node_id, prefix, tuple(constants))
-        origin.update({id(tensor): (node_id, k) for k, tensor in enumerate(call.outputs)})
+        self.edges.extend(edges.values())
+        results = tuple((node_id, k) for k in range(len(call.outputs)))
+        self.recorded.append(RecordedCall(call, when, edges, results))
+        origin.update(zip(map(id, call.outputs), results, strict=True))
 
     def _add(
         self,
@@ -197,7 +232,11 @@ class _Reader:
         )
 
     def _open(
-        self, call: Any, prefix: str, origin: Mapping[int, tuple[str, int]]
+        self,
+        call: Any,
+        prefix: str,
+        origin: Mapping[int, tuple[str, int]],
+        when: tuple[float, ...],
     ) -> list[tuple[str, int]] | None:
         """Read what is inside the nested model that `call` calls; None if it cannot be opened."""
         import keras
@@ -206,14 +245,29 @@ class _Reader:
         model = outer.layer if _is_time_distributed(outer) else outer
         if not isinstance(model, keras.Function | keras.Sequential) or not _safe_inputs(model):
             return None
-        given = [value for _, value in arguments_of(call) if id(value) in origin]
+        given = {port: value for port, value in arguments_of(call) if id(value) in origin}
         if len(given) != len(model.inputs):
             return None
-        bound = {id(t): origin[id(g)] for t, g in zip(model.inputs, given, strict=True)}
-        return self.read_model(model, self._enter(outer, prefix), bound)
+        bound = {id(t): origin[id(g)] for t, g in zip(model.inputs, given.values(), strict=True)}
+        recorded = len(self.recorded)
+        ends = self.read_model(model, self._enter(outer, prefix), bound, when)
+        if model is not outer:
+            # It is applied to single steps, and whole sequences are computed: what comes out of it
+            # can be known, what is inside cannot.
+            del self.recorded[recorded:]
+            edges = {}
+            for port, value in given.items():
+                source, output = origin[id(value)]
+                edges[port] = Edge(source, ends[0][0], port, output, tensor_of(value))
+            self.recorded.append(RecordedCall(call, when, edges, tuple(ends)))
+        return ends
 
     def _look_into(
-        self, call: Any, prefix: str, origin: Mapping[int, tuple[str, int]]
+        self,
+        call: Any,
+        prefix: str,
+        origin: Mapping[int, tuple[str, int]],
+        when: tuple[float, ...],
     ) -> list[tuple[str, int]] | None:
         """Read what a layer that is made of layers does; None if it cannot be looked into."""
         traced = trace(call) if kind_of(call) == "layer" else None
@@ -222,7 +276,7 @@ class _Reader:
         pairs = zip(traced.function.inputs, traced.given, strict=True)
         bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
         self._traced.append(traced)
-        inner = self.read_model(traced.function, self._enter(call.operation, prefix), bound)
+        inner = self.read_model(traced.function, self._enter(call.operation, prefix), bound, when)
         self._traced.pop()
         return inner
 

@@ -117,7 +117,7 @@ def test_what_is_no_mask_is_refused(mask, queries, says):
 
 def test_every_head_has_its_map_on_one_common_colour_scale():
     scores = weights()
-    figure = plots.attention_maps(scores, TOKENS, list("abcde"), title="cross-attention")
+    figure = plots.attention_heads(scores, TOKENS, list("abcde"), title="cross-attention")
     *panels, bar = figure.axes
     assert [panel.get_title() for panel in panels] == ["head 0", "head 1", "head 2"]
     for panel, expected in zip(panels, scores, strict=True):
@@ -136,7 +136,7 @@ def test_every_head_has_its_map_on_one_common_colour_scale():
 def test_masked_cells_of_a_map_are_masked_whatever_they_hold(of_heads):
     mask = np.random.default_rng(2).random((N, T, S) if of_heads else (T, S)) < 0.7
     scores = np.where(mask, weights(), np.nan)
-    figure = plots.attention_maps(scores, mask=mask)
+    figure = plots.attention_heads(scores, mask=mask)
     for head, panel in enumerate(figure.axes[:N]):
         np.testing.assert_array_equal(image(panel)[1], ~(mask[head] if of_heads else mask))
         assert panel.patches[0].get_hatch()
@@ -148,7 +148,7 @@ def test_long_sequences_are_drawn_in_blocks_and_the_title_says_so(how):
     t, s, rows, columns = 131, 193, 3, 4  # 131 / 64 and 193 / 64, rounded up
     scores, mask = weights(2, t, s), np.tril(np.ones((t, s), bool), 40)
     tokens = [f"w{i}" for i in range(s)]
-    figure = plots.attention_maps(
+    figure = plots.attention_heads(
         np.where(mask, scores, 0), tokens[:t], tokens, mask, "long", downsample=how
     )
     assert figure.get_suptitle() == f"long (each cell: {how} of 3 × 4 scores)"
@@ -167,13 +167,13 @@ def test_long_sequences_are_drawn_in_blocks_and_the_title_says_so(how):
 
 
 def test_short_sequences_are_not_made_coarser():
-    assert plots.attention_maps(weights(1, 64, 64)).get_suptitle() == ""
+    assert plots.attention_heads(weights(1, 64, 64)).get_suptitle() == ""
 
 
 def test_a_few_strong_scores_do_not_make_all_others_white():
     scores = weights(1, 61, 61) / 10
     scores[0, 3, 3] = 1.0
-    figure = plots.attention_maps(scores)
+    figure = plots.attention_heads(scores)
     assert figure.axes[0].images[0].get_clim()[1] < 0.1
 
 
@@ -181,7 +181,7 @@ def test_a_few_strong_scores_do_not_make_all_others_white():
     ("heads", "grid"), [(1, (1, 1)), (2, (1, 2)), (7, (2, 4)), (8, (2, 4)), (12, (3, 4))]
 )
 def test_heads_are_laid_out_in_a_grid_without_needless_gaps(heads, grid):
-    panel = plots.attention_maps(weights(heads)).axes[0]
+    panel = plots.attention_heads(weights(heads)).axes[0]
     shape = panel.get_subplotspec().get_gridspec()
     assert (shape.nrows, shape.ncols) == grid
 
@@ -201,4 +201,4 @@ def test_heads_are_laid_out_in_a_grid_without_needless_gaps(heads, grid):
 )
 def test_wrong_attention_maps_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
-        plots.attention_maps(**({"scores": weights()} | arguments))
+        plots.attention_heads(**({"scores": weights()} | arguments))

@@ -283,7 +283,7 @@ def test_figures_need_no_keras_and_no_display():
     code = (
         "import sys, plots\n"
         "plots.common_masks()\n"
-        "plots.attention_maps([[[0.5, 0.5]]])\n"
+        "plots.attention_heads([[[0.5, 0.5]]])\n"
         "plots.position_encodings({'a': plots.sinusoids(3, 2)})\n"
         "plots.learning_rate_curves({'a': 0.1}, 3)\n"
         "plots.parameter_bars({'a': 1})\n"

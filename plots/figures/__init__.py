@@ -8,7 +8,7 @@ open, and can be used from several threads. Arrays may be anything that NumPy ca
 
 from __future__ import annotations
 
-from plots.figures.attention import attention_maps
+from plots.figures.attention import attention_heads
 from plots.figures.learning_rates import learning_rate_curves
 from plots.figures.losses import History, loss_curves
 from plots.figures.masks import attention_mask, common_masks
@@ -20,7 +20,7 @@ from plots.figures.variants import variants_page
 
 __all__ = [
     "History",
-    "attention_maps",
+    "attention_heads",
     "attention_mask",
     "common_masks",
     "learning_rate_curves",

@@ -27,7 +27,7 @@ MOST_CELLS = 64
 """Rows and columns of a map. Of longer sequences, every cell stands for a block of scores."""
 
 
-def attention_maps(
+def attention_heads(
     scores: ArrayLike,
     queries: Sequence[str] | None = None,
     keys: Sequence[str] | None = None,

@@ -13,6 +13,7 @@ from typing import Any
 from plots.annotations import DIFFERENCES, Note, Overlay
 from plots.graph import Graph, Node, Tensor
 from plots.operation_kinds import is_additive_merge, is_identity_like, is_norm
+from plots.renderers.inlined import picture_row
 
 STREAM_COLOUR = "#D55E00"  # vermilion of the Okabe-Ito palette: clear also to colour-blind eyes
 INK = "#222222"
@@ -164,9 +165,11 @@ def _table(node: Node, graph: Graph, labels: Labels, said: list[str], tag: str |
         title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
     if tag is not None and tag != head:
         title += f' <font color="{GREY}">= {_escaped(tag)}</font>'
-    if not said:
+    picture = graph.pictures.get(node.id)
+    if not said and picture is None:
         return f"<{title}>"
     cells = "".join(f"<tr><td>{row}</td></tr>" for row in [title, *said])
+    cells += picture_row(picture) if picture is not None else ""
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{cells}</table>>'
 
 

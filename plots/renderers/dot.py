@@ -247,11 +247,12 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         if any(edge.target == lower for _, lower in layout.below):
             attributes["minlen"] = "2"  # room to come in from above, not through its neighbours
     said = [edge.port] if parallel else []
-    # Graphviz puts a label right beside the line, and the stream is a thick one.
-    said += ["\N{EN SPACE}" + " ".join(edge.tensor.letters)] if edge.tensor.letters else []
+    said += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
     said += [overlay.text(edge.id) for overlay in graph.overlays if edge.id in overlay.values]
     if said:
-        attributes["label"] = quoted("\n".join(said))
+        # Graphviz puts a label right beside the line, and that of the stream is a thick one.
+        space = "\N{EN SPACE}" if "penwidth" in attributes else ""
+        attributes["label"] = quoted("\n".join(space + line for line in said))
     for note in graph.notes_about.get(edge.id, ()):
         attributes["color"] = quoted(note_colour(note.kind))
         if note.kind == "removed":

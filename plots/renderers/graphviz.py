@@ -12,15 +12,17 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plots.graph import Graph
 from plots.registry import graph_renderer
-from plots.renderers.boxes import Labels
+from plots.renderers.boxes import Labels, quoted
 from plots.renderers.dot import graph_to_dot
+from plots.renderers.inlined import files_of, inlined
 
 if TYPE_CHECKING:
     import pydot
@@ -53,7 +55,10 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
     ) -> bytes:
         check_style(rankdir, dpi)
         labels = Labels(shapes, dtypes, full_names, activations, trainable)
-        return render_dot(graph_to_dot(graph, labels, rankdir, dpi, splines), picture)
+        if picture == "dot":  # text, which has no place for pictures in boxes
+            graph = replace(graph, pictures={})
+        drawn = graph_to_dot(graph, labels, rankdir, dpi, splines)
+        return render_dot(drawn, picture, graph.pictures.values())
 
     renderer.__name__ = picture
     renderer.__doc__ = f"""{summary}
@@ -111,8 +116,10 @@ def picture_format(to_file: str | os.PathLike[str]) -> str:
     return name
 
 
-def render_dot(dot: pydot.Dot, picture: str) -> bytes:
+def render_dot(dot: pydot.Dot, picture: str, in_boxes: Collection[str] = ()) -> bytes:
     """The picture of `dot` in one of `FORMATS`. The same DOT gives the same bytes.
+
+    `in_boxes` are the pictures that boxes show, see `Graph.pictures`.
 
     A PNG of a large graph is scaled down, whatever its dpi, so that no side is longer than
     `MAX_SIDE_PIXELS`; vector formats keep their natural size.
@@ -127,8 +134,13 @@ def render_dot(dot: pydot.Dot, picture: str) -> bytes:
         dot.set("size", f'"{inches:.2f},{inches:.2f}"')
     elif dot.get("dpi"):
         del dot.obj_dict["attributes"]["dpi"]
-    text: str = dot.to_string()
-    return text.encode() if picture == "dot" else run_graphviz(text, picture)
+    if picture == "dot":
+        return str(dot.to_string()).encode()
+    with files_of(in_boxes) as folder:
+        if in_boxes:
+            dot.set("imagepath", quoted(folder))
+        data = run_graphviz(dot.to_string(), picture)
+    return inlined(data, in_boxes) if picture == "svg" else data
 
 
 def run_graphviz(text: str, picture: str) -> bytes:

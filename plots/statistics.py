@@ -1,0 +1,143 @@
+"""Plugins that run one batch: how large activations are, and how large gradients come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from plots.annotations import Note, Overlay
+from plots.execution import Execution
+from plots.graph import Graph
+from plots.losses import loss_of_outputs
+from plots.registry import graph_plugin
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+
+@graph_plugin("activations")
+def activations(
+    graph: Graph, model: keras.Model | None = None, inputs: Any = None, seed: int = 0
+) -> Graph:
+    """Size of the activations of one batch: their RMS and their variance, for every call.
+
+    Adds the overlays "activation RMS" and "activation variance": of all numbers that a call gives
+    out, over batch, positions and channels, if they are floats. Infinite ones are left out, such as
+    the scores of what a mask hides. Where NaN, or infinity, first comes up, a note says so.
+
+    Args:
+        graph: The graph.
+        model: What it was read from.
+        inputs: One batch, as the model takes it; None: `plots.random_inputs(model, seed=seed)`.
+        seed: Of the random inputs.
+
+    Raises:
+        ValueError: if there is no model, it has no weights, or the inputs do not fit.
+    """
+    arrays = Execution.of(needed(model), inputs, seed, graph).arrays()
+    floats = {node.id: _floats(arrays[node.id]) for node in graph.nodes if node.id in arrays}
+    finite = {node_id: numbers[_finite(numbers)] for node_id, numbers in floats.items()}
+    known = {node_id: numbers for node_id, numbers in finite.items() if numbers.size}
+    overlays = (
+        _overlay("activation RMS", "RMS", {i: rms(numbers) for i, numbers in known.items()}),
+        _overlay("activation variance", "variance", {i: x.var() for i, x in known.items()}),
+    )
+    notes = tuple(_broken(graph, floats))
+    return replace(graph, overlays=(*graph.overlays, *overlays), notes=(*graph.notes, *notes))
+
+
+@graph_plugin("gradients")
+def gradients(
+    graph: Graph,
+    model: keras.Model | None = None,
+    inputs: Any = None,
+    targets: Any = None,
+    loss: Any = None,
+    seed: int = 0,
+) -> Graph:
+    """Size of the gradients of one batch, on their way back: for every call, and where they part.
+
+    Adds the overlay "gradients": the RMS of the gradient with respect to what a call gives out, and
+    where that goes more than one way, on each edge the RMS of what comes back along it, so that one
+    sees how much by-passes a sublayer along the skip path, and how much comes through it.
+
+    Args:
+        graph: The graph.
+        model: What it was read from.
+        inputs: One batch, as the model takes it; None: `plots.random_inputs(model, seed=seed)`.
+        targets: What the loss compares the outputs with.
+        loss: What is differentiated; see `plots.edge_gradients`. By default something whose
+            gradient with respect to the outputs has an RMS of about 1.
+        seed: Of the random inputs and the default loss.
+
+    Raises:
+        ValueError: if there is no model, it has no weights, the inputs do not fit, or there are
+            targets and no loss.
+    """
+    execution = Execution.of(needed(model), inputs, seed, graph)
+    on_edges = execution.gradients(loss_of_outputs(needed(model), targets, loss, seed))
+    of_calls: dict[str, list[np.ndarray]] = {}
+    for (node_id, _), array in execution.summed_gradients(on_edges).items():
+        of_calls.setdefault(node_id, []).append(array)
+    sizes = {i: rms(_floats(of_calls[i])) for i in graph.index if i in of_calls}
+    ways: dict[tuple[str, int], list[str]] = {}
+    for edge in graph.edges:
+        if edge.id in on_edges:
+            ways.setdefault((edge.source, edge.output), []).append(edge.id)
+    parting = [edge for edges in ways.values() if len(edges) > 1 for edge in edges]
+    sizes |= {edge: rms(on_edges[edge]) for edge in parting}
+    overlay = _overlay("gradients", "RMS of the gradient", sizes)
+    return replace(graph, overlays=(*graph.overlays, overlay))
+
+
+def needed(model: keras.Model | None) -> keras.Model:
+    """The model, which has to be there to be run.
+
+    Raises:
+        ValueError: if it is None.
+    """
+    if model is None:
+        raise ValueError(
+            "the model has to be run, and there is only its graph: give `model`, or draw the model "
+            "itself and not its graph"
+        )
+    return model
+
+
+def rms(array: np.ndarray) -> float:
+    """The root of the mean square of all numbers of an array."""
+    import numpy as np
+
+    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
+
+
+def _overlay(name: str, title: str, numbers: Mapping[str, float]) -> Overlay:
+    values = {place: {"": float(number)} for place, number in numbers.items()}
+    return Overlay(name, title, "", values, combine="last", scale="log")
+
+
+def _floats(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """All floats among some arrays in one row."""
+    import numpy as np
+
+    rows = [array.ravel() for array in arrays if array.dtype.kind == "f"]
+    return np.concatenate(rows, dtype=np.float64) if rows else np.empty(0)
+
+
+def _finite(numbers: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.isfinite(numbers)
+
+
+def _broken(graph: Graph, floats: Mapping[str, np.ndarray]) -> Iterator[Note]:
+    """Notes on the calls where numbers first are NaN or infinite; minus infinity is for masks."""
+    import numpy as np
+
+    broken = {i: int((np.isnan(x) | np.isposinf(x)).sum()) for i, x in floats.items()}
+    for node_id, count in broken.items():
+        if count and not any(broken.get(edge.source) for edge in graph.incoming[node_id]):
+            text = f"{count} of the {floats[node_id].size} numbers that it gives out are NaN or ∞"
+            yield Note("finding", (node_id,), text)
