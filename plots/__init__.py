@@ -7,6 +7,7 @@
     plots.plot_model(model, "model.svg")          # in the place of keras.utils.plot_model
     plots.draw(model, "model.svg", plugins=["skip_paths", "parameters"], depth=2)
     print(plots.diagnosis_text(graph))            # what the model is, and what looks wrong in it
+    plots.draw(model, "model.html")               # a page to explore: open, search, trace, compare
     plots.plot_side_by_side({"pre-norm": a, "post-norm": b}, "both.png", blocks=1)
     plots.plot_diff(old_model, new_model, "diff.svg")
     print(plots.difference_text(plots.compare_graphs(old_graph, new_graph)))
@@ -57,6 +58,7 @@ from plots.registry import (
     list_plugins,
     list_renderers,
 )
+from plots.renderers.html import to_html
 from plots.renderers.mermaid import to_mermaid
 from plots.renderers.model_explorer import model_explorer_files, to_model_explorer
 from plots.renderers.text import to_text
@@ -124,6 +126,7 @@ __all__ = [
     "signal_propagation",
     "sinusoids",
     "skip_paths",
+    "to_html",
     "to_mermaid",
     "to_model_explorer",
     "to_text",

@@ -79,6 +79,33 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     return replace(folded, repeats={**folded.repeats, **repeats}, notes=(*folded.notes, *notes))
 
 
+@dataclass(frozen=True, slots=True)
+class BlockRun:
+    """Equal blocks, or equal patterns of blocks that take turns, one after the other.
+
+    Attributes:
+        names: Namespace of every block (or the id of its only call), in order.
+        calls: Ids of the calls of every block; those at one position are equal.
+        period: How many blocks the pattern has that repeats; 1 where all blocks are equal.
+    """
+
+    names: tuple[str, ...]
+    calls: tuple[tuple[str, ...], ...]
+    period: int
+
+
+def block_runs(graph: Graph) -> tuple[BlockRun, ...]:
+    """What `fold_blocks` would fold: for a page that folds and unfolds when it is clicked."""
+    found = []
+    for stack in _stacks(graph):
+        for start, period, times in _runs([block.signature for block in stack]):
+            if times > 1:
+                blocks = stack[start : start + period * times]
+                calls = tuple(tuple(node.id for node in block.nodes) for block in blocks)
+                found.append(BlockRun(tuple(block.name for block in blocks), calls, period))
+    return tuple(found)
+
+
 def _without(graph: Graph, into: Mapping[str, str]) -> Graph:
     """The graph without the calls that are keys of `into`; their values stand for them."""
     if not into:

@@ -251,6 +251,12 @@ class Graph:
 
         return notebook_svg(self)
 
+    def _repr_html_(self) -> str | None:
+        """The explorer, for notebooks; None if the engine that lays it out is not installed."""
+        from plots.renderers.html import notebook_page
+
+        return notebook_page(self)
+
     @cached_property
     def index(self) -> Mapping[str, int]:
         """Position of every id in `nodes`."""

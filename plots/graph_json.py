@@ -18,8 +18,13 @@ VERSION = 1
 @graph_renderer("json", (".json",))
 def graph_to_json(graph: Graph) -> str:
     """The graph itself, for `Graph.from_json` to read back; see `Graph.to_json`."""
-    document = {"format": FORMAT, "version": VERSION} | _plain(graph)
+    document = graph_document(graph)
     return json.dumps(document, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=1)
+
+
+def graph_document(graph: Graph) -> dict[str, Any]:
+    """What `graph_to_json` writes, as plain dictionaries, lists, texts and numbers."""
+    return {"format": FORMAT, "version": VERSION} | _plain(graph)
 
 
 def graph_from_json(text: str | bytes) -> Graph:

@@ -14,13 +14,13 @@ def legend(graph: Graph) -> list[str]:
 
     Letters are those that the picture shows: on the edges, and at the outputs of the model.
     """
-    lines = [_total(overlay) for overlay in graph.overlays if overlay.whole]
+    lines = [total_text(overlay) for overlay in graph.overlays if overlay.whole]
     if len(lines) > 1:
         lines[-1] += "; coloured"
-    return [*lines, *_letters(graph)]
+    return [*lines, *letter_meanings(graph)]
 
 
-def _total(overlay: Overlay) -> str:
+def total_text(overlay: Overlay) -> str:
     """Such as "FLOPs: 36.9 kFLOP b t² + 247 MFLOP b t; shares at b = 1, t = 1024 (292 GFLOP)"."""
     text = f"{overlay.title}: {quantity_text(overlay.whole, overlay.unit)}"
     if not overlay.sizes:
@@ -29,7 +29,8 @@ def _total(overlay: Overlay) -> str:
     return f"{text}; shares at {sizes} ({number_text(overlay.number(overlay.whole), overlay.unit)})"
 
 
-def _letters(graph: Graph) -> Iterator[str]:
+def letter_meanings(graph: Graph) -> Iterator[str]:
+    """Such as "d = 768: width of the residual stream", for every letter on an edge or output."""
     shown = [edge.tensor for edge in graph.edges]
     shown += [graph.node(node_id).outputs[number] for node_id, number in graph.outputs]
     signs = {sign for tensor in shown for letters in tensor.letters for sign in letters}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plots.differences import compare_graphs
 from plots.folding import fold_blocks
 from plots.graph import Graph
 from plots.read import read_graph
@@ -23,7 +24,7 @@ from plots.renderers.boxes import Labels
 from plots.renderers.dot import graphs_to_dot
 from plots.renderers.graphviz import check_style, picture_format, render_dot, write_whole
 from plots.skips import mark_skip_paths
-from plots.union import diff
+from plots.union import diff, older_side
 
 if TYPE_CHECKING:
     import keras
@@ -49,7 +50,8 @@ def draw(
             (name, options), or functions from graph to graph. One that fails is named in a warning
             and left out.
         depth: How many levels of boxes to draw open, with runs of equal blocks as one box; None
-            draws everything. The same as the plugin `fold` at the end.
+            draws everything. The same as the plugin `fold` at the end, but for pages that open
+            boxes when they are clicked: so many are open at first.
         renderer: Name of a renderer, in the place of the one that the suffix asks for.
         open_nested: Whether models used as layers are opened.
         open_layers: Whether layers that are made of layers are looked into; see `read_graph`.
@@ -67,8 +69,12 @@ def draw(
     """
     path = _with_suffix(to_file)
     chosen = renderer_of_file(path) if renderer is None else find_renderer(renderer)
+    steps = list(plugins)
+    if depth is not None and "depth" in chosen.options:
+        options["depth"] = depth
+    elif depth is not None:
+        steps.append(("fold", {"depth": depth}))
     check_options(chosen, options)
-    steps = [*plugins] if depth is None else [*plugins, ("fold", {"depth": depth})]
     is_graph = isinstance(model, Graph)
     graph = model if isinstance(model, Graph) else read_graph(model, open_nested, open_layers)
     graph = apply_plugins(graph, steps, None if is_graph else model)
@@ -217,7 +223,7 @@ def plot_diff(
         before: The older model: Functional, Sequential and built, or a `Graph`.
         after: The newer one.
         to_file: As for `draw`.
-        plugins: What to do with the newer graph first, as for `draw`.
+        plugins: What to do with both graphs first, as for `draw`.
         depth: As for `draw`. Blocks that have changed in the same way are one box.
         changes_only: Whether calls are left out that are as they were and not next to one that is
             different.
@@ -232,13 +238,19 @@ def plot_diff(
         TypeError, ValueError, OSError: as from `draw`.
         ValueError: if one of the graphs is folded already.
     """
+    steps = list(plugins)
     old, graph = (
-        model if isinstance(model, Graph) else read_graph(model, open_nested)
+        apply_plugins(model, steps)
+        if isinstance(model, Graph)
+        else apply_plugins(read_graph(model, open_nested), steps, model)
         for model in (before, after)
     )
-    graph = apply_plugins(graph, plugins, None if isinstance(after, Graph) else after)
     marked = diff(graph, against=old, changes_only=changes_only)
-    return draw(marked, to_file, (), depth, renderer, **options)
+    path = _with_suffix(to_file)
+    chosen = renderer_of_file(path) if renderer is None else find_renderer(renderer)
+    if "before" in chosen.options:
+        options["before"] = older_side(marked, compare_graphs(old, graph))
+    return draw(marked, path, (), depth, chosen.name, **options)
 
 
 def _known(kwargs: dict[str, Any], function: str) -> tuple[str, int | None]:

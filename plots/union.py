@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import DIFFERENCES, Note
+from plots.contract import Contraction
 from plots.difference_report import counts, sizes_text
 from plots.difference_words import Words
 from plots.differences import MODEL, Difference, compare_graphs
@@ -83,14 +84,7 @@ class _Union:
     def __init__(self, difference: Difference) -> None:
         self.difference = difference
         after = difference.after
-        self.ids = dict(difference.pairs)
-        taken = set(after.index)
-        for node_id in difference.removed:
-            new_id = node_id
-            while new_id in taken:
-                new_id += " (removed)"
-            taken.add(new_id)
-            self.ids[node_id] = new_id
+        self.ids = _ids_in_union(difference)
         nodes = {node.id: node for node in after.nodes}
         nodes |= {self.ids[i]: self._renamed(i) for i in difference.removed}
         place = {node_id: (number, -1) for node_id, number in after.index.items()}
@@ -127,6 +121,44 @@ class _Union:
                 new = replace(edge, source=self.ids[edge.source], target=self.ids[edge.target])
                 if new.id not in there:
                     yield new
+
+
+def _ids_in_union(difference: Difference) -> dict[str, str]:
+    """Id before -> id in the union, for all calls of the older graph."""
+    ids = dict(difference.pairs)
+    taken = set(difference.after.index)
+    for node_id in difference.removed:
+        new_id = node_id
+        while new_id in taken:
+            new_id += " (removed)"
+        taken.add(new_id)
+        ids[node_id] = new_id
+    return ids
+
+
+def older_side(marked: Graph, difference: Difference) -> Graph:
+    """The older graph to be shown beside `marked`, what `diff` has made of the newer one.
+
+    Its calls have the ids that they have there, so that what belongs together can be found, and the
+    notes on what became of them.
+    """
+    before, ids = difference.before, _ids_in_union(difference)
+    nodes = [replace(node, id=ids[node.id], layer=ids[node.layer]) for node in before.nodes]
+    edges = [replace(e, source=ids[e.source], target=ids[e.target]) for e in before.edges]
+    older = Contraction(
+        nodes=tuple(nodes),
+        edges=tuple(edges),
+        outputs=tuple((ids[node_id], output) for node_id, output in before.outputs),
+        calls=ids,
+        edge_ids={old.id: new.id for old, new in zip(before.edges, edges, strict=True)},
+    ).of(before)
+    places = {*ids.values(), *(edge.id for edge in edges)}
+    notes = (
+        replace(note, about=tuple(place for place in note.about if place in places))
+        for note in marked.notes
+        if note.kind in DIFFERENCES and not places.isdisjoint(note.about)
+    )
+    return replace(older, inputs=tuple(ids[i] for i in before.inputs), notes=(*older.notes, *notes))
 
 
 def _with_notes(difference: Difference, union: _Union) -> Graph:

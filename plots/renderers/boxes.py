@@ -33,6 +33,13 @@ _NOTE_COLOURS = {
 }
 _MOST_NOTES = 4
 """How many differences a group spells out before it only counts them."""
+_ROLE_FILLS = {
+    "input": "#E3E3E3",
+    "norm": "#F9E7B0",
+    "embedding": "#E4D8F0",
+    "attention": "#CDE8D8",
+    "weights": "#D7E6F5",
+}
 _INSIDE = {"calls": "call", "skip_paths": "skip path"}
 
 
@@ -94,6 +101,21 @@ def note_colour(kind: str) -> str:
     return _NOTE_COLOURS.get(kind, "#7B3294")
 
 
+def role_of(node: Node) -> str:
+    """What a call is for, as its colour says it: "norm", "weights", ..., or "" for all others."""
+    if node.kind == "input":
+        return "input"
+    if is_norm(node):
+        return "norm"
+    if node.kind == "group" or is_identity_like(node):
+        return ""
+    if "Embedding" in node.class_name or "Position" in node.class_name:
+        return "embedding"
+    if "Attention" in node.class_name:
+        return "attention"
+    return "weights" if node.parameters else ""
+
+
 def heat_colour(overlay: Overlay, place: str) -> str:
     """From white to blue, as far as the value of a call or edge is the largest of its overlay."""
     low, high = _range(overlay)
@@ -132,19 +154,9 @@ def fill_colour(node: Node, graph: Graph) -> str:
     """The colour of the box of a call: how large its number is, or else what sort of call it is."""
     if _is_heated(node, graph):
         return heat_colour(graph.overlays[-1], node.id)
-    if graph.overlays or node.kind == "group":
+    if graph.overlays:
         return "#FFFFFF"
-    if node.kind == "input":
-        return "#E3E3E3"
-    if is_norm(node):
-        return "#F9E7B0"
-    if is_identity_like(node):
-        return "#FFFFFF"
-    if "Embedding" in node.class_name or "Position" in node.class_name:
-        return "#E4D8F0"
-    if "Attention" in node.class_name:
-        return "#CDE8D8"
-    return "#D7E6F5" if node.parameters else "#FFFFFF"
+    return _ROLE_FILLS.get(role_of(node), "#FFFFFF")
 
 
 def _table(node: Node, graph: Graph, labels: Labels, said: list[str], tag: str | None) -> str:

@@ -1,0 +1,366 @@
+// The page: one or two panes, a panel, a toolbar; and the state that all of them show.
+
+const ZOOM_STEP = 1.25;
+const PATIENCE = 400; // milliseconds until the page says that it is laying out
+
+class Explorer {
+  constructor(document) {
+    this.model = new Model(document); // in a comparison with what was removed
+    this.older = document.before ? new Model(document.before) : null;
+    this.engine = new Engine();
+    this.usual = { ...USUAL, depth: document.depth };
+    this.state = stateOf(location.hash, this.usual);
+    this.panel = new Panel(byId("panel"), this);
+    this.panes = [];
+    new Search(this.model, byId("search"), byId("hits"), (id) => this.jump(id));
+    this.#toolbar();
+    addEventListener("keydown", (event) => this.#key(event));
+    addEventListener("hashchange", () => this.#follow());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#showState());
+  }
+
+  async start() {
+    this.#arrange();
+    await this.#refresh();
+  }
+
+  /** What of a model is open and folded, and what boxes and lines say. */
+  shownIn(model) {
+    const { depth, flipped: odd, fold, unfolded, overlay, shapes } = this.state;
+    return {
+      isOpen: (box) => box.depth <= depth !== odd.has(box.name),
+      isFolded: (run) => fold !== unfolded.has(run.names[0]),
+      overlay: model.overlays.find(({ name }) => name === overlay) ?? null,
+      range: this.range, // of the overlay's numbers that can be seen
+      shapes,
+    };
+  }
+
+  /** The model that has a call or box with this id. */
+  modelOf(id) {
+    return this.older?.has(id) && !this.model.has(id) ? this.older : this.model;
+  }
+
+  // --- state ---
+
+  /**
+   * Change the state and draw it.
+   *
+   * @param kept  Id of what stays at its place on the screen.
+   * @returns  Whether it is drawn; not if the layout failed, or something newer came.
+   */
+  async change(changes, kept = this.state.select) {
+    const old = this.state;
+    this.state = { ...old, ...changes };
+    if (this.state.split !== old.split) this.#arrange();
+    const anchors = this.panes.map((pane) => {
+      const place = pane.place(kept);
+      return place && pane.zoom.onScreen({ x: place.left, y: place.top });
+    });
+    if (!(await this.#refresh())) return false;
+    this.panes.forEach((pane, number) => {
+      const place = pane.place(kept);
+      if (anchors[number] && place) pane.zoom.pin({ x: place.left, y: place.top }, anchors[number]);
+    });
+    return true;
+  }
+
+  async #refresh() {
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    const { overlay } = this.shownIn(this.model);
+    this.range = overlay && rangeOf(this.panes.flatMap((pane) => pane.values), overlay.scale);
+    document.documentElement.dataset.state = "busy";
+    this.#showState();
+    const notice = setTimeout(() => this.#say("Laying out … (Esc stops it)"), PATIENCE);
+    try {
+      const paints = await Promise.all(this.panes.map((pane) => pane.lay()));
+      if (turn !== this.turn) return false; // something newer is on its way
+      this.#paint(paints);
+      this.#say("");
+    } catch (error) {
+      if (turn !== this.turn) return false;
+      this.#say(error.message === CANCELLED ? "" : `The layout failed: ${error.message}`);
+      this.#takeBack();
+      return false;
+    } finally {
+      clearTimeout(notice);
+      if (turn === this.turn) document.documentElement.dataset.state = "ready";
+    }
+    return true;
+  }
+
+  #paint(paints) {
+    const focused = this.panes.find((pane) => pane.hasFocus);
+    paints.forEach((paint) => paint());
+    this.drawn = { ...this.state };
+    this.hovered = null;
+    this.panes.forEach((pane) => pane.select(this.state.select));
+    if (this.panes.some((pane) => !pane.isPlaced)) this.#place();
+    focused?.focus(this.state.select);
+  }
+
+  /** Go back to what is drawn, after a layout that did not come. */
+  #takeBack() {
+    if (!this.drawn) return;
+    const { select, theme, zoom } = this.state;
+    const panesChange = this.state.split !== this.drawn.split;
+    this.state = { ...this.drawn, select, theme, zoom };
+    this.#showState();
+    if (panesChange) {
+      this.#arrange();
+      this.#refresh();
+    }
+  }
+
+  /** Where the panes look at first: where the address says, or at all, on the same scale. */
+  #place() {
+    const [x, y, k] = this.state.zoom.split(",").map(Number);
+    this.#fit();
+    for (const pane of this.panes) {
+      pane.isPlaced = true;
+      const selected = pane.place(this.state.select);
+      if (k > 0 && Number.isFinite(x + y)) pane.zoom.centre({ x, y }, k);
+      else if (selected) pane.zoom.reveal(selected);
+    }
+  }
+
+  select(id) {
+    if ((id ?? "") === this.state.select) return;
+    this.state.select = id ?? "";
+    this.panes.forEach((pane) => pane.select(id));
+    this.#showState();
+  }
+
+  async toggle(id) {
+    const box = this.modelOf(id).boxesById.get(id);
+    const changes = { flipped: flipped(this.state.flipped, box.name), select: id };
+    if (!(await this.change(changes, id))) return;
+    this.#eachPlace(id, (pane, place) => pane.zoom.reveal(place));
+    if (!this.shownIn(this.model).isOpen(box) && this.panes.some((pane) => pane.view.stuck.has(box.name))) {
+      this.#say(`${box.name} stays open: something outside of it lies between two of its calls`);
+    }
+  }
+
+  /** Fold or unfold the equal blocks of which the first one has this name. */
+  toggleRun(first, kept) {
+    return this.change({ unfolded: flipped(this.state.unfolded, first) }, kept ?? this.state.select);
+  }
+
+  toDepth(depth) {
+    return this.change({ depth: clamp(depth, 0, this.model.deepest), flipped: new Set() });
+  }
+
+  /** Open what hides a call or box, select it and bring it to the middle. */
+  async jump(id) {
+    const { state } = this;
+    const model = this.modelOf(id);
+    const shown = this.shownIn(model);
+    if (!model.has(id)) return;
+    const closed = model.around(id).filter((name) => !shown.isOpen(model.boxes.get(name)));
+    const call = model.boxesById.get(id)?.calls[0] ?? id;
+    const run = model.runOfCall.get(call);
+    const hidden = run && shown.isFolded(run) && run.calls.slice(run.period).flat().includes(call);
+    const changes = {
+      flipped: flipped(state.flipped, ...closed),
+      unfolded: hidden ? flipped(state.unfolded, run.names[0]) : state.unfolded,
+      select: id,
+    };
+    if (!(await this.change(changes))) return;
+    this.#eachPlace(id, (pane, place) => pane.zoom.centre(place));
+    this.panes[0].focus(id);
+  }
+
+  /** Do something in every pane in which a call or box is seen. */
+  #eachPlace(id, does) {
+    for (const pane of this.panes) {
+      const place = pane.place(id);
+      if (place) does(pane, place);
+    }
+  }
+
+  /** The address was changed by hand, or by going back. */
+  async #follow() {
+    const state = stateOf(location.hash, this.usual);
+    if (addressOf(state, this.usual) === addressOf(this.state, this.usual)) return;
+    this.panes.forEach((pane) => (pane.isPlaced = false));
+    await this.change(state, null);
+  }
+
+  // --- what happens in a pane ---
+
+  press(id) {
+    if (this.modelOf(id).boxesById.has(id)) this.toggle(id);
+    else this.select(id);
+  }
+
+  /** Trace the skip paths of what the pointer is on, in all panes. */
+  hover(id) {
+    if (id === this.hovered || document.documentElement.dataset.state === "busy") return;
+    this.hovered = id;
+    let said = "";
+    for (const pane of this.panes) {
+      const item = id && pane.view?.items.get(pane.seenAs(id));
+      const trace = item ? traceOf(pane.model, pane.view, item.id) : null;
+      pane.light(trace);
+      said ||= trace ? traceText(trace, item) : "";
+    }
+    if (said || this.saidTrace) this.#say(said); // and leave alone what else is said
+    this.saidTrace = said !== "";
+  }
+
+  zoomed(pane) {
+    if (pane !== this.panes[0] || !this.drawn) return;
+    const { x, y, k } = pane.zoom.middle;
+    const zoom = pane.zoom.isFitted ? "" : [x.toFixed(0), y.toFixed(0), k.toFixed(3)].join(",");
+    if (zoom === this.state.zoom) return;
+    this.state.zoom = zoom;
+    clearTimeout(this.writing);
+    this.writing = setTimeout(() => this.#writeAddress(), 200); // browsers allow a few changes a second
+  }
+
+  // --- toolbar and keys ---
+
+  #toolbar() {
+    const { model } = this;
+    const press = (id, does) => byId(id).addEventListener("click", does);
+    press("collapse", () => this.toDepth(0));
+    press("shallower", () => this.toDepth(Math.min(this.state.depth, model.deepest) - 1));
+    press("deeper", () => this.toDepth(this.state.depth + 1));
+    press("expand", () => this.toDepth(model.deepest));
+    press("fold", () => this.change({ fold: !this.state.fold, unfolded: new Set() }));
+    press("shapes", () => this.change({ shapes: !this.state.shapes }));
+    press("split", () => this.change({ split: !this.state.split }));
+    press("zoom-out", () => this.#zoomBy(1 / ZOOM_STEP));
+    press("zoom-in", () => this.#zoomBy(ZOOM_STEP));
+    press("fit", () => this.#fit());
+    press("theme", () => {
+      this.state.theme = this.isDark ? "light" : "dark";
+      this.#showState();
+    });
+    const overlays = byId("overlay");
+    overlays.append(new Option("no overlay", ""));
+    for (const { name, title } of model.overlays) overlays.append(new Option(title, name));
+    overlays.addEventListener("change", () => this.change({ overlay: overlays.value }));
+    overlays.hidden = !model.overlays.length;
+    byId("split").hidden = !this.older;
+    byId("fold").hidden = !model.runs.length;
+    byId("depths").hidden = !model.boxes.size;
+  }
+
+  #key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, select")) return;
+    const keys = {
+      "/": () => byId("search").focus(),
+      "+": () => this.#zoomBy(ZOOM_STEP),
+      "=": () => this.#zoomBy(ZOOM_STEP),
+      "-": () => this.#zoomBy(1 / ZOOM_STEP),
+      0: () => this.#fit(),
+      Escape: () => this.#leave(),
+    };
+    const inPicture = event.target === document.body || event.target.closest("#stage");
+    const thing = event.target.closest("[data-id]");
+    if (keys[event.key]) keys[event.key]();
+    else if (event.key.startsWith("Arrow") && inPicture) this.#step(event.key);
+    else if (["Enter", " "].includes(event.key) && thing) this.press(thing.dataset.id);
+    else return;
+    event.preventDefault();
+  }
+
+  /** Select what is next to what is selected, and trace it as the pointer would. */
+  #step(key) {
+    const pane = this.panes.find((each) => each.hasFocus) ?? this.panes[0];
+    const id = pane.neighbour(this.state.select, key);
+    if (!id) return;
+    this.select(id);
+    this.hover(id);
+    pane.focus(id);
+    this.#eachPlace(id, (each, place) => each.zoom.reveal(place));
+  }
+
+  #leave() {
+    if (document.documentElement.dataset.state === "busy") {
+      this.engine.cancel();
+      return;
+    }
+    document.activeElement?.blur();
+    this.hover(null);
+    this.select(null);
+  }
+
+  #zoomBy(factor) {
+    this.panes.forEach((pane) => pane.zoom.by(factor));
+  }
+
+  #fit() {
+    this.panes.forEach((pane) => pane.zoom.fit(pane.size));
+    const scale = Math.min(...this.panes.map((pane) => pane.zoom.at.k));
+    this.panes.forEach((pane) => pane.zoom.fit(pane.size, scale));
+  }
+
+  // --- what the page shows of the state ---
+
+  get isDark() {
+    const { theme } = this.state;
+    return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  }
+
+  #showState() {
+    const { state, model } = this;
+    document.documentElement.dataset.theme = this.isDark ? "dark" : "light";
+    for (const id of ["fold", "shapes", "split"]) byId(id).setAttribute("aria-pressed", state[id]);
+    byId("depth").textContent = Math.min(state.depth, model.deepest);
+    byId("overlay").value = state.overlay;
+    this.panel.show(state.select);
+    this.#writeAddress();
+  }
+
+  #writeAddress() {
+    const address = addressOf(this.state, this.usual);
+    if (address === location.hash) return;
+    try {
+      history.replaceState(null, "", address || location.pathname + location.search);
+    } catch {
+      // A page inside of another one (a notebook) has no address of its own.
+    }
+  }
+
+  /** One pane, or two next to each other. */
+  #arrange() {
+    const sides = this.state.split && this.older
+      ? [["before", this.older, true], ["after", this.model, false]] : [["", this.model, true]];
+    byId("stage").replaceChildren();
+    this.panes = sides.map(([title, model, all]) => {
+      const host = html("div", { class: "pane" });
+      byId("stage").append(html("div", { class: "side" }, title && html("h2", {}, title), host));
+      return new Pane(host, model, all, this);
+    });
+  }
+
+  #say(text) {
+    byId("status").textContent = text;
+    byId("status").hidden = !text;
+  }
+}
+
+function traceText({ paths }, { id, box }) {
+  if (!paths.length) return "";
+  if (box && paths.every((path) => box.paths.includes(path))) {
+    return `${box.name}: ${counted(box.paths.length, "skip path")} inside`;
+  }
+  const [path] = paths;
+  const place = path.line.includes(id) ? "On the" : "By-passed by the";
+  return `${place} skip path from ${path.source} to ${path.target} (${PLACEMENTS[placementOf(path)]})`;
+}
+
+function byId(id) {
+  return document.getElementById(id);
+}
+
+async function unpacked(base64) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).json();
+}
+
+unpacked(byId("graph").textContent).then((document) => new Explorer(document).start());

@@ -1,0 +1,311 @@
+// One picture: a view drawn where Graphviz has placed it.
+
+const EDGE_LINE = 13; // height of a line beside an edge
+const TAG_HEIGHT = 17;
+const GLIDE = { duration: 250, easing: "ease-out" };
+const MOST_GLIDING = 600; // more items do not move smoothly
+
+class Pane {
+  /**
+   * @param host      The element that the picture fills.
+   * @param model     What it shows.
+   * @param all       As for `viewOf`.
+   * @param explorer  Has the state, and is told what is clicked and hovered.
+   */
+  constructor(host, model, all, explorer) {
+    Object.assign(this, { model, all, explorer });
+    // id -> {element, x, y, left, top, width, height}: for an item its middle and its rectangle, for
+    // an open box the middle of its header and the rectangle of the box
+    this.places = new Map();
+    this.edges = []; // [{edge, element}]
+    this.world = svg("g");
+    this.picture = svg("svg", { class: "picture", role: "group", "aria-label": model.graph.name });
+    this.picture.append(this.world);
+    host.append(this.picture);
+    this.zoom = new Zoom(host, this.picture, this.world, () => explorer.zoomed(this));
+    this.#listen();
+  }
+
+  /** Lay out what the explorer's state shows; the answer draws it. */
+  async lay() {
+    const { model, explorer } = this;
+    const shown = explorer.shownIn(model);
+    const view = this.#viewNow();
+    const labels = new Map([...view.items].map(([id, item]) => [id, labelOf(model, item, shown)]));
+    const headers = new Map([...view.boxes].map((name) => [name, headerOf(model, name, shown)]));
+    const beside = view.edges.map((edge) => edgeLines(edge, shown));
+    const sizes = {
+      items: labels,
+      headers,
+      edges: beside.map((lines) => lines.length && {
+        width: Math.max(...lines.map((line) => textWidth(line, "small"))) + 8,
+        height: lines.length * EDGE_LINE + 4,
+      }),
+      tag: (tag) => ({ width: textWidth(tag, "small") + 14, height: TAG_HEIGHT }),
+    };
+    const layout = readLayout(await explorer.engine.layout(toDot(model, view, sizes)), view);
+    return () => this.#paint(view, layout, labels, headers, beside);
+  }
+
+  #viewNow() {
+    return viewOf(this.model, this.explorer.shownIn(this.model), this.all);
+  }
+
+  /** The [number, text] pairs of the overlay that can be seen. */
+  get values() {
+    const { overlay } = this.explorer.shownIn(this.model);
+    const items = overlay ? [...this.#viewNow().items.values()] : [];
+    return items.map((item) => valueOf(overlay, item)).filter(Boolean);
+  }
+
+  #paint(view, layout, labels, headers, beside) {
+    const before = this.places;
+    this.view = view;
+    this.size = layout;
+    this.places = new Map();
+    const outermost = [...view.boxes].sort((a, b) => namesAround(a).length - namesAround(b).length);
+    const boxes = outermost.map((name) => [name, layout.boxes.get(name)]);
+    this.edges = view.edges.map((edge, number) => ({
+      edge,
+      element: this.#edge(edge, layout.edges[number], beside[number]),
+    }));
+    const items = [...view.items.values()].map((item) =>
+      this.#item(item, labels.get(item.id), layout.items.get(item.id)));
+    this.world.replaceChildren(
+      svg("g", { class: "boxes" }, ...boxes.map(([name, place]) => frame(name, place))),
+      svg("g", { class: "edges" }, ...this.edges.map(({ element }) => element)),
+      svg("g", {}, ...boxes.map(([name, place]) => this.#header(name, place, headers.get(name)))),
+      svg("g", {}, ...items),
+    );
+    this.light(null);
+    this.#glide(before);
+  }
+
+  #header(name, { x, y, width, height }, header) {
+    const { id } = this.model.boxes.get(name);
+    const [left, top] = [x + width - header.width - 8, y + 5];
+    const element = svg("g", {
+      class: `header ${shade(name)}`,
+      "data-id": id,
+      transform: `translate(${left} ${top})`,
+      ...buttonRole(`${name} (open box)`, true),
+    });
+    element.append(
+      svgTitle(name),
+      svg("rect", { class: "hit", width: header.width, height: header.height, rx: 5 }),
+      chevron(9, 10, true),
+      svgText(18, 14, header.text, "title"),
+    );
+    if (header.badge) element.append(badge(header.badge, header.width - 6, 14.5, header.run));
+    const middle = { x: left + header.width / 2, y: top + header.height / 2 };
+    this.places.set(id, { element, ...middle, left: x, top: y, width, height });
+    return element;
+  }
+
+  #item(item, label, { x, y }) {
+    const { width, height } = label;
+    const [left, top] = [x - width / 2, y - height / 2];
+    const element = svg("g", {
+      class: label.classes.join(" "),
+      "data-id": item.id,
+      transform: `translate(${left} ${top})`,
+      ...buttonRole(label.spoken, item.box ? false : null),
+    });
+    if (label.heat !== null) element.style.setProperty("--heat", `${Math.round(100 * label.heat)}%`);
+    element.append(svgTitle(label.spoken));
+    if (label.circle) {
+      element.append(
+        svg("circle", { class: "shape", cx: width / 2, cy: height / 2, r: width / 2 }),
+        svg("path", { class: "plus", d: `M${width / 2 - 5} ${height / 2}h10m-5-5v10` }),
+      );
+    } else {
+      const shape = { width, height, rx: 6 };
+      if (item.times > 1) element.append(svg("rect", { ...shape, class: "shape", x: 5, y: 5 }));
+      element.append(svg("rect", { ...shape, class: "shape" }));
+      if (hasRail(item)) element.append(rail(item, height));
+      if (item.box) element.append(chevron(label.indent - 9, PADDING + LINE_HEIGHT / 2, false));
+      label.lines.forEach((line, number) => element.append(...texts(line, label.indent, number)));
+      if (label.badge) element.append(badge(label.badge, width - 8, PADDING + 13, item.run));
+    }
+    if (label.noted) element.append(svg("circle", { class: "mark", cx: width, cy: 0, r: 4.5 }));
+    this.places.set(item.id, { element, x, y, left, top, width, height });
+    return element;
+  }
+
+  #edge(edge, line, beside) {
+    const { model } = this;
+    const notes = edge.parts.flatMap((part) => model.notesAbout.get(part.id) ?? []);
+    const classes = ["edge", edge.stream && "stream", edge.dashed && "dashed"];
+    if (notes.length) classes.push("noted", `note-${notes.at(-1).kind}`);
+    const element = svg("g", { class: classes.filter(Boolean).join(" ") }, svgTitle(edgeTip(edge)));
+    const { points, tip } = edge.stream ? straightened(line) : line;
+    const d = `M${at(points[0])}C${points.slice(1).map(at).join(" ")}`;
+    element.append(svg("path", { class: "reach", d }), svg("path", { class: "line", d }));
+    if (tip) {
+      const head = arrowHead(points.at(-1), tip, edge.stream ? 6.5 : 3.2);
+      element.append(svg("path", { class: "head", d: head }));
+    }
+    beside.forEach((text, number) => {
+      const top = line.label.y - (beside.length * EDGE_LINE) / 2;
+      element.append(svgText(line.label.x, top + EDGE_LINE * number + 10, text, "small beside"));
+    });
+    if (edge.tag) element.append(tag(edge, line.tag));
+    return element;
+  }
+
+  /** What was there before moves to its new place; what is new fades in. */
+  #glide(before) {
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (still || !before.size || this.places.size > MOST_GLIDING) return;
+    for (const [id, { element, left, top }] of this.places) {
+      const was = before.get(id);
+      const moves = was && element.classList.contains("item") && was.element.classList.contains("item");
+      if (moves) {
+        const [from, to] = [was, { left, top }].map((p) => `translate(${p.left}px, ${p.top}px)`);
+        element.animate([{ transform: from }, { transform: to }], GLIDE);
+      } else {
+        element.animate([{ opacity: 0 }, { opacity: 1 }], GLIDE);
+      }
+    }
+    for (const group of this.world.querySelectorAll(".edges, .boxes")) {
+      group.animate([{ opacity: 0.2 }, { opacity: 1 }], GLIDE);
+    }
+  }
+
+  /** Dim everything but a trace: {items, line} as sets of ids. Null lights everything again. */
+  light(trace) {
+    this.picture.classList.toggle("tracing", Boolean(trace));
+    for (const [id, { element }] of this.places) {
+      element.classList.toggle("lit", Boolean(trace?.items.has(id)));
+    }
+    for (const { edge, element } of this.edges) {
+      const ends = [edge.source, edge.target];
+      const lit = trace && ends.every((id) => trace.items.has(id));
+      element.classList.toggle("lit", Boolean(lit));
+      const along = lit && edge.stream && ends.every((id) => trace.line.has(id));
+      element.classList.toggle("along", Boolean(along));
+    }
+  }
+
+  /** Mark what is selected, and make it what the tab key reaches. */
+  select(id) {
+    const seen = this.seenAs(id) ?? this.places.keys().next().value;
+    for (const [place, { element }] of this.places) {
+      element.classList.toggle("selected", Boolean(id) && place === seen);
+      element.setAttribute("tabindex", place === seen ? "0" : "-1");
+    }
+  }
+
+  /** The id under which a call or box is drawn here: its own, or that of what it is folded into. */
+  seenAs(id) {
+    if (this.places.has(id)) return id;
+    const seen = this.view?.stands.get(id);
+    return this.places.has(seen) ? seen : null;
+  }
+
+  place(id) {
+    return this.places.get(this.seenAs(id)) ?? null;
+  }
+
+  focus(id) {
+    this.place(id)?.element.focus({ preventScroll: true });
+  }
+
+  get hasFocus() {
+    return this.picture.contains(document.activeElement);
+  }
+
+  /** The id of the nearest thing in a direction ("ArrowUp", ...) from what is selected. */
+  neighbour(id, key) {
+    const here = this.place(id);
+    if (!here) return this.places.keys().next().value;
+    const ways = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
+    const [dx, dy] = ways[key];
+    let best = { cost: Infinity, place: null };
+    for (const [place, { x, y }] of this.places) {
+      const ahead = (x - here.x) * dx + (y - here.y) * dy;
+      const aside = Math.abs((x - here.x) * dy) + Math.abs((y - here.y) * dx);
+      const cost = ahead + 2 * aside;
+      if (ahead >= 1 && aside <= 3 * ahead + 40 && cost < best.cost) best = { cost, place };
+    }
+    return best.place;
+  }
+
+  #listen() {
+    const idAt = (event) => event.target.closest?.("[data-id]")?.dataset.id ?? null;
+    const dataAt = (event, name) => event.target.closest?.(`[data-${name}]`)?.dataset[name];
+    this.picture.addEventListener("click", (event) => {
+      if (this.zoom.dragged) return;
+      const [run, jump] = [dataAt(event, "run"), dataAt(event, "jump")];
+      if (run !== undefined) this.explorer.toggleRun(run, idAt(event));
+      else if (jump !== undefined) this.explorer.jump(jump);
+      else this.explorer.press(idAt(event), this);
+    });
+    this.picture.addEventListener("pointerover", (event) => this.explorer.hover(idAt(event)));
+    this.picture.addEventListener("pointerleave", () => this.explorer.hover(null));
+    this.picture.addEventListener("focusin", (event) => this.explorer.select(idAt(event)));
+  }
+}
+
+function frame(name, place) {
+  return svg("rect", { class: `box ${shade(name)}`, ...place, rx: 8 });
+}
+
+/** Boxes within boxes have three shades in turn. */
+function shade(name) {
+  return `depth-${namesAround(name).length % 3}`;
+}
+
+/** The residual stream is one straight line where its ends lie above each other. */
+function straightened({ points, tip }) {
+  const [start, stop] = [points[0], points.at(-1)];
+  const { x } = tip ?? stop;
+  if (Math.abs(start.x - x) > 2) return { points, tip };
+  const middle = { x, y: (start.y + stop.y) / 2 };
+  return { points: [{ x, y: start.y }, middle, middle, { x, y: stop.y }], tip };
+}
+
+/** The stream past what is in a closed box. */
+function rail(item, height) {
+  const inset = 8; // where it begins or ends inside
+  const [from, to] = [item.enters ? 0 : inset, item.leaves ? height : height - inset];
+  return svg("path", { class: "rail", d: `M${RAIL} ${from}V${to}` });
+}
+
+function texts(line, indent, number) {
+  let x = indent;
+  return line.map(({ text, style }) => {
+    const element = svgText(x, PADDING + LINE_HEIGHT * number + 12, text, style);
+    x += textWidth(text, style) + GAP;
+    return element;
+  });
+}
+
+function badge(text, right, baseline, run) {
+  const element = svg("g", { class: text.startsWith("×") ? "badge" : "badge quiet" });
+  if (run) {
+    const width = textWidth(text, "times") + 8;
+    element.dataset.run = run.names[0];
+    element.append(
+      svgTitle(text.startsWith("×") ? "Show all of these equal blocks" : "Fold these equal blocks"),
+      svg("rect", { class: "hit", x: right - width + 4, y: baseline - 14, width, height: 19, rx: 5 }),
+    );
+  }
+  element.append(svgText(right, baseline, text, "times"));
+  return element;
+}
+
+/** The name of what an edge comes from, in the place of a long line. */
+function tag(edge, { x, y }) {
+  const width = textWidth(edge.tag, "small") + 14;
+  return svg(
+    "g",
+    {
+      class: "tag",
+      "data-jump": edge.parts[0].source,
+      transform: `translate(${x - width / 2} ${y - TAG_HEIGHT / 2})`,
+    },
+    svg("rect", { width, height: TAG_HEIGHT, rx: TAG_HEIGHT / 2 }),
+    svgText(width / 2, 12, edge.tag, "small"),
+  );
+}

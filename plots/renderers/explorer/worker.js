@@ -1,0 +1,10 @@
+
+// In a worker, so that the page stays alive while Graphviz lays out.
+onmessage = async ({ data: { number, dot } }) => {
+  try {
+    const graphviz = await Graphviz.load();
+    postMessage({ number, layout: graphviz.layout(dot, "json0", "dot") });
+  } catch (error) {
+    postMessage({ number, error: String(error?.message ?? error) });
+  }
+};

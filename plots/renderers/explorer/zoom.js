@@ -1,0 +1,123 @@
+// Pan and zoom: the wheel and dragging pan, the wheel with a key (or two fingers) zooms.
+
+const LEAST_ZOOM = 0.02;
+const MOST_ZOOM = 4;
+const READABLE_ZOOM = 0.75; // what would have to be smaller to fit is scrolled instead
+const [LEAST_FITTED, MOST_FITTED] = [0.4, 1.25];
+const MARGIN = 20;
+
+class Zoom {
+  /**
+   * @param host     The element that the picture fills.
+   * @param picture  The SVG in it.
+   * @param world    The group that moves.
+   * @param changed  Called after every change.
+   */
+  constructor(host, picture, world, changed) {
+    Object.assign(this, { host, picture, world, changed });
+    this.at = { x: 0, y: 0, k: 1 }; // a point p of the world is at p * k + (x, y) on the screen
+    this.isFitted = false;
+    this.dragged = false;
+    this.#listen();
+  }
+
+  set(place, isFitted = false) {
+    this.at = place;
+    this.isFitted = isFitted;
+    this.world.setAttribute("transform", `translate(${place.x} ${place.y}) scale(${place.k})`);
+    this.changed();
+  }
+
+  /** Show all of a picture, or its upper part so large that it can be read; at most so large. */
+  fit({ width, height }, most = MOST_FITTED) {
+    const { clientWidth, clientHeight } = this.host;
+    const [across, down] = [(clientWidth - 2 * MARGIN) / width, (clientHeight - 2 * MARGIN) / height];
+    const whole = Math.min(across, down, most);
+    const k = whole >= READABLE_ZOOM ? whole : Math.min(clamp(across, LEAST_FITTED, 1), most);
+    const x = Math.max((clientWidth - width * k) / 2, MARGIN);
+    const y = Math.max((clientHeight - height * k) / 2, MARGIN);
+    this.set({ x, y, k }, true);
+  }
+
+  /** Bring a point of the world to the middle. */
+  centre({ x, y }, k = Math.max(this.at.k, READABLE_ZOOM)) {
+    const { clientWidth, clientHeight } = this.host;
+    this.set({ k, x: clientWidth / 2 - x * k, y: clientHeight / 2 - y * k });
+  }
+
+  /** The point of the world that is in the middle. */
+  get middle() {
+    const { x, y, k } = this.at;
+    const { clientWidth, clientHeight } = this.host;
+    return { x: (clientWidth / 2 - x) / k, y: (clientHeight / 2 - y) / k, k };
+  }
+
+  /** Pan as little as is needed to have a rectangle in sight, or its upper left part. */
+  reveal({ left, top, width, height }) {
+    const { x, y, k } = this.at;
+    const { clientWidth, clientHeight } = this.host;
+    const shift = (start, size, room) => {
+      const [least, most] = [MARGIN - start, room - MARGIN - start - size];
+      return least <= most ? clamp(0, least, most) : least;
+    };
+    const dx = shift(left * k + x, width * k, clientWidth);
+    const dy = shift(top * k + y, height * k, clientHeight);
+    if (dx || dy) this.set({ k, x: x + dx, y: y + dy });
+  }
+
+  onScreen({ x, y }) {
+    return { x: x * this.at.k + this.at.x, y: y * this.at.k + this.at.y };
+  }
+
+  /** Move the world so that a point of it is at a point of the screen. */
+  pin(point, screen) {
+    const { k } = this.at;
+    this.set({ k, x: screen.x - point.x * k, y: screen.y - point.y * k });
+  }
+
+  /** Zoom about a point of the screen, by default the middle. */
+  by(factor, point = { x: this.host.clientWidth / 2, y: this.host.clientHeight / 2 }) {
+    const { x, y, k } = this.at;
+    const next = clamp(k * factor, LEAST_ZOOM, MOST_ZOOM);
+    const real = next / k;
+    this.set({ k: next, x: point.x - (point.x - x) * real, y: point.y - (point.y - y) * real });
+  }
+
+  #listen() {
+    let drag = null;
+    this.picture.addEventListener("pointerdown", (event) => {
+      this.dragged = false;
+      if (event.button === 0) drag = { x: event.clientX, y: event.clientY, from: this.at };
+    });
+    this.picture.addEventListener("pointermove", (event) => {
+      if (!drag) return;
+      const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
+      if (!this.dragged && Math.hypot(dx, dy) > 4) {
+        this.dragged = true; // only now, or clicks would no longer reach what is clicked
+        this.picture.setPointerCapture(event.pointerId);
+        this.picture.classList.add("dragged");
+      }
+      if (this.dragged) this.set({ ...drag.from, x: drag.from.x + dx, y: drag.from.y + dy });
+    });
+    const release = () => {
+      drag = null;
+      this.picture.classList.remove("dragged");
+    };
+    this.picture.addEventListener("pointerup", release);
+    this.picture.addEventListener("pointercancel", release);
+    this.picture.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+  }
+
+  #wheel(event) {
+    event.preventDefault();
+    const step = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
+    const [dx, dy] = [event.deltaX * step, event.deltaY * step];
+    if (event.ctrlKey || event.metaKey) {
+      const { left, top } = this.host.getBoundingClientRect();
+      this.by(Math.exp(-dy * 0.01), { x: event.clientX - left, y: event.clientY - top });
+    } else {
+      const [right, down] = event.shiftKey && !dx ? [dy, 0] : [dx, dy];
+      this.set({ ...this.at, x: this.at.x - right, y: this.at.y - down });
+    }
+  }
+}
