@@ -1,0 +1,162 @@
+"""All plugins and renderers keep the rules, and the checks see who does not."""
+
+from dataclasses import replace
+
+import pytest
+
+import plots
+from plots.conformance import check_plugin, check_renderer, sample_graphs
+from plots.graph_json import check_graph
+
+SMALL = sample_graphs(large=False)
+LARGE = {"2,000 calls": sample_graphs()["2,000 calls"]}
+OPTIONS = {"diff": {"against": SMALL["a residual stream"]}}  # what a plugin cannot do without
+COARSE = {"png": {"dpi": 30}}
+
+
+@pytest.mark.parametrize("name", plots.list_plugins())
+def test_every_plugin_keeps_the_rules(name):
+    check_plugin(name, SMALL, **OPTIONS.get(name, {}))
+
+
+@pytest.mark.parametrize("name", plots.list_renderers())
+def test_every_renderer_keeps_the_rules(name):
+    check_renderer(name, SMALL, **COARSE.get(name, {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", plots.list_plugins())
+def test_every_plugin_takes_thousands_of_calls(name):
+    check_plugin(name, LARGE, **OPTIONS.get(name, {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(plots.list_renderers()) - {"png", "pdf"}))
+def test_every_renderer_takes_thousands_of_calls(name):
+    """PNG and PDF are laid out as SVG is, which takes nearly all of the time."""
+    check_renderer(name, LARGE)
+
+
+@pytest.mark.parametrize("depth", range(5))
+@pytest.mark.parametrize("blocks", [1, 2, None])
+def test_folding_keeps_the_rules_at_every_depth(depth, blocks):
+    check_plugin("fold", SMALL, depth=depth, blocks=blocks)
+
+
+@pytest.mark.parametrize("name", SMALL | LARGE)
+def test_the_samples_fit_together_and_survive_json(name):
+    graph = (SMALL | LARGE)[name]
+    check_graph(graph)
+    assert plots.Graph.from_json(graph.to_json()) == graph
+
+
+def test_the_large_sample_is_large():
+    assert len(LARGE["2,000 calls"].nodes) == pytest.approx(2000, abs=10)
+
+
+COUNT = []
+
+
+def drops_an_output(graph):
+    return replace(graph, outputs=graph.outputs[1:])
+
+
+def makes_an_edge_to_nowhere(graph):
+    edge = plots.Edge("nowhere", graph.nodes[-1].id, "x", 0, graph.nodes[0].outputs[0])
+    return replace(graph, edges=(*graph.edges, edge))
+
+
+def changes_what_it_is_given(graph):
+    graph.repeats["a"] = 2
+    return graph
+
+
+def differs_every_time(graph):
+    COUNT.append(None)
+    return replace(graph, name=f"{graph.name} {len(COUNT)}")
+
+
+def holds_what_is_no_json(graph):
+    return replace(graph, letters={"b": {1, 2}})
+
+
+def holds_what_json_changes(graph):
+    return replace(graph, letters={1: 2})
+
+
+def refuses_large_graphs(graph):
+    if len(graph.nodes) > 10:
+        raise RuntimeError("too large")
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("plugin", "says"),
+    [
+        (drops_an_output, "'drops_an_output' on the sample 'one call' .* keeps the 1 outputs"),
+        (makes_an_edge_to_nowhere, "its graph fits together: the edge 'nowhere"),
+        (changes_what_it_is_given, "leaves the graph that it is given as it was"),
+        (differs_every_time, "gives the same result every time"),
+        (holds_what_is_no_json, "plain values only, as JSON has them: .*set"),
+        (holds_what_json_changes, "is the same after Graph.from_json"),
+        (refuses_large_graphs, r"takes every graph, but RuntimeError: too large"),
+        (lambda graph: None, "returns a Graph, and no NoneType"),
+        (lambda graph, factor: graph, r"has a default for every option; missing: \['factor'\]"),
+        (lambda *, graph: graph, "takes the graph as its first argument, by position"),
+    ],
+)
+def test_a_plugin_that_breaks_a_rule_is_told_which_and_where(plugin, says):
+    with pytest.raises(AssertionError, match=says):
+        check_plugin(plugin, sample_graphs(large=False))  # new ones, since some are changed
+
+
+def test_a_plugin_that_needs_a_model_may_refuse_to_go_without():
+    def needs_a_model(graph, model):
+        if model is None:
+            raise ValueError("give the model too")
+        return graph if model == "a model" else None
+
+    check_plugin(needs_a_model, SMALL)
+    check_plugin(needs_a_model, SMALL, model="a model")
+    with pytest.raises(AssertionError, match="returns a Graph"):
+        check_plugin(needs_a_model, SMALL, model="another")
+
+
+@pytest.mark.parametrize(
+    ("renderer", "says"),
+    [
+        (lambda graph: "", "returns text or bytes, and no empty str"),
+        (lambda graph: len(graph.nodes), "returns text or bytes, and no int"),
+        (lambda graph: f"{COUNT.append(None)} {len(COUNT)}", "gives the same result every time"),
+        (lambda graph: "x", r"has all names of calls in its text; missing: \['attention"),
+        (lambda graph: graph.repeats.update(a=2) or graph.to_json(), "as it was"),
+        (lambda graph: graph.nodes[30].id, "takes every graph, but IndexError"),
+    ],
+)
+def test_a_renderer_that_breaks_a_rule_is_told_which_and_where(renderer, says):
+    samples = sample_graphs(large=False)
+    with pytest.raises(AssertionError, match=says) as caught:
+        check_renderer(renderer, {name: samples[name] for name in ("parallel edges",)})
+    assert "on the sample 'parallel edges'" in str(caught.value)
+
+
+def test_a_plugin_may_refuse_a_folded_graph_and_no_other():
+    def refuses(graph):
+        if graph.repeats or "*" in graph.nodes[-1].id:
+            raise ValueError("fold what comes out")
+        return graph
+
+    check_plugin(refuses, SMALL)
+    with pytest.raises(AssertionError, match="takes every graph, but ValueError: refused"):
+        check_plugin(lambda graph: (_ for _ in ()).throw(ValueError("refused")), SMALL)
+
+
+def test_bytes_may_hold_names_in_any_way():
+    check_renderer(lambda graph: b"\x89", SMALL)
+
+
+def test_an_unknown_name_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"no graph plugin 'no such'.*skip_paths"):
+        check_plugin("no such")
+    with pytest.raises(ValueError, match=r"no graph renderer 'no such'.*mermaid"):
+        check_renderer("no such")
