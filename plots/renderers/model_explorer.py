@@ -58,6 +58,8 @@ def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[P
     path = Path(folder) / f"{_file_name(graph.name)}{SUFFIX}"
     paths = [write_whole(path, to_model_explorer(graph).encode())]
     for overlay in graph.overlays:
+        if overlay.values.keys().isdisjoint(graph.index):
+            continue  # numbers of edges are in the graph itself
         data = json.dumps({graph.name: _node_data(graph, overlay)}, ensure_ascii=False, indent=1)
         name = f"{_file_name(graph.name)}.{_file_name(overlay.name)}.node_data.json"
         paths.append(write_whole(Path(folder) / name, data.encode()))
