@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -41,10 +40,14 @@ def difference() -> None:
 
 def signals() -> None:
     """Variance and gradients by depth: what norms and skip paths are for."""
+    changes = {
+        "pre-norm": {"norm_placement": "pre"},
+        "post-norm": {"norm_placement": "post"},
+        "no norm": {"norm_placement": "none"},
+        "no norm, no skip paths": {"norm_placement": "none", "residual": False},
+    }
     models = {
-        "pre-norm": decoder("pre_norm_learned", **DEEP),
-        "post-norm": decoder("post_norm_learned", **DEEP),
-        "pre-norm, no residual": decoder("pre_norm_learned", **DEEP, residual=False),
+        name: decoder("pre_norm_learned", **DEEP, **change) for name, change in changes.items()
     }
     profiles = {name: plots.depth_profile(model) for name, model in models.items()}
     figure = plots.signal_propagation(
@@ -82,26 +85,18 @@ def explorer() -> None:
     if chromium is None:
         print("no chromium: explorer.png is left as it is")
         return
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "gpt2.html"
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        file = Path(folder) / "gpt2.html"
         model = builders.build(builders.variant("gpt2_small"), abstract=True)
-        plots.draw(model, page, plugins=["skip_paths", "parameters", "flops"])
-        picture = Path(folder) / "explorer.png"
-        subprocess.run(
-            [
-                chromium,
-                "--headless",
-                "--no-sandbox",
-                "--hide-scrollbars",
-                "--window-size=1200,900",
-                "--virtual-time-budget=8000",
-                f"--screenshot={picture}",
-                page.as_uri(),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        shutil.copy(picture, HERE / "explorer.png")
+        plots.draw(model, file, plugins=["skip_paths", "parameters", "flops"])
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(file.as_uri())
+        page.wait_for_selector("html[data-state=ready]")
+        page.screenshot(path=HERE / "explorer.png")
+        browser.close()
 
 
 def decoder(variant: str, **changes: object) -> keras.Model:
