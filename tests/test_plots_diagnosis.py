@@ -7,8 +7,15 @@ from keras import layers, ops
 
 import plots
 from plots.diagnosis import rules
+from plots.diagnosis.attentions import attentions_of
+from plots.renderers import boxes
 
 LENGTH, WIDTH, INNER, HEADS, HEAD_WIDTH, TOKENS, CLASSES = 11, 14, 23, 3, 5, 31, 7
+
+
+@pytest.fixture(autouse=True)
+def same_weights_every_time():
+    keras.utils.set_random_seed(17)
 
 
 def findings_of(model):
@@ -240,13 +247,19 @@ def not_padding(tokens):
     return ops.expand_dims(ops.not_equal(tokens, 0), 1)
 
 
+def before_length(tokens):
+    """Whether the key is before the first padding, (b, 1, t), by the length of the sequence."""
+    length = ops.sum(ops.cast(ops.not_equal(tokens, 0), "int32"), axis=1, keepdims=True)
+    return ops.expand_dims(ops.cumsum(ops.ones_like(tokens), axis=1) <= length, 1)
+
+
 def by_layer(tokens=None, **masks):
     return attention("attention", **masks)
 
 
 def by_dot_product(**masks):
     layer = layers.Attention(name="attention")
-    return lambda x: layer([x, x], **masks)
+    return lambda x: layer([x / WIDTH**0.5, x], **masks)
 
 
 def fused(**masks):
@@ -293,6 +306,7 @@ CAUSAL = {
 LEAKING = {
     "layer": lambda tokens: by_layer(),
     "layer, padding mask": lambda tokens: by_layer(attention_mask=not_padding(tokens)),
+    "layer, mask by length": lambda tokens: by_layer(attention_mask=before_length(tokens)),
     "dot product": lambda tokens: by_dot_product(),
     "fused": lambda tokens: fused(),
     "fused, padding mask": lambda tokens: fused(mask=ops.expand_dims(not_padding(tokens), 1)),
@@ -378,6 +392,20 @@ def test_masks_that_the_graph_does_not_explain_are_trusted():
             return ops.broadcast_to(index[None] <= index[:, None], (1, LENGTH, LENGTH))
 
     assert findings_of(language_model(lambda t: by_layer(attention_mask=Visible()(t)))) == ()
+
+
+@pytest.mark.parametrize("keys_first", [True, False])
+def test_queries_are_told_from_keys_whichever_comes_first_in_the_einsum(keys_first):
+    queries, keys = keras.Input((LENGTH, WIDTH), name="q"), keras.Input((13, WIDTH), name="k")
+    if keys_first:
+        scores = ops.einsum("bsd,btd->bts", keys, queries)
+    else:
+        scores = ops.einsum("btd,bsd->bts", queries, keys)
+    mixed = ops.einsum("bts,bsd->btd", ops.softmax(scores), keys)
+    graph = plots.read_graph(keras.Model([queries, keys], mixed))
+    ((attention,), lineage) = attentions_of(graph)
+    assert (attention.query, attention.keys, attention.is_self) == ("q", ("k",), False)
+    assert [node.id for node in lineage.calls_of(attention.output) if node.kind == "input"] == ["q"]
 
 
 # --- padding ------------------------------------------------------------------------------------
@@ -651,6 +679,15 @@ def test_the_plugin_adds_notes_that_survive_folding_and_json():
     (note,) = (note for note in plots.fold(noted).notes if note.kind == "finding")
     assert note.about == ("block_0.attention.norm", "block_0.feedforward.norm")
     assert plots.findings(plots.fold(noted)) == (note,)
+
+
+def test_the_frame_of_a_finding_is_not_hidden_by_that_of_a_block_that_deviates():
+    graph = plots.read_graph(encoder([*["pre"] * 4, "post", "pre"]))
+    folded = plots.apply_plugins(graph, ["skip_paths", "diagnose", "fold"])
+    node = folded.node("block_2.attention.norm")
+    assert {note.kind for note in folded.notes if node.id in note.about} == {"finding", "deviates"}
+    frame = boxes.box_attributes(node, folded, boxes.Labels(), on_stream=True, tag=None)["color"]
+    assert frame == f'"{boxes.note_colour("finding")}"'
 
 
 def test_others_can_add_rules_and_one_that_fails_leaves_the_others_alone(monkeypatch):

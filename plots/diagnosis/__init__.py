@@ -22,8 +22,9 @@ from dataclasses import replace
 
 from plots.annotations import Note
 from plots.diagnosis import (  # noqa: F401 - registers the rules
-    attention_rules,
+    causality_rules,
     norm_rules,
+    padding_rules,
     skip_rules,
     training_rules,
 )

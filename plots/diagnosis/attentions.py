@@ -33,6 +33,9 @@ PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
 Other calls of two tensors and without weights are told by the shape of what they give out.
 """
 
+_MOST_STEPS = 16
+"""Most calls between a softmax and the products before and after it: a mask, a bias, a dropout."""
+
 _JOINS = frozenset({"Concatenate", "Stack"})
 _ROLES = {"inputs.0": "query", "inputs.1": "value", "inputs.2": "key"}  # of keras.layers.Attention
 _MASKS_OF_QUERIES = frozenset({"query_mask", "mask.0"})
@@ -200,29 +203,31 @@ def _parts_around_softmax(graph: Graph, softmax: Node) -> _Parts | None:
     )
 
 
-def _steps_to_scores(graph: Graph, node: Node) -> list[Node] | None:
+def _steps_to_scores(graph: Graph, node: Node, most: int = _MOST_STEPS) -> list[Node] | None:
     """Calls from `node` back to the product of queries and keys, between them none with weights."""
-    for edge in graph.incoming[node.id]:
+    for edge in graph.incoming[node.id] if most else ():
         source = graph.node(edge.source)
         if edge.tensor.shape == node.outputs[0].shape and _is_float(edge.tensor):
             if _is_product(graph, source):
                 return [node, source]
-            steps = None if source.parameters else _steps_to_scores(graph, source)
+            steps = None if source.parameters else _steps_to_scores(graph, source, most - 1)
             if steps is not None:
                 return [node, *steps]
     return None
 
 
-def _step_to_mixed(graph: Graph, node: Node) -> Edge | None:
+def _step_to_mixed(graph: Graph, node: Node, most: int = _MOST_STEPS) -> Edge | None:
     """The edge on which weights that come from `node` go into the product with the values."""
-    for edge in graph.outgoing[node.id]:
+    for edge in graph.outgoing[node.id] if most else ():
         target = graph.node(edge.target)
         same_shape = edge.tensor.shape == target.outputs[0].shape
         if target.class_name in PRODUCTS or not same_shape:
             if len(_factors(graph, target)) == 2:
                 return edge
-        elif not target.parameters and (further := _step_to_mixed(graph, target)) is not None:
-            return further
+        elif not target.parameters:
+            further = _step_to_mixed(graph, target, most - 1)
+            if further is not None:
+                return further
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from plots.annotations import NormPlace, SkipPath, number_text
 from plots.diagnosis.attentions import Attention, Lineage, attentions_of
@@ -55,25 +55,17 @@ def _of_transformer(graph: Graph, attentions: Sequence[Attention], lineage: Line
             parts[_part_of(attention, crosses, lineage)].append(attention)
     if not any(parts.values()):
         parts["decoder"] = crosses
-    kinds = [kind for kind, own in parts.items() if kind and own]
+    parts = {part: own for part, own in parts.items() if own}
     paths = [path for stream in streams_of(graph) for path in stream.paths]
-    inside = {node_id for path in paths for node_id in path.bypassed}
-    outer = [path for path in paths if path.target not in inside]
-    norms = f"{_norms_in_words(outer)} " if outer else ""
-    title = f"{norms}Transformer {'-'.join(kinds)}".strip()
-    blocks = [
-        counted(len(own), f"{kind} block" if len(kinds) > 1 else "block")
-        for kind, own in parts.items()
-        if own
+    title = f"{_norms_in_words(paths)}Transformer {'-'.join(part for part in parts if part)}"
+    said = [
+        _blocks_in_words(parts)
+        + f" with {counted(len(paths), 'residual path') if paths else 'no skip paths'}"
+        + _final_norm_in_words(graph),
+        _attentions_in_words(parts, bool(crosses)),
+        _positions_in_words(graph, lineage),
     ]
-    ways = counted(len(paths), "residual path") if paths else "no skip paths"
-    attends = [_self_attention_in_words(own) for own in parts.values() if own and own != crosses]
-    if len(kinds) > 1:
-        attends = [f"{words} in the {kind}" for kind, words in zip(kinds, attends, strict=False)]
-    attends += ["cross-attention"] if crosses else []
-    said = [f"{' and '.join(blocks)} with {ways}{_final_norm_in_words(graph)}", ", ".join(attends)]
-    said.append(_positions_in_words(graph, lineage))
-    return f"{title[0].upper()}{title[1:]}: {'; '.join(said)}"
+    return f"{title.strip()}: {'; '.join(said)}"
 
 
 def _part_of(attention: Attention, crosses: Sequence[Attention], lineage: Lineage) -> str:
@@ -84,12 +76,26 @@ def _part_of(attention: Attention, crosses: Sequence[Attention], lineage: Lineag
 
 
 def _norms_in_words(paths: Sequence[SkipPath]) -> str:
-    placements = {path.placement for path in paths}
-    if placements <= {"pre", "sandwich", "post"} and all("branch_start" in p.norms for p in paths):
-        return "sandwich-norm" if placements == {"sandwich"} else "pre-norm"
+    """How sublayers are normalised, without what lies inside of one, such as an adapter."""
+    inside = {node_id for path in paths for node_id in path.bypassed}
+    outer = [path for path in paths if path.target not in inside]
+    if not outer:
+        return ""
+    placements = {path.placement for path in outer}
+    if all("branch_start" in path.norms for path in outer):
+        return "Sandwich-norm " if placements == {"sandwich"} else "Pre-norm "
     if len(placements) > 1:
-        return "mixed-norm"
-    return {"post": "post-norm", "branch_end": "res-post-norm"}.get(placements.pop(), "norm-free")
+        return "Mixed-norm "
+    names = {"post": "Post-norm ", "branch_end": "Res-post-norm "}
+    return names.get(placements.pop(), "Norm-free ")
+
+
+def _blocks_in_words(parts: Mapping[str, Sequence[Attention]]) -> str:
+    """How many blocks there are: as many as self-attentions, or as cross-attentions alone."""
+    return " and ".join(
+        counted(len(own), f"{part} block" if part and len(parts) > 1 else "block")
+        for part, own in parts.items()
+    )
 
 
 def _final_norm_in_words(graph: Graph) -> str:
@@ -98,11 +104,18 @@ def _final_norm_in_words(graph: Graph) -> str:
     return ", final norm" if pre and all(meets_a_norm(graph, end) for end in pre) else ""
 
 
-def _self_attention_in_words(attentions: Sequence[Attention]) -> str:
-    seen = {attention.masked.causal for attention in attentions}
-    if seen == {True}:
-        return "causal self-attention"
-    return "self-attention in both directions" if seen == {False} else "self-attention"
+def _attentions_in_words(parts: Mapping[str, Sequence[Attention]], crosses: bool) -> str:
+    said = []
+    for part, own in parts.items():
+        seen = {attention.masked.causal for attention in own if attention.is_self}
+        words = "self-attention"
+        if seen == {True}:
+            words = "causal self-attention"
+        elif seen == {False}:
+            words = "self-attention in both directions"
+        if seen:
+            said.append(words + (f" in the {part}" if part and len(parts) > 1 else ""))
+    return ", ".join(said + ["cross-attention"] * crosses)
 
 
 def _positions_in_words(graph: Graph, lineage: Lineage) -> str:

@@ -14,7 +14,6 @@ MASK_LAYERS: set[str] = {
     "Embedding",
     "Flatten",
     "Identity",
-    "InputLayer",
     "Masking",
     "Maximum",
     "Minimum",

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from plots.annotations import Note, SkipPath
 from plots.diagnosis.attentions import attentions_of, is_sublayer_part
 from plots.diagnosis.rules import counted, diagnosis_rule, finding, named
-from plots.diagnosis.streams import Stream, Style, branch_ends, streams_of, style_of
+from plots.diagnosis.streams import (
+    Stream,
+    Style,
+    branch_ends,
+    computed_from,
+    streams_of,
+    style_of,
+    up_to_weights,
+)
 from plots.graph import Graph
 from plots.operation_kinds import is_norm
 
@@ -75,7 +83,7 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
         if style_of(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         others = {other.root for other in streams if other is not stream}
-        if not meets_a_norm(graph, end) and others.isdisjoint(_computed_from(graph, end)):
+        if not meets_a_norm(graph, end) and others.isdisjoint(computed_from(graph, end)):
             yield finding(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: what it "
@@ -136,25 +144,4 @@ def _no_norm_after_the_last_merge(graph: Graph, stream: Stream) -> Iterator[Note
 
 def meets_a_norm(graph: Graph, start: str) -> bool:
     """Whether a norm follows `start` before anything else that has weights."""
-    found: set[str] = set()
-    waiting = [start]
-    while waiting:
-        for edge in graph.outgoing[waiting.pop()]:
-            node = graph.node(edge.target)
-            if is_norm(node):
-                return True
-            if node.id not in found and not node.parameters:
-                found.add(node.id)
-                waiting.append(node.id)
-    return False
-
-
-def _computed_from(graph: Graph, start: str) -> set[str]:
-    """Ids of all calls that depend on `start`."""
-    found: set[str] = set()
-    waiting = [start]
-    while waiting:
-        targets = {edge.target for edge in graph.outgoing[waiting.pop()]} - found
-        found |= targets
-        waiting += targets
-    return found
+    return any(is_norm(node) for node in up_to_weights(graph, start))

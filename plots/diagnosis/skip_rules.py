@@ -8,7 +8,7 @@ from itertools import pairwise
 from plots.annotations import Note
 from plots.diagnosis.attentions import Lineage, attentions_of, is_sublayer_part
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
-from plots.diagnosis.streams import Stream, streams_of
+from plots.diagnosis.streams import Stream, computed_from, streams_of
 from plots.graph import Graph, Node
 from plots.hierarchy import boxes, enclosing_block
 from plots.operation_kinds import is_norm
@@ -114,16 +114,8 @@ def _goes_on(graph: Graph, node_id: str) -> bool:
     Where a model gives out what is inside of it, the rest of the last block is not in the graph.
     """
     inside = f"{graph.node(node_id).namespace}."
-    found, waiting = {node_id}, [node_id]
-    while waiting:
-        for edge in graph.outgoing[waiting.pop()]:
-            target = graph.node(edge.target)
-            if target.parameters and not f"{target.namespace}.".startswith(inside):
-                return True
-            if target.id not in found:
-                found.add(target.id)
-                waiting.append(target.id)
-    return False
+    after = (graph.node(other) for other in computed_from(graph, node_id))
+    return any(node.parameters and not f"{node.namespace}.".startswith(inside) for node in after)
 
 
 def _sublayer(node: Node, namespace: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,6 +101,31 @@ def _next_to_path(graph: Graph, path: SkipPath, place: NormPlace) -> list[Node]:
 def branch_ends(graph: Graph, path: SkipPath) -> list[Node]:
     """The last calls on the branch of a path that are more than an identity."""
     return _past_identities(graph, path.target, _sources, frozenset(path.bypassed))
+
+
+def up_to_weights(graph: Graph, start: str) -> Iterator[Node]:
+    """What follows a call, on every way up to and with the first call that has weights."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for edge in graph.outgoing[waiting.pop()]:
+            node = graph.node(edge.target)
+            if node.id not in found:
+                found.add(node.id)
+                yield node
+                if not node.parameters:
+                    waiting.append(node.id)
+
+
+def computed_from(graph: Graph, start: str) -> set[str]:
+    """Ids of all calls that depend on `start`."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        targets = {edge.target for edge in graph.outgoing[waiting.pop()]} - found
+        found |= targets
+        waiting += targets
+    return found
 
 
 def _past_identities(

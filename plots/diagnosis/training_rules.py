@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from plots.annotations import Note
 from plots.diagnosis.attentions import is_softmax
 from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.streams import up_to_weights
 from plots.graph import Constant, Edge, Graph, Loss, Node, Shape
 from plots.operation_kinds import (
     is_additive_merge,
@@ -148,11 +149,7 @@ def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
 
 def _goes_into_softmax(graph: Graph, node_id: str) -> bool:
     """Whether these are attention scores, and what is added to them is a mask or a bias."""
-    targets = [graph.node(edge.target) for edge in graph.outgoing[node_id]]
-    return any(
-        is_softmax(target) or (not target.parameters and _goes_into_softmax(graph, target.id))
-        for target in targets
-    )
+    return any(is_softmax(node) for node in up_to_weights(graph, node_id))
 
 
 def _last_call(graph: Graph, output: str) -> Node:
