@@ -52,7 +52,7 @@ class AttentionMap:
     def mask(self) -> np.ndarray:
         """(b, n, t, s), True where a query may look: wherever its weight is not exactly zero.
 
-        A query that may look nowhere has equal weights, and seems to look everywhere.
+        A query that may look nowhere has weights as well, which mean nothing.
         """
         return self.weights > 0
 

@@ -113,7 +113,8 @@ def _plain(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[_Sublayer]:
         block = enclosing_block(namespaces[node.id])
         if block:
             members.setdefault(".".join(parts[: depth_of(block) + 1]), []).append(node.id)
-    for ids in members.values():
+    # By their ends: keys and values of a cross-attention come long before its queries.
+    for ids in sorted(members.values(), key=lambda ids: graph.index[ids[-1]]):
         entering = [
             edge
             for node_id in ids

@@ -136,6 +136,7 @@ class Execution:
 
         What leaves the model is on an edge here, too: see `output_edge`.
         """
+        import keras
         from keras import ops
 
         ends = {output_edge(n): place for n, place in enumerate(self.graph.outputs)}
@@ -149,6 +150,10 @@ class Execution:
             values = _run(self.calls, self.fed, shifts, _compute)
             return loss([_shifted(values[place], shifts.get(e)) for e, place in ends.items()])
 
+        # The loss of a compiled model makes variables when it is first computed, and they get their
+        # values where this scope ends, which must not be within the gradient of some backend.
+        with keras.StatelessScope():
+            loss([self.values[place] for place in ends.values()])
         with _without_trace():
             return {edge: as_array(found) for edge, found in gradient(loss_at, zeros).items()}
 

@@ -49,7 +49,7 @@ def constant_of(port: str, value: Any) -> Constant:
     import keras
 
     if isinstance(value, bool | int | float | str):
-        return Constant(port, value)
+        return Constant(port, _plain(value))
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         shape = tuple(int(n) for n in value.shape)
         dtype = keras.backend.standardize_dtype(value.dtype)

@@ -1,0 +1,244 @@
+"""Attention weights are those that the model computes, and their pictures show them."""
+
+import base64
+import struct
+import zlib
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from small_models import TRANSLATOR, probed, random_model, random_tokens, small_spec
+
+import plots
+from plots.attention_pictures import LONGEST, block_maximum, heads_png
+from plots.renderers.inlined import picture_row
+
+B, T, S, N, H = 2, 3, 7, 2, 5
+RNG = np.random.default_rng(0)
+SPEC = small_spec(**TRANSLATOR)
+TRANSLATOR_MODEL, TOKENS = random_model(SPEC), random_tokens(SPEC)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype("float32")
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def namespaced(maps):
+    return {node_id.rpartition(".")[0]: found for node_id, found in maps.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention_dropout": 0.1, "positions": "rotary", "head_dim": 6}, {"attention": "layer"}],
+    ids=["fused", "in steps", "library layer"],
+)
+def test_weights_are_those_of_the_probe(changes):
+    spec = small_spec(**TRANSLATOR, **changes)
+    model = random_model(spec) if changes else TRANSLATOR_MODEL
+    expected = probed(model, spec, TOKENS, "attention_scores")
+    found = namespaced(plots.attention_maps(model, TOKENS))
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        np.testing.assert_allclose(found[name].weights, weights, rtol=0, atol=1e-6)
+        assert found[name].kind == ("cross" if "cross" in name else "self")
+        np.testing.assert_array_equal(found[name].mask, weights > 0)
+
+
+def test_weights_of_a_library_layer_are_its_own_with_implicit_masks():
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = layers.Embedding(11, H, mask_zero=True)(tokens)
+    attention = layers.MultiHeadAttention(N, 3, name="attention")
+    model = keras.Model(tokens, attention(x, x, use_causal_mask=True))
+    given = np.array([[3, 5, 7, 0, 0]])
+    weights = plots.attention_maps(model, given)["attention"].weights
+    embedded = model.layers[1](given)
+    _, own = attention(embedded, embedded, use_causal_mask=True, return_attention_scores=True)
+    np.testing.assert_allclose(weights, ops.convert_to_numpy(own), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(weights[0, 0, :3] > 0, np.tri(3, 5) > 0)  # of real tokens
+
+
+def test_other_library_layers_give_out_their_weights_too():
+    x, memory = keras.Input((T, H), name="x"), keras.Input((S, H), name="memory")
+    grouped = layers.GroupQueryAttention(3, 4, 2, name="grouped")
+    given_out = grouped(x, memory, return_attention_scores=True)
+    model = keras.Model([x, memory], [*given_out, layers.Attention(name="single")([x, memory])])
+    inputs = {"x": normal(B, T, H), "memory": normal(B, S, H)}
+    maps = plots.attention_maps(model, inputs)
+    mixed, scores, single = (ops.convert_to_numpy(y) for y in model([*inputs.values()]))
+    np.testing.assert_allclose(maps["grouped"].weights, scores, rtol=0, atol=1e-6)
+    expected = softmax(np.einsum("bth,bsh->bts", *inputs.values()))[:, None]
+    np.testing.assert_allclose(maps["single"].weights, expected, rtol=0, atol=1e-6)
+    assert {found.kind for found in maps.values()} == {"cross"}
+    assert mixed.shape == single.shape
+
+
+@pytest.mark.parametrize("with_values", ["positional", "keyword"])
+def test_weights_of_the_fused_operation_are_the_softmax_of_what_it_reckons(with_values):
+    query, key, bias = normal(B, T, 4, H), normal(B, S, 2, H), normal(B, 4, T, S)
+    q, k, v = (
+        keras.Input(x.shape[1:], name=n) for n, x in zip("qkv", (query, key, key), strict=True)
+    )
+    add = keras.Input(bias.shape[1:], name="bias")
+    if with_values == "positional":
+        mixed = ops.dot_product_attention(q, k, v, bias=add, scale=0.7)
+    else:
+        mixed = ops.dot_product_attention(query=q, key=k, value=v, bias=add, scale=0.7)
+    model = keras.Model([q, k, v, add], mixed)
+    inputs = {"q": query, "k": key, "v": key, "bias": bias}
+    ((name, found),) = plots.attention_maps(model, inputs).items()
+    repeated = np.repeat(key, 2, axis=2)
+    scores = np.einsum("btnh,bsnh->bnts", query, repeated) * 0.7 + bias
+    np.testing.assert_allclose(found.weights, softmax(scores), rtol=0, atol=1e-6)
+    assert (name, found.kind) == ("dot_product_attention#1", "cross")
+
+
+def heads_first(x, name):
+    x = layers.Reshape((-1, N, H))(layers.Dense(N * H, name=name)(x))
+    return ops.transpose(x, (0, 2, 1, 3))
+
+
+def by_hand(softmax_call, queries, keys):
+    """Attention (b, t, n h) as it is often written by hand, with the heads first."""
+    query, key, value = (heads_first(x, None) for x in (queries, keys, keys))
+    scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / H**0.5
+    return ops.matmul(layers.Dropout(0.5)(softmax_call(scores)), value)
+
+
+@pytest.mark.parametrize(
+    "softmax_call",
+    [ops.softmax, layers.Softmax(), layers.Activation("softmax")],
+    ids=["operation", "layer", "activation"],
+)
+def test_attention_by_hand_is_found_and_told_self_from_cross(softmax_call):
+    x, memory = keras.Input((T, 5), name="x"), keras.Input((S, 11), name="memory")
+    y = layers.LayerNormalization()(x)
+    own, cross = by_hand(softmax_call, y, y), by_hand(softmax_call, y, memory)
+    model = keras.Model([x, memory], [own, cross])
+    maps = [*plots.attention_maps(model).values()]
+    assert [(found.kind, found.weights.shape) for found in maps] == [
+        ("self", (2, N, T, T)),
+        ("cross", (2, N, T, S)),
+    ]
+    np.testing.assert_allclose(maps[1].weights.sum(-1), 1, rtol=0, atol=1e-6)
+
+
+def test_a_softmax_that_mixes_nothing_is_no_attention():
+    image, x = keras.Input((9, 9, 3), name="image"), keras.Input((T, 5), name="x")
+    gate = layers.Multiply()([image, ops.softmax(image)])
+    experts = ops.einsum("bte,bth->beh", ops.softmax(x), layers.Dense(7)(x))
+    gone = ops.log_softmax(image)
+    assert plots.attention_maps(keras.Model([image, x], [gate, experts, gone])) == {}
+
+
+def test_entropy_is_that_of_equal_looks():
+    weights = np.zeros((1, 1, 2, 4), "float32")
+    weights[..., 0, :2], weights[..., 1, :] = 1 / 2, 1 / 4
+    assert plots.AttentionMap("self", weights).entropy == pytest.approx((1 + 2) / 2)
+
+
+def pixels(picture):
+    """Decode a PNG of 8-bit RGB without filters, as an array (rows, columns, 3)."""
+    chunks, at = {}, 8
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    while at < len(picture):
+        (length,) = struct.unpack(">I", picture[at : at + 4])
+        kind, data = picture[at + 4 : at + 8], picture[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", picture[at + 8 + length :][:4])[0] == zlib.crc32(kind + data)
+        chunks[kind], at = data, at + 12 + length
+    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), "uint8").reshape(height, 1 + 3 * width)
+    assert not lines[:, 0].any()
+    return lines[:, 1:].reshape(height, width, 3)
+
+
+def test_a_picture_has_a_map_for_every_head_and_its_masked_cells_are_grey():
+    weights = np.tile(np.eye(3, dtype="float32"), (6, 1, 1))
+    mask = np.tile(np.tri(3, dtype=bool), (6, 1, 1))
+    image = pixels(heads_png(weights, mask))
+    cell, gap = 96 // 3, 6
+    assert image.shape == (2 * 3 * cell + gap, 3 * 3 * cell + 2 * gap, 3)
+    middles = [cell // 2 + k * cell for k in range(3)]
+    corner = image[-3 * cell :, -3 * cell :][np.ix_(middles, middles)]
+    white, full, grey = [255, 255, 255], [8, 48, 107], [208, 208, 208]
+    assert corner.tolist() == [[full, grey, grey], [white, full, grey], [white, white, full]]
+    assert (image[:, 3 * cell : 3 * cell + gap] == 255).all()
+
+
+@pytest.mark.parametrize(("heads", "grid"), [(1, (1, 1)), (2, (1, 2)), (8, (2, 4)), (7, (2, 4))])
+def test_heads_fill_a_grid_that_is_wider_than_high(heads, grid):
+    image = pixels(heads_png(np.full((heads, 3, 3), 0.5), np.ones((heads, 3, 3), bool)))
+    assert [round(side / 102) for side in image.shape[:2]] == list(grid)
+
+
+def test_of_long_sequences_a_cell_shows_the_largest_weight_of_its_block():
+    maps = normal(2, 5, 7)
+    blocks = block_maximum(maps, 4)
+    assert blocks.shape == (2, 3, 4)
+    assert blocks[1, 2, 3] == maps[1, 4, 6]
+    assert blocks[0, 0, 1] == maps[0, 0:2, 2:4].max()
+    np.testing.assert_array_equal(block_maximum(maps, 7), maps)
+    long = np.full((1, 3, 1009), 0.1)
+    assert pixels(heads_png(long, np.ones(long.shape, bool))).shape[1] <= 2 * LONGEST
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    graph = plots.read_graph(TRANSLATOR_MODEL)
+    return plots.apply_plugins(
+        graph, ["skip_paths", ("attention", {"inputs": TOKENS, "example": 1})], TRANSLATOR_MODEL
+    )
+
+
+def test_the_plugin_draws_every_attention_and_measures_its_entropy(drawn):
+    maps = plots.attention_maps(TRANSLATOR_MODEL, TOKENS)
+    assert list(drawn.pictures) == list(maps)
+    overlay = drawn.overlay("attention entropy")
+    for node_id, found in maps.items():
+        assert overlay.number(overlay.values[node_id]) == pytest.approx(found.entropy)
+        assert base64.b64decode(drawn.pictures[node_id]) == heads_png(
+            found.weights[1], found.mask[1]
+        )
+    assert plots.Graph.from_json(drawn.to_json()) == drawn
+
+
+def test_an_svg_holds_the_pictures_itself_and_a_png_shows_them(drawn, tmp_path):
+    paths = [tmp_path / f"{name}.svg" for name in ("first", "second")]
+    for path in paths:
+        plots.draw(drawn, path, plugins=[])
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    for picture in drawn.pictures.values():
+        assert f'xlink:href="data:image/png;base64,{picture}"'.encode() in first
+    assert b".png" not in first
+    plots.draw(drawn, tmp_path / "model.png", plugins=[], dpi=40)
+    plots.draw(drawn, tmp_path / "model.dot", plugins=[])
+    assert b"<img" not in (tmp_path / "model.dot").read_bytes()
+    assert (tmp_path / "model.png").stat().st_size > 1000
+
+
+def test_a_large_picture_is_shown_smaller_and_in_its_proportions():
+    picture = base64.b64encode(heads_png(np.zeros((1, 3, 3)), np.ones((1, 3, 3), bool))).decode()
+    assert 'width="48" height="48"' in picture_row(picture)
+    wide = np.zeros((1, 2, 48))
+    row = picture_row(base64.b64encode(heads_png(wide, wide == 0)).decode())
+    assert 'width="48" height="2"' in row
+
+
+def test_an_example_that_is_not_there_is_refused():
+    graph = plots.read_graph(TRANSLATOR_MODEL)
+    with pytest.warns(UserWarning, match="example is 3; the batch has the examples 0 to 2"):
+        plots.apply_plugins(
+            graph, [("attention", {"inputs": TOKENS, "example": 3})], TRANSLATOR_MODEL
+        )
+
+
+def test_a_model_without_attention_gets_no_picture():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(5)])
+    graph = plots.read_graph(model)
+    assert plots.apply_plugins(graph, ["attention"], model) == graph

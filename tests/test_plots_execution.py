@@ -1,0 +1,293 @@
+"""Models computed call by call: every value is the model's own, and every edge has its gradient."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+import plots_models
+import pytest
+from keras import layers, ops
+from small_models import small_spec
+
+import builders  # makes dotted names possible on PyTorch, too
+import plots
+from plots.execution import Execution
+from plots.losses import loss_of_outputs
+
+keras.utils.set_random_seed(0)
+DECODER = plots_models.decoder_only()
+
+
+def masked_translator():
+    """Implicit masks everywhere; both cross-attentions take them off the same encoder output."""
+    source = keras.Input((None,), dtype="int32", name="source")
+    target = keras.Input((None,), dtype="int32", name="target")
+    x = layers.Embedding(11, 7, mask_zero=True)(source)
+    y = layers.Embedding(13, 7, mask_zero=True)(target)
+    y = layers.Add()([y, layers.MultiHeadAttention(2, 3)(y, y, use_causal_mask=True)])
+    for _ in range(2):
+        y = layers.Add()([y, layers.MultiHeadAttention(2, 3)(y, x)])
+    # In the order of the arguments the first pooling would come before the attention that takes
+    # the mask off what it pools; Keras computes it afterwards.
+    pooled = layers.GlobalAveragePooling1D()(y)
+    other = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 3)(y, y))
+    return keras.Model([source, target], {"pooled": layers.Concatenate()([pooled, other]), "y": y})
+
+
+def nested():
+    x = keras.Input((5, 7), name="x")
+    inner = keras.Sequential([keras.Input((7,)), layers.Dense(7, "relu"), layers.Dense(7)])
+    row, column = keras.Input((7,)), keras.Input((7,))
+    two = keras.Model([row, column], [row + layers.Dense(7)(column), row * 2.0])
+    y = layers.TimeDistributed(inner)(x) + layers.TimeDistributed(layers.Dense(7))(x)
+    first, second = two([y[:, 0], y[:, 1]])
+    return keras.Model(x, [inner(two([second, first])[0]), inner(first)])
+
+
+def of_all_sorts():
+    image, scale = keras.Input((9, 9, 3), name="image"), keras.Input((), name="scale")
+    x = layers.BatchNormalization()(layers.Conv2D(5, 3)(image))
+    parts = ops.split(x, [2], axis=-1)
+    joined = ops.concatenate(parts[::-1], axis=-1) * ops.reshape(scale, (-1, 1, 1, 1))
+    return keras.Model({"image": image, "scale": scale}, ops.mean(ops.relu(joined), axis=(1, 2)))
+
+
+MODELS = {
+    "decoder": lambda: DECODER,
+    "translator": plots_models.encoder_decoder,
+    "masks": masked_translator,
+    "nested": nested,
+    "all sorts": of_all_sorts,
+    "sequential": lambda: keras.Sequential([keras.Input((3,)), layers.Dense(5)]),
+}
+
+
+@cache
+def model_of(name):
+    return MODELS[name]()
+
+
+def as_called(model, inputs):
+    structure = getattr(model, "_inputs_struct", None)
+    named = [inputs[tensor.name] for tensor in model.inputs]
+    return inputs if isinstance(structure, dict) else named if len(named) > 1 else named[0]
+
+
+def arrays(outputs):
+    return [ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
+
+
+@pytest.mark.parametrize("open_nested", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize("name", MODELS)
+def test_what_comes_out_of_the_last_calls_is_what_the_model_gives(name, open_nested):
+    model = model_of(name)
+    inputs = plots.random_inputs(model, seed=3)
+    if name == "masks":
+        inputs["source"][0, 2:] = inputs["target"][1, 5:] = 0
+    values = plots.call_values(model, inputs, open_nested)
+    graph = plots.read_graph(model, open_nested)
+    found = [values[node_id][output] for node_id, output in graph.outputs]
+    for actual, expected in zip(found, arrays(model(as_called(model, inputs))), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_layer_gives_out_what_a_model_that_ends_there_gives():
+    names = [layer.name for layer in DECODER.layers[1:]]
+    ending = keras.Model(DECODER.inputs, [DECODER.get_layer(name).output for name in names])
+    inputs = plots.random_inputs(DECODER)
+    values = plots.call_values(DECODER, inputs)
+    for name, expected in zip(names, arrays(ending([inputs["tokens"]])), strict=True):
+        np.testing.assert_allclose(values[name][0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_call_has_a_value_but_those_inside_of_what_is_applied_to_every_step():
+    model = model_of("nested")
+    assert plots.call_values(model).keys() == plots.read_graph(model).index.keys()
+    opened = plots.read_graph(model, open_nested=True)
+    missing = opened.index.keys() - plots.call_values(model, open_nested=True).keys()
+    assert missing == {"time_distributed#1.dense#1"}
+
+
+def test_masks_that_padding_makes_reach_the_calls_behind():
+    model = model_of("masks")
+    inputs = {"source": np.full((1, 5), 3), "target": np.full((1, 4), 3)}
+    padded = {"source": np.array([[3, 3, 3, 3, 3, 0, 0]]), "target": np.array([[3, 3, 3, 3]])}
+    first = plots.call_values(model, inputs)["add#2"][0]
+    np.testing.assert_allclose(plots.call_values(model, padded)["add#2"][0], first, atol=1e-6)
+
+
+def test_a_value_that_goes_two_ways_has_a_gradient_on_each():
+    x = keras.Input((5,), name="x")
+    branch = layers.Dense(5, name="branch")
+    model = keras.Model(x, layers.Add(name="merge")([x, branch(x)]))
+    weight = np.random.default_rng(1).normal(size=(3, 5)).astype("float32")
+    found = plots.edge_gradients(
+        model, np.ones((3, 5), "float32"), loss=lambda y: ops.sum(y * ops.convert_to_tensor(weight))
+    )
+    kernel = ops.convert_to_numpy(branch.kernel)
+    expected = {
+        "x -> branch.inputs": weight @ kernel.T,
+        "x -> merge.inputs.0": weight,
+        "branch -> merge.inputs.1": weight,
+    }
+    assert found.keys() == expected.keys()
+    for edge, gradient in expected.items():
+        np.testing.assert_allclose(found[edge], gradient, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["decoder", "masks"])
+def test_gradients_say_how_the_loss_changes_with_the_embedding(name):
+    model = model_of(name)
+    inputs = plots.random_inputs(model, seed=5)
+    if name == "masks":  # no query is padding: of those PyTorch's own gradients are wrong
+        inputs["source"][1, 5:] = 0
+    loss = loss_of_outputs(model, None, None, seed=7)
+    embedding = next(n for n in plots.read_graph(model).nodes if n.config.get("input_dim") == 13)
+    table = model.get_layer(embedding.name).embeddings
+    before = ops.convert_to_numpy(table.value).copy()
+    start, direction = np.random.default_rng(11).normal(size=(2, *table.shape))
+    step, losses = 1e-3, []
+    for sign in (1, -1):
+        table.assign(start + sign * step * direction)
+        outputs = keras.tree.flatten(model(as_called(model, inputs)))
+        losses.append(float(ops.convert_to_numpy(loss(outputs))))
+    table.assign(start)
+    execution = Execution.of(model, inputs)
+    gradient = execution.summed_gradients(execution.gradients(loss))[embedding.id, 0]
+    table.assign(before)
+    tokens = inputs["target" if name == "masks" else "tokens"]
+    slope = (losses[0] - losses[1]) / (2 * step)
+    assert (gradient * direction[tokens]).sum() == pytest.approx(slope, rel=2e-2)
+
+
+def test_the_gradient_of_a_value_is_the_sum_of_those_on_its_edges():
+    execution = Execution.of(DECODER)
+    on_edges = execution.gradients(loss_of_outputs(DECODER, None, None, seed=0))
+    merge = "decoder.block_0.self_attention.residual"
+    skip = "decoder.block_0.feedforward.residual"
+    parts = [on_edges[e.id] for e in execution.graph.outgoing[merge]]
+    assert len(parts) == 2
+    summed = execution.summed_gradients(on_edges)
+    np.testing.assert_allclose(summed[merge, 0], parts[0] + parts[1], rtol=1e-6)
+    # A merge hands on what comes back to it, along the skip path as along the branch.
+    np.testing.assert_allclose(parts[1], summed[skip, 0], rtol=1e-6)
+    assert np.sqrt(np.mean(on_edges["output 0"] ** 2)) == pytest.approx(1, rel=0.1)
+
+
+def test_a_value_that_the_loss_does_not_depend_on_has_a_gradient_of_zero():
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, [layers.Dense(5, name="a")(x), layers.Dense(7, name="b")(x)])
+    found = plots.edge_gradients(model, loss=lambda outputs: ops.sum(outputs[0]))
+    assert found["x -> a.inputs"].any()
+    assert not found["x -> b.inputs"].any()
+
+
+def test_the_compiled_loss_is_the_loss_that_is_given():
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, [layers.Dense(5, name="a")(x), layers.Dense(5, name="b")(x)])
+    model.compile(loss=["mse", "mae"])
+    one = keras.Model(x, model.outputs[0])
+    inputs, targets = np.ones((2, 3)), np.zeros((2, 5))
+    both = plots.edge_gradients(model, inputs, targets=[targets, targets])
+    edge = "x -> a.inputs"
+    given = plots.edge_gradients(one, inputs, targets=targets, loss="mse")[edge]
+    np.testing.assert_allclose(both[edge], given, rtol=1e-5)
+    assert both["x -> b.inputs"].any()
+    model.evaluate(inputs, [targets, targets], verbose=0)  # and its own metrics are there
+
+
+def test_the_model_stays_as_it_was():
+    model = model_of("all sorts")
+    before = [ops.convert_to_numpy(weight).copy() for weight in model.variables]
+    plots.edge_gradients(model)
+    for weight, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
+
+
+def test_random_tokens_are_no_padding_and_as_long_as_the_positions_reach():
+    spec = small_spec(vocabulary_size=3, pad_token_id=1, max_sequence_length=11)
+    tokens = plots.random_inputs(builders.build_decoder_only(spec))["tokens"]
+    assert tokens.shape == (2, 11)
+    assert set(tokens.ravel()) == {0, 2}
+    model = plots_models.decoder_only(blocks=1)
+    assert plots.random_inputs(model, batch=3, length=99)["tokens"].shape == (3, 17)
+    assert (plots.random_inputs(model_of("masks"))["source"] > 0).all()
+
+
+def test_random_inputs_fit_their_dtypes_and_are_the_same_for_the_same_seed():
+    ids = keras.Input((5,), name="ids")  # of floats, as many write it
+    mask, flags = (keras.Input((None,), dtype=d, name=d) for d in ("bool", "int8"))
+    x = layers.Embedding(7, 3)(ids) * ops.cast(ops.expand_dims(flags, 2), "float32")
+    model = keras.Model([ids, mask, flags], [x, mask])
+    inputs = plots.random_inputs(model, seed=2)
+    assert {name: (a.dtype.name, a.shape) for name, a in inputs.items()} == {
+        "ids": ("float32", (2, 5)),
+        "bool": ("bool", (2, 16)),
+        "int8": ("int8", (2, 16)),
+    }
+    assert set(inputs["ids"].ravel()) <= set(range(7))
+    assert inputs["bool"].all()
+    assert (inputs["int8"] == 1).all()
+    again, other = plots.random_inputs(model, seed=2), plots.random_inputs(model, seed=3)
+    np.testing.assert_array_equal(again["ids"], inputs["ids"])
+    assert (other["ids"] != inputs["ids"]).any()
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"tokens": [[3, 5, 7]]}, [[3, 5, 7]], [np.array([[3, 5, 7]])], np.array([[3, 5, 7]])],
+    ids=["by name", "numbers", "list", "array"],
+)
+def test_inputs_are_taken_in_any_form(inputs):
+    expected = arrays(DECODER(np.array([[3, 5, 7]])))[0]
+    np.testing.assert_allclose(plots.call_values(DECODER, inputs)["logits"][0], expected, atol=1e-6)
+
+
+def unweighted():
+    return builders.build_decoder_only(small_spec(), abstract=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "says"),
+    [
+        (unweighted, {}, ValueError, "no weights, only their shapes"),
+        (lambda: DECODER, {"inputs": {"word": [1]}}, ValueError, r"'tokens' has shape \(None, N"),
+        (lambda: DECODER, {"inputs": [np.ones(3)] * 2}, ValueError, "has the inputs 'tokens', but"),
+        (lambda: DECODER, {"inputs": np.ones(3)}, ValueError, r"'tokens' has shape \(None, None\)"),
+        (lambda: DECODER, {"targets": [1]}, ValueError, "was not compiled with a loss"),
+        (lambda: DECODER, {"loss": "mse"}, TypeError, "compares outputs with targets"),
+        (lambda: keras.Sequential([layers.Dense(3)]), {}, ValueError, "not built"),
+    ],
+    ids=["abstract", "name", "two for one", "rank", "targets", "no targets", "not built"],
+)
+def test_what_cannot_be_computed_is_refused_with_the_reason(make, options, error, says):
+    with pytest.raises(error, match=says):
+        plots.edge_gradients(make(), **options)
+
+
+def test_random_inputs_for_text_are_refused():
+    words = keras.Input((), dtype="string", name="words")
+    with pytest.raises(ValueError, match="'words' holds values of type string"):
+        plots.random_inputs(keras.Model(words, layers.Identity()(words)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
+def test_all_of_this_holds_on_pytorch():
+    tests = Path(__file__).parent
+    files = [str(tests / f"test_plots_{name}.py") for name in ("execution", "depth", "attention")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        cwd=tests.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
