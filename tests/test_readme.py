@@ -1,7 +1,8 @@
-"""The README's Python is run as it stands, and what it says of the registry is what is there."""
+"""The Python of README and docs is run as it stands, and what they list is what there is."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import builders
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+ABOUT_PLOTS = (ROOT / "docs" / "plots.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README + ABOUT_PLOTS, re.S)
 
 
 TRAINS = "steps=200"
@@ -24,7 +26,7 @@ FOR_A_FEW_STEPS = [code.replace(TRAINS, "steps=3") for code in PYTHON if TRAINS 
 
 
 @pytest.mark.parametrize("code", AS_THEY_ARE + FOR_A_FEW_STEPS)
-def test_the_python_of_the_readme_runs(code: str, tmp_path: Path) -> None:
+def test_the_python_of_readme_and_docs_runs(code: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -48,11 +50,29 @@ def test_the_costs_in_the_readme_are_what_inspect_prints(
     assert capsys.readouterr().out.endswith("}\n\n" + shown)
 
 
+def test_the_tables_of_plugins_and_formats_are_what_is_registered() -> None:
+    ours = "import json, plots; print(json.dumps([[[n, p.summary] for n, p in of().items()]"
+    code = f"{ours} for of in (plots.list_plugins, plots.list_renderers)]))"
+    # A process of its own, as other tests register plugins.
+    listed = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True).stdout)
+    plugins = re.findall(r"^\| `(\w+)` \| (.*?) \|$", ABOUT_PLOTS, re.M)
+    formats = re.findall(r"^\| (\w+) \| `\..*?` \| (.*?) \|$", ABOUT_PLOTS, re.M)
+    assert [[list(row) for row in plugins], [list(row) for row in formats]] == listed
+
+
+def test_every_picture_that_is_shown_is_there() -> None:
+    shown = [ROOT / path for path in re.findall(r"!\[.*?\]\((\S+)\)", README)]
+    shown += [ROOT / "docs" / path for path in re.findall(r"!\[.*?\]\((\S+)\)", ABOUT_PLOTS)]
+    assert len(shown) > 5
+    for path in shown:
+        assert path.read_bytes().startswith(b"\x89PNG"), path
+
+
 def test_every_command_of_the_readme_exists() -> None:
     from functional_models.cli import _parser
 
     actions = _parser()._subparsers._group_actions[0]  # type: ignore[union-attr]
-    for command in re.findall(r"functional-models ([a-z]+)", README):
+    for command in re.findall(r"functional-models ([a-z]+)", README + ABOUT_PLOTS):
         assert command in actions.choices, command  # type: ignore[operator]
 
 
