@@ -172,7 +172,7 @@ def quantity_text(quantity: Quantity, unit: str = "") -> str:
     """A polynomial as text, its largest power first: "1.57 kFLOP b t² + 1.18 MFLOP b t"."""
     terms = []
     for monomial in sorted(quantity, key=lambda m: (-len(m.split()), m)):
-        letters = monomial.split()
+        letters = sorted(monomial.split(), key=str.lower)
         powers = [
             letter + ("" if letters.count(letter) == 1 else _superscript(letters.count(letter)))
             for letter in dict.fromkeys(letters)

@@ -133,7 +133,7 @@ def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
     advice = {
         "group": "count first, then fold",
         "model": "read the model with open_nested=True",
-    }.get(kind, f"add a rule, plots.flop_rules.FLOP_RULES[{class_name!r}]")
+    }.get(kind, "add a rule to plots.flop_rules.FLOP_RULES")
     return Note("uncounted", tuple(ids), f"FLOPs of {class_name} are not counted: {advice}")
 
 

@@ -14,8 +14,10 @@ def legend(graph: Graph) -> list[str]:
 
     Letters are those that the picture shows: on the edges, and at the outputs of the model.
     """
-    lines = [total_text(overlay) for overlay in graph.overlays if overlay.whole]
-    if len(lines) > 1:
+    # One with neither a whole nor values has counted nothing at all, which has to be said.
+    summed = [overlay for overlay in graph.overlays if overlay.whole or not overlay.values]
+    lines = [total_text(overlay) for overlay in summed]
+    if len(lines) > 1 and summed[-1] is graph.overlays[-1]:
         lines[-1] += "; coloured"
     return [*lines, *letter_meanings(graph)]
 

@@ -263,6 +263,7 @@ def test_an_image_of_free_size_costs_in_proportion_to_its_pixels():
     overlay = plots.flops(plots.read_graph(keras.Model(image, x))).overlay("flops")
     assert overlay.whole == {"H W b": 2 * 9 * 3 * 5 / 4 + 2 * 9 * 5 * 7 / 16}
     assert overlay.sizes == {"b": 1, "H": 224, "W": 224}
+    assert overlay.text("conv2d#1").startswith("67.5 FLOP b H W (")
 
 
 # Whole blocks in one layer ----------------------------------------------------------------------
@@ -474,6 +475,12 @@ def test_totals_stand_below_the_picture():
     assert f"parameters: {graph.parameters / 1000:.3g} k\\l" in text
     assert "shares at b = 1, t = 1024" in text
     assert 'labelloc="t"' in text or "labelloc=t" in text  # titles of boxes stay above
+
+
+def test_a_picture_of_a_model_of_which_nothing_is_counted_says_so():
+    x = keras.Input((None, 14), name="x")
+    text = graph_to_dot(plots.flops(plots.read_graph(keras.Model(x, Product()(x))))).to_string()
+    assert "FLOPs, at least: 0 FLOP" in text
 
 
 def test_overlays_replace_their_older_selves_and_survive_json():
