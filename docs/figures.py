@@ -52,12 +52,7 @@ def signals() -> None:
     profiles = {name: plots.depth_profile(model) for name, model in models.items()}
     figure = plots.signal_propagation(
         {name: profile.variance for name, profile in profiles.items()},
-        {
-            name: {"skip path": profile.skip_gradient, "branch": profile.branch_gradient}
-            if any(profile.skip_gradient)
-            else {"branch": profile.branch_gradient}
-            for name, profile in profiles.items()
-        },
+        {name: profile.gradients for name, profile in profiles.items()},
     )
     plots.save_figure(figure, HERE / "signals.png", dpi=80)
 

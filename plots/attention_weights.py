@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plots.annotations import Overlay
 from plots.attention_pictures import heads_png
-from plots.execution import Compute, Execution
+from plots.execution import Compute, Execution, Opened
 from plots.graph import Edge, Graph, Node, Shape
 from plots.keras_calls import RecordedCall, arguments_of, parameter_names
 from plots.keras_values import as_array, base_names
@@ -67,28 +67,34 @@ class AttentionMap:
 
 
 def attention_maps(
-    model: keras.Model, inputs: Any = None, open_nested: bool = False, seed: int = 0
+    model: keras.Model,
+    inputs: Any = None,
+    open_nested: bool = False,
+    open_layers: bool = False,
+    seed: int = 0,
 ) -> dict[str, AttentionMap]:
     """The attention weights of a model for one batch: id of the call that makes them -> map.
 
     Found are `MultiHeadAttention`, `GroupQueryAttention` and what derives from them, `Attention`
     and `AdditiveAttention`; `keras.ops.dot_product_attention`; and where attention is wired step by
     step, what is a softmax by the name of its class, gives out (b, n, t, s), and goes into a
-    product, past a dropout at most. Attention inside of other layers is not found.
+    product, past a dropout at most. Attention inside of other layers, such as the blocks of
+    keras-nlp, is found with `open_layers`.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
         inputs: One batch, as the model takes it; None: `plots.random_inputs(model, seed=seed)`.
         open_nested: As for `plots.read_graph`, by which the ids go.
+        open_layers: As for `plots.read_graph`.
         seed: Of the random inputs.
 
     Raises:
         TypeError: if the model has no graph.
-        ValueError: if the model is not built or has no weights, or the inputs do not fit.
+        ValueError: as from `plots.call_values`.
     """
     weights: dict[str, Any] = {}
     compute = _noting_weights(weights)
-    execution = Execution.of(model, inputs, seed, open_nested=open_nested, compute=compute)
+    execution = Execution.of(model, inputs, seed, Opened(open_nested, open_layers), compute)
     return _maps(execution, weights)
 
 
@@ -118,7 +124,7 @@ def attention(
             such example.
     """
     weights: dict[str, Any] = {}
-    execution = Execution.of(needed(model), inputs, seed, graph, compute=_noting_weights(weights))
+    execution = Execution.of(needed(model), inputs, seed, graph, _noting_weights(weights))
     maps = {i: found for i, found in _maps(execution, weights).items() if i in graph.index}
     sizes = {len(found.weights) for found in maps.values()}
     if sizes and not 0 <= example < min(sizes):

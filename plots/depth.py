@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from plots.execution import Execution
+from plots.execution import Execution, Opened
 from plots.graph import Graph
 from plots.hierarchy import boxes, depth_of, enclosing_block
 from plots.losses import loss_of_outputs
 from plots.skips import skip_paths
-from plots.statistics import rms
 
 if TYPE_CHECKING:
     import keras
@@ -25,16 +24,22 @@ class DepthProfile:
     Attributes:
         places: Ids of the merges that end the sublayers; without skip paths, of their last calls.
         variance: Variance of what these give out.
-        skip_gradient: RMS of the gradient that comes back past the sublayer, along its skip path; 0
-            if it has none.
-        branch_gradient: RMS of the gradient that comes back through the sublayer. Both are those
-            where the two ways part, so that their sum, as tensors, is the gradient there.
+        skip_gradient: L2 norm of the gradient that comes back past the sublayer, along its skip
+            path; 0 if it has none.
+        branch_gradient: L2 norm of the gradient that comes back through the sublayer. Both are
+            taken where the two ways part, so that their sum, as tensors, is the gradient there.
     """
 
     places: tuple[str, ...]
     variance: tuple[float, ...]
     skip_gradient: tuple[float, ...]
     branch_gradient: tuple[float, ...]
+
+    @property
+    def gradients(self) -> dict[str, tuple[float, ...]]:
+        """Both by name, as `plots.signal_propagation` takes them, the first if there is any."""
+        skip = {"skip path": self.skip_gradient} if any(self.skip_gradient) else {}
+        return {**skip, "branch": self.branch_gradient}
 
 
 def depth_profile(
@@ -65,7 +70,7 @@ def depth_profile(
         ValueError: as from `plots.edge_gradients`; if there are neither skip paths nor numbered
             blocks `within`.
     """
-    execution = Execution.of(model, inputs, seed, open_nested=True)
+    execution = Execution.of(model, inputs, seed, Opened(nested=True, layers=True))
     graph = execution.graph
     namespaces = boxes(graph)
     sublayers = [*_residual(graph)] or [*_plain(graph, namespaces)]
@@ -81,8 +86,8 @@ def depth_profile(
     return DepthProfile(
         places=tuple(s.end for s in inside),
         variance=tuple(float(values[s.end][0].var(dtype="float64")) for s in inside),
-        skip_gradient=tuple(_rms_along(s.skip, on_edges) for s in inside),
-        branch_gradient=tuple(_rms_along(s.branch, on_edges) for s in inside),
+        skip_gradient=tuple(_norm_along(s.skip, on_edges) for s in inside),
+        branch_gradient=tuple(_norm_along(s.branch, on_edges) for s in inside),
     )
 
 
@@ -127,7 +132,9 @@ def _plain(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[_Sublayer]:
         yield _Sublayer(ids[-1], (), branch)
 
 
-def _rms_along(edges: tuple[str, ...], on_edges: Mapping[str, np.ndarray]) -> float:
-    """RMS of the sum of the gradients that come back along some edges out of one call."""
+def _norm_along(edges: tuple[str, ...], on_edges: Mapping[str, np.ndarray]) -> float:
+    """L2 norm of the sum of the gradients that come back along some edges out of one call."""
+    import numpy as np
+
     arrays = [on_edges[edge] for edge in edges if edge in on_edges]
-    return rms(sum(arrays[1:], start=arrays[0])) if arrays else 0.0
+    return float(np.linalg.norm(sum(arrays[1:], start=arrays[0]))) if arrays else 0.0

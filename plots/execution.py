@@ -16,7 +16,7 @@ from plots.keras_calls import RecordedCall, filled_arguments
 from plots.keras_values import as_array, is_float, weights_of
 from plots.losses import loss_of_outputs
 from plots.model_inputs import random_inputs, standardised_inputs
-from plots.read import read_calls
+from plots.read import read_calls, read_graph
 
 if TYPE_CHECKING:
     import keras
@@ -30,17 +30,22 @@ Compute = Callable[[RecordedCall, list[Any], dict[str, Any]], Any]
 
 
 def call_values(
-    model: keras.Model, inputs: Any = None, open_nested: bool = False, seed: int = 0
+    model: keras.Model,
+    inputs: Any = None,
+    open_nested: bool = False,
+    open_layers: bool = False,
+    seed: int = 0,
 ) -> dict[str, tuple[np.ndarray, ...]]:
     """What every call of a model gives out for one batch: node id -> its outputs, flattened.
 
-    The ids are those of `plots.read_graph(model, open_nested)`. Of a model that `TimeDistributed`
-    applies to every step, only what comes out of it is there.
+    The ids are those of `plots.read_graph(model, open_nested, open_layers)`. Of a model that
+    `TimeDistributed` applies to every step, only what comes out of it is there.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
         inputs: As the model takes them, or by name; None: `random_inputs(model, seed=seed)`.
         open_nested: As for `read_graph`.
+        open_layers: As for `read_graph`.
         seed: Of the random inputs.
 
     Returns:
@@ -48,9 +53,10 @@ def call_values(
 
     Raises:
         TypeError: if the model has no graph.
-        ValueError: if the model is not built or has no weights, or the inputs do not fit.
+        ValueError: if the model is not built or has no weights, if the inputs do not fit, or if
+            layers that are to be opened do something else than what could be seen of them.
     """
-    return Execution.of(model, inputs, seed, open_nested=open_nested).arrays()
+    return Execution.of(model, inputs, seed, Opened(open_nested, open_layers)).arrays()
 
 
 def edge_gradients(
@@ -59,6 +65,7 @@ def edge_gradients(
     targets: Any = None,
     loss: Any = None,
     open_nested: bool = False,
+    open_layers: bool = False,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """The gradient of a loss with respect to the tensor on every edge: `Edge.id` -> its array.
@@ -78,15 +85,24 @@ def edge_gradients(
             it has grown or shrunk on its way back. The random numbers are of a standard normal
             distribution.
         open_nested: As for `read_graph`.
+        open_layers: As for `read_graph`.
         seed: Of the random inputs, and of the random numbers of the loss.
 
     Raises:
         TypeError: if the model has no graph.
         ValueError: as from `call_values`; if there are targets and no loss.
     """
-    execution = Execution.of(model, inputs, seed, open_nested=open_nested)
+    execution = Execution.of(model, inputs, seed, Opened(open_nested, open_layers))
     found = execution.gradients(loss_of_outputs(model, targets, loss, seed))
     return {edge.id: found[edge.id] for edge in execution.graph.edges if edge.id in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What is opened when a model is read; see `plots.read_graph`."""
+
+    nested: bool = False
+    layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,19 +126,47 @@ class Execution:
         model: keras.Model,
         inputs: Any = None,
         seed: int = 0,
-        graph: Graph | None = None,
-        open_nested: bool = False,
+        opened: Opened | Graph = Opened(),
         compute: Compute | None = None,
     ) -> Execution:
-        """Compute `model`, from which `graph`, if it is given, was read, opened or not."""
-        graph, calls = _calls(model, graph, open_nested)
+        """Compute a model, opened as said, or as a graph was that was read from it."""
+        if isinstance(opened, Graph):
+            opened = _how_it_was_opened(opened, model)
+        graph, calls = read_calls(model, opened.nested)
         _check_weights(model, calls)
         given = random_inputs(model, seed=seed) if inputs is None else inputs
         places = [(node_id, 0) for node_id in graph.inputs]
         fed = dict(zip(places, standardised_inputs(model, given), strict=True))
         with _without_trace():
             values = _run(calls, fed, {}, compute or _compute)
-        return Execution(graph, calls, fed, values)
+            whole = Execution(graph, calls, fed, values)
+            return whole._looking_into_layers(model, opened, compute) if opened.layers else whole
+
+    def _looking_into_layers(
+        self, model: keras.Model, opened: Opened, compute: Compute | None
+    ) -> Execution:
+        """The same, with the inside of layers that are made of layers, as far as it can be known.
+
+        What is inside depends on the sizes of the batch, which are now known.
+        """
+        shapes = {
+            id(tensor): tuple(self.values[place].shape)
+            for call in self.calls
+            for tensor, place in zip(call.record.outputs, call.results, strict=True)
+            if place in self.values
+        }
+        graph, calls = read_calls(model, opened.nested, opened.layers, shapes)
+        if graph.index.keys() == self.graph.index.keys():
+            return self
+        values = _run(calls, self.fed, {}, compute or _compute)
+        for inside, outside in zip(graph.outputs, self.graph.outputs, strict=True):
+            if not _are_close(values[inside], self.values[outside]):
+                raise ValueError(
+                    f"what is inside of the layers of the model {model.name!r} does not give what "
+                    "the layers give (they may rely on implicit masks); read it with "
+                    "open_layers=False"
+                )
+        return Execution(graph, calls, self.fed, values)
 
     def arrays(self) -> dict[str, tuple[np.ndarray, ...]]:
         """All values by call, as arrays."""
@@ -177,20 +221,21 @@ def output_edge(number: int) -> str:
     return f"output {number}"
 
 
-def _calls(
-    model: keras.Model, graph: Graph | None, open_nested: bool
-) -> tuple[Graph, Sequence[RecordedCall]]:
-    """What to compute. A graph may be read opened or not: the reading that knows its ids."""
-    if graph is None:
-        return read_calls(model, open_nested)
-    readings = [read_calls(model, nested) for nested in (True, False)]
-    known = [len(reading.index.keys() & graph.index.keys()) for reading, _ in readings]
-    if not max(known):
+def _how_it_was_opened(graph: Graph, model: keras.Model) -> Opened:
+    """How `graph` was read from `model`, told by its ids."""
+    common: dict[Opened, int] = {}
+    for opened in (Opened(True), Opened(False), Opened(True, True), Opened(False, True)):
+        found = read_graph(model, opened.nested, opened.layers)
+        common[opened] = len(found.index.keys() & graph.index.keys())
+        if common[opened] == len(graph.nodes):
+            return opened
+    best = max(common, key=common.__getitem__)
+    if not common[best]:
         raise ValueError(
             f"the graph {graph.name!r} was not read from the model {model.name!r}: they have no "
             "call in common; give the model that the graph was read from"
         )
-    return readings[known.index(max(known))]
+    return best
 
 
 def _check_weights(model: keras.Model, calls: Sequence[RecordedCall]) -> None:
@@ -240,6 +285,15 @@ def _run(
 
 def _compute(call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return call.record.operation(*args, **kwargs)
+
+
+def _are_close(found: Any, expected: Any) -> bool:
+    """Whether two tensors differ by no more than rounding does in half precision."""
+    import numpy as np
+
+    arrays = as_array(found), as_array(expected)
+    largest = np.abs(arrays[1], where=np.isfinite(arrays[1]), out=np.zeros_like(arrays[1])).max()
+    return bool(np.allclose(*arrays, rtol=0, atol=0.05 * largest, equal_nan=True))
 
 
 def _shifted(value: Any, shift: Any) -> Any:

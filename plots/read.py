@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from plots.graph import Constant, Edge, Graph, Node, Tensor
+from plots.graph import Constant, Edge, Graph, Node, Shape, Tensor
 from plots.keras_calls import (
     RecordedCall,
     arguments_of,
@@ -60,15 +61,21 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
 
 
 def read_calls(
-    model: keras.Model, open_nested: bool = False, open_layers: bool = False
+    model: keras.Model,
+    open_nested: bool = False,
+    open_layers: bool = False,
+    shapes: Mapping[int, Shape] = MappingProxyType({}),
 ) -> tuple[Graph, tuple[RecordedCall, ...]]:
     """As `read_graph`, and with it the calls, in the order in which Keras computes them.
+
+    `shapes` are those of tensors in one batch, by id(tensor): only with them what is inside of
+    layers that are made of layers can be computed.
 
     Raises:
         TypeError: as from `read_graph`, and so ValueError.
     """
     _check_has_graph(model)
-    reader = _Reader(open_nested, open_layers)
+    reader = _Reader(open_nested, open_layers, shapes)
     outputs = reader.read_model(model, prefix="", bound={}, when=())
     nodes = _by_last_input(reader.nodes, reader.edges)
     order = {node.id: position for position, node in enumerate(nodes)}
@@ -131,9 +138,10 @@ def _is_path(thing: Any) -> bool:
 class _Reader:
     """Walks a model from its outputs to its inputs, and collects nodes and edges on the way."""
 
-    def __init__(self, open_nested: bool, open_layers: bool) -> None:
+    def __init__(self, open_nested: bool, open_layers: bool, shapes: Mapping[int, Shape]) -> None:
         self.open_nested = open_nested
         self.open_layers = open_layers
+        self.shapes = shapes
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.called: list[Any] = []
@@ -270,7 +278,7 @@ class _Reader:
         when: tuple[float, ...],
     ) -> list[tuple[str, int]] | None:
         """Read what a layer that is made of layers does; None if it cannot be looked into."""
-        traced = trace(call) if kind_of(call) == "layer" else None
+        traced = trace(call, self.shapes) if kind_of(call) == "layer" else None
         if traced is None or len(traced.function.outputs) != len(call.outputs):
             return None
         pairs = zip(traced.function.inputs, traced.given, strict=True)

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 from plots.graph import Shape
-
-if TYPE_CHECKING:
-    pass
 
 
 class Traced:
     """What happens inside one call of a composite layer.
 
     Many layers ask for the sizes of their inputs as plain numbers, which a free axis does not have.
-    So free axes get primes that occur nowhere else in the call, and are freed again by `freed`.
+    So free axes get primes that occur nowhere else in the call, and are freed again by `freed`; or
+    the sizes that they have in one batch, for which the inside is then to be computed.
 
     Attributes:
         function: The inside, as a graph.
         given: The tensors that the call was given, in the order of the function's inputs.
     """
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, shapes: Mapping[int, Shape]) -> None:
         import keras
 
         operation = call.operation
@@ -42,7 +41,7 @@ class Traced:
             if id(value) not in inputs:
                 shape = [
                     self._stand_ins.setdefault(axis, next(primes)) if size is None else size
-                    for axis, size in enumerate(value.shape)
+                    for axis, size in enumerate(shapes.get(id(value), value.shape))
                 ]
                 self.given.append(value)
                 inputs[id(value)] = keras.Input(batch_shape=shape, dtype=value.dtype)
@@ -58,8 +57,10 @@ class Traced:
         return tuple(None if size in free else size for size in shape)
 
 
-def trace(call: Any) -> Traced | None:
+def trace(call: Any, shapes: Mapping[int, Shape] = MappingProxyType({})) -> Traced | None:
     """The inside of a call of a layer that is made of layers; None if it cannot be looked into.
+
+    `shapes` are those of tensors in one batch, by id(tensor), if they are known.
 
     The parts that Keras itself is made of, and attention, stay closed: they are the words that such
     a picture is written in. So does a layer that has weights of its own beside those of its parts,
@@ -72,7 +73,7 @@ def trace(call: Any) -> Traced | None:
     if standard or not operation.weights or "Attention" in type(operation).__name__:
         return None
     try:
-        traced = Traced(call)
+        traced = Traced(call, shapes)
     except Exception:  # `call` is somebody's Python: whatever it raises, the layer stays one box
         return None
     inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]

@@ -49,6 +49,30 @@ def nested():
     return keras.Model(x, [inner(two([second, first])[0]), inner(first)])
 
 
+class Block(layers.Layer):
+    """A layer made of layers, that asks for the size of an axis that is free."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = layers.MultiHeadAttention(2, 3, name="attention")
+        self.up, self.down = layers.Dense(11, "relu", name="up"), layers.Dense(7, name="down")
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        self.up.build(shape)
+        self.down.build((*shape[:-1], 11))
+
+    def call(self, x):
+        x = x + self.attention(x, x)
+        rows = ops.reshape(x, (-1, ops.shape(x)[1] * 7))
+        return x + self.down(self.up(ops.reshape(rows, ops.shape(x))))
+
+
+def blocks():
+    x = keras.Input((None, 7), name="x")
+    return keras.Model(x, layers.Dense(5)(Block()(Block()(x))))
+
+
 def of_all_sorts():
     image, scale = keras.Input((9, 9, 3), name="image"), keras.Input((), name="scale")
     x = layers.BatchNormalization()(layers.Conv2D(5, 3)(image))
@@ -62,6 +86,7 @@ MODELS = {
     "translator": plots_models.encoder_decoder,
     "masks": masked_translator,
     "nested": nested,
+    "blocks": blocks,
     "all sorts": of_all_sorts,
     "sequential": lambda: keras.Sequential([keras.Input((3,)), layers.Dense(5)]),
 }
@@ -82,15 +107,15 @@ def arrays(outputs):
     return [ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
-@pytest.mark.parametrize("open_nested", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize("opened", [False, True], ids=["closed", "opened"])
 @pytest.mark.parametrize("name", MODELS)
-def test_what_comes_out_of_the_last_calls_is_what_the_model_gives(name, open_nested):
+def test_what_comes_out_of_the_last_calls_is_what_the_model_gives(name, opened):
     model = model_of(name)
     inputs = plots.random_inputs(model, seed=3)
     if name == "masks":
         inputs["source"][0, 2:] = inputs["target"][1, 5:] = 0
-    values = plots.call_values(model, inputs, open_nested)
-    graph = plots.read_graph(model, open_nested)
+    values = plots.call_values(model, inputs, opened, opened)
+    graph = plots.read_graph(model, opened, opened)
     found = [values[node_id][output] for node_id, output in graph.outputs]
     for actual, expected in zip(found, arrays(model(as_called(model, inputs))), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
@@ -111,6 +136,37 @@ def test_every_call_has_a_value_but_those_inside_of_what_is_applied_to_every_ste
     opened = plots.read_graph(model, open_nested=True)
     missing = opened.index.keys() - plots.call_values(model, open_nested=True).keys()
     assert missing == {"time_distributed#1.dense#1"}
+
+
+def test_what_is_inside_of_layers_is_computed_for_the_sizes_of_the_batch():
+    model = model_of("blocks")
+    x = np.random.default_rng(3).normal(size=(3, 13, 7)).astype("float32")
+    values = plots.call_values(model, x, open_layers=True)
+    assert values.keys() == plots.read_graph(model, open_layers=True).index.keys()
+    assert values["block#1.reshape#1"][0].shape == (3, 13 * 7)
+    (expected,) = arrays(model.layers[2].down(values["block#2.up"][0]))
+    np.testing.assert_allclose(values["block#2.down"][0], expected, atol=1e-6)
+    assert "block#1.add#1 -> block#1.add#2.x1" in plots.edge_gradients(model, x, open_layers=True)
+    assert [*plots.attention_maps(model, x, open_layers=True)] == [
+        "block#1.attention",
+        "block#2.attention",
+    ]
+    assert len(plots.depth_profile(model, x).places) == 4
+
+
+def test_layers_whose_inside_cannot_be_seen_truly_are_refused():
+    class Masked(Block):
+        def call(self, x):
+            mask = getattr(x, "_keras_mask", None)  # which a layer that is looked into has not
+            return super().call(x) * (1 if mask is None else 2)
+
+    tokens = keras.Input((None,), dtype="int32")
+    y = layers.Embedding(11, 7, mask_zero=True)(tokens)
+    masked = Masked()
+    masked.supports_masking = True
+    model = keras.Model(tokens, masked(y))
+    with pytest.raises(ValueError, match="read it with open_layers=False"):
+        plots.call_values(model, np.array([[3, 5, 0]]), open_layers=True)
 
 
 def test_masks_that_padding_makes_reach_the_calls_behind():
