@@ -204,7 +204,8 @@ class Graph:
         """The graph as JSON, the same text for the same graph in every process.
 
         `Graph.from_json` reads it back, so that a graph can be kept, compared and drawn where there
-        is no Keras.
+        is no Keras. Names that Keras has counted up, such as "add_7", are left out, since they
+        depend on what else was built; read back, such a call has its id as its name.
         """
         from plots.graph_json import graph_to_json
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
@@ -19,6 +20,9 @@ VERSION = 1
 def graph_to_json(graph: Graph) -> str:
     """The graph itself, for `Graph.from_json` to read back; see `Graph.to_json`."""
     document = graph_document(graph)
+    for node, plain in zip(graph.nodes, document["nodes"], strict=True):
+        if not node.has_own_name:  # counted up by Keras over all that the process has built
+            del plain["name"]
     return json.dumps(document, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=1)
 
 
@@ -45,11 +49,11 @@ def graph_from_json(text: str | bytes) -> Graph:
         )
     try:
         graph = _graph(document)
+        check_graph(graph)
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"the graph is damaged ({type(error).__name__}: {error}): write it anew"
         ) from None
-    check_graph(graph)
     return graph
 
 
@@ -57,13 +61,15 @@ def check_graph(graph: Graph) -> None:
     """Check that the parts of a graph fit together.
 
     Raises:
-        ValueError: if ids are not unique, if a part refers to a call or edge that is not there, or
-            if a call comes before one that it takes from.
+        ValueError: if ids are not unique, if a part refers to a call, output or edge that is not
+            there, or if a call comes before one that it takes from.
     """
-    if len(graph.index) != len(graph.nodes):
-        ids = [node.id for node in graph.nodes]
-        twice = sorted({node_id for node_id in ids if ids.count(node_id) > 1})
-        raise ValueError(f"the graph {graph.name!r} has several calls with the id {twice[0]!r}")
+    for what, parts in (("calls", graph.nodes), ("edges", graph.edges)):
+        twice = [place for place, times in Counter(p.id for p in parts).items() if times > 1]
+        if twice:
+            raise ValueError(
+                f"the graph {graph.name!r} has several {what} with the id {twice[0]!r}"
+            )
     for edge in graph.edges:
         ends = graph.index.get(edge.source), graph.index.get(edge.target)
         if ends[0] is None or ends[1] is None:
@@ -72,6 +78,9 @@ def check_graph(graph: Graph) -> None:
             raise ValueError(f"the call {edge.target!r} comes before {edge.source!r}, its source")
         if not 0 <= edge.output < len(graph.node(edge.source).outputs):
             raise ValueError(f"the edge {edge.id!r} begins at an output that is not there")
+    for node_id, output in graph.outputs:
+        if node_id in graph.index and not 0 <= output < len(graph.node(node_id).outputs):
+            raise ValueError(f"the graph {graph.name!r} gives out {node_id}[{output}], not in it")
     calls = set(graph.index)
     places = calls | {edge.id for edge in graph.edges}
     for what, referred, allowed in (
@@ -131,6 +140,7 @@ def _node(read: dict[str, Any]) -> Node:
     given = _with_tuples({name: value for name, value in read.items() if name != "config"})
     given["outputs"] = tuple(_tensor(tensor) for tensor in read["outputs"])
     given["constants"] = tuple(Constant(**_with_shape(c)) for c in read.get("constants", ()))
+    given.setdefault("name", read["id"])
     return Node(config=read["config"], **given)
 
 

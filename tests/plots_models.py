@@ -88,7 +88,7 @@ def encoder_decoder(norm: str = "post", blocks: int = 2, residual: bool = True) 
 
 
 def described() -> str:
-    """All ids, edges and DOT of two models: has to be the same in every process."""
+    """All ids, edges, JSON and DOT of two models: has to be the same in every process."""
     x = keras.Input((3,))
     unnamed = keras.Model(x, layers.Dense(3)(x) + x)
     lines: list[str] = []
@@ -96,5 +96,6 @@ def described() -> str:
         graph = plots.read_graph(model)
         lines += [node.id for node in graph.nodes]
         lines += [str(edge) for edge in graph.edges]
+        lines.append(graph.to_json())
         lines.append(graph_to_dot(graph).to_string())
     return "\n".join(lines)

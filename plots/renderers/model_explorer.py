@@ -120,7 +120,8 @@ def _node(graph: Graph, node: Node, namespace: str, on_stream: bool) -> dict[str
 def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
     """What the side panel says about a call."""
     yield "class", group_text(node) if node.kind == "group" else node.class_name
-    yield "name", node.name
+    if node.has_own_name:
+        yield "name", node.name
     if node.parameters:
         yield "parameters", f"{node.parameters:,}"
         yield "parameters that are trained", f"{node.trainable_parameters:,}"
