@@ -58,7 +58,8 @@ def align(first: Graph, second: Graph) -> Alignment:
     pairs.grow(_class)
     pairs.add(_by_order(pairs))
     pairs.grow(_class)
-    pairs.grow(_kind_of_unnamed)  # Relu in the place of Gelu is one change, not a call less
+    pairs.add(_between(pairs))
+    pairs.grow(_class)
     pairs.drop(_coincidences(pairs))
     common = [node.id for node in first.nodes if node.id in pairs.partners]
     stay = _longest_increasing([second.index[pairs.partners[mine]] for mine in common])
@@ -82,27 +83,31 @@ class _Pairs:
     def __init__(self, first: Graph, second: Graph) -> None:
         self.graphs = first, second
         self.partners: dict[str, str] = {}
-        self._taken: tuple[set[str], set[str]] = set(), set()
-        self._contents = {id(node): _content(node) for graph in self.graphs for node in graph.nodes}
+        self.taken: tuple[set[str], set[str]] = set(), set()
+        self._contents: dict[int, str] = {}
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
         for mine, theirs in pairs:
-            if mine not in self._taken[0] and theirs not in self._taken[1]:
+            if mine not in self.taken[0] and theirs not in self.taken[1]:
                 self.partners[mine] = theirs
-                self._taken[0].add(mine)
-                self._taken[1].add(theirs)
+                self.taken[0].add(mine)
+                self.taken[1].add(theirs)
 
     def drop(self, ids: Iterable[str]) -> None:
         for mine in ids:
-            self._taken[0].remove(mine)
-            self._taken[1].remove(self.partners.pop(mine))
+            self.taken[0].remove(mine)
+            self.taken[1].remove(self.partners.pop(mine))
 
     def left(self, side: int) -> list[Node]:
         """Calls of one graph that have no partner yet."""
-        return [node for node in self.graphs[side].nodes if node.id not in self._taken[side]]
+        return [node for node in self.graphs[side].nodes if node.id not in self.taken[side]]
 
     def content(self, node: Node) -> str:
         """What a call is, without its name."""
+        if id(node) not in self._contents:
+            config = json.dumps(without_names(node.config), sort_keys=True, default=str)
+            described = node.kind, node.class_name, config, node.outputs, node.constants
+            self._contents[id(node)] = repr(described)
         return self._contents[id(node)]
 
     def surroundings(self, side: int, node: Node) -> Hashable:
@@ -117,10 +122,7 @@ class _Pairs:
         return self.content(node), tuple(sorted(before)), tuple(sorted(after))
 
     def grow(self, key: Callable[[Node], Hashable]) -> None:
-        """Pair what is next to a pair in the same way, has the same key, and is the only such.
-
-        A call whose key is None is left alone.
-        """
+        """Pair what is next to a pair in the same way, has the same key, and is the only such."""
         waiting = deque(self.partners.items())
         while waiting:
             mine, theirs = waiting.popleft()
@@ -129,7 +131,7 @@ class _Pairs:
                 others = there.get(way, ())
                 if len(ids) == len(others) == 1:
                     pair = next(iter(ids)), next(iter(others))
-                    if pair[0] not in self._taken[0] and pair[1] not in self._taken[1]:
+                    if pair[0] not in self.taken[0] and pair[1] not in self.taken[1]:
                         self.add([pair])
                         waiting.append(pair)
 
@@ -137,21 +139,19 @@ class _Pairs:
         self, side: int, node_id: str, key: Callable[[Node], Hashable]
     ) -> dict[Hashable, dict[str, None]]:
         """Neighbours without a partner: (how they are connected, key) -> their ids."""
-        graph, taken = self.graphs[side], self._taken[side]
+        graph, taken = self.graphs[side], self.taken[side]
         here = graph.node(node_id)
         found: dict[Hashable, dict[str, None]] = {}
         for edge in graph.outgoing[node_id]:
             if edge.target not in taken:
                 other = graph.node(edge.target)
-                if (look := key(other)) is not None:
-                    way = "to", port_of(edge, other), edge.output, look
-                    found.setdefault(way, {})[other.id] = None
+                way = "to", port_of(edge, other), edge.output, key(other)
+                found.setdefault(way, {})[other.id] = None
         for edge in graph.incoming[node_id]:
             if edge.source not in taken:
                 other = graph.node(edge.source)
-                if (look := key(other)) is not None:
-                    way = "from", port_of(edge, here), edge.output, look
-                    found.setdefault(way, {})[other.id] = None
+                way = "from", port_of(edge, here), edge.output, key(other)
+                found.setdefault(way, {})[other.id] = None
         return found
 
 
@@ -236,17 +236,32 @@ def _meet(
     return bool(calls & others) or not (calls or others)
 
 
-def _content(node: Node) -> str:
-    config = json.dumps(without_names(node.config), sort_keys=True, default=str)
-    return repr((node.kind, node.class_name, config, node.outputs, node.constants))
+def _between(pairs: _Pairs) -> Iterable[tuple[str, str]]:
+    """What comes between the same two pairs in both orders, by class, or as often.
+
+    So Relu in the place of Gelu is one change, and not one call less and another one more.
+    """
+    gaps: tuple[dict[str, list[Node]], dict[str, list[Node]]] = {}, {}
+    for side in (0, 1):
+        latest = ""
+        for node in pairs.graphs[side].nodes:
+            if node.id in pairs.taken[side]:
+                latest = node.id if side else pairs.partners[node.id]
+            else:
+                gaps[side].setdefault(latest, []).append(node)
+    for latest, mine in gaps[0].items():
+        theirs = gaps[1].get(latest, [])
+        classes = [_class(node) for node in mine], [_class(node) for node in theirs]
+        opcodes = SequenceMatcher(None, *classes, autojunk=False).get_opcodes()
+        for tag, start, end, other, other_end in opcodes:
+            if end - start == other_end - other:
+                for a, b in zip(mine[start:end], theirs[other:other_end], strict=True):
+                    if tag == "equal" or (is_counted(a.id) and is_counted(b.id)):
+                        yield a.id, b.id
 
 
 def _class(node: Node) -> Hashable:
     return node.kind, node.class_name
-
-
-def _kind_of_unnamed(node: Node) -> Hashable:
-    return node.kind if is_counted(node.id) else None
 
 
 def _order_of_two(graph: Graph) -> tuple[int, list[str], list[str]]:

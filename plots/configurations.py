@@ -16,8 +16,11 @@ _ABSENT = object()
 def without_names(config: Any) -> Any:
     """A configuration without the names of layers inside of layers, which Keras counts up."""
     if isinstance(config, Mapping):
+        inner = config["config"] if _is_object(config) else None
+        if isinstance(inner, Mapping) and inner.keys() == {"name"}:
+            return inner["name"]  # a dtype policy, which some layers give by its name
         dropped = set(_BOOKKEEPING) if _is_object(config) else set()
-        if "trainable" in config:  # a layer's; that of a dtype policy is its name and nothing else
+        if "trainable" in config:  # of a layer
             dropped.add("name")
         return {key: without_names(item) for key, item in config.items() if key not in dropped}
     return [without_names(item) for item in config] if isinstance(config, list | tuple) else config
@@ -30,6 +33,8 @@ def changed_entries(
 
     An entry that is not there counts as None: newer releases of Keras write more of them.
     """
+    if before == after:
+        return
     old, new = without_names(before), without_names(after)
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
@@ -48,8 +53,6 @@ def _in_words(old: Any, new: Any) -> tuple[str, str]:
                 for key in sorted({*arguments[0], *arguments[1]})
                 if arguments[0].get(key, _ABSENT) != arguments[1].get(key, _ABSENT)
             ]
-            if differ == ["name"]:  # a dtype policy
-                return str(arguments[0].get("name")), str(arguments[1].get("name"))
             return _call(old, differ), _call(new, differ)
     return value_text(old), value_text(new)
 

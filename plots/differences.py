@@ -233,6 +233,8 @@ def _changes(
     yield from (change for change in entries if not _is_initial(change))
     constants = {c.port: c for c in old.constants}, {c.port: c for c in new.constants}
     for port in dict.fromkeys((*constants[0], *constants[1])):
+        if old.class_name != new.class_name and not (port in constants[0] and port in constants[1]):
+            continue  # the other class has no such argument
         if (was_it := constants[0].get(port)) != (is_it := constants[1].get(port)):
             yield Change("constant", port, _constant_text(was_it), _constant_text(is_it))
     if (was_at := places[0].get(old.id)) != (is_at := places[1].get(new.id)):
