@@ -1,0 +1,324 @@
+"""Folding: runs of equal blocks become one, boxes are closed, what was found out comes along."""
+
+import functools
+import re
+from dataclasses import replace
+
+import keras
+import plots_models
+import pytest
+from keras import layers
+
+import plots
+from plots.graph_json import check_graph
+from plots.hierarchy import boxes, depth_of
+from plots.skips import mark_skip_paths
+
+MAKE = {
+    "pre": lambda: plots_models.decoder_only("pre", blocks=3),
+    "post": lambda: plots_models.decoder_only("post", blocks=3),
+    "sandwich": lambda: plots_models.decoder_only("sandwich", blocks=3),
+    "none": lambda: plots_models.decoder_only("none", blocks=3),
+    "pair": lambda: plots_models.encoder_decoder("post", blocks=3),
+}
+DEPTHS = [None, 0, 1, 2, 3, 4]
+
+
+@functools.cache
+def marked(name):
+    return mark_skip_paths(plots.read_graph(MAKE[name]()))
+
+
+def dense_stack(widths, name="block_{}"):
+    """x -> block_0 -> block_1 -> ..., one Dense each, of the given inner widths."""
+    x = keras.Input((7,), name="x")
+    y = x
+    for number, width in enumerate(widths):
+        y = layers.Dense(width, name=f"{name.format(number)}.up")(y)
+        y = layers.Dense(7, name=f"{name.format(number)}.down")(y)
+    return plots.read_graph(keras.Model(x, layers.Dense(5, name="out")(y)))
+
+
+def ids(graph):
+    return [node.id for node in graph.nodes]
+
+
+# Runs of equal blocks
+
+
+def test_blocks_that_take_turns_are_a_run_whose_period_is_kept():
+    graph = plots.fold(dense_stack([11, 13, 11, 13, 11, 13]))
+    assert graph.repeats == {"block_0": 3, "block_1": 3}
+    assert ids(graph) == ["x", "block_0.up", "block_0.down", "block_1.up", "block_1.down", "out"]
+    assert graph.incoming["out"][0].source == "block_1.down"
+    (note,) = graph.notes
+    assert note.text == "block_1 differs from block_0: units of up is 13, not 11"
+
+
+def test_a_run_between_blocks_of_other_sorts_is_found():
+    graph = plots.fold(dense_stack([3, 11, 11, 11, 11, 5]))
+    assert graph.repeats == {"block_1": 4}
+    assert [box for box in dict.fromkeys(boxes(graph).values()) if box] == [
+        "block_0",
+        "block_1",
+        "block_5",
+    ]
+
+
+def test_a_block_that_deviates_is_kept_and_a_note_says_in_what():
+    graph = plots.fold(dense_stack([11, 11, 13, 11, 11]))
+    assert graph.repeats == {"block_0": 2, "block_3": 2}
+    notes = {note.text.split(" ")[0]: note for note in graph.notes}
+    assert set(notes) == {"block_2", "block_3"}
+    assert "units of up is 13, not 11" in notes["block_2"].text
+    assert notes["block_2"].about == ("block_2.up", "block_2.down")
+    assert notes["block_2"].kind == "deviates"
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
+def test_as_many_blocks_are_kept_as_asked_for_and_the_last_stands_for_the_rest(keep):
+    graph = plots.fold_blocks(dense_stack([11] * 5), keep)
+    assert graph.repeats == {f"block_{keep - 1}": 5 - keep + 1}
+    assert sum(node.label == "up" for node in graph.nodes) == keep
+
+
+def test_keeping_all_blocks_changes_nothing():
+    graph = dense_stack([11] * 3)
+    assert plots.fold_blocks(graph, 3) == graph
+    assert plots.fold(graph, blocks=None) == graph
+
+
+def test_single_calls_that_are_numbered_fold_too():
+    """As the blocks of keras-hub's backbones, each of which is one layer."""
+    x = keras.Input((5, 6), name="x")
+    mask = keras.Input((5, 5), dtype="bool", name="mask")
+    y = x
+    for number in range(12):
+        y = layers.MultiHeadAttention(3, 2, name=f"transformer_layer_{number}")(
+            y, y, attention_mask=mask
+        )
+    graph = plots.fold(plots.read_graph(keras.Model([x, mask], layers.Dense(7, name="out")(y))))
+    assert graph.repeats == {"transformer_layer_0": 12}
+    assert ids(graph) == ["x", "mask", "transformer_layer_0", "out"]
+
+
+def test_blocks_that_do_not_feed_each_other_are_no_run():
+    x = keras.Input((7,), name="x")
+    heads = [layers.Dense(7, name=f"head_{number}")(x) for number in range(4)]
+    graph = plots.fold(plots.read_graph(keras.Model(x, heads)))
+    assert graph.repeats == {}
+    assert len(graph.outputs) == 4
+
+
+def test_outputs_of_blocks_that_are_left_out_come_from_their_stand_in():
+    x = keras.Input((7,), name="x")
+    states = [x]
+    for number in range(4):
+        states.append(layers.Dense(7, name=f"block_{number}.dense")(states[-1]))
+    graph = plots.fold(plots.read_graph(keras.Model(x, states[1:])))
+    assert graph.outputs == (("block_0.dense", 0),) * 4
+
+
+def test_inputs_of_blocks_that_are_left_out_are_left_out_with_them():
+    """As the caches of a decode step, of which every block takes its own."""
+    x = keras.Input((7,), name="x")
+    y, caches = x, []
+    for number in range(3):
+        caches.append(keras.Input((7,), name=f"block_{number}.cache"))
+        y = layers.Dense(7, name=f"block_{number}.dense")(y + caches[-1])
+    graph = plots.read_graph(keras.Model([x, *caches], y))
+    for folded, inputs in (
+        (plots.fold(graph), {"x", "block_0.cache"}),
+        (plots.fold(graph, depth=0), {"x", "block_0.*"}),
+    ):
+        assert set(folded.inputs) == inputs
+        check_graph(folded)
+
+
+# Closed boxes
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_no_box_is_open_below_the_depth_and_the_parts_fit_together(name, depth):
+    graph = plots.fold(marked(name), depth=depth)
+    check_graph(graph)
+    assert {depth_of(box) for box in boxes(graph).values()} <= set(range((depth or 3) + 1))
+    assert len(graph.outputs) == len(marked(name).outputs)
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("depth", DEPTHS[1:])
+def test_nothing_is_lost_in_groups_without_folding_runs(name, depth):
+    whole = marked(name)
+    graph = plots.fold(whole, depth=depth, blocks=None)
+    inside = [call for node in graph.nodes for call in (node.members or (node.id,))]
+    assert sorted(inside) == sorted(whole.index)
+    layers_of = {node.layer: node for node in graph.nodes}
+    assert sum(node.parameters for node in layers_of.values()) == whole.parameters
+    outer = {call: node.id for node in graph.nodes for call in (node.members or (node.id,))}
+    assert {(edge.source, edge.target) for edge in graph.edges} == {
+        (outer[edge.source], outer[edge.target])
+        for edge in whole.edges
+        if outer[edge.source] != outer[edge.target]
+    }
+
+
+def test_a_box_that_something_else_runs_through_is_opened_by_one_level_only():
+    x = keras.Input((7,), name="x")
+    y = layers.Dense(7, name="model.embedding")(x)
+    for number in range(2):
+        y = layers.Dense(7, name=f"model.stack.layer_{number}")(y)
+    y = layers.Dense(7, name="outside")(y)
+    graph = plots.read_graph(keras.Model(x, layers.Dense(7, name="model.out")(y)))
+    closed = plots.fold(graph, depth=0, blocks=None)
+    assert ids(closed) == ["x", "model.embedding", "model.stack.*", "outside", "model.out"]
+    check_graph(closed)
+
+
+def test_weights_that_calls_of_a_group_share_are_counted_once():
+    x = keras.Input((7,), name="x")
+    shared = layers.Dense(7, name="box.shared")
+    y = layers.Dense(7, name="box.other")(shared(shared(x)))
+    graph = plots.read_graph(keras.Model(x, y))
+    (group,) = plots.fold(graph, depth=0, blocks=None).nodes[1:]
+    assert (group.kind, group.name, group.parameters) == ("group", "box", 2 * (7 * 7 + 7))
+    assert group.members == ("box.shared", "box.shared@2", "box.other")
+    assert group.config["calls"] == 3
+
+
+def test_a_group_says_what_it_gives_out_and_takes():
+    graph = plots.fold(plots.read_graph(plots_models.encoder_decoder("pre", blocks=2)), depth=1)
+    group = graph.node("decoder.block_0.*")
+    assert group.outputs == (plots.Tensor((None, None, 7), "float32"),)
+    taken = {edge.source: edge.port for edge in graph.incoming[group.id]}
+    assert taken["encoder.block_0.*"] == "cross_attention.key.inputs, cross_attention.value.inputs"
+    assert graph.repeats == {"encoder.block_0": 2, "decoder.block_0": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"depth": -1}, "depth is -1"), ({"blocks": 0}, "blocks is 0")]
+)
+def test_depths_and_numbers_that_there_are_not_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        plots.fold(marked("pre"), **options)
+
+
+# What plugins have found out
+
+
+def chains(stream):
+    """Pairs as chains of ids; each call has at most one before and one after it."""
+    onwards = dict(stream)
+    assert len(onwards) == len(stream)
+    assert len(set(onwards.values())) == len(stream)
+    found = []
+    for start in onwards.keys() - set(onwards.values()):
+        chain = [start]
+        while chain[-1] in onwards:
+            chain.append(onwards[chain[-1]])
+        found.append(chain)
+    return found
+
+
+@pytest.mark.parametrize("blocks", [1, 2, None])
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("name", MAKE)
+def test_the_stream_is_one_line_from_its_first_call_to_its_last_at_every_depth(name, depth, blocks):
+    whole = marked(name)
+    graph = plots.fold(whole, depth=depth, blocks=blocks)
+    group_of = {call: node.id for node in graph.nodes for call in (node.members or (node.id,))}
+
+    def seen_as(call):
+        """The call, its group, or where it is left out what stands for it."""
+        kept = [re.sub(r"block_\d", f"block_{n}", call) for n in (2, 1, 0)]
+        return group_of[next(name for name in (call, *kept) if name in group_of)]
+
+    ends = {(seen_as(chain[0]), seen_as(chain[-1])) for chain in chains(whole.stream)}
+    found = {(chain[0], chain[-1]) for chain in chains(graph.stream)}
+    assert found == {(first, last) for first, last in ends if first != last}
+    edges = {(edge.source, edge.target) for edge in graph.edges}
+    assert set(graph.stream) <= edges
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("depth", [None, 2, 3])
+def test_every_sublayer_that_is_seen_has_its_skip_path(name, depth):
+    graph = plots.fold(marked(name), depth=depth)
+    merges = [node for node in graph.nodes if node.label == "residual"]
+    assert len(merges) == (5 if name == "pair" else 2)
+    assert [path.target for path in graph.skip_paths] == [node.id for node in merges]
+    placement = {
+        "pre": "pre",
+        "post": "post",
+        "sandwich": "sandwich",
+        "none": "none",
+        "pair": "post",
+    }
+    assert {path.placement for path in graph.skip_paths} == {placement[name]}
+
+
+def test_a_group_counts_the_skip_paths_that_are_no_longer_seen():
+    graph = plots.fold(marked("pre"), depth=1)
+    assert graph.skip_paths == ()
+    assert graph.node("decoder.block_0.*").config["skip_paths"] == 2
+
+
+def with_overlays(graph):
+    position = {node.id: {"": float(graph.index[node.id])} for node in graph.nodes}
+    cost = {node.id: {"b t": 2.0, "t t": 1.0} for node in graph.nodes if node.parameters}
+    traffic = {edge.id: {"": 1.0} for edge in graph.edges}
+    overlays = (
+        plots.Overlay("cost", "cost", "", cost, {"b t": 1e3}),
+        plots.Overlay("position", "position", "", position, combine="last"),
+        plots.Overlay("traffic", "traffic", "", traffic),
+    )
+    return replace(graph, overlays=overlays)
+
+
+@pytest.mark.parametrize("depth", DEPTHS[1:])
+def test_a_group_has_the_sum_of_what_is_counted_and_the_last_of_what_is_measured(depth):
+    whole = with_overlays(marked("pair"))
+    graph = plots.fold(whole, depth=depth, blocks=None)
+    cost, position, traffic = graph.overlays
+    for node in graph.nodes:
+        calls = node.members or (node.id,)
+        weighted = sum(whole.node(call).parameters > 0 for call in calls)
+        assert cost.values.get(node.id, {}) == (
+            {"b t": 2 * weighted, "t t": weighted} if weighted else {}
+        )
+        assert position.values[node.id] == {"": max(whole.index[call] for call in calls)}
+    outside = sum(value[""] for value in traffic.values.values())
+    group_of = {call: n.id for n in graph.nodes for call in (n.members or (n.id,))}
+    assert outside == sum(group_of[e.source] != group_of[e.target] for e in whole.edges)
+    assert cost.whole == {"b t": 1e3}
+
+
+def test_of_a_folded_run_the_numbers_of_one_block_are_left_and_the_whole_stays():
+    whole = with_overlays(marked("pre"))
+    graph = plots.fold(whole)
+    for before, after in zip(whole.overlays, graph.overlays, strict=True):
+        left = {place: before.values[place] for place in after.values if place in before.values}
+        assert {place: after.values[place] for place in left} == left
+        assert after.whole == before.whole
+    assert set(graph.overlays[0].values) == {n.id for n in graph.nodes if n.parameters}
+
+
+def test_notes_come_along_to_the_group_and_name_the_call_and_go_with_what_is_left_out():
+    graph = marked("pre")
+    notes = (
+        plots.Note("finding", ("decoder.block_0.feedforward.up",), "Too narrow."),
+        plots.Note("finding", ("decoder.block_2.feedforward.up",), "Gone with its block."),
+        plots.Note("finding", (), "About all of it."),
+    )
+    folded = plots.fold(replace(graph, notes=notes), depth=2)
+    assert [(note.about, note.text) for note in folded.notes] == [
+        (("decoder.block_0.feedforward.*",), "up: Too narrow."),
+        ((), "About all of it."),
+    ]
+
+
+def test_folding_twice_is_folding_once():
+    once = plots.fold(marked("pair"), depth=2)
+    assert plots.fold(once, depth=2) == once
+    assert ids(plots.fold(once, depth=1)) == ids(plots.fold(marked("pair"), depth=1))
