@@ -20,15 +20,16 @@ VERSION = 1
 def graph_to_json(graph: Graph) -> str:
     """The graph itself, for `Graph.from_json` to read back; see `Graph.to_json`."""
     document = graph_document(graph)
-    for node, plain in zip(graph.nodes, document["nodes"], strict=True):
-        if not node.has_own_name:  # counted up by Keras over all that the process has built
-            del plain["name"]
     return json.dumps(document, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=1)
 
 
 def graph_document(graph: Graph) -> dict[str, Any]:
     """What `graph_to_json` writes, as plain dictionaries, lists, texts and numbers."""
-    return {"format": FORMAT, "version": VERSION} | _plain(graph)
+    document = {"format": FORMAT, "version": VERSION} | _plain(graph)
+    for node, plain in zip(graph.nodes, document["nodes"], strict=True):
+        if not node.has_own_name:  # counted up by Keras over all that the process has built
+            del plain["name"]
+    return document
 
 
 def graph_from_json(text: str | bytes) -> Graph:

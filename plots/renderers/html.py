@@ -51,6 +51,14 @@ _GRAPHVIZ_CLASS = re.compile(
 
 
 @graph_renderer("html", suffixes=(".html",))
+def page(graph: Graph, depth: int = 2, before: Graph | None = None) -> bytes:
+    """A web page to explore: boxes open and close, search, skip paths traced; needs no network.
+
+    As bytes, because what it says is packed. See `to_html` for the arguments and errors.
+    """
+    return to_html(graph, depth, before).encode()
+
+
 def to_html(graph: Graph, depth: int = 2, before: Graph | None = None) -> str:
     """A web page to explore: boxes open and close, search, skip paths traced; needs no network.
 
