@@ -22,6 +22,7 @@ DARK_GREY = "#5A5A5A"  # of what stands on a colour
 
 _NOTE_COLOURS = {
     "difference": INK,
+    "description": INK,
     "finding": "#C51B1B",
     "deviates": "#7B3294",
     "added": "#1B7837",
