@@ -160,6 +160,17 @@ def test_a_branch_beside_a_projected_shortcut_begins_where_the_shortcut_does(gra
     ]
 
 
+def test_parallel_sublayers_leave_the_stream_at_the_same_place(graphs):
+    text = plots.to_text(graphs["parallel sublayers"])
+    assert [(margin, row.split()[0]) for margin, row in rows_of(text)] == [
+        ("○  ", "x"),
+        ("┣━╮", "attention"),
+        ("⊕━┤", "first"),
+        ("┃ │", "feedforward"),
+        ("⊕━╯", "second"),
+    ]
+
+
 def takes(text, name):
     row = next(row for _, row in rows_of(text) if row.split()[0] == name)
     return row.partition("← ")[2]

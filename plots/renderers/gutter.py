@@ -126,10 +126,12 @@ def _add_branch(
     bypassed = [row_of[node_id] for node_id in path.bypassed if node_id in row_of]
     if lane is None or not bypassed:
         return
-    if path.through and path.source in row_of:  # what lies on the path stands beside the branch
-        first = row_of[path.source]
-    else:
-        first = _title_above(min(bypassed), {row_of[node_id] for node_id in lane.calls}, rows)
+    first = _title_above(min(bypassed), {row_of[node_id] for node_id in lane.calls}, rows)
+    through = [row_of[node_id] for node_id in path.through if node_id in row_of]
+    if through and through[0] < first and path.source in row_of:
+        # It leaves before what lies on the path: beside a parallel sublayer, or else at its source.
+        starts = [start for start, end in lane.branches if end == through[0]]
+        first = min(starts, default=row_of[path.source])
     lane.branches.append((max(first, lane.start), row_of[path.target]))
     for inner in {id(i): i for i in map(lane_of.get, path.bypassed) if i is not None}.values():
         if inner is not lane:

@@ -1,0 +1,183 @@
+"""What Keras hides: masks behind tensors, models within models, losses, arrays as constants."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import plots
+
+
+def implicit_edges(graph):
+    return {(e.source, e.target, e.port) for e in graph.edges if e.implicit}
+
+
+def padded_tokens(name="tokens"):
+    tokens = keras.Input((5,), dtype="int32", name=name)
+    return tokens, layers.Embedding(13, 7, mask_zero=True, name=f"{name}_embedding")(tokens)
+
+
+# Masks
+
+
+def test_a_mask_of_an_embedding_reaches_what_takes_one_and_passes_what_hands_it_on():
+    tokens, x = padded_tokens()
+    x = layers.Dropout(0.1, name="dropout")(x)
+    graph = plots.read_graph(keras.Model(tokens, layers.LSTM(7, name="memory")(x)))
+    (mask,) = {source for source, _, _ in implicit_edges(graph)}
+    assert implicit_edges(graph) == {(mask, "memory", "mask")}
+    assert graph.node(mask).class_name == "NotEqual"
+    assert graph.incoming[mask][0].source == "tokens"
+    (edge,) = graph.outgoing[mask]
+    assert edge.tensor == plots.Tensor((None, 5), "bool")
+
+
+def test_masks_of_several_arguments_arrive_at_ports_of_their_names():
+    source, keys = padded_tokens("source")
+    target, queries = padded_tokens("target")
+    attended = layers.MultiHeadAttention(3, 2, name="attention")(queries, keys)
+    graph = plots.read_graph(keras.Model([source, target], attended))
+    masks = {port: graph.incoming[mask][0].source for mask, _, port in implicit_edges(graph)}
+    assert masks == {"query_mask": "target", "value_mask": "source"}
+
+
+def test_a_mask_that_is_given_in_words_is_no_implicit_one():
+    tokens, x = padded_tokens()
+    mask = keras.Input((5,), dtype="bool", name="mask")
+    graph = plots.read_graph(
+        keras.Model([tokens, mask], layers.LSTM(7, name="memory")(x, mask=mask))
+    )
+    assert implicit_edges(graph) == set()
+    assert ("mask", "mask") in [(e.source, e.port) for e in graph.incoming["memory"]]
+
+
+def test_what_takes_no_mask_and_what_stops_it_gets_none():
+    tokens, x = padded_tokens()
+    x = layers.Dense(7, name="dense")(x)  # takes none
+    x = ops.flip(x, axis=1)  # does not hand it on
+    graph = plots.read_graph(keras.Model(tokens, layers.LSTM(5, name="memory")(x)))
+    assert implicit_edges(graph) == set()
+    assert all(node.class_name != "NotEqual" for node in graph.nodes)
+
+
+# Models within models
+
+
+def inner_model():
+    x = keras.Input((7,), name="inner_x")
+    y = layers.Dense(11, activation="relu", name="up")(x)
+    return keras.Model(
+        x, layers.Add(name="merge")([x, layers.Dense(7, name="down")(y)]), name="inner"
+    )
+
+
+def test_what_a_time_distributed_applies_to_every_step_is_opened():
+    x = keras.Input((5, 7), name="x")
+    y = layers.TimeDistributed(inner_model(), name="steps")(x)
+    y = layers.TimeDistributed(layers.Dense(3, name="head"), name="heads")(y)
+    model = keras.Model(x, y)
+    closed = plots.read_graph(model)
+    assert [node.id for node in closed.nodes] == ["x", "steps", "heads"]
+    opened = plots.read_graph(model, open_nested=True)
+    assert [node.id for node in opened.nodes] == [
+        "x",
+        "steps.up",
+        "steps.down",
+        "steps.merge",
+        "heads.head",
+    ]
+    assert [(e.source, e.target) for e in opened.edges] == [
+        ("x", "steps.up"),
+        ("steps.up", "steps.down"),
+        ("x", "steps.merge"),
+        ("steps.down", "steps.merge"),
+        ("steps.merge", "heads.head"),
+    ]
+    assert closed.parameters == opened.parameters == model.count_params()
+    assert opened.node("heads.head").namespace == "heads"
+
+
+def test_a_model_within_a_model_within_a_model_is_opened_to_the_bottom():
+    x = keras.Input((7,), name="x")
+    middle_x = keras.Input((7,), name="middle_x")
+    middle = keras.Model(
+        middle_x, layers.Dense(7, name="last")(inner_model()(middle_x)), name="middle"
+    )
+    graph = plots.read_graph(keras.Model(x, middle(middle(x))), open_nested=True)
+    first = ["middle.inner.up", "middle.inner.down", "middle.inner.merge", "middle.last"]
+    again = [name.replace("middle", "middle@2") for name in first]
+    assert [node.id for node in graph.nodes] == ["x", *first, *again]
+    assert graph.ties["middle.inner.up"] == ("middle.inner.up", "middle@2.inner.up")
+    assert graph.incoming["middle@2.inner.up"][0].source == "middle.last"
+    assert len(plots.skip_paths(graph)) == 2
+    folded = plots.fold(graph, depth=0, blocks=None)
+    assert [node.id for node in folded.nodes] == ["x", "middle.*", "middle@2.*"]
+
+
+def test_inputs_of_a_nested_model_are_bound_by_their_names():
+    first, second = keras.Input((3,), name="first"), keras.Input((5,), name="second")
+    both = layers.Concatenate(name="both")([second, first])
+    inner = keras.Model({"second": second, "first": first}, both, name="inner")
+    x, y = keras.Input((5,), name="x"), keras.Input((3,), name="y")
+    graph = plots.read_graph(
+        keras.Model([x, y], inner({"second": x, "first": y})), open_nested=True
+    )
+    assert [edge.source for edge in graph.incoming["inner.both"]] == ["x", "y"]
+
+
+# Losses
+
+
+@pytest.mark.parametrize(
+    ("loss", "losses"),
+    [
+        ("mse", (("mean_squared_error", None),)),
+        ("sparse_categorical_crossentropy", (("sparse_categorical_crossentropy", False),)),
+        (
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            (("SparseCategoricalCrossentropy", True),),
+        ),
+        (
+            [keras.losses.BinaryCrossentropy(), keras.losses.Huber()],
+            (("BinaryCrossentropy", False), ("Huber", None)),
+        ),
+        (None, ()),
+    ],
+)
+def test_what_a_compiled_model_is_trained_on_is_read(loss, losses):
+    x = keras.Input((7,), name="x")
+    outputs = [layers.Dense(1, name=f"out_{n}")(x) for n in range(len(losses) or 1)]
+    model = keras.Model(x, outputs)
+    assert plots.read_graph(model).losses == ()
+    model.compile(loss=loss)
+    assert [(loss.class_name, loss.from_logits) for loss in plots.read_graph(model).losses] == list(
+        losses
+    )
+
+
+# Constants
+
+POSITIONS = np.arange(17)[:, None] / 10000 ** (np.arange(4) / 4)
+
+
+@pytest.mark.parametrize(
+    ("array", "pattern"),
+    [
+        (np.zeros((5, 7)), "zeros"),
+        (np.ones((5, 7)), "ones"),
+        (np.tril(np.ones((7, 7), "float32")), "lower triangular"),
+        (np.tril(np.ones((7, 7), bool))[None], "lower triangular"),
+        (np.where(np.tri(7), 0.0, -1e9), "lower triangular"),
+        (np.triu(np.ones((7, 7))), ""),
+        (np.concatenate([np.sin(POSITIONS), np.cos(POSITIONS)], axis=-1), "sinusoids"),
+        (np.arange(35.0).reshape(5, 7), ""),
+        (np.zeros((0, 7)), ""),
+    ],
+)
+def test_what_the_values_of_an_array_look_like_is_told(array, pattern):
+    x = keras.Input((*array.shape,), name="x")
+    model = keras.Model(x, ops.where(x > 0.5, x, ops.convert_to_tensor(array.astype("float32"))))
+    constants = [c for node in plots.read_graph(model).nodes for c in node.constants if c.shape]
+    (constant,) = constants
+    assert (constant.shape, constant.value) == (array.shape, None)
+    assert constant.pattern == pattern
