@@ -20,9 +20,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## The main job: train four Transformers side by side, compare, draw, translate
 	$(BIN)/functional-models compare --to out/demo
 
-test: $(READY) ## The tests, on TensorFlow, and the numbers of all graphs on JAX too
+test: $(READY) ## The tests, on TensorFlow, and the numbers of the training graphs on JAX too
 	$(BIN)/python -m pytest -n 2 -q
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q tests/test_builders_decode.py tests/test_builders_reference.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q tests/test_builders_reference.py
 
 test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 -q -m ''

@@ -84,6 +84,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.keras")):
 """
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_the_same_logits_in_another_process(tmp_path: Path) -> None:
     for name, changes in MODELS.items():
         spec = small_spec(**changes)

@@ -88,6 +88,7 @@ def test_a_comparison_is_written_whole_and_repeated_only_where_something_changed
     assert again[1]["loss"] != results[1]["loss"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
     specs = {"pre": PRE}
     recipe = Recipe(steps=4, report_every=2, batch_size=5)

@@ -504,6 +504,7 @@ def bart_task(folder: Path) -> Any:
     return keras_hub.models.BartSeq2SeqLM(telling_backbone("bart", 3), preprocessor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [t5_task, bart_task])
 def test_a_translator_taken_over_translates_the_same(make: Any, tmp_path: Path) -> None:
     """With its own tokens at the start of sources and targets, which no other has."""

@@ -222,6 +222,7 @@ def test_a_full_date_is_that_of_the_unicode_locales():
         assert figures.target == format_date(day, "full", locale="en_US")
 
 
+@pytest.mark.slow
 def test_no_source_has_two_targets():
     targets = {}
     for seed in range(3):

@@ -85,6 +85,7 @@ def served(signatures, texts):
     return [text.decode() for text in found.numpy()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [

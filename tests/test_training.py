@@ -48,6 +48,7 @@ def without_times(rows: list[dict]) -> list[dict]:
 # It learns
 
 
+@pytest.mark.slow
 def test_one_batch_of_text_is_overfitted_to_near_zero_loss():
     model = text_model("decoder_only", dropout=0.0).model
     rng = np.random.default_rng(0)
