@@ -19,6 +19,7 @@ from functional_models.cli_options import (
     spec_of,
     value_of,
 )
+from plots.differences.union import graph_of
 
 if TYPE_CHECKING:
     import keras
@@ -203,7 +204,7 @@ def read_model_or_graph(
     if path.suffix == ".json" and not path.is_dir():
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path}; {_WHAT_IS_READ}")
-        return plots.union.graph_of(path)
+        return graph_of(path)
     if path.is_file():
         raise ValueError(f"{path} is no model: {_WHAT_IS_READ}")
     if len(path.parts) > 1 and not path.exists():

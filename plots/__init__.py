@@ -16,20 +16,27 @@
 The core is small: `read_graph` reads a model once into a frozen `Graph`; plugins map graph to
 graph; renderers map graph to file. `plots.registry` says how to add your own.
 
+    graph, annotations, graph_json, registry   what everything here speaks of
+    reading                                    Keras model -> graph
+    skips, folding, axes, costs, differences,  plugins: graph -> graph
+    measuring, diagnosis
+    renderers, pictures, presentation          graph -> file, or a notebook's cell
+    figures                                    numbers -> matplotlib figure
+    conformance, sample_graphs                 for the tests of those who add their own
+
 Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are imported when first used.
 """
 
 from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
-from plots.attention_weights import AttentionMap, attention_maps
-from plots.axes import axes_of, shapes
-from plots.costs import flops, memory, parameters
-from plots.depth import DepthProfile, depth_profile
+from plots.axes.shapes import axes_of, shapes
+from plots.costs.plugins import flops, memory, parameters
 from plots.diagnosis import diagnose, diagnosis_rule, diagnosis_text, findings
-from plots.difference_report import comparison_table, difference_text
-from plots.differences import Difference, compare_graphs
-from plots.execution import call_values, edge_gradients
+from plots.differences.compare import compare_graphs
+from plots.differences.difference import Difference
+from plots.differences.report import comparison_table, difference_text
+from plots.differences.union import diff
 from plots.figures import (
     attention_heads,
     attention_mask,
@@ -43,12 +50,16 @@ from plots.figures import (
     sinusoids,
     variants_page,
 )
-from plots.folding import fold, fold_blocks
+from plots.folding.fold import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
 from plots.graph_json import graph_to_json
-from plots.model_inputs import random_inputs
+from plots.measuring.attention_weights import AttentionMap, attention_maps
+from plots.measuring.depth import DepthProfile, depth_profile
+from plots.measuring.execution import call_values, edge_gradients
+from plots.measuring.model_inputs import random_inputs
+from plots.measuring.statistics import activations, gradients
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
-from plots.read import read_graph
+from plots.reading.read import read_graph
 from plots.registry import (
     GraphPlugin,
     GraphRenderer,
@@ -63,8 +74,6 @@ from plots.renderers.mermaid import to_mermaid
 from plots.renderers.model_explorer import model_explorer_files, to_model_explorer
 from plots.renderers.text import to_text
 from plots.skips import skip_paths
-from plots.statistics import activations, gradients
-from plots.union import diff
 
 __all__ = [
     "AttentionMap",

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plots.differences import compare_graphs
-from plots.folding import fold_blocks
+from plots.differences.compare import compare_graphs
+from plots.differences.union import diff, older_side
+from plots.folding.fold import fold_blocks
 from plots.graph import Graph
-from plots.read import read_graph
+from plots.reading.read import read_graph
 from plots.registry import (
     GraphRenderer,
     PluginLike,
@@ -24,7 +25,6 @@ from plots.renderers.boxes import Labels
 from plots.renderers.dot import graphs_to_dot
 from plots.renderers.graphviz import check_style, picture_format, render_dot, write_whole
 from plots.skips import mark_skip_paths
-from plots.union import diff, older_side
 
 if TYPE_CHECKING:
     import keras

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from plots.folding import fold_blocks
+from plots.folding.fold import fold_blocks
+from plots.folding.groups import close_groups
 from plots.graph import Graph
-from plots.groups import close_groups
 from plots.hierarchy import boxes, depth_of
 from plots.skips import mark_skip_paths
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from plots.annotations import Note, Overlay
-from plots.folding import fold
+from plots.folding.fold import fold
 from plots.graph import Edge, Graph, Kind, Loss, Node, Shape, Tensor
 from plots.skips import mark_skip_paths
 

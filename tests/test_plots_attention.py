@@ -11,7 +11,7 @@ from keras import layers, ops
 from small_models import TRANSLATOR, probed, random_model, random_tokens, small_spec
 
 import plots
-from plots.attention_pictures import LONGEST, block_maximum, heads_png
+from plots.measuring.attention_pictures import LONGEST, block_maximum, heads_png
 from plots.renderers.inlined import picture_row
 
 B, T, S, N, H = 2, 3, 7, 2, 5

@@ -381,7 +381,7 @@ def test_bare_products_without_a_rule_are_noted():
 
 
 def test_a_rule_can_be_added(monkeypatch):
-    from plots.flop_rules import FLOP_RULES, count, times
+    from plots.costs.flop_rules import FLOP_RULES, count, times
 
     monkeypatch.setitem(FLOP_RULES, "Product", lambda call: times(2 * 3, count(call.first)))
     x = keras.Input((None, 14), name="x")

@@ -15,7 +15,7 @@ from keras import layers
 import plots
 from plots import registry
 from plots.annotations import DIFFERENCES, Overlay
-from plots.configurations import changed_entries
+from plots.differences.configurations import changed_entries
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.graph_json import check_graph
 from plots.ordering import circles, in_order

@@ -16,8 +16,8 @@ from small_models import small_spec
 
 import builders  # makes dotted names possible on PyTorch, too
 import plots
-from plots.execution import Execution
-from plots.losses import loss_of_outputs
+from plots.measuring.execution import Execution
+from plots.measuring.losses import loss_of_outputs
 
 keras.utils.set_random_seed(0)
 DECODER = plots_models.decoder_only()

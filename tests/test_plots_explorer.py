@@ -18,9 +18,9 @@ from keras import layers
 import builders
 import plots
 from plots import Note, Overlay
+from plots.differences.union import older_side
 from plots.renderers import html as explorer
 from plots.skips import mark_skip_paths
-from plots.union import older_side
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

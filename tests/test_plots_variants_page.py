@@ -7,7 +7,7 @@ from keras import layers
 from plots_models import HEAD_WIDTH, HEADS, INNER, VOCABULARY, WIDTH
 
 import plots
-from plots.outline import outline
+from plots.folding.outline import outline
 
 NORMS = ("pre", "post", "sandwich", "none")
 DECODERS = {norm: plots.read_graph(plots_models.decoder_only(norm, blocks=3)) for norm in NORMS}

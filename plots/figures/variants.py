@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from plots.annotations import number_text
 from plots.figures.style import GRID, new_figure
+from plots.folding.outline import outline
 from plots.graph import Graph, Node
 from plots.hierarchy import enclosing_block
-from plots.outline import outline
-from plots.read import read_graph
+from plots.reading.read import read_graph
 from plots.renderers.dot import graphs_to_dot
 from plots.renderers.graphviz import render_dot
 
@@ -35,8 +35,8 @@ def variants_page(models: Mapping[str, keras.Model | Graph], title: str | None =
     """One landscape page of models next to each other, and a table of their parameters.
 
     Of each model the streams are drawn, the norms, and one box for each sublayer and for what
-    comes before the stream (see `plots.outline`), so that variants differ where they are different
-    and nowhere else; equal blocks are drawn once. Masks are left out.
+    comes before the stream (see `plots.folding.outline`), so that variants differ where they are
+    different and nowhere else; equal blocks are drawn once. Masks are left out.
 
     Args:
         models: Title -> model or graph, from left to right. Of four decoders or two

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Edge, Graph
-from plots.legend import legend
 from plots.renderers.boxes import (
     GREY,
     INK,
@@ -19,6 +18,7 @@ from plots.renderers.boxes import (
     shape_text,
 )
 from plots.renderers.layout import Layout, lay_out
+from plots.renderers.legend import legend
 
 if TYPE_CHECKING:
     import pydot

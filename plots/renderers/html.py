@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import Overlay, Quantity, total_of
-from plots.folding import block_runs, fold_blocks
+from plots.folding.fold import block_runs, fold_blocks
 from plots.graph import Graph
 from plots.graph_json import graph_document
-from plots.legend import letter_meanings, total_text
 from plots.operation_kinds import is_additive_merge
 from plots.registry import graph_renderer
 from plots.renderers.boxes import role_of
 from plots.renderers.layout import lay_out
+from plots.renderers.legend import letter_meanings, total_text
 from plots.skips import mark_skip_paths
 
 _ASSETS = Path(__file__).parent / "explorer"
@@ -66,7 +66,7 @@ def to_html(graph: Graph, depth: int = 2, before: Graph | None = None) -> str:
         graph: The graph, not folded: the page folds and closes boxes when they are clicked.
         depth: How many levels of boxes are open at first.
         before: The older graph of a comparison, to see both side by side; see
-            `plots.union.older_side`.
+            `plots.differences.union.older_side`.
 
     Raises:
         ImportError: if graphviz-anywidget, which carries the layout engine, is not installed or of

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import reduce
 from itertools import chain, count
 
-from plots.folding import fold_blocks
+from plots.folding.fold import fold_blocks
+from plots.folding.groups import close
 from plots.graph import Graph, Node
-from plots.groups import close
 from plots.hierarchy import boxes, common_namespace, enclosing_block
 from plots.operation_kinds import is_identity_like, is_norm
 from plots.registry import graph_plugin

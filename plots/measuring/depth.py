@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from plots.execution import Execution, Opened
 from plots.graph import Graph
 from plots.hierarchy import boxes, depth_of, enclosing_block
-from plots.losses import loss_of_outputs
+from plots.measuring.execution import Execution, Opened
+from plots.measuring.losses import loss_of_outputs
 from plots.skips import skip_paths
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Constant, Edge, Graph, Node, Shape, Tensor
-from plots.keras_calls import (
+from plots.reading.keras_calls import (
     RecordedCall,
     arguments_of,
     calls_in_order,
     computing_order,
     implicit_masks_of,
 )
-from plots.keras_values import (
+from plots.reading.keras_values import (
     base_names,
     config_of,
     constant_of,
@@ -28,7 +28,7 @@ from plots.keras_values import (
     tensor_of,
     weights_of,
 )
-from plots.trace import Traced, trace
+from plots.reading.trace import Traced, trace
 
 if TYPE_CHECKING:
     import keras

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
-from plots.configurations import without_names
+from plots.differences.configurations import without_names
 from plots.graph import Edge, Graph, Node
 from plots.operation_kinds import is_additive_merge
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Overlay, number_text, quantity_text
+from plots.axes.letters import meaning
 from plots.graph import Graph
-from plots.letters import meaning
 
 
 def legend(graph: Graph) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError
 
-from plots.contract import Contraction
+from plots.folding.contract import Contraction
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes, depth_of
 from plots.ordering import in_order

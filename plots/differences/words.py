@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from plots.alignment import is_counted
-from plots.differences import MODEL, ChangedCall, Difference, Move, Rewiring
+from plots.differences.alignment import is_counted
+from plots.differences.difference import MODEL, ChangedCall, Difference, Move, Rewiring
 from plots.hierarchy import boxes, enclosing_block
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from plots.annotations import Overlay
-from plots.attention_pictures import heads_png
-from plots.execution import Compute, Execution, Opened
 from plots.graph import Edge, Graph, Node, Shape
-from plots.keras_calls import RecordedCall, arguments_of, parameter_names
-from plots.keras_values import as_array, base_names
+from plots.measuring.attention_pictures import heads_png
+from plots.measuring.execution import Compute, Execution, Opened
+from plots.measuring.statistics import needed
 from plots.operation_kinds import is_additive_merge, is_identity_like
+from plots.reading.keras_calls import RecordedCall, arguments_of, parameter_names
+from plots.reading.keras_values import as_array, base_names
 from plots.registry import graph_plugin
-from plots.statistics import needed
 
 if TYPE_CHECKING:
     import keras

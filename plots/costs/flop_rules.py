@@ -18,8 +18,8 @@ from math import prod
 from typing import TypeVar
 
 from plots.annotations import Quantity, product_of, total_of
-from plots.axes import Axis
-from plots.equations import parse_equation
+from plots.axes.equations import parse_equation
+from plots.axes.shapes import Axis
 from plots.graph import Constant, Node
 from plots.operation_kinds import is_norm
 

@@ -1,14 +1,14 @@
 """Rules for attention, whole or in steps, and for layers that are Transformer blocks.
 
-See `plots.axis_rules` for what a rule is.
+See `plots.axes.rules` for what a rule is.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from plots.axis_rules import AXIS_RULES, axis_rule, laid_out, unknown
-from plots.axis_unions import AxisId, Call
+from plots.axes.rules import AXIS_RULES, axis_rule, laid_out, unknown
+from plots.axes.unions import AxisId, Call
 
 ATTENTION_LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
     "AttendToCache": (

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note, Overlay
-from plots.execution import Execution
 from plots.graph import Graph
-from plots.losses import loss_of_outputs
+from plots.measuring.execution import Execution
+from plots.measuring.losses import loss_of_outputs
 from plots.registry import graph_plugin
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import plots.flop_rules_of_attention  # noqa: F401 - registers its rules
+import plots.costs.flop_rules_of_attention  # noqa: F401 - registers its rules
 from plots.annotations import Note, Overlay, Quantity, product_of, total_of
-from plots.axes import UNKNOWN, Axes, axes_of
-from plots.flop_rules import MeasuredCall, count, flops_of
+from plots.axes.shapes import UNKNOWN, Axes, axes_of
+from plots.costs.flop_rules import MeasuredCall, count, flops_of
 from plots.graph import Graph, Node
 from plots.registry import graph_plugin
 
@@ -91,9 +91,9 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
 
     Counted are products of matrices and convolutions, two operations per multiplication and
     addition (Kaplan et al. 2020, section 2.1), and nothing that works element by element;
-    `plots.flop_rules` has the rules by class. Training takes about three times as many. A call with
-    weights of a class without a rule gets a note of the kind "uncounted", and the title says that
-    the numbers are at least that large.
+    `plots.costs.flop_rules` has the rules by class. Training takes about three times as many. A
+    call with weights of a class without a rule gets a note of the kind "uncounted", and the title
+    says that the numbers are at least that large.
 
     Args:
         graph: The graph.
@@ -133,7 +133,7 @@ def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
     advice = {
         "group": "count first, then fold",
         "model": "read the model with open_nested=True",
-    }.get(kind, "add a rule to plots.flop_rules.FLOP_RULES")
+    }.get(kind, "add a rule to plots.costs.flop_rules.FLOP_RULES")
     return Note("uncounted", tuple(ids), f"FLOPs of {class_name} are not counted: {advice}")
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import DIFFERENCES, Note
-from plots.contract import Contraction
-from plots.difference_report import counts, sizes_text
-from plots.difference_words import Words
-from plots.differences import MODEL, Difference, compare_graphs
+from plots.differences.compare import compare_graphs
+from plots.differences.difference import MODEL, Difference
+from plots.differences.report import counts, sizes_text
+from plots.differences.words import Words
+from plots.folding.contract import Contraction
 from plots.graph import Edge, Graph, Node
 from plots.ordering import circles, in_order
-from plots.read import read_graph
+from plots.reading.read import read_graph
 from plots.registry import graph_plugin
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Floating-point operations of attention, and of layers that are whole Transformer blocks.
 
-See `plots.flop_rules` for what is counted. The letters are those of the glossary: b batch, t and s
-lengths of queries and keys, d width, n and k heads of queries and of keys, h width of a head.
+See `plots.costs.flop_rules` for what is counted. The letters are those of the glossary: b batch,
+t and s lengths of queries and keys, d width, n and k heads of queries and of keys, h width of a
+head.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from math import prod
 
 from plots.annotations import Quantity, total_of
-from plots.flop_rules import MeasuredCall, Shape, count, flop_rule, times
+from plots.costs.flop_rules import MeasuredCall, Shape, count, flop_rule, times
 
 # Steps ------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from plots.axis_unions import AxisId, Call
-from plots.equations import Equation, parse_equation
+from plots.axes.equations import Equation, parse_equation
+from plots.axes.unions import AxisId, Call
 
 Rule = Callable[[Call], None]
 

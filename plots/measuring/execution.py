@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from plots.differentiation import gradient
 from plots.graph import Graph
-from plots.keras_calls import RecordedCall, filled_arguments
-from plots.keras_values import as_array, is_float, weights_of
-from plots.losses import loss_of_outputs
-from plots.model_inputs import random_inputs, standardised_inputs
-from plots.read import read_calls, read_graph
+from plots.measuring.differentiation import gradient
+from plots.measuring.losses import loss_of_outputs
+from plots.measuring.model_inputs import random_inputs, standardised_inputs
+from plots.reading.keras_calls import RecordedCall, filled_arguments
+from plots.reading.keras_values import as_array, is_float, weights_of
+from plots.reading.read import read_calls, read_graph
 
 if TYPE_CHECKING:
     import keras

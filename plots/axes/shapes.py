@@ -2,8 +2,8 @@
 
 Two axes are one where a call hands the one on as the other: a norm keeps all axes of its input, a
 `Dense` all but the last, an `EinsumDense` those with the same letter in its equation. Axes that
-only happen to have the same size stay apart. `plots.axis_rules` holds what every class does, and
-`plots.letters` says which axis has which letter.
+only happen to have the same size stay apart. `plots.axes.rules` holds what every class does, and
+`plots.axes.letters` says which axis has which letter.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import plots.axis_rules_of_attention
-import plots.axis_rules_of_moves  # noqa: F401 - both register their rules
+import plots.axes.rules_of_attention
+import plots.axes.rules_of_moves  # noqa: F401 - both register their rules
 from plots.annotations import Quantity, product_of, total_of
-from plots.axis_rules import follow
-from plots.axis_unions import AxisId, AxisUnions, Call
+from plots.axes.letters import ALL_LETTERS, name_axes
+from plots.axes.rules import follow
+from plots.axes.unions import AxisId, AxisUnions, Call
 from plots.graph import Edge, Graph, Tensor
-from plots.letters import ALL_LETTERS, name_axes
 from plots.registry import graph_plugin
 
 UNKNOWN = "?"
@@ -84,7 +84,7 @@ def shapes(graph: Graph) -> Graph:
 def axes_of(graph: Graph) -> Axes:
     """Find out which axes of a graph's tensors are one and the same, and name them.
 
-    The letters and what they mean are those of `plots.letters.GLOSSARY`.
+    The letters and what they mean are those of `plots.axes.letters.GLOSSARY`.
     """
     unions = AxisUnions()
     outputs: dict[tuple[str, int], tuple[AxisId, ...]] = {}

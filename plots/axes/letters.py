@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from plots.axis_unions import AxisId, AxisUnions
+from plots.axes.unions import AxisId, AxisUnions
 from plots.graph import Graph, Node
 from plots.skips import skip_paths
 

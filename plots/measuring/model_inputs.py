@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph, Node
 from plots.operation_kinds import is_shape_only
-from plots.read import read_graph
+from plots.reading.read import read_graph
 
 if TYPE_CHECKING:
     import keras

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from plots.annotations import percent_text, quantity_text
-from plots.difference_words import Words, numbered
-from plots.differences import MODEL, Difference, compare_graphs, flops_of
+from plots.differences.compare import compare_graphs
+from plots.differences.difference import MODEL, Difference, flops_of
+from plots.differences.words import Words, numbered
 from plots.graph import Graph
 from plots.skips import skip_paths
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from plots.annotations import DIFFERENCES, Note
-from plots.contract import Contraction
+from plots.folding.contract import Contraction
+from plots.folding.groups import close_groups
 from plots.graph import Constant, Edge, Graph, Node, Tensor
-from plots.groups import close_groups
 from plots.hierarchy import boxes
 from plots.registry import graph_plugin
 

@@ -6,8 +6,8 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
-from plots.axis_rules import axis_rule, reduced
-from plots.axis_unions import AxisId, Call
+from plots.axes.rules import axis_rule, reduced
+from plots.axes.unions import AxisId, Call
 
 # Axes in another order, more of them, or fewer --------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Costs: parameters, operations and bytes, by call."""

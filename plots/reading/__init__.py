@@ -1,0 +1,1 @@
+"""Reading: what Keras has recorded of a model, as a plain graph. Nothing else reads Keras."""
