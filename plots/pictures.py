@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.differences.compare import compare_graphs
 from plots.differences.union import diff, older_side
+from plots.files import write_whole
 from plots.folding.fold import fold_blocks
 from plots.graph import Graph
 from plots.reading.read import read_graph
@@ -23,7 +24,7 @@ from plots.registry import (
 )
 from plots.renderers.boxes import Labels
 from plots.renderers.dot import graphs_to_dot
-from plots.renderers.graphviz import check_style, picture_format, render_dot, write_whole
+from plots.renderers.graphviz import check_style, picture_format, render_dot
 from plots.skips import mark_skip_paths
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ NOT_DIFFERENTIABLE: set[str] = {
 _BACKPROPAGATION = (
     "Bengio et al. 2013, Estimating or Propagating Gradients Through Stochastic Neurons, section 1"
 )
-_BAKED_IN = "github.com/keras-team/keras-io/issues/688"
+_BAKED_IN = "github.com/keras-team/keras-io/pull/1797"
 _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/keras-hub/pull/1008"
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plots.renderers.graphviz import write_whole
+from plots.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

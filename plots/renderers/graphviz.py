@@ -1,4 +1,4 @@
-"""Graphs as DOT, SVG, PNG and PDF, without a Graphviz installation; files written whole.
+"""Graphs as DOT, SVG, PNG and PDF, without a Graphviz installation.
 
 `dot` is used where it is installed; else the Graphviz that the wheel `pygraphviz` carries.
 """
@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Collection
 from contextlib import redirect_stderr
@@ -161,29 +160,6 @@ def run_graphviz(text: str, picture: str) -> bytes:
     return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
 
 
-def write_whole(to_file: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file whole or not at all; missing folders are made.
-
-    Raises:
-        OSError: if the folder cannot be made or the file not written; what was there stays.
-    """
-    path = Path(to_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write a picture to {str(path)!r}: it is a folder")
-    # In the same folder, because only within one file system is replacing a file one step.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
 def _run_installed(program: str, text: str, picture: str) -> bytes:
     done = subprocess.run(
         [program, f"-T{picture}"], input=text.encode(), capture_output=True, check=False
@@ -209,9 +185,3 @@ def _run_bundled(text: str, picture: str) -> bytes:
         raise RuntimeError(f"Graphviz failed to draw the graph: {error}") from error
     graph.close()
     return drawn if isinstance(drawn, bytes) else drawn.encode()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import Overlay, quantity_text
+from plots.files import write_whole
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes
 from plots.registry import graph_renderer
 from plots.renderers.boxes import STREAM_COLOUR, fill_colour, group_text, heat_colour
-from plots.renderers.graphviz import write_whole
 from plots.renderers.references import constant_text
 
 SUFFIX = ".model_explorer.json"
