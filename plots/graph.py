@@ -67,7 +67,8 @@ class Node:
         kind: See `Kind`.
         class_name: Class of what is called, such as "EinsumDense".
         bases: Names of the classes it derives from, nearest first, without "Layer" and above.
-        namespace: The dotted name without its last part ("decoder.block_3.self_attention").
+        namespace: The dotted name without its last part ("decoder.block_3.self_attention"); of a
+            name without dots the boxes that its numbers speak of ("conv4.block2").
         layer: Id of the first call of the same layer: equal for all calls that share weights.
         outputs: What the call gives out, flattened.
         parameters: Number of weights of the layer (of the layer, so equal for all of its calls).
@@ -95,7 +96,17 @@ class Node:
 
     @property
     def label(self) -> str:
-        """The last part of the dotted name: "query" of "decoder.block_3.self_attention.query"."""
+        """The name within the namespace: "query" of "decoder.block_3.self_attention.query".
+
+        Of a name without dots what follows the boxes: "1_conv" of "conv4_block2_1_conv".
+        """
+        dotted, flat = self.namespace + ".", self.namespace.replace(".", "_")
+        if flat and not self.name.startswith(dotted):
+            name = self.name.replace(".", "_")
+            if name == flat:
+                return self.namespace.rpartition(".")[2]
+            if name.startswith(flat + "_"):
+                return self.name[len(dotted) :]
         return self.name.rpartition(".")[2]
 
     @property

@@ -68,11 +68,61 @@ def test_a_run_between_blocks_of_other_sorts_is_found():
 def test_a_block_that_deviates_is_kept_and_a_note_says_in_what():
     graph = plots.fold(dense_stack([11, 11, 13, 11, 11]))
     assert graph.repeats == {"block_0": 2, "block_3": 2}
-    notes = {note.text.split(" ")[0]: note for note in graph.notes}
-    assert set(notes) == {"block_2", "block_3"}
-    assert "units of up is 13, not 11" in notes["block_2"].text
-    assert notes["block_2"].about == ("block_2.up", "block_2.down")
-    assert notes["block_2"].kind == "deviates"
+    (note,) = graph.notes  # none on block_3, which is as most are
+    assert note.text == "block_2 differs from block_0: units of up is 13, not 11"
+    assert note.about == ("block_2.up", "block_2.down")
+    assert note.kind == "deviates"
+
+
+def test_the_block_that_deviates_is_the_rarer_one_also_where_it_comes_first():
+    (note,) = plots.fold(dense_stack([13, 11, 11, 11])).notes
+    assert note.text == "block_0 differs from block_1: units of up is 13, not 11"
+    assert note.about == ("block_0.up", "block_0.down")
+
+
+def test_where_most_blocks_differ_none_deviates():
+    graph = plots.fold(dense_stack([3, 5, 11, 11, 13, 17, 19]))
+    assert graph.repeats == {"block_2": 2}
+    assert graph.notes == ()
+
+
+def staged(widths, blocks, name="stage{}_block{}_{}"):
+    """Stages of another width each, in each a block that widens and some that are equal."""
+    x = keras.Input((7,), name="x")
+    y = layers.Dense(widths[0], name="stem")(x)
+    for stage, width in enumerate(widths, start=1):
+        for block in range(1, blocks + 1):
+            called = functools.partial(name.format, stage, block)
+            branch = layers.Dense(width, activation="relu", name=called("1_up"))(y)
+            branch = layers.Dense(width, name=called("2_down"))(branch)
+            if block == 1:
+                y = layers.Dense(width, name=called("0_wide"))(y)
+            y = layers.Add(name=called("add"))([y, branch])
+    return keras.Model(x, layers.Dense(5, name="out")(y))
+
+
+@pytest.mark.parametrize(
+    "name", ["stage{}_block{}_{}", "stage{}.block{}.{}", "stage_{}_block_{}_{}"]
+)
+def test_blocks_within_stages_that_differ_are_folded_whatever_separates_their_names(name):
+    graph = plots.fold(mark_skip_paths(plots.read_graph(staged([11, 13, 17], 5, name))))
+    stage, block = ("stage_{}", "block_{}") if name.count("_") > 3 else ("stage{}", "block{}")
+    runs = {f"{stage.format(n)}.{block.format(2)}": 4 for n in (1, 2, 3)}
+    assert graph.repeats == runs
+    assert [note.text for note in graph.notes] == [
+        f"{run[:-1]}1 differs from {run}: it also has 0_wide" for run in runs
+    ]
+
+
+def test_a_stack_in_blocks_that_are_folded_is_left_as_it_is():
+    x = keras.Input((7,), name="x")
+    y = x
+    for block in range(3):
+        for number in range(5):
+            y = layers.Dense(7, name=f"block_{block}.dense_{number}")(y)
+    graph = plots.fold(plots.read_graph(keras.Model(x, y)))
+    assert graph.repeats == {"block_0": 3}
+    assert len(graph.nodes) == 1 + 5
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])

@@ -181,3 +181,90 @@ def test_what_the_values_of_an_array_look_like_is_told(array, pattern):
     (constant,) = constants
     assert (constant.shape, constant.value) == (array.shape, None)
     assert constant.pattern == pattern
+
+
+# Names without dots
+
+
+def named(names, residual=()):
+    """Dense layers of these names, one after the other, and sums with what came two before."""
+    x = keras.Input((7,), name="x")
+    ends = [x]
+    for name in names:
+        y = layers.Dense(7, name=name)(ends[-1])
+        ends.append(layers.Add()([y, ends[-2]]) if name in residual else y)
+    return plots.read_graph(keras.Model(x, ends[-1]))
+
+
+def boxes_and_labels(graph):
+    return [(node.namespace, node.label) for node in graph.nodes if node.class_name == "Dense"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (  # ResNet
+            ["conv2_block1_1_conv", "conv2_block1_1_bn", "conv2_block2_out", "conv2_block2_in"],
+            [
+                ("conv2.block1", "1_conv"),
+                ("conv2.block1", "1_bn"),
+                ("conv2.block2", "out"),
+                ("conv2.block2", "in"),
+            ],
+        ),
+        (  # ConvNeXt
+            ["tiny_stage_0_block_1_conv", "tiny_stage_0_block_1_norm", "tiny_stage_0_end"],
+            [
+                ("tiny_stage_0.block_1", "conv"),
+                ("tiny_stage_0.block_1", "norm"),
+                ("tiny_stage_0", "end"),
+            ],
+        ),
+        (  # EfficientNet
+            ["stem_conv", "block1a_conv", "block1a_bn", "block2d_conv", "block2d_bn"],
+            [
+                ("", "stem_conv"),
+                ("block1a", "conv"),
+                ("block1a", "bn"),
+                ("block2d", "conv"),
+                ("block2d", "bn"),
+            ],
+        ),
+        (  # Xception: what is named like the box lies in it
+            ["block2_conv1", "block2_conv1_bn", "block2_pool"],
+            [("block2.conv1", "conv1"), ("block2.conv1", "bn"), ("block2", "pool")],
+        ),
+        (["my_conv2d_in", "my_conv2d_out"], [("", "my_conv2d_in"), ("", "my_conv2d_out")]),
+        (["block1_only", "block2_only"], [("", "block1_only"), ("", "block2_only")]),
+        (["block_1", "block_2"], [("", "block_1"), ("", "block_2")]),
+        (["a.up", "block1_a", "block1_b"], [("a", "up"), ("", "block1_a"), ("", "block1_b")]),
+    ],
+)
+def test_numbered_names_without_dots_say_what_lies_in_one_box(names, expected):
+    assert boxes_and_labels(named(names)) == expected
+
+
+def test_names_that_begin_alike_at_both_ends_of_a_model_are_no_box():
+    names = ["side1_in", "block2_a", "block2_b", "side1_out"]
+    assert [box for box, _ in boxes_and_labels(named(names))] == ["", "block2", "block2", ""]
+
+
+def test_the_boxes_of_a_model_within_a_model_lie_in_it():
+    x = keras.Input((7,), name="inner")
+    y = layers.Dense(7, name="block1_a")(x)
+    inner = keras.Model(x, layers.Dense(7, name="block1_b")(y), name="tower")
+    x = keras.Input((7,), name="x")
+    graph = plots.read_graph(keras.Model(x, inner(inner(x))), open_nested=True)
+    assert boxes_and_labels(graph) == [
+        ("tower.block1", "a"),
+        ("tower.block1", "b"),
+        ("tower@2.block1", "a"),
+        ("tower@2.block1", "b"),
+    ]
+
+
+def test_boxes_of_flat_names_survive_a_file():
+    graph = named(["block1_a", "block1_b"])
+    again = plots.Graph.from_json(graph.to_json())
+    assert again == graph
+    assert boxes_and_labels(again) == [("block1", "a"), ("block1", "b")]

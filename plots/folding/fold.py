@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
-from plots.annotations import DIFFERENCES, Note
+from plots.annotations import Note
 from plots.folding.contract import Contraction
 from plots.folding.groups import close_groups
-from plots.graph import Constant, Edge, Graph, Node, Tensor
-from plots.hierarchy import boxes
+from plots.folding.stacks import Block, Run, stacks
+from plots.graph import Edge, Graph
 from plots.registry import graph_plugin
-
-_LONGEST_PERIOD = 8
-"""Most blocks in a pattern that repeats, such as the two of a model that alternates its windows."""
-
-_NUMBERED = re.compile(r"(?P<stem>.*?[_@#]?)(?P<number>\d+)")
 
 
 @graph_plugin("fold")
@@ -59,12 +53,11 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     repeats: dict[str, int] = {}
     notes: list[Note] = []
     compared = any(note.kind == "difference" for note in graph.notes)
-    for stack in _stacks(graph):
-        kept: list[_Block] = []
-        runs = list(_runs([block.signature for block in stack]))
+    for stack, runs in stacks(graph):
+        kept: list[tuple[Block, int]] = []
         for start, period, times in runs:
             keep = min(blocks, times)
-            kept += stack[start : start + keep * period]
+            kept += [(block, times) for block in stack[start : start + keep * period]]
             last = stack[start + (keep - 1) * period : start + keep * period]
             for offset in range(keep * period, times * period):
                 left_out, stand_in = stack[start + offset], last[offset % period]
@@ -73,37 +66,10 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
             if times > keep:
                 repeats.update({block.name: times - keep + 1 for block in last})
         # Of a comparison the differences say it themselves.
-        if not compared and any(times > 1 for _, _, times in runs):
+        if not compared and _is_uniform(stack, runs):
             notes += _deviations(kept)
     folded = _without(graph, into)
     return replace(folded, repeats={**folded.repeats, **repeats}, notes=(*folded.notes, *notes))
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRun:
-    """Equal blocks, or equal patterns of blocks that take turns, one after the other.
-
-    Attributes:
-        names: Namespace of every block (or the id of its only call), in order.
-        calls: Ids of the calls of every block; those at one position are equal.
-        period: How many blocks the pattern has that repeats; 1 where all blocks are equal.
-    """
-
-    names: tuple[str, ...]
-    calls: tuple[tuple[str, ...], ...]
-    period: int
-
-
-def block_runs(graph: Graph) -> tuple[BlockRun, ...]:
-    """What `fold_blocks` would fold: for a page that folds and unfolds when it is clicked."""
-    found = []
-    for stack in _stacks(graph):
-        for start, period, times in _runs([block.signature for block in stack]):
-            if times > 1:
-                blocks = stack[start : start + period * times]
-                calls = tuple(tuple(node.id for node in block.nodes) for block in blocks)
-                found.append(BlockRun(tuple(block.name for block in blocks), calls, period))
-    return tuple(found)
 
 
 def _without(graph: Graph, into: Mapping[str, str]) -> Graph:
@@ -126,175 +92,36 @@ def _without(graph: Graph, into: Mapping[str, str]) -> Graph:
     ).of(graph)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """One block of a stack: its namespace (or the id of its only call), and what is in it."""
-
-    name: str
-    nodes: tuple[Node, ...]
-    signature: list[_Call]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What a call has to share with another one for the one to stand for the other.
-
-    `sources` says where each of its inputs comes from: ("inside", place in the block), ("before",
-    place in the block before) or ("outside", id). `differences` says what the plugin "diff" has
-    noted about it; where a call was moved from may be another place in every block.
-    """
-
-    label: str | None
-    class_name: str
-    config: Mapping[str, Any]
-    outputs: tuple[Tensor, ...]
-    constants: tuple[Constant, ...]
-    ports: tuple[tuple[str, int], ...]
-    sources: tuple[tuple[str, str], ...]
-    differences: tuple[tuple[str, str], ...]
+def _is_uniform(stack: list[Block], runs: list[Run]) -> bool:
+    """Whether at least half of the blocks repeat and are the same, so that others deviate."""
+    firsts = [(stack[start].signature, period * times) for start, period, times in runs]
+    return any(
+        2 * sum(size for first, size in firsts if first == usual) >= len(stack)
+        for (usual, _), (_, _, times) in zip(firsts, runs, strict=True)
+        if times > 1
+    )
 
 
-def _stacks(graph: Graph) -> Iterator[list[_Block]]:
-    """Runs of blocks that are numbered one after the other and feed each other, outermost only."""
-    members: dict[tuple[str, str], dict[int, tuple[str, list[Node]]]] = {}
-    namespaces = boxes(graph)
-    for node in graph.nodes:
-        for family, number, name in _numbers(node, namespaces[node.id]):
-            members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
-    stacked: set[str] = set()
-    for blocks in members.values():
-        nodes = [node for number in blocks for node in blocks[number][1]]
-        if len(blocks) > 1 and not any(node.id in stacked for node in nodes):
-            for stack in _consecutive(graph, blocks):
-                stacked.update(node.id for block in stack for node in block.nodes)
-                yield stack
+def _deviations(kept: list[tuple[Block, int]]) -> Iterator[Note]:
+    """A note for every block that differs from one next to it that is found at least as often."""
+    noted = set()
+    for (before, times_before), (block, times) in pairwise(kept):
+        odd, usual = (before, block) if times_before < times else (block, before)
+        if odd.signature != usual.signature and odd.name not in noted:
+            noted.add(odd.name)
+            text = f"{odd.name} differs from {usual.name}: {_difference(usual, odd)}"
+            yield Note("deviates", tuple(node.id for node in odd.nodes), text)
 
 
-def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:
-    """The numbered boxes around a call and the call itself, outermost first.
-
-    As (what they are a stack of, number, name): decoder.block_3.query lies in
-    (("decoder", "block"), 3, "decoder.block_3").
-    """
-    parts = namespace.split(".") if namespace else []
-    names = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
-    if node.kind in ("layer", "model", "group") and node.has_own_name:
-        names.append(node.id)
-    for name in names:
-        around, _, last = name.rpartition(".")
-        if match := _NUMBERED.fullmatch(last):
-            yield (around, match["stem"]), int(match["number"]), name
-        else:  # the first call of what is called again as "block@2", "block@3", ...
-            yield (around, f"{last}@"), 1, name
-
-
-def _consecutive(
-    graph: Graph, blocks: Mapping[int, tuple[str, list[Node]]]
-) -> Iterator[list[_Block]]:
-    """Parts of a stack with numbers that follow each other, each block fed by the one before."""
-    stack: list[tuple[str, list[Node]]] = []
-    before: int | None = None
-    for number in sorted(blocks):
-        sources = {edge.source for node in blocks[number][1] for edge in graph.incoming[node.id]}
-        fed = stack and any(node.id in sources for node in stack[-1][1])
-        if before != number - 1 or not fed:
-            yield from _signed(graph, stack)
-            stack = []
-        stack.append(blocks[number])
-        before = number
-    yield from _signed(graph, stack)
-
-
-def _signed(graph: Graph, stack: list[tuple[str, list[Node]]]) -> Iterator[list[_Block]]:
-    """The stack with the signatures of its blocks; nothing if it has only one."""
-    if len(stack) < 2:
-        return
-    signatures = [
-        _signature(graph, nodes, stack[number - 1][1] if number else [])
-        for number, (_, nodes) in enumerate(stack)
-    ]
-    # The first block takes from what is before the stack where the others take from a block.
-    for other in signatures[1 : 1 + _LONGEST_PERIOD]:
-        if _enters_like(signatures[0], other):
-            signatures[0] = other
-            break
-    yield [
-        _Block(name, tuple(nodes), signature)
-        for (name, nodes), signature in zip(stack, signatures, strict=True)
-    ]
-
-
-def _runs(signatures: list[list[_Call]]) -> Iterator[tuple[int, int, int]]:
-    """Parts that repeat, as (start, period, times), from the first block to the last.
-
-    Where several periods fit, it is the one that covers most blocks, and of those the shortest.
-    """
-    start = 0
-    while start < len(signatures):
-        best = (1, 1)
-        for period in range(1, min(_LONGEST_PERIOD, (len(signatures) - start) // 2) + 1):
-            end = start + period
-            while end < len(signatures) and signatures[end] == signatures[end - period]:
-                end += 1
-            times = (end - start) // period
-            if times > 1 and times * period > best[0] * best[1]:
-                best = (period, times)
-        yield start, *best
-        start += best[0] * best[1]
-
-
-def _signature(graph: Graph, nodes: list[Node], before: list[Node]) -> list[_Call]:
-    """What has to be equal in two blocks for one to stand for the other."""
-    place = {node.id: ("before", str(number)) for number, node in enumerate(before)}
-    place |= {node.id: ("inside", str(number)) for number, node in enumerate(nodes)}
-    return [
-        _Call(
-            node.label if node.has_own_name and len(nodes) > 1 else None,
-            node.class_name,
-            node.config,
-            node.outputs,
-            node.constants,
-            tuple((edge.port, edge.output) for edge in graph.incoming[node.id]),
-            tuple(place.get(e.source, ("outside", e.source)) for e in graph.incoming[node.id]),
-            tuple(
-                (note.kind, "" if note.kind in ("moved", "rewired") else note.text)
-                for note in graph.notes_about.get(node.id, ())
-                if note.kind in DIFFERENCES
-            ),
-        )
-        for node in nodes
-    ]
-
-
-def _enters_like(first: list[_Call], other: list[_Call]) -> bool:
-    """Whether the first block is like another, but for taking from outside instead of a block."""
-    if [replace(call, sources=()) for call in first] != [
-        replace(call, sources=()) for call in other
-    ]:
-        return False
-    stands_for: dict[tuple[str, str], tuple[str, str]] = {}
-    for call, like in zip(first, other, strict=True):
-        for source, expected in zip(call.sources, like.sources, strict=True):
-            if expected[0] == "before":
-                expected = stands_for.setdefault(expected, source)
-            if source != expected:
-                return False
-    return True
-
-
-def _deviations(kept: list[_Block]) -> Iterator[Note]:
-    """A note for every block that is kept because it differs from the one before it."""
-    for before, block in pairwise(kept):
-        if block.signature != before.signature:
-            difference = _difference(before, block)
-            text = f"{block.name} differs from {before.name}: {difference}"
-            yield Note("deviates", tuple(node.id for node in block.nodes), text)
-
-
-def _difference(before: _Block, after: _Block) -> str:
-    """The first thing in which two blocks differ, in words."""
+def _difference(before: Block, after: Block) -> str:
+    """The first thing in which a block differs from the one named first, in words."""
     if len(before.nodes) != len(after.nodes):
-        return f"it has {len(after.nodes)} calls, not {len(before.nodes)}"
+        labels, others = (
+            Counter(node.label if node.has_own_name else node.class_name for node in block.nodes)
+            for block in (before, after)
+        )
+        ways = (("also has", others - labels), ("lacks", labels - others))
+        return "it " + " and ".join(f"{verb} {_some(found)}" for verb, found in ways if found)
     for old, new, node in zip(before.signature, after.signature, after.nodes, strict=True):
         if (old.class_name, old.label) != (new.class_name, new.label):
             return f"{node.label} ({new.class_name}) in the place of {old.label} ({old.class_name})"
@@ -311,6 +138,11 @@ def _difference(before: _Block, after: _Block) -> str:
             if was != is_now and "outside" in (was[0], is_now[0]):
                 return f"{node.label} takes {_source_text(is_now)}, not {_source_text(was)}"
     return "its calls are connected in another way"
+
+
+def _some(labels: Counter[str]) -> str:
+    """Two labels, or how many there are: "0_conv and 0_bn", "7 calls"."""
+    return " and ".join(labels.elements()) if labels.total() < 3 else f"{labels.total()} calls"
 
 
 def _source_text(source: tuple[str, str]) -> str:

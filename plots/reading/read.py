@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Constant, Edge, Graph, Node, Shape, Tensor
+from plots.reading.flat_names import in_boxes
 from plots.reading.keras_calls import (
     RecordedCall,
     arguments_of,
@@ -78,6 +79,7 @@ def read_calls(
     reader = _Reader(open_nested, open_layers, shapes)
     outputs = reader.read_model(model, prefix="", bound={}, when=())
     nodes = _by_last_input(reader.nodes, reader.edges)
+    nodes = in_boxes(nodes, reader.edges, {box for box, is_flat in reader.flat.items() if is_flat})
     order = {node.id: position for position, node in enumerate(nodes)}
     variables = {id(variable): variable for op in reader.called for variable in weights_of(op)}
     trained = {id(v) for op in reader.called for v in getattr(op, "trainable_weights", ())}
@@ -146,6 +148,7 @@ class _Reader:
         self.edges: list[Edge] = []
         self.called: list[Any] = []
         self.recorded: list[RecordedCall] = []
+        self.flat: dict[str, bool] = {}  # namespace of a model -> whether no name there has a dot
         self._layer_ids: dict[int, str] = {}
         self._layer_sizes: dict[int, tuple[int, int]] = {}
         self._taken: set[str] = set()
@@ -165,6 +168,7 @@ class _Reader:
         itself is called.
         """
         origin = dict(bound)
+        self.flat[prefix.removesuffix(".")] = True
         order = computing_order(model)
         for tensor in [*model.inputs, *model.outputs]:
             for call in calls_in_order(tensor, origin):
@@ -179,6 +183,8 @@ class _Reader:
         when: tuple[float, ...],
     ) -> None:
         operation = call.operation
+        if "." in operation.name:
+            self.flat[prefix.removesuffix(".")] = False
         inner = self._open(call, prefix, origin, when) if self.open_nested else None
         if inner is None and self.open_layers:
             inner = self._look_into(call, prefix, origin, when)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import Overlay, Quantity, total_of
-from plots.folding.fold import block_runs, fold_blocks
+from plots.folding.fold import fold_blocks
+from plots.folding.stacks import block_runs
 from plots.graph import Graph
 from plots.graph_json import graph_document
 from plots.operation_kinds import is_additive_merge
