@@ -30,6 +30,13 @@ def costs() -> None:
     plots.draw(model, HERE / "flops.png", plugins=["skip_paths", "flops"], depth=2, dpi=72)
 
 
+def resnet() -> None:
+    """A model of keras.applications: blocks in stages, and where its operations are."""
+    model = keras.applications.ResNet50(weights=None)
+    plugins = ["skip_paths", "flops"]
+    plots.draw(model, HERE / "resnet50.png", plugins=plugins, depth=1, dpi=72)
+
+
 def difference() -> None:
     """What has to change for a post-norm decoder to become a pre-norm one."""
     before, after = (
@@ -106,7 +113,7 @@ def kind(variant: str) -> dict[str, str]:
 
 def main() -> None:
     """Draw all of them."""
-    for draw in (skip_paths, costs, difference, signals, positions, variants, explorer):
+    for draw in (skip_paths, costs, resnet, difference, signals, positions, variants, explorer):
         draw()
         print(draw.__name__)
 

@@ -1,9 +1,13 @@
 """Options and environment that all tests share."""
 
+import gc
 import os
 
 import pytest
 
+# Two workers share the processor, so more threads in each of them only get in each other's way.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
 # What the tests compile, for seconds, runs for milliseconds: so XLA need not make it fast.
 os.environ.setdefault(
@@ -21,5 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(100_000, 50, 50)  # models are many small objects, and seldom garbage
     # TensorFlow's variables do not know NumPy 2's `copy` keyword; nothing here can change that
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")

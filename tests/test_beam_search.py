@@ -7,6 +7,7 @@ import keras_hub
 import numpy as np
 import pytest
 from keras import ops
+from quick import slow_unless
 from toy_language import (
     BACKEND,
     LENGTH_PENALTIES,
@@ -54,8 +55,13 @@ def test_the_length_penalty_changes_which_sequence_is_best():
         assert tokens[0, 0].tolist() == padded((3, 2), ids, 5)
 
 
-@pytest.mark.parametrize("alpha", LENGTH_PENALTIES)
-@pytest.mark.parametrize(("beams", "number"), [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("alpha", "beams", "number"),
+    slow_unless(
+        lambda alpha, beams, number: beams > 1 and alpha > 0,
+        [(a, b, n) for a in LENGTH_PENALTIES for b, n in ((1, 1), (2, 1), (3, 2))],
+    ),
+)
 def test_narrow_beams_and_early_stopping_give_what_plain_beam_search_to_the_end_gives(
     alpha, beams, number
 ):

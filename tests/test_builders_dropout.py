@@ -1,11 +1,13 @@
 """Each dropout field acts at its own place in the graph, only in training, and nowhere else."""
 
+import itertools
 import json
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from quick import slow_unless
 from reference import reference_logits
 from small_models import (
     KINDS,
@@ -146,9 +148,13 @@ def test_without_rates_there_is_no_dropout_and_training_is_inference(
 # When -------------------------------------------------------------------------------------------
 
 
-@each_kind
-@each_site
-@each_attention
+@pytest.mark.parametrize(
+    ("attention", "site", "kind"),
+    slow_unless(
+        lambda attention, site, kind: kind == "decoder_only" or site == "attention_dropout",
+        itertools.product(("graph", "layer"), SITES, KINDS),
+    ),
+)
 def test_dropout_acts_in_training_and_never_at_inference(
     kind: str, site: str, attention: str
 ) -> None:
@@ -192,8 +198,13 @@ def silence(site: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @each_kind
 @each_site
-@each_attention
-@pytest.mark.parametrize("norm_placement", ["post", "pre"])
+@pytest.mark.parametrize(
+    ("attention", "norm_placement"),
+    slow_unless(
+        lambda attention, norm_placement: attention == "graph" or norm_placement == "pre",
+        itertools.product(("graph", "layer"), ("post", "pre")),
+    ),
+)
 def test_dropping_everything_at_a_site_silences_that_site_and_no_other(
     kind: str, site: str, attention: str, norm_placement: str
 ) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from quick import slow_unless
 from small_models import copy_weights, logits_of, random_model, random_tokens, small_spec
 
 ROOT = Path(__file__).parent.parent
+QUICK = ("pre_learned", "concat_tied", "grouped_window")
 MODELS: dict[str, dict[str, Any]] = {
     "pre_learned": {"dropout": 0.1, "attention_dropout": 0.1, "embedding_dropout": 0.1},
     "post_sinusoidal": {"norm_placement": "post", "positions": "sinusoidal", "logit_bias": True},
@@ -95,7 +97,9 @@ def test_a_saved_model_gives_the_same_logits_in_another_process(tmp_path: Path) 
     assert run_python(LOAD_AND_COMPARE, str(tmp_path)).split() == sorted(MODELS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", slow_unless(("pre_learned", "concat_tied", "grouped_window").__contains__, MODELS)
+)
 def test_weights_alone_fit_a_model_of_the_same_spec(name: str, tmp_path: Path) -> None:
     spec = small_spec(**MODELS[name])
     model, other = random_model(spec), random_model(spec, seed=1)

@@ -14,6 +14,7 @@ import pytest
 import sentencepiece
 from keras_hub.src.models.qwen import qwen_attention
 from keras_hub.src.models.qwen3 import qwen3_attention
+from quick import slow_unless
 from reference import reference_logits
 from safetensors.numpy import save_file
 from small_models import (
@@ -72,6 +73,17 @@ GEMMA2 = {
 T5 = {**SIZES, "key_value_dim": 5}
 GELU_TANH = keras_hub.src.utils.keras_utils.gelu_approximate
 
+QUICK_BACKBONES = (
+    "gpt2",
+    "gpt_neo_x",
+    "bloom",
+    "llama3",
+    "mistral",
+    "gemma2",
+    "bert",
+    "bart",
+    "t5",
+)
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", LONG),
     "opt": ("OPT", LONG),
@@ -177,7 +189,7 @@ def _unfused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_unfused")
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", slow_unless(QUICK_BACKBONES.__contains__, BACKBONES))
 def test_a_backbone_taken_over_gives_its_hidden_states_and_logits(name: str) -> None:
     """And given back, it is the backbone that it came from."""
     backbone = backbone_of(name)
@@ -429,6 +441,7 @@ def test_a_folder_without_a_tokenizer_is_said_to_have_none(tmp_path: Path) -> No
     assert lm.tokenizers == {}
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_preset_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -542,6 +555,7 @@ def test_an_exported_model_starts_as_the_one_it_came_from(tmp_path: Path) -> Non
 
 # Published sizes --------------------------------------------------------------------------------
 
+QUICK_VARIANTS = ("gpt2_small", "llama3.2_1b", "gemma2_2b", "qwen3_0.6b", "bert_base", "t5_small")
 TAKEN = [
     "gpt2_small",
     "opt_125m",
@@ -567,7 +581,7 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", slow_unless(QUICK_VARIANTS.__contains__, TAKEN))
 def test_a_published_architecture_is_that_of_a_backbone(name: str) -> None:
     """So the rows of the registry are what keras-nlp computes, to the last epsilon."""
     kind = builders.variant_info(name).kinds[0]

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import pytest
 from products import BACKEND, flops_computed, walked
+from quick import slow_unless
 from small_models import (
     BATCH,
     GROUPED,
@@ -74,6 +75,16 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 ENCODERS = {name: {"kind": "encoder_only", **changes} for name, changes in ENCODERS.items()}
 ALL_SPECS = SPECS | ENCODERS
+SLOW = [
+    ALL_SPECS[name]
+    for name in (
+        "window longer than the sequence",
+        "translator",
+        "translator of unequal stacks",
+        "translator of narrow embeddings",
+        "encoder with logits",
+    )
+]
 
 
 def inputs_of(spec: builders.TransformerSpec) -> Any:
@@ -105,7 +116,9 @@ def test_the_independent_count_knows_a_product_when_it_sees_one() -> None:
 
 
 @walked
-@pytest.mark.parametrize("changes", ALL_SPECS.values(), ids=ALL_SPECS)
+@pytest.mark.parametrize(
+    "changes", slow_unless(lambda changes: changes not in SLOW, ALL_SPECS.values()), ids=ALL_SPECS
+)
 def test_operations_of_whole_sequences_are_those_of_the_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
     model = builders.build(spec)
@@ -133,7 +146,9 @@ def test_a_training_step_computes_three_times_the_forward_pass(name: str) -> Non
 
 
 @walked
-@pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize(
+    "changes", slow_unless(lambda changes: changes not in SLOW, SPECS.values()), ids=SPECS
+)
 def test_operations_of_decoding_are_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
     step = builders.build_decode_step(builders.build(spec), spec, BATCH, 1, TARGET_LENGTH)

@@ -1,6 +1,7 @@
 """An exported model is the model, for a process that knows nothing of this project."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from quick import slow_unless
 from small_text_models import PAIRS, SIZES, TEXT, byte_tokenizer, text_model
 
 import builders
@@ -201,8 +203,13 @@ def random_texts(count, seed=0):
     return ["".join(random.choice(WORDS, random.integers(1, 13))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("lowercase", [False, True])
-@pytest.mark.parametrize("kind", ["byte", "byte_pair", "word_piece", "sentence_piece"])
+@pytest.mark.parametrize(
+    ("kind", "lowercase"),
+    slow_unless(
+        lambda kind, lowercase: lowercase or kind == "sentence_piece",
+        itertools.product(("byte", "byte_pair", "word_piece", "sentence_piece"), (False, True)),
+    ),
+)
 def test_a_tokenizer_in_a_graph_is_the_tokenizer(kind, lowercase):
     texts = [*random_texts(211), "x" * 101, "long" * 300]
     if kind == "sentence_piece":  # its versions differ in ties, and in spaces before a text
@@ -309,6 +316,7 @@ def test_options_are_checked_before_anything_is_written(tmp_path, options, said)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_shell_exports_a_saved_model(tmp_path, capsys):
     translator = text_model("encoder_decoder")
     translator.save(tmp_path / "model")

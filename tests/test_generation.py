@@ -121,7 +121,10 @@ def test_greedy_with_a_window_shorter_than_the_prompts_and_further_than_it_reach
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("decoder_only", GROUPED), ("encoder_decoder", GROUPED | {"attention_window": 3})],
+    [
+        ("decoder_only", GROUPED),
+        pytest.param("encoder_decoder", GROUPED | {"attention_window": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_greedy_with_grouped_heads(kind, changes):
     generator = generator_of(kind=kind, **changes)
@@ -132,7 +135,12 @@ def test_greedy_with_grouped_heads(kind, changes):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("greedy", {}), ("beam", BEAM), ("contrastive", CONTRASTIVE)]
+    ("name", "options"),
+    [
+        ("greedy", {}),
+        ("beam", BEAM),
+        pytest.param("contrastive", CONTRASTIVE, marks=pytest.mark.slow),
+    ],
 )
 def test_prompts_of_unequal_length_get_what_each_gets_alone(language, name, options):
     sampler = language.sampler(name, **options)

@@ -19,18 +19,27 @@ PYTHON = re.findall(r"```python\n(.*?)```", README + ABOUT_PLOTS, re.S)
 
 
 TRAINS = "steps=200"
-AS_THEY_ARE = [
-    pytest.param(code, marks=pytest.mark.slow if TRAINS in code else []) for code in PYTHON
-]
-FOR_A_FEW_STEPS = [code.replace(TRAINS, "steps=3") for code in PYTHON if TRAINS in code]
+COMPILES_MUCH = ("import keras_hub", 'lm.generate(["Once"')
 
 
-@pytest.mark.parametrize("code", AS_THEY_ARE + FOR_A_FEW_STEPS)
-def test_the_python_of_readme_and_docs_runs(code: str, tmp_path: Path) -> None:
+def run(code: str, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_python_of_readme_and_docs_runs(code: str, tmp_path: Path) -> None:
+    run(code, tmp_path)
+
+
+def test_the_quick_python_of_readme_and_docs_runs_in_a_row(tmp_path: Path) -> None:
+    """In one process, as somebody does who reads on; what trains does so for three steps."""
+    quick = [code for code in PYTHON if not any(sign in code for sign in COMPILES_MUCH)]
+    assert len(quick) == len(PYTHON) - len(COMPILES_MUCH)
+    run("\n".join(code.replace(TRAINS, "steps=3") for code in quick), tmp_path)
 
 
 def test_the_table_of_variants_is_the_registry() -> None:

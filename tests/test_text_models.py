@@ -625,6 +625,7 @@ def test_a_source_that_cannot_be_translated_is_refused(fresh, source, options, m
         fresh["encoder_decoder"].translate(source, **options)
 
 
+@pytest.mark.slow
 def test_a_corpus_without_held_out_text_trains_without_validation():
     lm = text_model("decoder_only")
     rows = lm.fit(TextCorpus("one", (TEXT,), ()), steps=1, batch_size=3, progress=False)

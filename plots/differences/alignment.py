@@ -221,7 +221,7 @@ def _coincidences(pairs: _Pairs) -> list[str]:
     for mine, theirs in renamed:
         above = _meet(pairs, first.incoming[mine], second.incoming[theirs], "source")
         below = _meet(pairs, first.outgoing[mine], second.outgoing[theirs], "target")
-        same_label = mine.rpartition(".")[2] == theirs.rpartition(".")[2]
+        same_label = first.node(mine).label == second.node(theirs).label
         if above + below < (1 if same_label else 2):
             found.append(mine)
     return found
