@@ -1,11 +1,11 @@
 """The whole registry: every variant builds, runs as the reference does, and has its size."""
 
 import json
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from quick import slow_unless
 from reference import parameter_count, reference_logits
 from small_models import (
     ALL_KINDS,
@@ -38,18 +38,19 @@ def test_every_variant_at_reduced_size_equals_the_reference(name: str, kind: str
     assert model.count_params() == parameter_count(fields)
 
 
-def full_size() -> list[Any]:
-    """Every variant, in each of its kinds; deep ones take their time to build."""
-    return [
-        pytest.param(
-            name, kind, marks=pytest.mark.slow if builders.variant(name).num_layers > 12 else []
-        )
-        for name in builders.list_variants()
-        for kind in builders.variant_info(name).kinds
-    ]
+QUICK = (
+    *("pre_norm_learned", "vaswani_base", "tf_tutorial", "mini_gpt", "gpt2_small", "opt_125m"),
+    *("pythia_70m", "bert_base", "bart_base", "t5_small", "t5_v1.1_small", "opus_mt_en_de"),
+)
 
 
-@pytest.mark.parametrize(("name", "kind"), full_size())
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    slow_unless(
+        lambda name, kind: name in QUICK,
+        [(n, k) for n in builders.list_variants() for k in builders.variant_info(n).kinds],
+    ),
+)
 def test_every_variant_at_full_size_has_the_parameters_of_the_formula(name: str, kind: str) -> None:
     spec = builders.variant(name, kind=kind)
     model = builders.build(spec, abstract=True)

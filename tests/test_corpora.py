@@ -374,6 +374,7 @@ def test_a_python_without_sources_is_reported(tmp_path, monkeypatch):
 # --- one entry ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the text is put together once more
 def test_the_embedded_text_has_a_name(docstrings):
     assert load_text_corpus("embedded") == docstrings
 

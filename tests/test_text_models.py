@@ -239,6 +239,7 @@ def test_scores_come_with_the_text_and_are_sorted_where_there_are_several(fresh)
     assert texts == [[found.text for found in row] for row in rows]
 
 
+@pytest.mark.slow
 def test_scores_of_translations_are_the_full_forward_pass_s(translator):
     sources = ["um dois", "sete oito nove"]
     for source, found in zip(sources, translator.translate(sources, scores=True), strict=True):
@@ -253,6 +254,7 @@ def test_scores_of_translations_are_the_full_forward_pass_s(translator):
         assert found.text == translator.translate(source)
 
 
+@pytest.mark.slow
 def test_many_sentences_of_mixed_lengths_get_what_each_gets_alone(translator):
     rng = np.random.default_rng(0)
     words = sorted({source for source, _ in PAIRS} | {"um", "x", "sete sete sete oito"})
