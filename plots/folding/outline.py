@@ -77,7 +77,8 @@ def _bypassed(graph: Graph) -> Iterator[Group]:
                 yield named, _nodes(graph, inside)
             elif len(parts) == 1:
                 nodes = _nodes(graph, inside)
-                yield max(nodes, key=lambda node: node.parameters).id, nodes
+                largest = max(nodes, key=lambda node: node.parameters)
+                yield f"{largest.namespace}.{largest.label}".lstrip("."), nodes
 
 
 def _named(graph: Graph) -> Iterator[Group]:

@@ -42,6 +42,8 @@ _POINT_STYLE: dict[str, Any] = {
 }
 _RULE_STYLE: dict[str, Any] = {"color": quoted("#D0D0D0"), "arrowhead": "none", "weight": "100"}
 
+_ROOM = "\N{NO-BREAK SPACE}" * 40  # at the left of a block's title, where lines lead into the block
+
 # The weight of an edge is how hard Graphviz tries to keep it short and straight. The stream's must
 # outweigh everything that pulls at its calls from one side.
 _STREAM_WEIGHT = 1000
@@ -217,7 +219,7 @@ def _cluster(
         repeats = graph.repeats.get(namespace, 1)
         box = pydot.Subgraph(
             quoted(f"cluster_{prefix}{namespace}"),
-            label=quoted(label if repeats == 1 else f"{label}   × {repeats}"),
+            label=quoted(_title(label, repeats)),
             labeljust="r",
             style=quoted("rounded,filled"),
             color=quoted("#C3CAD3"),
@@ -230,6 +232,11 @@ def _cluster(
         parent.add_subgraph(box)
         clusters[namespace] = box
     return clusters[namespace]
+
+
+def _title(label: str, repeats: int) -> str:
+    """The title of a box, and how many equal blocks it stands for."""
+    return label if repeats == 1 else f"{_ROOM}{label}   × {repeats}"
 
 
 def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge:
@@ -249,10 +256,14 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
     said = [edge.port] if parallel else []
     said += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
     said += [overlay.text(edge.id) for overlay in graph.overlays if edge.id in overlay.values]
-    if said:
-        # Graphviz puts a label right beside the line, and that of the stream is a thick one.
-        space = "\N{EN SPACE}" if "penwidth" in attributes else ""
-        attributes["label"] = quoted("\n".join(space + line for line in said))
+    if said and "penwidth" in attributes:
+        # What is short is put beside the stream when all lines are drawn, so that it stays straight
+        # (`xlabel`). Graphviz puts a label right beside the line, and this is a thick one.
+        space = "\N{EN SPACE}"
+        text = "\n".join(f"{space}{line}{space}" for line in said)
+        attributes["xlabel" if len(text) < 12 else "label"] = quoted(text)
+    elif said:
+        attributes["label"] = quoted("\n".join(said))
     for note in graph.notes_about.get(edge.id, ()):
         attributes["color"] = quoted(note_colour(note.kind))
         if note.kind == "removed":

@@ -106,9 +106,9 @@ def page_data(graph: Graph) -> dict[str, Any]:
 
     Returns:
         "graph": as `to_json` has it, without overlays. "calls": id -> the box that a call is drawn
-        in, what it is for, the tag that stands for it. "feeds" and "below": see `Layout`. "runs":
-        see `BlockRun`. "letters": what shape letters mean. "overlays": with every number as text,
-        for boxes too.
+        in, its name there, what it is for, the tag that stands for it. "feeds" and "below": see
+        `Layout`. "runs": see `BlockRun`. "letters": what shape letters mean. "overlays": with every
+        number as text, for boxes too.
     """
     layout = lay_out(graph)
     told = {note for note in graph.notes if note.kind == "deviates"}
@@ -119,6 +119,7 @@ def page_data(graph: Graph) -> dict[str, Any]:
         "calls": {
             node.id: {
                 "box": layout.blocks[node.id],
+                "label": node.label if node.has_own_name else node.class_name,
                 "role": "merge" if is_additive_merge(node) else role_of(node),
                 "tag": layout.tags.get(node.id, ""),
             }

@@ -77,12 +77,6 @@ class Model {
     }
   }
 
-  /** The last part of a dotted name, or the class where Keras has counted a name up. */
-  title({ id, kind, name, class_name: className }) {
-    const counted = id.slice(id.lastIndexOf(".") + 1).includes("#");
-    return counted && kind !== "group" ? className : name.slice(name.lastIndexOf(".") + 1);
-  }
-
   /** Whether there is a call or a box with this id. */
   has(id) {
     return this.calls.has(id) || this.boxesById.has(id);

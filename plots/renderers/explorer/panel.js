@@ -95,7 +95,7 @@ class Panel {
     const { id, parameters, config, constants = [] } = call;
     const ties = model.callsOfLayer.get(call.layer).filter((other) => other !== id);
     return [
-      html("h2", {}, model.title(call)),
+      html("h2", {}, call.label),
       html("p", { class: "path" }, id),
       this.#run(id),
       facts([
@@ -127,7 +127,7 @@ class Panel {
       const child = namesAround(call.box).map((name) => model.boxes.get(name))
         .find(({ parent }) => parent === box.name);
       const row = child ? [child.id, child.label, counted(child.calls.length, "call")]
-        : [id, model.title(call), call.class_name];
+        : [id, call.label, call.class_name];
       rows.set(row[0], row);
     }
     return [...rows.values()].map(([id, label, word]) =>
@@ -161,7 +161,7 @@ class Panel {
     for (const note of notes) {
       const [first] = note.about;
       const place = calls.has(first) ? first : edges.find((edge) => edge.id === first)?.target;
-      const title = place ? this.model.title(calls.get(place)) : "";
+      const title = place ? calls.get(place).label : "";
       append(alike, JSON.stringify([note.kind, note.text, note.reference, title]), { note, place });
     }
     return [html("ul", { class: "notes" }, ...[...alike.values()].map((rows) => this.#note(rows)))];

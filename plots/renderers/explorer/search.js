@@ -84,7 +84,7 @@ function found(model, text) {
   }
   for (const call of model.calls.values()) {
     const { id, class_name: className, bases, config } = call;
-    const title = model.title(call);
+    const title = call.label;
     const kinds = [className, ...bases].join(" ");
     consider(id, title, className, [title, id, kinds, JSON.stringify(config)]);
   }

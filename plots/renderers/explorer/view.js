@@ -71,7 +71,7 @@ function newItem(model, shown, call, isOpen) {
   const isClosed = (name) => !isOpen(name) && model.boxes.get(name).calls.length > 1;
   const box = model.boxes.get(namesAround(call.box).find(isClosed)) ?? null;
   let around = box ? box.parent : call.box;
-  let title = box ? box.label : model.title(call);
+  let title = (box ?? call).label;
   while (around && !isOpen(around)) {
     const { label, parent } = model.boxes.get(around);
     title = `${label}.${title}`;
