@@ -47,6 +47,7 @@ def difference() -> None:
 
 def signals() -> None:
     """Variance and gradients by depth: what norms and skip paths are for."""
+    keras.utils.set_random_seed(7)  # the same picture every time
     changes = {
         "pre-norm": {"norm_placement": "pre"},
         "post-norm": {"norm_placement": "post"},

@@ -339,3 +339,11 @@ def test_no_two_edges_run_into_one():
     lines_wanted = Counter((e.source, e.target) for e in graph.edges if not layout.is_referred(e))
     assert {pair: drawn_lines[pair] for pair in lines_wanted} == lines_wanted
     assert drawn_lines.total() == len(graph.edges)
+
+
+@pytest.mark.parametrize("plugins", [["diagnose"], ["shapes"], ["shapes", "diagnose"]], ids=str)
+def test_what_holds_for_the_whole_graph_is_all_written_beside_it(plugins, small, tmp_path):
+    plots.draw(small, tmp_path / "model.svg", plugins=["skip_paths", *plugins])
+    text = (tmp_path / "model.svg").read_text(encoding="utf-8")
+    assert ("norm Transformer" in text) == ("diagnose" in plugins)
+    assert ("width of the stream" in text) == ("shapes" in plugins)

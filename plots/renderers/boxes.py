@@ -170,14 +170,14 @@ def _table(node: Node, graph: Graph, labels: Labels, said: list[str], tag: str |
         head, sub = node.class_name, ""
     if node.kind == "group":
         sub = ""
-    title = f"<b>{_escaped(head)}</b>"
+    title = f"<b>{escaped(head)}</b>"
     if sub and sub != head:
-        title += f' <font point-size="9" color="{_grey(node, graph)}">{_escaped(sub)}</font>'
+        title += f' <font point-size="9" color="{_grey(node, graph)}">{escaped(sub)}</font>'
     times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
     if times > 1:
         title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
     if tag is not None and tag != head:
-        title += f' <font color="{GREY}">= {_escaped(tag)}</font>'
+        title += f' <font color="{GREY}">= {escaped(tag)}</font>'
     picture = graph.pictures.get(node.id)
     if not said and picture is None:
         return f"<{title}>"
@@ -190,26 +190,26 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     """What a box says below its title, escaped."""
     rows = []
     if node.kind == "group":
-        text = _escaped(group_text(node))
+        text = escaped(group_text(node))
         rows.append(f'<font point-size="9" color="{_grey(node, graph)}">{text}</font>')
     if labels.activations and node.activation is not None:
-        rows.append(f"activation: <b>{_escaped(node.activation)}</b>")
+        rows.append(f"activation: <b>{escaped(node.activation)}</b>")
     if labels.shapes:
         inputs = ", ".join(shape_text(edge.tensor) for edge in graph.incoming[node.id])
         outputs = ", ".join(shape_text(tensor) for tensor in node.outputs)
-        rows.append(_escaped(f"{inputs} → {outputs}" if inputs else outputs))
+        rows.append(escaped(f"{inputs} → {outputs}" if inputs else outputs))
     if labels.dtypes:
-        rows.append(_escaped(", ".join(tensor.dtype for tensor in node.outputs)))
+        rows.append(escaped(", ".join(tensor.dtype for tensor in node.outputs)))
     if labels.trainable and node.parameters and node.trainable is not None:
         colour, word = ("#1B7837", "trainable") if node.trainable else ("#B2182B", "frozen")
         rows.append(f'<font color="{colour}">{word}</font>')
     for output in (number for node_id, number in graph.outputs if node_id == node.id):
         if node.outputs[output].letters:  # those of other tensors stand on the edges
-            rows.append(_escaped(f"→ {' '.join(node.outputs[output].letters)}"))
+            rows.append(escaped(f"→ {' '.join(node.outputs[output].letters)}"))
     for overlay in graph.overlays:
         if node.id in overlay.values:
             title = f"{overlay.title}: " if len(graph.overlays) > 1 else ""
-            rows.append(_escaped(title + overlay.text(node.id)))
+            rows.append(escaped(title + overlay.text(node.id)))
     # A note about many calls is written out at the first.
     notes = [n for n in graph.notes_about.get(node.id, ()) if n.about[:1] == (node.id,)]
     differences = [note for note in notes if note.kind in DIFFERENCES]
@@ -228,7 +228,7 @@ def coloured(note: Note, width: int = 44) -> str:
         for part in textwrap.wrap(line, width, break_on_hyphens=False)
     ]
     text = "\n".join(lines)
-    return f'<font color="{note_colour(note.kind)}">{_escaped(text)}</font>'
+    return f'<font color="{note_colour(note.kind)}">{escaped(text)}</font>'
 
 
 def group_text(node: Node) -> str:
@@ -242,7 +242,7 @@ def shape_text(tensor: Tensor) -> str:
     return "(" + ", ".join("None" if n is None else str(n) for n in tensor.shape) + ")"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` for an HTML-like label, which is XML and so has no place for control characters."""
     printable = "".join(
         c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text

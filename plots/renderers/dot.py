@@ -13,6 +13,7 @@ from plots.renderers.boxes import (
     Labels,
     box_attributes,
     coloured,
+    escaped,
     note_colour,
     quoted,
     shape_text,
@@ -59,20 +60,28 @@ def graph_to_dot(
 ) -> pydot.Dot:
     """Draw one graph as DOT. The same graph gives the same text, in every process."""
     dot = _new_dot(rankdir, dpi, splines)
-    _add_heading(dot, graph)
     _add_graph(dot, dot, graph, labels, prefix="")
-    _add_legend(dot, graph)
+    _add_words(dot, graph)
     return dot
 
 
-def _add_heading(dot: pydot.Dot, graph: Graph) -> None:
-    """Write what is said about the whole graph above it, at the left."""
-    whole = [coloured(note, width=80) for note in graph.notes if not note.about]
-    if whole:
-        lines = "".join(f"{row.replace('<br/>', _LEFT)}{_LEFT}" for row in whole)
-        dot.set("label", f'<<font point-size="14">{lines}</font>>')
-        dot.set("labelloc", "t")
+def _add_words(dot: pydot.Dot, graph: Graph) -> None:
+    """Write what holds for the whole graph at its left: notes, totals, what letters mean.
+
+    A picture has one label: without notes it stands below, and with notes above.
+    """
+    notes = [coloured(note, width=80) for note in graph.notes if not note.about]
+    sized = [(14, note) for note in notes] + [(11, escaped(line)) for line in legend(graph)]
+    rows = [
+        f'<font point-size="{size}">{row.replace("<br/>", _LEFT)}{_LEFT}</font>'
+        for size, row in sized
+    ]
+    if rows:
+        dot.set("label", f"<{''.join(rows)}>")
+        dot.set("labelloc", "t" if notes else "b")
         dot.set("labeljust", "l")
+        dot.set("fontcolor", quoted(INK))
+        _keep_titles_above(dot)
 
 
 def graphs_to_dot(
@@ -185,19 +194,6 @@ def _add_graph(
     for upper, lower in layout.below:
         ends = quoted(prefix + upper), quoted(prefix + lower)
         root.add_edge(pydot.Edge(*ends, style="invis", weight="0", minlen="2"))
-
-
-def _add_legend(dot: pydot.Dot, graph: Graph) -> None:
-    """Below the picture, at the left: totals, and what letters mean."""
-    lines = legend(graph)
-    if lines:
-        text = "".join(f"{quoted(line)[1:-1]}\\l" for line in lines)  # "\l" ends a line at its left
-        dot.set("label", f'"{text}"')
-        dot.set("labelloc", "b")
-        dot.set("labeljust", "l")
-        dot.set("fontsize", "11")
-        dot.set("fontcolor", quoted(INK))
-        _keep_titles_above(dot)
 
 
 def _keep_titles_above(graph: pydot.Graph) -> None:
