@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import reduce
+from itertools import takewhile
 
 from plots.graph import Graph
 
+_DIGIT = re.compile(r"\d")
 _NUMBERED = re.compile(r"(?:.*\.)?[^.]*\d(?=\.|$)")
 
 
@@ -47,6 +50,7 @@ def boxes(graph: Graph) -> dict[str, str]:
         if not inside:
             came_out[node.id] = common
     namespaces.update(_after_the_last_block(graph, came_out, namespaces))
+    namespaces.update(_at_their_users(graph, namespaces))
     namespaces.update(_lifted_onto_stream(graph, namespaces))
     return namespaces
 
@@ -76,6 +80,31 @@ def _after_the_last_block(
         others = [found for other, found in ends[stack_of(block)].items() if other != block]
         if others and not any(graph.node(node_id).class_name in found for found in others):
             moved[node_id] = common
+    return moved
+
+
+def _at_their_users(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
+    """New namespaces for calls of shared layers, whose names tell of one of their uses at most.
+
+    An embedding that the encoder and the decoder share has one call in each; and one that gives the
+    logits, past a projection outside of the decoder, is drawn outside of it as well.
+    """
+    moved = {}
+    for node in graph.nodes:
+        if len(graph.ties.get(node.layer, ())) > 1:
+            own = namespaces[node.id]
+            before, after = (
+                [namespaces[end] for end in ends]
+                for ends in (
+                    (edge.source for edge in graph.incoming[node.id]),
+                    (edge.target for edge in graph.outgoing[node.id]),
+                )
+            )
+            if own and not any(f"{other}.".startswith(f"{own}.") for other in before + after):
+                moved[node.id] = reduce(common_namespace, before + after, own)
+            elif not own and after:
+                common = reduce(common_namespace, after).split(".")
+                moved[node.id] = ".".join(takewhile(lambda part: not _DIGIT.search(part), common))
     return moved
 
 

@@ -472,7 +472,7 @@ def test_totals_stand_below_the_picture():
     graph = plots.read_graph(builders.build(small_spec(), abstract=True))
     graph = plots.apply_plugins(graph, ["skip_paths", "parameters", "flops"])
     text = graph_to_dot(graph).to_string()
-    assert f"parameters: {graph.parameters / 1000:.3g} k\\l" in text
+    assert f"parameters: {graph.parameters / 1000:.3g} k<" in text
     assert "shares at b = 1, t = 1024" in text
     assert 'labelloc="t"' in text or "labelloc=t" in text  # titles of boxes stay above
 

@@ -29,11 +29,11 @@ def marked(name):
     return mark_skip_paths(plots.read_graph(MAKE[name]()))
 
 
-def dense_stack(widths, name="block_{}"):
+def dense_stack(widths, name="block_{}", numbers=range(99)):
     """x -> block_0 -> block_1 -> ..., one Dense each, of the given inner widths."""
     x = keras.Input((7,), name="x")
     y = x
-    for number, width in enumerate(widths):
+    for number, width in zip(numbers, widths, strict=False):
         y = layers.Dense(width, name=f"{name.format(number)}.up")(y)
         y = layers.Dense(7, name=f"{name.format(number)}.down")(y)
     return plots.read_graph(keras.Model(x, layers.Dense(5, name="out")(y)))
@@ -150,6 +150,24 @@ def test_single_calls_that_are_numbered_fold_too():
     graph = plots.fold(plots.read_graph(keras.Model([x, mask], layers.Dense(7, name="out")(y))))
     assert graph.repeats == {"transformer_layer_0": 12}
     assert ids(graph) == ["x", "mask", "transformer_layer_0", "out"]
+
+
+def test_layers_that_are_set_up_alike_and_take_other_widths_are_not_equal():
+    """As the convolutions of a block of VGG: the first one widens, and has fewer weights."""
+    x = keras.Input((5,), name="x")
+    y = x
+    for number in range(1, 5):
+        y = layers.Dense(7, name=f"block1_dense{number}")(y)
+    graph = plots.fold(plots.read_graph(keras.Model(x, y)))
+    assert graph.repeats == {"block1_dense2": 3}
+    (note,) = graph.notes
+    assert note.text.endswith(f"has {7 * 5 + 7} parameters, not {7 * 7 + 7}")
+
+
+def test_blocks_that_are_counted_by_letters_are_numbered_too():
+    """As those of EfficientNet."""
+    graph = plots.fold(dense_stack([11, 13, 13, 13], "block6{}", "abcd"))
+    assert graph.repeats == {"block6b": 3}
 
 
 def test_blocks_that_do_not_feed_each_other_are_no_run():

@@ -12,7 +12,10 @@ import keras
 import plots_models
 import pytest
 from keras import layers
+from quick import slow_unless
+from small_models import ALL_VARIANTS, reduced_variant
 
+import builders
 import plots
 from plots import pictures
 from plots.renderers import dot, graphviz
@@ -36,7 +39,7 @@ def small():
 def drawn(graph):
     """Positions in points of every node as Graphviz places it: id -> (x, y)."""
     text = graphviz.run_graphviz(
-        dot.graph_to_dot(mark_skip_paths(graph)).to_string(), "plain"
+        dot.graph_to_dot(graph if graph.stream else mark_skip_paths(graph)).to_string(), "plain"
     ).decode()
     found = re.findall(r'^node (?:"([^"]+)"|(\S+)) (\S+) (\S+)', text, flags=re.MULTILINE)
     return {quoted or bare: (72 * float(x), 72 * float(y)) for quoted, bare, x, y in found}
@@ -84,6 +87,23 @@ def test_the_stream_is_one_straight_line_with_all_sublayers_on_one_side(make, no
         line = [place[node_id][0] for node_id in path.line]
         assert max(line) - min(line) < 1.5
         assert all(place[node_id][0] > line[0] for node_id in path.bypassed), path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    slow_unless(
+        lambda name, _: name in ("llama2_7b", "opt_350m", "t5_v1.1_small", "vaswani_base"),
+        ALL_VARIANTS,
+    ),
+)
+def test_the_stream_of_every_variant_is_straight_at_every_depth(name, kind):
+    model = builders.build(reduced_variant(name, kind), abstract=True)
+    graph = mark_skip_paths(plots.read_graph(model, open_nested=True))
+    for shown in (graph, *(plots.fold(graph, depth) for depth in (1, 2, 3))):
+        for with_letters in (shown, plots.shapes(shown)):
+            place = drawn(with_letters)
+            bends = [abs(place[a][0] - place[b][0]) for a, b in with_letters.stream]
+            assert max(bends, default=0) < 1.5
 
 
 def test_a_block_is_drawn_below_the_one_before_it_with_and_without_skip_paths():

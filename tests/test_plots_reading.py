@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import plots
+from plots.hierarchy import boxes
 
 
 def implicit_edges(graph):
@@ -187,12 +188,12 @@ def test_what_the_values_of_an_array_look_like_is_told(array, pattern):
 
 
 def named(names, residual=()):
-    """Dense layers of these names, one after the other, and sums with what came two before."""
+    """Dense layers of these names, one after the other, and sums with what each of them takes."""
     x = keras.Input((7,), name="x")
     ends = [x]
     for name in names:
         y = layers.Dense(7, name=name)(ends[-1])
-        ends.append(layers.Add()([y, ends[-2]]) if name in residual else y)
+        ends.append(layers.Add()([y, ends[-1]]) if name in residual else y)
     return plots.read_graph(keras.Model(x, ends[-1]))
 
 
@@ -247,6 +248,14 @@ def test_numbered_names_without_dots_say_what_lies_in_one_box(names, expected):
 def test_names_that_begin_alike_at_both_ends_of_a_model_are_no_box():
     names = ["side1_in", "block2_a", "block2_b", "side1_out"]
     assert [box for box, _ in boxes_and_labels(named(names))] == ["", "block2", "block2", ""]
+
+
+def test_what_nobody_named_may_lie_between_the_calls_of_a_box():
+    names = ["stage_0_a", "stage_0_b", "stage_0_c"]
+    graph = named(names, residual=names)
+    assert [box for box, _ in boxes_and_labels(graph)] == ["stage_0"] * 3
+    assert set(boxes(graph).values()) == {"", "stage_0"}  # the sums between them lie in it as well
+    assert boxes(graph)["add#1"] == "stage_0"
 
 
 def test_the_boxes_of_a_model_within_a_model_lie_in_it():

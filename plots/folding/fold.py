@@ -132,6 +132,8 @@ def _difference(before: Block, after: Block) -> str:
         if old.outputs != new.outputs:
             shapes = [tensor.shape for tensor in new.outputs]
             return f"{node.label} gives out {shapes}, not {[t.shape for t in old.outputs]}"
+        if old.parameters != new.parameters:
+            return f"{node.label} has {new.parameters:,} parameters, not {old.parameters:,}"
         if old.constants != new.constants:
             return f"{node.label} takes other constants"
         for was, is_now in zip(old.sources, new.sources, strict=False):

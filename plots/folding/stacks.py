@@ -14,7 +14,8 @@ from plots.hierarchy import boxes
 _LONGEST_PERIOD = 8
 """Most blocks in a pattern that repeats, such as the two of a model that alternates its windows."""
 
-_NUMBERED = re.compile(r"(?P<stem>.*?[_@#]?)(?P<number>\d+)")
+_NUMBERED = re.compile(r"(?P<stem>.*?[_@#]?)(?P<number>\d+)|(?P<before>.*\d)(?P<letter>[a-z])")
+"""What is numbered: "block_3", or "block6b" by its letter, as in EfficientNet."""
 
 
 Run = tuple[int, int, int]
@@ -44,7 +45,8 @@ class Call:
     config: Mapping[str, Any]
     outputs: tuple[Tensor, ...]
     constants: tuple[Constant, ...]
-    ports: tuple[tuple[str, int], ...]
+    inputs: tuple[tuple[str, int, Tensor], ...]
+    parameters: int
     sources: tuple[tuple[str, str], ...]
     differences: tuple[tuple[str, str], ...]
 
@@ -111,7 +113,10 @@ def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int,
         names.append(node.id)
     for name in names:
         around, _, last = name.rpartition(".")
-        if match := _NUMBERED.fullmatch(last):
+        match = _NUMBERED.fullmatch(last)
+        if match and match["letter"]:
+            yield (around, match["before"]), ord(match["letter"]) - ord("a"), name
+        elif match:
             yield (around, match["stem"]), int(match["number"]), name
         else:  # the first call of what is called again as "block@2", "block@3", ...
             yield (around, f"{last}@"), 1, name
@@ -184,7 +189,8 @@ def _signature(graph: Graph, nodes: list[Node], before: list[Node]) -> list[Call
             node.config,
             node.outputs,
             node.constants,
-            tuple((edge.port, edge.output) for edge in graph.incoming[node.id]),
+            tuple((edge.port, edge.output, edge.tensor) for edge in graph.incoming[node.id]),
+            node.parameters,
             tuple(place.get(e.source, ("outside", e.source)) for e in graph.incoming[node.id]),
             tuple(
                 (note.kind, "" if note.kind in ("moved", "rewired") else note.text)

@@ -18,7 +18,7 @@ def in_boxes(nodes: Iterable[Node], edges: Iterable[Edge], flat: Collection[str]
     """The calls, with the boxes that numbered names without dots speak of as their namespaces.
 
     A box is what several names begin with, up to a number: "conv4", "conv4_block2", "stage_0". It
-    is one only if nothing from outside lies on the way between two of its calls.
+    is one only if nothing with another name lies on the way between two of its calls.
 
     Args:
         nodes: Calls in an order in which they can be computed.
@@ -41,10 +41,11 @@ def in_boxes(nodes: Iterable[Node], edges: Iterable[Edge], flat: Collection[str]
     sources: dict[str, list[str]] = {node.id: [] for node in nodes}
     for edge in edges:
         sources[edge.target].append(edge.source)
+    named = {node.id for node in nodes if node.has_own_name}
     kept = {
         box
         for box, ids in members.items()
-        if len(names[box]) > 1 and _is_in_one_place(ids, sources)
+        if len(names[box]) > 1 and _is_in_one_place(ids, sources, named)
     }
     deepest = {node_id: _deepest(boxes, kept) for node_id, boxes in starts.items()}
     return [replace(node, namespace=deepest.get(node.id) or node.namespace) for node in nodes]
@@ -63,15 +64,22 @@ def _numbered_starts(namespace: str, name: str) -> list[str]:
     return starts
 
 
-def _is_in_one_place(ids: Collection[str], sources: Mapping[str, list[str]]) -> bool:
-    """Whether none of the calls takes from outside what was computed from another of them."""
-    left: set[str] = set()  # computed from what came out
+def _is_in_one_place(
+    ids: Collection[str], sources: Mapping[str, list[str]], named: Collection[str]
+) -> bool:
+    """Whether no call that has a name of its own lies on the way from one of the calls to another.
+
+    What nobody named, such as an addition, belongs to whatever is around it.
+    """
+    inside, left = set(ids), set[str]()  # `left` is computed from what came out
     for node_id, taken in sources.items():
         if node_id in ids:
             if not left.isdisjoint(taken):
                 return False
-        elif any(source in ids or source in left for source in taken):
+        elif not left.isdisjoint(taken) or (node_id in named and not inside.isdisjoint(taken)):
             left.add(node_id)
+        elif not inside.isdisjoint(taken):
+            inside.add(node_id)
     return True
 
 

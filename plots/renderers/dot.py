@@ -43,8 +43,6 @@ _POINT_STYLE: dict[str, Any] = {
 }
 _RULE_STYLE: dict[str, Any] = {"color": quoted("#D0D0D0"), "arrowhead": "none", "weight": "100"}
 
-_ROOM = "\N{NO-BREAK SPACE}" * 40  # at the left of a block's title, where lines lead into the block
-
 # The weight of an edge is how hard Graphviz tries to keep it short and straight. The stream's must
 # outweigh everything that pulls at its calls from one side.
 _STREAM_WEIGHT = 1000
@@ -231,8 +229,13 @@ def _cluster(
 
 
 def _title(label: str, repeats: int) -> str:
-    """The title of a box, and how many equal blocks it stands for."""
-    return label if repeats == 1 else f"{_ROOM}{label}   × {repeats}"
+    """The title of a box, and how many equal blocks it stands for.
+
+    It stands at the right, and what leads into the box comes in at its left or middle: spaces see
+    to it that the box is wide enough for both.
+    """
+    title = label if repeats == 1 else f"{label}   × {repeats}"
+    return "\N{NO-BREAK SPACE}" * (2 * len(title) if repeats == 1 else 40) + title
 
 
 def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge:

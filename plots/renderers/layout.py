@@ -84,12 +84,14 @@ def _entries(graph: Graph, blocks: dict[str, str], tags: dict[str, str]) -> dict
 
 
 def _main_source(graph: Graph, block: str, blocks: dict[str, str], entries: list[Edge]) -> str:
-    """What a box mainly takes from: what is nearest in the hierarchy, and there the latest."""
+    """What a box mainly takes from: the stream, or what is nearest in the hierarchy, and latest."""
+    stream = set(graph.stream)
 
-    def nearness(source: str) -> tuple[int, int]:
-        return len(common_namespace(blocks[source], block)), graph.index[source]
+    def nearness(edge: Edge) -> tuple[bool, int, int]:
+        common = common_namespace(blocks[edge.source], block)
+        return (edge.source, edge.target) in stream, len(common), graph.index[edge.source]
 
-    return max((edge.source for edge in entries), key=nearness)
+    return max(entries, key=nearness).source
 
 
 def _below(
