@@ -32,7 +32,7 @@ import keras
 import builders
 import plots
 
-LIMIT = 300  # seconds for one picture
+LIMIT = 60  # seconds for one picture
 VARIANTS = ("gpt2_small", "gpt3_175b")
 
 

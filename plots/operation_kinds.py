@@ -1,7 +1,7 @@
 """What the classes of layers and operations mean for a residual stream.
 
 Each set holds class names, so that no Keras is needed to ask. A class that derives from one of them
-counts as well. Add your own: `operation_kinds.IDENTITY_LIKE.add("StochasticDepth")`.
+counts as well. Add your own: `operation_kinds.IDENTITY_LIKE.add("MyNoise")`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ IDENTITY_LIKE: set[str] = {
     "ActivityRegularization",
     "AlphaDropout",
     "Cast",
+    "DropPath",
     "Dropout",
     "GaussianDropout",
     "GaussianNoise",
@@ -28,6 +29,7 @@ IDENTITY_LIKE: set[str] = {
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "StochasticDepth",
 }
 """Hand their input on, up to noise in training, a cast or one constant factor."""
 

@@ -65,6 +65,7 @@ WITHOUT_PRODUCTS: set[str] = {
     "AddBias",
     "BucketBias",
     "Embedding",
+    "LayerScale",
     "Normalization",
     "PReLU",
     "PositionEmbedding",
