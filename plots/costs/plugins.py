@@ -133,6 +133,8 @@ def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
     advice = {
         "group": "count first, then fold",
         "model": "read the model with open_nested=True",
+        "layer": "read the model with open_layers=True if it is made of layers, or add a rule to "
+        "plots.costs.flop_rules.FLOP_RULES",
     }.get(kind, "add a rule to plots.costs.flop_rules.FLOP_RULES")
     return Note("uncounted", tuple(ids), f"FLOPs of {class_name} are not counted: {advice}")
 
