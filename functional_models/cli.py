@@ -27,6 +27,7 @@ from functional_models.descriptions import (
     variants_json,
     variants_table,
 )
+from functional_models.memory import keep_freed_memory
 from functional_models.samplers import SAMPLERS
 from functional_models.tokenizers import TOKENIZER_KINDS
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 of diff, 2 for bad input, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keep_freed_memory()
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:

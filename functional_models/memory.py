@@ -13,7 +13,8 @@ def keep_freed_memory() -> bool:
 
     A step on a CPU allocates and frees the same large arrays again and again. By default the C
     library of Linux maps each from the system anew, which then fills every page with zeros: where
-    that is slow, as in some virtual machines, it takes longer than the arithmetic.
+    that is slow, as in some virtual machines, it takes longer than the arithmetic. It has to be
+    called before TensorFlow is imported; afterwards hardly a page was saved.
 
     Returns:
         Whether the C library could be told so. Only glibc can; elsewhere nothing is done.

@@ -15,7 +15,6 @@ import keras
 from functional_models.batches import Batches, evaluation_data, training_data
 from functional_models.callbacks import Checkpoint, Progress, Record, SampleText
 from functional_models.losses import TokenCrossEntropy, token_metrics
-from functional_models.memory import keep_freed_memory
 from functional_models.schedules import SCHEDULES, schedule
 
 Row = dict[str, float]
@@ -141,7 +140,6 @@ def train(
     """
     loss = TokenCrossEntropy(recipe.label_smoothing)
     _compile(model, recipe.optimizer(), loss, exact_match)
-    keep_freed_memory()
     validate = None
     if validation is not None:
         validate = partial(evaluate, model, validation, exact_match=exact_match)
@@ -189,7 +187,6 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
     Returns:
         loss (nats per token), perplexity, token_accuracy, tokens, and exact_match if asked for.
     """
-    keep_freed_memory()
     wanted = {metric.name for metric in token_metrics(exact_match=exact_match)}
     compiled_here = model.compiled and isinstance(model.loss, TokenCrossEntropy)
     logs = _measure(model, batches) if compiled_here else {}
