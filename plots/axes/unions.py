@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 
-from plots.graph import Node
+from plots.axes.calls import CallWithAxes
 
 AxisId = int
 Formula = tuple[tuple[Fraction, tuple[AxisId, ...]], ...]
@@ -120,35 +120,15 @@ class AxisUnions:
         return axis
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call with the axes of what it takes and gives out, as rules about axes see it.
+@dataclass(frozen=True)
+class Call(CallWithAxes[AxisId]):
+    """A call as rules about axes see it.
 
     Attributes:
-        node: The call.
-        inputs: Axes of every tensor that it takes, by port, in the order of its arguments.
-        outputs: Axes of every tensor that it gives out.
-        axes: Where to say which of them are the same.
+        axes: Where to say which of its axes are the same.
     """
 
-    node: Node
-    inputs: Mapping[str, tuple[AxisId, ...]]
-    outputs: tuple[tuple[AxisId, ...], ...]
     axes: AxisUnions
-
-    @property
-    def first(self) -> tuple[AxisId, ...]:
-        """Axes of the first tensor that it takes.
-
-        Raises:
-            StopIteration: if it takes none.
-        """
-        return next(iter(self.inputs.values()))
-
-    @property
-    def output(self) -> tuple[AxisId, ...]:
-        """Axes of the first tensor that it gives out."""
-        return self.outputs[0]
 
     def size(self, axis: AxisId) -> int | None:
         """Size of an axis; None where it is free."""

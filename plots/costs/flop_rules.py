@@ -12,12 +12,13 @@ operations as a polynomial in the letters of free axes, or None if it cannot tel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from math import prod
 from typing import TypeVar
 
 from plots.annotations import Quantity, product_of, total_of
+from plots.axes.calls import CallWithAxes
 from plots.axes.equations import parse_equation
 from plots.axes.shapes import Axis
 from plots.graph import Constant, Node
@@ -26,34 +27,8 @@ from plots.operation_kinds import is_norm
 Shape = tuple[Axis, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredCall:
-    """A call with the axes of what it takes and gives out.
-
-    Attributes:
-        node: The call.
-        inputs: Axes of every tensor that it takes, by port, in the order of its arguments.
-        outputs: Axes of every tensor that it gives out.
-    """
-
-    node: Node
-    inputs: Mapping[str, Shape]
-    outputs: tuple[Shape, ...]
-
-    @property
-    def first(self) -> Shape:
-        """Axes of the first tensor that it takes.
-
-        Raises:
-            StopIteration: if it takes none.
-        """
-        return next(iter(self.inputs.values()))
-
-    @property
-    def output(self) -> Shape:
-        """Axes of the first tensor that it gives out."""
-        return self.outputs[0]
-
+MeasuredCall = CallWithAxes[Axis]
+"""A call with the sizes and letters of its axes, as rules about operations see it."""
 
 Rule = Callable[[MeasuredCall], Quantity | None]
 SomeRule = TypeVar("SomeRule", bound=Rule)

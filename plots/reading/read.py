@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def read_calls(
     """
     _check_has_graph(model)
     reader = _Reader(open_nested, open_layers, shapes)
-    outputs = reader.read_model(model, prefix="", bound={}, when=())
+    outputs = reader.read_model(model, _Place("", {}, ()))
     nodes = _by_last_input(reader.nodes, reader.edges)
     nodes = in_boxes(nodes, reader.edges, {box for box, is_flat in reader.flat.items() if is_flat})
     order = {node.id: position for position, node in enumerate(nodes)}
@@ -137,6 +137,21 @@ def _is_path(thing: Any) -> bool:
     return isinstance(thing, str) or hasattr(thing, "__fspath__")
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a call, or a nested model, stands in the whole.
+
+    Attributes:
+        prefix: What the names there begin with: "", or the id of a nested model and a dot.
+        origin: id(tensor) -> where it comes from, as (node id, output).
+        when: When it is computed: the position in its model, after that of the model in its own.
+    """
+
+    prefix: str
+    origin: dict[int, tuple[str, int]]
+    when: tuple[float, ...]
+
+
 class _Reader:
     """Walks a model from its outputs to its inputs, and collects nodes and edges on the way."""
 
@@ -154,40 +169,29 @@ class _Reader:
         self._taken: set[str] = set()
         self._traced: list[Traced] = []  # the layers that are being looked into, outermost first
 
-    def read_model(
-        self,
-        model: Any,
-        prefix: str,
-        bound: dict[int, tuple[str, int]],
-        when: tuple[float, ...],
-    ) -> list[tuple[str, int]]:
+    def read_model(self, model: Any, place: _Place) -> list[tuple[str, int]]:
         """Read `model` and give back where its outputs come from, as (node id, output).
 
-        `bound` maps id(tensor) to where a tensor comes from. For a nested model it holds the
-        model's own inputs, bound to what the outer graph hands in, and `when` says when the model
-        itself is called.
+        What comes from where at `place` are the inputs of a nested model, which the outer graph
+        hands in.
         """
-        origin = dict(bound)
-        self.flat[prefix.removesuffix(".")] = True
+        origin = dict(place.origin)
+        self.flat[place.prefix.removesuffix(".")] = True
         order = computing_order(model)
         for tensor in [*model.inputs, *model.outputs]:
             for call in calls_in_order(tensor, origin):
-                self._read_call(call, prefix, origin, (*when, order.get(id(call), math.inf)))
+                when = (*place.when, order.get(id(call), math.inf))
+                self._read_call(call, _Place(place.prefix, origin, when))
         return [origin[id(tensor)] for tensor in model.outputs]
 
-    def _read_call(
-        self,
-        call: Any,
-        prefix: str,
-        origin: dict[int, tuple[str, int]],
-        when: tuple[float, ...],
-    ) -> None:
+    def _read_call(self, call: Any, place: _Place) -> None:
+        prefix, origin = place.prefix, place.origin
         operation = call.operation
         if "." in operation.name:
             self.flat[prefix.removesuffix(".")] = False
-        inner = self._open(call, prefix, origin, when) if self.open_nested else None
+        inner = self._open(call, place) if self.open_nested else None
         if inner is None and self.open_layers:
-            inner = self._look_into(call, prefix, origin, when)
+            inner = self._look_into(call, place)
         if inner is not None:
             origin.update({id(t): end for t, end in zip(call.outputs, inner, strict=True)})
             return
@@ -208,7 +212,7 @@ class _Reader:
         self._add(call, operation, node_id, prefix, tuple(constants))
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
-        self.recorded.append(RecordedCall(call, when, edges, results))
+        self.recorded.append(RecordedCall(call, place.when, edges, results))
         origin.update(zip(map(id, call.outputs), results, strict=True))
 
     def _add(
@@ -245,13 +249,7 @@ class _Reader:
             )
         )
 
-    def _open(
-        self,
-        call: Any,
-        prefix: str,
-        origin: Mapping[int, tuple[str, int]],
-        when: tuple[float, ...],
-    ) -> list[tuple[str, int]] | None:
+    def _open(self, call: Any, place: _Place) -> list[tuple[str, int]] | None:
         """Read what is inside the nested model that `call` calls; None if it cannot be opened."""
         import keras
 
@@ -259,12 +257,14 @@ class _Reader:
         model = outer.layer if _is_time_distributed(outer) else outer
         if not isinstance(model, keras.Function | keras.Sequential) or not _safe_inputs(model):
             return None
+        origin = place.origin
         given = {port: value for port, value in arguments_of(call) if id(value) in origin}
         if len(given) != len(model.inputs):
             return None
         bound = {id(t): origin[id(g)] for t, g in zip(model.inputs, given.values(), strict=True)}
         recorded = len(self.recorded)
-        ends = self.read_model(model, self._enter(outer, prefix), bound, when)
+        inside = _Place(self._enter(outer, place.prefix), bound, place.when)
+        ends = self.read_model(model, inside)
         if model is not outer:
             # It is applied to single steps, and whole sequences are computed: what comes out of it
             # can be known, what is inside cannot.
@@ -273,24 +273,19 @@ class _Reader:
             for port, value in given.items():
                 source, output = origin[id(value)]
                 edges[port] = Edge(source, ends[0][0], port, output, tensor_of(value))
-            self.recorded.append(RecordedCall(call, when, edges, tuple(ends)))
+            self.recorded.append(RecordedCall(call, place.when, edges, tuple(ends)))
         return ends
 
-    def _look_into(
-        self,
-        call: Any,
-        prefix: str,
-        origin: Mapping[int, tuple[str, int]],
-        when: tuple[float, ...],
-    ) -> list[tuple[str, int]] | None:
+    def _look_into(self, call: Any, place: _Place) -> list[tuple[str, int]] | None:
         """Read what a layer that is made of layers does; None if it cannot be looked into."""
         traced = trace(call, self.shapes) if kind_of(call) == "layer" else None
         if traced is None or len(traced.function.outputs) != len(call.outputs):
             return None
         pairs = zip(traced.function.inputs, traced.given, strict=True)
-        bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
+        bound = {id(inside): place.origin[id(outside)] for inside, outside in pairs}
+        prefix = self._enter(call.operation, place.prefix)
         self._traced.append(traced)
-        inner = self.read_model(traced.function, self._enter(call.operation, prefix), bound, when)
+        inner = self.read_model(traced.function, _Place(prefix, bound, place.when))
         self._traced.pop()
         return inner
 
