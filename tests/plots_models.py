@@ -8,6 +8,9 @@ from keras import layers
 import plots
 from plots.renderers.dot import graph_to_dot
 
+if keras.backend.backend() == "torch":
+    import builders.torch_names  # noqa: F401 - PyTorch refuses dotted names without it
+
 WIDTH, HEADS, HEAD_WIDTH, INNER, VOCABULARY, LENGTH = 7, 3, 5, 11, 13, 17
 
 
