@@ -1,6 +1,5 @@
 """Graphs derived from a model compute what the model computes, token by token and step by step."""
 
-from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,16 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from decoding import (
+    ONE_BY_ONE,
+    UNEVEN,
+    decoded,
+    each_kind,
+    first_cache,
+    is_real,
+    read,
+    shallow_spec,
+)
 from hypothesis import HealthCheck, assume, given, settings
 from quick import slow_unless
 from random_specs import examples, moved_by_rounding, small_specs
@@ -15,12 +24,10 @@ from small_models import (
     BATCH,
     GROUPED,
     KINDS,
-    SOURCE_LENGTH,
     TARGET_LENGTH,
     TRANSLATOR,
     VARIANTS_AND_KINDS,
     as_array,
-    changed_at,
     computing_in,
     logits_of,
     probed,
@@ -32,14 +39,10 @@ from small_models import (
     target_of,
     train_one_step,
     weights_by_name,
-    with_target,
 )
 
 import builders
 
-each_kind = pytest.mark.parametrize("kind", KINDS)
-ONE_BY_ONE = [1] * TARGET_LENGTH
-UNEVEN = [4, 1, 1, 5]
 BUCKETS = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 7}
 CHANGES: dict[str, dict[str, Any]] = {
     "grouped heads": GROUPED,
@@ -125,63 +128,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "layers of its own for the encoder": {**TRANSLATOR, "num_encoder_layers": 1},
 }
-
-
-def shallow_spec(**changes: Any) -> builders.TransformerSpec:
-    """Small spec of one block, where a second would only take time."""
-    return small_spec(**{"num_layers": 1, **changes})
-
-
-def first_cache(
-    model: keras.Model, spec: builders.TransformerSpec, tokens: Any, max_length: int | None
-) -> dict[str, Any]:
-    """The cache before the first target token: of a translator, with its sources read."""
-    cache = builders.empty_cache(model, spec, len(target_of(tokens)), max_length)
-    if spec.kind == "decoder_only":
-        return cache
-    return {**cache, **builders.build_encode(model, spec)(tokens["source"])["cache"]}
-
-
-def read(
-    step: Any,
-    target: np.ndarray,
-    chunks: Sequence[int],
-    cache: dict[str, Any],
-    start: Sequence[int] | None = None,
-    index: int = 0,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Logits (b, t, v) of target tokens read in chunks of these sizes, and the cache after."""
-    starts = np.zeros(len(target), "int32") if start is None else np.array(start, "int32")
-    logits = []
-    for new in np.split(target, np.cumsum(chunks)[:-1], axis=1):
-        state = {"index": np.int32(index), "start": starts, "cache": cache}
-        output = step({"tokens": new, **state})
-        assert output["cache"].keys() == cache.keys()
-        logits.append(as_array(output["logits"]))
-        cache = output["cache"]
-        index += new.shape[1]
-    return np.concatenate(logits, axis=1), cache
-
-
-def decoded(
-    model: keras.Model,
-    spec: builders.TransformerSpec,
-    tokens: Any,
-    chunks: Sequence[int] = UNEVEN,
-    num_tokens: int | None = None,
-    max_length: int | None = TARGET_LENGTH,
-    start: Sequence[int] | None = None,
-) -> np.ndarray:
-    """Logits (b, t, v) that a new decode step of a model gives, reading tokens in chunks."""
-    target = target_of(tokens)
-    step = builders.build_decode_step(model, spec, len(target), num_tokens, max_length)
-    return read(step, target, chunks, first_cache(model, spec, tokens, max_length), start)[0]
-
-
-def is_real(spec: builders.TransformerSpec, tokens: Any) -> np.ndarray:
-    """Target positions that are no padding; what padding may see is nobody's business."""
-    target = target_of(tokens)
-    return np.ones(target.shape, bool) if spec.pad_token_id is None else target != spec.pad_token_id
 
 
 def assert_decodes_as_it_reads(
@@ -334,187 +280,6 @@ def test_sizes_may_be_unknown_when_the_graph_is_traced(window: int | None) -> No
     run = tf.function(step, input_signature=[shapes])
     cache = first_cache(model, spec, tokens, TARGET_LENGTH)
     logits, _ = read(run, tokens, UNEVEN, cache)
-    real = is_real(spec, tokens)
-    assert relative_error(logits[real], logits_of(model, tokens)[real]) <= 1e-5
-
-
-# Rows -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"positions": "sinusoidal", "pad_token_id": None},
-        {"attention_window": 3, "pad_token_id": None},
-        {**TRANSLATOR, "pad_token_id": None},
-    ],
-    ids=["learned", "sinusoidal", "window", "translator"],
-)
-@pytest.mark.parametrize("num_tokens", [None, 1])
-def test_rows_padded_on_the_left_give_what_each_gives_alone(
-    changes: dict[str, Any], num_tokens: int | None
-) -> None:
-    """What stands before a row's start is seen by nobody, even if no token is padding."""
-    spec = shallow_spec(**changes)
-    model = random_model(spec)
-    tokens = random_tokens(spec, padding=False)
-    target = target_of(tokens)
-    lengths = (TARGET_LENGTH, 7, 5)
-    start = [TARGET_LENGTH - length for length in lengths]
-    padded = np.stack([np.roll(target[row], start[row]) for row in range(BATCH)])
-    chunks = UNEVEN if num_tokens is None else ONE_BY_ONE
-    logits = decoded(model, spec, with_target(tokens, padded), chunks, num_tokens, start=start)
-    for row, length in enumerate(lengths):
-        alone: Any = target[[row], :length]
-        if spec.kind == "encoder_decoder":
-            alone = {"source": tokens["source"][[row]], "target": alone}
-        assert relative_error(logits[[row], start[row] :], logits_of(model, alone)) <= 1e-5
-
-
-@each_kind
-def test_rows_of_a_cache_may_change_places(kind: str) -> None:
-    spec = shallow_spec(kind=kind)
-    model = random_model(spec)
-    tokens = random_tokens(spec, padding=False)
-    target, order = target_of(tokens), [2, 0, 1]
-    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
-    logits, cache = read(step, target[:, :5], [5], cache)
-    straight, _ = read(step, target[:, 5:], [6], cache, index=5)
-    turned = {name: keras.ops.take(entry, np.array(order), axis=0) for name, entry in cache.items()}
-    logits, _ = read(step, target[order, 5:], [6], turned, index=5)
-    assert relative_error(logits, straight[order]) <= 1e-6
-
-
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("read_before", [0, 4])
-def test_no_token_of_a_chunk_changes_logits_before_it(window: int | None, read_before: int) -> None:
-    spec = shallow_spec(attention_window=window)
-    model = random_model(spec)
-    tokens = random_tokens(spec, padding=False)
-    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
-    if read_before:
-        _, cache = read(step, tokens[:, :read_before], [read_before], cache)
-    chunk = tokens[:, read_before:]
-    size = chunk.shape[1]
-    before, _ = read(step, chunk, [size], cache, index=read_before)
-    for i in range(size):
-        after, _ = read(step, changed_at(spec, chunk, i), [size], cache, index=read_before)
-        np.testing.assert_allclose(after[:, :i], before[:, :i], rtol=0, atol=1e-6)
-        assert (np.abs(after[:, i] - before[:, i]).max(axis=-1) > 1e-3).all()
-
-
-# Caches -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("window", "max_length", "slots"),
-    [(None, 11, 11), (None, None, 17), (3, 11, 3), (13, 11, 11), (3, 2, 2)],
-)
-@each_kind
-def test_a_cache_has_the_documented_shapes(
-    window: int | None, max_length: int | None, slots: int, kind: str
-) -> None:
-    spec = small_spec(kind=kind, attention_window=window, **GROUPED)
-    model = random_model(spec)
-    cache = first_cache(model, spec, random_tokens(spec), max_length)
-    of_positions = "decoder.window_position_cache" if window else "decoder.position_cache"
-    expected: dict[str, tuple[Any, str]] = {of_positions: ((BATCH, slots), "int32")}
-    lengths = {"self_attention": slots}
-    if kind == "encoder_decoder":
-        lengths["cross_attention"] = SOURCE_LENGTH
-        expected["encoder.memory_mask"] = ((BATCH, 1, SOURCE_LENGTH), "bool")
-    for block in range(2):
-        for part, length in lengths.items():
-            name = f"decoder.block_{block}.{part}"  # 3 heads of keys, not 6 as of queries
-            expected[f"{name}.key_cache"] = ((BATCH, 3, 5, length), "float32")
-            expected[f"{name}.value_cache"] = ((BATCH, 3, length, 5), "float32")
-    found = {
-        name: (tuple(entry.shape), keras.backend.standardize_dtype(entry.dtype))
-        for name, entry in cache.items()
-    }
-    assert found == expected
-    length = spec.max_sequence_length if max_length is None else max_length
-    step = builders.build_decode_step(model, spec, BATCH, None, length)
-    inputs = {name: (x.shape, x.dtype) for name, x in step.input["cache"].items()}
-    outputs = {name: (x.shape, x.dtype) for name, x in step.output["cache"].items()}
-    any_source = {
-        name: (tuple(None if size == SOURCE_LENGTH else size for size in shape), dtype)
-        for name, (shape, dtype) in expected.items()
-    }
-    assert inputs == outputs == any_source
-
-
-def test_blocks_with_a_window_have_a_ring_and_the_others_all_slots() -> None:
-    spec = small_spec(num_layers=3, attention_window=3, full_attention_every=2)
-    cache = builders.empty_cache(builders.build(spec), spec, BATCH, 11)
-    slots = {name: entry.shape[3] for name, entry in cache.items() if "key_cache" in name}
-    assert list(slots.values()) == [3, 11, 3]
-    assert cache["decoder.window_position_cache"].shape == (BATCH, 3)
-    assert cache["decoder.position_cache"].shape == (BATCH, 11)
-
-
-def test_the_cache_of_the_source_has_no_mask_where_no_token_is_padding() -> None:
-    spec = shallow_spec(kind="encoder_decoder", pad_token_id=None)
-    assert "encoder.memory_mask" not in first_cache(
-        random_model(spec), spec, random_tokens(spec), 5
-    )
-
-
-def test_what_the_decoder_knows_of_the_source_goes_out_as_it_came_in() -> None:
-    spec = shallow_spec(kind="encoder_decoder")
-    model = random_model(spec)
-    tokens = random_tokens(spec)
-    before = first_cache(model, spec, tokens, TARGET_LENGTH)
-    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    _, after = read(step, tokens["target"], UNEVEN, before)
-    for name in before:
-        changed = (as_array(before[name]) != as_array(after[name])).any()
-        assert changed == ("cross" not in name and "memory" not in name), name
-
-
-def test_the_empty_cache_is_zeros_and_what_is_in_its_slots_is_not_seen() -> None:
-    """Position zero means that there is no token; whatever keys and values are there."""
-    spec = shallow_spec()
-    model = random_model(spec)
-    tokens = random_tokens(spec, padding=False)
-    step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    empty = builders.empty_cache(model, spec, BATCH, TARGET_LENGTH)
-    assert not any(as_array(entry).any() for entry in empty.values())
-    rng = np.random.default_rng(0)
-    noise = {
-        name: rng.normal(size=entry.shape).astype("float32") if "attention" in name else entry
-        for name, entry in empty.items()
-    }
-    quiet, _ = read(step, tokens, UNEVEN, empty)
-    noisy, _ = read(step, tokens, UNEVEN, noise)
-    np.testing.assert_array_equal(noisy, quiet)
-
-
-def test_a_cache_remembers_the_positions_of_the_tokens_that_may_be_seen() -> None:
-    spec = shallow_spec(pad_token_id=7)
-    model = random_model(spec)
-    tokens = np.array([[7, 7, 5, 3, 2], [2, 3, 7, 4, 1], [5, 5, 5, 5, 5]], "int32")
-    step = builders.build_decode_step(model, spec, BATCH, None, 7)
-    cache = builders.empty_cache(model, spec, BATCH, 7)
-    _, cache = read(step, tokens, [2, 3], cache, start=[2, 0, 3])
-    np.testing.assert_array_equal(
-        as_array(cache["decoder.position_cache"]),
-        [[0, 0, 1, 2, 3, 0, 0], [1, 2, 0, 4, 5, 0, 0], [0, 0, 0, 1, 2, 0, 0]],
-    )
-
-
-@pytest.mark.parametrize("num_tokens", [1, None])
-def test_a_window_goes_on_after_its_ring_and_the_longest_sequence_are_full(
-    num_tokens: int | None,
-) -> None:
-    spec = shallow_spec(attention_window=3, positions="none", max_sequence_length=5)
-    model = random_model(spec)
-    tokens = random_tokens(spec)
-    chunks = ONE_BY_ONE if num_tokens else UNEVEN
-    logits = decoded(model, spec, tokens, chunks, num_tokens, max_length=3)
     real = is_real(spec, tokens)
     assert relative_error(logits[real], logits_of(model, tokens)[real]) <= 1e-5
 

@@ -28,7 +28,7 @@ from small_models import (
 
 import builders
 import functional_models as fm
-from functional_models import conversion, families
+from functional_models.conversion import choice, families
 from functional_models.text_model import text_model_of
 
 # keras-nlp's T5 warns of its own masks.
@@ -289,7 +289,7 @@ def test_weights_that_nobody_reads_are_refused(monkeypatch: pytest.MonkeyPatch) 
         shortened = dataclasses.replace(family, same={**family.same, "pooler": False})
         shortened = dataclasses.replace(shortened, layers=layers)
         if family.backbone == "BertBackbone":
-            monkeypatch.setattr(conversion, "FAMILIES", (shortened,))
+            monkeypatch.setattr(choice, "FAMILIES", (shortened,))
     with pytest.raises(
         ValueError, match=r"has weights that no model here has: pooled_dense/kernel"
     ):

@@ -1,0 +1,60 @@
+"""BERT, RoBERTa and DistilBERT."""
+
+from __future__ import annotations
+
+from functional_models.conversion.common import EVERYWHERE, SIZES_AND_LENGTH, block_layers
+from functional_models.conversion.family import Family
+
+_BERT = {
+    "kind": "encoder_only",
+    "norm_placement": "post",
+    "embedding_norm": True,
+    "positions": "learned",
+    "activation": "gelu",
+    "tie_embeddings": True,
+    "logit_bias": True,
+}
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "BertBackbone",
+        {**_BERT, "activation": "gelu_tanh", "norm_epsilon": 1e-12, "pooler": True},
+        {**SIZES_AND_LENGTH, "num_segments": "num_segments"},
+        {
+            "encoder.token_embedding": "token_embedding.embeddings",
+            "encoder.position_embedding": "position_embedding",
+            "encoder.segment_embedding": "segment_embedding",
+            "encoder.embedding_norm": "embeddings_layer_norm",
+            **block_layers("encoder.block_{i}", "transformer_layers.{i}"),
+            "pooler.dense": "pooled_dense",
+        },
+        (EVERYWHERE,),
+        defaults={"pad_token_id": 0},
+    ),
+    Family(
+        "RobertaBackbone",
+        {**_BERT, "norm_epsilon": 1e-5},
+        SIZES_AND_LENGTH,
+        {
+            "encoder.token_embedding": "embeddings.token_embedding.embeddings",
+            "encoder.position_embedding": "embeddings.position_embedding",
+            "encoder.embedding_norm": "embeddings_layer_norm",
+            **block_layers("encoder.block_{i}", "transformer_layers.{i}"),
+        },
+        (EVERYWHERE,),
+        defaults={"pad_token_id": 1},
+    ),
+    Family(
+        "DistilBertBackbone",
+        {**_BERT, "norm_epsilon": 1e-12},
+        SIZES_AND_LENGTH,
+        {
+            "encoder.token_embedding": "embeddings.token_embedding.embeddings",
+            "encoder.position_embedding": "embeddings.position_embedding",
+            "encoder.embedding_norm": "embeddings_layer_norm",
+            **block_layers("encoder.block_{i}", "transformer_layers.{i}"),
+        },
+        (EVERYWHERE,),
+        defaults={"pad_token_id": 0},
+    ),
+)

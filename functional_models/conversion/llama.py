@@ -1,0 +1,174 @@
+"""Llama and what is built alike: Mistral, Phi-3, Qwen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from builders import TransformerSpec
+from functional_models.conversion.common import NO_DROPOUT, attention_layers, unpadded
+from functional_models.conversion.family import Config, Family, Part, Rule
+
+_GROUPED_SIZES = {
+    "vocabulary_size": "vocabulary_size",
+    "num_layers": "num_layers",
+    "num_query_heads": "num_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "hidden_dim": "hidden_dim",
+    "intermediate_dim": "intermediate_dim",
+    "rope_max_wavelength": "rotary_base",
+    "layer_norm_epsilon": "norm_epsilon",
+}
+
+LLAMA = {
+    "kind": "decoder_only",
+    "norm_placement": "pre",
+    "norm": "rms",
+    "positions": "rotary",
+    "feedforward": "glu",
+    "activation": "silu",
+    "feedforward_bias": False,
+    "attention_bias": False,
+}
+
+
+def _read_linear(entry: str) -> Callable[[Config], dict[str, Any]]:
+    def read(config: Config) -> dict[str, Any]:
+        factor = config[entry]
+        return {"rotary_scaling": "none" if factor == 1 else "linear", "rotary_factor": factor}
+
+    return read
+
+
+def linear_scaling(entry: str) -> Rule:
+    """Rotary positions divided by a factor; 1 is no scaling."""
+    return Rule((entry,), _read_linear(entry), lambda spec: {entry: spec.rotary_factor})
+
+
+_LLAMA3_ENTRIES = {
+    "rope_frequency_adjustment_factor": "rotary_factor",
+    "rope_low_freq_factor": "rotary_slow_turns",
+    "rope_high_freq_factor": "rotary_fast_turns",
+    "rope_pretraining_sequence_length": "rotary_original_length",
+}
+
+
+def _read_llama_scaling(config: Config) -> dict[str, Any]:
+    if config["rope_frequency_adjustment_factor"] is None:
+        return {}
+    given = {name: config[entry] for entry, name in _LLAMA3_ENTRIES.items()}
+    return {"rotary_scaling": "llama3", **given}
+
+
+def _write_llama_scaling(spec: TransformerSpec) -> dict[str, Any]:
+    by_llama3 = spec.rotary_scaling == "llama3"
+    return {
+        entry: getattr(spec, name) if by_llama3 else None for entry, name in _LLAMA3_ENTRIES.items()
+    }
+
+
+_LLAMA_SCALING = Rule(tuple(_LLAMA3_ENTRIES), _read_llama_scaling, _write_llama_scaling)
+
+WINDOW = Rule(
+    ("use_sliding_window_attention", "sliding_window_size"),
+    lambda config: {
+        "attention_window": config["sliding_window_size"]
+        if config["use_sliding_window_attention"]
+        else None
+    },
+    lambda spec: {
+        "use_sliding_window_attention": spec.attention_window is not None,
+        "sliding_window_size": spec.attention_window or 4096,
+    },
+)
+
+
+def _llama_layers(
+    attention: str = "_self_attention_layer",
+    norms: tuple[str, str] = ("_self_attention_layernorm", "_feedforward_layernorm"),
+    mark: str = "_",
+) -> dict[str, str | Part]:
+    """Layers of Llama, Mistral and Qwen, whose names begin with a mark; and of Phi-3, without."""
+    ours, theirs = "decoder.block_{i}", "transformer_layers.{i}"
+    attention = f"{theirs}.{attention}"
+    return {
+        "decoder.token_embedding": "token_embedding.embeddings",
+        **attention_layers(f"{ours}.self_attention", attention, f"{mark}{{role}}_dense"),
+        f"{ours}.self_attention.norm": f"{theirs}.{norms[0]}",
+        f"{ours}.self_attention.query_norm": f"{attention}.{mark}query_dense_layer_norm",
+        f"{ours}.self_attention.key_norm": f"{attention}.{mark}key_dense_layer_norm",
+        f"{ours}.feedforward.gate": f"{theirs}.{mark}feedforward_gate_dense",
+        f"{ours}.feedforward.up": f"{theirs}.{mark}feedforward_intermediate_dense",
+        f"{ours}.feedforward.down": f"{theirs}.{mark}feedforward_output_dense",
+        f"{ours}.feedforward.norm": f"{theirs}.{norms[1]}",
+        "decoder.final_norm": "layer_norm",
+        "logits": "token_embedding.reverse_embeddings",
+    }
+
+
+FAMILIES: tuple[Family, ...] = (
+    *(
+        Family(
+            backbone,
+            LLAMA,
+            {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
+            _llama_layers(),
+            (_LLAMA_SCALING,),
+            where=NO_DROPOUT,
+            ignored={"rope_position_scaling_factor": (1.0, ("rotary_scaling", "rotary_factor"))},
+            defaults=unpadded(length),
+        )
+        for backbone, length in (("LlamaBackbone", 4096), ("Llama3Backbone", 8192))
+    ),
+    Family(
+        "MistralBackbone",
+        LLAMA,
+        {**_GROUPED_SIZES, "head_dim": "head_dim", "sliding_window": "attention_window"},
+        _llama_layers(),
+        (linear_scaling("rope_scaling_factor"),),
+        where=NO_DROPOUT,
+        defaults=unpadded(32_768),
+    ),
+    Family(
+        "Phi3Backbone",
+        LLAMA,
+        {
+            **_GROUPED_SIZES,
+            "max_sequence_length": "max_sequence_length",
+            "pretraining_sequence_length": "rotary_original_length",
+        },
+        _llama_layers(
+            "attention", ("pre_attention_layernorm", "post_attention_layernorm"), mark=""
+        ),
+        where={
+            **NO_DROPOUT,
+            "rope_scaling_type": None,
+            "rope_scaling_short_factor": None,
+            "rope_scaling_long_factor": None,
+        },
+        defaults={"pad_token_id": None},
+    ),
+    Family(
+        "QwenBackbone",
+        {**LLAMA, "attention_bias": True, "attention_output_bias": False},
+        {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
+        _llama_layers(),
+        (linear_scaling("rope_scaling_factor"), WINDOW),
+        where=NO_DROPOUT,
+        defaults=unpadded(32_768),
+    ),
+    Family(
+        "Qwen3Backbone",
+        {**LLAMA, "qk_norm": True},
+        {
+            **_GROUPED_SIZES,
+            "head_dim": "head_dim",
+            "tie_word_embeddings": "tie_embeddings",
+            "sliding_window_size": "attention_window",
+        },
+        _llama_layers(),
+        (linear_scaling("rope_scaling_factor"),),
+        where=NO_DROPOUT,
+        defaults=unpadded(40_960),
+    ),
+)

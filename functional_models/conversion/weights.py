@@ -1,0 +1,84 @@
+"""The weights of a model of ours and of a backbone of keras-nlp, pair by pair."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from functional_models.conversion.family import Family, Part
+
+
+def pairs_of_weights(
+    model: Any, root: Any, layers: Mapping[str, str | Part]
+) -> list[tuple[Any, Any, Any]]:
+    """Return every variable of ours with theirs, and with the view of its array that is ours."""
+    prefix = "backbone." if hasattr(root, "backbone") else ""
+    pairs = []
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        number = re.search(r"block_(\d+)", layer.name)
+        place = layers[re.sub(r"block_\d+", "block_{i}", layer.name)]
+        path = place.path if isinstance(place, Part) else place
+        of_task = path.startswith("masked_lm_head")
+        path = ("" if of_task else prefix) + path.format(i=number and number[1])
+        found = _attribute(root, path)
+        theirs = getattr(found, "weights", [found])
+        if len(theirs) != len(layer.weights):
+            raise ValueError(
+                f"{path} has {len(theirs)} weights ({', '.join(x.name for x in theirs)}) where a "
+                f"model here has {len(layer.weights)}; of a model with LoRA, or one that is "
+                "quantised, take the weights before that"
+            )
+        for ours, variable in zip(layer.weights, theirs, strict=True):
+            view = place.view if isinstance(place, Part) and len(variable.shape) > 1 else None
+            pairs.append((ours, variable, _View(layer.name, tuple(ours.shape), view)))
+    return pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """The part of an array of theirs that is a variable of ours, in its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    part: Any
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        found = array if self.part is None else self.part(array)
+        if found.shape == self.shape:
+            return found
+        # Heads and their channels on one axis, or on two.
+        joined = found.ndim != len(self.shape) and found.size == np.prod(self.shape)
+        if not joined or not found.flags.c_contiguous:
+            raise ValueError(
+                f"{self.name} has the shape {self.shape}, and {found.shape} in the backbone"
+            )
+        return found.reshape(self.shape)
+
+
+def _attribute(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        root = root[int(name)] if name.isdigit() else getattr(root, name)
+    return root
+
+
+def as_array(variable: Any) -> np.ndarray:
+    """Return the value of a variable, of any precision, in float32."""
+    import keras
+
+    value = keras.ops.convert_to_numpy(keras.ops.cast(variable.value, "float32"))
+    return np.ascontiguousarray(value)
+
+
+def refuse_unread(weights: list[Any], read: set[int], family: Family) -> None:
+    """Raise a ValueError if there are weights whose `id` is not among those that were read."""
+    left = [weight.path for weight in weights if id(weight) not in read]
+    if left:
+        raise ValueError(
+            f"{family.backbone} has weights that no model here has: {', '.join(left[:3])}"
+        )
