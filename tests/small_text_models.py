@@ -1,6 +1,7 @@
 """Small text models of both kinds, and text for them that a few steps can learn from."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import keras
@@ -24,6 +25,7 @@ KINDS = ("decoder_only", "encoder_decoder")
 TEXT = "the quick brown fox jumps over the lazy dog; " * 11
 WORDS = ["um", "dois", "três", "quatro", "cinco", "seis", "sete", "oito", "nove", "dez", "onze"]
 PAIRS = [(f"{a} {b}", f"{len(a)}{b[0]}{len(b)}") for a in WORDS for b in WORDS[:5]]
+TWO_BEST = {"num_beams": 3, "num_return_sequences": 2}
 
 
 def text_corpus() -> TextCorpus:
@@ -48,6 +50,22 @@ def text_model(kind: str, seed: int = 0, **changes: Any) -> Any:
     spec = builders.TransformerSpec(kind=kind, **{**SIZES, **changes})
     cls = fm.CausalLM if kind == "decoder_only" else fm.Translator
     return cls(spec, byte_tokenizer())
+
+
+@cache
+def trained_translator() -> Any:
+    """A translator that was trained for so long that it is right about some pairs only."""
+    model = text_model("encoder_decoder", dropout=0.0, hidden_dim=26, num_heads=2)
+    model.fit(
+        PAIRS,
+        steps=30,
+        report_every=30,
+        batch_size=11,
+        learning_rate=0.02,
+        warmup_steps=10,
+        progress=False,
+    )
+    return model
 
 
 def model_that_writes(

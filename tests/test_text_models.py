@@ -1,61 +1,35 @@
-"""`CausalLM` and `Translator`: text in, text out, and folders that always load."""
+"""`CausalLM` and `Translator`: text in, text out, whole or in pieces, with scores and attention."""
 
-import dataclasses
-import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import keras_hub
 import numpy as np
 import pytest
 from small_models import logits_of
 from small_text_models import (
     KINDS,
     PAIRS,
-    SIZES,
     TEXT,
+    TWO_BEST,
     byte_tokenizer,
     model_that_writes,
-    text_corpus,
     text_model,
+    trained_translator,
 )
 
-import builders
 import functional_models as fm
 from functional_models.corpora import TextCorpus
 from functional_models.generation import Generator
 from functional_models.text_model import TextPieces
 
-TWO_BEST = {"num_beams": 3, "num_return_sequences": 2}
 ROOT = Path(__file__).parent.parent
-SPEC = builders.TransformerSpec(kind="decoder_only", **SIZES)
-PAIR_SPEC = SPEC.replace(kind="encoder_decoder")
-
-
-def logits(model):
-    tokens = np.array([[5, 7, 11, 13]])
-    if model.kind == "encoder_decoder":
-        tokens = {"source": tokens, "target": tokens + 1}
-    return np.asarray(model.model(tokens, training=False))
 
 
 @pytest.fixture(scope="module")
 def translator():
-    """A translator that was trained for so long that it is right about some pairs only."""
-    model = text_model("encoder_decoder", dropout=0.0, hidden_dim=26, num_heads=2)
-    model.fit(
-        PAIRS,
-        steps=30,
-        report_every=30,
-        batch_size=11,
-        learning_rate=0.02,
-        warmup_steps=10,
-        progress=False,
-    )
-    return model
+    return trained_translator()
 
 
 @pytest.fixture(scope="module")
@@ -328,303 +302,6 @@ def test_what_is_compiled_sees_what_training_did():
     tokens = np.concatenate([lm.tokenizer.encode(["the "])[0], after.tokens])
     assert (logits_of(lm.model, tokens[None])[0, 3:-1].argmax(axis=-1) == after.tokens).all()
     assert after.text != before.text
-
-
-# Folders
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_loaded_has_the_same_spec_logits_and_tokenizers(fresh, kind, tmp_path):
-    model = fresh[kind]
-    model.save(tmp_path / "new" / "folder")
-    for loaded in (fm.load(tmp_path / "new" / "folder"), type(model).load(tmp_path / "new/folder")):
-        assert type(loaded) is type(model)
-        assert loaded.spec == model.spec
-        np.testing.assert_array_equal(logits(loaded), logits(model))
-        text = ["olá, mundo"]
-        for role, tokenizer in model.tokenizers.items():
-            again = loaded.tokenizers[role]
-            np.testing.assert_array_equal(again.encode(text)[0], tokenizer.encode(text)[0])
-
-
-def test_what_is_loaded_says_the_same(translator, tmp_path):
-    translator.save(tmp_path)
-    sources = [source for source, _ in PAIRS[:8]]
-    assert fm.load(tmp_path).translate(sources) == translator.translate(sources)
-
-
-@pytest.fixture
-def folder(tmp_path, fresh):
-    fresh["decoder_only"].save(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def edit(folder, **changes):
-    manifest = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**manifest, **changes}))
-
-
-def spec_with(folder, **changes):
-    return {**json.loads((folder / "model.json").read_text())["spec"], **changes}
-
-
-def damage_weights(folder):
-    (path,) = folder.glob("weights-*")
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def remove(folder, pattern):
-    for path in folder.glob(pattern):
-        path.unlink()
-
-
-def newer_tokenizer(folder):
-    (path,) = folder.glob("tokenizer-*/tokenizer.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-
-
-@pytest.mark.parametrize(
-    ("harm", "error", "message"),
-    [
-        (lambda f: remove(f, "model.json"), FileNotFoundError, "never finished: it has no model"),
-        (lambda f: remove(f, "weights-*"), FileNotFoundError, "half-written: weights-.* missing"),
-        (lambda f: remove(f, "tokenizer-*/*"), FileNotFoundError, "there is no tokenizer in"),
-        (lambda f: (f / "model.json").write_text('{"format": 1'), ValueError, "json is damaged"),
-        (lambda f: (f / "model.json").write_text("[1]"), ValueError, "json is damaged"),
-        (lambda f: (f / "model.json").write_bytes(b"\xff\xfe"), ValueError, "json is damaged"),
-        (lambda f: edit(f, format=2), ValueError, "has format 2, .* reads format 1; upgrade"),
-        (lambda f: edit(f, weights=None), ValueError, "no proper weights"),
-        (lambda f: edit(f, tokenizers=["tokenizer"]), ValueError, "no proper tokenizers"),
-        (lambda f: edit(f, spec=spec_with(f, format=2)), ValueError, "spec has format 2"),
-        (lambda f: edit(f, spec=spec_with(f, width=3)), ValueError, "unknown spec field 'width'"),
-        (damage_weights, ValueError, r"weights-\w+\.keras cannot be read"),
-        (lambda f: edit(f, spec=spec_with(f, hidden_dim=26)), ValueError, "cannot be read"),
-        (newer_tokenizer, ValueError, "format 2 and this version reads format 1"),
-    ],
-)
-def test_a_folder_that_is_not_whole_is_refused_with_what_is_wrong(folder, harm, error, message):
-    harm(folder)
-    with pytest.raises(error, match=message) as caught:
-        fm.load(folder)
-    assert str(folder) in str(caught.value)
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no model folder .*nowhere"):
-        fm.load(tmp_path / "nowhere")
-
-
-def test_a_folder_of_the_other_kind_is_refused_with_what_takes_it(folder):
-    with pytest.raises(ValueError, match=r"Translator needs .*; use functional_models\.load"):
-        fm.Translator.load(folder)
-
-
-def test_a_file_where_the_folder_should_be_is_named(fresh, tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ValueError, match="is a file; give the path of a folder"):
-            fresh["decoder_only"].save(path)
-        with pytest.raises(ValueError, match="is a file; give the path of a folder"):
-            fresh["decoder_only"].fit(TEXT, steps=1, folder=path, progress=False)
-
-
-def test_a_crash_at_any_moment_of_saving_leaves_a_folder_that_loads(folder, monkeypatch):
-    old = fm.load(folder)
-    new = text_model("decoder_only", seed=5)
-    lowercase = dataclasses.replace(new.tokenizer, lowercase=True)
-    new = fm.CausalLM(new.spec, lowercase)
-    replace = os.replace
-    for survived in range(20):
-        calls = []
-
-        def crash(source, target, survived=survived, calls=calls):
-            calls.append(target)
-            if len(calls) > survived:
-                raise KeyboardInterrupt
-            replace(source, target)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "replace", crash)
-            try:
-                new.save(folder)
-            except KeyboardInterrupt:
-                pass
-            else:
-                break
-        found = fm.load(folder)
-        np.testing.assert_array_equal(logits(found), logits(old))
-        assert not found.tokenizer.lowercase
-    assert survived >= 4  # weights, tokenizer, its own files, manifest
-    found = fm.load(folder)
-    np.testing.assert_array_equal(logits(found), logits(new))
-    assert found.tokenizer.lowercase
-    assert len(list(folder.iterdir())) == 3  # nothing of the old one, and nothing half-written
-
-
-# Bad input
-
-
-def test_a_kind_that_the_class_is_not_for_is_refused_with_the_change_to_make():
-    with pytest.raises(ValueError, match=r"CausalLM takes .*replace\(kind='decoder_only'\)"):
-        fm.CausalLM(PAIR_SPEC, byte_tokenizer())
-    with pytest.raises(ValueError, match=r"Translator takes .*replace\(kind='encoder_decoder'\)"):
-        fm.Translator(SPEC, byte_tokenizer())
-
-
-def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused():
-    with pytest.raises(ValueError, match=r"tokenizer has 256 tokens; .*vocabulary_size=256"):
-        fm.CausalLM(SPEC.replace(vocabulary_size=255), byte_tokenizer())
-    with pytest.raises(ValueError, match=r"source_tokenizer has 256 tokens"):
-        fm.Translator(PAIR_SPEC.replace(source_vocabulary_size=31), byte_tokenizer())
-
-
-@pytest.mark.parametrize("spec", [None, 3, {"kind": "decoder_only"}])
-def test_what_is_no_spec_is_refused(spec):
-    with pytest.raises(TypeError, match="takes a TransformerSpec or the name of a variant"):
-        fm.CausalLM(spec, byte_tokenizer())
-
-
-def test_what_is_no_tokenizer_is_refused():
-    with pytest.raises(TypeError, match="got str"):
-        fm.CausalLM(SPEC, "byte")
-
-
-def test_padding_that_is_not_the_tokenizer_s_is_refused():
-    tokenizer = dataclasses.replace(byte_tokenizer(), pad_id=4)
-    with pytest.raises(ValueError, match=r"pads with 4; use spec\.replace\(pad_token_id=4\)"):
-        fm.Translator(PAIR_SPEC, byte_tokenizer(), tokenizer)
-    with pytest.raises(ValueError, match="pads with 4"):
-        fm.CausalLM(SPEC, tokenizer)
-    fm.CausalLM(SPEC.replace(pad_token_id=None), tokenizer)  # packed text has no padding
-
-
-def test_a_variant_by_name_gets_vocabulary_and_padding_of_the_tokenizer(monkeypatch):
-    monkeypatch.setattr(builders, "build", lambda spec: None)
-    tokenizer = dataclasses.replace(byte_tokenizer(), pad_id=4)
-    spec = fm.Translator("post_norm_learned", tokenizer).spec
-    assert (spec.kind, spec.vocabulary_size, spec.source_vocabulary_size, spec.pad_token_id) == (
-        "encoder_decoder",
-        256,
-        256,
-        4,
-    )
-
-
-def test_a_target_tokenizer_that_pads_with_its_end_token_is_refused():
-    tokenizer = dataclasses.replace(byte_tokenizer(), end_id=0)
-    with pytest.raises(ValueError, match="pads with id 0, which is its start or end token too"):
-        fm.Translator(PAIR_SPEC, byte_tokenizer(), tokenizer)
-
-
-def test_keras_nlp_tokenizers_are_taken(tmp_path):
-    lm = fm.CausalLM(SPEC, keras_hub.tokenizers.ByteTokenizer())
-    lm.save(tmp_path)
-    assert fm.load(tmp_path).tokenizer.encode(["é"])[0].tolist() == [0xC3, 0xA9]
-
-
-LM_FITS = [
-    (("",), {}, ValueError, "the training text has 0 tokens, shorter than one block of 19"),
-    (("short",), {}, ValueError, "has 5 tokens, .* most 4"),
-    (([],), {}, ValueError, "there is no text"),
-    ((TEXT, "short"), {}, ValueError, "the validation text has 5 tokens"),
-    (([3, 4],), {}, ValueError, "text 0 is of type int"),
-    ((np.full(99, 256),), {}, ValueError, "token id 256, allowed are 0 to 255"),
-    ((np.full(99, -1),), {}, ValueError, "token id -1"),
-    ((np.zeros((9, 9), int),), {}, ValueError, "one stream of integers"),
-    ((np.zeros(99),), {}, ValueError, "one stream of integers"),
-    ((TEXT,), {"block": 20}, ValueError, "block=20: must be a whole number, 1 to 19"),
-    ((TEXT,), {"block": 0}, ValueError, "block=0"),
-    ((TEXT,), {"stepz": 3}, ValueError, r"unknown recipe field 'stepz' \(did you mean 'steps'"),
-    ((TEXT,), {"steps": -1}, ValueError, "steps=-1: must be 1 or more"),
-    ((TEXT,), {"recipe": 500}, TypeError, "recipe must be a Recipe, given 500"),
-    ((TEXT,), {"sample_prompt": ""}, ValueError, "has no tokens"),
-    ((TEXT,), {"sample_prompt": "x" * 19}, ValueError, "cut the prompt to 18 tokens at the most"),
-    (("a\0b" * 99,), {}, ValueError, r"control character U\+0000"),
-    (("\ud800" * 99,), {}, ValueError, "surrogate"),
-]
-
-
-@pytest.mark.parametrize(("given", "options", "error", "message"), LM_FITS)
-def test_bad_input_to_the_training_of_a_language_model_is_named(
-    fresh, given, options, error, message
-):
-    with pytest.raises(error, match=message):
-        fresh["decoder_only"].fit(*given, progress=False, **options)
-
-
-PAIR_FITS = [
-    (([],), {}, ValueError, "there are no sentence pairs"),
-    (([("um", "one"), ("", "two")],), {}, ValueError, "pair number 2"),
-    (([("um", "one"), ("dois",)],), {}, ValueError, r"pair number 2 is \('dois',\)"),
-    ((["um", "one"],), {}, ValueError, "pair number 1 is 'um'"),
-    (("um\tone",), {}, TypeError, "given one text"),
-    (([(1, 2)],), {}, ValueError, "text 0 is of type int"),
-    (([("um " * 7, "one")],), {}, ValueError, "1 source sentences have more than 19 tokens"),
-    (([("um", "one " * 5)],), {}, ValueError, "1 target sentences have more than 19 tokens"),
-    (([("um", "one")],), {"sample_sources": [""]}, ValueError, "source sentence 1 is empty"),
-    (([("um", "one")], [("um", "")[:1]]), {}, ValueError, "pair number 1"),
-]
-
-
-@pytest.mark.parametrize(("given", "options", "error", "message"), PAIR_FITS)
-def test_bad_input_to_the_training_of_a_translator_is_named(fresh, given, options, error, message):
-    with pytest.raises(error, match=message):
-        fresh["encoder_decoder"].fit(*given, progress=False, **options)
-
-
-def test_a_corpus_where_text_is_expected_is_refused_with_what_to_give(fresh):
-    with pytest.raises(TypeError, match=r"give its \.train or its \.validation"):
-        fresh["decoder_only"].evaluate(text_corpus())
-
-
-@pytest.mark.parametrize(
-    ("prompt", "options", "message"),
-    [
-        ("", {}, "prompt '' has no tokens"),
-        (["fox", ""], {}, "prompt '' has no tokens"),
-        ("x" * 19, {}, "has 19 tokens and the model takes 19 in all; cut the prompt to 18"),
-        ("fox", {"max_new_tokens": 17}, "ask for 16 new tokens at the most"),
-        ("fox", {"max_new_tokens": 0}, "max_new_tokens=0: must be a whole number"),
-        ("fox", {"max_new_tokens": 2.5}, "max_new_tokens=2.5"),
-        ("fox", {"sampler": "nucleus"}, "unknown sampler 'nucleus'; allowed: greedy, top_k, top_p"),
-        ("fox", {"temperature": 0}, "temperature=0: must be above 0"),
-        ("fox", {"temperature": -0.5}, "temperature=-0.5"),
-        ("fox", {"temperature": float("nan")}, "temperature=nan"),
-        ("fox", {"sampler": "beam", "num_beams": 257}, "num_beams=257: must be a whole number, 1"),
-        ("fox", {"sampler": "beam", "num_return_sequences": 5}, "must not be above num_beams=4"),
-        ("fox", {"stop_tokens": "ab"}, "stop token 'ab' is 2 tokens of this tokenizer"),
-        ("fox", {"stop_tokens": [256]}, "stop token=256: must be a whole number, 0 to 255"),
-        ("fox", {"stop_tokens": [True]}, "stop token=True"),
-        ([3], {}, "text 0 is of type int"),
-        (b"fox", {}, "text 0 is of type bytes"),
-        (["fox", b"dog"], {}, "text 1 is of type bytes"),
-        (["fox", "a\udc00"], {}, "text 1 has half of a surrogate pair, U+DC00"),
-    ],
-)
-def test_a_prompt_that_cannot_be_continued_is_refused(fresh, prompt, options, message):
-    for stream in (False, True):  # a stream too is refused at the call, not at its first piece
-        with pytest.raises(ValueError, match=re.escape(message)):
-            fresh["decoder_only"].generate(prompt, stream=stream, **options)
-
-
-@pytest.mark.parametrize(
-    ("source", "options", "message"),
-    [
-        ("", {}, "source sentence 1 is empty"),
-        (["um", ""], {}, "source sentence 2 is empty"),
-        ("x" * 20, {}, "more than 19 tokens"),
-        ("um", {"max_new_tokens": 19}, "max_new_tokens=19: must be a whole number, 1 to 18"),
-        ("um", {"batch_tokens": 0}, "batch_tokens=0"),
-        (b"um", {}, "text 0 is of type bytes"),
-        ("\ud800", {}, "half of a surrogate pair"),
-        ("um", {"sampler": "beam", "num_beams": 257}, "num_beams=257"),
-        ("um", {"sampler": "beam", **TWO_BEST, "return_attention": True}, "shows one translation"),
-        ("um", {"sampler": "nucleus"}, "unknown sampler"),
-    ],
-)
-def test_a_source_that_cannot_be_translated_is_refused(fresh, source, options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        fresh["encoder_decoder"].translate(source, **options)
 
 
 @pytest.mark.slow

@@ -1,0 +1,219 @@
+"""Attention that sees the future or padding is found, if and only if outputs depend on them."""
+
+import keras
+import numpy as np
+import pytest
+from hand_made_transformers import (
+    CAUSAL,
+    CLASSES,
+    LEAKING,
+    LENGTH,
+    TOKENS,
+    WIDTH,
+    attention,
+    block,
+    by_layer,
+    embedded,
+    findings_of,
+    fused,
+    in_steps,
+    language_model,
+    not_padding,
+    sublayer,
+    the_finding,
+    tokens_input,
+    translator,
+)
+from keras import layers, ops
+
+import plots
+from plots.diagnosis.attentions import attentions_of
+
+
+@pytest.fixture(autouse=True)
+def same_weights_every_time():
+    keras.utils.set_random_seed(17)
+
+
+def first_logits(model, tokens):
+    return ops.convert_to_numpy(model(tokens))[:, 0]
+
+
+# --- the future ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*CAUSAL, *LEAKING])
+def test_a_decoder_that_sees_the_future_is_found_if_and_only_if_it_does(kind):
+    model = language_model((CAUSAL | LEAKING)[kind])
+    tokens = np.arange(1, LENGTH + 1, dtype="int32")[None]
+    changed = np.where(np.arange(LENGTH) == LENGTH - 1, 19, tokens)
+    leaks = not np.allclose(first_logits(model, tokens), first_logits(model, changed), atol=1e-6)
+    assert leaks == (kind in LEAKING)
+    assert bool(findings_of(model)) == leaks
+    if leaks:
+        assert "without a causal mask" in the_finding(model).text
+
+
+def test_without_a_sign_of_a_decoder_attention_in_both_directions_is_fine():
+    assert findings_of(language_model(LEAKING["layer"], name="tagger")) == ()
+    assert findings_of(language_model(LEAKING["layer"], name="masked_lm")) == ()
+
+
+def test_self_attention_next_to_cross_attention_has_to_be_causal():
+    assert the_finding(translator(causal=False)).about == ("first.self.layer", "second.self.layer")
+    assert findings_of(translator(causal=True)) == ()
+
+
+def test_one_block_of_a_causal_stack_that_is_not_causal_is_found():
+    def model(*causal):
+        tokens = tokens_input()
+        x = embedded(tokens)
+        for number, switch in enumerate(causal):
+            x = block(f"block_{number}", x, use_causal_mask=switch)
+        x = layers.LayerNormalization(name="final_norm")(x)
+        return keras.Model(tokens, layers.Dense(TOKENS)(x), name="writer")
+
+    assert the_finding(model(True, False, True)).about == ("block_1.attention.layer",)
+    assert findings_of(model(True, True, True)) == ()
+
+
+def test_queries_for_an_image_attend_to_each_other_in_both_directions():
+    """As in DETR, whose decoder decodes no tokens."""
+    image, queries = keras.Input((13, WIDTH), name="image"), keras.Input((LENGTH, WIDTH))
+    x = sublayer("self", queries, attention("self"), "post")
+    x = sublayer("cross", x, attention("cross", image), "post")
+    assert findings_of(keras.Model([image, queries], x, name="decoder")) == ()
+
+
+def test_masks_that_the_graph_does_not_explain_are_trusted():
+    class Visible(layers.Layer):
+        def call(self, tokens):
+            index = ops.arange(LENGTH)
+            return ops.broadcast_to(index[None] <= index[:, None], (1, LENGTH, LENGTH))
+
+    assert findings_of(language_model(lambda t: by_layer(attention_mask=Visible()(t)))) == ()
+
+
+@pytest.mark.parametrize("keys_first", [True, False])
+def test_queries_are_told_from_keys_whichever_comes_first_in_the_einsum(keys_first):
+    queries, keys = keras.Input((LENGTH, WIDTH), name="q"), keras.Input((13, WIDTH), name="k")
+    if keys_first:
+        scores = ops.einsum("bsd,btd->bts", keys, queries)
+    else:
+        scores = ops.einsum("btd,bsd->bts", queries, keys)
+    mixed = ops.einsum("bts,bsd->btd", ops.softmax(scores), keys)
+    graph = plots.read_graph(keras.Model([queries, keys], mixed))
+    ((attention,), lineage) = attentions_of(graph)
+    assert (attention.query, attention.keys, attention.is_self) == ("q", ("k",), False)
+    assert [node.id for node in lineage.calls_of(attention.output) if node.kind == "input"] == ["q"]
+
+
+# --- padding ------------------------------------------------------------------------------------
+
+
+class AddTable(layers.Layer):
+    """Adds a trained vector for each position, and hands the mask on."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.supports_masking = True
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(LENGTH, WIDTH), initializer="normal")
+
+    def call(self, x):
+        return x + self.table
+
+
+class Table(AddTable):
+    """A trained vector for each position, as a tensor of its own, without a mask."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.supports_masking = False
+
+    def call(self, tokens):
+        return ops.broadcast_to(self.table, (*ops.shape(tokens), WIDTH))
+
+
+ADDED_POSITIONS = {
+    "layer with mask": lambda x, tokens: AddTable(name="table")(x),
+    "merge layer": lambda x, tokens: layers.Add(name="sum")([x, Table(name="table")(tokens)]),
+    "operation": lambda x, tokens: x + Table(name="table")(tokens),
+}
+
+
+def masking_encoder(attend, add_positions=ADDED_POSITIONS["layer with mask"]):
+    tokens = tokens_input()
+    x = layers.Embedding(TOKENS, WIDTH, mask_zero=True, name="words")(tokens)
+    x = layers.Dropout(0.1, name="drop")(add_positions(x, tokens))
+    y = layers.Add(name="merge")([x, attend(tokens)(x)])
+    y = layers.LayerNormalization(name="norm")(y)
+    return keras.Model(tokens, layers.Dense(CLASSES)(y), name="tagger")
+
+
+def sees_padding(model):
+    """Whether the first output depends on a position that is padding."""
+    tokens = np.array([[3, 5, 2, 0, 0, 0, 0, 0, 0, 0, 0]], "int32")
+    before = first_logits(model, tokens)
+    (table,) = model.get_layer("table").get_weights()
+    table[5] += np.random.default_rng(7).normal(size=WIDTH)
+    model.get_layer("table").set_weights([table])
+    return not np.allclose(before, first_logits(model, tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("positions", "lost_at"),
+    [("layer with mask", None), ("merge layer", "sum"), ("operation", "add#1")],
+)
+def test_a_lost_mask_is_found_where_it_is_lost_if_and_only_if_padding_is_seen(positions, lost_at):
+    model = masking_encoder(by_layer, ADDED_POSITIONS[positions])
+    assert sees_padding(model) == (lost_at is not None)
+    if lost_at is None:
+        assert findings_of(model) == ()
+    else:
+        finding = the_finding(model)
+        assert finding.about == ("attention.layer", lost_at)
+        assert f"words gives out: attention.layer. The mask is lost at {lost_at}:" in finding.text
+
+
+def test_a_mask_that_is_handed_in_replaces_the_lost_one():
+    model = masking_encoder(
+        lambda tokens: by_layer(attention_mask=not_padding(tokens)), ADDED_POSITIONS["operation"]
+    )
+    assert not sees_padding(model)
+    assert findings_of(model) == ()
+
+
+@pytest.mark.parametrize("attend", [fused, lambda: in_steps(lambda scores: scores)])
+@pytest.mark.filterwarnings("ignore:Layer 'reshape")  # Keras warns that it loses the mask
+def test_operations_take_no_implicit_mask(attend):
+    model = masking_encoder(lambda tokens: attend())
+    assert sees_padding(model)
+    (place,) = the_finding(model).about
+    assert place in ("dot_product_attention#1", "softmax#1")
+
+
+def test_padding_that_follows_the_tokens_lies_in_the_future_of_a_causal_attention():
+    model = masking_encoder(
+        lambda tokens: by_layer(use_causal_mask=True), ADDED_POSITIONS["operation"]
+    )
+    assert not sees_padding(model)
+    assert findings_of(model) == ()
+
+
+def test_a_cross_attention_to_padding_that_the_encoder_masks_is_found():
+    def model(masks_memory):
+        source, target = tokens_input("source"), tokens_input("target")
+        mask = not_padding(source)
+        memory = block("encoder", embedded(source, "a"), ("post", "post"), attention_mask=mask)
+        x = embedded(target, "b")
+        own = attention("self", use_causal_mask=True)
+        cross = attention("cross", memory, **({"attention_mask": mask} if masks_memory else {}))
+        x = sublayer("cross", sublayer("self", x, own, "post"), cross, "post")
+        return keras.Model([source, target], layers.Dense(TOKENS)(x), name="translator")
+
+    finding = the_finding(model(masks_memory=False))
+    assert finding.about == ("cross.layer",)
+    assert "encoder.attention.layer masks the padding" in finding.text
+    assert findings_of(model(masks_memory=True)) == ()

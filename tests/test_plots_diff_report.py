@@ -1,0 +1,241 @@
+"""How a difference is told and drawn: one graph that holds both, words, tables and pictures."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import keras
+import plots_models
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+from small_graphs import few, graphs, made, stack
+
+import plots
+from plots import registry
+from plots.annotations import DIFFERENCES, Overlay
+from plots.graph import Graph
+from plots.graph_json import check_graph
+from plots.ordering import circles, in_order
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@few
+@given(graphs(), graphs())
+def test_a_union_is_a_graph_that_holds_both(before, after):
+    union = plots.diff(after, against=before)
+    check_graph(union)
+    assert Graph.from_json(union.to_json()) == union
+    difference = plots.compare_graphs(before, after)
+    assert set(after.nodes) <= set(union.nodes)
+    assert set(after.edges) <= set(union.edges)
+    assert len(union.nodes) == len(after.nodes) + len(difference.removed)
+    folded = plots.fold(union, depth=0)
+    check_graph(folded)
+    check_graph(plots.diff(after, against=before, changes_only=True))
+
+
+@few
+@given(graphs(), graphs())
+def test_equal_words_mean_equal_graphs(first, second):
+    difference = plots.compare_graphs(first, second)
+    text = plots.difference_text(difference)
+    assert ("no difference" in text) == difference.is_empty
+    shapes = [sorted(node.class_name for node in graph.nodes) for graph in (first, second)]
+    if difference.is_empty:
+        assert shapes[0] == shapes[1]
+        assert len(first.edges) == len(second.edges)
+
+
+def test_blocks_that_changed_in_the_same_way_are_folded_and_others_are_not():
+    same = plots.fold(plots.diff(stack(13, 13, 13, 13), against=stack(11, 11, 11, 11)))
+    assert same.repeats == {"stack.block_0": 4}
+    one = plots.fold(plots.diff(stack(11, 11, 13, 11, 11), against=stack(11, 11, 11, 11, 11)))
+    assert one.repeats == {"stack.block_0": 2, "stack.block_3": 2}
+    # The blocks are equal now, but one of them has changed more than the others.
+    more = plots.fold(plots.diff(stack(13, 13, 13), against=stack(11, 11, 7)))
+    assert more.repeats == {"stack.block_0": 2}
+    texts = {note.text for note in more.notes if note.kind == "changed"}
+    assert any("units 7 → 13" in text for text in texts)
+
+
+@pytest.mark.parametrize("norms", [("pre", "post"), ("post", "pre")])
+def test_stacks_whose_norms_have_moved_fold_to_one_block(norms):
+    before, after = (stack(11, 11, 11, 11, norm=norm) for norm in norms)
+    folded = plots.fold(plots.diff(after, against=before))
+    assert folded.repeats == {"stack.block_0": 4}
+    assert [note.kind for note in folded.notes_about["stack.block_0.norm"]] == ["moved"]
+
+
+def test_a_closed_group_says_of_which_call_something_is_different():
+    union = plots.fold(plots.diff(stack(13), against=stack(11)), depth=1)
+    (note,) = (n for n in union.notes_about["stack.block_0.*"] if n.kind == "changed")
+    assert note.text.startswith("up: units 11 → 13")
+
+
+def test_what_was_removed_is_not_led_back_to_where_it_came_from():
+    names = ["x", "a", "b", "c"]
+    before = made(
+        ("x", "InputLayer", []),
+        ("a", "Dense", ["x"]),
+        ("dropout#1", "Dropout", ["a"]),
+        ("b", "Relu", ["dropout#1"]),
+        ("c", "Dense", ["b"]),
+    )
+    after = made(
+        ("x", "InputLayer", []), ("b", "Relu", ["x"]), ("a", "Dense", ["b"]), ("c", "Dense", ["a"])
+    )
+    union = plots.diff(after, against=before)
+    check_graph(union)
+    assert {node.id for node in union.nodes} == {*names, "dropout#1"}
+    assert "dropout#1" not in {edge.source for edge in union.edges}
+    assert ("a", "dropout#1") in {(edge.source, edge.target) for edge in union.edges}
+    (note,) = (note for note in union.notes if note.about[:1] == ("dropout#1",))
+    assert "not drawn: its line to b" in note.text
+
+
+@few
+@given(st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7))))
+def test_places_are_on_one_circle_if_each_leads_to_the_other(pairs):
+    edges = [(str(a), str(b)) for a, b in sorted(pairs)]
+    places = [str(number) for number in range(8)]
+    reached = {place: {place} for place in places}
+    for _ in places:
+        for source, target in edges:
+            for ends in reached.values():
+                if source in ends:
+                    ends.add(target)
+    circle = circles(places, edges)
+    for a in places:
+        for b in places:
+            assert (circle[a] == circle[b]) == (b in reached[a] and a in reached[b])
+
+
+@few
+@given(st.permutations(range(8)), st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7))))
+def test_an_order_puts_sources_first_and_keeps_what_is_given_where_it_can(wanted, pairs):
+    places = [str(number) for number in wanted]
+    edges = [(str(a), str(b)) for a, b in sorted(pairs) if a < b]
+    order = in_order({place: number for number, place in enumerate(places)}, edges)
+    assert sorted(order) == sorted(places)
+    assert all(order.index(source) < order.index(target) for source, target in edges)
+    for first, second in pairwise(order):  # out of the wanted order only for a reason
+        if places.index(first) > places.index(second):
+            assert (first, second) in edges
+
+
+def test_only_what_has_changed_and_what_is_next_to_it_is_kept():
+    after = plots.skips.mark_skip_paths(stack(11, 13, 11))
+    union = plots.diff(after, against=stack(11, 11, 11), changes_only=True)
+    check_graph(union)
+    block = "stack.block_1."
+    assert {node.id for node in union.nodes} == {
+        f"{block}{name}" for name in ("norm", "up", "down", "residual")
+    }
+
+
+def test_what_plugins_found_out_about_the_newer_graph_stays():
+    after = plots.skips.mark_skip_paths(stack(11, 13))
+    union = plots.diff(after, against=stack(11, 11))
+    assert union.skip_paths == after.skip_paths
+    assert union.stream == after.stream
+
+
+def test_a_difference_is_told_in_words(request):
+    before = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
+    after = plots.read_graph(plots_models.decoder_only("post", blocks=4))
+    text = plots.difference_text(plots.compare_graphs(before, after)) + "\n"
+    golden = GOLDEN / "pre_to_post_norm.txt"
+    if request.config.getoption("--overwrite"):
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8"), (
+        "run pytest with --overwrite if this is meant"
+    )
+
+
+def test_what_is_the_same_in_many_blocks_is_said_once():
+    units = [11] * 12
+    text = plots.difference_text(plots.compare_graphs(stack(*units), stack(*[13] * 12)))
+    assert text.count("units 11 -> 13") == 1
+    assert "stack.block_0 ... block_11 (12 x)\n  ~ up: units 11 -> 13" in text
+    units[3] = units[4] = units[9] = 13
+    text = plots.difference_text(plots.compare_graphs(stack(*[11] * 12), stack(*units)))
+    assert "stack.block_3, block_4, block_9 (3 x)" in text
+
+
+def test_renamed_blocks_are_said_once():
+    before, after = stack(11, 11, 11), stack(11, 11, 11, stem="tower.layer_")
+    text = plots.difference_text(plots.compare_graphs(before, after))
+    assert "tower.layer_0 ... layer_2 (3 x)\n  > norm: was stack.block_*.norm" in text
+
+
+@pytest.fixture
+def counted_flops(monkeypatch):
+    """A plugin that counts as many operations as there are weights, for every token."""
+
+    def flops(graph):
+        values = {node.id: {"b t": float(node.parameters)} for node in graph.nodes}
+        whole = {"b t": float(graph.parameters)}
+        overlay = Overlay("flops", "operations", "FLOP", values, whole)
+        return replace(graph, overlays=(*graph.overlays, overlay))
+
+    plugin = registry.GraphPlugin("flops", flops)
+    monkeypatch.setattr(registry, "_PLUGINS", {**registry._PLUGINS, "flops": plugin})
+
+
+def test_operations_are_compared_where_a_plugin_counts_them(counted_flops):
+    before, after = stack(11), stack(13)
+    difference = plots.compare_graphs(before, after)
+    assert difference.flops == ({"b t": before.parameters}, {"b t": after.parameters})
+    text = plots.difference_text(difference)
+    assert f"operations {before.parameters} FLOP b t -> {after.parameters} FLOP b t" in text
+
+
+def test_without_such_a_plugin_operations_are_left_out(monkeypatch):
+    without = {name: p for name, p in registry._PLUGINS.items() if name != "flops"}
+    monkeypatch.setattr(registry, "_PLUGINS", without)
+    difference = plots.compare_graphs(stack(11), stack(13))
+    assert difference.flops is None
+    assert "operations" not in plots.difference_text(difference)
+
+
+def test_a_table_compares_several_graphs_with_the_first(counted_flops):
+    graphs = {"a": stack(11), "longer name": stack(11, 11), "c": stack(13)}
+    lines = plots.comparison_table(graphs).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == list(graphs)
+    for line, graph in zip(lines[1:], graphs.values(), strict=True):
+        assert f" {len(graph.nodes)}  " in line
+        assert f" {graph.parameters}  " in line
+        assert f" {len(plots.skip_paths(graph))} " in f"{line} "
+    assert lines[1].split()[-1] == "1"  # nothing is said of the first one against itself
+    assert lines[2].endswith("4 calls added")
+    assert lines[3].endswith("1 call changed, 1 reshaped")
+
+
+def test_pictures_of_a_difference_say_what_is_different(tmp_path):
+    before, after = stack(11, 11), stack(13, 13)
+    plots.plot_diff(before, after, tmp_path / "diff.svg", depth=2)
+    svg = (tmp_path / "diff.svg").read_text(encoding="utf-8")
+    for words in ("units 11 → 13", "2 changed", "2 reshaped", "× 2"):
+        assert words in svg
+    model = keras.Sequential([keras.Input((3,), name="x"), layers.Dense(5, name="a")])
+    plots.plot_diff(model, model, tmp_path / "same.dot")
+    assert "no difference" in (tmp_path / "same.dot").read_text(encoding="utf-8")
+
+
+def test_every_kind_of_difference_has_a_colour_of_its_own():
+    colours = {plots.renderers.boxes.note_colour(kind) for kind in (*DIFFERENCES, "else")}
+    assert len(colours) == len(DIFFERENCES)  # moved and rewired share theirs
+
+
+def test_a_graph_in_a_file_can_be_compared_with(tmp_path):
+    path = tmp_path / "kept.json"
+    path.write_text(stack(11).to_json(), encoding="utf-8")
+    union = plots.draw(stack(13), tmp_path / "a.dot", plugins=[("diff", {"against": str(path)})])
+    assert union is None
+    assert "units 11 → 13" in (tmp_path / "a.dot").read_text(encoding="utf-8")
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"kept\.json: this is no graph"):
+        plots.diff(stack(13), against=path)

@@ -1,0 +1,458 @@
+"""The HTML explorer in a browser that has no network: what it shows, and what a reader can do."""
+
+import itertools
+import re
+import shutil
+from dataclasses import replace
+from operator import itemgetter
+
+import keras
+import plots_models
+import pytest
+from annotated_graphs import ATTENTION, BLOCKS, annotated_decoder, graph_of
+from keras import layers
+
+import builders
+import plots
+from plots import Note, Overlay
+from plots.differences.union import older_side
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> plots.Graph:
+    return annotated_decoder()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: `apt-get install chromium`")
+    with playwright.sync_playwright() as driver:
+        # Only inside of a container, where nobody but root is there, it runs as root.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A browser window in which whatever a page complains about, or asks the network, is kept."""
+
+    def __init__(self, browser, folder):
+        self.folder = folder
+        self.complaints = []
+        self.pages = {}
+        self.context = browser.new_context(
+            viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
+        )
+        self.context.set_default_timeout(10_000)
+        self.context.route("**/*", self.only_files)
+
+    def only_files(self, route):
+        if route.request.url.startswith(("file:", "blob:", "data:")):
+            route.continue_()
+        else:
+            self.complaints.append(f"request: {route.request.url}")
+            route.abort()
+
+    def open(self, graph, address="", before=None, **media):
+        """A new page."""
+        path = self.folder / f"{len(self.context.pages)}.html"
+        path.write_text(plots.to_html(graph, before=before), encoding="utf-8")
+        page = self.context.new_page()
+        page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        page.emulate_media(**media)
+        page.goto(f"{path.as_uri()}{address}")
+        return settled(page)
+
+    def show(self, graph, address="", before=None):
+        """The page of this graph, the same one each time, at another address."""
+        if id(graph) not in self.pages:
+            self.pages[id(graph)] = self.open(graph, before=before)
+        page = self.pages[id(graph)]
+        page.bring_to_front()
+        page.mouse.move(0, 0)
+        page.evaluate("document.activeElement.blur()")
+        # Also where the address has not been written anew yet, after a change of the zoom.
+        go = "to => { location.hash = to; dispatchEvent(new HashChangeEvent('hashchange')) }"
+        page.evaluate(go, address)
+        return settled(page)
+
+
+@pytest.fixture(scope="module")
+def window(browser, tmp_path_factory):
+    window = Watched(browser, tmp_path_factory.mktemp("pages"))
+    yield window
+    window.context.close()
+
+
+@pytest.fixture
+def opened(window):
+    """Opens a new page; the test fails if any page complained or asked the network."""
+    yield window.open
+    assert window.complaints == []
+
+
+@pytest.fixture
+def shown(window):
+    """Shows a graph in its page; the test fails if any page complained or asked the network."""
+    yield window.show
+    assert window.complaints == []
+
+
+def settled(page):
+    page.wait_for_selector("html[data-state=ready]")
+    return page
+
+
+def click(page, selector):
+    page.click(selector)
+    return settled(page)
+
+
+def at(place):
+    return f'#stage [data-id="{place}"]'
+
+
+def seen(page, within="#stage"):
+    """Ids of the calls and closed boxes that are drawn."""
+    found = f"Array.from(document.querySelectorAll('{within} .item'), e => e.dataset.id)"
+    return page.evaluate(found)
+
+
+WRITTEN = """() => {
+    const world = document.querySelector(".picture > g");
+    const [, scale] = world.getAttribute("transform").split("scale(");
+    return location.hash.endsWith("%2C" + parseFloat(scale).toFixed(3));
+}"""
+"""Whether the address says how large the picture is: it is written a moment later."""
+
+
+def spine(page):
+    """Ends (x, y, x, y) of the lines that the residual stream is drawn with, from top to bottom."""
+    paths = page.evaluate(
+        "Array.from(document.querySelectorAll('.edge.stream .line'), e => e.getAttribute('d'))"
+    )
+    points = [[float(n) for n in re.findall(r"-?[\d.]+", path)] for path in paths]
+    for xs in (numbers[::2] for numbers in points):
+        assert max(xs) - min(xs) < 0.2, "the stream bends"
+    return sorted((*p[:2], *p[-2:]) for p in points)
+
+
+def test_the_first_view_has_equal_blocks_folded_and_sublayers_closed(shown, decoder):
+    page = shown(decoder)
+    assert page.title() == "pre_norm"
+    assert f"{ATTENTION}.*" in seen(page)
+    assert not [place for place in seen(page) if "block_1" in place or place.endswith(".query")]
+    assert page.text_content(f"{at('decoder.block_0.*')} .badge text") == f"× {BLOCKS}"
+
+
+@pytest.mark.parametrize("address", ["", "#depth=0", "#depth=1", "#depth=9", "#fold=false&depth=9"])
+def test_the_stream_is_one_straight_line_from_embedding_to_output(shown, decoder, address):
+    page = shown(decoder, address)
+    lines = spine(page)
+    if address == "#depth=0":
+        assert page.query_selector(f"{at('decoder.*')} .rail")
+        return
+    assert max(x for x, *_ in lines) - min(x for x, *_ in lines) < 1
+    # What lies between two lines is what they join: a box on the stream, never a whole row.
+    for (_, _, _, above), (_, below, _, _) in itertools.pairwise(sorted(lines, key=itemgetter(1))):
+        assert 0 < below - above < 70
+
+
+def test_the_streams_of_encoder_and_decoder_are_straight_too(opened):
+    page = opened(graph_of(plots_models.encoder_decoder("post")))
+    assert len({round(x) for x, *_ in spine(page)}) == 2
+    click(page, "#expand")
+    assert len({round(x) for x, *_ in spine(page)}) == 2
+
+
+def test_a_box_opens_and_closes_where_it_is_clicked(shown, decoder):
+    page = shown(decoder)
+    before = seen(page)
+    assert page.get_attribute(at(f"{ATTENTION}.*"), "aria-expanded") == "false"
+    click(page, at(f"{ATTENTION}.*"))
+    assert {f"{ATTENTION}.{part}" for part in ("norm", "query", "key", "value")} < set(seen(page))
+    assert page.get_attribute(at(f"{ATTENTION}.*"), "aria-expanded") == "true"
+    click(page, at(f"{ATTENTION}.*"))
+    assert seen(page) == before
+
+
+def test_all_boxes_open_and_close_and_by_levels(shown, decoder):
+    page = shown(decoder)
+    click(page, "#expand")
+    assert seen(page) == [node.id for node in plots.fold(decoder).nodes]
+    click(page, "#collapse")
+    assert "decoder.*" in seen(page)
+    assert not [place for place in seen(page) if place.startswith("decoder.b")]
+    click(page, "#deeper")
+    assert "decoder.block_0.*" in seen(page)
+    click(page, "#shallower")
+    assert "decoder.*" in seen(page)
+
+
+def test_equal_blocks_unfold_and_fold_again(shown, decoder):
+    page = shown(decoder, "#depth=9")
+    few = seen(page)
+    click(page, f"{at('decoder.block_0.*')} .badge")
+    assert set(seen(page)) == {n.id for n in decoder.nodes}
+    assert page.text_content(f"{at('decoder.block_1.*')} .badge text") == f"2 of {BLOCKS}"
+    click(page, f"{at('decoder.block_0.*')} .badge")
+    assert seen(page) == few
+
+
+def test_search_opens_what_hides_the_hit(shown, decoder):
+    page = shown(decoder)
+    page.keyboard.press("/")
+    page.keyboard.type("block_2 EinsumDense query")
+    assert page.locator("#hits [role=option]").count() == 1
+    page.keyboard.press("Enter")
+    settled(page)
+    hit = "decoder.block_2.self_attention.query"
+    page.wait_for_selector(f"{at(hit)}.selected")
+    assert page.text_content("#panel .path") == hit
+    page.keyboard.press("/")
+    page.keyboard.type("no such thing")
+    assert page.text_content("#hits") == "nothing found"
+
+
+def test_search_finds_configuration(shown, decoder):
+    page = shown(decoder)
+    page.fill("#search", "relu")
+    assert page.locator("#hits b").all_text_contents() == ["up"] * BLOCKS
+
+
+def test_hovering_traces_the_skip_path(shown, decoder):
+    page = shown(decoder)
+    page.hover(at(f"{ATTENTION}.*"))
+    path = next(p for p in decoder.skip_paths if f"{ATTENTION}.query" in p.bypassed)
+    lit = page.evaluate("Array.from(document.querySelectorAll('.item.lit'), e => e.dataset.id)")
+    assert set(lit) == {path.source, path.target, f"{ATTENTION}.*"}
+    assert page.locator(".edge.along").count() == 1
+    said = page.text_content("#status")
+    assert path.source in said
+    assert path.target in said
+    assert "pre-norm" in said
+    page.mouse.move(5, 890)
+    assert page.locator(".tracing").count() == 0
+
+
+def test_an_overlay_colours_and_labels_calls_and_boxes(shown, decoder):
+    page = shown(decoder)
+    (overlay,) = decoder.overlays
+    assert page.locator("#overlay option").all_text_contents() == ["no overlay", "weights"]
+    page.select_option("#overlay", "parameters")
+    settled(page)
+    token = "decoder.token_embedding"
+    assert overlay.text(token) in page.locator(f"{at(token)} text").all_text_contents()
+    heat = "e => Number(e.style.getPropertyValue('--heat').replace('%', ''))"
+    hot = {place: page.eval_on_selector(at(place), heat) for place in (token, f"{ATTENTION}.*")}
+    numbers = {
+        token: decoder.node(token).parameters,
+        f"{ATTENTION}.*": sum(n.parameters for n in decoder.nodes if n.namespace == ATTENTION),
+    }
+    assert max(hot, key=hot.get) == max(numbers, key=numbers.get)
+    assert max(hot.values()) == 100
+    page.select_option("#overlay", "")
+    settled(page)
+    assert page.locator(".weighed").count() == 0
+
+
+def test_shapes_stand_beside_the_lines(shown, decoder):
+    page = shown(decoder)
+    assert page.locator("text.beside").count() == 0
+    click(page, "#shapes")
+    assert f"? × ? × {plots_models.WIDTH}" in page.locator("text.beside").all_text_contents()
+
+
+def test_the_theme_follows_the_system_and_the_button(opened, decoder):
+    page = opened(decoder, color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    assert page.get_attribute("html", "data-theme") == "dark"
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
+    assert page.evaluate(background) != dark
+
+
+def test_a_link_brings_back_what_was_seen(opened, decoder):
+    page = opened(decoder)
+    click(page, at(f"{ATTENTION}.*"))
+    click(page, f"{at('decoder.block_0.*')} .badge")
+    page.select_option("#overlay", "parameters")
+    settled(page)
+    page.click("#theme")
+    page.click(at(f"{ATTENTION}.key"))
+    page.keyboard.press("+")
+    page.wait_for_function(WRITTEN)
+    other = opened(decoder, page.evaluate("location.hash"))
+    assert seen(other) == seen(page)
+    world = ".picture > g"
+    moved = [p.get_attribute(world, "transform") for p in (page, other)]
+    numbers = [[float(n) for n in re.findall(r"-?[\d.]+", text)] for text in moved]
+    assert numbers[0] == pytest.approx(numbers[1], abs=2)
+    assert other.text_content("#panel .path") == f"{ATTENTION}.key"
+    assert other.input_value("#overlay") == "parameters"
+    assert other.get_attribute("html", "data-theme") == page.get_attribute("html", "data-theme")
+
+
+def test_a_link_to_what_is_not_there_shows_what_is(shown, decoder):
+    page = shown(decoder, "#select=gone&overlay=gone&depth=x&flipped=gone&zoom=1,2&split=true&a=b")
+    assert f"{ATTENTION}.*" in seen(page)
+    assert page.text_content("#panel h2") == "pre_norm"
+
+
+def test_the_keyboard_alone_is_enough(shown, decoder):
+    page = shown(decoder)
+    page.keyboard.press("ArrowDown")
+    chosen = [page.evaluate("document.activeElement.dataset.id")]
+    for _ in range(30):
+        page.keyboard.press("ArrowDown")
+        chosen.append(page.evaluate("document.activeElement.dataset.id"))
+    assert "logits" in chosen
+    page.focus(at(f"{ATTENTION}.*"))
+    page.keyboard.press("Enter")
+    settled(page)
+    assert f"{ATTENTION}.query" in seen(page)
+    assert page.evaluate("document.activeElement.dataset.id") == f"{ATTENTION}.*"
+    page.keyboard.press("Escape")
+    assert page.locator(".selected").count() == 0
+
+
+def test_the_panel_shows_a_call_and_leads_on(shown, decoder):
+    page = shown(decoder)
+    click(page, "#panel .notes a")  # the finding, in a block that is folded
+    place = "decoder.block_1.feedforward.up"
+    page.wait_for_selector(f"{at(place)}.selected.note-finding")
+    text = page.text_content("#panel")
+    for said in (place, "Dense", '"relu"', "It is <b>too</b> wide.", "page 7", "pre-norm"):
+        assert said in text
+    assert f"{decoder.node(place).parameters:,}" in text
+    click(page, f"#panel a[title='{place.replace('up', 'norm')}']")
+    assert page.text_content("#panel .path") == place.replace("up", "norm")
+
+
+def test_pictures_of_calls_are_in_the_panel(shown, decoder):
+    page = shown(decoder, f"#depth=9&select={ATTENTION}.query")
+    width = "e => e.decode().then(() => e.naturalWidth)"
+    assert page.eval_on_selector("#panel img", width) == 1
+
+
+def test_calls_that_share_weights_lead_to_each_other(opened):
+    shared = layers.Dense(5, name="shared")
+    x = keras.Input((5,), name="x")
+    page = opened(graph_of(keras.Model(x, shared(shared(x)))), "#select=shared")
+    click(page, "#panel section:has(h3:text('Shares its weights with')) a")
+    assert page.text_content("#panel .path") == "shared@2"
+
+
+def test_a_box_that_cannot_be_one_stays_open_and_says_so(opened):
+    x = keras.Input((5,), name="x")
+    y = layers.Dense(7, name="around.first")(x)
+    y = layers.Dense(11, name="between")(y)
+    y = layers.Dense(13, name="around.last")(y)
+    page = opened(graph_of(keras.Model(x, y)))
+    click(page, at("around.*"))
+    assert seen(page) == ["x", "around.first", "between", "around.last"]
+    assert "around stays open" in page.text_content("#status")
+
+
+def test_labels_cannot_become_part_of_the_page(opened):
+    bad = '</script><script>alert(1)</script><img src="x:y" onerror="alert(2)">&amp;{}|\\n"\''
+    x = keras.Input((5,), name="x")
+    graph = graph_of(keras.Model(x, layers.Dense(7, name="plain.one")(x)))
+    node = replace(graph.nodes[1], id=bad, layer=bad, name=bad, class_name=bad, config={bad: bad})
+    graph = replace(
+        graph,
+        name=bad,
+        nodes=(graph.nodes[0], node),
+        edges=tuple(replace(edge, target=bad, port=bad) for edge in graph.edges),
+        outputs=((bad, 0),),
+        notes=(Note(bad, (bad,), bad, bad),),
+        overlays=(Overlay(bad, bad, bad, {bad: {"": 3.0}}),),
+    )
+    page = opened(replace(graph, name="bad"), "#depth=9")
+    page.select_option("#overlay", bad)
+    settled(page)
+    page.locator(".item").nth(1).click()
+    assert page.text_content("#panel .path") == bad
+    assert page.locator("#panel img, #stage img").count() == 0
+    assert opened(replace(graph, name=bad.replace("/", ""))).title() == bad.replace("/", "")
+
+
+def test_a_model_of_one_layer_is_drawn(opened):
+    x = keras.Input((5,), name="x")
+    page = opened(graph_of(keras.Model(x, layers.Dense(7, name="only")(x))))
+    assert seen(page) == ["x", "only"]
+    assert page.locator("#depths, #fold, #overlay, #split").evaluate_all(
+        "all => all.every(e => e.hidden)"
+    )
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """What a comparison makes of a post-norm model and a pre-norm one, and the older of the two."""
+    old, new = (graph_of(plots_models.decoder_only(norm, BLOCKS)) for norm in ("post", "pre"))
+    marked = plots.diff(new, against=old)
+    return marked, older_side(marked, plots.compare_graphs(old, new))
+
+
+def edges_seen(page, within):
+    """Tips of all lines: from where to where they lead."""
+    return set(page.locator(f"{within} .edge title").all_text_contents())
+
+
+def test_a_comparison_is_seen_side_by_side(shown, compared):
+    marked, older = compared
+    page = shown(marked, "#depth=9", before=older)
+    assert "note-added" in page.get_attribute(at("decoder.final_norm"), "class")
+    norm = "decoder.block_0.feedforward.norm"
+    assert "note-moved" in page.get_attribute(at(norm), "class")
+    click(page, "#split")
+    assert page.locator(".side h2").all_text_contents() == ["before", "after"]
+    left, right = (f".side:nth-child({number})" for number in (1, 2))
+    assert set(seen(page, right)) - set(seen(page, left)) == {"decoder.final_norm"}
+    # Each side is wired as its own model is: the norm behind the merge, or in front of the branch.
+    merge, up = (norm.replace("norm", part) for part in ("residual", "up"))
+    assert any(tip.startswith(f"{merge} → {norm} ") for tip in edges_seen(page, left))
+    assert any(tip.startswith(f"{norm} → {up} ") for tip in edges_seen(page, right))
+    assert spine(page)
+
+
+def test_the_two_sides_of_a_comparison_move_together(shown, compared):
+    marked, older = compared
+    page = shown(marked, "#split=true", before=older)
+    left, right = (f".side:nth-child({number})" for number in (1, 2))
+    page.hover(f"{left} [data-id='{ATTENTION}.*']")
+    for side in (left, right):
+        assert page.locator(f"{side} [data-id='{ATTENTION}.*'].lit").count() == 1
+    click(page, f"{left} [data-id='{ATTENTION}.*']")
+    for side in (left, right):
+        assert f"{ATTENTION}.query" in seen(page, side)
+    page.click(f"{right} [data-id='{ATTENTION}.query']")
+    for side in (left, right):
+        assert page.locator(f"{side} .selected").get_attribute("data-id") == f"{ATTENTION}.query"
+
+
+@pytest.mark.slow
+def test_gpt2_small_opens_in_less_than_two_seconds(opened):
+    with keras.StatelessScope(initialize_variables=False):
+        graph = graph_of(builders.build_decoder_only("gpt2_small"))
+    since_navigation = "performance.now()"
+    assert min(opened(graph).evaluate(since_navigation) for _ in range(3)) < 2000
+
+
+def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
+    page = opened(decoder)  # a page that is watched
+    (tmp_path / "notebook.html").write_text(f"<!doctype html>{decoder._repr_html_()}")
+    page.goto((tmp_path / "notebook.html").as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("html[data-state=ready]").wait_for()
+    frame.locator(at(f"{ATTENTION}.*")).click()
+    frame.locator(at(f"{ATTENTION}.query")).wait_for()
