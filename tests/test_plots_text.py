@@ -339,3 +339,12 @@ def test_a_notebook_shows_no_more_calls_than_can_be_read(monkeypatch):
         for n in range(5)
     ]
     assert plots.Graph("flat", tuple(calls), (), (), (), 0, 0)._repr_svg_() is None
+
+
+def test_the_lines_of_a_note_stay_lines():
+    note = plots.Note("finding", ("attention",), "One word.\nAnother\x07one.\n\nA third.")
+    rows = plots.to_text(replace(SAMPLES["parallel edges"], notes=(note,))).splitlines()
+    [first] = [number for number, row in enumerate(rows) if "! One word." in row]
+    start = rows[first].index("One")
+    said = [row[start:] for row in rows[first : first + 3]]
+    assert said == ["One word.", "Another\ufffdone.", "A third."]

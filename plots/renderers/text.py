@@ -177,10 +177,17 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 def _broken(start: str, words: str, width: int, margin: str = "") -> list[str]:
     """`start` and `words` in lines of at most `width`, where that leaves room for the words.
 
-    The words of all lines begin in the same column; `margin` is what later lines start with.
+    The words of all lines begin in the same column, also after a line break of their own; `margin`
+    is what later lines start with.
     """
     room = max(width - _length(start), _NARROWEST)
-    wrapped = textwrap.wrap(_printable(words), room, break_long_words=False, break_on_hyphens=False)
+    wrapped = [
+        part
+        for line in words.splitlines()
+        for part in textwrap.wrap(
+            _printable(line), room, break_long_words=False, break_on_hyphens=False
+        )
+    ]
     first, *more = wrapped or [""]
     indent = margin + " " * (_length(start) - len(margin))
     return [start + first, *(indent + line for line in more)]
