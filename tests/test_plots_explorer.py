@@ -101,6 +101,25 @@ def test_overlays_are_summed_over_boxes(decoder):
     assert text.endswith("%)")
 
 
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_numbers_that_are_not_finite_are_neither_in_the_page_nor_a_colour(
+    decoder, scale, tmp_path
+):
+    calls = [node.id for node in decoder.nodes if node.namespace == ATTENTION][:4]
+    numbers = (3.0, float("nan"), float("inf"), float("-inf"))
+    values = {call: {"": number} for call, number in zip(calls, numbers, strict=True)}
+    overlay = Overlay("broken", "broken", "", values, scale=scale)
+    graph = replace(decoder, overlays=(overlay,))
+    (shown,) = packed_data(plots.to_html(graph))["overlays"]
+    assert shown["places"] == {calls[0]: [3.0, "3"]}
+    alone = replace(overlay, values={calls[0]: {"": 3.0}})
+    colours = [boxes.heat_colour(overlay, call) for call in calls]
+    assert colours == [boxes.heat_colour(alone, calls[0]), *["#FFFFFF"] * 3]
+    _, data = plots.model_explorer_files(graph, tmp_path)
+    (numbers,) = json.loads(data.read_text("utf-8")).values()
+    assert list(numbers["results"]) == calls[:1]
+
+
 @pytest.fixture
 def fresh_engine():
     explorer.layout_engine.cache_clear()

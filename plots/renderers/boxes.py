@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from math import log
+from math import isfinite, log
 from typing import Any
 
 from plots.annotations import DIFFERENCES, Note, Overlay
@@ -118,9 +118,14 @@ def role_of(node: Node) -> str:
 
 
 def heat_colour(overlay: Overlay, place: str) -> str:
-    """From white to blue, as far as the value of a call or edge is the largest of its overlay."""
+    """From white to blue, as far as the value of a call or edge is the largest of its overlay.
+
+    White where the value is no finite number, which is no larger or smaller than others.
+    """
     low, high = _range(overlay)
     number = overlay.number(overlay.values.get(place, {}))
+    if not isfinite(number):
+        return "#FFFFFF"
     if overlay.scale == "log":
         number = log(number) if number > 0 else low
     heat = min(max((number - low) / (high - low), 0.0), 1.0) if high > low else 0.0
@@ -135,7 +140,7 @@ def heat_colour(overlay: Overlay, place: str) -> str:
 @lru_cache(maxsize=8)  # every box of a picture asks
 def _range(overlay: Overlay) -> tuple[float, float]:
     """The numbers that are white and blue."""
-    numbers = [overlay.number(value) for value in overlay.values.values()]
+    numbers = [n for n in map(overlay.number, overlay.values.values()) if isfinite(n)]
     if overlay.scale == "log":
         numbers = [log(number) for number in numbers if number > 0]
     low = min(numbers, default=0.0) if overlay.scale == "log" else 0.0

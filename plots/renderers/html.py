@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,11 @@ def _overlay_data(overlay: Overlay, graph: Graph, boxes: Mapping[str, str]) -> d
 
 
 def _numbers(overlay: Overlay) -> dict[str, tuple[float, str]]:
+    """Number and text of every place; JSON has no numbers that are not finite."""
     return {
-        place: (overlay.number(quantity), overlay.text(place))
+        place: (number, overlay.text(place))
         for place, quantity in overlay.values.items()
+        if isfinite(number := overlay.number(quantity))
     }
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +196,12 @@ def _stream(graph: Graph) -> dict[str, Any]:
 
 
 def _node_data(graph: Graph, overlay: Overlay) -> dict[str, Any]:
-    """The numbers of an overlay, with colours like those of the pictures."""
+    """The finite numbers of an overlay, with colours like those of the pictures."""
     results = {
-        node.id: {
-            "value": overlay.number(overlay.values[node.id]),
-            "bgColor": heat_colour(overlay, node.id),
-        }
+        node.id: {"value": number, "bgColor": heat_colour(overlay, node.id)}
         for node in graph.nodes
         if node.id in overlay.values
+        and isfinite(number := overlay.number(overlay.values[node.id]))
     }
     unit = f" ({overlay.unit})" if overlay.unit else ""
     return {"name": overlay.title + unit, "results": results}
