@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import keras
 
 MODEL_HELP = "a variant, a model folder, a .keras file, or a graph as JSON"
+OPEN_LAYERS_HELP = "look into layers that are made of layers"
 
 _WHAT_IS_READ = "give a variant, a model folder, a .keras file, or a graph as JSON (.json)"
 
@@ -47,9 +48,7 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
         help="what to show besides the skip paths, e.g. --plugin flops; see `plugins`",
     )
     sub.add_argument("--depth", type=int, help="levels of boxes drawn open, equal blocks as one")
-    sub.add_argument(
-        "--open-layers", action="store_true", help="look into layers that are made of layers"
-    )
+    sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
     add_spec_options(sub)
     sub.add_argument("--shapes", action="store_true", help="show the shapes")
 
@@ -62,9 +61,7 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
         "model cannot be read."
     )
     sub.add_argument("model", help=MODEL_HELP)
-    sub.add_argument(
-        "--open-layers", action="store_true", help="look into layers that are made of layers"
-    )
+    sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
     add_spec_options(sub)
 
     sub = command("diff", diff, "tell, and draw, what is different between models")
@@ -79,6 +76,7 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
     sub.add_argument(
         "--changes-only", action="store_true", help="draw what has changed and what is next to it"
     )
+    sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
     add_spec_options(sub)
 
 
@@ -154,30 +152,31 @@ def diff(options: argparse.Namespace) -> int:
         raise ValueError(f"--to draws two models, and {1 + len(options.after)} were given")
     if options.to:
         plots.registry.renderer_of_file(options.to)  # before the work, not after
-    if options.depth < 0:
-        raise ValueError(f"--depth {options.depth}: must be a number of levels, 0 or more")
     changes = changes_of(options)
-    before, *others = [read_graph(name, changes) for name in (options.before, *options.after)]
+    before, *others = [
+        read_graph(name, changes, options.open_layers) for name in (options.before, *options.after)
+    ]
+    if options.to:
+        drawing = {"depth": options.depth, "changes_only": options.changes_only}
+        plots.plot_diff(before, others[0], options.to, **drawing)
     differences = [plots.compare_graphs(before, graph) for graph in others]
     if len(others) > 1:
         titles = [f"{number}  {graph.name}" for number, graph in enumerate([before, *others], 1)]
         print(plots.comparison_table(dict(zip(titles, [before, *others], strict=True))), end="\n\n")
     print("\n\n".join(plots.difference_text(difference) for difference in differences))
     if options.to:
-        drawing = {"depth": options.depth, "changes_only": options.changes_only}
-        plots.plot_diff(before, others[0], options.to, **drawing)
         print(f"\nthe picture is in {options.to}")
     return int(not all(difference.is_empty for difference in differences))
 
 
-def read_graph(name: str, changes: Mapping[str, Any], open_nested: bool = True) -> plots.Graph:
+def read_graph(name: str, changes: Mapping[str, Any], open_layers: bool = False) -> plots.Graph:
     """Return the graph of what was named, under that name.
 
     Raises:
         OSError, TypeError, ValueError: as `read_model_or_graph`, or the model has no graph.
     """
     found = read_model_or_graph(name, changes)
-    graph = found if isinstance(found, plots.Graph) else plots.read_graph(found, open_nested)
+    graph = found if isinstance(found, plots.Graph) else _opened(found, open_layers)
     return replace(graph, name=name)
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from plots.differences.compare import compare_graphs
@@ -45,8 +46,9 @@ def draw(
 
     Args:
         model: A Functional model, a Sequential one that is built, or a `Graph`.
-        to_file: Where to; the suffix gives the format (see `plots.list_renderers`), none means PNG.
-            Missing folders are made. The file is written whole or not at all.
+        to_file: Where to; the suffix gives the format (see `plots.list_renderers`). A name without
+            one gets that of the renderer, and without a renderer it becomes a PNG. Missing folders
+            are made. The file is written whole or not at all.
         plugins: What to do with the graph, in this order: names (`plots.list_plugins`), pairs
             (name, options), or functions from graph to graph. One that fails is named in a warning
             and left out.
@@ -65,17 +67,15 @@ def draw(
     Raises:
         TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
         ValueError: if the model is not built; if a plugin, a format or an option is unknown or has
-            a value that is not allowed.
+            a value that is not allowed; if `depth` is negative.
         OSError: if the file cannot be written.
     """
-    path = _with_suffix(to_file)
-    chosen = renderer_of_file(path) if renderer is None else find_renderer(renderer)
+    path, chosen = _checked(to_file, renderer, depth, options)
     steps = list(plugins)
     if depth is not None and "depth" in chosen.options:
         options["depth"] = depth
     elif depth is not None:
         steps.append(("fold", {"depth": depth}))
-    check_options(chosen, options)
     is_graph = isinstance(model, Graph)
     graph = model if isinstance(model, Graph) else read_graph(model, open_nested, open_layers)
     graph = apply_plugins(graph, steps, None if is_graph else model)
@@ -130,8 +130,7 @@ def plot_model(
         OSError: if the file cannot be written.
     """
     splines, blocks = _known(kwargs, "plot_model")
-    path = _with_suffix(to_file)
-    chosen = renderer_of_file(path)
+    path, chosen = _checked(to_file)
     _check(blocks)
     options = {
         "shapes": show_shapes,
@@ -190,7 +189,7 @@ def plot_side_by_side(
         OSError: if the file cannot be written.
     """
     splines, _ = _known(kwargs, "plot_side_by_side")
-    path = _with_suffix(to_file)
+    path, _ = _checked(to_file)
     picture_format(path)  # before the work, not after
     check_style(rankdir, dpi)
     _check(blocks)
@@ -216,6 +215,7 @@ def plot_diff(
     changes_only: bool = False,
     renderer: str | None = None,
     open_nested: bool = True,
+    open_layers: bool = False,
     **options: Any,
 ) -> Any:
     """Draw what has become of one model in another: added, removed, moved and changed calls.
@@ -230,6 +230,7 @@ def plot_diff(
             different.
         renderer: As for `draw`.
         open_nested: Whether models used as layers are opened.
+        open_layers: Whether layers that are made of layers are looked into; see `read_graph`.
         **options: Of the renderer.
 
     Returns:
@@ -239,16 +240,15 @@ def plot_diff(
         TypeError, ValueError, OSError: as from `draw`.
         ValueError: if one of the graphs is folded already.
     """
+    path, chosen = _checked(to_file, renderer, depth, options)
     steps = list(plugins)
     old, graph = (
         apply_plugins(model, steps)
         if isinstance(model, Graph)
-        else apply_plugins(read_graph(model, open_nested), steps, model)
+        else apply_plugins(read_graph(model, open_nested, open_layers), steps, model)
         for model in (before, after)
     )
     marked = diff(graph, against=old, changes_only=changes_only)
-    path = _with_suffix(to_file)
-    chosen = renderer_of_file(path) if renderer is None else find_renderer(renderer)
     if "before" in chosen.options:
         options["before"] = older_side(marked, compare_graphs(old, graph))
     return draw(marked, path, (), depth, chosen.name, **options)
@@ -278,9 +278,28 @@ def _written(renderer: GraphRenderer, graph: Graph, path: Path, options: Mapping
     return _shown(write_whole(path, data))
 
 
-def _with_suffix(to_file: str | os.PathLike[str]) -> Path:
+def _checked(
+    to_file: str | os.PathLike[str],
+    renderer: str | None = None,
+    depth: int | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Path, GraphRenderer]:
+    """Where to write, with a suffix, and the renderer: before the work, not after.
+
+    Raises:
+        ValueError: if there is no such renderer, format or option, or no such depth.
+    """
     path = Path(to_file)
-    return path if path.suffix else Path(f"{path}.png")
+    if renderer is None:
+        path = path if path.suffix else Path(f"{path}.png")
+        chosen = renderer_of_file(path)
+    else:
+        chosen = find_renderer(renderer)
+        path = path if path.suffix else Path(f"{path}{''.join(chosen.suffixes[:1])}")
+    check_options(chosen, options)
+    if depth is not None and depth < 0:
+        raise ValueError(f"depth is {depth!r}; it is a number of levels, 0 or more")
+    return path, chosen
 
 
 def _shown(path: Path) -> Any:

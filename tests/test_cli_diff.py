@@ -114,7 +114,7 @@ BAD = [
     (["gpt2_smal"], "did you mean 'gpt2_small'"),
     (["{}/5.json", "{}/5.json", "--to", "x.svg"], "--to draws two models, and 3 were given"),
     (["{}/5.json", "--to", "x.bmp"], "'.bmp' names no known format"),
-    (["{}/7.json", "--to", "x.svg", "--depth", "-1"], "--depth -1: must be"),
+    (["{}/7.json", "--to", "x.svg", "--depth", "-1"], "depth is -1; it is a number of levels"),
 ]
 
 
@@ -141,3 +141,26 @@ def test_graphs_in_files_are_compared_without_keras(folder):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@keras.saving.register_keras_serializable()
+class Wrapped(layers.Layer):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(units, name="inner")
+
+    def call(self, x):
+        return self.inner(x)
+
+    def get_config(self):
+        return super().get_config() | {"units": self.inner.units}
+
+
+def test_layers_made_of_layers_are_looked_into_on_request(tmp_path, capsys):
+    for units in (5, 7):
+        x = keras.Input((3,), name="x")
+        keras.Model(x, Wrapped(units, name="block")(x)).save(tmp_path / f"{units}.keras")
+    for open_layers in (False, True):
+        options = ["--open-layers"] * open_layers
+        assert run(tmp_path, "{}/5.keras", "{}/7.keras", *options) == 1
+        assert ("inner" in capsys.readouterr().out) == open_layers

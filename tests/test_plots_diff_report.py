@@ -225,6 +225,42 @@ def test_pictures_of_a_difference_say_what_is_different(tmp_path):
     assert "no difference" in (tmp_path / "same.dot").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"to_file": "diff.bmp"}, "names no known format"),
+        ({"renderer": "no such"}, "no graph renderer 'no such'"),
+        ({"colour": "red"}, "no option 'colour'"),
+        ({"depth": -1}, "depth is -1; it is a number of levels"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_before_anything_is_compared(
+    arguments, says, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    nothing_to_compare = object()
+    with pytest.raises(ValueError, match=says):
+        plots.plot_diff(
+            nothing_to_compare, nothing_to_compare, **{"to_file": "diff.svg"} | arguments
+        )
+
+
+def test_a_picture_of_a_difference_looks_into_layers_on_request(tmp_path):
+    class Block(layers.Layer):
+        def __init__(self, units):
+            super().__init__(name="block")
+            self.inner = layers.Dense(units, name="inner")
+
+        def call(self, x):
+            return self.inner(x)
+
+    x = keras.Input((3,), name="x")
+    models = [keras.Model(x, Block(units)(x)) for units in (11, 13)]
+    for open_layers in (False, True):
+        plots.plot_diff(*models, tmp_path / "diff.txt", open_layers=open_layers)
+        assert ("inner" in (tmp_path / "diff.txt").read_text("utf-8")) == open_layers
+
+
 def test_every_kind_of_difference_has_a_colour_of_its_own():
     colours = {plots.renderers.boxes.note_colour(kind) for kind in (*DIFFERENCES, "else")}
     assert len(colours) == len(DIFFERENCES)  # moved and rewired share theirs

@@ -102,9 +102,7 @@ def test_overlays_are_summed_over_boxes(decoder):
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
-def test_numbers_that_are_not_finite_are_neither_in_the_page_nor_a_colour(
-    decoder, scale, tmp_path
-):
+def test_numbers_that_are_not_finite_are_neither_in_the_page_nor_a_colour(decoder, scale, tmp_path):
     calls = [node.id for node in decoder.nodes if node.namespace == ATTENTION][:4]
     numbers = (3.0, float("nan"), float("inf"), float("-inf"))
     values = {call: {"": number} for call, number in zip(calls, numbers, strict=True)}

@@ -367,3 +367,20 @@ def test_what_holds_for_the_whole_graph_is_all_written_beside_it(plugins, small,
     text = (tmp_path / "model.svg").read_text(encoding="utf-8")
     assert ("norm Transformer" in text) == ("diagnose" in plugins)
     assert ("width of the stream" in text) == ("shapes" in plugins)
+
+
+@pytest.mark.parametrize(("renderer", "suffix"), [(None, "png"), ("text", "txt"), ("svg", "svg")])
+def test_a_name_without_suffix_gets_that_of_the_renderer(renderer, suffix, small, tmp_path):
+    plots.draw(small, tmp_path / "model", renderer=renderer)
+    assert [path.name for path in tmp_path.iterdir()] == [f"model.{suffix}"]
+    plots.draw(small, tmp_path / f"named.{suffix}")
+    assert (tmp_path / f"model.{suffix}").read_bytes() == (
+        tmp_path / f"named.{suffix}"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["svg", "html", "txt"])
+def test_a_depth_that_is_none_is_refused(suffix, small, tmp_path):
+    with pytest.raises(ValueError, match="depth is -1; it is a number of levels, 0 or more"):
+        plots.draw(small, tmp_path / f"model.{suffix}", depth=-1)
+    assert list(tmp_path.iterdir()) == []

@@ -200,8 +200,7 @@ def _node_data(graph: Graph, overlay: Overlay) -> dict[str, Any]:
     results = {
         node.id: {"value": number, "bgColor": heat_colour(overlay, node.id)}
         for node in graph.nodes
-        if node.id in overlay.values
-        and isfinite(number := overlay.number(overlay.values[node.id]))
+        if node.id in overlay.values and isfinite(number := overlay.number(overlay.values[node.id]))
     }
     unit = f" ({overlay.unit})" if overlay.unit else ""
     return {"name": overlay.title + unit, "results": results}
