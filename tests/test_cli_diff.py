@@ -149,6 +149,9 @@ class Wrapped(layers.Layer):
         super().__init__(**kwargs)
         self.inner = layers.Dense(units, name="inner")
 
+    def build(self, shape):
+        self.inner.build(shape)
+
     def call(self, x):
         return self.inner(x)
 
