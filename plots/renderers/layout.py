@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plots.graph import Edge, Graph
+from plots.graph import Edge, Graph, Node
 from plots.hierarchy import boxes, common_namespace
 
 
@@ -69,8 +69,16 @@ def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
         if len(users) > (0 if is_mask else 1):
             stem = "mask" if is_mask else node.class_name
             counted = f"{stem} {sum(tag.startswith(stem) for tag in tags.values()) + 1}"
-            tags[node.id] = node.label if node.has_own_name else counted
+            tags[node.id] = _free_name(node, tags) if node.has_own_name else counted
     return tags
+
+
+def _free_name(node: Node, tags: dict[str, str]) -> str:
+    """The label of a call or, where another one has it as its tag, more of its id."""
+    taken = set(tags.values())
+    parts = node.id.split(".")
+    longer = (".".join(parts[-count:]) for count in range(2, len(parts) + 1))
+    return next((name for name in (node.label, *longer) if name not in taken), node.id)
 
 
 def _entries(graph: Graph, blocks: dict[str, str], tags: dict[str, str]) -> dict[str, list[Edge]]:
