@@ -7,6 +7,7 @@ import sys
 import types
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import keras
 import plots_models
@@ -156,6 +157,25 @@ def test_labels_are_escaped_in_every_format(tmp_path):
     assert "é&lt;b&gt;" in svg
     plots.plot_side_by_side({hostile: model, "b": model}, tmp_path / "both.svg")
     assert "quoted&quot;{a|b}" in (tmp_path / "both.svg").read_text(encoding="utf-8")
+    for name in ("model.svg", "both.svg"):
+        ElementTree.fromstring((tmp_path / name).read_text(encoding="utf-8"))
+
+
+def test_whatever_a_box_a_tag_or_a_line_is_called_is_shown_as_it_is(tmp_path):
+    name = "a\x07b &lt; &amp;#60;"
+    x = keras.Input((3, 5), name="x")
+    mask = keras.Input((3, 3), dtype="bool", name=f"{name} mask")
+    y = layers.MultiHeadAttention(2, 3, name=f"{name}.inside")(x, x, attention_mask=mask)
+    graph = plots.read_graph(keras.Model([x, mask], layers.Dense(5, name=f"{name}.last")(y)))
+    plots.draw(graph, tmp_path / "model.svg")
+    svg = ElementTree.fromstring((tmp_path / "model.svg").read_text(encoding="utf-8"))
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    printed = name.replace("\x07", "␇")
+    assert texts.count(f"{printed} mask") == 2  # its box, and the tag at what takes it
+    assert texts[0].strip("\N{NO-BREAK SPACE}") == printed  # the title of the box of the others
+    tips = {element.get("{http://www.w3.org/1999/xlink}title") for element in svg.iter()}
+    assert f"{printed}.last (Dense)" in tips
+    assert any(tip.startswith(f"{printed} mask → {printed}.inside (") for tip in tips - {None})
 
 
 def test_boxes_show_what_is_asked_for(small, tmp_path):
@@ -384,3 +404,13 @@ def test_a_depth_that_is_none_is_refused(suffix, small, tmp_path):
     with pytest.raises(ValueError, match="depth is -1; it is a number of levels, 0 or more"):
         plots.draw(small, tmp_path / f"model.{suffix}", depth=-1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_two_calls_are_referred_to_by_the_same_name():
+    model = builders.build(reduced_variant("t5_small", "encoder_decoder"), abstract=True)
+    graph = mark_skip_paths(plots.read_graph(model, open_nested=True))
+    tags = lay_out(graph).tags
+    biases = {node_id: tag for node_id, tag in tags.items() if node_id.endswith("bucket_bias")}
+    assert len(biases) == 2
+    assert len(set(tags.values())) == len(tags)
+    assert all(node_id.endswith(tag) for node_id, tag in biases.items())

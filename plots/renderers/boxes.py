@@ -67,7 +67,7 @@ def box_attributes(
         on_stream: Whether it is a merge on the residual stream.
         tag: Name under which its output is referred to elsewhere in the picture, if it is.
     """
-    attributes: dict[str, Any] = {"tooltip": quoted(f"{node.id} ({node.class_name})")}
+    attributes: dict[str, Any] = {"tooltip": shown(f"{node.id} ({node.class_name})")}
     said = _rows(node, graph, labels)
     kinds = [note.kind for note in graph.notes_about.get(node.id, ())]
     if kinds:
@@ -250,12 +250,25 @@ def shape_text(tensor: Tensor) -> str:
 def escaped(text: str) -> str:
     """`text` for an HTML-like label, which is XML and so has no place for control characters."""
     printable = "".join(
-        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for c in text.translate(_CONTROL_PICTURES)
     )
     return html.escape(printable, quote=True).replace("\n", "<br/>")
 
 
 def quoted(text: str) -> str:
-    """`text` as a quoted DOT string that shows it as it is."""
+    """`text` as a quoted DOT string: an id, or the value of an attribute.
+
+    Control characters, which an SVG cannot hold, become signs that stand for them, each another
+    one, so that what was different stays so.
+    """
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    return f'"{escaped.translate(_CONTROL_PICTURES)}"'
+
+
+def shown(text: str) -> str:
+    """`text` as a quoted DOT string for a label or tooltip, where "&lt;" alone would mean "<"."""
+    return quoted(text.replace("&", "&amp;"))
+
+
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}

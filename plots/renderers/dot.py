@@ -17,6 +17,7 @@ from plots.renderers.boxes import (
     note_colour,
     quoted,
     shape_text,
+    shown,
 )
 from plots.renderers.layout import Layout, lay_out
 from plots.renderers.legend import legend
@@ -102,7 +103,7 @@ def graphs_to_dot(
             dot.add_node(pydot.Node(ends[1], **_POINT_STYLE))
             dot.add_edge(pydot.Edge(*ends, minlen=str(longest), **_RULE_STYLE))
         name = quoted(f"{number}: title")
-        top.add_node(pydot.Node(name, label=quoted(title), **_TITLE_STYLE))
+        top.add_node(pydot.Node(name, label=shown(title), **_TITLE_STYLE))
         _add_graph(dot, dot, graph, labels, prefix=f"{number}:")
         # One invisible line keeps the title with its model. A box around the model or a line to
         # every input would make Graphviz swap the sides of the model's parts.
@@ -213,7 +214,7 @@ def _cluster(
         repeats = graph.repeats.get(namespace, 1)
         box = pydot.Subgraph(
             quoted(f"cluster_{prefix}{namespace}"),
-            label=quoted(_title(label, repeats)),
+            label=shown(_title(label, repeats)),
             labeljust="r",
             style=quoted("rounded,filled"),
             color=quoted("#C3CAD3"),
@@ -242,7 +243,7 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
     """One edge as a line; parallel ones are told apart by their ports."""
     import pydot
 
-    attributes: dict[str, Any] = {"tooltip": quoted(_tip(edge))}
+    attributes: dict[str, Any] = {"tooltip": shown(_tip(edge))}
     if (edge.source, edge.target) in layout.stream:
         attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "5", "arrowsize": "0.45"}
         attributes |= {"weight": str(_STREAM_WEIGHT)}
@@ -260,9 +261,9 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         # (`xlabel`). Graphviz puts a label right beside the line, and this is a thick one.
         space = "\N{EN SPACE}"
         text = "\n".join(f"{space}{line}{space}" for line in said)
-        attributes["xlabel" if len(text) < 12 else "label"] = quoted(text)
+        attributes["xlabel" if len(text) < 12 else "label"] = shown(text)
     elif said:
-        attributes["label"] = quoted("\n".join(said))
+        attributes["label"] = shown("\n".join(said))
     for note in graph.notes_about.get(edge.id, ()):
         attributes["color"] = quoted(note_colour(note.kind))
         if note.kind == "removed":
@@ -277,8 +278,8 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
     name = quoted(f"{prefix}{edge.source} to {edge.target} {edge.port}")
     tag = pydot.Node(
         name,
-        label=quoted(layout.tags[edge.source]),
-        tooltip=quoted(_tip(edge)),
+        label=shown(layout.tags[edge.source]),
+        tooltip=shown(_tip(edge)),
         style=quoted("rounded,dashed"),
         color=quoted("#A0A0A0"),
         fontcolor=quoted("#606060"),
@@ -288,7 +289,7 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
     line = pydot.Edge(
         name,
         quoted(prefix + edge.target),
-        tooltip=quoted(_tip(edge)),
+        tooltip=shown(_tip(edge)),
         color=quoted("#A0A0A0"),
         style="dashed",
         weight="1",
