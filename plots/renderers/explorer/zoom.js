@@ -40,8 +40,9 @@ class Zoom {
   }
 
   /** Bring a point of the world to the middle. */
-  centre({ x, y }, k = Math.max(this.at.k, READABLE_ZOOM)) {
+  centre({ x, y }, zoom = Math.max(this.at.k, READABLE_ZOOM)) {
     const { clientWidth, clientHeight } = this.host;
+    const k = clamp(zoom, LEAST_ZOOM, MOST_ZOOM);
     this.set({ k, x: clientWidth / 2 - x * k, y: clientHeight / 2 - y * k });
   }
 
@@ -84,13 +85,23 @@ class Zoom {
   }
 
   #listen() {
-    let drag = null;
+    let drag = null; // of one pointer: a second finger is another one, and not the primary
+    const release = (event) => {
+      if (!event.isPrimary) return;
+      drag = null;
+      this.picture.classList.remove("dragged");
+    };
     this.picture.addEventListener("pointerdown", (event) => {
+      if (!event.isPrimary) return;
       this.dragged = false;
       if (event.button === 0) drag = { x: event.clientX, y: event.clientY, from: this.at };
     });
     this.picture.addEventListener("pointermove", (event) => {
-      if (!drag) return;
+      if (!drag || !event.isPrimary) return;
+      if (!event.buttons) {
+        release(event); // the button was let go where nobody told: outside of the window
+        return;
+      }
       const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
       if (!this.dragged && Math.hypot(dx, dy) > 4) {
         this.dragged = true; // only now, or clicks would no longer reach what is clicked
@@ -99,10 +110,6 @@ class Zoom {
       }
       if (this.dragged) this.set({ ...drag.from, x: drag.from.x + dx, y: drag.from.y + dy });
     });
-    const release = () => {
-      drag = null;
-      this.picture.classList.remove("dragged");
-    };
     this.picture.addEventListener("pointerup", release);
     this.picture.addEventListener("pointercancel", release);
     this.picture.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
