@@ -306,6 +306,14 @@ def test_a_link_to_what_is_not_there_shows_what_is(shown, decoder):
     page = shown(decoder, "#select=gone&overlay=gone&depth=x&flipped=gone&zoom=1,2&split=true&a=b")
     assert f"{ATTENTION}.*" in seen(page)
     assert page.text_content("#panel h2") == "pre_norm"
+    assert page.text_content("#overlay option:checked") == "no overlay"
+    page = shown(decoder, "#zoom=0,0,1e9&theme=gone")
+    transform = page.get_attribute(".picture > g", "transform")
+    assert float(re.search(r"scale\(([^)]*)\)", transform)[1]) <= 4
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector("html[data-theme=dark]")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_selector("html[data-theme=light]")
 
 
 def test_the_keyboard_alone_is_enough(shown, decoder):
@@ -456,3 +464,85 @@ def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
     frame.locator("html[data-state=ready]").wait_for()
     frame.locator(at(f"{ATTENTION}.*")).click()
     frame.locator(at(f"{ATTENTION}.query")).wait_for()
+
+
+def test_what_nobody_waits_for_any_more_is_not_laid_out(shown, decoder):
+    page = shown(decoder)
+    page.evaluate("""() => {
+        const { layout } = Engine.prototype;
+        window.answers = 0;
+        Engine.prototype.layout = async function (dot) {
+            const answer = await layout.call(this, dot);
+            window.answers += 1;
+            return answer;
+        };
+    }""")
+    page.evaluate("['expand', 'shapes', 'shapes', 'collapse'].forEach((id) => byId(id).click())")
+    settled(page)
+    assert page.evaluate("window.answers") == 1
+    assert "decoder.*" in seen(page)
+
+
+def test_before_anything_is_laid_out_there_is_nothing_to_fit(shown, compared):
+    marked, older = compared
+    page = shown(marked, before=older)
+    page.evaluate("['split', 'fit'].forEach((id) => byId(id).click())")
+    settled(page)
+    assert page.locator(".side").count() == 2
+
+
+def test_a_box_of_a_single_call_is_found_where_it_is_no_box(opened):
+    x = keras.Input((5,), name="x")
+    y = layers.Dense(7, name="outer.inner.only")(x)
+    y = layers.Dense(11, name="outer.last")(y)
+    page = opened(graph_of(keras.Model(x, y)), "#depth=1&select=outer.*")
+    click(page, "#panel section:has(h3:text('Inside')) a[title='outer.inner.*']")
+    page.wait_for_selector(f"{at('outer.inner.only')}.selected")
+
+
+def test_an_arrow_leads_on_from_what_only_the_newer_side_has(shown, compared):
+    marked, older = compared
+    page = shown(marked, "#depth=9&split=true&select=decoder.final_norm", before=older)
+    page.keyboard.press("ArrowDown")
+    assert page.text_content("#panel .path") == "logits"
+    assert page.evaluate("document.activeElement.dataset.id") == "logits"
+
+
+def test_the_first_click_on_a_box_that_cannot_be_closed_says_so(opened):
+    x = keras.Input((5,), name="x")
+    y = layers.Dense(7, name="around.first")(x)
+    y = layers.Dense(11, name="between")(y)
+    y = layers.Dense(13, name="around.last")(y)
+    page = opened(graph_of(keras.Model(x, y)), "#depth=0")
+    page.click(at("around.*"))
+    assert "around stays open" in page.text_content("#status")
+
+
+def test_only_one_finger_drags_and_only_while_it_is_down(shown, decoder):
+    page = shown(decoder)
+    moved = page.evaluate("""() => {
+        const picture = document.querySelector(".picture");
+        const send = (type, pointerId, at, buttons) => {
+            const [isPrimary, place] = [pointerId === 1, { clientX: at, clientY: at }];
+            const said = { pointerId, isPrimary, buttons, ...place, bubbles: true };
+            picture.dispatchEvent(new PointerEvent(type, said));
+        };
+        const place = () => picture.firstElementChild.getAttribute("transform");
+        const before = place();
+        send("pointerdown", 1, 300, 1);
+        send("pointerdown", 2, 500, 1);
+        send("pointermove", 2, 600, 1); // the other finger
+        send("pointermove", 1, 400, 0); // let go outside of the window
+        return place() !== before;
+    }""")
+    assert not moved
+
+
+def test_the_list_of_hits_is_told_as_closed_when_the_field_is_left(shown, decoder):
+    page = shown(decoder)
+    page.fill("#search", "relu")
+    assert page.get_attribute("#search", "aria-expanded") == "true"
+    page.evaluate("document.activeElement.blur()")
+    assert page.get_attribute("#search", "aria-expanded") == "false"
+    assert page.locator("#hits").is_hidden()
+    page.fill("#search", "")

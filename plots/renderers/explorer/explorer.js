@@ -67,6 +67,7 @@ class Explorer {
 
   async #refresh() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
+    this.engine.cancel(); // what is laid out there is not wanted any more
     const { overlay } = this.shownIn(this.model);
     this.range = overlay && rangeOf(this.panes.flatMap((pane) => pane.values), overlay.scale);
     document.documentElement.dataset.state = "busy";
@@ -133,12 +134,18 @@ class Explorer {
 
   async toggle(id) {
     const box = this.modelOf(id).boxesById.get(id);
+    const isStuck = () => this.panes.some((pane) => pane.view?.stuck.has(box.name));
+    const sayStuck = () =>
+      this.#say(`${box.name} stays open: something outside of it lies between two of its calls`);
+    if (isStuck()) {
+      this.select(id);
+      sayStuck();
+      return;
+    }
     const changes = { flipped: flipped(this.state.flipped, box.name), select: id };
     if (!(await this.change(changes, id))) return;
     this.#eachPlace(id, (pane, place) => pane.zoom.reveal(place));
-    if (!this.shownIn(this.model).isOpen(box) && this.panes.some((pane) => pane.view.stuck.has(box.name))) {
-      this.#say(`${box.name} stays open: something outside of it lies between two of its calls`);
-    }
+    if (isStuck()) sayStuck();
   }
 
   /** Fold or unfold the equal blocks of which the first one has this name. */
@@ -156,6 +163,8 @@ class Explorer {
     const model = this.modelOf(id);
     const shown = this.shownIn(model);
     if (!model.has(id)) return;
+    const box = model.boxesById.get(id);
+    if (box?.calls.length === 1) id = box.calls[0]; // as long as it is closed it is not drawn
     const closed = model.around(id).filter((name) => !shown.isOpen(model.boxes.get(name)));
     const call = model.boxesById.get(id)?.calls[0] ?? id;
     const run = model.runOfCall.get(call);
@@ -167,7 +176,14 @@ class Explorer {
     };
     if (!(await this.change(changes))) return;
     this.#eachPlace(id, (pane, place) => pane.zoom.centre(place));
-    this.panes[0].focus(id);
+    this.#paneOf(id).focus(id);
+  }
+
+  /** Of the panes in which a call or box is seen the one that has the focus, or else the first. */
+  #paneOf(id) {
+    const there = this.panes.filter((pane) => pane.place(id));
+    const panes = there.length ? there : this.panes;
+    return panes.find((pane) => pane.hasFocus) ?? panes[0];
   }
 
   /** Do something in every pane in which a call or box is seen. */
@@ -269,7 +285,7 @@ class Explorer {
 
   /** Select what is next to what is selected, and trace it as the pointer would. */
   #step(key) {
-    const pane = this.panes.find((each) => each.hasFocus) ?? this.panes[0];
+    const pane = this.#paneOf(this.state.select);
     const id = pane.neighbour(this.state.select, key);
     if (!id) return;
     this.select(id);
@@ -293,6 +309,7 @@ class Explorer {
   }
 
   #fit() {
+    if (!this.panes.every((pane) => pane.size)) return; // nothing is laid out yet
     this.panes.forEach((pane) => pane.zoom.fit(pane.size));
     const scale = Math.min(...this.panes.map((pane) => pane.zoom.at.k));
     this.panes.forEach((pane) => pane.zoom.fit(pane.size, scale));
@@ -302,7 +319,8 @@ class Explorer {
 
   get isDark() {
     const { theme } = this.state;
-    return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    if (["light", "dark"].includes(theme)) return theme === "dark";
+    return matchMedia("(prefers-color-scheme: dark)").matches;
   }
 
   #showState() {
@@ -310,7 +328,7 @@ class Explorer {
     document.documentElement.dataset.theme = this.isDark ? "dark" : "light";
     for (const id of ["fold", "shapes", "split"]) byId(id).setAttribute("aria-pressed", state[id]);
     byId("depth").textContent = Math.min(state.depth, model.deepest);
-    byId("overlay").value = state.overlay;
+    byId("overlay").value = this.shownIn(model).overlay?.name ?? "";
     this.panel.show(state.select);
     this.#writeAddress();
   }

@@ -239,7 +239,7 @@ class Pane {
       const [run, jump] = [dataAt(event, "run"), dataAt(event, "jump")];
       if (run !== undefined) this.explorer.toggleRun(run, idAt(event));
       else if (jump !== undefined) this.explorer.jump(jump);
-      else this.explorer.press(idAt(event), this);
+      else this.explorer.press(idAt(event));
     });
     this.picture.addEventListener("pointerover", (event) => this.explorer.hover(idAt(event)));
     this.picture.addEventListener("pointerleave", () => this.explorer.hover(null));

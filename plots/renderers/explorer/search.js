@@ -14,7 +14,7 @@ class Search {
       this.#show();
     });
     field.addEventListener("keydown", (event) => this.#key(event));
-    field.addEventListener("blur", () => (list.hidden = true));
+    field.addEventListener("blur", () => this.#showList(false));
     field.addEventListener("focus", () => this.#show());
   }
 
@@ -47,10 +47,14 @@ class Search {
     const asked = this.field.value.trim() !== "";
     this.list.replaceChildren(...this.hits.map((hit, number) => this.#row(hit, number)));
     if (asked && !this.hits.length) this.list.append(html("li", { class: "quiet" }, "nothing found"));
-    this.list.hidden = !asked;
-    this.field.setAttribute("aria-expanded", asked);
+    this.#showList(asked);
     this.field.setAttribute("aria-activedescendant", this.hits.length ? `hit-${this.active}` : "");
     this.list.children[this.active]?.scrollIntoView({ block: "nearest" });
+  }
+
+  #showList(isShown) {
+    this.list.hidden = !isShown;
+    this.field.setAttribute("aria-expanded", isShown);
   }
 
   #row({ id, label, word }, number) {

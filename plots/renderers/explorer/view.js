@@ -10,7 +10,7 @@
  *   standIns: id of a call in a folded block -> the call that is drawn for it;
  *   stuck: names of boxes that are drawn open because they cannot be closed.
  */
-function viewOf(model, shown, all = true) {
+function viewOf(model, shown, all) {
   const stuck = new Set();
   for (;;) {
     const isOpen = (name) => stuck.has(name) || shown.isOpen(model.boxes.get(name));
