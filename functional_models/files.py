@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
-import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from plots.files import replaced_whole
 
 __all__ = ["read_bytes", "read_lines", "read_pairs", "read_text", "replaced_whole", "write_whole"]
 
@@ -133,26 +132,3 @@ def write_whole(path: StrPath, content: str | bytes) -> None:
     """
     with replaced_whole(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-
-
-@contextmanager
-def replaced_whole(path: StrPath) -> Iterator[Path]:
-    """Gives a temporary path of the same suffix to write to; it becomes `path` at the end.
-
-    An interruption or an error inside the `with` leaves the old file, or none.
-    """
-    path = Path(path)
-    # In the same folder, because a rename is atomic only within one file system.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        # mkstemp makes files that only their owner can read; a saved file is an ordinary one.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

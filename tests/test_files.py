@@ -1,12 +1,15 @@
 """Local text files: what is read is what was written, and bad ones are named."""
 
 import gzip
+import os
+import stat
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import plots.files
 from functional_models.files import read_lines, read_pairs, read_text, write_whole
 
 
@@ -116,3 +119,31 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_whole(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [write_whole, plots.files.write_whole])
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path, write):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "folder" / "real.txt")
+    for content in (b"first", b"second"):
+        write(tmp_path / "link.txt", content)
+        assert (tmp_path / "link.txt").is_symlink()
+        assert (tmp_path / "folder" / "real.txt").read_bytes() == content
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["real.txt"]
+
+
+@pytest.mark.parametrize("write", [write_whole, plots.files.write_whole])
+def test_files_have_the_rights_of_new_ones_and_the_process_keeps_its_mask(
+    tmp_path, write, monkeypatch
+):
+    def no_other(mask):
+        raise AssertionError("another thread would make a file with these rights meanwhile")
+
+    old = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", no_other)
+        write(tmp_path / "a.txt", b"x")
+    finally:
+        monkeypatch.undo()
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
