@@ -189,6 +189,11 @@ def number_text(number: float, unit: str = "") -> str:
     return f"{_three_digits(number)} {unit}".strip()
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 call", "1,200 calls"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent_text(share: float) -> str:
     """A share from 0 to 1 as "7.2 %"; what is there but rounds to nothing as "< 0.1 %"."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"

@@ -171,11 +171,7 @@ def _tensor(graph: Graph, node_id: str, output: int) -> Any:
 
 def _words_of(graph: Graph) -> set[str]:
     """Words of the names of all calls but merges, which may be drawn as a sign."""
-    names = [
-        node.label if node.has_own_name else node.class_name
-        for node in graph.nodes
-        if not is_additive_merge(node)
-    ]
+    names = [node.shown_name for node in graph.nodes if not is_additive_merge(node)]
     return {word for name in names for word in re.findall(r"[^\W_]{2,}", name)}
 
 

@@ -115,6 +115,11 @@ class Node:
         return _COUNTED.search(self.id) is None
 
     @property
+    def shown_name(self) -> str:
+        """What a box is called: the label, or the class where nobody named the call."""
+        return self.label if self.has_own_name else self.class_name
+
+    @property
     def activation(self) -> str | None:
         """Name of the activation function in the configuration, or None if there is none."""
         activation = self.config.get("activation")
@@ -265,7 +270,7 @@ class Graph:
 
     def _repr_html_(self) -> str | None:
         """The explorer, for notebooks; None if the engine that lays it out is not installed."""
-        from plots.renderers.html import notebook_page
+        from plots.presentation import notebook_page
 
         return notebook_page(self)
 
@@ -311,6 +316,10 @@ class Graph:
             return self.nodes[self.index[node_id]]
         except KeyError:
             raise KeyError(f"the graph {self.name!r} has no node with id {node_id!r}") from None
+
+    def times(self, node: Node) -> int:
+        """How many equal blocks a call stands for: more than 1 for one of a folded run."""
+        return self.repeats.get(node.name if node.kind == "group" else node.id, 1)
 
     def ancestors(self, node_id: str) -> frozenset[str]:
         """Ids of all calls that this one depends on, itself not among them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from plots.folding.fold import fold_blocks
 from plots.folding.groups import close_groups
 from plots.graph import Graph
@@ -19,9 +21,7 @@ def presentable(graph: Graph, most_calls: int | None = None) -> Graph:
         graph: The graph.
         most_calls: How many calls there may be before boxes are closed, the innermost first.
     """
-    if not graph.skip_paths:
-        graph = mark_skip_paths(graph)
-    graph = fold_blocks(graph)
+    graph = fold_blocks(_marked(graph))
     if most_calls is not None and len(graph.nodes) > most_calls:
         deepest = max(map(depth_of, boxes(graph).values()), default=0)
         for depth in range(deepest - 1, -1, -1):
@@ -40,3 +40,19 @@ def notebook_svg(graph: Graph) -> str | None:
         return None
     picture = svg(small).decode()
     return picture[picture.index("<svg") :]  # a notebook puts it into a page
+
+
+def notebook_page(graph: Graph) -> str | None:
+    """See `Graph._repr_html_`."""
+    from plots.renderers.html import to_html
+
+    try:
+        page = to_html(_marked(graph))
+    except ImportError:
+        return None
+    style = "width: 100%; height: 640px; border: 1px solid #ccc"
+    return f'<iframe srcdoc="{html.escape(page)}" style="{style}"></iframe>'
+
+
+def _marked(graph: Graph) -> Graph:
+    return graph if graph.skip_paths else mark_skip_paths(graph)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import replace
 
-from plots.annotations import Note
+from plots.annotations import Note, counted
 from plots.diagnosis import (  # noqa: F401 - registers the rules
     causality_rules,
     norm_rules,
@@ -29,12 +29,7 @@ from plots.diagnosis import (  # noqa: F401 - registers the rules
     training_rules,
 )
 from plots.diagnosis.description import description
-from plots.diagnosis.rules import (
-    counted,
-    diagnosis_rule,
-    named,
-    notes_of_all_rules,
-)
+from plots.diagnosis.rules import diagnosis_rule, named, notes_of_all_rules
 from plots.graph import Graph
 from plots.registry import graph_plugin
 from plots.skips import skip_paths

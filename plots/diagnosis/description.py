@@ -6,10 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from plots.annotations import NormPlace, SkipPath, number_text
+from plots.annotations import NormPlace, SkipPath, counted, number_text
 from plots.diagnosis.attentions import Attention, Lineage, attentions_of
 from plots.diagnosis.norm_rules import meets_a_norm
-from plots.diagnosis.rules import counted
 from plots.diagnosis.streams import streams_of
 from plots.graph import Graph, Node
 from plots.operation_kinds import is_additive_merge, is_norm

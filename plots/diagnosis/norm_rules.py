@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from plots.annotations import Note, SkipPath
+from plots.annotations import Note, SkipPath, counted
 from plots.diagnosis.attentions import attentions_of, is_sublayer_part
-from plots.diagnosis.rules import counted, diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.diagnosis.streams import (
     Stream,
     Style,

@@ -75,8 +75,3 @@ def listed(words: Sequence[str], most: int = 2) -> str:
     """Words as text: "a", "a and b", "a, b and 22 more"."""
     more = len(words) - most
     return f"{', '.join(words[:most])} and {more} more" if more > 0 else " and ".join(words)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 block", "12 blocks"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from plots.annotations import percent_text, quantity_text
+from plots.annotations import counted, percent_text, quantity_text
 from plots.differences.compare import compare_graphs
 from plots.differences.difference import MODEL, Difference, flops_of
 from plots.differences.words import Words, numbered
@@ -91,7 +91,7 @@ def counts_text(difference: Difference) -> str:
     if difference.is_empty:
         return "no difference"
     (way, count), *others = counts(difference).items()
-    first = f"{count:,} call{'' if count == 1 else 's'} {way}"
+    first = f"{counted(count, 'call')} {way}"
     return ", ".join([first, *(f"{count:,} {way}" for way, count in others)])
 
 

@@ -137,5 +137,5 @@ def _component(node: Node) -> str:
     """The part of a block that a call lies in, else its own name; numbers are left out."""
     block = enclosing_block(node.namespace)
     inside = node.namespace.removeprefix(block).lstrip(".") if block else ""
-    name = inside.partition(".")[0] or (node.label if node.has_own_name else node.class_name)
+    name = inside.partition(".")[0] or node.shown_name
     return re.sub(r"[_@#]?\d+", "", name) or node.class_name

@@ -85,7 +85,7 @@ def _moved_notes(graph: Graph, now: Mapping[str, str]) -> Iterable[Note]:
         about = tuple(dict.fromkeys(now[place] for place in note.about if place in now))
         calls = [graph.node(place) for place in note.about if place in graph.index]
         if about and len(calls) == 1 and about[0] != calls[0].id:
-            name = calls[0].label if calls[0].has_own_name else calls[0].class_name
+            name = calls[0].shown_name
             yield replace(note, about=about, text=f"{name}: {note.text}")
         elif about or not note.about:
             yield replace(note, about=about)

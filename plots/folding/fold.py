@@ -117,8 +117,7 @@ def _difference(before: Block, after: Block) -> str:
     """The first thing in which a block differs from the one named first, in words."""
     if len(before.nodes) != len(after.nodes):
         labels, others = (
-            Counter(node.label if node.has_own_name else node.class_name for node in block.nodes)
-            for block in (before, after)
+            Counter(node.shown_name for node in block.nodes) for block in (before, after)
         )
         ways = (("also has", others - labels), ("lacks", labels - others))
         return "it " + " and ".join(f"{verb} {_some(found)}" for verb, found in ways if found)

@@ -10,8 +10,8 @@ from functools import lru_cache
 from math import isfinite, log
 from typing import Any
 
-from plots.annotations import DIFFERENCES, Note, Overlay
-from plots.graph import Graph, Node, Tensor
+from plots.annotations import DIFFERENCES, Note, Overlay, counted
+from plots.graph import Edge, Graph, Node, Tensor
 from plots.operation_kinds import is_additive_merge, is_identity_like, is_norm
 from plots.renderers.inlined import picture_row
 
@@ -69,14 +69,13 @@ def box_attributes(
     """
     attributes: dict[str, Any] = {"tooltip": shown(f"{node.id} ({node.class_name})")}
     said = _rows(node, graph, labels)
-    kinds = [note.kind for note in graph.notes_about.get(node.id, ())]
-    if kinds:
-        colour = note_colour(main_kind(kinds))
-        attributes |= {"color": quoted(colour), "penwidth": "2.5"}
+    noted = noted_colour(graph, node.id)
+    if noted:
+        attributes |= {"color": quoted(noted), "penwidth": "2.5"}
     if is_additive_merge(node) and not said and not labels.full_names:
         attributes |= {"label": quoted("+"), "shape": "circle", "fixedsize": "true"}
         attributes |= {"width": "0.32", "height": "0.32", "fontsize": "18", "margin": "0"}
-        if on_stream and not kinds:
+        if on_stream and not noted:
             attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "2.5"}
         return attributes
     if node.kind == "group":
@@ -95,6 +94,12 @@ def main_kind(kinds: list[str]) -> str:
     if differences:
         return differences.pop()
     return "finding" if "finding" in kinds else kinds[-1]
+
+
+def noted_colour(graph: Graph, place: str) -> str | None:
+    """The colour that its notes give a call or edge; None if there are none about it."""
+    kinds = [note.kind for note in graph.notes_about.get(place, ())]
+    return note_colour(main_kind(kinds)) if kinds else None
 
 
 def note_colour(kind: str) -> str:
@@ -167,18 +172,12 @@ def fill_colour(node: Node, graph: Graph) -> str:
 
 def _table(node: Node, graph: Graph, labels: Labels, said: list[str], tag: str | None) -> str:
     """The label of a box, as an HTML-like table, escaped."""
-    if labels.full_names:
-        head, sub = node.name, node.class_name
-    elif node.has_own_name:
-        head, sub = node.label, node.class_name
-    else:
-        head, sub = node.class_name, ""
-    if node.kind == "group":
-        sub = ""
+    head = node.name if labels.full_names else node.shown_name
+    sub = "" if node.kind == "group" else node.class_name
     title = f"<b>{escaped(head)}</b>"
     if sub and sub != head:
         title += f' <font point-size="9" color="{_grey(node, graph)}">{escaped(sub)}</font>'
-    times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
+    times = graph.times(node)
     if times > 1:
         title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
     if tag is not None and tag != head:
@@ -211,18 +210,40 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     for output in (number for node_id, number in graph.outputs if node_id == node.id):
         if node.outputs[output].letters:  # those of other tensors stand on the edges
             rows.append(escaped(f"→ {' '.join(node.outputs[output].letters)}"))
-    for overlay in graph.overlays:
-        if node.id in overlay.values:
-            title = f"{overlay.title}: " if len(graph.overlays) > 1 else ""
-            rows.append(escaped(title + overlay.text(node.id)))
-    # A note about many calls is written out at the first.
-    notes = [n for n in graph.notes_about.get(node.id, ()) if n.about[:1] == (node.id,)]
+    rows += map(escaped, numbers_at(node, graph))
+    return rows + [coloured(note) for note in notes_at(node, graph)]
+
+
+def numbers_at(node: Node, graph: Graph) -> list[str]:
+    """What the overlays say of a call, each with its title where there are several."""
+    return [
+        f"{overlay.title}: " * (len(graph.overlays) > 1) + overlay.text(node.id)
+        for overlay in graph.overlays
+        if node.id in overlay.values
+    ]
+
+
+def notes_at(node: Node, graph: Graph) -> list[Note]:
+    """The notes that are written out at a call: one about many calls at the first of them.
+
+    A group spells out a few differences, and only counts more of them.
+    """
+    notes = [n for n in graph.notes_about.get(node.id, ()) if n.about[0] == node.id]
     differences = [note for note in notes if note.kind in DIFFERENCES]
-    if node.kind == "group" and len(differences) > _MOST_NOTES:
-        notes = [note for note in notes if note not in differences]
-        for kind, number in Counter(note.kind for note in differences).items():
-            notes.append(Note(kind, (node.id,), f"{number} {kind}"))
-    return rows + [coloured(note) for note in notes]
+    if node.kind != "group" or len(differences) <= _MOST_NOTES:
+        return notes
+    counts = Counter(note.kind for note in differences)
+    return [
+        *(note for note in notes if note not in differences),
+        *(Note(kind, (node.id,), f"{number} {kind}") for kind, number in counts.items()),
+    ]
+
+
+def line_words(edge: Edge, graph: Graph, is_parallel: bool) -> list[str]:
+    """What stands on a line: the argument if several lines join two calls, letters, numbers."""
+    words = [edge.port] if is_parallel else []
+    words += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
+    return words + [o.text(edge.id) for o in graph.overlays if edge.id in o.values]
 
 
 def coloured(note: Note, width: int = 44) -> str:
@@ -238,8 +259,9 @@ def coloured(note: Note, width: int = 44) -> str:
 
 def group_text(node: Node) -> str:
     """What is inside a group: "12 calls, 2 skip paths"."""
-    counts = [(node.config[key], word) for key, word in _INSIDE.items() if key in node.config]
-    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+    return ", ".join(
+        counted(node.config[key], noun) for key, noun in _INSIDE.items() if key in node.config
+    )
 
 
 def shape_text(tensor: Tensor) -> str:

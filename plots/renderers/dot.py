@@ -14,7 +14,8 @@ from plots.renderers.boxes import (
     box_attributes,
     coloured,
     escaped,
-    note_colour,
+    line_words,
+    noted_colour,
     quoted,
     shape_text,
     shown,
@@ -253,9 +254,7 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         attributes |= {"weight": str(_BRANCH_WEIGHT)}
         if any(edge.target == lower for _, lower in layout.below):
             attributes["minlen"] = "2"  # room to come in from above, not through its neighbours
-    said = [edge.port] if parallel else []
-    said += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
-    said += [overlay.text(edge.id) for overlay in graph.overlays if edge.id in overlay.values]
+    said = line_words(edge, graph, parallel)
     if said and "penwidth" in attributes:
         # What is short is put beside the stream when all lines are drawn, so that it stays straight
         # (`xlabel`). Graphviz puts a label right beside the line, and this is a thick one.
@@ -264,10 +263,10 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         attributes["xlabel" if len(text) < 12 else "label"] = shown(text)
     elif said:
         attributes["label"] = shown("\n".join(said))
-    for note in graph.notes_about.get(edge.id, ()):
-        attributes["color"] = quoted(note_colour(note.kind))
-        if note.kind == "removed":
-            attributes["style"] = "dashed"
+    if noted := noted_colour(graph, edge.id):
+        attributes["color"] = quoted(noted)
+    if any(note.kind == "removed" for note in graph.notes_about.get(edge.id, ())):
+        attributes["style"] = "dashed"
     return pydot.Edge(quoted(prefix + edge.source), quoted(prefix + edge.target), **attributes)
 
 

@@ -31,7 +31,6 @@ from plots.registry import graph_renderer
 from plots.renderers.boxes import role_of
 from plots.renderers.layout import lay_out
 from plots.renderers.legend import letter_meanings, total_text
-from plots.skips import mark_skip_paths
 
 _ASSETS = Path(__file__).parent / "explorer"
 _SCRIPTS = (
@@ -92,16 +91,6 @@ def to_html(graph: Graph, depth: int = 2, before: Graph | None = None) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("explorer.html"))
 
 
-def notebook_page(graph: Graph) -> str | None:
-    """The page inside of a notebook, see `Graph._repr_html_`; None without its layout engine."""
-    try:
-        page = to_html(graph if graph.skip_paths else mark_skip_paths(graph))
-    except ImportError:
-        return None
-    style = "width: 100%; height: 640px; border: 1px solid #ccc"
-    return f'<iframe srcdoc="{html.escape(page)}" style="{style}"></iframe>'
-
-
 def page_data(graph: Graph) -> dict[str, Any]:
     """What the page knows: `Graph.to_json`, and what Python finds out about it.
 
@@ -120,7 +109,7 @@ def page_data(graph: Graph) -> dict[str, Any]:
         "calls": {
             node.id: {
                 "box": layout.blocks[node.id],
-                "label": node.label if node.has_own_name else node.class_name,
+                "label": node.shown_name,
                 "role": "merge" if is_additive_merge(node) else role_of(node),
                 "tag": layout.tags.get(node.id, ""),
             }

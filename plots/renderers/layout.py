@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import boxes, common_namespace
 
+DIRECTIONS = ("TB", "BT", "LR", "RL")
+"""From top to bottom, from bottom to top, from left to right, from right to left."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -34,6 +37,16 @@ class Layout:
     def is_referred(self, edge: Edge) -> bool:
         """Whether the edge is drawn as a tag at its target instead of a line."""
         return edge.source in self.tags and self.blocks[edge.source] != self.blocks[edge.target]
+
+
+def check_direction(rankdir: str) -> None:
+    """Refuse directions of the data flow that there are not.
+
+    Raises:
+        ValueError: naming those that there are.
+    """
+    if rankdir not in DIRECTIONS:
+        raise ValueError(f"rankdir is {rankdir!r}; allowed are {', '.join(DIRECTIONS)}")
 
 
 def lay_out(graph: Graph) -> Layout:

@@ -19,11 +19,14 @@ from plots.renderers.boxes import (
     STREAM_COLOUR,
     fill_colour,
     group_text,
-    main_kind,
+    line_words,
     note_colour,
+    noted_colour,
+    notes_at,
+    numbers_at,
     shape_text,
 )
-from plots.renderers.layout import lay_out
+from plots.renderers.layout import check_direction, lay_out
 
 MOST_EDGES = 500
 """Mermaid draws no more, unless the page that it is on says otherwise (its option `maxEdges`)."""
@@ -39,7 +42,6 @@ _SPACING = (  # so that lines into a box do not run through its title
     "  flowchart: {nodeSpacing: 30, rankSpacing: 45, subGraphTitleMargin: {top: 0, bottom: 15}}",
 )
 _BOX: Style = ("fill:#80808012", "stroke:#80808080")  # see-through, for light pages and dark ones
-_DIRECTIONS = ("TB", "BT", "LR", "RL")
 _NOTE_WIDTH = 44
 _THICK: Style = (f"stroke:{STREAM_COLOUR}", "stroke-width:5px")
 _SIDE: Style = ("stroke:#8A8A8A", "stroke-width:1.5px")
@@ -61,8 +63,7 @@ def to_mermaid(graph: Graph, shapes: bool = False, rankdir: str = "TB") -> str:
     Raises:
         ValueError: if `rankdir` is not allowed.
     """
-    if rankdir not in _DIRECTIONS:
-        raise ValueError(f"rankdir is {rankdir!r}; allowed are {', '.join(_DIRECTIONS)}")
+    check_direction(rankdir)
     chart = _Chart(graph, shapes)
     head = ["---", f"title: {json.dumps(graph.name)}", *_SPACING, "---", f"flowchart {rankdir}"]
     body = [*chart.lines(), ""]
@@ -140,7 +141,9 @@ class _Chart:
 
     def _add_note(self, name: str, note: Note) -> None:
         """A note about the whole graph stands above it, held there by a line that is not drawn."""
-        self._add("", name, f'["{_text(_note_words(note))}"]', _framed("#FFFFFF", note.kind))
+        self._add(
+            "", name, f'["{_text(_note_words(note))}"]', _framed("#FFFFFF", note_colour(note.kind))
+        )
         if self.graph.nodes:
             self.links.append(f"{name} ~~~ {self.names[self.graph.nodes[0].id]}")
 
@@ -156,7 +159,7 @@ class _Chart:
                 arrow, style = "==>", style or _THICK
             elif edge.implicit or edge.tensor.dtype == "bool":
                 arrow, style = "-.->", style or _SIDE
-            words = _link_words(self.graph, edge, pairs[edge.source, edge.target] > 1)
+            words = line_words(edge, self.graph, pairs[edge.source, edge.target] > 1)
             said = f'|"{_text(words)}"|' if words else ""
             if style:
                 self.link_styles.setdefault(style, []).append(len(self.links))
@@ -177,17 +180,12 @@ class _Chart:
 def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]:
     """What the box of a call says, line by line; a merge of which nothing is said is a plus."""
     said = [", ".join(map(shape_text, node.outputs))] if shapes else []
-    for overlay in graph.overlays:
-        if node.id in overlay.values:
-            title = f"{overlay.title}: " if len(graph.overlays) > 1 else ""
-            said.append(title + overlay.text(node.id))
-    for note in graph.notes_about.get(node.id, ()):
-        if note.about[0] == node.id:  # a note about many calls is written out at the first
-            said += _note_words(note)
-    times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
+    said += numbers_at(node, graph)
+    said += [words for note in notes_at(node, graph) for words in _note_words(note)]
+    times = graph.times(node)
     if is_additive_merge(node) and not said and times == 1:
         return ["+"]
-    name = node.label if node.has_own_name else node.class_name
+    name = node.shown_name
     title = name if times == 1 else f"{name} × {times}"
     below = group_text(node) if node.kind == "group" else node.class_name
     return [
@@ -203,13 +201,6 @@ def _note_words(note: Note) -> list[str]:
     ]
 
 
-def _link_words(graph: Graph, edge: Edge, is_parallel: bool) -> list[str]:
-    """What stands on a line: the argument if several lines join two calls, letters, numbers."""
-    words = [edge.port] if is_parallel else []
-    words += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
-    return words + [o.text(edge.id) for o in graph.overlays if edge.id in o.values]
-
-
 def _shaped(node: Node, words: list[str]) -> str:
     """The text of a call within the signs that say what shape its box has."""
     text = _text(words)
@@ -220,22 +211,21 @@ def _shaped(node: Node, words: list[str]) -> str:
 
 
 def _style(graph: Graph, node: Node, on_stream: bool) -> Style:
-    kinds = [note.kind for note in graph.notes_about.get(node.id, ())]
     fill = fill_colour(node, graph)
-    if kinds:
-        return _framed(fill, main_kind(kinds))
+    if noted := noted_colour(graph, node.id):
+        return _framed(fill, noted)
     stroke = f"stroke:{STREAM_COLOUR}" if on_stream else "stroke:#5F6B7A"
     return (f"fill:{fill}", stroke, *(["stroke-width:3px"] if on_stream else []), f"color:{INK}")
 
 
-def _framed(fill: str, kind: str) -> Style:
-    """The style of what a note of this kind is about."""
-    return f"fill:{fill}", f"stroke:{note_colour(kind)}", "stroke-width:3px", f"color:{INK}"
+def _framed(fill: str, colour: str) -> Style:
+    """The style of what notes are about."""
+    return f"fill:{fill}", f"stroke:{colour}", "stroke-width:3px", f"color:{INK}"
 
 
 def _link_style(graph: Graph, edge: Edge) -> Style:
-    kinds = [note.kind for note in graph.notes_about.get(edge.id, ())]
-    return (f"stroke:{note_colour(main_kind(kinds))}", "stroke-width:3px") if kinds else ()
+    noted = noted_colour(graph, edge.id)
+    return (f"stroke:{noted}", "stroke-width:3px") if noted else ()
 
 
 def _text(words: Iterable[str]) -> str:

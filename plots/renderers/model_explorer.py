@@ -14,7 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from plots.annotations import Overlay, quantity_text
+from plots.annotations import Overlay, counted, quantity_text
 from plots.files import write_whole
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes
@@ -89,8 +89,8 @@ def _path(namespace: str) -> str:
 
 def _node(graph: Graph, node: Node, namespace: str, on_stream: bool) -> dict[str, Any]:
     incoming = graph.incoming[node.id]
-    name = node.label if node.has_own_name else node.class_name
-    times = graph.repeats.get(node.name if node.kind == "group" else node.id, 1)
+    name = node.shown_name
+    times = graph.times(node)
     return {
         "id": node.id,
         "label": name if times == 1 else f"{name} × {times}",
@@ -186,7 +186,7 @@ def _stream(graph: Graph) -> dict[str, Any]:
     for source, target in graph.stream:
         edges.append({"sourceNodeId": source, "targetNodeId": target})
         if count := past.get((source, target)):
-            edges[-1]["label"] = f"past {count} call{'' if count == 1 else 's'}"
+            edges[-1]["label"] = f"past {counted(count, 'call')}"
     overlay = {"name": "residual stream", "edgeColor": STREAM_COLOUR, "edgeWidth": 4}
     return {
         "name": "skip paths",

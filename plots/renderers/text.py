@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from plots.annotations import Note, number_text, quantity_text
+from plots.annotations import Note, counted, number_text, quantity_text
 from plots.graph import Graph, Node, Tensor
 from plots.ordering import box_by_box
 from plots.registry import graph_renderer
@@ -49,12 +49,12 @@ def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
     lines = _aligned([*titles, *table])
     said = [*_head(graph, width), "", *lines[: len(titles)]]
     for line, below, row in zip(lines[len(titles) :], between(margins), rows, strict=True):
-        takes = ", ".join(references.takes(row.node)) if row.node else ""
+        takes = _printable(", ".join(references.takes(row.node))) if row.node else ""
         said += _broken(f"{line}  ← " if takes else line, takes, width, below)
         for note in _notes_at(graph, row.node):
             said += _broken(_indented(below, row.depth + 1) + "! ", note.full_text, width, below)
     outputs = dict.fromkeys(references.output(node_id, k) for node_id, k in graph.outputs)
-    said += ["", *_broken("outputs: ", ", ".join(outputs), width)]
+    said += ["", *_broken("outputs: ", _printable(", ".join(outputs)), width)]
     return "".join(f"{line.rstrip()}\n" for line in said)
 
 
@@ -77,14 +77,14 @@ def _rows(graph: Graph, references: References) -> Iterator[_Row]:
         while parts[: depth + 1] == around[: depth + 1] and depth < len(parts):
             depth += 1
         for inner in range(depth, len(parts)):
-            yield _Row(_times(graph, ".".join(parts[: inner + 1]), parts[inner]), inner, None)
+            times = graph.repeats.get(".".join(parts[: inner + 1]), 1)
+            yield _Row(_repeated(parts[inner], times), inner, None)
         around = parts
-        place = node.name if node.kind == "group" else node.id
-        yield _Row(_times(graph, place, references.in_its_box(node)), len(parts), node)
+        name = references.in_its_box(node)
+        yield _Row(_repeated(name, graph.times(node)), len(parts), node)
 
 
-def _times(graph: Graph, place: str, name: str) -> str:
-    times = graph.repeats.get(place, 1)
+def _repeated(name: str, times: int) -> str:
     return _printable(name) if times == 1 else f"{_printable(name)} × {times}"
 
 
@@ -109,13 +109,13 @@ def _tensor_text(tensor: Tensor) -> str:
 
 def _head(graph: Graph, width: int) -> list[str]:
     """The graph as a whole: its size, skip paths and letters, and what is said about all of it."""
-    said = [_counted(len(graph.nodes), "call"), _counted(len(graph.edges), "edge")]
+    said = [counted(len(graph.nodes), "call"), counted(len(graph.edges), "edge")]
     said.append(f"{number_text(graph.parameters)} parameters")
     if frozen := graph.parameters - graph.trainable_parameters:
         said.append(f"{number_text(frozen)} of them not trained")
     if graph.skip_paths:
         placements = " and ".join(sorted({_PLACEMENTS[p.placement] for p in graph.skip_paths}))
-        said.append(f"{_counted(len(graph.skip_paths), 'skip path')} ({placements})")
+        said.append(f"{counted(len(graph.skip_paths), 'skip path')} ({placements})")
     lines = _broken(f"{_printable(graph.name)}: ", ", ".join(said), width)
     if graph.letters:
         sizes = [f"{a}" if n is None else f"{a} = {n}" for a, n in graph.letters.items()]
@@ -140,10 +140,6 @@ _PLACEMENTS = {
     "branch_end": "norm at the end of the branch",
     "none": "no norm",
 }
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _notes_at(graph: Graph, node: Node | None) -> list[Note]:
