@@ -25,7 +25,7 @@ from plots.registry import (
 )
 from plots.renderers.boxes import Labels
 from plots.renderers.dot import graphs_to_dot
-from plots.renderers.graphviz import check_style, picture_format, render_dot
+from plots.renderers.graphviz import FORMATS, check_style, render_dot
 from plots.skips import mark_skip_paths
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def plot_model(
     dpi: int = 200,
     show_layer_activations: bool = False,
     show_trainable: bool = False,
-    **kwargs: Any,
+    splines: str = "spline",
+    blocks: int | None = None,
 ) -> Any:
     """Draw a model, its skip paths as one thick straight line past the sublayers.
 
@@ -116,8 +117,9 @@ def plot_model(
             longer than 16,000 pixels.
         show_layer_activations: Whether to show the activation of layers that have one.
         show_trainable: Whether to show if a layer with weights is trained.
-        **kwargs: `splines` (as in Graphviz: "spline", "polyline", "ortho", ...), and `blocks`: of
-            every run of equal blocks draw only so many, with the number that they stand for.
+        splines: How edges run, as in Graphviz: "spline", "polyline", "ortho", ...
+        blocks: Of every run of equal blocks draw only so many, with the number that they stand for;
+            None draws all.
 
     Returns:
         As from Keras: in a notebook an image of what was written, where the format can be shown
@@ -125,11 +127,9 @@ def plot_model(
 
     Raises:
         TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
-        ValueError: if the model is not built, if an argument is unknown or has a
-            value that is not allowed.
+        ValueError: if the model is not built, or an argument has a value that is not allowed.
         OSError: if the file cannot be written.
     """
-    splines, blocks = _known(kwargs, "plot_model")
     path, chosen = _checked(to_file)
     _check(blocks)
     options = {
@@ -161,7 +161,7 @@ def plot_side_by_side(
     dpi: int = 120,
     show_layer_activations: bool = False,
     show_trainable: bool = False,
-    **kwargs: Any,
+    splines: str = "spline",
 ) -> Any:
     """Draw several models next to each other in one picture, so that they can be compared.
 
@@ -178,7 +178,7 @@ def plot_side_by_side(
         dpi: See `plot_model`.
         show_layer_activations: See `plot_model`.
         show_trainable: See `plot_model`.
-        **kwargs: `splines`, see `plot_model`.
+        splines: See `plot_model`.
 
     Returns:
         As from `plot_model`.
@@ -188,9 +188,12 @@ def plot_side_by_side(
         ValueError: as from `plot_model`; if `models` is empty.
         OSError: if the file cannot be written.
     """
-    splines, _ = _known(kwargs, "plot_side_by_side")
-    path, _ = _checked(to_file)
-    picture_format(path)  # before the work, not after
+    path, chosen = _checked(to_file)
+    if chosen.name not in FORMATS:
+        raise ValueError(
+            f"cannot write {str(to_file)!r}: models next to each other are drawn as "
+            f"{', '.join(FORMATS)}, and not as {chosen.name}"
+        )
     check_style(rankdir, dpi)
     _check(blocks)
     if not models:
@@ -203,7 +206,7 @@ def plot_side_by_side(
         show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable
     )
     dot = graphs_to_dot(graphs, labels, rankdir, dpi, splines)
-    return _shown(write_whole(path, render_dot(dot, picture_format(path))))
+    return _shown(write_whole(path, render_dot(dot, chosen.name)))
 
 
 def plot_diff(
@@ -252,19 +255,6 @@ def plot_diff(
     if "before" in chosen.options:
         options["before"] = older_side(marked, compare_graphs(old, graph))
     return draw(marked, path, (), depth, chosen.name, **options)
-
-
-def _known(kwargs: dict[str, Any], function: str) -> tuple[str, int | None]:
-    """The known ones of the further arguments: (splines, blocks)."""
-    known = {"splines": "spline"} | ({"blocks": None} if function == "plot_model" else {})
-    unknown = sorted(set(kwargs) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{function}() got unknown arguments {', '.join(unknown)}; "
-            f"besides the named ones it takes {', '.join(known)}"
-        )
-    given: dict[str, Any] = known | kwargs
-    return given["splines"], given.get("blocks")
 
 
 def _check(blocks: int | None) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -14,31 +13,30 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import redirect_stderr
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
 from plots.registry import graph_renderer
 from plots.renderers.boxes import Labels, quoted
 from plots.renderers.dot import graph_to_dot
 from plots.renderers.inlined import files_of, inlined
+from plots.renderers.layout import check_direction
 
 if TYPE_CHECKING:
     import pydot
 
 FORMATS = ("png", "svg", "pdf", "dot")
+"""Names of the renderers that are here."""
 
 MAX_SIDE_PIXELS = 16_000
 """Longest side of a PNG. Viewers and browsers refuse much larger ones."""
-
-_DIRECTIONS = ("TB", "BT", "LR", "RL")
 
 _GRAPHVIZ_LOCK = threading.Lock()  # the bundled Graphviz is not thread-safe
 
 _PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
 
-def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable[..., bytes]:
+def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable[..., Any]:
     """Register the renderer of one format; all four take the same options."""
 
     def renderer(
@@ -51,13 +49,14 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
         rankdir: str = "TB",
         splines: str = "spline",
         dpi: int = 200,
-    ) -> bytes:
+    ) -> str | bytes:
         check_style(rankdir, dpi)
         labels = Labels(shapes, dtypes, full_names, activations, trainable)
         if picture == "dot":  # text, which has no place for pictures in boxes
             graph = replace(graph, pictures={})
         drawn = graph_to_dot(graph, labels, rankdir, dpi, splines)
-        return render_dot(drawn, picture, graph.pictures.values())
+        data = render_dot(drawn, picture, graph.pictures.values())
+        return data.decode() if picture == "dot" else data
 
     renderer.__name__ = picture
     renderer.__doc__ = f"""{summary}
@@ -93,26 +92,9 @@ def check_style(rankdir: str, dpi: int) -> None:
     Raises:
         ValueError: naming what is allowed.
     """
-    if rankdir not in _DIRECTIONS:
-        raise ValueError(f"rankdir is {rankdir!r}; allowed are {', '.join(_DIRECTIONS)}")
+    check_direction(rankdir)
     if not dpi > 0:
         raise ValueError(f"dpi is {dpi!r}; it must be a positive number")
-
-
-def picture_format(to_file: str | os.PathLike[str]) -> str:
-    """The format of `FORMATS` that a file name asks for by its suffix.
-
-    Raises:
-        ValueError: if the suffix names none of them.
-    """
-    suffix = Path(to_file).suffix
-    name = suffix[1:].lower()
-    if name not in FORMATS:
-        raise ValueError(
-            f"cannot write {str(to_file)!r}: the suffix {suffix!r} names no known format. "
-            f"Known are {', '.join('.' + known for known in FORMATS)}"
-        )
-    return name
 
 
 def render_dot(dot: pydot.Dot, picture: str, in_boxes: Collection[str] = ()) -> bytes:
@@ -149,11 +131,11 @@ def run_graphviz(text: str, picture: str) -> bytes:
         ImportError: if neither `dot` nor pygraphviz is there.
         RuntimeError: if Graphviz cannot draw the graph.
     """
-    with _GRAPHVIZ_LOCK:
-        installed = shutil.which("dot")
-        if installed:
-            data = _run_installed(installed, text, picture)
-        else:
+    installed = shutil.which("dot")
+    if installed:
+        data = _run_installed(installed, text, picture)
+    else:
+        with _GRAPHVIZ_LOCK:
             data = _run_bundled(text, picture)
     # A PDF holds the time at which it was written. The new date is as long as the old one, because
     # the PDF's table of contents counts bytes.
