@@ -14,6 +14,7 @@ from keras import layers
 
 import builders
 import plots
+from plots.renderers import boxes
 from plots.renderers import html as explorer
 
 
@@ -106,7 +107,7 @@ def test_numbers_that_are_not_finite_are_neither_in_the_page_nor_a_colour(decode
     calls = [node.id for node in decoder.nodes if node.namespace == ATTENTION][:4]
     numbers = (3.0, float("nan"), float("inf"), float("-inf"))
     values = {call: {"": number} for call, number in zip(calls, numbers, strict=True)}
-    overlay = Overlay("broken", "broken", "", values, scale=scale)
+    overlay = plots.Overlay("broken", "broken", "", values, scale=scale)
     graph = replace(decoder, overlays=(overlay,))
     (shown,) = packed_data(plots.to_html(graph))["overlays"]
     assert shown["places"] == {calls[0]: [3.0, "3"]}
