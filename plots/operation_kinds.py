@@ -117,6 +117,11 @@ def is_identity_like(node: Node) -> bool:
     return node.class_name == "Activation" and node.activation == "linear"
 
 
+def is_reversed_embedding(node: Node) -> bool:
+    """Whether the call is an embedding used the other way round: from vectors to logits."""
+    return any(constant.port == "reverse" and constant.value for constant in node.constants)
+
+
 def is_linear(node: Node) -> bool:
     """Whether the call is linear in its input, given fixed statistics of norms: no activation."""
     if is_identity_like(node) or is_norm(node) or node.is_a(RESAMPLING):

@@ -309,6 +309,97 @@ def test_a_keras_hub_backbone_has_its_letters():
     assert letters_of(graph, "padding_mask") == "b t"  # the two inputs meet in the blocks
 
 
+def test_a_mask_of_scores_has_the_length_of_the_keys_and_not_of_the_heads():
+    scores = keras.Input((3, None, None), name="scores")
+    mask = keras.Input((1, 1, None), dtype="bool", name="mask")
+    weights = layers.Softmax(name="weights")(scores, mask=mask)
+    graph = check_every_shape(keras.Model([scores, mask], weights))
+    assert letters_of(graph, "weights") == "b 3 t s"
+    assert letters_of(graph, "mask") == "b 1 1 s"
+
+
+def test_a_mask_that_a_layer_without_a_rule_takes_leaves_axes_of_known_size_alone():
+    class Hide(layers.Layer):
+        def call(self, scores, mask=None):
+            return scores * ops.cast(mask, "float32")
+
+    scores = keras.Input((3, None, None), name="scores")
+    mask = keras.Input((1, 1, None), dtype="bool", name="mask")
+    model = keras.Model([scores, mask], Hide(name="y")(scores, mask))
+    graph = plots.shapes(plots.read_graph(model))
+    assert letters_of(graph, "y") == "b 3 t s"
+    assert letters_of(graph, "mask") == "b 1 1 u"  # a length of its own, as far as one can tell
+
+
+@pytest.mark.parametrize(
+    "indices", [[0, 2], [[0, 2], [1, 1]]], ids=["a list of them", "a table of them"]
+)
+def test_what_is_taken_at_given_places_puts_their_axes_in_the_place_of_one(indices):
+    x = keras.Input((3, None, 5), name="x")
+    taken = ops.take(x, np.array(indices), axis=1)
+    graph = check_every_shape(keras.Model(x, taken))
+    expected = ["b", *(str(n) for n in np.shape(indices)), "t", "5"]
+    assert letters_of(graph, "take#1") == " ".join(expected)
+
+
+def test_a_product_with_a_constant_vector_sums_over_the_last_axis():
+    x = keras.Input((None, 7), name="x")
+    y = keras.Input((None, 5, 7), name="y")
+    outputs = [ops.matmul(x, np.ones(7, "float32")), ops.matmul(y, np.ones(7, "float32"))]
+    outputs.append(ops.matmul(np.ones(5, "float32"), y))
+    graph = plots.shapes(plots.read_graph(keras.Model([x, y], outputs)))
+    assert letters_of(graph, "x") == "b t 7"
+    assert letters_of(graph, "y") == "b s 5 7"
+    assert {letters_of(graph, node_id)[0] for node_id, _ in graph.outputs} == {"b"}
+
+
+def test_slices_that_go_backwards_are_reckoned_from_the_end():
+    x = keras.Input((None, 5), name="x")
+    slices = {
+        "b t 5": x[:, ::-1],
+        "b t-1 5": x[:, :0:-1],
+        "b t-2 5": x[:, -3::-1],
+        "b 2 5": x[:, -2:-4:-1],
+        "b t/2 5": x[:, ::-2],
+    }
+    graph = check_every_shape(keras.Model(x, list(slices.values())))
+    assert [letters_of(graph, node_id) for node_id, _ in graph.outputs] == list(slices)
+
+
+def test_padding_on_all_sides_is_reckoned_in_every_form_that_keras_takes():
+    x = keras.Input((None, 5), name="x")
+    for width, letters in ((1, "b+2 t+2 7"), ((1, 2), "b+3 t+3 8"), (((2, 1),), "b+3 t+3 8")):
+        graph = plots.shapes(plots.read_graph(keras.Model(x, ops.pad(x, width))))
+        assert letters_of(graph, "pad#1") == letters
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strides": 2},
+        {"strides": 3, "output_padding": 0},
+        {"strides": 3, "output_padding": (2, 1)},
+        {"dilation_rate": 2},
+    ],
+)
+def test_transposed_convolutions_give_out_as_much_as_keras_says(padding, options):
+    image = keras.Input((None, None, 3), name="image")
+    layer = layers.Conv2DTranspose(5, (2, 3), padding=padding, name="up", **options)
+    axes = axes_of(plots.read_graph(keras.Model(image, layer(image))))
+    expected = layer.compute_output_shape((SIZES["b"], SIZES["H"], SIZES["W"], 3))
+    found = [value_of(axis.quantity, SIZES) for axis in axes.outputs["up", 0]]
+    assert found == list(expected)
+
+
+def test_an_embedding_that_is_told_not_to_go_backwards_names_the_width():
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    table = layers.ReversibleEmbedding(11, 7, name="table")
+    y = layers.Dense(5, name="y")(table(tokens, reverse=False))
+    graph = plots.shapes(plots.read_graph(keras.Model(tokens, y)))
+    assert letters_of(graph, "table") == "b t d"
+
+
 # What nobody knows ------------------------------------------------------------------------------
 
 
@@ -347,6 +438,19 @@ def test_a_foreign_class_with_a_known_name_does_no_harm():
 
     x = keras.Input((None, 5), name="x")
     graph = plots.shapes(plots.read_graph(keras.Model(x, Attention(name="y")(x))))
+    assert letters_of(graph, "y") == "b t 5"
+
+
+def test_a_foreign_class_whose_configuration_has_another_form_does_no_harm():
+    class Bidirectional(layers.Layer):
+        def call(self, x):
+            return x
+
+        def get_config(self):
+            return {**super().get_config(), "layer": "an LSTM"}
+
+    x = keras.Input((None, 5), name="x")
+    graph = plots.shapes(plots.read_graph(keras.Model(x, Bidirectional(name="y")(x))))
     assert letters_of(graph, "y") == "b t 5"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from plots.axes.unions import AxisId, AxisUnions
 from plots.graph import Graph, Node
+from plots.operation_kinds import is_reversed_embedding
 from plots.skips import skip_paths
 
 GLOSSARY = {
@@ -184,7 +185,7 @@ class _Namer:
         return [
             node
             for node in self.graph.nodes
-            if node.is_a(EMBEDDINGS) and not any(c.port == "reverse" for c in node.constants)
+            if node.is_a(EMBEDDINGS) and not is_reversed_embedding(node)
         ]
 
 

@@ -1,8 +1,9 @@
 """How the axes of what calls take become the axes of what they give out, by class.
 
 A class that derives from one of these counts as well; for a class without a rule see `unknown`.
-Add your own: `axis_rules.AXIS_RULES["MyLayer"] = rule`, a function that takes a `Call` and says in
-`call.axes` which axes are the same; or `axis_rules.LAYOUTS["MyLayer"] = ({"x": "btd"}, "bd")`.
+Add your own: `plots.axes.rules.AXIS_RULES["MyLayer"] = rule`, a function that takes a `Call` and
+says in `call.axes` which axes are the same; or, for a layer that puts each axis in one place,
+`plots.axes.rules.LAYOUTS["MyLayer"] = ({"x": "btd"}, "bd")`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from plots.axes.equations import Equation, parse_equation
 from plots.axes.unions import AxisId, Call
+from plots.operation_kinds import is_reversed_embedding
 
 Rule = Callable[[Call], None]
 
@@ -47,7 +49,7 @@ def follow(call: Call) -> None:
             if name in LAYOUTS:
                 laid_out(call, *LAYOUTS[name])
                 return None
-        except (IndexError, KeyError, StopIteration, TypeError, ValueError):
+        except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
             break  # a foreign class with a name that is known here, but with other arguments
     unknown(call)
 
@@ -127,7 +129,8 @@ def _masks(call: Call) -> None:
             named = [axes for name, axes in streams.items() if stem and name.startswith(stem)]
             stream = named[0] if named else call.first
             call.axes.stretch(axes[0], stream[0])
-            if len(stream) > 1:
+            # Only of (b, t, d) the second axis is a length, and a free size is no known one.
+            if len(stream) == 3 and call.size(axes[-1]) == call.size(stream[1]):
                 call.axes.stretch(axes[-1], stream[1])
     for port, axes in streams.items():
         if port.startswith("encoder") and len(axes) == len(call.first) == 3:
@@ -138,7 +141,7 @@ def _masks(call: Call) -> None:
 # Element by element, and sums over axes ---------------------------------------------------------
 
 
-@axis_rule("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract")
+@axis_rule("Add", "Average", "Maximum", "Minimum", "Multiply", "Softmax", "Subtract")
 def elementwise(call: Call) -> None:
     """Inputs of any ranks, broadcast to the output from their last axes on."""
     for output in call.outputs:
@@ -239,14 +242,15 @@ def _multiplied(
 @axis_rule("Matmul")
 def _matmul(call: Call) -> None:
     left, right = call.inputs.get("x1"), call.inputs.get("x2")
-    for axes in (left, right):
-        if axes is not None and len(axes) < 2:
-            raise ValueError("a vector in a product has no rule")
-    batch = [axes[:-2] for axes in (left, right) if axes is not None]
+    given = [axes for axes in (left, right) if axes is not None]
+    # Of a constant only the output tells that it is a vector: it has an axis less.
+    if any(len(axes) < 2 or len(axes) > len(call.output) for axes in given):
+        raise ValueError("a vector in a product has no rule")
+    batch = [axes[:-2] for axes in given]
     for place in range(1, len(call.output) - 1):
-        given = [axes[-place] for axes in batch if len(axes) >= place]
-        if given:
-            call.axes.broadcast(given, call.output[-2 - place])
+        here = [axes[-place] for axes in batch if len(axes) >= place]
+        if here:
+            call.axes.broadcast(here, call.output[-2 - place])
     if left is not None:
         call.axes.same(left[-2], call.output[-2])
     if right is not None:
@@ -271,7 +275,7 @@ def _dot_layer(call: Call) -> None:
 
 @axis_rule("Embedding", "PositionVectors", "TokenAndPositionEmbedding")
 def _embedding(call: Call) -> None:
-    if any(c.port == "reverse" and c.value for c in call.node.constants):
+    if is_reversed_embedding(call.node):
         call.axes.all_same(call.first[:-1], call.output[:-1])
         call.weight_axis("embeddings out", call.first[-1])
         call.axes.roles.append(("v", call.weight_axis("embeddings in", call.output[-1])))

@@ -1,4 +1,7 @@
-"""Rules for what moves, cuts and joins axes: reshapes, slices, convolutions; see `axis_rules`."""
+"""Rules for what moves, cuts and joins axes: reshapes, slices, convolutions.
+
+See `plots.axes.rules` for what a rule is.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,8 @@ def _broadcast_to(call: Call) -> None:
 def _take(call: Call) -> None:
     table = call.inputs["x"]
     place = call.node.config["axis"] % len(table)
-    indices = call.inputs.get("indices", call.output[place : len(call.output) - len(table) + 1])
+    rank = len(call.output) - len(table) + 1
+    indices = call.inputs.get("indices", call.output[place : place + rank])
     call.axes.all_same([*table[:place], *indices, *table[place + 1 :]], call.output)
 
 
@@ -168,9 +172,12 @@ def _cut(call: Call, axis: AxisId, result: AxisId, key: str) -> None:
     """The axis of `x[start:stop:step]`; negative numbers count from its end."""
     numbers = [int(part) if part else None for part in key.split(":")]
     start, stop, step = (*numbers, None)[:3]
-    ends = [(0, 0) if start is None else _end(start), (1, 0) if stop is None else _end(stop)]
-    times, more = ends[1][0] - ends[0][0], ends[1][1] - ends[0][1]
-    share = Fraction(1, abs(step or 1))
+    # A negative step goes from the last one to the one before the first.
+    whole = ((0, 0), (1, 0)) if step is None or step > 0 else ((1, -1), (0, -1))
+    begin = whole[0] if start is None else _end(start)
+    end = whole[1] if stop is None else _end(stop)
+    times, more = end[0] - begin[0], end[1] - begin[1]
+    share = Fraction(1, step or 1)
     call.axes.reckon(result, (times * share, (axis,)), (more * share, ()))
 
 
@@ -218,10 +225,20 @@ def _repeat(call: Call) -> None:
 
 @axis_rule("Pad")
 def _pad(call: Call) -> None:
-    for a, b, (before, after) in zip(
-        call.first, call.output, call.node.config["pad_width"], strict=True
-    ):
+    pairs = _pairs(call.node.config["pad_width"])
+    if len(pairs) == 1:  # of all axes
+        pairs *= len(call.first)
+    for a, b, (before, after) in zip(call.first, call.output, pairs, strict=True):
         call.axes.reckon(b, (1, (a,)), (before + after, ()))
+
+
+def _pairs(width: Any) -> list[tuple[int, int]]:
+    """(before, after) as `ops.pad` takes it: 1, (1, 2), or [(1, 2), (0, 0)]."""
+    if isinstance(width, int):
+        return [(width, width)]
+    if isinstance(width[0], int):
+        return [(width[0], width[-1])]
+    return [(pair[0], pair[-1]) for pair in width]
 
 
 def _listed(places: Any) -> list[int]:
@@ -270,11 +287,20 @@ def _pooling(call: Call) -> None:
 
 @axis_rule("BaseConvTranspose")
 def _transposed_convolution(call: Call) -> None:
+    """Positions as far apart as the strides, and at the end what is asked for or fills a stride."""
     config = call.node.config
     pairs = _spatial(call, len(config["kernel_size"]), keeps_channels=False)
-    sizes = zip(pairs, config["kernel_size"], config["strides"], strict=True)
-    for (x, y), k, stride in sizes:
-        more = max(k - stride, 0) if config["padding"] == "valid" else 0
+    added = config["output_padding"]
+    extra = [added] * len(pairs) if added is None or isinstance(added, int) else added
+    valid = config["padding"] == "valid"
+    for (x, y), k, stride, spread, end in zip(
+        pairs, config["kernel_size"], config["strides"], config["dilation_rate"], extra, strict=True
+    ):
+        reach = spread * (k - 1) + 1
+        if end is None:
+            more = max(reach - stride, 0) if valid else 0
+        else:
+            more = end - stride + (reach if valid else reach % 2)
         call.axes.reckon(y, (stride, (x,)), (more, ()))
 
 

@@ -22,7 +22,7 @@ from plots.axes.calls import CallWithAxes
 from plots.axes.equations import parse_equation
 from plots.axes.shapes import Axis
 from plots.graph import Constant, Node
-from plots.operation_kinds import is_norm
+from plots.operation_kinds import is_norm, is_reversed_embedding
 
 Shape = tuple[Axis, ...]
 
@@ -148,8 +148,7 @@ def _constant(node: Node, port: str) -> Constant:
 
 @flop_rule("ReversibleEmbedding")
 def _reversible_embedding(call: MeasuredCall) -> Quantity:
-    reverse = any(c.port == "reverse" and c.value for c in call.node.constants)
-    return _dense(call) if reverse else {}
+    return _dense(call) if is_reversed_embedding(call.node) else {}
 
 
 # Convolutions -----------------------------------------------------------------------------------

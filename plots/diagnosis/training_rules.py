@@ -13,6 +13,7 @@ from plots.operation_kinds import (
     is_additive_merge,
     is_identity_like,
     is_linear_projection,
+    is_reversed_embedding,
     is_shape_only,
 )
 
@@ -169,8 +170,8 @@ def _activation(node: Node) -> str | None:
 
 
 def _gives_logits(node: Node) -> bool:
-    tied = any(constant.port == "reverse" and constant.value for constant in node.constants)
-    return is_linear_projection(node) or (tied and not node.config.get("logit_soft_cap"))
+    tied = is_reversed_embedding(node) and not node.config.get("logit_soft_cap")
+    return is_linear_projection(node) or tied
 
 
 def _is_crossentropy(loss: Loss) -> bool:
