@@ -212,9 +212,23 @@ def test_operations_of_a_layer_are_those_that_the_backend_is_given(make, shapes)
     assert flops_of(model, **SIZES) == flops_computed(lambda *x: model([*x]), *given) > 0
 
 
-def test_a_gate_of_an_attention_is_one_more_projection():
-    plain, gated = (one_layer(layers.MultiHeadAttention(3, 2, use_gate=g), D, D) for g in (0, 1))
-    assert flops_of(gated, **SIZES) - flops_of(plain, **SIZES) == 2 * B * T * 7 * 3 * 2
+@pytest.mark.parametrize("value_dim", [None, 11])
+def test_a_gate_of_an_attention_is_one_more_projection(value_dim):
+    def model(use_gate):
+        attention = layers.MultiHeadAttention(3, 2, value_dim=value_dim, use_gate=use_gate)
+        return one_layer(attention, D, D)
+
+    plain, gated = model(False), model(True)
+    more = gated.count_params() - plain.count_params()  # (7, 3, v) and as many biases
+    assert more == (7 + 1) * 3 * (value_dim or 2)
+    assert flops_of(gated, **SIZES) - flops_of(plain, **SIZES) == 2 * B * T * more * 7 / 8
+
+
+def test_a_gate_of_a_grouped_attention_is_one_more_projection_of_all_heads():
+    plain, gated = (
+        one_layer(layers.GroupQueryAttention(5, 6, 3, use_gate=gate), D, D) for gate in (0, 1)
+    )
+    assert flops_of(gated, **SIZES) - flops_of(plain, **SIZES) == 2 * B * T * 7 * 6 * 5
 
 
 def test_products_of_bare_operations_are_counted():
@@ -238,6 +252,14 @@ def test_products_of_bare_operations_are_counted():
 )
 def test_recurrent_layers_multiply_input_and_state_in_every_gate(make, gates, ways):
     assert flops_of(one_layer(make(), D), **SIZES) == ways * gates * B * T * 2 * 5 * (7 + 5)
+
+
+def test_ways_there_and_back_that_differ_are_counted_each():
+    there = layers.LSTM(5, return_sequences=True)
+    back = layers.GRU(11, return_sequences=True, go_backwards=True)
+    both = one_layer(layers.Bidirectional(there, backward_layer=back), D)
+    products = 4 * 5 * (7 + 5) + 3 * 11 * (7 + 11)
+    assert flops_of(both, **SIZES) == 2 * B * T * products
 
 
 def test_resnet50_costs_what_its_paper_says(resnet):
@@ -376,8 +398,46 @@ def test_weights_without_a_rule_are_noted_and_not_silently_nothing(layer):
 
 def test_bare_products_without_a_rule_are_noted():
     x = keras.Input((None, 7), name="x")
-    graph = plots.flops(plots.read_graph(keras.Model(x, ops.tensordot(x, ops.ones((7, 5)), 1))))
-    assert [note.kind for note in graph.notes] == ["uncounted"]
+    row = keras.Input(batch_shape=(7,), name="row")
+    products = [ops.tensordot(x, ops.ones((7, 5)), 1), ops.correlate(row, ops.ones(3))]
+    graph = plots.flops(plots.read_graph(keras.Model([x, row], products)))
+    assert [note.about for note in graph.notes] == [("tensordot#1",), ("correlate#1",)]
+    assert {note.kind for note in graph.notes} == {"uncounted"}
+
+
+class ScaledDotProduct(layers.Layer):
+    def call(self, query, key, value):
+        return ops.matmul(ops.softmax(ops.matmul(query, ops.swapaxes(key, 1, 2))), value)
+
+
+def test_a_layer_that_may_multiply_what_it_takes_is_noted_also_without_weights():
+    x = keras.Input((None, 7), name="x")
+    mixed = ScaledDotProduct(name="mixed")(x, x, x)
+    graph = plots.flops(plots.read_graph(keras.Model(x, layers.Add()([x, mixed]))))
+    assert [note.about for note in graph.notes] == [("mixed",)]
+
+
+def test_layers_that_take_a_mask_or_merge_are_known_to_multiply_nothing():
+    class Masked(layers.Layer):
+        def call(self, x, mask):
+            return ops.where(mask, x, 0.0)
+
+    x = keras.Input((None, 7), name="x")
+    mask = keras.Input((None, 7), dtype="bool", name="mask")
+    y = layers.Maximum()([x, Masked()(x, mask)])
+    graph = plots.flops(plots.read_graph(keras.Model([x, mask], layers.Concatenate()([x, y]))))
+    assert not graph.notes
+
+
+def test_nothing_in_our_models_is_left_uncounted():
+    rotary = {"positions": "rotary", "head_dim": 10, "attention_dropout": 0.1}
+    for changes in (*SPECS.values(), rotary):
+        spec = small_spec(**changes)
+        model = builders.build(spec)
+        assert not plots.flops(plots.read_graph(model)).notes
+        if spec.kind != "encoder_only":
+            step = builders.build_decode_step(model, spec, B, 1, 17)
+            assert not plots.flops(plots.read_graph(step)).notes
 
 
 def test_a_rule_can_be_added(monkeypatch):

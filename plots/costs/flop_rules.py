@@ -13,7 +13,7 @@ operations as a polynomial in the letters of free axes, or None if it cannot tel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeVar
 
@@ -22,13 +22,27 @@ from plots.axes.calls import CallWithAxes
 from plots.axes.equations import parse_equation
 from plots.axes.shapes import Axis
 from plots.graph import Constant, Node
-from plots.operation_kinds import is_norm, is_reversed_embedding
+from plots.operation_kinds import (
+    is_additive_merge,
+    is_identity_like,
+    is_norm,
+    is_reversed_embedding,
+    is_shape_only,
+)
 
-Shape = tuple[Axis, ...]
+AxesOfTensor = tuple[Axis, ...]
 
 
-MeasuredCall = CallWithAxes[Axis]
-"""A call with the sizes and letters of its axes, as rules about operations see it."""
+@dataclass(frozen=True)
+class MeasuredCall(CallWithAxes[Axis]):
+    """A call with the sizes and letters of its axes, as rules about operations see it.
+
+    Attributes:
+        floats: Ports that take floats.
+    """
+
+    floats: frozenset[str] = frozenset()
+
 
 Rule = Callable[[MeasuredCall], Quantity | None]
 SomeRule = TypeVar("SomeRule", bound=Rule)
@@ -38,31 +52,42 @@ FLOP_RULES: dict[str, Rule] = {}
 
 WITHOUT_PRODUCTS: set[str] = {
     "AddBias",
+    "BiasedScores",
     "BucketBias",
+    "CacheUpdate",
     "Embedding",
     "LayerScale",
+    "MaskedSoftmax",
+    "Merge",
     "Normalization",
     "PReLU",
     "PositionEmbedding",
     "PositionVectors",
+    "RotaryEmbedding",
+    "RotaryPositions",
+    "Softmax",
     "TokenAndPositionEmbedding",
 }
-"""Classes with weights that multiply no matrices; norms are known besides."""
+"""Layers that multiply no matrices, although they have weights or take several tensors of floats.
+
+Norms and what `plots.operation_kinds` calls merges, identities and shapes are known besides.
+"""
 
 PRODUCTS_WITHOUT_RULE: set[str] = {
     "Conv",
     "ConvTranspose",
+    "Correlate",
     "DepthwiseConv",
     "Inner",
     "SeparableConv",
     "Tensordot",
     "Vdot",
 }
-"""Bare operations that are products, but are not counted; layers without a rule have weights."""
+"""Bare operations that are products and have no rule; all others are none."""
 
 
 def flops_of(call: MeasuredCall) -> Quantity | None:
-    """The operations of one call; None if it does some that no rule knows."""
+    """The operations of one call; None if it may do some that no rule knows."""
     node = call.node
     for name in (node.class_name, *node.bases):
         if name in FLOP_RULES:
@@ -70,8 +95,24 @@ def flops_of(call: MeasuredCall) -> Quantity | None:
                 return FLOP_RULES[name](call)
             except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
                 return None  # a foreign class with a name that is known here, but other arguments
-    silent = node.is_a(WITHOUT_PRODUCTS) or is_norm(node) or node.parameters == 0
-    return {} if silent and not node.is_a(PRODUCTS_WITHOUT_RULE) else None
+    if node.is_a(PRODUCTS_WITHOUT_RULE):
+        return None
+    return {} if _is_known_to_be_without_products(node) or not _may_multiply(call) else None
+
+
+def _is_known_to_be_without_products(node: Node) -> bool:
+    return (
+        node.is_a(WITHOUT_PRODUCTS)
+        or is_norm(node)
+        or is_additive_merge(node)
+        or is_identity_like(node)
+        or is_shape_only(node)
+    )
+
+
+def _may_multiply(call: MeasuredCall) -> bool:
+    """Whether there is something to multiply with: weights, or in a layer a second tensor."""
+    return call.node.parameters > 0 or (call.node.kind == "layer" and len(call.floats) > 1)
 
 
 def flop_rule(*class_names: str) -> Callable[[SomeRule], SomeRule]:
@@ -118,7 +159,9 @@ def _einsum(call: MeasuredCall) -> Quantity | None:
     return _einsum_product(call, equation, operands) if len(operands) == 2 else {}
 
 
-def _einsum_product(call: MeasuredCall, equation: str, operands: list[Shape | None]) -> Quantity:
+def _einsum_product(
+    call: MeasuredCall, equation: str, operands: list[AxesOfTensor | None]
+) -> Quantity:
     """2 x the sizes of all letters; nothing if no letter is summed over."""
     ranks = [None if axes is None else len(axes) for axes in operands]
     (left, right), result = parse_equation(equation, ranks)
@@ -185,7 +228,7 @@ def _separable_convolution(call: MeasuredCall) -> Quantity:
     return times(2 * config["depth_multiplier"] * products, positions, given)
 
 
-def _split_channels(call: MeasuredCall, axes: Shape) -> tuple[Quantity, Quantity]:
+def _split_channels(call: MeasuredCall, axes: AxesOfTensor) -> tuple[Quantity, Quantity]:
     """(positions, channels) of a tensor; the batch counts with the positions."""
     last = call.node.config["data_format"] == "channels_last"
     place = len(axes) - 1 if last else len(axes) - 1 - len(call.node.config["kernel_size"])
@@ -211,13 +254,18 @@ def _recurrent(call: MeasuredCall) -> Quantity:
 
 @flop_rule("Bidirectional")
 def _both_ways(call: MeasuredCall) -> Quantity | None:
-    forward = _inner(call)
-    return None if forward is None else times(2, forward)
+    ways = [_inner(call, which) for which in ("layer", "backward_layer")]
+    counted = [operations for operations in ways if operations is not None]
+    return total_of(counted) if len(counted) == len(ways) else None
 
 
 @flop_rule("TimeDistributed")
-def _inner(call: MeasuredCall) -> Quantity | None:
+def _in_every_step(call: MeasuredCall) -> Quantity | None:
     """What the layer inside does, for which the steps are a larger batch."""
-    inner = call.node.config["layer"]
+    return _inner(call, "layer")
+
+
+def _inner(call: MeasuredCall, which: str) -> Quantity | None:
+    inner = call.node.config[which]
     node = replace(call.node, class_name=inner["class_name"], bases=(), config=inner["config"])
     return flops_of(replace(call, node=node))

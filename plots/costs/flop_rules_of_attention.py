@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from math import prod
 
 from plots.annotations import Quantity, total_of
-from plots.costs.flop_rules import MeasuredCall, Shape, count, flop_rule, times
+from plots.costs.flop_rules import AxesOfTensor, MeasuredCall, count, flop_rule, times
 
 # Steps ------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ def _multi_head(call: MeasuredCall) -> Quantity:
         keys = call.inputs["cache"][2].quantity
         given = {c.port for c in call.node.constants if c.value is not None} | {*call.inputs}
         projected = projected if "cache_update_index" in given else projected[:1]
-    projected += [(query, n * h)] if config.get("use_gate") else []
+    projected += [(query, n * v)] if config.get("use_gate") else []  # of what is mixed
     attended = times(2 * n * (h + v), count(query[:-1]), keys)
     return total_of([_projections([*projected, (call.output, n * v)]), attended])
 
@@ -87,12 +87,12 @@ def _grouped_query(call: MeasuredCall) -> Quantity:
     return total_of([_projections(projected), attended])
 
 
-def _keys_and_values(call: MeasuredCall) -> tuple[Shape, Shape]:
+def _keys_and_values(call: MeasuredCall) -> tuple[AxesOfTensor, AxesOfTensor]:
     value = call.inputs["value"]
     return call.inputs.get("key", value), value
 
 
-def _projections(projected: Iterable[tuple[Shape, int]]) -> Quantity:
+def _projections(projected: Iterable[tuple[AxesOfTensor, int]]) -> Quantity:
     """Products between tensors and all heads together, whose width is given."""
     return total_of([times(2 * width, count(axes)) for axes, width in projected])
 

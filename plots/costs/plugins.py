@@ -13,7 +13,7 @@ from plots.graph import Graph, Node
 from plots.registry import graph_plugin
 
 DEFAULT_LENGTH = 1024
-DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224, UNKNOWN: 1}
+DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224}
 """At which free sizes shares and colours are taken; other letters are lengths."""
 
 BYTES = {
@@ -92,13 +92,14 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     Counted are products of matrices and convolutions, two operations per multiplication and
     addition (Kaplan et al. 2020, section 2.1), and nothing that works element by element;
     `plots.costs.flop_rules` has the rules by class. Training takes about three times as many. A
-    call with weights of a class without a rule gets a note of the kind "uncounted", and the title
-    says that the numbers are at least that large.
+    call of a class without a rule that has weights, or is a layer that takes several tensors of
+    floats, gets a note of the kind "uncounted", and the title says that the numbers are at least
+    that large.
 
     Args:
         graph: The graph.
         sizes: Sizes of free axes, by letter, at which shares and colours are taken. What is not
-            there is 1 for b, 224 for H and W, and for lengths the t that is given, else 1024.
+            there is 1 for b, 224 for D, H and W, and for lengths the t that is given, else 1024.
 
     Raises:
         ValueError: if a letter is none of a free axis of the model, or a size is no positive int.
@@ -124,9 +125,11 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
 
 
 def _measured(graph: Graph, node: Node, axes: Axes) -> MeasuredCall:
-    inputs = {edge.port: axes.edges[edge.id] for edge in graph.incoming[node.id]}
+    incoming = graph.incoming[node.id]
+    inputs = {edge.port: axes.edges[edge.id] for edge in incoming}
     outputs = tuple(axes.outputs[node.id, number] for number in range(len(node.outputs)))
-    return MeasuredCall(node, inputs, outputs)
+    floats = frozenset(edge.port for edge in incoming if "float" in edge.tensor.dtype)
+    return MeasuredCall(node, inputs, outputs, floats)
 
 
 def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
