@@ -72,11 +72,15 @@ class Node:
         layer: Id of the first call of the same layer: equal for all calls that share weights.
         outputs: What the call gives out, flattened.
         parameters: Number of weights of the layer (of the layer, so equal for all of its calls).
+            One that another layer has too, such as the embedding inside of a tied head, is counted
+            at the layer that is called first and not here, so that sums over layers are right.
         trainable_parameters: How many of them are trained.
         trainable: The layer's switch; None where there is none (operations, inputs).
         config: The layer's configuration as plain, JSON-able values, without its name.
         constants: Arguments of the call that are not tensors of the graph.
         members: For a group: ids of the calls that it stands for, in order.
+        weight_bytes: Bytes of these weights, each in the dtype in which it is kept.
+        shared_parameters: Number of weights of the layer that are counted at another one.
     """
 
     id: str
@@ -93,6 +97,13 @@ class Node:
     config: Mapping[str, Any] = field(hash=False)
     constants: tuple[Constant, ...] = ()
     members: tuple[str, ...] = ()
+    weight_bytes: float = 0
+    shared_parameters: int = 0
+
+    @property
+    def owns_weights(self) -> bool:
+        """Whether weights are counted at this call: the first one of a layer that has some."""
+        return self.parameters > 0 and self.layer == self.id
 
     @property
     def label(self) -> str:

@@ -13,7 +13,7 @@ from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
 from plots.registry import graph_renderer
 
 FORMAT = "functional graph"
-VERSION = 1
+VERSION = 2
 
 
 @graph_renderer("json", (".json",))

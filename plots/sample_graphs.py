@@ -124,6 +124,7 @@ class _Sketch:
             parameters,
             trainable,
             config,
+            weight_bytes=4 * parameters,
         )
 
 

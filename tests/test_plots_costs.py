@@ -55,6 +55,39 @@ def test_parameters_of_a_shared_layer_are_those_of_its_first_call():
     assert overlay.overlay("parameters").values == {"shared": {"": 56}}
 
 
+class TiedHead(layers.Layer):
+    """Logits by the table of an embedding that it holds, and by a bias."""
+
+    def __init__(self, embedding, bias=True, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding, self.bias = embedding, 0
+        if bias:
+            self.bias = self.add_weight(shape=(embedding.input_dim,), name="bias")
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.embedding.embeddings)) + self.bias
+
+
+def with_tied_head(bias=True):
+    tokens, table = keras.Input((None,), dtype="int32", name="tokens"), layers.Embedding(11, 7)
+    return keras.Model(tokens, TiedHead(table, bias, name="head")(table(tokens)))
+
+
+def test_weights_inside_of_another_layer_are_counted_once_at_the_first():
+    model = with_tied_head()
+    graph = plots.memory(plots.parameters(plots.read_graph(model)))
+    assert graph.overlay("parameters").values == {"embedding#1": {"": 77}, "head": {"": 11}}
+    assert graph.overlay("weight_memory").whole == {"": 4 * model.count_params()}
+    assert graph.node("head").shared_parameters == 77
+    assert graph.node("head").trainable_parameters == 11
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_that_multiplies_with_weights_of_another_one_is_not_silently_nothing(bias):
+    graph = plots.flops(plots.read_graph(with_tied_head(bias)))
+    assert [note.about for note in graph.notes] == [("head",)]
+
+
 def test_parameters_of_folded_boxes_are_those_of_what_is_inside():
     graph = plots.parameters(plots.read_graph(plots_models.decoder_only(blocks=3)))
     folded = plots.fold(graph, depth=2).overlay("parameters")
@@ -514,6 +547,33 @@ def test_memory_of_weights_and_of_what_calls_give_out_is_in_their_dtype(dtype):
     assert activations.values["x"] == {"b t": 4 * 7}
     assert activations.values["y"] == {"b t": computed * 5}
     assert activations.whole == {"b t": 4 * 7 + 3 * computed * 5}
+
+
+def test_weights_are_as_large_as_the_dtype_in_which_each_is_kept():
+    x = keras.Input((7,), name="x")
+    model = keras.Model(x, layers.Dense(5, name="y")(layers.Dense(11, name="kept")(x)))
+    model.get_layer("y").quantize("int8")  # the kernel; a scale and a bias stay in float32
+    graph = plots.memory(plots.read_graph(model))
+    assert graph.overlay("weight_memory").values == {
+        "kept": {"": 4 * (7 + 1) * 11},
+        "y": {"": 11 * 5 + 4 * 5 + 4 * 5},
+    }
+    again = plots.Graph.from_json(graph.to_json())
+    assert again.node("y").weight_bytes == 95
+
+
+def test_weights_of_a_model_without_values_are_as_large_as_those_of_one_with_values():
+    spec = small_spec(num_layers=3)
+    with computing_in("bfloat16"):
+        abstract, real = (plots.read_graph(builders.build(spec, abstract=a)) for a in (True, False))
+    found = [plots.memory(graph).overlay("weight_memory") for graph in (abstract, real)]
+    assert found[0].values == found[1].values
+    assert found[0].whole == {"": 2 * real.parameters}
+    folded = plots.fold(plots.memory(real), depth=1)
+    assert sum(node.weight_bytes for node in folded.nodes) == 2 * sum(
+        node.parameters for node in folded.nodes
+    )
+    assert any(node.kind == "group" and node.weight_bytes for node in folded.nodes)
 
 
 def test_memory_of_scores_grows_with_the_square_of_the_length():

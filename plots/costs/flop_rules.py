@@ -112,7 +112,9 @@ def _is_known_to_be_without_products(node: Node) -> bool:
 
 def _may_multiply(call: MeasuredCall) -> bool:
     """Whether there is something to multiply with: weights, or in a layer a second tensor."""
-    return call.node.parameters > 0 or (call.node.kind == "layer" and len(call.floats) > 1)
+    node = call.node
+    has_weights = node.parameters + node.shared_parameters > 0
+    return has_weights or (node.kind == "layer" and len(call.floats) > 1)
 
 
 def flop_rule(*class_names: str) -> Callable[[SomeRule], SomeRule]:

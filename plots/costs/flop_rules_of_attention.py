@@ -182,7 +182,8 @@ def _block(
         of_x += 2 * d * n * h
         of_memory = int(2 * n * h * memory[-1].quantity[""])
         lengths.append(memory[1].quantity)
-    vectors = call.node.parameters - blocks * (of_x + of_memory)
+    weights = call.node.parameters + call.node.shared_parameters
+    vectors = weights - blocks * (of_x + of_memory)
     if not 0 <= vectors <= _VECTORS * blocks * max(d, f):
         return None
     products = times(2 * blocks * of_x, count(x[:-1]))

@@ -9,6 +9,7 @@ import plots.costs.flop_rules_of_attention  # noqa: F401 - registers its rules
 from plots.annotations import Note, Overlay, Quantity, product_of, total_of
 from plots.axes.shapes import UNKNOWN, Axes, axes_of
 from plots.costs.flop_rules import MeasuredCall, count, flops_of
+from plots.dtypes import bytes_of
 from plots.graph import Graph, Node
 from plots.registry import graph_plugin
 
@@ -16,32 +17,13 @@ DEFAULT_LENGTH = 1024
 DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224}
 """At which free sizes shares and colours are taken; other letters are lengths."""
 
-BYTES = {
-    "bfloat16": 2,
-    "bool": 1,
-    "complex64": 8,
-    "complex128": 16,
-    "float16": 2,
-    "float32": 4,
-    "float64": 8,
-    "float8_e4m3fn": 1,
-    "float8_e5m2": 1,
-    "int4": 0.5,
-    "int8": 1,
-    "int16": 2,
-    "int32": 4,
-    "int64": 8,
-    "uint8": 1,
-    "uint16": 2,
-    "uint32": 4,
-    "uint64": 8,
-}
-"""Bytes of one number, by dtype."""
-
 
 @graph_plugin("parameters")
 def parameters(graph: Graph) -> Graph:
-    """Number of weights of every layer, and its share; of a shared one at its first call."""
+    """Number of weights of every layer, and its share; of a shared one at its first call.
+
+    A weight that several layers have is one of the layer that is called first.
+    """
     values = {node.id: {"": node.parameters} for node in _owners(graph)}
     overlay = Overlay("parameters", "parameters", "", values, {"": graph.parameters})
     return _with_overlays(graph, [overlay])
@@ -53,7 +35,7 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
 
     Two overlays, because they add up differently:
 
-    * `weight_memory`: the weights in their dtype, of a shared layer at its first call. Gradients
+    * `weight_memory`: the weights, each in its own dtype, where `parameters` counts it. Gradients
       and what an optimizer keeps (of AdamW two numbers for each weight) are not counted.
     * `activation_memory`: every tensor that a call gives out, as a polynomial in the free sizes.
       The sum is what the backward pass of training may need; less where a framework recomputes,
@@ -68,10 +50,7 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
         ValueError: as from `flops`.
     """
     axes = axes_of(graph)
-    weights = {
-        node.id: {"": node.parameters * BYTES.get(_weight_dtype(node), 4)}
-        for node in _owners(graph)
-    }
+    weights = {node.id: {"": node.weight_bytes} for node in _owners(graph)}
     activations = {node.id: _bytes_given_out(node, axes) for node in graph.nodes}
     return _with_overlays(
         graph,
@@ -143,21 +122,12 @@ def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
 
 
 def _owners(graph: Graph) -> Iterable[Node]:
-    """The first call of every layer that has weights."""
-    return (node for node in graph.nodes if node.parameters and node.layer == node.id)
-
-
-def _weight_dtype(node: Node) -> str:
-    """What the weights are kept in: of "mixed_bfloat16" float32, of "int8_from_float32" int8."""
-    policy = node.config.get("dtype")
-    name = policy["config"].get("name") if isinstance(policy, Mapping) else policy
-    name = str(name).partition("_from_")[0]
-    return "float32" if name.startswith("mixed_") else name
+    return (node for node in graph.nodes if node.owns_weights)
 
 
 def _bytes_given_out(node: Node, axes: Axes) -> Quantity:
     return total_of(
-        product_of({"": BYTES.get(tensor.dtype, 4)}, count(axes.outputs[node.id, number]))
+        product_of({"": bytes_of(tensor.dtype)}, count(axes.outputs[node.id, number]))
         for number, tensor in enumerate(node.outputs)
     )
 

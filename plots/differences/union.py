@@ -239,8 +239,7 @@ def _note(kind: str, node_id: str, lines: list[str]) -> Note:
 
 
 def _counted(what: str, node: Node) -> str:
-    counts = node.parameters and node.layer == node.id
-    return f"{what}: {node.parameters:,} parameters" if counts else what
+    return f"{what}: {node.parameters:,} parameters" if node.owns_weights else what
 
 
 def _with_arrows(text: str) -> str:

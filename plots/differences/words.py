@@ -80,8 +80,7 @@ class Words:
         node = self._graphs[side].node(node_id)
         name = self.inside(side, node_id)
         text = name if name == node.class_name else f"{name} ({node.class_name})"
-        counts = node.parameters and node.layer == node.id
-        return f"{text}, {node.parameters:,} parameters" if counts else text
+        return f"{text}, {node.parameters:,} parameters" if node.owns_weights else text
 
     def was(self, move: Move) -> list[str]:
         """What a moved call was called, and behind what it stood: "encoder.norm", "after add"."""

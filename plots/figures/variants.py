@@ -127,7 +127,7 @@ def _components(graph: Graph) -> dict[str, int]:
     """Component -> parameters, every weight once; components without any are left out."""
     counts: dict[str, int] = {}
     for node in graph.nodes:
-        if node.parameters and node.layer == node.id:
+        if node.owns_weights:
             name = _component(node)
             counts[name] = counts.get(name, 0) + node.parameters
     return counts

@@ -166,6 +166,8 @@ def _group(
         outputs=outputs,
         parameters=sum(node.parameters for node in layers),
         trainable_parameters=sum(node.trainable_parameters for node in layers),
+        weight_bytes=sum(node.weight_bytes for node in layers),
+        shared_parameters=sum(node.shared_parameters for node in layers),
         trainable=True in switches if switches else None,
         config={"calls": len(calls)} | ({"skip_paths": paths} if paths else {}),
         members=tuple(calls),

@@ -111,11 +111,6 @@ def weights_of(operation: Any) -> list[Any]:
     return list(getattr(operation, "weights", ()))
 
 
-def count_parameters(variables: Any) -> int:
-    """Number of numbers that the variables hold, each variable counted once."""
-    return sum({id(variable): math.prod(variable.shape) for variable in variables}.values())
-
-
 def config_of(operation: Any) -> dict[str, Any]:
     """The configuration as JSON-able values, without the name, which may be a counted one."""
     import keras

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from plots.dtypes import bytes_of
 from plots.graph import Constant, Edge, Graph, Node, Shape, Tensor
 from plots.reading.flat_names import in_boxes
 from plots.reading.keras_calls import (
@@ -21,7 +22,6 @@ from plots.reading.keras_values import (
     base_names,
     config_of,
     constant_of,
-    count_parameters,
     is_counted,
     kind_of,
     losses_of,
@@ -152,6 +152,23 @@ class _Place:
     when: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What a `Node` says about the weights of its layer.
+
+    Attributes:
+        parameters: How many there are, without the shared ones.
+        trainable: How many of them are trained.
+        bytes: What they take.
+        shared: How many more it has that are counted at another layer.
+    """
+
+    parameters: int
+    trainable: int
+    bytes: float
+    shared: int
+
+
 class _Reader:
     """Walks a model from its outputs to its inputs, and collects nodes and edges on the way."""
 
@@ -165,7 +182,8 @@ class _Reader:
         self.recorded: list[RecordedCall] = []
         self.flat: dict[str, bool] = {}  # namespace of a model -> whether no name there has a dot
         self._layer_ids: dict[int, str] = {}
-        self._layer_sizes: dict[int, tuple[int, int]] = {}
+        self._layer_sizes: dict[int, _Sizes] = {}
+        self._counted: set[int] = set()  # id(variable) of the weights that a layer has been given
         self._taken: set[str] = set()
         self._traced: list[Traced] = []  # the layers that are being looked into, outermost first
 
@@ -226,11 +244,8 @@ class _Reader:
         layer = self._layer_ids.setdefault(id(operation), node_id)
         if layer == node_id:
             self.called.append(operation)
-            self._layer_sizes[id(operation)] = (
-                count_parameters(weights_of(operation)),
-                count_parameters(getattr(operation, "trainable_weights", ())),
-            )
-        parameters, trainable_parameters = self._layer_sizes[id(operation)]
+            self._layer_sizes[id(operation)] = self._sizes_of(operation)
+        sizes = self._layer_sizes[id(operation)]
         self.nodes.append(
             Node(
                 id=node_id,
@@ -241,12 +256,28 @@ class _Reader:
                 namespace=(prefix + operation.name).rpartition(".")[0],
                 layer=layer,
                 outputs=tuple(self._tensor(tensor) for tensor in call.outputs),
-                parameters=parameters,
-                trainable_parameters=trainable_parameters,
+                parameters=sizes.parameters,
+                trainable_parameters=sizes.trainable,
                 trainable=getattr(operation, "trainable", None) if not call.is_input else None,
                 config=config_of(operation),
                 constants=constants,
+                weight_bytes=sizes.bytes,
+                shared_parameters=sizes.shared,
             )
+        )
+
+    def _sizes_of(self, operation: Any) -> _Sizes:
+        """How large the weights of a layer are that no layer before it has."""
+        weights = {id(variable): variable for variable in weights_of(operation)}
+        own = {key: variable for key, variable in weights.items() if key not in self._counted}
+        trained = {id(variable) for variable in getattr(operation, "trainable_weights", ())}
+        self._counted |= own.keys()
+        numbers = {key: math.prod(variable.shape) for key, variable in weights.items()}
+        return _Sizes(
+            parameters=sum(numbers[key] for key in own),
+            trainable=sum(numbers[key] for key in own if key in trained),
+            bytes=sum(numbers[key] * bytes_of(own[key].dtype) for key in own),
+            shared=sum(numbers[key] for key in weights if key not in own),
         )
 
     def _open(self, call: Any, place: _Place) -> list[tuple[str, int]] | None:
