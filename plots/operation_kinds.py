@@ -113,6 +113,7 @@ def is_identity_like(node: Node) -> bool:
         return any(
             constant.shape == () or isinstance(constant.value, int | float)
             for constant in node.constants
+            if node.class_name == "Multiply" or constant.port == "x2"  # 2 / x is no factor of x
         )
     return node.class_name == "Activation" and node.activation == "linear"
 

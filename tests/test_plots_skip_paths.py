@@ -112,6 +112,14 @@ def test_identities_on_the_way_belong_to_the_path():
     assert path.bypassed == ("hidden",)
 
 
+def test_a_constant_divided_by_the_stream_is_no_identity():
+    x = keras.Input((7,), name="x")
+    branch = layers.Dense(7, activation="relu", name="hidden")(x)
+    (path,) = paths_of(keras.Model(x, branch + x / 2.0))
+    assert path.line == ("x", "true_divide#1", "add#1")
+    assert paths_of(keras.Model(x, branch + 2.0 / x)) == ()
+
+
 def test_a_merge_of_nothing_but_identities_is_no_skip_path():
     x = keras.Input((7,))
     assert paths_of(keras.Model(x, x + layers.Dropout(0.1)(x))) == ()
