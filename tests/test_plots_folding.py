@@ -1,6 +1,7 @@
 """Folding: runs of equal blocks become one, boxes are closed, what was found out comes along."""
 
 import functools
+import math
 import re
 from dataclasses import replace
 
@@ -136,6 +137,74 @@ def test_keeping_all_blocks_changes_nothing():
     graph = dense_stack([11] * 3)
     assert plots.fold_blocks(graph, 3) == graph
     assert plots.fold(graph, blocks=None) == graph
+
+
+def towers(blocks):
+    """As many towers as there are numbers, of equal blocks, so many in each."""
+    x = keras.Input((7,), name="x")
+    y = x
+    for tower, number in enumerate(blocks):
+        for block in range(number):
+            y = layers.Dense(11, name=f"tower_{tower}.block_{block}.up")(y)
+            y = layers.Dense(7, name=f"tower_{tower}.block_{block}.down")(y)
+    return plots.read_graph(keras.Model(x, y))
+
+
+def calls_that_there_were(graph):
+    """How many calls of the unfolded graph those of a folded one stand for, by their labels."""
+    found = dict.fromkeys((node.label for node in graph.nodes), 0)
+    for node in graph.nodes:
+        around = [
+            node.namespace.rsplit(".", depth)[0] for depth in range(node.namespace.count(".") + 1)
+        ]
+        times = [graph.repeats.get(box, 1) for box in {node.id, *around}]
+        found[node.label] += math.prod(times)
+    return found
+
+
+@pytest.mark.parametrize("then", [1, 2, 3])
+@pytest.mark.parametrize("keep", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dense_stack([11] * 5),
+        lambda: dense_stack([11, 13] * 5),
+        lambda: dense_stack([3, 11, 11, 11, 11, 5, 11, 11]),
+        lambda: towers([5, 5, 5]),
+        lambda: towers([3, 3, 4]),
+    ],
+    ids=["equal", "turns", "mixed", "towers", "other towers"],
+)
+def test_a_folded_graph_that_is_folded_again_counts_every_block_once(make, keep, then):
+    graph = make()
+    again = plots.fold(plots.fold(graph, blocks=keep), blocks=then)
+    assert calls_that_there_were(again) == calls_that_there_were(graph)
+    assert set(again.repeats) <= {*again.index, *boxes(again).values(), *around_boxes(again)}
+    check_graph(again)
+
+
+def around_boxes(graph):
+    return {box.rpartition(".")[0] for box in boxes(graph).values()}
+
+
+def test_folding_again_says_nothing_twice():
+    once = plots.fold(dense_stack([11, 11, 11, 11, 13]), blocks=2)
+    assert len(plots.fold(once).notes) == len(once.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("factor", "says"),
+    [(3.0, "Multiply takes other constants"), (None, "Add in the place of Multiply")],
+)
+def test_what_nobody_named_has_its_class_as_its_name_in_a_note(factor, says):
+    x = keras.Input((7,), name="x")
+    y = x
+    for number, by in enumerate([2.0, 2.0, 2.0, factor]):
+        y = layers.Dense(7, name=f"block_{number}.up")(y)
+        y = y + y if by is None else y * by
+        y = layers.Dense(7, name=f"block_{number}.down")(y)
+    (note,) = plots.fold(plots.read_graph(keras.Model(x, y))).notes
+    assert note.text == f"block_3 differs from block_0: {says}"
 
 
 def test_single_calls_that_are_numbered_fold_too():

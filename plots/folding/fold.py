@@ -11,7 +11,7 @@ from plots.annotations import Note
 from plots.folding.contract import Contraction
 from plots.folding.groups import close_groups
 from plots.folding.stacks import Block, Run, stacks
-from plots.graph import Edge, Graph
+from plots.graph import Edge, Graph, Node
 from plots.registry import graph_plugin
 
 
@@ -50,7 +50,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     if blocks < 1:
         raise ValueError(f"blocks is {blocks!r}; at least one block has to be kept")
     into: dict[str, str] = {}
-    repeats: dict[str, int] = {}
+    repeats = dict(graph.repeats)  # some, where a folded graph is folded once more
     notes: list[Note] = []
     compared = any(note.kind == "difference" for note in graph.notes)
     for stack, runs in stacks(graph):
@@ -63,13 +63,18 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                 left_out, stand_in = stack[start + offset], last[offset % period]
                 same = zip(left_out.nodes, stand_in.nodes, strict=True)
                 into.update({node.id: stands.id for node, stands in same})
-            if times > keep:
-                repeats.update({block.name: times - keep + 1 for block in last})
+                count = repeats.get(stand_in.name, 1) + repeats.get(left_out.name, 1)
+                inside = f"{left_out.name}."
+                repeats = {n: k for n, k in repeats.items() if not f"{n}.".startswith(inside)}
+                repeats[stand_in.name] = count
         # Of a comparison the differences say it themselves.
         if not compared and _is_uniform(stack, runs):
             notes += _deviations(kept)
     folded = _without(graph, into)
-    return replace(folded, repeats={**folded.repeats, **repeats}, notes=(*folded.notes, *notes))
+    # Of a block that deviates some calls may be left out as well, in a stack within it.
+    said = [replace(n, about=tuple(i for i in n.about if i not in into)) for n in notes]
+    new = (note for note in said if note not in folded.notes)
+    return replace(folded, repeats=repeats, notes=(*folded.notes, *new))
 
 
 def _without(graph: Graph, into: Mapping[str, str]) -> Graph:
@@ -121,23 +126,26 @@ def _difference(before: Block, after: Block) -> str:
         )
         ways = (("also has", others - labels), ("lacks", labels - others))
         return "it " + " and ".join(f"{verb} {_some(found)}" for verb, found in ways if found)
-    for old, new, node in zip(before.signature, after.signature, after.nodes, strict=True):
+    for old, new, was, node in zip(
+        before.signature, after.signature, before.nodes, after.nodes, strict=True
+    ):
+        name = node.shown_name
         if (old.class_name, old.label) != (new.class_name, new.label):
-            return f"{node.label} ({new.class_name}) in the place of {old.label} ({old.class_name})"
+            return f"{_with_class(node)} in the place of {_with_class(was)}"
         for key in sorted({*old.config, *new.config}):
             if old.config.get(key) != new.config.get(key):
                 change = f"{new.config.get(key)!r}, not {old.config.get(key)!r}"
-                return f"{key} of {node.label} is {change}"
+                return f"{key} of {name} is {change}"
         if old.outputs != new.outputs:
             shapes = [tensor.shape for tensor in new.outputs]
-            return f"{node.label} gives out {shapes}, not {[t.shape for t in old.outputs]}"
+            return f"{name} gives out {shapes}, not {[t.shape for t in old.outputs]}"
         if old.parameters != new.parameters:
-            return f"{node.label} has {new.parameters:,} parameters, not {old.parameters:,}"
+            return f"{name} has {new.parameters:,} parameters, not {old.parameters:,}"
         if old.constants != new.constants:
-            return f"{node.label} takes other constants"
-        for was, is_now in zip(old.sources, new.sources, strict=False):
-            if was != is_now and "outside" in (was[0], is_now[0]):
-                return f"{node.label} takes {_source_text(is_now)}, not {_source_text(was)}"
+            return f"{name} takes other constants"
+        for before_it, is_now in zip(old.sources, new.sources, strict=False):
+            if before_it != is_now and "outside" in (before_it[0], is_now[0]):
+                return f"{name} takes {_source_text(is_now)}, not {_source_text(before_it)}"
     return "its calls are connected in another way"
 
 
@@ -149,3 +157,7 @@ def _some(labels: Counter[str]) -> str:
 def _source_text(source: tuple[str, str]) -> str:
     where, what = source
     return what if where == "outside" else f"from {where} the block"
+
+
+def _with_class(node: Node) -> str:
+    return f"{node.label} ({node.class_name})" if node.has_own_name else node.class_name

@@ -36,8 +36,10 @@ class Call:
     """What a call has to share with another one for the one to stand for the other.
 
     `sources` says where each of its inputs comes from: ("inside", place in the block), ("before",
-    place in the block before, from its end) or ("outside", id). `differences` says what the plugin
-    "diff" has noted about it; where a call was moved from may be another place in every block.
+    place in the block before, from its end) or ("outside", id). `repeats` says how many blocks the
+    folded ones around it stand for, as far as they lie in the block. `differences` says what the
+    plugin "diff" has noted about it; where a call was moved from may be another place in every
+    block.
     """
 
     label: str | None
@@ -47,6 +49,7 @@ class Call:
     constants: tuple[Constant, ...]
     inputs: tuple[tuple[str, int, Tensor], ...]
     parameters: int
+    repeats: tuple[int, ...]
     sources: tuple[tuple[str, str], ...]
     differences: tuple[tuple[str, str], ...]
 
@@ -144,8 +147,8 @@ def _signed(graph: Graph, stack: list[tuple[str, list[Node]]]) -> Iterator[list[
     if len(stack) < 2:
         return
     signatures = [
-        _signature(graph, nodes, stack[number - 1][1] if number else [])
-        for number, (_, nodes) in enumerate(stack)
+        _signature(graph, name, nodes, stack[number - 1][1] if number else [])
+        for number, (name, nodes) in enumerate(stack)
     ]
     # The first block takes from what is before the stack where the others take from a block.
     for other in signatures[1 : 1 + _LONGEST_PERIOD]:
@@ -177,8 +180,9 @@ def _runs(signatures: list[list[Call]]) -> Iterator[Run]:
         start += best[0] * best[1]
 
 
-def _signature(graph: Graph, nodes: list[Node], before: list[Node]) -> list[Call]:
+def _signature(graph: Graph, name: str, nodes: list[Node], before: list[Node]) -> list[Call]:
     """What has to be equal in two blocks for one to stand for the other."""
+    folded = {box: times for box, times in graph.repeats.items() if box.startswith(f"{name}.")}
     # From the end, because blocks of other sizes give out what comes last in them as well.
     place = {node.id: ("before", str(number)) for number, node in enumerate(reversed(before))}
     place |= {node.id: ("inside", str(number)) for number, node in enumerate(nodes)}
@@ -191,6 +195,11 @@ def _signature(graph: Graph, nodes: list[Node], before: list[Node]) -> list[Call
             node.constants,
             tuple((edge.port, edge.output, edge.tensor) for edge in graph.incoming[node.id]),
             node.parameters,
+            tuple(
+                times
+                for box, times in folded.items()
+                if node.id == box or f"{node.namespace}.".startswith(f"{box}.")
+            ),
             tuple(place.get(e.source, ("outside", e.source)) for e in graph.incoming[node.id]),
             tuple(
                 (note.kind, "" if note.kind in ("moved", "rewired") else note.text)
