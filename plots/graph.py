@@ -201,7 +201,8 @@ class Graph:
         outputs: (id, output) of the model's outputs, in order.
         parameters: Number of weights, shared ones counted once.
         trainable_parameters: How many of them are trained.
-        losses: What a compiled model is trained on, in the order of its outputs.
+        losses: What a compiled model is trained on, in the order of its outputs. An output without
+            a loss has none here, and one loss for all outputs is here once.
         repeats: Namespace or id -> how many equal blocks, one after the other, it stands for.
         skip_paths: The residual paths.
         stream: (source, target) pairs that the residual stream runs along, from end to end.

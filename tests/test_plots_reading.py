@@ -156,6 +156,21 @@ def test_what_a_compiled_model_is_trained_on_is_read(loss, losses):
     )
 
 
+def test_losses_by_name_come_in_the_order_of_the_outputs():
+    x = keras.Input((7,), name="x")
+    outputs = {name: layers.Dense(1, name=name)(x) for name in "ab"}
+    loss = {"a": "binary_crossentropy", "b": "mse"}
+
+    def names_of(outputs):
+        model = keras.Model(x, outputs)
+        model.compile(loss=loss)
+        return [loss.class_name for loss in plots.read_graph(model).losses]
+
+    assert names_of([outputs["b"], outputs["a"]]) == ["mean_squared_error", "binary_crossentropy"]
+    assert names_of([outputs["a"], outputs["b"]]) == ["binary_crossentropy", "mean_squared_error"]
+    assert names_of({"b": outputs["b"], "a": outputs["a"]}) == names_of([*outputs.values()])
+
+
 # Constants
 
 POSITIONS = np.arange(17)[:, None] / 10000 ** (np.arange(4) / 4)
@@ -182,6 +197,27 @@ def test_what_the_values_of_an_array_look_like_is_told(array, pattern):
     (constant,) = constants
     assert (constant.shape, constant.value) == (array.shape, None)
     assert constant.pattern == pattern
+
+
+@pytest.mark.parametrize("number", [np.float64(2.5), np.float32(2.5), np.array(2.5)])
+def test_numbers_of_numpy_become_plain_ones(number):
+    class Scale(layers.Layer):
+        def __init__(self, factor, **kwargs):
+            super().__init__(**kwargs)
+            self.factor = factor
+
+        def call(self, x, by):
+            return self.factor * x * by
+
+        def get_config(self):
+            return {"factor": self.factor}
+
+    x = keras.Input((7,), name="x")
+    graph = plots.read_graph(keras.Model(x, Scale(number, name="scaled")(x, by=number)))
+    node = graph.node("scaled")
+    assert type(node.config["factor"]) is type(number.item())
+    assert [type(constant.value) for constant in node.constants] == [type(number.item())]
+    assert node.constants[0].value == node.config["factor"] == number
 
 
 # Names without dots

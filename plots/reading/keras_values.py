@@ -48,9 +48,8 @@ def constant_of(port: str, value: Any) -> Constant:
     """An argument that is no symbolic tensor: a plain value, or what an array looks like."""
     import keras
 
-    if isinstance(value, bool | int | float | str):
-        return Constant(port, _plain(value))
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    if is_array and not isinstance(value, str):  # a text of NumPy has both, too
         shape = tuple(int(n) for n in value.shape)
         dtype = keras.backend.standardize_dtype(value.dtype)
         if shape == ():
@@ -131,7 +130,7 @@ def losses_of(model: Any) -> tuple[Loss, ...]:
     if not getattr(model, "compiled", False) or not getattr(model, "loss", None):
         return ()
     losses = []
-    for loss in keras.tree.flatten(model.loss):
+    for loss in _losses_in_order(model):
         try:
             known = keras.losses.get(loss)
         except ValueError:  # a name that nobody registered: training will say so
@@ -144,6 +143,20 @@ def losses_of(model: Any) -> tuple[Loss, ...]:
     return tuple(losses)
 
 
+def _losses_in_order(model: Any) -> list[Any]:
+    """What was given to `compile` as losses, in the order of the outputs.
+
+    A dictionary is flattened by its keys, which is the order of outputs that are one themselves.
+    """
+    import keras
+
+    by_name = isinstance(model.loss, Mapping) and hasattr(model, "output_names")
+    if by_name and not isinstance(model.output, Mapping):
+        return [model.loss.get(name) for name in model.output_names]
+    flat: list[Any] = keras.tree.flatten(model.loss)
+    return flat
+
+
 def _default_switch(function: Any) -> bool | None:
     try:
         parameter = inspect.signature(function).parameters.get("from_logits")
@@ -154,6 +167,8 @@ def _default_switch(function: Any) -> bool | None:
 
 def _plain(value: Any) -> Any:
     """`value` as JSON-able data that is the same in every process (so never its `repr`)."""
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return _plain(value.item())  # np.float64 is a float, too
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -169,8 +184,6 @@ def _plain(value: Any) -> Any:
         return ":".join(parts) + ("" if value.step is None else f":{value.step}")
     if value is Ellipsis:
         return "..."
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        return _plain(value.item())
     return getattr(value, "__name__", type(value).__name__)
 
 
