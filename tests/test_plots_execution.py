@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections import OrderedDict, namedtuple
 from functools import cache
 from pathlib import Path
 
@@ -81,6 +82,22 @@ def of_all_sorts():
     return keras.Model({"image": image, "scale": scale}, ops.mean(ops.relu(joined), axis=(1, 2)))
 
 
+Pair = namedtuple("Pair", ["left", "right"])
+
+
+class Difference(layers.Layer):
+    """Takes its tensors by the names of a named tuple, and the order in a dictionary matters."""
+
+    def call(self, pair, others):
+        return pair.left - pair.right * next(iter(others.values()))
+
+
+def structured_arguments():
+    left, right = keras.Input((7,), name="left"), keras.Input((7,), name="right")
+    others = OrderedDict(z=left, a=right)
+    return keras.Model([left, right], Difference()(Pair(right, left), others))
+
+
 MODELS = {
     "decoder": lambda: DECODER,
     "translator": plots_models.encoder_decoder,
@@ -88,6 +105,7 @@ MODELS = {
     "nested": nested,
     "blocks": blocks,
     "all sorts": of_all_sorts,
+    "structured": structured_arguments,
     "sequential": lambda: keras.Sequential([keras.Input((3,)), layers.Dense(5)]),
 }
 

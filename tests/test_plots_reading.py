@@ -61,6 +61,89 @@ def test_what_takes_no_mask_and_what_stops_it_gets_none():
     assert all(node.class_name != "NotEqual" for node in graph.nodes)
 
 
+class Receives(layers.Layer):
+    """Says at which ports masks arrive where it is called on real tensors."""
+
+    def compute_mask(self, x, previous_mask):
+        return None
+
+    def receive(self, x, masks):
+        self.received = set()
+        for name, given in masks.items():
+            for port, mask in enumerate(given) if isinstance(given, list) else [("", given)]:
+                if mask is not None:
+                    self.received.add(f"{name}.{port}".rstrip("."))
+        return (x[0] if isinstance(x, list) else x) * 1.0
+
+
+class ReceivesOne(Receives):
+    def call(self, x, table=None, attention_mask=None, mask=None):
+        return self.receive(x, {"mask": mask})
+
+
+class ReceivesEach(Receives):
+    def call(self, x, table=None, attention_mask=None, x_mask=None, table_mask=None):
+        return self.receive(x, {"x_mask": x_mask, "table_mask": table_mask})
+
+
+BOTH = [
+    lambda x, y, mask: ((x,), {}),
+    lambda x, y, mask: ((), {"x": x}),
+    lambda x, y, mask: ((x, np.ones((5, 7))), {}),
+    lambda x, y, mask: ((x, ops.ones((5, 7))), {}),
+    lambda x, y, mask: ((x,), {"table": 3}),
+    lambda x, y, mask: ((x,), {"table": [3, 5]}),
+    lambda x, y, mask: ((x,), {"table": [None, y]}),
+    lambda x, y, mask: ((x, y), {}),
+    lambda x, y, mask: ((np.ones((2, 5, 7), "float32"), y), {}),
+    lambda x, y, mask: (([x, y, x * 1.0],), {}),
+    lambda x, y, mask: ((x,), {"attention_mask": mask}),
+    lambda x, y, mask: ((x,), {"attention_mask": np.ones((5, 5), bool)}),
+]
+ONE = [
+    lambda x, y, mask: ((x,), {"mask": mask}),
+    lambda x, y, mask: ((x,), {"mask": x._keras_mask}),
+    lambda x, y, mask: ((x, y), {"mask": x._keras_mask}),
+]
+EACH = [
+    lambda x, y, mask: ((x, y), {"x_mask": mask}),
+    lambda x, y, mask: ((x, y), {"x_mask": x._keras_mask}),
+]
+
+
+@pytest.mark.parametrize(
+    ("receiver", "arguments"),
+    [
+        *((ReceivesOne, arguments) for arguments in BOTH + ONE),
+        *((ReceivesEach, arguments) for arguments in BOTH + EACH),
+    ],
+)
+def test_a_layer_has_the_edges_of_the_masks_that_its_call_gets(receiver, arguments):
+    (source, x), (target, y) = padded_tokens("source"), padded_tokens("target")
+    mask = keras.Input((5,), dtype="bool", name="mask")
+    args, kwargs = arguments(x, y, mask)
+    layer = receiver(name="receiver")
+    model = keras.Model([source, target, mask], layer(*args, **kwargs))
+    ports = {edge.port for edge in plots.read_graph(model).incoming["receiver"]}
+    tokens = np.arange(10).reshape(2, 5) % 3
+    model([tokens, tokens, tokens > 0])
+    assert {port for port in ports - {"attention_mask"} if "mask" in port} == layer.received
+
+
+def test_a_mask_that_a_layer_gives_out_as_a_constant_is_one_in_the_graph():
+    class Padded(layers.Layer):
+        def compute_mask(self, x, mask=None):
+            return np.array([True, True, False, True, False])
+
+        def call(self, x):
+            return x * 1.0
+
+    x = keras.Input((5, 7), name="x")
+    graph = plots.read_graph(keras.Model(x, layers.LSTM(3, name="memory")(Padded()(x))))
+    (constant,) = [c for c in graph.node("memory").constants if c.port == "mask"]
+    assert (constant.shape, constant.dtype) == ((5,), "bool")
+
+
 # Models within models
 
 

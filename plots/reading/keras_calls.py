@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterator, Mapping
+import operator
+from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -34,6 +36,8 @@ def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
     The order follows the arguments only, so it is the same in every process. Iterative, because
     deep models exceed Python's recursion limit.
     """
+    import keras
+
     waiting = [(_call_of(tensor), False)] if id(tensor) not in origin else []
     while waiting:
         call, needs_are_read = waiting.pop()
@@ -43,7 +47,9 @@ def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
             yield call
             continue
         waiting.append((call, True))
-        tensors = [*call.input_tensors, *(mask for _, mask in implicit_masks_of(call))]
+        masks = (mask for _, mask in implicit_masks_of(call))
+        symbolic = (mask for mask in masks if isinstance(mask, keras.KerasTensor))  # or constants
+        tensors = [*call.input_tensors, *symbolic]
         needed = [t for t in tensors if id(t) not in origin]
         waiting.extend((_call_of(t), False) for t in reversed(needed))
 
@@ -103,19 +109,51 @@ def implicit_masks_of(call: Any) -> list[tuple[str, Any]]:
     if not isinstance(call.operation, keras.layers.Layer) or call.is_input:
         return []
     accepted = _all_parameter_names(call.operation.__class__)
-    given = dict(_named_arguments(call))
-    tensors = {name: [*_flatten(name, value)] for name, value in given.items()}
-    for name, items in list(tensors.items()):
-        if name.endswith("mask") or not any(isinstance(t, keras.KerasTensor) for _, t in items):
-            del tensors[name]
+    all_given = dict(_named_arguments(call))
+    given = {name: value for name, value in all_given.items() if not _is_filled_in(name, all_given)}
+    tensors = {
+        name: value for name, value in given.items() if _is_of_tensors(value, call.operation)
+    }
     found = []
-    for name, items in tensors.items():
+    for name, value in tensors.items():
         to = "mask" if len(tensors) == 1 else f"{name}_mask"
-        for port, tensor in items if to in accepted else ():
-            mask, explicit = getattr(tensor, "_keras_mask", None), given.get(to)
-            if mask is not None and (explicit is None or explicit is mask):
-                found.append((to + port.removeprefix(name), mask))
+        if to in accepted and given.get(to) is None:
+            for port, tensor in _flatten(name, value):
+                mask = mask_of(tensor)
+                if mask is not None:
+                    found.append((to + port.removeprefix(name), mask))
     return found
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask behind a symbolic tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def _is_filled_in(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether Keras itself gave this argument: it may record as one the masks that it handed on."""
+    import keras
+
+    owners = [n for n in given if n != name and name in ("mask", f"{n}_mask")]
+    values = keras.tree.flatten(given[name])
+    for masks in ([mask_of(t) for t in keras.tree.flatten(given[owner])] for owner in owners):
+        if len(masks) == len(values) and all(map(operator.is_, masks, values)):
+            return True
+    return False
+
+
+def _is_of_tensors(value: Any, operation: Any) -> bool:
+    """Whether Keras takes an argument of a layer for a tensor, or for several nested ones."""
+    import keras
+
+    def is_tensor(item: Any) -> bool:
+        converted = operation._convert_input_args and hasattr(item, "__array__")
+        return isinstance(item, keras.KerasTensor) or keras.ops.is_tensor(item) or converted
+
+    if not keras.tree.is_nested(value):
+        return is_tensor(value)
+    items = keras.tree.flatten(value)
+    return bool(items) and all(item is None or is_tensor(item) for item in items)
 
 
 def _flatten(port: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -134,9 +172,13 @@ def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
     """`value` with its items, named as `_flatten` names them, replaced."""
     if isinstance(value, list | tuple):
         items = [_filled(f"{port}.{k}", item, fill) for k, item in enumerate(value)]
+        if hasattr(value, "_fields"):  # a named tuple takes its fields one by one
+            return type(value)(*items)
         return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, Mapping):
-        return {key: _filled(f"{port}.{key}", item, fill) for key, item in value.items()}
+    if isinstance(value, MutableMapping):
+        filled = copy(value)  # an ordered or a default dictionary remains one
+        filled.update({key: _filled(f"{port}.{key}", item, fill) for key, item in value.items()})
+        return filled
     return fill(port, value)
 
 
