@@ -72,8 +72,11 @@ def what_is_masked(
             hints.update(_of_call(graph, node, depends_on_input))
             waiting.extend(edge.source for edge in graph.incoming[node.id])
     unsure = None if "unknown" in hints else False
+    # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
+    may_be_padding = unsure is None or any(depends_on_input(node_id) for node_id in found)
     return Masked(
-        causal=True if "causal" in hints else unsure, padding=True if "padding" in hints else unsure
+        causal=True if "causal" in hints else unsure,
+        padding=True if "padding" in hints else None if may_be_padding else False,
     )
 
 
