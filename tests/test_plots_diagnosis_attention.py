@@ -108,6 +108,71 @@ def test_queries_are_told_from_keys_whichever_comes_first_in_the_einsum(keys_fir
     assert [node.id for node in lineage.calls_of(attention.output) if node.kind == "input"] == ["q"]
 
 
+@pytest.mark.parametrize(
+    ("name", "is_decoder"),
+    [
+        ("miniGPT", True),
+        ("GPTModel", True),
+        ("TransformerDecoder", True),
+        ("encoder_decoder.decoder", True),
+        ("roberta_lm", False),
+        ("RoBERTa_LM", False),
+        ("DistilBERTForCausalLM", False),
+        ("prefix_lm.decoder", False),
+        ("encoder_decoder", False),
+    ],
+)
+def test_names_of_decoders_are_read_word_by_word(name, is_decoder):
+    assert bool(findings_of(language_model(LEAKING["layer"], name=name))) == is_decoder
+
+
+def writer_after(encoded, target):
+    """A causal decoder over tokens that an encoder's output is joined to, without attending."""
+    x = encoded(embedded(target, "target_embedding"))
+    x = layers.LayerNormalization()(block("writer", x, use_causal_mask=True))
+    return layers.Dense(TOKENS)(x)
+
+
+@pytest.mark.parametrize("join", ["before the tokens", "added to every token"])
+def test_an_encoder_whose_output_goes_into_causal_tokens_may_look_both_ways(join):
+    """As in a language model with a prefix, or a variational autoencoder of texts."""
+    source, target = tokens_input("source"), tokens_input("target")
+    memory = layers.LayerNormalization()(block("reader", embedded(source, "source_embedding")))
+    if join == "before the tokens":
+        logits = writer_after(lambda x: layers.Concatenate(axis=1)([memory, x]), target)
+    else:
+        code = layers.RepeatVector(LENGTH)(layers.GlobalAveragePooling1D()(memory))
+        logits = writer_after(lambda x: layers.Add()([code, x]), target)
+    assert findings_of(keras.Model([source, target], logits, name="autoencoder")) == ()
+
+
+def text_and_image(name, is_mutual):
+    """Text that attends to an image, and where it is mutual the image to the text."""
+    tokens, image = tokens_input(), keras.Input((13, WIDTH), name="image")
+    text, seen = embedded(tokens), image
+    for number in range(2):
+        own, cross = f"{name}.block_{number}.self", f"{name}.block_{number}.cross"
+        before = text
+        text = sublayer(own, text, attention(own), "post")
+        text = sublayer(cross, text, attention(cross, seen), "post")
+        if is_mutual:
+            back = f"vision.block_{number}"
+            seen = sublayer(back, seen, attention(back, before), "post")
+    last = f"{name}.last"
+    text = sublayer(last, text, attention(last), "post")
+    outputs = [layers.Dense(TOKENS)(text), layers.Dense(CLASSES)(seen)]
+    return keras.Model([tokens, image], outputs if is_mutual else outputs[0], name="pair")
+
+
+def test_cross_attention_makes_no_decoder_of_an_encoder_or_of_two_that_read_each_other():
+    """As in ALBEF and BLIP, or in LXMERT."""
+    assert findings_of(text_and_image("text_encoder", is_mutual=False)) == ()
+    assert findings_of(text_and_image("language", is_mutual=True)) == ()
+    assert the_finding(text_and_image("captions", is_mutual=False)).about[0] == (
+        "captions.block_0.self.layer"
+    )
+
+
 # --- padding ------------------------------------------------------------------------------------
 
 
@@ -217,3 +282,21 @@ def test_a_cross_attention_to_padding_that_the_encoder_masks_is_found():
     assert finding.about == ("cross.layer",)
     assert "encoder.attention.layer masks the padding" in finding.text
     assert findings_of(model(masks_memory=True)) == ()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda tokens: ops.cast(tokens, "bool"),
+        lambda tokens: ops.minimum(tokens, 1),
+        lambda tokens: ops.sign(tokens),
+    ],
+    ids=["cast", "minimum", "sign"],
+)
+def test_a_padding_mask_needs_no_comparison(mask):
+    model = masking_encoder(
+        lambda tokens: by_layer(attention_mask=ops.expand_dims(mask(tokens), 1)),
+        ADDED_POSITIONS["operation"],
+    )
+    assert not sees_padding(model)
+    assert findings_of(model) == ()

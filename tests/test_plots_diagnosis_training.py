@@ -23,24 +23,6 @@ def same_weights_every_time():
     keras.utils.set_random_seed(17)
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        lambda tokens: ops.cast(tokens, "bool"),
-        lambda tokens: ops.minimum(tokens, 1),
-        lambda tokens: ops.sign(tokens),
-    ],
-    ids=["cast", "minimum", "sign"],
-)
-def test_a_padding_mask_needs_no_comparison(mask):
-    model = masking_encoder(
-        lambda tokens: by_layer(attention_mask=ops.expand_dims(mask(tokens), 1)),
-        ADDED_POSITIONS["operation"],
-    )
-    assert not sees_padding(model)
-    assert findings_of(model) == ()
-
-
 # --- gradients and constants --------------------------------------------------------------------
 
 

@@ -89,10 +89,6 @@ class Lineage:
         """Whether `ancestor` is in the lineage of a call."""
         return bool(self.bits[node_id] >> self.graph.index[ancestor] & 1)
 
-    def in_one_stack(self, first: Attention, second: Attention) -> bool:
-        """Whether the queries of one attention are computed from what the other gives out."""
-        return self.holds(first.query, second.output) or self.holds(second.query, first.output)
-
     def depends_on_input(self, node_id: str) -> bool:
         """Whether a call depends on the values of the model's inputs, not on shapes alone."""
         return bool(self.bits[node_id] & self._inputs)

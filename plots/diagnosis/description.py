@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from plots.annotations import NormPlace, SkipPath, counted, number_text
 from plots.diagnosis.attentions import Attention, Lineage, attentions_of
 from plots.diagnosis.norm_rules import meets_a_norm
-from plots.diagnosis.streams import streams_of
+from plots.diagnosis.streams import streams_of, streams_past
 from plots.graph import Graph, Node
 from plots.operation_kinds import is_additive_merge, is_norm
 
@@ -49,9 +49,12 @@ def description(graph: Graph) -> str:
 def _of_transformer(graph: Graph, attentions: Sequence[Attention], lineage: Lineage) -> str:
     crosses = [attention for attention in attentions if not attention.is_self]
     parts: dict[str, list[Attention]] = {"encoder": [], "decoder": [], "": []}
+    streams = streams_past(graph)
+    decoding = frozenset[str]().union(*(streams.get(c.output, frozenset()) for c in crosses))
     for attention in attentions:
         if attention.is_self:
-            parts[_part_of(attention, crosses, lineage)].append(attention)
+            is_with_cross = not decoding.isdisjoint(streams.get(attention.output, ()))
+            parts[_part_of(attention, bool(crosses), is_with_cross)].append(attention)
     if not any(parts.values()):
         parts["decoder"] = crosses
     parts = {part: own for part, own in parts.items() if own}
@@ -67,9 +70,15 @@ def _of_transformer(graph: Graph, attentions: Sequence[Attention], lineage: Line
     return f"{title.strip()}: {'; '.join(said)}"
 
 
-def _part_of(attention: Attention, crosses: Sequence[Attention], lineage: Lineage) -> str:
-    """The part of the model that a self-attention is in, "" where the graph does not tell."""
-    if attention.masked.causal or any(lineage.in_one_stack(attention, c) for c in crosses):
+def _part_of(attention: Attention, crosses: bool, is_with_cross: bool) -> str:
+    """The part of the model that a self-attention is in, "" where the graph does not tell.
+
+    Args:
+        attention: The self-attention.
+        crosses: Whether the model has cross-attentions.
+        is_with_cross: Whether one of them is in the same stack.
+    """
+    if attention.masked.causal or is_with_cross:
         return "decoder"
     return "encoder" if crosses or attention.masked.causal is False else ""
 

@@ -72,6 +72,19 @@ def streams_of(graph: Graph) -> tuple[Stream, ...]:
     return tuple(streams)
 
 
+def streams_past(graph: Graph) -> dict[str, frozenset[str]]:
+    """Call -> roots of the residual streams that lead past it.
+
+    Sublayers that one stream leads past are of one stack; those of an encoder whose output goes
+    into the tokens of a decoder are not.
+    """
+    roots: dict[str, frozenset[str]] = {}
+    for stream in streams_of(graph):
+        for node_id in {node_id for path in stream.paths for node_id in path.bypassed}:
+            roots[node_id] = roots.get(node_id, frozenset()) | {stream.root}
+    return roots
+
+
 def _root(graph: Graph, source: str, root_at: dict[str, str]) -> str:
     """Where the stream begins that `source` lies on, given that of every merge before it."""
     while source not in root_at:
