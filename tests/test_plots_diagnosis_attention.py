@@ -6,6 +6,9 @@ import pytest
 from hand_made_transformers import (
     CAUSAL,
     CLASSES,
+    HEAD_WIDTH,
+    HEADS,
+    INNER,
     LEAKING,
     LENGTH,
     TOKENS,
@@ -28,6 +31,7 @@ from keras import layers, ops
 
 import plots
 from plots.diagnosis.attentions import attentions_of
+from plots.graph_json import check_graph
 
 
 @pytest.fixture(autouse=True)
@@ -300,3 +304,79 @@ def test_a_padding_mask_needs_no_comparison(mask):
     )
     assert not sees_padding(model)
     assert findings_of(model) == ()
+
+
+class Positions(layers.Layer):
+    """Embedded tokens plus a table, as in TensorFlow's tutorial; `compute_mask` only if asked."""
+
+    def __init__(self, has_mask, **options):
+        super().__init__(**options)
+        self.words = layers.Embedding(TOKENS, WIDTH, mask_zero=True)
+        self.table = Table(name="table")
+        self.supports_masking = has_mask
+        self.has_mask = has_mask
+
+    def build(self, shape):
+        self.words.build(shape)
+        self.table.build(shape)
+
+    def compute_mask(self, tokens, mask=None):
+        return self.words.compute_mask(tokens) if self.has_mask else None
+
+    def call(self, tokens):
+        return self.words(tokens) * WIDTH**0.5 + self.table(tokens)
+
+
+class Reader(layers.Layer):
+    """Self-attention and a feed-forward, which says nothing about masks itself."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.attention = layers.MultiHeadAttention(HEADS, HEAD_WIDTH)
+        self.norms = [layers.LayerNormalization(), layers.LayerNormalization()]
+        self.parts = [layers.Dense(INNER, activation="relu"), layers.Dense(WIDTH)]
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        for layer, width in zip([*self.norms, *self.parts], [WIDTH] * 3 + [INNER], strict=True):
+            layer.build((*shape[:-1], width))
+
+    def call(self, x):
+        y = self.norms[0](x)  # Keras takes the mask off what an attention is given
+        x = layers.Add()([x, self.attention(y, y)])
+        return layers.Add()([x, self.parts[1](self.parts[0](self.norms[1](x)))])
+
+
+@pytest.mark.parametrize("has_mask", [True, False])
+@pytest.mark.parametrize("readers", [1, 3])
+@pytest.mark.filterwarnings("ignore:Layer '.*' .of type Reader")  # Keras warns that it loses it
+def test_the_inside_of_opened_layers_takes_and_hands_on_masks_as_when_it_is_computed(
+    has_mask, readers
+):
+    tokens = tokens_input()
+    positions = Positions(has_mask, name="embedded")
+    x = positions(tokens)
+    for number in range(readers):
+        x = layers.Dropout(0.1)(Reader(name=f"part{number}")(x))
+    logits = layers.Dense(CLASSES)(layers.LayerNormalization()(x))
+    model = keras.Model(tokens, logits, name="tagger")
+    padded = np.array([[3, 5, 2, 0, 0, 0, 0, 0, 0, 0, 0]], "int32")
+    before = first_logits(model, padded)
+    table = positions.table.get_weights()[0]
+    table[5] += np.random.default_rng(7).normal(size=WIDTH)
+    positions.table.set_weights([table])
+    sees_it = not np.allclose(before, first_logits(model, padded), atol=1e-6)
+    assert sees_it == (not has_mask)
+    graph = plots.read_graph(model, open_layers=True)
+    opened = [node.id for node in graph.nodes if node.class_name == "MultiHeadAttention"]
+    assert len(opened) == readers
+    found = plots.findings(graph)
+    assert bool(found) == sees_it
+    if sees_it:
+        assert found[0].about == (*opened, "embedded.multiply#1")
+    else:
+        masks = [edge.source for edge in graph.edges if edge.port == "value_mask"]
+        assert masks[0] == "not_equal#1"
+        assert [mask.partition(".")[0] for mask in masks[1:]] == ["part0", "part1"][: readers - 1]
+        assert sum(node.class_name == "NotEqual" for node in graph.nodes) == 1
+    check_graph(graph)

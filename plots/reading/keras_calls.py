@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from plots.graph import Edge
+from plots.reading.masks import MaskOf, recorded_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,10 @@ def computing_order(model: Any) -> dict[int, int]:
     return {id(call): position for position, call in enumerate(calls)}
 
 
-def implicit_masks_of(call: Any) -> list[tuple[str, Any]]:
+def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[str, Any]]:
     """Masks that arrive behind the call's tensors, as (port, mask).
+
+    `mask_of` says which mask a tensor carries.
 
     The rule is that of `keras.layers.Layer.__call__`: the mask of the only tensor argument goes to
     `mask`, that of one of several, `query`, to `query_mask`; unless the caller gave one.
@@ -125,18 +128,13 @@ def implicit_masks_of(call: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def mask_of(tensor: Any) -> Any:
-    """The mask behind a symbolic tensor, or None."""
-    return getattr(tensor, "_keras_mask", None)
-
-
 def _is_filled_in(name: str, given: Mapping[str, Any]) -> bool:
     """Whether Keras itself gave this argument: it may record as one the masks that it handed on."""
     import keras
 
     owners = [n for n in given if n != name and name in ("mask", f"{n}_mask")]
     values = keras.tree.flatten(given[name])
-    for masks in ([mask_of(t) for t in keras.tree.flatten(given[owner])] for owner in owners):
+    for masks in ([recorded_mask(t) for t in keras.tree.flatten(given[owner])] for owner in owners):
         if len(masks) == len(values) and all(map(operator.is_, masks, values)):
             return True
     return False

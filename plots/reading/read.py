@@ -29,6 +29,7 @@ from plots.reading.keras_values import (
     tensor_of,
     weights_of,
 )
+from plots.reading.masks import CarriedMasks
 from plots.reading.trace import Traced, trace
 
 if TYPE_CHECKING:
@@ -186,6 +187,9 @@ class _Reader:
         self._counted: set[int] = set()  # id(variable) of the weights that a layer has been given
         self._taken: set[str] = set()
         self._traced: list[Traced] = []  # the layers that are being looked into, outermost first
+        self._looked_into: list[Traced] = []  # all of them: what is known by id has to stay alive
+        self._masks = CarriedMasks()
+        self._masks_at: dict[int, tuple[Any, _Place]] = {}  # id(mask) -> (mask, place) to read
 
     def read_model(self, model: Any, place: _Place) -> list[tuple[str, int]]:
         """Read `model` and give back where its outputs come from, as (node id, output).
@@ -193,10 +197,11 @@ class _Reader:
         What comes from where at `place` are the inputs of a nested model, which the outer graph
         hands in.
         """
-        origin = dict(place.origin)
+        origin = place.origin
         self.flat[place.prefix.removesuffix(".")] = True
         order = computing_order(model)
-        for tensor in [*model.inputs, *model.outputs]:
+        inputs = [tensor for tensor in model.inputs if id(tensor) not in self._masks_at]
+        for tensor in [*inputs, *model.outputs]:
             for call in calls_in_order(tensor, origin):
                 when = (*place.when, order.get(id(call), math.inf))
                 self._read_call(call, _Place(place.prefix, origin, when))
@@ -205,6 +210,9 @@ class _Reader:
     def _read_call(self, call: Any, place: _Place) -> None:
         prefix, origin = place.prefix, place.origin
         operation = call.operation
+        if call.is_input and id(call.outputs[0]) in self._masks_at:  # a mask from outside
+            self._read_mask(call.outputs[0], origin)
+            return
         if "." in operation.name:
             self.flat[prefix.removesuffix(".")] = False
         inner = self._open(call, place) if self.open_nested else None
@@ -219,7 +227,9 @@ class _Reader:
         node_id = self._new_id(operation, prefix)
         edges: dict[str, Edge] = {}
         constants = []
-        masks = dict(implicit_masks_of(call))
+        masks = dict(implicit_masks_of(call, self._masks.of))
+        for mask in masks.values():
+            self._read_mask(mask, origin)
         for port, value in [*arguments_of(call, but=masks), *masks.items()]:
             if id(value) in origin:
                 source, output = origin[id(value)]
@@ -232,6 +242,18 @@ class _Reader:
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results))
         origin.update(zip(map(id, call.outputs), results, strict=True))
+        for mask in self._masks.hand_on(call):
+            self._read_mask(mask, origin)
+
+    def _read_mask(self, mask: Any, origin: dict[int, tuple[str, int]]) -> None:
+        """Read a mask from where it is computed, if that is not where it is taken."""
+        if id(mask) not in origin and id(mask) in self._masks_at:
+            tensor, place = self._masks_at[id(mask)]
+            if tensor is not mask:  # a stand-in, whose mask may come from further away
+                self._read_mask(tensor, place.origin)
+            for call in calls_in_order(tensor, place.origin):
+                self._read_call(call, place)
+            origin[id(mask)] = place.origin[id(tensor)]
 
     def _add(
         self,
@@ -309,15 +331,20 @@ class _Reader:
 
     def _look_into(self, call: Any, place: _Place) -> list[tuple[str, int]] | None:
         """Read what a layer that is made of layers does; None if it cannot be looked into."""
-        traced = trace(call, self.shapes) if kind_of(call) == "layer" else None
+        traced = trace(call, self.shapes, self._masks.of) if kind_of(call) == "layer" else None
         if traced is None or len(traced.function.outputs) != len(call.outputs):
             return None
-        pairs = zip(traced.function.inputs, traced.given, strict=True)
-        bound = {id(inside): place.origin[id(outside)] for inside, outside in pairs}
-        prefix = self._enter(call.operation, place.prefix)
+        bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.given}
+        within = _Place(self._enter(call.operation, place.prefix), bound, place.when)
+        self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
+        self._looked_into.append(traced)
         self._traced.append(traced)
-        inner = self.read_model(traced.function, _Place(prefix, bound, place.when))
+        inner = self.read_model(traced.function, within)
         self._traced.pop()
+        for inside, outside in zip(traced.function.outputs, call.outputs, strict=True):
+            if (mask := self._masks.of(inside)) is not None:
+                self._masks.put(outside, mask)
+                self._masks_at.setdefault(id(mask), (mask, within))
         return inner
 
     def _tensor(self, value: Any) -> Tensor:

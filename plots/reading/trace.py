@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from plots.graph import Shape
+from plots.reading.keras_calls import implicit_masks_of, parameter_names
+from plots.reading.masks import MaskOf, recorded_mask
 
 
 class Traced:
@@ -20,10 +22,11 @@ class Traced:
 
     Attributes:
         function: The inside, as a graph.
-        given: The tensors that the call was given, in the order of the function's inputs.
+        given: (inside, outside) of the tensors that the call was given.
+        masks: The same of the masks that came with them, whether the inside takes them or not.
     """
 
-    def __init__(self, call: Any, shapes: Mapping[int, Shape]) -> None:
+    def __init__(self, call: Any, shapes: Mapping[int, Shape], mask_of: MaskOf) -> None:
         import keras
 
         operation = call.operation
@@ -32,24 +35,41 @@ class Traced:
         primes = _primes_not_in(known)
         # Axes at the same place are free together: the batch, and the length.
         self._stand_ins: dict[int, int] = {}
-        self.given: list[Any] = []
-        inputs: dict[int, Any] = {}
+        inputs: dict[int, tuple[Any, Any]] = {}
+        masks: dict[int, tuple[Any, Any]] = {}
+
+        def stand_in(value: Any) -> Any:
+            shape = [
+                self._stand_ins.setdefault(axis, next(primes)) if size is None else size
+                for axis, size in enumerate(shapes.get(id(value), value.shape))
+            ]
+            return keras.Input(batch_shape=shape, dtype=value.dtype)
 
         def fresh(value: Any) -> Any:
             if not isinstance(value, keras.KerasTensor):
                 return value
             if id(value) not in inputs:
-                shape = [
-                    self._stand_ins.setdefault(axis, next(primes)) if size is None else size
-                    for axis, size in enumerate(shapes.get(id(value), value.shape))
-                ]
-                self.given.append(value)
-                inputs[id(value)] = keras.Input(batch_shape=shape, dtype=value.dtype)
-            return inputs[id(value)]
+                inputs[id(value)] = stand_in(value), value
+                if (mask := mask_of(value)) is not None:
+                    inputs[id(value)][0]._keras_mask = fresh_mask(mask)
+            return inputs[id(value)][0]
+
+        def fresh_mask(mask: Any) -> Any:
+            if id(mask) in inputs:
+                return inputs[id(mask)][0]
+            if id(mask) not in masks:
+                masks[id(mask)] = stand_in(mask), mask
+            return masks[id(mask)][0]
 
         args, kwargs = keras.tree.map_structure(fresh, (call.arguments.args, call.arguments.kwargs))
+        positional = parameter_names(operation.__class__)[: len(args)]
+        for port, mask in implicit_masks_of(call, mask_of):
+            if "." not in port and port not in positional:
+                kwargs[port] = fresh_mask(mask)
         outputs = operation.call(*args, **kwargs)
-        self.function = keras.Function(list(inputs.values()), outputs)
+        self.given = tuple(inputs.values())
+        self.masks = tuple(masks.values())
+        self.function = keras.Function([inside for inside, _ in self.given + self.masks], outputs)
 
     def freed(self, shape: Shape) -> Shape:
         """A shape of the inside, with the axes free again that are free outside."""
@@ -57,10 +77,15 @@ class Traced:
         return tuple(None if size in free else size for size in shape)
 
 
-def trace(call: Any, shapes: Mapping[int, Shape] = MappingProxyType({})) -> Traced | None:
+def trace(
+    call: Any,
+    shapes: Mapping[int, Shape] = MappingProxyType({}),
+    mask_of: MaskOf = recorded_mask,
+) -> Traced | None:
     """The inside of a call of a layer that is made of layers; None if it cannot be looked into.
 
-    `shapes` are those of tensors in one batch, by id(tensor), if they are known.
+    `shapes` are those of tensors in one batch, by id(tensor), if they are known, and `mask_of` says
+    which mask a tensor carries.
 
     The parts that Keras itself is made of, and attention, stay closed: they are the words that such
     a picture is written in. So does a layer that has weights of its own beside those of its parts,
@@ -73,7 +98,7 @@ def trace(call: Any, shapes: Mapping[int, Shape] = MappingProxyType({})) -> Trac
     if standard or not operation.weights or "Attention" in type(operation).__name__:
         return None
     try:
-        traced = Traced(call, shapes)
+        traced = Traced(call, shapes, mask_of)
     except Exception:  # `call` is somebody's Python: whatever it raises, the layer stays one box
         return None
     inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]
