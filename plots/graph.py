@@ -47,6 +47,7 @@ class Constant:
 
     `value` is a plain Python value; it is None for an array, of which only the shape, the dtype and
     what the values look like are kept: "zeros", "ones", "lower triangular", "sinusoids", or "".
+    `digest` is what tells arrays with different values apart; None where the values are not known.
     """
 
     port: str
@@ -54,6 +55,7 @@ class Constant:
     shape: Shape | None = None
     dtype: str | None = None
     pattern: str = ""
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 
 import keras
+import numpy as np
 import plots_models
 import pytest
 from hypothesis import given
@@ -300,6 +301,48 @@ def test_constants_and_switches_are_compared():
     difference = plots.compare_graphs(build(2.0, True), build(3.0, False))
     said = {(c.aspect, c.old, c.new) for call in difference.changed for c in call.changes}
     assert said == {("constant", "2", "3"), ("trainable", "True", "False")}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([2.0, 2.0, 2.0], [3.0, 3.0, 3.0]),
+        ([2.0, 3.0, 5.0], [3.0, 2.0, 5.0]),
+        ([2, 3, 5], [2, 3, 7]),
+        ([True, False, True], [True, True, False]),
+    ],
+)
+def test_the_values_of_arrays_are_compared(one, other):
+    def build(values):
+        x = keras.Input((3,), name="x", dtype=keras.backend.standardize_dtype(type(values[0])))
+        merged = keras.ops.logical_and if values[0] is True else keras.ops.add
+        array = keras.ops.convert_to_tensor(values, dtype=x.dtype)
+        return plots.read_graph(keras.Model(x, merged(x, array)))
+
+    assert plots.compare_graphs(build(one), build(one)).is_empty
+    difference = plots.compare_graphs(build(one), build(other))
+    ((change,),) = (call.changes for call in difference.changed)
+    assert (change.aspect, change.old != change.new) == ("constant", True)
+    assert not plots.compare_graphs(build(one), Graph.from_json(build(other).to_json())).is_empty
+
+
+def test_what_backends_compute_differently_and_what_an_older_file_does_not_say_is_no_difference():
+    table = np.random.default_rng(5).normal(size=(17, 3)).astype("float32")
+
+    def build(values):
+        x = keras.Input((17, 3), name="x")
+        return plots.read_graph(keras.Model(x, x + keras.ops.convert_to_tensor(values)))
+
+    rounded = table * np.float32(1 + 2e-7)
+    assert not np.array_equal(table, rounded)
+    assert plots.compare_graphs(build(table), build(rounded)).is_empty
+    assert not plots.compare_graphs(build(table), build(table * np.float32(1.01))).is_empty
+    (digest,) = {c.digest for node in build(table).nodes for c in node.constants}
+    older = build(table * 2).to_json()
+    (other,) = {c.digest for node in build(table * 2).nodes for c in node.constants}
+    older = Graph.from_json(older.replace(f'"digest": "{other}",', ""))
+    assert digest != other
+    assert plots.compare_graphs(older, build(table)).is_empty
 
 
 @pytest.mark.parametrize(

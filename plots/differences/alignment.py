@@ -6,7 +6,7 @@ import json
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Literal
 
@@ -106,7 +106,9 @@ class _Pairs:
         """What a call is, without its name."""
         if id(node) not in self._contents:
             config = json.dumps(without_names(node.config), sort_keys=True, default=str)
-            described = node.kind, node.class_name, config, node.outputs, node.constants
+            # Other values are a change, and a graph of an older release does not have them.
+            constants = [replace(constant, digest=None) for constant in node.constants]
+            described = node.kind, node.class_name, config, node.outputs, constants
             self._contents[id(node)] = repr(described)
         return self._contents[id(node)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from plots.differences.configurations import changed_entries, value_text
 from plots.differences.difference import Change
@@ -27,8 +28,12 @@ def call_changes(
     for port in dict.fromkeys((*constants[0], *constants[1])):
         if old.class_name != new.class_name and not (port in constants[0] and port in constants[1]):
             continue  # the other class has no such argument
-        if (was_it := constants[0].get(port)) != (is_it := constants[1].get(port)):
-            yield Change("constant", port, _constant_text(was_it), _constant_text(is_it))
+        was_it, is_it = constants[0].get(port), constants[1].get(port)
+        if not _are_equal(was_it, is_it):
+            said = _constant_text(was_it), _constant_text(is_it)
+            if said[0] == said[1]:  # it is the values that differ
+                said = _constant_text(was_it, values=True), _constant_text(is_it, values=True)
+            yield Change("constant", port, *said)
     if (was_at := places[0].get(old.id)) != (is_at := places[1].get(new.id)):
         yield Change("place", "place among the inputs", str(was_at), str(is_at))
     if old.trainable != new.trainable:
@@ -56,13 +61,22 @@ def _is_initial(change: Change) -> bool:
     return change.name.endswith("_initializer")
 
 
-def _constant_text(constant: Constant | None) -> str:
+def _are_equal(old: Constant | None, new: Constant | None) -> bool:
+    """Whether two constants are the same, as far as both are known."""
+    if old is None or new is None or None not in (old.digest, new.digest):
+        return old == new
+    return replace(old, digest=None) == replace(new, digest=None)
+
+
+def _constant_text(constant: Constant | None, values: bool = False) -> str:
+    """A constant in words: "float32 (3, 5) sinusoids"; of an array where asked with its digest."""
     if constant is None:
         return "nothing"
     if constant.value is not None or constant.shape is None:
         return value_text(constant.value)
     shape = ", ".join(str(size) for size in constant.shape)
-    return f"{constant.dtype} ({shape}) {constant.pattern}".strip()
+    text = f"{constant.dtype} ({shape}) {constant.pattern}".strip()
+    return f"{text}, values {constant.digest}" if values else text
 
 
 def _common_start(old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> int:

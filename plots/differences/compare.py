@@ -15,8 +15,9 @@ def compare_graphs(before: Graph, after: Graph) -> Difference:
     """Find out what is different between two graphs.
 
     Calls are paired by `plots.differences.alignment.align`. Weights are compared by their number,
-    not by their values. Neither names that Keras counted up count, nor what a model is compiled
-    with.
+    not by their values; constants by their values too, up to what is lost by rounding to some four
+    digits, if both graphs know them. Neither names that Keras counted up count, nor what a model is
+    compiled with.
 
     Raises:
         ValueError: if a graph is folded, so that it does not show all of its calls.

@@ -134,7 +134,7 @@ class Difference:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the graphs are the same, but for names that Keras counted up."""
+        """Whether the graphs are the same, as far as `compare_graphs` compares them."""
         parts = (self.added, self.removed, self.moved, self.changed, self.rewired, self.ties)
         return not any(parts)
 
