@@ -85,6 +85,25 @@ RESAMPLING: set[str] = {
 }
 """Change the number of positions and nothing else, as the shortcuts of a ResNet may."""
 
+ATTENTION_LAYERS: set[str] = {
+    "AdditiveAttention",
+    "Attention",
+    "CachedMultiHeadAttention",
+    "GroupQueryAttention",
+    "GroupedQueryAttention",
+    "MultiHeadAttention",
+}
+"""Layers that are one attention each."""
+
+FUSED_ATTENTION: set[str] = {"DotProductAttention"}
+"""Layers and operations from query (b, t, n, h), key and value (b, s, k, h) to (b, t, n, h)."""
+
+PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
+"""Sums over one axis of two tensors, as scores are of queries and keys.
+
+In attention by hand other calls of two tensors are told by the shape of what they give out.
+"""
+
 # `Norm` alone is the operation that measures a vector; `Normalization` scales the data once, and
 # `SpectralNormalization` acts on weights.
 _NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
@@ -116,6 +135,18 @@ def is_identity_like(node: Node) -> bool:
             if node.class_name == "Multiply" or constant.port == "x2"  # 2 / x is no factor of x
         )
     return node.class_name == "Activation" and node.activation == "linear"
+
+
+def is_attention(node: Node) -> bool:
+    """Whether the call is one whole attention."""
+    return node.is_a(ATTENTION_LAYERS) or node.is_a(FUSED_ATTENTION)
+
+
+def is_softmax(node: Node) -> bool:
+    """Whether the call is a softmax and nothing else."""
+    if node.class_name == "Activation":
+        return node.activation == "softmax"
+    return "Softmax" in node.class_name and "Log" not in node.class_name
 
 
 def is_reversed_embedding(node: Node) -> bool:

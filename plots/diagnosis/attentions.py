@@ -11,27 +11,14 @@ from dataclasses import dataclass
 
 from plots.diagnosis.masks import Masked, what_is_masked
 from plots.graph import Constant, Edge, Graph, Node, Tensor
-from plots.operation_kinds import is_shape_only
-
-ATTENTION_LAYERS: set[str] = {
-    "AdditiveAttention",
-    "Attention",
-    "CachedMultiHeadAttention",
-    "DotProductAttention",
-    "GroupQueryAttention",
-    "GroupedQueryAttention",
-    "MultiHeadAttention",
-}
-"""Classes that are one attention each, `keras.ops.dot_product_attention` among them.
-
-What derives from one of them is an attention too, but may mask in a way of its own.
-"""
-
-PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
-"""Sums over one axis of two tensors, as scores are of queries and keys.
-
-Other calls of two tensors and without weights are told by the shape of what they give out.
-"""
+from plots.operation_kinds import (
+    ATTENTION_LAYERS,
+    FUSED_ATTENTION,
+    PRODUCTS,
+    is_attention,
+    is_shape_only,
+    is_softmax,
+)
 
 _MOST_STEPS = 16
 """Most calls between a softmax and the products before and after it: a mask, a bias, a dropout."""
@@ -99,21 +86,9 @@ class Lineage:
         return (node for position, node in enumerate(self.graph.nodes) if bits >> position & 1)
 
 
-def is_attention_layer(node: Node) -> bool:
-    """Whether the call is one whole attention."""
-    return node.is_a(ATTENTION_LAYERS)
-
-
 def is_sublayer_part(node: Node) -> bool:
     """Whether the call does the work of a Transformer's sublayer: attends or projects."""
-    return is_attention_layer(node) or node.is_a({"Dense", "EinsumDense"})
-
-
-def is_softmax(node: Node) -> bool:
-    """Whether the call is a softmax and nothing else."""
-    if node.class_name == "Activation":
-        return node.activation == "softmax"
-    return "Softmax" in node.class_name and "Log" not in node.class_name
+    return is_attention(node) or node.is_a({"Dense", "EinsumDense"})
 
 
 def attentions_of(graph: Graph) -> tuple[tuple[Attention, ...], Lineage]:
@@ -152,7 +127,7 @@ def _attention(graph: Graph, parts: _Parts, lineage: Lineage, sequences: int) ->
 
 
 def _parts_of(graph: Graph, node: Node) -> _Parts | None:
-    if is_attention_layer(node):
+    if is_attention(node):
         return _parts_of_layer(graph, node)
     return _parts_around_softmax(graph, node) if is_softmax(node) else None
 
@@ -174,7 +149,8 @@ def _parts_of_layer(graph: Graph, node: Node) -> _Parts | None:
         keys=keys,
         masks=tuple(edges[""]),
         constants=(causal, *node.constants),
-        is_known=node.class_name in ATTENTION_LAYERS,
+        # What derives from one of them is an attention too, but may mask in a way of its own.
+        is_known=node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION,
     )
 
 

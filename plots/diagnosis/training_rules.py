@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.diagnosis.attentions import is_softmax
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.diagnosis.streams import up_to_weights
 from plots.graph import Constant, Edge, Graph, Loss, Node, Shape
@@ -15,6 +14,7 @@ from plots.operation_kinds import (
     is_linear_projection,
     is_reversed_embedding,
     is_shape_only,
+    is_softmax,
 )
 
 NOT_DIFFERENTIABLE: set[str] = {

@@ -17,6 +17,7 @@ from plots.figures.style import (
     numbers,
     token_labels,
 )
+from plots.measuring.attention_pictures import reduced_in_blocks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,16 +102,11 @@ def _in_blocks(weights: np.ma.MaskedArray, blocks: tuple[int, int], how: str) ->
     """Mean or maximum of blocks of (n, t, s); masked where all of a block is masked."""
     import numpy as np
 
-    def reduced(values: np.ndarray, by: np.ufunc) -> np.ndarray:
-        for axis, block in ((1, blocks[0]), (2, blocks[1])):
-            values = by.reduceat(values, np.arange(0, values.shape[axis], block), axis)
-        return values
-
-    count = reduced((~np.ma.getmaskarray(weights)).astype(int), np.add)
+    count = reduced_in_blocks((~np.ma.getmaskarray(weights)).astype(int), blocks, np.add)
     if how == "mean":
-        cells = reduced(weights.filled(0), np.add) / np.maximum(count, 1)
+        cells = reduced_in_blocks(weights.filled(0), blocks, np.add) / np.maximum(count, 1)
     else:
-        cells = reduced(weights.filled(0), np.maximum)  # no weight is below zero
+        cells = reduced_in_blocks(weights.filled(0), blocks, np.maximum)  # none is below zero
     return np.ma.masked_where(count == 0, cells)
 
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def sinusoids(length: int, dim: int, interleaved: bool = True) -> np.ndarray:
-    """Sines and cosines of wavelengths 2 pi to 20,000 pi, float64 (t, d).
+    """Sines and cosines of wavelengths from 2 pi to 2 pi 10000^((d - 2) / d), float64 (t, d).
 
     angle(p, i) = p / 10000^(2 i / d) for i in [0, d/2) ("Attention Is All You Need", section 3.5).
+    The longest wavelength comes near to 20,000 pi if d is large, and stays below it.
 
     Args:
         length: t, the number of positions.

@@ -62,11 +62,20 @@ def block_maximum(maps: np.ndarray, longest: int) -> np.ndarray:
     """
     import numpy as np
 
-    _, t, s = maps.shape
-    side = max(1, -(-max(t, s) // longest))
-    rows = np.maximum.reduceat(maps, np.arange(0, t, side), axis=1)
-    reduced: np.ndarray = np.maximum.reduceat(rows, np.arange(0, s, side), axis=2)
-    return reduced
+    side = max(1, -(-max(maps.shape[1:]) // longest))
+    return reduced_in_blocks(maps, (side, side), np.maximum)
+
+
+def reduced_in_blocks(maps: np.ndarray, blocks: tuple[int, int], by: np.ufunc) -> np.ndarray:
+    """Maps (n, t, s), with what `by` makes of a block's numbers in the place of each block.
+
+    `blocks` are the rows and columns of a block; the last ones may have fewer.
+    """
+    import numpy as np
+
+    for axis, block in ((1, blocks[0]), (2, blocks[1])):
+        maps = by.reduceat(maps, np.arange(0, maps.shape[axis], block), axis)
+    return maps
 
 
 def png(pixels: np.ndarray) -> bytes:
