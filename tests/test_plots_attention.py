@@ -98,6 +98,40 @@ def test_weights_of_the_fused_operation_are_the_softmax_of_what_it_reckons(with_
     assert (name, found.kind) == ("dot_product_attention#1", "cross")
 
 
+@pytest.mark.parametrize("attention_axes", [None, (2,)], ids=["all positions", "rows"])
+def test_weights_over_an_image_have_its_positions_in_one_row(attention_axes):
+    image = keras.Input((3, 5, 7), name="image")
+    layer = layers.MultiHeadAttention(N, 3, attention_axes=attention_axes, name="attention")
+    model = keras.Model(image, layer(image, image))
+    given = normal(B, 3, 5, 7)
+    found = plots.attention_maps(model, given)["attention"]
+    rows = given if attention_axes is None else given.reshape(B * 3, 5, 7)
+    flat = rows.reshape(len(rows), -1, 7)
+    query, key = (
+        np.einsum("btd,dnh->bnth", flat, ops.convert_to_numpy(dense.kernel))
+        for dense in (layer.query_dense, layer.key_dense)
+    )
+    expected = softmax(query @ key.swapaxes(2, 3) / 3**0.5)
+    shape = (B, N, 15, 15) if attention_axes is None else (B, 3 * N, 5, 5)
+    np.testing.assert_allclose(found.weights, expected.reshape(shape), rtol=0, atol=1e-6)
+    graph = plots.apply_plugins(plots.read_graph(model), ["attention"], model)
+    assert list(graph.pictures) == ["attention"]
+
+
+def test_layers_of_somebody_else_with_known_names_are_left_alone():
+    class MultiHeadAttention(layers.Layer):
+        def call(self, query, value):
+            return query + ops.mean(value, axis=1, keepdims=True)
+
+    class DotProductAttention(layers.Layer):
+        def call(self, queries, keys, values):
+            return ops.matmul(ops.softmax(ops.matmul(queries, ops.swapaxes(keys, 1, 2))), values)
+
+    x = keras.Input((T, H), name="x")
+    model = keras.Model(x, DotProductAttention()(MultiHeadAttention()(x, x), x, x))
+    assert plots.attention_maps(model) == {}
+
+
 def heads_first(x, name):
     x = layers.Reshape((-1, N, H))(layers.Dense(N * H, name=name)(x))
     return ops.transpose(x, (0, 2, 1, 3))

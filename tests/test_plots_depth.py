@@ -78,6 +78,32 @@ def test_skip_and_branch_are_the_sums_over_all_edges_that_part_there():
     assert found.variance[0] == pytest.approx(merged.var(), rel=1e-5)
 
 
+def test_gradients_are_measured_however_small_they_are():
+    model = plots_models.decoder_only(blocks=1)
+
+    def profile(scale):
+        return plots.depth_profile(model, INPUTS, loss=lambda y: scale * ops.sum(y * y))
+
+    large, small = profile(1), profile(1e-25)
+    np.testing.assert_allclose(
+        small.branch_gradient, 1e-25 * np.array(large.branch_gradient), rtol=1e-4
+    )
+    np.testing.assert_allclose(small.skip_gradient, 1e-25 * np.array(large.skip_gradient), 1e-4)
+
+
+def test_a_variance_that_overflows_is_infinite_and_one_that_is_not_a_number_stays_so():
+    x = keras.Input((5,), name="x")
+    with_branch = layers.Add(name="first")([x, layers.Dense(5, "relu")(x)])
+    model = keras.Model(x, layers.Add(name="second")([with_branch, layers.Dense(5)(with_branch)]))
+    for worst in (np.inf, np.nan):
+        given = np.ones((3, 5), "float32")
+        model.layers[1].set_weights([np.eye(5), np.zeros(5)])
+        model.layers[3].set_weights([np.zeros((5, 5)), np.array([worst, 0, 0, 0, 0])])
+        variance = plots.depth_profile(model, given).variance
+        assert variance[0] == 0
+        np.testing.assert_equal(variance[1], worst)
+
+
 def test_one_stack_of_two_can_be_followed():
     found = plots.depth_profile(plots_models.encoder_decoder(blocks=1), within="decoder")
     parts = ("self_attention", "cross_attention", "feedforward")
@@ -143,6 +169,20 @@ def test_gradients_are_on_every_call_and_on_the_edges_where_they_part():
     assert sizes[f"{first}.residual"] == pytest.approx(both, rel=1e-5)
     assert f"{second}.up -> {second}.down.inputs" not in sizes
     assert plots.Graph.from_json(graph.to_json()) == graph
+
+
+def test_gradients_that_are_no_numbers_are_left_out_and_the_last_call_with_them_is_named():
+    x = keras.Input((5,), name="x")
+    y = layers.Dense(5, name="before", use_bias=False)(x)
+    root = layers.Lambda(ops.sqrt, name="root")(y)
+    model = keras.Model(x, layers.Dense(3, name="after")(root))
+    model.get_layer("before").set_weights([np.diag([0.0, 1, 1, 1, 1])])
+    graph = plots.gradients(plots.read_graph(model), model, np.ones((2, 5)))
+    assert numbers(graph.overlay("gradients")).keys() == {"root", "after"}
+    (note,) = graph.notes
+    assert (note.kind, note.about) == ("finding", ("before",))
+    assert note.text.startswith("2 of the 10 numbers of the gradient")
+    graph.to_json()
 
 
 def test_a_graph_that_was_read_closed_is_measured_as_it_is():

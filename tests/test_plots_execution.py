@@ -13,7 +13,7 @@ import numpy as np
 import plots_models
 import pytest
 from keras import layers, ops
-from small_models import small_spec
+from small_models import computing_in, small_spec
 
 import builders  # makes dotted names possible on PyTorch, too
 import plots
@@ -172,15 +172,23 @@ def test_what_is_inside_of_layers_is_computed_for_the_sizes_of_the_batch():
     assert len(plots.depth_profile(model, x).places) == 4
 
 
-def test_layers_whose_inside_cannot_be_seen_truly_are_refused():
+@pytest.mark.parametrize("factor", [2, 1.01])
+def test_layers_whose_inside_cannot_be_seen_truly_are_refused(factor):
     class TwoFaced(Block):
         def call(self, x):
-            return super().call(x) * (1 if isinstance(x, keras.KerasTensor) else 2)
+            return super().call(x) * (1 if isinstance(x, keras.KerasTensor) else factor)
 
     tokens = keras.Input((None,), dtype="int32")
     model = keras.Model(tokens, TwoFaced()(layers.Embedding(11, 7)(tokens)))
     with pytest.raises(ValueError, match="read it with open_layers=False"):
         plots.call_values(model, np.array([[3, 5, 0]]), open_layers=True)
+
+
+def test_in_half_precision_the_inside_of_layers_may_differ_by_its_rounding():
+    with computing_in("mixed_bfloat16"):
+        model = blocks()
+    x = np.random.default_rng(5).normal(size=(3, 13, 7)).astype("float32")
+    assert "block#1.up" in plots.call_values(model, x, open_layers=True)
 
 
 def test_masks_that_padding_makes_reach_the_calls_behind():
@@ -271,6 +279,21 @@ def test_the_compiled_loss_is_the_loss_that_is_given():
     model.evaluate(inputs, [targets, targets], verbose=0)  # and its own metrics are there
 
 
+def test_what_the_loss_does_not_look_at_because_of_padding_has_a_gradient_of_zero():
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = layers.Embedding(11, 7, mask_zero=True, name="table")(tokens)
+    y = layers.Dense(5, name="y")
+    model = keras.Model(tokens, y(x))
+    model.compile(loss="mse")
+    given = np.array([[3, 5, 7, 0, 0], [2, 3, 0, 0, 0]])
+    targets = np.random.default_rng(1).normal(size=(2, 5, 5)).astype("float32")
+    (found,) = plots.edge_gradients(model, given, targets=targets).values()
+    real = (given > 0)[..., None]
+    error = (arrays(model(given))[0] - targets) * real
+    expected = 2 / 5 * error / real.sum() @ ops.convert_to_numpy(y.kernel).T
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_the_model_stays_as_it_was():
     model = model_of("all sorts")
     before = [ops.convert_to_numpy(weight).copy() for weight in model.variables]
@@ -287,6 +310,14 @@ def test_random_tokens_are_no_padding_and_as_long_as_the_positions_reach():
     model = plots_models.decoder_only(blocks=1)
     assert plots.random_inputs(model, batch=3, length=99)["tokens"].shape == (3, 17)
     assert (plots.random_inputs(model_of("masks"))["source"] > 0).all()
+
+
+def test_a_table_that_ids_reach_through_a_cast_is_none_of_positions():
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    x = layers.Embedding(3, 7, mask_zero=True)(ops.cast(ids, "int32"))
+    inputs = plots.random_inputs(keras.Model(ids, x), batch=5, length=13)
+    assert inputs["ids"].shape == (5, 13)
+    assert set(inputs["ids"].ravel()) == {1, 2}  # and 0 is the padding
 
 
 def test_random_inputs_fit_their_dtypes_and_are_the_same_for_the_same_seed():
@@ -322,9 +353,15 @@ def unweighted():
     return builders.build_decoder_only(small_spec(), abstract=True)
 
 
+def decisions():
+    x = keras.Input((3,), name="x")
+    return keras.Model(x, ops.argmax(layers.Dense(5)(x), axis=-1))
+
+
 @pytest.mark.parametrize(
     ("make", "options", "error", "says"),
     [
+        (decisions, {}, ValueError, "gives out int32, but there are gradients only of floats"),
         (unweighted, {}, ValueError, "no weights, only their shapes"),
         (lambda: DECODER, {"inputs": {"word": [1]}}, ValueError, r"'tokens' has shape \(None, N"),
         (lambda: DECODER, {"inputs": [np.ones(3)] * 2}, ValueError, "has the inputs 'tokens', but"),
@@ -333,7 +370,16 @@ def unweighted():
         (lambda: DECODER, {"loss": "mse"}, TypeError, "compares outputs with targets"),
         (lambda: keras.Sequential([layers.Dense(3)]), {}, ValueError, "not built"),
     ],
-    ids=["abstract", "name", "two for one", "rank", "targets", "no targets", "not built"],
+    ids=[
+        "decisions",
+        "abstract",
+        "name",
+        "two for one",
+        "rank",
+        "targets",
+        "no targets",
+        "not built",
+    ],
 )
 def test_what_cannot_be_computed_is_refused_with_the_reason(make, options, error, says):
     with pytest.raises(error, match=says):

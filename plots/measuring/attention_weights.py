@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,29 +12,26 @@ from plots.annotations import Overlay
 from plots.graph import Edge, Graph, Node, Shape
 from plots.measuring.attention_pictures import heads_png
 from plots.measuring.execution import Compute, Execution, Opened
-from plots.measuring.statistics import needed
-from plots.operation_kinds import is_additive_merge, is_identity_like
-from plots.reading.keras_calls import RecordedCall, arguments_of, parameter_names
+from plots.operation_kinds import (
+    ATTENTION_LAYERS,
+    FUSED_ATTENTION,
+    PRODUCTS,
+    is_additive_merge,
+    is_identity_like,
+    is_softmax,
+)
+from plots.reading.keras_calls import (
+    RecordedCall,
+    all_parameter_names,
+    arguments_of,
+    parameter_names,
+)
 from plots.reading.keras_values import as_array, base_names
 from plots.registry import graph_plugin
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
-
-ATTENTION_LAYERS: set[str] = {
-    "AdditiveAttention",
-    "Attention",
-    "GroupedQueryAttention",
-    "MultiHeadAttention",
-}
-"""Layers that give out their weights if they are called with `return_attention_scores=True`."""
-
-FUSED_ATTENTION: set[str] = {"DotProductAttention"}
-"""Layers and operations from query (b, t, n, h), key and value (b, s, k, h) to (b, t, n, h)."""
-
-PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
-"""Layers and operations that multiply two tensors, and sum up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,9 @@ class AttentionMap:
 
     Attributes:
         kind: "self", or "cross" where queries and keys are made of different tensors.
-        weights: (b, n, t, s), after the softmax: the sum over s is 1.
+        weights: (b, n, t, s), after the softmax: the sum over s is 1. Where positions lie along
+            several axes, as those of an image (b, H, W, d), they are in one row, t = H W; where
+            only some of them are attended over, each head has a map for every place on the others.
     """
 
     kind: Literal["self", "cross"]
@@ -75,8 +75,9 @@ def attention_maps(
 ) -> dict[str, AttentionMap]:
     """The attention weights of a model for one batch: id of the call that makes them -> map.
 
-    Found are `MultiHeadAttention`, `GroupQueryAttention` and what derives from them, `Attention`
-    and `AdditiveAttention`; `keras.ops.dot_product_attention`; and where attention is wired step by
+    Found are `MultiHeadAttention`, `GroupQueryAttention`, `Attention`, `AdditiveAttention` and what
+    derives from them, if it takes `return_attention_scores`; `keras.ops.dot_product_attention` and
+    layers named like it that take query, key and value; and where attention is wired step by
     step, what is a softmax by the name of its class, gives out (b, n, t, s), and goes into a
     product, past a dropout at most. Attention inside of other layers, such as the blocks of
     keras-nlp, is found with `open_layers`.
@@ -124,7 +125,7 @@ def attention(
             such example.
     """
     weights: dict[str, Any] = {}
-    execution = Execution.of(needed(model), inputs, seed, graph, _noting_weights(weights))
+    execution = Execution.as_read(graph, model, inputs, seed, _noting_weights(weights))
     maps = {i: found for i, found in _maps(execution, weights).items() if i in graph.index}
     sizes = {len(found.weights) for found in maps.values()}
     if sizes and not 0 <= example < min(sizes):
@@ -153,18 +154,39 @@ def _noting_weights(weights: dict[str, Any]) -> Compute:
         operation = call.record.operation
         node_id = call.results[0][0]
         name, bases = type(operation).__name__, base_names(operation.__class__)
-        if not ATTENTION_LAYERS.isdisjoint({name, *bases}):
+        # Somebody else's class may have the name of one that is known, and other arguments.
+        taken = all_parameter_names(operation.__class__)
+        gives_weights = "return_attention_scores" in taken
+        if gives_weights and not ATTENTION_LAYERS.isdisjoint({name, *bases}):
             asked = dict(arguments_of(call.record)).get("return_attention_scores", False)
             outputs = keras.tree.flatten(
                 operation(*args, **kwargs | ({} if asked else {"return_attention_scores": True}))
             )
-            weights[node_id] = outputs[1] if len(outputs[1].shape) == 4 else outputs[1][:, None]
+            queries = args[0] if args else kwargs.get("query", kwargs.get("inputs"))
+            weights[node_id] = _by_head(outputs[1], len(keras.tree.flatten(queries)[0].shape))
             return outputs if asked else [outputs[0], *outputs[2:]]
-        if name in FUSED_ATTENTION:
+        if name in FUSED_ATTENTION and {"query", "key", "value"} <= taken:
             weights[node_id] = _attended_identity(operation, args, kwargs)
         return operation(*args, **kwargs)
 
     return compute
+
+
+def _by_head(scores: Any, rank: int) -> Any:
+    """Scores as (b, n, t, s), of a layer that takes queries of this rank.
+
+    They are (b, t, s) without heads, and else (b, ..., n, *t, *s), with as many axes for t as for s
+    and in front of n those that are not attended over.
+    """
+    from keras import ops
+
+    shape = tuple(scores.shape)
+    if len(shape) == 3:
+        return scores[:, None]
+    attended = len(shape) - rank
+    others, t = shape[1 : -2 * attended], shape[-2 * attended : -attended]
+    lengths = math.prod(t), math.prod(shape[-attended:])
+    return ops.reshape(scores, (shape[0], math.prod(others), *lengths))
 
 
 def _attended_identity(operation: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -206,7 +228,7 @@ def _maps(execution: Execution, weights: Mapping[str, Any]) -> dict[str, Attenti
 
 def _softmaxes_of_attention(graph: Graph) -> Iterator[str]:
     for node in graph.nodes:
-        if _is_softmax(node) and len(node.outputs[0].shape) == 4:
+        if is_softmax(node) and len(node.outputs[0].shape) == 4:
             waiting = [node.id]
             while waiting:
                 onwards = [graph.node(edge.target) for edge in graph.outgoing[waiting.pop()]]
@@ -215,12 +237,6 @@ def _softmaxes_of_attention(graph: Graph) -> Iterator[str]:
                     yield node.id
                     break
                 waiting += [following.id for following in onwards if is_identity_like(following)]
-
-
-def _is_softmax(node: Node) -> bool:
-    if node.class_name == "Activation":
-        return node.activation == "softmax"
-    return node.class_name.endswith("Softmax") and node.class_name != "LogSoftmax"
 
 
 def _multiplies(graph: Graph, node: Node, shape: Shape) -> bool:

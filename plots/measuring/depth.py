@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ class DepthProfile:
 
     Attributes:
         places: Ids of the merges that end the sublayers; without skip paths, of their last calls.
-        variance: Variance of what these give out.
+        variance: Variance of what these give out; infinite where a number of it is, and NaN where
+            one is NaN.
         skip_gradient: L2 norm of the gradient that comes back past the sublayer, along its skip
             path; 0 if it has none.
         branch_gradient: L2 norm of the gradient that comes back through the sublayer. Both are
@@ -85,7 +87,7 @@ def depth_profile(
     on_edges = execution.gradients(loss_of_outputs(model, targets, loss, seed))
     return DepthProfile(
         places=tuple(s.end for s in inside),
-        variance=tuple(float(values[s.end][0].var(dtype="float64")) for s in inside),
+        variance=tuple(_variance(values[s.end][0]) for s in inside),
         skip_gradient=tuple(_norm_along(s.skip, on_edges) for s in inside),
         branch_gradient=tuple(_norm_along(s.branch, on_edges) for s in inside),
     )
@@ -132,9 +134,19 @@ def _plain(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[_Sublayer]:
         yield _Sublayer(ids[-1], (), branch)
 
 
+def _variance(array: np.ndarray) -> float:
+    """The variance of all numbers; infinite if one of them is, which NumPy calls NaN."""
+    import numpy as np
+
+    if np.isinf(array).any() and not np.isnan(array).any():
+        return math.inf
+    return float(array.var(dtype="float64"))
+
+
 def _norm_along(edges: tuple[str, ...], on_edges: Mapping[str, np.ndarray]) -> float:
     """L2 norm of the sum of the gradients that come back along some edges out of one call."""
     import numpy as np
 
-    arrays = [on_edges[edge] for edge in edges if edge in on_edges]
+    # In float32 the square of 1e-25 is zero, and vanishing gradients are what is looked for.
+    arrays = [on_edges[edge].astype("float64") for edge in edges if edge in on_edges]
     return float(np.linalg.norm(sum(arrays[1:], start=arrays[0]))) if arrays else 0.0

@@ -6,7 +6,7 @@ Nothing of the model is changed by it, neither weights nor states, and the value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from plots.measuring.differentiation import gradient
 from plots.measuring.losses import loss_of_outputs
 from plots.measuring.model_inputs import random_inputs, standardised_inputs
 from plots.reading.keras_calls import RecordedCall, filled_arguments
-from plots.reading.keras_values import as_array, is_float, weights_of
+from plots.reading.keras_values import as_array, is_float, is_half, weights_of
 from plots.reading.read import read_calls, read_graph
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def edge_gradients(
 
     A value that goes two ways has a gradient on each, so that what comes back along a skip path and
     what comes back through the sublayer are separate numbers; the gradient with respect to the
-    value itself is their sum. Edges of integers and booleans have none.
+    value itself is their sum. Edges of integers and booleans have none. What a model computes in
+    half precision (mixed_float16) has its gradients in half precision, too, and without the scaling
+    of the loss that training adds: small ones may be rounded to 0.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
@@ -90,7 +92,8 @@ def edge_gradients(
 
     Raises:
         TypeError: if the model has no graph.
-        ValueError: as from `call_values`; if there are targets and no loss.
+        ValueError: as from `call_values`; if there are targets and no loss, or neither, and the
+            model gives out no floats.
     """
     execution = Execution.of(model, inputs, seed, Opened(open_nested, open_layers))
     found = execution.gradients(loss_of_outputs(model, targets, loss, seed))
@@ -126,12 +129,10 @@ class Execution:
         model: keras.Model,
         inputs: Any = None,
         seed: int = 0,
-        opened: Opened | Graph = Opened(),
+        opened: Opened = Opened(),
         compute: Compute | None = None,
     ) -> Execution:
-        """Compute a model, opened as said, or as a graph was that was read from it."""
-        if isinstance(opened, Graph):
-            opened = _how_it_was_opened(opened, model)
+        """Compute a model, opened as said."""
         graph, calls = read_calls(model, opened.nested)
         _check_weights(model, calls)
         given = random_inputs(model, seed=seed) if inputs is None else inputs
@@ -141,6 +142,22 @@ class Execution:
             values = _run(calls, fed, {}, compute or _compute)
             whole = Execution(graph, calls, fed, values)
             return whole._looking_into_layers(model, opened, compute) if opened.layers else whole
+
+    @staticmethod
+    def as_read(
+        graph: Graph,
+        model: keras.Model | None,
+        inputs: Any = None,
+        seed: int = 0,
+        compute: Compute | None = None,
+    ) -> Execution:
+        """Compute the model that `graph` was read from, opened as it was then.
+
+        Raises:
+            ValueError: if there is no model, or the graph was read from another one.
+        """
+        model = needed(model)
+        return Execution.of(model, inputs, seed, _how_it_was_opened(graph, model), compute)
 
     def _looking_into_layers(
         self, model: keras.Model, opened: Opened, compute: Compute | None
@@ -159,8 +176,9 @@ class Execution:
         if graph.index.keys() == self.graph.index.keys():
             return self
         values = _run(calls, self.fed, {}, compute or _compute)
+        rounding = _rounding(values.values())
         for inside, outside in zip(graph.outputs, self.graph.outputs, strict=True):
-            if not _are_close(values[inside], self.values[outside]):
+            if not _are_close(values[inside], self.values[outside], rounding):
                 raise ValueError(
                     f"what is inside of the layers of the model {model.name!r} does not give what "
                     "the layers give (they may rely on implicit masks); read it with "
@@ -183,42 +201,56 @@ class Execution:
         import keras
         from keras import ops
 
-        ends = {output_edge(n): place for n, place in enumerate(self.graph.outputs)}
         zeros = {
             edge: ops.zeros_like(self.values[place])
-            for edge, place in (self._sources() | ends).items()
+            for edge, place in self._sources().items()
             if is_float(self.values[place])
         }
 
         def loss_at(shifts: Mapping[str, Any]) -> Any:
             values = _run(self.calls, self.fed, shifts, _compute)
-            return loss([_shifted(values[place], shifts.get(e)) for e, place in ends.items()])
+            outputs = enumerate(self.graph.outputs)
+            return loss([_shifted(values[p], shifts.get(output_edge(n))) for n, p in outputs])
 
         # The loss of a compiled model makes variables when it is first computed, and they get their
         # values where this scope ends, which must not be within the gradient of some backend.
         with keras.StatelessScope():
-            loss([self.values[place] for place in ends.values()])
+            loss([self.values[place] for place in self.graph.outputs])
         with _without_trace():
             return {edge: as_array(found) for edge, found in gradient(loss_at, zeros).items()}
 
     def summed_gradients(self, on_edges: Mapping[str, np.ndarray]) -> dict[Place, np.ndarray]:
         """The gradient with respect to every value: the sum of those on the edges it goes along."""
-        ends = {output_edge(n): place for n, place in enumerate(self.graph.outputs)}
         total: dict[Place, np.ndarray] = {}
-        for edge, place in (self._sources() | ends).items():
+        for edge, place in self._sources().items():
             if edge in on_edges:
                 total[place] = total[place] + on_edges[edge] if place in total else on_edges[edge]
         return total
 
     def _sources(self) -> dict[str, Place]:
-        """Id of every edge that is an argument -> what is handed along it."""
+        """Id of every edge that is an argument or leaves the model -> what is handed along it."""
         edges = [edge for call in self.calls for edge in call.edges.values()]
-        return {edge.id: (edge.source, edge.output) for edge in edges if not edge.implicit}
+        arguments = {edge.id: (edge.source, edge.output) for edge in edges if not edge.implicit}
+        return arguments | {output_edge(n): place for n, place in enumerate(self.graph.outputs)}
 
 
 def output_edge(number: int) -> str:
     """What stands for an edge's id where a value leaves the model as its output of this number."""
     return f"output {number}"
+
+
+def needed(model: keras.Model | None) -> keras.Model:
+    """The model, which has to be there to be run.
+
+    Raises:
+        ValueError: if it is None.
+    """
+    if model is None:
+        raise ValueError(
+            "the model has to be run, and there is only its graph: give `model`, or draw the model "
+            "itself and not its graph"
+        )
+    return model
 
 
 def _how_it_was_opened(graph: Graph, model: keras.Model) -> Opened:
@@ -271,7 +303,6 @@ def _run(
             value = values[edge.source, edge.output]
             shifted = _shifted(value, shifts.get(edge.id))
             if shifted is not value:
-                set_keras_mask(shifted, get_keras_mask(value))
                 handed.append((value, shifted))
             return shifted
 
@@ -287,17 +318,29 @@ def _compute(call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any
     return call.record.operation(*args, **kwargs)
 
 
-def _are_close(found: Any, expected: Any) -> bool:
-    """Whether two tensors differ by no more than rounding does in half precision."""
+def _rounding(values: Iterable[Any]) -> float:
+    """How much of the largest number rounding may change where these values are computed."""
+    return 0.05 if any(is_half(value) for value in values) else 1e-3
+
+
+def _are_close(found: Any, expected: Any, rounding: float) -> bool:
+    """Whether two tensors differ by no more than this part of the largest finite number."""
     import numpy as np
 
     arrays = as_array(found), as_array(expected)
     largest = np.abs(arrays[1], where=np.isfinite(arrays[1]), out=np.zeros_like(arrays[1])).max()
-    return bool(np.allclose(*arrays, rtol=0, atol=0.05 * largest, equal_nan=True))
+    return bool(np.allclose(*arrays, rtol=0, atol=rounding * largest, equal_nan=True))
 
 
 def _shifted(value: Any, shift: Any) -> Any:
-    return value if shift is None else value + shift
+    """The sum of both, with the mask that Keras has put behind the value."""
+    from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+
+    if shift is None:
+        return value
+    shifted = value + shift
+    set_keras_mask(shifted, get_keras_mask(value))
+    return shifted
 
 
 def _without_trace() -> keras.StatelessScope:

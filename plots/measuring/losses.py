@@ -18,10 +18,11 @@ def loss_of_outputs(
 
     Raises:
         ValueError: if there are targets, but neither a loss nor one that the model was compiled
-            with.
+            with; if there is neither, and the model gives out no floats.
         TypeError: if there is a loss and no targets, and it is no function.
     """
     if targets is None and loss is None:
+        _check_gives_out_floats(model)
         return lambda outputs: _projection(outputs, seed)
     if targets is None:
         if not callable(loss):
@@ -33,6 +34,15 @@ def loss_of_outputs(
     if loss is None:
         return _compiled_loss(model, targets)
     return lambda outputs: _against_targets(loss, targets, _as_given_out(model, outputs))
+
+
+def _check_gives_out_floats(model: keras.Model) -> None:
+    if not any(is_float(tensor) for tensor in model.outputs):
+        dtypes = ", ".join(dict.fromkeys(str(tensor.dtype) for tensor in model.outputs))
+        raise ValueError(
+            f"the model {model.name!r} gives out {dtypes}, but there are gradients only of floats: "
+            "give a model that ends where they are still floats, such as at the logits"
+        )
 
 
 def _projection(outputs: list[Any], seed: int) -> Any:

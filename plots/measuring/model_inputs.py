@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph, Node
-from plots.operation_kinds import is_shape_only
+from plots.operation_kinds import is_identity_like, is_shape_only
 from plots.reading.read import read_graph
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _ids(graph: Graph, node_id: str) -> list[int]:
         for size in (() if by_shape else _numbers(node, _TABLE_SIZES))
     ]
     padding = {
-        value for edge in graph.outgoing[node_id] for value in _padding_of(graph.node(edge.target))
+        value for taker in _handed_to(graph, node_id) for value in _padding_of(graph.node(taker))
     }
     ids = range(min(tables, default=0))
     return [n for n in ids if n not in padding] or [*ids]
@@ -130,10 +130,23 @@ def _longest_lengths(graph: Graph) -> list[int]:
     """How long sequences may be: as configurations say, or what may be a table of positions."""
     said = [length for node in graph.nodes for length in _numbers(node, _LONGEST)]
     for node_id in graph.inputs:
-        looked_up_directly = {edge.target for edge in graph.outgoing[node_id]}
+        looked_up_directly = _handed_to(graph, node_id)
         for node, _ in _followed(graph, node_id):
             said += [] if node.id in looked_up_directly else _numbers(node, _TABLE_SIZES)
     return said
+
+
+def _handed_to(graph: Graph, node_id: str) -> set[str]:
+    """Ids of the calls that take an input as it is, or past a cast or the like."""
+    found: set[str] = set()
+    waiting = [node_id]
+    while waiting:
+        for edge in graph.outgoing[waiting.pop()]:
+            if edge.target not in found:
+                found.add(edge.target)
+                if is_identity_like(graph.node(edge.target)):
+                    waiting.append(edge.target)
+    return found
 
 
 def _followed(graph: Graph, node_id: str) -> list[tuple[Node, bool]]:

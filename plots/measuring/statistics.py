@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note, Overlay
 from plots.graph import Graph
-from plots.measuring.execution import Execution
+from plots.measuring.execution import Execution, needed
 from plots.measuring.losses import loss_of_outputs
 from plots.registry import graph_plugin
 
@@ -36,15 +37,20 @@ def activations(
     Raises:
         ValueError: if there is no model, it has no weights, or the inputs do not fit.
     """
-    arrays = Execution.of(needed(model), inputs, seed, graph).arrays()
+    import numpy as np
+
+    arrays = Execution.as_read(graph, model, inputs, seed).arrays()
     floats = {node.id: _floats(arrays[node.id]) for node in graph.nodes if node.id in arrays}
-    finite = {node_id: numbers[_finite(numbers)] for node_id, numbers in floats.items()}
+    finite = {node_id: numbers[np.isfinite(numbers)] for node_id, numbers in floats.items()}
     known = {node_id: numbers for node_id, numbers in finite.items() if numbers.size}
     overlays = (
         _overlay("activation RMS", "RMS", {i: rms(numbers) for i, numbers in known.items()}),
         _overlay("activation variance", "variance", {i: x.var() for i, x in known.items()}),
     )
-    notes = tuple(_broken(graph, floats))
+    # Minus infinity is for masks.
+    broken = {i: int((np.isnan(x) | np.isposinf(x)).sum()) for i, x in floats.items()}
+    before = {i: [edge.source for edge in graph.incoming[i]] for i in broken}
+    notes = tuple(_broken(broken, before, floats, "numbers that it gives out"))
     return replace(graph, overlays=(*graph.overlays, *overlays), notes=(*graph.notes, *notes))
 
 
@@ -61,7 +67,9 @@ def gradients(
 
     Adds the overlay "gradients": the RMS of the gradient with respect to what a call gives out, and
     where that goes more than one way, on each edge the RMS of what comes back along it, so that one
-    sees how much by-passes a sublayer along the skip path, and how much comes through it.
+    sees how much by-passes a sublayer along the skip path, and how much comes through it. Where
+    there is NaN or infinity among a gradient, it has no number; where that first comes up on the
+    way back, a note says so.
 
     Args:
         graph: The graph.
@@ -76,12 +84,15 @@ def gradients(
         ValueError: if there is no model, it has no weights, the inputs do not fit, or there are
             targets and no loss.
     """
-    execution = Execution.of(needed(model), inputs, seed, graph)
+    import numpy as np
+
+    execution = Execution.as_read(graph, model, inputs, seed)
     on_edges = execution.gradients(loss_of_outputs(needed(model), targets, loss, seed))
     of_calls: dict[str, list[np.ndarray]] = {}
     for (node_id, _), array in execution.summed_gradients(on_edges).items():
         of_calls.setdefault(node_id, []).append(array)
-    sizes = {i: rms(_floats(of_calls[i])) for i in graph.index if i in of_calls}
+    floats = {i: _floats(of_calls[i]) for i in graph.index if i in of_calls}
+    sizes = {i: rms(numbers) for i, numbers in floats.items()}
     ways: dict[tuple[str, int], list[str]] = {}
     for edge in graph.edges:
         if edge.id in on_edges:
@@ -89,21 +100,10 @@ def gradients(
     parting = [edge for edges in ways.values() if len(edges) > 1 for edge in edges]
     sizes |= {edge: rms(on_edges[edge]) for edge in parting}
     overlay = _overlay("gradients", "RMS of the gradient", sizes)
-    return replace(graph, overlays=(*graph.overlays, overlay))
-
-
-def needed(model: keras.Model | None) -> keras.Model:
-    """The model, which has to be there to be run.
-
-    Raises:
-        ValueError: if it is None.
-    """
-    if model is None:
-        raise ValueError(
-            "the model has to be run, and there is only its graph: give `model`, or draw the model "
-            "itself and not its graph"
-        )
-    return model
+    broken = {i: int((~np.isfinite(numbers)).sum()) for i, numbers in floats.items()}
+    behind = {i: [edge.target for edge in graph.outgoing[i]] for i in broken}
+    notes = tuple(_broken(broken, behind, floats, "numbers of the gradient that reaches it"))
+    return replace(graph, overlays=(*graph.overlays, overlay), notes=(*graph.notes, *notes))
 
 
 def rms(array: np.ndarray) -> float:
@@ -114,7 +114,8 @@ def rms(array: np.ndarray) -> float:
 
 
 def _overlay(name: str, title: str, numbers: Mapping[str, float]) -> Overlay:
-    values = {place: {"": float(number)} for place, number in numbers.items()}
+    """Numbers by place as an overlay, without those that are NaN or infinite, as JSON is."""
+    values = {i: {"": float(number)} for i, number in numbers.items() if math.isfinite(number)}
     return Overlay(name, title, "", values, combine="last", scale="log")
 
 
@@ -126,18 +127,21 @@ def _floats(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(rows, dtype=np.float64) if rows else np.empty(0)
 
 
-def _finite(numbers: np.ndarray) -> np.ndarray:
-    import numpy as np
+def _broken(
+    broken: Mapping[str, int],
+    earlier: Mapping[str, Iterable[str]],
+    floats: Mapping[str, np.ndarray],
+    what: str,
+) -> Iterator[Note]:
+    """Notes on the calls where numbers first are NaN or infinite.
 
-    return np.isfinite(numbers)
-
-
-def _broken(graph: Graph, floats: Mapping[str, np.ndarray]) -> Iterator[Note]:
-    """Notes on the calls where numbers first are NaN or infinite; minus infinity is for masks."""
-    import numpy as np
-
-    broken = {i: int((np.isnan(x) | np.isposinf(x)).sum()) for i, x in floats.items()}
+    Args:
+        broken: Id of a call -> how many of its numbers are.
+        earlier: Id of a call -> ids of those that its numbers come from.
+        floats: Id of a call -> all of its numbers.
+        what: The numbers, in words.
+    """
     for node_id, count in broken.items():
-        if count and not any(broken.get(edge.source) for edge in graph.incoming[node_id]):
-            text = f"{count} of the {floats[node_id].size} numbers that it gives out are NaN or ∞"
+        if count and not any(broken.get(other) for other in earlier[node_id]):
+            text = f"{count} of the {floats[node_id].size} {what} are NaN or ∞"
             yield Note("finding", (node_id,), text)

@@ -111,7 +111,7 @@ def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[
 
     if not isinstance(call.operation, keras.layers.Layer) or call.is_input:
         return []
-    accepted = _all_parameter_names(call.operation.__class__)
+    accepted = all_parameter_names(call.operation.__class__)
     all_given = dict(_named_arguments(call))
     given = {name: value for name, value in all_given.items() if not _is_filled_in(name, all_given)}
     tensors = {
@@ -188,7 +188,7 @@ def parameter_names(operation_class: type) -> tuple[str, ...]:
 
 
 @cache
-def _all_parameter_names(operation_class: type) -> frozenset[str]:
+def all_parameter_names(operation_class: type) -> frozenset[str]:
     """Names of all arguments of a class's `call`, those that are given by keyword only as well."""
     return frozenset(parameter.name for parameter in _parameters(operation_class))
 

@@ -35,6 +35,14 @@ def is_float(tensor: Any) -> bool:
     return "float" in keras.backend.standardize_dtype(tensor.dtype)
 
 
+def is_half(tensor: Any) -> bool:
+    """Whether a tensor holds floats of half precision, or of less."""
+    import keras
+
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return "float" in dtype and dtype not in ("float32", "float64")
+
+
 def as_array(tensor: Any) -> np.ndarray:
     """A tensor of the backend in NumPy; floats as float32, since NumPy has no bfloat16."""
     from keras import ops
