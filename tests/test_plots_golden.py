@@ -11,26 +11,35 @@ import plots
 from plots.skips import mark_skip_paths
 
 GOLDEN = Path(__file__).parent / "golden"
-MODELS = {
-    "pre_norm": lambda: plots_models.decoder_only("pre", blocks=2),
-    "post_norm": lambda: plots_models.decoder_only("post", blocks=2),
-    "encoder_decoder": lambda: plots_models.encoder_decoder("post", blocks=2),
+FOLDED = {
+    "pre_norm_folded": lambda: plots_models.decoder_only("pre", blocks=2),
+    "post_norm_folded": lambda: plots_models.decoder_only("post", blocks=2),
+    "encoder_decoder_folded": lambda: plots_models.encoder_decoder("post", blocks=2),
+}
+WHOLE = {
+    "pre_norm_block": lambda: plots_models.decoder_only("pre", blocks=1),
+    "post_norm_block": lambda: plots_models.decoder_only("post", blocks=1),
 }
 
 
 @functools.cache
-def folded(name: str) -> plots.Graph:
-    return plots.fold(mark_skip_paths(plots.read_graph(MODELS[name]())), depth=2)
+def graph_of(name: str) -> plots.Graph:
+    graph = mark_skip_paths(plots.read_graph((FOLDED | WHOLE)[name]()))
+    return plots.fold(graph, depth=2) if name in FOLDED else graph
 
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [*itertools.product(MODELS, ["txt", "mmd", "dot"]), ("pre_norm", "json")],
+    [
+        *itertools.product(FOLDED, ["txt", "mmd", "dot"]),
+        ("pre_norm_folded", "json"),
+        *itertools.product(WHOLE, ["dot"]),
+    ],
 )
 def test_golden_file(name, suffix, tmp_path, request):
-    plots.draw(folded(name), tmp_path / f"drawn.{suffix}", plugins=())
+    plots.draw(graph_of(name), tmp_path / f"drawn.{suffix}", plugins=())
     text = (tmp_path / f"drawn.{suffix}").read_text("utf-8")
-    golden = GOLDEN / f"{name}_folded.{suffix}"
+    golden = GOLDEN / f"{name}.{suffix}"
     if request.config.getoption("--overwrite"):
         golden.write_text(text, "utf-8")
     assert text == golden.read_text("utf-8"), "run pytest with --overwrite if this is meant"
