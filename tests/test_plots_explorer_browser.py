@@ -546,3 +546,30 @@ def test_the_list_of_hits_is_told_as_closed_when_the_field_is_left(shown, decode
     assert page.get_attribute("#search", "aria-expanded") == "false"
     assert page.locator("#hits").is_hidden()
     page.fill("#search", "")
+
+
+def test_shapes_stand_beside_the_lines_at_first_if_that_is_asked_for(opened, decoder, tmp_path):
+    plots.draw(decoder, tmp_path / "model.html", plugins=(), shapes=True)
+    page = opened(decoder)
+    page.goto((tmp_path / "model.html").as_uri())
+    settled(page)
+    shape = f"? × ? × {plots_models.WIDTH}"
+    assert shape in page.locator("text.beside").all_text_contents()
+    click(page, "#shapes")
+    assert page.locator("text.beside").count() == 0
+    other = "() => location.hash === '#shapes=false'"
+    page.wait_for_function(other)
+    page.reload()
+    settled(page)
+    assert page.locator("text.beside").count() == 0
+
+
+def test_a_line_has_the_colour_of_the_main_kind_of_what_is_said_of_it(opened, decoder):
+    edge = next(e for e in decoder.edges if e.target.endswith("block_0.feedforward.up"))
+    kinds = ("added", "finding", "description")
+    notes = tuple(Note(kind, (edge.id,), "Said.") for kind in kinds)
+    page = opened(replace(decoder, notes=notes), "#depth=9")
+    assert "note-added" in page.get_attribute("#stage .edge.noted", "class")
+    line = boxes.noted_colour(replace(decoder, notes=notes), edge.id)
+    assert line == boxes.note_colour("added")
+    assert f'color="{line}"' in plots.list_renderers()["dot"](replace(decoder, notes=notes))

@@ -21,7 +21,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from plots.annotations import Overlay, Quantity, total_of
+from plots.annotations import DIFFERENCES, Overlay, Quantity, total_of
 from plots.folding.fold import fold_blocks
 from plots.folding.stacks import block_runs
 from plots.graph import Graph
@@ -52,15 +52,15 @@ _GRAPHVIZ_CLASS = re.compile(
 
 
 @graph_renderer("html", suffixes=(".html",))
-def page(graph: Graph, depth: int = 2, before: Graph | None = None) -> bytes:
+def page(graph: Graph, depth: int = 2, before: Graph | None = None, shapes: bool = False) -> bytes:
     """A web page to explore: boxes open and close, search, skip paths traced; needs no network.
 
     As bytes, because what it says is packed. See `to_html` for the arguments and errors.
     """
-    return to_html(graph, depth, before).encode()
+    return to_html(graph, depth, before, shapes).encode()
 
 
-def to_html(graph: Graph, depth: int = 2, before: Graph | None = None) -> str:
+def to_html(graph: Graph, depth: int = 2, before: Graph | None = None, shapes: bool = False) -> str:
     """A web page to explore: boxes open and close, search, skip paths traced; needs no network.
 
     Args:
@@ -68,6 +68,7 @@ def to_html(graph: Graph, depth: int = 2, before: Graph | None = None) -> str:
         depth: How many levels of boxes are open at first.
         before: The older graph of a comparison, to see both side by side; see
             `plots.differences.union.older_side`.
+        shapes: Whether shapes stand beside the lines at first.
 
     Raises:
         ImportError: if graphviz-anywidget, which carries the layout engine, is not installed or of
@@ -76,7 +77,7 @@ def to_html(graph: Graph, depth: int = 2, before: Graph | None = None) -> str:
     """
     if depth < 0:
         raise ValueError(f"depth is {depth!r}; it is a number of levels, 0 or more")
-    content = page_data(graph) | {"depth": depth}
+    content = page_data(graph) | {"depth": depth, "shapes": shapes}
     if before is not None:
         content["before"] = page_data(before)
     data = json.dumps(content, ensure_ascii=False, allow_nan=False, sort_keys=True)
@@ -96,9 +97,10 @@ def page_data(graph: Graph) -> dict[str, Any]:
 
     Returns:
         "graph": as `to_json` has it, without overlays. "calls": id -> the box that a call is drawn
-        in, its name there, what it is for, the tag that stands for it. "feeds" and "below": see
-        `Layout`. "runs": see `BlockRun`. "letters": what shape letters mean. "overlays": with every
-        number as text, for boxes too.
+        in, its name there, what it is for, the tag that stands for it. "edges": their ids.
+        "placements": those of the skip paths. "differences": kinds of notes on what is different.
+        "feeds" and "below": see `Layout`. "runs": see `BlockRun`. "letters": what shape letters
+        mean. "overlays": with every number as text, for boxes too.
     """
     layout = lay_out(graph)
     told = {note for note in graph.notes if note.kind == "deviates"}
@@ -115,6 +117,9 @@ def page_data(graph: Graph) -> dict[str, Any]:
             }
             for node in graph.nodes
         },
+        "edges": [edge.id for edge in graph.edges],
+        "placements": [path.placement for path in graph.skip_paths],
+        "differences": DIFFERENCES,
         "feeds": layout.feeds,
         "below": layout.below,
         "runs": [asdict(run) for run in block_runs(graph)],

@@ -1,6 +1,6 @@
 // The part of the address after "#": what is open, selected and shown, so that it can be linked to.
 
-/** What the address leaves out; the page says how many boxes are open at first. */
+/** What the address leaves out; of depth and shapes the page says what is usual. */
 const USUAL = {
   depth: 0, // boxes that lie deeper are closed ...
   flipped: new Set(), // ... but for these, which are not what their depth says: names

@@ -8,7 +8,7 @@ class Explorer {
     this.model = new Model(document); // in a comparison with what was removed
     this.older = document.before ? new Model(document.before) : null;
     this.engine = new Engine();
-    this.usual = { ...USUAL, depth: document.depth };
+    this.usual = { ...USUAL, depth: document.depth, shapes: document.shapes };
     this.state = stateOf(location.hash, this.usual);
     this.panel = new Panel(byId("panel"), this);
     this.panes = [];
@@ -368,7 +368,7 @@ function traceText({ paths }, { id, box }) {
   }
   const [path] = paths;
   const place = path.line.includes(id) ? "On the" : "By-passed by the";
-  return `${place} skip path from ${path.source} to ${path.target} (${PLACEMENTS[placementOf(path)]})`;
+  return `${place} skip path from ${path.source} to ${path.target} (${PLACEMENTS[path.placement]})`;
 }
 
 function byId(id) {

@@ -13,7 +13,7 @@ const MERGE_SIZE = 24;
 function labelOf(model, item, shown) {
   const value = valueOf(shown.overlay, item);
   const notes = item.calls.flatMap((id) => model.notesAbout.get(id) ?? []);
-  const kind = kindOfNotes(item, notes);
+  const kind = kindOfNotes(model, item, notes);
   const closed = Boolean(item.box) || item.call.kind === "group";
   const label = {
     classes: ["item", closed ? "closed" : `role-${item.call.role || "plain"}`],
@@ -54,16 +54,21 @@ function valueOf(overlay, item) {
   return item.box ? overlay?.boxes[item.box.name] : overlay?.places[item.id];
 }
 
-/** The kind that gives the frame its colour: a difference, then a finding, then the last. */
-function kindOfNotes(item, notes) {
+/** As `main_kind`: the kind that gives the colour, a difference, then a finding, then the last. */
+function mainKind(model, notes) {
   const kinds = notes.map((note) => note.kind);
-  const differences = new Set(kinds.filter((kind) => DIFFERENCES.includes(kind)));
-  const [only] = differences;
+  const differences = new Set(kinds.filter((kind) => model.differences.includes(kind)));
   if (differences.size > 1) return "changed";
+  const [only] = differences;
+  return only ?? (kinds.includes("finding") ? "finding" : kinds.at(-1));
+}
+
+/** The kind that gives the frame its colour. */
+function kindOfNotes(model, item, notes) {
+  const kind = mainKind(model, notes);
   // A box is no more than changed if something in it was added, and something was there before.
   const isPart = item.box && !item.calls.every((id) => notes.some((note) => note.about.includes(id)));
-  if (isPart && ["added", "removed"].includes(only)) return "changed";
-  return only ?? (kinds.includes("finding") ? "finding" : kinds.at(-1));
+  return isPart && ["added", "removed"].includes(kind) ? "changed" : kind;
 }
 
 /** From 0 to 1, as `heat_colour` has it. */

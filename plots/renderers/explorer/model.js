@@ -1,8 +1,5 @@
 // The model that the page shows: what `page_data` has written, with indexes.
 
-/** As in Python: kinds of notes on what is different from an older model. */
-const DIFFERENCES = ["added", "removed", "moved", "changed", "reshaped", "rewired"];
-
 /** One dotted box, such as "decoder.block_3", with everything that lies in it at any depth. */
 class Box {
   constructor(name) {
@@ -18,17 +15,19 @@ class Box {
 }
 
 class Model {
-  constructor({ graph, calls, runs, feeds, below, letters, overlays }) {
+  constructor({ graph, calls, edges, placements, differences, runs, feeds, below, letters, overlays }) {
     this.graph = graph;
+    this.differences = differences;
     this.notes = graph.notes ?? [];
     this.feeds = feeds;
     this.below = below;
     this.letters = letters;
     this.overlays = overlays;
     this.calls = new Map(graph.nodes.map((call) => [call.id, { ...call, ...calls[call.id] }]));
-    this.edges = graph.edges.map((edge) => ({ ...edge, id: edgeId(edge) }));
-    this.paths = (graph.skip_paths ?? []).map((path) => ({
+    this.edges = graph.edges.map((edge, number) => ({ ...edge, id: edges[number] }));
+    this.paths = (graph.skip_paths ?? []).map((path, number) => ({
       ...path,
+      placement: placements[number],
       line: [path.source, ...path.through, path.target],
     }));
     this.#indexBoxes();
@@ -91,12 +90,6 @@ class Model {
   isThere(place) {
     return !this.notesAbout.get(place)?.some((note) => note.kind === "removed");
   }
-}
-
-/** As `Edge.id`. */
-function edgeId(edge) {
-  const output = edge.output ? ` output ${edge.output}` : "";
-  return `${edge.source}${output} -> ${edge.target}.${edge.port}`;
 }
 
 /** A box's name and those of all boxes around it, outermost first. */

@@ -136,7 +136,7 @@ class Pane {
     const { model } = this;
     const notes = edge.parts.flatMap((part) => model.notesAbout.get(part.id) ?? []);
     const classes = ["edge", edge.stream && "stream", edge.dashed && "dashed"];
-    if (notes.length) classes.push("noted", `note-${notes.at(-1).kind}`);
+    if (notes.length) classes.push("noted", `note-${mainKind(model, notes)}`);
     const element = svg("g", { class: classes.filter(Boolean).join(" ") }, svgTitle(edgeTip(edge)));
     const { points, tip } = edge.stream ? straightened(line) : line;
     const d = `M${at(points[0])}C${points.slice(1).map(at).join(" ")}`;

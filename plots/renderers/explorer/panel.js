@@ -185,7 +185,7 @@ class Panel {
     return paths.map((path) =>
       html("p", {}, on(path) ? "on the path from " : "by-passed by the path from ",
         this.#link(path.source), " to ", this.#link(path.target), ", past ",
-        `${counted(path.bypassed.length, "call")} (${PLACEMENTS[placementOf(path)]})`));
+        `${counted(path.bypassed.length, "call")} (${PLACEMENTS[path.placement]})`));
   }
 
   #picture(id) {
@@ -213,13 +213,6 @@ class Panel {
     });
     return link;
   }
-}
-
-/** As `SkipPath.placement`. */
-function placementOf({ norms }) {
-  if (norms.includes("stream")) return "post";
-  if (norms.includes("branch_start")) return norms.includes("branch_end") ? "sandwich" : "pre";
-  return norms.includes("branch_end") ? "branch_end" : "none";
 }
 
 function constantText({ port, value, shape, dtype, pattern }) {
