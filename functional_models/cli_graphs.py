@@ -87,22 +87,18 @@ def plot(options: argparse.Namespace) -> None:
     for name, _ in chosen:
         plots.registry.find_plugin(name)
     renderer = plots.registry.renderer_of_file(options.to)  # before the work, not after
+    if options.shapes and "shapes" not in renderer.options:
+        raise ValueError(f"--shapes: the format {renderer.name!r} cannot be asked for shapes")
     with_weights = any(known[name].takes_model for name, _ in chosen)
     found = read_model_or_graph(options.model, changes_of(options), with_weights)
     plugins = [("skip_paths", {}), *(pair for pair in chosen if pair[0] != "skip_paths")]
-    shown: dict[str, Any] = {}
-    if options.shapes and "shapes" in renderer.options:
-        shown["shapes"] = True
-    plots.draw(
-        found,
-        options.to,
-        plugins=plugins,
-        depth=options.depth,
-        open_layers=options.open_layers,
-        **shown,
-    )
+    model = None if isinstance(found, plots.Graph) else found
     graph = found if isinstance(found, plots.Graph) else _opened(found, options.open_layers)
-    print(f"{options.to}: {len(plots.skip_paths(graph))} skip paths")
+    number = len(plots.skip_paths(graph))  # of the whole, though only one block of many is drawn
+    graph = plots.apply_plugins(graph, plugins, model)
+    shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
+    plots.draw(graph, options.to, plugins=(), depth=options.depth, **shown)
+    print(f"{options.to}: {number} skip paths")
 
 
 def plugin_of(text: str) -> tuple[str, dict[str, Any]]:

@@ -71,6 +71,7 @@ def test_diagnose_says_what_is_wrong_and_tells_it_by_its_exit_code(folder, capsy
         (["plot", "gpt2_small", "--plugin", "fold:2"], "must be OPTION=VALUE"),
         (["plot", "gpt2_small", "--plugin", "fold:size=2"], "it has depth, blocks"),
         (["plot", "gpt2_small", "--to", "a.bmp"], "names no known format"),
+        (["plot", "gpt2_small", "--to", "a.json", "--shapes"], "'json' cannot be asked for shapes"),
         (["plot", "gpt2_smal"], "gpt2_small"),
         (["diagnose", __file__], "is no model"),
     ],
@@ -82,3 +83,21 @@ def test_what_cannot_be_is_refused_in_one_line(arguments, says, capsys, tmp_path
     assert says in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_read_once_and_its_skip_paths_are_counted_before_it_is_folded(
+    tmp_path, capsys, monkeypatch
+):
+    read, graphs = plots.read_graph, []
+
+    def read_and_kept(*arguments, **options):
+        graphs.append(read(*arguments, **options))
+        return graphs[-1]
+
+    for module in (plots, plots.pictures):
+        monkeypatch.setattr(module, "read_graph", read_and_kept)
+    to = tmp_path / "model.txt"
+    assert main(["plot", "pre_norm_learned", *SMALL, "--depth", "1", "--to", str(to)]) == 0
+    [graph] = graphs
+    assert capsys.readouterr().out == f"{to}: {len(plots.skip_paths(graph))} skip paths\n"
+    assert len(plots.skip_paths(graph)) == 2 * 3
