@@ -16,6 +16,7 @@ import builders
 import plots
 from plots import Note, Overlay
 from plots.differences.union import older_side
+from plots.renderers import boxes
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
