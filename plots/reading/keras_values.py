@@ -64,7 +64,9 @@ def constant_of(port: str, value: Any) -> Constant:
         if shape == ():
             return Constant(port, _plain(keras.ops.convert_to_numpy(value)), shape, dtype)
         array = keras.ops.convert_to_numpy(value)
-        return Constant(port, None, shape, dtype, _pattern(array), _digest(array))
+        pattern = _pattern(array)
+        digest = None if pattern in ("zeros", "ones") else _digest(array)
+        return Constant(port, None, shape, dtype, pattern, digest)
     return Constant(port, _plain(value))
 
 
