@@ -263,6 +263,49 @@ def test_weights_that_are_shared_no_longer_are_told():
     assert [(tie.calls, tie.tied) for tie in back.ties] == [(("a", "a@2"), True)]
 
 
+def test_a_tie_that_grows_or_shrinks_is_told_by_the_calls_that_come_or_go():
+    def calls(*names):
+        layers_in_a_row = [("x", "InputLayer", [])]
+        for number, name in enumerate(names):
+            layers_in_a_row.append((f"relu#{number + 1}", "Relu", [layers_in_a_row[-1][0]]))
+            layers_in_a_row.append((name, "Dense", [layers_in_a_row[-1][0]]))
+        return made(*layers_in_a_row)
+
+    two, three = calls("s", "s@2", "t"), calls("s", "s@2", "s@3")
+    grown, shrunk = plots.compare_graphs(two, three), plots.compare_graphs(three, two)
+    assert [(t.calls, t.others, t.tied) for t in grown.ties] == [(("s@3",), ("s", "s@2"), True)]
+    assert [(t.calls, t.others, t.tied) for t in shrunk.ties] == [(("s@3",), ("s", "s@2"), False)]
+    assert "= s@3 now shares its weights with s, s@2" in plots.difference_text(grown)
+    assert "= s@3 no longer shares its weights with s, s@2" in plots.difference_text(shrunk)
+    (note,) = (n for n in plots.diff(two, against=three).notes if "shares" in n.text)
+    assert set(note.about) == {"s", "s@2", "t"}
+    four, split = calls("s", "s@2", "s@3", "s@4"), calls("s", "s@2", "t", "t@2")
+    (tie,) = plots.compare_graphs(split, four).ties
+    assert (tie.calls, tie.others) == (("s", "s@2", "s@3", "s@4"), ())
+
+
+def test_what_is_counted_as_a_call_is_one_and_each_is_counted_once():
+    def calls(first, second, last="a", outputs=None):
+        return made(
+            ("x", "InputLayer", []),
+            ("a", "Dense", ["x"]),
+            ("both", "Subtract", [first, second]),
+            (last, "Dense", ["both"]) if last != "a" else ("b", "Dense", ["both"]),
+            outputs=outputs,
+        )
+
+    def first_line(before, after):
+        text = plots.difference_text(plots.compare_graphs(before, after))
+        return text.splitlines()[0].partition(": ")[2]
+
+    before = calls("x", "a", outputs=["a", "b"])
+    assert first_line(before, calls("a", "x", outputs=["a", "b"])) == "1 call rewired"
+    assert first_line(before, calls("x", "a", outputs=["b", "a"])) == "2 outputs rewired"
+    assert first_line(calls("x", "a", "b"), calls("x", "a", "a@2")) == "1 call moved, 1 tie changed"
+    notes = plots.diff(calls("x", "a", outputs=["b", "a"]), against=before).notes
+    assert ("rewired", "2 outputs rewired") in {(note.kind, note.text) for note in notes}
+
+
 def test_another_class_at_the_same_path_is_a_change_and_far_away_another_call():
     def calls(class_name):
         return made(("x", "InputLayer", []), ("n", class_name, ["x"]), ("a", "Dense", ["n"]))

@@ -193,6 +193,34 @@ def test_operations_are_compared_where_a_plugin_counts_them(counted_flops):
     assert f"operations {before.parameters} FLOP b t -> {after.parameters} FLOP b t" in text
 
 
+def test_a_difference_of_operations_is_told_however_small_it_is():
+    def operations(units):
+        x = keras.Input((1021,), name="x")
+        y = layers.Dense(509, name="b")(layers.Dense(units, name="a")(x))
+        graph = plots.read_graph(keras.Model(x, y))
+        text = plots.difference_text(plots.compare_graphs(more, graph)) if more else ""
+        return graph, text.partition("operations ")[2].partition("\n")[0]
+
+    more = None
+    more, _ = operations(2049)
+    _, text = operations(2048)
+    assert text == f"6.27 MFLOP b -> 6.27 MFLOP b (-{2 * (1021 + 509) / 1000:.3g} kFLOP b, < 0.1 %)"
+    _, text = operations(2049)
+    assert text == ""
+
+
+def test_operations_with_several_powers_are_subtracted_power_by_power():
+    before = plots.read_graph(plots_models.decoder_only("pre", blocks=2))
+    after = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
+    old, new = plots.compare_graphs(before, after).flops
+    text = plots.difference_text(plots.compare_graphs(before, after))
+    more = plots.annotations.quantity_text({m: new[m] - old[m] for m in new}, "FLOP")
+    assert f" (+{more})\n" in text
+    assert f" ({('-' + more).replace('+ ', '- ')})\n" in plots.difference_text(
+        plots.compare_graphs(after, before)
+    )
+
+
 def test_without_such_a_plugin_operations_are_left_out(monkeypatch):
     without = {name: p for name, p in registry._PLUGINS.items() if name != "flops"}
     monkeypatch.setattr(registry, "_PLUGINS", without)

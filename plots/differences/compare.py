@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plots.differences.alignment import align, is_counted
 from plots.differences.changes import call_changes
@@ -68,11 +68,29 @@ def _places(graph: Graph, paired: Iterable[str]) -> dict[str, int]:
 def _tie_changes(before: Graph, after: Graph, partners: Mapping[str, str]) -> Iterator[TieChange]:
     """Calls that are in both graphs and share weights in one of them."""
     back = {theirs: mine for mine, theirs in partners.items()}
-    old = {tuple(sorted(partners[i] for i in ids if i in partners)) for ids in before.ties.values()}
-    new = {tuple(sorted(i for i in ids if i in back)) for ids in after.ties.values()}
-    for calls in sorted(old - new):
-        if len(calls) > 1:
-            yield TieChange(tuple(back[i] for i in calls), tied=False)
-    for calls in sorted(new - old):
-        if len(calls) > 1:
-            yield TieChange(calls, tied=True)
+    old = _ties([[partners[i] for i in ids if i in partners] for ids in before.ties.values()])
+    new = _ties([[i for i in ids if i in back] for ids in after.ties.values()])
+    for calls, others in _not_within(old, new):
+        yield TieChange(tuple(back[i] for i in calls), False, tuple(back[i] for i in others))
+    for calls, others in _not_within(new, old):
+        yield TieChange(calls, True, others)
+
+
+def _ties(calls: Iterable[Collection[str]]) -> list[frozenset[str]]:
+    """Sets of two or more calls that share weights, in a fixed order."""
+    return sorted((frozenset(ids) for ids in calls if len(ids) > 1), key=sorted)
+
+
+def _not_within(
+    ties: Iterable[frozenset[str]], other_ties: Iterable[frozenset[str]]
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Ties that are no part of one in the other graph, as (calls, those they have joined).
+
+    A tie that has grown out of one other is told by the calls that are new in it.
+    """
+    there = [*other_ties]
+    for tie in ties:
+        if not any(tie <= other for other in there):
+            parts = [other for other in there if other < tie]
+            others = parts[0] if len(parts) == 1 else frozenset()
+            yield tuple(sorted(tie - others)), tuple(sorted(others))

@@ -97,10 +97,13 @@ class TieChange:
     Attributes:
         calls: Their ids in the graph in which they do.
         tied: Whether that is the second graph.
+        others: Ids in that graph of calls with which they do so, and which do so among themselves
+            in both graphs; none if there are no such.
     """
 
     calls: tuple[str, ...]
     tied: bool
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

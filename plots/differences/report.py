@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from plots.annotations import counted, percent_text, quantity_text
+from plots.annotations import Quantity, counted, percent_text, quantity_text, total_of
 from plots.differences.compare import compare_graphs
 from plots.differences.difference import MODEL, Difference, flops_of
 from plots.differences.words import Words, numbered
@@ -72,7 +72,11 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
 
 
 def counts(difference: Difference) -> dict[str, int]:
-    """How many calls are different in which way; ways that there are not are left out."""
+    """How much is different in which way; ways that there are not are left out.
+
+    The first ways count calls, each once, and the last two what is none: outputs of the model, and
+    sets of calls that share weights.
+    """
     reshaped = sum(call.is_reshaped for call in difference.changed)
     ways = {
         "added": len(difference.added),
@@ -80,19 +84,24 @@ def counts(difference: Difference) -> dict[str, int]:
         "moved": len(difference.moved),
         "changed": len(difference.changed) - reshaped,
         "reshaped": reshaped,
-        "rewired": len(difference.rewired),
-        "tied or untied": len(difference.ties),
+        "rewired": len({wire.after for wire in difference.rewired} - {MODEL}),
+        "output rewired": sum(wire.after == MODEL for wire in difference.rewired),
+        "tie changed": len(difference.ties),
     }
     return {way: count for way, count in ways.items() if count}
 
 
 def counts_text(difference: Difference) -> str:
-    """How much is different: "1 call added, 4 moved, 12 changed"."""
+    """How much is different: "1 call added, 4 moved, 12 changed, 2 outputs rewired"."""
     if difference.is_empty:
         return "no difference"
-    (way, count), *others = counts(difference).items()
-    first = f"{counted(count, 'call')} {way}"
-    return ", ".join([first, *(f"{count:,} {way}" for way, count in others)])
+    said: list[str] = []
+    for way, count in counts(difference).items():
+        noun, _, done = way.rpartition(" ")
+        # "call" is said once, by the first: "1 call added, 4 moved".
+        number = f"{count:,}" if said and not noun else counted(count, noun or "call")
+        said.append(f"{number} {done}")
+    return ", ".join(said)
 
 
 def sizes_text(difference: Difference) -> str:
@@ -103,11 +112,26 @@ def sizes_text(difference: Difference) -> str:
         text = f"parameters {old:,} -> {new:,} ({new - old:+,}{_share(old, new)})"
     if difference.flops is None:
         return text
-    flops = [quantity_text(quantity, "FLOP") for quantity in difference.flops]
-    return f"{text}\noperations {' -> '.join(dict.fromkeys(flops))}"
+    return f"{text}\noperations {_operations_text(*difference.flops)}"
 
 
-def _share(old: int, new: int) -> str:
+def _operations_text(old: Quantity, new: Quantity) -> str:
+    """Operations before and after, and what has come or gone where both have the same letters."""
+    texts = [quantity_text(quantity, "FLOP") for quantity in (old, new)]
+    if old == new:
+        return texts[1]
+    text = " -> ".join(texts)
+    letters = [{letter for monomial in q for letter in monomial.split()} for q in (old, new)]
+    if letters[0] != letters[1]:
+        return text  # other letters may stand for the same axes
+    more = total_of([new, {monomial: -count for monomial, count in old.items()}])
+    change = quantity_text(more, "FLOP").replace("+ -", "- ")
+    sign = "" if change.startswith("-") else "+"
+    share = _share(*old.values(), *new.values()) if len(old) == len(new) == 1 else ""
+    return f"{text} ({sign}{change}{share})"
+
+
+def _share(old: float, new: float) -> str:
     if not old:
         return ""
     text = percent_text(abs(new - old) / old)
@@ -173,8 +197,7 @@ def _lines(difference: Difference) -> Iterator[_Line]:
         listed = ", ".join([*members][:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
         yield _Line(box, f". {listed}: reshaped")
     for tie in difference.ties:
-        listed = ", ".join(words.seen_from("", int(tie.tied), call) for call in tie.calls)
-        yield _Line("", f"= {listed} {'share' if tie.tied else 'no longer share'} their weights")
+        yield _Line("", f"= {words.tied(tie)}")
 
 
 _Place = tuple[int, int]

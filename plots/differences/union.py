@@ -189,7 +189,7 @@ def _whole_notes(difference: Difference) -> Iterator[Note]:
         return
     yield Note("difference", (), _with_arrows(f"{title}{sizes_text(difference)}"))
     for way, count in counts(difference).items():
-        kind = way if way in DIFFERENCES else "changed"  # ties
+        kind = way.rpartition(" ")[2]  # of "output rewired" the last
         yield Note(kind, (), f"{count:,} {way}")
 
 
@@ -225,10 +225,9 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
         if edge.source in after.index and edge.target in after.index:
             yield Note("removed", (edge.id,), "taken before")
     for tie in difference.ties:
-        calls = tie.calls if tie.tied else tuple(union.ids[call] for call in tie.calls)
-        names = ", ".join(words.seen_from("", 1, call) for call in calls)
-        shares = "share their weights" if tie.tied else "no longer share their weights"
-        yield Note("changed", calls, f"{names} {shares}")
+        calls = (*tie.calls, *tie.others)
+        calls = calls if tie.tied else tuple(union.ids[call] for call in calls)
+        yield Note("changed", calls, words.tied(tie))
 
 
 def _note(kind: str, node_id: str, lines: list[str]) -> Note:

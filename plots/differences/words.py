@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from plots.differences.alignment import is_counted
-from plots.differences.difference import MODEL, ChangedCall, Difference, Move, Rewiring
+from plots.differences.difference import MODEL, ChangedCall, Difference, Move, Rewiring, TieChange
 from plots.hierarchy import boxes, enclosing_block
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)")
@@ -97,6 +97,17 @@ class Words:
     def changed(self, call: ChangedCall) -> list[str]:
         """What is different about a call: "units 11 -> 13"."""
         return [f"{change.name} {change.old} -> {change.new}" for change in call.changes]
+
+    def tied(self, tie: TieChange) -> str:
+        """Which calls share weights, or no longer do, and with which others."""
+        calls, others = (
+            ", ".join(self.seen_from("", int(tie.tied), call) for call in ids)
+            for ids in (tie.calls, tie.others)
+        )
+        if not others:
+            return f"{calls} {'share' if tie.tied else 'no longer share'} their weights"
+        share = "shares its" if len(tie.calls) == 1 else "share their"
+        return f"{calls} {'now' if tie.tied else 'no longer'} {share} weights with {others}"
 
     def rewired(self, rewiring: Rewiring) -> str:
         """What a call takes now: "takes norm, not residual (inputs)"."""
