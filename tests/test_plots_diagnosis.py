@@ -1,6 +1,7 @@
 """What a diagnosis finds in norms and skip paths, what it says, and who may add to it."""
 
 import keras
+import numpy as np
 import pytest
 from hand_made_transformers import (
     CAUSAL,
@@ -20,7 +21,7 @@ from hand_made_transformers import (
     the_finding,
     translator,
 )
-from keras import layers
+from keras import layers, ops
 
 import plots
 from plots.diagnosis import rules
@@ -68,6 +69,14 @@ def test_pre_norm_whose_skip_paths_begin_after_the_norms_is_told_what_to_do():
     assert finding.about == ("merge_2",)
     assert "If pre-norm was meant" in finding.text
     assert findings_of(model(begins_after_norm=False)) == ()
+
+
+def test_the_final_norm_makes_no_post_norm_of_a_last_sublayer_without_a_norm():
+    finding = the_finding(encoder(["pre", "none"] * 3))
+    assert finding.about == tuple(f"block_{number}.feedforward.merge" for number in range(3))
+    assert "3 sublayers pre-norm" in finding.text
+    assert "3 without a norm" in finding.text
+    assert "post-norm" not in finding.text
 
 
 def test_a_norm_on_the_branch_output_is_found_as_in_the_keras_example():
@@ -172,7 +181,69 @@ def test_what_a_model_gives_out_from_inside_needs_no_skip_path():
     assert findings_of(keras.Model(whole.inputs, inside)) == ()
 
 
+def without_sublayer(model, name):
+    """Whether the model gives out the same if a sublayer adds something else to the stream."""
+    x = np.random.default_rng(3).normal(size=(2, LENGTH, WIDTH)).astype("float32")
+    stream = keras.Model(model.inputs[0], model.get_layer("stream").output)
+    before = ops.convert_to_numpy(stream(x))
+    layer = model.get_layer(name)
+    layer.set_weights([2 * weight + 1 for weight in layer.get_weights()])
+    return np.allclose(before, ops.convert_to_numpy(stream(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_a_feedforward_whose_skip_path_begins_before_the_attention_is_found(norm, is_wrong):
+    """Where it is wrong, a feed-forward that gives out nothing leaves nothing of the attention."""
+    x = keras.Input((LENGTH, WIDTH))
+    y = x
+    for number in range(2):
+        attended = sublayer("a" * (number + 1), y, attention("a" * (number + 1)), norm)
+        change = layers.LayerNormalization()(attended) if norm == "pre" else attended
+        down = layers.Dense(WIDTH, name=f"down_{number}", kernel_initializer="zeros")
+        change = down(layers.Dense(INNER, name=f"up_{number}")(change))
+        y = layers.Add(name=f"end_{number}")([y if is_wrong else attended, change])
+        if norm == "post":
+            y = layers.LayerNormalization()(y)
+    y = layers.LayerNormalization(name="last")(y) if norm == "pre" else y
+    model = keras.Model(x, layers.Dense(CLASSES)(layers.Identity(name="stream")(y)))
+    assert without_sublayer(model, "a.layer") == is_wrong
+    found = findings_of(model)
+    assert [finding.about for finding in found] == [
+        (f"up_{number}", f"down_{number}", f"{'a' * (number + 1)}.merge", f"end_{number}")
+        for number in range(2 if is_wrong else 0)
+    ]
+    if is_wrong:
+        assert "begins before a.layer:" in found[0].text
+
+
+def test_a_skip_path_past_a_whole_stack_and_its_head_is_fine():
+    x = keras.Input((LENGTH, WIDTH))
+    y = block("block_1", block("block_0", x))
+    head = feedforward("head")(layers.LayerNormalization()(y))
+    y = layers.LayerNormalization()(layers.Add()([x, head]))
+    assert findings_of(keras.Model(x, layers.Dense(CLASSES)(y))) == ()
+
+
+def test_in_a_single_block_the_attention_needs_a_skip_path_if_the_feedforward_has_one():
+    assert the_finding(encoder(["no skip", "pre"])).about == ("block_0.attention.layer",)
+    both = findings_of(encoder(["no skip", "pre", "no skip", "pre"]))
+    assert len(both) == 1
+    assert "No skip path leads past any of the 2 attentions" in both[0].text
+
+
 # --- what it says, and who may add to it --------------------------------------------------------
+
+
+def test_several_words_are_listed_as_one_writes_them():
+    words = ["a", "b", "c", "d", "e"]
+    assert [rules.listed(words[:number], most=4) for number in range(1, 6)] == [
+        "a",
+        "a and b",
+        "a, b and c",
+        "a, b, c and d",
+        "a, b, c, d and 1 more",
+    ]
 
 
 def test_the_description_says_what_the_model_is():

@@ -36,7 +36,7 @@ _GPT_2 = "Radford et al. 2019, Language Models are Unsupervised Multitask Learne
 def mixed_norms(graph: Graph) -> Iterator[Note]:
     """Some sublayers of a residual stream are pre-norm, others post-norm or without a norm."""
     for stream in streams_of(graph):
-        styles = [_style(graph, path) for path in stream.paths]
+        styles = _styles(graph, stream)
         ranked = Counter(style for style in styles if style is not None).most_common()
         if len(ranked) < 2 or ranked[0][0] == "none" or not stream.has_token_norms(graph):
             continue
@@ -48,7 +48,8 @@ def mixed_norms(graph: Graph) -> Iterator[Note]:
             places = [k for k, own in enumerate(styles) if own == style]
             merges = [stream.paths[k].target for k in places]
             parts.append(f"{number} {_WORDS[style]} (merged at {named(graph, merges)})")
-            about += [place for k in places for place in (*stream.norms[k], stream.paths[k].target)]
+            norms = stream.norms if style != "none" else [()] * len(styles)
+            about += [place for k in places for place in (*norms[k], stream.paths[k].target)]
         usual, number = ranked[0]
         yield finding(
             about,
@@ -114,6 +115,18 @@ def no_norm(graph: Graph) -> Iterator[Note]:
                 "gradients grow with the depth.",
                 _FIXUP,
             )
+
+
+def _styles(graph: Graph, stream: Stream) -> list[Style | None]:
+    """The styles of all paths of a stream.
+
+    The final norm of a pre-norm stack makes no post-norm of a last sublayer that has no norm, as
+    others of the stack have none.
+    """
+    styles = [_style(graph, path) for path in stream.paths]
+    if styles[-1] == "post" and "none" in styles and styles.count("post") == 1:
+        styles[-1] = "none"
+    return styles
 
 
 def _style(graph: Graph, path: SkipPath) -> Style | None:

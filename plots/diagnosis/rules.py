@@ -72,6 +72,7 @@ def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:
 
 
 def listed(words: Sequence[str], most: int = 2) -> str:
-    """Words as text: "a", "a and b", "a, b and 22 more"."""
+    """Words as text: "a", "a and b", "a, b and c", "a, b and 22 more"."""
     more = len(words) - most
-    return f"{', '.join(words[:most])} and {more} more" if more > 0 else " and ".join(words)
+    parts = [*words[:most], f"{more} more"] if more > 0 else [*words]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

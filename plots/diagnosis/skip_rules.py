@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from plots.annotations import Note
-from plots.diagnosis.attentions import Lineage, attentions_of, is_sublayer_part
+from plots.diagnosis.attentions import Attention, Lineage, attentions_of, is_sublayer_part
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.diagnosis.streams import Stream, computed_from, streams_of
 from plots.graph import Graph, Node
@@ -23,10 +23,7 @@ _RESIDUAL = (
 def no_skip_paths(graph: Graph) -> Iterator[Note]:
     """Self-attentions follow each other, and no skip path leads past any."""
     attentions, lineage = attentions_of(graph)
-    bypassed = _bypassed(graph)
-    stack = [attention for attention in attentions if attention.is_self]
-    is_deep = any(lineage.holds(after.query, before.output) for before, after in pairwise(stack))
-    if is_deep and not any(attention.output in bypassed for attention in attentions):
+    if _is_stack_without_skip_paths(attentions, lineage, _bypassed(graph)):
         places = [attention.id for attention in attentions]
         yield finding(
             places,
@@ -41,8 +38,10 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
     """A sublayer that no skip path leads past, where others have one."""
     attentions, lineage = attentions_of(graph)
     bypassed = _bypassed(graph)
-    if not any(attention.output in bypassed for attention in attentions):
+    if not any(_is_part(graph, node_id) for node_id in bypassed):
         return
+    if _is_stack_without_skip_paths(attentions, lineage, bypassed):
+        return  # which another rule says of all of them
     lacking = set(_unlike_their_siblings(graph, bypassed))
     merges = [path.target for path in graph.skip_paths]
     for stream in streams_of(graph):
@@ -66,13 +65,54 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
         )
 
 
+@diagnosis_rule("attention_lost_to_the_stream")
+def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
+    """The skip path of a feed-forward begins before the attention: x + f(x + attention(x))."""
+    attended = {attention.output for attention in attentions_of(graph)[0]}
+    for stream in streams_of(graph):
+        closed_by = {path.target: path for path in stream.paths}
+        bypassed = {node_id for path in stream.paths for node_id in path.bypassed}
+        for long_path in stream.long_paths:
+            merge = max(closed_by.keys() & set(long_path.bypassed), key=graph.index.__getitem__)
+            # A skip path past a whole stack begins elsewhere than that past its last sublayer.
+            past_attention = closed_by[merge]
+            lost = [node_id for node_id in past_attention.bypassed if node_id in attended]
+            if past_attention.source != long_path.source or not lost:
+                continue
+            behind = computed_from(graph, merge) - bypassed
+            parts = [i for i in long_path.bypassed if i in behind and _is_part(graph, i)]
+            if len(parts) > 1:
+                yield finding(
+                    [*parts, merge, long_path.target],
+                    f"The skip path past {named(graph, parts)} begins before "
+                    f"{named(graph, lost)}: what the attention adds to the stream at "
+                    f"{named(graph, [merge])} is not in {named(graph, [long_path.target])}. If "
+                    "that was not meant, add to what the merge gives out: x = x + attention(x), "
+                    "then x + f(x).",
+                    _RESIDUAL,
+                )
+
+
 def _bypassed(graph: Graph) -> set[str]:
     return {node_id for path in graph.skip_paths for node_id in path.bypassed}
 
 
+def _is_stack_without_skip_paths(
+    attentions: Sequence[Attention], lineage: Lineage, bypassed: set[str]
+) -> bool:
+    """Whether self-attentions follow each other, and no skip path leads past any attention."""
+    stack = [attention for attention in attentions if attention.is_self]
+    is_deep = any(lineage.holds(after.query, before.output) for before, after in pairwise(stack))
+    return is_deep and not any(attention.output in bypassed for attention in attentions)
+
+
+def _is_part(graph: Graph, node_id: str) -> bool:
+    return is_sublayer_part(graph.node(node_id))
+
+
 def _has_sublayers(graph: Graph, stream: Stream) -> bool:
     inside = (node_id for path in stream.paths for node_id in path.bypassed)
-    return any(is_sublayer_part(graph.node(node_id)) for node_id in inside)
+    return any(_is_part(graph, node_id) for node_id in inside)
 
 
 def _feedforward_before(

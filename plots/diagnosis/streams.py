@@ -21,11 +21,13 @@ class Stream:
         root: Id of the call that it begins at.
         paths: Its skip paths, one after the other, without long ones that lead past others.
         norms: For each path the ids of its norms: first or last on the branch, or on the stream.
+        long_paths: Its other skip paths, which lead past merges of the stream.
     """
 
     root: str
     paths: tuple[SkipPath, ...]
     norms: tuple[tuple[str, ...], ...]
+    long_paths: tuple[SkipPath, ...] = ()
 
     def has_token_norms(self, graph: Graph) -> bool:
         """Whether it has norms, and each is over the features of one position.
@@ -68,7 +70,8 @@ def streams_of(graph: Graph) -> tuple[Stream, ...]:
     for root, paths in paths_from.items():
         merges = {path.target for path in paths}
         single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
-        streams.append(Stream(root, single, tuple(_norms(graph, path) for path in single)))
+        norms = tuple(_norms(graph, path) for path in single)
+        streams.append(Stream(root, single, norms, tuple(p for p in paths if p not in single)))
     return tuple(streams)
 
 

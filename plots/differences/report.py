@@ -95,13 +95,15 @@ def counts_text(difference: Difference) -> str:
     """How much is different: "1 call added, 4 moved, 12 changed, 2 outputs rewired"."""
     if difference.is_empty:
         return "no difference"
-    said: list[str] = []
-    for way, count in counts(difference).items():
-        noun, _, done = way.rpartition(" ")
-        # "call" is said once, by the first: "1 call added, 4 moved".
-        number = f"{count:,}" if said and not noun else counted(count, noun or "call")
-        said.append(f"{number} {done}")
-    return ", ".join(said)
+    (way, count), *others = counts(difference).items()
+    first = way_text(way if " " in way else f"call {way}", count)
+    return ", ".join([first, *(way_text(*other) for other in others)])
+
+
+def way_text(way: str, count: int) -> str:
+    """One of the `counts` in words: "4 moved", "2 outputs rewired"."""
+    noun, _, done = way.rpartition(" ")
+    return f"{counted(count, noun)} {done}" if noun else f"{count:,} {done}"
 
 
 def sizes_text(difference: Difference) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from plots.annotations import DIFFERENCES, Note
 from plots.differences.compare import compare_graphs
 from plots.differences.difference import MODEL, Difference
-from plots.differences.report import counts, sizes_text
+from plots.differences.report import counts, sizes_text, way_text
 from plots.differences.words import Words
 from plots.folding.contract import Contraction
 from plots.graph import Edge, Graph, Node
@@ -190,7 +190,7 @@ def _whole_notes(difference: Difference) -> Iterator[Note]:
     yield Note("difference", (), _with_arrows(f"{title}{sizes_text(difference)}"))
     for way, count in counts(difference).items():
         kind = way.rpartition(" ")[2]  # of "output rewired" the last
-        yield Note(kind, (), f"{count:,} {way}")
+        yield Note(kind, (), way_text(way, count))
 
 
 def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
