@@ -47,8 +47,8 @@ class Constant:
 
     `value` is a plain Python value; it is None for an array, of which only the shape, the dtype and
     what the values look like are kept: "zeros", "ones", "lower triangular", "sinusoids", or "".
-    `digest` tells arrays with different values apart; None where the values are not known, or the
-    rest says all about them.
+    `digest` tells arrays with different values apart; None where the values are not known, where
+    they are weights, and where the rest says all about them.
     """
 
     port: str

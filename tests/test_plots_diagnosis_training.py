@@ -91,6 +91,35 @@ def test_positions_that_are_baked_in_are_found():
     assert findings_of(model(lambda t: ops.convert_to_tensor(sinusoids[None]))) == ()
 
 
+TIED = {
+    "matmul": lambda x, table: ops.matmul(x, ops.transpose(table)),
+    "einsum": lambda x, table: ops.einsum("btd,vd->btv", x, ops.convert_to_numpy(table).copy()),
+    "dot": lambda x, table: ops.dot(x, ops.transpose(table)),
+    "weights": lambda x, table: ops.einsum("btd,vd->btv", x, table),
+    "layer": lambda x, table: None,
+}
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_a_copy_of_an_embedding_is_found_if_and_only_if_logits_do_not_follow_its_weights(kind):
+    tokens = tokens_input()
+    words = layers.ReversibleEmbedding(TOKENS, WIDTH, name="words")
+    x = layers.LayerNormalization(name="norm")(words(tokens))
+    logits = words(x, reverse=True) if kind == "layer" else TIED[kind](x, words.embeddings)
+    model = keras.Model(tokens, logits, name="tagger")
+    hidden = np.ones((1, LENGTH, WIDTH), "float32")
+    head = keras.Model(x, logits)
+    before = ops.convert_to_numpy(head(hidden))
+    words.set_weights([2 * words.get_weights()[0]])
+    is_copy = np.array_equal(before, ops.convert_to_numpy(head(hidden)))
+    if kind in ("einsum", "layer", "weights"):  # a transposed one is a copy on some backends only
+        assert is_copy == (kind == "einsum")
+    if is_copy:
+        assert the_finding(model).about == (f"{kind}#1", "words")
+    else:
+        assert findings_of(model) == ()
+
+
 def test_a_constant_bias_on_attention_scores_is_no_table_of_positions():
     bias = np.random.default_rng(5).normal(size=(LENGTH, LENGTH)).astype("float32")
     attend = in_steps(lambda scores: scores + ops.convert_to_tensor(bias))

@@ -257,6 +257,7 @@ def test_losses_by_name_come_in_the_order_of_the_outputs():
 # Constants
 
 POSITIONS = np.arange(17)[:, None] / 10000 ** (np.arange(4) / 4)
+UNEQUAL = np.arange(5)[:, None] / 10_000 ** (2 * np.arange(8) / 8)  # no two angles are equal
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,11 @@ POSITIONS = np.arange(17)[:, None] / 10000 ** (np.arange(4) / 4)
         (np.where(np.tri(7), 0.0, -1e9), "lower triangular"),
         (np.triu(np.ones((7, 7))), ""),
         (np.concatenate([np.sin(POSITIONS), np.cos(POSITIONS)], axis=-1), "sinusoids"),
+        (3 * np.where(np.arange(8) % 2, np.cos(UNEQUAL), np.sin(UNEQUAL)), "sinusoids"),
+        (np.where(np.arange(8) % 2, np.cos(UNEQUAL), np.sin(UNEQUAL))[None], "sinusoids"),
+        (np.eye(7), ""),
+        (np.where(np.tri(7, 7, 1) - np.tri(7, 7, -2), 0.0, -1e9), ""),
+        (-abs(np.arange(7.0) - np.arange(7.0)[:, None]), ""),
         (np.arange(35.0).reshape(5, 7), ""),
         (np.zeros((0, 7)), ""),
     ],

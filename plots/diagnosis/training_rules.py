@@ -9,6 +9,7 @@ from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.diagnosis.streams import up_to_weights
 from plots.graph import Constant, Edge, Graph, Loss, Node, Shape
 from plots.operation_kinds import (
+    PRODUCTS,
     is_additive_merge,
     is_identity_like,
     is_linear_projection,
@@ -33,6 +34,10 @@ _BACKPROPAGATION = (
     "Bengio et al. 2013, Estimating or Propagating Gradients Through Stochastic Neurons, section 1"
 )
 _BAKED_IN = "github.com/keras-team/keras-io/pull/1797"
+_TIED = (
+    "Press and Wolf 2017, Using the Output Embedding to Improve Language Models; "
+    "tensorflow.org/api_docs/python/tf/keras/layers/ReversibleEmbedding"
+)
 _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/keras-hub/pull/1008"
 
 
@@ -71,6 +76,38 @@ def baked_in_positions(graph: Graph) -> Iterator[Note]:
                 "positions from the input, as ops.cumsum(ops.ones_like(tokens), axis=1) - 1.",
                 _BAKED_IN,
             )
+
+
+@diagnosis_rule("baked_in_embedding")
+def baked_in_embedding(graph: Graph) -> Iterator[Note]:
+    """A product with a copy of the vectors of an Embedding, where their weights were meant."""
+    embeddings = {
+        shape: node.id
+        for node in reversed(graph.nodes)
+        if node.is_a({"Embedding"}) and (shape := _embedded(node))
+    }
+    for node in graph.nodes:
+        for constant in node.constants if node.class_name in PRODUCTS else ():
+            shape = constant.shape or ()
+            embedding = embeddings.get(shape) or embeddings.get(shape[::-1])
+            # The weights themselves, as einsum takes them, have no digest, and are trained.
+            is_copy = constant.digest is not None and not constant.pattern
+            if embedding and is_copy and "float" in str(constant.dtype):
+                yield finding(
+                    [node.id, embedding],
+                    f"A constant of shape {shape} is a factor at {named(graph, [node.id])}, the "
+                    f"shape of the weights of {named(graph, [embedding])}. If these were meant, "
+                    "the model holds a copy of what they were when it was built, and training "
+                    "leaves it as it is. keras.layers.ReversibleEmbedding, called again with "
+                    "reverse=True, shares them.",
+                    _TIED,
+                )
+
+
+def _embedded(embedding: Node) -> Shape | None:
+    """The shape of an Embedding's weights, as far as its configuration tells."""
+    sizes = [embedding.config.get(name) for name in ("input_dim", "output_dim")]
+    return tuple(sizes) if all(isinstance(size, int) for size in sizes) else None
 
 
 @diagnosis_rule("softmax_and_loss")

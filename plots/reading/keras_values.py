@@ -65,9 +65,15 @@ def constant_of(port: str, value: Any) -> Constant:
             return Constant(port, _plain(keras.ops.convert_to_numpy(value)), shape, dtype)
         array = keras.ops.convert_to_numpy(value)
         pattern = _pattern(array)
-        digest = None if pattern in ("zeros", "ones") else _digest(array)
+        has_digest = pattern not in ("zeros", "ones") and not _is_weight(value)
+        digest = _digest(array) if has_digest else None
         return Constant(port, None, shape, dtype, pattern, digest)
     return Constant(port, _plain(value))
+
+
+def _is_weight(array: Any) -> bool:
+    """Whether an array is a variable of Keras or a backend, with other values after training."""
+    return hasattr(array, "assign") or bool(getattr(array, "requires_grad", False))
 
 
 def _pattern(array: Any) -> str:
@@ -86,10 +92,25 @@ def _pattern(array: Any) -> str:
     seen = array == 0 if array.dtype.kind == "f" and array.min() < -1000 else array == 1
     if np.array_equal(seen, np.broadcast_to(np.tri(*array.shape[-2:]) == 1, array.shape)):
         return "lower triangular"
-    # Sines and cosines of equal angles: every row has the same length, and none is above one.
-    lengths = np.square(array.astype("float64")).sum(-1)
-    even = array.shape[-1] % 2 == 0 and np.allclose(lengths, array.shape[-1] / 2, rtol=1e-3)
-    return "sinusoids" if array.dtype.kind == "f" and even and abs(array).max() <= 1.001 else ""
+    return "sinusoids" if array.dtype.kind == "f" and _are_sinusoids(array) else ""
+
+
+def _are_sinusoids(array: Any) -> bool:
+    """Whether the rows of an array (.., t, d) may be sines and cosines of angles at positions."""
+    import numpy as np
+
+    values = array.astype("float64")
+    # With a sine and a cosine of each angle, every row has the same length.
+    lengths = np.square(values).sum(-1)
+    if np.allclose(lengths, array.shape[-1] / 2, rtol=1e-3) and abs(values).max() <= 1.001:
+        return array.shape[-1] % 2 == 0
+    # Sines and cosines of other angles, of whatever scale, are 0 and one number at the position 0.
+    first = values[..., 0, :]
+    scale = first.max()
+    is_start = (first == 0) | np.isclose(first, scale)
+    is_mixed = scale > 0 and (first == 0).any() and is_start.all()
+    # A mask, too, but that holds nothing else.
+    return bool(is_mixed and abs(values).max() <= 1.001 * scale and np.unique(values).size > 2)
 
 
 def _digest(array: Any) -> str | None:
