@@ -275,7 +275,33 @@ def test_the_text_has_every_finding_with_its_place_and_reference():
         assert all(place in text for place in finding.about)
     assert max(map(len, text.splitlines())) <= 88
     fine = plots.diagnosis_text(plots.read_graph(encoder(["pre"] * 2)))
-    assert fine.endswith("Nothing looks wrong.")
+    assert fine.endswith("Nothing looks wrong in what the graph shows.")
+
+
+class GSA(layers.Layer):
+    """Self-attention without a skip path, under a name that says nothing."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.attention = layers.MultiHeadAttention(HEADS, HEAD_WIDTH)
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        return self.attention(x, x)
+
+
+def test_layers_that_are_not_looked_into_are_told():
+    x = keras.Input((LENGTH, WIDTH))
+    model = keras.Model(x, layers.Dense(CLASSES)(GSA(name="b")(GSA(name="a")(x))))
+    text = plots.diagnosis_text(plots.read_graph(model)).replace("\n", " ")
+    assert "3 layers with weights, 2 of them closed (GSA)" in text
+    assert "Nothing looks wrong in what the graph shows.  2 layers that the graph" in text
+    assert "--open-layers" in text
+    opened = plots.read_graph(model, open_layers=True)
+    assert len(plots.findings(opened)) == 1
+    assert "--open-layers" not in plots.diagnosis_text(opened)
 
 
 def test_the_plugin_adds_notes_that_survive_folding_and_json():

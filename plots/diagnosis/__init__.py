@@ -28,7 +28,7 @@ from plots.diagnosis import (  # noqa: F401 - registers the rules
     skip_rules,
     training_rules,
 )
-from plots.diagnosis.description import description
+from plots.diagnosis.description import classes_in_words, closed_layers, description
 from plots.diagnosis.rules import diagnosis_rule, named, notes_of_all_rules
 from plots.graph import Graph
 from plots.registry import graph_plugin
@@ -37,6 +37,7 @@ from plots.skips import skip_paths
 __all__ = ["diagnose", "diagnosis_rule", "diagnosis_text", "findings"]
 
 _WIDTH = 88
+_FINE = "Nothing looks wrong in what the graph shows."
 
 
 @graph_plugin("diagnose")
@@ -60,16 +61,28 @@ def findings(graph: Graph) -> tuple[Note, ...]:
 
 
 def diagnosis_text(graph: Graph) -> str:
-    """What `diagnose` says, for a terminal: what the model is, then what looks wrong in it."""
+    """What `diagnose` says, for a terminal: what the model is, then what looks wrong in it.
+
+    At the end, which layers may hold more than the graph shows, if there are any.
+    """
     notes = diagnose(graph).notes
     wrong = [note for note in notes if note.kind == "finding"]
     said = [_wrapped(note.text) for note in notes if note.kind == "description"]
-    said.append(f"{counted(len(wrong), 'finding')}:" if wrong else "Nothing looks wrong.")
+    said.append(f"{counted(len(wrong), 'finding')}:" if wrong else _FINE)
     for number, note in enumerate(wrong, start=1):
         indent = " " * len(mark := f"{number}. ")
         where = _wrapped(f"Where: {named(graph, note.about, most=5)}", indent)
         see = _wrapped(f"See: {note.reference}", indent)
         said.append("\n".join([_wrapped(note.text, mark), where, see]))
+    if closed := closed_layers(graph):
+        said.append(
+            _wrapped(
+                f"{counted(len(closed), 'layer')} that the graph does not look into: "
+                f"{classes_in_words(closed)}. read_graph(model, open_nested=True, "
+                "open_layers=True), on the command line --open-layers, opens those that are made "
+                "of layers."
+            )
+        )
     return "\n\n".join(said)
 
 

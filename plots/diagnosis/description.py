@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
+from plots.costs.flop_rules import FLOP_RULES, WITHOUT_PRODUCTS
 from plots.diagnosis.attentions import Attention, Lineage, attentions_of
 from plots.diagnosis.norm_rules import meets_a_norm
+from plots.diagnosis.rules import listed
 from plots.diagnosis.streams import streams_of, streams_past
 from plots.graph import Graph, Node
-from plots.operation_kinds import is_additive_merge, is_norm
+from plots.operation_kinds import ATTENTION_LAYERS, is_additive_merge, is_norm
 
-_CLOSED_LAYER = re.compile(r"(?!.*(Patch|Position)).*(Transformer|Encoder|Decoder)")
+_CLOSED_TRANSFORMER = re.compile(r"(?!.*(Patch|Position)).*(Transformer|Encoder|Decoder)")
 _PLACES: dict[NormPlace, str] = {
     "branch_start": "first on the branch",
     "branch_end": "last on the branch",
@@ -30,19 +32,21 @@ _POSITIONS = {  # words in the name of a call or its class
 def description(graph: Graph) -> str:
     """What the model is, in one sentence: "Pre-norm Transformer decoder: 12 blocks with ..."."""
     attentions, lineage = attentions_of(graph)
-    closed = [node for node in graph.nodes if _is_closed_layer(node)]
+    closed = closed_layers(graph)
+    transformers = [node for node in closed if _CLOSED_TRANSFORMER.match(node.class_name)]
     has_blocks = any(attention.is_self for attention in attentions) or bool(graph.skip_paths)
     convolutions = [path for path in graph.skip_paths if _convolves(graph, path)]
     if attentions and has_blocks and len(attentions) >= len(convolutions):
         said = _of_transformer(graph, attentions, lineage)
-    elif closed:
-        said = _of_closed_layers(graph, closed, lineage)
+    elif transformers:
+        said = _of_closed_layers(graph, transformers, lineage)
     elif graph.skip_paths:
         said = _of_residual_network(graph, len(attentions))
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
         has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
         said = f"Network {has} skip paths: {counted(layers, 'layer')} with weights"
+        said += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
     return f"{said}; {number_text(graph.parameters)} parameters."
 
 
@@ -143,12 +147,11 @@ def _positions_in_words(graph: Graph, lineage: Lineage) -> str:
 
 
 def _of_closed_layers(graph: Graph, closed: Sequence[Node], lineage: Lineage) -> str:
-    classes = list(dict.fromkeys(node.class_name for node in closed))
-    kinds = [kind for kind in ("Encoder", "Decoder") if any(kind in name for name in classes)]
+    kinds = [k for k in ("Encoder", "Decoder") if any(k in node.class_name for node in closed)]
     first = {node.config.get("normalize_first") for node in closed}
     norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""
     title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
-    layers = f"{counted(len(closed), 'closed layer')} ({' and '.join(classes)})"
+    layers = f"{counted(len(closed), 'closed layer')} ({classes_in_words(closed)})"
     positions = _positions_in_words(graph, lineage)
     return f"{title}: {layers}, whose inside the graph does not show; {positions}"
 
@@ -172,5 +175,26 @@ def _convolves(graph: Graph, path: SkipPath) -> bool:
     return any("Conv2D" in graph.node(node_id).class_name for node_id in path.bypassed)
 
 
-def _is_closed_layer(node: Node) -> bool:
-    return node.kind in ("layer", "model") and _CLOSED_LAYER.match(node.class_name) is not None
+def closed_layers(graph: Graph) -> list[Node]:
+    """The first calls of layers and models whose inside may be more than is known of their class.
+
+    Those are models, layers that are named after a whole Transformer or a part of it, and layers
+    with weights of a class that nothing here knows.
+    """
+    known = {*FLOP_RULES, *WITHOUT_PRODUCTS, *ATTENTION_LAYERS}
+    return [
+        node
+        for node in graph.nodes
+        if node.layer == node.id
+        and node.kind in ("layer", "model")
+        and (
+            node.kind == "model"
+            or _CLOSED_TRANSFORMER.match(node.class_name)
+            or (node.parameters and not node.is_a(known) and not is_norm(node))
+        )
+    ]
+
+
+def classes_in_words(nodes: Sequence[Node]) -> str:
+    """The classes of some calls, each once: "TransformerEncoder and TransformerDecoder"."""
+    return listed(list(dict.fromkeys(node.class_name for node in nodes)), most=4)

@@ -73,8 +73,11 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
         closed_by = {path.target: path for path in stream.paths}
         bypassed = {node_id for path in stream.paths for node_id in path.bypassed}
         for long_path in stream.long_paths:
-            merge = max(closed_by.keys() & set(long_path.bypassed), key=graph.index.__getitem__)
+            merges = [node_id for node_id in long_path.bypassed if node_id in closed_by]
+            if not merges:
+                continue
             # A skip path past a whole stack begins elsewhere than that past its last sublayer.
+            merge = merges[-1]
             past_attention = closed_by[merge]
             lost = [node_id for node_id in past_attention.bypassed if node_id in attended]
             if past_attention.source != long_path.source or not lost:
