@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from plots.differences.compare import compare_graphs
-from plots.differences.union import diff, older_side
+from plots.differences.union import marked, older_side
 from plots.files import write_whole
 from plots.folding.fold import fold_blocks
 from plots.graph import Graph
@@ -251,10 +251,11 @@ def plot_diff(
         else apply_plugins(read_graph(model, open_nested, open_layers), steps, model)
         for model in (before, after)
     )
-    marked = diff(graph, against=old, changes_only=changes_only)
+    difference = compare_graphs(old, graph)
+    both = marked(difference, changes_only)
     if "before" in chosen.options:
-        options["before"] = older_side(marked, compare_graphs(old, graph))
-    return draw(marked, path, (), depth, chosen.name, **options)
+        options["before"] = older_side(both, difference)
+    return draw(both, path, (), depth, chosen.name, **options)
 
 
 def _check(blocks: int | None) -> None:

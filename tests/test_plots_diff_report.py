@@ -155,6 +155,30 @@ def test_a_difference_is_told_in_words(request):
     )
 
 
+def test_an_added_call_that_nobody_named_is_told_by_what_it_takes():
+    start = [("x", "InputLayer", []), ("d", "Dense", ["x"]), ("i", "Dense", ["d"])]
+    before = made(*start, ("e", "Dense", ["i"]))
+    after = made(*start, ("add#1", "Add", ["d", "i"]), ("e", "Dense", ["add#1"]))
+    assert "\n+ add#1 (Add) of d and i" in plots.difference_text(
+        plots.compare_graphs(before, after)
+    )
+    assert "\n- add#1 (Add) of d and i" in plots.difference_text(
+        plots.compare_graphs(after, before)
+    )
+
+
+def test_a_picture_of_a_difference_aligns_the_graphs_once(tmp_path, monkeypatch):
+    aligned = []
+
+    def counting(first, second):
+        aligned.append((first, second))
+        return align(first, second)
+
+    monkeypatch.setattr("plots.differences.compare.align", counting)
+    plots.plot_diff(stack(11), stack(13), tmp_path / "diff.html")
+    assert len(aligned) == 1
+
+
 def test_what_is_the_same_in_many_blocks_is_said_once():
     units = [11] * 12
     text = plots.difference_text(plots.compare_graphs(stack(*units), stack(*[13] * 12)))

@@ -45,7 +45,8 @@ def description(graph: Graph) -> str:
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
         has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
-        said = f"Network {has} skip paths: {counted(layers, 'layer')} with weights"
+        shown = " that the graph shows" if closed else ""
+        said = f"Network {has} skip paths{shown}: {counted(layers, 'layer')} with weights"
         said += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
     return f"{said}; {number_text(graph.parameters)} parameters."
 

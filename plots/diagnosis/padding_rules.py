@@ -66,7 +66,7 @@ def padding_seen(graph: Graph) -> Iterator[Note]:
 
 
 def _sees_padding(attention: Attention) -> bool:
-    """Whether it is sure that keys which are padding are not masked, and matter.
+    """Whether no mask that the graph shows may be one of padding, and padding matters.
 
     In a causal self-attention padding at the end lies in the future of every real token.
     """

@@ -11,14 +11,14 @@ from plots.graph import Constant, Node, Tensor
 
 
 def call_changes(
-    old: Node, new: Node, places: tuple[Mapping[str, int], Mapping[str, int]]
+    old: Node, new: Node, input_ranks: tuple[Mapping[str, int], Mapping[str, int]]
 ) -> Iterator[Change]:
     """What has changed from one call to the other, what training starts from last.
 
     Args:
         old: The call before.
         new: The call after.
-        places: For both graphs: id of an input that is in both -> its place among those.
+        input_ranks: For both graphs: id of an input that is in both -> its place among those.
     """
     if old.class_name != new.class_name:
         yield Change("class", "class", old.class_name, new.class_name)
@@ -34,7 +34,7 @@ def call_changes(
             if said[0] == said[1]:  # it is the values that differ
                 said = _constant_text(was_it, values=True), _constant_text(is_it, values=True)
             yield Change("constant", port, *said)
-    if (was_at := places[0].get(old.id)) != (is_at := places[1].get(new.id)):
+    if (was_at := input_ranks[0].get(old.id)) != (is_at := input_ranks[1].get(new.id)):
         yield Change("place", "place among the inputs", str(was_at), str(is_at))
     if old.trainable != new.trainable:
         yield Change("trainable", "trainable", str(old.trainable), str(new.trainable))

@@ -33,11 +33,11 @@ def compare_graphs(before: Graph, after: Graph) -> Difference:
     back = {theirs: mine for mine, theirs in partners.items()}
     pairs = tuple((back[node.id], node.id) for node in after.nodes if node.id in back)
     wiring = Wiring(before, after, alignment)
-    places = _places(before, partners), _places(after, back.keys())
+    ranks = _input_ranks(before, partners), _input_ranks(after, back.keys())
     changed = (
         ChangedCall(mine, theirs, changes)
         for mine, theirs in pairs
-        if (changes := (*call_changes(before.node(mine), after.node(theirs), places),))
+        if (changes := (*call_changes(before.node(mine), after.node(theirs), ranks),))
     )
     return Difference(
         before=before,
@@ -59,10 +59,10 @@ def _moves(pairs: Iterable[tuple[str, str]], displaced: frozenset[str]) -> Itera
             yield Move(mine, theirs, renamed, mine in displaced)
 
 
-def _places(graph: Graph, paired: Iterable[str]) -> dict[str, int]:
+def _input_ranks(graph: Graph, paired: Iterable[str]) -> dict[str, int]:
     """Of the inputs that are in both graphs, which comes first, second, ..."""
     both = set(paired)
-    return {node_id: place for place, node_id in enumerate(i for i in graph.inputs if i in both)}
+    return {node_id: rank for rank, node_id in enumerate(i for i in graph.inputs if i in both)}
 
 
 def _tie_changes(before: Graph, after: Graph, partners: Mapping[str, str]) -> Iterator[TieChange]:

@@ -147,16 +147,16 @@ class Difference:
         return self.before.parameters, self.after.parameters
 
     @cached_property
-    def places(self) -> Mapping[str, tuple[int, int]]:
+    def removed_from(self) -> Mapping[str, tuple[int, int]]:
         """Where removed calls have been: id -> (index in `after` of the pair before it, index)."""
         back = dict(self.pairs)
-        places, latest = {}, -1
+        removed_from, latest = {}, -1
         for number, node in enumerate(self.before.nodes):
             if node.id in back:
                 latest = self.after.index[back[node.id]]
             else:
-                places[node.id] = latest, number
-        return places
+                removed_from[node.id] = latest, number
+        return removed_from
 
     @cached_property
     def flops(self) -> tuple[Quantity, Quantity] | None:

@@ -212,7 +212,9 @@ def _calls(difference: Difference, words: Words) -> Iterator[tuple[_Place, _Line
         for node_id in ids:
             box = words.box(side, node_id)
             if box not in whole[side]:
-                place = difference.places[node_id] if side == 0 else (after.index[node_id], -1)
+                place = (
+                    difference.removed_from[node_id] if side == 0 else (after.index[node_id], -1)
+                )
                 yield place, _Line(box, f"{sign} {words.described(side, node_id)}")
     texts = [(move.after, ">", words.moved(move)) for move in difference.moved]
     for call in difference.changed:
@@ -233,7 +235,7 @@ def _whole_boxes(difference: Difference, words: Words) -> Iterator[tuple[_Place,
             layers = {graph.node(i).layer for i in ids} & set(ids)
             parameters = sum(graph.node(layer).parameters for layer in layers)
             text = f"{sign} all of it: {len(ids):,} calls, {parameters:,} parameters"
-            place = (graph.index[ids[0]], -1) if side else difference.places[ids[0]]
+            place = (graph.index[ids[0]], -1) if side else difference.removed_from[ids[0]]
             yield place, _Line(box, text)
 
 

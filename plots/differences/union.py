@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import DIFFERENCES, Note
 from plots.differences.compare import compare_graphs
 from plots.differences.difference import MODEL, Difference
 from plots.differences.report import counts, sizes_text, way_text
-from plots.differences.words import Words
+from plots.differences.words import Words, weights_text
 from plots.folding.contract import Contraction
 from plots.graph import Edge, Graph, Node
 from plots.ordering import circles, in_order
-from plots.reading.read import read_graph
+from plots.reading.sources import graph_of
 from plots.registry import graph_plugin
 
 if TYPE_CHECKING:
@@ -55,21 +54,13 @@ def diff(
         raise ValueError(
             'diff needs to know against which graph: ("diff", {"against": graph, model or path})'
         )
-    difference = compare_graphs(graph_of(against), graph)
-    marked = _with_notes(difference, _Union(difference))
-    return _around_notes(marked) if changes_only else marked
+    return marked(compare_graphs(graph_of(against), graph), changes_only)
 
 
-def graph_of(source: Graph | keras.Model | str | os.PathLike[str]) -> Graph:
-    """A graph, that of a model with the models inside of it opened, or that in a file."""
-    if isinstance(source, Graph):
-        return source
-    if isinstance(source, str | os.PathLike):
-        try:
-            return Graph.from_json(Path(source).read_text("utf-8"))
-        except ValueError as error:  # a file that is no text as well
-            raise ValueError(f"{os.fspath(source)}: {error}") from None
-    return read_graph(source, open_nested=True)
+def marked(difference: Difference, changes_only: bool = False) -> Graph:
+    """The newer graph of a difference, marked as `diff` does it."""
+    whole = _with_notes(difference, _Union(difference))
+    return _around_notes(whole) if changes_only else whole
 
 
 class _Union:
@@ -89,7 +80,7 @@ class _Union:
         nodes = {node.id: node for node in after.nodes}
         nodes |= {self.ids[i]: self._renamed(i) for i in difference.removed}
         place = {node_id: (number, -1) for node_id, number in after.index.items()}
-        place |= {self.ids[i]: difference.places[i] for i in difference.removed}
+        place |= {self.ids[i]: difference.removed_from[i] for i in difference.removed}
         wanted = sorted(nodes, key=place.__getitem__)
         edges = [(edge.source, edge.target) for edge in after.edges]
         lost = list(self._lost())
@@ -137,8 +128,8 @@ def _ids_in_union(difference: Difference) -> dict[str, str]:
     return ids
 
 
-def older_side(marked: Graph, difference: Difference) -> Graph:
-    """The older graph to be shown beside `marked`, what `diff` has made of the newer one.
+def older_side(newer: Graph, difference: Difference) -> Graph:
+    """The older graph to be shown beside `newer`, what `diff` has made of the newer one.
 
     Its calls have the ids that they have there, so that what belongs together can be found, and the
     notes on what became of them.
@@ -156,7 +147,7 @@ def older_side(marked: Graph, difference: Difference) -> Graph:
     places = {*ids.values(), *(edge.id for edge in edges)}
     notes = (
         replace(note, about=tuple(place for place in note.about if place in places))
-        for note in marked.notes
+        for note in newer.notes
         if note.kind in DIFFERENCES and not places.isdisjoint(note.about)
     )
     return replace(older, inputs=tuple(ids[i] for i in before.inputs), notes=(*older.notes, *notes))
@@ -198,7 +189,7 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
     after = difference.after
     for node_id in difference.added:
         edges = (edge.id for edge in (*after.incoming[node_id], *after.outgoing[node_id]))
-        yield Note("added", (node_id, *edges), _counted("added", after.node(node_id)))
+        yield Note("added", (node_id, *edges), _with_weights("added", after.node(node_id)))
     drawn: dict[str, list[str]] = {}
     for edge in union.removed_edges:
         for end in (edge.source, edge.target):
@@ -206,7 +197,7 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
     for node_id in difference.removed:
         new_id = union.ids[node_id]
         backwards = [edge.target for edge in union.left_out if edge.source == new_id]
-        lines = [_counted("removed", difference.before.node(node_id))]
+        lines = [_with_weights("removed", difference.before.node(node_id))]
         if backwards:
             names = ", ".join(dict.fromkeys(words.inside(1, target) for target in backwards))
             lines.append(f"not drawn: its line to {names}, now above")
@@ -237,8 +228,8 @@ def _note(kind: str, node_id: str, lines: list[str]) -> Note:
     return Note(kind, (node_id,), _with_arrows("\n".join(lines)))
 
 
-def _counted(what: str, node: Node) -> str:
-    return f"{what}: {node.parameters:,} parameters" if node.owns_weights else what
+def _with_weights(what: str, node: Node) -> str:
+    return ": ".join(filter(None, [what, weights_text(node)]))
 
 
 def _with_arrows(text: str) -> str:

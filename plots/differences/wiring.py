@@ -78,7 +78,7 @@ class Wiring:
             moved = still
 
     def _origin(self, side: int, node_id: str, passed: set[str]) -> tuple[str | None, int]:
-        edge = _line_into(self.graphs[side], node_id)
+        edge = line_into(self.graphs[side], node_id)
         taken = self._follow(side, edge, passed)
         return taken.source, taken.output
 
@@ -105,7 +105,7 @@ class Wiring:
         graph, names = self.graphs[side], self._names[side]
         start = edge
         while edge.source in passed:
-            edge = _line_into(graph, edge.source)
+            edge = line_into(graph, edge.source)
         return _Taken(start, names.get(edge.source), edge.output, start.source in names)
 
     def _differences(
@@ -158,5 +158,6 @@ def _on_a_line(graph: Graph, node: Node) -> bool:
     return len({(e.source, e.output) for e in graph.incoming[node.id] if not e.implicit}) == 1
 
 
-def _line_into(graph: Graph, node_id: str) -> Edge:
+def line_into(graph: Graph, node_id: str) -> Edge:
+    """The edge on which values flow into a call that lies on a line, as its only explicit one."""
     return next(edge for edge in graph.incoming[node_id] if not edge.implicit)

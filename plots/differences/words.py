@@ -6,6 +6,8 @@ import re
 
 from plots.differences.alignment import is_counted
 from plots.differences.difference import MODEL, ChangedCall, Difference, Move, Rewiring, TieChange
+from plots.differences.wiring import line_into
+from plots.graph import Node
 from plots.hierarchy import boxes, enclosing_block
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)")
@@ -15,6 +17,11 @@ def numbered(box: str) -> tuple[str, int]:
     """A numbered box without its number, and the number; -1 where there is none."""
     match = _NUMBERED.fullmatch(box)
     return (match["stem"], int(match["number"])) if match else (box, -1)
+
+
+def weights_text(node: Node) -> str:
+    """How many weights a call has, said at the first call of its layer: "192 parameters", or ""."""
+    return f"{node.parameters:,} parameters" if node.owns_weights else ""
 
 
 class Words:
@@ -76,11 +83,19 @@ class Words:
         return f"{own}.{name}" if own else name
 
     def described(self, side: int, node_id: str) -> str:
-        """A call with its class and its weights: "norm (LayerNormalization), 192 parameters"."""
-        node = self._graphs[side].node(node_id)
+        """A call with its class and its weights: "norm (LayerNormalization), 192 parameters".
+
+        What nobody named is told by what it takes, if that is several: "add#1 (Add) of d and i".
+        """
+        graph = self._graphs[side]
+        node = graph.node(node_id)
         name = self.inside(side, node_id)
         text = name if name == node.class_name else f"{name} ({node.class_name})"
-        return f"{text}, {node.parameters:,} parameters" if node.owns_weights else text
+        sources = {edge.source: None for edge in graph.incoming[node_id] if not edge.implicit}
+        if is_counted(node_id) and len(sources) > 1:
+            box = self.box(side, node_id)
+            text += f" of {' and '.join(self.seen_from(box, side, source) for source in sources)}"
+        return ", ".join(filter(None, [text, weights_text(node)]))
 
     def was(self, move: Move) -> list[str]:
         """What a moved call was called, and behind what it stood: "encoder.norm", "after add"."""
@@ -125,8 +140,7 @@ class Words:
 
     def _source(self, side: int, node_id: str) -> str:
         """What a call that lies on a line takes from."""
-        edges = self._graphs[side].incoming[node_id]
-        source = next(edge.source for edge in edges if not edge.implicit)
+        source = line_into(self._graphs[side], node_id).source
         return self.seen_from(self.box(side, node_id), side, source)
 
     def _starred(self, before: str, after: str) -> str:
