@@ -72,28 +72,32 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
     for stream in streams_of(graph):
         closed_by = {path.target: path for path in stream.paths}
         bypassed = {node_id for path in stream.paths for node_id in path.bypassed}
+        lost: list[str] = []
+        parts: list[str] = []
+        ends: list[str] = []
         for long_path in stream.long_paths:
             merges = [node_id for node_id in long_path.bypassed if node_id in closed_by]
             if not merges:
                 continue
-            # A skip path past a whole stack begins elsewhere than that past its last sublayer.
-            merge = merges[-1]
-            past_attention = closed_by[merge]
-            lost = [node_id for node_id in past_attention.bypassed if node_id in attended]
-            if past_attention.source != long_path.source or not lost:
-                continue
-            behind = computed_from(graph, merge) - bypassed
-            parts = [i for i in long_path.bypassed if i in behind and _is_part(graph, i)]
-            if len(parts) > 1:
-                yield finding(
-                    [*parts, merge, long_path.target],
-                    f"The skip path past {named(graph, parts)} begins before "
-                    f"{named(graph, lost)}: what the attention adds to the stream at "
-                    f"{named(graph, [merge])} is not in {named(graph, [long_path.target])}. If "
-                    "that was not meant, add to what the merge gives out: x = x + attention(x), "
-                    "then x + f(x).",
-                    _RESIDUAL,
-                )
+            last = closed_by[merges[-1]]
+            if last.source != long_path.source:
+                continue  # it leads past a whole stack
+            behind = computed_from(graph, last.target) - bypassed
+            own = [i for i in long_path.bypassed if i in behind and _is_part(graph, i)]
+            before = [node_id for node_id in last.bypassed if node_id in attended]
+            if before and len(own) > 1:
+                lost += before
+                parts += own
+                ends.append(long_path.target)
+        if lost:
+            yield finding(
+                [*parts, *ends],
+                f"The skip path past {named(graph, parts)} begins before {named(graph, lost)}, so "
+                f"that what attention adds to the stream is not in {named(graph, ends)}. If that "
+                "was not meant, the feed-forward has to be added to what the merge before it "
+                "gives out: x = x + attention(x), then x = x + f(x).",
+                _RESIDUAL,
+            )
 
 
 def _bypassed(graph: Graph) -> set[str]:

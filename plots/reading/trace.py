@@ -38,34 +38,32 @@ class Traced:
         inputs: dict[int, tuple[Any, Any]] = {}
         masks: dict[int, tuple[Any, Any]] = {}
 
-        def stand_in(value: Any) -> Any:
-            shape = [
-                self._stand_ins.setdefault(axis, next(primes)) if size is None else size
-                for axis, size in enumerate(shapes.get(id(value), value.shape))
-            ]
-            return keras.Input(batch_shape=shape, dtype=value.dtype)
-
         def fresh(value: Any) -> Any:
             if not isinstance(value, keras.KerasTensor):
                 return value
             if id(value) not in inputs:
-                inputs[id(value)] = stand_in(value), value
+                shape = [
+                    self._stand_ins.setdefault(axis, next(primes)) if size is None else size
+                    for axis, size in enumerate(shapes.get(id(value), value.shape))
+                ]
+                inside = keras.Input(batch_shape=shape, dtype=value.dtype)
+                inputs[id(value)] = inside, value
                 if (mask := mask_of(value)) is not None:
-                    inputs[id(value)][0]._keras_mask = fresh_mask(mask)
+                    inside._keras_mask = fresh_mask(mask, shape)
             return inputs[id(value)][0]
 
-        def fresh_mask(mask: Any) -> Any:
-            if id(mask) in inputs:
-                return inputs[id(mask)][0]
-            if id(mask) not in masks:
-                masks[id(mask)] = stand_in(mask), mask
-            return masks[id(mask)][0]
+        def fresh_mask(mask: Any, shape: list[int]) -> Any:
+            """The mask of a tensor of this shape: its axes are the first ones of the tensor."""
+            if id(mask) not in inputs | masks:
+                sizes = [b if a is None else a for a, b in zip(mask.shape, shape, strict=False)]
+                masks[id(mask)] = keras.Input(batch_shape=sizes, dtype=mask.dtype), mask
+            return (inputs | masks)[id(mask)][0]
 
         args, kwargs = keras.tree.map_structure(fresh, (call.arguments.args, call.arguments.kwargs))
         positional = parameter_names(operation.__class__)[: len(args)]
         for port, mask in implicit_masks_of(call, mask_of):
             if "." not in port and port not in positional:
-                kwargs[port] = fresh_mask(mask)
+                kwargs[port] = (inputs | masks)[id(mask)][0]
         outputs = operation.call(*args, **kwargs)
         self.given = tuple(inputs.values())
         self.masks = tuple(masks.values())
