@@ -15,6 +15,7 @@ from small_graphs import few, graphs, made, stack
 import plots
 from plots import registry
 from plots.annotations import DIFFERENCES, Overlay
+from plots.differences.alignment import align
 from plots.graph import Graph
 from plots.graph_json import check_graph
 from plots.ordering import circles, in_order
