@@ -160,12 +160,27 @@ class Subclassed(keras.Model):
         return x
 
 
+NOWHERE = keras.KerasTensor((None, 3), name="nowhere")
+
+
+def in_the_middle():
+    between = keras.ops.relu(keras.Input((3,)))
+    between.name = "between"
+    return keras.Function(between, layers.Dense(5)(between))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
         (Subclassed, TypeError, "no graph to read. Build it with the Functional API"),
         (lambda: keras.Sequential([layers.Dense(3)]), ValueError, "not built"),
         (lambda: layers.Dense(3), TypeError, "Dense was given"),
+        (in_the_middle, ValueError, "begins at 'between', which is no keras.Input"),
+        (
+            lambda: keras.Function(NOWHERE, NOWHERE * 2.0),
+            ValueError,
+            "'nowhere', which is no keras",
+        ),
         (lambda: "model.keras", TypeError, "keras.models.load_model"),
         (lambda: None, TypeError, "NoneType was given"),
     ],
@@ -235,3 +250,58 @@ def test_a_layer_whose_call_needs_real_values_stays_one_box():
     x = keras.Input((None, 7), name="x")
     model = keras.Model(x, Stubborn(7, name="block_0")(x))
     assert [node.id for node in plots.read_graph(model, open_layers=True).nodes] == ["x", "block_0"]
+
+
+class Tower(keras.Model):
+    """A subclassed model that is used as a layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block = Residual(7, name="block_0")
+        self.unused = layers.Dropout(0.1, name="unused")
+
+    def build(self, shape):
+        self.block.build(shape)
+
+    def call(self, x):
+        self.unused(x)
+        return self.block(x)
+
+
+class Failing(Tower):
+    def call(self, x):
+        super().call(x)
+        raise RuntimeError("not on symbolic tensors")
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_a_subclassed_model_that_is_used_as_a_layer_is_looked_into():
+    x = keras.Input((None, 7), name="x")
+    model = keras.Model(x, Tower(name="my_tower")(x))
+    assert [node.id for node in plots.read_graph(model).nodes] == ["x", "my_tower"]
+    graph = plots.read_graph(model, open_layers=True)
+    assert [node.id for node in graph.nodes] == [
+        "x",
+        "my_tower.block_0.norm",
+        "my_tower.block_0.attention",
+        "my_tower.block_0.add#1",
+    ]
+    assert graph.parameters == model.count_params()
+
+
+@pytest.mark.parametrize("make", [Tower, Failing])
+def test_looking_into_layers_leaves_no_records_of_calls_behind(make):
+    x = keras.Input((None, 7), name="x")
+    tower = make(name="tower")
+    model = keras.Model(x, tower(x))
+    parts = [tower, *tower._flatten_layers()]
+
+    def records():
+        return [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+
+    before = records()
+    for _ in range(2):
+        plots.read_graph(model, open_layers=True)
+    assert records() == before

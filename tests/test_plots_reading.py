@@ -209,6 +209,79 @@ def test_inputs_of_a_nested_model_are_bound_by_their_names():
     assert [edge.source for edge in graph.incoming["inner.both"]] == ["x", "y"]
 
 
+NO_MASK_AFTERWARDS = pytest.mark.filterwarnings("ignore:.*does not support masking")
+
+
+def listed_model():
+    """`first` and then `second`, which is not the order of their names."""
+    second, first = keras.Input((3,), name="second"), keras.Input((5,), name="first")
+    both = layers.Concatenate(name="both")([second, first])
+    return keras.Model([second, first], both, name="inner")
+
+
+@pytest.mark.parametrize("more", [{}, {"another": keras.Input((7,), name="z")}])
+def test_a_model_of_a_list_of_inputs_takes_a_dictionary_by_their_names(more):
+    x, y = keras.Input((3,), name="x"), keras.Input((5,), name="y")
+    inputs = [x, y, *more.values()]
+    model = keras.Model(inputs, listed_model()({"first": y, "second": x} | more))
+    graph = plots.read_graph(model, open_nested=True)
+    assert [edge.source for edge in graph.incoming["inner.both"]] == ["x", "y"]
+    arrays = [np.random.default_rng(0).normal(size=(2, *t.shape[1:])) for t in inputs]
+    values = plots.call_values(model, arrays, open_nested=True)
+    np.testing.assert_allclose(values["inner.both"][0], model(arrays), rtol=1e-6)
+
+
+def masked_tower():
+    """Two layers that take the mask and hand it on, and one that shortens the sequence."""
+    x = keras.Input((5, 7), name="tower_x")
+    y = layers.LSTM(11, return_sequences=True, name="below")(x)
+    y = layers.Dense(7, name="between")(y)
+    return keras.Model(x, layers.LSTM(3, name="above")(y), name="tower")
+
+
+@NO_MASK_AFTERWARDS
+@pytest.mark.parametrize("given", ["behind", "unrecorded"])
+def test_the_mask_of_a_nested_model_reaches_the_calls_inside(given):
+    tokens, x = padded_tokens()
+    tower = masked_tower()
+    if given == "unrecorded":  # in such a call
+        tower = keras.Sequential([keras.Input((5, 7)), *tower.layers[1:]], name="tower")
+    model = keras.Model(tokens, tower(x, **({} if given == "behind" else {"training": False})))
+    records = [len(layer._inbound_nodes) for layer in tower.layers]
+    graph = plots.read_graph(model, open_nested=True)
+    ends = {("not_equal#1", f"tower.{name}", "mask") for name in ("below", "above")}
+    assert implicit_edges(graph) == ends
+    batch = np.array([[3, 5, 0, 0, 0], [2, 3, 5, 7, 0]])
+    values = plots.call_values(model, batch, open_nested=True)
+    np.testing.assert_allclose(values["tower.above"][0], model(batch), rtol=1e-5)
+    assert [len(layer._inbound_nodes) for layer in tower.layers] == records
+
+
+@NO_MASK_AFTERWARDS
+def test_a_nested_model_that_is_given_a_mask_by_hand_stays_closed():
+    tokens, x = padded_tokens()
+    mask = keras.Input((5,), dtype="bool", name="mask")
+    model = keras.Model([tokens, mask], masked_tower()(x, mask=mask))
+    graph = plots.read_graph(model, open_nested=True)
+    assert [edge.source for edge in graph.incoming["tower"]] == ["tokens_embedding", "mask"]
+    batch = [np.array([[3, 5, 0, 0, 0], [2, 3, 5, 7, 0]]), np.tri(2, 5, 2) > 0]
+    values = plots.call_values(model, batch, open_nested=True)
+    np.testing.assert_allclose(values["tower"][0], model(batch), rtol=1e-5)
+
+
+@NO_MASK_AFTERWARDS
+def test_a_nested_model_takes_the_masks_of_several_inputs():
+    (source, x), (target, y) = padded_tokens("source"), padded_tokens("target")
+    first, second = keras.Input((5, 7), name="first"), keras.Input((5, 7), name="second")
+    ends = [layers.LSTM(3, name=n)(t) for n, t in (("one", first), ("two", second))]
+    tower = keras.Model([first, second], ends, name="tower")
+    unmasked = ops.flip(y, axis=1)
+    model = keras.Model([source, target], [*tower([y, x]), *tower([unmasked, x])])
+    graph = plots.read_graph(model, open_nested=True)
+    found = {(graph.incoming[mask][0].source, to) for mask, to, _ in implicit_edges(graph)}
+    assert found == {("target", "tower.one"), ("source", "tower.two"), ("source", "tower@2.two")}
+
+
 # Losses
 
 
@@ -402,3 +475,23 @@ def test_boxes_of_flat_names_survive_a_file():
     again = plots.Graph.from_json(graph.to_json())
     assert again == graph
     assert boxes_and_labels(again) == [("block1", "a"), ("block1", "b")]
+
+
+def test_the_mask_of_a_nested_encoder_reaches_what_reads_its_output() -> None:
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    words = layers.Embedding(11, 7, mask_zero=True, name="words")(tokens)
+    inside = layers.LSTM(5, return_sequences=True, name="inside")(words)
+    encoder = keras.Model(tokens, inside, name="encoder")
+    outer = keras.Input((None,), dtype="int32", name="outer")
+    model = keras.Model(outer, layers.LSTM(3, name="after")(encoder(outer)))
+    graph = plots.read_graph(model, open_nested=True)
+    masks = [(edge.source, edge.target) for edge in graph.edges if edge.implicit]
+    (compared,) = {source for source, _ in masks}
+    assert graph.node(compared).class_name == "NotEqual"
+    assert {target for _, target in masks} == {"encoder.inside", "after"}
+    rows = np.array([[3, 5, 2, 0, 0], [7, 0, 0, 0, 0]], "int32")
+    expected = keras.ops.convert_to_numpy(model(rows))
+    longer = model(np.pad(rows, ((0, 0), (0, 2))))  # more padding, which is not seen
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(longer), expected, atol=1e-6)
+    values = plots.call_values(model, rows, open_nested=True)
+    np.testing.assert_allclose(values["after"][0], expected, atol=1e-6)

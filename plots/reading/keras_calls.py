@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -75,6 +75,34 @@ def _named_arguments(call: Any) -> Iterator[tuple[str, Any]]:
     for position, value in enumerate(call.arguments.args):
         yield (names[position] if position < len(names) else str(position)), value
     yield from call.arguments.kwargs.items()
+
+
+def given_to_model(call: Any, model: Any) -> dict[str, Any]:
+    """What a call of a nested model gives for each of the model's inputs, in order: port -> value.
+
+    As Keras binds it: what comes in a dictionary by the names of the inputs, where the model was
+    not made of a dictionary itself. Empty if the call does not fit the model.
+    """
+    import keras
+
+    names = parameter_names(call.operation.__class__)
+    name = names[0] if names else ""
+    value: Any = dict(_named_arguments(call)).get(name)
+    function = getattr(model, "_functional", None) or model  # what is inside of a Sequential model
+    by_name = isinstance(value, Mapping) and not isinstance(function._inputs_struct, Mapping)
+    if by_name and isinstance(model, keras.Model):
+        wanted = [tensor.name for tensor in model.inputs]
+        given = {f"{name}.{key}": value[key] for key in wanted if key in value}
+    else:
+        given = dict(_flatten(name, value))
+    return given if len(given) == len(model.inputs) else {}
+
+
+def has_other_masks(call: Any, masks: Sequence[Any]) -> bool:
+    """Whether a call is given masks by hand that are not these, each behind one of its tensors."""
+    given = dict(_named_arguments(call)).get("mask")
+    by_hand = () if given is None else _flatten("mask", given)
+    return any(mask is not own for (_, mask), own in zip(by_hand, masks, strict=False))
 
 
 def filled_arguments(
@@ -177,7 +205,8 @@ def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
         filled = copy(value)  # an ordered or a default dictionary remains one
         filled.update({key: _filled(f"{port}.{key}", item, fill) for key, item in value.items()})
         return filled
-    return fill(port, value)
+    # Of what is recorded as None, Keras may find the mask itself when it computes.
+    return value if value is None else fill(port, value)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from plots.reading.keras_calls import (
     arguments_of,
     calls_in_order,
     computing_order,
+    given_to_model,
+    has_other_masks,
     implicit_masks_of,
 )
 from plots.reading.keras_values import (
@@ -30,7 +33,7 @@ from plots.reading.keras_values import (
     weights_of,
 )
 from plots.reading.masks import CarriedMasks
-from plots.reading.trace import Traced, trace
+from plots.reading.trace import Traced, trace, with_masks
 
 if TYPE_CHECKING:
     import keras
@@ -40,15 +43,19 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
     """Read a Functional or Sequential Keras model into a plain graph of calls.
 
     Masks that Keras hands on behind the tensors (`_keras_mask`, from `mask_zero=True` or from a
-    `Masking` layer) are edges like all others, marked as `implicit`.
+    `Masking` layer) are edges like all others, marked as `implicit`. Those that come out of a
+    nested model are seen if it is opened: Keras records nothing of them, it hands them on when it
+    computes.
 
     Args:
         model: A Functional model, a built Sequential one, or a `keras.Function`.
         open_nested: Whether a model used as a layer is replaced by what is inside it (under its
             name as namespace), and so is what a `TimeDistributed` applies to every step. If not,
-            each of its calls is one node.
+            each of its calls is one node; so is a call that is given a mask by hand, or a
+            `TimeDistributed` model that gets one.
         open_layers: Whether a layer that is made of layers (such as a block of keras-nlp)
-            is replaced by what its `call` does, as far as that runs on symbolic tensors.
+            or a subclassed model is replaced by what its `call` does, as far as that runs on
+            symbolic tensors.
 
     Returns:
         The `Graph`. Its ids are those of the layers' names; a second call of a layer gets "@2", and
@@ -57,7 +64,8 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
 
     Raises:
         TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
-        ValueError: if `model` is a Sequential model that is not built yet.
+        ValueError: if `model` is a Sequential model that is not built yet, or a `keras.Function`
+            of tensors that are no `keras.Input`.
     """
     return read_calls(model, open_nested, open_layers)[0]
 
@@ -77,8 +85,9 @@ def read_calls(
         TypeError: as from `read_graph`, and so ValueError.
     """
     _check_has_graph(model)
-    reader = _Reader(open_nested, open_layers, shapes)
-    outputs = reader.read_model(model, _Place("", {}, ()))
+    with ExitStack() as undoing:
+        reader = _Reader(open_nested, open_layers, shapes, undoing)
+        outputs = reader.read_model(model, _Place("", {}, ()))
     nodes = _by_last_input(reader.nodes, reader.edges)
     nodes = in_boxes(nodes, reader.edges, {box for box, is_flat in reader.flat.items() if is_flat})
     order = {node.id: position for position, node in enumerate(nodes)}
@@ -111,7 +120,14 @@ def _check_has_graph(model: Any) -> None:
                 "model.build(input_shape)"
             )
     elif isinstance(model, keras.Function):
-        return
+        for tensor in model.inputs:
+            history = getattr(tensor, "_keras_history", None)
+            if not isinstance(getattr(history, "operation", None), keras.layers.InputLayer):
+                raise ValueError(
+                    f"{type(model).__name__} {model.name!r} begins at {tensor.name!r}, which is no "
+                    "keras.Input, so that its calls cannot be told from those before: give it as "
+                    "keras.Model(inputs, outputs), which makes inputs of its own"
+                )
     elif isinstance(model, keras.Model):
         raise TypeError(
             f"{type(model).__name__} {model.name!r} is a subclassed model: its data flow is Python "
@@ -173,10 +189,17 @@ class _Sizes:
 class _Reader:
     """Walks a model from its outputs to its inputs, and collects nodes and edges on the way."""
 
-    def __init__(self, open_nested: bool, open_layers: bool, shapes: Mapping[int, Shape]) -> None:
+    def __init__(
+        self,
+        open_nested: bool,
+        open_layers: bool,
+        shapes: Mapping[int, Shape],
+        undoing: ExitStack,
+    ) -> None:
         self.open_nested = open_nested
         self.open_layers = open_layers
         self.shapes = shapes
+        self.undoing = undoing  # takes what has to be undone when the model is read
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.called: list[Any] = []
@@ -311,13 +334,23 @@ class _Reader:
         if not isinstance(model, keras.Function | keras.Sequential) or not _safe_inputs(model):
             return None
         origin = place.origin
-        given = {port: value for port, value in arguments_of(call) if id(value) in origin}
-        if len(given) != len(model.inputs):
+        given = given_to_model(call, model)
+        tensors = [*given.values()]
+        masks = [self._masks.of(tensor) for tensor in tensors]
+        present = [mask for mask in masks if mask is not None]
+        if not tensors or not all(id(tensor) in origin for tensor in tensors):
             return None
-        bound = {id(t): origin[id(g)] for t, g in zip(model.inputs, given.values(), strict=True)}
+        if has_other_masks(call, masks) or (present and model is not outer):
+            return None
+        for mask in present:
+            self._read_mask(mask, origin)
+        inner = with_masks(model, tensors, masks, self.shapes, self.undoing) if present else model
+        pairs = zip(inner.inputs, [*tensors, *present], strict=True)
+        bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
+        within = _Place(self._enter(outer, place.prefix), bound, place.when)
         recorded = len(self.recorded)
-        inside = _Place(self._enter(outer, place.prefix), bound, place.when)
-        ends = self.read_model(model, inside)
+        ends = self.read_model(inner, within)
+        self._hand_masks_on(inner, call, within)
         if model is not outer:
             # It is applied to single steps, and whole sequences are computed: what comes out of it
             # can be known, what is inside cannot.
@@ -331,7 +364,7 @@ class _Reader:
 
     def _look_into(self, call: Any, place: _Place) -> list[tuple[str, int]] | None:
         """Read what a layer that is made of layers does; None if it cannot be looked into."""
-        traced = trace(call, self.shapes, self._masks.of) if kind_of(call) == "layer" else None
+        traced = trace(call, self.undoing, self.shapes, self._masks.of)
         if traced is None or len(traced.function.outputs) != len(call.outputs):
             return None
         bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.given}
@@ -341,11 +374,15 @@ class _Reader:
         self._traced.append(traced)
         inner = self.read_model(traced.function, within)
         self._traced.pop()
-        for inside, outside in zip(traced.function.outputs, call.outputs, strict=True):
+        self._hand_masks_on(traced.function, call, within)
+        return inner
+
+    def _hand_masks_on(self, inner: Any, call: Any, within: _Place) -> None:
+        """What comes out of a call carries the masks that come out of what is inside of it."""
+        for inside, outside in zip(inner.outputs, call.outputs, strict=True):
             if (mask := self._masks.of(inside)) is not None:
                 self._masks.put(outside, mask)
                 self._masks_at.setdefault(id(mask), (mask, within))
-        return inner
 
     def _tensor(self, value: Any) -> Tensor:
         """Shape and dtype, with the axes free that are free outside of all layers looked into."""

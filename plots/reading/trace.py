@@ -1,9 +1,15 @@
-"""Look into a layer that is made of layers, by calling it on symbolic tensors."""
+"""Look into a layer that is made of layers, by calling it on symbolic tensors.
+
+Keras records such a call at the layers that it comes to, as every other one. Those are the layers
+of the user's model, so what was recorded is cut off again when it has been read.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -77,13 +83,15 @@ class Traced:
 
 def trace(
     call: Any,
+    undoing: ExitStack,
     shapes: Mapping[int, Shape] = MappingProxyType({}),
     mask_of: MaskOf = recorded_mask,
 ) -> Traced | None:
     """The inside of a call of a layer that is made of layers; None if it cannot be looked into.
 
     `shapes` are those of tensors in one batch, by id(tensor), if they are known, and `mask_of` says
-    which mask a tensor carries.
+    which mask a tensor carries. `undoing` is to be closed when the inside has been read: it cuts
+    off what Keras has recorded here.
 
     The parts that Keras itself is made of, and attention, stay closed: they are the words that such
     a picture is written in. So does a layer that has weights of its own beside those of its parts,
@@ -92,9 +100,13 @@ def trace(
     import keras
 
     operation = call.operation
+    is_layer = isinstance(operation, keras.layers.Layer)
+    if not is_layer or isinstance(operation, keras.Function | keras.Sequential):
+        return None
     standard = type(operation).__module__.startswith("keras.")
     if standard or not operation.weights or "Attention" in type(operation).__name__:
         return None
+    undoing.enter_context(_as_before(operation._flatten_layers()))
     try:
         traced = Traced(call, shapes, mask_of)
     except Exception:  # `call` is somebody's Python: whatever it raises, the layer stays one box
@@ -110,3 +122,58 @@ def _primes_not_in(known: set[int | None]) -> Iterator[int]:
         for n in count(11)
         if n not in known and all(n % divisor for divisor in range(2, math.isqrt(n) + 1))
     )
+
+
+def with_masks(
+    model: Any,
+    given: Sequence[Any],
+    masks: Sequence[Any],
+    shapes: Mapping[int, Shape],
+    undoing: ExitStack,
+) -> Any:
+    """A nested model as it computes masked tensors: a function of them and of their masks.
+
+    What the model has recorded itself was recorded without masks.
+
+    Args:
+        model: The model.
+        given: What it is called with, for each of its inputs.
+        masks: The masks of them, or None.
+        shapes: Those of tensors in one batch, by id(tensor), if they are known.
+        undoing: As for `trace`.
+
+    Returns:
+        A `keras.Function` of as many tensors, and then the masks that there are.
+    """
+    import keras
+
+    inputs, inner_masks = [], []
+    for tensor, value, mask in zip(model.inputs, given, masks, strict=True):
+        shape = shapes.get(id(value), tensor.shape)
+        inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype))
+        if mask is not None:
+            shape = shapes.get(id(mask), mask.shape)
+            inner_masks.append(keras.Input(batch_shape=shape, dtype=mask.dtype))
+            inputs[-1]._keras_mask = inner_masks[-1]
+    inside = keras.Function(model.inputs, model.outputs)
+    undoing.enter_context(_as_before(inside.operations))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on masks that end here: whoever computes it is told
+        outputs = inside.call(inputs)
+    return keras.Function([*inputs, *inner_masks], outputs)
+
+
+def _as_before(operations: Iterable[Any]) -> ExitStack:
+    """What cuts the calls of these operations off again, when it is closed, that come from now on.
+
+    Whoever has such a call can still read it; only the operations do not know of it any more.
+    """
+    stack = ExitStack()
+    for operation in operations:
+        for recorded in (operation._inbound_nodes, operation._outbound_nodes):
+            stack.callback(_cut, recorded, len(recorded))
+    return stack
+
+
+def _cut(recorded: list[Any], length: int) -> None:
+    del recorded[length:]
