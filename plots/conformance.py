@@ -22,7 +22,7 @@ from typing import Any
 from plots.graph import Graph
 from plots.graph_json import check_graph
 from plots.operation_kinds import is_additive_merge
-from plots.registry import GraphPlugin, GraphRenderer, find_plugin, find_renderer
+from plots.registry import VARIADIC, GraphPlugin, GraphRenderer, find_plugin, find_renderer
 from plots.sample_graphs import sample_graphs
 
 __all__ = ["check_plugin", "check_renderer", "sample_graphs"]
@@ -55,8 +55,7 @@ def check_plugin(
     has_no_model = known.takes_model and given["model"] is None
     for name, graph in (sample_graphs() if samples is None else samples).items():
         before, place = graph.to_json(), f"the plugin {known.name!r} on the sample {name!r}"
-        is_folded = bool(graph.repeats) or any(node.kind == "group" for node in graph.nodes)
-        refusals = (ValueError,) if has_no_model or is_folded else ()
+        refusals = (ValueError,) if has_no_model or graph.is_folded else ()
         try:
             result = _called(known.apply, graph, given, place, refusals)
         except refusals:
@@ -115,14 +114,14 @@ def _known(thing: Any, of: Any, find: Callable[[str], Any]) -> Any:
         return find(thing)
     if isinstance(thing, of):
         return thing
-    name = getattr(thing, "__name__", type(thing).__name__)
-    return of(name, apply=thing) if of is GraphPlugin else of(name, suffixes=(), render=thing)
+    return of.of(thing)
 
 
 def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     graph, *others = inspect.signature(function).parameters.values()
     given = {"model", *options}
-    missing = [p.name for p in others if p.default is p.empty and p.name not in given]
+    needed = [p for p in others if p.default is p.empty and p.kind not in VARIADIC]
+    missing = [p.name for p in needed if p.name not in given]
     _require(not missing, repr(name), f"has a default for every option; missing: {missing}")
     positional = graph.kind is not graph.KEYWORD_ONLY
     _require(positional, repr(name), "takes the graph as its first argument, by position")

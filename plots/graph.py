@@ -289,6 +289,11 @@ class Graph:
 
         return notebook_page(self)
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether it does not show all calls of its model, because `fold` left some out."""
+        return bool(self.repeats) or any(node.kind == "group" for node in self.nodes)
+
     @cached_property
     def index(self) -> Mapping[str, int]:
         """Position of every id in `nodes`."""

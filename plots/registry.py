@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 PLUGIN_GROUP = "functional_models.graph_plugins"
 RENDERER_GROUP = "functional_models.graph_renderers"
 
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""Kinds of parameters that are no options themselves: `*args` and `**options`."""
+
 
 @dataclass(frozen=True, slots=True)
 class GraphPlugin:
@@ -54,6 +57,11 @@ class GraphPlugin:
 
     name: str
     apply: Callable[..., Graph]
+
+    @staticmethod
+    def of(function: Callable[..., Graph]) -> GraphPlugin:
+        """A function that is not registered, under its own name."""
+        return GraphPlugin(getattr(function, "__name__", type(function).__name__), function)
 
     def __call__(self, graph: Graph, **options: Any) -> Graph:
         return self.apply(graph, **options)
@@ -89,6 +97,12 @@ class GraphRenderer:
     suffixes: tuple[str, ...]
     render: Callable[..., str | bytes]
 
+    @staticmethod
+    def of(function: Callable[..., str | bytes]) -> GraphRenderer:
+        """A function that is not registered, under its own name and for no file."""
+        name = getattr(function, "__name__", type(function).__name__)
+        return GraphRenderer(name, (), function)
+
     def __call__(self, graph: Graph, **options: Any) -> str | bytes:
         return self.render(graph, **options)
 
@@ -117,12 +131,15 @@ _loaded_groups: set[str] = set()
 def graph_plugin(name: str) -> Callable[[Apply], Apply]:
     """Decorator that registers a function from graph to graph under `name`, and gives it back.
 
+    The same function once more, as from a cell of a notebook that is run again, replaces itself.
+
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is taken by another one.
     """
 
     def register(apply: Apply) -> Apply:
-        _refuse_taken(name, _PLUGINS, "plugin")
+        if name in _PLUGINS and not _is_same(_PLUGINS[name].apply, apply):
+            _refuse_taken(name, "plugin")
         _PLUGINS[name] = GraphPlugin(name, apply)
         return apply
 
@@ -132,17 +149,21 @@ def graph_plugin(name: str) -> Callable[[Apply], Apply]:
 def graph_renderer(name: str, suffixes: tuple[str, ...]) -> Callable[[Render], Render]:
     """Decorator that registers a function from graph to text or bytes, and gives it back.
 
+    The same function once more, as from a cell of a notebook that is run again, replaces itself.
+
     Raises:
-        ValueError: if the name or a suffix is taken, or a suffix does not begin with a dot.
+        ValueError: if the name or a suffix is taken by another one, or a suffix does not begin with
+            a dot.
     """
 
     def register(render: Render) -> Render:
-        _refuse_taken(name, _RENDERERS, "renderer")
+        if name in _RENDERERS and not _is_same(_RENDERERS[name].render, render):
+            _refuse_taken(name, "renderer")
         for suffix in suffixes:
             if not suffix.startswith("."):
                 raise ValueError(f"the suffix {suffix!r} of renderer {name!r} needs a dot in front")
             for other in _RENDERERS.values():
-                if suffix in other.suffixes:
+                if suffix in other.suffixes and other.name != name:
                     raise ValueError(f"the suffix {suffix!r} is taken by renderer {other.name!r}")
         _RENDERERS[name] = GraphRenderer(name, suffixes, render)
         return render
@@ -237,7 +258,7 @@ def _step(plugin: PluginLike, model: Any) -> tuple[str, Callable[[Graph], Graph]
     elif isinstance(named, GraphPlugin):
         known = named
     elif callable(named):
-        known = GraphPlugin(getattr(named, "__name__", type(named).__name__), named)
+        known = GraphPlugin.of(named)
     else:
         raise TypeError(
             "a plugin is given by its name, as a pair (name, options), or as a function from graph "
@@ -254,7 +275,9 @@ def check_options(thing: GraphPlugin | GraphRenderer, options: Mapping[str, Any]
     Raises:
         ValueError: naming them and those that it has.
     """
-    unknown = sorted(set(options) - set(thing.options) - {"model"})
+    takes_model = isinstance(thing, GraphPlugin) and thing.takes_model
+    known = {*thing.options, "model"} if takes_model else set(thing.options)
+    unknown = sorted(set(options) - known)
     if unknown:
         kind = "plugin" if isinstance(thing, GraphPlugin) else "renderer"
         raise ValueError(
@@ -271,9 +294,17 @@ def _find(name: str, known: Mapping[str, Any], kind: str) -> Any:
     raise ValueError(f"there is no graph {kind} {name!r}.{hint} There are: {', '.join(known)}")
 
 
-def _refuse_taken(name: str, known: Mapping[str, Any], kind: str) -> None:
-    if name in known:
-        raise ValueError(f"a graph {kind} named {name!r} is registered already; take another name")
+def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    """Whether both are from the same place of the same module, and have a name there."""
+    places = [
+        (getattr(f, "__module__", None), getattr(f, "__qualname__", None))
+        for f in (known, function)
+    ]
+    return places[0] == places[1] and None not in places[0]
+
+
+def _refuse_taken(name: str, kind: str) -> None:
+    raise ValueError(f"a graph {kind} named {name!r} is registered already; take another name")
 
 
 def _load_group(group: str) -> None:
@@ -297,11 +328,12 @@ def _load_entry(entry: EntryPoint) -> None:
 
 
 def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of a function's parameters after the first one."""
+    """Names of a function's parameters after the first one, without `*args` and `**options`."""
     try:
-        return tuple(inspect.signature(function).parameters)[1:]
+        _, *others = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some callables of compiled modules have none
         return ()
+    return tuple(p.name for p in others if p.kind not in VARIADIC)
 
 
 def _first_line(function: Callable[..., Any]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 import plots
+from plots import registry
 from plots.conformance import check_plugin, check_renderer, sample_graphs
 from plots.graph_json import check_graph
 
@@ -160,3 +161,63 @@ def test_an_unknown_name_is_refused_with_those_that_there_are():
         check_plugin("no such")
     with pytest.raises(ValueError, match=r"no graph renderer 'no such'.*mermaid"):
         check_renderer("no such")
+
+
+# The registry
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """The registry, in which nothing of what a test registers stays."""
+    for name in ("_PLUGINS", "_RENDERERS"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+
+
+def run_cell(says):
+    """What a cell of a notebook does every time that it is run."""
+
+    @plots.graph_plugin("renamed")
+    def renamed(graph):
+        return replace(graph, name=says)
+
+    @plots.graph_renderer("names", suffixes=(".names",))
+    def names(graph):
+        return f"{says} {graph.name}"
+
+
+def test_a_cell_that_registers_may_be_run_again_and_the_last_one_counts(registered):
+    run_cell("first")
+    run_cell("second")
+    graph = SMALL["one call"]
+    assert plots.list_plugins()["renamed"](graph).name == "second"
+    assert plots.list_renderers()["names"](graph).startswith("second")
+
+
+def test_the_name_and_the_suffix_of_another_are_refused(registered):
+    run_cell("first")
+    with pytest.raises(ValueError, match="plugin named 'renamed' is registered already"):
+        plots.graph_plugin("renamed")(drops_an_output)
+    with pytest.raises(ValueError, match="renderer named 'names' is registered already"):
+        plots.graph_renderer("names", ())(drops_an_output)
+    with pytest.raises(ValueError, match=r"suffix '\.names' is taken by renderer 'names'"):
+        plots.graph_renderer("other", (".names",))(drops_an_output)
+
+
+def test_the_model_is_an_option_only_of_what_takes_one():
+    def with_model(graph, model=None):
+        return replace(graph, name=model or "none")
+
+    graph = SMALL["one call"]
+    assert plots.apply_plugins(graph, [(with_model, {"model": "given"})]).name == "given"
+    with pytest.raises(ValueError, match="'drops_an_output' has no option 'model'; it has none"):
+        plots.apply_plugins(graph, [(drops_an_output, {"model": "given"})])
+    with pytest.raises(ValueError, match="'text' has no option 'model'"):
+        registry.check_options(registry.find_renderer("text"), {"model": "given"})
+
+
+def test_arguments_without_a_name_of_their_own_are_no_options():
+    def takes_more(graph, width=3, *more, **others):
+        return graph
+
+    check_plugin(takes_more, SMALL)
+    assert registry.GraphPlugin.of(takes_more).options == ("width",)

@@ -89,8 +89,8 @@ def given_to_model(call: Any, model: Any) -> dict[str, Any]:
     name = names[0] if names else ""
     value: Any = dict(_named_arguments(call)).get(name)
     function = getattr(model, "_functional", None) or model  # what is inside of a Sequential model
-    by_name = isinstance(value, Mapping) and not isinstance(function._inputs_struct, Mapping)
-    if by_name and isinstance(model, keras.Model):
+    by_order = not isinstance(function._inputs_struct, Mapping)
+    if isinstance(value, Mapping) and by_order and isinstance(model, keras.Model):
         wanted = [tensor.name for tensor in model.inputs]
         given = {f"{name}.{key}": value[key] for key in wanted if key in value}
     else:
