@@ -58,7 +58,7 @@ class SkipPath:
 
     @property
     def norm_on_branch(self) -> bool:
-        """Whether a norm is first or last on the branch, and the stream by-passes it."""
+        """Whether a norm is first or last on the branch, and the stream leads past it."""
         return "branch_start" in self.norms or "branch_end" in self.norms
 
     @property

@@ -12,7 +12,8 @@ two is computed from the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -55,7 +56,7 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
                 found[node.id] = paths
     paths = [path for of_merge in found.values() for path in of_merge]
     sources = {path.source for path in paths}
-    return tuple(_with_norms(flow, path, sources) for path in paths)
+    return tuple(_with_norms(graph, path, sources) for path in paths)
 
 
 class _DataFlow:
@@ -165,44 +166,64 @@ def _projected(flow: _DataFlow, arrival: str, found: dict[str, list[SkipPath]]) 
     return stream
 
 
-def _with_norms(flow: _DataFlow, path: SkipPath, sources: set[str]) -> SkipPath:
+def _with_norms(graph: Graph, path: SkipPath, sources: set[str]) -> SkipPath:
     """`path` with the places of its norms filled in."""
-    bypassed = set(path.bypassed)
-    starts = _past_identities(flow, path.source, flow.targets, bypassed.__contains__)
-    ends = _past_identities(flow, path.target, flow.sources, bypassed.__contains__)
-    onwards = _past_identities(flow, path.target, flow.targets, lambda node_id: True)
     norms: list[NormPlace] = []
-    if starts and all(is_norm(node) for node in starts):
-        norms.append("branch_start")
-    if ends and all(is_norm(node) for node in ends):
-        norms.append("branch_end")
+    for place in ("branch_start", "branch_end"):
+        calls = calls_at(graph, path, place)
+        if calls and all(is_norm(node) for node in calls):
+            norms.append(place)
     # The last merge of a pre-norm stack also goes into a norm, the final one; what tells it from
     # post-norm is that its branch has a norm already and no further block follows.
+    onwards = calls_at(graph, path, "stream")
     if onwards and all(is_norm(node) for node in onwards):
         goes_on = any(node.id in sources for node in onwards)
         if goes_on or not norms:
             norms.append("stream")
-    return SkipPath(
-        path.source, path.target, path.through, path.bypassed, tuple(norms), path.projected
-    )
+    return replace(path, norms=tuple(norms))
 
 
-def _past_identities(
-    flow: _DataFlow,
-    start: str,
-    neighbours: dict[str, tuple[str, ...]] | dict[str, list[str]],
-    admitted: Callable[[str], bool],
-) -> list[Node]:
-    """The first calls next to `start` that are more than an identity, in one direction."""
-    found: dict[str, Node] = {}
-    waiting = [neighbour for neighbour in neighbours[start] if admitted(neighbour)]
+def calls_at(graph: Graph, path: SkipPath, place: NormPlace) -> list[Node]:
+    """The calls at a place of a skip path where norms can be, past identities and the like."""
+    bypassed = set(path.bypassed)
+
+    def before(node_id: str) -> list[str]:
+        if is_shape_only(graph.node(node_id)):
+            return []
+        edges = [edge for edge in graph.incoming[node_id] if not edge.implicit]
+        return [edge.source for edge in edges if edge.source in bypassed]
+
+    def after(node_id: str) -> list[str]:
+        edges = [edge for edge in graph.outgoing[node_id] if not edge.implicit]
+        targets = [e.target for e in edges if not is_shape_only(graph.node(e.target))]
+        return [target for target in targets if place == "stream" or target in bypassed]
+
+    start = path.source if place == "branch_start" else path.target
+    _, calls = past_identities(graph, start, before if place == "branch_end" else after)
+    return calls
+
+
+def past_identities(
+    graph: Graph, start: str, neighbours: Callable[[str], Iterable[str]]
+) -> tuple[list[Node], list[Node]]:
+    """The identity-like calls next to `start` in one direction, and the first others beyond.
+
+    Args:
+        graph: The graph.
+        start: Id of a call; it is not among those found.
+        neighbours: Gives the ids of those next to a call in the direction in which to look.
+    """
+    passed: dict[str, Node] = {}
+    beyond: dict[str, Node] = {}
+    waiting = deque(neighbours(start))
     while waiting:
-        node = flow.graph.node(waiting.pop())
-        if is_identity_like(node):
-            waiting.extend(n for n in neighbours[node.id] if admitted(n))
-        else:
-            found[node.id] = node
-    return list(found.values())
+        node = graph.node(waiting.popleft())
+        if not is_identity_like(node):
+            beyond[node.id] = node
+        elif node.id not in passed:
+            passed[node.id] = node
+            waiting.extend(neighbours(node.id))
+    return list(passed.values()), list(beyond.values())
 
 
 def stream_edges(

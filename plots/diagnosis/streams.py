@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from plots.annotations import NormPlace, SkipPath
+from plots.annotations import SkipPath
 from plots.graph import Graph, Node
-from plots.operation_kinds import is_identity_like, is_norm, is_shape_only
+from plots.operation_kinds import is_identity_like, is_norm
+from plots.skips import calls_at
 
 Style = Literal["pre", "post", "none"]
 
@@ -99,24 +100,13 @@ def _root(graph: Graph, source: str, root_at: dict[str, str]) -> str:
 
 
 def _norms(graph: Graph, path: SkipPath) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    for place in path.norms:
-        found.update({node.id: None for node in _next_to_path(graph, path, place)})
-    return tuple(found)
-
-
-def _next_to_path(graph: Graph, path: SkipPath, place: NormPlace) -> list[Node]:
-    """The calls at one of the three places where a norm can be."""
-    if place == "branch_start":
-        return _past_identities(graph, path.source, _targets, frozenset(path.bypassed))
-    if place == "branch_end":
-        return branch_ends(graph, path)
-    return _past_identities(graph, path.target, _targets)
+    found = [node.id for place in path.norms for node in calls_at(graph, path, place)]
+    return tuple(dict.fromkeys(found))
 
 
 def branch_ends(graph: Graph, path: SkipPath) -> list[Node]:
     """The last calls on the branch of a path that are more than an identity."""
-    return _past_identities(graph, path.target, _sources, frozenset(path.bypassed))
+    return calls_at(graph, path, "branch_end")
 
 
 def up_to_weights(graph: Graph, start: str) -> Iterator[Node]:
@@ -142,32 +132,3 @@ def computed_from(graph: Graph, start: str) -> set[str]:
         found |= targets
         waiting += targets
     return found
-
-
-def _past_identities(
-    graph: Graph,
-    start: str,
-    neighbours: Callable[[Graph, str], list[str]],
-    within: frozenset[str] | None = None,
-) -> list[Node]:
-    """The first calls next to `start` that are more than an identity, in one direction."""
-    found: dict[str, Node] = {}
-    waiting = neighbours(graph, start)
-    while waiting:
-        node = graph.node(waiting.pop(0))
-        if within is not None and node.id not in within:
-            continue
-        if is_identity_like(node):
-            waiting += neighbours(graph, node.id)
-        else:
-            found[node.id] = node
-    return list(found.values())
-
-
-def _sources(graph: Graph, node_id: str) -> list[str]:
-    return [edge.source for edge in graph.incoming[node_id] if not edge.implicit]
-
-
-def _targets(graph: Graph, node_id: str) -> list[str]:
-    edges = [edge for edge in graph.outgoing[node_id] if not edge.implicit]
-    return [edge.target for edge in edges if not is_shape_only(graph.node(edge.target))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from plots.annotations import Note, Overlay, Quantity, SkipPath, total_of
 from plots.graph import Edge, Graph, Node
@@ -33,8 +32,8 @@ class Contraction:
 
     def of(self, graph: Graph) -> Graph:
         """`graph` contracted in this way."""
-        places: dict[str, Any] = {node.id: None for node in graph.nodes if node.id not in self.gone}
-        now = {place: self.calls.get(place, place) for place in places} | dict(self.edge_ids)
+        left = [node.id for node in graph.nodes if node.id not in self.gone]
+        now = {node_id: self.calls.get(node_id, node_id) for node_id in left} | dict(self.edge_ids)
         stream = [
             (self.calls.get(a, a), self.calls.get(b, b))
             for a, b in graph.stream

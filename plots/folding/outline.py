@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
 from itertools import chain, count
@@ -11,9 +11,9 @@ from plots.folding.fold import fold_blocks
 from plots.folding.groups import close
 from plots.graph import Graph, Node
 from plots.hierarchy import boxes, common_namespace, enclosing_block
-from plots.operation_kinds import is_identity_like, is_norm
+from plots.operation_kinds import is_norm
 from plots.registry import graph_plugin
-from plots.skips import mark_skip_paths
+from plots.skips import mark_skip_paths, past_identities
 
 Group = tuple[str, list[Node]]
 """Dotted name, and calls in the graph's order."""
@@ -147,27 +147,10 @@ def _without_outer_norms(graph: Graph, nodes: list[Node]) -> list[Node]:
     outer: set[str] = set()
     for neighbours in (sources, targets):
         for node in nodes:
-            passed, ends = _past_identities(graph, node.id, neighbours)
-            if is_norm(node) and not ends:
-                outer |= {node.id, *passed}
+            passed, others = past_identities(graph, node.id, neighbours)
+            if is_norm(node) and not others:
+                outer |= {node.id, *(identity.id for identity in passed)}
     return [node for node in nodes if node.id not in outer]
-
-
-def _past_identities(
-    graph: Graph, start: str, neighbours: Callable[[str], list[str]]
-) -> tuple[set[str], set[str]]:
-    """The identity-like calls next to `start` in one direction, and the others beyond them."""
-    passed: set[str] = set()
-    ends: set[str] = set()
-    waiting = neighbours(start)
-    while waiting:
-        current = waiting.pop()
-        if not is_identity_like(graph.node(current)):
-            ends.add(current)
-        elif current not in passed:
-            passed.add(current)
-            waiting += neighbours(current)
-    return passed, ends
 
 
 def _beside_groups(graph: Graph, members: dict[str, list[Node]]) -> Graph:

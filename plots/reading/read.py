@@ -1,4 +1,4 @@
-"""Read a Keras model into a `Graph`: the only place of this package that knows Keras' graphs."""
+"""Read a Keras model into a `Graph`: from its outputs to its inputs, and into what is opened."""
 
 from __future__ import annotations
 
