@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plots.annotations import Overlay
 from plots.graph import Edge, Graph, Node, Shape
+from plots.measuring.arrays import as_array
 from plots.measuring.attention_pictures import heads_png
 from plots.measuring.execution import Compute, Execution, Opened
 from plots.operation_kinds import (
@@ -26,7 +27,7 @@ from plots.reading.keras_calls import (
     arguments_of,
     parameter_names,
 )
-from plots.reading.keras_values import as_array, base_names
+from plots.reading.keras_values import base_names
 from plots.registry import graph_plugin
 
 if TYPE_CHECKING:

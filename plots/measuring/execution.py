@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
+from plots.measuring.arrays import as_array, is_float, is_half
 from plots.measuring.differentiation import gradient
 from plots.measuring.losses import loss_of_outputs
 from plots.measuring.model_inputs import random_inputs, standardised_inputs
 from plots.reading.keras_calls import RecordedCall, filled_arguments
-from plots.reading.keras_values import as_array, is_float, is_half, weights_of
+from plots.reading.keras_values import weights_of
 from plots.reading.read import read_calls, read_graph
 
 if TYPE_CHECKING:

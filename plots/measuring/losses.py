@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from plots.reading.keras_values import is_float
+from plots.measuring.arrays import is_float
 
 if TYPE_CHECKING:
     import keras

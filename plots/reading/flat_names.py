@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from plots.graph import Edge, Node
+from plots.graph import Node
 
 _TOKENS = re.compile(r"[^\W\d_]+_\d+(?=_|$)|[^_]+")
 """A word and its number ("stage_0"), or whatever stands between two underscores ("block2a")."""
@@ -14,7 +14,9 @@ _TOKENS = re.compile(r"[^\W\d_]+_\d+(?=_|$)|[^_]+")
 _NUMBERED = re.compile(r"(?!.*(conv|pool|pooling|padding|dropout|sampling)[123]d$)\D.*\d[a-z]?")
 
 
-def in_boxes(nodes: Iterable[Node], edges: Iterable[Edge], flat: Collection[str]) -> list[Node]:
+def in_boxes(
+    nodes: Iterable[Node], sources: Mapping[str, list[str]], flat: Collection[str]
+) -> list[Node]:
     """The calls, with the boxes that numbered names without dots speak of as their namespaces.
 
     A box is what several names begin with, up to a number: "conv4", "conv4_block2", "stage_0". It
@@ -22,7 +24,7 @@ def in_boxes(nodes: Iterable[Node], edges: Iterable[Edge], flat: Collection[str]
 
     Args:
         nodes: Calls in an order in which they can be computed.
-        edges: What they take.
+        sources: Id of every call -> ids of those that it takes from.
         flat: Namespaces ("" for the model itself) of models in which no name has a dot. Where one
             has, the author has said what the boxes are.
     """
@@ -38,14 +40,12 @@ def in_boxes(nodes: Iterable[Node], edges: Iterable[Edge], flat: Collection[str]
         for box in starts.get(node.id, ()):
             names.setdefault(box, set()).add(node.name)
             members.setdefault(box, set()).add(node.id)
-    sources: dict[str, list[str]] = {node.id: [] for node in nodes}
-    for edge in edges:
-        sources[edge.target].append(edge.source)
+    in_order = {node.id: sources[node.id] for node in nodes}
     named = {node.id for node in nodes if node.has_own_name}
     kept = {
         box
         for box, ids in members.items()
-        if len(names[box]) > 1 and _is_in_one_place(ids, sources, named)
+        if len(names[box]) > 1 and _is_in_one_place(ids, in_order, named)
     }
     deepest = {node_id: _deepest(boxes, kept) for node_id, boxes in starts.items()}
     return [replace(node, namespace=deepest.get(node.id) or node.namespace) for node in nodes]

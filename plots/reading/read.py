@@ -88,20 +88,22 @@ def read_calls(
     with ExitStack() as undoing:
         reader = _Reader(open_nested, open_layers, shapes, undoing)
         outputs = reader.read_model(model, _Place("", {}, ()))
-    nodes = _by_last_input(reader.nodes, reader.edges)
-    nodes = in_boxes(nodes, reader.edges, {box for box, is_flat in reader.flat.items() if is_flat})
+    sources: dict[str, list[str]] = {node.id: [] for node in reader.nodes}
+    for edge in reader.edges:
+        sources[edge.target].append(edge.source)
+    nodes = _by_last_input(reader.nodes, sources)
+    nodes = in_boxes(nodes, sources, {box for box, is_flat in reader.flat.items() if is_flat})
     order = {node.id: position for position, node in enumerate(nodes)}
-    variables = {id(variable): variable for op in reader.called for variable in weights_of(op)}
-    trained = {id(v) for op in reader.called for v in getattr(op, "trainable_weights", ())}
-    sizes = {key: math.prod(variable.shape) for key, variable in variables.items()}
+    weights = [weight for op in reader.called for weight in weights_of(op)]
+    trained = [weight for op in reader.called for weight in getattr(op, "trainable_weights", ())]
     graph = Graph(
         name=snake_case(type(model).__name__) if is_counted(model) else model.name,
         nodes=tuple(nodes),
         edges=tuple(sorted(reader.edges, key=lambda edge: order[edge.target])),
         inputs=tuple(node.id for node in nodes if node.kind == "input"),
         outputs=tuple(outputs),
-        parameters=sum(sizes.values()),
-        trainable_parameters=sum(size for key, size in sizes.items() if key in trained),
+        parameters=count_parameters(weights),
+        trainable_parameters=count_parameters(trained),
         losses=losses_of(model),
     )
     return graph, tuple(sorted(reader.recorded, key=lambda call: call.when))
@@ -413,15 +415,12 @@ class _Reader:
         return candidate
 
 
-def _by_last_input(nodes: list[Node], edges: list[Edge]) -> list[Node]:
+def _by_last_input(nodes: list[Node], sources: Mapping[str, list[str]]) -> list[Node]:
     """The same nodes in an order that reads well: an encoder before the decoder that uses it.
 
     Sorted by the last of the model's inputs that a node depends on. What a node depends on never
     sorts after it, so the order remains one in which the calls can be computed.
     """
-    sources: dict[str, list[str]] = {node.id: [] for node in nodes}
-    for edge in edges:
-        sources[edge.target].append(edge.source)
     last_input: dict[str, int] = {}
     for position, node in enumerate(nodes):
         needs = [last_input[source] for source in sources[node.id]]
