@@ -8,8 +8,27 @@ from itertools import takewhile
 
 from plots.graph import Graph
 
-_DIGIT = re.compile(r"\d")
-_NUMBERED = re.compile(r"(?:.*\.)?[^.]*\d(?=\.|$)")
+_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)|(?P<before>.*\d)(?P<letter>[a-z])")
+_DIMENSIONS = re.compile(r"(conv|pool|pooling|padding|dropout|sampling)[123]d$")
+
+
+def numbered(name: str) -> tuple[str, int] | None:
+    """What a name is numbered with: ("a.block_", 3) of "a.block_3"; None if it is not numbered.
+
+    A letter behind a number counts the next level, as in EfficientNet: "block6b" is the second of
+    "block6". That of "conv2d" counts nothing.
+    """
+    match = _NUMBERED.fullmatch(name)
+    if match is None or _DIMENSIONS.search(name):
+        return None
+    if match["letter"]:
+        return match["before"], ord(match["letter"]) - ord("a")
+    return match["stem"], int(match["number"])
+
+
+def with_number(stem: str, number: int) -> str:
+    """The name that is numbered so: the inverse of `numbered`, but for zeros in front."""
+    return f"{stem}{chr(ord('a') + number) if stem[-1:].isdigit() else number}"
 
 
 def boxes(graph: Graph) -> dict[str, str]:
@@ -65,7 +84,8 @@ def _after_the_last_block(
     """
 
     def stack_of(block: str) -> str:
-        return block.rstrip("0123456789")
+        stem, _ = numbered(block) or (block, -1)
+        return stem
 
     ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes that come out of it
     for block in set(namespaces.values()):
@@ -104,14 +124,15 @@ def _at_their_users(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
                 moved[node.id] = reduce(common_namespace, before + after, own)
             elif not own and after:
                 common = reduce(common_namespace, after).split(".")
-                moved[node.id] = ".".join(takewhile(lambda part: not _DIGIT.search(part), common))
+                moved[node.id] = ".".join(takewhile(lambda part: numbered(part) is None, common))
     return moved
 
 
 def enclosing_block(namespace: str) -> str:
     """The namespace up to its last numbered part: "a.block_3" of "a.block_3.b"; "" without one."""
-    match = _NUMBERED.match(namespace)
-    return match.group(0) if match else ""
+    while namespace and numbered(namespace) is None:
+        namespace = namespace.rpartition(".")[0]
+    return namespace
 
 
 def common_namespace(first: str, second: str) -> str:

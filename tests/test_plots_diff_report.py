@@ -190,6 +190,19 @@ def test_what_is_the_same_in_many_blocks_is_said_once():
     assert "stack.block_3, block_4, block_9 (3 x)" in text
 
 
+def test_blocks_that_are_counted_by_letters_are_named_by_them():
+    def lettered(units):
+        x = y = keras.Input((7,), name="x")
+        for letter in "abcd":
+            y = layers.Dense(units, name=f"net.block2{letter}.up")(y)
+            y = layers.Dense(7, name=f"net.block2{letter}.down")(y)
+        return plots.read_graph(keras.Model(x, y))
+
+    text = plots.difference_text(plots.compare_graphs(lettered(11), lettered(13)))
+    assert "net.block2a ... block2d (4 x)\n" in text
+    assert text.count("units 11 -> 13") == 1
+
+
 def test_renamed_blocks_are_said_once():
     before, after = stack(11, 11, 11), stack(11, 11, 11, stem="tower.layer_")
     text = plots.difference_text(plots.compare_graphs(before, after))

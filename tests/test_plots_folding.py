@@ -1,6 +1,7 @@
 """Folding: runs of equal blocks become one, boxes are closed, what was found out comes along."""
 
 import functools
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -12,7 +13,7 @@ from keras import layers
 
 import plots
 from plots.graph_json import check_graph
-from plots.hierarchy import boxes, depth_of
+from plots.hierarchy import boxes, depth_of, enclosing_block, numbered, with_number
 from plots.skips import mark_skip_paths
 
 MAKE = {
@@ -270,6 +271,64 @@ def test_inputs_of_blocks_that_are_left_out_are_left_out_with_them():
     ):
         assert set(folded.inputs) == inputs
         check_graph(folded)
+
+
+# Numbered names
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "number"),
+    [
+        ("block_3", "block_", 3),
+        ("decoder.block_12", "decoder.block_", 12),
+        ("block@2", "block@", 2),
+        ("add#7", "add#", 7),
+        ("block3a", "block3", 0),
+        ("tower.block6c", "tower.block6", 2),
+        ("5", "", 5),
+    ],
+)
+def test_what_a_name_is_numbered_with_and_the_name_with_that_number(name, stem, number):
+    assert numbered(name) == (stem, number)
+    assert with_number(stem, number) == name
+    assert enclosing_block(f"{name}.inside.of_it") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "block", "a.block_3.norm", "conv2d", "a.max_pooling2d", "b3A"]
+)
+def test_names_without_a_number_of_their_own_are_not_numbered(name):
+    assert numbered(name) is None
+
+
+def lettered(stages, blocks):
+    """Stages of other widths; only the blocks behind the first one of each have a skip path."""
+    x = keras.Input((7,), name="x")
+    y = layers.Dense(11, name="stem")(x)
+    for stage in range(2, stages + 2):
+        for letter in "abcdef"[:blocks]:
+            name = f"block{stage}{letter}"
+            branch = layers.Dense(13 * stage, activation="relu", name=f"{name}_up")(y)
+            branch = layers.Dense(11 * stage, name=f"{name}_down")(branch)
+            branch = layers.LayerNormalization(name=f"{name}_norm")(branch)
+            y = branch if letter == "a" else layers.Add(name=f"{name}_add")([y, branch])
+    return plots.read_graph(keras.Model(x, layers.Dense(5, name="out")(y)))
+
+
+def test_an_outline_has_a_box_for_each_block_that_is_counted_by_letters():
+    graph = plots.list_plugins()["outline"](lettered(3, 2))
+    stages = [
+        (
+            f"block{n}a.*",
+            f"block{n}a_norm",
+            f"block{n}b.up.*",
+            f"block{n}b_norm",
+            f"block{n}b_add",
+        )
+        for n in (2, 3, 4)
+    ]
+    assert ids(graph) == ["x", "stem", *itertools.chain(*stages), "out"]
+    check_graph(graph)
 
 
 # Closed boxes

@@ -10,7 +10,7 @@ from plots.diagnosis.attentions import Attention, Lineage, attentions_of, is_sub
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.diagnosis.streams import Stream, computed_from, streams_of
 from plots.graph import Graph, Node
-from plots.hierarchy import boxes, enclosing_block
+from plots.hierarchy import boxes, enclosing_block, numbered
 from plots.operation_kinds import is_norm
 
 _RESIDUAL = (
@@ -147,8 +147,8 @@ def _unlike_their_siblings(graph: Graph, bypassed: set[str]) -> Iterator[str]:
     for node in graph.nodes:
         block = enclosing_block(node.namespace)
         if block and node.has_own_name and node.parameters and not is_norm(node):
-            stem, inside = block.rstrip("0123456789"), node.id.removeprefix(block)
-            siblings.setdefault((stem, inside), []).append(node.id)
+            stack, _ = numbered(block) or (block, -1)
+            siblings.setdefault((stack, node.id.removeprefix(block)), []).append(node.id)
     for ids in siblings.values():
         lacking = [node_id for node_id in ids if node_id not in bypassed]
         if 2 * len(lacking) <= len(ids):

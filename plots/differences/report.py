@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from plots.annotations import Quantity, counted, percent_text, quantity_text, total_of
 from plots.differences.compare import compare_graphs
 from plots.differences.difference import MODEL, Difference, flops_of
-from plots.differences.words import Words, numbered
+from plots.differences.words import Words, stem_and_number
 from plots.graph import Graph
+from plots.hierarchy import with_number
 from plots.skips import skip_paths
 
 _WIDTH = 100
@@ -154,7 +155,7 @@ def _sections(lines: Iterable[_Line]) -> Iterator[str]:
     times: dict[_Line, int] = {}
     for line in lines:
         times[line] = times.get(line, 0) + 1
-        stem, number = numbered(line.box)
+        stem, number = stem_and_number(line.box)
         boxes_with.setdefault((stem, line.text, times[line]), []).append(number)
     sections: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for (stem, text, _), numbers in boxes_with.items():
@@ -178,7 +179,7 @@ def _title(stem: str, numbers: tuple[int, ...]) -> str:
             runs.append([number])
     named = []
     for run in runs:
-        ends = [f"{short}{number}" for number in run]
+        ends = [with_number(short, number) for number in run]
         named += [f"{ends[0]} ... {ends[-1]}"] if len(run) > 2 else ends
     title = stem.removesuffix(short) + ", ".join(named)
     return title if len(numbers) == 1 else f"{title} ({len(numbers)} x)"

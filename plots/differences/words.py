@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from plots.differences.alignment import is_told_by_counting
 from plots.differences.difference import MODEL, ChangedCall, Difference, Move, Rewiring, TieChange
 from plots.differences.wiring import line_into
 from plots.graph import Node
-from plots.hierarchy import boxes, enclosing_block
-
-_NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)")
+from plots.hierarchy import boxes, enclosing_block, numbered
 
 
-def numbered(box: str) -> tuple[str, int]:
+def stem_and_number(box: str) -> tuple[str, int]:
     """A numbered box without its number, and the number; -1 where there is none."""
-    match = _NUMBERED.fullmatch(box)
-    return (match["stem"], int(match["number"])) if match else (box, -1)
+    return numbered(box) or (box, -1)
 
 
 def weights_text(node: Node) -> str:
@@ -52,7 +47,7 @@ class Words:
         return {
             box: ids
             for box, ids in members.items()
-            if numbered(box)[1] >= 0 and len(ids) > 1 and alone.issuperset(ids)
+            if numbered(box) and len(ids) > 1 and alone.issuperset(ids)
         }
 
     def box(self, side: int, node_id: str) -> str:
@@ -66,7 +61,7 @@ class Words:
     def seen_from(self, box: str, side: int, node_id: str) -> str:
         """A call's name as it is said in a box: "feedforward.norm of the previous block"."""
         own = self.box(side, node_id)
-        (stem, number), (own_stem, own_number) = numbered(box), numbered(own)
+        (stem, number), (own_stem, own_number) = stem_and_number(box), stem_and_number(own)
         if is_told_by_counting(node_id):  # through the whole graph, so differently in equal boxes
             name = node_id.rpartition(".")[2]
             if own_number >= 0:
@@ -148,7 +143,7 @@ class Words:
         box, now = self.box(0, before), self.box(1, after)
         if box == now:
             return self.inside(0, before)
-        (stem, number), (_, today) = numbered(box), numbered(now)
+        (stem, number), (_, today) = stem_and_number(box), stem_and_number(now)
         if number == today >= 0 and before.startswith(box):
             return f"{stem}*{before.removeprefix(box)}"
         return before

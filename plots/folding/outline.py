@@ -82,14 +82,24 @@ def _bypassed(graph: Graph) -> Iterator[Group]:
 
 
 def _named(graph: Graph) -> Iterator[Group]:
-    """What lies together in a numbered block by its name."""
-    parts: dict[str, set[str]] = {}
-    for node_id, namespace in boxes(graph).items():
-        block = enclosing_block(namespace)
-        if block and (part := _part(namespace, block)):
-            parts.setdefault(f"{block}.{part}", set()).add(node_id)
-    for name, inside in parts.items():
-        yield name, _nodes(graph, inside)
+    """What lies together in a numbered block by its name: its parts.
+
+    Between blocks with skip paths one that has neither them nor parts is one thing itself, as the
+    first block of every stage of EfficientNet is.
+    """
+    namespaces = boxes(graph)
+    parts: dict[str, dict[str, set[str]]] = {}
+    for node_id, namespace in namespaces.items():
+        if block := enclosing_block(namespace):
+            inside = parts.setdefault(block, {})
+            inside.setdefault(_part(namespace, block), set()).add(node_id)
+    on_stream = {enclosing_block(namespaces[path.target]) for path in graph.skip_paths}
+    for block, named in parts.items():
+        for part, ids in named.items():
+            if part:
+                yield f"{block}.{part}", _nodes(graph, ids)
+            elif len(named) == 1 and on_stream and block not in on_stream:
+                yield block, _nodes(graph, ids)
 
 
 def _embeddings(graph: Graph) -> Iterator[Group]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from plots.annotations import DIFFERENCES
 from plots.graph import Constant, Graph, Node, Tensor
-from plots.hierarchy import boxes
+from plots.hierarchy import boxes, numbered
 
 _LONGEST_PERIOD = 8
 """Most blocks in a pattern that repeats, such as the two of a model that alternates its windows."""
-
-_NUMBERED = re.compile(r"(?P<stem>.*?[_@#]?)(?P<number>\d+)|(?P<before>.*\d)(?P<letter>[a-z])")
-"""What is numbered: "block_3", or "block6b" by its letter, as in EfficientNet."""
-
 
 Run = tuple[int, int, int]
 """(start, period, times): blocks of a stack that repeat, or one that does not."""
@@ -116,13 +111,9 @@ def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int,
         names.append(node.id)
     for name in names:
         around, _, last = name.rpartition(".")
-        match = _NUMBERED.fullmatch(last)
-        if match and match["letter"]:
-            yield (around, match["before"]), ord(match["letter"]) - ord("a"), name
-        elif match:
-            yield (around, match["stem"]), int(match["number"]), name
-        else:  # the first call of what is called again as "block@2", "block@3", ...
-            yield (around, f"{last}@"), 1, name
+        # The first call of what is called again as "block@2", "block@3", ... has no number.
+        stem, number = numbered(last) or (f"{last}@", 1)
+        yield (around, stem), number, name
 
 
 def _consecutive(

@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from plots.graph import Node
+from plots.hierarchy import numbered
 
 _TOKENS = re.compile(r"[^\W\d_]+_\d+(?=_|$)|[^_]+")
 """A word and its number ("stage_0"), or whatever stands between two underscores ("block2a")."""
-
-_NUMBERED = re.compile(r"(?!.*(conv|pool|pooling|padding|dropout|sampling)[123]d$)\D.*\d[a-z]?")
 
 
 def in_boxes(
@@ -57,7 +56,7 @@ def _numbered_starts(namespace: str, name: str) -> list[str]:
     box = namespace
     for token in _TOKENS.findall(name.removeprefix(namespace).lstrip(".")):
         part.append(token)
-        if _NUMBERED.fullmatch(token):
+        if not token[0].isdigit() and numbered(token):
             box = f"{box}.{'_'.join(part)}".lstrip(".")
             starts.append(box)
             part = []

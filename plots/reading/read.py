@@ -94,16 +94,15 @@ def read_calls(
     nodes = _by_last_input(reader.nodes, sources)
     nodes = in_boxes(nodes, sources, {box for box, is_flat in reader.flat.items() if is_flat})
     order = {node.id: position for position, node in enumerate(nodes)}
-    weights = [weight for op in reader.called for weight in weights_of(op)]
-    trained = [weight for op in reader.called for weight in getattr(op, "trainable_weights", ())]
+    owners = [node for node in nodes if node.owns_weights]
     graph = Graph(
         name=snake_case(type(model).__name__) if is_counted(model) else model.name,
         nodes=tuple(nodes),
         edges=tuple(sorted(reader.edges, key=lambda edge: order[edge.target])),
         inputs=tuple(node.id for node in nodes if node.kind == "input"),
         outputs=tuple(outputs),
-        parameters=count_parameters(weights),
-        trainable_parameters=count_parameters(trained),
+        parameters=sum(node.parameters for node in owners),
+        trainable_parameters=sum(node.trainable_parameters for node in owners),
         losses=losses_of(model),
     )
     return graph, tuple(sorted(reader.recorded, key=lambda call: call.when))
@@ -204,7 +203,6 @@ class _Reader:
         self.undoing = undoing  # takes what has to be undone when the model is read
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
-        self.called: list[Any] = []
         self.recorded: list[RecordedCall] = []
         self.flat: dict[str, bool] = {}  # namespace of a model -> whether no name there has a dot
         self._layer_ids: dict[int, str] = {}
@@ -290,7 +288,6 @@ class _Reader:
     ) -> None:
         layer = self._layer_ids.setdefault(id(operation), node_id)
         if layer == node_id:
-            self.called.append(operation)
             self._layer_sizes[id(operation)] = self._sizes_of(operation)
         sizes = self._layer_sizes[id(operation)]
         self.nodes.append(
