@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 MODEL_HELP = "a variant, a model folder, a .keras file, or a graph as JSON"
 OPEN_LAYERS_HELP = "look into layers that are made of layers"
 
-_WHAT_IS_READ = "give a variant, a model folder, a .keras file, or a graph as JSON (.json)"
+_WHAT_IS_READ = f"give {MODEL_HELP} (.json)"
+_DEPTH_OF_DIFF = 3
 
 
 def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
@@ -72,7 +73,7 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
     sub.add_argument("before", metavar="MODEL", help=MODEL_HELP)
     sub.add_argument("after", metavar="MODEL", nargs="+", help="what to compare it with, likewise")
     sub.add_argument("--to", metavar="FILE", help="draw both models in one picture, too")
-    sub.add_argument("--depth", type=int, default=3, help="levels of boxes that are drawn open")
+    sub.add_argument("--depth", type=int, help=f"levels of boxes drawn open ({_DEPTH_OF_DIFF})")
     sub.add_argument(
         "--changes-only", action="store_true", help="draw what has changed and what is next to it"
     )
@@ -93,7 +94,7 @@ def plot(options: argparse.Namespace) -> None:
     found = read_model_or_graph(options.model, changes_of(options), with_weights)
     plugins = [("skip_paths", {}), *(pair for pair in chosen if pair[0] != "skip_paths")]
     model = None if isinstance(found, plots.Graph) else found
-    graph = found if isinstance(found, plots.Graph) else _opened(found, options.open_layers)
+    graph = graph_of(found, options.open_layers)
     number = len(plots.skip_paths(graph))  # of the whole, though only one block of many is drawn
     graph = plots.apply_plugins(graph, plugins, model)
     shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
@@ -132,28 +133,29 @@ def plugins(options: argparse.Namespace) -> None:
 
 def diagnose(options: argparse.Namespace) -> int:
     """Say what a model is and what looks wrong; return 1 if something does, and 0 if not."""
-    found = read_model_or_graph(options.model, changes_of(options))
-    graph = found if isinstance(found, plots.Graph) else _opened(found, options.open_layers)
+    graph = read_graph(options.model, changes_of(options), options.open_layers)
     print(plots.diagnosis_text(graph))
     return int(bool(plots.findings(graph)))
 
 
-def _opened(model: keras.Model, open_layers: bool) -> plots.Graph:
-    return plots.read_graph(model, open_nested=True, open_layers=open_layers)
-
-
 def diff(options: argparse.Namespace) -> int:
     """Compare models; return 1 if there is a difference and 0 if there is none."""
-    if options.to and len(options.after) > 1:
-        raise ValueError(f"--to draws two models, and {1 + len(options.after)} were given")
+    names = (options.before, *options.after)
     if options.to:
+        if len(names) > 2:
+            raise ValueError(f"--to draws two models, and {len(names)} were given")
         plots.registry.renderer_of_file(options.to)  # before the work, not after
+    elif options.depth is not None or options.changes_only:
+        raise ValueError("--depth and --changes-only are about the picture: give --to FILE, too")
     changes = changes_of(options)
+    takes_changes = [name for name in names if not _is_file(name)] or names
     before, *others = [
-        read_graph(name, changes, options.open_layers) for name in (options.before, *options.after)
+        read_graph(name, changes if name in takes_changes else {}, options.open_layers)
+        for name in names
     ]
     if options.to:
-        drawing = {"depth": options.depth, "changes_only": options.changes_only}
+        depth = _DEPTH_OF_DIFF if options.depth is None else options.depth
+        drawing = {"depth": depth, "changes_only": options.changes_only}
         plots.plot_diff(before, others[0], options.to, **drawing)
     differences = [plots.compare_graphs(before, graph) for graph in others]
     if len(others) > 1:
@@ -171,9 +173,7 @@ def read_graph(name: str, changes: Mapping[str, Any], open_layers: bool = False)
     Raises:
         OSError, TypeError, ValueError: as `read_model_or_graph`, or the model has no graph.
     """
-    found = read_model_or_graph(name, changes)
-    graph = found if isinstance(found, plots.Graph) else _opened(found, open_layers)
-    return replace(graph, name=name)
+    return replace(graph_of(read_model_or_graph(name, changes), open_layers), name=name)
 
 
 def read_model_or_graph(
@@ -190,16 +190,19 @@ def read_model_or_graph(
 
     Raises:
         FileNotFoundError: there is no such file or folder, or the folder is no model folder.
-        ValueError: there is no such variant; the file or folder holds no model, or is damaged; or
-            there is no such field.
+        ValueError: there is no such variant; the file or folder holds no model, or is damaged;
+            there is no such field, or the model has no spec whose fields could be changed.
     """
     path = Path(name)
-    if path.suffix == ".keras" and not path.is_dir():
-        return _read_keras_file(path)
-    if path.suffix == ".json" and not path.is_dir():
+    if _is_file(name):
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path}; {_WHAT_IS_READ}")
-        return graph_of(path)
+        if changes:
+            raise ValueError(
+                f"{path} has no spec, so {', '.join(changes)} cannot be changed: leave that out, "
+                "or give a variant or a model folder"
+            )
+        return _read_keras_file(path) if path.suffix == ".keras" else graph_of(path)
     if path.is_file():
         raise ValueError(f"{path} is no model: {_WHAT_IS_READ}")
     if len(path.parts) > 1 and not path.exists():
@@ -213,9 +216,12 @@ def read_model_or_graph(
     return builders.build(spec, abstract=not with_weights)
 
 
+def _is_file(name: str) -> bool:
+    """Whether it names a file with a model or a graph in it, which has no spec."""
+    return Path(name).suffix in (".keras", ".json") and not Path(name).is_dir()
+
+
 def _read_keras_file(path: Path) -> keras.Model:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}; {_WHAT_IS_READ}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .keras file, or is damaged: save the model again")
     keras = import_keras()

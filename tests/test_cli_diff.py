@@ -115,6 +115,8 @@ BAD = [
     (["{}/5.json", "{}/5.json", "--to", "x.svg"], "--to draws two models, and 3 were given"),
     (["{}/5.json", "--to", "x.bmp"], "'.bmp' names no known format"),
     (["{}/7.json", "--to", "x.svg", "--depth", "-1"], "depth is -1; it is a number of levels"),
+    (["{}/7.json", "--depth", "2"], "about the picture: give --to FILE, too"),
+    (["{}/7.keras", "--set", "num_layers=2"], "has no spec, so num_layers cannot be changed"),
 ]
 
 

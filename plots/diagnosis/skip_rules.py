@@ -60,7 +60,7 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
         yield finding(
             places,
             f"No skip path leads past {listed(list(sublayers))}, although other sublayers of the "
-            "model are by-passed: here signals and gradients have to go through.",
+            "model are bypassed: here signals and gradients have to go through.",
             _RESIDUAL,
         )
 

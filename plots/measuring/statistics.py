@@ -67,7 +67,7 @@ def gradients(
 
     Adds the overlay "gradients": the RMS of the gradient with respect to what a call gives out, and
     where that goes more than one way, on each edge the RMS of what comes back along it, so that one
-    sees how much by-passes a sublayer along the skip path, and how much comes through it. Where
+    sees how much bypasses a sublayer along the skip path, and how much comes through it. Where
     there is NaN or infinity among a gradient, it has no number; where that first comes up on the
     way back, a note says so.
 

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     import keras
 
 
-def graph_of(source: Graph | keras.Model | str | os.PathLike[str]) -> Graph:
+def graph_of(
+    source: Graph | keras.Model | str | os.PathLike[str], open_layers: bool = False
+) -> Graph:
     """A graph, that of a model with the models inside of it opened, or that in a file.
+
+    `open_layers` is as for `read_graph`, and says nothing of what is a graph already.
 
     Raises:
         OSError: if the file cannot be read.
@@ -28,4 +32,4 @@ def graph_of(source: Graph | keras.Model | str | os.PathLike[str]) -> Graph:
             return Graph.from_json(Path(source).read_text("utf-8"))
         except ValueError as error:  # a file that is no text as well
             raise ValueError(f"{os.fspath(source)}: {error}") from None
-    return read_graph(source, open_nested=True)
+    return read_graph(source, open_nested=True, open_layers=open_layers)
