@@ -71,7 +71,10 @@ def _add_words(dot: pydot.Dot, graph: Graph) -> None:
     A picture has one label: without notes it stands below, and with notes above.
     """
     notes = [coloured(note, width=80) for note in graph.notes if not note.about]
-    sized = [(14, note) for note in notes] + [(11, escaped(line)) for line in legend(graph)]
+    below = [(11, escaped(line)) for line in legend(graph)]
+    # Graphviz sets a line as close as its own letters ask for, whatever the size of those above.
+    space = [(6, "\N{NO-BREAK SPACE}")] if notes and below else []
+    sized = [(14, note) for note in notes] + space + below
     rows = [
         f'<font point-size="{size}">{row.replace("<br/>", _LEFT)}{_LEFT}</font>'
         for size, row in sized
