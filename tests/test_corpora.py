@@ -498,5 +498,5 @@ def test_data_sets_that_do_not_fit_are_refused():
 
 def test_missing_tensorflow_datasets_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r"functional-models\[datasets\]"):
+    with pytest.raises(ImportError, match=r"pip install tensorflow-datasets"):
         load_text_corpus("tfds:tiny_shakespeare")

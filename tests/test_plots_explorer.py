@@ -131,7 +131,7 @@ def test_a_missing_engine_is_named_with_what_to_install(decoder, monkeypatch, fr
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(ImportError, match=r"pip install 'functional-models\[explorer\]'"):
+    with pytest.raises(ImportError, match="pip install graphviz-anywidget"):
         plots.to_html(decoder)
     assert decoder._repr_html_() is None
 

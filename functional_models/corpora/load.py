@@ -187,7 +187,7 @@ def _tfds_builder(name: str) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            f"{TFDS}{name} needs TensorFlow Datasets: pip install 'functional-models[datasets]', "
+            f"{TFDS}{name} needs TensorFlow Datasets: pip install tensorflow-datasets, "
             "or give local files"
         ) from error
     try:

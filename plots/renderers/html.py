@@ -142,7 +142,7 @@ def layout_engine() -> str:
     except (importlib.metadata.PackageNotFoundError, OSError) as error:
         raise ImportError(
             "the HTML explorer needs Graphviz for browsers, which the wheel of "
-            f"{_ENGINE_PACKAGE} carries: pip install 'functional-models[explorer]'"
+            f"{_ENGINE_PACKAGE} carries: pip install {_ENGINE_PACKAGE}"
         ) from error
     return _graphviz_of(text, f"{_ENGINE_PACKAGE} {package.version}")
 
