@@ -90,6 +90,15 @@ def encoder_decoder(norm: str = "post", blocks: int = 2, residual: bool = True) 
     return keras.Model([source, target], layers.Dense(VOCABULARY, name="logits")(y), name="pair")
 
 
+def blocks_in_no_box(norm: str = "pre", blocks: int = 2) -> keras.Model:
+    """Blocks as many people name them: "block_0", with nothing around them."""
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = layers.Embedding(VOCABULARY, WIDTH, name="token_embedding")(tokens)
+    for number in range(blocks):
+        x = block(f"block_{number}", x, norm)
+    return keras.Model(tokens, layers.Dense(VOCABULARY, name="logits")(x), name=f"{norm}_norm")
+
+
 def described() -> str:
     """All ids, edges, JSON and DOT of two models: has to be the same in every process."""
     x = keras.Input((3,))

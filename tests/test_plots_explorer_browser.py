@@ -174,6 +174,14 @@ def test_the_streams_of_encoder_and_decoder_are_straight_too(opened):
     assert len({round(x) for x, *_ in spine(page)}) == 2
 
 
+def test_sublayers_lie_to_the_right_of_the_stream_where_nothing_is_around_their_blocks(opened):
+    page = opened(graph_of(plots_models.blocks_in_no_box()), "#fold=false&depth=2")
+    assert len({round(x) for x, *_ in spine(page)}) == 1
+    stream = page.locator(".edge.stream .line").first.bounding_box()["x"]
+    for number, part in itertools.product(range(2), ("self_attention", "feedforward")):
+        assert page.locator(at(f"block_{number}.{part}.*")).bounding_box()["x"] > stream
+
+
 def test_a_box_opens_and_closes_where_it_is_clicked(shown, decoder):
     page = shown(decoder)
     before = seen(page)

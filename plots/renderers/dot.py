@@ -168,6 +168,10 @@ def _add_graph(
 
     layout = lay_out(graph)
     clusters: dict[str, pydot.Graph] = {"": parent}
+    if layout.needs_frame:
+        frame = pydot.Subgraph(quoted(f"cluster_{prefix} frame"), style="invis", margin="0")
+        parent.add_subgraph(frame)
+        clusters[""] = frame
     # Graphviz puts what it reads first to the left. The stream first means, in every model that was
     # tried: the stream at the left, all sublayers on its right, an encoder on the right of its
     # decoder, so that no line between the two crosses a stream.
@@ -176,7 +180,10 @@ def _add_graph(
         attributes = box_attributes(
             node, graph, labels, node.id in layout.merges, layout.tags.get(node.id)
         )
-        cluster = _cluster(clusters, layout.blocks[node.id], graph, prefix)
+        is_outside = node.kind == "input" and not layout.blocks[node.id]
+        cluster = (
+            parent if is_outside else _cluster(clusters, layout.blocks[node.id], graph, prefix)
+        )
         cluster.add_node(pydot.Node(quoted(prefix + node.id), **attributes))
     times_joined: dict[tuple[str, str], int] = {}
     for edge in graph.edges:
@@ -257,15 +264,13 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         attributes |= {"weight": str(_BRANCH_WEIGHT)}
         if any(edge.target == lower for _, lower in layout.below):
             attributes["minlen"] = "2"  # room to come in from above, not through its neighbours
-    said = line_words(edge, graph, parallel)
-    if said and "penwidth" in attributes:
-        # What is short is put beside the stream when all lines are drawn, so that it stays straight
-        # (`xlabel`). Graphviz puts a label right beside the line, and this is a thick one.
-        space = "\N{EN SPACE}"
+    if said := line_words(edge, graph, parallel):
+        # Graphviz puts a label right beside its line and the next label, and the stream is thick.
+        on_stream = "penwidth" in attributes
+        space = "\N{EN SPACE}" if on_stream else "\N{NO-BREAK SPACE}"
         text = "\n".join(f"{space}{line}{space}" for line in said)
-        attributes["xlabel" if len(text) < 12 else "label"] = shown(text)
-    elif said:
-        attributes["label"] = shown("\n".join(said))
+        # What is short is put beside the stream after all lines, so that it stays straight.
+        attributes["xlabel" if on_stream and len(text) < 12 else "label"] = shown(text)
     if noted := noted_colour(graph, edge.id):
         attributes["color"] = quoted(noted)
     if any(note.kind == "removed" for note in graph.notes_about.get(edge.id, ())):

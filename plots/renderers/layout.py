@@ -25,6 +25,9 @@ class Layout:
             the box may begin above that one, or the box would reach up along what comes before it
             and push the stream aside.
         below: (upper, lower) pairs of calls that see to it.
+        needs_frame: Whether all but the inputs have to be within one box that is not seen, because
+            the stream comes into a box, and no box is around both. Graphviz would put the sublayers
+            of such a box to the left of the stream, where lines run across titles.
     """
 
     blocks: dict[str, str]
@@ -33,6 +36,7 @@ class Layout:
     tags: dict[str, str]
     feeds: dict[str, str]
     below: tuple[tuple[str, str], ...]
+    needs_frame: bool
 
     def is_referred(self, edge: Edge) -> bool:
         """Whether the edge is drawn as a tag at its target instead of a line."""
@@ -62,6 +66,11 @@ def lay_out(graph: Graph) -> Layout:
         tags=tags,
         feeds=feeds,
         below=_below(graph, entries, feeds),
+        needs_frame=any(
+            blocks[target] and not common_namespace(blocks[source], blocks[target])
+            for source, target in graph.stream
+            if graph.node(source).kind != "input"
+        ),
     )
 
 

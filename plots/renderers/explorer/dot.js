@@ -22,8 +22,12 @@ function toDot(model, view, sizes) {
   // Graphviz puts what it reads first to the left: the stream, and then all that branches off.
   const items = [...view.items.values()];
   const onStream = (item) => item.enters || item.leaves || item.holdsStream;
+  const hasFrame = needsFrame(view);
+  const outside = []; // of the frame
   for (const item of [...items.filter(onStream), ...items.filter((each) => !onStream(each))]) {
-    tree.add(item.around, nodeText(names.get(item.id), item, sizes.items.get(item.id)));
+    const text = nodeText(names.get(item.id), item, sizes.items.get(item.id));
+    if (hasFrame && isInput(item)) outside.push(text);
+    else tree.add(item.around, text);
   }
   const lowered = new Set(model.below.map(([, lower]) => view.stands.get(lower)));
   const lines = [];
@@ -46,7 +50,24 @@ function toDot(model, view, sizes) {
   const boxes = [...view.boxes];
   const open = (name) => `subgraph cluster_${boxes.indexOf(name)} {
     margin=10; labeljust=r; label=${blank(sizes.headers.get(name))}`;
-  return ["digraph {", GRAPH_STYLE, ...tree.written(open), ...lines, "}"].join("\n");
+  const inside = tree.written(open);
+  const framed = ["subgraph cluster { style=invis; margin=0", ...inside, "}"];
+  const all = hasFrame ? [...outside, ...framed] : inside;
+  return ["digraph {", GRAPH_STYLE, ...all, ...lines, "}"].join("\n");
+}
+
+/** Whether the stream comes into a box, and no box is around both; see `Layout.needs_frame`. */
+function needsFrame({ edges, items }) {
+  return edges.some((edge) => {
+    const [source, target] = [items.get(edge.source), items.get(edge.target)];
+    const [outermost] = namesAround(target.around);
+    const isAround = namesAround(source.around).includes(outermost);
+    return edge.stream && target.around && !isAround && !isInput(source);
+  });
+}
+
+function isInput(item) {
+  return item.call?.kind === "input" && !item.around;
 }
 
 /** Texts and boxes within boxes, in the order in which they came. */
@@ -145,6 +166,7 @@ function readLayout(text, view) {
   for (const { name, bb, pos } of answer.objects ?? []) {
     const number = Number(name.replace(/\D+/, ""));
     if (name.startsWith("cluster")) {
+      if (name === "cluster") continue; // the frame, which is not seen
       const [left, bottom, right, top] = numbers(bb);
       const size = { width: right - left, height: top - bottom };
       layout.boxes.set(names[number], { ...point([left, top]), ...size });
