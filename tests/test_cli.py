@@ -298,6 +298,7 @@ def test_what_is_trained_is_evaluated_and_used_from_the_shell(files, tmp_path, c
     assert capsys.readouterr().out == f"fox{text}\n"
 
 
+@pytest.mark.slow
 def test_translate_reads_lines_where_no_sentence_is_given(files, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", iter(["um dois\n", "três\n"]))
     assert run(["translate", "{translator}", "--max-new-tokens", "5"], files) == 0

@@ -9,6 +9,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from quick import slow_unless
 from small_models import as_array, computing_in, logits_of, random_model, small_spec
 
 from builders import build_decode_step, empty_cache
@@ -138,7 +139,7 @@ def test_greedy_with_grouped_heads(kind, changes):
     ("name", "options"),
     [
         ("greedy", {}),
-        ("beam", BEAM),
+        pytest.param("beam", BEAM, marks=pytest.mark.slow),
         pytest.param("contrastive", CONTRASTIVE, marks=pytest.mark.slow),
     ],
 )
@@ -237,7 +238,11 @@ def test_beams_enough_find_the_likeliest_continuations_also_those_that_end_early
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("random", {}), ("top_k", {"k": 7}), ("top_p", {"p": 0.95})]
+    ("name", "options"),
+    slow_unless(
+        lambda name, _: name == "top_p",
+        [("random", {}), ("top_k", {"k": 7}), ("top_p", {"p": 0.95})],
+    ),
 )
 def test_a_seed_tells_the_tokens(language, name, options):
     options = {"temperature": 2.0, **options}
@@ -361,7 +366,9 @@ def test_what_compares_whole_sequences_refuses_to_stream_at_the_call(language, n
 # Log-probabilities
 
 
-@pytest.mark.parametrize("kind", ["decoder_only", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "kind", ["decoder_only", pytest.param("encoder_decoder", marks=pytest.mark.slow)]
+)
 def test_log_probabilities_are_those_of_the_full_forward_pass(language, translation, kind):
     with_source = kind == "encoder_decoder"
     generator, source = (translation, SOURCE) if with_source else (language, None)

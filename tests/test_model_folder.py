@@ -43,6 +43,7 @@ def test_what_is_loaded_has_the_same_spec_logits_and_tokenizers(fresh, kind, tmp
             np.testing.assert_array_equal(again.encode(text)[0], tokenizer.encode(text)[0])
 
 
+@pytest.mark.slow
 def test_what_is_loaded_says_the_same(translator, tmp_path):
     translator.save(tmp_path)
     sources = [source for source, _ in PAIRS[:8]]
