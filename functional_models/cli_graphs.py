@@ -105,6 +105,8 @@ def plot(options: argparse.Namespace) -> None:
 def plugin_of(text: str) -> tuple[str, dict[str, Any]]:
     """Return the plugin and the options that `NAME:OPTION=VALUE,...` asks for.
 
+    A value NAME=NUMBER is an entry of a mapping: `flops:sizes=t=128,sizes=b=2`.
+
     Raises:
         ValueError: an option is not OPTION=VALUE.
     """
@@ -116,7 +118,11 @@ def plugin_of(text: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(
                 f"--plugin {text}: {assignment!r} must be OPTION=VALUE, e.g. fold:depth=2"
             )
-        options[option] = value_of(value)
+        key, is_entry, entry = value.partition("=")
+        if is_entry:  # of a mapping: flops:sizes=t=128,sizes=b=2
+            options[option] = {**options.get(option, {}), key: value_of(entry)}
+        else:
+            options[option] = value_of(value)
     return name, options
 
 

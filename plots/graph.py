@@ -294,6 +294,17 @@ class Graph:
         """Whether it does not show all calls of its model, because `fold` left some out."""
         return bool(self.repeats) or any(node.kind == "group" for node in self.nodes)
 
+    def check_whole(self, advice: str) -> None:
+        """Refuse a folded graph, for what needs all calls of the model.
+
+        Raises:
+            ValueError: with the advice, what to do instead.
+        """
+        if self.is_folded:
+            raise ValueError(
+                f"the graph {self.name!r} is folded, so that calls are missing: {advice}"
+            )
+
     @cached_property
     def index(self) -> Mapping[str, int]:
         """Position of every id in `nodes`."""

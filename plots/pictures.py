@@ -265,6 +265,11 @@ def _check(blocks: int | None) -> None:
 
 def _written(renderer: GraphRenderer, graph: Graph, path: Path, options: Mapping[str, Any]) -> Any:
     contents = renderer(graph, **options)
+    if not isinstance(contents, str | bytes):
+        raise TypeError(
+            f"the graph renderer {renderer.name!r} gave a {type(contents).__name__}; it has to "
+            "give text or bytes"
+        )
     data = contents.encode() if isinstance(contents, str) else contents
     return _shown(write_whole(path, data))
 

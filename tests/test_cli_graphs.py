@@ -64,6 +64,13 @@ def test_diagnose_says_what_is_wrong_and_tells_it_by_its_exit_code(folder, capsy
     assert "Nothing looks wrong" in capsys.readouterr().out
 
 
+def test_the_sizes_at_which_operations_are_counted_are_given_one_by_one(tmp_path):
+    to = tmp_path / "model.json"
+    sizes = "flops:sizes=t=7,sizes=b=3"
+    assert main(["plot", "pre_norm_learned", *SMALL, "--plugin", sizes, "--to", str(to)]) == 0
+    assert plots.Graph.from_json(to.read_text("utf-8")).overlay("flops").sizes == {"b": 3, "t": 7}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -493,7 +493,7 @@ def test_norms_embeddings_and_dropouts_need_no_rule():
     assert not graph.notes
 
 
-def test_closed_models_and_folded_graphs_are_said_to_be_uncounted():
+def test_closed_models_are_said_to_be_uncounted_and_folded_graphs_are_refused():
     inner_input = keras.Input((5,), name="inner_input")
     inner = keras.Model(inner_input, layers.Dense(3, name="dense")(inner_input), name="inner")
     x = keras.Input((5,), name="x")
@@ -502,7 +502,9 @@ def test_closed_models_and_folded_graphs_are_said_to_be_uncounted():
     assert "open_nested=True" in note.text
     assert flops_at(plots.read_graph(model, open_nested=True), b=B) == 2 * B * 5 * 3
     folded = plots.fold(plots.read_graph(plots_models.decoder_only()), depth=1)
-    assert any("count first, then fold" in note.text for note in plots.flops(folded).notes)
+    for count in (plots.flops, plots.memory):
+        with pytest.raises(ValueError, match=r"is folded.*count first, then fold"):
+            count(folded)
 
 
 def test_a_model_in_every_step_costs_as_often_as_there_are_steps():

@@ -234,6 +234,22 @@ def test_in_a_single_block_the_attention_needs_a_skip_path_if_the_feedforward_ha
 # --- what it says, and who may add to it --------------------------------------------------------
 
 
+def test_one_stack_that_is_masked_in_part_is_no_encoder_and_decoder():
+    tokens = x = keras.Input((LENGTH, WIDTH))
+    for number, causal in enumerate((True, False, True)):
+        name = f"block_{number}.attention"
+        x = sublayer(name, x, attention(name, use_causal_mask=causal), "pre")
+    model = keras.Model(tokens, layers.LayerNormalization()(x))
+    assert described(model).startswith("Pre-norm Transformer decoder: 3 blocks")
+
+
+def test_a_folded_graph_is_not_described():
+    graph = plots.read_graph(encoder(["pre"] * 4))
+    with pytest.raises(ValueError, match=r"is folded.*diagnose first, then fold"):
+        plots.diagnose(plots.fold(graph))
+    assert plots.findings(plots.fold(plots.diagnose(graph))) == ()
+
+
 def test_several_words_are_listed_as_one_writes_them():
     words = ["a", "b", "c", "d", "e"]
     assert [rules.listed(words[:number], most=4) for number in range(1, 6)] == [

@@ -2,6 +2,8 @@
 
 import math
 
+import keras
+import numpy as np
 import pytest
 
 import plots
@@ -26,6 +28,20 @@ def test_two_panels_where_exact_match_is_known():
     assert loss.get_yscale() == "log"
     assert "%" in match.get_ylabel()
     assert list(match.lines[0].get_ydata()) == [25.0, 75.0]
+
+
+def test_what_fit_returned_is_drawn_by_epochs():
+    x = keras.Input((3,))
+    model = keras.Model(x, keras.layers.Dense(2)(x))
+    model.compile("sgd", "mse")
+    batch, targets = np.ones((5, 3)), np.full((5, 2), 7.0)
+    history = model.fit(batch, targets, validation_data=(batch, targets), epochs=3, verbose=0)
+    (panel,) = plots.loss_curves({"a": history}).axes
+    assert panel.get_xlabel() == "epoch"
+    assert labels(panel) == ["a (training)", "a (validation)"]
+    for line, key in zip(panel.lines, ("loss", "val_loss"), strict=True):
+        assert list(line.get_xdata()) == [1, 2, 3]
+        assert list(line.get_ydata()) == history.history[key]
 
 
 def test_what_was_not_measured_is_left_out():

@@ -17,7 +17,7 @@ from small_models import ALL_VARIANTS, reduced_variant
 
 import builders
 import plots
-from plots import pictures
+from plots import pictures, registry
 from plots.renderers import dot, graphviz
 from plots.renderers.layout import lay_out
 from plots.skips import mark_skip_paths
@@ -57,6 +57,14 @@ def test_a_pdf_does_not_hold_the_time_at_which_it_was_written(small, tmp_path):
     plots.plot_model(small, tmp_path / "model.pdf")
     dates = re.findall(rb"Date \(D:(\d+)", (tmp_path / "model.pdf").read_bytes())
     assert set(dates) == {b"19700101000000"}
+
+
+def test_a_renderer_that_gives_neither_text_nor_bytes_is_named(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_RENDERERS", dict(registry._RENDERERS))
+    plots.graph_renderer("counting", suffixes=(".number",))(lambda graph: len(graph.nodes))
+    with pytest.raises(TypeError, match="'counting' gave a int"):
+        plots.draw(small, tmp_path / "a.number")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_without_suffix_becomes_a_png(small, tmp_path):

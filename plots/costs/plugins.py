@@ -17,6 +17,8 @@ DEFAULT_LENGTH = 1024
 DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224}
 """At which free sizes shares and colours are taken; other letters are lengths."""
 
+_COUNT_FIRST = "count first, then fold"
+
 
 @graph_plugin("parameters")
 def parameters(graph: Graph) -> Graph:
@@ -49,6 +51,7 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     Raises:
         ValueError: as from `flops`.
     """
+    graph.check_whole(_COUNT_FIRST)
     axes = axes_of(graph)
     weights = {node.id: {"": node.weight_bytes} for node in _owners(graph)}
     activations = {node.id: _bytes_given_out(node, axes) for node in graph.nodes}
@@ -81,8 +84,10 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
             there is 1 for b, 224 for D, H and W, and for lengths the t that is given, else 1024.
 
     Raises:
-        ValueError: if a letter is none of a free axis of the model, or a size is no positive int.
+        ValueError: if a letter is none of a free axis of the model, a size is no positive int, or
+            the graph is folded already.
     """
+    graph.check_whole(_COUNT_FIRST)
     axes = axes_of(graph)
     counted: dict[str, Quantity] = {}
     uncounted: dict[tuple[str, str], list[str]] = {}
@@ -113,7 +118,6 @@ def _measured(graph: Graph, node: Node, axes: Axes) -> MeasuredCall:
 
 def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
     advice = {
-        "group": "count first, then fold",
         "model": "read the model with open_nested=True",
         "layer": "read the model with open_layers=True if it is made of layers, or add a rule to "
         "plots.costs.flop_rules.FLOP_RULES",

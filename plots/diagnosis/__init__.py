@@ -47,9 +47,13 @@ def diagnose(graph: Graph) -> Graph:
     Adds a note of the kind "description" about the whole graph, and one of the kind "finding" for
     everything that looks wrong. A graph that has them already is given back as it is, so that it
     can be folded first and asked later.
+
+    Raises:
+        ValueError: if it has none and is folded.
     """
     if any(note.kind == "description" for note in graph.notes):
         return graph
+    graph.check_whole("diagnose first, then fold")
     marked = replace(graph, skip_paths=graph.skip_paths or skip_paths(graph))
     said = Note("description", (), description(marked))
     return replace(graph, notes=(*graph.notes, said, *notes_of_all_rules(marked)))

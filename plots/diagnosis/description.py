@@ -62,6 +62,8 @@ def _of_transformer(graph: Graph, attentions: Sequence[Attention], lineage: Line
             parts[_part_of(attention, bool(crosses), is_with_cross)].append(attention)
     if not any(parts.values()):
         parts["decoder"] = crosses
+    elif not crosses and parts["decoder"]:  # one stack, though not all of it may be masked
+        parts = {"decoder": [attention for attention in attentions if attention.is_self]}
     parts = {part: own for part, own in parts.items() if own}
     paths = [path for stream in streams_of(graph) for path in stream.paths]
     title = f"{_norms_in_words(paths)}Transformer {'-'.join(part for part in parts if part)}"

@@ -23,11 +23,7 @@ def compare_graphs(before: Graph, after: Graph) -> Difference:
         ValueError: if a graph is folded, so that it does not show all of its calls.
     """
     for graph in (before, after):
-        if graph.is_folded:
-            raise ValueError(
-                f"the graph {graph.name!r} is folded: compare graphs as they were read, and fold "
-                "what comes out"
-            )
+        graph.check_whole("compare graphs as they were read, and fold what comes out")
     alignment = align(before, after)
     partners = alignment.partners
     back = {theirs: mine for mine, theirs in partners.items()}
