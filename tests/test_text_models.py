@@ -273,6 +273,7 @@ def test_attention_maps_of_a_text_have_its_tokens(fresh):
     check_maps(fm.attention_maps(lm, "x" * 19), ["decoder.block_0.self_attention"])
 
 
+@pytest.mark.slow
 def test_attention_maps_of_a_translation_have_the_tokens_of_both(translator):
     text, maps = translator.translate("um dois", return_attention=True)
     assert text == translator.translate("um dois")
