@@ -28,3 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.set_threshold(100_000, 50, 50)  # models are many small objects, and seldom garbage
     # TensorFlow's variables do not know NumPy 2's `copy` keyword; nothing here can change that
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def same_weights_every_time() -> None:
+    """New weights of Keras are the same in every run."""
+    import keras
+
+    keras.utils.set_random_seed(17)

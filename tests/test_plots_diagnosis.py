@@ -27,10 +27,7 @@ import plots
 from plots.diagnosis import rules
 from plots.renderers import boxes
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    keras.utils.set_random_seed(17)
+pytestmark = pytest.mark.usefixtures("same_weights_every_time")
 
 
 def described(model):

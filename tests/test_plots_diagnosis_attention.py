@@ -33,10 +33,7 @@ import plots
 from plots.diagnosis.attentions import attentions_of
 from plots.graph_json import check_graph
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    keras.utils.set_random_seed(17)
+pytestmark = pytest.mark.usefixtures("same_weights_every_time")
 
 
 def first_logits(model, tokens):

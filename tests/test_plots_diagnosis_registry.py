@@ -3,8 +3,8 @@
 import keras
 import keras_hub
 import pytest
+from hub_backbones import BACKBONES
 from small_models import ALL_KINDS, ALL_VARIANTS, reduced_variant, small_spec
-from test_conversion import BACKBONES
 
 import builders
 import plots

@@ -17,10 +17,7 @@ from hand_made_transformers import (
 )
 from keras import layers, ops
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    keras.utils.set_random_seed(17)
+pytestmark = pytest.mark.usefixtures("same_weights_every_time")
 
 
 # --- gradients and constants --------------------------------------------------------------------

@@ -77,25 +77,20 @@ def _gemma_layers() -> dict[str, str | Part]:
     }
 
 
-FAMILIES: tuple[Family, ...] = (
+FAMILIES: tuple[Family, ...] = tuple(
     Family(
         "GemmaBackbone",
-        _GEMMA,
+        {**_GEMMA, "norm_placement": placement},
         _GEMMA_NAMES,
         _gemma_layers(),
         _GEMMA_RULES,
-        where={**NO_DROPOUT, "use_post_ffw_norm": False, "use_post_attention_norm": False},
+        where={
+            **NO_DROPOUT,
+            "use_post_ffw_norm": placement == "sandwich",
+            "use_post_attention_norm": placement == "sandwich",
+        },
         ignored=_GEMMA_IGNORED,
         defaults=unpadded(8192),
-    ),
-    Family(
-        "GemmaBackbone",
-        {**_GEMMA, "norm_placement": "sandwich"},
-        _GEMMA_NAMES,
-        _gemma_layers(),
-        _GEMMA_RULES,
-        where={**NO_DROPOUT, "use_post_ffw_norm": True, "use_post_attention_norm": True},
-        ignored=_GEMMA_IGNORED,
-        defaults=unpadded(8192),
-    ),
+    )
+    for placement in ("pre", "sandwich")
 )
