@@ -34,12 +34,28 @@ def with_number(stem: str, number: int) -> str:
 def boxes(graph: Graph) -> dict[str, str]:
     """The dotted namespace in which each call is drawn: id -> namespace.
 
-    That is its own namespace, with two exceptions. A call that nobody named and that has no weights
-    (`x + y`) belongs to what the calls before and after it have in common, or to the numbered block
-    that it comes out of. And where skip paths are marked, a merge belongs not to the sublayer that
-    it is named after, but to the block around it, because it lies on the stream *past* the
-    sublayer; so does a norm on the stream.
+    That is its own namespace, with three exceptions: a call that nobody named (`boxes_of_unnamed`),
+    one of a layer that is called in several places, which belongs to its use and not to its name,
+    and, where skip paths are marked, a merge. It belongs not to the sublayer that it is named
+    after, but to the block around it, because it lies on the stream *past* the sublayer; so does a
+    norm on the stream.
     """
+    namespaces = {node.id: node.namespace for node in graph.nodes}
+    namespaces.update(boxes_of_unnamed(graph))
+    namespaces.update(_at_their_users(graph, namespaces))
+    namespaces.update(_lifted_onto_stream(graph, namespaces))
+    return namespaces
+
+
+def boxes_of_unnamed(graph: Graph) -> dict[str, str]:
+    """Namespaces of the calls that nobody named and that have no weights, such as `x + y`.
+
+    Such a call belongs to what the calls before and after it have in common, or to the numbered
+    block that it comes out of. In a folded graph the blocks that would tell are gone; what folds
+    has written down there what it saw (`Contraction`), so that all calls have their namespace.
+    """
+    if graph.is_folded:
+        return {}
     named = {  # what nobody named has a namespace only inside of something that was opened
         node.id: node.namespace
         for node in graph.nodes
@@ -59,19 +75,18 @@ def boxes(graph: Graph) -> dict[str, str]:
         )
         around = [after[target] for target in targets]
         after[node.id] = named.get(node.id, max(around, key=depth_of, default=""))
-    namespaces = {}
+    namespaces = dict(named)
     came_out: dict[str, str] = {}
     for node in graph.nodes:
-        common = common_namespace(before[node.id], after[node.id])
-        block = enclosing_block(before[node.id])
-        inside = (common + ".").startswith(block + ".") or not block
-        namespaces[node.id] = common if inside else block
-        if not inside:
-            came_out[node.id] = common
+        if node.id not in named:
+            common = common_namespace(before[node.id], after[node.id])
+            block = enclosing_block(before[node.id])
+            inside = (common + ".").startswith(block + ".") or not block
+            namespaces[node.id] = common if inside else block
+            if not inside:
+                came_out[node.id] = common
     namespaces.update(_after_the_last_block(graph, came_out, namespaces))
-    namespaces.update(_at_their_users(graph, namespaces))
-    namespaces.update(_lifted_onto_stream(graph, namespaces))
-    return namespaces
+    return {node_id: box for node_id, box in namespaces.items() if node_id not in named}
 
 
 def _after_the_last_block(

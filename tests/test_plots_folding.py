@@ -518,3 +518,29 @@ def test_folding_twice_is_folding_once():
     once = plots.fold(marked("pair"), depth=2)
     assert plots.fold(once, depth=2) == once
     assert ids(plots.fold(once, depth=1)) == ids(plots.fold(marked("pair"), depth=1))
+
+
+def first_token_of_a_stack():
+    """Three unnamed blocks of x + f(x), then the first token, taken by a slice nobody named."""
+    x = y = keras.Input((7, 5), name="x")
+    for number in range(3):
+        inside = layers.Dense(11, name=f"block_{number}.up")(y)
+        y = y + layers.Dense(5, name=f"block_{number}.down")(inside)
+    pooled = layers.Dense(3, name="pooled")(y[:, 0])
+    return keras.Model(x, [y, pooled])
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("make", [*MAKE.values(), first_token_of_a_stack])
+def test_calls_that_are_kept_stay_in_the_boxes_they_were_in(make, blocks):
+    graph = plots.read_graph(make())
+    folded = plots.fold(graph, blocks=blocks)
+    assert len(folded.nodes) < len(graph.nodes)
+    for before, after in ((graph, folded), (mark_skip_paths(graph), mark_skip_paths(folded))):
+        assert boxes(after) == {i: box for i, box in boxes(before).items() if i in after.index}
+
+
+def test_what_follows_the_last_block_is_not_drawn_as_one_of_those_it_stands_for():
+    folded = plots.fold(plots.read_graph(first_token_of_a_stack()))
+    outside = [node.class_name for node in folded.nodes if boxes(folded)[node.id] == ""]
+    assert outside == ["InputLayer", "GetItem", "Dense"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from plots.annotations import Note, Overlay, Quantity, SkipPath, total_of
 from plots.graph import Edge, Graph, Node
+from plots.hierarchy import boxes_of_unnamed
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,12 @@ class Contraction:
     gone: frozenset[str] = field(default=frozenset())
 
     def of(self, graph: Graph) -> Graph:
-        """`graph` contracted in this way."""
+        """`graph` contracted in this way.
+
+        Calls that nobody named get the namespace of the box that they are seen in: what is left
+        does not tell it any more.
+        """
+        seen = boxes_of_unnamed(graph)
         left = [node.id for node in graph.nodes if node.id not in self.gone]
         now = {node_id: self.calls.get(node_id, node_id) for node_id in left} | dict(self.edge_ids)
         stream = [
@@ -41,7 +47,7 @@ class Contraction:
         ]
         return replace(
             graph,
-            nodes=self.nodes,
+            nodes=tuple(replace(n, namespace=seen.get(n.id, n.namespace)) for n in self.nodes),
             edges=self.edges,
             inputs=tuple(dict.fromkeys(self.calls.get(i, i) for i in graph.inputs)),
             outputs=self.outputs,
