@@ -84,7 +84,6 @@ def _add_words(dot: pydot.Dot, graph: Graph) -> None:
         dot.set("labelloc", "t" if notes else "b")
         dot.set("labeljust", "l")
         dot.set("fontcolor", quoted(INK))
-        _keep_titles_above(dot)
 
 
 def graphs_to_dot(
@@ -172,10 +171,11 @@ def _add_graph(
         frame = pydot.Subgraph(quoted(f"cluster_{prefix} frame"), style="invis", margin="0")
         parent.add_subgraph(frame)
         clusters[""] = frame
-    # Graphviz puts what it reads first to the left. The stream first means, in every model that was
-    # tried: the stream at the left, all sublayers on its right, an encoder on the right of its
-    # decoder, so that no line between the two crosses a stream.
-    on_stream = {node_id for pair in layout.stream for node_id in pair}
+    # Graphviz puts what it reads first to the left. The stream first, without the inputs that it
+    # may begin at, means in nearly every model that was tried: the stream at the left, all
+    # sublayers on its right, an encoder on the right of its decoder, so that no line between the
+    # two crosses a stream.
+    on_stream = {node_id for pair in layout.stream for node_id in pair} - set(graph.inputs)
     for node in sorted(graph.nodes, key=lambda node: node.id not in on_stream):
         attributes = box_attributes(
             node, graph, labels, node.id in layout.merges, layout.tags.get(node.id)
@@ -206,13 +206,6 @@ def _add_graph(
         root.add_edge(pydot.Edge(*ends, style="invis", weight="0", minlen="2"))
 
 
-def _keep_titles_above(graph: pydot.Graph) -> None:
-    """Boxes take over `labelloc` from the picture unless they have their own."""
-    for box in graph.get_subgraph_list():
-        box.set("labelloc", "t")
-        _keep_titles_above(box)
-
-
 def _cluster(
     clusters: dict[str, pydot.Graph], namespace: str, graph: Graph, prefix: str
 ) -> pydot.Graph:
@@ -227,6 +220,7 @@ def _cluster(
             quoted(f"cluster_{prefix}{namespace}"),
             label=shown(_title(label, repeats)),
             labeljust="r",
+            labelloc="b",
             style=quoted("rounded,filled"),
             color=quoted("#C3CAD3"),
             fillcolor=quoted(_CLUSTER_FILLS[namespace.count(".") % len(_CLUSTER_FILLS)]),
@@ -243,8 +237,9 @@ def _cluster(
 def _title(label: str, repeats: int) -> str:
     """The title of a box, and how many equal blocks it stands for.
 
-    It stands at the right, and what leads into the box comes in at its left or middle: spaces see
-    to it that the box is wide enough for both.
+    It stands in the lower right corner, as on the plates of graphical models, because lines come
+    into a box all along its top. What leaves a box is mostly the stream, at its left: spaces see to
+    it that the box is wide enough for both.
     """
     title = label if repeats == 1 else f"{label}   × {repeats}"
     return "\N{NO-BREAK SPACE}" * (2 * len(title) if repeats == 1 else 40) + title

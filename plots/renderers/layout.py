@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import boxes, common_namespace
@@ -20,14 +21,16 @@ class Layout:
         stream: (source, target) pairs to be drawn as one straight line.
         merges: Ids of the merges on the stream.
         tags: Node id -> short name, for calls whose output is referred to by name where it is
-            used, because lines to all its users would run across the whole picture (masks).
+            used, because lines to all its users would run across the whole picture (masks, and
+            what many blocks take besides the stream). A folded block counts as often as it is there
+            in the model, so that it is drawn like those it stands for.
         feeds: Namespace -> id of the call outside of it that its box mainly takes from. No part of
             the box may begin above that one, or the box would reach up along what comes before it
             and push the stream aside.
         below: (upper, lower) pairs of calls that see to it.
         needs_frame: Whether all but the inputs have to be within one box that is not seen, because
             the stream comes into a box, and no box is around both. Graphviz would put the sublayers
-            of such a box to the left of the stream, where lines run across titles.
+            of such a box to the left of the stream, and those of others to its right.
     """
 
     blocks: dict[str, str]
@@ -88,11 +91,19 @@ def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
             for edge in graph.outgoing[node.id]
             if (is_mask or edge.target in bypassed) and blocks[edge.target] != blocks[node.id]
         }
-        if len(users) > (0 if is_mask else 1):
+        times = sum(_times(graph, user, blocks[node.id]) for user in users)
+        if times > (0 if is_mask else 1):
             stem = "mask" if is_mask else node.class_name
             counted = f"{stem} {sum(tag.startswith(stem) for tag in tags.values()) + 1}"
             tags[node.id] = _free_name(node, tags) if node.has_own_name else counted
     return tags
+
+
+def _times(graph: Graph, box: str, seen_from: str) -> int:
+    """How many boxes one stands for, as seen from another: those around it may be folded."""
+    parts = box.split(".")
+    around = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    return prod(graph.repeats.get(b, 1) for b in around if not f"{seen_from}.".startswith(f"{b}."))
 
 
 def _free_name(node: Node, tags: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ function toDot(model, view, sizes) {
   const tree = new BoxTree();
   // Graphviz puts what it reads first to the left: the stream, and then all that branches off.
   const items = [...view.items.values()];
-  const onStream = (item) => item.enters || item.leaves || item.holdsStream;
+  const onStream = (item) => !isInput(item) && (item.enters || item.leaves || item.holdsStream);
   const hasFrame = needsFrame(view);
   const outside = []; // of the frame
   for (const item of [...items.filter(onStream), ...items.filter((each) => !onStream(each))]) {
