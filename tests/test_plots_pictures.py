@@ -36,10 +36,11 @@ def small():
     return plots_models.decoder_only("pre", blocks=1)
 
 
-def drawn(graph):
+def drawn(graph, rankdir="TB"):
     """Positions in points of every node as Graphviz places it: id -> (x, y)."""
+    marked = graph if graph.stream else mark_skip_paths(graph)
     text = graphviz.run_graphviz(
-        dot.graph_to_dot(graph if graph.stream else mark_skip_paths(graph)).to_string(), "plain"
+        dot.graph_to_dot(marked, rankdir=rankdir).to_string(), "plain"
     ).decode()
     found = re.findall(r'^node (?:"([^"]+)"|(\S+)) (\S+) (\S+)', text, flags=re.MULTILINE)
     return {quoted or bare: (72 * float(x), 72 * float(y)) for quoted, bare, x, y in found}
@@ -117,6 +118,24 @@ def test_sublayers_lie_to_the_right_of_a_stream_that_begins_at_an_input(name, ki
         place = drawn(shown)
         for path in shown.skip_paths:
             assert all(place[i][0] > place[path.line[0]][0] for i in path.bypassed), (depth, path)
+
+
+@pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_encoder_lies_on_that_side_of_the_stream_where_what_takes_from_it_lies(
+    depth, norm, rankdir
+):
+    graph = mark_skip_paths(plots.read_graph(plots_models.encoder_decoder(norm, blocks=3)))
+    shown = plots.fold(graph, depth)
+    place = drawn(shown, rankdir)
+    across = 0 if rankdir in ("TB", "BT") else 1
+    decoding = [path for path in shown.skip_paths if path.line[-1].startswith("decoder")]
+    (stream,) = {round(place[path.line[-1]][across]) for path in decoding}
+    beside = {i for path in decoding for i in path.bypassed} | {
+        node.id for node in shown.nodes if node.id.startswith("encoder")
+    }
+    assert all(place[node_id][across] > stream + 1 for node_id in beside)
 
 
 def test_what_folded_blocks_take_besides_the_stream_is_named_as_in_those_they_stand_for():

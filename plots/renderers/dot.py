@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from plots.graph import Edge, Graph
+from plots.graph import Edge, Graph, Node
 from plots.renderers.boxes import (
     GREY,
     INK,
@@ -171,12 +171,7 @@ def _add_graph(
         frame = pydot.Subgraph(quoted(f"cluster_{prefix} frame"), style="invis", margin="0")
         parent.add_subgraph(frame)
         clusters[""] = frame
-    # Graphviz puts what it reads first to the left. The stream first, without the inputs that it
-    # may begin at, means in nearly every model that was tried: the stream at the left, all
-    # sublayers on its right, an encoder on the right of its decoder, so that no line between the
-    # two crosses a stream.
-    on_stream = {node_id for pair in layout.stream for node_id in pair} - set(graph.inputs)
-    for node in sorted(graph.nodes, key=lambda node: node.id not in on_stream):
+    for node in _in_reading_order(graph, layout, root.get("rankdir") in ("LR", "RL")):
         attributes = box_attributes(
             node, graph, labels, node.id in layout.merges, layout.tags.get(node.id)
         )
@@ -204,6 +199,24 @@ def _add_graph(
     for upper, lower in layout.below:
         ends = quoted(prefix + upper), quoted(prefix + lower)
         root.add_edge(pydot.Edge(*ends, style="invis", weight="0", minlen="2"))
+
+
+def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node]:
+    """The calls in the order in which Graphviz is to read them: what it reads first is at the left.
+
+    The stream first, without the inputs that it may begin at, means in nearly every model that was
+    tried: the stream at the left, all sublayers on its right, an encoder on the right of its
+    decoder, so that no line between the two crosses a stream. From left to right these sides are
+    below and above, but Graphviz turns the order of what lies in no box around.
+    """
+    on_stream = {node_id for pair in layout.stream for node_id in pair} - set(graph.inputs)
+    outermost = {node.id: layout.blocks[node.id].partition(".")[0] for node in graph.nodes}
+    place = {box: number for number, box in enumerate(dict.fromkeys(outermost.values()))}
+
+    def order(node: Node) -> tuple[bool, int]:
+        return node.id not in on_stream, -place[outermost[node.id]] if sideways else 0
+
+    return sorted(graph.nodes, key=order)
 
 
 def _cluster(
