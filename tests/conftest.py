@@ -2,6 +2,7 @@
 
 import gc
 import os
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,11 @@ def same_weights_every_time() -> None:
     import keras
 
     keras.utils.set_random_seed(17)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> dict[str, Any]:
+    """An untrained text model of each kind, for what leaves a model as it is."""
+    from small_text_models import KINDS, text_model
+
+    return {kind: text_model(kind) for kind in KINDS}

@@ -23,12 +23,6 @@ def translator():
     return trained_translator()
 
 
-@pytest.fixture(scope="module")
-def fresh():
-    """An untrained model of each kind, for what leaves a model as it is."""
-    return {kind: text_model(kind) for kind in KINDS}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_loaded_has_the_same_spec_logits_and_tokenizers(fresh, kind, tmp_path):
     model = fresh[kind]

@@ -6,19 +6,13 @@ import re
 import keras_hub
 import numpy as np
 import pytest
-from small_text_models import KINDS, SIZES, TEXT, TWO_BEST, byte_tokenizer, text_corpus, text_model
+from small_text_models import SIZES, TEXT, TWO_BEST, byte_tokenizer, text_corpus
 
 import builders
 import functional_models as fm
 
 SPEC = builders.TransformerSpec(kind="decoder_only", **SIZES)
 PAIR_SPEC = SPEC.replace(kind="encoder_decoder")
-
-
-@pytest.fixture(scope="module")
-def fresh():
-    """An untrained model of each kind, for what leaves a model as it is."""
-    return {kind: text_model(kind) for kind in KINDS}
 
 
 def test_a_kind_that_the_class_is_not_for_is_refused_with_the_change_to_make():

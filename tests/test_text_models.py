@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from small_models import logits_of
 from small_text_models import (
-    KINDS,
     PAIRS,
     TEXT,
     TWO_BEST,
@@ -30,12 +29,6 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def translator():
     return trained_translator()
-
-
-@pytest.fixture(scope="module")
-def fresh():
-    """An untrained model of each kind, for what leaves a model as it is."""
-    return {kind: text_model(kind) for kind in KINDS}
 
 
 # What models say

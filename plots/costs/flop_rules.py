@@ -100,6 +100,11 @@ def flops_of(call: MeasuredCall) -> Quantity | None:
     return {} if _is_known_to_be_without_products(node) or not _may_multiply(call) else None
 
 
+def is_known(node: Node) -> bool:
+    """Whether the class of a call is one of those of which it is said here what they multiply."""
+    return node.is_a({*FLOP_RULES, *WITHOUT_PRODUCTS}) or is_norm(node)
+
+
 def _is_known_to_be_without_products(node: Node) -> bool:
     return (
         node.is_a(WITHOUT_PRODUCTS)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
-from plots.costs.flop_rules import FLOP_RULES, WITHOUT_PRODUCTS
+from plots.costs.flop_rules import is_known
 from plots.diagnosis.attentions import Attention, Lineage, attentions_of
 from plots.diagnosis.norm_rules import meets_a_norm
 from plots.diagnosis.rules import listed
@@ -184,7 +184,6 @@ def closed_layers(graph: Graph) -> list[Node]:
     Those are models, layers that are named after a whole Transformer or a part of it, and layers
     with weights of a class that nothing here knows.
     """
-    known = {*FLOP_RULES, *WITHOUT_PRODUCTS, *ATTENTION_LAYERS}
     return [
         node
         for node in graph.nodes
@@ -193,7 +192,7 @@ def closed_layers(graph: Graph) -> list[Node]:
         and (
             node.kind == "model"
             or _CLOSED_TRANSFORMER.match(node.class_name)
-            or (node.parameters and not node.is_a(known) and not is_norm(node))
+            or (node.parameters and not is_known(node) and not node.is_a(ATTENTION_LAYERS))
         )
     ]
 
