@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import builders
 import plots
+from builders.registry import unknown_name
 from functional_models.cli_options import (
     add_spec_options,
     changes_of,
@@ -213,6 +214,9 @@ def read_model_or_graph(
         raise ValueError(f"{path} is no model: {_WHAT_IS_READ}")
     if len(path.parts) > 1 and not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path}; {_WHAT_IS_READ}")
+    if name not in builders.list_variants() and not path.exists():
+        said = unknown_name("variant", name, builders.list_variants())
+        raise ValueError(f"{said}; nor is there a file or folder {name}")
     spec = spec_of(name, dict(changes))
     import_keras()
     if with_weights and path.is_dir() and not changes:

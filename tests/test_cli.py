@@ -56,6 +56,7 @@ TRAIN = ["train", "--to", "{out}", *TINY, *SHORT]
 BAD = [
     (["inspect", "gpt3"], "unknown variant 'gpt3'"),
     (["plot", "gpt3"], "unknown variant 'gpt3'"),
+    (["plot", "nowhere"], "nor is there a file or folder nowhere"),
     (["compare", "gpt3"], "unknown variant 'gpt3'"),
     (["train", "--to", "{out}", "--variant", "gpt3"], "unknown variant 'gpt3'"),
     (["inspect", "gpt2_small", "--set", "width=3"], "unknown spec field 'width'"),
