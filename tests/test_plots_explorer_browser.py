@@ -11,6 +11,7 @@ import plots_models
 import pytest
 from annotated_graphs import ATTENTION, BLOCKS, annotated_decoder, graph_of
 from keras import layers
+from small_models import reduced_variant
 
 import builders
 import plots
@@ -135,12 +136,17 @@ WRITTEN = """() => {
 """Whether the address says how large the picture is: it is written a moment later."""
 
 
+def lines_of(page, edges):
+    """Numbers x, y, x, y, ... of the points of every line of some edges."""
+    paths = page.evaluate(
+        f"Array.from(document.querySelectorAll('{edges} .line'), e => e.getAttribute('d'))"
+    )
+    return [[float(n) for n in re.findall(r"-?[\d.]+", path)] for path in paths]
+
+
 def spine(page):
     """Ends (x, y, x, y) of the lines that the residual stream is drawn with, from top to bottom."""
-    paths = page.evaluate(
-        "Array.from(document.querySelectorAll('.edge.stream .line'), e => e.getAttribute('d'))"
-    )
-    points = [[float(n) for n in re.findall(r"-?[\d.]+", path)] for path in paths]
+    points = lines_of(page, ".edge.stream")
     for xs in (numbers[::2] for numbers in points):
         assert max(xs) - min(xs) < 0.2, "the stream bends"
     return sorted((*p[:2], *p[-2:]) for p in points)
@@ -180,6 +186,15 @@ def test_sublayers_lie_to_the_right_of_the_stream_where_nothing_is_around_their_
     stream = page.locator(".edge.stream .line").first.bounding_box()["x"]
     for number, part in itertools.product(range(2), ("self_attention", "feedforward")):
         assert page.locator(at(f"block_{number}.{part}.*")).bounding_box()["x"] > stream
+
+
+def test_lines_of_parallel_sublayers_stay_on_their_side_of_the_stream(opened):
+    spec = reduced_variant("pythia_70m", "decoder_only")
+    page = opened(graph_of(builders.build(spec, abstract=True)), "#depth=2")
+    (stream,) = {round(x) for x, *_ in spine(page)}
+    branches = lines_of(page, ".edge:not(.stream)")
+    assert len(branches) > 4
+    assert min(min(points[::2]) for points in branches) > stream - 1
 
 
 def test_a_box_opens_and_closes_where_it_is_clicked(shown, decoder):

@@ -207,23 +207,17 @@ def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node
     The stream first, without the inputs that it may begin at, means in nearly every model that was
     tried: the stream at the left, all sublayers on its right, an encoder on the right of its
     decoder, so that no line between the two crosses a stream. From left to right these sides are
-    below and above, but Graphviz turns the order of what lies in no box around.
-    Of parallel sublayers the one that merges last comes first, or Graphviz would lead its line
-    round the other side of the stream.
+    below and above, but Graphviz turns the order of what lies in no box around. Of parallel
+    sublayers the one that merges last comes first, or Graphviz would lead its line round the other
+    side of the stream.
     """
     on_stream = {node_id for pair in layout.stream for node_id in pair} - set(graph.inputs)
     outermost = {node.id: layout.blocks[node.id].partition(".")[0] for node in graph.nodes}
     place = {box: number for number, box in enumerate(dict.fromkeys(outermost.values()))}
 
-    passed = {  # merges that lie on the stream while a call works beside it
-        node_id: sum(merge in layout.merges for merge in path.through)
-        for path in graph.skip_paths
-        for node_id in path.bypassed
-    }
-
     def order(node: Node) -> tuple[bool, int, int]:
         side = -place[outermost[node.id]] if sideways else 0
-        return node.id not in on_stream, -passed.get(node.id, 0), side
+        return node.id not in on_stream, -layout.passed.get(node.id, 0), side
 
     return sorted(graph.nodes, key=order)
 

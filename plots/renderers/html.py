@@ -99,8 +99,8 @@ def page_data(graph: Graph) -> dict[str, Any]:
         "graph": as `to_json` has it, without overlays. "calls": id -> the box that a call is drawn
         in, its name there, what it is for, the tag that stands for it. "edges": their ids.
         "placements": those of the skip paths. "differences": kinds of notes on what is different.
-        "feeds" and "below": see `Layout`. "runs": see `BlockRun`. "letters": what shape letters
-        mean. "overlays": with every number as text, for boxes too.
+        "feeds", "below" and "passed": see `Layout`. "runs": see `BlockRun`. "letters": what shape
+        letters mean. "overlays": with every number as text, for boxes too.
     """
     layout = lay_out(graph)
     told = {note for note in graph.notes if note.kind == "deviates"}
@@ -122,6 +122,7 @@ def page_data(graph: Graph) -> dict[str, Any]:
         "differences": DIFFERENCES,
         "feeds": layout.feeds,
         "below": layout.below,
+        "passed": layout.passed,
         "runs": [asdict(run) for run in block_runs(graph)],
         "letters": list(letter_meanings(graph)),
         "overlays": [_overlay_data(overlay, graph, layout.blocks) for overlay in graph.overlays],

@@ -20,6 +20,8 @@ class Layout:
         blocks: Node id -> dotted namespace of the box that it is drawn in.
         stream: (source, target) pairs to be drawn as one straight line.
         merges: Ids of the merges on the stream.
+        passed: Node id -> number of merges that lie on the stream beside it, of what works beside
+            some: of parallel sublayers all but the one that merges first.
         tags: Node id -> short name, for calls whose output is referred to by name where it is
             used, because lines to all its users would run across the whole picture (masks, and
             what many blocks take besides the stream). A folded block counts as often as it is there
@@ -36,6 +38,7 @@ class Layout:
     blocks: dict[str, str]
     stream: frozenset[tuple[str, str]]
     merges: frozenset[str]
+    passed: dict[str, int]
     tags: dict[str, str]
     feeds: dict[str, str]
     below: tuple[tuple[str, str], ...]
@@ -62,10 +65,17 @@ def lay_out(graph: Graph) -> Layout:
     tags = _tags(graph, blocks)
     entries = _entries(graph, blocks, tags)
     feeds = {block: _main_source(graph, block, blocks, edges) for block, edges in entries.items()}
+    merges = frozenset(path.target for path in graph.skip_paths)
+    passed = {
+        node_id: sum(merge in merges for merge in path.through)
+        for path in graph.skip_paths
+        for node_id in path.bypassed
+    }
     return Layout(
         blocks=blocks,
         stream=frozenset(graph.stream),
-        merges=frozenset(path.target for path in graph.skip_paths),
+        merges=merges,
+        passed={node_id: count for node_id, count in passed.items() if count},
         tags=tags,
         feeds=feeds,
         below=_below(graph, entries, feeds),

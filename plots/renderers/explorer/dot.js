@@ -19,12 +19,9 @@ edge [arrowsize=0.6]`;
 function toDot(model, view, sizes) {
   const names = new Map([...view.items.keys()].map((id, position) => [id, `i${position}`]));
   const tree = new BoxTree();
-  // Graphviz puts what it reads first to the left: the stream, and then all that branches off.
-  const items = [...view.items.values()];
-  const onStream = (item) => !isInput(item) && (item.enters || item.leaves || item.holdsStream);
   const hasFrame = needsFrame(view);
   const outside = []; // of the frame
-  for (const item of [...items.filter(onStream), ...items.filter((each) => !onStream(each))]) {
+  for (const item of inReadingOrder(model, view)) {
     const text = nodeText(names.get(item.id), item, sizes.items.get(item.id));
     if (hasFrame && isInput(item)) outside.push(text);
     else tree.add(item.around, text);
@@ -54,6 +51,20 @@ function toDot(model, view, sizes) {
   const framed = ["subgraph cluster { style=invis; margin=0", ...inside, "}"];
   const all = hasFrame ? [...outside, ...framed] : inside;
   return ["digraph {", GRAPH_STYLE, ...all, ...lines, "}"].join("\n");
+}
+
+/**
+ * Items in the order in which Graphviz is to read them. What it reads first is at the left: the
+ * stream, then all that branches off it, of parallel sublayers the one first that merges last.
+ */
+function inReadingOrder(model, view) {
+  const items = [...view.items.values()];
+  const onStream = (item) => !isInput(item) && (item.enters || item.leaves || item.holdsStream);
+  const passed = new Map(); // number of merges that lie beside an item
+  for (const [id, count] of Object.entries(model.passed)) passed.set(view.stands.get(id), count);
+  const latestFirst = (a, b) => (passed.get(b.id) ?? 0) - (passed.get(a.id) ?? 0);
+  const branching = items.filter((item) => !onStream(item)).sort(latestFirst);
+  return [...items.filter(onStream), ...branching];
 }
 
 /** Whether the stream comes into a box, and no box is around both; see `Layout.needs_frame`. */

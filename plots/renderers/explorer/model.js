@@ -15,12 +15,14 @@ class Box {
 }
 
 class Model {
-  constructor({ graph, calls, edges, placements, differences, runs, feeds, below, letters, overlays }) {
+  constructor(data) {
+    const { graph, calls, edges, placements, differences, runs, letters, overlays } = data;
     this.graph = graph;
     this.differences = differences;
     this.notes = graph.notes ?? [];
-    this.feeds = feeds;
-    this.below = below;
+    this.feeds = data.feeds;
+    this.below = data.below;
+    this.passed = data.passed;
     this.letters = letters;
     this.overlays = overlays;
     this.calls = new Map(graph.nodes.map((call) => [call.id, { ...call, ...calls[call.id] }]));
