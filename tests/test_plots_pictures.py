@@ -374,6 +374,17 @@ def test_models_side_by_side_keep_their_titles_and_their_streams(tmp_path):
     assert dot.STREAM_COLOUR.lower() in svg
 
 
+@pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
+def test_models_side_by_side_are_in_the_order_in_which_they_were_given(rankdir, tmp_path):
+    names = ["pre", "none", "post"]
+    models = {name: plots_models.decoder_only(name, blocks=2) for name in names}
+    plots.plot_side_by_side(models, tmp_path / "all.svg", rankdir=rankdir)
+    texts = list(ElementTree.parse(tmp_path / "all.svg").getroot().iter(f"{SVG}text"))
+    axis = "x" if rankdir in ("TB", "BT") else "y"
+    places = {text.text: float(text.get(axis)) for text in texts if text.text in names}
+    assert sorted(names, key=places.__getitem__) == names
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(small, tmp_path, monkeypatch):
     target = tmp_path / "model.svg"
     target.write_text("old", encoding="utf-8")

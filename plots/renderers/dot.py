@@ -99,7 +99,9 @@ def graphs_to_dot(
     dot = _new_dot(rankdir, dpi, splines)
     top = pydot.Subgraph("top", rank="min")
     longest = max(_longest_chain(graph) for graph in graphs.values())
-    for number, (title, graph) in enumerate(graphs.items()):
+    # From left to right they lie below each other, and what Graphviz reads first is the lowest.
+    in_order = list(graphs.items())[:: -1 if rankdir in ("LR", "RL") else 1]
+    for number, (title, graph) in enumerate(in_order):
         if number:
             ends = quoted(f"{number}: rule top"), quoted(f"{number}: rule bottom")
             top.add_node(pydot.Node(ends[0], **_POINT_STYLE))
