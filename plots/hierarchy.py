@@ -160,6 +160,12 @@ def common_namespace(first: str, second: str) -> str:
     return ".".join(common)
 
 
+def boxes_around(namespace: str) -> list[str]:
+    """A box and all boxes around it, outermost first: "a" and "a.b" of "a.b"."""
+    parts = namespace.split(".") if namespace else []
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
 def depth_of(namespace: str) -> int:
     """Number of parts of a dotted namespace: 2 for "a.b", 0 for ""."""
     return namespace.count(".") + bool(namespace)

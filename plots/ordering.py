@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
 from plots.graph import Graph, Node
-from plots.hierarchy import depth_of
+from plots.hierarchy import boxes_around, depth_of
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -123,9 +123,7 @@ def _arranged(
 
 def _item(node: Node, namespace: str, depth: int, opened: set[str]) -> tuple[bool, str]:
     """(whether it is a box, its name): what is sorted as one piece with the call."""
-    parts = namespace.split(".") if namespace else []
-    for end in range(depth + 1, len(parts) + 1):
-        name = ".".join(parts[:end])
+    for name in boxes_around(namespace)[depth:]:
         if name not in opened:
             return True, name
     return False, node.id

@@ -1,17 +1,35 @@
-"""An independent count of arithmetic: walks what a backend is given to compute, product by product.
+"""The arithmetic of a model as `plots.flops` tells it, and an independent count to compare it with.
+
+The independent one walks what a backend is given to compute, product by product.
 
 Counted are products of matrices and convolutions, two operations per multiplication and addition.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import keras
 import pytest
 
+import plots
+
 BACKEND = keras.backend.backend()
 walked = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no graph to walk")
+
+B, T, S = 2, 11, 13
+SIZES = {"b": B, "t": T, "s": S}
+
+
+def flops_at(graph: plots.Graph, **sizes: int) -> float:
+    """Operations of the whole model at these sizes."""
+    overlay = plots.flops(graph).overlay("flops")
+    return replace(overlay, sizes=sizes).number(overlay.whole)
+
+
+def flops_of(model: keras.Model, **sizes: int) -> float:
+    return flops_at(plots.read_graph(model), **sizes)
 
 
 def flops_computed(function: Callable[..., Any], *shapes: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from plots.annotations import DIFFERENCES
 from plots.graph import Constant, Graph, Node, Tensor
-from plots.hierarchy import boxes, numbered
+from plots.hierarchy import boxes, boxes_around, numbered
 
 _LONGEST_PERIOD = 8
 """Most blocks in a pattern that repeats, such as the two of a model that alternates its windows."""
@@ -105,8 +105,7 @@ def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int,
     As (what they are a stack of, number, name): decoder.block_3.query lies in
     (("decoder", "block"), 3, "decoder.block_3").
     """
-    parts = namespace.split(".") if namespace else []
-    names = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    names = boxes_around(namespace)
     if node.kind in ("layer", "model", "group") and node.has_own_name:
         names.append(node.id)
     for name in names:

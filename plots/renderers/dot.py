@@ -20,7 +20,7 @@ from plots.renderers.boxes import (
     shape_text,
     shown,
 )
-from plots.renderers.layout import Layout, lay_out
+from plots.renderers.layout import SIDEWAYS, Layout, lay_out
 from plots.renderers.legend import legend
 
 if TYPE_CHECKING:
@@ -99,9 +99,12 @@ def graphs_to_dot(
     dot = _new_dot(rankdir, dpi, splines)
     top = pydot.Subgraph("top", rank="min")
     longest = max(_longest_chain(graph) for graph in graphs.values())
-    # From left to right they lie below each other, and what Graphviz reads first is the lowest.
-    in_order = list(graphs.items())[:: -1 if rankdir in ("LR", "RL") else 1]
-    for number, (title, graph) in enumerate(in_order):
+    titles = list(graphs)
+    if (
+        rankdir in SIDEWAYS
+    ):  # they lie below each other, and what Graphviz reads first is the lowest
+        titles.reverse()
+    for number, title in enumerate(titles):
         if number:
             ends = quoted(f"{number}: rule top"), quoted(f"{number}: rule bottom")
             top.add_node(pydot.Node(ends[0], **_POINT_STYLE))
@@ -109,10 +112,10 @@ def graphs_to_dot(
             dot.add_edge(pydot.Edge(*ends, minlen=str(longest), **_RULE_STYLE))
         name = quoted(f"{number}: title")
         top.add_node(pydot.Node(name, label=shown(title), **_TITLE_STYLE))
-        _add_graph(dot, dot, graph, labels, prefix=f"{number}:")
+        _add_graph(dot, dot, graphs[title], labels, prefix=f"{number}:")
         # One invisible line keeps the title with its model. A box around the model or a line to
         # every input would make Graphviz swap the sides of the model's parts.
-        first = quoted(f"{number}:{graph.inputs[0]}")
+        first = quoted(f"{number}:{graphs[title].inputs[0]}")
         dot.add_edge(pydot.Edge(name, first, style="invis", weight="100"))
     dot.add_subgraph(top)
     return dot
@@ -173,7 +176,7 @@ def _add_graph(
         frame = pydot.Subgraph(quoted(f"cluster_{prefix} frame"), style="invis", margin="0")
         parent.add_subgraph(frame)
         clusters[""] = frame
-    for node in _in_reading_order(graph, layout, root.get("rankdir") in ("LR", "RL")):
+    for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
         attributes = box_attributes(
             node, graph, labels, node.id in layout.merges, layout.tags.get(node.id)
         )

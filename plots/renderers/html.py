@@ -15,7 +15,7 @@ import html
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
@@ -26,6 +26,7 @@ from plots.folding.fold import fold_blocks
 from plots.folding.stacks import block_runs
 from plots.graph import Graph
 from plots.graph_json import graph_document
+from plots.hierarchy import boxes_around
 from plots.operation_kinds import is_additive_merge
 from plots.registry import graph_renderer
 from plots.renderers.boxes import role_of
@@ -176,7 +177,7 @@ def _overlay_data(overlay: Overlay, graph: Graph, boxes: Mapping[str, str]) -> d
     inside: dict[str, list[Quantity]] = {}
     for node in graph.nodes:
         if node.id in overlay.values:
-            for box in _around(boxes[node.id]):
+            for box in boxes_around(boxes[node.id]):
                 inside.setdefault(box, []).append(overlay.values[node.id])
     of_boxes = {
         box: total_of(values) if overlay.combine == "sum" else values[-1]
@@ -199,10 +200,3 @@ def _numbers(overlay: Overlay) -> dict[str, tuple[float, str]]:
         for place, quantity in overlay.values.items()
         if isfinite(number := overlay.number(quantity))
     }
-
-
-def _around(box: str) -> Iterator[str]:
-    """The box and all boxes around it, innermost first."""
-    while box:
-        yield box
-        box = box.rpartition(".")[0]

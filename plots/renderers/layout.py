@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from math import prod
 
 from plots.graph import Edge, Graph, Node
-from plots.hierarchy import boxes, common_namespace
+from plots.hierarchy import boxes, boxes_around, common_namespace
 
 DIRECTIONS = ("TB", "BT", "LR", "RL")
 """From top to bottom, from bottom to top, from left to right, from right to left."""
+
+SIDEWAYS = ("LR", "RL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,8 @@ def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
 
 def _times(graph: Graph, box: str, seen_from: str) -> int:
     """How many boxes one stands for, as seen from another: those around it may be folded."""
-    parts = box.split(".")
-    around = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
-    return prod(graph.repeats.get(b, 1) for b in around if not f"{seen_from}.".startswith(f"{b}."))
+    outside = set(boxes_around(box)).difference(boxes_around(seen_from))
+    return prod(graph.repeats.get(name, 1) for name in outside)
 
 
 def _free_name(node: Node, tags: dict[str, str]) -> str:
