@@ -100,9 +100,7 @@ def graphs_to_dot(
     top = pydot.Subgraph("top", rank="min")
     longest = max(_longest_chain(graph) for graph in graphs.values())
     titles = list(graphs)
-    if (
-        rankdir in SIDEWAYS
-    ):  # they lie below each other, and what Graphviz reads first is the lowest
+    if rankdir in SIDEWAYS:  # what Graphviz reads first is the lowest
         titles.reverse()
     for number, title in enumerate(titles):
         if number:
