@@ -44,7 +44,8 @@ def attention_heads(
     leaves in), and the title says so.
 
     Args:
-        scores: (n, t, s), after the softmax.
+        scores: (n, t, s), after the softmax: for what `attention_maps` finds, `found.weights[0]`
+            with `mask=found.mask[0]` is the first sequence of the batch.
         queries: t tokens. None: their positions.
         keys: s tokens. None: the same as `queries` where t = s, else their positions.
         mask: bool (t, s) or (n, t, s), True where the query may look. None: everywhere.
