@@ -18,7 +18,7 @@ from keras import KerasTensor, ops
 from builders.cache import SLOT_AXIS
 from builders.feedforward import dropout
 from builders.initializers import initializer
-from builders.masks import View
+from builders.masks import AttentionContext
 from builders.norms import norm
 from builders.positions import PositionScheme, position_scheme
 from builders.registry import component, register_component
@@ -33,7 +33,7 @@ def attention(
     spec: TransformerSpec,
     x: Tensor,
     memory: Tensor | None,
-    view: View,
+    view: AttentionContext,
     sublayers: int,
 ) -> Tensor:
     """Wire one attention sublayer: (b, t, d), (b, s, d) -> (b, t, d).
@@ -51,7 +51,7 @@ def graph_attention(
     spec: TransformerSpec,
     x: Tensor,
     memory: Tensor | None,
-    view: View,
+    view: AttentionContext,
     sublayers: int,
 ) -> Tensor:
     """Wire every step as a node ("Attention Is All You Need", section 3.2)."""
@@ -116,7 +116,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    view: View,
+    view: AttentionContext,
 ) -> Tensor:
     """Wire softmax(q k^T scale + bias) v: in one node, or in steps where one is wanted."""
     changes_scores = spec.attention_soft_cap is not None or view.bias is not None
@@ -130,7 +130,7 @@ def attend(
     masked = () if view.mask is None else (view.mask,)  # Keras passes on a mask of None twice
     weights = scope.layer("softmax", MaskedSoftmax)(scores, *masked)
     weights = dropout(scope, spec.attention_dropout, weights, "weights_dropout")
-    return scope.layer("mix", MixValues)(weights, value)  # (b, t, n, h)
+    return scope.layer("weighted_values", WeightedValues)(weights, value)  # (b, t, n, h)
 
 
 def attend_to_cache(
@@ -138,7 +138,7 @@ def attend_to_cache(
     spec: TransformerSpec,
     query: Tensor,
     memory: Tensor | None,
-    view: View,
+    view: AttentionContext,
 ) -> Tensor:
     """Wire attention to the cache, to which memory (b, t, d), if there is one, is added first."""
     assert scope.cache is not None
@@ -177,7 +177,7 @@ def layer_attention(
     spec: TransformerSpec,
     x: Tensor,
     memory: Tensor | None,
-    view: View,
+    view: AttentionContext,
     sublayers: int,
 ) -> Tensor:
     """Wire the library's own layer as one node; its kernels have the same shapes.
@@ -318,7 +318,7 @@ class MaskedSoftmax(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class MixValues(keras.layers.Layer):
+class WeightedValues(keras.layers.Layer):
     """Values mixed by the weights: (b, n, t, s), (b, s, k, h) -> (b, t, n, h)."""
 
     def call(self, weights: Tensor, value: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import keras
 
 from builders.attention import attention
 from builders.feedforward import feedforward
-from builders.masks import View
+from builders.masks import AttentionContext
 from builders.norms import norm
 from builders.registry import component, register_component
 from builders.scope import LayerScope
@@ -82,7 +82,9 @@ def merge(scope: LayerScope, spec: TransformerSpec, x: Tensor, change: Tensor) -
     return scope.layer("residual", keras.layers.Add)([x, change])
 
 
-def encoder_block(scope: LayerScope, spec: TransformerSpec, x: Tensor, view: View) -> Tensor:
+def encoder_block(
+    scope: LayerScope, spec: TransformerSpec, x: Tensor, view: AttentionContext
+) -> Tensor:
     """Wire self-attention in both directions and a feed-forward: (b, s, d) -> (b, s, d)."""
     total = 2 * spec.num_encoder_layers
     sublayers: Sublayers = {
@@ -96,7 +98,7 @@ def decoder_block(
     scope: LayerScope,
     spec: TransformerSpec,
     x: Tensor,
-    view: View,
+    view: AttentionContext,
     memory: Tensor | None = None,
     memory_mask: Tensor | None = None,
 ) -> Tensor:
@@ -110,7 +112,7 @@ def decoder_block(
     sublayers: dict[str, Callable[[LayerScope, Tensor], Tensor]] = {
         "self_attention": lambda part, y: attention(part, spec, y, y, view, total),
         "cross_attention": lambda part, y: attention(
-            part, spec, y, memory, View(memory_mask), total
+            part, spec, y, memory, AttentionContext(memory_mask), total
         ),
         "feedforward": lambda part, y: feedforward(part, spec, y, total),
     }

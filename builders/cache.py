@@ -25,7 +25,7 @@ from typing import Any
 import keras
 from keras import KerasTensor, ops
 
-from builders.masks import by_window, in_reach
+from builders.masks import is_visible, window_prefixed
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -57,7 +57,10 @@ def cache_entries(
         return min(length, window) if isinstance(length, int) else ops.minimum(length, window)
 
     entries: Entries = {
-        f"decoder.{by_window('position_cache', window)}": ((batch_size, slots(window)), "int32")
+        f"decoder.{window_prefixed('position_cache', window)}": (
+            (batch_size, slots(window)),
+            "int32",
+        )
         for window in dict.fromkeys(spec.windows)
     }
     for i, window in enumerate(spec.windows):
@@ -158,13 +161,13 @@ class KeyValueCache:
         if self._seen is None:
             layer = scope.layer("seen_positions", SeenPositions, spec.target_pad_token_id)
             self._seen = layer(tokens, positions)
-        name = by_window("position_cache", window)
+        name = window_prefixed("position_cache", window)
         slots = self._slots[window] = self.append(scope, name, self._seen, 1, window)
-        return scope.layer(by_window("slot_mask", window), SlotMask, window)(positions, slots)
+        return scope.layer(window_prefixed("slot_mask", window), SlotMask, window)(positions, slots)
 
     def key_positions(self, scope: LayerScope, window: int | None) -> Tensor:
         """Wire the positions of what `causal_mask` is over: int (b, c), -1 for empty slots."""
-        layer = scope.layer(by_window("key_positions", window), KeyPositions)
+        layer = scope.layer(window_prefixed("key_positions", window), KeyPositions)
         return layer(self._slots[window])
 
 
@@ -274,7 +277,7 @@ class SlotMask(keras.layers.Layer):
 
     def call(self, positions: Tensor, slots: Tensor) -> Tensor:
         seen = slots[:, None, :]
-        return ops.logical_and(seen > 0, in_reach(positions[:, :, None], seen - 1, self.window))
+        return ops.logical_and(seen > 0, is_visible(positions[:, :, None], seen - 1, self.window))
 
     def compute_output_spec(self, positions: KerasTensor, slots: KerasTensor) -> KerasTensor:
         return KerasTensor((*positions.shape, slots.shape[1]), dtype="bool")

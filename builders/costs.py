@@ -36,7 +36,7 @@ class FlopCounts(dict[str, int]):
     """Floating-point operations of one row, by component.
 
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (query,
-    key, value and output), `.scores` and `.mixing`; `decoder.feedforward` and
+    key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
     `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`, and
     of embeddings of another width than d `decoder.embedding` and `encoder.embedding`. All blocks
     of a stack are counted together.
@@ -267,7 +267,7 @@ def _attention(
     return {
         f"{name}.projections": _projections(spec, queries, keys),
         f"{name}.scores": products,
-        f"{name}.mixing": products,
+        f"{name}.weighted_values": products,
     }
 
 

@@ -154,7 +154,8 @@ def build_probe(
             the weights after the softmax, (b, n, t, s), whose rows sum to 1 (the word is that of
             `keras.layers.MultiHeadAttention`); or names of layers, such as
             `decoder.block_0.feedforward.up`, whose outputs are wanted. In attention, the layers
-            `scores`, `softmax` and `mix` are there too, whatever the model itself fuses.
+            `scores`, `softmax` and `weighted_values` are there too, even where the model fuses
+            them.
 
     Raises:
         ValueError: no such layer, or the model was not built from this spec.

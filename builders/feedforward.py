@@ -38,17 +38,17 @@ def feedforward(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: 
 @register_component("feedforward", "mlp")
 def mlp(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
     """activation(up(x)) ("Attention Is All You Need", section 3.3)."""
-    return widen(scope, spec, "up", x, spec.activation)
+    return up_projection(scope, spec, "up", x, spec.activation)
 
 
 @register_component("feedforward", "glu")
 def glu(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
     """activation(gate(x)) * up(x), element by element (Shazeer 2020, section 2)."""
-    gate = widen(scope, spec, "gate", x, spec.activation)
-    return scope.layer("gated", keras.layers.Multiply)([gate, widen(scope, spec, "up", x)])
+    gate = up_projection(scope, spec, "gate", x, spec.activation)
+    return scope.layer("gated", keras.layers.Multiply)([gate, up_projection(scope, spec, "up", x)])
 
 
-def widen(
+def up_projection(
     scope: LayerScope, spec: TransformerSpec, name: str, x: Tensor, activation: str | None = None
 ) -> Tensor:
     """Wire a projection (b, t, d) -> (b, t, f), with an activation where one is named."""

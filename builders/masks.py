@@ -49,7 +49,7 @@ class CausalMask(keras.layers.Layer):
 
     def call(self, tokens: Tensor) -> Tensor:
         positions = ops.arange(ops.shape(tokens)[1])
-        return in_reach(positions[None, :, None], positions[None, None, :], self.window)
+        return is_visible(positions[None, :, None], positions[None, None, :], self.window)
 
     def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
         return KerasTensor((1, tokens.shape[1], tokens.shape[1]), dtype="bool")
@@ -59,7 +59,7 @@ class CausalMask(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class BothMasks(keras.layers.Layer):
+class CombineMasks(keras.layers.Layer):
     """Where both masks allow: bool (1, t, s), bool (b, 1, s) -> bool (b, t, s)."""
 
     def call(self, first: Tensor, second: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class BothMasks(keras.layers.Layer):
         return KerasTensor(shape, dtype="bool")
 
 
-def in_reach(query: Tensor, key: Tensor, window: int | None) -> Tensor:
+def is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
     """Where a key position is the query's or, within the window, before it; they broadcast."""
     past = ops.less_equal(key, query)
     return past if window is None else ops.logical_and(past, key > query - window)
@@ -84,7 +84,7 @@ def padding_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Te
 
 
 @dataclass(frozen=True)
-class View:
+class AttentionContext:
     """What the queries of an attention may look at, and where they stand.
 
     Attributes:
@@ -101,7 +101,7 @@ class View:
     window: int | None = None
 
 
-def by_window(name: str, window: int | None) -> str:
+def window_prefixed(name: str, window: int | None) -> str:
     """Return the name of what blocks with a window have apart from those that see all."""
     return name if window is None else f"window_{name}"
 
@@ -119,7 +119,7 @@ def causal_mask(
     """
     if scope.cache is not None:
         return scope.cache.causal_mask(scope, spec, tokens, window)
-    causal = scope.layer(by_window("causal_mask", window), CausalMask, window)(tokens)
+    causal = scope.layer(window_prefixed("causal_mask", window), CausalMask, window)(tokens)
     if padding is None:
         return causal
-    return scope.layer(by_window("attention_mask", window), BothMasks)(causal, padding)
+    return scope.layer(window_prefixed("attention_mask", window), CombineMasks)(causal, padding)

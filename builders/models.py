@@ -13,7 +13,7 @@ from builders.attention import soft_cap
 from builders.blocks import decoder_block, encoder_block
 from builders.feedforward import dropout
 from builders.initializers import embedding_initializer, initializer
-from builders.masks import View, causal_mask, padding_mask
+from builders.masks import AttentionContext, causal_mask, padding_mask
 from builders.norms import norm
 from builders.positions import position_scheme, token_positions
 from builders.registry import component, variant
@@ -163,10 +163,10 @@ def encode(
     positions = token_positions(encoder, source)
     x = embed(encoder, spec, source, embedding, positions, segments)  # (b, s, d)
     bias = position_scheme(spec).bias(encoder, spec, positions, positions, causal=False)
-    view = View(mask, positions, bias)
+    view = AttentionContext(mask, positions, bias)
     for i in range(spec.num_encoder_layers):
         x = encoder_block(encoder.within(f"block_{i}"), spec, x, view)
-    return finish(encoder, spec, x), mask
+    return final_norm_and_dropout(encoder, spec, x), mask
 
 
 def decode(
@@ -187,12 +187,12 @@ def decode(
     for i, window in enumerate(spec.windows):
         block = decoder.within(f"block_{i}")
         x = decoder_block(block, spec, x, views[window], memory, memory_mask)
-    return finish(decoder, spec, x)
+    return final_norm_and_dropout(decoder, spec, x)
 
 
 def causal_views(
     scope: LayerScope, spec: TransformerSpec, tokens: Tensor
-) -> dict[int | None, View]:
+) -> dict[int | None, AttentionContext]:
     """Wire what the tokens (b, t) of a decoder may look at, for each window that a block has."""
     padding = None
     if spec.target_pad_token_id is not None and scope.cache is None:  # which knows it itself
@@ -203,7 +203,7 @@ def causal_views(
         mask = causal_mask(scope, spec, tokens, padding, window)
         keys = positions if scope.cache is None else scope.cache.key_positions(scope, window)
         bias = position_scheme(spec).bias(scope, spec, positions, keys, causal=True)
-        views[window] = View(mask, positions, bias, window)
+        views[window] = AttentionContext(mask, positions, bias, window)
     return views
 
 
@@ -266,7 +266,7 @@ def embed(
     return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
 
 
-def finish(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
+def final_norm_and_dropout(scope: LayerScope, spec: TransformerSpec, x: Tensor) -> Tensor:
     """Wire the norm and the dropout after the last block of a stack, where the spec has them."""
     x = norm(scope, spec, x, "final_norm") if spec.final_norm else x
     return dropout(scope, spec.final_dropout, x, "final_dropout")

@@ -178,7 +178,7 @@ class SinusoidalPositions(PositionVectors):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class DistanceBias(keras.layers.Layer):
+class ALiBiBias(keras.layers.Layer):
     """Less attention to what is further away: minus slope * distance, in float32 (ALiBi).
 
     Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s). Head
@@ -209,7 +209,7 @@ class DistanceBias(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class BucketBias(keras.layers.Layer):
+class RelativePositionBias(keras.layers.Layer):
     """A trained number for each head and range of distances (Raffel et al. 2020, section 2.1).
 
     Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s), from a
@@ -339,7 +339,7 @@ class ALiBi(PositionScheme):
     def bias(
         self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
     ) -> Tensor | None:
-        return scope.layer("distance_bias", DistanceBias, spec.num_heads)(queries, keys)
+        return scope.layer("alibi_bias", ALiBiBias, spec.num_heads)(queries, keys)
 
 
 @register_component("positions", "relative")
@@ -350,13 +350,13 @@ class Relative(PositionScheme):
         self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
     ) -> Tensor | None:
         return scope.layer(
-            "bucket_bias",
-            BucketBias,
+            "relative_position_bias",
+            RelativePositionBias,
             spec.num_heads,
             spec.relative_buckets,
             spec.relative_max_distance,
             causal,
-            embeddings_initializer=embedding_initializer(spec, "bucket_bias"),
+            embeddings_initializer=embedding_initializer(spec, "relative_position_bias"),
         )(queries, keys)
 
 

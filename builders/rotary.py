@@ -42,12 +42,12 @@ def linear(spec: TransformerSpec) -> Scaling:
 def llama3(spec: TransformerSpec) -> Scaling:
     """Slow pairs by the factor, quick ones not at all, those between in between (Llama 3.1).
 
-    A pair is slow if it turns less than `rotary_slow_turns` times within the original length, and
-    quick if it turns more than `rotary_fast_turns` times.
+    A pair is slow if it turns less than `rotary_low_freq_factor` times within the original length,
+    and quick if it turns more than `rotary_high_freq_factor` times.
     """
     frequencies = plain_frequencies(spec)
     turns = frequencies * spec.rotary_original_length / (2 * math.pi)
-    slow, fast = spec.rotary_slow_turns, spec.rotary_fast_turns
+    slow, fast = spec.rotary_low_freq_factor, spec.rotary_high_freq_factor
     kept = np.clip((turns - slow) / (fast - slow), 0, 1)
     return (frequencies * (kept + (1 - kept) / spec.rotary_factor)).tolist(), 1.0
 
@@ -64,8 +64,8 @@ def yarn(spec: TransformerSpec) -> Scaling:
         length = spec.rotary_original_length / (2 * math.pi * times)
         return r * math.log(length) / (2 * math.log(spec.rotary_base))
 
-    first = max(math.floor(pair_that_turns(spec.rotary_fast_turns)), 0)
-    last = min(math.ceil(pair_that_turns(spec.rotary_slow_turns)), r - 1)
+    first = max(math.floor(pair_that_turns(spec.rotary_high_freq_factor)), 0)
+    last = min(math.ceil(pair_that_turns(spec.rotary_low_freq_factor)), r - 1)
     # Where the two are one pair, the step between them is steep, but no division by zero.
     scaled = np.clip((np.arange(r // 2) - first) / max(last - first, 1e-3), 0, 1)
     frequencies = plain_frequencies(spec) * (1 - scaled + scaled / spec.rotary_factor)

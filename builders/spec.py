@@ -87,10 +87,10 @@ class TransformerSpec:
             al. 2023), `llama3` (Llama 3.1) or `yarn` (Peng et al. 2023), by these four:
         rotary_factor: how many times longer.
         rotary_original_length: tokens before; `None`: max_sequence_length.
-        rotary_slow_turns: pairs of channels that turn less often within the original length are
-            scaled by the whole factor (`llama3`: low_freq_factor; `yarn`: beta_slow).
-        rotary_fast_turns: those that turn more often are not scaled (`llama3`: high_freq_factor;
-            `yarn`: beta_fast, 32 in the paper).
+        rotary_low_freq_factor: pairs of channels that turn less often within the original length
+            are scaled by the whole factor (`llama3`: low_freq_factor; `yarn`: beta_slow).
+        rotary_high_freq_factor: those that turn more often are not scaled (`llama3`:
+            high_freq_factor; `yarn`: beta_fast, 32 in the paper).
         relative_buckets: ranges of distances that `relative` tells apart.
         relative_max_distance: the distance from which on all are in the last of them.
         feedforward: `mlp`, down(activation(up(x))), or `glu`, down(activation(gate(x)) * up(x))
@@ -169,8 +169,8 @@ class TransformerSpec:
     rotary_scaling: str = "none"
     rotary_factor: float = 1.0
     rotary_original_length: int = DERIVED
-    rotary_slow_turns: float = 1.0
-    rotary_fast_turns: float = 4.0
+    rotary_low_freq_factor: float = 1.0
+    rotary_high_freq_factor: float = 4.0
     relative_buckets: int = 32
     relative_max_distance: int = 128
     feedforward: str = "mlp"

@@ -73,7 +73,7 @@ _RATES = (
 
 
 def check_values(spec: TransformerSpec, derived: frozenset[str]) -> None:
-    """Check every field for itspec, but those that are still to be derived.
+    """Check every field for itself, but those that are still to be derived.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
@@ -105,7 +105,12 @@ def check_values(spec: TransformerSpec, derived: frozenset[str]) -> None:
         value = getattr(spec, name)
         if value is not None and not (_is_number(value) and 0 < value < math.inf):
             refuse(name, value, "a positive number, or None")
-    for name in ("rotary_base", "rotary_factor", "rotary_slow_turns", "rotary_fast_turns"):
+    for name in (
+        "rotary_base",
+        "rotary_factor",
+        "rotary_low_freq_factor",
+        "rotary_high_freq_factor",
+    ):
         value = getattr(spec, name)
         least = 1 if name in ("rotary_base", "rotary_factor") else 0
         if not (_is_number(value) and least <= value < math.inf):
@@ -116,7 +121,7 @@ def check_values(spec: TransformerSpec, derived: frozenset[str]) -> None:
 
 
 def check_combinations(spec: TransformerSpec) -> None:
-    """Check whether the fields of a spec, each allowed by itspec, go together.
+    """Check whether the fields of a spec, each allowed by itself, go together.
 
     Raises:
         ValueError: naming a field, its value and what is allowed beside the others.
@@ -218,15 +223,15 @@ def _check_rotary(spec: TransformerSpec) -> None:
             "1 where rotary_scaling='none'",
             "name the scaling: linear, llama3 or yarn",
         )
-    if spec.rotary_fast_turns <= spec.rotary_slow_turns:
+    if spec.rotary_high_freq_factor <= spec.rotary_low_freq_factor:
         refuse(
-            "rotary_fast_turns",
-            spec.rotary_fast_turns,
-            f"above rotary_slow_turns={spec.rotary_slow_turns}",
+            "rotary_high_freq_factor",
+            spec.rotary_high_freq_factor,
+            f"above rotary_low_freq_factor={spec.rotary_low_freq_factor}",
             "raise the one, or lower the other",
         )
     if spec.rotary_scaling == "yarn":  # which goes by the logarithms of both
-        for name, least in (("rotary_base", 1), ("rotary_slow_turns", 0)):
+        for name, least in (("rotary_base", 1), ("rotary_low_freq_factor", 0)):
             value = getattr(spec, name)
             if value == least:
                 refuse(

@@ -50,7 +50,7 @@ class Batches(Protocol):
         """Yield every example exactly once, in order, for evaluation."""
 
     @property
-    def steps_once(self) -> int:
+    def num_eval_batches(self) -> int:
         """How many batches `once` yields."""
 
     def fingerprint(self) -> str:
@@ -133,7 +133,7 @@ class TokenBatches:
             yield inputs, labels, weights
 
     @property
-    def steps_once(self) -> int:
+    def num_eval_batches(self) -> int:
         """How many batches `once` yields."""
         return -(-(len(self.tokens) - 1) // (self.block * self.batch_size))
 
@@ -236,7 +236,7 @@ class PairBatches:
             yield self._rows(length, members)
 
     @property
-    def steps_once(self) -> int:
+    def num_eval_batches(self) -> int:
         """How many batches `once` yields."""
         return self.steps_per_epoch
 

@@ -296,7 +296,7 @@ def train(options: argparse.Namespace) -> None:
     pairs = kind == "encoder_decoder"
     corpus: Any = load_parallel_corpus(data) if pairs else load_text_corpus(data)
 
-    from functional_models.comparison import shared_tokenizer, sized_for, try_it
+    from functional_models.comparison import shared_tokenizer, sized_for, usage_command
     from functional_models.text_model import make_recipe, new_text_model
 
     print(f"{corpus.name}: {len(corpus.train):,} {'pairs' if pairs else 'documents'} to train on")
@@ -313,7 +313,9 @@ def train(options: argparse.Namespace) -> None:
     else:
         sample = {"sample_prompt": options.sample}
     model.fit(corpus, recipe=recipe, folder=options.to, **sample)
-    print(f"\nthe best model is in {options.to}. Try it:\n\n    {try_it(options.to, corpus)}")
+    print(
+        f"\nthe best model is in {options.to}. Try it:\n\n    {usage_command(options.to, corpus)}"
+    )
 
 
 def compare(options: argparse.Namespace) -> None:

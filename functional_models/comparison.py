@@ -306,10 +306,10 @@ def _write(
         return
     print("\n" + results_table(results))
     print(f"\nWritten to {folder}{os.sep}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
-    print(f"The best is {best}. Try it:\n\n    {try_it(folder / 'best', corpus)}\n")
+    print(f"The best is {best}. Try it:\n\n    {usage_command(folder / 'best', corpus)}\n")
 
 
-def try_it(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> str:
+def usage_command(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> str:
     """Return the shell command that uses a model trained on a corpus, as it can be called here."""
     program = "functional-models"
     if shutil.which(program) is None:  # not on the PATH: say how it was called just now

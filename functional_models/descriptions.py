@@ -120,7 +120,7 @@ def flop_lines(spec: builders.TransformerSpec) -> list[str]:
         rows.append(row("before it, once: reading the source", readings))
     masked = " (with the scores that are masked)" if "decoder" in STACKS[spec.kind] else ""
     of_one = counts[0]
-    slope = sum(n for name, n in of_one.items() if name.endswith((".scores", ".mixing")))
+    slope = sum(n for name, n in of_one.items() if name.endswith((".scores", ".weighted_values")))
     pooler = of_one.get("pooler", 0)  # works once in a sequence
     return [
         "floating-point operations per token, of matrix products alone; a multiply-add is two",

@@ -206,7 +206,7 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
 
 def _measure(model: keras.Model, batches: Batches) -> Row:
     return model.evaluate(
-        evaluation_data(batches), steps=batches.steps_once, verbose=0, return_dict=True
+        evaluation_data(batches), steps=batches.num_eval_batches, verbose=0, return_dict=True
     )
 
 

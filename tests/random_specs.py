@@ -161,8 +161,8 @@ def rotary_values(draw: st.DrawFn, positions: str) -> dict[str, Any]:
         "rotary_scaling": scaling,
         "rotary_factor": draw(st.floats(1, 17)) if scales else 1.0,
         "rotary_original_length": draw(st.none() | st.integers(5, 97)),
-        "rotary_slow_turns": slow,
-        "rotary_fast_turns": slow + draw(st.floats(0.1, 31)),
+        "rotary_low_freq_factor": slow,
+        "rotary_high_freq_factor": slow + draw(st.floats(0.1, 31)),
     }
 
 

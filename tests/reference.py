@@ -125,7 +125,7 @@ def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
     """Radians per position for every pair of channels, and the factor of what is turned."""
     r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]
     original = spec["rotary_original_length"]
-    slow, fast = spec["rotary_slow_turns"], spec["rotary_fast_turns"]
+    slow, fast = spec["rotary_low_freq_factor"], spec["rotary_high_freq_factor"]
     found = []
     for pair in range(r // 2):
         frequency = spec["rotary_base"] ** (-2.0 * pair / r)
@@ -204,7 +204,7 @@ def score_bias(
                 bias[:, query, key] = -abs(query - key) * np.array(alibi_slopes(len(bias)))
             elif spec["positions"] == "relative":
                 row = t5_bucket(spec, key - query, causal)
-                bias[:, query, key] = weights[f"{side}.bucket_bias.embeddings"][row]
+                bias[:, query, key] = weights[f"{side}.relative_position_bias.embeddings"][row]
     return bias
 
 
@@ -492,7 +492,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
         if full["positions"] == "relative":
-            shapes[f"{side}.bucket_bias.embeddings"] = (full["relative_buckets"], n)
+            shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm")
         for index in range(layers):

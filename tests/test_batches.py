@@ -106,7 +106,7 @@ def test_once_counts_every_label_of_a_stream_exactly_once_and_in_order(extra, bl
     tokens = stream(block + 1 + extra)
     batches = TokenBatches(tokens, block=block, batch_size=batch_size)
     found = list(batches.once())
-    assert len(found) == batches.steps_once
+    assert len(found) == batches.num_eval_batches
     counted = np.concatenate([labels[weights > 0] for _, labels, weights in found])
     np.testing.assert_array_equal(counted, tokens[1:])
     assert {inputs.shape for inputs, _, _ in found} == {(batch_size, block)}
@@ -143,7 +143,7 @@ def test_an_epoch_holds_every_pair_exactly_once(number, batch_size, epoch):
 def test_once_gives_the_same_pairs_as_an_epoch():
     batches = PairBatches(pairs(53), pad_id=PAD, batch_size=5)
     found = list(batches.once())
-    assert len(found) == batches.steps_once == batches.steps_per_epoch
+    assert len(found) == batches.num_eval_batches == batches.steps_per_epoch
     firsts = np.concatenate([inputs["source"][:, 0] for inputs, _, _ in found])
     assert sorted(firsts[firsts != PAD]) == list(range(100, 153))
 
@@ -205,7 +205,7 @@ def test_training_data_goes_on_from_any_step(make):
 
 @pytest.mark.parametrize("make", BOTH)
 def test_evaluation_data_ends_after_its_steps(make):
-    assert len(list(evaluation_data(make(0)))) == make(0).steps_once
+    assert len(list(evaluation_data(make(0)))) == make(0).num_eval_batches
 
 
 def test_fingerprints_tell_data_and_sizes_apart():

@@ -81,7 +81,7 @@ def expected_edges(spec: builders.TransformerSpec) -> dict[tuple[str, str], floa
                 attentions.append("cross_attention")
             for part in (f"{block}.{name}" for name in attentions):
                 edges[f"{part}.output", f"{part}.residual"] = spec.dropout
-                edges[f"{part}.softmax", f"{part}.mix"] = spec.attention_dropout
+                edges[f"{part}.softmax", f"{part}.weighted_values"] = spec.attention_dropout
             part = f"{block}.feedforward"
             edges[f"{part}.down", f"{part}.residual"] = spec.feedforward_dropout
             edges[f"{part}.up", f"{part}.down"] = spec.activation_dropout

@@ -13,7 +13,7 @@ from small_models import as_array
 
 from builders import TransformerSpec
 from builders.norms import UnitOffsetRMSNormalization
-from builders.positions import BucketBias, DistanceBias
+from builders.positions import ALiBiBias, RelativePositionBias
 from builders.registry import component
 from builders.rotary import RotaryPositions
 
@@ -64,7 +64,7 @@ def turned(x: np.ndarray, **fields: Any) -> np.ndarray:
                 "rotary_scaling": "yarn",
                 "rotary_factor": 8.0,
                 "rotary_original_length": 1021,
-                "rotary_fast_turns": 32.0,
+                "rotary_high_freq_factor": 32.0,
             },
             keras_hub.layers.RotaryEmbedding(
                 rope_type="yarn", scaling_factor=8.0, original_max_position_embeddings=1021
@@ -84,7 +84,7 @@ def test_rotary_positions_are_those_of_keras_nlp(
 def test_distances_weigh_as_in_keras_nlp(num_heads: int) -> None:
     """Its bias goes by the key alone; softmax sees no difference, as all keys of a query shift."""
     positions = np.arange(11, dtype="int32")[None]
-    ours = as_array(DistanceBias(num_heads)(positions, positions))
+    ours = as_array(ALiBiBias(num_heads)(positions, positions))
     scores = np.zeros((1, num_heads, 11, 11), "float32")
     theirs = as_array(keras_hub.layers.AlibiBias()(scores))
     for query in range(11):
@@ -100,7 +100,7 @@ def test_every_distance_is_in_the_bucket_of_keras_nlp(
     causal: bool, buckets: int, distance: int
 ) -> None:
     """Also where the logarithm is a whole number, which rounding takes to either side."""
-    layer = BucketBias(1, buckets, distance, causal)
+    layer = RelativePositionBias(1, buckets, distance, causal)
     layer.build()
     layer.embeddings.assign(np.arange(buckets, dtype="float32")[:, None])
     ahead = np.arange(-700, 701, dtype="int32")

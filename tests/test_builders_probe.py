@@ -125,7 +125,10 @@ def test_what_a_probe_gives_fits_together(norm_placement: str, attention: str) -
     block = "decoder.block_0"
     names = [
         "decoder.add_positions",
-        *(f"{block}.self_attention.{name}" for name in ("softmax", "value", "mix", "output")),
+        *(
+            f"{block}.self_attention.{name}"
+            for name in ("softmax", "value", "weighted_values", "output")
+        ),
         f"{block}.self_attention.residual",
         *(f"{block}.feedforward.{name}" for name in ("up", "down")),
         "logits",

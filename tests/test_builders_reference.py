@@ -44,7 +44,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "rotary_scaling": ("none", "linear", "llama3", "yarn"),
     "rotary_factor": (1.0, 3.7),
     "rotary_original_length": (None, 29),
-    "rotary_fast_turns": (4.0, 1.7),
+    "rotary_high_freq_factor": (4.0, 1.7),
     "relative_buckets": (12, 20),
     "relative_max_distance": (13, 17),
     "norm": ("layer", "rms"),

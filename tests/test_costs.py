@@ -174,14 +174,14 @@ def test_every_component_has_its_own_products() -> None:
     assert builders.count_flops(spec, t, s) == {
         "encoder.self_attention.projections": 2 * s * d * h * (2 * n + 2 * k),
         "encoder.self_attention.scores": 2 * s * s * n * h,
-        "encoder.self_attention.mixing": 2 * s * s * n * h,
+        "encoder.self_attention.weighted_values": 2 * s * s * n * h,
         "encoder.feedforward": 2 * s * 2 * d * f,
         "decoder.self_attention.projections": 2 * 2 * t * d * h * (2 * n + 2 * k),
         "decoder.self_attention.scores": 2 * 2 * t * t * n * h,
-        "decoder.self_attention.mixing": 2 * 2 * t * t * n * h,
+        "decoder.self_attention.weighted_values": 2 * 2 * t * t * n * h,
         "decoder.cross_attention.projections": 2 * 2 * d * h * (t * 2 * n + s * 2 * k),
         "decoder.cross_attention.scores": 2 * 2 * t * s * n * h,
-        "decoder.cross_attention.mixing": 2 * 2 * t * s * n * h,
+        "decoder.cross_attention.weighted_values": 2 * 2 * t * s * n * h,
         "decoder.feedforward": 2 * 2 * t * 2 * d * f,
         "logits": 2 * t * d * v,
     }
@@ -191,7 +191,9 @@ def test_gpt3_costs_what_its_paper_says() -> None:
     """Brown et al. 2020, table D.1: 3.14e23 for 300 billion tokens, 6 N each, without scores."""
     spec = builders.variant("gpt3_175b")
     counts = builders.count_flops(spec, spec.max_sequence_length)
-    of_scores = counts["decoder.self_attention.scores"] + counts["decoder.self_attention.mixing"]
+    of_scores = (
+        counts["decoder.self_attention.scores"] + counts["decoder.self_attention.weighted_values"]
+    )
     per_token = 3 * (counts.total - of_scores) / spec.max_sequence_length
     assert 300e9 * per_token == pytest.approx(3.14e23, rel=0.005)
 

@@ -91,7 +91,7 @@ COMPONENTS = {
     "value": "projections",
     "output": "projections",
     "scores": "scores",
-    "mix": "mixing",
+    "weighted_values": "weighted_values",
 }
 
 

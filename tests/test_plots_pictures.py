@@ -541,7 +541,9 @@ def test_no_two_calls_are_referred_to_by_the_same_name():
     model = builders.build(reduced_variant("t5_small", "encoder_decoder"), abstract=True)
     graph = mark_skip_paths(plots.read_graph(model, open_nested=True))
     tags = lay_out(graph).tags
-    biases = {node_id: tag for node_id, tag in tags.items() if node_id.endswith("bucket_bias")}
+    biases = {
+        node_id: tag for node_id, tag in tags.items() if node_id.endswith("relative_position_bias")
+    }
     assert len(biases) == 2
     assert len(set(tags.values())) == len(tags)
     assert all(node_id.endswith(tag) for node_id, tag in biases.items())

@@ -125,7 +125,7 @@ def test_letters_of_a_translator_are_those_of_the_glossary():
         "decoder.block_1.cross_attention.query": "b t n h",
         "decoder.block_1.cross_attention.key": "b s k h",
         "decoder.block_1.cross_attention.scores": "b n t s",
-        "decoder.block_1.cross_attention.mix": "b t n h",
+        "decoder.block_1.cross_attention.weighted_values": "b t n h",
         "decoder.block_1.feedforward.up": "b t f",
         "logits": "b t v",
     }.items():

@@ -100,8 +100,8 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "rotary_scaling": draw(st.sampled_from(SCALINGS)),
         "rotary_factor": draw(st.floats(1, 1e3)),
         "rotary_original_length": draw(st.none() | size),
-        "rotary_slow_turns": draw(st.floats(0, 2, exclude_min=True)),
-        "rotary_fast_turns": draw(st.floats(2.5, 64)),
+        "rotary_low_freq_factor": draw(st.floats(0, 2, exclude_min=True)),
+        "rotary_high_freq_factor": draw(st.floats(2.5, 64)),
         "relative_buckets": 4 * draw(st.integers(1, 9)),
         "relative_max_distance": draw(st.integers(19, 997)),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
@@ -261,8 +261,8 @@ BAD_VALUES = [
     ("rotary_factor", 0.5, "at least 1"),
     ("rotary_factor", float("nan"), "at least 1"),
     ("rotary_original_length", -1, "positive int"),
-    ("rotary_slow_turns", -1.0, "at least 0"),
-    ("rotary_fast_turns", True, "at least 0"),
+    ("rotary_low_freq_factor", -1.0, "at least 0"),
+    ("rotary_high_freq_factor", True, "at least 0"),
     ("relative_buckets", 0, "positive int"),
     ("relative_max_distance", 12.0, "positive int"),
     ("activation", "swish", "silu"),
@@ -436,8 +436,8 @@ NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
         ["rotary_factor=2.0", "rotary_scaling='none'", "yarn"],
     ),
     (
-        {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 5.0},
-        ["rotary_fast_turns=4.0", "above rotary_slow_turns=5.0"],
+        {"positions": "rotary", "rotary_dim": 6, "rotary_low_freq_factor": 5.0},
+        ["rotary_high_freq_factor=4.0", "above rotary_low_freq_factor=5.0"],
     ),
     (
         {"positions": "relative", "relative_buckets": 7},
@@ -511,8 +511,8 @@ NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
         ["rotary_dim=5", "even", "head_dim=7", "give rotary_dim, or another head_dim"],
     ),
     (
-        {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 4},
-        ["rotary_fast_turns=4.0", "above rotary_slow_turns=4", "raise"],
+        {"positions": "rotary", "rotary_dim": 6, "rotary_low_freq_factor": 4},
+        ["rotary_high_freq_factor=4.0", "above rotary_low_freq_factor=4", "raise"],
     ),
     (
         {
@@ -528,9 +528,9 @@ NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
             "positions": "rotary",
             "rotary_dim": 6,
             "rotary_scaling": "yarn",
-            "rotary_slow_turns": 0.0,
+            "rotary_low_freq_factor": 0.0,
         },
-        ["rotary_slow_turns=0.0", "above 0", "rotary_scaling='yarn'", "'llama3'"],
+        ["rotary_low_freq_factor=0.0", "above 0", "rotary_scaling='yarn'", "'llama3'"],
     ),
     (
         {"positions": "relative", "relative_buckets": 1},
@@ -553,13 +553,18 @@ def test_values_that_do_not_fit_together_are_refused(
 
 def test_the_same_values_are_no_contradiction_where_nothing_reads_them() -> None:
     """What is checked together is so only where both have a meaning."""
-    odd_rotary = {"rotary_dim": 5, "rotary_factor": 2.0, "rotary_slow_turns": 5.0}
+    odd_rotary = {"rotary_dim": 5, "rotary_factor": 2.0, "rotary_low_freq_factor": 5.0}
     assert spec_of(positions="learned", **odd_rotary).rotary_dim == 5
     assert spec_of(positions="alibi", relative_buckets=7).relative_buckets == 7
     sines = {"hidden_dim": 13, "head_dim": 5}
     assert spec_of(positions="learned", **sines).hidden_dim == 13
-    steep = {"positions": "rotary", "rotary_dim": 6, "rotary_slow_turns": 0.0, "rotary_base": 1.0}
-    assert spec_of(rotary_scaling="llama3", **steep).rotary_slow_turns == 0.0
+    steep = {
+        "positions": "rotary",
+        "rotary_dim": 6,
+        "rotary_low_freq_factor": 0.0,
+        "rotary_base": 1.0,
+    }
+    assert spec_of(rotary_scaling="llama3", **steep).rotary_low_freq_factor == 0.0
 
 
 def test_a_head_dim_of_its_own_frees_the_width_from_the_number_of_heads() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import builders
-from functional_models.conversion.choice import family_of, family_that_computes, warn_of_ignored
 from functional_models.conversion.family import Family, Part
+from functional_models.conversion.matching import family_of, family_that_computes, warn_of_ignored
 from functional_models.conversion.weights import as_array, pairs_of_weights, refuse_unread
 from functional_models.text_model import TextModel, text_model_of
 from functional_models.tokenizers import Tokenizer, as_tokenizer

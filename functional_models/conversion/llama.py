@@ -47,8 +47,8 @@ def linear_scaling(entry: str) -> Rule:
 
 _LLAMA3_ENTRIES = {
     "rope_frequency_adjustment_factor": "rotary_factor",
-    "rope_low_freq_factor": "rotary_slow_turns",
-    "rope_high_freq_factor": "rotary_fast_turns",
+    "rope_low_freq_factor": "rotary_low_freq_factor",
+    "rope_high_freq_factor": "rotary_high_freq_factor",
     "rope_pretraining_sequence_length": "rotary_original_length",
 }
 

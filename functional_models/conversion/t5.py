@@ -72,7 +72,7 @@ def _t5_layers(feedforward: Mapping[str, str]) -> dict[str, str | Part]:
             layers[f"{ours}.feedforward.{role}"] = f"{theirs}.{name}"
         layers[f"{ours}.feedforward.norm"] = f"{theirs}.layer_norm"
         first = f"{side}_transformer_layers.0.self_attention"
-        layers[f"{side}.bucket_bias"] = f"{first}.relative_attention_bias"
+        layers[f"{side}.relative_position_bias"] = f"{first}.relative_attention_bias"
         layers[f"{side}.final_norm"] = f"{side}_layer_norm"
     return layers
 

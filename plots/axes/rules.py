@@ -22,10 +22,10 @@ AXIS_RULES: dict[str, Rule] = {}
 
 LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
     "BiasedScores": ({"scores": "bnts", "bias": "bnts"}, "bnts"),
-    "BothMasks": ({"first": "bts", "second": "bts"}, "bts"),
-    "BucketBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
+    "CombineMasks": ({"first": "bts", "second": "bts"}, "bts"),
+    "RelativePositionBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
     "CausalMask": ({"tokens": "bt"}, "1tt"),
-    "DistanceBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
+    "ALiBiBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
     "FirstToken": ({"x": "btd"}, "bd"),
     "MaskedLMHead": ({"inputs": "btd", "mask_positions": "bm"}, "bmv"),
     "MaskedSoftmax": ({"scores": "bnts", "mask": "bts"}, "bnts"),

@@ -20,7 +20,7 @@ ATTENTION_LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
         {"query": "btnh", "key": "bskh", "value": "bskh", "mask": "bts bnts", "bias": "bnts"},
         "btnh",
     ),
-    "MixValues": ({"weights": "bnts", "value": "bskh"}, "btnh"),
+    "WeightedValues": ({"weights": "bnts", "value": "bskh"}, "btnh"),
 }
 """Steps of an attention, as in `LAYOUTS`; here letters are those of the glossary."""
 

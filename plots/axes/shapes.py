@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import plots.axes.rules_of_attention
-import plots.axes.rules_of_moves  # noqa: F401 - both register their rules
 from plots.annotations import Quantity, product_of, total_of
 from plots.axes.letters import ALL_LETTERS, name_axes
 from plots.axes.rules import follow

@@ -91,7 +91,7 @@ class AxisUnions:
         if self.size(given) != 1:
             self.same(given, result)
 
-    def reckon(self, axis: AxisId, *terms: tuple[Fraction | int, tuple[AxisId, ...]]) -> None:
+    def derive_size(self, axis: AxisId, *terms: tuple[Fraction | int, tuple[AxisId, ...]]) -> None:
         """Say how a free axis has its size from those of others: terms as in `Formula`."""
         formula = tuple((Fraction(factor), axes) for factor, axes in terms if factor)
         if len(formula) == 1 and formula[0][0] == 1 and len(formula[0][1]) == 1:
@@ -116,7 +116,7 @@ class AxisUnions:
     def folded(self, first: AxisId, second: AxisId) -> AxisId:
         """The axis that two become which are folded into one."""
         axis = self.named("folded", self.find(first), self.find(second))
-        self.reckon(axis, (1, (first, second)))
+        self.derive_size(axis, (1, (first, second)))
         return axis
 
 

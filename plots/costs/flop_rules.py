@@ -53,7 +53,7 @@ FLOP_RULES: dict[str, Rule] = {}
 WITHOUT_PRODUCTS: set[str] = {
     "AddBias",
     "BiasedScores",
-    "BucketBias",
+    "RelativePositionBias",
     "CacheUpdate",
     "Embedding",
     "LayerScale",

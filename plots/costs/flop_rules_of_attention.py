@@ -22,7 +22,7 @@ def _scores(call: MeasuredCall) -> Quantity:
     return times(2, count(call.output), call.inputs["query"][-1].quantity)
 
 
-@flop_rule("MixValues")
+@flop_rule("WeightedValues")
 def _mixing(call: MeasuredCall) -> Quantity:
     """Values by their weights: (b, n, t, s), (b, s, k, h) -> (b, t, n, h)."""
     return times(2, count(call.output), call.inputs["weights"][-1].quantity)

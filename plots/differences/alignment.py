@@ -67,7 +67,7 @@ def align(first: Graph, second: Graph) -> Alignment:
     return Alignment(pairs.partners, frozenset(displaced))
 
 
-def is_told_by_counting(node_id: str) -> bool:
+def is_auto_numbered(node_id: str) -> bool:
     """Whether the id says which call it is by counting, as "add#3" does, and not by a path.
 
     It does so too where only something around the call was counted: "functional#1.query".
@@ -163,7 +163,7 @@ class _Pairs:
 def _by_path(first: Graph, second: Graph) -> Iterable[tuple[str, str]]:
     common = [node.id for node in first.nodes if node.id in second.index]
     for node_id in common:
-        if not is_told_by_counting(node_id):
+        if not is_auto_numbered(node_id):
             same_class = first.node(node_id).class_name == second.node(node_id).class_name
             if same_class or _neighbours(first, node_id) & _neighbours(second, node_id):
                 yield node_id, node_id
@@ -220,7 +220,7 @@ def _coincidences(pairs: _Pairs) -> list[str]:
     renamed = [
         (mine, theirs)
         for mine, theirs in pairs.partners.items()
-        if mine != theirs and not (is_told_by_counting(mine) or is_told_by_counting(theirs))
+        if mine != theirs and not (is_auto_numbered(mine) or is_auto_numbered(theirs))
     ]
     found = []
     for mine, theirs in renamed:
@@ -261,7 +261,7 @@ def _between(pairs: _Pairs) -> Iterable[tuple[str, str]]:
         for tag, start, end, other, other_end in opcodes:
             if end - start == other_end - other:
                 for a, b in zip(mine[start:end], theirs[other:other_end], strict=True):
-                    if tag == "equal" or (is_told_by_counting(a.id) and is_told_by_counting(b.id)):
+                    if tag == "equal" or (is_auto_numbered(a.id) and is_auto_numbered(b.id)):
                         yield a.id, b.id
 
 

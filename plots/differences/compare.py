@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from plots.differences.alignment import align, is_told_by_counting
+from plots.differences.alignment import align, is_auto_numbered
 from plots.differences.changes import call_changes
 from plots.differences.difference import ChangedCall, Difference, Move, TieChange
 from plots.differences.wiring import Wiring
@@ -50,7 +50,7 @@ def compare_graphs(before: Graph, after: Graph) -> Difference:
 
 def _moves(pairs: Iterable[tuple[str, str]], displaced: frozenset[str]) -> Iterator[Move]:
     for mine, theirs in pairs:
-        renamed = mine != theirs and not (is_told_by_counting(mine) and is_told_by_counting(theirs))
+        renamed = mine != theirs and not (is_auto_numbered(mine) and is_auto_numbered(theirs))
         if renamed or mine in displaced:
             yield Move(mine, theirs, renamed, mine in displaced)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plots.differences.alignment import is_told_by_counting
+from plots.differences.alignment import is_auto_numbered
 from plots.differences.difference import MODEL, ChangedCall, Difference, Move, Rewiring, TieChange
 from plots.differences.wiring import line_into
 from plots.graph import Node
@@ -62,7 +62,7 @@ class Words:
         """A call's name as it is said in a box: "feedforward.norm of the previous block"."""
         own = self.box(side, node_id)
         (stem, number), (own_stem, own_number) = stem_and_number(box), stem_and_number(own)
-        if is_told_by_counting(node_id):  # through the whole graph, so differently in equal boxes
+        if is_auto_numbered(node_id):  # through the whole graph, so differently in equal boxes
             name = node_id.rpartition(".")[2]
             if own_number >= 0:
                 name = self._graphs[side].node(node_id).class_name
@@ -87,7 +87,7 @@ class Words:
         name = self.inside(side, node_id)
         text = name if name == node.class_name else f"{name} ({node.class_name})"
         sources = {edge.source: None for edge in graph.incoming[node_id] if not edge.implicit}
-        if is_told_by_counting(node_id) and len(sources) > 1:
+        if is_auto_numbered(node_id) and len(sources) > 1:
             box = self.box(side, node_id)
             text += f" of {' and '.join(self.seen_from(box, side, source) for source in sources)}"
         return ", ".join(filter(None, [text, weights_text(node)]))

@@ -34,7 +34,7 @@ class CarriedMasks:
         if mask is not None and mask is not recorded_mask(tensor):
             self._put[id(tensor)] = mask
 
-    def hand_on(self, call: Any) -> list[Any]:
+    def propagate_mask(self, call: Any) -> list[Any]:
         """Put masks on what a layer gives out, if there are new ones on what it takes.
 
         As `keras.layers.Layer.__call__` does it: by the layer's `compute_mask`, given its first

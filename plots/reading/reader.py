@@ -125,7 +125,7 @@ class Reader:
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results))
         origin.update(zip(map(id, call.outputs), results, strict=True))
-        for mask in self._masks.hand_on(call):
+        for mask in self._masks.propagate_mask(call):
             self._read_mask(mask, origin)
 
     def _read_mask(self, mask: Any, origin: dict[int, tuple[str, int]]) -> None:

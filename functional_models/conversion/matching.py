@@ -28,7 +28,7 @@ _NOT_COMPARED = (
     "pad_token_id",
     "mask_target_padding",
 )
-_BY_LENGTH = ("rotary_original_length", "rotary_slow_turns", "rotary_fast_turns")
+_BY_LENGTH = ("rotary_original_length", "rotary_low_freq_factor", "rotary_high_freq_factor")
 
 
 def family_of(backbone: Any) -> tuple[Family, dict[str, Any]]:

@@ -102,7 +102,7 @@ def _reshape(call: Call) -> None:
         call.axes.all_same(*free)
     elif len(free[1]) == 1:
         known = prod(call.size(a) or 1 for a in result)
-        call.axes.reckon(free[1][0], (Fraction(1, known), tuple(given)))
+        call.axes.derive_size(free[1][0], (Fraction(1, known), tuple(given)))
         _match_ends(call, given, result)
 
 
@@ -178,7 +178,7 @@ def _cut(call: Call, axis: AxisId, result: AxisId, key: str) -> None:
     end = whole[1] if stop is None else _end(stop)
     times, more = end[0] - begin[0], end[1] - begin[1]
     share = Fraction(1, step or 1)
-    call.axes.reckon(result, (times * share, (axis,)), (more * share, ()))
+    call.axes.derive_size(result, (times * share, (axis,)), (more * share, ()))
 
 
 def _end(index: int) -> tuple[int, int]:
@@ -193,7 +193,7 @@ def _concatenate(call: Call) -> None:
         _same_but(call, place, axes, call.output)
     sizes = sum(c.shape[place] or 0 for c in call.node.constants if c.shape)
     joined = ((1, (axes[place],)) for axes in call.inputs.values())
-    call.axes.reckon(call.output[place], *joined, (sizes, ()))
+    call.axes.derive_size(call.output[place], *joined, (sizes, ()))
 
 
 @axis_rule("Split")
@@ -220,7 +220,7 @@ def _repeat(call: Call) -> None:
     else:
         times = repeats
     for a, b, factor in zip(call.first, call.output, times, strict=True):
-        call.axes.reckon(b, (factor, (a,)))
+        call.axes.derive_size(b, (factor, (a,)))
 
 
 @axis_rule("Pad")
@@ -229,7 +229,7 @@ def _pad(call: Call) -> None:
     if len(pairs) == 1:  # of all axes
         pairs *= len(call.first)
     for a, b, (before, after) in zip(call.first, call.output, pairs, strict=True):
-        call.axes.reckon(b, (1, (a,)), (before + after, ()))
+        call.axes.derive_size(b, (1, (a,)), (before + after, ()))
 
 
 def _pairs(width: Any) -> list[tuple[int, int]]:
@@ -270,7 +270,7 @@ def _windows(
     for (x, y), k, stride, spread in zip(pairs, window, strides, dilation, strict=True):
         reach = spread * (k - 1) + 1 if call.node.config["padding"] == "valid" else stride
         share = Fraction(1, stride)
-        call.axes.reckon(y, (share, (x,)), (1 - reach * share, ()))
+        call.axes.derive_size(y, (share, (x,)), (1 - reach * share, ()))
 
 
 @axis_rule("BaseConv", "BaseDepthwiseConv", "BaseSeparableConv")
@@ -301,7 +301,7 @@ def _transposed_convolution(call: Call) -> None:
             more = max(reach - stride, 0) if valid else 0
         else:
             more = end - stride + (reach if valid else reach % 2)
-        call.axes.reckon(y, (stride, (x,)), (more, ()))
+        call.axes.derive_size(y, (stride, (x,)), (more, ()))
 
 
 @axis_rule("BaseGlobalPooling")
@@ -316,7 +316,7 @@ def _up_sampling(call: Call) -> None:
     sizes = _listed(call.node.config["size"])
     pairs = _spatial(call, len(sizes), keeps_channels=True)
     for (x, y), factor in zip(pairs, sizes, strict=True):
-        call.axes.reckon(y, (factor, (x,)))
+        call.axes.derive_size(y, (factor, (x,)))
 
 
 @axis_rule("Cropping1D", "Cropping2D", "Cropping3D")
@@ -334,4 +334,4 @@ def _longer(call: Call, ends: list[Any], sign: int) -> None:
     both = [ends] if isinstance(ends[0], int) else ends
     pairs = _spatial(call, len(both), keeps_channels=True)
     for (x, y), (before, after) in zip(pairs, both, strict=True):
-        call.axes.reckon(y, (1, (x,)), (sign * (before + after), ()))
+        call.axes.derive_size(y, (1, (x,)), (sign * (before + after), ()))
