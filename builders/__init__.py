@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from builders.components import register_component
 from builders.costs import (
     FlopCounts,
     MemoryCounts,
@@ -42,12 +43,13 @@ from builders.counting import ParameterCounts, count_parameters
 from builders.registry import (
     Variant,
     list_variants,
-    register_component,
     register_variant,
     variant,
     variant_info,
 )
 from builders.spec import TransformerSpec
+
+from builders import published, variants  # noqa: F401  isort: skip - they register what ships
 
 if TYPE_CHECKING:
     from builders.decode import build_decode_step, build_encode, build_probe, empty_cache

@@ -1,4 +1,4 @@
-"""Models without weights: to count, compare and draw what does not fit into memory."""
+"""Models without weights, to count, compare and draw models that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class AbstractModel(keras.Model):
 
 @contextlib.contextmanager
 def without_weights() -> Iterator[None]:
-    """Make variables in here without allocating them.
+    """Create the variables of a `with` block without allocating them.
 
-    Keras notes such variables, to allocate all of them when the next stateless scope ends. These
-    are to stay as they are, so the note is taken back; there is no public way to do that.
+    Keras keeps a list of such variables, and allocates them when the next stateless scope ends.
+    These must stay unallocated, so the list is restored; there is no public way to do that.
     """
     from keras.src.backend.common import global_state
 

@@ -1,8 +1,8 @@
-"""Blocks: sublayers on a residual stream, with norms where the spec puts them.
+"""Blocks: sublayers f on a residual stream x, with norms where the spec places them.
 
 One registered function for each value of the spec's `norm_placement`. Each takes
-`(scope, spec, x, sublayers)` and returns the stream after the block, (b, t, d). `sublayers` are
-the parts of the block in order: a name, and a function from (scope, input) to what is merged.
+`(scope, x, sublayers)` and returns the stream after the block, (b, t, d). `sublayers` maps the name
+of each sublayer, in order, to a function from (scope, input) to its output, (b, t, d).
 """
 
 from __future__ import annotations
@@ -13,109 +13,97 @@ from typing import Any
 import keras
 
 from builders.attention import attention
+from builders.attention_context import AttentionContext
+from builders.components import component, register_component
 from builders.feedforward import feedforward
-from builders.masks import AttentionContext
 from builders.norms import norm
-from builders.registry import component, register_component
 from builders.scope import LayerScope
-from builders.spec import TransformerSpec
 
 Tensor = Any
-Sublayers = Mapping[str, Callable[[LayerScope, Tensor], Tensor]]
+Sublayer = Callable[[LayerScope, Tensor], Tensor]
+Sublayers = Mapping[str, Sublayer]
 
 
-@register_component("norm_placement", "post")
-def post_norm(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers) -> Tensor:
-    """norm(x + f(x)): the norm lies on the stream ("Attention Is All You Need", section 3.1)."""
-    for name, sublayer in sublayers.items():
-        part = scope.within(name)
-        x = norm(part, spec, merge(part, spec, x, sublayer(part, x)))
-    return x
-
-
-@register_component("norm_placement", "pre")
-def pre_norm(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers) -> Tensor:
-    """x + f(norm(x)): nothing lies on the stream (GPT-2; Xiong et al. 2020, figure 1b)."""
-    for name, sublayer in sublayers.items():
-        part = scope.within(name)
-        x = merge(part, spec, x, sublayer(part, norm(part, spec, x)))
-    return x
-
-
-@register_component("norm_placement", "sandwich")
-def sandwich_norm(
-    scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers
-) -> Tensor:
-    """x + norm(f(norm(x))): a norm before and after (Ding et al. 2021, section 2.4; Gemma 2)."""
-    for name, sublayer in sublayers.items():
-        part = scope.within(name)
-        change = sublayer(part, norm(part, spec, x))
-        x = merge(part, spec, x, norm(part, spec, change, "output_norm"))
-    return x
-
-
-@register_component("norm_placement", "parallel")
-def parallel(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers) -> Tensor:
-    """x + f(norm(x)) + g(norm(x)): all read the same stream (GPT-NeoX, section 2.1)."""
-    parts = {name: scope.within(name) for name in sublayers}
-    changes = {name: sublayers[name](part, norm(part, spec, x)) for name, part in parts.items()}
-    if not spec.residual:
-        return scope.layer("sum", keras.layers.Add)(list(changes.values()))
-    for name, change in changes.items():
-        x = merge(parts[name], spec, x, change)
-    return x
-
-
-@register_component("norm_placement", "none")
-def no_norm(scope: LayerScope, spec: TransformerSpec, x: Tensor, sublayers: Sublayers) -> Tensor:
-    """x + f(x): the ablation that shows what norms are for."""
-    for name, sublayer in sublayers.items():
-        part = scope.within(name)
-        x = merge(part, spec, x, sublayer(part, x))
-    return x
-
-
-def merge(scope: LayerScope, spec: TransformerSpec, x: Tensor, change: Tensor) -> Tensor:
-    """Wire the skip path: x + change, or the change alone in the ablation without skip paths."""
-    if not spec.residual:
-        return change
-    return scope.layer("residual", keras.layers.Add)([x, change])
-
-
-def encoder_block(
-    scope: LayerScope, spec: TransformerSpec, x: Tensor, view: AttentionContext
-) -> Tensor:
-    """Wire self-attention in both directions and a feed-forward: (b, s, d) -> (b, s, d)."""
-    total = 2 * spec.num_encoder_layers
+def encoder_block(scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
+    """Wire bidirectional self-attention and a feed-forward layer: (b, s, d) -> (b, s, d)."""
     sublayers: Sublayers = {
-        "self_attention": lambda part, y: attention(part, spec, y, y, view, total),
-        "feedforward": lambda part, y: feedforward(part, spec, y, total),
+        "self_attention": lambda part, y: attention(part, y, y, context),
+        "feedforward": feedforward,
     }
-    return component("norm_placement", spec.norm_placement)(scope, spec, x, sublayers)
+    return component("norm_placement", scope.spec.norm_placement)(scope, x, sublayers)
 
 
 def decoder_block(
     scope: LayerScope,
-    spec: TransformerSpec,
     x: Tensor,
-    view: AttentionContext,
+    context: AttentionContext,
     memory: Tensor | None = None,
-    memory_mask: Tensor | None = None,
+    memory_context: AttentionContext | None = None,
 ) -> Tensor:
-    """Wire causal self-attention, cross-attention where there is an encoder, and a feed-forward.
+    """Wire causal self-attention, cross-attention to an encoder, and a feed-forward layer.
 
-    x (b, t, d), memory (b, s, d), memory_mask bool (b, 1, s) -> (b, t, d). A decode
-    graph has no memory: its cache holds the keys and values of it.
+    x (b, t, d), memory (b, s, d) -> (b, t, d). Without a `memory_context` there is no
+    cross-attention. Without a memory, its keys and values are in the cache of a decode graph.
     """
-    crosses = spec.kind == "encoder_decoder"
-    total = spec.num_layers * (3 if crosses else 2)
-    sublayers: dict[str, Callable[[LayerScope, Tensor], Tensor]] = {
-        "self_attention": lambda part, y: attention(part, spec, y, y, view, total),
-        "cross_attention": lambda part, y: attention(
-            part, spec, y, memory, AttentionContext(memory_mask), total
-        ),
-        "feedforward": lambda part, y: feedforward(part, spec, y, total),
+    sublayers: dict[str, Sublayer] = {
+        "self_attention": lambda part, y: attention(part, y, y, context)
     }
-    if not crosses:
-        del sublayers["cross_attention"]
-    return component("norm_placement", spec.norm_placement)(scope, spec, x, sublayers)
+    if memory_context is not None:
+        sublayers["cross_attention"] = lambda part, y: attention(part, y, memory, memory_context)
+    sublayers["feedforward"] = feedforward
+    return component("norm_placement", scope.spec.norm_placement)(scope, x, sublayers)
+
+
+@register_component("norm_placement", "post")
+def post_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """norm(x + f(x)): the norm is on the stream ("Attention Is All You Need", section 3.1)."""
+    for name, f in sublayers.items():
+        part = scope.within(name)
+        x = norm(part, merge(part, x, f(part, x)))
+    return x
+
+
+@register_component("norm_placement", "pre")
+def pre_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + f(norm(x)): the stream has no norm (GPT-2; Xiong et al. 2020, figure 1b)."""
+    for name, f in sublayers.items():
+        part = scope.within(name)
+        x = merge(part, x, f(part, norm(part, x)))
+    return x
+
+
+@register_component("norm_placement", "sandwich")
+def sandwich_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + norm(f(norm(x))): a norm before and after (Ding et al. 2021, section 2.4; Gemma 2)."""
+    for name, f in sublayers.items():
+        part = scope.within(name)
+        x = merge(part, x, norm(part, f(part, norm(part, x)), "output_norm"))
+    return x
+
+
+@register_component("norm_placement", "parallel")
+def parallel(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + f(norm(x)) + g(norm(x)): all sublayers read one stream (GPT-NeoX, section 2.1)."""
+    parts = {name: scope.within(name) for name in sublayers}
+    outputs = {name: sublayers[name](part, norm(part, x)) for name, part in parts.items()}
+    if not scope.spec.residual:
+        return scope.layer("sum", keras.layers.Add)(list(outputs.values()))
+    for name, output in outputs.items():
+        x = merge(parts[name], x, output)
+    return x
+
+
+@register_component("norm_placement", "none")
+def no_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + f(x): no norms, for ablations."""
+    for name, f in sublayers.items():
+        part = scope.within(name)
+        x = merge(part, x, f(part, x))
+    return x
+
+
+def merge(scope: LayerScope, x: Tensor, output: Tensor) -> Tensor:
+    """Wire the skip path: x + output, or the output alone without skip paths."""
+    if not scope.spec.residual:
+        return output
+    return scope.layer("residual", keras.layers.Add)([x, output])

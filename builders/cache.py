@@ -1,21 +1,21 @@
-"""Key/value caches: what a decode graph remembers of the tokens that it has read.
+"""Key/value caches of decode graphs.
 
-A cache is a flat dict of arrays by dotted name, each with the batch first. All zeros is the
-empty one. It has `c` slots; token after token fills them from the left.
+A cache is a flat dict of arrays by dotted name, each with the batch axis first. The empty cache is
+all zeros. It has `c` slots, which tokens fill from the left.
 
 | entry | shape | holds |
 | --- | --- | --- |
-| `decoder.position_cache` | int32 (b, c) | 1 + the position of a slot's token; 0: not to be seen |
+| `decoder.position_cache` | int32 (b, c) | 1 + the position of a slot's token; 0: masked |
 | `decoder.window_position_cache` | int32 (b, c) | the same, for blocks with a window |
 | `decoder.block_3.self_attention.key_cache` | (b, k, h, c) | keys of the tokens read |
 | `decoder.block_3.self_attention.value_cache` | (b, k, c, h) | values of the tokens read |
 | `decoder.block_3.cross_attention.key_cache` | (b, k, h, s) | keys of the source |
 | `decoder.block_3.cross_attention.value_cache` | (b, k, s, h) | values of the source |
-| `encoder.memory_mask` | bool (b, 1, s) | source tokens that are no padding |
+| `encoder.memory_mask` | bool (b, 1, s) | source tokens that are not padding |
 
-In blocks with a window, the slots are a ring of that size at the most, in which a new token takes
-the place of the oldest. Each head's keys and values lie as they stand in the products with
-one query, softmax(q K) V: so no step of decoding transposes what a cache holds.
+In blocks with a window, the slots are a ring buffer of at most that size, in which a new token
+replaces the oldest. Keys and values are stored in the layout of the products softmax(q K) V of one
+query, so that no decoding step transposes the cache.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def cache_entries(
     length: Any,
     dtype: str,
 ) -> Entries:
-    """Return shape and dtype of what a decoder remembers of its own tokens, by name.
+    """Return shape and dtype of the cache of a decoder's own tokens, by name.
 
     Args:
         spec: of the model.
-        batch_size: rows; `None` in the shape of a graph that takes any.
-        length: the most tokens to remember, at least 1, also as a tensor; `None` as above.
-        dtype: of keys and values: what the model computes in.
+        batch_size: rows; `None` in a graph that takes any number.
+        length: maximum number of cached tokens, at least 1, or a tensor; `None` as above.
+        dtype: of keys and values: the compute dtype of the model.
     """
 
     def slots(window: int | None) -> Any:
@@ -72,7 +72,7 @@ def cache_entries(
 def memory_entries(
     spec: TransformerSpec, batch_size: int | None, source_length: int | None, dtype: str
 ) -> Entries:
-    """Return shape and dtype of what a decoder knows of the source, by name; none alone."""
+    """Return shape and dtype of the cache of the source, by name; empty without an encoder."""
     if spec.kind != "encoder_decoder":
         return {}
     entries: Entries = {}
@@ -96,17 +96,17 @@ def _key_value_entries(
 
 
 class KeyValueCache:
-    """The cache of one decode graph while that is wired.
+    """The cache of one decode graph during its wiring.
 
     Args:
-        entries: the cache that comes in, by name.
-        index: int (), slots that are filled already.
+        entries: the input cache, by name.
+        index: int (), number of filled slots.
         start: int (b,), the slot of each row's first token.
-        takes_several: whether several tokens may come at once, which in a ring may overwrite what
-            the first of them still has to see.
+        takes_several: whether a step may append several tokens. In a ring buffer these may
+            overwrite keys that the first of them still attends to.
 
     Attributes:
-        entries: the cache that goes out; what nothing is appended to goes out as it came in.
+        entries: the output cache; entries without new tokens are those of the input.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class KeyValueCache:
     def append(
         self, scope: LayerScope, name: str, new: Tensor, axis: int, window: int | None
     ) -> Tensor:
-        """Wire the writing of new tokens to an entry; return what a query is to look at.
+        """Wire the update of an entry by new tokens; return the keys or values to attend to.
 
-        Its axes are those of the entry and of the new tokens, and `axis` is that of the slots. With
-        a window these are a ring.
+        They have the axes of the entry and of the new tokens. `axis` is the axis of the slots. With
+        a window, the slots are a ring buffer.
         """
         old = self.read(scope, name)
         update = scope.layer(f"{name}_update", CacheUpdate, axis=axis)
@@ -150,33 +150,31 @@ class KeyValueCache:
             self._positions = layer(tokens, self._index, self._start)
         return self._positions
 
-    def causal_mask(
-        self, scope: LayerScope, spec: TransformerSpec, tokens: Tensor, window: int | None
-    ) -> Tensor:
-        """Wire which slots of a window new tokens (b, t) may look at: bool (b, t, c).
+    def causal_mask(self, scope: LayerScope, tokens: Tensor, window: int | None) -> Tensor:
+        """Wire the mask of the slots that new tokens (b, t) attend to: bool (b, t, c).
 
-        To be called once for each window: it remembers the tokens' positions, too.
+        Call it once for each window: it also appends the positions of the tokens.
         """
         positions = self.positions(scope, tokens)
         if self._seen is None:
-            layer = scope.layer("seen_positions", SeenPositions, spec.target_pad_token_id)
+            layer = scope.layer("seen_positions", SeenPositions, scope.spec.target_pad_token_id)
             self._seen = layer(tokens, positions)
         name = window_prefixed("position_cache", window)
         slots = self._slots[window] = self.append(scope, name, self._seen, 1, window)
         return scope.layer(window_prefixed("slot_mask", window), SlotMask, window)(positions, slots)
 
     def key_positions(self, scope: LayerScope, window: int | None) -> Tensor:
-        """Wire the positions of what `causal_mask` is over: int (b, c), -1 for empty slots."""
+        """Wire the positions of the keys of `causal_mask`: int (b, c), -1 for empty slots."""
         layer = scope.layer(window_prefixed("key_positions", window), KeyPositions)
         return layer(self._slots[window])
 
 
 @keras.saving.register_keras_serializable(package="builders")
 class CacheUpdate(keras.layers.Layer):
-    """The cache with new tokens written to it, after the first `index` ones.
+    """The cache with new tokens written after the first `index` tokens.
 
-    Cache and new are of the same shape but along `axis`, where the cache has c slots and new has
-    t tokens; index is int (). The token number i goes to slot i mod c.
+    `cache` and `new` have the same shape except along `axis`, where the cache has c slots and new
+    has t tokens; index is int (). Token i is written to slot i mod c.
     """
 
     def __init__(self, axis: int, **kwargs: Any) -> None:
@@ -186,21 +184,21 @@ class CacheUpdate(keras.layers.Layer):
     def call(self, cache: Tensor, new: Tensor, index: Tensor) -> Tensor:
         size, count = ops.shape(cache)[self.axis], ops.shape(new)[self.axis]
         index = ops.cast(index, "int32")
-        # Where a TensorFlow graph leaves the slots open, as one that is exported does, its
-        # `slice_update` would be compiled by XLA for every number of them.
+        # In a TensorFlow graph with a free number of slots, such as an exported one, XLA would
+        # compile `slice_update` for every number of them.
         if isinstance(size, int) and isinstance(count, int) and count == 1:
             corner: list[Any] = [0] * len(cache.shape)
             corner[self.axis] = ops.mod(index, size)
             new = ops.cast(new, cache.dtype)
             if cache.shape[0] != 1:
                 return ops.slice_update(cache, corner, new)
-            # XLA drops the axis of a single row before it multiplies. Written without that axis,
-            # the cache needs no second copy of another shape.
+            # XLA drops the axis of a single row before it multiplies. Without that axis the update
+            # needs no second copy of the cache in another shape.
             return ops.slice_update(cache[0], corner[1:], new[0])[None]
-        # The last token of each slot: `last` goes to slot last mod c, and so on back from there.
+        # The last token of each slot: `last` is in slot last mod c, and so on back from there.
         last = index + count - 1
         slots = ops.arange(size, dtype="int32")
-        number = last - ops.mod(last - slots, size)  # (c,) of the token that the slot then holds
+        number = last - ops.mod(last - slots, size)  # (c,) of the token in the slot
         is_new = ops.greater_equal(number, index)
         found = new  # one token is broadcast
         if not isinstance(count, int) or count > 1:
@@ -234,7 +232,7 @@ class SlotPositions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class SeenPositions(keras.layers.Layer):
-    """1 + position, or 0 for what no query may see: padding, and slots before a row's start.
+    """1 + position, or 0 for masked slots: padding, and slots before the start of a row.
 
     tokens (b, t), positions (b, t) -> int (b, t).
     """
@@ -269,7 +267,7 @@ class KeyPositions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class SlotMask(keras.layers.Layer):
-    """Slots whose token a query may see: positions (b, t), slots (b, c) -> bool (b, t, c)."""
+    """Mask of the slots to attend to: positions (b, t), slots (b, c) -> bool (b, t, c)."""
 
     def __init__(self, window: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -1,22 +1,21 @@
-"""What a model costs, from its spec alone and without Keras: arithmetic, cache and memory.
+"""Costs of a model, counted from its spec without Keras: operations, cache and memory.
 
-Arithmetic is that of matrix products alone, a multiplication and its addition being two
-floating-point operations: the projections, the scores q k^T, the mixing of values by the weights,
-the feed-forward and the logits. What is counted is what the graphs compute: of a whole sequence
-all t x t scores, the masked ones too, which for a causal model is twice what it needs, and of a
-new token those of all slots of its cache.
+Operations are those of matrix products, a multiply-add being two floating-point operations: the
+projections, the scores q k^T, the weighted values, the feed-forward layers and the logits. Counted
+are the products that the graphs compute: for a whole sequence all t x t scores, also the masked
+ones, twice as many as a causal model needs; for a new token the scores of all slots of its cache.
 
 This is the account of Kaplan et al. 2020 (section 2.1 and table 1) and of Hoffmann et al. 2022
-(appendix F), but for this: the first leaves out the logits, and has half as much for scores and
-mixing together; the second counts the softmax, and the embeddings as if they were a product.
+(appendix F), with these differences: the first leaves out the logits, and counts half as much for
+scores and weighted values; the second counts the softmax, and the embeddings as a product.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builders.counting import WIDE_PROJECTIONS, own_component
-from builders.registry import unknown_name
+from builders.counting import UP_PROJECTIONS, own_component
+from builders.errors import unknown_name
 from builders.spec import TransformerSpec
 
 STACKS = {
@@ -27,7 +26,7 @@ STACKS = {
 """The stacks of blocks that a model has, by kind."""
 
 BACKWARD_PER_FORWARD = 2
-"""Each product c = a b asks for two of its size on the way back, the gradients of a and of b."""
+"""Products of the backward pass for each product c = a b: the gradients of a and of b."""
 
 _POSITIONS_THAT_END = ("learned", "sinusoidal", "sinusoidal_concat")
 
@@ -38,29 +37,29 @@ class FlopCounts(dict[str, int]):
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (query,
     key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
     `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`, and
-    of embeddings of another width than d `decoder.embedding` and `encoder.embedding`. All blocks
-    of a stack are counted together.
+    `decoder.embedding` and `encoder.embedding`, the projections of embeddings whose width is not
+    d. All blocks of a stack are counted together.
     """
 
     @property
     def total(self) -> int:
-        """The forward pass."""
+        """The operations of the forward pass."""
         return sum(self.values())
 
     @property
     def training(self) -> int:
-        """Forward and backward pass, which is three times the first."""
+        """The operations of forward and backward pass, three times those of the forward pass."""
         return (1 + BACKWARD_PER_FORWARD) * self.total
 
 
 @dataclass(frozen=True)
 class MemoryCounts:
-    """Bytes that a model takes, beside its activations.
+    """Memory of a model without its activations, in bytes.
 
     Attributes:
-        weights: the parameters.
-        gradients: one number for each of them.
-        moments: two numbers for each of them, which AdamW keeps.
+        weights: of the parameters.
+        gradients: one number per parameter.
+        moments: two numbers per parameter, the state of AdamW.
     """
 
     weights: int
@@ -69,13 +68,13 @@ class MemoryCounts:
 
     @property
     def training(self) -> int:
-        """All of them together."""
+        """The sum of all three."""
         return self.weights + self.gradients + self.moments
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The types of numbers of a Keras dtype policy: of the weights, and of the computation."""
+    """The dtypes of a Keras dtype policy: of the weights, and of the computation."""
 
     weights: str
     computes: str
@@ -88,7 +87,7 @@ PRECISIONS = {
     "mixed_bfloat16": Precision("float32", "bfloat16"),
     "mixed_float16": Precision("float32", "float16"),
 }
-"""What `dtype` may be, by the name of the Keras policy."""
+"""The allowed values of `dtype`: names of Keras dtype policies."""
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "bool": 1}
 
@@ -96,18 +95,18 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "bool": 1}
 def count_flops(spec: TransformerSpec, length: int, source_length: int | None = None) -> FlopCounts:
     """Count the operations of the forward pass over one whole sequence, as in training.
 
-    Per token, and without the terms in t, this is twice the parameters that multiply: 24 d^2 for a
-    classic block. A window changes nothing here, since the whole matrix of scores is computed and
-    then masked.
+    Per token, and without the terms in t, this is twice the number of parameters in matrix
+    products: 24 d^2 for a classic block. A window does not change it, since the whole matrix of
+    scores is computed and then masked.
 
     Args:
         spec: of the model.
         length: tokens of the sequence, of the target in an encoder-decoder, t.
-        source_length: tokens of the source, s; `None`: as many. Only for an encoder-decoder.
+        source_length: tokens of the source of an encoder-decoder, s; `None`: `length`.
 
     Raises:
-        ValueError: a length that the model does not take, a source for a model that reads none, or
-            a component that does not ship, of which nothing is known here.
+        ValueError: a length that the model does not take, a source for a model without one, or a
+            registered component whose matrix products are not known.
     """
     _check_components(spec)
     _check_length(spec, "length", length)
@@ -129,15 +128,15 @@ def count_flops(spec: TransformerSpec, length: int, source_length: int | None = 
 def count_decode_flops(
     spec: TransformerSpec, length: int, source_length: int | None = None
 ) -> FlopCounts:
-    """Count the operations of one step of decoding: one new token, those before it in a cache.
+    """Count the operations of one decoding step: one new token, with earlier tokens in a cache.
 
-    In blocks with a window no more keys than that are looked at. An encoder-decoder has read its
-    source before, at the cost of `count_encode_flops`.
+    Blocks with a window attend to at most that many keys. An encoder-decoder has encoded its source
+    before, at the cost of `count_encode_flops`.
 
     Args:
         spec: of the model.
-        length: slots of the cache, or tokens that the new one looks at, itself included, if the
-            cache has just that many.
+        length: slots of the cache: the tokens that the new one attends to, itself included, if
+            all are filled.
         source_length: as in `count_flops`.
 
     Raises:
@@ -158,16 +157,16 @@ def count_decode_flops(
 
 
 def count_encode_flops(spec: TransformerSpec, source_length: int) -> FlopCounts:
-    """Count the operations of reading a source once, before the first step of decoding.
+    """Count the operations of encoding a source once, before the first decoding step.
 
-    That is the encoder, and the keys and values of every cross-attention.
+    They are those of the encoder, and of the keys and values of every cross-attention.
 
     Args:
         spec: of the model.
         source_length: tokens of the source, s.
 
     Raises:
-        ValueError: as in `count_flops`, or a model that reads no source.
+        ValueError: as in `count_flops`, or a model without a source.
     """
     _check_stacks(spec, "count_encode_flops", "encoder", "decoder")
     whole = count_flops(spec, 1, source_length)
@@ -178,14 +177,14 @@ def count_encode_flops(spec: TransformerSpec, source_length: int) -> FlopCounts:
 
 
 def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32") -> int:
-    """Count the bytes that a decoder remembers of its own tokens, for one row.
+    """Count the bytes of the cache of a decoder's own tokens, for one row.
 
-    These are k keys and k values of width h in every block, in the precision of the computation,
-    and the position of every token. In blocks with a window the cache grows no further than that.
+    These are k keys and k values of width h in every block, in the compute dtype, and the position
+    of every token. In blocks with a window the cache has at most that many slots.
 
     Args:
         spec: of the model.
-        length: the most tokens to remember.
+        length: maximum number of cached tokens.
         dtype: a Keras dtype policy, one of `PRECISIONS`.
 
     Raises:
@@ -202,7 +201,7 @@ def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32"
 def count_source_cache_bytes(
     spec: TransformerSpec, source_length: int, dtype: str = "float32"
 ) -> int:
-    """Count the bytes that a decoder remembers of the source, for one row.
+    """Count the bytes of the cache of the source in a decoder, for one row.
 
     Args:
         spec: of the model.
@@ -210,7 +209,7 @@ def count_source_cache_bytes(
         dtype: as in `count_cache_bytes`.
 
     Raises:
-        ValueError: as in `count_cache_bytes`, or a model that reads no source.
+        ValueError: as in `count_cache_bytes`, or a model without a source.
     """
     _check_stacks(spec, "count_source_cache_bytes", "encoder", "decoder")
     _check_length(spec, "source_length", source_length)
@@ -221,11 +220,11 @@ def count_source_cache_bytes(
 def count_memory(parameters: int, dtype: str = "float32") -> MemoryCounts:
     """Count the bytes of weights, gradients and AdamW's two moments.
 
-    All are of the weights' type, which is float32 with the mixed policies. (Keras keeps the moments
-    in the type of the weights, also where these are in half precision.)
+    All have the dtype of the weights, which is float32 with the mixed policies. (Keras keeps the
+    moments in the dtype of the weights, also in half precision.)
 
     Args:
-        parameters: how many, as by `count_parameters(spec).total`.
+        parameters: their number, as in `count_parameters(spec).total`.
         dtype: a Keras dtype policy, one of `PRECISIONS`.
 
     Raises:
@@ -236,10 +235,10 @@ def count_memory(parameters: int, dtype: str = "float32") -> MemoryCounts:
 
 
 def precision(dtype: str) -> Precision:
-    """Return the types of numbers of a dtype policy.
+    """Return the dtypes of a dtype policy.
 
     Raises:
-        ValueError: an unknown one; the message lists what there is.
+        ValueError: an unknown policy; the message lists the allowed ones.
     """
     if dtype not in PRECISIONS:
         raise ValueError(unknown_name("dtype", dtype, PRECISIONS))
@@ -247,12 +246,12 @@ def precision(dtype: str) -> Precision:
 
 
 def reads_source(spec: TransformerSpec) -> bool:
-    """Return whether the model reads one sequence to write another."""
+    """Return whether the model is an encoder-decoder, which has a source."""
     return STACKS[spec.kind] == ("encoder", "decoder")
 
 
 def slots(length: int, window: int | None) -> int:
-    """Return how many of `length` tokens are in the cache of a block with a window."""
+    """Return the number of cache slots of a block with a window, for `length` tokens."""
     return length if window is None else min(length, window)
 
 
@@ -262,7 +261,7 @@ def slots(length: int, window: int | None) -> int:
 def _attention(
     spec: TransformerSpec, name: str, queries: int, keys: int, pairs: int
 ) -> dict[str, int]:
-    """Count an attention of so many queries, new keys, and pairs of a query and a key."""
+    """Count an attention by its numbers of queries, new keys, and query-key pairs."""
     products = 2 * spec.num_heads * spec.head_dim * pairs  # every query head has its own scores
     return {
         f"{name}.projections": _projections(spec, queries, keys),
@@ -281,25 +280,25 @@ def _cross_attention(
 
 
 def _projections(spec: TransformerSpec, queries: int, keys: int) -> int:
-    """Count queries and outputs, n heads wide, and keys and values, k heads wide."""
+    """Count projections to n heads (queries, outputs) and to k heads (keys, values)."""
     heads = queries * 2 * spec.num_heads + keys * 2 * spec.num_key_value_heads
     return 2 * spec.hidden_dim * spec.head_dim * heads
 
 
 def _feedforward(spec: TransformerSpec, tokens: int) -> int:
-    kernels = WIDE_PROJECTIONS[spec.feedforward] + 1
+    kernels = UP_PROJECTIONS[spec.feedforward] + 1
     return 2 * spec.hidden_dim * spec.intermediate_dim * kernels * tokens
 
 
 def _embedding(spec: TransformerSpec, stack: str, tokens: int) -> dict[str, int]:
-    """Count the projection of embeddings to the width of the stream, where they have another."""
+    """Count the projection of embeddings to the width of the stream, where they differ."""
     if spec.embedding_dim == spec.hidden_dim:
         return {}
     return {f"{stack}.embedding": 2 * spec.embedding_dim * spec.hidden_dim * tokens}
 
 
 def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
-    """Count what comes after the last block: the logits, or what an encoder has in their place."""
+    """Count the parts after the last block: logits, pooler and masked-language-model head."""
     d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
     counts = {}
     if spec.pooler:
@@ -347,13 +346,13 @@ def _check_length(spec: TransformerSpec, name: str, length: int) -> None:
 
 
 def _source_length(spec: TransformerSpec, length: int, source_length: int | None) -> int | None:
-    """Return the tokens of the source, `None` for a model that reads none."""
+    """Return the tokens of the source, `None` for a model without one."""
     if not reads_source(spec):
         if source_length is None:
             return None
         raise ValueError(
             f"source_length={source_length!r}: must be None for a spec of kind={spec.kind!r}, "
-            "which reads no source"
+            "which has no source"
         )
     if source_length is None:
         return length

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
+from builders.components import SHIPPED
 from builders.spec import TransformerSpec
 
-_NORMS_OF_A_SUBLAYER = {"post": 1, "pre": 1, "sandwich": 2, "parallel": 1, "none": 0}
-WIDE_PROJECTIONS = {"mlp": 1, "glu": 2}
-"""How many kernels (d, f) a feed-forward has, beside the one of (f, d)."""
-
-_POSITIONS = ("none", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "learned", "relative")
+_NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "sandwich": 2, "parallel": 1, "none": 0}
+UP_PROJECTIONS = {"mlp": 1, "glu": 2}
+"""The number of kernels (d, f) of a feed-forward layer, besides the one of (f, d)."""
 
 
 class ParameterCounts(dict[str, int]):
-    """Trainable numbers of a model, by component.
+    """Parameters of a model, by component.
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.query`,
     `attention.key`, `attention.value`, `attention.output`, `feedforward`, `norms` (also those of
     queries and keys) and `output` (pooler, masked-language-model head, and the logits' own kernel
-    and bias; not a table that is tied).
+    and bias; not a tied table).
     """
 
     @property
     def total(self) -> int:
-        """All of them together."""
+        """The sum of all components."""
         return sum(self.values())
 
     @property
     def attention(self) -> int:
-        """The four projections of every attention together."""
+        """The sum of the four projections of every attention."""
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
 def own_component(spec: TransformerSpec) -> str | None:
-    """Return `field='value'` of a component that does not ship, of which nothing is known here."""
-    known = {
-        "norm_placement": _NORMS_OF_A_SUBLAYER,
-        "norm": ("layer", "rms"),
-        "feedforward": WIDE_PROJECTIONS,
-        "positions": _POSITIONS,
-        "attention": ("graph", "layer"),
-    }
-    for field, values in known.items():
-        if getattr(spec, field) not in values:
+    """Return `field='value'` of a registered component whose weights and products are not known."""
+    for field in ("norm_placement", "norm", "feedforward", "positions", "attention"):
+        if getattr(spec, field) not in SHIPPED[field]:
             return f"{field}={getattr(spec, field)!r}"
     return None
 
@@ -49,11 +41,11 @@ def own_component(spec: TransformerSpec) -> str | None:
 def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     """Count the parameters of the model of a spec, without building it.
 
-    A classic block, of full-width heads and a feed-forward of four times the width, has about
-    12 d^2: 4 d^2 in attention and 8 d^2 in the feed-forward.
+    A classic block, with full-width heads and a feed-forward layer of four times the width, has
+    about 12 d^2: 4 d^2 in attention and 8 d^2 in the feed-forward layer.
 
     Raises:
-        ValueError: the spec names a component that does not ship, of which nothing is known here.
+        ValueError: the spec names a registered component whose parameters are not known.
     """
     if own := own_component(spec):
         raise ValueError(
@@ -71,11 +63,11 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
 
     per_channel = 1 + spec.norm_bias
     norm = per_channel * d
-    stream_norms = (attentions + blocks) * _NORMS_OF_A_SUBLAYER[spec.norm_placement]
+    stream_norms = (attentions + blocks) * _NORMS_PER_SUBLAYER[spec.norm_placement]
     stream_norms += stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
     head_norms = attentions * 2 * spec.qk_norm * per_channel * spec.head_dim
 
-    wide = WIDE_PROJECTIONS[spec.feedforward]
+    wide = UP_PROJECTIONS[spec.feedforward]
     feedforward = (wide + 1) * d * f + spec.feedforward_bias * (wide * f + d)
     tokens = v
     if translates and not spec.share_embeddings:

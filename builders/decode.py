@@ -1,7 +1,7 @@
-"""Graphs derived from a trained model: one step of decoding, encoding once, looking inside.
+"""Graphs derived from a trained model: decode step, encoding of a source, and probe.
 
-Each is wired by the functions that wired the model, from the model's own layers. So it shares
-every weight, also with a model that was loaded from disk, and nothing is written twice.
+Each is wired by the functions that wired the model, from the layers of the model. So it shares
+every weight, also with a model that was loaded from disk, and no wiring is written twice.
 """
 
 from __future__ import annotations
@@ -12,19 +12,12 @@ from typing import Any
 import keras
 
 from builders.attention import heads_first
+from builders.attention_context import AttentionContext
 from builders.cache import KeyValueCache, cache_entries, memory_entries
-from builders.models import (
-    decode,
-    decoder_only,
-    embeddings,
-    encode,
-    encoder_decoder,
-    encoder_inputs,
-    encoder_only,
-    logits,
-    target_embedding,
-)
-from builders.registry import unknown_name
+from builders.embeddings import source_embedding, target_embedding
+from builders.errors import unknown_name
+from builders.heads import logits
+from builders.models import as_input, decoder, encoder, model_inputs, wire
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -38,17 +31,16 @@ def build_decode_step(
     num_tokens: int | None = 1,
     max_length: int | None = None,
 ) -> keras.Model:
-    """Build the graph that reads new tokens after those in a cache.
+    """Build the graph that reads new tokens after the tokens in a cache.
 
     {"tokens": int (b, t), "index": int (), "start": int (b,), "cache": {name: array}}
     -> {"logits": (b, t, v), "hidden": (b, t, d), "cache": {name: array}}.
 
-    `index` tokens have been read before; the new ones go to the slots after them. `start` is the
-    slot of each row's first token: zeros, unless rows of unequal length are padded on the left,
-    and what stands before it is seen by nobody. `hidden` is what the logits are made from. The
-    cache starts as `empty_cache` gives it, for an encoder-decoder together with that of
-    `build_encode`. Nothing checks that it has slots left: past the last one, new tokens take the
-    places of the oldest.
+    `index` tokens have been read before; the new ones are written to the slots after them. `start`
+    is the slot of each row's first token: zeros, unless rows of unequal length are padded on the
+    left, and earlier slots are masked. `hidden` is the output of the decoder. The first cache is
+    that of `empty_cache`, for an encoder-decoder together with that of `build_encode`. The number
+    of free slots is not checked: after the last slot, new tokens replace the oldest.
 
     Args:
         model: as built from `spec`, or loaded.
@@ -62,10 +54,10 @@ def build_decode_step(
     """
     if spec.kind == "encoder_only":
         raise ValueError(
-            "build_decode_step takes a spec with a decoder, given one of kind='encoder_only', "
-            "which reads and does not write; use kind='decoder_only' or 'encoder_decoder'"
+            "build_decode_step takes a spec with a decoder, given one of kind='encoder_only'; "
+            "use kind='decoder_only' or 'encoder_decoder'"
         )
-    scope = LayerScope(model)
+    scope = LayerScope(spec, model)
     dtype = _compute_dtype(model)
     tokens = keras.Input(batch_shape=(batch_size, num_tokens), dtype="int32", name="tokens")
     index = keras.Input(batch_shape=(), dtype="int32", name="index")
@@ -74,38 +66,40 @@ def build_decode_step(
         **cache_entries(spec, batch_size, max_length, dtype),
         **memory_entries(spec, batch_size, None, dtype),
     }
-    cache = {
+    inputs = {
         name: keras.Input(batch_shape=shape, dtype=kind, name=name)
         for name, (shape, kind) in entries.items()
     }
-    scope.cache = KeyValueCache(cache, index, start, takes_several=num_tokens != 1)
+    cache = KeyValueCache(inputs, index, start, takes_several=num_tokens != 1)
+    memory_context = None
+    if spec.kind == "encoder_decoder":
+        memory_context = AttentionContext(inputs.get("encoder.memory_mask"), cache=cache)
 
-    embedding = target_embedding(scope, spec)
-    hidden = decode(scope, spec, tokens, embedding, memory_mask=cache.get("encoder.memory_mask"))
+    embedding = target_embedding(scope)
+    hidden = decoder(
+        scope.within("decoder"), tokens, embedding, memory_context=memory_context, cache=cache
+    )
     step = DerivedGraph(
-        {"tokens": tokens, "index": index, "start": start, "cache": cache},
-        {
-            "logits": logits(scope, spec, hidden, embedding),
-            "hidden": hidden,
-            "cache": scope.cache.entries,
-        },
+        {"tokens": tokens, "index": index, "start": start, "cache": inputs},
+        {"logits": logits(scope, hidden, embedding), "hidden": hidden, "cache": cache.entries},
         name="decode_step",
     )
-    return _sharing(model, step, "decoder.", "logits")
+    _check_weights(model, step, "decoder.", "logits")
+    return step
 
 
 def empty_cache(
     model: keras.Model, spec: TransformerSpec, batch_size: int = 1, max_length: int | None = None
 ) -> dict[str, Any]:
-    """Return the cache that the first decode step of a sequence starts from.
+    """Return the cache for the first decode step of a sequence.
 
-    An encoder-decoder needs that of `build_encode` beside it: `{**empty_cache(...), **encoded}`.
+    An encoder-decoder also needs the cache of `build_encode`: `{**empty_cache(...), **encoded}`.
 
     Args:
         model: as built from `spec`, or loaded; the cache is in its precision.
         spec: of the model.
         batch_size: rows.
-        max_length: tokens to remember; `None`: as many as the model takes.
+        max_length: slots of the cache; `None`: `max_sequence_length`.
     """
     length = spec.max_sequence_length if max_length is None else max_length
     entries = cache_entries(spec, batch_size, length, _compute_dtype(model))
@@ -113,10 +107,10 @@ def empty_cache(
 
 
 def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
-    """Build the graph that reads a source once, for all steps of decoding.
+    """Build the graph that encodes a source once, for all steps of decoding.
 
-    int (b, s) -> {"memory": (b, s, d), "cache": {name: array}}: the encoder's output, and what
-    the decode step needs of it, the keys and values of every cross-attention.
+    int (b, s) -> {"memory": (b, s, d), "cache": {name: array}}: the output of the encoder, and the
+    keys and values of every cross-attention, which the decode step takes.
 
     Args:
         model: as built from `spec`, or loaded.
@@ -130,67 +124,59 @@ def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
             f"build_encode takes a spec of kind='encoder_decoder', given one of {spec.kind!r}, "
             "which has no encoder; use build_decode_step alone"
         )
-    scope = LayerScope(model)
+    scope = LayerScope(spec, model)
     source = keras.Input((None,), dtype="int32", name="source")
-    memory, mask = encode(scope, spec, source, embeddings(scope, spec)[0])
+    memory, mask = encoder(scope.within("encoder"), source, source_embedding(scope))
     cache = {} if mask is None else {"encoder.memory_mask": mask}
     for i in range(spec.num_layers):
-        part = scope.within("decoder").within(f"block_{i}").within("cross_attention")
+        part = scope.within("decoder").block(i).within("cross_attention")
         for role in ("key", "value"):
-            cache[part.full_name(f"{role}_cache")] = heads_first(part, spec, role, memory)
-    outputs = {"memory": memory, "cache": cache}
-    return _sharing(model, DerivedGraph(source, outputs, name="encode"), "encoder.")
+            cache[part.full_name(f"{role}_cache")] = heads_first(part, role, memory)
+    graph = DerivedGraph(source, {"memory": memory, "cache": cache}, name="encode")
+    _check_weights(model, graph, "encoder.")
+    return graph
 
 
 def build_probe(
     model: keras.Model, spec: TransformerSpec, what: str | Sequence[str] = "attention_scores"
 ) -> keras.Model:
-    """Build the graph that gives out what is inside a model: same inputs, {name: array}.
+    """Build the graph that returns internal activations of a model: same inputs, {name: array}.
 
     Args:
         model: as built from `spec`, or loaded.
         spec: of the model.
         what: `attention_scores`: for each attention, such as `decoder.block_0.self_attention`,
-            the weights after the softmax, (b, n, t, s), whose rows sum to 1 (the word is that of
-            `keras.layers.MultiHeadAttention`); or names of layers, such as
-            `decoder.block_0.feedforward.up`, whose outputs are wanted. In attention, the layers
-            `scores`, `softmax` and `weighted_values` are there too, even where the model fuses
-            them.
+            the weights after the softmax, (b, n, t, s), whose rows sum to 1 (as
+            `keras.layers.MultiHeadAttention` calls them); or names of layers, such as
+            `decoder.block_0.feedforward.up`, whose outputs to return. Attention also has the layers
+            `scores`, `softmax` and `weighted_values` here, even where the model fuses them.
 
     Raises:
         ValueError: no such layer, or the model was not built from this spec.
     """
-    scope = ProbeScope(model)
-    if spec.kind == "encoder_decoder":
-        inputs: Any = {
-            name: keras.Input((None,), dtype="int32", name=name) for name in ("source", "target")
-        }
-        encoder_decoder(scope, spec, **inputs)
-    elif spec.kind == "encoder_only":
-        inputs = encoder_inputs(spec)
-        encoder_only(scope, spec, **inputs)
-        inputs = inputs if len(inputs) > 1 else inputs["tokens"]
-    else:
-        inputs = keras.Input((None,), dtype="int32", name="tokens")
-        decoder_only(scope, spec, inputs)
+    scope = ProbeScope(spec, model)
+    inputs = model_inputs(spec)
+    whole = keras.Model(as_input(inputs), wire(scope, inputs))
+    _check_weights(model, whole, "")
+    _check_layers(model, scope)
     found = scope.outputs
     if what == "attention_scores":
-        ending = ".softmax"
-        shown = {n.removesuffix(ending): x for n, x in found.items() if n.endswith(ending)}
+        suffix = ".softmax"
+        shown = {n.removesuffix(suffix): x for n, x in found.items() if n.endswith(suffix)}
     else:
         names = [what] if isinstance(what, str) else list(what)
         for name in names:
             if name not in found:
                 raise ValueError(unknown_name("layer", name, ["attention_scores", *found]))
         shown = {name: found[name] for name in names}
-    return _sharing(model, DerivedGraph(inputs, shown, name="probe"))
+    return DerivedGraph(as_input(inputs), shown, name="probe")
 
 
 class DerivedGraph(keras.Model):
-    """A Functional model that takes arrays and backend tensors side by side, dicts in any order.
+    """A Functional model that takes a mix of arrays and backend tensors, in dicts of any order.
 
-    (A step is called with new tokens and with what the step before gave; Keras refuses a mixture,
-    and with PyTorch goes by the order of a dict.)
+    A step is called with new tokens and the cache of the step before. Keras refuses such a mix, and
+    on PyTorch depends on the order of a dict.
     """
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
@@ -198,7 +184,7 @@ class DerivedGraph(keras.Model):
 
 
 def _tensors(given: Any, wanted: Any) -> Any:
-    """Return arrays as tensors, in the order in which a graph has its inputs."""
+    """Return arrays as tensors, in the order of the inputs of a graph."""
     if not isinstance(wanted, dict):
         return given if keras.backend.is_keras_tensor(given) else keras.ops.convert_to_tensor(given)
     for name in wanted:
@@ -208,19 +194,19 @@ def _tensors(given: Any, wanted: Any) -> Any:
 
 
 class ProbeScope(LayerScope):
-    """The scope of an existing model that keeps the output of every layer that is called.
+    """The scope of an existing model that records the output of every layer that is called.
 
     Attributes:
-        outputs: by name; of a layer that is called twice, the last.
+        outputs: by name; of a layer that is called twice, the last output.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        super().__init__(model)
-        self.shows_scores = True
+    def __init__(self, spec: TransformerSpec, model: keras.Model) -> None:
+        super().__init__(spec, model)
+        self.exposes_scores = True
         self.outputs: dict[str, Tensor] = {}
 
     def layer(self, name: str, cls: type, /, *args: Any, **kwargs: Any) -> Any:
-        """Return the layer `name`, in a function that calls it and keeps what it gives."""
+        """Return the layer `name`, in a function that calls it and records its output."""
         layer: Any = super().layer(name, cls, *args, **kwargs)
 
         def call(*inputs: Tensor, **options: Any) -> Tensor:
@@ -235,25 +221,49 @@ def _compute_dtype(model: keras.Model) -> str:
     return next(layer.compute_dtype for layer in model.layers if layer.weights)
 
 
-def _sharing(model: keras.Model, derived: keras.Model, *sides: str) -> keras.Model:
-    """Return a derived graph that reads the model's weights, and all of those on some sides."""
-    advice = "; use the spec that the model was built from"
+_ADVICE = "; use the spec that the model was built from"
+
+
+def _check_weights(model: keras.Model, derived: keras.Model, *prefixes: str) -> None:
+    """Check that a derived graph uses weights of the model alone, and all with some prefixes.
+
+    Raises:
+        ValueError: naming weights that the model lacks, or that the graph does not use.
+    """
     shared = {id(weight) for weight in model.weights}
     used = {id(weight) for weight in derived.weights}
-    strange = [weight.path for weight in derived.weights if id(weight) not in shared]
-    if strange:
-        raise ValueError(f"the model has no weights {_some(strange)}, as its spec says{advice}")
+    missing = [weight.path for weight in derived.weights if id(weight) not in shared]
+    if missing:
+        raise ValueError(f"the spec has weights {_some(missing)}, which the model lacks{_ADVICE}")
+    # A decode step takes the keys and values of the source from its cache.
+    taken_from_cache = () if prefixes == ("",) else (".cross_attention.",)
     unused = [
         weight.path
         for weight in model.weights
-        # A decode step has the keys and values of the source from its cache.
-        if weight.path.startswith(sides)
-        and ".cross_attention." not in weight.path
+        if weight.path.startswith(prefixes)
+        and not any(part in weight.path for part in taken_from_cache)
         and id(weight) not in used
     ]
     if unused:
-        raise ValueError(f"the model has weights {_some(unused)}, unlike its spec{advice}")
-    return derived
+        raise ValueError(f"the model has weights {_some(unused)}, which its spec lacks{_ADVICE}")
+
+
+def _check_layers(model: keras.Model, scope: ProbeScope) -> None:
+    """Check that a probe has all layers of the model, except those of a fused attention.
+
+    Raises:
+        ValueError: naming layers that the probe does not call.
+    """
+    fused = ("attend", "attention")  # one node in the model, several in the probe
+    unused = [
+        layer.name
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+        and layer.name not in scope.outputs
+        and layer.name.rpartition(".")[2] not in fused
+    ]
+    if unused:
+        raise ValueError(f"the model has layers {_some(unused)}, which its spec lacks{_ADVICE}")
 
 
 def _some(names: Sequence[str]) -> str:

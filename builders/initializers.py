@@ -1,4 +1,4 @@
-"""How weights start: one registered function for each value of the spec's `initializer`.
+"""Weight initialisers: one registered function for each value of the spec's `initializer`.
 
 Each takes the spec and a `Kernel`, and returns a new Keras initialiser.
 """
@@ -10,22 +10,23 @@ from dataclasses import dataclass
 
 import keras
 
-from builders.registry import component, register_component
+from builders.components import component, register_component
+from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What an initialiser may go by.
+    """The properties of a kernel that an initialiser depends on.
 
-    Widths are given, not read off the kernel: Keras would take the shape (d, n, h) of an attention
-    kernel for that of a convolution, and start it too small.
+    Widths are given explicitly: from the shape (d, n, h) of an attention kernel, Keras would derive
+    the fans of a convolution, and its initial values would be too small.
 
     Attributes:
         role: the last part of the layer's name: `query`, `up`, `token_embedding`, ...
-        fan_in: the width that it reads; of an embedding, that of its rows.
-        fan_out: the width that it writes.
-        sublayers: how many sublayers are on the residual stream, where it ends one of them.
+        fan_in: input width; of an embedding, the width of its rows.
+        fan_out: output width.
+        sublayers: the number of sublayers on the residual stream of the kernel's stack.
     """
 
     role: str
@@ -33,18 +34,24 @@ class Kernel:
     fan_out: int
     sublayers: int = 1
 
+    @property
+    def ends_sublayer(self) -> bool:
+        """Whether its output is merged with the residual stream."""
+        return self.role in ("output", "down")
 
-def initializer(
-    spec: TransformerSpec, role: str, *, fan_in: int, fan_out: int, sublayers: int = 1
-) -> keras.Initializer:
+
+def initializer(scope: LayerScope, role: str, *, fan_in: int, fan_out: int) -> keras.Initializer:
     """Return the initialiser that the spec names for a kernel from `fan_in` to `fan_out`."""
+    spec = scope.spec
+    sublayers = spec.num_sublayers(scope.path[0]) if scope.path else 1
     kernel = Kernel(role, fan_in, fan_out, sublayers)
     return component("initializer", spec.initializer)(spec, kernel)
 
 
-def embedding_initializer(spec: TransformerSpec, role: str) -> keras.Initializer:
+def embedding_initializer(scope: LayerScope, role: str) -> keras.Initializer:
     """Return the initialiser of an embedding: with `glorot_uniform`, rows of about unit length."""
-    return initializer(spec, role, fan_in=spec.hidden_dim, fan_out=spec.hidden_dim)
+    d = scope.spec.hidden_dim
+    return initializer(scope, role, fan_in=d, fan_out=d)
 
 
 @register_component("initializer", "glorot_uniform")
@@ -56,19 +63,20 @@ def glorot_uniform(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
 
 @register_component("initializer", "normal")
 def normal(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
-    """Normal with one standard deviation for all (BERT and GPT use 0.02)."""
+    """Normal with one standard deviation for all kernels (BERT and GPT use 0.02)."""
     return keras.initializers.RandomNormal(stddev=spec.initializer_range)
 
 
 @register_component("initializer", "depth_scaled")
 def depth_scaled(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
-    """Normal, smaller by sqrt(N) where one of N sublayers ends (GPT-2, section 2.3)."""
-    return keras.initializers.RandomNormal(stddev=spec.initializer_range / kernel.sublayers**0.5)
+    """Normal, divided by sqrt(N) where one of N sublayers ends (GPT-2, section 2.3)."""
+    sublayers = kernel.sublayers if kernel.ends_sublayer else 1
+    return keras.initializers.RandomNormal(stddev=spec.initializer_range / sublayers**0.5)
 
 
 @register_component("initializer", "t5")
 def t5(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
-    """Normal, 1 / sqrt(fan_in); tokens 1, and queries smaller by the sqrt(h) that T5's scores lack.
+    """Normal with 1 / sqrt(fan_in); 1 for tokens; for queries divided by T5's missing sqrt(h).
 
     From the code that the paper was made with (Raffel et al. 2020; Mesh TensorFlow).
     """

@@ -1,25 +1,23 @@
-"""Attention masks as nodes of the graph: boolean, `True` where a query may look.
+"""Attention masks as nodes of the graph: boolean, `True` where a query attends to a key.
 
-Nothing here relies on the implicit masks of Keras, which travel beside the tensors unseen.
+They do not rely on the implicit masks of Keras, which are not part of the graph.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import KerasTensor, ops
 
 from builders.scope import LayerScope
-from builders.spec import TransformerSpec
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="builders")
 class PaddingMask(keras.layers.Layer):
-    """Keys that are no padding: tokens (b, s) -> bool (b, 1, s)."""
+    """Mask of the keys that are not padding: tokens (b, s) -> bool (b, 1, s)."""
 
     def __init__(self, pad_token_id: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,10 +35,10 @@ class PaddingMask(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class CausalMask(keras.layers.Layer):
-    """Keys that are not in the future of the query: tokens (b, t) -> bool (1, t, t).
+    """Mask of the keys that are not after the query: tokens (b, t) -> bool (1, t, t).
 
     Args:
-        window: how many of them, counted from the query back; `None`: all.
+        window: number of keys, counted back from the query; `None`: all.
     """
 
     def __init__(self, window: int | None = None, **kwargs: Any) -> None:
@@ -60,7 +58,7 @@ class CausalMask(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class CombineMasks(keras.layers.Layer):
-    """Where both masks allow: bool (1, t, s), bool (b, 1, s) -> bool (b, t, s)."""
+    """Logical and of two masks: bool (1, t, s), bool (b, 1, s) -> bool (b, t, s)."""
 
     def call(self, first: Tensor, second: Tensor) -> Tensor:
         return ops.logical_and(first, second)
@@ -71,54 +69,26 @@ class CombineMasks(keras.layers.Layer):
 
 
 def is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
-    """Where a key position is the query's or, within the window, before it; they broadcast."""
+    """Return whether keys are at or before queries, and within the window; positions broadcast."""
     past = ops.less_equal(key, query)
     return past if window is None else ops.logical_and(past, key > query - window)
 
 
-def padding_mask(scope: LayerScope, spec: TransformerSpec, tokens: Tensor) -> Tensor | None:
-    """Wire the padding mask of tokens (b, s) as bool (b, 1, s), if any token is padding."""
-    if spec.pad_token_id is None:
-        return None
-    return scope.layer("padding_mask", PaddingMask, spec.pad_token_id)(tokens)
-
-
-@dataclass(frozen=True)
-class AttentionContext:
-    """What the queries of an attention may look at, and where they stand.
-
-    Attributes:
-        mask: bool (1 or b, 1 or t, s), or `None`: they may look everywhere.
-        positions: int (1 or b, t), of queries and of new keys; `None` in cross-attention, whose
-            two sequences have no common order.
-        bias: added to the scores, (1 or b, n, t, s), or `None`.
-        window: how many tokens they may look at, themselves included; `None`: any number.
-    """
-
-    mask: Tensor | None
-    positions: Tensor | None = None
-    bias: Tensor | None = None
-    window: int | None = None
-
-
 def window_prefixed(name: str, window: int | None) -> str:
-    """Return the name of what blocks with a window have apart from those that see all."""
+    """Return the name of a layer that blocks with a window share, apart from the other blocks."""
     return name if window is None else f"window_{name}"
 
 
-def causal_mask(
-    scope: LayerScope,
-    spec: TransformerSpec,
-    tokens: Tensor,
-    padding: Tensor | None,
-    window: int | None,
-) -> Tensor:
-    """Wire what a decoder's tokens (b, t) may look at, as bool (1 or b, t, t).
+def padding_mask(scope: LayerScope, tokens: Tensor) -> Tensor | None:
+    """Wire the padding mask of tokens (b, s), bool (b, 1, s), if the spec has a padding token."""
+    pad = scope.spec.pad_token_id
+    return None if pad is None else scope.layer("padding_mask", PaddingMask, pad)(tokens)
 
-    In a decode graph they look at the slots of a cache: bool (b, t, c).
-    """
-    if scope.cache is not None:
-        return scope.cache.causal_mask(scope, spec, tokens, window)
+
+def causal_mask(
+    scope: LayerScope, tokens: Tensor, padding: Tensor | None, window: int | None
+) -> Tensor:
+    """Wire the self-attention mask of a decoder's tokens (b, t), bool (1 or b, t, t)."""
     causal = scope.layer(window_prefixed("causal_mask", window), CausalMask, window)(tokens)
     if padding is None:
         return causal

@@ -1,6 +1,6 @@
 """Norms: one registered function for each value of the spec's `norm`.
 
-Each takes `(scope, spec, name, x)` and wires a norm called `name` over the last axis of x.
+Each takes `(scope, x, name)` and wires a norm called `name` over the last axis of x.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ from typing import Any
 import keras
 from keras import ops
 
-from builders.registry import component, register_component
+from builders.components import component, register_component
 from builders.scope import LayerScope
-from builders.spec import TransformerSpec
 
 Tensor = Any
 
 
-def norm(scope: LayerScope, spec: TransformerSpec, x: Tensor, name: str = "norm") -> Tensor:
+def norm(scope: LayerScope, x: Tensor, name: str = "norm") -> Tensor:
     """Wire the spec's norm over the last axis; its statistics are in float32."""
-    return component("norm", spec.norm)(scope, spec, name, x)
+    return component("norm", scope.spec.norm)(scope, x, name)
 
 
 @register_component("norm", "layer")
-def layer_norm(scope: LayerScope, spec: TransformerSpec, name: str, x: Tensor) -> Tensor:
+def layer_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta (Ba et al. 2016)."""
-    layer = keras.layers.LayerNormalization
+    spec, layer = scope.spec, keras.layers.LayerNormalization
     return scope.layer(name, layer, epsilon=spec.norm_epsilon, center=spec.norm_bias)(x)
 
 
 @register_component("norm", "rms")
-def rms_norm(scope: LayerScope, spec: TransformerSpec, name: str, x: Tensor) -> Tensor:
+def rms_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """x / sqrt(mean square + epsilon) * scale (Zhang and Sennrich 2019, section 4)."""
+    spec = scope.spec
     layer = UnitOffsetRMSNormalization if spec.norm_offset else keras.layers.RMSNormalization
     return scope.layer(name, layer, epsilon=spec.norm_epsilon)(x)
 
 
 @keras.saving.register_keras_serializable(package="builders")
 class UnitOffsetRMSNormalization(keras.layers.RMSNormalization):
-    """RMS norm times 1 + scale, whose scale starts at zero, as in Gemma: (..., d) -> (..., d)."""
+    """RMS norm times 1 + scale, with scale starting at zero, as in Gemma: (..., d) -> (..., d)."""
 
     def build(self, input_shape: Any) -> None:
         # Not cast to the precision of the computation, in which 1 + scale would be rounded.

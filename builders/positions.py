@@ -1,14 +1,14 @@
 """Position schemes: one registered class for each value of the spec's `positions`.
 
-There are three places where order can come in, and a scheme overrides the method of one:
+Positions can be encoded in three places. A scheme overrides the method of one:
 
-* `embed` adds to what the first block reads: x (b, t, d), positions int (1 or b, t) -> (b, t, d);
-* `rotate` turns the queries and keys of self-attention: (b, t, n or k, h) -> same;
-* `bias` gives what is added to the scores of self-attention, the same in all blocks of a stack:
+* `embed` adds to the token embeddings: x (b, t, d), positions int (1 or b, t) -> (b, t, d);
+* `rotate` rotates the queries and keys of self-attention: (b, t, n or k, h) -> same;
+* `bias` returns a bias of the scores of self-attention, which all blocks of a stack share:
   positions of queries (1 or b, t) and of keys (1 or b, s) -> (1 or b, n, t, s), or `None`.
 
-A scheme that goes by the positions it is given holds for whole sequences and for decoding, where
-keys are the slots of a cache.
+A scheme that computes from the positions it is given works for whole sequences and for decoding,
+where the keys are the slots of a cache.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import keras
 from keras import KerasTensor, ops
 
+from builders.components import component, register_component
 from builders.initializers import embedding_initializer
-from builders.registry import component, register_component
 from builders.rotary import RotaryPositions
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -30,50 +30,37 @@ Tensor = Any
 
 
 class PositionScheme:
-    """A scheme without any positions; see above for what others override."""
+    """A scheme without positions, and the base class of all others; see the module docstring."""
 
-    def embed(
-        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor
-    ) -> Tensor:
+    def embed(self, scope: LayerScope, x: Tensor, positions: Tensor) -> Tensor:
         return x
 
-    def rotate(
-        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor, name: str
-    ) -> Tensor:
+    def rotate(self, scope: LayerScope, x: Tensor, positions: Tensor, name: str) -> Tensor:
         return x
 
-    def bias(
-        self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
-    ) -> Tensor | None:
+    def bias(self, scope: LayerScope, queries: Tensor, keys: Tensor, causal: bool) -> Tensor | None:
         return None
 
 
 def position_scheme(spec: TransformerSpec) -> PositionScheme:
-    """Return the scheme that a spec names."""
+    """Return the position scheme of a spec."""
     return component("positions", spec.positions)()
 
 
 @keras.saving.register_keras_serializable(package="builders")
 class Positions(keras.layers.Layer):
-    """Positions of the tokens of whole sequences: (b, t) -> int (1, t), which is 0 to t - 1.
+    """Positions 0 to t - 1 of the tokens of whole sequences: (b, t) -> int (1, t).
 
-    The tokens give only the shape. They are symbolic on purpose: a layer called on a constant is
-    baked into the graph, and a table of positions would silently not be trained.
+    Only the shape of the tokens is used. They make the positions symbolic: Keras evaluates a layer
+    that is called on a constant at once, and a table of positions would silently not be trained.
     """
 
     def call(self, tokens: Tensor) -> Tensor:
         return ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
 
     def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
-        # Not 1: `Add` would take that for the size of every batch.
+        # Not 1, which `Add` would infer as the batch size of its output.
         return KerasTensor((None, tokens.shape[1]), dtype="int32")
-
-
-def token_positions(scope: LayerScope, tokens: Tensor) -> Tensor:
-    """Wire the positions of tokens (b, t), as int (1 or b, t)."""
-    if scope.cache is not None:
-        return scope.cache.positions(scope, tokens)
-    return scope.layer("positions", Positions)(tokens)
 
 
 class PositionVectors(keras.layers.Layer, ABC):
@@ -94,15 +81,15 @@ class PositionVectors(keras.layers.Layer, ABC):
 
     def call(self, positions: Tensor) -> Tensor:
         self._check_length(positions)
-        # Empty slots of a decode graph have positions below 0; no query sees what they hold.
+        # Empty slots of a decode graph have positions below 0; they are masked in attention.
         return self.vectors(ops.clip(positions, 0, self.max_length - 1))
 
     def _check_length(self, positions: Tensor) -> None:
-        message = f"{self.name}: positions end at max_sequence_length={self.max_length} tokens"
+        message = f"{self.name} has positions for max_sequence_length={self.max_length} tokens"
         advice = "; cut the sequence, or build the model with a larger max_sequence_length"
         length = positions.shape[1]
         if length is None and keras.backend.backend() == "tensorflow":
-            import tensorflow as tf  # only here is a length unknown when the graph is traced
+            import tensorflow as tf  # the one backend that traces graphs with unknown lengths
 
             given = tf.shape(positions)[1]
             tf.debugging.assert_less_equal(given, self.max_length, message + advice)
@@ -179,7 +166,7 @@ class SinusoidalPositions(PositionVectors):
 
 @keras.saving.register_keras_serializable(package="builders")
 class ALiBiBias(keras.layers.Layer):
-    """Less attention to what is further away: minus slope * distance, in float32 (ALiBi).
+    """Bias of attention scores by distance: -slope * distance, in float32 (ALiBi).
 
     Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s). Head
     i of n has the slope 2^(-8 (i + 1) / n); where n is no power of two, the slopes for the power
@@ -210,14 +197,14 @@ class ALiBiBias(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class RelativePositionBias(keras.layers.Layer):
-    """A trained number for each head and range of distances (Raffel et al. 2020, section 2.1).
+    """Trained bias of attention scores by head and distance bucket (Raffel et al. 2020, 2.1).
 
     Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s), from a
-    table `embeddings` (buckets, n). Half of the buckets are for one distance each, the others for
-    ranges that grow by a constant factor up to `max_distance`; the last takes all beyond.
+    table `embeddings` (buckets, n). Half of the buckets hold one distance each, the others ranges
+    that grow by a constant factor up to `max_distance`; the last holds all larger distances.
 
     Args:
-        causal: whether keys after the query share the bucket of distance 0. If not, half of all
+        causal: whether keys after the query share the bucket of distance 0; otherwise half of all
             buckets are for them.
     """
 
@@ -249,8 +236,8 @@ class RelativePositionBias(keras.layers.Layer):
         number = self.num_buckets if self.causal else self.num_buckets // 2
         distance = ops.maximum(-ahead, 0) if self.causal else ops.abs(ahead)
         exact = number // 2
-        # In float32 and in this order, as the authors do: where the result is a whole number,
-        # rounding decides between two buckets.
+        # In float32 and in the authors' order: where the result is a whole number, rounding decides
+        # between two buckets.
         ratio = ops.cast(ops.maximum(distance, 1), "float32") / exact
         share = ops.log(ratio) / math.log(self.max_distance / exact)
         far = exact + ops.cast(share * (number - exact), "int32")
@@ -281,15 +268,14 @@ register_component("positions", "none")(PositionScheme)
 class Learned(PositionScheme):
     """Add a trained vector for each position (GPT, BERT)."""
 
-    def embed(
-        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor
-    ) -> Tensor:
+    def embed(self, scope: LayerScope, x: Tensor, positions: Tensor) -> Tensor:
+        spec = scope.spec
         vectors = scope.layer(
             "position_embedding",
             LearnedPositions,
             spec.max_sequence_length,
             spec.hidden_dim,
-            embeddings_initializer=embedding_initializer(spec, "position_embedding"),
+            embeddings_initializer=embedding_initializer(scope, "position_embedding"),
         )(positions)
         return _add(scope, x, vectors)
 
@@ -300,9 +286,8 @@ class Sinusoidal(PositionScheme):
 
     interleaved = True
 
-    def embed(
-        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor
-    ) -> Tensor:
+    def embed(self, scope: LayerScope, x: Tensor, positions: Tensor) -> Tensor:
+        spec = scope.spec
         vectors = scope.layer(
             "position_embedding",
             SinusoidalPositions,
@@ -322,11 +307,10 @@ class SinusoidalConcat(Sinusoidal):
 
 @register_component("positions", "rotary")
 class Rotary(PositionScheme):
-    """Turn queries and keys by angles that grow with the position (Su et al. 2021, RoFormer)."""
+    """Rotate queries and keys by angles proportional to the position (Su et al. 2021, RoFormer)."""
 
-    def rotate(
-        self, scope: LayerScope, spec: TransformerSpec, x: Tensor, positions: Tensor, name: str
-    ) -> Tensor:
+    def rotate(self, scope: LayerScope, x: Tensor, positions: Tensor, name: str) -> Tensor:
+        spec = scope.spec
         frequencies, magnitude = component("rotary_scaling", spec.rotary_scaling)(spec)
         layer = scope.layer(f"{name}_rotary", RotaryPositions, frequencies, magnitude)
         return layer(x, positions)
@@ -334,21 +318,18 @@ class Rotary(PositionScheme):
 
 @register_component("positions", "alibi")
 class ALiBi(PositionScheme):
-    """Subtract from the scores what grows with the distance (Press et al. 2022)."""
+    """Subtract a multiple of the distance from the scores (Press et al. 2022)."""
 
-    def bias(
-        self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
-    ) -> Tensor | None:
-        return scope.layer("alibi_bias", ALiBiBias, spec.num_heads)(queries, keys)
+    def bias(self, scope: LayerScope, queries: Tensor, keys: Tensor, causal: bool) -> Tensor | None:
+        return scope.layer("alibi_bias", ALiBiBias, scope.spec.num_heads)(queries, keys)
 
 
 @register_component("positions", "relative")
 class Relative(PositionScheme):
-    """Add to the scores what is trained for each range of distances (T5)."""
+    """Add a trained bias for each distance bucket to the scores (T5)."""
 
-    def bias(
-        self, scope: LayerScope, spec: TransformerSpec, queries: Tensor, keys: Tensor, causal: bool
-    ) -> Tensor | None:
+    def bias(self, scope: LayerScope, queries: Tensor, keys: Tensor, causal: bool) -> Tensor | None:
+        spec = scope.spec
         return scope.layer(
             "relative_position_bias",
             RelativePositionBias,
@@ -356,7 +337,7 @@ class Relative(PositionScheme):
             spec.relative_buckets,
             spec.relative_max_distance,
             causal,
-            embeddings_initializer=embedding_initializer(spec, "relative_position_bias"),
+            embeddings_initializer=embedding_initializer(scope, "relative_position_bias"),
         )(queries, keys)
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from builders.registry import register_component
+from builders.components import register_component
 from builders.spec import TransformerSpec
 
 Tensor = Any

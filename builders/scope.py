@@ -1,14 +1,14 @@
-"""`LayerScope`: the layers of one model by dotted name, made when first asked for."""
+"""`LayerScope`: the spec of a model, and its layers by dotted name."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+import inspect
+from typing import Any, TypeVar
 
 import keras
 
-if TYPE_CHECKING:
-    from builders.cache import KeyValueCache
+from builders.spec import TransformerSpec
 
 if keras.backend.backend() == "torch":
     import builders.torch_names  # noqa: F401 - dotted names need it on that backend
@@ -17,32 +17,39 @@ L = TypeVar("L", bound=keras.layers.Layer)
 
 
 class LayerScope:
-    """Hands out the layers of one model, so that several graphs can be wired from the same ones.
+    """The spec of a model and its layers, from which several graphs can be wired.
 
     A wiring is a function from tensors to tensors that asks a scope for every layer it calls. On
     an empty scope it makes a new model. On the scope of an existing model it finds that model's
-    layers, so what it wires shares all weights with it.
+    layers, so the graph it wires shares all weights with the model.
 
     Args:
-        model: the model whose layers to hand out; `None` starts empty.
+        spec: of the model.
+        model: the model whose layers to return; `None` starts empty.
 
     Attributes:
-        cache: what a decode graph remembers; `None` where whole sequences are read.
-        shows_scores: whether attention is wired step by step, so that its scores can be had.
+        spec: of the model; within a block, of that block.
+        exposes_scores: whether attention is wired in steps, so that a graph can return its scores.
     """
 
-    def __init__(self, model: keras.Model | None = None) -> None:
+    def __init__(self, spec: TransformerSpec, model: keras.Model | None = None) -> None:
+        self.spec = spec
         self._layers = {} if model is None else _layers_by_name(model)
         self._prefix = ""
-        # What is added to a model computes in the precision that the model was built in.
-        self._new = {} if model is None else {"dtype": _dtype_policy(model)}
-        self.cache: KeyValueCache | None = None
-        self.shows_scores = False
+        # Layers that are added to a model compute in the precision of the model.
+        self._defaults = {} if model is None else {"dtype": _dtype_policy(model)}
+        self.exposes_scores = False
 
     def within(self, name: str) -> LayerScope:
-        """Return the scope one step further down: same layers, names prefixed by `name`."""
+        """Return the scope one level below: the same layers, with names prefixed by `name`."""
         scope = copy.copy(self)
         scope._prefix = f"{self._prefix}{name}."
+        return scope
+
+    def block(self, index: int) -> LayerScope:
+        """Return the scope of one block of a stack, with the spec of that block."""
+        scope = self.within(f"block_{index}")
+        scope.spec = self.spec.of_block(index)
         return scope
 
     @property
@@ -51,24 +58,33 @@ class LayerScope:
         return tuple(self._prefix.split("."))[:-1]
 
     def full_name(self, name: str) -> str:
-        """Return the name of what is called `name` here: `decoder.block_3.feedforward.up`."""
+        """Return the dotted name of the layer `name` of this scope."""
         return self._prefix + name
 
     def layer(self, name: str, cls: type[L], /, *args: Any, **kwargs: Any) -> L:
         """Return the layer `name` of this scope, made as `cls(*args, **kwargs)` if it is new.
 
         Raises:
-            ValueError: the model has a layer of that name, but of another class.
+            ValueError: the model has a layer of that name, but of another class or configuration.
         """
         full_name = self.full_name(name)
         if full_name not in self._layers:
-            self._layers[full_name] = cls(*args, name=full_name, **(self._new | kwargs))
+            self._layers[full_name] = cls(*args, name=full_name, **(self._defaults | kwargs))
+            return self._layers[full_name]
         found = self._layers[full_name]
-        if not isinstance(getattr(found, "inner", found), cls):
+        advice = "use the spec that the model was built from"
+        is_inside = isinstance(found, Renamed)
+        if not isinstance(found.inner if is_inside else found, cls):
             raise ValueError(
                 f"layer {full_name!r} is a {type(found).__name__}, but the spec wires a "
-                f"{cls.__name__} there; use the spec that the model was built from"
+                f"{cls.__name__} there; {advice}"
             )
+        if not is_inside:
+            for option, (own, given) in _different_options(found, args, kwargs).items():
+                raise ValueError(
+                    f"layer {full_name!r} has {option}={own!r}, but the spec wires it with "
+                    f"{option}={given!r}; {advice}"
+                )
         return found
 
 
@@ -82,6 +98,27 @@ class Renamed(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         return self.inner(x)
+
+
+def _different_options(
+    layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the options (of the layer, as given) in which a layer differs from a new one.
+
+    Compared are plain values and activations, not initialisers.
+    """
+    given = inspect.signature(type(layer)).bind(*args, **kwargs).arguments
+    given |= given.pop("kwargs", {})
+    if "activation" in given:
+        activation = keras.activations.get(given["activation"])
+        given["activation"] = keras.activations.serialize(activation)
+    config = layer.get_config()
+    plain = (bool, int, float, str, type(None))
+    return {
+        name: (config[name], value)
+        for name, value in given.items()
+        if name in config and isinstance(value, plain) and config[name] != value
+    }
 
 
 def _dtype_policy(model: keras.Model) -> keras.DTypePolicy:

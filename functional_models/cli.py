@@ -15,7 +15,7 @@ from typing import Any
 import builders
 from builders.costs import PRECISIONS
 from builders.counting import own_component
-from builders.spec_checks import KINDS
+from builders.spec import KINDS
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import add_spec_options, changes_of, import_keras, spec_of
 from functional_models.descriptions import (

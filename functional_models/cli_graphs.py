@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import builders
 import plots
-from builders.registry import unknown_name
+from builders.errors import unknown_name
 from functional_models.cli_options import (
     add_spec_options,
     changes_of,

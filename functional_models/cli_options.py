@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import builders
-from builders.spec_checks import KINDS
+from builders.spec import KINDS
 
 
 def add_spec_options(sub: argparse.ArgumentParser) -> None:

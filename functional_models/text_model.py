@@ -283,7 +283,7 @@ def make_recipe(recipe: Recipe | None, changes: dict[str, Any]) -> Recipe:
         ValueError: an unknown field, or a value that is not allowed.
         TypeError: `recipe` is none.
     """
-    from builders.registry import unknown_name
+    from builders.errors import unknown_name
     from functional_models.training import Recipe
 
     if recipe is not None and not isinstance(recipe, Recipe):

@@ -12,9 +12,9 @@ from keras_hub.src.models.t5.t5_multi_head_attention import T5MultiHeadAttention
 from small_models import as_array
 
 from builders import TransformerSpec
+from builders.components import component
 from builders.norms import UnitOffsetRMSNormalization
 from builders.positions import ALiBiBias, RelativePositionBias
-from builders.registry import component
 from builders.rotary import RotaryPositions
 
 ROWS, LENGTH, HEADS, WIDTH = 2, 37, 3, 22

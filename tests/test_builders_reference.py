@@ -27,7 +27,7 @@ from small_models import (
 )
 
 import builders
-from builders import registry
+from builders.components import SHIPPED
 
 MAIN_FIELDS: dict[str, Sequence[Any]] = {
     "kind": ALL_KINDS,
@@ -239,7 +239,7 @@ def test_random_specs_draw_every_field_and_every_value_that_is_shipped() -> None
     draw()
     assert drawn.keys() == {field.name for field in dataclasses.fields(builders.TransformerSpec)}
     assert [field for field, values in drawn.items() if len(values) < 2] == []
-    for field, (_, shipped) in registry._SHIPPED.items():
+    for field, shipped in SHIPPED.items():
         assert drawn[field] == set(shipped), field
     assert drawn["kind"] == set(ALL_KINDS)
 

@@ -7,7 +7,7 @@ import pytest
 from small_models import as_array
 
 import builders
-from builders import registry
+from builders import components
 from functional_models.cli import _parser, main
 from functional_models.cli_options import changes_of, spec_of
 from functional_models.descriptions import BINARY, with_prefix
@@ -148,9 +148,8 @@ def test_inspect_tells_the_layers_where_asked(capsys):
 
 
 def test_inspect_counts_a_component_of_ones_own_by_its_graph(capsys, monkeypatch):
-    builders.build(builders.variant("mini_gpt"), abstract=True)  # registers what ships
-    monkeypatch.setattr(registry, "_components", dict(registry._components))
-    builders.register_component("feedforward", "own")(lambda scope, spec, x: x)
+    monkeypatch.setattr(components, "_components", dict(components._components))
+    builders.register_component("feedforward", "own")(lambda scope, x: x)
     options = ["--set", "feedforward=own", "--set", "intermediate_dim=256"]
     printed = inspected(capsys, "mini_gpt", *options)
     spec = builders.variant("mini_gpt", feedforward="own", intermediate_dim=256)

@@ -20,10 +20,10 @@ from small_models import (
 )
 
 import builders
-from builders import registry
+from builders import components
 from builders.cache import cache_entries, memory_entries
 from builders.costs import BACKWARD_PER_FORWARD, PRECISIONS, STACKS
-from builders.spec_checks import KINDS
+from builders.spec import KINDS
 
 SPECS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -342,7 +342,7 @@ def test_positions_that_never_end_allow_any_length(positions: str) -> None:
 
 
 def test_operations_of_a_component_of_ones_own_are_not_guessed(monkeypatch) -> None:
-    monkeypatch.setattr(registry, "_components", dict(registry._components))
+    monkeypatch.setattr(components, "_components", dict(components._components))
     builders.register_component("feedforward", "own")(lambda *_: None)
     for count in (builders.count_flops, builders.count_decode_flops):
         with pytest.raises(ValueError, match=r"feedforward='own' is a component of your own"):

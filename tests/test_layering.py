@@ -4,9 +4,10 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -16,7 +17,13 @@ FORBIDDEN = {
     "functional_models": set(),
 }
 NUMERIC_LIBRARIES = {"keras", "keras_hub", "keras_nlp", "tensorflow", "jax", "torch", "numpy"}
-MUST_START_FAST = ("builders/spec.py", "builders/variants.py", "builders/registry.py")
+MUST_START_FAST = (
+    "builders/spec.py",
+    "builders/spec_fields.py",
+    "builders/variants.py",
+    "builders/published.py",
+    "builders/registry.py",
+)
 SOURCES = sorted(path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py"))
 
 
@@ -34,6 +41,37 @@ def imported_packages(tree: ast.AST) -> set[str]:
             if called in ("import_module", "__import__") and isinstance(first, ast.Constant):
                 names.add(str(first.value).split(".")[0])
     return names
+
+
+def module_of(path: Path) -> str:
+    """Return the dotted name of the module in a file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(tree: ast.AST, modules: Container[str]) -> set[str]:
+    """Return the modules, of those given, that a tree imports, also in functions and for types."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules else str(node.module) for name in inner}
+        elif isinstance(node, ast.Call) and node.args:
+            called, first = ast.unparse(node.func).split(".")[-1], node.args[0]
+            if called in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                names.add(str(first.value))
+    return {name for name in names if name in modules}
+
+
+def import_circles(trees: Mapping[str, ast.AST]) -> list[list[str]]:
+    """Return the groups of modules that import each other in a circle."""
+    arrows = [
+        (name, other) for name, tree in trees.items() for other in imported_modules(tree, trees)
+    ]
+    components = nx.strongly_connected_components(nx.DiGraph(arrows))
+    return sorted(sorted(circle) for circle in components if len(circle) > 1)
 
 
 def statements_run_on_import(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -91,6 +129,26 @@ def test_the_import_reader_sees_all_three_packages() -> None:
 def test_no_file_imports_against_the_direction_of_the_layers(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     assert not imported_packages(parse(path)) & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import a.b",
+        "from a import b",
+        "def f():\n    from a.b import name",
+        "import_module('a.b')",
+        "if TYPE_CHECKING:\n    from a.b import Name",
+    ],
+)
+def test_a_circle_is_found_wherever_the_import_is(code: str) -> None:
+    trees = {"a": ast.parse(""), "a.b": ast.parse("import a.c"), "a.c": ast.parse(code)}
+    assert import_circles(trees) == [["a.b", "a.c"]]
+    assert import_circles({**trees, "a.c": ast.parse("import a")}) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert import_circles({module_of(path): parse(path) for path in SOURCES}) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

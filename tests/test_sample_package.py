@@ -44,7 +44,7 @@ rng = np.random.default_rng(0)
 model = builders.build_decoder_only(spec)
 for variable in model.weights:
     size = 0.4 * rng.normal(size=variable.shape)
-    variable.assign(1 + abs(size) if "alibi_bias" in variable.path else size)
+    variable.assign(1 + abs(size) if "distance_bias" in variable.path else size)
 tokens = rng.integers(0, 31, (3, 11), dtype="int32")
 tokens[1, -4:] = 5
 logits = keras.ops.convert_to_numpy(model(tokens))

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import TransformerSpec, registry, spec_checks
+from builders import TransformerSpec, components, fields, spec_checks, spec_fields
 from builders import spec as spec_module
+from builders.spec import KINDS, fields_by_group
 
 SIZES: dict[str, Any] = {
     "vocabulary_size": 31,
@@ -222,6 +223,50 @@ def test_replace_leaves_the_old_spec_alone() -> None:
     assert spec == spec_of()
 
 
+def test_equal_specs_stay_equal_under_replace() -> None:
+    """A derived field and the same value given are told apart, since `replace` does so."""
+    derived, given_value = spec_of(), spec_of(head_dim=7)
+    assert derived.head_dim == given_value.head_dim == 7
+    assert derived.replace(hidden_dim=22).head_dim == 11
+    assert given_value.replace(hidden_dim=22).head_dim == 7
+    assert derived != given_value
+    assert spec_of(head_dim=7) == given_value
+    assert hash(spec_of(head_dim=7)) == hash(given_value)
+    assert derived == given_value.replace(head_dim=None)
+    assert derived != "a spec"
+
+
+def test_a_spec_is_represented_by_the_fields_that_differ_from_the_defaults() -> None:
+    spec = spec_of(head_dim=7, dropout=0.25)
+    assert repr(spec) == (
+        "TransformerSpec(vocabulary_size=31, num_layers=3, hidden_dim=14, num_heads=2, "
+        "head_dim=7, dropout=0.25)"
+    )
+    assert eval(repr(spec)) == spec
+
+
+@pytest.mark.parametrize(("every", "windows"), [(None, (5,) * 4), (2, (5, None, 5, None))])
+def test_the_spec_of_a_block_has_the_window_of_that_block(every: int | None, windows: Any) -> None:
+    spec = spec_of(num_layers=4, attention_window=5, full_attention_every=every)
+    blocks = [spec.of_block(i) for i in range(4)]
+    assert spec.windows == windows
+    assert tuple(block.attention_window for block in blocks) == windows
+    for block in blocks:
+        assert block.full_attention_every is None
+        assert block.of_block(3) == block
+        assert block.replace(attention_window=5, full_attention_every=every) == spec
+
+
+def test_every_field_is_documented_in_its_group() -> None:
+    grouped = [field.name for group in fields_by_group().values() for field in group]
+    assert grouped == [field.name for field in dataclasses.fields(TransformerSpec)]
+    documentation = str(TransformerSpec.__doc__)
+    for title, group in fields_by_group().items():
+        section = documentation.partition(f"\n    {title}:\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^ {8}(\w+): ", section, re.M) == [field.name for field in group]
+    assert max(map(len, documentation.splitlines())) <= 100
+
+
 def test_a_spec_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec_of().num_layers = 2  # type: ignore[misc]
@@ -389,7 +434,7 @@ def test_an_unknown_name_is_refused_with_the_close_one_and_all_that_are_allowed(
     with pytest.raises(ValueError, match=begin) as error:
         spec_of(**{field: given_name})
     listed = str(error.value).partition("; allowed: ")[2].split(", ")
-    names = spec_checks.KINDS if field == "kind" else registry.component_names(field)
+    names = KINDS if field == "kind" else components.component_names(field)
     assert listed == list(names)
 
 
@@ -607,32 +652,37 @@ def test_json_that_is_no_spec_is_refused(text: str, words: str) -> None:
 # Nothing is refused that is not tested here ------------------------------------------------------
 
 
-SPEC_FILES = (spec_module.__file__, spec_checks.__file__)
+SPEC_FILES = (
+    spec_module.__file__,
+    spec_checks.__file__,
+    spec_fields.__file__,
+    fields.__file__,
+)
 
 
-def lines_that_refuse() -> list[tuple[str, int, int]]:
-    """(file, first line, last line) of every `raise` and `refuse(...)` of a spec."""
+def lines_that_raise() -> list[tuple[str, int, int]]:
+    """Return (file, first line, last line) of every `raise` and `_require(...)` of a spec."""
     lines = []
     for file in SPEC_FILES:
         tree = ast.parse(Path(file).read_text("utf-8"))
-        tree.body = [node for node in tree.body if getattr(node, "name", "") != "refuse"]
+        tree.body = [node for node in tree.body if getattr(node, "name", "") != "_require"]
         lines += [
             (file, node.lineno, node.end_lineno or node.lineno)
             for node in ast.walk(tree)
             if isinstance(node, ast.Raise)
-            or (isinstance(node, ast.Call) and ast.unparse(node.func) == "refuse")
+            or (isinstance(node, ast.Call) and ast.unparse(node.func) == "_require")
         ]
     return lines
 
 
-def line_that_refused(make: Callable[[], Any]) -> tuple[str, int]:
-    """(file, line) that an error came from, `refuse` itself left out."""
+def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
+    """Return (file, line) that an error came from, `_require` itself left out."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
         make()
     frames = [
         frame
         for frame in traceback.extract_tb(error.value.__traceback__)
-        if frame.filename in SPEC_FILES and frame.name != "refuse"
+        if frame.filename in SPEC_FILES and frame.name != "_require"
     ]
     return frames[-1].filename, frames[-1].lineno or 0
 
@@ -642,7 +692,7 @@ def test_every_refusal_of_a_spec_has_a_row_above() -> None:
     attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
     attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in NOT_TOGETHER]
     attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in NO_SPEC]
-    refused = {line_that_refused(attempt) for attempt in attempts}
-    for file, first, last in lines_that_refuse():
+    refused = {line_that_raised(attempt) for attempt in attempts}
+    for file, first, last in lines_that_raise():
         lines = {line for where, line in refused if where == file}
         assert lines & set(range(first, last + 1)), f"{file}, line {first}"

@@ -2,16 +2,21 @@
 
 import json
 import re
+import subprocess
+import sys
 import warnings
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 from reference import parameter_count
 
 import builders
-from builders import registry
+from builders import components, registry
 
+ROOT = Path(__file__).parent.parent
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 SHIPPED = {
     *CORNERS,
@@ -28,11 +33,10 @@ SHIPPED = {
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of both registries, so that a test may add to them."""
     builders.list_variants()
-    for module, _ in registry._SHIPPED.values():  # loaded later, it would not register again
-        import_module(module)
+    import_module("builders.models")  # imported later, its components would not register again
     monkeypatch.setattr(registry, "_variants", dict(registry._variants))
-    monkeypatch.setattr(registry, "_components", dict(registry._components))
-    monkeypatch.setattr(registry, "_loaded_groups", set(registry._loaded_groups))
+    monkeypatch.setattr(components, "_components", dict(components._components))
+    monkeypatch.setattr(components, "_loaded_groups", set(components._loaded_groups))
 
 
 def parameters_of(name: str, **changes: Any) -> int:
@@ -111,8 +115,8 @@ def test_positions_of_ones_own_that_reach_inside_attention_are_refused_by_the_la
     from builders.positions import PositionScheme
 
     hooks = {
-        "rotate": lambda self, scope, spec, x, positions, name: x,
-        "bias": lambda self, scope, spec, queries, keys, causal: queries,
+        "rotate": lambda self, scope, x, positions, name: x,
+        "bias": lambda self, scope, queries, keys, causal: queries,
     }
     own = type("Own", (PositionScheme,), {inside: hooks[inside]})
     builders.register_component("positions", "own")(own)
@@ -342,6 +346,84 @@ def test_a_variant_cannot_take_a_name_that_is_taken() -> None:
         register(gpt2_small)
 
 
+def spec_of_width(hidden_dim: int) -> builders.TransformerSpec:
+    return builders.TransformerSpec(
+        vocabulary_size=31, num_layers=1, hidden_dim=hidden_dim, num_heads=1
+    )
+
+
+def named(name: str):
+    return builders.register_variant(
+        kinds=("decoder_only",), source="a test", summary="one", name=name
+    )
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_partial_cannot_take_the_name_of_a_shipped_variant() -> None:
+    published = builders.variant("gpt2_small")
+    with pytest.raises(ValueError, match=r"'gpt2_small' is registered already, by builders\.spec"):
+        named("gpt2_small")(partial(spec_of_width, 7))
+    assert builders.variant("gpt2_small") == published
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_another_function_of_the_same_module_cannot_take_a_registered_name() -> None:
+    makers = [lambda: spec_of_width(7), lambda: spec_of_width(11), partial(spec_of_width, 13)]
+    makers += [lambda width=width: spec_of_width(width) for width in (17, 19)]
+    named("own")(makers[0])
+    for other in makers[1:]:
+        with pytest.raises(ValueError, match="'own' is registered already, by test_variants"):
+            named("own")(other)
+    named("own")(makers[0])
+    assert builders.variant("own").hidden_dim == 7
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_running_a_definition_again_replaces_the_variant() -> None:
+    code = "def own(): return make({width})\nregister(own)"
+    for width in (7, 11):  # as an edited cell of a notebook does
+        namespace = {"make": spec_of_width, "register": named("own"), "__name__": "notebook"}
+        exec(code.format(width=width), namespace)
+    assert builders.variant("own").hidden_dim == 11
+    for _ in range(2):
+        named("partial")(partial(spec_of_width, 13))
+    assert builders.variant("partial").hidden_dim == 13
+
+
+def test_a_shipped_name_that_is_taken_first_is_refused_and_breaks_no_variant() -> None:
+    code = """
+import builders
+try:
+    @builders.register_variant(kinds=("decoder_only",), source="mine", summary="mine")
+    def gpt2_small(): ...
+except ValueError as error:
+    print(error)
+print(builders.variant("mini_gpt").hidden_dim)
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert "variant 'gpt2_small' is registered already" in printed
+    assert printed.endswith("256\n")
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_variant_without_a_function_name_needs_a_name() -> None:
+    register = builders.register_variant(kinds=("decoder_only",), source="a test", summary="one")
+    with pytest.raises(ValueError, match=r"name=None.*partial objects have none; give name="):
+        register(partial(spec_of_width, 7))
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_component_may_be_a_partial_and_a_refused_one_is_not_registered() -> None:
+    scaled = partial(lambda x, factor: x * factor, factor=3)
+    assert builders.register_component("activation", "scaled")(scaled) is scaled
+    assert components.component("activation", "scaled")(2) == 6
+    with pytest.raises(ValueError, match="activation='scaled' is registered already"):
+        builders.register_component("activation", "scaled")(partial(scaled.func, factor=5))
+    assert components.component("activation", "scaled") is scaled
+
+
 @pytest.mark.usefixtures("own_registry")
 def test_a_component_of_ones_own_is_a_value_that_specs_allow() -> None:
     with pytest.raises(ValueError, match="'cube'"):
@@ -371,8 +453,8 @@ class BrokenPlugin:
 
 @pytest.mark.usefixtures("own_registry")
 def test_a_broken_plugin_is_reported_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: [BrokenPlugin()])
-    registry._loaded_groups.clear()
+    monkeypatch.setattr(components, "entry_points", lambda group: [BrokenPlugin()])
+    components._loaded_groups.clear()
     with pytest.warns(UserWarning, match="broken_package.variants.*left out.*no such thing"):
         names = builders.list_variants()
     assert set(names) >= SHIPPED

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import builders
-from builders.registry import unknown_name
+from builders.errors import unknown_name
 from functional_models.conversion.families import FAMILIES
 from functional_models.conversion.family import Family
 

@@ -48,10 +48,11 @@ class Kerple(PositionScheme):
     def bias(
         self,
         scope: builders.LayerScope,
-        spec: builders.TransformerSpec,
         queries: Tensor,
         keys: Tensor,
         causal: bool,
     ) -> Tensor:
         """Wire one layer for all blocks of a stack."""
-        return scope.layer("log_distance_bias", LogDistanceBias, spec.num_heads)(queries, keys)
+        return scope.layer("log_distance_bias", LogDistanceBias, scope.spec.num_heads)(
+            queries, keys
+        )

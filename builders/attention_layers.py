@@ -1,0 +1,159 @@
+"""The layers that attention is wired from, each one node of the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import KerasTensor, ops
+
+from builders.elementwise import capped
+
+Tensor = Any
+
+
+def for_every_query_head(x: Tensor, heads: int) -> Tensor:
+    """Repeat the heads of keys or values for their query heads: (b, s, k, h) -> (b, s, n, h)."""
+    groups = heads // x.shape[2]
+    return x if groups == 1 else ops.repeat(x, groups, axis=2)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Return attention weights in float32: (b, n, t, s), mask (1 or b, 1 or t, s) -> same.
+
+    A query whose keys are all masked gets equal weights for all keys, and not NaN.
+    """
+    scores = ops.cast(scores, "float32")
+    if mask is not None:
+        scores = ops.where(mask[:, None], scores, -3e38)  # finite in float32
+    # `ops.softmax` would warn about a softmax over one key.
+    return scores * 0 + 1 if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
+
+
+class Scaled(keras.layers.Layer):
+    """Base class of layers that scale the scores q k^T; `None`: by 1 / sqrt(h)."""
+
+    def __init__(self, scale: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def scaled(self, query: Tensor) -> Tensor:
+        # Scaling the query takes t * h multiplications per head, scaling the scores t * s.
+        return query * (query.shape[-1] ** -0.5 if self.scale is None else self.scale)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class DotProductAttention(Scaled):
+    """softmax(q k^T scale) v in one fused operation that does not return the weights.
+
+    query (b, t, n, h), key and value (b, s, k, h), mask bool (1 or b, 1 or t, s)
+    -> (b, t, n, h).
+    """
+
+    def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            mask = mask[:, None]  # the same for every head
+        key, value = (for_every_query_head(x, query.shape[2]) for x in (key, value))
+        return ops.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
+
+    def compute_output_spec(self, query: KerasTensor, *others: KerasTensor | None) -> KerasTensor:
+        return KerasTensor(query.shape, dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class AttentionScores(Scaled):
+    """q k^T scale: query (b, t, n, h), key (b, s, k, h) -> (b, n, t, s)."""
+
+    def call(self, query: Tensor, key: Tensor) -> Tensor:
+        query = self.scaled(query)
+        key = for_every_query_head(key, query.shape[2])
+        return ops.einsum("btnh,bsnh->bnts", query, key)
+
+    def compute_output_spec(self, query: KerasTensor, key: KerasTensor) -> KerasTensor:
+        b, t, n, _ = query.shape
+        return KerasTensor((b, n, t, key.shape[1]), dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class BiasedScores(keras.layers.Layer):
+    """Scores plus a bias, in float32: (b, n, t, s), (1 or b, n, t, s) -> (b, n, t, s)."""
+
+    def call(self, scores: Tensor, bias: Tensor) -> Tensor:
+        return ops.cast(scores, "float32") + ops.cast(bias, "float32")
+
+    def compute_output_spec(self, scores: KerasTensor, bias: KerasTensor) -> KerasTensor:
+        return KerasTensor(scores.shape, dtype="float32")
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class MaskedSoftmax(keras.layers.Layer):
+    """`masked_softmax` in the precision of the model."""
+
+    def call(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        return ops.cast(masked_softmax(scores, mask), self.compute_dtype)
+
+    def compute_output_spec(
+        self, scores: KerasTensor, mask: KerasTensor | None = None
+    ) -> KerasTensor:
+        return KerasTensor(scores.shape, dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class WeightedValues(keras.layers.Layer):
+    """Sums of values, weighted by attention: (b, n, t, s), (b, s, k, h) -> (b, t, n, h)."""
+
+    def call(self, weights: Tensor, value: Tensor) -> Tensor:
+        value = for_every_query_head(value, weights.shape[1])
+        return ops.einsum("bnts,bsnh->btnh", weights, value)
+
+    def compute_output_spec(self, weights: KerasTensor, value: KerasTensor) -> KerasTensor:
+        b, n, t, _ = weights.shape
+        return KerasTensor((b, t, n, value.shape[-1]), dtype=self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class AttendToCache(DotProductAttention):
+    """softmax(q k^T scale) v over the slots of a cache, the weights in float32.
+
+    query (b, t, n, h), key (b, k, h, c), value (b, k, c, h), mask bool (b, 1 or t, c), bias
+    (1 or b, n, t, c) -> (b, t, n, h). Query heads stay in groups of n / k, so that the keys of a
+    group are read once and not repeated.
+
+    Args:
+        scale: of the scores; `None`: 1 / sqrt(h).
+        soft_cap: of the scores; `None`: none.
+    """
+
+    def __init__(
+        self, scale: float | None = None, soft_cap: float | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(scale, **kwargs)
+        self.soft_cap = soft_cap
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "soft_cap": self.soft_cap}
+
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        b, t, n, h = ops.shape(query)
+        k, c = key.shape[1], ops.shape(key)[3]
+        query = ops.reshape(ops.swapaxes(self.scaled(query), 1, 2), (b, k, n // k * t, h))
+        scores = ops.cast(ops.matmul(query, key), "float32")
+        if self.soft_cap is not None:
+            scores = capped(scores, self.soft_cap)
+        scores = ops.reshape(scores, (b, n, t, c))
+        if bias is not None:
+            scores = scores + ops.cast(bias, "float32")
+        weights = ops.cast(masked_softmax(scores, mask), self.compute_dtype)
+        weights = ops.reshape(weights, (b, k, n // k * t, c))
+        mixed = ops.reshape(ops.matmul(weights, value), (b, n, t, h))
+        return ops.swapaxes(mixed, 1, 2)

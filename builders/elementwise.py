@@ -1,0 +1,90 @@
+"""Elementwise parts: activations, dropout, soft caps and constant factors.
+
+Activations are registered functions, one for each value of the spec's `activation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from builders.components import register_component
+from builders.scope import LayerScope
+
+Tensor = Any
+
+
+def dropout(scope: LayerScope, rate: float, x: Tensor, name: str = "dropout") -> Tensor:
+    """Wire a dropout layer, or nothing where the rate is zero."""
+    return scope.layer(name, keras.layers.Dropout, rate)(x) if rate else x
+
+
+def soft_cap(scope: LayerScope, cap: float | None, x: Tensor, name: str = "soft_cap") -> Tensor:
+    """Wire cap * tanh(x / cap), which lies between -cap and cap, or nothing without a cap."""
+    return x if cap is None else scope.layer(name, SoftCap, cap)(x)
+
+
+def capped(x: Tensor, cap: float) -> Tensor:
+    """Return cap * tanh(x / cap) in float32."""
+    return cap * ops.tanh(ops.cast(x, "float32") / cap)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class SoftCap(keras.layers.Layer):
+    """cap * tanh(x / cap), computed in float32 (Gemma 2, section 2): any shape -> same."""
+
+    def __init__(self, cap: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cap = cap
+
+    def call(self, x: Tensor) -> Tensor:
+        return ops.cast(capped(x, self.cap), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "cap": self.cap}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class Scale(keras.layers.Layer):
+    """x times a constant. (`keras.layers.Rescaling` needs TensorFlow on every backend.)"""
+
+    def __init__(self, factor: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "factor": self.factor}
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (So et al. 2021, "Primer", section 3)."""
+    return ops.square(ops.relu(x))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU (Hendrycks and Gimpel 2016, section 2), as in GPT-2."""
+    return ops.gelu(x, approximate=True)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x times the normal distribution function of x (Hendrycks and Gimpel 2016, section 2)."""
+    return ops.gelu(x, approximate=False)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": keras.activations.relu,
+    "silu": keras.activations.silu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu_squared": relu_squared,
+}
+for _name, _function in _ACTIVATIONS.items():
+    if _function.__module__ == __name__:
+        keras.saving.register_keras_serializable(package="builders")(_function)
+    register_component("activation", _name)(_function)

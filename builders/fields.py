@@ -1,0 +1,151 @@
+"""Kinds of spec fields: each defines default, allowed values and documentation in one place.
+
+A field with `derive` may be left out or be `None`. It then follows from fields defined before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from builders.components import component_names
+from builders.errors import invalid_value, unknown_name
+
+Derive = Callable[[Any], Any]
+"""Returns the value of a field from a spec whose earlier fields are set."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The definition of a field beyond its type and default.
+
+    Attributes:
+        doc: its documentation, as in a docstring.
+        allowed: the allowed values in words that follow "must be".
+        accepts: returns whether a value is allowed.
+        derive: returns the value that `None` stands for.
+        names: the allowed names of a field that takes one of several; of a component field, those
+            that ship.
+        is_component: whether others may register further names.
+    """
+
+    doc: str
+    allowed: str = ""
+    accepts: Callable[[Any], bool] = lambda value: True
+    derive: Derive | None = None
+    names: tuple[str, ...] = ()
+    is_component: bool = False
+
+
+def rule_of(field: dataclasses.Field[Any]) -> Rule:
+    """Return the rule of a spec field."""
+    rule: Rule = field.metadata["rule"]
+    return rule
+
+
+def check_value(field: dataclasses.Field[Any], value: Any) -> None:
+    """Check the value of one field.
+
+    Raises:
+        ValueError: naming the field, the value and what is allowed.
+    """
+    rule = rule_of(field)
+    if value is None and rule.derive:
+        return
+    if not rule.accepts(value):
+        raise invalid_value(field.name, value, rule.allowed)
+    names = component_names(field.name) if rule.is_component else rule.names
+    if names and value not in names:
+        raise ValueError(unknown_name(field.name, value, names))
+
+
+def choice(doc: str, names: tuple[str, ...], default: str) -> Any:
+    """Define a field that takes one of some names."""
+    return _field(Rule(doc, names=names), default)
+
+
+def component_name(doc: str, shipped: tuple[str, ...], default: str) -> Any:
+    """Define a field that takes the name of a component: one that ships or a registered one."""
+    return _field(Rule(doc, names=shipped, is_component=True), default)
+
+
+def flag(doc: str, default: bool | None = None, derive: Derive | None = None) -> Any:
+    """Define a field that is `True` or `False`."""
+    return _field(Rule(doc, "True or False", _is_bool, derive), default)
+
+
+def positive_int(doc: str, default: Any = MISSING, derive: Derive | None = None) -> Any:
+    """Define a field that is an int of at least 1."""
+    return _field(Rule(doc, "a positive int", _is_positive_int, derive), default)
+
+
+def optional_int(doc: str, none: str) -> Any:
+    """Define a field that is an int of at least 1 or `None`, the default, in words `none`."""
+    return _field(Rule(doc, f"a positive int, or None {none}", _or_none(_is_positive_int)), None)
+
+
+def natural_int(doc: str, default: int) -> Any:
+    """Define a field that is an int of at least 0."""
+    return _field(Rule(doc, "an int of at least 0", lambda v: _is_int(v) and v >= 0), default)
+
+
+def token_id(doc: str, default: int | None) -> Any:
+    """Define a field that is a token id or `None`; its range depends on the vocabularies."""
+    return _field(Rule(doc), default)
+
+
+def rate(doc: str, default: float | None = 0.0, derive: Derive | None = None) -> Any:
+    """Define a field that is a probability in [0, 1)."""
+    accepts: Callable[[Any], bool] = lambda v: _is_number(v) and 0 <= v < 1  # noqa: E731
+    return _field(Rule(doc, "a probability in [0, 1)", accepts, derive), default)
+
+
+def fraction(doc: str, default: float) -> Any:
+    """Define a field that is a number above 0 and below 1."""
+    return _field(Rule(doc, "a number between 0 and 1", _is_fraction), default)
+
+
+def number(doc: str, least: float, default: float) -> Any:
+    """Define a field that is a finite number of at least `least`."""
+    accepts: Callable[[Any], bool] = lambda v: _is_number(v) and least <= v < math.inf  # noqa: E731
+    return _field(Rule(doc, f"a number of at least {least}", accepts), default)
+
+
+def optional_number(doc: str) -> Any:
+    """Define a field that is a positive finite number, or `None` by default."""
+    return _field(Rule(doc, "a positive number, or None", _or_none(_is_positive)), None)
+
+
+def _field(rule: Rule, default: Any) -> Any:
+    return dataclasses.field(default=None if rule.derive else default, metadata={"rule": rule})
+
+
+def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or accepts(value)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive_int(value: Any) -> bool:
+    return _is_int(value) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < math.inf
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and 0 < value < 1

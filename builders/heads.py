@@ -1,0 +1,94 @@
+"""The parts after the last block: final norm, logits, masked-language-model head and pooler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import KerasTensor
+
+from builders.components import component
+from builders.elementwise import Scale, dropout, soft_cap
+from builders.embeddings import project
+from builders.initializers import initializer
+from builders.norms import norm
+from builders.scope import LayerScope
+
+Tensor = Any
+
+
+def final_norm_and_dropout(scope: LayerScope, x: Tensor) -> Tensor:
+    """Wire the norm and the dropout after the last block of a stack, where the spec has them."""
+    x = norm(scope, x, "final_norm") if scope.spec.final_norm else x
+    return dropout(scope, scope.spec.final_dropout, x, "final_dropout")
+
+
+def logits(scope: LayerScope, x: Tensor, embedding: keras.layers.Layer) -> Tensor:
+    """Wire the logits of hidden states: (b, t, d) -> (b, t, v), with the embedding where tied."""
+    spec = scope.spec
+    d, v = spec.hidden_dim, spec.vocabulary_size
+    if spec.scale_logits:
+        x = scope.layer("scale_logits", Scale, d**-0.5)(x)
+    if spec.tie_embeddings:
+        if spec.embedding_dim != d:
+            x = project(scope, "logit_projection", x, d, spec.embedding_dim)
+        x = embedding(x, reverse=True)
+        x = scope.layer("logits", AddBias)(x) if spec.logit_bias else x
+    else:
+        x = scope.layer(
+            "logits",
+            keras.layers.Dense,
+            v,
+            use_bias=spec.logit_bias,
+            kernel_initializer=initializer(scope, "logits", fan_in=d, fan_out=v),
+        )(x)
+    return soft_cap(scope, spec.logit_soft_cap, x, "logit_soft_cap")
+
+
+def masked_lm_head(scope: LayerScope, x: Tensor) -> Tensor:
+    """Wire the layers before the logits of an encoder: (b, s, d) -> norm(activation(W x))."""
+    spec = scope.spec
+    d = spec.hidden_dim
+    layer = scope.layer(
+        "dense",
+        keras.layers.Dense,
+        d,
+        activation=component("activation", spec.activation),
+        kernel_initializer=initializer(scope, "masked_lm_head", fan_in=d, fan_out=d),
+    )
+    return norm(scope, layer(x))
+
+
+def pool(scope: LayerScope, x: Tensor) -> Tensor:
+    """Wire one vector for the whole sequence: (b, s, d) -> tanh(W x[:, 0]), (b, d)."""
+    d = scope.spec.hidden_dim
+    layer = scope.layer(
+        "dense",
+        keras.layers.Dense,
+        d,
+        activation="tanh",
+        kernel_initializer=initializer(scope, "pooler", fan_in=d, fan_out=d),
+    )
+    return layer(scope.layer("first_token", FirstToken)(x))
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class FirstToken(keras.layers.Layer):
+    """The vector of the first token of a sequence: (b, s, d) -> (b, d)."""
+
+    def call(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
+        return KerasTensor((x.shape[0], x.shape[2]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class AddBias(keras.layers.Layer):
+    """x + bias, for logits with a bias but no kernel of their own: (b, t, v) -> same."""
+
+    def build(self, input_shape: Any) -> None:
+        self.bias = self.add_weight(name="bias", shape=input_shape[-1:], initializer="zeros")
+
+    def call(self, x: Tensor) -> Tensor:
+        return x + self.bias

@@ -1,0 +1,313 @@
+"""The fields of a `TransformerSpec`, by part of the model.
+
+A field is defined here and nowhere else: its type, default or derivation, allowed values and
+documentation. `builders.fields` has the kinds of fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from builders.errors import invalid_value
+from builders.fields import (
+    choice,
+    component_name,
+    flag,
+    fraction,
+    natural_int,
+    number,
+    optional_int,
+    optional_number,
+    positive_int,
+    rate,
+    token_id,
+)
+
+KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
+
+
+def _head_dim(spec: Any) -> int:
+    if spec.hidden_dim % spec.num_heads:
+        raise invalid_value(
+            "hidden_dim",
+            spec.hidden_dim,
+            f"a multiple of num_heads={spec.num_heads} where head_dim is not given",
+            "change one of the two, or give head_dim",
+        )
+    width: int = spec.hidden_dim // spec.num_heads
+    return width
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Sizes:
+    """Sizes."""
+
+    kind: str = choice(
+        "`decoder_only` (tokens -> logits), `encoder_decoder` (source, target -> logits) or "
+        "`encoder_only` (tokens -> vectors).",
+        KINDS,
+        default="decoder_only",
+    )
+    vocabulary_size: int = positive_int("tokens that the model reads (decoder) and predicts, `v`.")
+    source_vocabulary_size: int = positive_int(
+        "tokens that the encoder of an `encoder_decoder` reads; `None`: `vocabulary_size`.",
+        derive=lambda spec: spec.vocabulary_size,
+    )
+    num_layers: int = positive_int("blocks of the decoder, or of the only stack.")
+    num_encoder_layers: int = positive_int(
+        "blocks of the encoder of an `encoder_decoder`; `None`: `num_layers`.",
+        derive=lambda spec: spec.num_layers,
+    )
+    hidden_dim: int = positive_int("width of the residual stream, `d`.")
+    intermediate_dim: int = positive_int(
+        "width of the feed-forward layer, `f`; `None`: 4 d.",
+        derive=lambda spec: 4 * spec.hidden_dim,
+    )
+    num_heads: int = positive_int("query heads, `n`.")
+    num_key_value_heads: int = positive_int(
+        "key/value heads, `k`, each shared by n / k query heads (grouped-query attention, Ainslie "
+        "et al. 2023; 1 is multi-query attention, Shazeer 2019); `None`: `num_heads`.",
+        derive=lambda spec: spec.num_heads,
+    )
+    head_dim: int = positive_int(
+        "width of one head, `h`; `None`: d / n. n * h need not be d.", derive=_head_dim
+    )
+    max_sequence_length: int = positive_int(
+        "maximum number of tokens of a sequence. `learned` and sinusoidal positions refuse longer "
+        "sequences; with other positions only text models refuse them.",
+        default=512,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Embeddings:
+    """Embeddings."""
+
+    embedding_dim: int = positive_int(
+        "width of the token embeddings; `None`: d. If it differs from d, one projection maps "
+        "embeddings to d, and another maps d back to it before tied logits (OPT-350M; Lan et al. "
+        "2020, ALBERT, section 3.1).",
+        derive=lambda spec: spec.hidden_dim,
+    )
+    num_segments: int = natural_int(
+        "segments of a sequence, each with a trained vector (BERT's token types), for "
+        "`encoder_only`; 0: none.",
+        default=0,
+    )
+    scale_embeddings: bool = flag("multiply token embeddings by sqrt(d).", default=False)
+    share_embeddings: bool = flag("use one token embedding for source and target.", default=False)
+    pad_token_id: int | None = token_id(
+        "token that pads short sequences and is masked in attention; `None`: no token is padding.",
+        default=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Positions:
+    """Positions."""
+
+    positions: str = component_name(
+        "`learned`; `sinusoidal`, sine and cosine interleaved as in the paper; "
+        "`sinusoidal_concat`, all sines before all cosines as in tensor2tensor; `rotary` (Su et "
+        "al. 2021); `alibi` (Press et al. 2022); `relative` (T5; Raffel et al. 2020, section "
+        "2.1); or `none`.",
+        ("learned", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "relative", "none"),
+        default="learned",
+    )
+    rotary_base: float = number(
+        "wavelengths of `rotary` are 2 pi base^(2 i / r), in tokens.", least=1, default=10_000.0
+    )
+    rotary_dim: int = positive_int(
+        "channels of a head that are rotated, `r`; `None`: all h.",
+        derive=lambda spec: spec.head_dim,
+    )
+    rotary_scaling: str = component_name(
+        "extension to sequences longer than those of pretraining: `none`, `linear` (Chen et al. "
+        "2023), `llama3` (Llama 3.1) or `yarn` (Peng et al. 2023).",
+        ("none", "linear", "llama3", "yarn"),
+        default="none",
+    )
+    rotary_factor: float = number("factor of the extension.", least=1, default=1.0)
+    rotary_original_length: int = positive_int(
+        "maximum sequence length of pretraining; `None`: `max_sequence_length`.",
+        derive=lambda spec: spec.max_sequence_length,
+    )
+    rotary_low_freq_factor: float = number(
+        "pairs of channels that rotate less often than this within the original length are scaled "
+        "by the whole factor (`llama3`: low_freq_factor; `yarn`: beta_slow).",
+        least=0,
+        default=1.0,
+    )
+    rotary_high_freq_factor: float = number(
+        "pairs that rotate more often are not scaled (`llama3`: high_freq_factor; `yarn`: "
+        "beta_fast, 32 in the paper).",
+        least=0,
+        default=4.0,
+    )
+    relative_buckets: int = positive_int("distance buckets of `relative`.", default=32)
+    relative_max_distance: int = positive_int(
+        "distance from which on all keys share the last bucket.", default=128
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ResidualStream:
+    """Residual stream."""
+
+    norm_placement: str = component_name(
+        "`post`, norm(x + f(x)) (Vaswani et al. 2017); `pre`, x + f(norm(x)) (GPT-2; Xiong et al. "
+        "2020); `sandwich`, x + norm(f(norm(x))) (Ding et al. 2021, CogView, section 2.4; Gemma "
+        "2); `parallel`, x + f(norm(x)) + g(norm(x)) with all sublayers of a block side by side "
+        "(GPT-NeoX, section 2.1); or `none`, x + f(x).",
+        ("post", "pre", "sandwich", "parallel", "none"),
+        default="pre",
+    )
+    residual: bool = flag("`False` removes every skip path, for ablations.", default=True)
+    norm: str = component_name(
+        "`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019).",
+        ("layer", "rms"),
+        default="layer",
+    )
+    norm_epsilon: float = fraction(
+        "added to the variance, or to the mean square, in every norm.", default=1e-5
+    )
+    norm_bias: bool = flag(
+        "a bias in every layer norm; `None`: `True` for `layer`. An RMS norm has none.",
+        derive=lambda spec: spec.norm == "layer",
+    )
+    norm_offset: bool = flag(
+        "multiply in an RMS norm by 1 + scale, whose scale starts at zero (Gemma).", default=False
+    )
+    embedding_norm: bool = flag(
+        "a norm on the sum of the embeddings, before their dropout (BERT, BLOOM).", default=False
+    )
+    final_norm: bool = flag(
+        "a norm after the last block of each stack; `None`: `True` for `pre`, `sandwich` and "
+        "`parallel`, which leave the stream unnormalised.",
+        derive=lambda spec: spec.norm_placement in ("pre", "sandwich", "parallel"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Attention:
+    """Attention."""
+
+    attention: str = component_name(
+        "`graph` wires every step as a node; `layer` is one "
+        "`keras_hub.layers.CachedMultiHeadAttention` node with equal numbers.",
+        ("graph", "layer"),
+        default="graph",
+    )
+    attention_window: int | None = optional_int(
+        "keys that the self-attention of a decoder attends to, the query's own and those just "
+        "before it (Mistral; Beltagy et al. 2020, section 3.1); `None`: all.",
+        none="for full attention",
+    )
+    full_attention_every: int | None = optional_int(
+        "every n-th block uses full attention instead of the window: 2 is Gemma 2 (section 2), "
+        "where blocks 1, 3, ... do; `None`: no block does.",
+        none="for the same window in all blocks",
+    )
+    mask_target_padding: bool = flag(
+        "mask padding in the self-attention of a decoder. T5 does not: its targets start with "
+        "the padding token.",
+        default=True,
+    )
+    attention_bias: bool = flag("biases of query, key and value projections.", default=True)
+    attention_output_bias: bool = flag(
+        "a bias of the output projection; `None`: `attention_bias`.",
+        derive=lambda spec: spec.attention_bias,
+    )
+    attention_scale: float | None = optional_number(
+        "factor of the scores q k^T; `None`: 1 / sqrt(h)."
+    )
+    attention_soft_cap: float | None = optional_number(
+        "cap of the scores s, which become cap * tanh(s / cap) (Gemma 2, section 2); `None`: no "
+        "cap."
+    )
+    qk_norm: bool = flag(
+        "a norm over the h channels of every query and key (Henry et al. 2020; Qwen 3).",
+        default=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FeedForward:
+    """Feed-forward."""
+
+    feedforward: str = component_name(
+        "`mlp`, down(activation(up(x))), or `glu`, down(activation(gate(x)) * up(x)) (Shazeer "
+        "2020, equation 6).",
+        ("mlp", "glu"),
+        default="mlp",
+    )
+    activation: str = component_name(
+        "`relu`, `gelu`, `gelu_tanh`, `silu` or `relu_squared`.",
+        ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
+        default="gelu",
+    )
+    feedforward_bias: bool = flag("biases of its projections.", default=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Output:
+    """Output."""
+
+    tie_embeddings: bool = flag(
+        "compute logits with the transposed token embedding of the target.", default=False
+    )
+    logit_bias: bool = flag("a bias of the logits.", default=False)
+    scale_logits: bool = flag(
+        "divide the hidden states by sqrt(d) before the logits (T5 v1.0).", default=False
+    )
+    logit_soft_cap: float | None = optional_number("as `attention_soft_cap`, of the logits.")
+    pooler: bool = flag(
+        "an `encoder_only` model also returns tanh of a projection of its first token (Devlin et "
+        "al. 2019, BERT, the authors' code).",
+        default=False,
+    )
+    masked_lm_head: bool = flag(
+        "an `encoder_only` model also returns logits, after a projection, the activation and a "
+        "norm (the same). Without it, the fields on logits have no effect there.",
+        default=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Regularization:
+    """Regularization and initialization."""
+
+    dropout: float = rate("on the output of every sublayer, before it is merged.")
+    feedforward_dropout: float = rate(
+        "on the output of the feed-forward layer; `None`: `dropout`.",
+        derive=lambda spec: spec.dropout,
+    )
+    attention_dropout: float = rate("on the attention weights.")
+    embedding_dropout: float = rate("on the sum of token and position embeddings.")
+    activation_dropout: float = rate(
+        "inside the feed-forward layer, before the projection back to d (T5)."
+    )
+    final_dropout: float = rate("on the output of each stack, after its norm (T5).")
+    initializer: str = component_name(
+        "`glorot_uniform`; `normal`, with standard deviation `initializer_range`; `depth_scaled`, "
+        "the same with the projections that end a sublayer divided by sqrt(sublayers of their "
+        "stack) (GPT-2, section 2.3); or `t5`, by the width that each kernel reads.",
+        ("glorot_uniform", "normal", "depth_scaled", "t5"),
+        default="glorot_uniform",
+    )
+    initializer_range: float = fraction(
+        "standard deviation of `normal` and `depth_scaled`.", default=0.02
+    )
+
+
+# Dataclasses collect fields from the last base class to the first, so that sizes come first.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SpecFields(
+    Regularization, Output, FeedForward, Attention, ResidualStream, Positions, Embeddings, Sizes
+):
+    """All fields of a `TransformerSpec`."""
+
+
+GROUPS: tuple[type, ...] = SpecFields.__bases__[::-1]
+"""The groups of fields, in order."""
