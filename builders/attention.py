@@ -10,7 +10,7 @@ Whichever it is, decode and probe graphs are wired node by node, from the four p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -254,6 +254,12 @@ class DotProductAttention(Scaled):
     -> (b, t, n, h).
     """
 
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btnh,bskh,bskh,bts->btnh",
+        "products": ["btnh,bskh->bnts", "bnts,bskh->btnh"],
+        "role": "attention",
+    }
+
     def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None:
             mask = mask[:, None]  # the same for every head
@@ -268,6 +274,12 @@ class DotProductAttention(Scaled):
 class AttentionScores(Scaled):
     """q k^T scale: query (b, t, n, h), key (b, s, k, h) -> (b, n, t, s)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btnh,bskh->bnts",
+        "products": ["btnh,bskh->bnts"],
+        "role": "attention_scores",
+    }
+
     def call(self, query: Tensor, key: Tensor) -> Tensor:
         query = self.scaled(query)
         key = for_every_query_head(key, query.shape[2])
@@ -281,6 +293,8 @@ class AttentionScores(Scaled):
 @keras.saving.register_keras_serializable(package="builders")
 class SoftCap(keras.layers.Layer):
     """cap * tanh(x / cap), computed in float32 (Gemma 2, section 2): any shape -> same."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
 
     def __init__(self, cap: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -297,6 +311,8 @@ class SoftCap(keras.layers.Layer):
 class BiasedScores(keras.layers.Layer):
     """Scores plus a bias, in float32: (b, n, t, s), (1 or b, n, t, s) -> (b, n, t, s)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bnts,bnts->bnts", "products": []}
+
     def call(self, scores: Tensor, bias: Tensor) -> Tensor:
         return ops.cast(scores, "float32") + ops.cast(bias, "float32")
 
@@ -307,6 +323,12 @@ class BiasedScores(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class MaskedSoftmax(keras.layers.Layer):
     """Attention weights as of `masked_softmax`, in the precision of the model."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bnts,bts->bnts",
+        "products": [],
+        "role": "attention_weights",
+    }
 
     def call(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return ops.cast(masked_softmax(scores, mask), self.compute_dtype)
@@ -320,6 +342,11 @@ class MaskedSoftmax(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class WeightedValues(keras.layers.Layer):
     """Values mixed by the weights: (b, n, t, s), (b, s, k, h) -> (b, t, n, h)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bnts,bskh->btnh",
+        "products": ["bnts,bskh->btnh"],
+    }
 
     def call(self, weights: Tensor, value: Tensor) -> Tensor:
         value = for_every_query_head(value, weights.shape[1])
@@ -342,6 +369,12 @@ class AttendToCache(DotProductAttention):
         scale: of the scores; `None`: 1 / sqrt(h).
         soft_cap: of the scores; `None`: none.
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btnh,bkhs,bksh,bts,bnts->btnh",
+        "products": ["btnh,bkhs->bnts", "bnts,bksh->btnh"],
+        "role": "attention",
+    }
 
     def __init__(
         self, scale: float | None = None, soft_cap: float | None = None, **kwargs: Any

@@ -20,7 +20,7 @@ one query, softmax(q K) V: so no step of decoding transposes what a cache holds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -183,6 +183,11 @@ class CacheUpdate(keras.layers.Layer):
         super().__init__(**kwargs)
         self.axis = axis
 
+    @property
+    def graph_declaration(self) -> dict[str, Any]:
+        cache = {1: "bs", SLOT_AXIS["value"]: "bksh", SLOT_AXIS["key"]: "bkhs"}[self.axis]
+        return {"signature": f"{cache},{cache.replace('s', 't')}->{cache}", "products": []}
+
     def call(self, cache: Tensor, new: Tensor, index: Tensor) -> Tensor:
         size, count = ops.shape(cache)[self.axis], ops.shape(new)[self.axis]
         index = ops.cast(index, "int32")
@@ -222,6 +227,8 @@ class CacheUpdate(keras.layers.Layer):
 class SlotPositions(keras.layers.Layer):
     """Positions of new tokens: tokens (b, t), index (), start (b,) -> int (b, t)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,,b->bt", "role": "position_ids"}
+
     def call(self, tokens: Tensor, index: Tensor, start: Tensor) -> Tensor:
         slots = ops.arange(ops.shape(tokens)[1], dtype="int32") + ops.cast(index, "int32")
         return slots[None, :] - ops.cast(start, "int32")[:, None]
@@ -238,6 +245,8 @@ class SeenPositions(keras.layers.Layer):
 
     tokens (b, t), positions (b, t) -> int (b, t).
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,bt->bt", "role": "position_ids"}
 
     def __init__(self, pad_token_id: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -260,6 +269,8 @@ class SeenPositions(keras.layers.Layer):
 class KeyPositions(keras.layers.Layer):
     """Positions of the tokens in the slots of a cache: slots int (b, c) -> int (b, c)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bs->bs", "role": "position_ids"}
+
     def call(self, slots: Tensor) -> Tensor:
         return slots - 1
 
@@ -270,6 +281,8 @@ class KeyPositions(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class SlotMask(keras.layers.Layer):
     """Slots whose token a query may see: positions (b, t), slots (b, c) -> bool (b, t, c)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,bs->bts"}
 
     def __init__(self, window: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -6,7 +6,7 @@ Nothing here relies on the implicit masks of Keras, which travel beside the tens
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -20,6 +20,8 @@ Tensor = Any
 @keras.saving.register_keras_serializable(package="builders")
 class PaddingMask(keras.layers.Layer):
     """Keys that are no padding: tokens (b, s) -> bool (b, 1, s)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bs->b1s", "role": "padding_mask"}
 
     def __init__(self, pad_token_id: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,6 +45,8 @@ class CausalMask(keras.layers.Layer):
         window: how many of them, counted from the query back; `None`: all.
     """
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1tt", "role": "causal_mask"}
+
     def __init__(self, window: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.window = window
@@ -61,6 +65,8 @@ class CausalMask(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class CombineMasks(keras.layers.Layer):
     """Where both masks allow: bool (1, t, s), bool (b, 1, s) -> bool (b, t, s)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bts,bts->bts"}
 
     def call(self, first: Tensor, second: Tensor) -> Tensor:
         return ops.logical_and(first, second)

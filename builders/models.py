@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -334,6 +334,8 @@ def _project(
 class FirstToken(keras.layers.Layer):
     """What stands first in a sequence: (b, s, d) -> (b, d)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "btd->bd"}
+
     def call(self, x: Tensor) -> Tensor:
         return x[:, 0]
 
@@ -361,6 +363,12 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
 class Scale(keras.layers.Layer):
     """x times a constant. (`keras.layers.Rescaling` asks for TensorFlow on every backend.)"""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "...->...",
+        "products": [],
+        "role": "identity",
+    }
+
     def __init__(self, factor: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.factor = factor
@@ -375,6 +383,8 @@ class Scale(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class AddBias(keras.layers.Layer):
     """x + bias, for logits that have a bias but no kernel of their own: (b, t, v) -> same."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "btv->btv", "products": []}
 
     def build(self, input_shape: Any) -> None:
         self.bias = self.add_weight(name="bias", shape=input_shape[-1:], initializer="zeros")
