@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -53,6 +53,12 @@ class DotProductAttention(Scaled):
     -> (b, t, n, h).
     """
 
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btnh,bskh,bskh,bts->btnh",
+        "products": ["btnh,bskh->bnts", "bnts,bskh->btnh"],
+        "role": "attention",
+    }
+
     def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None:
             mask = mask[:, None]  # the same for every head
@@ -66,6 +72,12 @@ class DotProductAttention(Scaled):
 @keras.saving.register_keras_serializable(package="builders")
 class AttentionScores(Scaled):
     """q k^T scale: query (b, t, n, h), key (b, s, k, h) -> (b, n, t, s)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btnh,bskh->bnts",
+        "products": ["btnh,bskh->bnts"],
+        "role": "attention_scores",
+    }
 
     def call(self, query: Tensor, key: Tensor) -> Tensor:
         query = self.scaled(query)
@@ -81,6 +93,8 @@ class AttentionScores(Scaled):
 class BiasedScores(keras.layers.Layer):
     """Scores plus a bias, in float32: (b, n, t, s), (1 or b, n, t, s) -> (b, n, t, s)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bnts,bnts->bnts", "products": []}
+
     def call(self, scores: Tensor, bias: Tensor) -> Tensor:
         return ops.cast(scores, "float32") + ops.cast(bias, "float32")
 
@@ -91,6 +105,12 @@ class BiasedScores(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class MaskedSoftmax(keras.layers.Layer):
     """`masked_softmax` in the precision of the model."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bnts,bts->bnts",
+        "products": [],
+        "role": "attention_weights",
+    }
 
     def call(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         return ops.cast(masked_softmax(scores, mask), self.compute_dtype)
@@ -104,6 +124,11 @@ class MaskedSoftmax(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class WeightedValues(keras.layers.Layer):
     """Sums of values, weighted by attention: (b, n, t, s), (b, s, k, h) -> (b, t, n, h)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bnts,bskh->btnh",
+        "products": ["bnts,bskh->btnh"],
+    }
 
     def call(self, weights: Tensor, value: Tensor) -> Tensor:
         value = for_every_query_head(value, weights.shape[1])
@@ -126,6 +151,12 @@ class AttendToCache(DotProductAttention):
         scale: of the scores; `None`: 1 / sqrt(h).
         soft_cap: of the scores; `None`: none.
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btnh,bkhs,bksh,bts,bnts->btnh",
+        "products": ["btnh,bkhs->bnts", "bnts,bksh->btnh"],
+        "role": "attention",
+    }
 
     def __init__(
         self, scale: float | None = None, soft_cap: float | None = None, **kwargs: Any

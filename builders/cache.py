@@ -20,7 +20,7 @@ query, so that no decoding step transposes the cache.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -181,6 +181,11 @@ class CacheUpdate(keras.layers.Layer):
         super().__init__(**kwargs)
         self.axis = axis
 
+    @property
+    def graph_declaration(self) -> dict[str, Any]:
+        cache = {1: "bs", SLOT_AXIS["value"]: "bksh", SLOT_AXIS["key"]: "bkhs"}[self.axis]
+        return {"signature": f"{cache},{cache.replace('s', 't')}->{cache}", "products": []}
+
     def call(self, cache: Tensor, new: Tensor, index: Tensor) -> Tensor:
         size, count = ops.shape(cache)[self.axis], ops.shape(new)[self.axis]
         index = ops.cast(index, "int32")
@@ -220,6 +225,8 @@ class CacheUpdate(keras.layers.Layer):
 class SlotPositions(keras.layers.Layer):
     """Positions of new tokens: tokens (b, t), index (), start (b,) -> int (b, t)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,,b->bt", "role": "position_ids"}
+
     def call(self, tokens: Tensor, index: Tensor, start: Tensor) -> Tensor:
         slots = ops.arange(ops.shape(tokens)[1], dtype="int32") + ops.cast(index, "int32")
         return slots[None, :] - ops.cast(start, "int32")[:, None]
@@ -236,6 +243,8 @@ class SeenPositions(keras.layers.Layer):
 
     tokens (b, t), positions (b, t) -> int (b, t).
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,bt->bt", "role": "position_ids"}
 
     def __init__(self, pad_token_id: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -258,6 +267,8 @@ class SeenPositions(keras.layers.Layer):
 class KeyPositions(keras.layers.Layer):
     """Positions of the tokens in the slots of a cache: slots int (b, c) -> int (b, c)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bs->bs", "role": "position_ids"}
+
     def call(self, slots: Tensor) -> Tensor:
         return slots - 1
 
@@ -268,6 +279,8 @@ class KeyPositions(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class SlotMask(keras.layers.Layer):
     """Mask of the slots to attend to: positions (b, t), slots (b, c) -> bool (b, t, c)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,bs->bts"}
 
     def __init__(self, window: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

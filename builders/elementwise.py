@@ -6,7 +6,7 @@ Activations are registered functions, one for each value of the spec's `activati
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -36,6 +36,8 @@ def capped(x: Tensor, cap: float) -> Tensor:
 class SoftCap(keras.layers.Layer):
     """cap * tanh(x / cap), computed in float32 (Gemma 2, section 2): any shape -> same."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
+
     def __init__(self, cap: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cap = cap
@@ -50,6 +52,12 @@ class SoftCap(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class Scale(keras.layers.Layer):
     """x times a constant. (`keras.layers.Rescaling` needs TensorFlow on every backend.)"""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "...->...",
+        "products": [],
+        "role": "identity",
+    }
 
     def __init__(self, factor: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor
@@ -76,6 +76,8 @@ def pool(scope: LayerScope, x: Tensor) -> Tensor:
 class FirstToken(keras.layers.Layer):
     """The vector of the first token of a sequence: (b, s, d) -> (b, d)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "btd->bd"}
+
     def call(self, x: Tensor) -> Tensor:
         return x[:, 0]
 
@@ -86,6 +88,8 @@ class FirstToken(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class AddBias(keras.layers.Layer):
     """x + bias, for logits with a bias but no kernel of their own: (b, t, v) -> same."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "btv->btv", "products": []}
 
     def build(self, input_shape: Any) -> None:
         self.bias = self.add_weight(name="bias", shape=input_shape[-1:], initializer="zeros")

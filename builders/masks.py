@@ -5,7 +5,7 @@ They do not rely on the implicit masks of Keras, which are not part of the graph
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -18,6 +18,8 @@ Tensor = Any
 @keras.saving.register_keras_serializable(package="builders")
 class PaddingMask(keras.layers.Layer):
     """Mask of the keys that are not padding: tokens (b, s) -> bool (b, 1, s)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bs->b1s", "role": "padding_mask"}
 
     def __init__(self, pad_token_id: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -41,6 +43,8 @@ class CausalMask(keras.layers.Layer):
         window: number of keys, counted back from the query; `None`: all.
     """
 
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1tt", "role": "causal_mask"}
+
     def __init__(self, window: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.window = window
@@ -59,6 +63,8 @@ class CausalMask(keras.layers.Layer):
 @keras.saving.register_keras_serializable(package="builders")
 class CombineMasks(keras.layers.Layer):
     """Logical and of two masks: bool (1, t, s), bool (b, 1, s) -> bool (b, t, s)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bts,bts->bts"}
 
     def call(self, first: Tensor, second: Tensor) -> Tensor:
         return ops.logical_and(first, second)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
@@ -54,6 +54,8 @@ class Positions(keras.layers.Layer):
     Only the shape of the tokens is used. They make the positions symbolic: Keras evaluates a layer
     that is called on a constant at once, and a table of positions would silently not be trained.
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1t", "role": "position_ids"}
 
     def call(self, tokens: Tensor) -> Tensor:
         return ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
@@ -109,6 +111,12 @@ class PositionVectors(keras.layers.Layer, ABC):
 class LearnedPositions(PositionVectors):
     """Position vectors from a trained table, `embeddings` (max_sequence_length, d)."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bt->btd",
+        "products": [],
+        "role": "learned_positions",
+    }
+
     def __init__(
         self,
         max_length: int,
@@ -145,6 +153,12 @@ class SinusoidalPositions(PositionVectors):
             puts all sines before all cosines.
     """
 
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bt->btd",
+        "products": [],
+        "role": "sinusoidal_positions",
+    }
+
     def __init__(self, max_length: int, dim: int, interleaved: bool, **kwargs: Any) -> None:
         super().__init__(max_length, dim, **kwargs)
         self.interleaved = interleaved
@@ -173,6 +187,12 @@ class ALiBiBias(keras.layers.Layer):
     below it, and then every other one for the power above it (Press et al. 2022, section 3, and
     the authors' code).
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bt,bs->bnts",
+        "products": [],
+        "role": "alibi_positions",
+    }
 
     def __init__(self, num_heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -207,6 +227,12 @@ class RelativePositionBias(keras.layers.Layer):
         causal: whether keys after the query share the bucket of distance 0; otherwise half of all
             buckets are for them.
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bt,bs->bnts",
+        "products": [],
+        "role": "relative_positions",
+    }
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ returns the angle that each pair of channels turns by from one position to the n
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -83,6 +83,12 @@ class RotaryPositions(keras.layers.Layer):
         frequencies: of each pair, in radians from one position to the next, (r/2,).
         magnitude: what the turned channels are multiplied by.
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btnh,bt->btnh",
+        "products": [],
+        "role": "rotary_positions",
+    }
 
     def __init__(self, frequencies: list[float], magnitude: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

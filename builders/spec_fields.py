@@ -27,7 +27,7 @@ from builders.fields import (
 KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
 
 
-def _head_dim(spec: Any) -> int:
+def _width_per_head(spec: Any) -> int:
     if spec.hidden_dim % spec.num_heads:
         raise invalid_value(
             "hidden_dim",
@@ -71,7 +71,7 @@ class Sizes:
         derive=lambda spec: spec.num_heads,
     )
     head_dim: int = positive_int(
-        "width of one head, `h`; `None`: d / n. n * h need not be d.", derive=_head_dim
+        "width of one head, `h`; `None`: d / n. n * h need not be d.", derive=_width_per_head
     )
     max_sequence_length: int = positive_int(
         "maximum number of tokens of a sequence. `learned` and sinusoidal positions refuse longer "

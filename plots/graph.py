@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from plots.annotations import Note, Overlay, SkipPath
+from plots.declaration import Declaration
 
 Shape = tuple[int | None, ...]
 """Sizes of a tensor's axes; `None` for an axis whose size is free."""
@@ -84,6 +85,7 @@ class Node:
         members: For a group: ids of the calls that it stands for, in order.
         weight_bytes: Bytes of these weights, each in the dtype in which it is kept.
         shared_parameters: Number of weights of the layer that are counted at another one.
+        declaration: What the layer declares about the call (`graph_declaration`), if it does.
     """
 
     id: str
@@ -102,6 +104,7 @@ class Node:
     members: tuple[str, ...] = ()
     weight_bytes: float = 0
     shared_parameters: int = 0
+    declaration: Declaration | None = None
 
     @property
     def owns_weights(self) -> bool:
@@ -134,13 +137,18 @@ class Node:
         return self.label if self.has_own_name else self.class_name
 
     @property
+    def role(self) -> str:
+        """The role that the layer declares, one of `plots.declaration.ROLES`, or ""."""
+        return self.declaration.role if self.declaration is not None else ""
+
+    @property
     def activation(self) -> str | None:
         """Name of the activation function in the configuration, or None if there is none."""
         activation = self.config.get("activation")
         if isinstance(activation, Mapping):
             inner = activation.get("config")
             activation = inner if isinstance(inner, str) else activation.get("class_name")
-        # A registered function has its package in front: "my_package>gelu_tanh".
+        # A registered function has its package in front: "my_package>swish".
         return str(activation).rpartition(">")[2] if activation is not None else None
 
     def is_a(self, class_names: frozenset[str] | set[str]) -> bool:

@@ -9,11 +9,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from plots.annotations import Note, Overlay, SkipPath
+from plots.declaration import Declaration
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
 from plots.registry import graph_renderer
 
 FORMAT = "functional graph"
-VERSION = 2
+VERSION = 3
 
 
 @graph_renderer("json", (".json",))
@@ -141,6 +142,8 @@ def _node(read: dict[str, Any]) -> Node:
     given = _with_tuples({name: value for name, value in read.items() if name != "config"})
     given["outputs"] = tuple(_tensor(tensor) for tensor in read["outputs"])
     given["constants"] = tuple(Constant(**_with_shape(c)) for c in read.get("constants", ()))
+    if "declaration" in read:
+        given["declaration"] = Declaration(**_with_tuples(read["declaration"]))
     given.setdefault("name", read["id"])
     return Node(config=read["config"], **given)
 

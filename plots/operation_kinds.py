@@ -1,7 +1,8 @@
 """What the classes of layers and operations mean for a residual stream.
 
 Each set holds class names, so that no Keras is needed to ask. A class that derives from one of them
-counts as well. Add your own: `operation_kinds.IDENTITY_LIKE.add("MyNoise")`.
+counts as well. A layer of yours declares its role (see `plots.declaration`), or add its class:
+`operation_kinds.IDENTITY_LIKE.add("MyNoise")`.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ ATTENTION_LAYERS: set[str] = {
 """Layers that are one attention each."""
 
 FUSED_ATTENTION: set[str] = {"DotProductAttention"}
-"""Layers and operations from query (b, t, n, h), key and value (b, s, k, h) to (b, t, n, h)."""
+"""`keras.ops.dot_product_attention`: (b, t, n, h), (b, s, k, h) twice -> (b, t, n, h)."""
 
 PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
 """Sums over one axis of two tensors, as scores are of queries and keys.
@@ -111,12 +112,13 @@ _NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
 
 def is_additive_merge(node: Node) -> bool:
     """Whether the call adds up its inputs."""
-    return node.is_a(ADDITIVE_MERGES)
+    return node.role == "add" or node.is_a(ADDITIVE_MERGES)
 
 
 def is_norm(node: Node) -> bool:
     """Whether the call normalises activations."""
-    return node.is_a(NORMS) or _NORM_CLASS.fullmatch(node.class_name) is not None
+    is_known = node.role == "norm" or node.is_a(NORMS)
+    return is_known or _NORM_CLASS.fullmatch(node.class_name) is not None
 
 
 def is_shape_only(node: Node) -> bool:
@@ -126,7 +128,7 @@ def is_shape_only(node: Node) -> bool:
 
 def is_identity_like(node: Node) -> bool:
     """Whether the call hands its one input on: dropout, cast, identity, one constant factor."""
-    if node.is_a(IDENTITY_LIKE):
+    if node.role == "identity" or node.is_a(IDENTITY_LIKE):
         return True
     if node.class_name in ("Multiply", "Divide", "TrueDivide"):
         return any(
@@ -139,13 +141,15 @@ def is_identity_like(node: Node) -> bool:
 
 def is_attention(node: Node) -> bool:
     """Whether the call is one whole attention."""
-    return node.is_a(ATTENTION_LAYERS) or node.is_a(FUSED_ATTENTION)
+    return node.role == "attention" or node.is_a(ATTENTION_LAYERS | FUSED_ATTENTION)
 
 
 def is_softmax(node: Node) -> bool:
     """Whether the call is a softmax and nothing else."""
     if node.class_name == "Activation":
         return node.activation == "softmax"
+    if node.role == "attention_weights":
+        return True
     return "Softmax" in node.class_name and "Log" not in node.class_name
 
 

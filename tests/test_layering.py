@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Container, Iterator, Mapping
@@ -180,3 +181,48 @@ def test_listing_variants_and_making_specs_loads_no_numeric_library() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+def names_of_builders() -> set[str]:
+    """Classes and functions of builders, and names of layers in its models."""
+    names: set[str] = set()
+    for path in (ROOT / "builders").rglob("*.py"):
+        tree = parse(path)
+        defined = (ast.ClassDef, ast.FunctionDef)
+        names |= {node.name for node in tree.body if isinstance(node, defined)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".layer"):
+                names |= {str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)}
+    return names
+
+
+def terms_of_the_field() -> set[str]:
+    """Names that Keras has, or that are words of papers and users as well."""
+    import keras
+
+    from plots.declaration import ROLES
+
+    operations, waiting = set[str](), [keras.Operation]
+    while waiting:
+        operation = waiting.pop()
+        operations.add(operation.__name__)
+        waiting += operation.__subclasses__()
+    terms = {"ALiBi", "causal_mask", "encoder_decoder", "layer_norm", "no_norm", "padding_mask"}
+    return operations | terms | set(ROLES)
+
+
+def test_plots_names_nothing_of_builders() -> None:
+    """Not even in strings: what is renamed there would silently be drawn and counted otherwise."""
+    names = names_of_builders()
+    assert {"AttentionScores", "weighted_values"} <= names
+    compound = re.compile(r"_|[a-z][A-Z]|[A-Z]{2}")  # of several words, so no word of plain English
+    compound_names = {name.strip("_") for name in names if compound.search(name.strip("_"))}
+    single_words = {name for name in names if name[0].isupper()} - compound_names
+    allowed = terms_of_the_field()
+    found = []
+    for path in (ROOT / "plots").rglob("*.py"):
+        text = path.read_text("utf-8")
+        words = compound_names & set(re.findall(r"\w+", text))
+        quoted = single_words & set(re.findall(r"""["'](\w+)["']""", text))
+        found += [f"{path.relative_to(ROOT)}: {n}" for n in sorted((words | quoted) - allowed)]
+    assert not found

@@ -69,7 +69,7 @@ def swap_calls(document):
         (b"\xff\xfe\x00", "this is no JSON"),
         ("[1, 2]", 'this is no graph: a JSON object with "format": "functional graph"'),
         ('{"format": "something else"}', "this is no graph"),
-        (changed(lambda d: d.update(version=99)), "version 99, but only 2 can be read"),
+        (changed(lambda d: d.update(version=99)), "version 99, but only 3 can be read"),
         (changed(lambda d: d.pop("version")), "version None"),
         (changed(lambda d: d.pop("nodes")), "damaged .*nodes"),
         (changed(lambda d: d["nodes"][0].pop("id")), "damaged .*id"),

@@ -2,55 +2,41 @@
 
 A class that derives from one of these counts as well; for a class without a rule see `unknown`.
 Add your own: `plots.axes.rules.AXIS_RULES["MyLayer"] = rule`, a function that takes a `Call` and
-says in `call.axes` which axes are the same; or, for a layer that puts each axis in one place,
-`plots.axes.rules.LAYOUTS["MyLayer"] = ({"x": "btd"}, "bd")`.
+says in `call.axes` which axes are the same; a layer of yours declares it (see `plots.declaration`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from plots.axes.equations import Equation, parse_equation
 from plots.axes.unions import AxisId, Call
+from plots.declaration import (
+    Declaration,
+    Equation,
+    axis_labels,
+    parse_equation,
+    product_labels,
+)
 from plots.operation_kinds import is_reversed_embedding
 
 Rule = Callable[[Call], None]
+Labels = Sequence[str]
 
 AXIS_RULES: dict[str, Rule] = {}
 """Class name -> rule."""
 
-LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
-    "BiasedScores": ({"scores": "bnts", "bias": "bnts"}, "bnts"),
-    "CombineMasks": ({"first": "bts", "second": "bts"}, "bts"),
-    "RelativePositionBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
-    "CausalMask": ({"tokens": "bt"}, "1tt"),
-    "ALiBiBias": ({"queries": "bt", "keys": "bs"}, "bnts"),
-    "FirstToken": ({"x": "btd"}, "bd"),
-    "MaskedLMHead": ({"inputs": "btd", "mask_positions": "bm"}, "bmv"),
-    "MaskedSoftmax": ({"scores": "bnts", "mask": "bts"}, "bnts"),
-    "PaddingMask": ({"tokens": "bs"}, "b1s"),
-    "Positions": ({"tokens": "bt"}, "1t"),
-    "SlotMask": ({"positions": "bt", "slots": "bs"}, "bts"),
-}
-"""Layers that put axes in new places: axes by port, and of the output.
-
-Several layouts of one port, by rank, stand apart. A "1" is an axis of that size; others of size 1
-are broadcast.
-"""
-
 
 def follow(call: Call) -> None:
-    """Say of a call's axes which are the same, by the rule of its class."""
-    for name in (call.node.class_name, *call.node.bases):
-        try:
-            if name in AXIS_RULES:
-                return AXIS_RULES[name](call)
-            if name in LAYOUTS:
-                laid_out(call, *LAYOUTS[name])
-                return None
-        except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
-            break  # a foreign class with a name that is known here, but with other arguments
+    """Unite the axes of a call, as its layer declares or by a rule of its class."""
+    declaration, names = call.node.declaration, (call.node.class_name, *call.node.bases)
+    try:
+        if declaration is not None and declaration.outputs:
+            return follow_declaration(call, declaration)
+        for rule in (AXIS_RULES[name] for name in names if name in AXIS_RULES):
+            return rule(call)
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+        pass  # a foreign class with a name that is known here, but with other arguments
     unknown(call)
 
 
@@ -64,21 +50,53 @@ def axis_rule(*class_names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def laid_out(call: Call, ports: dict[str, str], result: str) -> dict[str, AxisId]:
-    """Make axes with the same letter of a layout one, and give them back by letter."""
+# Declared ---------------------------------------------------------------------------------------
+
+
+def follow_declaration(call: Call, declaration: Declaration) -> None:
+    """Unite axes with the same letter of a declared signature, and note what the letters mean.
+
+    Letters of sizes (d, n, k, h, f, v, D, H, W) vote for the letters of their axes, and t and s are
+    lengths that attend to each other. Its products are those of `_note_product`.
+    """
+    axes = _unite_declared(call, declaration)
+    if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
+        call.axes.same(axes["n"], axes["k"])
+    call.axes.roles += [(letter, axes[letter]) for letter in "dnkhfvDHW" if letter in axes]
+    if "t" in axes and "s" in axes:
+        call.axes.attends.append((axes["t"], axes["s"]))
+    tensors = [set(axes_text) for axes_text in declaration.inputs.values()]
+    covered = sum(label.startswith("...") for label in axes)
+    for left, right, result in product_labels(declaration, covered):
+        for operand, kernel in ((left, right), (right, left)):
+            if {*kernel} - {"."} not in tensors:
+                _project(call, axes, operand, kernel, result)
+                break
+        else:
+            _multiply(call, axes, left, right, result)
+        tensors.append({*result})
+
+
+def _unite_declared(call: Call, declaration: Declaration) -> dict[str, AxisId]:
+    """Unite axes with the same letter, and return them by letter."""
     places: dict[str, list[AxisId]] = {"1": [call.axes.new(1)]}
-    for port, operand in call.inputs.items():
-        letters = next(known for known in ports[port].split() if len(known) == len(operand))
-        for letter, axis in zip(letters, operand, strict=True):
-            places.setdefault(letter, []).append(axis)
+    for port, text in declaration.inputs.items():
+        operand = call.inputs.get(port, ())
+        labels = axis_labels(text, len(operand)) if port in call.inputs else ()
+        for label, axis in zip(labels, operand, strict=True):
+            places.setdefault(label, []).append(axis)
     axes: dict[str, AxisId] = {}
-    for letter, axis in zip(result, call.output, strict=True):
-        call.axes.broadcast(places.setdefault(letter, []), axis)
-        places[letter] = [axes.setdefault(letter, axis)]
-    for letter, given in places.items():
-        if letter not in axes:  # summed over, or repeated
-            axes[letter] = given[0]
-            call.axes.all_same(given, given[1:])
+    for text, output in zip(declaration.outputs, call.outputs, strict=True):
+        for label, axis in zip(axis_labels(text, len(output)), output, strict=True):
+            if label not in places and call.size(axis) is not None:
+                call.weight_axis(f"declared {label}", axis)
+            call.axes.broadcast(places.setdefault(label, []), axis)
+            places[label] = [axes.setdefault(label, axis)]
+    for label, given in places.items():
+        if label not in axes:  # only of arguments
+            wide = [axis for axis in given if call.size(axis) != 1] or given
+            axes[label] = wide[0]
+            call.axes.all_same(wide, wide[1:])
     return axes
 
 
@@ -180,14 +198,22 @@ def _projects(call: Call, given: AxisId, result: AxisId) -> None:
 
 @axis_rule("EinsumDense")
 def _einsum_dense(call: Call) -> None:
-    equation = parse_equation(call.node.config["equation"], [len(call.first), None])
+    ranks = [len(call.first), None]
+    equation = parse_equation(call.node.config["equation"], ranks, len(call.output))
     (given, kernel), result = equation
     axes = _unite(call, equation, [call.first, None])
+    _project(call, axes, given, kernel, result)
+
+
+def _project(
+    call: Call, axes: Mapping[str, AxisId], operand: Labels, kernel: Labels, result: Labels
+) -> None:
+    """Note a product of a tensor with weights: a projection, or one to the axes of heads."""
     for label in kernel:
         if label in axes:
             call.weight_axis(f"kernel {label}", axes[label])
-    new = [axes[label] for label in result if label not in given]
-    summed = [axes[label] for label in given if label not in result]
+    new = [axes[label] for label in result if label not in operand and label in axes]
+    summed = [axes[label] for label in operand if label not in result and label in axes]
     if len(new) == 1 and len(summed) == 1:
         call.axes.projections.append((summed[0], new[0]))
     elif len(new) > 1:
@@ -199,16 +225,26 @@ def _einsum(call: Call) -> None:
     ports = call.node.config["subscripts"].split("->")[0].split(",")
     operands = [call.inputs.get(str(number)) for number in range(len(ports))]
     equation = parse_equation(
-        call.node.config["subscripts"], [None if axes is None else len(axes) for axes in operands]
+        call.node.config["subscripts"],
+        [None if axes is None else len(axes) for axes in operands],
+        len(call.output),
     )
     axes = _unite(call, equation, operands)
     if len(operands) == 2 and None not in operands:
         (left, right), result = equation
-        both = [axes[label] for label in left if label in right and label in result]
-        summed = [axes[label] for label in left if label in right and label not in result]
-        rows = [axes[label] for label in left if label not in right]
-        columns = [axes[label] for label in right if label not in left]
-        _multiplied(call, both, summed, rows, columns)
+        _multiply(call, axes, left, right, result)
+
+
+def _multiply(
+    call: Call, axes: Mapping[str, AxisId], left: Labels, right: Labels, result: Labels
+) -> None:
+    """Note a product of two tensors."""
+    left, right = ([label for label in labels if label in axes] for labels in (left, right))
+    both = [axes[label] for label in left if label in right and label in result]
+    summed = [axes[label] for label in left if label in right and label not in result]
+    rows = [axes[label] for label in left if label not in right]
+    columns = [axes[label] for label in right if label not in left]
+    _multiplied(call, both, summed, rows, columns)
 
 
 def _unite(
@@ -273,7 +309,7 @@ def _dot_layer(call: Call) -> None:
     _multiplied(call, [left[0]], [left[i]], rows, columns)
 
 
-@axis_rule("Embedding", "PositionVectors", "TokenAndPositionEmbedding")
+@axis_rule("Embedding", "TokenAndPositionEmbedding")
 def _embedding(call: Call) -> None:
     if is_reversed_embedding(call.node):
         call.axes.all_same(call.first[:-1], call.output[:-1])

@@ -5,24 +5,11 @@ See `plots.axes.rules` for what a rule is.
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
-from plots.axes.rules import AXIS_RULES, axis_rule, laid_out, unknown
+from plots.axes.rules import AXIS_RULES, Rule, axis_rule, follow_declaration, unknown
 from plots.axes.unions import AxisId, Call
-
-ATTENTION_LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
-    "AttendToCache": (
-        {"query": "btnh", "key": "bkhs", "value": "bksh", "mask": "bts", "bias": "bnts"},
-        "btnh",
-    ),
-    "AttentionScores": ({"query": "btnh", "key": "bskh"}, "bnts"),
-    "DotProductAttention": (
-        {"query": "btnh", "key": "bskh", "value": "bskh", "mask": "bts bnts", "bias": "bnts"},
-        "btnh",
-    ),
-    "WeightedValues": ({"weights": "bnts", "value": "bskh"}, "btnh"),
-}
-"""Steps of an attention, as in `LAYOUTS`; here letters are those of the glossary."""
+from plots.declaration import DOT_PRODUCT_ATTENTION, Declaration
 
 TRANSFORMER_BLOCKS: set[str] = {
     "BloomDecoder",
@@ -40,17 +27,19 @@ TRANSFORMER_BLOCKS: set[str] = {
 """Whole blocks in one layer, as keras-hub has them: what goes through them is a residual stream."""
 
 
-def _step(call: Call, layout: tuple[dict[str, str], str]) -> None:
-    axes = laid_out(call, *layout)
-    if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
-        call.axes.same(axes["n"], axes["k"])
-    call.axes.roles += [(letter, axes[letter]) for letter in "nkh" if letter in axes]
-    call.axes.attends.append((axes["t"], axes["s"]))
-    call.axes.multiplied += axes.values()
+def _declared_for(declaration: Declaration) -> Rule:
+    """Return the rule of a class of Keras or KerasHub by what it would declare."""
+
+    def rule(call: Call) -> None:
+        ports = {port: declaration.inputs[port] for port in call.inputs}  # or a foreign class
+        follow_declaration(call, replace(declaration, inputs=ports))
+
+    return rule
 
 
-AXIS_RULES.update(
-    {name: partial(_step, layout=layout) for name, layout in ATTENTION_LAYOUTS.items()}
+AXIS_RULES["DotProductAttention"] = _declared_for(DOT_PRODUCT_ATTENTION)
+AXIS_RULES["MaskedLMHead"] = _declared_for(
+    Declaration({"inputs": "btd", "mask_positions": "bm"}, ("bmv",))
 )
 
 
@@ -99,12 +88,3 @@ def _single_head(call: Call) -> None:
 def _block(call: Call) -> None:
     unknown(call)
     call.axes.roles.append(("d", call.output[-1]))
-
-
-@axis_rule("CacheUpdate")
-def _cache_update(call: Call) -> None:
-    cache, new = call.inputs["cache"], call.inputs["new"]
-    call.axes.all_same(cache, call.output)
-    for a, b in zip(cache, new, strict=True):
-        if call.size(a) == call.size(b) is not None:
-            call.axes.same(a, b)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import plots.axes.reshape_rules
+import plots.axes.rules_of_attention  # noqa: F401 - both register their rules
 from plots.annotations import Quantity, product_of, total_of
 from plots.axes.letters import ALL_LETTERS, name_axes
 from plots.axes.rules import follow

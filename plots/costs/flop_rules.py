@@ -12,15 +12,15 @@ operations as a polynomial in the letters of free axes, or None if it cannot tel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeVar
 
 from plots.annotations import Quantity, product_of, total_of
 from plots.axes.calls import CallWithAxes
-from plots.axes.equations import parse_equation
 from plots.axes.shapes import Axis
+from plots.declaration import Declaration, axis_labels, parse_equation, product_labels
 from plots.graph import Constant, Node
 from plots.operation_kinds import (
     is_additive_merge,
@@ -51,20 +51,13 @@ FLOP_RULES: dict[str, Rule] = {}
 """Class name -> rule."""
 
 WITHOUT_PRODUCTS: set[str] = {
-    "AddBias",
-    "BiasedScores",
-    "RelativePositionBias",
-    "CacheUpdate",
     "Embedding",
     "LayerScale",
-    "MaskedSoftmax",
     "Merge",
     "Normalization",
     "PReLU",
     "PositionEmbedding",
-    "PositionVectors",
     "RotaryEmbedding",
-    "RotaryPositions",
     "Softmax",
     "TokenAndPositionEmbedding",
 }
@@ -89,19 +82,23 @@ PRODUCTS_WITHOUT_RULE: set[str] = {
 def flops_of(call: MeasuredCall) -> Quantity | None:
     """The operations of one call; None if it may do some that no rule knows."""
     node = call.node
-    for name in (node.class_name, *node.bases):
-        if name in FLOP_RULES:
-            try:
-                return FLOP_RULES[name](call)
-            except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
-                return None  # a foreign class with a name that is known here, but other arguments
+    rule = next((FLOP_RULES[n] for n in (node.class_name, *node.bases) if n in FLOP_RULES), None)
+    try:
+        if node.declaration is not None and node.declaration.products is not None:
+            return declared_flops(call, node.declaration)
+        if rule is not None:
+            return rule(call)
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+        return None  # a foreign class with a name that is known here, but other arguments
     if node.is_a(PRODUCTS_WITHOUT_RULE):
         return None
     return {} if _is_known_to_be_without_products(node) or not _may_multiply(call) else None
 
 
 def is_known(node: Node) -> bool:
-    """Whether the class of a call is one of those of which it is said here what they multiply."""
+    """Whether a layer declares its products, or a rule knows those of its class."""
+    if node.declaration is not None and node.declaration.products is not None:
+        return True
     return node.is_a({*FLOP_RULES, *WITHOUT_PRODUCTS}) or is_norm(node)
 
 
@@ -171,13 +168,40 @@ def _einsum_product(
 ) -> Quantity:
     """2 x the sizes of all letters; nothing if no letter is summed over."""
     ranks = [None if axes is None else len(axes) for axes in operands]
-    (left, right), result = parse_equation(equation, ranks)
-    sizes: dict[str, Axis] = {}
+    (left, right), result = parse_equation(equation, ranks, len(call.output))
+    sizes: dict[str, Quantity] = {}
     for labels, axes in zip([left, right, result], [*operands, call.output], strict=True):
-        if axes is not None:
-            sizes |= zip(labels, axes, strict=True)
-    summed = {label for label in left if label in right and label not in result}
-    return times(2, count(sizes.values())) if summed else {}
+        for label, axis in zip(labels, axes, strict=True) if axes is not None else ():
+            sizes[label] = axis.quantity
+    return _product(left, right, result, sizes)
+
+
+def _product(
+    left: Sequence[str], right: Sequence[str], result: Sequence[str], sizes: Mapping[str, Quantity]
+) -> Quantity:
+    """2 x the sizes of all letters but those of one operand only; 0 if none is summed over."""
+    both = {*left} & {*right}
+    if both <= {*result}:
+        return {}
+    return times(2, *(sizes[label] for label in sorted(both | {*result})))
+
+
+def declared_flops(call: MeasuredCall, declaration: Declaration) -> Quantity:
+    """Return the operations of declared products.
+
+    Raises:
+        KeyError: if a letter is one of arguments that are not given.
+    """
+    tensors = [(text, call.inputs[p]) for p, text in declaration.inputs.items() if p in call.inputs]
+    tensors += zip(declaration.outputs, call.outputs, strict=True) if declaration.outputs else ()
+    sizes: dict[str, Quantity] = {letter: {"": n} for letter, n in declaration.sizes.items()}
+    for text, axes in tensors:
+        for label, axis in zip(axis_labels(text, len(axes)), axes, strict=True):
+            if sizes.get(label, {"": 1}) == {"": 1}:  # one of size 1 is broadcast
+                sizes[label] = axis.quantity
+    covered = sum(label.startswith("...") for label in sizes)
+    products = product_labels(declaration, covered)
+    return total_of([_product(*labels, sizes) for labels in products])
 
 
 @flop_rule("Dot", "Matmul")

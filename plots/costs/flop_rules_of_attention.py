@@ -11,38 +11,23 @@ from collections.abc import Iterable
 from math import prod
 
 from plots.annotations import Quantity, total_of
-from plots.costs.flop_rules import AxesOfTensor, MeasuredCall, count, flop_rule, times
+from plots.costs.flop_rules import (
+    AxesOfTensor,
+    MeasuredCall,
+    count,
+    declared_flops,
+    flop_rule,
+    times,
+)
+from plots.declaration import DOT_PRODUCT_ATTENTION
 
 # Steps ------------------------------------------------------------------------------------------
-
-
-@flop_rule("AttentionScores")
-def _scores(call: MeasuredCall) -> Quantity:
-    """q k^T: (b, t, n, h), (b, s, k, h) -> (b, n, t, s)."""
-    return times(2, count(call.output), call.inputs["query"][-1].quantity)
-
-
-@flop_rule("WeightedValues")
-def _mixing(call: MeasuredCall) -> Quantity:
-    """Values by their weights: (b, n, t, s), (b, s, k, h) -> (b, t, n, h)."""
-    return times(2, count(call.output), call.inputs["weights"][-1].quantity)
 
 
 @flop_rule("DotProductAttention")
 def _scores_and_mixing(call: MeasuredCall) -> Quantity:
     """softmax(q k^T) v: (b, t, n, h), (b, s, k, h) twice -> (b, t, n, h)."""
-    return _of_keys(call, call.inputs["key"][1].quantity)
-
-
-@flop_rule("AttendToCache")
-def _with_cache(call: MeasuredCall) -> Quantity:
-    """The same with keys (b, k, h, s) and values (b, k, s, h)."""
-    return _of_keys(call, call.inputs["key"][3].quantity)
-
-
-def _of_keys(call: MeasuredCall, keys: Quantity) -> Quantity:
-    scores = times(2, count(call.inputs["query"]), keys)
-    return total_of([scores, times(2, count(call.output), keys)])
+    return declared_flops(call, DOT_PRODUCT_ATTENTION)
 
 
 @flop_rule("AdditiveAttention", "Attention")

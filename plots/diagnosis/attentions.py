@@ -150,7 +150,7 @@ def _parts_of_layer(graph: Graph, node: Node) -> _Parts | None:
         masks=tuple(edges[""]),
         constants=(causal, *node.constants),
         # What derives from one of them is an attention too, but may mask in a way of its own.
-        is_known=node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION,
+        is_known=node.role == "attention" or node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION,
     )
 
 

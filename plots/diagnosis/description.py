@@ -24,8 +24,15 @@ _PLACES: dict[NormPlace, str] = {
 _POSITIONS = {  # words in the name of a call or its class
     "rotary": r"rotary|rope\b",
     "sinusoidal": r"sinusoid|sine_?position",
-    "ALiBi": r"alibi|distance_?bias",
-    "relative": r"relative|bucket_?bias",
+    "ALiBi": r"alibi",
+    "relative": r"relative",
+}
+_POSITION_ROLES = {
+    "rotary_positions": "rotary",
+    "sinusoidal_positions": "sinusoidal",
+    "alibi_positions": "ALiBi",
+    "relative_positions": "relative",
+    "learned_positions": "learned",
 }
 
 
@@ -138,6 +145,7 @@ def _positions_in_words(graph: Graph, lineage: Lineage) -> str:
     for node in graph.nodes:
         name = f"{node.class_name} {node.label}".lower()
         named = [word for word, pattern in _POSITIONS.items() if re.search(pattern, name)]
+        named = [_POSITION_ROLES[node.role]] if node.role in _POSITION_ROLES else named
         tables = [constant.pattern for constant in node.constants if is_additive_merge(node)]
         if named or "sinusoids" in tables:
             found[named[0] if named else "sinusoidal"] = None

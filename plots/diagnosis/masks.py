@@ -25,8 +25,10 @@ MASK_LAYERS: set[str] = {
 }
 """Layers that mask nothing by themselves; of other layers only the name can tell what they mask."""
 
-RELATIVE_BIAS = re.compile("(alibi|bucket|distance|position|relative).*bias")
+RELATIVE_BIAS = re.compile("(alibi|position|relative).*bias")
 """Names of layers that prefer some distances to others, and mask none."""
+
+_RELATIVE_ROLES = frozenset({"alibi_positions", "relative_positions"})
 
 _ORDERS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual"})
 _EQUALITIES = frozenset({"Equal", "NotEqual"})
@@ -67,7 +69,7 @@ def what_is_masked(
     waiting = [edge.source for edge in edges]
     while waiting:
         node = graph.node(waiting.pop())
-        if node.id not in found and not RELATIVE_BIAS.search(_name(node)):
+        if node.id not in found and not _is_relative_bias(node):
             found.add(node.id)
             hints.update(_of_call(graph, node, depends_on_input))
             waiting.extend(edge.source for edge in graph.incoming[node.id])
@@ -91,7 +93,11 @@ def _of_call(graph: Graph, node: Node, depends_on_input: Callable[[str], bool]) 
     for constant in node.constants:
         yield from _of_constant(constant)
     name = _name(node)
-    if "causal" in name or "lookahead" in name or node.class_name in ("Tril", "Triu"):
+    if node.role == "causal_mask":
+        yield "causal"
+    elif node.role == "padding_mask":
+        yield "padding"
+    elif "causal" in name or "lookahead" in name or node.class_name in ("Tril", "Triu"):
         yield "causal"
     elif "padding" in name or "padmask" in name:
         yield "padding"
@@ -108,6 +114,10 @@ def _of_call(graph: Graph, node: Node, depends_on_input: Callable[[str], bool]) 
             yield "padding" if len(node.outputs[0].shape) <= 2 else "unknown"
     elif node.kind != "operation" and not node.is_a(MASK_LAYERS):
         yield "unknown"
+
+
+def _is_relative_bias(node: Node) -> bool:
+    return node.role in _RELATIVE_ROLES or RELATIVE_BIAS.search(_name(node)) is not None
 
 
 def _name(node: Node) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from plots.annotations import Overlay
+from plots.declaration import Declaration
 from plots.graph import Edge, Graph, Node, Shape
 from plots.measuring.arrays import as_array
 from plots.measuring.attention_pictures import heads_png
@@ -78,10 +79,10 @@ def attention_maps(
 
     Found are `MultiHeadAttention`, `GroupQueryAttention`, `Attention`, `AdditiveAttention` and what
     derives from them, if it takes `return_attention_scores`; `keras.ops.dot_product_attention` and
-    layers named like it that take query, key and value; and where attention is wired step by
-    step, what is a softmax by the name of its class, gives out (b, n, t, s), and goes into a
-    product, past a dropout at most. Attention inside of other layers, such as the blocks of
-    keras-nlp, is found with `open_layers`.
+    layers that declare the role "attention" and take query, key and value (b, s, k, h); and where
+    attention is wired step by step, what is a softmax by its role or the name of its class, returns
+    (b, n, t, s), and goes into a product, past a dropout at most. Attention inside of other layers,
+    such as the blocks of KerasHub, is found with `open_layers`.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
@@ -166,7 +167,9 @@ def _noting_weights(weights: dict[str, Any]) -> Compute:
             queries = args[0] if args else kwargs.get("query", kwargs.get("inputs"))
             weights[node_id] = _by_head(outputs[1], len(keras.tree.flatten(queries)[0].shape))
             return outputs if asked else [outputs[0], *outputs[2:]]
-        if name in FUSED_ATTENTION and {"query", "key", "value"} <= taken:
+        declared = call.declaration or Declaration()
+        mixes_values = declared.role == "attention" and declared.inputs.get("value") == "bskh"
+        if (mixes_values or name in FUSED_ATTENTION) and {"query", "key", "value"} <= taken:
             weights[node_id] = _attended_identity(operation, args, kwargs)
         return operation(*args, **kwargs)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from plots.declaration import Declaration
 from plots.graph import Edge
 from plots.reading.masks import MaskOf, recorded_mask
 
@@ -23,12 +24,14 @@ class RecordedCall:
         when: Sorted by it, calls are in the order in which Keras computes them.
         edges: What its arguments are in the graph: port -> edge.
         results: What its outputs are in the graph, as (node id, output).
+        declaration: What the layer declares about the call.
     """
 
     record: Any
     when: tuple[float, ...]
     edges: Mapping[str, Edge]
     results: tuple[tuple[str, int], ...]
+    declaration: Declaration | None = None
 
 
 def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:

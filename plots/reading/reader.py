@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from plots.declaration import Declaration
 from plots.graph import Constant, Edge, Node, Shape, Tensor
+from plots.reading.declarations import read_declaration
 from plots.reading.keras_calls import (
     RecordedCall,
     arguments_of,
@@ -120,10 +122,16 @@ class Reader:
                 edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
             elif value is not None:
                 constants.append(constant_of(port, value))
-        self._add(call, operation, node_id, prefix, tuple(constants))
+        declaration = None
+        if operation is call.operation:  # and not what a `TimeDistributed` applies to every step
+            ports = [*edges, *(port for port, _ in arguments_of(call))]
+            inputs = {port: edge.tensor.shape for port, edge in edges.items()}
+            outputs = [self._tensor(tensor).shape for tensor in call.outputs]
+            declaration = read_declaration(operation, dict.fromkeys(ports), inputs, outputs)
+        self._add(call, operation, node_id, prefix, tuple(constants), declaration)
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
-        self.recorded.append(RecordedCall(call, place.when, edges, results))
+        self.recorded.append(RecordedCall(call, place.when, edges, results, declaration))
         origin.update(zip(map(id, call.outputs), results, strict=True))
         for mask in self._masks.propagate_mask(call):
             self._read_mask(mask, origin)
@@ -145,6 +153,7 @@ class Reader:
         node_id: str,
         prefix: str,
         constants: tuple[Constant, ...],
+        declaration: Declaration | None,
     ) -> None:
         layer = self._layer_ids.setdefault(id(operation), node_id)
         if layer == node_id:
@@ -167,6 +176,7 @@ class Reader:
                 constants=constants,
                 weight_bytes=sizes.bytes,
                 shared_parameters=sizes.shared,
+                declaration=declaration,
             )
         )
 

@@ -115,9 +115,9 @@ def role_of(node: Node) -> str:
         return "norm"
     if node.kind == "group" or is_identity_like(node):
         return ""
-    if "Embedding" in node.class_name or "Position" in node.class_name:
+    if "Embedding" in node.class_name or "Position" in node.class_name + node.role.title():
         return "embedding"
-    if "Attention" in node.class_name:
+    if "Attention" in node.class_name or node.role in ("attention", "attention_scores"):
         return "attention"
     return "weights" if node.parameters else ""
 

@@ -44,7 +44,7 @@ def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[P
 
         model-explorer model.model_explorer.json --node_data_paths=parameters.node_data.json,...
 
-    or load them in the viewer itself ("AttentionContext node data").
+    or load them in the viewer itself ("View node data").
 
     Args:
         graph: The graph, best unfolded, with overlays that plugins have made.
