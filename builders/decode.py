@@ -17,7 +17,7 @@ from builders.cache import KeyValueCache, cache_entries, memory_entries
 from builders.embeddings import source_embedding, target_embedding
 from builders.errors import unknown_name
 from builders.heads import logits
-from builders.models import as_input, decoder, encoder, input_tensors, wire
+from builders.models import as_input, decoder, encoder, symbolic_inputs, wire
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -155,7 +155,7 @@ def build_probe(
         ValueError: no such layer, or the model was not built from this spec.
     """
     scope = ProbeScope(spec, model)
-    inputs = input_tensors(spec)
+    inputs = symbolic_inputs(spec)
     whole = keras.Model(as_input(inputs), wire(scope, inputs))
     _check_weights(model, whole, "")
     _check_layers(model, scope)

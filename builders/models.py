@@ -162,14 +162,14 @@ def build_encoder_only(
 
 def build(spec: TransformerSpec, *, abstract: bool = False) -> keras.Model:
     """Build the model of a spec of any kind; `abstract` builds it without weights."""
-    inputs = input_tensors(spec)
+    inputs = symbolic_inputs(spec)
     with without_weights() if abstract else nullcontext():
         outputs = wire(LayerScope(spec), inputs)
     model_class = AbstractModel if abstract else keras.Model
     return model_class(as_input(inputs), outputs, name=spec.kind)
 
 
-def input_tensors(spec: TransformerSpec) -> dict[str, Tensor]:
+def symbolic_inputs(spec: TransformerSpec) -> dict[str, Tensor]:
     """Return the inputs of the model of a spec by name, each int (b, t) or (b, s)."""
     names: tuple[str, ...] = ("tokens",)
     if spec.kind == "encoder_decoder":
@@ -180,7 +180,7 @@ def input_tensors(spec: TransformerSpec) -> dict[str, Tensor]:
 
 
 def wire(scope: LayerScope, inputs: dict[str, Tensor]) -> Any:
-    """Wire the model of a scope's spec: the inputs of `input_tensors` -> its outputs."""
+    """Wire the model of a scope's spec: the inputs of `symbolic_inputs` -> its outputs."""
     wirings: dict[str, Callable[..., Any]] = {
         "decoder_only": decoder_only,
         "encoder_decoder": encoder_decoder,
