@@ -255,7 +255,7 @@ def slots(length: int, window: int | None) -> int:
     return length if window is None else min(length, window)
 
 
-# Each of these is for so many tokens, all blocks together ---------------------------------------
+# Components, each for a number of tokens and all blocks of a stack -------------------------------
 
 
 def _attention(
@@ -315,7 +315,7 @@ def _bytes_of_a_key_and_value(spec: TransformerSpec, dtype: str) -> int:
     return 2 * spec.num_key_value_heads * spec.head_dim * _BYTES[precision(dtype).computes]
 
 
-# What is refused --------------------------------------------------------------------------------
+# Checks -----------------------------------------------------------------------------------------
 
 
 def _check_components(spec: TransformerSpec) -> None:

@@ -50,7 +50,7 @@ family(
     {"gpt1": ("116,534,784 (the released weights)", sizes(12, 768, 12))},
     kind="decoder_only",
     source='Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training"',
-    summary="post-norm, trained positions, tied logits: the decoder of 2017 without its encoder",
+    summary="post-norm, trained positions, tied logits: the decoder of 2017 alone",
 )
 
 family(
@@ -84,7 +84,7 @@ family(
     },
     kind="decoder_only",
     source='Brown et al. 2020, "Language Models are Few-Shot Learners", table 2.1',
-    summary="GPT-2 at 2048 tokens; every attention is dense here, every second was banded there",
+    summary="GPT-2 at 2048 tokens; attention is dense here, alternately banded in the paper",
 )
 
 family(
@@ -114,7 +114,7 @@ family(
     },
     kind="decoder_only",
     source='Zhang et al. 2022, "OPT: Open Pre-trained Transformer Language Models", table 1',
-    summary="GPT-3 with ReLU (350M: post-norm); two rows of positions that nobody reads left out",
+    summary="GPT-3 with ReLU (350M: post-norm), without two unused rows of positions",
 )
 
 family(
@@ -144,7 +144,7 @@ family(
     },
     kind="decoder_only",
     source='Biderman et al. 2023, "Pythia", table 1',
-    summary="attention and feed-forward side by side, a quarter of the channels turned",
+    summary="attention and feed-forward side by side, a quarter of the channels rotated",
 )
 
 family(
@@ -159,7 +159,7 @@ family(
     {"gpt_neox_20b": ("20,554,567,680", sizes(44, 6144, 64, rotary_dim=24))},
     kind="decoder_only",
     source='Black et al. 2022, "GPT-NeoX-20B", section 2 and table 1',
-    summary="attention and feed-forward side by side, a quarter of the channels turned",
+    summary="attention and feed-forward side by side, a quarter of the channels rotated",
 )
 
 family(
@@ -268,7 +268,7 @@ family(
     },
     kind="decoder_only",
     source='Jiang et al. 2023, "Mistral 7B", table 1 and the released weights',
-    summary="grouped heads that see the last 4096 tokens",
+    summary="grouped heads with a window of 4096 tokens",
 )
 
 family(
@@ -337,7 +337,7 @@ family(
     },
     kind="decoder_only",
     source='Gemma Team 2024, "Gemma 2", section 2, table 1 and the released weights',
-    summary="two norms a sublayer, soft caps, every second block sees the last 4096 tokens",
+    summary="two norms per sublayer, soft caps, a window of 4096 tokens in every second block",
 )
 
 family(
@@ -373,7 +373,7 @@ family(
     },
     kind="decoder_only",
     source='Qwen Team 2024, "Qwen2.5 Technical Report", table 1 and the released weights',
-    summary="Llama with biases on query, key and value alone",
+    summary="Llama with biases of query, key and value only",
 )
 
 family(
@@ -523,7 +523,7 @@ family(
     },
     kind="encoder_only",
     source='Liu et al. 2019, "RoBERTa", section 5',
-    summary="BERT without segments, on bytes; rows that nobody reads are left out",
+    summary="BERT without segments, on bytes, without unused rows of positions",
 )
 
 family(
@@ -553,11 +553,11 @@ family(
     },
     {
         "bart_base": (
-            "140 million (the release; 3,072 more with the rows that nobody reads)",
+            "140 million (the release; 3,072 more with unused rows)",
             sizes(6, 768, 12),
         ),
         "bart_large": (
-            "400 million (the release; 4,096 more with the rows that nobody reads)",
+            "400 million (the release; 4,096 more with unused rows)",
             sizes(12, 1024, 16),
         ),
     },
@@ -583,5 +583,5 @@ family(
     {"opus_mt_en_de": ("74 million (73,944,309, without sinusoids)", sizes(6, 512, 8))},
     kind="encoder_decoder",
     source="Tiedemann and Thottingal 2020, OPUS-MT; Junczys-Dowmunt et al. 2018, Marian",
-    summary="transformer-base as Marian trains it: SiLU, one table, sinusoids side by side",
+    summary="transformer-base of Marian: SiLU, one table, sines before cosines",
 )

@@ -1,8 +1,8 @@
-"""Rotary positions: the layer that turns queries and keys, and the frequencies that it turns by.
+"""Rotary positions: the layer that rotates queries and keys, and its frequencies.
 
 One registered function for each value of the spec's `rotary_scaling`. Each takes the spec and
-returns the angle that each pair of channels turns by from one position to the next, in radians,
-(rotary_dim / 2,), and a factor for the queries and the keys.
+returns the frequency of each pair of channels, in radians per position, (rotary_dim / 2,), and a
+factor for the queries and the keys.
 """
 
 from __future__ import annotations
@@ -28,45 +28,45 @@ def plain_frequencies(spec: TransformerSpec) -> np.ndarray:
 
 @register_component("rotary_scaling", "none")
 def unscaled(spec: TransformerSpec) -> Scaling:
-    """The frequencies as they are."""
+    """The unscaled frequencies."""
     return plain_frequencies(spec).tolist(), 1.0
 
 
 @register_component("rotary_scaling", "linear")
 def linear(spec: TransformerSpec) -> Scaling:
-    """All positions closer together by the factor (Chen et al. 2023, section 2.3)."""
+    """All frequencies divided by the factor (Chen et al. 2023, section 2.3)."""
     return (plain_frequencies(spec) / spec.rotary_factor).tolist(), 1.0
 
 
 @register_component("rotary_scaling", "llama3")
 def llama3(spec: TransformerSpec) -> Scaling:
-    """Slow pairs by the factor, quick ones not at all, those between in between (Llama 3.1).
+    """Low frequencies divided by the factor, high ones unchanged, interpolated between (Llama 3.1).
 
-    A pair is slow if it turns less than `rotary_low_freq_factor` times within the original length,
-    and quick if it turns more than `rotary_high_freq_factor` times.
+    A frequency is low if its pair makes less than `rotary_low_freq_factor` rotations within the
+    original length, and high if it makes more than `rotary_high_freq_factor`.
     """
     frequencies = plain_frequencies(spec)
-    turns = frequencies * spec.rotary_original_length / (2 * math.pi)
-    slow, fast = spec.rotary_low_freq_factor, spec.rotary_high_freq_factor
-    kept = np.clip((turns - slow) / (fast - slow), 0, 1)
+    rotations = frequencies * spec.rotary_original_length / (2 * math.pi)
+    low, high = spec.rotary_low_freq_factor, spec.rotary_high_freq_factor
+    kept = np.clip((rotations - low) / (high - low), 0, 1)
     return (frequencies * (kept + (1 - kept) / spec.rotary_factor)).tolist(), 1.0
 
 
 @register_component("rotary_scaling", "yarn")
 def yarn(spec: TransformerSpec) -> Scaling:
-    """As `llama3`, but in between by the number of the pair, and with larger scores.
+    """As `llama3`, but interpolated by the index of the pair, and with a factor for the scores.
 
     Peng et al. 2023, "YaRN", sections 3.2 and 3.4, and the authors' code.
     """
     r = spec.rotary_dim
 
-    def pair_that_turns(times: float) -> float:
+    def pair_with_rotations(times: float) -> float:
         length = spec.rotary_original_length / (2 * math.pi * times)
         return r * math.log(length) / (2 * math.log(spec.rotary_base))
 
-    first = max(math.floor(pair_that_turns(spec.rotary_high_freq_factor)), 0)
-    last = min(math.ceil(pair_that_turns(spec.rotary_low_freq_factor)), r - 1)
-    # Where the two are one pair, the step between them is steep, but no division by zero.
+    first = max(math.floor(pair_with_rotations(spec.rotary_high_freq_factor)), 0)
+    last = min(math.ceil(pair_with_rotations(spec.rotary_low_freq_factor)), r - 1)
+    # Where the two are one pair, the step between them is steep; avoid a division by zero.
     scaled = np.clip((np.arange(r // 2) - first) / max(last - first, 1e-3), 0, 1)
     frequencies = plain_frequencies(spec) * (1 - scaled + scaled / spec.rotary_factor)
     return frequencies.tolist(), 0.1 * math.log(spec.rotary_factor) + 1
@@ -74,14 +74,14 @@ def yarn(spec: TransformerSpec) -> Scaling:
 
 @keras.saving.register_keras_serializable(package="builders")
 class RotaryPositions(keras.layers.Layer):
-    """Queries or keys, turned by their positions: (b, t, n, h), int (1 or b, t) -> (b, t, n, h).
+    """Queries or keys rotated by positions: (b, t, n, h), int (1 or b, t) -> (b, t, n, h).
 
     Channel i and channel i + r/2 are the two coordinates of pair i of r/2 (the order of GPT-NeoX
-    and Llama); channels from r on stay as they are. Angles are in float32.
+    and Llama); channels from r on are unchanged. Angles are in float32.
 
     Args:
-        frequencies: of each pair, in radians from one position to the next, (r/2,).
-        magnitude: what the turned channels are multiplied by.
+        frequencies: of each pair, in radians per position, (r/2,).
+        magnitude: factor of the rotated channels.
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
@@ -102,11 +102,11 @@ class RotaryPositions(keras.layers.Layer):
         cos, sin = ops.cos(angles)[:, :, None], ops.sin(angles)[:, :, None]
         first = ops.cast(x[..., :half], "float32")
         second = ops.cast(x[..., half : 2 * half], "float32")
-        turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-        turned = ops.cast(turned * self.magnitude, x.dtype)
+        rotated = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        rotated = ops.cast(rotated * self.magnitude, x.dtype)
         if 2 * half == x.shape[-1]:
-            return turned
-        return ops.concatenate([turned, x[..., 2 * half :]], axis=-1)
+            return rotated
+        return ops.concatenate([rotated, x[..., 2 * half :]], axis=-1)
 
     def compute_output_spec(self, x: KerasTensor, positions: KerasTensor) -> KerasTensor:
         return KerasTensor(x.shape, dtype=x.dtype)

@@ -48,7 +48,7 @@ import builders
     ids=["learned", "sinusoidal", "window", "translator"],
 )
 @pytest.mark.parametrize("num_tokens", [None, 1])
-def test_rows_padded_on_the_left_give_what_each_gives_alone(
+def test_rows_padded_on_the_left_give_the_logits_of_each_row_alone(
     changes: dict[str, Any], num_tokens: int | None
 ) -> None:
     """What stands before a row's start is seen by nobody, even if no token is padding."""
@@ -69,7 +69,7 @@ def test_rows_padded_on_the_left_give_what_each_gives_alone(
 
 
 @each_kind
-def test_rows_of_a_cache_may_change_places(kind: str) -> None:
+def test_rows_of_a_cache_can_be_reordered(kind: str) -> None:
     spec = shallow_spec(kind=kind)
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
@@ -85,7 +85,7 @@ def test_rows_of_a_cache_may_change_places(kind: str) -> None:
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("read_before", [0, 4])
-def test_no_token_of_a_chunk_changes_logits_before_it(window: int | None, read_before: int) -> None:
+def test_no_token_of_a_chunk_changes_earlier_logits(window: int | None, read_before: int) -> None:
     spec = shallow_spec(attention_window=window)
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
@@ -143,7 +143,7 @@ def test_a_cache_has_the_documented_shapes(
     assert inputs == outputs == any_source
 
 
-def test_blocks_with_a_window_have_a_ring_and_the_others_all_slots() -> None:
+def test_blocks_with_a_window_have_a_ring_buffer_and_the_others_all_slots() -> None:
     spec = small_spec(num_layers=3, attention_window=3, full_attention_every=2)
     cache = builders.empty_cache(builders.build(spec), spec, BATCH, 11)
     slots = {name: entry.shape[3] for name, entry in cache.items() if "key_cache" in name}
@@ -159,7 +159,7 @@ def test_the_cache_of_the_source_has_no_mask_where_no_token_is_padding() -> None
     )
 
 
-def test_what_the_decoder_knows_of_the_source_goes_out_as_it_came_in() -> None:
+def test_a_decode_step_returns_the_cache_of_the_source_unchanged() -> None:
     spec = shallow_spec(kind="encoder_decoder")
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -171,7 +171,7 @@ def test_what_the_decoder_knows_of_the_source_goes_out_as_it_came_in() -> None:
         assert changed == ("cross" not in name and "memory" not in name), name
 
 
-def test_the_empty_cache_is_zeros_and_what_is_in_its_slots_is_not_seen() -> None:
+def test_the_empty_cache_is_zeros_and_its_slots_are_masked() -> None:
     """Position zero means that there is no token; whatever keys and values are there."""
     spec = shallow_spec()
     model = random_model(spec)
@@ -189,7 +189,7 @@ def test_the_empty_cache_is_zeros_and_what_is_in_its_slots_is_not_seen() -> None
     np.testing.assert_array_equal(noisy, quiet)
 
 
-def test_a_cache_remembers_the_positions_of_the_tokens_that_may_be_seen() -> None:
+def test_a_cache_holds_the_positions_of_visible_tokens() -> None:
     spec = shallow_spec(pad_token_id=7)
     model = random_model(spec)
     tokens = np.array([[7, 7, 5, 3, 2], [2, 3, 7, 4, 1], [5, 5, 5, 5, 5]], "int32")
@@ -203,7 +203,7 @@ def test_a_cache_remembers_the_positions_of_the_tokens_that_may_be_seen() -> Non
 
 
 @pytest.mark.parametrize("num_tokens", [1, None])
-def test_a_window_goes_on_after_its_ring_and_the_longest_sequence_are_full(
+def test_a_window_still_works_after_its_ring_buffer_is_full(
     num_tokens: int | None,
 ) -> None:
     spec = shallow_spec(attention_window=3, positions="none", max_sequence_length=5)

@@ -163,14 +163,14 @@ QUICK_VARIANTS = (
     ("name", "kind"),
     slow_unless(lambda name, kind: name in QUICK_VARIANTS, VARIANTS_AND_KINDS),
 )
-def test_every_variant_decodes_as_it_reads_whole_sequences(name: str, kind: str) -> None:
+def test_every_variant_decodes_to_the_logits_of_whole_sequences(name: str, kind: str) -> None:
     spec = reduced_variant(name, kind)
     assert_decodes_as_it_reads(random_model(spec), spec)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), VARIANTS_AND_KINDS)
-def test_every_variant_decodes_in_half_precision_as_it_reads_whole_sequences(
+def test_every_variant_decodes_in_half_precision_to_the_logits_of_whole_sequences(
     name: str, kind: str
 ) -> None:
     """With weights as training starts from them: all random, they make attention so sharp that
@@ -195,7 +195,7 @@ QUICK = (
     "name",
     [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CHANGES],
 )
-def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(name: str) -> None:
+def test_decoding_gives_the_logits_of_whole_sequences(name: str) -> None:
     spec = shallow_spec(**CHANGES[name])
     assert_decodes_as_it_reads(random_model(spec), spec)
 
@@ -203,7 +203,9 @@ def test_whatever_the_spec_says_decoding_gives_the_logits_of_whole_sequences(nam
 @pytest.mark.slow
 @given(small_specs(KINDS))
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_random_specs_decode_as_they_read_whole_sequences(spec: builders.TransformerSpec) -> None:
+def test_random_specs_decode_to_the_logits_of_whole_sequences(
+    spec: builders.TransformerSpec,
+) -> None:
     model = random_model(spec)
     moved = moved_by_rounding(spec, weights_by_name(model), random_tokens(spec))
     assume(moved < 1e-5)  # others are correct to too few digits to tell
@@ -232,7 +234,7 @@ def test_a_step_computes_in_the_precision_of_its_model(changes: dict[str, Any]) 
     assert {kind for name, kind in kinds.items() if "_attention." in name} == {"bfloat16"}
 
 
-def test_a_source_of_one_token_and_a_cache_of_one_slot_are_no_mistake() -> None:
+def test_a_source_of_one_token_and_a_cache_of_one_slot_work() -> None:
     """Keras warns of a softmax over a single number, and here warnings are errors."""
     spec = shallow_spec(kind="encoder_decoder")
     model = random_model(spec)
@@ -254,7 +256,7 @@ def test_a_source_of_one_token_and_a_cache_of_one_slot_are_no_mistake() -> None:
     ],
     ids=["decoder", "translator", "window"],
 )
-def test_a_step_of_any_sizes_takes_every_batch_and_every_length(changes: dict[str, Any]) -> None:
+def test_a_step_with_free_sizes_takes_any_batch_and_length(changes: dict[str, Any]) -> None:
     spec = shallow_spec(**changes)
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -334,7 +336,7 @@ def test_training_the_model_trains_its_steps(kind: str) -> None:
     assert relative_error(after, logits_of(model, tokens)) <= 1e-5
 
 
-def test_a_step_gives_what_its_logits_are_made_from_and_an_encoding_its_memory() -> None:
+def test_a_step_returns_hidden_states_and_an_encoding_returns_the_memory() -> None:
     spec = small_spec(kind="encoder_decoder")
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -374,7 +376,7 @@ def deriving(build: str, model: keras.Model, spec: builders.TransformerSpec) -> 
         ("build_decode_step", {"tie_embeddings": False}, "logits"),
     ],
 )
-def test_a_spec_that_is_not_the_models_is_refused_with_a_weight_that_is_missing(
+def test_the_error_of_another_spec_names_missing_weights(
     build: str, changes: dict[str, Any], missing: str
 ) -> None:
     spec = small_spec(**TRANSLATOR, norm_placement="post", tie_embeddings=True)
@@ -388,14 +390,14 @@ def test_a_spec_with_a_layer_of_another_class_is_refused() -> None:
         builders.build_decode_step(builders.build(spec), spec.replace(tie_embeddings=False))
 
 
-def test_nothing_encodes_where_there_is_no_encoder() -> None:
+def test_encoding_needs_an_encoder() -> None:
     spec = small_spec()
     with pytest.raises(ValueError, match=r"encoder_decoder.*'decoder_only'.*build_decode_step"):
         builders.build_encode(builders.build(spec), spec)
 
 
 @pytest.mark.parametrize("missing", ["index", "start", "decoder.position_cache"])
-def test_an_input_that_is_missing_is_named(missing: str) -> None:
+def test_a_missing_input_is_named(missing: str) -> None:
     spec = small_spec()
     model = builders.build(spec)
     cache = dict(builders.empty_cache(model, spec))

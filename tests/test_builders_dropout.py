@@ -122,7 +122,7 @@ def test_all_sites_keep_their_own_rates(kind: str) -> None:
 
 
 @each_kind
-def test_the_feedforward_rate_follows_the_general_one_until_it_is_given(kind: str) -> None:
+def test_the_feedforward_rate_defaults_to_the_general_rate(kind: str) -> None:
     following = small_spec(kind=kind, dropout=0.25)
     assert set(dropped_edges(builders.build(following)).values()) == {0.25}
     given = small_spec(kind=kind, dropout=0.25, feedforward_dropout=0.0)
@@ -205,7 +205,7 @@ def silence(site: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         itertools.product(("graph", "layer"), ("post", "pre")),
     ),
 )
-def test_dropping_everything_at_a_site_silences_that_site_and_no_other(
+def test_a_rate_near_one_at_a_site_silences_that_site_only(
     kind: str, site: str, attention: str, norm_placement: str
 ) -> None:
     """In particular a skip path is never dropped, and neither is what is merged elsewhere."""

@@ -73,7 +73,7 @@ def turned(x: np.ndarray, **fields: Any) -> np.ndarray:
     ],
     ids=["plain", "base", "linear", "llama3", "yarn"],
 )
-def test_rotary_positions_are_those_of_keras_nlp(
+def test_rotary_positions_equal_those_of_keras_hub(
     fields: dict[str, Any], peer: keras.layers.Layer
 ) -> None:
     x = heads()
@@ -81,7 +81,7 @@ def test_rotary_positions_are_those_of_keras_nlp(
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 5, 8, 13, 112])
-def test_distances_weigh_as_in_keras_nlp(num_heads: int) -> None:
+def test_alibi_biases_equal_those_of_keras_hub(num_heads: int) -> None:
     """Its bias goes by the key alone; softmax sees no difference, as all keys of a query shift."""
     positions = np.arange(11, dtype="int32")[None]
     ours = as_array(ALiBiBias(num_heads)(positions, positions))
@@ -96,7 +96,7 @@ def test_distances_weigh_as_in_keras_nlp(num_heads: int) -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (12, 37), (20, 64)])
-def test_every_distance_is_in_the_bucket_of_keras_nlp(
+def test_relative_buckets_equal_those_of_keras_hub(
     causal: bool, buckets: int, distance: int
 ) -> None:
     """Also where the logarithm is a whole number, which rounding takes to either side."""
@@ -111,7 +111,7 @@ def test_every_distance_is_in_the_bucket_of_keras_nlp(
     np.testing.assert_array_equal(found, as_array(peer))
 
 
-def test_a_unit_offset_norm_is_the_norm_of_gemma() -> None:
+def test_a_unit_offset_norm_equals_the_norm_of_gemma() -> None:
     ours, theirs = UnitOffsetRMSNormalization(epsilon=1e-6), GemmaNorm(epsilon=1e-6)
     x = heads()
     gain = np.random.default_rng(1).normal(size=WIDTH).astype("float32")

@@ -46,7 +46,7 @@ def may_look(spec: builders.TransformerSpec, tokens: np.ndarray) -> np.ndarray:
     ],
     ids=["padding", "no padding", "window", "grouped", "layer"],
 )
-def test_attention_scores_are_the_softmax_of_what_may_be_seen(changes: dict[str, Any]) -> None:
+def test_attention_scores_are_the_softmax_over_visible_keys(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -118,7 +118,7 @@ def test_attention_scores_of_half_precision_are_in_it_and_sum_to_one() -> None:
 
 @pytest.mark.parametrize("attention", ["graph", "layer"])
 @pytest.mark.parametrize("norm_placement", ["pre", "post"])
-def test_what_a_probe_gives_fits_together(norm_placement: str, attention: str) -> None:
+def test_the_outputs_of_a_probe_are_consistent(norm_placement: str, attention: str) -> None:
     spec = small_spec(norm_placement=norm_placement, attention=attention, activation="relu")
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -183,7 +183,7 @@ def test_a_spec_that_differs_from_the_model_is_refused(
         builders.build_probe(model, spec.replace(**changes), "logits")
 
 
-def test_an_unknown_layer_is_refused_with_those_that_there_are() -> None:
+def test_the_error_of_an_unknown_layer_lists_the_layers() -> None:
     spec = small_spec()
     with pytest.raises(ValueError, match=r"did you mean 'decoder.block_0.feedforward.up'") as error:
         builders.build_probe(builders.build(spec), spec, "decoder.block_0.feedforward.upp")

@@ -54,7 +54,7 @@ def dtype_policy(request: pytest.FixtureRequest) -> Iterator[str]:
         itertools.product(KINDS, ("post", "pre")),
     ),
 )
-def test_a_target_token_changes_no_logits_before_it_and_changes_its_own(
+def test_a_target_token_changes_its_own_logits_and_no_earlier_ones(
     kind: str, wiring: dict[str, Any], norm_placement: str
 ) -> None:
     spec = small_spec(kind=kind, norm_placement=norm_placement, **wiring)
@@ -114,7 +114,7 @@ def test_padding_after_the_source_never_matters(wiring: dict[str, Any]) -> None:
     assert relative_error(logits_of(model, padded), logits_of(model, tokens)) < 1e-5
 
 
-def test_where_no_token_is_padding_token_zero_after_the_source_does_matter() -> None:
+def test_without_a_padding_token_trailing_zeros_do_matter() -> None:
     spec = small_spec(kind="encoder_decoder", pad_token_id=None)
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -124,7 +124,7 @@ def test_where_no_token_is_padding_token_zero_after_the_source_does_matter() -> 
 
 @each_wiring
 @each_kind
-def test_what_the_padding_token_means_reaches_no_real_position(
+def test_the_embedding_of_the_padding_token_reaches_no_other_position(
     kind: str, wiring: dict[str, Any]
 ) -> None:
     """Also padding inside a sequence is seen by nobody, in source and in target."""
@@ -163,7 +163,7 @@ def test_a_row_of_nothing_but_padding_stays_finite_and_alone(
 
 
 @each_kind
-def test_the_order_of_a_batch_and_the_company_in_it_never_matter(kind: str) -> None:
+def test_the_order_and_the_other_rows_of_a_batch_never_matter(kind: str) -> None:
     spec = small_spec(kind=kind)
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -183,7 +183,7 @@ def test_the_order_of_a_batch_and_the_company_in_it_never_matter(kind: str) -> N
 
 
 @each_kind
-def test_predict_gives_what_a_call_gives(kind: str) -> None:
+def test_predict_equals_a_call(kind: str) -> None:
     spec = small_spec(kind=kind)
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -223,7 +223,7 @@ def test_a_sequence_longer_than_the_positions_is_refused(
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends know lengths")
-def test_a_length_that_is_unknown_when_the_graph_is_traced_is_checked_when_it_runs() -> None:
+def test_an_unknown_length_is_checked_when_the_graph_runs() -> None:
     import tensorflow as tf
 
     model = builders.build(small_spec())
@@ -244,7 +244,7 @@ def test_the_kind_of_spec_must_fit_the_builder(kind: str) -> None:
         build_other(small_spec(kind=kind))
 
 
-def test_a_builder_takes_a_spec_a_name_and_changes_to_either() -> None:
+def test_a_builder_takes_a_spec_or_a_name_with_changes() -> None:
     changes = {"num_layers": 1, "vocabulary_size": 31}
     by_name = builders.build_decoder_only("pre_norm_learned", **changes)
     spec = builders.variant("pre_norm_learned", kind="decoder_only")
@@ -274,7 +274,7 @@ def test_two_models_of_one_spec_have_the_same_names(kind: str, attention: str) -
 
 @each_kind
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "sinusoidal_concat", "none"])
-def test_a_model_promises_no_batch_size_and_no_length(kind: str, positions: str) -> None:
+def test_a_model_has_free_batch_size_and_length(kind: str, positions: str) -> None:
     """Positions are the same for every row; their batch of one must not become the model's."""
     model = builders.build(small_spec(kind=kind, positions=positions))
     assert model.output_shape == (None, None, 31)
@@ -290,7 +290,7 @@ def test_every_layer_has_a_dotted_name_and_every_node_is_a_layer_of_the_spec(kin
 
 
 @each_kind
-def test_models_carry_no_implicit_mask(kind: str) -> None:
+def test_models_have_no_implicit_masks(kind: str) -> None:
     for layer in builders.build(small_spec(kind=kind)).layers:
         outputs = layer.output if isinstance(layer.output, list | tuple) else [layer.output]
         assert all(getattr(x, "_keras_mask", None) is None for x in outputs), layer.name

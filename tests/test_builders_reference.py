@@ -283,7 +283,7 @@ def test_logits_of_many_random_specs_equal_the_numpy_reference(
 @pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("norm_placement", MAIN_FIELDS["norm_placement"])
 @pytest.mark.parametrize("head_dim", [None, 5])
-def test_the_library_attention_layer_gives_the_numbers_of_the_wired_attention(
+def test_the_library_attention_layer_equals_the_wired_attention(
     kind: str, norm_placement: str, head_dim: int | None
 ) -> None:
     spec = small_spec(kind=kind, norm_placement=norm_placement, head_dim=head_dim)
@@ -295,7 +295,7 @@ def test_the_library_attention_layer_gives_the_numbers_of_the_wired_attention(
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_explicit_score_nodes_give_the_numbers_of_the_fused_attention(kind: str) -> None:
+def test_attention_in_steps_equals_fused_attention(kind: str) -> None:
     """Attention dropout needs the scores as a node; at inference it must change nothing."""
     spec = small_spec(kind=kind)
     fused = random_model(spec)

@@ -60,7 +60,7 @@ def test_every_variant_at_full_size_has_the_parameters_of_the_formula(name: str,
 # Models without weights -------------------------------------------------------------------------
 
 
-def test_an_abstract_model_allocates_nothing_also_later_and_refuses_to_compute() -> None:
+def test_an_abstract_model_never_allocates_weights_and_refuses_to_compute() -> None:
     """Keras would allocate it when the next stateless scope ends: here, half a terabyte."""
     model = builders.build_decoder_only("gpt3_175b", abstract=True, num_layers=3)
     assert model.count_params() > 6e9

@@ -79,7 +79,7 @@ def built(request: pytest.FixtureRequest) -> tuple[builders.TransformerSpec, ker
     return request.param, builders.build(request.param)
 
 
-def test_the_trainable_weights_are_exactly_those_that_the_spec_promises(
+def test_the_trainable_weights_are_exactly_those_of_the_spec(
     built: tuple[builders.TransformerSpec, keras.Model],
 ) -> None:
     spec, model = built
@@ -89,7 +89,7 @@ def test_the_trainable_weights_are_exactly_those_that_the_spec_promises(
     assert model.count_params() == parameter_count(fields_of(spec))
 
 
-def test_layers_own_the_weights_that_their_names_say(
+def test_layers_own_the_weights_of_their_names(
     built: tuple[builders.TransformerSpec, keras.Model],
 ) -> None:
     """`model.get_layer(name).kernel` is how weights are taken and given, so names are a promise."""
@@ -181,7 +181,7 @@ def test_a_row_of_nothing_but_padding_leaves_training_finite(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm_placement", ["post", "pre"])
-def test_one_batch_is_learnt_by_heart(norm_placement: str) -> None:
+def test_one_batch_is_memorised(norm_placement: str) -> None:
     spec = small_spec(norm_placement=norm_placement, hidden_dim=34, intermediate_dim=67)
     model = builders.build(spec)
     tokens = random_tokens(spec, padding=False)
@@ -201,7 +201,7 @@ def test_one_batch_is_learnt_by_heart(norm_placement: str) -> None:
 
 @each_kind
 @pytest.mark.parametrize("attention", ["graph", "layer"])
-def test_one_seed_gives_one_start_and_no_two_kernels_are_the_same(
+def test_one_seed_gives_the_same_weights_and_no_two_equal_kernels(
     kind: str, attention: str
 ) -> None:
     spec = small_spec(kind=kind, attention=attention)
@@ -220,9 +220,7 @@ def test_one_seed_gives_one_start_and_no_two_kernels_are_the_same(
 
 @each_kind
 @pytest.mark.parametrize("initializer", ["glorot_uniform", "normal", "depth_scaled", "t5"])
-def test_kernels_start_with_the_spread_that_the_initializer_names(
-    kind: str, initializer: str
-) -> None:
+def test_initial_kernels_have_the_spread_of_the_initializer(kind: str, initializer: str) -> None:
     """Widths 94, 3 * 37 and 131 are all different, so that a fan taken wrongly shows."""
     d, n, h, f, v = 94, 3, 37, 131, 211
     spec = small_spec(
@@ -273,7 +271,7 @@ def test_kernels_start_with_the_spread_that_the_initializer_names(
 
 
 @each_kind
-def test_a_fresh_model_guesses_evenly_enough(kind: str) -> None:
+def test_a_fresh_model_predicts_nearly_uniformly(kind: str) -> None:
     """The first loss is near log(v): a start that is too large shows here first."""
     spec = small_spec(kind=kind)
     logits = logits_of(builders.build(spec), random_tokens(spec))

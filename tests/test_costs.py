@@ -100,7 +100,7 @@ def source_of(spec: builders.TransformerSpec) -> int | None:
     return SOURCE_LENGTH if spec.kind == "encoder_decoder" else None
 
 
-def test_the_independent_count_knows_a_product_when_it_sees_one() -> None:
+def test_the_independent_count_recognises_products() -> None:
     ops = keras.ops
 
     def function(x: Any) -> Any:
@@ -119,7 +119,7 @@ def test_the_independent_count_knows_a_product_when_it_sees_one() -> None:
 @pytest.mark.parametrize(
     "changes", slow_unless(lambda changes: changes not in SLOW, ALL_SPECS.values()), ids=ALL_SPECS
 )
-def test_operations_of_whole_sequences_are_those_of_the_graph(changes: dict[str, Any]) -> None:
+def test_operations_of_whole_sequences_equal_those_of_the_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
     model = builders.build(spec)
     counted = builders.count_flops(spec, TARGET_LENGTH, source_of(spec))
@@ -149,7 +149,7 @@ def test_a_training_step_computes_three_times_the_forward_pass(name: str) -> Non
 @pytest.mark.parametrize(
     "changes", slow_unless(lambda changes: changes not in SLOW, SPECS.values()), ids=SPECS
 )
-def test_operations_of_decoding_are_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
+def test_operations_of_decoding_equal_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
     step = builders.build_decode_step(builders.build(spec), spec, BATCH, 1, TARGET_LENGTH)
     cache = cache_entries(spec, BATCH, TARGET_LENGTH, "float32")
@@ -161,7 +161,7 @@ def test_operations_of_decoding_are_those_of_the_decode_graph(changes: dict[str,
 
 @walked
 @pytest.mark.parametrize("name", [name for name in SPECS if "translator" in name])
-def test_operations_of_reading_a_source_are_those_of_the_encode_graph(name: str) -> None:
+def test_operations_of_encoding_equal_those_of_the_encode_graph(name: str) -> None:
     spec = small_spec(**SPECS[name])
     encode = builders.build_encode(builders.build(spec), spec)
     counted = builders.count_encode_flops(spec, SOURCE_LENGTH)
@@ -187,7 +187,7 @@ def test_every_component_has_its_own_products() -> None:
     }
 
 
-def test_gpt3_costs_what_its_paper_says() -> None:
+def test_the_cost_of_gpt3_equals_that_of_its_paper() -> None:
     """Brown et al. 2020, table D.1: 3.14e23 for 300 billion tokens, 6 N each, without scores."""
     spec = builders.variant("gpt3_175b")
     counts = builders.count_flops(spec, spec.max_sequence_length)
@@ -199,7 +199,7 @@ def test_gpt3_costs_what_its_paper_says() -> None:
 
 
 @pytest.mark.parametrize("name", builders.list_variants("decoder_only"))
-def test_a_token_costs_two_operations_for_each_parameter_that_multiplies(name: str) -> None:
+def test_a_token_costs_two_operations_per_parameter_in_matrix_products(name: str) -> None:
     """2 N, and 4 n h for each key in each block (Kaplan et al. 2020, table 1)."""
     spec = builders.variant(name, kind="decoder_only", attention_bias=False, feedforward_bias=False)
     spec = spec.replace(attention_output_bias=False, logit_bias=False, attention="graph")
@@ -212,7 +212,7 @@ def test_a_token_costs_two_operations_for_each_parameter_that_multiplies(name: s
     assert builders.count_decode_flops(spec, 7).total == 2 * weights + 7 * each_key
 
 
-def test_a_window_bounds_the_cost_of_decoding_and_not_that_of_whole_sequences() -> None:
+def test_a_window_bounds_the_cost_of_decoding_but_not_of_whole_sequences() -> None:
     wide, narrow = small_spec(), small_spec(attention_window=5)
     for length in (1, 5):
         assert builders.count_decode_flops(wide, length) == builders.count_decode_flops(
@@ -227,7 +227,7 @@ def test_a_window_bounds_the_cost_of_decoding_and_not_that_of_whole_sequences() 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS)
-def test_bytes_of_a_cache_are_those_of_its_entries(changes: dict[str, Any], dtype: str) -> None:
+def test_cache_bytes_equal_those_of_its_entries(changes: dict[str, Any], dtype: str) -> None:
     spec = small_spec(**changes)
     computes = keras.DTypePolicy(dtype).compute_dtype
 
@@ -251,7 +251,7 @@ def test_a_source_without_padding_needs_no_mask() -> None:
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_memory_is_that_of_the_variables_of_model_and_optimizer(dtype: str) -> None:
+def test_memory_equals_that_of_the_variables_of_model_and_optimizer(dtype: str) -> None:
     spec = small_spec()
     with computing_in(dtype):
         model = builders.build(spec)
@@ -335,13 +335,13 @@ def test_bad_input_is_refused_with_what_is_allowed(call: Callable[[], Any], mess
 
 
 @pytest.mark.parametrize("positions", ["rotary", "alibi", "none"])
-def test_positions_that_never_end_allow_any_length(positions: str) -> None:
+def test_positions_without_a_table_allow_any_length(positions: str) -> None:
     spec = small_spec(positions=positions, head_dim=6)
     assert builders.count_flops(spec, 1009).total > 0
     assert builders.count_cache_bytes(spec, 1009) > 0
 
 
-def test_operations_of_a_component_of_ones_own_are_not_guessed(monkeypatch) -> None:
+def test_operations_of_a_registered_component_are_not_guessed(monkeypatch) -> None:
     monkeypatch.setattr(components, "_components", dict(components._components))
     builders.register_component("feedforward", "own")(lambda *_: None)
     for count in (builders.count_flops, builders.count_decode_flops):

@@ -103,7 +103,7 @@ def parse(path: Path) -> ast.Module:
         ("import importlib\nimportlib.import_module('plots')", {"importlib", "plots"}),
     ],
 )
-def test_the_import_reader_finds_imports_wherever_they_hide(code: str, found: set[str]) -> None:
+def test_the_import_reader_finds_imports_everywhere(code: str, found: set[str]) -> None:
     assert imported_packages(ast.parse(code)) == found
 
 

@@ -49,7 +49,7 @@ def test_the_table_of_variants_is_the_registry() -> None:
     assert listed == builders.list_variants()
 
 
-def test_the_costs_in_the_readme_are_what_inspect_prints(
+def test_the_costs_in_the_readme_equal_the_output_of_inspect(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from functional_models.cli import main
@@ -59,7 +59,7 @@ def test_the_costs_in_the_readme_are_what_inspect_prints(
     assert capsys.readouterr().out.endswith("}\n\n" + shown)
 
 
-def test_the_tables_of_plugins_and_formats_are_what_is_registered() -> None:
+def test_the_tables_of_plugins_and_formats_list_the_registered_ones() -> None:
     ours = "import json, plots; print(json.dumps([[[n, p.summary] for n, p in of().items()]"
     code = f"{ours} for of in (plots.list_plugins, plots.list_renderers)]))"
     # A process of its own, as other tests register plugins.
@@ -69,7 +69,7 @@ def test_the_tables_of_plugins_and_formats_are_what_is_registered() -> None:
     assert [[list(row) for row in plugins], [list(row) for row in formats]] == listed
 
 
-def test_every_picture_that_is_shown_is_there() -> None:
+def test_every_picture_exists() -> None:
     shown = [ROOT / path for path in re.findall(r"!\[.*?\]\((\S+)\)", README)]
     shown += [ROOT / "docs" / path for path in re.findall(r"!\[.*?\]\((\S+)\)", ABOUT_PLOTS)]
     assert len(shown) > 5

@@ -125,7 +125,7 @@ def test_a_variant_of_an_installed_package_is_listed_after_those_that_ship(used:
     assert not found["keras_was_needed"]
 
 
-def test_broken_entry_points_are_reported_and_the_others_are_there(used: Path) -> None:
+def test_broken_entry_points_are_reported_and_the_others_work(used: Path) -> None:
     variants, components = found_in(used)["reported"]
     assert "functional_models.variants: no_such_attribute (kerple.variants:no_such" in variants
     assert "left out: AttributeError" in variants
@@ -164,7 +164,7 @@ def test_its_positions_give_the_logits_of_the_formula(
     assert relative_error(plain, expected) > 1e-2
 
 
-def test_its_models_decode_and_load_as_those_that_ship(used: Path) -> None:
+def test_its_models_decode_and_load_like_those_that_ship(used: Path) -> None:
     numbers = numbers_in(used)
     real = numbers["tokens"] != 5
     assert relative_error(numbers["decoded"][real], numbers["logits"][real]) < 1e-5

@@ -139,9 +139,7 @@ def test_a_spec_is_the_same_after_json(values: dict[str, Any]) -> None:
 
 @given(field_values(), st.integers(1, 97))
 @settings(max_examples=100, deadline=None)
-def test_what_was_derived_is_derived_again_also_after_json(
-    values: dict[str, Any], factor: int
-) -> None:
+def test_derived_fields_are_derived_again_after_json(values: dict[str, Any], factor: int) -> None:
     """A spec read back is the same spec in all that follows, not only in its present values."""
     spec = TransformerSpec(**values)
     again = TransformerSpec.from_json(spec.to_json())
@@ -183,14 +181,14 @@ def test_json_is_a_plain_object_with_a_format_number_and_every_field() -> None:
         ("final_norm", False, False),
     ],
 )
-def test_what_is_not_given_follows_from_the_other_fields(
+def test_a_field_that_is_not_given_is_derived_from_other_fields(
     field: str, given_value: Any, derived: Any
 ) -> None:
     spec = spec_of(dropout=0.25, norm_placement="pre", **{field: given_value})
     assert getattr(spec, field) == derived
 
 
-def test_replace_derives_again_what_was_not_given() -> None:
+def test_replace_derives_fields_again() -> None:
     spec = spec_of(dropout=0.25, norm_placement="post")
     changed = spec.replace(
         hidden_dim=22, num_layers=5, vocabulary_size=37, dropout=0.5, norm_placement="pre"
@@ -200,7 +198,7 @@ def test_replace_derives_again_what_was_not_given() -> None:
     assert (changed.feedforward_dropout, changed.final_norm) == (0.5, True)
 
 
-def test_replace_keeps_what_was_given() -> None:
+def test_replace_keeps_given_fields() -> None:
     spec = spec_of(head_dim=5, intermediate_dim=23, final_norm=False, num_encoder_layers=2)
     changed = spec.replace(hidden_dim=22, num_layers=5, norm_placement="pre")
     assert (changed.head_dim, changed.intermediate_dim) == (5, 23)
@@ -211,13 +209,13 @@ def test_replace_with_none_goes_back_to_the_derived_value() -> None:
     assert spec_of(head_dim=5).replace(head_dim=None).replace(hidden_dim=22).head_dim == 11
 
 
-def test_key_value_heads_that_nobody_gave_are_as_many_as_the_heads() -> None:
+def test_key_value_heads_default_to_the_number_of_heads() -> None:
     assert spec_of().replace(num_heads=7).num_key_value_heads == 7
     assert spec_of(num_key_value_heads=1).replace(num_heads=7).num_key_value_heads == 1
     assert spec_of(attention="layer", num_key_value_heads=2).num_key_value_heads == 2
 
 
-def test_replace_leaves_the_old_spec_alone() -> None:
+def test_replace_does_not_change_the_old_spec() -> None:
     spec = spec_of()
     spec.replace(hidden_dim=22)
     assert spec == spec_of()
@@ -398,9 +396,7 @@ def fields_and_wrong_values() -> list[Any]:
 
 
 @pytest.mark.parametrize(("field", "value"), fields_and_wrong_values())
-def test_no_field_takes_a_value_of_another_type_or_that_is_no_number(
-    field: str, value: Any
-) -> None:
+def test_no_field_takes_a_value_of_another_type_or_nan(field: str, value: Any) -> None:
     """And the message begins with what was given, and goes on with what is allowed."""
     start = rf"({field}={re.escape(repr(value))}: must be|unknown {field} {re.escape(repr(value))})"
     with pytest.raises(ValueError, match=rf"^{start}.*\w"):
@@ -427,7 +423,7 @@ NEAR_NAMES: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("field", "given_name", "close"), NEAR_NAMES)
-def test_an_unknown_name_is_refused_with_the_close_one_and_all_that_are_allowed(
+def test_the_error_of_an_unknown_name_suggests_the_closest_and_lists_all(
     field: str, given_name: Any, close: str
 ) -> None:
     begin = rf"^unknown {field} {given_name!r} \(did you mean {close!r}\?\); allowed: "
@@ -445,7 +441,7 @@ def test_every_field_that_takes_a_name_has_an_unknown_one_above() -> None:
 
 @pytest.mark.parametrize("feedforward", ["mlp", "glu"])
 @pytest.mark.parametrize("activation", [None, "", "linear", "none"])
-def test_no_feedforward_goes_without_an_activation(feedforward: str, activation: Any) -> None:
+def test_every_feedforward_needs_an_activation(feedforward: str, activation: Any) -> None:
     with pytest.raises(ValueError, match=rf"unknown activation {activation!r}.*allowed: relu, "):
         spec_of(feedforward=feedforward, activation=activation)
 
@@ -585,7 +581,7 @@ NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("changes", "words"), NOT_TOGETHER)
-def test_values_that_do_not_fit_together_are_refused(
+def test_values_that_contradict_each_other_are_refused(
     changes: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
@@ -596,7 +592,7 @@ def test_values_that_do_not_fit_together_are_refused(
         assert word in str(error.value)
 
 
-def test_the_same_values_are_no_contradiction_where_nothing_reads_them() -> None:
+def test_values_that_have_no_effect_are_not_checked_together() -> None:
     """What is checked together is so only where both have a meaning."""
     odd_rotary = {"rotary_dim": 5, "rotary_factor": 2.0, "rotary_low_freq_factor": 5.0}
     assert spec_of(positions="learned", **odd_rotary).rotary_dim == 5
@@ -612,7 +608,7 @@ def test_the_same_values_are_no_contradiction_where_nothing_reads_them() -> None
     assert spec_of(rotary_scaling="llama3", **steep).rotary_low_freq_factor == 0.0
 
 
-def test_a_head_dim_of_its_own_frees_the_width_from_the_number_of_heads() -> None:
+def test_a_given_head_dim_allows_any_width() -> None:
     assert spec_of(hidden_dim=13, head_dim=5).head_dim == 5
 
 
@@ -644,7 +640,7 @@ NO_SPEC: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("text", "words"), NO_SPEC)
-def test_json_that_is_no_spec_is_refused(text: str, words: str) -> None:
+def test_json_that_is_not_a_spec_is_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TransformerSpec.from_json(text)
 
@@ -687,7 +683,7 @@ def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
     return frames[-1].filename, frames[-1].lineno or 0
 
 
-def test_every_refusal_of_a_spec_has_a_row_above() -> None:
+def test_every_error_of_a_spec_is_tested_above() -> None:
     attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
     attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
     attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in NOT_TOGETHER]

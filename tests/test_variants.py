@@ -53,7 +53,7 @@ def test_all_promised_variants_are_listed_once() -> None:
 
 
 @pytest.mark.parametrize("name", builders.list_variants())
-def test_every_variant_says_where_it_comes_from_and_reads_back_from_json(name: str) -> None:
+def test_every_variant_names_its_source_and_is_read_back_from_json(name: str) -> None:
     info = builders.variant_info(name)
     assert info.name == name
     assert info.source
@@ -66,7 +66,7 @@ def test_every_variant_says_where_it_comes_from_and_reads_back_from_json(name: s
     assert builders.variant(name).kind == info.kinds[0]
 
 
-def test_listing_by_kind_gives_what_can_be_built_as_that_kind() -> None:
+def test_listing_by_kind_returns_the_variants_of_that_kind() -> None:
     decoders = builders.list_variants("decoder_only")
     translators = builders.list_variants("encoder_decoder")
     assert {"gpt2_small", "mini_gpt", "language_model_2023", *CORNERS} <= set(decoders)
@@ -95,7 +95,7 @@ def test_published_parameter_counts_are_met(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", builders.list_variants())
-def test_parameters_are_counted_by_component_as_by_the_formula(name: str) -> None:
+def test_parameters_counted_by_component_equal_the_formula(name: str) -> None:
     counts = builders.count_parameters(builders.variant(name))
     assert counts.total == sum(counts.values()) == parameters_of(name)
     assert all(count >= 0 for count in counts.values())
@@ -111,7 +111,7 @@ def test_a_classic_block_has_four_parts_in_attention_and_eight_in_the_feedforwar
 
 @pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("inside", ["rotate", "bias"])
-def test_positions_of_ones_own_that_reach_inside_attention_are_refused_by_the_layer(inside) -> None:
+def test_registered_positions_inside_attention_are_refused_by_the_attention_layer(inside) -> None:
     from builders.positions import PositionScheme
 
     hooks = {
@@ -126,7 +126,7 @@ def test_positions_of_ones_own_that_reach_inside_attention_are_refused_by_the_la
 
 
 @pytest.mark.usefixtures("own_registry")
-def test_parameters_of_a_component_of_ones_own_are_not_guessed() -> None:
+def test_parameters_of_a_registered_component_are_not_guessed() -> None:
     builders.register_component("norm_placement", "twice")(lambda *_: None)
     with pytest.raises(ValueError, match=r"norm_placement='twice'.*abstract=True.*count_params"):
         builders.count_parameters(builders.variant("gpt2_small", norm_placement="twice"))
@@ -143,7 +143,7 @@ def test_the_counts_of_attention_is_all_you_need_are_met_within_its_rounding(
     assert parameters_of(name) == pytest.approx(published, rel=0.04)
 
 
-def test_the_four_corners_differ_in_two_choices_and_in_nothing_that_follows_from_neither() -> None:
+def test_the_four_corners_differ_in_two_choices_only() -> None:
     for kind in ("decoder_only", "encoder_decoder"):
         specs = {name: builders.variant(name, kind=kind) for name in CORNERS}
         for name, spec in specs.items():
@@ -293,7 +293,7 @@ def test_heads_of_the_language_model_are_as_wide_as_the_model() -> None:
 # Changes and errors -----------------------------------------------------------------------------
 
 
-def test_changes_are_made_before_what_follows_from_them() -> None:
+def test_changes_are_made_before_fields_are_derived() -> None:
     spec = builders.variant("gpt2_small", hidden_dim=96, num_layers=2)
     assert (spec.head_dim, spec.intermediate_dim, spec.num_layers) == (8, 384, 2)
 
@@ -302,7 +302,7 @@ def test_changes_are_made_before_what_follows_from_them() -> None:
     ("given", "close"),
     [("gpt2_smal", "gpt2_small"), ("vaswani", "vaswani_b"), ("minigpt", "mini_gpt")],
 )
-def test_an_unknown_variant_is_refused_with_the_close_name_and_all_names(
+def test_the_error_of_an_unknown_variant_suggests_the_closest_and_lists_all(
     given: str, close: str
 ) -> None:
     with pytest.raises(ValueError, match=f"{given!r}.*did you mean '{close}") as error:
@@ -324,7 +324,7 @@ def test_an_unknown_field_or_a_bad_value_or_kind_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("own_registry")
-def test_a_variant_of_ones_own_is_listed_and_made_like_the_others() -> None:
+def test_a_registered_variant_is_listed_and_made_like_the_others() -> None:
     @builders.register_variant(kinds=("decoder_only",), source="a test", summary="tiny")
     def tiny() -> builders.TransformerSpec:
         return builders.TransformerSpec(
@@ -337,7 +337,7 @@ def test_a_variant_of_ones_own_is_listed_and_made_like_the_others() -> None:
 
 
 @pytest.mark.usefixtures("own_registry")
-def test_a_variant_cannot_take_a_name_that_is_taken() -> None:
+def test_a_variant_cannot_take_a_registered_name() -> None:
     def gpt2_small() -> builders.TransformerSpec:
         raise AssertionError("never made")
 
@@ -425,7 +425,7 @@ def test_a_component_may_be_a_partial_and_a_refused_one_is_not_registered() -> N
 
 
 @pytest.mark.usefixtures("own_registry")
-def test_a_component_of_ones_own_is_a_value_that_specs_allow() -> None:
+def test_a_registered_component_is_an_allowed_value_of_specs() -> None:
     with pytest.raises(ValueError, match="'cube'"):
         builders.variant("gpt2_small", activation="cube")
 
