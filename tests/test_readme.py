@@ -1,4 +1,4 @@
-"""The Python of README and docs is run as it stands, and what they list is what there is."""
+"""The Python of README and docs runs, and their tables list the registered names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import builders
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-ABOUT_PLOTS = (ROOT / "docs" / "plots.md").read_text("utf-8")
+VARIANTS, COSTS, ABOUT_PLOTS = (
+    (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("variants", "costs", "plots")
+)
 PYTHON = re.findall(r"```python\n(.*?)```", README + ABOUT_PLOTS, re.S)
 
 
@@ -36,7 +38,7 @@ def test_the_python_of_readme_and_docs_runs(code: str, tmp_path: Path) -> None:
 
 
 def test_the_quick_python_of_readme_and_docs_runs_in_a_row(tmp_path: Path) -> None:
-    """In one process, as somebody does who reads on; what trains does so for three steps."""
+    """In one process, as a reader would, with three steps of training."""
     quick = [code for code in PYTHON if not any(sign in code for sign in COMPILES_MUCH)]
     assert len(quick) == len(PYTHON) - len(COMPILES_MUCH)
     run("\n".join(code.replace(TRAINS, "steps=3") for code in quick), tmp_path)
@@ -44,17 +46,18 @@ def test_the_quick_python_of_readme_and_docs_runs_in_a_row(tmp_path: Path) -> No
 
 def test_the_table_of_variants_is_the_registry() -> None:
     """A row has all sizes of a family."""
-    rows = re.findall(r"^\| (`.*?`) \|", README, re.M)
+    rows = re.findall(r"^\| (`.*?`) \|", VARIANTS, re.M)
     listed = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
     assert listed == builders.list_variants()
+    assert f"{len(listed)} variants" in README
 
 
-def test_the_costs_in_the_readme_equal_the_output_of_inspect(
+def test_the_costs_in_the_docs_equal_the_output_of_inspect(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from functional_models.cli import main
 
-    [(name, shown)] = re.findall(r"inspect (\w+)` prints.*?```text\n(.*?)```", README, re.S)
+    [(name, shown)] = re.findall(r"inspect (\w+)` prints.*?```text\n(.*?)```", COSTS, re.S)
     assert main(["inspect", name]) == 0
     assert capsys.readouterr().out.endswith("}\n\n" + shown)
 
