@@ -49,7 +49,7 @@ from builders.registry import (
 )
 from builders.spec import TransformerSpec
 
-from builders import published, variants  # noqa: F401  isort: skip - they register what ships
+from builders import variants, published  # noqa: F401  isort: skip - they register, in order
 
 if TYPE_CHECKING:
     from builders.decode import build_decode_step, build_encode, build_probe, empty_cache
