@@ -2,20 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
-from typing import Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal
 
-Quantity = Mapping[str, float]
-"""A polynomial in free sizes: monomial -> coefficient.
 
-Monomials are letters in alphabetical order with spaces between ("b t t" is b t²), and "" for a
-constant.
-"""
+class Quantity(Mapping[str, float]):
+    """A polynomial in free sizes: monomial -> coefficient, such as {"b t t": 2, "": 3}.
 
-Number = TypeVar("Number", float, Fraction)
+    Monomials are letters in alphabetical order with spaces between ("b t t" is b t²), and "" for a
+    constant. Immutable; a quantity is equal to a dict with the same terms. Sums and products leave
+    out terms that are zero.
+    """
+
+    __slots__ = ("_terms",)
+
+    def __init__(self, terms: Mapping[str, Any] | float | Fraction = MappingProxyType({})) -> None:
+        self._terms: dict[str, Any] = dict(terms) if isinstance(terms, Mapping) else {"": terms}
+
+    def __getitem__(self, monomial: str) -> float:
+        return self._terms[monomial]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._terms)
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._terms.items()))
+
+    def __repr__(self) -> str:
+        return f"Quantity({self._terms!r})"
+
+    def __add__(self, other: Mapping[str, float] | float) -> Quantity:
+        terms = dict(self)
+        for monomial, coefficient in Quantity(other).items():
+            terms[monomial] = terms.get(monomial, 0) + coefficient
+        return Quantity({monomial: n for monomial, n in sorted(terms.items()) if n})
+
+    def __mul__(self, other: Mapping[str, float] | float | Fraction) -> Quantity:
+        product = Quantity()
+        for right, factor in Quantity(other).items():
+            pairs = [(" ".join(sorted(f"{left} {right}".split())), self[left]) for left in self]
+            product += {monomial: coefficient * factor for monomial, coefficient in pairs}
+        return product
+
+    def __sub__(self, other: Mapping[str, float] | float) -> Quantity:
+        return self + Quantity(other) * -1
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    @property
+    def letters(self) -> frozenset[str]:
+        """The letters in it."""
+        return frozenset(letter for monomial in self for letter in monomial.split())
+
+    def at(self, sizes: Mapping[str, float]) -> float:
+        """Return its value at sizes of its letters; those without a size count as 1."""
+        return sum(
+            coefficient * prod(sizes.get(letter, 1) for letter in monomial.split())
+            for monomial, coefficient in self.items()
+        )
+
+    def text(self, unit: str = "") -> str:
+        """Return it as text, the largest power first: "1.57 kFLOP b t² + 1.18 MFLOP b t"."""
+        terms = []
+        for monomial in sorted(self, key=lambda monomial: (-len(monomial.split()), monomial)):
+            powers = Counter(sorted(monomial.split(), key=str.lower))
+            letters = [a + ("" if n == 1 else str(n).translate(_POWERS)) for a, n in powers.items()]
+            terms.append(" ".join([number_text(self[monomial], unit), *letters]))
+        return " + ".join(terms).replace("+ -", "- ") or number_text(0, unit)
+
+
+_POWERS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 NormPlace = Literal["branch_start", "branch_end", "stream"]
 """First on the branch, last on the branch, or on the stream right after the merge."""
@@ -83,8 +148,8 @@ class Overlay:
         name: Unique in the graph, such as "parameters" or "gradients".
         title: What a legend says, such as "parameters" or "RMS of the gradient".
         unit: What comes after a number: "", "B", "FLOP".
-        values: Id of a call, or of an edge (`Edge.id`) -> its quantity.
-        whole: The quantity of the whole model, of which shares are reckoned. Not always the sum of
+        values: Id of a call, or of an edge (`Edge.id`) -> its quantity; also given as a dict.
+        whole: The quantity of the whole model, the denominator of shares. Not always the sum of
             `values`: of a folded run of blocks only one is still there.
         combine: How the value of a folded group comes from those of its calls: their "sum", or the
             "last" one, which is that of what comes out of the group.
@@ -96,27 +161,29 @@ class Overlay:
     title: str
     unit: str
     values: Mapping[str, Quantity] = field(hash=False)
-    whole: Quantity = field(default_factory=dict, hash=False)
+    whole: Quantity = field(default_factory=Quantity, hash=False)
     combine: Literal["sum", "last"] = "sum"
     scale: Literal["linear", "log"] = "linear"
     sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        values = {place: Quantity(terms) for place, terms in self.values.items()}
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "whole", Quantity(self.whole))
+
     def number(self, quantity: Quantity) -> float:
-        """A quantity at `sizes`; letters that are not there count as 1."""
-        return sum(
-            coefficient * prod(self.sizes.get(letter, 1) for letter in monomial.split())
-            for monomial, coefficient in quantity.items()
-        )
+        """Return a quantity at `sizes`; letters without a size count as 1."""
+        return quantity.at(self.sizes)
 
     def share(self, place: str) -> float:
         """The part of the whole that the call or edge with this id has, from 0 to 1, at `sizes`."""
         whole = self.number(self.whole)
-        return self.number(self.values.get(place, {})) / whole if whole else 0.0
+        return self.number(self.values.get(place, Quantity())) / whole if whole else 0.0
 
     def text(self, place: str) -> str:
         """What a box says: "1.18 MFLOP b t", and if there is a whole the share: "590 k (7.2 %)"."""
-        said = quantity_text(self.values[place], self.unit)
-        return f"{said} ({percent_text(self.share(place))})" if self.whole else said
+        text = self.values[place].text(self.unit)
+        return f"{text} ({percent_text(self.share(place))})" if self.whole else text
 
 
 DIFFERENCES = ("added", "removed", "moved", "changed", "reshaped", "rewired")
@@ -146,41 +213,6 @@ class Note:
         return f"{self.text} ({self.reference})" if self.reference else self.text
 
 
-def total_of(quantities: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
-    """The sum of polynomials, without terms that are zero."""
-    total: dict[str, Number] = {}
-    for quantity in quantities:
-        for monomial, coefficient in quantity.items():
-            there = total.get(monomial)
-            total[monomial] = coefficient if there is None else there + coefficient
-    return {monomial: total[monomial] for monomial in sorted(total) if total[monomial]}
-
-
-def product_of(first: Mapping[str, Number], *others: Mapping[str, Number]) -> dict[str, Number]:
-    """The product of polynomials, without terms that are zero."""
-    product = total_of([first])
-    for other in others:
-        product = total_of(
-            {" ".join(sorted(f"{left} {right}".split())): product[left] * other[right]}
-            for left in product
-            for right in other
-        )
-    return product
-
-
-def quantity_text(quantity: Quantity, unit: str = "") -> str:
-    """A polynomial as text, its largest power first: "1.57 kFLOP b t² + 1.18 MFLOP b t"."""
-    terms = []
-    for monomial in sorted(quantity, key=lambda m: (-len(m.split()), m)):
-        letters = sorted(monomial.split(), key=str.lower)
-        powers = [
-            letter + ("" if letters.count(letter) == 1 else _superscript(letters.count(letter)))
-            for letter in dict.fromkeys(letters)
-        ]
-        terms.append(" ".join([number_text(quantity[monomial], unit), *powers]))
-    return " + ".join(terms) or number_text(0, unit)
-
-
 def number_text(number: float, unit: str = "") -> str:
     """Three significant digits and the unit with its prefix: 590592 B is "591 kB", 0.0123 as is."""
     for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -202,7 +234,3 @@ def percent_text(share: float) -> str:
 def _three_digits(number: float) -> str:
     text = f"{number:.3g}"
     return f"{float(text):.0f}" if "e+" in text else text
-
-
-def _superscript(power: int) -> str:
-    return "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(power))

@@ -27,6 +27,15 @@ of calls that `fold` has closed."""
 _COUNTED = re.compile(r"#\d+(@\d+)?$")
 
 
+def bytes_of(dtype: str) -> float:
+    """Return the bytes of one number; those of a float32 if the dtype does not name a size."""
+    bits = re.search(r"\d+", dtype)
+    if dtype == "bool" or bits is None:
+        return 1 if dtype == "bool" else 4
+    whole, rest = divmod(int(bits[0]), 8)
+    return whole + rest / 8 if rest else whole
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """Shape and dtype of a tensor that a call gives out.

@@ -1,8 +1,8 @@
-"""What the classes of layers and operations mean for a residual stream.
+"""Kinds of layers and operations: merges, norms, attention, and others that residual streams need.
 
-Each set holds class names, so that no Keras is needed to ask. A class that derives from one of them
-counts as well. A layer of yours declares its role (see `plots.declaration`), or add its class:
-`operation_kinds.IDENTITY_LIKE.add("MyNoise")`.
+A call is of a kind by the role that its layer declares (see `plots.declaration`), or by its class
+or a base class of it. The sets hold class names, so that no Keras has to be imported, and can be
+extended: `operation_kinds.IDENTITY_LIKE.add("TheirNoise")`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from plots.graph import Node
 
 ADDITIVE_MERGES: set[str] = {"Add", "CustomScaleLayer"}
-"""Sums of their inputs: `keras.layers.Add`, and `keras.ops.add`, which is also what `x + y` is.
+"""Sums of their inputs: `keras.layers.Add` and `keras.ops.add`, which `x + y` calls.
 
-The other one is that of InceptionResNetV2 in `keras.applications`, x + scale * f(x).
+InceptionResNetV2 of `keras.applications` has `CustomScaleLayer`, x + scale * f(x).
 """
 
 IDENTITY_LIKE: set[str] = {
@@ -32,7 +32,7 @@ IDENTITY_LIKE: set[str] = {
     "SpatialDropout3D",
     "StochasticDepth",
 }
-"""Hand their input on, up to noise in training, a cast or one constant factor."""
+"""Return their input, up to noise in training, a cast or one constant factor."""
 
 SHAPE_ONLY: set[str] = {
     "FullLike",
@@ -42,7 +42,7 @@ SHAPE_ONLY: set[str] = {
     "SinePositionEncoding",
     "ZerosLike",
 }
-"""Take nothing but the shape of their input, so that none of its values flows through them."""
+"""Take only the shape of their input and none of its values."""
 
 NORMS: set[str] = {
     "BatchNorm",
@@ -54,7 +54,7 @@ NORMS: set[str] = {
     "RMSNormalization",
     "UnitNormalization",
 }
-"""Normalise activations. `is_norm` also knows classes whose name says it, such as GemmaRMSNorm."""
+"""Normalise activations. `is_norm` also matches class names such as GemmaRMSNorm."""
 
 LINEAR_PROJECTIONS: set[str] = {
     "Conv1D",
@@ -84,7 +84,7 @@ RESAMPLING: set[str] = {
     "ZeroPadding2D",
     "ZeroPadding3D",
 }
-"""Change the number of positions and nothing else, as the shortcuts of a ResNet may."""
+"""Change only the number of positions, as the shortcuts of a ResNet may."""
 
 ATTENTION_LAYERS: set[str] = {
     "AdditiveAttention",
@@ -94,24 +94,24 @@ ATTENTION_LAYERS: set[str] = {
     "GroupedQueryAttention",
     "MultiHeadAttention",
 }
-"""Layers that are one attention each."""
+"""Layers that are one attention each, with or without projections."""
 
 FUSED_ATTENTION: set[str] = {"DotProductAttention"}
 """`keras.ops.dot_product_attention`: (b, t, n, h), (b, s, k, h) twice -> (b, t, n, h)."""
 
 PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
-"""Sums over one axis of two tensors, as scores are of queries and keys.
+"""Products of two tensors that sum over an axis, as scores of queries and keys do.
 
-In attention by hand other calls of two tensors are told by the shape of what they give out.
+Other calls of two tensors are recognised as such products by the shape of their output.
 """
 
-# `Norm` alone is the operation that measures a vector; `Normalization` scales the data once, and
-# `SpectralNormalization` acts on weights.
+# `Norm` alone is the length of a vector, `Normalization` scales input data by fixed statistics, and
+# `SpectralNormalization` normalises weights.
 _NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
 
 
 def is_additive_merge(node: Node) -> bool:
-    """Whether the call adds up its inputs."""
+    """Whether the call sums its inputs."""
     return node.role == "add" or node.is_a(ADDITIVE_MERGES)
 
 
@@ -122,19 +122,19 @@ def is_norm(node: Node) -> bool:
 
 
 def is_shape_only(node: Node) -> bool:
-    """Whether the call takes nothing but the shape of its input."""
+    """Whether the call takes only the shape of its input."""
     return node.is_a(SHAPE_ONLY)
 
 
 def is_identity_like(node: Node) -> bool:
-    """Whether the call hands its one input on: dropout, cast, identity, one constant factor."""
+    """Whether the call returns its input: dropout, cast, identity, one constant factor."""
     if node.role == "identity" or node.is_a(IDENTITY_LIKE):
         return True
     if node.class_name in ("Multiply", "Divide", "TrueDivide"):
         return any(
             constant.shape == () or isinstance(constant.value, int | float)
             for constant in node.constants
-            if node.class_name == "Multiply" or constant.port == "x2"  # 2 / x is no factor of x
+            if node.class_name == "Multiply" or constant.port == "x2"  # 2 / x does not scale x
         )
     return node.class_name == "Activation" and node.activation == "linear"
 
@@ -145,7 +145,7 @@ def is_attention(node: Node) -> bool:
 
 
 def is_softmax(node: Node) -> bool:
-    """Whether the call is a softmax and nothing else."""
+    """Whether the call is a softmax."""
     if node.class_name == "Activation":
         return node.activation == "softmax"
     if node.role == "attention_weights":
@@ -154,17 +154,17 @@ def is_softmax(node: Node) -> bool:
 
 
 def is_reversed_embedding(node: Node) -> bool:
-    """Whether the call is an embedding used the other way round: from vectors to logits."""
+    """Whether the call is an embedding used in reverse, from vectors to logits."""
     return any(constant.port == "reverse" and constant.value for constant in node.constants)
 
 
 def is_linear(node: Node) -> bool:
-    """Whether the call is linear in its input, given fixed statistics of norms: no activation."""
+    """Whether the call is linear in its input, with the statistics of norms held fixed."""
     if is_identity_like(node) or is_norm(node) or node.is_a(RESAMPLING):
         return True
     return is_linear_projection(node)
 
 
 def is_linear_projection(node: Node) -> bool:
-    """Whether the call is a linear map with weights and no activation."""
+    """Whether the call is a projection without a nonlinear activation."""
     return node.is_a(LINEAR_PROJECTIONS) and node.activation in (None, "linear")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-from plots.annotations import Note, Overlay
+from plots.annotations import Note, Overlay, Quantity
 from plots.folding.fold import fold
 from plots.graph import Edge, Graph, Kind, Loss, Node, Shape, Tensor
 from plots.skips import mark_skip_paths
@@ -174,9 +174,10 @@ def _annotated() -> Graph:
     """A graph with everything that plugins may say."""
     graph = mark_skip_paths(_stack(blocks=2))
     letters = {"b": None, "d": 7}
-    counted = {node.id: {"b d": 2.0 * node.parameters, "": 3.0} for node in graph.nodes}
-    measured = {edge.id: {"": 10.0**-number} for number, edge in enumerate(graph.edges)}
-    measured |= {node.id: {"": float(number)} for number, node in enumerate(graph.nodes)}
+    whole = Quantity({"b d": 1e12})
+    counted = {node.id: Quantity({"b d": 2.0 * node.parameters, "": 3.0}) for node in graph.nodes}
+    measured = {edge.id: Quantity(10.0**-number) for number, edge in enumerate(graph.edges)}
+    measured |= {node.id: Quantity(float(number)) for number, node in enumerate(graph.nodes)}
     return replace(
         graph,
         nodes=tuple(
@@ -186,7 +187,7 @@ def _annotated() -> Graph:
         losses=(Loss("SparseCategoricalCrossentropy", True),),
         letters=letters,
         overlays=(
-            Overlay("flops", "operations", "FLOP", counted, {"b d": 1e12}, sizes={"b": 3, "d": 7}),
+            Overlay("flops", "operations", "FLOP", counted, whole, sizes={"b": 3, "d": 7}),
             Overlay("rms", f"RMS {SIGNS}", "", measured, combine="last", scale="log"),
         ),
         notes=(

@@ -1,8 +1,6 @@
-"""The arithmetic of a model as `plots.flops` tells it, and an independent count to compare it with.
+"""FLOPs of a model by `plots.flops`, and by an independent count of what a backend computes.
 
-The independent one walks what a backend is given to compute, product by product.
-
-Counted are products of matrices and convolutions, two operations per multiplication and addition.
+Both count matrix products and convolutions, 2 FLOPs per multiply-add.
 """
 
 import math

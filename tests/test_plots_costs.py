@@ -1,4 +1,4 @@
-"""What calls cost: parameters, operations and memory, against what is counted in other ways."""
+"""Costs of calls: parameters, FLOPs and memory, against independent counts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def with_tied_head(bias=True):
     return keras.Model(tokens, TiedHead(table, bias, name="head")(table(tokens)))
 
 
-def test_weights_inside_of_another_layer_are_counted_once_at_the_first():
+def test_weights_of_two_layers_are_counted_once_at_the_first():
     model = with_tied_head()
     graph = plots.memory(plots.parameters(plots.read_graph(model)))
     assert graph.overlay("parameters").values == {"embedding#1": {"": 77}, "head": {"": 11}}
@@ -68,12 +68,12 @@ def test_weights_inside_of_another_layer_are_counted_once_at_the_first():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_that_multiplies_with_weights_of_another_one_is_not_silently_nothing(bias):
+def test_a_layer_with_weights_of_another_one_is_noted_as_uncounted(bias):
     graph = plots.flops(plots.read_graph(with_tied_head(bias)))
     assert [note.about for note in graph.notes] == [("head",)]
 
 
-def test_parameters_of_folded_boxes_are_those_of_what_is_inside():
+def test_parameters_of_folded_boxes_are_those_of_their_layers():
     graph = plots.parameters(plots.read_graph(plots_models.decoder_only(blocks=3)))
     folded = plots.fold(graph, depth=2).overlay("parameters")
     width, inner = plots_models.WIDTH, plots_models.INNER
@@ -83,7 +83,7 @@ def test_parameters_of_folded_boxes_are_those_of_what_is_inside():
     assert folded.whole == {"": graph.parameters}
 
 
-# Operations, against builders -------------------------------------------------------------------
+# FLOPs, against builders ------------------------------------------------------------------------
 
 COMPONENTS = {
     "query": "projections",
@@ -96,7 +96,7 @@ COMPONENTS = {
 
 
 def component_of(node):
-    """The component of `builders.FlopCounts` that a call belongs to."""
+    """Return the component of `builders.FlopCounts` that a call belongs to."""
     attention = re.fullmatch(r"(\w+)\.block_\d+\.(\w+_attention)\.(\w+)", node.name)
     if attention:
         stack, sublayer, step = attention.groups()
@@ -121,7 +121,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS)
-def test_operations_are_those_that_the_spec_tells_component_by_component(changes):
+def test_flops_are_those_that_builders_counts_for_each_component(changes):
     spec = small_spec(attention_dropout=0.1, **changes)  # with it, scores and mixing are two nodes
     graph = plots.flops(plots.read_graph(builders.build(spec, abstract=True)))
     overlay = graph.overlay("flops")
@@ -140,19 +140,19 @@ def test_operations_are_those_that_the_spec_tells_component_by_component(changes
 @pytest.mark.parametrize(
     "changes", [{}, {"attention": "layer"}, {"positions": "rotary", "head_dim": 10}]
 )
-def test_attention_in_one_node_costs_what_its_steps_cost(changes):
+def test_attention_in_one_node_costs_as_much_as_its_steps(changes):
     spec = small_spec(**TRANSLATOR, **changes)
     model = builders.build(spec, abstract=True)
     assert flops_of(model, **SIZES) == B * builders.count_flops(spec, T, S).total
 
 
-def test_a_step_of_decoding_costs_what_the_spec_tells():
+def test_a_decoding_step_costs_what_builders_counts():
     spec = small_spec(**TRANSLATOR, **GROUPED)
     step = builders.build_decode_step(builders.build(spec), spec, B, 1, 17)
     assert flops_of(step, s=S) == B * builders.count_decode_flops(spec, 17, S).total
 
 
-def test_operations_are_a_polynomial_in_the_length():
+def test_flops_are_a_polynomial_in_the_length():
     spec = small_spec()
     overlay = plots.flops(plots.read_graph(builders.build(spec, abstract=True))).overlay("flops")
     d, f, n, h, v = 14, 23, 2, 7, 31
@@ -163,7 +163,7 @@ def test_operations_are_a_polynomial_in_the_length():
     assert overlay.text("logits") == f"868 FLOP b t ({share:.1f} %)"
 
 
-def test_shares_and_colours_are_taken_at_the_sizes_that_are_asked_for():
+def test_shares_are_those_at_the_given_sizes():
     graph = plots.read_graph(builders.build(small_spec(), abstract=True))
     short, long = (
         plots.flops(graph, sizes={"t": length}).overlay("flops") for length in (1, 10**6)
@@ -175,10 +175,10 @@ def test_shares_and_colours_are_taken_at_the_sizes_that_are_asked_for():
     assert plots.flops(graph).overlay("flops").sizes == {"b": 1, "t": 1024}
 
 
-# Operations of images -----------------------------------------------------------------------------
+# FLOPs of images --------------------------------------------------------------------------------
 
 
-def test_resnet50_costs_what_its_paper_says(resnet):
+def test_resnet50_costs_what_its_paper_reports(resnet):
     """He et al. 2016, table 1: 3.8e9 multiply-adds, each two operations here."""
     independent = 0
     for layer in resnet.layers:
@@ -204,11 +204,11 @@ def test_an_image_of_free_size_costs_in_proportion_to_its_pixels():
     assert overlay.text("conv2d#1").startswith("67.5 FLOP b H W (")
 
 
-# What is not counted is said --------------------------------------------------------------------
+# Uncounted calls --------------------------------------------------------------------------------
 
 
 class TransformerEncoder(layers.Layer):
-    """Somebody else's layer with a known name: its weights are not those of the known block."""
+    """A layer with a known name, whose weights are not those of the known block."""
 
     def __init__(self, num_heads, intermediate_dim, **kwargs):
         super().__init__(**kwargs)
@@ -234,7 +234,7 @@ class Product(layers.Layer):
 
 
 @pytest.mark.parametrize("layer", [Product(name="y"), TransformerEncoder(2, 5, name="y")])
-def test_weights_without_a_rule_are_noted_and_not_silently_nothing(layer):
+def test_layers_with_weights_and_without_a_rule_are_noted_as_uncounted(layer):
     x = keras.Input((None, 14), name="x")
     graph = plots.flops(plots.read_graph(keras.Model(x, layers.Dense(3)(layer(x)))))
     (note,) = graph.notes
@@ -245,7 +245,7 @@ def test_weights_without_a_rule_are_noted_and_not_silently_nothing(layer):
     assert len(plots.flops(graph).notes) == 1
 
 
-def test_bare_products_without_a_rule_are_noted():
+def test_operations_that_are_products_without_a_rule_are_noted_as_uncounted():
     x = keras.Input((None, 7), name="x")
     row = keras.Input(batch_shape=(7,), name="row")
     products = [ops.tensordot(x, ops.ones((7, 5)), 1), ops.correlate(row, ops.ones(3))]
@@ -259,14 +259,14 @@ class ScaledDotProduct(layers.Layer):
         return ops.matmul(ops.softmax(ops.matmul(query, ops.swapaxes(key, 1, 2))), value)
 
 
-def test_a_layer_that_may_multiply_what_it_takes_is_noted_also_without_weights():
+def test_layers_of_several_float_inputs_are_noted_as_uncounted_also_without_weights():
     x = keras.Input((None, 7), name="x")
     mixed = ScaledDotProduct(name="mixed")(x, x, x)
     graph = plots.flops(plots.read_graph(keras.Model(x, layers.Add()([x, mixed]))))
     assert [note.about for note in graph.notes] == [("mixed",)]
 
 
-def test_layers_that_take_a_mask_or_merge_are_known_to_multiply_nothing():
+def test_layers_that_take_a_mask_or_merge_have_no_products():
     class Masked(layers.Layer):
         def call(self, x, mask):
             return ops.where(mask, x, 0.0)
@@ -278,7 +278,7 @@ def test_layers_that_take_a_mask_or_merge_are_known_to_multiply_nothing():
     assert not graph.notes
 
 
-def test_nothing_in_our_models_is_left_uncounted():
+def test_nothing_in_built_models_is_uncounted():
     rotary = {"positions": "rotary", "head_dim": 10, "attention_dropout": 0.1}
     for changes in (*SPECS.values(), rotary):
         spec = small_spec(**changes)
@@ -290,9 +290,9 @@ def test_nothing_in_our_models_is_left_uncounted():
 
 
 def test_a_rule_can_be_added(monkeypatch):
-    from plots.costs.flop_rules import FLOP_RULES, count, times
+    from plots.costs.flop_rules import FLOP_RULES, count
 
-    monkeypatch.setitem(FLOP_RULES, "Product", lambda call: times(2 * 3, count(call.first)))
+    monkeypatch.setitem(FLOP_RULES, "Product", lambda call: 2 * 3 * count(call.first))
     x = keras.Input((None, 14), name="x")
     graph = plots.flops(plots.read_graph(keras.Model(x, Product()(x))))
     assert graph.overlay("flops").whole == {"b t": 2 * 3 * 14}
@@ -309,7 +309,7 @@ def test_norms_embeddings_and_dropouts_need_no_rule():
     assert not graph.notes
 
 
-def test_closed_models_are_said_to_be_uncounted_and_folded_graphs_are_refused():
+def test_closed_models_are_uncounted_and_folded_graphs_are_refused():
     inner_input = keras.Input((5,), name="inner_input")
     inner = keras.Model(inner_input, layers.Dense(3, name="dense")(inner_input), name="inner")
     x = keras.Input((5,), name="x")
@@ -323,7 +323,7 @@ def test_closed_models_are_said_to_be_uncounted_and_folded_graphs_are_refused():
             count(folded)
 
 
-def test_a_model_in_every_step_costs_as_often_as_there_are_steps():
+def test_a_time_distributed_model_costs_as_often_as_there_are_steps():
     frame = keras.Input((5,), name="frame")
     inner = keras.Model(frame, layers.Dense(3)(frame))
     clip = keras.Input((None, 5), name="clip")
@@ -340,7 +340,7 @@ def test_a_model_in_every_step_costs_as_often_as_there_are_steps():
         ({"t": 1.5}, "the size of 't' is 1.5"),
     ],
 )
-def test_sizes_that_make_no_sense_are_refused(sizes, message):
+def test_invalid_sizes_are_refused(sizes, message):
     graph = plots.read_graph(builders.build(small_spec(), abstract=True))
     for plugin in (plots.flops, plots.memory):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -351,7 +351,7 @@ def test_sizes_that_make_no_sense_are_refused(sizes, message):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_float16"])
-def test_memory_of_weights_and_of_what_calls_give_out_is_in_their_dtype(dtype):
+def test_memory_of_weights_and_activations_depends_on_their_dtype(dtype):
     with computing_in(dtype):
         x = keras.Input((None, 7), dtype="float32", name="x")
         y = layers.Dense(5, name="y")(x)
@@ -367,7 +367,7 @@ def test_memory_of_weights_and_of_what_calls_give_out_is_in_their_dtype(dtype):
     assert activations.whole == {"b t": 4 * 7 + 3 * computed * 5}
 
 
-def test_weights_are_as_large_as_the_dtype_in_which_each_is_kept():
+def test_memory_of_a_weight_is_that_of_its_own_dtype():
     x = keras.Input((7,), name="x")
     model = keras.Model(x, layers.Dense(5, name="y")(layers.Dense(11, name="kept")(x)))
     model.get_layer("y").quantize("int8")  # the kernel; a scale and a bias stay in float32
@@ -380,7 +380,7 @@ def test_weights_are_as_large_as_the_dtype_in_which_each_is_kept():
     assert again.node("y").weight_bytes == 95
 
 
-def test_weights_of_a_model_without_values_are_as_large_as_those_of_one_with_values():
+def test_weights_of_an_abstract_model_take_as_much_memory_as_real_ones():
     spec = small_spec(num_layers=3)
     with computing_in("bfloat16"):
         abstract, real = (plots.read_graph(builders.build(spec, abstract=a)) for a in (True, False))
@@ -406,7 +406,7 @@ def test_memory_of_scores_grows_with_the_square_of_the_length():
 # In pictures ------------------------------------------------------------------------------------
 
 
-def test_totals_stand_below_the_picture():
+def test_totals_are_in_the_legend():
     graph = plots.read_graph(builders.build(small_spec(), abstract=True))
     graph = plots.apply_plugins(graph, ["skip_paths", "parameters", "flops"])
     text = graph_to_dot(graph).to_string()
@@ -414,13 +414,13 @@ def test_totals_stand_below_the_picture():
     assert "shares at b = 1, t = 1024" in text
 
 
-def test_a_picture_of_a_model_of_which_nothing_is_counted_says_so():
+def test_the_legend_says_when_nothing_is_counted():
     x = keras.Input((None, 14), name="x")
     text = graph_to_dot(plots.flops(plots.read_graph(keras.Model(x, Product()(x))))).to_string()
     assert "FLOPs, at least: 0 FLOP" in text
 
 
-def test_overlays_replace_their_older_selves_and_survive_json():
+def test_overlays_replace_those_of_the_same_name_and_survive_json():
     graph = plots.read_graph(builders.build(small_spec(), abstract=True))
     graph = plots.flops(plots.flops(graph), sizes={"t": 5})
     assert [overlay.name for overlay in graph.overlays] == ["flops"]
@@ -430,7 +430,7 @@ def test_overlays_replace_their_older_selves_and_survive_json():
     assert again.overlay("flops").values == graph.overlay("flops").values
 
 
-def test_plugins_are_listed_with_what_they_do():
+def test_plugins_are_listed_with_options_and_summary():
     plugins = plots.list_plugins()
     assert {"parameters", "flops", "memory", "shapes"} <= set(plugins)
     assert plugins["flops"].options == ("sizes",)

@@ -1,4 +1,4 @@
-"""What single layers, and whole blocks in one layer, cost: against what the backend is given."""
+"""FLOPs of single layers, and of whole blocks in one layer, against what the backend computes."""
 
 import warnings
 
@@ -49,7 +49,7 @@ LAYERS = {
 
 @walked
 @pytest.mark.parametrize(("make", "shapes"), [(m, s) for m, *s in LAYERS.values()], ids=LAYERS)
-def test_operations_of_a_layer_are_those_that_the_backend_is_given(make, shapes):
+def test_flops_of_a_layer_are_those_that_the_backend_computes(make, shapes):
     layer = make()
     if BACKEND == "jax" and (isinstance(layer, layers.Conv2DTranspose) or len(shapes) == 3):
         pytest.skip("JAX multiplies with inserted zeros, and wants values as wide as keys")
@@ -81,7 +81,7 @@ def test_a_gate_of_a_grouped_attention_is_one_more_projection_of_all_heads():
     assert flops_of(gated, **SIZES) - flops_of(plain, **SIZES) == 2 * B * T * 7 * 6 * 5
 
 
-def test_products_of_bare_operations_are_counted():
+def test_products_of_operations_are_counted():
     x = keras.Input((None, 7), name="x")
     y = ops.matmul(x, ops.ones((7, 5)))  # 2 * 7 * 5 each
     y = ops.einsum("btd,bsd->bts", y, y)  # 2 * 5 each pair
@@ -104,7 +104,7 @@ def test_recurrent_layers_multiply_input_and_state_in_every_gate(make, gates, wa
     assert flops_of(one_layer(make(), D), **SIZES) == ways * gates * B * T * 2 * 5 * (7 + 5)
 
 
-def test_ways_there_and_back_that_differ_are_counted_each():
+def test_forward_and_backward_layers_that_differ_are_counted_each():
     there = layers.LSTM(5, return_sequences=True)
     back = layers.GRU(11, return_sequences=True, go_backwards=True)
     both = one_layer(layers.Bidirectional(there, backward_layer=back), D)
@@ -157,20 +157,20 @@ def check_backbone(name):
 
 
 @walked
-def test_blocks_of_keras_hub_cost_what_the_backend_is_given():
+def test_blocks_of_keras_hub_cost_what_the_backend_computes():
     check_backbone("BartBackbone")
 
 
 @walked
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
-def test_blocks_of_every_backbone_cost_what_the_backend_is_given(name):
+def test_blocks_of_every_backbone_cost_what_the_backend_computes(name):
     check_backbone(name)
 
 
 @walked
 @pytest.mark.slow
-def test_a_vision_transformer_costs_what_the_backend_is_given():
+def test_a_vision_transformer_costs_what_the_backend_computes():
     import keras_hub
 
     sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 14, "mlp_dim": 23}

@@ -252,7 +252,7 @@ def test_operations_with_several_powers_are_subtracted_power_by_power():
     after = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
     old, new = plots.compare_graphs(before, after).flops
     text = plots.difference_text(plots.compare_graphs(before, after))
-    more = plots.annotations.quantity_text({m: new[m] - old[m] for m in new}, "FLOP")
+    more = (new - old).text("FLOP")
     assert f" (+{more})\n" in text
     assert f" ({('-' + more).replace('+ ', '- ')})\n" in plots.difference_text(
         plots.compare_graphs(after, before)

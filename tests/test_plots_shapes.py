@@ -1,4 +1,4 @@
-"""Letters of axes: what a graph says about its shapes holds when the model is run."""
+"""Letters of axes: they hold for the shapes of the model when it runs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SIZES = {"b": 2, "t": 11, "s": 13, "H": 41, "W": 37}
 """Primes, all different from each other and from the widths of the models."""
 
 
-# What holds of every model ----------------------------------------------------------------------
+# Every model ------------------------------------------------------------------------------------
 
 
 def calls_of(model):
-    """What is called once: layers and bare operations, by name."""
+    """Return layers and operations that are called once, by name."""
     return {op.name: op for op in model.operations if len(op._inbound_nodes) == 1}
 
 
 def real_shapes(model, given):
-    """The shapes that come out of every call when the model runs, by name."""
+    """Return the output shapes of every call when the model runs, by name."""
     calls = calls_of(model)
     outputs = {name: keras.tree.flatten(op.output) for name, op in calls.items()}
     probe = keras.Model(model.inputs, [t for tensors in outputs.values() for t in tensors])
@@ -35,22 +35,18 @@ def real_shapes(model, given):
 
 
 def inputs_of(graph, sizes):
-    """Arrays of ones for the inputs of a graph, as large as their letters say."""
+    """Return arrays of ones for the inputs of a graph, with the sizes of their letters."""
     axes = axes_of(graph)
     arrays = {}
     for node_id in graph.inputs:
         node = graph.node(node_id)
-        shape = [int(value_of(axis.quantity, sizes)) for axis in axes.outputs[node_id, 0]]
+        shape = [int(axis.quantity.at(sizes)) for axis in axes.outputs[node_id, 0]]
         arrays[node.name] = np.ones(shape, node.outputs[0].dtype)
     return arrays
 
 
-def value_of(quantity, sizes):
-    return plots.Overlay("size", "size", "", {}, sizes=sizes).number(quantity)
-
-
 def check_every_shape(model, sizes=SIZES):
-    """Run the model and compare every tensor's shape with its letters."""
+    """Run the model, and compare the shape of every tensor with its letters."""
     graph = plots.read_graph(model)
     axes, lettered = axes_of(graph), plots.shapes(graph)
     shapes = real_shapes(model, inputs_of(graph, sizes))
@@ -68,7 +64,7 @@ def check_every_shape(model, sizes=SIZES):
                 if letter.isalpha() and len(letter) == 1:
                     assert known[letter] == size, (node.id, tensor.letters, real)
                 rounding = 1 if "/" in letter else 1e-9
-                assert abs(value_of(axis.quantity, sizes) - size) < rounding, (node.id, letter)
+                assert abs(axis.quantity.at(sizes) - size) < rounding, (node.id, letter)
                 checked += 1
     assert checked > len(graph.nodes)
     for edge in lettered.edges:
@@ -97,7 +93,7 @@ BUILT = {
 
 
 @pytest.mark.parametrize("changes", BUILT.values(), ids=BUILT)
-def test_letters_have_the_right_size_everywhere_in_our_models(changes):
+def test_letters_have_the_right_sizes_in_built_models(changes):
     spec = small_spec(num_layers=1, **changes)
     graph = check_every_shape(builders.build(spec))
     expected = {"b": None, "t": None, "d": spec.hidden_dim, "f": spec.intermediate_dim}
@@ -132,7 +128,7 @@ def test_letters_of_a_translator_are_those_of_the_glossary():
         assert letters_of(graph, place) == letters
 
 
-def test_a_step_of_decoding_tells_its_cache_from_the_source():
+def test_a_decoding_step_has_different_letters_for_its_cache_and_the_source():
     spec = small_spec(**TRANSLATOR, **GROUPED)
     step = builders.build_decode_step(builders.build(spec), spec, 2, 1, 11)
     graph = plots.shapes(plots.read_graph(step))
@@ -148,10 +144,10 @@ def test_equal_blocks_have_equal_letters_so_that_they_fold():
     assert plots.fold(graph).repeats == {"decoder.block_0": 3}
 
 
-# Models of other people -------------------------------------------------------------------------
+# Models of users --------------------------------------------------------------------------------
 
 
-def test_letters_of_a_hand_written_pair_are_right_without_any_names():
+def test_letters_of_a_hand_written_encoder_decoder_need_no_layer_names():
     graph = check_every_shape(plots_models.encoder_decoder())
     assert graph.letters == {
         "b": None,
@@ -167,7 +163,7 @@ def test_letters_of_a_hand_written_pair_are_right_without_any_names():
 
 
 def reshaped_attention(x, memory, n=3, h=5):
-    """Attention as tutorials write it: Dense, reshape, transpose, matmul, and all the way back."""
+    """Attention as in tutorials: Dense, reshape, transpose, matmul, and back."""
 
     def heads(y):
         y = layers.Reshape((-1, n, h))(layers.Dense(n * h)(y))
@@ -216,8 +212,8 @@ def test_axes_of_the_same_size_have_one_letter_only_if_they_are_the_same():
     assert letters_of(graph, "unlike") == "b 7 5"
 
 
-def test_a_width_between_two_products_is_no_feed_forward():
-    """The values of an attention with one head go from d to another width and back, too."""
+def test_a_width_between_two_projections_of_attention_is_no_feed_forward():
+    """Values of single-head attention go from d to another width and back, too."""
     x = keras.Input((None, 7), name="x")
     query, value = layers.Dense(5)(x), layers.Dense(11, name="value")(x)
     y = x + layers.Dense(7)(layers.Attention()([query, value, layers.Dense(5)(x)]))
@@ -226,7 +222,7 @@ def test_a_width_between_two_products_is_no_feed_forward():
     assert letters_of(graph, "value") == "b t 11"
 
 
-def test_free_sizes_of_images_are_height_and_width_also_where_they_are_halved():
+def test_free_sizes_of_images_are_height_and_width_and_derive_when_halved():
     image = keras.Input((None, None, 3), name="image")
     x = layers.Conv2D(5, 3, strides=2, padding="same", name="half")(image)
     y = layers.MaxPooling2D(2, name="quarter")(layers.ZeroPadding2D(1, name="padded")(x))
@@ -244,7 +240,7 @@ def test_free_sizes_of_images_are_height_and_width_also_where_they_are_halved():
     assert letters_of(graph, "classes") == "b 11"
 
 
-def test_a_skip_path_past_down_and_up_sampling_has_the_input_s_own_letters():
+def test_up_sampling_restores_the_letters_that_down_sampling_halves():
     image = keras.Input((32, None, 3), name="image")
     down = layers.Conv2D(3, 3, strides=2, padding="same", name="down")(image)
     up = layers.UpSampling2D(2, name="up")(down)
@@ -253,7 +249,7 @@ def test_a_skip_path_past_down_and_up_sampling_has_the_input_s_own_letters():
     assert letters_of(graph, "down") == "b 16 W/2 3"
 
 
-def test_slices_and_joins_of_a_free_length_are_reckoned_with():
+def test_slices_and_joins_of_a_free_length_derive_their_sizes():
     x = keras.Input((None, 5), name="x")
     first, last = x[:, :-1], x[:, 3:]
     joined = ops.concatenate([first, x], axis=1)
@@ -266,7 +262,7 @@ def test_slices_and_joins_of_a_free_length_are_reckoned_with():
     assert letters[4:] == ["b t+2 5", "b 5", "b t 1 4", "b t/2 5"]
 
 
-def test_operations_that_move_axes_are_followed():
+def test_letters_follow_operations_that_move_axes():
     x, y = keras.Input((None, 5), name="x"), keras.Input((None, 7), name="y")
     outputs = {
         "t b 5": ops.moveaxis(x, 1, 0),
@@ -318,7 +314,7 @@ def test_a_mask_of_scores_has_the_length_of_the_keys_and_not_of_the_heads():
     assert letters_of(graph, "mask") == "b 1 1 s"
 
 
-def test_a_mask_that_a_layer_without_a_rule_takes_leaves_axes_of_known_size_alone():
+def test_a_mask_of_a_layer_without_a_rule_does_not_unite_axes_of_known_size():
     class Hide(layers.Layer):
         def call(self, scores, mask=None):
             return scores * ops.cast(mask, "float32")
@@ -334,7 +330,7 @@ def test_a_mask_that_a_layer_without_a_rule_takes_leaves_axes_of_known_size_alon
 @pytest.mark.parametrize(
     "indices", [[0, 2], [[0, 2], [1, 1]]], ids=["a list of them", "a table of them"]
 )
-def test_what_is_taken_at_given_places_puts_their_axes_in_the_place_of_one(indices):
+def test_take_replaces_one_axis_by_those_of_the_indices(indices):
     x = keras.Input((3, None, 5), name="x")
     taken = ops.take(x, np.array(indices), axis=1)
     graph = check_every_shape(keras.Model(x, taken))
@@ -353,7 +349,7 @@ def test_a_product_with_a_constant_vector_sums_over_the_last_axis():
     assert {letters_of(graph, node_id)[0] for node_id, _ in graph.outputs} == {"b"}
 
 
-def test_slices_that_go_backwards_are_reckoned_from_the_end():
+def test_slices_with_negative_steps_derive_their_sizes_from_the_end():
     x = keras.Input((None, 5), name="x")
     slices = {
         "b t 5": x[:, ::-1],
@@ -366,7 +362,7 @@ def test_slices_that_go_backwards_are_reckoned_from_the_end():
     assert [letters_of(graph, node_id) for node_id, _ in graph.outputs] == list(slices)
 
 
-def test_padding_on_all_sides_is_reckoned_in_every_form_that_keras_takes():
+def test_padding_derives_sizes_for_every_form_of_pad_width():
     x = keras.Input((None, 5), name="x")
     for width, letters in ((1, "b+2 t+2 7"), ((1, 2), "b+3 t+3 8"), (((2, 1),), "b+3 t+3 8")):
         graph = plots.shapes(plots.read_graph(keras.Model(x, ops.pad(x, width))))
@@ -383,16 +379,16 @@ def test_padding_on_all_sides_is_reckoned_in_every_form_that_keras_takes():
         {"dilation_rate": 2},
     ],
 )
-def test_transposed_convolutions_give_out_as_much_as_keras_says(padding, options):
+def test_sizes_of_transposed_convolutions_are_those_that_keras_computes(padding, options):
     image = keras.Input((None, None, 3), name="image")
     layer = layers.Conv2DTranspose(5, (2, 3), padding=padding, name="up", **options)
     axes = axes_of(plots.read_graph(keras.Model(image, layer(image))))
     expected = layer.compute_output_shape((SIZES["b"], SIZES["H"], SIZES["W"], 3))
-    found = [value_of(axis.quantity, SIZES) for axis in axes.outputs["up", 0]]
+    found = [axis.quantity.at(SIZES) for axis in axes.outputs["up", 0]]
     assert found == list(expected)
 
 
-def test_an_embedding_that_is_told_not_to_go_backwards_names_the_width():
+def test_an_embedding_called_with_reverse_false_names_the_width():
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     table = layers.ReversibleEmbedding(11, 7, name="table")
     y = layers.Dense(5, name="y")(table(tokens, reverse=False))
@@ -400,12 +396,12 @@ def test_an_embedding_that_is_told_not_to_go_backwards_names_the_width():
     assert letters_of(graph, "table") == "b t d"
 
 
-# What nobody knows ------------------------------------------------------------------------------
+# Unknown layers ---------------------------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable(package="tests")
 class Mystery(layers.Layer):
-    """A layer of which no rule knows anything."""
+    """A layer without a rule."""
 
     def call(self, x, other=None):
         return x
@@ -414,7 +410,7 @@ class Mystery(layers.Layer):
         return (*input_shape[:1], None, None, *input_shape[2:])
 
 
-def test_an_unknown_layer_keeps_what_is_of_the_same_size_at_the_same_place():
+def test_an_unknown_layer_keeps_axes_of_the_same_size_at_the_same_place():
     class Unknown(layers.Layer):
         def call(self, x):
             return ops.concatenate([x, x], axis=-1)
@@ -424,14 +420,14 @@ def test_an_unknown_layer_keeps_what_is_of_the_same_size_at_the_same_place():
     assert letters_of(graph, "y") == "b t 10"
 
 
-def test_free_sizes_out_of_nowhere_are_said_to_be_unknown():
+def test_free_sizes_that_derive_from_nothing_are_unknown():
     x = keras.Input((None, 5), name="x")
     graph = plots.shapes(plots.read_graph(keras.Model(x, Mystery(name="y")(x))))
     assert letters_of(graph, "y") == "b ? ? 5"
     assert graph.letters == {"b": None, "t": None}
 
 
-def test_a_foreign_class_with_a_known_name_does_no_harm():
+def test_another_class_with_a_known_name_falls_back_to_the_unknown_layer():
     class Attention(layers.Layer):
         def call(self, everything):
             return everything
@@ -441,7 +437,7 @@ def test_a_foreign_class_with_a_known_name_does_no_harm():
     assert letters_of(graph, "y") == "b t 5"
 
 
-def test_a_foreign_class_whose_configuration_has_another_form_does_no_harm():
+def test_another_class_with_another_configuration_falls_back_to_the_unknown_layer():
     class Bidirectional(layers.Layer):
         def call(self, x):
             return x
@@ -454,7 +450,7 @@ def test_a_foreign_class_whose_configuration_has_another_form_does_no_harm():
     assert letters_of(graph, "y") == "b t 5"
 
 
-def test_letters_survive_json_and_are_written_on_edges_and_below_the_picture():
+def test_letters_survive_json_and_are_drawn_on_edges_and_in_the_legend():
     from plots.renderers.dot import graph_to_dot
 
     graph = plots.shapes(plots.read_graph(plots_models.encoder_decoder(blocks=1)))

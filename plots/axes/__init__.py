@@ -1,1 +1,1 @@
-"""Axes: which axes of a graph's tensors are one and the same, and the letter of each."""
+"""Axes: which axes of a graph's tensors are the same, and the letter of each."""

@@ -1,4 +1,4 @@
-"""Which letter of the glossary an axis has, as far as the evidence is clear."""
+"""The glossary of axis letters, and the letter of each axis whose role is clear."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ GLOSSARY = {
     "H": "height",
     "W": "width",
 }
-"""What the letters mean."""
+"""Letter -> meaning."""
 
 FURTHER_LENGTHS = "uwxyz"
-"""Letters for free lengths beyond those of target and source."""
+"""Letters of free lengths besides those of target and source."""
 
 ALL_LETTERS = (*GLOSSARY, *FURTHER_LENGTHS)
-"""All letters that an axis may have, in the order in which they are told."""
+"""All letters, in the order of legends."""
 
 EMBEDDINGS = {"Embedding", "TokenAndPositionEmbedding"}
-"""Classes that look up a vector for every token; those that derive from them count as well."""
+"""Classes that look up a vector for every token; subclasses count as well."""
 
 
 def meaning(letter: str) -> str:
-    """What a letter means, in a few words."""
+    """Return the meaning of a letter."""
     return GLOSSARY.get(letter, "a further length")
 
 
 Tensors = Mapping[tuple[str, int], tuple[AxisId, ...]]
-"""(id of a call, output) -> the axes of what comes out there."""
+"""(id of a call, output) -> the axes of the output."""
 
 
 def name_axes(graph: Graph, axes: AxisUnions, tensors: Tensors) -> dict[AxisId, str]:
-    """The letter of every axis that has one.
+    """Return the letter of every axis that has one.
 
-    Free axes: b is the first of the inputs; H, W (and D) are those of images; of lengths, s is that
-    of the keys and t that of the queries where an attention has two different ones, and all others
-    are named in the order of the model's outputs, then of its inputs.
+    Free axes: b is the first axis of the inputs; H, W (and D) are those of images. Where an
+    attention has two lengths, t is that of the queries and s that of the keys; other lengths are
+    named in the order of the model's outputs, then of its inputs.
 
-    Axes of a fixed size, where a role is clear: d is the last axis of the residual stream and of
-    embeddings; v the logits over what an embedding reads; n, k and h what an attention takes; f
-    what a projection from d goes to and another one comes back from. A letter has one size: where
-    several would do, it is that of most axes, and the others have none.
+    Axes of a fixed size: d is the last axis of the residual stream and of embeddings; v is that of
+    logits over an embedding's tokens; n, k and h are those of attention; f is the axis between a
+    projection from d and one back to d. A layer may declare any of them. A letter has one size,
+    that of most candidates; the others have no letter.
     """
     namer = _Namer(graph, axes, tensors)
     namer.name_batch()
@@ -79,7 +79,7 @@ class _Namer:
         self.given = {axes.find(axis) for shape in self.inputs for axis in shape}
 
     def give(self, letter: str, candidates: Iterable[AxisId]) -> None:
-        """Name the candidates of the size that most of them have, but for those with a name."""
+        """Name the candidates of the most frequent size that have no letter yet."""
         found = Counter(self.axes.find(axis) for axis in candidates)
         open_ones = {axis: n for axis, n in found.items() if axis not in self.letters}
         sizes: Counter[int] = Counter()
@@ -92,11 +92,11 @@ class _Namer:
             self.letters |= {a: letter for a in open_ones if self.axes.size(a) == size}
 
     def give_free(self, letter: str, axis: AxisId) -> bool:
-        """Name one free axis; False if it has a name, or its size is reckoned from others."""
+        """Name one free axis; return False if it has a letter, or its size is derived."""
         axis = self.axes.find(axis)
         if not letter or axis in self.letters or letter in self.letters.values():
             return False
-        if self.axes.size(axis) is not None or self._is_reckoned(axis):
+        if self.axes.size(axis) is not None or self._is_derived(axis):
             return False
         self.letters[axis] = letter
         return True
@@ -119,8 +119,8 @@ class _Namer:
 
     def name_attended_lengths(self) -> None:
         pairs = [(self.axes.find(query), self.axes.find(key)) for query, key in self.axes.attends]
-        cross = [(t, s) for t, s in pairs if t != s and not self._is_reckoned(t, s)]
-        # Of a step of decoding the keys are those in the cache and those of the source.
+        cross = [(t, s) for t, s in pairs if t != s and not self._is_derived(t, s)]
+        # A decoding step has the keys in the cache, and those of the source: prefer free lengths.
         for t, s in sorted(cross, key=lambda pair: self.axes.size(pair[1]) is not None)[:1]:
             for letter, axis in (("t", t), ("s", s)):
                 if not self.give_free(letter, axis):
@@ -134,8 +134,8 @@ class _Namer:
             if self.axes.find(axis) in self.given:
                 self.give_free(next(letters, ""), axis)
 
-    def _is_reckoned(self, *axes: AxisId) -> bool:
-        """Whether a size comes from those of others; it does not where an input has the axis."""
+    def _is_derived(self, *axes: AxisId) -> bool:
+        """Whether a size is derived from those of other axes; that of an input is not."""
         roots = [self.axes.find(axis) for axis in axes]
         return any(a not in self.given and self.axes.formula(a) is not None for a in roots)
 
@@ -144,7 +144,7 @@ class _Namer:
         merges = [self.tensors[path.target, 0] for path in paths if not path.projected]
         embedded = [self.tensors[node.id, 0] for node in self._embeddings()]
         streams = [shape[-1] for shape in merges if len(shape) in (2, 3)]
-        streams += [axis for letter, axis in self.axes.roles if letter == "d"]
+        streams += self._declared("d")
         tables = [shape[-1] for shape in embedded if len(shape) == 3]
         sizes = {self.axes.size(axis) for axis in streams} if streams else None
         self.give("d", [*streams, *(t for t in tables if not sizes or self.axes.size(t) in sizes)])
@@ -160,10 +160,10 @@ class _Namer:
             if shape and self.axes.size(shape[-1]) in sizes
         }
         logits = [to for _, to in self.axes.projections if self.axes.find(to) in results]
-        self.give("v", [*(axis for letter, axis in self.axes.roles if letter == "v"), *logits])
+        self.give("v", [*self._declared("v"), *logits])
 
     def name_heads(self) -> None:
-        voted = {letter: [a for role, a in self.axes.roles if role == letter] for letter in "nkh"}
+        voted = {letter: self._declared(letter) for letter in "nkh"}
         find = self.axes.find
         splits = {(find(n), find(h)) for split in self.axes.splits for n, h in _pairs(split)}
         for both, others in self.axes.products:
@@ -179,7 +179,12 @@ class _Namer:
         from_stream = [to for start, to in ends if self.letters.get(start) == "d"]
         back = {start for start, to in ends if self.letters.get(to) == "d"}
         multiplied = {find(axis) for axis in self.axes.multiplied}
-        self.give("f", [a for a in from_stream if a in back and a not in multiplied])
+        declared = self._declared("f")
+        between = [a for a in from_stream if a in back and a not in multiplied]
+        self.give("f", [*declared, *between])
+
+    def _declared(self, letter: str) -> list[AxisId]:
+        return [axis for role, axis in self.axes.roles if role == letter]
 
     def _embeddings(self) -> list[Node]:
         return [

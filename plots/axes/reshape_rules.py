@@ -1,4 +1,4 @@
-"""Rules for what moves, cuts and joins axes: reshapes, slices, convolutions.
+"""Rules of calls that move, cut and join axes: reshapes, slices, convolutions.
 
 See `plots.axes.rules` for what a rule is.
 """
@@ -22,7 +22,7 @@ def _transpose(call: Call) -> None:
         order = [0, *config["dims"]]
     else:
         order = config["axes"] or [*reversed(range(len(call.first)))]
-    call.axes.all_same([call.first[place] for place in order], call.output)
+    call.axes.unite_all([call.first[place] for place in order], call.output)
 
 
 @axis_rule("Swapaxes")
@@ -30,7 +30,7 @@ def _swap(call: Call) -> None:
     axes = list(call.first)
     i, j = call.node.config["axis1"], call.node.config["axis2"]
     axes[i], axes[j] = axes[j], axes[i]
-    call.axes.all_same(axes, call.output)
+    call.axes.unite_all(axes, call.output)
 
 
 @axis_rule("Moveaxis")
@@ -42,7 +42,7 @@ def _move(call: Call) -> None:
         (j % rank, i % rank) for i, j in zip(sources, targets, strict=True)
     ):
         order.insert(target, source)
-    call.axes.all_same([call.first[place] for place in order], call.output)
+    call.axes.unite_all([call.first[place] for place in order], call.output)
 
 
 @axis_rule("ExpandDims", "RepeatVector", "Stack")
@@ -51,13 +51,13 @@ def _insert(call: Call) -> None:
     places = {i % rank for i in _listed(call.node.config.get("axis", 1))}
     kept = [axis for place, axis in enumerate(call.output) if place not in places]
     for given in call.inputs.values():
-        call.axes.all_same(given, kept)
+        call.axes.unite_all(given, kept)
 
 
 @axis_rule("OneHot")
 def _one_hot(call: Call) -> None:
     place = call.node.config["axis"] % len(call.output)
-    call.axes.all_same(call.first, call.output[:place] + call.output[place + 1 :])
+    call.axes.unite_all(call.first, call.output[:place] + call.output[place + 1 :])
 
 
 @axis_rule("Squeeze")
@@ -84,22 +84,22 @@ def _take(call: Call) -> None:
     place = call.node.config["axis"] % len(table)
     rank = len(call.output) - len(table) + 1
     indices = call.inputs.get("indices", call.output[place : place + rank])
-    call.axes.all_same([*table[:place], *indices, *table[place + 1 :]], call.output)
+    call.axes.unite_all([*table[:place], *indices, *table[place + 1 :]], call.output)
 
 
 @axis_rule("Flatten", "Reshape")
 def _reshape(call: Call) -> None:
-    """Known sizes from both ends; between free axes, what one became several and back."""
+    """Match known sizes from both ends, and regroup those between free axes."""
     given, result = list(call.first), list(call.output)
-    if call.node.kind == "layer":  # which leaves the batch alone
-        call.axes.same(given.pop(0), result.pop(0))
+    if call.node.kind == "layer":  # a layer keeps the batch
+        call.axes.unite(given.pop(0), result.pop(0))
     runs = _runs(call, given), _runs(call, result)
     products = [[prod(call.size(a) or 1 for a in run) for run in side] for side in runs]
     free = [[a for a in side if call.size(a) is None] for side in (given, result)]
-    if products[0] == products[1]:  # as many free axes, and the same between them: each is itself
+    if products[0] == products[1]:  # the same free axes, with the same sizes between them
         for a, b in zip(*runs, strict=True):
             _regroup(call, a, b)
-        call.axes.all_same(*free)
+        call.axes.unite_all(*free)
     elif len(free[1]) == 1:
         known = prod(call.size(a) or 1 for a in result)
         call.axes.derive_size(free[1][0], (Fraction(1, known), tuple(given)))
@@ -107,7 +107,7 @@ def _reshape(call: Call) -> None:
 
 
 def _runs(call: Call, axes: list[AxisId]) -> list[list[AxisId]]:
-    """The axes of known size before, between and after the free ones."""
+    """Return the axes of known size before, between and after the free ones."""
     runs: list[list[AxisId]] = [[]]
     for axis in axes:
         if call.size(axis) is None:
@@ -118,20 +118,20 @@ def _runs(call: Call, axes: list[AxisId]) -> list[list[AxisId]]:
 
 
 def _match_ends(call: Call, given: list[AxisId], result: list[AxisId]) -> None:
-    """Take away axes of the same known size from the end, and from the front, and unite them."""
+    """Unite and remove axes of the same known size at the end, and at the front."""
     for end in (-1, 0):
         while given and result and call.size(given[end]) == call.size(result[end]) is not None:
-            call.axes.same(given.pop(end), result.pop(end))
+            call.axes.unite(given.pop(end), result.pop(end))
 
 
 def _regroup(call: Call, given: list[AxisId], result: list[AxisId]) -> None:
-    """Axes of known size that are grouped anew: (d,) into (n, h), or (n, h) into (d,)."""
+    """Unite axes of known size that are regrouped: (d,) into (n, h), or (n, h) into (d,)."""
     _match_ends(call, given, result)
     if len(given) == 1:
         call.axes.splits.append(tuple(result))
 
 
-# Parts, and what is joined ----------------------------------------------------------------------
+# Slices and joins -------------------------------------------------------------------------------
 
 
 @axis_rule("GetItem")
@@ -144,14 +144,14 @@ def _slice(call: Call) -> None:
             axes.pop(0)
         else:
             _cut(call, axes.pop(0), result.pop(0), key)
-    call.axes.all_same(axes, result)
+    call.axes.unite_all(axes, result)
 
 
 def _keys(call: Call) -> list[Any]:
-    """What stands in the brackets, for every axis: `x[:, None, 0]` is [":", None, 0].
+    """Return the key of every axis: [":", None, 0] of `x[:, None, 0]`.
 
     Raises:
-        ValueError: if there is an array among them.
+        ValueError: if one of them is an array.
     """
     given = {c.port.removeprefix("key").removeprefix("."): c for c in call.node.constants}
     if len(call.inputs) > 1 or any(c.shape for c in given.values()):
@@ -163,16 +163,16 @@ def _keys(call: Call) -> list[Any]:
     if "..." in listed:
         place = listed.index("...")
         listed[place : place + 1] = [":"] * (rank - taken)
-    # `None` is no constant of the call, so one at the end is only seen in the output's rank.
+    # Constants do not hold None, so that one at the end shows only in the rank of the output.
     lost = result - rank + sum(isinstance(k, int) for k in listed) - listed.count(None)
     return listed + [None] * lost
 
 
 def _cut(call: Call, axis: AxisId, result: AxisId, key: str) -> None:
-    """The axis of `x[start:stop:step]`; negative numbers count from its end."""
+    """Derive the size of `x[start:stop:step]`; negative numbers count from the end."""
     numbers = [int(part) if part else None for part in key.split(":")]
     start, stop, step = (*numbers, None)[:3]
-    # A negative step goes from the last one to the one before the first.
+    # A negative step goes from the last element to the one before the first.
     whole = ((0, 0), (1, 0)) if step is None or step > 0 else ((1, -1), (0, -1))
     begin = whole[0] if start is None else _end(start)
     end = whole[1] if stop is None else _end(stop)
@@ -182,7 +182,7 @@ def _cut(call: Call, axis: AxisId, result: AxisId, key: str) -> None:
 
 
 def _end(index: int) -> tuple[int, int]:
-    """An index as (times the length, plus): 3 is (0, 3), -3 is (1, -3)."""
+    """Return an index as (factor of the length, offset): 3 is (0, 3), -3 is (1, -3)."""
     return (1, index) if index < 0 else (0, index)
 
 
@@ -206,9 +206,9 @@ def _split(call: Call) -> None:
 def _same_but(
     call: Call, place: int, first: tuple[AxisId, ...], second: tuple[AxisId, ...]
 ) -> None:
-    """All axes stay but the one at `place`."""
-    call.axes.all_same(first[:place], second[:place])
-    call.axes.all_same(first[place + 1 :], second[place + 1 :])
+    """Unite all axes but those at `place`."""
+    call.axes.unite_all(first[:place], second[:place])
+    call.axes.unite_all(first[place + 1 :], second[place + 1 :])
 
 
 @axis_rule("Repeat", "Tile")
@@ -233,7 +233,7 @@ def _pad(call: Call) -> None:
 
 
 def _pairs(width: Any) -> list[tuple[int, int]]:
-    """(before, after) as `ops.pad` takes it: 1, (1, 2), or [(1, 2), (0, 0)]."""
+    """Return (before, after) of every axis from a `pad_width`: 1, (1, 2), or [(1, 2), (0, 0)]."""
     if isinstance(width, int):
         return [(width, width)]
     if isinstance(width[0], int):
@@ -245,18 +245,18 @@ def _listed(places: Any) -> list[int]:
     return [places] if isinstance(places, int) else list(places)
 
 
-# Images: convolutions, pooling and what pads ----------------------------------------------------
+# Images: convolutions, pooling and padding ------------------------------------------------------
 
 
 def _spatial(call: Call, count: int, keeps_channels: bool) -> list[tuple[AxisId, AxisId]]:
-    """The `count` spatial axes, before and after; what lies beside them stays what it is."""
+    """Unite all axes but the `count` spatial ones, and return those as (input, output)."""
     last = call.node.config.get("data_format", "channels_last") == "channels_last"
     start = len(call.first) - count - last
     places = range(start, start + count)
-    call.axes.all_same(call.first[: start - (not last)], call.output[: start - (not last)])
+    call.axes.unite_all(call.first[: start - (not last)], call.output[: start - (not last)])
     if keeps_channels:
         channel = -1 if last else start - 1
-        call.axes.same(call.first[channel], call.output[channel])
+        call.axes.unite(call.first[channel], call.output[channel])
     letters = {2: "HW", 3: "DHW"}.get(count, "")
     call.axes.roles += zip(letters, call.first[start:], strict=False)
     return [(call.first[place], call.output[place]) for place in places]
@@ -265,7 +265,7 @@ def _spatial(call: Call, count: int, keeps_channels: bool) -> list[tuple[AxisId,
 def _windows(
     call: Call, window: list[int], strides: list[int], dilation: list[int], keeps_channels: bool
 ) -> None:
-    """Windows of positions: n / stride of them if padded, else (n - reach) / stride + 1."""
+    """Derive the number of windows: n / stride if padded, else (n - reach) / stride + 1."""
     pairs = _spatial(call, len(window), keeps_channels)
     for (x, y), k, stride, spread in zip(pairs, window, strides, dilation, strict=True):
         reach = spread * (k - 1) + 1 if call.node.config["padding"] == "valid" else stride
@@ -287,7 +287,7 @@ def _pooling(call: Call) -> None:
 
 @axis_rule("BaseConvTranspose")
 def _transposed_convolution(call: Call) -> None:
-    """Positions as far apart as the strides, and at the end what is asked for or fills a stride."""
+    """Derive the size: a stride for each position, and an end as padding asks for."""
     config = call.node.config
     pairs = _spatial(call, len(config["kernel_size"]), keeps_channels=False)
     added = config["output_padding"]
@@ -330,7 +330,7 @@ def _padding(call: Call) -> None:
 
 
 def _longer(call: Call, ends: list[Any], sign: int) -> None:
-    """Padded, or cropped, by (before, after) in every direction."""
+    """Derive sizes padded, or cropped if `sign` is -1, by (before, after) of each spatial axis."""
     both = [ends] if isinstance(ends[0], int) else ends
     pairs = _spatial(call, len(both), keeps_channels=True)
     for (x, y), (before, after) in zip(pairs, both, strict=True):

@@ -1,17 +1,20 @@
-"""How the axes of what calls take become the axes of what they give out, by class.
+"""How the axes of inputs become the axes of outputs: by what a layer declares, or by its class.
 
-A class that derives from one of these counts as well; for a class without a rule see `unknown`.
-Add your own: `plots.axes.rules.AXIS_RULES["MyLayer"] = rule`, a function that takes a `Call` and
-says in `call.axes` which axes are the same; a layer of yours declares it (see `plots.declaration`).
+A layer of yours declares its signature (see `plots.declaration`). For classes that cannot,
+`AXIS_RULES["TheirLayer"] = rule` adds a function that takes a `Call` and unites axes in
+`call.axes`. Subclasses use the rule of their base class; see `unknown` for classes without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 from plots.axes.unions import AxisId, Call
 from plots.declaration import (
+    DOT_PRODUCT_ATTENTION,
     Declaration,
     Equation,
     axis_labels,
@@ -26,22 +29,37 @@ Labels = Sequence[str]
 AXIS_RULES: dict[str, Rule] = {}
 """Class name -> rule."""
 
+TRANSFORMER_BLOCKS: set[str] = {
+    "BloomDecoder",
+    "FNetEncoder",
+    "Gemma3DecoderBlock",
+    "GemmaDecoderBlock",
+    "GPTNeoXDecoder",
+    "LlamaTransformerDecoder",
+    "MistralTransformerDecoder",
+    "T5TransformerLayer",
+    "TransformerDecoder",
+    "TransformerEncoder",
+    "ViTEncoder",
+}
+"""Layers of KerasHub that are whole blocks around a residual stream."""
+
 
 def follow(call: Call) -> None:
     """Unite the axes of a call, as its layer declares or by a rule of its class."""
     declaration, names = call.node.declaration, (call.node.class_name, *call.node.bases)
+    rule = next((AXIS_RULES[name] for name in names if name in AXIS_RULES), unknown)
     try:
         if declaration is not None and declaration.outputs:
-            return follow_declaration(call, declaration)
-        for rule in (AXIS_RULES[name] for name in names if name in AXIS_RULES):
-            return rule(call)
+            follow_declaration(call, declaration)
+        else:
+            rule(call)
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
-        pass  # a foreign class with a name that is known here, but with other arguments
-    unknown(call)
+        unknown(call)  # another class with a known name and other arguments
 
 
 def axis_rule(*class_names: str) -> Callable[[Rule], Rule]:
-    """Decorator that makes a function the rule of these classes."""
+    """Decorator that registers a function as the rule of these classes."""
 
     def register(rule: Rule) -> Rule:
         AXIS_RULES.update(dict.fromkeys(class_names, rule))
@@ -54,35 +72,41 @@ def axis_rule(*class_names: str) -> Callable[[Rule], Rule]:
 
 
 def follow_declaration(call: Call, declaration: Declaration) -> None:
-    """Unite axes with the same letter of a declared signature, and note what the letters mean.
+    """Unite axes with the same letter of a declared signature.
 
-    Letters of sizes (d, n, k, h, f, v, D, H, W) vote for the letters of their axes, and t and s are
-    lengths that attend to each other. Its products are those of `_note_product`.
+    Letters of sizes vote for the letters of their axes, and t and s are lengths of an attention.
     """
     axes = _unite_declared(call, declaration)
     if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
-        call.axes.same(axes["n"], axes["k"])
+        call.axes.unite(axes["n"], axes["k"])
     call.axes.roles += [(letter, axes[letter]) for letter in "dnkhfvDHW" if letter in axes]
     if "t" in axes and "s" in axes:
         call.axes.attends.append((axes["t"], axes["s"]))
-    tensors = [set(axes_text) for axes_text in declaration.inputs.values()]
+    tensors = [{*labels} for labels, _ in _declared_inputs(call, declaration)]
     covered = sum(label.startswith("...") for label in axes)
     for left, right, result in product_labels(declaration, covered):
-        for operand, kernel in ((left, right), (right, left)):
-            if {*kernel} - {"."} not in tensors:
-                _project(call, axes, operand, kernel, result)
-                break
+        if {*right} not in tensors:
+            _project(call, axes, left, right, result)
+        elif {*left} not in tensors:
+            _project(call, axes, right, left, result)
         else:
             _multiply(call, axes, left, right, result)
         tensors.append({*result})
 
 
+def _declared_inputs(
+    call: Call, declaration: Declaration
+) -> list[tuple[list[str], tuple[AxisId, ...]]]:
+    declared = [
+        (text, call.inputs[p]) for p, text in declaration.inputs.items() if p in call.inputs
+    ]
+    return [(axis_labels(text, len(axes)), axes) for text, axes in declared]
+
+
 def _unite_declared(call: Call, declaration: Declaration) -> dict[str, AxisId]:
     """Unite axes with the same letter, and return them by letter."""
     places: dict[str, list[AxisId]] = {"1": [call.axes.new(1)]}
-    for port, text in declaration.inputs.items():
-        operand = call.inputs.get(port, ())
-        labels = axis_labels(text, len(operand)) if port in call.inputs else ()
+    for labels, operand in _declared_inputs(call, declaration):
         for label, axis in zip(labels, operand, strict=True):
             places.setdefault(label, []).append(axis)
     axes: dict[str, AxisId] = {}
@@ -93,23 +117,39 @@ def _unite_declared(call: Call, declaration: Declaration) -> dict[str, AxisId]:
             call.axes.broadcast(places.setdefault(label, []), axis)
             places[label] = [axes.setdefault(label, axis)]
     for label, given in places.items():
-        if label not in axes:  # only of arguments
+        if label not in axes:  # only of inputs
             wide = [axis for axis in given if call.size(axis) != 1] or given
             axes[label] = wide[0]
-            call.axes.all_same(wide, wide[1:])
+            call.axes.unite_all(wide, wide[1:])
     return axes
+
+
+def _declared_for(declaration: Declaration) -> Rule:
+    """Return the rule of a class that cannot declare."""
+
+    def rule(call: Call) -> None:
+        ports = {port: declaration.inputs[port] for port in call.inputs}  # KeyError: another class
+        follow_declaration(call, replace(declaration, inputs=ports))
+
+    return rule
+
+
+AXIS_RULES["DotProductAttention"] = _declared_for(DOT_PRODUCT_ATTENTION)
+AXIS_RULES["MaskedLMHead"] = _declared_for(
+    Declaration({"inputs": "btd", "mask_positions": "bm"}, ("bmv",))
+)
 
 
 # Without a rule ---------------------------------------------------------------------------------
 
 
 def unknown(call: Call) -> None:
-    """What is likely of a class without a rule.
+    """Unite the axes that are likely the same in a call without a rule.
 
-    An operation whose output has the shape that its inputs broadcast to works element by element;
-    one with `axis` and `keepdims` sums over axes, or the like. Of all else the first input keeps
-    the axes that are of the same size at the same place, if there are as many; a mask has the batch
-    and the length of what it is named after.
+    An operation whose inputs broadcast to the shape of its output is elementwise; one with `axis`
+    and `keepdims` is a reduction. Any other call keeps the axes of its first input that have the
+    same size at the same place, if there are as many. A mask has the batch and the length of the
+    tensor that it is named after.
     """
     if not call.inputs:
         return
@@ -121,9 +161,9 @@ def unknown(call: Call) -> None:
     for output in call.outputs:
         if len(output) == len(call.first):
             for a, b in zip(call.first, output, strict=True):
-                # Free may mean of size 1: of positions that are the same for every row.
+                # A free size may be 1, as that of positions that are the same in every row.
                 if call.size(a) == call.size(b) or (call.size(a), call.size(b)) == (1, None):
-                    call.axes.same(a, b)
+                    call.axes.unite(a, b)
         elif output and call.first:
             call.axes.broadcast([call.first[0]], output[0])
     _masks(call)
@@ -139,7 +179,7 @@ def _broadcasts(call: Call) -> bool:
 
 
 def _masks(call: Call) -> None:
-    """Masks have the length of the sequence that they are named after: "encoder_padding_mask"."""
+    """Unite the axes of masks with those of the inputs that their names begin with."""
     streams = {port: axes for port, axes in call.inputs.items() if "mask" not in port}
     for port, axes in call.inputs.items():
         if "mask" in port and len(axes) > 1:
@@ -147,21 +187,21 @@ def _masks(call: Call) -> None:
             named = [axes for name, axes in streams.items() if stem and name.startswith(stem)]
             stream = named[0] if named else call.first
             call.axes.stretch(axes[0], stream[0])
-            # Only of (b, t, d) the second axis is a length, and a free size is no known one.
+            # The second axis is a length only in (b, t, d), and a free size is not a known one.
             if len(stream) == 3 and call.size(axes[-1]) == call.size(stream[1]):
                 call.axes.stretch(axes[-1], stream[1])
     for port, axes in streams.items():
         if port.startswith("encoder") and len(axes) == len(call.first) == 3:
-            call.axes.same(axes[0], call.first[0])
+            call.axes.unite(axes[0], call.first[0])
             call.axes.attends.append((call.first[1], axes[1]))
 
 
-# Element by element, and sums over axes ---------------------------------------------------------
+# Elementwise, and reductions --------------------------------------------------------------------
 
 
 @axis_rule("Add", "Average", "Maximum", "Minimum", "Multiply", "Softmax", "Subtract")
 def elementwise(call: Call) -> None:
-    """Inputs of any ranks, broadcast to the output from their last axes on."""
+    """Unite inputs of any ranks with the output, aligned at their last axes."""
     for output in call.outputs:
         for place in range(1, len(output) + 1):
             given = [axes[-place] for axes in call.inputs.values() if len(axes) >= place]
@@ -170,7 +210,7 @@ def elementwise(call: Call) -> None:
 
 
 def reduced(call: Call, axis: Any, keepdims: bool) -> None:
-    """A sum over some axes, or the like; all axes if `axis` is None."""
+    """Unite the axes that a reduction over `axis` keeps; None reduces all of them."""
     rank = len(call.first)
     listed = range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
     gone = {place % rank for place in listed}
@@ -178,7 +218,7 @@ def reduced(call: Call, axis: Any, keepdims: bool) -> None:
     for output in call.outputs:
         for (i, a), b in zip(kept, output, strict=True):
             if i not in gone:
-                call.axes.same(a, b)
+                call.axes.unite(a, b)
 
 
 # Products with weights and with each other ------------------------------------------------------
@@ -186,29 +226,61 @@ def reduced(call: Call, axis: Any, keepdims: bool) -> None:
 
 @axis_rule("Dense")
 def _dense(call: Call) -> None:
-    call.axes.all_same(call.first[:-1], call.output[:-1])
-    _projects(call, call.first[-1], call.output[-1])
-
-
-def _projects(call: Call, given: AxisId, result: AxisId) -> None:
-    call.weight_axis("kernel in", given)
-    call.weight_axis("kernel out", result)
-    call.axes.projections.append((given, result))
+    _follow_equation(
+        call, parse_equation("...d,df->...f", [len(call.first), None], len(call.output))
+    )
 
 
 @axis_rule("EinsumDense")
 def _einsum_dense(call: Call) -> None:
     ranks = [len(call.first), None]
-    equation = parse_equation(call.node.config["equation"], ranks, len(call.output))
-    (given, kernel), result = equation
-    axes = _unite(call, equation, [call.first, None])
-    _project(call, axes, given, kernel, result)
+    _follow_equation(call, parse_equation(call.node.config["equation"], ranks, len(call.output)))
+
+
+@axis_rule("Einsum")
+def _einsum(call: Call) -> None:
+    subscripts = call.node.config["subscripts"]
+    operands = [call.inputs.get(str(i)) for i in range(subscripts.split("->")[0].count(",") + 1)]
+    ranks = [None if axes is None else len(axes) for axes in operands]
+    _follow_equation(call, parse_equation(subscripts, ranks, len(call.output)), operands)
+
+
+@axis_rule("Dot")
+def _dot_layer(call: Call) -> None:
+    left, right = call.inputs["inputs.0"], call.inputs["inputs.1"]
+    axes = call.node.config["axes"]
+    i, j = [axes, axes] if isinstance(axes, int) else axes
+    given = [f"left {place}" for place in range(len(left))]
+    other = [f"right {place}" for place in range(len(right))]
+    other[0], other[j] = given[0], given[i]
+    rows = [label for label in given[1:] if label != given[i]]
+    result = [given[0], *rows, *(label for label in other if label not in given)]
+    _follow_equation(call, ([given, other], result), [left, right])
+
+
+def _follow_equation(
+    call: Call, equation: Equation, operands: Sequence[tuple[AxisId, ...] | None] | None = None
+) -> None:
+    """Unite axes with the same label, and note the product.
+
+    Operands are None for constants; the default is the first input and a kernel.
+    """
+    given, result = equation
+    axes: dict[str, AxisId] = {}
+    known = [call.first, None] if operands is None else operands
+    for labels, operand in zip([*given, result], [*known, call.output], strict=True):
+        for label, axis in zip(labels, operand, strict=True) if operand is not None else ():
+            call.axes.unite(axes.setdefault(label, axis), axis)
+    if operands is None:
+        _project(call, axes, given[0], given[1], result)
+    elif len(operands) == 2 and None not in operands:
+        _multiply(call, axes, given[0], given[1], result)
 
 
 def _project(
     call: Call, axes: Mapping[str, AxisId], operand: Labels, kernel: Labels, result: Labels
 ) -> None:
-    """Note a product of a tensor with weights: a projection, or one to the axes of heads."""
+    """Note a product with weights: a projection to one axis, or to those of heads."""
     for label in kernel:
         if label in axes:
             call.weight_axis(f"kernel {label}", axes[label])
@@ -220,103 +292,64 @@ def _project(
         call.axes.splits.append(tuple(new))
 
 
-@axis_rule("Einsum")
-def _einsum(call: Call) -> None:
-    ports = call.node.config["subscripts"].split("->")[0].split(",")
-    operands = [call.inputs.get(str(number)) for number in range(len(ports))]
-    equation = parse_equation(
-        call.node.config["subscripts"],
-        [None if axes is None else len(axes) for axes in operands],
-        len(call.output),
-    )
-    axes = _unite(call, equation, operands)
-    if len(operands) == 2 and None not in operands:
-        (left, right), result = equation
-        _multiply(call, axes, left, right, result)
-
-
 def _multiply(
     call: Call, axes: Mapping[str, AxisId], left: Labels, right: Labels, result: Labels
 ) -> None:
     """Note a product of two tensors."""
     left, right = ([label for label in labels if label in axes] for labels in (left, right))
-    both = [axes[label] for label in left if label in right and label in result]
-    summed = [axes[label] for label in left if label in right and label not in result]
-    rows = [axes[label] for label in left if label not in right]
-    columns = [axes[label] for label in right if label not in left]
-    _multiplied(call, both, summed, rows, columns)
-
-
-def _unite(
-    call: Call, equation: Equation, operands: list[tuple[AxisId, ...] | None]
-) -> dict[str, AxisId]:
-    """Make axes with the same letter of an equation one, and give them back by letter."""
-    axes: dict[str, AxisId] = {}
-    given, result = equation
-    for labels, operand in zip([*given, result], [*operands, call.output], strict=True):
-        for label, axis in zip(labels, operand, strict=True) if operand is not None else ():
-            call.axes.same(axes.setdefault(label, axis), axis)
-    return axes
+    _multiplied(
+        call,
+        both=[axes[label] for label in left if label in right and label in result],
+        summed=[axes[label] for label in left if label in right and label not in result],
+        rows=[axes[label] for label in left if label not in right],
+        columns=[axes[label] for label in right if label not in left],
+    )
 
 
 def _multiplied(
     call: Call,
-    both: list[AxisId],
-    summed: list[AxisId],
-    rows: list[AxisId],
-    columns: list[AxisId],
+    both: Sequence[AxisId],
+    summed: Sequence[AxisId],
+    rows: Sequence[AxisId],
+    columns: Sequence[AxisId],
 ) -> None:
-    """Note down a product of two tensors; one over the width of heads makes attention scores."""
-    call.axes.multiplied += [*both, *summed, *rows, *columns]
-    call.axes.products.append((tuple(both), (*summed, *rows, *columns)))
-    heads = {(a, b) for split in call.axes.splits for a in split for b in split if a != b}
-    found = {(call.axes.find(a), call.axes.find(b)) for a, b in heads}
-    if any((call.axes.find(a), call.axes.find(b)) in found for a in both for b in summed):
-        call.axes.attends += [(t, s) for t in rows for s in columns]
+    """Note a product of two tensors; one over the width of heads makes attention scores."""
+    known, find = call.axes, call.axes.find
+    known.multiplied += [*both, *summed, *rows, *columns]
+    known.products.append((tuple(both), (*summed, *rows, *columns)))
+    heads = {(find(a), find(b)) for split in known.splits for a, b in permutations(split, 2)}
+    if any((find(a), find(b)) in heads for a in both for b in summed):
+        known.attends += [(t, s) for t in rows for s in columns]
 
 
 @axis_rule("Matmul")
 def _matmul(call: Call) -> None:
     left, right = call.inputs.get("x1"), call.inputs.get("x2")
     given = [axes for axes in (left, right) if axes is not None]
-    # Of a constant only the output tells that it is a vector: it has an axis less.
+    # A constant vector shows only in the rank of the output, which is one less.
     if any(len(axes) < 2 or len(axes) > len(call.output) for axes in given):
         raise ValueError("a vector in a product has no rule")
-    batch = [axes[:-2] for axes in given]
-    for place in range(1, len(call.output) - 1):
-        here = [axes[-place] for axes in batch if len(axes) >= place]
+    for place in range(3, len(call.output) + 1):
+        here = [axes[-place] for axes in given if len(axes) >= place]
         if here:
-            call.axes.broadcast(here, call.output[-2 - place])
+            call.axes.broadcast(here, call.output[-place])
     if left is not None:
-        call.axes.same(left[-2], call.output[-2])
+        call.axes.unite(left[-2], call.output[-2])
     if right is not None:
-        call.axes.same(right[-1], call.output[-1])
+        call.axes.unite(right[-1], call.output[-1])
     if left is not None and right is not None:
-        call.axes.same(left[-1], right[-2])
-        _multiplied(call, list(call.output[:-2]), [left[-1]], [left[-2]], [right[-1]])
-
-
-@axis_rule("Dot")
-def _dot_layer(call: Call) -> None:
-    left, right = (call.inputs[f"inputs.{number}"] for number in range(2))
-    axes = call.node.config["axes"]
-    i, j = [axes, axes] if isinstance(axes, int) else axes
-    i, j = i % len(left), j % len(right)
-    call.axes.same(left[i], right[j])
-    rows = [axis for place, axis in enumerate(left) if place not in (0, i)]
-    columns = [axis for place, axis in enumerate(right) if place not in (0, j)]
-    call.axes.all_same([left[0], *rows, *columns], call.output)
-    _multiplied(call, [left[0]], [left[i]], rows, columns)
+        call.axes.unite(left[-1], right[-2])
+        _multiplied(call, call.output[:-2], [left[-1]], [left[-2]], [right[-1]])
 
 
 @axis_rule("Embedding", "TokenAndPositionEmbedding")
 def _embedding(call: Call) -> None:
     if is_reversed_embedding(call.node):
-        call.axes.all_same(call.first[:-1], call.output[:-1])
+        call.axes.unite_all(call.first[:-1], call.output[:-1])
         call.weight_axis("embeddings out", call.first[-1])
         call.axes.roles.append(("v", call.weight_axis("embeddings in", call.output[-1])))
         return
-    call.axes.all_same(call.first, call.output[:-1])
+    call.axes.unite_all(call.first, call.output[:-1])
     call.weight_axis("embeddings out", call.output[-1])
 
 
@@ -328,14 +361,64 @@ def _recurrent(call: Call) -> None:
     inner = call.node.config.get("layer", {}).get("config", call.node.config)
     batch, length, _ = call.first
     for output in call.outputs:
-        call.axes.same(batch, output[0])
+        call.axes.unite(batch, output[0])
     if inner["return_sequences"]:
-        call.axes.same(length, call.output[1])
+        call.axes.unite(length, call.output[1])
     for mask in (axes for port, axes in call.inputs.items() if port == "mask"):
-        call.axes.all_same(mask, (batch, length))
+        call.axes.unite_all(mask, (batch, length))
     call.weight_axis("units", call.output[-1])
 
 
 @axis_rule("TimeDistributed")
 def _time_distributed(call: Call) -> None:
-    call.axes.all_same(call.first[:2], call.output[:2])
+    call.axes.unite_all(call.first[:2], call.output[:2])
+
+
+# Attention, and whole blocks -------------------------------------------------------------------
+
+
+@axis_rule("GroupedQueryAttention", "MultiHeadAttention")
+def _attention_layer(call: Call) -> None:
+    query, value = call.inputs["query"], call.inputs["value"]
+    key = call.inputs.get("key", value)
+    for other in (key, value):
+        call.axes.unite(query[0], other[0])
+    call.axes.unite_all(key[1:-1], value[1:-1])
+    call.axes.unite_all(query[:-1], call.output[:-1])
+    call.weight_axis("output out", call.output[-1])
+    if len(query) == len(key) == 3:
+        lengths = (query[1], key[1])
+        call.axes.attends.append(lengths)
+        for scores in call.outputs[1:2]:
+            if len(scores) == 4:
+                call.axes.unite_all((query[0], scores[1], *lengths), scores)
+        _mask_of_attention(call, query[0], *lengths)
+
+
+def _mask_of_attention(call: Call, b: AxisId, t: AxisId, s: AxisId) -> None:
+    for port, axes in call.inputs.items():
+        if port == "attention_mask" and len(axes) > 2:
+            for given, axis in zip((axes[0], *axes[-2:]), (b, t, s), strict=True):
+                call.axes.stretch(given, axis)
+        elif port.endswith("mask") and len(axes) == 2:
+            call.axes.unite_all(axes, (b, t if port == "query_mask" else s))
+
+
+@axis_rule("AdditiveAttention", "Attention")
+def _single_head(call: Call) -> None:
+    query, value = call.inputs["inputs.0"], call.inputs["inputs.1"]
+    key = call.inputs.get("inputs.2", value)
+    call.axes.unite_all(key[:-1], value[:-1])
+    call.axes.unite_all((query[0], query[-1]), (key[0], key[-1]))
+    call.axes.unite_all(call.output, (*query[:-1], value[-1]))
+    call.axes.attends.append((query[1], key[1]))
+    call.axes.multiplied += [*query, *value, *key]
+    for port, length in (("mask.0", query[1]), ("mask.1", key[1])):
+        if port in call.inputs:
+            call.axes.unite_all(call.inputs[port], (query[0], length))
+
+
+@axis_rule(*TRANSFORMER_BLOCKS)
+def _block(call: Call) -> None:
+    unknown(call)
+    call.axes.roles.append(("d", call.output[-1]))

@@ -1,9 +1,9 @@
 """The letter of every axis of every tensor of a graph: `axes_of`, and the plugin `shapes`.
 
-Two axes are one where a call hands the one on as the other: a norm keeps all axes of its input, a
+Two axes are the same where a call passes one on as the other: a norm keeps all axes of its input, a
 `Dense` all but the last, an `EinsumDense` those with the same letter in its equation. Axes that
-only happen to have the same size stay apart. `plots.axes.rules` holds what every class does, and
-`plots.axes.letters` says which axis has which letter.
+only have the same size stay apart. `plots.axes.rules` knows calls by class, and
+`plots.axes.letters` chooses the letters.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
 
-import plots.axes.reshape_rules
-import plots.axes.rules_of_attention  # noqa: F401 - both register their rules
-from plots.annotations import Quantity, product_of, total_of
+import plots.axes.reshape_rules  # noqa: F401 - registers its rules
+from plots.annotations import Quantity
 from plots.axes.letters import ALL_LETTERS, name_axes
 from plots.axes.rules import follow
 from plots.axes.unions import AxisId, AxisUnions, Call
@@ -22,7 +22,7 @@ from plots.graph import Edge, Graph, Tensor
 from plots.registry import graph_plugin
 
 UNKNOWN = "?"
-"""Stands for a free size of which nothing is known."""
+"""Stands for a free size that nothing is known of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class Axis:
     """One axis of a tensor.
 
     Attributes:
-        letter: Such as "t"; of one reckoned from others how ("H/2", "t-1"); of one without a letter
+        letter: Such as "t"; "H/2" or "t-1" if its size derives from others; of one without a letter
             its size as text, or "?".
-        quantity: Its size: a polynomial in the letters of free axes. Rounding is left out, so that
-            half of an odd height is H/2.
+        quantity: Its size, a polynomial in the letters of free axes. It is not rounded: half of an
+            odd height is H/2.
     """
 
     letter: str
@@ -41,13 +41,13 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Axes:
+class GraphAxes:
     """The axes of all tensors of a graph.
 
     Attributes:
-        outputs: (id of a call, output) -> the axes of what comes out there.
+        outputs: (id of a call, output) -> the axes of the output.
         edges: Id of an edge -> the axes of its tensor.
-        letters: Letters that occur -> their sizes; None for one that is free.
+        letters: Letters that occur -> their sizes; None if free.
     """
 
     outputs: Mapping[tuple[str, int], tuple[Axis, ...]]
@@ -59,8 +59,8 @@ class Axes:
 def shapes(graph: Graph) -> Graph:
     """The letter of every axis on the edges (b t d), and the sizes of the letters.
 
-    Fills `Tensor.letters` of what calls give out and of edges, and `Graph.letters`. An axis whose
-    role is not clear has its size in the place of a letter.
+    Fills `Tensor.letters` of outputs and edges, and `Graph.letters`. An axis without a clear role
+    has its size in the place of a letter.
     """
     axes = axes_of(graph)
 
@@ -81,11 +81,8 @@ def shapes(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes), edges=tuple(edges), letters=axes.letters)
 
 
-def axes_of(graph: Graph) -> Axes:
-    """Find out which axes of a graph's tensors are one and the same, and name them.
-
-    The letters and what they mean are those of `plots.axes.letters.GLOSSARY`.
-    """
+def axes_of(graph: Graph) -> GraphAxes:
+    """Return the axes of a graph's tensors, with letters of `plots.axes.letters.GLOSSARY`."""
     unions = AxisUnions()
     outputs: dict[tuple[str, int], tuple[AxisId, ...]] = {}
     edges: dict[str, tuple[AxisId, ...]] = {}
@@ -101,7 +98,7 @@ def axes_of(graph: Graph) -> Axes:
         else:
             follow(Call(node, inputs, results, unions))
     named = _Named(unions, name_axes(graph, unions, outputs))
-    return Axes(
+    return GraphAxes(
         outputs={place: named.axes(axes) for place, axes in outputs.items()},
         edges={edge_id: named.axes(axes) for edge_id, axes in edges.items()},
         letters=named.occurring(),
@@ -109,17 +106,18 @@ def axes_of(graph: Graph) -> Axes:
 
 
 def _unite_batch(graph: Graph, unions: AxisUnions, results: tuple[tuple[AxisId, ...], ...]) -> None:
-    """The first axis of all inputs is the batch, as everywhere in Keras."""
+    """Unite the first axes of all inputs: the batch, as everywhere in Keras."""
     shapes = [graph.node(node_id).outputs[0].shape for node_id in graph.inputs]
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) == 1 and results[0]:
-        unions.same(unions.named("batch", size=next(iter(sizes))), results[0][0])
+        unions.unite(unions.named("batch", size=next(iter(sizes))), results[0][0])
 
 
 def _on_edge(unions: AxisUnions, edge: Edge, given: tuple[AxisId, ...]) -> tuple[AxisId, ...]:
-    """The axes of a tensor on its way; what `TimeDistributed` applies to sees no time axis.
+    """Return the axes of a tensor on an edge.
 
-    It is as if batch and time were folded into one axis, and unfolded again behind it.
+    Inside a `TimeDistributed` there is no time axis: batch and time are folded into one axis, and
+    unfolded behind it.
     """
     rank = len(edge.tensor.shape)
     if rank == len(given) - 1 > 0:
@@ -133,60 +131,58 @@ def _on_edge(unions: AxisUnions, edge: Edge, given: tuple[AxisId, ...]) -> tuple
 
 
 class _Named:
-    """Axes by number as `Axis`, with sizes that are reckoned from others worked out."""
+    """Axes by number as `Axis`, with derived sizes worked out."""
 
     def __init__(self, unions: AxisUnions, letters: Mapping[AxisId, str]) -> None:
         self._unions = unions
         self._letters = letters
-        self._sizes: dict[AxisId, dict[str, Fraction]] = {}
+        self._sizes: dict[AxisId, Quantity] = {}
         self._known: dict[AxisId, Axis] = {}
 
     def axes(self, axes: tuple[AxisId, ...]) -> tuple[Axis, ...]:
         return tuple(self._axis(self._unions.find(axis)) for axis in axes)
 
     def occurring(self) -> dict[str, int | None]:
-        """The letters of the axes that were asked for so far, with their sizes."""
+        """Return the letters of all axes returned so far, with their sizes."""
         found = {self._letters[a]: self._unions.size(a) for a in self._known if a in self._letters}
         return {letter: found[letter] for letter in ALL_LETTERS if letter in found}
 
     def _axis(self, axis: AxisId) -> Axis:
         if axis not in self._known:
             size = self._size(axis)
-            # What is left of a half and of the like is rounding; see `Axis.quantity`.
-            whole = size | {"": Fraction(int(size.get("", 0)))}
-            quantity = {monomial: _number(factor) for monomial, factor in whole.items() if factor}
-            self._known[axis] = Axis(self._letters.get(axis) or size_text(whole), quantity)
+            # The rest of a constant is rounding; see `Axis.quantity`.
+            whole = Quantity({**size, "": int(size.get("", 0))})
+            numbers = {monomial: _number(factor) for monomial, factor in whole.items() if factor}
+            self._known[axis] = Axis(self._letters.get(axis) or size_text(whole), Quantity(numbers))
         return self._known[axis]
 
-    def _size(self, axis: AxisId) -> dict[str, Fraction]:
-        """The size of an axis, exactly."""
+    def _size(self, axis: AxisId) -> Quantity:
+        """Return the size of an axis, in exact fractions."""
         axis = self._unions.find(axis)
         if axis not in self._sizes:
-            self._sizes[axis] = {UNKNOWN: Fraction(1)}  # of a formula that leads back to itself
-            self._sizes[axis] = self._worked_out(axis)
+            self._sizes[axis] = Quantity({UNKNOWN: 1})  # of a formula that leads back to itself
+            self._sizes[axis] = self._derived(axis)
         return self._sizes[axis]
 
-    def _worked_out(self, axis: AxisId) -> dict[str, Fraction]:
+    def _derived(self, axis: AxisId) -> Quantity:
         size, formula = self._unions.size(axis), self._unions.formula(axis)
         if size is not None:
-            return {"": Fraction(size)}
+            return Quantity(size)
         if axis in self._letters or formula is None:
-            return {self._letters.get(axis, UNKNOWN): Fraction(1)}
-        return total_of(
-            product_of({"": factor}, *(self._size(other) for other in others))
-            for factor, others in formula
-        )
+            return Quantity({self._letters.get(axis, UNKNOWN): 1})
+        terms = (prod(map(self._size, others), start=Quantity(f)) for f, others in formula)
+        return sum(terms, Quantity())
 
 
-def _number(factor: Fraction) -> float:
-    return int(factor) if factor.denominator == 1 else float(factor)
+def _number(factor: float | Fraction) -> float:
+    return int(factor) if factor == int(factor) else float(factor)
 
 
-def size_text(size: Mapping[str, Fraction]) -> str:
-    """A size as text: "12", "H/2", "t-1", "b·t"."""
+def size_text(size: Quantity) -> str:
+    """Return a size as text: "12", "H/2", "t-1", "b·t"."""
     text = ""
     for monomial in sorted(size, key=lambda monomial: (-len(monomial.split()), monomial)):
-        factor, letters = size[monomial], "·".join(monomial.split())
+        factor, letters = Fraction(size[monomial]), "·".join(monomial.split())
         over = f"/{factor.denominator}" if factor.denominator > 1 else ""
         times = str(abs(factor.numerator)) if abs(factor.numerator) > 1 or not letters else ""
         if factor:

@@ -1,1 +1,1 @@
-"""Costs: parameters, operations and bytes, by call."""
+"""Costs: parameters, FLOPs and bytes, by call."""

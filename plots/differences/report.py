@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from plots.annotations import Quantity, counted, percent_text, quantity_text, total_of
+from plots.annotations import Quantity, counted, percent_text
 from plots.differences.compare import compare_graphs
 from plots.differences.difference import MODEL, Difference, flops_of
 from plots.differences.words import Words, stem_and_number
@@ -55,7 +55,7 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
     rows = [["", "calls", "parameters", "operations", "skip paths", "against the first"]]
     for title, graph in graphs.items():
         flops = flops_of(graph)
-        operations = "" if flops is None else quantity_text(flops, "FLOP")
+        operations = "" if flops is None else flops.text("FLOP")
         sizes = [f"{len(graph.nodes):,}", f"{graph.parameters:,}", operations]
         difference = "" if graph is first else counts_text(compare_graphs(first, graph))
         rows.append([title, *sizes, f"{len(skip_paths(graph)):,}", difference])
@@ -120,15 +120,13 @@ def sizes_text(difference: Difference) -> str:
 
 def _operations_text(old: Quantity, new: Quantity) -> str:
     """Operations before and after, and what has come or gone where both have the same letters."""
-    texts = [quantity_text(quantity, "FLOP") for quantity in (old, new)]
+    texts = [quantity.text("FLOP") for quantity in (old, new)]
     if old == new:
         return texts[1]
     text = " -> ".join(texts)
-    letters = [{letter for monomial in q for letter in monomial.split()} for q in (old, new)]
-    if letters[0] != letters[1]:
+    if old.letters != new.letters:
         return text  # other letters may stand for the same axes
-    more = total_of([new, {monomial: -count for monomial, count in old.items()}])
-    change = quantity_text(more, "FLOP").replace("+ -", "- ")
+    change = (new - old).text("FLOP")
     sign = "" if change.startswith("-") else "+"
     share = _share(*old.values(), *new.values()) if len(old) == len(new) == 1 else ""
     return f"{text} ({sign}{change}{share})"

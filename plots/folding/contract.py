@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from plots.annotations import Note, Overlay, Quantity, SkipPath, total_of
+from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import boxes_of_unnamed
 
@@ -80,7 +80,7 @@ def _moved_overlay(overlay: Overlay, now: Mapping[str, str]) -> Overlay:
         if place in overlay.values:
             value = overlay.values[place]
             adds = overlay.combine == "sum" and new in values
-            values[new] = total_of([values[new], value]) if adds else value
+            values[new] = values[new] + value if adds else value
     return replace(overlay, values=values)
 
 

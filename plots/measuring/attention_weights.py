@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from plots.annotations import Overlay
+from plots.annotations import Overlay, Quantity
 from plots.declaration import Declaration
 from plots.graph import Edge, Graph, Node, Shape
 from plots.measuring.arrays import as_array
@@ -138,7 +138,7 @@ def attention(
         i: base64.b64encode(heads_png(found.weights[example], found.mask[example])).decode()
         for i, found in maps.items()
     }
-    values = {i: {"": found.entropy} for i, found in maps.items()}
+    values = {i: Quantity(found.entropy) for i, found in maps.items()}
     overlay = Overlay("attention entropy", "mean entropy", "bits", values, combine="last")
     return replace(
         graph,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from plots.annotations import Note, Overlay
+from plots.annotations import Note, Overlay, Quantity
 from plots.graph import Graph
 from plots.measuring.execution import Execution, needed
 from plots.measuring.losses import loss_of_outputs
@@ -115,7 +115,7 @@ def rms(array: np.ndarray) -> float:
 
 def _overlay(name: str, title: str, numbers: Mapping[str, float]) -> Overlay:
     """Numbers by place as an overlay, without those that are NaN or infinite, as JSON is."""
-    values = {i: {"": float(number)} for i, number in numbers.items() if math.isfinite(number)}
+    values = {i: Quantity(float(number)) for i, number in numbers.items() if math.isfinite(number)}
     return Overlay(name, title, "", values, combine="last", scale="log")
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from plots.dtypes import bytes_of
+from plots.graph import bytes_of
 from plots.reading.keras_values import weights_of
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import isfinite, log
 from typing import Any
 
-from plots.annotations import DIFFERENCES, Note, Overlay, counted
+from plots.annotations import DIFFERENCES, Note, Overlay, Quantity, counted
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.operation_kinds import is_additive_merge, is_identity_like, is_norm
 from plots.renderers.inlined import picture_row
@@ -128,7 +128,7 @@ def heat_colour(overlay: Overlay, place: str) -> str:
     White where the value is no finite number, which is no larger or smaller than others.
     """
     low, high = _range(overlay)
-    number = overlay.number(overlay.values.get(place, {}))
+    number = overlay.number(overlay.values.get(place, Quantity()))
     if not isfinite(number):
         return "#FFFFFF"
     if overlay.scale == "log":

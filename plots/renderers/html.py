@@ -21,7 +21,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from plots.annotations import DIFFERENCES, Overlay, Quantity, total_of
+from plots.annotations import DIFFERENCES, Overlay, Quantity
 from plots.folding.fold import fold_blocks
 from plots.folding.stacks import block_runs
 from plots.graph import Graph
@@ -180,7 +180,7 @@ def _overlay_data(overlay: Overlay, graph: Graph, boxes: Mapping[str, str]) -> d
             for box in boxes_around(boxes[node.id]):
                 inside.setdefault(box, []).append(overlay.values[node.id])
     of_boxes = {
-        box: total_of(values) if overlay.combine == "sum" else values[-1]
+        box: sum(values, Quantity()) if overlay.combine == "sum" else values[-1]
         for box, values in inside.items()
     }
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from plots.annotations import Overlay, number_text, quantity_text
+from plots.annotations import Overlay, number_text
 from plots.axes.letters import meaning
 from plots.graph import Graph
 
@@ -24,7 +24,7 @@ def legend(graph: Graph) -> list[str]:
 
 def total_text(overlay: Overlay) -> str:
     """Such as "FLOPs: 36.9 kFLOP b t² + 247 MFLOP b t; shares at b = 1, t = 1024 (292 GFLOP)"."""
-    text = f"{overlay.title}: {quantity_text(overlay.whole, overlay.unit)}"
+    text = f"{overlay.title}: {overlay.whole.text(overlay.unit)}"
     if not overlay.sizes:
         return text
     sizes = ", ".join(f"{letter} = {size}" for letter, size in overlay.sizes.items())

@@ -14,7 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from plots.annotations import Overlay, counted, quantity_text
+from plots.annotations import Overlay, counted
 from plots.files import write_whole
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes
@@ -172,7 +172,7 @@ def _facts(graph: Graph) -> dict[str, str]:
     facts |= {a: "free" if size is None else str(size) for a, size in graph.letters.items()}
     for overlay in graph.overlays:
         if overlay.whole:
-            facts[f"{overlay.title} in all"] = quantity_text(overlay.whole, overlay.unit)
+            facts[f"{overlay.title} in all"] = overlay.whole.text(overlay.unit)
     for number, note in enumerate(graph.notes):
         if not note.about:
             facts[f"{note.kind} {number + 1}"] = note.full_text

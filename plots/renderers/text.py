@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from plots.annotations import Note, counted, number_text, quantity_text
+from plots.annotations import Note, counted, number_text
 from plots.graph import Graph, Node, Tensor
 from plots.ordering import box_by_box
 from plots.registry import graph_renderer
@@ -125,7 +125,7 @@ def _head(graph: Graph, width: int) -> list[str]:
         lines += _broken("loss: ", loss.class_name + switch, width)
     for overlay in graph.overlays:
         if overlay.whole:
-            whole = quantity_text(overlay.whole, overlay.unit)
+            whole = overlay.whole.text(overlay.unit)
             lines += _broken(f"{_printable(overlay.title)}: ", f"{whole} in all", width)
     for note in graph.notes:
         if not note.about:
