@@ -133,8 +133,8 @@ def test_flops_are_those_that_builders_counts_for_each_component(changes):
             number = replace(overlay, sizes={"b": B, "t": t, "s": s}).number(overlay.values[place])
             counted[component] = counted.get(component, 0) + number
         source = s if spec.kind == "encoder_decoder" else None
-        told = builders.count_flops(spec, t, source)
-        assert counted == {name: B * number for name, number in told.items()}
+        expected = builders.count_flops(spec, t, source)
+        assert counted == {name: B * number for name, number in expected.items()}
 
 
 @pytest.mark.parametrize(
