@@ -20,7 +20,7 @@ from functional_models.cli_options import (
     spec_of,
     value_of,
 )
-from plots.reading.sources import graph_of
+from plots.reading.read import graph_of
 
 if TYPE_CHECKING:
     import keras

@@ -1,4 +1,4 @@
-"""Comparing graphs: what is added, removed, moved, changed, reshaped, rewired, and nothing else."""
+"""Comparing graphs: exactly the added, removed, moved, changed, reshaped and rewired calls."""
 
 import time
 from dataclasses import replace
@@ -12,12 +12,12 @@ from keras import layers
 from small_graphs import WIDTH, feedforward, few, graphs, made, stack
 
 import plots
-from plots.differences.configurations import changed_entries
+from plots.differences.difference import changed_entries
 from plots.graph import Graph
 
 
 def renamed(graph, rename):
-    """The same graph with other ids."""
+    """Return the same graph with other ids."""
     return replace(
         graph,
         nodes=tuple(
@@ -40,14 +40,14 @@ def renamed(graph, rename):
 
 
 def parts(difference):
-    """Names of the parts of a difference that there are."""
+    """Return the names of the non-empty parts of a difference."""
     names = ("added", "removed", "moved", "changed", "rewired", "ties")
     return {name for name in names if getattr(difference, name)}
 
 
 @few
 @given(graphs())
-def test_a_graph_does_not_differ_from_itself_or_from_its_copy(graph):
+def test_a_graph_equals_itself_and_its_copy(graph):
     for other in (graph, Graph.from_json(graph.to_json())):
         assert plots.compare_graphs(graph, other).is_empty
         assert [note.text for note in plots.diff(graph, against=other).notes] == ["no difference"]
@@ -55,7 +55,7 @@ def test_a_graph_does_not_differ_from_itself_or_from_its_copy(graph):
 
 @few
 @given(graphs(), graphs())
-def test_swapping_two_graphs_swaps_what_is_different(first, second):
+def test_swapping_two_graphs_inverts_the_difference(first, second):
     forth, back = plots.compare_graphs(first, second), plots.compare_graphs(second, first)
     assert (forth.added, forth.removed) == (back.removed, back.added)
     assert {(a, b) for a, b in forth.pairs} == {(b, a) for a, b in back.pairs}
@@ -72,7 +72,7 @@ def test_swapping_two_graphs_swaps_what_is_different(first, second):
 
 @few
 @given(graphs())
-def test_renaming_every_call_gives_nothing_but_moves(graph):
+def test_renaming_every_call_yields_moves_only(graph):
     other = renamed(graph, lambda node_id: f"new.{node_id}")
     difference = plots.compare_graphs(graph, other)
     assert parts(difference) == {"moved"}
@@ -81,7 +81,7 @@ def test_renaming_every_call_gives_nothing_but_moves(graph):
     assert all(move.renamed and not move.displaced for move in difference.moved)
 
 
-def test_changing_one_number_of_units_gives_exactly_that():
+def test_a_changed_number_of_units_is_the_only_change():
     difference = plots.compare_graphs(stack(11, 11), stack(11, 13))
     assert parts(difference) == {"changed"}
     up, down = difference.changed
@@ -96,7 +96,7 @@ def test_changing_one_number_of_units_gives_exactly_that():
     assert difference.parameters == (stack(11, 11).parameters, stack(11, 13).parameters)
 
 
-def test_one_more_block_is_added_and_nothing_else_is_different():
+def test_an_additional_block_is_the_only_difference():
     difference = plots.compare_graphs(stack(11, 11), stack(11, 11, 11))
     assert parts(difference) == {"added"}
     assert set(difference.added) == {
@@ -107,7 +107,7 @@ def test_one_more_block_is_added_and_nothing_else_is_different():
     )
 
 
-def test_one_more_block_that_nobody_named_is_one_more_block():
+def test_an_additional_unnamed_block_is_the_only_difference():
     def counted(blocks):
         calls = [("inputlayer#1", "InputLayer", [])]
         for number in range(blocks):
@@ -122,7 +122,7 @@ def test_one_more_block_that_nobody_named_is_one_more_block():
     assert sorted(classes) == ["Add", "Add", "Relu", "Relu"]
 
 
-def test_a_call_put_between_two_others_rewires_neither():
+def test_a_call_inserted_between_two_others_rewires_neither():
     before = made(("x", "InputLayer", []), ("a", "Dense", ["x"]), ("b", "Dense", ["a"]))
     after = made(
         ("x", "InputLayer", []),
@@ -134,7 +134,7 @@ def test_a_call_put_between_two_others_rewires_neither():
     assert parts(plots.compare_graphs(after, before)) == {"removed"}
 
 
-def test_numbers_that_others_were_counted_up_by_mean_nothing():
+def test_generated_numbers_have_no_meaning():
     before = made(("x", "InputLayer", []), ("relu#1", "Relu", ["x"]), ("a", "Dense", ["relu#1"]))
     after = made(
         ("x", "InputLayer", []),
@@ -151,7 +151,7 @@ def test_numbers_that_others_were_counted_up_by_mean_nothing():
     }
 
 
-def test_models_that_are_built_the_same_way_are_the_same_whatever_keras_counted():
+def test_models_built_twice_are_equal_despite_generated_names():
     def build():
         x = keras.Input((5, WIDTH))
         y = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(x)
@@ -161,7 +161,7 @@ def test_models_that_are_built_the_same_way_are_the_same_whatever_keras_counted(
     assert plots.compare_graphs(first, second).is_empty
 
 
-def test_between_pre_norm_and_post_norm_nothing_but_the_norms_has_moved():
+def test_only_the_norms_move_between_pre_norm_and_post_norm():
     before, after = stack(11, 11, 11, norm="pre"), stack(11, 11, 11, norm="post")
     difference = plots.compare_graphs(before, after)
     assert parts(difference) == {"moved"}
@@ -171,7 +171,7 @@ def test_between_pre_norm_and_post_norm_nothing_but_the_norms_has_moved():
     assert all(move.displaced and not move.renamed for move in difference.moved)
 
 
-def test_the_norm_at_the_end_is_not_taken_for_one_of_an_added_block():
+def test_a_final_norm_is_not_paired_with_the_norm_of_an_added_block():
     def with_final_norm(norm, blocks):
         graph = stack(*[11] * blocks, norm=norm)
         if norm == "post":
@@ -187,7 +187,7 @@ def test_the_norm_at_the_end_is_not_taken_for_one_of_an_added_block():
     assert "stack.block_2.norm" in difference.added
 
 
-def test_without_skip_paths_the_merges_are_removed_and_nothing_is_rewired():
+def test_removing_skip_paths_removes_the_merges_and_rewires_nothing():
     before = plots.read_graph(plots_models.decoder_only("pre", blocks=2))
     after = plots.read_graph(plots_models.decoder_only("pre", blocks=2, residual=False))
     difference = plots.compare_graphs(before, after)
@@ -195,7 +195,7 @@ def test_without_skip_paths_the_merges_are_removed_and_nothing_is_rewired():
     assert {node_id.rpartition(".")[2] for node_id in difference.removed} == {"residual"}
 
 
-def test_a_call_that_takes_something_else_is_rewired():
+def test_a_call_with_another_input_is_rewired():
     def calls(source):
         return [
             ("x", "InputLayer", []),
@@ -215,7 +215,7 @@ def test_a_call_that_takes_something_else_is_rewired():
     assert {note.kind for note in union.notes_about["sum"]} == {"rewired"}
 
 
-def test_the_order_of_what_is_added_up_means_nothing_but_that_of_arguments_does():
+def test_the_order_of_summands_has_no_meaning_but_that_of_arguments_has():
     def calls(class_name, first, second):
         return made(
             ("x", "InputLayer", []),
@@ -247,7 +247,7 @@ def test_the_order_of_inputs_and_outputs_counts():
     }
 
 
-def test_weights_that_are_shared_no_longer_are_told():
+def test_weights_no_longer_shared_are_reported():
     def calls(second):
         return made(
             ("x", "InputLayer", []),
@@ -263,7 +263,7 @@ def test_weights_that_are_shared_no_longer_are_told():
     assert [(tie.calls, tie.tied) for tie in back.ties] == [(("a", "a@2"), True)]
 
 
-def test_a_tie_that_grows_or_shrinks_is_told_by_the_calls_that_come_or_go():
+def test_a_growing_or_shrinking_tie_is_reported_by_the_calls_that_join_or_leave():
     def calls(*names):
         layers_in_a_row = [("x", "InputLayer", [])]
         for number, name in enumerate(names):
@@ -284,7 +284,7 @@ def test_a_tie_that_grows_or_shrinks_is_told_by_the_calls_that_come_or_go():
     assert (tie.calls, tie.others) == (("s", "s@2", "s@3", "s@4"), ())
 
 
-def test_what_is_counted_as_a_call_is_one_and_each_is_counted_once():
+def test_counts_of_calls_contain_each_call_once_and_calls_only():
     def calls(first, second, last="a", outputs=None):
         return made(
             ("x", "InputLayer", []),
@@ -306,7 +306,7 @@ def test_what_is_counted_as_a_call_is_one_and_each_is_counted_once():
     assert ("rewired", "2 outputs rewired") in {(note.kind, note.text) for note in notes}
 
 
-def test_another_class_at_the_same_path_is_a_change_and_far_away_another_call():
+def test_another_class_at_the_same_path_is_a_change_if_a_neighbour_is_the_same():
     def calls(class_name):
         return made(("x", "InputLayer", []), ("n", class_name, ["x"]), ("a", "Dense", ["n"]))
 
@@ -322,7 +322,7 @@ def test_another_class_at_the_same_path_is_a_change_and_far_away_another_call():
     assert {"n", "n (removed)"} <= set(union.index)
 
 
-def test_an_operation_that_nobody_named_in_the_place_of_another_is_a_change():
+def test_an_unnamed_operation_in_place_of_another_is_a_change():
     def calls(class_name):
         return made(
             ("x", "InputLayer", []),
@@ -335,15 +335,15 @@ def test_an_operation_that_nobody_named_in_the_place_of_another_is_a_change():
     assert difference.changed[0].changes[0].new == "Gelu"
 
 
-def test_constants_and_switches_are_compared():
+def test_constants_and_trainable_flags_are_compared():
     def build(factor, trainable):
         x = keras.Input((3,), name="x")
         a = layers.Dense(5, name="a", trainable=trainable)
         return plots.read_graph(keras.Model(x, a(x) * factor))
 
     difference = plots.compare_graphs(build(2.0, True), build(3.0, False))
-    said = {(c.aspect, c.old, c.new) for call in difference.changed for c in call.changes}
-    assert said == {("constant", "2", "3"), ("trainable", "True", "False")}
+    expected = {(c.aspect, c.old, c.new) for call in difference.changed for c in call.changes}
+    assert expected == {("constant", "2", "3"), ("trainable", "True", "False")}
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_constants_and_switches_are_compared():
         ([True, False, True], [True, True, False]),
     ],
 )
-def test_the_values_of_arrays_are_compared(one, other):
+def test_values_of_arrays_are_compared(one, other):
     def build(values):
         x = keras.Input((3,), name="x", dtype=keras.backend.standardize_dtype(type(values[0])))
         merged = keras.ops.logical_and if values[0] is True else keras.ops.add
@@ -369,7 +369,7 @@ def test_the_values_of_arrays_are_compared(one, other):
     assert not plots.compare_graphs(build(one), Graph.from_json(build(other).to_json())).is_empty
 
 
-def test_what_backends_compute_differently_and_what_an_older_file_does_not_say_is_no_difference():
+def test_rounding_of_backends_and_missing_digests_of_older_files_are_no_difference():
     table = np.random.default_rng(5).normal(size=(17, 3)).astype("float32")
 
     def build(values):
@@ -389,7 +389,7 @@ def test_what_backends_compute_differently_and_what_an_older_file_does_not_say_i
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ({"units": 3}, {"units": 5}, [("units", "3", "5")]),
         ({"a": None}, {}, []),
@@ -416,20 +416,20 @@ def test_what_backends_compute_differently_and_what_an_older_file_does_not_say_i
         ),
     ],
 )
-def test_entries_of_configurations_are_said_in_few_words(old, new, said):
-    assert list(changed_entries(old, new)) == said
+def test_changed_configuration_entries_are_described_briefly(old, new, expected):
+    assert list(changed_entries(old, new)) == expected
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_graphs_that_cannot_be_compared_raise_an_error():
     with pytest.raises(ValueError, match=r"is folded.*: compare graphs as they were read"):
         plots.compare_graphs(stack(11, 11), plots.fold_blocks(stack(11, 11)))
     with pytest.raises(ValueError, match="is folded"):
         plots.diff(plots.fold(stack(11, 11), depth=0), against=stack(11, 11))
-    with pytest.raises(ValueError, match="against which graph"):
+    with pytest.raises(ValueError, match="the graph to compare against"):
         plots.diff(stack(11))
     with pytest.raises(ValueError, match="no graphs were given"):
         plots.comparison_table({})
-    with pytest.raises(TypeError, match="a Functional or Sequential Keras model is needed"):
+    with pytest.raises(TypeError, match="expected a Functional or Sequential Keras model"):
         plots.diff(stack(11), against=3)
 
 
@@ -439,7 +439,7 @@ def test_thousands_of_calls_are_compared_in_seconds():
     start = time.perf_counter()
     difference = plots.compare_graphs(before, after)
     plots.diff(after, against=before)
-    assert time.perf_counter() - start < 20  # a second or two, unless it grows with the square
+    assert time.perf_counter() - start < 20  # takes seconds unless it is quadratic
     assert len(before.nodes) > 3000
     assert len(difference.removed) == 4
     assert not difference.added

@@ -1,4 +1,4 @@
-"""How a difference is told and drawn: one graph that holds both, words, tables and pictures."""
+"""Reports of a difference: the union of both graphs, texts, tables and pictures."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @few
 @given(graphs(), graphs())
-def test_a_union_is_a_graph_that_holds_both(before, after):
+def test_a_union_contains_both_graphs(before, after):
     union = plots.diff(after, against=before)
     check_graph(union)
     assert Graph.from_json(union.to_json()) == union
@@ -40,7 +40,7 @@ def test_a_union_is_a_graph_that_holds_both(before, after):
 
 @few
 @given(graphs(), graphs())
-def test_equal_words_mean_equal_graphs(first, second):
+def test_graphs_reported_as_equal_are_equal(first, second):
     difference = plots.compare_graphs(first, second)
     text = plots.difference_text(difference)
     assert ("no difference" in text) == difference.is_empty
@@ -50,12 +50,12 @@ def test_equal_words_mean_equal_graphs(first, second):
         assert len(first.edges) == len(second.edges)
 
 
-def test_blocks_that_changed_in_the_same_way_are_folded_and_others_are_not():
+def test_only_blocks_with_equal_changes_are_folded():
     same = plots.fold(plots.diff(stack(13, 13, 13, 13), against=stack(11, 11, 11, 11)))
     assert same.repeats == {"stack.block_0": 4}
     one = plots.fold(plots.diff(stack(11, 11, 13, 11, 11), against=stack(11, 11, 11, 11, 11)))
     assert one.repeats == {"stack.block_0": 2, "stack.block_3": 2}
-    # The blocks are equal now, but one of them has changed more than the others.
+    # The blocks are equal now, but one of them changed more than the others.
     more = plots.fold(plots.diff(stack(13, 13, 13), against=stack(11, 11, 7)))
     assert more.repeats == {"stack.block_0": 2}
     texts = {note.text for note in more.notes if note.kind == "changed"}
@@ -63,20 +63,20 @@ def test_blocks_that_changed_in_the_same_way_are_folded_and_others_are_not():
 
 
 @pytest.mark.parametrize("norms", [("pre", "post"), ("post", "pre")])
-def test_stacks_whose_norms_have_moved_fold_to_one_block(norms):
+def test_stacks_with_moved_norms_fold_to_one_block(norms):
     before, after = (stack(11, 11, 11, 11, norm=norm) for norm in norms)
     folded = plots.fold(plots.diff(after, against=before))
     assert folded.repeats == {"stack.block_0": 4}
     assert [note.kind for note in folded.notes_about["stack.block_0.norm"]] == ["moved"]
 
 
-def test_a_closed_group_says_of_which_call_something_is_different():
+def test_a_note_on_a_closed_group_names_the_changed_call():
     union = plots.fold(plots.diff(stack(13), against=stack(11)), depth=1)
     (note,) = (n for n in union.notes_about["stack.block_0.*"] if n.kind == "changed")
     assert note.text.startswith("up: units 11 → 13")
 
 
-def test_what_was_removed_is_not_led_back_to_where_it_came_from():
+def test_edges_of_removed_calls_close_no_cycle():
     names = ["x", "a", "b", "c"]
     before = made(
         ("x", "InputLayer", []),
@@ -94,7 +94,7 @@ def test_what_was_removed_is_not_led_back_to_where_it_came_from():
     assert "dropout#1" not in {edge.source for edge in union.edges}
     assert ("a", "dropout#1") in {(edge.source, edge.target) for edge in union.edges}
     (note,) = (note for note in union.notes if note.about[:1] == ("dropout#1",))
-    assert "not drawn: its line to b" in note.text
+    assert "not drawn: its edge to b" in note.text
 
 
 @few
@@ -122,12 +122,12 @@ def test_an_order_puts_sources_first_and_keeps_what_is_given_where_it_can(wanted
     order = in_order({place: number for number, place in enumerate(places)}, edges)
     assert sorted(order) == sorted(places)
     assert all(order.index(source) < order.index(target) for source, target in edges)
-    for first, second in pairwise(order):  # out of the wanted order only for a reason
+    for first, second in pairwise(order):  # another order only if an edge requires it
         if places.index(first) > places.index(second):
             assert (first, second) in edges
 
 
-def test_only_what_has_changed_and_what_is_next_to_it_is_kept():
+def test_changes_only_keeps_changed_calls_and_their_neighbours():
     after = plots.skips.mark_skip_paths(stack(11, 13, 11))
     union = plots.diff(after, against=stack(11, 11, 11), changes_only=True)
     check_graph(union)
@@ -137,14 +137,14 @@ def test_only_what_has_changed_and_what_is_next_to_it_is_kept():
     }
 
 
-def test_what_plugins_found_out_about_the_newer_graph_stays():
+def test_annotations_of_the_newer_graph_are_kept():
     after = plots.skips.mark_skip_paths(stack(11, 13))
     union = plots.diff(after, against=stack(11, 11))
     assert union.skip_paths == after.skip_paths
     assert union.stream == after.stream
 
 
-def test_a_difference_is_told_in_words(request):
+def test_the_text_of_a_difference_matches_the_golden_file(request):
     before = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
     after = plots.read_graph(plots_models.decoder_only("post", blocks=4))
     text = plots.difference_text(plots.compare_graphs(before, after)) + "\n"
@@ -156,7 +156,7 @@ def test_a_difference_is_told_in_words(request):
     )
 
 
-def test_an_added_call_that_nobody_named_is_told_by_what_it_takes():
+def test_an_unnamed_added_call_is_described_by_its_inputs():
     start = [("x", "InputLayer", []), ("d", "Dense", ["x"]), ("i", "Dense", ["d"])]
     before = made(*start, ("e", "Dense", ["i"]))
     after = made(*start, ("add#1", "Add", ["d", "i"]), ("e", "Dense", ["add#1"]))
@@ -180,7 +180,7 @@ def test_a_picture_of_a_difference_aligns_the_graphs_once(tmp_path, monkeypatch)
     assert len(aligned) == 1
 
 
-def test_what_is_the_same_in_many_blocks_is_said_once():
+def test_equal_differences_of_many_blocks_are_listed_once():
     units = [11] * 12
     text = plots.difference_text(plots.compare_graphs(stack(*units), stack(*[13] * 12)))
     assert text.count("units 11 -> 13") == 1
@@ -190,7 +190,7 @@ def test_what_is_the_same_in_many_blocks_is_said_once():
     assert "stack.block_3, block_4, block_9 (3 x)" in text
 
 
-def test_blocks_that_are_counted_by_letters_are_named_by_them():
+def test_lettered_blocks_are_listed_by_their_letters():
     def lettered(units):
         x = y = keras.Input((7,), name="x")
         for letter in "abcd":
@@ -203,7 +203,7 @@ def test_blocks_that_are_counted_by_letters_are_named_by_them():
     assert text.count("units 11 -> 13") == 1
 
 
-def test_renamed_blocks_are_said_once():
+def test_renamed_blocks_are_listed_once():
     before, after = stack(11, 11, 11), stack(11, 11, 11, stem="tower.layer_")
     text = plots.difference_text(plots.compare_graphs(before, after))
     assert "tower.layer_0 ... layer_2 (3 x)\n  > norm: was stack.block_*.norm" in text
@@ -211,7 +211,7 @@ def test_renamed_blocks_are_said_once():
 
 @pytest.fixture
 def counted_flops(monkeypatch):
-    """A plugin that counts as many operations as there are weights, for every token."""
+    """Register a plugin that counts one operation per weight and token."""
 
     def flops(graph):
         values = {node.id: {"b t": float(node.parameters)} for node in graph.nodes}
@@ -223,7 +223,7 @@ def counted_flops(monkeypatch):
     monkeypatch.setattr(registry, "_PLUGINS", {**registry._PLUGINS, "flops": plugin})
 
 
-def test_operations_are_compared_where_a_plugin_counts_them(counted_flops):
+def test_operations_are_compared_with_the_flops_plugin(counted_flops):
     before, after = stack(11), stack(13)
     difference = plots.compare_graphs(before, after)
     assert difference.flops == ({"b t": before.parameters}, {"b t": after.parameters})
@@ -231,7 +231,7 @@ def test_operations_are_compared_where_a_plugin_counts_them(counted_flops):
     assert f"operations {before.parameters} FLOP b t -> {after.parameters} FLOP b t" in text
 
 
-def test_a_difference_of_operations_is_told_however_small_it_is():
+def test_a_small_difference_in_operations_is_reported():
     def operations(units):
         x = keras.Input((1021,), name="x")
         y = layers.Dense(509, name="b")(layers.Dense(units, name="a")(x))
@@ -259,7 +259,7 @@ def test_operations_with_several_powers_are_subtracted_power_by_power():
     )
 
 
-def test_without_such_a_plugin_operations_are_left_out(monkeypatch):
+def test_operations_are_omitted_without_the_flops_plugin(monkeypatch):
     without = {name: p for name, p in registry._PLUGINS.items() if name != "flops"}
     monkeypatch.setattr(registry, "_PLUGINS", without)
     difference = plots.compare_graphs(stack(11), stack(13))
@@ -275,12 +275,12 @@ def test_a_table_compares_several_graphs_with_the_first(counted_flops):
         assert f" {len(graph.nodes)}  " in line
         assert f" {graph.parameters}  " in line
         assert f" {len(plots.skip_paths(graph))} " in f"{line} "
-    assert lines[1].split()[-1] == "1"  # nothing is said of the first one against itself
+    assert lines[1].split()[-1] == "1"  # the first graph is not compared with itself
     assert lines[2].endswith("4 calls added")
     assert lines[3].endswith("1 call changed, 1 reshaped")
 
 
-def test_pictures_of_a_difference_say_what_is_different(tmp_path):
+def test_pictures_of_a_difference_contain_the_notes(tmp_path):
     before, after = stack(11, 11), stack(13, 13)
     plots.plot_diff(before, after, tmp_path / "diff.svg", depth=2)
     svg = (tmp_path / "diff.svg").read_text(encoding="utf-8")
@@ -292,7 +292,7 @@ def test_pictures_of_a_difference_say_what_is_different(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"to_file": "diff.bmp"}, "names no known format"),
         ({"renderer": "no such"}, "no graph renderer 'no such'"),
@@ -300,18 +300,18 @@ def test_pictures_of_a_difference_say_what_is_different(tmp_path):
         ({"depth": -1}, "depth is -1; it is a number of levels"),
     ],
 )
-def test_a_picture_that_cannot_be_is_refused_before_anything_is_compared(
-    arguments, says, tmp_path, monkeypatch
+def test_invalid_options_of_a_picture_raise_an_error_before_graphs_are_compared(
+    arguments, message, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     nothing_to_compare = object()
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         plots.plot_diff(
             nothing_to_compare, nothing_to_compare, **{"to_file": "diff.svg"} | arguments
         )
 
 
-def test_a_picture_of_a_difference_looks_into_layers_on_request(tmp_path):
+def test_a_picture_of_a_difference_opens_layers_on_request(tmp_path):
     class Block(layers.Layer):
         def __init__(self, units):
             super().__init__(name="block")

@@ -1,4 +1,4 @@
-"""Folding: runs of equal blocks become one, boxes are closed, what was found out comes along."""
+"""Folding: runs of equal blocks, closed namespaces, and annotations of the folded graph."""
 
 import functools
 import itertools
@@ -32,7 +32,7 @@ def marked(name):
 
 
 def dense_stack(widths, name="block_{}", numbers=range(99)):
-    """x -> block_0 -> block_1 -> ..., one Dense each, of the given inner widths."""
+    """Return x -> block_0 -> block_1 -> ..., two Dense each, of the given inner widths."""
     x = keras.Input((7,), name="x")
     y = x
     for number, width in zip(numbers, widths, strict=False):
@@ -48,7 +48,7 @@ def ids(graph):
 # Runs of equal blocks
 
 
-def test_blocks_that_take_turns_are_a_run_whose_period_is_kept():
+def test_one_period_of_alternating_blocks_is_kept():
     graph = plots.fold(dense_stack([11, 13, 11, 13, 11, 13]))
     assert graph.repeats == {"block_0": 3, "block_1": 3}
     assert ids(graph) == ["x", "block_0.up", "block_0.down", "block_1.up", "block_1.down", "out"]
@@ -57,7 +57,7 @@ def test_blocks_that_take_turns_are_a_run_whose_period_is_kept():
     assert note.text == "block_1 differs from block_0: units of up is 13, not 11"
 
 
-def test_a_run_between_blocks_of_other_sorts_is_found():
+def test_a_run_between_other_blocks_is_found():
     graph = plots.fold(dense_stack([3, 11, 11, 11, 11, 5]))
     assert graph.repeats == {"block_1": 4}
     assert [box for box in dict.fromkeys(boxes(graph).values()) if box] == [
@@ -67,29 +67,29 @@ def test_a_run_between_blocks_of_other_sorts_is_found():
     ]
 
 
-def test_a_block_that_deviates_is_kept_and_a_note_says_in_what():
+def test_a_deviating_block_is_kept_with_a_note_on_the_difference():
     graph = plots.fold(dense_stack([11, 11, 13, 11, 11]))
     assert graph.repeats == {"block_0": 2, "block_3": 2}
-    (note,) = graph.notes  # none on block_3, which is as most are
+    (note,) = graph.notes  # none on block_3, which equals most blocks
     assert note.text == "block_2 differs from block_0: units of up is 13, not 11"
     assert note.about == ("block_2.up", "block_2.down")
     assert note.kind == "deviates"
 
 
-def test_the_block_that_deviates_is_the_rarer_one_also_where_it_comes_first():
+def test_the_rarer_block_deviates_even_if_it_comes_first():
     (note,) = plots.fold(dense_stack([13, 11, 11, 11])).notes
     assert note.text == "block_0 differs from block_1: units of up is 13, not 11"
     assert note.about == ("block_0.up", "block_0.down")
 
 
-def test_where_most_blocks_differ_none_deviates():
+def test_no_block_deviates_if_most_differ():
     graph = plots.fold(dense_stack([3, 5, 11, 11, 13, 17, 19]))
     assert graph.repeats == {"block_2": 2}
     assert graph.notes == ()
 
 
 def staged(widths, blocks, name="stage{}_block{}_{}"):
-    """Stages of another width each, in each a block that widens and some that are equal."""
+    """Return stages of different widths, each with a widening block and some equal ones."""
     x = keras.Input((7,), name="x")
     y = layers.Dense(widths[0], name="stem")(x)
     for stage, width in enumerate(widths, start=1):
@@ -106,7 +106,7 @@ def staged(widths, blocks, name="stage{}_block{}_{}"):
 @pytest.mark.parametrize(
     "name", ["stage{}_block{}_{}", "stage{}.block{}.{}", "stage_{}_block_{}_{}"]
 )
-def test_blocks_within_stages_that_differ_are_folded_whatever_separates_their_names(name):
+def test_blocks_within_different_stages_are_folded_whatever_separates_their_names(name):
     graph = plots.fold(mark_skip_paths(plots.read_graph(staged([11, 13, 17], 5, name))))
     stage, block = ("stage_{}", "block_{}") if name.count("_") > 3 else ("stage{}", "block{}")
     runs = {f"{stage.format(n)}.{block.format(2)}": 4 for n in (1, 2, 3)}
@@ -116,7 +116,7 @@ def test_blocks_within_stages_that_differ_are_folded_whatever_separates_their_na
     ]
 
 
-def test_a_stack_in_blocks_that_are_folded_is_left_as_it_is():
+def test_a_stack_within_folded_blocks_is_not_folded():
     x = keras.Input((7,), name="x")
     y = x
     for block in range(3):
@@ -128,7 +128,7 @@ def test_a_stack_in_blocks_that_are_folded_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])
-def test_as_many_blocks_are_kept_as_asked_for_and_the_last_stands_for_the_rest(keep):
+def test_the_requested_number_of_blocks_is_kept_and_the_last_stands_for_the_rest(keep):
     graph = plots.fold_blocks(dense_stack([11] * 5), keep)
     assert graph.repeats == {f"block_{keep - 1}": 5 - keep + 1}
     assert sum(node.label == "up" for node in graph.nodes) == keep
@@ -141,7 +141,7 @@ def test_keeping_all_blocks_changes_nothing():
 
 
 def towers(blocks):
-    """As many towers as there are numbers, of equal blocks, so many in each."""
+    """Return towers of equal blocks, with the given number of blocks each."""
     x = keras.Input((7,), name="x")
     y = x
     for tower, number in enumerate(blocks):
@@ -152,7 +152,7 @@ def towers(blocks):
 
 
 def calls_that_there_were(graph):
-    """How many calls of the unfolded graph those of a folded one stand for, by their labels."""
+    """Return label -> number of calls in the unfolded graph that folded calls stand for."""
     found = dict.fromkeys((node.label for node in graph.nodes), 0)
     for node in graph.nodes:
         around = [
@@ -176,7 +176,7 @@ def calls_that_there_were(graph):
     ],
     ids=["equal", "turns", "mixed", "towers", "other towers"],
 )
-def test_a_folded_graph_that_is_folded_again_counts_every_block_once(make, keep, then):
+def test_folding_a_folded_graph_counts_every_block_once(make, keep, then):
     graph = make()
     again = plots.fold(plots.fold(graph, blocks=keep), blocks=then)
     assert calls_that_there_were(again) == calls_that_there_were(graph)
@@ -188,16 +188,16 @@ def around_boxes(graph):
     return {box.rpartition(".")[0] for box in boxes(graph).values()}
 
 
-def test_folding_again_says_nothing_twice():
+def test_folding_again_repeats_no_note():
     once = plots.fold(dense_stack([11, 11, 11, 11, 13]), blocks=2)
     assert len(plots.fold(once).notes) == len(once.notes) == 1
 
 
 @pytest.mark.parametrize(
-    ("factor", "says"),
-    [(3.0, "Multiply takes other constants"), (None, "Add in the place of Multiply")],
+    ("factor", "message"),
+    [(3.0, "Multiply takes other constants"), (None, "Add in place of Multiply")],
 )
-def test_what_nobody_named_has_its_class_as_its_name_in_a_note(factor, says):
+def test_a_note_names_unnamed_calls_by_their_class(factor, message):
     x = keras.Input((7,), name="x")
     y = x
     for number, by in enumerate([2.0, 2.0, 2.0, factor]):
@@ -205,11 +205,11 @@ def test_what_nobody_named_has_its_class_as_its_name_in_a_note(factor, says):
         y = y + y if by is None else y * by
         y = layers.Dense(7, name=f"block_{number}.down")(y)
     (note,) = plots.fold(plots.read_graph(keras.Model(x, y))).notes
-    assert note.text == f"block_3 differs from block_0: {says}"
+    assert note.text == f"block_3 differs from block_0: {message}"
 
 
-def test_single_calls_that_are_numbered_fold_too():
-    """As the blocks of keras-hub's backbones, each of which is one layer."""
+def test_numbered_single_layers_fold_too():
+    """Like the blocks of KerasHub's backbones, each of which is one layer."""
     x = keras.Input((5, 6), name="x")
     mask = keras.Input((5, 5), dtype="bool", name="mask")
     y = x
@@ -222,8 +222,8 @@ def test_single_calls_that_are_numbered_fold_too():
     assert ids(graph) == ["x", "mask", "transformer_layer_0", "out"]
 
 
-def test_layers_that_are_set_up_alike_and_take_other_widths_are_not_equal():
-    """As the convolutions of a block of VGG: the first one widens, and has fewer weights."""
+def test_layers_with_equal_configuration_but_other_input_widths_are_not_equal():
+    """Like the convolutions of a VGG block: the first one widens, and has fewer weights."""
     x = keras.Input((5,), name="x")
     y = x
     for number in range(1, 5):
@@ -234,13 +234,13 @@ def test_layers_that_are_set_up_alike_and_take_other_widths_are_not_equal():
     assert note.text.endswith(f"has {7 * 5 + 7} parameters, not {7 * 7 + 7}")
 
 
-def test_blocks_that_are_counted_by_letters_are_numbered_too():
-    """As those of EfficientNet."""
+def test_lettered_blocks_are_numbered_too():
+    """Like those of EfficientNet."""
     graph = plots.fold(dense_stack([11, 13, 13, 13], "block6{}", "abcd"))
     assert graph.repeats == {"block6b": 3}
 
 
-def test_blocks_that_do_not_feed_each_other_are_no_run():
+def test_blocks_that_do_not_feed_each_other_are_not_folded():
     x = keras.Input((7,), name="x")
     heads = [layers.Dense(7, name=f"head_{number}")(x) for number in range(4)]
     graph = plots.fold(plots.read_graph(keras.Model(x, heads)))
@@ -248,7 +248,7 @@ def test_blocks_that_do_not_feed_each_other_are_no_run():
     assert len(graph.outputs) == 4
 
 
-def test_outputs_of_blocks_that_are_left_out_come_from_their_stand_in():
+def test_outputs_of_removed_blocks_come_from_their_stand_in():
     x = keras.Input((7,), name="x")
     states = [x]
     for number in range(4):
@@ -257,8 +257,8 @@ def test_outputs_of_blocks_that_are_left_out_come_from_their_stand_in():
     assert graph.outputs == (("block_0.dense", 0),) * 4
 
 
-def test_inputs_of_blocks_that_are_left_out_are_left_out_with_them():
-    """As the caches of a decode step, of which every block takes its own."""
+def test_inputs_of_removed_blocks_are_removed():
+    """Like the caches of a decode step, one per block."""
     x = keras.Input((7,), name="x")
     y, caches = x, []
     for number in range(3):
@@ -288,7 +288,7 @@ def test_inputs_of_blocks_that_are_left_out_are_left_out_with_them():
         ("5", "", 5),
     ],
 )
-def test_what_a_name_is_numbered_with_and_the_name_with_that_number(name, stem, number):
+def test_numbered_and_with_number_are_inverse(name, stem, number):
     assert numbered(name) == (stem, number)
     assert with_number(stem, number) == name
     assert enclosing_block(f"{name}.inside.of_it") == name
@@ -302,7 +302,7 @@ def test_names_without_a_number_of_their_own_are_not_numbered(name):
 
 
 def lettered(stages, blocks):
-    """Stages of other widths; only the blocks behind the first one of each have a skip path."""
+    """Return stages of different widths; all blocks but the first of each have a skip path."""
     x = keras.Input((7,), name="x")
     y = layers.Dense(11, name="stem")(x)
     for stage in range(2, stages + 2):
@@ -315,7 +315,7 @@ def lettered(stages, blocks):
     return plots.read_graph(keras.Model(x, layers.Dense(5, name="out")(y)))
 
 
-def test_an_outline_has_a_box_for_each_block_that_is_counted_by_letters():
+def test_an_outline_has_a_node_for_each_part_of_lettered_blocks():
     graph = plots.list_plugins()["outline"](lettered(3, 2))
     stages = [
         (
@@ -331,12 +331,12 @@ def test_an_outline_has_a_box_for_each_block_that_is_counted_by_letters():
     check_graph(graph)
 
 
-# Closed boxes
+# Closed namespaces
 
 
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_no_box_is_open_below_the_depth_and_the_parts_fit_together(name, depth):
+def test_no_namespace_is_open_below_the_depth_and_the_graph_is_valid(name, depth):
     graph = plots.fold(marked(name), depth=depth)
     check_graph(graph)
     assert {depth_of(box) for box in boxes(graph).values()} <= set(range((depth or 3) + 1))
@@ -345,7 +345,7 @@ def test_no_box_is_open_below_the_depth_and_the_parts_fit_together(name, depth):
 
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("depth", DEPTHS[1:])
-def test_nothing_is_lost_in_groups_without_folding_runs(name, depth):
+def test_groups_contain_all_calls_weights_and_edges(name, depth):
     whole = marked(name)
     graph = plots.fold(whole, depth=depth, blocks=None)
     inside = [call for node in graph.nodes for call in (node.members or (node.id,))]
@@ -360,7 +360,7 @@ def test_nothing_is_lost_in_groups_without_folding_runs(name, depth):
     }
 
 
-def test_a_box_that_something_else_runs_through_is_opened_by_one_level_only():
+def test_a_namespace_with_a_path_through_another_node_is_opened_by_one_level_only():
     x = keras.Input((7,), name="x")
     y = layers.Dense(7, name="model.embedding")(x)
     for number in range(2):
@@ -372,7 +372,7 @@ def test_a_box_that_something_else_runs_through_is_opened_by_one_level_only():
     check_graph(closed)
 
 
-def test_weights_that_calls_of_a_group_share_are_counted_once():
+def test_shared_weights_of_a_group_are_counted_once():
     x = keras.Input((7,), name="x")
     shared = layers.Dense(7, name="box.shared")
     y = layers.Dense(7, name="box.other")(shared(shared(x)))
@@ -383,7 +383,7 @@ def test_weights_that_calls_of_a_group_share_are_counted_once():
     assert group.config["calls"] == 3
 
 
-def test_a_group_says_what_it_gives_out_and_takes():
+def test_a_group_has_the_outputs_and_inputs_of_its_members():
     graph = plots.fold(plots.read_graph(plots_models.encoder_decoder("pre", blocks=2)), depth=1)
     group = graph.node("decoder.block_0.*")
     assert group.outputs == (plots.Tensor((None, None, 7), "float32"),)
@@ -393,18 +393,18 @@ def test_a_group_says_what_it_gives_out_and_takes():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"depth": -1}, "depth is -1"), ({"blocks": 0}, "blocks is 0")]
+    ("options", "message"), [({"depth": -1}, "depth is -1"), ({"blocks": 0}, "blocks is 0")]
 )
-def test_depths_and_numbers_that_there_are_not_are_refused(options, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_depths_and_numbers_of_blocks_raise_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
         plots.fold(marked("pre"), **options)
 
 
-# What plugins have found out
+# Annotations
 
 
 def chains(stream):
-    """Pairs as chains of ids; each call has at most one before and one after it."""
+    """Return pairs as chains of ids; each call has at most one predecessor and one successor."""
     onwards = dict(stream)
     assert len(onwards) == len(stream)
     assert len(set(onwards.values())) == len(stream)
@@ -426,7 +426,7 @@ def test_the_stream_is_one_line_from_its_first_call_to_its_last_at_every_depth(n
     group_of = {call: node.id for node in graph.nodes for call in (node.members or (node.id,))}
 
     def seen_as(call):
-        """The call, its group, or where it is left out what stands for it."""
+        """Return the call, its group, or the stand-in of a removed call."""
         kept = [re.sub(r"block_\d", f"block_{n}", call) for n in (2, 1, 0)]
         return group_of[next(name for name in (call, *kept) if name in group_of)]
 
@@ -439,7 +439,7 @@ def test_the_stream_is_one_line_from_its_first_call_to_its_last_at_every_depth(n
 
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("depth", [None, 2, 3])
-def test_every_sublayer_that_is_seen_has_its_skip_path(name, depth):
+def test_every_visible_sublayer_has_its_skip_path(name, depth):
     graph = plots.fold(marked(name), depth=depth)
     merges = [node for node in graph.nodes if node.label == "residual"]
     assert len(merges) == (5 if name == "pair" else 2)
@@ -454,7 +454,7 @@ def test_every_sublayer_that_is_seen_has_its_skip_path(name, depth):
     assert {path.placement for path in graph.skip_paths} == {placement[name]}
 
 
-def test_a_group_counts_the_skip_paths_that_are_no_longer_seen():
+def test_a_group_counts_its_hidden_skip_paths():
     graph = plots.fold(marked("pre"), depth=1)
     assert graph.skip_paths == ()
     assert graph.node("decoder.block_0.*").config["skip_paths"] == 2
@@ -473,7 +473,7 @@ def with_overlays(graph):
 
 
 @pytest.mark.parametrize("depth", DEPTHS[1:])
-def test_a_group_has_the_sum_of_what_is_counted_and_the_last_of_what_is_measured(depth):
+def test_overlays_of_a_group_are_sums_of_counts_and_last_values_of_measurements(depth):
     whole = with_overlays(marked("pair"))
     graph = plots.fold(whole, depth=depth, blocks=None)
     cost, position, traffic = graph.overlays
@@ -490,7 +490,7 @@ def test_a_group_has_the_sum_of_what_is_counted_and_the_last_of_what_is_measured
     assert cost.whole == {"b t": 1e3}
 
 
-def test_of_a_folded_run_the_numbers_of_one_block_are_left_and_the_whole_stays():
+def test_overlays_of_a_folded_run_have_the_values_of_one_block_and_the_same_total():
     whole = with_overlays(marked("pre"))
     graph = plots.fold(whole)
     for before, after in zip(whole.overlays, graph.overlays, strict=True):
@@ -500,7 +500,7 @@ def test_of_a_folded_run_the_numbers_of_one_block_are_left_and_the_whole_stays()
     assert set(graph.overlays[0].values) == {n.id for n in graph.nodes if n.parameters}
 
 
-def test_notes_come_along_to_the_group_and_name_the_call_and_go_with_what_is_left_out():
+def test_notes_move_to_the_group_with_the_name_of_the_call_and_vanish_with_removed_blocks():
     graph = marked("pre")
     notes = (
         plots.Note("finding", ("decoder.block_0.feedforward.up",), "Too narrow."),
@@ -521,7 +521,7 @@ def test_folding_twice_is_folding_once():
 
 
 def first_token_of_a_stack():
-    """Three unnamed blocks of x + f(x), then the first token, taken by a slice nobody named."""
+    """Return three blocks of x + f(x) with unnamed sums, and an unnamed first-token slice."""
     x = y = keras.Input((7, 5), name="x")
     for number in range(3):
         inside = layers.Dense(11, name=f"block_{number}.up")(y)
@@ -532,7 +532,7 @@ def first_token_of_a_stack():
 
 @pytest.mark.parametrize("blocks", [1, 2])
 @pytest.mark.parametrize("make", [*MAKE.values(), first_token_of_a_stack])
-def test_calls_that_are_kept_stay_in_the_boxes_they_were_in(make, blocks):
+def test_kept_calls_stay_in_their_namespaces(make, blocks):
     graph = plots.read_graph(make())
     folded = plots.fold(graph, blocks=blocks)
     assert len(folded.nodes) < len(graph.nodes)
@@ -540,7 +540,7 @@ def test_calls_that_are_kept_stay_in_the_boxes_they_were_in(make, blocks):
         assert boxes(after) == {i: box for i, box in boxes(before).items() if i in after.index}
 
 
-def test_what_follows_the_last_block_is_not_drawn_as_one_of_those_it_stands_for():
+def test_a_call_after_the_last_block_is_not_part_of_the_folded_block():
     folded = plots.fold(plots.read_graph(first_token_of_a_stack()))
     outside = [node.class_name for node in folded.nodes if boxes(folded)[node.id] == ""]
     assert outside == ["InputLayer", "GetItem", "Dense"]

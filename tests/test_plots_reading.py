@@ -1,4 +1,4 @@
-"""What Keras hides: masks behind tensors, models within models, losses, arrays as constants."""
+"""Reading of implicit masks, nested models, composite layers, losses, constants and names."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def padded_tokens(name="tokens"):
 # Masks
 
 
-def test_a_mask_of_an_embedding_reaches_what_takes_one_and_passes_what_hands_it_on():
+def test_the_mask_of_an_embedding_passes_through_dropout_to_a_layer_that_uses_it():
     tokens, x = padded_tokens()
     x = layers.Dropout(0.1, name="dropout")(x)
     graph = plots.read_graph(keras.Model(tokens, layers.LSTM(7, name="memory")(x)))
@@ -33,7 +33,7 @@ def test_a_mask_of_an_embedding_reaches_what_takes_one_and_passes_what_hands_it_
     assert edge.tensor == plots.Tensor((None, 5), "bool")
 
 
-def test_masks_of_several_arguments_arrive_at_ports_of_their_names():
+def test_masks_of_several_arguments_have_ports_of_their_own():
     source, keys = padded_tokens("source")
     target, queries = padded_tokens("target")
     attended = layers.MultiHeadAttention(3, 2, name="attention")(queries, keys)
@@ -42,7 +42,7 @@ def test_masks_of_several_arguments_arrive_at_ports_of_their_names():
     assert masks == {"query_mask": "target", "value_mask": "source"}
 
 
-def test_a_mask_that_is_given_in_words_is_no_implicit_one():
+def test_an_explicit_mask_is_not_implicit():
     tokens, x = padded_tokens()
     mask = keras.Input((5,), dtype="bool", name="mask")
     graph = plots.read_graph(
@@ -52,17 +52,17 @@ def test_a_mask_that_is_given_in_words_is_no_implicit_one():
     assert ("mask", "mask") in [(e.source, e.port) for e in graph.incoming["memory"]]
 
 
-def test_what_takes_no_mask_and_what_stops_it_gets_none():
+def test_layers_that_ignore_or_stop_masks_have_no_mask_edges():
     tokens, x = padded_tokens()
-    x = layers.Dense(7, name="dense")(x)  # takes none
-    x = ops.flip(x, axis=1)  # does not hand it on
+    x = layers.Dense(7, name="dense")(x)  # ignores the mask
+    x = ops.flip(x, axis=1)  # drops the mask
     graph = plots.read_graph(keras.Model(tokens, layers.LSTM(5, name="memory")(x)))
     assert implicit_edges(graph) == set()
     assert all(node.class_name != "NotEqual" for node in graph.nodes)
 
 
 class Receives(layers.Layer):
-    """Says at which ports masks arrive where it is called on real tensors."""
+    """Records the ports at which it receives masks when called on real tensors."""
 
     def compute_mask(self, x, previous_mask):
         return None
@@ -118,7 +118,7 @@ EACH = [
         *((ReceivesEach, arguments) for arguments in BOTH + EACH),
     ],
 )
-def test_a_layer_has_the_edges_of_the_masks_that_its_call_gets(receiver, arguments):
+def test_mask_edges_match_the_masks_that_keras_passes_to_call(receiver, arguments):
     (source, x), (target, y) = padded_tokens("source"), padded_tokens("target")
     mask = keras.Input((5,), dtype="bool", name="mask")
     args, kwargs = arguments(x, y, mask)
@@ -130,7 +130,7 @@ def test_a_layer_has_the_edges_of_the_masks_that_its_call_gets(receiver, argumen
     assert {port for port in ports - {"attention_mask"} if "mask" in port} == layer.received
 
 
-def test_a_mask_that_a_layer_gives_out_as_a_constant_is_one_in_the_graph():
+def test_a_constant_mask_returned_by_a_layer_is_a_constant_in_the_graph():
     class Padded(layers.Layer):
         def compute_mask(self, x, mask=None):
             return np.array([True, True, False, True, False])
@@ -144,7 +144,7 @@ def test_a_mask_that_a_layer_gives_out_as_a_constant_is_one_in_the_graph():
     assert (constant.shape, constant.dtype) == ((5,), "bool")
 
 
-# Models within models
+# Nested models
 
 
 def inner_model():
@@ -155,7 +155,7 @@ def inner_model():
     )
 
 
-def test_what_a_time_distributed_applies_to_every_step_is_opened():
+def test_the_layer_of_a_time_distributed_is_opened():
     x = keras.Input((5, 7), name="x")
     y = layers.TimeDistributed(inner_model(), name="steps")(x)
     y = layers.TimeDistributed(layers.Dense(3, name="head"), name="heads")(y)
@@ -181,7 +181,7 @@ def test_what_a_time_distributed_applies_to_every_step_is_opened():
     assert opened.node("heads.head").namespace == "heads"
 
 
-def test_a_model_within_a_model_within_a_model_is_opened_to_the_bottom():
+def test_nested_models_are_opened_at_every_level():
     x = keras.Input((7,), name="x")
     middle_x = keras.Input((7,), name="middle_x")
     middle = keras.Model(
@@ -198,7 +198,7 @@ def test_a_model_within_a_model_within_a_model_is_opened_to_the_bottom():
     assert [node.id for node in folded.nodes] == ["x", "middle.*", "middle@2.*"]
 
 
-def test_inputs_of_a_nested_model_are_bound_by_their_names():
+def test_inputs_of_a_nested_model_are_bound_by_name():
     first, second = keras.Input((3,), name="first"), keras.Input((5,), name="second")
     both = layers.Concatenate(name="both")([second, first])
     inner = keras.Model({"second": second, "first": first}, both, name="inner")
@@ -213,14 +213,14 @@ NO_MASK_AFTERWARDS = pytest.mark.filterwarnings("ignore:.*does not support maski
 
 
 def listed_model():
-    """`first` and then `second`, which is not the order of their names."""
+    """Return a model of two inputs that are not in the order of their names."""
     second, first = keras.Input((3,), name="second"), keras.Input((5,), name="first")
     both = layers.Concatenate(name="both")([second, first])
     return keras.Model([second, first], both, name="inner")
 
 
 @pytest.mark.parametrize("more", [{}, {"another": keras.Input((7,), name="z")}])
-def test_a_model_of_a_list_of_inputs_takes_a_dictionary_by_their_names(more):
+def test_a_model_with_a_list_of_inputs_binds_a_dictionary_by_name(more):
     x, y = keras.Input((3,), name="x"), keras.Input((5,), name="y")
     inputs = [x, y, *more.values()]
     model = keras.Model(inputs, listed_model()({"first": y, "second": x} | more))
@@ -232,7 +232,7 @@ def test_a_model_of_a_list_of_inputs_takes_a_dictionary_by_their_names(more):
 
 
 def masked_tower():
-    """Two layers that take the mask and hand it on, and one that shortens the sequence."""
+    """Return two layers that use and propagate the mask, and one that returns no sequence."""
     x = keras.Input((5, 7), name="tower_x")
     y = layers.LSTM(11, return_sequences=True, name="below")(x)
     y = layers.Dense(7, name="between")(y)
@@ -244,7 +244,7 @@ def masked_tower():
 def test_the_mask_of_a_nested_model_reaches_the_calls_inside(given):
     tokens, x = padded_tokens()
     tower = masked_tower()
-    if given == "unrecorded":  # in such a call
+    if given == "unrecorded":  # Keras records no mask of such a call
         tower = keras.Sequential([keras.Input((5, 7)), *tower.layers[1:]], name="tower")
     model = keras.Model(tokens, tower(x, **({} if given == "behind" else {"training": False})))
     records = [len(layer._inbound_nodes) for layer in tower.layers]
@@ -253,12 +253,12 @@ def test_the_mask_of_a_nested_model_reaches_the_calls_inside(given):
     assert implicit_edges(graph) == ends
     batch = np.array([[3, 5, 0, 0, 0], [2, 3, 5, 7, 0]])
     values = plots.call_values(model, batch, open_nested=True)
-    np.testing.assert_allclose(values["tower.above"][0], model(batch), rtol=1e-5)
+    np.testing.assert_allclose(values["tower.above"][0], model(batch), rtol=1e-5, atol=1e-6)
     assert [len(layer._inbound_nodes) for layer in tower.layers] == records
 
 
 @NO_MASK_AFTERWARDS
-def test_a_nested_model_that_is_given_a_mask_by_hand_stays_closed():
+def test_a_nested_model_with_an_explicit_mask_stays_closed():
     tokens, x = padded_tokens()
     mask = keras.Input((5,), dtype="bool", name="mask")
     model = keras.Model([tokens, mask], masked_tower()(x, mask=mask))
@@ -266,11 +266,11 @@ def test_a_nested_model_that_is_given_a_mask_by_hand_stays_closed():
     assert [edge.source for edge in graph.incoming["tower"]] == ["tokens_embedding", "mask"]
     batch = [np.array([[3, 5, 0, 0, 0], [2, 3, 5, 7, 0]]), np.tri(2, 5, 2) > 0]
     values = plots.call_values(model, batch, open_nested=True)
-    np.testing.assert_allclose(values["tower"][0], model(batch), rtol=1e-5)
+    np.testing.assert_allclose(values["tower"][0], model(batch), rtol=1e-5, atol=1e-6)
 
 
 @NO_MASK_AFTERWARDS
-def test_a_nested_model_takes_the_masks_of_several_inputs():
+def test_a_nested_model_receives_the_masks_of_several_inputs():
     (source, x), (target, y) = padded_tokens("source"), padded_tokens("target")
     first, second = keras.Input((5, 7), name="first"), keras.Input((5, 7), name="second")
     ends = [layers.LSTM(3, name=n)(t) for n, t in (("one", first), ("two", second))]
@@ -280,6 +280,71 @@ def test_a_nested_model_takes_the_masks_of_several_inputs():
     graph = plots.read_graph(model, open_nested=True)
     found = {(graph.incoming[mask][0].source, to) for mask, to, _ in implicit_edges(graph)}
     assert found == {("target", "tower.one"), ("source", "tower.two"), ("source", "tower@2.two")}
+
+
+# Composite layers
+
+
+def composite(name, base=layers.Layer):
+    """Return a composite layer class of this name."""
+
+    class Composite(base):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.up = layers.Dense(7, name="up")
+
+        def build(self, shape):
+            self.up.build(shape)
+
+        def call(self, x):
+            return x + self.up(x)
+
+    return type(name, (Composite,), {})
+
+
+def opened(*composites):
+    x = y = keras.Input((5, 7), name="x")
+    for layer in composites:
+        y = layer(y)
+    return [node.id for node in plots.read_graph(keras.Model(x, y), open_layers=True).nodes]
+
+
+@pytest.mark.parametrize("name", ["Block", "AttentionBlock", "CausalSelfAttention"])
+def test_a_composite_layer_is_opened_whatever_its_class_is_called(name):
+    assert opened(composite(name)(name="one")) == ["x", "one.up", "one.add#1"]
+
+
+@pytest.mark.parametrize("name", ["Block", "AttentionBlock"])
+def test_a_composite_layer_that_declares_attention_stays_closed(name):
+    cls = composite(name)
+    cls.graph_declaration = {"role": "attention"}
+    assert opened(cls(name="one")) == ["x", "one"]
+    cls.graph_declaration = {"products": []}
+    assert opened(cls(name="two")) == ["x", "two.up", "two.add#1"]
+
+
+@pytest.mark.parametrize("name", ["Mixer", "MixerAttention"])
+def test_attention_layers_of_keras_and_keras_hub_and_their_subclasses_stay_closed(name):
+    from keras_hub.src.models.llama.llama_attention import LlamaAttention
+
+    attention, llama = (type(name, (c,), {}) for c in (layers.MultiHeadAttention, LlamaAttention))
+    x = keras.Input((5, 6), name="x")
+    y = attention(3, 2, name="first")(x, x)
+    y = llama(num_query_heads=3, num_key_value_heads=1, name="second")(y)
+    model = keras.Model(x, y)
+    nodes = plots.read_graph(model, open_layers=True).nodes
+    assert [node.id for node in nodes] == ["x", "first", "second"]
+
+
+@pytest.mark.parametrize("name", ["Block", "Tower"])
+def test_layers_numbered_from_zero_keep_their_names_whatever_their_class_is_called(name):
+    cls = composite(name)
+    x = y = keras.Input((5, 7), name="x")
+    for number in range(3):
+        y = cls(name=f"block_{number}")(y)
+    graph = plots.read_graph(keras.Model(x, y))
+    assert [node.id for node in graph.nodes] == ["x", "block_0", "block_1", "block_2"]
+    assert plots.fold(graph).repeats == {"block_0": 3}
 
 
 # Losses
@@ -301,7 +366,7 @@ def test_a_nested_model_takes_the_masks_of_several_inputs():
         (None, ()),
     ],
 )
-def test_what_a_compiled_model_is_trained_on_is_read(loss, losses):
+def test_losses_of_a_compiled_model_are_read(loss, losses):
     x = keras.Input((7,), name="x")
     outputs = [layers.Dense(1, name=f"out_{n}")(x) for n in range(len(losses) or 1)]
     model = keras.Model(x, outputs)
@@ -312,7 +377,7 @@ def test_what_a_compiled_model_is_trained_on_is_read(loss, losses):
     )
 
 
-def test_losses_by_name_come_in_the_order_of_the_outputs():
+def test_losses_by_name_have_the_order_of_the_outputs():
     x = keras.Input((7,), name="x")
     outputs = {name: layers.Dense(1, name=name)(x) for name in "ab"}
     loss = {"a": "binary_crossentropy", "b": "mse"}
@@ -352,7 +417,7 @@ UNEQUAL = np.arange(5)[:, None] / 10_000 ** (2 * np.arange(8) / 8)  # no two ang
         (np.zeros((0, 7)), ""),
     ],
 )
-def test_what_the_values_of_an_array_look_like_is_told(array, pattern):
+def test_patterns_of_constant_arrays_are_recognised(array, pattern):
     x = keras.Input((*array.shape,), name="x")
     model = keras.Model(x, ops.where(x > 0.5, x, ops.convert_to_tensor(array.astype("float32"))))
     constants = [c for node in plots.read_graph(model).nodes for c in node.constants if c.shape]
@@ -362,7 +427,7 @@ def test_what_the_values_of_an_array_look_like_is_told(array, pattern):
 
 
 @pytest.mark.parametrize("number", [np.float64(2.5), np.float32(2.5), np.array(2.5)])
-def test_numbers_of_numpy_become_plain_ones(number):
+def test_numpy_scalars_become_python_numbers(number):
     class Scale(layers.Layer):
         def __init__(self, factor, **kwargs):
             super().__init__(**kwargs)
@@ -386,7 +451,7 @@ def test_numbers_of_numpy_become_plain_ones(number):
 
 
 def named(names, residual=()):
-    """Dense layers of these names, one after the other, and sums with what each of them takes."""
+    """Return a stack of Dense layers of these names, with sums around those in `residual`."""
     x = keras.Input((7,), name="x")
     ends = [x]
     for name in names:
@@ -429,7 +494,7 @@ def boxes_and_labels(graph):
                 ("block2d", "bn"),
             ],
         ),
-        (  # Xception: what is named like the box lies in it
+        (  # Xception: a layer named like the namespace is inside it
             ["block2_conv1", "block2_conv1_bn", "block2_pool"],
             [("block2.conv1", "conv1"), ("block2.conv1", "bn"), ("block2", "pool")],
         ),
@@ -439,24 +504,24 @@ def boxes_and_labels(graph):
         (["a.up", "block1_a", "block1_b"], [("a", "up"), ("", "block1_a"), ("", "block1_b")]),
     ],
 )
-def test_numbered_names_without_dots_say_what_lies_in_one_box(names, expected):
+def test_numbered_names_without_dots_become_namespaces(names, expected):
     assert boxes_and_labels(named(names)) == expected
 
 
-def test_names_that_begin_alike_at_both_ends_of_a_model_are_no_box():
+def test_equal_prefixes_at_both_ends_of_a_model_are_no_namespace():
     names = ["side1_in", "block2_a", "block2_b", "side1_out"]
     assert [box for box, _ in boxes_and_labels(named(names))] == ["", "block2", "block2", ""]
 
 
-def test_what_nobody_named_may_lie_between_the_calls_of_a_box():
+def test_unnamed_calls_may_lie_between_the_calls_of_a_namespace():
     names = ["stage_0_a", "stage_0_b", "stage_0_c"]
     graph = named(names, residual=names)
     assert [box for box, _ in boxes_and_labels(graph)] == ["stage_0"] * 3
-    assert set(boxes(graph).values()) == {"", "stage_0"}  # the sums between them lie in it as well
+    assert set(boxes(graph).values()) == {"", "stage_0"}  # includes the sums between them
     assert boxes(graph)["add#1"] == "stage_0"
 
 
-def test_the_boxes_of_a_model_within_a_model_lie_in_it():
+def test_namespaces_of_a_nested_model_are_inside_its_own():
     x = keras.Input((7,), name="inner")
     y = layers.Dense(7, name="block1_a")(x)
     inner = keras.Model(x, layers.Dense(7, name="block1_b")(y), name="tower")
@@ -470,14 +535,14 @@ def test_the_boxes_of_a_model_within_a_model_lie_in_it():
     ]
 
 
-def test_boxes_of_flat_names_survive_a_file():
+def test_namespaces_of_flat_names_survive_serialisation():
     graph = named(["block1_a", "block1_b"])
     again = plots.Graph.from_json(graph.to_json())
     assert again == graph
     assert boxes_and_labels(again) == [("block1", "a"), ("block1", "b")]
 
 
-def test_the_mask_of_a_nested_encoder_reaches_what_reads_its_output() -> None:
+def test_the_mask_of_a_nested_encoder_reaches_the_layer_after_it() -> None:
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     words = layers.Embedding(11, 7, mask_zero=True, name="words")(tokens)
     inside = layers.LSTM(5, return_sequences=True, name="inside")(words)
@@ -491,7 +556,7 @@ def test_the_mask_of_a_nested_encoder_reaches_what_reads_its_output() -> None:
     assert {target for _, target in masks} == {"encoder.inside", "after"}
     rows = np.array([[3, 5, 2, 0, 0], [7, 0, 0, 0, 0]], "int32")
     expected = keras.ops.convert_to_numpy(model(rows))
-    longer = model(np.pad(rows, ((0, 0), (0, 2))))  # more padding, which is not seen
+    longer = model(np.pad(rows, ((0, 0), (0, 2))))  # additional padding has no effect
     np.testing.assert_allclose(keras.ops.convert_to_numpy(longer), expected, atol=1e-6)
     values = plots.call_values(model, rows, open_nested=True)
     np.testing.assert_allclose(values["after"][0], expected, atol=1e-6)

@@ -1,1 +1,1 @@
-"""Differences: which call is which in two graphs, what has changed, and how to say and draw it."""
+"""Compare graphs: align their calls, find the differences, report and draw them."""

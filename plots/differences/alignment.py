@@ -1,4 +1,4 @@
-"""Which call of one graph is which call of another: by its path, then by what it is and feeds."""
+"""Align two graphs: pair their calls by path, then by content and neighbours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Literal
 
-from plots.differences.configurations import without_names
+from plots.differences.difference import without_names
 from plots.graph import Edge, Graph, Node
 from plots.operation_kinds import is_additive_merge
 
@@ -20,16 +20,16 @@ class Alignment:
     """Pairs of calls, one of each graph.
 
     Attributes:
-        partners: Id of a call of the first graph -> id of the same call in the second.
-        displaced: Ids of the first graph: the fewest calls that have to change their place for all
-            pairs to come in the same order in both.
+        partners: Id of a call in the first graph -> id of the same call in the second.
+        displaced: Ids in the first graph: the smallest set of calls to move for all pairs to have
+            the same order in both.
     """
 
     partners: Mapping[str, str]
     displaced: frozenset[str]
 
     def inverted(self) -> Alignment:
-        """The same pairs, seen from the second graph."""
+        """Return the same pairs from second to first graph."""
         return Alignment(
             {theirs: mine for mine, theirs in self.partners.items()},
             frozenset(self.partners[mine] for mine in self.displaced),
@@ -37,13 +37,13 @@ class Alignment:
 
 
 def align(first: Graph, second: Graph) -> Alignment:
-    """Pair the calls of two graphs; no call is in two pairs.
+    """Pair the calls of two graphs; every call is in one pair at most.
 
-    First those with the same path and the same class (or the same path and a neighbour in common).
-    Then, of the others, those next to a pair in the same way; those with configuration, shapes and
-    neighbours that are found equally often in both graphs; and the longest common runs of what is
-    left. What nobody named ("add#3") is paired by structure only, for its number says nothing; and
-    what has another path in each graph only if some of what it takes from and leads into is too.
+    The first pairs have the same path, and the same class or a common neighbour. The remaining
+    calls are paired in this order: those connected to a pair in the same way; those whose
+    configuration, shapes and neighbours are equally frequent in both graphs; the longest common
+    runs. Unnamed calls ("add#3") are paired by structure only, because their numbers have no
+    meaning. A pair with different paths needs neighbours that are pairs as well.
 
     `align(b, a)` has the same pairs as `align(a, b)`.
     """
@@ -68,15 +68,12 @@ def align(first: Graph, second: Graph) -> Alignment:
 
 
 def is_auto_numbered(node_id: str) -> bool:
-    """Whether the id says which call it is by counting, as "add#3" does, and not by a path.
-
-    It does so too where only something around the call was counted: "functional#1.query".
-    """
+    """Return whether the id contains a count, as "add#3" and "functional#1.query" do."""
     return "#" in node_id
 
 
 def port_of(edge: Edge, target: Node) -> str:
-    """Which argument the edge goes into; "" for those of a sum, whose order means nothing."""
+    """Return the port of an edge; "" for those of a sum, whose order has no meaning."""
     return "" if is_additive_merge(target) else edge.port
 
 
@@ -102,21 +99,21 @@ class _Pairs:
             self.taken[1].remove(self.partners.pop(mine))
 
     def left(self, side: int) -> list[Node]:
-        """Calls of one graph that have no partner yet."""
+        """Return the calls of one graph without a partner."""
         return [node for node in self.graphs[side].nodes if node.id not in self.taken[side]]
 
     def content(self, node: Node) -> str:
-        """What a call is, without its name."""
+        """Return a key of all that a call is, except its name."""
         if id(node) not in self._contents:
             config = json.dumps(without_names(node.config), sort_keys=True, default=str)
-            # Other values are a change, and a graph of an older release does not have them.
+            # Without digests: other values are a change, and older graph files have none.
             constants = [replace(constant, digest=None) for constant in node.constants]
             described = node.kind, node.class_name, config, node.outputs, constants
             self._contents[id(node)] = repr(described)
         return self._contents[id(node)]
 
     def surroundings(self, side: int, node: Node) -> Hashable:
-        """A call's content with those of its neighbours: one round of Weisfeiler and Lehman."""
+        """Return the contents of a call and its neighbours: one Weisfeiler-Lehman round."""
         graph = self.graphs[side]
         before = [
             (port_of(edge, node), self.content(graph.node(edge.source)))
@@ -127,7 +124,7 @@ class _Pairs:
         return self.content(node), tuple(sorted(before)), tuple(sorted(after))
 
     def grow(self, key: Callable[[Node], Hashable]) -> None:
-        """Pair what is next to a pair in the same way, has the same key, and is the only such."""
+        """Pair neighbours of pairs that are connected in the same way and have a unique key."""
         waiting = deque(self.partners.items())
         while waiting:
             mine, theirs = waiting.popleft()
@@ -143,20 +140,15 @@ class _Pairs:
     def _near(
         self, side: int, node_id: str, key: Callable[[Node], Hashable]
     ) -> dict[Hashable, dict[str, None]]:
-        """Neighbours without a partner: (how they are connected, key) -> their ids."""
+        """Return the neighbours without a partner: (connection, key) -> their ids."""
         graph, taken = self.graphs[side], self.taken[side]
-        here = graph.node(node_id)
         found: dict[Hashable, dict[str, None]] = {}
-        for edge in graph.outgoing[node_id]:
-            if edge.target not in taken:
-                other = graph.node(edge.target)
-                way = "to", port_of(edge, other), edge.output, key(other)
-                found.setdefault(way, {})[other.id] = None
-        for edge in graph.incoming[node_id]:
-            if edge.source not in taken:
-                other = graph.node(edge.source)
-                way = "from", port_of(edge, here), edge.output, key(other)
-                found.setdefault(way, {})[other.id] = None
+        for edges, end in ((graph.outgoing, "target"), (graph.incoming, "source")):
+            for edge in edges[node_id]:
+                other = graph.node(getattr(edge, end))
+                if other.id not in taken:
+                    port = port_of(edge, graph.node(edge.target))
+                    found.setdefault((end, port, edge.output, key(other)), {})[other.id] = None
         return found
 
 
@@ -175,7 +167,7 @@ def _neighbours(graph: Graph, node_id: str) -> set[str]:
 
 
 def _by_position(pairs: _Pairs) -> Iterable[tuple[str, str]]:
-    """The inputs of the models in order, and what gives their outputs, as far as they are alike."""
+    """Yield the inputs of the models, and the calls that return their outputs, in order."""
     first, second = pairs.graphs
     mine, theirs = ([n for n in pairs.left(side) if n.kind == "input"] for side in (0, 1))
     for a, b in zip(mine, theirs, strict=False):
@@ -187,23 +179,23 @@ def _by_position(pairs: _Pairs) -> Iterable[tuple[str, str]]:
 
 
 def _by_count(pairs: _Pairs) -> Iterable[tuple[str, str]]:
-    """In order, calls with surroundings that are found equally often in both graphs."""
+    """Yield calls with surroundings that are equally frequent in both graphs, in order."""
     found: tuple[dict[Hashable, list[str]], dict[Hashable, list[str]]] = {}, {}
     for side in (0, 1):
         for node in pairs.left(side):
             found[side].setdefault(pairs.surroundings(side, node), []).append(node.id)
-    for look, mine in found[0].items():
-        theirs = found[1].get(look, [])
+    for key, mine in found[0].items():
+        theirs = found[1].get(key, [])
         if len(mine) == len(theirs):
             yield from zip(mine, theirs, strict=True)
 
 
 def _by_order(pairs: _Pairs) -> Iterable[tuple[str, str]]:
-    """The longest runs of calls with equal surroundings, in the order of the graphs."""
+    """Yield the longest runs of calls with equal surroundings, in the order of the graphs."""
     nodes = pairs.left(0), pairs.left(1)
-    looks = [[pairs.surroundings(side, node) for node in nodes[side]] for side in (0, 1)]
-    numbers = {look: number for number, look in enumerate(dict.fromkeys(looks[0] + looks[1]))}
-    coded = [[numbers[look] for look in side] for side in looks]
+    keys = [[pairs.surroundings(side, node) for node in nodes[side]] for side in (0, 1)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys[0] + keys[1]))}
+    coded = [[numbers[key] for key in side] for side in keys]
     matcher = SequenceMatcher(None, coded[0], coded[1], autojunk=False)
     for start, other, length in matcher.get_matching_blocks():
         for offset in range(length):
@@ -211,10 +203,10 @@ def _by_order(pairs: _Pairs) -> Iterable[tuple[str, str]]:
 
 
 def _coincidences(pairs: _Pairs) -> list[str]:
-    """Calls with a partner of another path whose surroundings are not those of the partner.
+    """Return calls whose partner has another path and other surroundings.
 
-    A norm at the end of a stack is not the norm of a block that was added there, although both lead
-    into the same call. Where the last part of the path is the same, less will do.
+    The norm after a stack is not the norm of a block added there, although both feed the same
+    call. If the last part of the path is equal, one common side is enough.
     """
     first, second = pairs.graphs
     renamed = [
@@ -235,16 +227,16 @@ def _coincidences(pairs: _Pairs) -> list[str]:
 def _meet(
     pairs: _Pairs, mine: Iterable[Edge], theirs: Iterable[Edge], end: Literal["source", "target"]
 ) -> bool:
-    """Whether there is a pair among the calls at an end of the edges, or no call in both graphs."""
+    """Return whether the calls at one end of the edges include a pair, or there are no calls."""
     calls = {pairs.partners.get(getattr(edge, end)) for edge in mine}
     others = {getattr(edge, end) for edge in theirs}
     return bool(calls & others) or not (calls or others)
 
 
 def _between(pairs: _Pairs) -> Iterable[tuple[str, str]]:
-    """What comes between the same two pairs in both orders, by class, or as often.
+    """Yield calls between the same two pairs in both orders, of equal class or equal number.
 
-    So Relu in the place of Gelu is one change, and not one call less and another one more.
+    So Relu in place of Gelu is one change, not one removed and one added call.
     """
     gaps: tuple[dict[str, list[Node]], dict[str, list[Node]]] = {}, {}
     for side in (0, 1):
@@ -270,14 +262,14 @@ def _class(node: Node) -> Hashable:
 
 
 def _order_of_two(graph: Graph) -> tuple[int, list[str], list[str]]:
-    """Puts two graphs into an order of their own, whichever is given first."""
+    """Return a sort key, so that the order in which two graphs are given has no effect."""
     calls = [f"{node.id} {node.class_name}" for node in graph.nodes]
     return len(calls), calls, [edge.id for edge in graph.edges]
 
 
 def _longest_increasing(numbers: list[int]) -> set[int]:
-    """Positions of a longest increasing subsequence of different numbers (patience sorting)."""
-    ends: list[int] = []  # the least number that a subsequence of each length can end with
+    """Return the positions of a longest increasing subsequence (patience sorting)."""
+    ends: list[int] = []  # smallest end of a subsequence of each length
     positions: list[int] = []
     before: list[int | None] = []
     for position, number in enumerate(numbers):

@@ -1,4 +1,4 @@
-"""A difference between graphs in words, for terminals and the logs of continuous integration."""
+"""Report a difference as text, for terminals and the logs of continuous integration."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from plots.annotations import Quantity, counted, percent_text
-from plots.differences.compare import compare_graphs
-from plots.differences.difference import MODEL, Difference, flops_of
-from plots.differences.words import Words, stem_and_number
-from plots.graph import Graph
-from plots.hierarchy import with_number
+from plots.differences.alignment import is_auto_numbered
+from plots.differences.compare import compare_graphs, line_into
+from plots.differences.difference import (
+    MODEL,
+    ChangedCall,
+    Difference,
+    Move,
+    Rewiring,
+    TieChange,
+    flops_of,
+)
+from plots.graph import Graph, Node
+from plots.hierarchy import boxes, enclosing_block, numbered, with_number
 from plots.skips import skip_paths
 
 _WIDTH = 100
-_MOST_NAMES = 4
+_MAX_NAMES = 4
 
 
 def difference_text(difference: Difference) -> str:
-    """A difference in words: a summary, then box by box what was added, removed, moved or changed.
+    """Return a summary of a difference, then its added, removed, moved and changed calls by block.
 
-    What is the same in several numbered boxes is said once:
+    Equal differences of several numbered blocks are listed once:
 
         a -> b: 1 call added, 12 changed
         parameters 124,438,272 -> 124,439,808 (+1,536, < 0.1 %)
@@ -30,10 +38,9 @@ def difference_text(difference: Difference) -> str:
         decoder.block_0 ... block_11 (12 x)
           ~ feedforward.up: activation gelu -> relu
 
-    Calls are signed "+" where added, "-" where removed, ">" where moved (to another path, or to
-    another place in the flow of data), "~" where changed or wired in another way, "=" where they
-    share weights or no longer do, and "." where reshaped: set up as before, but with other shapes
-    or another number of weights, because of what goes in.
+    Signs of calls: "+" added, "-" removed, ">" moved (another path, or another place in the data
+    flow), "~" changed or rewired, "=" weights shared in one graph only, "." reshaped (only shapes
+    or the number of parameters differ, because the inputs do).
     """
     before, after = difference.before, difference.after
     if difference.is_empty:
@@ -44,11 +51,14 @@ def difference_text(difference: Difference) -> str:
 
 
 def comparison_table(graphs: Mapping[str, Graph]) -> str:
-    """A table of several graphs: their size, and in how much each differs from the first.
+    """Return a table of graphs with their sizes and the number of differences from the first.
 
     Raises:
-        ValueError: if no graph was given, or one of them is folded.
+        ValueError: if no graph is given, or one of them is folded.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     if not graphs:
         raise ValueError("no graphs were given: comparison_table needs a mapping title -> graph")
     first = next(iter(graphs.values()))
@@ -60,26 +70,26 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
         difference = "" if graph is first else counts_text(compare_graphs(first, graph))
         rows.append([title, *sizes, f"{len(skip_paths(graph)):,}", difference])
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    left = (0, len(columns) - 1)  # names and words to the left, numbers to the right
-    lines = []
-    for row in zip(*columns, strict=True):
-        cells = [
-            cell.ljust(width) if number in left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        is_text = column in (columns[0], columns[-1])
+        table.add_column(column[0], justify="left" if is_text else "right", no_wrap=True)
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*row)
+    console = Console(width=10_000, color_system=None, markup=False, emoji=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def counts(difference: Difference) -> dict[str, int]:
-    """How much is different in which way; ways that there are not are left out.
+    """Return the number of differences of every kind that occurs.
 
-    The first ways count calls, each once, and the last two what is none: outputs of the model, and
-    sets of calls that share weights.
+    All kinds count calls, each call once, except the last two: outputs of the model, and sets of
+    calls that share weights.
     """
     reshaped = sum(call.is_reshaped for call in difference.changed)
-    ways = {
+    kinds = {
         "added": len(difference.added),
         "removed": len(difference.removed),
         "moved": len(difference.moved),
@@ -89,26 +99,26 @@ def counts(difference: Difference) -> dict[str, int]:
         "output rewired": sum(wire.after == MODEL for wire in difference.rewired),
         "tie changed": len(difference.ties),
     }
-    return {way: count for way, count in ways.items() if count}
+    return {kind: count for kind, count in kinds.items() if count}
 
 
 def counts_text(difference: Difference) -> str:
-    """How much is different: "1 call added, 4 moved, 12 changed, 2 outputs rewired"."""
+    """Return the counts as text: "1 call added, 4 moved, 12 changed, 2 outputs rewired"."""
     if difference.is_empty:
         return "no difference"
-    (way, count), *others = counts(difference).items()
-    first = way_text(way if " " in way else f"call {way}", count)
-    return ", ".join([first, *(way_text(*other) for other in others)])
+    (kind, count), *others = counts(difference).items()
+    first = count_text(kind if " " in kind else f"call {kind}", count)
+    return ", ".join([first, *(count_text(*other) for other in others)])
 
 
-def way_text(way: str, count: int) -> str:
-    """One of the `counts` in words: "4 moved", "2 outputs rewired"."""
-    noun, _, done = way.rpartition(" ")
+def count_text(kind: str, count: int) -> str:
+    """Return one of the `counts` as text: "4 moved", "2 outputs rewired"."""
+    noun, _, done = kind.rpartition(" ")
     return f"{counted(count, noun)} {done}" if noun else f"{count:,} {done}"
 
 
 def sizes_text(difference: Difference) -> str:
-    """The number of weights, and that of operations where they can be counted, before and after."""
+    """Return the number of parameters, and of operations if known, before and after."""
     old, new = difference.parameters
     text = f"parameters {new:,}"
     if old != new:
@@ -118,8 +128,13 @@ def sizes_text(difference: Difference) -> str:
     return f"{text}\noperations {_operations_text(*difference.flops)}"
 
 
+def weights_text(node: Node) -> str:
+    """Return the number of weights, at the first call of a layer: "192 parameters"; else ""."""
+    return f"{node.parameters:,} parameters" if node.owns_weights else ""
+
+
 def _operations_text(old: Quantity, new: Quantity) -> str:
-    """Operations before and after, and what has come or gone where both have the same letters."""
+    """Return the operations before and after, and their difference if the letters are equal."""
     texts = [quantity.text("FLOP") for quantity in (old, new)]
     if old == new:
         return texts[1]
@@ -139,24 +154,162 @@ def _share(old: float, new: float) -> str:
     return f", {text}" if text.startswith("<") else f", {'+' if new > old else '-'}{text}"
 
 
+class Words:
+    """Names and descriptions of calls of two graphs, as seen from their blocks.
+
+    A side is 0 for the graph before and 1 for the one after. The block of a call is the numbered
+    namespace around it (`decoder.block_3`), or else its namespace. Names within blocks contain no
+    block numbers, so descriptions of equal blocks are equal.
+
+    Attributes:
+        whole_blocks: For each side: numbered block with no call in the other graph -> its calls.
+    """
+
+    def __init__(self, difference: Difference) -> None:
+        self._graphs = difference.before, difference.after
+        self._blocks = tuple(
+            {i: enclosing_block(namespace) or namespace for i, namespace in boxes(graph).items()}
+            for graph in self._graphs
+        )
+        alone = difference.removed, difference.added
+        self.whole_blocks = tuple(self._whole(side, set(alone[side])) for side in (0, 1))
+
+    def _whole(self, side: int, alone: set[str]) -> dict[str, list[str]]:
+        members: dict[str, list[str]] = {}
+        for node_id, block in self._blocks[side].items():
+            members.setdefault(block, []).append(node_id)
+        return {
+            block: ids
+            for block, ids in members.items()
+            if numbered(block) and len(ids) > 1 and alone.issuperset(ids)
+        }
+
+    def block(self, side: int, node_id: str) -> str:
+        """Return the block of a call, or ""."""
+        return self._blocks[side].get(node_id, "")
+
+    def inside(self, side: int, node_id: str) -> str:
+        """Return a call's name within its block."""
+        return self.seen_from(self.block(side, node_id), side, node_id)
+
+    def seen_from(self, block: str, side: int, node_id: str) -> str:
+        """Return a call's name relative to a block: "feedforward.norm of the previous block"."""
+        own = self.block(side, node_id)
+        (stem, number), (own_stem, own_number) = _stem_and_number(block), _stem_and_number(own)
+        if is_auto_numbered(node_id):  # counted in the whole graph, so different in equal blocks
+            name = node_id.rpartition(".")[2]
+            if own_number >= 0:
+                name = self._graphs[side].node(node_id).class_name
+        elif node_id.startswith(f"{own}."):
+            name = node_id.removeprefix(f"{own}.")
+        else:
+            return node_id
+        if own == block:
+            return name
+        if own_stem == stem and abs(own_number - number) == 1:
+            which = "next" if own_number > number else "previous"
+            kind = own_stem.rpartition(".")[2].rstrip("_@#") or "block"
+            return f"{name} of the {which} {kind}"
+        return f"{own}.{name}" if own else name
+
+    def described(self, side: int, node_id: str) -> str:
+        """Return a call with class and weights: "norm (LayerNormalization), 192 parameters".
+
+        An unnamed call with several inputs is described by them: "add#1 (Add) of d and i".
+        """
+        graph = self._graphs[side]
+        node = graph.node(node_id)
+        name = self.inside(side, node_id)
+        text = name if name == node.class_name else f"{name} ({node.class_name})"
+        sources = {edge.source: None for edge in graph.incoming[node_id] if not edge.implicit}
+        if is_auto_numbered(node_id) and len(sources) > 1:
+            block = self.block(side, node_id)
+            text += f" of {' and '.join(self.seen_from(block, side, source) for source in sources)}"
+        return ", ".join(filter(None, [text, weights_text(node)]))
+
+    def was(self, move: Move) -> list[str]:
+        """Return the old path and the old place of a moved call: "encoder.norm", "after add"."""
+        was = [self._starred(move.before, move.after)] if move.renamed else []
+        return [*was, f"after {self._source(0, move.before)}"] if move.displaced else was
+
+    def moved(self, move: Move) -> list[str]:
+        """Return where a call was and is: "was encoder.norm", "after add, was after norm"."""
+        texts = [f"was {was}" for was in self.was(move)]
+        if move.displaced:
+            texts[-1] = f"after {self._source(1, move.after)}, {texts[-1]}"
+        return texts
+
+    def changed(self, call: ChangedCall) -> list[str]:
+        """Return the changes of a call: "units 11 -> 13"."""
+        return [f"{change.name} {change.old} -> {change.new}" for change in call.changes]
+
+    def tied(self, tie: TieChange) -> str:
+        """Return which calls share weights, or no longer do, and with which others."""
+        calls, others = (
+            ", ".join(self.seen_from("", int(tie.tied), call) for call in ids)
+            for ids in (tie.calls, tie.others)
+        )
+        if not others:
+            return f"{calls} {'share' if tie.tied else 'no longer share'} their weights"
+        share = "shares its" if len(tie.calls) == 1 else "share their"
+        return f"{calls} {'now' if tie.tied else 'no longer'} {share} weights with {others}"
+
+    def rewired(self, rewiring: Rewiring) -> str:
+        """Return the new input of a call: "takes norm, not residual (inputs)"."""
+        block = self.block(1, rewiring.after)
+        old, new = (
+            None if edge is None else self.seen_from(block, side, edge.source)
+            for side, edge in enumerate((rewiring.old, rewiring.new))
+        )
+        port = next(edge.port for edge in (rewiring.new, rewiring.old) if edge is not None)
+        if rewiring.after == MODEL:
+            return f"{port} of the model is {new or 'none'}, was {old or 'none'}"
+        if new is None:
+            return f"no longer takes {old} ({port})"
+        return f"takes {new}{f', not {old}' if old else ' too'} ({port})"
+
+    def _source(self, side: int, node_id: str) -> str:
+        """Return the source of a call with one input."""
+        source = line_into(self._graphs[side], node_id).source
+        return self.seen_from(self.block(side, node_id), side, source)
+
+    def _starred(self, before: str, after: str) -> str:
+        """Return a call's old path, with a star for the block number if that is unchanged."""
+        block, now = self.block(0, before), self.block(1, after)
+        if block == now:
+            return self.inside(0, before)
+        (stem, number), (_, new_number) = _stem_and_number(block), _stem_and_number(now)
+        if number == new_number >= 0 and before.startswith(block):
+            return f"{stem}*{before.removeprefix(block)}"
+        return before
+
+
+def _stem_and_number(block: str) -> tuple[str, int]:
+    """Return the name of a numbered block without its number, and the number or -1."""
+    return numbered(block) or (block, -1)
+
+
+# Lines
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One thing to say about what is in a box."""
+    """A line of text about a block."""
 
-    box: str
+    block: str
     text: str
 
 
 def _sections(lines: Iterable[_Line]) -> Iterator[str]:
-    """The lines under the names of their boxes; equal lines of numbered boxes once."""
-    boxes_with: dict[tuple[str, str, int], list[int]] = {}
+    """Yield the lines under the names of their blocks; equal lines of numbered blocks once."""
+    blocks_with: dict[tuple[str, str, int], list[int]] = {}
     times: dict[_Line, int] = {}
     for line in lines:
         times[line] = times.get(line, 0) + 1
-        stem, number = stem_and_number(line.box)
-        boxes_with.setdefault((stem, line.text, times[line]), []).append(number)
+        stem, number = _stem_and_number(line.block)
+        blocks_with.setdefault((stem, line.text, times[line]), []).append(number)
     sections: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (stem, text, _), numbers in boxes_with.items():
+    for (stem, text, _), numbers in blocks_with.items():
         sections.setdefault((stem, tuple(sorted(numbers))), []).append(text)
     for (stem, same), texts in sections.items():
         if title := _title(stem, same):
@@ -165,7 +318,7 @@ def _sections(lines: Iterable[_Line]) -> Iterator[str]:
 
 
 def _title(stem: str, numbers: tuple[int, ...]) -> str:
-    """Words of numbered boxes: "decoder.block_0 ... block_11 (12 x)"."""
+    """Return the names of numbered blocks: "decoder.block_0 ... block_11 (12 x)"."""
     if numbers == (-1,):
         return stem
     short = stem.rpartition(".")[2]
@@ -184,19 +337,19 @@ def _title(stem: str, numbers: tuple[int, ...]) -> str:
 
 
 def _lines(difference: Difference) -> Iterator[_Line]:
-    """All that is to be said, in the order of the calls."""
+    """Yield all lines, in the order of the calls."""
     words = Words(difference)
-    placed = [*_calls(difference, words), *_whole_boxes(difference, words)]
+    placed = [*_calls(difference, words), *_whole_blocks(difference, words)]
     yield from (line for _, line in sorted(placed, key=lambda place_and_line: place_and_line[0]))
     reshaped: dict[str, dict[str, None]] = {}
     for call in difference.changed:
         if call.is_reshaped:
-            members = reshaped.setdefault(words.box(1, call.after), {})
+            members = reshaped.setdefault(words.block(1, call.after), {})
             members[words.inside(1, call.after)] = None
-    for box, members in reshaped.items():
-        more = len(members) - _MOST_NAMES
-        listed = ", ".join([*members][:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-        yield _Line(box, f". {listed}: reshaped")
+    for block, members in reshaped.items():
+        more = len(members) - _MAX_NAMES
+        listed = ", ".join([*members][:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+        yield _Line(block, f". {listed}: reshaped")
     for tie in difference.ties:
         yield _Line("", f"= {words.tied(tie)}")
 
@@ -205,41 +358,39 @@ _Place = tuple[int, int]
 
 
 def _calls(difference: Difference, words: Words) -> Iterator[tuple[_Place, _Line]]:
-    """What is to be said about single calls, with their places."""
-    after, whole = difference.after, words.whole_boxes
+    """Yield the lines about single calls, with their places."""
+    after, whole = difference.after, words.whole_blocks
     for side, sign, ids in ((1, "+", difference.added), (0, "-", difference.removed)):
         for node_id in ids:
-            box = words.box(side, node_id)
-            if box not in whole[side]:
+            block = words.block(side, node_id)
+            if block not in whole[side]:
                 place = (
                     difference.removed_from[node_id] if side == 0 else (after.index[node_id], -1)
                 )
-                yield place, _Line(box, f"{sign} {words.described(side, node_id)}")
+                yield place, _Line(block, f"{sign} {words.described(side, node_id)}")
     texts = [(move.after, ">", words.moved(move)) for move in difference.moved]
-    for call in difference.changed:
-        if not call.is_reshaped:
-            texts.append((call.after, "~", words.changed(call)))
+    texts += [(c.after, "~", words.changed(c)) for c in difference.changed if not c.is_reshaped]
     texts += [(wire.after, "~", [words.rewired(wire)]) for wire in difference.rewired]
     for node_id, sign, parts in texts:
         text = parts[0] if node_id == MODEL else _joined(words.inside(1, node_id), parts)
         place = (after.index.get(node_id, len(after.nodes)), -1)
-        yield place, _Line(words.box(1, node_id), f"{sign} {text}")
+        yield place, _Line(words.block(1, node_id), f"{sign} {text}")
 
 
-def _whole_boxes(difference: Difference, words: Words) -> Iterator[tuple[_Place, _Line]]:
-    """Numbered boxes of which everything was added or removed."""
+def _whole_blocks(difference: Difference, words: Words) -> Iterator[tuple[_Place, _Line]]:
+    """Yield the lines about numbered blocks that were added or removed as a whole."""
     for side, sign in ((0, "-"), (1, "+")):
         graph = (difference.before, difference.after)[side]
-        for box, ids in words.whole_boxes[side].items():
+        for block, ids in words.whole_blocks[side].items():
             layers = {graph.node(i).layer for i in ids} & set(ids)
             parameters = sum(graph.node(layer).parameters for layer in layers)
             text = f"{sign} all of it: {len(ids):,} calls, {parameters:,} parameters"
             place = (graph.index[ids[0]], -1) if side else difference.removed_from[ids[0]]
-            yield place, _Line(box, text)
+            yield place, _Line(block, text)
 
 
 def _joined(name: str, parts: list[str]) -> str:
-    """What has changed of a call, on one line if it is not too long."""
+    """Return the changes of a call, on one line if it is short enough."""
     line = f"{name}: {', '.join(parts)}"
     if len(line) + 4 <= _WIDTH or len(parts) == 1:
         return line

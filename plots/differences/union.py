@@ -1,28 +1,26 @@
-"""Two graphs in one: the newer one with what was removed, and notes on all that is different."""
+"""Draw two graphs as one: the newer graph, the removed calls, and notes on all differences."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plots.annotations import DIFFERENCES, Note
 from plots.differences.compare import compare_graphs
 from plots.differences.difference import MODEL, Difference
-from plots.differences.report import counts, sizes_text, way_text
-from plots.differences.words import Words, weights_text
-from plots.folding.contract import Contraction
+from plots.differences.report import Words, count_text, counts, sizes_text, weights_text
+from plots.folding.groups import Contraction
 from plots.graph import Edge, Graph, Node
 from plots.ordering import circles, in_order
-from plots.reading.sources import graph_of
+from plots.reading.read import graph_of
 from plots.registry import graph_plugin
 
 if TYPE_CHECKING:
     import keras
 
-_MOST_LINES = 4
-"""How much a box says about its call; a text says all."""
+_MAX_LINES = 4  # of a note; `difference_text` has no limit
 
 
 @graph_plugin("diff")
@@ -31,34 +29,33 @@ def diff(
     against: Graph | keras.Model | str | os.PathLike[str] | None = None,
     changes_only: bool = False,
 ) -> Graph:
-    """Marks what is added, removed, moved or changed against an older graph.
+    """Marks calls that are added, removed, moved or changed against an older graph.
 
     Args:
-        graph: The newer graph. What plugins have found out about it stays.
-        against: The older one: a graph, a Keras model, or the path of a file that holds what
-            `Graph.to_json` gave. Of a model, models inside of it are opened, as `draw` does it.
-        changes_only: Whether calls are left out that are as they were and not next to one that is
-            different.
+        graph: The newer graph. Its annotations are kept.
+        against: The older one: a graph, a Keras model, or the path of a file written by
+            `Graph.to_json`. Nested models are opened, as `draw` does.
+        changes_only: Whether to keep only calls that differ and their neighbours.
 
     Returns:
         The newer graph with the removed calls, and notes of the kinds `DIFFERENCES`. A removed call
-        whose id is taken has " (removed)" after it. What it gave to a call that now comes before it
-        is not drawn, and its note says so.
+        whose id is in use gets the suffix " (removed)". An edge from a removed call to one that now
+        comes before it is not drawn; the note on the removed call names it.
 
     Raises:
         OSError: if the file cannot be read.
-        TypeError: if `against` is a model without a graph, or nothing that has one.
-        ValueError: if `against` is missing or no graph, or if one of the two graphs is folded.
+        TypeError: if `against` is a model without a graph, or another object.
+        ValueError: if `against` is missing, the file holds no graph, or a graph is folded.
     """
     if against is None:
         raise ValueError(
-            'diff needs to know against which graph: ("diff", {"against": graph, model or path})'
+            'diff needs the graph to compare against: ("diff", {"against": graph, model or path})'
         )
     return marked(compare_graphs(graph_of(against), graph), changes_only)
 
 
 def marked(difference: Difference, changes_only: bool = False) -> Graph:
-    """The newer graph of a difference, marked as `diff` does it."""
+    """Return the newer graph of a difference, marked as by `diff`."""
     whole = _with_notes(difference, _Union(difference))
     return _around_notes(whole) if changes_only else whole
 
@@ -68,9 +65,9 @@ class _Union:
 
     Attributes:
         ids: Id before -> id in the union, for all calls of the older graph.
-        nodes: All calls, in an order in which they could be computed.
+        nodes: All calls, in topological order.
         removed_edges: Edges that the newer graph does not have.
-        left_out: Those of them that would lead back to where they come from.
+        left_out: Further such edges, which would close a cycle and are not drawn.
     """
 
     def __init__(self, difference: Difference) -> None:
@@ -95,7 +92,7 @@ class _Union:
         self.nodes = [nodes[node_id] for node_id in in_order(first, edges)]
 
     def _renamed(self, node_id: str) -> Node:
-        """A removed call under its id in the union, tied to the calls that shared its weights."""
+        """Return a removed call with its id in the union, tied to calls that shared its weights."""
         before, after = self.difference.before, self.difference.after
         node = before.node(node_id)
         for call in before.ties.get(node.layer, ()):
@@ -104,7 +101,7 @@ class _Union:
         return replace(node, id=self.ids[node_id], layer=self.ids[node.layer])
 
     def _lost(self) -> Iterator[Edge]:
-        """Edges at removed calls, and those that rewired calls took from; each once."""
+        """Yield the edges of removed calls and the old inputs of rewired calls, each once."""
         removed = set(self.difference.removed)
         rewired = {wire.old for wire in self.difference.rewired if wire.before != MODEL}
         there = {edge.id for edge in self.difference.after.edges}
@@ -116,7 +113,7 @@ class _Union:
 
 
 def _ids_in_union(difference: Difference) -> dict[str, str]:
-    """Id before -> id in the union, for all calls of the older graph."""
+    """Return id before -> id in the union, for all calls of the older graph."""
     ids = dict(difference.pairs)
     taken = set(difference.after.index)
     for node_id in difference.removed:
@@ -129,10 +126,9 @@ def _ids_in_union(difference: Difference) -> dict[str, str]:
 
 
 def older_side(newer: Graph, difference: Difference) -> Graph:
-    """The older graph to be shown beside `newer`, what `diff` has made of the newer one.
+    """Return the older graph for drawing beside `newer`, the result of `diff`.
 
-    Its calls have the ids that they have there, so that what belongs together can be found, and the
-    notes on what became of them.
+    Its calls have the ids and notes that they have in `newer`.
     """
     before, ids = difference.before, _ids_in_union(difference)
     nodes = [replace(node, id=ids[node.id], layer=ids[node.layer]) for node in before.nodes]
@@ -141,7 +137,7 @@ def older_side(newer: Graph, difference: Difference) -> Graph:
         nodes=tuple(nodes),
         edges=tuple(edges),
         outputs=tuple((ids[node_id], output) for node_id, output in before.outputs),
-        calls=ids,
+        replaced=ids,
         edge_ids={old.id: new.id for old, new in zip(before.edges, edges, strict=True)},
     ).of(before)
     places = {*ids.values(), *(edge.id for edge in edges)}
@@ -150,43 +146,36 @@ def older_side(newer: Graph, difference: Difference) -> Graph:
         for note in newer.notes
         if note.kind in DIFFERENCES and not places.isdisjoint(note.about)
     )
-    return replace(older, inputs=tuple(ids[i] for i in before.inputs), notes=(*older.notes, *notes))
+    return replace(older, notes=(*older.notes, *notes))
 
 
 def _with_notes(difference: Difference, union: _Union) -> Graph:
     after = difference.after
     position = {node.id: number for number, node in enumerate(union.nodes)}
     edges = sorted((*after.edges, *union.removed_edges), key=lambda edge: position[edge.target])
-    removed = {union.ids[node_id] for node_id in difference.removed}
     return replace(
         after,
         nodes=tuple(union.nodes),
         edges=tuple(edges),
-        inputs=tuple(n.id for n in union.nodes if n.id in after.inputs or _is_input(n, removed)),
+        inputs=tuple(node.id for node in union.nodes if node.kind == "input"),
         notes=(*after.notes, *_whole_notes(difference), *_notes(difference, union)),
     )
 
 
-def _is_input(node: Node, removed: set[str]) -> bool:
-    return node.kind == "input" and node.id in removed
-
-
 def _whole_notes(difference: Difference) -> Iterator[Note]:
-    """The summary; as every kind of note has its colour in pictures, it is their legend too."""
+    """Yield the summary; pictures colour every kind of note, so it is their legend too."""
     before, after = difference.before.name, difference.after.name
     title = f"{before} → {after}\n" if before != after else ""
     if difference.is_empty:
         yield Note("difference", (), f"{title}no difference")
         return
     yield Note("difference", (), _with_arrows(f"{title}{sizes_text(difference)}"))
-    for way, count in counts(difference).items():
-        kind = way.rpartition(" ")[2]  # of "output rewired" the last
-        yield Note(kind, (), way_text(way, count))
+    for kind, count in counts(difference).items():
+        yield Note(kind.rpartition(" ")[2], (), count_text(kind, count))
 
 
 def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
-    words = Words(difference)
-    after = difference.after
+    words, after = Words(difference), difference.after
     for node_id in difference.added:
         edges = (edge.id for edge in (*after.incoming[node_id], *after.outgoing[node_id]))
         yield Note("added", (node_id, *edges), _with_weights("added", after.node(node_id)))
@@ -200,7 +189,7 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
         lines = [_with_weights("removed", difference.before.node(node_id))]
         if backwards:
             names = ", ".join(dict.fromkeys(words.inside(1, target) for target in backwards))
-            lines.append(f"not drawn: its line to {names}, now above")
+            lines.append(f"not drawn: its edge to {names}, now above")
         yield Note("removed", (new_id, *drawn.get(new_id, ())), "\n".join(lines))
     for move in difference.moved:
         yield _note("moved", move.after, [f"moved: was {was}" for was in words.was(move)])
@@ -222,9 +211,9 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
 
 
 def _note(kind: str, node_id: str, lines: list[str]) -> Note:
-    more = len(lines) - _MOST_LINES
+    more = len(lines) - _MAX_LINES
     if more > 0:
-        lines = [*lines[:_MOST_LINES], f"and {more} more"]
+        lines = [*lines[:_MAX_LINES], f"and {more} more"]
     return Note(kind, (node_id,), _with_arrows("\n".join(lines)))
 
 
@@ -237,37 +226,17 @@ def _with_arrows(text: str) -> str:
 
 
 def _around_notes(graph: Graph) -> Graph:
-    """The part of a graph that notes are about: those calls, and those next to them."""
+    """Return the part of a graph with notes on differences, and its neighbours."""
     differences = [note for note in graph.notes if note.kind in DIFFERENCES]
     about = {place for note in differences for place in note.about}
     near = [edge for edge in graph.edges if {edge.source, edge.target, edge.id} & about]
     keep = (about & graph.index.keys()) | {end for e in near for end in (e.source, e.target)}
     edges = tuple(edge for edge in graph.edges if {edge.source, edge.target} <= keep)
-    places = keep | {edge.id for edge in edges}
-
-    def kept(ids: Iterable[str]) -> tuple[str, ...]:
-        return tuple(i for i in ids if i in places)
-
-    def within(values: Any) -> dict[str, Any]:
-        return {place: value for place, value in values.items() if place in places}
-
-    return replace(
-        graph,
+    return Contraction(
         nodes=tuple(node for node in graph.nodes if node.id in keep),
         edges=edges,
-        inputs=kept(graph.inputs),
         outputs=tuple(output for output in graph.outputs if output[0] in keep),
-        skip_paths=tuple(
-            replace(path, bypassed=kept(path.bypassed))
-            for path in graph.skip_paths
-            if keep.issuperset(path.line) and kept(path.bypassed)
-        ),
-        stream=tuple(pair for pair in graph.stream if keep.issuperset(pair)),
-        overlays=tuple(replace(o, values=within(o.values)) for o in graph.overlays),
-        notes=tuple(
-            replace(note, about=kept(note.about))
-            for note in graph.notes
-            if kept(note.about) or not note.about
-        ),
-        pictures=within(graph.pictures),
-    )
+        replaced={},
+        edge_ids={edge.id: edge.id for edge in edges},
+        dropped=frozenset(graph.index.keys() - keep),
+    ).of(graph)

@@ -1,1 +1,1 @@
-"""Folding: fewer calls to look at, with all that was said about the others taken along."""
+"""Fold a graph into fewer nodes, and keep what plugins have found."""

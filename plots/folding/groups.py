@@ -1,18 +1,107 @@
-"""Close boxes: a namespace and all calls in it become one call, a group."""
+"""Close namespaces: all nodes of a namespace become one node, a group."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError
 
-from plots.folding.contract import Contraction
-from plots.graph import Edge, Graph, Node, Tensor
-from plots.hierarchy import boxes, depth_of
+from plots.annotations import Note, Overlay, Quantity, SkipPath
+from plots.graph import Edge, Graph, Node
+from plots.hierarchy import boxes, boxes_of_unnamed, depth_of
 from plots.ordering import in_order
 
 
+@dataclass(frozen=True)
+class Contraction:
+    """The remaining parts of a graph, and what replaces the others.
+
+    Attributes:
+        nodes: The remaining nodes, in topological order.
+        edges: The remaining edges.
+        outputs: The outputs of the model.
+        replaced: Id of a removed node -> id of its replacement.
+        edge_ids: Old id -> new id of each remaining edge.
+        dropped: Removed nodes whose annotations are dropped: those without a replacement, and those
+            replaced by an equal node. Nodes merged into a group are not among them.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    outputs: tuple[tuple[str, int], ...]
+    replaced: Mapping[str, str]
+    edge_ids: Mapping[str, str]
+    dropped: frozenset[str] = field(default=frozenset())
+
+    def of(self, graph: Graph) -> Graph:
+        """Return the contracted graph, with the annotations of `graph` moved to what remains.
+
+        Unnamed nodes get the namespace in which they are drawn: the remaining nodes no longer
+        determine it.
+        """
+        seen = boxes_of_unnamed(graph)
+        left = [node.id for node in graph.nodes if node.id not in self.dropped]
+        now = {node_id: self._new_id(node_id) for node_id in left} | dict(self.edge_ids)
+        there = {node.id for node in self.nodes}
+        inputs = (node_id for node_id in map(self._new_id, graph.inputs) if node_id in there)
+        stream = [
+            (self._new_id(a), self._new_id(b)) for a, b in graph.stream if b not in self.dropped
+        ]
+        return replace(
+            graph,
+            nodes=tuple(replace(n, namespace=seen.get(n.id, n.namespace)) for n in self.nodes),
+            edges=self.edges,
+            inputs=tuple(dict.fromkeys(inputs)),
+            outputs=self.outputs,
+            skip_paths=tuple(dict.fromkeys(self._paths(graph.skip_paths, there))),
+            stream=tuple(dict.fromkeys((a, b) for a, b in stream if a != b and {a, b} <= there)),
+            overlays=tuple(_moved_overlay(overlay, now) for overlay in graph.overlays),
+            notes=tuple(_moved_notes(graph, now)),
+            pictures={i: png for i, png in graph.pictures.items() if now.get(i) == i},
+        )
+
+    def _new_id(self, node_id: str) -> str:
+        return self.replaced.get(node_id, node_id)
+
+    def _paths(self, paths: Iterable[SkipPath], there: set[str]) -> Iterable[SkipPath]:
+        """Yield the skip paths that remain visible, not those within one new node."""
+        for path in paths:
+            if path.target in self.dropped:
+                continue
+            line = tuple(dict.fromkeys(map(self._new_id, path.line)))
+            bypassed = dict.fromkeys(map(self._new_id, path.bypassed))
+            seen = tuple(i for i in bypassed if i in there and i not in line)
+            if len(line) > 1 and seen and there.issuperset(line):
+                source, *through, target = line
+                yield replace(
+                    path, source=source, target=target, through=tuple(through), bypassed=seen
+                )
+
+
+def _moved_overlay(overlay: Overlay, now: Mapping[str, str]) -> Overlay:
+    """Return the overlay with the values of merged nodes combined."""
+    values: dict[str, Quantity] = {}
+    for place, new in now.items():  # in the graph's order, so the last value comes last
+        if place in overlay.values:
+            value = overlay.values[place]
+            adds = overlay.combine == "sum" and new in values
+            values[new] = values[new] + value if adds else value
+    return replace(overlay, values=values)
+
+
+def _moved_notes(graph: Graph, now: Mapping[str, str]) -> Iterable[Note]:
+    """Yield the notes with new ids; a note on one node of a group starts with the node's name."""
+    for note in graph.notes:
+        about = tuple(dict.fromkeys(now[place] for place in note.about if place in now))
+        nodes = [graph.node(place) for place in note.about if place in graph.index]
+        if about and len(nodes) == 1 and about[0] != nodes[0].id:
+            yield replace(note, about=about, text=f"{nodes[0].shown_name}: {note.text}")
+        elif about or not note.about:
+            yield replace(note, about=about)
+
+
 def close_groups(graph: Graph, depth: int) -> Graph:
-    """Close all boxes that lie deeper than `depth` levels; see `close`.
+    """Close all namespaces nested deeper than `depth` levels, see `close`.
 
     Raises:
         ValueError: if `depth` is negative.
@@ -28,16 +117,16 @@ def close_groups(graph: Graph, depth: int) -> Graph:
 
 
 def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
-    """Make one call, a group, of every list of calls; of a single call there is nothing to make.
+    """Merge every list of two or more nodes into one node, a group.
 
-    A group's id is its name with ".*"; it has the weights of what it stands for, each counted
-    once, and says how many calls and skip paths are inside. Calls that cannot be one call, because
-    something else lies on the way between two of them, stay as they are, but for the boxes among
-    them, which become groups instead.
+    A group's id is its name with ".*". It has the weights of its members, each counted once, and
+    the number of its calls and skip paths as configuration. If an outside node lies on a path
+    between two members, they cannot be one node: they stay as they are, and the namespaces among
+    them become groups instead.
 
     Args:
         graph: The graph.
-        members: Dotted name of a group -> its calls.
+        members: Dotted name of a group -> its nodes.
     """
     groups = {f"{name}.*": nodes for name, nodes in members.items() if len(nodes) > 1}
     while True:
@@ -47,13 +136,13 @@ def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
         except CycleError as error:
             in_cycle = [group for group in error.args[1] if group in groups]
             smallest = min(in_cycle, key=lambda group: len(groups[group]))
-            groups.update(_boxes_in(graph, smallest, groups.pop(smallest)))
+            groups.update(_inner_groups(graph, smallest, groups.pop(smallest)))
         else:
             return _closed(graph, groups, into, order)
 
 
-def _boxes_in(graph: Graph, group_id: str, nodes: list[Node]) -> dict[str, list[Node]]:
-    """The boxes one level below a group, as groups."""
+def _inner_groups(graph: Graph, group_id: str, nodes: list[Node]) -> dict[str, list[Node]]:
+    """Return the namespaces one level below a group, as groups."""
     around = group_id.removesuffix("*")
     namespaces = boxes(graph)
     inner: dict[str, list[Node]] = {}
@@ -66,29 +155,24 @@ def _boxes_in(graph: Graph, group_id: str, nodes: list[Node]) -> dict[str, list[
 
 
 def _order(graph: Graph, into: Mapping[str, str]) -> list[str]:
-    """Ids of the calls and groups, each after what it takes from, and else in the graph's order.
+    """Return the ids of nodes and groups in topological order, close to the graph's order.
 
     Raises:
-        CycleError: if there is no such order.
+        CycleError: if the groups have no such order.
     """
     first: dict[str, int] = {}
     for position, node in enumerate(graph.nodes):
         first.setdefault(into.get(node.id, node.id), position)
-    return in_order(
-        first,
-        (
-            (into.get(edge.source, edge.source), into.get(edge.target, edge.target))
-            for edge in graph.edges
-        ),
-    )
+    ends = ((into.get(e.source, e.source), into.get(e.target, e.target)) for e in graph.edges)
+    return in_order(first, ends)
 
 
 def _closed(
     graph: Graph, groups: Mapping[str, list[Node]], into: Mapping[str, str], order: Iterable[str]
 ) -> Graph:
-    given_out = _given_out(graph, into)
+    returned = _group_outputs(graph, into)
     nodes = [
-        _group(graph, place, groups[place], given_out.get(place, {}))
+        _group(graph, place, groups[place], returned.get(place, {}))
         if place in groups
         else graph.node(place)
         for place in order
@@ -98,10 +182,9 @@ def _closed(
     for edge in graph.edges:
         source, target = into.get(edge.source, edge.source), into.get(edge.target, edge.target)
         if source != target:
-            number = (
-                given_out[source][edge.source, edge.output] if source in groups else edge.output
-            )
-            # What several calls of one group take is one line into the group.
+            grouped = source in groups
+            number = returned[source][edge.source, edge.output] if grouped else edge.output
+            # One tensor that several members of a group receive is one edge into the group.
             port = "" if target in groups else edge.port
             joined.setdefault((source, number, target, port), []).append(edge)
     edges: list[Edge] = []
@@ -120,38 +203,35 @@ def _closed(
         nodes=tuple(nodes),
         edges=tuple(sorted(edges, key=lambda edge: position[edge.target])),
         outputs=tuple(
-            (into[node_id], given_out[into[node_id]][node_id, number])
-            if node_id in into
-            else (node_id, number)
-            for node_id, number in graph.outputs
+            (into[i], returned[into[i]][i, output]) if i in into else (i, output)
+            for i, output in graph.outputs
         ),
-        calls=into,
+        replaced=into,
         edge_ids=edge_ids,
     ).of(graph)
 
 
-def _given_out(graph: Graph, into: Mapping[str, str]) -> dict[str, dict[tuple[str, int], int]]:
-    """For every group, which outputs of its calls are taken outside: (id, output) -> number."""
-    given_out: dict[str, dict[tuple[str, int], int]] = {}
-    taken = [
+def _group_outputs(graph: Graph, into: Mapping[str, str]) -> dict[str, dict[tuple[str, int], int]]:
+    """Return group -> {(id, output) of a member that is used outside: output of the group}."""
+    outputs: dict[str, dict[tuple[str, int], int]] = {}
+    used = [
         (edge.source, edge.output)
         for edge in graph.edges
         if into.get(edge.source) != into.get(edge.target)
     ]
-    for node_id, output in [*taken, *graph.outputs]:
+    for node_id, output in [*used, *graph.outputs]:
         if node_id in into:
-            numbers = given_out.setdefault(into[node_id], {})
+            numbers = outputs.setdefault(into[node_id], {})
             numbers.setdefault((node_id, output), len(numbers))
-    return given_out
+    return outputs
 
 
 def _group(
-    graph: Graph, group_id: str, nodes: list[Node], given_out: Mapping[tuple[str, int], int]
+    graph: Graph, group_id: str, nodes: list[Node], outputs: Mapping[tuple[str, int], int]
 ) -> Node:
     name = group_id.removesuffix(".*")
     inside = {node.id for node in nodes}
     layers = {node.layer: node for node in nodes}.values()
-    outputs: tuple[Tensor, ...] = tuple(graph.node(i).outputs[k] for i, k in given_out)
     paths = sum(path.target in inside for path in graph.skip_paths)
     calls = [call for node in nodes for call in (node.members or (node.id,))]
     switches = {node.trainable for node in layers if node.parameters}
@@ -163,7 +243,7 @@ def _group(
         bases=(),
         namespace=name.rpartition(".")[0],
         layer=group_id,
-        outputs=outputs,
+        outputs=tuple(graph.node(i).outputs[k] for i, k in outputs),
         parameters=sum(node.parameters for node in layers),
         trainable_parameters=sum(node.trainable_parameters for node in layers),
         weight_bytes=sum(node.weight_bytes for node in layers),

@@ -1,4 +1,5 @@
-"""Reading: what Keras has recorded of a model, as a plain graph.
+"""Read a Keras model into a plain graph.
 
-Nothing else reads Keras' records of calls; `plots.measuring` computes those that are read here.
+`keras_calls` and `keras_values` convert Keras's records, `reader` walks the recorded calls, `trace`
+records the calls inside a composite layer, `read` returns the graph.
 """

@@ -39,6 +39,15 @@ def read_declaration(
     return declaration
 
 
+def declared_role(operation: Any) -> str:
+    """Return the role that a layer declares, or "" if it declares none."""
+    try:
+        given = operation.graph_declaration if _describes_call(operation) else None
+        return str(given["role"]) if given else ""
+    except Exception:  # a property may raise anything; `read_declaration` warns
+        return ""
+
+
 def _describes_call(operation: Any) -> bool:
     """Whether an operation has a declaration, and no class below overrides `call`."""
     if "graph_declaration" in vars(operation):

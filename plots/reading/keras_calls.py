@@ -1,4 +1,4 @@
-"""The calls that a Keras graph has recorded: their order, their arguments and their masks."""
+"""Calls that Keras records: their order, their arguments and the masks that tensors carry."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from typing import Any
 
 from plots.declaration import Declaration
 from plots.graph import Edge
-from plots.reading.masks import MaskOf, recorded_mask
+
+MaskOf = Callable[[Any], Any]
+"""Symbolic tensor -> the mask that it carries, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call as Keras has recorded it, and where in the `Graph` its tensors come from and go to.
+    """A call recorded by Keras, and the ends of its tensors in the `Graph`.
 
     Attributes:
         record: The call record (Keras: `Node`).
-        when: Sorted by it, calls are in the order in which Keras computes them.
-        edges: What its arguments are in the graph: port -> edge.
-        results: What its outputs are in the graph, as (node id, output).
-        declaration: What the layer declares about the call.
+        when: Sort key: the order in which Keras computes calls.
+        edges: Port -> edge, for the arguments that are tensors of the graph.
+        results: (node id, output) of each of its outputs.
+        declaration: The declaration of the layer for this call, or None.
     """
 
     record: Any
@@ -34,8 +36,11 @@ class RecordedCall:
     declaration: Declaration | None = None
 
 
+# Order
+
+
 def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
-    """Calls that `tensor` needs and that are not in `origin` yet, each after what it needs itself.
+    """Yield the calls that `tensor` depends on and that are not in `origin`, in topological order.
 
     The order follows the arguments only, so it is the same in every process. Iterative, because
     deep models exceed Python's recursion limit.
@@ -44,10 +49,10 @@ def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
 
     waiting = [(_call_of(tensor), False)] if id(tensor) not in origin else []
     while waiting:
-        call, needs_are_read = waiting.pop()
+        call, inputs_are_read = waiting.pop()
         if all(id(output) in origin for output in call.outputs):
             continue
-        if needs_are_read:
+        if inputs_are_read:
             yield call
             continue
         waiting.append((call, True))
@@ -59,21 +64,41 @@ def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
 
 
 def _call_of(tensor: Any) -> Any:
-    """The call record (Keras: `Node`) whose output `tensor` is."""
+    """Return the call record (Keras: `Node`) that produces `tensor`."""
     operation, call_index, _ = tensor._keras_history
     return operation._inbound_nodes[call_index]
 
 
-def arguments_of(call: Any, but: Container[str] = ()) -> Iterator[tuple[str, Any]]:
-    """The call's arguments, flattened, as (port, value), without the ports in `but`."""
+def computing_order(model: Any) -> dict[int, int]:
+    """Return id(call record) -> its position when Keras computes `model`.
+
+    The order matters for implicit masks: `MultiHeadAttention` removes them from its arguments, so
+    later calls do not see them. Calls that compute masks are not included: Keras runs them together
+    with the call that returns the masked tensor.
+    """
+    by_depth = getattr(functional_of(model), "_nodes_by_depth", {})
+    calls = [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
+    return {id(call): position for position, call in enumerate(calls)}
+
+
+def functional_of(model: Any) -> Any:
+    """Return the Functional model inside a Sequential model, else the model itself."""
+    return getattr(model, "_functional", None) or model
+
+
+# Arguments
+
+
+def arguments_of(call: Any, without: Container[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield the call's flattened arguments as (port, value), except the ports in `without`."""
     for name, value in _named_arguments(call):
         for port, item in _flatten(name, value):
-            if port not in but:
+            if port not in without:
                 yield port, item
 
 
 def _named_arguments(call: Any) -> Iterator[tuple[str, Any]]:
-    """The call's arguments as (name, value), nested values as they are."""
+    """Yield the call's arguments as (name, value), with nested values not flattened."""
     names = parameter_names(call.operation.__class__)
     for position, value in enumerate(call.arguments.args):
         yield (names[position] if position < len(names) else str(position)), value
@@ -81,18 +106,17 @@ def _named_arguments(call: Any) -> Iterator[tuple[str, Any]]:
 
 
 def given_to_model(call: Any, model: Any) -> dict[str, Any]:
-    """What a call of a nested model gives for each of the model's inputs, in order: port -> value.
+    """Return the arguments of a nested model's call as port -> value, in the order of its inputs.
 
-    As Keras binds it: what comes in a dictionary by the names of the inputs, where the model was
-    not made of a dictionary itself. Empty if the call does not fit the model.
+    Values are bound as Keras binds them: a dictionary by the names of the inputs, unless the model
+    was created with a dictionary itself. Empty if the call does not match the inputs.
     """
     import keras
 
     names = parameter_names(call.operation.__class__)
     name = names[0] if names else ""
     value: Any = dict(_named_arguments(call)).get(name)
-    function = getattr(model, "_functional", None) or model  # what is inside of a Sequential model
-    by_order = not isinstance(function._inputs_struct, Mapping)
+    by_order = not isinstance(functional_of(model)._inputs_struct, Mapping)
     if isinstance(value, Mapping) and by_order and isinstance(model, keras.Model):
         wanted = [tensor.name for tensor in model.inputs]
         given = {f"{name}.{key}": value[key] for key in wanted if key in value}
@@ -101,42 +125,79 @@ def given_to_model(call: Any, model: Any) -> dict[str, Any]:
     return given if len(given) == len(model.inputs) else {}
 
 
-def has_other_masks(call: Any, masks: Sequence[Any]) -> bool:
-    """Whether a call is given masks by hand that are not these, each behind one of its tensors."""
-    given = dict(_named_arguments(call)).get("mask")
-    by_hand = () if given is None else _flatten("mask", given)
-    return any(mask is not own for (_, mask), own in zip(by_hand, masks, strict=False))
-
-
 def filled_arguments(
     call: Any, fill: Callable[[str, Any], Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The call's (args, kwargs), with `fill(port, value)` in the place of every value in them."""
+    """Return the call's (args, kwargs) with every value replaced by `fill(port, value)`."""
     named = [(name, _filled(name, value, fill)) for name, value in _named_arguments(call)]
     positional = len(call.arguments.args)
     return [value for _, value in named[:positional]], dict(named[positional:])
 
 
-def computing_order(model: Any) -> dict[int, int]:
-    """id(call record) -> when Keras computes it, if `model` is called.
+def _flatten(port: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _flatten(f"{port}.{position}", item)
+    elif isinstance(value, Mapping):
+        # keras.tree flattens mappings by sorted keys; inputs of a nested model have this order.
+        for key in sorted(value, key=str):
+            yield from _flatten(f"{port}.{key}", value[key])
+    else:
+        yield port, value
 
-    It matters where masks are implicit, because `MultiHeadAttention` takes them off its arguments,
-    and whatever is computed later does not see them any more. Masks themselves are not in it: Keras
-    computes them along with the calls that give them out.
-    """
-    function = getattr(model, "_functional", None) or model  # what is inside of a Sequential model
-    by_depth = getattr(function, "_nodes_by_depth", {})
-    calls = [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
-    return {id(call): position for position, call in enumerate(calls)}
+
+def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
+    """Return `value` with its items replaced; ports are those of `_flatten`."""
+    if isinstance(value, list | tuple):
+        items = [_filled(f"{port}.{k}", item, fill) for k, item in enumerate(value)]
+        if hasattr(value, "_fields"):  # a named tuple takes its fields one by one
+            return type(value)(*items)
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, MutableMapping):
+        filled = copy(value)  # keeps the type, such as OrderedDict or defaultdict
+        filled.update({key: _filled(f"{port}.{key}", item, fill) for key, item in value.items()})
+        return filled
+    # Keras may find the mask itself at an argument recorded as None.
+    return value if value is None else fill(port, value)
+
+
+@cache
+def parameter_names(operation_class: type) -> tuple[str, ...]:
+    """Return the names of the positional parameters of a class's `call`."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in _parameters(operation_class) if p.kind in positional)
+
+
+@cache
+def all_parameter_names(operation_class: type) -> frozenset[str]:
+    """Return the names of all parameters of a class's `call`, keyword-only ones included."""
+    return frozenset(parameter.name for parameter in _parameters(operation_class))
+
+
+def _parameters(operation_class: type) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(operation_class.call).parameters.values())[1:]  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        return []
+
+
+# Masks
+
+
+def recorded_mask(tensor: Any) -> Any:
+    """Return the mask that Keras records for a symbolic tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
 
 
 def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[str, Any]]:
-    """Masks that arrive behind the call's tensors, as (port, mask).
-
-    `mask_of` says which mask a tensor carries.
+    """Return the masks that Keras passes to a call along with its tensors, as (port, mask).
 
     The rule is that of `keras.layers.Layer.__call__`: the mask of the only tensor argument goes to
-    `mask`, that of one of several, `query`, to `query_mask`; unless the caller gave one.
+    `mask`, that of one of several, such as `query`, to `query_mask`, unless the caller passes one.
+
+    Args:
+        call: The call record.
+        mask_of: Returns the mask that a tensor carries.
     """
     import keras
 
@@ -145,22 +206,26 @@ def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[
     accepted = all_parameter_names(call.operation.__class__)
     all_given = dict(_named_arguments(call))
     given = {name: value for name, value in all_given.items() if not _is_filled_in(name, all_given)}
-    tensors = {
-        name: value for name, value in given.items() if _is_of_tensors(value, call.operation)
-    }
+    tensors = {n: value for n, value in given.items() if _is_of_tensors(value, call.operation)}
     found = []
     for name, value in tensors.items():
         to = "mask" if len(tensors) == 1 else f"{name}_mask"
         if to in accepted and given.get(to) is None:
             for port, tensor in _flatten(name, value):
-                mask = mask_of(tensor)
-                if mask is not None:
+                if (mask := mask_of(tensor)) is not None:
                     found.append((to + port.removeprefix(name), mask))
     return found
 
 
+def has_other_masks(call: Any, masks: Sequence[Any]) -> bool:
+    """Return whether the caller passes explicit masks other than `masks`, those of its tensors."""
+    given = dict(_named_arguments(call)).get("mask")
+    explicit = () if given is None else _flatten("mask", given)
+    return any(mask is not own for (_, mask), own in zip(explicit, masks, strict=False))
+
+
 def _is_filled_in(name: str, given: Mapping[str, Any]) -> bool:
-    """Whether Keras itself gave this argument: it may record as one the masks that it handed on."""
+    """Return whether Keras passed this argument: it may record the masks that it propagates."""
     import keras
 
     owners = [n for n in given if n != name and name in ("mask", f"{n}_mask")]
@@ -172,7 +237,7 @@ def _is_filled_in(name: str, given: Mapping[str, Any]) -> bool:
 
 
 def _is_of_tensors(value: Any, operation: Any) -> bool:
-    """Whether Keras takes an argument of a layer for a tensor, or for several nested ones."""
+    """Return whether Keras treats an argument of a layer as a tensor or nested tensors."""
     import keras
 
     def is_tensor(item: Any) -> bool:
@@ -185,48 +250,51 @@ def _is_of_tensors(value: Any, operation: Any) -> bool:
     return bool(items) and all(item is None or is_tensor(item) for item in items)
 
 
-def _flatten(port: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, list | tuple):
-        for position, item in enumerate(value):
-            yield from _flatten(f"{port}.{position}", item)
-    elif isinstance(value, Mapping):
-        # Sorted, as keras.tree flattens mappings: a nested model's inputs come in this order.
-        for key in sorted(value, key=str):
-            yield from _flatten(f"{port}.{key}", value[key])
-    else:
-        yield port, value
+class CarriedMasks:
+    """Masks of symbolic tensors: those found by the reader, else those that Keras records.
 
+    For a composite layer Keras records the mask that the layer's own `compute_mask` returns. When
+    the model runs, the output carries the mask of the last layer inside, and so do the outputs of
+    later layers. The difference only shows when layers are opened.
+    """
 
-def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
-    """`value` with its items, named as `_flatten` names them, replaced."""
-    if isinstance(value, list | tuple):
-        items = [_filled(f"{port}.{k}", item, fill) for k, item in enumerate(value)]
-        if hasattr(value, "_fields"):  # a named tuple takes its fields one by one
-            return type(value)(*items)
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, MutableMapping):
-        filled = copy(value)  # an ordered or a default dictionary remains one
-        filled.update({key: _filled(f"{port}.{key}", item, fill) for key, item in value.items()})
-        return filled
-    # Of what is recorded as None, Keras may find the mask itself when it computes.
-    return value if value is None else fill(port, value)
+    def __init__(self) -> None:
+        self._masks: dict[int, Any] = {}  # by id(tensor); the model keeps those alive
 
+    def of(self, tensor: Any) -> Any:
+        """Return the mask that a tensor carries, or None."""
+        return self._masks.get(id(tensor), recorded_mask(tensor))
 
-@cache
-def parameter_names(operation_class: type) -> tuple[str, ...]:
-    """Names of the positional arguments of a class's `call`, as far as they have names."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(p.name for p in _parameters(operation_class) if p.kind in positional)
+    def put(self, tensor: Any, mask: Any) -> None:
+        """Set the mask that a tensor carries."""
+        if mask is not None and mask is not recorded_mask(tensor):
+            self._masks[id(tensor)] = mask
 
+    def propagate_mask(self, call: Any) -> list[Any]:
+        """Set the masks of a call's outputs if its inputs carry masks unknown to Keras.
 
-@cache
-def all_parameter_names(operation_class: type) -> frozenset[str]:
-    """Names of all arguments of a class's `call`, those that are given by keyword only as well."""
-    return frozenset(parameter.name for parameter in _parameters(operation_class))
+        As `keras.layers.Layer.__call__` does: with the layer's `compute_mask`, its first argument
+        and the masks of that.
 
+        Returns:
+            The input masks of newly computed ones; empty if masks are only passed on.
+        """
+        import keras
 
-def _parameters(operation_class: type) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(operation_class.call).parameters.values())[1:]  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError):
-        return []
+        operation = call.operation
+        given = [*call.arguments.args, *call.arguments.kwargs.values()]
+        if not given or not getattr(operation, "supports_masking", False):
+            return []
+        if not any(id(tensor) in self._masks for tensor in keras.tree.flatten(given[0])):
+            return []
+        before = keras.tree.map_structure(self.of, given[0])
+        try:
+            after = keras.tree.flatten(operation.compute_mask(given[0], before))
+        except Exception:  # user code, which may never have run with such masks
+            return []
+        known = [mask for mask in keras.tree.flatten(before) if mask is not None]
+        for tensor, mask in zip(call.outputs, after, strict=False):
+            if recorded_mask(tensor) is None:
+                self.put(tensor, mask)
+        is_new = any(all(mask is not other for other in (None, *known)) for mask in after)
+        return known if is_new else []

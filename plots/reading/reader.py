@@ -1,4 +1,4 @@
-"""The walk through what Keras has recorded of a model, from its outputs to its inputs."""
+"""Walk the calls that Keras records for a model, from its outputs to its inputs."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from plots.declaration import Declaration
 from plots.graph import Constant, Edge, Node, Shape, Tensor
 from plots.reading.declarations import read_declaration
 from plots.reading.keras_calls import (
+    CarriedMasks,
     RecordedCall,
     arguments_of,
     calls_in_order,
     computing_order,
+    functional_of,
     given_to_model,
     has_other_masks,
     implicit_masks_of,
 )
 from plots.reading.keras_values import (
+    WeightCounter,
     base_names,
     config_of,
     constant_of,
-    is_counted,
+    is_auto_named,
     kind_of,
+    numbered_by_user,
     snake_case,
     tensor_of,
 )
-from plots.reading.masks import CarriedMasks
-from plots.reading.trace import Traced, trace, with_masks
-from plots.reading.weights import Sizes, WeightCounter
+from plots.reading.trace import Traced, trace, trace_with_masks
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a call, or a nested model, stands in the whole.
+    """Position of a call, or of a nested model, in the whole model.
 
     Attributes:
-        prefix: What the names there begin with: "", or the id of a nested model and a dot.
-        origin: id(tensor) -> where it comes from, as (node id, output).
-        when: When it is computed: the position in its model, after that of the model in its own.
+        prefix: Prefix of the names there: "", or the id of a nested model and a dot.
+        origin: id(tensor) -> the node that returns it, as (node id, output).
+        when: Sort key: the position in its model, preceded by that model's own position.
     """
 
     prefix: str
@@ -50,40 +52,40 @@ class Place:
 
 
 class Reader:
-    """Walks a model from its outputs to its inputs, and collects nodes and edges on the way."""
+    """Walks a model and collects its nodes and edges."""
 
     def __init__(
         self,
         open_nested: bool,
         open_layers: bool,
         shapes: Mapping[int, Shape],
-        undoing: ExitStack,
+        cleanup: ExitStack,
     ) -> None:
         self.open_nested = open_nested
         self.open_layers = open_layers
         self.shapes = shapes
-        self.undoing = undoing  # takes what has to be undone when the model is read
+        self.cleanup = cleanup  # closed after reading
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.recorded: list[RecordedCall] = []
-        self.flat: dict[str, bool] = {}  # namespace of a model -> whether no name there has a dot
+        self.flat: dict[str, bool] = {}  # namespace of a model -> whether its names have no dots
         self._layer_ids: dict[int, str] = {}
-        self._layer_sizes: dict[int, Sizes] = {}
         self._weights = WeightCounter()
         self._taken: set[str] = set()
-        self._traced: list[Traced] = []  # the layers that are being looked into, outermost first
-        self._kept: list[Any] = []  # what was opened: tensors that are known by id have to stay
+        self._user_named: set[int] = set()  # see `numbered_by_user`
+        self._traced: list[Traced] = []  # layers being read, outermost first
+        self._kept: list[Any] = []  # keeps opened models alive, whose tensors are known by id()
         self._masks = CarriedMasks()
         self._masks_at: dict[int, tuple[Any, Place]] = {}  # id(mask) -> (mask, place) to read
 
     def read_model(self, model: Any, place: Place) -> list[tuple[str, int]]:
-        """Read `model` and give back where its outputs come from, as (node id, output).
+        """Read `model` and return the nodes of its outputs, as (node id, output).
 
-        What comes from where at `place` are the inputs of a nested model, which the outer graph
-        hands in.
+        `place.origin` holds the inputs of a nested model, which the outer graph provides.
         """
         origin = place.origin
         self.flat[place.prefix.removesuffix(".")] = True
+        self._user_named |= numbered_by_user(getattr(functional_of(model), "operations", ()))
         order = computing_order(model)
         inputs = [tensor for tensor in model.inputs if id(tensor) not in self._masks_at]
         for tensor in [*inputs, *model.outputs]:
@@ -100,9 +102,9 @@ class Reader:
             return
         if "." in operation.name:
             self.flat[prefix.removesuffix(".")] = False
-        inner = self._open(call, place) if self.open_nested else None
+        inner = self._open_model(call, place) if self.open_nested else None
         if inner is None and self.open_layers:
-            inner = self._look_into(call, place)
+            inner = self._open_layer(call, place)
         if inner is not None:
             origin.update({id(t): end for t, end in zip(call.outputs, inner, strict=True)})
             return
@@ -115,7 +117,7 @@ class Reader:
         masks = dict(implicit_masks_of(call, self._masks.of))
         for mask in masks.values():
             self._read_mask(mask, origin)
-        for port, value in [*arguments_of(call, but=masks), *masks.items()]:
+        for port, value in [*arguments_of(call, without=masks), *masks.items()]:
             if id(value) in origin:
                 source, output = origin[id(value)]
                 tensor = self._tensor(value)
@@ -123,12 +125,12 @@ class Reader:
             elif value is not None:
                 constants.append(constant_of(port, value))
         declaration = None
-        if operation is call.operation:  # and not what a `TimeDistributed` applies to every step
+        if operation is call.operation:  # not the layer of a `TimeDistributed`
             ports = [*edges, *(port for port, _ in arguments_of(call))]
             inputs = {port: edge.tensor.shape for port, edge in edges.items()}
             outputs = [self._tensor(tensor).shape for tensor in call.outputs]
             declaration = read_declaration(operation, dict.fromkeys(ports), inputs, outputs)
-        self._add(call, operation, node_id, prefix, tuple(constants), declaration)
+        self._add_node(call, operation, node_id, prefix, tuple(constants), declaration)
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results, declaration))
@@ -137,16 +139,16 @@ class Reader:
             self._read_mask(mask, origin)
 
     def _read_mask(self, mask: Any, origin: dict[int, tuple[str, int]]) -> None:
-        """Read a mask from where it is computed, if that is not where it is taken."""
+        """Read the calls that compute a mask, if they are in another model or layer."""
         if id(mask) not in origin and id(mask) in self._masks_at:
             tensor, place = self._masks_at[id(mask)]
-            if tensor is not mask:  # a stand-in, whose mask may come from further away
+            if tensor is not mask:  # a stand-in for a mask of an outer model
                 self._read_mask(tensor, place.origin)
             for call in calls_in_order(tensor, place.origin):
                 self._read_call(call, place)
             origin[id(mask)] = place.origin[id(tensor)]
 
-    def _add(
+    def _add_node(
         self,
         call: Any,
         operation: Any,
@@ -156,9 +158,6 @@ class Reader:
         declaration: Declaration | None,
     ) -> None:
         layer = self._layer_ids.setdefault(id(operation), node_id)
-        if layer == node_id:
-            self._layer_sizes[id(operation)] = self._weights.sizes_of(operation)
-        sizes = self._layer_sizes[id(operation)]
         self.nodes.append(
             Node(
                 id=node_id,
@@ -169,19 +168,16 @@ class Reader:
                 namespace=(prefix + operation.name).rpartition(".")[0],
                 layer=layer,
                 outputs=tuple(self._tensor(tensor) for tensor in call.outputs),
-                parameters=sizes.parameters,
-                trainable_parameters=sizes.trainable,
                 trainable=getattr(operation, "trainable", None) if not call.is_input else None,
                 config=config_of(operation),
                 constants=constants,
-                weight_bytes=sizes.bytes,
-                shared_parameters=sizes.shared,
                 declaration=declaration,
+                **self._weights.sizes_of(operation),
             )
         )
 
-    def _open(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
-        """Read what is inside the nested model that `call` calls; None if it cannot be opened."""
+    def _open_model(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
+        """Read the nested model that is called; return None if it stays closed."""
         import keras
 
         outer = call.operation
@@ -199,17 +195,19 @@ class Reader:
             return None
         for mask in present:
             self._read_mask(mask, origin)
-        inner = with_masks(model, tensors, masks, self.shapes, self.undoing) if present else model
+        inner = model
+        if present:
+            inner = trace_with_masks(model, tensors, masks, self.shapes, self.cleanup)
         self._kept.append(inner)
         pairs = zip(inner.inputs, [*tensors, *present], strict=True)
         bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
         within = Place(self._enter(outer, place.prefix), bound, place.when)
         recorded = len(self.recorded)
         ends = self.read_model(inner, within)
-        self._hand_masks_on(inner, call, within)
+        self._put_output_masks(inner, call, within)
         if model is not outer:
-            # It is applied to single steps, and whole sequences are computed: what comes out of it
-            # can be known, what is inside cannot.
+            # The calls inside are for single time steps, but whole sequences are computed: only the
+            # output of the `TimeDistributed` has a value.
             del self.recorded[recorded:]
             edges = {}
             for port, value in given.items():
@@ -218,44 +216,44 @@ class Reader:
             self.recorded.append(RecordedCall(call, place.when, edges, tuple(ends)))
         return ends
 
-    def _look_into(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
-        """Read what a layer that is made of layers does; None if it cannot be looked into."""
-        traced = trace(call, self.undoing, self.shapes, self._masks.of)
+    def _open_layer(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
+        """Read the calls inside a composite layer; return None if it stays closed."""
+        traced = trace(call, self.cleanup, self.shapes, self._masks.of)
         if traced is None or len(traced.function.outputs) != len(call.outputs):
             return None
-        bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.given}
+        bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.inputs}
         within = Place(self._enter(call.operation, place.prefix), bound, place.when)
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
         self._traced.append(traced)
         inner = self.read_model(traced.function, within)
         self._traced.pop()
-        self._hand_masks_on(traced.function, call, within)
+        self._put_output_masks(traced.function, call, within)
         return inner
 
-    def _hand_masks_on(self, inner: Any, call: Any, within: Place) -> None:
-        """What comes out of a call carries the masks that come out of what is inside of it."""
+    def _put_output_masks(self, inner: Any, call: Any, within: Place) -> None:
+        """Set the masks of a call's outputs to those that the calls inside return."""
         for inside, outside in zip(inner.outputs, call.outputs, strict=True):
             if (mask := self._masks.of(inside)) is not None:
                 self._masks.put(outside, mask)
                 self._masks_at.setdefault(id(mask), (mask, within))
 
     def _tensor(self, value: Any) -> Tensor:
-        """Shape and dtype, with the axes free that are free outside of all layers looked into."""
+        """Return shape and dtype; axes that are free outside all opened layers stay free."""
         tensor = tensor_of(value)
         for traced in reversed(self._traced):
-            tensor = replace(tensor, shape=traced.freed(tensor.shape))
+            tensor = replace(tensor, shape=traced.free_axes(tensor.shape))
         return tensor
 
     def _enter(self, outer: Any, prefix: str) -> str:
-        """The prefix of what is inside a call of `outer`."""
+        """Return the prefix of the calls inside a call of `outer`."""
         outer_id = self._new_id(outer, prefix)
         self._layer_ids.setdefault(id(outer), outer_id)
         return outer_id + "."
 
     def _new_id(self, operation: Any, prefix: str) -> str:
-        """A stable id: the name, or for a counted name like `add_7` a count in this graph."""
-        if is_counted(operation):
+        """Return a stable id: the name, or a count in this graph for a generated name."""
+        if is_auto_named(operation) and id(operation) not in self._user_named:
             stem = snake_case(type(operation).__name__)
             first = self._layer_ids.get(id(operation))
             name, sign, number = (first, "@", 2) if first else (f"{prefix}{stem}", "#", 1)
@@ -270,7 +268,7 @@ class Reader:
 
 
 def inputs_of(model: Any) -> Any:
-    """The inputs of a model, or nothing if it is not built."""
+    """Return the inputs of a model, or None if it is not built."""
     try:
         return model.inputs
     except (AttributeError, ValueError):

@@ -1,7 +1,7 @@
-"""Look into a layer that is made of layers, by calling it on symbolic tensors.
+"""Open a composite layer by calling it on symbolic tensors.
 
-Keras records such a call at the layers that it comes to, as every other one. Those are the layers
-of the user's model, so what was recorded is cut off again when it has been read.
+Keras records these calls at the sublayers, as it records every call. The sublayers belong to the
+user's model, so the records are removed after reading.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from types import MappingProxyType
 from typing import Any
 
 from plots.graph import Shape
-from plots.reading.keras_calls import implicit_masks_of, parameter_names
-from plots.reading.masks import MaskOf, recorded_mask
+from plots.reading.declarations import declared_role
+from plots.reading.keras_calls import MaskOf, implicit_masks_of, parameter_names, recorded_mask
 
 
 class Traced:
-    """What happens inside one call of a composite layer.
+    """The graph of one call of a composite layer.
 
-    Many layers ask for the sizes of their inputs as plain numbers, which a free axis does not have.
-    So free axes get primes that occur nowhere else in the call, and are freed again by `freed`; or
-    the sizes that they have in one batch, for which the inside is then to be computed.
+    Many layers need the sizes of their inputs as integers, which a free axis does not have. So free
+    axes get primes that occur nowhere else in the call, which `free_axes` replaces again; or their
+    sizes in a batch, if the layers inside are to be computed for that batch.
 
     Attributes:
-        function: The inside, as a graph.
-        given: (inside, outside) of the tensors that the call was given.
-        masks: The same of the masks that came with them, whether the inside takes them or not.
+        function: The graph, as a `keras.Function`.
+        inputs: (inside, outside) pairs of the tensors that the call receives.
+        masks: The same of their masks, whether the layers inside use them or not.
     """
 
     def __init__(self, call: Any, shapes: Mapping[int, Shape], mask_of: MaskOf) -> None:
@@ -39,7 +39,7 @@ class Traced:
         known = {size for weight in operation.weights for size in weight.shape}
         known |= {size for tensor in call.input_tensors for size in tensor.shape}
         primes = _primes_not_in(known)
-        # Axes at the same place are free together: the batch, and the length.
+        # Free axes at the same position share a size: the batch, and the length.
         self._stand_ins: dict[int, int] = {}
         inputs: dict[int, tuple[Any, Any]] = {}
         masks: dict[int, tuple[Any, Any]] = {}
@@ -59,7 +59,7 @@ class Traced:
             return inputs[id(value)][0]
 
         def fresh_mask(mask: Any, shape: list[int]) -> Any:
-            """The mask of a tensor of this shape: its axes are the first ones of the tensor."""
+            """Return the mask of a tensor of this shape; its axes are the tensor's first axes."""
             if id(mask) not in inputs | masks:
                 sizes = [b if a is None else a for a, b in zip(mask.shape, shape, strict=False)]
                 masks[id(mask)] = keras.Input(batch_shape=sizes, dtype=mask.dtype), mask
@@ -71,31 +71,33 @@ class Traced:
             if "." not in port and port not in positional:
                 kwargs[port] = (inputs | masks)[id(mask)][0]
         outputs = operation.call(*args, **kwargs)
-        self.given = tuple(inputs.values())
+        self.inputs = tuple(inputs.values())
         self.masks = tuple(masks.values())
-        self.function = keras.Function([inside for inside, _ in self.given + self.masks], outputs)
+        self.function = keras.Function([inside for inside, _ in self.inputs + self.masks], outputs)
 
-    def freed(self, shape: Shape) -> Shape:
-        """A shape of the inside, with the axes free again that are free outside."""
+    def free_axes(self, shape: Shape) -> Shape:
+        """Return a shape inside the layer with the axes free that are free outside."""
         free = set(self._stand_ins.values())
         return tuple(None if size in free else size for size in shape)
 
 
 def trace(
     call: Any,
-    undoing: ExitStack,
+    cleanup: ExitStack,
     shapes: Mapping[int, Shape] = MappingProxyType({}),
     mask_of: MaskOf = recorded_mask,
 ) -> Traced | None:
-    """The inside of a call of a layer that is made of layers; None if it cannot be looked into.
+    """Return the graph of a composite layer's call, or None if the layer stays one node.
 
-    `shapes` are those of tensors in one batch, by id(tensor), if they are known, and `mask_of` says
-    which mask a tensor carries. `undoing` is to be closed when the inside has been read: it cuts
-    off what Keras has recorded here.
+    Keras's own layers and the attention layers of Keras and KerasHub stay one node. So does a layer
+    that declares the role "attention", has weights besides those of its sublayers, or whose `call`
+    does not run on symbolic tensors. Names of other classes do not matter.
 
-    The parts that Keras itself is made of, and attention, stay closed: they are the words that such
-    a picture is written in. So does a layer that has weights of its own beside those of its parts,
-    or whose `call` does not run on symbolic tensors.
+    Args:
+        call: The call record.
+        cleanup: Removes the new call records; close it after reading the graph.
+        shapes: id(tensor) -> shape in a batch, if known.
+        mask_of: Returns the mask that a tensor carries.
     """
     import keras
 
@@ -103,17 +105,42 @@ def trace(
     is_layer = isinstance(operation, keras.layers.Layer)
     if not is_layer or isinstance(operation, keras.Function | keras.Sequential):
         return None
-    standard = type(operation).__module__.startswith("keras.")
-    if standard or not operation.weights or "Attention" in type(operation).__name__:
+    if not operation.weights or _is_elementary(operation):
         return None
-    undoing.enter_context(_as_before(operation._flatten_layers()))
+    cleanup.enter_context(_discard_new_calls(operation._flatten_layers()))
     try:
         traced = Traced(call, shapes, mask_of)
-    except Exception:  # `call` is somebody's Python: whatever it raises, the layer stays one box
+    except Exception:  # user code may raise anything; the layer stays one node
         return None
     inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]
     weights = {id(weight) for layer in inside for weight in layer.weights}
     return traced if {id(weight) for weight in operation.weights} <= weights else None
+
+
+def _is_elementary(layer: Any) -> bool:
+    """Return whether a layer is one of Keras, or an attention layer of Keras or KerasHub.
+
+    A layer of any other class is one if it declares the role "attention" (`plots.declaration`).
+
+    KerasHub has no base class for attention layers, but "Attention" in the names of its own.
+    """
+    import keras
+
+    attention = (
+        keras.layers.AdditiveAttention,
+        keras.layers.Attention,
+        keras.layers.GroupQueryAttention,
+        keras.layers.MultiHeadAttention,
+    )
+    return (
+        type(layer).__module__.startswith("keras.")
+        or isinstance(layer, attention)
+        or declared_role(layer) == "attention"
+        or any(
+            base.__module__.startswith("keras_hub.") and "Attention" in base.__name__
+            for base in type(layer).__mro__
+        )
+    )
 
 
 def _primes_not_in(known: set[int | None]) -> Iterator[int]:
@@ -124,26 +151,26 @@ def _primes_not_in(known: set[int | None]) -> Iterator[int]:
     )
 
 
-def with_masks(
+def trace_with_masks(
     model: Any,
     given: Sequence[Any],
     masks: Sequence[Any],
     shapes: Mapping[int, Shape],
-    undoing: ExitStack,
+    cleanup: ExitStack,
 ) -> Any:
-    """A nested model as it computes masked tensors: a function of them and of their masks.
+    """Return a nested model as a function of masked tensors and their masks.
 
-    What the model has recorded itself was recorded without masks.
+    The model itself records its calls without masks.
 
     Args:
         model: The model.
-        given: What it is called with, for each of its inputs.
-        masks: The masks of them, or None.
-        shapes: Those of tensors in one batch, by id(tensor), if they are known.
-        undoing: As for `trace`.
+        given: The tensor passed for each of its inputs.
+        masks: The mask of each tensor, or None.
+        shapes: id(tensor) -> shape in a batch, if known.
+        cleanup: As for `trace`.
 
     Returns:
-        A `keras.Function` of as many tensors, and then the masks that there are.
+        A `keras.Function` of as many tensors, followed by the masks that are not None.
     """
     import keras
 
@@ -156,24 +183,23 @@ def with_masks(
             inner_masks.append(keras.Input(batch_shape=shape, dtype=mask.dtype))
             inputs[-1]._keras_mask = inner_masks[-1]
     inside = keras.Function(model.inputs, model.outputs)
-    undoing.enter_context(_as_before(inside.operations))
+    cleanup.enter_context(_discard_new_calls(inside.operations))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on masks that end here: whoever computes it is told
+        warnings.simplefilter("ignore")  # about masks that end here; Keras warns when it computes
         outputs = inside.call(inputs)
     return keras.Function([*inputs, *inner_masks], outputs)
 
 
-def _as_before(operations: Iterable[Any]) -> ExitStack:
-    """What cuts the calls of these operations off again, when it is closed, that come from now on.
+@contextmanager
+def _discard_new_calls(operations: Iterable[Any]) -> Iterator[None]:
+    """Remove the call records that are added to these operations within the context.
 
-    Whoever has such a call can still read it; only the operations do not know of it any more.
+    Existing references to the records stay valid.
     """
-    stack = ExitStack()
-    for operation in operations:
-        for recorded in (operation._inbound_nodes, operation._outbound_nodes):
-            stack.callback(_cut, recorded, len(recorded))
-    return stack
-
-
-def _cut(recorded: list[Any], length: int) -> None:
-    del recorded[length:]
+    records = [r for op in operations for r in (op._inbound_nodes, op._outbound_nodes)]
+    lengths = [len(record) for record in records]
+    try:
+        yield
+    finally:
+        for record, length in zip(records, lengths, strict=True):
+            del record[length:]

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import DIFFERENCES, Overlay, Quantity
-from plots.folding.fold import fold_blocks
-from plots.folding.stacks import block_runs
+from plots.folding.fold import block_runs, fold_blocks
 from plots.graph import Graph
 from plots.graph_json import graph_document
 from plots.hierarchy import boxes_around
