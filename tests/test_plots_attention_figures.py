@@ -1,4 +1,4 @@
-"""Figures of masks and of attention maps."""
+"""Figures of attention masks and attention weights."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TOKENS = ("the", "cat", "sat", "on", "$5", "or", "$7")
 
 
 def image(panel):
-    """What a panel shows: (values, whether a cell is masked)."""
+    """Return the cells of a panel as (values, whether masked)."""
     shown = panel.images[0].get_array()
     return np.ma.getdata(shown), np.ma.getmaskarray(shown)
 
@@ -45,14 +45,14 @@ def test_queries_are_rows_and_keys_are_columns():
     assert (panel.get_ylabel(), panel.get_xlabel()) == ("query", "key")
 
 
-def test_a_square_mask_has_the_same_tokens_at_both_sides_and_without_tokens_positions():
+def test_a_square_mask_uses_the_queries_as_keys_and_positions_without_tokens():
     panel = plots.attention_mask(np.ones((T, T), bool), TOKENS).axes[0]
     assert labels(panel.xaxis) == labels(panel.yaxis) == list(TOKENS)
     panel = plots.attention_mask(np.ones((T, S), bool)).axes[0]
     assert labels(panel.xaxis) == [str(position) for position in range(S)]
 
 
-def test_where_cells_are_small_only_every_other_token_is_named():
+def test_small_cells_have_fewer_token_labels():
     t = 131
     panel = plots.attention_mask(np.ones((t, t), bool), [f"w{i}" for i in range(t)]).axes[0]
     places = panel.get_yticks()
@@ -60,7 +60,7 @@ def test_where_cells_are_small_only_every_other_token_is_named():
     assert 10 < len(places) < t / 2
 
 
-def test_tokens_are_written_as_they_are(tmp_path):
+def test_tokens_are_written_literally(tmp_path):
     tokens = ["$5", "$7", "a\nb", "\t", "internationalisation", "_", "{"]
     figure = plots.attention_mask(np.ones((T, T), bool), tokens)
     assert labels(figure.axes[0].yaxis) == [
@@ -69,7 +69,7 @@ def test_tokens_are_written_as_they_are(tmp_path):
     plots.save_figure(figure, tmp_path / "mask.svg")
 
 
-def test_the_common_masks_are_what_their_names_say():
+def test_the_common_masks_match_their_definitions():
     documents = (("a", "b", "c"), ("d", "e"), ("f", "g"))
     of = [0, 0, 0, 1, 1, 2, 2]
     figure = plots.common_masks(documents, padding=3, window=2)
@@ -88,21 +88,21 @@ def test_the_common_masks_are_what_their_names_say():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
-        ({"documents": [["a", "b"]]}, r"lengths \[2\]; it takes two documents or more"),
+        ({"documents": [["a", "b"]]}, r"lengths \[2\]; it must have two documents or more"),
         ({"documents": [["a"], []]}, r"lengths \[1, 0\]"),
         ({"padding": 0}, "padding is 0; with 8 tokens it must be from 1 to 7"),
         ({"window": 8}, "window is 8; with 8 tokens"),
     ],
 )
-def test_common_masks_that_would_show_nothing_are_refused(arguments, says):
-    with pytest.raises(ValueError, match=says):
+def test_common_masks_with_nothing_to_show_raise_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
         plots.common_masks(**arguments)
 
 
 @pytest.mark.parametrize(
-    ("mask", "queries", "says"),
+    ("mask", "queries", "message"),
     [
         (np.zeros((3, 5)), None, "of dtype float64; it must be boolean"),
         (np.ones((2, 3, 5), bool), None, r"shape \(2, 3, 5\); it must be \(t, s\)"),
@@ -110,12 +110,12 @@ def test_common_masks_that_would_show_nothing_are_refused(arguments, says):
         (np.ones((3, 5), bool), ["a", "b"], "2 tokens for 3 queries"),
     ],
 )
-def test_what_is_no_mask_is_refused(mask, queries, says):
-    with pytest.raises(ValueError, match=says):
+def test_an_invalid_mask_raises_an_error(mask, queries, message):
+    with pytest.raises(ValueError, match=message):
         plots.attention_mask(mask, queries)
 
 
-def test_every_head_has_its_map_on_one_common_colour_scale():
+def test_all_heads_share_one_colour_scale():
     scores = weights()
     figure = plots.attention_heads(scores, TOKENS, list("abcde"), title="cross-attention")
     *panels, bar = figure.axes
@@ -133,7 +133,7 @@ def test_every_head_has_its_map_on_one_common_colour_scale():
 
 
 @pytest.mark.parametrize("of_heads", [False, True])
-def test_masked_cells_of_a_map_are_masked_whatever_they_hold(of_heads):
+def test_masked_cells_are_masked_whatever_their_values(of_heads):
     mask = np.random.default_rng(2).random((N, T, S) if of_heads else (T, S)) < 0.7
     scores = np.where(mask, weights(), np.nan)
     figure = plots.attention_heads(scores, mask=mask)
@@ -144,7 +144,7 @@ def test_masked_cells_of_a_map_are_masked_whatever_they_hold(of_heads):
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
-def test_long_sequences_are_drawn_in_blocks_and_the_title_says_so(how):
+def test_long_sequences_are_drawn_in_blocks_as_the_title_says(how):
     t, s, rows, columns = 131, 193, 3, 4  # 131 / 64 and 193 / 64, rounded up
     scores, mask = weights(2, t, s), np.tril(np.ones((t, s), bool), 40)
     tokens = [f"w{i}" for i in range(s)]
@@ -166,11 +166,11 @@ def test_long_sequences_are_drawn_in_blocks_and_the_title_says_so(how):
     assert labels(panel.xaxis) == [f"w{columns * i}…" for i in places]
 
 
-def test_short_sequences_are_not_made_coarser():
+def test_short_sequences_are_not_downsampled():
     assert plots.attention_heads(weights(1, 64, 64)).get_suptitle() == ""
 
 
-def test_a_few_strong_scores_do_not_make_all_others_white():
+def test_outliers_do_not_make_all_other_cells_white():
     scores = weights(1, 61, 61) / 10
     scores[0, 3, 3] = 1.0
     figure = plots.attention_heads(scores)
@@ -180,14 +180,14 @@ def test_a_few_strong_scores_do_not_make_all_others_white():
 @pytest.mark.parametrize(
     ("heads", "grid"), [(1, (1, 1)), (2, (1, 2)), (7, (2, 4)), (8, (2, 4)), (12, (3, 4))]
 )
-def test_heads_are_laid_out_in_a_grid_without_needless_gaps(heads, grid):
+def test_heads_are_arranged_in_a_grid_with_few_gaps(heads, grid):
     panel = plots.attention_heads(weights(heads)).axes[0]
     shape = panel.get_subplotspec().get_gridspec()
     assert (shape.nrows, shape.ncols) == grid
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"scores": np.ones((T, S))}, r"scores has the shape \(7, 5\); it must be \(n, t, s\)"),
         ({"scores": "words"}, "scores must be an array of numbers"),
@@ -199,6 +199,6 @@ def test_heads_are_laid_out_in_a_grid_without_needless_gaps(heads, grid):
         ({"downsample": "median"}, "downsample is 'median'; it must be 'mean' or 'max'"),
     ],
 )
-def test_wrong_attention_maps_are_refused(arguments, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_attention_weights_raise_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
         plots.attention_heads(**({"scores": weights()} | arguments))

@@ -1,4 +1,4 @@
-"""Figures of positions, learning rates, parameters and signals by depth."""
+"""Figures of positional encodings, learning rates, parameters and signal propagation."""
 
 import cmath
 import math
@@ -31,11 +31,11 @@ def legend(owner):
 
 
 def turns(position):
-    """exp(i angle) of every pair of dimensions, after Vaswani et al. 2017, section 3.5."""
+    """Return exp(i angle) of every pair of dimensions (Vaswani et al. 2017, section 3.5)."""
     return [cmath.exp(1j * position / 10_000 ** (2 * i / D)) for i in range(D // 2)]
 
 
-def test_sinusoids_turn_as_in_the_paper():
+def test_sinusoids_match_the_formula_of_the_paper():
     interleaved = [[x for z in turns(p) for x in (z.imag, z.real)] for p in range(T)]
     np.testing.assert_allclose(plots.sinusoids(T, D), interleaved, atol=1e-12)
     apart = [[z.imag for z in turns(p)] + [z.real for z in turns(p)] for p in range(T)]
@@ -43,15 +43,15 @@ def test_sinusoids_turn_as_in_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("length", "dim", "says"),
+    ("length", "dim", "message"),
     [(0, 4, "length is 0"), (3, 5, "dim is 5; it must be an even number"), (3, 0, "dim is 0")],
 )
-def test_sinusoids_of_no_or_half_a_pair_are_refused(length, dim, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_sizes_of_sinusoids_raise_an_error(length, dim, message):
+    with pytest.raises(ValueError, match=message):
         plots.sinusoids(length, dim)
 
 
-def test_encodings_are_images_on_a_scale_around_zero():
+def test_encodings_are_images_on_a_symmetric_scale():
     learned = np.random.default_rng(1).normal(size=(T, D))
     figure = plots.position_encodings({"sines": plots.sinusoids(T, D), "learned": learned})
     images = [panel for panel in figure.axes if panel.images]
@@ -62,7 +62,7 @@ def test_encodings_are_images_on_a_scale_around_zero():
     assert (images[0].get_ylabel(), images[0].get_xlabel()) == ("position", "dimension")
 
 
-def test_one_huge_value_does_not_make_all_others_white():
+def test_an_outlier_does_not_make_all_other_values_white():
     encoding = plots.sinusoids(T, D)
     encoding[3, 5] = 100.0
     figure = plots.position_encodings({"outlier": encoding})
@@ -70,7 +70,7 @@ def test_one_huge_value_does_not_make_all_others_white():
 
 
 def products(figure):
-    """Of the panel of dot products: the line, and the lowest and highest of the band."""
+    """Return the line of the dot-product panel, and (minimum, maximum) of its band."""
     (panel,) = [panel for panel in figure.axes if panel.get_ylabel() == "dot product"]
     outline = panel.collections[0].get_paths()[0].vertices
     by_distance = [outline[outline[:, 0] == distance][:, 1] for distance in range(T)]
@@ -86,7 +86,7 @@ def test_products_of_sinusoids_depend_on_the_distance_alone():
     np.testing.assert_allclose(highest, expected)
 
 
-def test_products_of_any_encoding_are_the_mean_and_the_ends_of_all_pairs():
+def test_products_of_any_encoding_are_mean_minimum_and_maximum_over_all_pairs():
     encoding = np.random.default_rng(1).normal(size=(T, D))
     line, (lowest, highest) = products(plots.position_encodings({"": encoding}))
     for distance in range(T):
@@ -96,23 +96,23 @@ def test_products_of_any_encoding_are_the_mean_and_the_ends_of_all_pairs():
 
 
 @pytest.mark.parametrize(
-    ("encodings", "says"),
+    ("encodings", "message"),
     [
         ({}, "no encodings were given"),
         ({"a": [1.0, 2.0]}, r"the encoding 'a' has the shape \(2,\); it must be \(t, d\)"),
-        ({"a": [[1.0, math.inf]]}, "'a' holds values that are no finite numbers"),
+        ({"a": [[1.0, math.inf]]}, "'a' holds values that are not finite"),
         ({"a": [["x"]]}, "'a' must be an array of numbers"),
     ],
 )
-def test_wrong_encodings_are_refused(encodings, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_encodings_raise_an_error(encodings, message):
+    with pytest.raises(ValueError, match=message):
         plots.position_encodings(encodings)
 
 
 # Learning rates
 
 
-def test_every_step_of_a_short_run_has_its_rate():
+def test_a_short_run_shows_the_rate_of_every_step():
     schedules = {
         "keras": keras.optimizers.schedules.PolynomialDecay(0.5, 11, 0.1),
         "function": lambda step: 0.01 * step,
@@ -136,11 +136,11 @@ def test_a_long_run_is_sampled_from_its_first_to_its_last_step():
     panel = plots.learning_rate_curves({"a": lambda step: asked.append(step) or 1.0}, 100_003)
     assert asked == list(panel.axes[0].lines[0].get_xdata())
     assert (asked[0], asked[-1], len(asked)) == (0, 100_002, 500)
-    assert len(set(np.diff(asked))) <= 2  # evenly, to a whole step
+    assert len(set(np.diff(asked))) <= 2  # evenly spaced, rounded
 
 
 @pytest.mark.parametrize(
-    ("schedules", "steps", "error", "says"),
+    ("schedules", "steps", "error", "message"),
     [
         ({}, 5, ValueError, "no schedules were given"),
         ({"a": 0.1}, 1, ValueError, "steps is 1; a curve needs at least 2"),
@@ -149,8 +149,8 @@ def test_a_long_run_is_sampled_from_its_first_to_its_last_step():
         ({"a": lambda step: math.nan}, 5, ValueError, "'a' gives nan at step 0"),
     ],
 )
-def test_wrong_schedules_are_refused(schedules, steps, error, says):
-    with pytest.raises(error, match=says):
+def test_invalid_schedules_raise_an_error(schedules, steps, error, message):
+    with pytest.raises(error, match=message):
         plots.learning_rate_curves(schedules, steps)
 
 
@@ -158,11 +158,11 @@ def test_wrong_schedules_are_refused(schedules, steps, error, says):
 
 
 def widths(panel):
-    """Component -> width of its bar in every row."""
+    """Return component -> width of its bar in every row."""
     return {bars.get_label(): [bar.get_width() for bar in bars] for bars in panel.containers}
 
 
-def test_the_components_of_one_model_are_ranked_with_number_and_share():
+def test_components_of_one_model_are_ranked_with_number_and_share():
     counts = {"norms": 13, "attention": 3_000, "feedforward": 7_000, "positions": 0}
     panel = plots.parameter_bars(counts, "title").axes[0]
     assert [bar.get_width() for bar in panel.containers[0]] == [13, 3_000, 7_000]  # upwards
@@ -172,7 +172,7 @@ def test_the_components_of_one_model_are_ranked_with_number_and_share():
     assert texts == ["13  (0.1 %)", "3 k  (30.0 %)", "7 k  (69.9 %)"]
 
 
-def test_several_models_are_stacked_in_numbers_and_in_shares():
+def test_several_models_are_stacked_by_number_and_by_share():
     counts = {"a": {"x": 300, "y": 700}, "b": {"y": 19, "z": 1, "nothing": 0}}
     figure = plots.parameter_bars(counts)
     absolute, shares = figure.axes
@@ -181,20 +181,20 @@ def test_several_models_are_stacked_in_numbers_and_in_shares():
     np.testing.assert_allclose(percent, [[30, 0], [70, 95], [0, 5]])
     np.testing.assert_allclose(np.sum(percent, axis=0), 100)
     starts = [[bar.get_x() for bar in bars] for bars in absolute.containers]
-    assert starts == [[0, 0], [300, 0], [1000, 19]]  # each begins where the one before ends
+    assert starts == [[0, 0], [300, 0], [1000, 19]]  # each starts at the end of the previous one
     assert [text.get_text() for text in absolute.texts] == ["1 k", "20"]
     assert legend(figure.legends[0]) == ["x", "y", "z"]
     assert absolute.yaxis_inverted()  # the first model at the top
 
 
-def test_more_components_than_colours_differ_by_hatches():
+def test_more_components_than_colours_are_hatched():
     counts = {"a": {f"c{n}": n + 1 for n in range(2 * len(COLOURS))}}
     bars = [bars[0] for bars in plots.parameter_bars(counts).axes[0].containers]
     assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 2 * len(COLOURS)
 
 
 @pytest.mark.parametrize(
-    ("counts", "says"),
+    ("counts", "message"),
     [
         ({}, "no counts were given"),
         ({"a": {"x": 1}, "b": 2}, "mixes numbers and mappings"),
@@ -204,8 +204,8 @@ def test_more_components_than_colours_differ_by_hatches():
         ({"a": {}}, "model 'a' has no parameters"),
     ],
 )
-def test_wrong_counts_are_refused(counts, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_counts_raise_an_error(counts, message):
+    with pytest.raises(ValueError, match=message):
         plots.parameter_bars(counts)
 
 
@@ -218,7 +218,7 @@ GRADIENTS = {
 }
 
 
-def test_signals_have_a_panel_each_on_logarithmic_axes():
+def test_variance_and_gradients_have_logarithmic_panels():
     variance, gradient = plots.signal_propagation(VARIANCES, GRADIENTS, "title").axes
     assert variance.get_yscale() == gradient.get_yscale() == "log"
     assert legend(variance.get_legend()) == ["post", "pre", "bare", "0", "inf"]
@@ -235,7 +235,7 @@ def test_a_run_has_one_colour_and_its_branch_is_drawn_thinner_and_hollow():
     assert branch.get_markerfacecolor() == "#FFFFFF" != skip_path.get_markerfacecolor()
 
 
-def test_what_a_logarithm_cannot_show_is_a_triangle_at_the_edge():
+def test_values_outside_a_logarithmic_axis_are_triangles_at_its_edge():
     variance = plots.signal_propagation(VARIANCES, {}).axes[0]
     triangles = {line.get_marker(): line for line in variance.lines if len(line.get_xdata()) == 1}
     zero, infinite = triangles["v"], triangles["^"]
@@ -247,7 +247,7 @@ def test_what_a_logarithm_cannot_show_is_a_triangle_at_the_edge():
 
 
 @pytest.mark.parametrize(
-    ("variances", "gradients", "says"),
+    ("variances", "gradients", "message"),
     [
         ({}, {}, "no runs were given"),
         ({"a": [1.0, -2.0]}, {}, "the variance of run 'a' is -2.0 at depth 1"),
@@ -255,16 +255,16 @@ def test_what_a_logarithm_cannot_show_is_a_triangle_at_the_edge():
         ({}, {"a": {"branch": [-1]}}, "gradient of run 'a' along the branch is -1.0 at depth 0"),
     ],
 )
-def test_wrong_signals_are_refused(variances, gradients, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_signals_raise_an_error(variances, gradients, message):
+    with pytest.raises(ValueError, match=message):
         plots.signal_propagation(variances, gradients)
 
 
-# All of them
+# All figures
 
 
-def test_names_are_written_as_they_are():
-    name = "$5 and $7_x"  # a formula, by its two dollar signs
+def test_names_are_written_literally():
+    name = "$5 and $7_x"  # a formula to matplotlib
     figures = [
         plots.learning_rate_curves({name: 1.0}, 2),
         plots.parameter_bars({name: {name: 1}}),
@@ -273,7 +273,7 @@ def test_names_are_written_as_they_are():
         plots.position_encodings({name: [[1.0]]}),
     ]
     for figure in figures:
-        figure.draw_without_rendering()  # some texts are made when drawn
+        figure.draw_without_rendering()  # creates some of the texts
         texts = [text for text in figure.findobj(Text) if text.get_text() == name]
         assert texts
         assert not any(text.get_parse_math() for text in texts)

@@ -1,4 +1,4 @@
-"""Figures of numbers."""
+"""Loss curves, and saving of figures."""
 
 import math
 
@@ -20,7 +20,7 @@ def labels(panel):
     return [line.get_label() for line in panel.lines]
 
 
-def test_two_panels_where_exact_match_is_known():
+def test_runs_with_exact_match_have_two_panels():
     figure = plots.loss_curves({"a": RUN, "b": {"step": [0, 1], "loss": [2.0, 1.0]}}, "title")
     loss, match = figure.axes
     assert labels(loss) == ["a (training)", "a (validation)", "b"]
@@ -30,7 +30,7 @@ def test_two_panels_where_exact_match_is_known():
     assert list(match.lines[0].get_ydata()) == [25.0, 75.0]
 
 
-def test_what_fit_returned_is_drawn_by_epochs():
+def test_the_history_of_fit_is_drawn_by_epochs():
     x = keras.Input((3,))
     model = keras.Model(x, keras.layers.Dense(2)(x))
     model.compile("sgd", "mse")
@@ -44,42 +44,42 @@ def test_what_fit_returned_is_drawn_by_epochs():
         assert list(line.get_ydata()) == history.history[key]
 
 
-def test_what_was_not_measured_is_left_out():
+def test_steps_without_a_measurement_are_left_out():
     figure = plots.loss_curves({"a": RUN})
     validation = figure.axes[0].lines[1]
     assert list(validation.get_xdata()) == [0, 200]
     assert list(validation.get_ydata()) == [5.1, 0.3]
 
 
-def test_one_panel_without_exact_match_and_no_logarithm_of_zero():
+def test_one_panel_without_exact_match_and_a_linear_axis_for_zero():
     figure = plots.loss_curves({"a": {"step": [0, 1], "loss": [1.0, 0.0]}})
     assert len(figure.axes) == 1
     assert figure.axes[0].get_yscale() == "linear"
 
 
-def test_the_lines_of_eight_runs_differ():
+def test_eight_runs_have_distinct_lines():
     history = {"step": [0, 1], "loss": [2.0, 1.0]}
     panel = plots.loss_curves({f"run {n}": history for n in range(8)}).axes[0]
     assert len({(line.get_color(), line.get_linestyle()) for line in panel.lines}) == 8
 
 
 @pytest.mark.parametrize(
-    ("histories", "says"),
+    ("histories", "message"),
     [
         ({}, "no runs were given"),
         ({"a": {"step": [1]}}, "'a' has no 'loss'"),
         ({"a": {"step": [1, 2], "loss": [1.0]}}, "'step' has 2 entries but 'loss' has 1"),
     ],
 )
-def test_wrong_histories_are_refused(histories, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_histories_raise_an_error(histories, message):
+    with pytest.raises(ValueError, match=message):
         plots.loss_curves(histories)
 
 
 @pytest.mark.parametrize(
     ("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
 )
-def test_figures_are_saved_the_same_every_time(suffix, magic, tmp_path):
+def test_saved_figures_are_reproducible(suffix, magic, tmp_path):
     paths = [tmp_path / "made" / f"{name}.{suffix}" for name in ("first", "second")]
     for path in paths:
         assert plots.save_figure(plots.loss_curves({"a": RUN}), path) == path
@@ -88,7 +88,7 @@ def test_figures_are_saved_the_same_every_time(suffix, magic, tmp_path):
     assert first == second
 
 
-def test_an_unknown_suffix_is_refused(tmp_path):
+def test_an_unknown_suffix_raises_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"one of \.png, \.svg, \.pdf"):
         plots.save_figure(plots.loss_curves({"a": RUN}), tmp_path / "loss.gif")
     assert list(tmp_path.iterdir()) == []

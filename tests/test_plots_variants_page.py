@@ -1,4 +1,4 @@
-"""The outline of a graph, and the page that lays outlines next to each other."""
+"""The outline of a graph, and the page of outlines side by side."""
 
 import keras
 import plots_models
@@ -66,7 +66,7 @@ def test_outlines_keep_the_skip_paths_and_where_their_norms_are(norm):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_outlines_lose_no_weight_of_the_blocks_that_are_drawn(name):
+def test_outlines_have_all_weights_of_the_visible_blocks(name):
     drawn, whole = outline(ALL[name]), plots.fold_blocks(ALL[name])
     assert sum(node.parameters for node in drawn.nodes) == sum(
         node.parameters for node in whole.nodes if node.layer == node.id
@@ -79,7 +79,7 @@ def test_outlines_have_no_masks(name):
     assert all(edge.tensor.dtype != "bool" for edge in outline(ALL[name]).edges)
 
 
-def test_an_input_that_only_a_mask_is_made_of_is_left_out():
+def test_an_input_used_by_masks_only_is_left_out():
     x, padding = keras.Input((5, 8), name="x"), keras.Input((5,), dtype="bool", name="padding")
     y = layers.MultiHeadAttention(2, 3, name="attention")(x, x, key_mask=padding)
     drawn = outline(plots.read_graph(keras.Model([x, padding], layers.Add(name="merge")([x, y]))))
@@ -101,7 +101,7 @@ def test_sublayers_without_dotted_names_are_named_after_their_largest_call():
     assert [path.placement for path in drawn.skip_paths] == ["pre", "pre"]
 
 
-def test_norms_within_a_sublayer_stay_within():
+def test_norms_within_a_sublayer_stay_inside_it():
     x = inputs = keras.Input((3,), name="x")
     y = layers.Dense(5, name="first")(layers.LayerNormalization(name="outer")(x))
     y = layers.Dense(3, name="second")(layers.LayerNormalization(name="inner")(y))
@@ -120,7 +120,7 @@ def page():
 
 
 def cells(figure):
-    """Rows of the table, by what stands at their left."""
+    """Return the rows of the table by their titles."""
     (table,) = figure.axes[1].tables
     rows = {}
     for (row, column), cell in sorted(table.get_celld().items()):
@@ -134,17 +134,17 @@ def test_the_page_fits_letter_and_a4_in_landscape(page):
     assert height <= 8.27
     assert page.get_suptitle() == "title"
     top, bottom = page.axes[0].get_tightbbox(), page.axes[1].get_tightbbox()
-    assert top.y0 >= bottom.y1  # the table is beneath the picture
+    assert top.y0 >= bottom.y1  # the table is below the picture
 
 
 @pytest.mark.parametrize("models", [DECODERS, {"one": PAIR, "other": PAIR}], ids=["four", "two"])
-def test_four_decoders_or_two_encoder_decoders_on_a_page_can_be_read(models):
+def test_four_decoders_or_two_encoder_decoders_on_a_page_are_legible(models):
     figure = plots.variants_page(models)
     figure.draw_without_rendering()
     picture = figure.axes[0]
     pixels_across = picture.images[0].get_size()[1]
     inches_across = picture.get_window_extent().width / figure.dpi
-    points = 12 * inches_across / (pixels_across / 200)  # of names: 12 in a picture of 200 dpi
+    points = 12 * inches_across / (pixels_across / 200)  # font size of names: 12 at 200 dpi
     assert points > 5
 
 
@@ -161,7 +161,7 @@ def test_the_table_counts_the_parameters_of_the_whole_models(page):
     ]
 
 
-def test_what_has_few_parameters_is_put_together():
+def test_small_components_are_summed_as_other():
     x = inputs = keras.Input((2,), name="x")
     names = ["ape", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "owl"]
     for name, width in zip(names, (11, 13, 17, 19, 23, 29, 3, 2, 1), strict=True):
@@ -172,11 +172,11 @@ def test_what_has_few_parameters_is_put_together():
     assert table["other"] == ["8"]
 
 
-def test_a_page_of_nothing_is_refused():
+def test_a_page_without_models_raises_an_error():
     with pytest.raises(ValueError, match="no models were given"):
         plots.variants_page({})
 
 
-def test_a_page_of_something_else_is_refused():
+def test_a_page_of_a_string_raises_an_error():
     with pytest.raises(TypeError, match="str"):
         plots.variants_page({"a": "gpt2_small"})

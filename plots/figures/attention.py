@@ -1,31 +1,127 @@
-"""Attention maps: how much every query looks at every key, head by head."""
+"""Attention masks, and attention weights of every head, as grids of queries (rows) and keys."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from plots.figures.style import (
-    MASKED,
-    booleans,
-    colour_limit,
-    from_zero,
-    label_cells,
-    masked_background,
-    new_figure,
-    numbers,
-    token_labels,
-)
+from plots.figures.style import BLUE, check_axes, colour_limit, from_zero, new_figure, numbers
 from plots.measuring.attention_pictures import reduced_in_blocks
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from numpy.typing import ArrayLike
 
-MOST_CELLS = 64
-"""Rows and columns of a map. Of longer sequences, every cell stands for a block of scores."""
+MAX_CELLS = 64
+"""Maximum rows and columns of an attention map. Longer sequences are drawn in blocks of scores."""
+
+PADDING = "<pad>"
+_MASKED: dict[str, Any] = {
+    "facecolor": "#F0F0F0",
+    "edgecolor": "#A8A8A8",
+    "hatch": "//////",
+    "linewidth": 0,
+}
+"""Style of masked cells: hatched, unlike any shade of a colour map."""
+
+_Place = Literal["outside lower center", "outside lower right"]
+_DOCUMENTS = (("The", "cat", "sat", "down"), ("It", "rained", "all", "day"))
+_MAX_SEPARATE_CELLS = 64  # per axis; lines between more cells would hide them
+_LABEL_POINTS = 7  # font size of tokens
+_MAX_LABEL = 14  # characters
+
+
+def attention_mask(
+    mask: ArrayLike,
+    queries: Sequence[str] | None = None,
+    keys: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw a mask: cells where a query (row) may attend to a key (column) are filled.
+
+    Args:
+        mask: bool (t, s), True where the query may attend.
+        queries: t tokens. None: their positions.
+        keys: s tokens. None: the same as `queries` if t = s, else their positions.
+        title: Title of the figure.
+
+    Raises:
+        ValueError: if the mask is not boolean or not (t, s), or the number of tokens differs from
+            the mask.
+    """
+    allowed = _booleans(mask, "mask", "(t, s)")
+    t, s = allowed.shape
+    rows, columns = _token_labels(queries, keys, t, s)
+    inches = _cell_inches(max(t, s))
+    figure = new_figure(max(2.8, s * inches + 1.2), max(2.8, t * inches + 1.5), title)
+    _draw_mask(figure.subplots(), allowed, rows, columns)
+    _add_mask_legend(figure)
+    return figure
+
+
+def common_masks(
+    documents: Sequence[Sequence[str]] = _DOCUMENTS,
+    padding: int = 2,
+    window: int = 3,
+    title: str | None = None,
+) -> Figure:
+    """Draw the common masks of self-attention side by side.
+
+    Causal: no token sees a later one. Padding: padding tokens at the end of a row are not visible.
+    Window: causal, and only the nearest tokens (Beltagy et al. 2020, section 3.1; Jiang et al.
+    2023, section 2). Packed: causal, and only within the same document, for several documents in
+    one row (Krell et al. 2021, section 3.2.2).
+
+    Args:
+        documents: The tokens of every document. All masks are for the concatenated documents.
+        padding: Number of padding tokens at the end, in the padding mask.
+        window: Number of tokens that each one sees, itself included, in the window mask.
+        title: Title of the figure.
+
+    Raises:
+        ValueError: if there are fewer than two documents, an empty one, or if `padding` or
+            `window` are not from 1 to one less than the number of tokens.
+    """
+    import numpy as np
+
+    if len(documents) < 2 or not all(documents):
+        raise ValueError(
+            f"documents has the lengths {[len(document) for document in documents]}; it must have "
+            "two documents or more, none of them empty, to show packing"
+        )
+    tokens = [token for document in documents for token in document]
+    t = len(tokens)
+    for name, number in (("padding", padding), ("window", window)):
+        if not 0 < number < t:
+            raise ValueError(
+                f"{name} is {number!r}; with {t} tokens it must be from 1 to {t - 1}, to be visible"
+            )
+    query, key = np.arange(t)[:, None], np.arange(t)[None, :]
+    document = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
+    causal = key <= query
+    padded = [*tokens[: t - padding], *[PADDING] * padding]
+    masks = (
+        ("causal\nkey ≤ query", causal, tokens),
+        ("padding\nkey is not padding", np.broadcast_to(key < t - padding, (t, t)), padded),
+        (
+            f"window of {window}\nquery − {window} < key ≤ query",
+            causal & (key > query - window),
+            tokens,
+        ),
+        ("packed\ncausal, same document", causal & (document[query] == document[key]), tokens),
+    )
+    side = t * _cell_inches(t)
+    figure = new_figure(4 * max(2.2, side + 0.7), max(2.6, side + 1.6), title)
+    panels = figure.subplots(1, len(masks))
+    for panel, (name, mask, names) in zip(panels, masks, strict=True):
+        _draw_mask(panel, mask, *_token_labels(names, names, t, t))
+        panel.set_title(name, fontsize=10)
+    _add_mask_legend(figure)
+    return figure
 
 
 def attention_heads(
@@ -36,41 +132,37 @@ def attention_heads(
     title: str | None = None,
     downsample: Literal["mean", "max"] = "mean",
 ) -> Figure:
-    """Attention weights of every head, with the tokens that they belong to; queries are the rows.
+    """Draw the attention weights of every head, with tokens as labels; queries are the rows.
 
-    All heads share one colour scale, which ends below a few scores that are far above all others.
-    What the mask leaves out is hatched, so that it differs from a weight of zero. Where t or s is
-    longer than 64, the mean or the maximum of equal blocks is drawn (of the scores that the mask
-    leaves in), and the title says so.
+    All heads share one colour scale, which ends below a few outliers. Masked cells are hatched, to
+    differ from weights of zero. If t or s exceeds 64, cells are the mean or maximum of equal blocks
+    of unmasked scores, as the title says.
 
     Args:
-        scores: (n, t, s), after the softmax: for what `attention_maps` finds, `found.weights[0]`
+        scores: (n, t, s), after the softmax. For `found` of `attention_maps`, `found.weights[0]`
             with `mask=found.mask[0]` is the first sequence of the batch.
         queries: t tokens. None: their positions.
-        keys: s tokens. None: the same as `queries` where t = s, else their positions.
-        mask: bool (t, s) or (n, t, s), True where the query may look. None: everywhere.
+        keys: s tokens. None: the same as `queries` if t = s, else their positions.
+        mask: bool (t, s) or (n, t, s), True where the query may attend. None: everywhere.
         title: Title of the figure.
-        downsample: How a block becomes one cell. The mean keeps how much attention goes where; the
-            maximum keeps single strong scores, which a mean washes out.
+        downsample: Reduction of a block. The mean shows where most attention goes; the maximum
+            keeps single large scores, which a mean hides.
 
     Raises:
-        ValueError: if a shape or dtype is wrong, tokens and scores differ in number, or a score
-            that is not masked is negative or no finite number.
+        ValueError: if a shape or dtype is wrong, the number of tokens differs from the scores, or
+            an unmasked score is negative or not finite.
     """
     if downsample not in ("mean", "max"):
         raise ValueError(f"downsample is {downsample!r}; it must be 'mean' or 'max'")
     weights = _masked(numbers(scores, "scores", "(n, t, s)"), mask)
     _, t, s = weights.shape
-    if keys is None and t == s:
-        keys = queries
-    blocks = math.ceil(t / MOST_CELLS), math.ceil(s / MOST_CELLS)
-    rows = token_labels(queries, t, "queries", blocks[0])
-    columns = token_labels(keys, s, "keys", blocks[1])
+    blocks = math.ceil(t / MAX_CELLS), math.ceil(s / MAX_CELLS)
+    rows, columns = _token_labels(queries, keys, t, s, blocks)
     if max(blocks) > 1:
         weights = _in_blocks(weights, blocks, downsample)
         of_blocks = f"(each cell: {downsample} of {blocks[0]} × {blocks[1]} scores)"
         title = f"{title} {of_blocks}" if title else of_blocks
-    return _draw(weights, rows, columns, title)
+    return _draw_heads(weights, rows, columns, title)
 
 
 def _masked(scores: np.ndarray, mask: ArrayLike | None) -> np.ma.MaskedArray:
@@ -81,8 +173,7 @@ def _masked(scores: np.ndarray, mask: ArrayLike | None) -> np.ma.MaskedArray:
     if mask is None:
         allowed = np.ones(scores.shape, bool)
     else:
-        axes = "(n, t, s)" if np.ndim(mask) == 3 else "(t, s)"
-        allowed = booleans(mask, "mask", axes)
+        allowed = _booleans(mask, "mask", "(n, t, s)" if np.ndim(mask) == 3 else "(t, s)")
         if allowed.shape not in ((t, s), (n, t, s)):
             raise ValueError(
                 f"mask has the shape {allowed.shape}; for scores {scores.shape} it must be "
@@ -94,28 +185,26 @@ def _masked(scores: np.ndarray, mask: ArrayLike | None) -> np.ma.MaskedArray:
         place = tuple(int(index) for index in np.argwhere(wrong)[0])
         raise ValueError(
             f"the score of (head, query, key) {place} is {scores[place]}; attention weights are "
-            "finite and not negative: give them as they are after the softmax"
+            "finite and not negative: pass them as they are after the softmax"
         )
     return np.ma.masked_where(~allowed, scores)
 
 
 def _in_blocks(weights: np.ma.MaskedArray, blocks: tuple[int, int], how: str) -> np.ma.MaskedArray:
-    """Mean or maximum of blocks of (n, t, s); masked where all of a block is masked."""
+    """Return mean or maximum of blocks of (n, t, s); fully masked blocks are masked."""
     import numpy as np
 
     count = reduced_in_blocks((~np.ma.getmaskarray(weights)).astype(int), blocks, np.add)
     if how == "mean":
         cells = reduced_in_blocks(weights.filled(0), blocks, np.add) / np.maximum(count, 1)
     else:
-        cells = reduced_in_blocks(weights.filled(0), blocks, np.maximum)  # none is below zero
+        cells = reduced_in_blocks(weights.filled(0), blocks, np.maximum)  # none is negative
     return np.ma.masked_where(count == 0, cells)
 
 
-def _draw(
+def _draw_heads(
     weights: np.ma.MaskedArray, rows: Sequence[str], columns: Sequence[str], title: str | None
 ) -> Figure:
-    from matplotlib.patches import Patch
-
     n, t, s = weights.shape
     across = _columns(n)
     down = math.ceil(n / across)
@@ -125,29 +214,141 @@ def _draw(
     panels = figure.subplots(down, across, squeeze=False).ravel()
     limit, clipped = colour_limit(weights.compressed())
     for head, panel in enumerate(panels[:n]):
-        masked_background(panel, t, s)
-        image = panel.imshow(
-            weights[head], from_zero(), vmin=0, vmax=limit, interpolation="nearest"
-        )
+        cells = weights[head]
+        image = _draw_grid(panel, cells, rows, columns, inches, cmap=from_zero(), vmax=limit)
         panel.set_title(f"head {head}", fontsize=9)
         panel.spines[:].set_color("#808080")
-        lowest = head + across >= n
-        label_cells(panel, rows, columns, inches)
-        panel.tick_params(labelleft=head % across == 0, labelbottom=lowest)
-        panel.set_ylabel("query" if head % across == 0 else "")
-        panel.set_xlabel("key" if lowest else "")
+        is_first, is_lowest = head % across == 0, head + across >= n
+        panel.tick_params(labelleft=is_first, labelbottom=is_lowest)
+        panel.set_ylabel("query" if is_first else "")
+        panel.set_xlabel("key" if is_lowest else "")
     for panel in panels[n:]:
         panel.set_axis_off()
     extend = "max" if clipped else "neither"
     label = "attention weight"
     figure.colorbar(image, ax=panels, label=label, extend=extend, shrink=0.8, aspect=30)
     if weights.count() < weights.size:
-        handles = [Patch(label="masked", **MASKED)]
-        figure.legend(handles=handles, loc="outside lower right", frameon=False)
+        _add_legend(figure, "outside lower right", {"label": "masked", **_MASKED})
     return figure
 
 
 def _columns(heads: int) -> int:
-    """Columns of a grid that is wider than high, with as few gaps as possible."""
+    """Return the columns of a grid that is wider than high, with as few gaps as possible."""
     least = math.ceil(math.sqrt(heads))
     return min(range(least, 2 * least), key=lambda columns: -heads % columns)
+
+
+def _draw_mask(
+    panel: Axes, allowed: np.ndarray, rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    t, s = allowed.shape
+    cells = np.ma.masked_where(~allowed, allowed)
+    inches = _cell_inches(max(t, s))
+    _draw_grid(panel, cells, rows, columns, inches, cmap=ListedColormap([BLUE]), zorder=1)
+    if max(t, s) <= _MAX_SEPARATE_CELLS:
+        panel.set_xticks(np.arange(s + 1) - 0.5, minor=True)
+        panel.set_yticks(np.arange(t + 1) - 0.5, minor=True)
+        panel.grid(True, which="minor", color="#FFFFFF", linewidth=1, zorder=2)
+        panel.tick_params(which="minor", length=0)
+    panel.spines[:].set_visible(False)
+
+
+def _draw_grid(
+    panel: Axes,
+    cells: np.ma.MaskedArray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    inches: float,
+    **style: Any,
+) -> AxesImage:
+    """Draw cells (t, s) of a given size in inches; masked ones show a hatched background."""
+    from matplotlib.patches import Rectangle
+
+    t, s = cells.shape
+    panel.add_patch(Rectangle((-0.5, -0.5), s, t, zorder=0, **_MASKED))
+    image = panel.imshow(cells, vmin=0, interpolation="nearest", **style)
+    panel.set_xlabel("key")
+    panel.set_ylabel("query")
+    step = max(1, math.ceil(1.25 * _LABEL_POINTS / 72 / inches))  # cells per label
+    for axis, texts in ((panel.yaxis, rows), (panel.xaxis, columns)):
+        axis.set_ticks(range(0, len(texts), step))
+        axis.set_ticklabels(texts[::step], fontsize=_LABEL_POINTS, parse_math=False)
+    widest = max(len(text) for text in columns) * 0.7 * _LABEL_POINTS / 72
+    panel.tick_params(axis="x", rotation=0 if widest < inches * step else 90)
+    panel.tick_params(length=0, pad=2)
+    return image
+
+
+def _cell_inches(cells: int) -> float:
+    return min(0.3, 6 / cells)
+
+
+def _add_mask_legend(figure: Figure) -> None:
+    visible = {"label": "visible", "facecolor": BLUE}
+    _add_legend(figure, "outside lower center", visible, {"label": "masked", **_MASKED})
+
+
+def _add_legend(figure: Figure, place: _Place, *patches: dict[str, Any]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(**patch) for patch in patches]
+    figure.legend(handles=handles, loc=place, ncols=len(handles), frameon=False)
+
+
+def _booleans(values: ArrayLike, what: str, axes: str) -> np.ndarray:
+    """Return a boolean array with the given axes, such as "(t, s)".
+
+    Raises:
+        ValueError: if the dtype differs, or the shape does not match or contains a 0.
+    """
+    import numpy as np
+
+    array = np.asarray(values)
+    if array.dtype != np.bool_:
+        raise ValueError(
+            f"{what} is of dtype {array.dtype}; it must be boolean, True where a query may attend "
+            "(for an additive mask, pass `mask == 0`)"
+        )
+    check_axes(array, what, axes)
+    return array
+
+
+def _token_labels(
+    queries: Sequence[str] | None,
+    keys: Sequence[str] | None,
+    t: int,
+    s: int,
+    blocks: tuple[int, int] = (1, 1),
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the labels of rows and columns: tokens, or positions if there are none.
+
+    A row or column for a block of tokens is labelled with the first one.
+
+    Raises:
+        ValueError: if the number of tokens is not t or s.
+    """
+    if keys is None and t == s:
+        keys = queries
+    labels = []
+    sides = (("queries", queries, t, blocks[0]), ("keys", keys, s, blocks[1]))
+    for what, tokens, count, block in sides:
+        if tokens is not None and len(tokens) != count:
+            raise ValueError(
+                f"{what} has {len(tokens)} tokens for {count} {what}; it must have one for each, "
+                "or be None, for their positions"
+            )
+        firsts = range(0, count, block)
+        if tokens is None:
+            labels.append([str(position) for position in firsts])
+        else:
+            labels.append([_short(tokens[i]) + ("…" if block > 1 else "") for i in firsts])
+    return labels[0], labels[1]
+
+
+def _short(token: str) -> str:
+    """Return a token on one line, shortened, with escapes for unprintable characters."""
+    text = token if token.isprintable() else repr(token)[1:-1]
+    return text if len(text) <= _MAX_LABEL else text[: _MAX_LABEL - 1] + "…"

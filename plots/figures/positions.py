@@ -1,4 +1,4 @@
-"""Positional encodings: what is added for each position, and how alike two positions are."""
+"""Positional encodings as images, and the similarity of two positions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def sinusoids(length: int, dim: int, interleaved: bool = True) -> np.ndarray:
-    """Sines and cosines of wavelengths from 2 pi to 2 pi 10000^((d - 2) / d), float64 (t, d).
+    """Return sines and cosines of wavelengths 2 pi to 2 pi 10000^((d - 2) / d), float64 (t, d).
 
     angle(p, i) = p / 10000^(2 i / d) for i in [0, d/2) ("Attention Is All You Need", section 3.5).
-    The longest wavelength comes near to 20,000 pi if d is large, and stays below it.
+    The longest wavelength approaches 20,000 pi for large d.
 
     Args:
         length: t, the number of positions.
@@ -44,19 +44,18 @@ def sinusoids(length: int, dim: int, interleaved: bool = True) -> np.ndarray:
 
 
 def position_encodings(encodings: Mapping[str, ArrayLike], title: str | None = None) -> Figure:
-    """Positional encodings as images, and their dot products over the distance of two positions.
+    """Draw positional encodings as images, and dot products over the distance of two positions.
 
-    Where the dot product depends on the distance alone, as it does for sinusoids, it is one line;
-    else the line is the mean over all pairs of that distance, and the band goes from the smallest
-    to the largest.
+    The line is the mean over all pairs of positions at a distance, the band spans minimum to
+    maximum. For sinusoids they coincide, because the dot product depends on the distance only.
 
     Args:
-        encodings: Name -> array (t, d), drawn one beneath the other, each with its own scale. See
+        encodings: Name -> array (t, d), drawn below each other, each on its own colour scale. See
             `sinusoids`.
         title: Title of the figure.
 
     Raises:
-        ValueError: if there is none, or one is not a finite array (t, d).
+        ValueError: if there is no encoding, or one is not a finite array (t, d).
     """
     import numpy as np
 
@@ -67,7 +66,7 @@ def position_encodings(encodings: Mapping[str, ArrayLike], title: str | None = N
     for (image, products), (name, values) in zip(rows, encodings.items(), strict=True):
         encoding = numbers(values, f"the encoding {name!r}", "(t, d)")
         if not np.isfinite(encoding).all():
-            raise ValueError(f"the encoding {name!r} holds values that are no finite numbers")
+            raise ValueError(f"the encoding {name!r} holds values that are not finite")
         _draw_image(image, encoding)
         image.set_title(name, parse_math=False)
         _draw_products(products, encoding)

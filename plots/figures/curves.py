@@ -1,0 +1,262 @@
+"""Curves: losses and learning rates over training steps, signals over depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plots.figures.style import finish, line_style, new_figure
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+History = Mapping[str, Sequence[float | None]]
+"""A run: "step", "loss", and optionally "val_loss" and "exact_match", all of equal length."""
+
+Schedule = Callable[[int], Any] | float
+"""Step, counted from 0, -> learning rate: a Keras `LearningRateSchedule` or any function. A number
+is a constant rate."""
+
+ByDepth = Sequence[float | None]
+"""One value per depth, the first one nearest to the input; None or NaN: not measured."""
+
+_MAX_POINTS = 500  # of a learning-rate curve; every point may be a call into a backend
+
+_ALONG: dict[str, dict[str, Any]] = {
+    "skip path": {"linewidth": 2.2, "marker": "o", "markersize": 4},
+    "branch": {"linewidth": 1.0, "marker": "o", "markersize": 4, "markerfacecolor": "#FFFFFF"},
+}
+
+_BEYOND_THE_AXIS = ((0.0, "v", 0.0), (math.inf, "^", 1.0))
+"""Values outside a logarithmic axis, as (value, marker, height in the panel)."""
+
+
+def loss_curves(
+    histories: Mapping[str, History | keras.callbacks.History], title: str | None = None
+) -> Figure:
+    """Draw the loss of several runs over training steps, and their exact match if known.
+
+    Args:
+        histories: Name of the run -> its history: "step" and "loss" (training), optionally
+            "val_loss" (validation) and "exact_match" (a fraction from 0 to 1), all as long as
+            "step". None or NaN marks a step without a measurement. Or the result of Keras's
+            `model.fit`, whose steps are epochs.
+        title: Title of the figure.
+
+    Returns:
+        A figure with a panel for the loss in nats per token (on a logarithmic axis; training thin,
+        validation thick), and, if any run has it, one for the exact match in percent.
+
+    Raises:
+        ValueError: if there is no run, or a history lacks "step" or "loss", or lengths differ.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if not histories:
+        raise ValueError("no runs were given: loss_curves needs a mapping run name -> history")
+    by_step = {run: _by_step(history) for run, history in histories.items()}
+    for run, history in by_step.items():
+        _check_history(run, history)
+    with_match = any("exact_match" in history for history in by_step.values())
+    time = "epoch" if any(map(_is_keras_history, histories.values())) else "training step"
+    figure = new_figure(12 if with_match else 7, 4.5, title)
+    panels = figure.subplots(1, 2 if with_match else 1, squeeze=False)[0]
+    for number, (run, history) in enumerate(by_step.items()):
+        style = line_style(number)
+        validated = "val_loss" in history
+        thin: dict[str, Any] = {"linewidth": 1, "alpha": 0.45} if validated else {"linewidth": 1.8}
+        label = f"{run} (training)" if validated else run
+        _draw_history(panels[0], history, "loss", label=label, **style, **thin)
+        if validated:
+            label = f"{run} (validation)"
+            _draw_history(panels[0], history, "val_loss", label=label, linewidth=2.2, **style)
+        if "exact_match" in history:
+            dots: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 3}
+            _draw_history(panels[1], history, "exact_match", 100, label=run, **style, **dots)
+    finish(panels[0], time, "loss" if time == "epoch" else "loss (nats per token)")
+    if all(_is_positive(history) for history in by_step.values()):
+        panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")  # 0.5, not 5 x 10^-1
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
+    if with_match:
+        finish(panels[1], time, "exact match (%)")
+        panels[1].set_ylim(-2, 102)
+    return figure
+
+
+def _is_keras_history(history: Any) -> bool:
+    return hasattr(history, "history") and hasattr(history, "epoch")
+
+
+def _by_step(history: Any) -> History:
+    """Return a history as it is, or Keras's with its epochs, counted from 1, as steps."""
+    if not _is_keras_history(history):
+        found: History = history
+        return found
+    return {"step": [epoch + 1 for epoch in history.epoch], **history.history}
+
+
+def _check_history(run: str, history: History) -> None:
+    for key in ("step", "loss"):
+        if key not in history:
+            raise ValueError(
+                f"the history of run {run!r} has no {key!r}; it has {sorted(history)}. It needs "
+                '"step" and "loss", or pass the result of model.fit'
+            )
+    for key in ("loss", "val_loss", "exact_match"):
+        if key in history and len(history[key]) != len(history["step"]):
+            raise ValueError(
+                f"in the history of run {run!r}, 'step' has {len(history['step'])} entries but "
+                f"{key!r} has {len(history[key])}; put None where a step was not measured"
+            )
+
+
+def _measured(history: History, key: str) -> list[tuple[float, float]]:
+    """Return (step, value) of every measurement."""
+    pairs = zip(history["step"], history[key], strict=True)
+    return [(s, v) for s, v in pairs if s is not None and v is not None and not math.isnan(v)]
+
+
+def _is_positive(history: History) -> bool:
+    keys = [key for key in ("loss", "val_loss") if key in history]
+    return all(value > 0 for key in keys for _, value in _measured(history, key))
+
+
+def _draw_history(panel: Axes, history: History, key: str, factor: float = 1, **style: Any) -> None:
+    points = _measured(history, key)
+    panel.plot([step for step, _ in points], [factor * value for _, value in points], **style)
+
+
+def learning_rate_curves(
+    schedules: Mapping[str, Schedule], steps: int, title: str | None = None
+) -> Figure:
+    """Draw the learning rates of several schedules over training steps.
+
+    Args:
+        schedules: Name -> schedule. Evaluated at 500 steps, or at all steps of a shorter run.
+        steps: Number of steps of the run; steps 0 to `steps` - 1 are drawn.
+        title: Title of the figure.
+
+    Raises:
+        TypeError: if a schedule is neither callable nor a number, or does not return a number.
+        ValueError: if there is no schedule, fewer than two steps, or a rate is negative or not
+            finite.
+    """
+    if not schedules:
+        raise ValueError("no schedules were given: learning_rate_curves needs name -> schedule")
+    if steps < 2:
+        raise ValueError(f"steps is {steps!r}; a curve needs at least 2")
+    points = min(steps, _MAX_POINTS)
+    shown = [round(number * (steps - 1) / (points - 1)) for number in range(points)]
+    figure = new_figure(7, 4, title)
+    panel = figure.subplots()
+    for number, (name, schedule) in enumerate(schedules.items()):
+        rates = [_rate(name, schedule, step) for step in shown]
+        panel.plot(shown, rates, label=name, linewidth=2, **line_style(number))
+    finish(panel, "training step", "learning rate")
+    panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.set_xlim(0, steps)
+    panel.set_ylim(bottom=0)
+    return figure
+
+
+def _rate(name: str, schedule: Schedule, step: int) -> float:
+    given = schedule(step) if callable(schedule) else schedule
+    try:
+        rate = float(given)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"the schedule {name!r} gives {given!r} at step {step}; it must be a number, a Keras "
+            "LearningRateSchedule, or a function from a step to a number"
+        ) from error
+    if not 0 <= rate < math.inf:
+        raise ValueError(
+            f"the schedule {name!r} gives {rate} at step {step}; a learning rate must be finite "
+            "and not negative"
+        )
+    return rate
+
+
+def signal_propagation(
+    variances: Mapping[str, ByDepth],
+    gradients: Mapping[str, Mapping[str, ByDepth]],
+    title: str | None = None,
+) -> Figure:
+    """Draw variance of activations and norm of gradients of several runs over depth.
+
+    Without residual connections and normalisation, variances grow or vanish with depth (De and
+    Smith 2020, section 2); with the norm after the merge, gradients do (Xiong et al. 2020,
+    section 3). Both axes are logarithmic. A value of 0 is a triangle at the bottom of its panel,
+    infinity (an overflow) a triangle at the top.
+
+    Args:
+        variances: Run -> variance of the activations on the stream after each block.
+        gradients: Run -> {"skip path": norms, "branch": norms}: of the gradient that passes each
+            block along its skip path, and of the one through its sublayers. Either may be missing,
+            as the first is in a model without residual connections.
+        title: Title of the figure.
+
+    Returns:
+        A figure with two panels; a run has the same colour in both.
+
+    Raises:
+        ValueError: if there is no run, a key of a run's gradients is unknown, or a value is
+            negative.
+    """
+    if not variances and not gradients:
+        raise ValueError("no runs were given: signal_propagation needs run -> values by depth")
+    runs = list(dict.fromkeys([*variances, *gradients]))
+    for run in gradients:
+        unknown = sorted(set(gradients[run]) - set(_ALONG))
+        if unknown:
+            raise ValueError(
+                f"the gradients of run {run!r} are along {', '.join(map(repr, unknown))}; known "
+                f"are {', '.join(map(repr, _ALONG))}"
+            )
+    figure = new_figure(12, 4.5, title)
+    left, right = figure.subplots(1, 2)
+    for number, run in enumerate(runs):
+        style = line_style(number)
+        if run in variances:
+            what = f"variance of run {run!r}"
+            _draw_by_depth(left, what, variances[run], label=run, **style, **_ALONG["skip path"])
+        for along, norms in gradients.get(run, {}).items():
+            what, label = f"gradient of run {run!r} along the {along}", f"{run}, {along}"
+            _draw_by_depth(right, what, norms, label=label, **style, **_ALONG[along])
+    for panel, quantity in ((left, "variance of activations"), (right, "norm of gradient")):
+        panel.set_yscale("log")
+        used = {line.get_marker() for line in panel.lines}
+        for value, marker, _ in _BEYOND_THE_AXIS:
+            if marker in used:
+                style = {"color": "#808080", "marker": marker, "linestyle": "none"}
+                panel.plot([], [], label=f"{value:g}", **style)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        finish(panel, "depth (blocks from the input)", quantity)
+    return figure
+
+
+def _draw_by_depth(panel: Axes, what: str, values: ByDepth, **style: Any) -> None:
+    """Draw values by depth as a line, with triangles for those outside a logarithmic axis."""
+    measured = [math.nan if value is None else float(value) for value in values]
+    for depth, value in enumerate(measured):
+        if value < 0:
+            raise ValueError(f"the {what} is {value} at depth {depth}; it cannot be negative")
+    shown = [value if 0 < value < math.inf else math.nan for value in measured]
+    panel.plot(range(len(shown)), shown, **style)
+    for beyond, marker, height in _BEYOND_THE_AXIS:
+        depths = [depth for depth, value in enumerate(measured) if value == beyond]
+        if depths:
+            panel.plot(
+                depths,
+                [height] * len(depths),
+                transform=panel.get_xaxis_transform(),
+                color=style["color"],
+                marker=marker,
+                linestyle="none",
+                clip_on=False,
+            )
