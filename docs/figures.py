@@ -1,4 +1,4 @@
-"""Draw the pictures that the README and `docs/plots.md` show: `make figures`."""
+"""Draw the pictures in the README and `docs/plots.md`: `make figures`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEEP = {"num_layers": 12, "hidden_dim": 64, "num_heads": 4, "vocabulary_size": 9
 
 
 def skip_paths() -> None:
-    """The skip paths of a post-norm and a pre-norm decoder, side by side."""
+    """Draw the skip paths of a post-norm and a pre-norm decoder side by side."""
     models = {
         "post-norm: x = norm(x + f(x))": decoder("post_norm_sinusoidal", num_layers=2),
         "pre-norm: x = x + f(norm(x))": decoder("pre_norm_learned", num_layers=2),
@@ -25,20 +25,20 @@ def skip_paths() -> None:
 
 
 def costs() -> None:
-    """Where the arithmetic of GPT-2 small is, as a function of the length."""
+    """Draw the floating-point operations of GPT-2 small as functions of the length."""
     model = builders.build(builders.variant("gpt2_small"), abstract=True)
     plots.draw(model, HERE / "flops.png", plugins=["skip_paths", "flops"], depth=2, dpi=72)
 
 
 def resnet() -> None:
-    """A model of keras.applications: blocks in stages, and where its operations are."""
+    """Draw a model of keras.applications, with its stages, blocks and operations."""
     model = keras.applications.ResNet50(weights=None)
     plugins = ["skip_paths", "flops"]
     plots.draw(model, HERE / "resnet50.png", plugins=plugins, depth=1, dpi=72)
 
 
 def difference() -> None:
-    """What has to change for a post-norm decoder to become a pre-norm one."""
+    """Draw the difference between a post-norm and a pre-norm decoder."""
     before, after = (
         decoder(name, num_layers=2) for name in ("post_norm_learned", "pre_norm_learned")
     )
@@ -46,7 +46,7 @@ def difference() -> None:
 
 
 def signals() -> None:
-    """Variance and gradients by depth: what norms and skip paths are for."""
+    """Draw variance and gradients by depth, with and without norms and skip paths."""
     keras.utils.set_random_seed(7)  # the same picture every time
     changes = {
         "pre-norm": {"norm_placement": "pre"},
@@ -66,7 +66,7 @@ def signals() -> None:
 
 
 def positions() -> None:
-    """Sinusoids, and how their dot products tell distances."""
+    """Draw sinusoidal positions and their dot products by distance."""
     figure = plots.position_encodings(
         {"sinusoidal (Vaswani et al. 2017)": plots.sinusoids(96, 128)}
     )
@@ -74,7 +74,7 @@ def positions() -> None:
 
 
 def variants() -> None:
-    """Variants next to each other, block against block."""
+    """Draw outlines of four variants side by side."""
     names = ("post_norm_sinusoidal", "pre_norm_learned", "gpt2_small", "llama2_7b")
     models = {
         name: builders.build(builders.variant(name, **kind(name)), abstract=True) for name in names
@@ -83,10 +83,10 @@ def variants() -> None:
 
 
 def explorer() -> None:
-    """The HTML explorer, as Chromium shows it; left as it is where there is no Chromium."""
+    """Take a screenshot of the HTML explorer; skipped if Chromium is not installed."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        print("no chromium: explorer.png is left as it is")
+        print("Chromium not found: explorer.png is unchanged")
         return
     from playwright.sync_api import sync_playwright
 
@@ -103,17 +103,17 @@ def explorer() -> None:
 
 
 def decoder(variant: str, **changes: object) -> keras.Model:
-    """A decoder-only model of a variant, with fields changed."""
+    """Return a decoder-only model of a variant, with changed fields."""
     return builders.build_decoder_only(variant, **changes)
 
 
 def kind(variant: str) -> dict[str, str]:
-    """What has to be said of a variant that can be built as both kinds."""
+    """Return the kind to build, for variants that support several."""
     return {"kind": "decoder_only"} if "norm_" in variant else {}
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Draw all pictures."""
     for draw in (skip_paths, costs, resnet, difference, signals, positions, variants, explorer):
         draw()
         print(draw.__name__)
