@@ -178,7 +178,8 @@ def _stacks(graph: Graph) -> Iterator[tuple[list[Block], list[Run]]]:
     for blocks in members.values():
         nodes = [node for number in blocks for node in blocks[number][1]]
         if len(blocks) > 1 and not any(node.id in repeated for node in nodes):
-            for stack in _consecutive(graph, blocks):
+            for part in _consecutive(graph, blocks):
+                stack = _signed(graph, part)
                 runs = list(_runs([block.signature for block in stack]))
                 for start, period, times in runs:
                     if times > 1:
@@ -205,25 +206,25 @@ def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int,
 
 def _consecutive(
     graph: Graph, blocks: Mapping[int, tuple[str, list[Node]]]
-) -> Iterator[list[Block]]:
-    """Yield parts of a stack with consecutive numbers where each block feeds the next."""
+) -> Iterator[list[tuple[str, list[Node]]]]:
+    """Yield two or more blocks with consecutive numbers where each block feeds the next."""
     stack: list[tuple[str, list[Node]]] = []
     before: int | None = None
     for number in sorted(blocks):
         sources = {edge.source for node in blocks[number][1] for edge in graph.incoming[node.id]}
         fed = stack and any(node.id in sources for node in stack[-1][1])
         if before != number - 1 or not fed:
-            yield from _signed(graph, stack)
+            if len(stack) > 1:
+                yield stack
             stack = []
         stack.append(blocks[number])
         before = number
-    yield from _signed(graph, stack)
+    if len(stack) > 1:
+        yield stack
 
 
-def _signed(graph: Graph, stack: list[tuple[str, list[Node]]]) -> Iterator[list[Block]]:
-    """Yield the stack with the signatures of its blocks, unless it has only one."""
-    if len(stack) < 2:
-        return
+def _signed(graph: Graph, stack: list[tuple[str, list[Node]]]) -> list[Block]:
+    """Return the blocks of a stack with their signatures."""
     signatures = [
         _signature(graph, name, nodes, stack[number - 1][1] if number else [])
         for number, (name, nodes) in enumerate(stack)
@@ -233,7 +234,7 @@ def _signed(graph: Graph, stack: list[tuple[str, list[Node]]]) -> Iterator[list[
         if _enters_like(signatures[0], other):
             signatures[0] = other
             break
-    yield [
+    return [
         Block(name, tuple(nodes), signature)
         for (name, nodes), signature in zip(stack, signatures, strict=True)
     ]

@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plots.declaration import Declaration
-from plots.graph import Constant, Edge, Node, Shape, Tensor
+from plots.graph import Edge, Node, Shape, Tensor
 from plots.reading.declarations import read_declaration
 from plots.reading.keras_calls import (
     CarriedMasks,
@@ -130,7 +129,24 @@ class Reader:
             inputs = {port: edge.tensor.shape for port, edge in edges.items()}
             outputs = [self._tensor(tensor).shape for tensor in call.outputs]
             declaration = read_declaration(operation, dict.fromkeys(ports), inputs, outputs)
-        self._add_node(call, operation, node_id, prefix, tuple(constants), declaration)
+        name = prefix + operation.name
+        self.nodes.append(
+            Node(
+                id=node_id,
+                name=name,
+                kind=kind_of(call),
+                class_name=type(operation).__name__,
+                bases=base_names(operation.__class__),
+                namespace=name.rpartition(".")[0],
+                layer=self._layer_ids.setdefault(id(operation), node_id),
+                outputs=tuple(self._tensor(tensor) for tensor in call.outputs),
+                trainable=getattr(operation, "trainable", None) if not call.is_input else None,
+                config=config_of(operation),
+                constants=tuple(constants),
+                declaration=declaration,
+                **self._weights.sizes_of(operation),
+            )
+        )
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results, declaration))
@@ -147,34 +163,6 @@ class Reader:
             for call in calls_in_order(tensor, place.origin):
                 self._read_call(call, place)
             origin[id(mask)] = place.origin[id(tensor)]
-
-    def _add_node(
-        self,
-        call: Any,
-        operation: Any,
-        node_id: str,
-        prefix: str,
-        constants: tuple[Constant, ...],
-        declaration: Declaration | None,
-    ) -> None:
-        layer = self._layer_ids.setdefault(id(operation), node_id)
-        self.nodes.append(
-            Node(
-                id=node_id,
-                name=prefix + operation.name,
-                kind=kind_of(call),
-                class_name=type(operation).__name__,
-                bases=base_names(operation.__class__),
-                namespace=(prefix + operation.name).rpartition(".")[0],
-                layer=layer,
-                outputs=tuple(self._tensor(tensor) for tensor in call.outputs),
-                trainable=getattr(operation, "trainable", None) if not call.is_input else None,
-                config=config_of(operation),
-                constants=constants,
-                declaration=declaration,
-                **self._weights.sizes_of(operation),
-            )
-        )
 
     def _open_model(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
         """Read the nested model that is called; return None if it stays closed."""
