@@ -1,4 +1,4 @@
-"""Small graphs made without Keras: stacks of blocks, and graphs drawn at random."""
+"""Small graphs without Keras: stacks of blocks, and random graphs."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ few = settings(max_examples=30, deadline=None)
 
 
 def made(*calls, outputs=None, name="made"):
-    """A graph of calls (id, class, ids of what it takes, configuration), without Keras."""
+    """Return a graph of calls, given as (id, class, ids of sources, configuration)."""
     nodes, edges, width = [], [], {}
     for node_id, class_name, sources, *config in calls:
         config = config[0] if config else {}
@@ -50,7 +50,7 @@ def made(*calls, outputs=None, name="made"):
 
 
 def feedforward(name, source, units=11, norm="pre", residual=True):
-    """The calls of one block around a Dense of `units`; the last one is what it gives out."""
+    """Return the calls of a block around a Dense of `units`; the last one is its output."""
     x = source
     calls = []
     if norm == "pre":
@@ -66,7 +66,7 @@ def feedforward(name, source, units=11, norm="pre", residual=True):
 
 
 def stack(*blocks, stem="stack.block_", **options):
-    """A graph of blocks, each given by its units."""
+    """Return a graph of blocks with the given units."""
     calls = [("x", "InputLayer", [])]
     for number, units in enumerate(blocks):
         calls += feedforward(f"{stem}{number}", calls[-1][0], units, **options)
@@ -78,14 +78,14 @@ CLASSES = ("Dense", "Add", "Relu", "LayerNormalization")
 
 @st.composite
 def graphs(draw):
-    """Small graphs, some of whose calls are named, and some counted."""
+    """Draw small graphs with named and auto-named calls."""
     calls = [("x", "InputLayer", [])]
     counts: dict[str, int] = {}
     for _ in range(draw(st.integers(1, 9))):
         class_name = draw(st.sampled_from(CLASSES))
         earlier = st.sampled_from([call[0] for call in calls])
         sources = draw(st.lists(earlier, min_size=1, max_size=2 if class_name == "Add" else 1))
-        node_id = draw(st.sampled_from(["a", "b", "c", "d", "box.e", "box.f"]))
+        node_id = draw(st.sampled_from(["a", "b", "c", "d", "block.e", "block.f"]))
         if draw(st.booleans()) or any(call[0] == node_id for call in calls):
             counts[class_name] = counts.get(class_name, 0) + 1
             node_id = f"{class_name.lower()}#{counts[class_name]}"

@@ -60,7 +60,7 @@ def test_one_period_of_alternating_blocks_is_kept():
 def test_a_run_between_other_blocks_is_found():
     graph = plots.fold(dense_stack([3, 11, 11, 11, 11, 5]))
     assert graph.repeats == {"block_1": 4}
-    assert [box for box in dict.fromkeys(boxes(graph).values()) if box] == [
+    assert [namespace for namespace in dict.fromkeys(boxes(graph).values()) if namespace] == [
         "block_0",
         "block_1",
         "block_5",
@@ -158,7 +158,7 @@ def calls_that_there_were(graph):
         around = [
             node.namespace.rsplit(".", depth)[0] for depth in range(node.namespace.count(".") + 1)
         ]
-        times = [graph.repeats.get(box, 1) for box in {node.id, *around}]
+        times = [graph.repeats.get(namespace, 1) for namespace in {node.id, *around}]
         found[node.label] += math.prod(times)
     return found
 
@@ -180,12 +180,12 @@ def test_folding_a_folded_graph_counts_every_block_once(make, keep, then):
     graph = make()
     again = plots.fold(plots.fold(graph, blocks=keep), blocks=then)
     assert calls_that_there_were(again) == calls_that_there_were(graph)
-    assert set(again.repeats) <= {*again.index, *boxes(again).values(), *around_boxes(again)}
+    assert set(again.repeats) <= {*again.index, *boxes(again).values(), *outer_namespaces(again)}
     check_graph(again)
 
 
-def around_boxes(graph):
-    return {box.rpartition(".")[0] for box in boxes(graph).values()}
+def outer_namespaces(graph):
+    return {namespace.rpartition(".")[0] for namespace in boxes(graph).values()}
 
 
 def test_folding_again_repeats_no_note():
@@ -339,7 +339,9 @@ def test_an_outline_has_a_node_for_each_part_of_lettered_blocks():
 def test_no_namespace_is_open_below_the_depth_and_the_graph_is_valid(name, depth):
     graph = plots.fold(marked(name), depth=depth)
     check_graph(graph)
-    assert {depth_of(box) for box in boxes(graph).values()} <= set(range((depth or 3) + 1))
+    assert {depth_of(namespace) for namespace in boxes(graph).values()} <= set(
+        range((depth or 3) + 1)
+    )
     assert len(graph.outputs) == len(marked(name).outputs)
 
 
@@ -374,12 +376,12 @@ def test_a_namespace_with_a_path_through_another_node_is_opened_by_one_level_onl
 
 def test_shared_weights_of_a_group_are_counted_once():
     x = keras.Input((7,), name="x")
-    shared = layers.Dense(7, name="box.shared")
-    y = layers.Dense(7, name="box.other")(shared(shared(x)))
+    shared = layers.Dense(7, name="outer.shared")
+    y = layers.Dense(7, name="outer.other")(shared(shared(x)))
     graph = plots.read_graph(keras.Model(x, y))
     (group,) = plots.fold(graph, depth=0, blocks=None).nodes[1:]
-    assert (group.kind, group.name, group.parameters) == ("group", "box", 2 * (7 * 7 + 7))
-    assert group.members == ("box.shared", "box.shared@2", "box.other")
+    assert (group.kind, group.name, group.parameters) == ("group", "outer", 2 * (7 * 7 + 7))
+    assert group.members == ("outer.shared", "outer.shared@2", "outer.other")
     assert group.config["calls"] == 3
 
 
@@ -537,7 +539,9 @@ def test_kept_calls_stay_in_their_namespaces(make, blocks):
     folded = plots.fold(graph, blocks=blocks)
     assert len(folded.nodes) < len(graph.nodes)
     for before, after in ((graph, folded), (mark_skip_paths(graph), mark_skip_paths(folded))):
-        assert boxes(after) == {i: box for i, box in boxes(before).items() if i in after.index}
+        assert boxes(after) == {
+            i: namespace for i, namespace in boxes(before).items() if i in after.index
+        }
 
 
 def test_a_call_after_the_last_block_is_not_part_of_the_folded_block():

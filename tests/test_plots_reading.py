@@ -460,7 +460,7 @@ def named(names, residual=()):
     return plots.read_graph(keras.Model(x, ends[-1]))
 
 
-def boxes_and_labels(graph):
+def namespaces_and_labels(graph):
     return [(node.namespace, node.label) for node in graph.nodes if node.class_name == "Dense"]
 
 
@@ -505,18 +505,23 @@ def boxes_and_labels(graph):
     ],
 )
 def test_numbered_names_without_dots_become_namespaces(names, expected):
-    assert boxes_and_labels(named(names)) == expected
+    assert namespaces_and_labels(named(names)) == expected
 
 
 def test_equal_prefixes_at_both_ends_of_a_model_are_no_namespace():
     names = ["side1_in", "block2_a", "block2_b", "side1_out"]
-    assert [box for box, _ in boxes_and_labels(named(names))] == ["", "block2", "block2", ""]
+    assert [namespace for namespace, _ in namespaces_and_labels(named(names))] == [
+        "",
+        "block2",
+        "block2",
+        "",
+    ]
 
 
 def test_unnamed_calls_may_lie_between_the_calls_of_a_namespace():
     names = ["stage_0_a", "stage_0_b", "stage_0_c"]
     graph = named(names, residual=names)
-    assert [box for box, _ in boxes_and_labels(graph)] == ["stage_0"] * 3
+    assert [namespace for namespace, _ in namespaces_and_labels(graph)] == ["stage_0"] * 3
     assert set(boxes(graph).values()) == {"", "stage_0"}  # includes the sums between them
     assert boxes(graph)["add#1"] == "stage_0"
 
@@ -527,7 +532,7 @@ def test_namespaces_of_a_nested_model_are_inside_its_own():
     inner = keras.Model(x, layers.Dense(7, name="block1_b")(y), name="tower")
     x = keras.Input((7,), name="x")
     graph = plots.read_graph(keras.Model(x, inner(inner(x))), open_nested=True)
-    assert boxes_and_labels(graph) == [
+    assert namespaces_and_labels(graph) == [
         ("tower.block1", "a"),
         ("tower.block1", "b"),
         ("tower@2.block1", "a"),
@@ -539,7 +544,7 @@ def test_namespaces_of_flat_names_survive_serialisation():
     graph = named(["block1_a", "block1_b"])
     again = plots.Graph.from_json(graph.to_json())
     assert again == graph
-    assert boxes_and_labels(again) == [("block1", "a"), ("block1", "b")]
+    assert namespaces_and_labels(again) == [("block1", "a"), ("block1", "b")]
 
 
 def test_the_mask_of_a_nested_encoder_reaches_the_layer_after_it() -> None:
