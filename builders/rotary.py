@@ -1,8 +1,8 @@
 """Rotary positions: the layer that rotates queries and keys, and its frequencies.
 
-One registered function for each value of the spec's `rotary_scaling`. Each takes the spec and
-returns the frequency of each pair of channels, in radians per position, (rotary_dim / 2,), and a
-factor for the queries and the keys.
+Each value of `rotary_scaling` is a registered function that takes the spec and returns the
+frequencies of the channel pairs, (rotary_dim / 2,), in radians per position, and a factor for
+queries and keys.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ Scaling = tuple[list[float], float]
 
 
 def plain_frequencies(spec: TransformerSpec) -> np.ndarray:
-    """base^(-2 i / r) for pair i of r rotary channels (Su et al. 2021, section 3.2.2)."""
+    """Return base^(-2 i / r) for pair i of r rotary channels (Su et al. 2021, section 3.2.2)."""
     return spec.rotary_base ** (-np.arange(0, spec.rotary_dim, 2) / spec.rotary_dim)
 
 
 @register_component("rotary_scaling", "none")
 def unscaled(spec: TransformerSpec) -> Scaling:
-    """The unscaled frequencies."""
+    """Return the unscaled frequencies."""
     return plain_frequencies(spec).tolist(), 1.0
 
 
 @register_component("rotary_scaling", "linear")
 def linear(spec: TransformerSpec) -> Scaling:
-    """All frequencies divided by the factor (Chen et al. 2023, section 2.3)."""
+    """Divide all frequencies by the factor (Chen et al. 2023, section 2.3)."""
     return (plain_frequencies(spec) / spec.rotary_factor).tolist(), 1.0
 
 
 @register_component("rotary_scaling", "llama3")
 def llama3(spec: TransformerSpec) -> Scaling:
-    """Low frequencies divided by the factor, high ones unchanged, interpolated between (Llama 3.1).
+    """Divide low frequencies by the factor, keep high ones, interpolate between (Llama 3.1).
 
-    A frequency is low if its pair makes less than `rotary_low_freq_factor` rotations within the
+    A frequency is low if its pair makes fewer than `rotary_low_freq_factor` rotations within the
     original length, and high if it makes more than `rotary_high_freq_factor`.
     """
     frequencies = plain_frequencies(spec)
@@ -54,19 +54,19 @@ def llama3(spec: TransformerSpec) -> Scaling:
 
 @register_component("rotary_scaling", "yarn")
 def yarn(spec: TransformerSpec) -> Scaling:
-    """As `llama3`, but interpolated by the index of the pair, and with a factor for the scores.
+    """Like `llama3`, but interpolate by the index of the pair and scale the scores.
 
     Peng et al. 2023, "YaRN", sections 3.2 and 3.4, and the authors' code.
     """
     r = spec.rotary_dim
 
-    def pair_with_rotations(times: float) -> float:
-        length = spec.rotary_original_length / (2 * math.pi * times)
+    def pair_with_rotations(rotations: float) -> float:
+        length = spec.rotary_original_length / (2 * math.pi * rotations)
         return r * math.log(length) / (2 * math.log(spec.rotary_base))
 
     first = max(math.floor(pair_with_rotations(spec.rotary_high_freq_factor)), 0)
     last = min(math.ceil(pair_with_rotations(spec.rotary_low_freq_factor)), r - 1)
-    # Where the two are one pair, the step between them is steep; avoid a division by zero.
+    # Avoid a division by zero if both are the same pair.
     scaled = np.clip((np.arange(r // 2) - first) / max(last - first, 1e-3), 0, 1)
     frequencies = plain_frequencies(spec) * (1 - scaled + scaled / spec.rotary_factor)
     return frequencies.tolist(), 0.1 * math.log(spec.rotary_factor) + 1
@@ -74,14 +74,14 @@ def yarn(spec: TransformerSpec) -> Scaling:
 
 @keras.saving.register_keras_serializable(package="builders")
 class RotaryPositions(keras.layers.Layer):
-    """Queries or keys rotated by positions: (b, t, n, h), int (1 or b, t) -> (b, t, n, h).
+    """Rotate queries or keys by position: (b, t, n, h), int (1 or b, t) -> (b, t, n, h).
 
     Channel i and channel i + r/2 are the two coordinates of pair i of r/2 (the order of GPT-NeoX
-    and Llama); channels from r on are unchanged. Angles are in float32.
+    and Llama); channels from r on are unchanged. Computes angles in float32.
 
     Args:
-        frequencies: of each pair, in radians per position, (r/2,).
-        magnitude: factor of the rotated channels.
+        frequencies: frequency of each pair, (r/2,), in radians per position.
+        magnitude: factor applied to the rotated channels.
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {

@@ -1,7 +1,7 @@
-"""Lets layers with dotted names build on the PyTorch backend of Keras.
+"""Support for dotted layer names on the PyTorch backend of Keras.
 
-Keras 3 keeps the variables of a layer in a `torch.nn.ParameterDict` under their paths, which start
-with the layer's name, and PyTorch refuses dots in parameter names.
+Keras 3 stores the variables of a layer in a `torch.nn.ParameterDict` by path, which starts with the
+name of the layer, but PyTorch forbids dots in parameter names.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from keras.src.backend.torch.layer import TorchLayer
 
 
 class DottedParameterDict(torch.nn.ParameterDict):
-    """A `ParameterDict` whose keys may have dots; PyTorch sees colons in their place."""
+    """A `ParameterDict` that replaces dots in keys by colons for PyTorch."""
 
     def _key_to_attr(self, key: str) -> str:
         return super()._key_to_attr(key).replace(".", ":")
 
 
 def _track_variables(layer: Any) -> None:
-    # Asked for its value, a variable of a model without weights would make one.
-    there = [v for v in layer.variables if v._value is not None]
-    layer._torch_params = DottedParameterDict({v.path: v.value for v in there})
+    # Reading `value` would allocate the variables of an abstract model.
+    allocated = [v for v in layer.variables if v._value is not None]
+    layer._torch_params = DottedParameterDict({v.path: v.value for v in allocated})
 
 
 TorchLayer._track_variables = _track_variables

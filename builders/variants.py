@@ -1,7 +1,7 @@
-"""Variants for teaching and translation: specs with the paper or the code that they follow.
+"""Variants for teaching and translation, each with the paper or code that it follows.
 
-Adding one is adding a function. The function's name is the variant's. The families of published
-models are rows of data in `builders.published`.
+To add a variant, add a decorated function; its name is the name of the variant. Families of
+published models are rows of data in `builders.published`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _CORNERS = "Vaswani et al. 2017 (post-norm, sinusoids); GPT-2 (pre-norm, learned
 
 
 def _corner(norm_placement: str, positions: str) -> TransformerSpec:
-    """One of the four corners: everything but the two choices is the same, and no dropout."""
+    """Return a spec that differs from the others only in norm placement and positions."""
     return TransformerSpec(
         kind="encoder_decoder",
         vocabulary_size=1000,
@@ -26,35 +26,33 @@ def _corner(norm_placement: str, positions: str) -> TransformerSpec:
         norm_placement=norm_placement,
         positions=positions,
         activation="relu",
-        # Sinusoids are of size one; unscaled embeddings would drown in them.
+        # Sinusoids have amplitude 1 and would dominate unscaled embeddings.
         scale_embeddings=positions == "sinusoidal",
         logit_bias=True,
     )
 
 
 @register_variant(
-    kinds=BOTH_KINDS, source=_CORNERS, summary="norm on the stream, fixed sinusoids: the paper's"
+    kinds=BOTH_KINDS,
+    source=_CORNERS,
+    summary="post-norm, sinusoidal positions, as in Vaswani et al. 2017",
 )
 def post_norm_sinusoidal() -> TransformerSpec:
     return _corner("post", "sinusoidal")
 
 
-@register_variant(
-    kinds=BOTH_KINDS, source=_CORNERS, summary="norm on the stream, trained positions"
-)
+@register_variant(kinds=BOTH_KINDS, source=_CORNERS, summary="post-norm, learned positions")
 def post_norm_learned() -> TransformerSpec:
     return _corner("post", "learned")
 
 
-@register_variant(
-    kinds=BOTH_KINDS, source=_CORNERS, summary="norm beside the stream, fixed sinusoids"
-)
+@register_variant(kinds=BOTH_KINDS, source=_CORNERS, summary="pre-norm, sinusoidal positions")
 def pre_norm_sinusoidal() -> TransformerSpec:
     return _corner("pre", "sinusoidal")
 
 
 @register_variant(
-    kinds=BOTH_KINDS, source=_CORNERS, summary="norm beside the stream, trained positions: GPT-2's"
+    kinds=BOTH_KINDS, source=_CORNERS, summary="pre-norm, learned positions, as in GPT-2"
 )
 def pre_norm_learned() -> TransformerSpec:
     return _corner("pre", "learned")
@@ -64,7 +62,7 @@ def pre_norm_learned() -> TransformerSpec:
     kinds=("encoder_decoder",),
     source='Vaswani et al. 2017, "Attention Is All You Need", table 3, base',
     parameters="65 million (to the nearest million, vocabulary of about 37,000)",
-    summary="one matrix for both embeddings and the logits, scaled by sqrt(width)",
+    summary="shared and tied embeddings, scaled by sqrt(hidden_dim)",
 )
 def vaswani_base() -> TransformerSpec:
     return TransformerSpec(
@@ -103,7 +101,7 @@ def vaswani_big() -> TransformerSpec:
     kinds=("encoder_decoder",),
     source='TensorFlow text tutorial, "Neural machine translation with a Transformer and Keras"',
     parameters="10,184,162",
-    summary="heads of the full width, dropout on attention weights, none on attention outputs",
+    summary="heads as wide as the model, dropout on attention weights but not on attention outputs",
 )
 def tf_tutorial() -> TransformerSpec:
     return TransformerSpec(
@@ -133,7 +131,7 @@ def tf_tutorial() -> TransformerSpec:
     kinds=("decoder_only",),
     source='Keras example "Text generation with a miniature GPT"',
     parameters="10,939,168",
-    summary="one wide block, heads of the full width, no norm after it",
+    summary="a single block, heads as wide as the model, no final norm",
 )
 def mini_gpt() -> TransformerSpec:
     return TransformerSpec(
@@ -150,14 +148,14 @@ def mini_gpt() -> TransformerSpec:
         activation="relu",
         dropout=0.1,
         logit_bias=True,
-        pad_token_id=None,  # the example masks no padding
+        pad_token_id=None,  # the example does not mask padding
     )
 
 
 @register_variant(
     kinds=("decoder_only",),
     source="the decoder of the TensorFlow text tutorial, used alone as a language model",
-    summary="heads of the full width, interleaved sinusoids, scaled embeddings, post-norm",
+    summary="post-norm, heads as wide as the model, interleaved sinusoids, scaled embeddings",
 )
 def language_model_2023() -> TransformerSpec:
     return TransformerSpec(

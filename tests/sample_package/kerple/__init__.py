@@ -1,1 +1,1 @@
-"""Positions as in KERPLE (Chi et al. 2022): less attention by the logarithm of the distance."""
+"""KERPLE position biases (Chi et al. 2022), logarithmic in the distance."""

@@ -1,4 +1,4 @@
-"""The position scheme `kerple`: a class registered under the value that `positions` takes."""
+"""The position scheme `kerple`, registered as a value of the spec's `positions`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="kerple")
 class LogDistanceBias(keras.layers.Layer):
-    """-height * log(1 + rate * distance), both trained and positive, in float32.
+    """Bias -height * log(1 + rate * distance), with trained non-negative factors, in float32.
 
     Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s).
     """
@@ -43,7 +43,7 @@ class LogDistanceBias(keras.layers.Layer):
 
 @builders.register_component("positions", "kerple")
 class Kerple(PositionScheme):
-    """Add to the scores what falls with the logarithm of the distance (Chi et al. 2022)."""
+    """Add a bias to the scores that falls with the logarithm of the distance (Chi et al. 2022)."""
 
     def bias(
         self,
@@ -52,7 +52,7 @@ class Kerple(PositionScheme):
         keys: Tensor,
         causal: bool,
     ) -> Tensor:
-        """Wire one layer for all blocks of a stack."""
+        """Return the bias, from one layer shared by all blocks of a stack."""
         return scope.layer("log_distance_bias", LogDistanceBias, scope.spec.num_heads)(
             queries, keys
         )

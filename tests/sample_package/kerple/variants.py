@@ -1,4 +1,4 @@
-"""The variant of this package. It imports no Keras, so that listing variants stays quick."""
+"""The variant of this package. Does not import Keras, so that listing variants stays fast."""
 
 import builders
 
@@ -9,7 +9,7 @@ import builders
     summary="trained biases that fall with the logarithm of the distance",
 )
 def kerple_small() -> builders.TransformerSpec:
-    """Two pre-norm blocks of three heads."""
+    """Return a spec of two pre-norm blocks with three heads."""
     return builders.TransformerSpec(
         vocabulary_size=31,
         num_layers=2,
