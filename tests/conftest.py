@@ -1,4 +1,4 @@
-"""Options and environment that all tests share."""
+"""Shared options, environment and fixtures of the tests."""
 
 import gc
 import os
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-# Two workers share the processor, so more threads in each of them only get in each other's way.
+# Test workers share the processor, so more threads for each would only compete.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
-# What the tests compile, for seconds, runs for milliseconds: so XLA need not make it fast.
+# Tests spend far more time on compiling than on running, so turn off XLA's optimizations.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
@@ -21,19 +21,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--overwrite",
         action="store_true",
         default=False,
-        help="write the golden files anew instead of comparing with them",
+        help="overwrite the golden files instead of comparing with them",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    gc.set_threshold(100_000, 50, 50)  # models are many small objects, and seldom garbage
-    # TensorFlow's variables do not know NumPy 2's `copy` keyword; nothing here can change that
+    gc.set_threshold(100_000, 50, 50)  # models are many small objects, rarely garbage
+    # TensorFlow variables do not support the `copy` keyword of NumPy 2.
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture
-def same_weights_every_time() -> None:
-    """New weights of Keras are the same in every run."""
+def fixed_seed() -> None:
+    """Set the Keras random seed, so that new weights are reproducible."""
     import keras
 
     keras.utils.set_random_seed(17)
@@ -41,7 +41,7 @@ def same_weights_every_time() -> None:
 
 @pytest.fixture(scope="module")
 def fresh() -> dict[str, Any]:
-    """An untrained text model of each kind, for what leaves a model as it is."""
+    """Return an untrained text model of each kind, for tests that do not modify it."""
     from small_text_models import KINDS, text_model
 
     return {kind: text_model(kind) for kind in KINDS}

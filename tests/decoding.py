@@ -1,4 +1,4 @@
-"""Decode steps of small models, called the way a decode loop calls them."""
+"""Run decode steps of small models as a decoding loop does."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,21 +22,21 @@ UNEVEN = [4, 1, 1, 5]
 
 
 def shallow_spec(**changes: Any) -> builders.TransformerSpec:
-    """Small spec of one block, where a second would only take time."""
+    """Return a small spec with one block, to save time."""
     return small_spec(**{"num_layers": 1, **changes})
 
 
-def first_cache(
+def initial_cache(
     model: keras.Model, spec: builders.TransformerSpec, tokens: Any, max_length: int | None
 ) -> dict[str, Any]:
-    """The cache before the first target token: of a translator, with its sources read."""
+    """Return the cache before the first target token, with the encoded source if there is one."""
     cache = builders.empty_cache(model, spec, len(target_of(tokens)), max_length)
     if spec.kind == "decoder_only":
         return cache
     return {**cache, **builders.build_encode(model, spec)(tokens["source"])["cache"]}
 
 
-def read(
+def decode_chunks(
     step: Any,
     target: np.ndarray,
     chunks: Sequence[int],
@@ -44,7 +44,7 @@ def read(
     start: Sequence[int] | None = None,
     index: int = 0,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Logits (b, t, v) of target tokens read in chunks of these sizes, and the cache after."""
+    """Return the logits (b, t, v) of target tokens fed in chunks, and the updated cache."""
     starts = np.zeros(len(target), "int32") if start is None else np.array(start, "int32")
     logits = []
     for new in np.split(target, np.cumsum(chunks)[:-1], axis=1):
@@ -57,7 +57,7 @@ def read(
     return np.concatenate(logits, axis=1), cache
 
 
-def decoded(
+def decode_logits(
     model: keras.Model,
     spec: builders.TransformerSpec,
     tokens: Any,
@@ -66,13 +66,15 @@ def decoded(
     max_length: int | None = TARGET_LENGTH,
     start: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Logits (b, t, v) that a new decode step of a model gives, reading tokens in chunks."""
+    """Build a decode step and return its logits (b, t, v) of target tokens fed in chunks."""
     target = target_of(tokens)
     step = builders.build_decode_step(model, spec, len(target), num_tokens, max_length)
-    return read(step, target, chunks, first_cache(model, spec, tokens, max_length), start)[0]
+    return decode_chunks(
+        step, target, chunks, initial_cache(model, spec, tokens, max_length), start
+    )[0]
 
 
-def is_real(spec: builders.TransformerSpec, tokens: Any) -> np.ndarray:
-    """Target positions that are no padding; what padding may see is nobody's business."""
+def is_not_padding(spec: builders.TransformerSpec, tokens: Any) -> np.ndarray:
+    """Return True at target positions that are not padding; logits of padding are unspecified."""
     target = target_of(tokens)
     return np.ones(target.shape, bool) if spec.pad_token_id is None else target != spec.pad_token_id

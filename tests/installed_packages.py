@@ -1,4 +1,4 @@
-"""Install the packages of these tests for real, and use them in fresh processes."""
+"""Install test packages with pip and use them in new processes."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def install(name: str, folder: Path) -> Path:
-    """Install `tests/<name>` as pip does, without a network; gives the folder to import from."""
-    # From a copy, since what is built is left beside the source.
+    """Install `tests/<name>` with pip, offline; return the folder to import from."""
+    # From a copy, since pip leaves build files beside the source.
     source = shutil.copytree(ROOT / "tests" / name, folder / "source")
     offline = ("--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
     pip = (sys.executable, "-m", "pip", "install", "--quiet", *offline)
@@ -25,7 +25,7 @@ def install(name: str, folder: Path) -> Path:
 
 
 def run_python(code: str, *arguments: Any, path: tuple[Path, ...] = ()) -> None:
-    """Run a program in a fresh process that finds packages at `path` too."""
+    """Run a program in a new process with `path` on its module search path."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],

@@ -14,14 +14,14 @@ import pytest
 import plots
 
 BACKEND = keras.backend.backend()
-walked = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no graph to walk")
+requires_graph_tracing = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch traces no graph")
 
 B, T, S = 2, 11, 13
 SIZES = {"b": B, "t": T, "s": S}
 
 
 def flops_at(graph: plots.Graph, **sizes: int) -> float:
-    """Operations of the whole model at these sizes."""
+    """Return the FLOPs of the whole model at these sizes."""
     overlay = plots.flops(graph).overlay("flops")
     return replace(overlay, sizes=sizes).number(overlay.whole)
 
@@ -30,10 +30,10 @@ def flops_of(model: keras.Model, **sizes: int) -> float:
     return flops_at(plots.read_graph(model), **sizes)
 
 
-def flops_computed(function: Callable[..., Any], *shapes: Any) -> int:
-    """Operations of the products in a function of arrays, or dicts of them, of these shapes.
+def traced_flops(function: Callable[..., Any], *shapes: Any) -> int:
+    """Return the FLOPs of a function of arrays, or dicts of arrays, of these shapes.
 
-    They are int32; for others, `(shape, dtype)` stands for a shape.
+    Arrays are int32; pass `(shape, dtype)` for another type.
     """
     if BACKEND == "jax":
         import jax
@@ -75,14 +75,14 @@ def jax_products(jaxpr: Any) -> Iterator[int]:
 
 
 def tensorflow_product(operation: Any) -> int:
-    assert "Call" not in operation.type, "what is computed in there would be missed"
+    assert "Call" not in operation.type, "operations inside a nested function are not counted"
     if operation.type == "Einsum":
         given, result = operation.get_attr("equation").decode().split("->")
         sides = given.split(",")
         sizes = {}
         for letters, tensor in zip(sides, operation.inputs, strict=True):
             sizes |= dict(zip(letters, tensor.shape, strict=True))
-        sums = len(sizes) > len(result)  # an outer product, as of rotary angles, adds nothing up
+        sums = len(sizes) > len(result)  # an outer product, as of rotary angles, has no sum
         return 2 * math.prod(sizes.values()) if len(sides) == 2 and sums else 0
     if operation.type == "MatMul" or operation.type.startswith("BatchMatMul"):
         left = operation.inputs[0].shape
@@ -97,5 +97,5 @@ def tensorflow_product(operation: Any) -> int:
     if operation.type == "Conv2DBackpropInput":  # a transposed convolution
         *window, filters, _ = operation.inputs[1].shape
         return 2 * math.prod(operation.inputs[2].shape) * math.prod(window) * filters
-    assert "Conv" not in operation.type, "a convolution that is not known here would be missed"
+    assert "Conv" not in operation.type, "unknown convolution"
     return 0

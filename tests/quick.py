@@ -1,4 +1,4 @@
-"""What `make test` leaves to `make test-all`: most members of long lists of like cases."""
+"""Mark cases as slow: `make test` skips them, `make test-all` runs them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 
 def slow_unless(quick: Callable[..., bool], cases: Iterable[Any]) -> list[Any]:
-    """The cases, as parameters; those for which `quick(case)` is false are marked as slow.
+    """Return the cases as pytest parameters, marked slow where `quick(*case)` is false.
 
-    A case of several parameters is a tuple, and `quick` takes each by itself.
+    A case with several parameters is a tuple.
     """
     marked = []
     for case in cases:

@@ -1,7 +1,7 @@
-"""Random valid specs of small sizes, in which every field is drawn.
+"""Random valid specs of small sizes, in which every field varies.
 
-A new field of `TransformerSpec` needs a line here: a test in `test_builders_reference.py` fails
-without. Where values are narrower than what a spec allows, the reason is beside them.
+A new field of `TransformerSpec` needs a line here, which `test_builders_reference.py` checks. A
+comment gives the reason where the range is narrower than the spec allows.
 """
 
 import json
@@ -13,22 +13,22 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 from reference import reference_logits
-from small_models import ALL_KINDS, SOURCE_LENGTH, in_a_row, relative_error
+from small_models import ALL_KINDS, SOURCE_LENGTH, flatten_outputs, relative_error
 
 import builders
 from builders.components import SHIPPED
 
-RATES = st.sampled_from((0.0, 0.3))  # logits are without dropout, but its nodes are wired
+RATES = st.sampled_from((0.0, 0.3))  # inactive at inference, but its layers are wired
 
 
 def shipped(field: str) -> st.SearchStrategy[str]:
-    """Values of a component field that ship."""
+    """Return the built-in values of a component field."""
     return st.sampled_from(SHIPPED[field])
 
 
 @st.composite
 def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[str, Any]:
-    """Values of every field that are allowed together."""
+    """Draw a valid value of every field."""
 
     def either(*values: Any) -> Any:
         return draw(st.sampled_from(values))
@@ -47,8 +47,8 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "max_sequence_length": draw(st.integers(SOURCE_LENGTH, 29)),
         "norm_placement": draw(shipped("norm_placement")),
         "norm": draw(shipped("norm")),
-        # A norm over few channels that are all but equal divides by next to nothing, and the
-        # library takes the variance as a difference, so that little of it is left in float32.
+        # A norm over a few nearly equal channels divides by almost zero, and Keras computes the
+        # variance as a difference, which loses its digits in float32.
         "norm_epsilon": between(1e-3, 0.1),
         "embedding_norm": draw(flag),
         "final_norm": draw(st.none() | flag),
@@ -77,7 +77,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     }
     squares = values["feedforward"] == "glu" or values["activation"] == "relu_squared"
     if values["norm_placement"] == "none" and squares:
-        # Without norms, the stream squared in block after block soon is too large for float32.
+        # Without norms, squaring the stream in every block soon overflows float32.
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
     rms, windowed = values["norm"] == "rms", values["attention_window"] is not None
     values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
@@ -87,10 +87,10 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values["num_segments"] = either(0, 2, 3) if encodes else 0
     values["pooler"] = encodes and draw(flag)
     values["masked_lm_head"] = encodes and draw(flag)
-    if encodes:  # which has one stack, and no windows
+    if encodes:  # one stack, without windows
         values |= {"num_encoder_layers": either(None, values["num_layers"])}
         values |= {"attention_window": None, "full_attention_every": None}
-    if values["attention"] == "layer":  # the library's, which takes no more than these
+    if values["attention"] == "layer":  # the Keras layer supports only these
         values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
@@ -106,18 +106,18 @@ def vocabularies(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     share = kind == "encoder_decoder" and draw(st.booleans())
     if share and source is not None:
         source = target
-    read = min(target, source or target) if kind == "encoder_decoder" else target
+    smallest = min(target, source or target) if kind == "encoder_decoder" else target
     return {
         "vocabulary_size": target,
         "source_vocabulary_size": source,
         "share_embeddings": share,
-        "pad_token_id": draw(st.none() | st.integers(0, read - 1)),
+        "pad_token_id": draw(st.none() | st.integers(0, smallest - 1)),
     }
 
 
 @st.composite
 def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
-    """Widths, and what is inside attention; at least 3 channels, for norms over fewer are steps."""
+    """Draw widths and attention fields; at least 3 channels, since norms over fewer are steps."""
     width = draw(st.integers(3, 7))
     number = draw(st.integers(1 if width > 4 else 2, 7))
     rotary_dim = draw(st.none() | st.integers(1, 11))
@@ -171,7 +171,7 @@ def bucket_values(draw: st.DrawFn, positions: str, kind: str) -> dict[str, Any]:
     sides = 1 if kind == "decoder_only" else 2
     number = 2 * sides * draw(st.integers(1, 7 // sides))
     farthest = number // 2 + draw(st.integers(1, 23))
-    # Where a distance lies on the border of two buckets, rounding to float32 decides.
+    # At the border of two buckets the result depends on rounding to float32.
     for exact in {number // 2, number // (2 * sides)}:
         for distance in range(exact + 1, min(farthest, SOURCE_LENGTH)):
             bucket = exact * math.log(distance / exact) / math.log(farthest / exact)
@@ -179,32 +179,33 @@ def bucket_values(draw: st.DrawFn, positions: str, kind: str) -> dict[str, Any]:
     return {"relative_buckets": number, "relative_max_distance": farthest}
 
 
-def examples(number: int) -> int:
-    """So many, or a few where every operation is compiled anew for every size."""
+def scale_examples(number: int) -> int:
+    """Return the number of examples, fewer on backends that compile for every new size."""
     return number if keras.backend.backend() == "tensorflow" else math.ceil(number / 8)
 
 
-def moved_by_rounding(
+def rounding_error(
     spec: builders.TransformerSpec, weights: dict[str, np.ndarray], tokens: Any
 ) -> float:
-    """How far the reference's logits move, at most, when all weights are rounded as in float32.
+    """Return the largest relative change of the reference logits under float32 rounding of weights.
 
-    It is how far apart two correct computations in float32 may be, whatever norm divides by
-    whatever small spread and whatever cap hides how large the sums before it were.
+    It bounds how far two correct float32 computations of an ill-conditioned spec may differ.
     """
     fields = json.loads(spec.to_json())
-    exact = in_a_row(reference_logits(fields, weights, tokens))
-    moved = []
+    exact = flatten_outputs(reference_logits(fields, weights, tokens))
+    errors = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
         rounded = {
             name: value * (1.0 + 2.0**-24 * rng.choice([-1.0, 1.0], value.shape))
             for name, value in weights.items()
         }
-        moved.append(relative_error(in_a_row(reference_logits(fields, rounded, tokens)), exact))
-    return max(moved)
+        errors.append(
+            relative_error(flatten_outputs(reference_logits(fields, rounded, tokens)), exact)
+        )
+    return max(errors)
 
 
 def small_specs(kinds: tuple[str, ...] = ALL_KINDS) -> st.SearchStrategy[builders.TransformerSpec]:
-    """Specs that models of `small_models.py` can be built from."""
+    """Return a strategy of specs that fit `small_models.random_tokens`."""
     return field_values(kinds).map(lambda values: builders.TransformerSpec(**values))

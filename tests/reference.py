@@ -1,7 +1,7 @@
-"""A Transformer in NumPy float64, the yardstick that every builder is measured against.
+"""A reference Transformer in NumPy float64 that all builders are tested against.
 
-Written from the papers, with loops over layers and literal einsums, and slow on purpose. It imports
-nothing of this project and no Keras, so that an error made here is not made there as well.
+Written from the papers, with loops over layers and literal einsums; clarity comes before speed. It
+imports neither Keras nor this project, so that the two implementations share no errors.
 
 * Vaswani et al. 2017, "Attention Is All You Need": post-norm, sinusoidal positions, scaled and
   shared embeddings.
@@ -13,14 +13,14 @@ nothing of this project and no Keras, so that an error made here is not made the
   (T5's buckets).
 * Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; Shazeer 2020, "GLU Variants".
 * Ding et al. 2021, "CogView" (sandwich norm); Black et al. 2022, "GPT-NeoX-20B" (parallel
-  sublayers); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of query and key).
+  sublayers); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of queries and keys).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
 `k` key/value heads, `h` head_dim, `f` intermediate_dim, `v` vocabulary_size.
 
-A spec is a plain mapping, the JSON object of a `TransformerSpec`; fields that follow from others
-may be None. Weights are keyed "<layer name>.<variable name>", for example
+A spec is a plain mapping, the JSON object of a `TransformerSpec`; derived fields may be None.
+Weights are keyed "<layer name>.<variable name>", such as
 `decoder.block_0.self_attention.query.kernel`.
 """
 
@@ -36,8 +36,8 @@ Weights = Mapping[str, np.ndarray]
 # The spec ---------------------------------------------------------------------------------------
 
 
-def with_derived(spec: Spec) -> dict:
-    """Give every field that is None because it follows from the others its value."""
+def fill_derived_fields(spec: Spec) -> dict:
+    """Return the spec with the values of all derived fields filled in."""
     derived = {
         "num_encoder_layers": spec["num_layers"],
         "source_vocabulary_size": spec["vocabulary_size"],
@@ -60,7 +60,7 @@ def with_derived(spec: Spec) -> dict:
     return derived | {field: value for field, value in spec.items() if value is not None}
 
 
-# Leaves -----------------------------------------------------------------------------------------
+# Operations -------------------------------------------------------------------------------------
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
@@ -70,15 +70,15 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0.0) ** 2
     if name == "silu":
         return x / (1.0 + np.exp(-x))
-    if name == "gelu":  # x * Phi(x), with the exact normal distribution
+    if name == "gelu":  # x * Phi(x), Phi the standard normal CDF
         return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
     if name == "gelu_tanh":
         return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
     raise ValueError(f"the reference has no activation {name!r}")
 
 
-def normed(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
-    """The spec's norm over the last axis."""
+def normalize(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    """Apply the norm of the spec over the last axis."""
     if spec["norm"] == "rms":
         x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
         return x * (weights[f"{name}.scale"] + (1.0 if spec["norm_offset"] else 0.0))
@@ -90,7 +90,7 @@ def normed(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray
     return x + weights[f"{name}.beta"] if spec["norm_bias"] else x
 
 
-def soft_capped(x: np.ndarray, cap: float | None) -> np.ndarray:
+def soft_cap(x: np.ndarray, cap: float | None) -> np.ndarray:
     return x if cap is None else cap * np.tanh(x / cap)
 
 
@@ -110,7 +110,7 @@ def sinusoidal_positions(length: int, d: int) -> np.ndarray:
 
 
 def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
-    """All sines, then all cosines, as the TensorFlow text tutorial has them; shape (length, d)."""
+    """All sines, then all cosines, as in the TensorFlow text tutorial; shape (length, d)."""
     half = d // 2
     table = np.zeros((length, d))
     for position in range(length):
@@ -122,7 +122,7 @@ def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
 
 
 def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
-    """Radians per position for every pair of channels, and the factor of what is turned."""
+    """Return the radians per position of every pair of channels, and the factor of the rotation."""
     r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]
     original = spec["rotary_original_length"]
     slow, fast = spec["rotary_low_freq_factor"], spec["rotary_high_freq_factor"]
@@ -140,10 +140,10 @@ def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
                 frequency = (1.0 - smooth) * frequency / factor + smooth * frequency
         elif scaling == "yarn":
 
-            def dimension(turns: float) -> float:
+            def dimension(rotations: float) -> float:
                 return (
                     r
-                    * math.log(original / (turns * 2.0 * math.pi))
+                    * math.log(original / (rotations * 2.0 * math.pi))
                     / (2.0 * math.log(spec["rotary_base"]))
                 )
 
@@ -157,19 +157,19 @@ def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
     return found, 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
 
 
-def rotated(spec: dict, x: np.ndarray) -> np.ndarray:
-    """Heads (b, t, n, h) with channels i and i + r/2 turned as a point in the plane."""
+def rotate(spec: dict, x: np.ndarray) -> np.ndarray:
+    """Rotate channels i and i + r/2 of heads (b, t, n, h) as points in the plane."""
     frequencies, magnitude = rotary_frequencies(spec)
     half = spec["rotary_dim"] // 2
-    turned = x.copy()
+    output = x.copy()
     for position in range(x.shape[1]):
         for pair, frequency in enumerate(frequencies):
             angle = position * frequency
             rotation = magnitude * np.exp(1j * angle)
             points = (x[:, position, :, pair] + 1j * x[:, position, :, pair + half]) * rotation
-            turned[:, position, :, pair] = points.real
-            turned[:, position, :, pair + half] = points.imag
-    return turned
+            output[:, position, :, pair] = points.real
+            output[:, position, :, pair + half] = points.imag
+    return output
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -180,7 +180,7 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
-    """Number of the bucket of a key that stands `ahead` tokens after the query."""
+    """Return the bucket of a key that is `ahead` tokens after the query."""
     number, first = spec["relative_buckets"], 0
     distance = max(-ahead, 0)
     if not causal:
@@ -196,7 +196,7 @@ def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
 def score_bias(
     spec: dict, weights: Weights, side: str, length: int, causal: bool
 ) -> np.ndarray | float:
-    """What positions add to the scores of self-attention, (n, t, t)."""
+    """Return the position bias of the self-attention scores, (n, t, t)."""
     bias = np.zeros((spec["num_heads"], length, length))
     for query in range(length):
         for key in range(length):
@@ -220,27 +220,27 @@ def attention(
     mask: np.ndarray,
     bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Multi-head attention of x (b, t, d) to memory (b, s, d); mask (b, t, s), True = may look.
+    """Multi-head attention of x (b, t, d) to memory (b, s, d); mask (b, t, s), True = visible.
 
-    Self-attention has a bias (n, t, s), and turns what it compares where the spec says so.
+    Self-attention has a bias (n, t, s), and rotates queries and keys if positions are rotary.
     """
 
     def project(role: str, inputs: np.ndarray) -> np.ndarray:
         heads = np.einsum("bsd,dnh->bsnh", inputs, weights[f"{name}.{role}.kernel"])
         heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
         if spec["qk_norm"] and role != "value":
-            heads = normed(spec, weights, f"{name}.{role}_norm", heads)
+            heads = normalize(spec, weights, f"{name}.{role}_norm", heads)
         if spec["positions"] == "rotary" and role != "value" and bias is not None:
-            heads = rotated(spec, heads)
+            heads = rotate(spec, heads)
         return heads
 
     query, key, value = project("query", x), project("key", memory), project("value", memory)
-    # Query head i has key head i // groups.
+    # Query head i uses key head i // groups.
     groups = spec["num_heads"] // spec["num_key_value_heads"]
     key, value = np.repeat(key, groups, axis=2), np.repeat(value, groups, axis=2)
     scale = spec["attention_scale"] or 1.0 / math.sqrt(spec["head_dim"])
     scores = np.einsum("btnh,bsnh->bnts", query, key) * scale
-    scores = soft_capped(scores, spec["attention_soft_cap"])
+    scores = soft_cap(scores, spec["attention_soft_cap"])
     scores = scores if bias is None else scores + bias
     scores = np.where(mask[:, None, :, :], scores, -1e30)
     mixed = np.einsum("bnts,bsnh->btnh", softmax(scores), value)
@@ -263,20 +263,20 @@ def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.nd
 
 
 def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dict) -> np.ndarray:
-    """All sublayers of a block, functions by name; without the residual every `x +` falls away."""
+    """Apply the sublayers of a block, functions by name; without residual, `x +` is dropped."""
     stream = 1.0 if spec["residual"] else 0.0
     placement, block_input, changes = spec["norm_placement"], x, 0.0
     for part, function in sublayers.items():
         at = f"{name}.{part}"
         if placement == "post":  # norm(x + f(x))
-            x = normed(spec, weights, f"{at}.norm", stream * x + function(at, x))
+            x = normalize(spec, weights, f"{at}.norm", stream * x + function(at, x))
         elif placement == "pre":  # x + f(norm(x))
-            x = stream * x + function(at, normed(spec, weights, f"{at}.norm", x))
+            x = stream * x + function(at, normalize(spec, weights, f"{at}.norm", x))
         elif placement == "sandwich":  # x + norm(f(norm(x)))
-            change = function(at, normed(spec, weights, f"{at}.norm", x))
-            x = stream * x + normed(spec, weights, f"{at}.output_norm", change)
+            change = function(at, normalize(spec, weights, f"{at}.norm", x))
+            x = stream * x + normalize(spec, weights, f"{at}.output_norm", change)
         elif placement == "parallel":  # x + f(norm(x)) + g(norm(x))
-            changes = changes + function(at, normed(spec, weights, f"{at}.norm", block_input))
+            changes = changes + function(at, normalize(spec, weights, f"{at}.norm", block_input))
             x = stream * block_input + changes
         elif placement == "none":  # x + f(x)
             x = stream * x + function(at, x)
@@ -312,11 +312,11 @@ def embed(
         x = x + sinusoidal_concat_positions(length, d)
     elif spec["positions"] not in ("none", "rotary", "alibi", "relative"):
         raise ValueError(f"the reference has no positions {spec['positions']!r}")
-    return normed(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
+    return normalize(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
 
 
-def real_keys(spec: dict, tokens: np.ndarray) -> np.ndarray:
-    """Keys that may be looked at, (b, 1, s): all that are not padding."""
+def padding_mask(spec: dict, tokens: np.ndarray) -> np.ndarray:
+    """Return True for keys that are not padding, (b, 1, s)."""
     if spec["pad_token_id"] is None:
         return np.ones(tokens.shape, bool)[:, None, :]
     return (tokens != spec["pad_token_id"])[:, None, :]
@@ -327,7 +327,7 @@ def encode(
 ) -> np.ndarray:
     x = embed(spec, weights, "encoder", source, segments)
     length = source.shape[1]
-    mask = real_keys(spec, source) & np.ones((1, length, 1), bool)
+    mask = padding_mask(spec, source) & np.ones((1, length, 1), bool)
     bias = score_bias(spec, weights, "encoder", length, causal=False)
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias),
@@ -335,7 +335,7 @@ def encode(
     }
     for index in range(spec["num_encoder_layers"]):
         x = block(spec, weights, f"encoder.block_{index}", x, sublayers)
-    return normed(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
+    return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
 
 
 def decode(
@@ -345,15 +345,15 @@ def decode(
     memory: np.ndarray | None = None,
     memory_keys: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Logits (b, t, v) of target (b, t), with cross-attention to memory (b, s, d) if given."""
+    """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention."""
     x = embed(spec, weights, "decoder", target)
     length = target.shape[1]
-    seen = real_keys({**spec, "pad_token_id": None}, target)
+    visible = padding_mask({**spec, "pad_token_id": None}, target)
     if spec["mask_target_padding"]:
-        seen = real_keys(spec, target)
-    causal = seen & np.tril(np.ones((length, length), bool))[None]
+        visible = padding_mask(spec, target)
+    causal = visible & np.tril(np.ones((length, length), bool))[None]
     windowed = causal.copy()
-    if spec["attention_window"] is not None:  # the query and the tokens just before it
+    if spec["attention_window"] is not None:  # the query and the tokens before it
         windowed &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
     bias = score_bias(spec, weights, "decoder", length, causal=True)
     self_mask = windowed
@@ -367,16 +367,16 @@ def decode(
         )
     sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
     for index in range(spec["num_layers"]):
-        every = spec["full_attention_every"]  # 2: blocks 1, 3, 5, ... see all
+        every = spec["full_attention_every"]  # 2: full attention in blocks 1, 3, 5, ...
         self_mask = causal if every and (index + 1) % every == 0 else windowed
         x = block(spec, weights, f"decoder.block_{index}", x, sublayers)
     if spec["final_norm"]:
-        x = normed(spec, weights, "decoder.final_norm", x)
+        x = normalize(spec, weights, "decoder.final_norm", x)
     return output(spec, weights, "decoder", x)
 
 
 def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray:
-    """Logits (b, t, v) of what the last block gives, (b, t, d)."""
+    """Return the logits (b, t, v) of hidden states (b, t, d)."""
     if spec["scale_logits"]:
         x = x / math.sqrt(spec["hidden_dim"])
     if spec["tie_embeddings"] and spec["embedding_dim"] != spec["hidden_dim"]:
@@ -386,13 +386,13 @@ def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray
     else:
         logits = x @ weights["logits.kernel"]
     logits = logits + weights["logits.bias"] if spec["logit_bias"] else logits
-    return soft_capped(logits, spec["logit_soft_cap"])
+    return soft_cap(logits, spec["logit_soft_cap"])
 
 
 def encoder_outputs(
     spec: dict, weights: Weights, tokens: np.ndarray, segments: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Vectors (b, s, d) of tokens, and what the heads of Devlin et al. 2019 make of them."""
+    """Return hidden states (b, s, d) and the outputs of the heads (Devlin et al. 2019)."""
     hidden = encode(spec, weights, tokens, segments)
     outputs = {"hidden": hidden}
     if spec["pooler"]:
@@ -401,7 +401,7 @@ def encoder_outputs(
     if spec["masked_lm_head"]:
         head = hidden @ weights["masked_lm_head.dense.kernel"]
         head = activation(spec["activation"], head + weights["masked_lm_head.dense.bias"])
-        head = normed(spec, weights, "masked_lm_head.norm", head)
+        head = normalize(spec, weights, "masked_lm_head.norm", head)
         outputs["logits"] = output(spec, weights, "encoder", head)
     return outputs
 
@@ -409,25 +409,25 @@ def encoder_outputs(
 def reference_logits(
     spec: Spec, weights: Weights, tokens: np.ndarray | Mapping[str, np.ndarray]
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """Logits in float64, without dropout, as a `TransformerSpec` of these values promises them.
+    """Return the logits of a `TransformerSpec` in float64, without dropout.
 
     Args:
         spec: the fields of the spec.
         weights: arrays keyed "<layer name>.<variable name>".
         tokens: (b, t) for a decoder, {"source": (b, s), "target": (b, t)} for an encoder-decoder,
-            and as the first, or {"tokens": (b, s), "segments": (b, s)}, for an encoder.
+            (b, s) or {"tokens": (b, s), "segments": (b, s)} for an encoder.
 
     Returns:
-        Logits, (b, t, v); of an encoder, all outputs by name.
+        Logits (b, t, v); for an encoder, a dict of all outputs.
     """
-    full = with_derived(spec)
+    full = fill_derived_fields(spec)
     weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
     if full["kind"] == "decoder_only":
         return decode(full, weights, np.asarray(tokens))
     if full["kind"] == "encoder_decoder":
         source, target = np.asarray(tokens["source"]), np.asarray(tokens["target"])
         memory = encode(full, weights, source)
-        return decode(full, weights, target, memory, real_keys(full, source))
+        return decode(full, weights, target, memory, padding_mask(full, source))
     if full["kind"] == "encoder_only":
         given = tokens if isinstance(tokens, Mapping) else {"tokens": tokens, "segments": None}
         return encoder_outputs(full, weights, given["tokens"], given["segments"])
@@ -438,8 +438,8 @@ def reference_logits(
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight that the spec promises; all of them trainable."""
-    full = with_derived(spec)
+    """Return the shape of every weight of the spec by name; all are trainable."""
+    full = fill_derived_fields(spec)
     d, n, h = full["hidden_dim"], full["num_heads"], full["head_dim"]
     k = full["num_key_value_heads"]
     f, v = full["intermediate_dim"], full["vocabulary_size"]
@@ -456,7 +456,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if full["norm_placement"] == "sandwich":
             norm(f"{name}.output_norm")
 
-    def attend(name: str) -> None:
+    def attention_shapes(name: str) -> None:
         for role, heads in (("query", n), ("key", k), ("value", k)):
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
@@ -468,7 +468,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name)
 
-    def feed(name: str) -> None:
+    def feedforward_shapes(name: str) -> None:
         gate = {"gate": (d, f)} if full["feedforward"] == "glu" else {}
         for role, shape in {**gate, "up": (d, f), "down": (f, d)}.items():
             shapes[f"{name}.{role}.kernel"] = shape
@@ -496,10 +496,10 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm")
         for index in range(layers):
-            attend(f"{side}.block_{index}.self_attention")
+            attention_shapes(f"{side}.block_{index}.self_attention")
             if side == "decoder" and len(stacks) == 2:
-                attend(f"{side}.block_{index}.cross_attention")
-            feed(f"{side}.block_{index}.feedforward")
+                attention_shapes(f"{side}.block_{index}.cross_attention")
+            feedforward_shapes(f"{side}.block_{index}.feedforward")
         if full["final_norm"]:
             norm(f"{side}.final_norm")
     for head in ("pooler", "masked_lm_head"):
@@ -520,8 +520,8 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(spec: Spec) -> int:
-    """Number of trainable numbers, by closed formula and not by adding up `weight_shapes`."""
-    full = with_derived(spec)
+    """Return the number of parameters by a closed formula, independent of `weight_shapes`."""
+    full = fill_derived_fields(spec)
     d, inner = full["hidden_dim"], full["num_heads"] * full["head_dim"]
     f, v, layers = full["intermediate_dim"], full["vocabulary_size"], full["num_layers"]
     per_channel = 2 if full["norm_bias"] else 1  # of a norm
@@ -531,28 +531,28 @@ def parameter_count(spec: Spec) -> int:
     biases = inner + 2 * outer if full["attention_bias"] else 0
     biases += d if full["attention_output_bias"] else 0
     head_norms = 2 * per_channel * full["head_dim"] if full["qk_norm"] else 0
-    attend = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
+    attn = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
     wide = 2 if full["feedforward"] == "glu" else 1
-    feed = (wide + 1) * d * f + (wide * f + d if full["feedforward_bias"] else 0) + norms
+    ffn = (wide + 1) * d * f + (wide * f + d if full["feedforward_bias"] else 0) + norms
     positions = {
         "learned": full["max_sequence_length"] * d,
         "relative": full["relative_buckets"] * full["num_heads"],
     }.get(full["positions"], 0)
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
-    # Norms at both ends of a stack.
+    # The embedding norm and the final norm of a stack.
     final = norm * (full["final_norm"] + full["embedding_norm"])
     e = full["embedding_dim"]
-    into_stream = 0 if e == d else e * d
-    logits += into_stream if full["tie_embeddings"] else 0
+    projection = 0 if e == d else e * d
+    logits += projection if full["tie_embeddings"] else 0
 
     if full["kind"] == "encoder_only":
         heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
         heads += (norm + logits) * full["masked_lm_head"]
-        stack = positions + full["num_segments"] * d + layers * (attend + feed) + final
-        return v * e + into_stream + stack + heads
+        stack = positions + full["num_segments"] * d + layers * (attn + ffn) + final
+        return v * e + projection + stack + heads
     if full["kind"] == "decoder_only":
-        return v * e + into_stream + positions + layers * (attend + feed) + final + logits
+        return v * e + projection + positions + layers * (attn + ffn) + final + logits
     tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
-    encoder = full["num_encoder_layers"] * (attend + feed)
-    decoder = layers * (2 * attend + feed)
-    return tables * e + 2 * (into_stream + positions + final) + encoder + decoder + logits
+    encoder = full["num_encoder_layers"] * (attn + ffn)
+    decoder = layers * (2 * attn + ffn)
+    return tables * e + 2 * (projection + positions + final) + encoder + decoder + logits

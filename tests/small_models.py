@@ -1,4 +1,4 @@
-"""Small specs of distinct prime sizes, and models of them with every weight random."""
+"""Small specs of distinct prime sizes, and models with random weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import numpy as np
 import builders
 
 KINDS = ("decoder_only", "encoder_decoder")
-"""The kinds that write."""
+"""The kinds with a decoder."""
 ALL_KINDS = (*KINDS, "encoder_only")
 BATCH, TARGET_LENGTH, SOURCE_LENGTH = 3, 11, 13
 SIZES: dict[str, Any] = {
@@ -27,14 +27,14 @@ TRANSLATOR = {"kind": "encoder_decoder"}
 
 
 def small_spec(**changes: Any) -> builders.TransformerSpec:
-    """Spec with the sizes above; with shared embeddings both vocabularies are the target's."""
+    """Return a spec of the sizes above; shared embeddings use the target vocabulary for both."""
     if changes.get("share_embeddings"):
         changes = {"source_vocabulary_size": None, **changes}
     return builders.TransformerSpec(**{**SIZES, **changes})
 
 
 def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
-    """Spec of a variant at the sizes above; what is free of them, or smaller, stays so."""
+    """Return the spec of a variant reduced to the sizes above, with all other options kept."""
     spec = builders.variant(name, kind=kind)
     changes: dict[str, Any] = dict(SIZES)
     if spec.share_embeddings:
@@ -44,7 +44,7 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
     if spec.head_dim * spec.num_heads != spec.hidden_dim:
         changes["head_dim"] = 5
     if spec.positions == "rotary":
-        changes["head_dim"] = 6  # channels are turned in pairs
+        changes["head_dim"] = 6  # channels are rotated in pairs
         changes["rotary_dim"] = 4 if spec.rotary_dim < spec.head_dim else None
         changes["rotary_original_length"] = 7
     if spec.num_key_value_heads < spec.num_heads:
@@ -59,7 +59,7 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
 
 
 def variants_and_kinds() -> list[tuple[str, str]]:
-    """Every variant and the kinds that it can be built as; one of those that differ in size."""
+    """Return (variant, kind) pairs, one of each group that differs only in size."""
     found = {}
     for name in builders.list_variants():
         for kind in builders.variant_info(name).kinds:
@@ -72,8 +72,8 @@ VARIANTS_AND_KINDS = [row for row in ALL_VARIANTS if row[1] in KINDS]
 
 
 @contextmanager
-def computing_in(dtype_policy: str) -> Iterator[None]:
-    """Layers made in here compute in this precision."""
+def dtype_policy_scope(dtype_policy: str) -> Iterator[None]:
+    """Create layers with this dtype policy inside the context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype_policy)
     try:
@@ -85,7 +85,7 @@ def computing_in(dtype_policy: str) -> Iterator[None]:
 def random_model(
     spec: builders.TransformerSpec, seed: int = 0, **build_options: Any
 ) -> keras.Model:
-    """Model of a spec whose weights are all random, also biases and norms, so that none hides."""
+    """Return a model with random weights, biases and norms included, so that each has an effect."""
     model = builders.build(spec, **build_options)
     randomise_weights(model, seed)
     return model
@@ -106,10 +106,9 @@ def randomise_weights(model: keras.Model, seed: int = 0) -> None:
 
 
 def variables_by_name(model: keras.Model) -> dict[str, keras.Variable]:
-    """All weights, keyed "<layer name>.<variable name>" as the reference wants them.
+    """Return all weights by "<layer name>.<variable name>", the keys of the reference.
 
-    The library's attention layer keeps its projections inside; they get the names that the wired
-    projections have.
+    The projections inside the Keras attention layer get the names of the wired projections.
     """
     inside = {".attention/": "/", "/attention_output/": "/output/", "/": "."}
     variables = {}
@@ -138,7 +137,7 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
 
 
 def random_tokens(spec: builders.TransformerSpec, seed: int = 0, padding: bool = True) -> Any:
-    """Token ids without padding in the first row, at the end of the second, inside the third."""
+    """Return token ids, padded at the end of the second row and in the middle of the third."""
     rng = np.random.default_rng(seed)
 
     def draw(length: int, vocabulary_size: int) -> np.ndarray:
@@ -169,8 +168,8 @@ def with_target(tokens: Any, target: np.ndarray) -> Any:
     return {**tokens, "target": target} if isinstance(tokens, dict) else target
 
 
-def changed_at(spec: builders.TransformerSpec, tokens: np.ndarray, t: int) -> np.ndarray:
-    """Tokens (b, t) with another one, and no padding, at position t of every row."""
+def replace_token(spec: builders.TransformerSpec, tokens: np.ndarray, t: int) -> np.ndarray:
+    """Return tokens (b, t) with another token, not padding, at position t of every row."""
     changed = tokens.copy()
     changed[:, t] = (changed[:, t] + 3) % spec.vocabulary_size
     if spec.pad_token_id is not None:
@@ -179,7 +178,7 @@ def changed_at(spec: builders.TransformerSpec, tokens: np.ndarray, t: int) -> np
 
 
 def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0) -> None:
-    """One step of plain gradient descent on random labels, through `model.fit`."""
+    """Run one step of gradient descent on random labels with `model.fit`."""
     labels = np.random.default_rng(5).integers(
         0, model.output_shape[-1], (BATCH, TARGET_LENGTH), dtype="int32"
     )
@@ -192,7 +191,7 @@ def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0)
 
 
 def as_array(tensor: Any) -> np.ndarray:
-    """A tensor of any backend in NumPy; floats in float32, as NumPy has no bfloat16."""
+    """Convert a tensor to NumPy; floats to float32, since NumPy has no bfloat16."""
     if isinstance(tensor, np.ndarray):
         return tensor
     if keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
@@ -201,29 +200,31 @@ def as_array(tensor: Any) -> np.ndarray:
 
 
 def logits_of(model: keras.Model, tokens: Any, training: bool = False) -> np.ndarray:
-    """Logits (b, t, v) in float32, by an eager call, which is quicker here than compiling.
+    """Return the logits (b, t, v) in float32; for an encoder, all outputs flattened.
 
-    Of an encoder, all numbers that it gives, in a row.
+    Calls the model eagerly, which is faster here than compiling.
     """
-    return in_a_row(model(tokens, training=training))
+    return flatten_outputs(model(tokens, training=training))
 
 
-def in_a_row(outputs: Any) -> np.ndarray:
-    """One output as it is, and several by name as one array (N,)."""
+def flatten_outputs(outputs: Any) -> np.ndarray:
+    """Return a single output as an array, and a dict of outputs as one flat array (N,)."""
     if not isinstance(outputs, dict):
         return as_array(outputs)
     return np.concatenate([as_array(outputs[name]).ravel() for name in sorted(outputs)])
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference, in units of the largest expected magnitude."""
+    """Return the largest difference divided by the largest expected magnitude."""
     assert actual.shape == expected.shape
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def probed(model: keras.Model, spec: builders.TransformerSpec, tokens: Any, what: Any) -> Any:
-    """What is inside, by name and in the order asked for, which not every backend keeps."""
-    inner = builders.build_probe(model, spec, what)(tokens)
-    names = sorted(inner) if isinstance(what, str) else what
-    assert inner.keys() == set(names)
-    return {name: as_array(inner[name]) for name in names}
+def probe_activations(
+    model: keras.Model, spec: builders.TransformerSpec, tokens: Any, layers: Any
+) -> Any:
+    """Return internal activations by name, in the order requested (some backends sort them)."""
+    activations = builders.build_probe(model, spec, layers)(tokens)
+    names = sorted(activations) if isinstance(layers, str) else layers
+    assert activations.keys() == set(names)
+    return {name: as_array(activations[name]) for name in names}

@@ -1,4 +1,4 @@
-"""Caches of decoding: whose rows are whose, what they hold, and what of it is seen."""
+"""Decoding caches: row order, contents and visibility."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ import pytest
 from decoding import (
     ONE_BY_ONE,
     UNEVEN,
-    decoded,
+    decode_chunks,
+    decode_logits,
     each_kind,
-    first_cache,
-    is_real,
-    read,
+    initial_cache,
+    is_not_padding,
     shallow_spec,
 )
 from small_models import (
@@ -22,11 +22,11 @@ from small_models import (
     TARGET_LENGTH,
     TRANSLATOR,
     as_array,
-    changed_at,
     logits_of,
     random_model,
     random_tokens,
     relative_error,
+    replace_token,
     small_spec,
     target_of,
     with_target,
@@ -48,10 +48,10 @@ import builders
     ids=["learned", "sinusoidal", "window", "translator"],
 )
 @pytest.mark.parametrize("num_tokens", [None, 1])
-def test_rows_padded_on_the_left_give_the_logits_of_each_row_alone(
+def test_left_padded_rows_have_the_logits_of_each_row_alone(
     changes: dict[str, Any], num_tokens: int | None
 ) -> None:
-    """What stands before a row's start is seen by nobody, even if no token is padding."""
+    """Slots before the start of a row are masked, even without a padding token."""
     spec = shallow_spec(**changes)
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
@@ -60,7 +60,9 @@ def test_rows_padded_on_the_left_give_the_logits_of_each_row_alone(
     start = [TARGET_LENGTH - length for length in lengths]
     padded = np.stack([np.roll(target[row], start[row]) for row in range(BATCH)])
     chunks = UNEVEN if num_tokens is None else ONE_BY_ONE
-    logits = decoded(model, spec, with_target(tokens, padded), chunks, num_tokens, start=start)
+    logits = decode_logits(
+        model, spec, with_target(tokens, padded), chunks, num_tokens, start=start
+    )
     for row, length in enumerate(lengths):
         alone: Any = target[[row], :length]
         if spec.kind == "encoder_decoder":
@@ -75,29 +77,35 @@ def test_rows_of_a_cache_can_be_reordered(kind: str) -> None:
     tokens = random_tokens(spec, padding=False)
     target, order = target_of(tokens), [2, 0, 1]
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
-    logits, cache = read(step, target[:, :5], [5], cache)
-    straight, _ = read(step, target[:, 5:], [6], cache, index=5)
-    turned = {name: keras.ops.take(entry, np.array(order), axis=0) for name, entry in cache.items()}
-    logits, _ = read(step, target[order, 5:], [6], turned, index=5)
-    assert relative_error(logits, straight[order]) <= 1e-6
+    cache = initial_cache(model, spec, tokens, TARGET_LENGTH)
+    logits, cache = decode_chunks(step, target[:, :5], [5], cache)
+    expected, _ = decode_chunks(step, target[:, 5:], [6], cache, index=5)
+    reordered = {
+        name: keras.ops.take(entry, np.array(order), axis=0) for name, entry in cache.items()
+    }
+    logits, _ = decode_chunks(step, target[order, 5:], [6], reordered, index=5)
+    assert relative_error(logits, expected[order]) <= 1e-6
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("read_before", [0, 4])
-def test_no_token_of_a_chunk_changes_earlier_logits(window: int | None, read_before: int) -> None:
+@pytest.mark.parametrize("prefix_length", [0, 4])
+def test_a_token_of_a_chunk_does_not_change_earlier_logits(
+    window: int | None, prefix_length: int
+) -> None:
     spec = shallow_spec(attention_window=window)
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    cache = first_cache(model, spec, tokens, TARGET_LENGTH)
-    if read_before:
-        _, cache = read(step, tokens[:, :read_before], [read_before], cache)
-    chunk = tokens[:, read_before:]
+    cache = initial_cache(model, spec, tokens, TARGET_LENGTH)
+    if prefix_length:
+        _, cache = decode_chunks(step, tokens[:, :prefix_length], [prefix_length], cache)
+    chunk = tokens[:, prefix_length:]
     size = chunk.shape[1]
-    before, _ = read(step, chunk, [size], cache, index=read_before)
+    before, _ = decode_chunks(step, chunk, [size], cache, index=prefix_length)
     for i in range(size):
-        after, _ = read(step, changed_at(spec, chunk, i), [size], cache, index=read_before)
+        after, _ = decode_chunks(
+            step, replace_token(spec, chunk, i), [size], cache, index=prefix_length
+        )
         np.testing.assert_allclose(after[:, :i], before[:, :i], rtol=0, atol=1e-6)
         assert (np.abs(after[:, i] - before[:, i]).max(axis=-1) > 1e-3).all()
 
@@ -115,16 +123,16 @@ def test_a_cache_has_the_documented_shapes(
 ) -> None:
     spec = small_spec(kind=kind, attention_window=window, **GROUPED)
     model = random_model(spec)
-    cache = first_cache(model, spec, random_tokens(spec), max_length)
-    of_positions = "decoder.window_position_cache" if window else "decoder.position_cache"
-    expected: dict[str, tuple[Any, str]] = {of_positions: ((BATCH, slots), "int32")}
+    cache = initial_cache(model, spec, random_tokens(spec), max_length)
+    positions = "decoder.window_position_cache" if window else "decoder.position_cache"
+    expected: dict[str, tuple[Any, str]] = {positions: ((BATCH, slots), "int32")}
     lengths = {"self_attention": slots}
     if kind == "encoder_decoder":
         lengths["cross_attention"] = SOURCE_LENGTH
         expected["encoder.memory_mask"] = ((BATCH, 1, SOURCE_LENGTH), "bool")
     for block in range(2):
         for part, length in lengths.items():
-            name = f"decoder.block_{block}.{part}"  # 3 heads of keys, not 6 as of queries
+            name = f"decoder.block_{block}.{part}"  # 3 key heads, 6 query heads
             expected[f"{name}.key_cache"] = ((BATCH, 3, 5, length), "float32")
             expected[f"{name}.value_cache"] = ((BATCH, 3, length, 5), "float32")
     found = {
@@ -143,7 +151,7 @@ def test_a_cache_has_the_documented_shapes(
     assert inputs == outputs == any_source
 
 
-def test_blocks_with_a_window_have_a_ring_buffer_and_the_others_all_slots() -> None:
+def test_windowed_blocks_have_a_ring_buffer_and_the_others_all_slots() -> None:
     spec = small_spec(num_layers=3, attention_window=3, full_attention_every=2)
     cache = builders.empty_cache(builders.build(spec), spec, BATCH, 11)
     slots = {name: entry.shape[3] for name, entry in cache.items() if "key_cache" in name}
@@ -152,27 +160,27 @@ def test_blocks_with_a_window_have_a_ring_buffer_and_the_others_all_slots() -> N
     assert cache["decoder.position_cache"].shape == (BATCH, 11)
 
 
-def test_the_cache_of_the_source_has_no_mask_where_no_token_is_padding() -> None:
+def test_the_source_cache_has_no_mask_without_a_padding_token() -> None:
     spec = shallow_spec(kind="encoder_decoder", pad_token_id=None)
-    assert "encoder.memory_mask" not in first_cache(
+    assert "encoder.memory_mask" not in initial_cache(
         random_model(spec), spec, random_tokens(spec), 5
     )
 
 
-def test_a_decode_step_returns_the_cache_of_the_source_unchanged() -> None:
+def test_a_decode_step_returns_the_source_cache_unchanged() -> None:
     spec = shallow_spec(kind="encoder_decoder")
     model = random_model(spec)
     tokens = random_tokens(spec)
-    before = first_cache(model, spec, tokens, TARGET_LENGTH)
+    before = initial_cache(model, spec, tokens, TARGET_LENGTH)
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    _, after = read(step, tokens["target"], UNEVEN, before)
+    _, after = decode_chunks(step, tokens["target"], UNEVEN, before)
     for name in before:
         changed = (as_array(before[name]) != as_array(after[name])).any()
         assert changed == ("cross" not in name and "memory" not in name), name
 
 
-def test_the_empty_cache_is_zeros_and_its_slots_are_masked() -> None:
-    """Position zero means that there is no token; whatever keys and values are there."""
+def test_an_empty_cache_is_all_zeros_and_its_slots_are_masked() -> None:
+    """Position 0 marks an empty slot, whatever its keys and values are."""
     spec = shallow_spec()
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
@@ -184,9 +192,9 @@ def test_the_empty_cache_is_zeros_and_its_slots_are_masked() -> None:
         name: rng.normal(size=entry.shape).astype("float32") if "attention" in name else entry
         for name, entry in empty.items()
     }
-    quiet, _ = read(step, tokens, UNEVEN, empty)
-    noisy, _ = read(step, tokens, UNEVEN, noise)
-    np.testing.assert_array_equal(noisy, quiet)
+    expected, _ = decode_chunks(step, tokens, UNEVEN, empty)
+    logits, _ = decode_chunks(step, tokens, UNEVEN, noise)
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_a_cache_holds_the_positions_of_visible_tokens() -> None:
@@ -195,7 +203,7 @@ def test_a_cache_holds_the_positions_of_visible_tokens() -> None:
     tokens = np.array([[7, 7, 5, 3, 2], [2, 3, 7, 4, 1], [5, 5, 5, 5, 5]], "int32")
     step = builders.build_decode_step(model, spec, BATCH, None, 7)
     cache = builders.empty_cache(model, spec, BATCH, 7)
-    _, cache = read(step, tokens, [2, 3], cache, start=[2, 0, 3])
+    _, cache = decode_chunks(step, tokens, [2, 3], cache, start=[2, 0, 3])
     np.testing.assert_array_equal(
         as_array(cache["decoder.position_cache"]),
         [[0, 0, 1, 2, 3, 0, 0], [1, 2, 0, 4, 5, 0, 0], [0, 0, 0, 1, 2, 0, 0]],
@@ -203,13 +211,13 @@ def test_a_cache_holds_the_positions_of_visible_tokens() -> None:
 
 
 @pytest.mark.parametrize("num_tokens", [1, None])
-def test_a_window_still_works_after_its_ring_buffer_is_full(
+def test_windowed_logits_are_correct_after_the_ring_buffer_is_full(
     num_tokens: int | None,
 ) -> None:
     spec = shallow_spec(attention_window=3, positions="none", max_sequence_length=5)
     model = random_model(spec)
     tokens = random_tokens(spec)
     chunks = ONE_BY_ONE if num_tokens else UNEVEN
-    logits = decoded(model, spec, tokens, chunks, num_tokens, max_length=3)
-    real = is_real(spec, tokens)
+    logits = decode_logits(model, spec, tokens, chunks, num_tokens, max_length=3)
+    real = is_not_padding(spec, tokens)
     assert relative_error(logits[real], logits_of(model, tokens)[real]) <= 1e-5

@@ -1,4 +1,4 @@
-"""Each dropout field acts at its own place in the graph, only in training, and nowhere else."""
+"""Each dropout field acts at its own site in the graph, and only in training."""
 
 import itertools
 import json
@@ -30,13 +30,13 @@ SITES = (
     "activation_dropout",
     "final_dropout",
 )
-ALL_BUT_CERTAIN = 1 - 1e-9  # so near to one that everything is dropped
+RATE_NEAR_ONE = 1 - 1e-9  # drops everything in practice
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_site = pytest.mark.parametrize("site", SITES)
 each_attention = pytest.mark.parametrize("attention", ["graph", "layer"])
 
 
-def spec_with(site: str | None, rate: float, **changes: Any) -> builders.TransformerSpec:
+def spec_with_rate(site: str | None, rate: float, **changes: Any) -> builders.TransformerSpec:
     rates = dict.fromkeys(SITES, 0.0)
     if site is not None:
         rates[site] = rate
@@ -44,7 +44,7 @@ def spec_with(site: str | None, rate: float, **changes: Any) -> builders.Transfo
 
 
 def dropped_edges(model: keras.Model) -> dict[tuple[str, str], float]:
-    """Rates by (layer before, layer after) of all dropout layers of a graph."""
+    """Return the rates of all dropout layers by (layer before, layer after)."""
     edges = {}
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout):
@@ -64,7 +64,7 @@ def dropped_edges(model: keras.Model) -> dict[tuple[str, str], float]:
 
 
 def expected_edges(spec: builders.TransformerSpec) -> dict[tuple[str, str], float]:
-    """What the spec says about pre-norm blocks with skip paths and learned positions."""
+    """Return the rates for pre-norm blocks with residual connections and learned positions."""
     edges: dict[tuple[str, str], float] = {}
     two_stacks = spec.kind == "encoder_decoder"
     stacks = {"decoder": spec.num_layers}
@@ -86,7 +86,7 @@ def expected_edges(spec: builders.TransformerSpec) -> dict[tuple[str, str], floa
             edges[f"{part}.down", f"{part}.residual"] = spec.feedforward_dropout
             edges[f"{part}.up", f"{part}.down"] = spec.activation_dropout
         readers = ["logits"]
-        if side == "encoder":  # whose output every cross-attention reads
+        if side == "encoder":  # every cross-attention reads its output
             crossed = [f"decoder.block_{i}.cross_attention" for i in range(spec.num_layers)]
             readers = [f"{name}.{role}" for name in crossed for role in ("key", "value")]
         for reader in readers:
@@ -94,20 +94,20 @@ def expected_edges(spec: builders.TransformerSpec) -> dict[tuple[str, str], floa
     return {edge: rate for edge, rate in edges.items() if rate}
 
 
-# Where ------------------------------------------------------------------------------------------
+# Placement --------------------------------------------------------------------------------------
 
 
 @each_kind
 @each_site
-def test_a_rate_puts_dropout_layers_at_its_site_and_only_there(kind: str, site: str) -> None:
-    spec = spec_with(site, 0.25, kind=kind)
+def test_a_rate_adds_dropout_layers_at_its_site_only(kind: str, site: str) -> None:
+    spec = spec_with_rate(site, 0.25, kind=kind)
     edges = dropped_edges(builders.build(spec))
     assert edges == expected_edges(spec)
     assert set(edges.values()) == {0.25}
 
 
 @each_kind
-def test_all_sites_keep_their_own_rates(kind: str) -> None:
+def test_every_site_has_its_own_rate(kind: str) -> None:
     spec = small_spec(
         kind=kind,
         dropout=0.1,
@@ -122,9 +122,9 @@ def test_all_sites_keep_their_own_rates(kind: str) -> None:
 
 
 @each_kind
-def test_the_feedforward_rate_defaults_to_the_general_rate(kind: str) -> None:
-    following = small_spec(kind=kind, dropout=0.25)
-    assert set(dropped_edges(builders.build(following)).values()) == {0.25}
+def test_feedforward_dropout_defaults_to_dropout(kind: str) -> None:
+    default = small_spec(kind=kind, dropout=0.25)
+    assert set(dropped_edges(builders.build(default)).values()) == {0.25}
     given = small_spec(kind=kind, dropout=0.25, feedforward_dropout=0.0)
     edges = dropped_edges(builders.build(given))
     assert edges == expected_edges(given)
@@ -133,10 +133,10 @@ def test_the_feedforward_rate_defaults_to_the_general_rate(kind: str) -> None:
 
 @each_kind
 @each_attention
-def test_without_rates_there_is_no_dropout_and_training_is_inference(
+def test_without_rates_training_and_inference_return_the_same_logits(
     kind: str, attention: str
 ) -> None:
-    spec = spec_with(None, 0.0, kind=kind, attention=attention)
+    spec = spec_with_rate(None, 0.0, kind=kind, attention=attention)
     model = random_model(spec)
     assert not [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     tokens = random_tokens(spec)
@@ -145,7 +145,7 @@ def test_without_rates_there_is_no_dropout_and_training_is_inference(
     )
 
 
-# When -------------------------------------------------------------------------------------------
+# Training ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ def test_without_rates_there_is_no_dropout_and_training_is_inference(
         itertools.product(("graph", "layer"), SITES, KINDS),
     ),
 )
-def test_dropout_acts_in_training_and_never_at_inference(
+def test_dropout_acts_in_training_but_not_at_inference(
     kind: str, site: str, attention: str
 ) -> None:
-    spec = spec_with(site, 0.5, kind=kind, attention=attention)
-    plain = random_model(spec_with(None, 0.0, kind=kind, attention=attention))
+    spec = spec_with_rate(site, 0.5, kind=kind, attention=attention)
+    plain = random_model(spec_with_rate(None, 0.0, kind=kind, attention=attention))
     model = random_model(spec, seed=1)
     copy_weights(plain, model)
     tokens = random_tokens(spec)
@@ -173,18 +173,18 @@ def test_dropout_acts_in_training_and_never_at_inference(
     assert relative_error(first, second) > 1e-2
 
 
-# What -------------------------------------------------------------------------------------------
+# Effect -----------------------------------------------------------------------------------------
 
 
-def silence(site: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights with which the reference shows what is left when a site lets nothing through."""
+def zero_weights_of_site(site: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return weights with which the reference drops everything at a site."""
     ends = {
         "dropout": ("_attention.output.kernel", "_attention.output.bias"),
         "feedforward_dropout": ("feedforward.down.kernel", "feedforward.down.bias"),
         "attention_dropout": ("_attention.value.kernel", "_attention.value.bias"),
         "embedding_dropout": ("token_embedding.embeddings", "position_embedding.embeddings"),
         "activation_dropout": ("feedforward.down.kernel",),
-        "final_dropout": tuple(  # of a stack that has no norm of its own, that of its last block
+        "final_dropout": tuple(  # without a final norm, the norm of the last block
             f"{name}.{part}"
             for name in ("final_norm", "block_1.feedforward.norm")
             for part in ("gamma", "beta")
@@ -205,17 +205,17 @@ def silence(site: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         itertools.product(("graph", "layer"), ("post", "pre")),
     ),
 )
-def test_a_rate_near_one_at_a_site_silences_that_site_only(
+def test_a_rate_near_one_drops_everything_at_its_site_only(
     kind: str, site: str, attention: str, norm_placement: str
 ) -> None:
-    """In particular a skip path is never dropped, and neither is what is merged elsewhere."""
+    """In particular, residual connections and other sublayers are never dropped."""
     inner = {"attention": attention, "norm_placement": norm_placement}
-    # With a bias, so that logits are left where nothing else is.
-    spec = spec_with(site, ALL_BUT_CERTAIN, kind=kind, logit_bias=True, **inner)
+    # The logit bias keeps the logits nonzero when everything else is dropped.
+    spec = spec_with_rate(site, RATE_NEAR_ONE, kind=kind, logit_bias=True, **inner)
     model = random_model(spec)
     tokens = random_tokens(spec)
     weights = weights_by_name(model)
     fields = json.loads(spec.to_json())
-    expected = reference_logits(fields, silence(site, weights), tokens)
+    expected = reference_logits(fields, zero_weights_of_site(site, weights), tokens)
     assert relative_error(logits_of(model, tokens, training=True), expected) < 1e-5
     assert relative_error(expected, reference_logits(fields, weights, tokens)) > 1e-2

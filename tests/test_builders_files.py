@@ -1,4 +1,4 @@
-"""Models survive a trip through a file into another process, also one without TensorFlow."""
+"""Saving, loading and rebuilding models, also in a process without TensorFlow."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "no_positions": {"positions": "none", "residual": False, "pad_token_id": None},
     "grouped_window": {"num_key_value_heads": 1, "attention_window": 3},
-    "library_layer": {"attention": "layer", "activation": "gelu_tanh"},
+    "keras_layer": {"attention": "layer", "activation": "gelu_tanh"},
     "encoder": {
         "kind": "encoder_only",
         "num_segments": 3,
@@ -87,7 +87,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.keras")):
 
 
 @pytest.mark.slow
-def test_a_saved_model_gives_the_same_logits_in_another_process(tmp_path: Path) -> None:
+def test_a_saved_model_returns_the_same_logits_in_another_process(tmp_path: Path) -> None:
     for name, changes in MODELS.items():
         spec = small_spec(**changes)
         model = random_model(spec)
@@ -100,7 +100,7 @@ def test_a_saved_model_gives_the_same_logits_in_another_process(tmp_path: Path) 
 @pytest.mark.parametrize(
     "name", slow_unless(("pre_learned", "concat_tied", "grouped_window").__contains__, MODELS)
 )
-def test_weights_alone_fit_a_model_of_the_same_spec(name: str, tmp_path: Path) -> None:
+def test_saved_weights_load_into_a_model_of_the_same_spec(name: str, tmp_path: Path) -> None:
     spec = small_spec(**MODELS[name])
     model, other = random_model(spec), random_model(spec, seed=1)
     tokens = random_tokens(spec)
@@ -116,16 +116,18 @@ def test_weights_alone_fit_a_model_of_the_same_spec(name: str, tmp_path: Path) -
 def test_a_model_is_rebuilt_from_its_config(name: str) -> None:
     spec = small_spec(**MODELS[name])
     model = random_model(spec)
-    twin = keras.Model.from_config(model.get_config())
-    copy_weights(model, twin)
+    rebuilt = keras.Model.from_config(model.get_config())
+    copy_weights(model, rebuilt)
     tokens = random_tokens(spec)
-    assert [layer.name for layer in twin.layers] == [layer.name for layer in model.layers]
-    np.testing.assert_allclose(logits_of(twin, tokens), logits_of(model, tokens), rtol=0, atol=1e-6)
+    assert [layer.name for layer in rebuilt.layers] == [layer.name for layer in model.layers]
+    np.testing.assert_allclose(
+        logits_of(rebuilt, tokens), logits_of(model, tokens), rtol=0, atol=1e-6
+    )
 
 
 WITHOUT_TENSORFLOW = """
 import sys
-sys.modules["tensorflow"] = None  # an import of it fails from here on
+sys.modules["tensorflow"] = None  # makes importing it fail
 import builders
 import keras
 import numpy as np
@@ -154,5 +156,5 @@ for kind in ("decoder_only", "encoder_decoder"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("embeddings", ["plain", "scaled"])
-def test_everything_works_on_jax_where_tensorflow_is_not_installed(embeddings: str) -> None:
+def test_models_build_and_train_on_jax_without_tensorflow(embeddings: str) -> None:
     assert run_python(WITHOUT_TENSORFLOW, embeddings, KERAS_BACKEND="jax").count("\n") == 8

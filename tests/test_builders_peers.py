@@ -1,4 +1,4 @@
-"""Layers of ours against layers of keras-nlp that do the same, written by others."""
+"""Layers agree with the equivalent layers of KerasHub."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ from builders.rotary import RotaryPositions
 ROWS, LENGTH, HEADS, WIDTH = 2, 37, 3, 22
 
 
-def heads(seed: int = 0) -> np.ndarray:
+def random_heads(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(ROWS, LENGTH, HEADS, WIDTH)).astype("float32")
 
 
-def turned(x: np.ndarray, **fields: Any) -> np.ndarray:
+def rotate(x: np.ndarray, **fields: Any) -> np.ndarray:
     spec = TransformerSpec(
         vocabulary_size=31,
         num_layers=1,
@@ -76,13 +76,13 @@ def turned(x: np.ndarray, **fields: Any) -> np.ndarray:
 def test_rotary_positions_equal_those_of_keras_hub(
     fields: dict[str, Any], peer: keras.layers.Layer
 ) -> None:
-    x = heads()
-    np.testing.assert_allclose(turned(x, **fields), as_array(peer(x)), atol=2e-5)
+    x = random_heads()
+    np.testing.assert_allclose(rotate(x, **fields), as_array(peer(x)), atol=2e-5)
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 5, 8, 13, 112])
 def test_alibi_biases_equal_those_of_keras_hub(num_heads: int) -> None:
-    """Its bias goes by the key alone; softmax sees no difference, as all keys of a query shift."""
+    """The bias in KerasHub differs by a constant for each query, which softmax ignores."""
     positions = np.arange(11, dtype="int32")[None]
     ours = as_array(ALiBiBias(num_heads)(positions, positions))
     scores = np.zeros((1, num_heads, 11, 11), "float32")
@@ -99,21 +99,21 @@ def test_alibi_biases_equal_those_of_keras_hub(num_heads: int) -> None:
 def test_relative_buckets_equal_those_of_keras_hub(
     causal: bool, buckets: int, distance: int
 ) -> None:
-    """Also where the logarithm is a whole number, which rounding takes to either side."""
+    """Also where the logarithm is an integer, which rounding may miss."""
     layer = RelativePositionBias(1, buckets, distance, causal)
     layer.build()
     layer.embeddings.assign(np.arange(buckets, dtype="float32")[:, None])
-    ahead = np.arange(-700, 701, dtype="int32")
-    found = as_array(layer(np.zeros((1, 1), "int32"), ahead[None]))[0, 0, 0]
+    distances = np.arange(-700, 701, dtype="int32")
+    found = as_array(layer(np.zeros((1, 1), "int32"), distances[None]))[0, 0, 0]
     peer = T5MultiHeadAttention._relative_position_bucket(
-        keras.ops.convert_to_tensor(ahead), not causal, buckets, distance
+        keras.ops.convert_to_tensor(distances), not causal, buckets, distance
     )
     np.testing.assert_array_equal(found, as_array(peer))
 
 
-def test_a_unit_offset_norm_equals_the_norm_of_gemma() -> None:
+def test_a_unit_offset_norm_equals_the_gemma_norm_of_keras_hub() -> None:
     ours, theirs = UnitOffsetRMSNormalization(epsilon=1e-6), GemmaNorm(epsilon=1e-6)
-    x = heads()
+    x = random_heads()
     gain = np.random.default_rng(1).normal(size=WIDTH).astype("float32")
     for layer in (ours, theirs):
         layer.build(x.shape)

@@ -1,4 +1,4 @@
-"""What a probe gives out is what the model computes inside."""
+"""Probes return the internal activations of the model."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from small_models import (
     TARGET_LENGTH,
     TRANSLATOR,
     as_array,
-    computing_in,
     copy_weights,
+    dtype_policy_scope,
     logits_of,
-    probed,
+    probe_activations,
     random_model,
     random_tokens,
     relative_error,
@@ -27,8 +27,8 @@ from small_models import (
 import builders
 
 
-def may_look(spec: builders.TransformerSpec, tokens: np.ndarray) -> np.ndarray:
-    """Which keys a decoder's self-attention may look at, (b, t, t)."""
+def visible_keys(spec: builders.TransformerSpec, tokens: np.ndarray) -> np.ndarray:
+    """Return the mask of decoder self-attention, (b, t, t), True = visible."""
     query, key = np.arange(TARGET_LENGTH)[:, None], np.arange(TARGET_LENGTH)
     near = key > query - (spec.attention_window or TARGET_LENGTH)
     real = np.ones(tokens.shape, bool) if spec.pad_token_id is None else tokens != spec.pad_token_id
@@ -50,18 +50,18 @@ def test_attention_scores_are_the_softmax_over_visible_keys(changes: dict[str, A
     spec = small_spec(**changes)
     model = random_model(spec)
     tokens = random_tokens(spec)
-    scores = probed(model, spec, tokens, "attention_scores")
+    scores = probe_activations(model, spec, tokens, "attention_scores")
     at = "decoder.block_0.self_attention"
     assert list(scores) == [at, "decoder.block_1.self_attention"]
-    mask = may_look(spec, tokens)
-    looks = mask.any(axis=-1)  # somewhere: of a query that may look nowhere nothing is promised
-    forbidden = np.broadcast_to((looks[..., None] & ~mask)[:, None], scores[at].shape)
+    mask = visible_keys(spec, tokens)
+    has_keys = mask.any(axis=-1)  # weights of a query without visible keys are unspecified
+    masked = np.broadcast_to((has_keys[..., None] & ~mask)[:, None], scores[at].shape)
     for weights in scores.values():
         np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-6)
-        assert not weights[forbidden].any()
+        assert not weights[masked].any()
 
     names = [f"{at}.norm", f"{at}.query", f"{at}.key"]
-    normed, query, key = probed(model, spec, tokens, names).values()
+    normed, query, key = probe_activations(model, spec, tokens, names).values()
     arrays = weights_by_name(model)
     for role, found in (("query", query), ("key", key)):
         heads = np.einsum("btd,dnh->btnh", normed, arrays[f"{at}.{role}.kernel"])
@@ -69,15 +69,15 @@ def test_attention_scores_are_the_softmax_over_visible_keys(changes: dict[str, A
     key = np.repeat(key, spec.num_heads // spec.num_key_value_heads, axis=2)
     products = np.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(spec.head_dim)
     expected = softmax(np.where(mask[:, None], products, -1e30))
-    difference = np.moveaxis(scores[at] - expected, 1, 2)[looks]
+    difference = np.moveaxis(scores[at] - expected, 1, 2)[has_keys]
     np.testing.assert_allclose(difference, 0, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("attention", ["graph", "layer"])
-def test_attention_scores_of_a_translator_are_those_of_all_three_attentions(attention: str) -> None:
+def test_attention_scores_of_a_translator_include_all_three_attentions(attention: str) -> None:
     spec = small_spec(**TRANSLATOR, attention=attention)
     tokens = random_tokens(spec)
-    scores = probed(random_model(spec), spec, tokens, "attention_scores")
+    scores = probe_activations(random_model(spec), spec, tokens, "attention_scores")
     t, s = TARGET_LENGTH, SOURCE_LENGTH
     lengths = {"encoder.self": (s, s), "decoder.self": (t, t), "decoder.cross": (t, s)}
     assert {name: weights.shape for name, weights in scores.items()} == {
@@ -88,27 +88,27 @@ def test_attention_scores_of_a_translator_are_those_of_all_three_attentions(atte
     for name, weights in scores.items():
         np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-6)
         if "decoder.block_0.self" not in name and "decoder.block_1.self" not in name:
-            of_padding = np.moveaxis(weights, 3, 1)[tokens["source"] == 0]
-            assert of_padding.size, name
-            assert not of_padding.any(), name
+            padding = np.moveaxis(weights, 3, 1)[tokens["source"] == 0]
+            assert padding.size, name
+            assert not padding.any(), name
 
 
-def test_attention_scores_of_the_library_layer_are_those_of_the_wired_steps() -> None:
+def test_attention_scores_of_the_keras_layer_equal_those_of_wired_attention() -> None:
     graph, layer = small_spec(**TRANSLATOR), small_spec(**TRANSLATOR, attention="layer")
-    wired, library = random_model(graph), random_model(layer, seed=1)
-    copy_weights(wired, library)
+    wired, keras_layer = random_model(graph), random_model(layer, seed=1)
+    copy_weights(wired, keras_layer)
     tokens = random_tokens(graph)
-    expected = probed(wired, graph, tokens, "attention_scores")
-    found = probed(library, layer, tokens, "attention_scores")
+    expected = probe_activations(wired, graph, tokens, "attention_scores")
+    found = probe_activations(keras_layer, layer, tokens, "attention_scores")
     assert found.keys() == expected.keys()
     for name, weights in found.items():
         np.testing.assert_allclose(weights, expected[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_attention_scores_of_half_precision_are_in_it_and_sum_to_one() -> None:
+def test_attention_scores_in_half_precision_keep_the_dtype_and_sum_to_one() -> None:
     spec = small_spec()
-    with computing_in("mixed_bfloat16"):
+    with dtype_policy_scope("mixed_bfloat16"):
         model = random_model(spec)
     scores = builders.build_probe(model, spec)(random_tokens(spec))
     for weights in scores.values():
@@ -118,7 +118,7 @@ def test_attention_scores_of_half_precision_are_in_it_and_sum_to_one() -> None:
 
 @pytest.mark.parametrize("attention", ["graph", "layer"])
 @pytest.mark.parametrize("norm_placement", ["pre", "post"])
-def test_the_outputs_of_a_probe_are_consistent(norm_placement: str, attention: str) -> None:
+def test_probed_activations_are_consistent(norm_placement: str, attention: str) -> None:
     spec = small_spec(norm_placement=norm_placement, attention=attention, activation="relu")
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -133,8 +133,8 @@ def test_the_outputs_of_a_probe_are_consistent(norm_placement: str, attention: s
         *(f"{block}.feedforward.{name}" for name in ("up", "down")),
         "logits",
     ]
-    inner = probed(model, spec, tokens, names)
-    x, weights, value, mixed, output, residual, up, down, logits = inner.values()
+    activations = probe_activations(model, spec, tokens, names)
+    x, weights, value, mixed, output, residual, up, down, logits = activations.values()
     arrays = weights_by_name(model)
     np.testing.assert_allclose(residual, x + output, rtol=0, atol=1e-6)
     np.testing.assert_allclose(mixed, np.einsum("bnts,bsnh->btnh", weights, value), atol=1e-5)
@@ -147,7 +147,7 @@ def test_the_outputs_of_a_probe_are_consistent(norm_placement: str, attention: s
     assert relative_error(logits, logits_of(model, tokens)) <= 1e-5
 
 
-def test_a_probe_takes_one_name_as_it_takes_several() -> None:
+def test_a_probe_accepts_a_single_layer_name() -> None:
     spec = small_spec()
     model = random_model(spec)
     name = "decoder.block_1.feedforward.up"
@@ -171,10 +171,10 @@ OTHER_SPECS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "changes", "message"), OTHER_SPECS)
-def test_a_spec_that_differs_from_the_model_is_refused(
+def test_a_spec_that_differs_from_the_model_is_rejected(
     fields: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
-    """It would wire other logits than those of the model."""
+    """Otherwise the probe would compute other logits than the model."""
     fields = {"attention_dropout": 0.1, "activation": "gelu", **fields}
     spec = small_spec(**fields)
     model = builders.build(spec)
@@ -183,7 +183,7 @@ def test_a_spec_that_differs_from_the_model_is_refused(
         builders.build_probe(model, spec.replace(**changes), "logits")
 
 
-def test_the_error_of_an_unknown_layer_lists_the_layers() -> None:
+def test_the_error_for_an_unknown_layer_lists_the_layers() -> None:
     spec = small_spec()
     with pytest.raises(ValueError, match=r"did you mean 'decoder.block_0.feedforward.up'") as error:
         builders.build_probe(builders.build(spec), spec, "decoder.block_0.feedforward.upp")

@@ -1,4 +1,4 @@
-"""What must hold for every model, whatever its weights: who can see whom, and who cannot."""
+"""Properties of every model: causality, padding, batching, lengths, names and precision."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from small_models import (
     KINDS,
     SOURCE_LENGTH,
     TARGET_LENGTH,
-    changed_at,
-    computing_in,
     copy_weights,
+    dtype_policy_scope,
     logits_of,
     random_model,
     random_tokens,
     relative_error,
+    replace_token,
     small_spec,
     target_of,
     variables_by_name,
@@ -28,18 +28,18 @@ from small_models import (
 
 import builders
 
-WIRINGS = [  # every way that a mask can reach the scores
+WIRINGS = [  # every way to apply a mask to the scores
     {"attention": "graph"},
     {"attention": "graph", "attention_dropout": 0.3},
     {"attention": "layer"},
 ]
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=["fused", "explicit", "layer"])
+each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=["fused", "unfused", "layer"])
 
 
 @pytest.fixture
 def dtype_policy(request: pytest.FixtureRequest) -> Iterator[str]:
-    with computing_in(request.param):
+    with dtype_policy_scope(request.param):
         yield request.param
 
 
@@ -54,7 +54,7 @@ def dtype_policy(request: pytest.FixtureRequest) -> Iterator[str]:
         itertools.product(KINDS, ("post", "pre")),
     ),
 )
-def test_a_target_token_changes_its_own_logits_and_no_earlier_ones(
+def test_a_target_token_changes_its_own_logits_but_no_earlier_ones(
     kind: str, wiring: dict[str, Any], norm_placement: str
 ) -> None:
     spec = small_spec(kind=kind, norm_placement=norm_placement, **wiring)
@@ -62,13 +62,13 @@ def test_a_target_token_changes_its_own_logits_and_no_earlier_ones(
     tokens = random_tokens(spec, padding=False)
     before = logits_of(model, tokens)
     for t in range(TARGET_LENGTH):
-        changed = changed_at(spec, target_of(tokens), t)
+        changed = replace_token(spec, target_of(tokens), t)
         after = logits_of(model, with_target(tokens, changed))
         np.testing.assert_allclose(after[:, :t], before[:, :t], rtol=0, atol=1e-6)
         assert (np.abs(after[:, t] - before[:, t]).max(axis=-1) > 1e-3).all()
 
 
-def test_every_source_token_reaches_every_target_position() -> None:
+def test_every_source_token_changes_the_logits_of_every_target_position() -> None:
     spec = small_spec(kind="encoder_decoder")
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
@@ -80,11 +80,11 @@ def test_every_source_token_reaches_every_target_position() -> None:
         assert (np.abs(after - before).max(axis=-1) > 1e-6).all()
 
 
-def test_without_skip_paths_or_positions_a_model_is_still_causal() -> None:
+def test_a_model_without_residual_connections_or_positions_is_causal() -> None:
     spec = small_spec(residual=False, positions="none")
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
-    after = logits_of(model, changed_at(spec, tokens, 7))
+    after = logits_of(model, replace_token(spec, tokens, 7))
     np.testing.assert_allclose(after[:, :7], logits_of(model, tokens)[:, :7], rtol=0, atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_without_skip_paths_or_positions_a_model_is_still_causal() -> None:
 
 @each_wiring
 @each_kind
-def test_padding_after_the_target_never_matters(kind: str, wiring: dict[str, Any]) -> None:
+def test_padding_after_the_target_does_not_change_logits(kind: str, wiring: dict[str, Any]) -> None:
     spec = small_spec(kind=kind, pad_token_id=7, **wiring)
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
@@ -106,7 +106,7 @@ def test_padding_after_the_target_never_matters(kind: str, wiring: dict[str, Any
 
 
 @each_wiring
-def test_padding_after_the_source_never_matters(wiring: dict[str, Any]) -> None:
+def test_padding_after_the_source_does_not_change_logits(wiring: dict[str, Any]) -> None:
     spec = small_spec(kind="encoder_decoder", pad_token_id=7, **wiring)
     model = random_model(spec)
     tokens = random_tokens(spec, padding=False)
@@ -114,7 +114,7 @@ def test_padding_after_the_source_never_matters(wiring: dict[str, Any]) -> None:
     assert relative_error(logits_of(model, padded), logits_of(model, tokens)) < 1e-5
 
 
-def test_without_a_padding_token_trailing_zeros_do_matter() -> None:
+def test_without_a_padding_token_trailing_zeros_change_logits() -> None:
     spec = small_spec(kind="encoder_decoder", pad_token_id=None)
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -124,10 +124,10 @@ def test_without_a_padding_token_trailing_zeros_do_matter() -> None:
 
 @each_wiring
 @each_kind
-def test_the_embedding_of_the_padding_token_reaches_no_other_position(
+def test_the_embedding_of_the_padding_token_affects_no_other_position(
     kind: str, wiring: dict[str, Any]
 ) -> None:
-    """Also padding inside a sequence is seen by nobody, in source and in target."""
+    """Padding inside a sequence is masked too, in source and target."""
     spec = small_spec(kind=kind, pad_token_id=7, **wiring)
     model = random_model(spec)
     tokens = random_tokens(spec)
@@ -145,7 +145,7 @@ def test_the_embedding_of_the_padding_token_reaches_no_other_position(
 
 @each_wiring
 @each_kind
-def test_a_row_of_nothing_but_padding_stays_finite_and_alone(
+def test_a_row_of_padding_only_is_finite_and_does_not_affect_other_rows(
     kind: str, wiring: dict[str, Any]
 ) -> None:
     spec = small_spec(kind=kind, **wiring)
@@ -163,19 +163,19 @@ def test_a_row_of_nothing_but_padding_stays_finite_and_alone(
 
 
 @each_kind
-def test_the_order_and_the_other_rows_of_a_batch_never_matter(kind: str) -> None:
+def test_logits_do_not_depend_on_the_order_or_the_other_rows_of_a_batch(kind: str) -> None:
     spec = small_spec(kind=kind)
     model = random_model(spec)
     tokens = random_tokens(spec)
 
-    def rows(which: list[int]) -> Any:
+    def rows(indices: list[int]) -> Any:
         if isinstance(tokens, dict):
-            return {side: array[which] for side, array in tokens.items()}
-        return tokens[which]
+            return {side: array[indices] for side, array in tokens.items()}
+        return tokens[indices]
 
     together = logits_of(model, tokens)
-    turned = logits_of(model, rows([2, 0, 1]))
-    np.testing.assert_allclose(turned, together[[2, 0, 1]], rtol=0, atol=2e-5)
+    reordered = logits_of(model, rows([2, 0, 1]))
+    np.testing.assert_allclose(reordered, together[[2, 0, 1]], rtol=0, atol=2e-5)
     for row in range(BATCH):
         np.testing.assert_allclose(
             logits_of(model, rows([row])), together[[row]], rtol=0, atol=2e-5
@@ -194,9 +194,9 @@ def test_predict_equals_a_call(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("positions", "way"),
+    ("positions", "method"),
     slow_unless(
-        lambda positions, way: way == "call" or positions == "learned",
+        lambda positions, method: method == "call" or positions == "learned",
         itertools.product(("learned", "sinusoidal", "sinusoidal_concat"), ("call", "predict")),
     ),
 )
@@ -204,8 +204,8 @@ def test_predict_equals_a_call(kind: str) -> None:
     ("kind", "side"),
     [("decoder_only", "target"), ("encoder_decoder", "source"), ("encoder_decoder", "target")],
 )
-def test_a_sequence_longer_than_the_positions_is_refused(
-    positions: str, way: str, kind: str, side: str
+def test_a_sequence_longer_than_the_position_table_is_rejected(
+    positions: str, method: str, kind: str, side: str
 ) -> None:
     spec = small_spec(kind=kind, positions=positions)
     model = builders.build(spec)
@@ -218,12 +218,14 @@ def test_a_sequence_longer_than_the_positions_is_refused(
         exceeds = {**fits, side: too_long}
     assert np.isfinite(logits_of(model, fits)).all()
     with pytest.raises(ValueError, match=r"max_sequence_length=17.*18") as error:
-        model(exceeds) if way == "call" else model.predict(exceeds, verbose=0)
+        model(exceeds) if method == "call" else model.predict(exceeds, verbose=0)
     assert {"source": "encoder", "target": "decoder"}[side] in str(error.value)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends know lengths")
-def test_an_unknown_length_is_checked_when_the_graph_runs() -> None:
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="other backends have static shapes"
+)
+def test_an_unknown_length_is_checked_at_run_time() -> None:
     import tensorflow as tf
 
     model = builders.build(small_spec())
@@ -237,14 +239,14 @@ def test_an_unknown_length_is_checked_when_the_graph_runs() -> None:
 
 
 @each_kind
-def test_the_kind_of_spec_must_fit_the_builder(kind: str) -> None:
+def test_a_builder_rejects_a_spec_of_another_kind(kind: str) -> None:
     other = {"decoder_only": "encoder_decoder", "encoder_decoder": "decoder_only"}[kind]
     build_other = getattr(builders, f"build_{other}")
     with pytest.raises(ValueError, match=f"build_{other}.*'{other}'.*'{kind}'"):
         build_other(small_spec(kind=kind))
 
 
-def test_a_builder_takes_a_spec_or_a_name_with_changes() -> None:
+def test_a_builder_takes_a_spec_or_the_name_of_a_variant_with_changes() -> None:
     changes = {"num_layers": 1, "vocabulary_size": 31}
     by_name = builders.build_decoder_only("pre_norm_learned", **changes)
     spec = builders.variant("pre_norm_learned", kind="decoder_only")
@@ -264,7 +266,9 @@ def test_a_builder_takes_a_spec_or_a_name_with_changes() -> None:
         itertools.product(KINDS, ("graph", "layer")),
     ),
 )
-def test_two_models_of_one_spec_have_the_same_names(kind: str, attention: str) -> None:
+def test_two_models_of_one_spec_have_the_same_layer_and_weight_names(
+    kind: str, attention: str
+) -> None:
     spec = small_spec(kind=kind, attention=attention, dropout=0.1, embedding_dropout=0.1)
     first, second = builders.build(spec), builders.build(spec)
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
@@ -274,15 +278,15 @@ def test_two_models_of_one_spec_have_the_same_names(kind: str, attention: str) -
 
 @each_kind
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "sinusoidal_concat", "none"])
-def test_a_model_has_free_batch_size_and_length(kind: str, positions: str) -> None:
-    """Positions are the same for every row; their batch of one must not become the model's."""
+def test_a_model_has_dynamic_batch_size_and_length(kind: str, positions: str) -> None:
+    """The batch size 1 of the position embeddings must not become that of the model."""
     model = builders.build(small_spec(kind=kind, positions=positions))
     assert model.output_shape == (None, None, 31)
 
 
 @each_kind
-def test_every_layer_has_a_dotted_name_and_every_node_is_a_layer_of_the_spec(kind: str) -> None:
-    """An operation outside a named layer would show in a diagram under a name made up by Keras."""
+def test_every_operation_of_a_model_has_a_name_given_by_the_builder(kind: str) -> None:
+    """Diagrams would otherwise show a name generated by Keras."""
     spec = small_spec(kind=kind, attention_dropout=0.1, scale_embeddings=True)
     allowed = ("encoder.", "decoder.", "logits", "tokens", "source", "target")
     for operation in builders.build(spec).operations:
@@ -312,7 +316,7 @@ def test_models_have_no_implicit_masks(kind: str) -> None:
     ),
     indirect=["dtype_policy"],
 )
-def test_in_half_precision_logits_are_close_and_masks_exact(
+def test_half_precision_logits_are_close_and_masks_are_exact(
     kind: str, wiring: dict[str, Any], dtype_policy: str, tolerance: float
 ) -> None:
     spec = small_spec(kind=kind, **wiring)
@@ -328,15 +332,15 @@ def test_in_half_precision_logits_are_close_and_masks_exact(
     assert relative_error(before, logits_of(full, tokens)) < tolerance
 
     t = 6
-    after = logits_of(half, with_target(tokens, changed_at(spec, target_of(tokens), t)))
+    after = logits_of(half, with_target(tokens, replace_token(spec, target_of(tokens), t)))
     np.testing.assert_array_equal(after[:, :t], before[:, :t])
     assert (after[:, t] != before[:, t]).any()
 
 
 @pytest.mark.parametrize("dtype_policy", ["mixed_bfloat16"], indirect=True)
 @pytest.mark.parametrize("positions", ["sinusoidal", "sinusoidal_concat"])
-def test_half_precision_keeps_far_positions_apart(positions: str, dtype_policy: str) -> None:
-    """Angles must be computed in float32: in bfloat16 position 511 is position 512."""
+def test_half_precision_distinguishes_distant_positions(positions: str, dtype_policy: str) -> None:
+    """Angles must be computed in float32, since bfloat16 rounds position 511 to 512."""
     length = 1021
     spec = small_spec(positions=positions, max_sequence_length=length)
     table = next(
@@ -356,7 +360,7 @@ def test_half_precision_keeps_far_positions_apart(positions: str, dtype_policy: 
 @pytest.mark.parametrize("dtype_policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
 @each_wiring
 @each_kind
-def test_in_half_precision_a_row_of_nothing_but_padding_stays_finite(
+def test_half_precision_logits_of_a_row_of_padding_only_are_finite(
     kind: str, wiring: dict[str, Any], dtype_policy: str
 ) -> None:
     spec = small_spec(kind=kind, **wiring)
@@ -371,10 +375,10 @@ def test_in_half_precision_a_row_of_nothing_but_padding_stays_finite(
     [("mixed_bfloat16", 2.0**-8), ("mixed_float16", 2.0**-11)],
     indirect=["dtype_policy"],
 )
-def test_in_half_precision_attention_weights_are_rounded_once(
+def test_half_precision_attention_weights_are_rounded_once(
     dtype_policy: str, unit_roundoff: float
 ) -> None:
-    """The softmax itself is computed in float32, so that only its result is rounded."""
+    """The softmax is computed in float32 and only its result is rounded."""
     model = builders.build(small_spec(attention_dropout=0.1))
     softmax = model.get_layer("decoder.block_0.self_attention.softmax")
     scores = keras.ops.cast(

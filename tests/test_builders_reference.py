@@ -1,4 +1,4 @@
-"""Every combination of spec fields gives the logits of the independent NumPy Transformer."""
+"""Logits of all combinations of spec fields equal those of the NumPy reference."""
 
 import dataclasses
 import itertools
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
-from random_specs import examples, field_values, moved_by_rounding, small_specs
-from reference import reference_logits, with_derived
+from random_specs import field_values, rounding_error, scale_examples, small_specs
+from reference import fill_derived_fields, reference_logits
 from small_models import (
     ALL_KINDS,
     KINDS,
     copy_weights,
-    in_a_row,
+    flatten_outputs,
     logits_of,
     random_model,
     random_tokens,
@@ -82,8 +82,8 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
 }
 
 
-# What the library's attention layer cannot do.
-NOT_IN_THE_LAYER = (
+# Fields that the Keras attention layer does not support.
+UNSUPPORTED_BY_LAYER = (
     "num_key_value_heads",
     "attention_output_bias",
     "attention_scale",
@@ -107,23 +107,23 @@ DERIVED_FIELDS = (
 )
 
 
-ONLY_IN_ENCODERS = ("num_segments", "pooler", "masked_lm_head")
-NOT_IN_ENCODERS = ("attention_window", "full_attention_every", "num_encoder_layers")
+ENCODER_ONLY_FIELDS = ("num_segments", "pooler", "masked_lm_head")
+UNSUPPORTED_BY_ENCODERS = ("attention_window", "full_attention_every", "num_encoder_layers")
 
 
 def is_allowed(changes: Mapping[str, Any]) -> bool:
     kind = changes.get("kind")
-    if kind in KINDS and any(changes.get(name) for name in ONLY_IN_ENCODERS):
+    if kind in KINDS and any(changes.get(name) for name in ENCODER_ONLY_FIELDS):
         return False
-    if kind == "encoder_only" and any(changes.get(name) for name in NOT_IN_ENCODERS):
+    if kind == "encoder_only" and any(changes.get(name) for name in UNSUPPORTED_BY_ENCODERS):
         return False
     given = {name for name, value in changes.items() if value}
-    if given.intersection(ONLY_IN_ENCODERS) and given.intersection(NOT_IN_ENCODERS):
+    if given.intersection(ENCODER_ONLY_FIELDS) and given.intersection(UNSUPPORTED_BY_ENCODERS):
         return False
-    if changes.get("share_embeddings") and given.intersection(ONLY_IN_ENCODERS):
+    if changes.get("share_embeddings") and given.intersection(ENCODER_ONLY_FIELDS):
         return False
     if changes.get("attention") == "layer":
-        for name in NOT_IN_THE_LAYER:
+        for name in UNSUPPORTED_BY_LAYER:
             if changes.get(name, ALL_FIELDS[name][0]) != ALL_FIELDS[name][0]:
                 return False
     if changes.get("attention") == "layer" and changes.get("positions") in ROTARY_OR_BIAS:
@@ -131,7 +131,7 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     if changes.get("norm") == "layer" and changes.get("norm_offset"):
         return False
     if changes.get("positions") == "rotary" and changes.get("rotary_dim", 4) is None:
-        return False  # the heads here are of odd sizes
+        return False  # head_dim is odd here
     if changes.get("full_attention_every") and not changes.get("attention_window", 3):
         return False
     if changes.get("rotary_scaling") == "none" and changes.get("rotary_factor", 1.0) != 1.0:
@@ -146,7 +146,7 @@ def all_combinations(fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]
 def pairwise_combinations(
     fields: Mapping[str, Sequence[Any]], allowed: Callable[[Mapping[str, Any]], bool]
 ) -> list[dict[str, Any]]:
-    """Few rows in which every allowed pair of values of two fields occurs, found greedily."""
+    """Return rows that cover every allowed pair of values of two fields, found greedily."""
 
     def pairs_of(row: Mapping[str, Any]) -> set[Any]:
         items = [(name, row[name]) for name in fields if name in row]
@@ -180,9 +180,9 @@ def assert_model_equals_reference(spec: builders.TransformerSpec) -> None:
     model = random_model(spec)
     tokens = random_tokens(spec)
     fields = json.loads(spec.to_json())
-    expected = in_a_row(reference_logits(fields, weights_by_name(model), tokens))
-    # Without skip paths a norm divides by the spread of what one sublayer gives, however small;
-    # without norms the stream grows, and a soft cap then hides how large the sums before it were.
+    expected = flatten_outputs(reference_logits(fields, weights_by_name(model), tokens))
+    # Without residual connections a norm may divide by the tiny spread of one sublayer's output;
+    # without norms the stream grows, and a soft cap hides the large sums before it.
     well_conditioned = spec.residual and spec.norm_placement != "none"
     tolerance = 1e-5 if well_conditioned else 5e-5
     assert relative_error(logits_of(model, tokens), expected) < tolerance
@@ -198,7 +198,7 @@ def test_logits_equal_the_numpy_reference_for_every_pair_of_values(changes: dict
     assert_model_equals_reference(small_spec(**changes))
 
 
-def test_the_pairs_above_are_complete() -> None:
+def test_pairwise_combinations_cover_every_allowed_pair() -> None:
     rows = pairwise_combinations(ALL_FIELDS, is_allowed)
     assert all(is_allowed(row) for row in rows)
     for first, second in itertools.combinations(ALL_FIELDS, 2):
@@ -207,7 +207,7 @@ def test_the_pairs_above_are_complete() -> None:
             assert covered == is_allowed({first: x, second: y}), (first, x, second, y)
 
 
-def test_the_reference_derives_fields_as_the_spec_does() -> None:
+def test_the_reference_and_the_spec_derive_the_same_values() -> None:
     placements = [{"norm_placement": value} for value in ALL_FIELDS["norm_placement"]]
     for changes in (
         *placements,
@@ -218,15 +218,15 @@ def test_the_reference_derives_fields_as_the_spec_does() -> None:
         spec = builders.TransformerSpec(
             vocabulary_size=31, num_layers=3, hidden_dim=14, num_heads=2, **changes
         )
-        derived = with_derived(json.loads(spec.to_json()))
+        derived = fill_derived_fields(json.loads(spec.to_json()))
         for field in DERIVED_FIELDS:
             assert derived[field] == getattr(spec, field), field
 
 
-# Any spec at all -----------------------------------------------------------------------------
+# Random specs -----------------------------------------------------------------------------------
 
 
-def test_random_specs_draw_every_field_and_every_value_that_is_shipped() -> None:
+def test_random_specs_cover_every_field_and_every_built_in_value() -> None:
     drawn = defaultdict(set)
 
     @given(field_values())
@@ -244,62 +244,64 @@ def test_random_specs_draw_every_field_and_every_value_that_is_shipped() -> None
     assert drawn["kind"] == set(ALL_KINDS)
 
 
-def assert_any_spec_equals_reference(spec: builders.TransformerSpec) -> None:
-    """To a tolerance that is of this spec and its weights, since nobody has looked at either."""
+def assert_random_spec_equals_reference(spec: builders.TransformerSpec) -> None:
+    """Compare within a tolerance estimated from the spec and its weights."""
     model = random_model(spec)
     tokens, weights = random_tokens(spec), weights_by_name(model)
-    expected = in_a_row(reference_logits(json.loads(spec.to_json()), weights, tokens))
+    expected = flatten_outputs(reference_logits(json.loads(spec.to_json()), weights, tokens))
     assert np.isfinite(expected).all()
-    moved = moved_by_rounding(spec, weights, tokens)
-    assume(moved < 1e-5)  # others are correct to too few digits to tell
-    seen: Any = ...
+    error = rounding_error(spec, weights, tokens)
+    assume(error < 1e-5)  # skip ill-conditioned specs
+    compared: Any = ...
     if spec.attention == "layer" and spec.attention_window and spec.pad_token_id is not None:
-        # A query of padding may see no key at all. The library's layer then gives zeros or the mean
-        # of all values, as its dropout is; the reference the mean. No other position depends on it.
-        seen = target_of(tokens) != spec.pad_token_id
+        # A padding query may have no visible key. The Keras layer then returns zeros or the mean of
+        # all values, depending on dropout; the reference the mean. No other position depends on it.
+        compared = target_of(tokens) != spec.pad_token_id
     logits = logits_of(model, tokens)
-    assert relative_error(logits[seen], expected[seen]) < 5e-6 + 20 * moved
+    assert relative_error(logits[compared], expected[compared]) < 5e-6 + 20 * error
 
 
 @given(small_specs())
-@settings(max_examples=examples(8), deadline=None, derandomize=True)
+@settings(max_examples=scale_examples(8), deadline=None, derandomize=True)
 def test_logits_of_random_specs_equal_the_numpy_reference(spec: builders.TransformerSpec) -> None:
-    assert_any_spec_equals_reference(spec)
+    assert_random_spec_equals_reference(spec)
 
 
 @pytest.mark.slow
 @given(small_specs())
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=scale_examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 def test_logits_of_many_random_specs_equal_the_numpy_reference(
     spec: builders.TransformerSpec,
 ) -> None:
-    """Others in every run."""
-    assert_any_spec_equals_reference(spec)
+    """Draw other specs in every run."""
+    assert_random_spec_equals_reference(spec)
 
 
-# The same numbers in other ways ------------------------------------------------------------------
+# Equivalent wirings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("norm_placement", MAIN_FIELDS["norm_placement"])
 @pytest.mark.parametrize("head_dim", [None, 5])
-def test_the_library_attention_layer_equals_the_wired_attention(
+def test_the_keras_attention_layer_equals_the_wired_attention(
     kind: str, norm_placement: str, head_dim: int | None
 ) -> None:
     spec = small_spec(kind=kind, norm_placement=norm_placement, head_dim=head_dim)
     wired = random_model(spec.replace(attention="graph"))
-    layered = random_model(spec.replace(attention="layer"), seed=1)
-    copy_weights(wired, layered)
+    layer = random_model(spec.replace(attention="layer"), seed=1)
+    copy_weights(wired, layer)
     tokens = random_tokens(spec)
-    assert relative_error(logits_of(layered, tokens), logits_of(wired, tokens)) < 2e-6
+    assert relative_error(logits_of(layer, tokens), logits_of(wired, tokens)) < 2e-6
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_attention_in_steps_equals_fused_attention(kind: str) -> None:
-    """Attention dropout needs the scores as a node; at inference it must change nothing."""
+def test_unfused_attention_equals_fused_attention(kind: str) -> None:
+    """Attention dropout makes the scores a node of the graph; inference must not change."""
     spec = small_spec(kind=kind)
     fused = random_model(spec)
-    explicit = random_model(spec.replace(attention_dropout=0.3), seed=1)
-    copy_weights(fused, explicit)
+    unfused = random_model(spec.replace(attention_dropout=0.3), seed=1)
+    copy_weights(fused, unfused)
     tokens = random_tokens(spec)
-    assert relative_error(logits_of(explicit, tokens), logits_of(fused, tokens)) < 2e-6
+    assert relative_error(logits_of(unfused, tokens), logits_of(fused, tokens)) < 2e-6

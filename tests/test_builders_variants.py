@@ -1,4 +1,4 @@
-"""The whole registry: every variant builds, runs as the reference does, and has its size."""
+"""Every registered variant builds, matches the reference and has its parameter count."""
 
 import json
 
@@ -10,7 +10,7 @@ from reference import parameter_count, reference_logits
 from small_models import (
     ALL_KINDS,
     ALL_VARIANTS,
-    in_a_row,
+    flatten_outputs,
     logits_of,
     random_model,
     random_tokens,
@@ -31,8 +31,8 @@ def test_every_variant_at_reduced_size_equals_the_reference(name: str, kind: str
     model = random_model(spec)
     tokens = random_tokens(spec)
     fields = json.loads(spec.to_json())
-    expected = in_a_row(reference_logits(fields, weights_by_name(model), tokens))
-    # Scores that are not scaled down magnify the rounding of what they are made from.
+    expected = flatten_outputs(reference_logits(fields, weights_by_name(model), tokens))
+    # Unscaled scores amplify the rounding of queries and keys.
     tolerance = 1e-5 if spec.attention_scale is None else 2e-5
     assert relative_error(logits_of(model, tokens), expected) < tolerance
     assert model.count_params() == parameter_count(fields)
@@ -51,17 +51,17 @@ QUICK = (
         [(n, k) for n in builders.list_variants() for k in builders.variant_info(n).kinds],
     ),
 )
-def test_every_variant_at_full_size_has_the_parameters_of_the_formula(name: str, kind: str) -> None:
+def test_every_variant_at_full_size_has_the_counted_parameters(name: str, kind: str) -> None:
     spec = builders.variant(name, kind=kind)
     model = builders.build(spec, abstract=True)
     assert model.count_params() == builders.count_parameters(spec).total
 
 
-# Models without weights -------------------------------------------------------------------------
+# Abstract models --------------------------------------------------------------------------------
 
 
-def test_an_abstract_model_never_allocates_weights_and_refuses_to_compute() -> None:
-    """Keras would allocate it when the next stateless scope ends: here, half a terabyte."""
+def test_an_abstract_model_allocates_no_weights_and_cannot_be_called() -> None:
+    """Keras allocates uninitialized variables at the end of a stateless scope."""
     model = builders.build_decoder_only("gpt3_175b", abstract=True, num_layers=3)
     assert model.count_params() > 6e9
     with keras.StatelessScope():
@@ -71,7 +71,7 @@ def test_an_abstract_model_never_allocates_weights_and_refuses_to_compute() -> N
         model(np.zeros((1, 3), "int32"))
 
 
-def test_an_abstract_model_is_wired_as_the_real_one() -> None:
+def test_an_abstract_model_has_the_same_graph_as_the_real_model() -> None:
     for kind in ALL_KINDS:
         spec = small_spec(kind=kind)
         abstract, real = builders.build(spec, abstract=True), builders.build(spec)
@@ -79,7 +79,7 @@ def test_an_abstract_model_is_wired_as_the_real_one() -> None:
 
 
 @pytest.mark.slow
-def test_gpt2_small_with_real_weights_runs_at_its_full_length() -> None:
+def test_gpt2_small_with_real_weights_runs_at_full_length() -> None:
     model = builders.build_decoder_only("gpt2_small", num_layers=1)
     tokens = np.random.default_rng(0).integers(0, 50_257, (1, 1024), dtype="int32")
     assert np.isfinite(logits_of(model, tokens)).all()

@@ -1,4 +1,4 @@
-"""Every promised weight is there, under its name and shape, starts as it should, and is trained."""
+"""Names, shapes, initial values and training of the weights of a spec."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ import builders
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
-SHAPES_OF_INTEREST: list[dict[str, Any]] = [
+SPEC_CHANGES: list[dict[str, Any]] = [
     {},
     {"norm_placement": "post"},
     {"final_norm": False, "positions": "sinusoidal"},
@@ -49,7 +49,7 @@ SHAPES_OF_INTEREST: list[dict[str, Any]] = [
 ]
 
 
-HEADS: list[dict[str, Any]] = [
+ENCODER_HEADS: list[dict[str, Any]] = [
     {"pooler": True, "num_segments": 3},
     {"masked_lm_head": True, "tie_embeddings": True, "logit_bias": True},
     {"masked_lm_head": True, "pooler": True, "norm": "rms", "embedding_dim": 5},
@@ -57,29 +57,29 @@ HEADS: list[dict[str, Any]] = [
 ]
 
 
-def specs() -> list[builders.TransformerSpec]:
-    of_all = [
+def all_specs() -> list[builders.TransformerSpec]:
+    all_kinds = [
         small_spec(kind=kind, **changes)
         for kind in ALL_KINDS
-        for changes in SHAPES_OF_INTEREST
+        for changes in SPEC_CHANGES
         if kind == "encoder_decoder" or "share_embeddings" not in changes
     ]
-    return of_all + [small_spec(kind="encoder_only", **changes) for changes in HEADS]
+    return all_kinds + [small_spec(kind="encoder_only", **changes) for changes in ENCODER_HEADS]
 
 
 def fields_of(spec: builders.TransformerSpec) -> dict[str, Any]:
     return json.loads(spec.to_json())
 
 
-# Names, shapes, numbers -------------------------------------------------------------------------
+# Names, shapes, counts --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=specs(), ids=range(len(specs())))
+@pytest.fixture(scope="module", params=all_specs(), ids=range(len(all_specs())))
 def built(request: pytest.FixtureRequest) -> tuple[builders.TransformerSpec, keras.Model]:
     return request.param, builders.build(request.param)
 
 
-def test_the_trainable_weights_are_exactly_those_of_the_spec(
+def test_a_model_has_exactly_the_weights_of_its_spec(
     built: tuple[builders.TransformerSpec, keras.Model],
 ) -> None:
     spec, model = built
@@ -89,10 +89,10 @@ def test_the_trainable_weights_are_exactly_those_of_the_spec(
     assert model.count_params() == parameter_count(fields_of(spec))
 
 
-def test_layers_own_the_weights_of_their_names(
+def test_every_weight_is_an_attribute_of_the_layer_in_its_name(
     built: tuple[builders.TransformerSpec, keras.Model],
 ) -> None:
-    """`model.get_layer(name).kernel` is how weights are taken and given, so names are a promise."""
+    """Names are public, since users read and set weights as `model.get_layer(name).kernel`."""
     spec, model = built
     if spec.attention == "layer":
         side = "encoder" if spec.kind == "encoder_only" else "decoder"
@@ -110,7 +110,7 @@ def test_layers_own_the_weights_of_their_names(
 TRAINED: dict[str, dict[str, Any]] = {
     "pre": {"norm_placement": "pre"},
     "post, tied": {"norm_placement": "post", "tie_embeddings": True, "logit_bias": True},
-    "no skip paths": {
+    "no residual connections": {
         "residual": False,
         "num_layers": 1,
         "attention_dropout": 0.1,
@@ -127,7 +127,7 @@ TRAINED: dict[str, dict[str, Any]] = {
         itertools.product(TRAINED, KINDS),
     ),
 )
-def test_one_step_of_fit_changes_every_weight(name: str, kind: str) -> None:
+def test_one_training_step_changes_every_weight(name: str, kind: str) -> None:
     spec = small_spec(kind=kind, **TRAINED[name])
     model = random_model(spec)
     before = weights_by_name(model)
@@ -136,7 +136,7 @@ def test_one_step_of_fit_changes_every_weight(name: str, kind: str) -> None:
         change = np.abs(after - before[name])
         assert np.isfinite(after).all(), name
         if name.endswith("key.bias"):
-            # it adds the same to all scores of a query, which the softmax takes away again
+            # adds the same to all scores of a query, so the softmax cancels it
             assert change.max() < 1e-4, name
         elif name.endswith("position_embedding.embeddings"):
             used = TARGET_LENGTH if name.startswith("decoder") else 13
@@ -146,10 +146,10 @@ def test_one_step_of_fit_changes_every_weight(name: str, kind: str) -> None:
             assert change.max() > 1e-6, name
 
 
-def test_shared_and_tied_embeddings_are_one_table_that_all_three_uses_train() -> None:
+def test_shared_and_tied_embeddings_are_one_trained_table() -> None:
     spec = small_spec(kind="encoder_decoder", share_embeddings=True, tie_embeddings=True)
     model = random_model(spec)
-    tokens = {  # disjoint, so that every row tells which use has changed it
+    tokens = {  # disjoint, so that the changed rows show which use trained them
         "source": np.full((3, 5), 11, "int32"),
         "target": np.full((3, TARGET_LENGTH), 13, "int32"),
     }
@@ -167,7 +167,7 @@ def test_shared_and_tied_embeddings_are_one_table_that_all_three_uses_train() ->
         itertools.product(KINDS, (0.0, 0.1)),
     ),
 )
-def test_a_row_of_nothing_but_padding_leaves_training_finite(
+def test_training_on_a_row_of_padding_only_keeps_weights_finite(
     kind: str, attention_dropout: float
 ) -> None:
     spec = small_spec(kind=kind, attention_dropout=attention_dropout)
@@ -181,7 +181,7 @@ def test_a_row_of_nothing_but_padding_leaves_training_finite(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm_placement", ["post", "pre"])
-def test_one_batch_is_memorised(norm_placement: str) -> None:
+def test_a_model_overfits_one_batch(norm_placement: str) -> None:
     spec = small_spec(norm_placement=norm_placement, hidden_dim=34, intermediate_dim=67)
     model = builders.build(spec)
     tokens = random_tokens(spec, padding=False)
@@ -196,14 +196,12 @@ def test_one_batch_is_memorised(norm_placement: str) -> None:
     assert history.history["loss"][-1] < 0.02
 
 
-# Start ------------------------------------------------------------------------------------------
+# Initialization ---------------------------------------------------------------------------------
 
 
 @each_kind
 @pytest.mark.parametrize("attention", ["graph", "layer"])
-def test_one_seed_gives_the_same_weights_and_no_two_equal_kernels(
-    kind: str, attention: str
-) -> None:
+def test_weights_are_reproducible_by_seed_and_all_kernels_differ(kind: str, attention: str) -> None:
     spec = small_spec(kind=kind, attention=attention)
     keras.utils.set_random_seed(23)
     first = weights_by_name(builders.build(spec))
@@ -214,14 +212,16 @@ def test_one_seed_gives_the_same_weights_and_no_two_equal_kernels(
     for name in kernels:
         np.testing.assert_array_equal(first[name], same[name])
         assert (first[name] != again[name]).any(), name
-    starts = {name: tuple(np.sort(first[name].ravel())[:3]) for name in kernels}
-    assert len(set(starts.values())) == len(kernels)
+    first_values = {name: tuple(np.sort(first[name].ravel())[:3]) for name in kernels}
+    assert len(set(first_values.values())) == len(kernels)
 
 
 @each_kind
 @pytest.mark.parametrize("initializer", ["glorot_uniform", "normal", "depth_scaled", "t5"])
-def test_initial_kernels_have_the_spread_of_the_initializer(kind: str, initializer: str) -> None:
-    """Widths 94, 3 * 37 and 131 are all different, so that a fan taken wrongly shows."""
+def test_initial_kernels_have_the_standard_deviation_of_the_initializer(
+    kind: str, initializer: str
+) -> None:
+    """All widths differ, so that a wrong fan-in or fan-out fails."""
     d, n, h, f, v = 94, 3, 37, 131, 211
     spec = small_spec(
         kind=kind,
@@ -271,8 +271,8 @@ def test_initial_kernels_have_the_spread_of_the_initializer(kind: str, initializ
 
 
 @each_kind
-def test_a_fresh_model_predicts_nearly_uniformly(kind: str) -> None:
-    """The first loss is near log(v): a start that is too large shows here first."""
+def test_a_new_model_predicts_a_nearly_uniform_distribution(kind: str) -> None:
+    """The initial loss is then near log(v)."""
     spec = small_spec(kind=kind)
     logits = logits_of(builders.build(spec), random_tokens(spec))
     assert logits.std() < 2.0

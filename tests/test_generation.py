@@ -10,7 +10,7 @@ import keras_hub
 import numpy as np
 import pytest
 from quick import slow_unless
-from small_models import as_array, computing_in, logits_of, random_model, small_spec
+from small_models import as_array, dtype_policy_scope, logits_of, random_model, small_spec
 
 from builders import build_decode_step, empty_cache
 from functional_models import compiled, generation
@@ -476,7 +476,7 @@ def test_only_some_compiled_loops_are_kept(language, monkeypatch):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.slow
 def test_models_in_half_precision_generate(policy):
-    with computing_in(policy):
+    with dtype_policy_scope(policy):
         generator = generator_of()
     assert generator._model.get_layer("logits").compute_dtype == policy.removeprefix("mixed_")
     found = run(generator, PROMPTS)

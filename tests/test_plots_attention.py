@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from small_models import TRANSLATOR, probed, random_model, random_tokens, small_spec
+from small_models import TRANSLATOR, probe_activations, random_model, random_tokens, small_spec
 
 import plots
 from plots.measuring.attention_pictures import LONGEST, block_maximum, heads_png
@@ -41,7 +41,7 @@ def namespaced(maps):
 def test_weights_are_those_of_the_probe(changes):
     spec = small_spec(**TRANSLATOR, **changes)
     model = random_model(spec) if changes else TRANSLATOR_MODEL
-    expected = probed(model, spec, TOKENS, "attention_scores")
+    expected = probe_activations(model, spec, TOKENS, "attention_scores")
     found = namespaced(plots.attention_maps(model, TOKENS))
     assert found.keys() == expected.keys()
     for name, weights in expected.items():

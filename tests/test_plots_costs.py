@@ -11,7 +11,7 @@ import plots_models
 import pytest
 from keras import layers, ops
 from products import SIZES, B, S, T, flops_at, flops_of
-from small_models import GROUPED, TRANSLATOR, computing_in, small_spec
+from small_models import GROUPED, TRANSLATOR, dtype_policy_scope, small_spec
 
 import builders
 import plots
@@ -352,7 +352,7 @@ def test_invalid_sizes_are_refused(sizes, message):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_float16"])
 def test_memory_of_weights_and_activations_depends_on_their_dtype(dtype):
-    with computing_in(dtype):
+    with dtype_policy_scope(dtype):
         x = keras.Input((None, 7), dtype="float32", name="x")
         y = layers.Dense(5, name="y")(x)
         model = keras.Model(x, layers.Dense(5, name="z")(y) + y)
@@ -382,7 +382,7 @@ def test_memory_of_a_weight_is_that_of_its_own_dtype():
 
 def test_weights_of_an_abstract_model_take_as_much_memory_as_real_ones():
     spec = small_spec(num_layers=3)
-    with computing_in("bfloat16"):
+    with dtype_policy_scope("bfloat16"):
         abstract, real = (plots.read_graph(builders.build(spec, abstract=a)) for a in (True, False))
     found = [plots.memory(graph).overlay("weight_memory") for graph in (abstract, real)]
     assert found[0].values == found[1].values

@@ -5,7 +5,17 @@ import warnings
 import keras
 import pytest
 from keras import layers, ops
-from products import BACKEND, SIZES, B, S, T, flops_at, flops_computed, flops_of, walked
+from products import (
+    BACKEND,
+    SIZES,
+    B,
+    S,
+    T,
+    flops_at,
+    flops_of,
+    requires_graph_tracing,
+    traced_flops,
+)
 
 import plots
 
@@ -47,7 +57,7 @@ LAYERS = {
 }
 
 
-@walked
+@requires_graph_tracing
 @pytest.mark.parametrize(("make", "shapes"), [(m, s) for m, *s in LAYERS.values()], ids=LAYERS)
 def test_flops_of_a_layer_are_those_that_the_backend_computes(make, shapes):
     layer = make()
@@ -59,7 +69,7 @@ def test_flops_of_a_layer_are_those_that_the_backend_computes(make, shapes):
         ((B, *(lengths[i] if n is None else n for n in shape)), "float32")
         for i, shape in enumerate(shapes)
     ]
-    assert flops_of(model, **SIZES) == flops_computed(lambda *x: model([*x]), *given) > 0
+    assert flops_of(model, **SIZES) == traced_flops(lambda *x: model([*x]), *given) > 0
 
 
 @pytest.mark.parametrize("value_dim", [None, 11])
@@ -150,30 +160,30 @@ def check_backbone(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shapes = {name: ((B, length), "int32") for name, length in sources.items()}
-        computed = flops_computed(model, shapes)
+        computed = traced_flops(model, shapes)
     graph = plots.flops(plots.read_graph(model))
     assert not graph.notes
     assert flops_at(graph, **SIZES) == computed
 
 
-@walked
+@requires_graph_tracing
 def test_blocks_of_keras_hub_cost_what_the_backend_computes():
     check_backbone("BartBackbone")
 
 
-@walked
+@requires_graph_tracing
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_blocks_of_every_backbone_cost_what_the_backend_computes(name):
     check_backbone(name)
 
 
-@walked
+@requires_graph_tracing
 @pytest.mark.slow
 def test_a_vision_transformer_costs_what_the_backend_computes():
     import keras_hub
 
     sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 14, "mlp_dim": 23}
     model = keras_hub.models.ViTBackbone(image_shape=(32, 32, 3), patch_size=16, **sizes)
-    computed = flops_computed(model, ((B, 32, 32, 3), "float32"))
+    computed = traced_flops(model, ((B, 32, 32, 3), "float32"))
     assert flops_of(model, b=B) == computed

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from products import flops_computed, flops_of, walked
+from products import flops_of, requires_graph_tracing, traced_flops
 
 import builders.decode
 import builders.models  # noqa: F401 - these two import all layers
@@ -319,14 +319,14 @@ def test_shapes_that_a_layer_returns_are_those_that_it_declares(cls, args):
     assert layer.graph_declaration.get("role", "add") in ROLES
 
 
-@walked
+@requires_graph_tracing
 @pytest.mark.parametrize(("cls", "args"), CASES, ids=lambda value: getattr(value, "__name__", None))
 def test_products_that_a_layer_computes_are_those_that_it_declares(cls, args):
     layer = cls(*args)
     given = arguments_for(layer)
     inputs = [keras.Input(batch_shape=shape, dtype=dtype) for shape, dtype in given.values()]
     declared = flops_of(keras.Model(inputs, layer(*inputs)))
-    computed = flops_computed(lambda *x: layer(*x), *given.values())
+    computed = traced_flops(lambda *x: layer(*x), *given.values())
     assert declared == computed
     assert (computed > 0) == bool(layer.graph_declaration.get("products"))
 

@@ -27,7 +27,7 @@ import plots
 from plots.diagnosis import rules
 from plots.renderers import boxes
 
-pytestmark = pytest.mark.usefixtures("same_weights_every_time")
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 def described(model):

@@ -33,7 +33,7 @@ import plots
 from plots.diagnosis.attentions import attentions_of
 from plots.graph_json import check_graph
 
-pytestmark = pytest.mark.usefixtures("same_weights_every_time")
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 def first_logits(model, tokens):

@@ -17,7 +17,7 @@ from hand_made_transformers import (
 )
 from keras import layers, ops
 
-pytestmark = pytest.mark.usefixtures("same_weights_every_time")
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 # --- gradients and constants --------------------------------------------------------------------

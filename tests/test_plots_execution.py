@@ -13,7 +13,7 @@ import numpy as np
 import plots_models
 import pytest
 from keras import layers, ops
-from small_models import computing_in, small_spec
+from small_models import dtype_policy_scope, small_spec
 
 import builders  # makes dotted names possible on PyTorch, too
 import plots
@@ -185,7 +185,7 @@ def test_layers_whose_inside_cannot_be_seen_truly_are_refused(factor):
 
 
 def test_in_half_precision_the_inside_of_layers_may_differ_by_its_rounding():
-    with computing_in("mixed_bfloat16"):
+    with dtype_policy_scope("mixed_bfloat16"):
         model = blocks()
     x = np.random.default_rng(5).normal(size=(3, 13, 7)).astype("float32")
     assert "block#1.up" in plots.call_values(model, x, open_layers=True)
