@@ -1,4 +1,4 @@
-"""Costs told from a spec are those of the graph that is built from it."""
+"""Costs computed from a spec equal those of the graph built from it."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import pytest
-from products import BACKEND, flops_computed, walked
+from products import BACKEND, requires_graph_tracing, traced_flops
 from quick import slow_unless
 from small_models import (
     BATCH,
@@ -15,7 +15,7 @@ from small_models import (
     SOURCE_LENGTH,
     TARGET_LENGTH,
     TRANSLATOR,
-    computing_in,
+    dtype_policy_scope,
     small_spec,
 )
 
@@ -29,7 +29,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "plain": {},
     "gated": {"feedforward": "glu"},
     "grouped heads": GROUPED,
-    "one head of keys, gated, tied": {
+    "multi-query, gated, tied": {
         "num_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 5,
@@ -37,7 +37,7 @@ SPECS: dict[str, dict[str, Any]] = {
         "tie_embeddings": True,
         "logit_bias": True,
     },
-    "scores as nodes": {"attention_dropout": 0.1, "attention_soft_cap": 3.0},
+    "unfused attention": {"attention_dropout": 0.1, "attention_soft_cap": 3.0},
     "window": {"attention_window": 3},
     "a window in every other block": {
         "num_layers": 3,
@@ -46,26 +46,30 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "window longer than the sequence": {"attention_window": 13},
     "relative positions": {"positions": "relative", "relative_buckets": 8},
-    "distances": {"positions": "alibi", **GROUPED},
-    "norms beside each other": {"norm_placement": "parallel", "norm": "rms", "qk_norm": True},
+    "ALiBi": {"positions": "alibi", **GROUPED},
+    "parallel sublayers": {"norm_placement": "parallel", "norm": "rms", "qk_norm": True},
     "narrow embeddings": {"embedding_dim": 11},
     "narrow embeddings, tied": {"embedding_dim": 11, "tie_embeddings": True},
-    "library layer": {"attention": "layer"},
+    "Keras layer": {"attention": "layer"},
     "translator": TRANSLATOR,
-    "translator of unequal stacks": {**TRANSLATOR, "num_encoder_layers": 3, "num_layers": 1},
-    "translator, grouped, gated, tied, a window": {
+    "translator with unequal stacks": {**TRANSLATOR, "num_encoder_layers": 3, "num_layers": 1},
+    "translator, grouped heads, gated, tied, window": {
         **TRANSLATOR,
         **GROUPED,
         "feedforward": "glu",
         "tie_embeddings": True,
         "attention_window": 3,
     },
-    "translator of one table": {**TRANSLATOR, "share_embeddings": True, "tie_embeddings": True},
-    "translator of narrow embeddings": {**TRANSLATOR, "embedding_dim": 11},
+    "translator with shared embeddings": {
+        **TRANSLATOR,
+        "share_embeddings": True,
+        "tie_embeddings": True,
+    },
+    "translator with narrow embeddings": {**TRANSLATOR, "embedding_dim": 11},
 }
 ENCODERS: dict[str, dict[str, Any]] = {
     "encoder": {"num_segments": 3},
-    "encoder that pools": {"pooler": True, **GROUPED},
+    "encoder with pooler": {"pooler": True, **GROUPED},
     "encoder with logits": {"masked_lm_head": True, "pooler": True, "feedforward": "glu"},
     "encoder with tied logits": {
         "masked_lm_head": True,
@@ -80,8 +84,8 @@ SLOW = [
     for name in (
         "window longer than the sequence",
         "translator",
-        "translator of unequal stacks",
-        "translator of narrow embeddings",
+        "translator with unequal stacks",
+        "translator with narrow embeddings",
         "encoder with logits",
     )
 ]
@@ -100,7 +104,7 @@ def source_of(spec: builders.TransformerSpec) -> int | None:
     return SOURCE_LENGTH if spec.kind == "encoder_decoder" else None
 
 
-def test_the_independent_count_recognises_products() -> None:
+def test_traced_flops_count_matrix_products() -> None:
     ops = keras.ops
 
     def function(x: Any) -> Any:
@@ -109,27 +113,27 @@ def test_the_independent_count_recognises_products() -> None:
         return ops.einsum("ab,cb->ac", ops.tanh(x), x * x)  # (3, 3) (3, 3): 2 * 27
 
     if BACKEND != "torch":
-        assert flops_computed(function, (2, 3)) == 2 * 18 + 2 * 27
+        assert traced_flops(function, (2, 3)) == 2 * 18 + 2 * 27
 
 
-# Arithmetic -------------------------------------------------------------------------------------
+# FLOPs ------------------------------------------------------------------------------------------
 
 
-@walked
+@requires_graph_tracing
 @pytest.mark.parametrize(
     "changes", slow_unless(lambda changes: changes not in SLOW, ALL_SPECS.values()), ids=ALL_SPECS
 )
-def test_operations_of_whole_sequences_equal_those_of_the_graph(changes: dict[str, Any]) -> None:
+def test_flops_of_whole_sequences_equal_those_of_the_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
     model = builders.build(spec)
     counted = builders.count_flops(spec, TARGET_LENGTH, source_of(spec))
     assert counted.total == sum(counted.values())
-    assert BATCH * counted.total == flops_computed(model, inputs_of(spec))
+    assert BATCH * counted.total == traced_flops(model, inputs_of(spec))
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="gradients are taken by TensorFlow's tape")
-@pytest.mark.parametrize("name", ["plain", "scores as nodes", "translator of unequal stacks"])
-def test_a_training_step_computes_three_times_the_forward_pass(name: str) -> None:
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="uses TensorFlow's GradientTape")
+@pytest.mark.parametrize("name", ["plain", "unfused attention", "translator with unequal stacks"])
+def test_a_training_step_takes_three_times_the_flops_of_the_forward_pass(name: str) -> None:
     import tensorflow as tf
 
     spec = small_spec(**SPECS[name])
@@ -142,33 +146,33 @@ def test_a_training_step_computes_three_times_the_forward_pass(name: str) -> Non
 
     counted = builders.count_flops(spec, TARGET_LENGTH, source_of(spec))
     assert counted.training == (1 + BACKWARD_PER_FORWARD) * counted.total
-    assert BATCH * counted.training == flops_computed(step, inputs_of(spec))
+    assert BATCH * counted.training == traced_flops(step, inputs_of(spec))
 
 
-@walked
+@requires_graph_tracing
 @pytest.mark.parametrize(
     "changes", slow_unless(lambda changes: changes not in SLOW, SPECS.values()), ids=SPECS
 )
-def test_operations_of_decoding_equal_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
+def test_flops_of_decoding_equal_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
     step = builders.build_decode_step(builders.build(spec), spec, BATCH, 1, TARGET_LENGTH)
     cache = cache_entries(spec, BATCH, TARGET_LENGTH, "float32")
     cache |= memory_entries(spec, BATCH, SOURCE_LENGTH, "float32")
     inputs = {"tokens": (BATCH, 1), "index": (), "start": (BATCH,), "cache": cache}
     counted = builders.count_decode_flops(spec, TARGET_LENGTH, source_of(spec))
-    assert BATCH * counted.total == flops_computed(step, inputs)
+    assert BATCH * counted.total == traced_flops(step, inputs)
 
 
-@walked
+@requires_graph_tracing
 @pytest.mark.parametrize("name", [name for name in SPECS if "translator" in name])
-def test_operations_of_encoding_equal_those_of_the_encode_graph(name: str) -> None:
+def test_flops_of_encoding_equal_those_of_the_encode_graph(name: str) -> None:
     spec = small_spec(**SPECS[name])
     encode = builders.build_encode(builders.build(spec), spec)
     counted = builders.count_encode_flops(spec, SOURCE_LENGTH)
-    assert BATCH * counted.total == flops_computed(encode, (BATCH, SOURCE_LENGTH))
+    assert BATCH * counted.total == traced_flops(encode, (BATCH, SOURCE_LENGTH))
 
 
-def test_every_component_has_its_own_products() -> None:
+def test_flops_are_counted_by_component() -> None:
     spec = small_spec(**TRANSLATOR, **GROUPED, num_encoder_layers=1)
     t, s, d, f, v, n, k, h = TARGET_LENGTH, SOURCE_LENGTH, 14, 23, 31, 6, 3, 5
     assert builders.count_flops(spec, t, s) == {
@@ -187,32 +191,32 @@ def test_every_component_has_its_own_products() -> None:
     }
 
 
-def test_the_cost_of_gpt3_equals_that_of_its_paper() -> None:
-    """Brown et al. 2020, table D.1: 3.14e23 for 300 billion tokens, 6 N each, without scores."""
+def test_the_training_flops_of_gpt3_equal_those_of_the_paper() -> None:
+    """Brown et al. 2020, table D.1: 3.14e23 for 300 billion tokens of 6 N FLOPs, without scores."""
     spec = builders.variant("gpt3_175b")
     counts = builders.count_flops(spec, spec.max_sequence_length)
-    of_scores = (
+    scores = (
         counts["decoder.self_attention.scores"] + counts["decoder.self_attention.weighted_values"]
     )
-    per_token = 3 * (counts.total - of_scores) / spec.max_sequence_length
+    per_token = 3 * (counts.total - scores) / spec.max_sequence_length
     assert 300e9 * per_token == pytest.approx(3.14e23, rel=0.005)
 
 
 @pytest.mark.parametrize("name", builders.list_variants("decoder_only"))
-def test_a_token_costs_two_operations_per_parameter_in_matrix_products(name: str) -> None:
+def test_a_token_takes_two_flops_per_matrix_parameter_and_more_per_key(name: str) -> None:
     """2 N, and 4 n h for each key in each block (Kaplan et al. 2020, table 1)."""
     spec = builders.variant(name, kind="decoder_only", attention_bias=False, feedforward_bias=False)
     spec = spec.replace(attention_output_bias=False, logit_bias=False, attention="graph")
     parameters = builders.count_parameters(spec)
     weights = parameters.attention + parameters["feedforward"]
     d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
-    weights += d * v if d == e else 2 * d * e + e * v  # all of such have tied embeddings
-    each_key = 4 * spec.num_layers * spec.num_heads * spec.head_dim
-    assert builders.count_flops(spec, 7).total == 7 * (2 * weights + 7 * each_key)
-    assert builders.count_decode_flops(spec, 7).total == 2 * weights + 7 * each_key
+    weights += d * v if d == e else 2 * d * e + e * v  # these all have tied embeddings
+    per_key = 4 * spec.num_layers * spec.num_heads * spec.head_dim
+    assert builders.count_flops(spec, 7).total == 7 * (2 * weights + 7 * per_key)
+    assert builders.count_decode_flops(spec, 7).total == 2 * weights + 7 * per_key
 
 
-def test_a_window_bounds_the_cost_of_decoding_but_not_of_whole_sequences() -> None:
+def test_a_window_limits_the_flops_of_decoding_but_not_of_whole_sequences() -> None:
     wide, narrow = small_spec(), small_spec(attention_window=5)
     for length in (1, 5):
         assert builders.count_decode_flops(wide, length) == builders.count_decode_flops(
@@ -227,23 +231,25 @@ def test_a_window_bounds_the_cost_of_decoding_but_not_of_whole_sequences() -> No
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS)
-def test_cache_bytes_equal_those_of_its_entries(changes: dict[str, Any], dtype: str) -> None:
+def test_cache_bytes_equal_the_size_of_the_cache_entries(
+    changes: dict[str, Any], dtype: str
+) -> None:
     spec = small_spec(**changes)
-    computes = keras.DTypePolicy(dtype).compute_dtype
+    compute_dtype = keras.DTypePolicy(dtype).compute_dtype
 
     def entry_bytes(entries: dict[str, tuple[Any, str]]) -> int:
         sizes = {"int32": 4, "bool": 1, "float32": 4, "float16": 2, "bfloat16": 2}
-        return sum(math.prod(shape) * sizes[kind] for shape, kind in entries.values())
+        return sum(math.prod(shape) * sizes[dtype] for shape, dtype in entries.values())
 
     for length in (1, 3, 11, 17):
-        entries = cache_entries(spec, 1, length, computes)
+        entries = cache_entries(spec, 1, length, compute_dtype)
         assert builders.count_cache_bytes(spec, length, dtype) == entry_bytes(entries)
-        entries = memory_entries(spec, 1, length, computes)
+        entries = memory_entries(spec, 1, length, compute_dtype)
         if entries:
             assert builders.count_source_cache_bytes(spec, length, dtype) == entry_bytes(entries)
 
 
-def test_a_source_without_padding_needs_no_mask() -> None:
+def test_a_source_cache_without_padding_token_has_no_mask() -> None:
     spec = small_spec(kind="encoder_decoder")
     without = spec.replace(pad_token_id=None)
     masks = [builders.count_source_cache_bytes(one, 13) for one in (spec, without)]
@@ -251,9 +257,9 @@ def test_a_source_without_padding_needs_no_mask() -> None:
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_memory_equals_that_of_the_variables_of_model_and_optimizer(dtype: str) -> None:
+def test_memory_equals_the_size_of_model_and_optimizer_variables(dtype: str) -> None:
     spec = small_spec()
-    with computing_in(dtype):
+    with dtype_policy_scope(dtype):
         model = builders.build(spec)
     optimizer = keras.optimizers.AdamW()
     optimizer.build(model.trainable_variables)
@@ -272,7 +278,7 @@ def test_memory_equals_that_of_the_variables_of_model_and_optimizer(dtype: str) 
 # Bad input --------------------------------------------------------------------------------------
 
 TRANSLATOR_SPEC = small_spec(**TRANSLATOR)
-BAD: list[tuple[Callable[[], Any], str]] = [
+BAD_INPUTS: list[tuple[Callable[[], Any], str]] = [
     (lambda: builders.count_flops(small_spec(), 0), "length=0: must be a positive int"),
     (lambda: builders.count_decode_flops(small_spec(), -1), "length=-1: must be a positive int"),
     (lambda: builders.count_flops(small_spec(), True), "length=True: must be a positive int"),
@@ -328,20 +334,22 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), BAD, ids=[message[:40] for _, message in BAD])
-def test_bad_input_is_refused_with_what_is_allowed(call: Callable[[], Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("call", "message"), BAD_INPUTS, ids=[message[:40] for _, message in BAD_INPUTS]
+)
+def test_errors_of_bad_input_name_the_allowed_values(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
 
 
 @pytest.mark.parametrize("positions", ["rotary", "alibi", "none"])
-def test_positions_without_a_table_allow_any_length(positions: str) -> None:
+def test_positions_without_a_table_have_no_maximum_length(positions: str) -> None:
     spec = small_spec(positions=positions, head_dim=6)
     assert builders.count_flops(spec, 1009).total > 0
     assert builders.count_cache_bytes(spec, 1009) > 0
 
 
-def test_operations_of_a_registered_component_are_not_guessed(monkeypatch) -> None:
+def test_counting_flops_of_a_custom_component_raises_an_error(monkeypatch) -> None:
     monkeypatch.setattr(components, "_components", dict(components._components))
     builders.register_component("feedforward", "own")(lambda *_: None)
     for count in (builders.count_flops, builders.count_decode_flops):
@@ -349,5 +357,5 @@ def test_operations_of_a_registered_component_are_not_guessed(monkeypatch) -> No
             count(small_spec(feedforward="own"), 3)
 
 
-def test_every_kind_has_its_stacks() -> None:
+def test_the_stacks_of_every_kind_are_defined() -> None:
     assert STACKS.keys() == set(KINDS)

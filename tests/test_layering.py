@@ -1,4 +1,4 @@
-"""Imports go one way: functional_models -> builders, plots; and cheap things stay cheap."""
+"""Import rules: functional_models -> builders, plots; no cycles; specs need no numeric library."""
 
 import ast
 import os
@@ -29,7 +29,7 @@ SOURCES = sorted(path for package in FORBIDDEN for path in (ROOT / package).rglo
 
 
 def imported_packages(tree: ast.AST) -> set[str]:
-    """Top-level names that absolute imports anywhere in the tree bring in."""
+    """Return the top-level packages of all absolute imports in a tree."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def module_of(path: Path) -> str:
 
 
 def imported_modules(tree: ast.AST, modules: Container[str]) -> set[str]:
-    """Return the modules, of those given, that a tree imports, also in functions and for types."""
+    """Return those of `modules` that a tree imports, also in functions and under TYPE_CHECKING."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -66,17 +66,17 @@ def imported_modules(tree: ast.AST, modules: Container[str]) -> set[str]:
     return {name for name in names if name in modules}
 
 
-def import_circles(trees: Mapping[str, ast.AST]) -> list[list[str]]:
-    """Return the groups of modules that import each other in a circle."""
-    arrows = [
+def import_cycles(trees: Mapping[str, ast.AST]) -> list[list[str]]:
+    """Return the groups of modules that import each other."""
+    edges = [
         (name, other) for name, tree in trees.items() for other in imported_modules(tree, trees)
     ]
-    components = nx.strongly_connected_components(nx.DiGraph(arrows))
-    return sorted(sorted(circle) for circle in components if len(circle) > 1)
+    components = nx.strongly_connected_components(nx.DiGraph(edges))
+    return sorted(sorted(cycle) for cycle in components if len(cycle) > 1)
 
 
-def statements_run_on_import(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Statements of a module outside functions and `if TYPE_CHECKING:`."""
+def module_level_imports(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield the imports of a module outside functions and `if TYPE_CHECKING:`."""
     waiting: list[ast.AST] = list(tree.body)
     while waiting:
         node = waiting.pop()
@@ -103,7 +103,7 @@ def parse(path: Path) -> ast.Module:
         ("import importlib\nimportlib.import_module('plots')", {"importlib", "plots"}),
     ],
 )
-def test_the_import_reader_finds_imports_everywhere(code: str, found: set[str]) -> None:
+def test_imported_packages_finds_imports_anywhere(code: str, found: set[str]) -> None:
     assert imported_packages(ast.parse(code)) == found
 
 
@@ -116,18 +116,18 @@ def test_the_import_reader_finds_imports_everywhere(code: str, found: set[str]) 
         ("if TYPE_CHECKING:\n    import tensorflow", False),
     ],
 )
-def test_the_import_reader_tells_module_level_from_inside_functions(code: str, runs: bool) -> None:
-    assert bool(list(statements_run_on_import(ast.parse(code)))) is runs
+def test_module_level_imports_excludes_functions_and_type_checking(code: str, runs: bool) -> None:
+    assert bool(list(module_level_imports(ast.parse(code)))) is runs
 
 
-def test_the_import_reader_sees_all_three_packages() -> None:
+def test_all_source_files_are_found() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in SOURCES} >= {"builders"}
     for name in MUST_START_FAST:
         assert ROOT / name in SOURCES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_imports_against_the_direction_of_the_layers(path: Path) -> None:
+def test_no_file_imports_a_higher_layer(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     assert not imported_packages(parse(path)) & FORBIDDEN[package]
 
@@ -142,28 +142,28 @@ def test_no_file_imports_against_the_direction_of_the_layers(path: Path) -> None
         "if TYPE_CHECKING:\n    from a.b import Name",
     ],
 )
-def test_a_circle_is_found_wherever_the_import_is(code: str) -> None:
+def test_import_cycles_are_found_wherever_the_import_is(code: str) -> None:
     trees = {"a": ast.parse(""), "a.b": ast.parse("import a.c"), "a.c": ast.parse(code)}
-    assert import_circles(trees) == [["a.b", "a.c"]]
-    assert import_circles({**trees, "a.c": ast.parse("import a")}) == []
+    assert import_cycles(trees) == [["a.b", "a.c"]]
+    assert import_cycles({**trees, "a.c": ast.parse("import a")}) == []
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    assert import_circles({module_of(path): parse(path) for path in SOURCES}) == []
+def test_there_are_no_import_cycles() -> None:
+    assert import_cycles({module_of(path): parse(path) for path in SOURCES}) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_imports_tensorflow_at_module_level(path: Path) -> None:
-    for statement in statements_run_on_import(parse(path)):
+    for statement in module_level_imports(parse(path)):
         assert "tensorflow" not in imported_packages(statement), f"line {statement.lineno}"
 
 
 @pytest.mark.parametrize("name", MUST_START_FAST)
-def test_specs_and_variants_never_import_a_numeric_library(name: str) -> None:
+def test_specs_and_variants_import_no_numeric_library(name: str) -> None:
     assert not imported_packages(parse(ROOT / name)) & NUMERIC_LIBRARIES
 
 
-def test_listing_variants_and_making_specs_loads_no_numeric_library() -> None:
+def test_listing_variants_and_creating_specs_imports_no_numeric_library() -> None:
     code = (
         "import sys, builders\n"
         "for name in builders.list_variants():\n"
@@ -183,8 +183,8 @@ def test_listing_variants_and_making_specs_loads_no_numeric_library() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def names_of_builders() -> set[str]:
-    """Classes and functions of builders, and names of layers in its models."""
+def builders_names() -> set[str]:
+    """Return the names of classes, functions and layers of builders."""
     names: set[str] = set()
     for path in (ROOT / "builders").rglob("*.py"):
         tree = parse(path)
@@ -196,8 +196,8 @@ def names_of_builders() -> set[str]:
     return names
 
 
-def terms_of_the_field() -> set[str]:
-    """Names that Keras has, or that are words of papers and users as well."""
+def general_terms() -> set[str]:
+    """Return names that are not specific to builders: Keras operations and terms of the field."""
     import keras
 
     from plots.declaration import ROLES
@@ -211,14 +211,14 @@ def terms_of_the_field() -> set[str]:
     return operations | terms | set(ROLES)
 
 
-def test_plots_names_nothing_of_builders() -> None:
-    """Not even in strings: what is renamed there would silently be drawn and counted otherwise."""
-    names = names_of_builders()
+def test_plots_contains_no_names_of_builders() -> None:
+    """Not even in strings, where renaming something in builders would silently change the plots."""
+    names = builders_names()
     assert {"AttentionScores", "weighted_values"} <= names
-    compound = re.compile(r"_|[a-z][A-Z]|[A-Z]{2}")  # of several words, so no word of plain English
+    compound = re.compile(r"_|[a-z][A-Z]|[A-Z]{2}")  # several words, so not plain English
     compound_names = {name.strip("_") for name in names if compound.search(name.strip("_"))}
     single_words = {name for name in names if name[0].isupper()} - compound_names
-    allowed = terms_of_the_field()
+    allowed = general_terms()
     found = []
     for path in (ROOT / "plots").rglob("*.py"):
         text = path.read_text("utf-8")

@@ -1,7 +1,7 @@
-"""An installed package adds a position scheme and a variant, which are like those that ship.
+"""Position schemes and variants of installed packages work like the built-in ones.
 
-`sample_package/` is installed for real, beside a package whose entry points are broken, and used by
-a fresh process that knows of neither but by what is installed.
+`sample_package/` is installed with pip beside a package with broken entry points, and used by a new
+process that finds both through their entry points.
 """
 
 import json
@@ -32,7 +32,7 @@ with warnings.catch_warnings(record=True) as caught:
     import builders
 
     listed = builders.list_variants()
-    keras_was_needed = "keras" in sys.modules
+    keras_was_imported = "keras" in sys.modules
     spec = builders.variant("kerple_small", pad_token_id=5)
 reported = [str(warning.message) for warning in caught if warning.category is UserWarning]
 
@@ -70,7 +70,7 @@ np.savez(
     loaded_by_keras=keras.ops.convert_to_numpy(loaded_by_keras(tokens)),
     **{"weight " + v.path: keras.ops.convert_to_numpy(v.value) for v in model.weights},
 )
-found = {"listed": listed, "reported": reported, "keras_was_needed": keras_was_needed}
+found = {"listed": listed, "reported": reported, "keras_was_imported": keras_was_imported}
 found |= {"spec": spec.to_json(), "summary": builders.variant_info("kerple_small").summary}
 (folder / "found.json").write_text(json.dumps(found))
 """
@@ -91,7 +91,7 @@ np.save(folder / "again.npy", keras.ops.convert_to_numpy(loaded(tokens)))
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sample package and the broken one, as pip leaves packages there."""
+    """Install the sample package and a broken one; return their folder."""
     packages = install("sample_package", tmp_path_factory.mktemp("installed"))
     broken = packages / "broken_package-1.0.dist-info"
     broken.mkdir()
@@ -102,31 +102,31 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def used(installed: Path) -> Path:
-    """A folder with what a process found and computed that has the packages installed."""
+    """Use the installed packages in a new process; return the folder of its results."""
     folder = installed.parent / "used"
     folder.mkdir()
     run_python(USE, folder, path=(ROOT, installed))
     return folder
 
 
-def found_in(used: Path) -> dict[str, Any]:
+def read_found(used: Path) -> dict[str, Any]:
     return json.loads((used / "found.json").read_text())
 
 
-def numbers_in(used: Path) -> dict[str, np.ndarray]:
+def read_numbers(used: Path) -> dict[str, np.ndarray]:
     return dict(np.load(used / "numbers.npz"))
 
 
-def test_a_variant_of_an_installed_package_is_listed_after_those_that_ship(used: Path) -> None:
-    found = found_in(used)
+def test_a_variant_of_an_installed_package_is_listed_after_built_in_ones(used: Path) -> None:
+    found = read_found(used)
     assert found["listed"].count("kerple_small") == 1
     assert found["listed"].index("kerple_small") > found["listed"].index("gpt2_small")
     assert found["summary"] == "trained biases that fall with the logarithm of the distance"
-    assert not found["keras_was_needed"]
+    assert not found["keras_was_imported"]
 
 
-def test_broken_entry_points_are_reported_and_the_others_work(used: Path) -> None:
-    variants, components = found_in(used)["reported"]
+def test_broken_entry_points_are_reported_and_skipped(used: Path) -> None:
+    variants, components = read_found(used)["reported"]
     assert "functional_models.variants: no_such_attribute (kerple.variants:no_such" in variants
     assert "left out: AttributeError" in variants
     assert "functional_models.components: no_such_module (broken_package.components" in components
@@ -134,7 +134,7 @@ def test_broken_entry_points_are_reported_and_the_others_work(used: Path) -> Non
 
 
 def kerple_bias(spec: dict, weights: dict, side: str, length: int, causal: bool) -> np.ndarray:
-    """-r1 log(1 + r2 |m - n|), r1 and r2 of each head (Chi et al. 2022, equation 5)."""
+    """Return -r1 log(1 + r2 |m - n|) for each head (Chi et al. 2022, equation 5)."""
     r1, r2 = (weights[f"{side}.log_distance_bias.{name}"] for name in ("height", "rate"))
     bias = np.zeros((spec["num_heads"], length, length))
     for head in range(spec["num_heads"]):
@@ -144,11 +144,11 @@ def kerple_bias(spec: dict, weights: dict, side: str, length: int, causal: bool)
     return bias
 
 
-def test_its_positions_give_the_logits_of_the_formula(
+def test_logits_with_installed_positions_equal_the_reference(
     used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the NumPy Transformer, which has no such positions but a place to add them."""
-    numbers, spec = numbers_in(used), json.loads(found_in(used)["spec"])
+    """Substitute the position bias of the NumPy reference."""
+    numbers, spec = read_numbers(used), json.loads(read_found(used)["spec"])
     assert spec["positions"] == "kerple"
     weights = {
         name.removeprefix("weight ").replace("/", "."): value
@@ -164,8 +164,8 @@ def test_its_positions_give_the_logits_of_the_formula(
     assert relative_error(plain, expected) > 1e-2
 
 
-def test_its_models_decode_and_load_like_those_that_ship(used: Path) -> None:
-    numbers = numbers_in(used)
+def test_models_of_an_installed_variant_decode_and_load(used: Path) -> None:
+    numbers = read_numbers(used)
     real = numbers["tokens"] != 5
     assert relative_error(numbers["decoded"][real], numbers["logits"][real]) < 1e-5
     for loaded in ("loaded", "loaded_by_keras"):
@@ -173,12 +173,14 @@ def test_its_models_decode_and_load_like_those_that_ship(used: Path) -> None:
 
 
 @pytest.mark.slow
-def test_its_models_load_in_another_process(used: Path, installed: Path) -> None:
+def test_models_of_an_installed_variant_load_in_another_process(
+    used: Path, installed: Path
+) -> None:
     run_python(LOAD, used, path=(ROOT, installed))
-    np.testing.assert_array_equal(np.load(used / "again.npy"), numbers_in(used)["logits"])
+    np.testing.assert_array_equal(np.load(used / "again.npy"), read_numbers(used)["logits"])
 
 
-def test_the_readme_names_the_package_and_the_groups_that_it_uses() -> None:
+def test_the_readme_names_the_sample_package_and_its_entry_point_groups() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     project = (ROOT / "tests" / "sample_package" / "pyproject.toml").read_text("utf-8")
     assert "`tests/sample_package`" in readme

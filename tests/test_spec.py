@@ -1,4 +1,4 @@
-"""A spec is frozen, checked when made, and the same after a trip through JSON."""
+"""A spec is frozen, validated on creation and unchanged by a JSON round trip."""
 
 import ast
 import dataclasses
@@ -41,7 +41,7 @@ def divisors(number: int) -> list[int]:
 
 @st.composite
 def field_values(draw: st.DrawFn) -> dict[str, Any]:
-    """Values of every field that are allowed together."""
+    """Draw a valid value of every field."""
     size = st.integers(1, 997)
     rate = st.floats(0, 1, exclude_max=True)
     num_heads = draw(st.integers(1, 13))
@@ -51,12 +51,12 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     norm = draw(st.sampled_from(("layer", "rms")))
     width = head_dim or hidden_dim // num_heads
     even = [2, max(2, 2 * (width // 2))]
-    # Derived again, the rotary channels are those of the head, which then are to be even.
+    # rotary_dim is derived from head_dim, which must then be even.
     positions = (*POSITIONS, "rotary") if width % 2 == 0 else POSITIONS
     positive = st.none() | st.floats(1e-3, 1e3)
     kind = draw(st.sampled_from(("decoder_only", "encoder_decoder", "encoder_only")))
-    encodes = kind == "encoder_only"
-    window = None if encodes else draw(st.none() | size)
+    is_encoder = kind == "encoder_only"
+    window = None if is_encoder else draw(st.none() | size)
     share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
     source_vocabulary_size = None if share_embeddings else draw(st.none() | size)
     smallest = vocabulary_size
@@ -67,11 +67,11 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "vocabulary_size": vocabulary_size,
         "source_vocabulary_size": source_vocabulary_size,
         "num_layers": draw(size),
-        "num_encoder_layers": None if encodes else draw(st.none() | size),
+        "num_encoder_layers": None if is_encoder else draw(st.none() | size),
         "embedding_dim": draw(st.none() | size),
-        "num_segments": draw(st.integers(0, 5)) if encodes else 0,
-        "pooler": encodes and draw(st.booleans()),
-        "masked_lm_head": encodes and draw(st.booleans()),
+        "num_segments": draw(st.integers(0, 5)) if is_encoder else 0,
+        "pooler": is_encoder and draw(st.booleans()),
+        "masked_lm_head": is_encoder and draw(st.booleans()),
         "scale_logits": draw(st.booleans()),
         "mask_target_padding": draw(st.booleans()),
         "hidden_dim": hidden_dim,
@@ -128,29 +128,31 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(field_values())
 @settings(max_examples=200, deadline=None)
-def test_a_spec_is_the_same_after_json(values: dict[str, Any]) -> None:
+def test_a_spec_is_unchanged_by_a_json_round_trip(values: dict[str, Any]) -> None:
     assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
     spec = TransformerSpec(**values)
-    again = TransformerSpec.from_json(spec.to_json())
-    assert again == spec
-    assert hash(again) == hash(spec)
-    assert again.to_json() == spec.to_json()
+    loaded = TransformerSpec.from_json(spec.to_json())
+    assert loaded == spec
+    assert hash(loaded) == hash(spec)
+    assert loaded.to_json() == spec.to_json()
 
 
 @given(field_values(), st.integers(1, 97))
 @settings(max_examples=100, deadline=None)
-def test_derived_fields_are_derived_again_after_json(values: dict[str, Any], factor: int) -> None:
-    """A spec read back is the same spec in all that follows, not only in its present values."""
+def test_derived_fields_stay_derived_after_a_json_round_trip(
+    values: dict[str, Any], factor: int
+) -> None:
+    """`replace` recomputes the derived fields of a loaded spec too."""
     spec = TransformerSpec(**values)
-    again = TransformerSpec.from_json(spec.to_json())
+    loaded = TransformerSpec.from_json(spec.to_json())
     wider = {"hidden_dim": spec.hidden_dim * factor}
-    assert again.replace(**wider) == spec.replace(**wider)
+    assert loaded.replace(**wider) == spec.replace(**wider)
     assert spec.replace(**wider) == TransformerSpec(**{**values, **wider})
 
 
 @given(field_values())
 @settings(max_examples=50, deadline=None)
-def test_replacing_nothing_changes_nothing(values: dict[str, Any]) -> None:
+def test_replace_without_changes_returns_an_equal_spec(values: dict[str, Any]) -> None:
     spec = TransformerSpec(**values)
     assert spec.replace() == spec
     assert {name: getattr(spec, name) for name in values if values[name] is not None} == {
@@ -158,7 +160,7 @@ def test_replacing_nothing_changes_nothing(values: dict[str, Any]) -> None:
     }
 
 
-def test_json_is_a_plain_object_with_a_format_number_and_every_field() -> None:
+def test_json_is_an_object_with_a_format_number_and_every_field() -> None:
     values = json.loads(spec_of().to_json())
     assert values.pop("format") == 1
     assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
@@ -181,14 +183,14 @@ def test_json_is_a_plain_object_with_a_format_number_and_every_field() -> None:
         ("final_norm", False, False),
     ],
 )
-def test_a_field_that_is_not_given_is_derived_from_other_fields(
+def test_omitted_fields_are_derived_from_other_fields(
     field: str, given_value: Any, derived: Any
 ) -> None:
     spec = spec_of(dropout=0.25, norm_placement="pre", **{field: given_value})
     assert getattr(spec, field) == derived
 
 
-def test_replace_derives_fields_again() -> None:
+def test_replace_recomputes_derived_fields() -> None:
     spec = spec_of(dropout=0.25, norm_placement="post")
     changed = spec.replace(
         hidden_dim=22, num_layers=5, vocabulary_size=37, dropout=0.5, norm_placement="pre"
@@ -198,14 +200,14 @@ def test_replace_derives_fields_again() -> None:
     assert (changed.feedforward_dropout, changed.final_norm) == (0.5, True)
 
 
-def test_replace_keeps_given_fields() -> None:
+def test_replace_keeps_explicit_fields() -> None:
     spec = spec_of(head_dim=5, intermediate_dim=23, final_norm=False, num_encoder_layers=2)
     changed = spec.replace(hidden_dim=22, num_layers=5, norm_placement="pre")
     assert (changed.head_dim, changed.intermediate_dim) == (5, 23)
     assert (changed.final_norm, changed.num_encoder_layers) == (False, 2)
 
 
-def test_replace_with_none_goes_back_to_the_derived_value() -> None:
+def test_replace_with_none_restores_the_derived_value() -> None:
     assert spec_of(head_dim=5).replace(head_dim=None).replace(hidden_dim=22).head_dim == 11
 
 
@@ -222,7 +224,7 @@ def test_replace_does_not_change_the_old_spec() -> None:
 
 
 def test_equal_specs_stay_equal_under_replace() -> None:
-    """A derived field and the same value given are told apart, since `replace` does so."""
+    """Specs with a derived and an explicit field of the same value differ, as under `replace`."""
     derived, given_value = spec_of(), spec_of(head_dim=7)
     assert derived.head_dim == given_value.head_dim == 7
     assert derived.replace(hidden_dim=22).head_dim == 11
@@ -234,7 +236,7 @@ def test_equal_specs_stay_equal_under_replace() -> None:
     assert derived != "a spec"
 
 
-def test_a_spec_is_represented_by_the_fields_that_differ_from_the_defaults() -> None:
+def test_repr_shows_the_fields_that_differ_from_the_defaults() -> None:
     spec = spec_of(head_dim=7, dropout=0.25)
     assert repr(spec) == (
         "TransformerSpec(vocabulary_size=31, num_layers=3, hidden_dim=14, num_heads=2, "
@@ -244,7 +246,9 @@ def test_a_spec_is_represented_by_the_fields_that_differ_from_the_defaults() -> 
 
 
 @pytest.mark.parametrize(("every", "windows"), [(None, (5,) * 4), (2, (5, None, 5, None))])
-def test_the_spec_of_a_block_has_the_window_of_that_block(every: int | None, windows: Any) -> None:
+def test_of_block_returns_a_spec_with_the_window_of_the_block(
+    every: int | None, windows: Any
+) -> None:
     spec = spec_of(num_layers=4, attention_window=5, full_attention_every=every)
     blocks = [spec.of_block(i) for i in range(4)]
     assert spec.windows == windows
@@ -356,7 +360,7 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("field", "value", "allowed"), BAD_VALUES)
-def test_a_bad_value_is_refused_with_field_value_and_what_is_allowed(
+def test_the_error_for_a_bad_value_names_field_value_and_allowed_values(
     field: str, value: Any, allowed: str
 ) -> None:
     for make in (spec_of, spec_of().replace):
@@ -380,7 +384,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
     "str": (0, True, math.nan, "", "nonsense", ["none"]),
 }
-"""Of the fields of each type: what none of them takes."""
+"""Values that no field of the type allows."""
 
 
 def fields_and_wrong_values() -> list[Any]:
@@ -388,7 +392,7 @@ def fields_and_wrong_values() -> list[Any]:
     for field in dataclasses.fields(TransformerSpec):
         type_name, _, optional = str(field.type).partition(" | ")
         values = WRONG_VALUES[type_name]
-        if not optional and field.default is not None:  # nor derived
+        if not optional and field.default is not None:  # not derived either
             values += (None,)
         for value in values:
             rows.append(pytest.param(field.name, value, id=f"{field.name}={value!r}"))
@@ -396,14 +400,14 @@ def fields_and_wrong_values() -> list[Any]:
 
 
 @pytest.mark.parametrize(("field", "value"), fields_and_wrong_values())
-def test_no_field_takes_a_value_of_another_type_or_nan(field: str, value: Any) -> None:
-    """And the message begins with what was given, and goes on with what is allowed."""
+def test_values_of_another_type_and_nan_are_rejected(field: str, value: Any) -> None:
+    """The message names the given value first, then the allowed ones."""
     start = rf"({field}={re.escape(repr(value))}: must be|unknown {field} {re.escape(repr(value))})"
     with pytest.raises(ValueError, match=rf"^{start}.*\w"):
         spec_of(**{field: value})
 
 
-NEAR_NAMES: list[tuple[str, Any, str]] = [
+MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("kind", "decoder-only", "decoder_only"),
     ("norm_placement", "sandwhich", "sandwich"),
     ("norm_placement", None, "none"),
@@ -422,8 +426,8 @@ NEAR_NAMES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "given_name", "close"), NEAR_NAMES)
-def test_the_error_of_an_unknown_name_suggests_the_closest_and_lists_all(
+@pytest.mark.parametrize(("field", "given_name", "close"), MISSPELLED_NAMES)
+def test_the_error_for_an_unknown_name_suggests_the_closest_and_lists_all(
     field: str, given_name: Any, close: str
 ) -> None:
     begin = rf"^unknown {field} {given_name!r} \(did you mean {close!r}\?\); allowed: "
@@ -434,19 +438,19 @@ def test_the_error_of_an_unknown_name_suggests_the_closest_and_lists_all(
     assert listed == list(names)
 
 
-def test_every_field_that_takes_a_name_has_an_unknown_one_above() -> None:
+def test_every_field_that_takes_a_name_has_a_misspelled_name_above() -> None:
     names = {field.name for field in dataclasses.fields(TransformerSpec) if field.type == "str"}
-    assert {field for field, _, _ in NEAR_NAMES} == names
+    assert {field for field, _, _ in MISSPELLED_NAMES} == names
 
 
 @pytest.mark.parametrize("feedforward", ["mlp", "glu"])
 @pytest.mark.parametrize("activation", [None, "", "linear", "none"])
-def test_every_feedforward_needs_an_activation(feedforward: str, activation: Any) -> None:
+def test_every_feedforward_requires_an_activation(feedforward: str, activation: Any) -> None:
     with pytest.raises(ValueError, match=rf"unknown activation {activation!r}.*allowed: relu, "):
         spec_of(feedforward=feedforward, activation=activation)
 
 
-NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
+CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
     (
         {"num_heads": 7, "num_key_value_heads": 3},
@@ -580,10 +584,8 @@ NOT_TOGETHER: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "words"), NOT_TOGETHER)
-def test_values_that_contradict_each_other_are_refused(
-    changes: dict[str, Any], words: list[str]
-) -> None:
+@pytest.mark.parametrize(("changes", "words"), CONFLICTING_VALUES)
+def test_conflicting_values_are_rejected(changes: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         spec_of(**changes)
     field, value = words[0].split("=")[0], words[0].partition("=")[2]
@@ -592,32 +594,32 @@ def test_values_that_contradict_each_other_are_refused(
         assert word in str(error.value)
 
 
-def test_values_that_have_no_effect_are_not_checked_together() -> None:
-    """What is checked together is so only where both have a meaning."""
+def test_fields_without_effect_are_not_checked() -> None:
+    """Fields are checked together only if both have an effect."""
     odd_rotary = {"rotary_dim": 5, "rotary_factor": 2.0, "rotary_low_freq_factor": 5.0}
     assert spec_of(positions="learned", **odd_rotary).rotary_dim == 5
     assert spec_of(positions="alibi", relative_buckets=7).relative_buckets == 7
-    sines = {"hidden_dim": 13, "head_dim": 5}
-    assert spec_of(positions="learned", **sines).hidden_dim == 13
-    steep = {
+    odd_width = {"hidden_dim": 13, "head_dim": 5}
+    assert spec_of(positions="learned", **odd_width).hidden_dim == 13
+    no_low_frequencies = {
         "positions": "rotary",
         "rotary_dim": 6,
         "rotary_low_freq_factor": 0.0,
         "rotary_base": 1.0,
     }
-    assert spec_of(rotary_scaling="llama3", **steep).rotary_low_freq_factor == 0.0
+    assert spec_of(rotary_scaling="llama3", **no_low_frequencies).rotary_low_freq_factor == 0.0
 
 
-def test_a_given_head_dim_allows_any_width() -> None:
+def test_an_explicit_head_dim_allows_any_hidden_dim() -> None:
     assert spec_of(hidden_dim=13, head_dim=5).head_dim == 5
 
 
-def test_an_unknown_field_is_refused() -> None:
+def test_an_unknown_field_is_rejected() -> None:
     with pytest.raises((TypeError, ValueError), match="num_layer"):
         spec_of(num_layer=2)
 
 
-def test_replace_and_from_json_name_the_close_field_and_all_fields() -> None:
+def test_replace_and_from_json_suggest_the_closest_field_and_list_all() -> None:
     bad_json = json.dumps({**SIZES, "num_layer": 2})
     for attempt in (
         lambda: spec_of().replace(num_layer=2),
@@ -628,7 +630,7 @@ def test_replace_and_from_json_name_the_close_field_and_all_fields() -> None:
         assert "max_sequence_length" in str(error.value)
 
 
-NO_SPEC: list[tuple[str, str]] = [
+INVALID_JSON: list[tuple[str, str]] = [
     ("", "JSON object"),
     ("{", "JSON object"),
     ("[1, 2]", "JSON object.*list"),
@@ -639,13 +641,13 @@ NO_SPEC: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "words"), NO_SPEC)
-def test_json_that_is_not_a_spec_is_refused(text: str, words: str) -> None:
+@pytest.mark.parametrize(("text", "words"), INVALID_JSON)
+def test_invalid_json_is_rejected(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TransformerSpec.from_json(text)
 
 
-# Nothing is refused that is not tested here ------------------------------------------------------
+# Coverage of errors -----------------------------------------------------------------------------
 
 
 SPEC_FILES = (
@@ -672,7 +674,7 @@ def lines_that_raise() -> list[tuple[str, int, int]]:
 
 
 def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
-    """Return (file, line) that an error came from, `_require` itself left out."""
+    """Return the (file, line) of an error, outside `_require`."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
         make()
     frames = [
@@ -686,9 +688,9 @@ def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
 def test_every_error_of_a_spec_is_tested_above() -> None:
     attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
     attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
-    attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in NOT_TOGETHER]
-    attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in NO_SPEC]
-    refused = {line_that_raised(attempt) for attempt in attempts}
+    attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in CONFLICTING_VALUES]
+    attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in INVALID_JSON]
+    raised = {line_that_raised(attempt) for attempt in attempts}
     for file, first, last in lines_that_raise():
-        lines = {line for where, line in refused if where == file}
+        lines = {line for other, line in raised if other == file}
         assert lines & set(range(first, last + 1)), f"{file}, line {first}"

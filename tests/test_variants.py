@@ -1,4 +1,4 @@
-"""The registry of variants: what ships, what it promises, and how others add to it."""
+"""The registry: built-in variants, their published numbers, and adding variants and components."""
 
 import json
 import re
@@ -30,10 +30,10 @@ SHIPPED = {
 
 
 @pytest.fixture
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of both registries, so that a test may add to them."""
+def isolated_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace both registries by copies that a test may modify."""
     builders.list_variants()
-    import_module("builders.models")  # imported later, its components would not register again
+    import_module("builders.models")  # a later import would not register its components again
     monkeypatch.setattr(registry, "_variants", dict(registry._variants))
     monkeypatch.setattr(components, "_components", dict(components._components))
     monkeypatch.setattr(components, "_loaded_groups", set(components._loaded_groups))
@@ -43,17 +43,17 @@ def parameters_of(name: str, **changes: Any) -> int:
     return parameter_count(json.loads(builders.variant(name, **changes).to_json()))
 
 
-# What ships -------------------------------------------------------------------------------------
+# Built-in variants ------------------------------------------------------------------------------
 
 
-def test_all_promised_variants_are_listed_once() -> None:
+def test_all_built_in_variants_are_listed_once() -> None:
     names = builders.list_variants()
     assert set(names) >= SHIPPED
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", builders.list_variants())
-def test_every_variant_names_its_source_and_is_read_back_from_json(name: str) -> None:
+def test_every_variant_names_its_source_and_survives_a_json_round_trip(name: str) -> None:
     info = builders.variant_info(name)
     assert info.name == name
     assert info.source
@@ -75,12 +75,14 @@ def test_listing_by_kind_returns_the_variants_of_that_kind() -> None:
     assert "tf_tutorial" not in decoders
 
 
-COUNTED = [name for name in builders.list_variants() if builders.variant_info(name).parameters]
+WITH_PUBLISHED_COUNT = [
+    name for name in builders.list_variants() if builders.variant_info(name).parameters
+]
 
 
-@pytest.mark.parametrize("name", COUNTED)
-def test_published_parameter_counts_are_met(name: str) -> None:
-    """Exactly where the source counts them, else to the two digits or so that it gives."""
+@pytest.mark.parametrize("name", WITH_PUBLISHED_COUNT)
+def test_parameter_counts_equal_the_published_ones(name: str) -> None:
+    """Exactly if the source gives all digits, otherwise within its rounding."""
     published = builders.variant_info(name).parameters
     number = re.match(r"[\d.,]+", published)
     assert number
@@ -101,7 +103,7 @@ def test_parameters_counted_by_component_equal_the_formula(name: str) -> None:
     assert all(count >= 0 for count in counts.values())
 
 
-def test_a_classic_block_has_four_parts_in_attention_and_eight_in_the_feedforward() -> None:
+def test_a_block_has_four_square_matrices_in_attention_and_eight_in_the_feedforward() -> None:
     spec = builders.variant("gpt2_xl", attention_bias=False, feedforward_bias=False)
     counts = builders.count_parameters(spec)
     square = spec.num_layers * spec.hidden_dim**2
@@ -109,24 +111,24 @@ def test_a_classic_block_has_four_parts_in_attention_and_eight_in_the_feedforwar
     assert counts["feedforward"] == 8 * square
 
 
-@pytest.mark.usefixtures("own_registry")
-@pytest.mark.parametrize("inside", ["rotate", "bias"])
-def test_registered_positions_inside_attention_are_refused_by_the_attention_layer(inside) -> None:
+@pytest.mark.usefixtures("isolated_registry")
+@pytest.mark.parametrize("hook", ["rotate", "bias"])
+def test_the_keras_attention_layer_rejects_positions_inside_attention(hook) -> None:
     from builders.positions import PositionScheme
 
     hooks = {
         "rotate": lambda self, scope, x, positions, name: x,
         "bias": lambda self, scope, queries, keys, causal: queries,
     }
-    own = type("Own", (PositionScheme,), {inside: hooks[inside]})
+    own = type("Own", (PositionScheme,), {hook: hooks[hook]})
     builders.register_component("positions", "own")(own)
     spec = builders.variant("mini_gpt", positions="own", attention="layer")
     with pytest.raises(ValueError, match=r"positions='own'.*attention='layer'.*use attention='gr"):
         builders.build_decoder_only(spec, abstract=True)
 
 
-@pytest.mark.usefixtures("own_registry")
-def test_parameters_of_a_registered_component_are_not_guessed() -> None:
+@pytest.mark.usefixtures("isolated_registry")
+def test_counting_parameters_of_a_custom_component_raises_an_error() -> None:
     builders.register_component("norm_placement", "twice")(lambda *_: None)
     with pytest.raises(ValueError, match=r"norm_placement='twice'.*abstract=True.*count_params"):
         builders.count_parameters(builders.variant("gpt2_small", norm_placement="twice"))
@@ -135,15 +137,15 @@ def test_parameters_of_a_registered_component_are_not_guessed() -> None:
 @pytest.mark.parametrize(
     ("name", "published", "ours"), [("vaswani_base", 65e6, 63.1e6), ("vaswani_big", 213e6, 214.2e6)]
 )
-def test_the_counts_of_attention_is_all_you_need_are_met_within_its_rounding(
+def test_parameter_counts_equal_those_of_attention_is_all_you_need_within_rounding(
     name: str, published: float, ours: float
 ) -> None:
-    """Its "about 37,000" tokens are not exact, and its table rounds to the million."""
+    """The paper gives "about 37,000" tokens and rounds counts to the million."""
     assert parameters_of(name) == pytest.approx(ours, rel=1e-3)
     assert parameters_of(name) == pytest.approx(published, rel=0.04)
 
 
-def test_the_four_corners_differ_in_two_choices_only() -> None:
+def test_the_four_corners_differ_only_in_norm_placement_and_positions() -> None:
     for kind in ("decoder_only", "encoder_decoder"):
         specs = {name: builders.variant(name, kind=kind) for name in CORNERS}
         for name, spec in specs.items():
@@ -161,7 +163,7 @@ def test_the_four_corners_differ_in_two_choices_only() -> None:
         assert all(fields == common[0] for fields in common)
 
 
-FACTS: dict[str, dict[str, Any]] = {
+EXPECTED: dict[str, dict[str, Any]] = {
     "vaswani_base": {
         "num_layers": 6,
         "num_encoder_layers": 6,
@@ -278,13 +280,13 @@ FACTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_a_variant_has_the_fields_of_its_source(name: str) -> None:
     spec = builders.variant(name)
-    assert {field: getattr(spec, field) for field in FACTS[name]} == FACTS[name]
+    assert {field: getattr(spec, field) for field in EXPECTED[name]} == EXPECTED[name]
 
 
-def test_heads_of_the_language_model_are_as_wide_as_the_model() -> None:
+def test_heads_of_language_model_2023_are_as_wide_as_the_model() -> None:
     spec = builders.variant("language_model_2023")
     assert spec.head_dim == spec.hidden_dim
     assert spec.num_heads > 1
@@ -293,7 +295,7 @@ def test_heads_of_the_language_model_are_as_wide_as_the_model() -> None:
 # Changes and errors -----------------------------------------------------------------------------
 
 
-def test_changes_are_made_before_fields_are_derived() -> None:
+def test_changes_apply_before_fields_are_derived() -> None:
     spec = builders.variant("gpt2_small", hidden_dim=96, num_layers=2)
     assert (spec.head_dim, spec.intermediate_dim, spec.num_layers) == (8, 384, 2)
 
@@ -302,7 +304,7 @@ def test_changes_are_made_before_fields_are_derived() -> None:
     ("given", "close"),
     [("gpt2_smal", "gpt2_small"), ("vaswani", "vaswani_b"), ("minigpt", "mini_gpt")],
 )
-def test_the_error_of_an_unknown_variant_suggests_the_closest_and_lists_all(
+def test_the_error_for_an_unknown_variant_suggests_the_closest_and_lists_all(
     given: str, close: str
 ) -> None:
     with pytest.raises(ValueError, match=f"{given!r}.*did you mean '{close}") as error:
@@ -311,7 +313,7 @@ def test_the_error_of_an_unknown_variant_suggests_the_closest_and_lists_all(
         assert name in str(error.value)
 
 
-def test_an_unknown_field_or_a_bad_value_or_kind_is_refused() -> None:
+def test_unknown_fields_and_bad_values_and_kinds_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"'layers'.*num_layers"):
         builders.variant("gpt2_small", layers=2)
     with pytest.raises(ValueError, match=r"num_layers=0.*positive"):
@@ -323,8 +325,8 @@ def test_an_unknown_field_or_a_bad_value_or_kind_is_refused() -> None:
 # Adding -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("own_registry")
-def test_a_registered_variant_is_listed_and_made_like_the_others() -> None:
+@pytest.mark.usefixtures("isolated_registry")
+def test_a_registered_variant_is_listed_and_returned_like_the_others() -> None:
     @builders.register_variant(kinds=("decoder_only",), source="a test", summary="tiny")
     def tiny() -> builders.TransformerSpec:
         return builders.TransformerSpec(
@@ -336,10 +338,10 @@ def test_a_registered_variant_is_listed_and_made_like_the_others() -> None:
     assert tiny().num_layers == 2
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("isolated_registry")
 def test_a_variant_cannot_take_a_registered_name() -> None:
     def gpt2_small() -> builders.TransformerSpec:
-        raise AssertionError("never made")
+        raise AssertionError("never called")
 
     register = builders.register_variant(kinds=("decoder_only",), source="a test", summary="other")
     with pytest.raises(ValueError, match="'gpt2_small' is registered already"):
@@ -352,45 +354,45 @@ def spec_of_width(hidden_dim: int) -> builders.TransformerSpec:
     )
 
 
-def named(name: str):
+def register_as(name: str):
     return builders.register_variant(
         kinds=("decoder_only",), source="a test", summary="one", name=name
     )
 
 
-@pytest.mark.usefixtures("own_registry")
-def test_a_partial_cannot_take_the_name_of_a_shipped_variant() -> None:
+@pytest.mark.usefixtures("isolated_registry")
+def test_a_partial_cannot_take_the_name_of_a_built_in_variant() -> None:
     published = builders.variant("gpt2_small")
     with pytest.raises(ValueError, match=r"'gpt2_small' is registered already, by builders\.spec"):
-        named("gpt2_small")(partial(spec_of_width, 7))
+        register_as("gpt2_small")(partial(spec_of_width, 7))
     assert builders.variant("gpt2_small") == published
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("isolated_registry")
 def test_another_function_of_the_same_module_cannot_take_a_registered_name() -> None:
-    makers = [lambda: spec_of_width(7), lambda: spec_of_width(11), partial(spec_of_width, 13)]
-    makers += [lambda width=width: spec_of_width(width) for width in (17, 19)]
-    named("own")(makers[0])
-    for other in makers[1:]:
+    functions = [lambda: spec_of_width(7), lambda: spec_of_width(11), partial(spec_of_width, 13)]
+    functions += [lambda width=width: spec_of_width(width) for width in (17, 19)]
+    register_as("own")(functions[0])
+    for other in functions[1:]:
         with pytest.raises(ValueError, match="'own' is registered already, by test_variants"):
-            named("own")(other)
-    named("own")(makers[0])
+            register_as("own")(other)
+    register_as("own")(functions[0])
     assert builders.variant("own").hidden_dim == 7
 
 
-@pytest.mark.usefixtures("own_registry")
-def test_running_a_definition_again_replaces_the_variant() -> None:
+@pytest.mark.usefixtures("isolated_registry")
+def test_rerunning_a_definition_replaces_the_variant() -> None:
     code = "def own(): return make({width})\nregister(own)"
-    for width in (7, 11):  # as an edited cell of a notebook does
-        namespace = {"make": spec_of_width, "register": named("own"), "__name__": "notebook"}
+    for width in (7, 11):  # like an edited notebook cell
+        namespace = {"make": spec_of_width, "register": register_as("own"), "__name__": "notebook"}
         exec(code.format(width=width), namespace)
     assert builders.variant("own").hidden_dim == 11
     for _ in range(2):
-        named("partial")(partial(spec_of_width, 13))
+        register_as("partial")(partial(spec_of_width, 13))
     assert builders.variant("partial").hidden_dim == 13
 
 
-def test_a_shipped_name_that_is_taken_first_is_refused_and_breaks_no_variant() -> None:
+def test_taking_a_built_in_name_before_loading_is_rejected_and_breaks_no_variant() -> None:
     code = """
 import builders
 try:
@@ -407,15 +409,15 @@ print(builders.variant("mini_gpt").hidden_dim)
     assert printed.endswith("256\n")
 
 
-@pytest.mark.usefixtures("own_registry")
-def test_a_variant_without_a_function_name_needs_a_name() -> None:
+@pytest.mark.usefixtures("isolated_registry")
+def test_a_partial_needs_an_explicit_variant_name() -> None:
     register = builders.register_variant(kinds=("decoder_only",), source="a test", summary="one")
     with pytest.raises(ValueError, match=r"name=None.*partial objects have none; give name="):
         register(partial(spec_of_width, 7))
 
 
-@pytest.mark.usefixtures("own_registry")
-def test_a_component_may_be_a_partial_and_a_refused_one_is_not_registered() -> None:
+@pytest.mark.usefixtures("isolated_registry")
+def test_a_component_may_be_a_partial_and_a_rejected_one_is_not_registered() -> None:
     scaled = partial(lambda x, factor: x * factor, factor=3)
     assert builders.register_component("activation", "scaled")(scaled) is scaled
     assert components.component("activation", "scaled")(2) == 6
@@ -424,7 +426,7 @@ def test_a_component_may_be_a_partial_and_a_refused_one_is_not_registered() -> N
     assert components.component("activation", "scaled") is scaled
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("isolated_registry")
 def test_a_registered_component_is_an_allowed_value_of_specs() -> None:
     with pytest.raises(ValueError, match="'cube'"):
         builders.variant("gpt2_small", activation="cube")
@@ -443,7 +445,7 @@ def test_a_registered_component_is_an_allowed_value_of_specs() -> None:
 
 
 class BrokenPlugin:
-    """Stands for the entry point of an installed package that cannot be imported."""
+    """Entry point of an installed package that cannot be imported."""
 
     name, value = "broken", "broken_package.variants"
 
@@ -451,7 +453,7 @@ class BrokenPlugin:
         raise ImportError("no such thing")
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("isolated_registry")
 def test_a_broken_plugin_is_reported_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(components, "entry_points", lambda group: [BrokenPlugin()])
     components._loaded_groups.clear()
