@@ -1,46 +1,62 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(to_file: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file whole or not at all; missing folders are made.
+def write_whole(
+    path: str | os.PathLike[str], content: str | bytes | Callable[[Path], object]
+) -> Path:
+    """Write a file whole or not at all, and return its path.
+
+    The content goes to a temporary file in the same folder, which is flushed to the disk and then
+    renamed. An error or an interruption leaves the old file as it is, or none, and no temporary
+    file. Missing parent folders are created. A symbolic link stays a link; its target is replaced.
+
+    Args:
+        path: The file to write.
+        content: Bytes; text, written as UTF-8 with its line ends unchanged; or a function that
+            writes to the path it is given, a temporary file with the same suffix.
 
     Raises:
-        OSError: if the folder cannot be made or the file not written; what was there stays.
+        IsADirectoryError: if `path` is a folder.
+        OSError: if the folder cannot be created or the file cannot be written.
     """
-    path = Path(to_file)
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write a picture to {str(path)!r}: it is a folder")
-    Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
-    with replaced_whole(path) as temporary:
-        temporary.write_bytes(data)
-    return path
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {str(path)!r}: it is a folder; give a file name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because renaming is atomic only within one file system.
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    temporary.open("xb").close()  # creates it with the permissions of a new file
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return Path(path)
 
 
 @contextmanager
-def replaced_whole(to_file: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary file of the same suffix to write to; it becomes `to_file` at the end.
-
-    An interruption or an error inside the `with` leaves the old file, or none. A symbolic link
-    stays one, and what it leads to is replaced.
-
-    Raises:
-        OSError: if its folder is missing, or nothing can be written there.
-    """
-    path = Path(os.path.realpath(to_file))
-    # In the same folder, because only within one file system is replacing a file one step.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    temporary.open("xb").close()  # a new one, with the rights that new files have
+def replaced_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path of the same suffix that becomes `path`; to be removed."""
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    temporary.open("xb").close()
     try:
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
