@@ -1,30 +1,30 @@
-"""Look at a Keras model: read it into a plain graph, find its skip paths, measure it, draw it.
+"""Inspect Keras models: read them into graphs, find skip paths, measure, compare and draw them.
 
     import plots
 
     graph = plots.read_graph(model)               # any Functional or Sequential Keras model
     plots.skip_paths(graph)                       # the residual paths, found by structure
-    plots.plot_model(model, "model.svg")          # in the place of keras.utils.plot_model
+    plots.plot_model(model, "model.svg")          # instead of keras.utils.plot_model
     plots.draw(model, "model.svg", plugins=["skip_paths", "parameters"], depth=2)
-    print(plots.diagnosis_text(graph))            # what the model is, and what looks wrong in it
-    plots.draw(model, "model.html")               # a page to explore: open, search, trace, compare
+    print(plots.diagnosis_text(graph))            # a description of the model, and its problems
+    plots.draw(model, "model.html")               # a page to explore: expand, search, trace
     plots.plot_side_by_side({"pre-norm": a, "post-norm": b}, "both.png", blocks=1)
     plots.plot_diff(old_model, new_model, "diff.svg")
     print(plots.difference_text(plots.compare_graphs(old_graph, new_graph)))
     plots.save_figure(plots.loss_curves(histories), "loss.png")
 
-The core is small: `read_graph` reads a model once into a frozen `Graph`; plugins map graph to
-graph; renderers map graph to file. `plots.registry` says how to add your own.
+`read_graph` reads a model once into a frozen `Graph`; plugins map graph to graph; renderers map
+graph to file. `plots.registry` describes how to add your own.
 
-    graph, annotations, graph_json, registry   what everything here speaks of
+    graph, annotations, registry               the core data types
     reading                                    Keras model -> graph
     skips, folding, axes, costs, differences,  plugins: graph -> graph
     measuring, diagnosis
-    renderers, pictures, presentation          graph -> file, or a notebook's cell
-    figures                                    numbers -> matplotlib figure
-    conformance, sample_graphs                 for the tests of those who add their own
+    renderers, pictures                        graph -> file, or the output of a notebook cell
+    figures                                    numbers -> Matplotlib figure
+    conformance                                checks for plugins and renderers of others
 
-Importing this package is cheap: Keras, pydot, Graphviz and matplotlib are imported when first used.
+Importing this package does not import Keras, NumPy, Matplotlib or Graphviz.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ from plots.figures import (
 )
 from plots.folding.fold import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
-from plots.graph_json import graph_to_json
 from plots.measuring.attention_weights import AttentionMap, attention_maps
 from plots.measuring.depth import DepthProfile, depth_profile
 from plots.measuring.execution import call_values, edge_gradients
@@ -115,7 +114,6 @@ __all__ = [
     "gradients",
     "graph_plugin",
     "graph_renderer",
-    "graph_to_json",
     "learning_rate_curves",
     "list_plugins",
     "list_renderers",

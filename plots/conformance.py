@@ -1,14 +1,13 @@
-"""Check that a graph plugin or renderer keeps the rules, in the tests of whoever writes one.
+"""Check that a graph plugin or renderer follows the rules, for the tests of its author.
 
     from plots.conformance import check_plugin, check_renderer
 
-    def test_my_plugin_keeps_the_rules():
+    def test_my_plugin_follows_the_rules():
         check_plugin(my_plugin)
 
-Both apply it to `sample_graphs`, made by hand without Keras: a single call, names full of signs,
-parallel edges, shared layers, deep names, implicit masks, several outputs, graphs that are folded
-or annotated already, and one of 2,000 calls. What breaks a rule raises an AssertionError that says
-which rule, on which sample.
+Both apply it to `sample_graphs`, which need no Keras: a single call, names with special characters,
+parallel edges, shared layers, deep names, implicit masks, several outputs, folded and annotated
+graphs, and one of 2,000 calls. An AssertionError names the broken rule and the sample.
 """
 
 from __future__ import annotations
@@ -17,15 +16,26 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
-from plots.graph import Graph
-from plots.graph_json import check_graph
+from plots.annotations import Note, Overlay, Quantity
+from plots.folding.fold import fold
+from plots.graph import Edge, Graph, Kind, Loss, Node, Shape, Tensor, check_graph
 from plots.operation_kinds import is_additive_merge
 from plots.registry import VARIADIC, GraphPlugin, GraphRenderer, find_plugin, find_renderer
-from plots.sample_graphs import sample_graphs
+from plots.skips import mark_skip_paths
 
 __all__ = ["check_plugin", "check_renderer", "sample_graphs"]
+
+_NAME = """<b>&"quoted"</b>{a|b};#35;\\n'é'%s[c](d)`e`*f*$g$~h
+second line"""
+"""A name with every character that is special in some format."""
+
+_PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
 
 
 def check_plugin(
@@ -35,18 +45,18 @@ def check_plugin(
 ) -> None:
     """Check a graph plugin.
 
-    It takes every graph, returns a graph whose parts fit together, that is the same every time and
-    survives being written as JSON and read back, has the outputs of the one given, and leaves that
-    one as it was. Two things it may refuse with a ValueError: a graph that is folded already, and
-    going without a model, if it has the parameter `model`, which is None here.
+    A plugin accepts every graph and does not change it. It returns a graph with the same outputs
+    whose parts fit together, equal on every call and equal after a round trip through JSON. It may
+    raise ValueError for a folded graph, and for a missing model if it has the parameter `model`,
+    which is None here.
 
     Args:
         plugin: A registered name, or the function, decorated or not.
-        samples: Graphs by name, in the place of `sample_graphs`.
-        **options: To apply it with.
+        samples: Graphs by name; None uses `sample_graphs`.
+        **options: Options for the plugin.
 
     Raises:
-        AssertionError: naming the rule that is broken, and the sample.
+        AssertionError: if it breaks a rule, naming the rule and the sample.
         ValueError: if no plugin has that name.
     """
     known = _known(plugin, GraphPlugin, find_plugin)
@@ -60,11 +70,12 @@ def check_plugin(
             result = _called(known.apply, graph, given, place, refusals)
         except refusals:
             continue
-        _require(isinstance(result, Graph), place, f"returns a Graph, and no {_kind(result)}")
-        _require(graph.to_json() == before, place, "leaves the graph that it is given as it was")
+        _require(isinstance(result, Graph), place, f"returns a Graph, not a {_kind(result)}")
+        _require(graph.to_json() == before, place, "does not change the graph that it is given")
         _check_result(result, place)
         again = _called(known.apply, graph, given, place, refusals)
-        _require(again.to_json() == result.to_json(), place, "gives the same result every time")
+        is_same = again.to_json() == result.to_json()
+        _require(is_same, place, "returns the same result on every call")
         _require(
             [_tensor(result, *end) for end in result.outputs]
             == [_tensor(graph, *end) for end in graph.outputs],
@@ -80,17 +91,17 @@ def check_renderer(
 ) -> None:
     """Check a graph renderer.
 
-    It takes every graph, returns text or bytes, the same every time, and leaves the graph as it
-    was. Text (not bytes) holds all words of the names of all calls, whatever its format puts in the
-    place of signs; only a merge may be a sign itself.
+    A renderer accepts every graph and does not change it. It returns text or bytes, equal on every
+    call. Text (not bytes) contains all words of the names of all calls, however its format escapes
+    other characters; only a merge may be drawn as a symbol.
 
     Args:
         renderer: A registered name, or the function, decorated or not.
-        samples: Graphs by name, in the place of `sample_graphs`.
-        **options: To apply it with.
+        samples: Graphs by name; None uses `sample_graphs`.
+        **options: Options for the renderer.
 
     Raises:
-        AssertionError: naming the rule that is broken, and the sample.
+        AssertionError: if it breaks a rule, naming the rule and the sample.
         ValueError: if no renderer has that name.
     """
     known = _known(renderer, GraphRenderer, find_renderer)
@@ -99,17 +110,17 @@ def check_renderer(
         before, place = graph.to_json(), f"the renderer {known.name!r} on the sample {name!r}"
         result = _called(known.render, graph, options, place)
         is_file = isinstance(result, str | bytes) and result
-        _require(is_file, place, f"returns text or bytes, and no {_kind(result)}")
-        _require(graph.to_json() == before, place, "leaves the graph that it is given as it was")
+        _require(is_file, place, f"returns text or bytes, not a {_kind(result)}")
+        _require(graph.to_json() == before, place, "does not change the graph that it is given")
         again = _called(known.render, graph, options, place)
-        _require(again == result, place, "gives the same result every time")
+        _require(again == result, place, "returns the same result on every call")
         if isinstance(result, str):
             missing = sorted(word for word in _words_of(graph) if word not in result)
-            _require(not missing, place, f"has all names of calls in its text; missing: {missing}")
+            _require(not missing, place, f"contains all names of calls; missing: {missing}")
 
 
 def _known(thing: Any, of: Any, find: Callable[[str], Any]) -> Any:
-    """The plugin or renderer that a name, or a function, stands for."""
+    """Return the plugin or renderer of a name or function."""
     if isinstance(thing, str):
         return find(thing)
     if isinstance(thing, of):
@@ -136,40 +147,44 @@ def _called(
 ) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a graph is too large for a format, for example
+            warnings.simplefilter("ignore")  # such as a graph that is too large for a format
             return function(graph, **options)
     except allowed:
         raise
     except Exception as error:
-        said = f"{place} breaks a rule: it takes every graph, but {type(error).__name__}: {error}"
-        raise AssertionError(said) from error
+        raised = f"{type(error).__name__}: {error}"
+        raise AssertionError(
+            f"{place} breaks a rule: it accepts every graph, but raised {raised}"
+        ) from error
 
 
 def _check_result(result: Graph, place: str) -> None:
-    """That a graph fits together and survives JSON."""
+    """Check that the parts of a graph fit together and that it is equal after JSON."""
     try:
         check_graph(result)
     except ValueError as error:
-        raise AssertionError(f"{place} breaks a rule: its graph fits together: {error}") from error
+        raise AssertionError(
+            f"{place} breaks a rule: the parts of its graph fit together, but {error}"
+        ) from error
     try:
         text = result.to_json()
         read = Graph.from_json(text)
         survives = read == result and read.to_json() == text
     except (TypeError, ValueError) as error:
         raise AssertionError(
-            f"{place} breaks a rule: its graph holds plain values only, as JSON has them: {error}"
+            f"{place} breaks a rule: its graph has JSON values only, but {error}"
         ) from error
-    _require(survives, place, "gives a graph that is the same after Graph.from_json(to_json())")
+    _require(survives, place, "returns a graph that is equal after Graph.from_json(to_json())")
 
 
 def _tensor(graph: Graph, node_id: str, output: int) -> Any:
-    """Shape and dtype of an output of the model; its letters may change."""
+    """Return shape and dtype of an output of the model; its letters may change."""
     tensor = graph.node(node_id).outputs[output]
     return tensor.shape, tensor.dtype
 
 
 def _words_of(graph: Graph) -> set[str]:
-    """Words of the names of all calls but merges, which may be drawn as a sign."""
+    """Return the words of the names of all calls but merges, which may be drawn as a symbol."""
     names = [node.shown_name for node in graph.nodes if not is_additive_merge(node)]
     return {word for name in names for word in re.findall(r"[^\W_]{2,}", name)}
 
@@ -181,3 +196,180 @@ def _kind(result: Any) -> str:
 def _require(kept: Any, place: str, rule: str) -> None:
     if not kept:
         raise AssertionError(f"{place} breaks a rule: it {rule}")
+
+
+def sample_graphs(large: bool = True) -> dict[str, Graph]:
+    """Return small graphs for tests by name, built without Keras.
+
+    Args:
+        large: Whether to include the one with 2,000 calls.
+    """
+    samples = {
+        "one call": _Sketch("one").input("x").graph("x"),
+        "an unused input": _Sketch("idle").input("x", "y").call("a", "y").graph("a"),
+        "special characters in names": _with_special_characters(),
+        "parallel edges": _Sketch("parallel")
+        .input("x")
+        .call("attention", query="x", key="x", value="x")
+        .graph("attention"),
+        "a shared layer": _Sketch("shared")
+        .input("x", "y")
+        .call("twice", "x")
+        .call("twice@2", "y", layer="twice")
+        .call("both", first="twice", second="twice@2", class_name="Concatenate")
+        .graph("both"),
+        "deep names": _deep(),
+        "an implicit mask": _with_mask(),
+        "several outputs": _with_outputs(),
+        "a residual stream": mark_skip_paths(_stack(blocks=3)),
+        "folded": fold(mark_skip_paths(_stack(blocks=5)), depth=2),
+        "folded to one group": fold(_stack(blocks=5), depth=0),
+        "annotated": _annotated(),
+    }
+    if large:
+        samples["2,000 calls"] = mark_skip_paths(_stack(blocks=285))
+    return samples
+
+
+class _Sketch:
+    """A graph that is built call by call; the shape of tensors is (None, 7) unless given."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: dict[str, Node] = {}
+        self.edges: list[Edge] = []
+
+    def input(self, *ids: str, dtype: str = "float32") -> _Sketch:
+        for node_id in ids:
+            self._add(node_id, "input", "InputLayer", (Tensor((None, 7), dtype),), node_id)
+        return self
+
+    def call(
+        self,
+        node_id: str,
+        *sources: str,
+        class_name: str = "Dense",
+        layer: str | None = None,
+        shapes: tuple[Shape, ...] = ((None, 7),),
+        **arguments: str,
+    ) -> _Sketch:
+        outputs = tuple(Tensor(shape, "float32") for shape in shapes)
+        self._add(node_id, "layer", class_name, outputs, layer or node_id)
+        ports = {"inputs": sources[0]} if len(sources) == 1 else {}
+        if len(sources) > 1:
+            ports = {f"inputs.{number}": source for number, source in enumerate(sources)}
+        for port, source in (ports | arguments).items():
+            self.edge(source, node_id, port)
+        return self
+
+    def edge(self, source: str, target: str, port: str, implicit: bool = False) -> _Sketch:
+        tensor = self.nodes[source].outputs[0]
+        self.edges.append(Edge(source, target, port, 0, tensor, implicit))
+        return self
+
+    def graph(self, *outputs: str) -> Graph:
+        weights = {node.layer: node.parameters for node in self.nodes.values()}
+        return Graph(
+            name=self.name,
+            nodes=tuple(self.nodes.values()),
+            edges=tuple(self.edges),
+            inputs=tuple(node.id for node in self.nodes.values() if node.kind == "input"),
+            outputs=tuple((node_id, 0) for node_id in outputs),
+            parameters=sum(weights.values()),
+            trainable_parameters=sum(weights.values()),
+        )
+
+    def _add(
+        self, node_id: str, kind: Kind, class_name: str, outputs: tuple[Tensor, ...], layer: str
+    ) -> None:
+        parameters = 56 if class_name == "Dense" else 0
+        config = {"units": 7, "activation": "relu"} if parameters else {}
+        namespace = node_id.rpartition(".")[0]
+        name = node_id.partition("@")[0] if layer != node_id else node_id
+        trainable = None if kind == "input" else True
+        self.nodes[node_id] = Node(
+            node_id,
+            name,
+            kind,
+            class_name,
+            (),
+            namespace,
+            layer,
+            outputs,
+            parameters,
+            parameters,
+            trainable,
+            config,
+            weight_bytes=4 * parameters,
+        )
+
+
+def _with_special_characters() -> Graph:
+    sketch = _Sketch(_NAME).input("end").call(_NAME, "end", class_name=_NAME)
+    return sketch.call(f"{_NAME}.graph", _NAME).call("style", f"{_NAME}.graph").graph("style")
+
+
+def _deep() -> Graph:
+    names = [".".join(["a"] * depth + [f"call_{depth}"]) for depth in range(40)]
+    sketch = _Sketch("deep").input("x", "a.a.y").call(names[0], "x")
+    for source, target in pairwise(names):
+        sketch.call(target, source)
+    return sketch.edge("a.a.y", names[2], "other").graph(names[-1])
+
+
+def _with_mask() -> Graph:
+    sketch = _Sketch("masked").input("x").call("embedding", "x", class_name="Embedding")
+    sketch.input("mask", dtype="bool").call("lstm", "embedding", class_name="LSTM")
+    return sketch.edge("mask", "lstm", "mask", implicit=True).graph("lstm")
+
+
+def _with_outputs() -> Graph:
+    sketch = _Sketch("several").input("x")
+    sketch.call("lstm", "x", class_name="LSTM", shapes=((None, 5, 7), (None, 7), (None, 7)))
+    graph = sketch.call("a", "x").graph("a", "lstm", "a")
+    return replace(graph, outputs=(*graph.outputs, ("lstm", 2)))
+
+
+def _stack(blocks: int) -> Graph:
+    """Return pre-norm blocks of seven calls each."""
+    sketch, stream = _Sketch("stack").input("tokens").call("embedding", "tokens"), "embedding"
+    for number in range(blocks):
+        for sublayer in ("attention", "feedforward"):
+            name = f"decoder.block_{number}.{sublayer}"
+            sketch.call(f"{name}.norm", stream, class_name="LayerNormalization")
+            last = "norm"
+            for part in ("up", "down") if sublayer == "feedforward" else ("heads",):
+                sketch.call(f"{name}.{part}", f"{name}.{last}")
+                last = part
+            sketch.call(f"{name}.residual", stream, f"{name}.{last}", class_name="Add")
+            stream = f"{name}.residual"
+    return sketch.call("logits", stream).graph("logits")
+
+
+def _annotated() -> Graph:
+    """Return a graph with all annotations that plugins make."""
+    graph = mark_skip_paths(_stack(blocks=2))
+    letters = {"b": None, "d": 7}
+    whole = Quantity({"b d": 1e12})
+    counted = {node.id: Quantity({"b d": 2.0 * node.parameters, "": 3.0}) for node in graph.nodes}
+    measured = {edge.id: Quantity(10.0**-number) for number, edge in enumerate(graph.edges)}
+    measured |= {node.id: Quantity(float(number)) for number, node in enumerate(graph.nodes)}
+    return replace(
+        graph,
+        nodes=tuple(
+            replace(node, outputs=tuple(replace(t, letters=("b", "d")) for t in node.outputs))
+            for node in graph.nodes
+        ),
+        losses=(Loss("SparseCategoricalCrossentropy", True),),
+        letters=letters,
+        overlays=(
+            Overlay("flops", "operations", "FLOP", counted, whole, sizes={"b": 3, "d": 7}),
+            Overlay("rms", f"RMS {_NAME}", "", measured, combine="last", scale="log"),
+        ),
+        notes=(
+            Note("finding", ("embedding", graph.edges[1].id), f"A note. {_NAME}", "a paper, 3.1"),
+            Note("changed", (graph.edges[2].id,), "A note about an edge."),
+            Note("a custom kind", (), "A note about the whole graph."),
+        ),
+        pictures={"logits": _PIXEL},
+    )

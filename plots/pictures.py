@@ -1,7 +1,11 @@
-"""Pictures of models: `draw`, `plot_model` in the place of Keras' own, and models side by side."""
+"""Diagrams of models: `draw`, `plot_model`, models side by side, differences, and notebooks.
+
+Importing this module also defines how a `Graph` is printed and shown in notebooks.
+"""
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,7 +17,9 @@ from plots.differences.compare import compare_graphs
 from plots.differences.union import marked, older_side
 from plots.files import write_whole
 from plots.folding.fold import fold_blocks
+from plots.folding.groups import close_groups
 from plots.graph import Graph
+from plots.hierarchy import boxes, depth_of
 from plots.reading.read import read_graph
 from plots.registry import (
     GraphRenderer,
@@ -21,57 +27,61 @@ from plots.registry import (
     apply_plugins,
     check_options,
     find_renderer,
+    plugin_list,
     renderer_of_file,
 )
-from plots.renderers.boxes import Labels
-from plots.renderers.dot import graphs_to_dot
-from plots.renderers.graphviz import FORMATS, check_style, render_dot
+from plots.renderers.dot import Labels, graphs_to_dot
+from plots.renderers.graphviz import FORMATS, check_style, render_dot, svg
+from plots.renderers.html import to_html
+from plots.renderers.text import to_text
 from plots.skips import mark_skip_paths
 
 if TYPE_CHECKING:
     import keras
 
+MOST_CALLS = 150
+"""Number of calls above which a diagram in a notebook has clusters collapsed to stay readable."""
+
 
 def draw(
     model: keras.Model | Graph,
     to_file: str | os.PathLike[str],
-    plugins: Iterable[PluginLike] = ("skip_paths",),
+    plugins: PluginLike | Iterable[PluginLike] = ("skip_paths",),
     depth: int | None = None,
     renderer: str | None = None,
     open_nested: bool = True,
     open_layers: bool = False,
     **options: Any,
 ) -> Any:
-    """Read a model, apply plugins, and write the graph to a file: the whole way in one call.
+    """Read a model, apply plugins, and write the graph to a file.
 
     Args:
-        model: A Functional model, a Sequential one that is built, or a `Graph`.
-        to_file: Where to; the suffix gives the format (see `plots.list_renderers`). A name without
-            one gets that of the renderer, and without a renderer it becomes a PNG. Missing folders
-            are made. The file is written whole or not at all.
-        plugins: What to do with the graph, in this order: names (`plots.list_plugins`), pairs
-            (name, options), or functions from graph to graph. One that fails is named in a warning
-            and left out.
-        depth: How many levels of boxes to draw open, with runs of equal blocks as one box; None
-            draws everything. The same as the plugin `fold` at the end, but for pages that open
-            boxes when they are clicked: so many are open at first.
-        renderer: Name of a renderer, in the place of the one that the suffix asks for.
-        open_nested: Whether models used as layers are opened.
-        open_layers: Whether layers that are made of layers are looked into; see `read_graph`.
-        **options: Of the renderer, such as `rankdir="LR"` or `shapes=True` for pictures.
+        model: A Functional model, a built Sequential model, or a `Graph`.
+        to_file: Path of the file; its suffix selects the format (see `plots.list_renderers`). A
+            name without suffix gets that of `renderer`, or ".png". Missing folders are created.
+            The file is written whole or not at all.
+        plugins: Plugins to apply, in this order: names (`plots.list_plugins`), pairs (name,
+            options), functions from graph to graph, or one of these. A plugin that fails is skipped
+            with a warning.
+        depth: Number of levels of clusters to draw expanded, with runs of equal blocks as one
+            cluster; None draws everything. Applies the plugin `fold` last; an HTML page keeps the
+            whole graph and starts at this depth.
+        renderer: Name of a renderer; None selects it by the suffix.
+        open_nested: Whether to show the calls inside models that are used as layers.
+        open_layers: Whether to show the calls inside composite layers; see `read_graph`.
+        **options: Options of the renderer, such as `rankdir="LR"` or `shapes=True`.
 
     Returns:
-        In a notebook something that shows what was written, where the format can be shown (PNG,
-        SVG); else None.
+        In a notebook, an object that displays the file if it is a PNG or SVG; else None.
 
     Raises:
-        TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
-        ValueError: if the model is not built; if a plugin, a format or an option is unknown or has
-            a value that is not allowed; if `depth` is negative.
+        TypeError: if `model` is not a Keras model, or a subclassed one, which has no graph.
+        ValueError: if the model is not built; if a plugin, format or option is unknown or the value
+            of an option is not allowed; if `depth` is negative.
         OSError: if the file cannot be written.
     """
     path, chosen = _checked(to_file, renderer, depth, options)
-    steps = list(plugins)
+    steps = plugin_list(plugins)
     if depth is not None and "depth" in chosen.options:
         options["depth"] = depth
     elif depth is not None:
@@ -96,38 +106,37 @@ def plot_model(
     splines: str = "spline",
     blocks: int | None = None,
 ) -> Any:
-    """Draw a model, its skip paths as one thick straight line past the sublayers.
+    """Draw a model with its residual stream as one thick straight line past the sublayers.
 
-    Takes the arguments of `keras.utils.plot_model` and can be put in its place. Calls are drawn,
-    not layers, so a shared layer has one box per call; parallel edges are kept; dotted layer names
-    (`decoder.block_0.feedforward.up`) become nested, labelled boxes. Masks and other side inputs
-    that many sublayers share are drawn once and referred to by name where they are used.
+    A drop-in replacement for `keras.utils.plot_model`. Nodes are calls, not layers, so a shared
+    layer has one node per call. Parallel edges are kept. Dotted layer names
+    (`decoder.block_0.feedforward.up`) become nested, labelled clusters. Masks and other inputs that
+    many sublayers share are drawn once and referenced by name where they are used.
 
     Args:
-        model: A Functional model, or a Sequential one that is built.
-        to_file: Where to; the suffix (.png, .svg, .pdf, .dot) gives the format, none means PNG.
-            Missing folders are made. The file is written whole or not at all.
-        show_shapes: Whether to show what shapes go in and come out.
-        show_dtype: Whether to show the dtype of what comes out.
-        show_layer_names: Whether to show full names. Without it a box shows the last part of the
-            name, or the class where nobody gave a name, and a merge is a circle with a plus.
+        model: A Functional model or a built Sequential model.
+        to_file: Path of the file; its suffix (.png, .svg, .pdf, .dot) selects the format, PNG if it
+            has none. Missing folders are created. The file is written whole or not at all.
+        show_shapes: Whether to show input and output shapes.
+        show_dtype: Whether to show output dtypes.
+        show_layer_names: Whether to show full names. Otherwise a node shows the last part of the
+            name, or the class if Keras generated the name, and a merge is a circle with a plus.
         rankdir: Direction of the data flow: "TB", "BT", "LR" or "RL".
-        expand_nested: Whether models used as layers are opened.
-        dpi: Dots per inch of a PNG. Lowered for large models, so that no side of the picture is
-            longer than 16,000 pixels.
+        expand_nested: Whether to show the calls inside models that are used as layers.
+        dpi: Dots per inch of a PNG; reduced for large models, so that no side is longer than 16,000
+            pixels.
         show_layer_activations: Whether to show the activation of layers that have one.
-        show_trainable: Whether to show if a layer with weights is trained.
-        splines: How edges run, as in Graphviz: "spline", "polyline", "ortho", ...
-        blocks: Of every run of equal blocks draw only so many, with the number that they stand for;
-            None draws all.
+        show_trainable: Whether to show if a layer with weights is trainable.
+        splines: Shape of the edges, as in Graphviz: "spline", "polyline", "ortho", ...
+        blocks: Number of blocks to draw of every run of equal blocks, labelled with the number that
+            they stand for; None draws all.
 
     Returns:
-        As from Keras: in a notebook an image of what was written, where the format can be shown
-        (PNG, SVG); else None.
+        In a notebook, an object that displays the file if it is a PNG or SVG; else None.
 
     Raises:
-        TypeError: if `model` is no Keras model, or a subclassed one, which has no graph.
-        ValueError: if the model is not built, or an argument has a value that is not allowed.
+        TypeError: if `model` is not a Keras model, or a subclassed one, which has no graph.
+        ValueError: if the model is not built, or the value of an argument is not allowed.
         OSError: if the file cannot be written.
     """
     path, chosen = _checked(to_file)
@@ -163,14 +172,15 @@ def plot_side_by_side(
     show_trainable: bool = False,
     splines: str = "spline",
 ) -> Any:
-    """Draw several models next to each other in one picture, so that they can be compared.
+    """Draw several models next to each other in one diagram.
 
     Args:
         models: Title -> model, drawn from left to right.
-        to_file: As for `plot_model`.
-        blocks: Of every run of equal blocks (dotted names `*.block_0`, `*.block_1`, ...) draw only
-            so many; the last one drawn says how many it stands for ("× 4"). None draws all.
-        show_shapes: As for `plot_model`, and so all arguments below.
+        to_file: See `plot_model`.
+        blocks: Number of blocks to draw of every run of equal blocks (`*.block_0`, `*.block_1`,
+            ...); the last one is labelled with the number that it stands for ("× 4"). None draws
+            all.
+        show_shapes: See `plot_model`.
         show_dtype: See `plot_model`.
         show_layer_names: See `plot_model`.
         rankdir: See `plot_model`.
@@ -181,23 +191,22 @@ def plot_side_by_side(
         splines: See `plot_model`.
 
     Returns:
-        As from `plot_model`.
+        See `plot_model`.
 
     Raises:
-        TypeError: as from `plot_model`.
-        ValueError: as from `plot_model`; if `models` is empty.
-        OSError: if the file cannot be written.
+        TypeError, OSError: see `plot_model`.
+        ValueError: see `plot_model`; if `models` is empty.
     """
     path, chosen = _checked(to_file)
     if chosen.name not in FORMATS:
         raise ValueError(
-            f"cannot write {str(to_file)!r}: models next to each other are drawn as "
-            f"{', '.join(FORMATS)}, and not as {chosen.name}"
+            f"cannot write {str(to_file)!r}: plot_side_by_side supports {', '.join(FORMATS)}, not "
+            f"{chosen.name}"
         )
     check_style(rankdir, dpi)
     _check(blocks)
     if not models:
-        raise ValueError("no models were given: plot_side_by_side needs a mapping title -> model")
+        raise ValueError("models is empty; give a mapping title -> model")
     graphs = {}
     for title, model in models.items():
         marked = mark_skip_paths(read_graph(model, expand_nested))
@@ -213,7 +222,7 @@ def plot_diff(
     before: keras.Model | Graph,
     after: keras.Model | Graph,
     to_file: str | os.PathLike[str] = "diff.svg",
-    plugins: Iterable[PluginLike] = ("skip_paths",),
+    plugins: PluginLike | Iterable[PluginLike] = ("skip_paths",),
     depth: int | None = None,
     changes_only: bool = False,
     renderer: str | None = None,
@@ -221,30 +230,29 @@ def plot_diff(
     open_layers: bool = False,
     **options: Any,
 ) -> Any:
-    """Draw what has become of one model in another: added, removed, moved and changed calls.
+    """Draw the differences between two models: added, removed, moved and changed calls.
 
     Args:
-        before: The older model: Functional, Sequential and built, or a `Graph`.
-        after: The newer one.
-        to_file: As for `draw`.
-        plugins: What to do with both graphs first, as for `draw`.
-        depth: As for `draw`. Blocks that have changed in the same way are one box.
-        changes_only: Whether calls are left out that are as they were and not next to one that is
-            different.
-        renderer: As for `draw`.
-        open_nested: Whether models used as layers are opened.
-        open_layers: Whether layers that are made of layers are looked into; see `read_graph`.
-        **options: Of the renderer.
+        before: The older model: Functional, built Sequential, or a `Graph`.
+        after: The newer model.
+        to_file: See `draw`.
+        plugins: Plugins to apply to both graphs first; see `draw`.
+        depth: See `draw`. Blocks that changed in the same way are one cluster.
+        changes_only: Whether to omit unchanged calls that are not next to a difference.
+        renderer: See `draw`.
+        open_nested: See `draw`.
+        open_layers: See `draw`.
+        **options: Options of the renderer.
 
     Returns:
-        As from `draw`.
+        See `draw`.
 
     Raises:
-        TypeError, ValueError, OSError: as from `draw`.
-        ValueError: if one of the graphs is folded already.
+        TypeError, ValueError, OSError: see `draw`.
+        ValueError: if one of the graphs is already folded.
     """
     path, chosen = _checked(to_file, renderer, depth, options)
-    steps = list(plugins)
+    steps = plugin_list(plugins)
     old, graph = (
         apply_plugins(model, steps)
         if isinstance(model, Graph)
@@ -260,18 +268,17 @@ def plot_diff(
 
 def _check(blocks: int | None) -> None:
     if blocks is not None and blocks < 1:
-        raise ValueError(f"blocks is {blocks!r}; allowed are None (draw all) and whole numbers > 0")
+        raise ValueError(f"blocks is {blocks!r}; it must be None (draw all) or an int, 1 or more")
 
 
 def _written(renderer: GraphRenderer, graph: Graph, path: Path, options: Mapping[str, Any]) -> Any:
     contents = renderer(graph, **options)
     if not isinstance(contents, str | bytes):
         raise TypeError(
-            f"the graph renderer {renderer.name!r} gave a {type(contents).__name__}; it has to "
-            "give text or bytes"
+            f"the graph renderer {renderer.name!r} returned a {type(contents).__name__}; it must "
+            "return text or bytes"
         )
-    data = contents.encode() if isinstance(contents, str) else contents
-    return _shown(write_whole(path, data))
+    return _shown(write_whole(path, contents))
 
 
 def _checked(
@@ -280,10 +287,10 @@ def _checked(
     depth: int | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Path, GraphRenderer]:
-    """Where to write, with a suffix, and the renderer: before the work, not after.
+    """Return the path with a suffix and the renderer, after checking the arguments.
 
     Raises:
-        ValueError: if there is no such renderer, format or option, or no such depth.
+        ValueError: if the renderer, the format or an option is unknown, or `depth` is negative.
     """
     path = Path(to_file)
     if renderer is None:
@@ -294,13 +301,13 @@ def _checked(
         path = path if path.suffix else Path(f"{path}{''.join(chosen.suffixes[:1])}")
     check_options(chosen, options)
     if depth is not None and depth < 0:
-        raise ValueError(f"depth is {depth!r}; it is a number of levels, 0 or more")
+        raise ValueError(f"depth is {depth!r}; it must be a number of levels, 0 or more")
     return path, chosen
 
 
 def _shown(path: Path) -> Any:
-    """What a notebook shows as the value of the cell; None outside of notebooks."""
-    ipython = sys.modules.get("IPython")  # imported by the notebook itself, or there is none
+    """Return an object that displays the file in a notebook; None outside of notebooks."""
+    ipython = sys.modules.get("IPython")  # a notebook has imported it
     if ipython is None or ipython.get_ipython() is None:
         return None
     from IPython import display
@@ -308,3 +315,52 @@ def _shown(path: Path) -> Any:
     if path.suffix.lower() == ".png":
         return display.Image(filename=str(path))
     return display.SVG(filename=str(path)) if path.suffix.lower() == ".svg" else None
+
+
+def _presentable(graph: Graph, most_calls: int | None = None) -> Graph:
+    """Return the graph with skip paths marked and every run of equal blocks as one.
+
+    Args:
+        graph: The graph.
+        most_calls: Number of calls above which groups are collapsed, the innermost first.
+    """
+    graph = fold_blocks(_marked(graph))
+    if most_calls is not None and len(graph.nodes) > most_calls:
+        deepest = max(map(depth_of, boxes(graph).values()), default=0)
+        for depth in range(deepest - 1, -1, -1):
+            closed = close_groups(graph, depth)
+            if len(closed.nodes) <= most_calls or depth == 0:
+                return closed
+    return graph
+
+
+def _marked(graph: Graph) -> Graph:
+    return graph if graph.skip_paths else mark_skip_paths(graph)
+
+
+def _printed(graph: Graph) -> str:
+    """Indented text, with the residual stream marked and equal blocks as one."""
+    return to_text(_presentable(graph))
+
+
+def _notebook_svg(graph: Graph) -> str | None:
+    """Return a diagram with large graphs folded; None if it would be unreadable."""
+    small = _presentable(graph, MOST_CALLS)
+    if len(small.nodes) > 4 * MOST_CALLS:
+        return None
+    picture = svg(small).decode()
+    return picture[picture.index("<svg") :]  # without the XML declaration, to stand in a page
+
+
+def _notebook_page(graph: Graph) -> str:
+    """Return the HTML explorer in a frame."""
+    style = "width: 100%; height: 640px; border: 1px solid #ccc"
+    return f'<iframe srcdoc="{html.escape(to_html(_marked(graph)))}" style="{style}"></iframe>'
+
+
+for _name, _method in {
+    "__str__": _printed,
+    "_repr_svg_": _notebook_svg,
+    "_repr_html_": _notebook_page,
+}.items():
+    setattr(Graph, _name, _method)

@@ -1,12 +1,12 @@
-"""Graph plugins and graph renderers: the two small types, and how others add their own.
+"""Graph plugins and graph renderers, and how to add your own.
 
-A **plugin** maps a graph to a graph: it marks, measures, folds or compares, and puts what it found
-into the second part of `Graph` (overlays, notes, stream, ...). A **renderer** maps a graph to the
-contents of a file. Both are plain functions, registered with a decorator:
+A **plugin** maps a graph to a graph: it marks, measures, folds or compares, and stores its results
+in the graph (overlays, notes, stream, ...). A **renderer** maps a graph to the contents of a file.
+Both are plain functions, registered with a decorator:
 
     @plots.graph_plugin("fan_in")
     def fan_in(graph: plots.Graph, factor: float = 1.0) -> plots.Graph:
-        '''Number of tensors that every call takes.'''
+        '''Number of input tensors of every call.'''
         ...
 
     @plots.graph_renderer("csv", suffixes=(".csv",))
@@ -14,10 +14,10 @@ contents of a file. Both are plain functions, registered with a decorator:
         '''One row per call.'''
         ...
 
-An installed package registers its own by entry points of the groups
+An installed package registers its own with entry points of the groups
 `functional_models.graph_plugins` and `functional_models.graph_renderers`, each naming such a
-decorated function. The first line of the docstring is what lists show. `plots.conformance` checks
-that a plugin or renderer keeps the rules.
+decorated function. Lists show the first line of the docstring. `plots.conformance` checks that a
+plugin or renderer follows the rules.
 """
 
 from __future__ import annotations
@@ -41,18 +41,24 @@ PLUGIN_GROUP = "functional_models.graph_plugins"
 RENDERER_GROUP = "functional_models.graph_renderers"
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-"""Kinds of parameters that are no options themselves: `*args` and `**options`."""
+"""Kinds of the parameters `*args` and `**options`, which are not options themselves."""
+
+
+class OptionError(ValueError):
+    """Raised by a plugin for an option whose value is not allowed.
+
+    `apply_plugins` passes it on, while other errors of a plugin become warnings.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class GraphPlugin:
-    """A function from graph to graph, by name.
+    """A named function from graph to graph.
 
     Attributes:
-        name: What `draw(plugins=[name])` and the command line call it.
-        apply: Takes the graph, then options by keyword, each with a default; gives a new graph.
-            One that has a parameter `model` is given the Keras model that the graph was read from,
-            or None if there is none.
+        name: The name for `draw(plugins=[name])` and the command line.
+        apply: Takes the graph, then options by keyword, each with a default; returns a new graph.
+            A parameter `model` receives the Keras model that the graph was read from, or None.
     """
 
     name: str
@@ -60,7 +66,7 @@ class GraphPlugin:
 
     @staticmethod
     def of(function: Callable[..., Graph]) -> GraphPlugin:
-        """A function that is not registered, under its own name."""
+        """Wrap a function that is not registered, under its own name."""
         return GraphPlugin(getattr(function, "__name__", type(function).__name__), function)
 
     def __call__(self, graph: Graph, **options: Any) -> Graph:
@@ -69,28 +75,28 @@ class GraphPlugin:
     @property
     def summary(self) -> str:
         """The first line of the docstring."""
-        return _first_line(self.apply)
+        return _summary(self.apply)
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of what it takes besides the graph and the model."""
+        """Names of the parameters besides the graph and the model."""
         return tuple(name for name in _keywords(self.apply) if name != "model")
 
     @property
     def takes_model(self) -> bool:
-        """Whether it looks at the Keras model, and not at its graph alone."""
+        """Whether it has a parameter `model` for the Keras model."""
         return "model" in _keywords(self.apply)
 
 
 @dataclass(frozen=True, slots=True)
 class GraphRenderer:
-    """A function from graph to the contents of a file, by name.
+    """A named function from graph to the contents of a file.
 
     Attributes:
-        name: What `draw(renderer=name)` calls it.
-        suffixes: Ends of file names that ask for it, such as (".mmd", ".mermaid").
-        render: Takes the graph, then options by keyword, each with a default; gives text or bytes,
-            the same for the same graph.
+        name: The name for `draw(renderer=name)`.
+        suffixes: File name suffixes that select it, such as (".mmd", ".mermaid").
+        render: Takes the graph, then options by keyword, each with a default; returns text or
+            bytes, equal for equal graphs.
     """
 
     name: str
@@ -99,7 +105,7 @@ class GraphRenderer:
 
     @staticmethod
     def of(function: Callable[..., str | bytes]) -> GraphRenderer:
-        """A function that is not registered, under its own name and for no file."""
+        """Wrap a function that is not registered, under its own name and without suffixes."""
         name = getattr(function, "__name__", type(function).__name__)
         return GraphRenderer(name, (), function)
 
@@ -109,11 +115,11 @@ class GraphRenderer:
     @property
     def summary(self) -> str:
         """The first line of the docstring."""
-        return _first_line(self.render)
+        return _summary(self.render)
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of what it takes besides the graph."""
+        """Names of the parameters besides the graph."""
         return _keywords(self.render)
 
 
@@ -129,12 +135,12 @@ _loaded_groups: set[str] = set()
 
 
 def graph_plugin(name: str) -> Callable[[Apply], Apply]:
-    """Decorator that registers a function from graph to graph under `name`, and gives it back.
+    """Decorator that registers a function from graph to graph under `name`.
 
-    The same function once more, as from a cell of a notebook that is run again, replaces itself.
+    A function that is defined again, as by a notebook cell that is rerun, replaces itself.
 
     Raises:
-        ValueError: if the name is taken by another one.
+        ValueError: if another function has the name.
     """
 
     def register(apply: Apply) -> Apply:
@@ -146,22 +152,27 @@ def graph_plugin(name: str) -> Callable[[Apply], Apply]:
     return register
 
 
-def graph_renderer(name: str, suffixes: tuple[str, ...]) -> Callable[[Render], Render]:
-    """Decorator that registers a function from graph to text or bytes, and gives it back.
+def graph_renderer(name: str, suffixes: str | Iterable[str]) -> Callable[[Render], Render]:
+    """Decorator that registers a function from graph to text or bytes under `name`.
 
-    The same function once more, as from a cell of a notebook that is run again, replaces itself.
+    A function that is defined again, as by a notebook cell that is rerun, replaces itself.
+
+    Args:
+        name: The name of the renderer.
+        suffixes: One or several file name suffixes that select it.
 
     Raises:
-        ValueError: if the name or a suffix is taken by another one, or a suffix does not begin with
-            a dot.
+        ValueError: if another renderer has the name or a suffix, or a suffix does not start with a
+            dot.
     """
+    suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
 
     def register(render: Render) -> Render:
         if name in _RENDERERS and not _is_same(_RENDERERS[name].render, render):
             _refuse_taken(name, "renderer")
         for suffix in suffixes:
             if not suffix.startswith("."):
-                raise ValueError(f"the suffix {suffix!r} of renderer {name!r} needs a dot in front")
+                raise ValueError(f"the suffix {suffix!r} of {name!r} must start with a dot")
             for other in _RENDERERS.values():
                 if suffix in other.suffixes and other.name != name:
                     raise ValueError(f"the suffix {suffix!r} is taken by renderer {other.name!r}")
@@ -172,19 +183,19 @@ def graph_renderer(name: str, suffixes: tuple[str, ...]) -> Callable[[Render], R
 
 
 def list_plugins() -> dict[str, GraphPlugin]:
-    """All plugins by name, those of installed packages too."""
+    """Return all plugins by name, including those of installed packages."""
     _load_group(PLUGIN_GROUP)
     return dict(sorted(_PLUGINS.items()))
 
 
 def list_renderers() -> dict[str, GraphRenderer]:
-    """All renderers by name, those of installed packages too."""
+    """Return all renderers by name, including those of installed packages."""
     _load_group(RENDERER_GROUP)
     return dict(sorted(_RENDERERS.items()))
 
 
 def find_plugin(name: str) -> GraphPlugin:
-    """The plugin with this name.
+    """Return the plugin with this name.
 
     Raises:
         ValueError: if there is none.
@@ -193,7 +204,7 @@ def find_plugin(name: str) -> GraphPlugin:
 
 
 def find_renderer(name: str) -> GraphRenderer:
-    """The renderer with this name.
+    """Return the renderer with this name.
 
     Raises:
         ValueError: if there is none.
@@ -202,7 +213,7 @@ def find_renderer(name: str) -> GraphRenderer:
 
 
 def renderer_of_file(to_file: Any) -> GraphRenderer:
-    """The renderer that a file name asks for, by the longest suffix that it ends with.
+    """Return the renderer that a file name selects, by its longest known suffix.
 
     Raises:
         ValueError: if the name ends with no known suffix.
@@ -218,30 +229,45 @@ def renderer_of_file(to_file: Any) -> GraphRenderer:
     return known[max(fitting, key=len)]
 
 
+def plugin_list(plugins: PluginLike | Iterable[PluginLike]) -> list[PluginLike]:
+    """Return plugins as a list; a single name, (name, options) pair or function is one plugin."""
+    if isinstance(plugins, str) or callable(plugins) or _is_pair(plugins):
+        return [plugins]  # type: ignore[list-item]
+    return list(plugins)  # type: ignore[arg-type]
+
+
 def apply_plugins(
-    graph: Graph, plugins: Iterable[PluginLike], model: keras.Model | None = None
+    graph: Graph,
+    plugins: PluginLike | Iterable[PluginLike],
+    model: keras.Model | None = None,
 ) -> Graph:
     """Apply plugins one after the other.
 
-    A plugin that raises is named in a warning and left out, so that the rest still comes.
+    A plugin that fails is skipped with a warning, unless it raises `OptionError`.
 
     Args:
-        graph: The graph to begin with.
-        plugins: Names, (name, options) pairs, or functions from graph to graph.
-        model: What the graph was read from, for the plugins that take it.
+        graph: The graph.
+        plugins: Names, (name, options) pairs or functions from graph to graph, or one of these.
+        model: The Keras model that the graph was read from, for plugins that take it.
+
+    Returns:
+        The graph that the last plugin returns.
 
     Raises:
-        ValueError: if a name is unknown, or a plugin has no such option; before any is applied.
+        ValueError: if a name is unknown or a plugin has no such option, before any is applied; if
+            the value of an option is not allowed (`OptionError`).
         TypeError: if an entry is none of the three.
     """
-    for name, step in [_step(plugin, model) for plugin in plugins]:
+    for name, step in [_step(plugin, model) for plugin in plugin_list(plugins)]:
         try:
             result = step(graph)
             if not isinstance(result, Graph):
                 raise TypeError(f"it returned a {type(result).__name__} instead of a Graph")
-        except Exception as error:  # whatever somebody's plugin may raise, the picture still comes
+        except OptionError:
+            raise
+        except Exception as error:  # a broken plugin must not cost the diagram
             warnings.warn(
-                f"the graph plugin {name!r} was left out, because it failed: "
+                f"skipped the graph plugin {name!r}, because it failed: "
                 f"{type(error).__name__}: {error}",
                 stacklevel=3,
             )
@@ -250,9 +276,13 @@ def apply_plugins(
     return graph
 
 
+def _is_pair(plugin: Any) -> bool:
+    return isinstance(plugin, tuple) and len(plugin) == 2 and isinstance(plugin[1], Mapping)
+
+
 def _step(plugin: PluginLike, model: Any) -> tuple[str, Callable[[Graph], Graph]]:
-    """(name, what to do) for one entry of a list of plugins."""
-    named, options = plugin if isinstance(plugin, tuple) and len(plugin) == 2 else (plugin, {})
+    """Return the name of a plugin, and the function with its options bound."""
+    named, options = plugin if _is_pair(plugin) else (plugin, {})  # type: ignore[misc]
     if isinstance(named, str):
         known = find_plugin(named)
     elif isinstance(named, GraphPlugin):
@@ -261,8 +291,8 @@ def _step(plugin: PluginLike, model: Any) -> tuple[str, Callable[[Graph], Graph]
         known = GraphPlugin.of(named)
     else:
         raise TypeError(
-            "a plugin is given by its name, as a pair (name, options), or as a function from graph "
-            f"to graph, not as {plugin!r}"
+            f"{plugin!r} is not a plugin; give a name, a pair (name, options) or a function from "
+            "graph to graph"
         )
     check_options(known, options)
     given = {"model": model} | dict(options) if known.takes_model else dict(options)
@@ -270,16 +300,18 @@ def _step(plugin: PluginLike, model: Any) -> tuple[str, Callable[[Graph], Graph]
 
 
 def check_options(thing: GraphPlugin | GraphRenderer, options: Mapping[str, Any]) -> None:
-    """Refuse options that a plugin or renderer does not have.
+    """Check that a plugin or renderer has the given options; one with `**options` has all.
 
     Raises:
-        ValueError: naming them and those that it has.
+        ValueError: naming the unknown options and those that it has.
     """
-    takes_model = isinstance(thing, GraphPlugin) and thing.takes_model
-    known = {*thing.options, "model"} if takes_model else set(thing.options)
-    unknown = sorted(set(options) - known)
+    kind, function = (
+        ("plugin", thing.apply) if isinstance(thing, GraphPlugin) else ("renderer", thing.render)
+    )
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(function)):
+        return
+    unknown = sorted(set(options).difference(_keywords(function)))
     if unknown:
-        kind = "plugin" if isinstance(thing, GraphPlugin) else "renderer"
         raise ValueError(
             f"the graph {kind} {thing.name!r} has no option {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(thing.options) or 'none'}"
@@ -295,7 +327,7 @@ def _find(name: str, known: Mapping[str, Any], kind: str) -> Any:
 
 
 def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
-    """Whether both are from the same place of the same module, and have a name there."""
+    """Whether both have the same module and qualified name."""
     places = [
         (getattr(f, "__module__", None), getattr(f, "__qualname__", None))
         for f in (known, function)
@@ -304,11 +336,11 @@ def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
 
 
 def _refuse_taken(name: str, kind: str) -> None:
-    raise ValueError(f"a graph {kind} named {name!r} is registered already; take another name")
+    raise ValueError(f"a graph {kind} {name!r} is already registered; choose another name")
 
 
 def _load_group(group: str) -> None:
-    """Import what installed packages register, once; what fails is named in a warning."""
+    """Import the entry points of a group, once; those that fail are skipped with a warning."""
     if group in _loaded_groups:
         return
     _loaded_groups.add(group)
@@ -318,23 +350,31 @@ def _load_group(group: str) -> None:
 
 def _load_entry(entry: EntryPoint) -> None:
     try:
-        entry.load()  # the decorator registers what is imported
+        entry.load()  # the decorator registers the function
     except Exception as error:
         warnings.warn(
-            f"the entry point {entry.name!r} of the group {entry.group!r} was left out, because "
+            f"skipped the entry point {entry.name!r} of the group {entry.group!r}, because "
             f"{entry.value!r} cannot be imported: {type(error).__name__}: {error}",
             stacklevel=4,
         )
 
 
-def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of a function's parameters after the first one, without `*args` and `**options`."""
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function after the first one."""
     try:
-        _, *others = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some callables of compiled modules have none
-        return ()
-    return tuple(p.name for p in others if p.kind not in VARIADIC)
+        return list(inspect.signature(function).parameters.values())[1:]
+    except (TypeError, ValueError):  # some callables of compiled modules have no signature
+        return []
 
 
-def _first_line(function: Callable[..., Any]) -> str:
+def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the parameters after the first one, without variadic ones."""
+    return tuple(p.name for p in _parameters(function) if p.kind not in VARIADIC)
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    """Return the first line of the docstring."""
     return (inspect.getdoc(function) or "").partition("\n")[0]
+
+
+graph_renderer("json", ".json")(Graph.to_json)

@@ -7,7 +7,7 @@ import pytest
 import plots
 from plots import registry
 from plots.conformance import check_plugin, check_renderer, sample_graphs
-from plots.graph_json import check_graph
+from plots.graph import check_graph
 
 SMALL = sample_graphs(large=False)
 LARGE = {"2,000 calls": sample_graphs()["2,000 calls"]}

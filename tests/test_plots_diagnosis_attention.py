@@ -31,7 +31,7 @@ from keras import layers, ops
 
 import plots
 from plots.diagnosis.attentions import attentions_of
-from plots.graph_json import check_graph
+from plots.graph import check_graph
 
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 

@@ -16,8 +16,7 @@ import plots
 from plots import registry
 from plots.annotations import DIFFERENCES, Overlay
 from plots.differences.alignment import align
-from plots.graph import Graph
-from plots.graph_json import check_graph
+from plots.graph import Graph, check_graph
 from plots.ordering import circles, in_order
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -328,7 +327,7 @@ def test_a_picture_of_a_difference_opens_layers_on_request(tmp_path):
 
 
 def test_every_kind_of_difference_has_a_colour_of_its_own():
-    colours = {plots.renderers.boxes.note_colour(kind) for kind in (*DIFFERENCES, "else")}
+    colours = {plots.renderers.labels.note_colour(kind) for kind in (*DIFFERENCES, "else")}
     assert len(colours) == len(DIFFERENCES)  # moved and rewired share theirs
 
 

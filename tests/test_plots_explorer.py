@@ -14,8 +14,8 @@ from keras import layers
 
 import builders
 import plots
-from plots.renderers import boxes
 from plots.renderers import html as explorer
+from plots.renderers import labels
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,8 @@ def test_numbers_that_are_not_finite_are_neither_in_the_page_nor_a_colour(decode
     (shown,) = packed_data(plots.to_html(graph))["overlays"]
     assert shown["places"] == {calls[0]: [3.0, "3"]}
     alone = replace(overlay, values={calls[0]: {"": 3.0}})
-    colours = [boxes.heat_colour(overlay, call) for call in calls]
-    assert colours == [boxes.heat_colour(alone, calls[0]), *["#FFFFFF"] * 3]
+    colours = [labels.heat_colour(overlay, call) for call in calls]
+    assert colours == [labels.heat_colour(alone, calls[0]), *["#FFFFFF"] * 3]
     _, data = plots.model_explorer_files(graph, tmp_path)
     (numbers,) = json.loads(data.read_text("utf-8")).values()
     assert list(numbers["results"]) == calls[:1]

@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 import plots
-from plots.graph_json import check_graph
+from plots.graph import check_graph
 from plots.hierarchy import boxes, depth_of, enclosing_block, numbered, with_number
 from plots.skips import mark_skip_paths
 

@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 import plots
-from plots.sample_graphs import sample_graphs
+from plots.conformance import sample_graphs
 from plots.skips import mark_skip_paths
 
 SAMPLE = sample_graphs(large=False)["annotated"]

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import plots
+from plots.conformance import sample_graphs
 from plots.hierarchy import boxes
-from plots.renderers.boxes import STREAM_COLOUR, heat_colour, note_colour
+from plots.renderers.labels import STREAM_COLOUR, heat_colour, note_colour
 from plots.renderers.mermaid import MOST_CHARACTERS, MOST_EDGES, escaped
-from plots.sample_graphs import sample_graphs
 from plots.skips import mark_skip_paths
 
 SAMPLES = sample_graphs(large=False)

@@ -7,9 +7,9 @@ import plots_models
 import pytest
 
 import plots
+from plots.conformance import sample_graphs
 from plots.hierarchy import boxes
-from plots.renderers.boxes import STREAM_COLOUR
-from plots.sample_graphs import sample_graphs
+from plots.renderers.labels import STREAM_COLOUR
 from plots.skips import mark_skip_paths
 
 # Fields of the dataclasses in graph_builder.py and node_data_builder.py of ai-edge-model-explorer

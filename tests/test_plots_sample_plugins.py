@@ -11,7 +11,7 @@ import pytest
 from installed_packages import ROOT, install, run_python
 
 import plots
-from plots.sample_graphs import sample_graphs
+from plots.conformance import sample_graphs
 
 USE = """
 import json, sys, warnings

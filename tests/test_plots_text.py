@@ -9,10 +9,10 @@ import pytest
 from keras import layers
 
 import plots
-from plots import presentation
+from plots import pictures
+from plots.conformance import sample_graphs
 from plots.hierarchy import boxes
 from plots.ordering import box_by_box
-from plots.sample_graphs import sample_graphs
 from plots.skips import mark_skip_paths
 
 SAMPLES = sample_graphs(large=False)
@@ -329,10 +329,10 @@ def test_a_notebook_shows_no_more_calls_than_can_be_read(monkeypatch):
     )
     graph = replace(graph, nodes=different)
     assert graph._repr_svg_().count('class="node"') == 24
-    monkeypatch.setattr(presentation, "MOST_CALLS", 10)
+    monkeypatch.setattr(pictures, "MOST_CALLS", 10)
     # tokens, embedding, logits, and three blocks of two sublayers and two merges, or closed
     assert graph._repr_svg_().count('class="node"') == 3 + 3
-    monkeypatch.setattr(presentation, "MOST_CALLS", 1)
+    monkeypatch.setattr(pictures, "MOST_CALLS", 1)
     assert graph._repr_svg_().count('class="node"') == 3 + 1
     calls = [
         plots.Node(f"call {n}", "", "layer", "Dense", (), "", f"{n}", (), 0, 0, None, {})

@@ -1,78 +1,105 @@
-"""A graph as DOT: sublayers in labelled boxes, the residual stream as one straight thick line."""
+"""Graphs as DOT: namespaces as labelled clusters, the residual stream as a straight thick line."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import io
+import textwrap
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from plots.annotations import Note
 from plots.graph import Edge, Graph, Node
-from plots.renderers.boxes import (
+from plots.operation_kinds import is_additive_merge
+from plots.renderers.labels import (
+    DARK_GREY,
     GREY,
     INK,
     STREAM_COLOUR,
-    Labels,
-    box_attributes,
-    coloured,
-    escaped,
-    line_words,
+    edge_labels,
+    fill_colour,
+    group_text,
+    is_heated,
+    legend,
+    note_colour,
     noted_colour,
-    quoted,
+    notes_at,
+    numbers_at,
     shape_text,
-    shown,
 )
 from plots.renderers.layout import SIDEWAYS, Layout, lay_out
-from plots.renderers.legend import legend
 
 if TYPE_CHECKING:
     import pydot
 
 _FONT = "Helvetica"
 _LEFT = '<br align="left"/>'
-_CLUSTER_FILLS = ("#FAFAFA", "#F1F3F6", "#FFFFFF")  # by depth, so that nested boxes stand apart
+_CLUSTER_FILLS = ("#FAFAFA", "#F1F3F6", "#FFFFFF")  # by depth, to set nested clusters apart
 
 _TITLE_STYLE: dict[str, Any] = {
     "shape": "plaintext",
-    "style": quoted(""),
-    "fontname": quoted("Helvetica Bold"),
+    "style": '""',
+    "fontname": '"Helvetica Bold"',
     "fontsize": "22",
 }
 
-_POINT_STYLE: dict[str, Any] = {
-    "shape": "point",
-    "style": "invis",
-    "width": "0.01",
-    "label": quoted(""),
-}
-_RULE_STYLE: dict[str, Any] = {"color": quoted("#D0D0D0"), "arrowhead": "none", "weight": "100"}
+_POINT_STYLE: dict[str, Any] = {"shape": "point", "style": "invis", "width": "0.01", "label": '""'}
+_RULE_STYLE: dict[str, Any] = {"color": '"#D0D0D0"', "arrowhead": "none", "weight": "100"}
 
-# The weight of an edge is how hard Graphviz tries to keep it short and straight. The stream's must
-# outweigh everything that pulls at its calls from one side.
+# Graphviz keeps edges of a large weight short and straight. That of the stream must outweigh
+# everything that pulls at its calls from one side.
 _STREAM_WEIGHT = 1000
 _BRANCH_WEIGHT = 4
+
+_MAX_PICTURE_POINTS = 240
+_POINTS_PER_PIXEL = 0.5  # so that pictures are sharp on fine displays and on paper
+
+# SVG and HTML-like labels have no control characters.
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What nodes show besides the name and the class.
+
+    Attributes:
+        shapes: Input and output shapes.
+        dtypes: Output dtypes.
+        full_names: Full dotted names.
+        activations: Activation functions.
+        trainable: Whether a layer with weights is trainable.
+    """
+
+    shapes: bool = False
+    dtypes: bool = False
+    full_names: bool = False
+    activations: bool = False
+    trainable: bool = False
 
 
 def graph_to_dot(
     graph: Graph,
-    labels: Labels = Labels(),  # noqa: B008 - frozen, so one instance serves all calls
+    labels: Labels = Labels(),
     rankdir: str = "TB",
     dpi: int | None = None,
     splines: str = "spline",
 ) -> pydot.Dot:
-    """Draw one graph as DOT. The same graph gives the same text, in every process."""
+    """Return one graph as DOT; equal graphs give equal text, in every process."""
     dot = _new_dot(rankdir, dpi, splines)
     _add_graph(dot, dot, graph, labels, prefix="")
-    _add_words(dot, graph)
+    _add_graph_label(dot, graph)
     return dot
 
 
-def _add_words(dot: pydot.Dot, graph: Graph) -> None:
-    """Write what holds for the whole graph at its left: notes, totals, what letters mean.
-
-    A picture has one label: without notes it stands below, and with notes above.
-    """
-    notes = [coloured(note, width=80) for note in graph.notes if not note.about]
-    below = [(11, escaped(line)) for line in legend(graph)]
-    # Graphviz sets a line as close as its own letters ask for, whatever the size of those above.
+def _add_graph_label(dot: pydot.Dot, graph: Graph) -> None:
+    """Add notes on the whole graph and the legend, above the diagram if there are notes."""
+    notes = [_note_row(note, width=80) for note in graph.notes if not note.about]
+    below = [(11, _escaped(line)) for line in legend(graph)]
+    # Graphviz ignores the larger font above a line when it sets the distance between lines.
     space = [(6, "\N{NO-BREAK SPACE}")] if notes and below else []
     sized = [(14, note) for note in notes] + space + below
     rows = [
@@ -88,19 +115,20 @@ def _add_words(dot: pydot.Dot, graph: Graph) -> None:
 
 def graphs_to_dot(
     graphs: Mapping[str, Graph],
-    labels: Labels = Labels(),  # noqa: B008
+    labels: Labels = Labels(),
     rankdir: str = "TB",
     dpi: int | None = None,
     splines: str = "spline",
 ) -> pydot.Dot:
-    """Draw several graphs next to each other as DOT, each under its title."""
+    """Return several graphs next to each other as DOT, each under its title."""
+    import networkx as nx
     import pydot
 
     dot = _new_dot(rankdir, dpi, splines)
     top = pydot.Subgraph("top", rank="min")
-    longest = max(_longest_chain(graph) for graph in graphs.values())
+    longest = max(1 + nx.dag_longest_path_length(graph.digraph) for graph in graphs.values())
     titles = list(graphs)
-    if rankdir in SIDEWAYS:  # what Graphviz reads first is the lowest
+    if rankdir in SIDEWAYS:  # Graphviz puts what it reads first at the bottom
         titles.reverse()
     for number, title in enumerate(titles):
         if number:
@@ -111,21 +139,12 @@ def graphs_to_dot(
         name = quoted(f"{number}: title")
         top.add_node(pydot.Node(name, label=shown(title), **_TITLE_STYLE))
         _add_graph(dot, dot, graphs[title], labels, prefix=f"{number}:")
-        # One invisible line keeps the title with its model. A box around the model or a line to
-        # every input would make Graphviz swap the sides of the model's parts.
+        # One invisible edge keeps the title with its model. A cluster around the model or an edge
+        # to every input would make Graphviz swap the sides of the parts of the model.
         first = quoted(f"{number}:{graphs[title].inputs[0]}")
         dot.add_edge(pydot.Edge(name, first, style="invis", weight="100"))
     dot.add_subgraph(top)
     return dot
-
-
-def _longest_chain(graph: Graph) -> int:
-    """Number of calls on the longest way through the graph: how many rows its picture has."""
-    rows: dict[str, int] = {}
-    for node in graph.nodes:
-        above = [rows[edge.source] for edge in graph.incoming[node.id]]
-        rows[node.id] = 1 + max(above, default=0)
-    return max(rows.values())
 
 
 def _new_dot(rankdir: str, dpi: int | None, splines: str) -> pydot.Dot:
@@ -165,7 +184,7 @@ def _new_dot(rankdir: str, dpi: int | None, splines: str) -> pydot.Dot:
 def _add_graph(
     root: pydot.Dot, parent: pydot.Graph, graph: Graph, labels: Labels, prefix: str
 ) -> None:
-    """Add a graph's boxes to `parent` and its edges to `root`."""
+    """Add the nodes and clusters of a graph to `parent` and its edges to `root`."""
     import pydot
 
     layout = lay_out(graph)
@@ -175,26 +194,22 @@ def _add_graph(
         parent.add_subgraph(frame)
         clusters[""] = frame
     for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
-        attributes = box_attributes(
+        attributes = _node_attributes(
             node, graph, labels, node.id in layout.merges, layout.tags.get(node.id)
         )
-        is_outside = node.kind == "input" and not layout.blocks[node.id]
-        cluster = (
-            parent if is_outside else _cluster(clusters, layout.blocks[node.id], graph, prefix)
-        )
+        namespace = layout.namespaces[node.id]
+        is_outside = node.kind == "input" and not namespace
+        cluster = parent if is_outside else _cluster(clusters, namespace, graph, prefix)
         cluster.add_node(pydot.Node(quoted(prefix + node.id), **attributes))
-    times_joined: dict[tuple[str, str], int] = {}
-    for edge in graph.edges:
-        pair = (edge.source, edge.target)
-        times_joined[pair] = times_joined.get(pair, 0) + 1
+    times_joined = Counter((edge.source, edge.target) for edge in graph.edges)
     for edge in graph.edges:
         if layout.is_referred(edge):
             tag, line = _reference(edge, layout, prefix)
-            box = layout.blocks[edge.target]
-            clusters[box].add_node(tag)
+            namespace = layout.namespaces[edge.target]
+            clusters[namespace].add_node(tag)
             root.add_edge(line)
-            if box in layout.feeds:
-                ends = quoted(prefix + layout.feeds[box]), tag.get_name()
+            if namespace in layout.feeds:
+                ends = quoted(prefix + layout.feeds[namespace]), tag.get_name()
                 root.add_edge(pydot.Edge(*ends, style="invis", weight="0"))
         else:
             parallel = times_joined[edge.source, edge.target] > 1
@@ -205,18 +220,17 @@ def _add_graph(
 
 
 def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node]:
-    """The calls in the order in which Graphviz is to read them: what it reads first is at the left.
+    """Return the calls in the order for Graphviz, which places what it reads first at the left.
 
-    The stream first, without the inputs that it may begin at, means in nearly every model that was
-    tried: the stream at the left, all sublayers on its right, an encoder on the right of its
-    decoder, so that no line between the two crosses a stream. From left to right these sides are
-    below and above, but Graphviz turns the order of what lies in no box around. Of parallel
-    sublayers the one that merges last comes first, or Graphviz would lead its line round the other
-    side of the stream.
+    The stream comes first, without its inputs. In nearly every model this puts the stream at the
+    left, all sublayers on its right, and an encoder on the right of its decoder, so that no edge
+    between the two crosses a stream. For `rankdir="LR"` these sides are bottom and top, but
+    Graphviz reverses the order of nodes outside of clusters. Of parallel sublayers the one that
+    merges last comes first; otherwise its edge would run round the other side of the stream.
     """
     on_stream = {node_id for pair in layout.stream for node_id in pair} - set(graph.inputs)
-    outermost = {node.id: layout.blocks[node.id].partition(".")[0] for node in graph.nodes}
-    place = {box: number for number, box in enumerate(dict.fromkeys(outermost.values()))}
+    outermost = {node.id: layout.namespaces[node.id].partition(".")[0] for node in graph.nodes}
+    place = {name: number for number, name in enumerate(dict.fromkeys(outermost.values()))}
 
     def order(node: Node) -> tuple[bool, int, int]:
         side = -place[outermost[node.id]] if sideways else 0
@@ -228,16 +242,16 @@ def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node
 def _cluster(
     clusters: dict[str, pydot.Graph], namespace: str, graph: Graph, prefix: str
 ) -> pydot.Graph:
-    """The labelled box of a namespace, made with all boxes around it when first asked for."""
+    """Return the cluster of a namespace; on first use, create it with all enclosing ones."""
     import pydot
 
     if namespace not in clusters:
         around, _, label = namespace.rpartition(".")
         parent = _cluster(clusters, around, graph, prefix)
         repeats = graph.repeats.get(namespace, 1)
-        box = pydot.Subgraph(
+        cluster = pydot.Subgraph(
             quoted(f"cluster_{prefix}{namespace}"),
-            label=shown(_title(label, repeats)),
+            label=shown(_cluster_title(label, repeats)),
             labeljust="r",
             labelloc="b",
             style=quoted("rounded,filled"),
@@ -248,24 +262,23 @@ def _cluster(
             fontcolor=quoted(GREY if repeats == 1 else STREAM_COLOUR),
             margin="10",
         )
-        parent.add_subgraph(box)
-        clusters[namespace] = box
+        parent.add_subgraph(cluster)
+        clusters[namespace] = cluster
     return clusters[namespace]
 
 
-def _title(label: str, repeats: int) -> str:
-    """The title of a box, and how many equal blocks it stands for.
+def _cluster_title(label: str, repeats: int) -> str:
+    """Return the title of a cluster, with the number of equal blocks that it stands for.
 
-    It stands in the lower right corner, as on the plates of graphical models, because lines come
-    into a box all along its top. What leaves a box is mostly the stream, at its left: spaces see to
-    it that the box is wide enough for both.
+    It is at the lower right, as on the plates of graphical models, because edges enter a cluster
+    along its top. The stream leaves it at the left: spaces make it wide enough for both.
     """
     title = label if repeats == 1 else f"{label}   × {repeats}"
     return "\N{NO-BREAK SPACE}" * (2 * len(title) if repeats == 1 else 40) + title
 
 
 def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge:
-    """One edge as a line; parallel ones are told apart by their ports."""
+    """Return one edge as a line; parallel edges are labelled with their ports."""
     import pydot
 
     attributes: dict[str, Any] = {"tooltip": shown(_tip(edge))}
@@ -277,13 +290,13 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
     else:
         attributes |= {"weight": str(_BRANCH_WEIGHT)}
         if any(edge.target == lower for _, lower in layout.below):
-            attributes["minlen"] = "2"  # room to come in from above, not through its neighbours
-    if said := line_words(edge, graph, parallel):
-        # Graphviz puts a label right beside its line and the next label, and the stream is thick.
+            attributes["minlen"] = "2"  # room to enter from above, not through its neighbours
+    if said := edge_labels(edge, graph, parallel):
+        # Graphviz leaves no space between a label and its edge, and the stream is thick.
         on_stream = "penwidth" in attributes
         space = "\N{EN SPACE}" if on_stream else "\N{NO-BREAK SPACE}"
         text = "\n".join(f"{space}{line}{space}" for line in said)
-        # What is short is put beside the stream after all lines, so that it stays straight.
+        # Graphviz places an xlabel after all edges are routed, so the stream stays straight.
         attributes["xlabel" if on_stream and len(text) < 12 else "label"] = shown(text)
     if noted := noted_colour(graph, edge.id):
         attributes["color"] = quoted(noted)
@@ -293,7 +306,7 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
 
 
 def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pydot.Edge]:
-    """A tag with the source's short name next to the target, and its line into the target."""
+    """Return a tag with the short name of the source, and its edge into the target."""
     import pydot
 
     name = quoted(f"{prefix}{edge.source} to {edge.target} {edge.port}")
@@ -319,6 +332,136 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
 
 
 def _tip(edge: Edge) -> str:
-    """What hovering over an edge tells in an SVG."""
+    """Return the tooltip of an edge in an SVG."""
     tensor = f"{shape_text(edge.tensor)} {edge.tensor.dtype}"
     return f"{edge.source} → {edge.target} ({edge.port}): {tensor}"
+
+
+def _node_attributes(
+    node: Node, graph: Graph, labels: Labels, on_stream: bool, tag: str | None
+) -> dict[str, Any]:
+    """Return the DOT attributes of a node.
+
+    Args:
+        node: The call.
+        graph: Its graph, for input shapes.
+        labels: What to show.
+        on_stream: Whether it is a merge on the residual stream.
+        tag: Short name by which other places of the diagram refer to its output.
+    """
+    attributes: dict[str, Any] = {"tooltip": shown(f"{node.id} ({node.class_name})")}
+    rows = _rows(node, graph, labels)
+    noted = noted_colour(graph, node.id)
+    if noted:
+        attributes |= {"color": quoted(noted), "penwidth": "2.5"}
+    if is_additive_merge(node) and not rows and not labels.full_names:
+        attributes |= {"label": quoted("+"), "shape": "circle", "fixedsize": "true"}
+        attributes |= {"width": "0.32", "height": "0.32", "fontsize": "18", "margin": "0"}
+        if on_stream and not noted:
+            attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "2.5"}
+        return attributes
+    if node.kind == "group":
+        attributes["peripheries"] = "2"
+    return attributes | {
+        "label": _table(node, graph, labels, rows, tag),
+        "fillcolor": quoted(fill_colour(node, graph)),
+    }
+
+
+def _grey(node: Node, graph: Graph) -> str:
+    return DARK_GREY if is_heated(node, graph) else GREY
+
+
+def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str | None) -> str:
+    """Return the label of a node as an HTML-like table."""
+    head = node.name if labels.full_names else node.shown_name
+    sub = "" if node.kind == "group" else node.class_name
+    title = f"<b>{_escaped(head)}</b>"
+    if sub and sub != head:
+        title += f' <font point-size="9" color="{_grey(node, graph)}">{_escaped(sub)}</font>'
+    times = graph.times(node)
+    if times > 1:
+        title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
+    if tag is not None and tag != head:
+        title += f' <font color="{GREY}">= {_escaped(tag)}</font>'
+    picture = graph.pictures.get(node.id)
+    if not rows and picture is None:
+        return f"<{title}>"
+    cells = "".join(f"<tr><td>{row}</td></tr>" for row in [title, *rows])
+    cells += picture_row(picture) if picture is not None else ""
+    return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{cells}</table>>'
+
+
+def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
+    """Return the rows below the title of a node, escaped."""
+    rows = []
+    if node.kind == "group":
+        text = _escaped(group_text(node))
+        rows.append(f'<font point-size="9" color="{_grey(node, graph)}">{text}</font>')
+    if labels.activations and node.activation is not None:
+        rows.append(f"activation: <b>{_escaped(node.activation)}</b>")
+    if labels.shapes:
+        inputs = ", ".join(shape_text(edge.tensor) for edge in graph.incoming[node.id])
+        outputs = ", ".join(shape_text(tensor) for tensor in node.outputs)
+        rows.append(_escaped(f"{inputs} → {outputs}" if inputs else outputs))
+    if labels.dtypes:
+        rows.append(_escaped(", ".join(tensor.dtype for tensor in node.outputs)))
+    if labels.trainable and node.parameters and node.trainable is not None:
+        colour, word = ("#1B7837", "trainable") if node.trainable else ("#B2182B", "frozen")
+        rows.append(f'<font color="{colour}">{word}</font>')
+    for output in (number for node_id, number in graph.outputs if node_id == node.id):
+        if node.outputs[output].letters:  # other tensors have theirs on the edges
+            rows.append(_escaped(f"→ {' '.join(node.outputs[output].letters)}"))
+    rows += map(_escaped, numbers_at(node, graph))
+    return rows + [_note_row(note) for note in notes_at(node, graph)]
+
+
+def _note_row(note: Note, width: int = 44) -> str:
+    """Return the text of a note, wrapped, in the colour of its kind."""
+    lines = [
+        part
+        for line in note.text.splitlines()
+        for part in textwrap.wrap(line, width, break_on_hyphens=False)
+    ]
+    return f'<font color="{note_colour(note.kind)}">{_escaped(chr(10).join(lines))}</font>'
+
+
+def picture_row(picture: str) -> str:
+    """Return the row of an HTML-like label that shows a PNG, given as base64 text."""
+    from PIL import Image
+
+    width, height = Image.open(io.BytesIO(base64.b64decode(picture))).size
+    scale = min(_POINTS_PER_PIXEL, _MAX_PICTURE_POINTS / max(width, height))
+    size = f'width="{max(1, round(width * scale))}" height="{max(1, round(height * scale))}"'
+    return (
+        f'<tr><td fixedsize="true" cellpadding="0" {size}>'
+        f'<img src="{picture_file(picture)}" scale="true"/></td></tr>'
+    )
+
+
+def picture_file(picture: str) -> str:
+    """Return the file name of a picture in DOT, the same in every process."""
+    return hashlib.sha256(picture.encode()).hexdigest()[:24] + ".png"
+
+
+def _escaped(text: str) -> str:
+    """Escape `text` for an HTML-like label, which is XML without control characters."""
+    printable = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
+        for c in text.translate(_CONTROL_PICTURES)
+    )
+    return html.escape(printable, quote=True).replace("\n", "<br/>")
+
+
+def quoted(text: str) -> str:
+    """Return `text` as a quoted DOT string: an id, or the value of an attribute.
+
+    Control characters become their pictures (U+2400 and on), so different ids stay different.
+    """
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped.translate(_CONTROL_PICTURES)}"'
+
+
+def shown(text: str) -> str:
+    """Return `text` as a quoted DOT string for a label or tooltip, where "&lt;" means "<"."""
+    return quoted(text.replace("&", "&amp;"))

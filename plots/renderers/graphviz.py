@@ -1,35 +1,36 @@
-"""Graphs as DOT, SVG, PNG and PDF, without a Graphviz installation.
+"""Graphs as SVG, PNG, PDF and DOT files.
 
-`dot` is used where it is installed; else the Graphviz that the wheel `pygraphviz` carries.
+Uses the program `dot` if it is installed, or else the Graphviz in the wheel of pygraphviz.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
 from plots.registry import graph_renderer
-from plots.renderers.boxes import Labels, quoted
-from plots.renderers.dot import graph_to_dot
-from plots.renderers.inlined import files_of, inlined
+from plots.renderers.dot import Labels, graph_to_dot, picture_file, quoted
 from plots.renderers.layout import check_direction
 
 if TYPE_CHECKING:
     import pydot
 
 FORMATS = ("png", "svg", "pdf", "dot")
-"""Names of the renderers that are here."""
+"""Names of the renderers in this module."""
 
 MAX_SIDE_PIXELS = 16_000
-"""Longest side of a PNG. Viewers and browsers refuse much larger ones."""
+"""Longest side of a PNG. Viewers and browsers reject much larger ones."""
 
 _GRAPHVIZ_LOCK = threading.Lock()  # the bundled Graphviz is not thread-safe
 
@@ -37,7 +38,7 @@ _PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
 
 def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable[..., Any]:
-    """Register the renderer of one format; all four take the same options."""
+    """Register the renderer of one format; all formats have the same options."""
 
     def renderer(
         graph: Graph,
@@ -52,7 +53,7 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
     ) -> str | bytes:
         check_style(rankdir, dpi)
         labels = Labels(shapes, dtypes, full_names, activations, trainable)
-        if picture == "dot":  # text, which has no place for pictures in boxes
+        if picture == "dot":  # text cannot contain pictures
             graph = replace(graph, pictures={})
         drawn = graph_to_dot(graph, labels, rankdir, dpi, splines)
         data = render_dot(drawn, picture, graph.pictures.values())
@@ -63,50 +64,51 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
 
     Args:
         graph: The graph.
-        shapes: Whether boxes say what shapes go in and come out.
-        dtypes: Whether they say the dtype of what comes out.
-        full_names: Whether they show full dotted names.
-        activations: Whether they name activation functions.
-        trainable: Whether they say if a layer with weights is trained.
+        shapes: Whether nodes show input and output shapes.
+        dtypes: Whether nodes show output dtypes.
+        full_names: Whether nodes show full dotted names.
+        activations: Whether nodes show activation functions.
+        trainable: Whether nodes show if a layer with weights is trainable.
         rankdir: Direction of the data flow: "TB", "BT", "LR" or "RL".
-        splines: How edges run, as in Graphviz: "spline", "polyline", "ortho", ...
-        dpi: Dots per inch of a PNG, lowered for large graphs.
+        splines: Shape of the edges, as in Graphviz: "spline", "polyline", "ortho", ...
+        dpi: Dots per inch of a PNG, reduced for large graphs.
 
     Raises:
-        ImportError: if neither `dot` nor pygraphviz is there.
+        ImportError: if neither `dot` nor pygraphviz is installed.
         RuntimeError: if Graphviz cannot draw the graph.
         ValueError: if `rankdir` or `dpi` is not allowed.
     """
     return graph_renderer(picture, suffixes)(renderer)
 
 
-svg = _register("svg", (".svg",), "A picture of boxes and lines that scales, for pages and papers.")
-png = _register("png", (".png",), "The same picture as pixels.")
-pdf = _register("pdf", (".pdf",), "The same picture as a page, for LaTeX.")
-dot = _register("dot", (".dot", ".gv"), "The text that Graphviz lays these pictures out from.")
+svg = _register("svg", (".svg",), "A scalable diagram of nodes and edges, for pages and papers.")
+png = _register("png", (".png",), "The same diagram in pixels.")
+pdf = _register("pdf", (".pdf",), "The same diagram as a page, for LaTeX.")
+dot = _register("dot", (".dot", ".gv"), "The same diagram as Graphviz source, not laid out.")
 
 
 def check_style(rankdir: str, dpi: int) -> None:
-    """Refuse directions and resolutions that there are not.
+    """Check the direction of the data flow and the resolution.
 
     Raises:
-        ValueError: naming what is allowed.
+        ValueError: naming the allowed values.
     """
     check_direction(rankdir)
     if not dpi > 0:
         raise ValueError(f"dpi is {dpi!r}; it must be a positive number")
 
 
-def render_dot(dot: pydot.Dot, picture: str, in_boxes: Collection[str] = ()) -> bytes:
-    """The picture of `dot` in one of `FORMATS`. The same DOT gives the same bytes.
+def render_dot(dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = ()) -> bytes:
+    """Return `dot` in one of `FORMATS`; equal DOT gives equal bytes.
 
-    `in_boxes` are the pictures that boxes show, see `Graph.pictures`.
-
-    A PNG of a large graph is scaled down, whatever its dpi, so that no side is longer than
-    `MAX_SIDE_PIXELS`; vector formats keep their natural size.
+    Args:
+        dot: The diagram.
+        picture: The format. A PNG is scaled down, whatever its dpi, so that no side is longer than
+            `MAX_SIDE_PIXELS`; vector formats keep their size.
+        in_nodes: The pictures inside nodes; see `Graph.pictures`.
 
     Raises:
-        ImportError: if neither `dot` nor pygraphviz is there.
+        ImportError: if neither `dot` nor pygraphviz is installed.
         RuntimeError: if Graphviz cannot draw the graph.
     """
     if picture == "png":
@@ -117,18 +119,25 @@ def render_dot(dot: pydot.Dot, picture: str, in_boxes: Collection[str] = ()) -> 
         del dot.obj_dict["attributes"]["dpi"]
     if picture == "dot":
         return str(dot.to_string()).encode()
-    with files_of(in_boxes) as folder:
-        if in_boxes:
+    contents = {picture_file(encoded): encoded for encoded in in_nodes}
+    with tempfile.TemporaryDirectory() as folder:  # Graphviz reads pictures from files
+        for name, encoded in contents.items():
+            (Path(folder) / name).write_bytes(base64.b64decode(encoded))
+        if contents:
             dot.set("imagepath", quoted(folder))
         data = run_graphviz(dot.to_string(), picture)
-    return inlined(data, in_boxes) if picture == "svg" else data
+    if picture == "svg":
+        for name, encoded in contents.items():
+            link = f'href="data:image/png;base64,{encoded}"'
+            data = data.replace(f'href="{name}"'.encode(), link.encode())
+    return data
 
 
 def run_graphviz(text: str, picture: str) -> bytes:
-    """Lay out DOT text and give back the bytes of the picture in the given format.
+    """Lay out DOT text and return the bytes of the given format.
 
     Raises:
-        ImportError: if neither `dot` nor pygraphviz is there.
+        ImportError: if neither `dot` nor pygraphviz is installed.
         RuntimeError: if Graphviz cannot draw the graph.
     """
     installed = shutil.which("dot")
@@ -137,8 +146,8 @@ def run_graphviz(text: str, picture: str) -> bytes:
     else:
         with _GRAPHVIZ_LOCK:
             data = _run_bundled(text, picture)
-    # A PDF holds the time at which it was written. The new date is as long as the old one, because
-    # the PDF's table of contents counts bytes.
+    # A PDF contains the time of writing. The new date has the same length, because the table of
+    # contents of a PDF refers to byte offsets.
     return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
 
 
@@ -156,8 +165,8 @@ def _run_bundled(text: str, picture: str) -> bytes:
         import pygraphviz
     except ImportError as error:
         raise ImportError(
-            "drawing needs Graphviz: `pip install pygraphviz` (the wheel carries it), or put "
-            "Graphviz' `dot` on the PATH; a .dot file can be written without either"
+            "drawing needs Graphviz: `pip install pygraphviz` (its wheel includes Graphviz), or "
+            "put the program `dot` on the PATH; a .dot file can be written without either"
         ) from error
     try:
         graph = pygraphviz.AGraph(string=text)

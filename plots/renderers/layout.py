@@ -1,4 +1,4 @@
-"""What a picture needs beyond the graph itself, decided before any of it is drawn."""
+"""Decisions about a diagram that are made before it is drawn."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from plots.graph import Edge, Graph, Node
 from plots.hierarchy import boxes, boxes_around, common_namespace
 
 DIRECTIONS = ("TB", "BT", "LR", "RL")
-"""From top to bottom, from bottom to top, from left to right, from right to left."""
+"""Top to bottom, bottom to top, left to right, right to left."""
 
 SIDEWAYS = ("LR", "RL")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a graph is to be laid out.
+    """How to lay out a graph.
 
     Attributes:
-        blocks: Node id -> dotted namespace of the box that it is drawn in.
-        stream: (source, target) pairs to be drawn as one straight line.
+        namespaces: Node id -> namespace of the cluster that contains the node.
+        stream: (source, target) pairs to draw as one straight line.
         merges: Ids of the merges on the stream.
-        passed: Node id -> number of merges that lie on the stream beside it, of what works beside
-            some: of parallel sublayers all but the one that merges first.
-        tags: Node id -> short name, for calls whose output is referred to by name where it is
-            used, because lines to all its users would run across the whole picture (masks, and
-            what many blocks take besides the stream). A folded block counts as often as it is there
-            in the model, so that it is drawn like those it stands for.
-        feeds: Namespace -> id of the call outside of it that its box mainly takes from. No part of
-            the box may begin above that one, or the box would reach up along what comes before it
-            and push the stream aside.
-        below: (upper, lower) pairs of calls that see to it.
-        needs_frame: Whether all but the inputs have to be within one box that is not seen, because
-            the stream comes into a box, and no box is around both. Graphviz would put the sublayers
-            of such a box to the left of the stream, and those of others to its right.
+        passed: Node id -> number of merges on the stream beside the node, where there are any: of
+            parallel sublayers, all but the one that merges first.
+        tags: Node id -> short name, for calls whose output is referenced by name where it is used,
+            because edges to all users would cross the whole diagram: masks, and inputs other than
+            the stream that several blocks share. A folded block counts with its repeats, so that it
+            is drawn like the blocks that it stands for.
+        feeds: Namespace -> id of the main source outside of its cluster. No part of the cluster may
+            be drawn above it, or the cluster would reach up and push the stream aside.
+        below: (upper, lower) pairs of calls that ensure this.
+        needs_frame: Whether everything but the inputs needs an invisible cluster, because the
+            stream enters a cluster and no cluster contains both. Otherwise Graphviz would draw the
+            sublayers of such a cluster to the left of the stream, and others to its right.
     """
 
-    blocks: dict[str, str]
+    namespaces: dict[str, str]
     stream: frozenset[tuple[str, str]]
     merges: frozenset[str]
     passed: dict[str, int]
@@ -48,25 +47,29 @@ class Layout:
 
     def is_referred(self, edge: Edge) -> bool:
         """Whether the edge is drawn as a tag at its target instead of a line."""
-        return edge.source in self.tags and self.blocks[edge.source] != self.blocks[edge.target]
+        ends = self.namespaces[edge.source], self.namespaces[edge.target]
+        return edge.source in self.tags and ends[0] != ends[1]
 
 
 def check_direction(rankdir: str) -> None:
-    """Refuse directions of the data flow that there are not.
+    """Check the direction of the data flow.
 
     Raises:
-        ValueError: naming those that there are.
+        ValueError: if `rankdir` is not one of `DIRECTIONS`.
     """
     if rankdir not in DIRECTIONS:
-        raise ValueError(f"rankdir is {rankdir!r}; allowed are {', '.join(DIRECTIONS)}")
+        raise ValueError(f"rankdir is {rankdir!r}; it must be one of {', '.join(DIRECTIONS)}")
 
 
 def lay_out(graph: Graph) -> Layout:
-    """Decide how to draw `graph`; the result is the same in every process."""
-    blocks = boxes(graph)
-    tags = _tags(graph, blocks)
-    entries = _entries(graph, blocks, tags)
-    feeds = {block: _main_source(graph, block, blocks, edges) for block, edges in entries.items()}
+    """Return the layout of `graph`, the same in every process."""
+    namespaces = boxes(graph)
+    tags = _tags(graph, namespaces)
+    entries = _entries(graph, namespaces, tags)
+    feeds = {
+        namespace: _main_source(graph, namespace, namespaces, edges)
+        for namespace, edges in entries.items()
+    }
     merges = frozenset(path.target for path in graph.skip_paths)
     passed = {
         node_id: sum(merge in merges for merge in path.through)
@@ -74,7 +77,7 @@ def lay_out(graph: Graph) -> Layout:
         for node_id in path.bypassed
     }
     return Layout(
-        blocks=blocks,
+        namespaces=namespaces,
         stream=frozenset(graph.stream),
         merges=merges,
         passed={node_id: count for node_id, count in passed.items() if count},
@@ -82,15 +85,15 @@ def lay_out(graph: Graph) -> Layout:
         feeds=feeds,
         below=_below(graph, entries, feeds),
         needs_frame=any(
-            blocks[target] and not common_namespace(blocks[source], blocks[target])
+            namespaces[target] and not common_namespace(namespaces[source], namespaces[target])
             for source, target in graph.stream
             if graph.node(source).kind != "input"
         ),
     )
 
 
-def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
-    """Short names for masks, and for side inputs that sublayers share: rotary angles, biases."""
+def _tags(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
+    """Return short names of masks, and of inputs that sublayers share: rotary angles, biases."""
     bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
     main_flow = bypassed | {node_id for pair in graph.stream for node_id in pair}
     tags: dict[str, str] = {}
@@ -99,11 +102,12 @@ def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
             continue
         is_mask = all(tensor.dtype == "bool" for tensor in node.outputs)
         users = {
-            blocks[edge.target]
+            namespaces[edge.target]
             for edge in graph.outgoing[node.id]
-            if (is_mask or edge.target in bypassed) and blocks[edge.target] != blocks[node.id]
+            if (is_mask or edge.target in bypassed)
+            and namespaces[edge.target] != namespaces[node.id]
         }
-        times = sum(_times(graph, user, blocks[node.id]) for user in users)
+        times = sum(_times(graph, user, namespaces[node.id]) for user in users)
         if times > (0 if is_mask else 1):
             stem = "mask" if is_mask else node.class_name
             counted = f"{stem} {sum(tag.startswith(stem) for tag in tags.values()) + 1}"
@@ -111,36 +115,40 @@ def _tags(graph: Graph, blocks: dict[str, str]) -> dict[str, str]:
     return tags
 
 
-def _times(graph: Graph, box: str, seen_from: str) -> int:
-    """How many boxes one stands for, as seen from another: those around it may be folded."""
-    outside = set(boxes_around(box)).difference(boxes_around(seen_from))
+def _times(graph: Graph, namespace: str, seen_from: str) -> int:
+    """Return the number of namespaces that one stands for, with all folded ones around it."""
+    outside = set(boxes_around(namespace)).difference(boxes_around(seen_from))
     return prod(graph.repeats.get(name, 1) for name in outside)
 
 
 def _free_name(node: Node, tags: dict[str, str]) -> str:
-    """The label of a call or, where another one has it as its tag, more of its id."""
+    """Return the label of a call, or more of its id if the label is taken."""
     taken = set(tags.values())
     parts = node.id.split(".")
     longer = (".".join(parts[-count:]) for count in range(2, len(parts) + 1))
     return next((name for name in (node.label, *longer) if name not in taken), node.id)
 
 
-def _entries(graph: Graph, blocks: dict[str, str], tags: dict[str, str]) -> dict[str, list[Edge]]:
-    """Namespace -> the lines that lead into its box from outside."""
+def _entries(
+    graph: Graph, namespaces: dict[str, str], tags: dict[str, str]
+) -> dict[str, list[Edge]]:
+    """Return the edges into every namespace from outside."""
     entries: dict[str, list[Edge]] = {}
     for edge in graph.edges:
-        inside, outside = blocks[edge.target], blocks[edge.source]
+        inside, outside = namespaces[edge.target], namespaces[edge.source]
         if edge.source not in tags and not (outside + ".").startswith(inside + "."):
             entries.setdefault(inside, []).append(edge)
     return entries
 
 
-def _main_source(graph: Graph, block: str, blocks: dict[str, str], entries: list[Edge]) -> str:
-    """What a box mainly takes from: the stream, or what is nearest in the hierarchy, and latest."""
+def _main_source(
+    graph: Graph, namespace: str, namespaces: dict[str, str], entries: list[Edge]
+) -> str:
+    """Return the main source of a namespace: the stream, or the nearest and latest call."""
     stream = set(graph.stream)
 
     def nearness(edge: Edge) -> tuple[bool, int, int]:
-        common = common_namespace(blocks[edge.source], block)
+        common = common_namespace(namespaces[edge.source], namespace)
         return (edge.source, edge.target) in stream, len(common), graph.index[edge.source]
 
     return max(entries, key=nearness).source
@@ -149,14 +157,14 @@ def _main_source(graph: Graph, block: str, blocks: dict[str, str], entries: list
 def _below(
     graph: Graph, entries: dict[str, list[Edge]], feeds: dict[str, str]
 ) -> tuple[tuple[str, str], ...]:
-    """Pairs (what a box mainly takes from, another call of the box that something else leads into).
+    """Return pairs (main source of a namespace, call inside that has another source).
 
-    The keys and values of a cross-attention depend on the encoder alone, so that nothing in the
-    graph itself keeps them from being drawn above the decoder's first block.
+    The keys and values of a cross-attention depend on the encoder only, so nothing else prevents
+    Graphviz from drawing them above the first decoder block.
     """
     pairs: dict[tuple[str, str], None] = {}
-    for block, edges in entries.items():
-        main = feeds[block]
+    for namespace, edges in entries.items():
+        main = feeds[namespace]
         others = {edge.target: None for edge in edges if edge.source != main}
         fed = {edge.target for edge in edges if edge.source == main}
         if others and fed:

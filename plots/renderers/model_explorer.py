@@ -1,7 +1,7 @@
-"""Graphs for Model Explorer, the viewer of Google's AI Edge, which opens and closes boxes itself.
+"""Graphs as JSON for Model Explorer, the viewer of Google AI Edge.
 
-The format is that of the dataclasses in `graph_builder.py` and `node_data_builder.py` of the
-package `ai-edge-model-explorer`.
+The format follows the dataclasses in `graph_builder.py` and `node_data_builder.py` of the package
+`ai-edge-model-explorer`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from plots.files import write_whole
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes
 from plots.registry import graph_renderer
-from plots.renderers.boxes import STREAM_COLOUR, fill_colour, group_text, heat_colour
-from plots.renderers.references import constant_text
+from plots.renderers.labels import (
+    STREAM_COLOUR,
+    constant_text,
+    fill_colour,
+    group_text,
+    heat_colour,
+)
 
 SUFFIX = ".model_explorer.json"
 
@@ -29,26 +34,27 @@ SUFFIX = ".model_explorer.json"
 def to_model_explorer(graph: Graph) -> str:
     """JSON for Model Explorer, a viewer of large graphs: `model-explorer graph.json`.
 
-    The residual stream is an edge overlay: select a call on it, and all of it is drawn. The viewer
-    takes node data from files of their own; see `model_explorer_files`. Since it closes boxes
-    itself, give it the graph unfolded.
+    The residual stream is an edge overlay; selecting a call on it draws all of it. The viewer reads
+    node data from separate files; see `model_explorer_files`. It collapses namespaces itself, so
+    pass the graph unfolded.
     """
     collection = {"label": graph.name, "graphs": [_graph(graph)]}
     return json.dumps(collection, ensure_ascii=False, indent=1)
 
 
 def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write a graph for Model Explorer with its overlays, each of them to a file of node data.
+    """Write a graph for Model Explorer, and each of its overlays as a file of node data.
 
-    To look at them: `pip install ai-edge-model-explorer`, then
+    To view them, run `pip install ai-edge-model-explorer`, then
 
         model-explorer model.model_explorer.json --node_data_paths=parameters.node_data.json,...
 
-    or load them in the viewer itself ("View node data").
+    or load them in the viewer ("View node data").
 
     Args:
-        graph: The graph, best unfolded, with overlays that plugins have made.
-        folder: Where to; made if it is missing. Files are named after the graph and the overlays.
+        graph: The graph, preferably unfolded, with the overlays of plugins.
+        folder: The folder to write to, created if missing. Files are named after the graph and the
+            overlays.
 
     Returns:
         The paths of the files, that of the graph first.
@@ -57,13 +63,13 @@ def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[P
         OSError: if a file cannot be written.
     """
     path = Path(folder) / f"{_file_name(graph.name)}{SUFFIX}"
-    paths = [write_whole(path, to_model_explorer(graph).encode())]
+    paths = [write_whole(path, to_model_explorer(graph))]
     for overlay in graph.overlays:
         if overlay.values.keys().isdisjoint(graph.index):
-            continue  # numbers of edges are in the graph itself
+            continue  # values of edges are in the graph itself
         data = json.dumps({graph.name: _node_data(graph, overlay)}, ensure_ascii=False, indent=1)
         name = f"{_file_name(graph.name)}.{_file_name(overlay.name)}.node_data.json"
-        paths.append(write_whole(Path(folder) / name, data.encode()))
+        paths.append(write_whole(Path(folder) / name, data))
     return paths
 
 
@@ -83,7 +89,7 @@ def _graph(graph: Graph) -> dict[str, Any]:
 
 
 def _path(namespace: str) -> str:
-    """The namespace as Model Explorer has it: "a/b" for "a.b"."""
+    """Return a namespace as Model Explorer writes it: "a/b" for "a.b"."""
     return namespace.replace("/", "\N{DIVISION SLASH}").replace(".", "/")
 
 
@@ -119,15 +125,15 @@ def _node(graph: Graph, node: Node, namespace: str, on_stream: bool) -> dict[str
 
 
 def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
-    """What the side panel says about a call."""
+    """Yield the entries of the side panel for a call."""
     yield "class", group_text(node) if node.kind == "group" else node.class_name
     if node.has_own_name:
         yield "name", node.name
     if node.parameters:
         yield "parameters", f"{node.parameters:,}"
-        yield "parameters that are trained", f"{node.trainable_parameters:,}"
+        yield "trainable parameters", f"{node.trainable_parameters:,}"
     if shared := [call for call in graph.ties.get(node.layer, ()) if call != node.id]:
-        yield "shares its weights with", {"type": "node_ids", "nodeIds": shared}
+        yield "shares weights with", {"type": "node_ids", "nodeIds": shared}
     for overlay in graph.overlays:
         if node.id in overlay.values:
             yield overlay.title, overlay.text(node.id)
@@ -141,7 +147,7 @@ def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
 
 
 def _edge_attributes(graph: Graph, edge: Edge) -> dict[str, str]:
-    """What the side panel says about an input of a call."""
+    """Return the entries of the side panel for an input of a call."""
     said = {"__tensor_tag": edge.port + " (implicit)" * edge.implicit}
     for overlay in graph.overlays:
         if edge.id in overlay.values:
@@ -152,7 +158,7 @@ def _edge_attributes(graph: Graph, edge: Edge) -> dict[str, str]:
 
 
 def _metadata(number: int, tensor: Tensor, said: Mapping[str, str]) -> dict[str, Any]:
-    """An input or output with its shape, as the viewer writes it onto edges."""
+    """Return an input or output with its shape, as the viewer prints it on edges."""
     letters = tensor.letters or ["?" if size is None else str(size) for size in tensor.shape]
     attributes = {**said, "tensor_shape": f"{tensor.dtype}[{', '.join(letters)}]"}
     return {
@@ -162,17 +168,17 @@ def _metadata(number: int, tensor: Tensor, said: Mapping[str, str]) -> dict[str,
 
 
 def _facts(graph: Graph) -> dict[str, str]:
-    """What the side panel says about the whole graph, while no call is selected."""
+    """Return the entries of the side panel for the whole graph, when no call is selected."""
     facts = {
         "parameters": f"{graph.parameters:,}",
-        "parameters that are trained": f"{graph.trainable_parameters:,}",
+        "trainable parameters": f"{graph.trainable_parameters:,}",
     }
     if graph.skip_paths:
         facts["skip paths"] = str(len(graph.skip_paths))
-    facts |= {a: "free" if size is None else str(size) for a, size in graph.letters.items()}
+    facts |= {a: "variable" if size is None else str(size) for a, size in graph.letters.items()}
     for overlay in graph.overlays:
         if overlay.whole:
-            facts[f"{overlay.title} in all"] = overlay.whole.text(overlay.unit)
+            facts[f"total {overlay.title}"] = overlay.whole.text(overlay.unit)
     for number, note in enumerate(graph.notes):
         if not note.about:
             facts[f"{note.kind} {number + 1}"] = note.full_text
@@ -180,7 +186,7 @@ def _facts(graph: Graph) -> dict[str, str]:
 
 
 def _stream(graph: Graph) -> dict[str, Any]:
-    """The residual stream as an edge overlay; its edges say how many calls they lead past."""
+    """Return the residual stream as an edge overlay; labels count the bypassed calls."""
     past = {(path.source, path.target): len(path.bypassed) for path in graph.skip_paths}
     edges: list[dict[str, str]] = []
     for source, target in graph.stream:
@@ -196,7 +202,7 @@ def _stream(graph: Graph) -> dict[str, Any]:
 
 
 def _node_data(graph: Graph, overlay: Overlay) -> dict[str, Any]:
-    """The finite numbers of an overlay, with colours like those of the pictures."""
+    """Return the finite values of an overlay, with the colours of the diagrams."""
     results = {
         node.id: {"value": number, "bgColor": heat_colour(overlay, node.id)}
         for node in graph.nodes

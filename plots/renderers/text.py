@@ -1,45 +1,60 @@
-"""A graph as indented text for terminals: the boxes as a tree, the residual stream at its left."""
+"""Graphs as indented text for terminals, with the residual stream as a line at the left.
+
+The stream is drawn as `git log --graph` draws branches:
+
+    ○     tokens            the stream starts
+    ●     embedding         a call on it
+    ┣━╮   self_attention    a sublayer branches off
+    ┃ │     query
+    ⊕━╯   residual          and merges back
+"""
 
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from plots.annotations import Note, counted, number_text
-from plots.graph import Graph, Node, Tensor
+from rich.cells import cell_len
+
+from plots.annotations import Note, SkipPath, counted, number_text
+from plots.graph import Edge, Graph, Node, Tensor
+from plots.hierarchy import boxes
 from plots.ordering import box_by_box
 from plots.registry import graph_renderer
-from plots.renderers.boxes import group_text, shape_text
-from plots.renderers.gutter import between, gutter
-from plots.renderers.references import References
+from plots.renderers.labels import constant_text, group_text, shape_text
 
-_WIDEST_NAME = 48  # a longer name pushes what follows to the right, in its own row only
-_NARROWEST = 24  # what is always left for what is broken into lines
+_MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
+_MIN_TEXT_WIDTH = 24  # kept for wrapped text, however long its start
+
+Position = tuple[int, str | None]
+"""Depth of a row, and the id of its call; None for the title of a namespace, above its content."""
+
+_LIGHT = {"│", "╮", "┤", "╯"}
+_DOWNWARDS = dict.fromkeys("┃○●⊕┣┓┳", "┃") | dict.fromkeys("│╮┤", "│")  # continued below
+_UPWARDS = set("┃●⊕┣│┤╯")
 
 
 @graph_renderer("text", (".txt",))
 def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
-    """Indented text for terminals, with the residual stream as a line at its left.
+    """Indented text for terminals, with the residual stream as a line at the left.
 
-    One row per call: its name within its box, its class, what comes out, its numbers in the
-    overlays, and after an arrow what goes in, with names as seen from its box. Notes stand below
-    the call that they are about.
+    One row per call: its name within its namespace, its class, its outputs, its overlay values, and
+    after an arrow its arguments, with names relative to its namespace. Notes are below their call.
 
     Args:
         graph: The graph.
-        width: Length at which lines are broken, in characters. Names are not broken.
-        shapes: Whether to say what shapes come out.
+        width: Number of characters at which lines are wrapped. Names are not broken.
+        shapes: Whether to show output shapes.
 
     Raises:
         ValueError: if `width` is not positive.
     """
     if width < 1:
-        raise ValueError(f"width is {width!r}; it is a number of characters, 1 or more")
-    references = References(graph)
+        raise ValueError(f"width is {width!r}; it must be a number of characters, 1 or more")
+    references = _References(graph)
     rows = list(_rows(graph, references))
-    margins = gutter(graph, [(row.depth, row.node.id if row.node else None) for row in rows])
+    margins = _gutter(graph, [(row.depth, row.node.id if row.node else None) for row in rows])
     table = [
         [_indented(margin, row.depth) + row.name, *_cells(graph, row.node, shapes)]
         for margin, row in zip(margins, rows, strict=True)
@@ -48,8 +63,8 @@ def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
     titles = titles if graph.overlays else []
     lines = _aligned([*titles, *table])
     said = [*_head(graph, width), "", *lines[: len(titles)]]
-    for line, below, row in zip(lines[len(titles) :], between(margins), rows, strict=True):
-        takes = _printable(", ".join(references.takes(row.node))) if row.node else ""
+    for line, below, row in zip(lines[len(titles) :], _continued(margins), rows, strict=True):
+        takes = _printable(", ".join(references.arguments(row.node))) if row.node else ""
         said += _broken(f"{line}  ← " if takes else line, takes, width, below)
         for note in _notes_at(graph, row.node):
             said += _broken(_indented(below, row.depth + 1) + "! ", note.full_text, width, below)
@@ -60,19 +75,19 @@ def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A call, or the title of a box, and how many boxes lie around it."""
+    """A call or the title of a namespace, and its depth."""
 
     name: str
     depth: int
     node: Node | None
 
 
-def _rows(graph: Graph, references: References) -> Iterator[_Row]:
-    """Calls box by box, each box under its title."""
+def _rows(graph: Graph, references: _References) -> Iterator[_Row]:
+    """Yield the calls by namespace, each namespace under its title."""
     around: list[str] = []
-    for node in box_by_box(graph, references.boxes):
-        box = references.boxes[node.id]
-        parts = box.split(".") if box else []
+    for node in box_by_box(graph, references.namespaces):
+        namespace = references.namespaces[node.id]
+        parts = namespace.split(".") if namespace else []
         depth = 0
         while parts[: depth + 1] == around[: depth + 1] and depth < len(parts):
             depth += 1
@@ -80,7 +95,7 @@ def _rows(graph: Graph, references: References) -> Iterator[_Row]:
             times = graph.repeats.get(".".join(parts[: inner + 1]), 1)
             yield _Row(_repeated(parts[inner], times), inner, None)
         around = parts
-        name = references.in_its_box(node)
+        name = references.local_name(node)
         yield _Row(_repeated(name, graph.times(node)), len(parts), node)
 
 
@@ -89,7 +104,7 @@ def _repeated(name: str, times: int) -> str:
 
 
 def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
-    """The columns between the name of a call and what it takes; none for a title."""
+    """Return the columns between the name of a call and its arguments; none for a title."""
     if node is None:
         return []
     kind = group_text(node) if node.kind == "group" else node.class_name
@@ -102,17 +117,17 @@ def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
 
 
 def _tensor_text(tensor: Tensor) -> str:
-    """A shape, with letters where they are known, and the dtype if it is not the usual one."""
+    """Return a shape, as letters if they are known, and the dtype unless it is float32."""
     shape = f"({', '.join(tensor.letters)})" if tensor.letters else shape_text(tensor)
     return shape if tensor.dtype == "float32" else f"{shape} {tensor.dtype}"
 
 
 def _head(graph: Graph, width: int) -> list[str]:
-    """The graph as a whole: its size, skip paths and letters, and what is said about all of it."""
+    """Return the lines about the whole graph: size, skip paths, letters, losses, totals, notes."""
     said = [counted(len(graph.nodes), "call"), counted(len(graph.edges), "edge")]
     said.append(f"{number_text(graph.parameters)} parameters")
     if frozen := graph.parameters - graph.trainable_parameters:
-        said.append(f"{number_text(frozen)} of them not trained")
+        said.append(f"{number_text(frozen)} of them not trainable")
     if graph.skip_paths:
         placements = " and ".join(sorted({_PLACEMENTS[p.placement] for p in graph.skip_paths}))
         said.append(f"{counted(len(graph.skip_paths), 'skip path')} ({placements})")
@@ -126,7 +141,7 @@ def _head(graph: Graph, width: int) -> list[str]:
     for overlay in graph.overlays:
         if overlay.whole:
             whole = overlay.whole.text(overlay.unit)
-            lines += _broken(f"{_printable(overlay.title)}: ", f"{whole} in all", width)
+            lines += _broken(f"{_printable(overlay.title)}: ", f"{whole} in total", width)
     for note in graph.notes:
         if not note.about:
             lines += _broken("! ", note.full_text, width)
@@ -143,7 +158,7 @@ _PLACEMENTS = {
 
 
 def _notes_at(graph: Graph, node: Node | None) -> list[Note]:
-    """Notes that are written out at a call: those that name it, or an edge into it, first."""
+    """Return the notes to print at a call: those whose first subject is it or an edge into it."""
     if node is None:
         return []
     places = [node.id, *(edge.id for edge in graph.incoming[node.id])]
@@ -155,28 +170,27 @@ def _indented(margin: str, depth: int) -> str:
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table as lines, columns one below the other."""
+    """Return the rows of a table as lines with aligned columns."""
     widths: list[int] = []
     for row in table:
         widths += [0] * (len(row) - len(widths))
         for column, cell in enumerate(row):
-            widths[column] = max(widths[column], _length(cell))
-    widths[:1] = [min(width, _WIDEST_NAME) for width in widths[:1]]
+            widths[column] = max(widths[column], cell_len(cell))
+    widths[:1] = [min(width, _MAX_NAME_WIDTH) for width in widths[:1]]
     return [
         "  ".join(
-            cell + " " * (width - _length(cell)) for cell, width in zip(row, widths, strict=False)
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=False)
         )
         for row in table
     ]
 
 
 def _broken(start: str, words: str, width: int, margin: str = "") -> list[str]:
-    """`start` and `words` in lines of at most `width`, where that leaves room for the words.
+    """Return `start` and `words`, wrapped at `width` if that leaves room for the words.
 
-    The words of all lines begin in the same column, also after a line break of their own; `margin`
-    is what later lines start with.
+    The words of all lines start in the same column; later lines start with `margin`.
     """
-    room = max(width - _length(start), _NARROWEST)
+    room = max(width - cell_len(start), _MIN_TEXT_WIDTH)
     wrapped = [
         part
         for line in words.splitlines()
@@ -185,16 +199,256 @@ def _broken(start: str, words: str, width: int, margin: str = "") -> list[str]:
         )
     ]
     first, *more = wrapped or [""]
-    indent = margin + " " * (_length(start) - len(margin))
+    indent = margin + " " * (cell_len(start) - len(margin))
     return [start + first, *(indent + line for line in more)]
 
 
 def _printable(words: str) -> str:
-    """Without what would break a line or move the cursor."""
+    """Replace characters that would break a line or move the cursor."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
 
 
-def _length(words: str) -> int:
-    """Columns of a terminal that the text takes up."""
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in words)
-    return len(words) + wide - sum(unicodedata.combining(c) > 0 for c in words)
+class _References:
+    """Short names of calls relative to a namespace, resolved like names in nested scopes.
+
+    In `decoder.block_0.feedforward`, its own norm is "norm", that of the attention next to it is
+    "self_attention.norm", and the last one of the stack is "final_norm".
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.namespaces = boxes(graph)
+        ids = set(graph.index)
+        # A group has the name of its namespace, unless a call has that id.
+        self._shown = {
+            node.id: node.name if node.kind == "group" and node.name not in ids else node.id
+            for node in graph.nodes
+        }
+        self._names = set(self._shown.values())
+
+    def local_name(self, node: Node) -> str:
+        """Return the name of a call within its namespace."""
+        namespace = self.namespaces[node.id]
+        return self._shown[node.id].removeprefix(f"{namespace}." if namespace else "")
+
+    def seen_from(self, namespace: str, node_id: str) -> str:
+        """Return the shortest name that refers to a call from within `namespace`."""
+        full = self._shown.get(node_id, node_id)
+        parts = full.split(".")
+        for start in range(len(parts) - 1, 0, -1):
+            name = ".".join(parts[start:])
+            if self._looked_up(namespace, name) == full:
+                return name
+        return full
+
+    def output(self, node_id: str, output: int, namespace: str = "") -> str:
+        """Return the name of an output of a call, with an index if the call has several."""
+        name = self.seen_from(namespace, node_id)
+        return name if len(self.graph.node(node_id).outputs) == 1 else f"{name}[{output}]"
+
+    def arguments(self, node: Node) -> list[str]:
+        """Return the arguments of a call: "norm", "mask=causal_mask", "x2=0.5"."""
+        edges = self.graph.incoming[node.id]
+        alone = len(edges) == 1 and not edges[0].implicit
+        given = [self._argument(edge, named=not alone) for edge in edges]
+        given += [f"{c.port}={constant_text(c)}" for c in node.constants if c.port != "training"]
+        if node.layer != node.id and node.parameters:
+            given.append(f"weights of {self.seen_from(self.namespaces[node.id], node.layer)}")
+        return given
+
+    def _argument(self, edge: Edge, named: bool) -> str:
+        said = self.output(edge.source, edge.output, self.namespaces[edge.target])
+        for overlay in self.graph.overlays:
+            if edge.id in overlay.values:
+                said += f" ({overlay.title} {overlay.text(edge.id)})"
+        if edge.implicit:
+            return f"{edge.port}={said} (implicit)"
+        # The arguments of a group belong to many calls; those in a list have numbers, not names.
+        is_group = self.graph.node(edge.target).kind == "group"
+        numbered = edge.port.rpartition(".")[2].isdigit()
+        tells = named and not is_group and not numbered and edge.port != said.rpartition(".")[2]
+        return f"{edge.port}={said}" if tells else said
+
+    def _looked_up(self, namespace: str, name: str) -> str | None:
+        while True:
+            candidate = f"{namespace}.{name}" if namespace else name
+            if candidate in self._names:
+                return candidate
+            if not namespace:
+                return None
+            namespace = namespace.rpartition(".")[0]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A part of the stream that is drawn as one straight line.
+
+    Attributes:
+        calls: Ids on it, from top to bottom.
+        start: Its first row.
+        end: Its last row.
+        fork: The call of another lane that it starts from, or None.
+        branches: (first row, row of the merge) of the branches that leave it and merge back.
+        around: Lanes with a branch that contains this lane.
+        column: Its column; its branches are in the column to the right.
+    """
+
+    calls: list[str]
+    start: int
+    end: int
+    fork: str | None
+    branches: list[tuple[int, int]] = field(default_factory=list)
+    around: list[_Lane] = field(default_factory=list)
+    column: int = 0
+
+
+def _gutter(graph: Graph, rows: Sequence[Position]) -> list[str]:
+    """Return the part of the stream in front of each row, of equal lengths; empty without stream.
+
+    Args:
+        graph: A graph whose stream and skip paths are marked.
+        rows: The positions of the rows, calls in topological order.
+    """
+    row_of = {node_id: number for number, (_, node_id) in enumerate(rows) if node_id is not None}
+    lanes = _lanes(graph, row_of)
+    lane_of = {node_id: lane for lane in lanes for node_id in lane.calls}
+    for path in graph.skip_paths:
+        _add_branch(path, lane_of, row_of, rows)
+    taken: dict[tuple[int, int], list[_Lane]] = {}
+    for lane in sorted(lanes, key=lambda lane: (lane.start, -lane.end)):
+        _place(lane, taken)
+    columns = 1 + max((column for _, column in taken), default=-1)
+    cells = [[" "] * 2 * columns for _ in rows]
+    merges = {path.target for path in graph.skip_paths}
+    for lane in lanes:
+        for row in range(lane.start, lane.end + 1):
+            cells[row][2 * lane.column] = "┃"
+        for node_id in lane.calls:
+            begins = row_of[node_id] == lane.start and lane.fork is None
+            mark = "⊕" if node_id in merges else "○" if begins else "●"
+            cells[row_of[node_id]][2 * lane.column] = mark
+    for lane in lanes:
+        _draw_branches(lane, cells)
+        if lane.fork is not None:
+            _connect(cells[lane.start], lane_of[lane.fork].column, lane.column, "┣", "┓")
+    return ["".join(row).removesuffix(" ") for row in cells]
+
+
+def _continued(margins: Sequence[str]) -> list[str]:
+    """Return the margins of further lines of each row: what continues to the next row."""
+    following = [*margins[1:], " " * max(map(len, margins), default=0)]
+    return [
+        "".join(
+            _DOWNWARDS[above] if above in _DOWNWARDS and below in _UPWARDS else " "
+            for above, below in zip(margin, after, strict=True)
+        )
+        for margin, after in zip(margins, following, strict=True)
+    ]
+
+
+def _lanes(graph: Graph, row_of: dict[str, int]) -> list[_Lane]:
+    """Return the stream in straight parts; at a fork the part that ends last goes straight on.
+
+    Pairs with a call without row are skipped.
+    """
+    following: dict[str, list[str]] = {}
+    before: dict[str, str] = {}
+    for source, target in graph.stream:
+        if row_of.get(source, len(row_of)) < row_of.get(target, -1):
+            following.setdefault(source, []).append(target)
+            before.setdefault(target, source)
+    lanes: list[_Lane] = []
+    in_lane: set[str] = set()
+    for start in sorted({*following, *before}, key=row_of.__getitem__):
+        if start in in_lane:
+            continue
+        calls = [start]
+        while onwards := [i for i in following.get(calls[-1], ()) if i not in in_lane]:
+            calls.append(max(onwards, key=row_of.__getitem__))
+            in_lane.add(calls[-1])
+        in_lane.add(start)
+        fork = before.get(start)
+        first = row_of[start] if fork is None else row_of[fork] + 1
+        lanes.append(_Lane(calls, first, row_of[calls[-1]], fork))
+    return lanes
+
+
+def _add_branch(
+    path: SkipPath, lane_of: dict[str, _Lane], row_of: dict[str, int], rows: Sequence[Position]
+) -> None:
+    """Add the branch of a skip path to the lane that it merges into."""
+    lane = lane_of.get(path.target)
+    bypassed = [row_of[node_id] for node_id in path.bypassed if node_id in row_of]
+    if lane is None or not bypassed:
+        return
+    first = _title_above(min(bypassed), {row_of[node_id] for node_id in lane.calls}, rows)
+    through = [row_of[node_id] for node_id in path.through if node_id in row_of]
+    if through and through[0] < first and path.source in row_of:
+        # It leaves before the calls on the path: beside a parallel sublayer, or at its source.
+        starts = [start for start, end in lane.branches if end == through[0]]
+        first = min(starts, default=row_of[path.source])
+    lane.branches.append((max(first, lane.start), row_of[path.target]))
+    for inner in {id(i): i for i in map(lane_of.get, path.bypassed) if i is not None}.values():
+        if inner is not lane:
+            inner.around.append(lane)
+
+
+def _title_above(row: int, on_lane: set[int], rows: Sequence[Position]) -> int:
+    """Return the title of the outermost namespace around a row that has no call on the lane."""
+    first, depth = row, rows[row][0]
+    for above in range(row - 1, -1, -1):
+        if above in on_lane:
+            break
+        if rows[above][0] < depth:  # the title of the enclosing namespace
+            depth = rows[above][0]
+            end = next((r for r in range(row, len(rows)) if rows[r][0] <= depth), len(rows))
+            if not on_lane.isdisjoint(range(above, end)):
+                break
+            first = above
+    return first
+
+
+def _place(lane: _Lane, taken: dict[tuple[int, int], list[_Lane]]) -> None:
+    """Assign the first free column to a lane, to the right of the lanes around it."""
+    around = set(map(id, lane.around))
+    lane.column = 1 + max((outer.column for outer in lane.around), default=-1)
+    while any(set(map(id, taken.get(cell, ()))) - around for cell in _occupied(lane)):
+        lane.column += 1
+    for cell in _occupied(lane):
+        taken.setdefault(cell, []).append(lane)
+
+
+def _occupied(lane: _Lane) -> Iterator[tuple[int, int]]:
+    """Yield the (row, column) pairs of a lane and its branches."""
+    for row in range(lane.start, lane.end + 1):
+        yield row, lane.column
+    for first, last in lane.branches:
+        for row in range(first, last + 1):
+            yield row, lane.column + 1
+
+
+def _draw_branches(lane: _Lane, cells: list[list[str]]) -> None:
+    right = 2 * (lane.column + 1)
+    for first, last in lane.branches:
+        for row in range(first + 1, last):
+            if cells[row][right] == " ":
+                cells[row][right] = "│"
+    for first, _ in lane.branches:
+        corner = "┤" if any(a < first < b for a, b in lane.branches) else "╮"
+        _connect(cells[first], lane.column, lane.column + 1, "┣", corner)
+    for _, last in lane.branches:
+        corner = "┤" if any(a <= last < b for a, b in lane.branches) else "╯"
+        _connect(cells[last], lane.column, lane.column + 1, "⊕", corner)
+
+
+def _connect(row: list[str], left: int, right: int, knee: str, corner: str) -> None:
+    """Draw a horizontal line from one column to another in a row."""
+    if row[2 * left] in " ┃":
+        row[2 * left] = knee
+    for place in range(2 * left + 1, 2 * right):
+        if row[place] == " ":
+            row[place] = "━"
+    if corner == "┓":  # a lane starts here, with what is already on it
+        row[2 * right] = {"┃": "┓", "┣": "┳"}.get(row[2 * right], row[2 * right])
+    elif row[2 * right] == " " or row[2 * right] in _LIGHT:
+        row[2 * right] = corner

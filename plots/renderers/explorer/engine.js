@@ -1,21 +1,27 @@
-// Graphviz, in a worker made of the text that the page carries.
+// Graphviz, in a worker made of text in the page.
 
-/** What a layout that was cancelled fails with. */
+/** The message of the error of a cancelled layout. */
 const CANCELLED = "cancelled";
 
+/** The address of a script in the page. */
+function scriptAddress(...parts) {
+  return URL.createObjectURL(new Blob(parts, { type: "text/javascript" }));
+}
+
 class Engine {
-  #source = URL.createObjectURL(
-    new Blob([document.getElementById("engine").textContent], { type: "text/javascript" }),
+  #source = scriptAddress(
+    `import { Graphviz } from "${scriptAddress(document.getElementById("engine").textContent)}";`,
+    document.getElementById("worker").textContent,
   );
   #worker = null;
-  #waiting = new Map(); // number of a request -> what to do with the answer
+  #waiting = new Map(); // number of a request -> its promise
   #requests = 0;
 
   constructor() {
     this.#start();
   }
 
-  /** The layout of DOT text, as Graphviz' JSON. Fails when it is cancelled, or with Graphviz' words. */
+  /** Lay out DOT text; resolve to the JSON of Graphviz, or reject with its error or CANCELLED. */
   layout(dot) {
     const number = ++this.#requests;
     return new Promise((resolve, reject) => {
@@ -24,7 +30,7 @@ class Engine {
     });
   }
 
-  /** Stop what is being laid out. */
+  /** Stop all layouts. */
   cancel() {
     if (!this.#waiting.size) return;
     this.#worker.terminate();
@@ -33,7 +39,7 @@ class Engine {
   }
 
   #start() {
-    this.#worker = new Worker(this.#source);
+    this.#worker = new Worker(this.#source, { type: "module" });
     this.#worker.onerror = (event) => this.#fail(event.message ?? "the layout engine did not start");
     this.#worker.onmessage = ({ data: { number, layout, error } }) => {
       const { resolve, reject } = this.#waiting.get(number);

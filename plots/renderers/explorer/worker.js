@@ -1,5 +1,5 @@
 
-// In a worker, so that the page stays alive while Graphviz lays out.
+// Runs in a worker, so that the page stays responsive during a layout.
 onmessage = async ({ data: { number, dot } }) => {
   try {
     const graphviz = await Graphviz.load();
