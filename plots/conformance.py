@@ -70,7 +70,7 @@ def check_plugin(
             result = _called(known.apply, graph, given, place, refusals)
         except refusals:
             continue
-        _require(isinstance(result, Graph), place, f"returns a Graph, not a {_kind(result)}")
+        _require(isinstance(result, Graph), place, f"returns a Graph, not {_kind(result)}")
         _require(graph.to_json() == before, place, "does not change the graph that it is given")
         _check_result(result, place)
         again = _called(known.apply, graph, given, place, refusals)
@@ -110,7 +110,7 @@ def check_renderer(
         before, place = graph.to_json(), f"the renderer {known.name!r} on the sample {name!r}"
         result = _called(known.render, graph, options, place)
         is_file = isinstance(result, str | bytes) and result
-        _require(is_file, place, f"returns text or bytes, not a {_kind(result)}")
+        _require(is_file, place, f"returns text or bytes, not {_kind(result)}")
         _require(graph.to_json() == before, place, "does not change the graph that it is given")
         again = _called(known.render, graph, options, place)
         _require(again == result, place, "returns the same result on every call")

@@ -266,7 +266,7 @@ def test_a_large_picture_is_shown_smaller_and_in_its_proportions():
 
 def test_an_example_that_is_not_there_is_refused():
     graph = plots.read_graph(TRANSLATOR_MODEL)
-    with pytest.warns(UserWarning, match="example is 3; the batch has the examples 0 to 2"):
+    with pytest.raises(ValueError, match="example is 3; the batch has the examples 0 to 2"):
         plots.apply_plugins(
             graph, [("attention", {"inputs": TOKENS, "example": 3})], TRANSLATOR_MODEL
         )

@@ -62,26 +62,26 @@ def drops_an_output(graph):
     return replace(graph, outputs=graph.outputs[1:])
 
 
-def makes_an_edge_to_nowhere(graph):
+def adds_an_edge_from_nowhere(graph):
     edge = plots.Edge("nowhere", graph.nodes[-1].id, "x", 0, graph.nodes[0].outputs[0])
     return replace(graph, edges=(*graph.edges, edge))
 
 
-def changes_what_it_is_given(graph):
+def changes_its_argument(graph):
     graph.repeats["a"] = 2
     return graph
 
 
-def differs_every_time(graph):
+def differs_on_every_call(graph):
     COUNT.append(None)
     return replace(graph, name=f"{graph.name} {len(COUNT)}")
 
 
-def holds_what_is_no_json(graph):
+def has_a_value_that_is_not_json(graph):
     return replace(graph, letters={"b": {1, 2}})
 
 
-def holds_what_json_changes(graph):
+def has_a_key_that_json_changes(graph):
     return replace(graph, letters={1: 2})
 
 
@@ -95,23 +95,25 @@ def refuses_large_graphs(graph):
     ("plugin", "says"),
     [
         (drops_an_output, "'drops_an_output' on the sample 'one call' .* keeps the 1 outputs"),
-        (makes_an_edge_to_nowhere, "its graph fits together: the edge 'nowhere"),
-        (changes_what_it_is_given, "leaves the graph that it is given as it was"),
-        (differs_every_time, "gives the same result every time"),
-        (holds_what_is_no_json, "plain values only, as JSON has them: .*set"),
-        (holds_what_json_changes, "is the same after Graph.from_json"),
-        (refuses_large_graphs, r"takes every graph, but RuntimeError: too large"),
-        (lambda graph: None, "returns a Graph, and no NoneType"),
+        (adds_an_edge_from_nowhere, "the parts of its graph fit together, but the edge 'nowhere"),
+        (changes_its_argument, "does not change the graph that it is given"),
+        (differs_on_every_call, "returns the same result on every call"),
+        (has_a_value_that_is_not_json, "JSON values only, but .*set"),
+        (has_a_key_that_json_changes, "is equal after Graph.from_json"),
+        (refuses_large_graphs, "accepts every graph, but raised RuntimeError: too large"),
+        (lambda graph: None, "returns a Graph, not NoneType"),
         (lambda graph, factor: graph, r"has a default for every option; missing: \['factor'\]"),
         (lambda *, graph: graph, "takes the graph as its first argument, by position"),
     ],
 )
-def test_a_plugin_that_breaks_a_rule_is_told_which_and_where(plugin, says):
+def test_an_error_names_the_rule_that_a_plugin_breaks(plugin, says):
     with pytest.raises(AssertionError, match=says):
-        check_plugin(plugin, sample_graphs(large=False))  # new ones, since some are changed
+        check_plugin(
+            plugin, sample_graphs(large=False)
+        )  # new graphs, because one plugin changes them
 
 
-def test_a_plugin_that_needs_a_model_may_refuse_to_go_without():
+def test_a_plugin_may_require_a_model():
     def needs_a_model(graph, model):
         if model is None:
             raise ValueError("give the model too")
@@ -126,37 +128,40 @@ def test_a_plugin_that_needs_a_model_may_refuse_to_go_without():
 @pytest.mark.parametrize(
     ("renderer", "says"),
     [
-        (lambda graph: "", "returns text or bytes, and no empty str"),
-        (lambda graph: len(graph.nodes), "returns text or bytes, and no int"),
-        (lambda graph: f"{COUNT.append(None)} {len(COUNT)}", "gives the same result every time"),
-        (lambda graph: "x", r"has all names of calls in its text; missing: \['attention"),
-        (lambda graph: graph.repeats.update(a=2) or graph.to_json(), "as it was"),
-        (lambda graph: graph.nodes[30].id, "takes every graph, but IndexError"),
+        (lambda graph: "", "returns text or bytes, not empty str"),
+        (lambda graph: len(graph.nodes), "returns text or bytes, not int"),
+        (
+            lambda graph: f"{COUNT.append(None)} {len(COUNT)}",
+            "returns the same result on every call",
+        ),
+        (lambda graph: "x", r"contains all names of calls; missing: \['attention"),
+        (lambda graph: graph.repeats.update(a=2) or graph.to_json(), "does not change the graph"),
+        (lambda graph: graph.nodes[30].id, "accepts every graph, but raised IndexError"),
     ],
 )
-def test_a_renderer_that_breaks_a_rule_is_told_which_and_where(renderer, says):
+def test_an_error_names_the_rule_that_a_renderer_breaks(renderer, says):
     samples = sample_graphs(large=False)
     with pytest.raises(AssertionError, match=says) as caught:
         check_renderer(renderer, {name: samples[name] for name in ("parallel edges",)})
     assert "on the sample 'parallel edges'" in str(caught.value)
 
 
-def test_a_plugin_may_refuse_a_folded_graph_and_no_other():
+def test_a_plugin_may_raise_value_error_only_for_folded_graphs():
     def refuses(graph):
         if graph.repeats or "*" in graph.nodes[-1].id:
-            raise ValueError("fold what comes out")
+            raise ValueError("fold the result instead")
         return graph
 
     check_plugin(refuses, SMALL)
-    with pytest.raises(AssertionError, match="takes every graph, but ValueError: refused"):
+    with pytest.raises(AssertionError, match="accepts every graph, but raised ValueError: refused"):
         check_plugin(lambda graph: (_ for _ in ()).throw(ValueError("refused")), SMALL)
 
 
-def test_bytes_may_hold_names_in_any_way():
+def test_bytes_need_not_contain_names():
     check_renderer(lambda graph: b"\x89", SMALL)
 
 
-def test_an_unknown_name_is_refused_with_those_that_there_are():
+def test_an_unknown_name_raises_an_error_with_the_known_ones():
     with pytest.raises(ValueError, match=r"no graph plugin 'no such'.*skip_paths"):
         check_plugin("no such")
     with pytest.raises(ValueError, match=r"no graph renderer 'no such'.*mermaid"):
@@ -168,13 +173,13 @@ def test_an_unknown_name_is_refused_with_those_that_there_are():
 
 @pytest.fixture
 def registered(monkeypatch):
-    """The registry, in which nothing of what a test registers stays."""
+    """The registry, restored after the test."""
     for name in ("_PLUGINS", "_RENDERERS"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
 def run_cell(says):
-    """What a cell of a notebook does every time that it is run."""
+    """Run a notebook cell that registers a plugin and a renderer."""
 
     @plots.graph_plugin("renamed")
     def renamed(graph):
@@ -185,7 +190,7 @@ def run_cell(says):
         return f"{says} {graph.name}"
 
 
-def test_a_cell_that_registers_may_be_run_again_and_the_last_one_counts(registered):
+def test_a_cell_that_registers_functions_can_be_rerun(registered):
     run_cell("first")
     run_cell("second")
     graph = SMALL["one call"]
@@ -193,17 +198,17 @@ def test_a_cell_that_registers_may_be_run_again_and_the_last_one_counts(register
     assert plots.list_renderers()["names"](graph).startswith("second")
 
 
-def test_the_name_and_the_suffix_of_another_are_refused(registered):
+def test_a_taken_name_or_suffix_raises_an_error(registered):
     run_cell("first")
-    with pytest.raises(ValueError, match="plugin named 'renamed' is registered already"):
+    with pytest.raises(ValueError, match="plugin 'renamed' is already registered"):
         plots.graph_plugin("renamed")(drops_an_output)
-    with pytest.raises(ValueError, match="renderer named 'names' is registered already"):
+    with pytest.raises(ValueError, match="renderer 'names' is already registered"):
         plots.graph_renderer("names", ())(drops_an_output)
     with pytest.raises(ValueError, match=r"suffix '\.names' is taken by renderer 'names'"):
         plots.graph_renderer("other", (".names",))(drops_an_output)
 
 
-def test_the_model_is_an_option_only_of_what_takes_one():
+def test_the_model_is_an_option_only_of_plugins_that_take_it():
     def with_model(graph, model=None):
         return replace(graph, name=model or "none")
 
@@ -215,9 +220,62 @@ def test_the_model_is_an_option_only_of_what_takes_one():
         registry.check_options(registry.find_renderer("text"), {"model": "given"})
 
 
-def test_arguments_without_a_name_of_their_own_are_no_options():
+def test_a_plugin_or_renderer_with_variadic_options_accepts_all(registered, tmp_path):
+    @plots.graph_plugin("takes more")
     def takes_more(graph, width=3, *more, **others):
-        return graph
+        return replace(graph, name=f"{width} {others}")
+
+    @plots.graph_renderer("renders more", ".more")
+    def renders_more(graph, **options):
+        return f"{graph.name} {options}"
 
     check_plugin(takes_more, SMALL)
     assert registry.GraphPlugin.of(takes_more).options == ("width",)
+    plugins = ("takes more", {"width": 5, "colour": "red"})
+    plots.draw(SMALL["one call"], tmp_path / "graph.more", plugins=plugins, size=7)
+    assert (tmp_path / "graph.more").read_text() == "5 {'colour': 'red'} {'size': 7}"
+
+
+@pytest.mark.parametrize("single", ["skip_paths", ("fold", {"depth": 1}), drops_an_output])
+def test_a_single_plugin_needs_no_list(single, tmp_path):
+    graph = sample_graphs(large=False)["a residual stream"]
+    assert plots.apply_plugins(graph, single) == plots.apply_plugins(graph, [single])
+    plots.draw(graph, tmp_path / "one.json", single)
+    plots.draw(graph, tmp_path / "list.json", [single])
+    assert (tmp_path / "one.json").read_text() == (tmp_path / "list.json").read_text()
+
+
+def test_plot_diff_takes_a_single_plugin(tmp_path):
+    graph = SMALL["a residual stream"]
+    plots.plot_diff(graph, graph, tmp_path / "diff.txt", "parameters")
+    assert "parameters:" in (tmp_path / "diff.txt").read_text()
+
+
+def test_a_list_of_two_names_is_not_a_pair_of_name_and_options():
+    with pytest.raises(ValueError, match="no graph plugin 'no such'"):
+        plots.apply_plugins(SMALL["one call"], ("skip_paths", "no such"))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "says"),
+    [
+        (("fold", {"depth": -1}), "depth is -1"),
+        (("fold", {"blocks": 0}), "blocks is 0"),
+        (("flops", {"sizes": {"b": 0}}), "size of 'b' is 0"),
+        (("diff", {}), "against"),
+    ],
+)
+def test_an_option_with_a_wrong_value_raises_an_error(plugin, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        plots.draw(SMALL["a residual stream"], tmp_path / "graph.txt", ["skip_paths", plugin])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, ZeroDivisionError])
+def test_a_broken_plugin_is_skipped_with_a_warning(error):
+    def broken(graph, depth=1):
+        raise error("broken")
+
+    with pytest.warns(UserWarning, match=f"skipped the graph plugin 'broken'.*{error.__name__}"):
+        result = plots.apply_plugins(SMALL["one call"], [(broken, {"depth": 2})])
+    assert result == SMALL["one call"]

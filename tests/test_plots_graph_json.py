@@ -1,4 +1,4 @@
-"""Graphs as JSON: the same in every process, whole when read back, refused when damaged."""
+"""Graphs as JSON: equal in every process and after reading; damaged files raise an error."""
 
 import itertools
 import json
@@ -23,8 +23,8 @@ def unnamed():
     return keras.Model(x, hidden(layers.Dropout(0.1)(hidden(x) + x)) * 2.0)
 
 
-def test_names_that_keras_has_counted_up_are_left_out():
-    """Else the text would depend on what else was built; test_plots_graph asks another process."""
+def test_names_generated_by_keras_are_left_out():
+    """They depend on what else was built; test_plots_graph compares with another process."""
     text = plots.read_graph(unnamed()).to_json()
     assert '"dense#1@2"' in text
     assert not re.search(r'"name": "(dense|dropout|add|multiply)', text)
@@ -42,7 +42,7 @@ def test_a_graph_read_back_is_equal_and_draws_the_same(make):
     assert read.overlays == graph.overlays == ()
 
 
-def test_what_plugins_have_found_out_is_read_back():
+def test_results_of_plugins_are_read_back():
     read = plots.Graph.from_json(SAMPLE.to_json().encode())
     assert read == SAMPLE
     for part in ("repeats", "letters", "pictures", "overlays", "notes", "skip_paths", "stream"):
@@ -64,11 +64,11 @@ def swap_calls(document):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "this is no JSON"),
-        ("{" * 100_000, "this is no JSON"),
-        (b"\xff\xfe\x00", "this is no JSON"),
-        ("[1, 2]", 'this is no graph: a JSON object with "format": "functional graph"'),
-        ('{"format": "something else"}', "this is no graph"),
+        ("", "cannot read a graph from text that is not JSON"),
+        ("{" * 100_000, "cannot read a graph from text that is not JSON"),
+        (b"\xff\xfe\x00", "cannot read a graph from text that is not JSON"),
+        ("[1, 2]", 'not a graph: expected a JSON object with "format": "functional graph"'),
+        ('{"format": "something else"}', "not a graph"),
         (changed(lambda d: d.update(version=99)), "version 99, but only 3 can be read"),
         (changed(lambda d: d.pop("version")), "version None"),
         (changed(lambda d: d.pop("nodes")), "damaged .*nodes"),
@@ -78,25 +78,25 @@ def swap_calls(document):
         (changed(lambda d: d["nodes"].append(d["nodes"][0])), "several calls with the id 'tokens'"),
         (changed(lambda d: d["edges"].append(d["edges"][0])), "several edges with the id 'tokens"),
         (changed(swap_calls), "the call .* comes before .*, its source"),
-        (changed(lambda d: d["nodes"].pop()), "the edge .* begins or ends at a call that is not"),
+        (changed(lambda d: d["nodes"].pop()), "the edge .* starts or ends at an unknown call"),
+        (changed(lambda d: d["edges"][0].update(output=7)), "starts at an unknown output"),
         (
-            changed(lambda d: d["edges"][0].update(output=7)),
-            "begins at an output that is not there",
+            changed(lambda d: d["inputs"].append("x")),
+            "inputs of the graph 'stack' refer to the unknown 'x'",
         ),
-        (changed(lambda d: d["inputs"].append("x")), "inputs of the graph 'stack' name 'x'"),
-        (changed(lambda d: d["outputs"].append(["x", 0])), "outputs of the graph 'stack' name 'x'"),
+        (changed(lambda d: d["outputs"].append(["x", 0])), "outputs .* unknown 'x'"),
         (
             changed(lambda d: d["outputs"].append(["logits", 3])),
-            r"gives out logits\[3\], not in it",
+            r"the output logits\[3\] of 'stack' is unknown",
         ),
-        (changed(lambda d: d["stream"].append(["x", "logits"])), "the stream .* name 'x'"),
-        (changed(lambda d: d["skip_paths"][0]["through"].append("x")), "skip_paths .* name 'x'"),
-        (changed(lambda d: d["pictures"].update(x="")), "pictures .* name 'x'"),
-        (changed(lambda d: d["notes"][0]["about"].append("x")), "notes .* name 'x'"),
-        (changed(lambda d: d["overlays"][0]["values"].update(x={})), "overlays .* name 'x'"),
+        (changed(lambda d: d["stream"].append(["x", "logits"])), "the stream .* unknown 'x'"),
+        (changed(lambda d: d["skip_paths"][0]["through"].append("x")), "skip_paths .* unknown 'x'"),
+        (changed(lambda d: d["pictures"].update(x="")), "pictures .* unknown 'x'"),
+        (changed(lambda d: d["notes"][0]["about"].append("x")), "notes .* unknown 'x'"),
+        (changed(lambda d: d["overlays"][0]["values"].update(x={})), "overlays .* unknown 'x'"),
     ],
 )
-def test_what_is_damaged_is_refused_with_the_reason(text, says):
+def test_damaged_text_raises_an_error_with_the_reason(text, says):
     with pytest.raises(ValueError, match=says):
         plots.Graph.from_json(text)
 
@@ -112,7 +112,7 @@ PLACES = [
 ]
 
 
-def test_whatever_stands_in_the_place_of_a_part_it_is_read_or_refused():
+def test_a_wrong_value_anywhere_is_read_or_raises_value_error():
     for place, wrong in itertools.product(PLACES, (None, 7, "x", [[7]], {"x": 7})):
         document = json.loads(SAMPLE.to_json())
         part = document
@@ -126,7 +126,7 @@ def test_whatever_stands_in_the_place_of_a_part_it_is_read_or_refused():
         assert isinstance(read, plots.Graph), (place, wrong)
 
 
-def test_numbers_that_json_does_not_have_are_not_written():
+def test_numbers_that_are_not_finite_raise_an_error():
     graph = sample_graphs(large=False)["one call"]
     overlay = plots.Overlay("a", "a", "", {"x": {"": float("nan")}})
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -1,4 +1,4 @@
-"""Graphs as Mermaid flowcharts. What Mermaid itself makes of them was seen in a browser."""
+"""Graphs as Mermaid flowcharts."""
 
 import html
 import json
@@ -24,11 +24,11 @@ CALL = re.compile(r'(?P<name>[nwt]\d+)(?:\(\(|\(\[|\[\[|\[)"(?P<label>[^"]*)"[])
 LINK = re.compile(
     r'(?P<source>\w+) (?P<arrow>-->|==>|-\.->|~~~)(?:\|"(?P<label>[^"]*)"\|)? (?P<target>\w+)'
 )
-BOX = re.compile(r'subgraph (?P<name>b\d+)\["(?P<label>[^"]*)"\]')
+CLUSTER = re.compile(r'subgraph (?P<name>b\d+)\["(?P<label>[^"]*)"\]')
 
 
 class Chart:
-    """A flowchart as it is read back, line by line; any other line is an error."""
+    """A parser of flowcharts; unknown lines are errors."""
 
     def __init__(self, text: str) -> None:
         fence, title, *config, end, kind = text.splitlines()[:6]
@@ -37,20 +37,20 @@ class Chart:
         assert re.fullmatch(r"flowchart (TB|BT|LR|RL)", kind)
         self.title = json.loads(title.removeprefix("title: "))
         self.labels: dict[str, str] = {}
-        self.box_of: dict[str, tuple[str, ...]] = {}
+        self.cluster_of: dict[str, tuple[str, ...]] = {}
         self.links: list[re.Match] = []
         self.classes: dict[str, str] = {}
         self.class_of: dict[str, str] = {}
         self.link_styles: dict[int, str] = {}
         around: list[str] = []
         for line in map(str.strip, text.splitlines()[6:]):
-            if found := BOX.fullmatch(line):
+            if found := CLUSTER.fullmatch(line):
                 around.append(read(found["label"]))
             elif line == "end":
                 around.pop()
             elif found := CALL.fullmatch(line):
                 self.labels[found["name"]] = read(found["label"])
-                self.box_of[found["name"]] = tuple(around)
+                self.cluster_of[found["name"]] = tuple(around)
             elif found := LINK.fullmatch(line):
                 self.links.append(found)
             else:
@@ -72,7 +72,7 @@ class Chart:
 
 
 def read(label: str) -> str:
-    """What a browser shows of a label."""
+    """Return a label as a browser shows it."""
     shown = re.sub(r"#(\d+);", r"&#\1;", label.replace("<br/>", "\n"))
     return html.unescape(shown).replace("\N{ZERO WIDTH SPACE}", "")
 
@@ -87,20 +87,20 @@ def masked():
     return mark_skip_paths(plots.read_graph(plots_models.decoder_only("post", blocks=3)))
 
 
-def test_every_call_is_there_in_its_box_and_every_edge_joins_the_right_two(graph):
+def test_every_call_is_in_its_cluster_and_edges_have_the_right_ends(graph):
     chart = Chart(plots.to_mermaid(graph))
     names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
     namespaces = boxes(graph)
     assert set(chart.labels) == set(names.values())
     for node in graph.nodes:
-        box = namespaces[node.id]
-        assert chart.box_of[names[node.id]] == tuple(box.split(".") if box else ())
+        around = namespaces[node.id]
+        assert chart.cluster_of[names[node.id]] == tuple(around.split(".") if around else ())
     assert [(link["source"], link["target"]) for link in chart.links] == [
         (names[edge.source], names[edge.target]) for edge in graph.edges
     ]
 
 
-def test_the_stream_and_nothing_else_is_thick_and_in_its_colour(graph):
+def test_only_the_stream_is_thick_and_coloured(graph):
     chart = Chart(plots.to_mermaid(graph))
     thick = {
         (edge.source, edge.target)
@@ -112,11 +112,11 @@ def test_the_stream_and_nothing_else_is_thick_and_in_its_colour(graph):
     assert coloured == {n for n, link in enumerate(chart.links) if link["arrow"] == "==>"}
 
 
-def test_a_mask_is_dashed_and_named_where_it_is_used(masked):
+def test_a_mask_is_dashed_and_referenced_by_name(masked):
     chart = Chart(plots.to_mermaid(masked))
     tags = [name for name in chart.labels if name.startswith("t")]
     assert [chart.labels[tag] for tag in tags] == ["mask 1"] * 3
-    assert {chart.box_of[tag] for tag in tags} == {
+    assert {chart.cluster_of[tag] for tag in tags} == {
         ("decoder", f"block_{number}", "self_attention") for number in range(3)
     }
     assert all(link["arrow"] == "-.->" for link in chart.links if link["source"] in tags)
@@ -128,18 +128,18 @@ def test_an_implicit_mask_is_dashed():
     assert [link["arrow"] for link in chart.links] == ["-->", "-->", "-.->"]
 
 
-def test_repeats_and_groups_are_told(masked):
+def test_repeats_and_groups_are_labelled(masked):
     chart = Chart(plots.to_mermaid(plots.fold(masked, depth=2)))
-    assert ("decoder", "block_0 × 3") in chart.box_of.values()
+    assert ("decoder", "block_0 × 3") in chart.cluster_of.values()
     assert "self_attention\n6 calls" in chart.labels.values()
 
 
-def test_parallel_edges_are_told_apart_by_their_arguments():
+def test_parallel_edges_are_labelled_with_their_arguments():
     chart = Chart(plots.to_mermaid(SAMPLES["parallel edges"]))
     assert [link["label"] for link in chart.links] == ["query", "key", "value"]
 
 
-def test_shapes_are_said_on_request():
+def test_shapes_are_optional():
     sample = SAMPLES["one call"]
     assert Chart(plots.to_mermaid(sample)).labels == {"n0": "x\nInputLayer"}
     assert Chart(plots.to_mermaid(sample, shapes=True)).labels == {"n0": "x\nInputLayer\n(None, 7)"}
@@ -167,7 +167,7 @@ def test_numbers_and_notes_are_lines_and_colours():
     assert chart.links[0]["arrow"] == "~~~"
 
 
-def test_signs_and_words_that_mean_something_to_mermaid_are_names_like_others():
+def test_special_characters_and_keywords_of_mermaid_are_escaped():
     names = ["end", "graph", "style", "subgraph", "click", "class", "default", "o", "x", "n0"]
     names += ["<b>", '&"quoted"', "{a|b}", "a#35;", "a;b", "style a:#b;", "%% c", "%%{init}%%"]
     names += ["1. one", "- two", "_three_", "*four*", "`five`", "[six](seven)", "$$8$$", "--> 9"]
@@ -195,7 +195,7 @@ def test_signs_and_words_that_mean_something_to_mermaid_are_names_like_others():
 
 
 @given(st.text(string.printable + "äß编🙂\N{NO-BREAK SPACE}", max_size=12))
-def test_an_escaped_label_is_shown_as_it_was_and_has_no_sign_of_meaning(text):
+def test_an_escaped_label_is_displayed_unchanged(text):
     label = escaped(text)
     assert not set(label.replace("<br/>", "")) & set("\"'<>{}[]()|`*\\$~:@=!?^&\n\t")
     assert not re.search(r"#(?!\d+;)|(?<!\d);|%%|^[-_. ]|[-_.]$", label.replace("<br/>", "\0"))
@@ -215,28 +215,32 @@ def chain(edges):
     return plots.Graph("chain", tuple(nodes), tuple(joined), (), (), 0, 0)
 
 
-def test_what_mermaid_refuses_to_draw_is_said_in_a_warning_and_in_the_file():
-    with pytest.warns(UserWarning, match=r"'chain' .*501 edges of 500 .*depth=2 draws two levels"):
+def test_a_chart_above_the_limits_of_mermaid_has_a_warning():
+    with pytest.warns(
+        UserWarning, match=r"'chain' .*501 edges, limit 500.*depth=2 draws two levels"
+    ):
         text = plots.to_mermaid(chain(MOST_EDGES + 1))
-    assert re.search(r"^ %% too large for most pages \(501 edges of 500", text, re.MULTILINE)
+    assert re.search(
+        r"^ %% too large for Mermaid's default limits \(501 edges, limit 500", text, re.MULTILINE
+    )
     assert len(text) < MOST_CHARACTERS
     long = replace(chain(1), notes=(plots.Note("x", (), "word " * (MOST_CHARACTERS // 5)),))
-    with pytest.warns(UserWarning, match=r"characters of 50,000"):
+    with pytest.warns(UserWarning, match="characters, limit 50,000"):
         plots.to_mermaid(long)
 
 
-def test_as_many_edges_as_mermaid_draws_are_no_reason_to_warn():
+def test_a_chart_at_the_limit_has_no_warning():
     assert "%%" not in plots.to_mermaid(chain(MOST_EDGES))
 
 
-def test_the_direction_is_that_of_the_flow_and_no_other_is_allowed():
+def test_the_direction_is_checked():
     assert "\nflowchart LR\n" in plots.to_mermaid(SAMPLES["one call"], rankdir="LR")
-    with pytest.raises(ValueError, match="rankdir is 'up'; allowed are TB, BT, LR, RL"):
+    with pytest.raises(ValueError, match="rankdir is 'up'; it must be one of TB, BT, LR, RL"):
         plots.to_mermaid(SAMPLES["one call"], rankdir="up")
 
 
 @pytest.mark.parametrize("suffix", ["mmd", "mermaid"])
-def test_files_are_written_by_suffix(suffix, masked, tmp_path):
+def test_the_suffix_selects_mermaid(suffix, masked, tmp_path):
     plots.draw(masked, tmp_path / f"model.{suffix}", plugins=(), depth=1, shapes=True)
     text = (tmp_path / f"model.{suffix}").read_text("utf-8")
     assert text == plots.to_mermaid(plots.fold(masked, depth=1), shapes=True)

@@ -1,4 +1,4 @@
-"""Graphs for Model Explorer. That it opens them was seen in its own server and viewer."""
+"""Graphs as JSON for Model Explorer."""
 
 import json
 from dataclasses import replace
@@ -53,7 +53,7 @@ COLLECTION = {
 
 
 def fits(value, schema):
-    """Whether JSON has no field but those of the schema, each of its type."""
+    """Return whether JSON has only fields of the schema, each of its type."""
     if isinstance(schema, dict):
         return isinstance(value, dict) and all(
             key in schema and fits(item, schema[key]) for key, item in value.items()
@@ -84,13 +84,13 @@ def nodes(graph):
 
 
 @pytest.mark.parametrize("sample", sample_graphs(large=False).values(), ids=lambda g: g.name)
-def test_only_fields_that_the_viewer_knows_are_written(sample):
+def test_only_fields_of_the_format_are_written(sample):
     document = json.loads(plots.to_model_explorer(sample))
     assert fits(document, COLLECTION)
-    assert set(document) == {"label", "graphs"}  # what its loader of .json files asks for
+    assert set(document) == {"label", "graphs"}  # required by its loader of .json files
 
 
-def test_every_call_is_in_its_box_with_its_edges_in_the_order_of_its_arguments(graph, nodes):
+def test_every_call_has_its_namespace_and_its_edges_in_order(graph, nodes):
     namespaces = boxes(graph)
     assert list(nodes) == [node.id for node in graph.nodes]
     for node_id, node in nodes.items():
@@ -114,7 +114,7 @@ def test_every_call_is_in_its_box_with_its_edges_in_the_order_of_its_arguments(g
     ]
 
 
-def test_the_stream_is_an_edge_overlay_whose_edges_say_what_they_lead_past(graph):
+def test_the_stream_is_an_edge_overlay_that_counts_bypassed_calls(graph):
     document = graph_in(plots.to_model_explorer(graph))
     (data,) = document["tasksData"]["edgeOverlaysDataListLeftPane"]
     assert data["type"] == "edge_overlays"
@@ -130,18 +130,18 @@ def test_the_stream_is_an_edge_overlay_whose_edges_say_what_they_lead_past(graph
 def test_calls_that_share_weights_refer_to_each_other():
     sample = sample_graphs(large=False)["a shared layer"]
     nodes = {n["id"]: n for n in graph_in(plots.to_model_explorer(sample))["nodes"]}
-    key = "shares its weights with"
+    key = "shares weights with"
     assert said(nodes["twice"])[key] == {"type": "node_ids", "nodeIds": ["twice@2"]}
     assert said(nodes["twice@2"])[key] == {"type": "node_ids", "nodeIds": ["twice"]}
     assert key not in said(nodes["both"])
 
 
-def test_repeats_are_told_at_the_box(graph):
+def test_repeats_are_attributes_of_the_namespace(graph):
     folded = graph_in(plots.to_model_explorer(plots.fold(graph)))
     assert folded["groupNodeAttributes"]["decoder/block_0"] == {"repeats": "× 2"}
 
 
-def test_overlays_are_files_of_node_data_beside_the_graph(graph, tmp_path):
+def test_overlays_are_files_of_node_data(graph, tmp_path):
     counted = {node.id: {"b": 2.0 * node.parameters} for node in graph.nodes if node.parameters}
     overlays = (
         plots.Overlay("flops", "operations", "FLOP", counted, {"b": 1e6}, sizes={"b": 3}),
@@ -152,7 +152,7 @@ def test_overlays_are_files_of_node_data_beside_the_graph(graph, tmp_path):
     assert [path.name for path in paths] == [
         "a_b_pair.model_explorer.json",
         "a_b_pair.flops.node_data.json",
-    ]  # the numbers of edges are at the inputs of their calls
+    ]  # values of edges are at the inputs of their calls
     document = graph_in(paths[0].read_text("utf-8"))
     data = json.loads(paths[1].read_text("utf-8"))
     assert list(data) == [document["id"]]
@@ -167,7 +167,7 @@ def test_overlays_are_files_of_node_data_beside_the_graph(graph, tmp_path):
     assert {"key": "RMS", "value": "7"} in first["inputsMetadata"][0]["attrs"]
 
 
-def test_the_longest_suffix_names_the_format(graph, tmp_path):
+def test_the_longest_suffix_selects_the_format(graph, tmp_path):
     for name in ("graph.model_explorer.json", "graph.json"):
         plots.draw(graph, tmp_path / name, plugins=())
     assert (tmp_path / "graph.model_explorer.json").read_text("utf-8") == plots.to_model_explorer(

@@ -1,6 +1,6 @@
-"""An installed package adds a graph plugin and a renderer, which are like those that ship.
+"""An installed package adds a graph plugin and a renderer.
 
-`sample_plugins/` is installed for real and used by a fresh process, which needs no Keras for it.
+`sample_plugins/` is installed and used by a new process, which does not need Keras.
 """
 
 import csv
@@ -51,7 +51,7 @@ found["keras_was_needed"] = "keras" in sys.modules
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what a process made and found that has the package installed."""
+    """A folder with the output of a process that has the package installed."""
     folder = tmp_path_factory.mktemp("sample_plugins")
     (folder / "graph.json").write_text(sample_graphs()["a residual stream"].to_json(), "utf-8")
     run_python(USE, folder, path=(ROOT, install("sample_plugins", folder)))
@@ -62,7 +62,7 @@ def found_in(used: Path) -> dict:
     return json.loads((used / "found.json").read_text("utf-8"))
 
 
-def test_what_an_installed_package_adds_is_listed_with_what_ships(used: Path) -> None:
+def test_plugins_of_an_installed_package_are_listed_with_the_built_in_ones(used: Path) -> None:
     found = found_in(used)
     assert found["listed"]["fan_in"] == "Number of tensors that every call takes."
     assert found["formats"]["csv"] == "One row per call, for spreadsheets."
@@ -80,17 +80,17 @@ def test_its_plugin_and_its_renderer_are_used_by_name(used: Path) -> None:
     assert taken["decoder.block_1.attention.residual"] == "6"
 
 
-def test_what_is_broken_is_named_in_a_warning_and_the_picture_still_comes(used: Path) -> None:
+def test_broken_plugins_are_skipped_with_a_warning(used: Path) -> None:
     missing, *failures = found_in(used)["warnings"]
     assert "the entry point 'missing' of the group 'functional_models.graph_plugins'" in missing
     assert "ModuleNotFoundError: No module named 'fan_in.no_such_module'" in missing
     assert len(failures) == 2  # one for each picture
     for said in failures:
-        assert "the graph plugin 'fails' was left out, because it failed: KeyError" in said
-    assert ">6<" in (used / "graph.svg").read_text("utf-8")  # the number of the plugin after it
+        assert "skipped the graph plugin 'fails', because it failed: KeyError" in said
+    assert ">6<" in (used / "graph.svg").read_text("utf-8")  # the value of the next plugin
 
 
-def test_unknown_names_are_refused_with_those_that_there_are(used: Path) -> None:
+def test_unknown_names_raise_an_error_with_the_known_ones(used: Path) -> None:
     refused = found_in(used)["refused"]
     assert "no graph plugin 'fan_inn'. Did you mean 'fan_in'?" in refused["plugin"]
     assert "skip_paths" in refused["plugin"]

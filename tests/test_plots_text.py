@@ -85,7 +85,7 @@ def graphs():
 
 
 def rows_of(text):
-    """Name of every row with the lines in front of it: [("┣━╮", "self_attention"), ...]."""
+    """Return the margin and the name of every row: [("┣━╮", "self_attention"), ...]."""
     table = text.partition("\n\n")[2].rpartition("\n\n")[0].splitlines()
     margin = max(len(re.match(r"[ ○●⊕┃│┣━╮┤╯┓┳]*", line)[0].rstrip()) for line in table)
     return [(line[:margin].ljust(margin), line[margin:].strip()) for line in table]
@@ -96,7 +96,7 @@ GOES_UP, GOES_DOWN = set("┃│┣┤╯●⊕"), set("┃│┣┤╮┓┳○
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_line_begins_or_ends_in_the_air(name, graphs):
+def test_lines_of_the_stream_have_no_loose_ends(name, graphs):
     lines = [margin for margin, _ in rows_of(plots.to_text(graphs[name]))]
     blank = " " * len(lines[0])
     for above, line, below in zip([blank, *lines], lines, [*lines[1:], blank], strict=False):
@@ -108,7 +108,7 @@ def test_no_line_begins_or_ends_in_the_air(name, graphs):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_merge_is_marked_and_every_sublayer_stands_beside_the_stream(name, graphs):
+def test_merges_are_marked_and_sublayers_are_beside_the_stream(name, graphs):
     graph = graphs[name]
     line_of = {name: margin for margin, name in rows_of(plots.to_text(graph, shapes=False))}
 
@@ -127,7 +127,7 @@ def test_every_merge_is_marked_and_every_sublayer_stands_beside_the_stream(name,
             assert margin(node_id)[column] in "│╮┤┃●⊕┣┳", (path, node_id)
 
 
-def test_a_block_of_a_transformer_is_seen_at_a_glance(graphs):
+def test_a_folded_transformer_block_is_four_rows(graphs):
     text = plots.to_text(plots.fold(graphs["pre-norm"], depth=2), shapes=False)
     rows = [(margin, name.split("  ")[0]) for margin, name in rows_of(text)]
     start = rows.index(("┃  ", "block_0 × 2"))
@@ -141,12 +141,12 @@ def test_a_block_of_a_transformer_is_seen_at_a_glance(graphs):
     ]
 
 
-def test_the_stream_of_a_decoder_begins_anew_after_that_of_its_encoder(graphs):
+def test_encoder_and_decoder_have_separate_streams(graphs):
     signs = "".join(margin[0] for margin, _ in rows_of(plots.to_text(graphs["encoder-decoder"])))
     assert re.fullmatch(r" *○[●┃┣⊕]+ *○[●┃┣⊕]+", signs)
 
 
-def test_a_branch_beside_a_projected_shortcut_begins_where_the_shortcut_does(graphs):
+def test_a_branch_beside_a_projected_shortcut_starts_at_the_same_row(graphs):
     rows = [
         (margin, row.split()[0])
         for margin, row in rows_of(plots.to_text(graphs["projected shortcut"]))
@@ -160,7 +160,7 @@ def test_a_branch_beside_a_projected_shortcut_begins_where_the_shortcut_does(gra
     ]
 
 
-def test_parallel_sublayers_leave_the_stream_at_the_same_place(graphs):
+def test_parallel_sublayers_leave_the_stream_at_the_same_row(graphs):
     text = plots.to_text(graphs["parallel sublayers"])
     assert [(margin, row.split()[0]) for margin, row in rows_of(text)] == [
         ("○  ", "x"),
@@ -176,16 +176,16 @@ def takes(text, name):
     return row.partition("← ")[2]
 
 
-def test_what_a_call_takes_has_the_shortest_name_that_is_clear_from_its_box(graphs):
+def test_arguments_have_the_shortest_name_relative_to_the_namespace(graphs):
     block = plots.to_text(graphs["post-norm"], width=200).partition("block_1")[2]
     said = [line.partition("← ")[2].strip() for line in block.splitlines() if "←" in line]
     assert said[0] == "block_0.feedforward.norm"  # the query of the second block
     assert said[3] == "query, key, value, mask=expand_dims#3"
     assert "up" in said
-    assert said[-1] == "decoder.block_1.feedforward.norm"  # the logits, outside of all boxes
+    assert said[-1] == "decoder.block_1.feedforward.norm"  # the logits, outside of all namespaces
 
 
-def test_a_name_that_would_mean_another_call_is_made_longer():
+def test_an_ambiguous_name_is_longer():
     x = keras.Input((7,), name="x")
     outer = layers.Dense(7, name="a.norm")(x)
     inner = layers.Dense(7, name="a.b.norm")(outer)
@@ -193,24 +193,24 @@ def test_a_name_that_would_mean_another_call_is_made_longer():
     assert takes(plots.to_text(plots.read_graph(model)), "sum") == "a.norm, norm"
 
 
-def test_constants_outputs_and_shared_weights_are_told():
+def test_constants_outputs_and_shared_weights_are_arguments():
     x = keras.Input((5, 7), name="x")
     _, state, _ = layers.LSTM(7, return_state=True, name="memory")(x)
     shared = layers.Dense(7, name="shared")
     model = keras.Model(x, [shared(state) * 2.0, shared(x)])
     text = plots.to_text(plots.read_graph(model), width=200)
     assert takes(text, "shared") == "memory[1]"
-    assert takes(text, "shared@2") == "x, the weights of shared"
+    assert takes(text, "shared@2") == "x, weights of shared"
     assert takes(text, "multiply#1") == "shared, x2=2.0"
     assert text.endswith("outputs: multiply#1, shared@2\n")
 
 
-def test_an_implicit_mask_is_told():
+def test_an_implicit_mask_is_marked():
     text = plots.to_text(SAMPLES["an implicit mask"])
     assert "← inputs=embedding, mask=mask (implicit)" in text
 
 
-def test_long_rows_are_broken_and_nothing_is_lost(graphs):
+def test_long_rows_are_wrapped_without_loss(graphs):
     wide = plots.to_text(graphs["encoder-decoder"], width=500)
     narrow = plots.to_text(graphs["encoder-decoder"], width=120)
     assert max(map(len, narrow.splitlines())) <= 120 < max(map(len, wide.splitlines()))
@@ -226,7 +226,7 @@ def test_names_are_never_broken():
         assert node.label in text
 
 
-def test_overlays_are_columns_with_titles_and_notes_stand_below_their_calls():
+def test_overlays_are_columns_with_titles_and_notes_are_below_their_calls():
     graph = SAMPLES["a residual stream"]
     norm, call = "decoder.block_0.attention.norm", "decoder.block_0.attention.heads"
     graph = replace(
@@ -242,7 +242,7 @@ def test_overlays_are_columns_with_titles_and_notes_stand_below_their_calls():
         ),
     )
     lines = plots.to_text(graph, shapes=False).splitlines()
-    assert lines[1:3] == ["first: 5.9 k in all", "! All is odd."]
+    assert lines[1:3] == ["first: 5.9 k in total", "! All is odd."]
     titles = lines[4]
     row = next(number for number, line in enumerate(lines) if " heads " in line)
     assert lines[row].index("590 (10.0 %)") == titles.index("first")
@@ -254,48 +254,48 @@ def test_overlays_are_columns_with_titles_and_notes_stand_below_their_calls():
     assert all(line.startswith("┃ │") for line in lines[row + 1 : row + 3])
 
 
-def test_the_head_says_what_the_model_is_and_what_it_is_trained_on():
+def test_the_head_describes_the_model_and_its_loss():
     model = plots_models.decoder_only("post", blocks=1)
     model.get_layer("logits").trainable = False
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     head = plots.to_text(marked(model)).splitlines()[:2]
     assert re.fullmatch(
-        r"post_norm: 28 calls, 34 edges, \S+ parameters, 104 of them not trained, "
+        r"post_norm: 28 calls, 34 edges, \S+ parameters, 104 of them not trainable, "
         r"2 skip paths \(post-norm\)",
         head[0],
     )
     assert head[1] == "loss: SparseCategoricalCrossentropy (from_logits=True)"
 
 
-def test_signs_that_would_break_a_line_are_replaced_and_wide_ones_counted():
+def test_control_characters_are_replaced_and_wide_characters_count_twice():
     x = keras.Input((7,), name="x")
     y = layers.Dense(7, name="编码器")(layers.Dense(7, name="a\nb\x1b[31m")(x))
     rows = [row for _, row in rows_of(plots.to_text(plots.read_graph(keras.Model(x, y))))]
     assert [row.split()[0] for row in rows] == ["x", "a\ufffdb\ufffd[31m", "编码器"]
     columns = [row.index("(None, 7)") for row in rows]
-    assert columns == [columns[0], columns[0], columns[0] - 3]  # three signs twice as wide
+    assert columns == [columns[0], columns[0], columns[0] - 3]  # three characters of two columns
 
 
 @pytest.mark.parametrize("width", [0, -7])
-def test_a_width_that_is_none_is_refused(width):
-    with pytest.raises(ValueError, match=f"width is {width}; it is a number of characters"):
+def test_a_width_below_one_raises_an_error(width):
+    with pytest.raises(ValueError, match=f"width is {width}; it must be a number of characters"):
         plots.to_text(SAMPLES["one call"], width=width)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_calls_come_box_by_box_and_each_after_what_it_takes(name, graphs):
+def test_calls_are_grouped_by_namespace_in_topological_order(name, graphs):
     graph = graphs[name]
     namespaces = boxes(graph)
     order = [node.id for node in box_by_box(graph, namespaces)]
     assert sorted(order) == sorted(graph.index)
     place = {node_id: number for number, node_id in enumerate(order)}
     assert all(place[edge.source] < place[edge.target] for edge in graph.edges)
-    for box in {namespace for namespace in namespaces.values() if namespace}:
-        inside = [place[i] for i in order if f"{namespaces[i]}.".startswith(f"{box}.")]
-        assert inside == list(range(inside[0], inside[0] + len(inside))), box
+    for name in {namespace for namespace in namespaces.values() if namespace}:
+        inside = [place[i] for i in order if f"{namespaces[i]}.".startswith(f"{name}.")]
+        assert inside == list(range(inside[0], inside[0] + len(inside))), name
 
 
-def test_a_box_that_cannot_be_in_one_piece_has_its_title_twice():
+def test_a_namespace_that_is_not_contiguous_has_its_title_twice():
     x = keras.Input((7,), name="x")
     first = layers.Dense(7, name="model.first")(x)
     model = keras.Model(x, layers.Dense(7, name="model.last")(layers.Dense(7, name="own")(first)))
@@ -303,7 +303,7 @@ def test_a_box_that_cannot_be_in_one_piece_has_its_title_twice():
     assert names == ["x", "model", "first", "own", "model", "last"]
 
 
-def test_printing_a_graph_marks_its_stream_and_folds_it():
+def test_printing_a_graph_marks_the_stream_and_folds_blocks():
     graph = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
     assert not graph.skip_paths
     assert str(graph) == plots.to_text(plots.fold(mark_skip_paths(graph)))
@@ -315,22 +315,22 @@ def test_the_repr_of_a_graph_is_short():
     assert repr(graph) == "<Graph 'stack': 24 calls, 29 edges, 1,234,567 parameters>"
 
 
-def test_a_notebook_shows_a_graph_as_a_picture_with_its_stream():
+def test_a_notebook_shows_a_diagram_with_the_stream():
     svg = plots.read_graph(plots_models.decoder_only("pre", blocks=3))._repr_svg_()
     assert svg.startswith("<svg")
     assert "#d55e00" in svg
     assert "× 3" in svg
 
 
-def test_a_notebook_shows_no_more_calls_than_can_be_read(monkeypatch):
+def test_a_notebook_collapses_clusters_of_large_graphs(monkeypatch):
     graph = SAMPLES["a residual stream"]
-    different = tuple(  # no two blocks are equal, so that there is nothing to fold
+    different = tuple(  # no two blocks are equal, so none can be folded
         replace(node, config={"number": number}) for number, node in enumerate(graph.nodes)
     )
     graph = replace(graph, nodes=different)
     assert graph._repr_svg_().count('class="node"') == 24
     monkeypatch.setattr(pictures, "MOST_CALLS", 10)
-    # tokens, embedding, logits, and three blocks of two sublayers and two merges, or closed
+    # tokens, embedding, logits, and three blocks of two sublayers and two merges, or collapsed
     assert graph._repr_svg_().count('class="node"') == 3 + 3
     monkeypatch.setattr(pictures, "MOST_CALLS", 1)
     assert graph._repr_svg_().count('class="node"') == 3 + 1
@@ -341,7 +341,7 @@ def test_a_notebook_shows_no_more_calls_than_can_be_read(monkeypatch):
     assert plots.Graph("flat", tuple(calls), (), (), (), 0, 0)._repr_svg_() is None
 
 
-def test_the_lines_of_a_note_stay_lines():
+def test_line_breaks_in_a_note_are_kept():
     note = plots.Note("finding", ("attention",), "One word.\nAnother\x07one.\n\nA third.")
     rows = plots.to_text(replace(SAMPLES["parallel edges"], notes=(note,))).splitlines()
     [first] = [number for number, row in enumerate(rows) if "! One word." in row]

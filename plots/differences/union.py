@@ -15,7 +15,7 @@ from plots.folding.groups import Contraction
 from plots.graph import Edge, Graph, Node
 from plots.ordering import circles, in_order
 from plots.reading.read import graph_of
-from plots.registry import graph_plugin
+from plots.registry import OptionError, graph_plugin
 
 if TYPE_CHECKING:
     import keras
@@ -48,7 +48,7 @@ def diff(
         ValueError: if `against` is missing, the file holds no graph, or a graph is folded.
     """
     if against is None:
-        raise ValueError(
+        raise OptionError(
             'diff needs the graph to compare against: ("diff", {"against": graph, model or path})'
         )
     return marked(compare_graphs(graph_of(against), graph), changes_only)

@@ -12,7 +12,7 @@ from plots.annotations import DIFFERENCES, Note
 from plots.folding.groups import Contraction, close_groups
 from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.hierarchy import boxes, boxes_around, numbered
-from plots.registry import graph_plugin
+from plots.registry import OptionError, graph_plugin
 
 _LONGEST_PERIOD = 8
 """Maximum number of blocks in a repeating pattern, such as 2 for alternating windows."""
@@ -100,7 +100,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
         ValueError: if `blocks` is less than one.
     """
     if blocks < 1:
-        raise ValueError(f"blocks is {blocks!r}; it must be at least 1")
+        raise OptionError(f"blocks is {blocks!r}; it must be at least 1")
     into: dict[str, str] = {}
     repeats = dict(graph.repeats)  # not empty if the graph is folded already
     notes: list[Note] = []

@@ -10,6 +10,7 @@ from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import boxes, boxes_of_unnamed, depth_of
 from plots.ordering import in_order
+from plots.registry import OptionError
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def close_groups(graph: Graph, depth: int) -> Graph:
         ValueError: if `depth` is negative.
     """
     if depth < 0:
-        raise ValueError(f"depth is {depth!r}; it is a number of levels, 0 or more")
+        raise OptionError(f"depth is {depth!r}; it is a number of levels, 0 or more")
     members: dict[str, list[Node]] = {}
     for node_id, namespace in boxes(graph).items():
         if depth_of(namespace) > depth:

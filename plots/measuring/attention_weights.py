@@ -29,7 +29,7 @@ from plots.reading.keras_calls import (
     parameter_names,
 )
 from plots.reading.keras_values import base_names
-from plots.registry import graph_plugin
+from plots.registry import OptionError, graph_plugin
 
 if TYPE_CHECKING:
     import keras
@@ -131,7 +131,7 @@ def attention(
     maps = {i: found for i, found in _maps(execution, weights).items() if i in graph.index}
     sizes = {len(found.weights) for found in maps.values()}
     if sizes and not 0 <= example < min(sizes):
-        raise ValueError(
+        raise OptionError(
             f"example is {example!r}; the batch has the examples 0 to {min(sizes) - 1}"
         )
     pictures = {
