@@ -1,11 +1,14 @@
-"""The file of the HTML explorer: it holds the whole graph, and asks for nothing from elsewhere."""
+"""The file of the HTML explorer: it contains the whole graph and loads nothing."""
 
 import base64
 import gzip
-import importlib.metadata
+import hashlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import pytest
@@ -14,8 +17,13 @@ from keras import layers
 
 import builders
 import plots
+from plots.conformance import sample_graphs
 from plots.renderers import html as explorer
 from plots.renderers import labels
+
+SAMPLES = sample_graphs(large=False)
+FOLDER = Path(explorer.__file__).parent / "explorer" / "wasm-graphviz"
+ENGINE = (FOLDER / "index.js").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +36,14 @@ def packed_data(page: str) -> dict:
     return json.loads(gzip.decompress(base64.b64decode(packed[1])))
 
 
-def test_the_page_carries_the_whole_graph(decoder):
+def test_the_page_contains_the_whole_graph(decoder):
     data = packed_data(plots.to_html(decoder))
     assert plots.Graph.from_json(json.dumps(data["graph"])) == replace(decoder, overlays=())
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(decoder):
+def test_the_page_loads_nothing(decoder):
     page = plots.to_html(decoder)
-    own = re.sub(r'(?s)<script type="text/plain" id="engine">.*?</script>', "", page)
+    own = page.replace(ENGINE, "")
     assert len(own) < len(page) / 2
     assert re.findall(r"https?://[^\"'\s]*", own) == ["http://www.w3.org/2000/svg"]
     assert not re.search(
@@ -52,10 +60,11 @@ def test_the_same_graph_gives_the_same_page(decoder):
     assert plots.to_html(again) == plots.to_html(decoder)
 
 
-def test_the_page_of_gpt2_small_is_small():
+def test_pages_are_small():
+    assert len(plots.to_html(SAMPLES["one call"]).encode()) < 860_000
     with keras.StatelessScope(initialize_variables=False):
         model = builders.build_decoder_only("gpt2_small")
-    assert len(plots.to_html(graph_of(model)).encode()) < 2_000_000
+    assert len(plots.to_html(graph_of(model)).encode()) < 1_000_000
 
 
 def test_draw_writes_the_page_for_an_html_file(decoder, tmp_path):
@@ -63,7 +72,7 @@ def test_draw_writes_the_page_for_an_html_file(decoder, tmp_path):
     assert (tmp_path / "model.html").read_text(encoding="utf-8") == plots.to_html(decoder)
 
 
-def test_the_page_opens_as_many_levels_as_are_asked_for_and_folds_nothing(decoder, tmp_path):
+def test_depth_sets_the_expanded_levels_and_folds_nothing(decoder, tmp_path):
     plots.draw(decoder, tmp_path / "model.html", plugins=(), depth=1)
     data = packed_data((tmp_path / "model.html").read_text(encoding="utf-8"))
     assert data["depth"] == 1
@@ -72,7 +81,7 @@ def test_the_page_opens_as_many_levels_as_are_asked_for_and_folds_nothing(decode
         plots.to_html(decoder, depth=-1)
 
 
-def test_a_page_of_a_comparison_holds_the_older_graph_under_ids_of_the_newer(tmp_path):
+def test_a_comparison_has_the_older_graph_with_ids_of_the_newer(tmp_path):
     def model(names):
         x = keras.Input((5,), name="x")
         y = x
@@ -94,16 +103,16 @@ def test_a_page_of_a_comparison_holds_the_older_graph_under_ids_of_the_newer(tmp
     assert removed == list(difference.removed)
 
 
-def test_overlays_are_summed_over_boxes(decoder):
+def test_overlays_are_summed_over_namespaces(decoder):
     (overlay,) = explorer.page_data(decoder)["overlays"]
     inside = [n.parameters for n in decoder.nodes if n.namespace == ATTENTION]
-    number, text = overlay["boxes"][ATTENTION]
+    number, text = overlay["namespaces"][ATTENTION]
     assert number == sum(inside)
     assert text.endswith("%)")
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
-def test_numbers_that_are_not_finite_are_neither_in_the_page_nor_a_colour(decoder, scale, tmp_path):
+def test_values_that_are_not_finite_are_left_out_and_white(decoder, scale, tmp_path):
     calls = [node.id for node in decoder.nodes if node.namespace == ATTENTION][:4]
     numbers = (3.0, float("nan"), float("inf"), float("-inf"))
     values = {call: {"": number} for call, number in zip(calls, numbers, strict=True)}
@@ -119,24 +128,24 @@ def test_numbers_that_are_not_finite_are_neither_in_the_page_nor_a_colour(decode
     assert list(numbers["results"]) == calls[:1]
 
 
-@pytest.fixture
-def fresh_engine():
-    explorer.layout_engine.cache_clear()
-    yield
-    explorer.layout_engine.cache_clear()
+def test_the_engine_in_the_page_is_the_published_file():
+    readme = (FOLDER / "README.md").read_text("utf-8")
+    assert hashlib.sha256(ENGINE.encode()).hexdigest() in readme
+    assert not re.search(r"<(!--|/?script)", ENGINE, re.IGNORECASE)  # inside a script element
+    page = plots.to_html(SAMPLES["one call"])
+    assert f'<script type="text/plain" id="engine">{ENGINE}</script>' in page
+    notice = re.search(r"<!-- Graphviz ([\d.]+) .*?wasm-graphviz ([\d.]+) ", page, re.DOTALL)
+    assert f"version {notice[2]}, unchanged" in readme
+    assert f"contains Graphviz {notice[1]} as" in readme
 
 
-def test_a_missing_engine_is_named_with_what_to_install(decoder, monkeypatch, fresh_engine):
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(ImportError, match="pip install graphviz-anywidget"):
-        plots.to_html(decoder)
-    assert decoder._repr_html_() is None
-
-
-def test_an_engine_of_another_make_is_refused(decoder, monkeypatch, fresh_engine):
-    monkeypatch.setattr(explorer, "_ENGINE_FILE", "graphviz_anywidget/__init__.py")
-    with pytest.raises(ImportError, match=r"graphviz-anywidget [\d.]+ does not hold Graphviz"):
-        plots.to_html(decoder)
+def test_the_explorer_needs_no_other_package():
+    code = """
+import sys
+import plots
+from plots.conformance import sample_graphs
+plots.to_html(sample_graphs(large=False)["one call"])
+print({name.partition(".")[0] for name in sys.modules} & {"keras", "numpy", "anywidget", "pydot"})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""The HTML explorer in a browser that has no network: what it shows, and what a reader can do."""
+"""The HTML explorer in a browser without network: its display and its controls."""
 
 import itertools
 import re
@@ -17,7 +17,7 @@ import builders
 import plots
 from plots import Note, Overlay
 from plots.differences.union import older_side
-from plots.renderers import boxes
+from plots.renderers import labels
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -35,14 +35,14 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("needs Chromium: `apt-get install chromium`")
     with playwright.sync_playwright() as driver:
-        # Only inside of a container, where nobody but root is there, it runs as root.
+        # Chromium needs this flag to run as root, as in a container.
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 class Watched:
-    """A browser window in which whatever a page complains about, or asks the network, is kept."""
+    """A browser window that records errors and network requests of its pages."""
 
     def __init__(self, browser, folder):
         self.folder = folder
@@ -62,7 +62,7 @@ class Watched:
             route.abort()
 
     def open(self, graph, address="", before=None, **media):
-        """A new page."""
+        """Open a new page."""
         path = self.folder / f"{len(self.context.pages)}.html"
         path.write_text(plots.to_html(graph, before=before), encoding="utf-8")
         page = self.context.new_page()
@@ -74,14 +74,14 @@ class Watched:
         return settled(page)
 
     def show(self, graph, address="", before=None):
-        """The page of this graph, the same one each time, at another address."""
+        """Show a graph in its page, the same on every call, at another address."""
         if id(graph) not in self.pages:
             self.pages[id(graph)] = self.open(graph, before=before)
         page = self.pages[id(graph)]
         page.bring_to_front()
         page.mouse.move(0, 0)
         page.evaluate("document.activeElement.blur()")
-        # Also where the address has not been written anew yet, after a change of the zoom.
+        # The address may still be outdated after a change of the zoom.
         go = "to => { location.hash = to; dispatchEvent(new HashChangeEvent('hashchange')) }"
         page.evaluate(go, address)
         return settled(page)
@@ -96,14 +96,14 @@ def window(browser, tmp_path_factory):
 
 @pytest.fixture
 def opened(window):
-    """Opens a new page; the test fails if any page complained or asked the network."""
+    """Open a new page; the test fails on errors and network requests of any page."""
     yield window.open
     assert window.complaints == []
 
 
 @pytest.fixture
 def shown(window):
-    """Shows a graph in its page; the test fails if any page complained or asked the network."""
+    """Show a graph in its page; the test fails on errors and network requests of any page."""
     yield window.show
     assert window.complaints == []
 
@@ -123,7 +123,7 @@ def at(place):
 
 
 def seen(page, within="#stage"):
-    """Ids of the calls and closed boxes that are drawn."""
+    """Return the ids of the visible calls and collapsed clusters."""
     found = f"Array.from(document.querySelectorAll('{within} .item'), e => e.dataset.id)"
     return page.evaluate(found)
 
@@ -133,11 +133,11 @@ WRITTEN = """() => {
     const [, scale] = world.getAttribute("transform").split("scale(");
     return location.hash.endsWith("%2C" + parseFloat(scale).toFixed(3));
 }"""
-"""Whether the address says how large the picture is: it is written a moment later."""
+"""Whether the address contains the scale, which is written with a delay."""
 
 
 def lines_of(page, edges):
-    """Numbers x, y, x, y, ... of the points of every line of some edges."""
+    """Return the numbers x, y, x, y, ... of the points of every line of some edges."""
     paths = page.evaluate(
         f"Array.from(document.querySelectorAll('{edges} .line'), e => e.getAttribute('d'))"
     )
@@ -145,14 +145,14 @@ def lines_of(page, edges):
 
 
 def spine(page):
-    """Ends (x, y, x, y) of the lines that the residual stream is drawn with, from top to bottom."""
+    """Return the ends (x, y, x, y) of the lines of the residual stream, from top to bottom."""
     points = lines_of(page, ".edge.stream")
     for xs in (numbers[::2] for numbers in points):
         assert max(xs) - min(xs) < 0.2, "the stream bends"
     return sorted((*p[:2], *p[-2:]) for p in points)
 
 
-def test_the_first_view_has_equal_blocks_folded_and_sublayers_closed(shown, decoder):
+def test_the_first_view_has_blocks_folded_and_sublayers_collapsed(shown, decoder):
     page = shown(decoder)
     assert page.title() == "pre_norm"
     assert f"{ATTENTION}.*" in seen(page)
@@ -168,7 +168,7 @@ def test_the_stream_is_one_straight_line_from_embedding_to_output(shown, decoder
         assert page.query_selector(f"{at('decoder.*')} .rail")
         return
     assert max(x for x, *_ in lines) - min(x for x, *_ in lines) < 1
-    # What lies between two lines is what they join: a box on the stream, never a whole row.
+    # The gap between two lines is one node on the stream, never a whole row.
     for (_, _, _, above), (_, below, _, _) in itertools.pairwise(sorted(lines, key=itemgetter(1))):
         assert 0 < below - above < 70
 
@@ -180,7 +180,7 @@ def test_the_streams_of_encoder_and_decoder_are_straight_too(opened):
     assert len({round(x) for x, *_ in spine(page)}) == 2
 
 
-def test_sublayers_lie_to_the_right_of_the_stream_where_nothing_is_around_their_blocks(opened):
+def test_sublayers_of_top_level_blocks_are_to_the_right_of_the_stream(opened):
     page = opened(graph_of(plots_models.blocks_in_no_box()), "#fold=false&depth=2")
     assert len({round(x) for x, *_ in spine(page)}) == 1
     stream = page.locator(".edge.stream .line").first.bounding_box()["x"]
@@ -188,7 +188,7 @@ def test_sublayers_lie_to_the_right_of_the_stream_where_nothing_is_around_their_
         assert page.locator(at(f"block_{number}.{part}.*")).bounding_box()["x"] > stream
 
 
-def test_lines_of_parallel_sublayers_stay_on_their_side_of_the_stream(opened):
+def test_edges_of_parallel_sublayers_stay_on_their_side_of_the_stream(opened):
     spec = reduced_variant("pythia_70m", "decoder_only")
     page = opened(graph_of(builders.build(spec, abstract=True)), "#depth=2")
     (stream,) = {round(x) for x, *_ in spine(page)}
@@ -197,7 +197,7 @@ def test_lines_of_parallel_sublayers_stay_on_their_side_of_the_stream(opened):
     assert min(min(points[::2]) for points in branches) > stream - 1
 
 
-def test_a_box_opens_and_closes_where_it_is_clicked(shown, decoder):
+def test_a_click_expands_and_collapses_a_cluster(shown, decoder):
     page = shown(decoder)
     before = seen(page)
     assert page.get_attribute(at(f"{ATTENTION}.*"), "aria-expanded") == "false"
@@ -208,7 +208,7 @@ def test_a_box_opens_and_closes_where_it_is_clicked(shown, decoder):
     assert seen(page) == before
 
 
-def test_all_boxes_open_and_close_and_by_levels(shown, decoder):
+def test_buttons_expand_and_collapse_all_clusters_or_one_level(shown, decoder):
     page = shown(decoder)
     click(page, "#expand")
     assert seen(page) == [node.id for node in plots.fold(decoder).nodes]
@@ -221,7 +221,7 @@ def test_all_boxes_open_and_close_and_by_levels(shown, decoder):
     assert "decoder.*" in seen(page)
 
 
-def test_equal_blocks_unfold_and_fold_again(shown, decoder):
+def test_a_click_unfolds_and_folds_equal_blocks(shown, decoder):
     page = shown(decoder, "#depth=9")
     few = seen(page)
     click(page, f"{at('decoder.block_0.*')} .badge")
@@ -231,7 +231,7 @@ def test_equal_blocks_unfold_and_fold_again(shown, decoder):
     assert seen(page) == few
 
 
-def test_search_opens_what_hides_the_hit(shown, decoder):
+def test_search_expands_the_clusters_around_a_hit(shown, decoder):
     page = shown(decoder)
     page.keyboard.press("/")
     page.keyboard.type("block_2 EinsumDense query")
@@ -267,7 +267,7 @@ def test_hovering_traces_the_skip_path(shown, decoder):
     assert page.locator(".tracing").count() == 0
 
 
-def test_an_overlay_colours_and_labels_calls_and_boxes(shown, decoder):
+def test_an_overlay_colours_and_labels_calls_and_clusters(shown, decoder):
     page = shown(decoder)
     (overlay,) = decoder.overlays
     assert page.locator("#overlay option").all_text_contents() == ["no overlay", "weights"]
@@ -288,7 +288,7 @@ def test_an_overlay_colours_and_labels_calls_and_boxes(shown, decoder):
     assert page.locator(".weighed").count() == 0
 
 
-def test_shapes_stand_beside_the_lines(shown, decoder):
+def test_shapes_label_the_edges(shown, decoder):
     page = shown(decoder)
     assert page.locator("text.beside").count() == 0
     click(page, "#shapes")
@@ -305,7 +305,7 @@ def test_the_theme_follows_the_system_and_the_button(opened, decoder):
     assert page.evaluate(background) != dark
 
 
-def test_a_link_brings_back_what_was_seen(opened, decoder):
+def test_a_link_restores_the_view(opened, decoder):
     page = opened(decoder)
     click(page, at(f"{ATTENTION}.*"))
     click(page, f"{at('decoder.block_0.*')} .badge")
@@ -326,7 +326,7 @@ def test_a_link_brings_back_what_was_seen(opened, decoder):
     assert other.get_attribute("html", "data-theme") == page.get_attribute("html", "data-theme")
 
 
-def test_a_link_to_what_is_not_there_shows_what_is(shown, decoder):
+def test_unknown_parts_of_a_link_are_ignored(shown, decoder):
     page = shown(decoder, "#select=gone&overlay=gone&depth=x&flipped=gone&zoom=1,2&split=true&a=b")
     assert f"{ATTENTION}.*" in seen(page)
     assert page.text_content("#panel h2") == "pre_norm"
@@ -340,7 +340,7 @@ def test_a_link_to_what_is_not_there_shows_what_is(shown, decoder):
     page.wait_for_selector("html[data-theme=light]")
 
 
-def test_the_keyboard_alone_is_enough(shown, decoder):
+def test_the_keyboard_selects_expands_and_deselects(shown, decoder):
     page = shown(decoder)
     page.keyboard.press("ArrowDown")
     chosen = [page.evaluate("document.activeElement.dataset.id")]
@@ -357,7 +357,7 @@ def test_the_keyboard_alone_is_enough(shown, decoder):
     assert page.locator(".selected").count() == 0
 
 
-def test_the_panel_shows_a_call_and_leads_on(shown, decoder):
+def test_the_panel_describes_a_call_and_links_to_others(shown, decoder):
     page = shown(decoder)
     click(page, "#panel .notes a")  # the finding, in a block that is folded
     place = "decoder.block_1.feedforward.up"
@@ -370,21 +370,21 @@ def test_the_panel_shows_a_call_and_leads_on(shown, decoder):
     assert page.text_content("#panel .path") == place.replace("up", "norm")
 
 
-def test_pictures_of_calls_are_in_the_panel(shown, decoder):
+def test_the_panel_shows_pictures_of_calls(shown, decoder):
     page = shown(decoder, f"#depth=9&select={ATTENTION}.query")
     width = "e => e.decode().then(() => e.naturalWidth)"
     assert page.eval_on_selector("#panel img", width) == 1
 
 
-def test_calls_that_share_weights_lead_to_each_other(opened):
+def test_calls_that_share_weights_link_to_each_other(opened):
     shared = layers.Dense(5, name="shared")
     x = keras.Input((5,), name="x")
     page = opened(graph_of(keras.Model(x, shared(shared(x)))), "#select=shared")
-    click(page, "#panel section:has(h3:text('Shares its weights with')) a")
+    click(page, "#panel section:has(h3:text('Shares weights with')) a")
     assert page.text_content("#panel .path") == "shared@2"
 
 
-def test_a_box_that_cannot_be_one_stays_open_and_says_so(opened):
+def test_a_cluster_that_cannot_be_collapsed_stays_expanded_with_a_message(opened):
     x = keras.Input((5,), name="x")
     y = layers.Dense(7, name="around.first")(x)
     y = layers.Dense(11, name="between")(y)
@@ -392,7 +392,7 @@ def test_a_box_that_cannot_be_one_stays_open_and_says_so(opened):
     page = opened(graph_of(keras.Model(x, y)))
     click(page, at("around.*"))
     assert seen(page) == ["x", "around.first", "between", "around.last"]
-    assert "around stays open" in page.text_content("#status")
+    assert "around stays expanded" in page.text_content("#status")
 
 
 def test_labels_cannot_become_part_of_the_page(opened):
@@ -429,18 +429,18 @@ def test_a_model_of_one_layer_is_drawn(opened):
 
 @pytest.fixture(scope="module")
 def compared():
-    """What a comparison makes of a post-norm model and a pre-norm one, and the older of the two."""
+    """The comparison of a post-norm and a pre-norm model, and the older of the two."""
     old, new = (graph_of(plots_models.decoder_only(norm, BLOCKS)) for norm in ("post", "pre"))
     marked = plots.diff(new, against=old)
     return marked, older_side(marked, plots.compare_graphs(old, new))
 
 
 def edges_seen(page, within):
-    """Tips of all lines: from where to where they lead."""
+    """Return the tooltips of all edges, which name their ends."""
     return set(page.locator(f"{within} .edge title").all_text_contents())
 
 
-def test_a_comparison_is_seen_side_by_side(shown, compared):
+def test_a_comparison_is_shown_side_by_side(shown, compared):
     marked, older = compared
     page = shown(marked, "#depth=9", before=older)
     assert "note-added" in page.get_attribute(at("decoder.final_norm"), "class")
@@ -450,7 +450,7 @@ def test_a_comparison_is_seen_side_by_side(shown, compared):
     assert page.locator(".side h2").all_text_contents() == ["before", "after"]
     left, right = (f".side:nth-child({number})" for number in (1, 2))
     assert set(seen(page, right)) - set(seen(page, left)) == {"decoder.final_norm"}
-    # Each side is wired as its own model is: the norm behind the merge, or in front of the branch.
+    # Each side has the edges of its own model: the norm after the merge, or first on the branch.
     merge, up = (norm.replace("norm", part) for part in ("residual", "up"))
     assert any(tip.startswith(f"{merge} → {norm} ") for tip in edges_seen(page, left))
     assert any(tip.startswith(f"{norm} → {up} ") for tip in edges_seen(page, right))
@@ -481,7 +481,7 @@ def test_gpt2_small_opens_in_less_than_two_seconds(opened):
 
 
 def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
-    page = opened(decoder)  # a page that is watched
+    page = opened(decoder)  # a page that records errors
     (tmp_path / "notebook.html").write_text(f"<!doctype html>{decoder._repr_html_()}")
     page.goto((tmp_path / "notebook.html").as_uri())
     frame = page.frame_locator("iframe")
@@ -490,7 +490,7 @@ def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
     frame.locator(at(f"{ATTENTION}.query")).wait_for()
 
 
-def test_what_nobody_waits_for_any_more_is_not_laid_out(shown, decoder):
+def test_obsolete_layouts_are_cancelled(shown, decoder):
     page = shown(decoder)
     page.evaluate("""() => {
         const { layout } = Engine.prototype;
@@ -507,7 +507,7 @@ def test_what_nobody_waits_for_any_more_is_not_laid_out(shown, decoder):
     assert "decoder.*" in seen(page)
 
 
-def test_before_anything_is_laid_out_there_is_nothing_to_fit(shown, compared):
+def test_fit_before_the_first_layout_does_nothing(shown, compared):
     marked, older = compared
     page = shown(marked, before=older)
     page.evaluate("['split', 'fit'].forEach((id) => byId(id).click())")
@@ -515,7 +515,7 @@ def test_before_anything_is_laid_out_there_is_nothing_to_fit(shown, compared):
     assert page.locator(".side").count() == 2
 
 
-def test_a_box_of_a_single_call_is_found_where_it_is_no_box(opened):
+def test_a_link_to_a_cluster_of_a_single_call_selects_the_call(opened):
     x = keras.Input((5,), name="x")
     y = layers.Dense(7, name="outer.inner.only")(x)
     y = layers.Dense(11, name="outer.last")(y)
@@ -524,7 +524,7 @@ def test_a_box_of_a_single_call_is_found_where_it_is_no_box(opened):
     page.wait_for_selector(f"{at('outer.inner.only')}.selected")
 
 
-def test_an_arrow_leads_on_from_what_only_the_newer_side_has(shown, compared):
+def test_arrow_keys_work_from_a_call_that_only_one_side_has(shown, compared):
     marked, older = compared
     page = shown(marked, "#depth=9&split=true&select=decoder.final_norm", before=older)
     page.keyboard.press("ArrowDown")
@@ -532,17 +532,17 @@ def test_an_arrow_leads_on_from_what_only_the_newer_side_has(shown, compared):
     assert page.evaluate("document.activeElement.dataset.id") == "logits"
 
 
-def test_the_first_click_on_a_box_that_cannot_be_closed_says_so(opened):
+def test_the_first_click_on_a_cluster_that_cannot_be_collapsed_shows_a_message(opened):
     x = keras.Input((5,), name="x")
     y = layers.Dense(7, name="around.first")(x)
     y = layers.Dense(11, name="between")(y)
     y = layers.Dense(13, name="around.last")(y)
     page = opened(graph_of(keras.Model(x, y)), "#depth=0")
     page.click(at("around.*"))
-    assert "around stays open" in page.text_content("#status")
+    assert "around stays expanded" in page.text_content("#status")
 
 
-def test_only_one_finger_drags_and_only_while_it_is_down(shown, decoder):
+def test_only_the_primary_pointer_drags_while_pressed(shown, decoder):
     page = shown(decoder)
     moved = page.evaluate("""() => {
         const picture = document.querySelector(".picture");
@@ -562,7 +562,7 @@ def test_only_one_finger_drags_and_only_while_it_is_down(shown, decoder):
     assert not moved
 
 
-def test_the_list_of_hits_is_told_as_closed_when_the_field_is_left(shown, decoder):
+def test_the_list_of_hits_closes_when_the_field_loses_focus(shown, decoder):
     page = shown(decoder)
     page.fill("#search", "relu")
     assert page.get_attribute("#search", "aria-expanded") == "true"
@@ -572,7 +572,7 @@ def test_the_list_of_hits_is_told_as_closed_when_the_field_is_left(shown, decode
     page.fill("#search", "")
 
 
-def test_shapes_stand_beside_the_lines_at_first_if_that_is_asked_for(opened, decoder, tmp_path):
+def test_shapes_can_be_shown_at_first(opened, decoder, tmp_path):
     plots.draw(decoder, tmp_path / "model.html", plugins=(), shapes=True)
     page = opened(decoder)
     page.goto((tmp_path / "model.html").as_uri())
@@ -588,12 +588,12 @@ def test_shapes_stand_beside_the_lines_at_first_if_that_is_asked_for(opened, dec
     assert page.locator("text.beside").count() == 0
 
 
-def test_a_line_has_the_colour_of_the_main_kind_of_what_is_said_of_it(opened, decoder):
+def test_an_edge_has_the_colour_of_its_main_note(opened, decoder):
     edge = next(e for e in decoder.edges if e.target.endswith("block_0.feedforward.up"))
     kinds = ("added", "finding", "description")
     notes = tuple(Note(kind, (edge.id,), "Said.") for kind in kinds)
     page = opened(replace(decoder, notes=notes), "#depth=9")
     assert "note-added" in page.get_attribute("#stage .edge.noted", "class")
-    line = boxes.noted_colour(replace(decoder, notes=notes), edge.id)
-    assert line == boxes.note_colour("added")
+    line = labels.noted_colour(replace(decoder, notes=notes), edge.id)
+    assert line == labels.note_colour("added")
     assert f'color="{line}"' in plots.list_renderers()["dot"](replace(decoder, notes=notes))

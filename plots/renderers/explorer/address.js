@@ -1,17 +1,17 @@
-// The part of the address after "#": what is open, selected and shown, so that it can be linked to.
+// The part of the address after "#": the state of the page, for links.
 
-/** What the address leaves out; of depth and shapes the page says what is usual. */
+/** The defaults, which the address omits; the page overrides those of depth and shapes. */
 const USUAL = {
-  depth: 0, // boxes that lie deeper are closed ...
-  flipped: new Set(), // ... but for these, which are not what their depth says: names
+  depth: 0, // deeper clusters are collapsed ...
+  flipped: new Set(), // ... except these namespaces, which are the opposite
   fold: true, // runs of equal blocks are folded ...
-  unfolded: new Set(), // ... but for these: names of their first blocks
-  select: "", // id of a call or box
+  unfolded: new Set(), // ... except these, by the names of their first blocks
+  select: "", // id of a call or cluster
   overlay: "",
   shapes: false,
-  split: false, // before and after of a diff side by side
+  split: false, // whether before and after of a comparison are side by side
   theme: "", // "light" or "dark"; "" follows the system
-  zoom: "", // what is in the middle, and how large: "x,y,k"; "" shows all
+  zoom: "", // centre and scale as "x,y,k"; "" fits everything
 };
 
 function addressOf(state, allUsual) {
@@ -24,7 +24,7 @@ function addressOf(state, allUsual) {
   return text && `#${text}`;
 }
 
-/** The state that an address asks for; what it does not say, or says wrongly, is as usual. */
+/** The state of an address; missing or invalid parts have their defaults. */
 function stateOf(address, allUsual) {
   const said = new URLSearchParams(address.replace(/^#/, ""));
   const read = (key, usual) => {
@@ -38,7 +38,7 @@ function stateOf(address, allUsual) {
   return Object.fromEntries(Object.entries(allUsual).map(([key, usual]) => [key, read(key, usual)]));
 }
 
-/** A set without an item that it has, or with one that it does not have. */
+/** The symmetric difference of a set and some items. */
 function flipped(set, ...items) {
   const next = new Set(set);
   for (const item of items) if (!next.delete(item)) next.add(item);

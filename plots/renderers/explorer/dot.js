@@ -1,24 +1,24 @@
-// The view as DOT text for Graphviz, and what Graphviz answers, by the names of the view.
+// The view as DOT text for Graphviz, and the layout that Graphviz returns.
 //
-// Sizes are in points, of which the page makes pixels. Nothing of the model's own text goes into
-// the DOT: items are "i0", "i1", ..., and everything has the size that its text will take.
+// Sizes are in points, which the page draws as pixels. The DOT contains no text of the model: items
+// are "i0", "i1", ..., with the sizes of their texts.
 
-const STREAM_WEIGHT = 1000; // how hard Graphviz tries to keep an edge straight: the stream wins
+const STREAM_WEIGHT = 1000; // Graphviz keeps edges of a large weight straight
 const BRANCH_WEIGHT = 4;
 const DASHED_WEIGHT = 1;
-const RAIL = 14; // from the left side of a closed box to the stream that runs through it
+const RAIL = 14; // from the left side of a collapsed cluster to the stream through it
 
 const GRAPH_STYLE = `graph [newrank=true, nodesep=0.25, ranksep=0.3, splines=spline]
 node [shape=box, fixedsize=true, label="", margin=0]
 edge [arrowsize=0.6]`;
 
 /**
- * @param sizes  {width, height} of items by id, of headers by the name of their box, of what stands
- *   beside edges by position (or nothing), and of a tag as a function of its text.
+ * @param sizes  {width, height} of items by id, of headers by namespace, of edge labels by
+ *   position (or nothing), and of a tag as a function of its text.
  */
 function toDot(model, view, sizes) {
   const names = new Map([...view.items.keys()].map((id, position) => [id, `i${position}`]));
-  const tree = new BoxTree();
+  const tree = new ClusterTree();
   const hasFrame = needsFrame(view);
   const outside = []; // of the frame
   for (const item of inReadingOrder(model, view)) {
@@ -44,8 +44,8 @@ function toDot(model, view, sizes) {
   for (const [upper, lower] of pairsBelow(model, view)) {
     lines.push(`${names.get(upper)} -> ${names.get(lower)} [style=invis, weight=0, minlen=2]`);
   }
-  const boxes = [...view.boxes];
-  const open = (name) => `subgraph cluster_${boxes.indexOf(name)} {
+  const clusters = [...view.clusters];
+  const open = (name) => `subgraph cluster_${clusters.indexOf(name)} {
     margin=10; labeljust=r; label=${blank(sizes.headers.get(name))}`;
   const inside = tree.written(open);
   const framed = ["subgraph cluster { style=invis; margin=0", ...inside, "}"];
@@ -54,25 +54,25 @@ function toDot(model, view, sizes) {
 }
 
 /**
- * Items in the order in which Graphviz is to read them. What it reads first is at the left: the
- * stream, then all that branches off it, of parallel sublayers the one first that merges last.
+ * Items in the order for Graphviz, which places what it reads first at the left: the stream, then
+ * its branches, of parallel sublayers first the one that merges last.
  */
 function inReadingOrder(model, view) {
   const items = [...view.items.values()];
   const onStream = (item) => !isInput(item) && (item.enters || item.leaves || item.holdsStream);
-  const passed = new Map(); // number of merges that lie beside an item
+  const passed = new Map(); // item -> number of merges beside it
   for (const [id, count] of Object.entries(model.passed)) passed.set(view.stands.get(id), count);
   const latestFirst = (a, b) => (passed.get(b.id) ?? 0) - (passed.get(a.id) ?? 0);
   const branching = items.filter((item) => !onStream(item)).sort(latestFirst);
   return [...items.filter(onStream), ...branching];
 }
 
-/** Whether the stream comes into a box, and no box is around both; see `Layout.needs_frame`. */
+/** Whether the stream enters a cluster and no cluster contains both; see `Layout.needs_frame`. */
 function needsFrame({ edges, items }) {
   return edges.some((edge) => {
     const [source, target] = [items.get(edge.source), items.get(edge.target)];
-    const [outermost] = namesAround(target.around);
-    const isAround = namesAround(source.around).includes(outermost);
+    const [outermost] = enclosingNames(target.around);
+    const isAround = enclosingNames(source.around).includes(outermost);
     return edge.stream && target.around && !isAround && !isInput(source);
   });
 }
@@ -81,13 +81,13 @@ function isInput(item) {
   return item.call?.kind === "input" && !item.around;
 }
 
-/** Texts and boxes within boxes, in the order in which they came. */
-class BoxTree {
+/** Texts and nested clusters, in the order of insertion. */
+class ClusterTree {
   #parts = new Map([["", []]]);
 
-  add(box, text) {
+  add(namespace, text) {
     let inside = this.#parts.get("");
-    for (const name of namesAround(box)) {
+    for (const name of enclosingNames(namespace)) {
       if (!this.#parts.has(name)) {
         this.#parts.set(name, []);
         inside.push({ name });
@@ -97,8 +97,8 @@ class BoxTree {
     inside.push({ text });
   }
 
-  written(open, box = "") {
-    return this.#parts.get(box).flatMap(({ text, name }) =>
+  written(open, namespace = "") {
+    return this.#parts.get(namespace).flatMap(({ text, name }) =>
       text ? [text] : [open(name), ...this.written(open, name), "}"]);
   }
 }
@@ -109,9 +109,9 @@ function nodeText(name, item, size) {
   return `${name} [${sized(size)}, label=${table(size, `${port}<td></td>`)}]`;
 }
 
-/** Whether the stream runs along the left side of an item, past what is in it. */
+/** Whether the stream runs along the left side of an item. */
 function hasRail(item) {
-  return Boolean(item.box) && (item.enters || item.leaves || item.holdsStream);
+  return Boolean(item.namespace) && (item.enters || item.leaves || item.holdsStream);
 }
 
 function edgeAttributes(view, edge, isLowered, besideSize) {
@@ -122,19 +122,19 @@ function edgeAttributes(view, edge, isLowered, besideSize) {
     if (hasRail(view.items.get(edge.target))) attributes.push('headport="s:n"');
   } else {
     attributes.push(`weight=${edge.dashed ? DASHED_WEIGHT : BRANCH_WEIGHT}`);
-    if (isLowered && !edge.dashed) attributes.push("minlen=2"); // room to come in from above
+    if (isLowered && !edge.dashed) attributes.push("minlen=2"); // room to enter from above
   }
   if (besideSize) attributes.push(`label=${blank(besideSize)}`);
   return attributes;
 }
 
-/** The item from which a box is mainly fed: no tag in the box may lie above it; see `Layout.feeds`. */
-function feedOf(model, view, box) {
-  const feed = view.items.get(view.stands.get(model.feeds[box]));
-  return feed && !namesAround(feed.around).includes(box) ? feed : null;
+/** The main source of a cluster, above which it has no tags; see `Layout.feeds`. */
+function feedOf(model, view, namespace) {
+  const feed = view.items.get(view.stands.get(model.feeds[namespace]));
+  return feed && !enclosingNames(feed.around).includes(namespace) ? feed : null;
 }
 
-/** Pairs of items of which the first is to be above the second, though no edge says so. */
+/** Pairs of items without an edge, the first to be drawn above the second. */
 function pairsBelow(model, { edges, stands, standIns }) {
   const joined = new Set(edges.map(pairKey));
   const pairs = new Map();
@@ -162,25 +162,25 @@ function table({ width, height }, cells) {
 }
 
 /**
- * Where everything is, with y downwards.
+ * The layout with y downwards.
  *
- * @returns  width, height; items: id -> {x, y} of the centre; boxes: name -> {x, y, width, height};
- *   edges: in the view's order {points, tip, label, tag}, the last two as centres {x, y} or null.
+ * @returns  width, height; items: id -> {x, y} of the centre; clusters: name -> {x, y, width, height};
+ *   edges: in the order of the view {points, tip, label, tag}, the last two as centres {x, y} or null.
  */
 function readLayout(text, view) {
   const answer = JSON.parse(text);
   const [, , width, height] = numbers(answer.bb);
   const point = (pair) => ({ x: pair[0], y: height - pair[1] });
-  const [ids, names] = [[...view.items.keys()], [...view.boxes]];
-  const layout = { width, height, items: new Map(), boxes: new Map(), edges: [] };
+  const [ids, names] = [[...view.items.keys()], [...view.clusters]];
+  const layout = { width, height, items: new Map(), clusters: new Map(), edges: [] };
   const tags = new Map();
   for (const { name, bb, pos } of answer.objects ?? []) {
     const number = Number(name.replace(/\D+/, ""));
     if (name.startsWith("cluster")) {
-      if (name === "cluster") continue; // the frame, which is not seen
+      if (name === "cluster") continue; // the invisible frame
       const [left, bottom, right, top] = numbers(bb);
       const size = { width: right - left, height: top - bottom };
-      layout.boxes.set(names[number], { ...point([left, top]), ...size });
+      layout.clusters.set(names[number], { ...point([left, top]), ...size });
     } else if (name.startsWith("t")) {
       tags.set(number, point(numbers(pos)));
     } else {
@@ -188,7 +188,7 @@ function readLayout(text, view) {
     }
   }
   for (const { id, pos, lp } of answer.edges ?? []) {
-    if (!id) continue; // one that only kept things in order
+    if (!id) continue; // an invisible edge
     const parts = pos.split(" ");
     const tip = parts[0].startsWith("e,") ? point(numbers(parts.shift().slice(2))) : null;
     const number = Number(id.slice(1));

@@ -3,16 +3,15 @@
 /** The message of the error of a cancelled layout. */
 const CANCELLED = "cancelled";
 
-/** The address of a script in the page. */
-function scriptAddress(...parts) {
-  return URL.createObjectURL(new Blob(parts, { type: "text/javascript" }));
-}
+/** Address of the engine. A page opened from a file can import data addresses only. */
+const engineAddress = () =>
+  `data:text/javascript,${encodeURIComponent(document.getElementById("engine").textContent)}`;
 
 class Engine {
-  #source = scriptAddress(
-    `import { Graphviz } from "${scriptAddress(document.getElementById("engine").textContent)}";`,
-    document.getElementById("worker").textContent,
-  );
+  #source = URL.createObjectURL(new Blob(
+    [`const engine = "${engineAddress()}";`, document.getElementById("worker").textContent],
+    { type: "text/javascript" },
+  ));
   #worker = null;
   #waiting = new Map(); // number of a request -> its promise
   #requests = 0;
@@ -39,7 +38,7 @@ class Engine {
   }
 
   #start() {
-    this.#worker = new Worker(this.#source, { type: "module" });
+    this.#worker = new Worker(this.#source);
     this.#worker.onerror = (event) => this.#fail(event.message ?? "the layout engine did not start");
     this.#worker.onmessage = ({ data: { number, layout, error } }) => {
       const { resolve, reject } = this.#waiting.get(number);

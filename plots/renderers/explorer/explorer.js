@@ -1,11 +1,11 @@
-// The page: one or two panes, a panel, a toolbar; and the state that all of them show.
+// The page: one or two panes, a panel, a toolbar, and their common state.
 
 const ZOOM_STEP = 1.25;
-const PATIENCE = 400; // milliseconds until the page says that it is laying out
+const PATIENCE = 400; // milliseconds until the page shows that it is laying out
 
 class Explorer {
   constructor(document) {
-    this.model = new Model(document); // in a comparison with what was removed
+    this.model = new Model(document); // in a comparison, including removed calls
     this.older = document.before ? new Model(document.before) : null;
     this.engine = new Engine();
     this.usual = { ...USUAL, depth: document.depth, shapes: document.shapes };
@@ -24,19 +24,19 @@ class Explorer {
     await this.#refresh();
   }
 
-  /** What of a model is open and folded, and what boxes and lines say. */
+  /** What is expanded and folded of a model, and which labels are shown. */
   shownIn(model) {
     const { depth, flipped: odd, fold, unfolded, overlay, shapes } = this.state;
     return {
-      isOpen: (box) => box.depth <= depth !== odd.has(box.name),
+      isOpen: (namespace) => namespace.depth <= depth !== odd.has(namespace.name),
       isFolded: (run) => fold !== unfolded.has(run.names[0]),
       overlay: model.overlays.find(({ name }) => name === overlay) ?? null,
-      range: this.range, // of the overlay's numbers that can be seen
+      range: this.range, // of the visible values of the overlay
       shapes,
     };
   }
 
-  /** The model that has a call or box with this id. */
+  /** The model that has a call or cluster with this id. */
   modelOf(id) {
     return this.older?.has(id) && !this.model.has(id) ? this.older : this.model;
   }
@@ -46,8 +46,8 @@ class Explorer {
   /**
    * Change the state and draw it.
    *
-   * @param kept  Id of what stays at its place on the screen.
-   * @returns  Whether it is drawn; not if the layout failed, or something newer came.
+   * @param kept  Id of the item that stays at its place on the screen.
+   * @returns  Whether it was drawn: false if the layout failed or a newer change came.
    */
   async change(changes, kept = this.state.select) {
     const old = this.state;
@@ -67,7 +67,7 @@ class Explorer {
 
   async #refresh() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
-    this.engine.cancel(); // what is laid out there is not wanted any more
+    this.engine.cancel(); // the previous layout is obsolete
     const { overlay } = this.shownIn(this.model);
     this.range = overlay && rangeOf(this.panes.flatMap((pane) => pane.values), overlay.scale);
     document.documentElement.dataset.state = "busy";
@@ -75,7 +75,7 @@ class Explorer {
     const notice = setTimeout(() => this.#say("Laying out … (Esc stops it)"), PATIENCE);
     try {
       const paints = await Promise.all(this.panes.map((pane) => pane.lay()));
-      if (turn !== this.turn) return false; // something newer is on its way
+      if (turn !== this.turn) return false; // a newer change is in progress
       this.#paint(paints);
       this.#say("");
     } catch (error) {
@@ -100,7 +100,7 @@ class Explorer {
     focused?.focus(this.state.select);
   }
 
-  /** Go back to what is drawn, after a layout that did not come. */
+  /** Return to the state that is drawn, after a failed layout. */
   #takeBack() {
     if (!this.drawn) return;
     const { select, theme, zoom } = this.state;
@@ -113,7 +113,7 @@ class Explorer {
     }
   }
 
-  /** Where the panes look at first: where the address says, or at all, on the same scale. */
+  /** Set the first view of the panes: that of the address, or everything at the same scale. */
   #place() {
     const [x, y, k] = this.state.zoom.split(",").map(Number);
     this.#fit();
@@ -133,22 +133,22 @@ class Explorer {
   }
 
   async toggle(id) {
-    const box = this.modelOf(id).boxesById.get(id);
-    const isStuck = () => this.panes.some((pane) => pane.view?.stuck.has(box.name));
+    const namespace = this.modelOf(id).namespacesById.get(id);
+    const isStuck = () => this.panes.some((pane) => pane.view?.stuck.has(namespace.name));
     const sayStuck = () =>
-      this.#say(`${box.name} stays open: something outside of it lies between two of its calls`);
+      this.#say(`${namespace.name} stays expanded: a path between two of its calls leads outside`);
     if (isStuck()) {
       this.select(id);
       sayStuck();
       return;
     }
-    const changes = { flipped: flipped(this.state.flipped, box.name), select: id };
+    const changes = { flipped: flipped(this.state.flipped, namespace.name), select: id };
     if (!(await this.change(changes, id))) return;
     this.#eachPlace(id, (pane, place) => pane.zoom.reveal(place));
     if (isStuck()) sayStuck();
   }
 
-  /** Fold or unfold the equal blocks of which the first one has this name. */
+  /** Fold or unfold the run of equal blocks whose first block has this name. */
   toggleRun(first, kept) {
     return this.change({ unfolded: flipped(this.state.unfolded, first) }, kept ?? this.state.select);
   }
@@ -157,16 +157,16 @@ class Explorer {
     return this.change({ depth: clamp(depth, 0, this.model.deepest), flipped: new Set() });
   }
 
-  /** Open what hides a call or box, select it and bring it to the middle. */
+  /** Expand what hides a call or cluster, select it and centre it. */
   async jump(id) {
     const { state } = this;
     const model = this.modelOf(id);
     const shown = this.shownIn(model);
     if (!model.has(id)) return;
-    const box = model.boxesById.get(id);
-    if (box?.calls.length === 1) id = box.calls[0]; // as long as it is closed it is not drawn
-    const closed = model.around(id).filter((name) => !shown.isOpen(model.boxes.get(name)));
-    const call = model.boxesById.get(id)?.calls[0] ?? id;
+    const namespace = model.namespacesById.get(id);
+    if (namespace?.calls.length === 1) id = namespace.calls[0]; // drawn as the call while collapsed
+    const closed = model.around(id).filter((name) => !shown.isOpen(model.namespaces.get(name)));
+    const call = model.namespacesById.get(id)?.calls[0] ?? id;
     const run = model.runOfCall.get(call);
     const hidden = run && shown.isFolded(run) && run.calls.slice(run.period).flat().includes(call);
     const changes = {
@@ -179,14 +179,14 @@ class Explorer {
     this.#paneOf(id).focus(id);
   }
 
-  /** Of the panes in which a call or box is seen the one that has the focus, or else the first. */
+  /** The focused pane that shows a call or cluster, or else the first one. */
   #paneOf(id) {
     const there = this.panes.filter((pane) => pane.place(id));
     const panes = there.length ? there : this.panes;
     return panes.find((pane) => pane.hasFocus) ?? panes[0];
   }
 
-  /** Do something in every pane in which a call or box is seen. */
+  /** Call a function for every pane that shows a call or cluster. */
   #eachPlace(id, does) {
     for (const pane of this.panes) {
       const place = pane.place(id);
@@ -194,7 +194,7 @@ class Explorer {
     }
   }
 
-  /** The address was changed by hand, or by going back. */
+  /** Follow an address that was edited, or a step back in the history. */
   async #follow() {
     const state = stateOf(location.hash, this.usual);
     if (addressOf(state, this.usual) === addressOf(this.state, this.usual)) return;
@@ -205,11 +205,11 @@ class Explorer {
   // --- what happens in a pane ---
 
   press(id) {
-    if (this.modelOf(id).boxesById.has(id)) this.toggle(id);
+    if (this.modelOf(id).namespacesById.has(id)) this.toggle(id);
     else this.select(id);
   }
 
-  /** Trace the skip paths of what the pointer is on, in all panes. */
+  /** Trace the skip paths of the item under the pointer, in all panes. */
   hover(id) {
     if (id === this.hovered || document.documentElement.dataset.state === "busy") return;
     this.hovered = id;
@@ -220,7 +220,7 @@ class Explorer {
       pane.light(trace);
       said ||= trace ? traceText(trace, item) : "";
     }
-    if (said || this.saidTrace) this.#say(said); // and leave alone what else is said
+    if (said || this.saidTrace) this.#say(said); // keep other messages
     this.saidTrace = said !== "";
   }
 
@@ -260,7 +260,7 @@ class Explorer {
     overlays.hidden = !model.overlays.length;
     byId("split").hidden = !this.older;
     byId("fold").hidden = !model.runs.length;
-    byId("depths").hidden = !model.boxes.size;
+    byId("depths").hidden = !model.namespaces.size;
   }
 
   #key(event) {
@@ -283,7 +283,7 @@ class Explorer {
     event.preventDefault();
   }
 
-  /** Select what is next to what is selected, and trace it as the pointer would. */
+  /** Select the neighbour of the selected item, and trace it as the pointer would. */
   #step(key) {
     const pane = this.#paneOf(this.state.select);
     const id = pane.neighbour(this.state.select, key);
@@ -315,7 +315,7 @@ class Explorer {
     this.panes.forEach((pane) => pane.zoom.fit(pane.size, scale));
   }
 
-  // --- what the page shows of the state ---
+  // --- display of the state ---
 
   get isDark() {
     const { theme } = this.state;
@@ -339,7 +339,7 @@ class Explorer {
     try {
       history.replaceState(null, "", address || location.pathname + location.search);
     } catch {
-      // A page inside of another one (a notebook) has no address of its own.
+      // A page inside another one (a notebook) has no address of its own.
     }
   }
 
@@ -361,13 +361,13 @@ class Explorer {
   }
 }
 
-function traceText({ paths }, { id, box }) {
+function traceText({ paths }, { id, namespace }) {
   if (!paths.length) return "";
-  if (box && paths.every((path) => box.paths.includes(path))) {
-    return `${box.name}: ${counted(box.paths.length, "skip path")} inside`;
+  if (namespace && paths.every((path) => namespace.paths.includes(path))) {
+    return `${namespace.name}: ${counted(namespace.paths.length, "skip path")} inside`;
   }
   const [path] = paths;
-  const place = path.line.includes(id) ? "On the" : "By-passed by the";
+  const place = path.line.includes(id) ? "On the" : "Bypassed by the";
   return `${place} skip path from ${path.source} to ${path.target} (${PLACEMENTS[path.placement]})`;
 }
 

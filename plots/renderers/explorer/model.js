@@ -1,16 +1,16 @@
-// The model that the page shows: what `page_data` has written, with indexes.
+// The model that the page shows: the output of `page_data`, with indexes.
 
-/** One dotted box, such as "decoder.block_3", with everything that lies in it at any depth. */
-class Box {
+/** A namespace, such as "decoder.block_3", with its content at any depth. */
+class Namespace {
   constructor(name) {
     const dot = name.lastIndexOf(".");
     this.name = name;
-    this.id = `${name}.*`; // as `fold` calls its groups
+    this.id = `${name}.*`; // like the groups of `fold`
     this.parent = dot < 0 ? "" : name.slice(0, dot);
     this.label = name.slice(dot + 1);
     this.depth = name.split(".").length;
-    this.calls = []; // ids, in the graph's order
-    this.paths = []; // skip paths that come back to the stream in it
+    this.calls = []; // ids, in the order of the graph
+    this.paths = []; // skip paths that merge in it
   }
 }
 
@@ -32,27 +32,28 @@ class Model {
       placement: placements[number],
       line: [path.source, ...path.through, path.target],
     }));
-    this.#indexBoxes();
+    this.#indexNamespaces();
     this.#indexEdges();
     this.#indexRuns(runs);
   }
 
-  #indexBoxes() {
-    this.boxes = new Map(); // by name
+  #indexNamespaces() {
+    this.namespaces = new Map(); // by name
     this.callsOfLayer = new Map(); // calls that share weights
     for (const call of this.calls.values()) {
       append(this.callsOfLayer, call.layer, call.id);
-      for (const name of namesAround(call.box)) {
-        if (!this.boxes.has(name)) this.boxes.set(name, new Box(name));
-        this.boxes.get(name).calls.push(call.id);
+      for (const name of enclosingNames(call.namespace)) {
+        if (!this.namespaces.has(name)) this.namespaces.set(name, new Namespace(name));
+        this.namespaces.get(name).calls.push(call.id);
       }
     }
     for (const path of this.paths) {
-      const around = namesAround(this.calls.get(path.target).box);
-      for (const name of around) this.boxes.get(name).paths.push(path);
+      const around = enclosingNames(this.calls.get(path.target).namespace);
+      for (const name of around) this.namespaces.get(name).paths.push(path);
     }
-    this.boxesById = new Map([...this.boxes.values()].map((box) => [box.id, box]));
-    this.deepest = Math.max(0, ...[...this.boxes.values()].map((box) => box.depth));
+    const all = [...this.namespaces.values()];
+    this.namespacesById = new Map(all.map((each) => [each.id, each]));
+    this.deepest = Math.max(0, ...all.map(({ depth }) => depth));
   }
 
   #indexEdges() {
@@ -78,26 +79,26 @@ class Model {
     }
   }
 
-  /** Whether there is a call or a box with this id. */
+  /** Whether there is a call or a cluster with this id. */
   has(id) {
-    return this.calls.has(id) || this.boxesById.has(id);
+    return this.calls.has(id) || this.namespacesById.has(id);
   }
 
-  /** Names of the boxes around a call or a box, outermost first. */
+  /** Names of the namespaces around a call or a cluster, outermost first. */
   around(id) {
-    return namesAround(this.boxesById.get(id)?.parent ?? this.calls.get(id).box);
+    return enclosingNames(this.namespacesById.get(id)?.parent ?? this.calls.get(id).namespace);
   }
 
-  /** Whether a call or edge is there now: in a comparison there are also those that were removed. */
+  /** Whether a call or edge exists in the newer model of a comparison. */
   isThere(place) {
     return !this.notesAbout.get(place)?.some((note) => note.kind === "removed");
   }
 }
 
-/** A box's name and those of all boxes around it, outermost first. */
-function namesAround(box) {
-  if (!box) return [];
-  return box.split(".").map((_, depth, parts) => parts.slice(0, depth + 1).join("."));
+/** The name of a namespace and those around it, outermost first: "a" and "a.b" for "a.b". */
+function enclosingNames(namespace) {
+  if (!namespace) return [];
+  return namespace.split(".").map((_, depth, parts) => parts.slice(0, depth + 1).join("."));
 }
 
 function append(map, key, value) {

@@ -1,21 +1,21 @@
-// One picture: a view drawn where Graphviz has placed it.
+// One diagram: a view, drawn at the positions of Graphviz.
 
-const EDGE_LINE = 13; // height of a line beside an edge
+const EDGE_LINE = 13; // height of a line of an edge label
 const TAG_HEIGHT = 17;
 const GLIDE = { duration: 250, easing: "ease-out" };
-const MOST_GLIDING = 600; // more items do not move smoothly
+const MOST_GLIDING = 600; // more items are not animated
 
 class Pane {
   /**
-   * @param host      The element that the picture fills.
-   * @param model     What it shows.
-   * @param all       As for `viewOf`.
-   * @param explorer  Has the state, and is told what is clicked and hovered.
+   * @param host      The element that contains the diagram.
+   * @param model     The model.
+   * @param all       See `viewOf`.
+   * @param explorer  Has the state, and handles clicks and hovering.
    */
   constructor(host, model, all, explorer) {
     Object.assign(this, { model, all, explorer });
-    // id -> {element, x, y, left, top, width, height}: for an item its middle and its rectangle, for
-    // an open box the middle of its header and the rectangle of the box
+    // id -> {element, x, y, left, top, width, height}: centre and rectangle of an item; for an
+    // expanded cluster the centre of its header and the rectangle of the cluster
     this.places = new Map();
     this.edges = []; // [{edge, element}]
     this.world = svg("g");
@@ -26,13 +26,13 @@ class Pane {
     this.#listen();
   }
 
-  /** Lay out what the explorer's state shows; the answer draws it. */
+  /** Lay out the state of the explorer; resolves to a function that draws it. */
   async lay() {
     const { model, explorer } = this;
     const shown = explorer.shownIn(model);
     const view = this.#viewNow();
     const labels = new Map([...view.items].map(([id, item]) => [id, labelOf(model, item, shown)]));
-    const headers = new Map([...view.boxes].map((name) => [name, headerOf(model, name, shown)]));
+    const headers = new Map([...view.clusters].map((name) => [name, headerOf(model, name, shown)]));
     const beside = view.edges.map((edge) => edgeLines(edge, shown));
     const sizes = {
       items: labels,
@@ -51,7 +51,7 @@ class Pane {
     return viewOf(this.model, this.explorer.shownIn(this.model), this.all);
   }
 
-  /** The [number, text] pairs of the overlay that can be seen. */
+  /** The [number, text] pairs of the overlay on the visible items. */
   get values() {
     const { overlay } = this.explorer.shownIn(this.model);
     const items = overlay ? [...this.#viewNow().items.values()] : [];
@@ -63,8 +63,9 @@ class Pane {
     this.view = view;
     this.size = layout;
     this.places = new Map();
-    const outermost = [...view.boxes].sort((a, b) => namesAround(a).length - namesAround(b).length);
-    const boxes = outermost.map((name) => [name, layout.boxes.get(name)]);
+    const depth = (name) => enclosingNames(name).length;
+    const outermostFirst = [...view.clusters].sort((a, b) => depth(a) - depth(b));
+    const clusters = outermostFirst.map((name) => [name, layout.clusters.get(name)]);
     this.edges = view.edges.map((edge, number) => ({
       edge,
       element: this.#edge(edge, layout.edges[number], beside[number]),
@@ -72,9 +73,9 @@ class Pane {
     const items = [...view.items.values()].map((item) =>
       this.#item(item, labels.get(item.id), layout.items.get(item.id)));
     this.world.replaceChildren(
-      svg("g", { class: "boxes" }, ...boxes.map(([name, place]) => frame(name, place))),
+      svg("g", { class: "clusters" }, ...clusters.map(([name, place]) => frame(name, place))),
       svg("g", { class: "edges" }, ...this.edges.map(({ element }) => element)),
-      svg("g", {}, ...boxes.map(([name, place]) => this.#header(name, place, headers.get(name)))),
+      svg("g", {}, ...clusters.map(([name, place]) => this.#header(name, place, headers.get(name)))),
       svg("g", {}, ...items),
     );
     this.light(null);
@@ -82,13 +83,13 @@ class Pane {
   }
 
   #header(name, { x, y, width, height }, header) {
-    const { id } = this.model.boxes.get(name);
+    const { id } = this.model.namespaces.get(name);
     const [left, top] = [x + width - header.width - 8, y + 5];
     const element = svg("g", {
       class: `header ${shade(name)}`,
       "data-id": id,
       transform: `translate(${left} ${top})`,
-      ...buttonRole(`${name} (open box)`, true),
+      ...buttonRole(`${name} (expanded cluster)`, true),
     });
     element.append(
       svgTitle(name),
@@ -109,7 +110,7 @@ class Pane {
       class: label.classes.join(" "),
       "data-id": item.id,
       transform: `translate(${left} ${top})`,
-      ...buttonRole(label.spoken, item.box ? false : null),
+      ...buttonRole(label.spoken, item.namespace ? false : null),
     });
     if (label.heat !== null) element.style.setProperty("--heat", `${Math.round(100 * label.heat)}%`);
     element.append(svgTitle(label.spoken));
@@ -123,7 +124,7 @@ class Pane {
       if (item.times > 1) element.append(svg("rect", { ...shape, class: "shape", x: 5, y: 5 }));
       element.append(svg("rect", { ...shape, class: "shape" }));
       if (hasRail(item)) element.append(rail(item, height));
-      if (item.box) element.append(chevron(label.indent - 9, PADDING + LINE_HEIGHT / 2, false));
+      if (item.namespace) element.append(chevron(label.indent - 9, PADDING + LINE_HEIGHT / 2, false));
       label.lines.forEach((line, number) => element.append(...texts(line, label.indent, number)));
       if (label.badge) element.append(badge(label.badge, width - 8, PADDING + 13, item.run));
     }
@@ -153,7 +154,7 @@ class Pane {
     return element;
   }
 
-  /** What was there before moves to its new place; what is new fades in. */
+  /** Move the items that were there before, and fade in new ones. */
   #glide(before) {
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (still || !before.size || this.places.size > MOST_GLIDING) return;
@@ -167,12 +168,12 @@ class Pane {
         element.animate([{ opacity: 0 }, { opacity: 1 }], GLIDE);
       }
     }
-    for (const group of this.world.querySelectorAll(".edges, .boxes")) {
+    for (const group of this.world.querySelectorAll(".edges, .clusters")) {
       group.animate([{ opacity: 0.2 }, { opacity: 1 }], GLIDE);
     }
   }
 
-  /** Dim everything but a trace: {items, line} as sets of ids. Null lights everything again. */
+  /** Dim everything but a trace, {items, line} as sets of ids; null ends this. */
   light(trace) {
     this.picture.classList.toggle("tracing", Boolean(trace));
     for (const [id, { element }] of this.places) {
@@ -187,7 +188,7 @@ class Pane {
     }
   }
 
-  /** Mark what is selected, and make it what the tab key reaches. */
+  /** Mark the selected item, and make it the target of the tab key. */
   select(id) {
     const seen = this.seenAs(id) ?? this.places.keys().next().value;
     for (const [place, { element }] of this.places) {
@@ -196,7 +197,7 @@ class Pane {
     }
   }
 
-  /** The id under which a call or box is drawn here: its own, or that of what it is folded into. */
+  /** The id under which a call or cluster is drawn: its own, or that of the item that contains it. */
   seenAs(id) {
     if (this.places.has(id)) return id;
     const seen = this.view?.stands.get(id);
@@ -215,7 +216,7 @@ class Pane {
     return this.picture.contains(document.activeElement);
   }
 
-  /** The id of the nearest thing in a direction ("ArrowUp", ...) from what is selected. */
+  /** The id of the nearest item in a direction ("ArrowUp", ...) from the selected one. */
   neighbour(id, key) {
     const here = this.place(id);
     if (!here) return this.places.keys().next().value;
@@ -248,15 +249,15 @@ class Pane {
 }
 
 function frame(name, place) {
-  return svg("rect", { class: `box ${shade(name)}`, ...place, rx: 8 });
+  return svg("rect", { class: `cluster ${shade(name)}`, ...place, rx: 8 });
 }
 
-/** Boxes within boxes have three shades in turn. */
+/** Nested clusters alternate between three shades. */
 function shade(name) {
-  return `depth-${namesAround(name).length % 3}`;
+  return `depth-${enclosingNames(name).length % 3}`;
 }
 
-/** The residual stream is one straight line where its ends lie above each other. */
+/** Draw the residual stream as a straight line where its ends are above each other. */
 function straightened({ points, tip }) {
   const [start, stop] = [points[0], points.at(-1)];
   const { x } = tip ?? stop;
@@ -265,9 +266,9 @@ function straightened({ points, tip }) {
   return { points: [{ x, y: start.y }, middle, middle, { x, y: stop.y }], tip };
 }
 
-/** The stream past what is in a closed box. */
+/** The stream through a collapsed cluster. */
 function rail(item, height) {
-  const inset = 8; // where it begins or ends inside
+  const inset = 8; // where it starts or ends inside
   const [from, to] = [item.enters ? 0 : inset, item.leaves ? height : height - inset];
   return svg("path", { class: "rail", d: `M${RAIL} ${from}V${to}` });
 }
@@ -295,7 +296,7 @@ function badge(text, right, baseline, run) {
   return element;
 }
 
-/** The name of what an edge comes from, in the place of a long line. */
+/** The name of the source of an edge, instead of a long line. */
 function tag(edge, { x, y }) {
   const width = textWidth(edge.tag, "small") + 14;
   return svg(

@@ -1,5 +1,5 @@
-// The panel at the side: what is selected, or else the whole model. It is built from elements, never
-// from markup, so that no text of a model can become part of the page.
+// The side panel: the selected item, or else the whole model. It is built from elements, never from
+// markup, so that no text of a model can become part of the page.
 
 const ROLES = {
   input: "input",
@@ -18,10 +18,10 @@ const PLACEMENTS = {
 };
 const KEYS = [
   ["/", "search"],
-  ["← ↑ ↓ →", "go to what is next to it"],
-  ["Enter", "open or close a box"],
+  ["← ↑ ↓ →", "go to the next node"],
+  ["Enter", "expand or collapse a cluster"],
   ["+ − 0", "zoom in, out, all"],
-  ["Esc", "leave"],
+  ["Esc", "deselect"],
 ];
 
 class Panel {
@@ -32,8 +32,8 @@ class Panel {
 
   show(id) {
     this.model = this.explorer.modelOf(id);
-    const { boxesById, calls } = this.model;
-    if (boxesById.has(id)) this.#fill(this.#box(boxesById.get(id)));
+    const { namespacesById, calls } = this.model;
+    if (namespacesById.has(id)) this.#fill(this.#namespace(namespacesById.get(id)));
     else if (calls.has(id)) this.#fill(this.#call(calls.get(id)));
     else this.#fill(this.#model());
   }
@@ -55,7 +55,7 @@ class Panel {
         ["skip paths", paths.length.toLocaleString("en")],
         ["inputs", this.#links(graph.inputs)],
         ["outputs", this.#links(graph.outputs.map(([id]) => id))],
-        ["trained on", (graph.losses ?? []).map((loss) => loss.class_name).join(", ")],
+        ["loss", (graph.losses ?? []).map((loss) => loss.class_name).join(", ")],
       ]),
       section("Letters", model.letters.map((line) => html("p", {}, line))),
       section("Notes", this.#notes(model.notes)),
@@ -65,26 +65,26 @@ class Panel {
     ];
   }
 
-  #box(box) {
+  #namespace(namespace) {
     const { model } = this;
     const shown = this.explorer.shownIn(model);
-    const calls = box.calls.map((id) => model.calls.get(id));
+    const calls = namespace.calls.map((id) => model.calls.get(id));
     const layers = [...new Map(calls.map((call) => [call.layer, call])).values()];
     const [all, trained] = ["parameters", "trainable_parameters"].map((field) =>
       sum(layers.map((layer) => layer[field])));
     return [
-      html("h2", {}, box.label),
-      html("p", { class: "path" }, box.name),
-      this.#run(box.name),
+      html("h2", {}, namespace.label),
+      html("p", { class: "path" }, namespace.name),
+      this.#run(namespace.name),
       facts([
         ["parameters", parametersText(all, trained)],
         ["calls", calls.length.toLocaleString("en")],
-        ["skip paths", box.paths.length || ""],
+        ["skip paths", namespace.paths.length || ""],
       ]),
-      section("Overlays", overlayFacts(model, (overlay) => overlay.boxes[box.name])),
-      section("Notes", this.#notes(this.#notesOf(box.calls))),
-      section("Skip paths", this.#paths(box.calls)),
-      section("Inside", [html("ul", {}, ...this.#children(box))]),
+      section("Overlays", overlayFacts(model, (overlay) => overlay.namespaces[namespace.name])),
+      section("Notes", this.#notes(this.#notesOf(namespace.calls))),
+      section("Skip paths", this.#paths(namespace.calls)),
+      section("Inside", [html("ul", {}, ...this.#children(namespace))]),
       ramp(shown),
     ];
   }
@@ -110,7 +110,7 @@ class Panel {
       section("Skip paths", this.#paths([id])),
       section("Takes", this.#edges(model.incoming.get(id), "source")),
       section("Goes to", this.#edges(model.outgoing.get(id), "target")),
-      section("Shares its weights with", ties.length ? [this.#links(ties)] : []),
+      section("Shares weights with", ties.length ? [this.#links(ties)] : []),
       section("Constants", constants.length ? [facts(constants.map(constantText))] : []),
       section("Configuration", Object.keys(config).length ? [
         html("pre", {}, JSON.stringify(config, null, 1)),
@@ -119,13 +119,13 @@ class Panel {
     ];
   }
 
-  #children(box) {
+  #children(namespace) {
     const { model } = this;
     const rows = new Map();
-    for (const id of box.calls) {
+    for (const id of namespace.calls) {
       const call = model.calls.get(id);
-      const child = namesAround(call.box).map((name) => model.boxes.get(name))
-        .find(({ parent }) => parent === box.name);
+      const child = enclosingNames(call.namespace).map((name) => model.namespaces.get(name))
+        .find(({ parent }) => parent === namespace.name);
       const row = child ? [child.id, child.label, counted(child.calls.length, "call")]
         : [id, call.label, call.class_name];
       rows.set(row[0], row);
@@ -223,7 +223,7 @@ function constantText({ port, value, shape, dtype, pattern }) {
 function parametersText(all, trained) {
   const frozen = all - trained;
   const text = all.toLocaleString("en");
-  return frozen ? `${text} (${frozen.toLocaleString("en")} not trained)` : text;
+  return frozen ? `${text} (${frozen.toLocaleString("en")} not trainable)` : text;
 }
 
 function overlayFacts(model, valueIn) {

@@ -1,10 +1,10 @@
-// The search field: boxes and calls by name, class and configuration.
+// The search field: clusters and calls by name, class and configuration.
 
 const MOST_HITS = 40;
 
 class Search {
   /**
-   * @param picked  Called with the id of what is chosen.
+   * @param picked  Called with the id of the chosen hit.
    */
   constructor(model, field, list, picked) {
     Object.assign(this, { model, field, list, picked, hits: [], active: 0 });
@@ -71,7 +71,7 @@ class Search {
   }
 }
 
-/** What all words occur in, best first: in its title, its path, its class, its configuration. */
+/** The hits that contain all words in title, path, class or configuration, best first. */
 function found(model, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return [];
@@ -83,7 +83,7 @@ function found(model, text) {
     const rank = lower[0] === words[0] ? -1 : best < 0 ? places.length : best;
     hits.push({ id, label, word, rank });
   };
-  for (const { id, name, label, calls } of model.boxes.values()) {
+  for (const { id, name, label, calls } of model.namespaces.values()) {
     if (calls.length > 1) consider(id, label, counted(calls.length, "call"), [label, name]);
   }
   for (const call of model.calls.values()) {

@@ -1,4 +1,4 @@
-// Pieces of SVG, and how wide texts are.
+// SVG elements, and the widths of texts.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -22,14 +22,14 @@ function svgText(x, y, text, style) {
   return element;
 }
 
-/** What the browser shows while the pointer rests on an element. */
+/** The tooltip of an element. */
 function svgTitle(text) {
   const element = svg("title");
   element.textContent = text;
   return element;
 }
 
-/** Attributes of what can be pressed; `expanded` is null for what does not open. */
+/** Attributes of a button; `expanded` is null for one that does not expand. */
 function buttonRole(label, expanded) {
   const role = { role: "button", tabindex: -1, "aria-label": label };
   return expanded === null ? role : { ...role, "aria-expanded": expanded };

@@ -1,23 +1,23 @@
-// What can be seen at the moment: which calls and closed boxes, and the lines between them.
+// The visible part of a model: calls, clusters, and the edges between them.
 
 /**
  * @param model  A Model.
- * @param shown  What is open: isOpen(box), isFolded(run).
- * @param all    Whether to show also what a comparison says was removed.
- * @returns  items: id -> call or closed box that is drawn, in the graph's order;
- *   edges: lines between items; stream: pairs of items that the residual stream joins;
- *   boxes: names of the boxes that are drawn open; stands: id of a call -> id of its item;
+ * @param shown  What is expanded: isOpen(namespace), isFolded(run).
+ * @param all    Whether to show also what was removed in a comparison.
+ * @returns  items: id -> call or collapsed cluster, in the order of the graph;
+ *   edges: edges between items; stream: pairs of items that the residual stream joins;
+ *   clusters: names of the expanded clusters; stands: id of a call -> id of its item;
  *   standIns: id of a call in a folded block -> the call that is drawn for it;
- *   stuck: names of boxes that are drawn open because they cannot be closed.
+ *   stuck: names of expanded clusters that cannot be collapsed.
  */
 function viewOf(model, shown, all) {
   const stuck = new Set();
   for (;;) {
-    const isOpen = (name) => stuck.has(name) || shown.isOpen(model.boxes.get(name));
+    const isOpen = (name) => stuck.has(name) || shown.isOpen(model.namespaces.get(name));
     const view = arranged(model, shown, all, isOpen);
-    const box = smallestInCycle(view);
-    if (!box) return { ...view, stuck };
-    stuck.add(box.name); // something outside of it lies on the way between two of its calls
+    const namespace = smallestInCycle(view);
+    if (!namespace) return { ...view, stuck };
+    stuck.add(namespace.name); // a path between two of its calls leads outside
   }
 }
 
@@ -34,8 +34,8 @@ function arranged(model, shown, all, isOpen) {
     if (!items.has(item.id)) items.set(item.id, item);
     items.get(item.id).calls.push(id);
   }
-  const boxes = new Set([...items.values()].flatMap((item) => namesAround(item.around)));
-  const view = { all, items, stands, standIns, boxes };
+  const clusters = new Set([...items.values()].flatMap((item) => enclosingNames(item.around)));
+  const view = { all, items, stands, standIns, clusters };
   view.stream = new Map();
   for (const [a, b] of model.graph.stream ?? []) {
     const [source, target] = [items.get(stands.get(a)), items.get(stands.get(b))];
@@ -53,7 +53,7 @@ function arranged(model, shown, all, isOpen) {
   return view;
 }
 
-/** Calls of folded blocks that are left out -> the call that is drawn for them. */
+/** Map the hidden calls of folded blocks to the calls that are drawn for them. */
 function foldedCalls(model, shown) {
   const standIns = new Map();
   for (const run of model.runs.filter((each) => shown.isFolded(each))) {
@@ -65,33 +65,33 @@ function foldedCalls(model, shown) {
   return standIns;
 }
 
-/** A call, or the outermost closed box around it, as what is drawn. */
+/** The item that shows a call: the call, or the outermost collapsed cluster around it. */
 function newItem(model, shown, call, isOpen) {
-  // A box with a single call in it is no more than a longer name as long as it is closed.
-  const isClosed = (name) => !isOpen(name) && model.boxes.get(name).calls.length > 1;
-  const box = model.boxes.get(namesAround(call.box).find(isClosed)) ?? null;
-  let around = box ? box.parent : call.box;
-  let title = (box ?? call).label;
+  // A collapsed cluster with a single call is drawn as the call with a longer name.
+  const isClosed = (name) => !isOpen(name) && model.namespaces.get(name).calls.length > 1;
+  const namespace = model.namespaces.get(enclosingNames(call.namespace).find(isClosed)) ?? null;
+  let around = namespace ? namespace.parent : call.namespace;
+  let title = (namespace ?? call).label;
   while (around && !isOpen(around)) {
-    const { label, parent } = model.boxes.get(around);
+    const { label, parent } = model.namespaces.get(around);
     title = `${label}.${title}`;
     around = parent;
   }
-  const name = box?.name ?? call.id;
+  const name = namespace?.name ?? call.id;
   const run = model.blocks.get(name) ?? null;
-  const before = model.graph.repeats?.[call.kind === "group" && !box ? call.name : name] ?? 1;
+  const before = model.graph.repeats?.[call.kind === "group" && !namespace ? call.name : name] ?? 1;
   return {
-    id: box?.id ?? call.id,
-    call: box ? null : call,
-    box,
-    around, // name of the innermost open box around it
+    id: namespace?.id ?? call.id,
+    call: namespace ? null : call,
+    namespace,
+    around, // innermost expanded namespace around it
     title,
-    run, // the equal blocks of which it is one
+    run, // the run of equal blocks that contains it
     times: (run && shown.isFolded(run) ? run.times : 1) * before,
-    calls: [], // ids of what it stands for, without folded blocks
-    enters: false, // whether the stream comes into it
-    leaves: false, // whether the stream goes on from it
-    holdsStream: false, // whether the stream runs inside of it
+    calls: [], // ids of its calls, without folded blocks
+    enters: false, // whether the stream enters it
+    leaves: false, // whether the stream leaves it
+    holdsStream: false, // whether the stream runs inside it
   };
 }
 
@@ -105,12 +105,12 @@ function edgesOf(model, { all, items, stands, standIns, stream }) {
     const pair = { source: from.id, target: to.id };
     const dashed = Boolean(edge.implicit) || edge.tensor.dtype === "bool";
     const onStream = !dashed && stream.has(pairKey(pair));
-    // What several calls of one box give or take is one line.
-    const ends = [from.box ? "" : edge.output, to.box || onStream ? "" : edge.port];
+    // Edges of several calls of a collapsed cluster are one line.
+    const ends = [from.namespace ? "" : edge.output, to.namespace || onStream ? "" : edge.port];
     const key = JSON.stringify([pair, dashed, onStream, ends]);
     if (!joined.has(key)) {
-      // Lines to all users of a mask would run across the whole picture: they get its name.
-      const byName = !onStream && !from.box && from.around !== to.around;
+      // Lines to all users of a mask would cross the whole diagram; they are replaced by its name.
+      const byName = !onStream && !from.namespace && from.around !== to.around;
       const tag = byName ? model.calls.get(edge.source).tag : "";
       joined.set(key, { ...pair, dashed, stream: onStream, tag, parts: [] });
       append(parallel, pairKey(pair), key);
@@ -121,7 +121,7 @@ function edgesOf(model, { all, items, stands, standIns, stream }) {
   return edges.map((edge) => ({ ...edge, parallel: parallel.get(pairKey(edge)).length > 1 }));
 }
 
-/** The smallest closed box on a way that leads back to itself; undefined if there is no such way. */
+/** The smallest collapsed cluster on a cycle; undefined if there is none. */
 function smallestInCycle({ items, edges }) {
   const left = new Set(items.keys());
   for (const [start, end] of [["source", "target"], ["target", "source"]]) {
@@ -141,22 +141,21 @@ function smallestInCycle({ items, edges }) {
       }
     }
   }
-  const boxes = [...left].map((id) => items.get(id)).filter((item) => item.box);
-  return boxes.sort((a, b) => a.calls.length - b.calls.length)[0]?.box;
+  const clusters = [...left].map((id) => items.get(id)).filter((item) => item.namespace);
+  return clusters.sort((a, b) => a.calls.length - b.calls.length)[0]?.namespace;
 }
 
 /**
- * The skip paths that an item lies on or is by-passed by, as they can be seen; without any, what is
- * next to it.
+ * The visible skip paths that run through an item or bypass it; without any, its neighbours.
  *
- * @returns  paths; line: ids of the items along the paths; items: those and what is by-passed.
+ * @returns  paths; line: ids of the items along the paths; items: those and the bypassed ones.
  */
 function traceOf(model, view, id) {
   const trace = { paths: [], line: new Set(), items: new Set([id]) };
   const stands = (call) => view.stands.get(call);
   for (const path of model.paths) {
     const all = [...path.line, ...path.bypassed];
-    // A path of a block that is folded is seen as that of the block that stands for it.
+    // A path of a folded block is drawn as that of the block that stands for it.
     if (view.standIns.has(path.target) || !all.some((call) => stands(call) === id)) continue;
     trace.paths.push(path);
     path.line.forEach((call) => trace.line.add(stands(call)));

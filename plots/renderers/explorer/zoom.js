@@ -2,13 +2,13 @@
 
 const LEAST_ZOOM = 0.02;
 const MOST_ZOOM = 4;
-const READABLE_ZOOM = 0.75; // what would have to be smaller to fit is scrolled instead
+const READABLE_ZOOM = 0.75; // diagrams that would need a smaller scale are scrolled instead
 const [LEAST_FITTED, MOST_FITTED] = [0.4, 1.25];
 const MARGIN = 20;
 
 class Zoom {
   /**
-   * @param host     The element that the picture fills.
+   * @param host     The element that contains the diagram.
    * @param picture  The SVG in it.
    * @param world    The group that moves.
    * @param changed  Called after every change.
@@ -28,7 +28,7 @@ class Zoom {
     this.changed();
   }
 
-  /** Show all of a picture, or its upper part so large that it can be read; at most so large. */
+  /** Show all of a diagram, or its upper part at a readable scale, up to the scale `most`. */
   fit({ width, height }, most = MOST_FITTED) {
     const { clientWidth, clientHeight } = this.host;
     const [across, down] = [(clientWidth - 2 * MARGIN) / width, (clientHeight - 2 * MARGIN) / height];
@@ -39,21 +39,21 @@ class Zoom {
     this.set({ x, y, k }, true);
   }
 
-  /** Bring a point of the world to the middle. */
+  /** Centre a point of the world. */
   centre({ x, y }, zoom = Math.max(this.at.k, READABLE_ZOOM)) {
     const { clientWidth, clientHeight } = this.host;
     const k = clamp(zoom, LEAST_ZOOM, MOST_ZOOM);
     this.set({ k, x: clientWidth / 2 - x * k, y: clientHeight / 2 - y * k });
   }
 
-  /** The point of the world that is in the middle. */
+  /** The point of the world at the centre. */
   get middle() {
     const { x, y, k } = this.at;
     const { clientWidth, clientHeight } = this.host;
     return { x: (clientWidth / 2 - x) / k, y: (clientHeight / 2 - y) / k, k };
   }
 
-  /** Pan as little as is needed to have a rectangle in sight, or its upper left part. */
+  /** Pan as little as possible to show a rectangle, or its upper left part. */
   reveal({ left, top, width, height }) {
     const { x, y, k } = this.at;
     const { clientWidth, clientHeight } = this.host;
@@ -76,7 +76,7 @@ class Zoom {
     this.set({ k, x: screen.x - point.x * k, y: screen.y - point.y * k });
   }
 
-  /** Zoom about a point of the screen, by default the middle. */
+  /** Zoom about a point of the screen, by default the centre. */
   by(factor, point = { x: this.host.clientWidth / 2, y: this.host.clientHeight / 2 }) {
     const { x, y, k } = this.at;
     const next = clamp(k * factor, LEAST_ZOOM, MOST_ZOOM);
@@ -85,7 +85,7 @@ class Zoom {
   }
 
   #listen() {
-    let drag = null; // of one pointer: a second finger is another one, and not the primary
+    let drag = null; // of the primary pointer; a second finger is another pointer
     const release = (event) => {
       if (!event.isPrimary) return;
       drag = null;
@@ -99,12 +99,12 @@ class Zoom {
     this.picture.addEventListener("pointermove", (event) => {
       if (!drag || !event.isPrimary) return;
       if (!event.buttons) {
-        release(event); // the button was let go where nobody told: outside of the window
+        release(event); // the button was released outside of the window
         return;
       }
       const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
       if (!this.dragged && Math.hypot(dx, dy) > 4) {
-        this.dragged = true; // only now, or clicks would no longer reach what is clicked
+        this.dragged = true; // not earlier, or clicks would not reach their targets
         this.picture.setPointerCapture(event.pointerId);
         this.picture.classList.add("dragged");
       }
