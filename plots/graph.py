@@ -11,16 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache, cached_property
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from plots.annotations import Note, Overlay, SkipPath
 from plots.declaration import Declaration
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 FORMAT = "functional graph"
 VERSION = 3
@@ -295,7 +293,10 @@ class Graph:
                 "read: write it again with the installed release"
             )
         try:
-            graph = _graph(document)
+            parts = document.items()
+            graph: Graph = _read(
+                Graph, {name: part for name, part in parts if name not in ("format", "version")}
+            )
             check_graph(graph)
         except (AttributeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(
@@ -382,21 +383,16 @@ class Graph:
         """Return the number of equal blocks that a call stands for: 1 unless it is folded."""
         return self.repeats.get(node.name if node.kind == "group" else node.id, 1)
 
-    @cached_property
-    def digraph(self) -> nx.DiGraph:
-        """The ids as a NetworkX graph, with parallel edges as one."""
-        import networkx as nx
-
-        digraph = nx.DiGraph()
-        digraph.add_nodes_from(self.index)
-        digraph.add_edges_from((edge.source, edge.target) for edge in self.edges)
-        return digraph
-
     def ancestors(self, node_id: str) -> frozenset[str]:
-        """Return the ids of all calls that this one depends on."""
-        import networkx as nx
-
-        return frozenset(nx.ancestors(self.digraph, node_id))
+        """Ids of all calls that this one depends on, itself not among them."""
+        found: set[str] = set()
+        waiting = [edge.source for edge in self.incoming[node_id]]
+        while waiting:
+            current = waiting.pop()
+            if current not in found:
+                found.add(current)
+                waiting.extend(edge.source for edge in self.incoming[current])
+        return frozenset(found)
 
     def _edges_by(self, end: Literal["source", "target"]) -> dict[str, tuple[Edge, ...]]:
         by_id: dict[str, list[Edge]] = {node.id: [] for node in self.nodes}
@@ -475,45 +471,23 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _graph(document: dict[str, Any]) -> Graph:
-    read = {name: value for name, value in document.items() if name not in ("format", "version")}
-    parts: dict[str, Callable[[Any], Any]] = {
-        "nodes": _node,
-        "edges": _edge,
-        "outputs": lambda pair: (pair[0], pair[1]),
-        "losses": lambda loss: Loss(**loss),
-        "skip_paths": lambda path: SkipPath(**_with_tuples(path)),
-        "stream": lambda pair: (pair[0], pair[1]),
-        "overlays": lambda overlay: Overlay(**overlay),
-        "notes": lambda note: Note(**_with_tuples(note)),
-    }
-    for name, part in parts.items():
-        if name in read:
-            read[name] = tuple(part(item) for item in read[name])
-    return Graph(**read | {"inputs": tuple(read["inputs"])})
+def _read(kind: Any, value: Any) -> Any:
+    """Build a value of the type `kind`, such as a dataclass or a tuple, from JSON data."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = _hints(kind)
+        if kind is Node:
+            value = {"name": value["id"], **value}
+        return kind(**{name: _read(hints[name], item) for name, item in value.items()})
+    if origin is UnionType:  # an optional value
+        return None if value is None else _read(parts[0], value)
+    if origin is tuple and parts[-1] is Ellipsis:
+        return tuple(_read(parts[0], item) for item in value)
+    if origin is tuple:
+        return tuple(_read(part, value[place]) for place, part in enumerate(parts))
+    return value
 
 
-def _node(read: dict[str, Any]) -> Node:
-    given = _with_tuples({name: value for name, value in read.items() if name != "config"})
-    given["outputs"] = tuple(_tensor(tensor) for tensor in read["outputs"])
-    given["constants"] = tuple(Constant(**_with_shape(c)) for c in read.get("constants", ()))
-    if "declaration" in read:
-        given["declaration"] = Declaration(**_with_tuples(read["declaration"]))
-    given.setdefault("name", read["id"])
-    return Node(config=read["config"], **given)
-
-
-def _edge(read: dict[str, Any]) -> Edge:
-    return Edge(**read | {"tensor": _tensor(read["tensor"])})
-
-
-def _tensor(read: dict[str, Any]) -> Tensor:
-    return Tensor(**_with_tuples(read))
-
-
-def _with_shape(read: dict[str, Any]) -> dict[str, Any]:
-    return read | {"shape": tuple(read["shape"])} if read.get("shape") is not None else read
-
-
-def _with_tuples(read: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(item) if isinstance(item, list) else item for key, item in read.items()}
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -282,7 +282,10 @@ def _is_pair(plugin: Any) -> bool:
 
 def _step(plugin: PluginLike, model: Any) -> tuple[str, Callable[[Graph], Graph]]:
     """Return the name of a plugin, and the function with its options bound."""
-    named, options = plugin if _is_pair(plugin) else (plugin, {})  # type: ignore[misc]
+    named: Any = plugin
+    options: Mapping[str, Any] = {}
+    if isinstance(plugin, tuple) and _is_pair(plugin):
+        named, options = plugin
     if isinstance(named, str):
         known = find_plugin(named)
     elif isinstance(named, GraphPlugin):

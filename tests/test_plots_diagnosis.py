@@ -25,7 +25,7 @@ from keras import layers, ops
 
 import plots
 from plots.diagnosis import rules
-from plots.renderers import boxes
+from plots.renderers import dot, labels
 
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 
@@ -332,8 +332,8 @@ def test_the_frame_of_a_finding_is_not_hidden_by_that_of_a_block_that_deviates()
     folded = plots.apply_plugins(graph, ["skip_paths", "diagnose", "fold"])
     node = folded.node("block_2.attention.norm")
     assert {note.kind for note in folded.notes if node.id in note.about} == {"finding", "deviates"}
-    frame = boxes.box_attributes(node, folded, boxes.Labels(), on_stream=True, tag=None)["color"]
-    assert frame == f'"{boxes.note_colour("finding")}"'
+    frame = dot.node_attributes(node, folded, dot.Labels(), on_stream=True, tag=None)["color"]
+    assert frame == f'"{labels.note_colour("finding")}"'
 
 
 def test_others_can_add_rules_and_one_that_fails_leaves_the_others_alone(monkeypatch):

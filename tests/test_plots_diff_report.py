@@ -296,7 +296,7 @@ def test_pictures_of_a_difference_contain_the_notes(tmp_path):
         ({"to_file": "diff.bmp"}, "names no known format"),
         ({"renderer": "no such"}, "no graph renderer 'no such'"),
         ({"colour": "red"}, "no option 'colour'"),
-        ({"depth": -1}, "depth is -1; it is a number of levels"),
+        ({"depth": -1}, "depth is -1; it must be a number of levels"),
     ],
 )
 def test_invalid_options_of_a_picture_raise_an_error_before_graphs_are_compared(
@@ -338,5 +338,5 @@ def test_a_graph_in_a_file_can_be_compared_with(tmp_path):
     assert union is None
     assert "units 11 → 13" in (tmp_path / "a.dot").read_text(encoding="utf-8")
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"kept\.json: this is no graph"):
+    with pytest.raises(ValueError, match=r"kept\.json: not a graph"):
         plots.diff(stack(13), against=path)

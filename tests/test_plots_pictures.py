@@ -1,4 +1,4 @@
-"""Pictures of models: DOT, files and what stands out in them."""
+"""Diagrams of models: DOT, files, and the position of nodes and edges."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def small():
 
 
 def drawn(graph, rankdir="TB"):
-    """Positions in points of every node as Graphviz places it: id -> (x, y)."""
+    """Return the positions of nodes in points: id -> (x, y)."""
     marked = graph if graph.stream else mark_skip_paths(graph)
     text = graphviz.run_graphviz(
         dot.graph_to_dot(marked, rankdir=rankdir).to_string(), "plain"
@@ -47,7 +47,7 @@ def drawn(graph, rankdir="TB"):
 
 
 @pytest.mark.parametrize("suffix", MAGIC)
-def test_every_format_starts_as_it_should_and_is_the_same_every_time(suffix, small, tmp_path):
+def test_every_format_has_its_signature_and_is_reproducible(suffix, small, tmp_path):
     first, second = tmp_path / f"first.{suffix}", tmp_path / f"second.{suffix}"
     plots.plot_model(small, first, dpi=50)
     plots.plot_model(small, second, dpi=50)
@@ -55,16 +55,18 @@ def test_every_format_starts_as_it_should_and_is_the_same_every_time(suffix, sma
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_pdf_does_not_hold_the_time_at_which_it_was_written(small, tmp_path):
+def test_a_pdf_does_not_contain_the_time_of_writing(small, tmp_path):
     plots.plot_model(small, tmp_path / "model.pdf")
     dates = re.findall(rb"Date \(D:(\d+)", (tmp_path / "model.pdf").read_bytes())
     assert set(dates) == {b"19700101000000"}
 
 
-def test_a_renderer_that_gives_neither_text_nor_bytes_is_named(small, tmp_path, monkeypatch):
+def test_a_renderer_that_returns_neither_text_nor_bytes_raises_an_error(
+    small, tmp_path, monkeypatch
+):
     monkeypatch.setattr(registry, "_RENDERERS", dict(registry._RENDERERS))
     plots.graph_renderer("counting", suffixes=(".number",))(lambda graph: len(graph.nodes))
-    with pytest.raises(TypeError, match="'counting' gave a int"):
+    with pytest.raises(TypeError, match="'counting' returned a int"):
         plots.draw(small, tmp_path / "a.number")
     assert not list(tmp_path.iterdir())
 
@@ -108,7 +110,7 @@ def test_the_stream_of_every_variant_is_straight_at_every_depth(name, kind):
 @pytest.mark.parametrize(
     ("name", "kind"), [("t5_small", "encoder_decoder"), ("pythia_70m", "decoder_only")]
 )
-def test_sublayers_lie_to_the_right_of_a_stream_that_begins_at_an_input(name, kind):
+def test_sublayers_are_to_the_right_of_a_stream_that_starts_at_an_input(name, kind):
     model = builders.build(reduced_variant(name, kind), abstract=True)
     graph = mark_skip_paths(plots.read_graph(model))
     inputs = [path.line[0] for path in graph.skip_paths if path.line[0] in graph.inputs]
@@ -123,9 +125,7 @@ def test_sublayers_lie_to_the_right_of_a_stream_that_begins_at_an_input(name, ki
 @pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("depth", [2, 3])
-def test_the_encoder_lies_on_that_side_of_the_stream_where_what_takes_from_it_lies(
-    depth, norm, rankdir
-):
+def test_the_encoder_is_on_the_same_side_of_the_stream_as_its_users(depth, norm, rankdir):
     graph = mark_skip_paths(plots.read_graph(plots_models.encoder_decoder(norm, blocks=3)))
     shown = plots.fold(graph, depth)
     place = drawn(shown, rankdir)
@@ -138,7 +138,7 @@ def test_the_encoder_lies_on_that_side_of_the_stream_where_what_takes_from_it_li
     assert all(place[node_id][across] > stream + 1 for node_id in beside)
 
 
-def test_what_folded_blocks_take_besides_the_stream_is_named_as_in_those_they_stand_for():
+def test_folded_blocks_reference_shared_inputs_like_the_blocks_they_stand_for():
     def attention(x, angles, number):
         mixed = layers.Concatenate(name=f"block_{number}.part.mix")([x, angles])
         return x + layers.Dense(5, name=f"block_{number}.part.out")(mixed)
@@ -153,7 +153,7 @@ def test_what_folded_blocks_take_besides_the_stream_is_named_as_in_those_they_st
 
 
 def titles_and_lines(graph):
-    """Titles of boxes as (text, left, top, right, bottom), and points of lines by their ends."""
+    """Return cluster titles as (text, left, top, right, bottom), and points of edges by ends."""
     svg = ElementTree.fromstring(graphviz.render_dot(dot.graph_to_dot(graph), "svg"))
     titles: list[tuple[str, float, float, float, float]] = []
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -174,7 +174,7 @@ def titles_and_lines(graph):
 
 
 def curve(points, steps=13):
-    """Points along Bézier curves of third degree, each of which begins where the last one ends."""
+    """Return points along consecutive cubic Bézier curves."""
     for start in range(0, len(points) - 3, 3):
         for step in range(steps + 1):
             t = step / steps
@@ -184,7 +184,7 @@ def curve(points, steps=13):
             yield tuple(map(sum, zip(*terms, strict=True)))
 
 
-def test_lines_from_parallel_sublayers_stay_on_their_side_of_the_stream():
+def test_edges_of_parallel_sublayers_stay_on_their_side_of_the_stream():
     model = builders.build(reduced_variant("pythia_70m", "decoder_only"), abstract=True)
     graph = mark_skip_paths(plots.read_graph(model))
     for depth in (2, 3):
@@ -202,11 +202,11 @@ def test_lines_from_parallel_sublayers_stay_on_their_side_of_the_stream():
     ("name", "kind"),
     slow_unless(
         lambda name, _: name in ("tf_tutorial", "bert_base"),
-        # Of T5 v1.1 Graphviz puts one branch to the left, whose way out leads past the title.
+        # For T5 v1.1, Graphviz puts one branch to the left, whose exit leads past the title.
         [(name, kind) for name, kind in ALL_VARIANTS if not name.startswith("t5_v1.1")],
     ),
 )
-def test_no_line_runs_through_the_title_of_a_box(name, kind):
+def test_no_edge_crosses_the_title_of_a_cluster(name, kind):
     model = builders.build(reduced_variant(name, kind), abstract=True)
     graph = mark_skip_paths(plots.read_graph(model))
     for depth in (1, 2, 3):
@@ -231,7 +231,7 @@ def test_a_block_is_drawn_below_the_one_before_it_with_and_without_skip_paths():
             assert min(heights[f"decoder.block_{upper}"]) > max(heights[f"decoder.block_{lower}"])
 
 
-def test_the_streams_of_three_blocks_are_continued_past_norms():
+def test_the_stream_continues_through_norms():
     graph = plots.read_graph(plots_models.decoder_only("post", blocks=3))
     text = dot.graph_to_dot(mark_skip_paths(graph)).to_string()
     thick = re.findall(r'"([^"]+)" -> "?([^"\s]+)"? .*penwidth=5', text)
@@ -243,7 +243,7 @@ def test_the_streams_of_three_blocks_are_continued_past_norms():
     assert len(followed) == len(thick) + 1
 
 
-def test_parallel_edges_are_drawn_and_told_apart_by_their_ports():
+def test_parallel_edges_are_labelled_with_their_ports():
     x = keras.Input((5, 7), name="x")
     model = keras.Model(x, layers.MultiHeadAttention(3, 2, name="attention")(x, x, key=x))
     text = dot.graph_to_dot(plots.read_graph(model)).to_string()
@@ -251,7 +251,7 @@ def test_parallel_edges_are_drawn_and_told_apart_by_their_ports():
     assert sorted(ports) == ["key", "query", "value"]
 
 
-def test_a_mask_is_drawn_once_and_named_where_it_is_used():
+def test_a_mask_is_drawn_once_and_referenced_by_name():
     graph = plots.read_graph(plots_models.decoder_only("pre", blocks=3))
     text = dot.graph_to_dot(mark_skip_paths(graph)).to_string()
     assert len(re.findall(r'label="mask 1"', text)) == 3
@@ -273,7 +273,7 @@ def test_labels_are_escaped_in_every_format(tmp_path):
         ElementTree.fromstring((tmp_path / name).read_text(encoding="utf-8"))
 
 
-def test_whatever_a_box_a_tag_or_a_line_is_called_is_shown_as_it_is(tmp_path):
+def test_names_of_nodes_tags_and_edges_are_displayed_unchanged(tmp_path):
     name = "a\x07b &lt; &amp;#60;"
     x = keras.Input((3, 5), name="x")
     mask = keras.Input((3, 3), dtype="bool", name=f"{name} mask")
@@ -283,14 +283,14 @@ def test_whatever_a_box_a_tag_or_a_line_is_called_is_shown_as_it_is(tmp_path):
     svg = ElementTree.fromstring((tmp_path / "model.svg").read_text(encoding="utf-8"))
     texts = [element.text for element in svg.iter(f"{SVG}text")]
     printed = name.replace("\x07", "␇")
-    assert texts.count(f"{printed} mask") == 2  # its box, and the tag at what takes it
-    assert texts[0].strip("\N{NO-BREAK SPACE}") == printed  # the title of the box of the others
+    assert texts.count(f"{printed} mask") == 2  # its node, and the tag at its user
+    assert texts[0].strip("\N{NO-BREAK SPACE}") == printed  # the title of the cluster
     tips = {element.get("{http://www.w3.org/1999/xlink}title") for element in svg.iter()}
     assert f"{printed}.last (Dense)" in tips
     assert any(tip.startswith(f"{printed} mask → {printed}.inside (") for tip in tips - {None})
 
 
-def test_boxes_show_what_is_asked_for(small, tmp_path):
+def test_labels_are_optional(small, tmp_path):
     bare, full = tmp_path / "bare.dot", tmp_path / "full.dot"
     plots.plot_model(small, bare)
     plots.plot_model(
@@ -314,7 +314,7 @@ def test_boxes_show_what_is_asked_for(small, tmp_path):
     assert not any(word in label for label in labels for word in ("float32", "relu", "7, 11"))
 
 
-def test_nested_models_are_opened_on_request(tmp_path):
+def test_nested_models_can_be_opened(tmp_path):
     inner_x = keras.Input((7,))
     inner = keras.Model(inner_x, layers.Dense(7, name="inside")(inner_x), name="inner")
     x = keras.Input((7,), name="x")
@@ -354,7 +354,7 @@ def test_a_block_that_deviates_is_not_folded():
     ]
 
 
-def test_merges_that_nobody_named_are_folded_with_their_blocks():
+def test_unnamed_merges_are_folded_with_their_blocks():
     x = keras.Input((7,), name="x")
     y = x
     for number in range(3):
@@ -364,7 +364,7 @@ def test_merges_that_nobody_named_are_folded_with_their_blocks():
     assert graph.repeats == {"block_0": 3}
 
 
-def test_models_side_by_side_keep_their_titles_and_their_streams(tmp_path):
+def test_models_side_by_side_have_titles_and_streams(tmp_path):
     models = {norm: plots_models.decoder_only(norm, blocks=4) for norm in ("pre", "post")}
     plots.plot_side_by_side(models, tmp_path / "both.svg")
     svg = (tmp_path / "both.svg").read_text(encoding="utf-8")
@@ -375,7 +375,7 @@ def test_models_side_by_side_keep_their_titles_and_their_streams(tmp_path):
 
 
 @pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
-def test_models_side_by_side_are_in_the_order_in_which_they_were_given(rankdir, tmp_path):
+def test_models_side_by_side_are_in_the_given_order(rankdir, tmp_path):
     names = ["pre", "none", "post"]
     models = {name: plots_models.decoder_only(name, blocks=2) for name in names}
     plots.plot_side_by_side(models, tmp_path / "all.svg", rankdir=rankdir)
@@ -385,7 +385,7 @@ def test_models_side_by_side_are_in_the_order_in_which_they_were_given(rankdir, 
     assert sorted(names, key=places.__getitem__) == names
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(small, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_only_the_old_file(small, tmp_path, monkeypatch):
     target = tmp_path / "model.svg"
     target.write_text("old", encoding="utf-8")
 
@@ -399,7 +399,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(small, tmp_path, monkey
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_missing_folders_are_made_and_files_have_the_usual_rights(small, tmp_path):
+def test_missing_folders_are_created_and_files_have_the_usual_permissions(small, tmp_path):
     target = tmp_path / "a" / "b" / "model.dot"
     plots.plot_model(small, target)
     ordinary = tmp_path / "ordinary"
@@ -411,13 +411,13 @@ def test_missing_folders_are_made_and_files_have_the_usual_rights(small, tmp_pat
     ("arguments", "error", "says"),
     [
         ({"to_file": "model.bmp"}, ValueError, r"'\.bmp' names no known format.*\.png, \.svg"),
-        ({"rankdir": "up"}, ValueError, "rankdir is 'up'; allowed are TB"),
+        ({"rankdir": "up"}, ValueError, "rankdir is 'up'; it must be one of TB"),
         ({"dpi": 0}, ValueError, "must be a positive number"),
-        ({"blocks": 0}, ValueError, "whole numbers > 0"),
+        ({"blocks": 0}, ValueError, "an int, 1 or more"),
         ({"colour": "red"}, TypeError, "unexpected keyword argument 'colour'"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_written(
+def test_wrong_arguments_raise_an_error_before_anything_is_written(
     arguments, error, says, small, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -427,11 +427,11 @@ def test_wrong_arguments_are_refused_before_anything_is_written(
 
 
 def test_no_models_side_by_side_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no models were given"):
+    with pytest.raises(ValueError, match="models is empty"):
         plots.plot_side_by_side({}, tmp_path / "none.svg")
 
 
-def test_a_deep_model_makes_a_png_that_can_be_opened(tmp_path):
+def test_the_png_of_a_deep_model_has_a_limited_size(tmp_path):
     x = keras.Input((7,))
     y = x
     for _ in range(150):
@@ -442,7 +442,7 @@ def test_a_deep_model_makes_a_png_that_can_be_opened(tmp_path):
     assert 0 < width < height <= graphviz.MAX_SIDE_PIXELS
 
 
-def test_notebooks_get_an_image_to_show(small, tmp_path, monkeypatch):
+def test_notebooks_get_an_image(small, tmp_path, monkeypatch):
     display = types.SimpleNamespace(
         Image=lambda filename: ("image", filename), SVG=lambda filename: ("svg", filename)
     )
@@ -456,7 +456,7 @@ def test_notebooks_get_an_image_to_show(small, tmp_path, monkeypatch):
     assert plots.plot_model(small, tmp_path / "model.svg") is None
 
 
-def test_without_graphviz_the_error_says_what_to_install(small, tmp_path, monkeypatch):
+def test_without_graphviz_the_error_names_the_package_to_install(small, tmp_path, monkeypatch):
     monkeypatch.setattr(graphviz.shutil, "which", lambda _: None)
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     with pytest.raises(ImportError, match="pip install pygraphviz"):
@@ -473,7 +473,7 @@ def test_an_installed_dot_is_used(small, tmp_path, monkeypatch):
     assert (tmp_path / "model.svg").read_text(encoding="utf-8") == "drawn with -Tsvg"
 
 
-def test_plot_model_takes_what_keras_takes():
+def test_plot_model_has_the_arguments_of_keras():
     import inspect
 
     ours = inspect.signature(pictures.plot_model).parameters
@@ -481,17 +481,17 @@ def test_plot_model_takes_what_keras_takes():
     named = [name for name in theirs if name != "kwargs"]
     assert list(ours)[: len(named)] == named
     different = {name for name in named if ours[name].default != theirs[name].default}
-    assert different == {"splines"}  # theirs have no room for what stands beside a line
+    assert different == {"splines"}  # the default of Keras has no room for edge labels
 
 
-def test_models_side_by_side_are_drawn_in_every_format_of_pictures_and_no_other(small, tmp_path):
+def test_models_side_by_side_support_the_formats_of_graphviz_only(small, tmp_path):
     plots.plot_side_by_side({"a": small}, tmp_path / "models.gv")
     assert (tmp_path / "models.gv").read_bytes().startswith(MAGIC["dot"])
-    with pytest.raises(ValueError, match=r"models\.html.* are drawn as png, svg, pdf, dot"):
+    with pytest.raises(ValueError, match=r"models\.html.* supports png, svg, pdf, dot"):
         plots.plot_side_by_side({"a": small}, tmp_path / "models.html")
 
 
-def test_of_twenty_four_blocks_one_is_drawn_and_the_picture_fits_a_page(tmp_path):
+def test_a_folded_model_of_twenty_four_blocks_fits_a_page(tmp_path):
     heights = {}
     for blocks in (2, 24):
         target = tmp_path / f"{blocks}.svg"
@@ -500,7 +500,7 @@ def test_of_twenty_four_blocks_one_is_drawn_and_the_picture_fits_a_page(tmp_path
     assert heights[24] == heights[2] < 11 * 72  # points: the height of a letter page
 
 
-def test_no_two_edges_run_into_one():
+def test_edges_are_not_merged():
     graph = mark_skip_paths(plots.read_graph(plots_models.decoder_only("pre", blocks=2)))
     plain = graphviz.render_dot(dot.graph_to_dot(graph), "plain").decode().replace("\\\n", "")
     lines = [line for line in plain.splitlines() if line.startswith("edge") and "invis" not in line]
@@ -513,7 +513,7 @@ def test_no_two_edges_run_into_one():
 
 
 @pytest.mark.parametrize("plugins", [["diagnose"], ["shapes"], ["shapes", "diagnose"]], ids=str)
-def test_what_holds_for_the_whole_graph_is_all_written_beside_it(plugins, small, tmp_path):
+def test_notes_and_totals_of_the_whole_graph_are_in_its_label(plugins, small, tmp_path):
     plots.draw(small, tmp_path / "model.svg", plugins=["skip_paths", *plugins])
     text = (tmp_path / "model.svg").read_text(encoding="utf-8")
     assert ("norm Transformer" in text) == ("diagnose" in plugins)
@@ -531,13 +531,13 @@ def test_a_name_without_suffix_gets_that_of_the_renderer(renderer, suffix, small
 
 
 @pytest.mark.parametrize("suffix", ["svg", "html", "txt"])
-def test_a_depth_that_is_none_is_refused(suffix, small, tmp_path):
-    with pytest.raises(ValueError, match="depth is -1; it is a number of levels, 0 or more"):
+def test_a_negative_depth_raises_an_error(suffix, small, tmp_path):
+    with pytest.raises(ValueError, match="depth is -1; it must be a number of levels, 0 or more"):
         plots.draw(small, tmp_path / f"model.{suffix}", depth=-1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_two_calls_are_referred_to_by_the_same_name():
+def test_tags_are_unique():
     model = builders.build(reduced_variant("t5_small", "encoder_decoder"), abstract=True)
     graph = mark_skip_paths(plots.read_graph(model, open_nested=True))
     tags = lay_out(graph).tags

@@ -126,7 +126,8 @@ def graphs_to_dot(
 
     dot = _new_dot(rankdir, dpi, splines)
     top = pydot.Subgraph("top", rank="min")
-    longest = max(1 + nx.dag_longest_path_length(graph.digraph) for graph in graphs.values())
+    pairs = [[(edge.source, edge.target) for edge in graph.edges] for graph in graphs.values()]
+    longest = max(1 + nx.dag_longest_path_length(nx.DiGraph(ends)) for ends in pairs)
     titles = list(graphs)
     if rankdir in SIDEWAYS:  # Graphviz puts what it reads first at the bottom
         titles.reverse()
@@ -194,7 +195,7 @@ def _add_graph(
         parent.add_subgraph(frame)
         clusters[""] = frame
     for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
-        attributes = _node_attributes(
+        attributes = node_attributes(
             node, graph, labels, node.id in layout.merges, layout.tags.get(node.id)
         )
         namespace = layout.namespaces[node.id]
@@ -337,7 +338,7 @@ def _tip(edge: Edge) -> str:
     return f"{edge.source} → {edge.target} ({edge.port}): {tensor}"
 
 
-def _node_attributes(
+def node_attributes(
     node: Node, graph: Graph, labels: Labels, on_stream: bool, tag: str | None
 ) -> dict[str, Any]:
     """Return the DOT attributes of a node.
