@@ -1,4 +1,4 @@
-"""What plugins say about a graph: numbers on its calls, words about places, and its skip paths."""
+"""Annotations that plugins add to graphs: overlays of quantities, notes, and skip paths."""
 
 from __future__ import annotations
 
@@ -91,17 +91,17 @@ Placement = Literal["pre", "post", "sandwich", "branch_end", "none"]
 
 @dataclass(frozen=True, slots=True)
 class SkipPath:
-    """One way past one or more sublayers.
+    """A residual connection around one or more sublayers.
 
     Attributes:
         source: Id of the call where the branch leaves the stream.
-        target: Id of the merge where it comes back.
-        through: Ids of the calls on the path between the two, in order (a dropout, a projection);
-            most often none.
-        bypassed: Ids of the calls that the path leads past, in the graph's order.
-        norms: Where norms lie: first or last on the branch, on the stream.
-        projected: Whether `through` holds more than identities, such as the 1x1 convolution on
-            the shortcut of a ResNet, so that the input does not arrive unchanged.
+        target: Id of the merge where the branch ends.
+        through: Ids of the calls on the skip path between the two, in order (a dropout, a
+            projection); usually none.
+        bypassed: Ids of the bypassed calls, in the order of the graph.
+        norms: Positions of norms: first or last on the branch, or on the stream.
+        projected: Whether `through` has more than identities, such as the 1x1 convolution on the
+            shortcut of a ResNet.
     """
 
     source: str
@@ -113,25 +113,23 @@ class SkipPath:
 
     @property
     def line(self) -> tuple[str, ...]:
-        """Ids along the path, both ends included."""
+        """Ids along the path, including both ends."""
         return (self.source, *self.through, self.target)
 
     @property
     def norm_on_stream(self) -> bool:
-        """Whether what goes on from the merge is normalised first (post-norm)."""
+        """Whether a norm follows the merge (post-norm)."""
         return "stream" in self.norms
 
     @property
     def norm_on_branch(self) -> bool:
-        """Whether a norm is first or last on the branch, and the stream leads past it."""
+        """Whether a norm is first or last on the branch."""
         return "branch_start" in self.norms or "branch_end" in self.norms
 
     @property
     def placement(self) -> Placement:
-        """The norm's place in the words of the field.
-
-        "post" (stream), "pre" (branch start), "sandwich" (branch start and end), "branch_end"
-        (only there), or "none".
+        """Norm placement: "post" (stream), "pre" (branch start), "sandwich" (branch start and end),
+        "branch_end" (only there), or "none".
         """
         if "stream" in self.norms:
             return "post"
@@ -142,17 +140,17 @@ class SkipPath:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """One quantity, counted or measured for calls or edges: a line in every box, and its colour.
+    """One quantity of calls or edges, which diagrams show as a line and a colour of each node.
 
     Attributes:
         name: Unique in the graph, such as "parameters" or "gradients".
-        title: What a legend says, such as "parameters" or "RMS of the gradient".
-        unit: What comes after a number: "", "B", "FLOP".
+        title: The title in a legend, such as "parameters" or "RMS of the gradient".
+        unit: The unit, such as "", "B" or "FLOP".
         values: Id of a call, or of an edge (`Edge.id`) -> its quantity; also given as a dict.
-        whole: The quantity of the whole model, the denominator of shares. Not always the sum of
-            `values`: of a folded run of blocks only one is still there.
-        combine: How the value of a folded group comes from those of its calls: their "sum", or the
-            "last" one, which is that of what comes out of the group.
+        whole: The quantity of the whole model, the denominator of shares. Not the sum of
+            `values` in a folded graph, where one block stands for several.
+        combine: How to combine the values of the calls in a group: their "sum", or the "last" one,
+            that of the output of the group.
         scale: Whether colours follow the numbers or their logarithms.
         sizes: Values of letters at which polynomials are evaluated for shares and colours.
     """
@@ -176,30 +174,30 @@ class Overlay:
         return quantity.at(self.sizes)
 
     def share(self, place: str) -> float:
-        """The part of the whole that the call or edge with this id has, from 0 to 1, at `sizes`."""
+        """Return the share of a call or edge in the whole, from 0 to 1, at `sizes`."""
         whole = self.number(self.whole)
         return self.number(self.values.get(place, Quantity())) / whole if whole else 0.0
 
     def text(self, place: str) -> str:
-        """What a box says: "1.18 MFLOP b t", and if there is a whole the share: "590 k (7.2 %)"."""
+        """Return the value of a call or edge, with its share of the whole: "590 k (7.2 %)"."""
         text = self.values[place].text(self.unit)
         return f"{text} ({percent_text(self.share(place))})" if self.whole else text
 
 
 DIFFERENCES = ("added", "removed", "moved", "changed", "reshaped", "rewired")
-"""Kinds of notes on what is different from another graph."""
+"""Kinds of notes on differences from another graph."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Words about some places of a graph, or about the whole.
+    """A text about calls and edges of a graph, or about the whole graph.
 
     Attributes:
-        kind: What sort of note it is: "finding", "deviates", one of `DIFFERENCES`, "difference" for
-            the sum of them, or a plugin's own word. Pictures have a colour for each.
-        about: Ids of the calls and edges that it is about; none for the whole graph.
+        kind: "finding", "deviates", one of `DIFFERENCES`, "difference" for their summary, or a word
+            of the plugin. Diagrams have a colour for each.
+        about: Ids of its calls and edges; none for the whole graph.
         text: One or two sentences.
-        reference: Where it can be read up (a paper and its section, an address), or "".
+        reference: A source, such as a section of a paper or an address, or "".
     """
 
     kind: str
@@ -209,12 +207,12 @@ class Note:
 
     @property
     def full_text(self) -> str:
-        """The text with its reference in brackets."""
+        """The text with its reference in parentheses."""
         return f"{self.text} ({self.reference})" if self.reference else self.text
 
 
 def number_text(number: float, unit: str = "") -> str:
-    """Three significant digits and the unit with its prefix: 590592 B is "591 kB", 0.0123 as is."""
+    """Return a number with three significant digits and an SI prefix: 590592 B is "591 kB"."""
     for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= 0.9995 * factor:
             return f"{_three_digits(number / factor)} {prefix}{unit}"
@@ -222,12 +220,12 @@ def number_text(number: float, unit: str = "") -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 call", "1,200 calls"."""
+    """Return a number with its noun: "1 call", "1,200 calls"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent_text(share: float) -> str:
-    """A share from 0 to 1 as "7.2 %"; what is there but rounds to nothing as "< 0.1 %"."""
+    """Return a share from 0 to 1 as "7.2 %"; positive shares that round to 0 as "< 0.1 %"."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 

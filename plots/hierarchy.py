@@ -1,4 +1,4 @@
-"""Which box of a picture a call belongs to, read from the dotted names."""
+"""The namespace of the cluster that contains each call, derived from names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DIMENSIONS = re.compile(r"(conv|pool|pooling|padding|dropout|sampling)[123]d$")
 
 
 def numbered(name: str) -> tuple[str, int] | None:
-    """What a name is numbered with: ("a.block_", 3) of "a.block_3"; None if it is not numbered.
+    """Split a numbered name: ("a.block_", 3) for "a.block_3"; None if it is not numbered.
 
-    A letter behind a number counts the next level, as in EfficientNet: "block6b" is the second of
-    "block6". That of "conv2d" counts nothing.
+    A letter after a number is the number of the next level, as in EfficientNet: "block6b" is the
+    second of "block6". The letter of "conv2d" is not a number.
     """
     match = _NUMBERED.fullmatch(name)
     if match is None or _DIMENSIONS.search(name):
@@ -27,42 +27,41 @@ def numbered(name: str) -> tuple[str, int] | None:
 
 
 def with_number(stem: str, number: int) -> str:
-    """The name that is numbered so: the inverse of `numbered`, but for zeros in front."""
+    """Return the numbered name, the inverse of `numbered` except for leading zeros."""
     return f"{stem}{chr(ord('a') + number) if stem[-1:].isdigit() else number}"
 
 
-def boxes(graph: Graph) -> dict[str, str]:
-    """The dotted namespace in which each call is drawn: id -> namespace.
+def find_namespaces(graph: Graph) -> dict[str, str]:
+    """Return the namespace in which each call is drawn: id -> namespace.
 
-    That is its own namespace, with three exceptions: a call that nobody named (`boxes_of_unnamed`),
-    one of a layer that is called in several places, which belongs to its use and not to its name,
-    and, where skip paths are marked, a merge. It belongs not to the sublayer that it is named
-    after, but to the block around it, because it lies on the stream *past* the sublayer; so does a
-    norm on the stream.
+    This is the namespace of the call, with three exceptions. Unnamed calls have that of
+    `find_unnamed_namespaces`. Calls of shared layers have that of their users. If skip paths are
+    marked, merges and norms on the stream have that of the block around the sublayer they are named
+    after, because the stream runs past the sublayer.
     """
     namespaces = {node.id: node.namespace for node in graph.nodes}
-    namespaces.update(boxes_of_unnamed(graph))
+    namespaces.update(find_unnamed_namespaces(graph))
     namespaces.update(_at_their_users(graph, namespaces))
     namespaces.update(_lifted_onto_stream(graph, namespaces))
     return namespaces
 
 
-def boxes_of_unnamed(graph: Graph) -> dict[str, str]:
-    """Namespaces of the calls that nobody named and that have no weights, such as `x + y`.
+def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
+    """Return the namespaces of unnamed calls without weights, such as `x + y`.
 
-    Such a call belongs to what the calls before and after it have in common, or to the numbered
-    block that it comes out of. In a folded graph the blocks that would tell are gone; what folds
-    has written down there what it saw (`Contraction`), so that all calls have their namespace.
+    Such a call is in the common namespace of the calls before and after it, or in the numbered
+    block whose output it computes. A folded graph lacks the calls to infer this from; its calls
+    have their namespaces already (`Contraction`).
     """
     if graph.is_folded:
         return {}
-    named = {  # what nobody named has a namespace only inside of something that was opened
+    named = {  # an unnamed call has a namespace only inside an opened model or layer
         node.id: node.namespace
         for node in graph.nodes
         if node.has_own_name or node.parameters or node.namespace
     }
     before: dict[str, str] = {}
-    for node in graph.nodes:  # of equally deep ones the latest: it comes out of this block
+    for node in graph.nodes:  # of equally deep sources the latest, whose block it continues
         sources = sorted(
             {edge.source for edge in graph.incoming[node.id]}, key=graph.index.__getitem__
         )
@@ -86,23 +85,23 @@ def boxes_of_unnamed(graph: Graph) -> dict[str, str]:
             if not inside:
                 came_out[node.id] = common
     namespaces.update(_after_the_last_block(graph, came_out, namespaces))
-    return {node_id: box for node_id, box in namespaces.items() if node_id not in named}
+    return {i: namespace for i, namespace in namespaces.items() if i not in named}
 
 
 def _after_the_last_block(
     graph: Graph, came_out: dict[str, str], namespaces: dict[str, str]
 ) -> dict[str, str]:
-    """Namespaces of calls that come out of the last block and are no part of it.
+    """Return the namespaces of calls that follow the last block without being part of it.
 
-    Nothing follows the last block that would tell; but if no other block of the stack ends in a
-    call of that class, as with the slice that takes the first position of BERT, it is no part.
+    Nothing follows the last block to infer this from. A call is not part of it if no other block of
+    the stack ends in a call of its class, such as the slice of the first position in BERT.
     """
 
     def stack_of(block: str) -> str:
         stem, _ = numbered(block) or (block, -1)
         return stem
 
-    ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes that come out of it
+    ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes at its end
     for block in set(namespaces.values()):
         if enclosing_block(block) == block != "":
             ends.setdefault(stack_of(block), {}).setdefault(block, set())
@@ -119,10 +118,10 @@ def _after_the_last_block(
 
 
 def _at_their_users(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
-    """New namespaces for calls of shared layers, whose names tell of one of their uses at most.
+    """Return new namespaces of calls of shared layers, whose names describe at most one use.
 
-    An embedding that the encoder and the decoder share has one call in each; and one that gives the
-    logits, past a projection outside of the decoder, is drawn outside of it as well.
+    An embedding that encoder and decoder share has one call in each. One that computes the logits,
+    after a projection outside of the decoder, is drawn outside of it as well.
     """
     moved = {}
     for node in graph.nodes:
@@ -144,14 +143,14 @@ def _at_their_users(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
 
 
 def enclosing_block(namespace: str) -> str:
-    """The namespace up to its last numbered part: "a.block_3" of "a.block_3.b"; "" without one."""
+    """Return the namespace up to its last numbered part: "a.block_3" for "a.block_3.b", or ""."""
     while namespace and numbered(namespace) is None:
         namespace = namespace.rpartition(".")[0]
     return namespace
 
 
 def common_namespace(first: str, second: str) -> str:
-    """The longest namespace that both lie in: "a.b" of "a.b.c" and "a.b.d.e"."""
+    """Return the longest common namespace: "a.b" for "a.b.c" and "a.b.d.e"."""
     common = []
     for a, b in zip(first.split("."), second.split("."), strict=False):
         if a != b:
@@ -160,19 +159,19 @@ def common_namespace(first: str, second: str) -> str:
     return ".".join(common)
 
 
-def boxes_around(namespace: str) -> list[str]:
-    """A box and all boxes around it, outermost first: "a" and "a.b" of "a.b"."""
+def enclosing_namespaces(namespace: str) -> list[str]:
+    """Return a namespace and those around it, outermost first: "a" and "a.b" for "a.b"."""
     parts = namespace.split(".") if namespace else []
     return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
 def depth_of(namespace: str) -> int:
-    """Number of parts of a dotted namespace: 2 for "a.b", 0 for ""."""
+    """Return the number of parts of a namespace: 2 for "a.b", 0 for ""."""
     return namespace.count(".") + bool(namespace)
 
 
 def _lifted_onto_stream(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
-    """New namespaces for merges and stream norms that are named after the sublayer they follow."""
+    """Return new namespaces of merges and stream norms that are named after their sublayer."""
     merges_in: dict[str, int] = {}
     for merge in dict.fromkeys(path.target for path in graph.skip_paths):
         merges_in[namespaces[merge]] = merges_in.get(namespaces[merge], 0) + 1
@@ -180,7 +179,7 @@ def _lifted_onto_stream(graph: Graph, namespaces: dict[str, str]) -> dict[str, s
     for path in graph.skip_paths:
         sublayer = namespaces[path.target]
         block = sublayer.rpartition(".")[0]
-        # Several merges in one namespace: that is the block itself, and the stream stays in it.
+        # With several merges the namespace is the block itself, and the stream stays in it.
         if block and merges_in[sublayer] == 1 and enclosing_block(sublayer) != sublayer:
             lifted[path.target] = block
             following = {edge.target for edge in graph.outgoing[path.target]}

@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
 from plots.graph import Graph, Node
-from plots.hierarchy import boxes_around, depth_of
+from plots.hierarchy import depth_of, enclosing_namespaces
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -123,7 +123,7 @@ def _arranged(
 
 def _item(node: Node, namespace: str, depth: int, opened: set[str]) -> tuple[bool, str]:
     """(whether it is a box, its name): what is sorted as one piece with the call."""
-    for name in boxes_around(namespace)[depth:]:
+    for name in enclosing_namespaces(namespace)[depth:]:
         if name not in opened:
             return True, name
     return False, node.id

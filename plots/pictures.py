@@ -19,7 +19,7 @@ from plots.files import write_whole
 from plots.folding.fold import fold_blocks
 from plots.folding.groups import close_groups
 from plots.graph import Graph
-from plots.hierarchy import boxes, depth_of
+from plots.hierarchy import depth_of, find_namespaces
 from plots.reading.read import read_graph
 from plots.registry import (
     GraphRenderer,
@@ -326,7 +326,7 @@ def _presentable(graph: Graph, most_calls: int | None = None) -> Graph:
     """
     graph = fold_blocks(_marked(graph))
     if most_calls is not None and len(graph.nodes) > most_calls:
-        deepest = max(map(depth_of, boxes(graph).values()), default=0)
+        deepest = max(map(depth_of, find_namespaces(graph).values()), default=0)
         for depth in range(deepest - 1, -1, -1):
             closed = close_groups(graph, depth)
             if len(closed.nodes) <= most_calls or depth == 0:

@@ -90,8 +90,8 @@ def encoder_decoder(norm: str = "post", blocks: int = 2, residual: bool = True) 
     return keras.Model([source, target], layers.Dense(VOCABULARY, name="logits")(y), name="pair")
 
 
-def blocks_in_no_box(norm: str = "pre", blocks: int = 2) -> keras.Model:
-    """Blocks as many people name them: "block_0", with nothing around them."""
+def top_level_blocks(norm: str = "pre", blocks: int = 2) -> keras.Model:
+    """Return a model with blocks at the top level, named "block_0" and so on."""
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = layers.Embedding(VOCABULARY, WIDTH, name="token_embedding")(tokens)
     for number in range(blocks):

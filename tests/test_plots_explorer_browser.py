@@ -181,7 +181,7 @@ def test_the_streams_of_encoder_and_decoder_are_straight_too(opened):
 
 
 def test_sublayers_of_top_level_blocks_are_to_the_right_of_the_stream(opened):
-    page = opened(graph_of(plots_models.blocks_in_no_box()), "#fold=false&depth=2")
+    page = opened(graph_of(plots_models.top_level_blocks()), "#fold=false&depth=2")
     assert len({round(x) for x, *_ in spine(page)}) == 1
     stream = page.locator(".edge.stream .line").first.bounding_box()["x"]
     for number, part in itertools.product(range(2), ("self_attention", "feedforward")):

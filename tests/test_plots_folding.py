@@ -13,7 +13,7 @@ from keras import layers
 
 import plots
 from plots.graph import check_graph
-from plots.hierarchy import boxes, depth_of, enclosing_block, numbered, with_number
+from plots.hierarchy import depth_of, enclosing_block, find_namespaces, numbered, with_number
 from plots.skips import mark_skip_paths
 
 MAKE = {
@@ -60,7 +60,9 @@ def test_one_period_of_alternating_blocks_is_kept():
 def test_a_run_between_other_blocks_is_found():
     graph = plots.fold(dense_stack([3, 11, 11, 11, 11, 5]))
     assert graph.repeats == {"block_1": 4}
-    assert [namespace for namespace in dict.fromkeys(boxes(graph).values()) if namespace] == [
+    assert [
+        namespace for namespace in dict.fromkeys(find_namespaces(graph).values()) if namespace
+    ] == [
         "block_0",
         "block_1",
         "block_5",
@@ -180,12 +182,16 @@ def test_folding_a_folded_graph_counts_every_block_once(make, keep, then):
     graph = make()
     again = plots.fold(plots.fold(graph, blocks=keep), blocks=then)
     assert calls_that_there_were(again) == calls_that_there_were(graph)
-    assert set(again.repeats) <= {*again.index, *boxes(again).values(), *outer_namespaces(again)}
+    assert set(again.repeats) <= {
+        *again.index,
+        *find_namespaces(again).values(),
+        *outer_namespaces(again),
+    }
     check_graph(again)
 
 
 def outer_namespaces(graph):
-    return {namespace.rpartition(".")[0] for namespace in boxes(graph).values()}
+    return {namespace.rpartition(".")[0] for namespace in find_namespaces(graph).values()}
 
 
 def test_folding_again_repeats_no_note():
@@ -339,7 +345,7 @@ def test_an_outline_has_a_node_for_each_part_of_lettered_blocks():
 def test_no_namespace_is_open_below_the_depth_and_the_graph_is_valid(name, depth):
     graph = plots.fold(marked(name), depth=depth)
     check_graph(graph)
-    assert {depth_of(namespace) for namespace in boxes(graph).values()} <= set(
+    assert {depth_of(namespace) for namespace in find_namespaces(graph).values()} <= set(
         range((depth or 3) + 1)
     )
     assert len(graph.outputs) == len(marked(name).outputs)
@@ -539,12 +545,12 @@ def test_kept_calls_stay_in_their_namespaces(make, blocks):
     folded = plots.fold(graph, blocks=blocks)
     assert len(folded.nodes) < len(graph.nodes)
     for before, after in ((graph, folded), (mark_skip_paths(graph), mark_skip_paths(folded))):
-        assert boxes(after) == {
-            i: namespace for i, namespace in boxes(before).items() if i in after.index
+        assert find_namespaces(after) == {
+            i: namespace for i, namespace in find_namespaces(before).items() if i in after.index
         }
 
 
 def test_a_call_after_the_last_block_is_not_part_of_the_folded_block():
     folded = plots.fold(plots.read_graph(first_token_of_a_stack()))
-    outside = [node.class_name for node in folded.nodes if boxes(folded)[node.id] == ""]
+    outside = [node.class_name for node in folded.nodes if find_namespaces(folded)[node.id] == ""]
     assert outside == ["InputLayer", "GetItem", "Dense"]

@@ -1,4 +1,4 @@
-"""Golden text files: what small models look like in every text format."""
+"""Golden text files: small models in every text format."""
 
 import functools
 import itertools

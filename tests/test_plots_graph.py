@@ -25,7 +25,7 @@ def test_parallel_edges_are_kept_with_their_ports():
     assert edges_into(graph, "attention") == [("x", "query"), ("x", "value"), ("x", "key")]
 
 
-def test_a_mask_arrives_at_its_own_port():
+def test_a_mask_has_its_own_port():
     x, mask = keras.Input((5, 7), name="x"), keras.Input((5, 5), dtype="bool", name="mask")
     attended = layers.MultiHeadAttention(3, 2, name="attention")(x, x, attention_mask=mask)
     graph = plots.read_graph(keras.Model([x, mask], attended))
@@ -62,7 +62,7 @@ def test_shapes_dtypes_configuration_and_namespace_are_read():
     json.dumps([dict(node.config) for node in graph.nodes])
 
 
-def test_frozen_layers_are_counted_apart():
+def test_weights_of_frozen_layers_are_counted_separately():
     x, frozen = keras.Input((3,)), layers.Dense(5, name="frozen")
     model = keras.Model(x, layers.Dense(7)(frozen(x)))
     frozen.trainable = False
@@ -78,7 +78,7 @@ def test_constants_are_kept():
     assert graph.node("add#1").constants == (plots.Constant("x2", None, (5, 3), "float32", "ones"),)
 
 
-def test_calls_come_after_all_that_they_take_from_and_an_encoder_before_its_decoder():
+def test_calls_are_in_topological_order_with_the_encoder_before_the_decoder():
     graph = plots.read_graph(plots_models.encoder_decoder())
     assert all(graph.index[edge.source] < graph.index[edge.target] for edge in graph.edges)
     encoder = [graph.index[node.id] for node in graph.nodes if node.namespace.startswith("enc")]
@@ -87,7 +87,7 @@ def test_calls_come_after_all_that_they_take_from_and_an_encoder_before_its_deco
     assert graph.outputs == (("logits", 0),)
 
 
-def test_an_input_that_leads_nowhere_is_still_there():
+def test_an_unused_input_is_kept():
     x, unused = keras.Input((3,), name="x"), keras.Input((5,), name="unused")
     graph = plots.read_graph(keras.Model([x, unused], layers.Dense(7)(x)))
     assert graph.inputs == ("x", "unused")
@@ -120,13 +120,13 @@ def test_a_nested_model_is_one_node_or_opened():
 DESCRIBE_ELSEWHERE = """
 import keras
 import plots_models
-for _ in range(3):  # make Keras count its names up
+for _ in range(3):  # advance the numbers in the names of Keras
     keras.layers.Dense(3)(keras.layers.Dense(3)(keras.Input((3,))) + 1.0)
 print(plots_models.described())
 """
 
 
-def test_ids_and_pictures_are_the_same_in_every_process():
+def test_ids_and_diagrams_are_equal_in_every_process():
     tests = Path(__file__).parent
     elsewhere = subprocess.run(
         [sys.executable, "-c", DESCRIBE_ELSEWHERE],
@@ -145,7 +145,7 @@ def test_ids_and_pictures_are_the_same_in_every_process():
     assert "dense#1" in here
 
 
-def test_importing_plots_imports_nothing_heavy():
+def test_importing_plots_imports_no_large_package():
     heavy = ["keras", "tensorflow", "keras_hub", "pydot", "pygraphviz", "matplotlib", "builders"]
     code = f"import sys, plots; print([name for name in {heavy} if name in sys.modules])"
     root = Path(__file__).parent.parent
@@ -185,12 +185,12 @@ def in_the_middle():
         (lambda: None, TypeError, "got a .*NoneType"),
     ],
 )
-def test_what_has_no_graph_is_refused_with_the_reason_and_the_remedy(make, error, says):
+def test_a_model_without_graph_raises_an_error_with_a_remedy(make, error, says):
     with pytest.raises(error, match=says):
         plots.read_graph(make())
 
 
-def test_an_unknown_id_is_named():
+def test_an_unknown_id_raises_an_error():
     graph = plots.read_graph(keras.Sequential([keras.Input((3,)), layers.Dense(5)]))
     with pytest.raises(KeyError, match="no node with id 'nowhere'"):
         graph.node("nowhere")
@@ -233,7 +233,7 @@ class Stubborn(Residual):
         return keras.KerasTensor(x.shape, x.dtype)
 
 
-def test_a_layer_made_of_layers_is_looked_into_and_its_free_axes_stay_free():
+def test_a_composite_layer_is_opened_with_its_variable_axes():
     x = keras.Input((None, 7), name="x")
     model = keras.Model(x, Residual(7, name="block_1")(Residual(7, name="block_0")(x)))
     closed, opened = plots.read_graph(model), plots.read_graph(model, open_layers=True)
@@ -246,7 +246,7 @@ def test_a_layer_made_of_layers_is_looked_into_and_its_free_axes_stay_free():
     assert plots.fold(opened).repeats == {"block_0": 2}
 
 
-def test_a_layer_whose_call_needs_real_values_stays_one_box():
+def test_a_layer_whose_call_needs_values_stays_one_node():
     x = keras.Input((None, 7), name="x")
     model = keras.Model(x, Stubborn(7, name="block_0")(x))
     assert [node.id for node in plots.read_graph(model, open_layers=True).nodes] == ["x", "block_0"]
@@ -277,7 +277,7 @@ class Failing(Tower):
         return keras.KerasTensor(x.shape, x.dtype)
 
 
-def test_a_subclassed_model_that_is_used_as_a_layer_is_looked_into():
+def test_a_subclassed_model_used_as_a_layer_is_opened():
     x = keras.Input((None, 7), name="x")
     model = keras.Model(x, Tower(name="my_tower")(x))
     assert [node.id for node in plots.read_graph(model).nodes] == ["x", "my_tower"]
@@ -292,7 +292,7 @@ def test_a_subclassed_model_that_is_used_as_a_layer_is_looked_into():
 
 
 @pytest.mark.parametrize("make", [Tower, Failing])
-def test_looking_into_layers_leaves_no_records_of_calls_behind(make):
+def test_opening_layers_leaves_no_records_of_calls(make):
     x = keras.Input((None, 7), name="x")
     tower = make(name="tower")
     model = keras.Model(x, tower(x))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import plots
 from plots.conformance import sample_graphs
-from plots.hierarchy import boxes
+from plots.hierarchy import find_namespaces
 from plots.renderers.labels import STREAM_COLOUR, heat_colour, note_colour
 from plots.renderers.mermaid import MOST_CHARACTERS, MOST_EDGES, escaped
 from plots.skips import mark_skip_paths
@@ -90,7 +90,7 @@ def masked():
 def test_every_call_is_in_its_cluster_and_edges_have_the_right_ends(graph):
     chart = Chart(plots.to_mermaid(graph))
     names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     assert set(chart.labels) == set(names.values())
     for node in graph.nodes:
         around = namespaces[node.id]

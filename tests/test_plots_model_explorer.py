@@ -8,7 +8,7 @@ import pytest
 
 import plots
 from plots.conformance import sample_graphs
-from plots.hierarchy import boxes
+from plots.hierarchy import find_namespaces
 from plots.renderers.labels import STREAM_COLOUR
 from plots.skips import mark_skip_paths
 
@@ -91,7 +91,7 @@ def test_only_fields_of_the_format_are_written(sample):
 
 
 def test_every_call_has_its_namespace_and_its_edges_in_order(graph, nodes):
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     assert list(nodes) == [node.id for node in graph.nodes]
     for node_id, node in nodes.items():
         assert node["namespace"] == namespaces[node_id].replace(".", "/")

@@ -78,7 +78,7 @@ def test_a_name_without_suffix_becomes_a_png(small, tmp_path):
 
 @pytest.mark.parametrize(
     "make",
-    [plots_models.decoder_only, plots_models.encoder_decoder, plots_models.blocks_in_no_box],
+    [plots_models.decoder_only, plots_models.encoder_decoder, plots_models.top_level_blocks],
 )
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_the_stream_is_one_straight_line_with_all_sublayers_on_one_side(make, norm):

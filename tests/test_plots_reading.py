@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import plots
-from plots.hierarchy import boxes
+from plots.hierarchy import find_namespaces
 
 
 def implicit_edges(graph):
@@ -522,8 +522,8 @@ def test_unnamed_calls_may_lie_between_the_calls_of_a_namespace():
     names = ["stage_0_a", "stage_0_b", "stage_0_c"]
     graph = named(names, residual=names)
     assert [namespace for namespace, _ in namespaces_and_labels(graph)] == ["stage_0"] * 3
-    assert set(boxes(graph).values()) == {"", "stage_0"}  # includes the sums between them
-    assert boxes(graph)["add#1"] == "stage_0"
+    assert set(find_namespaces(graph).values()) == {"", "stage_0"}  # includes the sums between them
+    assert find_namespaces(graph)["add#1"] == "stage_0"
 
 
 def test_namespaces_of_a_nested_model_are_inside_its_own():

@@ -11,7 +11,7 @@ from keras import layers
 import plots
 from plots import pictures
 from plots.conformance import sample_graphs
-from plots.hierarchy import boxes
+from plots.hierarchy import find_namespaces
 from plots.ordering import box_by_box
 from plots.skips import mark_skip_paths
 
@@ -113,7 +113,7 @@ def test_merges_are_marked_and_sublayers_are_beside_the_stream(name, graphs):
     line_of = {name: margin for margin, name in rows_of(plots.to_text(graph, shapes=False))}
 
     def margin(node_id):
-        namespace = boxes(graph)[node_id]
+        namespace = find_namespaces(graph)[node_id]
         shown = node_id.removeprefix(f"{namespace}.")
         found = [m for row, m in line_of.items() if row.split()[0] == shown]
         return found[-1]
@@ -285,7 +285,7 @@ def test_a_width_below_one_raises_an_error(width):
 @pytest.mark.parametrize("name", MODELS)
 def test_calls_are_grouped_by_namespace_in_topological_order(name, graphs):
     graph = graphs[name]
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     order = [node.id for node in box_by_box(graph, namespaces)]
     assert sorted(order) == sorted(graph.index)
     place = {node_id: number for number, node_id in enumerate(order)}

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from plots.annotations import Note
 from plots.graph import Graph
-from plots.hierarchy import boxes
+from plots.hierarchy import find_namespaces
 
 Rule = Callable[[Graph], Iterable[Note]]
 _Rule = TypeVar("_Rule", bound=Rule)
@@ -63,7 +63,7 @@ def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:
     """Some calls in words; what nobody named is told by where it is: "add#3 in decoder.block_0"."""
     shown = places[:most]
     unnamed = [place for place in shown if not graph.node(place).has_own_name]
-    around = boxes(graph) if unnamed else {}
+    around = find_namespaces(graph) if unnamed else {}
     words = [
         f"{place} in {around[place]}" if place in unnamed and around[place] else place
         for place in shown

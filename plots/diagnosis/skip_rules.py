@@ -10,7 +10,7 @@ from plots.diagnosis.attentions import Attention, Lineage, attentions_of, is_sub
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.diagnosis.streams import Stream, computed_from, streams_of
 from plots.graph import Graph, Node
-from plots.hierarchy import boxes, enclosing_block, numbered
+from plots.hierarchy import enclosing_block, find_namespaces, numbered
 from plots.operation_kinds import is_norm
 
 _RESIDUAL = (
@@ -55,7 +55,7 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
         lacking.update(_feedforward_before(graph, lineage, stream, merges))
     places = sorted(lacking - bypassed, key=graph.index.__getitem__)
     if places:
-        around = boxes(graph)
+        around = find_namespaces(graph)
         sublayers = dict.fromkeys(_sublayer(graph.node(place), around[place]) for place in places)
         yield finding(
             places,

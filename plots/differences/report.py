@@ -18,7 +18,7 @@ from plots.differences.difference import (
     flops_of,
 )
 from plots.graph import Graph, Node
-from plots.hierarchy import boxes, enclosing_block, numbered, with_number
+from plots.hierarchy import enclosing_block, find_namespaces, numbered, with_number
 from plots.skips import skip_paths
 
 _WIDTH = 100
@@ -168,7 +168,10 @@ class Words:
     def __init__(self, difference: Difference) -> None:
         self._graphs = difference.before, difference.after
         self._blocks = tuple(
-            {i: enclosing_block(namespace) or namespace for i, namespace in boxes(graph).items()}
+            {
+                i: enclosing_block(namespace) or namespace
+                for i, namespace in find_namespaces(graph).items()
+            }
             for graph in self._graphs
         )
         alone = difference.removed, difference.added

@@ -11,7 +11,7 @@ from typing import Any
 from plots.annotations import DIFFERENCES, Note
 from plots.folding.groups import Contraction, close_groups
 from plots.graph import Constant, Edge, Graph, Node, Tensor
-from plots.hierarchy import boxes, boxes_around, numbered
+from plots.hierarchy import enclosing_namespaces, find_namespaces, numbered
 from plots.registry import OptionError, graph_plugin
 
 _LONGEST_PERIOD = 8
@@ -170,7 +170,7 @@ def _stacks(graph: Graph) -> Iterator[tuple[list[Block], list[Run]]]:
     Stacks inside blocks that do not repeat, such as the stages of a ResNet, follow the outer ones.
     """
     members: dict[tuple[str, str], dict[int, tuple[str, list[Node]]]] = {}
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     for node in graph.nodes:
         for family, number, name in _numbers(node, namespaces[node.id]):
             members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
@@ -194,7 +194,7 @@ def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int,
     As (stack, number, name): decoder.block_3.query yields
     (("decoder", "block_"), 3, "decoder.block_3").
     """
-    names = boxes_around(namespace)
+    names = enclosing_namespaces(namespace)
     if node.kind in ("layer", "model", "group") and node.has_own_name:
         names.append(node.id)
     for name in names:

@@ -8,7 +8,7 @@ from graphlib import CycleError
 
 from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
-from plots.hierarchy import boxes, boxes_of_unnamed, depth_of
+from plots.hierarchy import depth_of, find_namespaces, find_unnamed_namespaces
 from plots.ordering import in_order
 from plots.registry import OptionError
 
@@ -40,7 +40,7 @@ class Contraction:
         Unnamed nodes get the namespace in which they are drawn: the remaining nodes no longer
         determine it.
         """
-        seen = boxes_of_unnamed(graph)
+        seen = find_unnamed_namespaces(graph)
         left = [node.id for node in graph.nodes if node.id not in self.dropped]
         now = {node_id: self._new_id(node_id) for node_id in left} | dict(self.edge_ids)
         there = {node.id for node in self.nodes}
@@ -110,7 +110,7 @@ def close_groups(graph: Graph, depth: int) -> Graph:
     if depth < 0:
         raise OptionError(f"depth is {depth!r}; it is a number of levels, 0 or more")
     members: dict[str, list[Node]] = {}
-    for node_id, namespace in boxes(graph).items():
+    for node_id, namespace in find_namespaces(graph).items():
         if depth_of(namespace) > depth:
             name = ".".join(namespace.split(".")[: depth + 1])
             members.setdefault(name, []).append(graph.node(node_id))
@@ -145,7 +145,7 @@ def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
 def _inner_groups(graph: Graph, group_id: str, nodes: list[Node]) -> dict[str, list[Node]]:
     """Return the namespaces one level below a group, as groups."""
     around = group_id.removesuffix("*")
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     inner: dict[str, list[Node]] = {}
     for node in nodes:
         namespace = namespaces[node.id]

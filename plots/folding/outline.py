@@ -10,7 +10,7 @@ from itertools import chain, count
 from plots.folding.fold import fold_blocks
 from plots.folding.groups import close
 from plots.graph import Graph, Node
-from plots.hierarchy import boxes, common_namespace, enclosing_block
+from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
 from plots.operation_kinds import is_norm
 from plots.registry import graph_plugin
 from plots.skips import mark_skip_paths, past_identities
@@ -63,7 +63,7 @@ def _without_masks(graph: Graph) -> Graph:
 
 def _bypassed(graph: Graph) -> Iterator[Group]:
     """What the skip paths lead past, inner ones first; side by side in a block, one by one."""
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     for path in sorted(graph.skip_paths, key=lambda path: len(path.bypassed)):
         around = namespaces[path.target]
         parts: dict[str, set[str]] = {}
@@ -87,7 +87,7 @@ def _named(graph: Graph) -> Iterator[Group]:
     Between blocks with skip paths one that has neither them nor parts is one thing itself, as the
     first block of every stage of EfficientNet is.
     """
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     parts: dict[str, dict[str, set[str]]] = {}
     for node_id, namespace in namespaces.items():
         if block := enclosing_block(namespace):
@@ -104,7 +104,7 @@ def _named(graph: Graph) -> Iterator[Group]:
 
 def _embeddings(graph: Graph) -> Iterator[Group]:
     """What comes before each stream, up to where its first branch leaves; or before each stack."""
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     branching = {path.source for path in graph.skip_paths}
     continued = {target for _, target in graph.stream}
     heads = {source for source, _ in graph.stream} - continued

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
-from plots.hierarchy import boxes, depth_of, enclosing_block
+from plots.hierarchy import depth_of, enclosing_block, find_namespaces
 from plots.measuring.execution import Execution, Opened
 from plots.measuring.losses import loss_of_outputs
 from plots.skips import skip_paths
@@ -74,7 +74,7 @@ def depth_profile(
     """
     execution = Execution.of(model, inputs, seed, Opened(nested=True, layers=True))
     graph = execution.graph
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     sublayers = [*_residual(graph)] or [*_plain(graph, namespaces)]
     inside = [s for s in sublayers if f"{namespaces[s.end]}.".startswith(within and f"{within}.")]
     if not inside:

@@ -292,11 +292,11 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         attributes |= {"weight": str(_BRANCH_WEIGHT)}
         if any(edge.target == lower for _, lower in layout.below):
             attributes["minlen"] = "2"  # room to enter from above, not through its neighbours
-    if said := edge_labels(edge, graph, parallel):
+    if rows := edge_labels(edge, graph, parallel):
         # Graphviz leaves no space between a label and its edge, and the stream is thick.
         on_stream = "penwidth" in attributes
         space = "\N{EN SPACE}" if on_stream else "\N{NO-BREAK SPACE}"
-        text = "\n".join(f"{space}{line}{space}" for line in said)
+        text = "\n".join(f"{space}{line}{space}" for line in rows)
         # Graphviz places an xlabel after all edges are routed, so the stream stays straight.
         attributes["xlabel" if on_stream and len(text) < 12 else "label"] = shown(text)
     if noted := noted_colour(graph, edge.id):

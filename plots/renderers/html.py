@@ -21,7 +21,7 @@ from typing import Any
 from plots.annotations import DIFFERENCES, Overlay, Quantity
 from plots.folding.fold import block_runs, fold_blocks
 from plots.graph import Graph, graph_document
-from plots.hierarchy import boxes_around
+from plots.hierarchy import enclosing_namespaces
 from plots.operation_kinds import is_additive_merge
 from plots.registry import graph_renderer
 from plots.renderers.labels import letter_meanings, role_of, total_text
@@ -122,7 +122,7 @@ def _overlay_data(overlay: Overlay, graph: Graph, namespaces: Mapping[str, str])
     inside: dict[str, list[Quantity]] = {}
     for node in graph.nodes:
         if node.id in overlay.values:
-            for namespace in boxes_around(namespaces[node.id]):
+            for namespace in enclosing_namespaces(namespaces[node.id]):
                 inside.setdefault(namespace, []).append(overlay.values[node.id])
     combined = {
         namespace: sum(values, Quantity()) if overlay.combine == "sum" else values[-1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from plots.graph import Edge, Graph, Node
-from plots.hierarchy import boxes, boxes_around, common_namespace
+from plots.hierarchy import common_namespace, enclosing_namespaces, find_namespaces
 
 DIRECTIONS = ("TB", "BT", "LR", "RL")
 """Top to bottom, bottom to top, left to right, right to left."""
@@ -63,7 +63,7 @@ def check_direction(rankdir: str) -> None:
 
 def lay_out(graph: Graph) -> Layout:
     """Return the layout of `graph`, the same in every process."""
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     tags = _tags(graph, namespaces)
     entries = _entries(graph, namespaces, tags)
     feeds = {
@@ -117,7 +117,7 @@ def _tags(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
 
 def _times(graph: Graph, namespace: str, seen_from: str) -> int:
     """Return the number of namespaces that one stands for, with all folded ones around it."""
-    outside = set(boxes_around(namespace)).difference(boxes_around(seen_from))
+    outside = set(enclosing_namespaces(namespace)).difference(enclosing_namespaces(seen_from))
     return prod(graph.repeats.get(name, 1) for name in outside)
 
 

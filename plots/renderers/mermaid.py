@@ -160,10 +160,10 @@ class _Chart:
             elif edge.implicit or edge.tensor.dtype == "bool":
                 arrow, style = "-.->", style or _SIDE
             words = edge_labels(edge, self.graph, pairs[edge.source, edge.target] > 1)
-            said = f'|"{_text(words)}"|' if words else ""
+            label = f'|"{_text(words)}"|' if words else ""
             if style:
                 self.link_styles.setdefault(style, []).append(len(self.links))
-            self.links.append(f"{source} {arrow}{said} {self.names[edge.target]}")
+            self.links.append(f"{source} {arrow}{label} {self.names[edge.target]}")
 
     def _cluster(self, namespace: str) -> _Cluster:
         """Return the cluster of a namespace; on first use, create it with all enclosing ones."""
@@ -179,11 +179,11 @@ class _Chart:
 
 def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]:
     """Return the lines of a node; a merge without further lines is a plus."""
-    said = [", ".join(map(shape_text, node.outputs))] if shapes else []
-    said += numbers_at(node, graph)
-    said += [words for note in notes_at(node, graph) for words in _note_words(note)]
+    rows = [", ".join(map(shape_text, node.outputs))] if shapes else []
+    rows += numbers_at(node, graph)
+    rows += [words for note in notes_at(node, graph) for words in _note_words(note)]
     times = graph.times(node)
-    if is_additive_merge(node) and not said and times == 1:
+    if is_additive_merge(node) and not rows and times == 1:
         return ["+"]
     name = node.shown_name
     title = name if times == 1 else f"{name} × {times}"
@@ -191,7 +191,7 @@ def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]
     return [
         title if tag in (None, name) else f"{title} = {tag}",
         *([below] if below != name else []),
-        *said,
+        *rows,
     ]
 
 

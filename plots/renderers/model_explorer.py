@@ -17,7 +17,7 @@ from typing import Any
 from plots.annotations import Overlay, counted
 from plots.files import write_whole
 from plots.graph import Edge, Graph, Node, Tensor
-from plots.hierarchy import boxes
+from plots.hierarchy import find_namespaces
 from plots.registry import graph_renderer
 from plots.renderers.labels import (
     STREAM_COLOUR,
@@ -74,7 +74,7 @@ def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[P
 
 
 def _graph(graph: Graph) -> dict[str, Any]:
-    namespaces = boxes(graph)
+    namespaces = find_namespaces(graph)
     on_stream = {path.target for path in graph.skip_paths}
     return {
         "id": graph.name,
@@ -148,19 +148,19 @@ def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
 
 def _edge_attributes(graph: Graph, edge: Edge) -> dict[str, str]:
     """Return the entries of the side panel for an input of a call."""
-    said = {"__tensor_tag": edge.port + " (implicit)" * edge.implicit}
+    entries = {"__tensor_tag": edge.port + " (implicit)" * edge.implicit}
     for overlay in graph.overlays:
         if edge.id in overlay.values:
-            said[overlay.title] = overlay.text(edge.id)
+            entries[overlay.title] = overlay.text(edge.id)
     for number, note in enumerate(graph.notes_about.get(edge.id, ())):
-        said[f"{note.kind} {number + 1}"] = note.full_text
-    return said
+        entries[f"{note.kind} {number + 1}"] = note.full_text
+    return entries
 
 
-def _metadata(number: int, tensor: Tensor, said: Mapping[str, str]) -> dict[str, Any]:
+def _metadata(number: int, tensor: Tensor, entries: Mapping[str, str]) -> dict[str, Any]:
     """Return an input or output with its shape, as the viewer prints it on edges."""
     letters = tensor.letters or ["?" if size is None else str(size) for size in tensor.shape]
-    attributes = {**said, "tensor_shape": f"{tensor.dtype}[{', '.join(letters)}]"}
+    attributes = {**entries, "tensor_shape": f"{tensor.dtype}[{', '.join(letters)}]"}
     return {
         "id": str(number),
         "attrs": [{"key": key, "value": value} for key, value in attributes.items()],

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 from plots.annotations import Note, SkipPath, counted, number_text
 from plots.graph import Edge, Graph, Node, Tensor
-from plots.hierarchy import boxes
+from plots.hierarchy import find_namespaces
 from plots.ordering import box_by_box
 from plots.registry import graph_renderer
 from plots.renderers.labels import constant_text, group_text, shape_text
@@ -62,15 +62,15 @@ def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
     titles = [["", "", *[""] * shapes, *(overlay.title for overlay in graph.overlays)]]
     titles = titles if graph.overlays else []
     lines = _aligned([*titles, *table])
-    said = [*_head(graph, width), "", *lines[: len(titles)]]
+    result = [*_head(graph, width), "", *lines[: len(titles)]]
     for line, below, row in zip(lines[len(titles) :], _continued(margins), rows, strict=True):
-        takes = _printable(", ".join(references.arguments(row.node))) if row.node else ""
-        said += _broken(f"{line}  ← " if takes else line, takes, width, below)
+        arguments = _printable(", ".join(references.arguments(row.node))) if row.node else ""
+        result += _broken(f"{line}  ← " if arguments else line, arguments, width, below)
         for note in _notes_at(graph, row.node):
-            said += _broken(_indented(below, row.depth + 1) + "! ", note.full_text, width, below)
+            result += _broken(_indented(below, row.depth + 1) + "! ", note.full_text, width, below)
     outputs = dict.fromkeys(references.output(node_id, k) for node_id, k in graph.outputs)
-    said += ["", *_broken("outputs: ", _printable(", ".join(outputs)), width)]
-    return "".join(f"{line.rstrip()}\n" for line in said)
+    result += ["", *_broken("outputs: ", _printable(", ".join(outputs)), width)]
+    return "".join(f"{line.rstrip()}\n" for line in result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +124,14 @@ def _tensor_text(tensor: Tensor) -> str:
 
 def _head(graph: Graph, width: int) -> list[str]:
     """Return the lines about the whole graph: size, skip paths, letters, losses, totals, notes."""
-    said = [counted(len(graph.nodes), "call"), counted(len(graph.edges), "edge")]
-    said.append(f"{number_text(graph.parameters)} parameters")
+    facts = [counted(len(graph.nodes), "call"), counted(len(graph.edges), "edge")]
+    facts.append(f"{number_text(graph.parameters)} parameters")
     if frozen := graph.parameters - graph.trainable_parameters:
-        said.append(f"{number_text(frozen)} of them not trainable")
+        facts.append(f"{number_text(frozen)} of them not trainable")
     if graph.skip_paths:
         placements = " and ".join(sorted({_PLACEMENTS[p.placement] for p in graph.skip_paths}))
-        said.append(f"{counted(len(graph.skip_paths), 'skip path')} ({placements})")
-    lines = _broken(f"{_printable(graph.name)}: ", ", ".join(said), width)
+        facts.append(f"{counted(len(graph.skip_paths), 'skip path')} ({placements})")
+    lines = _broken(f"{_printable(graph.name)}: ", ", ".join(facts), width)
     if graph.letters:
         sizes = [f"{a}" if n is None else f"{a} = {n}" for a, n in graph.letters.items()]
         lines += _broken("letters: ", ", ".join(sizes), width)
@@ -217,7 +217,7 @@ class _References:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.namespaces = boxes(graph)
+        self.namespaces = find_namespaces(graph)
         ids = set(graph.index)
         # A group has the name of its namespace, unless a call has that id.
         self._shown = {
@@ -257,17 +257,17 @@ class _References:
         return given
 
     def _argument(self, edge: Edge, named: bool) -> str:
-        said = self.output(edge.source, edge.output, self.namespaces[edge.target])
+        name = self.output(edge.source, edge.output, self.namespaces[edge.target])
         for overlay in self.graph.overlays:
             if edge.id in overlay.values:
-                said += f" ({overlay.title} {overlay.text(edge.id)})"
+                name += f" ({overlay.title} {overlay.text(edge.id)})"
         if edge.implicit:
-            return f"{edge.port}={said} (implicit)"
+            return f"{edge.port}={name} (implicit)"
         # The arguments of a group belong to many calls; those in a list have numbers, not names.
         is_group = self.graph.node(edge.target).kind == "group"
         numbered = edge.port.rpartition(".")[2].isdigit()
-        tells = named and not is_group and not numbered and edge.port != said.rpartition(".")[2]
-        return f"{edge.port}={said}" if tells else said
+        is_named = named and not is_group and not numbered and edge.port != name.rpartition(".")[2]
+        return f"{edge.port}={name}" if is_named else name
 
     def _looked_up(self, namespace: str, name: str) -> str | None:
         while True:
