@@ -208,7 +208,7 @@ def test_a_feedforward_whose_skip_path_begins_before_the_attention_is_found(norm
     if is_wrong:
         (finding,) = findings_of(model)
         assert finding.about == ("up_0", "down_0", "up_1", "down_1", "end_0", "end_1")
-        assert "begins before a.layer and aa.layer," in finding.text
+        assert "starts before a.layer and aa.layer," in finding.text
     else:
         assert findings_of(model) == ()
 
@@ -225,7 +225,7 @@ def test_in_a_single_block_the_attention_needs_a_skip_path_if_the_feedforward_ha
     assert the_finding(encoder(["no skip", "pre"])).about == ("block_0.attention.layer",)
     both = findings_of(encoder(["no skip", "pre", "no skip", "pre"]))
     assert len(both) == 1
-    assert "No skip path leads past any of the 2 attentions" in both[0].text
+    assert "No skip path bypasses any of the 2 attentions" in both[0].text
 
 
 # --- what it says, and who may add to it --------------------------------------------------------
@@ -309,7 +309,7 @@ def test_layers_that_are_not_looked_into_are_told():
     model = keras.Model(x, layers.Dense(CLASSES)(GSA(name="b")(GSA(name="a")(x))))
     text = plots.diagnosis_text(plots.read_graph(model)).replace("\n", " ")
     assert "3 layers with weights, 2 of them closed (GSA)" in text
-    assert "Nothing looks wrong in what the graph shows.  2 layers that the graph" in text
+    assert "Nothing looks wrong in what the graph shows.  2 layers whose inside the graph" in text
     assert "--open-layers" in text
     opened = plots.read_graph(model, open_layers=True)
     assert len(plots.findings(opened)) == 1
@@ -348,7 +348,7 @@ def test_others_can_add_rules_and_one_that_fails_leaves_the_others_alone(monkeyp
         raise KeyError("nothing")
 
     graph = plots.read_graph(encoder(["pre"] * 2))
-    with pytest.warns(UserWarning, match=r"'broken' was left out.*KeyError"):
+    with pytest.warns(UserWarning, match=r"'broken' was skipped.*KeyError"):
         assert [finding.text for finding in plots.findings(graph)] == ["It is odd."]
-    with pytest.raises(ValueError, match="'broken' is there already"):
+    with pytest.raises(ValueError, match="'broken' is registered already"):
         plots.diagnosis_rule("broken")(broken)

@@ -30,7 +30,7 @@ from hand_made_transformers import (
 from keras import layers, ops
 
 import plots
-from plots.diagnosis.attentions import attentions_of
+from plots.attentions import find_attentions, query_flow
 from plots.graph_json import check_graph
 
 pytestmark = pytest.mark.usefixtures("fixed_seed")
@@ -104,9 +104,11 @@ def test_queries_are_told_from_keys_whichever_comes_first_in_the_einsum(keys_fir
         scores = ops.einsum("btd,bsd->bts", queries, keys)
     mixed = ops.einsum("bts,bsd->btd", ops.softmax(scores), keys)
     graph = plots.read_graph(keras.Model([queries, keys], mixed))
-    ((attention,), lineage) = attentions_of(graph)
-    assert (attention.query, attention.keys, attention.is_self) == ("q", ("k",), False)
-    assert [node.id for node in lineage.calls_of(attention.output) if node.kind == "input"] == ["q"]
+    (attention,) = find_attentions(graph)
+    assert (attention.query.source, attention.memory, attention.is_self) == ("q", ("k",), False)
+    flow = query_flow(graph, [attention])
+    assert flow.depends(attention.output, on="q")
+    assert not flow.depends(attention.output, on="k")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_a_lost_mask_is_found_where_it_is_lost_if_and_only_if_padding_is_seen(po
     else:
         finding = the_finding(model)
         assert finding.about == ("attention.layer", lost_at)
-        assert f"words gives out: attention.layer. The mask is lost at {lost_at}:" in finding.text
+        assert f"mask of words: attention.layer. The mask is lost at {lost_at}:" in finding.text
 
 
 def test_a_mask_that_is_handed_in_replaces_the_lost_one():

@@ -11,7 +11,7 @@ from keras import layers
 import plots
 from plots import presentation
 from plots.hierarchy import boxes
-from plots.ordering import box_by_box
+from plots.ordering import block_by_block
 from plots.sample_graphs import sample_graphs
 from plots.skips import mark_skip_paths
 
@@ -283,10 +283,10 @@ def test_a_width_that_is_none_is_refused(width):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_calls_come_box_by_box_and_each_after_what_it_takes(name, graphs):
+def test_calls_come_block_by_block_and_each_after_what_it_takes(name, graphs):
     graph = graphs[name]
     namespaces = boxes(graph)
-    order = [node.id for node in box_by_box(graph, namespaces)]
+    order = [node.id for node in block_by_block(graph, namespaces)]
     assert sorted(order) == sorted(graph.index)
     place = {node_id: number for number, node_id in enumerate(order)}
     assert all(place[edge.source] < place[edge.target] for edge in graph.edges)

@@ -1,12 +1,14 @@
-"""What masks keep queries from seeing, read from the calls that compute them."""
+"""Read from the graph which keys the masks of an attention hide."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from plots.graph import Constant, Edge, Graph, Node
+from plots.attentions import Attention
+from plots.graph import Constant, Graph, Node
+from plots.reachability import Reachability
 
 MASK_LAYERS: set[str] = {
     "Add",
@@ -37,61 +39,58 @@ _Hint = Literal["causal", "padding", "unknown"]
 
 
 class Masked(NamedTuple):
-    """What is masked; None where the graph does not tell.
+    """Which keys an attention masks; None where the graph does not tell.
 
     Attributes:
-        causal: Whether keys later than the query are.
-        padding: Whether keys that are padding are.
+        causal: Whether it masks keys later than the query.
+        padding: Whether it masks padding.
     """
 
     causal: bool | None
     padding: bool | None
 
 
-def what_is_masked(
-    graph: Graph,
-    depends_on_input: Callable[[str], bool],
-    edges: Iterable[Edge],
-    constants: Iterable[Constant],
-) -> Masked:
-    """Read the masks that come in by `edges` and as `constants`.
+def masked_keys(
+    graph: Graph, attentions: Iterable[Attention], flow: Reachability
+) -> dict[str, Masked]:
+    """Return which keys each attention masks, by its id.
 
     Args:
         graph: The graph.
-        depends_on_input: Whether a call depends on the values of the model's inputs, and not on
-            their shapes alone: it tells padding from positions.
-        edges: Tensors that say, or are added to, what queries may see.
-        constants: Arrays and switches that do so.
+        attentions: The attentions of the graph.
+        flow: The data flow: a mask that depends on the inputs' values is one of padding, and one
+            that depends on their shapes alone is one of positions.
     """
-    hints: set[_Hint] = set()
-    hints.update(hint for constant in constants for hint in _of_constant(constant))
-    found: set[str] = set()
-    waiting = [edge.source for edge in edges]
-    while waiting:
-        node = graph.node(waiting.pop())
-        if node.id not in found and not _is_relative_bias(node):
-            found.add(node.id)
-            hints.update(_of_call(graph, node, depends_on_input))
-            waiting.extend(edge.source for edge in graph.incoming[node.id])
-    unsure = None if "unknown" in hints else False
-    # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
-    may_be_padding = unsure is None or any(depends_on_input(node_id) for node_id in found)
-    return Masked(
-        causal=True if "causal" in hints else unsure,
-        padding=True if "padding" in hints else None if may_be_padding else False,
-    )
+    behind = Reachability(graph, stop=_is_relative_bias)
+
+    def masked_by(attention: Attention) -> Masked:
+        hints = {hint for constant in attention.constants for hint in _hints_of_constant(constant)}
+        sources = {edge.source for edge in attention.masks}
+        starts = [i for i in sources if not _is_relative_bias(graph.node(i))]
+        nodes = [graph.node(node_id) for node_id in {*starts, *behind.ancestors(*starts)}]
+        calls = [node for node in nodes if not _is_relative_bias(node)]
+        hints.update(hint for node in calls for hint in _hints_of_call(graph, node, flow))
+        unsure = None if "unknown" in hints or not attention.has_known_masks else False
+        # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
+        may_be_padding = unsure is None or any(flow.depends_on_input(node.id) for node in calls)
+        return Masked(
+            causal=True if "causal" in hints else unsure,
+            padding=True if "padding" in hints else None if may_be_padding else False,
+        )
+
+    return {attention.id: masked_by(attention) for attention in attentions}
 
 
-def _of_constant(constant: Constant) -> Iterator[_Hint]:
+def _hints_of_constant(constant: Constant) -> Iterator[_Hint]:
     if constant.pattern == "lower triangular" or ("causal" in constant.port and constant.value):
         yield "causal"
     elif constant.pattern == "" and sum(size != 1 for size in constant.shape or ()) > 1:
         yield "unknown"
 
 
-def _of_call(graph: Graph, node: Node, depends_on_input: Callable[[str], bool]) -> Iterator[_Hint]:
+def _hints_of_call(graph: Graph, node: Node, flow: Reachability) -> Iterator[_Hint]:
     for constant in node.constants:
-        yield from _of_constant(constant)
+        yield from _hints_of_constant(constant)
     name = _name(node)
     if node.role == "causal_mask":
         yield "causal"
@@ -102,12 +101,13 @@ def _of_call(graph: Graph, node: Node, depends_on_input: Callable[[str], bool]) 
     elif "padding" in name or "padmask" in name:
         yield "padding"
     elif node.class_name in _ORDERS | _EQUALITIES:
-        # Of two operands one is the padding's id or the sequences' lengths, if only the other one
-        # depends on values. Two positions are compared by neither or by both.
-        values = [depends_on_input(edge.source) for edge in graph.incoming[node.id]]
+        # Of two operands one is the id of the padding or the length of the sequences, if only the
+        # other one depends on values. Of two positions, neither or both depend on values.
+        values = [flow.depends_on_input(edge.source) for edge in graph.incoming[node.id]]
+        has_array = any(constant.shape for constant in node.constants)
         if any(values) and not all([*values, len(values) > 1]):
             yield "padding"
-        elif node.class_name in _ORDERS and (len(values) > 1 or _has_array(node)):
+        elif node.class_name in _ORDERS and (len(values) > 1 or has_array):
             yield "causal"
     elif node.kind == "input":
         if "mask" in name or node.outputs[0].dtype == "bool":
@@ -122,7 +122,3 @@ def _is_relative_bias(node: Node) -> bool:
 
 def _name(node: Node) -> str:
     return f"{node.class_name} {node.label}".lower().replace("_", "")
-
-
-def _has_array(node: Node) -> bool:
-    return any(constant.shape for constant in node.constants)

@@ -11,7 +11,8 @@ from plots.folding.fold import fold_blocks
 from plots.folding.groups import close
 from plots.graph import Graph, Node
 from plots.hierarchy import boxes, common_namespace, enclosing_block
-from plots.operation_kinds import is_norm
+from plots.operation_kinds import is_identity_like, is_norm
+from plots.reachability import Reachability
 from plots.registry import graph_plugin
 from plots.skips import mark_skip_paths, past_identities
 
@@ -31,9 +32,10 @@ def outline(graph: Graph) -> Graph:
     graph = fold_blocks(mark_skip_paths(_without_masks(graph)))
     taken = {node_id for path in graph.skip_paths for node_id in path.line[1:]}
     members: dict[str, list[Node]] = {}
+    identities = past_identities(graph)
     for name, nodes in chain(_bypassed(graph), _named(graph), _embeddings(graph)):
         free = [node for node in nodes if node.id not in taken]
-        inner = _without_outer_norms(graph, free)
+        inner = _without_outer_norms(identities, free)
         if len(inner) > 1:
             members[_unused(name, members)] = inner
         taken.update(node.id for node in free)
@@ -41,18 +43,11 @@ def outline(graph: Graph) -> Graph:
 
 
 def _without_masks(graph: Graph) -> Graph:
-    """Only the calls that an output depends on by numbers, not by booleans or implicit masks."""
-    edges = [edge for edge in graph.edges if edge.tensor.dtype != "bool" and not edge.implicit]
-    sources: dict[str, list[str]] = {}
-    for edge in edges:
-        sources.setdefault(edge.target, []).append(edge.source)
-    kept: set[str] = set()
-    waiting = [node_id for node_id, _ in graph.outputs]
-    while waiting:
-        current = waiting.pop()
-        if current not in kept:
-            kept.add(current)
-            waiting += sources.get(current, [])
+    """Keep only the calls that an output depends on by numbers, not by booleans or masks."""
+    flow = Reachability(graph, follow=lambda e: e.tensor.dtype != "bool" and not e.implicit)
+    ends = [node_id for node_id, _ in graph.outputs]
+    kept = {*ends, *flow.ancestors(*ends)}
+    edges = (edge for edge in graph.edges if edge.tensor.dtype != "bool" and not edge.implicit)
     return replace(
         graph,
         nodes=tuple(node for node in graph.nodes if node.id in kept),
@@ -112,8 +107,9 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
         into_blocks = [edge for edge in graph.edges if enclosing_block(namespaces[edge.target])]
         sources = {edge.source for edge in into_blocks}
         heads = {source for source in sources if not enclosing_block(namespaces[source])}
+    reachability = Reachability(graph)
     for head in sorted(heads, key=graph.index.__getitem__):
-        before = {head, *graph.ancestors(head)}
+        before = {head, *reachability.ancestors(head)}
         following = [head]
         while following and following[0] not in branching:
             following = [target for source, target in graph.stream if source == following[0]]
@@ -144,22 +140,16 @@ def _nodes(graph: Graph, ids: Iterable[str]) -> list[Node]:
     return [graph.nodes[position] for position in sorted(graph.index[i] for i in ids)]
 
 
-def _without_outer_norms(graph: Graph, nodes: list[Node]) -> list[Node]:
-    """Calls without a norm before all or after all others, and dropouts and the like beyond it."""
+def _without_outer_norms(identities: Reachability, nodes: list[Node]) -> list[Node]:
+    """Return calls without a norm before or after all others, and identities beyond it."""
     inside = {node.id for node in nodes}
-
-    def sources(node_id: str) -> list[str]:
-        return [edge.source for edge in graph.incoming[node_id] if edge.source in inside]
-
-    def targets(node_id: str) -> list[str]:
-        return [edge.target for edge in graph.outgoing[node_id] if edge.target in inside]
-
     outer: set[str] = set()
-    for neighbours in (sources, targets):
+    for reached in (identities.ancestors, identities.descendants):
         for node in nodes:
-            passed, others = past_identities(graph, node.id, neighbours)
-            if is_norm(node) and not others:
-                outer |= {node.id, *(identity.id for identity in passed)}
+            if is_norm(node):
+                near = inside.intersection(reached(node.id))
+                if all(is_identity_like(identities.graph.node(node_id)) for node_id in near):
+                    outer |= {node.id, *near}
     return [node for node in nodes if node.id not in outer]
 
 

@@ -7,6 +7,7 @@ from math import prod
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import boxes, boxes_around, common_namespace
+from plots.reachability import Reachability
 
 DIRECTIONS = ("TB", "BT", "LR", "RL")
 """From top to bottom, from bottom to top, from left to right, from right to left."""
@@ -154,13 +155,14 @@ def _below(
     The keys and values of a cross-attention depend on the encoder alone, so that nothing in the
     graph itself keeps them from being drawn above the decoder's first block.
     """
+    reachability = Reachability(graph)
     pairs: dict[tuple[str, str], None] = {}
     for block, edges in entries.items():
         main = feeds[block]
         others = {edge.target: None for edge in edges if edge.source != main}
         fed = {edge.target for edge in edges if edge.source == main}
         if others and fed:
-            above = graph.ancestors(main)
+            above = {*reachability.ancestors(main)}
             pairs.update(
                 {(main, node_id): None for node_id in others if node_id not in above | fed}
             )

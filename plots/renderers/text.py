@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from plots.annotations import Note, counted, number_text
 from plots.graph import Graph, Node, Tensor
-from plots.ordering import box_by_box
+from plots.ordering import block_by_block
 from plots.registry import graph_renderer
 from plots.renderers.boxes import group_text, shape_text
 from plots.renderers.gutter import between, gutter
@@ -70,7 +70,7 @@ class _Row:
 def _rows(graph: Graph, references: References) -> Iterator[_Row]:
     """Calls box by box, each box under its title."""
     around: list[str] = []
-    for node in box_by_box(graph, references.boxes):
+    for node in block_by_block(graph, references.boxes):
         box = references.boxes[node.id]
         parts = box.split(".") if box else []
         depth = 0
