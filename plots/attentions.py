@@ -103,9 +103,9 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     sequences = {  # computed from the model's inputs, and with more axes than batch and width
         node.id
         for node in graph.nodes
-        if any(_is_float(tensor) for tensor in node.outputs)
+        if flow.depends_on_input(node.id)
+        and any(_is_float(tensor) for tensor in node.outputs)
         and max(len(tensor.shape) for tensor in node.outputs) > 2
-        and flow.depends_on_input(node.id)
     }
 
     def is_self(attention: Attention) -> bool:

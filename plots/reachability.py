@@ -32,14 +32,13 @@ class Reachability:
         stop: Callable[[Node], bool] | None = None,
     ) -> None:
         self.graph = graph
-        self.sources: dict[str, tuple[str, ...]] = {
-            node.id: tuple(e.source for e in graph.incoming[node.id] if not follow or follow(e))
-            for node in graph.nodes
-        }
+        self.sources: dict[str, list[str]] = {node.id: [] for node in graph.nodes}
+        for edge in filter(follow, graph.edges) if follow else graph.edges:
+            self.sources[edge.target].append(edge.source)
         self._stops = {node.id for node in graph.nodes if stop(node)} if stop else set()
         self._before: list[int] = []
-        for node in graph.nodes:
-            self._before.append(self._reached(self.sources[node.id], self._before))
+        for sources in self.sources.values():
+            self._before.append(self._reached(sources, self._before))
 
     def ancestors(self, *node_ids: str) -> list[str]:
         """Return the ids of all calls that any of `node_ids` can be reached from, in order."""
@@ -80,12 +79,13 @@ class Reachability:
 
     @cached_property
     def _after(self) -> list[int]:
-        after = [0] * len(self.graph.nodes)
-        targets: dict[str, list[str]] = {node.id: [] for node in self.graph.nodes}
-        for node in reversed(self.graph.nodes):
-            after[self.graph.index[node.id]] = self._reached(targets[node.id], after)
-            for source in self.sources[node.id]:
-                targets[source].append(node.id)
+        targets: dict[str, list[str]] = {node_id: [] for node_id in self.sources}
+        for node_id, sources in self.sources.items():
+            for source in sources:
+                targets[source].append(node_id)
+        after = [0] * len(targets)
+        for node_id in reversed(targets):
+            after[self.graph.index[node_id]] = self._reached(targets[node_id], after)
         return after
 
     @cached_property
@@ -133,6 +133,7 @@ def data_flow(
     shape_only = {node.id for node in graph.nodes if is_shape_only(node)}
 
     def follow(edge: Edge) -> bool:
-        return not (edge.implicit or edge.target in shape_only or edge.id in left_out)
+        is_used = not edge.implicit and edge.target not in shape_only
+        return is_used and not (left_out and edge.id in left_out)
 
     return Reachability(graph, follow, stop)

@@ -243,7 +243,7 @@ def residual_streams(graph: Graph) -> tuple[ResidualStream, ...]:
         merges = {path.target for path in paths}
         single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
         norms = tuple(_norms(identities, path) for path in single)
-        long_paths = tuple(path for path in paths if path not in single)
+        long_paths = tuple(path for path in paths if not merges.isdisjoint(path.bypassed))
         streams.append(ResidualStream(root, single, norms, long_paths))
     return tuple(streams)
 
