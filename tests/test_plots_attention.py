@@ -1,17 +1,17 @@
 """Attention weights are those that the model computes, and their pictures show them."""
 
 import base64
-import struct
-import zlib
+import io
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from PIL import Image
 from small_models import TRANSLATOR, probe_activations, random_model, random_tokens, small_spec
 
 import plots
-from plots.measuring.attention_pictures import LONGEST, block_maximum, heads_png
+from plots.measuring.attention_maps import LONGEST, heads_png, reduce_blocks
 from plots.renderers.inlined import picture_row
 
 B, T, S, N, H = 2, 3, 7, 2, 5
@@ -177,18 +177,10 @@ def test_entropy_is_that_of_equal_looks():
 
 
 def pixels(picture):
-    """Decode a PNG of 8-bit RGB without filters, as an array (rows, columns, 3)."""
-    chunks, at = {}, 8
-    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-    while at < len(picture):
-        (length,) = struct.unpack(">I", picture[at : at + 4])
-        kind, data = picture[at + 4 : at + 8], picture[at + 8 : at + 8 + length]
-        assert struct.unpack(">I", picture[at + 8 + length :][:4])[0] == zlib.crc32(kind + data)
-        chunks[kind], at = data, at + 12 + length
-    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), "uint8").reshape(height, 1 + 3 * width)
-    assert not lines[:, 0].any()
-    return lines[:, 1:].reshape(height, width, 3)
+    """The pixels of a PNG, (rows, columns, 3)."""
+    with Image.open(io.BytesIO(picture)) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        return np.array(image)
 
 
 def test_a_picture_has_a_map_for_every_head_and_its_masked_cells_are_grey():
@@ -210,15 +202,21 @@ def test_heads_fill_a_grid_that_is_wider_than_high(heads, grid):
     assert [round(side / 102) for side in image.shape[:2]] == list(grid)
 
 
-def test_of_long_sequences_a_cell_shows_the_largest_weight_of_its_block():
+def test_a_block_of_a_map_is_reduced_to_one_number():
     maps = normal(2, 5, 7)
-    blocks = block_maximum(maps, 4)
+    blocks = reduce_blocks(maps, (2, 2), np.maximum)
     assert blocks.shape == (2, 3, 4)
     assert blocks[1, 2, 3] == maps[1, 4, 6]
     assert blocks[0, 0, 1] == maps[0, 0:2, 2:4].max()
-    np.testing.assert_array_equal(block_maximum(maps, 7), maps)
-    long = np.full((1, 3, 1009), 0.1)
-    assert pixels(heads_png(long, np.ones(long.shape, bool))).shape[1] <= 2 * LONGEST
+    np.testing.assert_array_equal(reduce_blocks(maps, (1, 1), np.maximum), maps)
+
+
+def test_a_cell_of_a_long_sequence_shows_the_largest_weight_of_its_tokens():
+    weights = np.zeros((1, 3, 1009))
+    weights[0, 2, 100] = 1
+    picture = pixels(heads_png(weights, np.ones(weights.shape, bool)))
+    assert picture.shape[1] <= 2 * LONGEST
+    assert [8, 48, 107] in picture.reshape(-1, 3).tolist()
 
 
 @pytest.fixture(scope="module")

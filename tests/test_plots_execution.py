@@ -18,7 +18,7 @@ from small_models import dtype_policy_scope, small_spec
 import builders  # makes dotted names possible on PyTorch, too
 import plots
 from plots.measuring.execution import Execution
-from plots.measuring.losses import loss_of_outputs
+from plots.measuring.gradients import loss_of_outputs
 
 keras.utils.set_random_seed(0)
 DECODER = plots_models.decoder_only()
@@ -361,11 +361,21 @@ def decisions():
 @pytest.mark.parametrize(
     ("make", "options", "error", "says"),
     [
-        (decisions, {}, ValueError, "gives out int32, but there are gradients only of floats"),
+        (decisions, {}, ValueError, "returns int32, but only floats have gradients"),
         (unweighted, {}, ValueError, "no weights, only their shapes"),
-        (lambda: DECODER, {"inputs": {"word": [1]}}, ValueError, r"'tokens' has shape \(None, N"),
+        (
+            lambda: DECODER,
+            {"inputs": {"word": [1]}},
+            ValueError,
+            r"has the shape \(None, N",
+        ),
         (lambda: DECODER, {"inputs": [np.ones(3)] * 2}, ValueError, "has the inputs 'tokens', but"),
-        (lambda: DECODER, {"inputs": np.ones(3)}, ValueError, r"'tokens' has shape \(None, None\)"),
+        (
+            lambda: DECODER,
+            {"inputs": np.ones(3)},
+            ValueError,
+            r"the shape \(None, None\)",
+        ),
         (lambda: DECODER, {"targets": [1]}, ValueError, "was not compiled with a loss"),
         (lambda: DECODER, {"loss": "mse"}, TypeError, "compares outputs with targets"),
         (lambda: keras.Sequential([layers.Dense(3)]), {}, ValueError, "not built"),
@@ -388,7 +398,7 @@ def test_what_cannot_be_computed_is_refused_with_the_reason(make, options, error
 
 def test_random_inputs_for_text_are_refused():
     words = keras.Input((), dtype="string", name="words")
-    with pytest.raises(ValueError, match="'words' holds values of type string"):
+    with pytest.raises(ValueError, match="'words' has the dtype string"):
         plots.random_inputs(keras.Model(words, layers.Identity()(words)))
 
 
