@@ -188,7 +188,6 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     query_axis = query_axes[-1] if query_axes else None
     inside = {scores.id, *(step.id for step in steps)}
     masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in inside)
-    lengths = ((softmax.id, 0, query_axis), (softmax.id, 0, key_axis))
     return Attention(
         id=softmax.id,
         output=output,
@@ -198,7 +197,9 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
         masks=tuple(masks),
         constants=tuple(constant for step in steps for constant in step.constants),
         axes=(query_axis, key_axis),
-        lengths=None if query_axis is None else lengths,
+        lengths=None
+        if query_axis is None
+        else ((softmax.id, 0, query_axis), (softmax.id, 0, key_axis)),
     )
 
 
