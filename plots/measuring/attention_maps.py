@@ -71,9 +71,10 @@ def attention_maps(
     """Return the attention weights of a model for one batch, by the id of the call that makes them.
 
     The attentions are those of `plots.attentions.find_attentions`. The weights of a layer are known
-    if it takes `return_attention_scores`, as those of Keras do, or query, key and value (b, s, k, h)
-    as `keras.ops.dot_product_attention` does; those of several steps are the output of the softmax. Attention inside of other layers, such as the blocks of KerasHub,
-    is found with `open_layers`.
+    if it takes `return_attention_scores`, as those of Keras do, or query, key and value
+    (b, s, k, h), as `keras.ops.dot_product_attention` does; those of several steps are the output
+    of the softmax. Attention inside of other layers, such as the blocks of KerasHub, is found with
+    `open_layers`.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
