@@ -257,6 +257,12 @@ def built(**changes):
     return lambda: builders.build(small_spec(**changes))
 
 
+def decode_step(kind):
+    spec = small_spec(kind=kind)
+    model = builders.build(spec)
+    return lambda: builders.build_decode_step(model, spec, batch_size=2, num_tokens=1)
+
+
 ZOO = {
     **{kind: lambda make=make: language_model(make) for kind, make in (CAUSAL | LEAKING).items()},
     "encoder": lambda: encoder(["pre"] * 4),
@@ -270,6 +276,8 @@ ZOO = {
     "no attention": lambda: keras.Sequential([keras.Input((3,)), layers.Dense(5)]),
     **{f"built {kind}": built(kind=kind) for kind in ALL_KINDS},
     **{f"built {kind} in steps": built(kind=kind, attention_dropout=0.1) for kind in ALL_KINDS},
+    "step of a decoder": decode_step("decoder_only"),
+    "step of an encoder-decoder": decode_step("encoder_decoder"),
     **{f"built {kind} by layers": built(kind=kind, attention="layer") for kind in ALL_KINDS},
 }
 
@@ -283,3 +291,5 @@ def test_there_is_a_map_for_every_attention_of_every_model(make):
     assert [weights.kind for weights in maps.values()] == [
         "self" if attention.is_self else "cross" for attention in found
     ]
+    for weighted in maps.values():
+        np.testing.assert_allclose(weighted.weights.sum(-1), 1, rtol=0, atol=1e-5)

@@ -339,6 +339,12 @@ def test_random_inputs_fit_their_dtypes_and_are_the_same_for_the_same_seed():
     assert (other["ids"] != inputs["ids"]).any()
 
 
+def test_a_random_input_without_axes_is_one_number():
+    x, scale = keras.Input((3,), name="x"), keras.Input(batch_shape=(), name="scale")
+    inputs = plots.random_inputs(keras.Model([x, scale], x * scale))
+    assert {name: array.shape for name, array in inputs.items()} == {"x": (2, 3), "scale": ()}
+
+
 @pytest.mark.parametrize(
     "inputs",
     [{"tokens": [[3, 5, 7]]}, [[3, 5, 7]], [np.array([[3, 5, 7]])], np.array([[3, 5, 7]])],

@@ -1,4 +1,4 @@
-"""A graph at the level of the figure in a paper: one box for each sublayer."""
+"""Reduce a graph to the level of a figure in a paper: one node for each sublayer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Group = tuple[str, list[Node]]
 
 @graph_plugin("outline")
 def outline(graph: Graph) -> Graph:
-    """What a figure in a paper shows: the streams, the norms and one box for each sublayer.
+    """Streams, norms and one node for each sublayer, as in the figure of a paper.
 
-    A sublayer is what a skip path leads past or, in a block without one, what its names say. A norm
-    at its start or end stays visible, so that post-norm, pre-norm and sandwich can be told apart.
-    What comes before a stream is one box as well, called "embedding". Of equal blocks one is drawn.
-    Masks, and what only they are made of, are left out.
+    A sublayer is the branch of a skip path or, in a block without one, a part of the block by its
+    name. A norm at its start or end stays a node, so that pre-norm, post-norm and sandwich norm
+    look different. The calls before a stream are one node as well, called "embedding". Of equal
+    blocks one is drawn. Masks and the calls that only compute masks are left out.
     """
     graph = fold_blocks(mark_skip_paths(_without_masks(graph)))
     taken = {node_id for path in graph.skip_paths for node_id in path.line[1:]}
@@ -57,7 +57,7 @@ def _without_masks(graph: Graph) -> Graph:
 
 
 def _bypassed(graph: Graph) -> Iterator[Group]:
-    """What the skip paths lead past, inner ones first; side by side in a block, one by one."""
+    """Yield the branches of the skip paths, inner ones first, by the parts of their blocks."""
     namespaces = boxes(graph)
     for path in sorted(graph.skip_paths, key=lambda path: len(path.bypassed)):
         around = namespaces[path.target]
@@ -77,10 +77,10 @@ def _bypassed(graph: Graph) -> Iterator[Group]:
 
 
 def _named(graph: Graph) -> Iterator[Group]:
-    """What lies together in a numbered block by its name: its parts.
+    """Yield the parts of the numbered blocks by their names.
 
-    Between blocks with skip paths one that has neither them nor parts is one thing itself, as the
-    first block of every stage of EfficientNet is.
+    Between blocks with skip paths, a block that has neither skip paths nor parts is yielded as a
+    whole, such as the first block of every stage of EfficientNet.
     """
     namespaces = boxes(graph)
     parts: dict[str, dict[str, set[str]]] = {}
@@ -98,7 +98,7 @@ def _named(graph: Graph) -> Iterator[Group]:
 
 
 def _embeddings(graph: Graph) -> Iterator[Group]:
-    """What comes before each stream, up to where its first branch leaves; or before each stack."""
+    """Yield the calls before each stream, up to its first branch; or those before each stack."""
     namespaces = boxes(graph)
     branching = {path.source for path in graph.skip_paths}
     continued = {target for _, target in graph.stream}
@@ -124,19 +124,19 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
 
 
 def _unused(name: str, used: Iterable[str]) -> str:
-    """`name`, or where it is used already, name@2, name@3, ..."""
+    """Return `name`, or if it is used already, name@2, name@3, ..."""
     return next(n for n in chain([name], (f"{name}@{k}" for k in count(2))) if n not in used)
 
 
-def _part(namespace: str, around: str) -> str:
-    """Which part of the box `around` a namespace is: "attention" of "block.attention.heads"."""
-    if common_namespace(namespace, around) != around:
+def _part(namespace: str, block: str) -> str:
+    """Return the part of a block that a namespace is: "attention" of "block.attention.heads"."""
+    if common_namespace(namespace, block) != block:
         return ""
-    return namespace.removeprefix(around).lstrip(".").partition(".")[0]
+    return namespace.removeprefix(block).lstrip(".").partition(".")[0]
 
 
 def _nodes(graph: Graph, ids: Iterable[str]) -> list[Node]:
-    """Calls by their ids, in the graph's order."""
+    """Return calls by their ids, in the graph's order."""
     return [graph.nodes[position] for position in sorted(graph.index[i] for i in ids)]
 
 
@@ -154,7 +154,7 @@ def _without_outer_norms(identities: Reachability, nodes: list[Node]) -> list[No
 
 
 def _beside_groups(graph: Graph, members: dict[str, list[Node]]) -> Graph:
-    """Calls left over of a namespace that became a group, moved out of it, next to the group."""
+    """Move the remaining calls of a namespace that became a group out of it, next to the group."""
     grouped = {node.id for nodes in members.values() for node in nodes}
     nodes = tuple(
         replace(node, namespace=node.namespace.rpartition(".")[0])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plots.annotations import Overlay
 from plots.attentions import Attention, find_attentions
+from plots.declaration import DOT_PRODUCT_ATTENTION
 from plots.graph import Graph, Node
 from plots.measuring.execution import Compute, Execution, Opened
 from plots.measuring.gradients import as_array
@@ -71,8 +72,8 @@ def attention_maps(
     """Return the attention weights of a model for one batch, by the id of the call that makes them.
 
     The attentions are those of `plots.attentions.find_attentions`. The weights of a layer are known
-    if it takes `return_attention_scores`, as those of Keras do, or query, key and value
-    (b, s, k, h), as `keras.ops.dot_product_attention` does; those of several steps are the output
+    if it takes `return_attention_scores`, as those of Keras do, or query, key and value,
+    as `keras.ops.dot_product_attention` does; those of several steps are the output
     of the softmax. Attention inside of other layers, such as the blocks of KerasHub, is found with
     `open_layers`.
 
@@ -143,7 +144,7 @@ def attention(
 
 def _maps(execution: Execution, weights: Mapping[str, Any]) -> dict[str, AttentionMap]:
     """Return all maps in the order of the graph: recorded ones, and outputs of softmaxes."""
-    batch = next(iter(execution.fed.values())).shape[0]
+    batch = next((given.shape[0] for given in execution.fed.values() if len(given.shape)), 1)
     maps: dict[str, AttentionMap] = {}
     for found in find_attentions(execution.graph):
         if not found.is_one_call:
@@ -190,10 +191,10 @@ def _computed_with_weights(
         queries = args[0] if args else kwargs.get("query", kwargs.get("inputs"))
         weights[node.id] = _by_head(outputs[1], len(keras.tree.flatten(queries)[0].shape))
         return outputs if asked else [outputs[0], *outputs[2:]]
-    declared = node.declaration.inputs if node.declaration is not None else {}
-    is_fused = node.is_a(FUSED_ATTENTION) or declared.get("value") == "bskh"
-    if is_fused and {"query", "key", "value"} <= taken:
-        weights[node.id] = _attended_identity(operation, args, kwargs)
+    declaration = DOT_PRODUCT_ATTENTION if node.is_a(FUSED_ATTENTION) else node.declaration
+    layout = declaration.inputs.get("value", "") if declaration is not None else ""
+    if layout in ("bskh", "bksh") and {"query", "key", "value"} <= taken:
+        weights[node.id] = _attended_identity(operation, args, kwargs, layout)
     return operation(*args, **kwargs)
 
 
@@ -234,23 +235,24 @@ def _softmax_by_head(weights: np.ndarray, found: Attention, batch: int) -> np.nd
     )
 
 
-def _attended_identity(operation: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _attended_identity(operation: Any, args: list[Any], kwargs: dict[str, Any], layout: str) -> Any:
     """Return the weights (b, n, t, s) of a fused attention: its output for an identity as values.
 
     So everything that it does to the scores is included. Some backends only take values that are as
-    wide as the keys, so the identity comes in slices.
+    wide as the keys, so the identity comes in slices. `layout` names the axes of the values.
     """
     import numpy as np
     from keras import ops
 
     position = parameter_names(operation.__class__).index("value")
     value = args[position] if position < len(args) else kwargs["value"]
-    _, s, _, h = value.shape
+    s, h = (value.shape[layout.index(letter)] for letter in "sh")
     identity = np.eye(s, -(-s // h) * h, dtype="float32")
     mixed = []
     for start in range(0, s, h):
-        columns = ops.cast(identity[:, None, start : start + h], value.dtype)
-        columns = ops.broadcast_to(columns, value.shape)  # (b, s, k, h)
+        columns = ops.cast(identity[:, start : start + h], value.dtype)  # (s, h)
+        columns = ops.expand_dims(columns, 1) if layout == "bskh" else columns
+        columns = ops.broadcast_to(columns, value.shape)
         if position < len(args):
             output = operation(*args[:position], columns, *args[position + 1 :], **kwargs)
         else:

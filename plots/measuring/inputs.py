@@ -47,8 +47,10 @@ def random_inputs(
     random = np.random.default_rng(seed)
     arrays = {}
     for node_id, tensor in zip(graph.inputs, model.inputs, strict=True):
-        free = [batch] + [length] * (len(tensor.shape) - 1)
-        shape = [n if known is None else known for known, n in zip(tensor.shape, free, strict=True)]
+        free = (batch, *[length] * len(tensor.shape))
+        shape = [
+            n if known is None else known for known, n in zip(tensor.shape, free, strict=False)
+        ]
         dtype = str(tensor.dtype)
         if ids := flow.ids(node_id):
             values = random.choice(ids, shape)
