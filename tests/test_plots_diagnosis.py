@@ -309,7 +309,10 @@ def test_layers_that_are_not_looked_into_are_told():
     model = keras.Model(x, layers.Dense(CLASSES)(GSA(name="b")(GSA(name="a")(x))))
     text = plots.diagnosis_text(plots.read_graph(model)).replace("\n", " ")
     assert "3 layers with weights, 2 of them closed (GSA)" in text
-    assert "Nothing looks wrong in what the graph shows.  2 layers whose inside the graph" in text
+    assert (
+        "Nothing looks wrong in what the graph shows.  2 layers that the graph does not open"
+        in text
+    )
     assert "--open-layers" in text
     opened = plots.read_graph(model, open_layers=True)
     assert len(plots.findings(opened)) == 1

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from plots.annotations import Note, counted
 from plots.diagnosis import (  # noqa: F401 - registers the rules
-    attention_rules,
+    mask_rules,
     residual_rules,
     training_rules,
 )
@@ -65,30 +65,30 @@ def findings(graph: Graph) -> tuple[Note, ...]:
 def diagnosis_text(graph: Graph) -> str:
     """Return the diagnosis as text for a terminal: a description of the model, then the findings.
 
-    At the end it names the layers whose inside the graph does not show, if there are any.
+    At the end it names the layers that the graph does not open, if there are any.
     """
     notes = diagnose(graph).notes
     wrong = [note for note in notes if note.kind == "finding"]
-    said = [_wrapped(note.text) for note in notes if note.kind == "description"]
-    said.append(f"{counted(len(wrong), 'finding')}:" if wrong else _FINE)
+    parts = [_wrap(note.text) for note in notes if note.kind == "description"]
+    parts.append(f"{counted(len(wrong), 'finding')}:" if wrong else _FINE)
     for number, note in enumerate(wrong, start=1):
         indent = " " * len(mark := f"{number}. ")
-        where = _wrapped(f"Where: {named(graph, note.about, most=5)}", indent)
-        see = _wrapped(f"See: {note.reference}", indent)
-        said.append("\n".join([_wrapped(note.text, mark), where, see]))
+        where = _wrap(f"Where: {named(graph, note.about, most=5)}", indent)
+        see = _wrap(f"See: {note.reference}", indent)
+        parts.append("\n".join([_wrap(note.text, mark), where, see]))
     if closed := closed_layers(graph):
-        said.append(
-            _wrapped(
-                f"{counted(len(closed), 'layer')} whose inside the graph does not show: "
+        parts.append(
+            _wrap(
+                f"{counted(len(closed), 'layer')} that the graph does not open: "
                 f"{classes_in_words(closed)}. read_graph(model, open_nested=True, "
                 "open_layers=True), on the command line --open-layers, opens those that are made "
                 "of layers."
             )
         )
-    return "\n\n".join(said)
+    return "\n\n".join(parts)
 
 
-def _wrapped(text: str, mark: str = "") -> str:
+def _wrap(text: str, mark: str = "") -> str:
     """Wrap a paragraph, with a mark before its first line and the others below the text."""
     return textwrap.fill(
         text,

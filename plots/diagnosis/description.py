@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
-from plots.attentions import Attention, find_attentions, query_flow
+from plots.attentions import Attention
 from plots.costs.flop_rules import is_known
-from plots.diagnosis.masks import Masked, masked_keys
+from plots.diagnosis.mask_rules import Masked, attentions_with_masks
 from plots.diagnosis.residual_rules import meets_a_norm, up_to_weights
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
@@ -40,29 +40,32 @@ _POSITION_ROLES = {
 
 def description(graph: Graph) -> str:
     """Return one sentence about a model: "Pre-norm Transformer decoder: 12 blocks with ..."."""
-    attentions = find_attentions(graph)
-    flow = query_flow(graph, attentions)
+    attentions, flow, masked = attentions_with_masks(graph)
     closed = closed_layers(graph)
     transformers = [node for node in closed if _CLOSED_TRANSFORMER.match(node.class_name)]
     has_blocks = any(attention.is_self for attention in attentions) or bool(graph.skip_paths)
     convolutions = [path for path in graph.skip_paths if _convolves(graph, path)]
     if attentions and has_blocks and len(attentions) >= len(convolutions):
-        said = _of_transformer(graph, attentions, flow)
+        text = _of_transformer(graph, attentions, masked, flow)
     elif transformers:
-        said = _of_closed_layers(graph, transformers, flow)
+        text = _of_closed_layers(graph, transformers, flow)
     elif graph.skip_paths:
-        said = _of_residual_network(graph, len(attentions))
+        text = _of_residual_network(graph, len(attentions))
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
         has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
         shown = " that the graph shows" if closed else ""
-        said = f"Network {has} skip paths{shown}: {counted(layers, 'layer')} with weights"
-        said += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
-    return f"{said}; {number_text(graph.parameters)} parameters."
+        text = f"Network {has} skip paths{shown}: {counted(layers, 'layer')} with weights"
+        text += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
+    return f"{text}; {number_text(graph.parameters)} parameters."
 
 
-def _of_transformer(graph: Graph, attentions: Sequence[Attention], flow: Reachability) -> str:
-    masked = masked_keys(graph, attentions, flow)
+def _of_transformer(
+    graph: Graph,
+    attentions: Sequence[Attention],
+    masked: Mapping[str, Masked],
+    flow: Reachability,
+) -> str:
     crosses = [attention for attention in attentions if not attention.is_self]
     parts: dict[str, list[Attention]] = {"encoder": [], "decoder": [], "": []}
     streams = stream_roots(graph)
@@ -78,14 +81,14 @@ def _of_transformer(graph: Graph, attentions: Sequence[Attention], flow: Reachab
     parts = {part: own for part, own in parts.items() if own}
     paths = [path for stream in residual_streams(graph) for path in stream.paths]
     title = f"{_norms_in_words(paths)}Transformer {'-'.join(part for part in parts if part)}"
-    said = [
+    clauses = [
         _blocks_in_words(parts)
         + f" with {counted(len(paths), 'residual path') if paths else 'no skip paths'}"
         + _final_norm_in_words(graph),
         _attentions_in_words(parts, masked, bool(crosses)),
         _positions_in_words(graph, flow),
     ]
-    return f"{title.strip()}: {'; '.join(said)}"
+    return f"{title.strip()}: {'; '.join(clauses)}"
 
 
 def _part_of(masked: Masked, crosses: bool, is_with_cross: bool) -> str:
@@ -134,7 +137,7 @@ def _final_norm_in_words(graph: Graph) -> str:
 def _attentions_in_words(
     parts: Mapping[str, Sequence[Attention]], masked: Mapping[str, Masked], crosses: bool
 ) -> str:
-    said = []
+    kinds = []
     for part, own in parts.items():
         seen = {masked[a.id].causal for a in own if a.is_self}
         words = "self-attention"
@@ -143,8 +146,8 @@ def _attentions_in_words(
         elif seen == {False}:
             words = "self-attention in both directions"
         if seen:
-            said.append(words + (f" in the {part}" if part and len(parts) > 1 else ""))
-    return ", ".join(said + ["cross-attention"] * crosses)
+            kinds.append(words + (f" in the {part}" if part and len(parts) > 1 else ""))
+    return ", ".join(kinds + ["cross-attention"] * crosses)
 
 
 def _positions_in_words(graph: Graph, flow: Reachability) -> str:
@@ -170,21 +173,21 @@ def _of_closed_layers(graph: Graph, closed: Sequence[Node], flow: Reachability) 
     title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
     layers = f"{counted(len(closed), 'closed layer')} ({classes_in_words(closed)})"
     positions = _positions_in_words(graph, flow)
-    return f"{title}: {layers}, whose inside the graph does not show; {positions}"
+    return f"{title}: {layers}, which the graph does not open; {positions}"
 
 
 def _of_residual_network(graph: Graph, attentions: int) -> str:
     paths = graph.skip_paths
     projected = sum(path.projected for path in paths)
-    said = counted(len(paths), "residual path")
-    said += f", {projected} of them projected" if projected else ""
-    said += f", {counted(attentions, 'attention')}" if attentions else ""
+    text = counted(len(paths), "residual path")
+    text += f", {projected} of them projected" if projected else ""
+    text += f", {counted(attentions, 'attention')}" if attentions else ""
     norms = Counter(node.class_name for node in graph.nodes if is_norm(node)).most_common(1)
     places = Counter(place for path in paths for place in path.norms).most_common(1)
     if norms:
         usual = places and 2 * places[0][1] > len(paths)
-        said += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
-    return f"Residual network: {said}"
+        text += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
+    return f"Residual network: {text}"
 
 
 def _convolves(graph: Graph, path: SkipPath) -> bool:
@@ -193,7 +196,7 @@ def _convolves(graph: Graph, path: SkipPath) -> bool:
 
 
 def closed_layers(graph: Graph) -> list[Node]:
-    """Return the first calls of layers and models whose inside the graph does not show.
+    """Return the first calls of layers and models that the graph does not open.
 
     Those are models, layers that are named after a whole Transformer or a part of it, and layers
     with weights of an unknown class.
