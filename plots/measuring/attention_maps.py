@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from plots.annotations import Overlay
+from plots.annotations import Overlay, Quantity
 from plots.attentions import Attention, find_attentions
 from plots.declaration import DOT_PRODUCT_ATTENTION
 from plots.graph import Graph, Node
@@ -130,7 +130,7 @@ def attention(
         i: base64.b64encode(heads_png(found.weights[example], found.mask[example])).decode()
         for i, found in maps.items()
     }
-    values = {i: {"": found.entropy} for i, found in maps.items()}
+    values = {i: Quantity(found.entropy) for i, found in maps.items()}
     overlay = Overlay("attention entropy", "mean entropy", "bits", values, combine="last")
     return replace(
         graph,

@@ -116,7 +116,7 @@ def rms(array: np.ndarray) -> float:
 
 def _overlay(name: str, title: str, numbers: Mapping[str, float]) -> Overlay:
     """Return numbers by place as an overlay, without NaN and infinity, which JSON does not have."""
-    values = {i: {"": float(number)} for i, number in numbers.items() if math.isfinite(number)}
+    values = {i: Quantity(float(number)) for i, number in numbers.items() if math.isfinite(number)}
     return Overlay(name, title, "", values, combine="last", scale="log")
 
 
