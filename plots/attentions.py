@@ -57,6 +57,7 @@ class Attention:
 
     Attributes:
         id: The call that computes the weights: the layer, the fused operation, or the softmax.
+        scores: Id of the call that combines queries and keys; the same if it is one call.
         output: Id of the call that returns the weighted values; the same if it is one call.
         query: The edge of the queries.
         keys: The edges of the keys.
@@ -72,6 +73,7 @@ class Attention:
     """
 
     id: str
+    scores: str
     output: str
     query: Edge
     keys: tuple[Edge, ...]
@@ -150,6 +152,7 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
     causal = Constant("is_causal", bool(node.config.get("is_causal")))
     return Attention(
         id=node.id,
+        scores=node.id,
         output=node.id,
         query=query,
         keys=tuple(keys),
@@ -190,6 +193,7 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in inside)
     return Attention(
         id=softmax.id,
+        scores=scores.id,
         output=output,
         query=query,
         keys=(key,),
