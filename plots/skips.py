@@ -181,7 +181,7 @@ NormStyle = Literal["pre", "post", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class ResidualStream:
+class Stream:
     """One residual stream.
 
     Attributes:
@@ -224,7 +224,7 @@ def norm_style(path: SkipPath) -> NormStyle | None:
     return None if path.norms else "none"
 
 
-def residual_streams(graph: Graph) -> tuple[ResidualStream, ...]:
+def residual_streams(graph: Graph) -> tuple[Stream, ...]:
     """Return the residual streams of a graph with marked skip paths, in the order of their merges.
 
     Two paths lie on the same stream if there are only identities and norms between the end of one
@@ -244,7 +244,7 @@ def residual_streams(graph: Graph) -> tuple[ResidualStream, ...]:
         single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
         norms = tuple(_norms(identities, path) for path in single)
         long_paths = tuple(path for path in paths if not merges.isdisjoint(path.bypassed))
-        streams.append(ResidualStream(root, single, norms, long_paths))
+        streams.append(Stream(root, single, norms, long_paths))
     return tuple(streams)
 
 

@@ -15,7 +15,7 @@ from plots.operation_kinds import is_attention, is_norm
 from plots.reachability import Reachability
 from plots.skips import (
     NormStyle,
-    ResidualStream,
+    Stream,
     calls_at,
     norm_style,
     past_identities,
@@ -145,7 +145,7 @@ def no_norm(graph: Graph) -> Iterator[Note]:
             )
 
 
-def _styles(graph: Graph, stream: ResidualStream) -> list[NormStyle | None]:
+def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
     """Return the styles of all paths of a stream.
 
     The final norm of a pre-norm stack does not make its last sublayer post-norm, if that one has no
@@ -167,7 +167,7 @@ def _style(graph: Graph, path: SkipPath) -> NormStyle | None:
     return style if style != "none" or is_sublayer else None
 
 
-def _no_norm_after_the_last_merge(ahead: Reachability, stream: ResidualStream) -> Iterator[Note]:
+def _no_norm_after_the_last_merge(ahead: Reachability, stream: Stream) -> Iterator[Note]:
     last = stream.paths[-1].target
     if not meets_a_norm(ahead, last):
         yield finding(
@@ -285,7 +285,7 @@ def _is_stack_without_skip_paths(
 
 
 def _feedforward_before(
-    graph: Graph, flow: Reachability, stream: ResidualStream, merges: Iterable[str]
+    graph: Graph, flow: Reachability, stream: Stream, merges: Iterable[str]
 ) -> list[str]:
     """Return the calls between the merge of another stream and this one that are a feed-forward.
 
