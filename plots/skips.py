@@ -33,7 +33,7 @@ from plots.registry import graph_plugin
 
 @graph_plugin("skip_paths")
 def mark_skip_paths(graph: Graph) -> Graph:
-    """Mark the residual stream as the spine of the picture, with sublayers branching off it.
+    """The residual stream as the spine of the picture, with sublayers as its branches.
 
     Fills `Graph.skip_paths` and `Graph.stream`; see `skip_paths` for what counts as one.
     """

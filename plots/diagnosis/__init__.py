@@ -40,7 +40,7 @@ _FINE = "Nothing looks wrong in what the graph shows."
 
 @graph_plugin("diagnose")
 def diagnose(graph: Graph) -> Graph:
-    """Describe the model, and find faults in its norms, skip paths, masks, gradients and losses.
+    """Description of the model, and findings on its norms, skip paths, masks, gradients and losses.
 
     Adds a note of the kind "description" about the whole graph, and one of the kind "finding" for
     each fault. A graph that has them already is returned unchanged, so that it can be folded after
