@@ -24,7 +24,7 @@ import builders
 import plots
 from plots.attentions import find_attentions
 
-pytestmark = pytest.mark.usefixtures("same_weights_every_time")
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 SOURCE_LENGTH = 13
 
