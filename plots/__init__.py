@@ -52,11 +52,15 @@ from plots.figures import (
 )
 from plots.folding.fold import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
-from plots.measuring.attention_weights import AttentionMap, attention_maps
-from plots.measuring.depth import DepthProfile, depth_profile
+from plots.measuring.attention_maps import AttentionMap, attention_maps
 from plots.measuring.execution import call_values, edge_gradients
-from plots.measuring.model_inputs import random_inputs
-from plots.measuring.statistics import activations, gradients
+from plots.measuring.inputs import random_inputs
+from plots.measuring.statistics import (
+    DepthProfile,
+    activations,
+    depth_profile,
+    gradients,
+)
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
 from plots.reading.read import read_graph
 from plots.registry import (

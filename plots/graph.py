@@ -383,17 +383,6 @@ class Graph:
         """Return the number of equal blocks that a call stands for: 1 unless it is folded."""
         return self.repeats.get(node.name if node.kind == "group" else node.id, 1)
 
-    def ancestors(self, node_id: str) -> frozenset[str]:
-        """Ids of all calls that this one depends on, itself not among them."""
-        found: set[str] = set()
-        waiting = [edge.source for edge in self.incoming[node_id]]
-        while waiting:
-            current = waiting.pop()
-            if current not in found:
-                found.add(current)
-                waiting.extend(edge.source for edge in self.incoming[current])
-        return frozenset(found)
-
     def _edges_by(self, end: Literal["source", "target"]) -> dict[str, tuple[Edge, ...]]:
         by_id: dict[str, list[Edge]] = {node.id: [] for node in self.nodes}
         for edge in self.edges:

@@ -1,21 +1,21 @@
-"""Find the residual (skip) paths of a graph by its structure, never by the names of its layers.
+"""Residual (skip) paths and residual streams, found by structure and never by names of layers.
 
-A merge that adds up its inputs closes a skip path where one input arrives unchanged from a call
-that the other input was computed from:
+A merge that adds its inputs closes a skip path where one input arrives unchanged from a call that
+the other input depends on:
 
-    from ──────────────────────► merge        the stream: nothing but identity-like calls
-      └──► norm ──► sublayer ──────┘          the branch: what the path bypasses
+    source ────────────────────► merge        the stream: nothing but identity-like calls
+      └──► norm ──► sublayer ──────┘          the branch: the calls that the path bypasses
 
 Adding positions to token embeddings is such a merge too, but closes no skip path: neither of the
-two is computed from the other.
+two depends on the other.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 from plots.annotations import NormPlace, SkipPath
 from plots.graph import Graph, Node
@@ -26,14 +26,14 @@ from plots.operation_kinds import (
     is_linear,
     is_linear_projection,
     is_norm,
-    is_shape_only,
 )
+from plots.reachability import Reachability, data_flow
 from plots.registry import graph_plugin
 
 
 @graph_plugin("skip_paths")
 def mark_skip_paths(graph: Graph) -> Graph:
-    """The residual stream as the spine of the picture, sublayers branching off and merging back.
+    """The residual stream as the spine of the picture, with sublayers as its branches.
 
     Fills `Graph.skip_paths` and `Graph.stream`; see `skip_paths` for what counts as one.
     """
@@ -43,11 +43,11 @@ def mark_skip_paths(graph: Graph) -> Graph:
 
 
 def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
-    """The residual paths of a graph, found by structure, in the order of their merges.
+    """Return the residual paths of a graph, found by structure, in the order of their merges.
 
-    What counts as a merge, an identity or a norm is said by class in `plots.operation_kinds`.
+    The sets of classes in `plots.operation_kinds` say what is a merge, an identity or a norm.
     """
-    flow = _DataFlow(graph)
+    flow = data_flow(graph)
     found: dict[str, list[SkipPath]] = {}
     for node in graph.nodes:
         if is_additive_merge(node):
@@ -56,56 +56,19 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
                 found[node.id] = paths
     paths = [path for of_merge in found.values() for path in of_merge]
     sources = {path.source for path in paths}
-    return tuple(_with_norms(graph, path, sources) for path in paths)
-
-
-class _DataFlow:
-    """Who computes from whose values, as bit sets over the positions of `graph.nodes`.
-
-    Bit sets, because a stack of a hundred blocks has thousands of calls, and every merge asks.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.sources: dict[str, tuple[str, ...]] = {}
-        self.targets: dict[str, list[str]] = {node.id: [] for node in graph.nodes}
-        self.depends: dict[str, int] = {}  # itself included
-        for position, node in enumerate(graph.nodes):
-            edges = () if is_shape_only(node) else graph.incoming[node.id]
-            sources = tuple(edge.source for edge in edges if not edge.implicit)
-            self.sources[node.id] = sources
-            bits = 1 << position
-            for source in dict.fromkeys(sources):
-                bits |= self.depends[source]
-                self.targets[source].append(node.id)
-            self.depends[node.id] = bits
-
-    def bit(self, node_id: str) -> int:
-        return 1 << self.graph.index[node_id]
-
-    def between(self, source: str, ends: list[str]) -> list[str]:
-        """Ids that depend on `source` and that one of `ends` depends on; ends included."""
-        needed = 0
-        for end in ends:
-            needed |= self.depends[end]
-        bit = self.bit(source)
-        first, last = self.graph.index[source] + 1, needed.bit_length()
-        return [
-            node.id
-            for position, node in enumerate(self.graph.nodes[first:last], start=first)
-            if needed >> position & 1 and self.depends[node.id] & bit
-        ]
+    identities = past_identities(graph)
+    return tuple(_with_norms(identities, path, sources) for path in paths)
 
 
 def _paths_into(
-    flow: _DataFlow, merge: Node, found: dict[str, list[SkipPath]]
+    flow: Reachability, merge: Node, found: dict[str, list[SkipPath]]
 ) -> Iterator[SkipPath]:
-    """Skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
-    inputs = flow.sources[merge.id]
+    """Yield the skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
+    inputs = tuple(dict.fromkeys(flow.sources[merge.id]))
     for walk, projected in ((_unchanged, False), (_projected, True)):
         paths = []
-        for arrival in dict.fromkeys(inputs):
-            others = [other for other in dict.fromkeys(inputs) if other != arrival]
+        for arrival in inputs:
+            others = [other for other in inputs if other != arrival]
             path = _path_along(flow, merge.id, walk(flow, arrival, found), others, projected)
             if path is not None:
                 paths.append(path)
@@ -115,15 +78,15 @@ def _paths_into(
 
 
 def _path_along(
-    flow: _DataFlow, merge: str, stream: list[str], others: list[str], projected: bool
+    flow: Reachability, merge: str, stream: list[str], others: list[str], projected: bool
 ) -> SkipPath | None:
-    """The skip path up `stream` (ids, from the merge backwards) to where a branch leaves it."""
+    """Return the skip path up `stream` (ids, from the merge backwards) to where a branch starts."""
     for position, source in enumerate(stream):
-        ends = [other for other in others if flow.depends[other] & flow.bit(source)]
+        ends = [other for other in others if flow.depends(other, on=source)]
         through = tuple(reversed(stream[:position]))
-        bypassed = [n for n in flow.between(source, ends) if n != source and n not in through]
+        bypassed = [n for n in flow.between(source, ends) if n not in through] if ends else []
         nodes = [flow.graph.node(node_id) for node_id in bypassed]
-        if not ends or all(is_identity_like(node) for node in nodes):
+        if all(is_identity_like(node) for node in nodes):
             continue
         if projected:
             # Two linear maps added up are no residual block (as in `dense_1(x) + dense_2(x)`).
@@ -134,8 +97,8 @@ def _path_along(
     return None
 
 
-def _unchanged(flow: _DataFlow, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
-    """Ids backwards from `arrival`, as long as the values stay what they are.
+def _unchanged(flow: Reachability, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
+    """Return ids backwards from `arrival`, as long as the values stay the same.
 
     A merge that closes a skip path is passed along that path: in `(x + attention(x)) + mlp(x)`, x
     arrives unchanged at both merges.
@@ -152,8 +115,8 @@ def _unchanged(flow: _DataFlow, arrival: str, found: dict[str, list[SkipPath]]) 
             return stream
 
 
-def _projected(flow: _DataFlow, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
-    """Ids backwards from `arrival`, past at most one linear projection and norms, pooling, pads."""
+def _projected(flow: Reachability, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
+    """Return ids backwards from `arrival`, past norms, pooling, pads and at most one projection."""
     stream = [arrival]
     projections = 0
     while len(flow.sources[stream[-1]]) == 1:
@@ -166,74 +129,161 @@ def _projected(flow: _DataFlow, arrival: str, found: dict[str, list[SkipPath]]) 
     return stream
 
 
-def _with_norms(graph: Graph, path: SkipPath, sources: set[str]) -> SkipPath:
-    """`path` with the places of its norms filled in."""
+# Norms on a path --------------------------------------------------------------------------------
+
+
+def past_identities(graph: Graph) -> Reachability:
+    """Return the data flow through identity-like calls: it stops at all others."""
+    return data_flow(graph, stop=lambda node: not is_identity_like(node))
+
+
+def calls_at(identities: Reachability, path: SkipPath, place: NormPlace) -> list[Node]:
+    """Return the calls at a place of a skip path where norms can be, past identity-like calls.
+
+    Args:
+        identities: See `past_identities`.
+        path: The skip path.
+        place: The place.
+    """
+    if place == "stream":
+        reached = identities.descendants(path.target)
+    else:
+        is_start = place == "branch_start"
+        near = (
+            identities.descendants(path.source) if is_start else identities.ancestors(path.target)
+        )
+        bypassed = set(path.bypassed)
+        reached = [node_id for node_id in near if node_id in bypassed]
+    nodes = (identities.graph.node(node_id) for node_id in reached)
+    return [node for node in nodes if not is_identity_like(node)]
+
+
+def _with_norms(identities: Reachability, path: SkipPath, sources: set[str]) -> SkipPath:
+    """Return `path` with the places of its norms."""
     norms: list[NormPlace] = []
     for place in ("branch_start", "branch_end"):
-        calls = calls_at(graph, path, place)
+        calls = calls_at(identities, path, place)
         if calls and all(is_norm(node) for node in calls):
             norms.append(place)
-    # The last merge of a pre-norm stack also goes into a norm, the final one; what tells it from
-    # post-norm is that its branch has a norm already and no further block follows.
-    onwards = calls_at(graph, path, "stream")
-    if onwards and all(is_norm(node) for node in onwards):
-        goes_on = any(node.id in sources for node in onwards)
-        if goes_on or not norms:
+    # The last merge of a pre-norm stack also goes into a norm, the final one; unlike in post-norm,
+    # its branch has a norm already and no further block follows.
+    following = calls_at(identities, path, "stream")
+    if following and all(is_norm(node) for node in following):
+        has_next_block = any(node.id in sources for node in following)
+        if has_next_block or not norms:
             norms.append("stream")
     return replace(path, norms=tuple(norms))
 
 
-def calls_at(graph: Graph, path: SkipPath, place: NormPlace) -> list[Node]:
-    """The calls at a place of a skip path where norms can be, past identities and the like."""
-    bypassed = set(path.bypassed)
+# Streams ----------------------------------------------------------------------------------------
 
-    def before(node_id: str) -> list[str]:
-        if is_shape_only(graph.node(node_id)):
-            return []
-        edges = [edge for edge in graph.incoming[node_id] if not edge.implicit]
-        return [edge.source for edge in edges if edge.source in bypassed]
-
-    def after(node_id: str) -> list[str]:
-        edges = [edge for edge in graph.outgoing[node_id] if not edge.implicit]
-        targets = [e.target for e in edges if not is_shape_only(graph.node(e.target))]
-        return [target for target in targets if place == "stream" or target in bypassed]
-
-    start = path.source if place == "branch_start" else path.target
-    _, calls = past_identities(graph, start, before if place == "branch_end" else after)
-    return calls
+NormStyle = Literal["pre", "post", "none"]
 
 
-def past_identities(
-    graph: Graph, start: str, neighbours: Callable[[str], Iterable[str]]
-) -> tuple[list[Node], list[Node]]:
-    """The identity-like calls next to `start` in one direction, and the first others beyond.
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One residual stream.
 
-    Args:
-        graph: The graph.
-        start: Id of a call; it is not among those found.
-        neighbours: Gives the ids of those next to a call in the direction in which to look.
+    Attributes:
+        root: Id of the call that it begins at.
+        paths: Its skip paths, one after the other, without `long_paths`.
+        norms: Ids of the norms of each path: first or last on the branch, or on the stream.
+        long_paths: Its skip paths that bypass other merges of the stream.
     """
-    passed: dict[str, Node] = {}
-    beyond: dict[str, Node] = {}
-    waiting = deque(neighbours(start))
-    while waiting:
-        node = graph.node(waiting.popleft())
-        if not is_identity_like(node):
-            beyond[node.id] = node
-        elif node.id not in passed:
-            passed[node.id] = node
-            waiting.extend(neighbours(node.id))
-    return list(passed.values()), list(beyond.values())
+
+    root: str
+    paths: tuple[SkipPath, ...]
+    norms: tuple[tuple[str, ...], ...]
+    long_paths: tuple[SkipPath, ...] = ()
+
+    @property
+    def bypassed(self) -> set[str]:
+        """Ids of the calls that `paths` bypass."""
+        return {node_id for path in self.paths for node_id in path.bypassed}
+
+    def has_token_norms(self, graph: Graph) -> bool:
+        """Return whether it has norms, each over the features of one position.
+
+        The placement of batch and group norms in a convolutional residual network is another
+        question.
+        """
+        classes = [graph.node(node_id).class_name for ids in self.norms for node_id in ids]
+        return bool(classes) and not any("Batch" in name or "Group" in name for name in classes)
+
+
+def norm_style(path: SkipPath) -> NormStyle | None:
+    """Return whether a path is pre-norm, post-norm, or without a norm.
+
+    None if it is both, as the last sublayer of a Conformer block, and if its only norm is the last
+    call on the branch.
+    """
+    if "branch_start" in path.norms:
+        return None if path.norm_on_stream else "pre"
+    if path.norm_on_stream:
+        return "post"
+    return None if path.norms else "none"
+
+
+def residual_streams(graph: Graph) -> tuple[Stream, ...]:
+    """Return the residual streams of a graph with marked skip paths, in the order of their merges.
+
+    Two paths lie on the same stream if there are only identities and norms between the end of one
+    and the start of the other, or if they start at the same call. Projected paths are left out.
+    """
+    root_at: dict[str, str] = {}
+    paths_from: dict[str, list[SkipPath]] = {}
+    for path in graph.skip_paths:
+        if not path.projected:
+            root = _root(graph, path.source, root_at)
+            root_at[path.target] = root
+            paths_from.setdefault(root, []).append(path)
+    identities = past_identities(graph)
+    streams = []
+    for root, paths in paths_from.items():
+        merges = {path.target for path in paths}
+        single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
+        norms = tuple(_norms(identities, path) for path in single)
+        long_paths = tuple(path for path in paths if not merges.isdisjoint(path.bypassed))
+        streams.append(Stream(root, single, norms, long_paths))
+    return tuple(streams)
+
+
+def stream_roots(graph: Graph) -> dict[str, frozenset[str]]:
+    """Return the roots of the residual streams that bypass each call, by its id.
+
+    Sublayers on the branches of one stream belong to one stack; those of an encoder whose output is
+    added to the tokens of a decoder do not.
+    """
+    roots: dict[str, frozenset[str]] = {}
+    for stream in residual_streams(graph):
+        for node_id in stream.bypassed:
+            roots[node_id] = roots.get(node_id, frozenset()) | {stream.root}
+    return roots
+
+
+def _root(graph: Graph, source: str, root_at: dict[str, str]) -> str:
+    """Return the start of the stream that `source` is on, given that of each merge before it."""
+    while source not in root_at:
+        edges, node = graph.incoming[source], graph.node(source)
+        if len(edges) != 1 or not (is_identity_like(node) or is_norm(node)):
+            return source
+        source = edges[0].source
+    return root_at[source]
+
+
+def _norms(identities: Reachability, path: SkipPath) -> tuple[str, ...]:
+    found = (node.id for place in path.norms for node in calls_at(identities, path, place))
+    return tuple(dict.fromkeys(found))
 
 
 def stream_edges(
     graph: Graph, paths: tuple[SkipPath, ...]
 ) -> tuple[dict[tuple[str, str], None], dict[tuple[str, str], None]]:
-    """The residual stream as (source, target) pairs: what a picture draws as one line.
+    """Return the residual stream as (source, target) pairs, which a picture draws as one line.
 
     Returns:
         The pairs along the skip paths, and the pairs that join one path to the next (past the norm
-        of a post-norm block), lead to the first one and go on from the last one. Ordered.
+        of a post-norm block), lead to the first one and continue from the last one. Ordered.
     """
     on_paths: dict[tuple[str, str], None] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""Small Transformers by hand, with and without known mistakes, and what is found in them."""
+"""Small hand-made Transformers, with and without known faults, and their findings."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def findings_of(model):
 
 
 def the_finding(model):
-    """The only finding, after a check that it has all that a reader needs."""
+    """The only finding, after a check that it has places, a reason and a reference."""
     (finding,) = findings_of(model)
     assert finding.about
     assert any(place.rpartition(".")[0] in finding.text for place in finding.about)
@@ -118,7 +118,7 @@ def fused(**masks):
 
 
 def in_steps(masked):
-    """A product, what `masked` makes of the scores, a softmax, and another product."""
+    """A product, a mask by `masked`, a softmax, and another product."""
 
     def attend(x):
         query, key, value = (layers.Dense(WIDTH)(x) for _ in range(3))

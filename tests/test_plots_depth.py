@@ -1,4 +1,4 @@
-"""Activations and gradients: what residual connections and norms are for, seen in numbers."""
+"""Activations and gradients along the depth show the effect of skip paths and norms."""
 
 from functools import cache
 
@@ -31,7 +31,7 @@ def numbers(overlay):
     return {place: overlay.number(value) for place, value in overlay.values.items()}
 
 
-def test_there_is_an_entry_for_every_sublayer_with_residuals_and_without():
+def test_a_profile_has_an_entry_for_every_sublayer_with_and_without_skip_paths():
     parts = [
         f"decoder.block_{block}.{part}"
         for block in range(BLOCKS)
@@ -44,7 +44,7 @@ def test_there_is_an_entry_for_every_sublayer_with_residuals_and_without():
         assert len(found.variance) == len(found.skip_gradient) == len(found.branch_gradient) == 22
 
 
-def test_variance_grows_with_depth_in_pre_norm_and_stays_in_post_norm():
+def test_variance_grows_with_depth_in_pre_norm_but_not_in_post_norm():
     growing = deep("pre").variance
     thirds = [np.mean(growing[start : start + 7]) for start in (0, 7, 14)]
     assert thirds[0] < thirds[1] < thirds[2]
@@ -53,7 +53,7 @@ def test_variance_grows_with_depth_in_pre_norm_and_stays_in_post_norm():
     assert all(0.5 < variance < 4 for variance in deep("post").variance[1:])
 
 
-def test_gradients_vanish_without_residuals_and_bypass_sublayers_with_them():
+def test_gradients_vanish_without_skip_paths_and_bypass_sublayers_with_them():
     ablated, residual = deep("none", residual=False), deep("pre")
     assert ablated.branch_gradient[-1] > 1000 * ablated.branch_gradient[0]
     assert not any(ablated.skip_gradient)
@@ -78,7 +78,7 @@ def test_skip_and_branch_are_the_sums_over_all_edges_that_part_there():
     assert found.variance[0] == pytest.approx(merged.var(), rel=1e-5)
 
 
-def test_gradients_are_measured_however_small_they_are():
+def test_tiny_gradients_do_not_underflow():
     model = plots_models.decoder_only(blocks=1)
 
     def profile(scale):
@@ -91,7 +91,7 @@ def test_gradients_are_measured_however_small_they_are():
     np.testing.assert_allclose(small.skip_gradient, 1e-25 * np.array(large.skip_gradient), 1e-4)
 
 
-def test_a_variance_that_overflows_is_infinite_and_one_that_is_not_a_number_stays_so():
+def test_the_variance_of_infinity_is_infinite_and_that_of_nan_is_nan():
     x = keras.Input((5,), name="x")
     with_branch = layers.Add(name="first")([x, layers.Dense(5, "relu")(x)])
     model = keras.Model(x, layers.Add(name="second")([with_branch, layers.Dense(5)(with_branch)]))
@@ -104,7 +104,7 @@ def test_a_variance_that_overflows_is_infinite_and_one_that_is_not_a_number_stay
         np.testing.assert_equal(variance[1], worst)
 
 
-def test_one_stack_of_two_can_be_followed():
+def test_a_profile_can_be_restricted_to_one_of_two_stacks():
     found = plots.depth_profile(plots_models.encoder_decoder(blocks=1), within="decoder")
     parts = ("self_attention", "cross_attention", "feedforward")
     assert found.places == tuple(f"decoder.block_0.{part}.residual" for part in parts)
@@ -115,7 +115,7 @@ def test_one_stack_of_two_can_be_followed():
     assert cross == pytest.approx(np.linalg.norm(gradient), rel=1e-4)
 
 
-def test_a_model_without_depth_is_refused():
+def test_a_model_without_depth_is_an_error():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(5)])
     with pytest.raises(ValueError, match="neither skip paths nor numbered blocks"):
         plots.depth_profile(model)
@@ -123,7 +123,7 @@ def test_a_model_without_depth_is_refused():
         plots.depth_profile(MODEL, within="encoder")
 
 
-def test_activations_are_measured_for_every_call_that_gives_out_floats():
+def test_activations_are_measured_for_every_call_that_returns_floats():
     graph = plots.activations(GRAPH, MODEL, INPUTS)
     root, variance = (numbers(graph.overlay(f"activation {name}")) for name in ("RMS", "variance"))
     values = {
@@ -139,7 +139,7 @@ def test_activations_are_measured_for_every_call_that_gives_out_floats():
     assert plots.Graph.from_json(graph.to_json()) == graph
 
 
-def test_hidden_scores_do_not_count_and_the_first_nan_is_named():
+def test_masked_scores_do_not_count_and_the_first_nan_is_noted():
     x = keras.Input((5,), name="x")
     hidden = ops.where(ops.greater(x, 0), x, -np.inf)
     root = layers.Lambda(ops.sqrt, name="root")(x)
@@ -171,7 +171,7 @@ def test_gradients_are_on_every_call_and_on_the_edges_where_they_part():
     assert plots.Graph.from_json(graph.to_json()) == graph
 
 
-def test_gradients_that_are_no_numbers_are_left_out_and_the_last_call_with_them_is_named():
+def test_gradients_with_nan_are_left_out_and_the_last_call_with_them_is_noted():
     x = keras.Input((5,), name="x")
     y = layers.Dense(5, name="before", use_bias=False)(x)
     root = layers.Lambda(ops.sqrt, name="root")(y)
@@ -185,7 +185,7 @@ def test_gradients_that_are_no_numbers_are_left_out_and_the_last_call_with_them_
     graph.to_json()
 
 
-def test_a_graph_that_was_read_closed_is_measured_as_it_is():
+def test_a_graph_of_closed_models_is_measured_without_opening_them():
     inner_x = keras.Input((7,))
     inner = keras.Model(inner_x, layers.Dense(7, name="inside")(inner_x), name="inner")
     x = keras.Input((7,), name="x")
@@ -196,18 +196,18 @@ def test_a_graph_that_was_read_closed_is_measured_as_it_is():
 
 
 @pytest.mark.parametrize("name", ["activations", "gradients", "attention"])
-def test_a_graph_without_its_model_is_named_in_a_warning(name):
+def test_measuring_a_graph_without_its_model_warns(name):
     with pytest.warns(UserWarning, match=f"{name}.*there is only its graph"):
         assert plots.apply_plugins(GRAPH, [name]) is GRAPH
 
 
-def test_the_graph_of_another_model_is_refused():
+def test_the_graph_of_another_model_is_an_error():
     other = keras.Sequential([keras.Input((3,), name="other"), layers.Dense(5, name="else")])
     with pytest.raises(ValueError, match="was not read from the model"):
         plots.activations(GRAPH, other)
 
 
-def test_numbers_survive_folding():
+def test_overlays_survive_folding():
     graph = plots.apply_plugins(GRAPH, ["skip_paths", "gradients", "activations"], MODEL)
     folded = plots.fold(graph, depth=2)
     group = "decoder.block_0.feedforward.*"

@@ -1,4 +1,4 @@
-"""What a diagnosis finds in norms and skip paths, what it says, and who may add to it."""
+"""Diagnoses of norms and skip paths, descriptions of models, and rules of other packages."""
 
 import keras
 import numpy as np
@@ -45,14 +45,14 @@ def test_a_stack_of_one_kind_of_norm_is_fine(norm):
 @pytest.mark.parametrize(
     ("usual", "other"), [("pre", "post"), ("pre", "none"), ("post", "pre"), ("post", "none")]
 )
-def test_a_sublayer_that_is_normed_otherwise_is_named(usual, other):
+def test_a_sublayer_with_another_norm_placement_is_found(usual, other):
     finding = the_finding(encoder([usual, usual, other, usual, usual, usual]))
     norm = [] if other == "none" else ["block_1.attention.norm"]
     assert finding.about == (*norm, "block_1.attention.merge")
     assert f"5 sublayers {usual}-norm" in finding.text
 
 
-def test_pre_norm_whose_skip_paths_begin_after_the_norms_is_told_what_to_do():
+def test_pre_norm_with_skip_paths_that_start_after_the_norms_gets_advice():
     def model(begins_after_norm):
         x = keras.Input((LENGTH, WIDTH))
         y = x
@@ -68,7 +68,7 @@ def test_pre_norm_whose_skip_paths_begin_after_the_norms_is_told_what_to_do():
     assert findings_of(model(begins_after_norm=False)) == ()
 
 
-def test_the_final_norm_makes_no_post_norm_of_a_last_sublayer_without_a_norm():
+def test_a_final_norm_does_not_make_a_last_sublayer_without_a_norm_post_norm():
     finding = the_finding(encoder(["pre", "none"] * 3))
     assert finding.about == tuple(f"block_{number}.feedforward.merge" for number in range(3))
     assert "3 sublayers pre-norm" in finding.text
@@ -115,7 +115,7 @@ def test_a_conformer_block_ends_with_a_norm_on_the_stream_on_purpose():
     assert findings_of(keras.Model(x, y)) == ()
 
 
-def test_a_deep_stack_without_norms_is_found_unless_a_learned_factor_is_in_their_place():
+def test_a_deep_stack_without_norms_is_found_unless_learned_factors_replace_them():
     class ReZero(layers.Layer):
         def build(self, shape):
             self.factor = self.add_weight(shape=(), initializer="zeros")
@@ -137,7 +137,7 @@ def test_a_deep_stack_without_norms_is_found_unless_a_learned_factor_is_in_their
 # --- skip paths ---------------------------------------------------------------------------------
 
 
-def test_a_sublayer_without_a_skip_path_is_named():
+def test_a_sublayer_without_a_skip_path_is_found():
     finding = the_finding(encoder(["pre", "pre", "no skip", "pre", "pre", "pre"]))
     assert finding.about == ("block_1.attention.layer",)
     assert "block_1.attention," in finding.text
@@ -146,7 +146,7 @@ def test_a_sublayer_without_a_skip_path_is_named():
     assert "block_1.feedforward," in finding.text
 
 
-def test_a_sublayer_without_a_skip_path_is_found_where_nothing_has_a_name():
+def test_a_sublayer_without_a_skip_path_is_found_without_any_names():
     def model(feedforward_is_bypassed):
         x = keras.Input((LENGTH, WIDTH))
         y = x
@@ -161,7 +161,7 @@ def test_a_sublayer_without_a_skip_path_is_found_where_nothing_has_a_name():
     assert findings_of(model(True)) == ()
 
 
-def test_attentions_one_after_the_other_without_any_skip_path_are_found():
+def test_a_stack_of_attentions_without_skip_paths_is_found():
     finding = the_finding(encoder(["no skip"] * 4))
     assert finding.about == ("block_0.attention.layer", "block_1.attention.layer")
 
@@ -172,14 +172,14 @@ def test_one_attention_between_other_layers_needs_no_skip_path():
     assert findings_of(keras.Model(x, layers.Dense(CLASSES)(attention("a")(y)))) == ()
 
 
-def test_what_a_model_gives_out_from_inside_needs_no_skip_path():
+def test_internal_activations_as_outputs_need_no_skip_path():
     whole = encoder(["pre"] * 4)
     inside = whole.get_layer("block_1.attention.layer").output
     assert findings_of(keras.Model(whole.inputs, inside)) == ()
 
 
 def without_sublayer(model, name):
-    """Whether the model gives out the same if a sublayer adds something else to the stream."""
+    """Whether the outputs stay the same if a sublayer adds something else to the stream."""
     x = np.random.default_rng(3).normal(size=(2, LENGTH, WIDTH)).astype("float32")
     stream = keras.Model(model.inputs[0], model.get_layer("stream").output)
     before = ops.convert_to_numpy(stream(x))
@@ -190,8 +190,8 @@ def without_sublayer(model, name):
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("is_wrong", [True, False])
-def test_a_feedforward_whose_skip_path_begins_before_the_attention_is_found(norm, is_wrong):
-    """Where it is wrong, a feed-forward that gives out nothing leaves nothing of the attention."""
+def test_a_feedforward_with_a_skip_path_that_starts_before_the_attention_is_found(norm, is_wrong):
+    """Where it is wrong, nothing of the attention is left if the feed-forward returns zeros."""
     x = keras.Input((LENGTH, WIDTH))
     y = x
     for number in range(2):
@@ -208,7 +208,7 @@ def test_a_feedforward_whose_skip_path_begins_before_the_attention_is_found(norm
     if is_wrong:
         (finding,) = findings_of(model)
         assert finding.about == ("up_0", "down_0", "up_1", "down_1", "end_0", "end_1")
-        assert "begins before a.layer and aa.layer," in finding.text
+        assert "starts before a.layer and aa.layer," in finding.text
     else:
         assert findings_of(model) == ()
 
@@ -225,13 +225,13 @@ def test_in_a_single_block_the_attention_needs_a_skip_path_if_the_feedforward_ha
     assert the_finding(encoder(["no skip", "pre"])).about == ("block_0.attention.layer",)
     both = findings_of(encoder(["no skip", "pre", "no skip", "pre"]))
     assert len(both) == 1
-    assert "No skip path leads past any of the 2 attentions" in both[0].text
+    assert "No skip path bypasses any of the 2 attentions" in both[0].text
 
 
-# --- what it says, and who may add to it --------------------------------------------------------
+# --- descriptions and rules of other packages ---------------------------------------------------
 
 
-def test_one_stack_that_is_masked_in_part_is_no_encoder_and_decoder():
+def test_a_partly_masked_stack_is_a_decoder_and_no_encoder_decoder():
     tokens = x = keras.Input((LENGTH, WIDTH))
     for number, causal in enumerate((True, False, True)):
         name = f"block_{number}.attention"
@@ -247,7 +247,7 @@ def test_a_folded_graph_is_not_described():
     assert plots.findings(plots.fold(plots.diagnose(graph))) == ()
 
 
-def test_several_words_are_listed_as_one_writes_them():
+def test_words_are_joined_by_commas_and_and():
     words = ["a", "b", "c", "d", "e"]
     assert [rules.listed(words[:number], most=4) for number in range(1, 6)] == [
         "a",
@@ -258,7 +258,7 @@ def test_several_words_are_listed_as_one_writes_them():
     ]
 
 
-def test_the_description_says_what_the_model_is():
+def test_the_description_names_the_architecture():
     assert described(encoder(["pre"] * 6)).startswith(
         "Pre-norm Transformer encoder: 3 blocks with 6 residual paths, final norm; self-attention"
     )
@@ -291,7 +291,7 @@ def test_the_text_has_every_finding_with_its_place_and_reference():
 
 
 class GSA(layers.Layer):
-    """Self-attention without a skip path, under a name that says nothing."""
+    """Self-attention without a skip path, under a name without a meaning."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -304,12 +304,15 @@ class GSA(layers.Layer):
         return self.attention(x, x)
 
 
-def test_layers_that_are_not_looked_into_are_told():
+def test_closed_layers_are_named():
     x = keras.Input((LENGTH, WIDTH))
     model = keras.Model(x, layers.Dense(CLASSES)(GSA(name="b")(GSA(name="a")(x))))
     text = plots.diagnosis_text(plots.read_graph(model)).replace("\n", " ")
     assert "3 layers with weights, 2 of them closed (GSA)" in text
-    assert "Nothing looks wrong in what the graph shows.  2 layers that the graph" in text
+    assert (
+        "Nothing looks wrong in what the graph shows.  2 layers that the graph does not open"
+        in text
+    )
     assert "--open-layers" in text
     opened = plots.read_graph(model, open_layers=True)
     assert len(plots.findings(opened)) == 1
@@ -327,7 +330,7 @@ def test_the_plugin_adds_notes_that_survive_folding_and_json():
     assert plots.findings(plots.fold(noted)) == (note,)
 
 
-def test_the_frame_of_a_finding_is_not_hidden_by_that_of_a_block_that_deviates():
+def test_the_frame_of_a_finding_hides_that_of_a_deviating_block():
     graph = plots.read_graph(encoder([*["pre"] * 4, "post", "pre"]))
     folded = plots.apply_plugins(graph, ["skip_paths", "diagnose", "fold"])
     node = folded.node("block_2.attention.norm")
@@ -336,7 +339,7 @@ def test_the_frame_of_a_finding_is_not_hidden_by_that_of_a_block_that_deviates()
     assert frame == f'"{labels.note_colour("finding")}"'
 
 
-def test_others_can_add_rules_and_one_that_fails_leaves_the_others_alone(monkeypatch):
+def test_other_packages_can_add_rules_and_a_failing_rule_is_skipped(monkeypatch):
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
 
     @plots.diagnosis_rule("odd_width")
@@ -348,7 +351,7 @@ def test_others_can_add_rules_and_one_that_fails_leaves_the_others_alone(monkeyp
         raise KeyError("nothing")
 
     graph = plots.read_graph(encoder(["pre"] * 2))
-    with pytest.warns(UserWarning, match=r"'broken' was left out.*KeyError"):
+    with pytest.warns(UserWarning, match=r"'broken' was skipped.*KeyError"):
         assert [finding.text for finding in plots.findings(graph)] == ["It is odd."]
-    with pytest.raises(ValueError, match="'broken' is there already"):
+    with pytest.raises(ValueError, match="'broken' is registered already"):
         plots.diagnosis_rule("broken")(broken)

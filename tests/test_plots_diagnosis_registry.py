@@ -1,4 +1,4 @@
-"""A diagnosis knows what our own and other people's models are, and finds nothing wrong in them."""
+"""Diagnoses describe the models of builders, KerasHub and Keras, and find nothing wrong in them."""
 
 import keras
 import keras_hub
@@ -21,7 +21,7 @@ POSITIONS = {"sinusoidal_concat": "sinusoidal", "alibi": "ALiBi", "none": "no"}
 
 
 def diagnosed(spec):
-    """What the graph of a spec is, and the texts of what is wrong with it."""
+    """The description and the findings of the graph of a spec."""
     graph = plots.read_graph(builders.build(spec, abstract=True), open_nested=True)
     (description,) = (n for n in plots.diagnose(graph).notes if n.kind == "description")
     return description.text, plots.findings(graph)
@@ -67,17 +67,17 @@ def test_nothing_looks_wrong_in_a_component(kind, changes):
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_ablations_are_found_for_what_they_are(kind):
+def test_ablations_without_norms_or_skip_paths_are_found(kind):
     streams = 2 if kind == "encoder_decoder" else 1
     _, findings = diagnosed(small_spec(kind=kind, norm_placement="none"))
     assert ["No norm" in finding.text for finding in findings] == [True] * streams
     description, (finding,) = diagnosed(small_spec(kind=kind, residual=False))
     assert "no skip paths" in description
-    assert "No skip path leads past any of the" in finding.text
+    assert "No skip path bypasses any of the" in finding.text
 
 
 @pytest.mark.parametrize("kind", ["decoder_only", "encoder_decoder"])
-def test_nothing_looks_wrong_in_the_graphs_that_decode_and_probe(kind):
+def test_nothing_looks_wrong_in_decode_steps_and_probes(kind):
     spec = small_spec(kind=kind)
     model = builders.build(spec)
     derived = [
@@ -97,7 +97,7 @@ def test_nothing_looks_wrong_in_the_graphs_that_decode_and_probe(kind):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Layer '.*' .of type T5", "ignore:Layer '.*' looks like")
-def test_nothing_looks_wrong_in_a_backbone_of_keras_nlp(name):
+def test_nothing_looks_wrong_in_a_backbone_of_keras_hub(name):
     class_name, config = BACKBONES[name]
     backbone = getattr(keras_hub.models, f"{class_name}Backbone")(**config)
     graph = plots.read_graph(backbone, open_nested=True)

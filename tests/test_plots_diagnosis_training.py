@@ -45,7 +45,7 @@ PASSING = {
 
 @pytest.mark.parametrize("kind", [*BLOCKING, *PASSING])
 @pytest.mark.filterwarnings("ignore:Gradients do not exist", "ignore:The model does not have")
-def test_weights_without_a_gradient_are_found_if_and_only_if_training_leaves_them(kind):
+def test_weights_without_a_gradient_are_found_if_and_only_if_training_does_not_change_them(kind):
     model = two_stages((BLOCKING | PASSING)[kind])
     rng = np.random.default_rng(3)
     model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", run_eagerly=True)
@@ -60,7 +60,7 @@ def test_weights_without_a_gradient_are_found_if_and_only_if_training_leaves_the
         assert the_finding(model).about[0] == "first"
 
 
-def test_frozen_weights_and_graphs_that_only_decide_are_not_expected_to_train():
+def test_frozen_weights_and_graphs_without_float_outputs_need_no_gradients():
     frozen = two_stages(BLOCKING["arg_max"])
     frozen.get_layer("first").trainable = False
     assert findings_of(frozen) == ()
@@ -68,7 +68,7 @@ def test_frozen_weights_and_graphs_that_only_decide_are_not_expected_to_train():
     assert findings_of(keras.Model(x, ops.argmax(layers.Dense(CLASSES)(x), axis=-1))) == ()
 
 
-def test_positions_that_are_baked_in_are_found():
+def test_constant_position_embeddings_are_found():
     def model(positions):
         tokens = tokens_input()
         x = layers.Embedding(TOKENS, WIDTH, name="tokens_embedding")(tokens)
@@ -153,11 +153,11 @@ def test_logits_for_a_loss_on_probabilities_are_found(loss):
     assert findings_of(compiled("softmax", loss)) == ()
 
 
-def test_other_losses_have_no_say_in_the_activation():
+def test_other_losses_allow_any_activation():
     assert findings_of(compiled(None, "mse")) == findings_of(compiled("softmax", "mse")) == ()
 
 
-def test_a_softmax_is_seen_through_what_only_changes_the_form():
+def test_a_softmax_is_found_behind_reshapes_and_identities():
     x = keras.Input((LENGTH, WIDTH))
     y = layers.Softmax(name="last.softmax")(layers.Dense(CLASSES)(x))
     model = keras.Model(x, layers.Reshape((LENGTH * CLASSES,))(layers.Activation("linear")(y)))

@@ -17,7 +17,7 @@ from plots import registry
 from plots.annotations import DIFFERENCES, Overlay
 from plots.differences.alignment import align
 from plots.graph import Graph, check_graph
-from plots.ordering import circles, in_order
+from plots.ordering import component_numbers, topological_order
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -98,7 +98,7 @@ def test_edges_of_removed_calls_close_no_cycle():
 
 @few
 @given(st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7))))
-def test_places_are_on_one_circle_if_each_leads_to_the_other(pairs):
+def test_two_items_are_in_one_component_if_each_can_be_reached_from_the_other(pairs):
     edges = [(str(a), str(b)) for a, b in sorted(pairs)]
     places = [str(number) for number in range(8)]
     reached = {place: {place} for place in places}
@@ -107,18 +107,18 @@ def test_places_are_on_one_circle_if_each_leads_to_the_other(pairs):
             for ends in reached.values():
                 if source in ends:
                     ends.add(target)
-    circle = circles(places, edges)
+    component = component_numbers(places, edges)
     for a in places:
         for b in places:
-            assert (circle[a] == circle[b]) == (b in reached[a] and a in reached[b])
+            assert (component[a] == component[b]) == (b in reached[a] and a in reached[b])
 
 
 @few
 @given(st.permutations(range(8)), st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7))))
-def test_an_order_puts_sources_first_and_keeps_what_is_given_where_it_can(wanted, pairs):
+def test_a_topological_order_follows_the_edges_and_otherwise_the_priority(wanted, pairs):
     places = [str(number) for number in wanted]
     edges = [(str(a), str(b)) for a, b in sorted(pairs) if a < b]
-    order = in_order({place: number for number, place in enumerate(places)}, edges)
+    order = topological_order({place: number for number, place in enumerate(places)}, edges)
     assert sorted(order) == sorted(places)
     assert all(order.index(source) < order.index(target) for source, target in edges)
     for first, second in pairwise(order):  # another order only if an edge requires it

@@ -1,4 +1,4 @@
-"""Models computed call by call: every value is the model's own, and every edge has its gradient."""
+"""Call by call, models compute the same values, and every edge has its gradient."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ from small_models import dtype_policy_scope, small_spec
 import builders  # makes dotted names possible on PyTorch, too
 import plots
 from plots.measuring.execution import Execution
-from plots.measuring.losses import loss_of_outputs
+from plots.measuring.gradients import loss_of_outputs
 
 keras.utils.set_random_seed(0)
 DECODER = plots_models.decoder_only()
@@ -127,7 +127,7 @@ def arrays(outputs):
 
 @pytest.mark.parametrize("opened", [False, True], ids=["closed", "opened"])
 @pytest.mark.parametrize("name", MODELS)
-def test_what_comes_out_of_the_last_calls_is_what_the_model_gives(name, opened):
+def test_values_of_the_last_calls_are_the_outputs_of_the_model(name, opened):
     model = model_of(name)
     inputs = plots.random_inputs(model, seed=3)
     if name == "masks":
@@ -139,7 +139,7 @@ def test_what_comes_out_of_the_last_calls_is_what_the_model_gives(name, opened):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_every_layer_gives_out_what_a_model_that_ends_there_gives():
+def test_the_value_of_every_layer_is_the_output_of_a_model_that_ends_there():
     names = [layer.name for layer in DECODER.layers[1:]]
     ending = keras.Model(DECODER.inputs, [DECODER.get_layer(name).output for name in names])
     inputs = plots.random_inputs(DECODER)
@@ -148,7 +148,7 @@ def test_every_layer_gives_out_what_a_model_that_ends_there_gives():
         np.testing.assert_allclose(values[name][0], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_every_call_has_a_value_but_those_inside_of_what_is_applied_to_every_step():
+def test_every_call_has_a_value_except_inside_of_time_distributed_models():
     model = model_of("nested")
     assert plots.call_values(model).keys() == plots.read_graph(model).index.keys()
     opened = plots.read_graph(model, open_nested=True)
@@ -156,7 +156,7 @@ def test_every_call_has_a_value_but_those_inside_of_what_is_applied_to_every_ste
     assert missing == {"time_distributed#1.dense#1"}
 
 
-def test_what_is_inside_of_layers_is_computed_for_the_sizes_of_the_batch():
+def test_calls_inside_of_layers_are_computed_for_the_sizes_of_the_batch():
     model = model_of("blocks")
     x = np.random.default_rng(3).normal(size=(3, 13, 7)).astype("float32")
     values = plots.call_values(model, x, open_layers=True)
@@ -173,7 +173,7 @@ def test_what_is_inside_of_layers_is_computed_for_the_sizes_of_the_batch():
 
 
 @pytest.mark.parametrize("factor", [2, 1.01])
-def test_layers_whose_inside_cannot_be_seen_truly_are_refused(factor):
+def test_opened_layers_that_compute_something_else_are_an_error(factor):
     class TwoFaced(Block):
         def call(self, x):
             return super().call(x) * (1 if isinstance(x, keras.KerasTensor) else factor)
@@ -184,14 +184,14 @@ def test_layers_whose_inside_cannot_be_seen_truly_are_refused(factor):
         plots.call_values(model, np.array([[3, 5, 0]]), open_layers=True)
 
 
-def test_in_half_precision_the_inside_of_layers_may_differ_by_its_rounding():
+def test_opened_layers_may_differ_by_rounding_in_half_precision():
     with dtype_policy_scope("mixed_bfloat16"):
         model = blocks()
     x = np.random.default_rng(5).normal(size=(3, 13, 7)).astype("float32")
     assert "block#1.up" in plots.call_values(model, x, open_layers=True)
 
 
-def test_masks_that_padding_makes_reach_the_calls_behind():
+def test_implicit_masks_of_padding_reach_later_calls():
     model = model_of("masks")
     inputs = {"source": np.full((1, 5), 3), "target": np.full((1, 4), 3)}
     padded = {"source": np.array([[3, 3, 3, 3, 3, 0, 0]]), "target": np.array([[3, 3, 3, 3]])}
@@ -199,7 +199,7 @@ def test_masks_that_padding_makes_reach_the_calls_behind():
     np.testing.assert_allclose(plots.call_values(model, padded)["add#2"][0], first, atol=1e-6)
 
 
-def test_a_value_that_goes_two_ways_has_a_gradient_on_each():
+def test_a_value_that_two_calls_take_has_a_gradient_on_each_edge():
     x = keras.Input((5,), name="x")
     branch = layers.Dense(5, name="branch")
     model = keras.Model(x, layers.Add(name="merge")([x, branch(x)]))
@@ -219,7 +219,7 @@ def test_a_value_that_goes_two_ways_has_a_gradient_on_each():
 
 
 @pytest.mark.parametrize("name", ["decoder", "masks"])
-def test_gradients_say_how_the_loss_changes_with_the_embedding(name):
+def test_gradients_predict_how_the_loss_changes_with_the_embedding(name):
     model = model_of(name)
     inputs = plots.random_inputs(model, seed=5)
     if name == "masks":  # no query is padding: of those PyTorch's own gradients are wrong
@@ -252,7 +252,7 @@ def test_the_gradient_of_a_value_is_the_sum_of_those_on_its_edges():
     assert len(parts) == 2
     summed = execution.summed_gradients(on_edges)
     np.testing.assert_allclose(summed[merge, 0], parts[0] + parts[1], rtol=1e-6)
-    # A merge hands on what comes back to it, along the skip path as along the branch.
+    # A merge passes its gradient on, along the skip path as along the branch.
     np.testing.assert_allclose(parts[1], summed[skip, 0], rtol=1e-6)
     assert np.sqrt(np.mean(on_edges["output 0"] ** 2)) == pytest.approx(1, rel=0.1)
 
@@ -265,7 +265,7 @@ def test_a_value_that_the_loss_does_not_depend_on_has_a_gradient_of_zero():
     assert not found["x -> b.inputs"].any()
 
 
-def test_the_compiled_loss_is_the_loss_that_is_given():
+def test_gradients_of_the_compiled_loss_are_those_of_the_same_loss_given():
     x = keras.Input((3,), name="x")
     model = keras.Model(x, [layers.Dense(5, name="a")(x), layers.Dense(5, name="b")(x)])
     model.compile(loss=["mse", "mae"])
@@ -279,7 +279,7 @@ def test_the_compiled_loss_is_the_loss_that_is_given():
     model.evaluate(inputs, [targets, targets], verbose=0)  # and its own metrics are there
 
 
-def test_what_the_loss_does_not_look_at_because_of_padding_has_a_gradient_of_zero():
+def test_values_at_padding_have_a_gradient_of_zero():
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = layers.Embedding(11, 7, mask_zero=True, name="table")(tokens)
     y = layers.Dense(5, name="y")
@@ -294,7 +294,7 @@ def test_what_the_loss_does_not_look_at_because_of_padding_has_a_gradient_of_zer
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_model_stays_as_it_was():
+def test_measuring_does_not_change_the_model():
     model = model_of("all sorts")
     before = [ops.convert_to_numpy(weight).copy() for weight in model.variables]
     plots.edge_gradients(model)
@@ -302,7 +302,7 @@ def test_the_model_stays_as_it_was():
         np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
 
 
-def test_random_tokens_are_no_padding_and_as_long_as_the_positions_reach():
+def test_random_tokens_are_no_padding_and_fit_the_table_of_positions():
     spec = small_spec(vocabulary_size=3, pad_token_id=1, max_sequence_length=11)
     tokens = plots.random_inputs(builders.build_decoder_only(spec))["tokens"]
     assert tokens.shape == (2, 11)
@@ -312,7 +312,7 @@ def test_random_tokens_are_no_padding_and_as_long_as_the_positions_reach():
     assert (plots.random_inputs(model_of("masks"))["source"] > 0).all()
 
 
-def test_a_table_that_ids_reach_through_a_cast_is_none_of_positions():
+def test_a_table_of_ids_behind_a_cast_is_no_table_of_positions():
     ids = keras.Input((None,), dtype="int64", name="ids")
     x = layers.Embedding(3, 7, mask_zero=True)(ops.cast(ids, "int32"))
     inputs = plots.random_inputs(keras.Model(ids, x), batch=5, length=13)
@@ -321,7 +321,7 @@ def test_a_table_that_ids_reach_through_a_cast_is_none_of_positions():
 
 
 def test_random_inputs_fit_their_dtypes_and_are_the_same_for_the_same_seed():
-    ids = keras.Input((5,), name="ids")  # of floats, as many write it
+    ids = keras.Input((5,), name="ids")  # float, a common mistake
     mask, flags = (keras.Input((None,), dtype=d, name=d) for d in ("bool", "int8"))
     x = layers.Embedding(7, 3)(ids) * ops.cast(ops.expand_dims(flags, 2), "float32")
     model = keras.Model([ids, mask, flags], [x, mask])
@@ -339,12 +339,18 @@ def test_random_inputs_fit_their_dtypes_and_are_the_same_for_the_same_seed():
     assert (other["ids"] != inputs["ids"]).any()
 
 
+def test_a_random_input_without_axes_is_one_number():
+    x, scale = keras.Input((3,), name="x"), keras.Input(batch_shape=(), name="scale")
+    inputs = plots.random_inputs(keras.Model([x, scale], x * scale))
+    assert {name: array.shape for name, array in inputs.items()} == {"x": (2, 3), "scale": ()}
+
+
 @pytest.mark.parametrize(
     "inputs",
     [{"tokens": [[3, 5, 7]]}, [[3, 5, 7]], [np.array([[3, 5, 7]])], np.array([[3, 5, 7]])],
     ids=["by name", "numbers", "list", "array"],
 )
-def test_inputs_are_taken_in_any_form(inputs):
+def test_inputs_are_accepted_by_name_as_a_list_and_as_an_array(inputs):
     expected = arrays(DECODER(np.array([[3, 5, 7]])))[0]
     np.testing.assert_allclose(plots.call_values(DECODER, inputs)["logits"][0], expected, atol=1e-6)
 
@@ -361,11 +367,21 @@ def decisions():
 @pytest.mark.parametrize(
     ("make", "options", "error", "says"),
     [
-        (decisions, {}, ValueError, "gives out int32, but there are gradients only of floats"),
+        (decisions, {}, ValueError, "returns int32, but only floats have gradients"),
         (unweighted, {}, ValueError, "no weights, only their shapes"),
-        (lambda: DECODER, {"inputs": {"word": [1]}}, ValueError, r"'tokens' has shape \(None, N"),
+        (
+            lambda: DECODER,
+            {"inputs": {"word": [1]}},
+            ValueError,
+            r"has the shape \(None, N",
+        ),
         (lambda: DECODER, {"inputs": [np.ones(3)] * 2}, ValueError, "has the inputs 'tokens', but"),
-        (lambda: DECODER, {"inputs": np.ones(3)}, ValueError, r"'tokens' has shape \(None, None\)"),
+        (
+            lambda: DECODER,
+            {"inputs": np.ones(3)},
+            ValueError,
+            r"the shape \(None, None\)",
+        ),
         (lambda: DECODER, {"targets": [1]}, ValueError, "was not compiled with a loss"),
         (lambda: DECODER, {"loss": "mse"}, TypeError, "compares outputs with targets"),
         (lambda: keras.Sequential([layers.Dense(3)]), {}, ValueError, "not built"),
@@ -381,23 +397,26 @@ def decisions():
         "not built",
     ],
 )
-def test_what_cannot_be_computed_is_refused_with_the_reason(make, options, error, says):
+def test_invalid_models_inputs_and_losses_are_errors(make, options, error, says):
     with pytest.raises(error, match=says):
         plots.edge_gradients(make(), **options)
 
 
-def test_random_inputs_for_text_are_refused():
+def test_random_inputs_of_strings_are_an_error():
     words = keras.Input((), dtype="string", name="words")
-    with pytest.raises(ValueError, match="'words' holds values of type string"):
+    with pytest.raises(ValueError, match="'words' has the dtype string"):
         plots.random_inputs(keras.Model(words, layers.Identity()(words)))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
-def test_all_of_this_holds_on_pytorch():
+def test_measuring_works_on_pytorch():
     tests = Path(__file__).parent
-    files = [str(tests / f"test_plots_{name}.py") for name in ("execution", "depth", "attention")]
+    files = [
+        str(tests / f"test_plots_{name}.py")
+        for name in ("execution", "depth", "attention_maps", "attentions")
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files],
         env={**os.environ, "KERAS_BACKEND": "torch"},

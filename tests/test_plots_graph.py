@@ -196,16 +196,6 @@ def test_an_unknown_id_raises_an_error():
         graph.node("nowhere")
 
 
-def test_ancestors_are_all_that_a_call_depends_on():
-    x, y = keras.Input((3,), name="x"), keras.Input((3,), name="y")
-    a = layers.Dense(5, name="a")(x)
-    model = keras.Model([x, y], layers.Add(name="sum")([a, layers.Dense(5, name="b")(y)]))
-    graph = plots.read_graph(model)
-    assert graph.ancestors("sum") == {"x", "y", "a", "b"}
-    assert graph.ancestors("a") == {"x"}
-    assert graph.ancestors("x") == frozenset()
-
-
 class Residual(layers.Layer):
     """A residual block that hides its data flow in `call`, as most Transformer code does."""
 

@@ -17,7 +17,7 @@ def ends(model):
     return [(path.source, path.target) for path in paths_of(model)]
 
 
-def test_pre_norm_stream_runs_from_the_embedding_to_the_last_merge():
+def test_a_pre_norm_stream_runs_from_the_embedding_to_the_last_merge():
     names = [
         f"decoder.block_{n}.{part}.residual"
         for n in (0, 1)
@@ -34,7 +34,7 @@ def test_post_norm_paths_begin_at_the_norm_on_the_stream():
     ]
 
 
-def test_a_path_says_what_it_bypasses():
+def test_a_path_lists_the_calls_that_it_bypasses():
     path = paths_of(plots_models.decoder_only("pre", blocks=1))[1]
     names = ("norm", "up", "down", "dropout")
     assert path.bypassed == tuple(f"decoder.block_0.feedforward.{name}" for name in names)
@@ -61,7 +61,7 @@ def test_the_final_norm_of_a_pre_norm_stack_does_not_make_it_post_norm():
     assert {path.placement for path in paths_of(plots_models.decoder_only("pre"))} == {"pre"}
 
 
-def test_without_residuals_there_are_none():
+def test_a_model_without_residual_connections_has_no_skip_paths():
     assert paths_of(plots_models.decoder_only("pre", residual=False)) == ()
 
 
@@ -74,7 +74,7 @@ def test_positions_that_take_only_the_shape_of_the_embedding_are_no_skip_path():
     tokens = keras.Input((None,), dtype="int32")
     x = layers.Embedding(13, 7)(tokens)
 
-    class PositionEmbedding(layers.Layer):  # as in keras-nlp: called on the embeddings
+    class PositionEmbedding(layers.Layer):  # as in KerasHub: called on the embeddings
         def call(self, inputs):
             return keras.ops.zeros_like(inputs)
 
@@ -103,7 +103,7 @@ def test_other_merges_are_no_skip_paths():
     assert paths_of(keras.Model(x, layers.Concatenate()([x, branch]))) == ()
 
 
-def test_identities_on_the_way_belong_to_the_path():
+def test_identities_on_the_shortcut_belong_to_the_path():
     x = keras.Input((7,), name="x")
     kept = layers.Identity(name="same")(layers.Dropout(0.1, name="drop")(x))
     branch = layers.Dense(7, activation="relu", name="hidden")(x)
@@ -147,7 +147,7 @@ def test_parallel_sublayers_added_one_by_one_both_start_at_the_stream():
     assert ends(keras.Model(x, (x + a) + f)) == [("x", "add#1"), ("x", "add#2")]
 
 
-def test_shared_layers_are_told_apart_by_call():
+def test_calls_of_a_shared_layer_have_paths_of_their_own():
     x, dense = keras.Input((7,), name="x"), layers.Dense(7, activation="relu", name="hidden")
     y = layers.Add(name="first")([x, dense(x)])
     z = layers.Add(name="second")([y, dense(y)])
@@ -155,7 +155,7 @@ def test_shared_layers_are_told_apart_by_call():
     assert (first.bypassed, second.bypassed) == (("hidden",), ("hidden@2",))
 
 
-def test_tied_logits_do_not_confuse_the_stream():
+def test_a_tied_embedding_has_one_stream():
     tokens = keras.Input((None,), dtype="int32")
     table = layers.ReversibleEmbedding(13, 7, name="embedding")
     x = table(tokens)

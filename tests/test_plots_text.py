@@ -12,7 +12,7 @@ import plots
 from plots import pictures
 from plots.conformance import sample_graphs
 from plots.hierarchy import find_namespaces
-from plots.ordering import box_by_box
+from plots.ordering import block_by_block
 from plots.skips import mark_skip_paths
 
 SAMPLES = sample_graphs(large=False)
@@ -286,7 +286,7 @@ def test_a_width_below_one_raises_an_error(width):
 def test_calls_are_grouped_by_namespace_in_topological_order(name, graphs):
     graph = graphs[name]
     namespaces = find_namespaces(graph)
-    order = [node.id for node in box_by_box(graph, namespaces)]
+    order = [node.id for node in block_by_block(graph, namespaces)]
     assert sorted(order) == sorted(graph.index)
     place = {node_id: number for number, node_id in enumerate(order)}
     assert all(place[edge.source] < place[edge.target] for edge in graph.edges)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from plots.attentions import find_attentions
 from plots.axes.unions import AxisId, AxisUnions
 from plots.graph import Graph, Node
 from plots.operation_kinds import is_reversed_embedding
@@ -118,7 +119,8 @@ class _Namer:
             self.give_free(letter, axis)
 
     def name_attended_lengths(self) -> None:
-        pairs = [(self.axes.find(query), self.axes.find(key)) for query, key in self.axes.attends]
+        attends = [*self._attended_lengths(), *self.axes.attends]
+        pairs = [(self.axes.find(query), self.axes.find(key)) for query, key in attends]
         cross = [(t, s) for t, s in pairs if t != s and not self._is_derived(t, s)]
         # A decoding step has the keys in the cache, and those of the source: prefer free lengths.
         for t, s in sorted(cross, key=lambda pair: self.axes.size(pair[1]) is not None)[:1]:
@@ -126,6 +128,12 @@ class _Namer:
                 if not self.give_free(letter, axis):
                     self.give(letter, [axis])
         self.give("t", [t for t, s in pairs if t == s])
+
+    def _attended_lengths(self) -> Iterator[tuple[AxisId, AxisId]]:
+        for attention in find_attentions(self.graph):
+            if attention.lengths is not None:
+                (query, n, i), (key, m, j) = attention.lengths
+                yield self.tensors[query, n][i], self.tensors[key, m][j]
 
     def name_other_lengths(self) -> None:
         results = [self.tensors[place] for place in self.graph.outputs]

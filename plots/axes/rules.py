@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
 from typing import Any
 
 from plots.axes.unions import AxisId, Call
@@ -313,13 +312,9 @@ def _multiplied(
     rows: Sequence[AxisId],
     columns: Sequence[AxisId],
 ) -> None:
-    """Note a product of two tensors; one over the width of heads makes attention scores."""
-    known, find = call.axes, call.axes.find
-    known.multiplied += [*both, *summed, *rows, *columns]
-    known.products.append((tuple(both), (*summed, *rows, *columns)))
-    heads = {(find(a), find(b)) for split in known.splits for a, b in permutations(split, 2)}
-    if any((find(a), find(b)) in heads for a in both for b in summed):
-        known.attends += [(t, s) for t in rows for s in columns]
+    """Note a product of two tensors."""
+    call.axes.multiplied += [*both, *summed, *rows, *columns]
+    call.axes.products.append((tuple(both), (*summed, *rows, *columns)))
 
 
 @axis_rule("Matmul")
@@ -388,7 +383,6 @@ def _attention_layer(call: Call) -> None:
     call.weight_axis("output out", call.output[-1])
     if len(query) == len(key) == 3:
         lengths = (query[1], key[1])
-        call.axes.attends.append(lengths)
         for scores in call.outputs[1:2]:
             if len(scores) == 4:
                 call.axes.unite_all((query[0], scores[1], *lengths), scores)
@@ -411,7 +405,6 @@ def _single_head(call: Call) -> None:
     call.axes.unite_all(key[:-1], value[:-1])
     call.axes.unite_all((query[0], query[-1]), (key[0], key[-1]))
     call.axes.unite_all(call.output, (*query[:-1], value[-1]))
-    call.axes.attends.append((query[1], key[1]))
     call.axes.multiplied += [*query, *value, *key]
     for port, length in (("mask.0", query[1]), ("mask.1", key[1])):
         if port in call.inputs:

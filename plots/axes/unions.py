@@ -24,7 +24,7 @@ class AxisUnions:
 
     Attributes:
         roles: (letter of the glossary, axis) where a call names an axis.
-        attends: (query length, key length) of every attention.
+        attends: (query length, key length) of calls that have both, besides `find_attentions`.
         splits: Axes that one axis was split into, such as the heads and the width of a head.
         projections: (from, to) of every product with a kernel.
         multiplied: Axes of tensors that were multiplied with each other, not with weights.

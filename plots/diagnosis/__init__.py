@@ -1,18 +1,18 @@
-"""Say in plain words what a model is, and what looks wrong in it.
+"""Describe a model in plain words, and find what looks wrong in it.
 
-    plots.findings(graph)                        # what looks wrong, with places and references
-    print(plots.diagnosis_text(graph))           # the same for a terminal, and what the model is
+    plots.findings(graph)                        # faults, with places and references
+    print(plots.diagnosis_text(graph))           # a description and the findings, as text
     plots.draw(model, "model.svg", plugins=["skip_paths", "diagnose"], depth=2)
 
-What is asked is a list of rules, each a small function from a graph to findings. Others add theirs:
+A diagnosis is a list of rules, each a function from a graph to findings. Other packages add theirs:
 
     @plots.diagnosis_rule("dropout_before_logits")
     def dropout_before_logits(graph: plots.Graph) -> Iterator[plots.Note]:
         '''A dropout right before the logits.'''
         ...
 
-Rules speak of what the graph shows. What happens inside a layer, they do not guess at; and where a
-good model may well do the same, they keep silent.
+Rules report only what the graph shows. They do not guess what happens inside a layer, and they do
+not report what a good model may do on purpose.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from dataclasses import replace
 
 from plots.annotations import Note, counted
 from plots.diagnosis import (  # noqa: F401 - registers the rules
-    causality_rules,
-    norm_rules,
-    padding_rules,
-    skip_rules,
+    mask_rules,
+    residual_rules,
     training_rules,
 )
 from plots.diagnosis.description import classes_in_words, closed_layers, description
@@ -42,11 +40,11 @@ _FINE = "Nothing looks wrong in what the graph shows."
 
 @graph_plugin("diagnose")
 def diagnose(graph: Graph) -> Graph:
-    """What the model is, and what looks wrong in it: norms, skip paths, masks, gradients, the loss.
+    """Description of the model, and findings on its norms, skip paths, masks, gradients and losses.
 
     Adds a note of the kind "description" about the whole graph, and one of the kind "finding" for
-    everything that looks wrong. A graph that has them already is given back as it is, so that it
-    can be folded first and asked later.
+    each fault. A graph that has them already is returned unchanged, so that it can be folded after
+    it was diagnosed.
 
     Raises:
         ValueError: if it has none and is folded.
@@ -55,43 +53,43 @@ def diagnose(graph: Graph) -> Graph:
         return graph
     graph.check_whole("diagnose first, then fold")
     marked = replace(graph, skip_paths=graph.skip_paths or skip_paths(graph))
-    said = Note("description", (), description(marked))
-    return replace(graph, notes=(*graph.notes, said, *notes_of_all_rules(marked)))
+    described = Note("description", (), description(marked))
+    return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
 
 
 def findings(graph: Graph) -> tuple[Note, ...]:
-    """What looks wrong in a graph: for each finding the places, the reason, and a reference."""
+    """Return what looks wrong in a graph, each with its places, the reason, and a reference."""
     return tuple(note for note in diagnose(graph).notes if note.kind == "finding")
 
 
 def diagnosis_text(graph: Graph) -> str:
-    """What `diagnose` says, for a terminal: what the model is, then what looks wrong in it.
+    """Return the diagnosis as text for a terminal: a description of the model, then the findings.
 
-    At the end, which layers may hold more than the graph shows, if there are any.
+    At the end it names the layers that the graph does not open, if there are any.
     """
     notes = diagnose(graph).notes
     wrong = [note for note in notes if note.kind == "finding"]
-    said = [_wrapped(note.text) for note in notes if note.kind == "description"]
-    said.append(f"{counted(len(wrong), 'finding')}:" if wrong else _FINE)
+    parts = [_wrap(note.text) for note in notes if note.kind == "description"]
+    parts.append(f"{counted(len(wrong), 'finding')}:" if wrong else _FINE)
     for number, note in enumerate(wrong, start=1):
         indent = " " * len(mark := f"{number}. ")
-        where = _wrapped(f"Where: {named(graph, note.about, most=5)}", indent)
-        see = _wrapped(f"See: {note.reference}", indent)
-        said.append("\n".join([_wrapped(note.text, mark), where, see]))
+        where = _wrap(f"Where: {named(graph, note.about, most=5)}", indent)
+        see = _wrap(f"See: {note.reference}", indent)
+        parts.append("\n".join([_wrap(note.text, mark), where, see]))
     if closed := closed_layers(graph):
-        said.append(
-            _wrapped(
-                f"{counted(len(closed), 'layer')} that the graph does not look into: "
+        parts.append(
+            _wrap(
+                f"{counted(len(closed), 'layer')} that the graph does not open: "
                 f"{classes_in_words(closed)}. read_graph(model, open_nested=True, "
                 "open_layers=True), on the command line --open-layers, opens those that are made "
                 "of layers."
             )
         )
-    return "\n\n".join(said)
+    return "\n\n".join(parts)
 
 
-def _wrapped(text: str, mark: str = "") -> str:
-    """Lines of a paragraph, the first one after a mark and the others below its text."""
+def _wrap(text: str, mark: str = "") -> str:
+    """Wrap a paragraph, with a mark before its first line and the others below the text."""
     return textwrap.fill(
         text,
         _WIDTH,

@@ -1,4 +1,4 @@
-"""What a model is, in one sentence."""
+"""Describe a model in one sentence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
+from plots.attentions import Attention
 from plots.costs.flop_rules import is_known
-from plots.diagnosis.attentions import Attention, Lineage, attentions_of
-from plots.diagnosis.norm_rules import meets_a_norm
+from plots.diagnosis.mask_rules import Masked, attentions_with_masks
+from plots.diagnosis.residual_rules import meets_a_norm, up_to_weights
 from plots.diagnosis.rules import listed
-from plots.diagnosis.streams import streams_of, streams_past
 from plots.graph import Graph, Node
 from plots.operation_kinds import ATTENTION_LAYERS, is_additive_merge, is_norm
+from plots.reachability import Reachability
+from plots.skips import residual_streams, stream_roots
 
 _CLOSED_TRANSFORMER = re.compile(r"(?!.*(Patch|Position)).*(Transformer|Encoder|Decoder)")
 _PLACES: dict[NormPlace, str] = {
@@ -37,68 +39,73 @@ _POSITION_ROLES = {
 
 
 def description(graph: Graph) -> str:
-    """What the model is, in one sentence: "Pre-norm Transformer decoder: 12 blocks with ..."."""
-    attentions, lineage = attentions_of(graph)
+    """Return one sentence about a model: "Pre-norm Transformer decoder: 12 blocks with ..."."""
+    attentions, flow, masked = attentions_with_masks(graph)
     closed = closed_layers(graph)
     transformers = [node for node in closed if _CLOSED_TRANSFORMER.match(node.class_name)]
     has_blocks = any(attention.is_self for attention in attentions) or bool(graph.skip_paths)
     convolutions = [path for path in graph.skip_paths if _convolves(graph, path)]
     if attentions and has_blocks and len(attentions) >= len(convolutions):
-        said = _of_transformer(graph, attentions, lineage)
+        text = _of_transformer(graph, attentions, masked, flow)
     elif transformers:
-        said = _of_closed_layers(graph, transformers, lineage)
+        text = _of_closed_layers(graph, transformers, flow)
     elif graph.skip_paths:
-        said = _of_residual_network(graph, len(attentions))
+        text = _of_residual_network(graph, len(attentions))
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
         has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
         shown = " that the graph shows" if closed else ""
-        said = f"Network {has} skip paths{shown}: {counted(layers, 'layer')} with weights"
-        said += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
-    return f"{said}; {number_text(graph.parameters)} parameters."
+        text = f"Network {has} skip paths{shown}: {counted(layers, 'layer')} with weights"
+        text += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
+    return f"{text}; {number_text(graph.parameters)} parameters."
 
 
-def _of_transformer(graph: Graph, attentions: Sequence[Attention], lineage: Lineage) -> str:
+def _of_transformer(
+    graph: Graph,
+    attentions: Sequence[Attention],
+    masked: Mapping[str, Masked],
+    flow: Reachability,
+) -> str:
     crosses = [attention for attention in attentions if not attention.is_self]
     parts: dict[str, list[Attention]] = {"encoder": [], "decoder": [], "": []}
-    streams = streams_past(graph)
+    streams = stream_roots(graph)
     decoding = frozenset[str]().union(*(streams.get(c.output, frozenset()) for c in crosses))
     for attention in attentions:
         if attention.is_self:
             is_with_cross = not decoding.isdisjoint(streams.get(attention.output, ()))
-            parts[_part_of(attention, bool(crosses), is_with_cross)].append(attention)
+            parts[_part_of(masked[attention.id], bool(crosses), is_with_cross)].append(attention)
     if not any(parts.values()):
         parts["decoder"] = crosses
     elif not crosses and parts["decoder"]:  # one stack, though not all of it may be masked
         parts = {"decoder": [attention for attention in attentions if attention.is_self]}
     parts = {part: own for part, own in parts.items() if own}
-    paths = [path for stream in streams_of(graph) for path in stream.paths]
+    paths = [path for stream in residual_streams(graph) for path in stream.paths]
     title = f"{_norms_in_words(paths)}Transformer {'-'.join(part for part in parts if part)}"
-    said = [
+    clauses = [
         _blocks_in_words(parts)
         + f" with {counted(len(paths), 'residual path') if paths else 'no skip paths'}"
         + _final_norm_in_words(graph),
-        _attentions_in_words(parts, bool(crosses)),
-        _positions_in_words(graph, lineage),
+        _attentions_in_words(parts, masked, bool(crosses)),
+        _positions_in_words(graph, flow),
     ]
-    return f"{title.strip()}: {'; '.join(said)}"
+    return f"{title.strip()}: {'; '.join(clauses)}"
 
 
-def _part_of(attention: Attention, crosses: bool, is_with_cross: bool) -> str:
-    """The part of the model that a self-attention is in, "" where the graph does not tell.
+def _part_of(masked: Masked, crosses: bool, is_with_cross: bool) -> str:
+    """Return the part of the model that a self-attention is in, "" if the graph does not tell.
 
     Args:
-        attention: The self-attention.
+        masked: Which keys the self-attention masks.
         crosses: Whether the model has cross-attentions.
         is_with_cross: Whether one of them is in the same stack.
     """
-    if attention.masked.causal or is_with_cross:
+    if masked.causal or is_with_cross:
         return "decoder"
-    return "encoder" if crosses or attention.masked.causal is False else ""
+    return "encoder" if crosses or masked.causal is False else ""
 
 
 def _norms_in_words(paths: Sequence[SkipPath]) -> str:
-    """How sublayers are normalised, without what lies inside of one, such as an adapter."""
+    """Return how sublayers are normalised, without paths inside of one, such as an adapter's."""
     inside = {node_id for path in paths for node_id in path.bypassed}
     outer = [path for path in paths if path.target not in inside]
     if not outer:
@@ -113,7 +120,7 @@ def _norms_in_words(paths: Sequence[SkipPath]) -> str:
 
 
 def _blocks_in_words(parts: Mapping[str, Sequence[Attention]]) -> str:
-    """How many blocks there are: as many as self-attentions, or as cross-attentions alone."""
+    """Return how many blocks there are: one for each attention."""
     return " and ".join(
         counted(len(own), f"{part} block" if part and len(parts) > 1 else "block")
         for part, own in parts.items()
@@ -121,26 +128,29 @@ def _blocks_in_words(parts: Mapping[str, Sequence[Attention]]) -> str:
 
 
 def _final_norm_in_words(graph: Graph) -> str:
-    ends = [stream.paths[-1] for stream in streams_of(graph) if stream.has_token_norms(graph)]
+    ends = [stream.paths[-1] for stream in residual_streams(graph) if stream.has_token_norms(graph)]
     pre = [path.target for path in ends if "branch_start" in path.norms]
-    return ", final norm" if pre and all(meets_a_norm(graph, end) for end in pre) else ""
+    ahead = up_to_weights(graph)
+    return ", final norm" if pre and all(meets_a_norm(ahead, end) for end in pre) else ""
 
 
-def _attentions_in_words(parts: Mapping[str, Sequence[Attention]], crosses: bool) -> str:
-    said = []
+def _attentions_in_words(
+    parts: Mapping[str, Sequence[Attention]], masked: Mapping[str, Masked], crosses: bool
+) -> str:
+    kinds = []
     for part, own in parts.items():
-        seen = {attention.masked.causal for attention in own if attention.is_self}
+        seen = {masked[a.id].causal for a in own if a.is_self}
         words = "self-attention"
         if seen == {True}:
             words = "causal self-attention"
         elif seen == {False}:
             words = "self-attention in both directions"
         if seen:
-            said.append(words + (f" in the {part}" if part and len(parts) > 1 else ""))
-    return ", ".join(said + ["cross-attention"] * crosses)
+            kinds.append(words + (f" in the {part}" if part and len(parts) > 1 else ""))
+    return ", ".join(kinds + ["cross-attention"] * crosses)
 
 
-def _positions_in_words(graph: Graph, lineage: Lineage) -> str:
+def _positions_in_words(graph: Graph, flow: Reachability) -> str:
     found: dict[str, None] = {}
     for node in graph.nodes:
         name = f"{node.class_name} {node.label}".lower()
@@ -150,47 +160,46 @@ def _positions_in_words(graph: Graph, lineage: Lineage) -> str:
         if named or "sinusoids" in tables:
             found[named[0] if named else "sinusoidal"] = None
         elif node.parameters and (
-            "position" in name
-            or (node.is_a({"Embedding"}) and not lineage.depends_on_input(node.id))
+            "position" in name or (node.is_a({"Embedding"}) and not flow.depends_on_input(node.id))
         ):
             found["learned"] = None
     return f"{' and '.join(found)} positions" if found else "no positions that the graph shows"
 
 
-def _of_closed_layers(graph: Graph, closed: Sequence[Node], lineage: Lineage) -> str:
+def _of_closed_layers(graph: Graph, closed: Sequence[Node], flow: Reachability) -> str:
     kinds = [k for k in ("Encoder", "Decoder") if any(k in node.class_name for node in closed)]
     first = {node.config.get("normalize_first") for node in closed}
     norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""
     title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
     layers = f"{counted(len(closed), 'closed layer')} ({classes_in_words(closed)})"
-    positions = _positions_in_words(graph, lineage)
-    return f"{title}: {layers}, whose inside the graph does not show; {positions}"
+    positions = _positions_in_words(graph, flow)
+    return f"{title}: {layers}, which the graph does not open; {positions}"
 
 
 def _of_residual_network(graph: Graph, attentions: int) -> str:
     paths = graph.skip_paths
     projected = sum(path.projected for path in paths)
-    said = counted(len(paths), "residual path")
-    said += f", {projected} of them projected" if projected else ""
-    said += f", {counted(attentions, 'attention')}" if attentions else ""
+    text = counted(len(paths), "residual path")
+    text += f", {projected} of them projected" if projected else ""
+    text += f", {counted(attentions, 'attention')}" if attentions else ""
     norms = Counter(node.class_name for node in graph.nodes if is_norm(node)).most_common(1)
     places = Counter(place for path in paths for place in path.norms).most_common(1)
     if norms:
         usual = places and 2 * places[0][1] > len(paths)
-        said += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
-    return f"Residual network: {said}"
+        text += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
+    return f"Residual network: {text}"
 
 
 def _convolves(graph: Graph, path: SkipPath) -> bool:
-    """Whether a path leads past a convolution of images."""
+    """Return whether a path bypasses a convolution of images."""
     return any("Conv2D" in graph.node(node_id).class_name for node_id in path.bypassed)
 
 
 def closed_layers(graph: Graph) -> list[Node]:
-    """The first calls of layers and models whose inside may be more than is known of their class.
+    """Return the first calls of layers and models that the graph does not open.
 
     Those are models, layers that are named after a whole Transformer or a part of it, and layers
-    with weights of a class that nothing here knows.
+    with weights of an unknown class.
     """
     return [
         node
@@ -206,5 +215,5 @@ def closed_layers(graph: Graph) -> list[Node]:
 
 
 def classes_in_words(nodes: Sequence[Node]) -> str:
-    """The classes of some calls, each once: "TransformerEncoder and TransformerDecoder"."""
+    """Return the classes of some calls, each once: "TransformerEncoder and TransformerDecoder"."""
     return listed(list(dict.fromkeys(node.class_name for node in nodes)), most=4)

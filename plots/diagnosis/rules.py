@@ -1,4 +1,4 @@
-"""Rules of a diagnosis: small functions from a graph to what looks wrong in it."""
+"""Rules of a diagnosis: functions from a graph to findings, and their registry."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _RULES: dict[str, Rule] = {}
 
 
 def diagnosis_rule(name: str) -> Callable[[_Rule], _Rule]:
-    """Decorator that adds a function to what `diagnose` asks, and gives it back.
+    """Decorator that registers a function as a rule of `diagnose`, and returns it unchanged.
 
-    The function takes a graph whose skip paths are marked (`Graph.skip_paths`), and gives notes of
-    the kind "finding", each with the ids that it is about, a reason in one or two plain sentences,
-    and a reference.
+    The function takes a graph whose skip paths are marked (`Graph.skip_paths`), and returns notes
+    of the kind "finding", each with the ids that it is about, a reason in one or two plain
+    sentences, and a reference.
 
     Raises:
         ValueError: if the name is taken.
@@ -29,7 +29,9 @@ def diagnosis_rule(name: str) -> Callable[[_Rule], _Rule]:
 
     def register(rule: _Rule) -> _Rule:
         if name in _RULES:
-            raise ValueError(f"a diagnosis rule named {name!r} is there already; take another name")
+            raise ValueError(
+                f"a diagnosis rule named {name!r} is registered already; take another name"
+            )
         _RULES[name] = rule
         return rule
 
@@ -37,16 +39,16 @@ def diagnosis_rule(name: str) -> Callable[[_Rule], _Rule]:
 
 
 def notes_of_all_rules(graph: Graph) -> Iterator[Note]:
-    """What all rules find in a graph whose skip paths are marked.
+    """Yield the findings of all rules in a graph whose skip paths are marked.
 
-    A rule that raises is named in a warning and left out, so that the others are still heard.
+    A rule that raises is named in a warning and skipped.
     """
     for name, rule in _RULES.items():
         try:
             found = list(rule(graph))
-        except Exception as error:  # whatever somebody's rule may raise, the diagnosis still comes
+        except Exception as error:  # a rule of another package may raise anything
             warnings.warn(
-                f"the diagnosis rule {name!r} was left out, because it failed: "
+                f"the diagnosis rule {name!r} was skipped, because it failed: "
                 f"{type(error).__name__}: {error}",
                 stacklevel=3,
             )
@@ -55,12 +57,12 @@ def notes_of_all_rules(graph: Graph) -> Iterator[Note]:
 
 
 def finding(about: Iterable[str], text: str, reference: str) -> Note:
-    """A note about what looks wrong in some places."""
+    """Return a note about a fault in some places."""
     return Note("finding", tuple(dict.fromkeys(about)), text, reference)
 
 
 def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:
-    """Some calls in words; what nobody named is told by where it is: "add#3 in decoder.block_0"."""
+    """Return the names of some calls; of one without its own name: "add#3 in decoder.block_0"."""
     shown = places[:most]
     unnamed = [place for place in shown if not graph.node(place).has_own_name]
     around = find_namespaces(graph) if unnamed else {}
@@ -72,7 +74,7 @@ def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:
 
 
 def listed(words: Sequence[str], most: int = 2) -> str:
-    """Words as text: "a", "a and b", "a, b and c", "a, b and 22 more"."""
+    """Return words as text: "a", "a and b", "a, b and c", "a, b and 22 more"."""
     more = len(words) - most
     parts = [*words[:most], f"{more} more"] if more > 0 else [*words]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

@@ -1,12 +1,12 @@
-"""Rules on training: weights without a gradient, positions baked in, and logits for a loss."""
+"""Rules on training: weights without a gradient, constant positions, and logits for a loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from plots.annotations import Note
+from plots.diagnosis.residual_rules import up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named
-from plots.diagnosis.streams import up_to_weights
 from plots.graph import Constant, Edge, Graph, Loss, Node, Shape
 from plots.operation_kinds import (
     PRODUCTS,
@@ -17,10 +17,11 @@ from plots.operation_kinds import (
     is_shape_only,
     is_softmax,
 )
+from plots.reachability import Reachability
 
 NOT_DIFFERENTIABLE: set[str] = {
     "Ceil",
-    "Embedding",  # with respect to the ids, which some models hand in as floats
+    "Embedding",  # with respect to the ids, which some models take as floats
     "Floor",
     "Heaviside",
     "Round",
@@ -28,7 +29,7 @@ NOT_DIFFERENTIABLE: set[str] = {
     "StopGradient",
     "Trunc",
 }
-"""Calls that hand on no gradient although what they take and give out are floats."""
+"""Calls from floats to floats that pass no gradient on."""
 
 _BACKPROPAGATION = (
     "Bengio et al. 2013, Estimating or Propagating Gradients Through Stochastic Neurons, section 1"
@@ -44,43 +45,46 @@ _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/ke
 @diagnosis_rule("no_gradient")
 def no_gradient(graph: Graph) -> Iterator[Note]:
     """Trainable weights that no gradient of an output reaches."""
-    reached = _reached_by_gradients(graph)
-    if not reached:
-        return  # a graph that gives out decisions alone, such as tokens, is not there for training
-    trained = {node.layer for node in graph.nodes if node.id in reached}
+    flow = Reachability(graph, follow=lambda edge: _is_differentiable(graph, edge))
+    ends = [i for i, k in graph.outputs if "float" in graph.node(i).outputs[k].dtype]
+    if not ends:
+        return  # a graph that returns decisions alone, such as tokens, is not there for training
+    trained = {graph.node(node_id).layer for node_id in (*ends, *flow.ancestors(*ends))}
     places: dict[tuple[str, ...], list[str]] = {}
     for node in graph.nodes:
         if node.trainable_parameters and node.layer not in trained and node.id == node.layer:
-            places.setdefault(_blocks(graph, node), []).append(node.id)
+            places.setdefault(_blocks(flow, node), []).append(node.id)
     for blocks, ids in places.items():
         yield finding(
             [*ids, *blocks],
-            f"Weights without a gradient: {named(graph, ids)}. Every way to an output goes through "
-            f"{named(graph, blocks)}, without a derivative, so they stay as they are, unless a "
-            "loss inside of a layer trains them.",
+            f"Weights without a gradient: {named(graph, ids)}. Every path to an output leads "
+            f"through {named(graph, blocks)}, which passes no gradient on, so they are not "
+            "trained, unless by a loss inside of a layer.",
             _BACKPROPAGATION,
         )
 
 
 @diagnosis_rule("baked_in_positions")
 def baked_in_positions(graph: Graph) -> Iterator[Note]:
-    """A table that nobody trains is added to every sequence."""
+    """A constant table that is never trained is added to every sequence."""
+    ahead = up_to_weights(graph)
     for node in graph.nodes:
         tables = [c for c in node.constants if _is_table_of_positions(c, node.outputs[0].shape)]
-        if tables and is_additive_merge(node) and not _goes_into_softmax(graph, node.id):
+        if tables and is_additive_merge(node) and not _feeds_softmax(ahead, node.id):
             yield finding(
                 [node.id],
                 f"A constant of shape {tables[0].shape} is added to every sequence, at "
-                f"{named(graph, [node.id])}. If an Embedding gave it for a constant, such as "
-                "ops.arange(t), then that layer is not in the model and is never trained: compute "
-                "positions from the input, as ops.cumsum(ops.ones_like(tokens), axis=1) - 1.",
+                f"{named(graph, [node.id])}. If it is the output of an Embedding for a "
+                "constant, such as ops.arange(t), that layer is not in the model and is never "
+                "trained: compute positions from the input, as "
+                "ops.cumsum(ops.ones_like(tokens), axis=1) - 1.",
                 _BAKED_IN,
             )
 
 
 @diagnosis_rule("baked_in_embedding")
 def baked_in_embedding(graph: Graph) -> Iterator[Note]:
-    """A product with a copy of the vectors of an Embedding, where their weights were meant."""
+    """A product with a copy of the weights of an Embedding instead of the weights themselves."""
     embeddings = {
         shape: node.id
         for node in reversed(graph.nodes)
@@ -97,15 +101,15 @@ def baked_in_embedding(graph: Graph) -> Iterator[Note]:
                     [node.id, embedding],
                     f"A constant of shape {shape} is a factor at {named(graph, [node.id])}, the "
                     f"shape of the weights of {named(graph, [embedding])}. If these were meant, "
-                    "the model holds a copy of what they were when it was built, and training "
-                    "leaves it as it is. keras.layers.ReversibleEmbedding, called again with "
-                    "reverse=True, shares them.",
+                    "the model holds a copy of their values when it was built, which is never "
+                    "trained. keras.layers.ReversibleEmbedding, called again with reverse=True, "
+                    "shares them.",
                     _TIED,
                 )
 
 
 def _embedded(embedding: Node) -> Shape | None:
-    """The shape of an Embedding's weights, as far as its configuration tells."""
+    """Return the shape of an Embedding's weights; None if its configuration does not tell."""
     sizes = [embedding.config.get(name) for name in ("input_dim", "output_dim")]
     return tuple(sizes) if all(isinstance(size, int) for size in sizes) else None
 
@@ -121,32 +125,19 @@ def softmax_and_loss(graph: Graph) -> Iterator[Note]:
         if loss.from_logits and activation in ("softmax", "sigmoid"):
             yield finding(
                 [last.id],
-                f"A {activation} of a {activation}: {named(graph, [last.id])} gives out "
-                f"probabilities, but the loss {loss.class_name} was told that they are logits. It "
+                f"A {activation} of a {activation}: {named(graph, [last.id])} returns "
+                f"probabilities, but the loss {loss.class_name} has from_logits=True. The loss "
                 "stays large, and gradients are small. Leave one of the two out.",
                 _FROM_LOGITS,
             )
-        elif loss.from_logits is False and _is_crossentropy(loss) and _gives_logits(last):
+        elif loss.from_logits is False and _is_crossentropy(loss) and _returns_logits(last):
             yield finding(
                 [last.id],
-                f"Logits for a loss on probabilities: {named(graph, [last.id])} gives out numbers "
-                f"of any size and sign, and {loss.class_name} takes their logarithm. Tell it "
+                f"Logits for a loss on probabilities: {named(graph, [last.id])} returns numbers of "
+                f"any size and sign, and {loss.class_name} takes their logarithm. Set "
                 "from_logits=True.",
                 _FROM_LOGITS,
             )
-
-
-def _reached_by_gradients(graph: Graph) -> set[str]:
-    """Ids of the calls that a gradient of a floating-point output reaches."""
-    ends = [i for i, k in graph.outputs if "float" in graph.node(i).outputs[k].dtype]
-    reached = set(ends)
-    waiting = list(reached)
-    while waiting:
-        for edge in graph.incoming[waiting.pop()]:
-            if edge.source not in reached and _is_differentiable(graph, edge):
-                reached.add(edge.source)
-                waiting.append(edge.source)
-    return reached
 
 
 def _is_differentiable(graph: Graph, edge: Edge) -> bool:
@@ -155,26 +146,28 @@ def _is_differentiable(graph: Graph, edge: Edge) -> bool:
     return "float" in edge.tensor.dtype and not blocks
 
 
-def _blocks(graph: Graph, node: Node) -> tuple[str, ...]:
-    """The calls at which all gradients on their way to `node` end."""
+def _blocks(flow: Reachability, node: Node) -> tuple[str, ...]:
+    """Return the calls at which all gradients on their way to `node` end.
+
+    Args:
+        flow: The reachability along differentiable edges.
+        node: A call that no gradient reaches.
+    """
+    graph = flow.graph
     blocks: dict[str, None] = {}
-    found, waiting = {node.id}, [node.id]
-    while waiting:
-        for edge in graph.outgoing[waiting.pop(0)]:
+    for node_id in (node.id, *flow.descendants(node.id)):
+        for edge in graph.outgoing[node_id]:
             if "float" not in edge.tensor.dtype:
                 blocks[edge.source] = None  # such as an ArgMax or a comparison
             elif not _is_differentiable(graph, edge):
                 blocks[edge.target] = None
-            elif edge.target not in found:
-                found.add(edge.target)
-                waiting.append(edge.target)
     return tuple(blocks)
 
 
 def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
-    """Whether a constant has a vector for every position of a stream (b, t, d), and not sinusoids.
+    """Return whether a constant has a vector for each position of a stream (b, t, d).
 
-    Its shape is (t, d) or (1, t, d). Zeros and ones hold nothing that could have been learned.
+    Its shape is (t, d) or (1, t, d). Zeros, ones and sinusoids are no trained table.
     """
     if constant.pattern or constant.shape is None or "float" not in str(constant.dtype):
         return False
@@ -185,13 +178,13 @@ def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
     return fits and length != 1 and width != 1 and set(batch) <= {1}
 
 
-def _goes_into_softmax(graph: Graph, node_id: str) -> bool:
-    """Whether these are attention scores, and what is added to them is a mask or a bias."""
-    return any(is_softmax(node) for node in up_to_weights(graph, node_id))
+def _feeds_softmax(ahead: Reachability, node_id: str) -> bool:
+    """Return whether a call returns attention scores, so that a mask or a bias is added to them."""
+    return any(is_softmax(ahead.graph.node(other)) for other in ahead.descendants(node_id))
 
 
 def _last_call(graph: Graph, output: str) -> Node:
-    """The call that an output comes from, past what changes its form alone."""
+    """Return the call that computes the numbers of an output, past changes of their layout."""
     node = graph.node(output)
     while is_identity_like(node) or node.class_name in ("Reshape", "Squeeze", "Flatten"):
         if not graph.incoming[node.id]:
@@ -206,7 +199,7 @@ def _activation(node: Node) -> str | None:
     return "sigmoid" if node.class_name == "Sigmoid" else node.activation
 
 
-def _gives_logits(node: Node) -> bool:
+def _returns_logits(node: Node) -> bool:
     tied = is_reversed_embedding(node) and not node.config.get("logit_soft_cap")
     return is_linear_projection(node) or tied
 

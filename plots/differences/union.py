@@ -13,7 +13,7 @@ from plots.differences.difference import MODEL, Difference
 from plots.differences.report import Words, count_text, counts, sizes_text, weights_text
 from plots.folding.groups import Contraction
 from plots.graph import Edge, Graph, Node
-from plots.ordering import circles, in_order
+from plots.ordering import component_numbers, topological_order
 from plots.reading.read import graph_of
 from plots.registry import OptionError, graph_plugin
 
@@ -81,15 +81,17 @@ class _Union:
         wanted = sorted(nodes, key=place.__getitem__)
         edges = [(edge.source, edge.target) for edge in after.edges]
         lost = list(self._lost())
-        circle = circles(wanted, [*edges, *((edge.source, edge.target) for edge in lost)])
+        component = component_numbers(
+            wanted, [*edges, *((edge.source, edge.target) for edge in lost)]
+        )
         self.left_out: list[Edge] = []
         self.removed_edges: list[Edge] = []
         for edge in lost:
-            back = edge.target in after.index and circle[edge.source] == circle[edge.target]
+            back = edge.target in after.index and component[edge.source] == component[edge.target]
             (self.left_out if back else self.removed_edges).append(edge)
         edges += [(edge.source, edge.target) for edge in self.removed_edges]
         first = {node_id: number for number, node_id in enumerate(wanted)}
-        self.nodes = [nodes[node_id] for node_id in in_order(first, edges)]
+        self.nodes = [nodes[node_id] for node_id in topological_order(first, edges)]
 
     def _renamed(self, node_id: str) -> Node:
         """Return a removed call with its id in the union, tied to calls that shared its weights."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from plots.figures.style import BLUE, check_axes, colour_limit, from_zero, new_figure, numbers
-from plots.measuring.attention_pictures import reduced_in_blocks
+from plots.measuring.attention_maps import reduce_blocks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,11 +194,11 @@ def _in_blocks(weights: np.ma.MaskedArray, blocks: tuple[int, int], how: str) ->
     """Return mean or maximum of blocks of (n, t, s); fully masked blocks are masked."""
     import numpy as np
 
-    count = reduced_in_blocks((~np.ma.getmaskarray(weights)).astype(int), blocks, np.add)
+    count = reduce_blocks((~np.ma.getmaskarray(weights)).astype(int), blocks, np.add)
     if how == "mean":
-        cells = reduced_in_blocks(weights.filled(0), blocks, np.add) / np.maximum(count, 1)
+        cells = reduce_blocks(weights.filled(0), blocks, np.add) / np.maximum(count, 1)
     else:
-        cells = reduced_in_blocks(weights.filled(0), blocks, np.maximum)  # none is negative
+        cells = reduce_blocks(weights.filled(0), blocks, np.maximum)  # none is negative
     return np.ma.masked_where(count == 0, cells)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from graphlib import CycleError
 
 from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import depth_of, find_namespaces, find_unnamed_namespaces
-from plots.ordering import in_order
+from plots.ordering import CycleError, topological_order
 from plots.registry import OptionError
 
 
@@ -135,7 +134,7 @@ def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
         try:
             order = _order(graph, into)
         except CycleError as error:
-            in_cycle = [group for group in error.args[1] if group in groups]
+            in_cycle = [group for group in groups if group in error.cycle]
             smallest = min(in_cycle, key=lambda group: len(groups[group]))
             groups.update(_inner_groups(graph, smallest, groups.pop(smallest)))
         else:
@@ -165,7 +164,7 @@ def _order(graph: Graph, into: Mapping[str, str]) -> list[str]:
     for position, node in enumerate(graph.nodes):
         first.setdefault(into.get(node.id, node.id), position)
     ends = ((into.get(e.source, e.source), into.get(e.target, e.target)) for e in graph.edges)
-    return in_order(first, ends)
+    return topological_order(first, ends)
 
 
 def _closed(

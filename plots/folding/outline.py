@@ -1,4 +1,4 @@
-"""A graph at the level of the figure in a paper: one box for each sublayer."""
+"""Reduce a graph to the level of a figure in a paper: one node for each sublayer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from plots.folding.fold import fold_blocks
 from plots.folding.groups import close
 from plots.graph import Graph, Node
 from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
-from plots.operation_kinds import is_norm
+from plots.operation_kinds import is_identity_like, is_norm
+from plots.reachability import Reachability
 from plots.registry import graph_plugin
 from plots.skips import mark_skip_paths, past_identities
 
@@ -21,19 +22,20 @@ Group = tuple[str, list[Node]]
 
 @graph_plugin("outline")
 def outline(graph: Graph) -> Graph:
-    """What a figure in a paper shows: the streams, the norms and one box for each sublayer.
+    """Streams, norms and one node for each sublayer, as in the figure of a paper.
 
-    A sublayer is what a skip path leads past or, in a block without one, what its names say. A norm
-    at its start or end stays visible, so that post-norm, pre-norm and sandwich can be told apart.
-    What comes before a stream is one box as well, called "embedding". Of equal blocks one is drawn.
-    Masks, and what only they are made of, are left out.
+    A sublayer is the branch of a skip path or, in a block without one, a part of the block by its
+    name. A norm at its start or end stays a node, so that pre-norm, post-norm and sandwich norm
+    look different. The calls before a stream are one node as well, called "embedding". Of equal
+    blocks one is drawn. Masks and the calls that only compute masks are left out.
     """
     graph = fold_blocks(mark_skip_paths(_without_masks(graph)))
     taken = {node_id for path in graph.skip_paths for node_id in path.line[1:]}
     members: dict[str, list[Node]] = {}
+    identities = past_identities(graph)
     for name, nodes in chain(_bypassed(graph), _named(graph), _embeddings(graph)):
         free = [node for node in nodes if node.id not in taken]
-        inner = _without_outer_norms(graph, free)
+        inner = _without_outer_norms(identities, free)
         if len(inner) > 1:
             members[_unused(name, members)] = inner
         taken.update(node.id for node in free)
@@ -41,18 +43,11 @@ def outline(graph: Graph) -> Graph:
 
 
 def _without_masks(graph: Graph) -> Graph:
-    """Only the calls that an output depends on by numbers, not by booleans or implicit masks."""
-    edges = [edge for edge in graph.edges if edge.tensor.dtype != "bool" and not edge.implicit]
-    sources: dict[str, list[str]] = {}
-    for edge in edges:
-        sources.setdefault(edge.target, []).append(edge.source)
-    kept: set[str] = set()
-    waiting = [node_id for node_id, _ in graph.outputs]
-    while waiting:
-        current = waiting.pop()
-        if current not in kept:
-            kept.add(current)
-            waiting += sources.get(current, [])
+    """Keep only the calls that an output depends on by numbers, not by booleans or masks."""
+    flow = Reachability(graph, follow=lambda e: e.tensor.dtype != "bool" and not e.implicit)
+    ends = [node_id for node_id, _ in graph.outputs]
+    kept = {*ends, *flow.ancestors(*ends)}
+    edges = (edge for edge in graph.edges if edge.tensor.dtype != "bool" and not edge.implicit)
     return replace(
         graph,
         nodes=tuple(node for node in graph.nodes if node.id in kept),
@@ -62,7 +57,7 @@ def _without_masks(graph: Graph) -> Graph:
 
 
 def _bypassed(graph: Graph) -> Iterator[Group]:
-    """What the skip paths lead past, inner ones first; side by side in a block, one by one."""
+    """Yield the branches of the skip paths, inner ones first, by the parts of their blocks."""
     namespaces = find_namespaces(graph)
     for path in sorted(graph.skip_paths, key=lambda path: len(path.bypassed)):
         around = namespaces[path.target]
@@ -82,10 +77,10 @@ def _bypassed(graph: Graph) -> Iterator[Group]:
 
 
 def _named(graph: Graph) -> Iterator[Group]:
-    """What lies together in a numbered block by its name: its parts.
+    """Yield the parts of the numbered blocks by their names.
 
-    Between blocks with skip paths one that has neither them nor parts is one thing itself, as the
-    first block of every stage of EfficientNet is.
+    Between blocks with skip paths, a block that has neither skip paths nor parts is yielded as a
+    whole, such as the first block of every stage of EfficientNet.
     """
     namespaces = find_namespaces(graph)
     parts: dict[str, dict[str, set[str]]] = {}
@@ -103,7 +98,7 @@ def _named(graph: Graph) -> Iterator[Group]:
 
 
 def _embeddings(graph: Graph) -> Iterator[Group]:
-    """What comes before each stream, up to where its first branch leaves; or before each stack."""
+    """Yield the calls before each stream, up to its first branch; or those before each stack."""
     namespaces = find_namespaces(graph)
     branching = {path.source for path in graph.skip_paths}
     continued = {target for _, target in graph.stream}
@@ -112,8 +107,9 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
         into_blocks = [edge for edge in graph.edges if enclosing_block(namespaces[edge.target])]
         sources = {edge.source for edge in into_blocks}
         heads = {source for source in sources if not enclosing_block(namespaces[source])}
+    reachability = Reachability(graph)
     for head in sorted(heads, key=graph.index.__getitem__):
-        before = {head, *graph.ancestors(head)}
+        before = {head, *reachability.ancestors(head)}
         following = [head]
         while following and following[0] not in branching:
             following = [target for source, target in graph.stream if source == following[0]]
@@ -128,43 +124,37 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
 
 
 def _unused(name: str, used: Iterable[str]) -> str:
-    """`name`, or where it is used already, name@2, name@3, ..."""
+    """Return `name`, or if it is used already, name@2, name@3, ..."""
     return next(n for n in chain([name], (f"{name}@{k}" for k in count(2))) if n not in used)
 
 
-def _part(namespace: str, around: str) -> str:
-    """Which part of the box `around` a namespace is: "attention" of "block.attention.heads"."""
-    if common_namespace(namespace, around) != around:
+def _part(namespace: str, block: str) -> str:
+    """Return the part of a block that a namespace is: "attention" of "block.attention.heads"."""
+    if common_namespace(namespace, block) != block:
         return ""
-    return namespace.removeprefix(around).lstrip(".").partition(".")[0]
+    return namespace.removeprefix(block).lstrip(".").partition(".")[0]
 
 
 def _nodes(graph: Graph, ids: Iterable[str]) -> list[Node]:
-    """Calls by their ids, in the graph's order."""
+    """Return calls by their ids, in the graph's order."""
     return [graph.nodes[position] for position in sorted(graph.index[i] for i in ids)]
 
 
-def _without_outer_norms(graph: Graph, nodes: list[Node]) -> list[Node]:
-    """Calls without a norm before all or after all others, and dropouts and the like beyond it."""
+def _without_outer_norms(identities: Reachability, nodes: list[Node]) -> list[Node]:
+    """Return calls without a norm before or after all others, and identities beyond it."""
     inside = {node.id for node in nodes}
-
-    def sources(node_id: str) -> list[str]:
-        return [edge.source for edge in graph.incoming[node_id] if edge.source in inside]
-
-    def targets(node_id: str) -> list[str]:
-        return [edge.target for edge in graph.outgoing[node_id] if edge.target in inside]
-
     outer: set[str] = set()
-    for neighbours in (sources, targets):
+    for reached in (identities.ancestors, identities.descendants):
         for node in nodes:
-            passed, others = past_identities(graph, node.id, neighbours)
-            if is_norm(node) and not others:
-                outer |= {node.id, *(identity.id for identity in passed)}
+            if is_norm(node):
+                near = inside.intersection(reached(node.id))
+                if all(is_identity_like(identities.graph.node(node_id)) for node_id in near):
+                    outer |= {node.id, *near}
     return [node for node in nodes if node.id not in outer]
 
 
 def _beside_groups(graph: Graph, members: dict[str, list[Node]]) -> Graph:
-    """Calls left over of a namespace that became a group, moved out of it, next to the group."""
+    """Move the remaining calls of a namespace that became a group out of it, next to the group."""
     grouped = {node.id for nodes in members.values() for node in nodes}
     nodes = tuple(
         replace(node, namespace=node.namespace.rpartition(".")[0])

@@ -1,1 +1,1 @@
-"""Measuring: one batch run through a model, call by call: values, gradients and attention."""
+"""Run one batch through a model, call by call: values, gradients and attention weights."""

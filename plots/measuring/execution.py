@@ -1,7 +1,7 @@
 """Compute a Functional model call by call: the value of every call, and the gradient on every edge.
 
-Nothing of the model is changed by it, neither weights nor states, and the values are those of
-`model(inputs)`, on every backend of Keras.
+The model stays as it is, weights and states, and the values are those of `model(inputs)`, on every
+backend of Keras.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
-from plots.measuring.arrays import as_array, is_float, is_half
-from plots.measuring.differentiation import gradient
-from plots.measuring.losses import loss_of_outputs
-from plots.measuring.model_inputs import random_inputs, standardised_inputs
+from plots.measuring.gradients import as_array, gradient, is_float, is_half, loss_of_outputs
+from plots.measuring.inputs import random_inputs, standardise_inputs
 from plots.reading.keras_calls import RecordedCall, filled_arguments
 from plots.reading.keras_values import weights_of
 from plots.reading.read import read_calls, read_graph
@@ -27,7 +25,7 @@ Place = tuple[str, int]
 """One output of a call: (its id, the output's number)."""
 
 Compute = Callable[[RecordedCall, list[Any], dict[str, Any]], Any]
-"""What computes a call: (call, args, kwargs) -> its outputs."""
+"""Function that computes a call: (call, args, kwargs) -> its outputs."""
 
 
 def call_values(
@@ -37,17 +35,17 @@ def call_values(
     open_layers: bool = False,
     seed: int = 0,
 ) -> dict[str, tuple[np.ndarray, ...]]:
-    """What every call of a model gives out for one batch: node id -> its outputs, flattened.
+    """Return the outputs of every call of a model for one batch: node id -> its flat outputs.
 
     The ids are those of `plots.read_graph(model, open_nested, open_layers)`. Of a model that
-    `TimeDistributed` applies to every step, only what comes out of it is there.
+    `TimeDistributed` applies to every step, only the output is included.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
         inputs: As the model takes them, or by name; None: `random_inputs(model, seed=seed)`.
         open_nested: As for `read_graph`.
         open_layers: As for `read_graph`.
-        seed: Of the random inputs.
+        seed: Seed of the random inputs.
 
     Returns:
         NumPy arrays; floats of half precision are given in float32.
@@ -55,7 +53,7 @@ def call_values(
     Raises:
         TypeError: if the model has no graph.
         ValueError: if the model is not built or has no weights, if the inputs do not fit, or if
-            layers that are to be opened do something else than what could be seen of them.
+            opened layers compute something else than the calls inside of them.
     """
     return Execution.of(model, inputs, seed, Opened(open_nested, open_layers)).arrays()
 
@@ -69,32 +67,31 @@ def edge_gradients(
     open_layers: bool = False,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """The gradient of a loss with respect to the tensor on every edge: `Edge.id` -> its array.
+    """Return the gradient of a loss with respect to the tensor on every edge, by `Edge.id`.
 
-    A value that goes two ways has a gradient on each, so that what comes back along a skip path and
-    what comes back through the sublayer are separate numbers; the gradient with respect to the
-    value itself is their sum. Edges of integers and booleans have none. What a model computes in
-    half precision (mixed_float16) has its gradients in half precision, too, and without the scaling
-    of the loss that training adds: small ones may be rounded to 0.
+    A value that goes to two calls has a gradient on each edge, so that those along a skip path and
+    through the sublayer are separate numbers; the gradient with respect to the value itself is
+    their sum. Edges of integers and booleans have none. Where a model computes in half precision
+    (mixed_float16), so do its gradients, and without the loss scaling of training: small ones may
+    be rounded to 0.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
         inputs: As for `call_values`.
-        targets: What the loss compares the outputs with.
+        targets: Targets that the loss compares the outputs with.
         loss: With `targets`, a loss of Keras by name, as an object, or as a function of targets and
-            outputs; None: that with which the model was compiled. Without `targets`, a function of
-            the model's outputs. With neither: the outputs times random numbers, summed up, so that
-            the gradient at the outputs has an RMS of about 1, and every other one says by how much
-            it has grown or shrunk on its way back. The random numbers are of a standard normal
-            distribution.
+            outputs; None: the loss that the model was compiled with. Without `targets`, a function
+            of the model's outputs. With neither: the sum of the outputs times random numbers of a
+            standard normal distribution, so that the gradient at the outputs has an RMS of about 1,
+            and every other one shows how much it has grown or shrunk on its way back.
         open_nested: As for `read_graph`.
         open_layers: As for `read_graph`.
-        seed: Of the random inputs, and of the random numbers of the loss.
+        seed: Seed of the random inputs, and of the random numbers of the loss.
 
     Raises:
         TypeError: if the model has no graph.
         ValueError: as from `call_values`; if there are targets and no loss, or neither, and the
-            model gives out no floats.
+            model returns no floats.
     """
     execution = Execution.of(model, inputs, seed, Opened(open_nested, open_layers))
     found = execution.gradients(loss_of_outputs(model, targets, loss, seed))
@@ -103,7 +100,7 @@ def edge_gradients(
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What is opened when a model is read; see `plots.read_graph`."""
+    """Whether nested models and layers are opened when a model is read: `plots.read_graph`."""
 
     nested: bool = False
     layers: bool = False
@@ -131,18 +128,26 @@ class Execution:
         inputs: Any = None,
         seed: int = 0,
         opened: Opened = Opened(),
-        compute: Compute | None = None,
+        observe: Callable[[Graph], Compute] | None = None,
     ) -> Execution:
-        """Compute a model, opened as said."""
+        """Compute a model.
+
+        Args:
+            model: A Functional model, or a Sequential one that is built.
+            inputs: As for `call_values`.
+            seed: Seed of the random inputs.
+            opened: Whether nested models and layers are opened.
+            observe: Returns the function that computes the calls of a graph.
+        """
         graph, calls = read_calls(model, opened.nested)
         _check_weights(model, calls)
         given = random_inputs(model, seed=seed) if inputs is None else inputs
         places = [(node_id, 0) for node_id in graph.inputs]
-        fed = dict(zip(places, standardised_inputs(model, given), strict=True))
+        fed = dict(zip(places, standardise_inputs(model, given), strict=True))
         with _without_trace():
-            values = _run(calls, fed, {}, compute or _compute)
+            values = _run(calls, fed, {}, observe(graph) if observe else _compute)
             whole = Execution(graph, calls, fed, values)
-            return whole._looking_into_layers(model, opened, compute) if opened.layers else whole
+            return whole._with_opened_layers(model, opened, observe) if opened.layers else whole
 
     @staticmethod
     def as_read(
@@ -150,23 +155,20 @@ class Execution:
         model: keras.Model | None,
         inputs: Any = None,
         seed: int = 0,
-        compute: Compute | None = None,
+        observe: Callable[[Graph], Compute] | None = None,
     ) -> Execution:
-        """Compute the model that `graph` was read from, opened as it was then.
+        """Compute the model that `graph` was read from, opened in the same way.
 
         Raises:
             ValueError: if there is no model, or the graph was read from another one.
         """
-        model = needed(model)
-        return Execution.of(model, inputs, seed, _how_it_was_opened(graph, model), compute)
+        model = check_model(model)
+        return Execution.of(model, inputs, seed, _how_it_was_opened(graph, model), observe)
 
-    def _looking_into_layers(
-        self, model: keras.Model, opened: Opened, compute: Compute | None
+    def _with_opened_layers(
+        self, model: keras.Model, opened: Opened, observe: Callable[[Graph], Compute] | None
     ) -> Execution:
-        """The same, with the inside of layers that are made of layers, as far as it can be known.
-
-        What is inside depends on the sizes of the batch, which are now known.
-        """
+        """Compute the same with layers opened, for the sizes of this batch."""
         shapes = {
             id(tensor): tuple(self.values[place].shape)
             for call in self.calls
@@ -176,28 +178,28 @@ class Execution:
         graph, calls = read_calls(model, opened.nested, opened.layers, shapes)
         if graph.index.keys() == self.graph.index.keys():
             return self
-        values = _run(calls, self.fed, {}, compute or _compute)
+        values = _run(calls, self.fed, {}, observe(graph) if observe else _compute)
         rounding = _rounding(values.values())
         for inside, outside in zip(graph.outputs, self.graph.outputs, strict=True):
             if not _are_close(values[inside], self.values[outside], rounding):
                 raise ValueError(
-                    f"what is inside of the layers of the model {model.name!r} does not give what "
-                    "the layers give (they may rely on implicit masks); read it with "
+                    f"the calls inside of the layers of the model {model.name!r} do not compute "
+                    "the same as the layers (they may rely on implicit masks); read it with "
                     "open_layers=False"
                 )
         return Execution(graph, calls, self.fed, values)
 
     def arrays(self) -> dict[str, tuple[np.ndarray, ...]]:
-        """All values by call, as arrays."""
+        """Return all values as arrays, by call."""
         found: dict[str, list[np.ndarray]] = {}
         for (node_id, _), value in sorted(self.values.items(), key=lambda item: item[0]):
             found.setdefault(node_id, []).append(as_array(value))
         return {node.id: tuple(found[node.id]) for node in self.graph.nodes if node.id in found}
 
     def gradients(self, loss: Callable[[list[Any]], Any]) -> dict[str, np.ndarray]:
-        """The gradient of `loss`, a function of the outputs, on every edge of floats by its id.
+        """Return the gradient of `loss`, a function of the outputs, on every edge of floats by id.
 
-        What leaves the model is on an edge here, too: see `output_edge`.
+        Each output of the model is an edge here, too: see `output_edge`.
         """
         import keras
         from keras import ops
@@ -221,7 +223,7 @@ class Execution:
             return {edge: as_array(found) for edge, found in gradient(loss_at, zeros).items()}
 
     def summed_gradients(self, on_edges: Mapping[str, np.ndarray]) -> dict[Place, np.ndarray]:
-        """The gradient with respect to every value: the sum of those on the edges it goes along."""
+        """Return the gradient with respect to every value: the sum of those on its edges."""
         total: dict[Place, np.ndarray] = {}
         for edge, place in self._sources().items():
             if edge in on_edges:
@@ -229,33 +231,33 @@ class Execution:
         return total
 
     def _sources(self) -> dict[str, Place]:
-        """Id of every edge that is an argument or leaves the model -> what is handed along it."""
+        """Return the value on every edge that is an argument or an output, by the edge's id."""
         edges = [edge for call in self.calls for edge in call.edges.values()]
         arguments = {edge.id: (edge.source, edge.output) for edge in edges if not edge.implicit}
         return arguments | {output_edge(n): place for n, place in enumerate(self.graph.outputs)}
 
 
 def output_edge(number: int) -> str:
-    """What stands for an edge's id where a value leaves the model as its output of this number."""
+    """Return the id of the edge on which a value leaves the model as its output of this number."""
     return f"output {number}"
 
 
-def needed(model: keras.Model | None) -> keras.Model:
-    """The model, which has to be there to be run.
+def check_model(model: keras.Model | None) -> keras.Model:
+    """Return the model, if there is one.
 
     Raises:
         ValueError: if it is None.
     """
     if model is None:
         raise ValueError(
-            "the model has to be run, and there is only its graph: give `model`, or draw the model "
-            "itself and not its graph"
+            "measuring runs the model, and there is only its graph: give `model`, or draw the "
+            "model itself and not its graph"
         )
     return model
 
 
 def _how_it_was_opened(graph: Graph, model: keras.Model) -> Opened:
-    """How `graph` was read from `model`, told by its ids."""
+    """Return how `graph` was read from `model`, according to its ids."""
     common: dict[Opened, int] = {}
     for opened in (Opened(True), Opened(False), Opened(True, True), Opened(False, True)):
         found = read_graph(model, opened.nested, opened.layers)
@@ -273,10 +275,10 @@ def _how_it_was_opened(graph: Graph, model: keras.Model) -> Opened:
 
 def _check_weights(model: keras.Model, calls: Sequence[RecordedCall]) -> None:
     variables = (v for call in calls for v in weights_of(call.record.operation))
-    # Keras computes with newly drawn numbers in the place of a weight that was not allocated.
+    # Keras replaces a weight that was not allocated by random numbers.
     if any(variable._value is None for variable in variables):
         raise ValueError(
-            f"the model {model.name!r} has no weights, only their shapes, so that it cannot be "
+            f"the model {model.name!r} has no weights, only their shapes, so it cannot be "
             "computed; build it with weights"
         )
 
@@ -287,7 +289,7 @@ def _run(
     shifts: Mapping[str, Any],
     compute: Compute,
 ) -> dict[Place, Any]:
-    """All values, if on the edges that are in `shifts` so much is added to what is handed on."""
+    """Return all values, with `shifts` added to the values on their edges."""
     import keras
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
@@ -320,12 +322,12 @@ def _compute(call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any
 
 
 def _rounding(values: Iterable[Any]) -> float:
-    """How much of the largest number rounding may change where these values are computed."""
+    """Return the relative rounding error of values, in units of the largest number."""
     return 0.05 if any(is_half(value) for value in values) else 1e-3
 
 
 def _are_close(found: Any, expected: Any, rounding: float) -> bool:
-    """Whether two tensors differ by no more than this part of the largest finite number."""
+    """Return whether two tensors differ by at most `rounding` times the largest finite number."""
     import numpy as np
 
     arrays = as_array(found), as_array(expected)
@@ -334,7 +336,7 @@ def _are_close(found: Any, expected: Any, rounding: float) -> bool:
 
 
 def _shifted(value: Any, shift: Any) -> Any:
-    """The sum of both, with the mask that Keras has put behind the value."""
+    """Return the sum of both, with the implicit mask of the value."""
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
     if shift is None:
@@ -345,7 +347,7 @@ def _shifted(value: Any, shift: Any) -> Any:
 
 
 def _without_trace() -> keras.StatelessScope:
-    """What is computed in here changes no state: no statistics of a norm, no seed of a dropout."""
+    """Return a scope in which no state changes, such as statistics of norms and seeds."""
     import keras
 
     return keras.StatelessScope(initialize_variables=False)

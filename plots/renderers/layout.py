@@ -7,6 +7,7 @@ from math import prod
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_namespaces, find_namespaces
+from plots.reachability import Reachability
 
 DIRECTIONS = ("TB", "BT", "LR", "RL")
 """Top to bottom, bottom to top, left to right, right to left."""
@@ -162,13 +163,14 @@ def _below(
     The keys and values of a cross-attention depend on the encoder only, so nothing else prevents
     Graphviz from drawing them above the first decoder block.
     """
+    reachability = Reachability(graph)
     pairs: dict[tuple[str, str], None] = {}
     for namespace, edges in entries.items():
         main = feeds[namespace]
         others = {edge.target: None for edge in edges if edge.source != main}
         fed = {edge.target for edge in edges if edge.source == main}
         if others and fed:
-            above = graph.ancestors(main)
+            above = {*reachability.ancestors(main)}
             pairs.update(
                 {(main, node_id): None for node_id in others if node_id not in above | fed}
             )

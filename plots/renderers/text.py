@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from plots.annotations import Note, SkipPath, counted, number_text
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import find_namespaces
-from plots.ordering import box_by_box
+from plots.ordering import block_by_block
 from plots.registry import graph_renderer
 from plots.renderers.labels import constant_text, group_text, shape_text
 
@@ -85,7 +85,7 @@ class _Row:
 def _rows(graph: Graph, references: _References) -> Iterator[_Row]:
     """Yield the calls by namespace, each namespace under its title."""
     around: list[str] = []
-    for node in box_by_box(graph, references.namespaces):
+    for node in block_by_block(graph, references.namespaces):
         namespace = references.namespaces[node.id]
         parts = namespace.split(".") if namespace else []
         depth = 0

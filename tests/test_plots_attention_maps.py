@@ -1,17 +1,17 @@
-"""Attention weights are those that the model computes, and their pictures show them."""
+"""Attention maps are the weights that the model computes, and pictures show them."""
 
 import base64
-import struct
-import zlib
+import io
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from PIL import Image
 from small_models import TRANSLATOR, probe_activations, random_model, random_tokens, small_spec
 
 import plots
-from plots.measuring.attention_pictures import LONGEST, block_maximum, heads_png
+from plots.measuring.attention_maps import LONGEST, heads_png, reduce_blocks
 from plots.renderers.dot import picture_row
 
 B, T, S, N, H = 2, 3, 7, 2, 5
@@ -63,11 +63,11 @@ def test_weights_of_a_library_layer_are_its_own_with_implicit_masks():
     np.testing.assert_array_equal(weights[0, 0, :3] > 0, np.tri(3, 5) > 0)  # of real tokens
 
 
-def test_other_library_layers_give_out_their_weights_too():
+def test_weights_of_other_library_layers_are_their_own():
     x, memory = keras.Input((T, H), name="x"), keras.Input((S, H), name="memory")
     grouped = layers.GroupQueryAttention(3, 4, 2, name="grouped")
-    given_out = grouped(x, memory, return_attention_scores=True)
-    model = keras.Model([x, memory], [*given_out, layers.Attention(name="single")([x, memory])])
+    returned = grouped(x, memory, return_attention_scores=True)
+    model = keras.Model([x, memory], [*returned, layers.Attention(name="single")([x, memory])])
     inputs = {"x": normal(B, T, H), "memory": normal(B, S, H)}
     maps = plots.attention_maps(model, inputs)
     mixed, scores, single = (ops.convert_to_numpy(y) for y in model([*inputs.values()]))
@@ -79,7 +79,7 @@ def test_other_library_layers_give_out_their_weights_too():
 
 
 @pytest.mark.parametrize("with_values", ["positional", "keyword"])
-def test_weights_of_the_fused_operation_are_the_softmax_of_what_it_reckons(with_values):
+def test_weights_of_the_fused_operation_are_the_softmax_of_its_scores(with_values):
     query, key, bias = normal(B, T, 4, H), normal(B, S, 2, H), normal(B, 4, T, S)
     q, k, v = (
         keras.Input(x.shape[1:], name=n) for n, x in zip("qkv", (query, key, key), strict=True)
@@ -118,7 +118,7 @@ def test_weights_over_an_image_have_its_positions_in_one_row(attention_axes):
     assert list(graph.pictures) == ["attention"]
 
 
-def test_layers_of_somebody_else_with_known_names_are_left_alone():
+def test_foreign_layers_with_known_names_have_no_maps():
     class MultiHeadAttention(layers.Layer):
         def call(self, query, value):
             return query + ops.mean(value, axis=1, keepdims=True)
@@ -149,7 +149,7 @@ def by_hand(softmax_call, queries, keys):
     [ops.softmax, layers.Softmax(), layers.Activation("softmax")],
     ids=["operation", "layer", "activation"],
 )
-def test_attention_by_hand_is_found_and_told_self_from_cross(softmax_call):
+def test_maps_of_attention_in_steps_have_their_kind(softmax_call):
     x, memory = keras.Input((T, 5), name="x"), keras.Input((S, 11), name="memory")
     y = layers.LayerNormalization()(x)
     own, cross = by_hand(softmax_call, y, y), by_hand(softmax_call, y, memory)
@@ -162,7 +162,7 @@ def test_attention_by_hand_is_found_and_told_self_from_cross(softmax_call):
     np.testing.assert_allclose(maps[1].weights.sum(-1), 1, rtol=0, atol=1e-6)
 
 
-def test_a_softmax_that_mixes_nothing_is_no_attention():
+def test_a_softmax_without_scores_has_no_map():
     image, x = keras.Input((9, 9, 3), name="image"), keras.Input((T, 5), name="x")
     gate = layers.Multiply()([image, ops.softmax(image)])
     experts = ops.einsum("bte,bth->beh", ops.softmax(x), layers.Dense(7)(x))
@@ -170,25 +170,17 @@ def test_a_softmax_that_mixes_nothing_is_no_attention():
     assert plots.attention_maps(keras.Model([image, x], [gate, experts, gone])) == {}
 
 
-def test_entropy_is_that_of_equal_looks():
+def test_the_entropy_of_equal_weights_is_the_logarithm_of_their_number():
     weights = np.zeros((1, 1, 2, 4), "float32")
     weights[..., 0, :2], weights[..., 1, :] = 1 / 2, 1 / 4
     assert plots.AttentionMap("self", weights).entropy == pytest.approx((1 + 2) / 2)
 
 
 def pixels(picture):
-    """Decode a PNG of 8-bit RGB without filters, as an array (rows, columns, 3)."""
-    chunks, at = {}, 8
-    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-    while at < len(picture):
-        (length,) = struct.unpack(">I", picture[at : at + 4])
-        kind, data = picture[at + 4 : at + 8], picture[at + 8 : at + 8 + length]
-        assert struct.unpack(">I", picture[at + 8 + length :][:4])[0] == zlib.crc32(kind + data)
-        chunks[kind], at = data, at + 12 + length
-    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), "uint8").reshape(height, 1 + 3 * width)
-    assert not lines[:, 0].any()
-    return lines[:, 1:].reshape(height, width, 3)
+    """The pixels of a PNG, (rows, columns, 3)."""
+    with Image.open(io.BytesIO(picture)) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        return np.array(image)
 
 
 def test_a_picture_has_a_map_for_every_head_and_its_masked_cells_are_grey():
@@ -210,15 +202,21 @@ def test_heads_fill_a_grid_that_is_wider_than_high(heads, grid):
     assert [round(side / 102) for side in image.shape[:2]] == list(grid)
 
 
-def test_of_long_sequences_a_cell_shows_the_largest_weight_of_its_block():
+def test_a_block_of_a_map_is_reduced_to_one_number():
     maps = normal(2, 5, 7)
-    blocks = block_maximum(maps, 4)
+    blocks = reduce_blocks(maps, (2, 2), np.maximum)
     assert blocks.shape == (2, 3, 4)
     assert blocks[1, 2, 3] == maps[1, 4, 6]
     assert blocks[0, 0, 1] == maps[0, 0:2, 2:4].max()
-    np.testing.assert_array_equal(block_maximum(maps, 7), maps)
-    long = np.full((1, 3, 1009), 0.1)
-    assert pixels(heads_png(long, np.ones(long.shape, bool))).shape[1] <= 2 * LONGEST
+    np.testing.assert_array_equal(reduce_blocks(maps, (1, 1), np.maximum), maps)
+
+
+def test_a_cell_of_a_long_sequence_shows_the_largest_weight_of_its_tokens():
+    weights = np.zeros((1, 3, 1009))
+    weights[0, 2, 100] = 1
+    picture = pixels(heads_png(weights, np.ones(weights.shape, bool)))
+    assert picture.shape[1] <= 2 * LONGEST
+    assert [8, 48, 107] in picture.reshape(-1, 3).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +239,7 @@ def test_the_plugin_draws_every_attention_and_measures_its_entropy(drawn):
     assert plots.Graph.from_json(drawn.to_json()) == drawn
 
 
-def test_an_svg_holds_the_pictures_itself_and_a_png_shows_them(drawn, tmp_path):
+def test_an_svg_embeds_the_pictures_and_a_png_shows_them(drawn, tmp_path):
     paths = [tmp_path / f"{name}.svg" for name in ("first", "second")]
     for path in paths:
         plots.draw(drawn, path, plugins=[])
@@ -256,7 +254,7 @@ def test_an_svg_holds_the_pictures_itself_and_a_png_shows_them(drawn, tmp_path):
     assert (tmp_path / "model.png").stat().st_size > 1000
 
 
-def test_a_large_picture_is_shown_smaller_and_in_its_proportions():
+def test_a_large_picture_is_scaled_and_keeps_its_proportions():
     picture = base64.b64encode(heads_png(np.zeros((1, 3, 3)), np.ones((1, 3, 3), bool))).decode()
     assert 'width="48" height="48"' in picture_row(picture)
     wide = np.zeros((1, 2, 48))
@@ -264,7 +262,7 @@ def test_a_large_picture_is_shown_smaller_and_in_its_proportions():
     assert 'width="48" height="2"' in row
 
 
-def test_an_example_that_is_not_there_is_refused():
+def test_an_example_outside_of_the_batch_is_an_error():
     graph = plots.read_graph(TRANSLATOR_MODEL)
     with pytest.raises(ValueError, match="example is 3; the batch has the examples 0 to 2"):
         plots.apply_plugins(

@@ -1,4 +1,4 @@
-"""Attention that sees the future or padding is found, if and only if outputs depend on them."""
+"""Attention to the future or to padding is found if and only if outputs depend on them."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ from hand_made_transformers import (
 from keras import layers, ops
 
 import plots
-from plots.diagnosis.attentions import attentions_of
+from plots.attentions import find_attentions, query_flow
 from plots.graph import check_graph
 
 pytestmark = pytest.mark.usefixtures("fixed_seed")
@@ -55,7 +55,7 @@ def test_a_decoder_that_sees_the_future_is_found_if_and_only_if_it_does(kind):
         assert "without a causal mask" in the_finding(model).text
 
 
-def test_without_a_sign_of_a_decoder_attention_in_both_directions_is_fine():
+def test_attention_in_both_directions_is_fine_outside_of_decoders():
     assert findings_of(language_model(LEAKING["layer"], name="tagger")) == ()
     assert findings_of(language_model(LEAKING["layer"], name="masked_lm")) == ()
 
@@ -78,7 +78,7 @@ def test_one_block_of_a_causal_stack_that_is_not_causal_is_found():
     assert findings_of(model(True, True, True)) == ()
 
 
-def test_queries_for_an_image_attend_to_each_other_in_both_directions():
+def test_queries_of_an_image_decoder_may_attend_in_both_directions():
     """As in DETR, whose decoder decodes no tokens."""
     image, queries = keras.Input((13, WIDTH), name="image"), keras.Input((LENGTH, WIDTH))
     x = sublayer("self", queries, attention("self"), "post")
@@ -86,7 +86,7 @@ def test_queries_for_an_image_attend_to_each_other_in_both_directions():
     assert findings_of(keras.Model([image, queries], x, name="decoder")) == ()
 
 
-def test_masks_that_the_graph_does_not_explain_are_trusted():
+def test_masks_of_unknown_layers_are_trusted():
     class Visible(layers.Layer):
         def call(self, tokens):
             index = ops.arange(LENGTH)
@@ -96,7 +96,7 @@ def test_masks_that_the_graph_does_not_explain_are_trusted():
 
 
 @pytest.mark.parametrize("keys_first", [True, False])
-def test_queries_are_told_from_keys_whichever_comes_first_in_the_einsum(keys_first):
+def test_queries_are_recognised_in_either_place_of_an_einsum(keys_first):
     queries, keys = keras.Input((LENGTH, WIDTH), name="q"), keras.Input((13, WIDTH), name="k")
     if keys_first:
         scores = ops.einsum("bsd,btd->bts", keys, queries)
@@ -104,9 +104,11 @@ def test_queries_are_told_from_keys_whichever_comes_first_in_the_einsum(keys_fir
         scores = ops.einsum("btd,bsd->bts", queries, keys)
     mixed = ops.einsum("bts,bsd->btd", ops.softmax(scores), keys)
     graph = plots.read_graph(keras.Model([queries, keys], mixed))
-    ((attention,), lineage) = attentions_of(graph)
-    assert (attention.query, attention.keys, attention.is_self) == ("q", ("k",), False)
-    assert [node.id for node in lineage.calls_of(attention.output) if node.kind == "input"] == ["q"]
+    (attention,) = find_attentions(graph)
+    assert (attention.query.source, attention.memory, attention.is_self) == ("q", ("k",), False)
+    flow = query_flow(graph, [attention])
+    assert flow.depends(attention.output, on="q")
+    assert not flow.depends(attention.output, on="k")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def writer_after(encoded, target):
 
 
 @pytest.mark.parametrize("join", ["before the tokens", "added to every token"])
-def test_an_encoder_whose_output_goes_into_causal_tokens_may_look_both_ways(join):
+def test_an_encoder_before_or_added_to_causal_tokens_may_attend_in_both_directions(join):
     """As in a language model with a prefix, or a variational autoencoder of texts."""
     source, target = tokens_input("source"), tokens_input("target")
     memory = layers.LayerNormalization()(block("reader", embedded(source, "source_embedding")))
@@ -165,7 +167,7 @@ def text_and_image(name, is_mutual):
     return keras.Model([tokens, image], outputs if is_mutual else outputs[0], name="pair")
 
 
-def test_cross_attention_makes_no_decoder_of_an_encoder_or_of_two_that_read_each_other():
+def test_encoders_with_cross_attention_or_mutual_attention_are_no_decoders():
     """As in ALBEF and BLIP, or in LXMERT."""
     assert findings_of(text_and_image("text_encoder", is_mutual=False)) == ()
     assert findings_of(text_and_image("language", is_mutual=True)) == ()
@@ -178,7 +180,7 @@ def test_cross_attention_makes_no_decoder_of_an_encoder_or_of_two_that_read_each
 
 
 class AddTable(layers.Layer):
-    """Adds a trained vector for each position, and hands the mask on."""
+    """Adds a trained vector for each position, and passes the mask on."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -232,7 +234,9 @@ def sees_padding(model):
     ("positions", "lost_at"),
     [("layer with mask", None), ("merge layer", "sum"), ("operation", "add#1")],
 )
-def test_a_lost_mask_is_found_where_it_is_lost_if_and_only_if_padding_is_seen(positions, lost_at):
+def test_a_lost_mask_is_found_at_its_call_if_and_only_if_outputs_depend_on_padding(
+    positions, lost_at
+):
     model = masking_encoder(by_layer, ADDED_POSITIONS[positions])
     assert sees_padding(model) == (lost_at is not None)
     if lost_at is None:
@@ -240,10 +244,10 @@ def test_a_lost_mask_is_found_where_it_is_lost_if_and_only_if_padding_is_seen(po
     else:
         finding = the_finding(model)
         assert finding.about == ("attention.layer", lost_at)
-        assert f"words gives out: attention.layer. The mask is lost at {lost_at}:" in finding.text
+        assert f"mask of words: attention.layer. The mask is lost at {lost_at}:" in finding.text
 
 
-def test_a_mask_that_is_handed_in_replaces_the_lost_one():
+def test_an_explicit_mask_replaces_a_lost_one():
     model = masking_encoder(
         lambda tokens: by_layer(attention_mask=not_padding(tokens)), ADDED_POSITIONS["operation"]
     )
@@ -325,7 +329,7 @@ class Positions(layers.Layer):
 
 
 class Reader(layers.Layer):
-    """Self-attention and a feed-forward, which says nothing about masks itself."""
+    """Self-attention and a feed-forward, without mask handling of its own."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -347,9 +351,7 @@ class Reader(layers.Layer):
 @pytest.mark.parametrize("has_mask", [True, False])
 @pytest.mark.parametrize("readers", [1, 3])
 @pytest.mark.filterwarnings("ignore:Layer '.*' .of type Reader")  # Keras warns that it loses it
-def test_the_inside_of_opened_layers_takes_and_hands_on_masks_as_when_it_is_computed(
-    has_mask, readers
-):
+def test_calls_inside_of_opened_layers_use_and_pass_on_masks_as_in_execution(has_mask, readers):
     tokens = tokens_input()
     positions = Positions(has_mask, name="embedded")
     x = positions(tokens)

@@ -1,0 +1,386 @@
+"""Find the attentions of a graph by their structure.
+
+An attention is one call (`MultiHeadAttention`, `keras.ops.dot_product_attention`), or several
+steps: scores of queries and keys, a softmax, and a product of its weights with the values. The
+scores are a product of queries and keys, or additive, such as `v · tanh(q + k)`. Between the steps
+there may be masks, biases, scales, dropouts, transposes and reshapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from plots.graph import Constant, Edge, Graph, Node, Tensor
+from plots.operation_kinds import (
+    ATTENTION_LAYERS,
+    FUSED_ATTENTION,
+    PRODUCTS,
+    is_additive_merge,
+    is_attention,
+    is_softmax,
+)
+from plots.reachability import Reachability, data_flow
+
+_MOST_STEPS = 16
+"""Most calls between the softmax and the scores, and between the softmax and the values."""
+
+_JOINS = frozenset({"Concatenate", "Stack"})
+_ELEMENTWISE = frozenset(
+    {
+        "Add",
+        "Average",
+        "Divide",
+        "Maximum",
+        "Minimum",
+        "Multiply",
+        "Subtract",
+        "TrueDivide",
+        "Where",
+    }
+)
+_LAYOUT = frozenset(
+    {"ExpandDims", "Moveaxis", "Permute", "Reshape", "Squeeze", "Swapaxes", "Transpose"}
+)
+_REDUCTIONS = frozenset({"Mean", "Sum"})
+_ROLES = {"inputs.0": "query", "inputs.1": "value", "inputs.2": "key"}  # of keras.layers.Attention
+_QUERY_MASKS = frozenset({"query_mask", "mask.0"})
+
+Axis = tuple[str, int, int]
+"""One axis of a tensor: (id of a call, which of its outputs, which axis of the output)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One attention.
+
+    Attributes:
+        id: The call that computes the weights: the layer, the fused operation, or the softmax.
+        scores: Id of the call that combines queries and keys; the same if it is one call.
+        output: Id of the call that returns the weighted values; the same if it is one call.
+        query: The edge of the queries.
+        keys: The edges of the keys.
+        values: The edges of the values.
+        masks: Edges of masks and biases on the scores, without masks of queries.
+        constants: Masks and switches that are no tensors of the graph, such as `is_causal`.
+        axes: (query axis, key axis) of the softmax; the first is None if there is one query only.
+            None if the attention is one call.
+        lengths: (axis of the query length, axis of the key length), if they are known.
+        has_known_masks: Whether `masks` and `constants` hold all that it may mask. A class that
+            derives from a known attention may mask in its own way.
+        is_self: Whether queries and keys are computed from the same sequence.
+    """
+
+    id: str
+    scores: str
+    output: str
+    query: Edge
+    keys: tuple[Edge, ...]
+    values: tuple[Edge, ...]
+    masks: tuple[Edge, ...] = ()
+    constants: tuple[Constant, ...] = ()
+    axes: tuple[int | None, int] | None = None
+    lengths: tuple[Axis, Axis] | None = None
+    has_known_masks: bool = True
+    is_self: bool = False
+
+    @property
+    def is_one_call(self) -> bool:
+        """Whether scores, softmax and weighted values are one call."""
+        return self.id == self.output
+
+    @property
+    def memory(self) -> tuple[str, ...]:
+        """Ids of the calls that the keys and values come from."""
+        return tuple(dict.fromkeys(edge.source for edge in (*self.keys, *self.values)))
+
+
+def find_attentions(graph: Graph) -> tuple[Attention, ...]:
+    """Return the attentions of a graph, in its order."""
+    found = [a for node in graph.nodes if (a := _attention_at(graph, node)) is not None]
+    if not found:
+        return ()
+    flow = query_flow(graph, found)
+    sequences = {  # computed from the model's inputs, and with more axes than batch and width
+        node.id
+        for node in graph.nodes
+        if flow.depends_on_input(node.id)
+        and any(_is_float(tensor) for tensor in node.outputs)
+        and max(len(tensor.shape) for tensor in node.outputs) > 2
+    }
+
+    def is_self(attention: Attention) -> bool:
+        return all(
+            any(node.id in sequences for node in flow.common(attention.query.source, source))
+            for source in attention.memory
+        )
+
+    return tuple(replace(attention, is_self=is_self(attention)) for attention in found)
+
+
+def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
+    """Return the data flow that passes attentions along their queries only.
+
+    So the calls of a decoder depend on its own tokens, and not by cross-attention on the encoder.
+    """
+    return data_flow(
+        graph,
+        without=(edge.id for a in attentions for edge in (*a.keys, *a.values, *a.masks)),
+    )
+
+
+def _attention_at(graph: Graph, node: Node) -> Attention | None:
+    if is_attention(node):
+        return _in_one_call(graph, node)
+    return _around_softmax(graph, node) if is_softmax(node) else None
+
+
+# One call ---------------------------------------------------------------------------------------
+
+
+def _in_one_call(graph: Graph, node: Node) -> Attention | None:
+    """Return the attention that a call is, if its arguments have the usual names."""
+    edges: dict[str, list[Edge]] = {"query": [], "key": [], "value": [], "": []}
+    for edge in graph.incoming[node.id]:
+        role = _ROLES.get(edge.port, edge.port)
+        edges[role if role in edges else ""].append(edge)
+    keys, values = edges["key"] or edges["value"], edges["value"]
+    if not edges["query"] or not keys:
+        return None
+    query = edges["query"][0]
+    causal = Constant("is_causal", bool(node.config.get("is_causal")))
+    return Attention(
+        id=node.id,
+        scores=node.id,
+        output=node.id,
+        query=query,
+        keys=tuple(keys),
+        values=tuple(values),
+        masks=tuple(edge for edge in edges[""] if edge.port not in _QUERY_MASKS),
+        constants=(causal, *node.constants),
+        lengths=_lengths(graph, query, keys[0], rank=4 if node.is_a(FUSED_ATTENTION) else 3),
+        has_known_masks=node.role == "attention"
+        or node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION,
+    )
+
+
+def _lengths(graph: Graph, query: Edge, key: Edge, rank: int) -> tuple[Axis, Axis] | None:
+    """Return the axes behind the batch, if queries and keys have `rank` axes."""
+    for edge in (query, key):
+        given = graph.node(edge.source).outputs[edge.output]
+        if not len(given.shape) == len(edge.tensor.shape) == rank:
+            return None
+    return (query.source, query.output, 1), (key.source, key.output, 1)
+
+
+# Several steps ----------------------------------------------------------------------------------
+
+
+def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
+    """Return the attention that a softmax is part of: over scores, with weights for values."""
+    steps = _steps_to_scores(graph, softmax, _MOST_STEPS, {softmax.id})
+    weighted = _weighted_values(graph, softmax, _MOST_STEPS, {softmax.id})
+    if steps is None or weighted is None:
+        return None
+    *steps, scores = steps
+    output, values = weighted
+    key_axis = _softmax_axis(softmax)
+    queries_first, query_axes = _roles_in_scores(graph, scores, steps, key_axis)
+    query, key = _factors(graph, scores)[:: 1 if queries_first else -1]
+    query_axis = query_axes[-1] if query_axes else None
+    inside = {scores.id, *(step.id for step in steps)}
+    masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in inside)
+    return Attention(
+        id=softmax.id,
+        scores=scores.id,
+        output=output,
+        query=query,
+        keys=(key,),
+        values=tuple(values),
+        masks=tuple(masks),
+        constants=tuple(constant for step in steps for constant in step.constants),
+        axes=(query_axis, key_axis),
+        lengths=None
+        if query_axis is None
+        else ((softmax.id, 0, query_axis), (softmax.id, 0, key_axis)),
+    )
+
+
+def _steps_to_scores(graph: Graph, node: Node, most: int, seen: set[str]) -> list[Node] | None:
+    """Return the calls from `node` back to the one that combines queries and keys, both included.
+
+    Between them no call has weights, except for the projection that makes additive scores.
+    """
+    for edge in graph.incoming[node.id] if most else ():
+        source = graph.node(edge.source)
+        if source.id in seen or not _is_float(edge.tensor) or not _keeps_values(edge, node):
+            continue
+        seen.add(source.id)
+        if _is_product(graph, source):
+            return [node, source]
+        if _reduces_width(graph, source):
+            steps = _steps_to_sum(graph, source)
+        elif source.parameters:
+            steps = None
+        else:
+            steps = _steps_to_scores(graph, source, most - 1, seen)
+        if steps is not None:
+            return [node, *steps]
+    return None
+
+
+def _steps_to_sum(graph: Graph, node: Node) -> list[Node] | None:
+    """Return the calls from the projection of additive scores back to queries + keys."""
+    steps = [node]
+    while len(steps) <= _MOST_STEPS:
+        edges = [edge for edge in graph.incoming[steps[-1].id] if _is_float(edge.tensor)]
+        kept = [edge for edge in edges if len(steps) == 1 or _keeps_values(edge, steps[-1])]
+        if not kept:
+            return None
+        steps.append(graph.node(kept[0].source))
+        shape = steps[-1].outputs[0].shape
+        factors = _factors(graph, steps[-1])
+        if is_additive_merge(steps[-1]) and any(e.tensor.shape != shape for e in factors):
+            return steps if len(factors) == 2 else None
+        if steps[-1].parameters:
+            return None
+    return None
+
+
+def _weighted_values(
+    graph: Graph, node: Node, most: int, seen: set[str]
+) -> tuple[str, list[Edge]] | None:
+    """Return the id of the call that sums the values, weighted with `node`, and their edges."""
+    for edge in graph.outgoing[node.id] if most else ():
+        target = graph.node(edge.target)
+        values = [other for other in _factors(graph, target) if other.id != edge.id]
+        is_larger = edge.tensor.shape != target.outputs[0].shape
+        if len(values) == 1 and target.is_a({"Multiply"}) and is_larger:
+            following = (graph.node(e.target) for e in graph.outgoing[target.id])
+            sums = [after.id for after in following if after.class_name in _REDUCTIONS]
+            if sums:
+                return sums[0], values
+        is_product = is_larger and not target.is_a(_ELEMENTWISE)
+        if len(values) == 1 and (is_product or target.class_name in PRODUCTS):
+            return target.id, values
+        if target.id not in seen and not target.parameters and _keeps_values(edge, target):
+            seen.add(target.id)
+            found = _weighted_values(graph, target, most - 1, seen)
+            if found is not None:
+                return found
+    return None
+
+
+def _is_product(graph: Graph, node: Node) -> bool:
+    """Return whether a call may be a product of queries and keys."""
+    factors, shape = _factors(graph, node), node.outputs[0].shape
+    if len(factors) != 2 or node.is_a(_ELEMENTWISE):
+        return False
+    return node.class_name in PRODUCTS or all(edge.tensor.shape != shape for edge in factors)
+
+
+def _reduces_width(graph: Graph, node: Node) -> bool:
+    """Return whether a call maps the last axis of one tensor to one number, as v · x does."""
+    edges = [edge for edge in graph.incoming[node.id] if _is_float(edge.tensor)]
+    if len(edges) != 1 or not node.is_a(_REDUCTIONS | PRODUCTS | {"Dense", "EinsumDense"}):
+        return False
+    *positions, width = edges[0].tensor.shape or (1,)
+    is_last = node.config.get("axis", -1) in (-1, len(positions))
+    return width != 1 and is_last and node.outputs[0].shape in ((*positions,), (*positions, 1))
+
+
+def _keeps_values(edge: Edge, target: Node) -> bool:
+    """Return whether a call may pass a tensor on: changed number by number, or its layout only."""
+    same_shape = edge.tensor.shape == target.outputs[0].shape
+    return target.class_name in _LAYOUT or (same_shape and target.class_name not in PRODUCTS)
+
+
+def _factors(graph: Graph, node: Node) -> list[Edge]:
+    """Return the edges of the tensors that a call without weights combines."""
+    if node.parameters or node.class_name in _JOINS:
+        return []
+    return [edge for edge in graph.incoming[node.id] if _is_float(edge.tensor)]
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return "float" in tensor.dtype
+
+
+# Axes of the weights ----------------------------------------------------------------------------
+
+
+def _softmax_axis(softmax: Node) -> int:
+    axis = softmax.config.get("axis", -1)
+    return (axis if isinstance(axis, int) else -1) % len(softmax.outputs[0].shape)
+
+
+def _roles_in_scores(
+    graph: Graph, scores: Node, steps: Sequence[Node], key_axis: int
+) -> tuple[bool, list[int]]:
+    """Return whether the queries are the first factor of the scores, and the softmax's query axes.
+
+    Args:
+        graph: The graph.
+        scores: The call that combines queries and keys.
+        steps: The calls from the softmax back to the scores, without them.
+        key_axis: The axis of the softmax along which its weights sum to 1.
+    """
+    others = [axis for axis in range(1, len(steps[0].outputs[0].shape)) if axis != key_axis]
+    rank = len(scores.outputs[0].shape)
+    origin = {axis: _axis_of_scores(axis, [*steps[1:], scores]) for axis in [key_axis, *others]}
+    key_origin = origin[key_axis]
+    factors = _factors(graph, scores)
+    operands, _, result = str(scores.config.get("subscripts", "")).partition("->")
+    labels = dict(zip(range(rank - 1, -1, -1), reversed(result), strict=False))
+    if operands.count(",") == 1 and key_origin in labels:
+        first, second = operands.split(",")
+        queries_first = labels[key_origin] not in first or labels[key_origin] in second
+        query, key = (first, second) if queries_first else (second, first)
+        of_queries = set(query) - set(key)
+        return queries_first, [a for a in others if labels.get(origin[a]) in of_queries] or others
+    if is_additive_merge(scores):
+        sizes = [_size(edge.tensor, key_origin - rank) for edge in factors]
+        return not (sizes[0] != 1 and sizes[1] == 1), others
+    if scores.class_name in ("Dot", "Matmul"):  # axes of the second factor are last
+        return key_origin != rank - 2, others
+    return [edge.port for edge in factors] != ["key", "query"], others
+
+
+def _axis_of_scores(axis: int, steps: Sequence[Node]) -> int:
+    """Return the axis of the last call's output that becomes `axis` of the first call's input."""
+    for node, before in pairwise(steps):
+        rank, rank_before = len(node.outputs[0].shape), len(before.outputs[0].shape)
+        order = _permutation(node, rank)
+        place = node.config.get("axis")
+        if order is not None:
+            axis = order[axis]
+        elif node.class_name == "ExpandDims" and isinstance(place, int):
+            axis -= axis > place % rank
+        elif node.class_name == "Squeeze" and isinstance(place, int):
+            axis += axis >= place % rank_before
+        elif node.class_name in _LAYOUT:  # a reshape keeps the last axes
+            axis += rank_before - rank
+    return axis
+
+
+def _permutation(node: Node, rank: int) -> list[int] | None:
+    """Return which axis of the input is at each place of the output; None if none is moved."""
+    config, order = node.config, list(range(rank))
+    if node.class_name == "Transpose":
+        return [axis % rank for axis in config.get("axes") or order[::-1]]
+    if node.class_name == "Permute":
+        return [0, *config["dims"]]
+    if node.class_name == "Swapaxes":
+        first, second = config["axis1"], config["axis2"]
+        order[first], order[second] = order[second], order[first]
+        return order
+    if node.class_name == "Moveaxis" and isinstance(config["source"], int):
+        order.insert(config["destination"] % rank, order.pop(config["source"]))
+        return order
+    return None
+
+
+def _size(tensor: Tensor, axis: int) -> int | None:
+    """Return the size of an axis, counted from the last one; 1 if there are fewer."""
+    return tensor.shape[axis] if -axis <= len(tensor.shape) else 1

@@ -1,0 +1,358 @@
+"""What attentions mask, and rules on it: attention to the future in a decoder, and to padding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from plots.annotations import Note
+from plots.attentions import Attention, find_attentions, query_flow
+from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.graph import Constant, Graph, Node
+from plots.operation_kinds import RESAMPLING
+from plots.reachability import Reachability
+from plots.skips import stream_roots
+
+MASK_LAYERS: set[str] = {
+    "Add",
+    "Concatenate",
+    "Embedding",
+    "Flatten",
+    "Identity",
+    "Masking",
+    "Maximum",
+    "Minimum",
+    "Multiply",
+    "Permute",
+    "RepeatVector",
+    "Reshape",
+    "Subtract",
+}
+"""Layers that mask nothing by themselves; of other layers only the name can tell what they mask."""
+
+RELATIVE_BIAS = re.compile("(alibi|position|relative).*bias")
+"""Names of layers that prefer some distances to others, and mask none."""
+
+_RELATIVE_ROLES = frozenset({"alibi_positions", "relative_positions"})
+
+_ORDERS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual"})
+_EQUALITIES = frozenset({"Equal", "NotEqual"})
+
+_Hint = Literal["causal", "padding", "unknown"]
+
+_NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
+_MASKING = "Keras guide, https://keras.io/guides/understanding_masking_and_padding/"
+
+_CAUSAL_NAMES = frozenset({"autoregressive", "causal", "decoder", "gpt", "lm"})
+_BIDIRECTIONAL_NAMES = frozenset({"bidirectional", "masked", "mlm", "prefix"})
+_WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""Words of a name, in snake case or in camel case: "mini" and "GPT" of "miniGPT"."""
+
+
+# Masks ------------------------------------------------------------------------------------------
+
+
+class Masked(NamedTuple):
+    """Which keys an attention masks; None where the graph does not tell.
+
+    Attributes:
+        causal: Whether it masks keys later than the query.
+        padding: Whether it masks padding.
+    """
+
+    causal: bool | None
+    padding: bool | None
+
+
+def attentions_with_masks(
+    graph: Graph,
+) -> tuple[tuple[Attention, ...], Reachability, dict[str, Masked]]:
+    """Return the attentions, the data flow along their queries, and which keys each one masks."""
+    attentions = find_attentions(graph)
+    flow = query_flow(graph, attentions)
+    return attentions, flow, _masked_keys(graph, attentions, flow)
+
+
+def _masked_keys(
+    graph: Graph, attentions: Iterable[Attention], flow: Reachability
+) -> dict[str, Masked]:
+    """Return which keys each attention masks, by its id.
+
+    Args:
+        graph: The graph.
+        attentions: The attentions of the graph.
+        flow: The data flow: a mask that depends on the inputs' values is one of padding, and one
+            that depends on their shapes alone is one of positions.
+    """
+    behind = Reachability(graph, stop=_is_relative_bias)
+
+    def masked_by(attention: Attention) -> Masked:
+        hints = {hint for constant in attention.constants for hint in _hints_of_constant(constant)}
+        sources = {edge.source for edge in attention.masks}
+        starts = [i for i in sources if not _is_relative_bias(graph.node(i))]
+        nodes = [graph.node(node_id) for node_id in {*starts, *behind.ancestors(*starts)}]
+        calls = [node for node in nodes if not _is_relative_bias(node)]
+        hints.update(hint for node in calls for hint in _hints_of_call(graph, node, flow))
+        unsure = None if "unknown" in hints or not attention.has_known_masks else False
+        # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
+        may_be_padding = unsure is None or any(flow.depends_on_input(node.id) for node in calls)
+        return Masked(
+            causal=True if "causal" in hints else unsure,
+            padding=True if "padding" in hints else None if may_be_padding else False,
+        )
+
+    return {attention.id: masked_by(attention) for attention in attentions}
+
+
+def _hints_of_constant(constant: Constant) -> Iterator[_Hint]:
+    if constant.pattern == "lower triangular" or ("causal" in constant.port and constant.value):
+        yield "causal"
+    elif constant.pattern == "" and sum(size != 1 for size in constant.shape or ()) > 1:
+        yield "unknown"
+
+
+def _hints_of_call(graph: Graph, node: Node, flow: Reachability) -> Iterator[_Hint]:
+    for constant in node.constants:
+        yield from _hints_of_constant(constant)
+    name = _name(node)
+    if node.role == "causal_mask":
+        yield "causal"
+    elif node.role == "padding_mask":
+        yield "padding"
+    elif "causal" in name or "lookahead" in name or node.class_name in ("Tril", "Triu"):
+        yield "causal"
+    elif "padding" in name or "padmask" in name:
+        yield "padding"
+    elif node.class_name in _ORDERS | _EQUALITIES:
+        # Of two operands one is the id of the padding or the length of the sequences, if only the
+        # other one depends on values. Of two positions, neither or both depend on values.
+        values = [flow.depends_on_input(edge.source) for edge in graph.incoming[node.id]]
+        has_array = any(constant.shape for constant in node.constants)
+        if any(values) and not all([*values, len(values) > 1]):
+            yield "padding"
+        elif node.class_name in _ORDERS and (len(values) > 1 or has_array):
+            yield "causal"
+    elif node.kind == "input":
+        if "mask" in name or node.outputs[0].dtype == "bool":
+            yield "padding" if len(node.outputs[0].shape) <= 2 else "unknown"
+    elif node.kind != "operation" and not node.is_a(MASK_LAYERS):
+        yield "unknown"
+
+
+def _is_relative_bias(node: Node) -> bool:
+    return node.role in _RELATIVE_ROLES or RELATIVE_BIAS.search(_name(node)) is not None
+
+
+def _name(node: Node) -> str:
+    return f"{node.class_name} {node.label}".lower().replace("_", "")
+
+
+# The future -------------------------------------------------------------------------------------
+
+
+@diagnosis_rule("sees_the_future")
+def sees_the_future(graph: Graph) -> Iterator[Note]:
+    """A decoder's self-attention has no causal mask."""
+    attentions, flow, masked = attentions_with_masks(graph)
+    memories = [source for other in attentions if not other.is_self for source in other.memory]
+    streams = stream_roots(graph)
+    places: dict[str, list[str]] = {}
+    for attention in attentions:
+        if attention.is_self and masked[attention.id].causal is False:
+            here = streams.get(attention.output, frozenset())
+            stack = [a for a in attentions if here & streams.get(a.output, frozenset())]
+            # Cross-attention to a stack shows that it is an encoder, or one of two stacks that
+            # attend to each other, as text and image in LXMERT.
+            is_memory = any(flow.depends(m, on=own.output) for m in memories for own in stack)
+            reason = _why_it_decodes(graph, attention, stack, masked, is_memory)
+            if reason and _maps_tokens_to_tokens(graph, attention, flow):
+                places.setdefault(reason, []).append(attention.id)
+    for reason, ids in places.items():
+        yield finding(
+            ids,
+            f"Self-attention without a causal mask: {named(graph, ids)}, although {reason}. Every "
+            "token sees those after it, so a model trained to predict them learns to look them up.",
+            _NO_FUTURE,
+        )
+
+
+def _why_it_decodes(
+    graph: Graph,
+    attention: Attention,
+    stack: Sequence[Attention],
+    masked: Mapping[str, Masked],
+    is_memory: bool,
+) -> str:
+    """Return what shows that an attention belongs to a decoder; "" if nothing does.
+
+    Args:
+        graph: The graph.
+        attention: The attention.
+        stack: The attentions on the branches of the same residual stream.
+        masked: Which keys each attention masks.
+        is_memory: Whether others attend to the output of the stack.
+    """
+    for other in stack:
+        if other.is_self and masked[other.id].causal:
+            return f"{named(graph, [other.id])} of the same stack has one"
+    namespace = graph.node(attention.id).namespace
+    if not is_memory and _direction_of(namespace) != "both directions":
+        for other in stack:
+            if not other.is_self:
+                return f"{named(graph, [other.id])} of the same stack attends to an encoder"
+    for name in (namespace, graph.name):
+        if direction := _direction_of(name):
+            return f"{name!r} is the name of a decoder" if direction == "decoder" else ""
+    return ""
+
+
+def _direction_of(name: str) -> Literal["decoder", "both directions", ""]:
+    """Return "decoder" for a name like "miniGPT", "both directions" for one like "roberta_lm"."""
+    parts = [
+        {word.lower() for word in _WORDS.findall(part)} | set(re.findall("[a-z]+", part.lower()))
+        for part in name.split(".")
+    ]
+    words = set().union(*parts)
+    if words & _BIDIRECTIONAL_NAMES or any(word.endswith(("bert", "berta")) for word in words):
+        return "both directions"
+    for own in reversed(parts):  # of "encoder_decoder.decoder.block_0" the decoder
+        if ("encoder" in own) != bool(own & _CAUSAL_NAMES):
+            return "both directions" if "encoder" in own else "decoder"
+    return ""
+
+
+def _maps_tokens_to_tokens(graph: Graph, attention: Attention, flow: Reachability) -> bool:
+    """Return whether an attention is between embedded tokens and an output for each of them."""
+    source = attention.query.source
+    embeds = any(
+        "Embedding" in graph.node(node_id).class_name
+        and flow.depends_on_input(node_id)
+        and any(len(edge.tensor.shape) == 2 for edge in graph.incoming[node_id])
+        for node_id in (source, *flow.ancestors(source))
+    )
+    return embeds and any(
+        len(graph.node(node_id).outputs[k].shape) > 2 and flow.depends(node_id, attention.output)
+        for node_id, k in graph.outputs
+    )
+
+
+# Padding ----------------------------------------------------------------------------------------
+
+
+@diagnosis_rule("implicit_mask_lost")
+def implicit_mask_lost(graph: Graph) -> Iterator[Note]:
+    """The mask of an `Embedding(mask_zero=True)` or a `Masking` layer does not reach its keys."""
+    attentions, flow, masked = attentions_with_masks(graph)
+    sequences = _sequences(graph, flow)
+    places: dict[tuple[str, str], list[str]] = {}
+    for attention in attentions:
+        if _sees_padding(attention, masked[attention.id]):
+            takes_masks = graph.node(attention.output).kind == "layer"
+            keys = _joined([sequences[source] for source in attention.memory])
+            for origin, lost_at in keys.lost_at.items():
+                where = lost_at if takes_masks else ""
+                places.setdefault((origin, where), []).append(attention.id)
+    for (origin, lost_at), ids in places.items():
+        if lost_at:
+            why = (
+                f"The mask is lost at {named(graph, [lost_at])}: operations pass no mask on, and a "
+                "merge only if all of its inputs have one."
+            )
+        else:
+            why = "Operations and many layers neither use nor pass on such a mask: pass it in."
+        yield finding(
+            [*ids, lost_at] if lost_at else ids,
+            f"Attention without the padding mask of {origin}: {named(graph, ids)}. {why}",
+            _MASKING,
+        )
+
+
+@diagnosis_rule("padding_seen")
+def padding_seen(graph: Graph) -> Iterator[Note]:
+    """Some attentions mask the padding of a sequence, and others to the same sequence do not."""
+    attentions, flow, masked = attentions_with_masks(graph)
+    sequences = _sequences(graph, flow)
+    keys = {a.id: _joined([sequences[source] for source in a.memory]) for a in attentions}
+    masking = {keys[a.id].inputs: a.id for a in reversed(attentions) if masked[a.id].padding}
+    places: dict[str, list[str]] = {}
+    for attention in attentions:
+        inputs, lost_at, _ = keys[attention.id]
+        if inputs in masking and not lost_at and _sees_padding(attention, masked[attention.id]):
+            places.setdefault(masking[inputs], []).append(attention.id)
+    for other, ids in places.items():
+        yield finding(
+            ids,
+            f"Attention without a padding mask: {named(graph, ids)}, although "
+            f"{named(graph, [other])} masks the padding of the same sequence. Tokens are mixed "
+            "with padding.",
+            _MASKING,
+        )
+
+
+def _sees_padding(attention: Attention, masked: Masked) -> bool:
+    """Return whether no mask that the graph shows can be one of padding, and padding matters.
+
+    In a causal self-attention, padding at the end lies in the future of every real token.
+    """
+    may_be_causal = attention.is_self and masked.causal is not False
+    return masked.padding is False and not may_be_causal
+
+
+class _Sequence(NamedTuple):
+    """The origin of vectors at positions, position by position.
+
+    Attributes:
+        inputs: Ids of inputs of the model.
+        lost_at: Id of each call that creates an implicit mask for them -> id of the call since
+            then that has lost it; "" if none is known to.
+        has_mask: Whether an implicit mask may still be attached to them.
+    """
+
+    inputs: frozenset[str]
+    lost_at: Mapping[str, str]
+    has_mask: bool
+
+
+def _sequences(graph: Graph, flow: Reachability) -> dict[str, _Sequence]:
+    """Return the output of every call as a sequence."""
+    sequences: dict[str, _Sequence] = {}
+    for node in graph.nodes:
+        sources = flow.sources[node.id] if _keeps_positions(node) else ()
+        taken = [sequences[source] for source in dict.fromkeys(sources)]
+        inputs, lost_at, _ = _joined(taken)
+        if node.kind == "input":
+            inputs = frozenset([node.id])
+        if creates_mask := bool(node.config.get("mask_zero")) or node.is_a({"Masking"}):
+            lost_at = {node.id: ""}
+        has_mask = creates_mask or _passes_mask_on(node, taken)
+        lost_at = {origin: at or ("" if has_mask else node.id) for origin, at in lost_at.items()}
+        sequences[node.id] = _Sequence(inputs, lost_at, has_mask)
+    return sequences
+
+
+def _passes_mask_on(node: Node, taken: Sequence[_Sequence]) -> bool:
+    """Return whether a call may pass on the mask of its inputs, as far as Keras' own calls go.
+
+    No operation does, and a merge (`layers.Add`, ...) only if all of its inputs have a mask.
+    """
+    masks = [sequence.has_mask for sequence in taken]
+    return node.kind != "operation" and (all(masks) if node.is_a({"Merge"}) else any(masks))
+
+
+def _joined(sequences: Sequence[_Sequence]) -> _Sequence:
+    """Return several sequences as one, with the inputs and masks of all."""
+    lost_at: dict[str, str] = {}
+    for sequence in reversed(sequences):
+        lost_at.update(sequence.lost_at)
+    inputs = frozenset[str]().union(*(sequence.inputs for sequence in sequences))
+    return _Sequence(inputs, lost_at, any(sequence.has_mask for sequence in sequences))
+
+
+def _keeps_positions(node: Node) -> bool:
+    """Return whether each position of an output is computed from the same one of the input."""
+    tensor = node.outputs[0]
+    joins = node.class_name in ("Concatenate", "Stack") and node.config.get("axis") != -1
+    moves = node.class_name in ("Flatten", "GetItem", "Slice", "Take") or "Conv" in node.class_name
+    has_positions = len(tensor.shape) > 2 or "float" not in tensor.dtype
+    return has_positions and not (joins or moves or node.is_a(RESAMPLING))

@@ -1,0 +1,158 @@
+"""Inputs to measure a model with: random batches that fit, or given ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from plots.graph import Edge, Graph, Node
+from plots.operation_kinds import is_identity_like, is_shape_only
+from plots.reachability import Reachability
+from plots.reading.read import read_graph
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+# Keys of configurations: how many ids a table has, and how long a sequence may be.
+_TABLE_SIZES = ("input_dim", "vocabulary_size")
+_LONGEST = ("max_length", "sequence_length", "max_sequence_length")
+
+
+def random_inputs(
+    model: keras.Model, batch: int = 2, length: int = 16, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return a random batch that fits a model: name of the input -> array.
+
+    Floats have a standard normal distribution. Integers that are looked up in an embedding are
+    drawn uniformly from its ids, without the id of the padding, if the model masks one. Other
+    integers and booleans are 1: as masks they hide nothing.
+
+    Args:
+        model: A Functional model, or a Sequential one that is built.
+        batch: Size of the first axis, where it is free.
+        length: Size of every other free axis; less, if the model has a shorter table of positions,
+            according to the configurations of its layers.
+        seed: The same seed gives the same batch.
+
+    Raises:
+        TypeError: if the model has no graph.
+        ValueError: if the model is not built, or an input holds neither numbers nor booleans.
+    """
+    import numpy as np
+
+    graph = read_graph(model, open_nested=True)
+    flow = _IntegerFlow(graph)
+    length = min([length, *flow.longest_lengths()])
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for node_id, tensor in zip(graph.inputs, model.inputs, strict=True):
+        free = (batch, *[length] * len(tensor.shape))
+        shape = [
+            n if known is None else known for known, n in zip(tensor.shape, free, strict=False)
+        ]
+        dtype = str(tensor.dtype)
+        if ids := flow.ids(node_id):
+            values = random.choice(ids, shape)
+        elif "float" in dtype:
+            values = random.standard_normal(shape)
+        elif "int" in dtype or dtype == "bool":
+            values = np.ones(shape)
+        else:
+            raise ValueError(
+                f"the input {tensor.name!r} has the dtype {dtype}, for which there are no random "
+                "values: give the inputs"
+            )
+        arrays[tensor.name] = values.astype(np.float32 if "float" in dtype else dtype)
+    return arrays
+
+
+def standardise_inputs(model: keras.Model, inputs: Any) -> list[Any]:
+    """Return the inputs as tensors of the backend, in the order of the model's inputs.
+
+    Args:
+        model: The model.
+        inputs: By name, or in the structure that the model is called with.
+
+    Raises:
+        ValueError: if they do not fit the model.
+    """
+    import keras
+
+    names = [tensor.name for tensor in model.inputs]
+    if isinstance(inputs, Mapping) and set(inputs) == set(names):
+        given = [inputs[name] for name in names]
+    elif len(names) == 1 and not isinstance(inputs, Mapping) and not _holds_arrays(inputs):
+        given = [inputs]
+    else:
+        given = keras.tree.flatten(inputs)
+    if len(given) != len(names):
+        raise ValueError(
+            f"the model {model.name!r} has the inputs {', '.join(map(repr, names))}, but "
+            f"{len(given)} were given; give one array for each, by name or in this order"
+        )
+    tensors = []
+    for tensor, value in zip(model.inputs, given, strict=True):
+        array = keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
+        sizes = zip(tensor.shape, array.shape, strict=False)
+        if len(array.shape) != len(tensor.shape) or any(n not in (None, m) for n, m in sizes):
+            raise ValueError(
+                f"the input {tensor.name!r} has the shape {tuple(tensor.shape)}, but the given one "
+                f"has {tuple(array.shape)}"
+            )
+        tensors.append(array)
+    return tensors
+
+
+def _holds_arrays(inputs: Any) -> bool:
+    """Return whether `inputs` is a list of arrays, not one array written as a list of numbers."""
+    return isinstance(inputs, list | tuple) and any(hasattr(item, "shape") for item in inputs)
+
+
+class _IntegerFlow:
+    """The calls that integers computed from the inputs go to."""
+
+    def __init__(self, graph: Graph) -> None:
+        def carries_ids(edge: Edge) -> bool:
+            # Ids may be given as floats, but what is computed with floats is no id.
+            return graph.node(edge.source).kind == "input" or "int" in edge.tensor.dtype
+
+        self.graph = graph
+        self._all = Reachability(graph, carries_ids)
+        self._by_value = Reachability(graph, carries_ids, stop=is_shape_only)
+        self._unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
+
+    def ids(self, input_id: str) -> list[int]:
+        """Return the ids that an input may hold; none if they are not looked up."""
+        tables = [
+            size
+            for node_id in self._by_value.descendants(input_id)
+            for size in _numbers(self.graph.node(node_id), _TABLE_SIZES)
+        ]
+        takers = map(self.graph.node, self._unchanged.descendants(input_id))
+        padding = {value for taker in takers for value in _padding_of(taker)}
+        ids = range(min(tables, default=0))
+        return [n for n in ids if n not in padding] or [*ids]
+
+    def longest_lengths(self) -> list[int]:
+        """Return lengths that configurations allow, and sizes of possible tables of positions."""
+        lengths = [length for node in self.graph.nodes for length in _numbers(node, _LONGEST)]
+        for input_id in self.graph.inputs:
+            looked_up_directly = self._unchanged.descendants(input_id)
+            for node_id in self._all.descendants(input_id):
+                if node_id not in looked_up_directly:
+                    lengths += _numbers(self.graph.node(node_id), _TABLE_SIZES)
+        return lengths
+
+
+def _padding_of(node: Node) -> list[Any]:
+    """Return the ids that a call masks in its input."""
+    if node.class_name in ("Equal", "NotEqual"):
+        return [constant.value for constant in node.constants]
+    return [0] * bool(node.config.get("mask_zero")) + _numbers(node, ("pad_token_id",))
+
+
+def _numbers(node: Node, keys: tuple[str, ...]) -> list[int]:
+    """Return the integers of a configuration under some keys."""
+    values = [node.config.get(key) for key in keys]
+    return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
