@@ -103,6 +103,10 @@ _NEEDS_KERAS = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import what needs Keras only when it is asked for."""
     if name not in _NEEDS_KERAS:

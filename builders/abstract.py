@@ -18,7 +18,26 @@ class AbstractModel(keras.Model):
         Raises:
             RuntimeError: always.
         """
-        raise RuntimeError(
+        raise self._no_weights()
+
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse to save.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise self._no_weights()
+
+    def get_weights(self) -> NoReturn:
+        """Refuse to return weights.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise self._no_weights()
+
+    def _no_weights(self) -> RuntimeError:
+        return RuntimeError(
             f"the model {self.name!r} has no weights, since it was built with abstract=True; "
             "build it without that to compute, train or save"
         )

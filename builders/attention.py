@@ -59,8 +59,8 @@ def graph_attention(
         values = attend(scope, query, key, value, context)  # (b, t, n, h)
     spec = scope.spec
     fan_in = spec.num_heads * spec.head_dim
-    # Heads are `i` and their channels `j` here: JAX sums in alphabetical order, and to sum over `h`
-    # before `n` it would transpose both sides.
+    # Heads are `i` and their channels `j` here: JAX contracts axes in alphabetical order, and would
+    # transpose both operands to contract `h` before `n`.
     return scope.layer(
         "output",
         keras.layers.EinsumDense,
@@ -107,7 +107,9 @@ def attend(
     scores = soft_cap(scope, spec.attention_soft_cap, scores)  # (b, n, t, s)
     if context.bias is not None:
         scores = scope.layer("biased_scores", BiasedScores)(scores, context.bias)
-    mask = () if context.mask is None else (context.mask,)  # Keras records a mask of None twice
+    mask = (
+        () if context.mask is None else (context.mask,)
+    )  # Keras would record a mask of None as an argument
     weights = scope.layer("softmax", MaskedSoftmax)(scores, *mask)
     weights = dropout(scope, spec.attention_dropout, weights, "weights_dropout")
     return scope.layer("weighted_values", WeightedValues)(weights, value)  # (b, t, n, h)
@@ -130,10 +132,10 @@ def attend_to_cache(
             window = spec.attention_window
             cached.append(cache.append(scope, name, new, SLOT_AXIS[role], window))
     key, value = cached  # (b, k, h, c), (b, k, c, h)
-    attend = scope.layer(
+    layer = scope.layer(
         "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap
     )
-    return attend(query, key, value, context.mask, context.bias)
+    return layer(query, key, value, context.mask, context.bias)
 
 
 def heads_first(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -149,7 +151,7 @@ def layer_attention(
 ) -> Tensor:
     """Wire the library's own layer as one node; its kernels have the same shapes.
 
-    The layer has one initialiser for its four kernels, so `depth_scaled` starts as `normal`.
+    The layer has one initializer for its four kernels, so `depth_scaled` starts as `normal`.
 
     Raises:
         ValueError: a position scheme that rotates queries and keys, or that adds to the scores.
@@ -158,7 +160,7 @@ def layer_attention(
     rotates = type(position_scheme(spec)).rotate is not PositionScheme.rotate
     if rotates or context.bias is not None:
         raise ValueError(
-            f"positions={spec.positions!r} act inside attention, which attention='layer' does not "
+            f"positions={spec.positions!r} acts inside attention, which attention='layer' does not "
             "support; use attention='graph'"
         )
     import keras_hub  # takes seconds to import, and only this wiring needs it

@@ -12,7 +12,7 @@ from builders.elementwise import capped
 Tensor = Any
 
 
-def for_every_query_head(x: Tensor, heads: int) -> Tensor:
+def repeat_key_value_heads(x: Tensor, heads: int) -> Tensor:
     """Repeat the heads of keys or values for their query heads: (b, s, k, h) -> (b, s, n, h)."""
     groups = heads // x.shape[2]
     return x if groups == 1 else ops.repeat(x, groups, axis=2)
@@ -62,7 +62,7 @@ class DotProductAttention(Scaled):
     def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None:
             mask = mask[:, None]  # the same for every head
-        key, value = (for_every_query_head(x, query.shape[2]) for x in (key, value))
+        key, value = (repeat_key_value_heads(x, query.shape[2]) for x in (key, value))
         return ops.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
 
     def compute_output_spec(self, query: KerasTensor, *others: KerasTensor | None) -> KerasTensor:
@@ -81,7 +81,7 @@ class AttentionScores(Scaled):
 
     def call(self, query: Tensor, key: Tensor) -> Tensor:
         query = self.scaled(query)
-        key = for_every_query_head(key, query.shape[2])
+        key = repeat_key_value_heads(key, query.shape[2])
         return ops.einsum("btnh,bsnh->bnts", query, key)
 
     def compute_output_spec(self, query: KerasTensor, key: KerasTensor) -> KerasTensor:
@@ -131,7 +131,7 @@ class WeightedValues(keras.layers.Layer):
     }
 
     def call(self, weights: Tensor, value: Tensor) -> Tensor:
-        value = for_every_query_head(value, weights.shape[1])
+        value = repeat_key_value_heads(value, weights.shape[1])
         return ops.einsum("bnts,bsnh->btnh", weights, value)
 
     def compute_output_spec(self, weights: KerasTensor, value: KerasTensor) -> KerasTensor:

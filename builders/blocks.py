@@ -2,7 +2,8 @@
 
 One registered function for each value of the spec's `norm_placement`. Each takes
 `(scope, x, sublayers)` and returns the stream after the block, (b, t, d). `sublayers` maps the name
-of each sublayer, in order, to a function from (scope, input) to its output, (b, t, d).
+of each sublayer, in order, to a function from (scope, input) to its output, (b, t, d), which ends
+with the dropout of the sublayer.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def decoder_block(
 ) -> Tensor:
     """Wire causal self-attention, cross-attention to an encoder, and a feed-forward layer.
 
-    x (b, t, d), memory (b, s, d) -> (b, t, d). Without a `memory_context` there is no
-    cross-attention. Without a memory, its keys and values are in the cache of a decode graph.
+    x (b, t, d), memory (b, s, d) -> (b, t, d). Cross-attention needs a `memory_context`; without a
+    memory, its keys and values are in the cache of a decode graph.
     """
     sublayers: dict[str, Sublayer] = {
         "self_attention": lambda part, y: attention(part, y, y, context)
@@ -65,7 +66,7 @@ def post_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
 
 @register_component("norm_placement", "pre")
 def pre_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
-    """x + f(norm(x)): the stream has no norm (GPT-2; Xiong et al. 2020, figure 1b)."""
+    """x + f(norm(x)): the stream itself is not normalized (GPT-2; Xiong et al. 2020, figure 1b)."""
     for name, f in sublayers.items():
         part = scope.within(name)
         x = merge(part, x, f(part, norm(part, x)))

@@ -10,6 +10,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from types import CellType
 from typing import Any, TypeVar
 
 from builders.errors import unknown_name
@@ -33,15 +34,23 @@ def register_component(field: str, value: str) -> Callable[[F], F]:
 
     Raises:
         ValueError: the field takes no components, or another function is registered for the value.
+        TypeError: no function or class is registered.
     """
     if field not in SHIPPED:
         raise ValueError(unknown_name("component field", field, SHIPPED))
+    if not isinstance(value, str):
+        raise ValueError(f"{field}={value!r}: must be a str, the name of the component")
 
     def register(function: F) -> F:
+        if not callable(function):
+            kind = type(function).__name__
+            raise TypeError(f"{field}={value!r} takes a function or a class, not {kind}")
         known = _components.get((field, value), function)
-        if not is_same_definition(known, function):
+        ships = origin(function).startswith(("builders.", "keras."))
+        if not is_same_definition(known, function) or (value in SHIPPED[field] and not ships):
+            by = "builders" if known is function else origin(known)
             raise ValueError(
-                f"{field}={value!r} is registered already, by {origin(known)}; choose another value"
+                f"{field}={value!r} is registered already, by {by}; choose another value"
             )
         _components[field, value] = function
         return function
@@ -74,10 +83,12 @@ def is_same_definition(old: Any, new: Any) -> bool:
     if isinstance(old, functools.partial) and isinstance(new, functools.partial):
         same_arguments = (old.args, old.keywords) == (new.args, new.keywords)
         return same_arguments and is_same_definition(old.func, new.func)
-    names = [getattr(f, "__qualname__", None) for f in (old, new)]
-    if names[0] is None or origin(old) != origin(new):
+    name = getattr(old, "__qualname__", None)
+    if name is None or origin(old) != origin(new):
         return False
-    return "<" not in names[0] or _code(old) == _code(new) is not None
+    if getattr(old, "__self__", None) is not getattr(new, "__self__", None):
+        return False  # methods of two objects
+    return "<" not in name or _code(old) == _code(new) is not None
 
 
 def origin(function: Any) -> str:
@@ -91,8 +102,11 @@ def origin(function: Any) -> str:
 def _code(function: Any) -> Any:
     """Return the code and the enclosed values of a function; `None` if it has no code."""
     code = getattr(function, "__code__", None)
-    cells = getattr(function, "__closure__", None) or ()
-    return code and (code, function.__defaults__, [cell.cell_contents for cell in cells])
+    if code is None:
+        return None
+    cells = [cell for cell in function.__closure__ or () if cell != CellType()]  # an empty one
+    enclosed = [cell.cell_contents for cell in cells]
+    return code, function.__defaults__, function.__kwdefaults__, enclosed
 
 
 _loaded_groups: set[str] = set()

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builders.counting import UP_PROJECTIONS, own_component
+from builders.counting import UP_PROJECTIONS, custom_component
 from builders.errors import unknown_name
 from builders.spec import TransformerSpec
+from builders.spec_checks import check_length
 
 STACKS = {
     "decoder_only": ("decoder",),
@@ -27,8 +28,6 @@ STACKS = {
 
 BACKWARD_PER_FORWARD = 2
 """Products of the backward pass for each product c = a b: the gradients of a and of b."""
-
-_POSITIONS_THAT_END = ("learned", "sinusoidal", "sinusoidal_concat")
 
 
 class FlopCounts(dict[str, int]):
@@ -109,7 +108,7 @@ def count_flops(spec: TransformerSpec, length: int, source_length: int | None = 
             registered component whose matrix products are not known.
     """
     _check_components(spec)
-    _check_length(spec, "length", length)
+    check_length(spec, "length", length)
     source = _source_length(spec, length, source_length)
     counts = FlopCounts()
     for stack in STACKS[spec.kind]:
@@ -144,7 +143,7 @@ def count_decode_flops(
     """
     _check_stacks(spec, "count_decode_flops", "decoder")
     _check_components(spec)
-    _check_length(spec, "length", length)
+    check_length(spec, "length", length)
     source = _source_length(spec, length, source_length)
     blocks = spec.num_layers
     pairs = sum(slots(length, window) for window in spec.windows)
@@ -192,7 +191,7 @@ def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32"
             decoder.
     """
     _check_stacks(spec, "count_cache_bytes", "decoder")
-    _check_length(spec, "length", length)
+    check_length(spec, "length", length)
     numbers = sum(slots(length, window) for window in spec.windows)
     positions = sum(slots(length, window) for window in set(spec.windows))
     return numbers * _bytes_of_a_key_and_value(spec, dtype) + positions * _BYTES["int32"]
@@ -212,7 +211,7 @@ def count_source_cache_bytes(
         ValueError: as in `count_cache_bytes`, or a model without a source.
     """
     _check_stacks(spec, "count_source_cache_bytes", "encoder", "decoder")
-    _check_length(spec, "source_length", source_length)
+    check_length(spec, "source_length", source_length)
     mask = 0 if spec.pad_token_id is None else _BYTES["bool"]
     return source_length * (spec.num_layers * _bytes_of_a_key_and_value(spec, dtype) + mask)
 
@@ -319,9 +318,9 @@ def _bytes_of_a_key_and_value(spec: TransformerSpec, dtype: str) -> int:
 
 
 def _check_components(spec: TransformerSpec) -> None:
-    if own := own_component(spec):
+    if own := custom_component(spec):
         raise ValueError(
-            f"{own} is a component of your own, whose matrix products are not known; count those "
+            f"{own} is a custom component, whose matrix products are not known; count those "
             "of a spec with what ships, and add yours"
         )
 
@@ -332,16 +331,6 @@ def _check_stacks(spec: TransformerSpec, function: str, *stacks: str) -> None:
         raise ValueError(
             f"{function} takes a spec of a model with {' and '.join(stacks)}, given one of "
             f"kind={spec.kind!r}, which has no {missing[0]}"
-        )
-
-
-def _check_length(spec: TransformerSpec, name: str, length: int) -> None:
-    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise ValueError(f"{name}={length!r}: must be a positive int, a number of tokens")
-    if spec.positions in _POSITIONS_THAT_END and length > spec.max_sequence_length:
-        raise ValueError(
-            f"{name}={length}: must be at most max_sequence_length={spec.max_sequence_length}, "
-            f"where positions={spec.positions!r} end; give a spec with a larger one"
         )
 
 
@@ -356,5 +345,5 @@ def _source_length(spec: TransformerSpec, length: int, source_length: int | None
         )
     if source_length is None:
         return length
-    _check_length(spec, "source_length", source_length)
+    check_length(spec, "source_length", source_length)
     return source_length

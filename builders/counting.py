@@ -30,7 +30,7 @@ class ParameterCounts(dict[str, int]):
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
-def own_component(spec: TransformerSpec) -> str | None:
+def custom_component(spec: TransformerSpec) -> str | None:
     """Return `field='value'` of a registered component whose weights and products are not known."""
     for field in ("norm_placement", "norm", "feedforward", "positions", "attention"):
         if getattr(spec, field) not in SHIPPED[field]:
@@ -47,9 +47,9 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     Raises:
         ValueError: the spec names a registered component whose parameters are not known.
     """
-    if own := own_component(spec):
+    if own := custom_component(spec):
         raise ValueError(
-            f"{own} is a component of your own, whose parameters are not known; build the model "
+            f"{own} is a custom component, whose parameters are not known; build the model "
             "with abstract=True and ask its count_params()"
         )
     d, f, v = spec.hidden_dim, spec.intermediate_dim, spec.vocabulary_size

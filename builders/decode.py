@@ -17,9 +17,11 @@ from builders.cache import KeyValueCache, cache_entries, memory_entries
 from builders.embeddings import source_embedding, target_embedding
 from builders.errors import unknown_name
 from builders.heads import logits
+from builders.model_checks import check_spec_of_model
 from builders.models import as_input, decoder, encoder, symbolic_inputs, wire
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
+from builders.spec_checks import check_length
 
 Tensor = Any
 
@@ -50,13 +52,17 @@ def build_decode_step(
         max_length: slots of the cache; `None` takes any.
 
     Raises:
-        ValueError: the spec has no decoder, or the model was not built from it.
+        ValueError: the spec has no decoder, the model was not built from it, or it has positions
+            for fewer tokens.
     """
     if spec.kind == "encoder_only":
         raise ValueError(
             "build_decode_step takes a spec with a decoder, given one of kind='encoder_only'; "
             "use kind='decoder_only' or 'encoder_decoder'"
         )
+    if max_length is not None:
+        check_length(spec, "max_length", max_length)
+    check_spec_of_model(model, spec)
     scope = LayerScope(spec, model)
     dtype = _compute_dtype(model)
     tokens = keras.Input(batch_shape=(batch_size, num_tokens), dtype="int32", name="tokens")
@@ -79,13 +85,11 @@ def build_decode_step(
     hidden = decoder(
         scope.within("decoder"), tokens, embedding, memory_context=memory_context, cache=cache
     )
-    step = DerivedGraph(
+    return DerivedGraph(
         {"tokens": tokens, "index": index, "start": start, "cache": inputs},
         {"logits": logits(scope, hidden, embedding), "hidden": hidden, "cache": cache.entries},
         name="decode_step",
     )
-    _check_weights(model, step, "decoder.", "logits")
-    return step
 
 
 def empty_cache(
@@ -100,8 +104,12 @@ def empty_cache(
         spec: of the model.
         batch_size: rows.
         max_length: slots of the cache; `None`: `max_sequence_length`.
+
+    Raises:
+        ValueError: the model has positions for fewer tokens.
     """
     length = spec.max_sequence_length if max_length is None else max_length
+    check_length(spec, "max_length", length)
     entries = cache_entries(spec, batch_size, length, _compute_dtype(model))
     return {name: keras.ops.zeros(shape, dtype) for name, (shape, dtype) in entries.items()}
 
@@ -124,6 +132,7 @@ def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
             f"build_encode takes a spec of kind='encoder_decoder', given one of {spec.kind!r}, "
             "which has no encoder; use build_decode_step alone"
         )
+    check_spec_of_model(model, spec)
     scope = LayerScope(spec, model)
     source = keras.Input((None,), dtype="int32", name="source")
     memory, mask = encoder(scope.within("encoder"), source, source_embedding(scope))
@@ -132,9 +141,7 @@ def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
         part = scope.within("decoder").block(i).within("cross_attention")
         for role in ("key", "value"):
             cache[part.full_name(f"{role}_cache")] = heads_first(part, role, memory)
-    graph = DerivedGraph(source, {"memory": memory, "cache": cache}, name="encode")
-    _check_weights(model, graph, "encoder.")
-    return graph
+    return DerivedGraph(source, {"memory": memory, "cache": cache}, name="encode")
 
 
 def build_probe(
@@ -154,11 +161,10 @@ def build_probe(
     Raises:
         ValueError: no such layer, or the model was not built from this spec.
     """
+    check_spec_of_model(model, spec)
     scope = ProbeScope(spec, model)
     inputs = symbolic_inputs(spec)
-    whole = keras.Model(as_input(inputs), wire(scope, inputs))
-    _check_weights(model, whole, "")
-    _check_layers(model, scope)
+    wire(scope, inputs)
     found = scope.outputs
     if what == "attention_scores":
         suffix = ".softmax"
@@ -219,53 +225,3 @@ class ProbeScope(LayerScope):
 
 def _compute_dtype(model: keras.Model) -> str:
     return next(layer.compute_dtype for layer in model.layers if layer.weights)
-
-
-_ADVICE = "; use the spec that the model was built from"
-
-
-def _check_weights(model: keras.Model, derived: keras.Model, *prefixes: str) -> None:
-    """Check that a derived graph uses weights of the model alone, and all with some prefixes.
-
-    Raises:
-        ValueError: naming weights that the model lacks, or that the graph does not use.
-    """
-    shared = {id(weight) for weight in model.weights}
-    used = {id(weight) for weight in derived.weights}
-    missing = [weight.path for weight in derived.weights if id(weight) not in shared]
-    if missing:
-        raise ValueError(f"the spec has weights {_some(missing)}, which the model lacks{_ADVICE}")
-    # A decode step takes the keys and values of the source from its cache.
-    taken_from_cache = () if prefixes == ("",) else (".cross_attention.",)
-    unused = [
-        weight.path
-        for weight in model.weights
-        if weight.path.startswith(prefixes)
-        and not any(part in weight.path for part in taken_from_cache)
-        and id(weight) not in used
-    ]
-    if unused:
-        raise ValueError(f"the model has weights {_some(unused)}, which its spec lacks{_ADVICE}")
-
-
-def _check_layers(model: keras.Model, scope: ProbeScope) -> None:
-    """Check that a probe has all layers of the model, except those of a fused attention.
-
-    Raises:
-        ValueError: naming layers that the probe does not call.
-    """
-    fused = ("attend", "attention")  # one node in the model, several in the probe
-    unused = [
-        layer.name
-        for layer in model.layers
-        if not isinstance(layer, keras.layers.InputLayer)
-        and layer.name not in scope.outputs
-        and layer.name.rpartition(".")[2] not in fused
-    ]
-    if unused:
-        raise ValueError(f"the model has layers {_some(unused)}, which its spec lacks{_ADVICE}")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

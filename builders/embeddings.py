@@ -53,7 +53,7 @@ def embed(
     spec = scope.spec
     x = embedding(tokens)
     if spec.embedding_dim != spec.hidden_dim:
-        x = project(scope, "embedding_projection", x, spec.embedding_dim, spec.hidden_dim)
+        x = linear(scope, "embedding_projection", x, spec.embedding_dim, spec.hidden_dim)
     if spec.scale_embeddings:
         x = scope.layer("scale_embedding", Scale, spec.hidden_dim**0.5)(x)
     if segments is not None:
@@ -71,7 +71,7 @@ def embed(
     return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
 
 
-def project(scope: LayerScope, name: str, x: Tensor, fan_in: int, fan_out: int) -> Tensor:
+def linear(scope: LayerScope, name: str, x: Tensor, fan_in: int, fan_out: int) -> Tensor:
     """Wire a projection without a bias between embeddings and stream, (b, t, fan_in) -> fan_out."""
     kernel_initializer = initializer(scope, name, fan_in=fan_in, fan_out=fan_out)
     return scope.layer(
@@ -91,5 +91,5 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         if not reverse or inputs.shape[1] != 1:
             return super().call(inputs, reverse=reverse)
         columns = ops.matmul(self.embeddings, ops.transpose(inputs[:, 0]))  # (v, b)
-        # With a third axis, since XLA takes a transposed product for one of swapped sides.
+        # XLA would rewrite a transposed product of two axes as the slow product of swapped sides.
         return ops.transpose(columns[None], (2, 0, 1))

@@ -87,7 +87,7 @@ def optional_int(doc: str, none: str) -> Any:
     return _field(Rule(doc, f"a positive int, or None {none}", _or_none(_is_positive_int)), None)
 
 
-def natural_int(doc: str, default: int) -> Any:
+def non_negative_int(doc: str, default: int) -> Any:
     """Define a field that is an int of at least 0."""
     return _field(Rule(doc, "an int of at least 0", lambda v: _is_int(v) and v >= 0), default)
 

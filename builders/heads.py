@@ -9,7 +9,7 @@ from keras import KerasTensor
 
 from builders.components import component
 from builders.elementwise import Scale, dropout, soft_cap
-from builders.embeddings import project
+from builders.embeddings import linear
 from builders.initializers import initializer
 from builders.norms import norm
 from builders.scope import LayerScope
@@ -31,7 +31,7 @@ def logits(scope: LayerScope, x: Tensor, embedding: keras.layers.Layer) -> Tenso
         x = scope.layer("scale_logits", Scale, d**-0.5)(x)
     if spec.tie_embeddings:
         if spec.embedding_dim != d:
-            x = project(scope, "logit_projection", x, d, spec.embedding_dim)
+            x = linear(scope, "logit_projection", x, d, spec.embedding_dim)
         x = embedding(x, reverse=True)
         x = scope.layer("logits", AddBias)(x) if spec.logit_bias else x
     else:

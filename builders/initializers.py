@@ -1,6 +1,6 @@
-"""Weight initialisers: one registered function for each value of the spec's `initializer`.
+"""Weight initializers: one registered function for each value of the spec's `initializer`.
 
-Each takes the spec and a `Kernel`, and returns a new Keras initialiser.
+Each takes the spec and a `Kernel`, and returns a new Keras initializer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from builders.spec import TransformerSpec
 
 @dataclass(frozen=True)
 class Kernel:
-    """The properties of a kernel that an initialiser depends on.
+    """The properties of a kernel that an initializer depends on.
 
     Widths are given explicitly: from the shape (d, n, h) of an attention kernel, Keras would derive
     the fans of a convolution, and its initial values would be too small.
@@ -41,7 +41,7 @@ class Kernel:
 
 
 def initializer(scope: LayerScope, role: str, *, fan_in: int, fan_out: int) -> keras.Initializer:
-    """Return the initialiser that the spec names for a kernel from `fan_in` to `fan_out`."""
+    """Return the initializer that the spec names for a kernel from `fan_in` to `fan_out`."""
     spec = scope.spec
     sublayers = spec.num_sublayers(scope.path[0]) if scope.path else 1
     kernel = Kernel(role, fan_in, fan_out, sublayers)
@@ -49,7 +49,7 @@ def initializer(scope: LayerScope, role: str, *, fan_in: int, fan_out: int) -> k
 
 
 def embedding_initializer(scope: LayerScope, role: str) -> keras.Initializer:
-    """Return the initialiser of an embedding: with `glorot_uniform`, rows of about unit length."""
+    """Return the initializer of an embedding: with `glorot_uniform`, rows of about unit length."""
     d = scope.spec.hidden_dim
     return initializer(scope, role, fan_in=d, fan_out=d)
 
@@ -76,7 +76,7 @@ def depth_scaled(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
 
 @register_component("initializer", "t5")
 def t5(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
-    """Normal with 1 / sqrt(fan_in); 1 for tokens; for queries divided by T5's missing sqrt(h).
+    """Normal, 1 / sqrt(fan_in); 1 for tokens; queries by a further 1 / sqrt(h), as scores lack it.
 
     From the code that the paper was made with (Raffel et al. 2020; Mesh TensorFlow).
     """

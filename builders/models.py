@@ -1,4 +1,4 @@
-"""The three models: each a wiring from token tensors to outputs, and a `build_*` that closes it."""
+"""The three models: for each, a function that wires it and a `build_*` that returns the model."""
 
 from __future__ import annotations
 
@@ -67,6 +67,9 @@ def decoder(
 ) -> Tensor:
     """Wire the decoder: tokens, int (b, t) -> hidden states (b, t, d).
 
+    x = embed(tokens); x = block(x) for every block; then a final norm and dropout where the spec
+    has them. `builders.blocks` has the equations of a block.
+
     Args:
         scope: of the decoder.
         tokens: int (b, t).
@@ -113,8 +116,8 @@ def build_decoder_only(
 
     Raises:
         ValueError: an unknown variant or field, a value that is not allowed, or a spec of another
-            kind. A call of the model with a sequence longer than `max_sequence_length` raises it
-            too.
+            kind. With learned or sinusoidal positions, a call of the model with a sequence longer
+            than `max_sequence_length` raises it too.
     """
     return build(_spec_of_kind("decoder_only", spec, changes), abstract=abstract)
 
@@ -160,8 +163,18 @@ def build_encoder_only(
     return build(_spec_of_kind("encoder_only", spec, changes), abstract=abstract)
 
 
-def build(spec: TransformerSpec, *, abstract: bool = False) -> keras.Model:
-    """Build the model of a spec of any kind; `abstract` builds it without weights."""
+def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any) -> keras.Model:
+    """Build the model of a spec of any kind, or of a variant as its first kind.
+
+    Args:
+        spec: a spec, or the name of a variant.
+        abstract: build without weights, as in `build_decoder_only`.
+        changes: spec fields to change first.
+
+    Raises:
+        ValueError: as in `build_decoder_only`.
+    """
+    spec = _as_spec("build", spec, changes)
     inputs = symbolic_inputs(spec)
     with without_weights() if abstract else nullcontext():
         outputs = wire(LayerScope(spec), inputs)
@@ -198,17 +211,24 @@ def _spec_of_kind(
     kind: str, spec: TransformerSpec | str, changes: dict[str, Any]
 ) -> TransformerSpec:
     if isinstance(spec, str):
-        return variant(spec, **{"kind": kind, **changes})
-    if not isinstance(spec, TransformerSpec):
-        raise TypeError(
-            f"build_{kind} takes a TransformerSpec or the name of a variant, "
-            f"not {type(spec).__name__}"
-        )
-    if changes:
-        spec = spec.replace(**changes)
+        changes = {"kind": kind, **changes}
+    spec = _as_spec(f"build_{kind}", spec, changes)
     if spec.kind != kind:
         raise ValueError(
             f"build_{kind} takes a spec of kind={kind!r}, given one of {spec.kind!r}; "
             f"use build_{spec.kind}, or spec.replace(kind={kind!r})"
         )
     return spec
+
+
+def _as_spec(
+    function: str, spec: TransformerSpec | str, changes: dict[str, Any]
+) -> TransformerSpec:
+    if isinstance(spec, str):
+        return variant(spec, **changes)
+    if not isinstance(spec, TransformerSpec):
+        raise TypeError(
+            f"{function} takes a TransformerSpec or the name of a variant, "
+            f"not {type(spec).__name__}"
+        )
+    return spec.replace(**changes) if changes else spec

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from builders.components import is_same_definition, load_entry_points, origin
-from builders.errors import unknown_name
-from builders.spec import TransformerSpec
+from builders.errors import invalid_value, unknown_name
+from builders.spec import KINDS, TransformerSpec
 
 _ENTRY_POINTS = "functional_models.variants"
 
@@ -56,16 +56,17 @@ def register_variant(
         name: of the variant; `None`: the function's.
 
     Raises:
-        ValueError: another function is registered under the name, or a function without a name
-            is registered without `name`.
+        ValueError: unknown kinds, another function is registered under the name, or a function
+            without a name is registered without `name`.
     """
+    if not isinstance(kinds, tuple) or not kinds or not set(kinds) <= set(KINDS):
+        raise invalid_value("kinds", kinds, f"a tuple of some of {', '.join(KINDS)}")
 
     def register(make: Callable[[], TransformerSpec]) -> Callable[[], TransformerSpec]:
         key = name or getattr(make, "__name__", None)
         if key is None:
             raise ValueError(
-                f"register_variant(name=None) takes the name of a function, and "
-                f"{type(make).__name__} objects have none; give name="
+                f"register_variant needs name= for a {type(make).__name__}, which has no __name__"
             )
         known = _variants.get(key)
         if known is not None and not is_same_definition(known.make, make):
@@ -80,7 +81,13 @@ def register_variant(
 
 
 def list_variants(kind: str | None = None) -> list[str]:
-    """Return the names of all variants, or of those that can be built as `kind`."""
+    """Return the names of all variants, or of those that can be built as `kind`.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(unknown_name("kind", kind, KINDS))
     load_entry_points(_ENTRY_POINTS)
     return [name for name, row in _variants.items() if kind is None or kind in row.kinds]
 
@@ -107,5 +114,13 @@ def variant(name: str, **changes: Any) -> TransformerSpec:
     row = variant_info(name)
     kind = changes.get("kind", row.kinds[0])
     if kind not in row.kinds:
-        raise ValueError(unknown_name(f"kind of variant {name}", kind, row.kinds))
-    return row.make().replace(**changes)
+        raise ValueError(
+            f"variant {name!r} cannot be built as {kind!r}; allowed: {', '.join(row.kinds)}"
+        )
+    spec = row.make()
+    if not isinstance(spec, TransformerSpec):
+        raise TypeError(
+            f"variant {name!r}: {origin(row.make)} must return a TransformerSpec, "
+            f"not {type(spec).__name__}"
+        )
+    return spec.replace(**{"kind": kind, **changes})

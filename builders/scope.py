@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any, TypeVar
 
 import keras
@@ -37,7 +36,7 @@ class LayerScope:
         self._layers = {} if model is None else _layers_by_name(model)
         self._prefix = ""
         # Layers that are added to a model compute in the precision of the model.
-        self._defaults = {} if model is None else {"dtype": _dtype_policy(model)}
+        self._defaults = {} if model is None else {"dtype": _dtype(model)}
         self.exposes_scores = False
 
     def within(self, name: str) -> LayerScope:
@@ -65,26 +64,18 @@ class LayerScope:
         """Return the layer `name` of this scope, made as `cls(*args, **kwargs)` if it is new.
 
         Raises:
-            ValueError: the model has a layer of that name, but of another class or configuration.
+            ValueError: the model has a layer of that name, but of another class.
         """
         full_name = self.full_name(name)
         if full_name not in self._layers:
             self._layers[full_name] = cls(*args, name=full_name, **(self._defaults | kwargs))
             return self._layers[full_name]
         found = self._layers[full_name]
-        advice = "use the spec that the model was built from"
-        is_inside = isinstance(found, Renamed)
-        if not isinstance(found.inner if is_inside else found, cls):
+        if not isinstance(getattr(found, "inner", found), cls):
             raise ValueError(
                 f"layer {full_name!r} is a {type(found).__name__}, but the spec wires a "
-                f"{cls.__name__} there; {advice}"
+                f"{cls.__name__} there; use the spec that the model was built from"
             )
-        if not is_inside:
-            for option, (own, given) in _different_options(found, args, kwargs).items():
-                raise ValueError(
-                    f"layer {full_name!r} has {option}={own!r}, but the spec wires it with "
-                    f"{option}={given!r}; {advice}"
-                )
         return found
 
 
@@ -92,7 +83,7 @@ class Renamed(keras.layers.Layer):
     """A layer from inside another one, under a name of its own in the graph."""
 
     def __init__(self, inner: keras.layers.Layer, name: str) -> None:
-        super().__init__(name=name, dtype=inner.dtype_policy)
+        super().__init__(name=name, dtype=inner.compute_dtype)
         self.inner = inner
         self.built = True
 
@@ -100,29 +91,11 @@ class Renamed(keras.layers.Layer):
         return self.inner(x)
 
 
-def _different_options(
-    layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, tuple[Any, Any]]:
-    """Return the options (of the layer, as given) in which a layer differs from a new one.
-
-    Compared are plain values and activations, not initialisers.
-    """
-    given = inspect.signature(type(layer)).bind(*args, **kwargs).arguments
-    given |= given.pop("kwargs", {})
-    if "activation" in given:
-        activation = keras.activations.get(given["activation"])
-        given["activation"] = keras.activations.serialize(activation)
-    config = layer.get_config()
-    plain = (bool, int, float, str, type(None))
-    return {
-        name: (config[name], value)
-        for name, value in given.items()
-        if name in config and isinstance(value, plain) and config[name] != value
-    }
-
-
-def _dtype_policy(model: keras.Model) -> keras.DTypePolicy:
-    return next(layer.dtype_policy for layer in model.layers if layer.weights)
+def _dtype(model: keras.Model) -> str:
+    """Return the name of the dtype policy of a model, without quantization."""
+    policy = next(layer.dtype_policy for layer in model.layers if layer.weights)
+    mode = getattr(policy, "quantization_mode", None)
+    return policy.compute_dtype if mode else policy.name
 
 
 def _layers_by_name(model: keras.Model) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checks of the combinations of spec fields: each names a field, what it must be and a remedy."""
+"""Checks of combinations of spec fields and of lengths: each error says what to do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_combinations(spec: SpecFields) -> None:
                 name,
                 getattr(spec, name) == off,
                 f"{off} where kind={spec.kind!r}",
-                "it is of kind='encoder_only'",
+                "only kind='encoder_only' has it",
             )
     if spec.attention == "layer":
         _check_attention_layer(spec)
@@ -71,6 +71,25 @@ def check_combinations(spec: SpecFields) -> None:
         _check_relative(spec)
     if spec.share_embeddings:
         _check_shared_embeddings(spec)
+
+
+def check_length(spec: SpecFields, name: str, length: int) -> None:
+    """Check whether the model of a spec takes sequences of a length.
+
+    Raises:
+        ValueError: no positive int, or more tokens than the positions of the model.
+    """
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise invalid_value(name, length, "a positive int, a number of tokens")
+    bounded = ("learned", "sinusoidal", "sinusoidal_concat")
+    if spec.positions in bounded and length > spec.max_sequence_length:
+        raise invalid_value(
+            name,
+            length,
+            f"at most max_sequence_length={spec.max_sequence_length} where "
+            f"positions={spec.positions!r}",
+            "give a spec with a larger one",
+        )
 
 
 def _check_encoder_only(spec: SpecFields) -> None:

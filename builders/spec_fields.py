@@ -15,7 +15,7 @@ from builders.fields import (
     component_name,
     flag,
     fraction,
-    natural_int,
+    non_negative_int,
     number,
     optional_int,
     optional_number,
@@ -75,7 +75,7 @@ class Sizes:
     )
     max_sequence_length: int = positive_int(
         "maximum number of tokens of a sequence. `learned` and sinusoidal positions refuse longer "
-        "sequences; with other positions only text models refuse them.",
+        "sequences; with other positions a model takes any length.",
         default=512,
     )
 
@@ -90,7 +90,7 @@ class Embeddings:
         "2020, ALBERT, section 3.1).",
         derive=lambda spec: spec.hidden_dim,
     )
-    num_segments: int = natural_int(
+    num_segments: int = non_negative_int(
         "segments of a sequence, each with a trained vector (BERT's token types), for "
         "`encoder_only`; 0: none.",
         default=0,
@@ -128,7 +128,7 @@ class Positions:
         ("none", "linear", "llama3", "yarn"),
         default="none",
     )
-    rotary_factor: float = number("factor of the extension.", least=1, default=1.0)
+    rotary_factor: float = number("factor by which sequences are extended.", least=1, default=1.0)
     rotary_original_length: int = positive_int(
         "maximum sequence length of pretraining; `None`: `max_sequence_length`.",
         derive=lambda spec: spec.max_sequence_length,
@@ -184,7 +184,7 @@ class ResidualStream:
     )
     final_norm: bool = flag(
         "a norm after the last block of each stack; `None`: `True` for `pre`, `sandwich` and "
-        "`parallel`, which leave the stream unnormalised.",
+        "`parallel`, which leave the stream unnormalized.",
         derive=lambda spec: spec.norm_placement in ("pre", "sandwich", "parallel"),
     )
 
@@ -247,7 +247,7 @@ class FeedForward:
         ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
         default="gelu",
     )
-    feedforward_bias: bool = flag("biases of its projections.", default=True)
+    feedforward_bias: bool = flag("biases of the feed-forward projections.", default=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -269,7 +269,7 @@ class Output:
     )
     masked_lm_head: bool = flag(
         "an `encoder_only` model also returns logits, after a projection, the activation and a "
-        "norm (the same). Without it, the fields on logits have no effect there.",
+        "norm (same source). Without it, the fields on logits have no effect there.",
         default=False,
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import builders
 from builders.costs import PRECISIONS
-from builders.counting import own_component
+from builders.counting import custom_component
 from builders.spec import KINDS
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import add_spec_options, changes_of, import_keras, spec_of
@@ -244,7 +244,7 @@ def inspect(options: argparse.Namespace) -> None:
         print()
     print(spec.to_json())
 
-    own = own_component(spec)
+    own = custom_component(spec)
     if own or options.layers:
         import_keras()
         import plots
@@ -254,7 +254,7 @@ def inspect(options: argparse.Namespace) -> None:
         print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")
     if own:
         parameters = model.count_params()
-        print(f"\n{own} is a component of your own: the operations of its model are not known")
+        print(f"\n{own} is a custom component: the operations of its model are not known")
     else:
         parameters = builders.count_parameters(spec).total
         print("\n" + "\n".join(parameter_lines(spec)))

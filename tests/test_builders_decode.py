@@ -1,5 +1,7 @@
 """Decode steps and other derived graphs return the same logits as the model."""
 
+import functools
+import random
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ from small_models import (
 )
 
 import builders
+from builders import components
+from builders.model_checks import check_spec_of_model
 
 RELATIVE = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 7}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -378,28 +382,105 @@ def derive_graph(build: str, model: keras.Model, spec: builders.TransformerSpec)
     return getattr(builders, build)(model, spec)
 
 
-@pytest.mark.parametrize(
-    ("build", "changes", "missing"),
-    [
-        ("build_decode_step", {"num_layers": 3}, "decoder.block_2"),
-        ("build_probe", {"num_layers": 3}, "encoder.block_2"),
-        ("build_encode", {"num_encoder_layers": 3}, "encoder.block_2"),
-        ("build_decode_step", {"norm_placement": "pre", "final_norm": True}, "final_norm"),
-        ("build_decode_step", {"tie_embeddings": False}, "logits"),
-    ],
-)
-def test_the_error_for_another_spec_names_missing_weights(
-    build: str, changes: dict[str, Any], missing: str
+OTHER_SPECS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    # (fields of the model, changes to them, message); 2 blocks, pre-norm, learned positions
+    ({}, {"num_layers": 1}, r"decoder\.block_1\.\S+ is missing in the spec"),
+    ({}, {"num_layers": 3}, r"decoder\.block_2\.\S+ is missing in the model"),
+    (TRANSLATOR, {"num_encoder_layers": 3}, r"encoder\.block_2\.\S+ is missing in the model"),
+    ({}, {"norm_placement": "sandwich"}, "output_norm is missing in the model"),
+    ({}, {"norm_placement": "parallel"}, r"takes \S+embedding in the spec|takes \S+add_positions"),
+    (
+        {},
+        {"norm_placement": "post", "final_norm": True},
+        "norm takes .* in the spec and .* in the model",
+    ),
+    ({}, {"residual": False}, r"\.residual is missing in the spec"),
+    ({"residual": False}, {"residual": True}, r"\.residual is missing in the model"),
+    ({"dropout": 0.1}, {"dropout": 0.0}, r"\.dropout is missing in the spec"),
+    ({"dropout": 0.1}, {"dropout": 0.2}, "rate=0.2 in the spec and rate=0.1 in the model"),
+    ({}, {"norm_epsilon": 1e-3}, "epsilon=0.001 in the spec and epsilon=1e-05 in the model"),
+    (
+        {},
+        {"activation": "silu"},
+        "activation='silu' in the spec and activation='\\w+' in the model",
+    ),
+    ({"attention_window": 3}, {"attention_window": 5}, "window=5 in the spec and window=3"),
+    ({}, {"attention_window": 5}, "window_attention_mask is missing in the model"),
+    ({}, {"pad_token_id": 3}, "pad_token_id=3 in the spec and pad_token_id=0 in the model"),
+    ({}, {"mask_target_padding": False}, "attention_mask is missing in the spec"),
+    ({}, {"attention_scale": 0.5}, "scale=0.5 in the spec and scale=None in the model"),
+    ({}, {"attention_soft_cap": 5.0}, "self_attention.scores is missing in the model"),
+    ({}, {"logit_soft_cap": 5.0}, "logit_soft_cap is missing in the model"),
+    ({}, {"scale_embeddings": True}, "scale_embedding is missing in the model"),
+    ({}, {"scale_logits": True}, "scale_logits is missing in the model"),
+    ({}, {"positions": "none"}, "add_positions is missing in the spec"),
+    ({}, {"max_sequence_length": 19}, "max_length=19 in the spec and max_length=17 in the model"),
+    ({}, {"num_heads": 1, "head_dim": 6}, r"output_shape=\[None, 1, 6\] in the spec"),
+    ({"tie_embeddings": True}, {"tie_embeddings": False}, "logits is missing in the model"),
+    (
+        {"tie_embeddings": True, "logit_bias": True},
+        {"tie_embeddings": False},
+        "logits is a Dense in the spec and a AddBias in the model",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "changes", "message"), OTHER_SPECS)
+def test_a_spec_that_does_not_describe_the_model_is_rejected(
+    fields: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
-    spec = small_spec(**TRANSLATOR, norm_placement="post", tie_embeddings=True)
-    with pytest.raises(ValueError, match=f"{missing}.*the spec that the model was built from"):
-        derive_graph(build, builders.build(spec), spec.replace(**changes))
+    """Otherwise the derived graph would compute other logits than the model."""
+    spec = small_spec(**fields)
+    model = builders.build(spec)
+    builders.build_decode_step(model, spec)
+    builds = ["build_decode_step", "build_probe"]
+    builds += ["build_encode"] if spec.kind == "encoder_decoder" else []
+    for build in builds:
+        with pytest.raises(ValueError, match=f"({message}).*use the spec that the model was"):
+            derive_graph(build, model, spec.replace(**changes))
 
 
-def test_a_spec_with_a_layer_of_another_class_is_rejected() -> None:
-    spec = small_spec(tie_embeddings=True, logit_bias=True)
-    with pytest.raises(ValueError, match=r"'logits' is a AddBias.*a Dense there; use the spec"):
-        builders.build_decode_step(builders.build(spec), spec.replace(tie_embeddings=False))
+def test_weights_precision_and_initializers_are_no_part_of_the_check() -> None:
+    spec = small_spec(attention="layer", dropout=0.1, norm_bias=False)
+    with dtype_policy_scope("mixed_bfloat16"):
+        model = random_model(spec)
+    model.trainable = False
+    other = spec.replace(initializer="depth_scaled", initializer_range=0.05)
+    for build in ("build_decode_step", "build_probe"):
+        assert derive_graph(build, model, other).weights
+
+
+def test_a_model_with_an_activation_that_keras_cannot_serialize_decodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(components, "_components", dict(components._components))
+    cube = functools.partial(lambda x, power: x**power, power=3)
+    builders.register_component("activation", "cube")(cube)
+    spec = small_spec(activation="cube")
+    model = random_model(spec)
+    tokens = random_tokens(spec)
+    decoded = decode_logits(model, spec, tokens, ONE_BY_ONE)
+    assert relative_error(decoded, logits_of(model, tokens)) <= 1e-5
+
+
+def test_the_check_draws_no_random_numbers() -> None:
+    spec = small_spec(dropout=0.1)
+    model = builders.build(spec)
+    state = random.getstate()
+    check_spec_of_model(model, spec)
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_a_cache_is_no_longer_than_the_positions(positions: str) -> None:
+    spec = small_spec(positions=positions, hidden_dim=14)
+    model = builders.build(spec)
+    longer = spec.max_sequence_length + 1
+    for call in (builders.build_decode_step, builders.empty_cache):
+        with pytest.raises(ValueError, match=rf"max_length={longer}: must be at most max_seq"):
+            call(model, spec, max_length=longer)
+        with pytest.raises(ValueError, match="max_length=0: must be a positive int"):
+            call(model, spec, max_length=0)
 
 
 def test_build_encode_requires_an_encoder() -> None:

@@ -155,7 +155,7 @@ def test_inspect_counts_a_component_of_ones_own_by_its_graph(capsys, monkeypatch
     spec = builders.variant("mini_gpt", feedforward="own", intermediate_dim=256)
     parameters = builders.build(spec, abstract=True).count_params()
     assert re.search(rf"^parameters by layer +{parameters:,}$", printed, re.M)
-    assert "feedforward='own' is a component of your own" in printed
+    assert "feedforward='own' is a custom component" in printed
     assert f"{4 * parameters:,} bytes" in cells(printed, "weights")
     assert "key/value cache, float32\n" in printed
     assert "operations per token" not in printed

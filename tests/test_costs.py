@@ -285,11 +285,11 @@ BAD_INPUTS: list[tuple[Callable[[], Any], str]] = [
     (lambda: builders.count_flops(small_spec(), 2.5), "length=2.5: must be a positive int"),
     (
         lambda: builders.count_flops(small_spec(), 18),
-        "length=18: must be at most max_sequence_length=17, where positions='learned' end",
+        "length=18: must be at most max_sequence_length=17 where positions='learned'",
     ),
     (
         lambda: builders.count_cache_bytes(small_spec(positions="sinusoidal"), 18),
-        "at most max_sequence_length=17, where positions='sinusoidal'",
+        "at most max_sequence_length=17 where positions='sinusoidal'",
     ),
     (
         lambda: builders.count_flops(TRANSLATOR_SPEC, 3, 18),
@@ -353,7 +353,7 @@ def test_counting_flops_of_a_custom_component_raises_an_error(monkeypatch) -> No
     monkeypatch.setattr(components, "_components", dict(components._components))
     builders.register_component("feedforward", "own")(lambda *_: None)
     for count in (builders.count_flops, builders.count_decode_flops):
-        with pytest.raises(ValueError, match=r"feedforward='own' is a component of your own"):
+        with pytest.raises(ValueError, match=r"feedforward='own' is a custom component"):
             count(small_spec(feedforward="own"), 3)
 
 

@@ -318,7 +318,10 @@ def test_unknown_fields_and_bad_values_and_kinds_are_rejected() -> None:
         builders.variant("gpt2_small", layers=2)
     with pytest.raises(ValueError, match=r"num_layers=0.*positive"):
         builders.variant("gpt2_small", num_layers=0)
-    with pytest.raises(ValueError, match=r"kind.*gpt2_small.*'encoder_decoder'.*decoder_only"):
+    with pytest.raises(
+        ValueError,
+        match=r"'gpt2_small' cannot be built as 'encoder_decoder'; allowed",
+    ):
         builders.variant("gpt2_small", kind="encoder_decoder")
 
 
@@ -410,9 +413,71 @@ print(builders.variant("mini_gpt").hidden_dim)
 
 
 @pytest.mark.usefixtures("isolated_registry")
+def test_the_kinds_and_the_result_of_a_variant_are_checked() -> None:
+    for kinds in ("decoder_only", (), ("decoder",)):
+        with pytest.raises(ValueError, match=r"kinds=.*must be a tuple of some of decoder_only, "):
+            builders.register_variant(kinds=kinds, source="a test", summary="one")
+    register_as("own")(lambda: {"num_layers": 1})
+    with pytest.raises(TypeError, match=r"'own'.*must return a TransformerSpec, not dict"):
+        builders.variant("own")
+    with pytest.raises(ValueError, match="unknown kind 'decoder'"):
+        builders.list_variants("decoder")
+
+
+@pytest.mark.usefixtures("isolated_registry")
+def test_a_built_in_component_cannot_be_replaced_even_before_it_is_imported() -> None:
+    code = """
+import builders
+try:
+    builders.register_component("norm", "layer")(lambda scope, x, name: x)
+except ValueError as error:
+    print(error)
+print(len(builders.build("mini_gpt", abstract=True).layers) > 5)
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert (
+        printed == "norm='layer' is registered already, by builders; choose another value\nTrue\n"
+    )
+
+
+def test_a_component_has_a_name_and_can_be_called() -> None:
+    with pytest.raises(ValueError, match="norm=None: must be a str"):
+        builders.register_component("norm", None)
+    with pytest.raises(TypeError, match="norm='own' takes a function or a class, not int"):
+        builders.register_component("norm", "own")(3)
+
+
+@pytest.mark.usefixtures("isolated_registry")
+def test_methods_of_two_objects_and_recursive_closures_are_different_definitions() -> None:
+    class Maker:
+        def make(self):
+            return spec_of_width(7)
+
+    def recursive():
+        def make():
+            return spec_of_width(7) if make else None
+
+        return make
+
+    for first, second in ((Maker().make, Maker().make), (recursive(), recursive())):
+        register_as("own")(first)
+        with pytest.raises(ValueError, match="'own' is registered already"):
+            register_as("own")(second)
+        del registry._variants["own"]
+
+
+@pytest.mark.parametrize("name", ["build_encoder_decoder", "build_encoder_only"])
+def test_a_builder_rejects_another_kind_also_for_names(name: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be built as|takes a spec of kind="):
+        getattr(builders, name)("pre_norm_learned", kind="decoder_only")
+
+
+@pytest.mark.usefixtures("isolated_registry")
 def test_a_partial_needs_an_explicit_variant_name() -> None:
     register = builders.register_variant(kinds=("decoder_only",), source="a test", summary="one")
-    with pytest.raises(ValueError, match=r"name=None.*partial objects have none; give name="):
+    with pytest.raises(ValueError, match=r"needs name= for a partial, which has no __name__"):
         register(partial(spec_of_width, 7))
 
 
