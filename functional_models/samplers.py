@@ -5,11 +5,21 @@ Keras is imported when a sampler is made, so that importing this module is cheap
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from functional_models.checks import check_count, check_real
 
-SAMPLERS = ("greedy", "top_k", "top_p", "random", "contrastive", "beam")
+# Options of each sampler.
+_OPTIONS = {
+    "greedy": ("temperature",),
+    "top_k": ("temperature", "k", "seed"),
+    "top_p": ("temperature", "p", "seed"),
+    "random": ("temperature", "seed"),
+    "contrastive": ("temperature", "k", "alpha"),
+    "beam": ("temperature", "num_beams", "length_penalty", "num_return_sequences"),
+}
+SAMPLERS = tuple(_OPTIONS)
 
 
 def make_sampler(
@@ -50,79 +60,60 @@ def make_sampler(
         ValueError: an unknown name, a value that is not allowed, or a sampler that needs a draft
             model.
     """
-    _check_options(
-        {"temperature": temperature, "p": p, "alpha": alpha, "length_penalty": length_penalty},
-        {"k": k, "num_beams": num_beams, "num_return_sequences": num_return_sequences},
-    )
+    options = {
+        "temperature": temperature,
+        "k": k,
+        "p": p,
+        "alpha": alpha,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
+        "num_return_sequences": num_return_sequences,
+        "seed": seed,
+    }
+    for name in ("temperature", "p", "alpha", "length_penalty"):
+        check_real(name, options[name])
+    for name in ("k", "num_beams", "num_return_sequences"):
+        check_count(name, options[name])
     if seed is not None:
         check_count("seed", seed, least=0)
-    if isinstance(sampler, str):
-        chosen = _named_sampler(
-            sampler,
-            temperature=temperature,
-            k=k,
-            p=p,
-            alpha=alpha,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            num_return_sequences=num_return_sequences,
-            seed=seed,
-        )
-    else:
-        chosen = _given_sampler(sampler)
+    chosen = _create(sampler, options) if isinstance(sampler, str) else _check_instance(sampler)
     if num_return_sequences not in (1, getattr(chosen, "num_return_sequences", 1)):
         raise ValueError(
             f"num_return_sequences={num_return_sequences!r}: must be 1 with sampler {sampler!r}; "
             "'beam' returns several, and an instance as many as it was created for"
         )
-    return _processed(chosen, repetition_penalty=repetition_penalty, min_p=min_p)
+    if repetition_penalty is None and min_p is None:
+        return chosen
+    from functional_models.logit_processors import MinP, ProcessedSampler, RepetitionPenalty
+
+    processors: list[Any] = []
+    if repetition_penalty is not None:
+        processors.append(RepetitionPenalty(repetition_penalty))
+    if min_p is not None:  # last: min-p applies to the probabilities that tokens are drawn by
+        processors.append(MinP(min_p, temperature=chosen.temperature))
+    return ProcessedSampler(chosen, processors)
 
 
-def _check_options(reals: dict[str, Any], counts: dict[str, Any]) -> None:
-    for name, value in reals.items():
-        check_real(name, value)
-    for name, value in counts.items():
-        check_count(name, value)
-
-
-def _named_sampler(
-    name: str,
-    *,
-    temperature: float,
-    k: int,
-    p: float,
-    alpha: float,
-    num_beams: int,
-    length_penalty: float,
-    num_return_sequences: int,
-    seed: int | None,
-) -> Any:
-    if name not in SAMPLERS:
+def _create(name: str, options: Mapping[str, Any]) -> Any:
+    """Return a new sampler with those options that it has."""
+    if name not in _OPTIONS:
         raise _unknown(name)
     from keras_hub import samplers
 
-    match name:
-        case "greedy":
-            return samplers.GreedySampler(temperature=temperature)
-        case "top_k":
-            return samplers.TopKSampler(k=k, seed=seed, temperature=temperature)
-        case "top_p":
-            return samplers.TopPSampler(p=p, seed=seed, temperature=temperature)
-        case "random":
-            return samplers.RandomSampler(seed=seed, temperature=temperature)
-        case "contrastive":
-            return samplers.ContrastiveSampler(k=k, alpha=alpha, temperature=temperature)
     from functional_models.beam_search import BeamSearch
 
-    return BeamSearch(
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        num_return_sequences=num_return_sequences,
-        temperature=temperature,
-    )
+    classes = {
+        "greedy": samplers.GreedySampler,
+        "top_k": samplers.TopKSampler,
+        "top_p": samplers.TopPSampler,
+        "random": samplers.RandomSampler,
+        "contrastive": samplers.ContrastiveSampler,
+        "beam": BeamSearch,
+    }
+    return classes[name](**{option: options[option] for option in _OPTIONS[name]})
 
 
-def _given_sampler(sampler: Any) -> Any:
+def _check_instance(sampler: Any) -> Any:
     from keras_hub import samplers
 
     if not isinstance(sampler, samplers.Sampler):
@@ -138,18 +129,3 @@ def _given_sampler(sampler: Any) -> Any:
 
 def _unknown(sampler: Any) -> ValueError:
     return ValueError(f"unknown sampler {sampler!r}; allowed: {', '.join(SAMPLERS)}")
-
-
-def _processed(
-    sampler: Any, *, repetition_penalty: float | None = None, min_p: float | None = None
-) -> Any:
-    if repetition_penalty is None and min_p is None:
-        return sampler
-    from functional_models.logit_processors import MinP, ProcessedSampler, RepetitionPenalty
-
-    processors: list[Any] = []
-    if repetition_penalty is not None:
-        processors.append(RepetitionPenalty(repetition_penalty))
-    if min_p is not None:  # last: min-p applies to the probabilities that tokens are drawn by
-        processors.append(MinP(min_p, temperature=sampler.temperature))
-    return ProcessedSampler(sampler, processors)
