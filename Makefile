@@ -40,7 +40,7 @@ format: $(READY) ## Format the code
 figures: $(READY) ## Draw the pictures of the README again
 	$(BIN)/python docs/figures.py
 
-bench: $(READY) ## Measure training and generation against keras-nlp and PyTorch
+bench: $(READY) ## Measure training and generation against KerasHub and PyTorch
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/epoch_end.py
 	$(BIN)/python benchmarks/generation.py

@@ -1,14 +1,13 @@
-"""How long does a picture of a large model take, and how tall is it?
+"""Time to draw large models, and the height of the pictures.
 
     python benchmarks/drawing.py             # GPT-2 small and GPT-3 175B
     python benchmarks/drawing.py --rounds 5
 
-Takes the time from a finished Keras model to a finished SVG file, imports left out, and reads off
-how tall the picture is. The peer is `keras.utils.plot_model`, which needs Graphviz' `dot` on the
-PATH; without one only this library is measured, with the Graphviz that comes with it. Both draw the
-same model in the same process, in turns, and the models have no weights (`StatelessScope`), since
-175 billion would not fit. Where Chromium and playwright are installed, it also takes the time that
-the HTML explorer needs from opening the page to the finished picture.
+Measures the time from a Keras model to an SVG file, without imports, and reads the height of the
+picture. The peer is `keras.utils.plot_model`, which needs Graphviz' `dot` on the PATH; without it
+only this library is measured, with its own Graphviz. Both draw the same model in the same process,
+in turns. The models have no weights (`StatelessScope`), since 175 billion would not fit. With
+Chromium and playwright, it also measures the time from opening the HTML explorer to its picture.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ import keras
 
 import builders
 import plots
+from functional_models.tables import format_table
 
 LIMIT = 60  # seconds for one picture
 VARIANTS = ("gpt2_small", "gpt3_175b")
@@ -45,7 +45,7 @@ def draw_all(model: keras.Model, file: str) -> None:
 
 
 def draw_with_keras(model: keras.Model, file: str) -> None:
-    # What `plot_model` does, but for showing the file, which fails for SVG where IPython is there.
+    # As `plot_model`, without displaying the file, which fails for SVG with IPython.
     text = keras.utils.model_to_dot(model, show_layer_names=False).to_string()
     command = ["dot", "-Tsvg", "-o", file]
     subprocess.run(command, input=text.encode(), check=True, timeout=LIMIT)
@@ -57,15 +57,15 @@ def contenders() -> dict[str, Callable[[keras.Model, str], None]]:
 
 
 def height_in_points(svg: str) -> float:
-    """The height that the picture asks for, in points (72 to the inch)."""
+    """Return the height of the picture in points (72 per inch)."""
     match = re.search(r'<svg width="[\d.]+(?:pt|px)?" height="([\d.]+)', svg)
     if match is None:
-        raise ValueError("this SVG does not say how tall it is")
+        raise ValueError("this SVG has no height")
     return float(match.group(1))
 
 
 def opening_seconds(page: Path, rounds: int) -> list[float]:
-    """Time from opening the explorer in a headless Chromium to its picture; none without one."""
+    """Return the times from opening the explorer in a headless Chromium to its picture."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
@@ -88,7 +88,7 @@ def opening_seconds(page: Path, rounds: int) -> list[float]:
 
 
 def import_seconds(module: str) -> float:
-    """Time to import a module in a new process, without the start of Python itself."""
+    """Return the time to import a module in a new process, without the start of Python."""
     code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)
@@ -96,12 +96,12 @@ def import_seconds(module: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is drawn")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
     options = parser.parse_args()
     imports = [import_seconds("plots") for _ in range(options.rounds)]
     print(f"import plots: {statistics.median(imports):.3f} s")
     if not shutil.which("dot"):
-        print("no `dot` on the PATH: keras.utils.plot_model is left out")
+        print("no `dot` on the PATH: keras.utils.plot_model is skipped")
     for variant in VARIANTS:
         with keras.StatelessScope(initialize_variables=False):
             model = builders.build_decoder_only(variant)
@@ -123,15 +123,17 @@ def main() -> None:
             page = Path(folder) / "model.html"
             plots.draw(model, page, plugins=["skip_paths", "flops"])
             size, opening = page.stat().st_size, opening_seconds(page, options.rounds)
+        rows = []
         for name, measured in seconds.items():
             if measured:
-                median = statistics.median(measured)
-                print(f"  {name:<24} {median:7.3f} s   {heights[name]:>8,.0f} points tall")
+                time_taken = f"{statistics.median(measured):.3f} s"
+                rows.append((name, time_taken, f"{heights[name]:,.0f} points high"))
             else:
-                print(f"  {name:<24} not within {LIMIT} s")
+                rows.append((name, f"not within {LIMIT} s", ""))
         if opening:
-            median = statistics.median(opening)
-            print(f"  {'HTML explorer opens in':<24} {median:7.3f} s   {size / 1000:>8,.0f} kB")
+            time_taken = f"{statistics.median(opening):.3f} s"
+            rows.append(("opening the HTML explorer", time_taken, f"{size / 1000:,.0f} kB"))
+        print(format_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Does an epoch take longer than its steps? The end of one should cost nothing.
+"""Time of an epoch compared with the sum of its steps.
 
     python benchmarks/epoch_end.py           # the sizes of benchmarks/training.py
 
-TensorFlow's input pipeline can hold up the end of every epoch by seconds: plain NumPy arrays given
-to `model.fit` show it. `functional_models.batches.training_data` is meant to be free of it.
+TensorFlow's input pipeline can stall the end of an epoch by seconds, for example with NumPy arrays
+in `model.fit`. `functional_models.batches.training_data` avoids this.
 
-The time of a step is what passes between Keras's `on_train_batch_begin` and `on_train_batch_end`,
-that of an epoch what passes from the end of the one before to its own end. Batches are fetched
-inside the steps, so the longest step is reported as well: a stall could hide there. The first epoch
-is left out: it compiles.
+The time of a step is the time between `on_train_batch_begin` and `on_train_batch_end`; that of an
+epoch is the time since the end of the previous epoch. Batches are fetched inside the steps, so the
+longest step is reported as well, which could include a stall. The first epoch, which includes
+compilation, is skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ALLOWED = 1.05
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Takes the wall time of every epoch, and the time of each of its steps, in seconds."""
+    """Measures the wall time of every epoch and of each of its steps, in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def fit_training_data(model: keras.Model, steps: int, epochs: int, clock: EpochC
         training_data(batches),
         steps_per_epoch=steps,
         epochs=epochs,
-        shuffle=False,  # batches come in their order already
+        shuffle=False,  # batches are ordered already
         verbose=0,
         callbacks=[clock],
     )
@@ -82,12 +82,12 @@ FITS: dict[str, Callable[[keras.Model, int, int, EpochClock], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=12, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=12, help="steps per epoch")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
     if options.epochs < 2:
-        parser.error("--epochs must be 2 or more: the first compiles and is left out")
+        parser.error("--epochs must be 2 or more: the first one is skipped")
 
     worst = {}
     for name, fit in FITS.items():
@@ -106,7 +106,7 @@ def main() -> None:
     for name, ratio in worst.items():
         print(f"{name:>13}: an epoch is at most {ratio:.3f} times the sum of its steps")
     if worst["training_data"] > ALLOWED:
-        raise SystemExit(f"missed: more than {ALLOWED}")
+        raise SystemExit(f"failed: the ratio is above {ALLOWED}")
 
 
 if __name__ == "__main__":

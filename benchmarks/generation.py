@@ -1,14 +1,14 @@
-"""Greedy generation, side by side: this library, keras-nlp, Hugging Face, a `model.predict` loop.
+"""Speed of greedy generation: this library, KerasHub, Hugging Face, a `model.predict` loop.
 
     python benchmarks/generation.py                  # on TensorFlow, seven rounds
     KERAS_BACKEND=jax python benchmarks/generation.py
-    python benchmarks/generation.py --only flat      # time per token against the position
+    python benchmarks/generation.py --only flat      # time per token by position
 
-The same sizes, 8 prompt tokens, 120 new ones, batches of 1 and 16, float32. Every contender has a
-process of its own, and is compiled and warm before the first round; in a round each generates
-once, in turns, so that a machine that slows down slows all. Reported are the median of the rounds,
-and the median of the ratios of this library to each peer in the same round. Hugging Face needs
-`pip install transformers torch`; without it, it is left out.
+Equal sizes, 8 prompt tokens, 120 new ones, batches of 1 and 16, float32. Every contender runs in
+its own process and is compiled before the first round. In a round each generates once, in turns, so
+that changes in the speed of the machine affect all. Reports the median of the rounds, and the
+median of the ratios of this library to each peer in the same round. Hugging Face needs
+`pip install transformers torch` and is skipped without it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 VOCABULARY, WIDTH, HEADS, INNER, LAYERS = 8000, 256, 4, 1024, 4
 PROMPT, NEW = 8, 120
 LENGTH = PROMPT + NEW
-NO_END = VOCABULARY  # never chosen, so that all tokens are generated
+NO_END = VOCABULARY  # never generated, so that there is no early end
 
 Run = Callable[[], Any]
 
@@ -68,10 +68,10 @@ def ours(rows: int) -> Run:
     return run
 
 
-def keras_nlp(rows: int, jit_compile: bool | None = None) -> Run:
-    import keras_hub
+def keras_hub(rows: int, jit_compile: bool | None = None) -> Run:
+    import keras_hub as hub
 
-    backbone = keras_hub.models.GPT2Backbone(
+    backbone = hub.models.GPT2Backbone(
         vocabulary_size=VOCABULARY,
         num_layers=LAYERS,
         num_heads=HEADS,
@@ -80,7 +80,7 @@ def keras_nlp(rows: int, jit_compile: bool | None = None) -> Run:
         max_sequence_length=LENGTH,
         dropout=0.0,
     )
-    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    model = hub.models.GPT2CausalLM(backbone, preprocessor=None)
     model.compile(sampler="greedy", **({} if jit_compile is None else {"jit_compile": jit_compile}))
     tokens = np.zeros((rows, LENGTH), "int32")
     tokens[:, :PROMPT] = prompts(rows)
@@ -92,8 +92,8 @@ def keras_nlp(rows: int, jit_compile: bool | None = None) -> Run:
     return run
 
 
-def keras_nlp_xla(rows: int) -> Run:
-    return keras_nlp(rows, jit_compile=True)
+def keras_hub_xla(rows: int) -> Run:
+    return keras_hub(rows, jit_compile=True)
 
 
 def hugging_face(rows: int) -> Run:
@@ -125,7 +125,7 @@ def hugging_face(rows: int) -> Run:
 
 
 def predict_loop(rows: int, new: int = 12) -> Run:
-    """The classic loop: `model.predict` on the padded prefix, for every token; for 12 of them."""
+    """Return a loop of `model.predict` on the padded prefix, for the first 12 tokens."""
     model = our_generator(LENGTH)._model
 
     def run() -> int:
@@ -141,15 +141,15 @@ def predict_loop(rows: int, new: int = 12) -> Run:
 
 CONTENDERS: dict[str, Callable[[int], Run]] = {
     "ours": ours,
-    "keras_nlp": keras_nlp,
-    "keras_nlp_xla": keras_nlp_xla,
+    "keras_hub": keras_hub,
+    "keras_hub_xla": keras_hub_xla,
     "hugging_face": hugging_face,
     "predict_loop": predict_loop,
 }
 
 
 class Worker:
-    """A contender in a process of its own, compiled and warm, that generates when it is told to."""
+    """A contender in its own process, compiled, that generates on request."""
 
     def __init__(self, name: str, rows: int) -> None:
         command = [sys.executable, __file__, "--worker", name, "--batches", str(rows)]
@@ -174,9 +174,9 @@ class Worker:
 
 
 def work(name: str, rows: int) -> None:
-    """Generate once, and then once for every line that is read; print the seconds of each.
+    """Generate once, and then once for every line of stdin; print the seconds of each.
 
-    A contender that generates fewer tokens than all says how many, and its time is scaled up.
+    A contender that generates fewer tokens returns their number, and its time is scaled up.
     """
     run = CONTENDERS[name](rows)
     for _ in itertools.chain([None], sys.stdin):
@@ -191,12 +191,12 @@ def compare(rows: int, rounds: int, names: list[str]) -> None:
         try:
             workers[name] = Worker(name, rows)
         except RuntimeError as error:
-            print(f"{name} is left out: {error}")
+            print(f"{name} is skipped: {error}")
     speeds = [
         {name: rows * NEW / worker.seconds() for name, worker in workers.items()}
         for _ in range(rounds)
     ]
-    print(f"\n| batch {rows} | tokens/s | ours / it | first call |\n| --- | --- | --- | --- |")
+    print(f"\n| batch {rows} | tokens/s | ratio | first call |\n| --- | --- | --- | --- |")
     for name, worker in workers.items():
         median = statistics.median(row[name] for row in speeds)
         ratio = statistics.median(row["ours"] / row[name] for row in speeds)
@@ -206,7 +206,7 @@ def compare(rows: int, rounds: int, names: list[str]) -> None:
 
 
 def flat() -> None:
-    """Time per token against the position, first calls, and calls that compile nothing."""
+    """Print the time per token by position, first calls, and calls without compilation."""
     import keras
 
     new = 1000
@@ -223,10 +223,12 @@ def flat() -> None:
     first = sum(pieces(PROMPT))
     times = pieces(PROMPT)
     other = sum(pieces(PROMPT + 5))
-    print(f"{new} tokens on {keras.backend.backend()}, milliseconds per token of each hundred:")
+    print(
+        f"{new} tokens on {keras.backend.backend()}, milliseconds per token, for every 100 tokens:"
+    )
     print("  " + ", ".join(f"{1000 * step / 100:.2f}" for step in times))
     print(f"  last hundred / first hundred: {times[-1] / times[0]:.2f}")
-    print(f"  first call {first:.1f} s, second {sum(times):.1f} s, of which nothing is compiling;")
+    print(f"  first call {first:.1f} s, second {sum(times):.1f} s, without compilation;")
     print(f"  a prompt of another length in the same bucket: {other:.1f} s")
 
 
@@ -245,7 +247,7 @@ def main() -> None:
 
     names = options.contenders or list(CONTENDERS)
     if keras.backend.backend() != "tensorflow" and not options.contenders:
-        names = ["ours", "keras_nlp", "hugging_face"]  # JAX compiles keras-nlp as it comes
+        names = ["ours", "keras_hub", "hugging_face"]  # KerasHub is always compiled on JAX
     if options.only != "flat":
         for rows in options.batches:
             compare(rows, options.rounds, names)

@@ -1,17 +1,16 @@
-"""Two runs for one GPU: nanoGPT's character-level setting, and the speed of GPT-2 small.
+"""Two runs for a GPU: nanoGPT's character-level setting, and the speed of GPT-2 small.
 
     python benchmarks/gpu.py input.txt             # tinyshakespeare, for instance
-    python benchmarks/gpu.py input.txt --quick     # tiny sizes: shows on a CPU that it works
+    python benchmarks/gpu.py input.txt --quick     # tiny sizes, to test it on a CPU
 
-Runs on JAX (or on the backend that KERAS_BACKEND names), from token arrays, without TensorFlow, in
-mixed_bfloat16, by the same `train` that `fm.CausalLM.fit` calls.
+Runs on JAX (or on the backend of KERAS_BACKEND), from token arrays, without TensorFlow, in
+mixed_bfloat16, with `functional_models.training.train`.
 
 1. nanoGPT (github.com/karpathy/nanoGPT, README, "quick start"): 6 layers of width 384 with 6 heads,
    blocks of 256 characters, 64 to a batch, 5000 steps, dropout 0.2. Published: a best validation
    loss of 1.4697 in about 3 minutes on one A100.
-2. `gpt2_small` on random tokens, blocks of 1024, dropout off: tokens per second, and the share of
-   the device's peak that the model's own arithmetic is (model FLOPs utilisation, Chowdhery et al.
-   2022, "PaLM", appendix B).
+2. `gpt2_small` on random tokens, blocks of 1024, without dropout: tokens per second, and model
+   FLOPs utilization (Chowdhery et al. 2022, "PaLM", appendix B).
 """
 
 from __future__ import annotations
@@ -31,9 +30,10 @@ import numpy as np
 
 import builders
 from functional_models.batches import TokenBatches
-from functional_models.training import Recipe, train
+from functional_models.recipe import Recipe
+from functional_models.training import train
 
-# Dense bfloat16, as in the data sheets; the first name that is part of the device's counts.
+# Dense bfloat16 peaks of the data sheets; the first name that is part of the device's name.
 PEAK_TFLOPS = {
     "H100 PCIe": 756.0,
     "H100": 989.0,
@@ -47,7 +47,7 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A model, and how many tokens of what shape it is trained on."""
+    """A model and its training recipe."""
 
     spec: builders.TransformerSpec
     recipe: Recipe
@@ -81,7 +81,7 @@ def nanogpt(vocabulary_size: int, quick: bool) -> Setting:
 
 
 def gpt2_small(batch_size: int, quick: bool) -> Setting:
-    """Return GPT-2 small without dropout, for a run of some seconds."""
+    """Return GPT-2 small without dropout, for a short run."""
     spec = builders.variant("gpt2_small", dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0)
     if quick:
         spec = spec.replace(
@@ -135,7 +135,7 @@ def run_nanogpt(path: Path, quick: bool) -> None:
 def run_gpt2_small(batch_size: int, quick: bool, peak_tflops: float | None) -> None:
     setting = gpt2_small(batch_size, quick)
     spec, recipe = setting.spec, setting.recipe
-    # Enough that no token is seen twice: what cannot be learned is not learned by heart either.
+    # So many that no token occurs twice, which excludes memorization.
     count = (recipe.steps + 1) * recipe.batch_size * spec.max_sequence_length + 1
     tokens = np.random.default_rng(0).integers(0, spec.vocabulary_size, count, dtype="int32")
     batches = TokenBatches(tokens, block=spec.max_sequence_length, batch_size=recipe.batch_size)
@@ -152,20 +152,22 @@ def run_gpt2_small(batch_size: int, quick: bool, peak_tflops: float | None) -> N
         f"gpt2_small: {model.count_params():,} parameters, batch {recipe.batch_size}, loss "
         f"{rows[-1]['loss']:.4f} (random tokens: not below {np.log(spec.vocabulary_size):.4f} on "
         f"average), {minutes:.1f} minutes with compilation, {speed:,.0f} tokens/s, "
-        f"{tflops:.4g} TFLOP/s of model arithmetic"
+        f"{tflops:.4g} model TFLOP/s"
     )
     if peak_tflops is None:
-        print("model FLOPs utilisation: peak unknown for this device; give --peak-tflops")
+        print("model FLOPs utilization: the peak of this device is unknown; give --peak-tflops")
     else:
-        print(f"model FLOPs utilisation: {tflops / peak_tflops:.1%} of {peak_tflops:g} TFLOP/s")
+        print(f"model FLOPs utilization: {tflops / peak_tflops:.1%} of {peak_tflops:g} TFLOP/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path, help="a text file, such as tinyshakespeare's input.txt")
-    parser.add_argument("--batch-size", type=int, default=16, help="of gpt2_small; default 16")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="batch size of gpt2_small; default: 16"
+    )
     parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the device")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, for a test")
     options = parser.parse_args()
 
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -1,12 +1,12 @@
-"""Training step, side by side: this library, a keras-nlp stack, a plain PyTorch GPT.
+"""Speed of a training step: this library, a KerasHub stack, a plain PyTorch GPT.
 
     python benchmarks/training.py            # float32 and bfloat16, three rounds
     python benchmarks/training.py --rounds 1 --contenders ours torch
 
-The same sizes, the same tokens, AdamW, dropout off. Every measurement is a process of its own and
-the contenders take turns, so that a machine that slows down slows all of them. A measurement is the
-tokens per second of the median step. Reported are the median of the rounds, and the median of the
-ratios of this library to each peer in the same round.
+Equal sizes, equal tokens, AdamW, no dropout. Every measurement runs in its own process, and the
+contenders take turns, so that changes in the speed of the machine affect all. A measurement is the
+tokens per second of the median step. Reports the median of the rounds, and the median of the ratios
+of this library to each peer in the same round.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def train_keras(model: Any) -> float:
 
 
 def tokens_per_second(step_ends: list[float]) -> float:
-    """Return the speed of the median step, without those of the warm-up."""
+    """Return the speed of the median step after the warm-up."""
     return BATCH * LENGTH / float(np.median(np.diff(step_ends[WARMUP_STEPS - 1 :])))
 
 
 def small_gpt(layers: int = LAYERS) -> Any:
-    """Return this library's model of the sizes above."""
+    """Return this library's model."""
     import builders
 
     return builders.build_decoder_only(
@@ -87,15 +87,15 @@ def set_precision(precision: str) -> None:
     keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
 
 
-def keras_nlp(precision: str) -> float:
+def keras_hub(precision: str) -> float:
     import keras
-    import keras_hub
+    import keras_hub as hub
 
     set_precision(precision)
     tokens = keras.Input((None,), dtype="int32")
-    x = keras_hub.layers.TokenAndPositionEmbedding(VOCABULARY, LENGTH, WIDTH)(tokens)
+    x = hub.layers.TokenAndPositionEmbedding(VOCABULARY, LENGTH, WIDTH)(tokens)
     for _ in range(LAYERS):
-        x = keras_hub.layers.TransformerDecoder(
+        x = hub.layers.TransformerDecoder(
             INNER, HEADS, activation=keras.activations.gelu, normalize_first=True
         )(x)
     x = keras.layers.LayerNormalization()(x)
@@ -104,7 +104,7 @@ def keras_nlp(precision: str) -> float:
 
 
 def plain_torch(precision: str) -> float:
-    """A GPT as one writes it in PyTorch: fused attention, eager, autocast for bfloat16."""
+    """A plain PyTorch GPT: fused attention, eager, autocast for bfloat16."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -156,13 +156,13 @@ def plain_torch(precision: str) -> float:
 
 CONTENDERS: dict[str, Callable[[str], float]] = {
     "ours": ours,
-    "keras_nlp": keras_nlp,
+    "keras_hub": keras_hub,
     "torch": plain_torch,
 }
 
 
 def measure(contender: str, precision: str) -> float:
-    """Run one contender in a process of its own; return tokens per second, NaN if it failed."""
+    """Run a contender in its own process; return tokens per second, NaN if it failed."""
     command = [sys.executable, __file__, "--worker", contender, "--precision", precision]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -193,7 +193,7 @@ def main() -> None:
         for name in options.contenders:
             median = statistics.median(row[name] for row in rounds)
             ratio = statistics.median(row["ours"] / row[name] for row in rounds)
-            print(f"{precision:>9} {name:>10}: {median:>8,.0f} tokens/s; ours / it = {ratio:.2f}")
+            print(f"{precision:>9} {name:>10}: {median:>8,.0f} tokens/s; ratio of ours {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
     lm.fit(corpus, steps=500)
     lm.generate("Return the ")
 
-Nothing heavy is imported before it is used.
+Submodules are imported when a name is first used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from functional_models.attention import AttentionMaps, attention_maps
+    from functional_models.attention import AttentionMaps
     from functional_models.causal_lm import CausalLM
     from functional_models.comparison import compare
     from functional_models.conversion import from_keras_hub, to_keras_hub
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
         load_parallel_corpus,
         load_text_corpus,
     )
+    from functional_models.loading import load
     from functional_models.losses import ExactMatch, Perplexity, TokenCrossEntropy
+    from functional_models.recipe import Recipe
     from functional_models.samplers import make_sampler
     from functional_models.schedules import InverseSquareRoot
     from functional_models.text_encoder import TextEncoder
-    from functional_models.text_model import Generated, load
+    from functional_models.text_model import Generated, attention_maps
     from functional_models.tokenizer_training import train_tokenizer
     from functional_models.tokenizers import Tokenizer, load_tokenizer
-    from functional_models.training import Recipe
     from functional_models.translator import Translator
 
 _HOMES = {
@@ -44,16 +45,16 @@ _HOMES = {
     "InverseSquareRoot": "schedules",
     "ParallelCorpus": "corpora",
     "Perplexity": "losses",
-    "Recipe": "training",
+    "Recipe": "recipe",
     "TextCorpus": "corpora",
     "TextEncoder": "text_encoder",
     "TokenCrossEntropy": "losses",
     "Tokenizer": "tokenizers",
     "Translator": "translator",
-    "attention_maps": "attention",
+    "attention_maps": "text_model",
     "compare": "comparison",
     "from_keras_hub": "conversion",
-    "load": "text_model",
+    "load": "loading",
     "load_parallel_corpus": "corpora",
     "load_text_corpus": "corpora",
     "load_tokenizer": "tokenizers",
@@ -90,7 +91,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the home of a public name when it is first asked for."""
+    """Import the module of a public name on first access."""
     if name not in _HOMES:
         raise AttributeError(f"module 'functional_models' has no attribute {name!r}")
     from importlib import import_module

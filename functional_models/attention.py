@@ -1,28 +1,25 @@
-"""Where a model looks: the attention weights of every head, with the tokens they belong to."""
+"""Attention weights of every head, with the tokens that their rows and columns belong to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from functional_models.tokenizers import Tokenizer
 
-if TYPE_CHECKING:
-    from functional_models.text_model import TextModel
-
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Attention weights for one text, or for one text and its translation.
+    """Attention weights for one text, or for a text and its translation.
 
     Attributes:
-        target: the tokens that the decoder reads, as text.
-        source: those that the encoder reads; empty where there is none.
-        scores: for each attention, such as `decoder.block_0.cross_attention`, float32 (n, t, s):
-            how much, in each head, the query in a row looks at the key in a column. Rows sum to 1.
+        target: tokens that the decoder reads, as text.
+        source: tokens that the encoder reads; empty without an encoder.
+        scores: for each attention layer, such as `decoder.block_0.cross_attention`, the weights
+            float32 (n, t, s): head, query, key. Rows sum to 1.
     """
 
     target: tuple[str, ...]
@@ -30,26 +27,10 @@ class AttentionMaps:
     scores: Mapping[str, np.ndarray]
 
     def labels(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the tokens of the rows and of the columns of an attention's map."""
+        """Return the tokens of the rows and of the columns of an attention layer's weights."""
         if name.startswith("encoder."):
             return self.source, self.source
         return self.target, self.source if name.endswith(".cross_attention") else self.target
-
-
-def attention_maps(model: TextModel, text: str, target: str | None = None) -> AttentionMaps:
-    """Return where a model looks while it reads.
-
-    Args:
-        model: a `CausalLM` or a `Translator`.
-        text: what a language model reads, or the source of a translation.
-        target: the translation, which the decoder reads after its start token; `None`: the
-            model's own, by greedy decoding. A language model has none.
-
-    Raises:
-        ValueError: a text that is empty or longer than the model takes, or a target for a
-            language model.
-    """
-    return model.attention_maps(text, target)
 
 
 def maps_of_tokens(
@@ -59,7 +40,7 @@ def maps_of_tokens(
     source: np.ndarray | None = None,
     source_tokenizer: Tokenizer | None = None,
 ) -> AttentionMaps:
-    """Run the probe graph of `build_probe` on one row of tokens, (t,) and (s,)."""
+    """Run the probe graph of `build_probe` on a single sequence, (t,), and its source, (s,)."""
     import keras
 
     inputs: Any = np.asarray(target, "int32")[None]
@@ -75,7 +56,7 @@ def maps_of_tokens(
 
 
 def token_labels(tokenizer: Tokenizer, tokens: np.ndarray) -> tuple[str, ...]:
-    """Return a short text for each token; special ones in angle brackets."""
+    """Return the text of each token; special tokens in angle brackets."""
     special = {
         tokenizer.pad_id: "<pad>",
         tokenizer.end_id: "<end>",

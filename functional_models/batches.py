@@ -1,9 +1,9 @@
-"""Token arrays in, training batches out, on any backend.
+"""Training batches of token arrays, for every backend.
 
-A batch is `(inputs, labels, weights)`, NumPy arrays: labels int (b, t), weights float (b, t), 1
-where a label counts; inputs are tokens int (b, t) for a language model and
-{"source": int (b, s), "target": int (b, t)} for translation. Which batch comes at which step is a
-pure function of the seed and the step, so a run can be resumed at any step.
+A batch is `(inputs, labels, weights)`, NumPy arrays: labels int (b, t), weights float (b, t), 1 for
+labels that count; inputs are tokens int (b, t) for a language model and
+{"source": int (b, s), "target": int (b, t)} for translation. A batch is a pure function of the seed
+and the step, so that a run can resume at any step.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from functional_models.checks import check_count
+
 Batch = tuple[Any, np.ndarray, np.ndarray]
 
-# Fixed, so that training and evaluation share their few compiled shapes.
+# Fixed, so that training and evaluation share compiled shapes.
 BUCKET_LENGTHS = (16, 32, 48, 64, 96, 128)
 
 
 def teacher_forcing(
     tokens: np.ndarray, pad_id: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split sequences, int (b, t + 1), into what the model sees and what it must say next.
+    """Split sequences, int (b, t + 1), into inputs and next-token labels.
 
     Returns:
         inputs (b, t), all but the last token; labels (b, t), all but the first; weights (b, t),
@@ -37,41 +39,41 @@ def teacher_forcing(
 
 
 class Batches(Protocol):
-    """What training and evaluation read."""
+    """Batches for training and evaluation."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches until every example has been seen once."""
+        """Number of batches in which every example occurs once."""
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a training step, counted from zero over all epochs."""
 
-    def once(self) -> Iterator[Batch]:
+    def eval_batches(self) -> Iterator[Batch]:
         """Yield every example exactly once, in order, for evaluation."""
 
     @property
     def num_eval_batches(self) -> int:
-        """How many batches `once` yields."""
+        """Number of batches of `eval_batches`."""
 
     def fingerprint(self) -> str:
-        """Return a short hash of the data and of how it is batched."""
+        """Return a short hash of the data and the batching."""
 
 
 class TokenBatches:
-    """Packed batches of one long stream of tokens, for language models.
+    """Packed batches of a stream of tokens, for language models.
 
-    Each epoch cuts the stream into blocks at another random offset and visits them in random
-    order: no padding, and every token is seen about once.
+    Each epoch splits the stream into blocks at a random offset, in random order, without padding.
+    Every token occurs about once.
 
     Args:
         tokens: int (N,); may be memory-mapped.
-        block: input tokens of one row, `t`.
-        batch_size: rows of a batch, `b`.
-        seed: of the order.
-        what: what the stream is, for errors.
+        block: input tokens per row, `t`.
+        batch_size: rows per batch, `b`.
+        seed: seed of the order.
+        what: description of the stream, for errors.
 
     Raises:
-        ValueError: the stream is shorter than one block and its next token, or `block` or
+        ValueError: the stream is shorter than a block and its next token, or `block` or
             `batch_size` is below 1.
     """
 
@@ -84,34 +86,35 @@ class TokenBatches:
         seed: int = 0,
         what: str = "corpus",
     ) -> None:
-        _check_positive(block=block, batch_size=batch_size)
+        check_count("block", block)
+        check_count("batch_size", batch_size)
         if len(tokens) < block + 1:
             shorter = len(tokens) - 1
             raise ValueError(
-                f"the {what} has {len(tokens)} tokens, shorter than one block of {block} tokens "
-                "and the token after it; give more text"
+                f"the {what} has {len(tokens)} tokens, fewer than a block of {block} tokens and "
+                "its next token; give more text"
                 + (f", or a block (max_sequence_length) of at most {shorter}" * (shorter > 0))
             )
         self.tokens = tokens
         self.block = block
         self.batch_size = batch_size
         self.seed = seed
-        # One offset of a block is kept free, so that every epoch has the same number of blocks.
+        # One block less than possible, so that the number of blocks does not depend on the offset.
         self._blocks = max((len(tokens) - 1) // block - 1, 1)
         self._plan = lru_cache(maxsize=1)(self._plan_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches until every block has been seen once."""
+        """Number of batches in which every block occurs once."""
         return -(-self._blocks // self.batch_size)
 
     def _plan_epoch(self, epoch: int) -> np.ndarray:
-        """Return where each block of an epoch starts, int (steps_per_epoch, batch_size)."""
+        """Return the starts of the blocks of an epoch, int (steps_per_epoch, batch_size)."""
         random = np.random.default_rng((self.seed, epoch))
         slack = len(self.tokens) - 1 - self._blocks * self.block
         starts = random.integers(min(slack, self.block) + 1) + self.block * np.arange(self._blocks)
         starts = random.permutation(starts)
-        # The last batch is filled up from the front: full batches keep one compiled shape.
+        # The last batch repeats the first blocks, so that all batches have the same shape.
         return np.resize(starts, (self.steps_per_epoch, self.batch_size))
 
     def batch(self, step: int) -> Batch:
@@ -119,13 +122,13 @@ class TokenBatches:
         epoch, index = divmod(step, self.steps_per_epoch)
         return self._rows(self._plan(epoch)[index])
 
-    def once(self) -> Iterator[Batch]:
-        """Yield the stream in order; labels that were there before weigh zero."""
+    def eval_batches(self) -> Iterator[Batch]:
+        """Yield the stream in order; repeated labels have weight 0."""
         last = len(self.tokens) - 1 - self.block
         starts = np.arange(0, last + self.block, self.block)
         for first in range(0, len(starts), self.batch_size):
             rows = starts[first : first + self.batch_size]
-            full = np.resize(rows, self.batch_size)  # full batches keep one compiled shape
+            full = np.resize(rows, self.batch_size)  # all batches have the same shape
             inputs, labels, weights = self._rows(np.minimum(full, last))
             for row, start in enumerate(rows):
                 weights[row, : max(start - last, 0)] = 0
@@ -134,7 +137,7 @@ class TokenBatches:
 
     @property
     def num_eval_batches(self) -> int:
-        """How many batches `once` yields."""
+        """Number of batches of `eval_batches`."""
         return -(-(len(self.tokens) - 1) // (self.block * self.batch_size))
 
     def _rows(self, starts: np.ndarray) -> Batch:
@@ -142,7 +145,7 @@ class TokenBatches:
         return teacher_forcing(rows.astype("int32"), None)
 
     def fingerprint(self) -> str:
-        """Return a hash of the tokens (of a sample where there are many) and the sizes."""
+        """Return a hash of the tokens, of a sample if there are many, and the sizes."""
         sample = self.tokens[:: max(len(self.tokens) // 100_000, 1)]
         return _hash(len(self.tokens), self.block, self.batch_size, np.asarray(sample, "int32"))
 
@@ -150,17 +153,16 @@ class TokenBatches:
 class PairBatches:
     """Batches of sentence pairs, bucketed by length, for translation.
 
-    All rows of a bucket are padded to one length, so there are no more shapes to compile than
-    buckets. The last batch of a bucket is filled up with empty rows, which count nowhere.
+    All rows of a bucket are padded to the same length, so that there is one shape per bucket. The
+    last batch of a bucket is filled with empty rows, which have weight 0.
 
     Args:
-        pairs: source ids, int (S,), and target ids, int (T,), the latter from the start token to
-            the end token.
-        pad_id: fills rows up.
-        batch_size: rows of a batch, `b`.
-        bucket_lengths: the lengths that rows are padded to; longer ones follow by doubling.
-        max_length: no row is padded to more than this, where the model takes no more.
-        seed: of the order.
+        pairs: source ids, int (S,), and target ids, int (T,), with start token and end token.
+        pad_id: padding id.
+        batch_size: rows per batch, `b`.
+        bucket_lengths: lengths that rows are padded to; longer ones are doubled from the last.
+        max_length: maximum padded length, such as `max_sequence_length`.
+        seed: seed of the order.
 
     Raises:
         ValueError: no pairs, a source without tokens, a pair longer than `max_length`, or a
@@ -177,7 +179,7 @@ class PairBatches:
         max_length: int | None = None,
         seed: int = 0,
     ) -> None:
-        _check_positive(batch_size=batch_size)
+        check_count("batch_size", batch_size)
         if not pairs:
             raise ValueError("there are no sentence pairs; give at least one")
         empty = [i for i, (source, _) in enumerate(pairs) if not len(source)]
@@ -197,7 +199,7 @@ class PairBatches:
         if max_length is not None:
             if max_length < max(lengths):
                 raise ValueError(
-                    f"a pair has {max(lengths)} tokens on one side, allowed are {max_length}; "
+                    f"a pair has {max(lengths)} tokens on one side, above max_length={max_length}; "
                     "remove it"
                 )
             shorter = [length for length in self.bucket_lengths if length < max_length]
@@ -207,12 +209,12 @@ class PairBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches until every pair has been seen once."""
+        """Number of batches in which every pair occurs once."""
         in_bucket = np.bincount(self._bucket_of)
         return int(np.sum(-(-in_bucket // self.batch_size)))
 
     def _plan_epoch(self, epoch: int | None) -> list[tuple[int, np.ndarray]]:
-        """Return the batches of an epoch: padded length, and the pairs; `None`: in order."""
+        """Return the batches of an epoch, as padded length and pairs; for `None`, in order."""
         random = None if epoch is None else np.random.default_rng((self.seed, epoch))
         plan = []
         for bucket, length in enumerate(self.bucket_lengths):
@@ -230,14 +232,14 @@ class PairBatches:
         epoch, index = divmod(step, self.steps_per_epoch)
         return self._rows(*self._plan(epoch)[index])
 
-    def once(self) -> Iterator[Batch]:
+    def eval_batches(self) -> Iterator[Batch]:
         """Yield every pair once, bucket by bucket."""
         for length, members in self._plan_epoch(None):
             yield self._rows(length, members)
 
     @property
     def num_eval_batches(self) -> int:
-        """How many batches `once` yields."""
+        """Number of batches of `eval_batches`."""
         return self.steps_per_epoch
 
     def _rows(self, length: int, members: np.ndarray) -> Batch:
@@ -257,17 +259,17 @@ class PairBatches:
 
 
 def training_data(batches: Batches, first_step: int = 0) -> Any:
-    """Return what `model.fit(..., steps_per_epoch=...)` reads: batches from a step on, for ever."""
+    """Return an infinite iterator of batches from a step on, for `model.fit`."""
     return _dataset(lambda: (batches.batch(step) for step in itertools.count(first_step)))
 
 
 def evaluation_data(batches: Batches) -> Any:
-    """Return what `model.evaluate` reads: every example once."""
-    return _dataset(batches.once)
+    """Return every example once, for `model.evaluate`."""
+    return _dataset(batches.eval_batches)
 
 
 def _dataset(batches: Any) -> Any:
-    """Return the batches of a generator function in the form that the backend reads best."""
+    """Return the batches of a generator function in the best form for the backend."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -279,38 +281,32 @@ def _dataset(batches: Any) -> Any:
         lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), example
     )
     data = tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
-    # The autotuner of tf.data stalls the end of every epoch by seconds, and has nothing to tune.
+    # The autotuner of tf.data can stall the end of an epoch by seconds.
     options = tf.data.Options()
     options.autotune.enabled = False
     return data.with_options(options)
 
 
 def check_tokens(tokens: np.ndarray, vocabulary_size: int, what: str) -> None:
-    """Refuse ids that the model has no embedding for: backends differ in what they would do.
+    """Check that ids have an embedding; for other ids the backends behave differently.
 
     Raises:
-        ValueError: no vector of integers, an id below 0, or `vocabulary_size` or above.
+        ValueError: not a vector of integers, or an id outside of [0, vocabulary_size).
     """
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(
-            f"{what} has shape {tokens.shape} and type {tokens.dtype}; tokens are one stream of "
-            "integers, (N,)"
+            f"{what} has shape {tokens.shape} and type {tokens.dtype}; tokens must be integers of "
+            "shape (N,)"
         )
     if not len(tokens):
         return
     low, high = int(np.min(tokens)), int(np.max(tokens))
     if low < 0 or high >= vocabulary_size:
         raise ValueError(
-            f"{what} has token id {low if low < 0 else high}, allowed are 0 to "
-            f"{vocabulary_size - 1} (vocabulary_size={vocabulary_size}); use the tokenizer that "
-            "the model was made with, or a larger vocabulary_size"
+            f"{what} has token id {low if low < 0 else high}, allowed: 0 to {vocabulary_size - 1} "
+            f"(vocabulary_size={vocabulary_size}); use the tokenizer of the model, or a larger "
+            "vocabulary_size"
         )
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r}: must be a whole number, 1 or more")
 
 
 def _hash(*parts: Any) -> str:

@@ -1,6 +1,6 @@
-"""Beam search as a keras-nlp sampler, with a length penalty and the n best sequences.
+"""Beam search as a KerasHub sampler, with length penalty and n-best lists.
 
-Shapes: b rows, n beams of each, r sequences returned for each, L columns of tokens, v vocabulary.
+Shapes: b rows, n beams and r returned sequences per row, L columns of tokens, v vocabulary.
 """
 
 from __future__ import annotations
@@ -12,38 +12,39 @@ import keras_hub
 import numpy as np
 from keras import ops, tree
 
-from functional_models.samplers import check_count, check_real
+from functional_models.checks import check_count, check_real
 
-_IMPOSSIBLE = -5e8  # log-probabilities below it come from masked logits, such as -1e9
+_IMPOSSIBLE = -5e8  # lower log-probabilities come from masked logits, such as -1e9
 
 Tensor = Any
 Hypotheses = tuple[Tensor, Tensor, Tensor]  # tokens (b, m, L), log-probability, score (b, m)
 
 
 class BeamSearch(keras_hub.samplers.Sampler):
-    """Keeps the n likeliest unfinished sequences, and the r best finished ones beside them.
+    """Beam search that keeps the n likeliest unfinished and the r best finished sequences.
 
-    A hypothesis Y has the score log P(Y) / lp(Y), where lp(Y) = ((5 + |Y|) / 6) ** alpha (Wu et
-    al. 2016, "Google's Neural Machine Translation System", equation 14, without coverage) and |Y|
-    counts the generated tokens, the stop token too. Unfinished beams of a row are all of the same
-    length, so they are compared by log-probability.
+    A finished sequence, or hypothesis, Y has the score log P(Y) / lp(Y) with
+    lp(Y) = ((5 + |Y|) / 6) ** alpha (Wu et al. 2016, "Google's Neural Machine Translation System",
+    equation 14, without coverage), where |Y| is the number of generated tokens, including the stop
+    token. Unfinished beams have equal lengths and are compared by log-probability.
 
-    At every step the n * v candidates of a row are ranked. Those among the first n that choose a
-    stop token become hypotheses and are never extended; the n likeliest others go on, as in
-    tensor2tensor's beam search. A row is done when the most that its likeliest beam could still
-    score, without losing any probability up to the last column, is not above the r-th hypothesis.
-    So stopping early changes no result. Beams that reach the last column are hypotheses as well.
+    Each step ranks the n * v candidates of a row. Candidates among the first n that end in a stop
+    token become hypotheses; the n likeliest others continue, as in tensor2tensor's beam search. A
+    row is done when its likeliest beam cannot exceed the r-th hypothesis, even if it lost no more
+    probability up to the last column. Early stopping thus does not change the result. Beams that
+    reach the last column are hypotheses, too.
 
     With one beam and no length penalty this is greedy search.
 
     Args:
-        num_beams: n; at most the vocabulary's size.
-        length_penalty: alpha, 0 to 10; 0 compares log-probabilities, more favours long sequences.
+        num_beams: n; at most the vocabulary size.
+        length_penalty: alpha, 0 to 10; 0 compares log-probabilities, higher values favour longer
+            sequences.
         num_return_sequences: r; at most n.
-        temperature: logits are divided by it; above 0.
+        temperature: divides the logits; above 0.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value is not allowed.
     """
 
     def __init__(
@@ -68,9 +69,9 @@ class BeamSearch(keras_hub.samplers.Sampler):
         self.num_return_sequences = num_return_sequences
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the best tokens: (b, L), or (b, r, L) best first where r is above 1.
+        """Return the best tokens (b, L), or (b, r, L), best first, if r is above 1.
 
-        Args and errors are those of `search`.
+        Arguments and errors are those of `search`.
         """
         tokens, _ = self.search(*args, **kwargs)
         return tokens[:, 0] if self.num_return_sequences == 1 else tokens
@@ -88,20 +89,20 @@ class BeamSearch(keras_hub.samplers.Sampler):
     ) -> tuple[Tensor, Tensor]:
         """Return tokens (b, r, L), best score first, and their log-probabilities (b, r).
 
-        Log-probabilities are of the generated tokens, without length penalty. Where fewer than r
-        sequences are possible, the rest have -inf. Columns after a stop token hold the first of
-        `stop_token_ids`.
+        Log-probabilities are those of the generated tokens, without length penalty. If fewer than
+        r sequences are possible, the others have -inf. Columns after a stop token are filled with
+        the first of `stop_token_ids`.
 
         Args:
             next: (tokens (b * n, L), cache, index) -> (logits (b * n, v) of column `index`,
                 anything, cache).
-            prompt: int (b, L), of a static shape.
-            cache: any nest of tensors whose first axis is the batch: b here, b * n in `next`.
+            prompt: int (b, L), with a static shape.
+            cache: nested structure of tensors whose first axis is b here, and b * n in `next`.
             index: int (), the first column to generate.
-            mask: bool (b, L), true where the prompt's token stays; by default before `index`.
-            stop_token_ids: end a sequence where they are generated; `None`: nothing does.
+            mask: bool (b, L), true for tokens of the prompt; by default the columns before `index`.
+            stop_token_ids: tokens that end a sequence; by default none.
             hidden_states: not used.
-            model: what `next` runs; JAX needs to know.
+            model: model that `next` calls; required by JAX.
 
         Raises:
             ValueError: more beams than tokens in the vocabulary.
@@ -117,7 +118,7 @@ class BeamSearch(keras_hub.samplers.Sampler):
         whole_length = _count(free)  # (b,)
 
         def is_done(log_p: Tensor, best: Hypotheses) -> Tensor:
-            """Return bool (b,): no beam can become better than any of the hypotheses."""
+            """Return bool (b,): whether no beam can become better than a hypothesis."""
             most = self._score(ops.max(log_p, axis=1, keepdims=True), whole_length)
             return most[:, 0] <= ops.min(best[2], axis=1)
 
@@ -133,7 +134,7 @@ class BeamSearch(keras_hub.samplers.Sampler):
             if stops:
                 front = slice(None, self.num_beams)
                 ends = ops.logical_and(is_stop[:, front], is_free)
-                # Rows that are done wait for the others; not even a tie may change them.
+                # Rows that are done must not change any more, not even by a tie.
                 ends = ops.logical_and(ends, ~is_done(log_p, best)[:, None])
                 ended = _put(_take(tokens, beams[:, front]), chosen[:, front], column == index)
                 later = ops.logical_and(free, column > index)[:, None, :]
@@ -142,7 +143,7 @@ class BeamSearch(keras_hub.samplers.Sampler):
                 found_ends = ops.where(ends, found[:, front], -np.inf)
                 best = self._better(best, ended, found_ends, length)
             found, places = _top(ops.where(is_stop, -np.inf, found), self.num_beams)
-            # In a prompt every beam takes the token that is there, for nothing.
+            # In a prompt every beam takes the given token, without a change in probability.
             own = ops.arange(self.num_beams, dtype="int32")[None]
             beams = ops.where(is_free, _take(beams, places), own)
             log_p = ops.where(is_free, found, log_p)
@@ -152,18 +153,18 @@ class BeamSearch(keras_hub.samplers.Sampler):
             cache = () if no_cache else self._follow(cache, beams)
             return index + 1, tokens, log_p, cache, best
 
-        no_cache = cache is None  # a loop takes no `None`
+        no_cache = cache is None  # loop variables cannot be `None`
         tokens, log_p, best = self._start(prompt)
         cache = () if no_cache else tree.map_structure(self._repeat, cache)
         _, tokens, log_p, _, best = self.run_loop(
             cond,
             body,
             loop_vars=(index, tokens, log_p, cache, best),
-            # What is given after the last free column stands there already.
+            # Tokens that are given after the last free column are in place.
             maximum_iterations=ops.max(ops.where(free, column + 1, index)) - index,
             model=model,
         )
-        # Beams of a row that is not done have come to the last column.
+        # Beams of rows that are not done have reached the last column.
         unfinished = ops.where(is_done(log_p, best)[:, None], -np.inf, log_p)
         tokens, log_p, _ = self._better(best, tokens, unfinished, whole_length)
         return tokens, log_p
@@ -176,9 +177,9 @@ class BeamSearch(keras_hub.samplers.Sampler):
         }
 
     def _start(self, prompt: Tensor) -> tuple[Tensor, Tensor, Hypotheses]:
-        """Return tokens (b, n, L), log-probabilities (b, n), and r hypotheses that anything beats.
+        """Return tokens (b, n, L), log-probabilities (b, n), and r hypotheses of score -inf.
 
-        Only the first beam is possible, so that n equal ones do not grow n times the same.
+        All beams but the first have log-probability -inf, so that beams differ.
         """
         rows, columns = prompt.shape
         first = np.where(np.arange(self.num_beams) == 0, 0.0, -np.inf).astype("float32")
@@ -195,17 +196,17 @@ class BeamSearch(keras_hub.samplers.Sampler):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the log-probabilities, beams and tokens of the likeliest candidates, (b, m) each.
 
-        There are enough, m, for n of them to be no stop tokens.
+        m is large enough for n candidates without a stop token.
 
         Args:
-            log_p: (b, n), of the beams.
+            log_p: log-probabilities of the beams, (b, n).
             logits: (b * n, v).
-            num_stops: how many stop tokens there are.
+            num_stops: number of stop tokens.
         """
         rows, vocabulary_size = log_p.shape[0], logits.shape[-1]
         if self.num_beams > vocabulary_size:
             raise ValueError(
-                f"num_beams={self.num_beams}: must not be above the size of the vocabulary, "
+                f"num_beams={self.num_beams}: must not be above the vocabulary size, "
                 f"{vocabulary_size}"
             )
         logits = ops.cast(logits, "float32") / self.temperature
@@ -222,7 +223,7 @@ class BeamSearch(keras_hub.samplers.Sampler):
     def _better(
         self, best: Hypotheses, tokens: Tensor, log_p: Tensor, length: Tensor
     ) -> Hypotheses:
-        """Return the r best of the hypotheses so far and of new ones of `length` (b,)."""
+        """Return the r best of the current hypotheses and new ones of `length` (b,)."""
         new = tokens, log_p, self._score(log_p, length)
         tokens, log_p, score = (
             ops.concatenate(pair, axis=1) for pair in zip(best, new, strict=True)
@@ -235,18 +236,18 @@ class BeamSearch(keras_hub.samplers.Sampler):
         return log_p / (((5.0 + length) / 6.0) ** self.length_penalty)[:, None]
 
     def _repeat(self, x: Tensor) -> Tensor:
-        """Return (b * n, ...) of (b, ...): the beams of a row are next to each other."""
+        """Return (b * n, ...) for (b, ...), with the beams of a row next to each other."""
         return ops.repeat(x, self.num_beams, axis=0)
 
     def _follow(self, cache: Any, beams: Tensor) -> Any:
-        """Return a cache whose rows (b * n, ...) are those of the beams (b, n) chosen."""
+        """Return the rows (b * n, ...) of a cache for the chosen beams (b, n)."""
         rows = ops.arange(beams.shape[0], dtype="int32")[:, None]
         places = ops.reshape(rows * self.num_beams + beams, (-1,))
         return tree.map_structure(lambda leaf: ops.take(leaf, places, axis=0), cache)
 
 
 def _count(flags: Tensor) -> Tensor:
-    """Return float32 (b,): how many of the flags (b, L) are set."""
+    """Return float32 (b,): the number of true flags (b, L)."""
     return ops.sum(ops.cast(flags, "float32"), axis=1)
 
 
@@ -258,17 +259,17 @@ def _is_any(tokens: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 def _top(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k greatest of x (b, m), the greatest first, and their places: (b, k) each."""
+    """Return the k greatest values of x (b, m), in order, and their indices: (b, k) each."""
     values, places = ops.top_k(x, k)
-    shape = (x.shape[0], k)  # TensorFlow forgets it, and a loop must know it
+    shape = (x.shape[0], k)  # TensorFlow loses the static shape, which a loop needs
     return ops.reshape(values, shape), ops.reshape(ops.cast(places, "int32"), shape)
 
 
 def _take(x: Tensor, places: Tensor) -> Tensor:
-    """Return (b, k) or (b, k, L): those of x (b, m) or (b, m, L) at the places (b, k)."""
+    """Return the elements of x (b, m) or (b, m, L) at the indices (b, k)."""
     return ops.take_along_axis(x, places[:, :, None] if len(x.shape) == 3 else places, axis=1)
 
 
 def _put(tokens: Tensor, chosen: Tensor, is_here: Tensor) -> Tensor:
-    """Return tokens (b, m, L) with the chosen (b, m) in the column where `is_here` (L,)."""
+    """Return tokens (b, m, L) with the column where `is_here` (L,) set to `chosen` (b, m)."""
     return ops.where(is_here, ops.cast(chosen, tokens.dtype)[:, :, None], tokens)

@@ -1,6 +1,6 @@
-"""Keras callbacks that watch a run: record and keep the best, checkpoint, progress, samples.
+"""Keras callbacks of a training run: record, checkpoint, progress, samples.
 
-What Keras calls an epoch is here the stretch of steps between two reports.
+An epoch of Keras is the interval between two reports.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from functional_models.files import replaced_whole
+from functional_models.model_folder import CHECKPOINT
+from plots.files import write_whole
 
 Row = dict[str, float]
 
 
 class Record(keras.callbacks.Callback):
-    """Measures a run and keeps its rows.
+    """Records a row of measurements at every report.
 
     Args:
         validate: evaluates the model.
@@ -47,7 +48,7 @@ class Record(keras.callbacks.Callback):
         self._start, self._steps, self._untimed = time.perf_counter(), 0, 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count the step; leave out of the clock the first, in which the step is compiled."""
+        """Count the step; the first one, which includes compilation, is not timed."""
         self.step += 1
         self._steps += 1
         if not self._compiled:
@@ -79,7 +80,7 @@ class Record(keras.callbacks.Callback):
             self._save_best()
 
     def restore(self, rows: list[Row]) -> None:
-        """Go on after the last of `rows`."""
+        """Continue after the last of `rows`."""
         self.rows[:] = rows
         self.step = int(rows[-1]["step"]) if rows else 0
 
@@ -89,19 +90,19 @@ def _decisive_loss(row: Row) -> float:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps all that a run needs to go on as if it had never stopped, in one file.
+    """Saves the complete state of a run, so that it resumes as if it had not been interrupted.
 
-    Weights, dropout seeds, optimizer state and rows are written together, whole or not at all.
+    Weights, dropout seeds, optimizer state and rows are written atomically, to a single file.
 
     Args:
-        folder: gets `checkpoint.npz`.
-        run: what makes this run this run; a checkpoint of another run is refused.
+        folder: folder of `checkpoint.npz`.
+        run: properties of the run; a checkpoint with other properties is rejected.
         record: the record to save and to restore.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], record: Record) -> None:
         super().__init__()
-        self.path = folder / "checkpoint.npz"
+        self.path = folder / CHECKPOINT
         self._run = json.loads(json.dumps(run))
         self._record = record
 
@@ -111,42 +112,40 @@ class Checkpoint(keras.callbacks.Callback):
         arrays: dict[str, Any] = {
             f"array_{i}": _to_numpy(variable) for i, variable in enumerate(_state(self.model))
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_whole(self.path) as path:
-            np.savez(path, state=np.array(state), **arrays)
+        write_whole(self.path, lambda path: np.savez(path, state=np.array(state), **arrays))
 
     def restore(self, model: keras.Model) -> None:
-        """Bring model, optimizer and record to where the checkpoint was written, if there is one.
+        """Restore model, optimizer and record from the checkpoint, if there is one.
 
         Raises:
-            ValueError: the checkpoint is of another run, or damaged.
+            ValueError: the checkpoint is damaged, or belongs to another run.
         """
         if not self.path.exists():
             return
         variables = _state(model)
         try:
-            # NumPy leaves a file open that it opened itself and cannot read.
+            # NumPy does not close a file that it opened and cannot read.
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 state = json.loads(str(saved["state"]))
-                there, rows = state["run"], state["rows"]
+                saved_run, rows = state["run"], state["rows"]
                 arrays = [saved[f"array_{i}"] for i in range(len(saved.files) - 1)]
         except (zipfile.BadZipFile, KeyError, EOFError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{self.path} is damaged ({type(error).__name__}); delete it to start anew, or "
+                f"{self.path} is damaged ({type(error).__name__}); delete it to start again, or "
                 "choose another folder"
             ) from error
-        self._refuse_other(there)
+        self._check_run(saved_run)
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self._record.restore(rows)
 
-    def _refuse_other(self, there: Mapping[str, Any]) -> None:
+    def _check_run(self, saved: Mapping[str, Any]) -> None:
         for name, given in self._run.items():
-            if there.get(name) != given:
+            if saved.get(name) != given:
                 raise ValueError(
                     f"{self.path.parent} holds a run with another {name}"
-                    + (f": {there.get(name)} there, {given} given" if _is_short(given) else "")
-                    + "; go on with the same settings, choose another folder, or delete this one"
+                    + (f": {saved.get(name)} saved, {given} given" if _is_short(given) else "")
+                    + "; resume with the same settings, choose another folder, or delete this one"
                 )
 
 
@@ -155,19 +154,19 @@ def _is_short(value: Any) -> bool:
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
-    """Return all variables that the next step depends on; seeds of dropouts are among them."""
+    """Return all variables that the next step depends on, including the seeds of dropout."""
     model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
 
 
 def _to_numpy(variable: keras.Variable) -> np.ndarray:
     array = keras.ops.convert_to_numpy(variable)
-    # NumPy cannot store bfloat16; float32 holds every one of its values.
+    # NumPy cannot store bfloat16; float32 represents all of its values.
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 class SampleText(keras.callbacks.Callback):
-    """Prints what the model writes at every report."""
+    """Prints a sample of the model's output at every report."""
 
     def __init__(self, sample: Callable[[], str]) -> None:
         super().__init__()
@@ -179,7 +178,7 @@ class SampleText(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows a bar on a terminal, and a line per report everywhere."""
+    """Shows a progress bar on a terminal, and prints a line per report."""
 
     def __init__(self, record: Record, steps: int) -> None:
         super().__init__()
@@ -188,7 +187,7 @@ class Progress(keras.callbacks.Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Open the bar, on a terminal."""
+        """Open the bar, if the output is a terminal."""
         if not sys.stdout.isatty():
             return
         from rich.progress import Progress as Bar
@@ -199,7 +198,7 @@ class Progress(keras.callbacks.Callback):
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is not None:
             done = self._record.step
             self._bar.update(
@@ -215,14 +214,14 @@ class Progress(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Give the terminal back, also when training was cut short; may be called again."""
+        """Close the bar, also after an interruption; may be called twice."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 def report_line(row: Row, steps: int) -> str:
-    """Return one line on a row of the record."""
+    """Return a row of the record as a line of text."""
     parts = [f"step {row['step']:>6,}/{steps:,}", f"loss {row['loss']:.4f}"]
     if "val_loss" in row:
         parts.append(f"validation {row['val_loss']:.4f}")

@@ -1,4 +1,4 @@
-"""`CausalLM`: a decoder-only model that trains on text and continues it."""
+"""`CausalLM`: a decoder-only language model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import numpy as np
 import builders
 from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.batches import TokenBatches, check_tokens
+from functional_models.checks import check_count
 from functional_models.corpora import TextCorpus
-from functional_models.samplers import check_count
-from functional_models.text_model import TextModel, TextPieces, make_recipe
+from functional_models.recipe import Recipe, make_recipe
+from functional_models.text_model import TextModel, TextPieces
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 
 class CausalLM(TextModel):
-    """A language model: text in, the text that follows out.
+    """A language model, which trains on text and continues prompts.
 
     Args:
-        spec: of kind `decoder_only`; or the name of a variant, which then gets the vocabulary of
-            the tokenizer.
-        tokenizer: one of ours or of keras-nlp's.
+        spec: a spec of kind `decoder_only`, or the name of a variant, which then gets the
+            vocabulary size and padding of the tokenizer.
+        tokenizer: a `Tokenizer`, or a KerasHub tokenizer.
 
     Raises:
-        ValueError: another kind, or fewer ids in the spec than the tokenizer has.
+        ValueError: another kind, or a vocabulary smaller than the tokenizer's.
     """
 
     kind = "decoder_only"
@@ -37,20 +38,21 @@ class CausalLM(TextModel):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What text goes through."""
+        """The tokenizer of prompts and generated text."""
         return self._tokenizer("tokenizer")
 
     def tokens(self, text: str | Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return text as one stream of tokens, int32 (N,), each document closed by the end token.
+        """Return text as one stream of tokens, int32 (N,), with an end token after each document.
 
         Args:
-            text: one text, documents, or tokens, which are checked and returned as they are.
+            text: a single text, which gets no end token; documents; or tokens, which are checked
+                and returned as they are.
 
         Raises:
             ValueError: no text, or tokens outside the vocabulary.
         """
         if isinstance(text, TextCorpus):
-            raise TypeError("a TextCorpus has two texts; give its .train or its .validation")
+            raise TypeError("a TextCorpus has two splits; give its .train or its .validation")
         if isinstance(text, np.ndarray):
             check_tokens(text, self.spec.vocabulary_size, "the token array")
             return text
@@ -65,7 +67,7 @@ class CausalLM(TextModel):
         data: TextCorpus | str | Sequence[str] | np.ndarray,
         validation: str | Sequence[str] | np.ndarray | None = None,
         *,
-        recipe: Any = None,
+        recipe: Recipe | None = None,
         folder: str | Path | None = None,
         block: int | None = None,
         sample_prompt: str | None = None,
@@ -73,25 +75,25 @@ class CausalLM(TextModel):
         callbacks: tuple[Any, ...] = (),
         **changes: Any,
     ) -> list[dict[str, float]]:
-        """Train on packed blocks of text by `model.fit`.
+        """Train on packed blocks of text with `model.fit`.
 
         Args:
-            data: a corpus, text, documents, or tokens int (N,), which may be memory-mapped.
-            validation: the same; taken from the corpus where `data` is one.
-            recipe: a `Recipe`; `changes` are made to it (`steps=500`, ...).
-            folder: gets the best model, and a checkpoint at every report. A run that was
-                interrupted goes on exactly where its last checkpoint was.
-            block: tokens of a row; `None`: as many as the model takes.
+            data: a corpus, a text, documents, or tokens int (N,), which may be memory-mapped.
+            validation: the same; by default the validation text of a corpus.
+            recipe: hyperparameters; `changes` replace its fields (`steps=500`, ...).
+            folder: folder for the best model, and for a checkpoint at every report. An interrupted
+                run resumes exactly at its last checkpoint.
+            block: tokens per row; by default the `max_sequence_length` of the model.
             sample_prompt: a prompt to continue at every report.
-            progress: show a bar and a line per report.
-            callbacks: more Keras callbacks.
+            progress: show a progress bar and a line per report.
+            callbacks: further Keras callbacks.
 
         Returns:
-            Rows of the reports; see `training.train`.
+            The rows of the reports; see `training.train`.
 
         Raises:
-            ValueError: text shorter than a block, tokens outside the vocabulary, a `block` longer
-                than the model takes, or a folder with another run.
+            ValueError: text shorter than a block, tokens outside the vocabulary, a `block` above
+                `max_sequence_length`, or a folder with another run.
         """
         recipe = make_recipe(recipe, changes)
         if isinstance(data, TextCorpus):
@@ -105,7 +107,7 @@ class CausalLM(TextModel):
         sample = None
         if sample_prompt is not None:
             prompt = sample_prompt
-            self._encode_prompts([prompt], None)  # refuse it now, not at the first report
+            self._encode_prompts([prompt], None)  # raises now, not at the first report
 
             def sample() -> str:
                 return self.generate(prompt, "top_p", seed=recipe.seed, echo=True)
@@ -127,7 +129,7 @@ class CausalLM(TextModel):
         block: int | None = None,
         batch_size: int = 32,
     ) -> dict[str, float]:
-        """Return loss (nats per token), perplexity, token_accuracy and tokens of held-out text.
+        """Return loss (nats per token), perplexity, token_accuracy and tokens for a text.
 
         Raises:
             ValueError: as `fit`.
@@ -159,28 +161,28 @@ class CausalLM(TextModel):
         stream: bool = False,
         **sampler_options: Any,
     ) -> Any:
-        """Continue a prompt, or each of several, until the end token.
+        """Continue one or several prompts until the end token.
 
         Args:
             prompt: one text or several, of any lengths.
-            sampler: `greedy`, `top_k`, `top_p`, `random`, `contrastive`, `beam`, or a keras-nlp
+            sampler: `greedy`, `top_k`, `top_p`, `random`, `contrastive`, `beam`, or a KerasHub
                 sampler.
-            max_new_tokens: the most tokens to add; `None`: 100, or as many as the model takes
-                after the longest prompt.
-            stop_tokens: more tokens that end a text, by id or as text; not part of it.
-            echo: put the prompt before what follows it.
+            max_new_tokens: maximum number of new tokens; by default 100, or as many as
+                `max_sequence_length` leaves after the longest prompt.
+            stop_tokens: further tokens that end a text, as ids or as text; not part of the result.
+            echo: return the prompt with its continuation.
             scores: return `Generated`, with the log-probability of every token.
-            stream: return an iterator over pieces of text, as they come: strings for one prompt,
-                for several lists of one string each. Joined, they are the whole.
+            stream: return an iterator over pieces of the text while it is generated: strings for a
+                single prompt, otherwise lists with a string for each prompt.
             sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `length_penalty`,
                 `num_return_sequences`, `repetition_penalty`, `min_p`, `seed`; see `make_sampler`.
 
         Returns:
-            What follows a prompt: a text or a `Generated`, with `num_return_sequences` a list of
-            them, best first. For several prompts a list of that.
+            The continuation of each prompt, as a text or a `Generated`; with
+            `num_return_sequences` a list of these, best first. For several prompts, a list.
 
         Raises:
-            ValueError: an empty prompt, one that leaves no room for `max_new_tokens`, an unknown
+            ValueError: an empty prompt, a prompt without room for `max_new_tokens`, an unknown
                 sampler, or an option that is not allowed.
         """
         prompts = [prompt] if isinstance(prompt, str | bytes) else list(prompt)
@@ -210,7 +212,7 @@ class CausalLM(TextModel):
         before: Sequence[str],
         stop_ids: Sequence[int],
     ) -> Iterator[list[str]]:
-        """Yield the new text of every row; the prompts first, where they are echoed."""
+        """Yield the new text of every row, after the prompts if they are echoed."""
         if any(before):
             yield list(before)
         growing = [TextPieces() for _ in prompts]
@@ -227,18 +229,19 @@ class CausalLM(TextModel):
             yield last
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return where the model looks while it reads a text; see `attention_maps`."""
+        """Return the attention weights for a text; see `functional_models.attention_maps`."""
         if target is not None:
-            raise ValueError("a language model reads one text; give no target")
+            raise ValueError("a language model reads a single text; give no target")
         tokens = self._encode_prompts([text], None, room=0)[0][0]
         return maps_of_tokens(self._probe, tokens, self.tokenizer)
 
     def _encode_prompts(
         self, prompts: Sequence[str], max_new_tokens: int | None, room: int = 1
     ) -> tuple[list[np.ndarray], int]:
-        """Return the tokens of prompts, and how many may follow.
+        """Return the tokens of prompts, and the maximum number of new tokens.
 
-        Prompts are refused that leave no room for `max_new_tokens`, or for as many as `room`.
+        Raises:
+            ValueError: a prompt leaves no room for `max_new_tokens`, or for `room` tokens.
         """
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens)
@@ -249,14 +252,14 @@ class CausalLM(TextModel):
                 raise ValueError(f"prompt {text!r} has no tokens; give at least one character")
             if len(ids) + room > longest:
                 raise ValueError(
-                    f"prompt {text[:40]!r} has {len(ids)} tokens and the model takes {longest} in "
-                    f"all; cut the prompt to {longest - room} tokens at the most"
+                    f"prompt {text[:40]!r} has {len(ids)} tokens and max_sequence_length is "
+                    f"{longest}; shorten the prompt to at most {longest - room} tokens"
                 )
             if max_new_tokens is not None and len(ids) + max_new_tokens > longest:
                 raise ValueError(
                     f"prompt {text[:40]!r} has {len(ids)} tokens, max_new_tokens is "
-                    f"{max_new_tokens}, and the model takes {longest} in all; ask for "
-                    f"{longest - len(ids)} new tokens at the most"
+                    f"{max_new_tokens} and max_sequence_length is {longest}; use a max_new_tokens "
+                    f"of at most {longest - len(ids)}"
                 )
         left = longest - max(map(len, encoded))
         return encoded, max_new_tokens or min(100, left)

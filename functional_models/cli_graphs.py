@@ -1,4 +1,4 @@
-"""Commands that look at graphs of models: a variant, a model folder, or a file holds them."""
+"""Commands on graphs of models, which are read from variants, model folders or files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import builders
@@ -15,68 +16,72 @@ import plots
 from builders.errors import unknown_name
 from functional_models.cli_options import (
     add_spec_options,
-    changes_of,
     import_keras,
-    spec_of,
-    value_of,
+    load_spec,
+    parse_value,
+    spec_changes,
 )
+from functional_models.tables import format_table
 from plots.reading.read import graph_of
 
 if TYPE_CHECKING:
     import keras
 
 MODEL_HELP = "a variant, a model folder, a .keras file, or a graph as JSON"
-OPEN_LAYERS_HELP = "look into layers that are made of layers"
+OPEN_LAYERS_HELP = "show the layers inside of layers"
 
-_WHAT_IS_READ = f"give {MODEL_HELP} (.json)"
+_EXPECTED = f"give {MODEL_HELP} (.json)"
 _DEPTH_OF_DIFF = 3
 
 
 def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
     """Add the commands of this module to the command line."""
-    sub = command("plot", plot, "draw a model with its skip paths, or what other plugins find")
+    sub = command("plot", plot, "draw a model with its skip paths and the results of other plugins")
     sub.add_argument("model", help=MODEL_HELP)
     sub.add_argument(
         "--to",
         default="model.svg",
         metavar="FILE",
-        help="the suffix gives the format: .svg, .png, .html, .txt, ...; see `plugins`",
+        help="the suffix sets the format: .svg, .png, .html, .txt, ...; see `plugins`",
     )
     sub.add_argument(
         "--plugin",
         action="append",
         default=[],
         metavar="NAME[:OPTION=VALUE,...]",
-        help="what to show besides the skip paths, e.g. --plugin flops; see `plugins`",
+        help="plugin to apply besides skip_paths, e.g. --plugin flops; see `plugins`",
     )
-    sub.add_argument("--depth", type=int, help="levels of boxes drawn open, equal blocks as one")
+    sub.add_argument("--depth", type=int, help="levels of open boxes; equal blocks are drawn once")
     sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
     add_spec_options(sub)
-    sub.add_argument("--shapes", action="store_true", help="show the shapes")
+    sub.add_argument("--shapes", action="store_true", help="show shapes")
 
-    command("plugins", plugins, "list what can be shown of a graph, and in which formats")
+    command("plugins", plugins, "list the plugins and output formats")
 
-    sub = command("diagnose", diagnose, "say what a model is, and what looks wrong in it")
+    sub = command("diagnose", diagnose, "describe a model and report likely mistakes in it")
     sub.description = (
-        "Say what a model is, and what looks wrong in its graph, with the place, the reason and "
-        "the reference. The exit code is 0 if nothing does, 1 if something does, and 2 if the "
-        "model cannot be read."
+        "Describe a model and report likely mistakes in its graph, with place, reason and "
+        "reference. The exit code is 0 without findings, 1 with findings, and 2 if the model "
+        "cannot be read."
     )
     sub.add_argument("model", help=MODEL_HELP)
     sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
     add_spec_options(sub)
 
-    sub = command("diff", diff, "tell, and draw, what is different between models")
+    sub = command("diff", diff, "print and draw the differences between models")
     sub.description = (
-        "Tell what is different between the graphs of two models, or of several and the first. "
-        "The exit code is 0 if nothing is, 1 if something is, and 2 if a model cannot be read."
+        "Print the differences between the graphs of two models, or of several and the first. "
+        "The exit code is 0 without differences, 1 with differences, and 2 if a model cannot be "
+        "read."
     )
     sub.add_argument("before", metavar="MODEL", help=MODEL_HELP)
-    sub.add_argument("after", metavar="MODEL", nargs="+", help="what to compare it with, likewise")
-    sub.add_argument("--to", metavar="FILE", help="draw both models in one picture, too")
-    sub.add_argument("--depth", type=int, help=f"levels of boxes drawn open ({_DEPTH_OF_DIFF})")
     sub.add_argument(
-        "--changes-only", action="store_true", help="draw what has changed and what is next to it"
+        "after", metavar="MODEL", nargs="+", help="one or more models to compare it with"
+    )
+    sub.add_argument("--to", metavar="FILE", help="also draw both models in one picture")
+    sub.add_argument("--depth", type=int, help=f"levels of open boxes; default: {_DEPTH_OF_DIFF}")
+    sub.add_argument(
+        "--changes-only", action="store_true", help="draw only changes and their neighbours"
     )
     sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
     add_spec_options(sub)
@@ -84,27 +89,27 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
 
 def plot(options: argparse.Namespace) -> None:
     """Draw a model."""
-    chosen = [plugin_of(text) for text in options.plugin]
+    chosen = [parse_plugin(text) for text in options.plugin]
     known = plots.list_plugins()
     for name, _ in chosen:
         plots.registry.find_plugin(name)
-    renderer = plots.registry.renderer_of_file(options.to)  # before the work, not after
+    renderer = plots.registry.renderer_of_file(options.to)  # raises before the work
     if options.shapes and "shapes" not in renderer.options:
-        raise ValueError(f"--shapes: the format {renderer.name!r} cannot be asked for shapes")
+        raise ValueError(f"--shapes: the format {renderer.name!r} cannot show shapes")
     with_weights = any(known[name].takes_model for name, _ in chosen)
-    found = read_model_or_graph(options.model, changes_of(options), with_weights)
+    found = read_model_or_graph(options.model, spec_changes(options), with_weights)
     plugins = [("skip_paths", {}), *(pair for pair in chosen if pair[0] != "skip_paths")]
     model = None if isinstance(found, plots.Graph) else found
     graph = graph_of(found, options.open_layers)
-    number = len(plots.skip_paths(graph))  # of the whole, though only one block of many is drawn
+    number = len(plots.skip_paths(graph))  # in the whole model, even if equal blocks are drawn once
     graph = plots.apply_plugins(graph, plugins, model)
     shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
     plots.draw(graph, options.to, plugins=(), depth=options.depth, **shown)
     print(f"{options.to}: {number} skip paths")
 
 
-def plugin_of(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the plugin and the options that `NAME:OPTION=VALUE,...` asks for.
+def parse_plugin(text: str) -> tuple[str, dict[str, Any]]:
+    """Parse `NAME:OPTION=VALUE,...` into a plugin's name and its options.
 
     A value NAME=NUMBER is an entry of a mapping: `flops:sizes=t=128,sizes=b=2`.
 
@@ -120,41 +125,46 @@ def plugin_of(text: str) -> tuple[str, dict[str, Any]]:
                 f"--plugin {text}: {assignment!r} must be OPTION=VALUE, e.g. fold:depth=2"
             )
         key, is_entry, entry = value.partition("=")
-        if is_entry:  # of a mapping: flops:sizes=t=128,sizes=b=2
-            options[option] = {**options.get(option, {}), key: value_of(entry)}
+        if is_entry:
+            options[option] = {**options.get(option, {}), key: parse_value(entry)}
         else:
-            options[option] = value_of(value)
+            options[option] = parse_value(value)
     return name, options
 
 
 def plugins(options: argparse.Namespace) -> None:
-    """List the plugins and renderers that there are, those of installed packages too."""
-    print("plugins, for `plot --plugin NAME` and `plots.draw(plugins=[NAME])`")
+    """List the plugins and renderers, including those of installed packages."""
+    rows = []
     for name, plugin in plots.list_plugins().items():
         takes = f"  [{', '.join(plugin.options)}]" if plugin.options else ""
-        print(f"  {name:<12} {plugin.summary}{takes}")
+        rows.append((name, plugin.summary + takes))
+    print("plugins, for `plot --plugin NAME` and `plots.draw(plugins=[NAME])`")
+    print(indent(format_table(rows, align="left"), "  "))
+    renderers = [
+        (name, ", ".join(renderer.suffixes), renderer.summary)
+        for name, renderer in plots.list_renderers().items()
+    ]
     print("\nformats, for `plot --to FILE`")
-    for name, renderer in plots.list_renderers().items():
-        print(f"  {name:<15} {', '.join(renderer.suffixes):<24} {renderer.summary}")
+    print(indent(format_table(renderers, align="left"), "  "))
 
 
 def diagnose(options: argparse.Namespace) -> int:
-    """Say what a model is and what looks wrong; return 1 if something does, and 0 if not."""
-    graph = read_graph(options.model, changes_of(options), options.open_layers)
+    """Describe a model and report likely mistakes; return 1 with findings and 0 without."""
+    graph = read_graph(options.model, spec_changes(options), options.open_layers)
     print(plots.diagnosis_text(graph))
     return int(bool(plots.findings(graph)))
 
 
 def diff(options: argparse.Namespace) -> int:
-    """Compare models; return 1 if there is a difference and 0 if there is none."""
+    """Compare models; return 1 with differences and 0 without."""
     names = (options.before, *options.after)
     if options.to:
         if len(names) > 2:
             raise ValueError(f"--to draws two models, and {len(names)} were given")
-        plots.registry.renderer_of_file(options.to)  # before the work, not after
+        plots.registry.renderer_of_file(options.to)  # raises before the work
     elif options.depth is not None or options.changes_only:
-        raise ValueError("--depth and --changes-only are about the picture: give --to FILE, too")
-    changes = changes_of(options)
+        raise ValueError("--depth and --changes-only apply to the picture: also give --to FILE")
+    changes = spec_changes(options)
     takes_changes = [name for name in names if not _is_file(name)] or names
     before, *others = [
         read_graph(name, changes if name in takes_changes else {}, options.open_layers)
@@ -175,7 +185,7 @@ def diff(options: argparse.Namespace) -> int:
 
 
 def read_graph(name: str, changes: Mapping[str, Any], open_layers: bool = False) -> plots.Graph:
-    """Return the graph of what was named, under that name.
+    """Return the graph of a model, named as on the command line.
 
     Raises:
         OSError, TypeError, ValueError: as `read_model_or_graph`, or the model has no graph.
@@ -186,38 +196,38 @@ def read_graph(name: str, changes: Mapping[str, Any], open_layers: bool = False)
 def read_model_or_graph(
     name: str, changes: Mapping[str, Any], with_weights: bool = False
 ) -> keras.Model | plots.Graph:
-    """Return the model or the graph that was named on the command line.
+    """Return a model or a graph that is named on the command line.
 
     Args:
-        name: A variant, a model folder, a `.keras` file (loaded in safe mode), or a file with what
-            `Graph.to_json` gave.
-        changes: Fields of the spec to change, of a variant or a model folder.
-        with_weights: Whether the model of a variant or a folder gets weights: those of the folder,
+        name: a variant, a model folder, a `.keras` file (loaded in safe mode), or a file with the
+            output of `Graph.to_json`.
+        changes: spec fields to change, for variants and model folders.
+        with_weights: whether the model of a variant or a folder has weights: those of the folder,
             or new ones.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, or the folder is no model folder.
-        ValueError: there is no such variant; the file or folder holds no model, or is damaged;
-            there is no such field, or the model has no spec whose fields could be changed.
+        FileNotFoundError: the file or folder is missing, or is no model folder.
+        ValueError: no such variant or field; the file or folder holds no model, or is damaged; or
+            changes of a model without a spec.
     """
     path = Path(name)
     if _is_file(name):
         if not path.exists():
-            raise FileNotFoundError(f"there is no file {path}; {_WHAT_IS_READ}")
+            raise FileNotFoundError(f"there is no file {path}; {_EXPECTED}")
         if changes:
             raise ValueError(
-                f"{path} has no spec, so {', '.join(changes)} cannot be changed: leave that out, "
-                "or give a variant or a model folder"
+                f"{path} has no spec, so {', '.join(changes)} cannot be changed: omit that, or "
+                "give a variant or a model folder"
             )
         return _read_keras_file(path) if path.suffix == ".keras" else graph_of(path)
     if path.is_file():
-        raise ValueError(f"{path} is no model: {_WHAT_IS_READ}")
+        raise ValueError(f"{path} is no model: {_EXPECTED}")
     if len(path.parts) > 1 and not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}; {_WHAT_IS_READ}")
+        raise FileNotFoundError(f"there is no file or folder {path}; {_EXPECTED}")
     if name not in builders.list_variants() and not path.exists():
-        said = unknown_name("variant", name, builders.list_variants())
-        raise ValueError(f"{said}; nor is there a file or folder {name}")
-    spec = spec_of(name, dict(changes))
+        message = unknown_name("variant", name, builders.list_variants())
+        raise ValueError(f"{message}; nor is there a file or folder {name}")
+    spec = load_spec(name, dict(changes))
     import_keras()
     if with_weights and path.is_dir() and not changes:
         import functional_models
@@ -227,7 +237,7 @@ def read_model_or_graph(
 
 
 def _is_file(name: str) -> bool:
-    """Whether it names a file with a model or a graph in it, which has no spec."""
+    """Return whether the name is that of a file with a model or a graph, which has no spec."""
     return Path(name).suffix in (".keras", ".json") and not Path(name).is_dir()
 
 
@@ -235,18 +245,18 @@ def _read_keras_file(path: Path) -> keras.Model:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no .keras file, or is damaged: save the model again")
     keras = import_keras()
-    import builders.models  # noqa: F401 - registers the layers that a saved model names
+    import builders.models  # noqa: F401 - registers the layers of saved models
 
-    with suppress(Exception):  # what it was compiled with may need classes that are not here
+    with suppress(Exception):  # the compile configuration may need unknown classes
         return keras.saving.load_model(path, compile=True, safe_mode=True)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file may fail in any way
-        # Keras says the reason last, and then the whole configuration of what it cannot make.
+        # Keras puts the reason last, followed by the configuration of the object.
         reason = str(error).rpartition("Exception encountered: ")[2]
-        said = reason.partition("Full object config")[0].partition("\n")[0].strip()
+        message = reason.partition("Full object config")[0].partition("\n")[0].strip()
         raise ValueError(
-            f"{path} cannot be loaded: {type(error).__name__}: {said} "
-            "(A model with classes of your own can be loaded in Python, where they are imported; "
-            "plots.read_graph(model).to_json() keeps its graph.)"
+            f"{path} cannot be loaded: {type(error).__name__}: {message} "
+            "(A model with custom classes can be loaded in Python after importing them; "
+            "plots.read_graph(model).to_json() saves its graph.)"
         ) from error

@@ -1,4 +1,4 @@
-"""`compare`: several specs under one budget, side by side."""
+"""`compare`: train several specs with the same budget and compare the results."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import builders
+from functional_models.causal_lm import CausalLM
 from functional_models.corpora import (
     ParallelCorpus,
     TextCorpus,
     load_parallel_corpus,
     load_text_corpus,
 )
-from functional_models.files import write_whole
-from functional_models.model_folder import make_folder
-from functional_models.text_model import TextModel, make_recipe
-
-if TYPE_CHECKING:
-    from functional_models.training import Recipe
+from functional_models.loading import load, new_text_model
+from functional_models.model_folder import CHECKPOINT, MANIFEST, make_folder
+from functional_models.recipe import Recipe, default_budget, make_recipe
+from functional_models.tables import format_table
+from functional_models.text_model import TextModel
+from functional_models.translator import Translator
+from plots.files import write_whole
 
 Spec = str | builders.TransformerSpec
 Result = dict[str, Any]
 
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 BEST = "best"
+RESULT, RESULTS = "result.json", "results.json"
 GOAL = 0.9
-"""Exact match whose step is reported."""
+"""The exact match of which `steps_to_90` reports the first step."""
 
 
 def compare(
@@ -48,33 +51,32 @@ def compare(
     changes: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[Result]:
-    """Train every spec on the same data with the same recipe, and lay the results side by side.
+    """Train every spec on the same data with the same recipe, and compare the results.
 
-    A variant that is finished in `folder` is not trained again, one that was interrupted goes on.
+    Variants that are finished in `folder` are not trained again; interrupted ones resume.
 
     Args:
         specs: names of variants, or specs by name.
-        data: a corpus; `embedded`; or files, as `load_parallel_corpus` and `load_text_corpus`
-            take them.
-        kind: `encoder_decoder` or `decoder_only`; `None`: what the data is of, and
+        data: a corpus, `embedded`, or files, as for `load_parallel_corpus` and `load_text_corpus`.
+        kind: `encoder_decoder` or `decoder_only`; by default the kind that the data is for, and
             `encoder_decoder` for `embedded`.
-        budget: the recipe for all, or the number of steps of `default_budget`.
-        folder: gets `results.json`, `results.md`, `loss_curves.png`, `variants.png`,
-            `samples.md`, the best model in `best/`, and a folder per variant with its model,
+        budget: the common recipe, or the number of steps of `default_budget`.
+        folder: folder for `results.json`, `results.md`, `loss_curves.png`, `variants.png`,
+            `samples.md`, the best model in `best/`, and a folder for each variant with its model,
             `history.json` and `skip_paths.svg`.
-        tokenizer: kind of the one tokenizer that all share, trained on the training text.
-        vocabulary_size: of that tokenizer.
+        tokenizer: kind of the common tokenizer, which is trained on the training text.
+        vocabulary_size: vocabulary size of the tokenizer.
         changes: spec fields to change in every spec.
-        progress: show bars and lines.
+        progress: show progress bars and reports.
 
     Returns:
         A dict for each spec: variant, parameters, loss (nats per token), token_accuracy,
-        tokens_per_second, and perplexity, or for translation exact_match and steps_to_90; all but
-        the speed on the test text, which occurs nowhere in training.
+        tokens_per_second, and perplexity, or for translation exact_match and steps_to_90. All but
+        the speed are measured on held-out text.
 
     Raises:
-        ValueError: no specs, two of one name, a spec of another kind than the data, data of which
-            nothing is held out; else as `fit`.
+        ValueError: no specs, equal names, a spec of another kind than the data, data without a
+            held-out part, or folders with models of other origin; otherwise as `fit`.
     """
     folder = Path(folder)
     recipe = default_budget(steps=budget) if isinstance(budget, int) else budget
@@ -82,7 +84,7 @@ def compare(
     given = _by_name(specs)
     corpus = _corpus(data, kind)
     if not _held_out(corpus):
-        raise ValueError(f"{corpus.name} has nothing held out to measure on; give more text")
+        raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")
     shared = shared_tokenizer(corpus, tokenizer, vocabulary_size)
     kind = "encoder_decoder" if isinstance(corpus, ParallelCorpus) else "decoder_only"
     chosen = {}
@@ -91,6 +93,7 @@ def compare(
         if plain.kind != kind:
             raise ValueError(f"{name} is of kind={plain.kind!r}, the data is for {kind!r}")
         chosen[name] = sized_for(plain, shared, changes or {})
+    _check_folders(folder, chosen)
 
     results, models = [], {}
     for number, (name, spec) in enumerate(chosen.items(), 1):
@@ -102,16 +105,6 @@ def compare(
     best = min(results, key=lambda r: (-r.get("exact_match", 0), r["loss"]))["variant"]
     _write(folder, results, models, corpus, best, recipe, progress)
     return results
-
-
-def default_budget(**changes: Any) -> Recipe:
-    """Return the recipe of a comparison on the embedded corpus: about a minute each on two cores.
-
-    Raises:
-        ValueError: an unknown field, or a value that is not allowed.
-    """
-    usual = {"steps": 1300, "batch_size": 64, "learning_rate": 4e-3, "report_every": 130}
-    return make_recipe(None, {**usual, **changes})
 
 
 def _corpus(
@@ -127,32 +120,48 @@ def _corpus(
 def _by_name(
     specs: Iterable[Spec] | Mapping[str, builders.TransformerSpec],
 ) -> dict[str, Spec]:
-    """Return specs by the names of their folders."""
+    """Return specs by name; the names become folders."""
     if isinstance(specs, Mapping):
         given: dict[str, Spec] = dict(specs)
     else:
         given = {}
         for spec in [specs] if isinstance(specs, str | builders.TransformerSpec) else specs:
             if _name(spec) in given:
-                raise ValueError(f"two specs have the name {_name(spec)}; give a dict of names")
+                raise ValueError(f"two specs have the name {_name(spec)}; give a dict of specs")
             given[_name(spec)] = spec
     if not given:
         raise ValueError("there is nothing to compare; give at least one variant")
     for name in given:
         if name in ("", ".", "..", BEST) or Path(name).name != name:
-            raise ValueError(f"{name!r} cannot be the name of a variant's folder; give another")
+            raise ValueError(f"{name!r} cannot be the name of a folder for a variant; use another")
     return given
 
 
+def _check_folders(folder: Path, names: Iterable[str]) -> None:
+    """Check that no model would be overwritten which no comparison has written.
+
+    Raises:
+        ValueError: a folder has a model or a checkpoint, but no result of a comparison.
+    """
+    results = {folder / name: folder / name / RESULT for name in names}
+    for place, result in {**results, folder / BEST: folder / RESULTS}.items():
+        found = [name for name in (MANIFEST, CHECKPOINT) if (place / name).exists()]
+        if found and not result.exists():
+            raise ValueError(
+                f"{place} has a {found[0]} that does not come from a comparison; choose another "
+                "folder, or move that one"
+            )
+
+
 def _held_out(corpus: TextCorpus | ParallelCorpus) -> Any:
-    """Return what results are measured on."""
+    """Return the text or the pairs that results are measured on."""
     if isinstance(corpus, ParallelCorpus):
         return corpus.test or corpus.validation
     return corpus.validation
 
 
 def kind_of_data(data: str | Sequence[str]) -> str | None:
-    """Return the kind of model that files are for; `None` where their names do not tell."""
+    """Return the kind of model that files are for; `None` if their names do not show it."""
     paths = [data] if isinstance(data, str) else list(data)
     if len(paths) == 2:
         return "encoder_decoder"
@@ -169,7 +178,7 @@ def _name(spec: Spec) -> str:
 
 
 def shared_tokenizer(corpus: TextCorpus | ParallelCorpus, kind: str, vocabulary_size: int) -> Any:
-    """Train one tokenizer on all training text, source and target together."""
+    """Train a tokenizer on all training text, source and target together."""
     from functional_models.tokenizer_training import train_tokenizer
 
     texts: list[str] = []
@@ -181,7 +190,7 @@ def shared_tokenizer(corpus: TextCorpus | ParallelCorpus, kind: str, vocabulary_
 def sized_for(
     spec: builders.TransformerSpec, tokenizer: Any, changes: Mapping[str, Any]
 ) -> builders.TransformerSpec:
-    """Return the spec with the vocabulary and the padding of a tokenizer, then with changes."""
+    """Return the spec with the vocabulary size and padding of a tokenizer, then with changes."""
     size = tokenizer.vocabulary_size
     sizes: dict[str, Any] = {"vocabulary_size": size, "pad_token_id": tokenizer.pad_id}
     if spec.kind == "encoder_decoder":
@@ -198,21 +207,19 @@ def _train_one(
     folder: Path,
     progress: bool,
 ) -> tuple[Result, Any]:
-    """Train, or take up what is finished; return the result and the model."""
+    """Train a variant, or load a finished one; return its result and model."""
     import keras
 
-    from functional_models.text_model import load, new_text_model
-
     run = _run_key(spec, recipe, corpus, tokenizer)
-    finished = make_folder(folder) / "result.json"
+    finished = make_folder(folder) / RESULT
     before = _read_result(finished)
     if before.get("run") != run:
-        # What is there is of other settings: a checkpoint to go on from, too.
-        (folder / "checkpoint.npz").unlink(missing_ok=True)
+        # The result and the checkpoint are those of other settings.
+        (folder / CHECKPOINT).unlink(missing_ok=True)
         write_whole(finished, json.dumps({"run": run, "result": None}, indent=1))
     elif before["result"] is not None:
         if progress:
-            print(f"finished before: {folder}")
+            print(f"already finished: {folder}")
         return before["result"], load(folder)
 
     keras.utils.set_random_seed(recipe.seed)
@@ -246,7 +253,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged; delete it to train this variant anew") from None
+        raise ValueError(f"{path} is damaged; delete it to train this variant again") from None
 
 
 def _run_key(
@@ -255,20 +262,20 @@ def _run_key(
     corpus: TextCorpus | ParallelCorpus,
     tokenizer: Any,
 ) -> str:
-    """Return a hash of all that decides a result; the tokenizer follows from its kind and size."""
-    what = [
+    """Return a hash of all inputs of a result."""
+    inputs = [
         spec.to_json(),
         json.dumps(dataclasses.asdict(recipe)),
         repr(corpus),
         f"{tokenizer.kind} {tokenizer.vocabulary_size}",
     ]
-    return hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
 
 
 def _overall_speed(rows: Sequence[Mapping[str, float]]) -> float:
-    """Return tokens per second over the run: the harmonic mean, as reports are of equal work.
+    """Return tokens per second over the run: the harmonic mean, since reports have equal work.
 
-    A report of nothing but the step that was compiled measures no speed, and does not count.
+    A report that consists only of the compiled step has no speed and is skipped.
     """
     speeds = [row["tokens_per_second"] for row in rows if row["tokens_per_second"] > 0]
     return len(speeds) / sum(1 / speed for speed in speeds) if speeds else 0.0
@@ -283,11 +290,11 @@ def _write(
     recipe: Recipe,
     progress: bool,
 ) -> None:
-    """Write tables, pictures, samples and the best model."""
+    """Write tables, figures, samples and the best model."""
     import plots
     from plots.figures import loss_curves, save_figure
 
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_whole(folder / RESULTS, json.dumps(results, indent=1) + "\n")
     write_whole(folder / "results.md", results_table(results, markdown=True) + "\n")
     histories = {}
     for name in models:
@@ -305,14 +312,18 @@ def _write(
     if not progress:
         return
     print("\n" + results_table(results))
-    print(f"\nWritten to {folder}{os.sep}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
-    print(f"The best is {best}. Try it:\n\n    {usage_command(folder / 'best', corpus)}\n")
+    print(f"\nwritten to {folder}{os.sep}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
+    print(f"the best variant is {best}; to use it:\n")
+    print(f"    {usage_command(folder / BEST, corpus)}\n")
 
 
 def usage_command(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> str:
-    """Return the shell command that uses a model trained on a corpus, as it can be called here."""
+    """Return a shell command that uses the model of a folder, on a sample of its corpus.
+
+    Without `functional-models` on the PATH, the command names the program as it was called.
+    """
     program = "functional-models"
-    if shutil.which(program) is None:  # not on the PATH: say how it was called just now
+    if shutil.which(program) is None:
         called_as_script = Path(sys.argv[0]).name == program
         program = sys.argv[0] if called_as_script else "python -m functional_models"
     where = shlex.quote(str(folder))
@@ -323,21 +334,16 @@ def usage_command(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> st
 
 
 def samples(model: TextModel, corpus: TextCorpus | ParallelCorpus, number: int = 20) -> str:
-    """Return a Markdown page of what a model writes for held-out text."""
-    from functional_models.causal_lm import CausalLM
-    from functional_models.translator import Translator
-
+    """Return a Markdown page of the model's output for held-out text."""
     if isinstance(model, Translator) and isinstance(corpus, ParallelCorpus):
         pairs = _held_out(corpus)[:number]
         written = model.translate([source for source, _ in pairs])
-        lines = ["| source | translation | reference |", "| --- | --- | --- |"]
-        lines += [
-            f"| {source} | {text} | {'the same' if text == target else target} |"
-            for (source, target), text in zip(pairs, written, strict=True)
-        ]
-        return "\n".join(lines) + "\n"
+        rows = [("source", "translation", "reference")]
+        for (source, target), text in zip(pairs, written, strict=True):
+            rows.append((source, text, "the same" if text == target else target))
+        return format_table(rows, align="left", markdown=True) + "\n"
     assert isinstance(model, CausalLM)
-    length = min(20, model.spec.max_sequence_length // 8)  # in characters; there is room for more
+    length = min(20, model.spec.max_sequence_length // 8)  # characters, of up to 4 tokens each
     prompts = [text[:length] for text in corpus.validation[:5] if isinstance(text, str) and text]
     texts = model.generate(prompts, seed=0)
     return "\n\n".join(f"**{p}**{t}" for p, t in zip(prompts, texts, strict=True)) + "\n"
@@ -363,14 +369,4 @@ def results_table(results: Sequence[Mapping[str, Any]], *, markdown: bool = Fals
         rows.append(
             ["not reached" if result[k] is None else _COLUMNS[k][1].format(result[k]) for k in keys]
         )
-    if markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([lines[0], "|" + " --- |" * len(keys), *lines[1:]])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(keys))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return format_table(rows, markdown=markdown)

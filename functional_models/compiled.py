@@ -1,4 +1,4 @@
-"""Functions over a model's graphs, compiled by whichever backend there is."""
+"""Functions of a model's graphs, compiled by the current backend."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Tensor = Any
 
 
 class Weights:
-    """A model's weights as arrays, which a compiled function takes and its layers then read.
+    """The weights of a model as arguments of a compiled function.
 
     Args:
         model: the model.
-        step: the graph of it that a loop calls.
+        step: the decode graph that a loop calls.
     """
 
     def __init__(self, model: keras.Model, step: keras.Model) -> None:
@@ -30,18 +30,18 @@ class Weights:
                     self._dtypes[id(variable)] = layer.compute_dtype
 
     def values(self) -> list[Tensor]:
-        """Return what the variables hold now."""
+        """Return the current values of the variables."""
         return [variable.value for variable in self._variables]
 
     def cast(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return values with matrices in what their layer computes in, once for a whole loop."""
+        """Return values with matrices in the compute dtype of their layer, cast once per loop."""
         return [
             ops.cast(value, self._dtypes.get(id(variable), variable.dtype))
             for variable, value in zip(self._variables, values, strict=True)
         ]
 
     def scope(self, arrays: Sequence[Tensor]) -> contextlib.AbstractContextManager[Any]:
-        """Return a scope in which layers read `arrays`, one for each of their variables."""
+        """Return a scope in which variables have the values `arrays`."""
         return _scope(self._variables, arrays)
 
 
@@ -49,15 +49,15 @@ def _scope(
     variables: Sequence[keras.Variable], arrays: Sequence[Tensor]
 ) -> contextlib.AbstractContextManager[Any]:
     if keras.backend.backend() == "torch":
-        return contextlib.nullcontext()  # nothing is compiled, so nothing is gained
+        return contextlib.nullcontext()  # nothing is compiled
     return keras.StatelessScope([*zip(variables, arrays, strict=True)])
 
 
 class LoopWeights(Weights):
-    """Weights for a loop over a step `with_projections`, whose kernels become matrices.
+    """Weights of a loop over a step of `with_projections`, with kernels as matrices.
 
-    Matrices (in, out) are the kernels as they lie in memory. Transposed ones are copies, which
-    take as long to make as a few steps, and pay where several rows are decoded for a while.
+    Matrices (in, out) are views of the kernels. Transposed ones are copies, which cost as much time
+    as a few steps and are faster for several rows.
     """
 
     def __init__(self, model: keras.Model, step: keras.Model) -> None:
@@ -67,7 +67,7 @@ class LoopWeights(Weights):
         self._of_kernel = [kernels.get(id(variable)) for variable in self._variables]
 
     def matrices(self, values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """Return what `step_scope` takes, for a loop over one row; to be called outside it."""
+        """Return the arrays of `step_scope` for a single row; call it outside of the loop."""
         arrays: dict[str, list[Tensor]] = {"others": [], "matrices": []}
         for projection, array in zip(self._of_kernel, self.cast(values), strict=True):
             if projection is None:
@@ -77,7 +77,7 @@ class LoopWeights(Weights):
         return arrays
 
     def transposed(self, values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """Return the same for a loop over several rows."""
+        """Return the arrays of `step_scope` for several rows; call it outside of the loop."""
         arrays = self.matrices(values)
         arrays["transposed"] = [ops.transpose(matrix) for matrix in arrays.pop("matrices")]
         return arrays
@@ -95,18 +95,18 @@ class LoopWeights(Weights):
 
 
 class Projection(keras.layers.Layer):
-    """A dense layer for one token a row, (b, 1, ...), with a kernel that is a plain matrix.
+    """A dense layer for one token per row, (b, 1, ...), with a matrix as kernel.
 
-    XLA on a CPU would fuse the change of shape of a kernel with three axes into the product with
-    one row, which makes it several times slower. For several rows it is a third to a half faster
-    with y^T = W^T x^T than with y = x W, as long as W^T is what lies in memory.
+    On CPUs, XLA would fuse the reshaping of a kernel with three axes into the product with a single
+    row, which is several times slower. For several rows, y^T = W^T x^T is a third to a half faster
+    than y = x W, if W^T is contiguous.
 
     Args:
-        inner: a `Dense`, or an `EinsumDense` whose kernel has the axes that are summed over first.
+        inner: a `Dense`, or an `EinsumDense` whose kernel starts with the contracted axes.
 
     Attributes:
-        matrix: W (in, out) or W^T (out, in), to be set before a call.
-        is_transposed: which of them.
+        matrix: W (in, out) or W^T (out, in); set it before a call.
+        is_transposed: whether `matrix` is W^T.
     """
 
     matrix: Tensor = None
@@ -127,7 +127,7 @@ class Projection(keras.layers.Layer):
         x = ops.reshape(x, (-1, self.matrix_shape[0]))
         if self.is_transposed:
             columns = ops.matmul(self.matrix, ops.transpose(x))  # (out, b)
-            # With a third axis, since XLA takes a transposed product for one of swapped sides.
+            # With a third axis: XLA would replace a transposed product by one with swapped sides.
             y = ops.transpose(columns[None], (2, 0, 1))
         else:
             y = ops.matmul(x, self.matrix)
@@ -140,9 +140,9 @@ class Projection(keras.layers.Layer):
 
 
 def with_projections(step: keras.Model) -> keras.Model:
-    """Return a step of one token with a `Projection` in place of every dense layer.
+    """Return a decode step of one token with a `Projection` for every dense layer.
 
-    Not so on PyTorch, where nothing is compiled.
+    On PyTorch, where nothing is compiled, the step is returned as it is.
     """
     if keras.backend.backend() == "torch":
         return step
@@ -157,11 +157,11 @@ def with_projections(step: keras.Model) -> keras.Model:
 def compiled(
     function: Callable[..., Any], seeds: Sequence[keras.Variable] = ()
 ) -> Callable[..., Any]:
-    """Compile a function with the backend: for each new shape of its arrays, once.
+    """Compile a function with the backend, once for each shape of its arguments.
 
     Args:
-        function: of arrays, and lists and dicts of them.
-        seeds: variables that it draws random numbers from, and changes.
+        function: a function of arrays, and lists and dicts of arrays.
+        seeds: variables of random seeds, which the function updates.
     """
     match keras.backend.backend():
         case "tensorflow":
@@ -170,7 +170,7 @@ def compiled(
             function_of_tensors = tf.function(function, jit_compile=True, autograph=False)
 
             def run(*arrays: Any) -> Any:
-                # As tensors: for every new value of a NumPy scalar TensorFlow would trace anew.
+                # As tensors: TensorFlow would trace again for every value of a NumPy scalar.
                 return function_of_tensors(*keras.tree.map_structure(tf.convert_to_tensor, arrays))
 
             return run
@@ -184,7 +184,7 @@ def compiled(
 
 
 def _jitted(function: Callable[..., Any], seeds: Sequence[keras.Variable]) -> Callable[..., Any]:
-    """Compile with JAX: seeds go in as arguments, and come out again."""
+    """Compile with JAX, with the seeds as arguments and results."""
     import jax
 
     @jax.jit

@@ -1,21 +1,22 @@
-"""What the command line says of architectures: the table of variants, and what a model costs.
+"""Descriptions for the command line: the table of variants, and the costs of a model.
 
-Only `layer_lines` takes a model; the rest is told from a spec, without Keras.
+Only `layer_lines` needs a model; everything else is computed from a spec, without Keras.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import builders
 from builders.costs import STACKS, precision, reads_source, slots
+from functional_models.tables import format_table
 
 
 def variants_json(names: Sequence[str]) -> str:
-    """Return the registry rows of variants, with their whole specs, as a JSON list."""
+    """Return variants with their specs as a JSON list."""
     rows = [(builders.variant_info(name), builders.variant(name)) for name in names]
     listed = [
         {
@@ -31,9 +32,9 @@ def variants_json(names: Sequence[str]) -> str:
     return json.dumps(listed, indent=1)
 
 
-def variants_table(names: Sequence[str]) -> list[str]:
-    """Return the lines of a table of variants."""
-    table = [("variant", "kind", "norm", "positions", "layers", "width", "what is special")]
+def variants_table(names: Sequence[str]) -> str:
+    """Return a table of variants."""
+    table = [("variant", "kind", "norm", "positions", "layers", "width", "summary")]
     for name in names:
         info, spec = builders.variant_info(name), builders.variant(name)
         kinds = " / ".join(kind.replace("_", "-") for kind in info.kinds)
@@ -48,39 +49,41 @@ def variants_table(names: Sequence[str]) -> list[str]:
                 info.summary,
             )
         )
-    return _table(table, str.ljust)
+    return format_table(table, align="left")
 
 
 def parameter_lines(spec: builders.TransformerSpec) -> list[str]:
-    """Return the parameters of a spec: in all, by component, and what the blocks spend them on."""
+    """Return the parameters of a spec: in total, by component, and their shares in the blocks."""
     counts = builders.count_parameters(spec)
     blocks = counts.attention + counts["feedforward"]
     return [
         *_shares("parameters", counts),
         f"in the blocks: attention {counts.attention / blocks:.1%}, "
         f"feed-forward {counts['feedforward'] / blocks:.1%}",
-        *_classic_lines(spec),
+        *_block_rule(spec),
     ]
 
 
-def _classic_lines(spec: builders.TransformerSpec) -> list[str]:
-    """Return the rule of 12 d^2 for a block, where it holds."""
+def _block_rule(spec: builders.TransformerSpec) -> list[str]:
+    """Return the rule of 12 d^2 parameters per block, if it holds for the spec."""
     d = spec.hidden_dim
     full_width = spec.num_key_value_heads * spec.head_dim == spec.num_heads * spec.head_dim == d
     if not full_width or spec.intermediate_dim != 4 * d or spec.feedforward != "mlp":
         return []
     crosses = reads_source(spec)
     lines = [
-        f"{'an encoder' if crosses else 'a'} block, but for biases and norms: "
+        f"{'an encoder' if crosses else 'a'} block, without biases and norms: "
         f"4 d^2 + 8 d^2 = 12 d^2 = {12 * d * d:,}"
     ]
     if crosses:
-        lines.append(f"a decoder block: 4 d^2 more, in cross-attention: 16 d^2 = {16 * d * d:,}")
+        lines.append(
+            f"a decoder block, with 4 d^2 more for cross-attention: 16 d^2 = {16 * d * d:,}"
+        )
     return lines
 
 
 def layer_lines(model: Any) -> list[str]:
-    """Return the parameters of a model: in all, and by layer, blocks together."""
+    """Return the parameters of a model: in total, and by layer, summed over the blocks."""
     layers: dict[str, int] = {}
     for layer in model.layers:
         if count := layer.count_params():
@@ -90,14 +93,14 @@ def layer_lines(model: Any) -> list[str]:
 
 
 def _shares(title: str, counts: Mapping[str, int]) -> list[str]:
-    """Return a table of counts and their shares, without what has none."""
+    """Return a table of nonzero counts and their shares."""
     total = sum(counts.values())
     rows = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in counts.items() if n]
-    return _table([(title, f"{total:,}", ""), *rows])
+    return _lines([(title, f"{total:,}", ""), *rows])
 
 
 def flop_lines(spec: builders.TransformerSpec) -> list[str]:
-    """Return the operations per token, forward by component, in training and in decoding."""
+    """Return the FLOPs per token: forward by component, training and decoding."""
     longest = spec.max_sequence_length
     lengths = sorted({1, longest // 4, longest // 2, longest} - {0})
     counts = [builders.count_flops(spec, length) for length in lengths]
@@ -114,19 +117,19 @@ def flop_lines(spec: builders.TransformerSpec) -> list[str]:
     rows.append(per_token("training, 3 x forward", (count.training for count in counts)))
     if "decoder" in STACKS[spec.kind]:
         steps = (builders.count_decode_flops(spec, length).total for length in lengths)
-        rows.append(row("decoding, that many tokens in the cache", steps))
+        rows.append(row("decoding, with as many tokens in the cache", steps))
     if reads_source(spec):
         readings = (builders.count_encode_flops(spec, length).total for length in lengths)
-        rows.append(row("before it, once: reading the source", readings))
-    masked = " (with the scores that are masked)" if "decoder" in STACKS[spec.kind] else ""
+        rows.append(row("encoding the source, once", readings))
+    masked = " (including masked scores)" if "decoder" in STACKS[spec.kind] else ""
     of_one = counts[0]
     slope = sum(n for name, n in of_one.items() if name.endswith((".scores", ".weighted_values")))
-    pooler = of_one.get("pooler", 0)  # works once in a sequence
+    pooler = of_one.get("pooler", 0)  # runs once per sequence
     return [
-        "floating-point operations per token, of matrix products alone; a multiply-add is two",
+        "floating-point operations per token in matrix products; a multiply-add counts as two",
         *(["the source is as long as the target"] if reads_source(spec) else []),
-        *_table(rows),
-        f"forward, of t tokens, each: {of_one.total - slope - pooler:,} + {slope:,} t"
+        *_lines(rows),
+        f"forward per token, for t tokens: {of_one.total - slope - pooler:,} + {slope:,} t"
         + (f" + {pooler:,} / t" if pooler else "")
         + masked,
     ]
@@ -138,37 +141,34 @@ def memory_lines(parameters: int, dtype: str) -> list[str]:
     named = {
         "weights": memory.weights,
         "gradients": memory.gradients,
-        "AdamW's two moments": memory.moments,
+        "AdamW moments": memory.moments,
         "training, without activations": memory.training,
     }
     rows = [(name, f"{n:,} bytes", with_prefix(n, BINARY)) for name, n in named.items()]
-    return [f"memory, {_in_words(dtype)}", *_table(rows)]
+    return [f"memory, {_describe(dtype)}", *_lines(rows)]
 
 
-def _in_words(dtype: str) -> str:
+def _describe(dtype: str) -> str:
     types = precision(dtype)
     return dtype if types.weights == types.computes else f"{dtype}: weights in {types.weights}"
 
 
 def cache_lines(spec: builders.TransformerSpec, dtype: str) -> list[str]:
-    """Return how many bytes a row of the key/value cache takes; nothing without a decoder."""
+    """Return the bytes of the key/value cache; nothing without a decoder."""
     if "decoder" not in STACKS[spec.kind]:
         return []
     longest = spec.max_sequence_length
     each, row = (builders.count_cache_bytes(spec, length, dtype) for length in (1, longest))
-    lines = [
-        f"key/value cache, {precision(dtype).computes}",
-        f"per token  {each:>13,} bytes",
-        f"per row    {row:>13,} bytes, for ",
-    ]
+    sizes = _lines([("per token", f"{each:,} bytes"), ("per sequence", f"{row:,} bytes")])
+    lines = [f"key/value cache, {precision(dtype).computes}", *sizes]
     reach = max(slots(longest, window) for window in spec.windows)
     if reach < longest:
-        lines[-1] += f"{reach} tokens or more: at its window of {reach} it stops growing"
+        lines[-1] += f", for {reach} or more tokens, since the window has {reach}"
     else:
-        lines[-1] += f"{longest} tokens"
+        lines[-1] += f", for {longest} tokens"
     if reads_source(spec):
         of_source = builders.count_source_cache_bytes(spec, 1, dtype)
-        lines.append(f"and for each token of the source {of_source:,} bytes")
+        lines.append(f"per source token {of_source:,} bytes")
     return lines
 
 
@@ -177,7 +177,7 @@ BINARY = (1024, ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"))
 
 
 def with_prefix(number: int, prefixes: tuple[int, Sequence[str]] = DECIMAL) -> str:
-    """Return a number in the largest unit of which it has at least one: 1234567 -> `1.23 M`."""
+    """Return a number in the largest unit that is not above it: 1234567 -> `1.23 M`."""
     base, units = prefixes
     power = 0
     while number >= base ** (power + 1) and power + 1 < len(units):
@@ -186,15 +186,5 @@ def with_prefix(number: int, prefixes: tuple[int, Sequence[str]] = DECIMAL) -> s
     return f"{scaled} {units[power]}".rstrip()
 
 
-def _table(
-    rows: Sequence[Sequence[str]], align: Callable[[str, int], str] = str.rjust
-) -> list[str]:
-    """Return the lines of a table; `align` is for all columns but the first, of names."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            (align if i else str.ljust)(cell, width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    return format_table(rows).split("\n")

@@ -1,15 +1,16 @@
-"""Exporting: a TensorFlow SavedModel that takes text and gives text, without any Python of ours.
+"""Export to a TensorFlow SavedModel from text to text, which runs without this package.
 
-Tokenizers, cached decoding and the weights are one graph. What loads it needs `tensorflow` alone;
-for `sentence_piece`, `import tensorflow_text` before loading, for the operations it registers
+Tokenizers, cached decoding and weights are one graph. Loading it requires `tensorflow` only;
+`sentence_piece` also requires `import tensorflow_text` before loading, which registers operations
 (TensorFlow Serving has them built in).
 
     serving_default  text: string (b,)      -> text: string (b,)
     tokens           tokens: int32 (b, t)   -> tokens: int32 (b, n)
 
-Tokens are padded with -1 on the right. Ids and texts are those of Python, but for `sentence_piece`
-where its versions differ: in ties, and in several spaces before a text. Beside the SavedModel stand
-`export.json`, by which a later export knows that it may replace the folder, and `README.txt`.
+Tokens are padded with -1 on the right. Ids and texts equal those of Python, except that the two
+implementations of `sentence_piece` differ in ties and in several spaces before a text. The folder
+also has a `README.txt` and a manifest `export.json`: a later export replaces a folder only if the
+manifest names all of its content.
 
 Shapes: b rows, L columns of tokens; `builders` has the other letters.
 """
@@ -28,11 +29,11 @@ import keras
 
 import builders
 from builders.cache import cache_entries
+from functional_models.checks import check_count
 from functional_models.compiled import Weights
 from functional_models.generation import chooses_token_by_token, translation_limit
 from functional_models.graph_tokenizers import NO_TOKEN, GraphDecoder, graph_encoder, tf
 from functional_models.model_folder import make_folder
-from functional_models.samplers import check_count
 
 MANIFEST = "export.json"
 FORMAT = 1
@@ -53,12 +54,12 @@ def export_saved_model(
     """Write a SavedModel of a `CausalLM` or a `Translator`; see `TextModel.export`."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"a SavedModel is TensorFlow's, and Keras runs on {keras.backend.backend()}: save the "
+            f"export requires the TensorFlow backend, given {keras.backend.backend()}: save the "
             "model, and export it with KERAS_BACKEND=tensorflow functional-models export"
         )
     if text_model.kind == "encoder_only":
         raise ValueError(
-            "an exported model gives text, and an encoder gives vectors; write its Keras model by "
+            "an encoder returns vectors, not text; export its Keras model with "
             "model.model.export(folder)"
         )
     room = text_model.spec.max_sequence_length - 1
@@ -67,7 +68,7 @@ def export_saved_model(
     chosen = text_model._generator.sampler(sampler, **sampler_options)
     if not chooses_token_by_token(chosen):
         raise ValueError(
-            f"sampler={sampler!r} compares whole sequences, and an exported model chooses token by "
+            f"sampler={sampler!r} compares whole sequences, but an exported model samples token by "
             "token; export with greedy, top_k, top_p or random"
         )
     exported = ExportedModel(text_model, chosen, max_new_tokens)
@@ -83,46 +84,48 @@ def export_saved_model(
         module, signatures = exported.module()
         tf.saved_model.save(module, str(scratch), signatures=signatures)
         (scratch / "README.txt").write_text(_readme(exported, manifest), "utf-8")
+        manifest["files"] = sorted({*os.listdir(scratch), MANIFEST})
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return Path(folder)
 
 
 def _readme(exported: ExportedModel, manifest: dict[str, Any]) -> str:
-    what = "the translation of each text"
+    result = "the translation"
     if manifest["kind"] == "decoder_only":
-        what = "what follows each text"
+        result = "the continuation"
     lines = [
-        f"A TensorFlow SavedModel: texts in, {what} out.",
+        f"A TensorFlow SavedModel that returns {result} of each text.",
         "",
         *(f"    import {name}" for name in exported.imports),
         '    model = tensorflow.saved_model.load("path/to/this/folder")',
         '    model.signatures["serving_default"](text=tensorflow.constant(["..."]))["text"]',
         "",
-        'The signature "tokens" takes and gives token ids, int32 (b, t), padded with -1 on the',
-        "right; of a language model what follows the ids, with the end token if there is one.",
-        "An empty text, and one that leaves no room for what is to follow it, is an error.",
+        'The signature "tokens" takes and returns token ids, int32 (b, t), padded with -1 on the',
+        "right. The result has the new tokens only, with the end token if there is one.",
+        "Empty texts, and texts that leave no room for new tokens, raise an error.",
     ]
     return "\n".join(lines) + "\n"
 
 
 @contextmanager
 def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to write to; at the end it becomes `folder`, or nothing is left.
+    """Yield a temporary folder, which replaces `folder` at the end; an error leaves the old one.
 
     Raises:
-        ValueError: there is something at `folder` that is no earlier export.
+        ValueError: `folder` is a file, or has content that no earlier export wrote.
     """
-    replaceable = not folder.is_dir() or (folder / MANIFEST).is_file() or not any(folder.iterdir())
-    if not replaceable or folder.is_file():
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give the path of a folder")
+    if folder.is_dir() and (others := set(os.listdir(folder)) - _exported_files(folder)):
         raise ValueError(
-            f"{folder} exists and is no earlier export (it has no {MANIFEST}); give a new folder, "
-            "or remove it"
+            f"{folder} has content that no earlier export wrote, such as {min(others)}; give a new "
+            "folder, or remove it"
         )
     make_folder(folder.parent)
-    # Beside it, because a rename works only within one file system.
+    # A sibling, because a rename works only within one file system.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as outer:
         scratch, old = Path(outer) / "new", Path(outer) / "old"
-        scratch.mkdir()  # unlike the one around it, readable by all that the umask allows
+        scratch.mkdir()  # with the permissions of the umask, unlike the one around it
         yield scratch
         if folder.exists():
             os.replace(folder, old)
@@ -134,13 +137,22 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
             raise
 
 
+def _exported_files(folder: Path) -> set[str]:
+    """Return the names that the manifest of an earlier export lists; none without a valid one."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return {str(name) for name in manifest["files"]} if "kind" in manifest else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 class ExportedModel:
-    """The functions that are written: text in, cached decoding, text out.
+    """The exported functions: tokenization, cached decoding, detokenization.
 
     Args:
         text_model: a `CausalLM` or a `Translator`.
-        sampler: chooses token by token.
-        max_new_tokens: the most tokens that follow; `None`: as in Python.
+        sampler: a sampler that chooses token by token.
+        max_new_tokens: maximum number of new tokens; `None` for the default of Python.
     """
 
     def __init__(self, text_model: Any, sampler: Any, max_new_tokens: int | None) -> None:
@@ -162,7 +174,7 @@ class ExportedModel:
         self._step = builders.build_decode_step(model, spec, None, 1)
         if self._translates:
             self._encode = builders.build_encode(model, spec)
-        # What is there before the last token, which the loop reads: of a target, BART's alone.
+        # The loop reads the last token; only BART's targets start with more than one.
         self._reads_before = not self._translates or len(self._target_start) > 1
         if self._reads_before:
             self._steps = builders.build_decode_step(model, spec, None, None)
@@ -172,15 +184,15 @@ class ExportedModel:
 
     @property
     def imports(self) -> list[str]:
-        """What has to be imported before the SavedModel is loaded."""
+        """The modules that must be imported before the SavedModel is loaded."""
         text = self._encoder.needs_tensorflow_text or self._decoder.needs_tensorflow_text
         return ["tensorflow", "tensorflow_text"] if text else ["tensorflow"]
 
     def module(self) -> tuple[Any, dict[str, Any]]:
-        """Return what is to be saved, and its functions by the names that a server knows."""
+        """Return the module to save and its signatures by name."""
         text = tf.TensorSpec([None], tf.string, name="text")
         tokens = tf.TensorSpec([None, None], tf.int32, name="tokens")
-        # One graph for both signatures.
+        # A single graph for both signatures.
         self._generated = tf.function(self._generate, input_signature=[tokens], autograph=False)
         module = tf.Module()
         module.parts = [*self._variables, *self._encoder.parts, *self._decoder.parts]
@@ -198,7 +210,7 @@ class ExportedModel:
         tokens, prompt = self._generated(given.to_tensor(NO_TOKEN))
         before = self._decoder(prompt)
         both = self._decoder(tf.concat([prompt, tokens], axis=1))
-        # As in Python: what follows, as it stands after the prompt, where that stays as it was.
+        # As in Python: the continuation as decoded after the prompt, if that does not change.
         cut = tf.minimum(tf.strings.length(before), tf.strings.length(both))
         same = tf.equal(tf.strings.substr(both, tf.zeros_like(cut), cut), before)
         rest = tf.strings.substr(both, cut, tf.strings.length(both) - cut)
@@ -208,7 +220,7 @@ class ExportedModel:
         return {"tokens": self._generated(tokens)[0]}
 
     def _generate(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what follows, and the prompt, padded on the left: int (b, t), -1 for none."""
+        """Return new tokens, and prompts padded on the left: int (b, t), -1 for no token."""
         lengths = tf.reduce_sum(tf.cast(given != NO_TOKEN, "int32"), axis=1)
         with tf.control_dependencies(self._checks(given, lengths)):
             given = tf.identity(given)
@@ -234,12 +246,12 @@ class ExportedModel:
         there = tf.sequence_mask(lengths, tf.shape(given)[1])
         is_token = (given >= 0) & (given < self._source_vocabulary_size)
         fits = tf.reduce_all(tf.where(there, is_token, given == NO_TOKEN))
-        wrong = f"tokens are 0 to {self._source_vocabulary_size - 1}, with -1 after them"
+        wrong = f"tokens must be 0 to {self._source_vocabulary_size - 1}, padded with -1"
         return [
             tf.debugging.Assert(tf.reduce_all(lengths > 0), ["a text has no tokens:", lengths], 9),
             tf.debugging.Assert(
                 tf.reduce_all(lengths <= longest - room),
-                [f"a text has more than {longest - room} tokens, the most there may be:", lengths],
+                [f"a text has more than {longest - room} tokens, the maximum:", lengths],
                 summarize=9,
             ),
             tf.debugging.Assert(fits, [wrong]),
@@ -248,10 +260,10 @@ class ExportedModel:
     def _continue(
         self, prompt: Tensor, lengths: Tensor, limits: Tensor, memory: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Continue prompts (b, t), padded on the right, by at most `limits` tokens each."""
+        """Generate at most `limits` tokens after each prompt of (b, t), padded on the right."""
         rows = tf.shape(prompt)[0]
-        # A column more than the longest prompt has, so that there always is one to read before
-        # the last, which the loop reads.
+        # One column more than the longest prompt, so that there is always one to read before the
+        # last, which the loop reads.
         index = _longest(lengths) + (0 if self._translates else 1)
         prompt = _moved_right(prompt, index, lengths)
         start = index - lengths
@@ -269,7 +281,7 @@ class ExportedModel:
         columns = tf.range(end)
         process = getattr(self._sampler, "process", lambda logits, tokens, index: logits)
 
-        def goes_on(at: Tensor, tokens: Tensor, done: Tensor, *cache: Tensor) -> Tensor:
+        def has_more(at: Tensor, tokens: Tensor, done: Tensor, *cache: Tensor) -> Tensor:
             return (at < end) & ~tf.reduce_all(done)
 
         def step(at: Tensor, tokens: Tensor, done: Tensor, *cache: Tensor) -> Any:
@@ -299,7 +311,7 @@ class ExportedModel:
         tokens = tf.concat([prompt, room], axis=1)
         tokens.set_shape([None, None])
         state = (index, tokens, tf.zeros([rows], "bool"), *cache.values())
-        tokens = tf.while_loop(goes_on, step, state)[1]
+        tokens = tf.while_loop(has_more, step, state)[1]
         return tokens[:, index:], prompt
 
     def _arrays(self) -> list[Tensor]:
@@ -315,12 +327,12 @@ class ExportedModel:
 
 
 def _longest(lengths: Tensor) -> Tensor:
-    """Return the greatest of some lengths, and at least 1, also where there are none."""
+    """Return the maximum length, at least 1, also for no lengths."""
     return tf.reduce_max(tf.concat([lengths, [1]], axis=0))
 
 
 def _moved_right(tokens: Tensor, width: Tensor, lengths: Tensor) -> Tensor:
-    """Return rows padded on the left to a width, of rows (b, t) that are padded on the right."""
+    """Return rows (b, t), padded on the right, as (b, width), padded on the left."""
     columns = tf.range(width)[None] - (width - lengths)[:, None]  # (b, width)
     padded = tf.pad(tokens, [[0, 0], [0, 1]], constant_values=NO_TOKEN)
     moved = tf.gather(padded, tf.clip_by_value(columns, 0, tf.shape(tokens)[1]), batch_dims=1)

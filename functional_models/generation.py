@@ -1,10 +1,10 @@
-"""Decoding: prompts in, tokens out, by the cached graphs that `builders` derives from a model.
+"""Generation of tokens with the cached decode graphs that `builders` derives from a model.
 
-Rows of a batch are padded on the left, so that all prompts end in the same column. A prompt is
-read in one pass (all but its last token), and then one compiled loop reads token after token.
-Columns are bucketed: another prompt, or another number of new tokens, seldom compiles anything.
+Rows of a batch are padded on the left, so that all prompts end in the same column. A prompt, except
+its last token, is read in one pass; a compiled loop then reads token after token. Lengths are
+bucketed, so that other prompts or numbers of new tokens rarely need another compilation.
 
-Shapes: b rows, L columns of tokens, v vocabulary; `builders` has the other letters.
+Shapes: b rows, L columns of tokens, v vocabulary; for other letters see `builders`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import Any
 import numpy as np
 
 import builders
-from functional_models.samplers import check_count, make_sampler
+from functional_models.checks import check_count
+from functional_models.samplers import make_sampler
 
 _NEVER = -1e9  # a float32 logit whose probability is 0
-_NO_TOKEN = -1  # before the first token of a row
-_KEPT_LOOPS = 8  # compiled loops of a generator; each holds a graph
-_PIECE_SECONDS = 0.05  # about as long a stream keeps its reader waiting
+_NO_TOKEN = -1  # padding before the first token of a row
+_MAX_LOOPS = 8  # compiled loops that a generator keeps; each holds a graph
+_PIECE_SECONDS = 0.05  # approximate time between two pieces of a stream
 
 Tensor = Any
 
 
 def bucket(length: int) -> int:
-    """Round a length up to a multiple of 16, and of about a tenth of itself if it is longer."""
+    """Round a length up to a multiple of 16, or of about a tenth of a longer length."""
     step = max(16, 2 ** (length.bit_length() - 4))
     return -(-length // step) * step
 
 
 def translation_limit(source_length: Any) -> Any:
-    """Return how many tokens a translation may have where nobody says: int or tensor."""
+    """Return the default limit of tokens of a translation: int or tensor."""
     return source_length + source_length // 2 + 16
 
 
@@ -42,10 +43,10 @@ class Generator:
     """Continues token sequences with a model.
 
     Args:
-        model: as built from `spec`, or loaded.
-        spec: of kind `decoder_only` or `encoder_decoder`.
-        end_id: ends a sequence.
-        vocabulary_size: how many ids are tokens, if the model writes more; no other is chosen.
+        model: a model of `spec`.
+        spec: a spec of kind `decoder_only` or `encoder_decoder`.
+        end_id: id of the end token.
+        vocabulary_size: number of valid ids, if it is smaller than that of the spec.
     """
 
     def __init__(
@@ -72,17 +73,17 @@ class Generator:
         source: np.ndarray | None = None,
         stop_ids: Sequence[int] = (),
     ) -> list[list[np.ndarray]]:
-        """Return, for each prompt, the sequences of tokens that follow it, best first.
+        """Return the generated sequences of tokens for each prompt, best first.
 
-        There is one, unless the sampler returns more. It closes with the end token or a stop
-        token, if the model chose one.
+        There is one sequence per prompt, unless the sampler returns several. It includes the end
+        token or stop token, if one was generated.
 
         Args:
-            prompts: int (t,) each, not empty; they may differ in length.
-            sampler: from `sampler`.
-            max_new_tokens: the most tokens that follow a prompt, for all or for each.
-            source: int (b, s) for an encoder-decoder.
-            stop_ids: tokens that end a sequence, besides the end token.
+            prompts: int (t,) each, not empty, of any lengths.
+            sampler: a sampler from `sampler`.
+            max_new_tokens: maximum number of new tokens, for all prompts or for each.
+            source: int (b, s), for an encoder-decoder.
+            stop_ids: further tokens that end a sequence.
         """
         limits = np.broadcast_to(max_new_tokens, len(prompts))
         if chooses_token_by_token(sampler):
@@ -91,15 +92,15 @@ class Generator:
             )
             return [[row] for row in tokens]
         ends = (self._end_id, *stop_ids)
-        # A column more than is asked for: there the end is certain, see `_search`.
+        # One more column than required, in which the end is certain; see `_search`.
         batch = _Batch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
         given = np.zeros(batch.tokens.shape, bool)
         given[:, : batch.index] = True
         if hasattr(getattr(sampler, "sampler", sampler), "search"):
-            # A beam search needs no end there, which would count as one more token of a sequence.
+            # Beam search needs no end there: it would count as a token of the sequence.
             given |= np.arange(given.shape[1]) >= batch.limits[:, None]
             cache, _ = self._read(batch, source, whole_prompt=False)
-            hidden = np.zeros((len(prompts), 1, 1), "float32")  # it has no use for them
+            hidden = np.zeros((len(prompts), 1, 1), "float32")  # not used
         else:
             cache, read = self._read(batch, source, whole_prompt=True)
             hidden = self._hidden_states(batch, read)
@@ -111,9 +112,9 @@ class Generator:
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
 
     def _hidden_states(self, batch: _Batch, read: Tensor) -> np.ndarray:
-        """Return what contrastive search likens new tokens to, (b, L, d), of prompts (b, t, d)."""
+        """Return the hidden states of prompts (b, t, d) for contrastive search, (b, L, d)."""
         hidden = np.asarray(_to_numpy(read), "float32")
-        # The columns before a row's start are likened to no new token: they repeat its last one.
+        # Padding columns repeat the last state, so that they do not change the maximum similarity.
         absent = batch.tokens[:, : batch.index, None] == _NO_TOKEN
         hidden = np.where(absent, hidden[:, -1:], hidden)
         return np.pad(hidden, ((0, 0), (0, batch.tokens.shape[1] - batch.index), (0, 0)))
@@ -128,19 +129,19 @@ class Generator:
         stop_ids: Sequence[int] = (),
         pieces: int | None = None,
     ) -> Iterator[list[np.ndarray]]:
-        """Yield again and again, for each prompt, all tokens that follow it by now.
+        """Yield, repeatedly, all tokens generated so far for each prompt.
 
         Args:
-            prompts, sampler, max_new_tokens, source, stop_ids: as in a call.
-            pieces: how many times at the most; `None`: every twentieth of a second or so.
+            prompts, sampler, max_new_tokens, source, stop_ids: as for a call.
+            pieces: maximum number of yields; by default about 20 per second.
 
         Raises:
-            ValueError: a sampler that does not choose token by token, such as beam search.
+            ValueError: a sampler that compares whole sequences, such as beam search.
         """
         if not chooses_token_by_token(sampler):
             raise ValueError(
-                f"{type(sampler).__name__} compares whole sequences, so there is nothing to show "
-                "before its end; stream with greedy, top_k, top_p or random"
+                f"{type(sampler).__name__} compares whole sequences and cannot be streamed; stream "
+                "with greedy, top_k, top_p or random"
             )
         ends = (self._end_id, *stop_ids)
         limits = np.broadcast_to(max_new_tokens, len(prompts))
@@ -156,7 +157,7 @@ class Generator:
         pieces: int | None,
         seeds: list[np.ndarray],
     ) -> Iterator[list[np.ndarray]]:
-        """Yield as `stream` does; `seeds` are what the draws start from."""
+        """Yield as `stream`; the draws start from `seeds`."""
         cache, _ = self._read(batch, source, whole_prompt=False)
         loop = self._loop(sampler, (), self._continue)
         tokens: Any = batch.tokens
@@ -170,7 +171,7 @@ class Generator:
             started = time.perf_counter()
             until = min(index + columns, end)
             state = (tokens, cache, np.int32(index), done, np.int32(until), stops)
-            # Others may have drawn from the same sampler between two pieces.
+            # Other calls may use the same sampler between two pieces.
             for variable, seed in zip(sampler.variables, seeds, strict=True):
                 variable.assign(seed)
             tokens, cache, reached, done = loop(weights, *state)
@@ -189,10 +190,10 @@ class Generator:
         continuations: Sequence[np.ndarray],
         source: np.ndarray | None = None,
     ) -> list[np.ndarray]:
-        """Return the log-probability of every token of a continuation, float32 (t,) each.
+        """Return the log-probability of every token of each continuation, float32 (t,) each.
 
-        One pass of the model itself over prompt and continuation: whatever the sampler did, this
-        is what the model thinks of the outcome.
+        Computed with a forward pass of the model over prompt and continuation, independent of the
+        sampler.
         """
         found = []
         for i, (prompt, new) in enumerate(zip(prompts, continuations, strict=True)):
@@ -206,17 +207,17 @@ class Generator:
         return found
 
     def sampler(self, sampler: Any, *, seed: int | None = None, **options: Any) -> Any:
-        """Return a sampler as `make_sampler` does, the same one for the same options.
+        """Return the sampler of `make_sampler`, the same instance for the same options.
 
-        The loop is compiled for a sampler, so a new one for every call would compile every time.
-        Draws start again from `seed` all the same; a sampler that was given goes on with its own.
+        The loop is compiled per sampler, so that a new instance would need another compilation.
+        Draws still start from `seed`; an instance that is given continues with its own seeds.
 
         Raises:
-            ValueError: as `make_sampler`, or more beams or choices than there are tokens.
+            ValueError: as `make_sampler`, or more beams or choices than tokens.
         """
         import keras
 
-        made = make_sampler(sampler, seed=seed, **options)  # checks what was given
+        made = make_sampler(sampler, seed=seed, **options)  # also checks the options
         if sampler in ("top_k", "contrastive"):
             check_count("k", made.k, most=self._vocabulary_size)
         if sampler == "beam":
@@ -229,7 +230,7 @@ class Generator:
             kept.seed_generator.state.assign(keras.random.SeedGenerator(seed).state)
         return kept
 
-    # The graphs, and the functions over them that are compiled
+    # Graphs, and compiled functions of them
 
     @cached_property
     def _step(self) -> Any:
@@ -260,12 +261,12 @@ class Generator:
     def _read(
         self, batch: _Batch, source: np.ndarray | None, *, whole_prompt: bool
     ) -> tuple[dict[str, Any], Tensor]:
-        """Read prompts (all but the last token, unless they are wanted whole) into a cache.
+        """Read prompts, without their last token unless `whole_prompt`, into a cache.
 
-        Returns the cache, and the hidden states (b, t, d) of what was read.
+        Returns the cache, and the hidden states (b, t, d) of the tokens read.
         """
         number = batch.index if whole_prompt else batch.index - 1
-        # Tells their number to what is compiled; the last token of all is never read.
+        # Its shape is the number of slots; the last token of all is never read.
         slots = np.zeros(batch.tokens.shape[1] - 1, bool)
         tokens = np.maximum(batch.tokens[:, :number], 0)
         sources = () if source is None else (source,)
@@ -304,29 +305,29 @@ class Generator:
                 inputs = {"target": inputs[0], "source": inputs[1]}
             with self._weights.scope(weights):
                 logits = ops.cast(self._model(inputs, training=False), "float32")
-            chances = ops.log_softmax(logits[..., : self._vocabulary_size], axis=-1)
-            return ops.take_along_axis(chances, targets[..., None], axis=-1)[..., 0]
+            log_probabilities = ops.log_softmax(logits[..., : self._vocabulary_size], axis=-1)
+            return ops.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
 
         return compiled(score)
 
     def _loop(
         self, sampler: Any, ends: tuple[int, ...], function: Callable[..., Any]
     ) -> Callable[..., Any]:
-        """Return a function over the arrays of a batch, compiled for a sampler."""
+        """Return a function of the arrays of a batch, compiled for a sampler."""
         from functional_models.compiled import compiled
 
         key = (id(sampler), ends)
         if key not in self._loops:
-            if len(self._loops) == _KEPT_LOOPS:
+            if len(self._loops) == _MAX_LOOPS:
                 del self._loops[next(iter(self._loops))]
             run = compiled(function(sampler, ends), sampler.variables)
-            # The sampler is kept too, so that no other can get its id.
+            # Keeps the sampler too, so that no other object gets its id.
             self._loops[key] = sampler, run
-        self._loops[key] = self._loops.pop(key)  # the one used last is the last to go
+        self._loops[key] = self._loops.pop(key)  # the least recently used is removed first
         return self._loops[key][1]
 
     def _continue(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
-        """Return the loop for samplers that choose token by token."""
+        """Return the loop of samplers that choose token by token."""
         import keras_hub
         from keras import ops, tree
 
@@ -342,7 +343,7 @@ class Generator:
             until: Tensor,
             stops: Tensor,
         ) -> Any:
-            def goes_on(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Tensor:
+            def has_more(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Tensor:
                 return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
 
             def step(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Any:
@@ -359,7 +360,7 @@ class Generator:
                 done = ops.logical_or(done, ops.logical_or(stopped, full))
                 return tokens, without_row(cache), index + 1, done
 
-            # A single row goes around without its axis, as `CacheUpdate` writes it: with the axis
+            # A single row loses its batch axis in the loop, as `CacheUpdate` writes it: otherwise
             # XLA would copy the whole cache at every step.
             def without_row(cache: Any) -> Any:
                 return tree.map_structure(lambda x: x[0], cache) if tokens.shape[0] == 1 else cache
@@ -372,20 +373,20 @@ class Generator:
                 weights = self._weights.matrices(weights)
             state = [ops.convert_to_tensor(x) for x in (tokens, index, done)]
             loop_vars = (state[0], without_row(cache), *state[1:])
-            tokens, cache, index, done = sampler.run_loop(goes_on, step, loop_vars=loop_vars)
+            tokens, cache, index, done = sampler.run_loop(has_more, step, loop_vars=loop_vars)
             return tokens, with_rows(cache), index, done
 
         return run
 
     def _search(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
-        """Return the loop of a sampler that brings its own, such as beam search."""
+        """Return the loop of a sampler that implements its own, such as beam search."""
         from keras import ops
 
         def run(
             weights: Any, tokens: Tensor, given: Tensor, cache: Any, index: Tensor, hidden: Tensor
         ) -> Tensor:
             def next_or_end(tokens: Tensor, cache: Any, index: Tensor) -> Any:
-                """Give the end a probability of 1 where a row has all its tokens."""
+                """Set the probability of the end to 1 where a row has reached its limit."""
                 logits, hidden, cache = self._next(weights, tokens, cache, index)
                 is_end = ops.arange(logits.shape[-1], dtype="int32") == self._end_id
                 full = ops.greater_equal(index, cache["limit"])
@@ -405,9 +406,9 @@ class Generator:
         return run
 
     def _next(self, weights: Any, tokens: Tensor, cache: Any, index: Tensor) -> Any:
-        """Read the token at `index` - 1, as samplers ask for it.
+        """Read the token at `index` - 1; the signature is that of samplers.
 
-        tokens (b, L) -> logits (b, v), hidden states (b, d), the cache with the token.
+        tokens (b, L) -> logits (b, v), hidden states (b, d), updated cache.
         """
         from keras import ops
 
@@ -429,13 +430,13 @@ class Generator:
 
 
 class _Batch:
-    """Prompts as one array, padded on the left, with room for what follows them.
+    """Prompts as an array, padded on the left, with columns for new tokens.
 
     Attributes:
         tokens: int (b, L); `_NO_TOKEN` before a row's start.
         start: int (b,), the column of each row's first token.
-        index: the first column after the prompts.
-        limits: int (b,), the first column that a row may not fill.
+        index: first column after the prompts.
+        limits: int (b,), the first column after the maximum length of each row.
     """
 
     def __init__(
@@ -447,37 +448,36 @@ class _Batch:
     ) -> None:
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
         longest = int(lengths.max())
-        # What is read in one pass is a bucket, or all that the model takes.
+        # The tokens read in one pass fill a bucket, or the maximum length.
         self.index = min(bucket(longest - 1) + 1, max(max_length, longest))
         self.start = np.asarray(self.index - lengths, "int32")
         self.limits = np.asarray(self.index + limits, "int32")
-        # The last token is never read: so the slots of the cache are a column less.
+        # The last token is never read, so that the cache has one slot less.
         columns = bucket(int(self.limits.max()) - 1 + columns_to_spare) + 1
         self.tokens = np.full((len(prompts), columns), _NO_TOKEN, "int32")
         for row, prompt in enumerate(prompts):
             self.tokens[row, self.start[row] : self.index] = prompt
 
     def new_tokens(self, row: int, tokens: np.ndarray, ends: Sequence[int]) -> np.ndarray:
-        """Return what follows the prompt of a row, up to its end or its limit."""
+        """Return the new tokens of a row, up to its end or its limit."""
         new = tokens[self.index : self.limits[row]]
         found = np.flatnonzero(np.isin(new, ends))
         return new[: found[0] + 1] if len(found) else new
 
 
 def chooses_token_by_token(sampler: Any) -> bool:
-    """Whether a sampler leaves the loop to us, and does not bring its own."""
+    """Return whether a sampler has no loop of its own."""
     import keras_hub
 
-    inner = getattr(sampler, "sampler", sampler)  # of one whose logits are processed
+    inner = getattr(sampler, "sampler", sampler)  # of a `ProcessedSampler`
     return type(inner).__call__ is keras_hub.samplers.Sampler.__call__
 
 
 def _greatest(logits: Tensor) -> Tensor:
-    """Return the token with the greatest logit, the first of them: (b, v) -> int (b,).
+    """Return the first token with the greatest logit: (b, v) -> int (b,).
 
-    It has the greatest probability too, and a softmax would only take time. So does `argmax` with
-    XLA on a CPU, which compares one logit after the other; these two passes are over all rows at
-    once, in the order in which the product of the token table gives the logits.
+    Equivalent to `argmax`, which XLA compiles on CPUs to a slow sequential loop. These two passes
+    run over all rows at once, in the memory order of the logits.
     """
     from keras import ops
 

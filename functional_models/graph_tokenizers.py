@@ -1,8 +1,8 @@
-"""Tokenizers as TensorFlow graphs, for what is exported: text in, ids out, and back.
+"""Tokenizers as TensorFlow graphs, for export.
 
-keras-nlp's own graphs need tensorflow_text where those of `byte`, `byte_pair` and `word_piece` here
-do not; and its byte-pair graph cuts text in other places than its Python code, by which models here
-are trained.
+Unlike KerasHub's graphs, those of `byte`, `byte_pair` and `word_piece` do not need tensorflow_text.
+Moreover, KerasHub's byte-pair graph splits text differently from its Python code, which models here
+are trained with.
 
 Shapes: b texts, t tokens of a text, w words.
 """
@@ -19,13 +19,13 @@ import numpy as np
 from functional_models.tokenizers import Tokenizer
 
 NO_TOKEN = -1
-_CUT = b"\xff"  # a byte that no UTF-8 has: marks where text is cut
+_CUT = b"\xff"  # marks where text is split; a byte that does not occur in UTF-8
 
 Tensor = Any
 
 
 class _TensorFlow:
-    """TensorFlow, imported when it is used first: other backends do without."""
+    """TensorFlow, imported on first use, since other backends do not need it."""
 
     def __getattr__(self, name: str) -> Any:
         import tensorflow
@@ -37,33 +37,33 @@ tf: Any = _TensorFlow()
 
 
 def graph_encoder(tokenizer: Tokenizer) -> Any:
-    """Return the graph of `Tokenizer.encode`: string (b,) -> ragged int (b, t)."""
+    """Return a graph of `Tokenizer.encode`: string (b,) -> ragged int (b, t)."""
     inner = tokenizer.keras_tokenizer
-    own = tokenizer.kind
-    if own == "byte" and (inner.lowercase or inner.normalization_form):
-        own = "keras"
-    if own == "word_piece" and (
+    kind = tokenizer.kind
+    if kind == "byte" and (inner.lowercase or inner.normalization_form):
+        kind = "keras"
+    if kind == "word_piece" and (
         inner.lowercase or inner.strip_accents or inner.special_tokens_in_strings
     ):
-        own = "keras"
-    if own == "byte_pair" and inner.add_prefix_space:
+        kind = "keras"
+    if kind == "byte_pair" and inner.add_prefix_space:
         raise ValueError(
-            "a BytePairTokenizer with add_prefix_space=True cannot be exported; make it without, "
-            "and begin texts with a space"
+            "a BytePairTokenizer with add_prefix_space=True cannot be exported; create it without, "
+            "and start texts with a space"
         )
     kinds: dict[str, Any] = {
         "byte": ByteEncoder,
         "byte_pair": BytePairEncoder,
         "word_piece": WordPieceEncoder,
     }
-    return kinds.get(own, KerasEncoder)(tokenizer)
+    return kinds.get(kind, KerasEncoder)(tokenizer)
 
 
 class GraphEncoder(ABC):
-    """What all graphs of `Tokenizer.encode` have in common.
+    """Base class of graphs of `Tokenizer.encode`.
 
     Attributes:
-        parts: what has to be saved with the graph, such as tables.
+        parts: objects to save with the graph, such as tables.
     """
 
     needs_tensorflow_text = False
@@ -81,11 +81,11 @@ class GraphEncoder(ABC):
 
     @abstractmethod
     def _ids(self, text: Tensor) -> Tensor:
-        """Return the ids of texts that are valid UTF-8: string (b,) -> ragged int (b, t)."""
+        """Return the ids of valid UTF-8 texts: string (b,) -> ragged int (b, t)."""
 
 
 class KerasEncoder(GraphEncoder):
-    """keras-nlp's own graph, with operations of tensorflow_text."""
+    """KerasHub's graph, with operations of tensorflow_text."""
 
     needs_tensorflow_text = True
 
@@ -103,19 +103,19 @@ class ByteEncoder(GraphEncoder):
 
     def _ids(self, text: Tensor) -> Tensor:
         free = ~tf.strings.regex_full_match(text, r"(?s).*[\x00\x02\x03].*")
-        said = "a text has U+0000, U+0002 or U+0003, which stand for padding, start and end"
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(free), [said])]):
+        error = "a text has U+0000, U+0002 or U+0003, which are padding, start and end"
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(free), [error])]):
             return _bytes(tf.identity(text))
 
 
 class BytePairEncoder(GraphEncoder):
-    """Bytes, then merges of neighbours in each word, the first of the list first.
+    """Bytes of each word, with merges applied in the order of their list.
 
-    Words are cut by Llama 3's expression, unless keras-nlp's Python code leaves text whole (as
-    that of 0.32 does, which takes the expression for a text to look for).
+    Words are split by Llama 3's expression, unless KerasHub's Python code does not split (0.32
+    takes the expression for a literal).
     """
 
-    # RE2 has no lookahead, `\s+(?!\S)`: so what that leaves to the next word is cut off before.
+    # RE2 has no lookahead, `\s+(?!\S)`: the last space before a word is split off first.
     _space = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
     _last_space = (
         rf"([{_space}])([\t\x0b\x0c \x{{85}}\x{{a0}}\x{{1680}}\x{{2000}}-\x{{200a}}\x{{2028}}"
@@ -141,10 +141,10 @@ class BytePairEncoder(GraphEncoder):
         pairs = {vocabulary[a] * self._base + vocabulary[b]: (a, b) for a, b in merges}
         ranks = {vocabulary[a] * self._base + vocabulary[b]: i for i, (a, b) in enumerate(merges)}
         self._splits = len(inner._tokenizer.pre_tokenizer.pre_tokenize_str("a b")) > 1
-        # A pair's value has both its rank and the id of what it becomes.
+        # The value of a pair encodes its rank and the id of the merged token.
         values = [ranks[pair] * self._base + vocabulary[a + b] for pair, (a, b) in pairs.items()]
         self._merges = _table(list(pairs), values, default=np.iinfo("int64").max, dtype="int64")
-        # The longest first, as the Python code finds them.
+        # The longest first, as in the Python code.
         special = sorted(inner.unsplittable_tokens or (), key=len, reverse=True)
         self._special = "(" + "|".join(map(re.escape, special)) + ")" if special else None
         ids = [vocabulary[token] for token in special]
@@ -169,7 +169,7 @@ class BytePairEncoder(GraphEncoder):
         return tf.strings.regex_replace(text, self._word, b"\\1" + _CUT)
 
     def _merged(self, words: Tensor) -> Tensor:
-        """Return the ids of words: string (w,) -> int64 (w, letters), -1 for none."""
+        """Return the ids of words: string (w,) -> int64 (w, letters), -1 for no token."""
         ids = tf.gather(self._of_byte, _bytes(words).to_tensor(0))
         ids = tf.where(tf.sequence_mask(tf.strings.length(words)), ids, NO_TOKEN)
         special = tf.cast(self._special_ids.lookup(words), "int64")[:, None]
@@ -177,7 +177,7 @@ class BytePairEncoder(GraphEncoder):
         ids = tf.where(special == NO_TOKEN, ids, alone)
         never = self._merges.default_value
 
-        def goes_on(ids: Tensor, values: Tensor) -> Tensor:
+        def has_merges(ids: Tensor, values: Tensor) -> Tensor:
             return tf.reduce_any(values < never)
 
         def found(ids: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class BytePairEncoder(GraphEncoder):
         def merge(ids: Tensor, values: Tensor) -> Any:
             best = tf.reduce_min(values, axis=1, keepdims=True)
             first = (values == best) & (best < never)
-            # Of several too close to each other, the first alone: it changes what the others are.
+            # Of overlapping pairs only the first, since it changes the others.
             one, two = (tf.pad(first, [[0, 0], [n, 0]])[:, : tf.shape(first)[1]] for n in (1, 2))
             first &= ~(one | two)
             ids = tf.where(tf.pad(first, [[0, 0], [0, 1]]), best % self._base, ids)
@@ -197,11 +197,11 @@ class BytePairEncoder(GraphEncoder):
             return ids, found(ids)
 
         shape = tf.TensorShape([None, None])
-        return tf.while_loop(goes_on, merge, (ids, found(ids)), (shape, shape))[0]
+        return tf.while_loop(has_merges, merge, (ids, found(ids)), (shape, shape))[0]
 
 
 class WordPieceEncoder(GraphEncoder):
-    """Of each word the longest piece in the vocabulary, and so on with the rest of the word."""
+    """The longest piece of each word, repeatedly from the rest of the word."""
 
     _punctuation = r"[!-/]|[:-@]|[\[-`]|[{-~]|\p{P}"
     _cjk = (
@@ -209,7 +209,7 @@ class WordPieceEncoder(GraphEncoder):
         r"[\x{2B740}-\x{2B81F}]|[\x{2B820}-\x{2CEAF}]|[\x{F900}-\x{FAFF}]|[\x{2F800}-\x{2FA1F}]"
     )
     _space = r"[ \t\n\r\f]|\p{Cc}|\p{Cf}"
-    _most_bytes = 100  # a longer word is unknown
+    _max_bytes = 100  # longer words are unknown
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
@@ -231,14 +231,14 @@ class WordPieceEncoder(GraphEncoder):
         return _rows(tf.gather(self._split(different), places), words)
 
     def _split(self, words: Tensor) -> Tensor:
-        """Return the ids of words: string (w,) -> int32 (w, pieces), -1 for none."""
-        too_long = tf.strings.length(words) > self._most_bytes
+        """Return the ids of words: string (w,) -> int32 (w, pieces), -1 for no token."""
+        too_long = tf.strings.length(words) > self._max_bytes
         words = tf.where(too_long, "", words)
         lengths = tf.strings.length(words, unit="UTF8_CHAR")
         sizes = tf.range(1, 1 + tf.reduce_max(tf.concat([lengths, [1]], axis=0)))
         columns = sizes - 1
 
-        def goes_on(at: Tensor, number: Tensor, ids: Tensor) -> Tensor:
+        def has_more(at: Tensor, number: Tensor, ids: Tensor) -> Tensor:
             return tf.reduce_any(at < lengths)
 
         def split(at: Tensor, number: Tensor, ids: Tensor) -> Any:
@@ -263,14 +263,14 @@ class WordPieceEncoder(GraphEncoder):
 
         start = tf.zeros_like(lengths)
         ids = tf.where(too_long[:, None] & (columns == 0), self._unknown, NO_TOKEN)
-        return tf.while_loop(goes_on, split, (start, tf.constant(0), ids))[2]
+        return tf.while_loop(has_more, split, (start, tf.constant(0), ids))[2]
 
 
 class GraphDecoder:
     """The graph of `Tokenizer.decode`: int (b, t), -1 for no token -> string (b,).
 
     Attributes:
-        parts: as those of a `GraphEncoder`.
+        parts: objects to save with the graph, such as tables.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -282,7 +282,7 @@ class GraphDecoder:
         self._errors, self._replacement = "replace", 0xFFFD
         if self._kind == "byte":
             self._errors, self._replacement = inner.errors, inner.replacement_char
-            # keras-nlp leaves out the byte 0, whatever pads.
+            # KerasHub always drops the byte 0.
             texts = [b"", *(bytes([byte]) for byte in range(1, 256))]
         elif self._kind == "byte_pair":
             texts = _bytes_of_tokens(inner.vocabulary)
@@ -296,10 +296,10 @@ class GraphDecoder:
         self._texts = np.array(texts, object)
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Return the text of each row, without what stands for no text."""
+        """Return the text of each row, without special tokens."""
         pad_id, end_id, start_ids = self._ids
         starts = tf.reduce_any(tokens[..., None] == tf.constant(start_ids, tokens.dtype), axis=-1)
-        # The start goes first: in GPT-2's vocabulary one id is both the start and the end.
+        # The start is dropped first: in GPT-2's vocabulary one id is both the start and the end.
         before = tf.cast(starts | (tokens == NO_TOKEN), "int32")
         before = tf.cast(tf.math.cumprod(before, axis=1), "bool")
         ended = tf.cumsum(tf.cast((tokens == end_id) & ~before, "int32"), axis=1) > 0
@@ -316,19 +316,19 @@ class GraphDecoder:
         return _valid_utf8(joined, self._errors, self._replacement)
 
     def _spaced(self, tokens: Tensor, kept: Tensor) -> Tensor:
-        """Put a space before each word, and take the sign of a suffix off."""
+        """Put a space before each word, and remove the suffix indicator."""
         first = kept & (tf.cumsum(tf.cast(kept, "int32"), axis=1) == 1)
-        sign = len(self._suffix)
+        length = len(self._suffix)
         size = tf.strings.length(tokens)
-        head = tf.strings.substr(tokens, 0, sign)
-        is_suffix = (head == self._suffix) & (size > sign) & ~first
-        at = tf.where(is_suffix, sign, 0)
+        head = tf.strings.substr(tokens, 0, length)
+        is_suffix = (head == self._suffix) & (size > length) & ~first
+        at = tf.where(is_suffix, length, 0)
         tails = tf.strings.substr(tokens, at, size - at)
         return tf.strings.join([tf.where(is_suffix | first, "", " "), tails])
 
 
 def _bytes_of_tokens(vocabulary: dict[str, int]) -> list[bytes]:
-    """Return by id the bytes that byte-pair tokens stand for."""
+    """Return the bytes of byte-pair tokens, by id."""
     from keras_hub.src.tokenizers.byte_pair_tokenizer import bytes_to_unicode
 
     in_bytes, letters = bytes_to_unicode()
@@ -341,13 +341,13 @@ def _bytes_of_tokens(vocabulary: dict[str, int]) -> list[bytes]:
 
 
 def _with_tensorflow_text(tokenizer: Tokenizer) -> Any:
-    """Return the keras-nlp tokenizer, whose graph needs tensorflow_text."""
+    """Return the KerasHub tokenizer, whose graph needs tensorflow_text."""
     try:
         import tensorflow_text  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"the graph of a {tokenizer.kind} tokenizer needs tensorflow_text, here and where it "
-            "is loaded: pip install tensorflow-text"
+            f"the graph of a {tokenizer.kind} tokenizer needs tensorflow_text, for export and for "
+            "loading: pip install tensorflow-text"
         ) from error
     return tokenizer.keras_tokenizer
 
@@ -374,12 +374,12 @@ def _bytes(text: Tensor) -> Tensor:
 
 
 def _pieces(marked: Tensor) -> Tensor:
-    """Return what stands between marks: string (b,) -> ragged string (b, words)."""
+    """Split texts at the marks: string (b,) -> ragged string (b, words)."""
     pieces = tf.strings.split(marked, sep=_CUT)
     return tf.ragged.boolean_mask(pieces, pieces != "")
 
 
 def _rows(ids: Tensor, words: Tensor) -> Tensor:
-    """Return the ids of texts, ragged (b, t), from those of their words (w, n), -1 for none."""
+    """Return the ids of texts, ragged (b, t), from those of words (w, n), -1 for no token."""
     of_words = tf.RaggedTensor.from_tensor(ids, padding=NO_TOKEN)
     return words.with_values(of_words).merge_dims(1, 2)

@@ -1,4 +1,4 @@
-"""Changes to the logits of the next token, in front of any keras-nlp sampler.
+"""Processors of next-token logits, for any KerasHub sampler.
 
 Shapes: b rows, L columns of tokens, v vocabulary.
 """
@@ -11,26 +11,26 @@ from typing import Any
 import keras_hub
 from keras import ops
 
-from functional_models.samplers import check_real
+from functional_models.checks import check_real
 
-_NEVER = -1e9  # a float32 logit whose probability is exactly 0; finite, so that nothing is nan
+_NEVER = -1e9  # a float32 logit with probability 0; finite, to avoid NaN
 
 Tensor = Any
 Processor = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RepetitionPenalty:
-    """Makes tokens that are already in the row less likely.
+    """Makes tokens that occur in the row less likely.
 
-    With penalty θ, logit x becomes x / θ if it is positive, else x * θ. Keskar et al. 2019, "CTRL",
-    section 4.1, divide every logit; dividing a negative one would make its token likelier. The
-    prompt counts too. θ below 1 makes repetition likelier.
+    With penalty θ, a positive logit x becomes x / θ, a negative one x * θ. (Keskar et al. 2019,
+    "CTRL", section 4.1, divide every logit, which would make tokens with negative logits more
+    likely.) Tokens of the prompt count too. θ below 1 makes repetition more likely.
 
     Args:
-        penalty: θ, above 0; 1 changes nothing.
+        penalty: θ, above 0; 1 has no effect.
 
     Raises:
-        ValueError: a penalty that is not allowed.
+        ValueError: the penalty is not allowed.
     """
 
     def __init__(self, penalty: float) -> None:
@@ -42,7 +42,7 @@ class RepetitionPenalty:
 
         Args:
             logits: float32 (b, v).
-            tokens: int (b, L); -1 stands for no token, and columns from `index` on are not there.
+            tokens: int (b, L); -1 is no token, and columns from `index` on are ignored.
             index: int ().
         """
         seen = _occurring(tokens, index, logits.shape[-1])
@@ -51,19 +51,17 @@ class RepetitionPenalty:
 
 
 class MinP:
-    """Drops tokens much less likely than the likeliest one.
+    """Drops tokens whose probability is below p times that of the likeliest token.
 
-    A token stays if its probability is at least p times the greatest; others get probability 0.
-    Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling". The probabilities are those that
-    tokens are drawn by, after temperature, as in Hugging Face Transformers: so no token is ever
-    drawn that is less than p times as likely as another, and a high temperature lets more in.
+    Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling". As in Hugging Face Transformers,
+    probabilities are those after temperature, so that a higher temperature keeps more tokens.
 
     Args:
-        p: 0 or more, below 1; 0 drops nothing.
-        temperature: of the sampler that follows, which divides logits by it.
+        p: at least 0 and below 1; 0 drops nothing.
+        temperature: temperature of the sampler.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value is not allowed.
     """
 
     def __init__(self, p: float, *, temperature: float = 1.0) -> None:
@@ -73,45 +71,45 @@ class MinP:
         self.temperature = temperature
 
     def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
-        """Return logits (b, v), those of dropped tokens -1e9; `tokens` and `index` do not count."""
+        """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
         probabilities = ops.softmax(logits / self.temperature, axis=-1)
         least = self.p * ops.max(probabilities, axis=-1, keepdims=True)
         return ops.where(probabilities >= least, logits, _NEVER)
 
 
 class ProcessedSampler(keras_hub.samplers.Sampler):
-    """A sampler that sees logits only after processors have changed them, one after another.
+    """Applies processors to the logits, in order, before a sampler chooses a token.
 
-    In all else it is the sampler it wraps: `temperature`, `variables`, `seed_generator`,
-    `get_config()` and whatever other attribute are that one's.
+    All other attributes are those of the wrapped sampler: `temperature`, `variables`,
+    `seed_generator`, `get_config()`, ...
 
     Args:
-        sampler: the one that chooses tokens. A `ProcessedSampler` lends its sampler, and its
-            processors follow these.
-        processors: called with logits (b, v), tokens (b, L), index (); give logits (b, v).
+        sampler: the sampler to wrap. Of a `ProcessedSampler`, its sampler is wrapped, and its
+            processors are appended.
+        processors: functions of logits (b, v), tokens (b, L), index () that return logits (b, v).
     """
 
     def __init__(
         self, sampler: keras_hub.samplers.Sampler, processors: Sequence[Processor]
     ) -> None:
-        # Not `super().__init__`: temperature and seeds are those of the wrapped sampler.
+        # Without `super().__init__`: temperature and seeds are those of the wrapped sampler.
         if isinstance(sampler, ProcessedSampler):
             sampler, processors = sampler.sampler, (*processors, *sampler.processors)
         self.sampler: Any = sampler
         self.processors = tuple(processors)
 
     def __getattr__(self, name: str) -> Any:
-        """Give attributes of the wrapped sampler: `temperature`, `seed_generator`, `k`, ..."""
-        if name in ("sampler", "processors"):  # not set yet, while being copied
+        """Return attributes of the wrapped sampler: `temperature`, `seed_generator`, `k`, ..."""
+        if name in ("sampler", "processors"):  # not set during copying
             raise AttributeError(name)
         return getattr(self.sampler, name)
 
     def __call__(self, next: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Return what the wrapped sampler does, with the logits of `next` processed."""
+        """Call the wrapped sampler with processed logits."""
         return self.sampler(self._processed(next), *args, **kwargs)
 
     def search(self, next: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return what `BeamSearch.search` does; log-probabilities are of processed logits.
+        """Call `BeamSearch.search` with processed logits, which also define log-probabilities.
 
         Raises:
             AttributeError: the wrapped sampler has no `search`.
@@ -119,9 +117,9 @@ class ProcessedSampler(keras_hub.samplers.Sampler):
         return self.sampler.search(self._processed(next), *args, **kwargs)
 
     def process(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
-        """Return float32 logits (b, v) for column `index` of tokens (b, L), all processors run.
+        """Return processed float32 logits (b, v) for column `index` of tokens (b, L).
 
-        For a loop of one's own that calls `compute_probabilities` and `get_next_token`.
+        For custom loops, which call `compute_probabilities` and `get_next_token`.
         """
         logits = ops.cast(logits, "float32")
         for processor in self.processors:
@@ -154,12 +152,12 @@ class ProcessedSampler(keras_hub.samplers.Sampler):
 
 
 def _occurring(tokens: Tensor, index: Tensor, vocabulary_size: int) -> Tensor:
-    """Return bool (b, v): which tokens of the vocabulary stand in a row before column `index`."""
+    """Return bool (b, v): whether a token occurs in the row before column `index`."""
     rows, columns = ops.shape(tokens)
     tokens = ops.cast(tokens, "int32")
     there = ops.logical_and(ops.arange(columns, dtype="int32") < index, tokens >= 0)
-    # What is not there is marked in a column of its own, which is cut off. One mark for each token
-    # takes (b, v) numbers; comparing all tokens with the whole vocabulary would take (b, L, v).
+    # Ignored tokens mark an extra column, which is dropped. Scattering needs (b, v) elements;
+    # comparing all tokens with the vocabulary would need (b, L, v).
     marked = ops.where(there, tokens, vocabulary_size)
     row = ops.broadcast_to(ops.arange(rows, dtype="int32")[:, None], (rows, columns))
     places = ops.reshape(ops.stack([row, marked], axis=-1), (-1, 2))  # (b * L, 2)

@@ -1,7 +1,7 @@
-"""Loss and metrics of next-token prediction, all weighted by token.
+"""Loss and metrics of next-token prediction, weighted by token.
 
-Labels are int (b, t), logits (b, t, v), weights (b, t): 1 for a token that counts and 0 for
-padding. Metrics add up tokens, not batches, so a short batch counts for what it holds.
+Labels are int (b, t), logits (b, t, v), weights (b, t): 0 for padding and 1 for all other tokens.
+Metrics are means over tokens, not over batches.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="functional_models")
 class TokenCrossEntropy(keras.losses.Loss):
-    """Mean cross-entropy in nats over the tokens of a batch that have weight.
+    """Mean cross-entropy in nats over the tokens of a batch with nonzero weight.
 
-    With label smoothing e, the target distribution gives 1 - e to the label and spreads e over
-    the whole vocabulary (Szegedy et al. 2016, section 7; "Attention Is All You Need", 5.4).
+    With label smoothing e, the target distribution is 1 - e for the label plus e spread over the
+    whole vocabulary (Szegedy et al. 2016, section 7; "Attention Is All You Need", 5.4).
 
     Raises:
-        ValueError: a `label_smoothing` that is not in [0, 1).
+        ValueError: `label_smoothing` is not in [0, 1).
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TokenCrossEntropy(keras.losses.Loss):
         logits = ops.cast(y_pred, "float32")
         loss = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
         if self.label_smoothing:
-            # The mean over the vocabulary of -log p, without making a smoothed (b, t, v) target.
+            # The mean of -log p over the vocabulary, without a smoothed target (b, t, v).
             spread = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
             loss = (1 - self.label_smoothing) * loss + self.label_smoothing * spread
         return loss
@@ -49,10 +49,10 @@ class TokenCrossEntropy(keras.losses.Loss):
 
 
 class TokenMean(keras.metrics.Mean, ABC):
-    """Mean of a value of each token over the tokens that count, also across batches.
+    """Weighted mean of a value over all tokens of all batches.
 
-    The metrics of Keras divide by the length of a batch before they add batches up, so that a
-    token of a short batch would weigh more than one of a long batch.
+    Keras metrics average each sequence before they add up, which gives tokens of shorter batches
+    a higher weight.
     """
 
     @abstractmethod
@@ -60,7 +60,7 @@ class TokenMean(keras.metrics.Mean, ABC):
         """Return the value of each token, (b, t)."""
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
-        """Add the tokens of one batch."""
+        """Add the tokens of a batch."""
         weights = None if sample_weight is None else ops.reshape(sample_weight, (-1,))
         super().update_state(ops.reshape(self.values(y_true, y_pred), (-1,)), weights)
 
@@ -73,7 +73,7 @@ class CrossEntropy(TokenMean):
         super().__init__(name=name, **kwargs)
 
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
-        # Not the fused operation of the loss, which would prepare a gradient of size (b, t, v) too.
+        # Not the fused operation of the loss, which also computes a gradient (b, t, v).
         logits = ops.cast(logits, "float32")
         labels = ops.cast(labels, "int32")[..., None]
         chosen = ops.take_along_axis(logits, labels, axis=-1)[..., 0]
@@ -82,7 +82,7 @@ class CrossEntropy(TokenMean):
 
 @keras.saving.register_keras_serializable(package="functional_models")
 class Perplexity(CrossEntropy):
-    """exp of the mean cross-entropy per token."""
+    """Exponential of the mean cross-entropy per token."""
 
     def __init__(self, name: str = "perplexity", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -94,7 +94,7 @@ class Perplexity(CrossEntropy):
 
 @keras.saving.register_keras_serializable(package="functional_models")
 class TokenAccuracy(TokenMean):
-    """Share of the tokens that have the highest logit."""
+    """Share of labels that have the highest logit."""
 
     def __init__(self, name: str = "token_accuracy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -106,44 +106,43 @@ class TokenAccuracy(TokenMean):
 
 @keras.saving.register_keras_serializable(package="functional_models")
 class ExactMatch(keras.metrics.Metric):
-    """Share of sequences in which every token that counts has the highest logit.
+    """Share of sequences in which every label with nonzero weight has the highest logit.
 
-    Under teacher forcing this is exactly the share of sequences that greedy decoding gets right:
-    as long as it has made no mistake, greedy decoding has seen the reference itself. Rows without
-    any weight do not count.
+    With teacher forcing this is exactly the share of sequences that greedy decoding reproduces: up
+    to its first mistake, greedy decoding reads the reference. Rows without weight do not count.
     """
 
     def __init__(self, name: str = "exact_match", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        self.right = self.add_variable((), "zeros", name="right")
+        self.correct = self.add_variable((), "zeros", name="correct")
         self.rows = self.add_variable((), "zeros", name="rows")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
-        """Add the rows of one batch."""
+        """Add the rows of a batch."""
         counts = ops.ones_like(y_true) if sample_weight is None else sample_weight
         counts = ops.not_equal(counts, 0)
         best = ops.cast(ops.argmax(y_pred, axis=-1), y_true.dtype)
         wrong = ops.logical_and(counts, ops.not_equal(best, y_true))
         rows = ops.any(counts, axis=-1)
-        right = ops.logical_and(rows, ops.logical_not(ops.any(wrong, axis=-1)))
-        self.right.assign_add(ops.sum(ops.cast(right, self.dtype)))
+        correct = ops.logical_and(rows, ops.logical_not(ops.any(wrong, axis=-1)))
+        self.correct.assign_add(ops.sum(ops.cast(correct, self.dtype)))
         self.rows.assign_add(ops.sum(ops.cast(rows, self.dtype)))
 
     def result(self) -> Tensor:
-        """Return the share of rows that are right, in [0, 1]."""
-        return self.right / ops.maximum(self.rows, 1)
+        """Return the share of correct rows, in [0, 1]."""
+        return self.correct / ops.maximum(self.rows, 1)
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
 class TokenCount(keras.metrics.Metric):
-    """How many tokens counted since the last reset."""
+    """Number of tokens with nonzero weight since the last reset."""
 
     def __init__(self, name: str = "tokens", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.total = self.add_variable((), "zeros", name="total")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
-        """Add the tokens of one batch."""
+        """Add the tokens of a batch."""
         counts = ops.ones_like(y_true) if sample_weight is None else sample_weight
         self.total.assign_add(ops.sum(ops.cast(ops.not_equal(counts, 0), self.dtype)))
 

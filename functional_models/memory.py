@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed."""
+"""Settings of the C library for freed memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _GIBIBYTE = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Have freed memory kept for the next step of training, not given back to the system.
+    """Keep freed memory for the next training step instead of returning it to the system.
 
-    A step on a CPU allocates and frees the same large arrays again and again. By default the C
-    library of Linux maps each from the system anew, which then fills every page with zeros: where
-    that is slow, as in some virtual machines, it takes longer than the arithmetic. It has to be
-    called before TensorFlow is imported; afterwards hardly a page was saved.
+    Training steps on a CPU allocate and free the same large arrays repeatedly. By default, glibc
+    maps each of them from the system, which fills every page with zeros: on some virtual machines
+    this takes longer than the arithmetic. Call it before TensorFlow is imported; later it has
+    almost no effect.
 
     Returns:
-        Whether the C library could be told so. Only glibc can; elsewhere nothing is done.
+        Whether the settings were applied; only glibc supports them.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -28,5 +28,5 @@ def keep_freed_memory() -> bool:
         (_TRIM_THRESHOLD, 2 * _GIBIBYTE - 1),  # the largest that the argument's type can hold
         (_TOP_PAD, _GIBIBYTE // 16),
     )
-    told = [mallopt(parameter, value) == 1 for parameter, value in settings]
-    return all(told)
+    applied = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    return all(applied)

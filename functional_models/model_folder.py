@@ -1,11 +1,12 @@
-"""Model folders: what `save` writes and `load` reads.
+"""Model folders, which `save` writes and `load` reads.
 
-    model.json            format, spec, and the names of the other parts; written last
+    model.json            manifest: format, spec, and the names of the other parts; written last
     weights-<hash>.keras  the Keras model
     tokenizer-<hash>/     or source_tokenizer-<hash>/ and target_tokenizer-<hash>/
+    checkpoint.npz        state of a training run, if the folder is that of a run
 
-`model.json` names the other parts, and what has another content gets another name. So the folder
-holds the old model or the new one at any moment, and never half of each.
+The names of parts contain a hash of their content, so that the folder always holds the complete
+old or the complete new model.
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import builders
-from functional_models.files import write_whole
 from functional_models.tokenizers import MANIFEST as TOKENIZER_MANIFEST
 from functional_models.tokenizers import Tokenizer, load_tokenizer
+from plots.files import write_whole
 
 FORMAT = 1
 MANIFEST = "model.json"
+CHECKPOINT = "checkpoint.npz"
+_PART = re.compile(r"weights-[0-9a-f]{12}\.keras|\w*tokenizer-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder holds."""
+    """Content of a model folder."""
 
     spec: builders.TransformerSpec
     model: Any
@@ -39,54 +43,82 @@ class ModelFolder:
 
 
 def make_folder(folder: str | Path) -> Path:
-    """Make a folder, and those above it, where there are none.
+    """Make a folder and its parents, if they are missing.
 
     Raises:
-        ValueError: there is a file of that name.
+        ValueError: it, or one of its parents, is a file.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(
-            f"{folder} cannot be made: it, or one above it, is a file; give the path of a folder"
+            f"{folder} cannot be made: it, or one of its parents, is a file; give the path of "
+            "a folder"
         ) from None
     return folder
 
 
 def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
-    """Write a model folder whole, or leave the old one as it was.
+    """Write a model folder; an interruption leaves the previous model.
+
+    Deletes the weights and tokenizers that the previous manifest names, and nothing else.
 
     Raises:
-        ValueError: there is a file of that name.
+        ValueError: `folder` is a file, or has a `model.json` that is no manifest of a model.
     """
     folder = make_folder(folder)
+    old = _parts(folder)
+    new: set[str] = set()  # the parts that this call adds
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         written = Path(scratch) / "weights.keras"
         content.model.save(written, include_optimizer=False)
         weights = f"weights-{_hash(written)}.keras"
-        os.replace(written, folder / weights)
+        sources = {weights: written}
         tokenizers = {}
         for role, tokenizer in content.tokenizers.items():
             tokenizer.save(Path(scratch) / role)
-            # Its manifest holds the hashes of all its other files.
-            name = f"{role}-{_hash(Path(scratch) / role / TOKENIZER_MANIFEST)}"
-            if not (folder / name).exists():
-                os.replace(Path(scratch) / role, folder / name)
-            tokenizers[role] = name
-    manifest = {
-        "format": FORMAT,
-        "spec": json.loads(content.spec.to_json()),
-        "weights": weights,
-        "tokenizers": tokenizers,
-    }
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    for old in folder.glob("weights-*.keras"):
-        if old.name != weights:
-            old.unlink()
-    for old in folder.glob("*tokenizer-*"):
-        if old.name not in tokenizers.values():
-            shutil.rmtree(old)
+            # The tokenizer's manifest has the hashes of its other files.
+            tokenizers[role] = f"{role}-{_hash(Path(scratch) / role / TOKENIZER_MANIFEST)}"
+            sources[tokenizers[role]] = Path(scratch) / role
+        manifest = {
+            "format": FORMAT,
+            "spec": json.loads(content.spec.to_json()),
+            "weights": weights,
+            "tokenizers": tokenizers,
+        }
+        try:
+            for name, source in sources.items():
+                if not (folder / name).exists():
+                    new.add(name)
+                    os.replace(source, folder / name)
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        except BaseException:
+            _delete(folder, new - _parts(folder))  # the manifest may already be the new one
+            raise
+    _delete(folder, old - set(sources))
+
+
+def _parts(folder: Path) -> set[str]:
+    """Return the names of the weights and tokenizers of the model in a folder, if there is one."""
+    if not (folder / MANIFEST).exists():
+        return set()
+    try:
+        manifest = _read_manifest(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; it is not overwritten: save to another folder, or remove {MANIFEST}"
+        ) from None
+    return {manifest["weights"], *manifest["tokenizers"].values()}
+
+
+def _delete(folder: Path, names: Iterable[str]) -> None:
+    """Delete parts of a model; names that this module does not give are skipped."""
+    for path in (folder / name for name in names if _PART.fullmatch(name)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _hash(path: Path) -> str:
@@ -97,8 +129,8 @@ def read_model_folder(folder: str | Path) -> ModelFolder:
     """Read a model folder.
 
     Raises:
-        FileNotFoundError: no such folder, or a file of it is missing.
-        ValueError: the folder is of a newer format, or its content is damaged.
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a newer format, or damaged content.
     """
     folder = Path(folder)
     spec = read_spec(folder)
@@ -123,7 +155,7 @@ def read_spec(folder: str | Path) -> builders.TransformerSpec:
 
 
 def restore_weights(model: Any, folder: str | Path) -> None:
-    """Bring a model to the weights of a model folder.
+    """Load the weights of a model folder into a model.
 
     Raises:
         FileNotFoundError, ValueError: as `read_model_folder`.
@@ -132,32 +164,34 @@ def restore_weights(model: Any, folder: str | Path) -> None:
     weights = folder / _read_manifest(folder)["weights"]
     if not weights.exists():
         raise FileNotFoundError(
-            f"{folder} is half-written: {weights.name} is missing; save the model again, or copy "
-            "the whole folder"
+            f"{folder} is incomplete: {weights.name} is missing; save the model again, or copy the "
+            "whole folder"
         )
     try:
         model.load_weights(weights)
     except Exception as error:
         raise ValueError(
-            f"{weights} cannot be read ({type(error).__name__}); it is damaged: save the model "
-            "again, or copy the whole folder"
+            f"{weights} cannot be read ({type(error).__name__}): the file is damaged; save the "
+            "model again, or copy the whole folder"
         ) from error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no model folder {folder}; give one that `save` wrote")
+        raise FileNotFoundError(
+            f"there is no model folder {folder}; give a folder that `save` wrote"
+        )
     if not path.exists():
         raise FileNotFoundError(
-            f"{folder} is no model folder, or was never finished: it has no {MANIFEST}; give a "
-            "folder that `save` wrote"
+            f"{folder} is no complete model folder: it has no {MANIFEST}; give a folder that "
+            "`save` wrote"
         )
     try:
         manifest = json.loads(path.read_text("utf-8"))
         version = manifest["format"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged; save the model again") from None
+        raise ValueError(f"{path} is damaged, or no manifest of a model") from None
     if version != FORMAT:
         raise ValueError(
             f"{folder} has format {version}, this version reads format {FORMAT}; upgrade "
@@ -165,5 +199,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     for key, kind in (("spec", dict), ("weights", str), ("tokenizers", dict)):
         if not isinstance(manifest.get(key), kind):
-            raise ValueError(f"{path} is damaged: it has no proper {key}; save the model again")
+            raise ValueError(f"{path} is damaged: it has no valid {key}")
+    if not all(isinstance(name, str) for name in manifest["tokenizers"].values()):
+        raise ValueError(f"{path} is damaged: it has no valid tokenizers")
     return manifest

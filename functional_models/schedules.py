@@ -1,6 +1,6 @@
-"""Learning rates over the steps of a run, all serialisable with the optimizer.
+"""Optimizer and learning-rate schedules, serialisable with the optimizer.
 
-Linear warm-up with cosine decay is the library's own `keras.optimizers.schedules.CosineDecay`.
+Linear warm-up with cosine decay is `keras.optimizers.schedules.CosineDecay`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Any
 import keras
 from keras import ops
 
-SCHEDULES = ("cosine", "inverse_sqrt", "constant")
+from functional_models.recipe import SCHEDULES, Recipe
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
 class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to `peak`, then peak * sqrt(warmup_steps / step).
 
-    The schedule of "Attention Is All You Need", section 5.3, which is the one whose peak is
-    (hidden_dim * warmup_steps)^-0.5; see `of_width`.
+    With peak = (hidden_dim * warmup_steps)^-0.5 this is the schedule of "Attention Is All You
+    Need", section 5.3; see `of_width`.
 
     Args:
-        peak: the highest rate, reached at step `warmup_steps`.
-        warmup_steps: steps until then, 1 or more.
+        peak: maximum rate, reached at step `warmup_steps`.
+        warmup_steps: steps of linear warm-up, 1 or more.
     """
 
     def __init__(self, peak: float, warmup_steps: int) -> None:
@@ -37,23 +37,23 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         return cls((hidden_dim * warmup_steps) ** -0.5, warmup_steps)
 
     def __call__(self, step: Any) -> Any:
-        """Return the rate of a step; steps count from zero, the first update being step one."""
+        """Return the rate of a step; Keras counts steps from zero, the paper from one."""
         step = ops.cast(step, "float32") + 1
         warm = step / self.warmup_steps
         return self.peak * ops.minimum(warm, ops.rsqrt(warm))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal schedule."""
+        """Return the arguments of the constructor."""
         return {"peak": self.peak, "warmup_steps": self.warmup_steps}
 
 
 def schedule(name: str, *, peak: float, warmup_steps: int, steps: int) -> Any:
-    """Return a Keras schedule, or a plain number for `constant` without warm-up.
+    """Return a Keras schedule, or a number for `constant`.
 
     Args:
-        name: `cosine` (down to a tenth of the peak at `steps`), `inverse_sqrt` or `constant`.
-        peak: the highest rate.
-        warmup_steps: steps of linear warm-up; not for `constant`.
+        name: `cosine` (decays to a tenth of the peak at `steps`), `inverse_sqrt` or `constant`.
+        peak: maximum rate.
+        warmup_steps: steps of linear warm-up; `constant` has none.
         steps: steps of the whole run.
 
     Raises:
@@ -66,7 +66,7 @@ def schedule(name: str, *, peak: float, warmup_steps: int, steps: int) -> Any:
             return InverseSquareRoot(peak, max(warmup_steps, 1))
         case "cosine":
             return keras.optimizers.schedules.CosineDecay(
-                # From a small rate, not from zero, so that the first step is not thrown away.
+                # Not from zero, which would waste the first step.
                 initial_learning_rate=peak / max(warmup_steps, 1),
                 decay_steps=max(steps - warmup_steps, 1),
                 alpha=0.1,
@@ -74,3 +74,21 @@ def schedule(name: str, *, peak: float, warmup_steps: int, steps: int) -> Any:
                 warmup_steps=warmup_steps,
             )
     raise ValueError(f"unknown schedule {name!r}; allowed: {', '.join(SCHEDULES)}")
+
+
+def make_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
+    """Return an AdamW optimizer (Loshchilov and Hutter 2019) with the recipe's schedule."""
+    optimizer = keras.optimizers.AdamW(
+        schedule(
+            recipe.schedule,
+            peak=recipe.learning_rate,
+            warmup_steps=recipe.warmup_steps,
+            steps=recipe.steps,
+        ),
+        weight_decay=recipe.weight_decay,
+        beta_2=recipe.beta_2,
+        epsilon=1e-9,
+        global_clipnorm=recipe.clip_norm,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale", "embeddings"])
+    return optimizer

@@ -1,4 +1,4 @@
-"""`TextEncoder`: an encoder-only model that turns text into vectors."""
+"""`TextEncoder`: an encoder-only model that returns vectors for text."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import numpy as np
 
 import builders
 from functional_models.attention import AttentionMaps, maps_of_tokens
-from functional_models.samplers import check_count
+from functional_models.checks import check_count
 from functional_models.text_model import TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 
 class TextEncoder(TextModel):
-    """An encoder: text in, a vector for each of its tokens out.
+    """An encoder, which returns a vector for each token of a text.
 
-    Texts are read between the start and the end token of the tokenizer, as BERT reads them, and
-    all in segment 0.
+    As in BERT, every text is enclosed in the start and the end token of the tokenizer. All tokens
+    are in segment 0.
 
     Args:
-        spec: of kind `encoder_only`; or the name of a variant, which then gets the vocabulary of
-            the tokenizer.
-        tokenizer: one of ours or of keras-nlp's.
+        spec: a spec of kind `encoder_only`, or the name of a variant, which then gets the
+            vocabulary size and padding of the tokenizer.
+        tokenizer: a `Tokenizer`, or a KerasHub tokenizer.
 
     Raises:
-        ValueError: another kind, fewer ids in the spec than the tokenizer has, or padding that is
-            not the spec's.
+        ValueError: another kind, a vocabulary smaller than the tokenizer's, or other padding.
     """
 
     kind = "encoder_only"
@@ -39,35 +38,35 @@ class TextEncoder(TextModel):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What text goes through."""
+        """The tokenizer of the texts."""
         return self._tokenizer("tokenizer")
 
     def vectors(self, texts: Sequence[str], *, batch_size: int = 32) -> list[np.ndarray]:
-        """Return a vector for every token of every text, float32 (t, d), start and end included.
+        """Return the vectors of each text, float32 (t, d), including its start and end token.
 
         Raises:
-            ValueError: a text longer than the model takes.
+            ValueError: a text is longer than `max_sequence_length`.
         """
         return list(self._outputs(texts, "hidden", batch_size))
 
     def pooled(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Return one vector for every text, float32 (b, d), as the model's pooler gives it.
+        """Return the output of the model's pooler for each text, float32 (b, d).
 
         Raises:
-            ValueError: the model has no pooler, or a text is longer than it takes.
+            ValueError: the model has no pooler, or a text is longer than `max_sequence_length`.
         """
         if not self.spec.pooler:
             raise ValueError(
-                "this model has no pooler (pooler=False); take the mean of vectors(...), or build "
-                "it with pooler=True"
+                "this model has no pooler (pooler=False); use the mean of vectors(...), or build "
+                "the model with pooler=True"
             )
         rows = list(self._outputs(texts, "pooled", batch_size))
         return np.stack(rows) if rows else np.zeros((0, self.spec.hidden_dim), "float32")
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return where the model looks while it reads a text; see `attention_maps`."""
+        """Return the attention weights for a text; see `functional_models.attention_maps`."""
         if target is not None:
-            raise ValueError("an encoder reads one text; give no target")
+            raise ValueError("an encoder reads a single text; give no target")
         (tokens,) = self._encode([text])
         maps = maps_of_tokens(self._with_segments(self._probe), tokens, self.tokenizer)
         return dataclasses.replace(maps, source=maps.target)
@@ -78,8 +77,8 @@ class TextEncoder(TextModel):
         for text, ids in zip(texts, encoded, strict=True):
             if len(ids) > longest:
                 raise ValueError(
-                    f"text {text[:40]!r} has {len(ids)} tokens with its start and end, and the "
-                    f"model takes {longest}; cut it"
+                    f"text {text[:40]!r} has {len(ids)} tokens with start and end, and "
+                    f"max_sequence_length is {longest}; shorten it"
                 )
         return encoded
 
@@ -90,7 +89,7 @@ class TextEncoder(TextModel):
         encoded = self._encode(texts)
         run = self._with_segments(self.model)
         pad = self.spec.pad_token_id
-        size = batch_size if pad is not None else 1  # without padding, each text alone
+        size = batch_size if pad is not None else 1  # without padding, one text at a time
         for at in range(0, len(encoded), size):
             rows = encoded[at : at + size]
             tokens = np.full((len(rows), max(map(len, rows))), pad or 0, "int32")

@@ -1,8 +1,7 @@
-"""What language models, translators and encoders share: a spec, a model, training, saving."""
+"""Base class of language models, translators and encoders: spec, model, training, saving."""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 import builders
 from functional_models.attention import AttentionMaps
+from functional_models.checks import check_count
 from functional_models.generation import Generator
 from functional_models.model_folder import (
     ModelFolder,
@@ -22,21 +22,21 @@ from functional_models.model_folder import (
     restore_weights,
     write_model_folder,
 )
-from functional_models.samplers import check_count
+from functional_models.recipe import Recipe
 from functional_models.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
-    from functional_models.training import Recipe, Row
+    from functional_models.training import Row
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model wrote, and what it thinks of it.
+    """Generated text with its tokens and their log-probabilities.
 
     Attributes:
-        text: without the end.
-        tokens: int32 (t,), with the end token or stop token that closed it, if one did.
-        log_probabilities: float32 (t,), the model's own, whatever the sampler made of them.
+        text: the text, without end token and stop token.
+        tokens: int32 (t,), including the end token or stop token, if there is one.
+        log_probabilities: float32 (t,), under the model itself, not under the sampler.
     """
 
     text: str
@@ -45,17 +45,17 @@ class Generated:
 
     @property
     def log_probability(self) -> float:
-        """The log-probability of the whole: the sum."""
+        """The log-probability of the sequence: the sum over its tokens."""
         return float(self.log_probabilities.sum())
 
 
 class TextModel(ABC):
-    """A Functional model with the tokenizers that text goes through.
+    """A Functional model with its tokenizers.
 
     Attributes:
-        spec: what the model was built from.
+        spec: the spec of the model.
         model: the Keras model.
-        tokenizers: by role; `target_role` is that of the text that the model writes.
+        tokenizers: tokenizers by role; `target_role` is the role of the output text.
         history: rows of the last `fit`; see `training.train`.
     """
 
@@ -76,7 +76,7 @@ class TextModel(ABC):
     def _tokenizer(self, role: str) -> Tokenizer:
         if role not in self.tokenizers:
             raise ValueError(
-                "this model has no tokenizer, since none came with its weights; give one: "
+                "this model has no tokenizer, because its source has none; give one: "
                 "from_keras_hub(..., tokenizer=...)"
             )
         return self.tokenizers[role]
@@ -100,10 +100,10 @@ class TextModel(ABC):
 
     @abstractmethod
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return where the model looks while it reads; see `functional_models.attention_maps`."""
+        """Return the attention weights; see `functional_models.attention_maps`."""
 
     def _vocabulary_fields(self) -> dict[str, tuple[str, int]]:
-        """Return which spec field must hold which tokenizer's size: field -> (role, size)."""
+        """Return the spec fields that depend on a vocabulary size: field -> (role, size)."""
         return {"vocabulary_size": (self.target_role, self._writer.vocabulary_size)}
 
     def _fitting_spec(self, spec: builders.TransformerSpec | str) -> builders.TransformerSpec:
@@ -129,7 +129,7 @@ class TextModel(ABC):
                     f"use spec.replace({field}={size})"
                 )
         for role, tokenizer in self.tokenizers.items():
-            # A language model's text is packed, so that it may do without any padding.
+            # The text of a language model is packed and needs no padding.
             if spec.pad_token_id is None and self.kind == "decoder_only":
                 continue
             if tokenizer.pad_id != spec.pad_token_id:
@@ -140,22 +140,28 @@ class TextModel(ABC):
         return spec
 
     def save(self, folder: str | Path) -> None:
-        """Save spec, weights and tokenizers; the folder holds the old model or the new one."""
+        """Save spec, weights and tokenizers; an interrupted save leaves the previous model.
+
+        Of an earlier save only the files that its `model.json` names are deleted.
+
+        Raises:
+            ValueError: `folder` is a file, or has a `model.json` that is no manifest of a model.
+        """
         write_model_folder(folder, ModelFolder(self.spec, self.model, self.tokenizers))
 
     def export(self, folder: str | Path, **options: Any) -> Path:
-        """Write a TensorFlow SavedModel: strings in, strings out, without any Python of ours.
+        """Write a TensorFlow SavedModel from strings to strings, which runs without this package.
 
         Args:
-            folder: a new one, or an earlier export, which is replaced.
+            folder: a new folder, or an earlier export, which is replaced.
             options: `max_new_tokens` and `sampler` with its options, as in `generate` and
-                `translate`, but with `greedy` as the default and no sampler that compares whole
-                sequences. Draws begin at `seed` whenever the SavedModel is loaded.
+                `translate`; the default is `greedy`, and samplers that compare whole sequences
+                are not supported. Draws start from `seed` whenever the SavedModel is loaded.
 
         Raises:
-            ValueError: another backend than TensorFlow, a folder with something else in it, or
-                an option that is not allowed.
-            ImportError: the tokenizer needs tensorflow_text, and it is not there.
+            ValueError: another backend than TensorFlow, a folder with other content, or an option
+                that is not allowed.
+            ImportError: the tokenizer needs tensorflow_text, which is not installed.
         """
         from functional_models.export import export_saved_model
 
@@ -163,31 +169,29 @@ class TextModel(ABC):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Load what `save` wrote.
+        """Load a model that `save` wrote.
 
         Raises:
-            FileNotFoundError: there is no such folder, or a file of it is missing.
+            FileNotFoundError: the folder or one of its files is missing.
             ValueError: a newer format, damaged content, or a model of another kind.
         """
-        return cls._of_folder(read_model_folder(folder), folder)
-
-    @classmethod
-    def _of_folder(cls, content: ModelFolder, folder: str | Path) -> Self:
+        content = read_model_folder(folder)
         if content.spec.kind != cls.kind:
             raise ValueError(
                 f"{folder} holds a model of kind={content.spec.kind!r}, {cls.__name__} needs "
-                f"{cls.kind!r}; use functional_models.load, which takes either"
+                f"{cls.kind!r}; use functional_models.load, which takes every kind"
             )
-        return cls._of(content.spec, content.model, dict(content.tokenizers))
+        return cls.wrap(content.spec, content.model, dict(content.tokenizers))
 
     @classmethod
-    def _of(cls, spec: builders.TransformerSpec, model: Any, tokenizers: Any) -> Self:
+    def wrap(cls, spec: builders.TransformerSpec, model: Any, tokenizers: Any) -> Self:
+        """Return a text model around an existing Keras model."""
         made = cls.__new__(cls)
         TextModel.__init__(made, spec, tokenizers, model)
         return made
 
     def _stop_ids(self, stop_tokens: int | str | Sequence[int | str]) -> tuple[int, ...]:
-        """Return the ids of stop tokens, each given as an id or as the text of one token."""
+        """Return the ids of stop tokens, which are given as ids or as the text of one token."""
         if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
             stop_tokens = [stop_tokens]
         found = []
@@ -199,14 +203,14 @@ class TextModel(ABC):
             ids = self._writer.encode([stop])[0]
             if len(ids) != 1:
                 raise ValueError(
-                    f"stop token {stop!r} is {len(ids)} tokens of this tokenizer; must be one, as "
-                    "its text or as its id"
+                    f"stop token {stop!r} is {len(ids)} tokens of this tokenizer; give the text or "
+                    "the id of a single token"
                 )
             found.append(int(ids[0]))
         return tuple(found)
 
     def _text(self, prompt: np.ndarray, new: np.ndarray, stop_ids: Sequence[int] = ()) -> str:
-        """Return the text of new tokens after a prompt's: with it, it is the text of both."""
+        """Return the text that new tokens add to the text of a prompt."""
         if len(new) and new[-1] in stop_ids:
             new = new[:-1]
         before, both = self._writer.decode([prompt, np.concatenate([prompt, new])])
@@ -222,7 +226,7 @@ class TextModel(ABC):
         scores: bool = False,
         source: np.ndarray | None = None,
     ) -> Any:
-        """Return one prompt's outcome: a text or a `Generated`; a list of them if more than one."""
+        """Return the text or the `Generated` of one prompt; for several sequences, a list."""
         texts: list[Any] = [before + self._text(prompt, new, stop_ids) for new in sequences]
         if scores:
             sources = None if source is None else np.repeat(source[None], len(sequences), axis=0)
@@ -247,22 +251,37 @@ class TextModel(ABC):
             options["identity"] = {"spec": self.spec.to_dict()}
         self.history = train(self.model, batches, recipe, folder=folder, **options)
         if folder is not None:
-            restore_weights(self.model, folder)  # the best, which need not be the last
+            restore_weights(self.model, folder)  # the best weights, not always the last
         return self.history
 
 
-class TextPieces:
-    """Cuts a growing text into pieces, each given out once it will not change any more.
+def attention_maps(model: TextModel, text: str, target: str | None = None) -> AttentionMaps:
+    """Return the attention weights of a model for a text.
 
-    The bytes of a character can be several tokens: until the last of them is there, the text ends
-    in U+FFFD, which is held back.
+    Args:
+        model: a `CausalLM`, a `Translator` or a `TextEncoder`.
+        text: the text to read; for a translator, the source.
+        target: the translation, which the decoder reads after its start token; by default the
+            model's own greedy translation. For translators only.
+
+    Raises:
+        ValueError: a text that is empty or too long, or a target for a model without a source.
+    """
+    return model.attention_maps(text, target)
+
+
+class TextPieces:
+    """Cuts a growing text into pieces that are final.
+
+    A character can consist of several tokens. Until the last of them is generated, the decoded
+    text ends in U+FFFD, which is held back.
     """
 
     def __init__(self) -> None:
         self._sent = self._text = ""
 
     def grown(self, text: str) -> str:
-        """Return what is new in a text that has grown."""
+        """Return the new part of a text that has grown."""
         self._text, whole = text, text.rstrip("\ufffd")
         if not whole.startswith(self._sent):
             return ""
@@ -270,56 +289,7 @@ class TextPieces:
         return new
 
     def rest(self) -> str:
-        """Return what was held back, now that the text is whole."""
+        """Return the part that was held back, once the text is complete."""
         pairs = enumerate(zip(self._sent, self._text, strict=False))
         same = next((i for i, (a, b) in pairs if a != b), min(len(self._sent), len(self._text)))
         return self._text[same:]
-
-
-def make_recipe(recipe: Recipe | None, changes: dict[str, Any]) -> Recipe:
-    """Return a recipe with `changes` made to it, or to the default.
-
-    Raises:
-        ValueError: an unknown field, or a value that is not allowed.
-        TypeError: `recipe` is none.
-    """
-    from builders.errors import unknown_name
-    from functional_models.training import Recipe
-
-    if recipe is not None and not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe must be a Recipe, given {recipe!r}; write fit(..., steps=500)")
-    allowed = [field.name for field in dataclasses.fields(Recipe)]
-    for name in changes:
-        if name not in allowed:
-            raise ValueError(unknown_name("recipe field", name, allowed))
-    return dataclasses.replace(recipe or Recipe(), **changes)
-
-
-def new_text_model(spec: builders.TransformerSpec, tokenizer: Any) -> Any:
-    """Return a new text model, of the class that the spec is for, with one tokenizer."""
-    return _classes()[spec.kind](spec, tokenizer)
-
-
-def load(folder: str | Path) -> Any:
-    """Load a `CausalLM`, a `Translator` or a `TextEncoder`, whichever the folder holds.
-
-    Raises:
-        FileNotFoundError, ValueError: as `TextModel.load`.
-    """
-    content = read_model_folder(folder)
-    return _classes()[content.spec.kind]._of_folder(content, folder)
-
-
-def text_model_of(
-    spec: builders.TransformerSpec, model: Any, tokenizers: dict[str, Tokenizer]
-) -> Any:
-    """Return a text model, of the class that the spec is for, around a Keras model."""
-    return _classes()[spec.kind]._of(spec, model, tokenizers)
-
-
-def _classes() -> dict[str, Any]:
-    from functional_models.causal_lm import CausalLM
-    from functional_models.text_encoder import TextEncoder
-    from functional_models.translator import Translator
-
-    return {cls.kind: cls for cls in (CausalLM, Translator, TextEncoder)}

@@ -1,4 +1,4 @@
-"""Training the four kinds of tokenizer on texts; `tokenizers` says what each is."""
+"""Train tokenizers on text; for the four kinds see `tokenizers`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ __all__ = ["train_tokenizer"]
 
 DEFAULT_VOCABULARY_SIZE = 8000
 
-# Llama 3's expression for what is split before merges are learned, so that none crosses a word's
-# border. keras-nlp means to split by it before it applies them; that of 0.32 takes it for a text to
-# look for, and leaves texts whole.
+# Llama 3's expression, which splits text into words before merges are learned. KerasHub splits by
+# it before it applies merges, except for 0.32, which takes it for a literal and does not split.
 _BYTE_PAIR_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -41,18 +40,17 @@ def train_tokenizer(
     *,
     lowercase: bool = False,
 ) -> Tokenizer:
-    """Trains a tokenizer on text. The same text gives the same tokenizer.
+    """Train a tokenizer on text. Training is deterministic.
 
     Args:
         kind: one of `TOKENIZER_KINDS`.
-        texts: the training text, in documents, sentences or lines.
-        vocabulary_size: the most ids that there may be, the special ones included; text that
-            supports fewer gives fewer, see `Tokenizer.vocabulary_size`. Default 8000. A `byte`
-            tokenizer always has 256.
+        texts: training text, as documents, sentences or lines.
+        vocabulary_size: maximum number of ids, including special ones; little text can give fewer,
+            see `Tokenizer.vocabulary_size`. By default 8000; a `byte` tokenizer always has 256.
         lowercase: lowercase all text, also when encoding.
 
     Raises:
-        ValueError: unknown kind; no text; a vocabulary too small for the text's characters.
+        ValueError: unknown kind; no text; a vocabulary too small for the characters of the text.
         ImportError: `word_piece` without TensorFlow.
     """
     if kind not in TOKENIZER_KINDS:
@@ -69,7 +67,7 @@ def train_tokenizer(
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise ValueError(
-            f"there is no text to train a {kind} tokenizer on; give some that is not blank"
+            f"there is no text to train a {kind} tokenizer on; give text that is not blank"
         )
     train = {
         "word_piece": _train_word_piece,
@@ -93,9 +91,9 @@ def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
 
     if vocabulary_size not in (None, 256):
         raise ValueError(
-            f"a byte tokenizer has 256 ids, got vocabulary_size={vocabulary_size}; leave it out"
+            f"a byte tokenizer has 256 ids, got vocabulary_size={vocabulary_size}; omit it"
         )
-    # keras-nlp's own lowercasing is a case folding that also removes characters.
+    # KerasHub's lowercasing is a case folding that also removes characters.
     keras_tokenizer = keras_hub.tokenizers.ByteTokenizer(lowercase=False)
     return Tokenizer(keras_tokenizer, "byte", 256, BYTE_PAD, BYTE_START, BYTE_END, lowercase)
 
@@ -107,19 +105,19 @@ def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tupl
         import tensorflow as tf
     except ImportError as error:
         raise ImportError(
-            "keras-nlp trains word_piece vocabularies with TensorFlow: pip install tensorflow "
+            "KerasHub trains word_piece vocabularies with TensorFlow: pip install tensorflow "
             "tensorflow-text, or choose another kind: byte, sentence_piece, byte_pair"
         ) from error
 
     reserved = [PAD, START, END, UNKNOWN]
     characters = {character for text in texts for character in text if not character.isspace()}
-    # keras-nlp keeps each character both as the start of a word and ("##a") as a later part of one,
-    # of at most the 1,000 most frequent, and silently cuts off what does not fit.
+    # KerasHub keeps each of the 1,000 most frequent characters as the start of a word and ("##a")
+    # as a later part, and silently drops pieces that exceed the vocabulary size.
     smallest = len(reserved) + 2 * min(len(characters), 1000)
     if vocabulary_size < smallest:
         raise _too_small("word_piece", vocabulary_size, smallest)
     options = tf.data.Options()
-    options.autotune.enabled = False  # it can stall the end of a pass by seconds
+    options.autotune.enabled = False  # it can stall the end of an epoch by seconds
     vocabulary = keras_hub.tokenizers.compute_word_piece_vocabulary(
         tf.data.Dataset.from_tensor_slices(texts).batch(256).with_options(options),
         vocabulary_size,
@@ -143,19 +141,18 @@ def _train_sentence_piece(
             model_writer=model,
             model_type="unigram",
             vocab_size=vocabulary_size,
-            hard_vocab_limit=False,  # text that supports fewer pieces gives fewer
+            hard_vocab_limit=False,  # little text can give fewer pieces
             pad_id=0,
             unk_id=1,
             bos_id=2,
             eos_id=3,
-            # Nothing is normalised, and rare characters are spelt in bytes, so that text
-            # comes back as it went in.
+            # Without normalization, and with bytes for rare characters, encoding is lossless.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             byte_fallback=True,
             split_digits=True,
             max_sentence_length=1 << 24,
-            num_threads=1,  # the result must not depend on the machine
+            num_threads=1,  # the result does not depend on the machine
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -173,14 +170,14 @@ def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple
     from tokenizers import models, pre_tokenizers, trainers
 
     special = [PAD, START, END]
-    smallest = len(special) + 256 + 1  # keras-nlp cannot do without any merge
+    smallest = len(special) + 256 + 1  # KerasHub requires at least one merge
     if vocabulary_size < smallest:
         raise _too_small("byte_pair", vocabulary_size, smallest)
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(tokenizers.Regex(_BYTE_PAIR_SPLIT), behavior="isolated"),
-            # No merge of digits: a number of one digit a token is much easier to read and to copy.
+            # One token per digit: such numbers are much easier to learn.
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -197,18 +194,17 @@ def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     if not merges:
         raise ValueError(
-            "no two characters stand side by side twice in the training text, so that there is "
-            "nothing for byte_pair to merge; give more text, or use a byte tokenizer"
+            "no pair of characters occurs twice in the training text, so that byte_pair has "
+            "nothing to merge; give more text, or use a byte tokenizer"
         )
     vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
-    # The special tokens are deliberately not given as `unsplittable_tokens`: a text that happens to
-    # spell "[END]" is text, and must come back as it is.
+    # Special tokens are not `unsplittable_tokens`, so that "[END]" in a text is encoded as text.
     tokenizer = keras_hub.tokenizers.BytePairTokenizer(vocabulary, merges)
     return tokenizer, (vocabulary[PAD], vocabulary[START], vocabulary[END])
 
 
 def _too_small(kind: str, given: int, smallest: int) -> ValueError:
     return ValueError(
-        f"vocabulary_size={given} is too small for a {kind} tokenizer of this text; it takes at "
-        f"least {smallest} (the special ids and every single character or byte)"
+        f"vocabulary_size={given} is too small for a {kind} tokenizer of this text; it needs at "
+        f"least {smallest} (special ids, and every character or byte)"
     )

@@ -1,16 +1,16 @@
-"""keras-nlp tokenizers behind one interface, with the padding, start and end ids that models need.
+"""KerasHub tokenizers with a common interface, and the padding, start and end ids of models.
 
 Four kinds can be trained on any text (`tokenizer_training`), and saved as a folder of plain files:
 
-| kind | ids | gives back the text exactly |
+| kind | ids | lossless |
 | --- | --- | --- |
 | `byte` | the 256 bytes of UTF-8 | yes |
-| `byte_pair` | bytes, and merges of frequent neighbours (GPT-2) | yes |
-| `sentence_piece` | pieces of a unigram model, bytes of rare characters | yes, U+2581 as a space |
-| `word_piece` | words and parts of words (BERT) | no: spaces are normalised, the unknown is lost |
+| `byte_pair` | bytes, and merges of frequent pairs (GPT-2) | yes |
+| `sentence_piece` | pieces of a unigram model, bytes of rare characters | except U+2581, a space |
+| `word_piece` | words and parts of words (BERT) | no: spaces and unknown characters are lost |
 
-Everything runs on keras-nlp's pure Python path, so that no tokenizer needs TensorFlow, except for
-training `word_piece`, which keras-nlp does with TensorFlow.
+Tokenizers run on KerasHub's pure Python path and do not need TensorFlow. Only training `word_piece`
+does.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from functional_models.files import write_whole
+from plots.files import write_whole
 
 __all__ = ["TOKENIZER_KINDS", "Tokenizer", "as_tokenizer", "load_tokenizer"]
 
@@ -37,8 +37,8 @@ TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
 MANIFEST = "tokenizer.json"
 FORMAT = 1
 
-# keras-nlp gives bytes 256 ids and reads id 0 as padding. ASCII has control characters that mean
-# "start of text" and "end of text"; plain text contains none of the three.
+# KerasHub has 256 ids for bytes and reads id 0 as padding. The ASCII control characters "start of
+# text" and "end of text" are the start and the end; plain text contains none of the three.
 BYTE_PAD, BYTE_START, BYTE_END = 0, 2, 3
 _BYTE_RESERVED = re.compile("[\x00\x02\x03]")
 
@@ -47,20 +47,20 @@ PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A keras-nlp tokenizer and its special ids.
+    """A KerasHub tokenizer and its special ids.
 
     Attributes:
-        keras_tokenizer: the `keras_hub.tokenizers.Tokenizer` that does the work.
+        keras_tokenizer: the wrapped `keras_hub.tokenizers.Tokenizer`.
         kind: one of `TOKENIZER_KINDS`.
-        vocabulary_size: number of ids; each id is in `range(vocabulary_size)`.
-        pad_id: fills up batches; 0 for every tokenizer that is trained here.
-        start_id: comes before the first token of a target.
-        end_id: comes after the last token.
+        vocabulary_size: number of ids; every id is in `range(vocabulary_size)`.
+        pad_id: padding id; 0 for the tokenizers of `train_tokenizer`.
+        start_id: id before the first token of a target.
+        end_id: id after the last token.
         lowercase: whether text is lowercased before it is encoded.
-        second_start_id: comes after `start_id`, in a target of BART.
-        input_start_id: begins a prompt, or a source to translate, where it began the texts that a
-            published model was trained on.
-        ends_sources: whether a source ends with `end_id`.
+        second_start_id: id after `start_id`, in targets of BART.
+        input_start_id: id before the first token of prompts and sources, for published models that
+            were trained with it.
+        ends_sources: whether sources end with `end_id`.
     """
 
     keras_tokenizer: Any
@@ -77,29 +77,29 @@ class Tokenizer:
     def encode(
         self, texts: Sequence[str], *, start: bool = False, end: bool = False
     ) -> list[np.ndarray]:
-        """Gives the token ids of every text, without padding.
+        """Return the token ids of each text, without padding.
 
         Args:
-            texts: the texts; all are encoded in one call, which is much faster than one by one.
-            start: put `target_start` before the ids of each text.
-            end: put `end_id` after them.
+            texts: texts; encoding them in one call is much faster than one by one.
+            start: prepend `target_start`.
+            end: append `end_id`.
 
         Returns:
-            For each text an int32 array of shape (t,), t being the text's own number of tokens.
+            For each text an int32 array (t,), of its own length.
 
         Raises:
-            ValueError: a text is no string, has a lone surrogate or, for `byte`, one of the
-                characters U+0000, U+0002 and U+0003, which stand for padding, start and end.
+            ValueError: a text is not a string, has a lone surrogate or, for `byte`, one of the
+                characters U+0000, U+0002 and U+0003, which are padding, start and end.
         """
         before = self.target_start if start else []
         return self._encoded(texts, before, [self.end_id] if end else [])
 
     def encode_prompts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Gives the token ids of texts that are to be continued; see `encode`."""
+        """Return the token ids of prompts; see `encode`."""
         return self._encoded(texts, self._input_start, [])
 
     def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Gives the token ids of texts that are to be translated; see `encode`."""
+        """Return the token ids of sources to translate; see `encode`."""
         return self._encoded(texts, self._input_start, [self.end_id] if self.ends_sources else [])
 
     def _encoded(
@@ -107,7 +107,7 @@ class Tokenizer:
     ) -> list[np.ndarray]:
         texts = checked_texts(texts)
         if self.kind == "byte":
-            _refuse_reserved_bytes(texts)
+            _check_reserved_bytes(texts)
         if not texts:
             return []
         if self.lowercase:
@@ -127,26 +127,26 @@ class Tokenizer:
 
     @property
     def start_ids(self) -> frozenset[int]:
-        """All ids that stand for no text at the start of one."""
+        """All ids that can start a sequence and stand for no text."""
         return frozenset((*self.target_start, *self._input_start))
 
     def decode(self, sequences: Iterable[Sequence[int] | np.ndarray]) -> list[str]:
-        """Gives the text of every sequence of ids.
+        """Return the text of each sequence of ids.
 
         Padding and start ids are dropped, and the first end id with everything after it. Bytes that
-        are not UTF-8 (a model can produce any bytes) become U+FFFD, the replacement character.
+        are not UTF-8, which a model can generate, become U+FFFD, the replacement character.
 
         Args:
             sequences: sequences of ids, or one integer array of shape (b, t).
 
         Raises:
-            ValueError: an id is outside the vocabulary, or is no integer.
+            ValueError: an id is outside the vocabulary, or not an integer.
         """
         content = [self._content(ids) for ids in sequences]
         return list(self.keras_tokenizer.detokenize(content)) if content else []
 
     def _content(self, sequence: Sequence[int] | np.ndarray) -> list[int]:
-        """Checks ids, and leaves out those that stand for no text."""
+        """Check ids, and drop those that stand for no text."""
         ids = np.asarray(sequence)
         if ids.size == 0:
             return []
@@ -161,7 +161,7 @@ class Tokenizer:
                 f"token id {outside[0]} is outside the vocabulary of this {self.kind} tokenizer; "
                 f"ids are 0 to {self.vocabulary_size - 1}: is this the model's own tokenizer?"
             )
-        # The start goes first: in GPT-2's vocabulary one id is both the start and the end.
+        # The start is dropped first: in GPT-2's vocabulary one id is both the start and the end.
         starts = self.start_ids
         while ids.size and ids[0] in starts:
             ids = ids[1:]
@@ -171,13 +171,14 @@ class Tokenizer:
         return ids[~np.isin(ids, [self.pad_id, *starts])].tolist()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Saves the tokenizer: the vocabulary as keras-nlp's own files, and `tokenizer.json`.
+        """Save the vocabulary in KerasHub's files, and a manifest, `tokenizer.json`.
 
-        Each file is written whole or not at all, the manifest last. It has the checksums of the
-        others, so that a half-written folder is noticed when it is loaded.
+        Each file is written atomically, the manifest last. It has the checksums of the other files,
+        so that loading an incomplete folder raises an error. Files of an earlier save are replaced.
 
         Raises:
-            ValueError: the tokenizer is of a class that is not in `keras_hub.tokenizers`.
+            ValueError: the class of the tokenizer is not in `keras_hub.tokenizers`, or the folder
+                has a file of the same name that `save` did not write.
         """
         import keras_hub
 
@@ -185,15 +186,14 @@ class Tokenizer:
         class_name = type(keras_tokenizer).__name__
         if getattr(keras_hub.tokenizers, class_name, None) is not type(keras_tokenizer):
             raise ValueError(
-                f"a tokenizer of class {class_name} cannot be saved: only the classes of "
-                "keras_hub.tokenizers can be found again when it is loaded"
+                f"a tokenizer of class {class_name} cannot be saved: only classes of "
+                "keras_hub.tokenizers can be loaded"
             )
         config = keras_tokenizer.get_config()
         for transient in ("name", "trainable", "dtype", "config_file"):
             config.pop(transient, None)
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         assets = _assets(keras_tokenizer)
         manifest = {
             "format": FORMAT,
@@ -210,13 +210,33 @@ class Tokenizer:
             "config": config,
             "assets": {name: hashlib.sha256(data).hexdigest() for name, data in assets.items()},
         }
-        for name, data in assets.items():
+        files = {
+            **assets,
+            MANIFEST: (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode(),
+        }
+        _check_replaceable(folder, files)
+        for name, data in files.items():  # the manifest last
             write_whole(folder / name, data)
-        write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def _check_replaceable(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Raise an error if writing would change a file that `Tokenizer.save` did not write."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        own = {MANIFEST, *manifest["assets"]} if "format" in manifest else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    for name in files.keys() - own:
+        path = folder / name
+        if path.exists() and not (path.is_file() and path.read_bytes() == files[name]):
+            raise ValueError(
+                f"{path} was not written by Tokenizer.save and is not overwritten; save "
+                "to another folder, or remove it"
+            )
 
 
 def _assets(keras_tokenizer: Any) -> dict[str, bytes]:
-    """Gives the vocabulary of a keras-nlp tokenizer as files, name -> content."""
+    """Return the vocabulary files of a KerasHub tokenizer: name -> content."""
     if not keras_tokenizer.file_assets:
         return {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -225,11 +245,11 @@ def _assets(keras_tokenizer: Any) -> dict[str, bytes]:
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """Loads a tokenizer that `Tokenizer.save` wrote.
+    """Load a tokenizer that `Tokenizer.save` wrote.
 
     Raises:
         FileNotFoundError: the folder, its `tokenizer.json` or one of its files is missing.
-        ValueError: `tokenizer.json` is damaged or of a newer format, or a file was changed.
+        ValueError: `tokenizer.json` is damaged or of a newer format, or a file has changed.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -237,7 +257,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         raise FileNotFoundError(
             f"there is no tokenizer in {folder}: {MANIFEST} is missing"
             f"{'' if folder.is_dir() else ' (and so is the folder)'}; give a folder that "
-            "Tokenizer.save wrote, or train a tokenizer anew"
+            "Tokenizer.save wrote, or train a new tokenizer"
         )
     try:
         manifest = json.loads(path.read_bytes())
@@ -259,7 +279,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
                 )
             if hashlib.sha256(asset.read_bytes()).hexdigest() != checksum:
                 raise ValueError(
-                    f"{asset} is not the file that {MANIFEST} was written for; copy the whole "
+                    f"{asset} does not have the checksum in {MANIFEST}; copy the whole "
                     "folder, or save the tokenizer again"
                 )
         return _tokenizer_from_manifest(manifest, folder)
@@ -270,11 +290,11 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenizer:
     import keras_hub
 
-    # Looked up in one namespace, so that a manifest cannot name any class of any module.
+    # Only classes of this namespace, so that a manifest cannot name arbitrary classes.
     cls = getattr(keras_hub.tokenizers, manifest["class"])
     keras_tokenizer = cls(**manifest["config"])
     if isinstance(keras_tokenizer, keras_hub.tokenizers.SentencePieceTokenizer):
-        # Its load_assets leaves the file open.
+        # Its load_assets does not close the file.
         (name,) = manifest["assets"]
         keras_tokenizer.set_proto((folder / name).read_bytes())
     elif manifest["assets"]:
@@ -284,14 +304,14 @@ def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenize
 
 
 def as_tokenizer(tokenizer: Any) -> Tokenizer:
-    """Gives a `Tokenizer` as it is, and wraps one of keras-nlp with the special ids it names.
+    """Return a `Tokenizer` as it is; wrap a KerasHub tokenizer with its special ids.
 
-    A vocabulary without a padding token (GPT-2, Llama) is padded with its end token; one without a
-    start token starts with its end token, as GPT-2 does.
+    Without a padding token in the vocabulary (GPT-2, Llama), the end token is the padding; without
+    a start token (GPT-2), it is the start.
 
     Raises:
-        TypeError: it is neither.
-        ValueError: it has no end token, pads or truncates, or adds special ids by itself.
+        TypeError: `tokenizer` is neither.
+        ValueError: it has no end token, or adds padding, start or end by itself.
     """
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
@@ -306,7 +326,7 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
     kind = next((kind for kind, cls in classes.items() if isinstance(tokenizer, cls)), None)
     if kind is None:
         raise TypeError(
-            f"expected a functional_models Tokenizer or a keras-nlp tokenizer "
+            f"expected a functional_models Tokenizer or a KerasHub tokenizer "
             f"({', '.join(cls.__name__ for cls in classes.values())}), got "
             f"{type(tokenizer).__name__}"
         )
@@ -315,19 +335,18 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
         if getattr(tokenizer, setting, None):
             raise ValueError(
                 f"{name}({setting}={getattr(tokenizer, setting)!r}): padding, start and end are "
-                f"added where batches are made; make the tokenizer without {setting}"
+                f"added when batches are made; create the tokenizer without {setting}"
             )
     ids = (BYTE_PAD, BYTE_START, BYTE_END) if kind == "byte" else _special_ids(tokenizer)
     return Tokenizer(tokenizer, kind, int(tokenizer.vocabulary_size()), *ids)
 
 
 def _special_ids(tokenizer: Any) -> tuple[int, int, int]:
-    """Finds the ids (pad, start, end) that a keras-nlp tokenizer or its vocabulary names."""
+    """Return the ids (pad, start, end) that a KerasHub tokenizer or its vocabulary defines."""
     vocabulary = set(tokenizer.get_vocabulary())
 
     def find(attribute: str, names: Sequence[str]) -> int | None:
-        # `GPT2Tokenizer.pad_token_id` is 0, which is the token "!": only an id whose token is named
-        # too is one that stands for no text.
+        # `GPT2Tokenizer.pad_token_id` is 0, the token "!", so an id counts only with its token.
         value = getattr(tokenizer, f"{attribute}_id", None)
         if value is not None and getattr(tokenizer, attribute, None) is not None:
             return int(value)
@@ -349,7 +368,7 @@ def _special_ids(tokenizer: Any) -> tuple[int, int, int]:
 
 
 def checked_texts(texts: Iterable[str]) -> list[str]:
-    """Gives the texts as a list of strings that UTF-8 can hold, or raises a ValueError."""
+    """Return the texts as a list; raise a ValueError unless all are encodable strings."""
     if isinstance(texts, str | bytes):
         raise ValueError("expected a list of texts, got a single one; write [text]")
     texts = list(texts)
@@ -362,13 +381,13 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"text {number} has half of a surrogate pair, U+{ord(text[error.start]):04X}, at "
-                f"character {error.start}, which UTF-8 cannot hold; replace it"
+                f"text {number} has a lone surrogate, U+{ord(text[error.start]):04X}, at character "
+                f"{error.start}, which UTF-8 cannot encode; replace it"
             ) from error
     return texts
 
 
-def _refuse_reserved_bytes(texts: Sequence[str]) -> None:
+def _check_reserved_bytes(texts: Sequence[str]) -> None:
     for number, text in enumerate(texts):
         found = _BYTE_RESERVED.search(text)
         if found:

@@ -1,102 +1,27 @@
-"""Training by `model.fit`: one recipe, one loop for language models and translation."""
+"""Training and evaluation with `model.fit` and `model.evaluate`."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 
 from functional_models.batches import Batches, evaluation_data, training_data
 from functional_models.callbacks import Checkpoint, Progress, Record, SampleText
 from functional_models.losses import TokenCrossEntropy, token_metrics
-from functional_models.schedules import SCHEDULES, schedule
+from functional_models.recipe import Recipe
+from functional_models.schedules import make_optimizer
 
 Row = dict[str, float]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a model is trained: the same recipe for several models is one budget for all.
-
-    Attributes:
-        steps: updates of the weights.
-        batch_size: sequences of a batch.
-        learning_rate: the peak of the schedule.
-        schedule: `cosine`, `inverse_sqrt` or `constant`.
-        warmup_steps: steps of linear warm-up.
-        weight_decay: AdamW's; matrices only, no biases, norms or embeddings.
-        beta_2: AdamW's second decay rate.
-        clip_norm: the most that the norm of all gradients together may be.
-        label_smoothing: share of the target that is spread over the vocabulary.
-        report_every: steps between two reports; each evaluates, samples and saves.
-        seed: of the weights, the dropout and the order of the data.
-
-    Raises:
-        ValueError: a value that is not allowed; names the field, the value and what is allowed.
-    """
-
-    steps: int = 2000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    beta_2: float = 0.98
-    clip_norm: float = 1.0
-    label_smoothing: float = 0.0
-    report_every: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            # An int is a float too, as in Python's own arithmetic; a bool is neither.
-            kinds: Any = {"int": int, "float": (int, float), "str": str}[str(field.type)]
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise ValueError(f"{field.name}={value!r}: must be of type {field.type}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name}={value!r}: must be finite")
-        rules: dict[str, tuple[bool, str]] = {
-            "steps": (self.steps >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 1, "1 or more"),
-            "learning_rate": (self.learning_rate > 0, "above 0"),
-            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "beta_2": (0 <= self.beta_2 < 1, "in [0, 1)"),
-            "clip_norm": (self.clip_norm > 0, "above 0"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
-            "report_every": (self.report_every >= 1, "1 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
-        }
-        for name, (fine, allowed) in rules.items():
-            if not fine:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be {allowed}")
-
-    def optimizer(self) -> keras.optimizers.Optimizer:
-        """Return a new AdamW (Loshchilov and Hutter 2019) with the schedule of the recipe."""
-        optimizer = keras.optimizers.AdamW(
-            schedule(
-                self.schedule,
-                peak=self.learning_rate,
-                warmup_steps=self.warmup_steps,
-                steps=self.steps,
-            ),
-            weight_decay=self.weight_decay,
-            beta_2=self.beta_2,
-            epsilon=1e-9,
-            global_clipnorm=self.clip_norm,
-        )
-        optimizer.exclude_from_weight_decay(
-            var_names=["bias", "gamma", "beta", "scale", "embeddings"]
-        )
-        return optimizer
+# Compiled evaluators of models, with and without exact match: repeated evaluation traces once.
+_EVALUATORS: WeakKeyDictionary[keras.Model, dict[bool, keras.Model]] = WeakKeyDictionary()
 
 
 def train(
@@ -113,33 +38,34 @@ def train(
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
     identity: Mapping[str, Any] | None = None,
 ) -> list[Row]:
-    """Train a model by `model.fit`, resuming where a run in `folder` stopped.
+    """Train a model with `model.fit`; resume an interrupted run of `folder`.
 
     Args:
-        model: from `builders`, or any model from token inputs to logits.
-        batches: what to train on.
-        recipe: how.
-        validation: what to evaluate on at every report; the best of these is kept.
-        exact_match: measure the share of whole sequences that are right, too.
-        folder: holds the checkpoint of the run; `None` keeps nothing on disk.
+        model: a model from `builders`, or any Functional model from token inputs to logits.
+        batches: training data.
+        recipe: hyperparameters.
+        validation: data to evaluate on at every report; its loss selects the best weights.
+        exact_match: also measure the share of sequences without any wrong token.
+        folder: folder of the checkpoint; `None` writes no files.
         save_best: called whenever the validation loss (without validation: the training loss) is
             the lowest so far.
-        sample: gives a text that shows what the model can do, printed at every report.
-        progress: show a bar and a line per report.
-        callbacks: more Keras callbacks.
-        identity: JSON-ready; what else must be the same for a run to go on, such as the spec.
+        sample: returns a text that is printed at every report.
+        progress: show a progress bar and a line per report.
+        callbacks: further Keras callbacks.
+        identity: JSON-compatible; further properties that a resumed run must share, such as the
+            spec.
 
     Returns:
-        One row per report: step, loss (nats per token since the last report, dropout on),
-        token_accuracy, tokens_per_second (training only, compilation left out), seconds, and
-        val_loss, val_token_accuracy, val_exact_match where measured.
+        One row per report: step, loss (nats per token since the last report, with dropout),
+        token_accuracy, tokens_per_second (training only, without compilation), seconds, and if
+        measured val_loss, val_token_accuracy, val_exact_match.
 
     Raises:
-        ValueError: the folder holds a run of another model, recipe or data, or the loss is no
-            number any more.
+        ValueError: the folder holds a run of another model, recipe or data, or the loss is not
+            finite.
     """
     loss = TokenCrossEntropy(recipe.label_smoothing)
-    _compile(model, recipe.optimizer(), loss, exact_match)
+    _compile(model, make_optimizer(recipe), loss, exact_match)
     validate = None
     if validation is not None:
         validate = partial(evaluate, model, validation, exact_match=exact_match)
@@ -163,7 +89,7 @@ def train(
         watchers.append(SampleText(sample))
     watchers.extend(callbacks)
     if checkpoint is not None:
-        watchers.append(checkpoint)  # last, so that a checkpoint follows all that it speaks of
+        watchers.append(checkpoint)  # last, so that it saves the results of all others
 
     try:
         while (left := recipe.steps - record.step) > 0:
@@ -172,29 +98,28 @@ def train(
                 training_data(batches, record.step),
                 steps_per_epoch=every,
                 epochs=left // every,
-                shuffle=False,  # batches come in their order already
+                shuffle=False,  # batches are ordered already
                 verbose=0,
                 callbacks=watchers,
             )
     finally:
-        bar.close()  # Keras does not end its callbacks on Ctrl-C
+        bar.close()  # Keras does not call on_train_end after Ctrl-C
     return record.rows
 
 
 def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False) -> Row:
-    """Measure a model on every example once.
+    """Evaluate a model on every example once.
+
+    The model stays compiled as it was, or uncompiled. It must be a Functional or Sequential model.
 
     Returns:
-        loss (nats per token), perplexity, token_accuracy, tokens, and exact_match if asked for.
+        loss (nats per token), perplexity, token_accuracy, tokens, and exact_match on request.
     """
-    wanted = {metric.name for metric in token_metrics(exact_match=exact_match)}
-    compiled_here = model.compiled and isinstance(model.loss, TokenCrossEntropy)
-    logs = _measure(model, batches) if compiled_here else {}
-    if not wanted <= logs.keys():
-        if model.compiled:  # by its owner in another way, which is left alone
-            model = keras.Model(model.input, model.output)
-        _compile(model, None, TokenCrossEntropy(), exact_match)
-        logs = _measure(model, batches)
+    names = {metric.name for metric in token_metrics(exact_match=exact_match)}
+    is_compiled_here = model.compiled and isinstance(model.loss, TokenCrossEntropy)
+    logs = _measure(model, batches) if is_compiled_here else {}
+    if not names <= logs.keys():
+        logs = _measure(_evaluator(model, exact_match), batches)
     row = {
         "loss": logs["cross_entropy"],
         "perplexity": math.exp(min(logs["cross_entropy"], 700)),
@@ -202,6 +127,15 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
         "tokens": logs["tokens"],
     }
     return {**row, "exact_match": logs["exact_match"]} if exact_match else row
+
+
+def _evaluator(model: keras.Model, exact_match: bool) -> keras.Model:
+    """Return a model of the same layers, compiled with token metrics."""
+    evaluators = _EVALUATORS.setdefault(model, {})
+    if exact_match not in evaluators:
+        evaluators[exact_match] = keras.Model(model.input, model.output)
+        _compile(evaluators[exact_match], "sgd", TokenCrossEntropy(), exact_match)
+    return evaluators[exact_match]
 
 
 def _measure(model: keras.Model, batches: Batches) -> Row:
@@ -212,17 +146,17 @@ def _measure(model: keras.Model, batches: Batches) -> Row:
 
 def _compile(
     model: keras.Model,
-    optimizer: keras.optimizers.Optimizer | None,
+    optimizer: keras.optimizers.Optimizer | str,
     loss: keras.losses.Loss,
     exact_match: bool,
 ) -> None:
     model.compile(
-        optimizer=optimizer or "sgd",
+        optimizer=optimizer,
         loss=loss,
         weighted_metrics=token_metrics(exact_match=exact_match),
     )
 
 
 def _shapes(model: keras.Model) -> list[str]:
-    """Return what tells models apart in which a checkpoint fits."""
+    """Return the names and shapes of the weights, which a checkpoint must match."""
     return [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights]

@@ -1,4 +1,4 @@
-"""`Translator`: an encoder-decoder model that trains on sentence pairs and translates."""
+"""`Translator`: an encoder-decoder translation model."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ import numpy as np
 import builders
 from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.batches import PairBatches
+from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
 from functional_models.generation import bucket, translation_limit
-from functional_models.samplers import check_count
-from functional_models.text_model import TextModel, make_recipe
+from functional_models.recipe import Recipe, make_recipe
+from functional_models.text_model import TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 Pairs = Sequence[tuple[str, str]]
 
 
 class Translator(TextModel):
-    """A translation model: source text in, target text out.
+    """A translation model, which trains on sentence pairs and translates sentences.
 
     Args:
-        spec: of kind `encoder_decoder`; or the name of a variant, which then gets the
-            vocabularies of the tokenizers.
-        source_tokenizer: one of ours or of keras-nlp's.
-        target_tokenizer: the same; `None`: one for both.
+        spec: a spec of kind `encoder_decoder`, or the name of a variant, which then gets the
+            vocabulary sizes and padding of the tokenizers.
+        source_tokenizer: a `Tokenizer`, or a KerasHub tokenizer.
+        target_tokenizer: the same; by default the source tokenizer.
 
     Raises:
-        ValueError: another kind, fewer ids in the spec than a tokenizer has, tokenizers whose
-            padding is not the spec's, or a target tokenizer that pads with its start or end token.
+        ValueError: another kind, a vocabulary smaller than a tokenizer's, other padding than the
+            tokenizers', or a target tokenizer that pads with its start or end token.
     """
 
     kind = "encoder_decoder"
@@ -51,12 +52,12 @@ class Translator(TextModel):
 
     @property
     def source_tokenizer(self) -> Tokenizer:
-        """What sentences to translate go through."""
+        """The tokenizer of the sources."""
         return self._tokenizer("source_tokenizer")
 
     @property
     def target_tokenizer(self) -> Tokenizer:
-        """What translations go through."""
+        """The tokenizer of the translations."""
         return self._tokenizer("target_tokenizer")
 
     def _fitting_spec(self, spec: builders.TransformerSpec | str) -> builders.TransformerSpec:
@@ -66,10 +67,10 @@ class Translator(TextModel):
         target = self.target_tokenizer
         unseen = (target.start_id, target.end_id)
         if target.pad_id in (unseen if fitting.mask_target_padding else unseen[1:]):
-            # No attention sees padding, and no loss counts it: the model could not learn to stop.
+            # Padding is masked and has no loss, so that the model could not learn to stop.
             raise ValueError(
-                f"the target_tokenizer pads with id {target.pad_id}, which is its start or end "
-                "token too; give one with a padding token of its own, as train_tokenizer makes"
+                f"the target_tokenizer pads with id {target.pad_id}, which is also its start or "
+                "end token; give one with a separate padding token, such as from train_tokenizer"
             )
         return fitting
 
@@ -85,31 +86,31 @@ class Translator(TextModel):
         data: ParallelCorpus | Pairs,
         validation: Pairs | None = None,
         *,
-        recipe: Any = None,
+        recipe: Recipe | None = None,
         folder: str | Path | None = None,
         sample_sources: Sequence[str] = (),
         progress: bool = True,
         callbacks: tuple[Any, ...] = (),
         **changes: Any,
     ) -> list[dict[str, float]]:
-        """Train on sentence pairs, bucketed by length, by `model.fit`.
+        """Train on sentence pairs, bucketed by length, with `model.fit`.
 
         Args:
             data: a corpus, or (source, target) pairs.
-            validation: pairs; taken from the corpus where `data` is one.
-            recipe: a `Recipe`; `changes` are made to it (`steps=500`, ...).
-            folder: gets the best model, and a checkpoint at every report. A run that was
-                interrupted goes on exactly where its last checkpoint was.
+            validation: pairs; by default the validation pairs of a corpus.
+            recipe: hyperparameters; `changes` replace its fields (`steps=500`, ...).
+            folder: folder for the best model, and for a checkpoint at every report. An interrupted
+                run resumes exactly at its last checkpoint.
             sample_sources: sentences to translate at every report.
-            progress: show a bar and a line per report.
-            callbacks: more Keras callbacks.
+            progress: show a progress bar and a line per report.
+            callbacks: further Keras callbacks.
 
         Returns:
-            Rows of the reports; see `training.train`.
+            The rows of the reports; see `training.train`.
 
         Raises:
-            ValueError: no pairs, a sentence that is empty or longer than the model takes, or a
-                folder with another run.
+            ValueError: no pairs, a sentence that is empty or longer than `max_sequence_length`, or
+                a folder with another run.
         """
         recipe = make_recipe(recipe, changes)
         if isinstance(data, ParallelCorpus):
@@ -121,7 +122,7 @@ class Translator(TextModel):
             held_out = self._batches(validation, recipe.batch_size, recipe.seed)
         sample = None
         if sample_sources:
-            self._encode_sources(sample_sources)  # refuse them now, not at the first report
+            self._encode_sources(sample_sources)  # raises now, not at the first report
 
             def sample() -> str:
                 texts = self.translate(sample_sources)
@@ -142,7 +143,7 @@ class Translator(TextModel):
     def evaluate(self, pairs: Pairs, *, batch_size: int = 64) -> dict[str, float]:
         """Return loss (nats per token), perplexity, token_accuracy, tokens and exact_match.
 
-        exact_match is the share of pairs that greedy decoding gets right to the last token.
+        exact_match is the share of pairs that greedy decoding translates without any wrong token.
 
         Raises:
             ValueError: as `fit`.
@@ -174,7 +175,7 @@ class Translator(TextModel):
             raise ValueError(
                 f"{len(too_long)} {what} sentences have more than {longest} tokens, the "
                 f"max_sequence_length of the model (the first is number {too_long[0] + 1}, the "
-                f"longest has {max(lengths)}); remove them, or give a larger max_sequence_length"
+                f"longest has {max(lengths)}); remove them, or use a larger max_sequence_length"
             )
 
     def translate(
@@ -189,32 +190,31 @@ class Translator(TextModel):
         progress: bool = True,
         **sampler_options: Any,
     ) -> Any:
-        """Translate a sentence, or each of several.
+        """Translate one or several sentences.
 
-        Many sentences are translated in batches of similar length; the order of the results is
-        that of the sources.
+        Sentences are batched by length; the results are in the order of the sources.
 
         Args:
             source: one sentence or several.
-            sampler: `greedy`, `top_k`, `top_p`, `random`, `contrastive`, `beam`, or a keras-nlp
+            sampler: `greedy`, `top_k`, `top_p`, `random`, `contrastive`, `beam`, or a KerasHub
                 sampler.
-            max_new_tokens: the most tokens of a translation; `None`: one and a half times those
-                of its source and 16 more, as far as the model goes.
-            batch_tokens: the most tokens of a batch, source and translations of all its sentences
-                together; sets how much memory is used.
+            max_new_tokens: maximum number of tokens of a translation; by default one and a half
+                times the length of its source plus 16, limited by `max_sequence_length`.
+            batch_tokens: maximum number of tokens of a batch, sources and translations together;
+                limits the memory use.
             scores: return `Generated`, with the log-probability of every token.
-            return_attention: return pairs, of the translation and its `AttentionMaps`.
-            progress: show a bar, on a terminal, where there is more than one batch.
+            return_attention: return pairs of a translation and its `AttentionMaps`.
+            progress: show a progress bar on a terminal if there are several batches.
             sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `length_penalty`,
                 `num_return_sequences`, `repetition_penalty`, `min_p`, `seed`; see `make_sampler`.
 
         Returns:
-            The translation: a text or a `Generated`, with `num_return_sequences` a list of them,
-            best first. For several sentences a list of that.
+            The translation of each sentence, as a text or a `Generated`; with
+            `num_return_sequences` a list of these, best first. For several sentences, a list.
 
         Raises:
-            ValueError: a source that is empty or longer than the model takes, an unknown sampler,
-                or an option that is not allowed.
+            ValueError: a source that is empty or longer than `max_sequence_length`, an unknown
+                sampler, or an option that is not allowed.
         """
         sources = [source] if isinstance(source, str | bytes) else list(source)
         if not sources:
@@ -227,7 +227,7 @@ class Translator(TextModel):
         chosen = self._generator.sampler(sampler, **sampler_options)
         if return_attention and getattr(chosen, "num_return_sequences", 1) > 1:
             raise ValueError(
-                "return_attention=True shows one translation; give no num_return_sequences"
+                "return_attention=True returns a single translation; omit num_return_sequences"
             )
         limits = [max_new_tokens or min(room, translation_limit(len(ids))) for ids in encoded]
         beams = getattr(chosen, "num_beams", getattr(chosen, "k", 1))
@@ -253,7 +253,7 @@ class Translator(TextModel):
         self, sources: list[np.ndarray], limits: list[int], sampler: Any
     ) -> list[list[np.ndarray]]:
         """Return the sequences of tokens for each source."""
-        # As many rows as a power of two: so few shapes are compiled.
+        # A power of two of rows, so that few shapes are compiled.
         rows = 1 << (len(sources) - 1).bit_length()
         padded = self._padded(sources + sources[-1:] * (rows - len(sources)))
         starts = [np.array(self.target_tokenizer.target_start, "int32")] * rows
@@ -262,7 +262,7 @@ class Translator(TextModel):
         return found[: len(sources)]
 
     def _padded(self, sources: Sequence[np.ndarray]) -> np.ndarray:
-        """Return sources as one array (b, s), a bucket of columns, or all that the model takes."""
+        """Return sources as an array (b, s), padded to a bucket or to `max_sequence_length`."""
         width = min(bucket(max(map(len, sources))), self.spec.max_sequence_length)
         padded = np.full((len(sources), width), self.source_tokenizer.pad_id, "int32")
         for row, ids in enumerate(sources):
@@ -270,7 +270,7 @@ class Translator(TextModel):
         return padded
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return where the model looks while it translates a text; see `attention_maps`."""
+        """Return the attention weights for a text; see `functional_models.attention_maps`."""
         if target is None:
             return self.translate(text, return_attention=True)[1]
         source = self._encode_sources([text])[0]
@@ -293,12 +293,12 @@ class Translator(TextModel):
 
 
 def _check_pairs(pairs: Pairs) -> None:
-    """Refuse what is not a sequence of (source, target) texts."""
+    """Raise an error unless `pairs` is a sequence of (source, target) texts."""
     if isinstance(pairs, ParallelCorpus):
         raise TypeError("a ParallelCorpus has three splits; give its .train, .validation or .test")
     if isinstance(pairs, str):
         raise TypeError(
-            "expected (source, target) pairs, given one text; load files by load_parallel_corpus"
+            "expected (source, target) pairs, given one text; load files with load_parallel_corpus"
         )
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -308,13 +308,13 @@ def _check_pairs(pairs: Pairs) -> None:
 def _batches_by_length(
     sources: Sequence[np.ndarray], limits: Sequence[int], batch_tokens: int
 ) -> list[list[int]]:
-    """Return the numbers of the sources in batches: similar lengths, a power of two of rows.
+    """Return batches of source indices, of similar length and with a power of two of rows.
 
-    No batch has more than `batch_tokens` tokens with its padding, unless it is a single row.
+    A batch has at most `batch_tokens` tokens, including padding, unless it is a single row.
     """
     order = sorted(range(len(sources)), key=lambda row: (len(sources[row]), limits[row]))
     batches = []
-    while order:  # from the longest on, so that memory runs out soon or never
+    while order:  # the longest first, so that a lack of memory shows early
         longest = order[-1]
         width = bucket(len(sources[longest])) + bucket(max(limits[row] for row in order))
         rows = max(1, batch_tokens // width)
@@ -326,7 +326,7 @@ def _batches_by_length(
 
 @contextmanager
 def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield the function that moves it on."""
+    """Show a progress bar on a terminal; yield the function that advances it."""
     if not (shown and sys.stderr.isatty()):
         yield lambda count: None
         return

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -46,17 +45,3 @@ def write_whole(
         temporary.unlink(missing_ok=True)
         raise
     return Path(path)
-
-
-@contextmanager
-def replaced_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path of the same suffix that becomes `path`; to be removed."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-    temporary.open("xb").close()
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

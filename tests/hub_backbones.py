@@ -1,4 +1,4 @@
-"""Small backbones of keras-nlp with random weights, and what they compute."""
+"""Small KerasHub backbones with random weights, and their outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ GROUPED = {
     "num_layers": 3,
     "num_query_heads": 6,
     "num_key_value_heads": 3,
-    "hidden_dim": 24,  # heads of 4, since channels are turned in pairs
+    "hidden_dim": 24,  # heads of 4, since rotary positions need pairs of channels
     "intermediate_dim": 23,
 }
 LLAMA3_SCALING = {
@@ -80,7 +80,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def backbone_of(name: str, seed: int = 0) -> Any:
-    """A backbone with every weight random, also norms and biases."""
+    """Return a backbone with random weights, including norms and biases."""
     cls, config = BACKBONES[name]
     backbone = getattr(keras_hub.models, f"{cls}Backbone")(**config)
     randomise(backbone, seed)
@@ -98,7 +98,7 @@ def randomise(model: Any, seed: int = 0) -> None:
 
 
 def tokens_of(pad: int, lengths: Sequence[int] = LENGTHS) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (b, t) of rows of unequal length, and where they are real."""
+    """Return tokens (b, t) of rows of unequal length, and the mask of real tokens."""
     rng = np.random.default_rng(lengths[0])
     tokens = rng.integers(2, 31, (len(lengths), max(lengths)), dtype="int32")
     real = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
@@ -106,7 +106,7 @@ def tokens_of(pad: int, lengths: Sequence[int] = LENGTHS) -> tuple[np.ndarray, n
 
 
 def theirs(backbone: Any, pad: int) -> dict[str, Any]:
-    """Hidden states and logits of keras-nlp, with the positions that count."""
+    """Return inputs, the mask of real tokens, and the outputs of a backbone."""
     tokens, real = tokens_of(pad)
     mask = real.astype("int32")
     if "encoder_token_ids" in backbone.input:
@@ -133,21 +133,21 @@ def theirs(backbone: Any, pad: int) -> dict[str, Any]:
 
 
 def logits_of_task(backbone: Any, hidden: np.ndarray) -> np.ndarray:
-    """Logits as keras-nlp's tasks make them from hidden states."""
+    """Return the logits of KerasHub's tasks for hidden states."""
     if type(backbone).__name__ == "T5Backbone" and backbone.tie_embedding_weights:
         hidden = hidden * backbone.hidden_dim**-0.5
     return as_array(backbone.token_embedding(hidden, reverse=True))
 
 
 def hidden_of(model: Any, inputs: Any) -> np.ndarray:
-    """What our logits are made from, by the probe: the last norm of the stack, or merge."""
+    """Return the hidden states before the logits: the last norm of the stack."""
     spec = model.spec
     last = f"decoder.block_{spec.num_layers - 1}.feedforward.norm"
     name = "decoder.final_norm" if spec.final_norm else last
     return as_array(builders.build_probe(model.model, spec, name)(inputs)[name])
 
 
-def assert_gives_hidden_states_and_logits(model: Any, backbone: Any) -> None:
+def assert_same_hidden_states_and_logits(model: Any, backbone: Any) -> None:
     spec = model.spec
     expected = theirs(backbone, spec.pad_token_id or 0)
     inputs, real = expected["inputs"], expected["real"]

@@ -1,4 +1,4 @@
-"""Small text models of both kinds, and text for them that a few steps can learn from."""
+"""Small text models of both kinds, and text that they learn in a few steps."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -45,7 +45,7 @@ def byte_tokenizer(**options: Any) -> fm.Tokenizer:
 
 
 def text_model(kind: str, seed: int = 0, **changes: Any) -> Any:
-    """A `CausalLM` or a `Translator` on bytes, with weights and dropout of a seed."""
+    """Return a `CausalLM` or a `Translator` on bytes, with seeded weights and dropout."""
     keras.utils.set_random_seed(seed)
     spec = builders.TransformerSpec(kind=kind, **{**SIZES, **changes})
     cls = fm.CausalLM if kind == "decoder_only" else fm.Translator
@@ -54,7 +54,7 @@ def text_model(kind: str, seed: int = 0, **changes: Any) -> Any:
 
 @cache
 def trained_translator() -> Any:
-    """A translator that was trained for so long that it is right about some pairs only."""
+    """Return a translator that is trained until some of its translations are correct."""
     model = text_model("encoder_decoder", dropout=0.0, hidden_dim=26, num_heads=2)
     model.fit(
         PAIRS,
@@ -71,10 +71,10 @@ def trained_translator() -> Any:
 def model_that_writes(
     tokens: Sequence[int], tokenizer: fm.Tokenizer, max_sequence_length: int = 29
 ) -> fm.CausalLM:
-    """A `CausalLM` that has these tokens at their positions, and the end after them.
+    """Return a `CausalLM` that generates the given token at each position, then the end token.
 
-    Whatever the prompt is, it goes on with what the tokens have at that position: the position
-    embedding is one-hot, the blocks add nothing, and the logits look the position up.
+    The output does not depend on the prompt: the position embedding is one-hot, the blocks add
+    nothing, and the logits are a table of positions.
     """
     spec = builders.TransformerSpec(
         **{

@@ -1,4 +1,4 @@
-"""Batches: teacher forcing is a shift, nothing is lost or counted twice, and steps are pure."""
+"""Batches: teacher forcing shifts labels, every token counts once, and steps are pure functions."""
 
 import itertools
 from collections import Counter
@@ -21,12 +21,12 @@ PAD, START, END = 0, 1, 2
 
 
 def stream(length: int) -> np.ndarray:
-    """Tokens that say where they stand, so that every label can be traced."""
+    """Return tokens that encode their positions, so that every label can be traced."""
     return np.arange(1000, 1000 + length)
 
 
 def pairs(number: int, longest: int = 23, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs whose first source token says which they are."""
+    """Return pairs whose first source token is their number."""
     rng = np.random.default_rng(seed)
     return [
         (
@@ -38,7 +38,7 @@ def pairs(number: int, longest: int = 23, seed: int = 0) -> list[tuple[np.ndarra
 
 
 def same(first: object, second: object) -> bool:
-    """Whether two batches are equal, array by array."""
+    """Return whether two batches are equal, array by array."""
     (one, *ones), (two, *twos) = first, second
     if isinstance(one, dict):
         assert one.keys() == two.keys()
@@ -70,7 +70,7 @@ def test_without_a_padding_id_every_label_counts():
 
 @settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 11), st.integers(1, 7), st.integers(0, 3))
-def test_an_epoch_visits_blocks_that_do_not_overlap(extra, block, batch_size, epoch):
+def test_blocks_of_an_epoch_do_not_overlap(extra, block, batch_size, epoch):
     batches = TokenBatches(stream(block + 1 + extra), block=block, batch_size=batch_size)
     steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
     rows = np.concatenate([batches.batch(step)[0] for step in steps])
@@ -78,19 +78,19 @@ def test_an_epoch_visits_blocks_that_do_not_overlap(extra, block, batch_size, ep
     blocks = {tuple(row) for row in rows.tolist()}
     seen = [token for row in blocks for token in row]
     assert len(seen) == len(set(seen))
-    # At most one block at each end is left out, and only the last batch is filled up.
+    # At most one block at each end is skipped, and only the last batch repeats blocks.
     assert len(seen) > block + extra - 2 * block
     assert len(rows) - len(blocks) < batch_size or len(blocks) < batch_size
 
 
-def test_labels_of_a_stream_follow_its_inputs_and_all_count():
+def test_labels_of_a_stream_are_the_next_tokens_and_have_weight_1():
     inputs, labels, weights = TokenBatches(stream(101), block=7, batch_size=3).batch(4)
     np.testing.assert_array_equal(labels, inputs + 1)
     assert inputs.shape == labels.shape == weights.shape == (3, 7)
     assert weights.all()
 
 
-def test_epochs_differ_in_order_and_in_where_blocks_begin():
+def test_epochs_differ_in_order_and_offset():
     batches = TokenBatches(stream(1009), block=11, batch_size=5)
     first, second = (
         np.concatenate([batches.batch(epoch * batches.steps_per_epoch + i)[0] for i in range(7)])
@@ -102,10 +102,10 @@ def test_epochs_differ_in_order_and_in_where_blocks_begin():
 
 @settings(deadline=None)
 @given(st.integers(0, 150), st.integers(1, 11), st.integers(1, 7))
-def test_once_counts_every_label_of_a_stream_exactly_once_and_in_order(extra, block, batch_size):
+def test_eval_batches_have_every_label_of_a_stream_once_and_in_order(extra, block, batch_size):
     tokens = stream(block + 1 + extra)
     batches = TokenBatches(tokens, block=block, batch_size=batch_size)
-    found = list(batches.once())
+    found = list(batches.eval_batches())
     assert len(found) == batches.num_eval_batches
     counted = np.concatenate([labels[weights > 0] for _, labels, weights in found])
     np.testing.assert_array_equal(counted, tokens[1:])
@@ -117,7 +117,7 @@ def test_once_counts_every_label_of_a_stream_exactly_once_and_in_order(extra, bl
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 60), st.integers(1, 7), st.integers(0, 3))
-def test_an_epoch_holds_every_pair_exactly_once(number, batch_size, epoch):
+def test_an_epoch_contains_every_pair_exactly_once(number, batch_size, epoch):
     given_pairs = pairs(number)
     batches = PairBatches(given_pairs, pad_id=PAD, batch_size=batch_size)
     steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
@@ -140,36 +140,36 @@ def test_an_epoch_holds_every_pair_exactly_once(number, batch_size, epoch):
     assert found == Counter(range(100, 100 + number))
 
 
-def test_once_gives_the_same_pairs_as_an_epoch():
+def test_eval_batches_have_the_pairs_of_an_epoch():
     batches = PairBatches(pairs(53), pad_id=PAD, batch_size=5)
-    found = list(batches.once())
+    found = list(batches.eval_batches())
     assert len(found) == batches.num_eval_batches == batches.steps_per_epoch
     firsts = np.concatenate([inputs["source"][:, 0] for inputs, _, _ in found])
     assert sorted(firsts[firsts != PAD]) == list(range(100, 153))
 
 
-def test_pairs_of_many_lengths_have_no_more_shapes_than_buckets():
+def test_pairs_of_many_lengths_have_one_shape_per_bucket():
     batches = PairBatches(pairs(97, longest=300), pad_id=PAD, batch_size=5)
     found = [batches.batch(step) for step in range(batches.steps_per_epoch)]
     shapes = {inputs["source"].shape for inputs, _, _ in found}
     assert shapes <= {(5, length) for length in batches.bucket_lengths}
     assert {inputs["target"].shape for inputs, _, _ in found} == shapes
     assert len(batches.bucket_lengths) <= 8
-    for inputs, _, weights in found:  # no row is in a bucket that is longer than it needs
+    for inputs, _, weights in found:  # every row is in the smallest bucket that fits
         length = weights.shape[1]
         used = np.maximum((inputs["source"] != PAD).sum(1), weights.sum(1))
         shorter = [0, *(size for size in batches.bucket_lengths if size < length)][-1]
         assert (used[used > 0] > shorter).all()
 
 
-def test_no_row_is_longer_than_the_model_takes():
+def test_rows_are_padded_to_max_length_at_most():
     batches = PairBatches(pairs(53, longest=23), pad_id=PAD, batch_size=5, max_length=23)
-    lengths = {inputs["source"].shape[1] for inputs, _, _ in batches.once()}
+    lengths = {inputs["source"].shape[1] for inputs, _, _ in batches.eval_batches()}
     assert lengths == {16, 23}
 
 
-def test_a_pair_longer_than_the_model_takes_is_refused():
-    with pytest.raises(ValueError, match="allowed are 7"):
+def test_a_pair_longer_than_max_length_raises():
+    with pytest.raises(ValueError, match="above max_length=7"):
         PairBatches(pairs(53, longest=23), pad_id=PAD, batch_size=5, max_length=7)
 
 
@@ -182,7 +182,7 @@ BOTH = [
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_a_batch_depends_on_nothing_but_seed_and_step(make):
+def test_a_batch_depends_only_on_seed_and_step(make):
     forwards = [make(3).batch(step) for step in range(40)]
     batches = make(3)
     backwards = [batches.batch(step) for step in reversed(range(40))][::-1]
@@ -191,7 +191,7 @@ def test_a_batch_depends_on_nothing_but_seed_and_step(make):
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_training_data_goes_on_from_any_step(make):
+def test_training_data_starts_at_any_step(make):
     found = itertools.islice(iter(training_data(make(3), 17)), 31)
     for step, batch in enumerate(found, 17):
         inputs, *rest = batch
@@ -204,11 +204,11 @@ def test_training_data_goes_on_from_any_step(make):
 
 
 @pytest.mark.parametrize("make", BOTH)
-def test_evaluation_data_ends_after_its_steps(make):
+def test_evaluation_data_ends_after_num_eval_batches(make):
     assert len(list(evaluation_data(make(0)))) == make(0).num_eval_batches
 
 
-def test_fingerprints_tell_data_and_sizes_apart():
+def test_fingerprints_differ_with_data_and_sizes():
     def of(length=211, block=7, batch_size=3, shift=0):
         tokens = stream(length) + shift
         return TokenBatches(tokens, block=block, batch_size=batch_size).fingerprint()
@@ -228,37 +228,37 @@ def test_fingerprints_tell_data_and_sizes_apart():
 # Bad input
 
 
-def test_a_stream_shorter_than_a_block_is_refused_with_both_lengths():
+def test_a_stream_shorter_than_a_block_raises_with_both_lengths():
     TokenBatches(stream(8), block=7, batch_size=3)
-    with pytest.raises(ValueError, match=r"has 7 tokens, shorter than one block of 7 .* most 6"):
+    with pytest.raises(ValueError, match=r"has 7 tokens, fewer than a block of 7 .* most 6"):
         TokenBatches(stream(7), block=7, batch_size=3)
 
 
 @pytest.mark.parametrize("sizes", [{"block": 0}, {"batch_size": 0}, {"batch_size": 2.5}])
-def test_sizes_below_one_are_refused(sizes):
-    with pytest.raises(ValueError, match="whole number, 1 or more"):
+def test_sizes_below_one_raise(sizes):
+    with pytest.raises(ValueError, match="integer, 1 or more"):
         TokenBatches(stream(99), **{"block": 7, "batch_size": 3, **sizes})
 
 
-def test_no_pairs_are_refused():
+def test_no_pairs_raise():
     with pytest.raises(ValueError, match="no sentence pairs"):
         PairBatches([], pad_id=PAD, batch_size=3)
 
 
-def test_a_source_without_tokens_is_located():
+def test_a_source_without_tokens_raises_with_its_number():
     empty = (np.array([], int), np.array([START, END]))
     with pytest.raises(ValueError, match="pair number 3"):
         PairBatches([*pairs(2), empty], pad_id=PAD, batch_size=3)
 
 
 @pytest.mark.parametrize(("tokens", "found"), [([3, 31], "31"), ([-1, 3], "-1")])
-def test_ids_outside_the_vocabulary_are_named(tokens, found):
+def test_ids_outside_the_vocabulary_raise(tokens, found):
     check_tokens(np.array([0, 30]), 31, "the array")
-    with pytest.raises(ValueError, match=rf"token id {found}, allowed are 0 to 30"):
+    with pytest.raises(ValueError, match=rf"token id {found}, allowed: 0 to 30"):
         check_tokens(np.array(tokens), 31, "the array")
 
 
 @pytest.mark.parametrize("tokens", [np.zeros((2, 3), int), np.zeros(5), np.array(["a"])])
-def test_what_is_no_vector_of_integers_is_refused(tokens):
-    with pytest.raises(ValueError, match="one stream of integers"):
+def test_tokens_that_are_not_a_vector_of_integers_raise(tokens):
+    with pytest.raises(ValueError, match=r"must be integers of shape \(N,\)"):
         check_tokens(tokens, 31, "the array")

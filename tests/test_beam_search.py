@@ -1,4 +1,4 @@
-"""Beam search against the list of all sequences, and against a plain one in NumPy."""
+"""Beam search compared with exhaustive search and with a simple NumPy implementation."""
 
 import copy
 import itertools
@@ -36,7 +36,7 @@ from functional_models.beam_search import BeamSearch
         pytest.param(4, 631, compiled, marks=pytest.mark.slow),
     ],
 )
-def test_a_beam_wide_enough_gives_the_n_best_of_all_sequences(steps, size, mode, alpha):
+def test_wide_beams_find_the_n_best_of_all_sequences(steps, size, mode, alpha):
     toy = Toy(vocabulary_size=size, live=5, length=2 + steps, seed=steps)
     number = 5 if steps == 1 else 17
     sampler = BeamSearch(5**steps, alpha, number)
@@ -62,9 +62,7 @@ def test_the_length_penalty_changes_which_sequence_is_best():
         [(a, b, n) for a in LENGTH_PENALTIES for b, n in ((1, 1), (2, 1), (3, 2))],
     ),
 )
-def test_narrow_beams_and_early_stopping_give_what_plain_beam_search_to_the_end_gives(
-    alpha, beams, number
-):
+def test_narrow_beams_with_early_stopping_equal_plain_beam_search(alpha, beams, number):
     length, prompts = 11, [*itertools.product([0, 2, 3, 4], repeat=2)]
     toy = Toy(length=length, seed=5)
     sampler = BeamSearch(beams, alpha, number)
@@ -76,7 +74,7 @@ def test_narrow_beams_and_early_stopping_give_what_plain_beam_search_to_the_end_
         assert_found((tokens[row], log_p[row]), expected, prompt, length)
 
 
-def test_a_search_stops_as_soon_as_no_beam_can_become_better():
+def test_search_stops_when_no_beam_can_become_better():
     asked = []
 
     def next(tokens, cache, index):
@@ -117,26 +115,26 @@ def test_one_beam_is_greedy_search(seed):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
-def test_what_follows_the_end_changes_nothing(alpha):
-    """One model goes on after an end at a high price, the other for nothing."""
+def test_logits_after_a_stop_token_do_not_matter(alpha):
+    """Logits after a stop token do not matter."""
     toy = Toy(length=7, seed=2)
 
-    def dear(tokens, cache, index):
+    def changed_next(tokens, cache, index):
         logits, _, _ = toy.next(tokens, cache, index)
         there = ops.arange(7, dtype="int32") < index
         ended = ops.any(ops.logical_and(ops.equal(tokens, STOP), there), axis=1)
         return ops.where(ended[:, None], ops.zeros_like(logits), logits), None, cache
 
     expected = search(BeamSearch(3, alpha, 3), toy.next, [(3, 2), (0, 4)], 7)
-    found = search(BeamSearch(3, alpha, 3), dear, [(3, 2), (0, 4)], 7)
+    found = search(BeamSearch(3, alpha, 3), changed_next, [(3, 2), (0, 4)], 7)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
     assert (expected[0][:, :, -1] == STOP).any()
-    assert len({tuple(row) for row in expected[0][0]}) == 3  # no hypothesis is there twice
+    assert len({tuple(row) for row in expected[0][0]}) == 3  # all hypotheses differ
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
-def test_prompts_of_unequal_length_are_kept_and_get_what_each_gets_alone(alpha):
+def test_results_of_prompts_of_unequal_length_equal_those_of_single_prompts(alpha):
     toy = Toy(length=11, seed=7)
     prompts = [(3,), (2, STOP, 4, 0, 3), (4, 4, 2), (0, 2, 3, 3, 2, 4, 0, 2, 2, 3, 4)]
     sampler = BeamSearch(3, alpha, 2)
@@ -152,11 +150,11 @@ def test_prompts_of_unequal_length_are_kept_and_get_what_each_gets_alone(alpha):
                 toy, prompt, 11 - len(prompt), beams=3, number=2, alpha=alpha
             )
             assert_found((tokens[row], log_p[row]), expected, prompt, 11)
-    # Nothing is left to generate in the last: one sequence of probability 1, and no other.
+    # The last prompt leaves nothing to generate: a single sequence of probability 1.
     assert log_p[3].tolist() == [0.0, -np.inf]
 
 
-def test_a_column_given_after_free_ones_is_kept_and_costs_nothing():
+def test_a_given_column_after_free_ones_is_kept_without_cost():
     toy = Toy(length=5, vocabulary_size=29, seed=11, stop_bonus=-99.0)
     tokens = np.array([[3, 0, 4, 0, 0]], "int32")
     mask = np.array([[True, False, True, False, False]])
@@ -175,7 +173,7 @@ def test_a_column_given_after_free_ones_is_kept_and_costs_nothing():
     )
 
 
-def test_without_a_mask_what_stands_before_the_index_is_the_prompt():
+def test_without_a_mask_the_prompt_ends_at_the_index():
     toy = Toy(length=7, seed=2)
     prompt = (3, STOP, 2)
     tokens, mask = columns_of([prompt], 7)
@@ -186,7 +184,7 @@ def test_without_a_mask_what_stands_before_the_index_is_the_prompt():
     assert ops.convert_to_numpy(found)[0, :3].tolist() == list(prompt)
 
 
-def test_several_stop_tokens_all_end_and_the_first_fills():
+def test_all_stop_tokens_end_a_sequence_and_the_first_fills_the_rest():
     toy = Toy(length=6, vocabulary_size=631, seed=13)
     stops = (STOP, 4)
     expected = enumerated(toy, (3, 2), 4, number=17, stops=stops)
@@ -198,7 +196,7 @@ def test_several_stop_tokens_all_end_and_the_first_fills():
     assert_found((tokens[0], log_p[0]), narrow, (3, 2), 6)
 
 
-def test_without_stop_tokens_nothing_ends():
+def test_without_stop_tokens_no_sequence_ends_early():
     toy = Toy(length=6, vocabulary_size=631, seed=3, stop_bonus=1.0)
     expected = enumerated(toy, (3, 2), 4, number=17, stops=())
     tokens, log_p = search(BeamSearch(625, 1.0, 17), toy.next, [(3, 2)], 6, stops=None)
@@ -207,8 +205,8 @@ def test_without_stop_tokens_nothing_ends():
 
 
 @both_modes
-def test_a_cache_follows_its_beams(mode):
-    """The model reads its cache only, and goes wrong where the cache is not the row's prefix."""
+def test_the_cache_is_reordered_with_its_beams(mode):
+    """The model reads only its cache, and is wrong if that is not the prefix of the row."""
     toy = Toy(length=11, seed=17)
     prompts = [(3, 2), (0, 4), (4, 4, 2)]
 
@@ -244,7 +242,7 @@ def test_temperature_divides_the_logits():
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
 
 
-def test_calling_gives_the_tokens_of_the_search_alone():
+def test_a_call_returns_the_tokens_of_the_search():
     toy = Toy(length=7, seed=2)
     tokens, mask = columns_of([(3, 2), (0, 4)], 7)
     for number in (1, 3):
@@ -256,7 +254,7 @@ def test_calling_gives_the_tokens_of_the_search_alone():
         np.testing.assert_array_equal(found, expected[:, 0] if number == 1 else expected)
 
 
-def test_fewer_possible_sequences_than_asked_for_are_told_by_their_probability():
+def test_missing_sequences_have_log_probability_minus_infinity():
     toy = Toy(length=4, live=2, seed=0)  # tokens 0 and 1, the stop
     tokens, log_p = search(BeamSearch(5, 0.0, 5), toy.next, [(0, 0, 0)], 4)
     assert sorted(tokens[0, :2, 3].tolist()) == [0, 1]
@@ -265,13 +263,13 @@ def test_fewer_possible_sequences_than_asked_for_are_told_by_their_probability()
     assert not np.isnan(log_p).any()
 
 
-def test_more_beams_than_tokens_are_refused_when_the_search_meets_the_logits():
+def test_more_beams_than_tokens_raise():
     toy = Toy(length=5)
-    with pytest.raises(ValueError, match=r"num_beams=11: must not be above .* vocabulary, 7"):
+    with pytest.raises(ValueError, match=r"num_beams=11: must not be above .* vocabulary size, 7"):
         search(BeamSearch(11), toy.next, [(3, 2)], 5)
 
 
-def test_a_beam_search_is_made_again_from_its_config():
+def test_beam_search_is_restored_from_its_config():
     sampler = BeamSearch(5, 0.6, 3, temperature=1.7)
     config = BeamSearch.from_config(sampler.get_config()).get_config()
     assert config == {

@@ -1,4 +1,4 @@
-"""The command line: what it prints, and one line with exit code 2 for whatever is wrong."""
+"""The command line: its output, and a single line with exit code 2 for bad input."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SHORT = ["--steps", "2", "--report-every", "2", "--batch-size", "3"]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder of text files, good and bad, and of model folders, whole and not."""
+    """Return a folder with valid and invalid text files and model folders."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "text.txt").write_text(TEXT)
     (folder / "short.txt").write_text("short")
@@ -48,7 +48,7 @@ def files(tmp_path_factory):
 
 
 def run(arguments, files):
-    """Run the command in this process; names of files in braces are made paths."""
+    """Run a command in this process; names in braces become paths of files."""
     return main([re.sub(r"\{(.+)\}", lambda m: str(files / m[1]), a) for a in arguments])
 
 
@@ -71,25 +71,25 @@ BAD = [
     ([*TRAIN, "--data", "{latin.txt}"], "latin.txt is not UTF-8: byte 0xe3 at offset 1"),
     ([*TRAIN, "--data", "{three.pt}", "{two.en}"], "has 3 lines and"),
     ([*TRAIN, "--data", "a", "b", "c"], "--data was given 3 files"),
-    ([*TRAIN, "--data", "{short.txt}"], "tokens, shorter than one block of 19"),
+    ([*TRAIN, "--data", "{short.txt}"], "tokens, fewer than a block of 19"),
     ([*TRAIN, "--data", "{text.txt}", "--steps", "0"], "steps=0: must be 1 or more"),
     ([*TRAIN, "--data", "{text.txt}", "--schedule", "linear"], "schedule='linear'"),
     ([*TRAIN, "--data", "{text.txt}", "--learning-rate", "nan"], "learning_rate=nan"),
     ([*TRAIN, "--data", "{text.txt}", "--sample", "x" * 30], "prompt 'xxx"),
     (["train", "--to", "{text.txt}", *TINY, "--data", "{text.txt}"], "is a file; give the path"),
     (["evaluate", "{nowhere}"], "there is no model folder"),
-    (["evaluate", "{half}", "--data", "{text.txt}"], "is half-written"),
+    (["evaluate", "{half}", "--data", "{text.txt}"], "is incomplete"),
     (["generate", "{nothing}", "fox"], "has no model.json"),
     (["generate", "{newer}", "fox"], "has format 2, this version reads format 1"),
     (["generate", "{translator}", "fox"], "use functional-models translate"),
     (["generate", "{lm}", ""], "prompt '' has no tokens"),
-    (["generate", "{lm}", "x" * 20], "has 20 tokens and the model takes 19"),
+    (["generate", "{lm}", "x" * 20], "has 20 tokens and max_sequence_length is 19"),
     (["generate", "{lm}", "fox", "--temperature", "0"], "temperature=0.0: must be above 0"),
     (["generate", "{lm}", "fox", "--sampler", "beam", "--stream"], "compares whole sequences"),
     (["generate", "{lm}", "", "--stream"], "prompt '' has no tokens"),
-    (["generate", "{lm}", "fox", "--stream", "--scores"], "leave out --scores"),
+    (["generate", "{lm}", "fox", "--stream", "--scores"], "omit --scores"),
     (["generate", "{lm}", "fox", "--stop", "ab"], "stop token 'ab' is 2 tokens"),
-    (["generate", "{lm}", "fox", "--min-p", "1"], "min_p=1.0: must be 0 or more, and below 1"),
+    (["generate", "{lm}", "fox", "--min-p", "1"], "min_p=1.0: must be at least 0 and below 1"),
     (
         ["generate", "{lm}", "fox", "--sampler", "contrastive", "--alpha", "2"],
         "alpha=2.0: must be 0 to 1",
@@ -114,7 +114,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a)[:60] for a, _ in BAD])
-def test_bad_input_ends_with_exit_code_2_and_one_line(files, capsys, arguments, message):
+def test_bad_input_exits_with_code_2_and_one_line(files, capsys, arguments, message):
     assert run(arguments, files) == 2
     printed, error = capsys.readouterr()
     assert error.startswith("functional-models: ")
@@ -136,7 +136,7 @@ def test_bad_input_ends_with_exit_code_2_and_one_line(files, capsys, arguments, 
         ["train", "--to", "x", "--tokenizer", "letters"],
     ],
 )
-def test_a_command_line_that_cannot_be_read_ends_with_exit_code_2(files, capsys, arguments):
+def test_an_invalid_command_line_exits_with_code_2(files, capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         run(arguments, files)
     assert caught.value.code == 2
@@ -144,14 +144,14 @@ def test_a_command_line_that_cannot_be_read_ends_with_exit_code_2(files, capsys,
 
 
 @pytest.mark.parametrize("place", [0, 2])
-def test_debug_raises_where_it_went_wrong(files, place):
+def test_debug_raises_the_error(files, place):
     arguments = ["inspect", "gpt3"]
     arguments.insert(place, "--debug")
     with pytest.raises(ValueError, match="unknown variant 'gpt3'"):
         run(arguments, files)
 
 
-def test_variants_lists_every_variant_with_what_is_special(capsys):
+def test_variants_lists_every_variant_with_its_summary(capsys):
     assert main(["variants"]) == 0
     printed = capsys.readouterr().out
     for name in builders.list_variants():
@@ -163,7 +163,7 @@ def test_variants_lists_every_variant_with_what_is_special(capsys):
     assert [entry["name"] for entry in listed] == builders.list_variants("decoder_only")
 
 
-def test_inspect_takes_a_model_folder(files, capsys):
+def test_inspect_accepts_a_model_folder(files, capsys):
     assert run(["inspect", "{translator}"], files) == 0
     printed = capsys.readouterr().out
     model = text_model("encoder_decoder").model
@@ -177,17 +177,18 @@ BEAM += ["--length-penalty", "0.5", "--max-new-tokens", "5"]
 
 @pytest.fixture(scope="module")
 def loaded(files):
-    """The model folders, loaded once and given whenever a command loads them."""
+    """Return the models of the folders by path, for `shell_models`."""
     return {str(files / name): fm.load(files / name) for name in ("lm", "translator")}
 
 
 @pytest.fixture
 def shell_models(loaded, monkeypatch):
-    monkeypatch.setattr("functional_models.text_model.load", loaded.__getitem__)
+    """Make commands use models that are already loaded."""
+    monkeypatch.setattr("functional_models.loading.load", loaded.__getitem__)
     return loaded
 
 
-def test_generate_prints_prompt_and_text_or_the_text_alone(files, shell_models, capsys):
+def test_generate_prints_text_with_or_without_the_prompt(files, shell_models, capsys):
     lm = shell_models[str(files / "lm")]
     texts = lm.generate(["fox", "a dog"], "greedy", max_new_tokens=5)
     assert run(["generate", "{lm}", "fox", "a dog", *GREEDY], files) == 0
@@ -211,10 +212,10 @@ def test_generate_streams_the_same_text_piece_by_piece(files, shell_models, caps
     assert run(["generate", "{lm}", "fox", "--stream"], files) == 0
     at_once = {"end": "", "flush": True}
     expected = [((piece,), at_once) for piece in ("fo", "x", "es")]
-    assert printed == [*expected, ((), {})]  # a newline closes it
+    assert printed == [*expected, ((), {})]  # ends with a newline
 
 
-def test_generate_ends_at_a_stop_text(files, shell_models, capsys):
+def test_generate_stops_at_a_stop_token(files, shell_models, capsys):
     lm = shell_models[str(files / "lm")]
     tokens = lm.generate("fox", "greedy", max_new_tokens=5, scores=True).tokens
     free = lm.generate("fox", "greedy", max_new_tokens=5)
@@ -247,7 +248,7 @@ SAMPLED = ["--alpha", "0.3", "--k", "3", "--min-p", "0.1", "--repetition-penalty
     ("command", "method"),
     [("generate", "CausalLM.generate"), ("translate", "Translator.translate")],
 )
-def test_every_option_of_a_sampler_arrives(files, shell_models, monkeypatch, command, method):
+def test_sampler_options_are_passed_on(files, shell_models, monkeypatch, command, method):
     given = {}
     cls, name = method.split(".")
     monkeypatch.setattr(getattr(fm, cls), name, lambda *_, **options: given.update(options) or [])
@@ -276,11 +277,11 @@ def test_translate_prints_the_n_best_of_each_sentence(files, shell_models, capsy
     found = translator.translate(["um", "dois"], "beam", max_new_tokens=5, **options)
     printed = capsys.readouterr()
     assert printed.out == "".join(f"{text}\n" for texts in found for text in texts)
-    assert not printed.err  # no bar where there is no terminal
+    assert not printed.err  # no progress bar without a terminal
     assert [len(texts) for texts in found] == [2, 2]
 
 
-def test_what_is_trained_is_evaluated_and_used_from_the_shell(files, tmp_path, capsys):
+def test_a_model_is_trained_evaluated_and_used_from_the_shell(files, tmp_path, capsys):
     to = str(tmp_path / "model")
     data = ["--data", str(files / "text.txt")]
     assert main(["train", "--to", to, *TINY, *SHORT, *data, "--dtype", "float32"]) == 0
@@ -291,7 +292,7 @@ def test_what_is_trained_is_evaluated_and_used_from_the_shell(files, tmp_path, c
     found = dict(line.split() for line in capsys.readouterr().out.splitlines())
     expected = fm.load(to).evaluate([TEXT])
     assert found.keys() == expected.keys()
-    assert found["tokens"] == str(len(TEXT))  # the whole of a file, and its end
+    assert found["tokens"] == str(len(TEXT))  # the whole file and the end token
     np.testing.assert_allclose(float(found["loss"]), expected["loss"], atol=1e-4)
     options = ["--sampler", "greedy", "--max-new-tokens", "5"]
     assert main(["generate", to, "fox", *options]) == 0
@@ -300,7 +301,7 @@ def test_what_is_trained_is_evaluated_and_used_from_the_shell(files, tmp_path, c
 
 
 @pytest.mark.slow
-def test_translate_reads_lines_where_no_sentence_is_given(files, capsys, monkeypatch):
+def test_translate_reads_stdin_without_sentences(files, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", iter(["um dois\n", "três\n"]))
     assert run(["translate", "{translator}", "--max-new-tokens", "5"], files) == 0
     texts = fm.load(files / "translator").translate(["um dois", "três"], max_new_tokens=5)
@@ -313,16 +314,16 @@ def test_a_model_folder_is_drawn(files, tmp_path, capsys):
     assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
-def test_ctrl_c_says_how_to_go_on(files, capsys, monkeypatch):
+def test_ctrl_c_prints_how_to_resume(files, capsys, monkeypatch):
     def stop(*given, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fm.CausalLM, "fit", stop)
     assert run([*TRAIN, "--data", "{text.txt}"], files) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes from it" in capsys.readouterr().err
 
 
-# In a process of its own
+# In a separate process
 
 
 def shell(*arguments, **options):
@@ -334,7 +335,7 @@ def shell(*arguments, **options):
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["train", "--help"], ["variants"], ["inspect", "gpt3_175b"]]
 )
-def test_what_is_known_without_a_model_imports_nothing_heavy(arguments):
+def test_commands_without_a_model_import_no_backend(arguments):
     code = f"""
 import sys
 from functional_models.cli import main
@@ -350,7 +351,7 @@ sys.exit(f"imported {{heavy}}" if heavy else 0)
     assert found.stdout
 
 
-def test_an_error_in_the_shell_is_one_line_and_a_traceback_only_with_debug(files):
+def test_errors_in_the_shell_are_one_line_or_a_traceback_with_debug(files):
     command = ["-m", "functional_models", "generate", str(files / "nothing"), "fox"]
     found = shell(*command)
     assert found.returncode == 2
@@ -361,7 +362,7 @@ def test_an_error_in_the_shell_is_one_line_and_a_traceback_only_with_debug(files
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_the_shell_leaves_all_whole_and_the_same_command_goes_on(files, tmp_path):
+def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
     to = tmp_path / "model"
     command = ["-m", "functional_models", "train", "--to", str(to), *TINY]
     command += ["--data", str(files / "text.txt"), "--batch-size", "3"]

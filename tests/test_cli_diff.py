@@ -1,4 +1,4 @@
-"""`functional-models diff` and `plot`: exit codes, what models can be read from, and errors."""
+"""`functional-models diff` and `plot`: exit codes, sources of models, and errors."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def dense(units):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Models and graphs in files, good and bad."""
+    """Return a folder with valid and invalid files of models and graphs."""
     folder = tmp_path_factory.mktemp("graphs")
     for units in (5, 7):
         dense(units).save(folder / f"{units}.keras")
@@ -47,12 +47,12 @@ def run(folder, *arguments):
     return main(["diff", *(argument.replace("{}", str(folder)) for argument in arguments)])
 
 
-def test_equal_models_end_with_exit_code_0(folder, capsys):
+def test_equal_models_exit_with_code_0(folder, capsys):
     assert run(folder, "{}/5.keras", "{}/5.json") == 0
     assert "no difference (2 calls, 20 parameters)" in capsys.readouterr().out
 
 
-def test_different_models_end_with_exit_code_1_and_say_in_what(folder, capsys):
+def test_different_models_exit_with_code_1_and_print_the_differences(folder, capsys):
     assert run(folder, "{}/5.json", "{}/7.keras") == 1
     printed = capsys.readouterr().out
     assert printed.startswith(f"{folder}/5.json -> {folder}/7.keras: 1 call changed\n")
@@ -66,7 +66,7 @@ def test_variants_are_compared_by_name(capsys):
     assert main(["diff", "pre_norm_learned", "pre_norm_learned", *SMALL]) == 0
 
 
-def test_several_models_are_laid_out_in_a_table(folder, capsys):
+def test_several_models_are_compared_in_a_table(folder, capsys):
     assert run(folder, "{}/5.json", "{}/5.keras", "{}/7.json") == 1
     table = capsys.readouterr().out.partition("\n\n")[0].splitlines()
     assert [row.split()[0] for row in table[1:]] == ["1", "2", "3"]
@@ -88,7 +88,7 @@ def test_a_graph_in_a_file_is_drawn(folder, tmp_path, capsys):
     assert "(None, 5)" in picture.read_text(encoding="utf-8")
 
 
-def test_of_a_model_folder_its_graph_is_read_and_not_its_weights(tmp_path):
+def test_the_graph_of_a_model_folder_is_read_without_weights(tmp_path):
     import builders
     from functional_models.model_folder import ModelFolder, write_model_folder
 
@@ -106,22 +106,22 @@ BAD = [
     (["{}/none.keras"], "there is no file"),
     (["{}/none.json"], "there is no file"),
     (["{}/none"], "there is no file or folder"),
-    (["{}/nothing"], "is no model folder"),
+    (["{}/nothing"], "is no complete model folder"),
     (["{}/text.keras"], "text.keras is no .keras file"),
     (["{}/unknown.keras"], "unknown.keras cannot be loaded: TypeError: Could not locate class"),
-    (["{}/other.json"], "other.json: this is no graph"),
+    (["{}/other.json"], "other.json: not a graph"),
     (["{}/notes.txt"], "notes.txt is no model: give a variant, a model folder, a .keras file"),
     (["gpt2_smal"], "did you mean 'gpt2_small'"),
     (["{}/5.json", "{}/5.json", "--to", "x.svg"], "--to draws two models, and 3 were given"),
     (["{}/5.json", "--to", "x.bmp"], "'.bmp' names no known format"),
-    (["{}/7.json", "--to", "x.svg", "--depth", "-1"], "depth is -1; it is a number of levels"),
-    (["{}/7.json", "--depth", "2"], "about the picture: give --to FILE, too"),
+    (["{}/7.json", "--to", "x.svg", "--depth", "-1"], "depth is -1; it must be a number of levels"),
+    (["{}/7.json", "--depth", "2"], "apply to the picture: also give --to FILE"),
     (["{}/7.keras", "--set", "num_layers=2"], "has no spec, so num_layers cannot be changed"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) for a, _ in BAD])
-def test_trouble_ends_with_exit_code_2_and_one_line(
+def test_errors_exit_with_code_2_and_one_line(
     folder, capsys, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -161,7 +161,7 @@ class Wrapped(layers.Layer):
         return super().get_config() | {"units": self.inner.units}
 
 
-def test_layers_made_of_layers_are_looked_into_on_request(tmp_path, capsys):
+def test_open_layers_compares_nested_layers(tmp_path, capsys):
     for units in (5, 7):
         x = keras.Input((3,), name="x")
         keras.Model(x, Wrapped(units, name="block")(x)).save(tmp_path / f"{units}.keras")

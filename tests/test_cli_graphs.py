@@ -1,4 +1,4 @@
-"""Commands that look at graphs, run in this process."""
+"""Commands on graphs, run in this process."""
 
 import keras
 import pytest
@@ -11,7 +11,7 @@ SMALL = ["--kind", "decoder_only", "--set", "num_layers=3", "--set", "vocabulary
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A `.keras` file of a pre-norm block without a final norm, and its graph as JSON."""
+    """Return a folder with a pre-norm block without a final norm, as `.keras` and as JSON."""
     folder = tmp_path_factory.mktemp("models")
     x = keras.Input((5, 7), name="x")
     y = keras.layers.LayerNormalization(name="norm")(x)
@@ -34,7 +34,7 @@ def test_plugins_lists_every_plugin_and_every_format(capsys):
 
 
 @pytest.mark.parametrize("model", ["block.keras", "block.json"])
-def test_a_file_is_drawn_with_the_plugins_that_were_asked_for(folder, tmp_path, capsys, model):
+def test_a_file_is_drawn_with_plugins(folder, tmp_path, capsys, model):
     to = tmp_path / "block.txt"
     plugin = "flops:sizes=null"
     arguments = ["plot", str(folder / model), "--plugin", "parameters", "--plugin", plugin]
@@ -57,14 +57,14 @@ def test_depth_folds_a_variant(tmp_path):
     assert sizes["1"] < sizes["3"]
 
 
-def test_diagnose_says_what_is_wrong_and_tells_it_by_its_exit_code(folder, capsys):
+def test_diagnose_exits_with_code_1_if_it_reports_mistakes(folder, capsys):
     assert main(["diagnose", str(folder / "block.keras")]) == 1
     assert "final norm" in capsys.readouterr().out
     assert main(["diagnose", "pre_norm_learned", *SMALL]) == 0
     assert "Nothing looks wrong" in capsys.readouterr().out
 
 
-def test_the_sizes_at_which_operations_are_counted_are_given_one_by_one(tmp_path):
+def test_a_plugin_option_can_be_a_mapping(tmp_path):
     to = tmp_path / "model.json"
     sizes = "flops:sizes=t=7,sizes=b=3"
     assert main(["plot", "pre_norm_learned", *SMALL, "--plugin", sizes, "--to", str(to)]) == 0
@@ -72,27 +72,29 @@ def test_the_sizes_at_which_operations_are_counted_are_given_one_by_one(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["plot", "gpt2_small", "--plugin", "flop"], "Did you mean 'flops'?"),
         (["plot", "gpt2_small", "--plugin", "fold:2"], "must be OPTION=VALUE"),
         (["plot", "gpt2_small", "--plugin", "fold:size=2"], "it has depth, blocks"),
         (["plot", "gpt2_small", "--to", "a.bmp"], "names no known format"),
-        (["plot", "gpt2_small", "--to", "a.json", "--shapes"], "'json' cannot be asked for shapes"),
+        (["plot", "gpt2_small", "--to", "a.json", "--shapes"], "'json' cannot show shapes"),
         (["plot", "gpt2_smal"], "gpt2_small"),
         (["diagnose", __file__], "is no model"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(arguments, says, capsys, tmp_path, monkeypatch):
+def test_bad_arguments_exit_with_code_2_and_one_line(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert says in error
+    assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_is_read_once_and_its_skip_paths_are_counted_before_it_is_folded(
+def test_a_model_is_read_once_and_skip_paths_are_counted_before_folding(
     tmp_path, capsys, monkeypatch
 ):
     read, graphs = plots.read_graph, []

@@ -1,4 +1,4 @@
-"""Comparisons: one budget for all, results that programs can read, and nothing trained twice."""
+"""Comparisons: equal budgets, machine-readable results, and no repeated training."""
 
 import json
 import re
@@ -11,8 +11,8 @@ import functional_models as fm
 from functional_models import comparison
 from functional_models.comparison import _overall_speed, compare, kind_of_data, results_table
 from functional_models.corpora import ParallelCorpus
+from functional_models.recipe import Recipe
 from functional_models.text_model import TextModel
-from functional_models.training import Recipe
 
 PRE = builders.TransformerSpec(kind="encoder_decoder", **{**SIZES, "hidden_dim": 6})
 SPECS = {"pre": PRE, "post": PRE.replace(norm_placement="post")}
@@ -33,20 +33,20 @@ def run(folder, specs=SPECS, recipe=RECIPE, **options):
 
 @pytest.fixture
 def fitted(monkeypatch):
-    """Notes the norm placement of every model that is trained, and trains it."""
+    """Record the norm placement of every model that is trained."""
     names = []
     train = TextModel._train
 
-    def note(self, *given, **options):
+    def record(self, *given, **options):
         names.append(self.spec.norm_placement)
         return train(self, *given, **options)
 
-    monkeypatch.setattr(TextModel, "_train", note)
+    monkeypatch.setattr(TextModel, "_train", record)
     return names
 
 
 @pytest.mark.slow  # three comparisons, each of which trains
-def test_a_comparison_is_written_whole_and_repeated_only_where_something_changed(
+def test_a_comparison_writes_all_files_and_retrains_only_changed_variants(
     tmp_path, fitted, monkeypatch
 ):
     results = run(tmp_path)
@@ -76,7 +76,7 @@ def test_a_comparison_is_written_whole_and_repeated_only_where_something_changed
         assert (tmp_path / name / "skip_paths.svg").exists()
         assert json.loads((tmp_path / name / "history.json").read_text())[-1]["step"] == 2
 
-    monkeypatch.setattr(comparison, "_write", lambda *given: None)  # pictures take their time
+    monkeypatch.setattr(comparison, "_write", lambda *given: None)  # figures are slow
     fitted.clear()
     assert run(tmp_path) == results
     assert fitted == []
@@ -89,7 +89,7 @@ def test_a_comparison_is_written_whole_and_repeated_only_where_something_changed
 
 
 @pytest.mark.slow
-def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_an_interrupted_comparison_resumes(tmp_path, monkeypatch):
     specs = {"pre": PRE}
     recipe = Recipe(steps=4, report_every=2, batch_size=5)
     evaluate = fm.Translator.evaluate
@@ -103,7 +103,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
         run(tmp_path, specs, recipe)
     assert (tmp_path / "pre" / "checkpoint.npz").exists()
     monkeypatch.setattr(fm.Translator, "evaluate", evaluate)
-    # All four steps are in the checkpoint: whoever trains again begins at the first.
+    # All four steps are in the checkpoint, so that `fit` must not be called again.
     monkeypatch.setattr("keras.Model.fit", stop)
     (result,) = run(tmp_path, specs, recipe)
     assert result["variant"] == "pre"
@@ -123,21 +123,31 @@ def test_an_interrupted_comparison_goes_on_where_it_was(tmp_path, monkeypatch):
         (SPECS, {"recipe": True}, "steps=True: must be of type int"),
     ],
 )
-def test_a_bad_comparison_is_refused_before_anything_is_trained(
-    tmp_path, fitted, specs, options, message
-):
+def test_bad_arguments_raise_before_training(tmp_path, fitted, specs, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         run(tmp_path, specs, **options)
     assert fitted == []
 
 
-def test_a_corpus_of_which_nothing_is_held_out_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["model.json", "checkpoint.npz"])
+@pytest.mark.parametrize("place", ["pre", "best"])
+def test_models_of_other_origin_are_not_overwritten(tmp_path, fitted, place, name):
+    (tmp_path / place).mkdir()
+    (tmp_path / place / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"{place} has a {name} that does not come from a compar"):
+        run(tmp_path)
+    assert fitted == []
+    assert [path.name for path in tmp_path.iterdir()] == [place]
+    assert (tmp_path / place / name).read_text() == "mine"
+
+
+def test_a_corpus_without_held_out_text_raises(tmp_path):
     data = ParallelCorpus("all", parallel_corpus().train, (), ())
-    with pytest.raises(ValueError, match="all has nothing held out to measure on"):
+    with pytest.raises(ValueError, match="all has no held-out text to evaluate on"):
         compare(SPECS, data, folder=tmp_path, progress=False)
 
 
-def test_a_damaged_result_is_named(tmp_path):
+def test_a_damaged_result_raises(tmp_path):
     (tmp_path / "pre").mkdir()
     (tmp_path / "pre" / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"result\.json is damaged; delete it"):
@@ -155,11 +165,11 @@ def test_a_damaged_result_is_named(tmp_path):
         (("a.pt", "a.en"), "encoder_decoder"),
     ],
 )
-def test_the_names_of_files_tell_the_kind_of_model(data, kind):
+def test_file_names_determine_the_kind_of_model(data, kind):
     assert kind_of_data(data) == kind
 
 
-def test_the_speed_of_a_run_is_all_tokens_by_all_time():
+def test_the_speed_of_a_run_is_total_tokens_per_total_time():
     # 60 tokens at 10 a second and 60 at 30 are 120 in 8 seconds.
     rows = [{"tokens_per_second": speed} for speed in (10.0, 30.0)]
     assert _overall_speed(rows) == pytest.approx(15.0)
@@ -167,7 +177,7 @@ def test_the_speed_of_a_run_is_all_tokens_by_all_time():
     assert _overall_speed([{"tokens_per_second": 0.0}]) == 0.0
 
 
-def test_a_table_is_aligned_and_says_what_was_not_reached():
+def test_tables_are_aligned_and_show_goals_that_were_not_reached():
     common = {"parameters": 1234, "loss": 0.5, "token_accuracy": 0.25, "tokens_per_second": 1e4}
     results = [
         {"variant": "a", **common, "exact_match": 0.5, "steps_to_90": None},
@@ -182,7 +192,7 @@ def test_a_table_is_aligned_and_says_what_was_not_reached():
 
 
 @pytest.mark.slow
-def test_language_models_are_compared_too(tmp_path):
+def test_language_models_are_compared(tmp_path):
     spec = builders.TransformerSpec(kind="decoder_only", **{**SIZES, "max_sequence_length": 17})
     results = compare(
         {"lm": spec},

@@ -1,4 +1,4 @@
-"""Models of keras-nlp, taken over and given back, compute what they computed."""
+"""Conversion of KerasHub models, and back, preserves their outputs."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from hub_backbones import (
     GROUPED,
     QUICK_BACKBONES,
     T5,
-    assert_gives_hidden_states_and_logits,
+    assert_same_hidden_states_and_logits,
     backbone_of,
     randomise,
     theirs,
@@ -30,10 +30,10 @@ from small_models import (
 
 import builders
 import functional_models as fm
-from functional_models.conversion import choice, families
-from functional_models.text_model import text_model_of
+from functional_models.conversion import matching
+from functional_models.loading import wrap_model
 
-# keras-nlp's T5 warns of its own masks.
+# KerasHub's T5 warns about its own masks.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Layer '.*' .of type T5:UserWarning", "ignore:Layer '.*' looks like:UserWarning"
 )
@@ -41,18 +41,18 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def _unfused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen's fused attention, which only TensorFlow lacks, leaves out the window it should have."""
+    """Disable Qwen's fused attention, which ignores the window; TensorFlow has none."""
     for module in (qwen_attention, qwen3_attention):
         monkeypatch.setattr(module, "fused_attention_op_available", lambda: False)
 
 
 @pytest.mark.usefixtures("_unfused")
 @pytest.mark.parametrize("name", slow_unless(QUICK_BACKBONES.__contains__, BACKBONES))
-def test_a_backbone_taken_over_gives_its_hidden_states_and_logits(name: str) -> None:
-    """And given back, it is the backbone that it came from."""
+def test_a_converted_backbone_has_the_same_hidden_states_and_logits(name: str) -> None:
+    """Converted back, it has the original weights."""
     backbone = backbone_of(name)
     model = fm.from_keras_hub(backbone)
-    assert_gives_hidden_states_and_logits(model, backbone)
+    assert_same_hidden_states_and_logits(model, backbone)
     again = fm.to_keras_hub(model, type(backbone).__name__)
     assert type(again) is type(backbone)
     assert len(again.weights) == len(backbone.weights)
@@ -60,7 +60,7 @@ def test_a_backbone_taken_over_gives_its_hidden_states_and_logits(name: str) -> 
         np.testing.assert_array_equal(as_array(ours.value), as_array(its.value), err_msg=its.path)
 
 
-# What keras-nlp does not apply ------------------------------------------------------------------
+# Settings that KerasHub ignores -----------------------------------------------------------------
 
 IGNORED = {
     "llama": (
@@ -72,25 +72,25 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("name", IGNORED)
-def test_a_setting_that_keras_nlp_does_not_apply_is_warned_of(name: str) -> None:
-    """If the first assertion fails, keras-nlp applies it now, and a spec can say it."""
+def test_settings_that_keras_hub_ignores_raise_warnings(name: str) -> None:
+    """If the first assertion fails, KerasHub applies the setting, and a family can support it."""
     cls, config = BACKBONES[name]
     setting, fields = IGNORED[name]
     plain = backbone_of(name)
-    asking = getattr(keras_hub.models, f"{cls}Backbone")(**config, **setting)
-    randomise(asking)
-    np.testing.assert_array_equal(theirs(asking, 0)["hidden"], theirs(plain, 0)["hidden"])
+    changed = getattr(keras_hub.models, f"{cls}Backbone")(**config, **setting)
+    randomise(changed)
+    np.testing.assert_array_equal(theirs(changed, 0)["hidden"], theirs(plain, 0)["hidden"])
     with pytest.warns(UserWarning, match=f"{next(iter(setting))}=.*{next(iter(fields))}"):
-        as_computed = fm.from_keras_hub(asking)
+        as_computed = fm.from_keras_hub(changed)
     assert as_computed.spec == fm.from_keras_hub(plain).spec
-    as_asked = fm.from_keras_hub(asking, **fields)
-    assert {field: getattr(as_asked.spec, field) for field in fields} == fields
+    as_set = fm.from_keras_hub(changed, **fields)
+    assert {field: getattr(as_set.spec, field) for field in fields} == fields
 
 
-# What is refused --------------------------------------------------------------------------------
+# Errors -----------------------------------------------------------------------------------------
 
 
-def test_what_a_spec_cannot_say_is_refused() -> None:
+def test_unsupported_settings_raise() -> None:
     models = keras_hub.models
     with pytest.raises(ValueError, match=r"FalconBackbone is not among .* GPT2Backbone, OPT"):
         fm.from_keras_hub(models.FalconBackbone(31, 2, 2, 14, 23))
@@ -99,7 +99,7 @@ def test_what_a_spec_cannot_say_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Phi3Backbone with rope_scaling_type='su'.*=None"):
         fm.from_keras_hub(su)
     dropping = models.LlamaBackbone(**GROUPED, dropout=0.1)
-    with pytest.raises(ValueError, match=r"LlamaBackbone with dropout=0.1.*say .dropout=0"):
+    with pytest.raises(ValueError, match=r"LlamaBackbone with dropout=0.1.*supported: .dropout=0"):
         fm.from_keras_hub(dropping)
     t5 = fm.from_keras_hub(models.T5Backbone(**T5, dropout=0.3)).spec
     assert {t5.dropout, t5.activation_dropout, t5.final_dropout, t5.attention_dropout} == {0.3}
@@ -112,15 +112,17 @@ def test_what_a_spec_cannot_say_is_refused() -> None:
         fm.to_keras_hub(builders.build_decoder_only("mini_gpt", num_layers=1, hidden_dim=14))
 
 
-def test_fields_that_the_source_has_of_its_own_are_not_overwritten() -> None:
-    with pytest.raises(ValueError, match=r"num_layers=2: the GPT2Backbone has.*: pad_token_id"):
+def test_fields_that_the_source_defines_cannot_be_changed() -> None:
+    with pytest.raises(
+        ValueError, match=r"num_layers=2: the GPT2Backbone defines it.*: pad_token_id"
+    ):
         fm.from_keras_hub(backbone_of("gpt2"), num_layers=2)
     assert fm.from_keras_hub(backbone_of("llama"), max_sequence_length=13).spec == (
         fm.from_keras_hub(backbone_of("llama")).spec.replace(max_sequence_length=13)
     )
 
 
-def test_heads_that_no_model_has_are_refused_and_their_backbone_is_not() -> None:
+def test_unsupported_heads_raise() -> None:
     backbone = backbone_of("bert")
     classifier = keras_hub.models.BertTextClassifier(backbone, num_classes=3)
     with pytest.raises(ValueError, match=r"BertTextClassifier has a head.*\.backbone"):
@@ -130,37 +132,41 @@ def test_heads_that_no_model_has_are_refused_and_their_backbone_is_not() -> None
         fm.from_keras_hub(masked)
 
 
-def test_weights_that_nobody_reads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_would_not_be_converted_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = backbone_of("gpt2")
     backbone.enable_lora(2)
     with pytest.raises(ValueError, match=r"query_dense has 4 weights \(.*lora_kernel_a.*LoRA"):
         fm.from_keras_hub(backbone)
     model = fm.from_keras_hub(backbone_of("bert"))
-    for family in families.FAMILIES:
+    for family in matching.FAMILIES:
         layers = {name: path for name, path in family.layers.items() if "pooler" not in name}
         shortened = dataclasses.replace(family, same={**family.same, "pooler": False})
         shortened = dataclasses.replace(shortened, layers=layers)
         if family.backbone == "BertBackbone":
-            monkeypatch.setattr(choice, "FAMILIES", (shortened,))
+            monkeypatch.setattr(matching, "FAMILIES", (shortened,))
     with pytest.raises(
-        ValueError, match=r"has weights that no model here has: pooled_dense/kernel"
+        ValueError, match=r"has weights that are not supported: pooled_dense/kernel"
     ):
         fm.from_keras_hub(backbone_of("bert"))
     with pytest.raises(ValueError, match=r"BertBackbone, differs in pooler=True"):
         fm.to_keras_hub(model)
 
 
-def test_a_model_that_no_backbone_computes_is_not_given_back() -> None:
+def test_a_spec_without_a_backbone_raises() -> None:
     model = fm.from_keras_hub(backbone_of("gpt2"))
-    other = text_model_of(model.spec.replace(qk_norm=True), model.model, {})
-    with pytest.raises(ValueError, match=r"no backbone.*GPT2Backbone, differs in qk_norm=True"):
+    other = wrap_model(model.spec.replace(qk_norm=True), model.model, {})
+    with pytest.raises(
+        ValueError, match=r"no KerasHub backbone.*GPT2Backbone, differs in qk_norm=True"
+    ):
         fm.to_keras_hub(other)
-    layered = text_model_of(model.spec.replace(attention="layer"), model.model, {})
+    layered = wrap_model(model.spec.replace(attention="layer"), model.model, {})
     with pytest.raises(ValueError, match=r"GPT2Backbone, differs in attention='layer'"):
         fm.to_keras_hub(layered)
     with pytest.raises(ValueError, match=r"unknown backbone 'GPTBackbone'.*mean 'GPT2Backbone'"):
         fm.to_keras_hub(model, "GPTBackbone")
-    with pytest.raises(ValueError, match=r"no OPTBackbone.*activation='gelu_tanh' .there 'relu'"):
+    with pytest.raises(
+        ValueError, match=r"no OPTBackbone.*activation='gelu_tanh' .backbone: 'relu'"
+    ):
         fm.to_keras_hub(model, "OPTBackbone")
 
 
@@ -193,13 +199,13 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK_VARIANTS.__contains__, TAKEN))
-def test_a_published_architecture_is_that_of_a_backbone(name: str) -> None:
-    """So the rows of the registry are what keras-nlp computes, to the last epsilon."""
+def test_published_architectures_convert_to_backbones(name: str) -> None:
+    """Specs of the registry agree with KerasHub in every field, such as epsilons."""
     kind = builders.variant_info(name).kinds[0]
     spec = reduced_variant(name, kind)
     if spec.positions == "rotary" and spec.head_dim * spec.num_heads == 12:
-        spec = spec.replace(hidden_dim=12, head_dim=None)  # as wide as the heads together
-    model = text_model_of(spec, random_model(spec), {})
+        spec = spec.replace(hidden_dim=12, head_dim=None)  # as wide as all heads together
+    model = wrap_model(spec, random_model(spec), {})
     backbone = fm.to_keras_hub(model)
     again = fm.from_keras_hub(backbone, pad_token_id=spec.pad_token_id)
     tokens = random_tokens(spec)

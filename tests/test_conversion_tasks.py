@@ -1,4 +1,4 @@
-"""Tasks, tokenizers and folders of keras-nlp and Hugging Face become models that say the same."""
+"""Conversion of tasks, tokenizers and folders of KerasHub and Hugging Face."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from small_models import (
 import builders
 import functional_models as fm
 
-# keras-nlp's T5 warns of its own masks.
+# KerasHub's T5 warns about its own masks.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Layer '.*' .of type T5:UserWarning", "ignore:Layer '.*' looks like:UserWarning"
 )
@@ -43,7 +43,7 @@ def test_a_masked_language_model_keeps_its_head() -> None:
 
 
 def byte_pair_task() -> Any:
-    """A GPT-2 task with a tokenizer of 31 tokens, which are letters."""
+    """Return a GPT-2 task with a tokenizer of 31 tokens, mostly letters."""
     vocabulary = {"<|endoftext|>": 0, **{chr(97 + i): i + 1 for i in range(26)}}
     vocabulary |= {"th": 27, "he": 28, "the": 29, "\u0120": 30}
     tokenizer = keras_hub.models.GPT2Tokenizer(vocabulary, ["t h", "h e", "th e"])
@@ -54,7 +54,7 @@ def byte_pair_task() -> Any:
 
 
 @pytest.mark.slow
-def test_a_task_brings_its_tokenizer_and_generates_the_same(tmp_path: Path) -> None:
+def test_a_converted_task_has_its_tokenizer_and_generates_the_same(tmp_path: Path) -> None:
     task = byte_pair_task()
     lm = fm.from_keras_hub(task)
     assert lm.tokenizer.encode(["the cat"])[0].tolist() == [29, 30, 3, 1, 20]
@@ -79,7 +79,7 @@ def test_a_preset_folder_is_loaded_with_its_tokenizer(tmp_path: Path) -> None:
 
 
 def hugging_face_gpt2(folder: Path) -> dict[str, np.ndarray]:
-    """Write a tiny GPT-2 as Hugging Face does; return its weights under the reference's names."""
+    """Write a tiny GPT-2 in Hugging Face format; return its weights by layer name."""
     d, n, f, v, rng = 14, 2, 56, 31, np.random.default_rng(7)
 
     def draw(*shape: int, around: float = 0.0) -> np.ndarray:
@@ -128,7 +128,7 @@ def hugging_face_gpt2(folder: Path) -> dict[str, np.ndarray]:
     return ours
 
 
-def test_a_folder_of_hugging_face_computes_what_its_weights_say(tmp_path: Path) -> None:
+def test_a_hugging_face_folder_matches_the_reference(tmp_path: Path) -> None:
     weights = hugging_face_gpt2(tmp_path / "hugging_face")
     lm = fm.from_keras_hub(tmp_path / "hugging_face")
     tokens, _ = tokens_of(0)
@@ -137,17 +137,17 @@ def test_a_folder_of_hugging_face_computes_what_its_weights_say(tmp_path: Path) 
     assert lm.tokenizer.encode(["the cat"])[0].tolist() == [29, 30, 3, 1, 20]
 
 
-def test_a_folder_without_a_tokenizer_is_said_to_have_none(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_raises_a_warning(tmp_path: Path) -> None:
     hugging_face_gpt2(tmp_path / "weights")
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         (tmp_path / "weights" / name).unlink()
-    with pytest.warns(UserWarning, match=r"no tokenizer that keras-nlp can load.*tokenizer="):
+    with pytest.warns(UserWarning, match=r"no tokenizer that KerasHub can load.*tokenizer="):
         lm = fm.from_keras_hub(tmp_path / "weights")
     assert lm.tokenizers == {}
 
 
 @pytest.mark.slow
-def test_the_command_line_takes_a_preset_over(
+def test_the_command_line_imports_a_preset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from functional_models.cli import main
@@ -156,16 +156,16 @@ def test_the_command_line_takes_a_preset_over(
     task.save_to_preset(str(tmp_path / "preset"))
     folder = str(tmp_path / "model")
     main(["import", str(tmp_path / "preset"), "--to", folder])
-    said = capsys.readouterr().out
-    assert "decoder_only, 3 blocks of width 14, " in said
-    assert f"{task.backbone.count_params():,} parameters" in said
-    assert f"functional-models generate {folder}" in said
+    printed = capsys.readouterr().out
+    assert "decoder_only, 3 blocks of width 14, " in printed
+    assert f"{task.backbone.count_params():,} parameters" in printed
+    assert f"functional-models generate {folder}" in printed
     main(["generate", folder, "the cat", "--sampler", "greedy", "--max-new-tokens", "9"])
     expected = fm.from_keras_hub(task).generate("the cat", "greedy", max_new_tokens=9, echo=True)
     assert capsys.readouterr().out == f"{expected}\n"
 
 
-def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Path) -> None:
+def test_a_model_without_a_tokenizer_processes_tokens_only(tmp_path: Path) -> None:
     lm = fm.from_keras_hub(backbone_of("llama"))
     for take_text in (lambda: lm.generate("the"), lambda: lm.tokenizer):
         with pytest.raises(ValueError, match=r"no tokenizer.*from_keras_hub\(..., tokenizer="):
@@ -183,8 +183,8 @@ def test_without_a_tokenizer_a_model_computes_but_takes_no_text(tmp_path: Path) 
 # Translators ------------------------------------------------------------------------------------
 
 
-def telling_backbone(name: str, seed: int, **changes: Any) -> Any:
-    """A backbone whose embeddings are large enough for the text to decide what it writes."""
+def backbone_with_large_embeddings(name: str, seed: int, **changes: Any) -> Any:
+    """Return a backbone with large embeddings, whose output depends on the text."""
     cls, config = BACKBONES[name]
     backbone = getattr(keras_hub.models, f"{cls}Backbone")(**{**config, **changes})
     randomise(backbone, seed)
@@ -194,7 +194,7 @@ def telling_backbone(name: str, seed: int, **changes: Any) -> Any:
 
 
 def t5_task(folder: Path) -> Any:
-    """A T5 task with a tokenizer of 22 pieces."""
+    """Return a T5 task with a tokenizer of 22 pieces."""
     text = ["the cat sat on the mat", "a dog ran in the park", "he has had the hat"] * 3
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text),
@@ -208,24 +208,24 @@ def t5_task(folder: Path) -> Any:
     )
     tokenizer = keras_hub.models.T5Tokenizer((folder / "pieces.model").read_bytes())
     preprocessor = keras_hub.models.T5Seq2SeqLMPreprocessor(tokenizer, 13, 11)
-    backbone = telling_backbone("t5", 4, vocabulary_size=22)
+    backbone = backbone_with_large_embeddings("t5", 4, vocabulary_size=22)
     return keras_hub.models.T5Seq2SeqLM(backbone, preprocessor)
 
 
 def bart_task(folder: Path) -> Any:
-    """A BART task with a tokenizer of 31 tokens, which are letters."""
+    """Return a BART task with a tokenizer of 31 tokens, mostly letters."""
     special = ["<s>", "<pad>", "</s>", "<mask>"]
     letters = [chr(97 + i) for i in range(25)] + ["th", "\u0120"]
     vocabulary = {token: i for i, token in enumerate(special + letters)}
     tokenizer = keras_hub.models.BartTokenizer(vocabulary, ["t h"])
     preprocessor = keras_hub.models.BartSeq2SeqLMPreprocessor(tokenizer, 13, 11)
-    return keras_hub.models.BartSeq2SeqLM(telling_backbone("bart", 3), preprocessor)
+    return keras_hub.models.BartSeq2SeqLM(backbone_with_large_embeddings("bart", 3), preprocessor)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [t5_task, bart_task])
-def test_a_translator_taken_over_translates_the_same(make: Any, tmp_path: Path) -> None:
-    """With its own tokens at the start of sources and targets, which no other has."""
+def test_a_converted_translator_translates_the_same(make: Any, tmp_path: Path) -> None:
+    """Each has its own tokens at the start of sources and targets."""
     task = make(tmp_path)
     task.compile(sampler="greedy")
     tr = fm.from_keras_hub(task, **({"max_sequence_length": 17} if make is t5_task else {}))
@@ -240,8 +240,8 @@ def test_a_translator_taken_over_translates_the_same(make: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's")
-def test_an_exported_model_starts_as_the_one_it_came_from(tmp_path: Path) -> None:
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export requires TensorFlow")
+def test_exported_models_have_the_same_start_tokens(tmp_path: Path) -> None:
     import tensorflow as tf
 
     tr, lm = fm.from_keras_hub(bart_task(tmp_path)), fm.from_keras_hub(byte_pair_task())
@@ -266,7 +266,7 @@ def word_pieces() -> Any:
     return keras_hub.models.BertTokenizer(words)
 
 
-def test_a_text_encoder_gives_the_vectors_of_keras_nlp(tmp_path: Path) -> None:
+def test_a_text_encoder_returns_the_vectors_of_keras_hub(tmp_path: Path) -> None:
     backbone = backbone_of("bert")
     encoder = fm.from_keras_hub(backbone, tokenizer=word_pieces())
     texts = ["the cats sat on the mat", "the cat", "sat"]
@@ -288,7 +288,7 @@ def test_a_text_encoder_gives_the_vectors_of_keras_nlp(tmp_path: Path) -> None:
     assert {x.shape for x in maps.scores.values()} == {(2, 4, 4)}
 
 
-def test_what_a_text_encoder_cannot_do_is_said(
+def test_unsupported_uses_of_a_text_encoder_raise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from functional_models.cli import main
@@ -296,14 +296,14 @@ def test_what_a_text_encoder_cannot_do_is_said(
     encoder = fm.from_keras_hub(backbone_of("distil_bert"), tokenizer=word_pieces())
     with pytest.raises(ValueError, match=r"no pooler .pooler=False.*vectors"):
         encoder.pooled(["the cat"])
-    with pytest.raises(ValueError, match=r"has 19 tokens .* takes 17; cut it"):
+    with pytest.raises(ValueError, match=r"has 19 tokens .* max_sequence_length is 17; shorten it"):
         encoder.vectors(["the " * 17])
     with pytest.raises(ValueError, match="batch_size"):
         encoder.vectors(["the"], batch_size=0)
-    with pytest.raises(ValueError, match="reads one text"):
+    with pytest.raises(ValueError, match="reads a single text"):
         encoder.attention_maps("the", "cat")
-    said = "an encoder gives vectors|a SavedModel is TensorFlow's"
-    with pytest.raises(ValueError, match=said):
+    message = "an encoder returns vectors|export requires the TensorFlow backend"
+    with pytest.raises(ValueError, match=message):
         encoder.export(tmp_path / "exported")
     with pytest.raises(ValueError, match="build_decode_step takes a spec with a decoder"):
         builders.build_decode_step(encoder.model, encoder.spec)

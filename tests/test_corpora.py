@@ -1,4 +1,4 @@
-"""Corpora: exact references, honest splits, and clear errors."""
+"""Corpora: exact references, disjoint splits, and clear errors."""
 
 import datetime
 import random
@@ -63,7 +63,7 @@ def docstrings():
         ("temperature", "-8 graus Celsius", "-8 degrees Celsius"),
     ],
 )
-def test_kinds_give_pairs_written_by_hand(kind, source, target):
+def test_kinds_draw_known_pairs(kind, source, target):
     values = Values(random.Random(0), "train")
     drawn = {}
     for _ in range(20_000):
@@ -85,7 +85,7 @@ def test_every_kind_has_a_weight_and_every_slot_a_kind():
         assert set(slots[0]) <= roles
 
 
-def test_a_full_date_is_that_of_the_unicode_locales():
+def test_full_dates_are_those_of_cldr():
     values = Values(random.Random(0), "train")
     for _ in range(50):
         figures = KINDS["date_full"].draw(values).figures
@@ -103,7 +103,7 @@ def test_no_source_has_two_targets():
             assert targets.setdefault(source, target) == target
 
 
-def test_no_item_has_two_targets_whatever_its_kind():
+def test_no_item_has_two_targets():
     values = Values(random.Random(0), "train")
     targets = {}
     for kind in KINDS.values():
@@ -134,7 +134,7 @@ def test_held_out_values_do_not_occur_in_training(corpus):
     dated = re.compile(r"\b(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)")
 
     def large_numbers(pairs):
-        # A year within a date belongs to the date, which is held out as a whole.
+        # A year in a date is part of the date, which is held out as a whole.
         pairs = [(source, target) for source, target in pairs if not dated.search(target)]
         words = [word.strip(".:%$") for _, target in pairs for word in target.split()]
         numbers = [word.strip("R$€.").replace(",", "") for word in words]
@@ -148,7 +148,7 @@ def test_held_out_values_do_not_occur_in_training(corpus):
 
 def test_held_out_dates_do_not_occur_in_training(corpus):
     def dates(pairs):
-        pairs = [pair for pair in pairs if "–" not in pair[1]]  # an interval is held out whole
+        pairs = [pair for pair in pairs if "–" not in pair[1]]  # an interval is held out as a whole
         pattern = r"\b[JFMASOND][a-z]{2,8} \d+, \d{4}"
         return {date for _, target in pairs for date in re.findall(pattern, target)}
 
@@ -156,7 +156,7 @@ def test_held_out_dates_do_not_occur_in_training(corpus):
     assert not dates(corpus.test) & dates(corpus.train)
 
 
-def test_splits_have_the_same_mixture(corpus):
+def test_splits_have_the_same_mixture_of_kinds(corpus):
     def shares(pairs):
         beginnings = ("por extenso", "em algarismos", "O ", "A ", "em ")
         counts = [sum(source.startswith(b) for source, _ in pairs) for b in beginnings]
@@ -183,7 +183,7 @@ def test_every_shape_and_sentence_occurs(corpus):
     assert set(SHAPE_WEIGHTS) == {"alone", "sentence", "in_words", "in_figures"}
 
 
-def test_the_same_seed_gives_the_same_pairs_and_fewer_are_a_prefix(corpus):
+def test_pairs_depend_on_the_seed_and_fewer_pairs_are_a_prefix(corpus):
     fewer = portuguese_english(300)
     assert portuguese_english(300) == fewer
     assert corpus.train[:300] == fewer.train
@@ -191,7 +191,7 @@ def test_the_same_seed_gives_the_same_pairs_and_fewer_are_a_prefix(corpus):
     assert portuguese_english(300, seed=1).train != fewer.train
 
 
-def test_a_corpus_of_no_pairs_is_refused():
+def test_a_corpus_of_no_pairs_raises():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         portuguese_english(0)
 
@@ -202,13 +202,15 @@ def test_a_corpus_of_no_pairs_is_refused():
 def test_docstrings_are_english_text_of_known_modules(docstrings):
     text = "\n".join(docstrings.train + docstrings.validation)
     assert len(text) > 1_000_000
-    assert "Return a deep copy" not in docstrings.train  # documents are modules, not docstrings
+    assert (
+        "Return a deep copy" not in docstrings.train
+    )  # documents are modules, not single docstrings
     assert "Counter" in text
     assert "Turn argparse" not in text
     assert text.count(" the ") > 5_000
 
 
-def test_docstrings_are_split_by_module_and_never_repeated(docstrings):
+def test_docstrings_are_split_by_module_without_duplicates(docstrings):
     assert len(docstrings.train) > 5 * len(docstrings.validation) > 50
     documents = docstrings.train + docstrings.validation
     assert len(set(documents)) == len(documents)
@@ -217,7 +219,7 @@ def test_docstrings_are_split_by_module_and_never_repeated(docstrings):
     assert sum(part in trained for part in held_out) < 0.02 * len(held_out)
 
 
-def test_docstrings_come_from_sources_without_importing_them(tmp_path, monkeypatch):
+def test_docstrings_are_read_without_importing_modules(tmp_path, monkeypatch):
     (tmp_path / "package" / "tests").mkdir(parents=True)
     (tmp_path / "site-packages").mkdir()
     long = "This is a docstring that is long enough to be kept."
@@ -237,22 +239,22 @@ def test_docstrings_come_from_sources_without_importing_them(tmp_path, monkeypat
     assert corpus == TextCorpus("python_docstrings", ("\n\n".join(parts),), ())
 
 
-def test_a_python_without_sources_is_reported(tmp_path, monkeypatch):
+def test_a_python_without_sources_raises(tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no docstrings in"):
         python_docstrings.__wrapped__()
 
 
-# --- one entry ------------------------------------------------------------------------------------
+# --- load_* ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # the text is put together once more
-def test_the_embedded_text_has_a_name(docstrings):
+@pytest.mark.slow  # builds the corpus again
+def test_embedded_loads_the_docstrings(docstrings):
     assert load_text_corpus("embedded") == docstrings
 
 
-@pytest.mark.slow  # all pairs are generated once more
-def test_the_embedded_pairs_have_the_same_name(corpus):
+@pytest.mark.slow  # generates all pairs again
+def test_embedded_loads_the_generated_pairs(corpus):
     assert load_parallel_corpus("embedded").train[:1000] == corpus.train[:1000]
 
 
@@ -278,7 +280,7 @@ def write_pairs(path, number):
 
 def test_pairs_without_validation_files_are_held_out_by_source(tmp_path):
     path = write_pairs(tmp_path / "a.tsv", 100)
-    path.write_text(path.read_text() * 2)  # every source twice
+    path.write_text(path.read_text() * 2)  # every source occurs twice
     corpus = load_parallel_corpus(path)
     assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [180, 10, 10]
     assert len({*corpus.train, *corpus.validation, *corpus.test}) == 100
@@ -286,7 +288,7 @@ def test_pairs_without_validation_files_are_held_out_by_source(tmp_path):
     assert load_parallel_corpus(path) == corpus
 
 
-def test_files_for_validation_and_test_are_taken_whole(tmp_path):
+def test_validation_and_test_files_are_used_completely(tmp_path):
     train, validation = write_pairs(tmp_path / "a.tsv", 9), write_pairs(tmp_path / "b.tsv", 4)
     corpus = load_parallel_corpus(train, validation=validation)
     assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [9, 4, 0]
@@ -302,13 +304,13 @@ def test_two_aligned_files_are_a_parallel_corpus(tmp_path):
     assert corpus == ParallelCorpus("a.pt and a.en", pairs, (), ())
 
 
-def test_bad_sources_are_refused(tmp_path):
+def test_bad_sources_raise(tmp_path):
     path = write_pairs(tmp_path / "a.tsv", 2)
     with pytest.raises(ValueError, match="2 distinct sources are too few"):
         load_parallel_corpus(path)
     with pytest.raises(ValueError, match=r"one \.tsv file or two aligned files, got 3"):
         load_parallel_corpus([path, path, path])
-    with pytest.raises(ValueError, match="brings its own validation"):
+    with pytest.raises(ValueError, match="has its own validation"):
         load_parallel_corpus("embedded", test=path)
     with pytest.raises(ValueError, match=r"validation_fraction must be .* got 1"):
         load_text_corpus(path, validation_fraction=1)
@@ -318,12 +320,12 @@ def test_bad_sources_are_refused(tmp_path):
         load_text_corpus("nowhere")
 
 
-# --- TensorFlow Datasets, by a stand-in -----------------------------------------------------------
+# --- TensorFlow Datasets, mocked ------------------------------------------------------------------
 
 
 @pytest.fixture
 def datasets(monkeypatch):
-    """A stand-in for `tensorflow_datasets`, which is optional and would go to the network."""
+    """Mock `tensorflow_datasets`, which is optional and needs a network."""
     splits = {
         "pairs": {"train": [{"pt": f"{i}a".encode(), "en": b"x"} for i in range(40)], "test": []},
         "texts": {"train": [{"text": b"0123456789"}]},
@@ -359,16 +361,16 @@ def test_data_sets_are_loaded_by_name():
 
 
 @pytest.mark.usefixtures("datasets")
-def test_data_sets_that_do_not_fit_are_refused():
+def test_unsuitable_data_sets_raise():
     with pytest.raises(ValueError, match=r"no data set 'nothing' \(Failed to find nothing\)"):
         load_text_corpus("tfds:nothing")
-    with pytest.raises(ValueError, match="no column of the name text, but label"):
+    with pytest.raises(ValueError, match="no column named text, but label"):
         load_text_corpus("tfds:labels")
     with pytest.raises(ValueError, match="not a parallel corpus"):
         load_parallel_corpus("tfds:texts")
 
 
-def test_missing_tensorflow_datasets_says_what_to_install(monkeypatch):
+def test_missing_tensorflow_datasets_raises_with_the_package_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError, match=r"pip install tensorflow-datasets"):
         load_text_corpus("tfds:tiny_shakespeare")

@@ -1,4 +1,4 @@
-"""An exported model is the model, for a process that knows nothing of this project."""
+"""Exported models equal the original, in a process without this project."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ from functional_models.cli import main
 from functional_models.graph_tokenizers import BytePairEncoder, GraphDecoder, graph_encoder
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a SavedModel is written by TensorFlow alone"
+    keras.backend.backend() != "tensorflow", reason="export requires TensorFlow"
 )
 
 TEXTS = ("the quick brown fox", "três", "日本 ß 🎉  x")  # of unequal lengths
@@ -40,8 +40,8 @@ for part in sorted(Path(folder).iterdir(), key=lambda part: "sentence_piece" in 
     if "sentence_piece" in part.name:
         import tensorflow_text
     found[part.name] = answers(str(part), texts)
-strange = ("keras_hub", "functional_models", "builders")
-print(json.dumps([found, [name for name in strange if name in sys.modules]]))
+ours = ("keras_hub", "functional_models", "builders")
+print(json.dumps([found, [name for name in ours if name in sys.modules]]))
 """
 
 
@@ -75,7 +75,7 @@ def python_texts(model):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A byte language model, and its signatures as they are loaded."""
+    """Return a byte language model and its loaded signatures."""
     lm = text_model("decoder_only")
     folder = lm.export(tmp_path_factory.mktemp("exported") / "lm", max_new_tokens=4)
     loaded = tf.saved_model.load(str(folder))
@@ -98,7 +98,7 @@ def served(signatures, texts):
     ],
     ids=["one", "others"],
 )
-def test_a_process_without_this_project_writes_what_python_writes(tmp_path, names):
+def test_a_process_without_this_project_returns_the_same_texts(tmp_path, names):
     models = {name: model for name, model in small_models().items() if name in names}
     for name, model in models.items():
         model.export(tmp_path / name)
@@ -110,8 +110,8 @@ def test_a_process_without_this_project_writes_what_python_writes(tmp_path, name
         timeout=300,
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    found, strange = json.loads(run.stdout.splitlines()[-1])
-    assert strange == []
+    found, imported = json.loads(run.stdout.splitlines()[-1])
+    assert imported == []
     assert found == {name: python_texts(model) for name, model in models.items()}
 
 
@@ -119,21 +119,21 @@ def test_a_batch_may_have_no_rows(exported):
     assert served(exported[1], []) == []
 
 
-def test_as_many_tokens_follow_as_the_export_allows_given_text_or_tokens(exported):
+def test_max_new_tokens_limits_both_signatures(exported):
     lm, signatures = exported
     texts = ["a", "lazy dog", "été"]
-    wanted = lm.generate(texts, "greedy", max_new_tokens=4, scores=True)
-    assert served(signatures, texts) == [new.text for new in wanted]
+    expected = lm.generate(texts, "greedy", max_new_tokens=4, scores=True)
+    assert served(signatures, texts) == [new.text for new in expected]
 
-    padded = np.full((3, 11), -1, "int32")  # padding may be longer than any row
+    padded = np.full((3, 11), -1, "int32")  # padding may exceed every row
     for row, ids in enumerate(lm.tokenizer.encode(texts)):
         padded[row, : len(ids)] = ids
     found = signatures["tokens"](tokens=tf.constant(padded))["tokens"].numpy()
-    for row, new in zip(found, wanted, strict=True):
+    for row, new in zip(found, expected, strict=True):
         assert row[row >= 0].tolist() == new.tokens.tolist()
 
 
-def test_nothing_follows_the_end_token(exported, tmp_path):
+def test_generation_stops_at_the_end_token(exported, tmp_path):
     lm, signatures = exported
     prompt = tf.constant([[97]])
     first = int(signatures["tokens"](tokens=prompt)["tokens"][0, 0])
@@ -147,29 +147,29 @@ def test_nothing_follows_the_end_token(exported, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "message"),
     [
         (["a", ""], "no tokens"),
         (["x" * 16], "more than 15 tokens"),
-        (["a\x00b"], "stand for padding"),
+        (["a\x00b"], "are padding"),
     ],
 )
-def test_a_text_that_cannot_be_continued_is_an_error(exported, texts, said):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
+def test_texts_without_tokens_or_room_raise(exported, texts, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         served(exported[1], texts)
 
 
 @pytest.mark.parametrize("tokens", [[[97, -1, 98]], [[97, 256]], [[-2]]])
-def test_tokens_that_are_none_are_an_error(exported, tokens):
+def test_invalid_tokens_raise(exported, tokens):
     with pytest.raises(tf.errors.InvalidArgumentError):
         exported[1]["tokens"](tokens=tf.constant(tokens))
 
 
-def test_bytes_that_are_no_text_become_replacement_characters(exported):
+def test_invalid_utf_8_becomes_replacement_characters(exported):
     assert served(exported[1], [b"a\xff"]) == served(exported[1], ["a\ufffd"])
 
 
-def test_a_sampler_draws_anew_at_every_call_and_alike_after_every_load(tmp_path):
+def test_draws_differ_between_calls_and_restart_with_every_load(tmp_path):
     lm = text_model("decoder_only")
     folder = lm.export(tmp_path / "lm", sampler="top_p", p=0.99, seed=5, repetition_penalty=1.1)
     runs = []
@@ -210,9 +210,9 @@ def random_texts(count, seed=0):
         itertools.product(("byte", "byte_pair", "word_piece", "sentence_piece"), (False, True)),
     ),
 )
-def test_a_tokenizer_in_a_graph_is_the_tokenizer(kind, lowercase):
+def test_graph_tokenizers_equal_python_tokenizers(kind, lowercase):
     texts = [*random_texts(211), "x" * 101, "long" * 300]
-    if kind == "sentence_piece":  # its versions differ in ties, and in spaces before a text
+    if kind == "sentence_piece":  # implementations differ in ties and in leading spaces
         texts = [*TEXTS, *(text for pair in PAIRS for text in pair)]
     ours = byte_tokenizer(lowercase=lowercase)
     if kind != "byte":
@@ -222,19 +222,19 @@ def test_a_tokenizer_in_a_graph_is_the_tokenizer(kind, lowercase):
     encode = tf.function(lambda text: encoder(text), input_signature=[text], autograph=False)
     decode = tf.function(lambda ids: decoder(ids), input_signature=[ids], autograph=False)
 
-    wanted = [ids.tolist() for ids in ours.encode(texts)]
-    assert encode(texts).to_list() == wanted
+    expected = [ids.tolist() for ids in ours.encode(texts)]
+    assert encode(texts).to_list() == expected
 
-    rows = wanted
-    if kind != "sentence_piece":  # any ids, as a model may write them: no UTF-8, starts, ends
+    rows = expected
+    if kind != "sentence_piece":  # any ids, as a model may generate: invalid UTF-8, starts, ends
         random = np.random.default_rng(1)
         sizes = random.integers(0, 9, 307)
-        rows = wanted + [random.integers(0, ours.vocabulary_size, n).tolist() for n in sizes]
+        rows = expected + [random.integers(0, ours.vocabulary_size, n).tolist() for n in sizes]
     found = decode(tf.ragged.constant(rows, tf.int32).to_tensor(-1)).numpy()
     assert [text.decode() for text in found] == ours.decode(rows)
 
 
-def test_byte_pair_words_are_cut_as_the_expression_with_its_lookahead_cuts_them():
+def test_byte_pair_words_are_split_as_by_the_expression_with_lookahead():
     import tokenizers
 
     from functional_models.tokenizer_training import _BYTE_PAIR_SPLIT
@@ -248,7 +248,7 @@ def test_byte_pair_words_are_cut_as_the_expression_with_its_lookahead_cuts_them(
         assert words == [word for word, _ in cut.pre_tokenize_str(text)]
 
 
-def test_a_special_token_in_a_text_is_one_token():
+def test_unsplittable_tokens_are_single_tokens():
     import keras_hub
 
     inner = tokenizer("byte_pair").keras_tokenizer
@@ -268,7 +268,7 @@ def failing_save(*args, **options):
     raise OSError("the disk is full")
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_failed_export_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     lm = text_model("decoder_only")
     folder = tmp_path / "new" / "lm"
     with monkeypatch.context() as patch:
@@ -277,25 +277,30 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
             lm.export(folder)
         assert list(folder.parent.iterdir()) == []
         folder.mkdir()
-        (folder / "export.json").write_text("old")
+        (folder / "export.json").write_text('{"kind": "old", "files": ["export.json"]}')
         with pytest.raises(OSError, match="disk is full"):
             lm.export(folder)
     assert [path.name for path in folder.iterdir()] == ["export.json"]
     lm.export(folder)  # replaces an earlier export
+    lm.export(folder)
     assert json.loads((folder / "export.json").read_text())["kind"] == "decoder_only"
     assert [path.name for path in folder.parent.iterdir()] == ["lm"]
 
 
-def test_what_is_no_export_is_left_alone(tmp_path):
+def test_content_that_no_export_wrote_is_not_replaced(tmp_path):
     lm = text_model("decoder_only")
     (tmp_path / "precious.txt").write_text("mine")
-    for path in (tmp_path, tmp_path / "precious.txt"):
-        with pytest.raises(ValueError, match="no earlier export"):
-            lm.export(path)
+    with pytest.raises(ValueError, match="is a file; give the path of a folder"):
+        lm.export(tmp_path / "precious.txt")
+    for manifest in (None, "not JSON", "{}", '{"kind": "decoder_only", "files": ["export.json"]}'):
+        if manifest is not None:
+            (tmp_path / "export.json").write_text(manifest)
+        with pytest.raises(ValueError, match="has content that no earlier export wrote"):
+            lm.export(tmp_path)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
-def test_another_backend_is_told_what_to_do(tmp_path, monkeypatch):
+def test_other_backends_raise_with_the_command_to_use(tmp_path, monkeypatch):
     lm = text_model("decoder_only")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):
@@ -303,21 +308,21 @@ def test_another_backend_is_told_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"sampler": "beam"}, "token by token"),
         ({"sampler": "best"}, "unknown sampler"),
         ({"max_new_tokens": 19}, "max_new_tokens=19"),
     ],
 )
-def test_options_are_checked_before_anything_is_written(tmp_path, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_options_raise_before_files_are_written(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
         text_model("decoder_only").export(tmp_path / "lm", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_the_shell_exports_a_saved_model(tmp_path, capsys):
+def test_the_command_line_exports_a_saved_model(tmp_path, capsys):
     translator = text_model("encoder_decoder")
     translator.save(tmp_path / "model")
     target = str(tmp_path / "exported")

@@ -1,6 +1,6 @@
-"""Generation on cached graphs, against the full forward pass and against exhaustive search.
+"""Generation with cached graphs, compared with forward passes and with exhaustive search.
 
-The reference is the model itself, run once over prompt and outcome without any cache.
+The reference is a forward pass of the model over prompt and result, without a cache.
 """
 
 import itertools
@@ -20,7 +20,7 @@ END = 1
 ROOM = 23  # max_sequence_length
 SOURCE = np.array([[7, 5, 3, 11, 2, 0, 0], [13, 4, 0, 0, 0, 0, 0], [9, 9, 2, 6, 0, 0, 0]], "int32")
 PROMPTS = [np.array(ids) for ids in ([5, 7, 11], [3], [2, 3, 0, 7, 9, 4, 8])]
-# The same wherever the beams do not matter, so that their loop is compiled once.
+# Shared options, so that the loop is compiled only once.
 BEAM = {"num_beams": 3, "length_penalty": 1.0, "num_return_sequences": 2}
 CONTRASTIVE = {"k": 3, "alpha": 0.5}
 
@@ -31,21 +31,21 @@ def generator_of(*, seed=0, **changes):
     spec = small_spec(**{"num_layers": 1, "max_sequence_length": ROOM, **changes})
     model = random_model(spec, seed)
     kernel = next(w for w in model.weights if w.path.endswith("logits/kernel"))
-    kernel.assign(2 * kernel)  # sharp logits, so that no two are close
+    kernel.assign(2 * kernel)  # larger differences between logits
     return Generator(model, spec, end_id=END)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def all_loops_are_kept():
-    """What one test compiled, the next need not."""
+    """Keep the loops that other tests compiled."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(generation, "_KEPT_LOOPS", 64)
+        patched.setattr(generation, "_MAX_LOOPS", 64)
         yield
 
 
 @pytest.fixture(scope="module")
 def language():
-    return generator_of(seed=3)  # one that ends two of the prompts early
+    return generator_of(seed=3)  # ends two of the prompts early
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def translation():
 
 
 def run(generator, prompts, name="greedy", number=6, source=None, stop_ids=(), **options):
-    """The best sequence of every prompt."""
+    """Return the best sequence of each prompt."""
     sampler = generator.sampler(name, **options)
     limits = {"max_new_tokens": number, "source": source, "stop_ids": stop_ids}
     return [ids.tolist() for ids, *_ in generator(prompts, sampler, **limits)]
 
 
 def full_logits(generator, prompts, sequences, source=None):
-    """For every row the logits (t, v) that its t new tokens are chosen by, in one forward pass."""
+    """Return the logits (t, v) of the new tokens of each row, by a forward pass."""
     rows = [[*prompt, *new] for prompt, new in zip(prompts, sequences, strict=True)]
     tokens = np.zeros((len(rows), max(map(len, rows))), "int32")
     for row, ids in zip(tokens, rows, strict=True):
@@ -80,7 +80,7 @@ def log_softmax(logits):
 
 
 def assert_greedy(generator, prompts, found, number, source=None, tolerance=1e-4):
-    """Every token is the likeliest of the full forward pass, and no row ends without reason."""
+    """Check that every token is the likeliest one and that rows end at the end token only."""
     for logits, new in zip(full_logits(generator, prompts, found, source), found, strict=True):
         chosen = logits[np.arange(len(new)), new]
         assert (chosen >= logits.max(axis=-1) - tolerance).all()
@@ -88,7 +88,7 @@ def assert_greedy(generator, prompts, found, number, source=None, tolerance=1e-4
         assert len(new) == number or (len(new) < number and new[-1] == END)
 
 
-# What is chosen
+# Chosen tokens
 
 
 GROUPED = {"num_key_value_heads": 1, "positions": "sinusoidal", "norm_placement": "post"}
@@ -100,13 +100,13 @@ def windowed():
     return generator_of(**WINDOW)
 
 
-def test_greedy_takes_the_likeliest_token_of_the_full_forward_pass(language):
+def test_greedy_chooses_the_likeliest_token_of_the_forward_pass(language):
     found = run(language, PROMPTS, number=11)
     assert_greedy(language, PROMPTS, found, 11)
     assert len({tuple(ids) for ids in found}) == 3
 
 
-def test_greedy_translation_follows_the_full_forward_pass(translation):
+def test_greedy_translation_equals_the_forward_pass(translation):
     found = run(translation, PROMPTS, number=11, source=SOURCE)
     assert_greedy(translation, PROMPTS, found, 11, SOURCE)
     others = run(translation, PROMPTS, number=11, source=SOURCE[::-1])
@@ -114,7 +114,7 @@ def test_greedy_translation_follows_the_full_forward_pass(translation):
     assert found != others
 
 
-def test_greedy_with_a_window_shorter_than_the_prompts_and_further_than_it_reaches(windowed):
+def test_greedy_with_a_window_shorter_than_prompts_and_continuations(windowed):
     found = run(windowed, PROMPTS, number=11)
     assert_greedy(windowed, PROMPTS, found, 11)
     assert min(map(len, found)) > 3
@@ -143,7 +143,7 @@ def test_greedy_with_grouped_heads(kind, changes):
         pytest.param("contrastive", CONTRASTIVE, marks=pytest.mark.slow),
     ],
 )
-def test_prompts_of_unequal_length_get_what_each_gets_alone(language, name, options):
+def test_results_of_unequal_prompts_equal_those_of_single_prompts(language, name, options):
     sampler = language.sampler(name, **options)
 
     def outcome(prompts, limits):
@@ -162,13 +162,13 @@ def test_prompts_of_unequal_length_get_what_each_gets_alone(language, name, opti
 
 
 @pytest.mark.slow
-def test_beams_with_a_window_and_grouped_heads_stay_with_their_rows(windowed):
+def test_beams_with_a_window_and_grouped_heads_do_not_mix_rows(windowed):
     alone = [run(windowed, [prompt] * 3, "beam", **BEAM)[0] for prompt in PROMPTS]
     assert run(windowed, PROMPTS, "beam", **BEAM) == alone
 
 
 def contrastive_reference(generator, prompt, number, k, alpha):
-    """Contrastive search (Su et al. 2022, equation 5), each candidate by a full forward pass."""
+    """Return contrastive search (Su et al. 2022, equation 5) by forward passes."""
     from builders import build_probe
 
     def read(rows):
@@ -183,13 +183,13 @@ def contrastive_reference(generator, prompt, number, k, alpha):
         candidates = np.argsort(-chances)[:k]
         hidden = read([[*tokens, token] for token in candidates])[0]
         hidden /= np.linalg.norm(hidden, axis=-1, keepdims=True)
-        likeness = np.einsum("btd,bd->bt", hidden[:, :-1], hidden[:, -1]).max(axis=1)
-        scores = (1 - alpha) * chances[candidates] - alpha * likeness
+        similarity = np.einsum("btd,bd->bt", hidden[:, :-1], hidden[:, -1]).max(axis=1)
+        scores = (1 - alpha) * chances[candidates] - alpha * similarity
         tokens.append(int(candidates[scores.argmax()]))
     return tokens[len(prompt) :]
 
 
-def test_contrastive_search_weighs_probability_against_likeness(language):
+def test_contrastive_search_equals_the_reference(language):
     expected = [contrastive_reference(language, p.tolist(), 6, 3, 0.5) for p in PROMPTS]
     assert run(language, PROMPTS, "contrastive", **CONTRASTIVE) == expected
     assert expected != run(language, PROMPTS)
@@ -200,7 +200,7 @@ LIMIT = 3
 
 
 def language_of_few_likely_tokens():
-    """All but the first five of 31 tokens are next to impossible."""
+    """Return a generator with 5 possible tokens of 31."""
     generator = generator_of(logit_bias=True, seed=1)
     bias = next(w for w in generator._model.weights if tuple(w.shape) == (31,))
     bias.assign(np.where(np.arange(31) < LIKELY, as_array(bias.value), -60.0))
@@ -208,7 +208,7 @@ def language_of_few_likely_tokens():
 
 
 def exhaustive(generator, prompts, alpha):
-    """All continuations of each prompt, the best first, by log P / ((5 + t) / 6) ** alpha."""
+    """Return all continuations of each prompt, sorted by log P / ((5 + t) / 6) ** alpha."""
     paths = set()
     for ids in itertools.product(range(LIKELY), repeat=LIMIT):
         paths.add(ids[: ids.index(END) + 1] if END in ids else ids)
@@ -224,17 +224,17 @@ def exhaustive(generator, prompts, alpha):
     return ranked
 
 
-def test_beams_enough_find_the_likeliest_continuations_also_those_that_end_early():
+def test_wide_beams_find_the_best_continuations():
     generator = language_of_few_likely_tokens()
     prompts = [np.array([2, 3]), np.array([4]), np.array([3, 3, 2])]
     expected = exhaustive(generator, prompts, 2.0)
     options = {"num_beams": 25, "num_return_sequences": 3, "length_penalty": 2.0}
     found = generator(prompts, generator.sampler("beam", **options), max_new_tokens=LIMIT)
     assert [[ids.tolist() for ids in row] for row in found] == [row[:3] for row in expected]
-    assert len({len(ids) for row in found for ids in row}) > 1  # some end early, some do not
+    assert len({len(ids) for row in found for ids in row}) > 1  # some end early
 
 
-# Chance
+# Random samplers
 
 
 @pytest.mark.parametrize(
@@ -244,11 +244,11 @@ def test_beams_enough_find_the_likeliest_continuations_also_those_that_end_early
         [("random", {}), ("top_k", {"k": 7}), ("top_p", {"p": 0.95})],
     ),
 )
-def test_a_seed_tells_the_tokens(language, name, options):
+def test_a_seed_determines_the_tokens(language, name, options):
     options = {"temperature": 2.0, **options}
     first = run(language, PROMPTS, name, seed=3, **options)
     assert run(language, PROMPTS, name, seed=4, **options) != first
-    assert run(language, PROMPTS, name, seed=3, **options) == first  # starts again at every call
+    assert run(language, PROMPTS, name, seed=3, **options) == first  # draws restart with every call
     without = [run(language, PROMPTS, name, **options) for _ in range(3)]
     assert without[0] != without[1] or without[1] != without[2]
 
@@ -262,11 +262,11 @@ def test_draws_follow_the_distribution_of_the_model(language):
     np.testing.assert_allclose(np.bincount(found, minlength=31) / 2000, expected, atol=0.04)
 
 
-def test_min_p_near_1_leaves_only_the_likeliest(language):
+def test_min_p_near_1_keeps_only_the_likeliest_token(language):
     assert run(language, PROMPTS, "random", min_p=0.999) == run(language, PROMPTS)
 
 
-def test_the_repetition_penalty_is_on_prompt_and_new_tokens_of_each_row(language):
+def test_the_repetition_penalty_applies_to_prompt_and_new_tokens(language):
     penalty = 1.7
     found = run(language, PROMPTS, repetition_penalty=penalty)
     rows = zip(PROMPTS, found, full_logits(language, PROMPTS, found), strict=True)
@@ -279,7 +279,7 @@ def test_the_repetition_penalty_is_on_prompt_and_new_tokens_of_each_row(language
     assert found != run(language, PROMPTS)
 
 
-def test_a_sampler_of_keras_nlp_is_taken_as_it_is_and_goes_on_with_its_draws(language):
+def test_a_keras_hub_sampler_is_used_with_its_own_seeds(language):
     sampler = keras_hub.samplers.RandomSampler(seed=3)
     assert language.sampler(sampler) is sampler
     by_name = run(language, PROMPTS, "random", seed=3)
@@ -288,7 +288,7 @@ def test_a_sampler_of_keras_nlp_is_taken_as_it_is_and_goes_on_with_its_draws(lan
 
 
 @pytest.mark.slow
-def test_ids_that_are_no_tokens_are_never_chosen_nor_counted(language):
+def test_ids_beyond_the_vocabulary_are_never_chosen_or_counted(language):
     generator = Generator(language._model, language._spec, end_id=END, vocabulary_size=11)
     for name, options in [("greedy", {}), ("beam", BEAM)]:
         found = run(generator, PROMPTS, name, **options)
@@ -304,7 +304,7 @@ def test_ids_that_are_no_tokens_are_never_chosen_nor_counted(language):
 # Ends and limits
 
 
-def test_the_end_token_and_stop_tokens_close_a_row_and_are_part_of_it(language):
+def test_rows_include_their_end_token_or_stop_token(language):
     free = run(language, PROMPTS)
     stop = free[0][2]
     expected = [ids[: ids.index(stop) + 1] if stop in ids else ids for ids in free]
@@ -315,19 +315,19 @@ def test_the_end_token_and_stop_tokens_close_a_row_and_are_part_of_it(language):
 
 
 @pytest.mark.parametrize(("name", "options"), [("greedy", {}), ("beam", BEAM)])
-def test_a_prompt_may_leave_room_for_one_token_alone(language, name, options):
+def test_a_prompt_may_leave_room_for_a_single_token(language, name, options):
     longest = np.random.default_rng(0).integers(2, 31, ROOM - 1)
     found = run(language, [longest], name, 1, **options)
     assert len(found[0]) == 1
     assert_greedy(language, [longest], found, 1)
 
 
-def test_a_prompt_of_one_token_may_be_continued_to_the_end_of_the_room(language):
+def test_a_prompt_of_one_token_can_be_continued_to_max_sequence_length(language):
     found = run(language, [PROMPTS[1]], number=ROOM - 1)
     assert_greedy(language, [PROMPTS[1]], found, ROOM - 1)
 
 
-def test_one_token_is_as_many_as_are_asked_for(language):
+def test_a_single_new_token_is_the_first_of_several(language):
     assert run(language, PROMPTS, number=1) == [ids[:1] for ids in run(language, PROMPTS)]
 
 
@@ -335,7 +335,7 @@ def test_one_token_is_as_many_as_are_asked_for(language):
 
 
 @pytest.mark.parametrize(("name", "options"), [("greedy", {}), ("random", {"seed": 5})])
-def test_a_stream_grows_into_what_a_call_gives(language, name, options):
+def test_a_stream_ends_with_the_result_of_a_call(language, name, options):
     expected = run(language, PROMPTS, name, 15, **options)
     sampler = language.sampler(name, **options)
     before = [[]] * 3
@@ -348,7 +348,7 @@ def test_a_stream_grows_into_what_a_call_gives(language, name, options):
     assert seen > 1
 
 
-def test_calls_between_two_pieces_change_no_draw_of_a_stream(language):
+def test_other_calls_do_not_change_the_draws_of_a_stream(language):
     expected = run(language, PROMPTS, "random", 6, seed=3)
     stream = language.stream(PROMPTS, language.sampler("random", seed=3), max_new_tokens=6)
     next(stream)
@@ -358,8 +358,8 @@ def test_calls_between_two_pieces_change_no_draw_of_a_stream(language):
 
 
 @pytest.mark.parametrize("name", ["beam", "contrastive"])
-def test_what_compares_whole_sequences_refuses_to_stream_at_the_call(language, name):
-    with pytest.raises(ValueError, match=r"compares whole sequences, .*; stream with greedy"):
+def test_samplers_that_compare_whole_sequences_cannot_be_streamed(language, name):
+    with pytest.raises(ValueError, match=r"compares whole sequences .*; stream with greedy"):
         language.stream(PROMPTS, language.sampler(name), max_new_tokens=3)
 
 
@@ -369,7 +369,7 @@ def test_what_compares_whole_sequences_refuses_to_stream_at_the_call(language, n
 @pytest.mark.parametrize(
     "kind", ["decoder_only", pytest.param("encoder_decoder", marks=pytest.mark.slow)]
 )
-def test_log_probabilities_are_those_of_the_full_forward_pass(language, translation, kind):
+def test_log_probabilities_equal_those_of_the_forward_pass(language, translation, kind):
     with_source = kind == "encoder_decoder"
     generator, source = (translation, SOURCE) if with_source else (language, None)
     samplers = [("random", {"seed": 1}), ("beam", BEAM)]
@@ -387,7 +387,7 @@ def test_log_probabilities_are_those_of_the_full_forward_pass(language, translat
 
 
 def count_traces(generator, monkeypatch):
-    """A list that grows whenever a graph is wired into something new that is compiled."""
+    """Return a list that grows whenever a decode graph is traced."""
     traced = []
 
     def counted(graph):
@@ -399,7 +399,7 @@ def count_traces(generator, monkeypatch):
 
 
 @compiles
-def test_prompts_of_other_lengths_and_other_seeds_compile_nothing(language, monkeypatch):
+def test_other_prompt_lengths_and_seeds_do_not_trace_again(language, monkeypatch):
     generator = language
     run(generator, PROMPTS)
     traced = count_traces(generator, monkeypatch)
@@ -416,7 +416,7 @@ def test_prompts_of_other_lengths_and_other_seeds_compile_nothing(language, monk
 @compiles
 @pytest.mark.parametrize("form", ["matrices", "transposed"])
 @pytest.mark.parametrize("changes", [{}, {"attention_bias": False, "num_key_value_heads": 1}])
-def test_the_step_of_a_loop_computes_what_its_graph_does(form, changes):
+def test_the_step_with_projections_equals_the_decode_step(form, changes):
     generator = generator_of(**changes)
     model, spec, step, weights = (
         getattr(generator, name) for name in ("_model", "_spec", "_step", "_weights")
@@ -438,7 +438,7 @@ def test_the_step_of_a_loop_computes_what_its_graph_does(form, changes):
         np.testing.assert_allclose(as_array(found["cache"][name]), as_array(entry), atol=1e-6)
 
 
-def test_lengths_are_rounded_up_by_a_tenth_or_so():
+def test_lengths_are_rounded_up_by_about_a_tenth():
     lengths = np.arange(1, 3000)
     rounded = np.array([bucket(int(length)) for length in lengths])
     assert (rounded >= lengths).all()
@@ -446,7 +446,7 @@ def test_lengths_are_rounded_up_by_a_tenth_or_so():
     assert len(np.unique(rounded)) < 90
 
 
-def test_compiled_loops_see_the_weights_of_the_moment(language):
+def test_compiled_loops_use_the_current_weights(language):
     samplers = {"greedy": {}, "beam": BEAM}
     before = [run(language, PROMPTS, name, **options) for name, options in samplers.items()]
     kernel = language._model.get_layer("logits").kernel
@@ -463,9 +463,9 @@ def test_compiled_loops_see_the_weights_of_the_moment(language):
     assert again == before
 
 
-def test_only_some_compiled_loops_are_kept(language, monkeypatch):
+def test_the_number_of_compiled_loops_is_limited(language, monkeypatch):
     monkeypatch.setattr(language, "_loops", {})
-    monkeypatch.setattr(generation, "_KEPT_LOOPS", 8)
+    monkeypatch.setattr(generation, "_MAX_LOOPS", 8)
     first = language._loop(language.sampler("greedy"), (), language._continue)
     for k in range(1, 20):
         language._loop(language.sampler("top_k", k=k), (), language._continue)
@@ -497,9 +497,9 @@ def test_models_in_half_precision_generate(policy):
         ({"temperature": 0}, "temperature=0: must be above 0"),
         ({"temperature": -1}, "temperature=-1"),
         ({"temperature": float("nan")}, "temperature=nan"),
-        ({"sampler": "top_k", "k": 32}, "k=32: must be a whole number, 1 to 31"),
-        ({"sampler": "contrastive", "k": 32}, "k=32: must be a whole number, 1 to 31"),
-        ({"sampler": "beam", "num_beams": 32}, "num_beams=32: must be a whole number, 1 to 31"),
+        ({"sampler": "top_k", "k": 32}, "k=32: must be an integer, 1 to 31"),
+        ({"sampler": "contrastive", "k": 32}, "k=32: must be an integer, 1 to 31"),
+        ({"sampler": "beam", "num_beams": 32}, "num_beams=32: must be an integer, 1 to 31"),
         (
             {"sampler": "beam", "num_beams": 3, "num_return_sequences": 4},
             "num_return_sequences=4: must not be above num_beams=3",
@@ -507,6 +507,6 @@ def test_models_in_half_precision_generate(policy):
         ({"num_return_sequences": 2}, "num_return_sequences=2: must be 1 with sampler 'greedy'"),
     ],
 )
-def test_a_bad_option_of_a_sampler_is_named_with_its_value(language, options, message):
+def test_bad_sampler_options_raise(language, options, message):
     with pytest.raises(ValueError, match=message):
         language.sampler(**{"sampler": "greedy", **options})

@@ -1,4 +1,4 @@
-"""Loss and metrics against NumPy, weighted by token also across batches."""
+"""Loss and metrics compared with NumPy, weighted by token across batches."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ VOCABULARY = 31
 
 
 def batch(rows, length, seed=0):
-    """Labels (b, t), logits (b, t, v), weights (b, t) with rows of unequal length."""
+    """Return labels (b, t), logits (b, t, v), weights (b, t), with rows of unequal length."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, VOCABULARY, (rows, length))
     logits = rng.normal(scale=3, size=(rows, length, VOCABULARY)).astype("float32")
@@ -27,7 +27,7 @@ def batch(rows, length, seed=0):
 
 
 def reference_losses(labels, logits, smoothing=0.0):
-    """Cross-entropy of each token against the smoothed distribution, written out, in float64."""
+    """Return the cross-entropy of each token with the smoothed distribution, in float64."""
     logits = logits.astype("float64")
     shifted = logits - logits.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -39,14 +39,14 @@ def reference_losses(labels, logits, smoothing=0.0):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.37])
-def test_the_loss_is_the_mean_over_the_tokens_that_count(smoothing):
+def test_the_loss_is_the_mean_over_tokens_with_weight(smoothing):
     labels, logits, weights = batch(5, 11)
     loss = TokenCrossEntropy(smoothing)(labels, logits, sample_weight=weights)
     expected = reference_losses(labels, logits, smoothing)[weights > 0].mean()
     np.testing.assert_allclose(float(loss), expected, rtol=1e-6)
 
 
-def test_what_padding_says_does_not_change_the_loss():
+def test_padding_does_not_change_the_loss():
     labels, logits, weights = batch(5, 11)
     before = float(TokenCrossEntropy(0.1)(labels, logits, sample_weight=weights))
     labels[weights == 0], logits[weights == 0] = 0, 1e4
@@ -71,10 +71,10 @@ def test_the_smoothed_loss_is_lowest_at_the_smoothed_distribution():
     np.testing.assert_allclose(float(loss), entropy, rtol=1e-6)
 
 
-def test_metrics_add_up_tokens_over_batches_of_unequal_size():
+def test_metrics_are_means_over_the_tokens_of_all_batches():
     metrics = [*token_metrics(exact_match=True), Perplexity()]
     batches = [batch(5, 11, seed=1), batch(3, 2, seed=2), batch(7, 5, seed=3)]
-    # Some rows are made right, so that accuracy and exact match have something to count.
+    # Some rows are correct, so that accuracy and exact match are not 0.
     for labels, logits, _ in batches:
         logits[::2] = 20 * np.eye(VOCABULARY)[labels[::2]]
     batches[1][2][:] = 0  # all padding
@@ -98,7 +98,7 @@ def test_metrics_add_up_tokens_over_batches_of_unequal_size():
     assert 0 < found["exact_match"] < found["token_accuracy"] < 1
 
 
-def test_one_wrong_token_makes_a_sequence_wrong_unless_it_is_padding():
+def test_exact_match_ignores_padding_only():
     labels = np.array([[3, 5, 0], [3, 5, 0]])
     logits = np.eye(VOCABULARY, dtype="float32")[[[3, 5, 7], [3, 6, 0]]]
     metric = ExactMatch()
@@ -109,7 +109,7 @@ def test_one_wrong_token_makes_a_sequence_wrong_unless_it_is_padding():
     assert float(metric.result()) == 0.0
 
 
-def test_metrics_forget_when_reset():
+def test_metrics_are_reset():
     labels, logits, weights = batch(5, 11)
     for metric in (ExactMatch(), TokenCount()):
         metric.update_state(labels, logits, sample_weight=weights)
@@ -128,7 +128,7 @@ def test_metrics_forget_when_reset():
         TokenCount(),
     ],
 )
-def test_losses_and_metrics_come_back_from_their_configuration(thing):
+def test_losses_and_metrics_are_restored_from_their_config(thing):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(thing))
     assert type(again) is type(thing)
     assert again.name == thing.name
@@ -138,6 +138,6 @@ def test_losses_and_metrics_come_back_from_their_configuration(thing):
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
-def test_a_label_smoothing_that_is_no_share_is_refused(smoothing):
+def test_label_smoothing_outside_of_0_to_1_raises(smoothing):
     with pytest.raises(ValueError, match="label_smoothing"):
         TokenCrossEntropy(smoothing)

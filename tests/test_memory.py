@@ -1,4 +1,4 @@
-"""Memory that is freed is kept for the next step."""
+"""Freed memory is kept for the next step."""
 
 import platform
 import subprocess
@@ -34,13 +34,13 @@ print(default, faults(11))
 """
 
 
-@pytest.mark.skipif(not IS_GLIBC, reason="only glibc can be told what to keep")
-def test_what_is_freed_is_allocated_again_without_the_system() -> None:
+@pytest.mark.skipif(not IS_GLIBC, reason="requires glibc")
+def test_freed_memory_is_reused_without_page_faults() -> None:
     command = [sys.executable, "-c", COUNT_FAULTS]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     default, kept = map(int, done.stdout.split())
     assert kept * 10 < default
 
 
-def test_it_is_told_whether_anything_was_done() -> None:
+def test_it_returns_whether_the_settings_were_applied() -> None:
     assert keep_freed_memory() is IS_GLIBC

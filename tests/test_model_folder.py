@@ -1,4 +1,4 @@
-"""Folders of models: what is loaded is what was saved, and one that is not whole is refused."""
+"""Model folders: loading restores what was saved, and damaged folders raise errors."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def translator():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_loaded_has_the_same_spec_logits_and_tokenizers(fresh, kind, tmp_path):
+def test_loading_restores_spec_logits_and_tokenizers(fresh, kind, tmp_path):
     model = fresh[kind]
     model.save(tmp_path / "new" / "folder")
     for loaded in (fm.load(tmp_path / "new" / "folder"), type(model).load(tmp_path / "new/folder")):
@@ -38,7 +38,7 @@ def test_what_is_loaded_has_the_same_spec_logits_and_tokenizers(fresh, kind, tmp
 
 
 @pytest.mark.slow
-def test_what_is_loaded_says_the_same(translator, tmp_path):
+def test_a_loaded_model_translates_the_same(translator, tmp_path):
     translator.save(tmp_path)
     sources = [source for source, _ in PAIRS[:8]]
     assert fm.load(tmp_path).translate(sources) == translator.translate(sources)
@@ -75,17 +75,22 @@ def newer_tokenizer(folder):
 
 
 @pytest.mark.parametrize(
-    ("harm", "error", "message"),
+    ("damage", "error", "message"),
     [
-        (lambda f: remove(f, "model.json"), FileNotFoundError, "never finished: it has no model"),
-        (lambda f: remove(f, "weights-*"), FileNotFoundError, "half-written: weights-.* missing"),
+        (
+            lambda f: remove(f, "model.json"),
+            FileNotFoundError,
+            "no complete model folder: it has no model",
+        ),
+        (lambda f: remove(f, "weights-*"), FileNotFoundError, "incomplete: weights-.* missing"),
         (lambda f: remove(f, "tokenizer-*/*"), FileNotFoundError, "there is no tokenizer in"),
         (lambda f: (f / "model.json").write_text('{"format": 1'), ValueError, "json is damaged"),
         (lambda f: (f / "model.json").write_text("[1]"), ValueError, "json is damaged"),
         (lambda f: (f / "model.json").write_bytes(b"\xff\xfe"), ValueError, "json is damaged"),
         (lambda f: edit(f, format=2), ValueError, "has format 2, .* reads format 1; upgrade"),
-        (lambda f: edit(f, weights=None), ValueError, "no proper weights"),
-        (lambda f: edit(f, tokenizers=["tokenizer"]), ValueError, "no proper tokenizers"),
+        (lambda f: edit(f, weights=None), ValueError, "no valid weights"),
+        (lambda f: edit(f, tokenizers=["tokenizer"]), ValueError, "no valid tokenizers"),
+        (lambda f: edit(f, tokenizers={"tokenizer": [3]}), ValueError, "no valid tokenizers"),
         (lambda f: edit(f, spec=spec_with(f, format=2)), ValueError, "spec has format 2"),
         (lambda f: edit(f, spec=spec_with(f, width=3)), ValueError, "unknown spec field 'width'"),
         (damage_weights, ValueError, r"weights-\w+\.keras cannot be read"),
@@ -93,24 +98,24 @@ def newer_tokenizer(folder):
         (newer_tokenizer, ValueError, "format 2 and this version reads format 1"),
     ],
 )
-def test_a_folder_that_is_not_whole_is_refused_with_what_is_wrong(folder, harm, error, message):
-    harm(folder)
+def test_damaged_folders_raise(folder, damage, error, message):
+    damage(folder)
     with pytest.raises(error, match=message) as caught:
         fm.load(folder)
     assert str(folder) in str(caught.value)
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model folder .*nowhere"):
         fm.load(tmp_path / "nowhere")
 
 
-def test_a_folder_of_the_other_kind_is_refused_with_what_takes_it(folder):
+def test_a_model_of_another_kind_raises(folder):
     with pytest.raises(ValueError, match=r"Translator needs .*; use functional_models\.load"):
         fm.Translator.load(folder)
 
 
-def test_a_file_where_the_folder_should_be_is_named(fresh, tmp_path):
+def test_a_file_in_place_of_the_folder_raises(fresh, tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ValueError, match="is a file; give the path of a folder"):
@@ -119,7 +124,43 @@ def test_a_file_where_the_folder_should_be_is_named(fresh, tmp_path):
             fresh["decoder_only"].fit(TEXT, steps=1, folder=path, progress=False)
 
 
-def test_a_crash_at_any_moment_of_saving_leaves_a_folder_that_loads(folder, monkeypatch):
+def test_saving_deletes_only_files_of_the_previous_model(folder):
+    own = {path.name for path in folder.iterdir()}
+    (folder / "weights-mine.keras").write_text("mine")
+    (folder / "weights-0123456789ab.keras").write_text("mine")
+    (folder / "my-tokenizer-file").write_text("mine")
+    (folder / "tokenizer-0123456789ab").mkdir()
+    kept = {path.name for path in folder.iterdir()} - own
+    new = text_model("decoder_only", seed=5)
+    new = fm.CausalLM(new.spec, dataclasses.replace(new.tokenizer, lowercase=True))
+    new.save(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert kept < names
+    assert names & own == {"model.json"}
+    assert len(names - kept) == 3
+    np.testing.assert_array_equal(logits(fm.load(folder)), logits(new))
+
+
+@pytest.mark.parametrize("name", ["../precious", "precious", "model.json", ".", ""])
+def test_saving_deletes_nothing_else_that_a_manifest_names(folder, fresh, name):
+    for place in (folder, folder.parent):
+        (place / "precious").write_text("mine")
+    edit(folder, weights=name, tokenizers={"tokenizer": name})
+    fresh["decoder_only"].save(folder)
+    assert (folder / "precious").read_text() == (folder.parent / "precious").read_text() == "mine"
+    fm.load(folder)
+
+
+@pytest.mark.parametrize("content", ['{"class_name": "Functional"}', "[1]", "no JSON"])
+def test_a_model_json_of_other_origin_is_not_overwritten(fresh, tmp_path, content):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(ValueError, match=r"no manifest of a model; it is not overwritten: save to"):
+        fresh["decoder_only"].save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    assert (tmp_path / "model.json").read_text() == content
+
+
+def test_a_crash_while_saving_leaves_the_previous_model(folder, monkeypatch):
     old = fm.load(folder)
     new = text_model("decoder_only", seed=5)
     lowercase = dataclasses.replace(new.tokenizer, lowercase=True)
@@ -149,4 +190,4 @@ def test_a_crash_at_any_moment_of_saving_leaves_a_folder_that_loads(folder, monk
     found = fm.load(folder)
     np.testing.assert_array_equal(logits(found), logits(new))
     assert found.tokenizer.lowercase
-    assert len(list(folder.iterdir())) == 3  # nothing of the old one, and nothing half-written
+    assert len(list(folder.iterdir())) == 3  # nothing of the old model or of interrupted saves

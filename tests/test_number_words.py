@@ -1,4 +1,4 @@
-"""Numbers, ordinals and times in words are those of num2words, or written by hand."""
+"""Numbers, ordinals and times in words, compared with num2words and known values."""
 
 import random
 from decimal import Decimal
@@ -45,7 +45,7 @@ from functional_models.corpora.number_words import (
         (Decimal("0.5"), "zero vírgula cinco", "zero point five"),
     ],
 )
-def test_numbers_in_words_are_those_written_by_hand(number, source, target):
+def test_numbers_in_words_equal_known_values(number, source, target):
     assert portuguese(number) == source
     assert english(number) == target
 
@@ -64,7 +64,7 @@ def test_portuguese_numbers_agree_with_feminine_nouns(number, words):
     assert portuguese(number, feminine=True) == words
 
 
-def test_english_numbers_are_those_of_num2words():
+def test_english_numbers_equal_num2words():
     draw = random.Random(0)
     for digits in range(1, 13):
         for _ in range(20):
@@ -72,7 +72,7 @@ def test_english_numbers_are_those_of_num2words():
             assert english(number) == num2words(number, lang="en")
 
 
-def test_portuguese_numbers_are_those_of_num2words_up_to_its_commas():
+def test_portuguese_numbers_equal_num2words_without_commas():
     draw = random.Random(0)
     for _ in range(200):
         number = draw.randrange(10**6)
@@ -93,7 +93,7 @@ def test_portuguese_numbers_are_those_of_num2words_up_to_its_commas():
         ),
     ],
 )
-def test_ordinals_in_words_are_those_written_by_hand(number, masculine, feminine, target):
+def test_ordinals_in_words_equal_known_values(number, masculine, feminine, target):
     assert portuguese_ordinal(number) == masculine
     assert portuguese_ordinal(number, feminine=True) == feminine
     assert english_ordinal(number) == target
@@ -101,7 +101,7 @@ def test_ordinals_in_words_are_those_written_by_hand(number, masculine, feminine
 
 @pytest.mark.parametrize("convert", [portuguese_ordinal, english_ordinal])
 @pytest.mark.parametrize("number", [0, LARGEST_ORDINAL + 1])
-def test_ordinals_that_num2words_gets_wrong_are_refused(convert, number):
+def test_ordinals_out_of_range_raise(convert, number):
     with pytest.raises(ValueError, match="from 1 to 399"):
         convert(number)
 
@@ -125,7 +125,7 @@ def test_ordinals_that_num2words_gets_wrong_are_refused(convert, number):
         (23, 55, "às cinco para a meia-noite", "at five to midnight"),
     ],
 )
-def test_times_in_words_are_those_written_by_hand(hour, minute, source, target):
+def test_times_in_words_equal_known_values(hour, minute, source, target):
     phrase = _time_in_words(hour, minute)
     assert phrase.source_preposition + phrase.source == source
     assert phrase.target_preposition + phrase.target == target

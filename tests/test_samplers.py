@@ -1,4 +1,4 @@
-"""Samplers by name, and changes to logits in front of them."""
+"""Samplers by name, and logit processors."""
 
 import copy
 import subprocess
@@ -18,8 +18,9 @@ from toy_language import (
 )
 
 from functional_models.beam_search import BeamSearch
+from functional_models.checks import check_count
 from functional_models.logit_processors import MinP, ProcessedSampler, RepetitionPenalty
-from functional_models.samplers import SAMPLERS, check_count, make_sampler
+from functional_models.samplers import SAMPLERS, make_sampler
 
 # --- logit processors ------------------------------------------------------------------------
 
@@ -31,7 +32,7 @@ ROWS = np.array([[3, 1, 3, 0, 6], [-1, -1, 4, 2, 5]], "int32")
 
 @both_modes
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
-def test_the_repetition_penalty_is_that_of_tokens_that_are_there(penalty, mode):
+def test_the_repetition_penalty_applies_to_tokens_before_the_index(penalty, mode):
     for index in range(6):
         expected = LOGITS.copy()
         for row in range(2):
@@ -51,7 +52,7 @@ def softmax(x):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.3])
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.99])
-def test_min_p_drops_what_is_far_less_likely_than_the_likeliest(p, temperature):
+def test_min_p_drops_tokens_far_less_likely_than_the_likeliest(p, temperature):
     found = ops.convert_to_numpy(MinP(p, temperature=temperature)(LOGITS, ROWS, 3))
     probabilities = softmax(LOGITS / temperature)
     kept = probabilities >= p * probabilities.max(axis=1, keepdims=True)
@@ -64,7 +65,7 @@ def test_min_p_drops_what_is_far_less_likely_than_the_likeliest(p, temperature):
 
 
 @pytest.mark.parametrize("name", ["random", "top_k", "top_p"])
-def test_min_p_never_lets_a_dropped_token_be_drawn(name):
+def test_tokens_dropped_by_min_p_are_never_drawn(name):
     sampler = make_sampler(name, temperature=1.7, k=7, p=1.0, min_p=0.2, seed=0)
     probabilities = softmax(LOGITS[:1] / 1.7)[0]
     kept = np.flatnonzero(probabilities >= 0.2 * probabilities.max())
@@ -82,7 +83,7 @@ def test_min_p_never_lets_a_dropped_token_be_drawn(name):
 
 @both_modes
 @pytest.mark.parametrize("name", ["greedy", "beam"])
-def test_a_sampler_sees_processed_logits(name, mode):
+def test_samplers_use_processed_logits(name, mode):
     toy = Toy(length=11, seed=5)
     penalty = RepetitionPenalty(3.0)
 
@@ -107,7 +108,7 @@ def test_a_sampler_sees_processed_logits(name, mode):
     assert found != run(inner, toy.next)
 
 
-def test_a_processed_beam_search_tells_log_probabilities_of_processed_logits():
+def test_log_probabilities_of_beam_search_are_those_of_processed_logits():
     toy = Toy(vocabulary_size=29, length=4, seed=2)
     sampler = make_sampler("beam", num_beams=25, num_return_sequences=3, temperature=2.0, min_p=0.2)
     tokens, log_p = search(sampler, toy.next, [(3, 2)], 4)
@@ -120,7 +121,7 @@ def test_a_processed_beam_search_tells_log_probabilities_of_processed_logits():
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_loop_of_ones_own_can_process_the_logits_too():
+def test_custom_loops_can_process_logits():
     sampler = make_sampler("greedy", repetition_penalty=9.0)
     logits = sampler.process(LOGITS.astype("float16"), ROWS, 3)
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
@@ -129,7 +130,7 @@ def test_a_loop_of_ones_own_can_process_the_logits_too():
     assert ops.convert_to_numpy(sampler.process(LOGITS, ROWS, 3)).argmax(axis=1).tolist() == [0, 5]
 
 
-def test_a_processed_sampler_is_the_wrapped_one_in_all_else():
+def test_a_processed_sampler_has_the_attributes_of_the_wrapped_one():
     inner = keras_hub.samplers.TopKSampler(k=3, seed=5, temperature=1.7)
     sampler = ProcessedSampler(inner, [RepetitionPenalty(1.3)])
     assert isinstance(sampler, keras_hub.samplers.Sampler)
@@ -142,7 +143,7 @@ def test_a_processed_sampler_is_the_wrapped_one_in_all_else():
     assert not hasattr(sampler, "num_beams")
 
 
-def test_wrapping_a_processed_sampler_joins_the_processors_in_order():
+def test_wrapping_a_processed_sampler_concatenates_the_processors():
     first, second = RepetitionPenalty(1.3), MinP(0.3)
     inner = keras_hub.samplers.GreedySampler()
     sampler = ProcessedSampler(ProcessedSampler(inner, [second]), [first])
@@ -153,7 +154,7 @@ def test_wrapping_a_processed_sampler_joins_the_processors_in_order():
 # --- samplers by name ------------------------------------------------------------------------
 
 
-def test_every_name_makes_its_sampler_with_its_options():
+def test_samplers_are_created_by_name_with_their_options():
     made = {
         name: make_sampler(
             name,
@@ -180,7 +181,7 @@ def test_every_name_makes_its_sampler_with_its_options():
     }
 
 
-def test_an_instance_is_returned_as_it_is_and_wrapped_only_for_processors():
+def test_instances_are_wrapped_only_for_processors():
     sampler = keras_hub.samplers.RandomSampler(seed=3, temperature=1.7)
     assert make_sampler(sampler) is sampler
     wrapped = make_sampler(sampler, repetition_penalty=1.3, min_p=0.1)
@@ -198,13 +199,13 @@ def test_an_instance_is_returned_as_it_is_and_wrapped_only_for_processors():
         ({"sampler": "nucleus"}, "unknown sampler 'nucleus'; allowed: greedy, top_k, top_p, ran"),
         ({"sampler": None}, "unknown sampler None"),
         ({"sampler": ["greedy"]}, "unknown sampler"),
-        ({"temperature": 0}, "temperature=0: must be above 0; for no chance, use greedy"),
+        ({"temperature": 0}, "temperature=0: must be above 0; for deterministic output use greedy"),
         ({"temperature": -0.1}, r"temperature=-0\.1"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"temperature": float("inf")}, "temperature=inf"),
         ({"temperature": True}, "temperature=True"),
         ({"temperature": "hot"}, "temperature='hot'"),
-        ({"k": 0}, "k=0: must be a whole number, 1 or more"),
+        ({"k": 0}, "k=0: must be an integer, 1 or more"),
         ({"k": 2.5}, r"k=2\.5"),
         ({"p": 0.0}, r"p=0\.0: must be above 0"),
         ({"p": 1.5}, r"p=1\.5"),
@@ -215,7 +216,7 @@ def test_an_instance_is_returned_as_it_is_and_wrapped_only_for_processors():
         ({"num_beams": True}, "num_beams=True"),
         ({"length_penalty": -1}, "length_penalty=-1: must be 0 to 10"),
         ({"length_penalty": 11}, "length_penalty=11"),
-        ({"num_return_sequences": 0}, "num_return_sequences=0: must be a whole number, 1 or more"),
+        ({"num_return_sequences": 0}, "num_return_sequences=0: must be an integer, 1 or more"),
         ({"num_return_sequences": 2}, "num_return_sequences=2: must be 1 with sampler 'greedy'"),
         (
             {"sampler": "beam", "num_beams": 3, "num_return_sequences": 5},
@@ -223,13 +224,13 @@ def test_an_instance_is_returned_as_it_is_and_wrapped_only_for_processors():
         ),
         ({"repetition_penalty": 0}, "repetition_penalty=0: must be above 0"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty=nan"),
-        ({"min_p": 1}, "min_p=1: must be 0 or more, and below 1"),
+        ({"min_p": 1}, "min_p=1: must be at least 0 and below 1"),
         ({"min_p": -0.1}, r"min_p=-0\.1"),
-        ({"seed": -1}, "seed=-1: must be a whole number, 0 or more"),
+        ({"seed": -1}, "seed=-1: must be an integer, 0 or more"),
         ({"seed": "x"}, "seed='x'"),
     ],
 )
-def test_a_bad_option_is_named_with_its_value_and_what_is_allowed(options, message):
+def test_bad_options_raise_with_value_and_allowed_values(options, message):
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
 
@@ -239,21 +240,21 @@ def test_an_instance_that_returns_one_sequence_cannot_return_two():
         make_sampler(keras_hub.samplers.GreedySampler(), num_return_sequences=2)
 
 
-def test_speculative_sampling_is_refused_because_there_is_no_draft_model():
-    with pytest.raises(ValueError, match="needs a draft model, and there is none; allowed: greedy"):
+def test_speculative_sampling_raises():
+    with pytest.raises(ValueError, match="with a draft model is not supported; allowed: greedy"):
         make_sampler(keras_hub.samplers.SpeculativeSampler())
 
 
 @pytest.mark.parametrize("value", [np.int32(3), np.int64(3), 3])
-def test_whole_numbers_of_every_kind_are_counts(value):
+def test_integers_of_every_type_are_counts(value):
     check_count("k", value, most=3)
-    with pytest.raises(ValueError, match="must be a whole number, 1 to 2"):
+    with pytest.raises(ValueError, match="must be an integer, 1 to 2"):
         check_count("k", value, most=2)
     with pytest.raises(ValueError, match="k="):
         check_count("k", np.float32(value))
 
 
-def test_the_names_and_the_checks_cost_no_import_of_a_numeric_library():
+def test_importing_samplers_imports_no_numeric_library():
     code = (
         "import sys, functional_models.samplers\n"
         "print(sorted({'numpy', 'keras', 'keras_hub', 'tensorflow', 'jax', 'torch'}"

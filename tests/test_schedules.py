@@ -1,4 +1,4 @@
-"""Learning rates against the formulas of the papers, and through serialisation."""
+"""Schedules compared with their formulas, optimizer, serialization, and checks of recipes."""
 
 import re
 
@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from functional_models.schedules import InverseSquareRoot, schedule
-from functional_models.training import Recipe
+from functional_models.recipe import Recipe
+from functional_models.schedules import InverseSquareRoot, make_optimizer, schedule
 
 STEPS = np.array([0, 1, 2, 11, 12, 13, 14, 29, 101, 997, 100_003])
 
@@ -16,20 +16,20 @@ def rates(thing, steps=STEPS):
     return np.array([float(thing(step)) for step in steps])
 
 
-def test_the_inverse_square_root_is_the_formula_of_attention_is_all_you_need():
+def test_inverse_square_root_equals_the_formula_of_the_paper():
     d, warmup = 512, 4000
-    step = STEPS + 1.0  # the paper counts from one
+    step = STEPS + 1.0  # the paper counts from 1
     expected = d**-0.5 * np.minimum(step**-0.5, step * warmup**-1.5)
     np.testing.assert_allclose(rates(InverseSquareRoot.of_width(d, warmup)), expected, rtol=1e-5)
 
 
-def test_the_inverse_square_root_peaks_at_the_end_of_the_warm_up():
+def test_inverse_square_root_peaks_at_the_end_of_the_warm_up():
     found = rates(InverseSquareRoot(0.3, 13), np.arange(40))
     assert found.argmax() == 12
     np.testing.assert_allclose(found.max(), 0.3, rtol=1e-6)
 
 
-def test_cosine_goes_linearly_to_the_peak_and_down_to_a_tenth():
+def test_cosine_rises_linearly_and_decays_to_a_tenth():
     peak, warmup, steps = 0.3, 13, 101
     found = rates(schedule("cosine", peak=peak, warmup_steps=warmup, steps=steps), np.arange(120))
     rise = peak / warmup + (peak - peak / warmup) * np.arange(warmup) / warmup
@@ -45,15 +45,16 @@ def test_without_warm_up_the_first_rate_is_the_peak(name):
     np.testing.assert_allclose(float(found(0)), 0.3, rtol=1e-6)
 
 
-def test_a_warm_up_longer_than_the_run_just_rises():
+def test_a_warm_up_longer_than_the_run_only_rises():
     found = rates(schedule("cosine", peak=0.3, warmup_steps=100, steps=7), np.arange(7))
     assert (np.diff(found) > 0).all()
     assert found.max() < 0.3
 
 
 @pytest.mark.parametrize("name", ["cosine", "inverse_sqrt", "constant"])
-def test_a_schedule_survives_the_configuration_of_its_optimizer(name):
-    optimizer = Recipe(schedule=name, learning_rate=0.03, warmup_steps=13, steps=101).optimizer()
+def test_a_schedule_is_restored_with_its_optimizer(name):
+    recipe = Recipe(schedule=name, learning_rate=0.03, warmup_steps=13, steps=101)
+    optimizer = make_optimizer(recipe)
     config = keras.saving.serialize_keras_object(optimizer)
     again = keras.saving.deserialize_keras_object(config)
     for each in (optimizer, again):
@@ -65,25 +66,25 @@ def test_a_schedule_survives_the_configuration_of_its_optimizer(name):
     assert again.global_clipnorm == optimizer.global_clipnorm
 
 
-def test_a_schedule_alone_survives_serialisation():
+def test_a_schedule_is_restored_from_its_config():
     made = InverseSquareRoot(0.3, 13)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
     assert isinstance(again, InverseSquareRoot)
     np.testing.assert_array_equal(rates(made), rates(again))
 
 
-def test_an_unknown_schedule_is_refused_with_those_there_are():
+def test_an_unknown_schedule_raises_with_those_allowed():
     with pytest.raises(ValueError, match="allowed: cosine, inverse_sqrt, constant"):
         schedule("linear", peak=0.3, warmup_steps=1, steps=2)
 
 
 @pytest.mark.parametrize("warmup", [0, -3])
-def test_a_warm_up_below_one_step_is_refused(warmup):
+def test_a_warm_up_below_one_step_raises(warmup):
     with pytest.raises(ValueError, match="1 or more"):
         InverseSquareRoot(0.3, warmup)
 
 
-def test_weight_decay_spares_biases_norms_and_embeddings():
+def test_weight_decay_excludes_biases_norms_and_embeddings():
     layers = [
         keras.layers.Embedding(7, 5),
         keras.layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de"),
@@ -94,7 +95,7 @@ def test_weight_decay_spares_biases_norms_and_embeddings():
     ]
     model = keras.Sequential([keras.Input((None,), dtype="int32"), *layers])
     recipe = Recipe(learning_rate=0.1, weight_decay=0.5, schedule="constant")
-    optimizer = recipe.optimizer()
+    optimizer = make_optimizer(recipe)
     for weight in model.trainable_variables:
         weight.assign(np.ones(weight.shape))
     optimizer.build(model.trainable_variables)
@@ -126,7 +127,7 @@ def test_weight_decay_spares_biases_norms_and_embeddings():
         {"seed": -1},
     ],
 )
-def test_a_bad_field_of_a_recipe_is_named_with_its_value(bad):
+def test_bad_recipe_fields_raise(bad):
     ((name, value),) = bad.items()
     with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: must be ")):
         Recipe(**bad)

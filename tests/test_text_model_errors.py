@@ -1,4 +1,4 @@
-"""Input of `CausalLM` and `Translator`: what fits is taken, and bad input is named."""
+"""`CausalLM` and `Translator` check their input."""
 
 import dataclasses
 import re
@@ -15,14 +15,14 @@ SPEC = builders.TransformerSpec(kind="decoder_only", **SIZES)
 PAIR_SPEC = SPEC.replace(kind="encoder_decoder")
 
 
-def test_a_kind_that_the_class_is_not_for_is_refused_with_the_change_to_make():
+def test_a_spec_of_another_kind_raises():
     with pytest.raises(ValueError, match=r"CausalLM takes .*replace\(kind='decoder_only'\)"):
         fm.CausalLM(PAIR_SPEC, byte_tokenizer())
     with pytest.raises(ValueError, match=r"Translator takes .*replace\(kind='encoder_decoder'\)"):
         fm.Translator(SPEC, byte_tokenizer())
 
 
-def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused():
+def test_a_vocabulary_smaller_than_the_tokenizer_raises():
     with pytest.raises(ValueError, match=r"tokenizer has 256 tokens; .*vocabulary_size=256"):
         fm.CausalLM(SPEC.replace(vocabulary_size=255), byte_tokenizer())
     with pytest.raises(ValueError, match=r"source_tokenizer has 256 tokens"):
@@ -30,17 +30,17 @@ def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused():
 
 
 @pytest.mark.parametrize("spec", [None, 3, {"kind": "decoder_only"}])
-def test_what_is_no_spec_is_refused(spec):
+def test_another_type_of_spec_raises(spec):
     with pytest.raises(TypeError, match="takes a TransformerSpec or the name of a variant"):
         fm.CausalLM(spec, byte_tokenizer())
 
 
-def test_what_is_no_tokenizer_is_refused():
+def test_another_type_of_tokenizer_raises():
     with pytest.raises(TypeError, match="got str"):
         fm.CausalLM(SPEC, "byte")
 
 
-def test_padding_that_is_not_the_tokenizer_s_is_refused():
+def test_padding_other_than_the_tokenizer_raises():
     tokenizer = dataclasses.replace(byte_tokenizer(), pad_id=4)
     with pytest.raises(ValueError, match=r"pads with 4; use spec\.replace\(pad_token_id=4\)"):
         fm.Translator(PAIR_SPEC, byte_tokenizer(), tokenizer)
@@ -49,7 +49,7 @@ def test_padding_that_is_not_the_tokenizer_s_is_refused():
     fm.CausalLM(SPEC.replace(pad_token_id=None), tokenizer)  # packed text has no padding
 
 
-def test_a_variant_by_name_gets_vocabulary_and_padding_of_the_tokenizer(monkeypatch):
+def test_a_named_variant_gets_vocabulary_and_padding_of_the_tokenizer(monkeypatch):
     monkeypatch.setattr(builders, "build", lambda spec: None)
     tokenizer = dataclasses.replace(byte_tokenizer(), pad_id=4)
     spec = fm.Translator("post_norm_learned", tokenizer).spec
@@ -61,49 +61,47 @@ def test_a_variant_by_name_gets_vocabulary_and_padding_of_the_tokenizer(monkeypa
     )
 
 
-def test_a_target_tokenizer_that_pads_with_its_end_token_is_refused():
+def test_a_target_tokenizer_that_pads_with_its_end_token_raises():
     tokenizer = dataclasses.replace(byte_tokenizer(), end_id=0)
-    with pytest.raises(ValueError, match="pads with id 0, which is its start or end token too"):
+    with pytest.raises(ValueError, match="pads with id 0, which is also its start or end token"):
         fm.Translator(PAIR_SPEC, byte_tokenizer(), tokenizer)
 
 
-def test_keras_nlp_tokenizers_are_taken(tmp_path):
+def test_keras_hub_tokenizers_are_accepted(tmp_path):
     lm = fm.CausalLM(SPEC, keras_hub.tokenizers.ByteTokenizer())
     lm.save(tmp_path)
     assert fm.load(tmp_path).tokenizer.encode(["é"])[0].tolist() == [0xC3, 0xA9]
 
 
-LM_FITS = [
-    (("",), {}, ValueError, "the training text has 0 tokens, shorter than one block of 19"),
+BAD_LM_INPUT = [
+    (("",), {}, ValueError, "the training text has 0 tokens, fewer than a block of 19"),
     (("short",), {}, ValueError, "has 5 tokens, .* most 4"),
     (([],), {}, ValueError, "there is no text"),
     ((TEXT, "short"), {}, ValueError, "the validation text has 5 tokens"),
     (([3, 4],), {}, ValueError, "text 0 is of type int"),
-    ((np.full(99, 256),), {}, ValueError, "token id 256, allowed are 0 to 255"),
+    ((np.full(99, 256),), {}, ValueError, "token id 256, allowed: 0 to 255"),
     ((np.full(99, -1),), {}, ValueError, "token id -1"),
-    ((np.zeros((9, 9), int),), {}, ValueError, "one stream of integers"),
-    ((np.zeros(99),), {}, ValueError, "one stream of integers"),
-    ((TEXT,), {"block": 20}, ValueError, "block=20: must be a whole number, 1 to 19"),
+    ((np.zeros((9, 9), int),), {}, ValueError, r"must be integers of shape"),
+    ((np.zeros(99),), {}, ValueError, r"must be integers of shape"),
+    ((TEXT,), {"block": 20}, ValueError, "block=20: must be an integer, 1 to 19"),
     ((TEXT,), {"block": 0}, ValueError, "block=0"),
     ((TEXT,), {"stepz": 3}, ValueError, r"unknown recipe field 'stepz' \(did you mean 'steps'"),
     ((TEXT,), {"steps": -1}, ValueError, "steps=-1: must be 1 or more"),
     ((TEXT,), {"recipe": 500}, TypeError, "recipe must be a Recipe, given 500"),
     ((TEXT,), {"sample_prompt": ""}, ValueError, "has no tokens"),
-    ((TEXT,), {"sample_prompt": "x" * 19}, ValueError, "cut the prompt to 18 tokens at the most"),
+    ((TEXT,), {"sample_prompt": "x" * 19}, ValueError, "shorten the prompt to at most 18 tokens"),
     (("a\0b" * 99,), {}, ValueError, r"control character U\+0000"),
     (("\ud800" * 99,), {}, ValueError, "surrogate"),
 ]
 
 
-@pytest.mark.parametrize(("given", "options", "error", "message"), LM_FITS)
-def test_bad_input_to_the_training_of_a_language_model_is_named(
-    fresh, given, options, error, message
-):
+@pytest.mark.parametrize(("given", "options", "error", "message"), BAD_LM_INPUT)
+def test_bad_training_text_raises(fresh, given, options, error, message):
     with pytest.raises(error, match=message):
         fresh["decoder_only"].fit(*given, progress=False, **options)
 
 
-PAIR_FITS = [
+BAD_PAIR_INPUT = [
     (([],), {}, ValueError, "there are no sentence pairs"),
     (([("um", "one"), ("", "two")],), {}, ValueError, "pair number 2"),
     (([("um", "one"), ("dois",)],), {}, ValueError, r"pair number 2 is \('dois',\)"),
@@ -117,13 +115,13 @@ PAIR_FITS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "options", "error", "message"), PAIR_FITS)
-def test_bad_input_to_the_training_of_a_translator_is_named(fresh, given, options, error, message):
+@pytest.mark.parametrize(("given", "options", "error", "message"), BAD_PAIR_INPUT)
+def test_bad_training_pairs_raise(fresh, given, options, error, message):
     with pytest.raises(error, match=message):
         fresh["encoder_decoder"].fit(*given, progress=False, **options)
 
 
-def test_a_corpus_where_text_is_expected_is_refused_with_what_to_give(fresh):
+def test_a_corpus_in_place_of_text_raises(fresh):
     with pytest.raises(TypeError, match=r"give its \.train or its \.validation"):
         fresh["decoder_only"].evaluate(text_corpus())
 
@@ -133,27 +131,31 @@ def test_a_corpus_where_text_is_expected_is_refused_with_what_to_give(fresh):
     [
         ("", {}, "prompt '' has no tokens"),
         (["fox", ""], {}, "prompt '' has no tokens"),
-        ("x" * 19, {}, "has 19 tokens and the model takes 19 in all; cut the prompt to 18"),
-        ("fox", {"max_new_tokens": 17}, "ask for 16 new tokens at the most"),
-        ("fox", {"max_new_tokens": 0}, "max_new_tokens=0: must be a whole number"),
+        (
+            "x" * 19,
+            {},
+            "has 19 tokens and max_sequence_length is 19; shorten the prompt to at most 18",
+        ),
+        ("fox", {"max_new_tokens": 17}, "use a max_new_tokens of at most 16"),
+        ("fox", {"max_new_tokens": 0}, "max_new_tokens=0: must be an integer"),
         ("fox", {"max_new_tokens": 2.5}, "max_new_tokens=2.5"),
         ("fox", {"sampler": "nucleus"}, "unknown sampler 'nucleus'; allowed: greedy, top_k, top_p"),
         ("fox", {"temperature": 0}, "temperature=0: must be above 0"),
         ("fox", {"temperature": -0.5}, "temperature=-0.5"),
         ("fox", {"temperature": float("nan")}, "temperature=nan"),
-        ("fox", {"sampler": "beam", "num_beams": 257}, "num_beams=257: must be a whole number, 1"),
+        ("fox", {"sampler": "beam", "num_beams": 257}, "num_beams=257: must be an integer, 1"),
         ("fox", {"sampler": "beam", "num_return_sequences": 5}, "must not be above num_beams=4"),
         ("fox", {"stop_tokens": "ab"}, "stop token 'ab' is 2 tokens of this tokenizer"),
-        ("fox", {"stop_tokens": [256]}, "stop token=256: must be a whole number, 0 to 255"),
+        ("fox", {"stop_tokens": [256]}, "stop token=256: must be an integer, 0 to 255"),
         ("fox", {"stop_tokens": [True]}, "stop token=True"),
         ([3], {}, "text 0 is of type int"),
         (b"fox", {}, "text 0 is of type bytes"),
         (["fox", b"dog"], {}, "text 1 is of type bytes"),
-        (["fox", "a\udc00"], {}, "text 1 has half of a surrogate pair, U+DC00"),
+        (["fox", "a\udc00"], {}, "text 1 has a lone surrogate, U+DC00"),
     ],
 )
-def test_a_prompt_that_cannot_be_continued_is_refused(fresh, prompt, options, message):
-    for stream in (False, True):  # a stream too is refused at the call, not at its first piece
+def test_bad_prompts_and_options_raise(fresh, prompt, options, message):
+    for stream in (False, True):  # streams raise at the call, not at the first piece
         with pytest.raises(ValueError, match=re.escape(message)):
             fresh["decoder_only"].generate(prompt, stream=stream, **options)
 
@@ -164,15 +166,19 @@ def test_a_prompt_that_cannot_be_continued_is_refused(fresh, prompt, options, me
         ("", {}, "source sentence 1 is empty"),
         (["um", ""], {}, "source sentence 2 is empty"),
         ("x" * 20, {}, "more than 19 tokens"),
-        ("um", {"max_new_tokens": 19}, "max_new_tokens=19: must be a whole number, 1 to 18"),
+        ("um", {"max_new_tokens": 19}, "max_new_tokens=19: must be an integer, 1 to 18"),
         ("um", {"batch_tokens": 0}, "batch_tokens=0"),
         (b"um", {}, "text 0 is of type bytes"),
-        ("\ud800", {}, "half of a surrogate pair"),
+        ("\ud800", {}, "lone surrogate"),
         ("um", {"sampler": "beam", "num_beams": 257}, "num_beams=257"),
-        ("um", {"sampler": "beam", **TWO_BEST, "return_attention": True}, "shows one translation"),
+        (
+            "um",
+            {"sampler": "beam", **TWO_BEST, "return_attention": True},
+            "returns a single translation",
+        ),
         ("um", {"sampler": "nucleus"}, "unknown sampler"),
     ],
 )
-def test_a_source_that_cannot_be_translated_is_refused(fresh, source, options, message):
+def test_bad_sources_and_options_raise(fresh, source, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         fresh["encoder_decoder"].translate(source, **options)

@@ -1,4 +1,4 @@
-"""`CausalLM` and `Translator`: text in, text out, whole or in pieces, with scores and attention."""
+"""`CausalLM` and `Translator`: texts, streams, scores and attention weights."""
 
 import os
 import subprocess
@@ -31,19 +31,19 @@ def translator():
     return trained_translator()
 
 
-# What models say
+# Texts
 
 
-def test_exact_match_is_the_share_of_pairs_that_greedy_decoding_translates_right(translator):
+def test_exact_match_is_the_share_of_correct_greedy_translations(translator):
     found = translator.evaluate(PAIRS, batch_size=11)
     texts = translator.translate([source for source, _ in PAIRS])
     right = [text == target for text, (_, target) in zip(texts, PAIRS, strict=True)]
-    assert 0 < np.mean(right) < 1  # else this shows nothing
+    assert 0 < np.mean(right) < 1  # otherwise the test is trivial
     np.testing.assert_allclose(found["exact_match"], np.mean(right), atol=1e-6)
 
 
 @pytest.mark.slow
-def test_translations_come_in_the_order_of_the_sources_whatever_the_batch(translator):
+def test_translations_are_in_the_order_of_the_sources(translator):
     sources = [source for source, _ in PAIRS[:8]]
     texts = translator.translate(sources)
     assert len(set(texts)) > 3
@@ -53,7 +53,7 @@ def test_translations_come_in_the_order_of_the_sources_whatever_the_batch(transl
     assert translator.translate([]) == []
 
 
-def test_a_continuation_is_what_follows_the_prompt_and_no_longer_than_asked(fresh):
+def test_continuations_exclude_the_prompt_and_respect_the_limit(fresh):
     lm = fresh["decoder_only"]
     texts = lm.generate(["fox", "dog and"], "greedy", max_new_tokens=5)
     assert len(texts) == 2
@@ -66,7 +66,7 @@ def test_a_continuation_is_what_follows_the_prompt_and_no_longer_than_asked(fres
     assert list(lm.generate([], stream=True)) == []
 
 
-def test_without_a_limit_a_continuation_fills_what_the_model_takes(fresh, monkeypatch):
+def test_without_a_limit_continuations_fill_max_sequence_length(fresh, monkeypatch):
     lm = fresh["decoder_only"]
     asked = []
 
@@ -79,7 +79,7 @@ def test_without_a_limit_a_continuation_fills_what_the_model_takes(fresh, monkey
     assert asked == [19 - 7]
 
 
-def test_the_tokens_of_documents_are_closed_by_the_end_token(fresh):
+def test_documents_end_with_the_end_token(fresh):
     lm = fresh["decoder_only"]
     end = lm.tokenizer.end_id
     assert lm.tokens(["ab", "c"]).tolist() == [97, 98, end, 99, end]
@@ -88,19 +88,19 @@ def test_the_tokens_of_documents_are_closed_by_the_end_token(fresh):
     assert lm.tokens(given) is given
 
 
-# Streams, stops, echoes
+# Streams, stop tokens, echoes
 
 STORY = "é€😀 costs 3€; ünï😀"
 
 
 @pytest.fixture(scope="module")
 def storyteller():
-    """A byte model that goes on with `STORY`, in which characters have one to four bytes."""
+    """Return a byte model that continues with `STORY`, whose characters have 1 to 4 bytes."""
     tokens = list(STORY.encode())
     return model_that_writes(tokens, byte_tokenizer(), max_sequence_length=len(tokens) + 3)
 
 
-def test_a_character_of_several_bytes_is_streamed_whole(storyteller):
+def test_characters_of_several_bytes_are_not_split_in_streams(storyteller):
     for prompt in ("é", "é€"):
         whole = storyteller.generate(prompt, "greedy")
         assert prompt + whole == STORY
@@ -111,7 +111,7 @@ def test_a_character_of_several_bytes_is_streamed_whole(storyteller):
         assert len(pieces) > 1
 
 
-def test_pieces_of_several_texts_are_the_texts_and_the_prompts_come_first(storyteller):
+def test_streams_of_several_texts_start_with_echoed_prompts(storyteller):
     prompts = ["é€", "abcdefghij", "x"]
     for options in ({"sampler": "greedy"}, {"sampler": "random", "temperature": 3.0, "seed": 7}):
         for echo in (False, True):
@@ -122,7 +122,7 @@ def test_pieces_of_several_texts_are_the_texts_and_the_prompts_come_first(storyt
             assert not echo or pieces[0] == prompts
 
 
-def test_a_text_is_cut_into_pieces_that_are_never_taken_back():
+def test_pieces_of_a_growing_text_are_final():
     for data in (STORY.encode(), b"a\xff\xfe b\xe2\x82", b"\xf0\x9f\x98 \xc3"):
         growing, sent = TextPieces(), ""
         for length in range(1, len(data) + 1):
@@ -131,7 +131,7 @@ def test_a_text_is_cut_into_pieces_that_are_never_taken_back():
         assert sent + growing.rest() == data.decode("utf-8", "replace")
 
 
-def test_a_stream_of_scores_is_refused(fresh):
+def test_streams_with_scores_or_beam_search_raise(fresh):
     with pytest.raises(ValueError, match="scores=True needs stream=False"):
         fresh["decoder_only"].generate("fox", stream=True, scores=True)
     with pytest.raises(ValueError, match="compares whole sequences"):
@@ -139,7 +139,7 @@ def test_a_stream_of_scores_is_refused(fresh):
 
 
 @pytest.mark.parametrize("stop", [";", ord(";"), ["!", ";"], [np.int64(59)]])
-def test_a_stop_token_ends_a_text_and_is_no_part_of_it(storyteller, stop):
+def test_stop_tokens_end_a_text_and_are_not_part_of_it(storyteller, stop):
     options = {"sampler": "greedy", "stop_tokens": stop}
     expected = STORY[1 : STORY.index(";")]
     assert storyteller.generate("é", **options) == expected
@@ -149,7 +149,7 @@ def test_a_stop_token_ends_a_text_and_is_no_part_of_it(storyteller, stop):
     assert found.tokens[-1] == ord(";")
 
 
-def test_a_limit_is_kept_to_the_token(storyteller):
+def test_max_new_tokens_is_exact(storyteller):
     for number in (1, 2, 7):
         found = storyteller.generate("é", "greedy", max_new_tokens=number, scores=True)
         assert found.tokens.tolist() == list(STORY.encode()[2 : 2 + number])
@@ -169,7 +169,7 @@ def test_penalties_are_options_of_generate(storyteller, fresh):
     assert len(set(varied.tolist())) > len(set(plain.tolist()))
 
 
-def test_prompt_and_continuation_read_as_one_text_whatever_the_tokenizer():
+def test_prompt_and_continuation_concatenate_to_the_decoded_text():
     tokenizer = fm.train_tokenizer("word_piece", [TEXT], vocabulary_size=99)
     text = "the quick brown fox jumps over the lazy dog"
     lm = model_that_writes(tokenizer.encode([text])[0].tolist(), tokenizer)
@@ -178,7 +178,7 @@ def test_prompt_and_continuation_read_as_one_text_whatever_the_tokenizer():
         assert prompt.rstrip() + rest == text
         assert lm.generate(prompt, "greedy", echo=True) == prompt + rest
         assert "".join(lm.generate(prompt, "greedy", stream=True)) == rest
-    odd = "THE   quick"  # not as the tokenizer would write it; an echo is verbatim
+    odd = "THE   quick"  # the tokenizer would decode it differently; an echo is verbatim
     assert lm.generate(odd, "greedy", echo=True).startswith(odd)
 
 
@@ -186,7 +186,7 @@ def test_prompt_and_continuation_read_as_one_text_whatever_the_tokenizer():
 
 
 @pytest.mark.slow
-def test_scores_come_with_the_text_and_are_sorted_where_there_are_several(fresh):
+def test_scores_of_several_sequences_are_sorted(fresh):
     lm = fresh["decoder_only"]
     one = lm.generate("fox", "greedy", max_new_tokens=5, scores=True, echo=True)
     assert one.text == lm.generate("fox", "greedy", max_new_tokens=5, echo=True)
@@ -207,7 +207,7 @@ def test_scores_come_with_the_text_and_are_sorted_where_there_are_several(fresh)
 
 
 @pytest.mark.slow
-def test_scores_of_translations_are_the_full_forward_pass_s(translator):
+def test_scores_of_translations_equal_the_forward_pass(translator):
     sources = ["um dois", "sete oito nove"]
     for source, found in zip(sources, translator.translate(sources, scores=True), strict=True):
         start = translator.target_tokenizer.start_id
@@ -222,7 +222,7 @@ def test_scores_of_translations_are_the_full_forward_pass_s(translator):
 
 
 @pytest.mark.slow
-def test_many_sentences_of_mixed_lengths_get_what_each_gets_alone(translator):
+def test_batched_translations_equal_single_translations(translator):
     rng = np.random.default_rng(0)
     words = sorted({source for source, _ in PAIRS} | {"um", "x", "sete sete sete oito"})
     sources = [words[i] for i in rng.integers(0, len(words), 30)]
@@ -233,7 +233,7 @@ def test_many_sentences_of_mixed_lengths_get_what_each_gets_alone(translator):
     assert len(set(together)) > 5
 
 
-# What is looked at
+# Attention weights
 
 
 def check_maps(maps, names):
@@ -253,7 +253,7 @@ PAIR_MAPS += ["decoder.block_0.cross_attention"]
 
 def test_attention_maps_of_a_text_have_its_tokens(fresh):
     lm = fresh["decoder_only"]
-    for _ in range(2):  # the function is not hidden by a module of its name
+    for _ in range(2):  # the function is not replaced by a module of that name
         maps = fm.attention_maps(lm, "fox")
     check_maps(maps, ["decoder.block_0.self_attention"])
     assert (maps.target, maps.source) == (("f", "o", "x"), ())
@@ -261,7 +261,7 @@ def test_attention_maps_of_a_text_have_its_tokens(fresh):
         fm.attention_maps(lm, "fox", "dog")
     with pytest.raises(ValueError, match="has no tokens"):
         fm.attention_maps(lm, "")
-    with pytest.raises(ValueError, match="cut the prompt to 19 tokens"):
+    with pytest.raises(ValueError, match="shorten the prompt to at most 19 tokens"):
         fm.attention_maps(lm, "x" * 20)
     check_maps(fm.attention_maps(lm, "x" * 19), ["decoder.block_0.self_attention"])
 
@@ -285,10 +285,10 @@ def test_attention_maps_of_a_translation_have_the_tokens_of_both(translator):
         fm.attention_maps(translator, "", "3d4")
 
 
-# Weights that change
+# Changed weights
 
 
-def test_what_is_compiled_sees_what_training_did():
+def test_generation_uses_trained_weights():
     lm = text_model("decoder_only", dropout=0.0)
     before = lm.generate("the ", "greedy", max_new_tokens=9, scores=True)
     lm.fit(TEXT, steps=20, batch_size=4, learning_rate=0.02, progress=False)

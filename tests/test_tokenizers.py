@@ -1,4 +1,4 @@
-"""Tokenizers: what goes in comes out, ids mean what they say, and bad input is named."""
+"""Tokenizers: lossless encoding, special ids, files, and errors."""
 
 import json
 import os
@@ -37,14 +37,14 @@ def tokenizer(request, tokenizers):
     return tokenizers[request.param]
 
 
-def test_special_ids_are_three_ids_of_the_vocabulary_and_padding_is_0(tokenizer):
+def test_special_ids_are_distinct_and_padding_is_0(tokenizer):
     ids = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id)
     assert tokenizer.pad_id == 0
     assert len(set(ids)) == 3
     assert all(0 <= i < tokenizer.vocabulary_size for i in ids)
 
 
-def test_encoding_gives_one_int32_vector_per_text_without_special_ids(tokenizer):
+def test_encoding_returns_int32_vectors_without_special_ids(tokenizer):
     sequences = tokenizer.encode([*TEXTS[:3], ""])
     assert [ids.dtype for ids in sequences] == [np.int32] * 4
     assert [ids.ndim for ids in sequences] == [1] * 4
@@ -55,18 +55,18 @@ def test_encoding_gives_one_int32_vector_per_text_without_special_ids(tokenizer)
         assert 0 <= ids.min() <= ids.max() < tokenizer.vocabulary_size
 
 
-def test_start_and_end_are_put_around_the_text(tokenizer):
+def test_start_and_end_enclose_the_text(tokenizer):
     (bare,) = tokenizer.encode(TEXTS[:1])
     (full,) = tokenizer.encode(TEXTS[:1], start=True, end=True)
     assert full.tolist() == [tokenizer.start_id, *bare.tolist(), tokenizer.end_id]
 
 
-def test_encoding_in_a_batch_is_encoding_one_by_one(tokenizer):
+def test_encoding_a_batch_equals_encoding_one_by_one(tokenizer):
     for ids, text in zip(tokenizer.encode(TEXTS[:4]), TEXTS, strict=False):
         np.testing.assert_array_equal(ids, tokenizer.encode([text])[0])
 
 
-def test_decoding_drops_padding_and_all_from_the_first_end(tokenizer):
+def test_decoding_drops_padding_and_everything_after_the_first_end(tokenizer):
     first, second = tokenizer.encode(TEXTS[:2])
     padded = [
         tokenizer.start_id,
@@ -82,7 +82,7 @@ def test_decoding_drops_padding_and_all_from_the_first_end(tokenizer):
     assert tokenizer.decode([left_padded]) == expected
 
 
-def test_decoding_takes_lists_arrays_and_a_batch(tokenizer):
+def test_decoding_accepts_lists_and_arrays(tokenizer):
     ids = tokenizer.encode(TEXTS[:1])[0]
     expected = tokenizer.decode([ids]) * 2
     assert tokenizer.decode(np.stack([ids, ids])) == expected
@@ -93,13 +93,13 @@ def test_decoding_takes_lists_arrays_and_a_batch(tokenizer):
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_text_comes_back_exactly(tokenizers, kind):
+def test_lossless_kinds_restore_text(tokenizers, kind):
     texts = [*TEXTS[:4], " two  spaces\tand\r\na line ", "日本語 😀 é\u0301 \u00a0", "\n\n", " "]
     assert tokenizers[kind].decode(tokenizers[kind].encode(texts, start=True, end=True)) == texts
 
 
 @given(text=st.text(st.characters(codec="utf-8", exclude_characters="\x00\x02\x03")))
-def test_any_text_without_the_reserved_controls_comes_back_from_bytes(tokenizers, text):
+def test_bytes_restore_any_text_without_reserved_characters(tokenizers, text):
     tokenizer = tokenizers["byte"]
     (ids,) = tokenizer.encode([text])
     assert ids.tolist() == list(text.encode("utf-8"))
@@ -108,13 +108,13 @@ def test_any_text_without_the_reserved_controls_comes_back_from_bytes(tokenizers
 
 @given(text=st.text(st.characters(codec="utf-8")))
 @settings(max_examples=300)
-def test_any_text_at_all_comes_back_from_byte_pairs(tokenizers, text):
+def test_byte_pairs_restore_any_text(tokenizers, text):
     tokenizer = tokenizers["byte_pair"]
     assert tokenizer.decode(tokenizer.encode([text])) == [text]
 
 
 @given(text=st.text(st.characters(codec="utf-8", exclude_characters="\u2581")))
-def test_any_text_but_the_space_mark_comes_back_from_sentence_pieces(tokenizers, text):
+def test_sentence_pieces_restore_any_text_without_u_2581(tokenizers, text):
     tokenizer = tokenizers["sentence_piece"]
     assert tokenizer.decode(tokenizer.encode([text])) == [text]
 
@@ -124,16 +124,16 @@ def test_any_ids_can_be_decoded(tokenizers, ids):
     for tokenizer in tokenizers.values():
         kept = [i % tokenizer.vocabulary_size for i in ids]
         (text,) = tokenizer.decode([kept])
-        text.encode("utf-8")  # is text: no half of a surrogate pair
+        text.encode("utf-8")  # encodable: no lone surrogate
 
 
-def test_bytes_that_are_no_utf_8_become_the_replacement_character(tokenizers):
+def test_invalid_utf_8_becomes_the_replacement_character(tokenizers):
     half = list("é".encode())[:1]
     assert tokenizers["byte"].decode([[*b"caf", *half]]) == ["caf\ufffd"]
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_text_that_spells_a_special_token_is_text(tokenizers, kind):
+def test_special_tokens_in_text_are_text(tokenizers, kind):
     texts = ["[END] of [PAD] and [START]", "</s><s><pad>"]
     sequences = tokenizers[kind].encode(texts)
     assert all(tokenizers[kind].end_id not in ids for ids in sequences)
@@ -154,17 +154,17 @@ def test_lowercasing_applies_to_training_and_to_encoding(kind):
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
-def test_a_vocabulary_is_at_most_as_large_as_asked_for(kind, tokenizers):
+def test_vocabularies_do_not_exceed_the_size(kind, tokenizers):
     assert tokenizers[kind].vocabulary_size <= 400
     assert train_tokenizer(kind, ["so little text"] * 2, 5000).vocabulary_size < 400
 
 
-def test_byte_pairs_of_a_text_without_repetition_are_refused():
-    with pytest.raises(ValueError, match="nothing for byte_pair to merge"):
+def test_byte_pairs_of_a_text_without_repetition_raise():
+    with pytest.raises(ValueError, match="byte_pair has nothing to merge"):
         train_tokenizer("byte_pair", ["abc"], 300)
 
 
-def test_training_twice_gives_the_same_files(tmp_path, tokenizer):
+def test_training_is_deterministic(tmp_path, tokenizer):
     again = train_tokenizer(tokenizer.kind, iter(TEXTS), None if tokenizer.kind == "byte" else 400)
     tokenizer.save(tmp_path / "a")
     again.save(tmp_path / "b")
@@ -172,7 +172,7 @@ def test_training_twice_gives_the_same_files(tmp_path, tokenizer):
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
 
 
-def test_a_loaded_tokenizer_is_the_saved_one(tmp_path, tokenizer):
+def test_a_loaded_tokenizer_equals_the_saved_one(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
     loaded = load_tokenizer(str(tmp_path / "tokenizer"))
     for field in ("kind", "vocabulary_size", "pad_id", "start_id", "end_id", "lowercase"):
@@ -182,7 +182,7 @@ def test_a_loaded_tokenizer_is_the_saved_one(tmp_path, tokenizer):
     assert loaded.decode(loaded.encode(TEXTS)) == tokenizer.decode(tokenizer.encode(TEXTS))
 
 
-def test_saving_leaves_other_files_in_the_folder_alone(tmp_path, tokenizers):
+def test_saving_replaces_an_earlier_tokenizer_and_keeps_other_files(tmp_path, tokenizers):
     (tmp_path / "model.json").write_text("{}")
     tokenizers["byte"].save(tmp_path)
     tokenizers["byte_pair"].save(tmp_path)
@@ -190,25 +190,51 @@ def test_saving_leaves_other_files_in_the_folder_alone(tmp_path, tokenizers):
     assert load_tokenizer(tmp_path).kind == "byte_pair"
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt"])
+@pytest.mark.parametrize("content", ["mine", '{"version": "1.0", "model": {}}', "[]"])
+def test_saving_does_not_overwrite_files_of_other_origin(tmp_path, tokenizers, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} was not written by Tokenizer\.save"):
+        tokenizers["byte_pair"].save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+def test_an_interrupted_save_can_be_repeated(tmp_path, tokenizers, monkeypatch):
+    def interrupt(path, content):
+        if path.name == "tokenizer.json":
+            raise KeyboardInterrupt
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    folder = tmp_path / "tokenizer"
+    with monkeypatch.context() as patched:
+        patched.setattr("functional_models.tokenizers.write_whole", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tokenizers["byte_pair"].save(folder)
+    tokenizers["byte_pair"].save(folder)
+    assert load_tokenizer(folder).kind == "byte_pair"
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "."])
-def test_a_folder_without_a_tokenizer_is_named(tmp_path, folder):
+def test_a_folder_without_a_tokenizer_raises(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"there is no tokenizer in .*tokenizer\.json"):
         load_tokenizer(tmp_path / folder)
 
 
-def test_a_half_copied_folder_is_refused(tmp_path, tokenizers):
+def test_an_incomplete_folder_raises(tmp_path, tokenizers):
     tokenizers["byte_pair"].save(tmp_path)
     merges = tmp_path / "merges.txt"
     content = merges.read_bytes()
     merges.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"merges\.txt is not the file"):
+    with pytest.raises(ValueError, match=r"merges\.txt does not have the checksum"):
         load_tokenizer(tmp_path)
     merges.unlink()
     with pytest.raises(FileNotFoundError, match=r"merges\.txt is missing"):
         load_tokenizer(tmp_path)
 
 
-def test_a_newer_format_is_refused(tmp_path, tokenizers):
+def test_a_newer_format_raises(tmp_path, tokenizers):
     tokenizers["byte"].save(tmp_path)
     manifest = json.loads((tmp_path / "tokenizer.json").read_text())
     manifest["format"] = 99
@@ -218,13 +244,13 @@ def test_a_newer_format_is_refused(tmp_path, tokenizers):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "ass'])
-def test_a_damaged_manifest_is_refused(tmp_path, content):
+def test_a_damaged_manifest_raises(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match="damaged"):
         load_tokenizer(tmp_path)
 
 
-def test_a_manifest_cannot_name_any_class(tmp_path, tokenizers):
+def test_a_manifest_cannot_name_arbitrary_classes(tmp_path, tokenizers):
     tokenizers["byte"].save(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text().replace("ByteTokenizer", "os.system"))
@@ -232,27 +258,27 @@ def test_a_manifest_cannot_name_any_class(tmp_path, tokenizers):
         load_tokenizer(tmp_path)
 
 
-def test_an_unknown_kind_is_refused_with_those_allowed():
+def test_an_unknown_kind_raises_with_those_allowed():
     with pytest.raises(ValueError, match="'words'; allowed: byte, word_piece"):
         train_tokenizer("words", TEXTS)
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
 @pytest.mark.parametrize("texts", [[], ["", " \n"]])
-def test_training_on_no_text_is_refused(kind, texts):
+def test_training_on_no_text_raises(kind, texts):
     with pytest.raises(ValueError, match="no text"):
         train_tokenizer(kind, texts, 300)
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
 @pytest.mark.parametrize("size", [0, -5, 7])
-def test_too_small_a_vocabulary_is_refused(kind, size):
+def test_a_vocabulary_that_is_too_small_raises(kind, size):
     with pytest.raises(ValueError, match=f"vocabulary_size.*{size}"):
         train_tokenizer(kind, TEXTS, size)
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
-def test_the_smallest_vocabulary_that_the_error_names_is_enough(kind):
+def test_the_vocabulary_size_in_the_error_is_the_smallest(kind):
     with pytest.raises(ValueError, match="at least") as caught:
         train_tokenizer(kind, TEXTS, 7)
     smallest = int(str(caught.value).split("at least ")[1].split()[0])
@@ -271,43 +297,43 @@ def test_a_byte_tokenizer_has_256_ids():
 
 
 @pytest.mark.parametrize("bad", [-1, 10**6])
-def test_ids_outside_the_vocabulary_are_refused(tokenizer, bad):
+def test_ids_outside_the_vocabulary_raise(tokenizer, bad):
     with pytest.raises(ValueError, match=f"{bad} is outside the vocabulary"):
         tokenizer.decode([[5, bad]])
 
 
 @pytest.mark.parametrize("sequences", [[3, 4], [[0.5]], [["a"]]])
-def test_what_is_no_sequence_of_ids_is_refused(tokenizer, sequences):
+def test_sequences_that_are_not_ids_raise(tokenizer, sequences):
     with pytest.raises(ValueError, match="integer ids"):
         tokenizer.decode(sequences)
 
 
 @pytest.mark.parametrize("control", ["\x00", "\x02", "\x03"])
-def test_bytes_that_mean_padding_start_and_end_are_refused_in_text(tokenizers, control):
+def test_reserved_characters_in_text_raise_for_bytes(tokenizers, control):
     with pytest.raises(ValueError, match=rf"text 1 has .*U\+000{ord(control)} at character 2"):
         tokenizers["byte"].encode(["fine", f"ab{control}c"])
 
 
-def test_texts_that_are_no_text_are_refused(tokenizer):
+def test_invalid_texts_raise(tokenizer):
     with pytest.raises(ValueError, match=r"write \[text\]"):
         tokenizer.encode("a single text")
     with pytest.raises(ValueError, match="text 0 is of type int"):
         tokenizer.encode([3])
-    with pytest.raises(ValueError, match=r"surrogate pair, U\+D800, at character 1"):
+    with pytest.raises(ValueError, match=r"lone surrogate, U\+D800, at character 1"):
         tokenizer.encode(["a\ud800"])
 
 
-def test_a_tokenizer_is_taken_as_it_is(tokenizer):
+def test_a_tokenizer_is_not_wrapped(tokenizer):
     assert as_tokenizer(tokenizer) is tokenizer
 
 
-def test_a_trained_vocabulary_is_recognised_when_it_is_wrapped_anew(tokenizer):
+def test_special_ids_of_a_trained_vocabulary_are_found(tokenizer):
     wrapped = as_tokenizer(tokenizer.keras_tokenizer)
     for field in ("kind", "vocabulary_size", "pad_id", "start_id", "end_id"):
         assert getattr(wrapped, field) == getattr(tokenizer, field)
 
 
-def test_a_bert_tokenizer_is_wrapped_with_its_own_special_tokens(tmp_path):
+def test_special_ids_of_a_bert_tokenizer_are_found(tmp_path):
     import keras_hub
 
     vocabulary = ["[UNK]", "the", "fox", "[CLS]", "[SEP]", "[MASK]", "[PAD]"]
@@ -317,7 +343,7 @@ def test_a_bert_tokenizer_is_wrapped_with_its_own_special_tokens(tmp_path):
     assert load_tokenizer(tmp_path).decode([[3, 1, 2, 4, 6]]) == ["the fox"]
 
 
-def test_gpt_2_has_one_id_for_start_end_and_padding_and_keeps_its_token_0(tmp_path):
+def test_gpt_2_has_the_same_id_for_start_end_and_padding(tmp_path):
     import keras_hub
 
     vocabulary = {"!": 0, "h": 1, "i": 2, "hi": 3, "<|endoftext|>": 4}
@@ -330,12 +356,12 @@ def test_gpt_2_has_one_id_for_start_end_and_padding_and_keeps_its_token_0(tmp_pa
         assert tokenizer.decode([ids]) == ["hi!"]
 
 
-def test_what_is_no_tokenizer_is_refused():
+def test_another_type_raises():
     with pytest.raises(TypeError, match="got str"):
         as_tokenizer("gpt2")
 
 
-def test_keras_tokenizers_that_pad_or_have_no_end_are_refused():
+def test_tokenizers_that_pad_or_have_no_end_token_raise():
     import keras_hub
 
     vocabulary = ["[UNK]", "[PAD]", "a"]
@@ -347,7 +373,7 @@ def test_keras_tokenizers_that_pad_or_have_no_end_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["byte", "sentence_piece", "byte_pair"])
-def test_no_tensorflow_is_needed(kind, tmp_path):
+def test_tokenizers_do_not_need_tensorflow(kind, tmp_path):
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('tensorflow', 'tensorflow_text')))  # not importable\n"

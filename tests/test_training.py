@@ -1,4 +1,4 @@
-"""Training: it learns, it can be stopped at any moment and goes on as if it never had been."""
+"""Training: convergence, exact resumption, best weights, evaluation and reports."""
 
 import json
 
@@ -10,13 +10,14 @@ from small_text_models import PAIRS, TEXT, corpus, text_model
 import functional_models as fm
 from functional_models.batches import PairBatches, TokenBatches
 from functional_models.callbacks import Record, report_line
-from functional_models.training import Recipe, evaluate, train
+from functional_models.recipe import Recipe
+from functional_models.training import evaluate, train
 
 RECIPE = Recipe(steps=11, report_every=3, batch_size=5, warmup_steps=4, learning_rate=0.01)
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Stops a run in the middle, as Ctrl-C or a crash would."""
+    """Raises an error after some steps, like Ctrl-C or a crash."""
 
     def __init__(self, steps: int, error: type[BaseException]) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ def without_times(rows: list[dict]) -> list[dict]:
     ]
 
 
-# It learns
+# Convergence
 
 
 @pytest.mark.slow
@@ -57,7 +58,7 @@ def test_one_batch_of_text_is_overfitted_to_near_zero_loss():
     batches.batch = lambda step: first
     recipe = Recipe(steps=160, learning_rate=0.02, warmup_steps=10, weight_decay=0.0)
     rows = train(model, batches, recipe, progress=False)
-    assert rows[0]["loss"] < 2.0  # a mean over all steps
+    assert rows[0]["loss"] < 2.0  # mean over all steps
     inputs, labels, _ = first
     assert float(fm.TokenCrossEntropy()(labels, model(inputs, training=False))) < 0.05
 
@@ -80,7 +81,7 @@ def test_one_batch_of_pairs_is_overfitted_to_near_zero_loss():
     assert found["exact_match"] == 1.0
 
 
-# It goes on where it was stopped
+# Resumption
 
 
 def interrupt(kind, folder):
@@ -94,13 +95,13 @@ def interrupt(kind, folder):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """The folder of a language model whose training Ctrl-C stopped."""
+    """Return the folder of a language model whose training was interrupted."""
     folder = tmp_path_factory.mktemp("interrupted")
     interrupt("decoder_only", folder)
     return folder
 
 
-def test_a_stopped_run_leaves_checkpoint_and_model_whole(interrupted):
+def test_an_interrupted_run_leaves_a_complete_checkpoint_and_model(interrupted):
     folder = interrupted
     with np.load(folder / "checkpoint.npz") as saved:
         rows = json.loads(str(saved["state"]))["rows"]
@@ -113,30 +114,30 @@ def test_a_stopped_run_leaves_checkpoint_and_model_whole(interrupted):
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "message"),
     [
-        ({"learning_rate": 0.02}, r"another learning_rate: 0\.01 there, 0\.02 given"),
-        ({"steps": 12}, "another steps: 11 there, 12 given"),
+        ({"learning_rate": 0.02}, r"another learning_rate: 0\.01 saved, 0\.02 given"),
+        ({"steps": 12}, "another steps: 11 saved, 12 given"),
         ({"seed": 1}, "another seed"),
         ({"label_smoothing": 0.1}, "another label_smoothing"),
     ],
 )
-def test_a_folder_with_another_recipe_is_refused(interrupted, change, what):
+def test_a_folder_with_another_recipe_raises(interrupted, change, message):
     kind, folder = "decoder_only", interrupted
     before = (folder / "checkpoint.npz").read_bytes()
-    with pytest.raises(ValueError, match=what + ".*choose another folder"):
+    with pytest.raises(ValueError, match=message + ".*choose another folder"):
         text_model(kind).fit(corpus(kind), recipe=RECIPE, folder=folder, progress=False, **change)
     assert (folder / "checkpoint.npz").read_bytes() == before
 
 
 @pytest.mark.parametrize("change", [{"hidden_dim": 26}, {"activation": "relu"}, {"dropout": 0.2}])
-def test_a_folder_with_another_model_is_refused(interrupted, change):
+def test_a_folder_with_another_model_raises(interrupted, change):
     kind, folder = "decoder_only", interrupted
     with pytest.raises(ValueError, match="holds a run with another spec"):
         text_model(kind, **change).fit(corpus(kind), recipe=RECIPE, folder=folder, progress=False)
 
 
-def test_a_folder_with_other_data_is_refused(interrupted):
+def test_a_folder_with_other_data_raises(interrupted):
     kind, folder = "decoder_only", interrupted
     data = corpus(kind)
     other = TEXT[1:]
@@ -149,10 +150,10 @@ def test_a_folder_with_other_data_is_refused(interrupted):
 @pytest.mark.parametrize(
     "kind", ["decoder_only", pytest.param("encoder_decoder", marks=pytest.mark.slow)]
 )
-def test_interrupted_and_resumed_is_the_same_as_uninterrupted(kind, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(kind, tmp_path):
     folder, tmp_path = tmp_path / "interrupted", tmp_path / "whole"
     interrupt(kind, folder)
-    whole, resumed = text_model(kind), text_model(kind, seed=17)  # its own weights do not matter
+    whole, resumed = text_model(kind), text_model(kind, seed=17)  # its weights are replaced
     assert largest_difference(weights_of(whole.model), weights_of(resumed.model)) > 0.1
     seen = Spy()
     expected = whole.fit(
@@ -173,7 +174,7 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(kind, tmp_path):
         assert a.files == b.files
         for name in set(a.files) - {"state"}:
             np.testing.assert_array_equal(a[name], b[name])
-    # What is finished is not trained again.
+    # A finished run is not trained again.
     again = text_model(kind, seed=5)
     stop = StopAfter(1, AssertionError)
     assert (
@@ -184,7 +185,7 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(kind, tmp_path):
 
 
 class Spy(keras.callbacks.Callback):
-    """Notes the learning rate of every step, and the sum of all weights after the last."""
+    """Records the learning rate of every step, and the sums of the weights at the last report."""
 
     def __init__(self):
         super().__init__()
@@ -199,19 +200,19 @@ class Spy(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2]])
-def test_a_damaged_checkpoint_is_named(interrupted, tmp_path, damage):
+def test_a_damaged_checkpoint_raises(interrupted, tmp_path, damage):
     kind, folder = "decoder_only", interrupted
     (tmp_path / "checkpoint.npz").write_bytes(damage((folder / "checkpoint.npz").read_bytes()))
     with pytest.raises(ValueError, match=r"checkpoint\.npz is damaged .* delete it"):
         text_model(kind).fit(corpus(kind), recipe=RECIPE, folder=tmp_path, progress=False)
 
 
-# The best is kept
+# Best weights
 
 
-def test_the_folder_and_the_model_get_the_best_weights_not_the_last(tmp_path):
+def test_folder_and_model_have_the_best_weights_after_training(tmp_path):
     lm = text_model("decoder_only", dropout=0.0)
-    other = "XYZ QRS 0123456789 " * 3  # what is learnt from the training text is wrong for this
+    other = "XYZ QRS 0123456789 " * 3  # training makes the loss of this text worse
     rows = lm.fit(
         TEXT,
         other,
@@ -230,7 +231,7 @@ def test_the_folder_and_the_model_get_the_best_weights_not_the_last(tmp_path):
         np.testing.assert_allclose(found["loss"], min(losses), rtol=1e-6)
 
 
-def test_the_best_is_saved_once_each_time_the_loss_is_the_lowest():
+def test_weights_are_saved_whenever_the_loss_is_the_lowest():
     losses = [3.0, 2.0, 2.5, 2.0, 1.0]
     saved = []
     validate = iter(losses)
@@ -242,7 +243,7 @@ def test_the_best_is_saved_once_each_time_the_loss_is_the_lowest():
     assert saved == [1, 2, 5]
 
 
-def test_without_validation_the_training_loss_decides():
+def test_without_validation_the_training_loss_selects_the_best_weights():
     saved = []
     record = Record(None, lambda: saved.append(record.step))
     for loss in (2.0, 3.0, 1.0):
@@ -252,7 +253,7 @@ def test_without_validation_the_training_loss_decides():
     assert saved == [1, 3]
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_advice():
+def test_a_loss_that_is_not_finite_raises():
     lm = text_model("decoder_only")
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; use a lower"):
         lm.fit(
@@ -266,10 +267,10 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice():
         )
 
 
-# Measuring
+# Evaluation
 
 
-def test_evaluation_weighs_every_token_the_same_whatever_its_batch():
+def test_evaluation_weighs_all_tokens_equally():
     translator = text_model("encoder_decoder", max_sequence_length=40)
     pairs = [*PAIRS[:7], ("um dois três quatro cinco", "uma frase mais longa que as outras")]
     found = translator.evaluate(pairs, batch_size=3)
@@ -288,19 +289,36 @@ def test_evaluation_weighs_every_token_the_same_whatever_its_batch():
     np.testing.assert_allclose(found["token_accuracy"], np.mean(hits), atol=1e-6)
 
 
-def test_measuring_a_model_leaves_alone_how_it_was_compiled():
+@pytest.mark.parametrize("exact_match", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_evaluation_does_not_change_the_compilation_of_a_model(compiled, exact_match):
     model = text_model("decoder_only").model
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["mae"])
-    optimizer = model.optimizer
-    row = evaluate(model, TokenBatches(np.arange(3, 60), block=7, batch_size=5))
-    assert {"loss", "perplexity", "token_accuracy", "tokens"} == row.keys()
-    assert model.optimizer is optimizer
+    if compiled:
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["mae"])
+    before = {name: getattr(model, name, None) for name in ("optimizer", "loss", "metrics")}
+    batches = TokenBatches(np.arange(3, 60), block=7, batch_size=5)
+    rows = [evaluate(model, batches, exact_match=exact_match) for _ in range(2)]
+    names = {"loss", "perplexity", "token_accuracy", "tokens"} | (
+        {"exact_match"} if exact_match else set()
+    )
+    assert rows[0].keys() == names
+    assert rows[0] == rows[1]
+    assert model.compiled == compiled
+    assert {name: getattr(model, name, None) for name in before} == before
+
+
+def test_repeated_evaluation_uses_the_current_weights():
+    lm = text_model("decoder_only")
+    before = lm.evaluate(TEXT)
+    assert lm.evaluate(TEXT) == before
+    lm.model.get_layer("logits").kernel.assign(-lm.model.get_layer("logits").kernel)
+    assert lm.evaluate(TEXT)["loss"] != before["loss"]
 
 
 # Reports
 
 
-def test_a_run_prints_a_line_and_a_sample_at_every_report(capsys):
+def test_reports_print_a_line_and_a_sample(capsys):
     lm = text_model("decoder_only")
     lm.fit(TEXT, TEXT, steps=4, report_every=2, batch_size=5, sample_prompt="fox", block=7)
     lines = capsys.readouterr().out.splitlines()
@@ -311,7 +329,7 @@ def test_a_run_prints_a_line_and_a_sample_at_every_report(capsys):
     assert len(samples) == 2
 
 
-def test_a_report_shows_what_was_measured():
+def test_report_lines_have_all_measurements():
     row = {"step": 200, "loss": 1.25, "token_accuracy": 0.5, "tokens_per_second": 1234.5}
     assert report_line(row, 1000) == (
         "step    200/1,000 | loss 1.2500 | token accuracy 50.0% | 1,234 tokens/s"
@@ -322,7 +340,7 @@ def test_a_report_shows_what_was_measured():
 
 
 @pytest.mark.slow
-def test_fitting_twice_goes_on_from_the_weights_there_are():
+def test_a_second_fit_continues_from_the_current_weights():
     lm = text_model("decoder_only", dropout=0.0)
     options = {"steps": 10, "report_every": 10, "learning_rate": 0.02, "warmup_steps": 0}
     first = lm.fit(TEXT, progress=False, batch_size=5, **options)
@@ -331,15 +349,15 @@ def test_fitting_twice_goes_on_from_the_weights_there_are():
     assert lm.history == second
 
 
-def test_pair_batches_of_a_model_hold_what_its_tokenizers_say():
+def test_pair_batches_contain_the_encoded_sentences():
     translator = text_model("encoder_decoder")
     batches = translator._batches(PAIRS[:3], 2, 0)
     assert isinstance(batches, PairBatches)
-    inputs, labels, weights = next(iter(batches.once()))
+    inputs, labels, weights = next(iter(batches.eval_batches()))
     target = PAIRS[0][1].encode()
     for found, expected in (
         (inputs["source"], PAIRS[0][0].encode()),
-        (inputs["target"], b"\x02" + target + b"\x03"),  # what follows the end counts nowhere
+        (inputs["target"], b"\x02" + target + b"\x03"),  # tokens after the end have weight 0
         (labels, target + b"\x03"),
     ):
         assert bytes(found[0].tolist()).rstrip(b"\0") == expected

@@ -1,4 +1,4 @@
-"""A toy language of a few tokens, all of whose sequences can be listed, and searches in it."""
+"""A toy language whose sequences can be enumerated, and searches in it."""
 
 import functools
 
@@ -13,10 +13,10 @@ LENGTH_PENALTIES = (0.0, 0.6, 1.0)
 
 
 class Toy:
-    """A language model that is a formula of the whole prefix: every token at every place counts.
+    """A language model whose logits depend on every token of the prefix and its position.
 
-    Tokens from `live` on are impossible, so that a vocabulary can be larger than what must be
-    enumerated.
+    Tokens from `live` on are impossible, so that the vocabulary can be larger than the number of
+    tokens to enumerate.
     """
 
     def __init__(self, *, vocabulary_size=7, live=5, length=7, stop_bonus=0.5, seed=0):
@@ -28,14 +28,14 @@ class Toy:
         self.bias[STOP] = stop_bonus
 
     def next(self, tokens, cache, index):
-        """Logits (b, v) by Keras operations, in a keras-nlp sampler's terms; the cache is kept."""
+        """Return logits (b, v) and the unchanged cache, as KerasHub's samplers expect."""
         one_hot = self.one_hot(tokens)
         there = ops.cast(ops.arange(self.length) < index, "float32")
         features = ops.einsum("blv,lvd,l->bd", one_hot, ops.convert_to_tensor(self.of_token), there)
         return self.logits(features), None, cache
 
     def one_hot(self, tokens):
-        # An impossible token may stand in an impossible beam; what it counts as does not matter.
+        # Impossible tokens occur only in impossible beams, whose logits do not matter.
         possible = ops.minimum(ops.cast(tokens, "int32"), self.live - 1)
         return ops.one_hot(possible, self.live, dtype="float32")
 
@@ -47,7 +47,7 @@ class Toy:
 
     @functools.cache  # noqa: B019 - toys are small
     def log_probabilities(self, prefix):
-        """float64 (live,), by NumPy."""
+        """Return log-probabilities, float64 (live,), computed with NumPy."""
         features = sum(self.of_token[j, token].astype("float64") for j, token in enumerate(prefix))
         logits = np.tanh(features) @ self.kernel + self.bias
         return logits - np.log(np.exp(logits).sum())
@@ -62,7 +62,7 @@ def score(log_p, length, alpha):
 
 
 def enumerated(toy, prompt, steps, *, number, alpha=0.0, stops=(STOP,)):
-    """The best of all continuations, each up to its stop token or `steps` long."""
+    """Return the best of all continuations, up to a stop token or `steps` long."""
     going, ended = [()], []
     for _ in range(steps):
         longer = [(*ids, token) for ids in going for token in range(toy.live)]
@@ -73,7 +73,7 @@ def enumerated(toy, prompt, steps, *, number, alpha=0.0, stops=(STOP,)):
 
 
 def plain_beam_search(toy, prompt, steps, *, beams, number, alpha=0.0, stops=(STOP,)):
-    """Beam search with lists, always to the last step: every hypothesis is kept."""
+    """Return the results of beam search with lists and without early stopping."""
     going, ended = [((), 0.0)], []
     for _ in range(steps):
         candidates = [
@@ -93,7 +93,7 @@ def padded(prompt, ids, length):
 
 
 def compiled(function):
-    """Compile a function of tensors as generation does; torch runs as it is."""
+    """Compile a function of tensors, except on PyTorch."""
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -113,7 +113,7 @@ both_modes = pytest.mark.parametrize("mode", [eager, compiled])
 
 
 def columns_of(prompts, length):
-    """Prompts as tokens (b, length) and the mask of what is given."""
+    """Return prompts as tokens (b, length), and the mask of given tokens."""
     tokens = np.zeros((len(prompts), length), "int32")
     mask = np.zeros((len(prompts), length), bool)
     for row, prompt in enumerate(prompts):
@@ -123,7 +123,7 @@ def columns_of(prompts, length):
 
 
 def search(sampler, next, prompts, length, *, cache=None, stops=(STOP,), mode=eager):
-    """Run `search` from the end of the shortest prompt; give NumPy tokens and log-probabilities."""
+    """Run `search` from the end of the shortest prompt; return NumPy arrays."""
 
     @mode
     def run(tokens, mask, index, *leaves):

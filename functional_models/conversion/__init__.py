@@ -1,4 +1,4 @@
-"""Models of keras-nlp as models of ours, and back; a module for each family of backbones."""
+"""Conversion of KerasHub models; one module of tables for each group of backbones."""
 
 from functional_models.conversion.convert import from_keras_hub, to_keras_hub
 

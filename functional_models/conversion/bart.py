@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functional_models.conversion.common import EVERYWHERE, SIZES_AND_LENGTH, block_layers
-from functional_models.conversion.family import Family
+from functional_models.conversion.family import EVERYWHERE, SIZES_AND_LENGTH, Family, block_layers
 
 FAMILIES: tuple[Family, ...] = (
     Family(

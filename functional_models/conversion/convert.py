@@ -1,7 +1,7 @@
-"""Models of keras-nlp as models of ours, with the same weights, and back.
+"""Convert KerasHub models to text models with the same weights, and back.
 
-Nothing here knows a family: `functional_models.conversion.families` has the rows. What a spec
-cannot say, and weights that nobody reads, are refused.
+The tables of the families are in the other modules. Settings that no spec supports, and weights
+that would not be converted, raise errors.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ from typing import Any
 
 import builders
 from functional_models.conversion.family import Family, Part
-from functional_models.conversion.matching import family_of, family_that_computes, warn_of_ignored
-from functional_models.conversion.weights import as_array, pairs_of_weights, refuse_unread
-from functional_models.text_model import TextModel, text_model_of
+from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
+from functional_models.conversion.weights import as_array, check_all_read, pairs_of_weights
+from functional_models.loading import wrap_model
+from functional_models.text_model import TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 
 def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any:
-    """Return a model of ours with the weights and the tokenizer of one of keras-nlp.
+    """Return a text model with the weights and the tokenizer of a KerasHub model.
 
-    Logits and hidden states are the same at all tokens that are no padding (to rounding), and so
-    is what the model gives for a text. Rates of dropout are those of the same places.
+    Logits and hidden states are equal at all tokens but padding, up to rounding, and so are
+    generated texts. Dropout rates are those of the same places.
 
     Args:
         source: a backbone or task of `keras_hub.models` (GPT-2, OPT, GPT-NeoX, BLOOM, Llama,
             Llama 3, Mistral, Phi-3, Qwen, Qwen 3, Gemma, Gemma 2, BERT, RoBERTa, DistilBERT, BART,
-            T5); or what its `from_preset` takes: the name of a preset, or a folder of keras-nlp's
-            or of Hugging Face's.
-        tokenizer: one of ours or of keras-nlp's; `None`: that of the task or preset. A backbone has
-            none, and its model then takes no text before it gets one.
-        changes: spec fields of which the source says nothing: `max_sequence_length` of models
-            without a table of positions, and `pad_token_id`. Where keras-nlp does not apply a
-            setting, a warning names the fields that may be given to do so.
+            T5); or an argument of its `from_preset`: the name of a preset, or a folder in KerasHub
+            or Hugging Face format.
+        tokenizer: a `Tokenizer` or a KerasHub tokenizer; by default that of the task or preset. A
+            backbone has none: its model needs this argument to process text.
+        changes: spec fields that the source does not define: `max_sequence_length` of models
+            without position embeddings, and `pad_token_id`. If KerasHub ignores a setting, a
+            warning names the fields that apply it.
 
     Returns:
         A `CausalLM`, a `Translator` or a `TextEncoder`.
 
     Raises:
-        TypeError: it is none of these.
-        ValueError: another family, a task with other heads, or a setting that a spec cannot say.
+        TypeError: another type of source.
+        ValueError: another family, a task with another head, or a setting that no spec supports.
     """
     parts = _parts(source)
     backbone, head = parts.backbone, parts.head
@@ -52,11 +53,11 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         spec = family.spec(config)
     except ValueError as error:
         raise ValueError(f"{type(backbone).__name__}: {error}") from None
-    allowed = [*family.defaults, *warn_of_ignored(family, config, changes)]
+    allowed = [*family.defaults, *warn_about_ignored(family, config, changes)]
     for name in changes:
         if name not in allowed:
             raise ValueError(
-                f"{name}={changes[name]!r}: the {family.backbone} has its own; what may be given: "
+                f"{name}={changes[name]!r}: the {family.backbone} defines it; allowed: "
                 f"{', '.join(allowed)}"
             )
     layers = dict(family.layers)
@@ -74,26 +75,26 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         ours.assign(view(as_array(theirs)))
     read = {id(theirs) for _, theirs, _ in pairs}
     both = [backbone, *([] if head is None else [head])]
-    refuse_unread([weight for part in both for weight in part.weights], read, family)
-    return text_model_of(spec, model, {} if wrapped is None else _by_role(spec, wrapped))
+    check_all_read([weight for part in both for weight in part.weights], read, family)
+    return wrap_model(spec, model, {} if wrapped is None else _by_role(spec, wrapped))
 
 
 def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
-    """Return a backbone of `keras_hub.models` with the weights of a model of ours.
+    """Return a backbone of `keras_hub.models` with the weights of a text model.
 
-    It is published by `backbone.save_to_preset(folder)`, or becomes a task by
+    Publish it with `backbone.save_to_preset(folder)`, or make it a task with
     `keras_hub.models.CausalLM(backbone=backbone, preprocessor=...)` of its family.
 
     Args:
-        model: whose spec one of keras-nlp's families computes, whatever its name is. Rates of
-            dropout need not be theirs: they get `dropout`, or none where they have other places.
-        backbone: the class, such as `"Llama3Backbone"`; `None`: the first that computes the spec
-            (Llama, Llama 3, Phi-3 and a Mistral without a window differ in their names).
+        model: a text model whose spec a KerasHub family implements. Dropout rates are not
+            compared: the backbone gets `dropout`, or none if it drops in other places.
+        backbone: class name, such as `"Llama3Backbone"`; by default the first class that implements
+            the spec (Llama, Llama 3, Phi-3 and a Mistral without a window differ only in name).
 
     Raises:
-        TypeError: it is no `CausalLM`, `Translator` or `TextEncoder`.
-        ValueError: no such class, or none that computes what the spec says; names the nearest and
-            what differs.
+        TypeError: `model` is no `CausalLM`, `Translator` or `TextEncoder`.
+        ValueError: no such class, or no class that implements the spec; the error names the nearest
+            and the differences.
     """
     import keras_hub
 
@@ -102,7 +103,7 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
             f"to_keras_hub takes a CausalLM, Translator or TextEncoder, not {type(model).__name__}"
         )
     spec = model.spec
-    family = family_that_computes(spec, backbone)
+    family = family_of_spec(spec, backbone)
     with _precision(model.model.dtype_policy):
         made = getattr(keras_hub.models, family.backbone)(**family.config(spec))
     pairs = pairs_of_weights(model.model, made, family.layers)
@@ -111,7 +112,7 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
         view(arrays[id(theirs)])[...] = as_array(ours)
     for _, theirs, _ in pairs:
         theirs.assign(arrays[id(theirs)])
-    refuse_unread(made.weights, set(arrays), family)
+    check_all_read(made.weights, set(arrays), family)
     return made
 
 
@@ -120,10 +121,10 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """What a source has: of most, only some."""
+    """Parts of a source; most sources have only some."""
 
     backbone: Any
-    head: Any = None  # of a masked language model
+    head: Any = None  # masked-language-model head
     tokenizer: Any = None
 
 
@@ -145,8 +146,8 @@ def _parts(source: Any) -> _Parts:
         return _Parts(source.backbone, source.masked_lm_head, tokenizer)
     if not isinstance(source, keras_hub.models.CausalLM | keras_hub.models.Seq2SeqLM):
         raise ValueError(
-            f"{type(source).__name__} has a head that no model here has; CausalLM, Seq2SeqLM and "
-            "MaskedLM tasks can be taken over, and of others their .backbone"
+            f"{type(source).__name__} has a head that is not supported; convert CausalLM, "
+            "Seq2SeqLM and MaskedLM tasks, or the .backbone of another task"
         )
     return _Parts(source.backbone, None, tokenizer)
 
@@ -159,8 +160,8 @@ def _loaded(preset: str) -> _Parts:
         tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
     except Exception as error:
         warnings.warn(
-            f"{preset} has no tokenizer that keras-nlp can load ({type(error).__name__}: {error}); "
-            "the model takes no text before it gets one, by from_keras_hub(..., tokenizer=...)",
+            f"{preset} has no tokenizer that KerasHub can load ({type(error).__name__}: {error}); "
+            "to process text, give one with from_keras_hub(..., tokenizer=...)",
             stacklevel=4,
         )
         tokenizer = None
@@ -173,7 +174,7 @@ def _tokenizer(tokenizer: Any, family: Family) -> Tokenizer | None:
     wrapped = dataclasses.replace(as_tokenizer(tokenizer), ends_sources=True)
     if family.target_start == "padding":
         return dataclasses.replace(wrapped, start_id=wrapped.pad_id)
-    # As keras-nlp's tasks do it, whatever `add_start_token` says, which is for training.
+    # As in KerasHub's tasks; `add_start_token` applies to training only.
     named = getattr(tokenizer, "start_token_id", None)
     wrapped = dataclasses.replace(wrapped, input_start_id=named)
     if family.target_start == "end, start":
@@ -200,16 +201,16 @@ def _with_head(spec: builders.TransformerSpec, head: Any) -> builders.Transforme
     epsilon, activation = head.layer_norm_epsilon, head.intermediate_activation.__name__
     if (epsilon, activation) != (spec.norm_epsilon, spec.activation):
         raise ValueError(
-            f"this MaskedLM task has activation={activation!r} and norm_epsilon={epsilon!r} in "
-            f"its head, and {spec.activation!r} and {spec.norm_epsilon!r} in its backbone; a spec "
-            "has one of each: take its .backbone"
+            f"the head of this MaskedLM task has activation={activation!r} and norm_epsilon="
+            f"{epsilon!r}, its backbone {spec.activation!r} and {spec.norm_epsilon!r}; a spec has "
+            "one value of each: convert its .backbone"
         )
     return spec.replace(masked_lm_head=True, tie_embeddings=True, logit_bias=True)
 
 
 @contextmanager
 def _precision(policy: Any) -> Iterator[None]:
-    """Build in the precision of another model."""
+    """Set the dtype policy temporarily."""
     import keras
 
     before = keras.config.dtype_policy()

@@ -1,7 +1,7 @@
-"""What a family of backbones of keras-nlp is: one row of data, read in both directions.
+"""Families of KerasHub backbones: tables that are read in both directions.
 
-A row says which spec fields all of a family have, which entries of the backbone's configuration
-say what other fields say, and by which attribute of the backbone each of our layers is found.
+A table has the spec fields that are constant in a family, the configuration entries of the backbone
+that correspond to other fields, and the attribute of the backbone for each layer of a model here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rule:
-    """Entries of a configuration that together say what some spec fields say.
+    """Conversion of configuration entries that do not correspond to a single spec field.
 
     Attributes:
-        names: of the entries.
-        read: the configuration -> spec fields.
-        write: a spec -> the entries.
+        names: names of the entries.
+        read: configuration -> spec fields.
+        write: spec -> entries.
     """
 
     names: tuple[str, ...]
@@ -34,11 +34,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Part:
-    """Where a weight of ours is inside one of theirs.
+    """A weight that is part of a weight of the backbone.
 
     Attributes:
-        path: of their layer.
-        view: gives, of an array of theirs, the view that is ours.
+        path: path of the backbone's layer.
+        view: returns the part of the backbone's array, as a view.
     """
 
     path: str
@@ -47,21 +47,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of backbone.
+    """A family of backbones.
 
     Attributes:
-        backbone: its class in `keras_hub.models`.
-        same: spec fields that all of the family have.
-        names: entry of the configuration -> spec field of the same value.
-        layers: our layer -> the attribute that is theirs; `{i}` is the number of a block. What
-            theirs is called there may also be a single variable.
-        rules: for entries that are no plain values of a field.
-        where: entries that have this value; others are of another family, or of none.
-        ignored: entries that this keras-nlp does not apply: as what value it computes, and the
-            spec fields by which ours can do what they ask for.
-        defaults: spec fields of which the configuration says nothing, and which change no number
-            at the tokens of a text.
-        target_start: what comes before a target: the token `start`, `padding`, or `end, start`.
+        backbone: class name in `keras_hub.models`.
+        same: spec fields that are constant in the family.
+        names: configuration entry -> spec field with the same value.
+        layers: layer of a model here -> attribute of the backbone, which is a layer or a variable;
+            `{i}` is the number of a block.
+        rules: conversions of all other entries.
+        where: entries that must have this value for the family.
+        ignored: entries that this version of KerasHub ignores: the value that it assumes, and the
+            spec fields that implement the entry.
+        defaults: spec fields without an entry, which do not change the outputs at real tokens.
+        target_start: tokens before a target: `start`, `padding`, or `end, start`.
     """
 
     backbone: str
@@ -83,7 +82,7 @@ class Family:
         return TransformerSpec(**fields)
 
     def config(self, spec: TransformerSpec) -> dict[str, Any]:
-        """Return the configuration of a backbone that computes a spec, if one can."""
+        """Return the configuration of a backbone for a spec; it may compute something else."""
         config = {**self.where, **{entry: value for entry, (value, _) in self.ignored.items()}}
         config |= {entry: getattr(spec, name) for entry, name in self.names.items()}
         for rule in self.rules:
@@ -92,6 +91,57 @@ class Family:
 
     @property
     def entries(self) -> set[str]:
-        """The entries of a configuration that are known here."""
+        """The known configuration entries."""
         of_rules = [name for rule in self.rules for name in rule.names]
         return {*self.names, *self.where, *self.ignored, *of_rules}
+
+
+# Entries, rules and layers that several families share
+
+SIZES = {
+    name: name
+    for name in ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim")
+}
+
+SIZES_AND_LENGTH = {**SIZES, "max_sequence_length": "max_sequence_length"}
+
+# Backbones whose dropout is in other places than any spec's; only a rate of zero is the same.
+NO_DROPOUT = {"dropout": 0}
+
+
+def dropout(*places: str) -> Rule:
+    """Return the rule of an entry `dropout` that is the rate in several places."""
+    return Rule(
+        ("dropout",),
+        lambda config: dict.fromkeys(("dropout", *places), config["dropout"]),
+        lambda spec: {"dropout": spec.dropout},
+    )
+
+
+EVERYWHERE = dropout("attention_dropout", "embedding_dropout")
+
+
+def unpadded(length: int) -> dict[str, Any]:
+    """Return the defaults of a backbone without padding token and maximum length."""
+    return {"max_sequence_length": length, "pad_token_id": None}
+
+
+def attention_layers(ours: str, theirs: str, pattern: str = "_{role}_dense") -> dict[str, str]:
+    """Return the four projections of an attention layer -> the attributes of the backbone."""
+    roles = ("query", "key", "value", "output")
+    return {f"{ours}.{role}": f"{theirs}.{pattern.format(role=role)}" for role in roles}
+
+
+def block_layers(
+    ours: str, theirs: str, attentions: str = "self_attention"
+) -> dict[str, str | Part]:
+    """Return the layers of a `keras_hub.layers.TransformerEncoder` or `TransformerDecoder`."""
+    layers: dict[str, str | Part] = {
+        f"{ours}.feedforward.up": f"{theirs}._feedforward_intermediate_dense",
+        f"{ours}.feedforward.down": f"{theirs}._feedforward_output_dense",
+        f"{ours}.feedforward.norm": f"{theirs}._feedforward_layer_norm",
+    }
+    for part in attentions.split():
+        layers |= attention_layers(f"{ours}.{part}", f"{theirs}._{part}_layer")
+        layers[f"{ours}.{part}.norm"] = f"{theirs}._{part}_layer_norm"
+    return layers

@@ -1,11 +1,10 @@
-"""Gemma and Gemma 2, which are one backbone of keras-nlp."""
+"""Gemma and Gemma 2, which share a KerasHub backbone."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from functional_models.conversion.common import NO_DROPOUT, unpadded
-from functional_models.conversion.family import Family, Part, Rule
+from functional_models.conversion.family import NO_DROPOUT, Family, Part, Rule, unpadded
 from functional_models.conversion.llama import LLAMA, WINDOW
 
 _GEMMA = {
@@ -30,13 +29,13 @@ _GEMMA_NAMES = {
 
 _GEMMA_IGNORED = {"query_head_dim_normalize": (True, ("attention_scale",))}
 
-_HALF_AS_WIDE = Rule(  # the configuration counts gate and projection together
+_HALF_AS_WIDE = Rule(  # the entry is the width of gate and projection together
     ("intermediate_dim",),
     lambda config: {"intermediate_dim": config["intermediate_dim"] // 2},
     lambda spec: {"intermediate_dim": 2 * spec.intermediate_dim},
 )
 
-# In Gemma's backbone every second block, from the first on, has the window.
+# In Gemma's backbone every second block, starting with the first, has the window.
 _GEMMA_WINDOW = Rule(
     WINDOW.names,
     lambda config: {

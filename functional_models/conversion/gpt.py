@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from functional_models.conversion.common import (
+from functional_models.conversion.family import (
     EVERYWHERE,
     NO_DROPOUT,
     SIZES,
     SIZES_AND_LENGTH,
+    Family,
+    Part,
+    Rule,
     attention_layers,
     block_layers,
     unpadded,
 )
-from functional_models.conversion.family import Family, Part, Rule
 
 _GPT = {"kind": "decoder_only", "norm_placement": "pre", "tie_embeddings": True}
 

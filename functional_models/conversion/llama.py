@@ -1,4 +1,4 @@
-"""Llama and what is built alike: Mistral, Phi-3, Qwen."""
+"""Llama and similar backbones: Mistral, Phi-3, Qwen."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from builders import TransformerSpec
-from functional_models.conversion.common import NO_DROPOUT, attention_layers, unpadded
-from functional_models.conversion.family import Config, Family, Part, Rule
+from functional_models.conversion.family import (
+    NO_DROPOUT,
+    Config,
+    Family,
+    Part,
+    Rule,
+    attention_layers,
+    unpadded,
+)
 
 _GROUPED_SIZES = {
     "vocabulary_size": "vocabulary_size",
@@ -41,7 +48,7 @@ def _read_linear(entry: str) -> Callable[[Config], dict[str, Any]]:
 
 
 def linear_scaling(entry: str) -> Rule:
-    """Rotary positions divided by a factor; 1 is no scaling."""
+    """Return the rule of rotary positions divided by a factor; 1 is no scaling."""
     return Rule((entry,), _read_linear(entry), lambda spec: {entry: spec.rotary_factor})
 
 
@@ -86,20 +93,20 @@ WINDOW = Rule(
 def _llama_layers(
     attention: str = "_self_attention_layer",
     norms: tuple[str, str] = ("_self_attention_layernorm", "_feedforward_layernorm"),
-    mark: str = "_",
+    prefix: str = "_",
 ) -> dict[str, str | Part]:
-    """Layers of Llama, Mistral and Qwen, whose names begin with a mark; and of Phi-3, without."""
+    """Return the layers of Llama, Mistral and Qwen; names in Phi-3 have no leading underscore."""
     ours, theirs = "decoder.block_{i}", "transformer_layers.{i}"
     attention = f"{theirs}.{attention}"
     return {
         "decoder.token_embedding": "token_embedding.embeddings",
-        **attention_layers(f"{ours}.self_attention", attention, f"{mark}{{role}}_dense"),
+        **attention_layers(f"{ours}.self_attention", attention, f"{prefix}{{role}}_dense"),
         f"{ours}.self_attention.norm": f"{theirs}.{norms[0]}",
-        f"{ours}.self_attention.query_norm": f"{attention}.{mark}query_dense_layer_norm",
-        f"{ours}.self_attention.key_norm": f"{attention}.{mark}key_dense_layer_norm",
-        f"{ours}.feedforward.gate": f"{theirs}.{mark}feedforward_gate_dense",
-        f"{ours}.feedforward.up": f"{theirs}.{mark}feedforward_intermediate_dense",
-        f"{ours}.feedforward.down": f"{theirs}.{mark}feedforward_output_dense",
+        f"{ours}.self_attention.query_norm": f"{attention}.{prefix}query_dense_layer_norm",
+        f"{ours}.self_attention.key_norm": f"{attention}.{prefix}key_dense_layer_norm",
+        f"{ours}.feedforward.gate": f"{theirs}.{prefix}feedforward_gate_dense",
+        f"{ours}.feedforward.up": f"{theirs}.{prefix}feedforward_intermediate_dense",
+        f"{ours}.feedforward.down": f"{theirs}.{prefix}feedforward_output_dense",
         f"{ours}.feedforward.norm": f"{theirs}.{norms[1]}",
         "decoder.final_norm": "layer_norm",
         "logits": "token_embedding.reverse_embeddings",
@@ -138,7 +145,7 @@ FAMILIES: tuple[Family, ...] = (
             "pretraining_sequence_length": "rotary_original_length",
         },
         _llama_layers(
-            "attention", ("pre_attention_layernorm", "post_attention_layernorm"), mark=""
+            "attention", ("pre_attention_layernorm", "post_attention_layernorm"), prefix=""
         ),
         where={
             **NO_DROPOUT,

@@ -1,4 +1,4 @@
-"""Which family a backbone is of, and which one computes what a spec says."""
+"""Find the family of a backbone, and the family that implements a spec."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from typing import Any
 
 import builders
 from builders.errors import unknown_name
-from functional_models.conversion.families import FAMILIES
+from functional_models.conversion import bart, bert, gemma, gpt, llama, t5
 from functional_models.conversion.family import Family
 
-# What every Keras model has, and no number depends on.
+FAMILIES: tuple[Family, ...] = (
+    *gpt.FAMILIES,
+    *llama.FAMILIES,
+    *gemma.FAMILIES,
+    *bert.FAMILIES,
+    *bart.FAMILIES,
+    *t5.FAMILIES,
+)
+
+# Entries of every Keras model, without influence on the outputs.
 _ANY_CONFIG = ("name", "trainable", "dtype")
-# How a model is trained, and which of its inputs are allowed: no number of a text depends on them.
+# Fields of training and of allowed inputs, without influence on the outputs at real tokens.
 _NOT_COMPARED = (
     "dropout",
     "feedforward_dropout",
@@ -32,24 +41,24 @@ _BY_LENGTH = ("rotary_original_length", "rotary_low_freq_factor", "rotary_high_f
 
 
 def family_of(backbone: Any) -> tuple[Family, dict[str, Any]]:
-    """Return the family of a backbone and its configuration."""
+    """Return the family of a backbone and the backbone's configuration."""
     name = type(backbone).__name__
     candidates = [family for family in FAMILIES if family.backbone == name]
     if not candidates:
         known = ", ".join(dict.fromkeys(family.backbone for family in FAMILIES))
-        raise ValueError(f"{name} is not among the backbones that a spec can describe: {known}")
+        raise ValueError(f"{name} is not among the supported backbones: {known}")
     config = backbone.get_config()
     for entry in candidates[0].entries - set(config):
-        # Llama's configuration leaves out whether logits are tied.
+        # Llama's configuration omits whether logits are tied.
         if not hasattr(backbone, entry):
-            raise ValueError(f"this {name} has no {entry}; install a newer keras-nlp")
+            raise ValueError(f"this {name} has no {entry}; install a newer KerasHub")
         config[entry] = getattr(backbone, entry)
     for family in candidates:
         if all(config[entry] == value for entry, value in family.where.items()):
             if new := set(config) - family.entries - set(_ANY_CONFIG):
                 raise ValueError(
-                    f"{name} has settings that are not known here: {', '.join(sorted(new))}; "
-                    "nothing of a model is dropped in silence: install an older keras-nlp"
+                    f"{name} has unknown settings: {', '.join(sorted(new))}; no setting is "
+                    "silently ignored: install an older KerasHub"
                 )
             return family, config
     nearest = candidates[0].where.items()
@@ -58,31 +67,31 @@ def family_of(backbone: Any) -> tuple[Family, dict[str, Any]]:
         "(" + ", ".join(f"{entry}={value!r}" for entry, value in family.where.items()) + ")"
         for family in candidates
     )
-    raise ValueError(f"{name} with {given} is not what a spec can say; it can say {allowed}")
+    raise ValueError(f"{name} with {given} is not supported by any spec; supported: {allowed}")
 
 
-def warn_of_ignored(
+def warn_about_ignored(
     family: Family, config: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> list[str]:
-    """Return the spec fields for settings that keras-nlp has and does not apply."""
+    """Warn about settings that KerasHub ignores; return the spec fields that implement them."""
     fields: list[str] = []
     for entry, (value, names) in family.ignored.items():
         fields += names
         if config[entry] != value and not set(names) & set(changes):
             warnings.warn(
-                f"{family.backbone} has {entry}={config[entry]!r}, and keras-nlp computes as with "
-                f"{value!r}; so does the model here. To follow the setting, give "
-                f"from_keras_hub the spec fields {', '.join(names)}",
+                f"{family.backbone} has {entry}={config[entry]!r}, but KerasHub computes as with "
+                f"{value!r}, and so does this model. To apply the setting, give from_keras_hub the "
+                f"spec fields {', '.join(names)}",
                 stacklevel=3,
             )
     return fields
 
 
-def family_that_computes(spec: builders.TransformerSpec, backbone: str | None) -> Family:
-    """Return the first family, of all or of a class of backbones, that computes a spec.
+def family_of_spec(spec: builders.TransformerSpec, backbone: str | None) -> Family:
+    """Return the first family, of all or of a backbone class, that implements a spec.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no family does.
     """
     known = dict.fromkeys(family.backbone for family in FAMILIES)
     if backbone is not None and backbone not in known:
@@ -102,18 +111,18 @@ def family_that_computes(spec: builders.TransformerSpec, backbone: str | None) -
             nearest = family.backbone, different
     advice = ""
     if nearest is not None:
-        what = ", ".join(
-            f"{name}={ours!r} (there {theirs!r})" for name, (ours, theirs) in nearest[1].items()
+        shown = ", ".join(
+            f"{name}={ours!r} (backbone: {theirs!r})" for name, (ours, theirs) in nearest[1].items()
         )
-        advice = f"; the nearest, {nearest[0]}, differs in {what}"
-    which = "no backbone of keras-nlp" if backbone is None else f"no {backbone}"
-    raise ValueError(f"{which} computes what this spec says{advice}")
+        advice = f"; the nearest, {nearest[0]}, differs in {shown}"
+    which = "no KerasHub backbone" if backbone is None else f"no {backbone}"
+    raise ValueError(f"{which} implements this spec{advice}")
 
 
 def _differences(
     ours: builders.TransformerSpec, theirs: builders.TransformerSpec
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the fields by which two specs compute something else, with both values."""
+    """Return the fields that make two specs compute different outputs, with both values."""
     found = {}
     for field in dataclasses.fields(ours):
         name = field.name
@@ -124,7 +133,7 @@ def _differences(
 
 
 def _matters(spec: builders.TransformerSpec, name: str) -> bool:
-    """Return whether a number depends on a field, the others of the spec being what they are."""
+    """Return whether outputs depend on a field, given the other fields of the spec."""
     if name in _NOT_COMPARED:
         return False
     if name.startswith(("rotary_", "relative_")):

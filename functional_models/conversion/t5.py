@@ -1,4 +1,4 @@
-"""T5, whose two kinds of feed-forward are one backbone of keras-nlp."""
+"""T5, whose two kinds of feed-forward layers share a KerasHub backbone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from builders import TransformerSpec
-from functional_models.conversion.common import SIZES, attention_layers, dropout
-from functional_models.conversion.family import Config, Family, Part, Rule
+from functional_models.conversion.family import (
+    SIZES,
+    Config,
+    Family,
+    Part,
+    Rule,
+    attention_layers,
+    dropout,
+)
 
 _T5 = {
     "kind": "encoder_decoder",
@@ -40,7 +47,7 @@ def _write_activation(spec: TransformerSpec) -> dict[str, Any]:
 
 _ACTIVATION = Rule(("activation",), _read_activation, _write_activation)
 
-_T5_TIE = Rule(  # T5 scales down what goes to a table that is tied
+_T5_TIE = Rule(  # T5 scales the hidden states before tied logits
     ("tie_embedding_weights",),
     lambda config: dict.fromkeys(
         ("tie_embeddings", "scale_logits"), config["tie_embedding_weights"]

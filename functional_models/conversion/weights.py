@@ -1,4 +1,4 @@
-"""The weights of a model of ours and of a backbone of keras-nlp, pair by pair."""
+"""Pairs of weights of a model here and of a KerasHub backbone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from functional_models.conversion.family import Family, Part
 def pairs_of_weights(
     model: Any, root: Any, layers: Mapping[str, str | Part]
 ) -> list[tuple[Any, Any, Any]]:
-    """Return every variable of ours with theirs, and with the view of its array that is ours."""
+    """Return each variable with the backbone's variable, and the view of its array."""
     prefix = "backbone." if hasattr(root, "backbone") else ""
     pairs = []
     for layer in model.layers:
@@ -30,9 +30,9 @@ def pairs_of_weights(
         theirs = getattr(found, "weights", [found])
         if len(theirs) != len(layer.weights):
             raise ValueError(
-                f"{path} has {len(theirs)} weights ({', '.join(x.name for x in theirs)}) where a "
-                f"model here has {len(layer.weights)}; of a model with LoRA, or one that is "
-                "quantised, take the weights before that"
+                f"{path} has {len(theirs)} weights ({', '.join(x.name for x in theirs)}), expected "
+                f"{len(layer.weights)}; of a model with LoRA or quantization, convert the original "
+                "weights"
             )
         for ours, variable in zip(layer.weights, theirs, strict=True):
             view = place.view if isinstance(place, Part) and len(variable.shape) > 1 else None
@@ -42,7 +42,7 @@ def pairs_of_weights(
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """The part of an array of theirs that is a variable of ours, in its shape."""
+    """View of a backbone's array, in the shape of the corresponding variable."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,11 +52,11 @@ class _View:
         found = array if self.part is None else self.part(array)
         if found.shape == self.shape:
             return found
-        # Heads and their channels on one axis, or on two.
+        # Heads and their channels may be on one axis or on two.
         joined = found.ndim != len(self.shape) and found.size == np.prod(self.shape)
         if not joined or not found.flags.c_contiguous:
             raise ValueError(
-                f"{self.name} has the shape {self.shape}, and {found.shape} in the backbone"
+                f"{self.name} has the shape {self.shape}, but {found.shape} in the backbone"
             )
         return found.reshape(self.shape)
 
@@ -68,17 +68,17 @@ def _attribute(root: Any, path: str) -> Any:
 
 
 def as_array(variable: Any) -> np.ndarray:
-    """Return the value of a variable, of any precision, in float32."""
+    """Return the value of a variable in float32."""
     import keras
 
     value = keras.ops.convert_to_numpy(keras.ops.cast(variable.value, "float32"))
     return np.ascontiguousarray(value)
 
 
-def refuse_unread(weights: list[Any], read: set[int], family: Family) -> None:
-    """Raise a ValueError if there are weights whose `id` is not among those that were read."""
+def check_all_read(weights: list[Any], read: set[int], family: Family) -> None:
+    """Raise a ValueError if the `id` of a weight is not in `read`."""
     left = [weight.path for weight in weights if id(weight) not in read]
     if left:
         raise ValueError(
-            f"{family.backbone} has weights that no model here has: {', '.join(left[:3])}"
+            f"{family.backbone} has weights that are not supported: {', '.join(left[:3])}"
         )

@@ -1,4 +1,4 @@
-"""Corpora: two that need no files and no network, text in local files, and TensorFlow Datasets."""
+"""Corpora: two embedded ones, text in local files, and TensorFlow Datasets."""
 
 from functional_models.corpora.corpus import Pair, ParallelCorpus, TextCorpus
 from functional_models.corpora.docstrings import python_docstrings

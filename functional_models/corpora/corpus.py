@@ -1,4 +1,4 @@
-"""What a corpus is: text split for training and for checking what was learnt."""
+"""Corpora: text, or sentence pairs, split for training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class TextCorpus:
     """Documents for language modelling.
 
     Attributes:
-        name: where they come from, for tables and reports.
-        train: the documents to learn from.
-        validation: documents held out from training; empty if nothing was held out.
+        name: name of the source, for tables and reports.
+        train: training documents.
+        validation: held-out documents; may be empty.
     """
 
     name: str
@@ -26,13 +26,13 @@ class TextCorpus:
 
 @dataclass(frozen=True)
 class ParallelCorpus:
-    """Pairs of a source and its target, for translation.
+    """Sentence pairs for translation.
 
     Attributes:
-        name: where they come from, for tables and reports.
-        train: the (source, target) pairs to learn from.
-        validation: pairs held out, for choosing among models; may be empty.
-        test: pairs held out, for reporting; may be empty.
+        name: name of the source, for tables and reports.
+        train: training pairs (source, target).
+        validation: held-out pairs for model selection; may be empty.
+        test: held-out pairs for the final evaluation; may be empty.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Years, dates and times: the kinds of item of the Portuguese -> English corpus that tell when."""
+"""Kinds of items of the Portuguese -> English corpus: years, dates and times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from functional_models.corpora.number_words import (
 
 @kind("year")
 def year(values: Values) -> Item:
-    """Draws a year: em mil novecentos e um -> in nineteen oh-one. Alone, it has its preposition."""
+    """Draw a year with its preposition: em mil novecentos e um -> in nineteen oh-one."""
     value = values.own(lambda: values.random.randint(1101, 2029), str)
     return Item(
         Phrase(f"em {value}", f"in {value}"),
@@ -65,20 +65,20 @@ def _date(day: datetime.date, style: str) -> Phrase:
 
 @kind("date")
 def date_short(values: Values) -> Item:
-    """Draws a date as 21/04/2024 -> 4/21/24."""
+    """Draw a date as 21/04/2024 -> 4/21/24."""
     day = values.date()
     return Item(_date(day, "short"), _date_in_words(day), reversible=False)
 
 
 @kind("date")
 def date_medium(values: Values) -> Item:
-    """Draws a date as 21 de abr. de 2024 -> Apr 21, 2024."""
+    """Draw a date as 21 de abr. de 2024 -> Apr 21, 2024."""
     return Item(_date(values.date(), "medium"))
 
 
 @kind("date")
 def date_long(values: Values) -> Item:
-    """Draws a date as 21 de abril de 2024 -> April 21, 2024."""
+    """Draw a date as 21 de abril de 2024 -> April 21, 2024."""
     day = values.date()
     return Item(_date(day, "long"), _date_in_words(day))
 
@@ -95,15 +95,15 @@ def _with_weekday(day: datetime.date, phrase: Phrase) -> Phrase:
 
 @kind("date")
 def date_full(values: Values) -> Item:
-    """Draws a date as domingo, 21 de abril de 2024 -> Sunday, April 21, 2024."""
+    """Draw a date as domingo, 21 de abril de 2024 -> Sunday, April 21, 2024."""
     day = values.date()
-    # CLDR's full date is its long date after the weekday; a test compares.
+    # CLDR's full date is the weekday followed by the long date; a test compares them.
     return Item(_with_weekday(day, _date(day, "long")), _with_weekday(day, _date_in_words(day)))
 
 
 @kind("date")
 def weekday_and_day(values: Values) -> Item:
-    """Draws a weekday and a day of any year: domingo, 21 de abril -> Sunday, April 21."""
+    """Draw a weekday and a day of any year: domingo, 21 de abril -> Sunday, April 21."""
     day = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(28 * 365))
     return Item(_with_weekday(day, _day_in_figures(day)), _with_weekday(day, _day_in_words(day)))
 
@@ -119,14 +119,14 @@ def _day_in_figures(day: datetime.date) -> Phrase:
 
 @kind("date")
 def day_and_month(values: Values) -> Item:
-    """Draws a day of any year: primeiro de maio -> May first."""
+    """Draw a day of any year: primeiro de maio -> May first."""
     day = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(366))
     return Item(_day_in_figures(day), _day_in_words(day))
 
 
 @kind("year")
 def month_and_year(values: Values) -> Item:
-    """Draws a month of a year: em abril de 2024 -> in April 2024."""
+    """Draw a month of a year: em abril de 2024 -> in April 2024."""
     value = values.own(lambda: values.random.randint(1801, 2029), str)
     month = values.random.randint(1, 12)
     return Item(
@@ -140,7 +140,7 @@ def month_and_year(values: Values) -> Item:
 
 @kind("range")
 def date_range(values: Values) -> Item:
-    """Draws a range of days: de 3 a 14 de maio -> from May 3 to May 14."""
+    """Draw a range of days: de 3 a 14 de maio -> from May 3 to May 14."""
     first = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(330))
     last = first + datetime.timedelta(values.random.randint(1, 35))
     source_last = format_skeleton("MMMMd", last, locale=PT)
@@ -161,7 +161,7 @@ def date_range(values: Values) -> Item:
 
 @kind("interval")
 def date_interval(values: Values) -> Item:
-    """Draws a range of dates as 3 – 14 de mai. de 2024 -> May 3 – 14, 2024."""
+    """Draw a range of dates as 3 – 14 de mai. de 2024 -> May 3 – 14, 2024."""
     length = datetime.timedelta(values.random.randint(1, 35))
     first = values.date()
     last = first + length
@@ -175,7 +175,7 @@ def date_interval(values: Values) -> Item:
 
 @kind("time")
 def time(values: Values) -> Item:
-    """Draws a time of day: 14:35 -> 2:35 PM; duas e meia da tarde -> half past two in the ..."""
+    """Draw a time of day: 14:35 -> 2:35 PM; duas e meia da tarde -> half past two in the ..."""
     hour = values.random.randrange(24)
     minute = values.random.choice(
         (5 * values.random.randrange(12), values.random.choice((0, 15, 30, 45)), None)
@@ -193,7 +193,7 @@ def time(values: Values) -> Item:
 
 
 def _time_in_words(hour: int, minute: int) -> Phrase:
-    """Reads a time as one says it: past the hour up to the half, and to the next one after it."""
+    """Return a time as it is spoken: past the hour up to the half, then to the next hour."""
     to_next_hour = minute > 30 and minute % 5 == 0
     named = (hour + 1) % 24 if to_next_hour else hour
     if named in (0, 12):

@@ -1,4 +1,4 @@
-"""English text that every Python carries: the docstrings of its standard library."""
+"""The docstrings of the Python standard library, as English text without a download."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from functional_models.corpora.corpus import TextCorpus
 
 __all__ = ["python_docstrings"]
 
-# Installed packages are not the standard library; tests describe nothing; `__phello__` and the like
-# are fixtures.
+# Installed packages are not part of the standard library, and tests have few docstrings.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 Owner = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-_SHORTEST = 40  # characters; shorter docstrings ("Return self.") are all alike
+_SHORTEST = 40  # characters; shorter docstrings ("Return self.") are too similar
 
 
 @cache
 def python_docstrings(validation_fraction: float = 0.1) -> TextCorpus:
-    """Gives the docstrings of this Python's standard library, one document per module.
+    """Return the docstrings of the standard library as a corpus, one document per module.
 
-    The sources are parsed, never imported. A document holds the docstrings of a module in the order
-    of the source, separated by blank lines; a docstring seen before (a copied one) is left out.
-    Whole modules are held out, chosen by a hash of their names, so that the split depends neither
-    on the machine nor on the order of files, and no docstring of a held-out module is in training.
+    Sources are parsed, not imported. A document has the docstrings of a module in source order,
+    separated by blank lines, without duplicates. Whole modules are held out, chosen by a hash of
+    their names, so that the split does not depend on the machine or the order of files, and no
+    docstring of a held-out module is in training.
 
     Args:
-        validation_fraction: about how much of the modules is held out, at least 0 and below 1.
+        validation_fraction: approximate share of held-out modules, at least 0 and below 1.
 
     Raises:
-        FileNotFoundError: this Python came without the sources of its standard library.
+        FileNotFoundError: this Python has no sources of its standard library.
         ValueError: `validation_fraction` is out of range.
     """
     if not 0 <= validation_fraction < 1:
@@ -52,20 +51,20 @@ def python_docstrings(validation_fraction: float = 0.1) -> TextCorpus:
             parts[held_out].append(document)
     if not parts[False]:
         raise FileNotFoundError(
-            f"found no docstrings in {root}: this Python carries no sources of its standard "
-            "library; give a text file instead"
+            f"found no docstrings in {root}: this Python has no sources of its standard library; "
+            "use a text file instead"
         )
     return TextCorpus("python_docstrings", tuple(parts[False]), tuple(parts[True]))
 
 
 def _document(path: Path, seen: set[str]) -> str:
-    """Gives the docstrings in a source file that are not in `seen`, and adds them to it."""
+    """Return the docstrings of a source file that are not in `seen`; add them to it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old sources have invalid escapes; not our business
+            warnings.simplefilter("ignore")  # invalid escapes in old sources
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
-        return ""  # templates, and sources kept broken on purpose
+        return ""  # templates, and intentionally invalid sources
     found = []
     for owner in _owners(tree):
         text = inspect.cleandoc(ast.get_docstring(owner, clean=False) or "").strip()
@@ -76,7 +75,7 @@ def _document(path: Path, seen: set[str]) -> str:
 
 
 def _sources(root: Path) -> list[Path]:
-    """Gives the Python files below a folder in an order that does not depend on the file system."""
+    """Return the Python files below a folder, sorted."""
     paths: list[Path] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = set(subfolders) - _SKIPPED_FOLDERS
@@ -85,9 +84,9 @@ def _sources(root: Path) -> list[Path]:
 
 
 def _owners(node: Owner) -> Iterator[Owner]:
-    """Gives a module, class or function and all that are defined in it, in the source's order."""
+    """Yield a module, class or function and all definitions inside of it, in source order."""
     yield node
-    # Only statements are visited: expressions are most of a tree, and have no docstrings.
+    # Only statements: expressions are most of a tree and have no docstrings.
     statements: list[ast.AST] = list(reversed(node.body))
     while statements:
         statement = statements.pop()
@@ -99,5 +98,5 @@ def _owners(node: Owner) -> Iterator[Owner]:
 
 
 def _fraction(name: str) -> float:
-    """Maps a name to [0, 1), evenly and always the same (`hash` differs from run to run)."""
+    """Map a name to [0, 1), uniformly and reproducibly, unlike `hash`."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2**48

@@ -1,7 +1,7 @@
-"""The kinds of item that the Portuguese -> English corpus is made of.
+"""Kinds of items of the Portuguese -> English corpus: numbers, money and measures.
 
-A kind is one function under `@kind`: it draws a value, and gives it in both languages, in figures
-and, where that is natural, in words.
+A kind is a function under `@kind`, which draws a value and returns it in both languages, in figures
+and, if that is natural, in words.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from functional_models.corpora.number_words import (
 __all__ = ["KINDS", "Item", "Kind", "Phrase", "Values", "kind"]
 
 PT, EN = "pt_BR", "en_US"
-HELD_OUT_PERCENT = 5  # of all values, once for validation and once for testing
+HELD_OUT_PERCENT = 5  # of all values, for validation and again for test
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A text in Portuguese and English, and the prepositions that put it into a sentence."""
+    """A text in Portuguese and English, with the prepositions that it takes in a sentence."""
 
     source: str
     target: str
@@ -47,32 +47,32 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Item:
-    """A value in figures and, where that is natural, in words."""
+    """A value in figures and, if that is natural, in words."""
 
     figures: Phrase
     words: Phrase | None = None
-    reversible: bool = True  # whether the words could be written in these figures only
+    reversible: bool = True  # whether the words have no other figures
 
 
 class Values:
-    """Draws the values of one split, so that no large value of one split occurs in another.
+    """Draws values of a split, so that no large value occurs in two splits.
 
-    A value of four significant digits or more, a year, or a date with its year belongs to a single
-    split, chosen by a hash of the value. Simpler ones are too few to keep apart, and occur in all
-    splits; there, it is the text of the pair that is kept apart (see `allows`).
+    A value of at least four significant digits, a year, or a date with its year belongs to a single
+    split, chosen by a hash of the value. Simpler values are too few and occur in all splits; their
+    pairs are split by text (see `allows`).
     """
 
     def __init__(self, random: Random, split: str) -> None:
         self.random = random
         self.split = split
-        self.kept_apart = False  # whether a value drawn for the present pair belongs to the split
+        self.kept_apart = False  # whether a value of the current pair belongs to the split
 
     def allows(self, source: str) -> bool:
-        """Whether a pair with this source may be in the split."""
+        """Return whether a pair with this source may be in the split."""
         return self.kept_apart or split_of(source) == self.split
 
     def own(self, draw: Callable[[], T], name: Callable[[T], str | None]) -> T:
-        """Draws until there is a value of this split, or one too simple to have a name."""
+        """Draw until a value belongs to this split, or is too simple to have a name."""
         while True:
             value = draw()
             value_name = name(value)
@@ -83,12 +83,12 @@ class Values:
                 return value
 
     def number(self, most_digits: int, *, decimals: int = 0, significant: int = 9) -> Decimal:
-        """Draws a positive number: first how long it is, evenly, and then its digits.
+        """Draw a positive number: first its number of digits, uniformly, and then the digits.
 
         Args:
-            most_digits: most digits before the decimal point.
-            decimals: exact number of digits after it; the last of them is not 0.
-            significant: digits after this many are 0.
+            most_digits: maximum number of digits before the decimal point.
+            decimals: exact number of digits after it; the last one is not 0.
+            significant: maximum number of leading digits that are not 0.
         """
         digits = self.random.randint(1, most_digits)
         zeros = 0 if decimals else max(0, digits - self.random.randint(1, significant))
@@ -103,7 +103,7 @@ class Values:
         return self.own(draw, _name_of_number)
 
     def date(self) -> datetime.date:
-        """Draws a date from 1930 to 2029, so that two digits tell the year."""
+        """Draw a date from 1930 to 2029, so that two digits determine the year."""
         first = datetime.date(1930, 1, 1).toordinal()
         last = datetime.date(2029, 12, 31).toordinal()
         return self.own(
@@ -113,13 +113,13 @@ class Values:
 
 
 def _name_of_number(value: Decimal) -> str | None:
-    """Gives the name under which a number is kept in one split; None with under four digits."""
+    """Return the name that assigns a number to a split; `None` below four digits."""
     name = f"{value.normalize():f}"
     return name if len(name.replace(".", "").strip("0")) >= 4 else None
 
 
 def split_of(name: str) -> str:
-    """Gives the split that a value or a source belongs to, always the same."""
+    """Return the split of a value or a source."""
     bucket = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) % 100
     if bucket < HELD_OUT_PERCENT:
         return "validation"
@@ -128,7 +128,7 @@ def split_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of item: its name, the role it takes in sentences, and how it is drawn."""
+    """A kind of item: its name, its role in sentences, and the function that draws it."""
 
     name: str
     role: str
@@ -139,7 +139,7 @@ KINDS: dict[str, Kind] = {}
 
 
 def kind(role: str) -> Callable[[Callable[[Values], Item]], Callable[[Values], Item]]:
-    """Registers a function as the kind of its name; sentences have slots for roles."""
+    """Register a function as a kind, under its name; sentences have slots for roles."""
 
     def register(draw: Callable[[Values], Item]) -> Callable[[Values], Item]:
         KINDS[draw.__name__] = Kind(draw.__name__, role, draw)
@@ -157,25 +157,25 @@ def _number(value: Decimal) -> Item:
 
 @kind("number")
 def cardinal(values: Values) -> Item:
-    """Draws a cardinal below ten billion: 1.234 -> 1,234."""
+    """Draw a cardinal below ten billion: 1.234 -> 1,234."""
     return _number(values.number(10, significant=5))
 
 
 @kind("number")
 def negative(values: Values) -> Item:
-    """Draws a negative number: menos doze -> minus twelve."""
+    """Draw a negative number: menos doze -> minus twelve."""
     return _number(-values.number(4))
 
 
 @kind("number")
 def decimal(values: Values) -> Item:
-    """Draws a number with one to three decimals: três vírgula cinco -> three point five."""
+    """Draw a number with one to three decimals: três vírgula cinco -> three point five."""
     return _number(values.number(4, decimals=values.random.randint(1, 3)))
 
 
 @kind("percent")
 def percentage(values: Values) -> Item:
-    """Draws a percentage: 12,5% -> 12.5%."""
+    """Draw a percentage: 12,5% -> 12.5%."""
     value = values.number(2, decimals=values.random.randint(0, 2))
     pattern = "#,##0.##%"
     return Item(
@@ -206,7 +206,7 @@ _NOUNS = (
 
 @kind("count")
 def count(values: Values) -> Item:
-    """Draws a number of things, which agrees with them: duzentas casas -> two hundred houses."""
+    """Draw a number that agrees with a noun: duzentas casas -> two hundred houses."""
     value = values.number(6, significant=4)
     value = max(value, Decimal(2))
     source, feminine, target = values.random.choice(_NOUNS)
@@ -234,18 +234,18 @@ def _ordinal(values: Values, *, feminine: bool) -> Item:
 
 @kind("ordinal_masculine")
 def ordinal_masculine(values: Values) -> Item:
-    """Draws an ordinal: vigésimo primeiro -> twenty-first."""
+    """Draw an ordinal: vigésimo primeiro -> twenty-first."""
     return _ordinal(values, feminine=False)
 
 
 @kind("ordinal_feminine")
 def ordinal_feminine(values: Values) -> Item:
-    """Draws an ordinal: vigésima primeira -> twenty-first."""
+    """Draw an ordinal: vigésima primeira -> twenty-first."""
     return _ordinal(values, feminine=True)
 
 
 # Code, Portuguese singular and plural, English singular and plural, and the hundredths in English.
-# Currencies with a feminine name or with other hundredths than "centavos" are left out.
+# Currencies with a feminine name or with hundredths other than "centavos" are excluded.
 _CURRENCIES = (
     ("BRL", "real", "reais", "real", "reais", "centavo", "centavos"),
     ("USD", "dólar", "dólares", "dollar", "dollars", "cent", "cents"),
@@ -255,7 +255,7 @@ _CURRENCIES = (
 
 @kind("money")
 def money(values: Values) -> Item:
-    """Draws an amount of at least 1: doze reais e um centavo -> twelve reais and one centavo."""
+    """Draw an amount of at least 1: doze reais e um centavo -> twelve reais and one centavo."""
     code, *names = values.random.choice(_CURRENCIES)
     source_one, source_many, target_one, target_many, cent, cents = names
     value = values.number(6, decimals=values.random.choice((0, 2)), significant=4)
@@ -299,7 +299,7 @@ _UNITS = (
 
 
 def _measure(values: Values, role: str) -> Item:
-    """Draws a quantity with a unit: 3,5 quilômetros -> 3.5 kilometers."""
+    """Draw a quantity with a unit: 3,5 quilômetros -> 3.5 kilometers."""
     units = [unit for unit in _UNITS if unit[0] == role]
     _, unit, feminine, digits, decimals = values.random.choice(units)
     value = values.number(digits, decimals=values.random.randint(0, decimals))
@@ -325,5 +325,5 @@ for _role in dict.fromkeys(unit[0] for unit in _UNITS):
 
 
 def plain_spaces(text: str) -> str:
-    """Replaces the no-break and thin spaces of CLDR, which nobody types, by ordinary ones."""
+    """Replace the no-break and thin spaces of CLDR with ordinary ones."""
     return re.sub(r"\s", " ", text)

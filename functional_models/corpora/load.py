@@ -1,4 +1,4 @@
-"""One entry for each sort of corpus: embedded, from local files, or from TensorFlow Datasets."""
+"""Load corpora: embedded, from local files, or from TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from functional_models.corpora.corpus import Pair, ParallelCorpus, TextCorpus
 from functional_models.corpora.docstrings import python_docstrings
 from functional_models.corpora.portuguese_english import portuguese_english
-from functional_models.files import StrPath, read_pairs, read_text
+from functional_models.corpora.text_files import StrPath, read_pairs, read_text
 
 __all__ = ["load_parallel_corpus", "load_text_corpus", "parallel_corpus", "text_corpus"]
 
@@ -25,16 +25,16 @@ ParallelFiles = StrPath | Sequence[StrPath]
 def load_text_corpus(
     source: StrPath | Sequence[StrPath] = EMBEDDED, *, validation_fraction: float = 0.1
 ) -> TextCorpus:
-    """Loads text for language modelling.
+    """Load text for language modelling.
 
     Args:
         source: `"embedded"` (the docstrings of Python's standard library), the path of a text file
             or of several, or `"tfds:NAME"`, a data set of TensorFlow Datasets.
-        validation_fraction: share held out from training where the source has no validation split.
+        validation_fraction: held-out share for sources without a validation split.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is empty or not UTF-8, or the data set is unknown or has no text.
+        ValueError: a file is empty or not UTF-8; the data set is unknown or has no text.
         ImportError: `tfds:` without the extra `datasets`.
     """
     if source == EMBEDDED:
@@ -51,18 +51,18 @@ def load_parallel_corpus(
     test: ParallelFiles | None = None,
     held_out_fraction: float = 0.05,
 ) -> ParallelCorpus:
-    """Loads pairs for translation.
+    """Load sentence pairs for translation.
 
     Args:
         source: `"embedded"` (Portuguese -> English numbers, dates and times), the path of a `.tsv`
             file, the paths of two aligned files, or `"tfds:NAME"`.
-        validation, test: further files; `parallel_corpus` says what happens without them.
-        held_out_fraction: share held out from the training pairs where there are no such files.
+        validation, test: further files; see `parallel_corpus`.
+        held_out_fraction: held-out share of the training pairs without such files.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: bad files as in `files.read_pairs`; `validation` or `test` given for a corpus
-            that brings its own; the data set is unknown or not parallel.
+        ValueError: invalid files, see `text_files.read_pairs`; `validation` or `test` given for a
+            corpus with its own; the data set is unknown or not parallel.
         ImportError: `tfds:` without the extra `datasets`.
     """
     by_name = source == EMBEDDED or (isinstance(source, str) and source.startswith(TFDS))
@@ -72,8 +72,8 @@ def load_parallel_corpus(
         )
     if validation is not None or test is not None:
         raise ValueError(
-            f"{source!r} brings its own validation and test pairs; leave validation and test out, "
-            "or give files for the training pairs too"
+            f"{source!r} has its own validation and test pairs; omit validation and test, or also "
+            "give files for the training pairs"
         )
     if source == EMBEDDED:
         return portuguese_english()
@@ -83,14 +83,13 @@ def load_parallel_corpus(
 def text_corpus(
     paths: StrPath | Sequence[StrPath], *, validation_fraction: float = 0.1
 ) -> TextCorpus:
-    """Reads text files, plain or `.gz`; the end of each file is held out for validation.
+    """Read text files, plain or `.gz`; the end of each file is held out for validation.
 
-    As in nanoGPT, a text of n characters is cut at `int(n * (1 - validation_fraction))`, so that
-    the validation text is a contiguous one that comes after all of the training text.
+    As in nanoGPT, a text of n characters is split at `int(n * (1 - validation_fraction))`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: no file; an empty one or one that is not UTF-8; a fraction out of range.
+        ValueError: no file; a file is empty or not UTF-8; a fraction out of range.
     """
     _check_fraction("validation_fraction", validation_fraction)
     files = [Path(path) for path in _as_sequence(paths)]
@@ -113,16 +112,15 @@ def parallel_corpus(
     test: ParallelFiles | None = None,
     held_out_fraction: float = 0.05,
 ) -> ParallelCorpus:
-    """Reads pairs from local files: one `.tsv`, or two aligned ones; each plain or `.gz`.
+    """Read pairs from a `.tsv` file or two aligned files, plain or `.gz`.
 
-    Where `validation` is left out, a share of the training pairs is held out, and the same for
-    `test` if both are left out; with `validation` given and `test` left out there are no test
-    pairs. A hash of the source decides which pairs are held out, so that a source that occurs twice
-    is never in two splits.
+    Without `validation`, a share of the training pairs is held out for it, and another for `test`
+    if both are omitted. With `validation` but without `test` there are no test pairs. Pairs are
+    held out by a hash of their source, so that equal sources are in the same split.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: bad files as in `files.read_pairs`; too few distinct sources to split.
+        ValueError: invalid files, see `text_files.read_pairs`; too few distinct sources to split.
     """
     _check_fraction("held_out_fraction", held_out_fraction)
     pairs = _read_parallel(train)
@@ -147,7 +145,7 @@ def _read_parallel(files: ParallelFiles) -> list[Pair]:
 
 
 def _hold_out(pairs: list[Pair], fraction: float, splits: int) -> list[list[Pair]]:
-    """Divides pairs into a rest and so many splits, each with a fraction of the sources."""
+    """Split pairs into the rest and `splits` parts, each with a fraction of the sources."""
     if fraction == 0:
         return [pairs, *([] for _ in range(splits))]
     sources = sorted({source for source, _ in pairs}, key=_hash)
@@ -182,7 +180,7 @@ def _check_fraction(name: str, fraction: float) -> None:
 
 
 def _tfds_builder(name: str) -> Any:
-    """Gives the prepared builder of a data set; the first time, it is downloaded."""
+    """Return the prepared builder of a data set, which is downloaded the first time."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -202,7 +200,7 @@ def _tfds_builder(name: str) -> Any:
 
 
 def _tfds_columns(builder: Any, split: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """Gives some text columns of a split, or nothing if there is no such split."""
+    """Return text columns of a split; nothing if there is no such split."""
     import tensorflow_datasets as tfds
 
     if split not in builder.info.splits:
@@ -217,12 +215,12 @@ def _tfds_text(name: str, validation_fraction: float) -> TextCorpus:
     features = list(builder.info.features)
     if "text" not in features:
         raise ValueError(
-            f"{TFDS}{name} has no column of the name text, but {', '.join(features)}; choose "
-            "another data set, or save its text to a file"
+            f"{TFDS}{name} has no column named text, but {', '.join(features)}; choose another "
+            "data set, or save its text to a file"
         )
     train = _not_blank([text for (text,) in _tfds_columns(builder, "train", ["text"])])
     validation = _not_blank([text for (text,) in _tfds_columns(builder, "validation", ["text"])])
-    if not validation and len(train) == 1:  # one long text
+    if not validation and len(train) == 1:  # a single long text
         cut = int(len(train[0]) * (1 - validation_fraction))
         train, validation = (train[0][:cut],), _not_blank([train[0][cut:]])
     elif not validation:
@@ -237,8 +235,8 @@ def _tfds_parallel(name: str, held_out_fraction: float) -> ParallelCorpus:
     keys = builder.info.supervised_keys
     if not keys or len(keys) != 2:
         raise ValueError(
-            f"{TFDS}{name} is not a parallel corpus: it names no source and target column; choose "
-            "another, such as tfds:ted_hrlr_translate/pt_to_en"
+            f"{TFDS}{name} is not a parallel corpus: it has no supervised keys; choose another, "
+            "such as tfds:ted_hrlr_translate/pt_to_en"
         )
     train, validation, test = (
         [(source, target) for source, target in _tfds_columns(builder, split, keys)]

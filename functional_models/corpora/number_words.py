@@ -1,9 +1,8 @@
-"""Numbers in Portuguese (Brazil) and English words, put together from what `num2words` gets right.
+"""Numbers in Brazilian Portuguese and English words, with `num2words` where it is correct.
 
-`num2words` is slow and, in Portuguese, not always right: it puts a comma after the thousands
-("mil, duzentos"), which Portuguese does not, and it misspells some ordinals from 400 on
-("quadrigentésimo" for "quadringentésimo"). So only its words below a thousand and its ordinals
-below 400 are used, and the groups of three digits are joined here.
+`num2words` is slow and has mistakes in Portuguese: a comma after the thousands ("mil, duzentos"),
+and misspelled ordinals from 400 on ("quadrigentésimo" for "quadringentésimo"). Only its words below
+a thousand and its ordinals below 400 are used; groups of three digits are joined here.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ def _below_thousand(number: int, language: str) -> str:
 
 
 def _groups(number: int) -> list[int]:
-    """Gives billions, millions, thousands and units, each below a thousand."""
+    """Return billions, millions, thousands and units, each below a thousand."""
     if not 0 <= number < 10**12:
         raise ValueError(f"expected a number from 0 to 10**12 - 1, got {number}")
     return [number // 10**power % 1000 for power in (9, 6, 3, 0)]
 
 
 def portuguese(number: int | Decimal, *, feminine: bool = False) -> str:
-    """Gives a number in Portuguese words, with `feminine` as before a feminine noun.
+    """Return a number in Portuguese words, with `feminine` in the form before a feminine noun.
 
-    Decimals are read digit by digit, as they are in English: 3.14 is "três vírgula um quatro".
+    Decimals are read digit by digit, as in English: 3.14 is "três vírgula um quatro".
     """
     if number < 0:
         return "menos " + portuguese(-number, feminine=feminine)
@@ -72,7 +71,7 @@ def portuguese(number: int | Decimal, *, feminine: bool = False) -> str:
 
 
 def _feminine(words: str) -> str:
-    """Gives the feminine of the words of a number below a thousand."""
+    """Return the feminine form of a number below a thousand."""
     forms = {"um": "uma", "dois": "duas"}
     return " ".join(
         forms.get(word, word[:-2] + "as" if word.endswith("entos") else word)
@@ -81,7 +80,7 @@ def _feminine(words: str) -> str:
 
 
 def english(number: int | Decimal) -> str:
-    """Gives a number in English words; decimals are read digit by digit."""
+    """Return a number in English words; decimals are read digit by digit."""
     if number < 0:
         return "minus " + english(-number)
     if number != int(number):
@@ -103,7 +102,7 @@ def _fraction_digits(number: int | Decimal) -> str:
 
 @cache
 def portuguese_ordinal(number: int, *, feminine: bool = False) -> str:
-    """Gives an ordinal in Portuguese words, e.g. 21: "vigésimo primeiro", "vigésima primeira"."""
+    """Return an ordinal in Portuguese words, e.g. 21: "vigésimo primeiro", "vigésima primeira"."""
     _check_ordinal(number)
     words = num2words(number, lang="pt_BR", to="ordinal").split()
     return " ".join(word[:-1] + "a" if feminine else word for word in words)
@@ -111,7 +110,7 @@ def portuguese_ordinal(number: int, *, feminine: bool = False) -> str:
 
 @cache
 def english_ordinal(number: int) -> str:
-    """Gives an ordinal in English words, e.g. 21: "twenty-first"."""
+    """Return an ordinal in English words, e.g. 21: "twenty-first"."""
     _check_ordinal(number)
     return num2words(number, lang="en", to="ordinal")
 
@@ -123,5 +122,5 @@ def _check_ordinal(number: int) -> None:
 
 @cache
 def english_year(year: int) -> str:
-    """Gives a year as it is read in English, e.g. 1984: "nineteen eighty-four"."""
+    """Return a year as it is read in English, e.g. 1984: "nineteen eighty-four"."""
     return num2words(year, lang="en", to="year")

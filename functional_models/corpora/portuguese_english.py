@@ -1,15 +1,15 @@
 """Portuguese -> English: numbers, dates, times, money and measures, in figures and in words.
 
-Every reference is exact, so that exact-match accuracy means something: the English is a function
-of the Portuguese. Number words come from `num2words`, formats of figures from `babel` (CLDR). A
-pair is a single item, a sentence with one or two, or a request to turn figures into words or back:
+Every reference is exact, so that exact-match accuracy is meaningful: the English is a function of
+the Portuguese. Number words come from `num2words`, formats of figures from `babel` (CLDR). A pair
+is a single item, a sentence with items, or a request to convert figures into words or back:
 
     21 de abril de 2024                      April 21, 2024
     Ela pagou doze reais no domingo, ...     She paid twelve reais on Sunday, ...
     por extenso: 1.234                       in words: one thousand, two hundred and thirty-four
 
-A kind of item is one function under `@kind` in `kinds.py` or `dates.py`; how often each kind
-occurs is in `KIND_WEIGHTS`, and how often each shape of pair in `SHAPE_WEIGHTS`.
+A kind of item is a function under `@kind` in `kinds.py` or `dates.py`. `KIND_WEIGHTS` and
+`SHAPE_WEIGHTS` are the relative frequencies of kinds and of shapes of pairs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from functional_models.corpora.kinds import KINDS, Kind, Values
 
 __all__ = ["KIND_WEIGHTS", "SHAPE_WEIGHTS", "portuguese_english"]
 
-# How often each kind of item is drawn, relative to the others. More of the kinds whose words are
-# long (cardinal, money) makes the corpus harder, more of short figures makes it easier.
+# Relative frequencies. More of the kinds with long words (cardinal, money) makes the corpus harder,
+# more of the short figures makes it easier.
 KIND_WEIGHTS: dict[str, float] = {
     "cardinal": 8,
     "negative": 1,
@@ -54,10 +54,10 @@ KIND_WEIGHTS: dict[str, float] = {
     "time": 10,
 }
 
-# How often each shape of pair is drawn: the item alone, in a sentence, or to be converted.
+# Relative frequencies of shapes: the item alone, in a sentence, or to be converted.
 SHAPE_WEIGHTS: dict[str, float] = {"alone": 8, "sentence": 14, "in_words": 1, "in_figures": 1}
 
-# A slot takes any kind of its role. Dates, times and years bring their own preposition.
+# A slot takes any kind of its role. Dates, times and years have their own preposition.
 SENTENCES: tuple[Pair, ...] = (
     ("O total é {number}.", "The total is {number}."),
     ("O resultado foi {number}.", "The result was {number}."),
@@ -110,18 +110,18 @@ MOST_WORDS = 20
 
 
 def portuguese_english(num_pairs: int = 30_000, seed: int = 0) -> ParallelCorpus:
-    """Gives Portuguese -> English pairs of numbers, dates, times, money and measures.
+    """Return Portuguese -> English pairs of numbers, dates, times, money and measures.
 
-    No source occurs twice, in one split or in two. What is held out is held out by value: a number
-    of four significant digits or more, a year, or a date with its year that occurs in validation or
-    test occurs in no training pair, neither in figures nor in words, alone or in a sentence. (The
-    parts of a value may: the year of a date in another date, or a date as the end of an interval.)
-    Which values those are does not depend on the seed. Fewer pairs are a prefix of more pairs.
+    All sources are distinct. Splits are by value: a number of at least four significant digits, a
+    year, or a date with its year that occurs in validation or test occurs in no training pair, in
+    figures or in words, alone or in a sentence. Parts of a value may occur: the year of a date in
+    another date, or a date as the end of an interval. The split of a value does not depend on the
+    seed. Fewer pairs are a prefix of more pairs.
 
     Args:
         num_pairs: number of training pairs. A tenth as many, at most 1,000, are generated for
             validation, and again for test.
-        seed: another seed gives other pairs.
+        seed: seed of the random draws.
 
     Raises:
         ValueError: `num_pairs` is not positive, or so large that the pairs run out.
@@ -138,7 +138,7 @@ def portuguese_english(num_pairs: int = 30_000, seed: int = 0) -> ParallelCorpus
 
 
 def _pairs(split: str, number: int, seed: int) -> tuple[Pair, ...]:
-    """Draws distinct pairs of a split; how many has no influence on those drawn first."""
+    """Draw distinct pairs of a split; a larger number only appends pairs."""
     values = Values(Random(f"{seed}/{split}"), split)
     shapes, kinds = list(SHAPE_WEIGHTS), list(KIND_WEIGHTS)
     found: dict[str, str] = {}
@@ -147,8 +147,8 @@ def _pairs(split: str, number: int, seed: int) -> tuple[Pair, ...]:
         shape = values.random.choices(shapes, list(SHAPE_WEIGHTS.values()))[0]
         kind = KINDS[values.random.choices(kinds, list(KIND_WEIGHTS.values()))[0]]
         template = values.random.choice(SENTENCES)
-        # The plan stands while values are redrawn. Otherwise the splits, which refuse different
-        # shares of the values of each kind, would differ in their mixture of kinds.
+        # Only the values are drawn again. Otherwise the splits, which reject different shares of
+        # the values of each kind, would differ in their mixture of kinds.
         for _ in range(100):
             values.kept_apart = False
             pair = _pair(shape, kind, template, values)
@@ -160,14 +160,13 @@ def _pairs(split: str, number: int, seed: int) -> tuple[Pair, ...]:
             failures += 1
             if failures > 1000:
                 raise ValueError(
-                    f"num_pairs is too large: after {len(found)} distinct {split} pairs no new one "
-                    "turned up"
+                    f"num_pairs is too large: no new pair after {len(found)} distinct {split} pairs"
                 )
     return tuple(found.items())
 
 
 def _pair(shape: str, kind: Kind, template: Pair, values: Values) -> Pair | None:
-    """Draws a pair of a shape; None if it does not suit."""
+    """Draw a pair of a shape; `None` if it is too long, or the item has no such shape."""
     if shape == "sentence":
         source, target = _fill(template, values)
     else:
@@ -189,7 +188,7 @@ def _pair(shape: str, kind: Kind, template: Pair, values: Values) -> Pair | None
 
 
 def _fill(template: Pair, values: Values) -> Pair:
-    """Fills the slots of a sentence; the i-th slot of a role takes the same item on both sides."""
+    """Fill the slots of a sentence; the i-th slot of a role has the same item on both sides."""
     source, target = template
     for role in _SLOT.findall(source):
         item = _of_role(role, values).draw(values)
@@ -203,7 +202,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def _of_role(role: str, values: Values) -> Kind:
-    """Draws one of the kinds that a slot takes."""
+    """Draw one of the kinds of a role."""
     kinds = [kind for kind in KINDS.values() if kind.role == role]
     weights = [KIND_WEIGHTS.get(kind.name, 1) for kind in kinds]
     return values.random.choices(kinds, weights)[0]

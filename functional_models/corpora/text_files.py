@@ -1,4 +1,4 @@
-"""Text in local files, plain or gzip-compressed, and files that are written whole or not at all."""
+"""Read text and sentence pairs from local files, plain or gzip-compressed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import os
 import zlib
 from pathlib import Path
 
-from plots.files import replaced_whole
-
-__all__ = ["read_bytes", "read_lines", "read_pairs", "read_text", "replaced_whole", "write_whole"]
-
 StrPath = str | os.PathLike[str]
 
 
 def read_bytes(path: StrPath) -> bytes:
-    """Gives the content of a file; one whose name ends in `.gz` is decompressed.
+    """Return the content of a file; a `.gz` file is decompressed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the path is a folder, or the `.gz` file is damaged or not one.
+        FileNotFoundError: the file does not exist.
+        ValueError: the path is a folder, or the `.gz` file is damaged or not gzip.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,23 +31,23 @@ def read_bytes(path: StrPath) -> bytes:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be decompressed ({error}); it is damaged, cut short, or not gzip: "
-            "fetch it again, or drop .gz from its name if it is plain text"
+            f"{path} cannot be decompressed ({error}); it is damaged, truncated, or not gzip: "
+            "download it again, or remove .gz from its name if it is plain text"
         ) from error
 
 
 def read_text(path: StrPath) -> str:
-    """Gives the text of a UTF-8 file, plain or `.gz`; a byte order mark at its start is dropped.
+    """Return the text of a UTF-8 file, plain or `.gz`, without a byte order mark.
 
-    Line ends are given as they are, so that the text is the file's, character for character.
+    Line ends are not changed.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is empty or blank, or is not UTF-8.
     """
     content = read_bytes(path)
     try:
-        # The BOM is cut here and not by "utf-8-sig", so that offsets in errors are the file's.
+        # Not "utf-8-sig", so that offsets in errors are those of the file.
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -60,41 +56,41 @@ def read_text(path: StrPath) -> str:
             f"({error.reason}); convert it, e.g. iconv -f LATIN1 -t UTF-8"
         ) from error
     if not text.strip():
-        raise ValueError(f"{path} has no text; give a file that has some")
+        raise ValueError(f"{path} has no text; give a file with text")
     return text
 
 
 def read_lines(path: StrPath) -> list[str]:
-    r"""Gives the lines of a UTF-8 file, plain or `.gz`, without their line ends (`\n` or `\r\n`).
+    r"""Return the lines of a UTF-8 file, plain or `.gz`, without their line ends.
 
-    Only these end a line: `str.splitlines` also breaks at form feeds, U+0085, U+2028 and others,
-    which would put two aligned files out of step.
+    Line ends are `\n` and `\r\n`: `str.splitlines` also splits at form feeds, U+0085, U+2028 and
+    others, which would misalign two files.
 
     Raises:
         FileNotFoundError, ValueError: as in `read_text`.
     """
     lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     if not lines[-1]:
-        lines.pop()  # what follows the last line end is no line
+        lines.pop()  # no line follows the last line end
     return lines
 
 
 def read_pairs(source_path: StrPath, target_path: StrPath | None = None) -> list[tuple[str, str]]:
-    """Gives (source, target) pairs from two aligned files, or from one file of two tabbed columns.
+    """Return (source, target) pairs from two aligned files, or from a tab-separated file.
 
     Args:
-        source_path: the source lines or, when `target_path` is left out, a file with a source, a
-            tab and a target on every line. Plain or `.gz`.
-        target_path: the target lines; line i translates line i of the source.
+        source_path: a file of source lines or, without `target_path`, a file with source, tab and
+            target on each line. Plain or `.gz`.
+        target_path: a file of target lines; line i is the translation of line i of the source.
 
     Returns:
-        The pairs in file order, outer spaces stripped. Lines that are blank on both sides are left
-        out.
+        The pairs in file order, without surrounding spaces. Lines that are blank on both sides are
+        skipped.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is empty or not UTF-8; the two differ in their number of lines; a tabbed
-            line does not have two columns; a line has text on one side only.
+        ValueError: a file is empty or not UTF-8; the numbers of lines differ; a tab-separated line
+            does not have two columns; a line is blank on one side only.
     """
     pairs: list[tuple[str, str]] = []
     if target_path is None:
@@ -104,7 +100,7 @@ def read_pairs(source_path: StrPath, target_path: StrPath | None = None) -> list
             if len(columns) != 2:
                 raise ValueError(
                     f"{where}, line {number}: {len(columns)} column(s), expected 2 (source, tab, "
-                    "target); mend the line, or give two aligned files"
+                    "target); correct the line, or give two aligned files"
                 )
             pairs.append((columns[0].strip(), columns[1].strip()))
     else:
@@ -113,22 +109,13 @@ def read_pairs(source_path: StrPath, target_path: StrPath | None = None) -> list
         if len(sources) != len(targets):
             raise ValueError(
                 f"{source_path} has {len(sources)} lines and {target_path} has {len(targets)}; "
-                "aligned files have one line for each line of the other"
+                "aligned files have the same number of lines"
             )
         pairs = [(s.strip(), t.strip()) for s, t in zip(sources, targets, strict=True)]
     for number, (source, target) in enumerate(pairs, start=1):
         if bool(source) != bool(target):
             raise ValueError(
                 f"{where}, line {number}: the {'target' if source else 'source'} is blank; give "
-                "text on both sides, or blank both to leave the line out"
+                "text on both sides, or leave both blank to skip the line"
             )
     return [pair for pair in pairs if pair[0]]
-
-
-def write_whole(path: StrPath, content: str | bytes) -> None:
-    """Writes a file whole or not at all: an interruption leaves the old file, or none.
-
-    Text is written as UTF-8, with its line ends as they are.
-    """
-    with replaced_whole(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)

@@ -1,0 +1,47 @@
+"""Checks of numeric options; errors name the option, the value and the allowed values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any
+
+# Real-valued options of samplers: a test of the value, and its description.
+_ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: value > 0, "above 0; for deterministic output use greedy"),
+    "p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "alpha": (lambda value: 0 <= value <= 1, "0 to 1"),
+    # Powers of lengths stay far below the largest float32.
+    "length_penalty": (lambda value: 0 <= value <= 10, "0 to 10; 0 compares log-probabilities"),
+    "repetition_penalty": (lambda value: value > 0, "above 0; 1 has no effect"),
+    "min_p": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+}
+
+
+def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:
+    """Check that an option is an integer from `least` to `most`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_integer or value < least or (most is not None and value > most):
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}={value!r}: must be an integer, {allowed}")
+
+
+def check_real(name: str, value: Any) -> None:
+    """Check that the value of the real-valued sampler option `name` is allowed.
+
+    Raises:
+        ValueError: it is not.
+    """
+    is_allowed, allowed = _ALLOWED[name]
+    if not (_is_finite(value) and is_allowed(value)):
+        raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
+def _is_finite(value: Any) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and -math.inf < value < math.inf  # False for NaN; no overflow for a huge int

@@ -1,0 +1,102 @@
+"""Training recipes: the hyperparameters of a run, checked, without importing Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builders.errors import unknown_name
+
+SCHEDULES = ("cosine", "inverse_sqrt", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Hyperparameters of a training run.
+
+    Several models trained with the same recipe have the same budget. The command line takes its
+    options, with their help, from these fields.
+
+    Attributes:
+        steps: number of weight updates.
+        batch_size: sequences per batch.
+        learning_rate: peak of the learning-rate schedule.
+        schedule: `cosine`, `inverse_sqrt` or `constant`.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: AdamW's weight decay; not applied to biases, norms and embeddings.
+        beta_2: AdamW's decay rate of the second moment.
+        clip_norm: maximum global norm of the gradients.
+        label_smoothing: probability that is spread over the whole vocabulary.
+        report_every: steps between two reports; each evaluates, samples and saves.
+        seed: seed of the weights, the dropout and the order of the data.
+
+    Raises:
+        ValueError: a value is not allowed; the error names the field and the allowed values.
+    """
+
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    beta_2: float = 0.98
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.0
+    report_every: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # As in Python's own arithmetic an int is a valid float; a bool is neither.
+            types: Any = {"int": int, "float": (int, float), "str": str}[str(field.type)]
+            if isinstance(value, bool) or not isinstance(value, types):
+                raise ValueError(f"{field.name}={value!r}: must be of type {field.type}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name}={value!r}: must be finite")
+        rules: dict[str, tuple[bool, str]] = {
+            "steps": (self.steps >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "beta_2": (0 <= self.beta_2 < 1, "in [0, 1)"),
+            "clip_norm": (self.clip_norm > 0, "above 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
+            "report_every": (self.report_every >= 1, "1 or more"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (is_allowed, allowed) in rules.items():
+            if not is_allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be {allowed}")
+
+
+def make_recipe(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:
+    """Return a recipe, by default `Recipe()`, with changed fields.
+
+    Raises:
+        ValueError: an unknown field, or a value that is not allowed.
+        TypeError: `recipe` is not a `Recipe`.
+    """
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, given {recipe!r}; write fit(..., steps=500)")
+    allowed = [field.name for field in dataclasses.fields(Recipe)]
+    for name in changes:
+        if name not in allowed:
+            raise ValueError(unknown_name("recipe field", name, allowed))
+    return dataclasses.replace(recipe or Recipe(), **changes)
+
+
+def default_budget(**changes: Any) -> Recipe:
+    """Return the default recipe of `compare`: about a minute per variant on two cores.
+
+    Raises:
+        ValueError: an unknown field, or a value that is not allowed.
+    """
+    defaults = {"steps": 1300, "batch_size": 64, "learning_rate": 4e-3, "report_every": 130}
+    return make_recipe(None, {**defaults, **changes})
