@@ -21,7 +21,6 @@ from builders.model_checks import check_spec_of_model
 from builders.models import as_input, decoder, encoder, symbolic_inputs, wire
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
-from builders.spec_checks import check_length
 
 Tensor = Any
 
@@ -52,16 +51,13 @@ def build_decode_step(
         max_length: slots of the cache; `None` takes any.
 
     Raises:
-        ValueError: the spec has no decoder, the model was not built from it, or it has positions
-            for fewer tokens.
+        ValueError: the spec has no decoder, or the model was not built from it.
     """
     if spec.kind == "encoder_only":
         raise ValueError(
             "build_decode_step takes a spec with a decoder, given one of kind='encoder_only'; "
             "use kind='decoder_only' or 'encoder_decoder'"
         )
-    if max_length is not None:
-        check_length(spec, "max_length", max_length)
     check_spec_of_model(model, spec)
     scope = LayerScope(spec, model)
     dtype = _compute_dtype(model)
@@ -103,13 +99,10 @@ def empty_cache(
         model: as built from `spec`, or loaded; the cache is in its precision.
         spec: of the model.
         batch_size: rows.
-        max_length: slots of the cache; `None`: `max_sequence_length`.
-
-    Raises:
-        ValueError: the model has positions for fewer tokens.
+        max_length: slots of the cache; `None`: `max_sequence_length`. It may have more, but no more
+            tokens than the model has positions may be read.
     """
     length = spec.max_sequence_length if max_length is None else max_length
-    check_length(spec, "max_length", length)
     entries = cache_entries(spec, batch_size, length, _compute_dtype(model))
     return {name: keras.ops.zeros(shape, dtype) for name, (shape, dtype) in entries.items()}
 

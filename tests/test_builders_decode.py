@@ -471,18 +471,6 @@ def test_the_check_draws_no_random_numbers() -> None:
     assert random.getstate() == state
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_a_cache_is_no_longer_than_the_positions(positions: str) -> None:
-    spec = small_spec(positions=positions, hidden_dim=14)
-    model = builders.build(spec)
-    longer = spec.max_sequence_length + 1
-    for call in (builders.build_decode_step, builders.empty_cache):
-        with pytest.raises(ValueError, match=rf"max_length={longer}: must be at most max_seq"):
-            call(model, spec, max_length=longer)
-        with pytest.raises(ValueError, match="max_length=0: must be a positive int"):
-            call(model, spec, max_length=0)
-
-
 def test_build_encode_requires_an_encoder() -> None:
     spec = small_spec()
     with pytest.raises(ValueError, match=r"encoder_decoder.*'decoder_only'.*build_decode_step"):
