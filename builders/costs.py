@@ -19,13 +19,6 @@ from builders.errors import unknown_name
 from builders.spec import TransformerSpec
 from builders.spec_checks import check_length
 
-STACKS = {
-    "decoder_only": ("decoder",),
-    "encoder_decoder": ("encoder", "decoder"),
-    "encoder_only": ("encoder",),
-}
-"""The stacks of blocks that a model has, by kind."""
-
 BACKWARD_PER_FORWARD = 2
 """Products of the backward pass for each product c = a b: the gradients of a and of b."""
 
@@ -111,7 +104,7 @@ def count_flops(spec: TransformerSpec, length: int, source_length: int | None = 
     check_length(spec, "length", length)
     source = _source_length(spec, length, source_length)
     counts = FlopCounts()
-    for stack in STACKS[spec.kind]:
+    for stack in spec.stacks:
         tokens = length if source is None or stack == "decoder" else source
         blocks = spec.num_encoder_layers if stack == "encoder" else spec.num_layers
         counts |= _embedding(spec, stack, tokens)
@@ -244,11 +237,6 @@ def precision(dtype: str) -> Precision:
     return PRECISIONS[dtype]
 
 
-def reads_source(spec: TransformerSpec) -> bool:
-    """Return whether the model is an encoder-decoder, which has a source."""
-    return STACKS[spec.kind] == ("encoder", "decoder")
-
-
 def slots(length: int, window: int | None) -> int:
     """Return the number of cache slots of a block with a window, for `length` tokens."""
     return length if window is None else min(length, window)
@@ -304,7 +292,7 @@ def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
         counts["pooler"] = 2 * d * d  # of the first token alone
     if spec.masked_lm_head:
         counts["masked_lm_head"] = 2 * d * d * tokens
-    if spec.masked_lm_head or "decoder" in STACKS[spec.kind]:
+    if spec.masked_lm_head or "decoder" in spec.stacks:
         through_table = spec.tie_embeddings and e != d
         counts["logits"] = 2 * (d * e + e * v if through_table else d * v) * tokens
     return counts
@@ -326,7 +314,7 @@ def _check_components(spec: TransformerSpec) -> None:
 
 
 def _check_stacks(spec: TransformerSpec, function: str, *stacks: str) -> None:
-    missing = [stack for stack in stacks if stack not in STACKS[spec.kind]]
+    missing = [stack for stack in stacks if stack not in spec.stacks]
     if missing:
         raise ValueError(
             f"{function} takes a spec of a model with {' and '.join(stacks)}, given one of "
@@ -336,7 +324,7 @@ def _check_stacks(spec: TransformerSpec, function: str, *stacks: str) -> None:
 
 def _source_length(spec: TransformerSpec, length: int, source_length: int | None) -> int | None:
     """Return the tokens of the source, `None` for a model without one."""
-    if not reads_source(spec):
+    if spec.kind != "encoder_decoder":
         if source_length is None:
             return None
         raise ValueError(

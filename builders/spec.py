@@ -60,6 +60,11 @@ class TransformerSpec(SpecFields):
         return f"TransformerSpec({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks of blocks that the model has: `encoder`, `decoder` or both, in this order."""
+        return tuple(self.kind.removesuffix("_only").split("_"))
+
+    @property
     def target_pad_token_id(self) -> int | None:
         """The token that is masked in the self-attention of a decoder, if any."""
         return self.pad_token_id if self.mask_target_padding else None

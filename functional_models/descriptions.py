@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import builders
-from builders.costs import STACKS, precision, reads_source, slots
+from builders.costs import precision, slots
 from functional_models.tables import format_table
 
 
@@ -70,7 +70,7 @@ def _block_rule(spec: builders.TransformerSpec) -> list[str]:
     full_width = spec.num_key_value_heads * spec.head_dim == spec.num_heads * spec.head_dim == d
     if not full_width or spec.intermediate_dim != 4 * d or spec.feedforward != "mlp":
         return []
-    crosses = reads_source(spec)
+    crosses = spec.kind == "encoder_decoder"
     lines = [
         f"{'an encoder' if crosses else 'a'} block, without biases and norms: "
         f"4 d^2 + 8 d^2 = 12 d^2 = {12 * d * d:,}"
@@ -115,19 +115,19 @@ def flop_lines(spec: builders.TransformerSpec) -> list[str]:
     rows += [per_token(name, (count[name] for count in counts)) for name in counts[0]]
     rows.append(per_token("forward", (count.total for count in counts)))
     rows.append(per_token("training, 3 x forward", (count.training for count in counts)))
-    if "decoder" in STACKS[spec.kind]:
+    if "decoder" in spec.stacks:
         steps = (builders.count_decode_flops(spec, length).total for length in lengths)
         rows.append(row("decoding, with as many tokens in the cache", steps))
-    if reads_source(spec):
+    if spec.kind == "encoder_decoder":
         readings = (builders.count_encode_flops(spec, length).total for length in lengths)
         rows.append(row("encoding the source, once", readings))
-    masked = " (including masked scores)" if "decoder" in STACKS[spec.kind] else ""
+    masked = " (including masked scores)" if "decoder" in spec.stacks else ""
     of_one = counts[0]
     slope = sum(n for name, n in of_one.items() if name.endswith((".scores", ".weighted_values")))
     pooler = of_one.get("pooler", 0)  # runs once per sequence
     return [
         "floating-point operations per token in matrix products; a multiply-add counts as two",
-        *(["the source is as long as the target"] if reads_source(spec) else []),
+        *(["the source is as long as the target"] if spec.kind == "encoder_decoder" else []),
         *_lines(rows),
         f"forward per token, for t tokens: {of_one.total - slope - pooler:,} + {slope:,} t"
         + (f" + {pooler:,} / t" if pooler else "")
@@ -155,7 +155,7 @@ def _describe(dtype: str) -> str:
 
 def cache_lines(spec: builders.TransformerSpec, dtype: str) -> list[str]:
     """Return the bytes of the key/value cache; nothing without a decoder."""
-    if "decoder" not in STACKS[spec.kind]:
+    if "decoder" not in spec.stacks:
         return []
     longest = spec.max_sequence_length
     each, row = (builders.count_cache_bytes(spec, length, dtype) for length in (1, longest))
@@ -166,7 +166,7 @@ def cache_lines(spec: builders.TransformerSpec, dtype: str) -> list[str]:
         lines[-1] += f", for {reach} or more tokens, since the window has {reach}"
     else:
         lines[-1] += f", for {longest} tokens"
-    if reads_source(spec):
+    if spec.kind == "encoder_decoder":
         of_source = builders.count_source_cache_bytes(spec, 1, dtype)
         lines.append(f"per source token {of_source:,} bytes")
     return lines

@@ -22,8 +22,7 @@ from small_models import (
 import builders
 from builders import components
 from builders.cache import cache_entries, memory_entries
-from builders.costs import BACKWARD_PER_FORWARD, PRECISIONS, STACKS
-from builders.spec import KINDS
+from builders.costs import BACKWARD_PER_FORWARD, PRECISIONS
 
 SPECS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -355,7 +354,3 @@ def test_counting_flops_of_a_custom_component_raises_an_error(monkeypatch) -> No
     for count in (builders.count_flops, builders.count_decode_flops):
         with pytest.raises(ValueError, match=r"feedforward='own' is a custom component"):
             count(small_spec(feedforward="own"), 3)
-
-
-def test_the_stacks_of_every_kind_are_defined() -> None:
-    assert STACKS.keys() == set(KINDS)

@@ -259,6 +259,15 @@ def test_of_block_returns_a_spec_with_the_window_of_the_block(
         assert block.replace(attention_window=5, full_attention_every=every) == spec
 
 
+def test_every_kind_has_its_stacks_and_their_sublayers() -> None:
+    spec = spec_of(kind="encoder_decoder", num_encoder_layers=2)
+    assert spec.stacks == ("encoder", "decoder")
+    assert [spec.num_sublayers(stack) for stack in spec.stacks] == [4, 9]
+    assert spec_of(kind="decoder_only").stacks == ("decoder",)
+    assert spec_of(kind="encoder_only").stacks == ("encoder",)
+    assert spec_of(kind="decoder_only").num_sublayers("decoder") == 6
+
+
 def test_every_field_is_documented_in_its_group() -> None:
     grouped = [field.name for group in fields_by_group().values() for field in group]
     assert grouped == [field.name for field in dataclasses.fields(TransformerSpec)]
