@@ -171,6 +171,7 @@ def build_probe(
     return DerivedGraph(as_input(inputs), shown, name="probe")
 
 
+@keras.saving.register_keras_serializable(package="builders")
 class DerivedGraph(keras.Model):
     """A Functional model that takes a mix of arrays and backend tensors, in dicts of any order.
 

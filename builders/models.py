@@ -67,8 +67,8 @@ def decoder(
 ) -> Tensor:
     """Wire the decoder: tokens, int (b, t) -> hidden states (b, t, d).
 
-    x = embed(tokens); x = block(x) for every block; then a final norm and dropout where the spec
-    has them. `builders.blocks` has the equations of a block.
+    x = embed(tokens); x = block(x) for every block, with the equations of `builders.blocks`; then
+    a final norm, by default where no block norm is on the stream (pre-norm), and dropout.
 
     Args:
         scope: of the decoder.

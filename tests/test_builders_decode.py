@@ -463,6 +463,35 @@ def test_a_model_with_an_activation_that_keras_cannot_serialize_decodes(
     assert relative_error(decoded, logits_of(model, tokens)) <= 1e-5
 
 
+def test_a_decode_step_is_saved_and_loaded_with_its_weights(tmp_path: Path) -> None:
+    spec = small_spec()
+    step = builders.build_decode_step(random_model(spec), spec)
+    step.save(tmp_path / "step.keras")
+    loaded = keras.saving.load_model(tmp_path / "step.keras")
+    inputs = {
+        "tokens": np.array([[3]], "int32"),
+        "index": np.int32(0),
+        "start": np.zeros(1, "int32"),
+        "cache": builders.empty_cache(step, spec),
+    }
+    expected, found = (as_array(graph(inputs)["logits"]) for graph in (step, loaded))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+@pytest.mark.parametrize("attention", ["graph", "layer"])
+def test_a_quantized_model_has_a_decode_step_and_a_probe(attention: str) -> None:
+    spec = small_spec(attention=attention)
+    model = random_model(spec)
+    model.quantize("int8")
+    tokens = random_tokens(spec)
+    decoded, logits = decode_logits(model, spec, tokens, ONE_BY_ONE), logits_of(model, tokens)
+    assert relative_error(decoded, logits) <= 0.05
+    for scores in probe_activations(model, spec, tokens, "attention_scores").values():
+        np.testing.assert_allclose(scores.sum(axis=-1), 1, atol=1e-5)
+
+
 def test_the_check_draws_no_random_numbers() -> None:
     spec = small_spec(dropout=0.1)
     model = builders.build(spec)

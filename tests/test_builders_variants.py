@@ -71,6 +71,14 @@ def test_an_abstract_model_allocates_no_weights_and_cannot_be_called() -> None:
         model(np.zeros((1, 3), "int32"))
 
 
+def test_an_abstract_model_has_no_weights_to_save_or_to_return(tmp_path: Path) -> None:
+    model = builders.build("mini_gpt", abstract=True)
+    for use in (model.get_weights, lambda: model.save(tmp_path / "model.keras")):
+        with pytest.raises(RuntimeError, match=r"decoder_only.*abstract=True.*build it without"):
+            use()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_abstract_model_has_the_same_graph_as_the_real_model() -> None:
     for kind in ALL_KINDS:
         spec = small_spec(kind=kind)
