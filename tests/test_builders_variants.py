@@ -1,6 +1,7 @@
 """Every registered variant builds, matches the reference and has its parameter count."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
