@@ -50,17 +50,17 @@ from plots.figures import (
     sinusoids,
     variants_page,
 )
-from plots.folding.fold import fold, fold_blocks
+from plots.folding import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
-from plots.measuring.attention_maps import AttentionMap, attention_maps
-from plots.measuring.execution import call_values, edge_gradients
-from plots.measuring.inputs import random_inputs
-from plots.measuring.statistics import (
+from plots.measuring import (
     DepthProfile,
     activations,
     depth_profile,
     gradients,
 )
+from plots.measuring.attention_maps import AttentionMap, attention_maps
+from plots.measuring.execution import call_values, edge_gradients
+from plots.measuring.inputs import random_inputs
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
 from plots.reading.read import read_graph
 from plots.registry import (

@@ -8,9 +8,11 @@ there may be masks, biases, scales, dropouts, transposes and reshapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.operation_kinds import (
@@ -21,7 +23,7 @@ from plots.operation_kinds import (
     is_attention,
     is_softmax,
 )
-from plots.reachability import Reachability, data_flow
+from plots.traversal import Reachability, data_flow, once_per_graph
 
 _MOST_STEPS = 16
 """Most calls between the softmax and the scores, and between the softmax and the values."""
@@ -98,7 +100,12 @@ class Attention:
 
 def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     """Return the attentions of a graph, in its order."""
-    found = [a for node in graph.nodes if (a := _attention_at(graph, node)) is not None]
+    candidates = (
+        _in_one_call(graph, node) if is_attention(node) else _around_softmax(graph, node)
+        for node in graph.nodes
+        if is_attention(node) or is_softmax(node)
+    )
+    found = [attention for attention in candidates if attention is not None]
     if not found:
         return ()
     flow = query_flow(graph, found)
@@ -111,10 +118,8 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     }
 
     def is_self(attention: Attention) -> bool:
-        return all(
-            any(node.id in sequences for node in flow.common(attention.query.source, source))
-            for source in attention.memory
-        )
+        shared = (flow.common(attention.query.source, source) for source in attention.memory)
+        return all(not sequences.isdisjoint(ids) for ids in shared)
 
     return tuple(replace(attention, is_self=is_self(attention)) for attention in found)
 
@@ -128,12 +133,6 @@ def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
         graph,
         without=(edge.id for a in attentions for edge in (*a.keys, *a.values, *a.masks)),
     )
-
-
-def _attention_at(graph: Graph, node: Node) -> Attention | None:
-    if is_attention(node):
-        return _in_one_call(graph, node)
-    return _around_softmax(graph, node) if is_softmax(node) else None
 
 
 # One call ---------------------------------------------------------------------------------------
@@ -150,6 +149,10 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
         return None
     query = edges["query"][0]
     causal = Constant("is_causal", bool(node.config.get("is_causal")))
+    query_length, key_length = ((e.source, e.output, 1) for e in (query, keys[0]))
+    tensors = (t for e in (query, keys[0]) for t in (_returned(graph, e), e.tensor))
+    rank = 4 if node.is_a(FUSED_ATTENTION) else 3
+    are_known = all(len(tensor.shape) == rank for tensor in tensors)
     return Attention(
         id=node.id,
         scores=node.id,
@@ -159,19 +162,14 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
         values=tuple(values),
         masks=tuple(edge for edge in edges[""] if edge.port not in _QUERY_MASKS),
         constants=(causal, *node.constants),
-        lengths=_lengths(graph, query, keys[0], rank=4 if node.is_a(FUSED_ATTENTION) else 3),
+        lengths=(query_length, key_length) if are_known else None,
         has_known_masks=node.role == "attention"
         or node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION,
     )
 
 
-def _lengths(graph: Graph, query: Edge, key: Edge, rank: int) -> tuple[Axis, Axis] | None:
-    """Return the axes behind the batch, if queries and keys have `rank` axes."""
-    for edge in (query, key):
-        given = graph.node(edge.source).outputs[edge.output]
-        if not len(given.shape) == len(edge.tensor.shape) == rank:
-            return None
-    return (query.source, query.output, 1), (key.source, key.output, 1)
+def _returned(graph: Graph, edge: Edge) -> Tensor:
+    return graph.node(edge.source).outputs[edge.output]
 
 
 # Several steps ----------------------------------------------------------------------------------
@@ -185,7 +183,8 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
         return None
     *steps, scores = steps
     output, values = weighted
-    key_axis = _softmax_axis(softmax)
+    axis = softmax.config.get("axis", -1)
+    key_axis = (axis if isinstance(axis, int) else -1) % len(softmax.outputs[0].shape)
     queries_first, query_axes = _roles_in_scores(graph, scores, steps, key_axis)
     query, key = _factors(graph, scores)[:: 1 if queries_first else -1]
     query_axis = query_axes[-1] if query_axes else None
@@ -234,7 +233,7 @@ def _steps_to_sum(graph: Graph, node: Node) -> list[Node] | None:
     """Return the calls from the projection of additive scores back to queries + keys."""
     steps = [node]
     while len(steps) <= _MOST_STEPS:
-        edges = [edge for edge in graph.incoming[steps[-1].id] if _is_float(edge.tensor)]
+        edges = _float_inputs(graph, steps[-1])
         kept = [edge for edge in edges if len(steps) == 1 or _keeps_values(edge, steps[-1])]
         if not kept:
             return None
@@ -282,7 +281,7 @@ def _is_product(graph: Graph, node: Node) -> bool:
 
 def _reduces_width(graph: Graph, node: Node) -> bool:
     """Return whether a call maps the last axis of one tensor to one number, as v · x does."""
-    edges = [edge for edge in graph.incoming[node.id] if _is_float(edge.tensor)]
+    edges = _float_inputs(graph, node)
     if len(edges) != 1 or not node.is_a(_REDUCTIONS | PRODUCTS | {"Dense", "EinsumDense"}):
         return False
     *positions, width = edges[0].tensor.shape or (1,)
@@ -298,8 +297,11 @@ def _keeps_values(edge: Edge, target: Node) -> bool:
 
 def _factors(graph: Graph, node: Node) -> list[Edge]:
     """Return the edges of the tensors that a call without weights combines."""
-    if node.parameters or node.class_name in _JOINS:
-        return []
+    combines = not node.parameters and node.class_name not in _JOINS
+    return _float_inputs(graph, node) if combines else []
+
+
+def _float_inputs(graph: Graph, node: Node) -> list[Edge]:
     return [edge for edge in graph.incoming[node.id] if _is_float(edge.tensor)]
 
 
@@ -308,11 +310,6 @@ def _is_float(tensor: Tensor) -> bool:
 
 
 # Axes of the weights ----------------------------------------------------------------------------
-
-
-def _softmax_axis(softmax: Node) -> int:
-    axis = softmax.config.get("axis", -1)
-    return (axis if isinstance(axis, int) else -1) % len(softmax.outputs[0].shape)
 
 
 def _roles_in_scores(
@@ -340,7 +337,9 @@ def _roles_in_scores(
         of_queries = set(query) - set(key)
         return queries_first, [a for a in others if labels.get(origin[a]) in of_queries] or others
     if is_additive_merge(scores):
-        sizes = [_size(edge.tensor, key_origin - rank) for edge in factors]
+        place = key_origin - rank  # from the last axis; those before the first have the size 1
+        shapes = (edge.tensor.shape for edge in factors)
+        sizes = [shape[place] if -place <= len(shape) else 1 for shape in shapes]
         return not (sizes[0] != 1 and sizes[1] == 1), others
     if scores.class_name in ("Dot", "Matmul"):  # axes of the second factor are last
         return key_origin != rank - 2, others
@@ -381,6 +380,115 @@ def _permutation(node: Node, rank: int) -> list[int] | None:
     return None
 
 
-def _size(tensor: Tensor, axis: int) -> int | None:
-    """Return the size of an axis, counted from the last one; 1 if there are fewer."""
-    return tensor.shape[axis] if -axis <= len(tensor.shape) else 1
+# Masks ------------------------------------------------------------------------------------------
+
+MASK_LAYERS: set[str] = {
+    "Add",
+    "Concatenate",
+    "Embedding",
+    "Flatten",
+    "Identity",
+    "Masking",
+    "Maximum",
+    "Minimum",
+    "Multiply",
+    "Permute",
+    "RepeatVector",
+    "Reshape",
+    "Subtract",
+}
+"""Layers that mask nothing by themselves; of other layers only the name can tell what they mask."""
+
+RELATIVE_BIAS = re.compile("(alibi|position|relative).*bias")
+"""Names of layers that prefer some distances to others, and mask none."""
+
+_RELATIVE_ROLES = frozenset({"alibi_positions", "relative_positions"})
+
+_ORDERS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual"})
+_EQUALITIES = frozenset({"Equal", "NotEqual"})
+
+_Hint = Literal["causal", "padding", "unknown"]
+
+
+class Masked(NamedTuple):
+    """Which keys an attention masks; None where the graph does not tell.
+
+    Attributes:
+        causal: Whether it masks keys later than the query.
+        padding: Whether it masks padding.
+    """
+
+    causal: bool | None
+    padding: bool | None
+
+
+@once_per_graph
+def attentions_with_masks(
+    graph: Graph,
+) -> tuple[tuple[Attention, ...], Reachability, dict[str, Masked]]:
+    """Return the attentions, the data flow along their queries, and by id what each one masks.
+
+    A mask that depends on the inputs' values is one of padding, and one that depends on their
+    shapes alone is one of positions.
+    """
+    attentions = find_attentions(graph)
+    flow = query_flow(graph, attentions)
+    behind = Reachability(graph, stop=_is_relative_bias)
+
+    def masked_by(attention: Attention) -> Masked:
+        hints = {hint for constant in attention.constants for hint in _hints_of_constant(constant)}
+        sources = {edge.source for edge in attention.masks}
+        starts = [i for i in sources if not _is_relative_bias(graph.node(i))]
+        nodes = [graph.node(node_id) for node_id in {*starts, *behind.ancestors(*starts)}]
+        calls = [node for node in nodes if not _is_relative_bias(node)]
+        hints.update(hint for node in calls for hint in _hints_of_call(graph, node, flow))
+        unsure = None if "unknown" in hints or not attention.has_known_masks else False
+        # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
+        may_be_padding = unsure is None or any(flow.depends_on_input(node.id) for node in calls)
+        return Masked(
+            causal=True if "causal" in hints else unsure,
+            padding=True if "padding" in hints else None if may_be_padding else False,
+        )
+
+    return attentions, flow, {attention.id: masked_by(attention) for attention in attentions}
+
+
+def _hints_of_constant(constant: Constant) -> Iterator[_Hint]:
+    if constant.pattern == "lower triangular" or ("causal" in constant.port and constant.value):
+        yield "causal"
+    elif constant.pattern == "" and sum(size != 1 for size in constant.shape or ()) > 1:
+        yield "unknown"
+
+
+def _hints_of_call(graph: Graph, node: Node, flow: Reachability) -> Iterator[_Hint]:
+    for constant in node.constants:
+        yield from _hints_of_constant(constant)
+    name = _name(node)
+    if node.role in ("causal_mask", "padding_mask"):
+        yield "causal" if node.role == "causal_mask" else "padding"
+    elif "causal" in name or "lookahead" in name or node.class_name in ("Tril", "Triu"):
+        yield "causal"
+    elif "padding" in name or "padmask" in name:
+        yield "padding"
+    elif node.class_name in _ORDERS | _EQUALITIES:
+        # Of two operands one is the id of the padding or the length of the sequences, if only the
+        # other one depends on values. Of two positions, neither or both depend on values.
+        values = [flow.depends_on_input(edge.source) for edge in graph.incoming[node.id]]
+        has_array = any(constant.shape for constant in node.constants)
+        if any(values) and not all([*values, len(values) > 1]):
+            yield "padding"
+        elif node.class_name in _ORDERS and (len(values) > 1 or has_array):
+            yield "causal"
+    elif node.kind == "input":
+        if "mask" in name or node.outputs[0].dtype == "bool":
+            yield "padding" if len(node.outputs[0].shape) <= 2 else "unknown"
+    elif node.kind != "operation" and not node.is_a(MASK_LAYERS):
+        yield "unknown"
+
+
+def _is_relative_bias(node: Node) -> bool:
+    return node.role in _RELATIVE_ROLES or RELATIVE_BIAS.search(_name(node)) is not None
+
+
+def _name(node: Node) -> str:
+    return f"{node.class_name} {node.label}".lower().replace("_", "")

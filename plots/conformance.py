@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Any
 
 from plots.annotations import Note, Overlay, Quantity
-from plots.folding.fold import fold
+from plots.folding import fold
 from plots.graph import Edge, Graph, Kind, Loss, Node, Shape, Tensor, check_graph
 from plots.operation_kinds import is_additive_merge
 from plots.registry import VARIADIC, GraphPlugin, GraphRenderer, find_plugin, find_renderer

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from plots.differences.compare import compare_graphs
 from plots.differences.union import marked, older_side
 from plots.files import write_whole
-from plots.folding.fold import fold_blocks
+from plots.folding import fold_blocks
 from plots.folding.groups import close_groups
 from plots.graph import Graph
 from plots.hierarchy import depth_of, find_namespaces

@@ -27,8 +27,8 @@ from plots.operation_kinds import (
     is_linear_projection,
     is_norm,
 )
-from plots.reachability import Reachability, data_flow
 from plots.registry import graph_plugin
+from plots.traversal import Reachability, data_flow
 
 
 @graph_plugin("skip_paths")

@@ -17,7 +17,7 @@ from plots import registry
 from plots.annotations import DIFFERENCES, Overlay
 from plots.differences.alignment import align
 from plots.graph import Graph, check_graph
-from plots.ordering import component_numbers, topological_order
+from plots.traversal import component_numbers, topological_order
 
 GOLDEN = Path(__file__).parent / "golden"
 

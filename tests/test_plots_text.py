@@ -12,8 +12,8 @@ import plots
 from plots import pictures
 from plots.conformance import sample_graphs
 from plots.hierarchy import find_namespaces
-from plots.ordering import block_by_block
 from plots.skips import mark_skip_paths
+from plots.traversal import block_by_block
 
 SAMPLES = sample_graphs(large=False)
 

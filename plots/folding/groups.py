@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import depth_of, find_namespaces, find_unnamed_namespaces
-from plots.ordering import CycleError, topological_order
 from plots.registry import OptionError
+from plots.traversal import CycleError, topological_order
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import reduce
 from itertools import chain, count
 
-from plots.folding.fold import fold_blocks
+from plots.folding import fold_blocks
 from plots.folding.groups import close
 from plots.graph import Graph, Node
 from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
 from plots.operation_kinds import is_identity_like, is_norm
-from plots.reachability import Reachability
 from plots.registry import graph_plugin
 from plots.skips import mark_skip_paths, past_identities
+from plots.traversal import Reachability
 
 Group = tuple[str, list[Node]]
 """Dotted name, and calls in the graph's order."""

@@ -13,8 +13,7 @@ from plots.annotations import Overlay, Quantity
 from plots.attentions import Attention, find_attentions
 from plots.declaration import DOT_PRODUCT_ATTENTION
 from plots.graph import Graph, Node
-from plots.measuring.execution import Compute, Execution, Opened
-from plots.measuring.gradients import as_array
+from plots.measuring.execution import Compute, Execution, Opened, as_array
 from plots.operation_kinds import FUSED_ATTENTION
 from plots.reading.keras_calls import (
     RecordedCall,

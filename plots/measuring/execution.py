@@ -6,12 +6,11 @@ backend of Keras.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
-from plots.measuring.gradients import as_array, gradient, is_float, is_half, loss_of_outputs
 from plots.measuring.inputs import random_inputs, standardise_inputs
 from plots.reading.keras_calls import RecordedCall, filled_arguments
 from plots.reading.keras_values import weights_of
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 
 Place = tuple[str, int]
 """One output of a call: (its id, the output's number)."""
+
+Tensors = Mapping[str, Any]
+"""Name -> tensor of the backend, of floats."""
 
 Compute = Callable[[RecordedCall, list[Any], dict[str, Any]], Any]
 """Function that computes a call: (call, args, kwargs) -> its outputs."""
@@ -139,12 +141,15 @@ class Execution:
             opened: Whether nested models and layers are opened.
             observe: Returns the function that computes the calls of a graph.
         """
+        import keras
+
         graph, calls = read_calls(model, opened.nested)
         _check_weights(model, calls)
         given = random_inputs(model, seed=seed) if inputs is None else inputs
         places = [(node_id, 0) for node_id in graph.inputs]
         fed = dict(zip(places, standardise_inputs(model, given), strict=True))
-        with _without_trace():
+        # In this scope no state changes, such as statistics of norms and seeds.
+        with keras.StatelessScope(initialize_variables=False):
             values = _run(calls, fed, {}, observe(graph) if observe else _compute)
             whole = Execution(graph, calls, fed, values)
             return whole._with_opened_layers(model, opened, observe) if opened.layers else whole
@@ -169,6 +174,8 @@ class Execution:
         self, model: keras.Model, opened: Opened, observe: Callable[[Graph], Compute] | None
     ) -> Execution:
         """Compute the same with layers opened, for the sizes of this batch."""
+        import keras
+
         shapes = {
             id(tensor): tuple(self.values[place].shape)
             for call in self.calls
@@ -179,7 +186,9 @@ class Execution:
         if graph.index.keys() == self.graph.index.keys():
             return self
         values = _run(calls, self.fed, {}, observe(graph) if observe else _compute)
-        rounding = _rounding(values.values())
+        dtypes = {keras.backend.standardize_dtype(value.dtype) for value in values.values()}
+        is_half = any("float" in dtype for dtype in dtypes - {"float32", "float64"})
+        rounding = 0.05 if is_half else 1e-3  # in units of the largest number
         for inside, outside in zip(graph.outputs, self.graph.outputs, strict=True):
             if not _are_close(values[inside], self.values[outside], rounding):
                 raise ValueError(
@@ -219,7 +228,7 @@ class Execution:
         # values where this scope ends, which must not be within the gradient of some backend.
         with keras.StatelessScope():
             loss([self.values[place] for place in self.graph.outputs])
-        with _without_trace():
+        with keras.StatelessScope(initialize_variables=False):
             return {edge: as_array(found) for edge, found in gradient(loss_at, zeros).items()}
 
     def summed_gradients(self, on_edges: Mapping[str, np.ndarray]) -> dict[Place, np.ndarray]:
@@ -321,11 +330,6 @@ def _compute(call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any
     return call.record.operation(*args, **kwargs)
 
 
-def _rounding(values: Iterable[Any]) -> float:
-    """Return the relative rounding error of values, in units of the largest number."""
-    return 0.05 if any(is_half(value) for value in values) else 1e-3
-
-
 def _are_close(found: Any, expected: Any, rounding: float) -> bool:
     """Return whether two tensors differ by at most `rounding` times the largest finite number."""
     import numpy as np
@@ -346,8 +350,116 @@ def _shifted(value: Any, shift: Any) -> Any:
     return shifted
 
 
-def _without_trace() -> keras.StatelessScope:
-    """Return a scope in which no state changes, such as statistics of norms and seeds."""
+# Arrays and gradients ---------------------------------------------------------------------------
+
+
+def is_float(tensor: Any) -> bool:
+    """Return whether a tensor, symbolic or not, holds floats of any precision."""
     import keras
 
-    return keras.StatelessScope(initialize_variables=False)
+    return "float" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    """Return a tensor as a NumPy array; floats as float32, since NumPy has no bfloat16."""
+    from keras import ops
+
+    array: np.ndarray = ops.convert_to_numpy(
+        ops.cast(tensor, "float32") if is_float(tensor) else tensor
+    )
+    return array
+
+
+def gradient(function: Callable[[Tensors], Any], at: Tensors) -> dict[str, Any]:
+    """Return the gradient of a scalar function with respect to each of its tensors, by name.
+
+    The gradient with respect to a tensor that the function does not depend on is zero.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return dict(jax.grad(function)(dict(at)))
+    if keras.backend.backend() == "torch":
+        import torch
+
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in at.items()}
+        with torch.enable_grad():
+            result = function(leaves)
+        found = torch.autograd.grad(result, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, found, strict=True))
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(list(at.values()))
+        result = function(at)
+    zero = tf.UnconnectedGradients.ZERO
+    return dict(tape.gradient(result, dict(at), unconnected_gradients=zero))
+
+
+def loss_of_outputs(
+    model: keras.Model, targets: Any, loss: Any, seed: int
+) -> Callable[[list[Any]], Any]:
+    """Return a function from the model's flat outputs to a number; see `plots.edge_gradients`.
+
+    Raises:
+        ValueError: if there are targets, but no loss, and the model was compiled with none; if
+            there are neither targets nor a loss, and the model returns no floats.
+        TypeError: if there is a loss and no targets, and it is no function.
+    """
+    import keras
+    from keras import ops
+
+    def mean(values: Any) -> Any:  # of a loss that may have a value for each example
+        return ops.mean(ops.cast(values, "float32"))
+
+    if targets is None and loss is None:
+        if not any(is_float(tensor) for tensor in model.outputs):
+            dtypes = ", ".join(dict.fromkeys(str(tensor.dtype) for tensor in model.outputs))
+            raise ValueError(
+                f"the model {model.name!r} returns {dtypes}, but only floats have gradients: give "
+                "a model that ends where its outputs are still floats, such as at the logits"
+            )
+        return lambda outputs: _projection(outputs, seed)
+    if targets is None:
+        if not callable(loss):
+            raise TypeError(
+                f"the loss {loss!r} compares outputs with targets, and there are none: give "
+                "targets, or as the loss a function of the model's outputs"
+            )
+        return lambda outputs: mean(loss(_in_structure(model, outputs)))
+    if loss is not None:
+        return lambda outputs: mean(keras.losses.get(loss)(targets, _in_structure(model, outputs)))
+    if not getattr(model, "compiled", False) or not model.loss:
+        raise ValueError(
+            f"there are targets, but the model {model.name!r} was not compiled with a loss: give "
+            "`loss`, or compile the model"
+        )
+    return lambda outputs: model.compute_loss(
+        y=targets, y_pred=_in_structure(model, outputs), training=False
+    )
+
+
+def _projection(outputs: list[Any], seed: int) -> Any:
+    """Return the sum of the floats among the outputs times random numbers, in float32."""
+    import numpy as np
+    from keras import ops
+
+    random = np.random.default_rng(seed)
+    products = [
+        ops.sum(ops.multiply(ops.cast(y, "float32"), random.standard_normal(y.shape, "float32")))
+        for y in outputs
+        if is_float(y)
+    ]
+    return sum(products[1:], start=products[0])
+
+
+def _in_structure(model: keras.Model, outputs: list[Any]) -> Any:
+    """Return flat outputs in the structure in which the model returns them."""
+    import keras
+
+    structure = getattr(model, "_outputs_struct", model.outputs)  # a Sequential model has none
+    if isinstance(structure, list | tuple) and len(structure) == 1:
+        return outputs[0]
+    return keras.tree.pack_sequence_as(structure, outputs)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from plots.graph import Edge, Graph, Node
 from plots.operation_kinds import is_identity_like, is_shape_only
-from plots.reachability import Reachability
 from plots.reading.read import read_graph
+from plots.traversal import Reachability
 
 if TYPE_CHECKING:
     import keras

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import DIFFERENCES, Overlay, Quantity
-from plots.folding.fold import block_runs, fold_blocks
+from plots.folding import block_runs, fold_blocks
 from plots.graph import Graph, graph_document
 from plots.hierarchy import enclosing_namespaces
 from plots.operation_kinds import is_additive_merge

@@ -7,7 +7,7 @@ from math import prod
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_namespaces, find_namespaces
-from plots.reachability import Reachability
+from plots.traversal import Reachability
 
 DIRECTIONS = ("TB", "BT", "LR", "RL")
 """Top to bottom, bottom to top, left to right, right to left."""

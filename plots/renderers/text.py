@@ -20,9 +20,9 @@ from rich.cells import cell_len
 from plots.annotations import Note, SkipPath, counted, number_text
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import find_namespaces
-from plots.ordering import block_by_block
 from plots.registry import graph_renderer
 from plots.renderers.labels import constant_text, group_text, shape_text
+from plots.traversal import block_by_block
 
 _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
 _MIN_TEXT_WIDTH = 24  # kept for wrapped text, however long its start

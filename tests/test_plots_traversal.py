@@ -1,11 +1,21 @@
-"""Reachability is that of NetworkX, with edges left out and calls that stop a path."""
+"""Reachability is that of NetworkX, orders are topological, and results are kept per graph."""
+
+from dataclasses import replace
 
 import networkx as nx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_graphs import few, graphs, made
 
-from plots.reachability import Reachability, data_flow
+from plots.traversal import (
+    CycleError,
+    Reachability,
+    component_numbers,
+    data_flow,
+    once_per_graph,
+    topological_order,
+)
 
 
 def ids_in_order(graph, ids):
@@ -62,9 +72,9 @@ def test_calls_between_two_others_lie_on_a_path_from_one_to_the_other():
     assert found.between("b", ["ones"]) == []
 
 
-def test_common_calls_come_last_ones_first():
-    names = [node.id for node in Reachability(DIAMOND).common("ones", "sum")]
-    assert names == ["a", "x"]
+def test_common_calls_are_those_that_both_depend_on():
+    assert Reachability(DIAMOND).common("ones", "sum") == ["x", "a"]
+    assert Reachability(DIAMOND).common("a", "last") == ["x", "a"]
 
 
 def test_no_data_flows_through_a_call_that_takes_only_a_shape_or_along_a_given_edge():
@@ -73,3 +83,36 @@ def test_no_data_flows_through_a_call_that_takes_only_a_shape_or_along_a_given_e
     assert not data_flow(DIAMOND).depends_on_input("ones")
     (edge,) = (edge for edge in DIAMOND.edges if (edge.source, edge.target) == ("a", "sum"))
     assert data_flow(DIAMOND, without=[edge.id]).ancestors("last") == ["x", "b", "ones", "sum"]
+
+
+def test_a_result_is_computed_once_for_each_graph():
+    computed = []
+
+    @once_per_graph
+    def names(graph):
+        computed.append(graph.name)
+        return list(graph.index)
+
+    assert names(DIAMOND) is names(DIAMOND)
+    other = replace(DIAMOND, name="other")
+    assert names(other) == names(DIAMOND)
+    assert computed == [DIAMOND.name, "other"]
+    assert replace(other, name=DIAMOND.name) == DIAMOND
+
+
+def test_a_cycle_is_reported_in_its_order():
+    edges = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "b"), ("d", "e")]
+    with pytest.raises(CycleError, match="no topological order") as raised:
+        topological_order({name: place for place, name in enumerate("abcde")}, edges)
+    cycle = raised.value.cycle
+    assert sorted(cycle) == ["b", "c", "d"]
+    assert set(zip(cycle, [*cycle[1:], cycle[0]], strict=True)) <= set(edges)
+
+
+def test_an_edge_from_an_item_to_itself_is_ignored():
+    assert topological_order({"a": 1, "b": 0}, [("a", "a"), ("a", "b")]) == ["a", "b"]
+
+
+def test_items_without_edges_are_components_of_their_own():
+    numbers = component_numbers("abc", [("a", "b"), ("b", "a")])
+    assert numbers["a"] == numbers["b"] != numbers["c"]

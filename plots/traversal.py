@@ -1,0 +1,255 @@
+"""Walks over a graph: which calls depend on which, and orders of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cached_property, reduce, wraps
+from operator import or_
+from typing import TYPE_CHECKING, TypeVar
+
+from plots.graph import Edge, Graph, Node
+from plots.hierarchy import depth_of, enclosing_namespaces
+from plots.operation_kinds import is_shape_only
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+Item = TypeVar("Item", bound=Hashable)
+Result = TypeVar("Result")
+
+
+class Reachability:
+    """The calls that can be reached from each call, along some of the edges.
+
+    Kept as bit sets over the positions of `graph.nodes`: a stack of a hundred blocks has thousands
+    of calls, and a query for each of them must stay cheap.
+
+    Args:
+        graph: The graph.
+        follow: Whether a path may use an edge; None: all edges.
+        stop: Whether paths end at a call. Such a call is reached, and can be the start of a path,
+            but no path leads past it. None: at no call.
+
+    Attributes:
+        sources: Id of a call -> ids at the other end of its incoming edges that are followed.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        follow: Callable[[Edge], bool] | None = None,
+        stop: Callable[[Node], bool] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.sources: dict[str, list[str]] = {node.id: [] for node in graph.nodes}
+        for edge in filter(follow, graph.edges):
+            self.sources[edge.target].append(edge.source)
+        self._bit = {node.id: 1 << position for position, node in enumerate(graph.nodes)}
+        self._stops = {node.id for node in graph.nodes if stop(node)} if stop else set()
+        self._before: dict[str, int] = {}
+        for node_id, sources in self.sources.items():
+            self._before[node_id] = self._reached(sources, self._before)
+
+    def ancestors(self, *node_ids: str) -> list[str]:
+        """Return the ids of all calls that any of `node_ids` can be reached from, in order."""
+        return self._ids(_union(self._before[node_id] for node_id in node_ids))
+
+    def descendants(self, *node_ids: str) -> list[str]:
+        """Return the ids of all calls that can be reached from any of `node_ids`, in order."""
+        return self._ids(_union(self._after[node_id] for node_id in node_ids))
+
+    def between(self, start: str, ends: Iterable[str]) -> list[str]:
+        """Return the ids on the paths from `start` to any of `ends`, in order, without `start`."""
+        return self._ids(self._after[start] & _union(map(self._up_to, ends)))
+
+    def common(self, first: str, second: str) -> list[str]:
+        """Return the ids of the calls that both calls depend on, in order."""
+        return self._ids(self._up_to(first) & self._up_to(second))
+
+    def depends(self, node_id: str, on: str) -> bool:
+        """Return whether `node_id` can be reached from `on`; a call depends on itself."""
+        return bool(self._up_to(node_id) & self._bit[on])
+
+    def depends_on_input(self, node_id: str) -> bool:
+        """Return whether a call depends on an input of the model."""
+        return bool(self._up_to(node_id) & self._inputs)
+
+    @cached_property
+    def _after(self) -> dict[str, int]:
+        targets: dict[str, list[str]] = {node_id: [] for node_id in self.sources}
+        for node_id, sources in self.sources.items():
+            for source in sources:
+                targets[source].append(node_id)
+        after: dict[str, int] = {}
+        for node_id in reversed(targets):
+            after[node_id] = self._reached(targets[node_id], after)
+        return after
+
+    @cached_property
+    def _inputs(self) -> int:
+        return _union(self._bit[node.id] for node in self.graph.nodes if node.kind == "input")
+
+    def _up_to(self, node_id: str) -> int:
+        return self._before[node_id] | self._bit[node_id]
+
+    def _reached(self, neighbours: Iterable[str], known: Mapping[str, int]) -> int:
+        """Return the bits of some neighbours, and of what is known to lie beyond them."""
+        return _union(self._bit[n] | (0 if n in self._stops else known[n]) for n in neighbours)
+
+    def _ids(self, bits: int) -> list[str]:
+        found = []
+        while bits:
+            lowest = bits & -bits
+            found.append(self.graph.nodes[lowest.bit_length() - 1].id)
+            bits ^= lowest
+        return found
+
+
+def _union(bits: Iterable[int]) -> int:
+    return reduce(or_, bits, 0)
+
+
+def data_flow(
+    graph: Graph, without: Iterable[str] = (), stop: Callable[[Node], bool] | None = None
+) -> Reachability:
+    """Return the reachability along edges whose values are used.
+
+    Implicit masks are no such edges, nor is an input of which a call takes nothing but the shape.
+
+    Args:
+        graph: The graph.
+        without: Ids of edges that are not followed either.
+        stop: As for `Reachability`.
+    """
+    left_out = frozenset(without)
+    shape_only = {node.id for node in graph.nodes if is_shape_only(node)}
+
+    def follow(edge: Edge) -> bool:
+        is_used = not edge.implicit and edge.target not in shape_only
+        return is_used and not (left_out and edge.id in left_out)
+
+    return Reachability(graph, follow, stop)
+
+
+def once_per_graph(function: Callable[[Graph], Result]) -> Callable[[Graph], Result]:
+    """Decorator for functions of a graph: the result is kept with the graph, as that of a property.
+
+    A graph with the results of another plugin is another graph.
+    """
+    key = f"{function.__module__}.{function.__qualname__}"
+
+    @wraps(function)
+    def cached(graph: Graph) -> Result:
+        if key not in vars(graph):
+            vars(graph)[key] = function(graph)
+        result: Result = vars(graph)[key]
+        return result
+
+    return cached
+
+
+# Orders -----------------------------------------------------------------------------------------
+
+
+class CycleError(ValueError):
+    """There is no topological order.
+
+    Attributes:
+        cycle: Items, each before the next one, and the last one before the first.
+    """
+
+    def __init__(self, cycle: list[Hashable]) -> None:
+        super().__init__(f"there is no topological order of {cycle}: each comes before the next")
+        self.cycle = cycle
+
+
+def topological_order(
+    priority: Mapping[Item, int], edges: Iterable[tuple[Item, Item]]
+) -> list[Item]:
+    """Return the keys of `priority`, each after its predecessors, and else by their values.
+
+    Args:
+        priority: Item -> its place in the order if no edge asks for another one; all different.
+        edges: (predecessor, successor). Edges from an item to itself are ignored.
+
+    Raises:
+        CycleError: if the edges form a cycle.
+    """
+    import networkx as nx
+
+    graph = _directed(priority, (edge for edge in edges if edge[0] != edge[1]))
+    try:
+        return list(nx.lexicographical_topological_sort(graph, key=priority.__getitem__))
+    except nx.NetworkXUnfeasible:
+        raise CycleError([source for source, _ in nx.find_cycle(graph)]) from None
+
+
+def component_numbers(items: Iterable[Item], edges: Iterable[tuple[Item, Item]]) -> dict[Item, int]:
+    """Return the number of each item's strongly connected component.
+
+    Two items have the same number if each can be reached from the other.
+    """
+    import networkx as nx
+
+    components = nx.strongly_connected_components(_directed(items, edges))
+    return {item: number for number, members in enumerate(components) for item in members}
+
+
+def _directed(items: Iterable[Item], edges: Iterable[tuple[Item, Item]]) -> nx.DiGraph:
+    import networkx as nx
+
+    graph = nx.DiGraph()
+    graph.add_nodes_from(items)
+    graph.add_edges_from(edges)
+    return graph
+
+
+def block_by_block(graph: Graph, namespaces: Mapping[str, str]) -> list[Node]:
+    """Return all calls in topological order, those of one block one after the other.
+
+    A block that cannot be contiguous, because a path between two of its calls leaves it, comes in
+    several parts.
+
+    Args:
+        graph: The graph.
+        namespaces: Id of every call -> the dotted namespace of its block.
+    """
+    return _arranged(graph, graph.nodes, namespaces, 0)
+
+
+def _arranged(
+    graph: Graph, nodes: Iterable[Node], namespaces: Mapping[str, str], depth: int
+) -> list[Node]:
+    """Return the calls of one block that is `depth` levels deep."""
+    split: set[str] = set()
+
+    def item(node: Node) -> tuple[bool, str]:
+        """Return (whether it is a block, its name), since both may have the same name."""
+        around = enclosing_namespaces(namespaces[node.id])[depth:]
+        block = next((name for name in around if name not in split), None)
+        return (False, node.id) if block is None else (True, block)
+
+    while True:
+        items = {node.id: item(node) for node in nodes}
+        members: dict[tuple[bool, str], list[Node]] = {}
+        for node in nodes:
+            members.setdefault(items[node.id], []).append(node)
+        priority = {item: graph.index[inside[0].id] for item, inside in members.items()}
+        edges = (
+            (items[edge.source], items[node.id])
+            for node in nodes
+            for edge in graph.incoming[node.id]
+            if edge.source in items
+        )
+        try:
+            order = topological_order(priority, edges)
+        except CycleError as error:
+            blocks = [item for item in members if item[0] and item in error.cycle]
+            split.add(min(blocks, key=lambda item: len(members[item]))[1])
+        else:
+            break
+    arranged: list[Node] = []
+    for is_block, name in order:
+        inside = members[is_block, name]
+        arranged += _arranged(graph, inside, namespaces, depth_of(name)) if is_block else inside
+    return arranged
