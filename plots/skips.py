@@ -12,7 +12,6 @@ two depends on the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -28,7 +27,7 @@ from plots.operation_kinds import (
     is_norm,
 )
 from plots.registry import graph_plugin
-from plots.traversal import Reachability, data_flow
+from plots.traversal import Reachability, data_flow, once_per_graph
 
 
 @graph_plugin("skip_paths")
@@ -50,31 +49,26 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     flow = data_flow(graph)
     found: dict[str, list[SkipPath]] = {}
     for node in graph.nodes:
-        if is_additive_merge(node):
-            paths = list(_paths_into(flow, node, found))
-            if paths:
-                found[node.id] = paths
-    paths = [path for of_merge in found.values() for path in of_merge]
+        if is_additive_merge(node) and (into := _paths_into(flow, node.id, found)):
+            found[node.id] = into
+    paths = [path for into in found.values() for path in into]
     sources = {path.source for path in paths}
     identities = past_identities(graph)
     return tuple(_with_norms(identities, path, sources) for path in paths)
 
 
-def _paths_into(
-    flow: Reachability, merge: Node, found: dict[str, list[SkipPath]]
-) -> Iterator[SkipPath]:
-    """Yield the skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
-    inputs = tuple(dict.fromkeys(flow.sources[merge.id]))
-    for walk, projected in ((_unchanged, False), (_projected, True)):
+def _paths_into(flow: Reachability, merge: str, found: dict[str, list[SkipPath]]) -> list[SkipPath]:
+    """Return the skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
+    inputs = tuple(dict.fromkeys(flow.sources[merge]))
+    for projected in (False, True):
         paths = []
         for arrival in inputs:
+            stream = _projected(flow, arrival) if projected else _unchanged(flow, arrival, found)
             others = [other for other in inputs if other != arrival]
-            path = _path_along(flow, merge.id, walk(flow, arrival, found), others, projected)
-            if path is not None:
-                paths.append(path)
-        if paths:
-            yield from paths
-            return
+            paths.append(_path_along(flow, merge, stream, others, projected))
+        if those := [path for path in paths if path is not None]:
+            return those
+    return []
 
 
 def _path_along(
@@ -115,7 +109,7 @@ def _unchanged(flow: Reachability, arrival: str, found: dict[str, list[SkipPath]
             return stream
 
 
-def _projected(flow: Reachability, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
+def _projected(flow: Reachability, arrival: str) -> list[str]:
     """Return ids backwards from `arrival`, past norms, pooling, pads and at most one projection."""
     stream = [arrival]
     projections = 0
@@ -145,15 +139,13 @@ def calls_at(identities: Reachability, path: SkipPath, place: NormPlace) -> list
         path: The skip path.
         place: The place.
     """
+    bypassed = set(path.bypassed)
     if place == "stream":
         reached = identities.descendants(path.target)
+    elif place == "branch_start":
+        reached = [i for i in identities.descendants(path.source) if i in bypassed]
     else:
-        is_start = place == "branch_start"
-        near = (
-            identities.descendants(path.source) if is_start else identities.ancestors(path.target)
-        )
-        bypassed = set(path.bypassed)
-        reached = [node_id for node_id in near if node_id in bypassed]
+        reached = [i for i in identities.ancestors(path.target) if i in bypassed]
     nodes = (identities.graph.node(node_id) for node_id in reached)
     return [node for node in nodes if not is_identity_like(node)]
 
@@ -163,15 +155,14 @@ def _with_norms(identities: Reachability, path: SkipPath, sources: set[str]) -> 
     norms: list[NormPlace] = []
     for place in ("branch_start", "branch_end"):
         calls = calls_at(identities, path, place)
-        if calls and all(is_norm(node) for node in calls):
+        if calls and all(map(is_norm, calls)):
             norms.append(place)
     # The last merge of a pre-norm stack also goes into a norm, the final one; unlike in post-norm,
     # its branch has a norm already and no further block follows.
     following = calls_at(identities, path, "stream")
-    if following and all(is_norm(node) for node in following):
-        has_next_block = any(node.id in sources for node in following)
-        if has_next_block or not norms:
-            norms.append("stream")
+    has_next_block = any(node.id in sources for node in following)
+    if following and all(map(is_norm, following)) and (has_next_block or not norms):
+        norms.append("stream")
     return replace(path, norms=tuple(norms))
 
 
@@ -224,6 +215,7 @@ def norm_style(path: SkipPath) -> NormStyle | None:
     return None if path.norms else "none"
 
 
+@once_per_graph
 def residual_streams(graph: Graph) -> tuple[Stream, ...]:
     """Return the residual streams of a graph with marked skip paths, in the order of their merges.
 
@@ -241,10 +233,10 @@ def residual_streams(graph: Graph) -> tuple[Stream, ...]:
     streams = []
     for root, paths in paths_from.items():
         merges = {path.target for path in paths}
-        single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
-        norms = tuple(_norms(identities, path) for path in single)
         long_paths = tuple(path for path in paths if not merges.isdisjoint(path.bypassed))
-        streams.append(Stream(root, single, norms, long_paths))
+        single = tuple(path for path in paths if path not in long_paths)
+        norms = ({n.id: n for at in p.norms for n in calls_at(identities, p, at)} for p in single)
+        streams.append(Stream(root, single, tuple(map(tuple, norms)), long_paths))
     return tuple(streams)
 
 
@@ -271,11 +263,6 @@ def _root(graph: Graph, source: str, root_at: dict[str, str]) -> str:
     return root_at[source]
 
 
-def _norms(identities: Reachability, path: SkipPath) -> tuple[str, ...]:
-    found = (node.id for place in path.norms for node in calls_at(identities, path, place))
-    return tuple(dict.fromkeys(found))
-
-
 def stream_edges(
     graph: Graph, paths: tuple[SkipPath, ...]
 ) -> tuple[dict[tuple[str, str], None], dict[tuple[str, str], None]]:
@@ -285,24 +272,21 @@ def stream_edges(
         The pairs along the skip paths, and the pairs that join one path to the next (past the norm
         of a post-norm block), lead to the first one and continue from the last one. Ordered.
     """
-    on_paths: dict[tuple[str, str], None] = {}
-    for path in paths:
-        on_paths.update(dict.fromkeys(pairwise(path.line)))
-    joints: dict[tuple[str, str], None] = {}
-    merges = {path.target for path in paths}
-    for path in paths:
-        backwards = [path.source]
-        while backwards[-1] not in merges and len(graph.incoming[backwards[-1]]) == 1:
-            backwards.append(graph.incoming[backwards[-1]][0].source)
-        joints.update(dict.fromkeys(pairwise(reversed(backwards))))
-    sources = {path.source for path in paths}
+    on_paths = dict.fromkeys(pair for path in paths for pair in pairwise(path.line))
+    merges, sources = {path.target for path in paths}, {path.source for path in paths}
     branches = {node_id for path in paths for node_id in path.bypassed}
+    joints: list[tuple[str, str]] = []
     for path in paths:
-        forwards = [path.target]
-        while forwards[-1] not in sources and len(graph.outgoing[forwards[-1]]) == 1:
-            following = graph.outgoing[forwards[-1]][0].target
+        line = [path.source]
+        while line[-1] not in merges and len(graph.incoming[line[-1]]) == 1:
+            line.append(graph.incoming[line[-1]][0].source)
+        joints += pairwise(reversed(line))
+    for path in paths:
+        line = [path.target]
+        while line[-1] not in sources and len(graph.outgoing[line[-1]]) == 1:
+            following = graph.outgoing[line[-1]][0].target
             if following in branches or len(graph.incoming[following]) > 1:
                 break  # the output of an encoder goes into the branches of its decoder
-            forwards.append(following)
-        joints.update(dict.fromkeys(pairwise(forwards)))
-    return on_paths, {pair: None for pair in joints if pair not in on_paths}
+            line.append(following)
+        joints += pairwise(line)
+    return on_paths, dict.fromkeys(pair for pair in joints if pair not in on_paths)

@@ -52,11 +52,8 @@ _POSITIONS = {  # words in the name of a call or its class
     "relative": r"relative",
 }
 _POSITION_ROLES = {
-    "rotary_positions": "rotary",
-    "sinusoidal_positions": "sinusoidal",
-    "alibi_positions": "ALiBi",
-    "relative_positions": "relative",
-    "learned_positions": "learned",
+    f"{kind.lower()}_positions": kind
+    for kind in ("rotary", "sinusoidal", "ALiBi", "relative", "learned")
 }
 
 
@@ -98,11 +95,11 @@ def diagnosis_text(graph: Graph) -> str:
         where = _wrap(f"Where: {named(graph, note.about, most=5)}", indent)
         see = _wrap(f"See: {note.reference}", indent)
         parts.append("\n".join([_wrap(note.text, mark), where, see]))
-    if closed := closed_layers(graph):
+    if closed := _closed_layers(graph):
         parts.append(
             _wrap(
                 f"{counted(len(closed), 'layer')} that the graph does not open: "
-                f"{classes_in_words(closed)}. read_graph(model, open_nested=True, "
+                f"{_classes_in_words(closed)}. read_graph(model, open_nested=True, "
                 "open_layers=True), on the command line --open-layers, opens those that are made "
                 "of layers."
             )
@@ -128,10 +125,14 @@ def _wrap(text: str, mark: str = "") -> str:
 def description(graph: Graph) -> str:
     """Return one sentence about a model: "Pre-norm Transformer decoder: 12 blocks with ..."."""
     attentions, flow, masked = attentions_with_masks(graph)
-    closed = closed_layers(graph)
+    closed = _closed_layers(graph)
     transformers = [node for node in closed if _CLOSED_TRANSFORMER.match(node.class_name)]
     has_blocks = any(attention.is_self for attention in attentions) or bool(graph.skip_paths)
-    convolutions = [path for path in graph.skip_paths if _convolves(graph, path)]
+    convolutions = [
+        path
+        for path in graph.skip_paths
+        if any("Conv2D" in graph.node(node_id).class_name for node_id in path.bypassed)
+    ]
     if attentions and has_blocks and len(attentions) >= len(convolutions):
         text = _of_transformer(graph, attentions, masked, flow)
     elif transformers:
@@ -141,9 +142,9 @@ def description(graph: Graph) -> str:
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
         has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
-        shown = " that the graph shows" if closed else ""
-        text = f"Network {has} skip paths{shown}: {counted(layers, 'layer')} with weights"
-        text += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
+        text = f"Network {has} skip paths{' that the graph shows' if closed else ''}: "
+        text += f"{counted(layers, 'layer')} with weights"
+        text += f", {len(closed)} of them closed ({_classes_in_words(closed)})" if closed else ""
     return f"{text}; {number_text(graph.parameters)} parameters."
 
 
@@ -159,8 +160,10 @@ def _of_transformer(
     decoding = frozenset[str]().union(*(streams.get(c.output, frozenset()) for c in crosses))
     for attention in attentions:
         if attention.is_self:
+            causal = masked[attention.id].causal
             is_with_cross = not decoding.isdisjoint(streams.get(attention.output, ()))
-            parts[_part_of(masked[attention.id], bool(crosses), is_with_cross)].append(attention)
+            part = "encoder" if crosses or causal is False else ""  # "" if the graph does not tell
+            parts["decoder" if causal or is_with_cross else part].append(attention)
     if not any(parts.values()):
         parts["decoder"] = crosses
     elif not crosses and parts["decoder"]:  # one stack, though not all of it may be masked
@@ -168,27 +171,17 @@ def _of_transformer(
     parts = {part: own for part, own in parts.items() if own}
     paths = [path for stream in residual_streams(graph) for path in stream.paths]
     title = f"{_norms_in_words(paths)}Transformer {'-'.join(part for part in parts if part)}"
+    blocks = (
+        counted(len(own), f"{part} block" if part and len(parts) > 1 else "block")
+        for part, own in parts.items()
+    )
+    residual = counted(len(paths), "residual path") if paths else "no skip paths"
     clauses = [
-        _blocks_in_words(parts)
-        + f" with {counted(len(paths), 'residual path') if paths else 'no skip paths'}"
-        + _final_norm_in_words(graph),
+        f"{' and '.join(blocks)} with {residual}{_final_norm_in_words(graph)}",
         _attentions_in_words(parts, masked, bool(crosses)),
         _positions_in_words(graph, flow),
     ]
     return f"{title.strip()}: {'; '.join(clauses)}"
-
-
-def _part_of(masked: Masked, crosses: bool, is_with_cross: bool) -> str:
-    """Return the part of the model that a self-attention is in, "" if the graph does not tell.
-
-    Args:
-        masked: Which keys the self-attention masks.
-        crosses: Whether the model has cross-attentions.
-        is_with_cross: Whether one of them is in the same stack.
-    """
-    if masked.causal or is_with_cross:
-        return "decoder"
-    return "encoder" if crosses or masked.causal is False else ""
 
 
 def _norms_in_words(paths: Sequence[SkipPath]) -> str:
@@ -206,14 +199,6 @@ def _norms_in_words(paths: Sequence[SkipPath]) -> str:
     return names.get(placements.pop(), "Norm-free ")
 
 
-def _blocks_in_words(parts: Mapping[str, Sequence[Attention]]) -> str:
-    """Return how many blocks there are: one for each attention."""
-    return " and ".join(
-        counted(len(own), f"{part} block" if part and len(parts) > 1 else "block")
-        for part, own in parts.items()
-    )
-
-
 def _final_norm_in_words(graph: Graph) -> str:
     ends = [stream.paths[-1] for stream in residual_streams(graph) if stream.has_token_norms(graph)]
     pre = [path.target for path in ends if "branch_start" in path.norms]
@@ -227,13 +212,11 @@ def _attentions_in_words(
     kinds = []
     for part, own in parts.items():
         seen = {masked[a.id].causal for a in own if a.is_self}
-        words = "self-attention"
-        if seen == {True}:
-            words = "causal self-attention"
-        elif seen == {False}:
-            words = "self-attention in both directions"
         if seen:
-            kinds.append(words + (f" in the {part}" if part and len(parts) > 1 else ""))
+            causal = "causal " if seen == {True} else ""
+            directions = " in both directions" if seen == {False} else ""
+            where = f" in the {part}" if part and len(parts) > 1 else ""
+            kinds.append(f"{causal}self-attention{directions}{where}")
     return ", ".join(kinds + ["cross-attention"] * crosses)
 
 
@@ -258,7 +241,7 @@ def _of_closed_layers(graph: Graph, closed: Sequence[Node], flow: Reachability) 
     first = {node.config.get("normalize_first") for node in closed}
     norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""
     title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
-    layers = f"{counted(len(closed), 'closed layer')} ({classes_in_words(closed)})"
+    layers = f"{counted(len(closed), 'closed layer')} ({_classes_in_words(closed)})"
     positions = _positions_in_words(graph, flow)
     return f"{title}: {layers}, which the graph does not open; {positions}"
 
@@ -277,16 +260,11 @@ def _of_residual_network(graph: Graph, attentions: int) -> str:
     return f"Residual network: {text}"
 
 
-def _convolves(graph: Graph, path: SkipPath) -> bool:
-    """Return whether a path bypasses a convolution of images."""
-    return any("Conv2D" in graph.node(node_id).class_name for node_id in path.bypassed)
-
-
-def closed_layers(graph: Graph) -> list[Node]:
+def _closed_layers(graph: Graph) -> list[Node]:
     """Return the first calls of layers and models that the graph does not open.
 
-    Those are models, layers that are named after a whole Transformer or a part of it, and layers
-    with weights of an unknown class.
+    Those are models, layers named after a whole Transformer or a part of it, and layers with
+    weights of an unknown class.
     """
     return [
         node
@@ -301,6 +279,6 @@ def closed_layers(graph: Graph) -> list[Node]:
     ]
 
 
-def classes_in_words(nodes: Sequence[Node]) -> str:
+def _classes_in_words(nodes: Sequence[Node]) -> str:
     """Return the classes of some calls, each once: "TransformerEncoder and TransformerDecoder"."""
     return listed(list(dict.fromkeys(node.class_name for node in nodes)), most=4)

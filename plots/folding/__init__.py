@@ -10,7 +10,7 @@ from typing import Any
 
 from plots.annotations import DIFFERENCES, Note
 from plots.folding.groups import Contraction, close_groups
-from plots.graph import Constant, Edge, Graph, Node, Tensor
+from plots.graph import Constant, Graph, Node, Tensor
 from plots.hierarchy import enclosing_namespaces, find_namespaces, numbered
 from plots.registry import OptionError, graph_plugin
 
@@ -145,23 +145,19 @@ def _without(graph: Graph, into: Mapping[str, str]) -> Graph:
     """Return the graph without the nodes that are keys of `into`, replaced by their values."""
     if not into:
         return graph
-    edges: list[Edge] = []
-    edge_ids: dict[str, str] = {}
-    for edge in graph.edges:
-        if edge.target not in into:
-            edges.append(replace(edge, source=into.get(edge.source, edge.source)))
-            edge_ids[edge.id] = edges[-1].id
+    kept = {
+        edge.id: replace(edge, source=into.get(edge.source, edge.source))
+        for edge in graph.edges
+        if edge.target not in into
+    }
     return Contraction(
         nodes=tuple(node for node in graph.nodes if node.id not in into),
-        edges=tuple(edges),
+        edges=tuple(kept.values()),
         outputs=tuple((into.get(node_id, node_id), k) for node_id, k in graph.outputs),
         replaced=into,
-        edge_ids=edge_ids,
+        edge_ids={before: edge.id for before, edge in kept.items()},
         dropped=frozenset(into),
     ).of(graph)
-
-
-# Stacks
 
 
 def _stacks(graph: Graph) -> Iterator[tuple[list[Block], list[Run]]]:
@@ -189,10 +185,9 @@ def _stacks(graph: Graph) -> Iterator[tuple[list[Block], list[Run]]]:
 
 
 def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:
-    """Yield the numbered namespaces around a node and the node itself, outermost first.
+    """Yield (stack, number, name) of the numbered namespaces around a node, and of the node itself.
 
-    As (stack, number, name): decoder.block_3.query yields
-    (("decoder", "block_"), 3, "decoder.block_3").
+    Outermost first; decoder.block_3.query yields (("decoder", "block_"), 3, "decoder.block_3").
     """
     names = enclosing_namespaces(namespace)
     if node.kind in ("layer", "model", "group") and node.has_own_name:
@@ -206,21 +201,16 @@ def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int,
 
 def _consecutive(
     graph: Graph, blocks: Mapping[int, tuple[str, list[Node]]]
-) -> Iterator[list[tuple[str, list[Node]]]]:
-    """Yield two or more blocks with consecutive numbers where each block feeds the next."""
-    stack: list[tuple[str, list[Node]]] = []
-    before: int | None = None
+) -> list[list[tuple[str, list[Node]]]]:
+    """Return runs of two or more consecutive numbers where each block feeds the next."""
+    stacks: list[list[tuple[str, list[Node]]]] = []
     for number in sorted(blocks):
         sources = {edge.source for node in blocks[number][1] for edge in graph.incoming[node.id]}
-        fed = stack and any(node.id in sources for node in stack[-1][1])
-        if before != number - 1 or not fed:
-            if len(stack) > 1:
-                yield stack
-            stack = []
-        stack.append(blocks[number])
-        before = number
-    if len(stack) > 1:
-        yield stack
+        _, before = blocks.get(number - 1, ("", []))
+        if not any(node.id in sources for node in before):
+            stacks.append([])
+        stacks[-1].append(blocks[number])
+    return [stack for stack in stacks if len(stack) > 1]
 
 
 def _signed(graph: Graph, stack: list[tuple[str, list[Node]]]) -> list[Block]:
@@ -292,9 +282,8 @@ def _signature(graph: Graph, name: str, nodes: list[Node], before: list[Node]) -
 
 def _enters_like(first: list[Signature], other: list[Signature]) -> bool:
     """Return whether the first block equals another, except that its inputs come from outside."""
-    if [replace(call, sources=()) for call in first] != [
-        replace(call, sources=()) for call in other
-    ]:
+    here, there = ([replace(call, sources=()) for call in block] for block in (first, other))
+    if here != there:
         return False
     stands_for: dict[tuple[str, str], tuple[str, str]] = {}
     for call, like in zip(first, other, strict=True):
@@ -304,9 +293,6 @@ def _enters_like(first: list[Signature], other: list[Signature]) -> bool:
             if source != expected:
                 return False
     return True
-
-
-# Deviations
 
 
 def _is_uniform(stack: list[Block], runs: list[Run]) -> bool:
@@ -333,11 +319,13 @@ def _deviations(kept: list[tuple[Block, int]]) -> Iterator[Note]:
 def _difference(before: Block, after: Block) -> str:
     """Return the first difference of two blocks in words."""
     if len(before.nodes) != len(after.nodes):
-        labels, others = (
-            Counter(node.shown_name for node in block.nodes) for block in (before, after)
-        )
-        ways = (("also has", others - labels), ("lacks", labels - others))
-        return "it " + " and ".join(f"{verb} {_some(found)}" for verb, found in ways if found)
+        names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
+        ways = {"also has": others - names, "lacks": names - others}
+        calls = {
+            verb: " and ".join(n.elements()) if n.total() < 3 else f"{n.total()} calls"
+            for verb, n in ways.items()
+        }
+        return "it " + " and ".join(f"{verb} {some}" for verb, some in calls.items() if some)
     for old, new, was, node in zip(
         before.signature, after.signature, before.nodes, after.nodes, strict=True
     ):
@@ -357,18 +345,12 @@ def _difference(before: Block, after: Block) -> str:
             return f"{name} takes other constants"
         for source, other in zip(old.sources, new.sources, strict=False):
             if source != other and "outside" in (source[0], other[0]):
-                return f"{name} takes {_source_text(other)}, not {_source_text(source)}"
+                here, there = (
+                    what if where == "outside" else f"from {where} the block"
+                    for where, what in (other, source)
+                )
+                return f"{name} takes {here}, not {there}"
     return "its calls are connected differently"
-
-
-def _some(labels: Counter[str]) -> str:
-    """Return up to two labels, or the number of calls: "0_conv and 0_bn", "7 calls"."""
-    return " and ".join(labels.elements()) if labels.total() < 3 else f"{labels.total()} calls"
-
-
-def _source_text(source: tuple[str, str]) -> str:
-    where, what = source
-    return what if where == "outside" else f"from {where} the block"
 
 
 def _with_class(node: Node) -> str:

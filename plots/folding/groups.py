@@ -55,7 +55,7 @@ class Contraction:
             outputs=self.outputs,
             skip_paths=tuple(dict.fromkeys(self._paths(graph.skip_paths, there))),
             stream=tuple(dict.fromkeys((a, b) for a, b in stream if a != b and {a, b} <= there)),
-            overlays=tuple(_moved_overlay(overlay, now) for overlay in graph.overlays),
+            overlays=tuple(replace(o, values=_moved_values(o, now)) for o in graph.overlays),
             notes=tuple(_moved_notes(graph, now)),
             pictures={i: png for i, png in graph.pictures.items() if now.get(i) == i},
         )
@@ -78,15 +78,15 @@ class Contraction:
                 )
 
 
-def _moved_overlay(overlay: Overlay, now: Mapping[str, str]) -> Overlay:
-    """Return the overlay with the values of merged nodes combined."""
+def _moved_values(overlay: Overlay, now: Mapping[str, str]) -> dict[str, Quantity]:
+    """Return the values of an overlay by new ids, with those of merged nodes combined."""
     values: dict[str, Quantity] = {}
     for place, new in now.items():  # in the graph's order, so the last value comes last
         if place in overlay.values:
             value = overlay.values[place]
             adds = overlay.combine == "sum" and new in values
             values[new] = values[new] + value if adds else value
-    return replace(overlay, values=values)
+    return values
 
 
 def _moved_notes(graph: Graph, now: Mapping[str, str]) -> Iterable[Note]:
@@ -131,8 +131,12 @@ def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
     groups = {f"{name}.*": nodes for name, nodes in members.items() if len(nodes) > 1}
     while True:
         into = {node.id: group for group, nodes in groups.items() for node in nodes}
+        first: dict[str, int] = {}
+        for node_id, position in graph.index.items():
+            first.setdefault(into.get(node_id, node_id), position)
+        ends = ((into.get(e.source, e.source), into.get(e.target, e.target)) for e in graph.edges)
         try:
-            order = _order(graph, into)
+            order = topological_order(first, ends)
         except CycleError as error:
             in_cycle = [group for group in groups if group in error.cycle]
             smallest = min(in_cycle, key=lambda group: len(groups[group]))
@@ -152,19 +156,6 @@ def _inner_groups(graph: Graph, group_id: str, nodes: list[Node]) -> dict[str, l
             name = namespace.removeprefix(around).partition(".")[0]
             inner.setdefault(f"{around}{name}.*", []).append(node)
     return {name: members for name, members in inner.items() if len(members) > 1}
-
-
-def _order(graph: Graph, into: Mapping[str, str]) -> list[str]:
-    """Return the ids of nodes and groups in topological order, close to the graph's order.
-
-    Raises:
-        CycleError: if the groups have no such order.
-    """
-    first: dict[str, int] = {}
-    for position, node in enumerate(graph.nodes):
-        first.setdefault(into.get(node.id, node.id), position)
-    ends = ((into.get(e.source, e.source), into.get(e.target, e.target)) for e in graph.edges)
-    return topological_order(first, ends)
 
 
 def _closed(
