@@ -23,9 +23,6 @@ _WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """Words of a name, in snake case or in camel case: "mini" and "GPT" of "miniGPT"."""
 
 
-# The future -------------------------------------------------------------------------------------
-
-
 @diagnosis_rule("sees_the_future")
 def sees_the_future(graph: Graph) -> Iterator[Note]:
     """A decoder's self-attention has no causal mask."""
@@ -61,21 +58,16 @@ def _why_it_decodes(
 ) -> str:
     """Return what shows that an attention belongs to a decoder; "" if nothing does.
 
-    Args:
-        graph: The graph.
-        attention: The attention.
-        stack: The attentions on the branches of the same residual stream.
-        masked: Which keys each attention masks.
-        is_memory: Whether others attend to the output of the stack.
+    `stack` has the attentions on the branches of the same residual stream; `is_memory` says whether
+    others attend to its output.
     """
-    for other in stack:
-        if other.is_self and masked[other.id].causal:
-            return f"{named(graph, [other.id])} of the same stack has one"
     namespace = graph.node(attention.id).namespace
-    if not is_memory and _direction_of(namespace) != "both directions":
-        for other in stack:
-            if not other.is_self:
-                return f"{named(graph, [other.id])} of the same stack attends to an encoder"
+    may_cross = not is_memory and _direction_of(namespace) != "both directions"
+    causal = (own.id for own in stack if own.is_self and masked[own.id].causal)
+    crossing = (own.id for own in stack if may_cross and not own.is_self)
+    for ids, verb in ((causal, "has one"), (crossing, "attends to an encoder")):
+        if found := next(ids, None):
+            return f"{named(graph, [found])} of the same stack {verb}"
     for name in (namespace, graph.name):
         if direction := _direction_of(name):
             return f"{name!r} is the name of a decoder" if direction == "decoder" else ""
@@ -88,7 +80,7 @@ def _direction_of(name: str) -> Literal["decoder", "both directions", ""]:
         {word.lower() for word in _WORDS.findall(part)} | set(re.findall("[a-z]+", part.lower()))
         for part in name.split(".")
     ]
-    words = set().union(*parts)
+    words = set[str]().union(*parts)
     if words & _BIDIRECTIONAL_NAMES or any(word.endswith(("bert", "berta")) for word in words):
         return "both directions"
     for own in reversed(parts):  # of "encoder_decoder.decoder.block_0" the decoder
@@ -129,13 +121,12 @@ def implicit_mask_lost(graph: Graph) -> Iterator[Note]:
                 where = lost_at if takes_masks else ""
                 places.setdefault((origin, where), []).append(attention.id)
     for (origin, lost_at), ids in places.items():
+        why = "Operations and many layers neither use nor pass on such a mask: pass it in."
         if lost_at:
             why = (
                 f"The mask is lost at {named(graph, [lost_at])}: operations pass no mask on, and a "
                 "merge only if all of its inputs have one."
             )
-        else:
-            why = "Operations and many layers neither use nor pass on such a mask: pass it in."
         yield finding(
             [*ids, lost_at] if lost_at else ids,
             f"Attention without the padding mask of {origin}: {named(graph, ids)}. {why}",
@@ -198,21 +189,16 @@ def _sequences(graph: Graph, flow: Reachability) -> dict[str, _Sequence]:
         inputs, lost_at, _ = _joined(taken)
         if node.kind == "input":
             inputs = frozenset([node.id])
-        if creates_mask := bool(node.config.get("mask_zero")) or node.is_a({"Masking"}):
-            lost_at = {node.id: ""}
-        has_mask = creates_mask or _passes_mask_on(node, taken)
+        # As far as Keras' own calls go, no operation passes a mask on, and a merge (`layers.Add`,
+        # ...) only if all of its inputs have one.
+        masks = [sequence.has_mask for sequence in taken]
+        passes = node.kind != "operation" and (all if node.is_a({"Merge"}) else any)(masks)
+        creates = bool(node.config.get("mask_zero")) or node.is_a({"Masking"})
+        lost_at = {node.id: ""} if creates else lost_at
+        has_mask = creates or passes
         lost_at = {origin: at or ("" if has_mask else node.id) for origin, at in lost_at.items()}
         sequences[node.id] = _Sequence(inputs, lost_at, has_mask)
     return sequences
-
-
-def _passes_mask_on(node: Node, taken: Sequence[_Sequence]) -> bool:
-    """Return whether a call may pass on the mask of its inputs, as far as Keras' own calls go.
-
-    No operation does, and a merge (`layers.Add`, ...) only if all of its inputs have a mask.
-    """
-    masks = [sequence.has_mask for sequence in taken]
-    return node.kind != "operation" and (all(masks) if node.is_a({"Merge"}) else any(masks))
 
 
 def _joined(sequences: Sequence[_Sequence]) -> _Sequence:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from plots.annotations import Note, counted
-from plots.attentions import Attention, attentions_with_masks
+from plots.attentions import attentions_with_masks
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
@@ -75,9 +75,7 @@ def up_to_weights(graph: Graph) -> Reachability:
 def meets_a_norm(ahead: Reachability, start: str) -> bool:
     """Return whether a norm follows the call `start` before any other call with weights.
 
-    Args:
-        ahead: See `up_to_weights`.
-        start: Id of a call.
+    `ahead` is the graph `up_to_weights`.
     """
     return any(is_norm(ahead.graph.node(node_id)) for node_id in ahead.descendants(start))
 
@@ -211,9 +209,8 @@ def _has_sublayer(graph: Graph, bypassed: Iterable[str]) -> bool:
 @diagnosis_rule("no_skip_paths")
 def no_skip_paths(graph: Graph) -> Iterator[Note]:
     """Self-attentions follow each other, and no skip path bypasses any."""
-    attentions, flow, _ = attentions_with_masks(graph)
-    if _is_stack_without_skip_paths(attentions, flow, _bypassed(graph)):
-        places = [attention.id for attention in attentions]
+    if _is_stack_without_skip_paths(graph):
+        places = [attention.id for attention in attentions_with_masks(graph)[0]]
         yield finding(
             places,
             f"No skip path bypasses any of the {len(places)} attentions, {named(graph, places)}: "
@@ -225,11 +222,10 @@ def no_skip_paths(graph: Graph) -> Iterator[Note]:
 @diagnosis_rule("sublayer_without_skip_path")
 def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
     """A sublayer that no skip path bypasses, although other sublayers have one."""
-    bypassed = _bypassed(graph)
+    bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
+    if _is_stack_without_skip_paths(graph) or not _has_sublayer(graph, bypassed):
+        return  # the rule above reports a whole stack
     attentions, flow, _ = attentions_with_masks(graph)
-    is_all = _is_stack_without_skip_paths(attentions, flow, bypassed)  # another rule reports it
-    if is_all or not _has_sublayer(graph, bypassed):
-        return
     lacking = set(_unlike_their_siblings(graph, bypassed))
     merges = [path.target for path in graph.skip_paths]
     for stream in residual_streams(graph):
@@ -291,17 +287,13 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
             )
 
 
-def _bypassed(graph: Graph) -> set[str]:
-    return {node_id for path in graph.skip_paths for node_id in path.bypassed}
-
-
-def _is_stack_without_skip_paths(
-    attentions: Sequence[Attention], flow: Reachability, bypassed: set[str]
-) -> bool:
+def _is_stack_without_skip_paths(graph: Graph) -> bool:
     """Return whether self-attentions follow each other, and no skip path bypasses an attention."""
+    attentions, flow, _ = attentions_with_masks(graph)
     stack = pairwise(attention for attention in attentions if attention.is_self)
     is_deep = any(flow.depends(after.query.source, on=before.output) for before, after in stack)
-    return is_deep and not any(attention.output in bypassed for attention in attentions)
+    bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
+    return is_deep and bypassed.isdisjoint(attention.output for attention in attentions)
 
 
 def _feedforward_before(
@@ -429,6 +421,8 @@ def softmax_and_loss(graph: Graph) -> Iterator[Note]:
         last = _last_call(graph, output)
         activation = "softmax" if is_softmax(last) else last.activation
         activation = "sigmoid" if last.class_name == "Sigmoid" else activation
+        is_tied = is_reversed_embedding(last) and not last.config.get("logit_soft_cap")
+        returns_logits = is_linear_projection(last) or is_tied
         is_crossentropy = "crossentropy" in loss.class_name.lower().replace("_", "")
         if loss.from_logits and activation in ("softmax", "sigmoid"):
             yield finding(
@@ -438,7 +432,7 @@ def softmax_and_loss(graph: Graph) -> Iterator[Note]:
                 "stays large, and gradients are small. Leave one of the two out.",
                 _FROM_LOGITS,
             )
-        elif loss.from_logits is False and is_crossentropy and _returns_logits(last):
+        elif loss.from_logits is False and is_crossentropy and returns_logits:
             yield finding(
                 [last.id],
                 f"Logits for a loss on probabilities: {named(graph, [last.id])} returns numbers of "
@@ -457,9 +451,7 @@ def _is_differentiable(graph: Graph, edge: Edge) -> bool:
 def _blocks(flow: Reachability, node: Node) -> tuple[str, ...]:
     """Return the calls at which all gradients on their way to `node` end.
 
-    Args:
-        flow: The reachability along differentiable edges.
-        node: A call that no gradient reaches.
+    `flow` is the reachability along differentiable edges.
     """
     graph = flow.graph
     blocks: dict[str, None] = {}
@@ -477,12 +469,11 @@ def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
 
     Its shape is (t, d) or (1, t, d). Zeros, ones and sinusoids are no trained table.
     """
-    if constant.pattern or constant.shape is None or "float" not in str(constant.dtype):
+    shape = constant.shape or ()
+    if len(stream) != 3 or len(shape) < 2 or "float" not in str(constant.dtype):
         return False
-    if len(stream) != 3 or len(constant.shape) < 2:
-        return False
-    *batch, length, width = constant.shape
-    fits = stream[1] in (length, None) and stream[2] == width
+    *batch, length, width = shape
+    fits = stream[1] in (length, None) and stream[2] == width and not constant.pattern
     return fits and length != 1 and width != 1 and set(batch) <= {1}
 
 
@@ -494,8 +485,3 @@ def _last_call(graph: Graph, output: str) -> Node:
             break
         node = graph.node(graph.incoming[node.id][0].source)
     return node
-
-
-def _returns_logits(node: Node) -> bool:
-    tied = is_reversed_embedding(node) and not node.config.get("logit_soft_cap")
-    return is_linear_projection(node) or tied
