@@ -7,9 +7,10 @@ by `plots.measuring.execution`; `plots.measuring.attention_maps` has the attenti
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plots.annotations import Note, Overlay, Quantity
 from plots.graph import Graph
@@ -55,7 +56,7 @@ def activations(
     # Minus infinity is for masks.
     broken = {i: int((np.isnan(x) | np.isposinf(x)).sum()) for i, x in floats.items()}
     before = {i: [edge.source for edge in graph.incoming[i]] for i in broken}
-    notes = tuple(_broken(broken, before, floats, "numbers that it returns"))
+    notes = _broken(broken, before, floats, "numbers that it returns")
     return replace(graph, overlays=(*graph.overlays, *overlays), notes=(*graph.notes, *notes))
 
 
@@ -97,16 +98,14 @@ def gradients(
         of_calls.setdefault(node_id, []).append(array)
     floats = {i: _floats(of_calls[i]) for i in graph.index if i in of_calls}
     sizes = {i: rms(numbers) for i, numbers in floats.items()}
-    ways: dict[tuple[str, int], list[str]] = {}
-    for edge in graph.edges:
-        if edge.id in on_edges:
-            ways.setdefault((edge.source, edge.output), []).append(edge.id)
-    parting = [edge for edges in ways.values() if len(edges) > 1 for edge in edges]
-    sizes |= {edge: rms(on_edges[edge]) for edge in parting}
+    edges = [edge for edge in graph.edges if edge.id in on_edges]
+    ways = Counter((edge.source, edge.output) for edge in edges)
+    parting = [edge.id for edge in edges if ways[edge.source, edge.output] > 1]
+    sizes |= {edge_id: rms(on_edges[edge_id]) for edge_id in parting}
     overlay = _overlay("gradients", "RMS of the gradient", sizes)
     broken = {i: int((~np.isfinite(numbers)).sum()) for i, numbers in floats.items()}
     behind = {i: [edge.target for edge in graph.outgoing[i]] for i in broken}
-    notes = tuple(_broken(broken, behind, floats, "numbers of the gradient that reaches it"))
+    notes = _broken(broken, behind, floats, "numbers of the gradient that reaches it")
     return replace(graph, overlays=(*graph.overlays, overlay), notes=(*graph.notes, *notes))
 
 
@@ -227,8 +226,7 @@ def depth_profile(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sublayer:
+class _Sublayer(NamedTuple):
     """The last call of a sublayer, and ids of the edges past it and into it, where they part."""
 
     end: str
@@ -249,19 +247,14 @@ def _bypassed_sublayers(graph: Graph) -> Iterator[_Sublayer]:
 def _parts_of_blocks(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[_Sublayer]:
     """Yield the parts of the numbered blocks, or the blocks themselves if they have none."""
     members: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        parts = namespaces[node.id].split(".")
-        block = enclosing_block(namespaces[node.id])
-        if block:
-            members.setdefault(".".join(parts[: depth_of(block) + 1]), []).append(node.id)
+    for node_id, namespace in namespaces.items():
+        if block := enclosing_block(namespace):
+            part = ".".join(namespace.split(".")[: depth_of(block) + 1])
+            members.setdefault(part, []).append(node_id)
     # By their ends: keys and values of a cross-attention come long before its queries.
     for ids in sorted(members.values(), key=lambda ids: graph.index[ids[-1]]):
-        entering = [
-            edge
-            for node_id in ids
-            for edge in graph.incoming[node_id]
-            if edge.source not in ids and "float" in edge.tensor.dtype
-        ]
+        into = (edge for node_id in ids for edge in graph.incoming[node_id])
+        entering = [e for e in into if e.source not in ids and "float" in e.tensor.dtype]
         # The latest source: not the encoder, which all blocks of a decoder take from.
         source = max((edge.source for edge in entering), key=graph.index.__getitem__, default="")
         branch = tuple(edge.id for edge in entering if edge.source == source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from plots.annotations import Overlay, Quantity
 from plots.attentions import Attention, find_attentions
 from plots.declaration import DOT_PRODUCT_ATTENTION
 from plots.graph import Graph, Node
-from plots.measuring.execution import Compute, Execution, Opened, as_array
+from plots.measuring.execution import Compute, Execution, Opened, as_array, compute_call
 from plots.operation_kinds import FUSED_ATTENTION
 from plots.reading.keras_calls import (
     RecordedCall,
@@ -22,6 +22,7 @@ from plots.reading.keras_calls import (
     parameter_names,
 )
 from plots.registry import OptionError, graph_plugin
+from plots.traversal import once_per_graph
 
 if TYPE_CHECKING:
     import keras
@@ -89,7 +90,7 @@ def attention_maps(
     """
     weights: dict[str, Any] = {}
     opened = Opened(open_nested, open_layers)
-    return _maps(Execution.of(model, inputs, seed, opened, _recording_weights(weights)), weights)
+    return _maps(Execution.of(model, inputs, seed, opened, _recording(weights)), weights)
 
 
 @graph_plugin("attention")
@@ -118,7 +119,7 @@ def attention(
             such example.
     """
     weights: dict[str, Any] = {}
-    execution = Execution.as_read(graph, model, inputs, seed, _recording_weights(weights))
+    execution = Execution.as_read(graph, model, inputs, seed, _recording(weights))
     maps = {i: found for i, found in _maps(execution, weights).items() if i in graph.index}
     sizes = {len(found.weights) for found in maps.values()}
     if sizes and not 0 <= example < min(sizes):
@@ -138,14 +139,11 @@ def attention(
     )
 
 
-# Weights ----------------------------------------------------------------------------------------
-
-
 def _maps(execution: Execution, weights: Mapping[str, Any]) -> dict[str, AttentionMap]:
     """Return all maps in the order of the graph: recorded ones, and outputs of softmaxes."""
     batch = next((given.shape[0] for given in execution.fed.values() if len(given.shape)), 1)
     maps: dict[str, AttentionMap] = {}
-    for found in find_attentions(execution.graph):
+    for found in _attentions(execution.graph):
         if not found.is_one_call:
             array = _softmax_by_head(as_array(execution.values[found.id, 0]), found, batch)
         elif found.id in weights:
@@ -156,21 +154,19 @@ def _maps(execution: Execution, weights: Mapping[str, Any]) -> dict[str, Attenti
     return maps
 
 
-def _recording_weights(weights: dict[str, Any]) -> Callable[[Graph], Compute]:
-    """Return how to compute the calls of a graph and record the weights of its attentions by id."""
+_attentions = once_per_graph(find_attentions)
 
-    def of_graph(graph: Graph) -> Compute:
-        attentions = {found.id for found in find_attentions(graph) if found.is_one_call}
 
-        def compute(call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
-            node = graph.node(call.results[0][0])
-            if node.id in attentions:
-                return _computed_with_weights(node, call, args, kwargs, weights)
-            return call.record.operation(*args, **kwargs)
+def _recording(weights: dict[str, Any]) -> Compute:
+    """Return how to compute calls and record the weights of attentions, by id, where known."""
 
-        return compute
+    def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        node = graph.node(call.results[0][0])
+        if any(found.id == node.id and found.is_one_call for found in _attentions(graph)):
+            return _computed_with_weights(node, call, args, kwargs, weights)
+        return compute_call(graph, call, args, kwargs)
 
-    return of_graph
+    return compute
 
 
 def _computed_with_weights(

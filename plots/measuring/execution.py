@@ -26,8 +26,13 @@ Place = tuple[str, int]
 Tensors = Mapping[str, Any]
 """Name -> tensor of the backend, of floats."""
 
-Compute = Callable[[RecordedCall, list[Any], dict[str, Any]], Any]
-"""Function that computes a call: (call, args, kwargs) -> its outputs."""
+Compute = Callable[[Graph, RecordedCall, list[Any], dict[str, Any]], Any]
+"""Function that computes a call of a graph: (graph, call, args, kwargs) -> its outputs."""
+
+
+def compute_call(graph: Graph, call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Return the outputs of a call."""
+    return call.record.operation(*args, **kwargs)
 
 
 def call_values(
@@ -130,7 +135,7 @@ class Execution:
         inputs: Any = None,
         seed: int = 0,
         opened: Opened = Opened(),
-        observe: Callable[[Graph], Compute] | None = None,
+        compute: Compute = compute_call,
     ) -> Execution:
         """Compute a model.
 
@@ -139,20 +144,25 @@ class Execution:
             inputs: As for `call_values`.
             seed: Seed of the random inputs.
             opened: Whether nested models and layers are opened.
-            observe: Returns the function that computes the calls of a graph.
+            compute: The function that computes the calls.
         """
         import keras
 
         graph, calls = read_calls(model, opened.nested)
-        _check_weights(model, calls)
+        variables = (v for call in calls for v in weights_of(call.record.operation))
+        # Keras replaces a weight that was not allocated by random numbers.
+        if any(variable._value is None for variable in variables):
+            raise ValueError(
+                f"the model {model.name!r} has no weights, only their shapes, so it cannot be "
+                "computed; build it with weights"
+            )
         given = random_inputs(model, seed=seed) if inputs is None else inputs
         places = [(node_id, 0) for node_id in graph.inputs]
         fed = dict(zip(places, standardise_inputs(model, given), strict=True))
         # In this scope no state changes, such as statistics of norms and seeds.
         with keras.StatelessScope(initialize_variables=False):
-            values = _run(calls, fed, {}, observe(graph) if observe else _compute)
-            whole = Execution(graph, calls, fed, values)
-            return whole._with_opened_layers(model, opened, observe) if opened.layers else whole
+            whole = Execution(graph, calls, fed, _run(graph, calls, fed, {}, compute))
+            return whole._with_opened_layers(model, opened, compute) if opened.layers else whole
 
     @staticmethod
     def as_read(
@@ -160,7 +170,7 @@ class Execution:
         model: keras.Model | None,
         inputs: Any = None,
         seed: int = 0,
-        observe: Callable[[Graph], Compute] | None = None,
+        compute: Compute = compute_call,
     ) -> Execution:
         """Compute the model that `graph` was read from, opened in the same way.
 
@@ -168,10 +178,10 @@ class Execution:
             ValueError: if there is no model, or the graph was read from another one.
         """
         model = check_model(model)
-        return Execution.of(model, inputs, seed, _how_it_was_opened(graph, model), observe)
+        return Execution.of(model, inputs, seed, _how_it_was_opened(graph, model), compute)
 
     def _with_opened_layers(
-        self, model: keras.Model, opened: Opened, observe: Callable[[Graph], Compute] | None
+        self, model: keras.Model, opened: Opened, compute: Compute
     ) -> Execution:
         """Compute the same with layers opened, for the sizes of this batch."""
         import keras
@@ -185,7 +195,7 @@ class Execution:
         graph, calls = read_calls(model, opened.nested, opened.layers, shapes)
         if graph.index.keys() == self.graph.index.keys():
             return self
-        values = _run(calls, self.fed, {}, observe(graph) if observe else _compute)
+        values = _run(graph, calls, self.fed, {}, compute)
         dtypes = {keras.backend.standardize_dtype(value.dtype) for value in values.values()}
         is_half = any("float" in dtype for dtype in dtypes - {"float32", "float64"})
         rounding = 0.05 if is_half else 1e-3  # in units of the largest number
@@ -201,9 +211,9 @@ class Execution:
     def arrays(self) -> dict[str, tuple[np.ndarray, ...]]:
         """Return all values as arrays, by call."""
         found: dict[str, list[np.ndarray]] = {}
-        for (node_id, _), value in sorted(self.values.items(), key=lambda item: item[0]):
-            found.setdefault(node_id, []).append(as_array(value))
-        return {node.id: tuple(found[node.id]) for node in self.graph.nodes if node.id in found}
+        for node_id, output in sorted(self.values):
+            found.setdefault(node_id, []).append(as_array(self.values[node_id, output]))
+        return {i: tuple(found[i]) for i in self.graph.index if i in found}
 
     def gradients(self, loss: Callable[[list[Any]], Any]) -> dict[str, np.ndarray]:
         """Return the gradient of `loss`, a function of the outputs, on every edge of floats by id.
@@ -220,7 +230,7 @@ class Execution:
         }
 
         def loss_at(shifts: Mapping[str, Any]) -> Any:
-            values = _run(self.calls, self.fed, shifts, _compute)
+            values = _run(self.graph, self.calls, self.fed, shifts)
             outputs = enumerate(self.graph.outputs)
             return loss([_shifted(values[p], shifts.get(output_edge(n))) for n, p in outputs])
 
@@ -282,21 +292,12 @@ def _how_it_was_opened(graph: Graph, model: keras.Model) -> Opened:
     return best
 
 
-def _check_weights(model: keras.Model, calls: Sequence[RecordedCall]) -> None:
-    variables = (v for call in calls for v in weights_of(call.record.operation))
-    # Keras replaces a weight that was not allocated by random numbers.
-    if any(variable._value is None for variable in variables):
-        raise ValueError(
-            f"the model {model.name!r} has no weights, only their shapes, so it cannot be "
-            "computed; build it with weights"
-        )
-
-
 def _run(
+    graph: Graph,
     calls: Sequence[RecordedCall],
     fed: Mapping[Place, Any],
     shifts: Mapping[str, Any],
-    compute: Compute,
+    compute: Compute = compute_call,
 ) -> dict[Place, Any]:
     """Return all values, with `shifts` added to the values on their edges."""
     import keras
@@ -319,15 +320,11 @@ def _run(
             return shifted
 
         args, kwargs = filled_arguments(call.record, fill)
-        outputs = compute(call, args, kwargs)
+        outputs = compute(graph, call, args, kwargs)
         for value, shifted in handed:  # a layer may have taken the mask off, see `computing_order`
             set_keras_mask(value, get_keras_mask(shifted))
         values.update(zip(call.results, keras.tree.flatten(outputs), strict=True))
     return values
-
-
-def _compute(call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    return call.record.operation(*args, **kwargs)
 
 
 def _are_close(found: Any, expected: Any, rounding: float) -> bool:

@@ -42,8 +42,8 @@ def random_inputs(
     import numpy as np
 
     graph = read_graph(model, open_nested=True)
-    flow = _IntegerFlow(graph)
-    length = min([length, *flow.longest_lengths()])
+    looked_up, longest = _ids_and_lengths(graph)
+    length = min([length, *longest])
     random = np.random.default_rng(seed)
     arrays = {}
     for node_id, tensor in zip(graph.inputs, model.inputs, strict=True):
@@ -52,8 +52,8 @@ def random_inputs(
             n if known is None else known for known, n in zip(tensor.shape, free, strict=False)
         ]
         dtype = str(tensor.dtype)
-        if ids := flow.ids(node_id):
-            values = random.choice(ids, shape)
+        if looked_up[node_id]:
+            values = random.choice(looked_up[node_id], shape)
         elif "float" in dtype:
             values = random.standard_normal(shape)
         elif "int" in dtype or dtype == "bool":
@@ -109,40 +109,32 @@ def _holds_arrays(inputs: Any) -> bool:
     return isinstance(inputs, list | tuple) and any(hasattr(item, "shape") for item in inputs)
 
 
-class _IntegerFlow:
-    """The calls that integers computed from the inputs go to."""
+def _ids_and_lengths(graph: Graph) -> tuple[dict[str, list[int]], list[int]]:
+    """Return the ids that each input may hold, and the lengths that sequences may have.
 
-    def __init__(self, graph: Graph) -> None:
-        def carries_ids(edge: Edge) -> bool:
-            # Ids may be given as floats, but what is computed with floats is no id.
-            return graph.node(edge.source).kind == "input" or "int" in edge.tensor.dtype
+    An input that is not looked up holds no ids. The lengths are those that configurations allow,
+    and the sizes of possible tables of positions.
+    """
 
-        self.graph = graph
-        self._all = Reachability(graph, carries_ids)
-        self._by_value = Reachability(graph, carries_ids, stop=is_shape_only)
-        self._unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
+    def carries_ids(edge: Edge) -> bool:
+        # Ids may be given as floats, but what is computed with floats is no id.
+        return graph.node(edge.source).kind == "input" or "int" in edge.tensor.dtype
 
-    def ids(self, input_id: str) -> list[int]:
-        """Return the ids that an input may hold; none if they are not looked up."""
-        tables = [
-            size
-            for node_id in self._by_value.descendants(input_id)
-            for size in _numbers(self.graph.node(node_id), _TABLE_SIZES)
-        ]
-        takers = map(self.graph.node, self._unchanged.descendants(input_id))
-        padding = {value for taker in takers for value in _padding_of(taker)}
-        ids = range(min(tables, default=0))
-        return [n for n in ids if n not in padding] or [*ids]
-
-    def longest_lengths(self) -> list[int]:
-        """Return lengths that configurations allow, and sizes of possible tables of positions."""
-        lengths = [length for node in self.graph.nodes for length in _numbers(node, _LONGEST)]
-        for input_id in self.graph.inputs:
-            looked_up_directly = self._unchanged.descendants(input_id)
-            for node_id in self._all.descendants(input_id):
-                if node_id not in looked_up_directly:
-                    lengths += _numbers(self.graph.node(node_id), _TABLE_SIZES)
-        return lengths
+    everywhere = Reachability(graph, carries_ids)
+    by_value = Reachability(graph, carries_ids, stop=is_shape_only)
+    unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
+    ids: dict[str, list[int]] = {}
+    lengths = [length for node in graph.nodes for length in _numbers(node, _LONGEST)]
+    for input_id in graph.inputs:
+        nodes = map(graph.node, by_value.descendants(input_id))
+        table = range(min((n for node in nodes for n in _numbers(node, _TABLE_SIZES)), default=0))
+        takers = unchanged.descendants(input_id)
+        padding = {value for taker in takers for value in _padding_of(graph.node(taker))}
+        ids[input_id] = [n for n in table if n not in padding] or [*table]
+        for node_id in everywhere.descendants(input_id):
+            if node_id not in takers:
+                lengths += _numbers(graph.node(node_id), _TABLE_SIZES)
+    return ids, lengths
 
 
 def _padding_of(node: Node) -> list[Any]:
