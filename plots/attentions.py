@@ -29,19 +29,8 @@ _MOST_STEPS = 16
 """Most calls between the softmax and the scores, and between the softmax and the values."""
 
 _JOINS = frozenset({"Concatenate", "Stack"})
-_ELEMENTWISE = frozenset(
-    {
-        "Add",
-        "Average",
-        "Divide",
-        "Maximum",
-        "Minimum",
-        "Multiply",
-        "Subtract",
-        "TrueDivide",
-        "Where",
-    }
-)
+_MERGES = frozenset({"Add", "Maximum", "Minimum", "Multiply", "Subtract"})
+_ELEMENTWISE = _MERGES | {"Average", "Divide", "TrueDivide", "Where"}
 _LAYOUT = frozenset(
     {"ExpandDims", "Moveaxis", "Permute", "Reshape", "Squeeze", "Swapaxes", "Transpose"}
 )
@@ -129,13 +118,8 @@ def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
 
     So the calls of a decoder depend on its own tokens, and not by cross-attention on the encoder.
     """
-    return data_flow(
-        graph,
-        without=(edge.id for a in attentions for edge in (*a.keys, *a.values, *a.masks)),
-    )
-
-
-# One call ---------------------------------------------------------------------------------------
+    others = (edge.id for a in attentions for edge in (*a.keys, *a.values, *a.masks))
+    return data_flow(graph, without=others)
 
 
 def _in_one_call(graph: Graph, node: Node) -> Attention | None:
@@ -182,14 +166,17 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     if steps is None or weighted is None:
         return None
     *steps, scores = steps
-    output, values = weighted
     axis = softmax.config.get("axis", -1)
     key_axis = (axis if isinstance(axis, int) else -1) % len(softmax.outputs[0].shape)
     queries_first, query_axes = _roles_in_scores(graph, scores, steps, key_axis)
     query, key = _factors(graph, scores)[:: 1 if queries_first else -1]
     query_axis = query_axes[-1] if query_axes else None
+    lengths = None
+    if query_axis is not None:
+        lengths = (softmax.id, 0, query_axis), (softmax.id, 0, key_axis)
     inside = {scores.id, *(step.id for step in steps)}
     masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in inside)
+    output, values = weighted
     return Attention(
         id=softmax.id,
         scores=scores.id,
@@ -200,9 +187,7 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
         masks=tuple(masks),
         constants=tuple(constant for step in steps for constant in step.constants),
         axes=(query_axis, key_axis),
-        lengths=None
-        if query_axis is None
-        else ((softmax.id, 0, query_axis), (softmax.id, 0, key_axis)),
+        lengths=lengths,
     )
 
 
@@ -309,19 +294,12 @@ def _is_float(tensor: Tensor) -> bool:
     return "float" in tensor.dtype
 
 
-# Axes of the weights ----------------------------------------------------------------------------
-
-
 def _roles_in_scores(
     graph: Graph, scores: Node, steps: Sequence[Node], key_axis: int
 ) -> tuple[bool, list[int]]:
     """Return whether the queries are the first factor of the scores, and the softmax's query axes.
 
-    Args:
-        graph: The graph.
-        scores: The call that combines queries and keys.
-        steps: The calls from the softmax back to the scores, without them.
-        key_axis: The axis of the softmax along which its weights sum to 1.
+    `steps` has the calls from the softmax back to the scores, without them.
     """
     others = [axis for axis in range(1, len(steps[0].outputs[0].shape)) if axis != key_axis]
     rank = len(scores.outputs[0].shape)
@@ -382,21 +360,8 @@ def _permutation(node: Node, rank: int) -> list[int] | None:
 
 # Masks ------------------------------------------------------------------------------------------
 
-MASK_LAYERS: set[str] = {
-    "Add",
-    "Concatenate",
-    "Embedding",
-    "Flatten",
-    "Identity",
-    "Masking",
-    "Maximum",
-    "Minimum",
-    "Multiply",
-    "Permute",
-    "RepeatVector",
-    "Reshape",
-    "Subtract",
-}
+MASK_LAYERS: set[str] = {"Concatenate", "Embedding", "Flatten", "Identity", "Masking", "Permute"}
+MASK_LAYERS |= {"RepeatVector", "Reshape", *_MERGES}
 """Layers that mask nothing by themselves; of other layers only the name can tell what they mask."""
 
 RELATIVE_BIAS = re.compile("(alibi|position|relative).*bias")
@@ -405,7 +370,6 @@ RELATIVE_BIAS = re.compile("(alibi|position|relative).*bias")
 _RELATIVE_ROLES = frozenset({"alibi_positions", "relative_positions"})
 
 _ORDERS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual"})
-_EQUALITIES = frozenset({"Equal", "NotEqual"})
 
 _Hint = Literal["causal", "padding", "unknown"]
 
@@ -470,7 +434,7 @@ def _hints_of_call(graph: Graph, node: Node, flow: Reachability) -> Iterator[_Hi
         yield "causal"
     elif "padding" in name or "padmask" in name:
         yield "padding"
-    elif node.class_name in _ORDERS | _EQUALITIES:
+    elif node.class_name in _ORDERS | {"Equal", "NotEqual"}:
         # Of two operands one is the id of the padding or the length of the sequences, if only the
         # other one depends on values. Of two positions, neither or both depend on values.
         values = [flow.depends_on_input(edge.source) for edge in graph.incoming[node.id]]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 from plots.annotations import NormPlace, SkipPath
 from plots.graph import Graph, Node
@@ -132,13 +131,7 @@ def past_identities(graph: Graph) -> Reachability:
 
 
 def calls_at(identities: Reachability, path: SkipPath, place: NormPlace) -> list[Node]:
-    """Return the calls at a place of a skip path where norms can be, past identity-like calls.
-
-    Args:
-        identities: See `past_identities`.
-        path: The skip path.
-        place: The place.
-    """
+    """Return the calls at a place of a skip path where norms can be, past identity-like calls."""
     bypassed = set(path.bypassed)
     if place == "stream":
         reached = identities.descendants(path.target)
@@ -167,8 +160,6 @@ def _with_norms(identities: Reachability, path: SkipPath, sources: set[str]) -> 
 
 
 # Streams ----------------------------------------------------------------------------------------
-
-NormStyle = Literal["pre", "post", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,19 +191,6 @@ class Stream:
         """
         classes = [graph.node(node_id).class_name for ids in self.norms for node_id in ids]
         return bool(classes) and not any("Batch" in name or "Group" in name for name in classes)
-
-
-def norm_style(path: SkipPath) -> NormStyle | None:
-    """Return whether a path is pre-norm, post-norm, or without a norm.
-
-    None if it is both, as the last sublayer of a Conformer block, and if its only norm is the last
-    call on the branch.
-    """
-    if "branch_start" in path.norms:
-        return None if path.norm_on_stream else "pre"
-    if path.norm_on_stream:
-        return "post"
-    return None if path.norms else "none"
 
 
 @once_per_graph

@@ -112,21 +112,16 @@ def _union(bits: Iterable[int]) -> int:
 def data_flow(
     graph: Graph, without: Iterable[str] = (), stop: Callable[[Node], bool] | None = None
 ) -> Reachability:
-    """Return the reachability along edges whose values are used.
+    """Return the reachability along edges whose values are used, `without` some edges by id.
 
     Implicit masks are no such edges, nor is an input of which a call takes nothing but the shape.
-
-    Args:
-        graph: The graph.
-        without: Ids of edges that are not followed either.
-        stop: As for `Reachability`.
     """
     left_out = frozenset(without)
     shape_only = {node.id for node in graph.nodes if is_shape_only(node)}
 
     def follow(edge: Edge) -> bool:
-        is_used = not edge.implicit and edge.target not in shape_only
-        return is_used and not (left_out and edge.id in left_out)
+        is_left_out = left_out and edge.id in left_out  # ids are costly
+        return not (edge.implicit or edge.target in shape_only or is_left_out)
 
     return Reachability(graph, follow, stop)
 
@@ -146,9 +141,6 @@ def once_per_graph(function: Callable[[Graph], Result]) -> Callable[[Graph], Res
         return result
 
     return cached
-
-
-# Orders -----------------------------------------------------------------------------------------
 
 
 class CycleError(ValueError):
@@ -207,12 +199,8 @@ def _directed(items: Iterable[Item], edges: Iterable[tuple[Item, Item]]) -> nx.D
 def block_by_block(graph: Graph, namespaces: Mapping[str, str]) -> list[Node]:
     """Return all calls in topological order, those of one block one after the other.
 
-    A block that cannot be contiguous, because a path between two of its calls leaves it, comes in
-    several parts.
-
-    Args:
-        graph: The graph.
-        namespaces: Id of every call -> the dotted namespace of its block.
+    `namespaces` has the namespace of the block of every call. A block that cannot be contiguous,
+    because a path between two of its calls leaves it, comes in several parts.
     """
     return _arranged(graph, graph.nodes, namespaces, 0)
 
@@ -223,14 +211,14 @@ def _arranged(
     """Return the calls of one block that is `depth` levels deep."""
     split: set[str] = set()
 
-    def item(node: Node) -> tuple[bool, str]:
+    def place(node: Node) -> tuple[bool, str]:
         """Return (whether it is a block, its name), since both may have the same name."""
         around = enclosing_namespaces(namespaces[node.id])[depth:]
         block = next((name for name in around if name not in split), None)
         return (False, node.id) if block is None else (True, block)
 
     while True:
-        items = {node.id: item(node) for node in nodes}
+        items = {node.id: place(node) for node in nodes}
         members: dict[tuple[bool, str], list[Node]] = {}
         for node in nodes:
             members.setdefault(items[node.id], []).append(node)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Literal
 
-from plots.annotations import Note, counted
+from plots.annotations import Note, SkipPath, counted
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.graph import Constant, Edge, Graph, Node, Shape
@@ -22,14 +23,7 @@ from plots.operation_kinds import (
     is_shape_only,
     is_softmax,
 )
-from plots.skips import (
-    NormStyle,
-    Stream,
-    calls_at,
-    norm_style,
-    past_identities,
-    residual_streams,
-)
+from plots.skips import Stream, calls_at, past_identities, residual_streams
 from plots.traversal import Reachability, once_per_graph
 
 NOT_DIFFERENTIABLE: set[str] = {
@@ -43,6 +37,8 @@ NOT_DIFFERENTIABLE: set[str] = {
     "Trunc",
 }
 """Calls from floats to floats that pass no gradient on."""
+
+NormStyle = Literal["pre", "post", "none"]
 
 _STYLES: dict[NormStyle, str] = {
     "pre": "pre-norm, x + f(norm(x))",
@@ -83,9 +79,6 @@ def meets_a_norm(ahead: Reachability, start: str) -> bool:
 def _is_sublayer_part(node: Node) -> bool:
     """Return whether a call does the work of a Transformer's sublayer: attends or projects."""
     return is_attention(node) or node.is_a({"Dense", "EinsumDense"})
-
-
-# Norms ------------------------------------------------------------------------------------------
 
 
 @diagnosis_rule("mixed_norms")
@@ -147,7 +140,7 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
     ahead, reachability = up_to_weights(graph), Reachability(graph)
     for stream in streams:
         end = stream.paths[-1].target
-        if norm_style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
+        if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         roots = (other.root for other in streams if other is not stream)
         feeds_another = any(root != end and reachability.depends(root, on=end) for root in roots)
@@ -190,13 +183,24 @@ def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
     stack does not make its last sublayer post-norm, if that one has no norm and others of the stack
     have none either.
     """
-    styles = [norm_style(path) for path in stream.paths]
+    styles = [_style(path) for path in stream.paths]
     for k, path in enumerate(stream.paths):
         if styles[k] == "none" and not _has_sublayer(graph, path.bypassed):
             styles[k] = None
     if styles[-1] == "post" and "none" in styles and styles.count("post") == 1:
         styles[-1] = "none"
     return styles
+
+
+def _style(path: SkipPath) -> NormStyle | None:
+    """Return whether a path is pre-norm, post-norm, or without a norm.
+
+    None if it is both, as the last sublayer of a Conformer block, and if its only norm is the last
+    call on the branch.
+    """
+    if "branch_start" in path.norms:
+        return None if path.norm_on_stream else "pre"
+    return "post" if path.norm_on_stream else None if path.norms else "none"
 
 
 def _has_sublayer(graph: Graph, bypassed: Iterable[str]) -> bool:

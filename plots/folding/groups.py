@@ -119,14 +119,10 @@ def close_groups(graph: Graph, depth: int) -> Graph:
 def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:
     """Merge every list of two or more nodes into one node, a group.
 
-    A group's id is its name with ".*". It has the weights of its members, each counted once, and
-    the number of its calls and skip paths as configuration. If an outside node lies on a path
-    between two members, they cannot be one node: they stay as they are, and the namespaces among
-    them become groups instead.
-
-    Args:
-        graph: The graph.
-        members: Dotted name of a group -> its nodes.
+    `members` has the nodes of each group by its dotted name; its id is that name with ".*". It has
+    the weights of its members, each counted once, and the number of its calls and skip paths as
+    configuration. If an outside node lies on a path between two members, they cannot be one node:
+    they stay as they are, and the namespaces among them become groups instead.
     """
     groups = {f"{name}.*": nodes for name, nodes in members.items() if len(nodes) > 1}
     while True:
@@ -151,8 +147,7 @@ def _inner_groups(graph: Graph, group_id: str, nodes: list[Node]) -> dict[str, l
     namespaces = find_namespaces(graph)
     inner: dict[str, list[Node]] = {}
     for node in nodes:
-        namespace = namespaces[node.id]
-        if namespace.startswith(around):
+        if (namespace := namespaces[node.id]).startswith(around):
             name = namespace.removeprefix(around).partition(".")[0]
             inner.setdefault(f"{around}{name}.*", []).append(node)
     return {name: members for name, members in inner.items() if len(members) > 1}
@@ -178,8 +173,7 @@ def _closed(
             # One tensor that several members of a group receive is one edge into the group.
             port = "" if target in groups else edge.port
             joined.setdefault((source, number, target, port), []).append(edge)
-    edges: list[Edge] = []
-    edge_ids: dict[str, str] = {}
+    edges: dict[str, Edge] = {}  # by the ids of the edges that each one replaces
     for (source, number, target, _), together in joined.items():
         name = target.removesuffix("*")
         ports = [
@@ -187,30 +181,25 @@ def _closed(
             for edge in together
         ]
         implicit = all(edge.implicit for edge in together)
-        tensor = together[0].tensor
-        edges.append(Edge(source, target, ", ".join(ports), number, tensor, implicit))
-        edge_ids.update({edge.id: edges[-1].id for edge in together})
+        new = Edge(source, target, ", ".join(ports), number, together[0].tensor, implicit)
+        edges |= dict.fromkeys((edge.id for edge in together), new)
     return Contraction(
         nodes=tuple(nodes),
-        edges=tuple(sorted(edges, key=lambda edge: position[edge.target])),
+        edges=tuple(sorted(dict.fromkeys(edges.values()), key=lambda e: position[e.target])),
         outputs=tuple(
             (into[i], returned[into[i]][i, output]) if i in into else (i, output)
             for i, output in graph.outputs
         ),
         replaced=into,
-        edge_ids=edge_ids,
+        edge_ids={before: edge.id for before, edge in edges.items()},
     ).of(graph)
 
 
 def _group_outputs(graph: Graph, into: Mapping[str, str]) -> dict[str, dict[tuple[str, int], int]]:
     """Return group -> {(id, output) of a member that is used outside: output of the group}."""
     outputs: dict[str, dict[tuple[str, int], int]] = {}
-    used = [
-        (edge.source, edge.output)
-        for edge in graph.edges
-        if into.get(edge.source) != into.get(edge.target)
-    ]
-    for node_id, output in [*used, *graph.outputs]:
+    leaving = (e for e in graph.edges if into.get(e.source) != into.get(e.target))
+    for node_id, output in [*((e.source, e.output) for e in leaving), *graph.outputs]:
         if node_id in into:
             numbers = outputs.setdefault(into[node_id], {})
             numbers.setdefault((node_id, output), len(numbers))

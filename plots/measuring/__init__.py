@@ -138,11 +138,8 @@ def _broken(
 ) -> Iterator[Note]:
     """Yield notes on the calls where NaN or infinity first occurs.
 
-    Args:
-        broken: Id of a call -> how many of its numbers are NaN or infinite.
-        earlier: Id of a call -> ids of the calls that its numbers are computed from.
-        floats: Id of a call -> all of its numbers.
-        what: The numbers, in words.
+    By the id of a call, `broken` has the count of such numbers, `earlier` the calls that its
+    numbers are computed from, and `floats` all of its numbers, which are `what` in words.
     """
     for node_id, count in broken.items():
         if count and not any(broken.get(other) for other in earlier[node_id]):

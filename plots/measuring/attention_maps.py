@@ -180,9 +180,8 @@ def _computed_with_weights(
     taken = all_parameter_names(operation.__class__)
     if "return_attention_scores" in taken:
         asked = dict(arguments_of(call.record)).get("return_attention_scores", False)
-        outputs = keras.tree.flatten(
-            operation(*args, **kwargs | ({} if asked else {"return_attention_scores": True}))
-        )
+        kwargs = kwargs if asked else kwargs | {"return_attention_scores": True}
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
         queries = args[0] if args else kwargs.get("query", kwargs.get("inputs"))
         weights[node.id] = _by_head(outputs[1], len(keras.tree.flatten(queries)[0].shape))
         return outputs if asked else [outputs[0], *outputs[2:]]
@@ -194,12 +193,10 @@ def _computed_with_weights(
 
 
 def _by_head(scores: Any, rank: int) -> Any:
-    """Return scores of a layer as (b, n, t, s).
+    """Return scores of a layer for queries with `rank` axes as (b, n, t, s).
 
-    Args:
-        scores: (b, t, s) without heads, else (b, ..., n, *t, *s), with as many axes for t as for s,
-            and before n the axes that are not attended over.
-        rank: Number of axes of the queries.
+    Scores are (b, t, s) without heads, else (b, ..., n, *t, *s), with as many axes for t as for s,
+    and before n the axes that are not attended over.
     """
     from keras import ops
 
@@ -311,10 +308,7 @@ def _across(n: int, height: int, width: int) -> int:
 def reduce_blocks(maps: np.ndarray, block: tuple[int, int], by: np.ufunc) -> np.ndarray:
     """Return maps (n, t, s) with one number for each block, such as the maximum of its numbers.
 
-    Args:
-        maps: The maps.
-        block: Rows and columns of a block; the last blocks may have fewer.
-        by: How to reduce the numbers of a block, such as `numpy.maximum`.
+    A block has `block` rows and columns; the last blocks may have fewer.
     """
     import numpy as np
 

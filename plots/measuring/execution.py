@@ -137,15 +137,7 @@ class Execution:
         opened: Opened = Opened(),
         compute: Compute = compute_call,
     ) -> Execution:
-        """Compute a model.
-
-        Args:
-            model: A Functional model, or a Sequential one that is built.
-            inputs: As for `call_values`.
-            seed: Seed of the random inputs.
-            opened: Whether nested models and layers are opened.
-            compute: The function that computes the calls.
-        """
+        """Compute a model with `compute`; the other arguments are those of `call_values`."""
         import keras
 
         graph, calls = read_calls(model, opened.nested)
@@ -345,9 +337,6 @@ def _shifted(value: Any, shift: Any) -> Any:
     shifted = value + shift
     set_keras_mask(shifted, get_keras_mask(value))
     return shifted
-
-
-# Arrays and gradients ---------------------------------------------------------------------------
 
 
 def is_float(tensor: Any) -> bool:

@@ -70,9 +70,7 @@ def random_inputs(
 def standardise_inputs(model: keras.Model, inputs: Any) -> list[Any]:
     """Return the inputs as tensors of the backend, in the order of the model's inputs.
 
-    Args:
-        model: The model.
-        inputs: By name, or in the structure that the model is called with.
+    They are given by name, or in the structure that the model is called with.
 
     Raises:
         ValueError: if they do not fit the model.
