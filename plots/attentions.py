@@ -116,7 +116,7 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
 def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
     """Return the data flow that passes attentions along their queries only.
 
-    So the calls of a decoder depend on its own tokens, and not by cross-attention on the encoder.
+    A decoder depends on its own tokens, not on the encoder through cross-attention.
     """
     others = (edge.id for a in attentions for edge in (*a.keys, *a.values, *a.masks))
     return data_flow(graph, without=others)
@@ -134,9 +134,12 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
     query = edges["query"][0]
     causal = Constant("is_causal", bool(node.config.get("is_causal")))
     query_length, key_length = ((e.source, e.output, 1) for e in (query, keys[0]))
-    tensors = (t for e in (query, keys[0]) for t in (_returned(graph, e), e.tensor))
     rank = 4 if node.is_a(FUSED_ATTENTION) else 3
-    are_known = all(len(tensor.shape) == rank for tensor in tensors)
+    are_known = all(
+        len(tensor.shape) == rank
+        for edge in (query, keys[0])
+        for tensor in (graph.node(edge.source).outputs[edge.output], edge.tensor)
+    )
     return Attention(
         id=node.id,
         scores=node.id,
@@ -150,10 +153,6 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
         has_known_masks=node.role == "attention"
         or node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION,
     )
-
-
-def _returned(graph: Graph, edge: Edge) -> Tensor:
-    return graph.node(edge.source).outputs[edge.output]
 
 
 # Several steps ----------------------------------------------------------------------------------
@@ -375,7 +374,7 @@ _Hint = Literal["causal", "padding", "unknown"]
 
 
 class Masked(NamedTuple):
-    """Which keys an attention masks; None where the graph does not tell.
+    """Which keys an attention masks; None if the graph does not show it.
 
     Attributes:
         causal: Whether it masks keys later than the query.
@@ -392,8 +391,7 @@ def attentions_with_masks(
 ) -> tuple[tuple[Attention, ...], Reachability, dict[str, Masked]]:
     """Return the attentions, the data flow along their queries, and by id what each one masks.
 
-    A mask that depends on the inputs' values is one of padding, and one that depends on their
-    shapes alone is one of positions.
+    Padding masks depend on the values of the inputs, masks of positions on their shapes alone.
     """
     attentions = find_attentions(graph)
     flow = query_flow(graph, attentions)

@@ -114,7 +114,7 @@ def data_flow(
 ) -> Reachability:
     """Return the reachability along edges whose values are used, `without` some edges by id.
 
-    Implicit masks are no such edges, nor is an input of which a call takes nothing but the shape.
+    Implicit masks are left out, and inputs of calls that take only their shape.
     """
     left_out = frozenset(without)
     shape_only = {node.id for node in graph.nodes if is_shape_only(node)}

@@ -28,7 +28,7 @@ from plots.attentions import Attention, Masked, attentions_with_masks
 from plots.costs.flop_rules import is_known
 from plots.diagnosis import mask_rules  # noqa: F401 - registers its rules
 from plots.diagnosis.rules import diagnosis_rule, listed, named, notes_of_all_rules
-from plots.diagnosis.signal_rules import meets_a_norm, up_to_weights
+from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
 from plots.operation_kinds import ATTENTION_LAYERS, is_additive_merge, is_norm
 from plots.registry import graph_plugin
@@ -202,8 +202,7 @@ def _norms_in_words(paths: Sequence[SkipPath]) -> str:
 def _final_norm_in_words(graph: Graph) -> str:
     ends = [stream.paths[-1] for stream in residual_streams(graph) if stream.has_token_norms(graph)]
     pre = [path.target for path in ends if "branch_start" in path.norms]
-    ahead = up_to_weights(graph)
-    return ", final norm" if pre and all(meets_a_norm(ahead, end) for end in pre) else ""
+    return ", final norm" if pre and all(meets_a_norm(graph, end) for end in pre) else ""
 
 
 def _attentions_in_words(

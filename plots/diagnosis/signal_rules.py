@@ -63,17 +63,14 @@ _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/ke
 
 
 @once_per_graph
-def up_to_weights(graph: Graph) -> Reachability:
+def _up_to_weights(graph: Graph) -> Reachability:
     """Return the reachability on paths that stop at calls with weights."""
     return Reachability(graph, stop=lambda node: node.parameters > 0)
 
 
-def meets_a_norm(ahead: Reachability, start: str) -> bool:
-    """Return whether a norm follows the call `start` before any other call with weights.
-
-    `ahead` is the graph `up_to_weights`.
-    """
-    return any(is_norm(ahead.graph.node(node_id)) for node_id in ahead.descendants(start))
+def meets_a_norm(graph: Graph, *starts: str) -> bool:
+    """Return whether a norm follows one of some calls before any other call with weights."""
+    return any(is_norm(graph.node(i)) for i in _up_to_weights(graph).descendants(*starts))
 
 
 def _is_sublayer_part(node: Node) -> bool:
@@ -84,7 +81,6 @@ def _is_sublayer_part(node: Node) -> bool:
 @diagnosis_rule("mixed_norms")
 def mixed_norms(graph: Graph) -> Iterator[Note]:
     """Some sublayers of a residual stream are pre-norm, others post-norm or without a norm."""
-    ahead = up_to_weights(graph)
     for stream in residual_streams(graph):
         styles = _styles(graph, stream)
         ranked = Counter(style for style in styles if style is not None).most_common()
@@ -92,7 +88,7 @@ def mixed_norms(graph: Graph) -> Iterator[Note]:
             continue
         if styles[-1] == "none" and set(styles[:-1]) == {"post"}:
             last = stream.paths[-1].target
-            if not meets_a_norm(ahead, last):
+            if not meets_a_norm(graph, last):
                 yield finding(
                     [last],
                     "All sublayers are post-norm, norm(x + f(x)), but no norm follows the last "
@@ -137,14 +133,14 @@ def norm_on_branch_output(graph: Graph) -> Iterator[Note]:
 def no_final_norm(graph: Graph) -> Iterator[Note]:
     """A pre-norm stream ends without a norm after its last merge."""
     streams = residual_streams(graph)
-    ahead, reachability = up_to_weights(graph), Reachability(graph)
+    reachability = Reachability(graph)
     for stream in streams:
         end = stream.paths[-1].target
         if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         roots = (other.root for other in streams if other is not stream)
         feeds_another = any(root != end and reachability.depends(root, on=end) for root in roots)
-        if not feeds_another and not meets_a_norm(ahead, end):
+        if not feeds_another and not meets_a_norm(graph, end):
             yield finding(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
@@ -158,12 +154,12 @@ def no_norm(graph: Graph) -> Iterator[Note]:
     """A residual stream of several attentions has no norm at all, and nothing in its place."""
     attentions, _, _ = attentions_with_masks(graph)
     attended = {attention.output for attention in attentions}
-    ahead, identities = up_to_weights(graph), past_identities(graph)
+    identities = past_identities(graph)
     for stream in residual_streams(graph):
         merges = [path.target for path in stream.paths]
         is_deep = len(attended & stream.bypassed) > 1
-        after = ahead.descendants(*merges)
-        has_norm = any(is_norm(graph.node(place)) for place in (*stream.bypassed, *after))
+        has_norm = any(is_norm(graph.node(place)) for place in stream.bypassed)
+        has_norm = has_norm or meets_a_norm(graph, *merges)
         # A learned factor at the end of the branch (ReZero, LayerScale) is there instead of a norm.
         ends = (e for path in stream.paths for e in calls_at(identities, path, "branch_end"))
         if is_deep and not has_norm and all(_is_sublayer_part(end) for end in ends):
@@ -372,7 +368,7 @@ def no_gradient(graph: Graph) -> Iterator[Note]:
 @diagnosis_rule("baked_in_positions")
 def baked_in_positions(graph: Graph) -> Iterator[Note]:
     """A constant table that is never trained is added to every sequence."""
-    ahead = up_to_weights(graph)
+    ahead = _up_to_weights(graph)
     for node in graph.nodes:
         tables = [c for c in node.constants if _is_table_of_positions(c, node.outputs[0].shape)]
         if not tables or not is_additive_merge(node):
@@ -393,7 +389,7 @@ def baked_in_positions(graph: Graph) -> Iterator[Note]:
 @diagnosis_rule("baked_in_embedding")
 def baked_in_embedding(graph: Graph) -> Iterator[Note]:
     """A product with a copy of the weights of an Embedding instead of the weights themselves."""
-    embeddings = {
+    embeddings: dict[Shape, str] = {
         (node.config.get("input_dim"), node.config.get("output_dim")): node.id
         for node in reversed(graph.nodes)
         if node.is_a({"Embedding"})

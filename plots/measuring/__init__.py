@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plots.annotations import Note, Overlay, Quantity
 from plots.graph import Graph
 from plots.hierarchy import depth_of, enclosing_block, find_namespaces
-from plots.measuring.execution import Execution, Opened, check_model, loss_of_outputs
+from plots.measuring.execution import Execution, Opened, loss_of_outputs
 from plots.registry import graph_plugin
 from plots.skips import skip_paths
 
@@ -92,7 +92,7 @@ def gradients(
     import numpy as np
 
     execution = Execution.as_read(graph, model, inputs, seed)
-    on_edges = execution.gradients(loss_of_outputs(check_model(model), targets, loss, seed))
+    on_edges = execution.gradients(loss_of_outputs(execution.model, targets, loss, seed))
     of_calls: dict[str, list[np.ndarray]] = {}
     for (node_id, _), array in execution.summed_gradients(on_edges).items():
         of_calls.setdefault(node_id, []).append(array)
@@ -111,9 +111,7 @@ def gradients(
 
 def rms(array: np.ndarray) -> float:
     """Return the root mean square of all numbers of an array."""
-    import numpy as np
-
-    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
+    return math.sqrt((array.astype("float64") ** 2).mean())
 
 
 def _overlay(name: str, title: str, numbers: Mapping[str, float]) -> Overlay:
@@ -262,9 +260,8 @@ def _variance(array: np.ndarray) -> float:
     """Return the variance of all numbers; infinite if one of them is, where NumPy returns NaN."""
     import numpy as np
 
-    if np.isinf(array).any() and not np.isnan(array).any():
-        return math.inf
-    return float(array.var(dtype="float64"))
+    is_infinite = np.isinf(array).any() and not np.isnan(array).any()
+    return math.inf if is_infinite else float(array.var(dtype="float64"))
 
 
 def _norm_along(edges: tuple[str, ...], on_edges: Mapping[str, np.ndarray]) -> float:

@@ -118,12 +118,14 @@ class Execution:
     """A model that has been computed for one batch.
 
     Attributes:
-        graph: The graph of the model.
+        model: The model.
+        graph: Its graph.
         calls: Its calls, in the order in which Keras computes them.
         fed: The values of its inputs.
         values: All values, as tensors of the backend.
     """
 
+    model: keras.Model
     graph: Graph
     calls: Sequence[RecordedCall]
     fed: Mapping[Place, Any]
@@ -153,8 +155,8 @@ class Execution:
         fed = dict(zip(places, standardise_inputs(model, given), strict=True))
         # In this scope no state changes, such as statistics of norms and seeds.
         with keras.StatelessScope(initialize_variables=False):
-            whole = Execution(graph, calls, fed, _run(graph, calls, fed, {}, compute))
-            return whole._with_opened_layers(model, opened, compute) if opened.layers else whole
+            whole = Execution(model, graph, calls, fed, _run(graph, calls, fed, {}, compute))
+            return whole._with_opened_layers(opened, compute) if opened.layers else whole
 
     @staticmethod
     def as_read(
@@ -169,12 +171,14 @@ class Execution:
         Raises:
             ValueError: if there is no model, or the graph was read from another one.
         """
-        model = check_model(model)
+        if model is None:
+            raise ValueError(
+                "measuring runs the model, and there is only its graph: give `model`, or draw the "
+                "model itself and not its graph"
+            )
         return Execution.of(model, inputs, seed, _how_it_was_opened(graph, model), compute)
 
-    def _with_opened_layers(
-        self, model: keras.Model, opened: Opened, compute: Compute
-    ) -> Execution:
+    def _with_opened_layers(self, opened: Opened, compute: Compute) -> Execution:
         """Compute the same with layers opened, for the sizes of this batch."""
         import keras
 
@@ -184,7 +188,7 @@ class Execution:
             for tensor, place in zip(call.record.outputs, call.results, strict=True)
             if place in self.values
         }
-        graph, calls = read_calls(model, opened.nested, opened.layers, shapes)
+        graph, calls = read_calls(self.model, opened.nested, opened.layers, shapes)
         if graph.index.keys() == self.graph.index.keys():
             return self
         values = _run(graph, calls, self.fed, {}, compute)
@@ -194,11 +198,11 @@ class Execution:
         for inside, outside in zip(graph.outputs, self.graph.outputs, strict=True):
             if not _are_close(values[inside], self.values[outside], rounding):
                 raise ValueError(
-                    f"the calls inside of the layers of the model {model.name!r} do not compute "
-                    "the same as the layers (they may rely on implicit masks); read it with "
-                    "open_layers=False"
+                    f"the calls inside of the layers of the model {self.model.name!r} do not "
+                    "compute the same as the layers (they may rely on implicit masks); read it "
+                    "with open_layers=False"
                 )
-        return Execution(graph, calls, self.fed, values)
+        return Execution(self.model, graph, calls, self.fed, values)
 
     def arrays(self) -> dict[str, tuple[np.ndarray, ...]]:
         """Return all values as arrays, by call."""
@@ -251,20 +255,6 @@ class Execution:
 def output_edge(number: int) -> str:
     """Return the id of the edge on which a value leaves the model as its output of this number."""
     return f"output {number}"
-
-
-def check_model(model: keras.Model | None) -> keras.Model:
-    """Return the model, if there is one.
-
-    Raises:
-        ValueError: if it is None.
-    """
-    if model is None:
-        raise ValueError(
-            "measuring runs the model, and there is only its graph: give `model`, or draw the "
-            "model itself and not its graph"
-        )
-    return model
 
 
 def _how_it_was_opened(graph: Graph, model: keras.Model) -> Opened:
