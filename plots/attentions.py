@@ -48,7 +48,6 @@ class Attention:
 
     Attributes:
         id: The call that computes the weights: the layer, the fused operation, or the softmax.
-        scores: Id of the call that combines queries and keys; the same if it is one call.
         output: Id of the call that returns the weighted values; the same if it is one call.
         query: The edge of the queries.
         keys: The edges of the keys.
@@ -64,7 +63,6 @@ class Attention:
     """
 
     id: str
-    scores: str
     output: str
     query: Edge
     keys: tuple[Edge, ...]
@@ -142,7 +140,6 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
     )
     return Attention(
         id=node.id,
-        scores=node.id,
         output=node.id,
         query=query,
         keys=tuple(keys),
@@ -178,7 +175,6 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     output, values = weighted
     return Attention(
         id=softmax.id,
-        scores=scores.id,
         output=output,
         query=query,
         keys=(key,),

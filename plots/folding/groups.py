@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
@@ -31,7 +31,7 @@ class Contraction:
     outputs: tuple[tuple[str, int], ...]
     replaced: Mapping[str, str]
     edge_ids: Mapping[str, str]
-    dropped: frozenset[str] = field(default=frozenset())
+    dropped: frozenset[str] = frozenset()
 
     def of(self, graph: Graph) -> Graph:
         """Return the contracted graph, with the annotations of `graph` moved to what remains.
@@ -44,9 +44,8 @@ class Contraction:
         now = {node_id: self._new_id(node_id) for node_id in left} | dict(self.edge_ids)
         there = {node.id for node in self.nodes}
         inputs = (node_id for node_id in map(self._new_id, graph.inputs) if node_id in there)
-        stream = [
-            (self._new_id(a), self._new_id(b)) for a, b in graph.stream if b not in self.dropped
-        ]
+        pairs = (pair for pair in graph.stream if pair[1] not in self.dropped)
+        stream = [(self._new_id(source), self._new_id(target)) for source, target in pairs]
         return replace(
             graph,
             nodes=tuple(replace(n, namespace=seen.get(n.id, n.namespace)) for n in self.nodes),

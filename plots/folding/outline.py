@@ -9,7 +9,7 @@ from itertools import chain, count
 
 from plots.folding import fold_blocks
 from plots.folding.groups import close
-from plots.graph import Graph, Node
+from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
 from plots.operation_kinds import is_identity_like, is_norm
 from plots.registry import graph_plugin
@@ -44,14 +44,16 @@ def outline(graph: Graph) -> Graph:
 
 def _without_masks(graph: Graph) -> Graph:
     """Keep only the calls that an output depends on by numbers, not by booleans or masks."""
-    flow = Reachability(graph, follow=lambda e: e.tensor.dtype != "bool" and not e.implicit)
+
+    def has_numbers(edge: Edge) -> bool:
+        return edge.tensor.dtype != "bool" and not edge.implicit
+
     ends = [node_id for node_id, _ in graph.outputs]
-    kept = {*ends, *flow.ancestors(*ends)}
-    edges = (edge for edge in graph.edges if edge.tensor.dtype != "bool" and not edge.implicit)
+    kept = {*ends, *Reachability(graph, follow=has_numbers).ancestors(*ends)}
     return replace(
         graph,
         nodes=tuple(node for node in graph.nodes if node.id in kept),
-        edges=tuple(edge for edge in edges if edge.target in kept),
+        edges=tuple(edge for edge in filter(has_numbers, graph.edges) if edge.target in kept),
         inputs=tuple(node_id for node_id in graph.inputs if node_id in kept),
     )
 
@@ -104,9 +106,8 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
     continued = {target for _, target in graph.stream}
     heads = {source for source, _ in graph.stream} - continued
     if not heads:
-        into_blocks = [edge for edge in graph.edges if enclosing_block(namespaces[edge.target])]
-        sources = {edge.source for edge in into_blocks}
-        heads = {source for source in sources if not enclosing_block(namespaces[source])}
+        heads = {e.source for e in graph.edges if enclosing_block(namespaces[e.target])}
+        heads = {source for source in heads if not enclosing_block(namespaces[source])}
     reachability = Reachability(graph)
     for head in sorted(heads, key=graph.index.__getitem__):
         before = {head, *reachability.ancestors(head)}

@@ -219,11 +219,8 @@ class Execution:
         import keras
         from keras import ops
 
-        zeros = {
-            edge: ops.zeros_like(self.values[place])
-            for edge, place in self._sources().items()
-            if is_float(self.values[place])
-        }
+        on_edges = {edge: self.values[place] for edge, place in self._sources().items()}
+        zeros = {edge: ops.zeros_like(value) for edge, value in on_edges.items() if is_float(value)}
 
         def loss_at(shifts: Mapping[str, Any]) -> Any:
             values = _run(self.graph, self.calls, self.fed, shifts)
