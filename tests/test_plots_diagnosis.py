@@ -24,6 +24,7 @@ from hand_made_transformers import (
 from keras import layers, ops
 
 import plots
+from plots import attentions
 from plots.diagnosis import rules
 from plots.renderers import dot, labels
 
@@ -355,3 +356,18 @@ def test_other_packages_can_add_rules_and_a_failing_rule_is_skipped(monkeypatch)
         assert [finding.text for finding in plots.findings(graph)] == ["It is odd."]
     with pytest.raises(ValueError, match="'broken' is registered already"):
         plots.diagnosis_rule("broken")(broken)
+
+
+def test_all_rules_share_one_search_for_attentions(monkeypatch):
+    searched = []
+    search = attentions.find_attentions
+
+    def counted(graph):
+        searched.append(graph)
+        return search(graph)
+
+    monkeypatch.setattr(attentions, "find_attentions", counted)
+    graph = plots.read_graph(encoder(["pre"] * 2))
+    for times in (1, 2):  # another diagnosis searches again: sets of class names may have changed
+        plots.findings(graph)
+        assert len(searched) == times

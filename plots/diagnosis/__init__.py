@@ -72,7 +72,7 @@ def diagnose(graph: Graph) -> Graph:
         return graph
     graph.check_whole("diagnose first, then fold")
     marked = replace(graph, skip_paths=graph.skip_paths or skip_paths(graph))
-    described = Note("description", (), description(marked))
+    described = Note("description", (), _description(marked))
     return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
 
 
@@ -119,10 +119,7 @@ def _wrap(text: str, mark: str = "") -> str:
     )
 
 
-# Description ------------------------------------------------------------------------------------
-
-
-def description(graph: Graph) -> str:
+def _description(graph: Graph) -> str:
     """Return one sentence about a model: "Pre-norm Transformer decoder: 12 blocks with ..."."""
     attentions, flow, masked = attentions_with_masks(graph)
     closed = _closed_layers(graph)
