@@ -24,9 +24,9 @@ from hand_made_transformers import (
 from keras import layers, ops
 
 import plots
-from plots import attentions
+from plots import attentions, renderers
 from plots.diagnosis import rules
-from plots.renderers import dot, labels
+from plots.renderers import dot
 
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 
@@ -337,7 +337,7 @@ def test_the_frame_of_a_finding_hides_that_of_a_deviating_block():
     node = folded.node("block_2.attention.norm")
     assert {note.kind for note in folded.notes if node.id in note.about} == {"finding", "deviates"}
     frame = dot.node_attributes(node, folded, dot.Labels(), on_stream=True, tag=None)["color"]
-    assert frame == f'"{labels.note_colour("finding")}"'
+    assert frame == f'"{renderers.note_colour("finding")}"'
 
 
 def test_other_packages_can_add_rules_and_a_failing_rule_is_skipped(monkeypatch):

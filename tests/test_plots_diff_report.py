@@ -327,7 +327,7 @@ def test_a_picture_of_a_difference_opens_layers_on_request(tmp_path):
 
 
 def test_every_kind_of_difference_has_a_colour_of_its_own():
-    colours = {plots.renderers.labels.note_colour(kind) for kind in (*DIFFERENCES, "else")}
+    colours = {plots.renderers.note_colour(kind) for kind in (*DIFFERENCES, "else")}
     assert len(colours) == len(DIFFERENCES)  # moved and rewired share theirs
 
 

@@ -17,9 +17,9 @@ from keras import layers
 
 import builders
 import plots
+from plots import renderers
 from plots.conformance import sample_graphs
 from plots.renderers import html as explorer
-from plots.renderers import labels
 
 SAMPLES = sample_graphs(large=False)
 FOLDER = Path(explorer.__file__).parent / "explorer" / "wasm-graphviz"
@@ -121,8 +121,8 @@ def test_values_that_are_not_finite_are_left_out_and_white(decoder, scale, tmp_p
     (shown,) = packed_data(plots.to_html(graph))["overlays"]
     assert shown["places"] == {calls[0]: [3.0, "3"]}
     alone = replace(overlay, values={calls[0]: {"": 3.0}})
-    colours = [labels.heat_colour(overlay, call) for call in calls]
-    assert colours == [labels.heat_colour(alone, calls[0]), *["#FFFFFF"] * 3]
+    colours = [renderers.heat_colour(overlay, call) for call in calls]
+    assert colours == [renderers.heat_colour(alone, calls[0]), *["#FFFFFF"] * 3]
     _, data = plots.model_explorer_files(graph, tmp_path)
     (numbers,) = json.loads(data.read_text("utf-8")).values()
     assert list(numbers["results"]) == calls[:1]

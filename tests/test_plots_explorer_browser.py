@@ -15,9 +15,8 @@ from small_models import reduced_variant
 
 import builders
 import plots
-from plots import Note, Overlay
+from plots import Note, Overlay, renderers
 from plots.differences.union import older_side
-from plots.renderers import labels
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -594,6 +593,6 @@ def test_an_edge_has_the_colour_of_its_main_note(opened, decoder):
     notes = tuple(Note(kind, (edge.id,), "Said.") for kind in kinds)
     page = opened(replace(decoder, notes=notes), "#depth=9")
     assert "note-added" in page.get_attribute("#stage .edge.noted", "class")
-    line = labels.noted_colour(replace(decoder, notes=notes), edge.id)
-    assert line == labels.note_colour("added")
+    line = renderers.noted_colour(replace(decoder, notes=notes), edge.id)
+    assert line == renderers.note_colour("added")
     assert f'color="{line}"' in plots.list_renderers()["dot"](replace(decoder, notes=notes))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import plots
 from plots.conformance import sample_graphs
 from plots.hierarchy import find_namespaces
-from plots.renderers.labels import STREAM_COLOUR, heat_colour, note_colour
+from plots.renderers import STREAM_COLOUR, heat_colour, note_colour
 from plots.renderers.mermaid import MOST_CHARACTERS, MOST_EDGES, escaped
 from plots.skips import mark_skip_paths
 

@@ -9,7 +9,7 @@ import pytest
 import plots
 from plots.conformance import sample_graphs
 from plots.hierarchy import find_namespaces
-from plots.renderers.labels import STREAM_COLOUR
+from plots.renderers import STREAM_COLOUR
 from plots.skips import mark_skip_paths
 
 # Fields of the dataclasses in graph_builder.py and node_data_builder.py of ai-edge-model-explorer

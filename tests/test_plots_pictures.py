@@ -18,8 +18,7 @@ from small_models import ALL_VARIANTS, reduced_variant
 import builders
 import plots
 from plots import pictures, registry
-from plots.renderers import dot, graphviz
-from plots.renderers.layout import lay_out
+from plots.renderers import dot, graphviz, lay_out
 from plots.skips import mark_skip_paths
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 from plots.annotations import Note
 from plots.graph import Edge, Graph, Node
 from plots.operation_kinds import is_additive_merge
-from plots.renderers.labels import (
+from plots.renderers import (
     DARK_GREY,
     GREY,
     INK,
+    SIDEWAYS,
     STREAM_COLOUR,
+    Layout,
     edge_labels,
     fill_colour,
     group_text,
     is_heated,
+    lay_out,
     legend,
     note_colour,
     noted_colour,
@@ -31,7 +34,6 @@ from plots.renderers.labels import (
     numbers_at,
     shape_text,
 )
-from plots.renderers.layout import SIDEWAYS, Layout, lay_out
 
 if TYPE_CHECKING:
     import pydot
@@ -64,15 +66,7 @@ _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What nodes show besides the name and the class.
-
-    Attributes:
-        shapes: Input and output shapes.
-        dtypes: Output dtypes.
-        full_names: Full dotted names.
-        activations: Activation functions.
-        trainable: Whether a layer with weights is trainable.
-    """
+    """What nodes show besides the name and the class: options of `plots.renderers.graphviz.svg`."""
 
     shapes: bool = False
     dtypes: bool = False
@@ -97,14 +91,13 @@ def graph_to_dot(
 
 def _add_graph_label(dot: pydot.Dot, graph: Graph) -> None:
     """Add notes on the whole graph and the legend, above the diagram if there are notes."""
-    notes = [_note_row(note, width=80) for note in graph.notes if not note.about]
+    notes = [(14, _note_row(note, width=80)) for note in graph.notes if not note.about]
     below = [(11, _escaped(line)) for line in legend(graph)]
     # Graphviz ignores the larger font above a line when it sets the distance between lines.
     space = [(6, "\N{NO-BREAK SPACE}")] if notes and below else []
-    sized = [(14, note) for note in notes] + space + below
     rows = [
         f'<font point-size="{size}">{row.replace("<br/>", _LEFT)}{_LEFT}</font>'
-        for size, row in sized
+        for size, row in (*notes, *space, *below)
     ]
     if rows:
         dot.set("label", f"<{''.join(rows)}>")
@@ -204,17 +197,17 @@ def _add_graph(
         cluster.add_node(pydot.Node(quoted(prefix + node.id), **attributes))
     times_joined = Counter((edge.source, edge.target) for edge in graph.edges)
     for edge in graph.edges:
-        if layout.is_referred(edge):
-            tag, line = _reference(edge, layout, prefix)
-            namespace = layout.namespaces[edge.target]
-            clusters[namespace].add_node(tag)
-            root.add_edge(line)
-            if namespace in layout.feeds:
-                ends = quoted(prefix + layout.feeds[namespace]), tag.get_name()
-                root.add_edge(pydot.Edge(*ends, style="invis", weight="0"))
-        else:
+        if not layout.is_referred(edge):
             parallel = times_joined[edge.source, edge.target] > 1
             root.add_edge(_line(edge, graph, layout, prefix, parallel))
+            continue
+        tag, line = _reference(edge, layout, prefix)
+        namespace = layout.namespaces[edge.target]
+        clusters[namespace].add_node(tag)
+        root.add_edge(line)
+        if namespace in layout.feeds:
+            ends = quoted(prefix + layout.feeds[namespace]), tag.get_name()
+            root.add_edge(pydot.Edge(*ends, style="invis", weight="0"))
     for upper, lower in layout.below:
         ends = quoted(prefix + upper), quoted(prefix + lower)
         root.add_edge(pydot.Edge(*ends, style="invis", weight="0", minlen="2"))
@@ -274,8 +267,9 @@ def _cluster_title(label: str, repeats: int) -> str:
     It is at the lower right, as on the plates of graphical models, because edges enter a cluster
     along its top. The stream leaves it at the left: spaces make it wide enough for both.
     """
-    title = label if repeats == 1 else f"{label}   × {repeats}"
-    return "\N{NO-BREAK SPACE}" * (2 * len(title) if repeats == 1 else 40) + title
+    if repeats == 1:
+        return "\N{NO-BREAK SPACE}" * 2 * len(label) + label
+    return "\N{NO-BREAK SPACE}" * 40 + f"{label}   × {repeats}"
 
 
 def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge:
@@ -283,18 +277,18 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
     import pydot
 
     attributes: dict[str, Any] = {"tooltip": shown(_tip(edge))}
-    if (edge.source, edge.target) in layout.stream:
+    on_stream = (edge.source, edge.target) in layout.stream
+    if on_stream:
         attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "5", "arrowsize": "0.45"}
-        attributes |= {"weight": str(_STREAM_WEIGHT)}
+        attributes["weight"] = str(_STREAM_WEIGHT)
     elif edge.tensor.dtype == "bool" or edge.implicit:
         attributes |= {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
     else:
-        attributes |= {"weight": str(_BRANCH_WEIGHT)}
+        attributes["weight"] = str(_BRANCH_WEIGHT)
         if any(edge.target == lower for _, lower in layout.below):
             attributes["minlen"] = "2"  # room to enter from above, not through its neighbours
     if rows := edge_labels(edge, graph, parallel):
         # Graphviz leaves no space between a label and its edge, and the stream is thick.
-        on_stream = "penwidth" in attributes
         space = "\N{EN SPACE}" if on_stream else "\N{NO-BREAK SPACE}"
         text = "\n".join(f"{space}{line}{space}" for line in rows)
         # Graphviz places an xlabel after all edges are routed, so the stream stays straight.
@@ -345,7 +339,7 @@ def node_attributes(
 
     Args:
         node: The call.
-        graph: Its graph, for input shapes.
+        graph: Its graph.
         labels: What to show.
         on_stream: Whether it is a merge on the residual stream.
         tag: Short name by which other places of the diagram refer to its output.
@@ -369,19 +363,19 @@ def node_attributes(
     }
 
 
-def _grey(node: Node, graph: Graph) -> str:
-    return DARK_GREY if is_heated(node, graph) else GREY
+def _grey(node: Node, graph: Graph, text: str) -> str:
+    """Return escaped text in small grey letters."""
+    colour = DARK_GREY if is_heated(node, graph) else GREY
+    return f'<font point-size="9" color="{colour}">{_escaped(text)}</font>'
 
 
 def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str | None) -> str:
     """Return the label of a node as an HTML-like table."""
     head = node.name if labels.full_names else node.shown_name
-    sub = "" if node.kind == "group" else node.class_name
     title = f"<b>{_escaped(head)}</b>"
-    if sub and sub != head:
-        title += f' <font point-size="9" color="{_grey(node, graph)}">{_escaped(sub)}</font>'
-    times = graph.times(node)
-    if times > 1:
+    if node.kind != "group" and node.class_name not in ("", head):
+        title += f" {_grey(node, graph, node.class_name)}"
+    if (times := graph.times(node)) > 1:
         title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
     if tag is not None and tag != head:
         title += f' <font color="{GREY}">= {_escaped(tag)}</font>'
@@ -397,8 +391,7 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     """Return the rows below the title of a node, escaped."""
     rows = []
     if node.kind == "group":
-        text = _escaped(group_text(node))
-        rows.append(f'<font point-size="9" color="{_grey(node, graph)}">{text}</font>')
+        rows.append(_grey(node, graph, group_text(node)))
     if labels.activations and node.activation is not None:
         rows.append(f"activation: <b>{_escaped(node.activation)}</b>")
     if labels.shapes:
@@ -410,9 +403,9 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     if labels.trainable and node.parameters and node.trainable is not None:
         colour, word = ("#1B7837", "trainable") if node.trainable else ("#B2182B", "frozen")
         rows.append(f'<font color="{colour}">{word}</font>')
-    for output in (number for node_id, number in graph.outputs if node_id == node.id):
-        if node.outputs[output].letters:  # other tensors have theirs on the edges
-            rows.append(_escaped(f"→ {' '.join(node.outputs[output].letters)}"))
+    for node_id, number in graph.outputs:  # other tensors have their letters on the edges
+        if node_id == node.id and node.outputs[number].letters:
+            rows.append(_escaped(f"→ {' '.join(node.outputs[number].letters)}"))
     rows += map(_escaped, numbers_at(node, graph))
     return rows + [_note_row(note) for note in notes_at(node, graph)]
 

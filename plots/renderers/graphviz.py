@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
 from plots.registry import graph_renderer
+from plots.renderers import check_direction
 from plots.renderers.dot import Labels, graph_to_dot, picture_file, quoted
-from plots.renderers.layout import check_direction
 
 if TYPE_CHECKING:
     import pydot

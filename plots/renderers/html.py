@@ -24,8 +24,7 @@ from plots.graph import Graph, graph_document
 from plots.hierarchy import enclosing_namespaces
 from plots.operation_kinds import is_additive_merge
 from plots.registry import graph_renderer
-from plots.renderers.labels import letter_meanings, role_of, total_text
-from plots.renderers.layout import lay_out
+from plots.renderers import lay_out, letter_meanings, role_of, total_text
 
 _ASSETS = Path(__file__).parent / "explorer"
 _SCRIPTS = (

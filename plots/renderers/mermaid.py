@@ -11,22 +11,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from plots.annotations import Note
-from plots.graph import Edge, Graph, Node
+from plots.graph import Graph, Node
 from plots.operation_kinds import is_additive_merge
 from plots.registry import graph_renderer
-from plots.renderers.labels import (
+from plots.renderers import (
     INK,
     STREAM_COLOUR,
+    check_direction,
     edge_labels,
     fill_colour,
     group_text,
+    lay_out,
     note_colour,
     noted_colour,
     notes_at,
     numbers_at,
+    repeated,
     shape_text,
 )
-from plots.renderers.layout import check_direction, lay_out
 
 MOST_EDGES = 500
 """Mermaid's default limit of edges; a page can raise it with the option `maxEdges`."""
@@ -77,12 +79,9 @@ def _too_large(edges: int, characters: int) -> str | None:
     """Return a warning about a chart above the limits of Mermaid, or None."""
     sizes = ((edges, MOST_EDGES, "edges"), (characters, MOST_CHARACTERS, "characters"))
     found = [f"{size:,} {what}, limit {most:,}" for size, most, what in sizes if size > most]
-    if not found:
-        return None
-    return (
-        f"too large for Mermaid's default limits ({'; '.join(found)}): fold it; depth=2 draws two "
-        "levels of clusters and equal blocks once"
-    )
+    advice = "fold it; depth=2 draws two levels of clusters and equal blocks once"
+    too_large = f"too large for Mermaid's default limits ({'; '.join(found)}): {advice}"
+    return too_large if found else None
 
 
 @dataclass
@@ -121,8 +120,10 @@ class _Chart:
             namespace = self.layout.namespaces[node.id]
             self._add(namespace, self.names[node.id], _shaped(node, words), style)
         for number, note in enumerate(graph.notes):
-            if not note.about:
-                self._add_note(f"w{number}", note)
+            if not note.about:  # above the graph, held there by an invisible link
+                style = _framed("#FFFFFF", note_colour(note.kind))
+                self._add("", f"w{number}", f'["{_text(_note_words(note))}"]', style)
+                self.links += [f"w{number} ~~~ {self.names[first.id]}" for first in graph.nodes[:1]]
         self._add_edges()
         if inner := [cluster.name for cluster in self.clusters.values() if cluster.name]:
             self.styles[_CLUSTER] = inner
@@ -140,17 +141,12 @@ class _Chart:
         self._cluster(namespace).entries.append(name + shaped)
         self.styles.setdefault(style, []).append(name)
 
-    def _add_note(self, name: str, note: Note) -> None:
-        """Add a note on the whole graph above it, held there by an invisible link."""
-        style = _framed("#FFFFFF", note_colour(note.kind))
-        self._add("", name, f'["{_text(_note_words(note))}"]', style)
-        if self.graph.nodes:
-            self.links.append(f"{name} ~~~ {self.names[self.graph.nodes[0].id]}")
-
     def _add_edges(self) -> None:
         pairs = Counter((edge.source, edge.target) for edge in self.graph.edges)
         for number, edge in enumerate(self.graph.edges):
-            source, arrow, style = self.names[edge.source], "-->", _link_style(self.graph, edge)
+            source, arrow = self.names[edge.source], "-->"
+            noted = noted_colour(self.graph, edge.id)
+            style: Style = (f"stroke:{noted}", "stroke-width:3px") if noted else ()
             if self.layout.is_referred(edge):
                 source, arrow, style = f"t{number}", "-.->", style or _SIDE
                 tag = f'(["{escaped(self.layout.tags[edge.source])}"])'
@@ -170,8 +166,7 @@ class _Chart:
         if namespace not in self.clusters:
             around, _, label = namespace.rpartition(".")
             parent = self._cluster(around)
-            times = self.graph.repeats.get(namespace, 1)
-            title = label if times == 1 else f"{label} × {times}"
+            title = repeated(label, self.graph.repeats.get(namespace, 1))
             self.clusters[namespace] = _Cluster(f"b{len(self.clusters)}", title)
             parent.entries.append(self.clusters[namespace])
         return self.clusters[namespace]
@@ -186,7 +181,7 @@ def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]
     if is_additive_merge(node) and not rows and times == 1:
         return ["+"]
     name = node.shown_name
-    title = name if times == 1 else f"{name} × {times}"
+    title = repeated(name, times)
     below = group_text(node) if node.kind == "group" else node.class_name
     return [
         title if tag in (None, name) else f"{title} = {tag}",
@@ -202,7 +197,6 @@ def _note_words(note: Note) -> list[str]:
 
 
 def _shaped(node: Node, words: list[str]) -> str:
-    """Return the text of a node in the brackets that select its shape."""
     text = _text(words)
     if words == ["+"]:
         return f'(("{text}"))'
@@ -219,13 +213,7 @@ def _style(graph: Graph, node: Node, on_stream: bool) -> Style:
 
 
 def _framed(fill: str, colour: str) -> Style:
-    """Return the style of the subject of a note."""
     return f"fill:{fill}", f"stroke:{colour}", "stroke-width:3px", f"color:{INK}"
-
-
-def _link_style(graph: Graph, edge: Edge) -> Style:
-    noted = noted_colour(graph, edge.id)
-    return (f"stroke:{noted}", "stroke-width:3px") if noted else ()
 
 
 def _text(words: Iterable[str]) -> str:
@@ -252,5 +240,5 @@ _SIGNS = re.compile(
 
 
 def _code(sign: re.Match[str]) -> str:
-    number = ord(sign.group())
+    number = ord(sign[0])
     return f"#{number if number > 31 or number == 10 else 0xFFFD};"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from plots.files import write_whole
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import find_namespaces
 from plots.registry import graph_renderer
-from plots.renderers.labels import (
+from plots.renderers import (
     STREAM_COLOUR,
     constant_text,
     fill_colour,
     group_text,
     heat_colour,
+    repeated,
 )
 
 SUFFIX = ".model_explorer.json"
@@ -95,13 +96,11 @@ def _path(namespace: str) -> str:
 
 def _node(graph: Graph, node: Node, namespace: str, on_stream: bool) -> dict[str, Any]:
     incoming = graph.incoming[node.id]
-    name = node.shown_name
-    times = graph.times(node)
     return {
         "id": node.id,
-        "label": name if times == 1 else f"{name} × {times}",
+        "label": repeated(node.shown_name, graph.times(node)),
         "namespace": namespace,
-        "attrs": [{"key": key, "value": value} for key, value in _attributes(graph, node)],
+        "attrs": _entries(_attributes(graph, node)),
         "incomingEdges": [
             {
                 "sourceNodeId": edge.source,
@@ -111,11 +110,11 @@ def _node(graph: Graph, node: Node, namespace: str, on_stream: bool) -> dict[str
             for number, edge in enumerate(incoming)
         ],
         "inputsMetadata": [
-            _metadata(number, edge.tensor, _edge_attributes(graph, edge))
+            _metadata(number, edge.tensor, [_tag(edge), *_findings(graph, edge.id)])
             for number, edge in enumerate(incoming)
         ],
         "outputsMetadata": [
-            _metadata(number, tensor, {}) for number, tensor in enumerate(node.outputs)
+            _metadata(number, tensor, []) for number, tensor in enumerate(node.outputs)
         ],
         "style": {
             "backgroundColor": fill_colour(node, graph),
@@ -134,11 +133,7 @@ def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
         yield "trainable parameters", f"{node.trainable_parameters:,}"
     if shared := [call for call in graph.ties.get(node.layer, ()) if call != node.id]:
         yield "shares weights with", {"type": "node_ids", "nodeIds": shared}
-    for overlay in graph.overlays:
-        if node.id in overlay.values:
-            yield overlay.title, overlay.text(node.id)
-    for number, note in enumerate(graph.notes_about.get(node.id, ())):
-        yield f"{note.kind} {number + 1}", note.full_text
+    yield from _findings(graph, node.id)
     for constant in node.constants:
         yield f"argument {constant.port}", constant_text(constant)
     for key, value in node.config.items():
@@ -146,25 +141,28 @@ def _attributes(graph: Graph, node: Node) -> Iterator[tuple[str, Any]]:
             yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _edge_attributes(graph: Graph, edge: Edge) -> dict[str, str]:
-    """Return the entries of the side panel for an input of a call."""
-    entries = {"__tensor_tag": edge.port + " (implicit)" * edge.implicit}
+def _findings(graph: Graph, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the overlay values of a call or edge, and its notes."""
     for overlay in graph.overlays:
-        if edge.id in overlay.values:
-            entries[overlay.title] = overlay.text(edge.id)
-    for number, note in enumerate(graph.notes_about.get(edge.id, ())):
-        entries[f"{note.kind} {number + 1}"] = note.full_text
-    return entries
+        if place in overlay.values:
+            yield overlay.title, overlay.text(place)
+    for number, note in enumerate(graph.notes_about.get(place, ())):
+        yield f"{note.kind} {number + 1}", note.full_text
 
 
-def _metadata(number: int, tensor: Tensor, entries: Mapping[str, str]) -> dict[str, Any]:
+def _entries(entries: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": value} for key, value in entries]
+
+
+def _tag(edge: Edge) -> tuple[str, str]:
+    return "__tensor_tag", edge.port + " (implicit)" * edge.implicit
+
+
+def _metadata(number: int, tensor: Tensor, entries: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return an input or output with its shape, as the viewer prints it on edges."""
     letters = tensor.letters or ["?" if size is None else str(size) for size in tensor.shape]
-    attributes = {**entries, "tensor_shape": f"{tensor.dtype}[{', '.join(letters)}]"}
-    return {
-        "id": str(number),
-        "attrs": [{"key": key, "value": value} for key, value in attributes.items()],
-    }
+    shape = "tensor_shape", f"{tensor.dtype}[{', '.join(letters)}]"
+    return {"id": str(number), "attrs": _entries([*entries, shape])}
 
 
 def _facts(graph: Graph) -> dict[str, str]:
@@ -194,11 +192,7 @@ def _stream(graph: Graph) -> dict[str, Any]:
         if count := past.get((source, target)):
             edges[-1]["label"] = f"past {counted(count, 'call')}"
     overlay = {"name": "residual stream", "edgeColor": STREAM_COLOUR, "edgeWidth": 4}
-    return {
-        "name": "skip paths",
-        "type": "edge_overlays",
-        "overlays": [{**overlay, "edges": edges}],
-    }
+    return {"name": "skip paths", "type": "edge_overlays", "overlays": [overlay | {"edges": edges}]}
 
 
 def _node_data(graph: Graph, overlay: Overlay) -> dict[str, Any]:

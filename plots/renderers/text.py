@@ -14,21 +14,20 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import NamedTuple
 
 from rich.cells import cell_len
 
 from plots.annotations import Note, SkipPath, counted, number_text
 from plots.graph import Edge, Graph, Node, Tensor
-from plots.hierarchy import find_namespaces
-from plots.registry import graph_renderer
-from plots.renderers.labels import constant_text, group_text, shape_text
+from plots.hierarchy import enclosing_namespaces, find_namespaces
 from plots.traversal import block_by_block
+from plots.registry import graph_renderer
+from plots.renderers import constant_text, group_text, repeated, shape_text
 
 _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
 _MIN_TEXT_WIDTH = 24  # kept for wrapped text, however long its start
-
-Position = tuple[int, str | None]
-"""Depth of a row, and the id of its call; None for the title of a namespace, above its content."""
 
 _LIGHT = {"│", "╮", "┤", "╯"}
 _DOWNWARDS = dict.fromkeys("┃○●⊕┣┓┳", "┃") | dict.fromkeys("│╮┤", "│")  # continued below
@@ -54,16 +53,15 @@ def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
         raise ValueError(f"width is {width!r}; it must be a number of characters, 1 or more")
     references = _References(graph)
     rows = list(_rows(graph, references))
-    margins = _gutter(graph, [(row.depth, row.node.id if row.node else None) for row in rows])
+    margins = _gutter(graph, rows)
     table = [
         [_indented(margin, row.depth) + row.name, *_cells(graph, row.node, shapes)]
         for margin, row in zip(margins, rows, strict=True)
     ]
-    titles = [["", "", *[""] * shapes, *(overlay.title for overlay in graph.overlays)]]
-    titles = titles if graph.overlays else []
-    lines = _aligned([*titles, *table])
-    result = [*_head(graph, width), "", *lines[: len(titles)]]
-    for line, below, row in zip(lines[len(titles) :], _continued(margins), rows, strict=True):
+    titles = ["", "", *[""] * shapes, *(overlay.title for overlay in graph.overlays)]
+    first, *lines = _aligned([titles if graph.overlays else [], *table])
+    result = [*_head(graph, width), "", *[first] * bool(graph.overlays)]
+    for line, below, row in zip(lines, _continued(margins), rows, strict=True):
         arguments = _printable(", ".join(references.arguments(row.node))) if row.node else ""
         result += _broken(f"{line}  ← " if arguments else line, arguments, width, below)
         for note in _notes_at(graph, row.node):
@@ -73,9 +71,8 @@ def to_text(graph: Graph, width: int = 120, shapes: bool = True) -> str:
     return "".join(f"{line.rstrip()}\n" for line in result)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A call or the title of a namespace, and its depth."""
+class _Row(NamedTuple):
+    """A call, or the title of a namespace above its content, where `node` is None."""
 
     name: str
     depth: int
@@ -86,21 +83,14 @@ def _rows(graph: Graph, references: _References) -> Iterator[_Row]:
     """Yield the calls by namespace, each namespace under its title."""
     around: list[str] = []
     for node in block_by_block(graph, references.namespaces):
-        namespace = references.namespaces[node.id]
-        parts = namespace.split(".") if namespace else []
-        depth = 0
-        while parts[: depth + 1] == around[: depth + 1] and depth < len(parts):
-            depth += 1
-        for inner in range(depth, len(parts)):
-            times = graph.repeats.get(".".join(parts[: inner + 1]), 1)
-            yield _Row(_repeated(parts[inner], times), inner, None)
-        around = parts
-        name = references.local_name(node)
-        yield _Row(_repeated(name, graph.times(node)), len(parts), node)
-
-
-def _repeated(name: str, times: int) -> str:
-    return _printable(name) if times == 1 else f"{_printable(name)} × {times}"
+        opened = enclosing_namespaces(references.namespaces[node.id])
+        for depth, namespace in enumerate(opened):
+            if around[depth : depth + 1] != [namespace]:
+                title = _printable(namespace.rpartition(".")[2])
+                yield _Row(repeated(title, graph.repeats.get(namespace, 1)), depth, None)
+        around = opened
+        name = _printable(references.local_name(node))
+        yield _Row(repeated(name, graph.times(node)), len(opened), node)
 
 
 def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
@@ -166,16 +156,12 @@ def _notes_at(graph: Graph, node: Node | None) -> list[Note]:
 
 
 def _indented(margin: str, depth: int) -> str:
-    return f"{margin} {'  ' * depth}" if margin else "  " * depth
+    return margin + " " * bool(margin) + "  " * depth
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """Return the rows of a table as lines with aligned columns."""
-    widths: list[int] = []
-    for row in table:
-        widths += [0] * (len(row) - len(widths))
-        for column, cell in enumerate(row):
-            widths[column] = max(widths[column], cell_len(cell))
+    widths = [max(map(cell_len, column)) for column in zip_longest(*table, fillvalue="")]
     widths[:1] = [min(width, _MAX_NAME_WIDTH) for width in widths[:1]]
     return [
         "  ".join(
@@ -219,8 +205,7 @@ class _References:
         self.graph = graph
         self.namespaces = find_namespaces(graph)
         ids = set(graph.index)
-        # A group has the name of its namespace, unless a call has that id.
-        self._shown = {
+        self._shown = {  # a group has the name of its namespace, unless a call has that id
             node.id: node.name if node.kind == "group" and node.name not in ids else node.id
             for node in graph.nodes
         }
@@ -270,13 +255,8 @@ class _References:
         return f"{edge.port}={name}" if is_named else name
 
     def _looked_up(self, namespace: str, name: str) -> str | None:
-        while True:
-            candidate = f"{namespace}.{name}" if namespace else name
-            if candidate in self._names:
-                return candidate
-            if not namespace:
-                return None
-            namespace = namespace.rpartition(".")[0]
+        around = ["", *(f"{outer}." for outer in enclosing_namespaces(namespace))]
+        return next((o + name for o in reversed(around) if o + name in self._names), None)
 
 
 @dataclass(slots=True)
@@ -301,15 +281,20 @@ class _Lane:
     around: list[_Lane] = field(default_factory=list)
     column: int = 0
 
+    def cells(self) -> Iterator[tuple[int, int]]:
+        """Yield the (row, column) pairs of the lane and its branches."""
+        spans = [(self.start, self.end, self.column)]
+        spans += [(first, last, self.column + 1) for first, last in self.branches]
+        for first, last, column in spans:
+            yield from ((row, column) for row in range(first, last + 1))
 
-def _gutter(graph: Graph, rows: Sequence[Position]) -> list[str]:
+
+def _gutter(graph: Graph, rows: Sequence[_Row]) -> list[str]:
     """Return the part of the stream in front of each row, of equal lengths; empty without stream.
 
-    Args:
-        graph: A graph whose stream and skip paths are marked.
-        rows: The positions of the rows, calls in topological order.
+    The stream and the skip paths of the graph must be marked.
     """
-    row_of = {node_id: number for number, (_, node_id) in enumerate(rows) if node_id is not None}
+    row_of = {row.node.id: number for number, row in enumerate(rows) if row.node is not None}
     lanes = _lanes(graph, row_of)
     lane_of = {node_id: lane for lane in lanes for node_id in lane.calls}
     for path in graph.skip_paths:
@@ -336,13 +321,12 @@ def _gutter(graph: Graph, rows: Sequence[Position]) -> list[str]:
 
 def _continued(margins: Sequence[str]) -> list[str]:
     """Return the margins of further lines of each row: what continues to the next row."""
-    following = [*margins[1:], " " * max(map(len, margins), default=0)]
     return [
         "".join(
             _DOWNWARDS[above] if above in _DOWNWARDS and below in _UPWARDS else " "
-            for above, below in zip(margin, after, strict=True)
+            for above, below in zip_longest(margin, after[: len(margin)], fillvalue=" ")
         )
-        for margin, after in zip(margins, following, strict=True)
+        for margin, after in zip(margins, [*margins[1:], ""], strict=True)
     ]
 
 
@@ -374,7 +358,7 @@ def _lanes(graph: Graph, row_of: dict[str, int]) -> list[_Lane]:
 
 
 def _add_branch(
-    path: SkipPath, lane_of: dict[str, _Lane], row_of: dict[str, int], rows: Sequence[Position]
+    path: SkipPath, lane_of: dict[str, _Lane], row_of: dict[str, int], rows: Sequence[_Row]
 ) -> None:
     """Add the branch of a skip path to the lane that it merges into."""
     lane = lane_of.get(path.target)
@@ -393,15 +377,15 @@ def _add_branch(
             inner.around.append(lane)
 
 
-def _title_above(row: int, on_lane: set[int], rows: Sequence[Position]) -> int:
+def _title_above(row: int, on_lane: set[int], rows: Sequence[_Row]) -> int:
     """Return the title of the outermost namespace around a row that has no call on the lane."""
-    first, depth = row, rows[row][0]
+    first, depth = row, rows[row].depth
     for above in range(row - 1, -1, -1):
         if above in on_lane:
             break
-        if rows[above][0] < depth:  # the title of the enclosing namespace
-            depth = rows[above][0]
-            end = next((r for r in range(row, len(rows)) if rows[r][0] <= depth), len(rows))
+        if rows[above].depth < depth:  # the title of the enclosing namespace
+            depth = rows[above].depth
+            end = next((r for r in range(row, len(rows)) if rows[r].depth <= depth), len(rows))
             if not on_lane.isdisjoint(range(above, end)):
                 break
             first = above
@@ -412,27 +396,17 @@ def _place(lane: _Lane, taken: dict[tuple[int, int], list[_Lane]]) -> None:
     """Assign the first free column to a lane, to the right of the lanes around it."""
     around = set(map(id, lane.around))
     lane.column = 1 + max((outer.column for outer in lane.around), default=-1)
-    while any(set(map(id, taken.get(cell, ()))) - around for cell in _occupied(lane)):
+    while any(set(map(id, taken.get(cell, ()))) - around for cell in lane.cells()):
         lane.column += 1
-    for cell in _occupied(lane):
+    for cell in lane.cells():
         taken.setdefault(cell, []).append(lane)
-
-
-def _occupied(lane: _Lane) -> Iterator[tuple[int, int]]:
-    """Yield the (row, column) pairs of a lane and its branches."""
-    for row in range(lane.start, lane.end + 1):
-        yield row, lane.column
-    for first, last in lane.branches:
-        for row in range(first, last + 1):
-            yield row, lane.column + 1
 
 
 def _draw_branches(lane: _Lane, cells: list[list[str]]) -> None:
     right = 2 * (lane.column + 1)
     for first, last in lane.branches:
-        for row in range(first + 1, last):
-            if cells[row][right] == " ":
-                cells[row][right] = "│"
+        for row in cells[first + 1 : last]:
+            row[right] = "│" if row[right] == " " else row[right]
     for first, _ in lane.branches:
         corner = "┤" if any(a < first < b for a, b in lane.branches) else "╮"
         _connect(cells[first], lane.column, lane.column + 1, "┣", corner)
