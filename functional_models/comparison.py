@@ -292,7 +292,6 @@ def _write(
 ) -> None:
     """Write tables, figures, samples and the best model."""
     import plots
-    from plots.figures import loss_curves, save_figure
 
     write_whole(folder / RESULTS, json.dumps(results, indent=1) + "\n")
     write_whole(folder / "results.md", results_table(results, markdown=True) + "\n")
@@ -302,7 +301,7 @@ def _write(
         histories[name] = {
             key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
         }
-    save_figure(loss_curves(histories), folder / "loss_curves.png")
+    plots.save_figure(plots.loss_curves(histories), folder / "loss_curves.png")
     for name, model in models.items():
         plots.plot_model(model.model, str(folder / name / "skip_paths.svg"))
     graphs = {name: model.model for name, model in models.items()}

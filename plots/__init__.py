@@ -33,23 +33,20 @@ from plots.annotations import Note, Overlay, SkipPath
 from plots.axes.shapes import axes_of, shapes
 from plots.costs.plugins import flops, memory, parameters
 from plots.diagnosis import diagnose, diagnosis_rule, diagnosis_text, findings
-from plots.differences.compare import compare_graphs
+from plots.differences import compare_graphs
 from plots.differences.difference import Difference
 from plots.differences.report import comparison_table, difference_text
 from plots.differences.union import diff
-from plots.figures import (
+from plots.figures import save_figure
+from plots.figures.attention import (
     attention_heads,
     attention_mask,
     common_masks,
-    learning_rate_curves,
-    loss_curves,
-    parameter_bars,
     position_encodings,
-    save_figure,
-    signal_propagation,
     sinusoids,
-    variants_page,
 )
+from plots.figures.curves import learning_rate_curves, loss_curves, signal_propagation
+from plots.figures.models import parameter_bars, variants_page
 from plots.folding import fold, fold_blocks
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
 from plots.measuring import (

@@ -18,13 +18,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 from plots.annotations import Note, Overlay, Quantity
 from plots.folding import fold
 from plots.graph import Edge, Graph, Kind, Loss, Node, Shape, Tensor, check_graph
 from plots.operation_kinds import is_additive_merge
-from plots.registry import VARIADIC, GraphPlugin, GraphRenderer, find_plugin, find_renderer
+from plots.registry import GraphPlugin, GraphRenderer, find_plugin, find_renderer
 from plots.skips import mark_skip_paths
 
 __all__ = ["check_plugin", "check_renderer", "sample_graphs"]
@@ -60,20 +60,20 @@ def check_plugin(
         ValueError: if no plugin has that name.
     """
     known = _known(plugin, GraphPlugin, find_plugin)
-    _check_options(known.name, known.apply, options)
+    _check_options(known, options)
     given = {"model": None, **options} if known.takes_model else options
     has_no_model = known.takes_model and given["model"] is None
     for name, graph in (sample_graphs() if samples is None else samples).items():
         before, place = graph.to_json(), f"the plugin {known.name!r} on the sample {name!r}"
         refusals = (ValueError,) if has_no_model or graph.is_folded else ()
         try:
-            result = _called(known.apply, graph, given, place, refusals)
+            result = _called(known, graph, given, place, refusals)
         except refusals:
             continue
         _require(isinstance(result, Graph), place, f"returns a Graph, not {_kind(result)}")
         _require(graph.to_json() == before, place, "does not change the graph that it is given")
         _check_result(result, place)
-        again = _called(known.apply, graph, given, place, refusals)
+        again = _called(known, graph, given, place, refusals)
         is_same = again.to_json() == result.to_json()
         _require(is_same, place, "returns the same result on every call")
         _require(
@@ -105,14 +105,14 @@ def check_renderer(
         ValueError: if no renderer has that name.
     """
     known = _known(renderer, GraphRenderer, find_renderer)
-    _check_options(known.name, known.render, options)
+    _check_options(known, options)
     for name, graph in (sample_graphs() if samples is None else samples).items():
         before, place = graph.to_json(), f"the renderer {known.name!r} on the sample {name!r}"
-        result = _called(known.render, graph, options, place)
+        result = _called(known, graph, options, place)
         is_file = isinstance(result, str | bytes) and result
         _require(is_file, place, f"returns text or bytes, not {_kind(result)}")
         _require(graph.to_json() == before, place, "does not change the graph that it is given")
-        again = _called(known.render, graph, options, place)
+        again = _called(known, graph, options, place)
         _require(again == result, place, "returns the same result on every call")
         if isinstance(result, str):
             missing = sorted(word for word in _words_of(graph) if word not in result)
@@ -123,19 +123,17 @@ def _known(thing: Any, of: Any, find: Callable[[str], Any]) -> Any:
     """Return the plugin or renderer of a name or function."""
     if isinstance(thing, str):
         return find(thing)
-    if isinstance(thing, of):
-        return thing
-    return of.of(thing)
+    return thing if isinstance(thing, of) else of.of(thing)
 
 
-def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    graph, *others = inspect.signature(function).parameters.values()
-    given = {"model", *options}
-    needed = [p for p in others if p.default is p.empty and p.kind not in VARIADIC]
-    missing = [p.name for p in needed if p.name not in given]
-    _require(not missing, repr(name), f"has a default for every option; missing: {missing}")
+def _check_options(known: GraphPlugin | GraphRenderer, options: Mapping[str, Any]) -> None:
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in known.parameters if p.default is p.empty and p.kind not in variadic]
+    missing = [p.name for p in needed if p.name not in {"model", *options}]
+    _require(not missing, repr(known.name), f"has a default for every option; missing: {missing}")
+    graph = next(iter(inspect.signature(known.function).parameters.values()))
     positional = graph.kind is not graph.KEYWORD_ONLY
-    _require(positional, repr(name), "takes the graph as its first argument, by position")
+    _require(positional, repr(known.name), "takes the graph as its first argument, by position")
 
 
 def _called(
@@ -153,9 +151,11 @@ def _called(
         raise
     except Exception as error:
         raised = f"{type(error).__name__}: {error}"
-        raise AssertionError(
-            f"{place} breaks a rule: it accepts every graph, but raised {raised}"
-        ) from error
+        _broken(place, f"accepts every graph, but raised {raised}", error)
+
+
+def _broken(place: str, rule: str, error: Exception | None = None) -> NoReturn:
+    raise AssertionError(f"{place} breaks a rule: it {rule}") from error
 
 
 def _check_result(result: Graph, place: str) -> None:
@@ -163,17 +163,13 @@ def _check_result(result: Graph, place: str) -> None:
     try:
         check_graph(result)
     except ValueError as error:
-        raise AssertionError(
-            f"{place} breaks a rule: the parts of its graph fit together, but {error}"
-        ) from error
+        _broken(place, f"returns a graph whose parts fit together, but {error}", error)
     try:
         text = result.to_json()
         read = Graph.from_json(text)
         survives = read == result and read.to_json() == text
     except (TypeError, ValueError) as error:
-        raise AssertionError(
-            f"{place} breaks a rule: its graph has JSON values only, but {error}"
-        ) from error
+        _broken(place, f"returns a graph of JSON values only, but {error}", error)
     _require(survives, place, "returns a graph that is equal after Graph.from_json(to_json())")
 
 
@@ -195,7 +191,7 @@ def _kind(result: Any) -> str:
 
 def _require(kept: Any, place: str, rule: str) -> None:
     if not kept:
-        raise AssertionError(f"{place} breaks a rule: it {rule}")
+        _broken(place, rule)
 
 
 def sample_graphs(large: bool = True) -> dict[str, Graph]:

@@ -10,10 +10,9 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from plots.differences.compare import compare_graphs
+from plots.differences import compare_graphs
 from plots.differences.union import marked, older_side
 from plots.files import write_whole
 from plots.folding import fold_blocks
@@ -25,7 +24,6 @@ from plots.registry import (
     GraphRenderer,
     PluginLike,
     apply_plugins,
-    check_options,
     find_renderer,
     plugin_list,
     renderer_of_file,
@@ -86,10 +84,8 @@ def draw(
         options["depth"] = depth
     elif depth is not None:
         steps.append(("fold", {"depth": depth}))
-    is_graph = isinstance(model, Graph)
-    graph = model if isinstance(model, Graph) else read_graph(model, open_nested, open_layers)
-    graph = apply_plugins(graph, steps, None if is_graph else model)
-    return _written(chosen, graph, path, options)
+    graph, whole = _read(model, open_nested, open_layers)
+    return _written(chosen, apply_plugins(graph, steps, whole), path, options)
 
 
 def plot_model(
@@ -139,8 +135,7 @@ def plot_model(
         ValueError: if the model is not built, or the value of an argument is not allowed.
         OSError: if the file cannot be written.
     """
-    path, chosen = _checked(to_file)
-    _check(blocks)
+    path, chosen = _checked(to_file, blocks=blocks)
     options = {
         "shapes": show_shapes,
         "dtypes": show_dtype,
@@ -151,11 +146,8 @@ def plot_model(
         "splines": splines,
         "dpi": dpi,
     }
-    graph = mark_skip_paths(read_graph(model, open_nested=expand_nested))
-    if blocks is not None:
-        graph = fold_blocks(graph, blocks)
     known = {name: value for name, value in options.items() if name in chosen.options}
-    return _written(chosen, graph, path, known)
+    return _written(chosen, _folded(model, expand_nested, blocks), path, known)
 
 
 def plot_side_by_side(
@@ -180,15 +172,7 @@ def plot_side_by_side(
         blocks: Number of blocks to draw of every run of equal blocks (`*.block_0`, `*.block_1`,
             ...); the last one is labelled with the number that it stands for ("× 4"). None draws
             all.
-        show_shapes: See `plot_model`.
-        show_dtype: See `plot_model`.
-        show_layer_names: See `plot_model`.
-        rankdir: See `plot_model`.
-        expand_nested: See `plot_model`.
-        dpi: See `plot_model`.
-        show_layer_activations: See `plot_model`.
-        show_trainable: See `plot_model`.
-        splines: See `plot_model`.
+        show_shapes, show_dtype, ...: See `plot_model`.
 
     Returns:
         See `plot_model`.
@@ -197,20 +181,16 @@ def plot_side_by_side(
         TypeError, OSError: see `plot_model`.
         ValueError: see `plot_model`; if `models` is empty.
     """
-    path, chosen = _checked(to_file)
+    path, chosen = _checked(to_file, blocks=blocks)
     if chosen.name not in FORMATS:
         raise ValueError(
             f"cannot write {str(to_file)!r}: plot_side_by_side supports {', '.join(FORMATS)}, not "
             f"{chosen.name}"
         )
     check_style(rankdir, dpi)
-    _check(blocks)
     if not models:
         raise ValueError("models is empty; give a mapping title -> model")
-    graphs = {}
-    for title, model in models.items():
-        marked = mark_skip_paths(read_graph(model, expand_nested))
-        graphs[title] = marked if blocks is None else fold_blocks(marked, blocks)
+    graphs = {title: _folded(model, expand_nested, blocks) for title, model in models.items()}
     labels = Labels(
         show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable
     )
@@ -253,22 +233,27 @@ def plot_diff(
     """
     path, chosen = _checked(to_file, renderer, depth, options)
     steps = plugin_list(plugins)
-    old, graph = (
-        apply_plugins(model, steps)
-        if isinstance(model, Graph)
-        else apply_plugins(read_graph(model, open_nested, open_layers), steps, model)
-        for model in (before, after)
-    )
-    difference = compare_graphs(old, graph)
+    old, new = (_read(model, open_nested, open_layers) for model in (before, after))
+    graphs = [apply_plugins(graph, steps, whole) for graph, whole in (old, new)]
+    difference = compare_graphs(*graphs)
     both = marked(difference, changes_only)
     if "before" in chosen.options:
         options["before"] = older_side(both, difference)
     return draw(both, path, (), depth, chosen.name, **options)
 
 
-def _check(blocks: int | None) -> None:
-    if blocks is not None and blocks < 1:
-        raise ValueError(f"blocks is {blocks!r}; it must be None (draw all) or an int, 1 or more")
+def _read(
+    model: keras.Model | Graph, open_nested: bool, open_layers: bool
+) -> tuple[Graph, keras.Model | None]:
+    """Return the graph, and the model that it was read from."""
+    if isinstance(model, Graph):
+        return model, None
+    return read_graph(model, open_nested, open_layers), model
+
+
+def _folded(model: keras.Model, open_nested: bool, blocks: int | None) -> Graph:
+    graph = mark_skip_paths(read_graph(model, open_nested))
+    return graph if blocks is None else fold_blocks(graph, blocks)
 
 
 def _written(renderer: GraphRenderer, graph: Graph, path: Path, options: Mapping[str, Any]) -> Any:
@@ -285,13 +270,10 @@ def _checked(
     to_file: str | os.PathLike[str],
     renderer: str | None = None,
     depth: int | None = None,
-    options: Mapping[str, Any] = MappingProxyType({}),
+    options: Iterable[str] = (),
+    blocks: int | None = None,
 ) -> tuple[Path, GraphRenderer]:
-    """Return the path with a suffix and the renderer, after checking the arguments.
-
-    Raises:
-        ValueError: if the renderer, the format or an option is unknown, or `depth` is negative.
-    """
+    """Return the path with a suffix and the renderer, after checking the arguments."""
     path = Path(to_file)
     if renderer is None:
         path = path if path.suffix else Path(f"{path}.png")
@@ -299,9 +281,11 @@ def _checked(
     else:
         chosen = find_renderer(renderer)
         path = path if path.suffix else Path(f"{path}{''.join(chosen.suffixes[:1])}")
-    check_options(chosen, options)
+    chosen.check_options(options)
     if depth is not None and depth < 0:
         raise ValueError(f"depth is {depth!r}; it must be a number of levels, 0 or more")
+    if blocks is not None and blocks < 1:
+        raise ValueError(f"blocks is {blocks!r}; it must be None (draw all) or an int, 1 or more")
     return path, chosen
 
 
@@ -320,9 +304,7 @@ def _shown(path: Path) -> Any:
 def _presentable(graph: Graph, most_calls: int | None = None) -> Graph:
     """Return the graph with skip paths marked and every run of equal blocks as one.
 
-    Args:
-        graph: The graph.
-        most_calls: Number of calls above which groups are collapsed, the innermost first.
+    Above `most_calls` calls, groups are collapsed, the innermost first.
     """
     graph = fold_blocks(_marked(graph))
     if most_calls is not None and len(graph.nodes) > most_calls:
@@ -358,9 +340,6 @@ def _notebook_page(graph: Graph) -> str:
     return f'<iframe srcdoc="{html.escape(to_html(_marked(graph)))}" style="{style}"></iframe>'
 
 
-for _name, _method in {
-    "__str__": _printed,
-    "_repr_svg_": _notebook_svg,
-    "_repr_html_": _notebook_page,
-}.items():
-    setattr(Graph, _name, _method)
+Graph.__str__ = _printed  # type: ignore[method-assign]
+Graph._repr_svg_ = _notebook_svg  # type: ignore[attr-defined]
+Graph._repr_html_ = _notebook_page  # type: ignore[attr-defined]

@@ -28,9 +28,9 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from plots.graph import Graph
 
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 PLUGIN_GROUP = "functional_models.graph_plugins"
 RENDERER_GROUP = "functional_models.graph_renderers"
 
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-"""Kinds of the parameters `*args` and `**options`, which are not options themselves."""
-
 
 class OptionError(ValueError):
     """Raised by a plugin for an option whose value is not allowed.
@@ -51,80 +48,99 @@ class OptionError(ValueError):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class GraphPlugin:
+@dataclass(frozen=True)
+class _Registered:
+    """A named function of a graph, with options by keyword."""
+
+    kind: ClassVar[str]
+    name: str
+    function: Callable[..., Any]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Self:
+        """Wrap a function that is not registered, under its own name."""
+        return cls(getattr(function, "__name__", type(function).__name__), function)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the parameters besides the graph, and besides the model of a plugin."""
+        return tuple(self._keywords)
+
+    def check_options(self, options: Iterable[str]) -> None:
+        """Check that the function has the given options; one with `**options` has all.
+
+        Raises:
+            ValueError: naming the unknown options and those that it has.
+        """
+        unknown = sorted(set(options).difference(self._keywords))
+        if unknown and not any(p.kind is p.VAR_KEYWORD for p in self.parameters):
+            raise ValueError(
+                f"the graph {self.kind} {self.name!r} has no option "
+                f"{', '.join(map(repr, unknown))}; it has {', '.join(self.options) or 'none'}"
+            )
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        """The parameters after the first one."""
+        try:
+            return list(inspect.signature(self.function).parameters.values())[1:]
+        except (TypeError, ValueError):  # some callables of compiled modules have no signature
+            return []
+
+    @property
+    def _keywords(self) -> list[str]:
+        return [p.name for p in self.parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+class GraphPlugin(_Registered):
     """A named function from graph to graph.
 
     Attributes:
         name: The name for `draw(plugins=[name])` and the command line.
-        apply: Takes the graph, then options by keyword, each with a default; returns a new graph.
-            A parameter `model` receives the Keras model that the graph was read from, or None.
+        function: Takes the graph, then options by keyword, each with a default; returns a new
+            graph. A parameter `model` receives the Keras model that the graph was read from, or
+            None.
     """
 
-    name: str
-    apply: Callable[..., Graph]
-
-    @staticmethod
-    def of(function: Callable[..., Graph]) -> GraphPlugin:
-        """Wrap a function that is not registered, under its own name."""
-        return GraphPlugin(getattr(function, "__name__", type(function).__name__), function)
+    kind = "plugin"
 
     def __call__(self, graph: Graph, **options: Any) -> Graph:
-        return self.apply(graph, **options)
-
-    @property
-    def summary(self) -> str:
-        """The first line of the docstring."""
-        return _summary(self.apply)
+        return self.function(graph, **options)  # type: ignore[no-any-return]
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of the parameters besides the graph and the model."""
-        return tuple(name for name in _keywords(self.apply) if name != "model")
+        return tuple(name for name in self._keywords if name != "model")
 
     @property
     def takes_model(self) -> bool:
         """Whether it has a parameter `model` for the Keras model."""
-        return "model" in _keywords(self.apply)
+        return "model" in self._keywords
 
 
-@dataclass(frozen=True, slots=True)
-class GraphRenderer:
+@dataclass(frozen=True)
+class GraphRenderer(_Registered):
     """A named function from graph to the contents of a file.
 
     Attributes:
         name: The name for `draw(renderer=name)`.
-        suffixes: File name suffixes that select it, such as (".mmd", ".mermaid").
-        render: Takes the graph, then options by keyword, each with a default; returns text or
+        function: Takes the graph, then options by keyword, each with a default; returns text or
             bytes, equal for equal graphs.
+        suffixes: File name suffixes that select it, such as (".mmd", ".mermaid").
     """
 
-    name: str
-    suffixes: tuple[str, ...]
-    render: Callable[..., str | bytes]
-
-    @staticmethod
-    def of(function: Callable[..., str | bytes]) -> GraphRenderer:
-        """Wrap a function that is not registered, under its own name and without suffixes."""
-        name = getattr(function, "__name__", type(function).__name__)
-        return GraphRenderer(name, (), function)
+    kind = "renderer"
+    suffixes: tuple[str, ...] = ()
 
     def __call__(self, graph: Graph, **options: Any) -> str | bytes:
-        return self.render(graph, **options)
-
-    @property
-    def summary(self) -> str:
-        """The first line of the docstring."""
-        return _summary(self.render)
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the parameters besides the graph."""
-        return _keywords(self.render)
+        return self.function(graph, **options)  # type: ignore[no-any-return]
 
 
-Apply = TypeVar("Apply", bound=Callable[..., Graph])
-Render = TypeVar("Render", bound=Callable[..., str | bytes])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 PluginLike = str | tuple[str, Mapping[str, Any]] | Callable[..., Graph]
 """A plugin's name, its name with options, or any function from graph to graph."""
@@ -134,7 +150,7 @@ _RENDERERS: dict[str, GraphRenderer] = {}
 _loaded_groups: set[str] = set()
 
 
-def graph_plugin(name: str) -> Callable[[Apply], Apply]:
+def graph_plugin(name: str) -> Callable[[Function], Function]:
     """Decorator that registers a function from graph to graph under `name`.
 
     A function that is defined again, as by a notebook cell that is rerun, replaces itself.
@@ -143,16 +159,14 @@ def graph_plugin(name: str) -> Callable[[Apply], Apply]:
         ValueError: if another function has the name.
     """
 
-    def register(apply: Apply) -> Apply:
-        if name in _PLUGINS and not _is_same(_PLUGINS[name].apply, apply):
-            _refuse_taken(name, "plugin")
-        _PLUGINS[name] = GraphPlugin(name, apply)
-        return apply
+    def register(function: Function) -> Function:
+        _register(_PLUGINS, GraphPlugin(name, function))
+        return function
 
     return register
 
 
-def graph_renderer(name: str, suffixes: str | Iterable[str]) -> Callable[[Render], Render]:
+def graph_renderer(name: str, suffixes: str | Iterable[str]) -> Callable[[Function], Function]:
     """Decorator that registers a function from graph to text or bytes under `name`.
 
     A function that is defined again, as by a notebook cell that is rerun, replaces itself.
@@ -167,19 +181,32 @@ def graph_renderer(name: str, suffixes: str | Iterable[str]) -> Callable[[Render
     """
     suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
 
-    def register(render: Render) -> Render:
-        if name in _RENDERERS and not _is_same(_RENDERERS[name].render, render):
-            _refuse_taken(name, "renderer")
+    def register(function: Function) -> Function:
         for suffix in suffixes:
             if not suffix.startswith("."):
                 raise ValueError(f"the suffix {suffix!r} of {name!r} must start with a dot")
             for other in _RENDERERS.values():
                 if suffix in other.suffixes and other.name != name:
                     raise ValueError(f"the suffix {suffix!r} is taken by renderer {other.name!r}")
-        _RENDERERS[name] = GraphRenderer(name, suffixes, render)
-        return render
+        _register(_RENDERERS, GraphRenderer(name, function, suffixes))
+        return function
 
     return register
+
+
+def _register(known: dict[str, Any], new: _Registered) -> None:
+    """Add a plugin or renderer; one with the same module and qualified name is replaced."""
+
+    def place(function: Any) -> tuple[Any, Any]:
+        return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+    if new.name in known:
+        old = place(known[new.name].function)
+        if None in old or old != place(new.function):
+            raise ValueError(
+                f"a graph {new.kind} {new.name!r} is already registered; choose another name"
+            )
+    known[new.name] = new
 
 
 def list_plugins() -> dict[str, GraphPlugin]:
@@ -280,12 +307,9 @@ def _is_pair(plugin: Any) -> bool:
     return isinstance(plugin, tuple) and len(plugin) == 2 and isinstance(plugin[1], Mapping)
 
 
-def _step(plugin: PluginLike, model: Any) -> tuple[str, Callable[[Graph], Graph]]:
+def _step(plugin: Any, model: Any) -> tuple[str, Callable[[Graph], Graph]]:
     """Return the name of a plugin, and the function with its options bound."""
-    named: Any = plugin
-    options: Mapping[str, Any] = {}
-    if isinstance(plugin, tuple) and _is_pair(plugin):
-        named, options = plugin
+    named, options = plugin if _is_pair(plugin) else (plugin, {})
     if isinstance(named, str):
         known = find_plugin(named)
     elif isinstance(named, GraphPlugin):
@@ -297,28 +321,9 @@ def _step(plugin: PluginLike, model: Any) -> tuple[str, Callable[[Graph], Graph]
             f"{plugin!r} is not a plugin; give a name, a pair (name, options) or a function from "
             "graph to graph"
         )
-    check_options(known, options)
-    given = {"model": model} | dict(options) if known.takes_model else dict(options)
-    return known.name, partial(known.apply, **given)
-
-
-def check_options(thing: GraphPlugin | GraphRenderer, options: Mapping[str, Any]) -> None:
-    """Check that a plugin or renderer has the given options; one with `**options` has all.
-
-    Raises:
-        ValueError: naming the unknown options and those that it has.
-    """
-    kind, function = (
-        ("plugin", thing.apply) if isinstance(thing, GraphPlugin) else ("renderer", thing.render)
-    )
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(function)):
-        return
-    unknown = sorted(set(options).difference(_keywords(function)))
-    if unknown:
-        raise ValueError(
-            f"the graph {kind} {thing.name!r} has no option {', '.join(map(repr, unknown))}; "
-            f"it has {', '.join(thing.options) or 'none'}"
-        )
+    known.check_options(options)
+    given = {"model": model, **options} if known.takes_model else options
+    return known.name, partial(known.function, **given)
 
 
 def _find(name: str, known: Mapping[str, Any], kind: str) -> Any:
@@ -329,55 +334,20 @@ def _find(name: str, known: Mapping[str, Any], kind: str) -> Any:
     raise ValueError(f"there is no graph {kind} {name!r}.{hint} There are: {', '.join(known)}")
 
 
-def _is_same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
-    """Whether both have the same module and qualified name."""
-    places = [
-        (getattr(f, "__module__", None), getattr(f, "__qualname__", None))
-        for f in (known, function)
-    ]
-    return places[0] == places[1] and None not in places[0]
-
-
-def _refuse_taken(name: str, kind: str) -> None:
-    raise ValueError(f"a graph {kind} {name!r} is already registered; choose another name")
-
-
 def _load_group(group: str) -> None:
     """Import the entry points of a group, once; those that fail are skipped with a warning."""
     if group in _loaded_groups:
         return
     _loaded_groups.add(group)
     for entry in entry_points(group=group):
-        _load_entry(entry)
-
-
-def _load_entry(entry: EntryPoint) -> None:
-    try:
-        entry.load()  # the decorator registers the function
-    except Exception as error:
-        warnings.warn(
-            f"skipped the entry point {entry.name!r} of the group {entry.group!r}, because "
-            f"{entry.value!r} cannot be imported: {type(error).__name__}: {error}",
-            stacklevel=4,
-        )
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function after the first one."""
-    try:
-        return list(inspect.signature(function).parameters.values())[1:]
-    except (TypeError, ValueError):  # some callables of compiled modules have no signature
-        return []
-
-
-def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the parameters after the first one, without variadic ones."""
-    return tuple(p.name for p in _parameters(function) if p.kind not in VARIADIC)
-
-
-def _summary(function: Callable[..., Any]) -> str:
-    """Return the first line of the docstring."""
-    return (inspect.getdoc(function) or "").partition("\n")[0]
+        try:
+            entry.load()  # the decorator registers the function
+        except Exception as error:
+            warnings.warn(
+                f"skipped the entry point {entry.name!r} of the group {entry.group!r}, because "
+                f"{entry.value!r} cannot be imported: {type(error).__name__}: {error}",
+                stacklevel=3,
+            )
 
 
 graph_renderer("json", ".json")(Graph.to_json)

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 import plots
-from plots.figures.style import BLUE
+from plots.figures import BLUE
 
 T, S, N = 7, 5, 3
 TOKENS = ("the", "cat", "sat", "on", "$5", "or", "$7")

@@ -95,7 +95,7 @@ def refuses_large_graphs(graph):
     ("plugin", "says"),
     [
         (drops_an_output, "'drops_an_output' on the sample 'one call' .* keeps the 1 outputs"),
-        (adds_an_edge_from_nowhere, "the parts of its graph fit together, but the edge 'nowhere"),
+        (adds_an_edge_from_nowhere, "a graph whose parts fit together, but the edge 'nowhere"),
         (changes_its_argument, "does not change the graph that it is given"),
         (differs_on_every_call, "returns the same result on every call"),
         (has_a_value_that_is_not_json, "JSON values only, but .*set"),
@@ -217,7 +217,7 @@ def test_the_model_is_an_option_only_of_plugins_that_take_it():
     with pytest.raises(ValueError, match="'drops_an_output' has no option 'model'; it has none"):
         plots.apply_plugins(graph, [(drops_an_output, {"model": "given"})])
     with pytest.raises(ValueError, match="'text' has no option 'model'"):
-        registry.check_options(registry.find_renderer("text"), {"model": "given"})
+        registry.find_renderer("text").check_options({"model": "given"})
 
 
 def test_a_plugin_or_renderer_with_variadic_options_accepts_all(registered, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.text import Text
 
 import plots
-from plots.figures.style import COLOURS
+from plots.figures import COLOURS
 
 ROOT = Path(__file__).parent.parent
 T, D = 13, 22

@@ -174,7 +174,7 @@ def test_a_picture_of_a_difference_aligns_the_graphs_once(tmp_path, monkeypatch)
         aligned.append((first, second))
         return align(first, second)
 
-    monkeypatch.setattr("plots.differences.compare.align", counting)
+    monkeypatch.setattr("plots.differences.align", counting)
     plots.plot_diff(stack(11), stack(13), tmp_path / "diff.html")
     assert len(aligned) == 1
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from plots.annotations import Quantity, counted, percent_text
+from plots.differences import compare_graphs, line_into
 from plots.differences.alignment import is_auto_numbered
-from plots.differences.compare import compare_graphs, line_into
 from plots.differences.difference import (
     MODEL,
     ChangedCall,

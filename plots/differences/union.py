@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from plots.annotations import DIFFERENCES, Note
-from plots.differences.compare import compare_graphs
+from plots.differences import compare_graphs
 from plots.differences.difference import MODEL, Difference
 from plots.differences.report import Words, count_text, counts, sizes_text, weights_text
 from plots.folding.groups import Contraction

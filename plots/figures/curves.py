@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from plots.figures.style import finish, line_style, new_figure
+from plots.figures import finish, line_style, new_figure
 
 if TYPE_CHECKING:
     import keras

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from plots.annotations import number_text, percent_text
-from plots.figures.style import COLOURS, GRID, new_figure, write_names_as_text
+from plots.figures import COLOURS, GRID, new_figure, write_names_as_text
 from plots.folding.outline import outline
 from plots.graph import Graph, Node
 from plots.hierarchy import enclosing_block

@@ -219,7 +219,7 @@ _HUB_ATTENTION = frozenset(
 )
 _EMBEDDINGS = frozenset(
     """
-    Embedding SeenPositions AddPositionalEmbedding AddRelativePositionalEmbedding
+    Embedding AddPositionalEmbedding AddRelativePositionalEmbedding
     BLIP2OPTEmbeddings CLIPVisionEmbedding ContentAndQueryEmbedding DINOV2Embedding
     DINOV2PatchEmbedding DINOV3Embedding DINOV3PatchEmbedding DINOV3RopePositionEmbedding
     DeiTEmbeddings Gemma3InterleaveEmbeddings Gemma3VisionEmbedding
