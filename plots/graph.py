@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plots.annotations import Note, Overlay, SkipPath
 from plots.declaration import Declaration
@@ -29,6 +29,8 @@ Shape = tuple[int | None, ...]
 Kind = Literal["input", "layer", "operation", "model", "group"]
 """What is called: a model input, a layer, a bare operation, a nested model that is not opened, or a
 group of calls that `fold` has collapsed."""
+
+Item = TypeVar("Item")
 
 _COUNTED = re.compile(r"#\d+(@\d+)?$")
 
@@ -292,11 +294,9 @@ class Graph:
                 f"the graph has version {document.get('version')!r}, but only {VERSION} can be "
                 "read: write it again with the installed release"
             )
+        del document["format"], document["version"]
         try:
-            parts = document.items()
-            graph: Graph = _read(
-                Graph, {name: part for name, part in parts if name not in ("format", "version")}
-            )
+            graph: Graph = _read(Graph, document)
             check_graph(graph)
         except (AttributeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(
@@ -310,10 +310,10 @@ class Graph:
         Raises:
             KeyError: if the graph has none.
         """
-        for overlay in self.overlays:
-            if overlay.name == name:
-                return overlay
-        there = ", ".join(overlay.name for overlay in self.overlays) or "none"
+        found = {overlay.name: overlay for overlay in self.overlays}
+        if name in found:
+            return found[name]
+        there = ", ".join(found) or "none"
         raise KeyError(f"the graph {self.name!r} has no overlay {name!r}; it has {there}")
 
     def __repr__(self) -> str:
@@ -344,29 +344,23 @@ class Graph:
     @cached_property
     def incoming(self) -> Mapping[str, tuple[Edge, ...]]:
         """Id -> edges into the call, in the order of its arguments."""
-        return self._edges_by("target")
+        return _grouped(self.index, ((edge.target, edge) for edge in self.edges))
 
     @cached_property
     def outgoing(self) -> Mapping[str, tuple[Edge, ...]]:
         """Id -> edges out of the call."""
-        return self._edges_by("source")
+        return _grouped(self.index, ((edge.source, edge) for edge in self.edges))
 
     @cached_property
     def ties(self) -> Mapping[str, tuple[str, ...]]:
         """Layer -> ids of its calls, for layers that are called more than once."""
-        calls: dict[str, list[str]] = {}
-        for node in self.nodes:
-            calls.setdefault(node.layer, []).append(node.id)
-        return {layer: tuple(ids) for layer, ids in calls.items() if len(ids) > 1}
+        calls = _grouped((), ((node.layer, node.id) for node in self.nodes))
+        return {layer: ids for layer, ids in calls.items() if len(ids) > 1}
 
     @cached_property
     def notes_about(self) -> Mapping[str, tuple[Note, ...]]:
         """Id of a call or edge -> the notes about it, where there are any."""
-        about: dict[str, list[Note]] = {}
-        for note in self.notes:
-            for place in note.about:
-                about.setdefault(place, []).append(note)
-        return {place: tuple(notes) for place, notes in about.items()}
+        return _grouped((), ((place, note) for note in self.notes for place in note.about))
 
     def node(self, node_id: str) -> Node:
         """Return the call with this id.
@@ -383,11 +377,13 @@ class Graph:
         """Return the number of equal blocks that a call stands for: 1 unless it is folded."""
         return self.repeats.get(node.name if node.kind == "group" else node.id, 1)
 
-    def _edges_by(self, end: Literal["source", "target"]) -> dict[str, tuple[Edge, ...]]:
-        by_id: dict[str, list[Edge]] = {node.id: [] for node in self.nodes}
-        for edge in self.edges:
-            by_id[getattr(edge, end)].append(edge)
-        return {node_id: tuple(edges) for node_id, edges in by_id.items()}
+
+def _grouped(keys: Iterable[str], pairs: Iterable[tuple[str, Item]]) -> dict[str, tuple[Item, ...]]:
+    """Return the second items of pairs by the first ones, which are added to `keys`."""
+    groups: dict[str, list[Item]] = {key: [] for key in keys}
+    for key, item in pairs:
+        groups.setdefault(key, []).append(item)
+    return {key: tuple(items) for key, items in groups.items()}
 
 
 def graph_document(graph: Graph) -> dict[str, Any]:
@@ -413,10 +409,9 @@ def check_graph(graph: Graph) -> None:
                 f"the graph {graph.name!r} has several {what} with the id {twice[0]!r}"
             )
     for edge in graph.edges:
-        ends = graph.index.get(edge.source), graph.index.get(edge.target)
-        if ends[0] is None or ends[1] is None:
+        if edge.source not in graph.index or edge.target not in graph.index:
             raise ValueError(f"the edge {edge.id!r} starts or ends at an unknown call")
-        if ends[0] >= ends[1]:
+        if graph.index[edge.source] >= graph.index[edge.target]:
             raise ValueError(f"the call {edge.target!r} comes before {edge.source!r}, its source")
         if not 0 <= edge.output < len(graph.node(edge.source).outputs):
             raise ValueError(f"the edge {edge.id!r} starts at an unknown output")
@@ -429,11 +424,7 @@ def check_graph(graph: Graph) -> None:
         ("inputs", graph.inputs, calls),
         ("outputs", (node_id for node_id, _ in graph.outputs), calls),
         ("the stream", (end for pair in graph.stream for end in pair), calls),
-        (
-            "skip_paths",
-            (i for path in graph.skip_paths for i in (*path.line, *path.bypassed)),
-            calls,
-        ),
+        ("skip_paths", (i for p in graph.skip_paths for i in (*p.line, *p.bypassed)), calls),
         ("pictures", graph.pictures, calls),
         ("notes", (place for note in graph.notes for place in note.about), places),
         ("overlays", (place for overlay in graph.overlays for place in overlay.values), places),
@@ -446,18 +437,17 @@ def check_graph(graph: Graph) -> None:
 def _plain(value: Any) -> Any:
     """Return `value` as JSON data, without dataclass fields that have their default."""
     if is_dataclass(value):
-        plain = {}
-        for each in fields(value):
-            item = getattr(value, each.name)
-            empty = each.default_factory() if each.default_factory is not MISSING else None
-            if item != (each.default if empty is None else empty):
-                plain[each.name] = _plain(item)
-        return plain
+        items = {each: getattr(value, each.name) for each in fields(value)}
+        return {e.name: _plain(item) for e, item in items.items() if item != _default(e)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
+
+
+def _default(each: Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 def _read(kind: Any, value: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from itertools import takewhile
 
-from plots.graph import Graph
+from plots.graph import Edge, Graph, Node
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)|(?P<before>.*\d)(?P<letter>[a-z])")
 _DIMENSIONS = re.compile(r"(conv|pool|pooling|padding|dropout|sampling)[123]d$")
@@ -60,20 +62,20 @@ def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
         for node in graph.nodes
         if node.has_own_name or node.parameters or node.namespace
     }
-    before: dict[str, str] = {}
-    for node in graph.nodes:  # of equally deep sources the latest, whose block it continues
-        sources = sorted(
-            {edge.source for edge in graph.incoming[node.id]}, key=graph.index.__getitem__
-        )
-        around = [before[source] for source in reversed(sources)]
-        before[node.id] = named.get(node.id, max(around, key=depth_of, default=""))
-    after: dict[str, str] = {}
-    for node in reversed(graph.nodes):
-        targets = sorted(
-            {edge.target for edge in graph.outgoing[node.id]}, key=graph.index.__getitem__
-        )
-        around = [after[target] for target in targets]
-        after[node.id] = named.get(node.id, max(around, key=depth_of, default=""))
+
+    def around(nodes: Iterable[Node], edges: Mapping[str, tuple[Edge, ...]]) -> dict[str, str]:
+        """Return the deepest namespace next to each call; of equally deep ones the nearest."""
+        found: dict[str, str] = {}
+        for node in nodes:
+            ends = {end for edge in edges[node.id] for end in (edge.source, edge.target)}
+            place = graph.index[node.id]
+            nearest = sorted(ends - {node.id}, key=lambda i: abs(graph.index[i] - place))
+            namespace = max((found[i] for i in nearest), key=depth_of, default="")
+            found[node.id] = named.get(node.id, namespace)
+        return found
+
+    before = around(graph.nodes, graph.incoming)
+    after = around(reversed(graph.nodes), graph.outgoing)
     namespaces = dict(named)
     came_out: dict[str, str] = {}
     for node in graph.nodes:
@@ -98,13 +100,12 @@ def _after_the_last_block(
     """
 
     def stack_of(block: str) -> str:
-        stem, _ = numbered(block) or (block, -1)
-        return stem
+        return (numbered(block) or (block, -1))[0]
 
     ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes at its end
     for block in set(namespaces.values()):
         if enclosing_block(block) == block != "":
-            ends.setdefault(stack_of(block), {}).setdefault(block, set())
+            ends.setdefault(stack_of(block), {})[block] = set()
     for node_id in came_out:
         block = namespaces[node_id]
         ends[stack_of(block)].setdefault(block, set()).add(graph.node(node_id).class_name)
@@ -127,13 +128,8 @@ def _at_their_users(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
     for node in graph.nodes:
         if len(graph.ties.get(node.layer, ())) > 1:
             own = namespaces[node.id]
-            before, after = (
-                [namespaces[end] for end in ends]
-                for ends in (
-                    (edge.source for edge in graph.incoming[node.id]),
-                    (edge.target for edge in graph.outgoing[node.id]),
-                )
-            )
+            before = [namespaces[edge.source] for edge in graph.incoming[node.id]]
+            after = [namespaces[edge.target] for edge in graph.outgoing[node.id]]
             if own and not any(f"{other}.".startswith(f"{own}.") for other in before + after):
                 moved[node.id] = reduce(common_namespace, before + after, own)
             elif not own and after:
@@ -151,12 +147,8 @@ def enclosing_block(namespace: str) -> str:
 
 def common_namespace(first: str, second: str) -> str:
     """Return the longest common namespace: "a.b" for "a.b.c" and "a.b.d.e"."""
-    common = []
-    for a, b in zip(first.split("."), second.split("."), strict=False):
-        if a != b:
-            break
-        common.append(a)
-    return ".".join(common)
+    pairs = zip(first.split("."), second.split("."), strict=False)
+    return ".".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def enclosing_namespaces(namespace: str) -> list[str]:
@@ -172,9 +164,7 @@ def depth_of(namespace: str) -> int:
 
 def _lifted_onto_stream(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
     """Return new namespaces of merges and stream norms that are named after their sublayer."""
-    merges_in: dict[str, int] = {}
-    for merge in dict.fromkeys(path.target for path in graph.skip_paths):
-        merges_in[namespaces[merge]] = merges_in.get(namespaces[merge], 0) + 1
+    merges_in = Counter(namespaces[merge] for merge in {path.target for path in graph.skip_paths})
     lifted: dict[str, str] = {}
     for path in graph.skip_paths:
         sublayer = namespaces[path.target]
@@ -184,7 +174,5 @@ def _lifted_onto_stream(graph: Graph, namespaces: dict[str, str]) -> dict[str, s
             lifted[path.target] = block
             following = {edge.target for edge in graph.outgoing[path.target]}
             if path.norm_on_stream and len(following) == 1:
-                lifted.update(
-                    {target: block for target in following if namespaces[target] == sublayer}
-                )
+                lifted |= {target: block for target in following if namespaces[target] == sublayer}
     return lifted

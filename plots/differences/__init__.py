@@ -1,10 +1,13 @@
-"""Compare two graphs: `compare_graphs`."""
+"""Compare graphs: align their calls, find the differences, report and draw them.
+
+`compare_graphs` returns a `Difference`; `report` prints it, and `union` draws it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import chain, zip_longest
+from typing import NamedTuple
 
 from plots.differences.alignment import Alignment, align, is_auto_numbered, port_of
 from plots.differences.difference import (
@@ -16,7 +19,7 @@ from plots.differences.difference import (
     TieChange,
     call_changes,
 )
-from plots.graph import Edge, Graph, Node
+from plots.graph import Edge, Graph
 
 
 def compare_graphs(before: Graph, after: Graph) -> Difference:
@@ -40,7 +43,7 @@ def compare_graphs(before: Graph, after: Graph) -> Difference:
     changed = (
         ChangedCall(mine, theirs, changes)
         for mine, theirs in pairs
-        if (changes := (*call_changes(before.node(mine), after.node(theirs), ranks),))
+        if (changes := tuple(call_changes(before.node(mine), after.node(theirs), ranks)))
     )
     return Difference(
         before=before,
@@ -60,7 +63,7 @@ def line_into(graph: Graph, node_id: str) -> Edge:
     return next(edge for edge in graph.incoming[node_id] if not edge.implicit)
 
 
-def _moves(pairs: Iterable[tuple[str, str]], displaced: frozenset[str]) -> Iterator[Move]:
+def _moves(pairs: Iterable[tuple[str, str]], displaced: Set[str]) -> Iterator[Move]:
     for mine, theirs in pairs:
         renamed = mine != theirs and not (is_auto_numbered(mine) and is_auto_numbered(theirs))
         if renamed or mine in displaced:
@@ -73,53 +76,30 @@ def _input_ranks(graph: Graph, paired: Iterable[str]) -> dict[str, int]:
     return {node_id: rank for rank, node_id in enumerate(i for i in graph.inputs if i in both)}
 
 
-# Shared weights
-
-
 def _tie_changes(before: Graph, after: Graph, partners: Mapping[str, str]) -> Iterator[TieChange]:
-    """Yield calls that are in both graphs and share weights in one of them."""
-    back = {theirs: mine for mine, theirs in partners.items()}
-    old = _ties([[partners[i] for i in ids if i in partners] for ids in before.ties.values()])
-    new = _ties([[i for i in ids if i in back] for ids in after.ties.values()])
-    for calls, others in _not_within(old, new):
-        yield TieChange(tuple(back[i] for i in calls), False, tuple(back[i] for i in others))
-    for calls, others in _not_within(new, old):
-        yield TieChange(calls, True, others)
+    """Yield calls that are in both graphs and share weights in one of them.
 
-
-def _ties(calls: Iterable[Collection[str]]) -> list[frozenset[str]]:
-    """Return sets of two or more calls that share weights, in a fixed order."""
-    return sorted((frozenset(ids) for ids in calls if len(ids) > 1), key=sorted)
-
-
-def _not_within(
-    ties: Iterable[frozenset[str]], other_ties: Iterable[frozenset[str]]
-) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Yield ties that are not part of one in the other graph, as (calls, others).
-
-    If a tie contains exactly one tie of the other graph, `calls` are the ones outside that.
+    If a tie contains exactly one tie of the other graph, the change is about the calls outside it.
     """
-    there = [*other_ties]
-    for tie in ties:
-        if not any(tie <= other for other in there):
-            parts = [other for other in there if other < tie]
-            others = parts[0] if len(parts) == 1 else frozenset()
-            yield tuple(sorted(tie - others)), tuple(sorted(others))
+    back = {theirs: mine for mine, theirs in partners.items()}
+    old = [frozenset(partners[i] for i in ids if i in partners) for ids in before.ties.values()]
+    new = [frozenset(back.keys() & set(ids)) for ids in after.ties.values()]
+    ties = [sorted((tie for tie in side if len(tie) > 1), key=sorted) for side in (old, new)]
+    for tied, name in ((False, back), (True, {i: i for i in back})):
+        for tie in ties[tied]:
+            if not any(tie <= other for other in ties[not tied]):
+                parts = [other for other in ties[not tied] if other < tie]
+                others = parts[0] if len(parts) == 1 else frozenset()
+                calls = tuple(name[i] for i in sorted(tie - others))
+                yield TieChange(calls, tied, tuple(name[i] for i in sorted(others)))
 
 
-# Wiring
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
+class _Input(NamedTuple):
     """An input of a call.
 
-    Attributes:
-        edge: The edge.
-        source: Id in `after` of the call in both graphs that it comes from, past calls that were
-            added, removed or displaced; None if it comes from another call.
-        output: The output of that call.
-        directly: Whether no call lies between.
+    `source` is the id in `after` of the call in both graphs that it comes from, past calls that
+    were added, removed or displaced; None if it comes from another call. It comes from there
+    `directly` if no call lies between.
     """
 
     edge: Edge
@@ -133,118 +113,90 @@ class _Wiring:
 
     def __init__(self, before: Graph, after: Graph, alignment: Alignment) -> None:
         self.graphs = before, after
-        partners = alignment.partners
+        self._partners = partners = alignment.partners
         self._names = partners, {theirs: theirs for theirs in partners.values()}
-        self._partners = partners
         # Added or removed calls with one input do not rewire their neighbours.
-        self._passed = tuple(
-            {
-                node.id
-                for node in graph.nodes
-                if node.id not in names and _has_one_input(graph, node)
-            }
+        self._passed: tuple[Set[str], ...] = tuple(
+            {n.id for n in graph.nodes if n.id not in names and _has_one_input(graph, n.id)}
             for graph, names in zip(self.graphs, self._names, strict=True)
         )
         self.displaced = self._really_displaced(alignment.displaced)
-        self._passed[0].update(self.displaced)
-        self._passed[1].update(partners[mine] for mine in self.displaced)
+        self._passed = self._passed_with(self.displaced)
 
     def rewired(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Rewiring]:
         """Yield the calls, and outputs of the model, with other inputs."""
-        for mine, theirs in pairs:
-            if mine not in self.displaced:
-                old, new = self._inputs(0, mine), self._inputs(1, theirs)
-                yield from self._differences(mine, theirs, old, new)
-        old, new = self._model_outputs(0), self._model_outputs(1)
-        yield from self._differences(MODEL, MODEL, old, new)
+        for mine, theirs in (*pairs, (MODEL, MODEL)):
+            if mine in self.displaced:
+                continue
+            old, new = self._inputs(0, mine), self._inputs(1, theirs)
+            if mine != MODEL:
+                before, after = self.graphs[0].node(mine), self.graphs[1].node(theirs)
+                if before.class_name != after.class_name:  # other classes have other ports
+                    old, new = ({"": [*chain(*inputs.values())]} for inputs in (old, new))
+            for port in dict.fromkeys((*old, *new)):
+                ends = zip_longest(*_without_common(old.get(port, []), new.get(port, [])))
+                for left, right in ends:
+                    if _is_independent(left, right):
+                        edges = left.edge if left else None, right.edge if right else None
+                        yield Rewiring(mine, theirs, *edges)
 
     def _really_displaced(self, candidates: frozenset[str]) -> frozenset[str]:
         """Return the displaced calls whose inputs, past each other, come from another call.
 
         The order of two calls that do not depend on each other has no meaning.
         """
-        before, after = self.graphs
-        moved = {
+        partners = self._partners
+        moved = frozenset(
             mine
             for mine in candidates
-            if _has_one_input(before, before.node(mine))
-            and _has_one_input(after, after.node(self._partners[mine]))
-        }
+            if _has_one_input(self.graphs[0], mine)
+            and _has_one_input(self.graphs[1], partners[mine])
+        )
         while True:
-            passed = (
-                self._passed[0] | moved,
-                self._passed[1] | {self._partners[mine] for mine in moved},
-            )
-            still = {
-                mine
+            passed = self._passed_with(moved)
+            origins = {
+                mine: [
+                    self._follow(side, line_into(self.graphs[side], node_id), passed)
+                    for side, node_id in enumerate((mine, partners[mine]))
+                ]
                 for mine in moved
-                if self._origin(0, mine, passed[0])
-                != self._origin(1, self._partners[mine], passed[1])
             }
+            still = frozenset(mine for mine, (old, new) in origins.items() if old[1:3] != new[1:3])
             if still == moved:
-                return frozenset(moved)
+                return moved
             moved = still
 
-    def _origin(self, side: int, node_id: str, passed: set[str]) -> tuple[str | None, int]:
-        found = self._follow(side, line_into(self.graphs[side], node_id), passed)
-        return found.source, found.output
+    def _passed_with(self, displaced: frozenset[str]) -> tuple[Set[str], ...]:
+        theirs = {self._partners[mine] for mine in displaced}
+        return self._passed[0] | displaced, self._passed[1] | theirs
 
     def _inputs(self, side: int, node_id: str) -> dict[str, list[_Input]]:
-        """Return the inputs of a call by port."""
-        node = self.graphs[side].node(node_id)
-        inputs: dict[str, list[_Input]] = {}
-        for edge in self.graphs[side].incoming[node_id]:
-            found = self._follow(side, edge, self._passed[side])
-            inputs.setdefault(port_of(edge, node), []).append(found)
+        """Return the inputs of a call by port; those of `MODEL` are the outputs of the model."""
+        graph, inputs = self.graphs[side], dict[str, list[_Input]]()
+        if node_id == MODEL:
+            for number, (source, output) in enumerate(graph.outputs):
+                tensor = graph.node(source).outputs[output]
+                edge = Edge(source, MODEL, f"output {number}", output, tensor)
+                inputs[edge.port] = [self._follow(side, edge, self._passed)]
+            return inputs
+        for edge in graph.incoming[node_id]:
+            port = port_of(edge, graph.node(node_id))
+            inputs.setdefault(port, []).append(self._follow(side, edge, self._passed))
         return inputs
 
-    def _model_outputs(self, side: int) -> dict[str, list[_Input]]:
-        """Return the outputs of the model as inputs of one more call."""
-        graph = self.graphs[side]
-        inputs = {}
-        for number, (node_id, output) in enumerate(graph.outputs):
-            tensor = graph.node(node_id).outputs[output]
-            edge = Edge(node_id, MODEL, f"output {number}", output, tensor)
-            inputs[edge.port] = [self._follow(side, edge, self._passed[side])]
-        return inputs
-
-    def _follow(self, side: int, edge: Edge, passed: set[str]) -> _Input:
-        graph, names = self.graphs[side], self._names[side]
-        start = edge
-        while edge.source in passed:
-            edge = line_into(graph, edge.source)
+    def _follow(self, side: int, edge: Edge, passed: tuple[Set[str], ...]) -> _Input:
+        names, start = self._names[side], edge
+        while edge.source in passed[side]:
+            edge = line_into(self.graphs[side], edge.source)
         return _Input(start, names.get(edge.source), edge.output, start.source in names)
-
-    def _differences(
-        self,
-        mine: str,
-        theirs: str,
-        old: dict[str, list[_Input]],
-        new: dict[str, list[_Input]],
-    ) -> Iterator[Rewiring]:
-        if mine != MODEL:
-            before, after = self.graphs[0].node(mine), self.graphs[1].node(theirs)
-            if before.class_name != after.class_name:  # other classes have other ports
-                old, new = _in_one(old), _in_one(new)
-        for port in dict.fromkeys((*old, *new)):
-            pairs = zip_longest(*_without_common(old.get(port, []), new.get(port, [])))
-            for left, right in pairs:
-                if _is_independent(left, right):
-                    yield Rewiring(
-                        mine, theirs, left.edge if left else None, right.edge if right else None
-                    )
-
-
-def _in_one(inputs: dict[str, list[_Input]]) -> dict[str, list[_Input]]:
-    return {"": [one for of_port in inputs.values() for one in of_port]}
 
 
 def _without_common(old: list[_Input], new: list[_Input]) -> tuple[list[_Input], list[_Input]]:
     """Return both lists without their common sources."""
     left, right = [], list(new)
     for one in old:
-        same = (o for o in right if o.source is not None)
-        twin = next((o for o in same if (o.source, o.output) == (one.source, one.output)), None)
+        same = (o for o in right if o.source is not None and o[1:3] == one[1:3])
+        twin = next(same, None)
         if twin is None:
             left.append(one)
         else:
@@ -254,12 +206,12 @@ def _without_common(old: list[_Input], new: list[_Input]) -> tuple[list[_Input],
 
 def _is_independent(old: _Input | None, new: _Input | None) -> bool:
     """Return whether the difference is not a consequence of an added or removed call."""
-    if old is None or new is None:
-        there = old or new
-        return there is not None and there.directly
-    return old.source is not None and new.source is not None
+    if old is not None and new is not None:
+        return old.source is not None and new.source is not None
+    there = old or new
+    return there is not None and there.directly
 
 
-def _has_one_input(graph: Graph, node: Node) -> bool:
+def _has_one_input(graph: Graph, node_id: str) -> bool:
     """Return whether the call has exactly one explicit input tensor."""
-    return len({(e.source, e.output) for e in graph.incoming[node.id] if not e.implicit}) == 1
+    return len({(e.source, e.output) for e in graph.incoming[node_id] if not e.implicit}) == 1

@@ -130,32 +130,31 @@ class _Pairs:
             mine, theirs = waiting.popleft()
             near, there = self._near(0, mine, key), self._near(1, theirs, key)
             for way, ids in near.items():
-                others = there.get(way, ())
+                others = there.get(way, set())
                 if len(ids) == len(others) == 1:
-                    pair = next(iter(ids)), next(iter(others))
+                    [pair] = zip(ids, others, strict=True)
                     if pair[0] not in self.taken[0] and pair[1] not in self.taken[1]:
                         self.add([pair])
                         waiting.append(pair)
 
     def _near(
         self, side: int, node_id: str, key: Callable[[Node], Hashable]
-    ) -> dict[Hashable, dict[str, None]]:
+    ) -> dict[Hashable, set[str]]:
         """Return the neighbours without a partner: (connection, key) -> their ids."""
         graph, taken = self.graphs[side], self.taken[side]
-        found: dict[Hashable, dict[str, None]] = {}
+        found: dict[Hashable, set[str]] = {}
         for edges, end in ((graph.outgoing, "target"), (graph.incoming, "source")):
             for edge in edges[node_id]:
                 other = graph.node(getattr(edge, end))
                 if other.id not in taken:
                     port = port_of(edge, graph.node(edge.target))
-                    found.setdefault((end, port, edge.output, key(other)), {})[other.id] = None
+                    found.setdefault((end, port, edge.output, key(other)), set()).add(other.id)
         return found
 
 
 def _by_path(first: Graph, second: Graph) -> Iterable[tuple[str, str]]:
-    common = [node.id for node in first.nodes if node.id in second.index]
-    for node_id in common:
-        if not is_auto_numbered(node_id):
+    for node_id in first.index:
+        if node_id in second.index and not is_auto_numbered(node_id):
             same_class = first.node(node_id).class_name == second.node(node_id).class_name
             if same_class or _neighbours(first, node_id) & _neighbours(second, node_id):
                 yield node_id, node_id
@@ -209,13 +208,10 @@ def _coincidences(pairs: _Pairs) -> list[str]:
     call. If the last part of the path is equal, one common side is enough.
     """
     first, second = pairs.graphs
-    renamed = [
-        (mine, theirs)
-        for mine, theirs in pairs.partners.items()
-        if mine != theirs and not (is_auto_numbered(mine) or is_auto_numbered(theirs))
-    ]
     found = []
-    for mine, theirs in renamed:
+    for mine, theirs in pairs.partners.items():
+        if mine == theirs or is_auto_numbered(mine) or is_auto_numbered(theirs):
+            continue
         above = _meet(pairs, first.incoming[mine], second.incoming[theirs], "source")
         below = _meet(pairs, first.outgoing[mine], second.outgoing[theirs], "target")
         same_label = first.node(mine).label == second.node(theirs).label
@@ -272,14 +268,14 @@ def _longest_increasing(numbers: list[int]) -> set[int]:
     ends: list[int] = []  # smallest end of a subsequence of each length
     positions: list[int] = []
     before: list[int | None] = []
-    for position, number in enumerate(numbers):
+    for place, number in enumerate(numbers):
         length = bisect_left(ends, number)
         ends[length : length + 1] = [number]
-        positions[length : length + 1] = [position]
+        positions[length : length + 1] = [place]
         before.append(positions[length - 1] if length else None)
     found: set[int] = set()
-    position_or_none = positions[-1] if positions else None
-    while position_or_none is not None:
-        found.add(position_or_none)
-        position_or_none = before[position_or_none]
+    position = positions[-1] if positions else None
+    while position is not None:
+        found.add(position)
+        position = before[position]
     return found

@@ -194,13 +194,17 @@ def call_changes(
     """
     if old.class_name != new.class_name:
         yield Change("class", "class", old.class_name, new.class_name)
-    entries = [*_config_changes(old, new)]
-    yield from (change for change in entries if not _is_initializer(change))
+    entries: dict[bool, list[Change]] = {False: [], True: []}  # True: of initial weights only
+    for name, *texts in changed_entries(old.config, new.config):
+        in_both = name in old.config and name in new.config
+        if name != "trainable" and (old.class_name == new.class_name or in_both):
+            entries[name.endswith("_initializer")].append(Change("config", name, *texts))
+    yield from entries[False]
     constants = {c.port: c for c in old.constants}, {c.port: c for c in new.constants}
     for port in dict.fromkeys((*constants[0], *constants[1])):
-        if old.class_name != new.class_name and not (port in constants[0] and port in constants[1]):
-            continue  # the other class has no such argument
         before, after = constants[0].get(port), constants[1].get(port)
+        if old.class_name != new.class_name and None in (before, after):
+            continue  # the other class has no such argument
         if not _are_equal(before, after):
             texts = _constant_text(before), _constant_text(after)
             if texts[0] == texts[1]:  # only the values differ
@@ -214,25 +218,11 @@ def call_changes(
     if old.outputs != new.outputs:
         dtypes = [tensor.dtype for tensor in old.outputs] != [t.dtype for t in new.outputs]
         same = _common_axes(old.outputs, new.outputs)
-        yield Change(
-            "shape", "output", *(_outputs_text(n.outputs, dtypes, same) for n in (old, new))
-        )
+        texts = _outputs_text(old.outputs, dtypes, same), _outputs_text(new.outputs, dtypes, same)
+        yield Change("shape", "output", *texts)
     if old.parameters != new.parameters and new.layer == new.id:  # once, not at every call
         yield Change("parameters", "parameters", f"{old.parameters:,}", f"{new.parameters:,}")
-    yield from (change for change in entries if _is_initializer(change))
-
-
-def _config_changes(old: Node, new: Node) -> Iterator[Change]:
-    """Yield changed entries of the configuration; of different classes only common entries."""
-    for name, before, after in changed_entries(old.config, new.config):
-        in_both = name in old.config and name in new.config
-        if name != "trainable" and (old.class_name == new.class_name or in_both):
-            yield Change("config", name, before, after)
-
-
-def _is_initializer(change: Change) -> bool:
-    """Return whether only the initial weights change."""
-    return change.name.endswith("_initializer")
+    yield from entries[True]
 
 
 def _are_equal(old: Constant | None, new: Constant | None) -> bool:
@@ -306,13 +296,10 @@ def changed_entries(
 def _value_texts(old: Any, new: Any) -> tuple[str, str]:
     """Return two different values as texts; of objects of one class only arguments that differ."""
     if _is_object(old) and _is_object(new) and _class_of(old) == _class_of(new):
-        arguments = old["config"], new["config"]
-        if isinstance(arguments[0], Mapping) and isinstance(arguments[1], Mapping):
-            differ = [
-                key
-                for key in sorted({*arguments[0], *arguments[1]})
-                if arguments[0].get(key, _ABSENT) != arguments[1].get(key, _ABSENT)
-            ]
+        one, other = old["config"], new["config"]
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            names = sorted({*one, *other})
+            differ = [n for n in names if one.get(n, _ABSENT) != other.get(n, _ABSENT)]
             return _call_text(old, differ), _call_text(new, differ)
     return _value_text(old), _value_text(new)
 
@@ -329,11 +316,8 @@ def _value_text(value: Any) -> str:
 
 def _call_text(serialised: Mapping[str, Any], arguments: list[str]) -> str:
     """Return a serialised object as its constructor call: "RandomNormal(stddev=0.02)"."""
-    given = [
-        f"{name}={_value_text(serialised['config'][name])}"
-        for name in arguments
-        if serialised["config"].get(name) is not None
-    ]
+    values = {argument: serialised["config"].get(argument) for argument in arguments}
+    given = [f"{name}={_value_text(value)}" for name, value in values.items() if value is not None]
     name = _class_of(serialised).rpartition(">")[2]
     return f"{name}({', '.join(given)})" if given else name
 

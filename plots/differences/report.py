@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from plots.annotations import Quantity, counted, percent_text
 from plots.differences import compare_graphs, line_into
@@ -61,20 +62,22 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
 
     if not graphs:
         raise ValueError("no graphs were given: comparison_table needs a mapping title -> graph")
-    first = next(iter(graphs.values()))
-    rows = [["", "calls", "parameters", "operations", "skip paths", "against the first"]]
-    for title, graph in graphs.items():
-        flops = flops_of(graph)
-        operations = "" if flops is None else flops.text("FLOP")
-        sizes = [f"{len(graph.nodes):,}", f"{graph.parameters:,}", operations]
-        difference = "" if graph is first else counts_text(compare_graphs(first, graph))
-        rows.append([title, *sizes, f"{len(skip_paths(graph)):,}", difference])
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    first, *_ = given = list(graphs.values())
+    against = ("" if g is first else counts_text(compare_graphs(first, g)) for g in given)
+    columns = {
+        "": list(graphs),
+        "calls": [f"{len(graph.nodes):,}" for graph in given],
+        "parameters": [f"{graph.parameters:,}" for graph in given],
+        "operations": [flops.text("FLOP") if flops else "" for flops in map(flops_of, given)],
+        "skip paths": [f"{len(skip_paths(graph)):,}" for graph in given],
+        "against the first": list(against),
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
     table = Table(box=None, pad_edge=False)
-    for column in columns:
-        is_text = column in (columns[0], columns[-1])
-        table.add_column(column[0], justify="left" if is_text else "right", no_wrap=True)
-    for row in zip(*(column[1:] for column in columns), strict=True):
+    for name in columns:
+        justify: Literal["left", "right"] = "left" if name in ("", "against the first") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     console = Console(width=10_000, color_system=None, markup=False, emoji=False)
     with console.capture() as capture:

@@ -79,28 +79,24 @@ class _Union:
         place = {node_id: (number, -1) for node_id, number in after.index.items()}
         place |= {self.ids[i]: difference.removed_from[i] for i in difference.removed}
         wanted = sorted(nodes, key=place.__getitem__)
-        edges = [(edge.source, edge.target) for edge in after.edges]
-        lost = list(self._lost())
-        component = component_numbers(
-            wanted, [*edges, *((edge.source, edge.target) for edge in lost)]
-        )
+        edges, lost = list(after.edges), list(self._lost())
+        component = component_numbers(wanted, map(_ends, (*edges, *lost)))
         self.left_out: list[Edge] = []
         self.removed_edges: list[Edge] = []
         for edge in lost:
             back = edge.target in after.index and component[edge.source] == component[edge.target]
             (self.left_out if back else self.removed_edges).append(edge)
-        edges += [(edge.source, edge.target) for edge in self.removed_edges]
         first = {node_id: number for number, node_id in enumerate(wanted)}
-        self.nodes = [nodes[node_id] for node_id in topological_order(first, edges)]
+        order = topological_order(first, map(_ends, (*edges, *self.removed_edges)))
+        self.nodes = [nodes[node_id] for node_id in order]
 
     def _renamed(self, node_id: str) -> Node:
         """Return a removed call with its id in the union, tied to calls that shared its weights."""
         before, after = self.difference.before, self.difference.after
         node = before.node(node_id)
-        for call in before.ties.get(node.layer, ()):
-            if self.ids[call] in after.index:
-                return replace(node, id=self.ids[node_id], layer=after.node(self.ids[call]).layer)
-        return replace(node, id=self.ids[node_id], layer=self.ids[node.layer])
+        calls = (self.ids[call] for call in before.ties.get(node.layer, ()))
+        layers = (after.node(call).layer for call in calls if call in after.index)
+        return replace(node, id=self.ids[node_id], layer=next(layers, self.ids[node.layer]))
 
     def _lost(self) -> Iterator[Edge]:
         """Yield the edges of removed calls and the old inputs of rewired calls, each once."""
@@ -112,6 +108,10 @@ class _Union:
                 new = replace(edge, source=self.ids[edge.source], target=self.ids[edge.target])
                 if new.id not in there:
                     yield new
+
+
+def _ends(edge: Edge) -> tuple[str, str]:
+    return edge.source, edge.target
 
 
 def _ids_in_union(difference: Difference) -> dict[str, str]:
@@ -213,9 +213,8 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
 
 
 def _note(kind: str, node_id: str, lines: list[str]) -> Note:
-    more = len(lines) - _MAX_LINES
-    if more > 0:
-        lines = [*lines[:_MAX_LINES], f"and {more} more"]
+    if len(lines) > _MAX_LINES:
+        lines = [*lines[:_MAX_LINES], f"and {len(lines) - _MAX_LINES} more"]
     return Note(kind, (node_id,), _with_arrows("\n".join(lines)))
 
 
