@@ -69,17 +69,18 @@ def write_names_as_text(legend: Legend) -> None:
 
 def from_zero() -> Colormap:
     """Return a colour map for values from zero up: white, blue, nearly black."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("from_zero", ["#FFFFFF", COLOURS[5], BLUE, "#002A4A"])
+    return _colour_map("from_zero", "#FFFFFF", COLOURS[5], BLUE, "#002A4A")
 
 
 def around_zero() -> Colormap:
     """Return a colour map for values of either sign: vermilion below zero, white, blue above."""
+    return _colour_map("around_zero", "#7A3300", VERMILION, "#FFFFFF", BLUE, "#003A5C")
+
+
+def _colour_map(name: str, *shades: str) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
-    shades = ["#7A3300", VERMILION, "#FFFFFF", BLUE, "#003A5C"]
-    return LinearSegmentedColormap.from_list("around_zero", shades)
+    return LinearSegmentedColormap.from_list(name, shades)
 
 
 def colour_limit(sizes: np.ndarray) -> tuple[float, bool]:
@@ -97,10 +98,10 @@ def colour_limit(sizes: np.ndarray) -> tuple[float, bool]:
 
 
 def numbers(values: ArrayLike, what: str, axes: str) -> np.ndarray:
-    """Return a float64 array with the given axes, such as "(t, d)".
+    """Return a float64 array with the given axes, such as "(t, d)"; see `check_axes`.
 
     Raises:
-        ValueError: if the values are not numbers, or the shape does not match or contains a 0.
+        ValueError: if the values are not numbers.
     """
     import numpy as np
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from plots.figures import (
@@ -29,15 +30,9 @@ MAX_CELLS = 64
 """Maximum rows and columns of an attention map. Longer sequences are drawn in blocks of scores."""
 
 PADDING = "<pad>"
-_MASKED: dict[str, Any] = {
-    "facecolor": "#F0F0F0",
-    "edgecolor": "#A8A8A8",
-    "hatch": "//////",
-    "linewidth": 0,
-}
-"""Style of masked cells: hatched, unlike any shade of a colour map."""
+# Masked cells are hatched, unlike any shade of a colour map.
+_MASKED = {"facecolor": "#F0F0F0", "edgecolor": "#A8A8A8", "hatch": "//////", "linewidth": 0}
 
-_Place = Literal["outside lower center", "outside lower right"]
 _DOCUMENTS = (("The", "cat", "sat", "down"), ("It", "rained", "all", "day"))
 _MAX_SEPARATE_CELLS = 64  # per axis; lines between more cells would hide them
 _LABEL_POINTS = 7  # font size of tokens
@@ -112,15 +107,12 @@ def common_masks(
     query, key = np.arange(t)[:, None], np.arange(t)[None, :]
     document = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     causal = key <= query
+    near = causal & (key > query - window)
     padded = [*tokens[: t - padding], *[PADDING] * padding]
     masks = (
         ("causal\nkey ≤ query", causal, tokens),
         ("padding\nkey is not padding", np.broadcast_to(key < t - padding, (t, t)), padded),
-        (
-            f"window of {window}\nquery − {window} < key ≤ query",
-            causal & (key > query - window),
-            tokens,
-        ),
+        (f"window of {window}\nquery − {window} < key ≤ query", near, tokens),
         ("packed\ncausal, same document", causal & (document[query] == document[key]), tokens),
     )
     side = t * _cell_inches(t)
@@ -179,16 +171,15 @@ def _masked(scores: np.ndarray, mask: ArrayLike | None) -> np.ma.MaskedArray:
     import numpy as np
 
     n, t, s = scores.shape
-    if mask is None:
-        allowed = np.ones(scores.shape, bool)
-    else:
+    allowed = np.ones((t, s), bool)
+    if mask is not None:
         allowed = _booleans(mask, "mask", "(n, t, s)" if np.ndim(mask) == 3 else "(t, s)")
-        if allowed.shape not in ((t, s), (n, t, s)):
-            raise ValueError(
-                f"mask has the shape {allowed.shape}; for scores {scores.shape} it must be "
-                f"{(t, s)} or {(n, t, s)}"
-            )
-        allowed = np.broadcast_to(allowed, scores.shape)
+    if allowed.shape not in ((t, s), (n, t, s)):
+        raise ValueError(
+            f"mask has the shape {allowed.shape}; for scores {scores.shape} it must be {(t, s)} or "
+            f"{(n, t, s)}"
+        )
+    allowed = np.broadcast_to(allowed, scores.shape)
     wrong = allowed & ~((scores >= 0) & (scores < np.inf))
     if wrong.any():
         place = tuple(int(index) for index in np.argwhere(wrong)[0])
@@ -204,10 +195,9 @@ def _in_blocks(weights: np.ma.MaskedArray, blocks: tuple[int, int], how: str) ->
     import numpy as np
 
     count = reduce_blocks((~np.ma.getmaskarray(weights)).astype(int), blocks, np.add)
-    if how == "mean":
-        cells = reduce_blocks(weights.filled(0), blocks, np.add) / np.maximum(count, 1)
-    else:
-        cells = reduce_blocks(weights.filled(0), blocks, np.maximum)  # none is negative
+    # No score is negative, so that 0 does not change a maximum.
+    cells = reduce_blocks(weights.filled(0), blocks, np.add if how == "mean" else np.maximum)
+    cells = cells / np.maximum(count, 1) if how == "mean" else cells
     return np.ma.masked_where(count == 0, cells)
 
 
@@ -215,7 +205,8 @@ def _draw_heads(
     weights: np.ma.MaskedArray, rows: Sequence[str], columns: Sequence[str], title: str | None
 ) -> Figure:
     n, t, s = weights.shape
-    across = _columns(n)
+    least = math.ceil(math.sqrt(n))  # a grid wider than high, with as few gaps as possible
+    across = min(range(least, 2 * least), key=lambda columns: -n % columns)
     down = math.ceil(n / across)
     inches = min(0.3, max(1.6, 4 - 0.4 * across) / max(t, s))
     size = max(1.2, s * inches), max(1.2, t * inches)
@@ -237,14 +228,8 @@ def _draw_heads(
     label = "attention weight"
     figure.colorbar(image, ax=panels, label=label, extend=extend, shrink=0.8, aspect=30)
     if weights.count() < weights.size:
-        _add_legend(figure, "outside lower right", {"label": "masked", **_MASKED})
+        _add_legend(figure, "right", {"label": "masked", **_MASKED})
     return figure
-
-
-def _columns(heads: int) -> int:
-    """Return the columns of a grid that is wider than high, with as few gaps as possible."""
-    least = math.ceil(math.sqrt(heads))
-    return min(range(least, 2 * least), key=lambda columns: -heads % columns)
 
 
 def _draw_mask(
@@ -297,22 +282,18 @@ def _cell_inches(cells: int) -> float:
 
 def _add_mask_legend(figure: Figure) -> None:
     visible = {"label": "visible", "facecolor": BLUE}
-    _add_legend(figure, "outside lower center", visible, {"label": "masked", **_MASKED})
+    _add_legend(figure, "center", visible, {"label": "masked", **_MASKED})
 
 
-def _add_legend(figure: Figure, place: _Place, *patches: dict[str, Any]) -> None:
+def _add_legend(figure: Figure, side: str, *patches: dict[str, Any]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(**patch) for patch in patches]
+    place: Any = f"outside lower {side}"
     figure.legend(handles=handles, loc=place, ncols=len(handles), frameon=False)
 
 
 def _booleans(values: ArrayLike, what: str, axes: str) -> np.ndarray:
-    """Return a boolean array with the given axes, such as "(t, s)".
-
-    Raises:
-        ValueError: if the dtype differs, or the shape does not match or contains a 0.
-    """
     import numpy as np
 
     array = np.asarray(values)
@@ -335,25 +316,20 @@ def _token_labels(
     """Return the labels of rows and columns: tokens, or positions if there are none.
 
     A row or column for a block of tokens is labelled with the first one.
-
-    Raises:
-        ValueError: if the number of tokens is not t or s.
     """
     if keys is None and t == s:
         keys = queries
-    labels = []
-    sides = (("queries", queries, t, blocks[0]), ("keys", keys, s, blocks[1]))
-    for what, tokens, count, block in sides:
+    rows, columns = blocks
+    labels: list[list[str]] = []
+    for what, tokens, count, block in (("queries", queries, t, rows), ("keys", keys, s, columns)):
         if tokens is not None and len(tokens) != count:
             raise ValueError(
                 f"{what} has {len(tokens)} tokens for {count} {what}; it must have one for each, "
                 "or be None, for their positions"
             )
-        firsts = range(0, count, block)
-        if tokens is None:
-            labels.append([str(position) for position in firsts])
-        else:
-            labels.append([_short(tokens[i]) + ("…" if block > 1 else "") for i in firsts])
+        names = map(str, range(count)) if tokens is None else map(_short, tokens)
+        more = "…" if block > 1 and tokens is not None else ""
+        labels.append([name + more for name in islice(names, 0, None, block)])
     return labels[0], labels[1]
 
 
@@ -426,9 +402,7 @@ def position_encodings(encodings: Mapping[str, ArrayLike], title: str | None = N
 
 
 def _draw_image(panel: Axes, encoding: np.ndarray) -> None:
-    import numpy as np
-
-    limit, clipped = colour_limit(np.abs(encoding))
+    limit, clipped = colour_limit(abs(encoding))
     image = panel.imshow(encoding, around_zero(), vmin=-limit, vmax=limit, aspect="auto")
     panel.set_xlabel("dimension")
     panel.set_ylabel("position")
@@ -436,11 +410,9 @@ def _draw_image(panel: Axes, encoding: np.ndarray) -> None:
 
 
 def _draw_products(panel: Axes, encoding: np.ndarray) -> None:
-    import numpy as np
-
     gram = encoding @ encoding.T  # (t, t)
-    diagonals = [np.diagonal(gram, distance) for distance in range(len(gram))]
-    distances = np.arange(len(gram))
+    distances = range(len(gram))
+    diagonals = [gram.diagonal(distance) for distance in distances]
     lowest, highest = [d.min() for d in diagonals], [d.max() for d in diagonals]
     panel.fill_between(distances, lowest, highest, color=BLUE, alpha=0.2, linewidth=0)
     panel.plot(distances, [d.mean() for d in diagonals], color=BLUE, linewidth=1.8)

@@ -94,10 +94,9 @@ def _is_keras_history(history: Any) -> bool:
 
 def _by_step(history: Any) -> History:
     """Return a history as it is, or Keras's with its epochs, counted from 1, as steps."""
-    if not _is_keras_history(history):
-        found: History = history
-        return found
-    return {"step": [epoch + 1 for epoch in history.epoch], **history.history}
+    if _is_keras_history(history):
+        return {"step": [epoch + 1 for epoch in history.epoch], **history.history}
+    return history  # type: ignore[no-any-return]
 
 
 def _check_history(run: str, history: History) -> None:
@@ -250,13 +249,7 @@ def _draw_by_depth(panel: Axes, what: str, values: ByDepth, **style: Any) -> Non
     panel.plot(range(len(shown)), shown, **style)
     for beyond, marker, height in _BEYOND_THE_AXIS:
         depths = [depth for depth, value in enumerate(measured) if value == beyond]
+        style = {"color": style["color"], "marker": marker, "linestyle": "none", "clip_on": False}
         if depths:
-            panel.plot(
-                depths,
-                [height] * len(depths),
-                transform=panel.get_xaxis_transform(),
-                color=style["color"],
-                marker=marker,
-                linestyle="none",
-                clip_on=False,
-            )
+            transform = panel.get_xaxis_transform()
+            panel.plot(depths, [height] * len(depths), transform=transform, **style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -239,22 +240,20 @@ def _table_rows(graphs: Mapping[str, Graph]) -> dict[str, list[str]]:
     for of_model, graph in zip(counts, graphs.values(), strict=True):
         for name, count in of_model.items():
             shares[name] = max(shares.get(name, 0.0), count / max(graph.parameters, 1))
-    ranked = sorted(shares, key=lambda name: -shares[name])
-    shown, rest = ranked[:_MAX_COMPONENTS], ranked[_MAX_COMPONENTS:]
-    rows = {name: [of_model.get(name, 0) for of_model in counts] for name in shown}
-    if rest:
-        rows["other"] = [sum(of_model.get(name, 0) for name in rest) for of_model in counts]
+    shown = sorted(shares, key=lambda name: -shares[name])[:_MAX_COMPONENTS]
+    rows = {name: [of_model[name] for of_model in counts] for name in shown}
+    if len(shares) > len(shown):
+        rows["other"] = [of_model.total() - sum(of_model[n] for n in shown) for of_model in counts]
     rows["total"] = [graph.parameters for graph in graphs.values()]
     return {name: [number_text(n) if n else "–" for n in row] for name, row in rows.items()}
 
 
-def _components(graph: Graph) -> dict[str, int]:
+def _components(graph: Graph) -> Counter[str]:
     """Return component -> parameters, each weight once; components without any are left out."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for node in graph.nodes:
         if node.owns_weights:
-            name = _component(node)
-            counts[name] = counts.get(name, 0) + node.parameters
+            counts[_component(node)] += node.parameters
     return counts
 
 
