@@ -122,11 +122,6 @@ class SkipPath:
         return "stream" in self.norms
 
     @property
-    def norm_on_branch(self) -> bool:
-        """Whether a norm is first or last on the branch."""
-        return "branch_start" in self.norms or "branch_end" in self.norms
-
-    @property
     def placement(self) -> Placement:
         """Norm placement: "post" (stream), "pre" (branch start), "sandwich" (branch start and end),
         "branch_end" (only there), or "none".

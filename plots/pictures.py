@@ -9,6 +9,7 @@ import html
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,7 +246,6 @@ def plot_diff(
 def _read(
     model: keras.Model | Graph, open_nested: bool, open_layers: bool
 ) -> tuple[Graph, keras.Model | None]:
-    """Return the graph, and the model that it was read from."""
     if isinstance(model, Graph):
         return model, None
     return read_graph(model, open_nested, open_layers), model
@@ -301,19 +301,17 @@ def _shown(path: Path) -> Any:
     return display.SVG(filename=str(path)) if path.suffix.lower() == ".svg" else None
 
 
-def _presentable(graph: Graph, most_calls: int | None = None) -> Graph:
+def _presentable(graph: Graph, most_calls: float = inf) -> Graph:
     """Return the graph with skip paths marked and every run of equal blocks as one.
 
     Above `most_calls` calls, groups are collapsed, the innermost first.
     """
-    graph = fold_blocks(_marked(graph))
-    if most_calls is not None and len(graph.nodes) > most_calls:
-        deepest = max(map(depth_of, find_namespaces(graph).values()), default=0)
-        for depth in range(deepest - 1, -1, -1):
-            closed = close_groups(graph, depth)
-            if len(closed.nodes) <= most_calls or depth == 0:
-                return closed
-    return graph
+    graph = small = fold_blocks(_marked(graph))
+    deepest = max(map(depth_of, find_namespaces(graph).values()), default=0)
+    depths = iter(range(deepest - 1, -1, -1))
+    while len(small.nodes) > most_calls and (depth := next(depths, -1)) >= 0:
+        small = close_groups(graph, depth)
+    return small
 
 
 def _marked(graph: Graph) -> Graph:

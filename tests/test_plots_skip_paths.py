@@ -43,18 +43,18 @@ def test_a_path_lists_the_calls_that_it_bypasses():
 
 
 @pytest.mark.parametrize(
-    ("norm", "placement", "on_stream", "on_branch"),
+    ("placement", "norms"),
     [
-        ("pre", "pre", False, True),
-        ("post", "post", True, False),
-        ("sandwich", "sandwich", False, True),
-        ("none", "none", False, False),
+        ("pre", ("branch_start",)),
+        ("post", ("stream",)),
+        ("sandwich", ("branch_start", "branch_end")),
+        ("none", ()),
     ],
 )
-def test_norm_placement_is_reported(norm, placement, on_stream, on_branch):
-    for path in paths_of(plots_models.encoder_decoder(norm)):
-        assert path.placement == placement, path
-        assert (path.norm_on_stream, path.norm_on_branch) == (on_stream, on_branch)
+def test_norm_placement_is_reported(placement, norms):
+    for path in paths_of(plots_models.encoder_decoder(placement)):
+        assert (path.placement, path.norms) == (placement, norms), path
+        assert path.norm_on_stream == (placement == "post")
 
 
 def test_the_final_norm_of_a_pre_norm_stack_does_not_make_it_post_norm():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from itertools import groupby
+from typing import Literal, NamedTuple
 
 from plots.annotations import Quantity, counted, percent_text
 from plots.differences import compare_graphs, line_into
@@ -171,10 +172,7 @@ class Words:
     def __init__(self, difference: Difference) -> None:
         self._graphs = difference.before, difference.after
         self._blocks = tuple(
-            {
-                i: enclosing_block(namespace) or namespace
-                for i, namespace in find_namespaces(graph).items()
-            }
+            {i: enclosing_block(name) or name for i, name in find_namespaces(graph).items()}
             for graph in self._graphs
         )
         alone = difference.removed, difference.added
@@ -298,8 +296,7 @@ def _stem_and_number(block: str) -> tuple[str, int]:
 # Lines
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     """A line of text about a block."""
 
     block: str
@@ -309,9 +306,9 @@ class _Line:
 def _sections(lines: Iterable[_Line]) -> Iterator[str]:
     """Yield the lines under the names of their blocks; equal lines of numbered blocks once."""
     blocks_with: dict[tuple[str, str, int], list[int]] = {}
-    times: dict[_Line, int] = {}
+    times: Counter[_Line] = Counter()
     for line in lines:
-        times[line] = times.get(line, 0) + 1
+        times[line] += 1
         stem, number = _stem_and_number(line.block)
         blocks_with.setdefault((stem, line.text, times[line]), []).append(number)
     sections: dict[tuple[str, tuple[int, ...]], list[str]] = {}
@@ -328,16 +325,10 @@ def _title(stem: str, numbers: tuple[int, ...]) -> str:
     if numbers == (-1,):
         return stem
     short = stem.rpartition(".")[2]
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    named = []
-    for run in runs:
-        ends = [with_number(short, number) for number in run]
-        named += [f"{ends[0]} ... {ends[-1]}"] if len(run) > 2 else ends
+    named: list[str] = []
+    for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [with_number(short, number) for _, number in group]
+        named += [f"{run[0]} ... {run[-1]}"] if len(run) > 2 else run
     title = stem.removesuffix(short) + ", ".join(named)
     return title if len(numbers) == 1 else f"{title} ({len(numbers)} x)"
 
@@ -370,9 +361,7 @@ def _calls(difference: Difference, words: Words) -> Iterator[tuple[_Place, _Line
         for node_id in ids:
             block = words.block(side, node_id)
             if block not in whole[side]:
-                place = (
-                    difference.removed_from[node_id] if side == 0 else (after.index[node_id], -1)
-                )
+                place = (after.index[node_id], -1) if side else difference.removed_from[node_id]
                 yield place, _Line(block, f"{sign} {words.described(side, node_id)}")
     texts = [(move.after, ">", words.moved(move)) for move in difference.moved]
     texts += [(c.after, "~", words.changed(c)) for c in difference.changed if not c.is_reshaped]

@@ -64,11 +64,7 @@ class Layout:
 
 
 def check_direction(rankdir: str) -> None:
-    """Check the direction of the data flow.
-
-    Raises:
-        ValueError: if `rankdir` is not one of `DIRECTIONS`.
-    """
+    """Check the direction of the data flow; raise ValueError unless it is one of `DIRECTIONS`."""
     if rankdir not in DIRECTIONS:
         raise ValueError(f"rankdir is {rankdir!r}; it must be one of {', '.join(DIRECTIONS)}")
 

@@ -10,6 +10,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
@@ -188,9 +189,8 @@ def _add_graph(
         parent.add_subgraph(frame)
         clusters[""] = frame
     for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
-        attributes = node_attributes(
-            node, graph, labels, node.id in layout.merges, layout.tags.get(node.id)
-        )
+        on_stream, tag = node.id in layout.merges, layout.tags.get(node.id)
+        attributes = node_attributes(node, graph, labels, on_stream, tag)
         namespace = layout.namespaces[node.id]
         is_outside = node.kind == "input" and not namespace
         cluster = parent if is_outside else _cluster(clusters, namespace, graph, prefix)
@@ -304,26 +304,19 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
     """Return a tag with the short name of the source, and its edge into the target."""
     import pydot
 
-    name = quoted(f"{prefix}{edge.source} to {edge.target} {edge.port}")
+    name, tip = quoted(f"{prefix}{edge.source} to {edge.target} {edge.port}"), shown(_tip(edge))
     tag = pydot.Node(
         name,
         label=shown(layout.tags[edge.source]),
-        tooltip=shown(_tip(edge)),
+        tooltip=tip,
         style=quoted("rounded,dashed"),
         color=quoted("#A0A0A0"),
         fontcolor=quoted("#606060"),
         fontsize="10",
         height="0.22",
     )
-    line = pydot.Edge(
-        name,
-        quoted(prefix + edge.target),
-        tooltip=shown(_tip(edge)),
-        color=quoted("#A0A0A0"),
-        style="dashed",
-        weight="1",
-    )
-    return tag, line
+    style = {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
+    return tag, pydot.Edge(name, quoted(prefix + edge.target), tooltip=tip, **style)
 
 
 def _tip(edge: Edge) -> str:
@@ -412,12 +405,9 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
 
 def _note_row(note: Note, width: int = 44) -> str:
     """Return the text of a note, wrapped, in the colour of its kind."""
-    lines = [
-        part
-        for line in note.text.splitlines()
-        for part in textwrap.wrap(line, width, break_on_hyphens=False)
-    ]
-    return f'<font color="{note_colour(note.kind)}">{_escaped(chr(10).join(lines))}</font>'
+    lines = (textwrap.wrap(line, width, break_on_hyphens=False) for line in note.text.splitlines())
+    text = _escaped("\n".join(chain.from_iterable(lines)))
+    return f'<font color="{note_colour(note.kind)}">{text}</font>'
 
 
 def picture_row(picture: str) -> str:
@@ -440,11 +430,9 @@ def picture_file(picture: str) -> str:
 
 def _escaped(text: str) -> str:
     """Escape `text` for an HTML-like label, which is XML without control characters."""
-    printable = "".join(
-        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
-        for c in text.translate(_CONTROL_PICTURES)
-    )
-    return html.escape(printable, quote=True).replace("\n", "<br/>")
+    text = text.translate(_CONTROL_PICTURES)
+    printable = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return html.escape("".join(printable), quote=True).replace("\n", "<br/>")
 
 
 def quoted(text: str) -> str:

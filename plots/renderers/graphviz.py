@@ -38,8 +38,6 @@ _PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
 
 def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable[..., Any]:
-    """Register the renderer of one format; all formats have the same options."""
-
     def renderer(
         graph: Graph,
         shapes: bool = False,
@@ -88,11 +86,7 @@ dot = _register("dot", (".dot", ".gv"), "The same diagram as Graphviz source, no
 
 
 def check_style(rankdir: str, dpi: int) -> None:
-    """Check the direction of the data flow and the resolution.
-
-    Raises:
-        ValueError: naming the allowed values.
-    """
+    """Check the direction of the data flow and the resolution; raise ValueError if not allowed."""
     check_direction(rankdir)
     if not dpi > 0:
         raise ValueError(f"dpi is {dpi!r}; it must be a positive number")
@@ -140,24 +134,21 @@ def run_graphviz(text: str, picture: str) -> bytes:
         ImportError: if neither `dot` nor pygraphviz is installed.
         RuntimeError: if Graphviz cannot draw the graph.
     """
-    installed = shutil.which("dot")
-    if installed:
-        data = _run_installed(installed, text, picture)
-    else:
+    program = shutil.which("dot")
+    if program is None:
         with _GRAPHVIZ_LOCK:
             data = _run_bundled(text, picture)
+    else:
+        command = [program, f"-T{picture}"]
+        done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+        if done.returncode:
+            raise RuntimeError(
+                f"{program} failed to draw the graph: {done.stderr.decode().strip()}"
+            )
+        data = done.stdout
     # A PDF contains the time of writing. The new date has the same length, because the table of
     # contents of a PDF refers to byte offsets.
     return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
-
-
-def _run_installed(program: str, text: str, picture: str) -> bytes:
-    done = subprocess.run(
-        [program, f"-T{picture}"], input=text.encode(), capture_output=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{program} failed to draw the graph: {done.stderr.decode().strip()}")
-    return done.stdout
 
 
 def _run_bundled(text: str, picture: str) -> bytes:

@@ -106,9 +106,7 @@ def page_data(graph: Graph) -> dict[str, Any]:
         "passed": layout.passed,
         "runs": [asdict(run) for run in block_runs(graph)],
         "letters": list(letter_meanings(graph)),
-        "overlays": [
-            _overlay_data(overlay, graph, layout.namespaces) for overlay in graph.overlays
-        ],
+        "overlays": [_overlay_data(o, graph, layout.namespaces) for o in graph.overlays],
     }
 
 
