@@ -6,6 +6,7 @@ import stat
 import sys
 import types
 from collections import Counter
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import keras
@@ -18,7 +19,9 @@ from small_models import ALL_VARIANTS, reduced_variant
 import builders
 import plots
 from plots import pictures, registry
-from plots.renderers import dot, graphviz, lay_out
+from plots.conformance import sample_graphs
+from plots.declaration import Declaration
+from plots.renderers import dot, graphviz, lay_out, role_of
 from plots.skips import mark_skip_paths
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -546,3 +549,24 @@ def test_tags_are_unique():
     assert len(biases) == 2
     assert len(set(tags.values())) == len(tags)
     assert all(node_id.endswith(tag) for node_id, tag in biases.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "role"),
+    [
+        ({"class_name": "AttentionFreeMixer"}, "weights"),
+        ({"class_name": "PositionwiseFeedForward"}, "weights"),
+        ({"class_name": "Theirs", "bases": ("MultiHeadAttention",)}, "attention"),
+        ({"class_name": "Theirs", "bases": ("ReversibleEmbedding", "Embedding")}, "embedding"),
+        ({"class_name": "Theirs", "declaration": Declaration(role="attention")}, "attention"),
+        (
+            {"class_name": "Theirs", "declaration": Declaration(role="rotary_positions")},
+            "embedding",
+        ),
+        ({"class_name": "CachedGemmaAttention"}, "attention"),
+        ({"class_name": "TokenAndPositionEmbedding"}, "embedding"),
+    ],
+)
+def test_colours_follow_roles_and_known_classes_not_names(changes, role):
+    call = sample_graphs(large=False)["parallel edges"].nodes[-1]
+    assert role_of(replace(call, **changes)) == role

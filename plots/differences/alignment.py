@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -179,12 +179,11 @@ def _by_position(pairs: _Pairs) -> Iterable[tuple[str, str]]:
 
 def _by_count(pairs: _Pairs) -> Iterable[tuple[str, str]]:
     """Yield calls with surroundings that are equally frequent in both graphs, in order."""
-    found: tuple[dict[Hashable, list[str]], dict[Hashable, list[str]]] = {}, {}
+    found: dict[Hashable, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side in (0, 1):
         for node in pairs.left(side):
-            found[side].setdefault(pairs.surroundings(side, node), []).append(node.id)
-    for key, mine in found[0].items():
-        theirs = found[1].get(key, [])
+            found[pairs.surroundings(side, node)][side].append(node.id)
+    for mine, theirs in found.values():
         if len(mine) == len(theirs):
             yield from zip(mine, theirs, strict=True)
 
@@ -234,16 +233,15 @@ def _between(pairs: _Pairs) -> Iterable[tuple[str, str]]:
 
     So Relu in place of Gelu is one change, not one removed and one added call.
     """
-    gaps: tuple[dict[str, list[Node]], dict[str, list[Node]]] = {}, {}
+    gaps: dict[str, tuple[list[Node], list[Node]]] = defaultdict(lambda: ([], []))
     for side in (0, 1):
         latest = ""
         for node in pairs.graphs[side].nodes:
             if node.id in pairs.taken[side]:
                 latest = node.id if side else pairs.partners[node.id]
             else:
-                gaps[side].setdefault(latest, []).append(node)
-    for latest, mine in gaps[0].items():
-        theirs = gaps[1].get(latest, [])
+                gaps[latest][side].append(node)
+    for mine, theirs in gaps.values():
         classes = [_class(node) for node in mine], [_class(node) for node in theirs]
         opcodes = SequenceMatcher(None, *classes, autojunk=False).get_opcodes()
         for tag, start, end, other, other_end in opcodes:

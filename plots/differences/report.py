@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -179,14 +179,11 @@ class Words:
         self.whole_blocks = tuple(self._whole(side, set(alone[side])) for side in (0, 1))
 
     def _whole(self, side: int, alone: set[str]) -> dict[str, list[str]]:
-        members: dict[str, list[str]] = {}
+        members: dict[str, list[str]] = defaultdict(list)
         for node_id, block in self._blocks[side].items():
-            members.setdefault(block, []).append(node_id)
-        return {
-            block: ids
-            for block, ids in members.items()
-            if numbered(block) and len(ids) > 1 and alone.issuperset(ids)
-        }
+            members[block].append(node_id)
+        named = ((block, ids) for block, ids in members.items() if numbered(block))
+        return {block: ids for block, ids in named if len(ids) > 1 and alone.issuperset(ids)}
 
     def block(self, side: int, node_id: str) -> str:
         """Return the block of a call, or ""."""
@@ -338,11 +335,10 @@ def _lines(difference: Difference) -> Iterator[_Line]:
     words = Words(difference)
     placed = [*_calls(difference, words), *_whole_blocks(difference, words)]
     yield from (line for _, line in sorted(placed, key=lambda place_and_line: place_and_line[0]))
-    reshaped: dict[str, dict[str, None]] = {}
+    reshaped: dict[str, dict[str, None]] = defaultdict(dict)
     for call in difference.changed:
         if call.is_reshaped:
-            members = reshaped.setdefault(words.block(1, call.after), {})
-            members[words.inside(1, call.after)] = None
+            reshaped[words.block(1, call.after)][words.inside(1, call.after)] = None
     for block, members in reshaped.items():
         more = len(members) - _MAX_NAMES
         listed = ", ".join([*members][:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

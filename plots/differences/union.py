@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -181,10 +182,10 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
     for node_id in difference.added:
         edges = (edge.id for edge in (*after.incoming[node_id], *after.outgoing[node_id]))
         yield Note("added", (node_id, *edges), _with_weights("added", after.node(node_id)))
-    drawn: dict[str, list[str]] = {}
+    drawn: dict[str, list[str]] = defaultdict(list)
     for edge in union.removed_edges:
-        for end in (edge.source, edge.target):
-            drawn.setdefault(end, []).append(edge.id)
+        for end in _ends(edge):
+            drawn[end].append(edge.id)
     for node_id in difference.removed:
         new_id = union.ids[node_id]
         backwards = [edge.target for edge in union.left_out if edge.source == new_id]
@@ -192,17 +193,16 @@ def _notes(difference: Difference, union: _Union) -> Iterator[Note]:
         if backwards:
             names = ", ".join(dict.fromkeys(words.inside(1, target) for target in backwards))
             lines.append(f"not drawn: its edge to {names}, now above")
-        yield Note("removed", (new_id, *drawn.get(new_id, ())), "\n".join(lines))
+        yield Note("removed", (new_id, *drawn[new_id]), "\n".join(lines))
     for move in difference.moved:
         yield _note("moved", move.after, [f"moved: was {was}" for was in words.was(move)])
     for call in difference.changed:
-        kind = "reshaped" if call.is_reshaped else "changed"
-        yield _note(kind, call.after, words.changed(call))
+        yield _note("reshaped" if call.is_reshaped else "changed", call.after, words.changed(call))
     for wire in difference.rewired:
         if wire.after != MODEL:
             yield _note("rewired", wire.after, [words.rewired(wire)])
-        if wire.after != MODEL and wire.new is not None:
-            yield Note("added", (wire.new.id,), "taken now")
+            if wire.new is not None:
+                yield Note("added", (wire.new.id,), "taken now")
     for edge in union.removed_edges:
         if edge.source in after.index and edge.target in after.index:
             yield Note("removed", (edge.id,), "taken before")
@@ -231,7 +231,7 @@ def _around_notes(graph: Graph) -> Graph:
     differences = [note for note in graph.notes if note.kind in DIFFERENCES]
     about = {place for note in differences for place in note.about}
     near = [edge for edge in graph.edges if {edge.source, edge.target, edge.id} & about]
-    keep = (about & graph.index.keys()) | {end for e in near for end in (e.source, e.target)}
+    keep = (about & graph.index.keys()) | {end for edge in near for end in _ends(edge)}
     edges = tuple(edge for edge in graph.edges if {edge.source, edge.target} <= keep)
     return Contraction(
         nodes=tuple(node for node in graph.nodes if node.id in keep),

@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -112,8 +112,8 @@ class _Chart:
         self.names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
         self.clusters = {"": _Cluster("", "")}
         self.links: list[str] = []
-        self.styles: dict[Style, list[str]] = {}
-        self.link_styles: dict[Style, list[int]] = {}
+        self.styles: dict[Style, list[str]] = defaultdict(list)
+        self.link_styles: dict[Style, list[int]] = defaultdict(list)
         for node in graph.nodes:
             words = _words(graph, node, shapes, self.layout.tags.get(node.id))
             style = _style(graph, node, on_stream=node.id in self.layout.merges)
@@ -139,7 +139,7 @@ class _Chart:
 
     def _add(self, namespace: str, name: str, shaped: str, style: Style) -> None:
         self._cluster(namespace).entries.append(name + shaped)
-        self.styles.setdefault(style, []).append(name)
+        self.styles[style].append(name)
 
     def _add_edges(self) -> None:
         pairs = Counter((edge.source, edge.target) for edge in self.graph.edges)
@@ -158,7 +158,7 @@ class _Chart:
             words = edge_labels(edge, self.graph, pairs[edge.source, edge.target] > 1)
             label = f'|"{_text(words)}"|' if words else ""
             if style:
-                self.link_styles.setdefault(style, []).append(len(self.links))
+                self.link_styles[style].append(len(self.links))
             self.links.append(f"{source} {arrow}{label} {self.names[edge.target]}")
 
     def _cluster(self, namespace: str) -> _Cluster:
@@ -208,8 +208,9 @@ def _style(graph: Graph, node: Node, on_stream: bool) -> Style:
     fill = fill_colour(node, graph)
     if noted := noted_colour(graph, node.id):
         return _framed(fill, noted)
-    stroke = f"stroke:{STREAM_COLOUR}" if on_stream else "stroke:#5F6B7A"
-    return (f"fill:{fill}", stroke, *(["stroke-width:3px"] if on_stream else []), f"color:{INK}")
+    if on_stream:
+        return _framed(fill, STREAM_COLOUR)
+    return f"fill:{fill}", "stroke:#5F6B7A", f"color:{INK}"
 
 
 def _framed(fill: str, colour: str) -> Style:

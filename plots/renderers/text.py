@@ -121,21 +121,19 @@ def _head(graph: Graph, width: int) -> list[str]:
     if graph.skip_paths:
         placements = " and ".join(sorted({_PLACEMENTS[p.placement] for p in graph.skip_paths}))
         facts.append(f"{counted(len(graph.skip_paths), 'skip path')} ({placements})")
-    lines = _broken(f"{_printable(graph.name)}: ", ", ".join(facts), width)
+    entries = [(f"{_printable(graph.name)}: ", ", ".join(facts))]
     if graph.letters:
         sizes = [f"{a}" if n is None else f"{a} = {n}" for a, n in graph.letters.items()]
-        lines += _broken("letters: ", ", ".join(sizes), width)
+        entries.append(("letters: ", ", ".join(sizes)))
     for loss in graph.losses:
         switch = "" if loss.from_logits is None else f" (from_logits={loss.from_logits})"
-        lines += _broken("loss: ", loss.class_name + switch, width)
+        entries.append(("loss: ", loss.class_name + switch))
     for overlay in graph.overlays:
         if overlay.whole:
             whole = overlay.whole.text(overlay.unit)
-            lines += _broken(f"{_printable(overlay.title)}: ", f"{whole} in total", width)
-    for note in graph.notes:
-        if not note.about:
-            lines += _broken("! ", note.full_text, width)
-    return lines
+            entries.append((f"{_printable(overlay.title)}: ", f"{whole} in total"))
+    entries += [("! ", note.full_text) for note in graph.notes if not note.about]
+    return [line for start, words in entries for line in _broken(start, words, width)]
 
 
 _PLACEMENTS = {
@@ -324,7 +322,7 @@ def _continued(margins: Sequence[str]) -> list[str]:
     return [
         "".join(
             _DOWNWARDS[above] if above in _DOWNWARDS and below in _UPWARDS else " "
-            for above, below in zip_longest(margin, after[: len(margin)], fillvalue=" ")
+            for above, below in zip_longest(margin, after, fillvalue=" ")
         )
         for margin, after in zip(margins, [*margins[1:], ""], strict=True)
     ]
