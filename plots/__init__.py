@@ -17,10 +17,11 @@
 graph to file. `plots.registry` describes how to add your own.
 
     graph, annotations, registry               the core data types
+    layers, hierarchy, traversal               kinds, namespaces and order of calls
     reading                                    Keras model -> graph
-    skips, folding, axes, costs, differences,  plugins: graph -> graph
-    measuring, diagnosis
-    renderers, pictures                        graph -> file, or the output of a notebook cell
+    skips, folding, axes, costs, attentions,   plugins: graph -> graph, and what they share
+    differences, measuring, diagnosis
+    renderers, pictures, files                 graph -> file, or the output of a notebook cell
     figures                                    numbers -> Matplotlib figure
     conformance                                checks for plugins and renderers of others
 

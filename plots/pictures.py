@@ -338,6 +338,6 @@ def _notebook_page(graph: Graph) -> str:
     return f'<iframe srcdoc="{html.escape(to_html(_marked(graph)))}" style="{style}"></iframe>'
 
 
-Graph.__str__ = _printed  # type: ignore[method-assign]
+Graph.__str__ = _printed  # type: ignore[assignment, method-assign]
 Graph._repr_svg_ = _notebook_svg  # type: ignore[attr-defined]
 Graph._repr_html_ = _notebook_page  # type: ignore[attr-defined]

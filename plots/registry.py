@@ -110,7 +110,7 @@ class GraphPlugin(_Registered):
     kind = "plugin"
 
     def __call__(self, graph: Graph, **options: Any) -> Graph:
-        return self.function(graph, **options)  # type: ignore[no-any-return]
+        return self.function(graph, **options)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ class GraphRenderer(_Registered):
     suffixes: tuple[str, ...] = ()
 
     def __call__(self, graph: Graph, **options: Any) -> str | bytes:
-        return self.function(graph, **options)  # type: ignore[no-any-return]
+        return self.function(graph, **options)
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -222,20 +222,12 @@ def list_renderers() -> dict[str, GraphRenderer]:
 
 
 def find_plugin(name: str) -> GraphPlugin:
-    """Return the plugin with this name.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return the plugin with this name; raise ValueError if there is none."""
     return _find(name, list_plugins(), "plugin")
 
 
 def find_renderer(name: str) -> GraphRenderer:
-    """Return the renderer with this name.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return the renderer with this name; raise ValueError if there is none."""
     return _find(name, list_renderers(), "renderer")
 
 

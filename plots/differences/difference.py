@@ -195,10 +195,10 @@ def call_changes(
     if old.class_name != new.class_name:
         yield Change("class", "class", old.class_name, new.class_name)
     entries: dict[bool, list[Change]] = {False: [], True: []}  # True: of initial weights only
-    for name, *texts in changed_entries(old.config, new.config):
+    for name, *values in changed_entries(old.config, new.config):
         in_both = name in old.config and name in new.config
         if name != "trainable" and (old.class_name == new.class_name or in_both):
-            entries[name.endswith("_initializer")].append(Change("config", name, *texts))
+            entries[name.endswith("_initializer")].append(Change("config", name, *values))
     yield from entries[False]
     constants = {c.port: c for c in old.constants}, {c.port: c for c in new.constants}
     for port in dict.fromkeys((*constants[0], *constants[1])):

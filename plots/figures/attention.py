@@ -31,7 +31,12 @@ MAX_CELLS = 64
 
 PADDING = "<pad>"
 # Masked cells are hatched, unlike any shade of a colour map.
-_MASKED = {"facecolor": "#F0F0F0", "edgecolor": "#A8A8A8", "hatch": "//////", "linewidth": 0}
+_MASKED: dict[str, Any] = {
+    "facecolor": "#F0F0F0",
+    "edgecolor": "#A8A8A8",
+    "hatch": "//////",
+    "linewidth": 0,
+}
 
 _DOCUMENTS = (("The", "cat", "sat", "down"), ("It", "rained", "all", "day"))
 _MAX_SEPARATE_CELLS = 64  # per axis; lines between more cells would hide them

@@ -96,7 +96,7 @@ def _by_step(history: Any) -> History:
     """Return a history as it is, or Keras's with its epochs, counted from 1, as steps."""
     if _is_keras_history(history):
         return {"step": [epoch + 1 for epoch in history.epoch], **history.history}
-    return history  # type: ignore[no-any-return]
+    return history
 
 
 def _check_history(run: str, history: History) -> None:

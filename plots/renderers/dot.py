@@ -201,12 +201,12 @@ def _add_graph(
             parallel = times_joined[edge.source, edge.target] > 1
             root.add_edge(_line(edge, graph, layout, prefix, parallel))
             continue
-        tag, line = _reference(edge, layout, prefix)
+        short, line = _reference(edge, layout, prefix)
         namespace = layout.namespaces[edge.target]
-        clusters[namespace].add_node(tag)
+        clusters[namespace].add_node(short)
         root.add_edge(line)
         if namespace in layout.feeds:
-            ends = quoted(prefix + layout.feeds[namespace]), tag.get_name()
+            ends = quoted(prefix + layout.feeds[namespace]), short.get_name()
             root.add_edge(pydot.Edge(*ends, style="invis", weight="0"))
     for upper, lower in layout.below:
         ends = quoted(prefix + upper), quoted(prefix + lower)
@@ -315,7 +315,7 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
         fontsize="10",
         height="0.22",
     )
-    style = {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
+    style: dict[str, Any] = {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
     return tag, pydot.Edge(name, quoted(prefix + edge.target), tooltip=tip, **style)
 
 
