@@ -28,6 +28,11 @@ def numbered(name: str) -> tuple[str, int] | None:
     return match["stem"], int(match["number"])
 
 
+def stem_and_number(name: str) -> tuple[str, int]:
+    """Return a numbered name without its number, and the number; -1 if it is not numbered."""
+    return numbered(name) or (name, -1)
+
+
 def with_number(stem: str, number: int) -> str:
     """Return the numbered name, the inverse of `numbered` except for leading zeros."""
     return f"{stem}{chr(ord('a') + number) if stem[-1:].isdigit() else number}"
@@ -99,20 +104,19 @@ def _after_the_last_block(
     the stack ends in a call of its class, such as the slice of the first position in BERT.
     """
 
-    def stack_of(block: str) -> str:
-        return (numbered(block) or (block, -1))[0]
-
     ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes at its end
     for block in set(namespaces.values()):
         if enclosing_block(block) == block != "":
-            ends.setdefault(stack_of(block), {})[block] = set()
+            ends.setdefault(stem_and_number(block)[0], {})[block] = set()
     for node_id in came_out:
         block = namespaces[node_id]
-        ends[stack_of(block)].setdefault(block, set()).add(graph.node(node_id).class_name)
+        ends[stem_and_number(block)[0]].setdefault(block, set()).add(graph.node(node_id).class_name)
     moved = {}
     for node_id, common in came_out.items():
         block = namespaces[node_id]
-        others = [found for other, found in ends[stack_of(block)].items() if other != block]
+        others = [
+            found for other, found in ends[stem_and_number(block)[0]].items() if other != block
+        ]
         if others and not any(graph.node(node_id).class_name in found for found in others):
             moved[node_id] = common
     return moved

@@ -83,20 +83,19 @@ class _Pairs:
     def __init__(self, first: Graph, second: Graph) -> None:
         self.graphs = first, second
         self.partners: dict[str, str] = {}
-        self.taken: tuple[set[str], set[str]] = set(), set()
+        self._theirs: set[str] = set()
+        self.taken = self.partners.keys(), self._theirs
         self._contents: dict[int, str] = {}
 
     def add(self, pairs: Iterable[tuple[str, str]]) -> None:
         for mine, theirs in pairs:
             if mine not in self.taken[0] and theirs not in self.taken[1]:
                 self.partners[mine] = theirs
-                self.taken[0].add(mine)
-                self.taken[1].add(theirs)
+                self._theirs.add(theirs)
 
     def drop(self, ids: Iterable[str]) -> None:
         for mine in ids:
-            self.taken[0].remove(mine)
-            self.taken[1].remove(self.partners.pop(mine))
+            self._theirs.remove(self.partners.pop(mine))
 
     def left(self, side: int) -> list[Node]:
         """Return the calls of one graph without a partner."""

@@ -20,7 +20,7 @@ from plots.differences.difference import (
     flops_of,
 )
 from plots.graph import Graph, Node
-from plots.hierarchy import enclosing_block, find_namespaces, numbered, with_number
+from plots.hierarchy import enclosing_block, find_namespaces, numbered, stem_and_number, with_number
 from plots.skips import skip_paths
 
 _WIDTH = 100
@@ -196,7 +196,7 @@ class Words:
     def seen_from(self, block: str, side: int, node_id: str) -> str:
         """Return a call's name relative to a block: "feedforward.norm of the previous block"."""
         own = self.block(side, node_id)
-        (stem, number), (own_stem, own_number) = _stem_and_number(block), _stem_and_number(own)
+        (stem, number), (own_stem, own_number) = stem_and_number(block), stem_and_number(own)
         if is_auto_numbered(node_id):  # counted in the whole graph, so different in equal blocks
             name = node_id.rpartition(".")[2]
             if own_number >= 0:
@@ -279,15 +279,10 @@ class Words:
         block, now = self.block(0, before), self.block(1, after)
         if block == now:
             return self.inside(0, before)
-        (stem, number), (_, new_number) = _stem_and_number(block), _stem_and_number(now)
+        (stem, number), (_, new_number) = stem_and_number(block), stem_and_number(now)
         if number == new_number >= 0 and before.startswith(block):
             return f"{stem}*{before.removeprefix(block)}"
         return before
-
-
-def _stem_and_number(block: str) -> tuple[str, int]:
-    """Return the name of a numbered block without its number, and the number or -1."""
-    return numbered(block) or (block, -1)
 
 
 # Lines
@@ -306,7 +301,7 @@ def _sections(lines: Iterable[_Line]) -> Iterator[str]:
     times: Counter[_Line] = Counter()
     for line in lines:
         times[line] += 1
-        stem, number = _stem_and_number(line.block)
+        stem, number = stem_and_number(line.block)
         blocks_with.setdefault((stem, line.text, times[line]), []).append(number)
     sections: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for (stem, text, _), numbers in blocks_with.items():

@@ -5,6 +5,7 @@ This module holds what they share: the layout of a diagram, its labels, colours 
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ _EMBEDDINGS = frozenset(
 def noted_colour(graph: Graph, place: str) -> str | None:
     """Return the colour of the notes about a call or edge; None if there are none.
 
-    It is that of the difference, "changed" for several kinds, or else of a finding or the last one.
+    Several kinds of differences count as "changed". A finding takes precedence over other kinds.
     """
     kinds = [note.kind for note in graph.notes_about.get(place, ())]
     differences = {kind for kind in kinds if kind in DIFFERENCES}
@@ -346,6 +347,11 @@ def group_text(node: Node) -> str:
     """Return the content of a group: "12 calls, 2 skip paths"."""
     counts = (("calls", "call"), ("skip_paths", "skip path"))
     return ", ".join(counted(node.config[key], noun) for key, noun in counts if key in node.config)
+
+
+def wrapped(text: str, width: int, **options: bool) -> list[str]:
+    """Return the lines of a text, wrapped at `width`, with options of `textwrap.wrap`."""
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, width, **options)]
 
 
 def shape_text(tensor: Tensor) -> str:

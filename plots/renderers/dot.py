@@ -6,11 +6,9 @@ import base64
 import hashlib
 import html
 import io
-import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
@@ -34,6 +32,7 @@ from plots.renderers import (
     notes_at,
     numbers_at,
     shape_text,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -405,8 +404,7 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
 
 def _note_row(note: Note, width: int = 44) -> str:
     """Return the text of a note, wrapped, in the colour of its kind."""
-    lines = (textwrap.wrap(line, width, break_on_hyphens=False) for line in note.text.splitlines())
-    text = _escaped("\n".join(chain.from_iterable(lines)))
+    text = _escaped("\n".join(wrapped(note.text, width, break_on_hyphens=False)))
     return f'<font color="{note_colour(note.kind)}">{text}</font>'
 
 

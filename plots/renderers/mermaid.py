@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from plots.annotations import Note
 from plots.graph import Graph, Node
 from plots.operation_kinds import is_additive_merge
 from plots.registry import graph_renderer
@@ -28,6 +26,7 @@ from plots.renderers import (
     numbers_at,
     repeated,
     shape_text,
+    wrapped,
 )
 
 MOST_EDGES = 500
@@ -191,9 +190,7 @@ def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]
 
 
 def _note_words(note: Note) -> list[str]:
-    return [
-        part for line in note.full_text.splitlines() for part in textwrap.wrap(line, _NOTE_WIDTH)
-    ]
+    return wrapped(note.full_text, _NOTE_WIDTH)
 
 
 def _shaped(node: Node, words: list[str]) -> str:

@@ -11,7 +11,6 @@ The stream is drawn as `git log --graph` draws branches:
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -24,7 +23,7 @@ from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import enclosing_namespaces, find_namespaces
 from plots.traversal import block_by_block
 from plots.registry import graph_renderer
-from plots.renderers import constant_text, group_text, repeated, shape_text
+from plots.renderers import constant_text, group_text, repeated, shape_text, wrapped
 
 _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
 _MIN_TEXT_WIDTH = 24  # kept for wrapped text, however long its start
@@ -175,14 +174,8 @@ def _broken(start: str, words: str, width: int, margin: str = "") -> list[str]:
     The words of all lines start in the same column; later lines start with `margin`.
     """
     room = max(width - cell_len(start), _MIN_TEXT_WIDTH)
-    wrapped = [
-        part
-        for line in words.splitlines()
-        for part in textwrap.wrap(
-            _printable(line), room, break_long_words=False, break_on_hyphens=False
-        )
-    ]
-    first, *more = wrapped or [""]
+    lines = wrapped(words, room, break_long_words=False, break_on_hyphens=False)
+    first, *more = map(_printable, lines or [""])
     indent = margin + " " * (cell_len(start) - len(margin))
     return [start + first, *(indent + line for line in more)]
 
