@@ -103,22 +103,21 @@ def _after_the_last_block(
     Nothing follows the last block to infer this from. A call is not part of it if no other block of
     the stack ends in a call of its class, such as the slice of the first position in BERT.
     """
-
     ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes at its end
     for block in set(namespaces.values()):
         if enclosing_block(block) == block != "":
-            ends.setdefault(stem_and_number(block)[0], {})[block] = set()
-    for node_id in came_out:
-        block = namespaces[node_id]
-        ends[stem_and_number(block)[0]].setdefault(block, set()).add(graph.node(node_id).class_name)
+            stack, _ = stem_and_number(block)
+            ends.setdefault(stack, {})[block] = set()
+    places = [(graph.node(node_id), namespaces[node_id]) for node_id in came_out]
+    for node, block in places:
+        stack, _ = stem_and_number(block)
+        ends[stack][block].add(node.class_name)
     moved = {}
-    for node_id, common in came_out.items():
-        block = namespaces[node_id]
-        others = [
-            found for other, found in ends[stem_and_number(block)[0]].items() if other != block
-        ]
-        if others and not any(graph.node(node_id).class_name in found for found in others):
-            moved[node_id] = common
+    for node, block in places:
+        stack, _ = stem_and_number(block)
+        others = [found for other, found in ends[stack].items() if other != block]
+        if others and not any(node.class_name in found for found in others):
+            moved[node.id] = came_out[node.id]
     return moved
 
 

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite, log, prod
+from typing import Any
 
 from plots.annotations import DIFFERENCES, Note, Overlay, Quantity, counted, number_text
 from plots.axes.letters import meaning
@@ -349,7 +350,7 @@ def group_text(node: Node) -> str:
     return ", ".join(counted(node.config[key], noun) for key, noun in counts if key in node.config)
 
 
-def wrapped(text: str, width: int, **options: bool) -> list[str]:
+def wrapped(text: str, width: int, **options: Any) -> list[str]:
     """Return the lines of a text, wrapped at `width`, with options of `textwrap.wrap`."""
     return [part for line in text.splitlines() for part in textwrap.wrap(line, width, **options)]
 

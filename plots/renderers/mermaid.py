@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from plots.annotations import Note
 from plots.graph import Graph, Node
 from plots.operation_kinds import is_additive_merge
 from plots.registry import graph_renderer
