@@ -22,7 +22,7 @@ from functional_models.cli_options import (
     spec_changes,
 )
 from functional_models.tables import format_table
-from plots.reading.read import graph_of
+from plots.reading import graph_of
 
 if TYPE_CHECKING:
     import keras

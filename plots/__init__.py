@@ -31,8 +31,8 @@ Importing this package does not import Keras, NumPy, Matplotlib or Graphviz.
 from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
-from plots.axes.shapes import axes_of, shapes
-from plots.costs.plugins import flops, memory, parameters
+from plots.axes import axes_of, shapes
+from plots.costs import flops, memory, parameters
 from plots.diagnosis import diagnose, diagnosis_rule, diagnosis_text, findings
 from plots.differences import compare_graphs
 from plots.differences.difference import Difference
@@ -60,7 +60,7 @@ from plots.measuring.attention_maps import AttentionMap, attention_maps
 from plots.measuring.execution import call_values, edge_gradients
 from plots.measuring.inputs import random_inputs
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
-from plots.reading.read import read_graph
+from plots.reading import read_graph
 from plots.registry import (
     GraphPlugin,
     GraphRenderer,

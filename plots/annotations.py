@@ -206,6 +206,25 @@ class Note:
         return f"{self.text} ({self.reference})" if self.reference else self.text
 
 
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a layer declares about one of its calls; see `plots.layers`.
+
+    Attributes:
+        inputs: Argument (`Edge.port`) -> its axes, such as "btnh".
+        outputs: Axes of every output; none if there is no signature.
+        products: Equations of its matrix products; None if it does not declare them.
+        sizes: Sizes of letters that no tensor has.
+        role: One of `plots.layers.ROLES`, or "".
+    """
+
+    inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
+    outputs: tuple[str, ...] = ()
+    products: tuple[str, ...] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    role: str = ""
+
+
 def number_text(number: float, unit: str = "") -> str:
     """Return a number with three significant digits and an SI prefix: 590592 B is "591 kB"."""
     for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):

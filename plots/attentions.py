@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from plots.graph import Constant, Edge, Graph, Node, Tensor
-from plots.operation_kinds import (
+from plots.layers import (
     ATTENTION_LAYERS,
     FUSED_ATTENTION,
     PRODUCTS,

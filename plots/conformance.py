@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from plots.annotations import Note, Overlay, Quantity
 from plots.folding import fold
 from plots.graph import Edge, Graph, Kind, Loss, Node, Shape, Tensor, check_graph
-from plots.operation_kinds import is_additive_merge
+from plots.layers import is_additive_merge
 from plots.registry import GraphPlugin, GraphRenderer, find_plugin, find_renderer
 from plots.skips import mark_skip_paths
 

@@ -17,8 +17,7 @@ from functools import cache, cached_property
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from plots.annotations import Note, Overlay, SkipPath
-from plots.declaration import Declaration
+from plots.annotations import Declaration, Note, Overlay, SkipPath
 
 FORMAT = "functional graph"
 VERSION = 3
@@ -160,7 +159,7 @@ class Node:
 
     @property
     def role(self) -> str:
-        """The role that the layer declares, one of `plots.declaration.ROLES`, or ""."""
+        """The role that the layer declares, one of `plots.layers.ROLES`, or ""."""
         return self.declaration.role if self.declaration is not None else ""
 
     @property

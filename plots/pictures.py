@@ -20,7 +20,7 @@ from plots.folding import fold_blocks
 from plots.folding.groups import close_groups
 from plots.graph import Graph
 from plots.hierarchy import depth_of, find_namespaces
-from plots.reading.read import read_graph
+from plots.reading import read_graph
 from plots.registry import (
     GraphRenderer,
     PluginLike,

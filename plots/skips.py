@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from plots.annotations import NormPlace, SkipPath
 from plots.graph import Graph, Node
-from plots.operation_kinds import (
+from plots.layers import (
     RESAMPLING,
     is_additive_merge,
     is_identity_like,
@@ -43,7 +43,7 @@ def mark_skip_paths(graph: Graph) -> Graph:
 def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     """Return the residual paths of a graph, found by structure, in the order of their merges.
 
-    The sets of classes in `plots.operation_kinds` say what is a merge, an identity or a norm.
+    The sets of classes in `plots.layers` say what is a merge, an identity or a norm.
     """
     flow = data_flow(graph)
     found: dict[str, list[SkipPath]] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import depth_of, enclosing_namespaces
-from plots.operation_kinds import is_shape_only
+from plots.layers import is_shape_only
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -103,7 +103,7 @@ def test_a_model_is_read_once_and_skip_paths_are_counted_before_folding(
         graphs.append(read(*arguments, **options))
         return graphs[-1]
 
-    for module in (plots.reading.read, plots.pictures):
+    for module in (plots.reading, plots.pictures):
         monkeypatch.setattr(module, "read_graph", read_and_kept)
     to = tmp_path / "model.txt"
     assert main(["plot", "pre_norm_learned", *SMALL, "--depth", "1", "--to", str(to)]) == 0

@@ -200,7 +200,7 @@ def general_terms() -> set[str]:
     """Return names that are not specific to builders: Keras operations and terms of the field."""
     import keras
 
-    from plots.declaration import ROLES
+    from plots.layers import ROLES
 
     operations, waiting = set[str](), [keras.Operation]
     while waiting:

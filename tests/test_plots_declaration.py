@@ -12,7 +12,7 @@ from products import flops_of, requires_graph_tracing, traced_flops
 import builders.decode
 import builders.models  # noqa: F401 - these two import all layers
 import plots
-from plots.declaration import ROLES
+from plots.layers import ROLES
 
 # Layers of a user -------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import builders
 import plots
 from plots import pictures, registry
 from plots.conformance import sample_graphs
-from plots.declaration import Declaration
+from plots.layers import Declaration
 from plots.renderers import dot, graphviz, lay_out, role_of
 from plots.skips import mark_skip_paths
 

@@ -11,7 +11,7 @@ from small_models import GROUPED, TRANSLATOR, small_spec
 
 import builders
 import plots
-from plots.axes.shapes import axes_of
+from plots.axes import axes_of
 
 SIZES = {"b": 2, "t": 11, "s": 13, "H": 41, "W": 37}
 """Primes, all different from each other and from the widths of the models."""

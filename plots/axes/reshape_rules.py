@@ -319,18 +319,11 @@ def _up_sampling(call: Call) -> None:
         call.axes.derive_size(y, (factor, (x,)))
 
 
-@axis_rule("Cropping1D", "Cropping2D", "Cropping3D")
-def _cropping(call: Call) -> None:
-    _longer(call, call.node.config["cropping"], -1)
-
-
-@axis_rule("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
-def _padding(call: Call) -> None:
-    _longer(call, call.node.config["padding"], +1)
-
-
-def _longer(call: Call, ends: list[Any], sign: int) -> None:
-    """Derive sizes padded, or cropped if `sign` is -1, by (before, after) of each spatial axis."""
+@axis_rule(*(f"{name}{rank}D" for name in ("Cropping", "ZeroPadding") for rank in (1, 2, 3)))
+def _cropping_or_padding(call: Call) -> None:
+    """Derive sizes from the (before, after) of each spatial axis."""
+    key, sign = ("cropping", -1) if "cropping" in call.node.config else ("padding", 1)
+    ends = call.node.config[key]
     both = [ends] if isinstance(ends[0], int) else ends
     pairs = _spatial(call, len(both), keeps_channels=True)
     for (x, y), (before, after) in zip(pairs, both, strict=True):

@@ -1,6 +1,6 @@
 """How the axes of inputs become the axes of outputs: by what a layer declares, or by its class.
 
-A layer of yours declares its signature (see `plots.declaration`). For classes that cannot,
+A layer of yours declares its signature (see `plots.layers`). For classes that cannot,
 `AXIS_RULES["TheirLayer"] = rule` adds a function that takes a `Call` and unites axes in
 `call.axes`. Subclasses use the rule of their base class; see `unknown` for classes without one.
 """
@@ -9,24 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from plots.axes.unions import AxisId, Call
-from plots.declaration import (
+from plots.layers import (
     DOT_PRODUCT_ATTENTION,
+    ClassRules,
     Declaration,
-    Equation,
     axis_labels,
-    parse_equation,
+    declared_tensors,
+    is_reversed_embedding,
     product_labels,
 )
-from plots.operation_kinds import is_reversed_embedding
 
 Rule = Callable[[Call], None]
 Labels = Sequence[str]
 
-AXIS_RULES: dict[str, Rule] = {}
+AXIS_RULES = ClassRules[Rule]()
 """Class name -> rule."""
+
+axis_rule = AXIS_RULES.register
 
 TRANSFORMER_BLOCKS: set[str] = {
     "BloomDecoder",
@@ -46,25 +49,14 @@ TRANSFORMER_BLOCKS: set[str] = {
 
 def follow(call: Call) -> None:
     """Unite the axes of a call, as its layer declares or by a rule of its class."""
-    declaration, names = call.node.declaration, (call.node.class_name, *call.node.bases)
-    rule = next((AXIS_RULES[name] for name in names if name in AXIS_RULES), unknown)
+    declaration = call.node.declaration
     try:
         if declaration is not None and declaration.outputs:
             follow_declaration(call, declaration)
         else:
-            rule(call)
+            (AXIS_RULES.of(call.node) or unknown)(call)
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
         unknown(call)  # another class with a known name and other arguments
-
-
-def axis_rule(*class_names: str) -> Callable[[Rule], Rule]:
-    """Decorator that registers a function as the rule of these classes."""
-
-    def register(rule: Rule) -> Rule:
-        AXIS_RULES.update(dict.fromkeys(class_names, rule))
-        return rule
-
-    return register
 
 
 # Declared ---------------------------------------------------------------------------------------
@@ -75,15 +67,16 @@ def follow_declaration(call: Call, declaration: Declaration) -> None:
 
     Letters of sizes vote for the letters of their axes, and t and s are lengths of an attention.
     """
-    axes = _unite_declared(call, declaration)
+    declared = declared_tensors(declaration, call.inputs, call.outputs)
+    given = [(port, axis_labels(text, len(axes)), axes) for port, text, axes in declared]
+    axes = _unite_declared(call, given)
     if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
         call.axes.unite(axes["n"], axes["k"])
     call.axes.roles += [(letter, axes[letter]) for letter in "dnkhfvDHW" if letter in axes]
     if "t" in axes and "s" in axes:
         call.axes.attends.append((axes["t"], axes["s"]))
-    tensors = [{*labels} for labels, _ in _declared_inputs(call, declaration)]
-    covered = sum(label.startswith("...") for label in axes)
-    for left, right, result in product_labels(declaration, covered):
+    tensors = [{*labels} for port, labels, _ in given if port]
+    for left, right, result in product_labels(declaration, axes):
         if {*right} not in tensors:
             _project(call, axes, left, right, result)
         elif {*left} not in tensors:
@@ -93,24 +86,20 @@ def follow_declaration(call: Call, declaration: Declaration) -> None:
         tensors.append({*result})
 
 
-def _declared_inputs(
-    call: Call, declaration: Declaration
-) -> list[tuple[list[str], tuple[AxisId, ...]]]:
-    declared = [
-        (text, call.inputs[p]) for p, text in declaration.inputs.items() if p in call.inputs
-    ]
-    return [(axis_labels(text, len(axes)), axes) for text, axes in declared]
+def _unite_declared(
+    call: Call, tensors: Sequence[tuple[str, Labels, tuple[AxisId, ...]]]
+) -> dict[str, AxisId]:
+    """Unite axes with the same letter, and return them by letter.
 
-
-def _unite_declared(call: Call, declaration: Declaration) -> dict[str, AxisId]:
-    """Unite axes with the same letter, and return them by letter."""
+    Tensors are (port, or "" for an output; labels; axes), inputs first.
+    """
     places: dict[str, list[AxisId]] = {"1": [call.axes.new(1)]}
-    for labels, operand in _declared_inputs(call, declaration):
-        for label, axis in zip(labels, operand, strict=True):
-            places.setdefault(label, []).append(axis)
     axes: dict[str, AxisId] = {}
-    for text, output in zip(declaration.outputs, call.outputs, strict=True):
-        for label, axis in zip(axis_labels(text, len(output)), output, strict=True):
+    for port, labels, tensor in tensors:
+        for label, axis in zip(labels, tensor, strict=True):
+            if port:
+                places.setdefault(label, []).append(axis)
+                continue
             if label not in places and call.size(axis) is not None:
                 call.weight_axis(f"declared {label}", axis)
             call.axes.broadcast(places.setdefault(label, []), axis)
@@ -199,10 +188,10 @@ def _masks(call: Call) -> None:
 
 
 @axis_rule("Add", "Average", "Maximum", "Minimum", "Multiply", "Softmax", "Subtract")
-def elementwise(call: Call) -> None:
-    """Unite inputs of any ranks with the output, aligned at their last axes."""
+def elementwise(call: Call, inner: int = 0) -> None:
+    """Unite inputs of any ranks with the output, aligned at the last, but not the `inner` last."""
     for output in call.outputs:
-        for place in range(1, len(output) + 1):
+        for place in range(1 + inner, len(output) + 1):
             given = [axes[-place] for axes in call.inputs.values() if len(axes) >= place]
             if given:
                 call.axes.broadcast(given, output[-place])
@@ -225,23 +214,19 @@ def reduced(call: Call, axis: Any, keepdims: bool) -> None:
 
 @axis_rule("Dense")
 def _dense(call: Call) -> None:
-    _follow_equation(
-        call, parse_equation("...d,df->...f", [len(call.first), None], len(call.output))
-    )
+    _follow_equation(call, "...d,df->...f")
 
 
 @axis_rule("EinsumDense")
 def _einsum_dense(call: Call) -> None:
-    ranks = [len(call.first), None]
-    _follow_equation(call, parse_equation(call.node.config["equation"], ranks, len(call.output)))
+    _follow_equation(call, call.node.config["equation"])
 
 
 @axis_rule("Einsum")
 def _einsum(call: Call) -> None:
     subscripts = call.node.config["subscripts"]
     operands = [call.inputs.get(str(i)) for i in range(subscripts.split("->")[0].count(",") + 1)]
-    ranks = [None if axes is None else len(axes) for axes in operands]
-    _follow_equation(call, parse_equation(subscripts, ranks, len(call.output)), operands)
+    _follow_equation(call, subscripts, operands)
 
 
 @axis_rule("Dot")
@@ -249,31 +234,28 @@ def _dot_layer(call: Call) -> None:
     left, right = call.inputs["inputs.0"], call.inputs["inputs.1"]
     axes = call.node.config["axes"]
     i, j = [axes, axes] if isinstance(axes, int) else axes
-    given = [f"left {place}" for place in range(len(left))]
-    other = [f"right {place}" for place in range(len(right))]
+    given, other = [*ascii_lowercase[: len(left)]], [*ascii_uppercase[: len(right)]]
     other[0], other[j] = given[0], given[i]
-    rows = [label for label in given[1:] if label != given[i]]
-    result = [given[0], *rows, *(label for label in other if label not in given)]
-    _follow_equation(call, ([given, other], result), [left, right])
+    result = [label for label in [*given, *other[1:]] if label != given[i]]
+    equation = f"{''.join(given)},{''.join(other)}->{''.join(result)}"
+    _follow_equation(call, equation, [left, right])
 
 
 def _follow_equation(
-    call: Call, equation: Equation, operands: Sequence[tuple[AxisId, ...] | None] | None = None
+    call: Call, equation: str, operands: Sequence[tuple[AxisId, ...] | None] | None = None
 ) -> None:
     """Unite axes with the same label, and note the product.
 
     Operands are None for constants; the default is the first input and a kernel.
     """
-    given, result = equation
+    labels, pairs = call.match(equation, [call.first, None] if operands is None else operands)
     axes: dict[str, AxisId] = {}
-    known = [call.first, None] if operands is None else operands
-    for labels, operand in zip([*given, result], [*known, call.output], strict=True):
-        for label, axis in zip(labels, operand, strict=True) if operand is not None else ():
-            call.axes.unite(axes.setdefault(label, axis), axis)
+    for label, axis in pairs:
+        call.axes.unite(axes.setdefault(label, axis), axis)
     if operands is None:
-        _project(call, axes, given[0], given[1], result)
+        _project(call, axes, *labels)
     elif len(operands) == 2 and None not in operands:
-        _multiply(call, axes, given[0], given[1], result)
+        _multiply(call, axes, *labels)
 
 
 def _project(
@@ -296,25 +278,12 @@ def _multiply(
 ) -> None:
     """Note a product of two tensors."""
     left, right = ([label for label in labels if label in axes] for labels in (left, right))
-    _multiplied(
-        call,
-        both=[axes[label] for label in left if label in right and label in result],
-        summed=[axes[label] for label in left if label in right and label not in result],
-        rows=[axes[label] for label in left if label not in right],
-        columns=[axes[label] for label in right if label not in left],
-    )
-
-
-def _multiplied(
-    call: Call,
-    both: Sequence[AxisId],
-    summed: Sequence[AxisId],
-    rows: Sequence[AxisId],
-    columns: Sequence[AxisId],
-) -> None:
-    """Note a product of two tensors."""
+    both = tuple(axes[label] for label in left if label in right and label in result)
+    summed = [axes[label] for label in left if label in right and label not in result]
+    rows = [axes[label] for label in left if label not in right]
+    columns = [axes[label] for label in right if label not in left]
     call.axes.multiplied += [*both, *summed, *rows, *columns]
-    call.axes.products.append((tuple(both), (*summed, *rows, *columns)))
+    call.axes.products.append((both, (*summed, *rows, *columns)))
 
 
 @axis_rule("Matmul")
@@ -324,17 +293,16 @@ def _matmul(call: Call) -> None:
     # A constant vector shows only in the rank of the output, which is one less.
     if any(len(axes) < 2 or len(axes) > len(call.output) for axes in given):
         raise ValueError("a vector in a product has no rule")
-    for place in range(3, len(call.output) + 1):
-        here = [axes[-place] for axes in given if len(axes) >= place]
-        if here:
-            call.axes.broadcast(here, call.output[-place])
+    elementwise(call, inner=2)
     if left is not None:
         call.axes.unite(left[-2], call.output[-2])
     if right is not None:
         call.axes.unite(right[-1], call.output[-1])
     if left is not None and right is not None:
         call.axes.unite(left[-1], right[-2])
-        _multiplied(call, call.output[:-2], [left[-1]], [left[-2]], [right[-1]])
+        batch = {f"...{place}": axis for place, axis in enumerate(call.output[:-2])}
+        axes = batch | {"i": left[-2], "j": left[-1], "k": right[-1]}
+        _multiply(call, axes, [*batch, "i", "j"], [*batch, "j", "k"], [*batch, "i", "k"])
 
 
 @axis_rule("Embedding", "TokenAndPositionEmbedding")

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from math import floor, prod
 from typing import Generic, TypeVar
 
 from plots.graph import Node
+from plots.layers import parse_equation
 
 AxisId = int
 SomeAxis = TypeVar("SomeAxis")
@@ -57,11 +59,11 @@ class AxisUnions:
         return axis
 
     def size(self, axis: AxisId) -> int | None:
-        """Return its size; None if it is free."""
+        """Return the size of an axis; None if it is free."""
         return self._sizes[self.find(axis)]
 
     def formula(self, axis: AxisId) -> Formula | None:
-        """Return how its size derives from those of other axes, if a call derives it."""
+        """Return the formula of an axis whose size a call derives from those of others."""
         return self._formulas.get(self.find(axis))
 
     def unite(self, first: AxisId, second: AxisId) -> None:
@@ -137,11 +139,7 @@ class CallWithAxes(Generic[SomeAxis]):
 
     @property
     def first(self) -> tuple[SomeAxis, ...]:
-        """Axes of the first input.
-
-        Raises:
-            StopIteration: if there is none.
-        """
+        """Axes of the first input; StopIteration if there is none."""
         return next(iter(self.inputs.values()))
 
     @property
@@ -149,14 +147,23 @@ class CallWithAxes(Generic[SomeAxis]):
         """Axes of the first output."""
         return self.outputs[0]
 
+    def match(
+        self, equation: str, operands: Sequence[tuple[SomeAxis, ...] | None]
+    ) -> tuple[list[list[str]], list[tuple[str, SomeAxis]]]:
+        """Return the labels of an einsum equation, and (label, axis) of its tensors and the output.
+
+        Operands that are no tensors, such as kernels, are None.
+        """
+        ranks = [None if axes is None else len(axes) for axes in operands]
+        labels = parse_equation(equation, [*ranks, len(self.output)])
+        tensors = zip(labels, [*operands, self.output], strict=True)
+        pairs = (zip(names, axes, strict=True) for names, axes in tensors if axes is not None)
+        return labels, [*chain.from_iterable(pairs)]
+
 
 @dataclass(frozen=True)
 class Call(CallWithAxes[AxisId]):
-    """A call as rules about axes see it.
-
-    Attributes:
-        axes: Where a rule unites axes.
-    """
+    """A call as rules about axes see it; they unite axes in `axes`."""
 
     axes: AxisUnions
 

@@ -4,11 +4,11 @@ Counted are matrix products and convolutions, 2 FLOPs per multiply-add (Kaplan e
 2.1), and no elementwise operations (activations, norms, softmax, biases). Attention computes all
 scores, the masked ones too, so all are counted.
 
-A layer of yours declares its products (see `plots.declaration`). For classes that cannot,
+A layer of yours declares its products (see `plots.layers`). For classes that cannot,
 `FLOP_RULES["TheirLayer"] = rule` adds a function that takes a `MeasuredCall` and returns FLOPs as
 `Quantity`, or None if it cannot tell. Subclasses use the rule of their base class.
 
-Letters in docstrings are those of `plots.axes.letters.GLOSSARY`.
+Letters in docstrings are those of `plots.axes.GLOSSARY`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TypeVar
 
-from plots.annotations import Quantity
-from plots.axes.shapes import Axis
+from plots.annotations import Declaration, Quantity
+from plots.axes import Axis
+from plots.axes.rules import TRANSFORMER_BLOCKS
 from plots.axes.unions import CallWithAxes
-from plots.declaration import (
-    DOT_PRODUCT_ATTENTION,
-    Declaration,
-    axis_labels,
-    parse_equation,
-    product_labels,
-)
 from plots.graph import Node
-from plots.operation_kinds import (
+from plots.layers import (
+    DOT_PRODUCT_ATTENTION,
+    ClassRules,
+    axis_labels,
+    declared_tensors,
     is_additive_merge,
     is_identity_like,
     is_norm,
     is_reversed_embedding,
     is_shape_only,
+    product_labels,
 )
 
 Axes = tuple[Axis, ...]
@@ -52,10 +50,11 @@ class MeasuredCall(CallWithAxes[Axis]):
 
 
 Rule = Callable[[MeasuredCall], Quantity | None]
-SomeRule = TypeVar("SomeRule", bound=Rule)
 
-FLOP_RULES: dict[str, Rule] = {}
+FLOP_RULES = ClassRules[Rule]()
 """Class name -> rule."""
+
+flop_rule = FLOP_RULES.register
 
 WITHOUT_PRODUCTS: set[str] = {
     "Embedding",
@@ -70,7 +69,7 @@ WITHOUT_PRODUCTS: set[str] = {
 }
 """Layers without matrix products, although they have weights or several floating-point inputs.
 
-Norms, merges, identities and shapes (`plots.operation_kinds`) have none either.
+Norms, merges, identities and shapes (`plots.layers`) have none either.
 """
 
 PRODUCTS_WITHOUT_RULE: set[str] = {
@@ -89,11 +88,10 @@ PRODUCTS_WITHOUT_RULE: set[str] = {
 def flops_of(call: MeasuredCall) -> Quantity | None:
     """Return the FLOPs of one call; None if it may have products that no rule knows."""
     node = call.node
-    rule = next((FLOP_RULES[n] for n in (node.class_name, *node.bases) if n in FLOP_RULES), None)
     try:
         if node.declaration is not None and node.declaration.products is not None:
             return declared_flops(call, node.declaration)
-        if rule is not None:
+        if (rule := FLOP_RULES.of(node)) is not None:
             return rule(call)
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError):
         return None  # another class with a known name and other arguments
@@ -116,16 +114,6 @@ def _has_no_products(node: Node) -> bool:
     return node.is_a(WITHOUT_PRODUCTS) or any(is_kind(node) for is_kind in kinds)
 
 
-def flop_rule(*class_names: str) -> Callable[[SomeRule], SomeRule]:
-    """Decorator that registers a function as the rule of these classes."""
-
-    def register(rule: SomeRule) -> SomeRule:
-        FLOP_RULES.update(dict.fromkeys(class_names, rule))
-        return rule
-
-    return register
-
-
 def count(axes: Iterable[Axis]) -> Quantity:
     """Return the number of elements of a tensor with these axes."""
     return prod((axis.quantity for axis in axes), start=Quantity(1))
@@ -144,15 +132,12 @@ def declared_flops(call: MeasuredCall, declaration: Declaration) -> Quantity:
     Raises:
         KeyError: if a letter occurs only in arguments that are not given.
     """
-    tensors = [(text, call.inputs[p]) for p, text in declaration.inputs.items() if p in call.inputs]
-    tensors += zip(declaration.outputs, call.outputs, strict=True) if declaration.outputs else ()
     sizes = {letter: Quantity(size) for letter, size in declaration.sizes.items()}
-    for text, axes in tensors:
+    for _, text, axes in declared_tensors(declaration, call.inputs, call.outputs):
         for label, axis in zip(axis_labels(text, len(axes)), axes, strict=True):
             if sizes.get(label, {"": 1}) == {"": 1}:  # an axis of size 1 is broadcast
                 sizes[label] = axis.quantity
-    covered = sum(label.startswith("...") for label in sizes)
-    return _total(_product(*p, sizes) for p in product_labels(declaration, covered))
+    return _total(_product(*labels, sizes=sizes) for labels in product_labels(declaration, sizes))
 
 
 def _product(
@@ -194,13 +179,8 @@ def _einsum(call: MeasuredCall) -> Quantity | None:
 
 
 def _einsum_product(call: MeasuredCall, equation: str, operands: list[Axes | None]) -> Quantity:
-    ranks = [None if axes is None else len(axes) for axes in operands]
-    (left, right), result = parse_equation(equation, ranks, len(call.output))
-    sizes: dict[str, Quantity] = {}
-    for labels, axes in zip([left, right, result], [*operands, call.output], strict=True):
-        for label, axis in zip(labels, axes, strict=True) if axes is not None else ():
-            sizes[label] = axis.quantity
-    return _product(left, right, result, sizes)
+    labels, pairs = call.match(equation, operands)
+    return _product(*labels, sizes={label: axis.quantity for label, axis in pairs})
 
 
 @flop_rule("Dot", "Matmul")
@@ -227,11 +207,7 @@ def _reversible_embedding(call: MeasuredCall) -> Quantity:
 @flop_rule("BaseConv", "Conv1D", "Conv2D", "Conv3D")
 def _convolution(call: MeasuredCall) -> Quantity:
     """2 x positions x kernel size x input channels of a group x output channels."""
-    config = call.node.config
-    positions, channels = (
-        _split_channels(call, call.output)[0],
-        _split_channels(call, call.first)[1],
-    )
+    config, (positions, channels) = call.node.config, _positions_and_channels(call)
     factor = 2 * prod(config["kernel_size"]) * config["filters"] // config["groups"]
     return factor * positions * channels
 
@@ -251,20 +227,16 @@ def _depthwise_convolution(call: MeasuredCall) -> Quantity:
 @flop_rule("BaseSeparableConv", "SeparableConv1D", "SeparableConv2D")
 def _separable_convolution(call: MeasuredCall) -> Quantity:
     """A depthwise convolution, then one with a kernel of size 1."""
-    config = call.node.config
-    positions, channels = (
-        _split_channels(call, call.output)[0],
-        _split_channels(call, call.first)[1],
-    )
+    config, (positions, channels) = call.node.config, _positions_and_channels(call)
     products = prod(config["kernel_size"]) + config["filters"]
     return 2 * config["depth_multiplier"] * products * positions * channels
 
 
-def _split_channels(call: MeasuredCall, axes: Axes) -> tuple[Quantity, Quantity]:
-    """(positions, channels) of a tensor; the batch counts with the positions."""
+def _positions_and_channels(call: MeasuredCall) -> tuple[Quantity, Quantity]:
+    """(positions of the output, channels of the input); the batch counts with the positions."""
     last = call.node.config["data_format"] == "channels_last"
-    place = len(axes) - 1 if last else len(axes) - 1 - len(call.node.config["kernel_size"])
-    return count(axes[:place] + axes[place + 1 :]), axes[place].quantity
+    place = len(call.output) - 1 - (0 if last else len(call.node.config["kernel_size"]))
+    return count(call.output[:place] + call.output[place + 1 :]), call.first[place].quantity
 
 
 # Recurrence, and layers around others -----------------------------------------------------------
@@ -283,22 +255,18 @@ def _recurrent(call: MeasuredCall) -> Quantity:
     return 2 * gates * units * count((batch, length)) * (width.quantity + units)
 
 
-@flop_rule("Bidirectional")
-def _bidirectional(call: MeasuredCall) -> Quantity | None:
-    forward, backward = (_inner(call, which) for which in ("layer", "backward_layer"))
-    return None if forward is None or backward is None else forward + backward
-
-
-@flop_rule("TimeDistributed")
-def _time_distributed(call: MeasuredCall) -> Quantity | None:
-    """FLOPs of the inner layer, for which the steps are a larger batch."""
-    return _inner(call, "layer")
-
-
-def _inner(call: MeasuredCall, which: str) -> Quantity | None:
-    inner = call.node.config[which]
-    node = replace(call.node, class_name=inner["class_name"], bases=(), config=inner["config"])
-    return flops_of(replace(call, node=node))
+@flop_rule("Bidirectional", "TimeDistributed")
+def _wrapped(call: MeasuredCall) -> Quantity | None:
+    """FLOPs of the inner layers; for that of a `TimeDistributed`, the steps are a larger batch."""
+    config, total = call.node.config, Quantity()
+    for inner in (config["layer"], config.get("backward_layer")):
+        if inner is not None:
+            change = {"class_name": inner["class_name"], "bases": (), "config": inner["config"]}
+            flops = flops_of(replace(call, node=replace(call.node, **change)))
+            if flops is None:
+                return None
+            total += flops
+    return total
 
 
 # Attention --------------------------------------------------------------------------------------
@@ -353,25 +321,6 @@ def _projections(projected: Iterable[tuple[Axes, int]]) -> Quantity:
 # Transformer blocks of KerasHub ------------------------------------------------------------------
 
 
-@flop_rule("BloomDecoder", "GPTNeoXDecoder", "TransformerDecoder", "TransformerEncoder")
-def _plain_block(call: MeasuredCall) -> Quantity | None:
-    n = call.node.config["num_heads"]
-    return _block(call, n, n, _width(call) // n, call.node.config["intermediate_dim"])
-
-
-@flop_rule("FNetEncoder")
-def _fourier_block(call: MeasuredCall) -> Quantity | None:
-    return _block(call, 0, 0, 0, call.node.config["intermediate_dim"])
-
-
-@flop_rule("ViTEncoder")
-def _vision_blocks(call: MeasuredCall) -> Quantity | None:
-    config = call.node.config
-    n = config["num_heads"]
-    h = config["hidden_dim"] // n
-    return _block(call, n, n, h, config["mlp_dim"], blocks=config["num_layers"])
-
-
 @flop_rule("ViTPatchingAndEmbedding")
 def _patches(call: MeasuredCall) -> Quantity:
     """A convolution without overlap that makes a vector of each patch."""
@@ -380,56 +329,33 @@ def _patches(call: MeasuredCall) -> Quantity:
     return 2 * elements * config["hidden_dim"] * call.first[0].quantity
 
 
-@flop_rule("T5TransformerLayer")
-def _t5_block(call: MeasuredCall) -> Quantity | None:
-    config = call.node.config
-    n, kernels = config["num_heads"], 3 if config["use_gated_activation"] else 2
-    return _block(call, n, n, config["key_value_dim"], config["intermediate_dim"], kernels)
-
-
-@flop_rule("LlamaTransformerDecoder", "MistralTransformerDecoder")
-def _gated_block(call: MeasuredCall) -> Quantity | None:
-    config = call.node.config
-    n, k = config["num_query_heads"], config["num_key_value_heads"]
-    h = config.get("head_dim") or _width(call) // n
-    return _block(call, n, k, h, config["intermediate_dim"], kernels=3)
-
-
-@flop_rule("Gemma3DecoderBlock", "GemmaDecoderBlock")
-def _gemma_block(call: MeasuredCall) -> Quantity | None:
-    """As in the authors' code, `intermediate_dim` is that of gate and up together."""
-    config = call.node.config
-    n, k = config["num_query_heads"], config["num_key_value_heads"]
-    f = config["intermediate_dim"] // config.get("gate_dim_reduction", 2)
-    return _block(call, n, k, config["head_dim"], f, kernels=3)
-
-
-def _width(call: MeasuredCall) -> int:
-    return int(call.first[-1].quantity[""])
-
-
+_GATED = {
+    "Gemma3DecoderBlock",
+    "GemmaDecoderBlock",
+    "LlamaTransformerDecoder",
+    "MistralTransformerDecoder",
+}
 _FROM_ENCODER = ("encoder_sequence", "encoder_hidden_states")
 _VECTORS = 32  # biases and gains of a block, and the relative positions of T5, in widths
 
 
-def _block(
-    call: MeasuredCall, n: int, k: int, h: int, f: int, kernels: int = 2, blocks: int = 1
-) -> Quantity | None:
-    """Self-attention, cross-attention if there is an encoder, and a feed-forward.
+@flop_rule(*TRANSFORMER_BLOCKS)
+def _block(call: MeasuredCall) -> Quantity | None:
+    """Self-attention, cross-attention if there is an encoder, and a feed-forward, of x (b, t, d).
 
     None if the weights are not those of these matrices and some vectors: then it is another block
     with the same name.
-
-    Args:
-        call: Of x (b, t, d).
-        n: Query heads.
-        k: Key and value heads.
-        h: Width of a head.
-        f: Width of the feed-forward.
-        kernels: Matrices (d, f) of the feed-forward: 3 if it is gated.
-        blocks: Number of such blocks in the layer.
     """
-    x, d = call.first, _width(call)
+    node, config, x = call.node, call.node.config, call.first
+    d = int(x[-1].quantity[""])
+    n = config.get("num_query_heads", config.get("num_heads", 0))  # FNet has no heads
+    k = config.get("num_key_value_heads", n)
+    h = config.get("head_dim") or config.get("key_value_dim") or d // max(n, 1)
+    # As in the authors' code, `intermediate_dim` of Gemma is that of gate and up together.
+    together = config.get("gate_dim_reduction", 2 if node.is_a({"GemmaDecoderBlock"}) else 1)
+    f = config.get("mlp_dim") or config["intermediate_dim"] // together
+    kernels = 3 if node.is_a(_GATED) or config.get("use_gated_activation") else 2
+    blocks = config.get("num_layers", 1)
     memory = next((axes for port, axes in call.inputs.items() if port in _FROM_ENCODER), None)
     of_x = 2 * d * h * (n + k) + kernels * d * f
     lengths = [x[1].quantity]
@@ -438,7 +364,7 @@ def _block(
         of_x += 2 * d * n * h
         of_memory = int(2 * n * h * memory[-1].quantity[""])
         lengths.append(memory[1].quantity)
-    vectors = call.node.parameters + call.node.shared_parameters - blocks * (of_x + of_memory)
+    vectors = node.parameters + node.shared_parameters - blocks * (of_x + of_memory)
     if not 0 <= vectors <= _VECTORS * blocks * max(d, f):
         return None
     attended = _total(4 * blocks * n * h * count(x[:-1]) * length for length in lengths)

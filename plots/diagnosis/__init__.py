@@ -30,7 +30,7 @@ from plots.diagnosis import mask_rules  # noqa: F401 - registers its rules
 from plots.diagnosis.rules import diagnosis_rule, listed, named, notes_of_all_rules
 from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
-from plots.operation_kinds import ATTENTION_LAYERS, is_additive_merge, is_norm
+from plots.layers import ATTENTION_LAYERS, is_additive_merge, is_norm
 from plots.registry import graph_plugin
 from plots.skips import residual_streams, skip_paths, stream_roots
 from plots.traversal import Reachability

@@ -10,7 +10,7 @@ from plots.annotations import Note
 from plots.attentions import Attention, Masked, attentions_with_masks
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
-from plots.operation_kinds import RESAMPLING
+from plots.layers import RESAMPLING
 from plots.skips import stream_roots
 from plots.traversal import Reachability
 

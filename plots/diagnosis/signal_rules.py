@@ -12,7 +12,7 @@ from plots.attentions import attentions_with_masks
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
-from plots.operation_kinds import (
+from plots.layers import (
     PRODUCTS,
     is_additive_merge,
     is_attention,

@@ -12,7 +12,7 @@ from typing import Literal
 
 from plots.differences.difference import without_names
 from plots.graph import Edge, Graph, Node
-from plots.operation_kinds import is_additive_merge
+from plots.layers import is_additive_merge
 
 
 @dataclass(frozen=True)

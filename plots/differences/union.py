@@ -14,7 +14,7 @@ from plots.differences.difference import MODEL, Difference
 from plots.differences.report import Words, count_text, counts, sizes_text, weights_text
 from plots.folding.groups import Contraction
 from plots.graph import Edge, Graph, Node
-from plots.reading.read import graph_of
+from plots.reading import graph_of
 from plots.registry import OptionError, graph_plugin
 from plots.traversal import component_numbers, topological_order
 

@@ -13,7 +13,7 @@ from plots.figures import COLOURS, GRID, new_figure, write_names_as_text
 from plots.folding.outline import outline
 from plots.graph import Graph, Node
 from plots.hierarchy import enclosing_block
-from plots.reading.read import read_graph
+from plots.reading import read_graph
 from plots.renderers.dot import graphs_to_dot
 from plots.renderers.graphviz import render_dot
 

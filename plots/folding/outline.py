@@ -11,7 +11,7 @@ from plots.folding import fold_blocks
 from plots.folding.groups import close
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
-from plots.operation_kinds import is_identity_like, is_norm
+from plots.layers import is_identity_like, is_norm
 from plots.registry import graph_plugin
 from plots.skips import mark_skip_paths, past_identities
 from plots.traversal import Reachability

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plots.annotations import Overlay, Quantity
 from plots.attentions import Attention, find_attentions
-from plots.declaration import DOT_PRODUCT_ATTENTION
 from plots.graph import Graph, Node
+from plots.layers import FUSED_ATTENTION
 from plots.measuring.execution import Compute, Execution, Opened, as_array, compute_call
-from plots.operation_kinds import FUSED_ATTENTION
 from plots.reading.keras_calls import (
     RecordedCall,
     all_parameter_names,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from plots.graph import Graph
 from plots.measuring.inputs import random_inputs, standardise_inputs
+from plots.reading import read_calls, read_graph
 from plots.reading.keras_calls import RecordedCall, filled_arguments
 from plots.reading.keras_values import weights_of
-from plots.reading.read import read_calls, read_graph
 
 if TYPE_CHECKING:
     import keras

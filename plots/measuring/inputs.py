@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Edge, Graph, Node
-from plots.operation_kinds import is_identity_like, is_shape_only
-from plots.reading.read import read_graph
+from plots.layers import is_identity_like, is_shape_only
+from plots.reading import read_graph
 from plots.traversal import Reachability
 
 if TYPE_CHECKING:

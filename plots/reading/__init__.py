@@ -1,5 +1,235 @@
-"""Read a Keras model into a plain graph.
+"""Read a Keras model, or a file, into a `Graph`."""
 
-`keras_calls` and `keras_values` convert Keras's records, `reader` walks the recorded calls, `trace`
-records the calls inside a composite layer, `read` returns the graph.
-"""
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from plots.graph import Graph, Node, Shape
+from plots.hierarchy import numbered
+from plots.reading.keras_calls import RecordedCall
+from plots.reading.keras_values import is_auto_named, losses_of, snake_case
+from plots.reading.reader import Place, Reader, inputs_of
+
+if TYPE_CHECKING:
+    import keras
+
+_TOKENS = re.compile(r"[^\W\d_]+_\d+(?=_|$)|[^_]+")
+"""A word with its number ("stage_0"), or any text between two underscores ("block2a")."""
+
+
+def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool = False) -> Graph:
+    """Read a Functional or Sequential Keras model into a plain graph of calls.
+
+    Masks that Keras passes along with tensors (`_keras_mask`, from `mask_zero=True` or a `Masking`
+    layer) are edges marked as `implicit`. Those returned by a nested model are read only if it is
+    opened, because Keras does not record them.
+
+    Args:
+        model: A Functional model, a built Sequential one, or a `keras.Function`.
+        open_nested: Whether the calls inside a model used as a layer, or inside a `TimeDistributed`
+            layer, replace it, with its name as their namespace. Otherwise each of its calls is one
+            node. A nested model called with an explicit mask stays closed, and so does a
+            `TimeDistributed` model whose input carries a mask.
+        open_layers: Whether the calls inside a composite layer (such as a KerasHub block) or a
+            subclassed model replace it, if its `call` runs on symbolic tensors. Keras's own layers,
+            KerasHub's attention layers and layers that declare attention stay closed.
+
+    Returns:
+        The `Graph`. Ids are the names of the layers; the second call of a layer gets "@2".
+        Generated names (`add_7`) are counted anew within the graph ("add#1"), so that ids do not
+        depend on other models built in the same process.
+
+    Raises:
+        TypeError: if `model` is not a Keras model, or a subclassed one, which has no graph.
+        ValueError: if `model` is a Sequential model that is not built, or a `keras.Function`
+            of tensors other than `keras.Input`.
+    """
+    return read_calls(model, open_nested, open_layers)[0]
+
+
+def graph_of(
+    source: Graph | keras.Model | str | os.PathLike[str], open_layers: bool = False
+) -> Graph:
+    """Return a graph as it is, read a model with nested models opened, or load a graph file.
+
+    `open_layers` is passed to `read_graph`, and ignored for a graph or a file.
+
+    Raises:
+        OSError: if the file cannot be read.
+        TypeError: as from `read_graph`.
+        ValueError: if the file holds no graph, or the model is not built.
+    """
+    if isinstance(source, Graph):
+        return source
+    if isinstance(source, str | os.PathLike):
+        try:
+            return Graph.from_json(Path(source).read_text("utf-8"))
+        except ValueError as error:  # UnicodeDecodeError included
+            raise ValueError(f"{os.fspath(source)}: {error}") from None
+    return read_graph(source, open_nested=True, open_layers=open_layers)
+
+
+def read_calls(
+    model: keras.Model,
+    open_nested: bool = False,
+    open_layers: bool = False,
+    shapes: Mapping[int, Shape] = MappingProxyType({}),
+) -> tuple[Graph, tuple[RecordedCall, ...]]:
+    """Return the graph of `read_graph` and its calls, in the order in which Keras computes them.
+
+    `shapes` are those of tensors in a batch, by id(tensor). Without them, the calls inside
+    composite layers cannot be computed.
+
+    Raises:
+        TypeError: as from `read_graph`.
+        ValueError: as from `read_graph`.
+    """
+    _check_has_graph(model)
+    with ExitStack() as cleanup:
+        reader = Reader(open_nested, open_layers, shapes, cleanup)
+        outputs = reader.read_model(model, Place("", {}, ()))
+    sources: dict[str, list[str]] = {node.id: [] for node in reader.nodes}
+    for edge in reader.edges:
+        sources[edge.target].append(edge.source)
+    nodes = _by_last_input(reader.nodes, sources)
+    flat = {namespace for namespace, is_flat in reader.flat.items() if is_flat}
+    nodes = _in_numbered_namespaces(nodes, sources, flat)
+    order = {node.id: position for position, node in enumerate(nodes)}
+    owners = [node for node in nodes if node.owns_weights]
+    graph = Graph(
+        name=snake_case(type(model).__name__) if is_auto_named(model) else model.name,
+        nodes=tuple(nodes),
+        edges=tuple(sorted(reader.edges, key=lambda edge: order[edge.target])),
+        inputs=tuple(node.id for node in nodes if node.kind == "input"),
+        outputs=tuple(outputs),
+        parameters=sum(node.parameters for node in owners),
+        trainable_parameters=sum(node.trainable_parameters for node in owners),
+        losses=losses_of(model),
+    )
+    return graph, tuple(sorted(reader.recorded, key=lambda call: call.when))
+
+
+def _check_has_graph(model: Any) -> None:
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        # A built Sequential model has no graph if one of its layers cannot be called on a symbolic
+        # tensor; `inputs` then raises or is empty.
+        if not model.built or not inputs_of(model):
+            raise ValueError(
+                f"the Sequential model {model.name!r} is not built, so it has no graph yet: give "
+                "it an input shape first, with a keras.Input as its first layer or with "
+                "model.build(input_shape)"
+            )
+    elif isinstance(model, keras.Function):
+        for tensor in model.inputs:
+            history = getattr(tensor, "_keras_history", None)
+            if not isinstance(getattr(history, "operation", None), keras.layers.InputLayer):
+                raise ValueError(
+                    f"{type(model).__name__} {model.name!r} begins at {tensor.name!r}, which is "
+                    "not a keras.Input, so its calls cannot be separated from earlier ones: pass "
+                    "keras.Model(inputs, outputs), which creates inputs of its own"
+                )
+    elif isinstance(model, keras.Model):
+        raise TypeError(
+            f"{type(model).__name__} {model.name!r} is a subclassed model: its data flow is Python "
+            "code in call(), so it has no graph to read. Build it with the Functional API, or "
+            "record what call() does: `x = keras.Input(shape); keras.Model(x, model.call(x))`"
+        )
+    else:
+        is_path = isinstance(model, str | os.PathLike)
+        raise TypeError(
+            "expected a Functional or Sequential Keras model, but got a "
+            f"{type(model).__module__}.{type(model).__qualname__}"
+            + (": load the file first, keras.models.load_model(path)" if is_path else "")
+        )
+
+
+def _by_last_input(nodes: list[Node], sources: Mapping[str, list[str]]) -> list[Node]:
+    """Return the nodes with an encoder before the decoder that uses it.
+
+    Nodes are sorted by the last model input that they depend on. A node never sorts before its
+    sources, so the order remains topological.
+    """
+    last_input: dict[str, int] = {}
+    for position, node in enumerate(nodes):
+        needs = [last_input[source] for source in sources[node.id]]
+        last_input[node.id] = position if node.kind == "input" else max(needs, default=-1)
+    return sorted(nodes, key=lambda node: last_input[node.id])
+
+
+def _in_numbered_namespaces(
+    nodes: list[Node], sources: Mapping[str, list[str]], flat: Collection[str]
+) -> list[Node]:
+    """Return the nodes with namespaces from numbered names: "conv4.block2" of "conv4_block2_conv".
+
+    A numbered prefix ("conv4", "conv4_block2", "stage_0") is a namespace if several names start
+    with it, and no node with another name lies on a path between two of its nodes.
+
+    Args:
+        nodes: Nodes in topological order.
+        sources: Node id -> ids of its sources.
+        flat: Namespaces ("" for the model itself) of models whose names have no dots. Dots are the
+            author's own namespaces.
+    """
+    prefixes = {
+        node.id: _numbered_prefixes(node.namespace, node.name)
+        for node in nodes
+        if node.namespace in flat and node.has_own_name and node.kind != "input"
+    }
+    members: dict[str, dict[str, str]] = {}  # prefix -> node id -> name
+    for node in nodes:
+        for prefix in prefixes.get(node.id, ()):
+            members.setdefault(prefix, {})[node.id] = node.name
+    in_order = {node.id: sources[node.id] for node in nodes}
+    named = {node.id for node in nodes if node.has_own_name}
+    kept = {
+        prefix
+        for prefix, names in members.items()
+        if len(set(names.values())) > 1 and _is_contiguous(names, in_order, named)
+    }
+    namespaces = {
+        node.id: [node.namespace, *takewhile(kept.__contains__, prefixes.get(node.id, ()))][-1]
+        for node in nodes
+    }
+    return [replace(node, namespace=namespaces[node.id]) for node in nodes]
+
+
+def _numbered_prefixes(namespace: str, name: str) -> list[str]:
+    """Return the prefixes of a name that end in a number, as dotted names in the namespace."""
+    prefixes, part = [], []
+    prefix = namespace
+    for token in _TOKENS.findall(name.removeprefix(namespace).lstrip(".")):
+        part.append(token)
+        if not token[0].isdigit() and numbered(token):
+            prefix = f"{prefix}.{'_'.join(part)}".lstrip(".")
+            prefixes.append(prefix)
+            part = []
+    return prefixes
+
+
+def _is_contiguous(
+    ids: Collection[str], sources: Mapping[str, list[str]], named: Collection[str]
+) -> bool:
+    """Return whether no other named node lies on a path between two of the nodes.
+
+    An unnamed node, such as an addition, belongs to its surroundings.
+    """
+    inside, left = set(ids), set[str]()  # `left`: computed from nodes outside that follow inside
+    for node_id, taken in sources.items():
+        if node_id in ids:
+            if not left.isdisjoint(taken):
+                return False
+        elif not left.isdisjoint(taken) or (node_id in named and not inside.isdisjoint(taken)):
+            left.add(node_id)
+        elif not inside.isdisjoint(taken):
+            inside.add(node_id)
+    return True

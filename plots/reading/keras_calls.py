@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from plots.declaration import Declaration
+from plots.annotations import Declaration
 from plots.graph import Edge
 
 MaskOf = Callable[[Any], Any]

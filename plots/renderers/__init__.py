@@ -14,10 +14,10 @@ from math import isfinite, log, prod
 from typing import Any
 
 from plots.annotations import DIFFERENCES, Note, Overlay, Quantity, counted, number_text
-from plots.axes.letters import meaning
+from plots.axes import meaning
 from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.hierarchy import common_namespace, enclosing_namespaces, find_namespaces
-from plots.operation_kinds import is_attention, is_identity_like, is_norm
+from plots.layers import is_attention, is_identity_like, is_norm
 from plots.traversal import Reachability
 
 # Layout

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
 from plots.graph import Edge, Graph, Node
-from plots.operation_kinds import is_additive_merge
+from plots.layers import is_additive_merge
 from plots.renderers import (
     DARK_GREY,
     GREY,

@@ -22,7 +22,7 @@ from plots.annotations import DIFFERENCES, Overlay, Quantity
 from plots.folding import block_runs, fold_blocks
 from plots.graph import Graph, graph_document
 from plots.hierarchy import enclosing_namespaces
-from plots.operation_kinds import is_additive_merge
+from plots.layers import is_additive_merge
 from plots.registry import graph_renderer
 from plots.renderers import lay_out, letter_meanings, role_of, total_text
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from plots.annotations import Note
 from plots.graph import Graph, Node
-from plots.operation_kinds import is_additive_merge
+from plots.layers import is_additive_merge
 from plots.registry import graph_renderer
 from plots.renderers import (
     INK,
