@@ -67,14 +67,14 @@ DOT_PRODUCT_ATTENTION = Declaration(
 """What `keras.ops.dot_product_attention` would declare."""
 
 Axes = TypeVar("Axes", bound=Sequence[Any])
-Rule = TypeVar("Rule", bound=Callable[[Any], Any])
+AnyRule = TypeVar("AnyRule", bound=Callable[[Any], Any])
 SomeRule = TypeVar("SomeRule", bound=Callable[[Any], Any])
 
 _KEYS = ("signature", "products", "sizes", "role")
 _AXES = re.compile(r"[A-Za-z1]*(\.\.\.)?[A-Za-z1]*")
 
 
-class ClassRules(dict[str, Rule]):
+class ClassRules(dict[str, AnyRule]):
     """Rules by class name. A subclass uses the rule of its nearest base class that has one."""
 
     def register(self, *class_names: str) -> Callable[[SomeRule], SomeRule]:
@@ -86,7 +86,7 @@ class ClassRules(dict[str, Rule]):
 
         return add
 
-    def of(self, node: Node) -> Rule | None:
+    def of(self, node: Node) -> AnyRule | None:
         """Return the rule of the class of a call, if there is one."""
         return next((self[name] for name in (node.class_name, *node.bases) if name in self), None)
 
@@ -282,10 +282,8 @@ IDENTITY_LIKE: set[str] = {
     "GaussianNoise",
     "Identity",
     "Rescaling",
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-    "SpatialDropout3D",
     "StochasticDepth",
+    *(f"SpatialDropout{rank}D" for rank in (1, 2, 3)),
 }
 """Return their input, up to noise in training, a cast or one constant factor."""
 

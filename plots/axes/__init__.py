@@ -3,7 +3,7 @@
 Two axes are the same where a call passes one on as the other: a norm keeps all axes of its input, a
 `Dense` all but the last, an `EinsumDense` those with the same letter in its equation. Axes that
 only have the same size stay apart. `rules` and `reshape_rules` follow the axes through calls,
-`unions` keeps which are the same, and `name_axes` chooses the letters.
+`unions` keeps which are the same, and the letters are chosen here.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def axes_of(graph: Graph) -> GraphAxes:
             follow(Call(node, inputs, results, unions))
         elif len(batches) == 1 and results[0]:  # all inputs share the batch, as everywhere in Keras
             unions.unite(unions.named("batch", size=next(iter(batches))), results[0][0])
-    named = _Named(unions, name_axes(graph, unions, outputs))
+    named = _Named(unions, _Namer(graph, unions, outputs).letters)
     return GraphAxes(
         outputs={place: named.axes(axes) for place, axes in outputs.items()},
         edges={edge_id: named.axes(axes) for edge_id, axes in edges.items()},
@@ -146,7 +146,9 @@ def _on_edge(unions: AxisUnions, edge: Edge, given: tuple[AxisId, ...]) -> tuple
     """
     rank = len(edge.tensor.shape)
     if rank == len(given) - 1 > 0:
-        return (unions.folded(*given[:2]), *given[2:])
+        folded = unions.named("folded", *map(unions.find, given[:2]))
+        unions.derive_size(folded, (1, given[:2]))
+        return (folded, *given[2:])
     if rank == len(given) + 1 > 1:
         formula = unions.formula(given[0]) or ()
         parts = formula[0][1] if len(formula) == 1 else ()
@@ -189,18 +191,13 @@ class _Named:
         """Return the size of an axis, in exact fractions."""
         axis = self._unions.find(axis)
         if axis not in self._sizes:
-            self._sizes[axis] = Quantity({UNKNOWN: 1})  # of a formula that leads back to itself
-            self._sizes[axis] = self._derived(axis)
+            size, formula = self._unions.size(axis), self._unions.formula(axis)
+            free = {self._letters.get(axis, UNKNOWN): 1}  # also if a formula leads back to itself
+            self._sizes[axis] = Quantity(free if size is None else size)
+            if size is None and axis not in self._letters and formula is not None:
+                terms = (prod(map(self._size, others), start=Quantity(f)) for f, others in formula)
+                self._sizes[axis] = sum(terms, Quantity())
         return self._sizes[axis]
-
-    def _derived(self, axis: AxisId) -> Quantity:
-        size, formula = self._unions.size(axis), self._unions.formula(axis)
-        if size is not None:
-            return Quantity(size)
-        if axis in self._letters or formula is None:
-            return Quantity({self._letters.get(axis, UNKNOWN): 1})
-        terms = (prod(map(self._size, others), start=Quantity(f)) for f, others in formula)
-        return sum(terms, Quantity())
 
 
 def size_text(size: Quantity) -> str:
@@ -218,8 +215,8 @@ def size_text(size: Quantity) -> str:
 # Letters ----------------------------------------------------------------------------------------
 
 
-def name_axes(graph: Graph, axes: AxisUnions, tensors: Tensors) -> dict[AxisId, str]:
-    """Return the letter of every axis that has one.
+class _Namer:
+    """The letter of every axis that has one.
 
     Free axes: b is the first axis of the inputs; H, W (and D) are those of images. Where an
     attention has two lengths, t is that of the queries and s that of the keys; other lengths are
@@ -230,19 +227,7 @@ def name_axes(graph: Graph, axes: AxisUnions, tensors: Tensors) -> dict[AxisId, 
     projection from d and one back to d. A layer may declare any of them. A letter has one size,
     that of most candidates; the others have no letter.
     """
-    namer = _Namer(graph, axes, tensors)
-    namer.name_batch()
-    namer.name_image()
-    namer.name_attended_lengths()
-    namer.name_other_lengths()
-    namer.name_stream()
-    namer.name_vocabulary()
-    namer.name_heads()
-    namer.name_feedforward()
-    return namer.letters
 
-
-class _Namer:
     def __init__(self, graph: Graph, axes: AxisUnions, tensors: Tensors) -> None:
         self.graph = graph
         self.axes = axes
@@ -250,6 +235,14 @@ class _Namer:
         self.letters: dict[AxisId, str] = {}
         self.inputs = [tensors[node_id, 0] for node_id in graph.inputs]
         self.given = {axes.find(axis) for shape in self.inputs for axis in shape}
+        self.name_batch()
+        self.name_image()
+        self.name_attended_lengths()
+        self.name_other_lengths()
+        self.name_stream()
+        self.name_vocabulary()
+        self.name_heads()
+        self.name_feedforward()
 
     def give(self, letter: str, candidates: Iterable[AxisId]) -> None:
         """Name the candidates of the most frequent size that have no letter yet."""

@@ -98,7 +98,9 @@ def _reshape(call: Call) -> None:
     free = [[a for a in side if call.size(a) is None] for side in (given, result)]
     if products[0] == products[1]:  # the same free axes, with the same sizes between them
         for a, b in zip(*runs, strict=True):
-            _regroup(call, a, b)
+            _match_ends(call, a, b)
+            if len(a) == 1:  # as a width is split into heads
+                call.axes.splits.append(tuple(b))
         call.axes.unite_all(*free)
     elif len(free[1]) == 1:
         known = prod(call.size(a) or 1 for a in result)
@@ -122,13 +124,6 @@ def _match_ends(call: Call, given: list[AxisId], result: list[AxisId]) -> None:
     for end in (-1, 0):
         while given and result and call.size(given[end]) == call.size(result[end]) is not None:
             call.axes.unite(given.pop(end), result.pop(end))
-
-
-def _regroup(call: Call, given: list[AxisId], result: list[AxisId]) -> None:
-    """Unite axes of known size that are regrouped: (d,) into (n, h), or (n, h) into (d,)."""
-    _match_ends(call, given, result)
-    if len(given) == 1:
-        call.axes.splits.append(tuple(result))
 
 
 # Slices and joins -------------------------------------------------------------------------------
@@ -170,20 +165,17 @@ def _keys(call: Call) -> list[Any]:
 
 def _cut(call: Call, axis: AxisId, result: AxisId, key: str) -> None:
     """Derive the size of `x[start:stop:step]`; negative numbers count from the end."""
-    numbers = [int(part) if part else None for part in key.split(":")]
-    start, stop, step = (*numbers, None)[:3]
-    # A negative step goes from the last element to the one before the first.
-    whole = ((0, 0), (1, 0)) if step is None or step > 0 else ((1, -1), (0, -1))
-    begin = whole[0] if start is None else _end(start)
-    end = whole[1] if stop is None else _end(stop)
-    times, more = end[0] - begin[0], end[1] - begin[1]
+    *indices, step = [*(int(part) if part else None for part in key.split(":")), None][:3]
+    # Both ends as (factor of the length, offset): 3 is (0, 3), -3 is (1, -3). A negative step goes
+    # from the last element to the one before the first.
+    ends = [(0, 0), (1, 0)] if step is None or step > 0 else [(1, -1), (0, -1)]
+    for place, index in enumerate(indices):
+        if index is not None:
+            ends[place] = (int(index < 0), index)
+    (factor, offset), (end_factor, end_offset) = ends
     share = Fraction(1, step or 1)
-    call.axes.derive_size(result, (times * share, (axis,)), (more * share, ()))
-
-
-def _end(index: int) -> tuple[int, int]:
-    """Return an index as (factor of the length, offset): 3 is (0, 3), -3 is (1, -3)."""
-    return (1, index) if index < 0 else (0, index)
+    longer, more = (end_factor - factor) * share, (end_offset - offset) * share
+    call.axes.derive_size(result, (longer, (axis,)), (more, ()))
 
 
 @axis_rule("Concatenate")
@@ -225,20 +217,11 @@ def _repeat(call: Call) -> None:
 
 @axis_rule("Pad")
 def _pad(call: Call) -> None:
-    pairs = _pairs(call.node.config["pad_width"])
-    if len(pairs) == 1:  # of all axes
-        pairs *= len(call.first)
-    for a, b, (before, after) in zip(call.first, call.output, pairs, strict=True):
-        call.axes.derive_size(b, (1, (a,)), (before + after, ()))
-
-
-def _pairs(width: Any) -> list[tuple[int, int]]:
-    """Return (before, after) of every axis from a `pad_width`: 1, (1, 2), or [(1, 2), (0, 0)]."""
-    if isinstance(width, int):
-        return [(width, width)]
-    if isinstance(width[0], int):
-        return [(width[0], width[-1])]
-    return [(pair[0], pair[-1]) for pair in width]
+    width = call.node.config["pad_width"]  # 1, (1, 2), or [(1, 2), (0, 0)]
+    pairs = [[width]] if isinstance(width, int) else [width] if isinstance(width[0], int) else width
+    pairs = pairs * len(call.first) if len(pairs) == 1 else pairs  # one pair is of all axes
+    for a, b, pair in zip(call.first, call.output, pairs, strict=True):
+        call.axes.derive_size(b, (1, (a,)), (pair[0] + pair[-1], ()))
 
 
 def _listed(places: Any) -> list[int]:

@@ -59,9 +59,6 @@ def follow(call: Call) -> None:
         unknown(call)  # another class with a known name and other arguments
 
 
-# Declared ---------------------------------------------------------------------------------------
-
-
 def follow_declaration(call: Call, declaration: Declaration) -> None:
     """Unite axes with the same letter of a declared signature.
 
@@ -89,10 +86,7 @@ def follow_declaration(call: Call, declaration: Declaration) -> None:
 def _unite_declared(
     call: Call, tensors: Sequence[tuple[str, Labels, tuple[AxisId, ...]]]
 ) -> dict[str, AxisId]:
-    """Unite axes with the same letter, and return them by letter.
-
-    Tensors are (port, or "" for an output; labels; axes), inputs first.
-    """
+    """Unite axes with the same letter, and return them by letter; see `declared_tensors`."""
     places: dict[str, list[AxisId]] = {"1": [call.axes.new(1)]}
     axes: dict[str, AxisId] = {}
     for port, labels, tensor in tensors:
@@ -182,9 +176,6 @@ def _masks(call: Call) -> None:
         if port.startswith("encoder") and len(axes) == len(call.first) == 3:
             call.axes.unite(axes[0], call.first[0])
             call.axes.attends.append((call.first[1], axes[1]))
-
-
-# Elementwise, and reductions --------------------------------------------------------------------
 
 
 @axis_rule("Add", "Average", "Maximum", "Minimum", "Multiply", "Softmax", "Subtract")
@@ -314,9 +305,6 @@ def _embedding(call: Call) -> None:
         return
     call.axes.unite_all(call.first, call.output[:-1])
     call.weight_axis("embeddings out", call.output[-1])
-
-
-# Recurrence -------------------------------------------------------------------------------------
 
 
 @axis_rule("Bidirectional", "RNN")

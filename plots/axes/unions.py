@@ -116,12 +116,6 @@ class AxisUnions:
             self._named[name] = self.new(size)
         return self._named[name]
 
-    def folded(self, first: AxisId, second: AxisId) -> AxisId:
-        """Return the axis that two are folded into."""
-        axis = self.named("folded", self.find(first), self.find(second))
-        self.derive_size(axis, (1, (first, second)))
-        return axis
-
 
 @dataclass(frozen=True)
 class CallWithAxes(Generic[SomeAxis]):

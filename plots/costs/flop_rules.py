@@ -99,7 +99,9 @@ def flops_of(call: MeasuredCall) -> Quantity | None:
         return None
     has_weights = node.parameters + node.shared_parameters > 0
     may_multiply = has_weights or (node.kind == "layer" and len(call.floats) > 1)
-    return None if may_multiply and not _has_no_products(node) else Quantity()
+    kinds = (is_norm, is_additive_merge, is_identity_like, is_shape_only)
+    has_none = node.is_a(WITHOUT_PRODUCTS) or any(is_kind(node) for is_kind in kinds)
+    return None if may_multiply and not has_none else Quantity()
 
 
 def is_known(node: Node) -> bool:
@@ -109,11 +111,6 @@ def is_known(node: Node) -> bool:
     return node.is_a({*FLOP_RULES, *WITHOUT_PRODUCTS}) or is_norm(node)
 
 
-def _has_no_products(node: Node) -> bool:
-    kinds = (is_norm, is_additive_merge, is_identity_like, is_shape_only)
-    return node.is_a(WITHOUT_PRODUCTS) or any(is_kind(node) for is_kind in kinds)
-
-
 def count(axes: Iterable[Axis]) -> Quantity:
     """Return the number of elements of a tensor with these axes."""
     return prod((axis.quantity for axis in axes), start=Quantity(1))
@@ -121,9 +118,6 @@ def count(axes: Iterable[Axis]) -> Quantity:
 
 def _total(quantities: Iterable[Quantity]) -> Quantity:
     return sum(quantities, Quantity())
-
-
-# Declared ---------------------------------------------------------------------------------------
 
 
 def declared_flops(call: MeasuredCall, declaration: Declaration) -> Quantity:
@@ -239,8 +233,6 @@ def _positions_and_channels(call: MeasuredCall) -> tuple[Quantity, Quantity]:
     return count(call.output[:place] + call.output[place + 1 :]), call.first[place].quantity
 
 
-# Recurrence, and layers around others -----------------------------------------------------------
-
 _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -280,42 +272,27 @@ def _single_head(call: MeasuredCall) -> Quantity:
     return scores + 2 * count(call.output) * s
 
 
-@flop_rule("MultiHeadAttention")
-def _multi_head(call: MeasuredCall) -> Quantity:
+@flop_rule("GroupedQueryAttention", "MultiHeadAttention")
+def _projected_attention(call: MeasuredCall) -> Quantity:
     """Queries, keys and values (b, ..., d), over all axes between the first and the last."""
-    config, query, (key, value) = call.node.config, call.inputs["query"], _keys_and_values(call)
-    n, h, v = config["num_heads"], config["key_dim"], config["value_dim"] or config["key_dim"]
-    axes = config["attention_axes"] or range(1, len(query) - 1)
+    config, query, value = call.node.config, call.inputs["query"], call.inputs["value"]
+    key = call.inputs.get("key", value)
+    if call.node.is_a({"GroupedQueryAttention"}):
+        n, k = config["num_query_heads"], config["num_key_value_heads"]
+        h, v, axes = config["head_dim"], config["head_dim"], [1]
+    else:
+        n = k = config["num_heads"]
+        h, v = config["key_dim"], config["value_dim"] or config["key_dim"]
+        axes = config["attention_axes"] or range(1, len(query) - 1)
     keys = count(key[place] for place in axes)
-    projected = [(query, n * h), (key, n * h), (value, n * v)]
+    projected = [(query, n * h), (key, k * h), (value, k * v)]
     if "cache" in call.inputs:  # (b, 2, s, n, h), of keys that are known already
         keys = call.inputs["cache"][2].quantity
         given = {c.port for c in call.node.constants if c.value is not None} | {*call.inputs}
         projected = projected if "cache_update_index" in given else projected[:1]
     projected += [(query, n * v)] if config.get("use_gate") else []
-    attended = 2 * n * (h + v) * count(query[:-1]) * keys
-    return _projections([*projected, (call.output, n * v)]) + attended
-
-
-@flop_rule("GroupedQueryAttention")
-def _grouped_query(call: MeasuredCall) -> Quantity:
-    """Queries (b, t, d), keys and values (b, s, d)."""
-    config, query, (key, value) = call.node.config, call.inputs["query"], _keys_and_values(call)
-    heads, h = config["num_query_heads"] * config["head_dim"], config["head_dim"]
-    projected = [(axes, config["num_key_value_heads"] * h) for axes in (key, value)]
-    projected += [(query, heads), (call.output, heads)]
-    projected += [(query, heads)] if config.get("use_gate") else []
-    return _projections(projected) + 4 * heads * count(query[:-1]) * key[1].quantity
-
-
-def _keys_and_values(call: MeasuredCall) -> tuple[Axes, Axes]:
-    value = call.inputs["value"]
-    return call.inputs.get("key", value), value
-
-
-def _projections(projected: Iterable[tuple[Axes, int]]) -> Quantity:
-    """Products of tensors with the kernels of all heads, given their width in all."""
-    return _total(2 * width * count(axes) for axes, width in projected)
+    projections = (2 * width * count(axes) for axes, width in [*projected, (call.output, n * v)])
+    return _total(projections) + 2 * n * (h + v) * count(query[:-1]) * keys
 
 
 # Transformer blocks of KerasHub ------------------------------------------------------------------
@@ -348,7 +325,8 @@ def _block(call: MeasuredCall) -> Quantity | None:
     """
     node, config, x = call.node, call.node.config, call.first
     d = int(x[-1].quantity[""])
-    n = config.get("num_query_heads", config.get("num_heads", 0))  # FNet has no heads
+    is_fourier = node.is_a({"FNetEncoder"})  # which has no heads
+    n = 0 if is_fourier else config.get("num_query_heads") or config["num_heads"]
     k = config.get("num_key_value_heads", n)
     h = config.get("head_dim") or config.get("key_value_dim") or d // max(n, 1)
     # As in the authors' code, `intermediate_dim` of Gemma is that of gate and up together.

@@ -86,11 +86,7 @@ def read_calls(
     """Return the graph of `read_graph` and its calls, in the order in which Keras computes them.
 
     `shapes` are those of tensors in a batch, by id(tensor). Without them, the calls inside
-    composite layers cannot be computed.
-
-    Raises:
-        TypeError: as from `read_graph`.
-        ValueError: as from `read_graph`.
+    composite layers cannot be computed. Raises the errors of `read_graph`.
     """
     _check_has_graph(model)
     with ExitStack() as cleanup:
@@ -172,13 +168,8 @@ def _in_numbered_namespaces(
     """Return the nodes with namespaces from numbered names: "conv4.block2" of "conv4_block2_conv".
 
     A numbered prefix ("conv4", "conv4_block2", "stage_0") is a namespace if several names start
-    with it, and no node with another name lies on a path between two of its nodes.
-
-    Args:
-        nodes: Nodes in topological order.
-        sources: Node id -> ids of its sources.
-        flat: Namespaces ("" for the model itself) of models whose names have no dots. Dots are the
-            author's own namespaces.
+    with it, and no node with another name lies on a path between two of its nodes. `flat` are the
+    namespaces of models whose names have no dots, which are the author's own namespaces.
     """
     prefixes = {
         node.id: _numbered_prefixes(node.namespace, node.name)

@@ -36,19 +36,15 @@ class RecordedCall:
     declaration: Declaration | None = None
 
 
-# Order
-
-
 def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:
     """Yield the calls that `tensor` depends on and that are not in `origin`, in topological order.
 
-    The order follows the arguments only, so it is the same in every process. Iterative, because
-    deep models exceed Python's recursion limit.
+    The order follows the arguments only, so it is the same in every process.
     """
     import keras
 
     waiting = [(_call_of(tensor), False)] if id(tensor) not in origin else []
-    while waiting:
+    while waiting:  # no recursion: deep models exceed Python's limit
         call, inputs_are_read = waiting.pop()
         if all(id(output) in origin for output in call.outputs):
             continue
@@ -84,9 +80,6 @@ def computing_order(model: Any) -> dict[int, int]:
 def functional_of(model: Any) -> Any:
     """Return the Functional model inside a Sequential model, else the model itself."""
     return getattr(model, "_functional", None) or model
-
-
-# Arguments
 
 
 def arguments_of(call: Any, without: Container[str] = ()) -> Iterator[tuple[str, Any]]:
@@ -161,27 +154,21 @@ def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
     return value if value is None else fill(port, value)
 
 
-@cache
 def parameter_names(operation_class: type) -> tuple[str, ...]:
     """Return the names of the positional parameters of a class's `call`."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(p.name for p in _parameters(operation_class) if p.kind in positional)
+    parameters = all_parameters(operation_class).items()
+    return tuple(name for name, parameter in parameters if parameter.kind in positional)
 
 
 @cache
-def all_parameter_names(operation_class: type) -> frozenset[str]:
-    """Return the names of all parameters of a class's `call`, keyword-only ones included."""
-    return frozenset(parameter.name for parameter in _parameters(operation_class))
-
-
-def _parameters(operation_class: type) -> list[inspect.Parameter]:
+def all_parameters(operation_class: type) -> Mapping[str, inspect.Parameter]:
+    """Return all parameters of a class's `call` by name, keyword-only ones included."""
     try:
-        return list(inspect.signature(operation_class.call).parameters.values())[1:]  # type: ignore[attr-defined]
+        parameters = inspect.signature(operation_class.call).parameters  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError):
-        return []
-
-
-# Masks
+        return {}
+    return dict(list(parameters.items())[1:])
 
 
 def recorded_mask(tensor: Any) -> Any:
@@ -195,15 +182,13 @@ def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[
     The rule is that of `keras.layers.Layer.__call__`: the mask of the only tensor argument goes to
     `mask`, that of one of several, such as `query`, to `query_mask`, unless the caller passes one.
 
-    Args:
-        call: The call record.
-        mask_of: Returns the mask that a tensor carries.
+    `mask_of` returns the mask that a tensor carries.
     """
     import keras
 
     if not isinstance(call.operation, keras.layers.Layer) or call.is_input:
         return []
-    accepted = all_parameter_names(call.operation.__class__)
+    accepted = all_parameters(call.operation.__class__)
     all_given = dict(_named_arguments(call))
     given = {name: value for name, value in all_given.items() if not _is_filled_in(name, all_given)}
     tensors = {n: value for n, value in given.items() if _is_of_tensors(value, call.operation)}

@@ -9,15 +9,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from plots.annotations import Declaration
 from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
 from plots.layers import check_shapes, parse_declaration
 from plots.reading.keras_calls import parameter_names
-
-# Layers and operations
 
 
 def is_auto_named(operation: Any) -> bool:
@@ -36,14 +34,14 @@ def numbered_by_user(operations: Iterable[Any]) -> set[int]:
     its operations in one model count from 0 without a gap.
     """
     named: dict[type, dict[str, int]] = {}
-    for operation in operations:
-        if is_auto_named(operation):
-            named.setdefault(type(operation), {})[operation.name] = id(operation)
-    found: set[int] = set()
-    for cls, ids in named.items():
-        if ids.keys() == {f"{snake_case(cls.__name__)}_{number}" for number in range(len(ids))}:
-            found.update(ids.values())
-    return found
+    for operation in filter(is_auto_named, operations):
+        named.setdefault(type(operation), {})[operation.name] = id(operation)
+    return {
+        found
+        for cls, ids in named.items()
+        if ids.keys() == {f"{snake_case(cls.__name__)}_{number}" for number in range(len(ids))}
+        for found in ids.values()
+    }
 
 
 @cache
@@ -71,12 +69,8 @@ def base_names(operation_class: type) -> tuple[str, ...]:
     import keras
 
     roots = (keras.layers.Layer, keras.Model, keras.Operation)
-    names = []
-    for base in operation_class.__mro__[1:]:
-        if base in roots:
-            break
-        names.append(base.__name__)
-    return tuple(names)
+    bases = takewhile(lambda base: base not in roots, operation_class.__mro__[1:])
+    return tuple(base.__name__ for base in bases)
 
 
 def config_of(operation: Any) -> dict[str, Any]:
@@ -92,26 +86,17 @@ def config_of(operation: Any) -> dict[str, Any]:
     return {str(key): _plain(value) for key, value in config.items() if key != "name"}
 
 
-# Declarations
-
-
 def read_declaration(
     operation: Any, ports: Iterable[str], inputs: Mapping[str, Shape], outputs: Sequence[Shape]
 ) -> Declaration | None:
     """Return what a layer declares about one of its calls; None if it declares nothing.
 
     A malformed declaration, or one that does not fit the tensors, is ignored with a warning.
-
-    Args:
-        operation: The layer or operation.
-        ports: All arguments of the call, flattened.
-        inputs: Shapes of the tensors that it takes, by name.
-        outputs: Shapes of the tensors that it returns.
+    `ports` are all arguments of the call, flattened; `inputs` has the shapes of those that are
+    tensors.
     """
-    if not _describes_call(operation):
-        return None
     try:
-        given = operation.graph_declaration
+        given = operation.graph_declaration if _describes_call(operation) else None
         if given is None:
             return None
         declaration = parse_declaration(given, _in_order(operation, list(ports)))
@@ -152,9 +137,6 @@ def _in_order(operation: Any, ports: Sequence[str]) -> list[str]:
     return [*chain(*groups), *(port for port in ports if port.partition(".")[0].isdigit())]
 
 
-# Weights
-
-
 class WeightCounter:
     """Counts every weight once, at the first layer that has it."""
 
@@ -182,9 +164,6 @@ class WeightCounter:
 def weights_of(operation: Any) -> list[Any]:
     """Return the variables of a layer; an operation has none."""
     return list(getattr(operation, "weights", ()))
-
-
-# Tensors and constants
 
 
 def tensor_of(tensor: Any) -> Tensor:
@@ -297,9 +276,6 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__name__", type(value).__name__)
 
 
-# Losses
-
-
 def losses_of(model: Any) -> tuple[Loss, ...]:
     """Return the losses that the model is compiled with."""
     import keras
@@ -314,25 +290,20 @@ def losses_of(model: Any) -> tuple[Loss, ...]:
             continue
         if known is not None:
             # `from_logits` is a parameter of functions such as sparse_categorical_crossentropy.
-            function = getattr(known, "fn", known)
-            default = _default_from_logits(function)
+            default = _default_from_logits(getattr(known, "fn", known))
             from_logits = getattr(known, "_fn_kwargs", {}).get("from_logits", default)
             losses.append(Loss(getattr(known, "__name__", type(known).__name__), from_logits))
     return tuple(losses)
 
 
 def _losses_in_order(model: Any) -> list[Any]:
-    """Return the losses passed to `compile`, in the order of the outputs.
-
-    A dictionary is flattened by its keys; outputs that are a dictionary have the same order.
-    """
+    """Return the losses passed to `compile`, in the order of the outputs."""
     import keras
 
     by_name = isinstance(model.loss, Mapping) and hasattr(model, "output_names")
     if by_name and not isinstance(model.output, Mapping):
         return [model.loss.get(name) for name in model.output_names]
-    flat: list[Any] = keras.tree.flatten(model.loss)
-    return flat
+    return list(keras.tree.flatten(model.loss))  # by keys, as outputs that are a dictionary
 
 
 def _default_from_logits(function: Any) -> bool | None:

@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
-from types import MappingProxyType
+from itertools import chain, count
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor
@@ -24,7 +23,6 @@ from plots.reading.keras_calls import (
     has_other_masks,
     implicit_masks_of,
     parameter_names,
-    recorded_mask,
 )
 from plots.reading.keras_values import (
     WeightCounter,
@@ -113,9 +111,9 @@ class Reader:
         if inner is not None:
             origin.update({id(t): end for t, end in zip(call.outputs, inner, strict=True)})
             return
-        if self.open_nested and _is_time_distributed(operation):
+        if self.open_nested and _inside(operation) is not operation:
             prefix = self._enter(operation, prefix)
-            operation = operation.layer
+            operation = _inside(operation)
         node_id = self._new_id(operation, prefix)
         edges: dict[str, Edge] = {}
         constants = []
@@ -129,30 +127,30 @@ class Reader:
                 edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
             elif value is not None:
                 constants.append(constant_of(port, value))
+        outputs = tuple(self._tensor(tensor) for tensor in call.outputs)
         declaration = None
         if operation is call.operation:  # not the layer of a `TimeDistributed`
             ports = [*edges, *(port for port, _ in arguments_of(call))]
             inputs = {port: edge.tensor.shape for port, edge in edges.items()}
-            outputs = [self._tensor(tensor).shape for tensor in call.outputs]
-            declaration = read_declaration(operation, dict.fromkeys(ports), inputs, outputs)
+            shapes = [tensor.shape for tensor in outputs]
+            declaration = read_declaration(operation, dict.fromkeys(ports), inputs, shapes)
         name = prefix + operation.name
-        self.nodes.append(
-            Node(
-                id=node_id,
-                name=name,
-                kind=kind_of(call),
-                class_name=type(operation).__name__,
-                bases=base_names(operation.__class__),
-                namespace=name.rpartition(".")[0],
-                layer=self._layer_ids.setdefault(id(operation), node_id),
-                outputs=tuple(self._tensor(tensor) for tensor in call.outputs),
-                trainable=getattr(operation, "trainable", None) if not call.is_input else None,
-                config=config_of(operation),
-                constants=tuple(constants),
-                declaration=declaration,
-                **self._weights.sizes_of(operation),
-            )
+        node = Node(
+            id=node_id,
+            name=name,
+            kind=kind_of(call),
+            class_name=type(operation).__name__,
+            bases=base_names(operation.__class__),
+            namespace=name.rpartition(".")[0],
+            layer=self._layer_ids.setdefault(id(operation), node_id),
+            outputs=outputs,
+            trainable=getattr(operation, "trainable", None) if not call.is_input else None,
+            config=config_of(operation),
+            constants=tuple(constants),
+            declaration=declaration,
+            **self._weights.sizes_of(operation),
         )
+        self.nodes.append(node)
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results, declaration))
@@ -175,7 +173,7 @@ class Reader:
         import keras
 
         outer = call.operation
-        model = outer.layer if _is_time_distributed(outer) else outer
+        model = _inside(outer)
         if not isinstance(model, keras.Function | keras.Sequential) or not inputs_of(model):
             return None
         origin = place.origin
@@ -253,12 +251,18 @@ class Reader:
             name, sign, number = (first, "@", 2) if first else (f"{prefix}{stem}", "#", 1)
         else:
             name, sign, number = prefix + operation.name, "@", 1
-        candidate = name if sign == "@" and number == 1 else f"{name}{sign}{number}"
-        while candidate in self._taken:
-            number += 1
-            candidate = f"{name}{sign}{number}"
-        self._taken.add(candidate)
-        return candidate
+        plain = name if (sign, number) == ("@", 1) else f"{name}{sign}{number}"
+        names = chain([plain], (f"{name}{sign}{more}" for more in count(number + 1)))
+        new_id = next(candidate for candidate in names if candidate not in self._taken)
+        self._taken.add(new_id)
+        return new_id
+
+
+def _inside(operation: Any) -> Any:
+    """Return the layer inside a `TimeDistributed`, else the operation itself."""
+    import keras
+
+    return operation.layer if isinstance(operation, keras.layers.TimeDistributed) else operation
 
 
 def inputs_of(model: Any) -> Any:
@@ -269,21 +273,11 @@ def inputs_of(model: Any) -> Any:
         return None
 
 
-def _is_time_distributed(operation: Any) -> bool:
-    import keras
-
-    return isinstance(operation, keras.layers.TimeDistributed)
-
-
-# Composite layers ---------------------------------------------------------------------------------
-#
-# A composite layer is opened by calling it on symbolic tensors. Keras records these calls at the
-# sublayers, as it records every call. The sublayers belong to the user's model, so the records are
-# removed after reading.
-
-
 class Traced:
-    """The graph of one call of a composite layer.
+    """The graph of one call of a composite layer, which is called on symbolic tensors.
+
+    Keras records these calls at the sublayers, as it records every call. The sublayers belong to
+    the user's model, so the records are removed after reading.
 
     Many layers need the sizes of their inputs as integers, which a free axis does not have. So free
     axes get primes that occur nowhere else in the call, which `free_axes` replaces again; or their
@@ -301,7 +295,8 @@ class Traced:
         operation = call.operation
         known = {size for weight in operation.weights for size in weight.shape}
         known |= {size for tensor in call.input_tensors for size in tensor.shape}
-        primes = _primes_not_in(known)
+        odd = (n for n in count(11, 2) if n not in known)
+        primes = (n for n in odd if all(n % divisor for divisor in range(3, math.isqrt(n) + 1)))
         # Free axes at the same position share a size: the batch, and the length.
         self._stand_ins: dict[int, int] = {}
         inputs: dict[int, tuple[Any, Any]] = {}
@@ -345,10 +340,7 @@ class Traced:
 
 
 def trace(
-    call: Any,
-    cleanup: ExitStack,
-    shapes: Mapping[int, Shape] = MappingProxyType({}),
-    mask_of: MaskOf = recorded_mask,
+    call: Any, cleanup: ExitStack, shapes: Mapping[int, Shape], mask_of: MaskOf
 ) -> Traced | None:
     """Return the graph of a composite layer's call, or None if the layer stays one node.
 
@@ -358,7 +350,7 @@ def trace(
 
     Args:
         call: The call record.
-        cleanup: Removes the new call records; close it after reading the graph.
+        cleanup: Removes the new call records; to be closed after reading the graph.
         shapes: id(tensor) -> shape in a batch, if known.
         mask_of: Returns the mask that a tensor carries.
     """
@@ -366,9 +358,8 @@ def trace(
 
     operation = call.operation
     is_layer = isinstance(operation, keras.layers.Layer)
-    if not is_layer or isinstance(operation, keras.Function | keras.Sequential):
-        return None
-    if not operation.weights or _is_elementary(operation):
+    is_model = isinstance(operation, keras.Function | keras.Sequential)
+    if not is_layer or is_model or not operation.weights or _is_elementary(operation):
         return None
     cleanup.enter_context(_discard_new_calls(operation._flatten_layers()))
     try:
@@ -384,34 +375,12 @@ def _is_elementary(layer: Any) -> bool:
     """Return whether a layer is one of Keras, or an attention layer of Keras or KerasHub.
 
     A layer of any other class is one if it declares the role "attention" (`plots.layers`).
-
-    KerasHub has no base class for attention layers, but "Attention" in the names of its own.
     """
-    import keras
-
-    attention = (
-        keras.layers.AdditiveAttention,
-        keras.layers.Attention,
-        keras.layers.GroupQueryAttention,
-        keras.layers.MultiHeadAttention,
-    )
-    return (
-        type(layer).__module__.startswith("keras.")
-        or isinstance(layer, attention)
-        or declared_role(layer) == "attention"
-        or any(
-            base.__module__.startswith("keras_hub.") and "Attention" in base.__name__
-            for base in type(layer).__mro__
-        )
-    )
-
-
-def _primes_not_in(known: set[int | None]) -> Iterator[int]:
-    return (
-        n
-        for n in count(11)
-        if n not in known and all(n % divisor for divisor in range(2, math.isqrt(n) + 1))
-    )
+    if type(layer).__module__.startswith("keras.") or declared_role(layer) == "attention":
+        return True
+    # These attention layers have no common base class, but "Attention" in their names.
+    known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
+    return any("Attention" in base.__name__ for base in known)
 
 
 def trace_with_masks(
@@ -426,7 +395,6 @@ def trace_with_masks(
     The model itself records its calls without masks.
 
     Args:
-        model: The model.
         given: The tensor passed for each of its inputs.
         masks: The mask of each tensor, or None.
         shapes: id(tensor) -> shape in a batch, if known.
@@ -455,10 +423,7 @@ def trace_with_masks(
 
 @contextmanager
 def _discard_new_calls(operations: Iterable[Any]) -> Iterator[None]:
-    """Remove the call records that are added to these operations within the context.
-
-    Existing references to the records stay valid.
-    """
+    """Remove the call records that are added to these operations within the context."""
     records = [r for op in operations for r in (op._inbound_nodes, op._outbound_nodes)]
     lengths = [len(record) for record in records]
     try:
