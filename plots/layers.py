@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from plots.annotations import Declaration
 from plots.graph import Node, Shape
@@ -81,7 +81,7 @@ class ClassRules(dict[str, AnyRule]):
         """Decorator that registers a function as the rule of these classes."""
 
         def add(rule: SomeRule) -> SomeRule:
-            self.update(dict.fromkeys(class_names, rule))
+            self.update(dict.fromkeys(class_names, cast("AnyRule", rule)))
             return rule
 
         return add

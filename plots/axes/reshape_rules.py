@@ -12,6 +12,8 @@ from typing import Any
 from plots.axes.rules import axis_rule, reduced
 from plots.axes.unions import AxisId, Call
 
+Axes = tuple[AxisId, ...]
+
 # Axes in another order, more of them, or fewer --------------------------------------------------
 
 
@@ -45,7 +47,7 @@ def _move(call: Call) -> None:
     call.axes.unite_all([call.first[place] for place in order], call.output)
 
 
-@axis_rule("ExpandDims", "RepeatVector", "Stack")
+@axis_rule("ExpandDims", "OneHot", "RepeatVector", "Stack")
 def _insert(call: Call) -> None:
     rank = len(call.output)
     places = {i % rank for i in _listed(call.node.config.get("axis", 1))}
@@ -54,22 +56,11 @@ def _insert(call: Call) -> None:
         call.axes.unite_all(given, kept)
 
 
-@axis_rule("OneHot")
-def _one_hot(call: Call) -> None:
-    place = call.node.config["axis"] % len(call.output)
-    call.axes.unite_all(call.first, call.output[:place] + call.output[place + 1 :])
-
-
-@axis_rule("Squeeze")
+@axis_rule("Squeeze", "Unstack")
 def _squeeze(call: Call) -> None:
     axis = call.node.config["axis"]
     ones = [i for i, a in enumerate(call.first) if call.size(a) == 1]
     reduced(call, ones if axis is None else axis, keepdims=False)
-
-
-@axis_rule("Unstack")
-def _unstack(call: Call) -> None:
-    reduced(call, call.node.config["axis"], keepdims=False)
 
 
 @axis_rule("BroadcastTo")
@@ -195,9 +186,7 @@ def _split(call: Call) -> None:
         _same_but(call, place, call.first, output)
 
 
-def _same_but(
-    call: Call, place: int, first: tuple[AxisId, ...], second: tuple[AxisId, ...]
-) -> None:
+def _same_but(call: Call, place: int, first: Axes, second: Axes) -> None:
     """Unite all axes but those at `place`."""
     call.axes.unite_all(first[:place], second[:place])
     call.axes.unite_all(first[place + 1 :], second[place + 1 :])

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
-from plots.axes.unions import AxisId, Call
+from plots.axes.unions import AxisId, Call, CallWithAxes, SomeAxis
 from plots.layers import (
     DOT_PRODUCT_ATTENTION,
     ClassRules,
@@ -106,20 +107,15 @@ def _unite_declared(
     return axes
 
 
-def _declared_for(declaration: Declaration) -> Rule:
-    """Return the rule of a class that cannot declare."""
-
-    def rule(call: Call) -> None:
-        ports = {port: declaration.inputs[port] for port in call.inputs}  # KeyError: another class
-        follow_declaration(call, replace(declaration, inputs=ports))
-
-    return rule
+def _as_if_declared(declaration: Declaration, call: Call) -> None:
+    """Follow the declaration of a class that cannot declare."""
+    ports = {port: declaration.inputs[port] for port in call.inputs}  # KeyError: another class
+    follow_declaration(call, replace(declaration, inputs=ports))
 
 
-AXIS_RULES["DotProductAttention"] = _declared_for(DOT_PRODUCT_ATTENTION)
-AXIS_RULES["MaskedLMHead"] = _declared_for(
-    Declaration({"inputs": "btd", "mask_positions": "bm"}, ("bmv",))
-)
+_MASKED_HEAD = Declaration({"inputs": "btd", "mask_positions": "bm"}, ("bmv",))
+AXIS_RULES["DotProductAttention"] = partial(_as_if_declared, DOT_PRODUCT_ATTENTION)
+AXIS_RULES["MaskedLMHead"] = partial(_as_if_declared, _MASKED_HEAD)
 
 
 # Without a rule ---------------------------------------------------------------------------------
@@ -203,50 +199,56 @@ def reduced(call: Call, axis: Any, keepdims: bool) -> None:
 # Products with weights and with each other ------------------------------------------------------
 
 
-@axis_rule("Dense")
-def _dense(call: Call) -> None:
-    _follow_equation(call, "...d,df->...f")
+Equation = tuple[str, list[tuple[SomeAxis, ...] | None]]
+EQUATIONS = ClassRules[Callable[[CallWithAxes[Any]], Equation[Any]]]()
+"""Class name -> function that returns the equation of a call."""
 
 
-@axis_rule("EinsumDense")
-def _einsum_dense(call: Call) -> None:
-    _follow_equation(call, call.node.config["equation"])
+def equation_of(call: CallWithAxes[SomeAxis]) -> Equation[SomeAxis]:
+    """Return the einsum equation of a product, and its operands; None for kernels and constants."""
+    return (EQUATIONS.of(call.node) or _dense)(call)
 
 
-@axis_rule("Einsum")
-def _einsum(call: Call) -> None:
+@EQUATIONS.register("Dense")
+def _dense(call: CallWithAxes[SomeAxis]) -> Equation[SomeAxis]:
+    return "...d,df->...f", [call.first, None]
+
+
+@EQUATIONS.register("EinsumDense")
+def _einsum_dense(call: CallWithAxes[SomeAxis]) -> Equation[SomeAxis]:
+    return call.node.config["equation"], [call.first, None]
+
+
+@EQUATIONS.register("Einsum")
+def _einsum(call: CallWithAxes[SomeAxis]) -> Equation[SomeAxis]:
     subscripts = call.node.config["subscripts"]
-    operands = [call.inputs.get(str(i)) for i in range(subscripts.split("->")[0].count(",") + 1)]
-    _follow_equation(call, subscripts, operands)
+    operands = range(subscripts.split("->")[0].count(",") + 1)
+    return subscripts, [call.inputs.get(str(place)) for place in operands]
 
 
-@axis_rule("Dot")
-def _dot_layer(call: Call) -> None:
+@EQUATIONS.register("Dot")
+def _dot_layer(call: CallWithAxes[SomeAxis]) -> Equation[SomeAxis]:
     left, right = call.inputs["inputs.0"], call.inputs["inputs.1"]
     axes = call.node.config["axes"]
     i, j = [axes, axes] if isinstance(axes, int) else axes
     given, other = [*ascii_lowercase[: len(left)]], [*ascii_uppercase[: len(right)]]
     other[0], other[j] = given[0], given[i]
     result = [label for label in [*given, *other[1:]] if label != given[i]]
-    equation = f"{''.join(given)},{''.join(other)}->{''.join(result)}"
-    _follow_equation(call, equation, [left, right])
+    return f"{''.join(given)},{''.join(other)}->{''.join(result)}", [left, right]
 
 
-def _follow_equation(
-    call: Call, equation: str, operands: Sequence[tuple[AxisId, ...] | None] | None = None
-) -> None:
-    """Unite axes with the same label, and note the product.
-
-    Operands are None for constants; the default is the first input and a kernel.
-    """
-    labels, pairs = call.match(equation, [call.first, None] if operands is None else operands)
+@axis_rule(*EQUATIONS)
+def _follow_equation(call: Call) -> None:
+    """Unite axes with the same label, and note the product."""
+    equation, operands = equation_of(call)
+    labels, pairs = call.match(equation, operands)
     axes: dict[str, AxisId] = {}
     for label, axis in pairs:
         call.axes.unite(axes.setdefault(label, axis), axis)
-    if operands is None:
-        _project(call, axes, *labels)
-    elif len(operands) == 2 and None not in operands:
+    if None not in operands and len(operands) == 2:
         _multiply(call, axes, *labels)
+    elif call.node.kind == "layer":
+        _project(call, axes, *labels)
 
 
 def _project(

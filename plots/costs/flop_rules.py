@@ -19,7 +19,7 @@ from math import prod
 
 from plots.annotations import Declaration, Quantity
 from plots.axes import Axis
-from plots.axes.rules import TRANSFORMER_BLOCKS
+from plots.axes.rules import TRANSFORMER_BLOCKS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.graph import Node
 from plots.layers import (
@@ -131,11 +131,11 @@ def declared_flops(call: MeasuredCall, declaration: Declaration) -> Quantity:
         for label, axis in zip(axis_labels(text, len(axes)), axes, strict=True):
             if sizes.get(label, {"": 1}) == {"": 1}:  # an axis of size 1 is broadcast
                 sizes[label] = axis.quantity
-    return _total(_product(*labels, sizes=sizes) for labels in product_labels(declaration, sizes))
+    return _total(_product(sizes, *labels) for labels in product_labels(declaration, sizes))
 
 
 def _product(
-    left: Sequence[str], right: Sequence[str], result: Sequence[str], sizes: Mapping[str, Quantity]
+    sizes: Mapping[str, Quantity], left: Sequence[str], right: Sequence[str], result: Sequence[str]
 ) -> Quantity:
     """2 x the sizes of all letters but those of one operand only; 0 if none is summed over."""
     both = {*left} & {*right}
@@ -158,31 +158,18 @@ def _dense(call: MeasuredCall) -> Quantity:
     return 2 * count(call.output) * call.first[-1].quantity
 
 
-@flop_rule("EinsumDense")
-def _einsum_dense(call: MeasuredCall) -> Quantity:
-    return _einsum_product(call, call.node.config["equation"], [call.first, None])
-
-
-@flop_rule("Einsum")
+@flop_rule("Dot", "Einsum", "EinsumDense")
 def _einsum(call: MeasuredCall) -> Quantity | None:
-    equation = call.node.config["subscripts"]
-    operands = [call.inputs.get(str(i)) for i in range(equation.split("->")[0].count(",") + 1)]
-    if len(operands) > 2:
-        return None  # the backend chooses the order of several products
-    return _einsum_product(call, equation, operands) if len(operands) == 2 else Quantity()
-
-
-def _einsum_product(call: MeasuredCall, equation: str, operands: list[Axes | None]) -> Quantity:
+    equation, operands = equation_of(call)
+    if len(operands) != 2:  # the backend chooses the order of several products
+        return None if len(operands) > 2 else Quantity()
     labels, pairs = call.match(equation, operands)
-    return _product(*labels, sizes={label: axis.quantity for label, axis in pairs})
+    return _product({label: axis.quantity for label, axis in pairs}, *labels)
 
 
-@flop_rule("Dot", "Matmul")
+@flop_rule("Matmul")
 def _matmul(call: MeasuredCall) -> Quantity:
-    if "axes" in call.node.config:  # the layer, which names axes of both inputs
-        axes = call.node.config["axes"]
-        summed = call.inputs["inputs.0"][axes if isinstance(axes, int) else axes[0]].quantity
-    elif "x1" in call.inputs:
+    if "x1" in call.inputs:
         summed = call.inputs["x1"][-1].quantity
     else:
         constant = next(constant for constant in call.node.constants if constant.port == "x1")
@@ -279,7 +266,7 @@ def _projected_attention(call: MeasuredCall) -> Quantity:
     key = call.inputs.get("key", value)
     if call.node.is_a({"GroupedQueryAttention"}):
         n, k = config["num_query_heads"], config["num_key_value_heads"]
-        h, v, axes = config["head_dim"], config["head_dim"], [1]
+        h, v, axes = config["head_dim"], config["head_dim"], range(1, 2)
     else:
         n = k = config["num_heads"]
         h, v = config["key_dim"], config["value_dim"] or config["key_dim"]

@@ -16,7 +16,7 @@ from plots.layers import FUSED_ATTENTION
 from plots.measuring.execution import Compute, Execution, Opened, as_array, compute_call
 from plots.reading.keras_calls import (
     RecordedCall,
-    all_parameters,
+    all_parameter_names,
     arguments_of,
     parameter_names,
 )
@@ -176,7 +176,7 @@ def _computed_with_weights(
 
     operation = call.record.operation
     # A class of another package may have the name of a known one, and other arguments.
-    taken = all_parameters(operation.__class__)
+    taken = all_parameter_names(operation.__class__)
     if "return_attention_scores" in taken:
         asked = dict(arguments_of(call.record)).get("return_attention_scores", False)
         kwargs = kwargs if asked else kwargs | {"return_attention_scores": True}

@@ -157,13 +157,17 @@ def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
 def parameter_names(operation_class: type) -> tuple[str, ...]:
     """Return the names of the positional parameters of a class's `call`."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = all_parameters(operation_class).items()
+    parameters = _parameters(operation_class).items()
     return tuple(name for name, parameter in parameters if parameter.kind in positional)
 
 
+def all_parameter_names(operation_class: type) -> frozenset[str]:
+    """Return the names of all parameters of a class's `call`, keyword-only ones included."""
+    return frozenset(_parameters(operation_class))
+
+
 @cache
-def all_parameters(operation_class: type) -> Mapping[str, inspect.Parameter]:
-    """Return all parameters of a class's `call` by name, keyword-only ones included."""
+def _parameters(operation_class: type) -> Mapping[str, inspect.Parameter]:
     try:
         parameters = inspect.signature(operation_class.call).parameters  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError):
@@ -188,7 +192,7 @@ def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[
 
     if not isinstance(call.operation, keras.layers.Layer) or call.is_input:
         return []
-    accepted = all_parameters(call.operation.__class__)
+    accepted = all_parameter_names(call.operation.__class__)
     all_given = dict(_named_arguments(call))
     given = {name: value for name, value in all_given.items() if not _is_filled_in(name, all_given)}
     tensors = {n: value for n, value in given.items() if _is_of_tensors(value, call.operation)}
@@ -215,10 +219,8 @@ def _is_filled_in(name: str, given: Mapping[str, Any]) -> bool:
 
     owners = [n for n in given if n != name and name in ("mask", f"{n}_mask")]
     values = keras.tree.flatten(given[name])
-    for masks in ([recorded_mask(t) for t in keras.tree.flatten(given[owner])] for owner in owners):
-        if len(masks) == len(values) and all(map(operator.is_, masks, values)):
-            return True
-    return False
+    masks = ([recorded_mask(t) for t in keras.tree.flatten(given[owner])] for owner in owners)
+    return any(len(m) == len(values) and all(map(operator.is_, m, values)) for m in masks)
 
 
 def _is_of_tensors(value: Any, operation: Any) -> bool:

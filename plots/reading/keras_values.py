@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from itertools import chain, takewhile
@@ -87,7 +87,7 @@ def config_of(operation: Any) -> dict[str, Any]:
 
 
 def read_declaration(
-    operation: Any, ports: Iterable[str], inputs: Mapping[str, Shape], outputs: Sequence[Shape]
+    operation: Any, ports: Collection[str], inputs: Mapping[str, Shape], outputs: Sequence[Shape]
 ) -> Declaration | None:
     """Return what a layer declares about one of its calls; None if it declares nothing.
 
@@ -99,7 +99,10 @@ def read_declaration(
         given = operation.graph_declaration if _describes_call(operation) else None
         if given is None:
             return None
-        declaration = parse_declaration(given, _in_order(operation, list(ports)))
+        names = parameter_names(operation.__class__)
+        by_name = [[p for p in ports if p.partition(".")[0] == name] or [name] for name in names]
+        variadic = [port for port in ports if port.partition(".")[0].isdigit()]  # those behind `*`
+        declaration = parse_declaration(given, [*chain(*by_name), *variadic])
         check_shapes(declaration, inputs, outputs)
     except Exception as error:  # a property may raise anything
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -128,13 +131,6 @@ def _describes_call(operation: Any) -> bool:
         if "call" in vars(base):
             return False
     return False
-
-
-def _in_order(operation: Any, ports: Sequence[str]) -> list[str]:
-    """Return the arguments of a call by positional parameter, then those behind `*`."""
-    names = parameter_names(operation.__class__)
-    groups = ([p for p in ports if p.partition(".")[0] == name] or [name] for name in names)
-    return [*chain(*groups), *(port for port in ports if port.partition(".")[0].isdigit())]
 
 
 class WeightCounter:
@@ -185,13 +181,10 @@ def constant_of(port: str, value: Any) -> Constant:
     if shape == ():
         return Constant(port, _plain(array), shape, dtype)
     pattern = _pattern(array)
-    has_digest = pattern not in ("zeros", "ones") and not _is_weight(value)
+    # Training changes variables of Keras and its backend.
+    is_weight = hasattr(value, "assign") or getattr(value, "requires_grad", False)
+    has_digest = pattern not in ("zeros", "ones") and not is_weight
     return Constant(port, None, shape, dtype, pattern, _digest(array) if has_digest else None)
-
-
-def _is_weight(array: Any) -> bool:
-    """Return whether an array is a variable of Keras or its backend, which training changes."""
-    return hasattr(array, "assign") or bool(getattr(array, "requires_grad", False))
 
 
 def _pattern(array: Any) -> str:
@@ -277,13 +270,18 @@ def _plain(value: Any) -> Any:
 
 
 def losses_of(model: Any) -> tuple[Loss, ...]:
-    """Return the losses that the model is compiled with."""
+    """Return the losses that the model is compiled with, in the order of its outputs."""
     import keras
 
     if not getattr(model, "compiled", False) or not getattr(model, "loss", None):
         return ()
+    by_name = isinstance(model.loss, Mapping) and hasattr(model, "output_names")
+    if by_name and not isinstance(model.output, Mapping):
+        given = [model.loss.get(name) for name in model.output_names]
+    else:
+        given = keras.tree.flatten(model.loss)  # by keys, as outputs that are a dictionary
     losses = []
-    for loss in _losses_in_order(model):
+    for loss in given:
         try:
             known = keras.losses.get(loss)
         except ValueError:  # an unregistered name, which training reports
@@ -294,16 +292,6 @@ def losses_of(model: Any) -> tuple[Loss, ...]:
             from_logits = getattr(known, "_fn_kwargs", {}).get("from_logits", default)
             losses.append(Loss(getattr(known, "__name__", type(known).__name__), from_logits))
     return tuple(losses)
-
-
-def _losses_in_order(model: Any) -> list[Any]:
-    """Return the losses passed to `compile`, in the order of the outputs."""
-    import keras
-
-    by_name = isinstance(model.loss, Mapping) and hasattr(model, "output_names")
-    if by_name and not isinstance(model.output, Mapping):
-        return [model.loss.get(name) for name in model.output_names]
-    return list(keras.tree.flatten(model.loss))  # by keys, as outputs that are a dictionary
 
 
 def _default_from_logits(function: Any) -> bool | None:

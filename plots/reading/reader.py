@@ -189,7 +189,7 @@ class Reader:
             self._read_mask(mask, origin)
         inner = model
         if present:
-            inner = trace_with_masks(model, tensors, masks, self.shapes, self.cleanup)
+            inner = self._with_masks(model, tensors, masks)
         self._kept.append(inner)
         pairs = zip(inner.inputs, [*tensors, *present], strict=True)
         bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
@@ -208,10 +208,51 @@ class Reader:
             self.recorded.append(RecordedCall(call, place.when, edges, tuple(ends)))
         return ends
 
+    def _with_masks(self, model: Any, given: Sequence[Any], masks: Sequence[Any]) -> Any:
+        """Return a nested model as a function of the given tensors, then of their masks.
+
+        The model itself records its calls without masks. `masks` has None for tensors without one.
+        """
+        import keras
+
+        inputs, inner_masks = [], []
+        for tensor, value, mask in zip(model.inputs, given, masks, strict=True):
+            shape = self.shapes.get(id(value), tensor.shape)
+            inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype))
+            if mask is not None:
+                shape = self.shapes.get(id(mask), mask.shape)
+                inner_masks.append(keras.Input(batch_shape=shape, dtype=mask.dtype))
+                inputs[-1]._keras_mask = inner_masks[-1]
+        inside = keras.Function(model.inputs, model.outputs)
+        self.cleanup.enter_context(_discard_new_calls(inside.operations))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about masks that end here; Keras warns when computing
+            outputs = inside.call(inputs)
+        return keras.Function([*inputs, *inner_masks], outputs)
+
     def _open_layer(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
-        """Read the calls inside a composite layer; return None if it stays closed."""
-        traced = trace(call, self.cleanup, self.shapes, self._masks.of)
-        if traced is None or len(traced.function.outputs) != len(call.outputs):
+        """Read the calls inside a composite layer; return None if it stays closed.
+
+        Keras's own layers and the attention layers of Keras and KerasHub stay closed. So does a
+        layer that declares the role "attention", has weights besides those of its sublayers, or
+        whose `call` does not run on symbolic tensors. Names of other classes do not matter.
+        """
+        import keras
+
+        layer = call.operation
+        is_layer = isinstance(layer, keras.layers.Layer)
+        is_model = isinstance(layer, keras.Function | keras.Sequential)
+        if not is_layer or is_model or not layer.weights or _is_elementary(layer):
+            return None
+        self.cleanup.enter_context(_discard_new_calls(layer._flatten_layers()))
+        try:
+            traced = Traced(call, self.shapes, self._masks.of)
+        except Exception:  # user code may raise anything; the layer stays one node
+            return None
+        inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]
+        weights = {id(weight) for sublayer in inside for weight in sublayer.weights}
+        has_others = not {id(weight) for weight in layer.weights} <= weights
+        if has_others or len(traced.function.outputs) != len(call.outputs):
             return None
         bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.inputs}
         within = Place(self._enter(call.operation, place.prefix), bound, place.when)
@@ -339,38 +380,6 @@ class Traced:
         return tuple(None if size in free else size for size in shape)
 
 
-def trace(
-    call: Any, cleanup: ExitStack, shapes: Mapping[int, Shape], mask_of: MaskOf
-) -> Traced | None:
-    """Return the graph of a composite layer's call, or None if the layer stays one node.
-
-    Keras's own layers and the attention layers of Keras and KerasHub stay one node. So does a layer
-    that declares the role "attention", has weights besides those of its sublayers, or whose `call`
-    does not run on symbolic tensors. Names of other classes do not matter.
-
-    Args:
-        call: The call record.
-        cleanup: Removes the new call records; to be closed after reading the graph.
-        shapes: id(tensor) -> shape in a batch, if known.
-        mask_of: Returns the mask that a tensor carries.
-    """
-    import keras
-
-    operation = call.operation
-    is_layer = isinstance(operation, keras.layers.Layer)
-    is_model = isinstance(operation, keras.Function | keras.Sequential)
-    if not is_layer or is_model or not operation.weights or _is_elementary(operation):
-        return None
-    cleanup.enter_context(_discard_new_calls(operation._flatten_layers()))
-    try:
-        traced = Traced(call, shapes, mask_of)
-    except Exception:  # user code may raise anything; the layer stays one node
-        return None
-    inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]
-    weights = {id(weight) for layer in inside for weight in layer.weights}
-    return traced if {id(weight) for weight in operation.weights} <= weights else None
-
-
 def _is_elementary(layer: Any) -> bool:
     """Return whether a layer is one of Keras, or an attention layer of Keras or KerasHub.
 
@@ -381,44 +390,6 @@ def _is_elementary(layer: Any) -> bool:
     # These attention layers have no common base class, but "Attention" in their names.
     known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
     return any("Attention" in base.__name__ for base in known)
-
-
-def trace_with_masks(
-    model: Any,
-    given: Sequence[Any],
-    masks: Sequence[Any],
-    shapes: Mapping[int, Shape],
-    cleanup: ExitStack,
-) -> Any:
-    """Return a nested model as a function of masked tensors and their masks.
-
-    The model itself records its calls without masks.
-
-    Args:
-        given: The tensor passed for each of its inputs.
-        masks: The mask of each tensor, or None.
-        shapes: id(tensor) -> shape in a batch, if known.
-        cleanup: As for `trace`.
-
-    Returns:
-        A `keras.Function` of as many tensors, followed by the masks that are not None.
-    """
-    import keras
-
-    inputs, inner_masks = [], []
-    for tensor, value, mask in zip(model.inputs, given, masks, strict=True):
-        shape = shapes.get(id(value), tensor.shape)
-        inputs.append(keras.Input(batch_shape=shape, dtype=tensor.dtype))
-        if mask is not None:
-            shape = shapes.get(id(mask), mask.shape)
-            inner_masks.append(keras.Input(batch_shape=shape, dtype=mask.dtype))
-            inputs[-1]._keras_mask = inner_masks[-1]
-    inside = keras.Function(model.inputs, model.outputs)
-    cleanup.enter_context(_discard_new_calls(inside.operations))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about masks that end here; Keras warns when it computes
-        outputs = inside.call(inputs)
-    return keras.Function([*inputs, *inner_masks], outputs)
 
 
 @contextmanager
