@@ -198,6 +198,10 @@ MALFORMED = {
     "one equation": ({"products": "btd,df->btf"}, "but must be a list of equations"),
     "three operands": ({"signature": "btd->btd", "products": ["b,t,d->b"]}, "of two operands"),
     "no equation": ({"signature": "btd->btd", "products": [3]}, '"products" has 3, but must'),
+    "a product without a result": (
+        {"signature": "btd->btd", "products": ["btd,btd"]},
+        "\"products\" has 'btd,btd', but must have equations of two operands",
+    ),
     "a letter without a size": (
         {"signature": "btd->btd", "products": ["btd,df->btf"]},
         '\'f\' is in no tensor of "signature": give its size in "sizes"',

@@ -26,7 +26,7 @@ def parameters(graph: Graph) -> Graph:
     """
     values = {node.id: Quantity(node.parameters) for node in graph.nodes if node.owns_weights}
     overlay = Overlay("parameters", "parameters", "", values, Quantity(graph.parameters))
-    return _with_overlays(graph, [overlay])
+    return _with_overlays(graph, [overlay], {})
 
 
 @graph_plugin("memory")
@@ -53,13 +53,16 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     graph.check_whole(_COUNT_FIRST)
     axes = axes_of(graph)
     weights = {node.id: Quantity(node.weight_bytes) for node in graph.nodes if node.owns_weights}
-    activations = {node.id: _output_bytes(node, axes) for node in graph.nodes}
+    activations = {}
+    for node in graph.nodes:
+        tensors = ((t, axes.outputs[node.id, number]) for number, t in enumerate(node.outputs))
+        each = (bytes_of(tensor.dtype) * count(found) for tensor, found in tensors)
+        activations[node.id] = sum(each, Quantity())
     overlays = [
         Overlay("weight_memory", "weights", "B", weights),
         Overlay("activation_memory", "activations", "B", activations),
     ]
-    chosen = _chosen_sizes(axes, sizes)
-    return _with_overlays(graph, [_with_total(overlay, chosen) for overlay in overlays])
+    return _with_overlays(graph, overlays, _chosen_sizes(axes, sizes))
 
 
 @graph_plugin("flops")
@@ -97,7 +100,7 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     title = "FLOPs, at least" if incomplete else "FLOPs"
     overlay = Overlay("flops", title, "FLOP", counted)
     notes = [_uncounted(*what, ids) for what, ids in uncounted.items()]
-    graph = _with_overlays(graph, [_with_total(overlay, _chosen_sizes(axes, sizes))])
+    graph = _with_overlays(graph, [overlay], _chosen_sizes(axes, sizes))
     others = [note for note in graph.notes if note.kind != "uncounted"]
     return replace(graph, notes=(*others, *notes))
 
@@ -120,12 +123,6 @@ def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
     return Note("uncounted", tuple(ids), f"FLOPs of {class_name} are not counted: {advice}")
 
 
-def _output_bytes(node: Node, axes: GraphAxes) -> Quantity:
-    elements = (count(axes.outputs[node.id, number]) for number in range(len(node.outputs)))
-    sizes = (bytes_of(t.dtype) * n for t, n in zip(node.outputs, elements, strict=True))
-    return sum(sizes, Quantity())
-
-
 def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str, int]:
     """Return the size of every free letter.
 
@@ -146,15 +143,15 @@ def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str,
     return {letter: DEFAULT_SIZES.get(letter, length) for letter in free} | given
 
 
-def _with_total(overlay: Overlay, sizes: Mapping[str, int]) -> Overlay:
-    """Return the overlay with its sum as the whole, and the sizes of the letters in it."""
-    whole = sum(overlay.values.values(), Quantity())
-    chosen = {letter: size for letter, size in sizes.items() if letter in whole.letters}
-    return replace(overlay, whole=whole, sizes=chosen)
+def _with_overlays(graph: Graph, overlays: list[Overlay], sizes: Mapping[str, int]) -> Graph:
+    """Return the graph with these overlays in the place of others with the same names.
 
-
-def _with_overlays(graph: Graph, overlays: list[Overlay]) -> Graph:
-    """Return the graph with these overlays in the place of others with the same names."""
+    Adds the sum as the whole, if there is none, and the sizes of the letters in it.
+    """
     names = {overlay.name for overlay in overlays}
-    kept = [overlay for overlay in graph.overlays if overlay.name not in names]
-    return replace(graph, overlays=(*kept, *overlays))
+    added = [overlay for overlay in graph.overlays if overlay.name not in names]
+    for overlay in overlays:
+        whole = overlay.whole or sum(overlay.values.values(), Quantity())
+        chosen = {letter: size for letter, size in sizes.items() if letter in whole.letters}
+        added.append(replace(overlay, whole=whole, sizes=chosen))
+    return replace(graph, overlays=tuple(added))

@@ -260,11 +260,8 @@ class CarriedMasks:
     def propagate_mask(self, call: Any) -> list[Any]:
         """Set the masks of a call's outputs if its inputs carry masks unknown to Keras.
 
-        As `keras.layers.Layer.__call__` does: with the layer's `compute_mask`, its first argument
-        and the masks of that.
-
-        Returns:
-            The input masks of newly computed ones; empty if masks are only passed on.
+        Calls the layer's `compute_mask`, as `keras.layers.Layer.__call__` does. Returns the input
+        masks of newly computed ones; empty if masks are only passed on.
         """
         import keras
 
