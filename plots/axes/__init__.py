@@ -44,17 +44,11 @@ GLOSSARY = {
 FURTHER_LENGTHS = "uwxyz"
 """Letters of free lengths besides those of target and source."""
 
-ALL_LETTERS = (*GLOSSARY, *FURTHER_LENGTHS)
-"""All letters, in the order of legends."""
-
 UNKNOWN = "?"
 """Stands for a free size that nothing is known of."""
 
 EMBEDDINGS = {"Embedding", "TokenAndPositionEmbedding"}
 """Classes that look up a vector for every token; subclasses count as well."""
-
-Tensors = Mapping[tuple[str, int], tuple[AxisId, ...]]
-"""(id of a call, output) -> the axes of the output."""
 
 
 def meaning(letter: str) -> str:
@@ -170,9 +164,10 @@ class _Named:
         return tuple(self._axis(self._unions.find(axis)) for axis in axes)
 
     def occurring(self) -> dict[str, int | None]:
-        """Return the letters of all axes returned so far, with their sizes."""
+        """Return the letters of all axes returned so far, in the order of legends -> sizes."""
         found = {self._letters[a]: self._unions.size(a) for a in self._known if a in self._letters}
-        return {letter: found[letter] for letter in ALL_LETTERS if letter in found}
+        in_order = (*GLOSSARY, *FURTHER_LENGTHS)
+        return {letter: found[letter] for letter in in_order if letter in found}
 
     def _axis(self, axis: AxisId) -> Axis:
         if axis not in self._known:
@@ -216,7 +211,7 @@ def size_text(size: Quantity) -> str:
 
 
 class _Namer:
-    """The letter of every axis that has one.
+    """The letter of every axis that has one, given the axes of (id of a call, output).
 
     Free axes: b is the first axis of the inputs; H, W (and D) are those of images. Where an
     attention has two lengths, t is that of the queries and s that of the keys; other lengths are
@@ -228,7 +223,9 @@ class _Namer:
     that of most candidates; the others have no letter.
     """
 
-    def __init__(self, graph: Graph, axes: AxisUnions, tensors: Tensors) -> None:
+    def __init__(
+        self, graph: Graph, axes: AxisUnions, tensors: Mapping[tuple[str, int], tuple[AxisId, ...]]
+    ) -> None:
         self.graph = graph
         self.axes = axes
         self.tensors = tensors
@@ -345,7 +342,7 @@ class _Namer:
         ends = [(find(start), find(end)) for start, end in self.axes.projections]
         from_stream = [to for start, to in ends if self.letters.get(start) == "d"]
         back = {start for start, to in ends if self.letters.get(to) == "d"}
-        multiplied = {find(axis) for axis in self.axes.multiplied}
+        multiplied = {find(a) for both, others in self.axes.products for a in (*both, *others)}
         between = [a for a in from_stream if a in back and a not in multiplied]
         self.give("f", [*self._declared("f"), *between])
 

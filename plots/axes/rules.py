@@ -275,7 +275,6 @@ def _multiply(
     summed = [axes[label] for label in left if label in right and label not in result]
     rows = [axes[label] for label in left if label not in right]
     columns = [axes[label] for label in right if label not in left]
-    call.axes.multiplied += [*both, *summed, *rows, *columns]
     call.axes.products.append((both, (*summed, *rows, *columns)))
 
 
@@ -363,7 +362,7 @@ def _single_head(call: Call) -> None:
     call.axes.unite_all(key[:-1], value[:-1])
     call.axes.unite_all((query[0], query[-1]), (key[0], key[-1]))
     call.axes.unite_all(call.output, (*query[:-1], value[-1]))
-    call.axes.multiplied += [*query, *value, *key]
+    call.axes.products.append(((), (*query, *value, *key)))
     for port, length in (("mask.0", query[1]), ("mask.1", key[1])):
         if port in call.inputs:
             call.axes.unite_all(call.inputs[port], (query[0], length))

@@ -29,8 +29,8 @@ class AxisUnions:
         attends: (query length, key length) of calls that have both, besides `find_attentions`.
         splits: Axes that one axis was split into, such as the heads and the width of a head.
         projections: (from, to) of every product with a kernel.
-        multiplied: Axes of tensors that were multiplied with each other, not with weights.
-        products: Of these products, (axes of both factors and the result, all other axes).
+        products: (axes of both factors and the result, all other axes) of every product of
+            tensors with each other.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,6 @@ class AxisUnions:
         self.attends: list[tuple[AxisId, AxisId]] = []
         self.splits: list[tuple[AxisId, ...]] = []
         self.projections: list[tuple[AxisId, AxisId]] = []
-        self.multiplied: list[AxisId] = []
         self.products: list[tuple[tuple[AxisId, ...], tuple[AxisId, ...]]] = []
         self._parents: list[AxisId] = []
         self._sizes: list[int | None] = []

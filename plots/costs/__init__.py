@@ -8,7 +8,7 @@ from dataclasses import replace
 from plots.annotations import Note, Overlay, Quantity
 from plots.axes import UNKNOWN, GraphAxes, axes_of
 from plots.costs.flop_rules import MeasuredCall, count, flops_of
-from plots.graph import Graph, Node, bytes_of
+from plots.graph import Graph, bytes_of
 from plots.registry import OptionError, graph_plugin
 
 DEFAULT_LENGTH = 1024
@@ -91,7 +91,11 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     for node in graph.nodes:
         if node.kind == "input":
             continue
-        operations = flops_of(_measured(graph, node, axes))
+        incoming = graph.incoming[node.id]
+        inputs = {edge.port: axes.edges[edge.id] for edge in incoming}
+        outputs = tuple(axes.outputs[node.id, number] for number in range(len(node.outputs)))
+        floats = frozenset(edge.port for edge in incoming if "float" in edge.tensor.dtype)
+        operations = flops_of(MeasuredCall(node, inputs, outputs, floats))
         if operations is None:
             uncounted.setdefault((node.kind, node.class_name), []).append(node.id)
         elif operations:
@@ -103,14 +107,6 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     graph = _with_overlays(graph, [overlay], _chosen_sizes(axes, sizes))
     others = [note for note in graph.notes if note.kind != "uncounted"]
     return replace(graph, notes=(*others, *notes))
-
-
-def _measured(graph: Graph, node: Node, axes: GraphAxes) -> MeasuredCall:
-    incoming = graph.incoming[node.id]
-    inputs = {edge.port: axes.edges[edge.id] for edge in incoming}
-    outputs = tuple(axes.outputs[node.id, number] for number in range(len(node.outputs)))
-    floats = frozenset(edge.port for edge in incoming if "float" in edge.tensor.dtype)
-    return MeasuredCall(node, inputs, outputs, floats)
 
 
 def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:

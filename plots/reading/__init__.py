@@ -182,16 +182,13 @@ def _in_numbered_namespaces(
             members.setdefault(prefix, {})[node.id] = node.name
     in_order = {node.id: sources[node.id] for node in nodes}
     named = {node.id for node in nodes if node.has_own_name}
-    kept = {
-        prefix
-        for prefix, names in members.items()
-        if len(set(names.values())) > 1 and _is_contiguous(names, in_order, named)
-    }
-    namespaces = {
-        node.id: [node.namespace, *takewhile(kept.__contains__, prefixes.get(node.id, ()))][-1]
-        for node in nodes
-    }
-    return [replace(node, namespace=namespaces[node.id]) for node in nodes]
+    several = {prefix: names for prefix, names in members.items() if len({*names.values()}) > 1}
+    kept = {prefix for prefix in several if _is_contiguous(several[prefix], in_order, named)}
+    renamed = []
+    for node in nodes:
+        inner = takewhile(kept.__contains__, prefixes.get(node.id, ()))
+        renamed.append(replace(node, namespace=[node.namespace, *inner][-1]))
+    return renamed
 
 
 def _numbered_prefixes(namespace: str, name: str) -> list[str]:
