@@ -17,22 +17,17 @@ Axes = tuple[AxisId, ...]
 # Axes in another order, more of them, or fewer --------------------------------------------------
 
 
-@axis_rule("Permute", "Transpose")
+@axis_rule("Permute", "Swapaxes", "Transpose")
 def _transpose(call: Call) -> None:
-    config = call.node.config
-    if "dims" in config:  # the layer, which does not count the batch
+    config, order = call.node.config, [*range(len(call.first))]
+    if "axis1" in config:
+        i, j = config["axis1"], config["axis2"]
+        order[i], order[j] = order[j], order[i]
+    elif "dims" in config:  # the layer, which does not count the batch
         order = [0, *config["dims"]]
     else:
-        order = config["axes"] or [*reversed(range(len(call.first)))]
+        order = config["axes"] or order[::-1]
     call.axes.unite_all([call.first[place] for place in order], call.output)
-
-
-@axis_rule("Swapaxes")
-def _swap(call: Call) -> None:
-    axes = list(call.first)
-    i, j = call.node.config["axis1"], call.node.config["axis2"]
-    axes[i], axes[j] = axes[j], axes[i]
-    call.axes.unite_all(axes, call.output)
 
 
 @axis_rule("Moveaxis")
