@@ -19,8 +19,8 @@ from small_models import ALL_VARIANTS, reduced_variant
 import builders
 import plots
 from plots import pictures, registry
+from plots.annotations import Declaration
 from plots.conformance import sample_graphs
-from plots.layers import Declaration
 from plots.renderers import dot, graphviz, lay_out, role_of
 from plots.skips import mark_skip_paths
 
