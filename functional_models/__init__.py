@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from functional_models.attention import AttentionMaps
     from functional_models.causal_lm import CausalLM
     from functional_models.comparison import compare
     from functional_models.conversion import from_keras_hub, to_keras_hub
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
     from functional_models.samplers import make_sampler
     from functional_models.schedules import InverseSquareRoot
     from functional_models.text_encoder import TextEncoder
-    from functional_models.text_model import Generated, attention_maps
+    from functional_models.text_model import AttentionMaps, Generated, attention_maps
     from functional_models.tokenizer_training import train_tokenizer
     from functional_models.tokenizers import Tokenizer, load_tokenizer
     from functional_models.translator import Translator
 
 _HOMES = {
-    "AttentionMaps": "attention",
+    "AttentionMaps": "text_model",
     "CausalLM": "causal_lm",
     "ExactMatch": "losses",
     "Generated": "text_model",

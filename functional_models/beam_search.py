@@ -6,6 +6,7 @@ Shapes: b rows, n beams and r returned sequences per row, L columns of tokens, v
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras_hub
@@ -155,7 +156,8 @@ class BeamSearch(keras_hub.samplers.Sampler):
 
         no_cache = cache is None  # loop variables cannot be `None`
         tokens, log_p, best = self._start(prompt)
-        cache = () if no_cache else tree.map_structure(self._repeat, cache)
+        repeat = partial(ops.repeat, repeats=self.num_beams, axis=0)  # (b, ...) -> (b * n, ...)
+        cache = () if no_cache else tree.map_structure(repeat, cache)
         _, tokens, log_p, _, best = self.run_loop(
             cond,
             body,
@@ -234,10 +236,6 @@ class BeamSearch(keras_hub.samplers.Sampler):
     def _score(self, log_p: Tensor, length: Tensor) -> Tensor:
         """Return log_p (b, m) / lp, for sequences of `length` (b,) generated tokens."""
         return log_p / (((5.0 + length) / 6.0) ** self.length_penalty)[:, None]
-
-    def _repeat(self, x: Tensor) -> Tensor:
-        """Return (b * n, ...) for (b, ...), with the beams of a row next to each other."""
-        return ops.repeat(x, self.num_beams, axis=0)
 
     def _follow(self, cache: Any, beams: Tensor) -> Any:
         """Return the rows (b * n, ...) of a cache for the chosen beams (b, n)."""

@@ -17,10 +17,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from functional_models.compiled import to_numpy
 from functional_models.model_folder import CHECKPOINT
 from plots.files import write_whole
 
 Row = dict[str, float]
+
+_DAMAGED = (zipfile.BadZipFile, IsADirectoryError, EOFError, KeyError, TypeError, ValueError)
 
 
 class Record(keras.callbacks.Callback):
@@ -109,8 +112,9 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write the checkpoint."""
         state = json.dumps({"run": self._run, "rows": self._record.rows})
+        # NumPy cannot store bfloat16; float32 represents all of its values.
         arrays: dict[str, Any] = {
-            f"array_{i}": _to_numpy(variable) for i, variable in enumerate(_state(self.model))
+            f"array_{i}": to_numpy(variable) for i, variable in enumerate(_state(self.model))
         }
         write_whole(self.path, lambda path: np.savez(path, state=np.array(state), **arrays))
 
@@ -129,7 +133,7 @@ class Checkpoint(keras.callbacks.Callback):
                 state = json.loads(str(saved["state"]))
                 saved_run, rows = state["run"], state["rows"]
                 arrays = [saved[f"array_{i}"] for i in range(len(saved.files) - 1)]
-        except (zipfile.BadZipFile, KeyError, EOFError, TypeError, ValueError) as error:
+        except _DAMAGED as error:
             raise ValueError(
                 f"{self.path} is damaged ({type(error).__name__}); delete it to start again, or "
                 "choose another folder"
@@ -143,8 +147,8 @@ class Checkpoint(keras.callbacks.Callback):
         for name, given in self._run.items():
             if saved.get(name) != given:
                 raise ValueError(
-                    f"{self.path.parent} holds a run with another {name}"
-                    + (f": {saved.get(name)} saved, {given} given" if _is_short(given) else "")
+                    f"{self.path.parent} holds a run with different {name}"
+                    + (f" ({saved.get(name)} saved, {given} given)" if _is_short(given) else "")
                     + "; resume with the same settings, choose another folder, or delete this one"
                 )
 
@@ -157,12 +161,6 @@ def _state(model: keras.Model) -> list[keras.Variable]:
     """Return all variables that the next step depends on, including the seeds of dropout."""
     model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
-
-
-def _to_numpy(variable: keras.Variable) -> np.ndarray:
-    array = keras.ops.convert_to_numpy(variable)
-    # NumPy cannot store bfloat16; float32 represents all of its values.
-    return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 class SampleText(keras.callbacks.Callback):

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 import builders
-from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.batches import TokenBatches, check_tokens
 from functional_models.checks import check_count
 from functional_models.corpora import TextCorpus
 from functional_models.recipe import Recipe, make_recipe
-from functional_models.text_model import TextModel, TextPieces
+from functional_models.text_model import AttentionMaps, TextModel, TextPieces
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 
@@ -233,7 +232,7 @@ class CausalLM(TextModel):
         if target is not None:
             raise ValueError("a language model reads a single text; give no target")
         tokens = self._encode_prompts([text], None, room=0)[0][0]
-        return maps_of_tokens(self._probe, tokens, self.tokenizer)
+        return self._attention_maps(tokens)
 
     def _encode_prompts(
         self, prompts: Sequence[str], max_new_tokens: int | None, room: int = 1

@@ -19,6 +19,7 @@ from builders.spec import KINDS
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
     DEFAULT,
+    CommandParser,
     add_recipe_options,
     add_sampler_options,
     add_spec_options,
@@ -30,6 +31,7 @@ from functional_models.cli_options import (
 )
 from functional_models.descriptions import (
     cache_lines,
+    fields_table,
     flop_lines,
     layer_lines,
     memory_lines,
@@ -71,13 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _after_interrupt(options: argparse.Namespace) -> str:
-    if not hasattr(options, "steps"):
+    if not hasattr(options, "report_every"):  # no training
         return "nothing was written"
+    from functional_models.model_folder import CHECKPOINT
+
+    if not any(Path(options.to).rglob(CHECKPOINT)):
+        return "there is no checkpoint yet; the same command starts again"
     return f"the last checkpoint in {options.to} is complete; the same command resumes from it"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="functional-models",
         description="Transformers as Keras Functional graphs: build, train, compare, draw.",
     )
@@ -98,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--json", action="store_true", help="print a JSON list that includes the specs"
     )
+
+    command("fields", fields, "list the fields of a spec, by part of the model")
 
     sub = command("inspect", inspect, "print the spec, the parameters and the costs of a model")
     sub.add_argument("model", help="a variant or a model folder")
@@ -211,6 +219,11 @@ def variants(options: argparse.Namespace) -> None:
     print(variants_json(names) if options.json else variants_table(names))
 
 
+def fields(options: argparse.Namespace) -> None:
+    """List the fields of a spec."""
+    print(fields_table())
+
+
 def inspect(options: argparse.Namespace) -> None:
     """Print a spec with its parameters, floating-point operations and memory.
 
@@ -262,10 +275,10 @@ def _data(options: argparse.Namespace) -> Any:
 
 def train(options: argparse.Namespace) -> None:
     """Train a model."""
+    recipe = make_recipe(None, recipe_changes(options))
     changes = spec_changes(options)
     data = _data(options)
-    from functional_models.comparison import kind_of_data
-    from functional_models.corpora import load_parallel_corpus, load_text_corpus
+    from functional_models.corpora import kind_of_data, load_parallel_corpus, load_text_corpus
 
     default = builders.variant_info(options.variant).kinds[0]
     kind = changes.pop("kind", None) or kind_of_data(data) or default
@@ -278,12 +291,14 @@ def train(options: argparse.Namespace) -> None:
     pairs = kind == "encoder_decoder"
     corpus: Any = load_parallel_corpus(data) if pairs else load_text_corpus(data)
 
-    from functional_models.comparison import shared_tokenizer, sized_for, usage_command
-    from functional_models.loading import new_text_model
-
-    print(f"{corpus.name}: {len(corpus.train):,} training {'pairs' if pairs else 'documents'}")
+    number = len(corpus.train)
+    item = ("pair" if pairs else "document") + "s" * (number != 1)
+    print(f"{corpus.name}: {number:,} training {item}")
     keras = import_keras()
-    recipe = make_recipe(None, recipe_changes(options))
+    from functional_models.comparison import usage_command
+    from functional_models.loading import new_text_model, sized_for
+    from functional_models.tokenizer_training import shared_tokenizer
+
     _set_dtype(options)
     tokenizer = shared_tokenizer(corpus, options.tokenizer, options.vocabulary_size)
     keras.utils.set_random_seed(recipe.seed)
@@ -324,7 +339,6 @@ def compare(options: argparse.Namespace) -> None:
 
 def _load(folder: str, kind: str | None = None) -> Any:
     """Load a text model; check the folder before Keras is imported."""
-    from functional_models.loading import load
     from functional_models.model_folder import read_spec
 
     found = read_spec(folder).kind
@@ -339,16 +353,18 @@ def _load(folder: str, kind: str | None = None) -> Any:
             f"{folder} holds a model of kind {found}, not {kind}; use functional-models {command}"
         )
     import_keras()
+    from functional_models.loading import load
+
     return load(folder)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model on the held-out part of a named corpus, or on whole files."""
-    from functional_models.corpora import load_parallel_corpus, load_text_corpus
+    from functional_models.corpora import is_named, load_parallel_corpus, load_text_corpus
 
     data = _data(options)
     model = _load(options.model)
-    named = isinstance(data, str) and (data == "embedded" or data.startswith("tfds:"))
+    named = is_named(data)
     if model.kind == "encoder_decoder":
         pairs = load_parallel_corpus(data, held_out_fraction=0.05 if named else 0.0)
         held_out: Any = pairs.test or pairs.validation or pairs.train

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import builders
 import plots
-from builders.errors import unknown_name
 from functional_models.cli_options import (
     add_spec_options,
     import_keras,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 MODEL_HELP = "a variant, a model folder, a .keras file, or a graph as JSON"
 OPEN_LAYERS_HELP = "show the layers inside of layers"
 
-_EXPECTED = f"give {MODEL_HELP} (.json)"
+_EXPECTED = f"{MODEL_HELP} (.json)"
 _DEPTH_OF_DIFF = 3
 
 
@@ -213,21 +212,14 @@ def read_model_or_graph(
     path = Path(name)
     if _is_file(name):
         if not path.exists():
-            raise FileNotFoundError(f"there is no file {path}; {_EXPECTED}")
+            raise FileNotFoundError(f"there is no file {path}; give {_EXPECTED}")
         if changes:
             raise ValueError(
                 f"{path} has no spec, so {', '.join(changes)} cannot be changed: omit that, or "
                 "give a variant or a model folder"
             )
         return _read_keras_file(path) if path.suffix == ".keras" else graph_of(path)
-    if path.is_file():
-        raise ValueError(f"{path} is no model: {_EXPECTED}")
-    if len(path.parts) > 1 and not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}; {_EXPECTED}")
-    if name not in builders.list_variants() and not path.exists():
-        message = unknown_name("variant", name, builders.list_variants())
-        raise ValueError(f"{message}; nor is there a file or folder {name}")
-    spec = load_spec(name, dict(changes))
+    spec = load_spec(name, changes, _EXPECTED)
     import_keras()
     if with_weights and path.is_dir() and not changes:
         import functional_models

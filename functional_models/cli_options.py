@@ -13,9 +13,10 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 import builders
+from builders.errors import unknown_name
 from builders.spec import KINDS
 from functional_models.recipe import Recipe
 from functional_models.samplers import SAMPLERS, make_sampler
@@ -30,6 +31,30 @@ SAMPLER_DEFAULTS = {
 }
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser that takes options between arguments, and names the closest option or choice."""
+
+    _is_intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._is_intermixed or self._subparsers:
+            return super().parse_known_args(args, namespace)
+        self._is_intermixed = True  # `parse_known_intermixed_args` calls this method twice
+        options, unknown = self.parse_known_intermixed_args(args, namespace)
+        self._is_intermixed = False
+        if unknown and unknown[0].startswith("-"):
+            self.error(unknown_name("option", unknown[0], self._option_string_actions))
+        if unknown:
+            self.error(f"unexpected argument {unknown[0]!r}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            choices = re.findall(r"[^', ]+", found[2])
+            message = message[: found.start()] + unknown_name("choice", found[1], choices)
+        super().error(message)
+
+
 def add_spec_options(sub: argparse.ArgumentParser) -> None:
     """Add `--kind` and `--set`."""
     sub.add_argument("--kind", choices=KINDS, help="for a variant that can be built as several")
@@ -38,7 +63,7 @@ def add_spec_options(sub: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="change a field of the spec, e.g. --set num_layers=6 --set residual=false",
+        help="change a field of the spec, e.g. --set num_layers=6; `fields` lists all",
     )
 
 
@@ -125,19 +150,33 @@ def parse_value(text: str) -> Any:
         return None if text == "None" else text  # a word, such as sinusoidal
 
 
-def load_spec(model: str, changes: dict[str, Any]) -> builders.TransformerSpec:
+def load_spec(
+    model: str, changes: Mapping[str, Any], expected: str = "a variant or a model folder"
+) -> builders.TransformerSpec:
     """Return the spec of a variant or of a model folder, with changed fields.
 
-    Raises:
-        FileNotFoundError, ValueError: the folder is no model folder, or damaged.
-        ValueError: no such variant, no such field, or a value that is not allowed.
-    """
-    folder = Path(model)
-    if not folder.is_dir():
-        return builders.variant(model, **changes)
-    from functional_models.model_folder import read_spec
+    Args:
+        model: the name of a variant, or the path of a model folder.
+        changes: new values of fields.
+        expected: what the command takes, for errors.
 
-    return read_spec(folder).replace(**changes)
+    Raises:
+        FileNotFoundError: there is no such folder, or it is no model folder.
+        ValueError: no such variant or field, a value that is not allowed, or a damaged folder.
+    """
+    path = Path(model)
+    if path.is_dir():
+        from functional_models.model_folder import read_spec
+
+        return read_spec(path).replace(**changes)
+    if path.is_file():
+        raise ValueError(f"{path} is no model: give {expected}")
+    if len(path.parts) > 1:
+        raise FileNotFoundError(f"there is no file or folder {path}; give {expected}")
+    if model not in (known := builders.list_variants()):
+        message = unknown_name("variant", model, known)
+        raise ValueError(f"{message}; nor is there a file or folder {model}")
+    return builders.variant(model, **changes)
 
 
 def import_keras() -> Any:

@@ -16,16 +16,19 @@ from typing import Any
 import builders
 from functional_models.causal_lm import CausalLM
 from functional_models.corpora import (
+    Corpus,
     ParallelCorpus,
     TextCorpus,
+    kind_of_data,
     load_parallel_corpus,
     load_text_corpus,
 )
-from functional_models.loading import load, new_text_model
+from functional_models.loading import load, new_text_model, sized_for
 from functional_models.model_folder import CHECKPOINT, MANIFEST, make_folder
 from functional_models.recipe import Recipe, default_budget, make_recipe
 from functional_models.tables import format_table
 from functional_models.text_model import TextModel
+from functional_models.tokenizer_training import shared_tokenizer
 from functional_models.translator import Translator
 from plots.files import write_whole
 
@@ -41,7 +44,7 @@ GOAL = 0.9
 
 def compare(
     specs: Iterable[Spec] | Mapping[str, builders.TransformerSpec] = CORNERS,
-    data: str | Sequence[str] | TextCorpus | ParallelCorpus = "embedded",
+    data: str | Sequence[str] | Corpus = "embedded",
     *,
     kind: str | None = None,
     budget: Recipe | int | None = None,
@@ -94,6 +97,7 @@ def compare(
             raise ValueError(f"{name} is of kind={plain.kind!r}, the data is for {kind!r}")
         chosen[name] = sized_for(plain, shared, changes or {})
     _check_folders(folder, chosen)
+    make_folder(folder)
 
     results, models = [], {}
     for number, (name, spec) in enumerate(chosen.items(), 1):
@@ -107,10 +111,8 @@ def compare(
     return results
 
 
-def _corpus(
-    data: str | Sequence[str] | TextCorpus | ParallelCorpus, kind: str | None
-) -> TextCorpus | ParallelCorpus:
-    if isinstance(data, TextCorpus | ParallelCorpus):
+def _corpus(data: str | Sequence[str] | Corpus, kind: str | None) -> Corpus:
+    if isinstance(data, Corpus):
         return data
     if (kind or kind_of_data(data) or "encoder_decoder") == "encoder_decoder":
         return load_parallel_corpus(data)
@@ -127,7 +129,7 @@ def _by_name(
         given = {}
         for spec in [specs] if isinstance(specs, str | builders.TransformerSpec) else specs:
             if _name(spec) in given:
-                raise ValueError(f"two specs have the name {_name(spec)}; give a dict of specs")
+                raise ValueError(f"two specs have the name {_name(spec)}; name them with a dict")
             given[_name(spec)] = spec
     if not given:
         raise ValueError("there is nothing to compare; give at least one variant")
@@ -153,22 +155,11 @@ def _check_folders(folder: Path, names: Iterable[str]) -> None:
             )
 
 
-def _held_out(corpus: TextCorpus | ParallelCorpus) -> Any:
+def _held_out(corpus: Corpus) -> Any:
     """Return the text or the pairs that results are measured on."""
     if isinstance(corpus, ParallelCorpus):
         return corpus.test or corpus.validation
     return corpus.validation
-
-
-def kind_of_data(data: str | Sequence[str]) -> str | None:
-    """Return the kind of model that files are for; `None` if their names do not show it."""
-    paths = [data] if isinstance(data, str) else list(data)
-    if len(paths) == 2:
-        return "encoder_decoder"
-    name = paths[0]
-    if name == "embedded" or name.startswith("tfds:"):
-        return None
-    return "encoder_decoder" if ".tsv" in Path(name).suffixes else "decoder_only"
 
 
 def _name(spec: Spec) -> str:
@@ -177,31 +168,10 @@ def _name(spec: Spec) -> str:
     return f"{spec.norm_placement}_norm_{spec.positions}" + ("" if spec.residual else "_no_skips")
 
 
-def shared_tokenizer(corpus: TextCorpus | ParallelCorpus, kind: str, vocabulary_size: int) -> Any:
-    """Train a tokenizer on all training text, source and target together."""
-    from functional_models.tokenizer_training import train_tokenizer
-
-    texts: list[str] = []
-    for item in corpus.train:
-        texts.extend([item] if isinstance(item, str) else item)
-    return train_tokenizer(kind, texts, None if kind == "byte" else vocabulary_size)
-
-
-def sized_for(
-    spec: builders.TransformerSpec, tokenizer: Any, changes: Mapping[str, Any]
-) -> builders.TransformerSpec:
-    """Return the spec with the vocabulary size and padding of a tokenizer, then with changes."""
-    size = tokenizer.vocabulary_size
-    sizes: dict[str, Any] = {"vocabulary_size": size, "pad_token_id": tokenizer.pad_id}
-    if spec.kind == "encoder_decoder":
-        sizes["source_vocabulary_size"] = size
-    return spec.replace(**{**sizes, **changes})
-
-
 def _train_one(
     name: str,
     spec: builders.TransformerSpec,
-    corpus: TextCorpus | ParallelCorpus,
+    corpus: Corpus,
     tokenizer: Any,
     recipe: Recipe,
     folder: Path,
@@ -259,7 +229,7 @@ def _read_result(path: Path) -> dict[str, Any]:
 def _run_key(
     spec: builders.TransformerSpec,
     recipe: Recipe,
-    corpus: TextCorpus | ParallelCorpus,
+    corpus: Corpus,
     tokenizer: Any,
 ) -> str:
     """Return a hash of all inputs of a result."""
@@ -285,7 +255,7 @@ def _write(
     folder: Path,
     results: list[Result],
     models: Mapping[str, TextModel],
-    corpus: TextCorpus | ParallelCorpus,
+    corpus: Corpus,
     best: str,
     recipe: Recipe,
     progress: bool,
@@ -316,7 +286,7 @@ def _write(
     print(f"    {usage_command(folder / BEST, corpus)}\n")
 
 
-def usage_command(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> str:
+def usage_command(folder: str | Path, corpus: Corpus) -> str:
     """Return a shell command that uses the model of a folder, on a sample of its corpus.
 
     Without `functional-models` on the PATH, the command names the program as it was called.
@@ -332,7 +302,7 @@ def usage_command(folder: str | Path, corpus: TextCorpus | ParallelCorpus) -> st
     return f"{program} translate {where} {shlex.quote(source)}"
 
 
-def samples(model: TextModel, corpus: TextCorpus | ParallelCorpus, number: int = 20) -> str:
+def samples(model: TextModel, corpus: Corpus, number: int = 20) -> str:
     """Return a Markdown page of the model's output for held-out text."""
     if isinstance(model, Translator) and isinstance(corpus, ParallelCorpus):
         pairs = _held_out(corpus)[:number]

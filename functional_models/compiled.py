@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import KerasTensor, ops
 
 Tensor = Any
@@ -152,6 +153,12 @@ def with_projections(step: keras.Model) -> keras.Model:
         return Projection(layer) if is_dense else layer
 
     return keras.models.clone_model(step, clone_function=replaced)
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    """Return a tensor or variable as a NumPy array, bfloat16 as float32."""
+    array = ops.convert_to_numpy(x)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 def compiled(

@@ -5,30 +5,28 @@ Only `layer_lines` needs a model; everything else is computed from a spec, witho
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import builders
 from builders.costs import precision, slots
+from builders.fields import rule_of
+from builders.spec import fields_by_group
 from functional_models.tables import format_table
 
 
 def variants_json(names: Sequence[str]) -> str:
     """Return variants with their specs as a JSON list."""
-    rows = [(builders.variant_info(name), builders.variant(name)) for name in names]
-    listed = [
-        {
-            "name": info.name,
-            "kinds": info.kinds,
-            "source": info.source,
-            "parameters": info.parameters,
-            "summary": info.summary,
-            "spec": spec.to_dict(),
-        }
-        for info, spec in rows
-    ]
+    shown = ("name", "kinds", "source", "parameters", "summary")
+    listed = []
+    for name in names:
+        info = builders.variant_info(name)
+        spec = builders.variant(name).to_dict()
+        listed.append({**{field: getattr(info, field) for field in shown}, "spec": spec})
     return json.dumps(listed, indent=1)
 
 
@@ -50,6 +48,21 @@ def variants_table(names: Sequence[str]) -> str:
             )
         )
     return format_table(table, align="left")
+
+
+def fields_table() -> str:
+    """Return the fields of a spec with defaults and documentation, by part of the model."""
+    return "\n\n".join(
+        "\n".join([f"{title}:", *map(_field_entry, group)])
+        for title, group in fields_by_group().items()
+    )
+
+
+def _field_entry(field: dataclasses.Field[Any]) -> str:
+    rule = rule_of(field)
+    default = "required" if field.default is dataclasses.MISSING else f"default: {field.default}"
+    text = textwrap.indent(textwrap.fill(rule.doc, 94), " " * 6)
+    return f"  {field.name}, {'derived by default' if rule.derive else default}\n{text}"
 
 
 def parameter_lines(spec: builders.TransformerSpec) -> list[str]:

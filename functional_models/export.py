@@ -33,12 +33,11 @@ from functional_models.checks import check_count
 from functional_models.compiled import Weights
 from functional_models.generation import chooses_token_by_token, translation_limit
 from functional_models.graph_tokenizers import NO_TOKEN, GraphDecoder, graph_encoder, tf
+from functional_models.logit_processors import NEVER
 from functional_models.model_folder import make_folder
 
 MANIFEST = "export.json"
 FORMAT = 1
-
-_NEVER = -1e9  # a float32 logit whose probability is 0
 
 Tensor = Any
 
@@ -90,11 +89,9 @@ def export_saved_model(
 
 
 def _readme(exported: ExportedModel, manifest: dict[str, Any]) -> str:
-    result = "the translation"
-    if manifest["kind"] == "decoder_only":
-        result = "the continuation"
+    result = "continuation" if manifest["kind"] == "decoder_only" else "translation"
     lines = [
-        f"A TensorFlow SavedModel that returns {result} of each text.",
+        f"A TensorFlow SavedModel that returns the {result} of each text.",
         "",
         *(f"    import {name}" for name in exported.imports),
         '    model = tensorflow.saved_model.load("path/to/this/folder")',
@@ -296,7 +293,7 @@ class ExportedModel:
                 read = self._step(inputs, training=False)
             logits = tf.cast(read["logits"][:, 0], "float32")
             is_token = tf.range(logits.shape[-1]) < self._vocabulary_size
-            logits = process(tf.where(is_token, logits, _NEVER), tokens, at)
+            logits = process(tf.where(is_token, logits, NEVER), tokens, at)
             chances = self._sampler.compute_probabilities(logits)
             token = tf.cast(self._sampler.get_next_token(chances), "int32")
             token = tf.where(done, NO_TOKEN, token)

@@ -14,13 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+import keras
+import keras_hub
 import numpy as np
+from keras import ops, tree
 
 import builders
 from functional_models.checks import check_count
+from functional_models.compiled import LoopWeights, compiled, to_numpy, with_projections
+from functional_models.logit_processors import NEVER
 from functional_models.samplers import make_sampler
 
-_NEVER = -1e9  # a float32 logit whose probability is 0
 _NO_TOKEN = -1  # padding before the first token of a row
 _MAX_LOOPS = 8  # compiled loops that a generator keeps; each holds a graph
 _PIECE_SECONDS = 0.05  # approximate time between two pieces of a stream
@@ -107,13 +111,13 @@ class Generator:
         loop = self._loop(sampler, ends, self._search)
         weights = self._transposed(self._weights.values())
         state = (batch.tokens, given, cache, np.int32(batch.index), hidden)
-        found = _to_numpy(loop(weights, *state))
+        found = to_numpy(loop(weights, *state))
         found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
 
     def _hidden_states(self, batch: _Batch, read: Tensor) -> np.ndarray:
         """Return the hidden states of prompts (b, t, d) for contrastive search, (b, L, d)."""
-        hidden = np.asarray(_to_numpy(read), "float32")
+        hidden = np.asarray(to_numpy(read), "float32")
         # Padding columns repeat the last state, so that they do not change the maximum similarity.
         absent = batch.tokens[:, : batch.index, None] == _NO_TOKEN
         hidden = np.where(absent, hidden[:, -1:], hidden)
@@ -176,8 +180,8 @@ class Generator:
                 variable.assign(seed)
             tokens, cache, reached, done = loop(weights, *state)
             seeds = _values(sampler.variables)
-            index, done = int(_to_numpy(reached)), _to_numpy(done)
-            rows = _to_numpy(tokens)
+            index, done = int(to_numpy(reached)), to_numpy(done)
+            rows = to_numpy(tokens)
             yield [batch.new_tokens(i, row[:index], ends) for i, row in enumerate(rows)]
             if done.all() or index >= end:
                 return
@@ -202,7 +206,7 @@ class Generator:
             padded = padded[:, : self._spec.max_sequence_length + 1]
             padded[0, : len(tokens)] = tokens
             inputs = padded[:, :-1] if source is None else (padded[:, :-1], source[i : i + 1])
-            scores = _to_numpy(self._score(self._weights.values(), inputs, padded[:, 1:]))[0]
+            scores = to_numpy(self._score(self._weights.values(), inputs, padded[:, 1:]))[0]
             found.append(scores[len(prompt) - 1 : len(tokens) - 1])
         return found
 
@@ -215,8 +219,6 @@ class Generator:
         Raises:
             ValueError: as `make_sampler`, or more beams or choices than tokens.
         """
-        import keras
-
         made = make_sampler(sampler, seed=seed, **options)  # also checks the options
         if sampler in ("top_k", "contrastive"):
             check_count("k", made.k, most=self._vocabulary_size)
@@ -234,8 +236,6 @@ class Generator:
 
     @cached_property
     def _step(self) -> Any:
-        from functional_models.compiled import with_projections
-
         return with_projections(builders.build_decode_step(self._model, self._spec, None, 1))
 
     @cached_property
@@ -248,14 +248,10 @@ class Generator:
 
     @cached_property
     def _weights(self) -> Any:
-        from functional_models.compiled import LoopWeights
-
         return LoopWeights(self._model, self._step)
 
     @cached_property
     def _transposed(self) -> Callable[..., Any]:
-        from functional_models.compiled import compiled
-
         return compiled(self._weights.transposed)
 
     def _read(
@@ -275,8 +271,6 @@ class Generator:
 
     @cached_property
     def _prefill(self) -> Callable[..., Any]:
-        from functional_models.compiled import compiled
-
         def prefill(
             weights: Any, slots: Tensor, tokens: Tensor, start: Tensor, source: Any = None
         ) -> tuple[Any, Tensor]:
@@ -296,10 +290,6 @@ class Generator:
 
     @cached_property
     def _score(self) -> Callable[..., Any]:
-        from keras import ops
-
-        from functional_models.compiled import compiled
-
         def score(weights: Any, inputs: Any, targets: Tensor) -> Tensor:
             if isinstance(inputs, tuple):
                 inputs = {"target": inputs[0], "source": inputs[1]}
@@ -314,8 +304,6 @@ class Generator:
         self, sampler: Any, ends: tuple[int, ...], function: Callable[..., Any]
     ) -> Callable[..., Any]:
         """Return a function of the arrays of a batch, compiled for a sampler."""
-        from functional_models.compiled import compiled
-
         key = (id(sampler), ends)
         if key not in self._loops:
             if len(self._loops) == _MAX_LOOPS:
@@ -328,9 +316,6 @@ class Generator:
 
     def _continue(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
         """Return the loop of samplers that choose token by token."""
-        import keras_hub
-        from keras import ops, tree
-
         process = getattr(sampler, "process", lambda logits, tokens, index: logits)
         is_greedy = type(getattr(sampler, "sampler", sampler)) is keras_hub.samplers.GreedySampler
 
@@ -380,7 +365,6 @@ class Generator:
 
     def _search(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
         """Return the loop of a sampler that implements its own, such as beam search."""
-        from keras import ops
 
         def run(
             weights: Any, tokens: Tensor, given: Tensor, cache: Any, index: Tensor, hidden: Tensor
@@ -390,7 +374,7 @@ class Generator:
                 logits, hidden, cache = self._next(weights, tokens, cache, index)
                 is_end = ops.arange(logits.shape[-1], dtype="int32") == self._end_id
                 full = ops.greater_equal(index, cache["limit"])
-                only_end = ops.where(is_end, 0.0, _NEVER)[None]
+                only_end = ops.where(is_end, 0.0, NEVER)[None]
                 return ops.where(full[:, None], only_end, logits), hidden, cache
 
             return sampler(
@@ -410,8 +394,6 @@ class Generator:
 
         tokens (b, L) -> logits (b, v), hidden states (b, d), updated cache.
         """
-        from keras import ops
-
         last = ops.slice(tokens, (0, index - 1), (tokens.shape[0], 1))
         inputs = {
             "tokens": ops.maximum(last, 0),
@@ -424,7 +406,7 @@ class Generator:
         logits = ops.cast(read["logits"][:, 0], "float32")
         if self._vocabulary_size < logits.shape[-1]:
             is_token = ops.arange(logits.shape[-1]) < self._vocabulary_size
-            logits = ops.where(is_token, logits, _NEVER)
+            logits = ops.where(is_token, logits, NEVER)
         hidden = ops.cast(read["hidden"][:, 0], "float32")
         return logits, hidden, {**cache, "model": read["cache"]}
 
@@ -467,8 +449,6 @@ class _Batch:
 
 def chooses_token_by_token(sampler: Any) -> bool:
     """Return whether a sampler has no loop of its own."""
-    import keras_hub
-
     inner = getattr(sampler, "sampler", sampler)  # of a `ProcessedSampler`
     return type(inner).__call__ is keras_hub.samplers.Sampler.__call__
 
@@ -479,8 +459,6 @@ def _greatest(logits: Tensor) -> Tensor:
     Equivalent to `argmax`, which XLA compiles on CPUs to a slow sequential loop. These two passes
     run over all rows at once, in the memory order of the logits.
     """
-    from keras import ops
-
     columns = ops.transpose(logits)  # (v, b)
     ids = ops.arange(columns.shape[0], dtype="int32")[:, None]
     is_greatest = ops.equal(columns, ops.max(columns, axis=0, keepdims=True))
@@ -488,11 +466,4 @@ def _greatest(logits: Tensor) -> Tensor:
 
 
 def _values(variables: Sequence[Any]) -> list[np.ndarray]:
-    return [_to_numpy(variable.value) for variable in variables]
-
-
-def _to_numpy(x: Tensor) -> np.ndarray:
-    import keras
-
-    array = keras.ops.convert_to_numpy(x)
-    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+    return [to_numpy(variable.value) for variable in variables]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,14 @@ def new_text_model(spec: builders.TransformerSpec, tokenizer: Any) -> Any:
 def wrap_model(spec: builders.TransformerSpec, model: Any, tokenizers: dict[str, Tokenizer]) -> Any:
     """Return a text model around an existing Keras model."""
     return _CLASSES[spec.kind].wrap(spec, model, tokenizers)
+
+
+def sized_for(
+    spec: builders.TransformerSpec, tokenizer: Any, changes: Mapping[str, Any]
+) -> builders.TransformerSpec:
+    """Return the spec with the vocabulary size and padding of a tokenizer, then with changes."""
+    size = tokenizer.vocabulary_size
+    sizes: dict[str, Any] = {"vocabulary_size": size, "pad_token_id": tokenizer.pad_id}
+    if spec.kind == "encoder_decoder":
+        sizes["source_vocabulary_size"] = size
+    return spec.replace(**{**sizes, **changes})

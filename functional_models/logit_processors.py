@@ -13,7 +13,7 @@ from keras import ops
 
 from functional_models.checks import check_real
 
-_NEVER = -1e9  # a float32 logit with probability 0; finite, to avoid NaN
+NEVER = -1e9  # a float32 logit with probability 0; finite, to avoid NaN
 
 Tensor = Any
 Processor = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -74,7 +74,7 @@ class MinP:
         """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
         probabilities = ops.softmax(logits / self.temperature, axis=-1)
         least = self.p * ops.max(probabilities, axis=-1, keepdims=True)
-        return ops.where(probabilities >= least, logits, _NEVER)
+        return ops.where(probabilities >= least, logits, NEVER)
 
 
 class ProcessedSampler(keras_hub.samplers.Sampler):

@@ -11,6 +11,7 @@ old or the complete new model.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -59,15 +60,27 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
+def make_model_folder(folder: str | Path) -> Path:
+    """Make a folder for a model, if it is missing.
+
+    Raises:
+        ValueError: it is a file, or has a `model.json` that is no manifest of a model.
+    """
+    folder = make_folder(folder)
+    _parts(folder)
+    return folder
+
+
 def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
     """Write a model folder; an interruption leaves the previous model.
 
-    Deletes the weights and tokenizers that the previous manifest names, and nothing else.
+    Deletes the weights and tokenizers that the previous manifest names, and nothing else. Damaged
+    parts are replaced.
 
     Raises:
-        ValueError: `folder` is a file, or has a `model.json` that is no manifest of a model.
+        ValueError: as `make_model_folder`.
     """
-    folder = make_folder(folder)
+    folder = make_model_folder(folder)
     old = _parts(folder)
     new: set[str] = set()  # the parts that this call adds
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
@@ -89,9 +102,12 @@ def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
         }
         try:
             for name, source in sources.items():
-                if not (folder / name).exists():
-                    new.add(name)
-                    os.replace(source, folder / name)
+                if _is_same(source, folder / name):
+                    continue
+                if (folder / name).exists():  # a damaged part of the previous model
+                    os.replace(folder / name, Path(scratch) / f"damaged-{name}")
+                new.add(name)
+                os.replace(source, folder / name)
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         except BaseException:
             _delete(folder, new - _parts(folder))  # the manifest may already be the new one
@@ -110,6 +126,13 @@ def _parts(folder: Path) -> set[str]:
             f"{error}; it is not overwritten: save to another folder, or remove {MANIFEST}"
         ) from None
     return {manifest["weights"], *manifest["tokenizers"].values()}
+
+
+def _is_same(part: Path, other: Path) -> bool:
+    """Return whether `other` has the content of a part, which is a file or a folder."""
+    if part.is_dir():
+        return all(_is_same(path, other / path.name) for path in part.iterdir())
+    return other.is_file() and filecmp.cmp(part, other, shallow=False)
 
 
 def _delete(folder: Path, names: Iterable[str]) -> None:
@@ -190,7 +213,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
         version = manifest["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IsADirectoryError):
         raise ValueError(f"{path} is damaged, or no manifest of a model") from None
     if version != FORMAT:
         raise ValueError(

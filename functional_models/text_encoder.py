@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
+import keras
 import numpy as np
 
 import builders
-from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.checks import check_count
-from functional_models.text_model import TextModel
+from functional_models.compiled import to_numpy
+from functional_models.text_model import AttentionMaps, TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 
@@ -68,8 +70,12 @@ class TextEncoder(TextModel):
         if target is not None:
             raise ValueError("an encoder reads a single text; give no target")
         (tokens,) = self._encode([text])
-        maps = maps_of_tokens(self._with_segments(self._probe), tokens, self.tokenizer)
+        maps = self._attention_maps(tokens)
         return dataclasses.replace(maps, source=maps.target)
+
+    @cached_property
+    def _probe(self) -> Any:
+        return self._with_segments(super()._probe)
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         encoded = self.tokenizer.encode(texts, start=True, end=True)
@@ -83,8 +89,6 @@ class TextEncoder(TextModel):
         return encoded
 
     def _outputs(self, texts: Sequence[str], name: str, batch_size: int) -> Iterator[np.ndarray]:
-        import keras
-
         check_count("batch_size", batch_size)
         encoded = self._encode(texts)
         run = self._with_segments(self.model)
@@ -95,8 +99,8 @@ class TextEncoder(TextModel):
             tokens = np.full((len(rows), max(map(len, rows))), pad or 0, "int32")
             for row, ids in enumerate(rows):
                 tokens[row, : len(ids)] = ids
-            found = keras.ops.cast(run(tokens, training=False)[name], "float32")
-            for output, ids in zip(keras.ops.convert_to_numpy(found), rows, strict=True):
+            found = to_numpy(keras.ops.cast(run(tokens, training=False)[name], "float32"))
+            for output, ids in zip(found, rows, strict=True):
                 yield output[: len(ids)] if name == "hidden" else output
 
     def _with_segments(self, model: Any) -> Any:

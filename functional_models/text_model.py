@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import keras
 import numpy as np
 
 import builders
-from functional_models.attention import AttentionMaps
 from functional_models.checks import check_count
+from functional_models.compiled import to_numpy
 from functional_models.generation import Generator
 from functional_models.model_folder import (
     ModelFolder,
-    make_folder,
+    make_model_folder,
     read_model_folder,
     restore_weights,
     write_model_folder,
@@ -47,6 +48,28 @@ class Generated:
     def log_probability(self) -> float:
         """The log-probability of the sequence: the sum over its tokens."""
         return float(self.log_probabilities.sum())
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Attention weights for one text, or for a text and its translation.
+
+    Attributes:
+        target: tokens that the decoder reads, as text.
+        source: tokens that the encoder reads; empty without an encoder.
+        scores: for each attention layer, such as `decoder.block_0.cross_attention`, the weights
+            float32 (n, t, s): head, query, key. Rows sum to 1.
+    """
+
+    target: tuple[str, ...]
+    source: tuple[str, ...]
+    scores: Mapping[str, np.ndarray]
+
+    def labels(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the tokens of the rows and of the columns of an attention layer's weights."""
+        if name.startswith("encoder."):
+            return self.source, self.source
+        return self.target, self.source if name.endswith(".cross_attention") else self.target
 
 
 class TextModel(ABC):
@@ -82,7 +105,7 @@ class TextModel(ABC):
         return self.tokenizers[role]
 
     @property
-    def _writer(self) -> Tokenizer:
+    def _target_tokenizer(self) -> Tokenizer:
         return self._tokenizer(self.target_role)
 
     @cached_property
@@ -90,8 +113,8 @@ class TextModel(ABC):
         return Generator(
             self.model,
             self.spec,
-            end_id=self._writer.end_id,
-            vocabulary_size=self._writer.vocabulary_size,
+            end_id=self._target_tokenizer.end_id,
+            vocabulary_size=self._target_tokenizer.vocabulary_size,
         )
 
     @cached_property
@@ -102,15 +125,30 @@ class TextModel(ABC):
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
         """Return the attention weights; see `functional_models.attention_maps`."""
 
+    def _attention_maps(
+        self, target: np.ndarray, source: np.ndarray | None = None
+    ) -> AttentionMaps:
+        """Run the probe graph on a single sequence, (t,), and its source, (s,)."""
+        inputs: Any = np.asarray(target, "int32")[None]
+        labels: tuple[str, ...] = ()
+        if source is not None:
+            inputs = {"source": np.asarray(source, "int32")[None], "target": inputs}
+            labels = _token_labels(self._tokenizer("source_tokenizer"), source)
+        scores = {
+            name: to_numpy(keras.ops.cast(x, "float32"))[0]
+            for name, x in self._probe(inputs, training=False).items()
+        }
+        return AttentionMaps(_token_labels(self._target_tokenizer, target), labels, scores)
+
     def _vocabulary_fields(self) -> dict[str, tuple[str, int]]:
         """Return the spec fields that depend on a vocabulary size: field -> (role, size)."""
-        return {"vocabulary_size": (self.target_role, self._writer.vocabulary_size)}
+        return {"vocabulary_size": (self.target_role, self._target_tokenizer.vocabulary_size)}
 
     def _fitting_spec(self, spec: builders.TransformerSpec | str) -> builders.TransformerSpec:
         sizes = self._vocabulary_fields() if self.tokenizers else {}
         if isinstance(spec, str):
             given = {field: size for field, (_, size) in sizes.items()}
-            given["pad_token_id"] = self._writer.pad_id
+            given["pad_token_id"] = self._target_tokenizer.pad_id
             spec = builders.variant(spec, kind=self.kind, **given)
         if not isinstance(spec, builders.TransformerSpec):
             raise TypeError(
@@ -194,13 +232,16 @@ class TextModel(ABC):
         """Return the ids of stop tokens, which are given as ids or as the text of one token."""
         if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
             stop_tokens = [stop_tokens]
+        tokenizer = self._target_tokenizer
         found = []
         for stop in stop_tokens:
             if not isinstance(stop, str):
-                check_count("stop token", stop, least=0, most=self._writer.vocabulary_size - 1)
+                check_count(
+                    "stop token", stop, least=0, most=self._target_tokenizer.vocabulary_size - 1
+                )
                 found.append(int(stop))
                 continue
-            ids = self._writer.encode([stop])[0]
+            ids = tokenizer.encode([stop])[0]
             if len(ids) != 1:
                 raise ValueError(
                     f"stop token {stop!r} is {len(ids)} tokens of this tokenizer; give the text or "
@@ -213,8 +254,12 @@ class TextModel(ABC):
         """Return the text that new tokens add to the text of a prompt."""
         if len(new) and new[-1] in stop_ids:
             new = new[:-1]
-        before, both = self._writer.decode([prompt, np.concatenate([prompt, new])])
-        return both[len(before) :] if both.startswith(before) else self._writer.decode([new])[0]
+        before, both = self._target_tokenizer.decode([prompt, np.concatenate([prompt, new])])
+        return (
+            both[len(before) :]
+            if both.startswith(before)
+            else self._target_tokenizer.decode([new])[0]
+        )
 
     def _generated(
         self,
@@ -246,7 +291,7 @@ class TextModel(ABC):
         from functional_models.training import train
 
         if folder is not None:
-            make_folder(folder)
+            make_model_folder(folder)
             options["save_best"] = lambda: self.save(folder)
             options["identity"] = {"spec": self.spec.to_dict()}
         self.history = train(self.model, batches, recipe, folder=folder, **options)
@@ -268,6 +313,20 @@ def attention_maps(model: TextModel, text: str, target: str | None = None) -> At
         ValueError: a text that is empty or too long, or a target for a model without a source.
     """
     return model.attention_maps(text, target)
+
+
+def _token_labels(tokenizer: Tokenizer, tokens: np.ndarray) -> tuple[str, ...]:
+    """Return the text of each token; special tokens in angle brackets."""
+    special = {
+        tokenizer.pad_id: "<pad>",
+        tokenizer.end_id: "<end>",
+        tokenizer.start_id: "<start>",
+    }
+    texts = tokenizer.decode([[token] for token in tokens])
+    return tuple(
+        special.get(int(token), text or f"<{token}>")
+        for token, text in zip(tokens, texts, strict=True)
+    )
 
 
 class TextPieces:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from functional_models.corpora import Corpus
 from functional_models.tokenizers import (
     BYTE_END,
     BYTE_PAD,
@@ -21,7 +22,7 @@ from functional_models.tokenizers import (
     checked_texts,
 )
 
-__all__ = ["train_tokenizer"]
+__all__ = ["shared_tokenizer", "train_tokenizer"]
 
 DEFAULT_VOCABULARY_SIZE = 8000
 
@@ -84,6 +85,14 @@ def train_tokenizer(
         end_id,
         lowercase,
     )
+
+
+def shared_tokenizer(corpus: Corpus, kind: str, vocabulary_size: int) -> Tokenizer:
+    """Train a tokenizer on all training text, source and target together."""
+    texts: list[str] = []
+    for item in corpus.train:
+        texts.extend([item] if isinstance(item, str) else item)
+    return train_tokenizer(kind, texts, None if kind == "byte" else vocabulary_size)
 
 
 def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:

@@ -197,15 +197,7 @@ class Tokenizer:
         assets = _assets(keras_tokenizer)
         manifest = {
             "format": FORMAT,
-            "kind": self.kind,
-            "vocabulary_size": self.vocabulary_size,
-            "pad_id": self.pad_id,
-            "start_id": self.start_id,
-            "end_id": self.end_id,
-            "lowercase": self.lowercase,
-            "second_start_id": self.second_start_id,
-            "input_start_id": self.input_start_id,
-            "ends_sources": self.ends_sources,
+            **{name: getattr(self, name) for name in _saved_fields()},
             "class": class_name,
             "config": config,
             "assets": {name: hashlib.sha256(data).hexdigest() for name, data in assets.items()},
@@ -299,8 +291,12 @@ def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenize
         keras_tokenizer.set_proto((folder / name).read_bytes())
     elif manifest["assets"]:
         keras_tokenizer.load_assets(str(folder))
-    fields = [field.name for field in dataclasses.fields(Tokenizer)][1:]
-    return Tokenizer(keras_tokenizer, **{field: manifest[field] for field in fields})
+    return Tokenizer(keras_tokenizer, **{name: manifest[name] for name in _saved_fields()})
+
+
+def _saved_fields() -> list[str]:
+    """Return the fields of a `Tokenizer` but `keras_tokenizer`, the first."""
+    return [field.name for field in dataclasses.fields(Tokenizer)][1:]
 
 
 def as_tokenizer(tokenizer: Any) -> Tokenizer:

@@ -13,12 +13,10 @@ from weakref import WeakKeyDictionary
 import keras
 
 from functional_models.batches import Batches, evaluation_data, training_data
-from functional_models.callbacks import Checkpoint, Progress, Record, SampleText
+from functional_models.callbacks import Checkpoint, Progress, Record, Row, SampleText
 from functional_models.losses import TokenCrossEntropy, token_metrics
 from functional_models.recipe import Recipe
 from functional_models.schedules import make_optimizer
-
-Row = dict[str, float]
 
 # Compiled evaluators of models, with and without exact match: repeated evaluation traces once.
 _EVALUATORS: WeakKeyDictionary[keras.Model, dict[bool, keras.Model]] = WeakKeyDictionary()

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 import builders
-from functional_models.attention import AttentionMaps, maps_of_tokens
 from functional_models.batches import PairBatches
 from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
 from functional_models.generation import bucket, translation_limit
 from functional_models.recipe import Recipe, make_recipe
-from functional_models.text_model import TextModel
+from functional_models.text_model import AttentionMaps, TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 Pairs = Sequence[tuple[str, str]]
@@ -245,7 +244,7 @@ class Translator(TextModel):
                     )
                     if return_attention:
                         target = np.concatenate([start, sequences[0]])
-                        results[row] = results[row], self._maps(encoded[row], target)
+                        results[row] = results[row], self._attention_maps(target, encoded[row])
                 advance(len(rows))
         return results[0] if isinstance(source, str) else results
 
@@ -276,12 +275,7 @@ class Translator(TextModel):
         source = self._encode_sources([text])[0]
         ids = self.target_tokenizer.encode([target], start=True)[0]
         self._check_lengths([len(ids)], "target")
-        return self._maps(source, ids)
-
-    def _maps(self, source: np.ndarray, target: np.ndarray) -> AttentionMaps:
-        return maps_of_tokens(
-            self._probe, target, self.target_tokenizer, source, self.source_tokenizer
-        )
+        return self._attention_maps(ids, source)
 
     def _encode_sources(self, sources: Sequence[str]) -> list[np.ndarray]:
         encoded = self.source_tokenizer.encode_sources(sources)

@@ -15,6 +15,8 @@ from small_text_models import PAIRS, TEXT, text_model
 
 import builders
 import functional_models as fm
+from builders.fields import rule_of
+from builders.spec import fields_by_group
 from functional_models.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +68,12 @@ BAD = [
     (["inspect", "gpt2_small", "--set", "dropout=NaN"], "dropout=nan: must be a probability"),
     (["inspect", "gpt2_small", "--set", "num_heads=7"], "a multiple of num_heads=7"),
     (["inspect", "{nothing}"], "has no model.json"),
+    (["inspect", "{nothing/model}"], "no file or folder"),
+    (["inspect", "{text.txt}"], "text.txt is no model: give a variant or a model folder"),
+    (["inspect", "nowhere"], "nor is there a file or folder nowhere"),
+    (["plot", "{text.txt}"], "text.txt is no model: give a variant, a model folder, a .keras"),
+    (["import", "{nothing}", "--to", "{out}"], "nothing has no config.json; give the name of a"),
+    (["compare", "--to", "{text.txt}", "--data", "{pairs.tsv}", *TINY], "is a file; give the"),
     ([*TRAIN, "--data", "{nowhere.txt}"], "there is no file"),
     ([*TRAIN, "--data", "{empty.txt}"], "empty.txt has no text"),
     ([*TRAIN, "--data", "{latin.txt}"], "latin.txt is not UTF-8: byte 0xe3 at offset 1"),
@@ -118,7 +126,7 @@ def test_bad_input_exits_with_code_2_and_one_line(files, capsys, arguments, mess
     assert run(arguments, files) == 2
     printed, error = capsys.readouterr()
     assert error.startswith("functional-models: ")
-    assert arguments[0] not in ("generate", "translate") or not printed
+    assert arguments[0] == "train" or not printed
     assert message in error
     assert error.count("\n") == 1
     assert not (files / "out" / "model.json").exists()
@@ -141,6 +149,41 @@ def test_an_invalid_command_line_exits_with_code_2(files, capsys, arguments):
         run(arguments, files)
     assert caught.value.code == 2
     assert "usage: functional-models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["insepct", "gpt2_small"], "unknown choice 'insepct' (did you mean 'inspect'?); allowed"),
+        (["inspect", "gpt2_small", "--laers"], "unknown option '--laers' (did you mean '--layers'"),
+        (["inspect", "gpt2_small", "gpt1"], "unexpected argument 'gpt1'"),
+        (["variants", "--kind", "decoder"], "unknown choice 'decoder' (did you mean 'decoder_o"),
+    ],
+)
+def test_a_misspelt_name_on_the_command_line_gets_the_closest_one(capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert arguments[0] == "insepct" or f"usage: functional-models {arguments[0]} " in error
+
+
+def test_a_recipe_is_checked_before_the_data_is_loaded(files, capsys):
+    assert run([*TRAIN, "--data", "{nowhere.txt}", "--steps", "0"], files) == 2
+    assert "steps=0" in capsys.readouterr().err
+
+
+def test_fields_lists_every_field_with_its_default_and_documentation(capsys):
+    assert main(["fields"]) == 0
+    printed = capsys.readouterr().out
+    for title, group in fields_by_group().items():
+        assert re.search(rf"^{title}:$", printed, re.M)
+        for field in group:
+            assert re.search(rf"^  {field.name}, .+\n      \S", printed, re.M)
+            assert rule_of(field).doc in " ".join(printed.split())
+    for line in ("num_heads, required", "head_dim, derived by default", "dropout, default: 0.0"):
+        assert f"  {line}\n" in printed
 
 
 @pytest.mark.parametrize("place", [0, 2])
@@ -241,6 +284,13 @@ def test_generate_prints_scores_and_the_n_best(files, shell_models, capsys):
     assert len(expected) == 2
 
 
+def test_sentences_may_follow_options(files, monkeypatch, capsys):
+    monkeypatch.setattr(fm.Translator, "translate", lambda _, sentences, **options: sentences)
+    arguments = ["translate", "{translator}", "um", "--sampler", "greedy", "dois", "três"]
+    assert run(arguments, files) == 0
+    assert capsys.readouterr().out == "um\ndois\ntrês\n"
+
+
 SAMPLED = ["--alpha", "0.3", "--k", "3", "--min-p", "0.1", "--repetition-penalty", "1.5"]
 
 
@@ -314,13 +364,19 @@ def test_a_model_folder_is_drawn(files, tmp_path, capsys):
     assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
-def test_ctrl_c_prints_how_to_resume(files, capsys, monkeypatch):
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_ctrl_c_prints_how_to_resume(files, tmp_path, capsys, monkeypatch, has_checkpoint):
     def stop(*given, **options):
+        if has_checkpoint:
+            (tmp_path / "checkpoint.npz").write_bytes(b"")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fm.CausalLM, "fit", stop)
-    assert run([*TRAIN, "--data", "{text.txt}"], files) == 130
-    assert "the same command resumes from it" in capsys.readouterr().err
+    arguments = ["train", "--to", str(tmp_path), *TINY, *SHORT, "--data", "{text.txt}"]
+    assert run(arguments, files) == 130
+    error = capsys.readouterr().err
+    assert ("the same command resumes from it" in error) == has_checkpoint
+    assert ("there is no checkpoint yet" in error) != has_checkpoint
 
 
 # In a separate process

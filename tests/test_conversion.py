@@ -30,6 +30,7 @@ from small_models import (
 
 import builders
 import functional_models as fm
+from builders.spec_fields import Regularization
 from functional_models.conversion import matching
 from functional_models.loading import wrap_model
 
@@ -140,7 +141,7 @@ def test_weights_that_would_not_be_converted_raise(monkeypatch: pytest.MonkeyPat
     model = fm.from_keras_hub(backbone_of("bert"))
     for family in matching.FAMILIES:
         layers = {name: path for name, path in family.layers.items() if "pooler" not in name}
-        shortened = dataclasses.replace(family, same={**family.same, "pooler": False})
+        shortened = dataclasses.replace(family, constants={**family.constants, "pooler": False})
         shortened = dataclasses.replace(shortened, layers=layers)
         if family.backbone == "BertBackbone":
             monkeypatch.setattr(matching, "FAMILIES", (shortened,))
@@ -168,6 +169,13 @@ def test_a_spec_without_a_backbone_raises() -> None:
         ValueError, match=r"no OPTBackbone.*activation='gelu_tanh' .backbone: 'relu'"
     ):
         fm.to_keras_hub(model, "OPTBackbone")
+
+
+@pytest.mark.parametrize("name", Regularization.__annotations__)
+def test_regularization_does_not_affect_the_choice_of_a_backbone(name: str) -> None:
+    value = "normal" if name == "initializer" else 0.25
+    spec = builders.variant("gpt2_small").replace(**{name: value})
+    assert matching.family_of_spec(spec, None).backbone == "GPT2Backbone"
 
 
 # Published sizes --------------------------------------------------------------------------------

@@ -4,11 +4,19 @@ import dataclasses
 import json
 import os
 
+import keras
 import numpy as np
 import pytest
 from small_text_models import KINDS, PAIRS, TEXT, text_model, trained_translator
 
 import functional_models as fm
+
+
+class Never(keras.callbacks.Callback):
+    """Fails if training starts."""
+
+    def on_train_begin(self, logs=None):
+        raise AssertionError
 
 
 def logits(model):
@@ -86,6 +94,7 @@ def newer_tokenizer(folder):
         (lambda f: remove(f, "tokenizer-*/*"), FileNotFoundError, "there is no tokenizer in"),
         (lambda f: (f / "model.json").write_text('{"format": 1'), ValueError, "json is damaged"),
         (lambda f: (f / "model.json").write_text("[1]"), ValueError, "json is damaged"),
+        (lambda f: (remove(f, "model.json"), (f / "model.json").mkdir()), ValueError, "is damaged"),
         (lambda f: (f / "model.json").write_bytes(b"\xff\xfe"), ValueError, "json is damaged"),
         (lambda f: edit(f, format=2), ValueError, "has format 2, .* reads format 1; upgrade"),
         (lambda f: edit(f, weights=None), ValueError, "no valid weights"),
@@ -129,7 +138,9 @@ def test_saving_deletes_only_files_of_the_previous_model(folder):
     (folder / "weights-mine.keras").write_text("mine")
     (folder / "weights-0123456789ab.keras").write_text("mine")
     (folder / "my-tokenizer-file").write_text("mine")
+    (folder / "my-tokenizer-notes.txt").write_text("mine")
     (folder / "tokenizer-0123456789ab").mkdir()
+    (folder / "weights-other.keras").mkdir()
     kept = {path.name for path in folder.iterdir()} - own
     new = text_model("decoder_only", seed=5)
     new = fm.CausalLM(new.spec, dataclasses.replace(new.tokenizer, lowercase=True))
@@ -156,8 +167,19 @@ def test_a_model_json_of_other_origin_is_not_overwritten(fresh, tmp_path, conten
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(ValueError, match=r"no manifest of a model; it is not overwritten: save to"):
         fresh["decoder_only"].save(tmp_path)
+    with pytest.raises(ValueError, match="it is not overwritten"):  # before the first step
+        fresh["decoder_only"].fit(TEXT, steps=1, folder=tmp_path, callbacks=(Never(),))
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
     assert (tmp_path / "model.json").read_text() == content
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_saving_again_repairs_a_damaged_tokenizer(folder, fresh, damage):
+    (path,) = folder.glob("tokenizer-*/tokenizer.json")
+    path.unlink() if damage == "missing" else path.write_text("{}")
+    fresh["decoder_only"].save(folder)
+    assert fm.load(folder).tokenizer.vocabulary_size == 256
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_a_crash_while_saving_leaves_the_previous_model(folder, monkeypatch):

@@ -117,9 +117,9 @@ def test_an_interrupted_run_leaves_a_complete_checkpoint_and_model(interrupted):
     ("change", "message"),
     [
         ({"learning_rate": 0.02}, r"another learning_rate: 0\.01 saved, 0\.02 given"),
-        ({"steps": 12}, "another steps: 11 saved, 12 given"),
-        ({"seed": 1}, "another seed"),
-        ({"label_smoothing": 0.1}, "another label_smoothing"),
+        ({"steps": 12}, r"different steps \(11 saved, 12 given\)"),
+        ({"seed": 1}, "different seed"),
+        ({"label_smoothing": 0.1}, "different label_smoothing"),
     ],
 )
 def test_a_folder_with_another_recipe_raises(interrupted, change, message):
@@ -133,7 +133,7 @@ def test_a_folder_with_another_recipe_raises(interrupted, change, message):
 @pytest.mark.parametrize("change", [{"hidden_dim": 26}, {"activation": "relu"}, {"dropout": 0.2}])
 def test_a_folder_with_another_model_raises(interrupted, change):
     kind, folder = "decoder_only", interrupted
-    with pytest.raises(ValueError, match="holds a run with another spec"):
+    with pytest.raises(ValueError, match="holds a run with different spec"):
         text_model(kind, **change).fit(corpus(kind), recipe=RECIPE, folder=folder, progress=False)
 
 
@@ -141,9 +141,9 @@ def test_a_folder_with_other_data_raises(interrupted):
     kind, folder = "decoder_only", interrupted
     data = corpus(kind)
     other = TEXT[1:]
-    with pytest.raises(ValueError, match="holds a run with another data"):
+    with pytest.raises(ValueError, match="holds a run with different data"):
         text_model(kind).fit(other, data.validation, recipe=RECIPE, folder=folder, progress=False)
-    with pytest.raises(ValueError, match="holds a run with another validation data"):
+    with pytest.raises(ValueError, match="holds a run with different validation data"):
         text_model(kind).fit(data.train, recipe=RECIPE, folder=folder, progress=False)
 
 

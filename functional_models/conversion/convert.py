@@ -7,16 +7,18 @@ that would not be converted, raise errors.
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import builders
 from functional_models.conversion.family import Family, Part
 from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
-from functional_models.conversion.weights import as_array, check_all_read, pairs_of_weights
 from functional_models.loading import wrap_model
 from functional_models.text_model import TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
@@ -70,12 +72,12 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
     spec = spec.replace(**changes)
     with _precision(backbone.dtype_policy):
         model = builders.build(spec)
-    pairs = pairs_of_weights(model, source if head is not None else backbone, layers)
+    pairs = _pairs_of_weights(model, source if head is not None else backbone, layers)
     for ours, theirs, view in pairs:
-        ours.assign(view(as_array(theirs)))
+        ours.assign(view(_as_array(theirs)))
     read = {id(theirs) for _, theirs, _ in pairs}
     both = [backbone, *([] if head is None else [head])]
-    check_all_read([weight for part in both for weight in part.weights], read, family)
+    _check_all_read([weight for part in both for weight in part.weights], read, family)
     return wrap_model(spec, model, {} if wrapped is None else _by_role(spec, wrapped))
 
 
@@ -106,13 +108,13 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
     family = family_of_spec(spec, backbone)
     with _precision(model.model.dtype_policy):
         made = getattr(keras_hub.models, family.backbone)(**family.config(spec))
-    pairs = pairs_of_weights(model.model, made, family.layers)
-    arrays = {id(theirs): as_array(theirs).copy() for _, theirs, _ in pairs}
+    pairs = _pairs_of_weights(model.model, made, family.layers)
+    arrays = {id(theirs): _as_array(theirs).copy() for _, theirs, _ in pairs}
     for ours, theirs, view in pairs:
-        view(arrays[id(theirs)])[...] = as_array(ours)
+        view(arrays[id(theirs)])[...] = _as_array(ours)
     for _, theirs, _ in pairs:
         theirs.assign(arrays[id(theirs)])
-    check_all_read(made.weights, set(arrays), family)
+    _check_all_read(made.weights, set(arrays), family)
     return made
 
 
@@ -155,7 +157,14 @@ def _parts(source: Any) -> _Parts:
 def _loaded(preset: str) -> _Parts:
     import keras_hub
 
-    backbone = keras_hub.models.Backbone.from_preset(preset)
+    try:
+        backbone = keras_hub.models.Backbone.from_preset(preset)
+    except (ValueError, FileNotFoundError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"KerasHub cannot load {preset}: {reason}; give the name of a preset, or a folder in "
+            "KerasHub or Hugging Face format"
+        ) from error
     try:
         tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
     except Exception as error:
@@ -219,3 +228,78 @@ def _precision(policy: Any) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+# Weights ---------------------------------------------------------------------------------------
+
+
+def _pairs_of_weights(
+    model: Any, root: Any, layers: Mapping[str, str | Part]
+) -> list[tuple[Any, Any, Any]]:
+    """Return each variable with the backbone's variable, and the view of its array."""
+    prefix = "backbone." if hasattr(root, "backbone") else ""
+    pairs = []
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        number = re.search(r"block_(\d+)", layer.name)
+        place = layers[re.sub(r"block_\d+", "block_{i}", layer.name)]
+        path = place.path if isinstance(place, Part) else place
+        of_task = path.startswith("masked_lm_head")
+        path = ("" if of_task else prefix) + path.format(i=number and number[1])
+        found = _attribute(root, path)
+        theirs = getattr(found, "weights", [found])
+        if len(theirs) != len(layer.weights):
+            raise ValueError(
+                f"{path} has {len(theirs)} weights ({', '.join(x.name for x in theirs)}), expected "
+                f"{len(layer.weights)}; of a model with LoRA or quantization, convert the original "
+                "weights"
+            )
+        for ours, variable in zip(layer.weights, theirs, strict=True):
+            view = place.view if isinstance(place, Part) and len(variable.shape) > 1 else None
+            pairs.append((ours, variable, _View(layer.name, tuple(ours.shape), view)))
+    return pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """View of a backbone's array, in the shape of the corresponding variable."""
+
+    name: str
+    shape: tuple[int, ...]
+    part: Any
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        found = array if self.part is None else self.part(array)
+        if found.shape == self.shape:
+            return found
+        # Heads and their channels may be on one axis or on two.
+        joined = found.ndim != len(self.shape) and found.size == np.prod(self.shape)
+        if not joined or not found.flags.c_contiguous:
+            raise ValueError(
+                f"{self.name} has the shape {self.shape}, but {found.shape} in the backbone"
+            )
+        return found.reshape(self.shape)
+
+
+def _attribute(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        root = root[int(name)] if name.isdigit() else getattr(root, name)
+    return root
+
+
+def _as_array(variable: Any) -> np.ndarray:
+    """Return the value of a variable in float32."""
+    import keras
+
+    value = keras.ops.convert_to_numpy(keras.ops.cast(variable.value, "float32"))
+    return np.ascontiguousarray(value)
+
+
+def _check_all_read(weights: list[Any], read: set[int], family: Family) -> None:
+    """Raise a ValueError if the `id` of a weight is not in `read`."""
+    left = [weight.path for weight in weights if id(weight) not in read]
+    if left:
+        raise ValueError(
+            f"{family.backbone} has weights that are not supported: {', '.join(left[:3])}"
+        )

@@ -22,12 +22,12 @@ class Rule:
     """Conversion of configuration entries that do not correspond to a single spec field.
 
     Attributes:
-        names: names of the entries.
+        entries: names of the entries.
         read: configuration -> spec fields.
         write: spec -> entries.
     """
 
-    names: tuple[str, ...]
+    entries: tuple[str, ...]
     read: Callable[[Config], dict[str, Any]]
     write: Callable[[TransformerSpec], dict[str, Any]]
 
@@ -51,12 +51,12 @@ class Family:
 
     Attributes:
         backbone: class name in `keras_hub.models`.
-        same: spec fields that are constant in the family.
-        names: configuration entry -> spec field with the same value.
+        constants: spec fields that are constant in the family.
+        fields: configuration entry -> spec field with the same value.
         layers: layer of a model here -> attribute of the backbone, which is a layer or a variable;
             `{i}` is the number of a block.
         rules: conversions of all other entries.
-        where: entries that must have this value for the family.
+        required: entries that must have this value for the family.
         ignored: entries that this version of KerasHub ignores: the value that it assumes, and the
             spec fields that implement the entry.
         defaults: spec fields without an entry, which do not change the outputs at real tokens.
@@ -64,27 +64,27 @@ class Family:
     """
 
     backbone: str
-    same: Mapping[str, Any]
-    names: Mapping[str, str]
+    constants: Mapping[str, Any]
+    fields: Mapping[str, str]
     layers: Mapping[str, str | Part]
     rules: tuple[Rule, ...] = ()
-    where: Mapping[str, Any] = field(default_factory=dict)
+    required: Mapping[str, Any] = field(default_factory=dict)
     ignored: Mapping[str, tuple[Any, tuple[str, ...]]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     target_start: str = "start"
 
     def spec(self, config: Config) -> TransformerSpec:
         """Return the spec of a backbone of this configuration."""
-        fields = {**self.defaults, **self.same}
-        fields |= {name: config[entry] for entry, name in self.names.items()}
+        fields = {**self.defaults, **self.constants}
+        fields |= {name: config[entry] for entry, name in self.fields.items()}
         for rule in self.rules:
             fields |= rule.read(config)
         return TransformerSpec(**fields)
 
     def config(self, spec: TransformerSpec) -> dict[str, Any]:
         """Return the configuration of a backbone for a spec; it may compute something else."""
-        config = {**self.where, **{entry: value for entry, (value, _) in self.ignored.items()}}
-        config |= {entry: getattr(spec, name) for entry, name in self.names.items()}
+        config = {**self.required, **{entry: value for entry, (value, _) in self.ignored.items()}}
+        config |= {entry: getattr(spec, name) for entry, name in self.fields.items()}
         for rule in self.rules:
             config |= rule.write(spec)
         return config
@@ -92,8 +92,8 @@ class Family:
     @property
     def entries(self) -> set[str]:
         """The known configuration entries."""
-        of_rules = [name for rule in self.rules for name in rule.names]
-        return {*self.names, *self.where, *self.ignored, *of_rules}
+        of_rules = [name for rule in self.rules for name in rule.entries]
+        return {*self.fields, *self.required, *self.ignored, *of_rules}
 
 
 # Entries, rules and layers that several families share

@@ -114,7 +114,7 @@ FAMILIES: tuple[Family, ...] = (
             ),
             "decoder.final_norm": "layer_norm",
         },
-        where=NO_DROPOUT,
+        required=NO_DROPOUT,
         defaults=unpadded(2048),
     ),
 )

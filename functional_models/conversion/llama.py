@@ -1,9 +1,11 @@
-"""Llama and similar backbones: Mistral, Phi-3, Qwen."""
+"""Llama and similar backbones: Mistral, Phi-3, Qwen, Gemma."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from builders import TransformerSpec
 from functional_models.conversion.family import (
@@ -27,7 +29,7 @@ _GROUPED_SIZES = {
     "layer_norm_epsilon": "norm_epsilon",
 }
 
-LLAMA = {
+_LLAMA = {
     "kind": "decoder_only",
     "norm_placement": "pre",
     "norm": "rms",
@@ -47,7 +49,7 @@ def _read_linear(entry: str) -> Callable[[Config], dict[str, Any]]:
     return read
 
 
-def linear_scaling(entry: str) -> Rule:
+def _linear_scaling(entry: str) -> Rule:
     """Return the rule of rotary positions divided by a factor; 1 is no scaling."""
     return Rule((entry,), _read_linear(entry), lambda spec: {entry: spec.rotary_factor})
 
@@ -76,7 +78,7 @@ def _write_llama_scaling(spec: TransformerSpec) -> dict[str, Any]:
 
 _LLAMA_SCALING = Rule(tuple(_LLAMA3_ENTRIES), _read_llama_scaling, _write_llama_scaling)
 
-WINDOW = Rule(
+_WINDOW = Rule(
     ("use_sliding_window_attention", "sliding_window_size"),
     lambda config: {
         "attention_window": config["sliding_window_size"]
@@ -113,15 +115,84 @@ def _llama_layers(
     }
 
 
+_GEMMA = {
+    **_LLAMA,
+    "activation": "gelu_tanh",
+    "norm_offset": True,
+    "scale_embeddings": True,
+    "tie_embeddings": True,
+}
+
+_GEMMA_NAMES = {
+    "vocabulary_size": "vocabulary_size",
+    "num_layers": "num_layers",
+    "num_query_heads": "num_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "hidden_dim": "hidden_dim",
+    "head_dim": "head_dim",
+    "layer_norm_epsilon": "norm_epsilon",
+    "attention_logit_soft_cap": "attention_soft_cap",
+    "final_logit_soft_cap": "logit_soft_cap",
+}
+
+_GEMMA_IGNORED = {"query_head_dim_normalize": (True, ("attention_scale",))}
+
+_HALF_AS_WIDE = Rule(  # the entry is the width of gate and projection together
+    ("intermediate_dim",),
+    lambda config: {"intermediate_dim": config["intermediate_dim"] // 2},
+    lambda spec: {"intermediate_dim": 2 * spec.intermediate_dim},
+)
+
+# In Gemma's backbone every second block, starting with the first, has the window.
+_GEMMA_WINDOW = Rule(
+    _WINDOW.entries,
+    lambda config: {
+        **_WINDOW.read(config),
+        "full_attention_every": 2 if config["use_sliding_window_attention"] else None,
+    },
+    _WINDOW.write,
+)
+
+_GEMMA_RULES = (
+    _HALF_AS_WIDE,
+    _GEMMA_WINDOW,
+)
+
+
+def _heads_second(array: np.ndarray) -> np.ndarray:
+    return np.swapaxes(array, 0, 1)
+
+
+def _gemma_layers() -> dict[str, str | Part]:
+    ours, theirs = "decoder.block_{i}", "transformer_layers.{i}"
+    kernels = {
+        f"{ours}.self_attention.{role}": Part(f"{theirs}.attention.{role}_dense", _heads_second)
+        for role in ("query", "key", "value")
+    }
+    return {
+        "decoder.token_embedding": "token_embedding.embeddings",
+        **kernels,
+        f"{ours}.self_attention.output": f"{theirs}.attention.output_dense",
+        f"{ours}.self_attention.norm": f"{theirs}.pre_attention_norm",
+        f"{ours}.self_attention.output_norm": f"{theirs}.post_attention_norm",
+        f"{ours}.feedforward.gate": f"{theirs}.gating_ffw",
+        f"{ours}.feedforward.up": f"{theirs}.gating_ffw_2",
+        f"{ours}.feedforward.down": f"{theirs}.ffw_linear",
+        f"{ours}.feedforward.norm": f"{theirs}.pre_ffw_norm",
+        f"{ours}.feedforward.output_norm": f"{theirs}.post_ffw_norm",
+        "decoder.final_norm": "layer_norm",
+    }
+
+
 FAMILIES: tuple[Family, ...] = (
     *(
         Family(
             backbone,
-            LLAMA,
+            _LLAMA,
             {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
             _llama_layers(),
             (_LLAMA_SCALING,),
-            where=NO_DROPOUT,
+            required=NO_DROPOUT,
             ignored={"rope_position_scaling_factor": (1.0, ("rotary_scaling", "rotary_factor"))},
             defaults=unpadded(length),
         )
@@ -129,16 +200,16 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "MistralBackbone",
-        LLAMA,
+        _LLAMA,
         {**_GROUPED_SIZES, "head_dim": "head_dim", "sliding_window": "attention_window"},
         _llama_layers(),
-        (linear_scaling("rope_scaling_factor"),),
-        where=NO_DROPOUT,
+        (_linear_scaling("rope_scaling_factor"),),
+        required=NO_DROPOUT,
         defaults=unpadded(32_768),
     ),
     Family(
         "Phi3Backbone",
-        LLAMA,
+        _LLAMA,
         {
             **_GROUPED_SIZES,
             "max_sequence_length": "max_sequence_length",
@@ -147,7 +218,7 @@ FAMILIES: tuple[Family, ...] = (
         _llama_layers(
             "attention", ("pre_attention_layernorm", "post_attention_layernorm"), prefix=""
         ),
-        where={
+        required={
             **NO_DROPOUT,
             "rope_scaling_type": None,
             "rope_scaling_short_factor": None,
@@ -157,16 +228,16 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "QwenBackbone",
-        {**LLAMA, "attention_bias": True, "attention_output_bias": False},
+        {**_LLAMA, "attention_bias": True, "attention_output_bias": False},
         {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
         _llama_layers(),
-        (linear_scaling("rope_scaling_factor"), WINDOW),
-        where=NO_DROPOUT,
+        (_linear_scaling("rope_scaling_factor"), _WINDOW),
+        required=NO_DROPOUT,
         defaults=unpadded(32_768),
     ),
     Family(
         "Qwen3Backbone",
-        {**LLAMA, "qk_norm": True},
+        {**_LLAMA, "qk_norm": True},
         {
             **_GROUPED_SIZES,
             "head_dim": "head_dim",
@@ -174,8 +245,25 @@ FAMILIES: tuple[Family, ...] = (
             "sliding_window_size": "attention_window",
         },
         _llama_layers(),
-        (linear_scaling("rope_scaling_factor"),),
-        where=NO_DROPOUT,
+        (_linear_scaling("rope_scaling_factor"),),
+        required=NO_DROPOUT,
         defaults=unpadded(40_960),
+    ),
+    *(
+        Family(
+            "GemmaBackbone",
+            {**_GEMMA, "norm_placement": placement},
+            _GEMMA_NAMES,
+            _gemma_layers(),
+            _GEMMA_RULES,
+            required={
+                **NO_DROPOUT,
+                "use_post_ffw_norm": placement == "sandwich",
+                "use_post_attention_norm": placement == "sandwich",
+            },
+            ignored=_GEMMA_IGNORED,
+            defaults=unpadded(8192),
+        )
+        for placement in ("pre", "sandwich")
     ),
 )

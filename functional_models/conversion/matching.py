@@ -9,34 +9,21 @@ from typing import Any
 
 import builders
 from builders.errors import unknown_name
-from functional_models.conversion import bart, bert, gemma, gpt, llama, t5
+from builders.spec_fields import Regularization
+from functional_models.conversion import bert, gpt, llama, t5
 from functional_models.conversion.family import Family
 
-FAMILIES: tuple[Family, ...] = (
-    *gpt.FAMILIES,
-    *llama.FAMILIES,
-    *gemma.FAMILIES,
-    *bert.FAMILIES,
-    *bart.FAMILIES,
-    *t5.FAMILIES,
-)
+FAMILIES = (*gpt.FAMILIES, *llama.FAMILIES, *bert.FAMILIES, *t5.FAMILIES)
 
 # Entries of every Keras model, without influence on the outputs.
 _ANY_CONFIG = ("name", "trainable", "dtype")
 # Fields of training and of allowed inputs, without influence on the outputs at real tokens.
-_NOT_COMPARED = (
-    "dropout",
-    "feedforward_dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "activation_dropout",
-    "final_dropout",
-    "initializer",
-    "initializer_range",
+_NOT_COMPARED = {
+    *Regularization.__annotations__,
     "max_sequence_length",
     "pad_token_id",
     "mask_target_padding",
-)
+}
 _BY_LENGTH = ("rotary_original_length", "rotary_low_freq_factor", "rotary_high_freq_factor")
 
 
@@ -54,17 +41,17 @@ def family_of(backbone: Any) -> tuple[Family, dict[str, Any]]:
             raise ValueError(f"this {name} has no {entry}; install a newer KerasHub")
         config[entry] = getattr(backbone, entry)
     for family in candidates:
-        if all(config[entry] == value for entry, value in family.where.items()):
+        if all(config[entry] == value for entry, value in family.required.items()):
             if new := set(config) - family.entries - set(_ANY_CONFIG):
                 raise ValueError(
                     f"{name} has unknown settings: {', '.join(sorted(new))}; no setting is "
                     "silently ignored: install an older KerasHub"
                 )
             return family, config
-    nearest = candidates[0].where.items()
+    nearest = candidates[0].required.items()
     given = ", ".join(f"{entry}={config[entry]!r}" for entry, x in nearest if config[entry] != x)
     allowed = " or ".join(
-        "(" + ", ".join(f"{entry}={value!r}" for entry, value in family.where.items()) + ")"
+        "(" + ", ".join(f"{entry}={value!r}" for entry, value in family.required.items()) + ")"
         for family in candidates
     )
     raise ValueError(f"{name} with {given} is not supported by any spec; supported: {allowed}")
@@ -98,10 +85,10 @@ def family_of_spec(spec: builders.TransformerSpec, backbone: str | None) -> Fami
         raise ValueError(unknown_name("backbone", backbone, known))
     nearest: tuple[str, dict[str, tuple[Any, Any]]] | None = None
     for family in FAMILIES:
-        if family.same["kind"] != spec.kind or backbone not in (None, family.backbone):
+        if family.constants["kind"] != spec.kind or backbone not in (None, family.backbone):
             continue
         try:
-            theirs = family.spec({**family.config(spec), **family.where})
+            theirs = family.spec({**family.config(spec), **family.required})
         except ValueError:
             continue
         different = _differences(spec, theirs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Pair", "ParallelCorpus", "TextCorpus"]
+__all__ = ["Corpus", "Pair", "ParallelCorpus", "TextCorpus"]
 
 Pair = tuple[str, str]
 
@@ -39,3 +39,6 @@ class ParallelCorpus:
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     test: tuple[Pair, ...]
+
+
+Corpus = TextCorpus | ParallelCorpus

@@ -14,12 +14,23 @@ from functional_models.corpora.docstrings import python_docstrings
 from functional_models.corpora.portuguese_english import portuguese_english
 from functional_models.corpora.text_files import StrPath, read_pairs, read_text
 
-__all__ = ["load_parallel_corpus", "load_text_corpus", "parallel_corpus", "text_corpus"]
+__all__ = [
+    "kind_of_data",
+    "load_parallel_corpus",
+    "load_text_corpus",
+    "parallel_corpus",
+    "text_corpus",
+]
 
 EMBEDDED = "embedded"
 TFDS = "tfds:"
 
 ParallelFiles = StrPath | Sequence[StrPath]
+
+
+def is_named(source: Any) -> bool:
+    """Return whether a source is `embedded` or `tfds:NAME`, not files."""
+    return source == EMBEDDED or (isinstance(source, str) and source.startswith(TFDS))
 
 
 def load_text_corpus(
@@ -65,8 +76,7 @@ def load_parallel_corpus(
             corpus with its own; the data set is unknown or not parallel.
         ImportError: `tfds:` without the extra `datasets`.
     """
-    by_name = source == EMBEDDED or (isinstance(source, str) and source.startswith(TFDS))
-    if not by_name:
+    if not is_named(source):
         return parallel_corpus(
             source, validation=validation, test=test, held_out_fraction=held_out_fraction
         )
@@ -78,6 +88,17 @@ def load_parallel_corpus(
     if source == EMBEDDED:
         return portuguese_english()
     return _tfds_parallel(str(source).removeprefix(TFDS), held_out_fraction)
+
+
+def kind_of_data(data: str | Sequence[str]) -> str | None:
+    """Return the kind of model that files are for; `None` if their names do not show it."""
+    paths = [data] if isinstance(data, str) else list(data)
+    if len(paths) == 2:
+        return "encoder_decoder"
+    name = paths[0]
+    if is_named(name):
+        return None
+    return "encoder_decoder" if ".tsv" in Path(name).suffixes else "decoder_only"
 
 
 def text_corpus(
