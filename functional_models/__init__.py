@@ -16,27 +16,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from functional_models.causal_lm import CausalLM
-    from functional_models.comparison import compare
-    from functional_models.conversion import from_keras_hub, to_keras_hub
-    from functional_models.corpora import (
-        ParallelCorpus,
-        TextCorpus,
-        load_parallel_corpus,
-        load_text_corpus,
-    )
-    from functional_models.loading import load
-    from functional_models.losses import ExactMatch, Perplexity, TokenCrossEntropy
-    from functional_models.recipe import Recipe
-    from functional_models.samplers import make_sampler
-    from functional_models.schedules import InverseSquareRoot
-    from functional_models.text_encoder import TextEncoder
-    from functional_models.text_model import AttentionMaps, Generated, attention_maps
-    from functional_models.tokenizer_training import train_tokenizer
-    from functional_models.tokenizers import Tokenizer, load_tokenizer
-    from functional_models.translator import Translator
+    from functional_models.causal_lm import CausalLM as CausalLM
+    from functional_models.comparison import compare as compare
+    from functional_models.conversion import from_keras_hub as from_keras_hub
+    from functional_models.conversion import to_keras_hub as to_keras_hub
+    from functional_models.corpora import ParallelCorpus as ParallelCorpus
+    from functional_models.corpora import TextCorpus as TextCorpus
+    from functional_models.corpora import load_parallel_corpus as load_parallel_corpus
+    from functional_models.corpora import load_text_corpus as load_text_corpus
+    from functional_models.loading import load as load
+    from functional_models.losses import ExactMatch as ExactMatch
+    from functional_models.losses import Perplexity as Perplexity
+    from functional_models.losses import TokenCrossEntropy as TokenCrossEntropy
+    from functional_models.recipe import Recipe as Recipe
+    from functional_models.samplers import make_sampler as make_sampler
+    from functional_models.schedules import InverseSquareRoot as InverseSquareRoot
+    from functional_models.text_encoder import TextEncoder as TextEncoder
+    from functional_models.text_model import AttentionMaps as AttentionMaps
+    from functional_models.text_model import Generated as Generated
+    from functional_models.tokenizer_training import train_tokenizer as train_tokenizer
+    from functional_models.tokenizers import Tokenizer as Tokenizer
+    from functional_models.tokenizers import load_tokenizer as load_tokenizer
+    from functional_models.translator import Translator as Translator
 
-_HOMES = {
+_MODULES = {
     "AttentionMaps": "text_model",
     "CausalLM": "causal_lm",
     "ExactMatch": "losses",
@@ -50,7 +53,6 @@ _HOMES = {
     "TokenCrossEntropy": "losses",
     "Tokenizer": "tokenizers",
     "Translator": "translator",
-    "attention_maps": "text_model",
     "compare": "comparison",
     "from_keras_hub": "conversion",
     "load": "loading",
@@ -62,37 +64,13 @@ _HOMES = {
     "train_tokenizer": "tokenizer_training",
 }
 
-__all__ = [
-    "AttentionMaps",
-    "CausalLM",
-    "ExactMatch",
-    "Generated",
-    "InverseSquareRoot",
-    "ParallelCorpus",
-    "Perplexity",
-    "Recipe",
-    "TextCorpus",
-    "TextEncoder",
-    "TokenCrossEntropy",
-    "Tokenizer",
-    "Translator",
-    "attention_maps",
-    "compare",
-    "from_keras_hub",
-    "load",
-    "load_parallel_corpus",
-    "load_text_corpus",
-    "load_tokenizer",
-    "make_sampler",
-    "to_keras_hub",
-    "train_tokenizer",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     """Import the module of a public name on first access."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'functional_models' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"functional_models.{_HOMES[name]}"), name)
+    return getattr(import_module(f"functional_models.{_MODULES[name]}"), name)

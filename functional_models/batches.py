@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -38,28 +39,61 @@ def teacher_forcing(
     return inputs, labels, counts.astype("float32")
 
 
-class Batches(Protocol):
-    """Batches for training and evaluation."""
+def padded_rows(rows: Sequence[Sequence[int] | np.ndarray], width: int, pad_id: int) -> np.ndarray:
+    """Return sequences of ids as an array, int32 (b, width), padded on the right."""
+    array = np.full((len(rows), width), pad_id, "int32")
+    for row, ids in enumerate(rows):
+        array[row, : len(ids)] = ids
+    return array
+
+
+class Batches(ABC):
+    """Batches for training and evaluation.
+
+    Args:
+        batch_size: rows per batch, `b`.
+        seed: seed of the order.
+    """
+
+    def __init__(self, batch_size: int, seed: int) -> None:
+        check_count("batch_size", batch_size)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._plan = lru_cache(maxsize=1)(self._plan_epoch)
 
     @property
+    @abstractmethod
     def steps_per_epoch(self) -> int:
         """Number of batches in which every example occurs once."""
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a training step, counted from zero over all epochs."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return self._rows(self._plan(epoch)[index])
 
+    @abstractmethod
+    def _plan_epoch(self, epoch: int) -> Any:
+        """Return the arguments of `_rows` for every batch of an epoch."""
+
+    @abstractmethod
+    def _rows(self, plan: Any) -> Batch:
+        """Return a batch."""
+
+    @abstractmethod
     def eval_batches(self) -> Iterator[Batch]:
         """Yield every example exactly once, in order, for evaluation."""
 
     @property
+    @abstractmethod
     def num_eval_batches(self) -> int:
         """Number of batches of `eval_batches`."""
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return a short hash of the data and the batching."""
 
 
-class TokenBatches:
+class TokenBatches(Batches):
     """Packed batches of a stream of tokens, for language models.
 
     Each epoch splits the stream into blocks at a random offset, in random order, without padding.
@@ -86,8 +120,8 @@ class TokenBatches:
         seed: int = 0,
         what: str = "corpus",
     ) -> None:
+        super().__init__(batch_size, seed)
         check_count("block", block)
-        check_count("batch_size", batch_size)
         if len(tokens) < block + 1:
             shorter = len(tokens) - 1
             raise ValueError(
@@ -97,15 +131,11 @@ class TokenBatches:
             )
         self.tokens = tokens
         self.block = block
-        self.batch_size = batch_size
-        self.seed = seed
         # One block less than possible, so that the number of blocks does not depend on the offset.
         self._blocks = max((len(tokens) - 1) // block - 1, 1)
-        self._plan = lru_cache(maxsize=1)(self._plan_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches in which every block occurs once."""
         return -(-self._blocks // self.batch_size)
 
     def _plan_epoch(self, epoch: int) -> np.ndarray:
@@ -116,11 +146,6 @@ class TokenBatches:
         starts = random.permutation(starts)
         # The last batch repeats the first blocks, so that all batches have the same shape.
         return np.resize(starts, (self.steps_per_epoch, self.batch_size))
-
-    def batch(self, step: int) -> Batch:
-        """Return tokens (b, t), labels (b, t), weights (b, t) of a training step."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        return self._rows(self._plan(epoch)[index])
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yield the stream in order; repeated labels have weight 0."""
@@ -137,11 +162,10 @@ class TokenBatches:
 
     @property
     def num_eval_batches(self) -> int:
-        """Number of batches of `eval_batches`."""
         return -(-(len(self.tokens) - 1) // (self.block * self.batch_size))
 
-    def _rows(self, starts: np.ndarray) -> Batch:
-        rows = np.stack([self.tokens[start : start + self.block + 1] for start in starts])
+    def _rows(self, plan: np.ndarray) -> Batch:
+        rows = np.stack([self.tokens[start : start + self.block + 1] for start in plan])
         return teacher_forcing(rows.astype("int32"), None)
 
     def fingerprint(self) -> str:
@@ -150,7 +174,7 @@ class TokenBatches:
         return _hash(len(self.tokens), self.block, self.batch_size, np.asarray(sample, "int32"))
 
 
-class PairBatches:
+class PairBatches(Batches):
     """Batches of sentence pairs, bucketed by length, for translation.
 
     All rows of a bucket are padded to the same length, so that there is one shape per bucket. The
@@ -179,7 +203,7 @@ class PairBatches:
         max_length: int | None = None,
         seed: int = 0,
     ) -> None:
-        check_count("batch_size", batch_size)
+        super().__init__(batch_size, seed)
         if not pairs:
             raise ValueError("there are no sentence pairs; give at least one")
         empty = [i for i, (source, _) in enumerate(pairs) if not len(source)]
@@ -190,8 +214,6 @@ class PairBatches:
             )
         self.pairs = pairs
         self.pad_id = pad_id
-        self.batch_size = batch_size
-        self.seed = seed
         lengths = np.array([max(len(s), len(t) - 1) for s, t in pairs])
         self.bucket_lengths = list(bucket_lengths)
         while self.bucket_lengths[-1] < max(lengths):
@@ -205,11 +227,9 @@ class PairBatches:
             shorter = [length for length in self.bucket_lengths if length < max_length]
             self.bucket_lengths = [*shorter, max_length]
         self._bucket_of = np.searchsorted(self.bucket_lengths, lengths)
-        self._plan = lru_cache(maxsize=1)(self._plan_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches in which every pair occurs once."""
         in_bucket = np.bincount(self._bucket_of)
         return int(np.sum(-(-in_bucket // self.batch_size)))
 
@@ -227,30 +247,25 @@ class PairBatches:
             plan = [plan[i] for i in random.permutation(len(plan))]
         return plan
 
-    def batch(self, step: int) -> Batch:
-        """Return source (b, s) and target (b, t), labels (b, t), weights (b, t) of a step."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        return self._rows(*self._plan(epoch)[index])
-
     def eval_batches(self) -> Iterator[Batch]:
         """Yield every pair once, bucket by bucket."""
-        for length, members in self._plan_epoch(None):
-            yield self._rows(length, members)
+        yield from map(self._rows, self._plan_epoch(None))
 
     @property
     def num_eval_batches(self) -> int:
-        """Number of batches of `eval_batches`."""
         return self.steps_per_epoch
 
-    def _rows(self, length: int, members: np.ndarray) -> Batch:
-        source = np.full((self.batch_size, length), self.pad_id, "int32")
-        target = np.full((self.batch_size, length + 1), self.pad_id, "int32")
-        for row, member in enumerate(members):
-            source_ids, target_ids = self.pairs[member]
-            source[row, : len(source_ids)] = source_ids
-            target[row, : len(target_ids)] = target_ids
+    def _rows(self, plan: tuple[int, np.ndarray]) -> Batch:
+        length, members = plan
+        empty: list[Any] = [([], [])] * (self.batch_size - len(members))
+        sources, targets = zip(*(self.pairs[member] for member in members), *empty, strict=True)
+        target = padded_rows(targets, length + 1, self.pad_id)
         inputs, labels, weights = teacher_forcing(target, self.pad_id)
-        return {"source": source, "target": inputs}, labels, weights
+        return (
+            {"source": padded_rows(sources, length, self.pad_id), "target": inputs},
+            labels,
+            weights,
+        )
 
     def fingerprint(self) -> str:
         """Return a hash of all pairs and the sizes."""

@@ -130,7 +130,7 @@ class BeamSearch(keras_hub.samplers.Sampler):
             flat = ops.reshape(tokens, (rows * self.num_beams, columns))
             logits, _, cache = next(flat, cache, index)
             found, beams, chosen = self._ranked(log_p, logits, len(stops))  # (b, m) each
-            is_stop = _is_any(chosen, stops)
+            is_stop = ops.any(ops.equal(chosen[..., None], np.array(stops, "int32")), axis=-1)
             is_free = ops.take(free, index, axis=1)[:, None]  # (b, 1)
             if stops:
                 front = slice(None, self.num_beams)
@@ -198,12 +198,7 @@ class BeamSearch(keras_hub.samplers.Sampler):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the log-probabilities, beams and tokens of the likeliest candidates, (b, m) each.
 
-        m is large enough for n candidates without a stop token.
-
-        Args:
-            log_p: log-probabilities of the beams, (b, n).
-            logits: (b * n, v).
-            num_stops: number of stop tokens.
+        `log_p` is (b, n), `logits` (b * n, v); m suffices for n candidates without a stop token.
         """
         rows, vocabulary_size = log_p.shape[0], logits.shape[-1]
         if self.num_beams > vocabulary_size:
@@ -247,13 +242,6 @@ class BeamSearch(keras_hub.samplers.Sampler):
 def _count(flags: Tensor) -> Tensor:
     """Return float32 (b,): the number of true flags (b, L)."""
     return ops.sum(ops.cast(flags, "float32"), axis=1)
-
-
-def _is_any(tokens: Tensor, ids: Sequence[int]) -> Tensor:
-    found = ops.zeros_like(tokens, dtype="bool")
-    for token_id in ids:
-        found = ops.logical_or(found, ops.equal(tokens, token_id))
-    return found
 
 
 def _top(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ _DAMAGED = (zipfile.BadZipFile, IsADirectoryError, EOFError, KeyError, TypeError
 
 
 class Record(keras.callbacks.Callback):
-    """Records a row of measurements at every report.
+    """Records a row of measurements at every report, and saves the model if its loss is the lowest.
 
     Args:
         validate: evaluates the model.
@@ -47,7 +47,6 @@ class Record(keras.callbacks.Callback):
         self._compiled = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the clock."""
         self._start, self._steps, self._untimed = time.perf_counter(), 0, 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -59,7 +58,6 @@ class Record(keras.callbacks.Callback):
             self._start, self._untimed = time.perf_counter(), 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Add a row; evaluate, and save if the loss is the lowest so far."""
         logs = logs or {}
         if not math.isfinite(logs["cross_entropy"]):
             raise ValueError(
@@ -110,7 +108,6 @@ class Checkpoint(keras.callbacks.Callback):
         self._record = record
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write the checkpoint."""
         state = json.dumps({"run": self._run, "rows": self._record.rows})
         # NumPy cannot store bfloat16; float32 represents all of its values.
         arrays: dict[str, Any] = {
@@ -138,23 +135,17 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{self.path} is damaged ({type(error).__name__}); delete it to start again, or "
                 "choose another folder"
             ) from error
-        self._check_run(saved_run)
+        for name, given in self._run.items():
+            if saved_run.get(name) != given:
+                is_short = not isinstance(given, list | dict)
+                values = f" ({saved_run.get(name)} saved, {given} given)" * is_short
+                raise ValueError(
+                    f"{self.path.parent} holds a run with different {name}{values}; resume with "
+                    "the same settings, choose another folder, or delete this one"
+                )
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self._record.restore(rows)
-
-    def _check_run(self, saved: Mapping[str, Any]) -> None:
-        for name, given in self._run.items():
-            if saved.get(name) != given:
-                raise ValueError(
-                    f"{self.path.parent} holds a run with different {name}"
-                    + (f" ({saved.get(name)} saved, {given} given)" if _is_short(given) else "")
-                    + "; resume with the same settings, choose another folder, or delete this one"
-                )
-
-
-def _is_short(value: Any) -> bool:
-    return not isinstance(value, list | dict)
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
@@ -171,7 +162,6 @@ class SampleText(keras.callbacks.Callback):
         self._sample = sample
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Print a sample."""
         print(self._sample(), flush=True)
 
 
@@ -185,7 +175,6 @@ class Progress(keras.callbacks.Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Open the bar, if the output is a terminal."""
         if not sys.stdout.isatty():
             return
         from rich.progress import Progress as Bar
@@ -196,7 +185,6 @@ class Progress(keras.callbacks.Callback):
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Advance the bar."""
         if self._bar is not None:
             done = self._record.step
             self._bar.update(
@@ -204,11 +192,9 @@ class Progress(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Print the report."""
         print(report_line(self._record.rows[-1], self._steps), flush=True)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Close the bar."""
         self.close()
 
     def close(self) -> None:

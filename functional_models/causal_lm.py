@@ -228,7 +228,6 @@ class CausalLM(TextModel):
             yield last
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return the attention weights for a text; see `functional_models.attention_maps`."""
         if target is not None:
             raise ValueError("a language model reads a single text; give no target")
         tokens = self._encode_prompts([text], None, room=0)[0][0]
@@ -237,11 +236,7 @@ class CausalLM(TextModel):
     def _encode_prompts(
         self, prompts: Sequence[str], max_new_tokens: int | None, room: int = 1
     ) -> tuple[list[np.ndarray], int]:
-        """Return the tokens of prompts, and the maximum number of new tokens.
-
-        Raises:
-            ValueError: a prompt leaves no room for `max_new_tokens`, or for `room` tokens.
-        """
+        """Return the tokens of prompts, which leave room for `room` tokens, and the limit."""
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens)
         encoded = self.tokenizer.encode_prompts(prompts)

@@ -1,10 +1,12 @@
-"""Checks of numeric options; errors name the option, the value and the allowed values."""
+"""Checks of numeric options and of manifests; errors say what is given, allowed, and to be done."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 # Real-valued options of samplers: a test of the value, and its description.
@@ -17,6 +19,25 @@ _ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
     "repetition_penalty": (lambda value: value > 0, "above 0; 1 has no effect"),
     "min_p": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }
+
+
+def read_manifest(path: Path, version: int) -> dict[str, Any]:
+    """Read the JSON file that describes a folder.
+
+    Raises:
+        ValueError: it is damaged, or of another format than `version`.
+    """
+    try:
+        manifest = json.loads(path.read_bytes())
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError, IsADirectoryError):
+        raise ValueError(f"{path} is damaged, or not written by functional_models") from None
+    if found != version:
+        raise ValueError(
+            f"{path} has format {found!r}, this version reads format {version}; upgrade "
+            "functional-models, or save again with this version"
+        )
+    return manifest
 
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:

@@ -20,6 +20,7 @@ from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
     DEFAULT,
     CommandParser,
+    add_flag,
     add_recipe_options,
     add_sampler_options,
     add_spec_options,
@@ -101,46 +102,29 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("variants", variants, "list the named architectures")
     sub.add_argument("--kind", choices=KINDS)
-    sub.add_argument(
-        "--json", action="store_true", help="print a JSON list that includes the specs"
-    )
+    add_flag(sub, "--json", "print a JSON list that includes the specs")
 
     command("fields", fields, "list the fields of a spec, by part of the model")
 
     sub = command("inspect", inspect, "print the spec, the parameters and the costs of a model")
     sub.add_argument("model", help="a variant or a model folder")
     add_spec_options(sub)
-    sub.add_argument(
-        "--dtype",
-        choices=PRECISIONS,
-        default="float32",
-        help=f"precision of weights, gradients and cache; {DEFAULT}",
-    )
-    sub.add_argument(
-        "--layers",
-        action="store_true",
-        help="also print the parameters by layer and the number of skip paths",
-    )
+    text = f"precision of weights, gradients and cache; {DEFAULT}"
+    sub.add_argument("--dtype", choices=PRECISIONS, default="float32", help=text)
+    add_flag(sub, "--layers", "also print the parameters by layer and the number of skip paths")
 
     sub = command("train", train, "train a model on text or sentence pairs")
     sub.add_argument("--variant", default="pre_norm_learned", help=DEFAULT)
-    sub.add_argument(
-        "--to",
-        required=True,
-        metavar="FOLDER",
-        help="folder of the model; an interrupted run resumes",
-    )
+    text = "folder of the model; an interrupted run resumes"
+    sub.add_argument("--to", required=True, metavar="FOLDER", help=text)
     add_spec_options(sub)
     _add_data_options(sub)
     add_recipe_options(sub, Recipe())
     sub.add_argument("--sample", metavar="TEXT", help="text to continue or translate at reports")
 
-    sub = command(
-        "compare", compare, "train several variants with the same budget and compare them"
-    )
-    sub.add_argument(
-        "variants", nargs="*", help="default: pre- and post-norm, learned and sinusoidal positions"
-    )
+    sub = command("compare", compare, "train variants with the same budget and compare them")
+    text = "default: pre- and post-norm, learned and sinusoidal positions"
+    sub.add_argument("variants", nargs="*", help=text)
     sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=DEFAULT)
     add_spec_options(sub)
     _add_data_options(sub)
@@ -153,27 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("generate", generate, "continue a prompt with a trained language model")
     sub.add_argument("model", metavar="FOLDER")
     sub.add_argument("prompts", nargs="+", metavar="PROMPT")
-    sub.add_argument(
-        "--echo",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="print the prompt before its continuation; default: yes",
-    )
-    sub.add_argument(
-        "--stream",
-        action="store_true",
-        help="print the text of a single prompt while it is generated",
-    )
-    sub.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="text of a token that ends the generation; may be repeated",
-    )
-    sub.add_argument(
-        "--scores", action="store_true", help="print the log-probability before each text"
-    )
+    text, yes_or_no = "print the prompt too; default: yes", argparse.BooleanOptionalAction
+    sub.add_argument("--echo", action=yes_or_no, default=True, help=text)
+    add_flag(sub, "--stream", "print the text of a single prompt while it is generated")
+    text = "text of a token that ends the generation; may be repeated"
+    sub.add_argument("--stop", action="append", default=[], metavar="TEXT", help=text)
+    add_flag(sub, "--scores", "print the log-probability before each text")
     add_sampler_options(sub, "top_p")
 
     sub = command("translate", translate, "translate sentences with a trained translator")
@@ -189,12 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("import", import_model, "convert a KerasHub model with its weights")
     sub.add_argument("source", help="a preset, or a folder in KerasHub or Hugging Face format")
     sub.add_argument("--to", required=True, metavar="FOLDER", help="folder of the model")
-    sub.add_argument(
-        "--max-sequence-length",
-        type=int,
-        metavar="N",
-        help="for models without position embeddings",
-    )
+    text = "for models without position embeddings"
+    sub.add_argument("--max-sequence-length", type=int, metavar="N", help=text)
 
     add_graph_commands(command)
     return parser
@@ -240,22 +205,23 @@ def inspect(options: argparse.Namespace) -> None:
     print(spec.to_json())
 
     custom = custom_component(spec)
+    sections = []
     if custom or options.layers:
         import_keras()
         import plots
 
         model = builders.build(spec, abstract=True)
-        print("\n" + "\n".join(layer_lines(model)))
-        print(f"\nskip paths: {len(plots.skip_paths(plots.read_graph(model)))}")
+        number = len(plots.skip_paths(plots.read_graph(model)))
+        sections += [layer_lines(model), [f"skip paths: {number}"]]
     if custom:
         parameters = model.count_params()
-        print(f"\n{custom} is a custom component: floating-point operations are not counted")
+        note = f"{custom} is a custom component: floating-point operations are not counted"
+        sections.append([note])
     else:
         parameters = builders.count_parameters(spec).total
-        print("\n" + "\n".join(parameter_lines(spec)))
-        print("\n" + "\n".join(flop_lines(spec)))
-    print("\n" + "\n".join(memory_lines(parameters, options.dtype)))
-    if lines := cache_lines(spec, options.dtype):
+        sections += [parameter_lines(spec), flop_lines(spec)]
+    sections += [memory_lines(parameters, options.dtype), cache_lines(spec, options.dtype)]
+    for lines in filter(None, sections):
         print("\n" + "\n".join(lines))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import builders
 import plots
 from functional_models.cli_options import (
+    add_flag,
     add_spec_options,
     import_keras,
     load_spec,
@@ -37,23 +38,15 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
     """Add the commands of this module to the command line."""
     sub = command("plot", plot, "draw a model with its skip paths and the results of other plugins")
     sub.add_argument("model", help=MODEL_HELP)
-    sub.add_argument(
-        "--to",
-        default="model.svg",
-        metavar="FILE",
-        help="the suffix sets the format: .svg, .png, .html, .txt, ...; see `plugins`",
-    )
-    sub.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="plugin to apply besides skip_paths, e.g. --plugin flops; see `plugins`",
-    )
+    text = "the suffix sets the format: .svg, .png, .html, .txt, ...; see `plugins`"
+    sub.add_argument("--to", default="model.svg", metavar="FILE", help=text)
+    text = "plugin to apply besides skip_paths, e.g. --plugin flops; see `plugins`"
+    shown = "NAME[:OPTION=VALUE,...]"
+    sub.add_argument("--plugin", action="append", default=[], metavar=shown, help=text)
     sub.add_argument("--depth", type=int, help="levels of open boxes; equal blocks are drawn once")
-    sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
+    add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
     add_spec_options(sub)
-    sub.add_argument("--shapes", action="store_true", help="show shapes")
+    add_flag(sub, "--shapes", "show shapes")
 
     command("plugins", plugins, "list the plugins and output formats")
 
@@ -64,7 +57,7 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
         "cannot be read."
     )
     sub.add_argument("model", help=MODEL_HELP)
-    sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
+    add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
     add_spec_options(sub)
 
     sub = command("diff", diff, "print and draw the differences between models")
@@ -74,15 +67,12 @@ def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParse
         "read."
     )
     sub.add_argument("before", metavar="MODEL", help=MODEL_HELP)
-    sub.add_argument(
-        "after", metavar="MODEL", nargs="+", help="one or more models to compare it with"
-    )
+    text = "one or more models to compare it with"
+    sub.add_argument("after", metavar="MODEL", nargs="+", help=text)
     sub.add_argument("--to", metavar="FILE", help="also draw both models in one picture")
     sub.add_argument("--depth", type=int, help=f"levels of open boxes; default: {_DEPTH_OF_DIFF}")
-    sub.add_argument(
-        "--changes-only", action="store_true", help="draw only changes and their neighbours"
-    )
-    sub.add_argument("--open-layers", action="store_true", help=OPEN_LAYERS_HELP)
+    add_flag(sub, "--changes-only", "draw only changes and their neighbours")
+    add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
     add_spec_options(sub)
 
 

@@ -55,6 +55,11 @@ class CommandParser(argparse.ArgumentParser):
         super().error(message)
 
 
+def add_flag(sub: argparse.ArgumentParser, name: str, help: str) -> None:
+    """Add an option without a value."""
+    sub.add_argument(name, action="store_true", help=help)
+
+
 def add_spec_options(sub: argparse.ArgumentParser) -> None:
     """Add `--kind` and `--set`."""
     sub.add_argument("--kind", choices=KINDS, help="for a variant that can be built as several")

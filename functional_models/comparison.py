@@ -140,11 +140,7 @@ def _by_name(
 
 
 def _check_folders(folder: Path, names: Iterable[str]) -> None:
-    """Check that no model would be overwritten which no comparison has written.
-
-    Raises:
-        ValueError: a folder has a model or a checkpoint, but no result of a comparison.
-    """
+    """Raise a ValueError if a model would be overwritten that no comparison has written."""
     results = {folder / name: folder / name / RESULT for name in names}
     for place, result in {**results, folder / BEST: folder / RESULTS}.items():
         found = [name for name in (MANIFEST, CHECKPOINT) if (place / name).exists()]

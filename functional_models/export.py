@@ -106,11 +106,7 @@ def _readme(exported: ExportedModel, manifest: dict[str, Any]) -> str:
 
 @contextmanager
 def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which replaces `folder` at the end; an error leaves the old one.
-
-    Raises:
-        ValueError: `folder` is a file, or has content that no earlier export wrote.
-    """
+    """Yield a temporary folder, which replaces `folder` at the end; an error leaves the old one."""
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give the path of a folder")
     if folder.is_dir() and (others := set(os.listdir(folder)) - _exported_files(folder)):

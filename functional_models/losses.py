@@ -7,7 +7,7 @@ Metrics are means over tokens, not over batches.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -55,12 +55,16 @@ class TokenMean(keras.metrics.Mean, ABC):
     a higher weight.
     """
 
+    default_name: ClassVar[str]
+
+    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(name=name or self.default_name, **kwargs)
+
     @abstractmethod
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Return the value of each token, (b, t)."""
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
-        """Add the tokens of a batch."""
         weights = None if sample_weight is None else ops.reshape(sample_weight, (-1,))
         super().update_state(ops.reshape(self.values(y_true, y_pred), (-1,)), weights)
 
@@ -69,8 +73,7 @@ class TokenMean(keras.metrics.Mean, ABC):
 class CrossEntropy(TokenMean):
     """Mean cross-entropy in nats, without label smoothing."""
 
-    def __init__(self, name: str = "cross_entropy", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
+    default_name = "cross_entropy"
 
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
         # Not the fused operation of the loss, which also computes a gradient (b, t, v).
@@ -84,11 +87,9 @@ class CrossEntropy(TokenMean):
 class Perplexity(CrossEntropy):
     """Exponential of the mean cross-entropy per token."""
 
-    def __init__(self, name: str = "perplexity", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
+    default_name = "perplexity"
 
     def result(self) -> Tensor:
-        """Return the perplexity of all tokens since the last reset."""
         return ops.exp(super().result())
 
 
@@ -96,8 +97,7 @@ class Perplexity(CrossEntropy):
 class TokenAccuracy(TokenMean):
     """Share of labels that have the highest logit."""
 
-    def __init__(self, name: str = "token_accuracy", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
+    default_name = "token_accuracy"
 
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
         best = ops.cast(ops.argmax(logits, axis=-1), labels.dtype)
@@ -118,7 +118,6 @@ class ExactMatch(keras.metrics.Metric):
         self.rows = self.add_variable((), "zeros", name="rows")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
-        """Add the rows of a batch."""
         counts = ops.ones_like(y_true) if sample_weight is None else sample_weight
         counts = ops.not_equal(counts, 0)
         best = ops.cast(ops.argmax(y_pred, axis=-1), y_true.dtype)
@@ -129,7 +128,6 @@ class ExactMatch(keras.metrics.Metric):
         self.rows.assign_add(ops.sum(ops.cast(rows, self.dtype)))
 
     def result(self) -> Tensor:
-        """Return the share of correct rows, in [0, 1]."""
         return self.correct / ops.maximum(self.rows, 1)
 
 
@@ -142,12 +140,10 @@ class TokenCount(keras.metrics.Metric):
         self.total = self.add_variable((), "zeros", name="total")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
-        """Add the tokens of a batch."""
         counts = ops.ones_like(y_true) if sample_weight is None else sample_weight
         self.total.assign_add(ops.sum(ops.cast(ops.not_equal(counts, 0), self.dtype)))
 
     def result(self) -> Tensor:
-        """Return the number of tokens."""
         return ops.convert_to_tensor(self.total)
 
 

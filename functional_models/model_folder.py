@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import builders
+from functional_models.checks import read_manifest
 from functional_models.tokenizers import MANIFEST as TOKENIZER_MANIFEST
 from functional_models.tokenizers import Tokenizer, load_tokenizer
 from plots.files import write_whole
@@ -210,16 +211,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} is no complete model folder: it has no {MANIFEST}; give a folder that "
             "`save` wrote"
         )
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError, IsADirectoryError):
-        raise ValueError(f"{path} is damaged, or no manifest of a model") from None
-    if version != FORMAT:
-        raise ValueError(
-            f"{folder} has format {version}, this version reads format {FORMAT}; upgrade "
-            "functional-models"
-        )
+    manifest = read_manifest(path, FORMAT)
     for key, kind in (("spec", dict), ("weights", str), ("tokenizers", dict)):
         if not isinstance(manifest.get(key), kind):
             raise ValueError(f"{path} is damaged: it has no valid {key}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from builders.errors import unknown_name
 from functional_models.checks import check_count, check_real
 
 # Options of each sampler.
@@ -97,7 +98,7 @@ def make_sampler(
 def _create(name: str, options: Mapping[str, Any]) -> Any:
     """Return a new sampler with those options that it has."""
     if name not in _OPTIONS:
-        raise _unknown(name)
+        raise ValueError(unknown_name("sampler", name, SAMPLERS))
     from keras_hub import samplers
 
     from functional_models.beam_search import BeamSearch
@@ -117,7 +118,7 @@ def _check_instance(sampler: Any) -> Any:
     from keras_hub import samplers
 
     if not isinstance(sampler, samplers.Sampler):
-        raise _unknown(sampler)
+        raise ValueError(unknown_name("sampler", sampler, SAMPLERS))
     # Older releases of KerasHub have no such class.
     if isinstance(sampler, getattr(samplers, "SpeculativeSampler", ())):
         raise ValueError(
@@ -125,7 +126,3 @@ def _check_instance(sampler: Any) -> Any:
             f"allowed: {', '.join(SAMPLERS)}, or an instance of another KerasHub sampler"
         )
     return sampler
-
-
-def _unknown(sampler: Any) -> ValueError:
-    return ValueError(f"unknown sampler {sampler!r}; allowed: {', '.join(SAMPLERS)}")

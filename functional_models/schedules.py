@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from functional_models.recipe import SCHEDULES, Recipe
+from functional_models.recipe import Recipe
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
@@ -43,48 +43,34 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * ops.minimum(warm, ops.rsqrt(warm))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
         return {"peak": self.peak, "warmup_steps": self.warmup_steps}
 
 
-def schedule(name: str, *, peak: float, warmup_steps: int, steps: int) -> Any:
-    """Return a Keras schedule, or a number for `constant`.
+def schedule(recipe: Recipe) -> Any:
+    """Return the Keras schedule of a recipe, or a number for `constant`, which has no warm-up.
 
-    Args:
-        name: `cosine` (decays to a tenth of the peak at `steps`), `inverse_sqrt` or `constant`.
-        peak: maximum rate.
-        warmup_steps: steps of linear warm-up; `constant` has none.
-        steps: steps of the whole run.
-
-    Raises:
-        ValueError: an unknown name.
+    `cosine` decays to a tenth of the peak at the last step.
     """
-    match name:
+    peak, warmup_steps = recipe.learning_rate, recipe.warmup_steps
+    match recipe.schedule:
         case "constant":
             return peak
         case "inverse_sqrt":
             return InverseSquareRoot(peak, max(warmup_steps, 1))
-        case "cosine":
-            return keras.optimizers.schedules.CosineDecay(
-                # Not from zero, which would waste the first step.
-                initial_learning_rate=peak / max(warmup_steps, 1),
-                decay_steps=max(steps - warmup_steps, 1),
-                alpha=0.1,
-                warmup_target=peak if warmup_steps else None,
-                warmup_steps=warmup_steps,
-            )
-    raise ValueError(f"unknown schedule {name!r}; allowed: {', '.join(SCHEDULES)}")
+    return keras.optimizers.schedules.CosineDecay(
+        # Not from zero, which would waste the first step.
+        initial_learning_rate=peak / max(warmup_steps, 1),
+        decay_steps=max(recipe.steps - warmup_steps, 1),
+        alpha=0.1,
+        warmup_target=peak if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
 
 
 def make_optimizer(recipe: Recipe) -> keras.optimizers.Optimizer:
     """Return an AdamW optimizer (Loshchilov and Hutter 2019) with the recipe's schedule."""
     optimizer = keras.optimizers.AdamW(
-        schedule(
-            recipe.schedule,
-            peak=recipe.learning_rate,
-            warmup_steps=recipe.warmup_steps,
-            steps=recipe.steps,
-        ),
+        schedule(recipe),
         weight_decay=recipe.weight_decay,
         beta_2=recipe.beta_2,
         epsilon=1e-9,

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 import builders
+from functional_models.batches import padded_rows
 from functional_models.checks import check_count
 from functional_models.compiled import to_numpy
 from functional_models.text_model import AttentionMaps, TextModel
@@ -66,7 +67,6 @@ class TextEncoder(TextModel):
         return np.stack(rows) if rows else np.zeros((0, self.spec.hidden_dim), "float32")
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return the attention weights for a text; see `functional_models.attention_maps`."""
         if target is not None:
             raise ValueError("an encoder reads a single text; give no target")
         (tokens,) = self._encode([text])
@@ -96,9 +96,7 @@ class TextEncoder(TextModel):
         size = batch_size if pad is not None else 1  # without padding, one text at a time
         for at in range(0, len(encoded), size):
             rows = encoded[at : at + size]
-            tokens = np.full((len(rows), max(map(len, rows))), pad or 0, "int32")
-            for row, ids in enumerate(rows):
-                tokens[row, : len(ids)] = ids
+            tokens = padded_rows(rows, max(map(len, rows)), pad or 0)
             found = to_numpy(keras.ops.cast(run(tokens, training=False)[name], "float32"))
             for output, ids in zip(found, rows, strict=True):
                 yield output[: len(ids)] if name == "hidden" else output

@@ -123,7 +123,16 @@ class TextModel(ABC):
 
     @abstractmethod
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return the attention weights; see `functional_models.attention_maps`."""
+        """Return the attention weights for a text.
+
+        Args:
+            text: the text to read; for a translator, the source.
+            target: the translation, which the decoder reads after its start token; by default the
+                model's own greedy translation. For translators only.
+
+        Raises:
+            ValueError: a text that is empty or too long, or a target for a model without a source.
+        """
 
     def _attention_maps(
         self, target: np.ndarray, source: np.ndarray | None = None
@@ -298,21 +307,6 @@ class TextModel(ABC):
         if folder is not None:
             restore_weights(self.model, folder)  # the best weights, not always the last
         return self.history
-
-
-def attention_maps(model: TextModel, text: str, target: str | None = None) -> AttentionMaps:
-    """Return the attention weights of a model for a text.
-
-    Args:
-        model: a `CausalLM`, a `Translator` or a `TextEncoder`.
-        text: the text to read; for a translator, the source.
-        target: the translation, which the decoder reads after its start token; by default the
-            model's own greedy translation. For translators only.
-
-    Raises:
-        ValueError: a text that is empty or too long, or a target for a model without a source.
-    """
-    return model.attention_maps(text, target)
 
 
 def _token_labels(tokenizer: Tokenizer, tokens: np.ndarray) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from builders.errors import unknown_name
 from functional_models.corpora import Corpus
 from functional_models.tokenizers import (
     BYTE_END,
@@ -21,8 +22,6 @@ from functional_models.tokenizers import (
     Tokenizer,
     checked_texts,
 )
-
-__all__ = ["shared_tokenizer", "train_tokenizer"]
 
 DEFAULT_VOCABULARY_SIZE = 8000
 
@@ -55,7 +54,7 @@ def train_tokenizer(
         ImportError: `word_piece` without TensorFlow.
     """
     if kind not in TOKENIZER_KINDS:
-        raise ValueError(f"unknown tokenizer kind {kind!r}; allowed: {', '.join(TOKENIZER_KINDS)}")
+        raise ValueError(unknown_name("tokenizer kind", kind, TOKENIZER_KINDS))
     if kind == "byte":
         return _byte_tokenizer(vocabulary_size, lowercase)
     if vocabulary_size is None:
@@ -75,16 +74,9 @@ def train_tokenizer(
         "sentence_piece": _train_sentence_piece,
         "byte_pair": _train_byte_pair,
     }[kind]
-    keras_tokenizer, (pad_id, start_id, end_id) = train(texts, vocabulary_size)
-    return Tokenizer(
-        keras_tokenizer,
-        kind,
-        int(keras_tokenizer.vocabulary_size()),
-        pad_id,
-        start_id,
-        end_id,
-        lowercase,
-    )
+    keras_tokenizer, special_ids = train(texts, vocabulary_size)
+    size = int(keras_tokenizer.vocabulary_size())
+    return Tokenizer(keras_tokenizer, kind, size, *special_ids, lowercase)
 
 
 def shared_tokenizer(corpus: Corpus, kind: str, vocabulary_size: int) -> Tokenizer:

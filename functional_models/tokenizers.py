@@ -28,9 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from functional_models.checks import read_manifest
 from plots.files import write_whole
-
-__all__ = ["TOKENIZER_KINDS", "Tokenizer", "as_tokenizer", "load_tokenizer"]
 
 TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
 
@@ -251,16 +250,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
             f"{'' if folder.is_dir() else ' (and so is the folder)'}; give a folder that "
             "Tokenizer.save wrote, or train a new tokenizer"
         )
-    try:
-        manifest = json.loads(path.read_bytes())
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); save the tokenizer again") from error
-    if version != FORMAT:
-        raise ValueError(
-            f"{path} has format {version!r} and this version reads format {FORMAT}; update "
-            "functional-models, or save the tokenizer again with this version"
-        )
+    manifest = read_manifest(path, FORMAT)
     try:
         for name, checksum in manifest["assets"].items():
             asset = folder / name

@@ -75,7 +75,7 @@ def train(
             **(identity or {}),
             "data": batches.fingerprint(),
             "validation data": validation and validation.fingerprint(),
-            "model": _shapes(model),
+            "model": [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights],
         }
         checkpoint = Checkpoint(Path(folder), run, record)
         checkpoint.restore(model)
@@ -153,8 +153,3 @@ def _compile(
         loss=loss,
         weighted_metrics=token_metrics(exact_match=exact_match),
     )
-
-
-def _shapes(model: keras.Model) -> list[str]:
-    """Return the names and shapes of the weights, which a checkpoint must match."""
-    return [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights]

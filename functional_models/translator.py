@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import builders
-from functional_models.batches import PairBatches
+from functional_models.batches import PairBatches, padded_rows
 from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
 from functional_models.generation import bucket, translation_limit
@@ -263,13 +263,9 @@ class Translator(TextModel):
     def _padded(self, sources: Sequence[np.ndarray]) -> np.ndarray:
         """Return sources as an array (b, s), padded to a bucket or to `max_sequence_length`."""
         width = min(bucket(max(map(len, sources))), self.spec.max_sequence_length)
-        padded = np.full((len(sources), width), self.source_tokenizer.pad_id, "int32")
-        for row, ids in enumerate(sources):
-            padded[row, : len(ids)] = ids
-        return padded
+        return padded_rows(sources, width, self.source_tokenizer.pad_id)
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
-        """Return the attention weights for a text; see `functional_models.attention_maps`."""
         if target is None:
             return self.translate(text, return_attention=True)[1]
         source = self._encode_sources([text])[0]

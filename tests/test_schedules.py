@@ -31,7 +31,8 @@ def test_inverse_square_root_peaks_at_the_end_of_the_warm_up():
 
 def test_cosine_rises_linearly_and_decays_to_a_tenth():
     peak, warmup, steps = 0.3, 13, 101
-    found = rates(schedule("cosine", peak=peak, warmup_steps=warmup, steps=steps), np.arange(120))
+    recipe = Recipe(learning_rate=peak, warmup_steps=warmup, steps=steps)
+    found = rates(schedule(recipe), np.arange(120))
     rise = peak / warmup + (peak - peak / warmup) * np.arange(warmup) / warmup
     progress = np.minimum((np.arange(warmup, 120) - warmup) / (steps - warmup), 1)
     fall = peak * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * progress)))
@@ -41,12 +42,12 @@ def test_cosine_rises_linearly_and_decays_to_a_tenth():
 
 @pytest.mark.parametrize("name", ["cosine", "inverse_sqrt"])
 def test_without_warm_up_the_first_rate_is_the_peak(name):
-    found = schedule(name, peak=0.3, warmup_steps=0, steps=101)
+    found = schedule(Recipe(schedule=name, learning_rate=0.3, warmup_steps=0))
     np.testing.assert_allclose(float(found(0)), 0.3, rtol=1e-6)
 
 
 def test_a_warm_up_longer_than_the_run_only_rises():
-    found = rates(schedule("cosine", peak=0.3, warmup_steps=100, steps=7), np.arange(7))
+    found = rates(schedule(Recipe(learning_rate=0.3, warmup_steps=100, steps=7)), np.arange(7))
     assert (np.diff(found) > 0).all()
     assert found.max() < 0.3
 
@@ -74,8 +75,8 @@ def test_a_schedule_is_restored_from_its_config():
 
 
 def test_an_unknown_schedule_raises_with_those_allowed():
-    with pytest.raises(ValueError, match="allowed: cosine, inverse_sqrt, constant"):
-        schedule("linear", peak=0.3, warmup_steps=1, steps=2)
+    with pytest.raises(ValueError, match="must be one of cosine, inverse_sqrt, constant"):
+        Recipe(schedule="linear")
 
 
 @pytest.mark.parametrize("warmup", [0, -3])

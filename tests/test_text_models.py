@@ -254,16 +254,16 @@ PAIR_MAPS += ["decoder.block_0.cross_attention"]
 def test_attention_maps_of_a_text_have_its_tokens(fresh):
     lm = fresh["decoder_only"]
     for _ in range(2):  # the function is not replaced by a module of that name
-        maps = fm.attention_maps(lm, "fox")
+        maps = lm.attention_maps("fox")
     check_maps(maps, ["decoder.block_0.self_attention"])
     assert (maps.target, maps.source) == (("f", "o", "x"), ())
     with pytest.raises(ValueError, match="give no target"):
-        fm.attention_maps(lm, "fox", "dog")
+        lm.attention_maps("fox", "dog")
     with pytest.raises(ValueError, match="has no tokens"):
-        fm.attention_maps(lm, "")
+        lm.attention_maps("")
     with pytest.raises(ValueError, match="shorten the prompt to at most 19 tokens"):
-        fm.attention_maps(lm, "x" * 20)
-    check_maps(fm.attention_maps(lm, "x" * 19), ["decoder.block_0.self_attention"])
+        lm.attention_maps("x" * 20)
+    check_maps(lm.attention_maps("x" * 19), ["decoder.block_0.self_attention"])
 
 
 @pytest.mark.slow
@@ -274,15 +274,15 @@ def test_attention_maps_of_a_translation_have_the_tokens_of_both(translator):
     assert maps.source == tuple("um dois")
     assert maps.target[0] == "<start>"
     assert "".join(maps.target[1:]).removesuffix("<end>") == text
-    own = fm.attention_maps(translator, "um dois")
+    own = translator.attention_maps("um dois")
     assert own.target == maps.target
-    given = fm.attention_maps(translator, "um", "3d4")
+    given = translator.attention_maps("um", "3d4")
     check_maps(given, PAIR_MAPS)
     assert given.target == ("<start>", "3", "d", "4")
     several = translator.translate(["um", "dois"], return_attention=True, scores=True)
     assert [found.text for found, _ in several] == translator.translate(["um", "dois"])
     with pytest.raises(ValueError, match="source sentence 1 is empty"):
-        fm.attention_maps(translator, "", "3d4")
+        translator.attention_maps("", "3d4")
 
 
 # Changed weights
@@ -334,7 +334,7 @@ for kind in KINDS:
             pieces = model.generate(["um", "dois"], name, seed=3, max_new_tokens=5, stream=True)
             assert ["".join(row) for row in zip(*pieces)] == texts[0]
     assert np.isfinite(getattr(model, write)("um", "greedy", scores=True).log_probability)
-    assert fm.attention_maps(model, "um").scores
+    assert model.attention_maps("um").scores
     again = text_model(kind, seed=7)
     assert again.fit(corpus(kind), steps=3, report_every=2, batch_size=5, folder=folder,
                      progress=False) == rows

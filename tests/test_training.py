@@ -116,7 +116,7 @@ def test_an_interrupted_run_leaves_a_complete_checkpoint_and_model(interrupted):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0.02}, r"another learning_rate: 0\.01 saved, 0\.02 given"),
+        ({"learning_rate": 0.02}, r"different learning_rate \(0\.01 saved, 0\.02 given\)"),
         ({"steps": 12}, r"different steps \(11 saved, 12 given\)"),
         ({"seed": 1}, "different seed"),
         ({"label_smoothing": 0.1}, "different label_smoothing"),

@@ -30,31 +30,24 @@ FAMILIES: tuple[Family, ...] = (
         (EVERYWHERE,),
         defaults={"pad_token_id": 0},
     ),
-    Family(
-        "RobertaBackbone",
-        {**_BERT, "norm_epsilon": 1e-5},
-        SIZES_AND_LENGTH,
-        {
-            "encoder.token_embedding": "embeddings.token_embedding.embeddings",
-            "encoder.position_embedding": "embeddings.position_embedding",
-            "encoder.embedding_norm": "embeddings_layer_norm",
-            **block_layers("encoder.block_{i}", "transformer_layers.{i}"),
-        },
-        (EVERYWHERE,),
-        defaults={"pad_token_id": 1},
-    ),
-    Family(
-        "DistilBertBackbone",
-        {**_BERT, "norm_epsilon": 1e-12},
-        SIZES_AND_LENGTH,
-        {
-            "encoder.token_embedding": "embeddings.token_embedding.embeddings",
-            "encoder.position_embedding": "embeddings.position_embedding",
-            "encoder.embedding_norm": "embeddings_layer_norm",
-            **block_layers("encoder.block_{i}", "transformer_layers.{i}"),
-        },
-        (EVERYWHERE,),
-        defaults={"pad_token_id": 0},
+    *(
+        Family(
+            backbone,
+            {**_BERT, "norm_epsilon": epsilon},
+            SIZES_AND_LENGTH,
+            {
+                "encoder.token_embedding": "embeddings.token_embedding.embeddings",
+                "encoder.position_embedding": "embeddings.position_embedding",
+                "encoder.embedding_norm": "embeddings_layer_norm",
+                **block_layers("encoder.block_{i}", "transformer_layers.{i}"),
+            },
+            (EVERYWHERE,),
+            defaults={"pad_token_id": pad},
+        )
+        for backbone, epsilon, pad in (
+            ("RobertaBackbone", 1e-5, 1),
+            ("DistilBertBackbone", 1e-12, 0),
+        )
     ),
     Family(
         "BartBackbone",

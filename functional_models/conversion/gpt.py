@@ -35,40 +35,32 @@ def _third(number: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family(
-        "GPT2Backbone",
-        {**_GPT, "activation": "gelu_tanh"},
-        SIZES_AND_LENGTH,
-        {
-            "decoder.token_embedding": "token_embedding.embeddings",
-            "decoder.position_embedding": "position_embedding",
-            **block_layers("decoder.block_{i}", "transformer_layers.{i}"),
-            "decoder.final_norm": "layer_norm",
-        },
-        (EVERYWHERE,),
-        defaults={"pad_token_id": None},
-    ),
-    Family(
-        "OPTBackbone",
-        {**_GPT, "activation": "relu"},
-        SIZES_AND_LENGTH,
-        {
-            "decoder.token_embedding": "embeddings.token_embedding.embeddings",
-            "decoder.position_embedding": "embeddings.position_embedding",
-            **block_layers("decoder.block_{i}", "transformer_layers.{i}"),
-            "decoder.final_norm": "layer_norm",
-        },
-        (EVERYWHERE,),
-        defaults={"pad_token_id": None},
+    *(
+        Family(
+            backbone,
+            {**_GPT, "activation": activation},
+            SIZES_AND_LENGTH,
+            {
+                "decoder.token_embedding": f"{prefix}token_embedding.embeddings",
+                "decoder.position_embedding": f"{prefix}position_embedding",
+                **block_layers("decoder.block_{i}", "transformer_layers.{i}"),
+                "decoder.final_norm": "layer_norm",
+            },
+            (EVERYWHERE,),
+            defaults={"pad_token_id": None},
+        )
+        for backbone, activation, prefix in (
+            ("GPT2Backbone", "gelu_tanh", ""),
+            ("OPTBackbone", "relu", "embeddings."),
+        )
     ),
     Family(
         "GPTNeoXBackbone",
         {
-            "kind": "decoder_only",
+            **_GPT,
             "norm_placement": "parallel",
             "positions": "rotary",
             "activation": "gelu_tanh",
-            "tie_embeddings": True,
         },
         {
             **SIZES_AND_LENGTH,
@@ -91,12 +83,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "BloomBackbone",
-        {
-            **_GPT,
-            "activation": "gelu_tanh",
-            "positions": "alibi",
-            "embedding_norm": True,
-        },
+        {**_GPT, "activation": "gelu_tanh", "positions": "alibi", "embedding_norm": True},
         {**SIZES, "layer_norm_epsilon": "norm_epsilon"},
         {
             "decoder.token_embedding": "token_embedding.embeddings",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,17 +40,16 @@ _LLAMA = {
 }
 
 
-def _read_linear(entry: str) -> Callable[[Config], dict[str, Any]]:
-    def read(config: Config) -> dict[str, Any]:
-        factor = config[entry]
-        return {"rotary_scaling": "none" if factor == 1 else "linear", "rotary_factor": factor}
-
-    return read
-
-
 def _linear_scaling(entry: str) -> Rule:
     """Return the rule of rotary positions divided by a factor; 1 is no scaling."""
-    return Rule((entry,), _read_linear(entry), lambda spec: {entry: spec.rotary_factor})
+    return Rule(
+        (entry,),
+        lambda config: {
+            "rotary_scaling": "none" if config[entry] == 1 else "linear",
+            "rotary_factor": config[entry],
+        },
+        lambda spec: {entry: spec.rotary_factor},
+    )
 
 
 _LLAMA3_ENTRIES = {
@@ -135,8 +133,6 @@ _GEMMA_NAMES = {
     "final_logit_soft_cap": "logit_soft_cap",
 }
 
-_GEMMA_IGNORED = {"query_head_dim_normalize": (True, ("attention_scale",))}
-
 _HALF_AS_WIDE = Rule(  # the entry is the width of gate and projection together
     ("intermediate_dim",),
     lambda config: {"intermediate_dim": config["intermediate_dim"] // 2},
@@ -151,11 +147,6 @@ _GEMMA_WINDOW = Rule(
         "full_attention_every": 2 if config["use_sliding_window_attention"] else None,
     },
     _WINDOW.write,
-)
-
-_GEMMA_RULES = (
-    _HALF_AS_WIDE,
-    _GEMMA_WINDOW,
 )
 
 
@@ -255,13 +246,13 @@ FAMILIES: tuple[Family, ...] = (
             {**_GEMMA, "norm_placement": placement},
             _GEMMA_NAMES,
             _gemma_layers(),
-            _GEMMA_RULES,
+            (_HALF_AS_WIDE, _GEMMA_WINDOW),
             required={
                 **NO_DROPOUT,
                 "use_post_ffw_norm": placement == "sandwich",
                 "use_post_attention_norm": placement == "sandwich",
             },
-            ignored=_GEMMA_IGNORED,
+            ignored={"query_head_dim_normalize": (True, ("attention_scale",))},
             defaults=unpadded(8192),
         )
         for placement in ("pre", "sandwich")

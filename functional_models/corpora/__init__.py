@@ -7,8 +7,6 @@ from functional_models.corpora.load import (
     kind_of_data,
     load_parallel_corpus,
     load_text_corpus,
-    parallel_corpus,
-    text_corpus,
 )
 from functional_models.corpora.portuguese_english import portuguese_english
 
@@ -21,8 +19,6 @@ __all__ = [
     "kind_of_data",
     "load_parallel_corpus",
     "load_text_corpus",
-    "parallel_corpus",
     "portuguese_english",
     "python_docstrings",
-    "text_corpus",
 ]

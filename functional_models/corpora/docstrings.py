@@ -14,8 +14,6 @@ from pathlib import Path
 
 from functional_models.corpora.corpus import TextCorpus
 
-__all__ = ["python_docstrings"]
-
 # Installed packages are not part of the standard library, and tests have few docstrings.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 Owner = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -27,8 +27,6 @@ from functional_models.corpora.number_words import (
     portuguese_ordinal,
 )
 
-__all__ = ["KINDS", "Item", "Kind", "Phrase", "Values", "kind"]
-
 PT, EN = "pt_BR", "en_US"
 HELD_OUT_PERCENT = 5  # of all values, for validation and again for test
 

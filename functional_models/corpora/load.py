@@ -14,14 +14,6 @@ from functional_models.corpora.docstrings import python_docstrings
 from functional_models.corpora.portuguese_english import portuguese_english
 from functional_models.corpora.text_files import StrPath, read_pairs, read_text
 
-__all__ = [
-    "kind_of_data",
-    "load_parallel_corpus",
-    "load_text_corpus",
-    "parallel_corpus",
-    "text_corpus",
-]
-
 EMBEDDED = "embedded"
 TFDS = "tfds:"
 
@@ -40,19 +32,21 @@ def load_text_corpus(
 
     Args:
         source: `"embedded"` (the docstrings of Python's standard library), the path of a text file
-            or of several, or `"tfds:NAME"`, a data set of TensorFlow Datasets.
-        validation_fraction: held-out share for sources without a validation split.
+            or of several, plain or `.gz`, or `"tfds:NAME"`, a data set of TensorFlow Datasets.
+        validation_fraction: held-out share for sources without a validation split. Of a file it is
+            the end: as in nanoGPT, n characters are split at `int(n * (1 - validation_fraction))`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is empty or not UTF-8; the data set is unknown or has no text.
+        ValueError: no file; a file is empty or not UTF-8; a fraction out of range; the data set is
+            unknown or has no text.
         ImportError: `tfds:` without the extra `datasets`.
     """
     if source == EMBEDDED:
         return python_docstrings(validation_fraction)
     if isinstance(source, str) and source.startswith(TFDS):
         return _tfds_text(source.removeprefix(TFDS), validation_fraction)
-    return text_corpus(source, validation_fraction=validation_fraction)
+    return _text_files(source, validation_fraction)
 
 
 def load_parallel_corpus(
@@ -64,30 +58,43 @@ def load_parallel_corpus(
 ) -> ParallelCorpus:
     """Load sentence pairs for translation.
 
+    Of files without `validation`, a share of the training pairs is held out for it, and another
+    for `test` if both are omitted. With `validation` but without `test` there are no test pairs.
+    Pairs are held out by a hash of their source, so that equal sources are in the same split.
+
     Args:
         source: `"embedded"` (Portuguese -> English numbers, dates and times), the path of a `.tsv`
-            file, the paths of two aligned files, or `"tfds:NAME"`.
-        validation, test: further files; see `parallel_corpus`.
+            file, the paths of two aligned files, plain or `.gz`, or `"tfds:NAME"`.
+        validation, test: further files.
         held_out_fraction: held-out share of the training pairs without such files.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: invalid files, see `text_files.read_pairs`; `validation` or `test` given for a
-            corpus with its own; the data set is unknown or not parallel.
+        ValueError: invalid files, see `text_files.read_pairs`; too few distinct sources to split;
+            `validation` or `test` given for a corpus with its own; the data set is unknown or not
+            parallel.
         ImportError: `tfds:` without the extra `datasets`.
     """
-    if not is_named(source):
-        return parallel_corpus(
-            source, validation=validation, test=test, held_out_fraction=held_out_fraction
-        )
-    if validation is not None or test is not None:
-        raise ValueError(
-            f"{source!r} has its own validation and test pairs; omit validation and test, or also "
-            "give files for the training pairs"
-        )
-    if source == EMBEDDED:
-        return portuguese_english()
-    return _tfds_parallel(str(source).removeprefix(TFDS), held_out_fraction)
+    if is_named(source):
+        if validation is not None or test is not None:
+            raise ValueError(
+                f"{source!r} has its own validation and test pairs; omit validation and test, or "
+                "also give files for the training pairs"
+            )
+        if source == EMBEDDED:
+            return portuguese_english()
+        return _tfds_parallel(str(source).removeprefix(TFDS), held_out_fraction)
+    _check_fraction("held_out_fraction", held_out_fraction)
+    pairs = _read_parallel(source)
+    held_out: list[list[Pair]] = [
+        [] if files is None else _read_parallel(files) for files in (validation, test)
+    ]
+    if validation is None:
+        splits = 1 if test is not None else 2
+        pairs, *parts = _hold_out(pairs, held_out_fraction, splits)
+        held_out[:splits] = parts
+    name = " and ".join(Path(path).name for path in _as_sequence(source))
+    return ParallelCorpus(name, tuple(pairs), tuple(held_out[0]), tuple(held_out[1]))
 
 
 def kind_of_data(data: str | Sequence[str]) -> str | None:
@@ -101,17 +108,7 @@ def kind_of_data(data: str | Sequence[str]) -> str | None:
     return "encoder_decoder" if ".tsv" in Path(name).suffixes else "decoder_only"
 
 
-def text_corpus(
-    paths: StrPath | Sequence[StrPath], *, validation_fraction: float = 0.1
-) -> TextCorpus:
-    """Read text files, plain or `.gz`; the end of each file is held out for validation.
-
-    As in nanoGPT, a text of n characters is split at `int(n * (1 - validation_fraction))`.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: no file; a file is empty or not UTF-8; a fraction out of range.
-    """
+def _text_files(paths: StrPath | Sequence[StrPath], validation_fraction: float) -> TextCorpus:
     _check_fraction("validation_fraction", validation_fraction)
     files = [Path(path) for path in _as_sequence(paths)]
     if not files:
@@ -124,36 +121,6 @@ def text_corpus(
         validation.append(text[cut:])
     name = ", ".join(path.name for path in files)
     return TextCorpus(name, _not_blank(train), _not_blank(validation))
-
-
-def parallel_corpus(
-    train: ParallelFiles,
-    *,
-    validation: ParallelFiles | None = None,
-    test: ParallelFiles | None = None,
-    held_out_fraction: float = 0.05,
-) -> ParallelCorpus:
-    """Read pairs from a `.tsv` file or two aligned files, plain or `.gz`.
-
-    Without `validation`, a share of the training pairs is held out for it, and another for `test`
-    if both are omitted. With `validation` but without `test` there are no test pairs. Pairs are
-    held out by a hash of their source, so that equal sources are in the same split.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: invalid files, see `text_files.read_pairs`; too few distinct sources to split.
-    """
-    _check_fraction("held_out_fraction", held_out_fraction)
-    pairs = _read_parallel(train)
-    held_out: list[list[Pair]] = [
-        [] if files is None else _read_parallel(files) for files in (validation, test)
-    ]
-    if validation is None:
-        splits = 1 if test is not None else 2
-        pairs, *parts = _hold_out(pairs, held_out_fraction, splits)
-        held_out[:splits] = parts
-    name = " and ".join(Path(path).name for path in _as_sequence(train))
-    return ParallelCorpus(name, tuple(pairs), tuple(held_out[0]), tuple(held_out[1]))
 
 
 def _read_parallel(files: ParallelFiles) -> list[Pair]:

@@ -12,15 +12,6 @@ from functools import cache
 
 from num2words import num2words
 
-__all__ = [
-    "LARGEST_ORDINAL",
-    "english",
-    "english_ordinal",
-    "english_year",
-    "portuguese",
-    "portuguese_ordinal",
-]
-
 LARGEST_ORDINAL = 399
 
 _PORTUGUESE_GROUPS = (("bilhão", "bilhões"), ("milhão", "milhões"), ("mil", "mil"), ("", ""))

@@ -21,8 +21,6 @@ import functional_models.corpora.dates  # noqa: F401  (registers its kinds, afte
 from functional_models.corpora.corpus import Pair, ParallelCorpus
 from functional_models.corpora.kinds import KINDS, Kind, Values
 
-__all__ = ["KIND_WEIGHTS", "SHAPE_WEIGHTS", "portuguese_english"]
-
 # Relative frequencies. More of the kinds with long words (cardinal, money) makes the corpus harder,
 # more of the short figures makes it easier.
 KIND_WEIGHTS: dict[str, float] = {

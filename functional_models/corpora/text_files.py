@@ -10,14 +10,7 @@ from pathlib import Path
 StrPath = str | os.PathLike[str]
 
 
-def read_bytes(path: StrPath) -> bytes:
-    """Return the content of a file; a `.gz` file is decompressed.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the path is a folder, or the `.gz` file is damaged or not gzip.
-    """
-    path = Path(path)
+def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the path of a text file")
     if not path.exists():
@@ -43,16 +36,18 @@ def read_text(path: StrPath) -> str:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is empty or blank, or is not UTF-8.
+        ValueError: the path is a folder, the file is empty, blank or not UTF-8, or the `.gz` file
+            is damaged or not gzip.
     """
-    content = read_bytes(path)
+    path = Path(path)
+    content = _read_bytes(path)
     try:
         # Not "utf-8-sig", so that offsets in errors are those of the file.
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}"
-            f"{' of the decompressed text' if Path(path).suffix == '.gz' else ''} "
+            f"{' of the decompressed text' if path.suffix == '.gz' else ''} "
             f"({error.reason}); convert it, e.g. iconv -f LATIN1 -t UTF-8"
         ) from error
     if not text.strip():
