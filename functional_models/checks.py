@@ -59,10 +59,7 @@ def check_real(name: str, value: Any) -> None:
         ValueError: it is not.
     """
     is_allowed, allowed = _ALLOWED[name]
-    if not (_is_finite(value) and is_allowed(value)):
-        raise ValueError(f"{name}={value!r}: must be {allowed}")
-
-
-def _is_finite(value: Any) -> bool:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and -math.inf < value < math.inf  # False for NaN; no overflow for a huge int
+    # Comparisons are False for NaN, and do not overflow for a huge int.
+    if not (is_real and -math.inf < value < math.inf and is_allowed(value)):
+        raise ValueError(f"{name}={value!r}: must be {allowed}")

@@ -158,12 +158,9 @@ def memory_lines(parameters: int, dtype: str) -> list[str]:
         "training, without activations": memory.training,
     }
     rows = [(name, f"{n:,} bytes", with_prefix(n, BINARY)) for name, n in named.items()]
-    return [f"memory, {_describe(dtype)}", *_lines(rows)]
-
-
-def _describe(dtype: str) -> str:
     types = precision(dtype)
-    return dtype if types.weights == types.computes else f"{dtype}: weights in {types.weights}"
+    mixed = "" if types.weights == types.computes else f": weights in {types.weights}"
+    return [f"memory, {dtype}{mixed}", *_lines(rows)]
 
 
 def cache_lines(spec: builders.TransformerSpec, dtype: str) -> list[str]:

@@ -110,13 +110,9 @@ def _differences(
     ours: builders.TransformerSpec, theirs: builders.TransformerSpec
 ) -> dict[str, tuple[Any, Any]]:
     """Return the fields that make two specs compute different outputs, with both values."""
-    found = {}
-    for field in dataclasses.fields(ours):
-        name = field.name
-        pair = getattr(ours, name), getattr(theirs, name)
-        if pair[0] != pair[1] and _matters(ours, name):
-            found[name] = pair
-    return found
+    names = [field.name for field in dataclasses.fields(ours) if _matters(ours, field.name)]
+    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _matters(spec: builders.TransformerSpec, name: str) -> bool:

@@ -13,7 +13,7 @@ from babel.dates import (
     get_month_names,
 )
 
-from functional_models.corpora.kinds import EN, PT, Item, Phrase, Values, kind, plain_spaces
+from functional_models.corpora.kinds import EN, PT, Item, Phrase, Values, in_both, kind
 from functional_models.corpora.number_words import (
     english,
     english_ordinal,
@@ -35,32 +35,23 @@ def year(values: Values) -> Item:
 _MONTHS = {locale: get_month_names("wide", locale=locale) for locale in (PT, EN)}
 _WEEKDAYS = {locale: get_day_names("wide", locale=locale) for locale in (PT, EN)}
 _ANY_LEAP_YEAR = datetime.date(2000, 1, 1)
+_ON = ("em ", "on ")
 
 
 def _day_in_words(day: datetime.date) -> Phrase:
     number = "primeiro" if day.day == 1 else portuguese(day.day)
-    return Phrase(
-        f"{number} de {_MONTHS[PT][day.month]}",
-        f"{_MONTHS[EN][day.month]} {english_ordinal(day.day)}",
-        "em ",
-        "on ",
-    )
+    source = f"{number} de {_MONTHS[PT][day.month]}"
+    return Phrase(source, f"{_MONTHS[EN][day.month]} {english_ordinal(day.day)}", *_ON)
 
 
 def _date_in_words(day: datetime.date) -> Phrase:
     words = _day_in_words(day)
-    return Phrase(
-        f"{words.source} de {portuguese(day.year)}",
-        f"{words.target}, {english_year(day.year)}",
-        "em ",
-        "on ",
-    )
+    source = f"{words.source} de {portuguese(day.year)}"
+    return Phrase(source, f"{words.target}, {english_year(day.year)}", *_ON)
 
 
 def _date(day: datetime.date, style: str) -> Phrase:
-    return Phrase(
-        format_date(day, style, locale=PT), format_date(day, style, locale=EN), "em ", "on "
-    )
+    return in_both(format_date, day, style, prepositions=_ON)
 
 
 @kind("date")
@@ -109,12 +100,7 @@ def weekday_and_day(values: Values) -> Item:
 
 
 def _day_in_figures(day: datetime.date) -> Phrase:
-    return Phrase(
-        format_skeleton("MMMMd", day, locale=PT),
-        format_skeleton("MMMMd", day, locale=EN),
-        "em ",
-        "on ",
-    )
+    return in_both(format_skeleton, "MMMMd", day, prepositions=_ON)
 
 
 @kind("date")
@@ -143,15 +129,16 @@ def date_range(values: Values) -> Item:
     """Draw a range of days: de 3 a 14 de maio -> from May 3 to May 14."""
     first = _ANY_LEAP_YEAR + datetime.timedelta(values.random.randrange(330))
     last = first + datetime.timedelta(values.random.randint(1, 35))
-    source_last = format_skeleton("MMMMd", last, locale=PT)
-    target_last = format_skeleton("MMMMd", last, locale=EN)
-    target_first = format_skeleton("MMMMd", first, locale=EN)
+    figures_first, figures_last = _day_in_figures(first), _day_in_figures(last)
     same_month = first.month == last.month
-    source_first = str(first.day) if same_month else format_skeleton("MMMMd", first, locale=PT)
+    source_first = str(first.day) if same_month else figures_first.source
     words_first, words_last = _day_in_words(first), _day_in_words(last)
     words_source = words_first.source.split(" de ")[0] if same_month else words_first.source
     return Item(
-        Phrase(f"de {source_first} a {source_last}", f"from {target_first} to {target_last}"),
+        Phrase(
+            f"de {source_first} a {figures_last.source}",
+            f"from {figures_first.target} to {figures_last.target}",
+        ),
         Phrase(
             f"de {words_source} a {words_last.source}",
             f"from {words_first.target} to {words_last.target}",
@@ -165,12 +152,7 @@ def date_interval(values: Values) -> Item:
     length = datetime.timedelta(values.random.randint(1, 35))
     first = values.date()
     last = first + length
-    return Item(
-        Phrase(
-            plain_spaces(format_interval(first, last, "yMMMd", locale=PT)),
-            plain_spaces(format_interval(first, last, "yMMMd", locale=EN)),
-        )
-    )
+    return Item(in_both(format_interval, first, last, "yMMMd"))
 
 
 @kind("time")
@@ -183,12 +165,8 @@ def time(values: Values) -> Item:
     if minute is None:
         minute = values.random.randrange(60)
     moment = datetime.time(hour, minute)
-    figures = Phrase(
-        plain_spaces(format_time(moment, "short", locale=PT)),
-        plain_spaces(format_time(moment, "short", locale=EN)),
-        "à " if hour == 1 else "às ",
-        "at ",
-    )
+    at = ("à " if hour == 1 else "às ", "at ")
+    figures = in_both(format_time, moment, "short", prepositions=at)
     return Item(figures, _time_in_words(hour, minute))
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from babel.numbers import format_currency, format_decimal, format_percent
 from babel.units import format_unit
@@ -50,6 +50,13 @@ class Item:
     figures: Phrase
     words: Phrase | None = None
     reversible: bool = True  # whether the words have no other figures
+
+
+def in_both(write: Callable[..., str], *values: Any, prepositions: Sequence[str] = ()) -> Phrase:
+    """Return values as a function of Babel writes them in both languages, with ordinary spaces."""
+    # CLDR also has no-break and thin spaces.
+    texts = (re.sub(r"\s", " ", write(*values, locale=locale)) for locale in (PT, EN))
+    return Phrase(*texts, *prepositions)
 
 
 class Values:
@@ -147,10 +154,7 @@ def kind(role: str) -> Callable[[Callable[[Values], Item]], Callable[[Values], I
 
 
 def _number(value: Decimal) -> Item:
-    return Item(
-        Phrase(format_decimal(value, locale=PT), format_decimal(value, locale=EN)),
-        Phrase(portuguese(value), english(value)),
-    )
+    return Item(in_both(format_decimal, value), Phrase(portuguese(value), english(value)))
 
 
 @kind("number")
@@ -175,12 +179,8 @@ def decimal(values: Values) -> Item:
 def percentage(values: Values) -> Item:
     """Draw a percentage: 12,5% -> 12.5%."""
     value = values.number(2, decimals=values.random.randint(0, 2))
-    pattern = "#,##0.##%"
     return Item(
-        Phrase(
-            format_percent(value / 100, pattern, locale=PT),
-            format_percent(value / 100, pattern, locale=EN),
-        ),
+        in_both(format_percent, value / 100, "#,##0.##%"),
         Phrase(f"{portuguese(value)} por cento", f"{english(value)} percent"),
     )
 
@@ -208,11 +208,9 @@ def count(values: Values) -> Item:
     value = values.number(6, significant=4)
     value = max(value, Decimal(2))
     source, feminine, target = values.random.choice(_NOUNS)
+    figures = in_both(format_decimal, value)
     return Item(
-        Phrase(
-            f"{format_decimal(value, locale=PT)} {source}",
-            f"{format_decimal(value, locale=EN)} {target}",
-        ),
+        Phrase(f"{figures.source} {source}", f"{figures.target} {target}"),
         Phrase(f"{portuguese(value, feminine=feminine)} {source}", f"{english(value)} {target}"),
     )
 
@@ -263,13 +261,7 @@ def money(values: Values) -> Item:
     if hundredths:
         source += f" e {portuguese(hundredths)} {'centavo' if hundredths == 1 else 'centavos'}"
         target += f" and {english(hundredths)} {cent if hundredths == 1 else cents}"
-    return Item(
-        Phrase(
-            plain_spaces(format_currency(value, code, locale=PT)),
-            plain_spaces(format_currency(value, code, locale=EN)),
-        ),
-        Phrase(source, target),
-    )
+    return Item(in_both(format_currency, value, code), Phrase(source, target))
 
 
 # Role, CLDR unit, whether its Portuguese name is feminine, most digits, most decimals.
@@ -303,25 +295,13 @@ def _measure(values: Values, role: str) -> Item:
     value = values.number(digits, decimals=values.random.randint(0, decimals))
     if role == "temperature" and values.random.random() < 0.3:
         value = -value
-    source = format_unit(value, unit, "long", locale=PT)
-    target = format_unit(value, unit, "long", locale=EN)
-    figures = Phrase(source, target)
+    figures = in_both(format_unit, value, unit, "long")
     if feminine and value != int(value):
         return Item(figures)  # whether "dois" agrees in "dois vírgula cinco horas" is disputed
-    source_unit, target_unit = source.split(" ", 1)[1], target.split(" ", 1)[1]
-    return Item(
-        figures,
-        Phrase(
-            f"{portuguese(value, feminine=feminine)} {source_unit}",
-            f"{english(value)} {target_unit}",
-        ),
-    )
+    source, target = (text.split(" ", 1)[1] for text in (figures.source, figures.target))
+    number = portuguese(value, feminine=feminine)
+    return Item(figures, Phrase(f"{number} {source}", f"{english(value)} {target}"))
 
 
 for _role in dict.fromkeys(unit[0] for unit in _UNITS):
     KINDS[_role] = Kind(_role, _role, partial(_measure, role=_role))
-
-
-def plain_spaces(text: str) -> str:
-    """Replace the no-break and thin spaces of CLDR with ordinary ones."""
-    return re.sub(r"\s", " ", text)
