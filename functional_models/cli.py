@@ -5,12 +5,15 @@ Keras is imported only by commands that need it, so that `--help` and `variants`
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import builders
 from builders.costs import PRECISIONS
@@ -58,19 +61,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     keep_freed_memory()
+    ctrl_c = _CtrlC()
     try:
-        return options.run(options) or 0
-    except KeyboardInterrupt:
-        print("\nstopped; " + _after_interrupt(options), file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reading end of the pipe, such as `head`, is closed
+        with ctrl_c:
+            return options.run(options) or 0
+    except BaseException as error:
+        if not (ctrl_c.is_pressed or isinstance(error, KeyboardInterrupt)):
+            return _report(error, options)
+    print("\nstopped; " + _after_interrupt(options), file=sys.stderr)
+    return 130
+
+
+def _report(error: BaseException, options: argparse.Namespace) -> int:
+    """Print an error of the user in one line, and return the exit code; raise any other."""
+    if isinstance(error, BrokenPipeError):  # the reading end, such as `head`, is closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except USER_ERRORS as error:
-        if options.debug:
-            raise
-        print(f"functional-models: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+    if options.debug or not isinstance(error, USER_ERRORS):
+        raise error
+    print(f"functional-models: {error}", file=sys.stderr)
+    return 2
+
+
+class _CtrlC:
+    """Raises KeyboardInterrupt on Ctrl-C, and again until the command stops.
+
+    Libraries may swallow it in imports and callbacks, or turn it into another error.
+    """
+
+    seconds = 2.0  # between two of them
+    is_pressed = False
+
+    def __enter__(self) -> None:
+        # Elsewhere than in the main thread of a foreground job there is no Ctrl-C to handle.
+        self._handles = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._handles:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.is_pressed:
+            self._timer.cancel()
+
+    def _interrupt(self, *_: object) -> NoReturn:
+        self.is_pressed = True
+        self._timer = threading.Timer(self.seconds, _thread.interrupt_main)
+        self._timer.daemon = True
+        self._timer.start()
+        raise KeyboardInterrupt
 
 
 def _after_interrupt(options: argparse.Namespace) -> str:

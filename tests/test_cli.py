@@ -1,5 +1,6 @@
 """The command line: its output, and a single line with exit code 2 for bad input."""
 
+import contextlib
 import json
 import os
 import re
@@ -377,6 +378,26 @@ def test_ctrl_c_prints_how_to_resume(files, tmp_path, capsys, monkeypatch, has_c
     error = capsys.readouterr().err
     assert ("the same command resumes from it" in error) == has_checkpoint
     assert ("there is no checkpoint yet" in error) != has_checkpoint
+
+
+@pytest.mark.parametrize("later_error", [None, SystemError])
+def test_ctrl_c_stops_training_even_if_a_library_swallows_it(
+    files, tmp_path, monkeypatch, later_error
+):
+    def swallow(*given, **options):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        if later_error is not None:
+            raise later_error
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(fm.CausalLM, "fit", swallow)
+    monkeypatch.setattr("functional_models.cli._CtrlC.seconds", 0.1)
+    arguments = ["train", "--to", str(tmp_path), *TINY, *SHORT, "--data", "{text.txt}"]
+    assert run(arguments, files) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # In a separate process
