@@ -228,7 +228,6 @@ def _run_key(
     corpus: Corpus,
     tokenizer: Any,
 ) -> str:
-    """Return a hash of all inputs of a result."""
     inputs = [
         spec.to_json(),
         json.dumps(dataclasses.asdict(recipe)),
@@ -256,7 +255,6 @@ def _write(
     recipe: Recipe,
     progress: bool,
 ) -> None:
-    """Write tables, figures, samples and the best model."""
     import plots
 
     write_whole(folder / RESULTS, json.dumps(results, indent=1) + "\n")

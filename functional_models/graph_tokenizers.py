@@ -328,7 +328,6 @@ class GraphDecoder:
 
 
 def _bytes_of_tokens(vocabulary: dict[str, int]) -> list[bytes]:
-    """Return the bytes of byte-pair tokens, by id."""
     from keras_hub.src.tokenizers.byte_pair_tokenizer import bytes_to_unicode
 
     in_bytes, letters = bytes_to_unicode()

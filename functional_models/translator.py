@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 import builders
 from functional_models.batches import PairBatches, padded_rows
@@ -232,7 +233,10 @@ class Translator(TextModel):
         beams = getattr(chosen, "num_beams", getattr(chosen, "k", 1))
         batches = _batches_by_length(encoded, limits, batch_tokens // beams)
         results: list[Any] = [None] * len(sources)
-        with _progress_bar(len(sources), progress and len(batches) > 1) as advance:
+        is_shown = progress and len(batches) > 1 and sys.stderr.isatty()
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not is_shown) as bar:
+            task = bar.add_task("sentences", total=len(sources))
             for rows in batches:
                 found = self._translate_batch(
                     [encoded[row] for row in rows], [limits[row] for row in rows], chosen
@@ -245,7 +249,7 @@ class Translator(TextModel):
                     if return_attention:
                         target = np.concatenate([start, sequences[0]])
                         results[row] = results[row], self._attention_maps(target, encoded[row])
-                advance(len(rows))
+                bar.advance(task, len(rows))
         return results[0] if isinstance(source, str) else results
 
     def _translate_batch(
@@ -312,17 +316,3 @@ def _batches_by_length(
         batches.append(order[-rows:][::-1])
         del order[-rows:]
     return batches
-
-
-@contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal; yield the function that advances it."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sentences", total=total)
-        yield lambda count: bar.advance(task, count)

@@ -219,7 +219,6 @@ def _with_head(spec: builders.TransformerSpec, head: Any) -> builders.Transforme
 
 @contextmanager
 def _precision(policy: Any) -> Iterator[None]:
-    """Set the dtype policy temporarily."""
     import keras
 
     before = keras.config.dtype_policy()

@@ -73,7 +73,6 @@ def _document(path: Path, seen: set[str]) -> str:
 
 
 def _sources(root: Path) -> list[Path]:
-    """Return the Python files below a folder, sorted."""
     paths: list[Path] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = set(subfolders) - _SKIPPED_FOLDERS

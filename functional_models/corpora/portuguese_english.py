@@ -200,7 +200,6 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def _of_role(role: str, values: Values) -> Kind:
-    """Draw one of the kinds of a role."""
     kinds = [kind for kind in KINDS.values() if kind.role == role]
     weights = [KIND_WEIGHTS.get(kind.name, 1) for kind in kinds]
     return values.random.choices(kinds, weights)[0]
