@@ -21,12 +21,12 @@ demo: $(READY) ## The main job: train four Transformers side by side, compare, d
 	$(BIN)/functional-models compare --to out/demo
 
 test: $(READY) ## The tests, on TensorFlow, and the numbers of the training graphs on JAX too
-	$(BIN)/python -m pytest -n 2 -q
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q tests/test_builders_reference.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/test_builders_reference.py
 
 test-all: $(READY) ## All tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 -q -m ''
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m ''
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation.py
 
 lint: $(READY) ## Linter, formatter and type checker
 	$(BIN)/ruff check .
