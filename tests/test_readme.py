@@ -49,6 +49,8 @@ def test_the_table_of_variants_is_the_registry() -> None:
     rows = re.findall(r"^\| (`.*?`) \|", VARIANTS, re.M)
     listed = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
     assert listed == builders.list_variants()
+    for name, summary in re.findall(r"^\| `([\w.]+)`.* \| (.*?) \|$", VARIANTS, re.M):
+        assert builders.variant_info(name).summary == summary
     assert f"{len(listed)} variants" in README
 
 
