@@ -1,4 +1,4 @@
-"""Keras callbacks of a training run: record, checkpoint, progress, samples.
+"""Keras callbacks of a training run: record, checkpoint, samples.
 
 An epoch of Keras is the interval between two reports.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -58,7 +57,7 @@ class Record(keras.callbacks.Callback):
             self._start, self._untimed = time.perf_counter(), 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        logs = logs or {}
+        logs = {} if logs is None else logs
         if not math.isfinite(logs["cross_entropy"]):
             raise ValueError(
                 f"the loss is {logs['cross_entropy']} at step {self.step}; use a lower "
@@ -75,6 +74,8 @@ class Record(keras.callbacks.Callback):
         }
         if self._validate is not None:
             row |= {f"val_{name}": float(value) for name, value in self._validate().items()}
+        # The next callbacks see it too, such as EarlyStopping(monitor="val_loss") of Keras.
+        logs |= {name: value for name, value in row.items() if name.startswith("val_")}
         losses = [_decisive_loss(past) for past in self.rows]
         self.rows.append(row)
         if self._save_best is not None and _decisive_loss(row) < min(losses, default=np.inf):
@@ -163,55 +164,3 @@ class SampleText(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         print(self._sample(), flush=True)
-
-
-class Progress(keras.callbacks.Callback):
-    """Shows a progress bar on a terminal, and prints a line per report."""
-
-    def __init__(self, record: Record, steps: int) -> None:
-        super().__init__()
-        self._record = record
-        self._steps = steps
-        self._bar: Any = None
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        if not sys.stdout.isatty():
-            return
-        from rich.progress import Progress as Bar
-        from rich.progress import TimeRemainingColumn
-
-        self._bar = Bar(*Bar.get_default_columns()[:-1], TimeRemainingColumn(), transient=True)
-        self._task = self._bar.add_task("step", total=self._steps, completed=self._record.step)
-        self._bar.start()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._bar is not None:
-            done = self._record.step
-            self._bar.update(
-                self._task, completed=done, description=f"step {done:,}/{self._steps:,}"
-            )
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        print(report_line(self._record.rows[-1], self._steps), flush=True)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the bar, also after an interruption; may be called twice."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-def report_line(row: Row, steps: int) -> str:
-    """Return a row of the record as a line of text."""
-    parts = [f"step {row['step']:>6,}/{steps:,}", f"loss {row['loss']:.4f}"]
-    if "val_loss" in row:
-        parts.append(f"validation {row['val_loss']:.4f}")
-    accuracy = row.get("val_token_accuracy", row["token_accuracy"])
-    parts.append(f"token accuracy {accuracy:.1%}")
-    if "val_exact_match" in row:
-        parts.append(f"exact match {row['val_exact_match']:.1%}")
-    parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
-    return " | ".join(parts)

@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 import keras
 
 from functional_models.batches import Batches, evaluation_data, training_data
-from functional_models.callbacks import Checkpoint, Progress, Record, Row, SampleText
+from functional_models.callbacks import Checkpoint, Record, Row, SampleText
 from functional_models.losses import TokenCrossEntropy, token_metrics
+from functional_models.progress import Progress, header
 from functional_models.recipe import Recipe
 from functional_models.schedules import make_optimizer
 
@@ -48,7 +49,7 @@ def train(
         save_best: called whenever the validation loss (without validation: the training loss) is
             the lowest so far.
         sample: returns a text that is printed at every report.
-        progress: show a progress bar and a line per report.
+        progress: show a header, a living line and a line per report; see `Progress`.
         callbacks: further Keras callbacks.
         identity: JSON-compatible; further properties that a resumed run must share, such as the
             spec.
@@ -83,6 +84,9 @@ def train(
     bar = Progress(record, recipe.steps)
     if progress:
         watchers.append(bar)
+        print(header(model, batches, recipe), flush=True)
+        if record.step:
+            print(f"resumed at step {record.step:,}", flush=True)
     if sample is not None:
         watchers.append(SampleText(sample))
     watchers.extend(callbacks)
@@ -92,14 +96,18 @@ def train(
     try:
         while (left := recipe.steps - record.step) > 0:
             every = min(recipe.report_every, left)
+            reports = len(record.rows)
             model.fit(
                 training_data(batches, record.step),
                 steps_per_epoch=every,
-                epochs=left // every,
+                initial_epoch=reports,
+                epochs=reports + left // every,
                 shuffle=False,  # batches are ordered already
                 verbose=0,
                 callbacks=watchers,
             )
+            if model.stop_training:  # by a callback, such as EarlyStopping
+                break
     finally:
         bar.close()  # Keras does not call on_train_end after Ctrl-C
     return record.rows

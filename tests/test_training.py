@@ -9,7 +9,8 @@ from small_text_models import PAIRS, TEXT, corpus, text_model
 
 import functional_models as fm
 from functional_models.batches import PairBatches, TokenBatches
-from functional_models.callbacks import Record, report_line
+from functional_models.callbacks import Record
+from functional_models.progress import Progress, duration, report_line
 from functional_models.recipe import Recipe
 from functional_models.training import evaluate, train
 
@@ -323,10 +324,66 @@ def test_reports_print_a_line_and_a_sample(capsys):
     lm.fit(TEXT, TEXT, steps=4, report_every=2, batch_size=5, sample_prompt="fox", block=7)
     lines = capsys.readouterr().out.splitlines()
     reports = [line for line in lines if line.startswith("step ")]
-    assert [line.split("|")[0].strip() for line in reports] == ["step      2/4", "step      4/4"]
-    assert all("validation" in line and "tokens/s" in line for line in reports)
+    steps = [line.split("|")[0].strip() for line in reports]
+    assert steps == ["step      1/4", "step      2/4", "step      4/4"]
+    assert all("validation" in line and "tokens/s" in line for line in reports[1:])
     samples = [line for line in lines if line.startswith("fox")]
     assert len(samples) == 2
+
+
+def test_the_header_says_what_is_trained_where_and_how(capsys):
+    lm = text_model("decoder_only")
+    lm.fit(TEXT, steps=2, report_every=2, batch_size=5, block=7, learning_rate=0.0125)
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first.startswith(f"{lm.model.count_params():,} parameters, float32, on ")
+    assert {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}[
+        keras.backend.backend()
+    ] in first
+    # 494 tokens are 70 blocks of 7 and a next token; one block less is used, for the offset
+    assert second.startswith("2 steps of 5 sequences, 0.14 passes over the data; ")
+    assert second.endswith("learning rate 0.013, cosine after 100 steps of warm-up")
+
+
+class Steps:
+    """A record, a model and a clock for `Progress`: each step takes some seconds."""
+
+    def __init__(self, total: int, seconds: float) -> None:
+        self.step, self.rows, self.now = 0, [], 0.0
+        self.progress = Progress(self, total, clock=lambda: self.now)
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.25))
+        self.progress.set_model(model)
+        self.progress.on_train_begin()
+        for _ in range(total):
+            self.step += 1
+            self.now += seconds
+            self.progress.on_train_batch_end(0, {"cross_entropy": self.step / 2})
+
+
+def test_without_a_terminal_lines_appear_at_growing_intervals(capsys):
+    Steps(total=300, seconds=1.0)
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    steps = [int(line[0].removeprefix("step").split("/")[0]) for line in lines]
+    assert steps == [1, 11, 31, 71, 131, 191, 251]
+    assert lines[0] == ["step      1/300", "loss 0.5000", "rate 0.25"]
+    assert lines[2] == ["step     31/300", "loss 15.5000", "rate 0.25", "1.0 steps/s", "4 min left"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min"), (3570, "1 h 0 min"), (12_345, "3 h 26 min")],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_callbacks_of_keras_see_the_validation_loss_and_can_stop_the_run():
+    lm = text_model("decoder_only")
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=100.0)
+    rows = lm.fit(
+        TEXT, TEXT, steps=5, report_every=1, batch_size=5, progress=False, callbacks=(stopping,)
+    )
+    assert [row["step"] for row in rows] == [1, 2]
 
 
 def test_report_lines_have_all_measurements():

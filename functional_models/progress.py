@@ -1,0 +1,164 @@
+"""The output of a training run: a header, a living line, and a line per report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from functional_models.batches import Batches
+from functional_models.callbacks import Record, Row
+from functional_models.recipe import Recipe
+
+_FIRST_INTERVAL, _LONGEST_INTERVAL = 10.0, 60.0
+"""Seconds between the lines of an output that is no terminal; doubled from line to line."""
+
+_UPDATE_INTERVAL = 0.2
+"""Seconds between two updates of the line on a terminal."""
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows loss, learning rate, speed and remaining time while a model trains.
+
+    On a terminal this is one line that changes, with a bar. Other outputs, such as files and
+    notebooks, get a line after the first step and then at growing intervals, of at most a minute.
+
+    Args:
+        record: the record of the run.
+        steps: number of steps of the run.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self, record: Record, steps: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        super().__init__()
+        self._record = record
+        self._steps = steps
+        self._clock = clock
+        self._bar: Any = None
+        self._first: tuple[int, float] | None = None  # step and time from which speed is measured
+        self._next_update = 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self._bar is not None or not sys.stdout.isatty():
+            return
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(TextColumn("{task.description}"), BarColumn(), transient=True)
+        self._task = self._bar.add_task("compiling", total=self._steps, completed=self._record.step)
+        self._bar.start()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        step, now = self._record.step, self._clock()
+        if self._first is None:  # compiled now
+            self._first = step, now
+            self._interval, self._next = _FIRST_INTERVAL, now + _FIRST_INTERVAL
+            if self._bar is None:
+                print(self._line(step, logs), flush=True)
+        if self._bar is not None:
+            if now >= self._next_update:  # evaluating the schedule at every step takes time
+                self._bar.update(self._task, completed=step, description=self._line(step, logs))
+                self._next_update = now + _UPDATE_INTERVAL
+        elif now >= self._next and step < self._steps:
+            print(self._line(step, logs), flush=True)
+            self._interval = min(2 * self._interval, _LONGEST_INTERVAL)
+            self._next = now + self._interval
+
+    def _line(self, step: int, logs: Mapping[str, float] | None) -> str:
+        """Return the state of the run after a step."""
+        assert self._first is not None
+        parts = [f"step {step:>6,}/{self._steps:,}"]
+        if logs and "cross_entropy" in logs:
+            parts.append(f"loss {logs['cross_entropy']:.4f}")
+        parts.append(f"rate {learning_rate(self.model):.2g}")
+        first, since = self._first
+        if step > first and (seconds := self._clock() - since) > 0:
+            speed = (step - first) / seconds
+            parts.append(f"{speed:,.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
+            parts.append(f"{duration((self._steps - step) / speed)} left")
+        return " | ".join(parts)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        print(report_line(self._record.rows[-1], self._steps), flush=True)
+        if self._first is not None:  # the report is a sign of life too
+            self._next = self._clock() + self._interval
+
+    def close(self) -> None:
+        """Remove the bar, also after an interruption; may be called twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
+    """Return what is trained, where and how, in two lines."""
+    batch = f"{recipe.batch_size:,} sequence{'s' * (recipe.batch_size != 1)}"
+    passes = recipe.steps / batches.steps_per_epoch
+    peak = recipe.learning_rate
+    warm = f" after {recipe.warmup_steps:,} steps of warm-up" * (recipe.schedule != "constant")
+    return (
+        f"{model.count_params():,} parameters, {keras.config.dtype_policy().name}, on {device()}\n"
+        f"{recipe.steps:,} steps of {batch}, {passes:.2g} passes over the data; learning rate "
+        f"{peak:.2g}, {recipe.schedule.replace('_', ' ')}{warm}"
+    )
+
+
+def device() -> str:
+    """Return the backend with its version, and the device that it computes on."""
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        gpus = [
+            tf.config.experimental.get_device_details(d)
+            for d in tf.config.list_physical_devices("GPU")
+        ]
+        title, names = f"TensorFlow {tf.__version__}", [d.get("device_name", "GPU") for d in gpus]
+    elif name == "jax":
+        import jax
+
+        devices = [d for d in jax.devices() if d.platform != "cpu"]
+        title, names = f"JAX {jax.__version__}", [d.device_kind for d in devices]
+    else:
+        import torch
+
+        gpus = range(torch.cuda.device_count())
+        title = f"PyTorch {torch.__version__}"
+        names = [torch.cuda.get_device_name(gpu) for gpu in gpus]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    where = f"{names[0]}" if names else f"CPU ({cores} cores)"
+    return f"{where}{f' (1 of {len(names)})' * (len(names) > 1)}, {title}"
+
+
+def learning_rate(model: keras.Model) -> float:
+    """Return the learning rate of the next step."""
+    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words: "45 s", "12 min", "3 h 20 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def report_line(row: Row, steps: int) -> str:
+    """Return a row of the record as a line of text."""
+    parts = [f"step {row['step']:>6,}/{steps:,}", f"loss {row['loss']:.4f}"]
+    if "val_loss" in row:
+        parts.append(f"validation {row['val_loss']:.4f}")
+    accuracy = row.get("val_token_accuracy", row["token_accuracy"])
+    parts.append(f"token accuracy {accuracy:.1%}")
+    if "val_exact_match" in row:
+        parts.append(f"exact match {row['val_exact_match']:.1%}")
+    parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    return " | ".join(parts)
