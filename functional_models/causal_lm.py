@@ -128,14 +128,22 @@ class CausalLM(TextModel):
         block: int | None = None,
         batch_size: int = 32,
     ) -> dict[str, float]:
-        """Return loss (nats per token), perplexity, token_accuracy and tokens for a text.
+        """Return loss (nats per token), perplexity, token_accuracy, tokens, bits_per_character.
+
+        Bits per character compare models with different tokenizers. They include the bits of the
+        end tokens, and are omitted if the text has no characters.
 
         Raises:
             ValueError: as `fit`.
         """
-        from functional_models.training import evaluate
+        from functional_models.training import bits_per_character, evaluate
 
-        return evaluate(self.model, self._batches(data, "text", block, batch_size, 0))
+        tokens = self.tokens(data)
+        row = evaluate(self.model, self._batches(tokens, "text", block, batch_size, 0))
+        if isinstance(data, np.ndarray):
+            data = self.tokenizer.decode([tokens]) if self.tokenizers else ""
+        characters = len(data) if isinstance(data, str) else sum(map(len, data))
+        return row | bits_per_character(row["loss"], len(tokens), characters)
 
     def _batches(
         self, data: Any, what: str, block: int | None, batch_size: int, seed: int

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -215,6 +215,10 @@ _DATA_HELP = (
 
 def _add_data_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=_DATA_HELP)
+    text = "files to select the best weights by; default: held out of --data"
+    sub.add_argument("--validation", nargs="+", metavar="FILE", help=text)
+    text = "files to measure the final results on; default for pairs: held out of --data"
+    sub.add_argument("--test", nargs="+", metavar="FILE", help=text)
     sub.add_argument("--tokenizer", choices=TOKENIZER_KINDS, default="byte_pair", help=DEFAULT)
     sub.add_argument("--vocabulary-size", type=int, default=1000, metavar="N", help=DEFAULT)
     sub.add_argument("--dtype", choices=("float32", "mixed_bfloat16", "mixed_float16"))
@@ -272,24 +276,29 @@ def _set_dtype(options: argparse.Namespace) -> None:
         import_keras().config.set_dtype_policy(options.dtype)
 
 
-def _data(options: argparse.Namespace) -> Any:
-    """Return `--data` as an argument of the `load_*_corpus` functions."""
-    if len(options.data) > 2:
-        raise ValueError(
-            f"--data was given {len(options.data)} files; give one, or two aligned ones"
-        )
-    return options.data[0] if len(options.data) == 1 else tuple(options.data)
+def _files(options: argparse.Namespace, name: str) -> Any:
+    """Return `--data`, `--validation` or `--test` as `load_corpus` takes it, or `None`."""
+    files = getattr(options, name)
+    if files is not None and len(files) > 2:
+        raise ValueError(f"--{name} was given {len(files)} files; give one, or two aligned ones")
+    return files[0] if files is not None and len(files) == 1 else files and tuple(files)
+
+
+def _corpus(options: argparse.Namespace, kind: str | None) -> Any:
+    from functional_models.corpora import load_corpus
+
+    data, validation, test = (_files(options, name) for name in ("data", "validation", "test"))
+    return load_corpus(data, kind, validation=validation, test=test)
 
 
 def train(options: argparse.Namespace) -> None:
     """Train a model."""
     recipe = make_recipe(None, recipe_changes(options))
     changes = spec_changes(options)
-    data = _data(options)
-    from functional_models.corpora import kind_of_data, load_parallel_corpus, load_text_corpus
+    from functional_models.corpora import kind_of_data
 
     default = builders.variant_info(options.variant).kinds[0]
-    kind = changes.pop("kind", None) or kind_of_data(data) or default
+    kind = changes.pop("kind", None) or kind_of_data(_files(options, "data")) or default
     if kind == "encoder_only":
         raise ValueError(
             f"{options.variant} is an encoder, and train supports language models and translators; "
@@ -297,7 +306,7 @@ def train(options: argparse.Namespace) -> None:
         )
     spec = builders.variant(options.variant, kind=kind, **changes)
     pairs = kind == "encoder_decoder"
-    corpus: Any = load_parallel_corpus(data) if pairs else load_text_corpus(data)
+    corpus = _corpus(options, kind)
 
     number = len(corpus.train)
     item = ("pair" if pairs else "document") + "s" * (number != 1)
@@ -318,6 +327,9 @@ def train(options: argparse.Namespace) -> None:
     else:
         sample = {"sample_prompt": options.sample}
     model.fit(corpus, recipe=recipe, folder=options.to, **sample)
+    if corpus.test:
+        print("\ntest, with the best weights:\n")
+        _print_results(model.evaluate(corpus.test))
     print(f"\nthe best model is in {options.to}; to use it:\n")
     print(f"    {usage_command(options.to, corpus)}")
 
@@ -335,8 +347,7 @@ def compare(options: argparse.Namespace) -> None:
     _set_dtype(options)
     run(
         options.variants or CORNERS,
-        _data(options),
-        kind=kind,
+        _corpus(options, kind),
         budget=default_budget(**recipe_changes(options)),
         folder=options.to,
         tokenizer=options.tokenizer,
@@ -370,7 +381,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model on the held-out part of a named corpus, or on whole files."""
     from functional_models.corpora import is_named, load_parallel_corpus, load_text_corpus
 
-    data = _data(options)
+    data = _files(options, "data")
     model = _load(options.model)
     named = is_named(data)
     if model.kind == "encoder_decoder":
@@ -379,9 +390,13 @@ def evaluate(options: argparse.Namespace) -> None:
     else:
         text = load_text_corpus(data, validation_fraction=0.1 if named else 0.0)
         held_out = text.validation or text.train
+    _print_results(model.evaluate(held_out))
+
+
+def _print_results(results: Mapping[str, float]) -> None:
     rows = [
         (name, f"{value:,.0f}" if name == "tokens" else f"{value:.4f}")
-        for name, value in model.evaluate(held_out).items()
+        for name, value in results.items()
     ]
     print(format_table(rows))
 

@@ -19,9 +19,7 @@ from functional_models.corpora import (
     Corpus,
     ParallelCorpus,
     TextCorpus,
-    kind_of_data,
-    load_parallel_corpus,
-    load_text_corpus,
+    load_corpus,
 )
 from functional_models.loading import load, new_text_model, sized_for
 from functional_models.model_folder import CHECKPOINT, MANIFEST, make_folder
@@ -85,7 +83,7 @@ def compare(
     recipe = default_budget(steps=budget) if isinstance(budget, int) else budget
     recipe = make_recipe(recipe or default_budget(), {})
     given = _by_name(specs)
-    corpus = _corpus(data, kind)
+    corpus = data if isinstance(data, Corpus) else load_corpus(data, kind)
     if not _held_out(corpus):
         raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")
     shared = shared_tokenizer(corpus, tokenizer, vocabulary_size)
@@ -109,14 +107,6 @@ def compare(
     best = min(results, key=lambda r: (-r.get("exact_match", 0), r["loss"]))["variant"]
     _write(folder, results, models, corpus, best, recipe, progress)
     return results
-
-
-def _corpus(data: str | Sequence[str] | Corpus, kind: str | None) -> Corpus:
-    if isinstance(data, Corpus):
-        return data
-    if (kind or kind_of_data(data) or "encoder_decoder") == "encoder_decoder":
-        return load_parallel_corpus(data)
-    return load_text_corpus(data)
 
 
 def _by_name(
@@ -153,9 +143,7 @@ def _check_folders(folder: Path, names: Iterable[str]) -> None:
 
 def _held_out(corpus: Corpus) -> Any:
     """Return the text or the pairs that results are measured on."""
-    if isinstance(corpus, ParallelCorpus):
-        return corpus.test or corpus.validation
-    return corpus.validation
+    return corpus.test or corpus.validation
 
 
 def _name(spec: Spec) -> str:

@@ -135,6 +135,17 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
     return {**row, "exact_match": logs["exact_match"]} if exact_match else row
 
 
+def bits_per_character(loss: float, tokens: float, characters: int) -> Row:
+    """Return the bits that a loss, in nats per token, takes for each character of a text.
+
+    Returns:
+        bits_per_character; nothing for a text without characters.
+    """
+    if not characters:
+        return {}
+    return {"bits_per_character": loss * tokens / (characters * math.log(2))}
+
+
 def _evaluator(model: keras.Model, exact_match: bool) -> keras.Model:
     """Return a model of the same layers, compiled with token metrics."""
     evaluators = _EVALUATORS.setdefault(model, {})

@@ -141,16 +141,20 @@ class Translator(TextModel):
         )
 
     def evaluate(self, pairs: Pairs, *, batch_size: int = 64) -> dict[str, float]:
-        """Return loss (nats per token), perplexity, token_accuracy, tokens and exact_match.
+        """Return loss (nats per token), perplexity, token_accuracy, tokens, exact_match and bits.
 
         exact_match is the share of pairs that greedy decoding translates without any wrong token.
+        bits_per_character compares models with different tokenizers: the bits of the tokens of a
+        target, with its end token, over its characters.
 
         Raises:
             ValueError: as `fit`.
         """
-        from functional_models.training import evaluate
+        from functional_models.training import bits_per_character, evaluate
 
-        return evaluate(self.model, self._batches(pairs, batch_size, 0), exact_match=True)
+        row = evaluate(self.model, self._batches(pairs, batch_size, 0), exact_match=True)
+        characters = sum(len(target) for _, target in pairs)
+        return row | bits_per_character(row["loss"], row["tokens"], characters)
 
     def _batches(self, pairs: Pairs, batch_size: int, seed: int) -> PairBatches:
         _check_pairs(pairs)

@@ -9,8 +9,8 @@ from small_text_models import SIZES, corpus, parallel_corpus
 import builders
 import functional_models as fm
 from functional_models import comparison
-from functional_models.comparison import _overall_speed, compare, kind_of_data, results_table
-from functional_models.corpora import ParallelCorpus
+from functional_models.comparison import _overall_speed, compare, results_table
+from functional_models.corpora import ParallelCorpus, kind_of_data
 from functional_models.recipe import Recipe
 from functional_models.text_model import TextModel
 

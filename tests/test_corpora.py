@@ -12,6 +12,7 @@ from babel.dates import format_date
 from functional_models.corpora import (
     ParallelCorpus,
     TextCorpus,
+    load_corpus,
     load_parallel_corpus,
     load_text_corpus,
     portuguese_english,
@@ -273,6 +274,24 @@ def test_several_texts_are_several_documents(tmp_path):
     assert corpus.validation == ("aa", "bb")
 
 
+def test_text_files_for_validation_and_test_are_used_completely(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name * 10)
+    files = {"validation": str(tmp_path / "b"), "test": [tmp_path / "c", tmp_path / "b"]}
+    corpus = load_text_corpus(tmp_path / "a", **files)
+    assert corpus == TextCorpus("a", ("a" * 10,), ("b" * 10,), ("c" * 10, "b" * 10))
+    assert load_corpus(tmp_path / "a", "decoder_only", **files) == corpus
+    corpus = load_text_corpus(tmp_path / "a", test=tmp_path / "c")
+    assert corpus == TextCorpus("a", ("a" * 9,), ("a",), ("c" * 10,))
+
+
+def test_the_names_of_files_choose_text_or_pairs(tmp_path):
+    pairs = write_pairs(tmp_path / "a.tsv", 47)
+    assert load_corpus(pairs, test=pairs) == load_parallel_corpus(pairs, test=pairs)
+    assert load_corpus((pairs, pairs)) == load_parallel_corpus([pairs, pairs])
+    assert load_corpus(pairs, "decoder_only") == load_text_corpus(pairs)
+
+
 def write_pairs(path, number):
     path.write_text("".join(f"fonte {i}\tsource {i}\n" for i in range(number)))
     return path
@@ -310,8 +329,9 @@ def test_bad_sources_raise(tmp_path):
         load_parallel_corpus(path)
     with pytest.raises(ValueError, match=r"one \.tsv file or two aligned files, got 3"):
         load_parallel_corpus([path, path, path])
-    with pytest.raises(ValueError, match="has its own validation"):
-        load_parallel_corpus("embedded", test=path)
+    for load in (load_text_corpus, load_parallel_corpus):
+        with pytest.raises(ValueError, match="'embedded' has its own held-out part"):
+            load("embedded", test=path)
     with pytest.raises(ValueError, match=r"validation_fraction must be .* got 1"):
         load_text_corpus(path, validation_fraction=1)
     with pytest.raises(ValueError, match="at least one text file"):

@@ -288,6 +288,9 @@ def test_evaluation_weighs_all_tokens_equally():
     np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-5)
     np.testing.assert_allclose(found["perplexity"], np.exp(np.mean(losses)), rtol=1e-5)
     np.testing.assert_allclose(found["token_accuracy"], np.mean(hits), atol=1e-6)
+    characters = sum(len(target) for _, target in pairs)
+    bits = np.sum(losses) / np.log(2) / characters
+    np.testing.assert_allclose(found["bits_per_character"], bits, rtol=1e-5)
 
 
 @pytest.mark.parametrize("exact_match", [False, True])
@@ -306,6 +309,21 @@ def test_evaluation_does_not_change_the_compilation_of_a_model(compiled, exact_m
     assert rows[0] == rows[1]
     assert model.compiled == compiled
     assert {name: getattr(model, name, None) for name in before} == before
+
+
+def test_bits_per_character_of_uniform_probabilities_are_the_bits_of_the_tokens():
+    lm = text_model("decoder_only")  # on bytes
+    for weight in lm.model.get_layer("logits").weights:
+        weight.assign(0 * weight)
+    documents = ["aé€" * 7, "b" * 13]  # 42 and 13 bytes, each with an end token
+    tokens = lm.tokens(documents)
+    for data, bits in (
+        (documents, 8 * (42 + 13 + 2) / (21 + 13)),
+        (tokens, 8 * (42 + 13 + 2) / (21 + 13)),
+        ("b" * 31, 8.0),
+    ):
+        found = lm.evaluate(data, batch_size=5)["bits_per_character"]
+        np.testing.assert_allclose(found, bits, rtol=1e-6)
 
 
 def test_repeated_evaluation_uses_the_current_weights():

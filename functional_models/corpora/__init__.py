@@ -5,6 +5,7 @@ from functional_models.corpora.docstrings import python_docstrings
 from functional_models.corpora.load import (
     is_named,
     kind_of_data,
+    load_corpus,
     load_parallel_corpus,
     load_text_corpus,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "TextCorpus",
     "is_named",
     "kind_of_data",
+    "load_corpus",
     "load_parallel_corpus",
     "load_text_corpus",
     "portuguese_english",

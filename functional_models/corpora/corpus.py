@@ -14,12 +14,14 @@ class TextCorpus:
     Attributes:
         name: name of the source, for tables and reports.
         train: training documents.
-        validation: held-out documents; may be empty.
+        validation: held-out documents for model selection; may be empty.
+        test: held-out documents for the final evaluation; may be empty.
     """
 
     name: str
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    test: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from functional_models.corpora.corpus import Pair, ParallelCorpus, TextCorpus
+from functional_models.corpora.corpus import Corpus, Pair, ParallelCorpus, TextCorpus
 from functional_models.corpora.docstrings import python_docstrings
 from functional_models.corpora.portuguese_english import portuguese_english
 from functional_models.corpora.text_files import StrPath, read_pairs, read_text
@@ -17,7 +17,7 @@ from functional_models.corpora.text_files import StrPath, read_pairs, read_text
 EMBEDDED = "embedded"
 TFDS = "tfds:"
 
-ParallelFiles = StrPath | Sequence[StrPath]
+Files = StrPath | Sequence[StrPath]
 
 
 def is_named(source: Any) -> bool:
@@ -26,34 +26,49 @@ def is_named(source: Any) -> bool:
 
 
 def load_text_corpus(
-    source: StrPath | Sequence[StrPath] = EMBEDDED, *, validation_fraction: float = 0.1
+    source: Files = EMBEDDED,
+    *,
+    validation: Files | None = None,
+    test: Files | None = None,
+    validation_fraction: float = 0.1,
 ) -> TextCorpus:
     """Load text for language modelling.
 
     Args:
         source: `"embedded"` (the docstrings of Python's standard library), the path of a text file
             or of several, plain or `.gz`, or `"tfds:NAME"`, a data set of TensorFlow Datasets.
+        validation, test: further files. With `validation`, all of `source` is for training.
         validation_fraction: held-out share for sources without a validation split. Of a file it is
             the end: as in nanoGPT, n characters are split at `int(n * (1 - validation_fraction))`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: no file; a file is empty or not UTF-8; a fraction out of range; the data set is
-            unknown or has no text.
+        ValueError: no file; a file is empty or not UTF-8; a fraction out of range; `validation` or
+            `test` given for a corpus with its own; the data set is unknown or has no text.
         ImportError: `tfds:` without the extra `datasets`.
     """
-    if source == EMBEDDED:
-        return python_docstrings(validation_fraction)
-    if isinstance(source, str) and source.startswith(TFDS):
-        return _tfds_text(source.removeprefix(TFDS), validation_fraction)
-    return _text_files(source, validation_fraction)
+    _check_fraction("validation_fraction", validation_fraction)
+    if is_named(source):
+        _check_own_splits(source, validation, test)
+        if source == EMBEDDED:
+            return python_docstrings(validation_fraction)
+        return _tfds_text(str(source).removeprefix(TFDS), validation_fraction)
+    name, texts = _read_texts(source)
+    if validation is not None:
+        held_out = _read_texts(validation)[1]
+    else:
+        cuts = [int(len(text) * (1 - validation_fraction)) for text in texts]
+        held_out = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
+        texts = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
+    tested = [] if test is None else _read_texts(test)[1]
+    return TextCorpus(name, _not_blank(texts), _not_blank(held_out), _not_blank(tested))
 
 
 def load_parallel_corpus(
-    source: ParallelFiles = EMBEDDED,
+    source: Files = EMBEDDED,
     *,
-    validation: ParallelFiles | None = None,
-    test: ParallelFiles | None = None,
+    validation: Files | None = None,
+    test: Files | None = None,
     held_out_fraction: float = 0.05,
 ) -> ParallelCorpus:
     """Load sentence pairs for translation.
@@ -76,11 +91,7 @@ def load_parallel_corpus(
         ImportError: `tfds:` without the extra `datasets`.
     """
     if is_named(source):
-        if validation is not None or test is not None:
-            raise ValueError(
-                f"{source!r} has its own validation and test pairs; omit validation and test, or "
-                "also give files for the training pairs"
-            )
+        _check_own_splits(source, validation, test)
         if source == EMBEDDED:
             return portuguese_english()
         return _tfds_parallel(str(source).removeprefix(TFDS), held_out_fraction)
@@ -97,9 +108,32 @@ def load_parallel_corpus(
     return ParallelCorpus(name, tuple(pairs), tuple(held_out[0]), tuple(held_out[1]))
 
 
-def kind_of_data(data: str | Sequence[str]) -> str | None:
+def load_corpus(
+    source: Files = EMBEDDED,
+    kind: str | None = None,
+    *,
+    validation: Files | None = None,
+    test: Files | None = None,
+) -> Corpus:
+    """Load text or sentence pairs.
+
+    Args:
+        source: as for `load_text_corpus` and `load_parallel_corpus`.
+        kind: the kind of model to train, `decoder_only` or `encoder_decoder`; by default the one
+            that the names of the files show, and `encoder_decoder` for named corpora.
+        validation, test: further files, as for these functions.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as these functions.
+    """
+    if (kind or kind_of_data(source) or "encoder_decoder") == "encoder_decoder":
+        return load_parallel_corpus(source, validation=validation, test=test)
+    return load_text_corpus(source, validation=validation, test=test)
+
+
+def kind_of_data(data: Files) -> str | None:
     """Return the kind of model that files are for; `None` if their names do not show it."""
-    paths = [data] if isinstance(data, str) else list(data)
+    paths = _as_sequence(data)
     if len(paths) == 2:
         return "encoder_decoder"
     name = paths[0]
@@ -108,22 +142,23 @@ def kind_of_data(data: str | Sequence[str]) -> str | None:
     return "encoder_decoder" if ".tsv" in Path(name).suffixes else "decoder_only"
 
 
-def _text_files(paths: StrPath | Sequence[StrPath], validation_fraction: float) -> TextCorpus:
-    _check_fraction("validation_fraction", validation_fraction)
-    files = [Path(path) for path in _as_sequence(paths)]
-    if not files:
+def _check_own_splits(source: Any, validation: Any, test: Any) -> None:
+    if validation is not None or test is not None:
+        raise ValueError(
+            f"{source!r} has its own held-out part; omit validation and test, or also give files "
+            "for the training data"
+        )
+
+
+def _read_texts(files: Files) -> tuple[str, list[str]]:
+    """Return a name and the text of each file."""
+    paths = [Path(path) for path in _as_sequence(files)]
+    if not paths:
         raise ValueError("expected at least one text file, got none")
-    train, validation = [], []
-    for path in files:
-        text = read_text(path)
-        cut = int(len(text) * (1 - validation_fraction))
-        train.append(text[:cut])
-        validation.append(text[cut:])
-    name = ", ".join(path.name for path in files)
-    return TextCorpus(name, _not_blank(train), _not_blank(validation))
+    return ", ".join(path.name for path in paths), [read_text(path) for path in paths]
 
 
-def _read_parallel(files: ParallelFiles) -> list[Pair]:
+def _read_parallel(files: Files) -> list[Pair]:
     paths = _as_sequence(files)
     if len(paths) not in (1, 2):
         raise ValueError(
@@ -198,7 +233,6 @@ def _tfds_columns(builder: Any, split: str, columns: Sequence[str]) -> list[tupl
 
 
 def _tfds_text(name: str, validation_fraction: float) -> TextCorpus:
-    _check_fraction("validation_fraction", validation_fraction)
     builder = _tfds_builder(name)
     features = list(builder.info.features)
     if "text" not in features:
