@@ -141,9 +141,14 @@ class CausalLM(TextModel):
         tokens = self.tokens(data)
         row = evaluate(self.model, self._batches(tokens, "text", block, batch_size, 0))
         if isinstance(data, np.ndarray):
-            data = self.tokenizer.decode([tokens]) if self.tokenizers else ""
+            data = self._documents(tokens) if self.tokenizers else ""
         characters = len(data) if isinstance(data, str) else sum(map(len, data))
         return row | bits_per_character(row["loss"], len(tokens), characters)
+
+    def _documents(self, tokens: np.ndarray) -> list[str]:
+        """Return the text of a stream of tokens, cut at its end tokens, where `decode` stops."""
+        ends = np.flatnonzero(np.asarray(tokens) == self.tokenizer.end_id) + 1
+        return self.tokenizer.decode(np.split(tokens, ends))
 
     def _batches(
         self, data: Any, what: str, block: int | None, batch_size: int, seed: int
