@@ -119,6 +119,9 @@ class Checkpoint(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> None:
         """Restore model, optimizer and record from the checkpoint, if there is one.
 
+        A finished run goes on if it is given more steps. From there on its learning rate is that
+        of the longer schedule.
+
         Raises:
             ValueError: the checkpoint is damaged, or belongs to another run.
         """
@@ -137,6 +140,8 @@ class Checkpoint(keras.callbacks.Callback):
                 "choose another folder"
             ) from error
         for name, given in self._run.items():
+            if name == "steps" and _is_extended(saved_run.get(name), given, rows):
+                continue
             if saved_run.get(name) != given:
                 is_short = not isinstance(given, list | dict)
                 values = f" ({saved_run.get(name)} saved, {given} given)" * is_short
@@ -147,6 +152,11 @@ class Checkpoint(keras.callbacks.Callback):
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self._record.restore(rows)
+
+
+def _is_extended(saved: Any, given: int, rows: list[Row]) -> bool:
+    """Return whether a run is finished and would now get more steps."""
+    return bool(rows) and rows[-1]["step"] == saved and saved < given
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:

@@ -81,10 +81,11 @@ class CausalLM(TextModel):
             validation: the same; by default the validation text of a corpus.
             recipe: hyperparameters; `changes` replace its fields (`steps=500`, ...).
             folder: folder for the best model, and for a checkpoint at every report. An interrupted
-                run resumes exactly at its last checkpoint.
+                run resumes exactly at its last checkpoint, and a finished one continues if it is
+                given more steps.
             block: tokens per row; by default the `max_sequence_length` of the model.
             sample_prompt: a prompt to continue at every report.
-            progress: show a progress bar and a line per report.
+            progress: show a header, a living line and a line per report.
             callbacks: further Keras callbacks.
 
         Returns:

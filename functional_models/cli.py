@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -157,12 +158,13 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("train", train, "train a model on text or sentence pairs")
     sub.add_argument("--variant", default="pre_norm_learned", help=DEFAULT)
-    text = "folder of the model; an interrupted run resumes"
+    text = "folder of the model; an interrupted run resumes, a finished one with more --steps too"
     sub.add_argument("--to", required=True, metavar="FOLDER", help=text)
     add_spec_options(sub)
     _add_data_options(sub)
     add_recipe_options(sub, Recipe())
     sub.add_argument("--sample", metavar="TEXT", help="text to continue or translate at reports")
+    add_flag(sub, "--tensorboard", "also write the reports for TensorBoard, to FOLDER/tensorboard")
 
     sub = command("compare", compare, "train variants with the same budget and compare them")
     text = "default: pre- and post-norm, learned and sinusoidal positions"
@@ -293,6 +295,8 @@ def _corpus(options: argparse.Namespace, kind: str | None) -> Any:
 
 def train(options: argparse.Namespace) -> None:
     """Train a model."""
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise ImportError("--tensorboard needs TensorBoard: pip install tensorboard")
     recipe = make_recipe(None, recipe_changes(options))
     changes = spec_changes(options)
     from functional_models.corpora import kind_of_data
@@ -326,7 +330,11 @@ def train(options: argparse.Namespace) -> None:
         sample = {"sample_sources": [options.sample]}
     else:
         sample = {"sample_prompt": options.sample}
-    model.fit(corpus, recipe=recipe, folder=options.to, **sample)
+    callbacks = ()
+    if options.tensorboard:
+        log = os.path.join(options.to, "tensorboard")
+        callbacks = (keras.callbacks.TensorBoard(log, write_graph=False),)
+    model.fit(corpus, recipe=recipe, folder=options.to, callbacks=callbacks, **sample)
     if corpus.test:
         print("\ntest, with the best weights:\n")
         _print_results(model.evaluate(corpus.test))

@@ -39,6 +39,9 @@ def train(
 ) -> list[Row]:
     """Train a model with `model.fit`; resume an interrupted run of `folder`.
 
+    A finished run goes on if the recipe has more steps, with the learning rate of the longer
+    schedule.
+
     Args:
         model: a model from `builders`, or any Functional model from token inputs to logits.
         batches: training data.
@@ -85,8 +88,10 @@ def train(
     if progress:
         watchers.append(bar)
         print(header(model, batches, recipe), flush=True)
-        if record.step:
-            print(f"resumed at step {record.step:,}", flush=True)
+        if record.step == recipe.steps:
+            print(f"{folder} holds this run, finished; more steps would continue it", flush=True)
+        elif record.step:
+            print(f"going on from step {record.step:,} of {folder}", flush=True)
     if sample is not None:
         watchers.append(SampleText(sample))
     watchers.extend(callbacks)

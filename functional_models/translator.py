@@ -100,9 +100,10 @@ class Translator(TextModel):
             validation: pairs; by default the validation pairs of a corpus.
             recipe: hyperparameters; `changes` replace its fields (`steps=500`, ...).
             folder: folder for the best model, and for a checkpoint at every report. An interrupted
-                run resumes exactly at its last checkpoint.
+                run resumes exactly at its last checkpoint, and a finished one continues if it is
+                given more steps.
             sample_sources: sentences to translate at every report.
-            progress: show a progress bar and a line per report.
+            progress: show a header, a living line and a line per report.
             callbacks: further Keras callbacks.
 
         Returns:

@@ -465,3 +465,10 @@ def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
     assert found.returncode == 0, found.stderr
     steps = [int(n.replace(",", "")) for n in re.findall(r"^step +([\d,]+)/", found.stdout, re.M)]
     assert steps == list(range(int(rows[-1]["step"]) + 100, 3001, 100))
+
+
+def test_tensorboard_is_asked_for_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("functional_models.cli.find_spec", lambda name: None)
+    assert main(["train", "--to", str(tmp_path / "model"), "--tensorboard"]) == 2
+    assert capsys.readouterr().err.endswith("needs TensorBoard: pip install tensorboard\n")
+    assert not list(tmp_path.iterdir())

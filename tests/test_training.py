@@ -1,5 +1,6 @@
 """Training: convergence, exact resumption, best weights, evaluation and reports."""
 
+import dataclasses
 import json
 
 import keras
@@ -198,6 +199,23 @@ class Spy(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.last = {name: float(value.sum()) for name, value in weights_of(self.model).items()}
+
+
+def test_a_finished_run_goes_on_with_more_steps(tmp_path, capsys):
+    """It continues the weights, the optimizer and the data, on the longer schedule."""
+    recipe = dataclasses.replace(RECIPE, schedule="constant")
+    data = corpus("decoder_only")
+    whole, first, second = (text_model("decoder_only", seed=seed) for seed in (0, 0, 17))
+    expected = whole.fit(data, recipe=recipe, steps=12, progress=False)
+    first.fit(data, recipe=recipe, steps=6, folder=tmp_path, progress=False)
+    found = second.fit(data, recipe=recipe, steps=12, folder=tmp_path)
+    assert "going on from step 6" in capsys.readouterr().out
+    assert without_times(found) == without_times(expected)
+    again = text_model("decoder_only", seed=5)
+    assert again.fit(data, recipe=recipe, steps=12, folder=tmp_path) == found
+    assert "holds this run, finished" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"different steps \(12 saved, 11 given\)"):
+        again.fit(data, recipe=recipe, steps=11, folder=tmp_path)
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2]])
