@@ -100,8 +100,9 @@ def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
     """Return what is trained, where and how, in two lines."""
     batch = f"{recipe.batch_size:,} sequence{'s' * (recipe.batch_size != 1)}"
     passes = recipe.steps / batches.steps_per_epoch
-    peak = recipe.learning_rate
-    warm = f" after {recipe.warmup_steps:,} steps of warm-up" * (recipe.schedule != "constant")
+    peak, warmup = recipe.learning_rate, recipe.warmup_steps
+    is_warmed = warmup and recipe.schedule != "constant"
+    warm = f" after {warmup:,} steps of warm-up" if is_warmed else ""
     return (
         f"{model.count_params():,} parameters, {keras.config.dtype_policy().name}, on {device()}\n"
         f"{recipe.steps:,} steps of {batch}, {passes:.2g} passes over the data; learning rate "

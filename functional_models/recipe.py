@@ -23,9 +23,10 @@ class Recipe:
     Attributes:
         steps: number of weight updates.
         batch_size: sequences per batch.
-        learning_rate: peak of the learning-rate schedule.
+        learning_rate: peak of the learning-rate schedule; default: by the width of the model, see
+            `default_learning_rate`.
         schedule: `cosine`, `inverse_sqrt` or `constant`.
-        warmup_steps: steps of linear warm-up.
+        warmup_steps: steps of linear warm-up; default: a tenth of the steps, at most 100.
         weight_decay: AdamW's weight decay; not applied to biases, norms and embeddings.
         beta_2: AdamW's decay rate of the second moment.
         clip_norm: maximum global norm of the gradients.
@@ -39,9 +40,9 @@ class Recipe:
 
     steps: int = 2000
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     schedule: str = "cosine"
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
     weight_decay: float = 0.01
     beta_2: float = 0.98
     clip_norm: float = 1.0
@@ -52,18 +53,21 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            kind, _, optional = str(field.type).partition(" | ")
+            if value is None and optional:
+                continue
             # As in Python's own arithmetic an int is a valid float; a bool is neither.
-            types: Any = {"int": int, "float": (int, float), "str": str}[str(field.type)]
+            types: Any = {"int": int, "float": (int, float), "str": str}[kind]
             if isinstance(value, bool) or not isinstance(value, types):
-                raise ValueError(f"{field.name}={value!r}: must be of type {field.type}")
+                raise ValueError(f"{field.name}={value!r}: must be of type {kind}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{field.name}={value!r}: must be finite")
         rules: dict[str, tuple[bool, str]] = {
             "steps": (self.steps >= 1, "1 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
-            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "learning_rate": (self.learning_rate is None or self.learning_rate > 0, "above 0"),
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+            "warmup_steps": (self.warmup_steps is None or self.warmup_steps >= 0, "0 or more"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "beta_2": (0 <= self.beta_2 < 1, "in [0, 1)"),
             "clip_norm": (self.clip_norm > 0, "above 0"),
@@ -74,6 +78,25 @@ class Recipe:
         for name, (is_allowed, allowed) in rules.items():
             if not is_allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be {allowed}")
+
+    def for_width(self, hidden_dim: int) -> Recipe:
+        """Return the recipe with the defaults for a model of a width filled in."""
+        rate, warmup = self.learning_rate, self.warmup_steps
+        return dataclasses.replace(
+            self,
+            learning_rate=default_learning_rate(hidden_dim) if rate is None else rate,
+            warmup_steps=min(self.steps // 10, 100) if warmup is None else warmup,
+        )
+
+
+def default_learning_rate(hidden_dim: int) -> float:
+    """Return the peak learning rate of AdamW for a model of a width: 0.5 / width, at most 0.01.
+
+    It is within the noise of the best of a grid at widths 64 to 256 (`benchmarks/README.md`), and
+    within a factor of two of the rates of GPT-3, 6e-4 at width 768 to 0.6e-4 at width 12288
+    (Brown et al. 2020, Table 2.1).
+    """
+    return min(0.5 / hidden_dim, 0.01)
 
 
 def make_recipe(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:
@@ -98,5 +121,5 @@ def default_budget(**changes: Any) -> Recipe:
     Raises:
         ValueError: an unknown field, or a value that is not allowed.
     """
-    defaults = {"steps": 1300, "batch_size": 64, "learning_rate": 4e-3, "report_every": 130}
+    defaults = {"steps": 1300, "batch_size": 64, "report_every": 130}
     return make_recipe(None, {**defaults, **changes})

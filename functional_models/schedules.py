@@ -50,8 +50,16 @@ def schedule(recipe: Recipe) -> Any:
     """Return the Keras schedule of a recipe, or a number for `constant`, which has no warm-up.
 
     `cosine` decays to a tenth of the peak at the last step.
+
+    Raises:
+        ValueError: the recipe has no learning rate.
     """
     peak, warmup_steps = recipe.learning_rate, recipe.warmup_steps
+    if peak is None or warmup_steps is None:
+        raise ValueError(
+            "the recipe leaves learning_rate or warmup_steps to the width of the model; use "
+            "Recipe(...).for_width(hidden_dim)"
+        )
     match recipe.schedule:
         case "constant":
             return peak

@@ -299,6 +299,7 @@ class TextModel(ABC):
     ) -> list[Row]:
         from functional_models.training import train
 
+        recipe = recipe.for_width(self.spec.hidden_dim)
         if folder is not None:
             make_model_folder(folder)
             options["save_best"] = lambda: self.save(folder)

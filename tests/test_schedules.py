@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from functional_models.recipe import Recipe
+from functional_models.recipe import Recipe, default_learning_rate
 from functional_models.schedules import InverseSquareRoot, make_optimizer, schedule
 
 STEPS = np.array([0, 1, 2, 11, 12, 13, 14, 29, 101, 997, 100_003])
@@ -95,7 +95,7 @@ def test_weight_decay_excludes_biases_norms_and_embeddings():
         keras.layers.Dense(3),
     ]
     model = keras.Sequential([keras.Input((None,), dtype="int32"), *layers])
-    recipe = Recipe(learning_rate=0.1, weight_decay=0.5, schedule="constant")
+    recipe = Recipe(learning_rate=0.1, warmup_steps=0, weight_decay=0.5, schedule="constant")
     optimizer = make_optimizer(recipe)
     for weight in model.trainable_variables:
         weight.assign(np.ones(weight.shape))
@@ -132,3 +132,21 @@ def test_bad_recipe_fields_raise(bad):
     ((name, value),) = bad.items()
     with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: must be ")):
         Recipe(**bad)
+
+
+def test_a_recipe_gets_its_learning_rate_and_warm_up_from_width_and_steps():
+    assert Recipe(steps=73).for_width(101) == Recipe(
+        steps=73, learning_rate=default_learning_rate(101), warmup_steps=7
+    )
+    assert Recipe().for_width(7).warmup_steps == 100
+    given = Recipe(learning_rate=0.3, warmup_steps=0)
+    assert given.for_width(101) == given
+    with pytest.raises(ValueError, match=r"use Recipe\(\.\.\.\)\.for_width"):
+        schedule(Recipe())
+
+
+def test_the_default_learning_rate_is_close_to_the_rates_of_gpt_3():
+    published = {768: 6e-4, 1024: 3e-4, 1536: 2.5e-4, 2048: 2e-4, 4096: 1.2e-4, 12288: 0.6e-4}
+    for width, rate in published.items():  # Brown et al. 2020, Table 2.1
+        assert 0.5 < default_learning_rate(width) / rate < 2
+    assert default_learning_rate(3) == 0.01
