@@ -26,7 +26,7 @@ class Recipe:
         learning_rate: peak of the learning-rate schedule; default: by the width of the model, see
             `default_learning_rate`.
         schedule: `cosine`, `inverse_sqrt` or `constant`.
-        warmup_steps: steps of linear warm-up; default: a tenth of the steps, at most 100.
+        warmup_steps: steps of linear warm-up; default: half of the steps, at most 100.
         weight_decay: AdamW's weight decay; not applied to biases, norms and embeddings.
         beta_2: AdamW's decay rate of the second moment.
         clip_norm: maximum global norm of the gradients.
@@ -85,16 +85,16 @@ class Recipe:
         return dataclasses.replace(
             self,
             learning_rate=default_learning_rate(hidden_dim) if rate is None else rate,
-            warmup_steps=min(self.steps // 10, 100) if warmup is None else warmup,
+            warmup_steps=min(self.steps // 2, 100) if warmup is None else warmup,
         )
 
 
 def default_learning_rate(hidden_dim: int) -> float:
     """Return the peak learning rate of AdamW for a model of a width: 0.5 / width, at most 0.01.
 
-    It is within the noise of the best of a grid at widths 64 to 256 (`benchmarks/README.md`), and
-    within a factor of two of the rates of GPT-3, 6e-4 at width 768 to 0.6e-4 at width 12288
-    (Brown et al. 2020, Table 2.1).
+    At widths 64 to 256 the loss is within 0.02 nats of the best of a grid (`benchmarks/README.md`).
+    At larger ones it is within a factor of two of the rates of GPT-3, 6e-4 at width 768 to 0.6e-4
+    at width 12288 (Brown et al. 2020, Table 2.1).
     """
     return min(0.5 / hidden_dim, 0.01)
 

@@ -136,7 +136,7 @@ def test_bad_recipe_fields_raise(bad):
 
 def test_a_recipe_gets_its_learning_rate_and_warm_up_from_width_and_steps():
     assert Recipe(steps=73).for_width(101) == Recipe(
-        steps=73, learning_rate=default_learning_rate(101), warmup_steps=7
+        steps=73, learning_rate=default_learning_rate(101), warmup_steps=36
     )
     assert Recipe().for_width(7).warmup_steps == 100
     given = Recipe(learning_rate=0.3, warmup_steps=0)
