@@ -73,6 +73,12 @@ def base_names(operation_class: type) -> tuple[str, ...]:
     return tuple(base.__name__ for base in bases)
 
 
+def call_class(operation_class: type) -> str:
+    """Return the name of the class that defines `call`; "" if it is one of Keras or KerasHub."""
+    owner = next((c for c in operation_class.__mro__ if "call" in vars(c)), operation_class)
+    return "" if owner.__module__.startswith(("keras.", "keras_hub.")) else owner.__name__
+
+
 def config_of(operation: Any) -> dict[str, Any]:
     """Return the configuration as JSON-serialisable values, without the name."""
     import keras
