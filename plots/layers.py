@@ -20,8 +20,8 @@ property that holds a plain dict. It imports nothing for that, and all keys are 
   be weights; [] declares that there are none. A product costs 2 FLOPs x the sizes of its letters,
   without letters of one operand only, such as the heads that grouped keys share.
 * "sizes": sizes of letters that no tensor in the signature has, such as {"f": 256}.
-* "like": the class whose `call` has the same matrix products, for a subclass that overrides `call`,
-  such as "Dense".
+* "like": the class whose `call` has the same matrix products, such as "Dense", for a subclass that
+  overrides `call`.
 * "role": one of `ROLES`.
 
 A declaration describes the `call` next to it. A subclass inherits both; one that overrides `call`

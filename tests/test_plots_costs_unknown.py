@@ -1,12 +1,15 @@
 """FLOPs that are not known are said to be "at least", wherever a number is shown or summed."""
 
+import functools
 from dataclasses import replace
+from typing import ClassVar
 
 import keras
 import pytest
 from keras import layers, ops
 from plots_models import decoder_only
 from products import SIZES, B, T, flops_of, requires_graph_tracing, traced_flops
+from quick import slow_unless
 
 import plots
 from plots.annotations import Quantity
@@ -94,6 +97,7 @@ UNKNOWN = {
     "an activation function": layers.Activation(gram),
     "an activation inside": layers.Dense(3, activation=gram),
     "a lambda as an activation": layers.Dense(3, activation=lambda x: x * 2),
+    "a partial function": layers.Dense(3, activation=functools.partial(gram)),
     "an operation of one's own": GramOperation(),
     "a cell of one's own": layers.RNN(GramCell(5)),
     "LoRA inside an attention": low_rank(layers.MultiHeadAttention(2, 3), "query_dense"),
@@ -102,7 +106,7 @@ UNKNOWN = {
     "vectorized_map": lambda x: ops.vectorized_map(lambda row: row * 2, x),
     "scan": lambda x: ops.scan(lambda carry, row: (carry, row), x[0], x)[1],
     "while_loop": lambda x: ops.while_loop(lambda y: True, lambda y: (y,), (x,))[0],
-    "cond": lambda x: ops.cond(True, lambda: x, lambda: x),
+    "cond": lambda x: ops.cond(ops.max(x) > 0, lambda: x * 2, lambda: x),
     "fft": lambda x: ops.fft((x, x))[0],
     "sort": ops.sort,
     "top_k": lambda x: ops.top_k(x, 3)[0],
@@ -130,7 +134,7 @@ NONE = {
     "pooling": layers.GlobalAveragePooling1D(),
     "a norm": layers.GroupNormalization(3),
     "augmentation": lambda x: layers.RandomFlip()(layers.Reshape((11, 4, 3))(x)),
-    "operations": lambda x: ops.norm(ops.softmax(ops.cumsum(x)[:, ::2] * 2), axis=-1),
+    "operations": lambda x: ops.norm(ops.softmax(ops.cumsum(x, 1)[:, ::2] * 2), axis=-1),
 }
 
 
@@ -178,7 +182,7 @@ def adapted(mode=None, lora=True):
 
 
 @requires_graph_tracing
-@pytest.mark.parametrize("mode", [None, "int8", "int4"])
+@pytest.mark.parametrize("mode", slow_unless(lambda mode: mode is None, [None, "int8", "int4"]))
 def test_adapters_cost_what_the_backend_computes(mode):
     model = adapted(mode)
     graph = flops(model)
@@ -203,14 +207,13 @@ def test_adapters_add_the_product_of_their_two_factors():
 
 @requires_graph_tracing
 def test_layers_around_layers_cost_what_the_backend_computes():
-    clip = keras.Input((5, 7, 6), name="clip")
+    clip = keras.Input((3, 2, 6), name="clip")
     x = layers.TimeDistributed(layers.SpectralNormalization(layers.Dense(11)))(clip)
     x = layers.TimeDistributed(layers.Bidirectional(layers.LSTM(3, unroll=True)))(x)
-    cells = layers.StackedRNNCells([layers.GRUCell(2), layers.LSTMCell(4)])
-    model = keras.Model(clip, layers.RNN(cells, unroll=True)(x))
+    model = keras.Model(clip, x)
     graph = flops(model)
     assert not graph.notes
-    assert flops_of(model, b=B) == traced_flops(lambda x: model(x), ((B, 5, 7, 6), "float32")) > 0
+    assert flops_of(model, b=B) == traced_flops(lambda x: model(x), ((B, 3, 2, 6), "float32")) > 0
 
 
 @requires_graph_tracing
@@ -240,14 +243,16 @@ def test_every_total_that_an_unknown_call_is_part_of_is_at_least():
     assert graph.overlay("flops").text(place) == "not counted"
     folded = plots.fold(graph, depth=2)
     text = folded.overlay("flops").text("decoder.block_0.feedforward.*")
-    assert text.startswith("at least ") and "%" not in text
+    assert text.startswith("at least ")
+    assert "%" not in text
     other = graph.overlay("flops").text(place.replace("block_0", "block_1"))
-    assert "(≤ " in other and "at least" not in other
+    assert "(≤ " in other
+    assert "at least" not in other
     for shown in (plots.to_text(graph), graph_to_dot(graph).to_string()):
         assert "FLOPs, at least: " in shown
         assert "(without Surprise)" in shown
         assert "at least: at least" not in shown
-    assert "at least" in plots.to_html(folded)
+    assert "at least" in plots.to_mermaid(folded)
     again = plots.Graph.from_json(graph.to_json())
     assert again == graph
     assert again.overlay("flops").whole.missing == {"Surprise"}
@@ -257,20 +262,17 @@ def test_a_comparison_of_lower_bounds_says_so_and_has_no_difference():
     x = keras.Input((10, 12), name="x")
     known = keras.Model(x, layers.Dense(12, name="known")(x))
     unknown = after_dense(layers.Lambda(gram), (10, 12))
-    wider = after_dense(layers.Lambda(lambda x: gram(x) * 2), (10, 12))
     table = plots.comparison_table(
         {name: plots.read_graph(m) for name, m in (("known", known), ("unknown", unknown))}
     )
     first, second = table.splitlines()[1:]
     assert "at least" not in first
     assert "at least 2.88 kFLOP b (without Lambda)" in second
-    report = str(plots.compare_graphs(plots.read_graph(known), plots.read_graph(unknown)))
     report = plots.difference_text(
         plots.compare_graphs(plots.read_graph(known), plots.read_graph(unknown))
     )
     (line,) = (line for line in report.splitlines() if line.startswith("operations"))
     assert line == "operations 2.88 kFLOP b -> at least 2.88 kFLOP b (without Lambda)"
-    assert wider
 
 
 def test_the_memory_of_calls_inside_a_closed_model_is_at_least():
@@ -282,7 +284,7 @@ def test_the_memory_of_calls_inside_a_closed_model_is_at_least():
         plots.memory(plots.read_graph(model, open_nested=nested)) for nested in (False, True)
     )
     assert closed.overlay("activation_memory").title == "activations, at least"
-    assert closed.overlay("activation_memory").whole.missing == {"inner"}
+    assert closed.overlay("activation_memory").whole.missing == {"calls inside Functional"}
     assert opened.overlay("activation_memory").whole == {"b": 4 * (5 + 7 + 3)}
     for graph in (closed, opened):
         assert graph.overlay("weight_memory").title == "weights"
@@ -294,7 +296,7 @@ def test_the_memory_of_text_is_unknown():
     graph = plots.memory(plots.read_graph(keras.Model(words, ids)))
     overlay = graph.overlay("activation_memory")
     assert overlay.text("words") == "not counted"
-    assert overlay.whole.missing == {"strings"}
+    assert overlay.whole.missing == {"text"}
 
 
 # Advice -----------------------------------------------------------------------------------------
@@ -334,7 +336,7 @@ def test_opening_never_lowers_the_count_without_saying_so():
 
 def test_a_layer_declares_that_it_computes_what_its_base_class_does():
     class Renamed(layers.Dense):
-        graph_declaration = {"like": "Dense"}
+        graph_declaration: ClassVar = {"like": "Dense"}
 
         def call(self, x):
             return super().call(x)
@@ -349,3 +351,10 @@ def test_a_lower_bound_is_not_equal_to_an_exact_number():
     assert (2 * Quantity({"b": 3}).without("a") + 1).total_text() == "at least 6 b + 1 (without a)"
     many = Quantity(1).without(*"edcba")
     assert many.total_text() == "at least 1 (without a, b, c and 2 more)"
+
+
+def test_stacked_cells_are_a_product_each():
+    cells = layers.StackedRNNCells([layers.GRUCell(2), layers.LSTMCell(5)])
+    graph = flops(after_dense(layers.RNN(cells), (11, 12)))
+    products = 3 * 2 * (12 + 2) + 4 * 5 * (2 + 5)
+    assert graph.overlay("flops").whole == {"b": 2 * 11 * (12 * 12 + products)}

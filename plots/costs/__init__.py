@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import plots.costs.attention_rules  # noqa: F401 - registers its rules
 from plots.annotations import Note, Overlay, Quantity
-from plots.axes import UNKNOWN, GraphAxes, axes_of
+from plots.axes import UNKNOWN, Axis, GraphAxes, axes_of
 from plots.costs.flop_rules import MeasuredCall, count, flops_of
-from plots.graph import Graph, Node, bytes_of
+from plots.graph import Graph, Node, Tensor, bytes_of
 from plots.registry import OptionError, graph_plugin
 
 DEFAULT_LENGTH = 1024
@@ -42,7 +42,8 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     * `activation_memory`: every tensor that a call returns, as a polynomial in the free sizes. The
       backward pass may need their sum; less where a framework recomputes, fuses or returns a view,
       more where a call keeps tensors inside (the scores of an attention in one node). Inference
-      holds only tensors that are still needed.
+      holds only tensors that are still needed. Tensors inside a closed model or composite layer,
+      and those of text, are not counted, so that the sum is "at least".
 
     Args:
         graph: The graph.
@@ -57,8 +58,9 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     activations = {}
     for node in graph.nodes:
         tensors = ((t, axes.outputs[node.id, number]) for number, t in enumerate(node.outputs))
-        each = (bytes_of(tensor.dtype) * count(found) for tensor, found in tensors)
-        activations[node.id] = sum(each, Quantity())
+        returned = sum((_bytes(tensor, found) for tensor, found in tensors), Quantity())
+        inside = [node.class_name] if node.opens_with or node.kind == "model" else []
+        activations[node.id] = returned.without(*(f"calls inside {name}" for name in inside))
     overlays = [
         Overlay("weight_memory", "weights", "B", weights),
         Overlay("activation_memory", "activations", "B", activations),
@@ -139,6 +141,13 @@ def _advice(node: Node) -> str:
     ways = [f"{opens}, if its call runs on symbolic tensors"] if opens else []
     ways += ["declare its products in graph_declaration"] if node.kind == "layer" else []
     return ", or ".join([*ways, "add a rule to plots.costs.flop_rules.FLOP_RULES"])
+
+
+def _bytes(tensor: Tensor, axes: Iterable[Axis]) -> Quantity:
+    """Return the bytes of a tensor; those of text are unknown."""
+    if tensor.dtype == "string":
+        return Quantity(missing=["text"])
+    return bytes_of(tensor.dtype) * count(axes)
 
 
 def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str, int]:

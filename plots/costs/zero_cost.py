@@ -6,8 +6,6 @@ rule or a declaration, or its FLOPs are "at least".
 
 from __future__ import annotations
 
-from math import prod
-
 from plots.graph import Node
 from plots.layers import is_additive_merge, is_identity_like, is_norm, is_shape_only
 
@@ -73,7 +71,7 @@ All others are unknown work: products without a rule, factorisations, transforms
 resampling of images, and operations that call a function, such as `ops.map`.
 """
 
-_VECTORS = 4  # gains and biases of a norm, statistics included, per element of its axes
+_VECTORS = 4  # gain, bias, mean and variance
 
 
 def is_zero_cost(node: Node, has_floats: bool) -> bool:
@@ -104,6 +102,7 @@ def is_zero_cost(node: Node, has_floats: bool) -> bool:
 
 
 def _has_vectors_only(node: Node) -> bool:
-    """Return whether a norm has no more weights than gains, biases and statistics."""
+    """Return whether a norm of your own has no more weights than gains, biases and statistics."""
     known = (n for tensor in node.outputs for n in tensor.shape[1:] if n is not None)
-    return node.parameters + node.shared_parameters <= _VECTORS * prod(known)
+    weights = node.parameters + node.shared_parameters
+    return not node.call_class or weights <= _VECTORS * max(known, default=0)

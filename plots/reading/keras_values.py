@@ -15,6 +15,7 @@ from typing import Any
 from plots.annotations import Declaration
 from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
 from plots.layers import check_shapes, parse_declaration
+from plots.reading.arrays import description_of
 from plots.reading.keras_calls import parameter_names
 
 
@@ -88,8 +89,24 @@ def config_of(operation: Any) -> dict[str, Any]:
     try:
         config = operation.get_config()
     except Exception:  # user code; the model can be drawn without it
-        return {}
+        config = _arguments_kept(operation)
     return {str(key): _plain(value) for key, value in config.items() if key != "name"}
+
+
+def _arguments_kept(operation: Any) -> dict[str, Any]:
+    """Return the arguments of the constructor that a layer keeps in attributes of the same name.
+
+    Many layers have no `get_config`, or one that fails.
+    """
+    names = inspect.signature(type(operation).__init__).parameters
+    values = {name: getattr(operation, name, None) for name in names}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, bool | int | float | str | list | tuple)
+        or callable(value)
+        or (hasattr(value, "shape") and hasattr(value, "dtype"))
+    }
 
 
 def read_declaration(
@@ -261,6 +278,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if (described := description_of(value)) is not None:
+        return _plain(described) if isinstance(described, list) else described
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
