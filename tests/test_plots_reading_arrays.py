@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from keras import layers, ops
@@ -126,6 +126,7 @@ def test_a_long_list_as_an_argument_is_one_constant():
     assert constant.digest is not None
 
 
+@settings(max_examples=20)
 @given(arrays.arrays("int32", arrays.array_shapes(min_dims=2, max_dims=2, min_side=9, max_side=9)))
 def test_a_nested_list_is_described_like_an_array_of_its_values(array):
     described = description_of(array.tolist())
@@ -139,6 +140,7 @@ def test_a_nested_list_is_described_like_an_array_of_its_values(array):
 plain_values = st.integers() | st.floats() | st.text(max_size=2) | st.none()
 
 
+@settings(max_examples=30)
 @given(st.lists(plain_values, min_size=1, max_size=4))
 def test_any_list_of_many_plain_values_has_a_description(few):
     values = few * (MOST_VALUES + 1)

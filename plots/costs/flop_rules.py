@@ -25,7 +25,7 @@ from plots.annotations import Declaration, Quantity
 from plots.axes import Axis
 from plots.axes.rules import equation_of
 from plots.axes.unions import CallWithAxes
-from plots.costs.zero_cost import is_zero_cost
+from plots.costs.zero_cost import LAYERS, is_zero_cost
 from plots.graph import Node
 from plots.layers import (
     DOT_PRODUCT_ATTENTION,
@@ -135,7 +135,7 @@ def _of_all_weights(call: MeasuredCall, flops: Quantity) -> Quantity:
         return flops
     known, rank = rule(call), call.node.config.get("lora_rank") or 0
     if _is_quantized(call.node.config):  # its adapters are applied to the tokens one by one
-        if not rank:
+        if not rank or is_reversed_embedding(call.node):
             return flops
         first = flops * Fraction(rank, known.columns)
         return _whole(flops + first + 2 * rank * count(call.output))
@@ -185,8 +185,8 @@ def _own_activations(config: Mapping[str, Any]) -> Iterator[str]:
         elif value.get("class_name") == "function":
             if ">" not in str(value.get("config")):
                 yield str(value.get("config"))
-        elif not value.get("class_name") or "config" not in value:  # a lambda
-            yield "lambda"
+        elif value.get("class_name") not in LAYERS:
+            yield str(value.get("class_name", "lambda"))
 
 
 def count(axes: Iterable[Axis]) -> Quantity:
@@ -445,15 +445,15 @@ def _convolved(call: MeasuredCall) -> int:
 
 @flop_rule("TimeDistributed")
 def _every_step(call: MeasuredCall) -> Quantity:
-    """FLOPs of the inner layer; the steps are a larger batch."""
-    inputs = {port: _merged(axes) for port, axes in call.inputs.items() if port != "mask"}
-    outputs = tuple(map(_merged, call.outputs))
-    return flops_of(_of_inner(replace(call, inputs=inputs, outputs=outputs), "layer"))
+    """FLOPs of the inner layer, called on every step."""
+    inputs = {port: _of_step(axes) for port, axes in call.inputs.items() if port != "mask"}
+    step = replace(call, inputs=inputs, outputs=tuple(map(_of_step, call.outputs)))
+    return call.first[1].quantity * flops_of(_of_inner(step, "layer"))
 
 
-def _merged(axes: Axes) -> Axes:
-    """Return axes with the first two as one."""
-    return (Axis("", axes[0].quantity * axes[1].quantity), *axes[2:])
+def _of_step(axes: Axes) -> Axes:
+    """Return axes without that of the steps."""
+    return (axes[0], *axes[2:])
 
 
 @flop_rule("Bidirectional")
