@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -86,6 +86,8 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
     There the table (v, d) comes first in the product, in its layout in memory. XLA on a CPU does
     not fold the transposition of a table into the product with one vector.
     """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"like": "ReversibleEmbedding"}
 
     def call(self, inputs: Tensor, reverse: bool = False) -> Tensor:
         if not reverse or inputs.shape[1] != 1:

@@ -76,7 +76,10 @@ def pool(scope: LayerScope, x: Tensor) -> Tensor:
 class FirstToken(keras.layers.Layer):
     """The vector of the first token of a sequence: (b, s, d) -> (b, d)."""
 
-    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "btd->bd"}
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btd->bd",
+        "products": [],
+    }
 
     def call(self, x: Tensor) -> Tensor:
         return x[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -17,12 +17,22 @@ class Quantity(Mapping[str, float]):
     Monomials are letters in alphabetical order with spaces between ("b t t" is b t²), and "" for a
     constant. Immutable; a quantity is equal to a dict with the same terms. Sums and products leave
     out terms that are zero.
+
+    A quantity that leaves something out is a lower bound. `missing` names what is left out, sums
+    and products keep it, and `text` says "at least". As a dict, and so in JSON, the names have the
+    key "without".
     """
 
-    __slots__ = ("_terms",)
+    __slots__ = ("_terms", "missing")
 
-    def __init__(self, terms: Mapping[str, Any] | float | Fraction = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        terms: Mapping[str, Any] | float | Fraction = MappingProxyType({}),
+        missing: Iterable[str] = (),
+    ) -> None:
         self._terms: dict[str, Any] = dict(terms) if isinstance(terms, Mapping) else {"": terms}
+        known = terms.missing if isinstance(terms, Quantity) else self._terms.pop(_WITHOUT, ())
+        self.missing: frozenset[str] = frozenset([*known, *missing])
 
     def __getitem__(self, monomial: str) -> float:
         return self._terms[monomial]
@@ -33,21 +43,32 @@ class Quantity(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self._terms)
 
+    def __bool__(self) -> bool:
+        return bool(self._terms or self.missing)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        other = Quantity(other)
+        return (self._terms, self.missing) == (other._terms, other.missing)
+
     def __hash__(self) -> int:
-        return hash(frozenset(self._terms.items()))
+        return hash((frozenset(self._terms.items()), self.missing))
 
     def __repr__(self) -> str:
-        return f"Quantity({self._terms!r})"
+        return f"Quantity({self.as_dict()!r})"
 
     def __add__(self, other: Mapping[str, float] | float) -> Quantity:
-        terms = dict(self)
-        for monomial, coefficient in Quantity(other).items():
+        terms, other = dict(self), Quantity(other)
+        for monomial, coefficient in other.items():
             terms[monomial] = terms.get(monomial, 0) + coefficient
-        return Quantity({monomial: n for monomial, n in sorted(terms.items()) if n})
+        terms = {monomial: n for monomial, n in sorted(terms.items()) if n}
+        return Quantity(terms, self.missing | other.missing)
 
     def __mul__(self, other: Mapping[str, float] | float | Fraction) -> Quantity:
-        product = Quantity()
-        for right, factor in Quantity(other).items():
+        other = Quantity(other)
+        product = Quantity({}, self.missing | other.missing)
+        for right, factor in other.items():
             pairs = [(" ".join(sorted(f"{left} {right}".split())), self[left]) for left in self]
             product += {monomial: coefficient * factor for monomial, coefficient in pairs}
         return product
@@ -57,6 +78,19 @@ class Quantity(Mapping[str, float]):
 
     __radd__ = __add__
     __rmul__ = __mul__
+
+    def without(self, *parts: str) -> Quantity:
+        """Return it as a lower bound that leaves out these parts, too."""
+        return Quantity(self, parts)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it says anything: False for zero that leaves something out."""
+        return bool(self._terms) or not self.missing
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a dict that `Quantity` takes."""
+        return {**self, **({_WITHOUT: sorted(self.missing)} if self.missing else {})}
 
     @property
     def letters(self) -> frozenset[str]:
@@ -71,15 +105,36 @@ class Quantity(Mapping[str, float]):
         )
 
     def text(self, unit: str = "") -> str:
-        """Return it as text, the largest power first: "1.57 kFLOP b t² + 1.18 MFLOP b t"."""
+        """Return it as text, the largest power first: "1.57 kFLOP b t² + 1.18 MFLOP b t".
+
+        A lower bound is "at least 30.7 kFLOP b".
+        """
         terms = []
         for monomial in sorted(self, key=lambda monomial: (-len(monomial.split()), monomial)):
             powers = Counter(sorted(monomial.split(), key=str.lower))
             letters = [a + ("" if n == 1 else str(n).translate(_POWERS)) for a, n in powers.items()]
             terms.append(" ".join([number_text(self[monomial], unit), *letters]))
-        return " + ".join(terms).replace("+ -", "- ") or number_text(0, unit)
+        text = " + ".join(terms).replace("+ -", "- ") or number_text(0, unit)
+        return _AT_LEAST * bool(self.missing) + text
+
+    def total_text(self, unit: str = "") -> str:
+        """Return it as text with what is left out: "at least 3 FLOP b (without Lambda)"."""
+        return self.text(unit) + self.reason_text
+
+    @property
+    def reason_text(self) -> str:
+        """What is left out, in parentheses after a space: " (without Lambda and Map)"; or ""."""
+        if not self.missing:
+            return ""
+        names = sorted(self.missing)
+        if len(names) > _MAX_MISSING:
+            names[_MAX_MISSING - 1 :] = [f"{len(names) - _MAX_MISSING + 1} more"]
+        return f" (without {' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))})"
 
 
+_AT_LEAST = "at least "
+_WITHOUT = "without"
+_MAX_MISSING = 4
 _POWERS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 NormPlace = Literal["branch_start", "branch_end", "stream"]
@@ -174,9 +229,35 @@ class Overlay:
         return self.number(self.values.get(place, Quantity())) / whole if whole else 0.0
 
     def text(self, place: str) -> str:
-        """Return the value of a call or edge, with its share of the whole: "590 k (7.2 %)"."""
-        text = self.values[place].text(self.unit)
-        return f"{text} ({percent_text(self.share(place))})" if self.whole else text
+        """Return the value of a call or edge, with its share of the whole: "590 k (7.2 %)".
+
+        Of a whole that is a lower bound, it is the largest possible share: "590 k (≤ 7.2 %)".
+        """
+        value = self.values[place]
+        if value.missing:
+            return value.text(self.unit) if value.is_counted else "not counted"
+        text, share = value.text(self.unit), percent_text(self.share(place))
+        if self.whole.missing and not share.startswith("<"):
+            share = f"≤ {share}"
+        return f"{text} ({share})" if self.whole else text
+
+    def titled(self, place: str) -> str:
+        """Return the value of a call or edge behind the title: "parameters: 590 k (7.2 %)"."""
+        return f"{self.title}: {self._once(self.text(place))}"
+
+    @property
+    def total_text(self) -> str:
+        """The whole with what it leaves out, behind the title: "FLOPs: 36.9 kFLOP b t²"."""
+        return f"{self.title}: {self.whole_text}"
+
+    @property
+    def whole_text(self) -> str:
+        """The whole with what it leaves out, to be read after the title."""
+        return self._once(self.whole.total_text(self.unit))
+
+    def _once(self, text: str) -> str:
+        """Return a text without an "at least" that the title says already."""
+        return text.removeprefix(_AT_LEAST) if self.title.endswith(_AT_LEAST.strip()) else text
 
 
 DIFFERENCES = ("added", "removed", "moved", "changed", "reshaped", "rewired")
@@ -216,6 +297,7 @@ class Declaration:
         products: Equations of its matrix products; None if it does not declare them.
         sizes: Sizes of letters that no tensor has.
         role: One of `plots.layers.ROLES`, or "".
+        like: Class whose `call` has the same matrix products, or "".
     """
 
     inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -223,6 +305,7 @@ class Declaration:
     products: tuple[str, ...] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
     role: str = ""
+    like: str = ""
 
 
 def number_text(number: float, unit: str = "") -> str:

@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from plots.annotations import Declaration, Note, Overlay, SkipPath
+from plots.annotations import Declaration, Note, Overlay, Quantity, SkipPath
 
 FORMAT = "functional graph"
 VERSION = 3
@@ -107,6 +107,8 @@ class Node:
         weight_bytes: Bytes of `parameters`, in the dtype in which each variable is stored.
         shared_parameters: Number of weights of the layer that count at another one.
         declaration: The declaration of the layer about the call (`graph_declaration`), or None.
+        call_class: Class that defines `call`, if it is not one of Keras or KerasHub; else "".
+        opens_with: Option of `read_graph` that was not set and would open the call, or "".
     """
 
     id: str
@@ -126,6 +128,8 @@ class Node:
     weight_bytes: float = 0
     shared_parameters: int = 0
     declaration: Declaration | None = None
+    call_class: str = ""
+    opens_with: str = ""
 
     @property
     def owns_weights(self) -> bool:
@@ -438,6 +442,8 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         items = {each: getattr(value, each.name) for each in fields(value)}
         return {e.name: _plain(item) for e, item in items.items() if item != _default(e)}
+    if isinstance(value, Quantity):
+        return value.as_dict()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -20,6 +20,8 @@ property that holds a plain dict. It imports nothing for that, and all keys are 
   be weights; [] declares that there are none. A product costs 2 FLOPs x the sizes of its letters,
   without letters of one operand only, such as the heads that grouped keys share.
 * "sizes": sizes of letters that no tensor in the signature has, such as {"f": 256}.
+* "like": the class whose `call` has the same matrix products, such as "Dense", for a subclass that
+  overrides `call`.
 * "role": one of `ROLES`.
 
 A declaration describes the `call` next to it. A subclass inherits both; one that overrides `call`
@@ -70,7 +72,7 @@ Axes = TypeVar("Axes", bound=Sequence[Any])
 AnyRule = TypeVar("AnyRule", bound=Callable[[Any], Any])
 SomeRule = TypeVar("SomeRule", bound=Callable[[Any], Any])
 
-_KEYS = ("signature", "products", "sizes", "role")
+_KEYS = ("signature", "products", "sizes", "like", "role")
 _AXES = re.compile(r"[A-Za-z1]*(\.\.\.)?[A-Za-z1]*")
 
 
@@ -171,6 +173,9 @@ def parse_declaration(given: Any, ports: Sequence[str]) -> Declaration:
     role = given.get("role", "")
     if role and (not isinstance(role, str) or role not in ROLES):
         raise ValueError(f'"role" is {role!r}; allowed are {_listed(ROLES)}')
+    like = given.get("like", "")
+    if not isinstance(like, str):
+        raise ValueError(f'"like" is {like!r}, but must be the name of a class')
     sizes = given.get("sizes") or {}
     if not isinstance(sizes, Mapping) or not all(map(_is_size, sizes.items())):
         raise ValueError(f'"sizes" is {sizes!r}, but must map letters to ints, 1 or more')
@@ -182,7 +187,7 @@ def parse_declaration(given: Any, ports: Sequence[str]) -> Declaration:
         if isinstance(products, str) or not isinstance(products, Sequence):
             raise ValueError(f'"products" is {products!r}, but must be a list of equations')
         products = tuple(_product(equation, letters) for equation in products)
-    return Declaration(inputs, tuple(outputs), products, dict(sizes), role)
+    return Declaration(inputs, tuple(outputs), products, dict(sizes), role, like)
 
 
 def _signature(given: Any, ports: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import plots.costs.attention_rules  # noqa: F401 - registers its rules
 from plots.annotations import Note, Overlay, Quantity
-from plots.axes import UNKNOWN, GraphAxes, axes_of
+from plots.axes import UNKNOWN, Axis, GraphAxes, axes_of
 from plots.costs.flop_rules import MeasuredCall, count, flops_of
-from plots.graph import Graph, bytes_of
+from plots.graph import Graph, Node, Tensor, bytes_of
 from plots.registry import OptionError, graph_plugin
 
 DEFAULT_LENGTH = 1024
@@ -41,7 +42,8 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     * `activation_memory`: every tensor that a call returns, as a polynomial in the free sizes. The
       backward pass may need their sum; less where a framework recomputes, fuses or returns a view,
       more where a call keeps tensors inside (the scores of an attention in one node). Inference
-      holds only tensors that are still needed.
+      holds only tensors that are still needed. Tensors inside a closed model or composite layer,
+      and those of text, are not counted, so that the sum is "at least".
 
     Args:
         graph: The graph.
@@ -56,8 +58,9 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     activations = {}
     for node in graph.nodes:
         tensors = ((t, axes.outputs[node.id, number]) for number, t in enumerate(node.outputs))
-        each = (bytes_of(tensor.dtype) * count(found) for tensor, found in tensors)
-        activations[node.id] = sum(each, Quantity())
+        returned = sum((_bytes(tensor, found) for tensor, found in tensors), Quantity())
+        inside = [node.class_name] if node.opens_with or node.kind == "model" else []
+        activations[node.id] = returned.without(*(f"calls inside {name}" for name in inside))
     overlays = [
         Overlay("weight_memory", "weights", "B", weights),
         Overlay("activation_memory", "activations", "B", activations),
@@ -72,8 +75,8 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     Counts matrix products and convolutions, 2 FLOPs per multiply-add (Kaplan et al. 2020, section
     2.1), and no elementwise operations. Training takes about three times as many. Layers declare
     their products (see `plots.layers`); `plots.costs.flop_rules` has rules for those of Keras
-    and KerasHub. A call without either that has weights, or is a layer of several floating-point
-    inputs, gets a note of the kind "uncounted", and the title says "at least".
+    and KerasHub. Where neither says what a call does, such as a `Lambda` or a layer of your own, it
+    gets a note of the kind "uncounted", and it and every total that it is part of is "at least".
 
     Args:
         graph: The graph.
@@ -87,36 +90,64 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     graph.check_whole(_COUNT_FIRST)
     axes = axes_of(graph)
     counted: dict[str, Quantity] = {}
-    uncounted: dict[tuple[str, str], list[str]] = {}
+    uncounted: dict[tuple[str, str, str], list[str]] = {}
     for node in graph.nodes:
         if node.kind == "input":
             continue
         incoming = graph.incoming[node.id]
         inputs = {edge.port: axes.edges[edge.id] for edge in incoming}
         outputs = tuple(axes.outputs[node.id, number] for number in range(len(node.outputs)))
-        floats = frozenset(edge.port for edge in incoming if "float" in edge.tensor.dtype)
-        operations = flops_of(MeasuredCall(node, inputs, outputs, floats))
-        if operations is None:
-            uncounted.setdefault((node.kind, node.class_name), []).append(node.id)
-        elif operations:
+        tensors = (*(edge.tensor for edge in incoming), *node.outputs)
+        has_floats = any("float" in tensor.dtype for tensor in tensors)
+        operations = flops_of(MeasuredCall(node, inputs, outputs, has_floats))
+        for part in sorted(operations.missing):
+            uncounted.setdefault((node.class_name, part, _advice(node)), []).append(node.id)
+        if operations:
             counted[node.id] = operations
-    incomplete = uncounted or any(UNKNOWN in quantity.letters for quantity in counted.values())
-    title = "FLOPs, at least" if incomplete else "FLOPs"
-    overlay = Overlay("flops", title, "FLOP", counted)
+    overlay = Overlay("flops", "FLOPs", "FLOP", counted)
     notes = [_uncounted(*what, ids) for what, ids in uncounted.items()]
     graph = _with_overlays(graph, [overlay], _chosen_sizes(axes, sizes))
     others = [note for note in graph.notes if note.kind != "uncounted"]
     return replace(graph, notes=(*others, *notes))
 
 
-def _uncounted(kind: str, class_name: str, ids: list[str]) -> Note:
-    add_rule = "add a rule to plots.costs.flop_rules.FLOP_RULES"
-    advice = {
-        "model": "read the model with open_nested=True",
-        "layer": "read the model with open_layers=True if it is made of layers, declare its "
-        f"products in graph_declaration, or {add_rule}",
-    }.get(kind, add_rule)
-    return Note("uncounted", tuple(ids), f"FLOPs of {class_name} are not counted: {advice}")
+def _uncounted(class_name: str, part: str, advice: str, ids: list[str]) -> Note:
+    if part == class_name:
+        text = f"FLOPs of {class_name} are not counted: {advice}"
+    elif part.startswith("activation "):
+        text = f"FLOPs of {class_name} are counted without its {part}, which is not registered"
+    else:
+        text = (
+            f"FLOPs of {class_name} are counted in part: it has weights that its rule does not "
+            "know, such as those of LoRA in a layer inside"
+        )
+    return Note("uncounted", tuple(ids), text)
+
+
+_CALLS_A_FUNCTION = frozenset(
+    """
+    AssociativeScan Cond ForiLoop JVP Lambda Map Scan Switch VectorizedMap WhileLoop
+    """.split()  # noqa: SIM905
+)
+
+
+def _advice(node: Node) -> str:
+    """Return how the FLOPs of a call without a rule can be counted."""
+    opens = f"read the model with {node.opens_with}=True" if node.opens_with else ""
+    if node.kind == "model" and opens:
+        return opens
+    if node.class_name in _CALLS_A_FUNCTION:
+        return "it calls a function, whose operations are not in the graph"
+    ways = [f"{opens}, if its call runs on symbolic tensors"] if opens else []
+    ways += ["declare its products in graph_declaration"] if node.kind == "layer" else []
+    return ", or ".join([*ways, "add a rule to plots.costs.flop_rules.FLOP_RULES"])
+
+
+def _bytes(tensor: Tensor, axes: Iterable[Axis]) -> Quantity:
+    """Return the bytes of a tensor; those of text are unknown."""
+    if tensor.dtype == "string":
+        return Quantity(missing=["text"])
+    return bytes_of(tensor.dtype) * count(axes)
 
 
 def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str, int]:
@@ -147,7 +178,14 @@ def _with_overlays(graph: Graph, overlays: list[Overlay], sizes: Mapping[str, in
     names = {overlay.name for overlay in overlays}
     added = [overlay for overlay in graph.overlays if overlay.name not in names]
     for overlay in overlays:
-        whole = overlay.whole or sum(overlay.values.values(), Quantity())
+        values = {place: _bounded(value) for place, value in overlay.values.items()}
+        whole = overlay.whole or sum(values.values(), Quantity())
         chosen = {letter: size for letter, size in sizes.items() if letter in whole.letters}
-        added.append(replace(overlay, whole=whole, sizes=chosen))
+        title = f"{overlay.title}, at least" if whole.missing else overlay.title
+        added.append(replace(overlay, title=title, whole=whole, values=values, sizes=chosen))
     return replace(graph, overlays=tuple(added))
+
+
+def _bounded(quantity: Quantity) -> Quantity:
+    """Return a quantity as a lower bound if it has sizes that nothing is known of."""
+    return quantity.without("unknown sizes") if UNKNOWN in quantity.letters else quantity

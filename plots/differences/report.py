@@ -69,7 +69,7 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
         "": list(graphs),
         "calls": [f"{len(graph.nodes):,}" for graph in given],
         "parameters": [f"{graph.parameters:,}" for graph in given],
-        "operations": [flops.text("FLOP") if flops else "" for flops in map(flops_of, given)],
+        "operations": [flops.total_text("FLOP") if flops else "" for flops in map(flops_of, given)],
         "skip paths": [f"{len(skip_paths(graph)):,}" for graph in given],
         "against the first": list(against),
     }
@@ -138,13 +138,14 @@ def weights_text(node: Node) -> str:
 
 
 def _operations_text(old: Quantity, new: Quantity) -> str:
-    """Return the operations before and after, and their difference if the letters are equal."""
-    texts = [quantity.text("FLOP") for quantity in (old, new)]
+    """Return the operations before and after, and their difference if it is known."""
+    texts = [quantity.total_text("FLOP") for quantity in (old, new)]
     if old == new:
         return texts[1]
     text = " -> ".join(texts)
-    if old.letters != new.letters:
-        return text  # other letters may stand for the same axes
+    # Other letters may stand for the same axes, and lower bounds have no difference.
+    if old.letters != new.letters or old.missing or new.missing:
+        return text
     change = (new - old).text("FLOP")
     sign = "" if change.startswith("-") else "+"
     share = _share(*old.values(), *new.values()) if len(old) == len(new) == 1 else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 from plots.annotations import Declaration
 from plots.graph import Edge
+from plots.reading.arrays import long_list_as_array
 
 MaskOf = Callable[[Any], Any]
 """Symbolic tensor -> the mask that it carries, or None."""
@@ -129,6 +130,9 @@ def filled_arguments(
 
 def _flatten(port: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, list | tuple):
+        if (array := long_list_as_array(value)) is not None:
+            yield port, array
+            return
         for position, item in enumerate(value):
             yield from _flatten(f"{port}.{position}", item)
     elif isinstance(value, Mapping):

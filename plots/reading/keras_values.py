@@ -15,6 +15,7 @@ from typing import Any
 from plots.annotations import Declaration
 from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
 from plots.layers import check_shapes, parse_declaration
+from plots.reading.arrays import description_of
 from plots.reading.keras_calls import parameter_names
 
 
@@ -73,6 +74,12 @@ def base_names(operation_class: type) -> tuple[str, ...]:
     return tuple(base.__name__ for base in bases)
 
 
+def call_class(operation_class: type) -> str:
+    """Return the name of the class that defines `call`; "" if it is one of Keras or KerasHub."""
+    owner = next((c for c in operation_class.__mro__ if "call" in vars(c)), operation_class)
+    return "" if owner.__module__.startswith(("keras.", "keras_hub.")) else owner.__name__
+
+
 def config_of(operation: Any) -> dict[str, Any]:
     """Return the configuration as JSON-serialisable values, without the name."""
     import keras
@@ -82,8 +89,24 @@ def config_of(operation: Any) -> dict[str, Any]:
     try:
         config = operation.get_config()
     except Exception:  # user code; the model can be drawn without it
-        return {}
+        config = _arguments_kept(operation)
     return {str(key): _plain(value) for key, value in config.items() if key != "name"}
+
+
+def _arguments_kept(operation: Any) -> dict[str, Any]:
+    """Return the arguments of the constructor that a layer keeps in attributes of the same name.
+
+    Many layers have no `get_config`, or one that fails.
+    """
+    names = inspect.signature(type(operation).__init__).parameters
+    values = {name: getattr(operation, name, None) for name in names}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, bool | int | float | str | list | tuple)
+        or callable(value)
+        or (hasattr(value, "shape") and hasattr(value, "dtype"))
+    }
 
 
 def read_declaration(
@@ -255,6 +278,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if (described := description_of(value)) is not None:
+        return _plain(described) if isinstance(described, list) else described
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -27,6 +27,7 @@ from plots.reading.keras_calls import (
 from plots.reading.keras_values import (
     WeightCounter,
     base_names,
+    call_class,
     config_of,
     constant_of,
     declared_role,
@@ -148,6 +149,8 @@ class Reader:
             config=config_of(operation),
             constants=tuple(constants),
             declaration=declaration,
+            call_class=call_class(type(operation)),
+            opens_with=self._opening_option(call.operation),
             **self._weights.sizes_of(operation),
         )
         self.nodes.append(node)
@@ -207,6 +210,21 @@ class Reader:
                 edges[port] = Edge(source, ends[0][0], port, output, tensor_of(value))
             self.recorded.append(RecordedCall(call, place.when, edges, tuple(ends)))
         return ends
+
+    def _opening_option(self, operation: Any) -> str:
+        """Return the option of `read_graph` that is not set and would open a call, or ""."""
+        import keras
+
+        inside = _inside(operation)
+        if isinstance(inside, keras.Function | keras.Sequential):
+            return "" if self.open_nested or not inputs_of(inside) else "open_nested"
+        is_layer = isinstance(inside, keras.layers.Layer)
+        if self.open_layers or not is_layer or not inside.weights or _is_elementary(inside):
+            return ""
+        sublayers = inside._flatten_layers(include_self=False)
+        weights = {id(weight) for sublayer in sublayers for weight in sublayer.weights}
+        is_made_of_layers = {id(weight) for weight in inside.weights} <= weights
+        return "open_layers" if is_made_of_layers else ""
 
     def _with_masks(self, model: Any, given: Sequence[Any], masks: Sequence[Any]) -> Any:
         """Return a nested model as a function of the given tensors, then of their masks.

@@ -315,7 +315,7 @@ def repeated(name: str, times: int) -> str:
 def numbers_at(node: Node, graph: Graph) -> list[str]:
     """Return the overlay values of a call, with titles if there are several overlays."""
     return [
-        f"{overlay.title}: " * (len(graph.overlays) > 1) + overlay.text(node.id)
+        overlay.titled(node.id) if len(graph.overlays) > 1 else overlay.text(node.id)
         for overlay in graph.overlays
         if node.id in overlay.values
     ]
@@ -379,11 +379,11 @@ def legend(graph: Graph) -> list[str]:
 
 def total_text(overlay: Overlay) -> str:
     """Return "FLOPs: 36.9 kFLOP b t² + 247 MFLOP b t; shares at b = 1, t = 1024 (292 GFLOP)"."""
-    text = f"{overlay.title}: {overlay.whole.text(overlay.unit)}"
     if not overlay.sizes:
-        return text
+        return overlay.total_text
     sizes = ", ".join(f"{letter} = {size}" for letter, size in overlay.sizes.items())
-    return f"{text}; shares at {sizes} ({number_text(overlay.number(overlay.whole), overlay.unit)})"
+    number = number_text(overlay.number(overlay.whole), overlay.unit)
+    return f"{overlay.total_text}; shares at {sizes} ({number})"
 
 
 def letter_meanings(graph: Graph) -> Iterator[str]:

@@ -275,7 +275,7 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
     """Return one edge as a line; parallel edges are labelled with their ports."""
     import pydot
 
-    attributes: dict[str, Any] = {"tooltip": shown(_tip(edge))}
+    attributes: dict[str, Any] = {"tooltip": tooltip(_tip(edge))}
     on_stream = (edge.source, edge.target) in layout.stream
     if on_stream:
         attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "5", "arrowsize": "0.45"}
@@ -303,7 +303,7 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
     """Return a tag with the short name of the source, and its edge into the target."""
     import pydot
 
-    name, tip = quoted(f"{prefix}{edge.source} to {edge.target} {edge.port}"), shown(_tip(edge))
+    name, tip = quoted(f"{prefix}{edge.source} to {edge.target} {edge.port}"), tooltip(_tip(edge))
     tag = pydot.Node(
         name,
         label=shown(layout.tags[edge.source]),
@@ -336,7 +336,7 @@ def node_attributes(
         on_stream: Whether it is a merge on the residual stream.
         tag: Short name by which other places of the diagram refer to its output.
     """
-    attributes: dict[str, Any] = {"tooltip": shown(f"{node.id} ({node.class_name})")}
+    attributes: dict[str, Any] = {"tooltip": tooltip(f"{node.id} ({node.class_name})")}
     rows = _rows(node, graph, labels)
     noted = noted_colour(graph, node.id)
     if noted:
@@ -427,21 +427,33 @@ def picture_file(picture: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Escape `text` for an HTML-like label, which is XML without control characters."""
-    text = text.translate(_CONTROL_PICTURES)
+    """Escape `text` for an HTML-like label, which is XML without control characters or empty parts.
+
+    A backslash would start a sequence such as "\\N", the name of the node.
+    """
+    if not text:
+        return "&#160;"
+    text = text.replace("\\", "\\\\").replace("\t", " ").translate(_CONTROL_PICTURES)
     printable = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
     return html.escape("".join(printable), quote=True).replace("\n", "<br/>")
 
 
 def quoted(text: str) -> str:
-    """Return `text` as a quoted DOT string: an id, or the value of an attribute.
+    """Return `text` as a quoted DOT string: an id, a label, or the value of an attribute.
 
+    "&lt;" would mean "<", in ids too, which are titles in an SVG: "&" is always an entity itself.
     Control characters become their pictures (U+2400 and on), so different ids stay different.
     """
+    text = text.replace("&", "&amp;")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped.translate(_CONTROL_PICTURES)}"'
 
 
 def shown(text: str) -> str:
-    """Return `text` as a quoted DOT string for a label or tooltip, where "&lt;" means "<"."""
-    return quoted(text.replace("&", "&amp;"))
+    """Return `text` as a quoted DOT string for a label."""
+    return quoted(text)
+
+
+def tooltip(text: str) -> str:
+    """Return `text` as a quoted DOT string for a tooltip, whose escapes Graphviz reads twice."""
+    return shown(text.replace("\\", "\\\\"))

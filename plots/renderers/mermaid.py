@@ -224,15 +224,15 @@ def escaped(text: str) -> str:
 
     Quotes end a label, a colon may start CSS, and older versions of Mermaid interpret Markdown and
     addresses. A zero-width space breaks up what is interpreted even as codes: a backslash before n,
-    formulas, and icons.
+    formulas, and icons. It also stands in an empty label, which would be a syntax error.
     """
     apart = _EVEN_AS_NUMBERS.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)
-    return _SIGNS.sub(_code, apart).replace("#10;", "<br/>")
+    return _SIGNS.sub(_code, apart).replace("#10;", "<br/>") or "\N{ZERO WIDTH SPACE}"
 
 
 _EVEN_AS_NUMBERS = re.compile(r"\\(?=n)|\$(?=\$)|\bfa[bklrs]?:(?=fa-)")
 _SIGNS = re.compile(
-    r"""[!"#$&'()*+:;<=>?@\[\\\]^`{|}~\x00-\x1f]"""
+    r"""[!"#$&'()*+:;<=>?@\[\\\]^`{|}~\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"""
     r"|(?<![^\W_])[-_.]|[-_.](?![^\W_])"  # kept within words: "block_0", "1.5 k"
     r"|(?<!\S) |%(?=%)"  # two of the latter start a comment
 )
@@ -240,4 +240,5 @@ _SIGNS = re.compile(
 
 def _code(sign: re.Match[str]) -> str:
     number = ord(sign[0])
-    return f"#{number if number > 31 or number == 10 else 0xFFFD};"
+    is_control = number < 32 or 127 <= number < 160 or 0xD800 <= number < 0xE000
+    return f"#{0xFFFD if is_control and number != 10 else number};"

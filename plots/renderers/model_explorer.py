@@ -176,7 +176,7 @@ def _facts(graph: Graph) -> dict[str, str]:
     facts |= {a: "variable" if size is None else str(size) for a, size in graph.letters.items()}
     for overlay in graph.overlays:
         if overlay.whole:
-            facts[f"total {overlay.title}"] = overlay.whole.text(overlay.unit)
+            facts[f"total {overlay.title}"] = overlay.whole_text
     for number, note in enumerate(graph.notes):
         if not note.about:
             facts[f"{note.kind} {number + 1}"] = note.full_text
@@ -200,7 +200,9 @@ def _node_data(graph: Graph, overlay: Overlay) -> dict[str, Any]:
     results = {
         node.id: {"value": number, "bgColor": heat_colour(overlay, node.id)}
         for node in graph.nodes
-        if node.id in overlay.values and isfinite(number := overlay.number(overlay.values[node.id]))
+        if node.id in overlay.values
+        and overlay.values[node.id].is_counted
+        and isfinite(number := overlay.number(overlay.values[node.id]))
     }
     unit = f" ({overlay.unit})" if overlay.unit else ""
     return {"name": overlay.title + unit, "results": results}

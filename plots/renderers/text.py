@@ -129,8 +129,8 @@ def _head(graph: Graph, width: int) -> list[str]:
         entries.append(("loss: ", loss.class_name + switch))
     for overlay in graph.overlays:
         if overlay.whole:
-            whole = overlay.whole.text(overlay.unit)
-            entries.append((f"{_printable(overlay.title)}: ", f"{whole} in total"))
+            whole = f"{overlay.whole_text} in total"
+            entries.append((f"{_printable(overlay.title)}: ", _printable(whole)))
     entries += [("! ", note.full_text) for note in graph.notes if not note.about]
     return [line for start, words in entries for line in _broken(start, words, width)]
 

@@ -1,0 +1,140 @@
+"""Names with every special character reach the diagrams unchanged and break none of them."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_plots_mermaid import Chart
+
+import plots
+from plots.renderers.graphviz import svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+TENSOR = plots.Tensor((None, 7), "float32")
+ODD = [
+    "a.b..c",
+    "..",
+    ".a",
+    "a.",
+    "",
+    " ",
+    r"\N",
+    r"a.\G.\N",
+    r"\\N \E \T \H \L \l \r \n",
+    "a\\",
+    "end",
+    "subgraph",
+    "{a|b}",
+    '"quoted"',
+    "[x](y)",
+    "<b>x</b>",
+    "&amp;&#92;N",
+    "&E;",
+    "%%{init}%%",
+    "$$x$$",
+    "-->",
+    "日本語.é 🙂",
+    "x" * 300,
+    "of.two  spaces",
+    "__init__.py",
+]
+CONTROL = ["line\nbreak", "tab\tx", "\r", "\x00\x1b", "\x7f\x85\u2028", "\u200b"]
+
+
+def graph_of(names):
+    """Return a chain of calls with these names; each is also the name of an argument."""
+    nodes = [
+        plots.Node(
+            f"{number} {name}",
+            name,
+            "layer",
+            "Dense",
+            (),
+            name.rpartition(".")[0],
+            f"{number} {name}",
+            (TENSOR,),
+            0,
+            0,
+            True,
+            {},
+        )
+        for number, name in enumerate(names)
+    ]
+    edges = [
+        plots.Edge(a.id, b.id, port, 0, TENSOR)
+        for a, b in pairwise(nodes)
+        for port in dict.fromkeys(("x", b.name))
+    ]
+    return plots.Graph("".join(names)[:200], tuple(nodes), tuple(edges), (), (), 0, 0)
+
+
+def spaced(text):
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def check(names):
+    graph = graph_of(names)
+    titles = [node.label for node in graph.nodes]
+    chart = Chart(plots.to_mermaid(graph))
+    assert [chart.labels[f"n{n}"] for n in range(len(names))] == [f"{t}\nDense" for t in titles]
+    root = ElementTree.fromstring(svg(graph))
+    groups = {kind: [g for g in root.iter(f"{SVG}g") if g.get("class") == kind] for kind in KINDS}
+    texts = {
+        kind: [spaced("".join(text.text or "" for text in group.iter(f"{SVG}text"))) for group in g]
+        for kind, g in groups.items()
+    }
+    assert sorted(texts["node"]) == sorted(f"{spaced(t) or ' '} Dense" for t in titles)
+    ports = [edge.port for edge in graph.edges]
+    labels = [text.strip() for text in texts["edge"]]
+    assert sorted(filter(None, labels)) == sorted(
+        spaced(p).strip()
+        for p, q in zip(ports, graph.edges, strict=True)
+        if p.strip() and sum((e.source, e.target) == (q.source, q.target) for e in graph.edges) > 1
+    )
+    tips = [spaced(a.get("{http://www.w3.org/1999/xlink}title", "")) for a in root.iter(f"{SVG}a")]
+    assert {spaced(f"{node.id} (Dense)") for node in graph.nodes} <= set(tips)
+
+
+KINDS = ("node", "edge", "cluster")
+
+
+def test_odd_names_are_shown_unchanged():
+    check(ODD)
+
+
+names = st.text(
+    st.sampled_from(".\\\"'<>&;#{}[]()|%$~`*_-=:/NGELT10ab é日🙂"),
+    max_size=9,
+)
+
+
+@settings(max_examples=12)
+@given(st.lists(names, min_size=1, max_size=5))
+def test_any_names_are_shown_unchanged(some):
+    check(some)
+
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(st.lists(st.text(st.characters(exclude_categories=("C", "Z")), max_size=20), min_size=1))
+def test_names_of_any_characters_are_shown_unchanged(some):
+    check(some)
+
+
+def test_control_characters_break_no_renderer():
+    graph = graph_of(CONTROL)
+    ElementTree.fromstring(svg(graph))
+    chart = Chart(plots.to_mermaid(graph))
+    assert chart.labels["n0"] == "line\nbreak\nDense"
+    assert len(chart.labels) == len(CONTROL)
+    plots.to_text(graph).encode()
+    json.loads(plots.to_model_explorer(graph))
+
+
+def test_clusters_without_a_name_are_clusters():
+    graph = graph_of(["a.b..c", "a.b..d", "e"])
+    chart = Chart(plots.to_mermaid(graph))
+    assert chart.cluster_of["n0"] == ("a", "b", "")
