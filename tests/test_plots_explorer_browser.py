@@ -489,8 +489,8 @@ def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
     frame.locator(at(f"{ATTENTION}.query")).wait_for()
 
 
-def test_obsolete_layouts_are_cancelled(shown, decoder):
-    page = shown(decoder)
+def test_obsolete_layouts_are_cancelled(opened, decoder):
+    page = opened(decoder)
     page.evaluate("""() => {
         const { layout } = Engine.prototype;
         window.answers = 0;

@@ -28,8 +28,8 @@ from plots.renderers import lay_out, letter_meanings, role_of, total_text
 
 _ASSETS = Path(__file__).parent / "explorer"
 _SCRIPTS = (
-    *("model.js", "view.js", "dot.js", "engine.js", "svg.js", "labels.js", "zoom.js", "pane.js"),
-    *("panel.js", "search.js", "address.js", "explorer.js"),
+    *("model.js", "view.js", "dot.js", "engine.js", "svg.js", "labels.js", "simple.js", "zoom.js"),
+    *("pane.js", "panel.js", "search.js", "address.js", "explorer.js"),
 )
 
 

@@ -12,6 +12,31 @@ const GRAPH_STYLE = `graph [newrank=true, nodesep=0.25, ranksep=0.3, splines=spl
 node [shape=box, fixedsize=true, label="", margin=0]
 edge [arrowsize=0.6]`;
 
+const MOST_SPANNED = 12_000; // rows that the lines of a view cross
+
+/** Whether Graphviz needs long for a view: it has a node for every row that a line crosses. */
+function isLarge({ items, edges }) {
+  const rows = new Map();
+  const following = new Map();
+  const waits = new Map();
+  for (const { source, target } of edges) {
+    append(following, source, target);
+    waits.set(target, (waits.get(target) ?? 0) + 1);
+  }
+  const ready = [...items.keys()].filter((id) => !waits.has(id));
+  for (let done = 0; done < ready.length; done += 1) {
+    const row = (rows.get(ready[done]) ?? 0) + 1;
+    for (const next of following.get(ready[done]) ?? []) {
+      rows.set(next, Math.max(rows.get(next) ?? 0, row));
+      waits.set(next, waits.get(next) - 1);
+      if (!waits.get(next)) ready.push(next);
+    }
+  }
+  const spanned = sum(edges.map(({ source, target }) =>
+    Math.abs((rows.get(target) ?? 0) - (rows.get(source) ?? 0))));
+  return items.size + spanned > MOST_SPANNED;
+}
+
 /**
  * @param sizes  {width, height} of items by id, of headers by namespace, of edge labels by
  *   position (or nothing), and of a tag as a function of its text.
@@ -24,15 +49,15 @@ function toDot(model, view, sizes) {
   for (const item of inReadingOrder(model, view)) {
     const text = nodeText(names.get(item.id), item, sizes.items.get(item.id));
     if (hasFrame && isInput(item)) outside.push(text);
-    else tree.add(item.around, text);
+    else tree.add(item.path, text);
   }
   const lowered = new Set(model.below.map(([, lower]) => view.stands.get(lower)));
   const lines = [];
   view.edges.forEach((edge, position) => {
     const [source, target] = [names.get(edge.source), names.get(edge.target)];
     if (edge.tag) {
-      const { around } = view.items.get(edge.target);
-      tree.add(around, `t${position} [${sized(sizes.tag(edge.tag))}]`);
+      const { around, path } = view.items.get(edge.target);
+      tree.add(path, `t${position} [${sized(sizes.tag(edge.tag))}]`);
       lines.push(`t${position} -> ${target} [id=e${position}, weight=${DASHED_WEIGHT}]`);
       const feed = feedOf(model, view, around);
       if (feed) lines.push(`${names.get(feed.id)} -> t${position} [style=invis, weight=0]`);
@@ -71,9 +96,8 @@ function inReadingOrder(model, view) {
 function needsFrame({ edges, items }) {
   return edges.some((edge) => {
     const [source, target] = [items.get(edge.source), items.get(edge.target)];
-    const [outermost] = enclosingNames(target.around);
-    const isAround = enclosingNames(source.around).includes(outermost);
-    return edge.stream && target.around && !isAround && !isInput(source);
+    const [outermost] = target.path;
+    return edge.stream && outermost && source.path[0] !== outermost && !isInput(source);
   });
 }
 
@@ -85,9 +109,9 @@ function isInput(item) {
 class ClusterTree {
   #parts = new Map([["", []]]);
 
-  add(namespace, text) {
+  add(path, text) {
     let inside = this.#parts.get("");
-    for (const name of enclosingNames(namespace)) {
+    for (const name of path) {
       if (!this.#parts.has(name)) {
         this.#parts.set(name, []);
         inside.push({ name });

@@ -62,6 +62,7 @@ class Explorer {
       const place = pane.place(kept);
       if (anchors[number] && place) pane.zoom.pin({ x: place.left, y: place.top }, anchors[number]);
     });
+    if (!this.panes.some((pane) => pane.isVisible)) this.#show("start"); // the picture moved away
     return true;
   }
 
@@ -77,10 +78,10 @@ class Explorer {
       const paints = await Promise.all(this.panes.map((pane) => pane.lay()));
       if (turn !== this.turn) return false; // a newer change is in progress
       this.#paint(paints);
-      this.#say("");
+      this.#notify(this.panes.find((pane) => pane.size.reason)?.size.reason ?? "");
     } catch (error) {
       if (turn !== this.turn) return false;
-      this.#say(error.message === CANCELLED ? "" : `The layout failed: ${error.message}`);
+      this.#notify(error.message === CANCELLED ? "" : `The layout failed: ${error.message}`);
       this.#takeBack();
       return false;
     } finally {
@@ -97,6 +98,7 @@ class Explorer {
     this.hovered = null;
     this.panes.forEach((pane) => pane.select(this.state.select));
     if (this.panes.some((pane) => !pane.isPlaced)) this.#place();
+    else if (this.#mode) this.#show(this.#mode);
     focused?.focus(this.state.select);
   }
 
@@ -116,13 +118,14 @@ class Explorer {
   /** Set the first view of the panes: that of the address, or everything at the same scale. */
   #place() {
     const [x, y, k] = this.state.zoom.split(",").map(Number);
-    this.#fit();
+    this.#show(this.state.zoom === "fit" ? "fit" : "start");
     for (const pane of this.panes) {
       pane.isPlaced = true;
       const selected = pane.place(this.state.select);
       if (k > 0 && Number.isFinite(x + y)) pane.zoom.centre({ x, y }, k);
       else if (selected) pane.zoom.reveal(selected);
     }
+    if (!this.panes.some((pane) => pane.isVisible)) this.#show("start");
   }
 
   select(id) {
@@ -136,7 +139,7 @@ class Explorer {
     const namespace = this.modelOf(id).namespacesById.get(id);
     const isStuck = () => this.panes.some((pane) => pane.view?.stuck.has(namespace.name));
     const sayStuck = () =>
-      this.#say(`${namespace.name} stays expanded: a path between two of its calls leads outside`);
+      this.#notify(`${namespace.name} stays expanded: a path between two of its calls leads outside`);
     if (isStuck()) {
       this.select(id);
       sayStuck();
@@ -220,14 +223,14 @@ class Explorer {
       pane.light(trace);
       said ||= trace ? traceText(trace, item) : "";
     }
-    if (said || this.saidTrace) this.#say(said); // keep other messages
-    this.saidTrace = said !== "";
+    this.#say(said || this.notice);
   }
 
   zoomed(pane) {
     if (pane !== this.panes[0] || !this.drawn) return;
     const { x, y, k } = pane.zoom.middle;
-    const zoom = pane.zoom.isFitted ? "" : [x.toFixed(0), y.toFixed(0), k.toFixed(3)].join(",");
+    const modes = { start: "", fit: "fit" };
+    const zoom = modes[pane.zoom.mode] ?? [x.toFixed(0), y.toFixed(0), k.toPrecision(4)].join(",");
     if (zoom === this.state.zoom) return;
     this.state.zoom = zoom;
     clearTimeout(this.writing);
@@ -248,7 +251,7 @@ class Explorer {
     press("split", () => this.change({ split: !this.state.split }));
     press("zoom-out", () => this.#zoomBy(1 / ZOOM_STEP));
     press("zoom-in", () => this.#zoomBy(ZOOM_STEP));
-    press("fit", () => this.#fit());
+    press("fit", () => this.#show("fit"));
     press("theme", () => {
       this.state.theme = this.isDark ? "light" : "dark";
       this.#showState();
@@ -271,7 +274,7 @@ class Explorer {
       "+": () => this.#zoomBy(ZOOM_STEP),
       "=": () => this.#zoomBy(ZOOM_STEP),
       "-": () => this.#zoomBy(1 / ZOOM_STEP),
-      0: () => this.#fit(),
+      0: () => this.#show("fit"),
       Escape: () => this.#leave(),
     };
     const inPicture = event.target === document.body || event.target.closest("#stage");
@@ -308,11 +311,22 @@ class Explorer {
     this.panes.forEach((pane) => pane.zoom.by(factor));
   }
 
-  #fit() {
-    if (!this.panes.every((pane) => pane.size)) return; // nothing is laid out yet
-    this.panes.forEach((pane) => pane.zoom.fit(pane.size));
-    const scale = Math.min(...this.panes.map((pane) => pane.zoom.at.k));
-    this.panes.forEach((pane) => pane.zoom.fit(pane.size, scale));
+  /** "start" or "fit" if all panes show that, "" otherwise. */
+  get #mode() {
+    const [{ zoom: { mode } }, ...others] = this.panes;
+    return others.every((pane) => pane.zoom.mode === mode) ? mode : "";
+  }
+
+  /** Show the first view ("start") or the whole picture ("fit"), in all panes at the same scale. */
+  #show(mode) {
+    const { panes } = this;
+    if (!panes.every((pane) => pane.size)) return; // nothing is laid out yet
+    const scaleOf = ({ zoom, size }) => (mode === "fit" ? zoom.wholeScale(size) : zoom.firstScale(size));
+    const scale = Math.min(...panes.map(scaleOf));
+    for (const pane of panes) {
+      if (mode === "fit") pane.zoom.fit(pane.size, scale);
+      else pane.start(scale);
+    }
   }
 
   // --- display of the state ---
@@ -348,11 +362,20 @@ class Explorer {
     const sides = this.state.split && this.older
       ? [["before", this.older, true], ["after", this.model, false]] : [["", this.model, true]];
     byId("stage").replaceChildren();
+    this.resized?.disconnect();
+    this.resized = new ResizeObserver(() => this.drawn && this.#mode && this.#show(this.#mode));
     this.panes = sides.map(([title, model, all]) => {
       const host = html("div", { class: "pane" });
       byId("stage").append(html("div", { class: "side" }, title && html("h2", {}, title), host));
+      this.resized.observe(host);
       return new Pane(host, model, all, this);
     });
+  }
+
+  /** Set the message that is shown while there is no other. */
+  #notify(text) {
+    this.notice = text;
+    this.#say(text);
   }
 
   #say(text) {
@@ -381,4 +404,10 @@ async function unpacked(base64) {
   return new Response(stream).json();
 }
 
-unpacked(byId("graph").textContent).then((document) => new Explorer(document).start());
+unpacked(byId("graph").textContent)
+  .then((document) => new Explorer(document).start())
+  .catch((error) => {
+    byId("status").hidden = false;
+    byId("status").textContent = `The page cannot show this model: ${error.message}`;
+    document.documentElement.dataset.state = "failed";
+  });

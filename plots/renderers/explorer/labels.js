@@ -4,6 +4,7 @@ const LINE_HEIGHT = 16;
 const PADDING = 6; // above the first line and below the last one
 const GAP = 6; // between two texts of one line
 const MERGE_SIZE = 24;
+const MOST_LETTERS = 48; // of a text in the picture; the tooltip and the panel have all of it
 
 /**
  * The label of an item: its lines of {text, style}, its size, its classes.
@@ -28,12 +29,12 @@ function labelOf(model, item, shown) {
     return { ...label, circle: true, width: MERGE_SIZE, height: MERGE_SIZE };
   }
   const outputs = outputsText(model, item); // shapes of other tensors are on the edges
-  const lines = [[{ text: item.title, style: "title" }]];
+  const lines = [[{ text: shortened(item.title), style: "title" }]];
   const { class_name: className = "", tag = "" } = closed ? {} : item.call;
-  if (className !== item.title) lines[0].push({ text: className, style: "small" });
-  if (tag && tag !== item.title) lines[0].push({ text: `= ${tag}`, style: "small" });
+  if (className !== item.title) lines[0].push({ text: shortened(className), style: "small" });
+  if (tag && tag !== item.title) lines[0].push({ text: `= ${shortened(tag)}`, style: "small" });
   if (closed) lines.push([{ text: insideText(item), style: "small" }]);
-  if (shown.shapes && outputs) lines.push([{ text: `→ ${outputs}`, style: "small" }]);
+  if (shown.shapes && outputs) lines.push([{ text: `→ ${shortened(outputs)}`, style: "small" }]);
   if (value) lines.push([{ text: value[1], style: "small" }]);
   const badge = badgeText(item.run, shown, item.times, item.namespace?.name ?? item.id);
   const indent = (hasRail(item) ? 2 * RAIL - 4 : 10) + (item.namespace ? 14 : 0);
@@ -44,7 +45,7 @@ function labelOf(model, item, shown) {
     lines,
     badge,
     indent,
-    width: Math.ceil(indent + Math.max(...wide) + 4),
+    width: Math.ceil(indent + largest(wide) + 4),
     height: 2 * PADDING + LINE_HEIGHT * lines.length,
   };
 }
@@ -120,8 +121,8 @@ function badgeText(run, shown, times, name) {
 /** The lines of the label of an edge. */
 function edgeLines(edge, shown) {
   if (edge.tag) return [];
-  const lines = edge.parallel ? [edge.parts[0].port] : [];
-  if (shown.shapes) lines.push(shapeText(edge.parts[0].tensor));
+  const lines = edge.parallel ? [shortened(edge.parts[0].port)] : [];
+  if (shown.shapes) lines.push(shortened(shapeText(edge.parts[0].tensor)));
   const value = shown.overlay?.places[edge.parts.at(-1).id];
   if (value) lines.push(value[1]);
   return lines;
@@ -139,7 +140,7 @@ function headerOf(model, name, shown) {
   const block = model.blocks.get(name) ?? null;
   const folded = block && shown.isFolded(block);
   const times = (folded ? block.times : 1) * (model.graph.repeats?.[name] ?? 1);
-  const text = model.namespaces.get(name).label;
+  const text = shortened(model.namespaces.get(name).label);
   const badge = badgeText(block, shown, times, name);
   const width = 18 + textWidth(text, "title") + (badge ? textWidth(badge, "times") + 14 : 0) + 8;
   return { text, badge, run: block, width: Math.ceil(width), height: 20 };
@@ -155,8 +156,17 @@ function tensorText(tensor) {
   return `${shapeText(tensor)} ${tensor.dtype}`;
 }
 
-function counted(count, word) {
-  return count ? `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}` : "";
+function counted(count, word, several = `${word}s`) {
+  return count ? `${count.toLocaleString("en")} ${count === 1 ? word : several}` : "";
+}
+
+/** A text without its middle if it is long. */
+function shortened(text) {
+  if (text.length <= MOST_LETTERS) return text;
+  const letters = Array.from(text); // code points
+  if (letters.length <= MOST_LETTERS) return text;
+  const end = Math.floor(MOST_LETTERS / 3);
+  return `${letters.slice(0, MOST_LETTERS - end - 1).join("")}…${letters.slice(-end).join("")}`;
 }
 
 function sum(numbers) {

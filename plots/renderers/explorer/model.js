@@ -53,7 +53,7 @@ class Model {
     }
     const all = [...this.namespaces.values()];
     this.namespacesById = new Map(all.map((each) => [each.id, each]));
-    this.deepest = Math.max(0, ...all.map(({ depth }) => depth));
+    this.deepest = largest(all.map(({ depth }) => depth));
   }
 
   #indexEdges() {

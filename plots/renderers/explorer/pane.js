@@ -26,7 +26,7 @@ class Pane {
     this.#listen();
   }
 
-  /** Lay out the state of the explorer; resolves to a function that draws it. */
+  /** Lay out the state of the explorer. @returns  A promise of a function that draws it. */
   async lay() {
     const { model, explorer } = this;
     const shown = explorer.shownIn(model);
@@ -43,8 +43,38 @@ class Pane {
       }),
       tag: (tag) => ({ width: textWidth(tag, "small") + 14, height: TAG_HEIGHT }),
     };
-    const layout = readLayout(await explorer.engine.layout(toDot(model, view, sizes)), view);
+    const layout = await this.#layout(view, sizes);
     return () => this.#paint(view, layout, labels, headers, beside);
+  }
+
+  /** The layout of a view by Graphviz, or else a simple one, with the `reason`. */
+  async #layout(view, sizes) {
+    const { model, explorer } = this;
+    const simple = (reason) => ({ ...simpleLayout(view, sizes), reason });
+    const content = `${counted(view.items.size, "box", "boxes")} and ${counted(view.edges.length, "line")}`;
+    if (isLarge(view)) return simple(`Drawn in simple rows: ${content} are too many for Graphviz.`);
+    try {
+      return readLayout(await explorer.engine.layout(toDot(model, view, sizes)), view);
+    } catch ({ message }) {
+      if (message === CANCELLED && explorer.drawn) throw new Error(CANCELLED);
+      const reasons = {
+        [CANCELLED]: "Drawn in simple rows: the layout was stopped.",
+        [TOO_LONG]: `Drawn in simple rows: Graphviz needs too long for ${content}.`,
+      };
+      return simple(reasons[message] ?? `Drawn in simple rows: Graphviz failed (${message}).`);
+    }
+  }
+
+  /** Set the first view, at a common scale of all panes. */
+  start(k) {
+    const places = [...this.places.values()];
+    const first = places.reduce((a, b) => (b.top < a.top ? b : a), places[0] ?? { x: 0, top: 0 });
+    this.zoom.start(this.size, first, k);
+  }
+
+  /** Whether any item is visible. */
+  get isVisible() {
+    return [...this.view.items.keys()].some((id) => this.zoom.sees(this.places.get(id)));
   }
 
   #viewNow() {

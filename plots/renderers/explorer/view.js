@@ -34,7 +34,7 @@ function arranged(model, shown, all, isOpen) {
     if (!items.has(item.id)) items.set(item.id, item);
     items.get(item.id).calls.push(id);
   }
-  const clusters = new Set([...items.values()].flatMap((item) => enclosingNames(item.around)));
+  const clusters = new Set([...items.values()].flatMap((item) => item.path));
   const view = { all, items, stands, standIns, clusters };
   view.stream = new Map();
   for (const [a, b] of model.graph.stream ?? []) {
@@ -85,6 +85,7 @@ function newItem(model, shown, call, isOpen) {
     call: namespace ? null : call,
     namespace,
     around, // innermost expanded namespace around it
+    path: enclosingNames(around), // expanded clusters around it, outermost first
     title,
     run, // the run of equal blocks that contains it
     times: (run && shown.isFolded(run) ? run.times : 1) * before,
