@@ -69,8 +69,8 @@ function toDot(model, view, sizes) {
   for (const [upper, lower] of pairsBelow(model, view)) {
     lines.push(`${names.get(upper)} -> ${names.get(lower)} [style=invis, weight=0, minlen=2]`);
   }
-  const clusters = [...view.clusters];
-  const open = (name) => `subgraph cluster_${clusters.indexOf(name)} {
+  const numbers = new Map([...view.clusters.keys()].map((name, number) => [name, number]));
+  const open = (name) => `subgraph cluster_${numbers.get(name)} {
     margin=10; labeljust=r; label=${blank(sizes.headers.get(name))}`;
   const inside = tree.written(open);
   const framed = ["subgraph cluster { style=invis; margin=0", ...inside, "}"];
@@ -195,7 +195,7 @@ function readLayout(text, view) {
   const answer = JSON.parse(text);
   const [, , width, height] = numbers(answer.bb);
   const point = (pair) => ({ x: pair[0], y: height - pair[1] });
-  const [ids, names] = [[...view.items.keys()], [...view.clusters]];
+  const [ids, names] = [[...view.items.keys()], [...view.clusters.keys()]];
   const layout = { width, height, items: new Map(), clusters: new Map(), edges: [] };
   const tags = new Map();
   for (const { name, bb, pos } of answer.objects ?? []) {

@@ -52,7 +52,30 @@ function labelOf(model, item, shown) {
 
 /** The value of an item in an overlay, as [number, text]; undefined if there is none. */
 function valueOf(overlay, item) {
-  return item.namespace ? overlay?.namespaces[item.namespace.name] : overlay?.places[item.id];
+  if (!overlay) return undefined;
+  if (item.namespace instanceof Section) return sectionValue(overlay, item.namespace);
+  return item.namespace ? overlay.namespaces[item.namespace.name] : overlay.places[item.id];
+}
+
+/** The value of a group: the sum of its calls, or that of the last one; see `Overlay.combine`. */
+function sectionValue({ places, combine, unit, total }, { all }) {
+  const values = all.map((id) => places[id]).filter(Boolean);
+  if (!values.length || combine !== "sum") return values.at(-1);
+  const number = sum(values.map(([each]) => each));
+  return [number, numberText(number, unit) + (total ? ` (${percentText(number / total)})` : "")];
+}
+
+/** As `number_text` of the annotations: 590592 B is "591 kB". */
+function numberText(number, unit) {
+  for (const [prefix, factor] of [["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+    if (Math.abs(number) < 0.9995 * factor) continue;
+    return `${Number((number / factor).toPrecision(3))} ${prefix}${unit}`;
+  }
+  return `${Number(number.toPrecision(3))} ${unit}`.trim();
+}
+
+function percentText(share) {
+  return share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 }
 
 /** The kind that sets the colour, as in `main_kind`: a difference, a finding, or the last. */
@@ -140,7 +163,7 @@ function headerOf(model, name, shown) {
   const block = model.blocks.get(name) ?? null;
   const folded = block && shown.isFolded(block);
   const times = (folded ? block.times : 1) * (model.graph.repeats?.[name] ?? 1);
-  const text = shortened(model.namespaces.get(name).label);
+  const text = shortened(model.named(name).label);
   const badge = badgeText(block, shown, times, name);
   const width = 18 + textWidth(text, "title") + (badge ? textWidth(badge, "times") + 14 : 0) + 8;
   return { text, badge, run: block, width: Math.ceil(width), height: 20 };
@@ -161,12 +184,12 @@ function counted(count, word, several = `${word}s`) {
 }
 
 /** A text without its middle if it is long. */
-function shortened(text) {
-  if (text.length <= MOST_LETTERS) return text;
+function shortened(text, most = MOST_LETTERS) {
+  if (text.length <= most) return text;
   const letters = Array.from(text); // code points
-  if (letters.length <= MOST_LETTERS) return text;
-  const end = Math.floor(MOST_LETTERS / 3);
-  return `${letters.slice(0, MOST_LETTERS - end - 1).join("")}…${letters.slice(-end).join("")}`;
+  if (letters.length <= most) return text;
+  const end = Math.floor(most / 3);
+  return `${letters.slice(0, most - end - 1).join("")}…${letters.slice(-end).join("")}`;
 }
 
 function sum(numbers) {

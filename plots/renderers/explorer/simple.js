@@ -133,7 +133,7 @@ function layoutOf(view, sizes, boxes) {
     const box = boxes.get(itemKey(id));
     layout.items.set(id, { x: box.left + box.width / 2, y: box.top + box.height / 2 });
   }
-  for (const name of view.clusters) {
+  for (const name of view.clusters.keys()) {
     const box = boxes.get(frameKey(name));
     layout.clusters.set(name, { x: box.left, y: box.top, width: box.width, height: box.height });
   }
