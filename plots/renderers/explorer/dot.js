@@ -8,11 +8,13 @@ const BRANCH_WEIGHT = 4;
 const DASHED_WEIGHT = 1;
 const RAIL = 14; // from the left side of a collapsed cluster to the stream through it
 
+const MOST_EXACT = 100; // items for which Graphviz optimises without a limit
+const MOST_LABELS = 200; // of lines that Graphviz places
 const GRAPH_STYLE = `graph [newrank=true, nodesep=0.25, ranksep=0.3, splines=spline]
 node [shape=box, fixedsize=true, label="", margin=0]
 edge [arrowsize=0.6]`;
 
-const MOST_SPANNED = 12_000; // rows that the lines of a view cross
+const MOST_SPANNED = 4000; // rows that the lines of a view cross
 
 /** Whether Graphviz needs long for a view: it has a node for every row that a line crosses. */
 function isLarge({ items, edges }) {
@@ -51,6 +53,7 @@ function toDot(model, view, sizes) {
     if (hasFrame && isInput(item)) outside.push(text);
     else tree.add(item.path, text);
   }
+  const beside = sizes.edges.filter(Boolean).length <= MOST_LABELS ? sizes.edges : [];
   const lowered = new Set(model.below.map(([, lower]) => view.stands.get(lower)));
   const lines = [];
   view.edges.forEach((edge, position) => {
@@ -62,7 +65,7 @@ function toDot(model, view, sizes) {
       const feed = feedOf(model, view, around);
       if (feed) lines.push(`${names.get(feed.id)} -> t${position} [style=invis, weight=0]`);
     } else {
-      const attributes = edgeAttributes(view, edge, lowered.has(edge.target), sizes.edges[position]);
+      const attributes = edgeAttributes(view, edge, lowered.has(edge.target), beside[position]);
       lines.push(`${source} -> ${target} [id=e${position}, ${attributes.join(", ")}]`);
     }
   });
@@ -75,7 +78,8 @@ function toDot(model, view, sizes) {
   const inside = tree.written(open);
   const framed = ["subgraph cluster { style=invis; margin=0", ...inside, "}"];
   const all = hasFrame ? [...outside, ...framed] : inside;
-  return ["digraph {", GRAPH_STYLE, ...all, ...lines, "}"].join("\n");
+  const limit = view.items.size > MOST_EXACT ? ["nslimit=4; nslimit1=4"] : [];
+  return ["digraph {", ...limit, GRAPH_STYLE, ...all, ...lines, "}"].join("\n");
 }
 
 /**
@@ -190,6 +194,7 @@ function table({ width, height }, cells) {
  *
  * @returns  width, height; items: id -> {x, y} of the centre; clusters: name -> {x, y, width, height};
  *   edges: in the order of the view {points, tip, label, tag}, the last two as centres {x, y} or null.
+ *   A label without a place is drawn on the line.
  */
 function readLayout(text, view) {
   const answer = JSON.parse(text);

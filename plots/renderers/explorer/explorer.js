@@ -5,10 +5,10 @@ const FIRST_BOXES = 300; // of the first view; details are expanded on demand
 const [MOST_BOXES, MOST_LINES] = [600, 3000]; // that are laid out and drawn at once
 
 class Explorer {
-  constructor(document) {
+  constructor(document, engine) {
+    this.engine = engine;
     this.model = new Model(document); // in a comparison, including removed calls
     this.older = document.before ? new Model(document.before) : null;
-    this.engine = new Engine();
     const depth = Math.min(document.depth, this.model.deepest);
     this.usual = { ...USUAL, depth, shapes: document.shapes };
     this.state = stateOf(location.hash, this.usual);
@@ -132,7 +132,7 @@ class Explorer {
       if (isTooLarge({ ...bare, depth })) large = depth;
       else fits = depth;
     }
-    const levels = `${fits} of ${counted(this.levels, "level")} ${fits === 1 ? "is" : "are"} expanded`;
+    const levels = `Expanded to depth ${fits}, not ${Math.min(wanted.depth, this.levels)}`;
     return [{ ...bare, depth: fits }, `${levels}: ${bound} at once. Click a box to expand it.`];
   }
 
@@ -425,8 +425,9 @@ async function unpacked(base64) {
   return new Response(stream).json();
 }
 
+const engine = new Engine(); // starts while the graph is unpacked
 unpacked(byId("graph").textContent)
-  .then((document) => new Explorer(document).start())
+  .then((document) => new Explorer(document, engine).start())
   .catch((error) => {
     byId("status").hidden = false;
     byId("status").textContent = `The page cannot show this model: ${error.message}`;

@@ -33,6 +33,8 @@ function labelOf(model, item, shown) {
   const { class_name: className = "", tag = "" } = closed ? {} : item.call;
   if (className !== item.title) lines[0].push({ text: shortened(className), style: "small" });
   if (tag && tag !== item.title) lines[0].push({ text: `= ${shortened(tag)}`, style: "small" });
+  const { ends } = item.namespace ?? {};
+  if (ends) lines.push([{ text: ends, style: "small" }]);
   if (closed) lines.push([{ text: insideText(item), style: "small" }]);
   if (shown.shapes && outputs) lines.push([{ text: `→ ${shortened(outputs)}`, style: "small" }]);
   if (value) lines.push([{ text: value[1], style: "small" }]);

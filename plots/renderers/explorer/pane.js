@@ -199,8 +199,9 @@ class Pane {
       element.append(svg("path", { class: "head", d: head }));
     }
     beside.forEach((text, number) => {
-      const top = line.label.y - (beside.length * EDGE_LINE) / 2;
-      element.append(svgText(line.label.x, top + EDGE_LINE * number + 10, text, "small beside"));
+      const place = line.label ?? points[Math.floor(points.length / 2)];
+      const top = place.y - (beside.length * EDGE_LINE) / 2;
+      element.append(svgText(place.x, top + EDGE_LINE * number + 10, text, "small beside"));
     });
     if (edge.tag) element.append(tag(edge, line.tag));
     return element;

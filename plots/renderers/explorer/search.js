@@ -37,8 +37,13 @@ class Search {
 
   #key(event) {
     const last = Math.min(this.hits.length, MOST_HITS) - 1;
-    if (event.key === "Enter") this.#pick(this.active);
-    else if (event.key === "ArrowDown") this.active = Math.min(this.active + 1, last);
+    if (event.key === "Enter") {
+      event.preventDefault();
+      event.stopPropagation();
+      this.#pick(this.active);
+      return;
+    }
+    if (event.key === "ArrowDown") this.active = Math.min(this.active + 1, last);
     else if (event.key === "ArrowUp") this.active = Math.max(this.active - 1, 0);
     else if (event.key === "Escape") this.#close();
     else return;

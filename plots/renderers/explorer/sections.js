@@ -2,16 +2,17 @@
 
 const MOST_BESIDE = 150; // boxes of one cluster that are drawn without groups
 const MOST_LINES_BESIDE = 1500; // between them
-const SHORT_NAME = 22; // letters of the names in the title of a group
+const SHORT_NAME = 22; // letters of the names at the ends of a group
 
 /** Consecutive boxes of a cluster, drawn as one box that can be expanded like a namespace. */
 class Section {
-  constructor(model, container, children, title) {
+  constructor(model, container, children, { title, ends }) {
     this.name = `${children[0].id}…${children.at(-1).id}`; // the same when other clusters change
     this.id = this.name;
     this.parent = container; // name of the namespace around it
     this.container = container; // the namespace of which it contains a part
     this.label = title;
+    this.ends = ends;
     this.depth = model.deepest + 1; // expanded with the last level
     this.calls = children.flatMap(({ items }) => items).flatMap((item) => item.calls);
     this.all = this.calls; // also those of folded blocks
@@ -34,8 +35,8 @@ function groupBoxes(model, view, pairs, isOpen) {
   if (view.items.size <= MOST_BESIDE && pairs.length <= MOST_LINES_BESIDE) return drawnFor;
   const inserted = new Map(); // id of an item -> number of open groups around it
   const place = ({ id }, level) => level + (inserted.get(id) ?? 0);
-  const group = (name, level, children, title) => {
-    const section = new Section(model, name, children, title);
+  const group = (name, level, children, words) => {
+    const section = new Section(model, name, children, words);
     view.sections.set(section.name, section);
     const items = children.flatMap((child) => child.items);
     if (isOpen(section)) {
@@ -46,14 +47,16 @@ function groupBoxes(model, view, pairs, isOpen) {
       return true;
     }
     const path = items[0].path.slice(0, place(items[0], level));
-    const box = newBox({ id: section.id, namespace: section, around: name, path, title });
+    const box = newBox({ id: section.id, namespace: section, around: name, path, title: section.label });
     for (const item of items) {
       for (const id of item.calls) box.calls.push(id);
       drawnFor.set(item.id, box);
     }
     return false;
   };
-  for (const { name, level, children, pairs: inside } of crowded(view, pairs)) {
+  let containers = crowded(view, pairs);
+  while (dissolve(containers)) containers = crowded(view, pairs);
+  for (const { name, level, children, pairs: inside } of containers) {
     if (drawnFor.has(children[0].items[0].id)) continue; // inside a closed group
     const ordered = topological(children, inside);
     const position = new Map(ordered.map((child, number) => [child, number]));
@@ -64,7 +67,7 @@ function groupBoxes(model, view, pairs, isOpen) {
       parts = parts.flatMap(([start, end]) => {
         const size = Math.ceil((end - start) ** (left / (left + 1)));
         return cut(start, end, size, crossing);
-      }).filter(([start, end]) => group(name, level, ordered.slice(start, end), titleOf(ordered, start, end)));
+      }).filter(([start, end]) => group(name, level, ordered.slice(start, end), wordsOn(ordered, start, end)));
     }
   }
   return drawnFor;
@@ -74,7 +77,8 @@ function groupBoxes(model, view, pairs, isOpen) {
  * The clusters with too many boxes or lines, outermost first.
  *
  * @returns  [{name, level, children, pairs}]: the name of the cluster and its depth in the view; its
- *   children {id, label, isNamed, items}: items, or clusters with the items in them; pairs of children.
+ *   children {id, label, level, isCluster, items}: items, or expanded clusters with the items in them;
+ *   pairs of children.
  */
 function crowded(view, pairs) {
   const containers = new Map();
@@ -89,8 +93,7 @@ function crowded(view, pairs) {
       if (!children.has(key)) {
         const isCluster = level < item.path.length;
         const label = isCluster ? item.path[level].split(".").at(-1) : item.title;
-        const isNamed = isCluster || label !== item.call?.class_name;
-        children.set(key, { id: item.calls[0], label, isNamed, items: [] });
+        children.set(key, { id: item.calls[0], label, level, isCluster, items: [] });
       }
       children.get(key).items.push(item);
     });
@@ -106,6 +109,26 @@ function crowded(view, pairs) {
     .filter((each) => each.children.size > MOST_BESIDE || isDense(each))
     .map((each) => ({ ...each, children: [...each.children.values()] }))
     .sort((a, b) => a.level - b.level);
+}
+
+/**
+ * Draw the content of clusters without them, where paths lead out of a cluster and back: it cannot be
+ * in one group.
+ *
+ * @returns  Whether there were any.
+ */
+function dissolve(containers) {
+  let found = false;
+  for (const { children, pairs } of containers) {
+    for (const { level, label, items } of cyclesOf(children, pairs).flat().filter((c) => c.isCluster)) {
+      found = true;
+      for (const item of items) {
+        item.title = `${label}.${item.title}`;
+        item.path = item.path.toSpliced(level, 1);
+      }
+    }
+  }
+  return found;
 }
 
 function isDense({ children, pairs }) {
@@ -162,11 +185,8 @@ function cut(start, end, size, crossing) {
   return ranges;
 }
 
-function titleOf(ordered, start, end) {
-  const ends = [ordered[start], ordered[end - 1]];
-  const [first, last] = ends.map(({ label }) => shortened(label, SHORT_NAME));
-  const isClear = ends.every(({ isNamed }) => isNamed) && first !== last;
-  if (isClear) return `${first} … ${last}`;
-  const [from, to, all] = [start + 1, end, ordered.length].map((number) => number.toLocaleString("en"));
-  return `${from}–${to} of ${all}`;
+function wordsOn(ordered, start, end) {
+  const numbers = [start + 1, end, ordered.length].map((number) => number.toLocaleString("en"));
+  const [first, last] = [start, end - 1].map((place) => shortened(ordered[place].label, SHORT_NAME));
+  return { title: `${numbers[0]}–${numbers[1]} of ${numbers[2]}`, ends: `${first} … ${last}` };
 }

@@ -177,6 +177,14 @@ function edgesOf(model, { all, items, stands, standIns, stream }) {
 
 /** The collapsed clusters of every cycle of items, the smallest first. */
 function clustersInCycles(items, pairs) {
+  const smallestFirst = (cycle) => cycle.filter(({ namespace }) => namespace)
+    .sort((a, b) => a.calls.length - b.calls.length);
+  return cyclesOf(items.values(), pairs).map(smallestFirst).filter((cycle) => cycle.length)
+    .map((cycle) => cycle.map(({ namespace }) => namespace));
+}
+
+/** Items that can be reached from each other, together. */
+function cyclesOf(items, pairs) {
   const following = new Map();
   const preceding = new Map();
   for (const [source, target] of pairs) {
@@ -186,15 +194,10 @@ function clustersInCycles(items, pairs) {
   // Kosaraju's algorithm: items in the order in which searches leave them, then back from the last.
   const left = [];
   const seen = new Set();
-  for (const item of items.values()) reached(item, following, seen, left);
-  const cycles = [];
+  for (const item of items) reached(item, following, seen, left);
   const taken = new Set();
-  for (const item of left.reverse()) {
-    const together = reached(item, preceding, taken, []);
-    if (together.length > 1) cycles.push(together.filter(({ namespace }) => namespace));
-  }
-  return cycles.filter((cycle) => cycle.length).map((cycle) =>
-    cycle.sort((a, b) => a.calls.length - b.calls.length).map(({ namespace }) => namespace));
+  const together = left.reverse().map((item) => reached(item, preceding, taken, []));
+  return together.filter(({ length }) => length > 1);
 }
 
 /** Append to `left` what can be reached from an item, in the order in which a search leaves it. */
