@@ -54,9 +54,9 @@ function groupBoxes(model, view, pairs, isOpen) {
     }
     return false;
   };
-  let containers = crowded(view, pairs);
-  while (dissolve(containers)) containers = crowded(view, pairs);
-  for (const { name, level, children, pairs: inside } of containers) {
+  let containers = clustersOf(view, pairs);
+  while (dissolve(containers)) containers = clustersOf(view, pairs);
+  for (const { name, level, children, pairs: inside } of containers.filter(isCrowded)) {
     if (drawnFor.has(children[0].items[0].id)) continue; // inside a closed group
     const ordered = topological(children, inside);
     const position = new Map(ordered.map((child, number) => [child, number]));
@@ -74,13 +74,13 @@ function groupBoxes(model, view, pairs, isOpen) {
 }
 
 /**
- * The clusters with too many boxes or lines, outermost first.
+ * The expanded clusters and the whole picture, outermost first.
  *
  * @returns  [{name, level, children, pairs}]: the name of the cluster and its depth in the view; its
  *   children {id, label, level, isCluster, items}: items, or expanded clusters with the items in them;
  *   pairs of children.
  */
-function crowded(view, pairs) {
+function clustersOf(view, pairs) {
   const containers = new Map();
   const keysOf = new Map(); // id of an item -> keys of the children around it
   for (const item of view.items.values()) {
@@ -106,21 +106,23 @@ function crowded(view, pairs) {
     container.pairs.push([container.children.get(from[level]), container.children.get(to[level])]);
   }
   return [...containers.values()]
-    .filter((each) => each.children.size > MOST_BESIDE || isDense(each))
     .map((each) => ({ ...each, children: [...each.children.values()] }))
     .sort((a, b) => a.level - b.level);
 }
 
 /**
- * Draw the content of clusters without them, where paths lead out of a cluster and back: it cannot be
- * in one group.
+ * Draw the content of crowded clusters without them, where paths lead out of a cluster and back: it
+ * cannot be in one group.
  *
  * @returns  Whether there were any.
  */
 function dissolve(containers) {
   let found = false;
-  for (const { children, pairs } of containers) {
-    for (const { level, label, items } of cyclesOf(children, pairs).flat().filter((c) => c.isCluster)) {
+  for (const container of containers) {
+    const isConcerned = ({ isCluster, items }) =>
+      isCluster && (isCrowded(container) || items.length > MOST_BESIDE);
+    const cycles = cyclesOf(container.children, container.pairs);
+    for (const { level, label, items } of cycles.flat().filter(isConcerned)) {
       found = true;
       for (const item of items) {
         item.title = `${label}.${item.title}`;
@@ -131,8 +133,8 @@ function dissolve(containers) {
   return found;
 }
 
-function isDense({ children, pairs }) {
-  return pairs.length > MOST_LINES_BESIDE && pairs.length > 4 * children.size;
+function isCrowded({ children: { length }, pairs }) {
+  return length > MOST_BESIDE || (pairs.length > MOST_LINES_BESIDE && pairs.length > 4 * length);
 }
 
 /** Children in topological order, near to the given one; edges that close a cycle do not count. */
