@@ -28,8 +28,9 @@ from plots.renderers import lay_out, letter_meanings, role_of, total_text
 
 _ASSETS = Path(__file__).parent / "explorer"
 _SCRIPTS = (
-    *("model.js", "view.js", "dot.js", "engine.js", "sections.js", "svg.js", "labels.js", "simple.js", "zoom.js"),
-    *("pane.js", "panel.js", "search.js", "address.js", "toolbar.js", "explorer.js"),
+    *("model.js", "view.js", "sections.js", "dot.js", "engine.js", "simple.js", "svg.js"),
+    *("labels.js", "zoom.js", "pane.js", "panel.js", "search.js", "address.js", "toolbar.js"),
+    "explorer.js",
 )
 
 

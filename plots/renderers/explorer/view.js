@@ -44,15 +44,16 @@ function placedCalls(model, shown, all, isOpen) {
 
 /** Pairs of items that an edge joins. */
 function joinedPairs(model, { all, items, stands, standIns }) {
-  const following = new Map(); // item -> items
+  const numbers = new Map([...items.values()].map((item, number) => [item, number]));
+  const known = new Set();
   const pairs = [];
   for (const edge of model.edges) {
     const [from, to] = [items.get(stands.get(edge.source)), items.get(stands.get(edge.target))];
     if (!from || !to || from === to || standIns.has(edge.target)) continue;
     if (!all && !model.isThere(edge.id)) continue;
-    if (!following.has(from)) following.set(from, new Set());
-    if (following.get(from).has(to)) continue;
-    following.get(from).add(to);
+    const key = numbers.get(from) * items.size + numbers.get(to);
+    if (known.has(key)) continue;
+    known.add(key);
     pairs.push([from, to]);
   }
   return pairs;
@@ -91,8 +92,8 @@ function withEdges(model, shown, view, pairs) {
     source.leaves = true;
     target.enters = true;
   }
-  view.edges = edgesOf(model, view);
-  return view;
+  let edges = null; // not needed of a view that has too many items
+  return Object.defineProperty(view, "edges", { get: () => (edges ??= edgesOf(model, view)) });
 }
 
 /** Map the hidden calls of folded blocks to the calls that are drawn for them. */
