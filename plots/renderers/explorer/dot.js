@@ -18,24 +18,9 @@ const MOST_SPANNED = 4000; // rows that the lines of a view cross
 
 /** Whether Graphviz needs long for a view: it has a node for every row that a line crosses. */
 function isLarge({ items, edges }) {
-  const rows = new Map();
-  const following = new Map();
-  const waits = new Map();
-  for (const { source, target } of edges) {
-    append(following, source, target);
-    waits.set(target, (waits.get(target) ?? 0) + 1);
-  }
-  const ready = [...items.keys()].filter((id) => !waits.has(id));
-  for (let done = 0; done < ready.length; done += 1) {
-    const row = (rows.get(ready[done]) ?? 0) + 1;
-    for (const next of following.get(ready[done]) ?? []) {
-      rows.set(next, Math.max(rows.get(next) ?? 0, row));
-      waits.set(next, waits.get(next) - 1);
-      if (!waits.get(next)) ready.push(next);
-    }
-  }
-  const spanned = sum(edges.map(({ source, target }) =>
-    Math.abs((rows.get(target) ?? 0) - (rows.get(source) ?? 0))));
+  const ids = [...items.keys()];
+  const rows = rowsOf(ids, edges.map(({ source, target }) => [source, target]));
+  const spanned = sum(edges.map(({ source, target }) => Math.abs(rows.get(target) - rows.get(source))));
   return items.size + spanned > MOST_SPANNED;
 }
 

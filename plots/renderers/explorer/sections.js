@@ -1,7 +1,8 @@
 // Groups of the boxes of a cluster that has too many to draw at once, such as 10,000 calls in a row.
 
-const MOST_BESIDE = 150; // boxes of one cluster that are drawn without groups
-const MOST_LINES_BESIDE = 1500; // between them
+const MOST_BOXES_INSIDE = 300; // boxes of one cluster that are drawn without groups
+const MOST_LINES_INSIDE = 1500; // between them
+const MOST_ABREAST = 40; // boxes in one row
 const SHORT_NAME = 22; // letters of the names at the ends of a group
 
 /** Consecutive boxes of a cluster, drawn as one box that can be expanded like a namespace. */
@@ -32,7 +33,7 @@ class Section {
  */
 function groupBoxes(model, view, pairs, isOpen) {
   const drawnFor = new Map();
-  if (view.items.size <= MOST_BESIDE && pairs.length <= MOST_LINES_BESIDE) return drawnFor;
+  if (view.items.size <= MOST_ABREAST) return drawnFor;
   const inserted = new Map(); // id of an item -> number of open groups around it
   const place = ({ id }, level) => level + (inserted.get(id) ?? 0);
   const group = (name, level, children, words) => {
@@ -61,7 +62,7 @@ function groupBoxes(model, view, pairs, isOpen) {
     const ordered = topological(children, inside);
     const position = new Map(ordered.map((child, number) => [child, number]));
     const crossing = crossings(ordered, inside, position);
-    const levels = Math.max(2, Math.ceil(Math.log(ordered.length) / Math.log(MOST_BESIDE)));
+    const levels = Math.max(2, Math.ceil(Math.log(ordered.length) / Math.log(MOST_BOXES_INSIDE)));
     let parts = [[0, ordered.length]];
     for (let left = levels - 1; left > 0; left -= 1) {
       parts = parts.flatMap(([start, end]) => {
@@ -77,8 +78,8 @@ function groupBoxes(model, view, pairs, isOpen) {
  * The expanded clusters and the whole picture, outermost first.
  *
  * @returns  [{name, level, children, pairs}]: the name of the cluster and its depth in the view; its
- *   children {id, label, level, isCluster, items}: items, or expanded clusters with the items in them;
- *   pairs of children.
+ *   children {id, label, level, cluster, items}: items, or expanded clusters (by name) with the items
+ *   in them; pairs of children.
  */
 function clustersOf(view, pairs) {
   const containers = new Map();
@@ -91,9 +92,9 @@ function clustersOf(view, pairs) {
       if (!containers.has(name)) containers.set(name, { name, level, children: new Map(), pairs: [] });
       const { children } = containers.get(name);
       if (!children.has(key)) {
-        const isCluster = level < item.path.length;
-        const label = isCluster ? item.path[level].split(".").at(-1) : item.title;
-        children.set(key, { id: item.calls[0], label, level, isCluster, items: [] });
+        const cluster = item.path[level] ?? null;
+        const label = cluster ? cluster.split(".").at(-1) : item.title;
+        children.set(key, { id: item.calls[0], label, level, cluster, items: [] });
       }
       children.get(key).items.push(item);
     });
@@ -118,11 +119,11 @@ function clustersOf(view, pairs) {
  */
 function dissolve(containers) {
   let found = false;
-  for (const container of containers) {
-    const isConcerned = ({ isCluster, items }) =>
-      isCluster && (isCrowded(container) || items.length > MOST_BESIDE);
-    const cycles = cyclesOf(container.children, container.pairs);
-    for (const { level, label, items } of cycles.flat().filter(isConcerned)) {
+  const crowded = new Set(containers.filter(isCrowded).map(({ name }) => name));
+  if (!crowded.size) return false;
+  for (const { name, children, pairs } of containers) {
+    const isConcerned = ({ cluster }) => cluster && (crowded.has(name) || crowded.has(cluster));
+    for (const { level, label, items } of cyclesOf(children, pairs).flat().filter(isConcerned)) {
       found = true;
       for (const item of items) {
         item.title = `${label}.${item.title}`;
@@ -133,8 +134,17 @@ function dissolve(containers) {
   return found;
 }
 
-function isCrowded({ children: { length }, pairs }) {
-  return length > MOST_BESIDE || (pairs.length > MOST_LINES_BESIDE && pairs.length > 4 * length);
+function isCrowded({ children, pairs }) {
+  const { length } = children;
+  if (length <= MOST_ABREAST) return false;
+  if (length > MOST_BOXES_INSIDE) return true;
+  return (pairs.length > MOST_LINES_INSIDE && pairs.length > 4 * length) || isWide(children, pairs);
+}
+
+function isWide(children, pairs) {
+  const inRow = new Map(); // row -> number of boxes
+  for (const row of rowsOf(children, pairs).values()) inRow.set(row, (inRow.get(row) ?? 0) + 1);
+  return largest([...inRow.values()]) > MOST_ABREAST;
 }
 
 /** Children in topological order, near to the given one; edges that close a cycle do not count. */

@@ -13,7 +13,7 @@ const ROW_WIDTH = 1600; // longer rows continue below
  */
 function simpleLayout(view, sizes) {
   const boxes = nestedBoxes(view, sizes);
-  for (const [source, target] of neighbours(view, boxes)) source.followers.push(target);
+  for (const { frame, pair } of neighbours(view, boxes)) frame.pairs.push(pair);
   // A frame is as large as its content, so the innermost come first.
   const frames = [...boxes.values()].filter((box) => box.children);
   frames.sort((a, b) => b.depth - a.depth);
@@ -34,7 +34,7 @@ const frameKey = (name) => `frame ${name}`;
 function nestedBoxes(view, sizes) {
   const boxes = new Map();
   const frame = (key, header, depth) => {
-    boxes.set(key, { children: [], header, depth, left: 0, top: 0, followers: [] });
+    boxes.set(key, { children: [], pairs: [], header, depth, left: 0, top: 0 });
     return boxes.get(key);
   };
   const whole = frame("", { width: 0, height: 0 }, 0);
@@ -49,7 +49,7 @@ function nestedBoxes(view, sizes) {
     }
     const { width, height } = sizes.items.get(item.id);
     const rail = hasRail(item) ? RAIL : width / 2; // where the stream runs
-    const box = { width, height, rail, left: 0, top: 0, followers: [] };
+    const box = { width, height, rail, left: 0, top: 0 };
     boxes.set(itemKey(item.id), box);
     around.children.push(box);
   }
@@ -63,7 +63,8 @@ function* neighbours(view, boxes) {
       [...view.items.get(id).path.map(frameKey), itemKey(id)]);
     let level = 0;
     while (from[level] === to[level]) level += 1;
-    yield [boxes.get(from[level]), boxes.get(to[level])];
+    const frame = boxes.get(level ? from[level - 1] : "");
+    yield { frame, pair: [boxes.get(from[level]), boxes.get(to[level])] };
   }
 }
 
@@ -71,16 +72,14 @@ function* neighbours(view, boxes) {
 function arrangeRows(frame) {
   const rows = [];
   let width = frame.header.width;
-  for (const boxes of rowsOf(frame.children)) {
-    for (const box of boxes) {
-      const last = rows.at(-1);
-      const long = last?.boxes[0].row === box.row && last.width + ITEM_GAP + box.width <= ROW_WIDTH;
-      if (long) {
-        last.boxes.push(box);
-        last.width += ITEM_GAP + box.width;
-      } else {
-        rows.push({ boxes: [box], width: box.width });
-      }
+  const numbers = [...rowsOf(frame.children, frame.pairs)].sort(([, a], [, b]) => a - b);
+  for (const [box, number] of numbers) {
+    const last = rows.at(-1);
+    if (last?.number === number && last.width + ITEM_GAP + box.width <= ROW_WIDTH) {
+      last.boxes.push(box);
+      last.width += ITEM_GAP + box.width;
+    } else {
+      rows.push({ number, boxes: [box], width: box.width });
     }
   }
   for (const row of rows) width = Math.max(width, row.width);
@@ -98,32 +97,6 @@ function arrangeRows(frame) {
   }
   frame.width = width + 2 * margin;
   frame.height = top - ROW_GAP + margin;
-}
-
-/** Boxes by row: each is below all boxes that lead to it. Edges that close a cycle do not count. */
-function rowsOf(boxes) {
-  for (const box of boxes) Object.assign(box, { row: 0, waits: 0, isPlaced: false });
-  for (const box of boxes) for (const next of box.followers) next.waits += 1;
-  const ready = boxes.filter((box) => !box.waits);
-  const rows = [];
-  let done = 0;
-  for (let first = 0; done < boxes.length; ) {
-    if (done === ready.length) {
-      while (boxes[first].isPlaced) first += 1;
-      ready.push(boxes[first]); // all that are left wait for a cycle
-    }
-    const box = ready[done];
-    done += 1;
-    box.isPlaced = true;
-    (rows[box.row] ??= []).push(box);
-    for (const next of box.followers) {
-      if (next.isPlaced) continue;
-      next.row = Math.max(next.row, box.row + 1);
-      next.waits -= 1;
-      if (!next.waits) ready.push(next);
-    }
-  }
-  return rows.filter(Boolean);
 }
 
 function layoutOf(view, sizes, boxes) {

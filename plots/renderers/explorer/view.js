@@ -184,6 +184,38 @@ function clustersInCycles(items, pairs) {
     .map((cycle) => cycle.map(({ namespace }) => namespace));
 }
 
+/**
+ * The row of every item, from 0: below all items that lead to it.
+ *
+ * Pairs that close a cycle do not count. The rows are in the order in which items can be drawn.
+ */
+function rowsOf(items, pairs) {
+  const following = new Map();
+  const waits = new Map(items.map((item) => [item, 0]));
+  for (const [source, target] of pairs) {
+    append(following, source, target);
+    waits.set(target, waits.get(target) + 1);
+  }
+  const rows = new Map();
+  const least = new Map(); // row that the items before it need
+  const ready = items.filter((item) => !waits.get(item));
+  for (let done = 0, first = 0; rows.size < items.length; done += 1) {
+    if (done === ready.length) {
+      while (rows.has(items[first])) first += 1;
+      ready.push(items[first]); // all that are left wait for a cycle
+    }
+    const row = least.get(ready[done]) ?? 0;
+    rows.set(ready[done], row);
+    for (const next of following.get(ready[done]) ?? []) {
+      if (rows.has(next)) continue;
+      least.set(next, Math.max(least.get(next) ?? 0, row + 1));
+      waits.set(next, waits.get(next) - 1);
+      if (!waits.get(next)) ready.push(next);
+    }
+  }
+  return rows;
+}
+
 /** Items that can be reached from each other, together. */
 function cyclesOf(items, pairs) {
   const following = new Map();
