@@ -119,6 +119,15 @@ def test_a_wide_picture_opens_with_its_beginning_and_fits(opened):
     assert page.evaluate(IN_VIEW)
 
 
+def test_a_strip_is_wrapped_into_rows(opened):
+    page = opened(parallel_inputs(131), "#depth=1")  # with all groups expanded
+    assert len(seen(page)) == 132
+    assert "too wide to read" in said(page)
+    page.click("#fit")
+    sizes = [page.locator(at(f"input_{number}")).bounding_box()["height"] for number in (0, 130)]
+    assert min(sizes) > 3
+
+
 def test_a_long_chain_opens_in_groups_and_every_call_can_be_reached(opened):
     page = opened(flat_chain(1201), "#fold=false")
     groups = seen(page)

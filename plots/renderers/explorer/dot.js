@@ -14,14 +14,15 @@ const GRAPH_STYLE = `graph [newrank=true, nodesep=0.25, ranksep=0.3, splines=spl
 node [shape=box, fixedsize=true, label="", margin=0]
 edge [arrowsize=0.6]`;
 
-const MOST_SPANNED = 4000; // rows that the lines of a view cross
+const MOST_WORK = 4000; // items, rows that lines cross, and frames around items
 
-/** Whether Graphviz needs long for a view: it has a node for every row that a line crosses. */
+/** Whether Graphviz needs long for a view: it has nodes for the rows that a line crosses. */
 function isLarge({ items, edges }) {
   const ids = [...items.keys()];
   const rows = rowsOf(ids, edges.map(({ source, target }) => [source, target]));
   const spanned = sum(edges.map(({ source, target }) => Math.abs(rows.get(target) - rows.get(source))));
-  return items.size + spanned > MOST_SPANNED;
+  const nested = sum([...items.values()].map(({ path }) => path.length)) / 4;
+  return items.size + spanned + nested > MOST_WORK;
 }
 
 /**

@@ -132,8 +132,8 @@ class Explorer {
       if (isTooLarge({ ...bare, depth })) large = depth;
       else fits = depth;
     }
-    const levels = `Expanded to depth ${fits}, not ${Math.min(wanted.depth, this.levels)}`;
-    return [{ ...bare, depth: fits }, `${levels}: ${bound} at once. Click a box to expand it.`];
+    const words = `Expanded to depth ${fits} only: ${bound} at once. Click a box to expand it.`;
+    return [{ ...bare, depth: fits }, words];
   }
 
   /** A state that shows a call or cluster: what hides it is expanded. */

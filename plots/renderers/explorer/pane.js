@@ -5,6 +5,7 @@ const TAG_HEIGHT = 17;
 const GLIDE = { duration: 250, easing: "ease-out" };
 const MOST_GLIDING = 600; // more items are not animated
 const MOST_VIEWS = 10; // that are kept
+const MOST_WIDTH = 4000; // of a picture that is a strip
 
 class Pane {
   /**
@@ -54,16 +55,18 @@ class Pane {
     const { model, explorer } = this;
     const simple = (reason) => ({ ...simpleLayout(view, sizes), reason });
     const content = `${counted(view.items.size, "box", "boxes")} and ${counted(view.edges.length, "line")}`;
-    if (isLarge(view)) return simple(`Drawn in simple rows: ${content} are too many for Graphviz.`);
+    if (isLarge(view)) return simple(`Drawn in rows: ${content} are too many for Graphviz.`);
     try {
-      return readLayout(await explorer.engine.layout(toDot(model, view, sizes)), view);
+      const layout = readLayout(await explorer.engine.layout(toDot(model, view, sizes)), view);
+      const isStrip = layout.width > MOST_WIDTH && layout.width > 8 * layout.height;
+      return isStrip ? simple("Drawn in rows: side by side, the boxes are too wide to read.") : layout;
     } catch ({ message }) {
       if (message === CANCELLED && explorer.drawn) throw new Error(CANCELLED);
       const reasons = {
-        [CANCELLED]: "Drawn in simple rows: the layout was stopped.",
-        [TOO_LONG]: `Drawn in simple rows: Graphviz needs too long for ${content}.`,
+        [CANCELLED]: "Drawn in rows: the layout was stopped.",
+        [TOO_LONG]: `Drawn in rows: Graphviz needs too long for ${content}.`,
       };
-      return simple(reasons[message] ?? `Drawn in simple rows: Graphviz failed (${message}).`);
+      return simple(reasons[message] ?? `Drawn in rows: Graphviz failed (${message}).`);
     }
   }
 
