@@ -108,8 +108,8 @@ def said(page):
 
 
 def test_a_wide_picture_opens_with_its_beginning_and_fits(opened):
-    page = opened(parallel_inputs(29))
-    assert 0 < len(page.evaluate(IN_VIEW)) < 30
+    page = opened(parallel_inputs(23))
+    assert 0 < len(page.evaluate(IN_VIEW)) < 24
     page.click("#fit")
     assert sorted(page.evaluate(IN_VIEW)) == sorted(seen(page))
     world, stage = (page.locator(e).bounding_box() for e in (".picture > g", "#stage"))
