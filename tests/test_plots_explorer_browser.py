@@ -1,154 +1,33 @@
-"""The HTML explorer in a browser without network: its display and its controls."""
+"""The pictures of the HTML explorer in a browser without network."""
+# ruff: noqa: F811 - fixtures are imported
 
 import itertools
-import re
-import shutil
 from dataclasses import replace
 from operator import itemgetter
 
 import keras
 import plots_models
 import pytest
-from annotated_graphs import ATTENTION, BLOCKS, annotated_decoder, graph_of
+from annotated_graphs import ATTENTION, BLOCKS, graph_of
+from explorer_pages import (  # noqa: F401 - fixtures
+    at,
+    browser,
+    click,
+    decoder,
+    lines_of,
+    opened,
+    seen,
+    settled,
+    shown,
+    spine,
+    window,
+)
 from keras import layers
 from small_models import reduced_variant
 
 import builders
 import plots
 from plots import Note, Overlay, renderers
-from plots.differences.union import older_side
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-
-@pytest.fixture(scope="module")
-def decoder() -> plots.Graph:
-    return annotated_decoder()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: `apt-get install chromium`")
-    with playwright.sync_playwright() as driver:
-        # Chromium needs this flag to run as root, as in a container.
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Watched:
-    """A browser window that records errors and network requests of its pages."""
-
-    def __init__(self, browser, folder):
-        self.folder = folder
-        self.complaints = []
-        self.pages = {}
-        self.context = browser.new_context(
-            viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
-        )
-        self.context.set_default_timeout(10_000)
-        self.context.route("**/*", self.only_files)
-
-    def only_files(self, route):
-        if route.request.url.startswith(("file:", "blob:", "data:")):
-            route.continue_()
-        else:
-            self.complaints.append(f"request: {route.request.url}")
-            route.abort()
-
-    def open(self, graph, address="", before=None, **media):
-        """Open a new page."""
-        path = self.folder / f"{len(self.context.pages)}.html"
-        path.write_text(plots.to_html(graph, before=before), encoding="utf-8")
-        page = self.context.new_page()
-        page.on("console", lambda message: self.complaints.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
-        page.emulate_media(**media)
-        page.goto(f"{path.as_uri()}{address}")
-        return settled(page)
-
-    def show(self, graph, address="", before=None):
-        """Show a graph in its page, the same on every call, at another address."""
-        if id(graph) not in self.pages:
-            self.pages[id(graph)] = self.open(graph, before=before)
-        page = self.pages[id(graph)]
-        page.bring_to_front()
-        page.mouse.move(0, 0)
-        page.evaluate("document.activeElement.blur()")
-        # The address may still be outdated after a change of the zoom.
-        go = "to => { location.hash = to; dispatchEvent(new HashChangeEvent('hashchange')) }"
-        page.evaluate(go, address)
-        return settled(page)
-
-
-@pytest.fixture(scope="module")
-def window(browser, tmp_path_factory):
-    window = Watched(browser, tmp_path_factory.mktemp("pages"))
-    yield window
-    window.context.close()
-
-
-@pytest.fixture
-def opened(window):
-    """Open a new page; the test fails on errors and network requests of any page."""
-    yield window.open
-    assert window.complaints == []
-
-
-@pytest.fixture
-def shown(window):
-    """Show a graph in its page; the test fails on errors and network requests of any page."""
-    yield window.show
-    assert window.complaints == []
-
-
-def settled(page):
-    page.wait_for_selector("html[data-state=ready]")
-    return page
-
-
-def click(page, selector):
-    page.click(selector)
-    return settled(page)
-
-
-def at(place):
-    return f'#stage [data-id="{place}"]'
-
-
-def seen(page, within="#stage"):
-    """Return the ids of the visible calls and collapsed clusters."""
-    found = f"Array.from(document.querySelectorAll('{within} .item'), e => e.dataset.id)"
-    return page.evaluate(found)
-
-
-WRITTEN = """() => {
-    const world = document.querySelector(".picture > g");
-    const [, scale] = world.getAttribute("transform").split("scale(");
-    return location.hash.endsWith("%2C" + parseFloat(scale).toFixed(3));
-}"""
-"""Whether the address contains the scale, which is written with a delay."""
-
-
-def lines_of(page, edges):
-    """Return the numbers x, y, x, y, ... of the points of every line of some edges."""
-    paths = page.evaluate(
-        f"Array.from(document.querySelectorAll('{edges} .line'), e => e.getAttribute('d'))"
-    )
-    return [[float(n) for n in re.findall(r"-?[\d.]+", path)] for path in paths]
-
-
-def spine(page):
-    """Return the ends (x, y, x, y) of the lines of the residual stream, from top to bottom."""
-    points = lines_of(page, ".edge.stream")
-    for xs in (numbers[::2] for numbers in points):
-        assert max(xs) - min(xs) < 0.2, "the stream bends"
-    return sorted((*p[:2], *p[-2:]) for p in points)
 
 
 def test_the_first_view_has_blocks_folded_and_sublayers_collapsed(shown, decoder):
@@ -194,61 +73,6 @@ def test_edges_of_parallel_sublayers_stay_on_their_side_of_the_stream(opened):
     branches = lines_of(page, ".edge:not(.stream)")
     assert len(branches) > 4
     assert min(min(points[::2]) for points in branches) > stream - 1
-
-
-def test_a_click_expands_and_collapses_a_cluster(shown, decoder):
-    page = shown(decoder)
-    before = seen(page)
-    assert page.get_attribute(at(f"{ATTENTION}.*"), "aria-expanded") == "false"
-    click(page, at(f"{ATTENTION}.*"))
-    assert {f"{ATTENTION}.{part}" for part in ("norm", "query", "key", "value")} < set(seen(page))
-    assert page.get_attribute(at(f"{ATTENTION}.*"), "aria-expanded") == "true"
-    click(page, at(f"{ATTENTION}.*"))
-    assert seen(page) == before
-
-
-def test_buttons_expand_and_collapse_all_clusters_or_one_level(shown, decoder):
-    page = shown(decoder)
-    click(page, "#expand")
-    assert seen(page) == [node.id for node in plots.fold(decoder).nodes]
-    click(page, "#collapse")
-    assert "decoder.*" in seen(page)
-    assert not [place for place in seen(page) if place.startswith("decoder.b")]
-    click(page, "#deeper")
-    assert "decoder.block_0.*" in seen(page)
-    click(page, "#shallower")
-    assert "decoder.*" in seen(page)
-
-
-def test_a_click_unfolds_and_folds_equal_blocks(shown, decoder):
-    page = shown(decoder, "#depth=9")
-    few = seen(page)
-    click(page, f"{at('decoder.block_0.*')} .badge")
-    assert set(seen(page)) == {n.id for n in decoder.nodes}
-    assert page.text_content(f"{at('decoder.block_1.*')} .badge text") == f"2 of {BLOCKS}"
-    click(page, f"{at('decoder.block_0.*')} .badge")
-    assert seen(page) == few
-
-
-def test_search_expands_the_clusters_around_a_hit(shown, decoder):
-    page = shown(decoder)
-    page.keyboard.press("/")
-    page.keyboard.type("block_2 EinsumDense query")
-    assert page.locator("#hits [role=option]").count() == 1
-    page.keyboard.press("Enter")
-    settled(page)
-    hit = "decoder.block_2.self_attention.query"
-    page.wait_for_selector(f"{at(hit)}.selected")
-    assert page.text_content("#panel .path") == hit
-    page.keyboard.press("/")
-    page.keyboard.type("no such thing")
-    assert page.text_content("#hits") == "nothing found"
-
-
-def test_search_finds_configuration(shown, decoder):
-    page = shown(decoder)
-    page.fill("#search", "relu")
-    assert page.locator("#hits b").all_text_contents() == ["up"] * BLOCKS
 
 
 def test_hovering_traces_the_skip_path(shown, decoder):
@@ -304,58 +128,6 @@ def test_the_theme_follows_the_system_and_the_button(opened, decoder):
     assert page.evaluate(background) != dark
 
 
-def test_a_link_restores_the_view(opened, decoder):
-    page = opened(decoder)
-    click(page, at(f"{ATTENTION}.*"))
-    click(page, f"{at('decoder.block_0.*')} .badge")
-    page.select_option("#overlay", "parameters")
-    settled(page)
-    page.click("#theme")
-    page.click(at(f"{ATTENTION}.key"))
-    page.keyboard.press("+")
-    page.wait_for_function(WRITTEN)
-    other = opened(decoder, page.evaluate("location.hash"))
-    assert seen(other) == seen(page)
-    world = ".picture > g"
-    moved = [p.get_attribute(world, "transform") for p in (page, other)]
-    numbers = [[float(n) for n in re.findall(r"-?[\d.]+", text)] for text in moved]
-    assert numbers[0] == pytest.approx(numbers[1], abs=2)
-    assert other.text_content("#panel .path") == f"{ATTENTION}.key"
-    assert other.input_value("#overlay") == "parameters"
-    assert other.get_attribute("html", "data-theme") == page.get_attribute("html", "data-theme")
-
-
-def test_unknown_parts_of_a_link_are_ignored(shown, decoder):
-    page = shown(decoder, "#select=gone&overlay=gone&depth=x&flipped=gone&zoom=1,2&split=true&a=b")
-    assert f"{ATTENTION}.*" in seen(page)
-    assert page.text_content("#panel h2") == "pre_norm"
-    assert page.text_content("#overlay option:checked") == "no overlay"
-    page = shown(decoder, "#zoom=0,0,1e9&theme=gone")
-    transform = page.get_attribute(".picture > g", "transform")
-    assert float(re.search(r"scale\(([^)]*)\)", transform)[1]) <= 4
-    page.emulate_media(color_scheme="dark")
-    page.wait_for_selector("html[data-theme=dark]")
-    page.emulate_media(color_scheme="light")
-    page.wait_for_selector("html[data-theme=light]")
-
-
-def test_the_keyboard_selects_expands_and_deselects(shown, decoder):
-    page = shown(decoder)
-    page.keyboard.press("ArrowDown")
-    chosen = [page.evaluate("document.activeElement.dataset.id")]
-    for _ in range(30):
-        page.keyboard.press("ArrowDown")
-        chosen.append(page.evaluate("document.activeElement.dataset.id"))
-    assert "logits" in chosen
-    page.focus(at(f"{ATTENTION}.*"))
-    page.keyboard.press("Enter")
-    settled(page)
-    assert f"{ATTENTION}.query" in seen(page)
-    assert page.evaluate("document.activeElement.dataset.id") == f"{ATTENTION}.*"
-    page.keyboard.press("Escape")
-    assert page.locator(".selected").count() == 0
-
-
 def test_the_panel_describes_a_call_and_links_to_others(shown, decoder):
     page = shown(decoder)
     click(page, "#panel .notes a")  # the finding, in a block that is folded
@@ -381,17 +153,6 @@ def test_calls_that_share_weights_link_to_each_other(opened):
     page = opened(graph_of(keras.Model(x, shared(shared(x)))), "#select=shared")
     click(page, "#panel section:has(h3:text('Shares weights with')) a")
     assert page.text_content("#panel .path") == "shared@2"
-
-
-def test_a_cluster_that_cannot_be_collapsed_stays_expanded_with_a_message(opened):
-    x = keras.Input((5,), name="x")
-    y = layers.Dense(7, name="around.first")(x)
-    y = layers.Dense(11, name="between")(y)
-    y = layers.Dense(13, name="around.last")(y)
-    page = opened(graph_of(keras.Model(x, y)))
-    click(page, at("around.*"))
-    assert seen(page) == ["x", "around.first", "between", "around.last"]
-    assert "around stays expanded" in page.text_content("#status")
 
 
 def test_labels_cannot_become_part_of_the_page(opened):
@@ -426,51 +187,6 @@ def test_a_model_of_one_layer_is_drawn(opened):
     )
 
 
-@pytest.fixture(scope="module")
-def compared():
-    """The comparison of a post-norm and a pre-norm model, and the older of the two."""
-    old, new = (graph_of(plots_models.decoder_only(norm, BLOCKS)) for norm in ("post", "pre"))
-    marked = plots.diff(new, against=old)
-    return marked, older_side(marked, plots.compare_graphs(old, new))
-
-
-def edges_seen(page, within):
-    """Return the tooltips of all edges, which name their ends."""
-    return set(page.locator(f"{within} .edge title").all_text_contents())
-
-
-def test_a_comparison_is_shown_side_by_side(shown, compared):
-    marked, older = compared
-    page = shown(marked, "#depth=9", before=older)
-    assert "note-added" in page.get_attribute(at("decoder.final_norm"), "class")
-    norm = "decoder.block_0.feedforward.norm"
-    assert "note-moved" in page.get_attribute(at(norm), "class")
-    click(page, "#split")
-    assert page.locator(".side h2").all_text_contents() == ["before", "after"]
-    left, right = (f".side:nth-child({number})" for number in (1, 2))
-    assert set(seen(page, right)) - set(seen(page, left)) == {"decoder.final_norm"}
-    # Each side has the edges of its own model: the norm after the merge, or first on the branch.
-    merge, up = (norm.replace("norm", part) for part in ("residual", "up"))
-    assert any(tip.startswith(f"{merge} → {norm} ") for tip in edges_seen(page, left))
-    assert any(tip.startswith(f"{norm} → {up} ") for tip in edges_seen(page, right))
-    assert spine(page)
-
-
-def test_the_two_sides_of_a_comparison_move_together(shown, compared):
-    marked, older = compared
-    page = shown(marked, "#split=true", before=older)
-    left, right = (f".side:nth-child({number})" for number in (1, 2))
-    page.hover(f"{left} [data-id='{ATTENTION}.*']")
-    for side in (left, right):
-        assert page.locator(f"{side} [data-id='{ATTENTION}.*'].lit").count() == 1
-    click(page, f"{left} [data-id='{ATTENTION}.*']")
-    for side in (left, right):
-        assert f"{ATTENTION}.query" in seen(page, side)
-    page.click(f"{right} [data-id='{ATTENTION}.query']")
-    for side in (left, right):
-        assert page.locator(f"{side} .selected").get_attribute("data-id") == f"{ATTENTION}.query"
-
-
 @pytest.mark.slow
 def test_gpt2_small_opens_in_less_than_two_seconds(opened):
     with keras.StatelessScope(initialize_variables=False):
@@ -487,88 +203,6 @@ def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
     frame.locator("html[data-state=ready]").wait_for()
     frame.locator(at(f"{ATTENTION}.*")).click()
     frame.locator(at(f"{ATTENTION}.query")).wait_for()
-
-
-def test_obsolete_layouts_are_cancelled(shown, decoder):
-    page = shown(decoder)
-    page.evaluate("""() => {
-        const { layout } = Engine.prototype;
-        window.answers = 0;
-        Engine.prototype.layout = async function (dot) {
-            const answer = await layout.call(this, dot);
-            window.answers += 1;
-            return answer;
-        };
-    }""")
-    page.evaluate("['expand', 'shapes', 'shapes', 'collapse'].forEach((id) => byId(id).click())")
-    settled(page)
-    assert page.evaluate("window.answers") == 1
-    assert "decoder.*" in seen(page)
-
-
-def test_fit_before_the_first_layout_does_nothing(shown, compared):
-    marked, older = compared
-    page = shown(marked, before=older)
-    page.evaluate("['split', 'fit'].forEach((id) => byId(id).click())")
-    settled(page)
-    assert page.locator(".side").count() == 2
-
-
-def test_a_link_to_a_cluster_of_a_single_call_selects_the_call(opened):
-    x = keras.Input((5,), name="x")
-    y = layers.Dense(7, name="outer.inner.only")(x)
-    y = layers.Dense(11, name="outer.last")(y)
-    page = opened(graph_of(keras.Model(x, y)), "#depth=1&select=outer.*")
-    click(page, "#panel section:has(h3:text('Inside')) a[title='outer.inner.*']")
-    page.wait_for_selector(f"{at('outer.inner.only')}.selected")
-
-
-def test_arrow_keys_work_from_a_call_that_only_one_side_has(shown, compared):
-    marked, older = compared
-    page = shown(marked, "#depth=9&split=true&select=decoder.final_norm", before=older)
-    page.keyboard.press("ArrowDown")
-    assert page.text_content("#panel .path") == "logits"
-    assert page.evaluate("document.activeElement.dataset.id") == "logits"
-
-
-def test_the_first_click_on_a_cluster_that_cannot_be_collapsed_shows_a_message(opened):
-    x = keras.Input((5,), name="x")
-    y = layers.Dense(7, name="around.first")(x)
-    y = layers.Dense(11, name="between")(y)
-    y = layers.Dense(13, name="around.last")(y)
-    page = opened(graph_of(keras.Model(x, y)), "#depth=0")
-    page.click(at("around.*"))
-    assert "around stays expanded" in page.text_content("#status")
-
-
-def test_only_the_primary_pointer_drags_while_pressed(shown, decoder):
-    page = shown(decoder)
-    moved = page.evaluate("""() => {
-        const picture = document.querySelector(".picture");
-        const send = (type, pointerId, at, buttons) => {
-            const [isPrimary, place] = [pointerId === 1, { clientX: at, clientY: at }];
-            const said = { pointerId, isPrimary, buttons, ...place, bubbles: true };
-            picture.dispatchEvent(new PointerEvent(type, said));
-        };
-        const place = () => picture.firstElementChild.getAttribute("transform");
-        const before = place();
-        send("pointerdown", 1, 300, 1);
-        send("pointerdown", 2, 500, 1);
-        send("pointermove", 2, 600, 1); // the other finger
-        send("pointermove", 1, 400, 0); // let go outside of the window
-        return place() !== before;
-    }""")
-    assert not moved
-
-
-def test_the_list_of_hits_closes_when_the_field_loses_focus(shown, decoder):
-    page = shown(decoder)
-    page.fill("#search", "relu")
-    assert page.get_attribute("#search", "aria-expanded") == "true"
-    page.evaluate("document.activeElement.blur()")
-    assert page.get_attribute("#search", "aria-expanded") == "false"
-    assert page.locator("#hits").is_hidden()
-    page.fill("#search", "")
 
 
 def test_shapes_can_be_shown_at_first(opened, decoder, tmp_path):

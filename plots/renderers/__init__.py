@@ -161,8 +161,8 @@ def _below(
         fed = {edge.target for edge in edges if edge.source == main}
         others = [edge.target for edge in edges if edge.source != main]
         if others and fed:
-            above = fed.union(reachability.ancestors(main))
-            pairs |= {(main, node_id): None for node_id in others if node_id not in above}
+            lower = (i for i in others if i not in fed and not reachability.depends(main, on=i))
+            pairs |= {(main, node_id): None for node_id in lower}
     return tuple(pairs)
 
 

@@ -28,8 +28,9 @@ from plots.renderers import lay_out, letter_meanings, role_of, total_text
 
 _ASSETS = Path(__file__).parent / "explorer"
 _SCRIPTS = (
-    *("model.js", "view.js", "dot.js", "engine.js", "svg.js", "labels.js", "zoom.js", "pane.js"),
-    *("panel.js", "search.js", "address.js", "explorer.js"),
+    *("model.js", "view.js", "sections.js", "dot.js", "engine.js", "simple.js", "svg.js"),
+    *("labels.js", "zoom.js", "pane.js", "panel.js", "search.js", "address.js", "toolbar.js"),
+    "explorer.js",
 )
 
 
@@ -129,6 +130,9 @@ def _overlay_data(overlay: Overlay, graph: Graph, namespaces: Mapping[str, str])
         "name": overlay.name,
         "title": overlay.title,
         "scale": overlay.scale,
+        "combine": overlay.combine,
+        "unit": overlay.unit,
+        "total": overlay.number(overlay.whole) if isfinite(overlay.number(overlay.whole)) else 0,
         "whole": total_text(overlay) if overlay.whole else "",
         "places": _numbers(overlay),
         "namespaces": _numbers(replace(overlay, values=combined)),

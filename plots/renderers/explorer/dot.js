@@ -8,9 +8,22 @@ const BRANCH_WEIGHT = 4;
 const DASHED_WEIGHT = 1;
 const RAIL = 14; // from the left side of a collapsed cluster to the stream through it
 
+const MOST_EXACT = 100; // items for which Graphviz optimises without a limit
+const MOST_LABELS = 200; // of lines that Graphviz places
 const GRAPH_STYLE = `graph [newrank=true, nodesep=0.25, ranksep=0.3, splines=spline]
 node [shape=box, fixedsize=true, label="", margin=0]
 edge [arrowsize=0.6]`;
+
+const MOST_WORK = 4000; // items, rows that lines cross, and frames around items
+
+/** Whether Graphviz needs long for a view: it has nodes for the rows that a line crosses. */
+function isLarge({ items, edges }) {
+  const ids = [...items.keys()];
+  const rows = rowsOf(ids, edges.map(({ source, target }) => [source, target]));
+  const spanned = sum(edges.map(({ source, target }) => Math.abs(rows.get(target) - rows.get(source))));
+  const nested = sum([...items.values()].map(({ path }) => path.length)) / 4;
+  return items.size + spanned + nested > MOST_WORK;
+}
 
 /**
  * @param sizes  {width, height} of items by id, of headers by namespace, of edge labels by
@@ -24,33 +37,35 @@ function toDot(model, view, sizes) {
   for (const item of inReadingOrder(model, view)) {
     const text = nodeText(names.get(item.id), item, sizes.items.get(item.id));
     if (hasFrame && isInput(item)) outside.push(text);
-    else tree.add(item.around, text);
+    else tree.add(item.path, text);
   }
+  const beside = sizes.edges.filter(Boolean).length <= MOST_LABELS ? sizes.edges : [];
   const lowered = new Set(model.below.map(([, lower]) => view.stands.get(lower)));
   const lines = [];
   view.edges.forEach((edge, position) => {
     const [source, target] = [names.get(edge.source), names.get(edge.target)];
     if (edge.tag) {
-      const { around } = view.items.get(edge.target);
-      tree.add(around, `t${position} [${sized(sizes.tag(edge.tag))}]`);
+      const { around, path } = view.items.get(edge.target);
+      tree.add(path, `t${position} [${sized(sizes.tag(edge.tag))}]`);
       lines.push(`t${position} -> ${target} [id=e${position}, weight=${DASHED_WEIGHT}]`);
       const feed = feedOf(model, view, around);
       if (feed) lines.push(`${names.get(feed.id)} -> t${position} [style=invis, weight=0]`);
     } else {
-      const attributes = edgeAttributes(view, edge, lowered.has(edge.target), sizes.edges[position]);
+      const attributes = edgeAttributes(view, edge, lowered.has(edge.target), beside[position]);
       lines.push(`${source} -> ${target} [id=e${position}, ${attributes.join(", ")}]`);
     }
   });
   for (const [upper, lower] of pairsBelow(model, view)) {
     lines.push(`${names.get(upper)} -> ${names.get(lower)} [style=invis, weight=0, minlen=2]`);
   }
-  const clusters = [...view.clusters];
-  const open = (name) => `subgraph cluster_${clusters.indexOf(name)} {
+  const numbers = new Map([...view.clusters.keys()].map((name, number) => [name, number]));
+  const open = (name) => `subgraph cluster_${numbers.get(name)} {
     margin=10; labeljust=r; label=${blank(sizes.headers.get(name))}`;
   const inside = tree.written(open);
   const framed = ["subgraph cluster { style=invis; margin=0", ...inside, "}"];
   const all = hasFrame ? [...outside, ...framed] : inside;
-  return ["digraph {", GRAPH_STYLE, ...all, ...lines, "}"].join("\n");
+  const limit = view.items.size > MOST_EXACT ? ["nslimit=4; nslimit1=4"] : [];
+  return ["digraph {", ...limit, GRAPH_STYLE, ...all, ...lines, "}"].join("\n");
 }
 
 /**
@@ -71,9 +86,8 @@ function inReadingOrder(model, view) {
 function needsFrame({ edges, items }) {
   return edges.some((edge) => {
     const [source, target] = [items.get(edge.source), items.get(edge.target)];
-    const [outermost] = enclosingNames(target.around);
-    const isAround = enclosingNames(source.around).includes(outermost);
-    return edge.stream && target.around && !isAround && !isInput(source);
+    const [outermost] = target.path;
+    return edge.stream && outermost && source.path[0] !== outermost && !isInput(source);
   });
 }
 
@@ -85,9 +99,9 @@ function isInput(item) {
 class ClusterTree {
   #parts = new Map([["", []]]);
 
-  add(namespace, text) {
+  add(path, text) {
     let inside = this.#parts.get("");
-    for (const name of enclosingNames(namespace)) {
+    for (const name of path) {
       if (!this.#parts.has(name)) {
         this.#parts.set(name, []);
         inside.push({ name });
@@ -166,12 +180,13 @@ function table({ width, height }, cells) {
  *
  * @returns  width, height; items: id -> {x, y} of the centre; clusters: name -> {x, y, width, height};
  *   edges: in the order of the view {points, tip, label, tag}, the last two as centres {x, y} or null.
+ *   A label without a place is drawn on the line.
  */
 function readLayout(text, view) {
   const answer = JSON.parse(text);
   const [, , width, height] = numbers(answer.bb);
   const point = (pair) => ({ x: pair[0], y: height - pair[1] });
-  const [ids, names] = [[...view.items.keys()], [...view.clusters]];
+  const [ids, names] = [[...view.items.keys()], [...view.clusters.keys()]];
   const layout = { width, height, items: new Map(), clusters: new Map(), edges: [] };
   const tags = new Map();
   for (const { name, bb, pos } of answer.objects ?? []) {

@@ -1,32 +1,33 @@
 // The page: one or two panes, a panel, a toolbar, and their common state.
 
-const ZOOM_STEP = 1.25;
 const PATIENCE = 400; // milliseconds until the page shows that it is laying out
+const FIRST_BOXES = 300; // of the first view; details are expanded on demand
+const [MOST_BOXES, MOST_LINES] = [600, 3000]; // that are laid out and drawn at once
 
 class Explorer {
-  constructor(document) {
+  constructor(document, engine) {
+    this.engine = engine;
     this.model = new Model(document); // in a comparison, including removed calls
     this.older = document.before ? new Model(document.before) : null;
-    this.engine = new Engine();
-    this.usual = { ...USUAL, depth: document.depth, shapes: document.shapes };
+    const depth = Math.min(document.depth, this.model.deepest);
+    this.usual = { ...USUAL, depth, shapes: document.shapes };
     this.state = stateOf(location.hash, this.usual);
     this.panel = new Panel(byId("panel"), this);
     this.panes = [];
-    new Search(this.model, byId("search"), byId("hits"), (id) => this.jump(id));
-    this.#toolbar();
-    addEventListener("keydown", (event) => this.#key(event));
+    this.search = new Search(this.model, byId("search-field"), (id) => this.jump(id));
+    this.toolbar = new Toolbar(this);
     addEventListener("hashchange", () => this.#follow());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#showState());
   }
 
   async start() {
     this.#arrange();
-    await this.#refresh();
+    await this.#draw(this.state, { most: location.hash ? MOST_BOXES : FIRST_BOXES });
   }
 
-  /** What is expanded and folded of a model, and which labels are shown. */
-  shownIn(model) {
-    const { depth, flipped: odd, fold, unfolded, overlay, shapes } = this.state;
+  /** What is expanded and folded of a model in a state, and which labels are shown. */
+  shownIn(model, state = this.state) {
+    const { depth, flipped: odd, fold, unfolded, overlay, shapes } = state;
     return {
       isOpen: (namespace) => namespace.depth <= depth !== odd.has(namespace.name),
       isFolded: (run) => fold !== unfolded.has(run.names[0]),
@@ -41,33 +42,47 @@ class Explorer {
     return this.older?.has(id) && !this.model.has(id) ? this.older : this.model;
   }
 
+  /** Number of levels that can be expanded; groups of too many boxes are the last one. */
+  get levels() {
+    const hasGroups = this.panes.some((pane) => pane.next?.sections.size);
+    return this.model.deepest + (hasGroups ? 1 : 0);
+  }
+
   // --- state ---
 
   /**
    * Change the state and draw it.
    *
-   * @param kept  Id of the item that stays at its place on the screen.
+   * @param kept   Id of the item that stays at its place on the screen.
+   * @param focus  Id of the call or cluster to which the change leads: if there is too much to draw,
+   *   everything around it is collapsed.
    * @returns  Whether it was drawn: false if the layout failed or a newer change came.
    */
-  async change(changes, kept = this.state.select) {
-    const old = this.state;
-    this.state = { ...old, ...changes };
-    if (this.state.split !== old.split) this.#arrange();
+  async change(changes, { kept = this.state.select, focus = null } = {}) {
+    const { split } = this.state;
+    const wanted = { ...this.state, ...changes };
+    this.state = wanted;
+    if (wanted.split !== split) this.#arrange();
     const anchors = this.panes.map((pane) => {
       const place = pane.place(kept);
       return place && pane.zoom.onScreen({ x: place.left, y: place.top });
     });
-    if (!(await this.#refresh())) return false;
+    if (!(await this.#draw(wanted, { focus }))) return false;
     this.panes.forEach((pane, number) => {
       const place = pane.place(kept);
       if (anchors[number] && place) pane.zoom.pin({ x: place.left, y: place.top }, anchors[number]);
     });
+    if (!this.panes.some((pane) => pane.isVisible)) this.show("start"); // the picture moved away
     return true;
   }
 
-  async #refresh() {
+  /** Draw a state, or as much of it as fast as `#bounded`. */
+  async #draw(wanted, { focus = null, most = MOST_BOXES }) {
     const turn = (this.turn = (this.turn ?? 0) + 1);
     this.engine.cancel(); // the previous layout is obsolete
+    const [state, said] = this.#bounded(wanted, focus, most);
+    this.state = state;
+    for (const pane of this.panes) pane.prepare(state);
     const { overlay } = this.shownIn(this.model);
     this.range = overlay && rangeOf(this.panes.flatMap((pane) => pane.values), overlay.scale);
     document.documentElement.dataset.state = "busy";
@@ -77,10 +92,11 @@ class Explorer {
       const paints = await Promise.all(this.panes.map((pane) => pane.lay()));
       if (turn !== this.turn) return false; // a newer change is in progress
       this.#paint(paints);
-      this.#say("");
+      const { size, view } = this.panes.find((pane) => pane.size.reason) ?? this.panes[0];
+      this.notify([said, size.reason, groupsText(view)].filter(Boolean).slice(0, 2).join(" "));
     } catch (error) {
       if (turn !== this.turn) return false;
-      this.#say(error.message === CANCELLED ? "" : `The layout failed: ${error.message}`);
+      this.notify(error.message === CANCELLED ? "" : `The layout failed: ${error.message}`);
       this.#takeBack();
       return false;
     } finally {
@@ -90,6 +106,58 @@ class Explorer {
     return true;
   }
 
+  /**
+   * A state like the wanted one that draws no more than is fast, and a sentence on the difference.
+   *
+   * @param focus  See `change`. Without it, the deepest levels are collapsed.
+   */
+  #bounded(wanted, focus, most) {
+    const isTooLarge = (state) => this.panes.some((pane) => {
+      const { items, clusters, edges } = pane.viewIn(state);
+      return items.size + clusters.size > most || edges.length > MOST_LINES;
+    });
+    if (!isTooLarge(wanted)) return [wanted, ""];
+    const bound = `at most ${most} boxes and ${MOST_LINES.toLocaleString("en")} lines are drawn`;
+    const bare = { ...wanted, depth: 0, flipped: new Set() };
+    if (focus) {
+      const { name } = this.modelOf(focus).cluster(focus) ?? {};
+      const state = this.#revealing(bare, focus);
+      const isOpened = name && wanted.flipped.has(name) !== state.flipped.has(name);
+      const changed = isOpened ? { ...state, flipped: flipped(state.flipped, name) } : state;
+      return [changed, `Everything else is collapsed: ${bound} at once.`];
+    }
+    let [fits, large] = [0, Math.min(wanted.depth, this.model.deepest + 1)];
+    while (large - fits > 1) {
+      const depth = Math.floor((fits + large) / 2);
+      if (isTooLarge({ ...bare, depth })) large = depth;
+      else fits = depth;
+    }
+    const words = `Expanded to depth ${fits} only: ${bound} at once. Click a box to expand it.`;
+    return [{ ...bare, depth: fits }, words];
+  }
+
+  /** A state that shows a call or cluster: what hides it is expanded. */
+  #revealing(state, id) {
+    const model = this.modelOf(id);
+    const pane = this.panes.find((each) => each.model === model) ?? this.panes[0];
+    const { isOpen, isFolded } = this.shownIn(model, state);
+    const closed = model.around(id).filter((name) => !isOpen(model.namespaces.get(name)));
+    const call = model.cluster(id)?.calls[0] ?? id;
+    const folded = model.runsOfCall.get(call)?.filter((run) =>
+      isFolded(run) && run.calls.slice(run.period).some((block) => block.includes(call))) ?? [];
+    let next = {
+      ...state,
+      flipped: flipped(state.flipped, ...closed),
+      unfolded: flipped(state.unfolded, ...folded.map((run) => run.names[0])),
+    };
+    for (;;) {
+      const view = pane.viewIn(next);
+      const around = view.items.get(view.stands.get(call))?.namespace;
+      if (!(around instanceof Section) || around.id === id) return next;
+      next = { ...next, flipped: flipped(next.flipped, around.name) };
+    }
+  }
+
   #paint(paints) {
     const focused = this.panes.find((pane) => pane.hasFocus);
     paints.forEach((paint) => paint());
@@ -97,6 +165,7 @@ class Explorer {
     this.hovered = null;
     this.panes.forEach((pane) => pane.select(this.state.select));
     if (this.panes.some((pane) => !pane.isPlaced)) this.#place();
+    else if (this.#mode) this.show(this.#mode);
     focused?.focus(this.state.select);
   }
 
@@ -106,23 +175,23 @@ class Explorer {
     const { select, theme, zoom } = this.state;
     const panesChange = this.state.split !== this.drawn.split;
     this.state = { ...this.drawn, select, theme, zoom };
+    if (panesChange) this.#arrange();
+    for (const pane of this.panes) pane.prepare(this.state);
     this.#showState();
-    if (panesChange) {
-      this.#arrange();
-      this.#refresh();
-    }
+    if (panesChange) this.#draw(this.state, {});
   }
 
   /** Set the first view of the panes: that of the address, or everything at the same scale. */
   #place() {
     const [x, y, k] = this.state.zoom.split(",").map(Number);
-    this.#fit();
+    this.show(this.state.zoom === "fit" ? "fit" : "start");
     for (const pane of this.panes) {
       pane.isPlaced = true;
       const selected = pane.place(this.state.select);
       if (k > 0 && Number.isFinite(x + y)) pane.zoom.centre({ x, y }, k);
       else if (selected) pane.zoom.reveal(selected);
     }
+    if (!this.panes.some((pane) => pane.isVisible)) this.show("start");
   }
 
   select(id) {
@@ -133,48 +202,40 @@ class Explorer {
   }
 
   async toggle(id) {
-    const namespace = this.modelOf(id).namespacesById.get(id);
-    const isStuck = () => this.panes.some((pane) => pane.view?.stuck.has(namespace.name));
+    const cluster = this.modelOf(id).cluster(id);
+    const isStuck = () => this.panes.some((pane) => pane.view?.stuck.has(cluster.name));
     const sayStuck = () =>
-      this.#say(`${namespace.name} stays expanded: a path between two of its calls leads outside`);
+      this.notify(`${cluster.name} stays expanded: a path between two of its calls leads outside`);
     if (isStuck()) {
       this.select(id);
       sayStuck();
       return;
     }
-    const changes = { flipped: flipped(this.state.flipped, namespace.name), select: id };
-    if (!(await this.change(changes, id))) return;
+    const changes = { flipped: flipped(this.state.flipped, cluster.name), select: id };
+    if (!(await this.change(changes, { kept: id, focus: id }))) return;
     this.#eachPlace(id, (pane, place) => pane.zoom.reveal(place));
     if (isStuck()) sayStuck();
   }
 
   /** Fold or unfold the run of equal blocks whose first block has this name. */
-  toggleRun(first, kept) {
-    return this.change({ unfolded: flipped(this.state.unfolded, first) }, kept ?? this.state.select);
+  toggleRun(first, kept = this.state.select) {
+    return this.change({ unfolded: flipped(this.state.unfolded, first) }, { kept });
   }
 
   toDepth(depth) {
-    return this.change({ depth: clamp(depth, 0, this.model.deepest), flipped: new Set() });
+    return this.change({ depth: clamp(depth, 0, this.levels), flipped: new Set() });
   }
 
   /** Expand what hides a call or cluster, select it and centre it. */
   async jump(id) {
-    const { state } = this;
     const model = this.modelOf(id);
-    const shown = this.shownIn(model);
     if (!model.has(id)) return;
-    const namespace = model.namespacesById.get(id);
-    if (namespace?.calls.length === 1) id = namespace.calls[0]; // drawn as the call while collapsed
-    const closed = model.around(id).filter((name) => !shown.isOpen(model.namespaces.get(name)));
-    const call = model.namespacesById.get(id)?.calls[0] ?? id;
-    const run = model.runOfCall.get(call);
-    const hidden = run && shown.isFolded(run) && run.calls.slice(run.period).flat().includes(call);
-    const changes = {
-      flipped: flipped(state.flipped, ...closed),
-      unfolded: hidden ? flipped(state.unfolded, run.names[0]) : state.unfolded,
-      select: id,
-    };
-    if (!(await this.change(changes))) return;
+    const cluster = model.cluster(id);
+    if (cluster?.calls.length === 1) id = cluster.calls[0]; // drawn as the call while collapsed
+    const { flipped, unfolded } = this.#revealing(this.state, id);
+    const same = (a, b) => a.size === b.size && [...a].every((name) => b.has(name));
+    if (same(flipped, this.state.flipped) && same(unfolded, this.state.unfolded)) this.select(id);
+    else if (!(await this.change({ flipped, unfolded, select: id }, { focus: id }))) return;
     this.#eachPlace(id, (pane, place) => pane.zoom.centre(place));
     this.#paneOf(id).focus(id);
   }
@@ -199,13 +260,13 @@ class Explorer {
     const state = stateOf(location.hash, this.usual);
     if (addressOf(state, this.usual) === addressOf(this.state, this.usual)) return;
     this.panes.forEach((pane) => (pane.isPlaced = false));
-    await this.change(state, null);
+    await this.change(state, { kept: null });
   }
 
   // --- what happens in a pane ---
 
   press(id) {
-    if (this.modelOf(id).namespacesById.has(id)) this.toggle(id);
+    if (this.modelOf(id).cluster(id)) this.toggle(id);
     else this.select(id);
   }
 
@@ -220,71 +281,24 @@ class Explorer {
       pane.light(trace);
       said ||= trace ? traceText(trace, item) : "";
     }
-    if (said || this.saidTrace) this.#say(said); // keep other messages
-    this.saidTrace = said !== "";
+    this.#say(said || this.notice);
   }
 
   zoomed(pane) {
     if (pane !== this.panes[0] || !this.drawn) return;
     const { x, y, k } = pane.zoom.middle;
-    const zoom = pane.zoom.isFitted ? "" : [x.toFixed(0), y.toFixed(0), k.toFixed(3)].join(",");
+    const modes = { start: "", fit: "fit" };
+    const zoom = modes[pane.zoom.mode] ?? [x.toFixed(0), y.toFixed(0), k.toPrecision(4)].join(",");
     if (zoom === this.state.zoom) return;
     this.state.zoom = zoom;
     clearTimeout(this.writing);
     this.writing = setTimeout(() => this.#writeAddress(), 200); // browsers allow a few changes a second
   }
 
-  // --- toolbar and keys ---
-
-  #toolbar() {
-    const { model } = this;
-    const press = (id, does) => byId(id).addEventListener("click", does);
-    press("collapse", () => this.toDepth(0));
-    press("shallower", () => this.toDepth(Math.min(this.state.depth, model.deepest) - 1));
-    press("deeper", () => this.toDepth(this.state.depth + 1));
-    press("expand", () => this.toDepth(model.deepest));
-    press("fold", () => this.change({ fold: !this.state.fold, unfolded: new Set() }));
-    press("shapes", () => this.change({ shapes: !this.state.shapes }));
-    press("split", () => this.change({ split: !this.state.split }));
-    press("zoom-out", () => this.#zoomBy(1 / ZOOM_STEP));
-    press("zoom-in", () => this.#zoomBy(ZOOM_STEP));
-    press("fit", () => this.#fit());
-    press("theme", () => {
-      this.state.theme = this.isDark ? "light" : "dark";
-      this.#showState();
-    });
-    const overlays = byId("overlay");
-    overlays.append(new Option("no overlay", ""));
-    for (const { name, title } of model.overlays) overlays.append(new Option(title, name));
-    overlays.addEventListener("change", () => this.change({ overlay: overlays.value }));
-    overlays.hidden = !model.overlays.length;
-    byId("split").hidden = !this.older;
-    byId("fold").hidden = !model.runs.length;
-    byId("depths").hidden = !model.namespaces.size;
-  }
-
-  #key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, select")) return;
-    const keys = {
-      "/": () => byId("search").focus(),
-      "+": () => this.#zoomBy(ZOOM_STEP),
-      "=": () => this.#zoomBy(ZOOM_STEP),
-      "-": () => this.#zoomBy(1 / ZOOM_STEP),
-      0: () => this.#fit(),
-      Escape: () => this.#leave(),
-    };
-    const inPicture = event.target === document.body || event.target.closest("#stage");
-    const thing = event.target.closest("[data-id]");
-    if (keys[event.key]) keys[event.key]();
-    else if (event.key.startsWith("Arrow") && inPicture) this.#step(event.key);
-    else if (["Enter", " "].includes(event.key) && thing) this.press(thing.dataset.id);
-    else return;
-    event.preventDefault();
-  }
+  // --- for the toolbar and keys ---
 
   /** Select the neighbour of the selected item, and trace it as the pointer would. */
-  #step(key) {
+  step(key) {
     const pane = this.#paneOf(this.state.select);
     const id = pane.neighbour(this.state.select, key);
     if (!id) return;
@@ -294,7 +308,7 @@ class Explorer {
     this.#eachPlace(id, (each, place) => each.zoom.reveal(place));
   }
 
-  #leave() {
+  leave() {
     if (document.documentElement.dataset.state === "busy") {
       this.engine.cancel();
       return;
@@ -304,18 +318,34 @@ class Explorer {
     this.select(null);
   }
 
-  #zoomBy(factor) {
+  zoomBy(factor) {
     this.panes.forEach((pane) => pane.zoom.by(factor));
   }
 
-  #fit() {
-    if (!this.panes.every((pane) => pane.size)) return; // nothing is laid out yet
-    this.panes.forEach((pane) => pane.zoom.fit(pane.size));
-    const scale = Math.min(...this.panes.map((pane) => pane.zoom.at.k));
-    this.panes.forEach((pane) => pane.zoom.fit(pane.size, scale));
+  /** "start" or "fit" if all panes show that, "" otherwise. */
+  get #mode() {
+    const [{ zoom: { mode } }, ...others] = this.panes;
+    return others.every((pane) => pane.zoom.mode === mode) ? mode : "";
+  }
+
+  /** Show the first view ("start") or the whole picture ("fit"), in all panes at the same scale. */
+  show(mode) {
+    const { panes } = this;
+    if (!panes.every((pane) => pane.size)) return; // nothing is laid out yet
+    const scaleOf = ({ zoom, size }) => (mode === "fit" ? zoom.wholeScale(size) : zoom.firstScale(size));
+    const scale = Math.min(...panes.map(scaleOf));
+    for (const pane of panes) {
+      if (mode === "fit") pane.zoom.fit(pane.size, scale);
+      else pane.start(scale);
+    }
   }
 
   // --- display of the state ---
+
+  setTheme(theme) {
+    this.state.theme = theme;
+    this.#showState();
+  }
 
   get isDark() {
     const { theme } = this.state;
@@ -324,11 +354,9 @@ class Explorer {
   }
 
   #showState() {
-    const { state, model } = this;
+    const { state } = this;
     document.documentElement.dataset.theme = this.isDark ? "dark" : "light";
-    for (const id of ["fold", "shapes", "split"]) byId(id).setAttribute("aria-pressed", state[id]);
-    byId("depth").textContent = Math.min(state.depth, model.deepest);
-    byId("overlay").value = this.shownIn(model).overlay?.name ?? "";
+    this.toolbar.update();
     this.panel.show(state.select);
     this.#writeAddress();
   }
@@ -348,17 +376,33 @@ class Explorer {
     const sides = this.state.split && this.older
       ? [["before", this.older, true], ["after", this.model, false]] : [["", this.model, true]];
     byId("stage").replaceChildren();
+    this.resized?.disconnect();
+    this.resized = new ResizeObserver(() => this.drawn && this.#mode && this.show(this.#mode));
     this.panes = sides.map(([title, model, all]) => {
       const host = html("div", { class: "pane" });
       byId("stage").append(html("div", { class: "side" }, title && html("h2", {}, title), host));
+      this.resized.observe(host);
       return new Pane(host, model, all, this);
     });
+  }
+
+  /** Set the message that is shown while there is no other. */
+  notify(text) {
+    this.notice = text;
+    this.#say(text);
   }
 
   #say(text) {
     byId("status").textContent = text;
     byId("status").hidden = !text;
   }
+}
+
+/** A line on the groups in a view, while all of them are collapsed. */
+function groupsText({ items, sections }) {
+  const closed = [...items.values()].filter(({ namespace }) => namespace instanceof Section);
+  if (!closed.length || closed.length < sections.size) return "";
+  return "Many boxes are in groups, to be drawn fast. Click a group to expand it.";
 }
 
 function traceText({ paths }, { id, namespace }) {
@@ -381,4 +425,11 @@ async function unpacked(base64) {
   return new Response(stream).json();
 }
 
-unpacked(byId("graph").textContent).then((document) => new Explorer(document).start());
+const engine = new Engine(); // starts while the graph is unpacked
+unpacked(byId("graph").textContent)
+  .then((document) => new Explorer(document, engine).start())
+  .catch((error) => {
+    byId("status").hidden = false;
+    byId("status").textContent = `The page cannot show this model: ${error.message}`;
+    document.documentElement.dataset.state = "failed";
+  });

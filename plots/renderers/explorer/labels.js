@@ -4,6 +4,7 @@ const LINE_HEIGHT = 16;
 const PADDING = 6; // above the first line and below the last one
 const GAP = 6; // between two texts of one line
 const MERGE_SIZE = 24;
+const MOST_LETTERS = 48; // of a text in the picture; the tooltip and the panel have all of it
 
 /**
  * The label of an item: its lines of {text, style}, its size, its classes.
@@ -28,12 +29,14 @@ function labelOf(model, item, shown) {
     return { ...label, circle: true, width: MERGE_SIZE, height: MERGE_SIZE };
   }
   const outputs = outputsText(model, item); // shapes of other tensors are on the edges
-  const lines = [[{ text: item.title, style: "title" }]];
+  const lines = [[{ text: shortened(item.title), style: "title" }]];
   const { class_name: className = "", tag = "" } = closed ? {} : item.call;
-  if (className !== item.title) lines[0].push({ text: className, style: "small" });
-  if (tag && tag !== item.title) lines[0].push({ text: `= ${tag}`, style: "small" });
+  if (className !== item.title) lines[0].push({ text: shortened(className), style: "small" });
+  if (tag && tag !== item.title) lines[0].push({ text: `= ${shortened(tag)}`, style: "small" });
+  const { ends } = item.namespace ?? {};
+  if (ends) lines.push([{ text: ends, style: "small" }]);
   if (closed) lines.push([{ text: insideText(item), style: "small" }]);
-  if (shown.shapes && outputs) lines.push([{ text: `→ ${outputs}`, style: "small" }]);
+  if (shown.shapes && outputs) lines.push([{ text: `→ ${shortened(outputs)}`, style: "small" }]);
   if (value) lines.push([{ text: value[1], style: "small" }]);
   const badge = badgeText(item.run, shown, item.times, item.namespace?.name ?? item.id);
   const indent = (hasRail(item) ? 2 * RAIL - 4 : 10) + (item.namespace ? 14 : 0);
@@ -44,14 +47,37 @@ function labelOf(model, item, shown) {
     lines,
     badge,
     indent,
-    width: Math.ceil(indent + Math.max(...wide) + 4),
+    width: Math.ceil(indent + largest(wide) + 4),
     height: 2 * PADDING + LINE_HEIGHT * lines.length,
   };
 }
 
 /** The value of an item in an overlay, as [number, text]; undefined if there is none. */
 function valueOf(overlay, item) {
-  return item.namespace ? overlay?.namespaces[item.namespace.name] : overlay?.places[item.id];
+  if (!overlay) return undefined;
+  if (item.namespace instanceof Section) return sectionValue(overlay, item.namespace);
+  return item.namespace ? overlay.namespaces[item.namespace.name] : overlay.places[item.id];
+}
+
+/** The value of a group: the sum of its calls, or that of the last one; see `Overlay.combine`. */
+function sectionValue({ places, combine, unit, total }, { all }) {
+  const values = all.map((id) => places[id]).filter(Boolean);
+  if (!values.length || combine !== "sum") return values.at(-1);
+  const number = sum(values.map(([each]) => each));
+  return [number, numberText(number, unit) + (total ? ` (${percentText(number / total)})` : "")];
+}
+
+/** As `number_text` of the annotations: 590592 B is "591 kB". */
+function numberText(number, unit) {
+  for (const [prefix, factor] of [["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+    if (Math.abs(number) < 0.9995 * factor) continue;
+    return `${Number((number / factor).toPrecision(3))} ${prefix}${unit}`;
+  }
+  return `${Number(number.toPrecision(3))} ${unit}`.trim();
+}
+
+function percentText(share) {
+  return share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 }
 
 /** The kind that sets the colour, as in `main_kind`: a difference, a finding, or the last. */
@@ -120,8 +146,8 @@ function badgeText(run, shown, times, name) {
 /** The lines of the label of an edge. */
 function edgeLines(edge, shown) {
   if (edge.tag) return [];
-  const lines = edge.parallel ? [edge.parts[0].port] : [];
-  if (shown.shapes) lines.push(shapeText(edge.parts[0].tensor));
+  const lines = edge.parallel ? [shortened(edge.parts[0].port)] : [];
+  if (shown.shapes) lines.push(shortened(shapeText(edge.parts[0].tensor)));
   const value = shown.overlay?.places[edge.parts.at(-1).id];
   if (value) lines.push(value[1]);
   return lines;
@@ -139,7 +165,7 @@ function headerOf(model, name, shown) {
   const block = model.blocks.get(name) ?? null;
   const folded = block && shown.isFolded(block);
   const times = (folded ? block.times : 1) * (model.graph.repeats?.[name] ?? 1);
-  const text = model.namespaces.get(name).label;
+  const text = shortened(model.named(name).label);
   const badge = badgeText(block, shown, times, name);
   const width = 18 + textWidth(text, "title") + (badge ? textWidth(badge, "times") + 14 : 0) + 8;
   return { text, badge, run: block, width: Math.ceil(width), height: 20 };
@@ -155,8 +181,17 @@ function tensorText(tensor) {
   return `${shapeText(tensor)} ${tensor.dtype}`;
 }
 
-function counted(count, word) {
-  return count ? `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}` : "";
+function counted(count, word, several = `${word}s`) {
+  return count ? `${count.toLocaleString("en")} ${count === 1 ? word : several}` : "";
+}
+
+/** A text without its middle if it is long. */
+function shortened(text, most = MOST_LETTERS) {
+  if (text.length <= most) return text;
+  const letters = Array.from(text); // code points
+  if (letters.length <= most) return text;
+  const end = Math.floor(most / 3);
+  return `${letters.slice(0, most - end - 1).join("")}…${letters.slice(-end).join("")}`;
 }
 
 function sum(numbers) {

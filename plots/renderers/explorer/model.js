@@ -8,7 +8,8 @@ class Namespace {
     this.id = `${name}.*`; // like the groups of `fold`
     this.parent = dot < 0 ? "" : name.slice(0, dot);
     this.label = name.slice(dot + 1);
-    this.depth = name.split(".").length;
+    this.container = name; // whose children it contains
+    this.depth = enclosingNames(name).length;
     this.calls = []; // ids, in the order of the graph
     this.paths = []; // skip paths that merge in it
   }
@@ -39,6 +40,7 @@ class Model {
 
   #indexNamespaces() {
     this.namespaces = new Map(); // by name
+    this.sections = new Map(); // groups of the current view, by name
     this.callsOfLayer = new Map(); // calls that share weights
     for (const call of this.calls.values()) {
       append(this.callsOfLayer, call.layer, call.id);
@@ -53,7 +55,7 @@ class Model {
     }
     const all = [...this.namespaces.values()];
     this.namespacesById = new Map(all.map((each) => [each.id, each]));
-    this.deepest = Math.max(0, ...all.map(({ depth }) => depth));
+    this.deepest = largest(all.map(({ depth }) => depth));
   }
 
   #indexEdges() {
@@ -72,21 +74,31 @@ class Model {
   #indexRuns(runs) {
     this.runs = runs.map((run) => ({ ...run, times: run.names.length / run.period }));
     this.blocks = new Map(); // name of a block (or id of its only call) -> its run
-    this.runOfCall = new Map();
+    this.runsOfCall = new Map();
     for (const run of this.runs) {
       for (const name of run.names) this.blocks.set(name, run);
-      for (const id of run.calls.flat()) this.runOfCall.set(id, run);
+      for (const id of run.calls.flat()) append(this.runsOfCall, id, run);
     }
   }
 
   /** Whether there is a call or a cluster with this id. */
   has(id) {
-    return this.calls.has(id) || this.namespacesById.has(id);
+    return this.calls.has(id) || Boolean(this.cluster(id));
+  }
+
+  /** The namespace or group with this id; undefined if there is none. */
+  cluster(id) {
+    return this.namespacesById.get(id) ?? this.sections.get(id);
+  }
+
+  /** The namespace or group with this name. */
+  named(name) {
+    return this.namespaces.get(name) ?? this.sections.get(name);
   }
 
   /** Names of the namespaces around a call or a cluster, outermost first. */
   around(id) {
-    return enclosingNames(this.namespacesById.get(id)?.parent ?? this.calls.get(id).namespace);
+    return enclosingNames(this.cluster(id)?.parent ?? this.calls.get(id).namespace);
   }
 
   /** Whether a call or edge exists in the newer model of a comparison. */
@@ -97,9 +109,18 @@ class Model {
 
 /** The name of a namespace and those around it, outermost first: "a" and "a.b" for "a.b". */
 function enclosingNames(namespace) {
-  if (!namespace) return [];
-  return namespace.split(".").map((_, depth, parts) => parts.slice(0, depth + 1).join("."));
+  if (!knownNames.has(namespace)) {
+    const names = [];
+    for (let dot = namespace.indexOf("."); dot >= 0; dot = namespace.indexOf(".", dot + 1)) {
+      names.push(namespace.slice(0, dot));
+    }
+    if (namespace) names.push(namespace);
+    knownNames.set(namespace, names);
+  }
+  return knownNames.get(namespace);
 }
+
+const knownNames = new Map();
 
 function append(map, key, value) {
   if (map.has(key)) map.get(key).push(value);

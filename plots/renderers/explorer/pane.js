@@ -4,6 +4,8 @@ const EDGE_LINE = 13; // height of a line of an edge label
 const TAG_HEIGHT = 17;
 const GLIDE = { duration: 250, easing: "ease-out" };
 const MOST_GLIDING = 600; // more items are not animated
+const MOST_VIEWS = 10; // that are kept
+const MOST_WIDTH = 4000; // of a picture that is a strip
 
 class Pane {
   /**
@@ -18,6 +20,7 @@ class Pane {
     // expanded cluster the centre of its header and the rectangle of the cluster
     this.places = new Map();
     this.edges = []; // [{edge, element}]
+    this.views = new Map(); // text of a state -> its view
     this.world = svg("g");
     this.picture = svg("svg", { class: "picture", role: "group", "aria-label": model.graph.name });
     this.picture.append(this.world);
@@ -26,13 +29,13 @@ class Pane {
     this.#listen();
   }
 
-  /** Lay out the state of the explorer; resolves to a function that draws it. */
+  /** Lay out the state of the explorer. @returns  A promise of a function that draws it. */
   async lay() {
     const { model, explorer } = this;
     const shown = explorer.shownIn(model);
-    const view = this.#viewNow();
+    const view = this.next;
     const labels = new Map([...view.items].map(([id, item]) => [id, labelOf(model, item, shown)]));
-    const headers = new Map([...view.clusters].map((name) => [name, headerOf(model, name, shown)]));
+    const headers = new Map([...view.clusters.keys()].map((name) => [name, headerOf(model, name, shown)]));
     const beside = view.edges.map((edge) => edgeLines(edge, shown));
     const sizes = {
       items: labels,
@@ -43,18 +46,64 @@ class Pane {
       }),
       tag: (tag) => ({ width: textWidth(tag, "small") + 14, height: TAG_HEIGHT }),
     };
-    const layout = readLayout(await explorer.engine.layout(toDot(model, view, sizes)), view);
+    const layout = await this.#layout(view, sizes);
     return () => this.#paint(view, layout, labels, headers, beside);
   }
 
-  #viewNow() {
-    return viewOf(this.model, this.explorer.shownIn(this.model), this.all);
+  /** The layout of a view by Graphviz, or else a simple one, with the `reason`. */
+  async #layout(view, sizes) {
+    const { model, explorer } = this;
+    const simple = (reason) => ({ ...simpleLayout(view, sizes), reason });
+    const content = `${counted(view.items.size, "box", "boxes")} and ${counted(view.edges.length, "line")}`;
+    if (isLarge(view)) return simple(`Drawn in rows: ${content} are too many for Graphviz.`);
+    try {
+      const layout = readLayout(await explorer.engine.layout(toDot(model, view, sizes)), view);
+      const isStrip = layout.width > MOST_WIDTH && layout.width > 8 * layout.height;
+      return isStrip ? simple("Drawn in rows: side by side, the boxes are too wide to read.") : layout;
+    } catch ({ message }) {
+      if (message === CANCELLED && explorer.drawn) throw new Error(CANCELLED);
+      const reasons = {
+        [CANCELLED]: "Drawn in rows: the layout was stopped.",
+        [TOO_LONG]: `Drawn in rows: Graphviz needs too long for ${content}.`,
+      };
+      return simple(reasons[message] ?? `Drawn in rows: Graphviz failed (${message}).`);
+    }
+  }
+
+  /** Set the first view, at a common scale of all panes. */
+  start(k) {
+    const places = [...this.places.values()];
+    const first = places.reduce((a, b) => (b.top < a.top ? b : a), places[0] ?? { x: 0, top: 0 });
+    this.zoom.start(this.size, first, k);
+  }
+
+  /** Whether any item is visible. */
+  get isVisible() {
+    return [...this.view.items.keys()].some((id) => this.zoom.sees(this.places.get(id)));
+  }
+
+  /** The view of a state. The latest ones are kept. */
+  viewIn(state) {
+    const { depth, flipped: odd, fold, unfolded } = state;
+    const key = JSON.stringify([depth, [...odd].sort(), fold, [...unfolded].sort()]);
+    const view = this.views.get(key)
+      ?? viewOf(this.model, this.explorer.shownIn(this.model, state), this.all);
+    this.views.delete(key);
+    this.views.set(key, view); // the latest is the last
+    if (this.views.size > MOST_VIEWS) this.views.delete(this.views.keys().next().value);
+    return view;
+  }
+
+  /** Set the view that is drawn next. */
+  prepare(state) {
+    this.next = this.viewIn(state);
+    this.model.sections = this.next.sections;
   }
 
   /** The [number, text] pairs of the overlay on the visible items. */
   get values() {
     const { overlay } = this.explorer.shownIn(this.model);
-    const items = overlay ? [...this.#viewNow().items.values()] : [];
+    const items = overlay ? [...this.next.items.values()] : [];
     return items.map((item) => valueOf(overlay, item)).filter(Boolean);
   }
 
@@ -63,9 +112,10 @@ class Pane {
     this.view = view;
     this.size = layout;
     this.places = new Map();
-    const depth = (name) => enclosingNames(name).length;
-    const outermostFirst = [...view.clusters].sort((a, b) => depth(a) - depth(b));
-    const clusters = outermostFirst.map((name) => [name, layout.clusters.get(name)]);
+    const outermostFirst = [...view.clusters].sort(([, a], [, b]) => a - b);
+    const clusters = outermostFirst.map(([name]) => [name, layout.clusters.get(name)]);
+    const frame = (name, place) =>
+      svg("rect", { class: `cluster ${this.#shade(name)}`, ...place, rx: 8 });
     this.edges = view.edges.map((edge, number) => ({
       edge,
       element: this.#edge(edge, layout.edges[number], beside[number]),
@@ -82,11 +132,16 @@ class Pane {
     this.#glide(before);
   }
 
+  /** Nested clusters alternate between three shades. */
+  #shade(name) {
+    return `depth-${this.view.clusters.get(name) % 3}`;
+  }
+
   #header(name, { x, y, width, height }, header) {
-    const { id } = this.model.namespaces.get(name);
+    const { id } = this.model.named(name);
     const [left, top] = [x + width - header.width - 8, y + 5];
     const element = svg("g", {
-      class: `header ${shade(name)}`,
+      class: `header ${this.#shade(name)}`,
       "data-id": id,
       transform: `translate(${left} ${top})`,
       ...buttonRole(`${name} (expanded cluster)`, true),
@@ -147,8 +202,9 @@ class Pane {
       element.append(svg("path", { class: "head", d: head }));
     }
     beside.forEach((text, number) => {
-      const top = line.label.y - (beside.length * EDGE_LINE) / 2;
-      element.append(svgText(line.label.x, top + EDGE_LINE * number + 10, text, "small beside"));
+      const place = line.label ?? points[Math.floor(points.length / 2)];
+      const top = place.y - (beside.length * EDGE_LINE) / 2;
+      element.append(svgText(place.x, top + EDGE_LINE * number + 10, text, "small beside"));
     });
     if (edge.tag) element.append(tag(edge, line.tag));
     return element;
@@ -246,15 +302,6 @@ class Pane {
     this.picture.addEventListener("pointerleave", () => this.explorer.hover(null));
     this.picture.addEventListener("focusin", (event) => this.explorer.select(idAt(event)));
   }
-}
-
-function frame(name, place) {
-  return svg("rect", { class: `cluster ${shade(name)}`, ...place, rx: 8 });
-}
-
-/** Nested clusters alternate between three shades. */
-function shade(name) {
-  return `depth-${enclosingNames(name).length % 3}`;
 }
 
 /** Draw the residual stream as a straight line where its ends are above each other. */

@@ -16,8 +16,11 @@ const PLACEMENTS = {
   branch_end: "the norm is last on the branch",
   none: "no norm",
 };
+const MOST_LINKED = 120; // letters of a link
+const MOST_ROWS = 100; // of a list
 const KEYS = [
   ["/", "search"],
+  ["n N", "next hit, hit before"],
   ["← ↑ ↓ →", "go to the next node"],
   ["Enter", "expand or collapse a cluster"],
   ["+ − 0", "zoom in, out, all"],
@@ -32,8 +35,9 @@ class Panel {
 
   show(id) {
     this.model = this.explorer.modelOf(id);
-    const { namespacesById, calls } = this.model;
-    if (namespacesById.has(id)) this.#fill(this.#namespace(namespacesById.get(id)));
+    const { calls } = this.model;
+    const cluster = this.model.cluster(id);
+    if (cluster) this.#fill(this.#namespace(cluster));
     else if (calls.has(id)) this.#fill(this.#call(calls.get(id)));
     else this.#fill(this.#model());
   }
@@ -81,7 +85,7 @@ class Panel {
         ["calls", calls.length.toLocaleString("en")],
         ["skip paths", namespace.paths.length || ""],
       ]),
-      section("Overlays", overlayFacts(model, (overlay) => overlay.namespaces[namespace.name])),
+      section("Overlays", overlayFacts(model, (overlay) => valueOf(overlay, { namespace }))),
       section("Notes", this.#notes(this.#notesOf(namespace.calls))),
       section("Skip paths", this.#paths(namespace.calls)),
       section("Inside", [html("ul", {}, ...this.#children(namespace))]),
@@ -125,12 +129,12 @@ class Panel {
     for (const id of namespace.calls) {
       const call = model.calls.get(id);
       const child = enclosingNames(call.namespace).map((name) => model.namespaces.get(name))
-        .find(({ parent }) => parent === namespace.name);
+        .find(({ parent }) => parent === namespace.container);
       const row = child ? [child.id, child.label, counted(child.calls.length, "call")]
         : [id, call.label, call.class_name];
       rows.set(row[0], row);
     }
-    return [...rows.values()].map(([id, label, word]) =>
+    return limited([...rows.values()], ([id, label, word]) =>
       html("li", {}, this.#link(id, label), quiet(` ${word}`)));
   }
 
@@ -164,7 +168,7 @@ class Panel {
       const title = place ? calls.get(place).label : "";
       append(alike, JSON.stringify([note.kind, note.text, note.reference, title]), { note, place });
     }
-    return [html("ul", { class: "notes" }, ...[...alike.values()].map((rows) => this.#note(rows)))];
+    return [html("ul", { class: "notes" }, ...limited([...alike.values()], (rows) => this.#note(rows)))];
   }
 
   #note(rows) {
@@ -178,11 +182,11 @@ class Panel {
 
   /** Skip paths that a call lies on, and those that lead past calls and come back behind them. */
   #paths(calls) {
+    const inside = new Set(calls);
     const on = (path) => calls.length === 1 && path.line.includes(calls[0]);
-    const past = ({ target, bypassed }) =>
-      !calls.includes(target) && calls.some((id) => bypassed.includes(id));
+    const past = ({ target, bypassed }) => !inside.has(target) && bypassed.some((id) => inside.has(id));
     const paths = this.model.paths.filter((path) => on(path) || past(path));
-    return paths.map((path) =>
+    return limited(paths, (path) =>
       html("p", {}, on(path) ? "on the path from " : "by-passed by the path from ",
         this.#link(path.source), " to ", this.#link(path.target), ", past ",
         `${counted(path.bypassed.length, "call")} (${PLACEMENTS[path.placement]})`));
@@ -196,16 +200,16 @@ class Panel {
 
   #edges(edges, end) {
     if (!edges) return [];
-    return [html("ul", {}, ...edges.map((edge) =>
+    return [html("ul", {}, ...limited(edges, (edge) =>
       html("li", {}, quiet(`${edge.port} `), this.#link(edge[end]),
         quiet(` ${tensorText(edge.tensor)}`))))];
   }
 
   #links(ids) {
-    return html("ul", {}, ...ids.map((id) => html("li", {}, this.#link(id))));
+    return html("ul", {}, ...limited(ids, (id) => html("li", {}, this.#link(id))));
   }
 
-  #link(id, label = id) {
+  #link(id, label = shortened(id, MOST_LINKED)) {
     const link = html("a", { href: "#", title: id }, label);
     link.addEventListener("click", (event) => {
       event.preventDefault();
@@ -213,6 +217,14 @@ class Panel {
     });
     return link;
   }
+}
+
+/** The elements of the first items, and one that counts the others. */
+function limited(items, elementOf) {
+  const elements = items.slice(0, MOST_ROWS).map(elementOf);
+  const more = items.length - MOST_ROWS;
+  if (more > 0) elements.push(html("li", { class: "quiet" }, `and ${more.toLocaleString("en")} more`));
+  return elements;
 }
 
 function constantText({ port, value, shape, dtype, pattern }) {

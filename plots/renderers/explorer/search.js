@@ -1,27 +1,49 @@
 // The search field: clusters and calls by name, class and configuration.
 
-const MOST_HITS = 40;
+const MOST_HITS = 40; // in the list
 
 class Search {
   /**
+   * @param host    The element with the field, the list of hits and the buttons.
    * @param picked  Called with the id of the chosen hit.
    */
-  constructor(model, field, list, picked) {
-    Object.assign(this, { model, field, list, picked, hits: [], active: 0 });
+  constructor(model, host, picked) {
+    const [field, list, steps] = ["input", "ul", ".steps"].map((each) => host.querySelector(each));
+    Object.assign(this, { model, field, list, steps, picked, hits: [], active: 0 });
     field.addEventListener("input", () => {
       this.hits = found(model, field.value);
       this.active = 0;
+      this.steps.hidden = true;
       this.#show();
     });
     field.addEventListener("keydown", (event) => this.#key(event));
     field.addEventListener("blur", () => this.#showList(false));
     field.addEventListener("focus", () => this.#show());
+    const [before, after] = steps.querySelectorAll("button");
+    before.addEventListener("click", () => this.step(-1));
+    after.addEventListener("click", () => this.step(1));
+  }
+
+  focus() {
+    this.field.focus();
+    this.field.select();
+  }
+
+  /** Go to the next hit, or to the one before it. */
+  step(by) {
+    const { length } = this.hits;
+    if (length) this.#pick((this.active + by + length) % length);
   }
 
   #key(event) {
-    const last = this.hits.length - 1;
-    if (event.key === "Enter") this.#pick(this.active);
-    else if (event.key === "ArrowDown") this.active = Math.min(this.active + 1, last);
+    const last = Math.min(this.hits.length, MOST_HITS) - 1;
+    if (event.key === "Enter") {
+      event.preventDefault();
+      event.stopPropagation();
+      this.#pick(this.active);
+      return;
+    }
+    if (event.key === "ArrowDown") this.active = Math.min(this.active + 1, last);
     else if (event.key === "ArrowUp") this.active = Math.max(this.active - 1, 0);
     else if (event.key === "Escape") this.#close();
     else return;
@@ -33,20 +55,28 @@ class Search {
   #pick(number) {
     const hit = this.hits[number];
     if (!hit) return;
-    this.#close();
+    this.active = number;
+    this.field.blur();
+    const [at, all] = [number + 1, this.hits.length].map((each) => each.toLocaleString("en"));
+    this.steps.querySelector("output").textContent = `${at} of ${all}`;
+    this.steps.hidden = false;
     this.picked(hit.id);
   }
 
   #close() {
     this.field.value = "";
     this.hits = [];
+    this.steps.hidden = true;
     this.field.blur();
   }
 
   #show() {
     const asked = this.field.value.trim() !== "";
-    this.list.replaceChildren(...this.hits.map((hit, number) => this.#row(hit, number)));
-    if (asked && !this.hits.length) this.list.append(html("li", { class: "quiet" }, "nothing found"));
+    const more = this.hits.length - MOST_HITS;
+    const rows = this.hits.slice(0, MOST_HITS).map((hit, number) => this.#row(hit, number));
+    if (more > 0) rows.push(html("li", { class: "quiet" }, `and ${more.toLocaleString("en")} more`));
+    if (asked && !rows.length) rows.push(html("li", { class: "quiet" }, "nothing found"));
+    this.list.replaceChildren(...rows);
     this.#showList(asked);
     this.field.setAttribute("aria-activedescendant", this.hits.length ? `hit-${this.active}` : "");
     this.list.children[this.active]?.scrollIntoView({ block: "nearest" });
@@ -76,21 +106,27 @@ function found(model, text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return [];
   const hits = [];
-  const consider = (id, label, word, places) => {
-    const lower = places.map((place) => place.toLowerCase());
-    if (!words.every((each) => lower.some((place) => place.includes(each)))) return;
-    const best = lower.findIndex((place) => words.every((each) => place.includes(each)));
-    const rank = lower[0] === words[0] ? -1 : best < 0 ? places.length : best;
+  for (const { id, label, word, places } of searchable(model)) {
+    if (!words.every((each) => places.some((place) => place.includes(each)))) continue;
+    const best = places.findIndex((place) => words.every((each) => place.includes(each)));
+    const rank = places[0] === words[0] ? -1 : best < 0 ? places.length : best;
     hits.push({ id, label, word, rank });
-  };
+  }
+  return hits.sort((a, b) => a.rank - b.rank);
+}
+
+/** Everything that can be found, with its texts in lower case. */
+function searchable(model) {
+  if (model.searchable) return model.searchable;
+  model.searchable = [];
+  const add = (id, label, word, places) =>
+    model.searchable.push({ id, label, word, places: places.map((place) => place.toLowerCase()) });
   for (const { id, name, label, calls } of model.namespaces.values()) {
-    if (calls.length > 1) consider(id, label, counted(calls.length, "call"), [label, name]);
+    if (calls.length > 1) add(id, label, counted(calls.length, "call"), [label, name]);
   }
-  for (const call of model.calls.values()) {
-    const { id, class_name: className, bases, config } = call;
-    const title = call.label;
+  for (const { id, label, class_name: className, bases, config } of model.calls.values()) {
     const kinds = [className, ...bases].join(" ");
-    consider(id, title, className, [title, id, kinds, JSON.stringify(config)]);
+    add(id, label, className, [label, id, kinds, JSON.stringify(config)]);
   }
-  return hits.sort((a, b) => a.rank - b.rank).slice(0, MOST_HITS);
+  return model.searchable;
 }

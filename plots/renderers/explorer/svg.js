@@ -12,7 +12,7 @@ const FONTS = {
 function svg(name, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
+  for (const child of children) element.append(child);
   return element;
 }
 
@@ -61,6 +61,11 @@ function textWidth(text, style) {
     widths.set(key, canvas.measureText(text).width);
   }
   return widths.get(key);
+}
+
+/** The largest of numbers that are 0 or more; 0 without any. */
+function largest(numbers) {
+  return numbers.reduce((most, number) => Math.max(most, number), 0);
 }
 
 function clamp(number, low, high) {

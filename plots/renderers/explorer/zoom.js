@@ -1,9 +1,10 @@
 // Pan and zoom: the wheel and dragging pan, the wheel with a key (or two fingers) zooms.
 
-const LEAST_ZOOM = 0.02;
+const LEAST_ZOOM = 0.02; // less for a diagram that fits at less
 const MOST_ZOOM = 4;
-const READABLE_ZOOM = 0.75; // diagrams that would need a smaller scale are scrolled instead
-const [LEAST_FITTED, MOST_FITTED] = [0.4, 1.25];
+const READABLE_ZOOM = 0.75; // diagrams that would need a smaller scale are scrolled at first
+const LEAST_FIRST = 0.5; // least scale of the first view
+const MOST_FITTED = 1.25;
 const MARGIN = 20;
 
 class Zoom {
@@ -16,33 +17,68 @@ class Zoom {
   constructor(host, picture, world, changed) {
     Object.assign(this, { host, picture, world, changed });
     this.at = { x: 0, y: 0, k: 1 }; // a point p of the world is at p * k + (x, y) on the screen
-    this.isFitted = false;
+    this.mode = "start"; // "start" or "fit" after these methods; "" after any other change
+    this.least = LEAST_ZOOM;
     this.dragged = false;
     this.#listen();
   }
 
-  set(place, isFitted = false) {
+  set(place, mode = "") {
     this.at = place;
-    this.isFitted = isFitted;
+    this.mode = mode;
     this.world.setAttribute("transform", `translate(${place.x} ${place.y}) scale(${place.k})`);
     this.changed();
   }
 
-  /** Show all of a diagram, or its upper part at a readable scale, up to the scale `most`. */
-  fit({ width, height }, most = MOST_FITTED) {
+  /** The scales at which a diagram is as wide and as high as the space for it. */
+  #scales({ width, height }) {
     const { clientWidth, clientHeight } = this.host;
-    const [across, down] = [(clientWidth - 2 * MARGIN) / width, (clientHeight - 2 * MARGIN) / height];
-    const whole = Math.min(across, down, most);
-    const k = whole >= READABLE_ZOOM ? whole : Math.min(clamp(across, LEAST_FITTED, 1), most);
-    const x = Math.max((clientWidth - width * k) / 2, MARGIN);
-    const y = Math.max((clientHeight - height * k) / 2, MARGIN);
-    this.set({ x, y, k }, true);
+    const scale = (room, size) => Math.max(room - 2 * MARGIN, 1) / Math.max(size, 1);
+    return [scale(clientWidth, width), scale(clientHeight, height)];
+  }
+
+  /** The scale at which all of a diagram is visible. */
+  wholeScale(size) {
+    return Math.min(...this.#scales(size), MOST_FITTED);
+  }
+
+  /** The scale of the first view: all of a diagram, or a readable part of it. */
+  firstScale(size) {
+    const whole = this.wholeScale(size);
+    return whole >= READABLE_ZOOM ? whole : clamp(this.#scales(size)[0], LEAST_FIRST, 1);
+  }
+
+  /** Show all of a diagram in the middle. */
+  fit({ width, height }, k) {
+    const { clientWidth, clientHeight } = this.host;
+    this.least = Math.min(LEAST_ZOOM, k);
+    this.set({ x: (clientWidth - width * k) / 2, y: (clientHeight - height * k) / 2, k }, "fit");
+  }
+
+  /** Show all of a diagram, or the part of it around its first item, at the scale `k`. */
+  start({ width, height }, first, k) {
+    const { clientWidth, clientHeight } = this.host;
+    const shift = (room, size, point) => {
+      const least = room - MARGIN - size * k;
+      return least >= MARGIN ? (least + MARGIN) / 2 : clamp(room / 2 - point * k, least, MARGIN);
+    };
+    this.least = Math.min(LEAST_ZOOM, this.wholeScale({ width, height }));
+    const place = { x: shift(clientWidth, width, first.x), y: shift(clientHeight, height, 0), k };
+    this.set(place, "start");
+  }
+
+  /** Whether a rectangle is visible, at least in part. */
+  sees({ left, top, width, height }) {
+    const { x, y, k } = this.at;
+    const { clientWidth, clientHeight } = this.host;
+    const meets = (start, size, room) => start < room && start + size > 0;
+    return meets(left * k + x, width * k, clientWidth) && meets(top * k + y, height * k, clientHeight);
   }
 
   /** Centre a point of the world. */
   centre({ x, y }, zoom = Math.max(this.at.k, READABLE_ZOOM)) {
     const { clientWidth, clientHeight } = this.host;
-    const k = clamp(zoom, LEAST_ZOOM, MOST_ZOOM);
+    const k = clamp(zoom, this.least, MOST_ZOOM);
     this.set({ k, x: clientWidth / 2 - x * k, y: clientHeight / 2 - y * k });
   }
 
@@ -79,7 +115,7 @@ class Zoom {
   /** Zoom about a point of the screen, by default the centre. */
   by(factor, point = { x: this.host.clientWidth / 2, y: this.host.clientHeight / 2 }) {
     const { x, y, k } = this.at;
-    const next = clamp(k * factor, LEAST_ZOOM, MOST_ZOOM);
+    const next = clamp(k * factor, this.least, MOST_ZOOM);
     const real = next / k;
     this.set({ k: next, x: point.x - (point.x - x) * real, y: point.y - (point.y - y) * real });
   }
