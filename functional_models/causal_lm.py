@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from functional_models.checks import check_count
 from functional_models.corpora import TextCorpus
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
-from functional_models.tokenizers import Tokenizer, as_tokenizer
+from functional_models.tokenizers import Tokenizer, as_tokenizer, text_list
 
 
 class CausalLM(TextModel):
@@ -56,10 +56,11 @@ class CausalLM(TextModel):
             check_tokens(text, self.spec.vocabulary_size, "the token array")
             return text
         if isinstance(text, str):
-            return np.concatenate(self.tokenizer.encode([text]))
-        if not len(text):
+            return self.tokenizer.encode([text])[0]
+        texts = text_list(text)
+        if not texts:
             raise ValueError("there is no text; give at least one document")
-        return np.concatenate(self.tokenizer.encode(text, end=True))
+        return np.concatenate(self.tokenizer.encode(texts, end=True))
 
     def fit(
         self,
@@ -102,7 +103,7 @@ class CausalLM(TextModel):
         sizes = (block, recipe.batch_size, recipe.seed)
         batches = self._batches(data, "training text", *sizes)
         held_out = None
-        if validation is not None and len(validation):
+        if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
             held_out = self._batches(validation, "validation text", *sizes)
         sample = None
         if sample_prompt is not None:
@@ -198,7 +199,7 @@ class CausalLM(TextModel):
             ValueError: an empty prompt, a prompt without room for `max_new_tokens`, an unknown
                 sampler, or an option that is not allowed.
         """
-        prompts = [prompt] if isinstance(prompt, str | bytes) else list(prompt)
+        prompts = text_list(prompt)
         if not prompts:
             return iter(()) if stream else []
         encoded, limit = self._encode_prompts(prompts, max_new_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
@@ -38,6 +39,17 @@ def read_manifest(path: Path, version: int) -> dict[str, Any]:
             "functional-models, or save again with this version"
         )
     return manifest
+
+
+def check_path(what: str, value: Any) -> Path:
+    """Return a path as a `Path`.
+
+    Raises:
+        TypeError: it is neither a text nor a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{what} must be given as a path, not as {type(value).__name__}")
+    return Path(value)
 
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:

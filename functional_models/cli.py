@@ -222,7 +222,8 @@ def _add_data_options(sub: argparse.ArgumentParser) -> None:
     text = "files to measure the final results on; default for pairs: held out of --data"
     sub.add_argument("--test", nargs="+", metavar="FILE", help=text)
     sub.add_argument("--tokenizer", choices=TOKENIZER_KINDS, default="byte_pair", help=DEFAULT)
-    sub.add_argument("--vocabulary-size", type=int, default=1000, metavar="N", help=DEFAULT)
+    text = "default: 1000; a byte tokenizer has 256"
+    sub.add_argument("--vocabulary-size", type=int, metavar="N", help=text)
     sub.add_argument("--dtype", choices=("float32", "mixed_bfloat16", "mixed_float16"))
 
 
@@ -278,6 +279,12 @@ def _set_dtype(options: argparse.Namespace) -> None:
         import_keras().config.set_dtype_policy(options.dtype)
 
 
+def _vocabulary_size(options: argparse.Namespace) -> int | None:
+    if options.vocabulary_size is None and options.tokenizer != "byte":
+        return 1000
+    return options.vocabulary_size
+
+
 def _files(options: argparse.Namespace, name: str) -> Any:
     """Return `--data`, `--validation` or `--test` as `load_corpus` takes it, or `None`."""
     files = getattr(options, name)
@@ -321,7 +328,7 @@ def train(options: argparse.Namespace) -> None:
     from functional_models.tokenizer_training import shared_tokenizer
 
     _set_dtype(options)
-    tokenizer = shared_tokenizer(corpus, options.tokenizer, options.vocabulary_size)
+    tokenizer = shared_tokenizer(corpus, options.tokenizer, _vocabulary_size(options))
     keras.utils.set_random_seed(recipe.seed)
     model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
     if not options.sample:
@@ -359,7 +366,7 @@ def compare(options: argparse.Namespace) -> None:
         budget=default_budget(**recipe_changes(options)),
         folder=options.to,
         tokenizer=options.tokenizer,
-        vocabulary_size=options.vocabulary_size,
+        vocabulary_size=_vocabulary_size(options),
         changes=changes,
     )
 
@@ -424,9 +431,11 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def translate(options: argparse.Namespace) -> None:
-    """Translate sentences."""
+    """Translate sentences, or the lines of the standard input; a blank line for a blank one."""
+    from functional_models.corpora.decoding import decode_lines
+
     translator = _load(options.model, "encoder_decoder")
-    sentences = options.sentences or [line.rstrip("\n") for line in sys.stdin]
+    sentences = options.sentences or decode_lines(sys.stdin.buffer.read(), "the standard input")
     _print_texts(translator.translate(sentences, **sampler_options(options)))
 
 

@@ -48,7 +48,7 @@ def compare(
     budget: Recipe | int | None = None,
     folder: str | Path = "out/comparison",
     tokenizer: str = "byte_pair",
-    vocabulary_size: int = 2000,
+    vocabulary_size: int | None = None,
     changes: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[Result]:
@@ -66,7 +66,7 @@ def compare(
             `samples.md`, the best model in `best/`, and a folder for each variant with its model,
             `history.json` and `skip_paths.svg`.
         tokenizer: kind of the common tokenizer, which is trained on the training text.
-        vocabulary_size: vocabulary size of the tokenizer.
+        vocabulary_size: vocabulary size of the tokenizer; by default 2000, or the 256 of `byte`.
         changes: spec fields to change in every spec.
         progress: show progress bars and reports.
 
@@ -86,6 +86,8 @@ def compare(
     corpus = data if isinstance(data, Corpus) else load_corpus(data, kind)
     if not _held_out(corpus):
         raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")
+    if vocabulary_size is None and tokenizer != "byte":
+        vocabulary_size = 2000
     shared = shared_tokenizer(corpus, tokenizer, vocabulary_size)
     kind = "encoder_decoder" if isinstance(corpus, ParallelCorpus) else "decoder_only"
     chosen = {}
@@ -117,13 +119,15 @@ def _by_name(
         given: dict[str, Spec] = dict(specs)
     else:
         given = {}
-        for spec in [specs] if isinstance(specs, str | builders.TransformerSpec) else specs:
+        several = isinstance(specs, Iterable) and not isinstance(specs, str | bytes)
+        for spec in specs if several else [specs]:
             if _name(spec) in given:
                 raise ValueError(f"two specs have the name {_name(spec)}; name them with a dict")
             given[_name(spec)] = spec
     if not given:
         raise ValueError("there is nothing to compare; give at least one variant")
-    for name in given:
+    for name, spec in given.items():
+        _name(spec)  # raises for other types
         if name in ("", ".", "..", BEST) or Path(name).name != name:
             raise ValueError(f"{name!r} cannot be the name of a folder for a variant; use another")
     return given
@@ -149,6 +153,8 @@ def _held_out(corpus: Corpus) -> Any:
 def _name(spec: Spec) -> str:
     if isinstance(spec, str):
         return spec
+    if not isinstance(spec, builders.TransformerSpec):
+        raise TypeError(f"compare takes variants and specs, given {type(spec).__name__}")
     return f"{spec.norm_placement}_norm_{spec.positions}" + ("" if spec.residual else "_no_skips")
 
 
@@ -295,7 +301,8 @@ def samples(model: TextModel, corpus: Corpus, number: int = 20) -> str:
         return format_table(rows, align="left", markdown=True) + "\n"
     assert isinstance(model, CausalLM)
     length = min(20, model.spec.max_sequence_length // 8)  # characters, of up to 4 tokens each
-    prompts = [text[:length] for text in corpus.validation[:5] if isinstance(text, str) and text]
+    texts = [text.strip() for text in corpus.validation[:5] if isinstance(text, str)]
+    prompts = [text[:length] for text in texts if text]
     texts = model.generate(prompts, seed=0)
     return "\n\n".join(f"**{p}**{t}" for p, t in zip(prompts, texts, strict=True)) + "\n"
 

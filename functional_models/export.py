@@ -32,7 +32,13 @@ from builders.cache import cache_entries
 from functional_models.checks import check_count
 from functional_models.compiled import Weights
 from functional_models.generation import chooses_token_by_token, translation_limit
-from functional_models.graph_tokenizers import NO_TOKEN, GraphDecoder, graph_encoder, tf
+from functional_models.graph_tokenizers import (
+    NO_TOKEN,
+    WHITE_SPACE,
+    GraphDecoder,
+    graph_encoder,
+    tf,
+)
 from functional_models.logit_processors import NEVER
 from functional_models.model_folder import make_folder
 
@@ -194,6 +200,9 @@ class ExportedModel:
         return module, {"serving_default": module.text, "tokens": module.tokens}
 
     def _text(self, text: Tensor) -> dict[str, Tensor]:
+        blank = tf.strings.regex_full_match(text, rf"[{WHITE_SPACE}\x1c-\x1f]*")
+        if self._translates:  # a blank text for a blank one, which has no tokens
+            text = tf.where(blank, "-", text)
         given = self._encoder(text)  # ragged (b, t)
         around = [
             tf.tile(tf.constant([ids], "int32"), [tf.shape(text)[0], 1])
@@ -207,7 +216,8 @@ class ExportedModel:
         cut = tf.minimum(tf.strings.length(before), tf.strings.length(both))
         same = tf.equal(tf.strings.substr(both, tf.zeros_like(cut), cut), before)
         rest = tf.strings.substr(both, cut, tf.strings.length(both) - cut)
-        return {"text": tf.where(same, rest, self._decoder(tokens))}
+        new = tf.where(same, rest, self._decoder(tokens))
+        return {"text": tf.where(blank, "", new) if self._translates else new}
 
     def _tokens(self, tokens: Tensor) -> dict[str, Tensor]:
         return {"tokens": self._generated(tokens)[0]}

@@ -19,6 +19,9 @@ import numpy as np
 from functional_models.tokenizers import Tokenizer
 
 NO_TOKEN = -1
+WHITE_SPACE = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+"""The white space of Unicode, in a regular expression of TensorFlow."""
+
 _CUT = b"\xff"  # marks where text is split; a byte that does not occur in UTF-8
 
 Tensor = Any
@@ -116,7 +119,7 @@ class BytePairEncoder(GraphEncoder):
     """
 
     # RE2 has no lookahead, `\s+(?!\S)`: the last space before a word is split off first.
-    _space = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+    _space = WHITE_SPACE
     _last_space = (
         rf"([{_space}])([\t\x0b\x0c \x{{85}}\x{{a0}}\x{{1680}}\x{{2000}}-\x{{200a}}\x{{2028}}"
         rf"\x{{2029}}\x{{202f}}\x{{205f}}\x{{3000}}][^{_space}])"

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import builders
-from functional_models.checks import read_manifest
-from functional_models.tokenizers import MANIFEST as TOKENIZER_MANIFEST
+from functional_models.checks import check_path, read_manifest
+from functional_models.tokenizer_files import MANIFEST as TOKENIZER_MANIFEST
 from functional_models.tokenizers import Tokenizer, load_tokenizer
 from plots.files import write_whole
 
@@ -50,7 +50,7 @@ def make_folder(folder: str | Path) -> Path:
     Raises:
         ValueError: it, or one of its parents, is a file.
     """
-    folder = Path(folder)
+    folder = check_path("the folder of a model", folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -92,7 +92,6 @@ def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
         tokenizers = {}
         for role, tokenizer in content.tokenizers.items():
             tokenizer.save(Path(scratch) / role)
-            # The tokenizer's manifest has the hashes of its other files.
             tokenizers[role] = f"{role}-{_hash(Path(scratch) / role / TOKENIZER_MANIFEST)}"
             sources[tokenizers[role]] = Path(scratch) / role
         manifest = {
@@ -156,13 +155,23 @@ def read_model_folder(folder: str | Path) -> ModelFolder:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a newer format, or damaged content.
     """
-    folder = Path(folder)
     spec = read_spec(folder)
+    folder = Path(folder)
     names = _read_manifest(folder)["tokenizers"]
-    tokenizers = {role: load_tokenizer(folder / name) for role, name in names.items()}
+    tokenizers = {role: _read_tokenizer(folder / name) for role, name in names.items()}
     model = builders.build(spec)
     restore_weights(model, folder)
     return ModelFolder(spec, model, tokenizers)
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    tokenizer = load_tokenizer(folder)
+    if not folder.name.endswith(f"-{_hash(folder / TOKENIZER_MANIFEST)}"):
+        raise ValueError(
+            f"{folder} is not the tokenizer that the model was saved with: its content does not "
+            "have the hash in its name; copy the whole model folder again"
+        )
+    return tokenizer
 
 
 def read_spec(folder: str | Path) -> builders.TransformerSpec:
@@ -171,11 +180,12 @@ def read_spec(folder: str | Path) -> builders.TransformerSpec:
     Raises:
         FileNotFoundError, ValueError: as `read_model_folder`.
     """
-    spec = json.dumps(_read_manifest(Path(folder))["spec"])
+    folder = check_path("the folder of a model", folder)
+    spec = json.dumps(_read_manifest(folder)["spec"])
     try:
         return builders.TransformerSpec.from_json(spec)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{Path(folder) / MANIFEST}: {error}") from error
+        raise ValueError(f"{folder / MANIFEST}: {error}") from error
 
 
 def restore_weights(model: Any, folder: str | Path) -> None:

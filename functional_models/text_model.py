@@ -302,6 +302,8 @@ class TextModel(ABC):
         recipe = recipe.for_width(self.spec.hidden_dim)
         if folder is not None:
             make_model_folder(folder)
+            for tokenizer in self.tokenizers.values():
+                _ = tokenizer.file_content  # raises now, not at the first report
             options["save_best"] = lambda: self.save(folder)
             options["identity"] = {"spec": self.spec.to_dict()}
         self.history = train(self.model, batches, recipe, folder=folder, **options)

@@ -7,8 +7,11 @@ import json
 import re
 from collections.abc import Iterable
 from typing import Any
+from unicodedata import category
 
 from builders.errors import unknown_name
+from functional_models.checks import check_count
+from functional_models.chunks import training_chunks, training_sample
 from functional_models.corpora import Corpus
 from functional_models.tokenizers import (
     BYTE_END,
@@ -25,11 +28,19 @@ from functional_models.tokenizers import (
 
 DEFAULT_VOCABULARY_SIZE = 8000
 
+MOST_CHARACTERS = 10_000_000
+"""Number of characters above which a vocabulary is learned from evenly spread parts of the text."""
+
+# A longer run of letters, signs or spaces is cut: the time of training grows with the square.
+LONGEST_RUN = 256
+
 # Llama 3's expression, which splits text into words before merges are learned. KerasHub splits by
 # it before it applies merges, except for 0.32, which takes it for a literal and does not split.
+_RUN = f"{{1,{LONGEST_RUN}}}"
 _BYTE_PAIR_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}{_RUN}|\p{{N}}{{1,3}}|"
+    rf" ?[^\s\p{{L}}\p{{N}}]{_RUN}[\r\n]{{0,{LONGEST_RUN}}}|\s{{0,{LONGEST_RUN}}}[\r\n]{_RUN}|"
+    rf"\s{_RUN}(?!\S)|\s{_RUN}"
 )
 
 
@@ -42,6 +53,9 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer on text. Training is deterministic.
 
+    Of more than 10 million characters, evenly spread parts are used. The time is linear in their
+    number.
+
     Args:
         kind: one of `TOKENIZER_KINDS`.
         texts: training text, as documents, sentences or lines.
@@ -53,22 +67,28 @@ def train_tokenizer(
         ValueError: unknown kind; no text; a vocabulary too small for the characters of the text.
         ImportError: `word_piece` without TensorFlow.
     """
+    if not isinstance(kind, str):
+        raise TypeError(
+            f"the kind of a tokenizer is a text, given {type(kind).__name__}; the arguments are "
+            "train_tokenizer(kind, texts)"
+        )
     if kind not in TOKENIZER_KINDS:
         raise ValueError(unknown_name("tokenizer kind", kind, TOKENIZER_KINDS))
+    if vocabulary_size is not None:
+        check_count("vocabulary_size", vocabulary_size)
     if kind == "byte":
         return _byte_tokenizer(vocabulary_size, lowercase)
     if vocabulary_size is None:
         vocabulary_size = DEFAULT_VOCABULARY_SIZE
-    elif vocabulary_size < 1:
-        raise ValueError(f"vocabulary_size must be positive, got {vocabulary_size}")
     texts = checked_texts(texts)
     if lowercase:
         texts = [text.lower() for text in texts]
-    texts = [text for text in texts if text.strip()]
+    texts = [text for text in texts if text and not text.isspace()]
     if not texts:
         raise ValueError(
             f"there is no text to train a {kind} tokenizer on; give text that is not blank"
         )
+    texts = list(training_sample(texts, MOST_CHARACTERS))
     train = {
         "word_piece": _train_word_piece,
         "sentence_piece": _train_sentence_piece,
@@ -76,15 +96,17 @@ def train_tokenizer(
     }[kind]
     keras_tokenizer, special_ids = train(texts, vocabulary_size)
     size = int(keras_tokenizer.vocabulary_size())
-    return Tokenizer(keras_tokenizer, kind, size, *special_ids, lowercase)
+    tokenizer = Tokenizer(keras_tokenizer, kind, size, *special_ids, lowercase)
+    _ = tokenizer.file_content  # raises now, not after a model is trained with it
+    return tokenizer
 
 
-def shared_tokenizer(corpus: Corpus, kind: str, vocabulary_size: int) -> Tokenizer:
-    """Train a tokenizer on all training text, source and target together."""
+def shared_tokenizer(corpus: Corpus, kind: str, vocabulary_size: int | None) -> Tokenizer:
+    """Train a tokenizer on all training text, source and target together; see `train_tokenizer`."""
     texts: list[str] = []
     for item in corpus.train:
         texts.extend([item] if isinstance(item, str) else item)
-    return train_tokenizer(kind, texts, None if kind == "byte" else vocabulary_size)
+    return train_tokenizer(kind, texts, vocabulary_size)
 
 
 def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
@@ -111,7 +133,11 @@ def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tupl
         ) from error
 
     reserved = [PAD, START, END, UNKNOWN]
-    characters = {character for text in texts for character in text if not character.isspace()}
+    characters = set().union(*texts)
+    # KerasHub splits at these; other white space, such as U+00A0, is part of words.
+    characters -= {c for c in characters if c in " \t\n\r\f" or category(c) in ("Cc", "Cf")}
+    if not characters:
+        raise ValueError("there is no text to train a word_piece tokenizer on, but control signs")
     # KerasHub keeps each of the 1,000 most frequent characters as the start of a word and ("##a")
     # as a later part, and silently drops pieces that exceed the vocabulary size.
     smallest = len(reserved) + 2 * min(len(characters), 1000)
@@ -119,11 +145,17 @@ def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tupl
         raise _too_small("word_piece", vocabulary_size, smallest)
     options = tf.data.Options()
     options.autotune.enabled = False  # it can stall the end of an epoch by seconds
+    chunks = [chunk for text in texts for chunk in training_chunks(text)]
     vocabulary = keras_hub.tokenizers.compute_word_piece_vocabulary(
-        tf.data.Dataset.from_tensor_slices(texts).batch(256).with_options(options),
+        tf.data.Dataset.from_tensor_slices(chunks).batch(256).with_options(options),
         vocabulary_size,
         reserved_tokens=reserved,
     )
+    if len(vocabulary) == len(reserved):
+        raise ValueError(
+            "word_piece learns from words of at most 50 characters, and this text has none; use "
+            "a byte_pair tokenizer"
+        )
     tokenizer = keras_hub.tokenizers.WordPieceTokenizer(vocabulary, oov_token=UNKNOWN)
     return tokenizer, (0, 1, 2)
 
@@ -134,11 +166,18 @@ def _train_sentence_piece(
     import keras_hub
     import sentencepiece
 
-    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    # A space stands before every line, in place of the one at which a long line is cut.
+    lines = (
+        chunk.removeprefix(" ") if number else chunk
+        for text in texts
+        for line in text.split("\n")
+        if line.strip()
+        for number, chunk in enumerate(training_chunks(line))
+    )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=lines,
             model_writer=model,
             model_type="unigram",
             vocab_size=vocabulary_size,
@@ -190,7 +229,8 @@ def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    trained.train_from_iterator(texts, trainer)
+    chunks = (chunk for text in texts for chunk in training_chunks(text))
+    trained.train_from_iterator(chunks, trainer)
     model = json.loads(trained.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     if not merges:

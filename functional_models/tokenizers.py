@@ -1,6 +1,6 @@
 """KerasHub tokenizers with a common interface, and the padding, start and end ids of models.
 
-Four kinds can be trained on any text (`tokenizer_training`), and saved as a folder of plain files:
+Four kinds can be trained on any text (`tokenizer_training`), and saved (`tokenizer_files`):
 
 | kind | ids | lossless |
 | --- | --- | --- |
@@ -15,31 +15,33 @@ does.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
 import re
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from functional_models.checks import read_manifest
+from functional_models.checks import check_path
+from functional_models.chunks import encode_in_chunks
+from functional_models.tokenizer_files import (
+    MANIFEST,
+    check_replaceable,
+    checked_manifest,
+    keras_classes,
+    read_tokenizer,
+)
 from plots.files import write_whole
 
 TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
-
-MANIFEST = "tokenizer.json"
-FORMAT = 1
 
 # KerasHub has 256 ids for bytes and reads id 0 as padding. The ASCII control characters "start of
 # text" and "end of text" are the start and the end; plain text contains none of the three.
 BYTE_PAD, BYTE_START, BYTE_END = 0, 2, 3
 _BYTE_RESERVED = re.compile("[\x00\x02\x03]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
 
@@ -111,8 +113,12 @@ class Tokenizer:
             return []
         if self.lowercase:
             texts = [text.lower() for text in texts]
-        sequences = self.keras_tokenizer.tokenize(texts)
-        return [np.array([*before, *ids, *after], dtype=np.int32) for ids in sequences]
+        # A word of 16,384 letters is cut by kinds that restore the text all the same.
+        cut_words = self.kind in ("byte", "byte_pair")
+        sequences = encode_in_chunks(self.keras_tokenizer.tokenize, texts, cut_words)
+        if not before and not after:
+            return sequences
+        return [np.concatenate([before, ids, after]).astype("int32") for ids in sequences]
 
     @property
     def target_start(self) -> list[int]:
@@ -141,6 +147,8 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary, or not an integer.
         """
+        if not isinstance(sequences, Iterable):
+            raise TypeError(f"decode takes sequences of ids, given {type(sequences).__name__}")
         content = [self._content(ids) for ids in sequences]
         return list(self.keras_tokenizer.detokenize(content)) if content else []
 
@@ -170,123 +178,34 @@ class Tokenizer:
         return ids[~np.isin(ids, [self.pad_id, *starts])].tolist()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Save the vocabulary in KerasHub's files, and a manifest, `tokenizer.json`.
+        """Write `tokenizer.json`, after checking that the same tokenizer is read from it.
 
-        Each file is written atomically, the manifest last. It has the checksums of the other files,
-        so that loading an incomplete folder raises an error. Files of an earlier save are replaced.
+        The file is written whole or not at all. It replaces that of an earlier save.
 
         Raises:
-            ValueError: the class of the tokenizer is not in `keras_hub.tokenizers`, or the folder
-                has a file of the same name that `save` did not write.
+            ValueError: the tokenizer would not be the same after loading, or its class is not in
+                `keras_hub.tokenizers`, or the folder has a `tokenizer.json` that `save` did not
+                write.
         """
-        import keras_hub
+        path = check_path("the folder of a tokenizer", folder) / MANIFEST
+        content = self.file_content
+        check_replaceable(path)
+        write_whole(path, content)
 
-        keras_tokenizer = self.keras_tokenizer
-        class_name = type(keras_tokenizer).__name__
-        if getattr(keras_hub.tokenizers, class_name, None) is not type(keras_tokenizer):
-            raise ValueError(
-                f"a tokenizer of class {class_name} cannot be saved: only classes of "
-                "keras_hub.tokenizers can be loaded"
-            )
-        config = keras_tokenizer.get_config()
-        for transient in ("name", "trainable", "dtype", "config_file"):
-            config.pop(transient, None)
-
-        folder = Path(folder)
-        assets = _assets(keras_tokenizer)
-        manifest = {
-            "format": FORMAT,
-            **{name: getattr(self, name) for name in _saved_fields()},
-            "class": class_name,
-            "config": config,
-            "assets": {name: hashlib.sha256(data).hexdigest() for name, data in assets.items()},
-        }
-        files = {
-            **assets,
-            MANIFEST: (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode(),
-        }
-        _check_replaceable(folder, files)
-        for name, data in files.items():  # the manifest last
-            write_whole(folder / name, data)
-
-
-def _check_replaceable(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Raise an error if writing would change a file that `Tokenizer.save` did not write."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        own = {MANIFEST, *manifest["assets"]} if "format" in manifest else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        own = set()
-    for name in files.keys() - own:
-        path = folder / name
-        if path.exists() and not (path.is_file() and path.read_bytes() == files[name]):
-            raise ValueError(
-                f"{path} was not written by Tokenizer.save and is not overwritten; save "
-                "to another folder, or remove it"
-            )
-
-
-def _assets(keras_tokenizer: Any) -> dict[str, bytes]:
-    """Return the vocabulary files of a KerasHub tokenizer: name -> content."""
-    if not keras_tokenizer.file_assets:
-        return {}
-    with tempfile.TemporaryDirectory() as scratch:
-        keras_tokenizer.save_assets(scratch)
-        return {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir())}
+    @cached_property
+    def file_content(self) -> str:
+        """The content of `tokenizer.json`; a tokenizer that cannot be saved raises an error."""
+        return checked_manifest(self)
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     """Load a tokenizer that `Tokenizer.save` wrote.
 
     Raises:
-        FileNotFoundError: the folder, its `tokenizer.json` or one of its files is missing.
-        ValueError: `tokenizer.json` is damaged or of a newer format, or a file has changed.
+        FileNotFoundError: the folder or its `tokenizer.json` is missing.
+        ValueError: `tokenizer.json` is damaged, or of another format.
     """
-    folder = Path(folder)
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no tokenizer in {folder}: {MANIFEST} is missing"
-            f"{'' if folder.is_dir() else ' (and so is the folder)'}; give a folder that "
-            "Tokenizer.save wrote, or train a new tokenizer"
-        )
-    manifest = read_manifest(path, FORMAT)
-    try:
-        for name, checksum in manifest["assets"].items():
-            asset = folder / name
-            if not asset.is_file():
-                raise FileNotFoundError(
-                    f"the tokenizer in {folder} is incomplete: {name} is missing; copy the whole "
-                    "folder, or save the tokenizer again"
-                )
-            if hashlib.sha256(asset.read_bytes()).hexdigest() != checksum:
-                raise ValueError(
-                    f"{asset} does not have the checksum in {MANIFEST}; copy the whole "
-                    "folder, or save the tokenizer again"
-                )
-        return _tokenizer_from_manifest(manifest, folder)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); save the tokenizer again") from error
-
-
-def _tokenizer_from_manifest(manifest: dict[str, Any], folder: Path) -> Tokenizer:
-    import keras_hub
-
-    # Only classes of this namespace, so that a manifest cannot name arbitrary classes.
-    cls = getattr(keras_hub.tokenizers, manifest["class"])
-    keras_tokenizer = cls(**manifest["config"])
-    if isinstance(keras_tokenizer, keras_hub.tokenizers.SentencePieceTokenizer):
-        # Its load_assets does not close the file.
-        (name,) = manifest["assets"]
-        keras_tokenizer.set_proto((folder / name).read_bytes())
-    elif manifest["assets"]:
-        keras_tokenizer.load_assets(str(folder))
-    return Tokenizer(keras_tokenizer, **{name: manifest[name] for name in _saved_fields()})
-
-
-def _saved_fields() -> list[str]:
-    """Return the fields of a `Tokenizer` but `keras_tokenizer`, the first."""
-    return [field.name for field in dataclasses.fields(Tokenizer)][1:]
+    return read_tokenizer(check_path("the folder of a tokenizer", folder), Tokenizer)
 
 
 def as_tokenizer(tokenizer: Any) -> Tokenizer:
@@ -301,14 +220,7 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
     """
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
-    import keras_hub
-
-    classes = {
-        "byte": keras_hub.tokenizers.ByteTokenizer,
-        "word_piece": keras_hub.tokenizers.WordPieceTokenizer,
-        "sentence_piece": keras_hub.tokenizers.SentencePieceTokenizer,
-        "byte_pair": keras_hub.tokenizers.BytePairTokenizer,
-    }
+    classes = keras_classes()
     kind = next((kind for kind, cls in classes.items() if isinstance(tokenizer, cls)), None)
     if kind is None:
         raise TypeError(
@@ -353,23 +265,37 @@ def _special_ids(tokenizer: Any) -> tuple[int, int, int]:
     return (end if pad is None else pad), (end if start is None else start), end
 
 
+def text_list(given: str | Iterable[str]) -> list[str]:
+    """Return a text, or several, as a list; see `checked_texts`."""
+    return checked_texts([given] if isinstance(given, str | bytes) else given)
+
+
 def checked_texts(texts: Iterable[str]) -> list[str]:
-    """Return the texts as a list; raise a ValueError unless all are encodable strings."""
+    """Return texts as a list.
+
+    Raises:
+        TypeError: not a collection of texts in an order.
+        ValueError: a single text, or one of the texts is not a string or not encodable.
+    """
     if isinstance(texts, str | bytes):
         raise ValueError("expected a list of texts, got a single one; write [text]")
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
+        raise TypeError(f"expected a text or a list of texts, given {type(texts).__name__}")
     texts = list(texts)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"text {number} is of type {type(text).__name__}, expected str")
         if text.isascii():
             continue
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
+        found = _SURROGATE.search(text)
+        if found:
+            code = ord(found[0])
+            # Python decodes bytes of the command line that are not UTF-8 as U+DC80 to U+DCFF.
+            byte = f" (in place of the byte 0x{code - 0xDC00:02x}, which is not UTF-8)"
             raise ValueError(
-                f"text {number} has a lone surrogate, U+{ord(text[error.start]):04X}, at character "
-                f"{error.start}, which UTF-8 cannot encode; replace it"
-            ) from error
+                f"text {number} has a lone surrogate, U+{code:04X}, at character {found.start()}, "
+                f"which UTF-8 cannot encode{byte if 0xDC80 <= code <= 0xDCFF else ''}; replace it"
+            )
     return texts
 
 

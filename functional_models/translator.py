@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
 from functional_models.generation import bucket, translation_limit
 from functional_models.recipe import Recipe, make_recipe
-from functional_models.text_model import AttentionMaps, TextModel
-from functional_models.tokenizers import Tokenizer, as_tokenizer
+from functional_models.text_model import AttentionMaps, Generated, TextModel
+from functional_models.tokenizers import Tokenizer, as_tokenizer, text_list
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -119,7 +119,7 @@ class Translator(TextModel):
             data = data.train
         batches = self._batches(data, recipe.batch_size, recipe.seed)
         held_out = None
-        if validation is not None and len(validation):
+        if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
             held_out = self._batches(validation, recipe.batch_size, recipe.seed)
         sample = None
         if sample_sources:
@@ -197,7 +197,8 @@ class Translator(TextModel):
     ) -> Any:
         """Translate one or several sentences.
 
-        Sentences are batched by length; the results are in the order of the sources.
+        Sentences are batched by length; the results are in the order of the sources. The
+        translation of a blank source is the empty text.
 
         Args:
             source: one sentence or several.
@@ -218,13 +219,14 @@ class Translator(TextModel):
             `num_return_sequences` a list of these, best first. For several sentences, a list.
 
         Raises:
-            ValueError: a source that is empty or longer than `max_sequence_length`, an unknown
-                sampler, or an option that is not allowed.
+            TypeError: neither a text nor a list of texts.
+            ValueError: a source that is longer than `max_sequence_length`, an unknown sampler, or
+                an option that is not allowed.
         """
-        sources = [source] if isinstance(source, str | bytes) else list(source)
+        sources = text_list(source)
         if not sources:
             return []
-        encoded = self._encode_sources(sources)
+        encoded = self._encode_sources(sources, blanks=True)
         room = self.spec.max_sequence_length - len(self.target_tokenizer.target_start)
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens, most=room)
@@ -237,7 +239,8 @@ class Translator(TextModel):
         limits = [max_new_tokens or min(room, translation_limit(len(ids))) for ids in encoded]
         beams = getattr(chosen, "num_beams", getattr(chosen, "k", 1))
         batches = _batches_by_length(encoded, limits, batch_tokens // beams)
-        results: list[Any] = [None] * len(sources)
+        blank = _blank_translation(chosen, scores, return_attention)
+        results: list[Any] = [blank] * len(sources)
         is_shown = progress and len(batches) > 1 and sys.stderr.isatty()
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not is_shown) as bar:
@@ -275,29 +278,45 @@ class Translator(TextModel):
         return padded_rows(sources, width, self.source_tokenizer.pad_id)
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:
+        source = self._encode_sources([text])[0]
         if target is None:
             return self.translate(text, return_attention=True)[1]
-        source = self._encode_sources([text])[0]
         ids = self.target_tokenizer.encode([target], start=True)[0]
         self._check_lengths([len(ids)], "target")
         return self._attention_maps(ids, source)
 
-    def _encode_sources(self, sources: Sequence[str]) -> list[np.ndarray]:
+    def _encode_sources(self, sources: Sequence[str], blanks: bool = False) -> list[np.ndarray]:
+        """Return the tokens of each source; `blanks` allows blank ones, which have none."""
         encoded = self.source_tokenizer.encode_sources(sources)
-        for number, ids in enumerate(encoded):
-            if not len(ids):
-                raise ValueError(f"source sentence {number + 1} is empty; give some text")
+        encoded = [
+            ids[:0] if text.isspace() or not text else ids
+            for text, ids in zip(sources, encoded, strict=True)
+        ]
+        empty = [number for number, ids in enumerate(encoded, 1) if not len(ids)]
+        if empty and not blanks:
+            raise ValueError(f"source sentence {empty[0]} is empty; give some text")
         self._check_lengths([len(ids) for ids in encoded], "source")
         return encoded
+
+
+def _blank_translation(sampler: Any, scores: bool, with_attention: bool) -> Any:
+    """Return the translation of a blank source, in the form of the others."""
+    none = np.zeros(0, "int32")
+    text: Any = Generated("", none, none.astype("float32")) if scores else ""
+    if with_attention:
+        return text, AttentionMaps((), (), {})
+    number = getattr(sampler, "num_return_sequences", 1)
+    return text if number == 1 else [text] * number
 
 
 def _check_pairs(pairs: Pairs) -> None:
     """Raise an error unless `pairs` is a sequence of (source, target) texts."""
     if isinstance(pairs, ParallelCorpus):
         raise TypeError("a ParallelCorpus has three splits; give its .train, .validation or .test")
-    if isinstance(pairs, str):
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
+        given = "one text" if isinstance(pairs, str) else type(pairs).__name__
         raise TypeError(
-            "expected (source, target) pairs, given one text; load files with load_parallel_corpus"
+            f"expected (source, target) pairs, given {given}; load files with load_parallel_corpus"
         )
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -309,9 +328,11 @@ def _batches_by_length(
 ) -> list[list[int]]:
     """Return batches of source indices, of similar length and with a power of two of rows.
 
-    A batch has at most `batch_tokens` tokens, including padding, unless it is a single row.
+    A batch has at most `batch_tokens` tokens, including padding, unless it is a single row. Sources
+    without tokens are in none.
     """
-    order = sorted(range(len(sources)), key=lambda row: (len(sources[row]), limits[row]))
+    rows_left = [row for row, ids in enumerate(sources) if len(ids)]
+    order = sorted(rows_left, key=lambda row: (len(sources[row]), limits[row]))
     batches = []
     while order:  # the longest first, so that a lack of memory shows early
         longest = order[-1]

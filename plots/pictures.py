@@ -112,8 +112,8 @@ def plot_model(
 
     Args:
         model: A Functional model or a built Sequential model.
-        to_file: Path of the file; its suffix (.png, .svg, .pdf, .dot) selects the format, PNG if it
-            has none. Missing folders are created. The file is written whole or not at all.
+        to_file: Path of the file; its suffix (.png, .jpg, .svg, .pdf, .dot) selects the format, PNG
+            if it has none. Missing folders are created. The file is written whole or not at all.
         show_shapes: Whether to show input and output shapes.
         show_dtype: Whether to show output dtypes.
         show_layer_names: Whether to show full names. Otherwise a node shows the last part of the
@@ -189,6 +189,8 @@ def plot_side_by_side(
             f"{chosen.name}"
         )
     check_style(rankdir, dpi)
+    if not isinstance(models, Mapping):
+        raise TypeError(f"models must be a mapping title -> model, given {type(models).__name__}")
     if not models:
         raise ValueError("models is empty; give a mapping title -> model")
     graphs = {title: _folded(model, expand_nested, blocks) for title, model in models.items()}
@@ -274,6 +276,11 @@ def _checked(
     blocks: int | None = None,
 ) -> tuple[Path, GraphRenderer]:
     """Return the path with a suffix and the renderer, after checking the arguments."""
+    if not isinstance(to_file, str | os.PathLike):
+        raise TypeError(
+            f"the file to write must be given as a path, not as {type(to_file).__name__}; the "
+            "model comes first: plot_model(model, 'model.png')"
+        )
     path = Path(to_file)
     if renderer is None:
         path = path if path.suffix else Path(f"{path}.png")
@@ -296,7 +303,7 @@ def _shown(path: Path) -> Any:
         return None
     from IPython import display
 
-    if path.suffix.lower() == ".png":
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         return display.Image(filename=str(path))
     return display.SVG(filename=str(path)) if path.suffix.lower() == ".svg" else None
 

@@ -1,6 +1,7 @@
 """The command line: its output, and a single line with exit code 2 for bad input."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -116,7 +117,6 @@ BAD = [
         "length_penalty=-1.0: must be 0 to 10",
     ),
     (["translate", "{lm}", "um"], "use functional-models generate"),
-    (["translate", "{translator}", ""], "source sentence 1 is empty"),
     (["translate", "{translator}", "x" * 20], "more than 19 tokens"),
     (["plot", "{nowhere.keras}"], "no file"),
 ]
@@ -352,11 +352,23 @@ def test_a_model_is_trained_evaluated_and_used_from_the_shell(files, tmp_path, c
 
 
 @pytest.mark.slow
+def give_stdin(monkeypatch, content):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
 def test_translate_reads_stdin_without_sentences(files, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", iter(["um dois\n", "três\n"]))
+    give_stdin(monkeypatch, "um dois\r\n\r\n \t\r\ntrês".encode())
     assert run(["translate", "{translator}", "--max-new-tokens", "5"], files) == 0
     texts = fm.load(files / "translator").translate(["um dois", "três"], max_new_tokens=5)
-    assert capsys.readouterr().out == "".join(f"{text}\n" for text in texts)
+    assert capsys.readouterr().out == f"{texts[0]}\n\n\n{texts[1]}\n"
+
+
+def test_translate_names_the_line_that_is_not_utf_8(files, capsys, monkeypatch):
+    give_stdin(monkeypatch, b"um\ndois\ntr\xeas\n")
+    assert run(["translate", "{translator}"], files) == 2
+    error = capsys.readouterr().err
+    assert "standard input is not UTF-8: byte 0xea at offset 10, line 3" in error
+    assert error.count("\n") == 1
 
 
 def test_a_model_folder_is_drawn(files, tmp_path, capsys):

@@ -3,11 +3,19 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import keras
 import numpy as np
 import pytest
-from small_text_models import KINDS, PAIRS, TEXT, text_model, trained_translator
+from small_text_models import (
+    KINDS,
+    PAIRS,
+    TEXT,
+    byte_tokenizer,
+    text_model,
+    trained_translator,
+)
 
 import functional_models as fm
 
@@ -79,7 +87,7 @@ def remove(folder, pattern):
 
 def newer_tokenizer(folder):
     (path,) = folder.glob("tokenizer-*/tokenizer.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def newer_tokenizer(folder):
         (lambda f: edit(f, spec=spec_with(f, width=3)), ValueError, "unknown spec field 'width'"),
         (damage_weights, ValueError, r"weights-\w+\.keras cannot be read"),
         (lambda f: edit(f, spec=spec_with(f, hidden_dim=26)), ValueError, "cannot be read"),
-        (newer_tokenizer, ValueError, "format 2, this version reads format 1"),
+        (newer_tokenizer, ValueError, "format 3, this version reads format 2"),
     ],
 )
 def test_damaged_folders_raise(folder, damage, error, message):
@@ -160,6 +168,16 @@ def test_saving_deletes_nothing_else_that_a_manifest_names(folder, fresh, name):
     fresh["decoder_only"].save(folder)
     assert (folder / "precious").read_text() == (folder.parent / "precious").read_text() == "mine"
     fm.load(folder)
+
+
+def test_the_tokenizer_of_another_model_raises(folder, tmp_path):
+    (path,) = folder.glob("tokenizer-*")
+    byte_tokenizer(lowercase=True).save(path)
+    with pytest.raises(ValueError, match="is not the tokenizer that the model was saved with"):
+        fm.load(folder)
+    shutil.rmtree(path)
+    byte_tokenizer().save(path)
+    assert not fm.load(folder).tokenizer.lowercase
 
 
 @pytest.mark.parametrize("content", ['{"class_name": "Functional"}', "[1]", "no JSON"])

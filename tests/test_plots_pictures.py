@@ -489,7 +489,7 @@ def test_plot_model_has_the_arguments_of_keras():
 def test_models_side_by_side_support_the_formats_of_graphviz_only(small, tmp_path):
     plots.plot_side_by_side({"a": small}, tmp_path / "models.gv")
     assert (tmp_path / "models.gv").read_bytes().startswith(MAGIC["dot"])
-    with pytest.raises(ValueError, match=r"models\.html.* supports png, svg, pdf, dot"):
+    with pytest.raises(ValueError, match=r"models\.html.* supports png, jpg, svg, pdf, dot"):
         plots.plot_side_by_side({"a": small}, tmp_path / "models.html")
 
 

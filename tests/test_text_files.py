@@ -31,6 +31,14 @@ def test_only_newlines_end_lines(tmp_path):
     assert read_lines(tmp_path / "a.txt") == ["a\x0cb\u2028c\x85d", "", "e"]
 
 
+def test_carriage_returns_end_lines_in_a_file_without_newlines(tmp_path):
+    (tmp_path / "a.pt").write_bytes("um\r\rtrês\r".encode())
+    (tmp_path / "a.en").write_bytes(b"one\n\nthree")
+    assert read_pairs(tmp_path / "a.pt", tmp_path / "a.en") == [("um", "one"), ("três", "three")]
+    (tmp_path / "a.txt").write_bytes(b"a\rb\r\nc\r\n")
+    assert read_lines(tmp_path / "a.txt") == ["a\rb", "c"]
+
+
 def test_aligned_files_are_paired_line_by_line(tmp_path):
     (tmp_path / "a.pt").write_text("um\n\n três \n", encoding="utf-8")
     write_gzip(tmp_path / "a.en.gz", "one\n\nthree\n")
@@ -65,12 +73,35 @@ def test_invalid_utf_8_raises_with_its_offset(tmp_path):
         read_text(tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"plain", lambda data: data[:-9]])
-def test_a_damaged_gzip_file_raises(tmp_path, damage):
+def test_a_damaged_gzip_file_raises(tmp_path):
     path = tmp_path / "a.gz"
-    path.write_bytes(damage(gzip.compress(b"some text that is long enough")))
-    with pytest.raises(ValueError, match=r"a\.gz cannot be decompressed"):
+    path.write_bytes(gzip.compress(b"some text that is long enough")[:-9])
+    with pytest.raises(ValueError, match=r"a\.gz is gzip but cannot be decompressed"):
         read_text(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.GZ", "a"])
+def test_the_content_shows_whether_a_file_is_compressed(tmp_path, name):
+    assert read_text(write_gzip(tmp_path / name, "olá")) == "olá"
+    (tmp_path / f"{name}.gz").write_text("plain")
+    assert read_text(tmp_path / f"{name}.gz") == "plain"
+
+
+def test_a_compressed_file_with_other_content_raises(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress("olá".encode("utf-16")))
+    with pytest.raises(ValueError, match=r"decompressed content of .*a\.gz is UTF-16"):
+        read_text(tmp_path / "a.gz")
+
+
+@pytest.mark.parametrize("given", [3, None, b"a", ["a"]])
+def test_another_type_than_a_path_raises(given):
+    with pytest.raises(TypeError, match=f"given as a path, not as {type(given).__name__}"):
+        read_text(given)
+
+
+def test_a_device_raises():
+    with pytest.raises(ValueError, match="/dev/zero is a device"):
+        read_text("/dev/zero")
 
 
 def test_aligned_files_of_unequal_length_raise_with_both_counts(tmp_path):

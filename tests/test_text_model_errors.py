@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import keras_hub
 import numpy as np
@@ -163,9 +164,8 @@ def test_bad_prompts_and_options_raise(fresh, prompt, options, message):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("", {}, "source sentence 1 is empty"),
-        (["um", ""], {}, "source sentence 2 is empty"),
         ("x" * 20, {}, "more than 19 tokens"),
+        ([" ", "um", "x" * 20], {}, "the first is number 3, the longest has 20"),
         ("um", {"max_new_tokens": 19}, "max_new_tokens=19: must be an integer, 1 to 18"),
         ("um", {"batch_tokens": 0}, "batch_tokens=0"),
         (b"um", {}, "text 0 is of type bytes"),
@@ -182,3 +182,28 @@ def test_bad_prompts_and_options_raise(fresh, prompt, options, message):
 def test_bad_sources_and_options_raise(fresh, source, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         fresh["encoder_decoder"].translate(source, **options)
+
+
+@pytest.mark.parametrize("given", [3, None, Path("a.txt"), {"fox": 1}, {"fox"}])
+def test_another_type_than_text_raises(fresh, given):
+    lm, translator = fresh["decoder_only"], fresh["encoder_decoder"]
+    wrong = f"given {type(given).__name__}"
+    calls = (lm.generate, lm.evaluate, lm.fit, lm.tokens, translator.translate)
+    for take in (*calls, lambda texts: lm.generate(texts, stream=True)):
+        with pytest.raises(TypeError, match=f"a text or a list of texts, {wrong}"):
+            take(given)
+    for take in (translator.fit, translator.evaluate):
+        with pytest.raises(TypeError, match=rf"\(source, target\) pairs, {wrong}"):
+            take(given)
+
+
+@pytest.mark.parametrize("given", [3, None, [3]])
+def test_another_type_than_a_path_or_a_variant_raises(fresh, given):
+    for take in (fm.load, fm.CausalLM.load, fresh["decoder_only"].save):
+        with pytest.raises(TypeError, match=f"given as a path, not as {type(given).__name__}"):
+            take(given)
+    for load in (fm.load_text_corpus, fm.load_parallel_corpus):
+        with pytest.raises(TypeError, match=r"a path, not as int|the path of a file"):
+            load(given)
+    with pytest.raises(TypeError, match="compare takes variants and specs, given"):
+        fm.compare(given)

@@ -1,16 +1,20 @@
 """Tokenizers: lossless encoding, special ids, files, and errors."""
 
+import dataclasses
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import keras_hub
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from functional_models.tokenizer_files import first_difference
 from functional_models.tokenizer_training import train_tokenizer
 from functional_models.tokenizers import TOKENIZER_KINDS, as_tokenizer, load_tokenizer
 
@@ -190,30 +194,97 @@ def test_saving_replaces_an_earlier_tokenizer_and_keeps_other_files(tmp_path, to
     assert load_tokenizer(tmp_path).kind == "byte_pair"
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "merges.txt"])
 @pytest.mark.parametrize("content", ["mine", '{"version": "1.0", "model": {}}', "[]"])
-def test_saving_does_not_overwrite_files_of_other_origin(tmp_path, tokenizers, name, content):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=rf"{name} was not written by Tokenizer\.save"):
+def test_saving_does_not_overwrite_files_of_other_origin(tmp_path, tokenizers, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"json was not written by Tokenizer\.save"):
         tokenizers["byte_pair"].save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == content
+    assert [found.name for found in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert path.read_text() == content
 
 
-def test_an_interrupted_save_can_be_repeated(tmp_path, tokenizers, monkeypatch):
-    def interrupt(path, content):
-        if path.name == "tokenizer.json":
-            raise KeyboardInterrupt
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+def test_an_interrupted_save_leaves_the_previous_tokenizer(tmp_path, tokenizers, monkeypatch):
+    tokenizers["word_piece"].save(tmp_path)
 
-    folder = tmp_path / "tokenizer"
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr("functional_models.tokenizers.write_whole", interrupt)
+        patched.setattr("os.replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            tokenizers["byte_pair"].save(folder)
-    tokenizers["byte_pair"].save(folder)
-    assert load_tokenizer(folder).kind == "byte_pair"
+            tokenizers["byte_pair"].save(tmp_path)
+    assert load_tokenizer(tmp_path).kind == "word_piece"
+    assert [found.name for found in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+# All white space and line ends of Unicode, a soft hyphen and signs of no width.
+WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u180e\u200b\u200d\xad\ufeff"
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS[1:])
+def test_tokenizers_of_text_with_unusual_white_space_are_restored(tmp_path, kind):
+    text = " ".join(f"x{space}y{space * 2}z" for space in WHITE_SPACE)
+    tokenizer = train_tokenizer(kind, ["alpha beta gamma. " * 30, text * 3], 450)
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    vocabulary = list(tokenizer.keras_tokenizer.get_vocabulary())
+    assert list(loaded.keras_tokenizer.get_vocabulary()) == vocabulary
+    assert loaded.encode([text])[0].tolist() == tokenizer.encode([text])[0].tolist()
+    if kind == "word_piece":
+        assert {"##\xa0", "##\u2028", "##\u2029", "##\u3000"} <= {*vocabulary}
+    else:
+        assert loaded.decode(loaded.encode([text])) == [text]
+
+
+def test_vocabularies_of_others_are_restored(tmp_path):
+    vocabulary = ["[UNK]", "[PAD]", "[START]", "[END]", "字", "##典", "a ", "a", "b\n", "b\r", ""]
+    keras_tokenizer = keras_hub.tokenizers.WordPieceTokenizer(vocabulary, split_on_cjk=False)
+    as_tokenizer(keras_tokenizer).save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.keras_tokenizer.get_vocabulary() == vocabulary
+    assert loaded.encode(["字典 a"])[0].tolist() == [4, 5, 7]
+
+
+class ForgetfulTokenizer(keras_hub.tokenizers.WordPieceTokenizer):
+    """A KerasHub tokenizer with a setting that its configuration lacks."""
+
+    def get_config(self):
+        return {k: v for k, v in super().get_config().items() if k != "strip_accents"}
+
+
+def test_a_tokenizer_that_is_read_back_differently_is_not_saved(tmp_path, tokenizers, monkeypatch):
+    monkeypatch.setattr(
+        "keras_hub.tokenizers.ForgetfulTokenizer", ForgetfulTokenizer, raising=False
+    )
+    vocabulary = ["[UNK]", "[PAD]", "[START]", "[END]", "e"]
+    tokenizer = as_tokenizer(ForgetfulTokenizer(vocabulary, strip_accents=True))
+    tokenizers["byte"].save(tmp_path)
+    with pytest.raises(ValueError, match="differs: strip_accents is True, read back as False"):
+        tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).kind == "byte"
+    as_tokenizer(ForgetfulTokenizer(vocabulary)).save(tmp_path)
+
+
+def test_the_first_difference_of_tokenizers_is_named():
+    def made(*tokens):
+        vocabulary = ["[UNK]", "[PAD]", "[START]", "[END]", *tokens]
+        return as_tokenizer(keras_hub.tokenizers.WordPieceTokenizer(vocabulary))
+
+    assert first_difference(made("a", "b"), made("a", "b")) is None
+    assert first_difference(made("a", "##\xa0"), made("a", "##")) == (
+        r"vocabulary: entry 5 is '##\xa0', read back as '##'"
+    )
+    assert first_difference(made("a"), made("a", "b")) == "vocabulary_size is 5, read back as 6"
+    lower = dataclasses.replace(made("a"), lowercase=True)
+    assert first_difference(lower, made("a")) == "lowercase is True, read back as False"
+
+
+def test_training_checks_that_the_tokenizer_can_be_saved(monkeypatch):
+    other = train_tokenizer("byte_pair", TEXTS, 301)
+    monkeypatch.setattr("functional_models.tokenizer_files._made", lambda *_: other)
+    with pytest.raises(ValueError, match="this BytePairTokenizer cannot be saved"):
+        train_tokenizer("byte_pair", TEXTS, 300)
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])
@@ -222,15 +293,44 @@ def test_a_folder_without_a_tokenizer_raises(tmp_path, folder):
         load_tokenizer(tmp_path / folder)
 
 
-def test_an_incomplete_folder_raises(tmp_path, tokenizers):
+def damage(folder, change):
+    """Change a manifest, and its checksum with it."""
+    manifest = json.loads((folder / "tokenizer.json").read_text())
+    del manifest["sha256"]
+    change(manifest)
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    (folder / "tokenizer.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("vocabulary"),
+        lambda m: m.update(vocabulary={}),
+        lambda m: m["vocabulary"].update(vocabulary={"a": 0}),
+        lambda m: m["vocabulary"].update(merges=["no pair of tokens"]),
+        lambda m: m["vocabulary"].update(proto="AAAA"),
+        lambda m: m["config"].update(unsplittable_tokens=3),
+        lambda m: m.update(kind="byte"),
+        lambda m: m.update(end_id=10**9),
+        lambda m: m.update(end_id="3"),
+        lambda m: m.update({"class": "os.system"}),
+    ],
+)
+def test_a_damaged_tokenizer_raises_in_one_line(tmp_path, tokenizers, change):
     tokenizers["byte_pair"].save(tmp_path)
-    merges = tmp_path / "merges.txt"
-    content = merges.read_bytes()
-    merges.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"merges\.txt does not have the checksum"):
+    damage(tmp_path, change)
+    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged: no tokenizer") as caught:
         load_tokenizer(tmp_path)
-    merges.unlink()
-    with pytest.raises(FileNotFoundError, match=r"merges\.txt is missing"):
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_tokenizer_raises(tmp_path, tokenizers):
+    tokenizers["byte_pair"].save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace('"lowercase": false', '"lowercase": true'))
+    with pytest.raises(ValueError, match=r"does not have the checksum that it names"):
         load_tokenizer(tmp_path)
 
 
@@ -239,21 +339,13 @@ def test_a_newer_format_raises(tmp_path, tokenizers):
     manifest = json.loads((tmp_path / "tokenizer.json").read_text())
     manifest["format"] = 99
     (tmp_path / "tokenizer.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="format 99, this version reads format 1"):
+    with pytest.raises(ValueError, match="format 99, this version reads format 2"):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "ass'])
 def test_a_damaged_manifest_raises(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match="damaged"):
-        load_tokenizer(tmp_path)
-
-
-def test_a_manifest_cannot_name_arbitrary_classes(tmp_path, tokenizers):
-    tokenizers["byte"].save(tmp_path)
-    path = tmp_path / "tokenizer.json"
-    path.write_text(path.read_text().replace("ByteTokenizer", "os.system"))
     with pytest.raises(ValueError, match="damaged"):
         load_tokenizer(tmp_path)
 
@@ -294,6 +386,8 @@ def test_a_byte_tokenizer_has_256_ids():
     assert train_tokenizer("byte", [], 256).vocabulary_size == 256
     with pytest.raises(ValueError, match="has 256 ids, got vocabulary_size=300"):
         train_tokenizer("byte", TEXTS, 300)
+    with pytest.raises(ValueError, match="vocabulary_size=-5: must be an integer, 1 or more"):
+        train_tokenizer("byte", TEXTS, -5)
 
 
 @pytest.mark.parametrize("bad", [-1, 10**6])
@@ -321,6 +415,25 @@ def test_invalid_texts_raise(tokenizer):
         tokenizer.encode([3])
     with pytest.raises(ValueError, match=r"lone surrogate, U\+D800, at character 1"):
         tokenizer.encode(["a\ud800"])
+    with pytest.raises(ValueError, match=r"in place of the byte 0xe9, which is not UTF-8"):
+        tokenizer.encode([b"caf\xe9".decode(errors="surrogateescape")])
+
+
+@pytest.mark.parametrize("given", [3, None, Path("a.txt"), {"a": 1}, {"a"}])
+def test_what_is_no_list_of_texts_raises(tokenizers, given):
+    for take in (tokenizers["byte"].encode, lambda texts: train_tokenizer("byte_pair", texts)):
+        with pytest.raises(TypeError, match=f"a list of texts, given {type(given).__name__}"):
+            take(given)
+
+
+def test_swapped_and_wrong_arguments_raise(tokenizers):
+    with pytest.raises(TypeError, match=r"given list; the arguments are train_tokenizer\(kind, te"):
+        train_tokenizer(TEXTS, "byte_pair")
+    with pytest.raises(TypeError, match="decode takes sequences of ids, given int"):
+        tokenizers["byte"].decode(3)
+    for take in (load_tokenizer, tokenizers["byte"].save):
+        with pytest.raises(TypeError, match="must be given as a path, not as int"):
+            take(3)
 
 
 def test_a_tokenizer_is_not_wrapped(tokenizer):
@@ -334,8 +447,6 @@ def test_special_ids_of_a_trained_vocabulary_are_found(tokenizer):
 
 
 def test_special_ids_of_a_bert_tokenizer_are_found(tmp_path):
-    import keras_hub
-
     vocabulary = ["[UNK]", "the", "fox", "[CLS]", "[SEP]", "[MASK]", "[PAD]"]
     wrapped = as_tokenizer(keras_hub.tokenizers.BertTokenizer(vocabulary))
     assert (wrapped.pad_id, wrapped.start_id, wrapped.end_id) == (6, 3, 4)
@@ -344,8 +455,6 @@ def test_special_ids_of_a_bert_tokenizer_are_found(tmp_path):
 
 
 def test_gpt_2_has_the_same_id_for_start_end_and_padding(tmp_path):
-    import keras_hub
-
     vocabulary = {"!": 0, "h": 1, "i": 2, "hi": 3, "<|endoftext|>": 4}
     wrapped = as_tokenizer(keras_hub.tokenizers.GPT2Tokenizer(vocabulary, ["h i"]))
     assert (wrapped.pad_id, wrapped.start_id, wrapped.end_id) == (4, 4, 4)
@@ -362,8 +471,6 @@ def test_another_type_raises():
 
 
 def test_tokenizers_that_pad_or_have_no_end_token_raise():
-    import keras_hub
-
     vocabulary = ["[UNK]", "[PAD]", "a"]
     with pytest.raises(ValueError, match="without sequence_length"):
         as_tokenizer(keras_hub.tokenizers.WordPieceTokenizer(vocabulary, sequence_length=5))

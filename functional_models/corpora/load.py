@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from functional_models.checks import check_path
 from functional_models.corpora.corpus import Corpus, Pair, ParallelCorpus, TextCorpus
 from functional_models.corpora.docstrings import python_docstrings
 from functional_models.corpora.portuguese_english import portuguese_english
@@ -139,7 +140,7 @@ def kind_of_data(data: Files) -> str | None:
     name = paths[0]
     if is_named(name):
         return None
-    return "encoder_decoder" if ".tsv" in Path(name).suffixes else "decoder_only"
+    return "encoder_decoder" if ".tsv" in Path(str(name).lower()).suffixes else "decoder_only"
 
 
 def _check_own_splits(source: Any, validation: Any, test: Any) -> None:
@@ -152,7 +153,7 @@ def _check_own_splits(source: Any, validation: Any, test: Any) -> None:
 
 def _read_texts(files: Files) -> tuple[str, list[str]]:
     """Return a name and the text of each file."""
-    paths = [Path(path) for path in _as_sequence(files)]
+    paths = [check_path("a text file", path) for path in _as_sequence(files)]
     if not paths:
         raise ValueError("expected at least one text file, got none")
     return ", ".join(path.name for path in paths), [read_text(path) for path in paths]
@@ -176,7 +177,8 @@ def _hold_out(pairs: list[Pair], fraction: float, splits: int) -> list[list[Pair
     if len(sources) <= splits * size:
         raise ValueError(
             f"{len(sources)} distinct sources are too few to hold out {splits} x {size} of them "
-            "for validation and test; give more pairs, or held_out_fraction=0"
+            "for validation and test; give more pairs, or held_out_fraction=0 (lines end with "
+            "\\n, \\r\\n or \\r)"
         )
     split_of = {source: min(i // size, splits) for i, source in enumerate(sources)}
     parts: list[list[Pair]] = [[] for _ in range(splits + 1)]
@@ -190,11 +192,18 @@ def _hash(text: str) -> bytes:
 
 
 def _as_sequence(paths: StrPath | Sequence[StrPath]) -> Sequence[StrPath]:
-    return [paths] if isinstance(paths, str | os.PathLike) else paths
+    if isinstance(paths, str | os.PathLike):
+        return [paths]
+    if not isinstance(paths, Sequence) or isinstance(paths, bytes):
+        raise TypeError(
+            f"a corpus is the path of a file, several, {EMBEDDED!r} or '{TFDS}NAME', given "
+            f"{type(paths).__name__}"
+        )
+    return paths
 
 
 def _not_blank(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text for text in texts if text.strip())
+    return tuple(text for text in texts if text and not text.isspace())
 
 
 def _check_fraction(name: str, fraction: float) -> None:

@@ -4,69 +4,65 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import zlib
-from pathlib import Path
+
+from functional_models.checks import check_path
+from functional_models.corpora.decoding import decode_lines, decode_text
 
 StrPath = str | os.PathLike[str]
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: StrPath) -> tuple[bytes, str]:
+    """Return the content of a file, decompressed if it is gzip, and a name for errors."""
+    path = check_path("a text file", path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the path of a text file")
     if not path.exists():
         raise FileNotFoundError(
             f"there is no file {path}; give the path of an existing text file, plain or .gz"
         )
+    if stat.S_ISCHR(path.stat().st_mode) or stat.S_ISBLK(path.stat().st_mode):
+        raise ValueError(f"{path} is a device; give the path of a text file")
     content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
+    if not content.startswith(b"\x1f\x8b"):  # gzip, whatever the name of the file
+        return content, str(path)
     try:
-        return gzip.decompress(content)
+        return gzip.decompress(content), f"the decompressed content of {path}"
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be decompressed ({error}); it is damaged, truncated, or not gzip: "
-            "download it again, or remove .gz from its name if it is plain text"
+            f"{path} is gzip but cannot be decompressed ({error}); it is damaged or cut off: copy "
+            "it again"
         ) from error
 
 
 def read_text(path: StrPath) -> str:
-    """Return the text of a UTF-8 file, plain or `.gz`, without a byte order mark.
+    """Return the text of a UTF-8 file, plain or gzip-compressed, without a byte order mark.
 
     Line ends are not changed.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the path is a folder, the file is empty, blank or not UTF-8, or the `.gz` file
-            is damaged or not gzip.
+        ValueError: the path is a folder or a device; the file is empty, blank, no plain text, not
+            UTF-8, or damaged gzip.
     """
-    path = Path(path)
-    content = _read_bytes(path)
-    try:
-        # Not "utf-8-sig", so that offsets in errors are those of the file.
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}"
-            f"{' of the decompressed text' if path.suffix == '.gz' else ''} "
-            f"({error.reason}); convert it, e.g. iconv -f LATIN1 -t UTF-8"
-        ) from error
-    if not text.strip():
+    text = decode_text(*_read_bytes(path))
+    if not text or text.isspace():
         raise ValueError(f"{path} has no text; give a file with text")
     return text
 
 
 def read_lines(path: StrPath) -> list[str]:
-    r"""Return the lines of a UTF-8 file, plain or `.gz`, without their line ends.
+    r"""Return the lines of a UTF-8 file, plain or gzip-compressed, without their line ends.
 
-    Line ends are `\n` and `\r\n`: `str.splitlines` also splits at form feeds, U+0085, U+2028 and
-    others, which would misalign two files.
+    Line ends are `\n` and `\r\n`, and `\r` in a file without `\n`; see `decode_lines`.
 
     Raises:
         FileNotFoundError, ValueError: as in `read_text`.
     """
-    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
-    if not lines[-1]:
-        lines.pop()  # no line follows the last line end
+    lines = decode_lines(*_read_bytes(path))
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{path} has no text; give a file with text")
     return lines
 
 
@@ -75,7 +71,7 @@ def read_pairs(source_path: StrPath, target_path: StrPath | None = None) -> list
 
     Args:
         source_path: a file of source lines or, without `target_path`, a file with source, tab and
-            target on each line. Plain or `.gz`.
+            target on each line. Plain or gzip-compressed.
         target_path: a file of target lines; line i is the translation of line i of the source.
 
     Returns:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Keys of configurations: how many ids a table has, and how long a sequence may be.
-_TABLE_SIZES = ("input_dim", "vocabulary_size")
+_TABLE_SIZES = ("input_dim", "vocabulary_size", "num_tokens")
 _LONGEST = ("max_length", "sequence_length", "max_sequence_length")
 
 
@@ -52,19 +52,31 @@ def random_inputs(
             n if known is None else known for known, n in zip(tensor.shape, free, strict=False)
         ]
         dtype = str(tensor.dtype)
-        if looked_up[node_id]:
-            values = random.choice(looked_up[node_id], shape)
-        elif "float" in dtype:
-            values = random.standard_normal(shape)
-        elif "int" in dtype or dtype == "bool":
-            values = np.ones(shape)
-        else:
+        largest = _largest_id(dtype)
+        if largest is None:
             raise ValueError(
                 f"the input {tensor.name!r} has the dtype {dtype}, for which there are no random "
                 "values: give the inputs"
             )
+        if looked_up[node_id]:
+            values = random.choice([n for n in looked_up[node_id] if n <= largest], shape)
+        elif "float" in dtype:
+            values = random.standard_normal(shape)
+        else:
+            values = np.ones(shape)
         arrays[tensor.name] = values.astype(np.float32 if "float" in dtype else dtype)
     return arrays
+
+
+def _largest_id(dtype: str) -> int | None:
+    """Return the largest id that an array of a dtype holds; None for neither numbers nor bools."""
+    import numpy as np
+
+    if dtype == "bool":
+        return 1
+    if "int" in dtype:
+        return int(np.iinfo(dtype).max)
+    return 2**53 if "float" in dtype else None
 
 
 def standardise_inputs(model: keras.Model, inputs: Any) -> list[Any]:
@@ -124,9 +136,11 @@ def _ids_and_lengths(graph: Graph) -> tuple[dict[str, list[int]], list[int]]:
     ids: dict[str, list[int]] = {}
     lengths = [length for node in graph.nodes for length in _numbers(node, _LONGEST)]
     for input_id in graph.inputs:
-        nodes = map(graph.node, by_value.descendants(input_id))
-        table = range(min((n for node in nodes for n in _numbers(node, _TABLE_SIZES)), default=0))
         takers = unchanged.descendants(input_id)
+        # Floats are ids where they are looked up, but not where integers are made from them.
+        has_floats = "float" in graph.node(input_id).outputs[0].dtype
+        nodes = map(graph.node, takers if has_floats else by_value.descendants(input_id))
+        table = range(min((n for node in nodes for n in _numbers(node, _TABLE_SIZES)), default=0))
         padding = {value for taker in takers for value in _padding_of(graph.node(taker))}
         ids[input_id] = [n for n in table if n not in padding] or [*table]
         for node_id in everywhere.descendants(input_id):

@@ -26,7 +26,7 @@ from plots.renderers.dot import Labels, graph_to_dot, picture_file, quoted
 if TYPE_CHECKING:
     import pydot
 
-FORMATS = ("png", "svg", "pdf", "dot")
+FORMATS = ("png", "jpg", "svg", "pdf", "dot")
 """Names of the renderers in this module."""
 
 MAX_SIDE_PIXELS = 16_000
@@ -81,6 +81,7 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
 
 svg = _register("svg", (".svg",), "A scalable diagram of nodes and edges, for pages and papers.")
 png = _register("png", (".png",), "The same diagram in pixels.")
+jpg = _register("jpg", (".jpg", ".jpeg"), "The diagram in pixels, as JPEG.")
 pdf = _register("pdf", (".pdf",), "The same diagram as a page, for LaTeX.")
 dot = _register("dot", (".dot", ".gv"), "The same diagram as Graphviz source, not laid out.")
 
@@ -105,7 +106,7 @@ def render_dot(dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = ()) -> by
         ImportError: if neither `dot` nor pygraphviz is installed.
         RuntimeError: if Graphviz cannot draw the graph.
     """
-    if picture == "png":
+    if picture in ("png", "jpg"):
         # `size` is the largest extent in inches; Graphviz scales down what is larger.
         inches = MAX_SIDE_PIXELS / float(dot.get("dpi") or 96)
         dot.set("size", f'"{inches:.2f},{inches:.2f}"')
