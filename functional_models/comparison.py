@@ -120,7 +120,8 @@ def _by_name(
     else:
         given = {}
         several = isinstance(specs, Iterable) and not isinstance(specs, str | bytes)
-        for spec in specs if several else [specs]:
+        listed: Any = specs if several else [specs]
+        for spec in listed:
             if _name(spec) in given:
                 raise ValueError(f"two specs have the name {_name(spec)}; name them with a dict")
             given[_name(spec)] = spec

@@ -200,7 +200,7 @@ def _vocabulary(keras_tokenizer: Any) -> dict[str, Any]:
 def _settings(cls: type) -> list[str]:
     """Return the names of the constructor arguments of a class and its bases."""
     found = dict.fromkeys(
-        name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters
+        name for base in cls.__mro__[:-1] for name in inspect.signature(base).parameters
     )
     return [name for name in found if name not in _TRANSIENT]
 

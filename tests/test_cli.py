@@ -63,6 +63,14 @@ BAD = [
     (["plot", "nowhere"], "nor is there a file or folder nowhere"),
     (["compare", "gpt3"], "unknown variant 'gpt3'"),
     (["train", "--to", "{out}", "--variant", "gpt3"], "unknown variant 'gpt3'"),
+    (
+        ["train", "--to", "{out}", *TINY, "--data", "{text.txt}", "--vocabulary-size", "-5"],
+        "vocabulary_size=-5: must be an integer, 1 or more",
+    ),
+    (
+        ["train", "--to", "{out}", *TINY, "--data", "{text.txt}", "--vocabulary-size", "300"],
+        "a byte tokenizer has 256 ids",
+    ),
     (["inspect", "gpt2_small", "--set", "width=3"], "unknown spec field 'width'"),
     (["inspect", "gpt2_small", "--set", "positions=spiral"], "unknown positions 'spiral'"),
     (["inspect", "gpt2_small", "--set", "num_layers"], "must be FIELD=VALUE"),

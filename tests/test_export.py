@@ -330,6 +330,6 @@ def test_the_command_line_exports_a_saved_model(tmp_path, capsys):
     assert main(command) == 0
     assert "README.txt" in capsys.readouterr().out
     signatures = tf.saved_model.load(target).signatures
-    texts = ["um dois", "três"]
+    texts = ["um dois", "", "três", " \x1c\u3000"]
     assert served(signatures, texts) == translator.translate(texts, max_new_tokens=3)
     assert "the translation of each text" in (Path(target) / "README.txt").read_text()

@@ -401,10 +401,63 @@ def test_invalid_models_inputs_and_losses_are_errors(make, options, error, says)
         plots.edge_gradients(make(), **options)
 
 
-def test_random_inputs_of_strings_are_an_error():
-    words = keras.Input((), dtype="string", name="words")
-    with pytest.raises(ValueError, match="'words' has the dtype string"):
-        plots.random_inputs(keras.Model(words, layers.Identity()(words)))
+def text_vectorization():
+    layer = layers.TextVectorization(max_tokens=11, output_sequence_length=5)
+    layer.adapt(["a b c"])
+    return layer
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        layers.Identity,
+        lambda: layers.Hashing(11),
+        lambda: layers.StringLookup(vocabulary=["a", "b"]),
+        pytest.param(text_vectorization, marks=pytest.mark.slow),
+    ],
+)
+def test_random_inputs_of_strings_are_an_error(make):
+    shape = () if make is text_vectorization else (3,)
+    words = keras.Input(shape, dtype="string", name="words")
+    x = make()(words)
+    y = x if make is layers.Identity else layers.Embedding(11, 7)(x)
+    model = keras.Model(words, y)
+    graph = plots.read_graph(model)
+    for measure in (
+        plots.random_inputs,
+        plots.attention_maps,
+        plots.depth_profile,
+        lambda model: plots.activations(graph, model),
+        lambda model: plots.gradients(graph, model),
+    ):
+        with pytest.raises(ValueError, match="'words' has the dtype string"):
+            measure(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layer", "allowed"),
+    [
+        ("int8", layers.Embedding(999, 3), range(128)),  # ids above are negative in int8
+        ("uint8", layers.Embedding(999, 3, mask_zero=True), range(1, 256)),
+        ("bool", layers.Embedding(7, 3), (0, 1)),
+        ("int64", layers.CategoryEncoding(5, output_mode="multi_hot"), range(5)),
+        ("int32", layers.CategoryEncoding(1), (0,)),
+    ],
+)
+def test_random_ids_fit_the_dtype_and_the_layer_that_takes_them(dtype, layer, allowed):
+    given = keras.Input((13,), dtype=dtype, name="given")
+    found = plots.random_inputs(keras.Model(given, layer(given)), batch=17)["given"]
+    assert found.dtype == dtype
+    assert {int(n) for n in found.ravel()} <= {*allowed}
+    assert len(set(found.ravel())) > len(allowed) / 4
+
+
+def test_random_floats_that_become_integers_are_normal():
+    x = keras.Input((97,), name="x")
+    bins = layers.Discretization(bin_boundaries=[-1.0, 0.0, 1.0])(x)
+    found = plots.random_inputs(keras.Model(x, layers.Embedding(4, 3)(bins)), batch=11)["x"]
+    assert abs(found.mean()) < 0.2
+    assert abs(found.std() - 1) < 0.2
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from plots.skips import mark_skip_paths
 
 SVG = "{http://www.w3.org/2000/svg}"
 MAGIC = {
+    "jpg": b"\xff\xd8\xff",
     "png": b"\x89PNG\r\n\x1a\n",
     "svg": b"<?xml",
     "pdf": b"%PDF-",
@@ -71,6 +72,14 @@ def test_a_renderer_that_returns_neither_text_nor_bytes_raises_an_error(
     with pytest.raises(TypeError, match="'counting' returned a int"):
         plots.draw(small, tmp_path / "a.number")
     assert not list(tmp_path.iterdir())
+
+
+def test_arguments_in_the_wrong_order_are_an_error(small):
+    for draw in (plots.plot_model, plots.draw):
+        with pytest.raises(TypeError, match="not as Functional; the model comes first"):
+            draw("model.jpg", small)
+    with pytest.raises(TypeError, match="a mapping title -> model, given Functional"):
+        plots.plot_side_by_side(small)
 
 
 def test_a_name_without_suffix_becomes_a_png(small, tmp_path):

@@ -53,6 +53,21 @@ def test_translations_are_in_the_order_of_the_sources(translator):
     assert translator.translate([]) == []
 
 
+def test_blank_sources_have_blank_translations(translator):
+    sources = [source for source, _ in PAIRS[:8]]
+    texts = translator.translate(sources)
+    mixed = translator.translate(["", *sources[:5], " \t\u3000", *sources[5:], "\n"])
+    assert mixed == ["", *texts[:5], "", *texts[5:], ""]
+    assert translator.translate(" ") == ""
+    (scored,) = translator.translate([""], scores=True)
+    assert (scored.text, len(scored.tokens), scored.log_probability) == ("", 0, 0)
+    assert translator.translate(["", " "], "beam", **TWO_BEST) == [["", ""]] * 2
+    text, maps = translator.translate("", return_attention=True)
+    assert (text, maps.source, maps.scores) == ("", (), {})
+    with pytest.raises(ValueError, match="source sentence 1 is empty"):
+        translator.attention_maps(" ")
+
+
 def test_continuations_exclude_the_prompt_and_respect_the_limit(fresh):
     lm = fresh["decoder_only"]
     texts = lm.generate(["fox", "dog and"], "greedy", max_new_tokens=5)
