@@ -233,11 +233,6 @@ def _dot_product_attention(call: MeasuredCall) -> Quantity:
     return declared_flops(call, DOT_PRODUCT_ATTENTION)
 
 
-@flop_rule("DotProductAttention")
-def _dot_product_attention(call: MeasuredCall) -> Quantity:
-    return declared_flops(call, DOT_PRODUCT_ATTENTION)
-
-
 # Products ---------------------------------------------------------------------------------------
 
 
