@@ -98,6 +98,8 @@ def flops_of(call: MeasuredCall) -> Quantity:
     try:
         if node.declaration is not None and node.declaration.products is not None:
             return declared_flops(call, node.declaration)
+        if node.free_of_products:
+            return Quantity()
         if (rule := FLOP_RULES.of(node)) is not None:
             flops = rule(call)
             flops = flops if flops is None else _of_all_weights(call, flops)
