@@ -340,8 +340,9 @@ def _stack(blocks: int) -> Graph:
 def _annotated() -> Graph:
     """Return a graph with all annotations that plugins make."""
     graph = mark_skip_paths(_stack(blocks=2))
-    whole = Quantity({"b d": 1e12})
+    whole = Quantity({"b d": 1e12}, missing=["Lambda"])
     counted = {node.id: Quantity({"b d": 2.0 * node.parameters, "": 3.0}) for node in graph.nodes}
+    counted["embedding"] = Quantity(missing=["Lambda"])
     measured = {edge.id: Quantity(10.0**-number) for number, edge in enumerate(graph.edges)}
     measured |= {node.id: Quantity(float(number)) for number, node in enumerate(graph.nodes)}
     return replace(

@@ -108,6 +108,8 @@ class Node:
         shared_parameters: Number of weights of the layer that count at another one.
         declaration: The declaration of the layer about the call (`graph_declaration`), or None.
         call_class: Class that defines `call`, if it is not one of Keras or KerasHub; else "".
+        free_of_products: Whether calling it on symbolic tensors shows that no operation inside is a
+            matrix product; only asked where class and declaration do not tell.
         opens_with: Option of `read_graph` that was not set and would open the call, or "".
     """
 
@@ -129,6 +131,7 @@ class Node:
     shared_parameters: int = 0
     declaration: Declaration | None = None
     call_class: str = ""
+    free_of_products: bool = False
     opens_with: str = ""
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from typing import ClassVar
 
 import keras
 import plots_models
@@ -269,8 +268,6 @@ def test_layers_of_several_float_inputs_are_noted_as_uncounted_also_without_weig
 
 def test_layers_that_take_a_mask_or_merge_have_no_products():
     class Masked(layers.Layer):
-        graph_declaration: ClassVar = {"products": []}
-
         def call(self, x, mask):
             return ops.where(mask, x, 0.0)
 

@@ -58,6 +58,20 @@ class GramCell(layers.SimpleRNNCell):
         return super().call(ops.matmul(x, ops.matmul(ops.transpose(x), x)), states)
 
 
+class Elementwise(layers.Layer):
+    def call(self, x, other=None, scaled=True):
+        return ops.tanh(x) * 2 + other if scaled else gram(x)
+
+
+class GramOfMasked(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, x, mask=None):
+        return x if mask is None else gram(x)
+
+
 class GramOperation(keras.Operation):
     def call(self, x):
         return gram(x)
@@ -90,6 +104,7 @@ def quantized(layer, mode):
 UNKNOWN = {
     "a Lambda": layers.Lambda(gram),
     "a layer with one input": Gram(),
+    "a layer with a mask": lambda x: GramOfMasked()(layers.Masking()(x)),
     "a layer in every step": layers.TimeDistributed(layers.Lambda(lambda x: x)),
     "a subclass of a layer with products": GramDense(5),
     "a subclass of a layer without products": GramDropout(0.1),
@@ -106,7 +121,6 @@ UNKNOWN = {
     "vectorized_map": lambda x: ops.vectorized_map(lambda row: row * 2, x),
     "scan": lambda x: ops.scan(lambda carry, row: (carry, row), x[0], x)[1],
     "while_loop": lambda x: ops.while_loop(lambda y: True, lambda y: (y,), (x,))[0],
-    "cond": lambda x: ops.cond(ops.max(x) > 0, lambda: x * 2, lambda: x),
     "fft": lambda x: ops.fft((x, x))[0],
     "sort": ops.sort,
     "top_k": lambda x: ops.top_k(x, 3)[0],
@@ -141,6 +155,9 @@ NONE = {
     "pooling": layers.GlobalAveragePooling1D(),
     "a norm": layers.GroupNormalization(3),
     "augmentation": lambda x: layers.RandomFlip()(layers.Reshape((11, 4, 3))(x)),
+    "a Lambda of such operations": layers.Lambda(lambda x: ops.relu(x)[:, ::2] / 3),
+    "a layer of such operations": lambda x: Elementwise()(x, other=x),
+    "an activation function of such operations": layers.Activation(lambda x: x * ops.tanh(x)),
     "operations": lambda x: ops.norm(ops.softmax(ops.cumsum(x, 1)[:, ::2] * 2), axis=-1),
 }
 
@@ -150,6 +167,14 @@ def test_calls_without_products_leave_the_count_exact(call):
     graph = flops(after_dense(call, (11, 12)))
     assert graph.overlay("flops").whole == {"b": 2 * 11 * 12 * 12}
     assert not graph.notes
+
+
+def test_reading_leaves_no_calls_behind_at_layers_that_a_lambda_uses():
+    dense = layers.Dense(12)
+    model = after_dense(lambda x: layers.Lambda(lambda y: dense(y))(dense(x)), (11, 12))
+    before = len(dense._inbound_nodes), len(dense._outbound_nodes)
+    assert flops(model).overlay("flops").whole.missing == {"Lambda"}
+    assert (len(dense._inbound_nodes), len(dense._outbound_nodes)) == before
 
 
 def test_every_operation_of_keras_is_a_product_or_known_to_have_none_or_noted():

@@ -98,6 +98,8 @@ def flops_of(call: MeasuredCall) -> Quantity:
     try:
         if node.declaration is not None and node.declaration.products is not None:
             return declared_flops(call, node.declaration)
+        if node.free_of_products:
+            return Quantity()
         if (rule := FLOP_RULES.of(node)) is not None:
             flops = rule(call)
             flops = flops if flops is None else _of_all_weights(call, flops)
@@ -226,11 +228,6 @@ def _product(
     if both <= {*result}:
         return Quantity()
     return prod((sizes[label] for label in sorted(both | {*result})), start=Quantity(2))
-
-
-@flop_rule("DotProductAttention")
-def _dot_product_attention(call: MeasuredCall) -> Quantity:
-    return declared_flops(call, DOT_PRODUCT_ATTENTION)
 
 
 @flop_rule("DotProductAttention")

@@ -38,6 +38,7 @@ from plots.reading.keras_values import (
     snake_case,
     tensor_of,
 )
+from plots.reading.traced_work import is_free_of_products
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,7 @@ class Reader:
             constants=tuple(constants),
             declaration=declaration,
             call_class=call_class(type(operation)),
+            free_of_products=is_free_of_products(call, declaration),
             opens_with=self._opening_option(call.operation),
             **self._weights.sizes_of(operation),
         )
