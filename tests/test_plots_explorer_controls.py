@@ -174,6 +174,7 @@ def test_a_link_to_a_cluster_of_a_single_call_selects_the_call(opened):
     page.wait_for_selector(f"{at('outer.inner.only')}.selected")
 
 
+@pytest.mark.slow
 def test_the_first_click_on_a_cluster_that_cannot_be_collapsed_shows_a_message(opened):
     x = keras.Input((5,), name="x")
     y = layers.Dense(7, name="around.first")(x)

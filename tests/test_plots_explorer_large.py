@@ -119,6 +119,7 @@ def test_a_wide_picture_opens_with_its_beginning_and_fits(opened):
     assert page.evaluate(IN_VIEW)
 
 
+@pytest.mark.slow
 def test_a_strip_is_wrapped_into_rows(opened):
     page = opened(parallel_inputs(131), "#depth=1")  # with all groups expanded
     assert len(seen(page)) == 132
@@ -211,6 +212,7 @@ def test_visible_hits_are_not_laid_out_again(shown, decoder):
     assert page.evaluate("window.layouts") == 0
 
 
+@pytest.mark.slow
 def test_the_picture_stays_in_view_when_it_changes_its_size(opened):
     page = opened(residual_stack(13, ("net.b_{}.norm", "net.b_{}.up", "net.b_{}.add")))
     click(page, "#fold")
