@@ -18,8 +18,10 @@ from explorer_pages import (  # noqa: F401 - fixtures
     window,
 )
 from keras import layers
+from small_graphs import made
 
 import plots
+from plots.renderers import html as explorer
 
 
 def test_a_click_expands_and_collapses_a_cluster(shown, decoder):
@@ -54,6 +56,34 @@ def test_a_click_unfolds_and_folds_equal_blocks(shown, decoder):
     assert page.text_content(f"{at('decoder.block_1.*')} .badge text") == f"2 of {BLOCKS}"
     click(page, f"{at('decoder.block_0.*')} .badge")
     assert seen(page) == few
+
+
+def test_runs_inside_of_runs_are_drawn_once(shown, decoder):
+    calls = [("x", "InputLayer", [])]
+    stages = []
+    for stage in range(3):
+        stages.append([])
+        for block in range(2):
+            name = f"net.stage_{stage}.block_{block}"
+            calls.append((f"{name}.norm", "LayerNormalization", [calls[-1][0]]))
+            calls.append((f"{name}.up", "Dense", [calls[-1][0]], {"units": 7}))
+            stages[-1].append([calls[-2][0], calls[-1][0]])
+    data = explorer.page_data(made(*calls))
+    names = [f"net.stage_{stage}" for stage in range(3)]
+    data["runs"] = [{"names": names, "calls": [sum(s, []) for s in stages], "period": 1}]
+    for name, blocks in zip(names, stages, strict=True):
+        inner = {"names": [f"{name}.block_{number}" for number in range(2)], "calls": blocks}
+        data["runs"].append(inner | {"period": 1})
+    drawn = shown(decoder).evaluate(
+        """(data) => {
+            const always = () => true;
+            const view = viewOf(new Model(data), { isOpen: always, isFolded: always }, true);
+            return [[...view.items.keys()], view.edges.length, [...new Set(view.stands.values())]];
+        }""",
+        data,
+    )
+    items = ["x", "net.stage_0.block_0.norm", "net.stage_0.block_0.up"]
+    assert drawn == [items, 2, items]
 
 
 def test_search_expands_the_clusters_around_a_hit(shown, decoder):

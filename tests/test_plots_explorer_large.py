@@ -5,8 +5,9 @@ import graphlib
 import itertools
 import random
 
+import keras
 import pytest
-from annotated_graphs import ATTENTION
+from annotated_graphs import ATTENTION, graph_of
 from explorer_pages import (  # noqa: F401 - fixtures
     at,
     browser,
@@ -243,6 +244,29 @@ def test_a_layout_that_takes_too_long_is_replaced_by_rows(opened, decoder):
     click(page, "#expand")
     assert "needs too long" in said(page)
     assert page.evaluate(IN_VIEW)
+
+
+@pytest.mark.slow
+def test_a_first_layout_that_is_stopped_is_replaced_by_rows(opened, decoder):
+    page = opened(decoder)
+    page.add_init_script("Worker.prototype.postMessage = () => {}")  # it never answers
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#status').textContent.includes('Esc')")
+    page.keyboard.press("Escape")
+    settled(page)
+    assert "stopped" in said(page)
+    assert page.evaluate(IN_VIEW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["", "#shapes=true"])
+@pytest.mark.parametrize("name", ["NASNetMobile", "InceptionResNetV2"])
+def test_large_applications_open_in_less_than_two_seconds(opened, name, address):
+    with keras.StatelessScope(initialize_variables=False):
+        graph = graph_of(getattr(keras.applications, name)(weights=None))
+    pages = [opened(graph, address) for _ in range(3)]
+    assert min(page.evaluate("performance.now()") for page in pages) < 2000
+    assert pages[0].evaluate(IN_VIEW)
 
 
 @pytest.mark.slow
