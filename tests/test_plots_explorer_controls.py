@@ -70,7 +70,7 @@ def test_runs_inside_of_runs_are_drawn_once(shown, decoder):
             stages[-1].append([calls[-2][0], calls[-1][0]])
     data = explorer.page_data(made(*calls))
     names = [f"net.stage_{stage}" for stage in range(3)]
-    data["runs"] = [{"names": names, "calls": [sum(s, []) for s in stages], "period": 1}]
+    data["runs"] = [{"names": names, "calls": [[*a, *b] for a, b in stages], "period": 1}]
     for name, blocks in zip(names, stages, strict=True):
         inner = {"names": [f"{name}.block_{number}" for number in range(2)], "calls": blocks}
         data["runs"].append(inner | {"period": 1})
