@@ -69,6 +69,22 @@ def test_sublayers_of_top_level_blocks_are_to_the_right_of_the_stream(opened):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("address", ["#depth=9", "#fold=false&depth=9", "#fold=false&depth=2"])
+def test_sublayers_are_to_the_right_of_a_stream_that_starts_at_an_input(opened, address):
+    x = y = keras.Input((7,), name="x")
+    for number in range(3):
+        z = layers.LayerNormalization(name=f"net.block_{number}.norm")(y)
+        z = layers.Dense(7, name=f"net.block_{number}.feedforward.up")(z)
+        y = layers.Add(name=f"net.block_{number}.residual")([y, z])
+    page = opened(graph_of(keras.Model(x, y)), address)
+    assert len({round(x) for x, *_ in spine(page)}) == 1
+    stream = page.locator(".edge.stream .line").first.bounding_box()["x"]
+    norms = page.locator(".item.role-norm").all()
+    assert norms
+    assert all(norm.bounding_box()["x"] > stream for norm in norms)
+
+
+@pytest.mark.slow
 def test_edges_of_parallel_sublayers_stay_on_their_side_of_the_stream(opened):
     spec = reduced_variant("pythia_70m", "decoder_only")
     page = opened(graph_of(builders.build(spec, abstract=True)), "#depth=2")
