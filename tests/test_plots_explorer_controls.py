@@ -110,7 +110,7 @@ def test_search_finds_configuration(shown, decoder):
 WRITTEN = """() => {
     const world = document.querySelector(".picture > g");
     const [, scale] = world.getAttribute("transform").split("scale(");
-    return location.hash.endsWith("%2C" + parseFloat(scale).toFixed(3));
+    return location.hash.endsWith("%2C" + parseFloat(scale).toPrecision(4));
 }"""
 """Whether the address contains the scale, which is written with a delay."""
 
