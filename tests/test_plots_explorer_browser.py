@@ -1,4 +1,4 @@
-"""The pictures of the HTML explorer in a browser without network."""
+"""The pictures of the HTML explorer in a browser without network, also of two models."""
 # ruff: noqa: F811 - fixtures are imported
 
 import itertools
@@ -28,6 +28,7 @@ from small_models import reduced_variant
 import builders
 import plots
 from plots import Note, Overlay, renderers
+from plots.differences.union import older_side
 
 
 def test_the_first_view_has_blocks_folded_and_sublayers_collapsed(shown, decoder):
@@ -58,6 +59,7 @@ def test_the_streams_of_encoder_and_decoder_are_straight_too(opened):
     assert len({round(x) for x, *_ in spine(page)}) == 2
 
 
+@pytest.mark.slow
 def test_sublayers_of_top_level_blocks_are_to_the_right_of_the_stream(opened):
     page = opened(graph_of(plots_models.top_level_blocks()), "#fold=false&depth=2")
     assert len({round(x) for x, *_ in spine(page)}) == 1
@@ -66,6 +68,23 @@ def test_sublayers_of_top_level_blocks_are_to_the_right_of_the_stream(opened):
         assert page.locator(at(f"block_{number}.{part}.*")).bounding_box()["x"] > stream
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["#depth=9", "#fold=false&depth=9", "#fold=false&depth=2"])
+def test_sublayers_are_to_the_right_of_a_stream_that_starts_at_an_input(opened, address):
+    x = y = keras.Input((7,), name="x")
+    for number in range(3):
+        z = layers.LayerNormalization(name=f"net.block_{number}.norm")(y)
+        z = layers.Dense(7, name=f"net.block_{number}.feedforward.up")(z)
+        y = layers.Add(name=f"net.block_{number}.residual")([y, z])
+    page = opened(graph_of(keras.Model(x, y)), address)
+    assert len({round(x) for x, *_ in spine(page)}) == 1
+    stream = page.locator(".edge.stream .line").first.bounding_box()["x"]
+    norms = page.locator(".item.role-norm").all()
+    assert norms
+    assert all(norm.bounding_box()["x"] > stream for norm in norms)
+
+
+@pytest.mark.slow
 def test_edges_of_parallel_sublayers_stay_on_their_side_of_the_stream(opened):
     spec = reduced_variant("pythia_70m", "decoder_only")
     page = opened(graph_of(builders.build(spec, abstract=True)), "#depth=2")
@@ -195,6 +214,7 @@ def test_gpt2_small_opens_in_less_than_two_seconds(opened):
     assert min(opened(graph).evaluate(since_navigation) for _ in range(3)) < 2000
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
     page = opened(decoder)  # a page that records errors
     (tmp_path / "notebook.html").write_text(f"<!doctype html>{decoder._repr_html_()}")
@@ -205,6 +225,7 @@ def test_a_notebook_shows_the_page_in_a_frame(opened, decoder, tmp_path):
     frame.locator(at(f"{ATTENTION}.query")).wait_for()
 
 
+@pytest.mark.slow
 def test_shapes_can_be_shown_at_first(opened, decoder, tmp_path):
     plots.draw(decoder, tmp_path / "model.html", plugins=(), shapes=True)
     page = opened(decoder)
@@ -221,6 +242,7 @@ def test_shapes_can_be_shown_at_first(opened, decoder, tmp_path):
     assert page.locator("text.beside").count() == 0
 
 
+@pytest.mark.slow
 def test_an_edge_has_the_colour_of_its_main_note(opened, decoder):
     edge = next(e for e in decoder.edges if e.target.endswith("block_0.feedforward.up"))
     kinds = ("added", "finding", "description")
@@ -230,3 +252,64 @@ def test_an_edge_has_the_colour_of_its_main_note(opened, decoder):
     line = renderers.noted_colour(replace(decoder, notes=notes), edge.id)
     assert line == renderers.note_colour("added")
     assert f'color="{line}"' in plots.list_renderers()["dot"](replace(decoder, notes=notes))
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """The comparison of a post-norm and a pre-norm model, and the older of the two."""
+    old, new = (graph_of(plots_models.decoder_only(norm, BLOCKS)) for norm in ("post", "pre"))
+    marked = plots.diff(new, against=old)
+    return marked, older_side(marked, plots.compare_graphs(old, new))
+
+
+def edges_seen(page, within):
+    """Return the tooltips of all edges, which name their ends."""
+    return set(page.locator(f"{within} .edge title").all_text_contents())
+
+
+def test_a_comparison_is_shown_side_by_side(shown, compared):
+    marked, older = compared
+    page = shown(marked, "#depth=9", before=older)
+    assert "note-added" in page.get_attribute(at("decoder.final_norm"), "class")
+    norm = "decoder.block_0.feedforward.norm"
+    assert "note-moved" in page.get_attribute(at(norm), "class")
+    click(page, "#split")
+    assert page.locator(".side h2").all_text_contents() == ["before", "after"]
+    left, right = (f".side:nth-child({number})" for number in (1, 2))
+    assert set(seen(page, right)) - set(seen(page, left)) == {"decoder.final_norm"}
+    # Each side has the edges of its own model: the norm after the merge, or first on the branch.
+    merge, up = (norm.replace("norm", part) for part in ("residual", "up"))
+    assert any(tip.startswith(f"{merge} → {norm} ") for tip in edges_seen(page, left))
+    assert any(tip.startswith(f"{norm} → {up} ") for tip in edges_seen(page, right))
+    assert spine(page)
+
+
+def test_the_two_sides_of_a_comparison_move_together(shown, compared):
+    marked, older = compared
+    page = shown(marked, "#split=true", before=older)
+    left, right = (f".side:nth-child({number})" for number in (1, 2))
+    page.hover(f"{left} [data-id='{ATTENTION}.*']")
+    for side in (left, right):
+        assert page.locator(f"{side} [data-id='{ATTENTION}.*'].lit").count() == 1
+    click(page, f"{left} [data-id='{ATTENTION}.*']")
+    for side in (left, right):
+        assert f"{ATTENTION}.query" in seen(page, side)
+    page.click(f"{right} [data-id='{ATTENTION}.query']")
+    for side in (left, right):
+        assert page.locator(f"{side} .selected").get_attribute("data-id") == f"{ATTENTION}.query"
+
+
+def test_fit_before_the_first_layout_does_nothing(shown, compared):
+    marked, older = compared
+    page = shown(marked, before=older)
+    page.evaluate("['split', 'fit'].forEach((id) => byId(id).click())")
+    settled(page)
+    assert page.locator(".side").count() == 2
+
+
+def test_arrow_keys_work_from_a_call_that_only_one_side_has(shown, compared):
+    marked, older = compared
+    page = shown(marked, "#depth=9&split=true&select=decoder.final_norm", before=older)
+    page.keyboard.press("ArrowDown")
+    assert page.text_content("#panel .path") == "logits"
+    assert page.evaluate("document.activeElement.dataset.id") == "logits"

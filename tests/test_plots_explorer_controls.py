@@ -18,8 +18,10 @@ from explorer_pages import (  # noqa: F401 - fixtures
     window,
 )
 from keras import layers
+from small_graphs import made
 
 import plots
+from plots.renderers import html as explorer
 
 
 def test_a_click_expands_and_collapses_a_cluster(shown, decoder):
@@ -56,6 +58,34 @@ def test_a_click_unfolds_and_folds_equal_blocks(shown, decoder):
     assert seen(page) == few
 
 
+def test_runs_inside_of_runs_are_drawn_once(shown, decoder):
+    calls = [("x", "InputLayer", [])]
+    stages = []
+    for stage in range(3):
+        stages.append([])
+        for block in range(2):
+            name = f"net.stage_{stage}.block_{block}"
+            calls.append((f"{name}.norm", "LayerNormalization", [calls[-1][0]]))
+            calls.append((f"{name}.up", "Dense", [calls[-1][0]], {"units": 7}))
+            stages[-1].append([calls[-2][0], calls[-1][0]])
+    data = explorer.page_data(made(*calls))
+    names = [f"net.stage_{stage}" for stage in range(3)]
+    data["runs"] = [{"names": names, "calls": [[*a, *b] for a, b in stages], "period": 1}]
+    for name, blocks in zip(names, stages, strict=True):
+        inner = {"names": [f"{name}.block_{number}" for number in range(2)], "calls": blocks}
+        data["runs"].append(inner | {"period": 1})
+    drawn = shown(decoder).evaluate(
+        """(data) => {
+            const always = () => true;
+            const view = viewOf(new Model(data), { isOpen: always, isFolded: always }, true);
+            return [[...view.items.keys()], view.edges.length, [...new Set(view.stands.values())]];
+        }""",
+        data,
+    )
+    items = ["x", "net.stage_0.block_0.norm", "net.stage_0.block_0.up"]
+    assert drawn == [items, 2, items]
+
+
 def test_search_expands_the_clusters_around_a_hit(shown, decoder):
     page = shown(decoder)
     page.keyboard.press("/")
@@ -80,7 +110,7 @@ def test_search_finds_configuration(shown, decoder):
 WRITTEN = """() => {
     const world = document.querySelector(".picture > g");
     const [, scale] = world.getAttribute("transform").split("scale(");
-    return location.hash.endsWith("%2C" + parseFloat(scale).toFixed(3));
+    return location.hash.endsWith("%2C" + parseFloat(scale).toPrecision(4));
 }"""
 """Whether the address contains the scale, which is written with a delay."""
 
@@ -174,6 +204,7 @@ def test_a_link_to_a_cluster_of_a_single_call_selects_the_call(opened):
     page.wait_for_selector(f"{at('outer.inner.only')}.selected")
 
 
+@pytest.mark.slow
 def test_the_first_click_on_a_cluster_that_cannot_be_collapsed_shows_a_message(opened):
     x = keras.Input((5,), name="x")
     y = layers.Dense(7, name="around.first")(x)

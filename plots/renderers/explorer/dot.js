@@ -36,7 +36,7 @@ function toDot(model, view, sizes) {
   const outside = []; // of the frame
   for (const item of inReadingOrder(model, view)) {
     const text = nodeText(names.get(item.id), item, sizes.items.get(item.id));
-    if (hasFrame && isInput(item)) outside.push(text);
+    if (hasFrame && isInput(item) && !item.leaves) outside.push(text);
     else tree.add(item.path, text);
   }
   const beside = sizes.edges.filter(Boolean).length <= MOST_LABELS ? sizes.edges : [];
@@ -74,7 +74,7 @@ function toDot(model, view, sizes) {
  */
 function inReadingOrder(model, view) {
   const items = [...view.items.values()];
-  const onStream = (item) => !isInput(item) && (item.enters || item.leaves || item.holdsStream);
+  const onStream = (item) => item.enters || item.leaves || item.holdsStream;
   const passed = new Map(); // item -> number of merges beside it
   for (const [id, count] of Object.entries(model.passed)) passed.set(view.stands.get(id), count);
   const latestFirst = (a, b) => (passed.get(b.id) ?? 0) - (passed.get(a.id) ?? 0);
@@ -82,12 +82,15 @@ function inReadingOrder(model, view) {
   return [...items.filter(onStream), ...branching];
 }
 
-/** Whether the stream enters a cluster and no cluster contains both; see `Layout.needs_frame`. */
+/**
+ * Whether the stream enters a cluster and no cluster contains both. Graphviz would draw the sublayers
+ * of such a cluster to the left of the stream, and others to its right.
+ */
 function needsFrame({ edges, items }) {
   return edges.some((edge) => {
     const [source, target] = [items.get(edge.source), items.get(edge.target)];
     const [outermost] = target.path;
-    return edge.stream && outermost && source.path[0] !== outermost && !isInput(source);
+    return edge.stream && outermost && source.path[0] !== outermost;
   });
 }
 

@@ -2,7 +2,7 @@
 
 const MOST_BOXES_INSIDE = 300; // boxes of one cluster that are drawn without groups
 const MOST_LINES_INSIDE = 1500; // between them
-const MOST_ABREAST = 40; // boxes in one row
+const MOST_ABREAST = 100; // boxes in one row
 const SHORT_NAME = 22; // letters of the names at the ends of a group
 
 /** Consecutive boxes of a cluster, drawn as one box that can be expanded like a namespace. */
@@ -33,10 +33,10 @@ class Section {
  */
 function groupBoxes(model, view, pairs, isOpen) {
   const drawnFor = new Map();
-  if (view.items.size <= MOST_ABREAST) return drawnFor;
+  if (view.items.size <= MOST_ABREAST && pairs.length <= MOST_LINES_INSIDE) return drawnFor;
   const inserted = new Map(); // id of an item -> number of open groups around it
   const place = ({ id }, level) => level + (inserted.get(id) ?? 0);
-  const group = (name, level, children, words) => {
+  const group = ({ name, level }, children, words) => {
     const section = new Section(model, name, children, words);
     view.sections.set(section.name, section);
     const items = children.flatMap((child) => child.items);
@@ -57,21 +57,29 @@ function groupBoxes(model, view, pairs, isOpen) {
   };
   let containers = clustersOf(view, pairs);
   while (dissolve(containers)) containers = clustersOf(view, pairs);
-  for (const { name, level, children, pairs: inside } of containers.filter(isCrowded)) {
-    if (drawnFor.has(children[0].items[0].id)) continue; // inside a closed group
-    const ordered = topological(children, inside);
-    const position = new Map(ordered.map((child, number) => [child, number]));
-    const crossing = crossings(ordered, inside, position);
-    const levels = Math.max(2, Math.ceil(Math.log(ordered.length) / Math.log(MOST_BOXES_INSIDE)));
-    let parts = [[0, ordered.length]];
-    for (let left = levels - 1; left > 0; left -= 1) {
-      parts = parts.flatMap(([start, end]) => {
-        const size = Math.ceil((end - start) ** (left / (left + 1)));
-        return cut(start, end, size, crossing);
-      }).filter(([start, end]) => group(name, level, ordered.slice(start, end), wordsOn(ordered, start, end)));
-    }
+  for (const cluster of containers.filter(isCrowded)) {
+    if (drawnFor.has(cluster.children[0].items[0].id)) continue; // inside a closed group
+    partition(cluster, (children, words) => group(cluster, children, words));
   }
   return drawnFor;
+}
+
+/**
+ * Part the children of a cluster into groups of about the same size, and those again if need be.
+ *
+ * @param group  Called with the children in a group and its words; returns whether it is expanded.
+ */
+function partition({ children, pairs }, group) {
+  const ordered = topological(children, pairs);
+  const crossing = crossings(ordered, pairs);
+  const levels = Math.max(2, Math.ceil(Math.log(ordered.length) / Math.log(MOST_BOXES_INSIDE)));
+  let ranges = [[0, ordered.length]];
+  for (let left = levels - 1; left > 0; left -= 1) {
+    const parts = ranges.flatMap(([start, end]) =>
+      cut(start, end, Math.ceil((end - start) ** (left / (left + 1))), crossing));
+    ranges = parts.filter(([start, end]) =>
+      group(ordered.slice(start, end), wordsOn(ordered, start, end)));
+  }
 }
 
 /**
@@ -136,12 +144,12 @@ function dissolve(containers) {
 
 function isCrowded({ children, pairs }) {
   const { length } = children;
-  if (length <= MOST_ABREAST) return false;
-  if (length > MOST_BOXES_INSIDE) return true;
-  return (pairs.length > MOST_LINES_INSIDE && pairs.length > 4 * length) || isWide(children, pairs);
+  const isDense = pairs.length > MOST_LINES_INSIDE && pairs.length > 4 * length;
+  return length > MOST_BOXES_INSIDE || isDense || isWide(children, pairs);
 }
 
 function isWide(children, pairs) {
+  if (children.length <= MOST_ABREAST) return false;
   const inRow = new Map(); // row -> number of boxes
   for (const row of rowsOf(children, pairs).values()) inRow.set(row, (inRow.get(row) ?? 0) + 1);
   return largest([...inRow.values()]) > MOST_ABREAST;
@@ -168,7 +176,8 @@ function topological(children, pairs) {
 }
 
 /** The number of pairs that every place between two children separates. */
-function crossings(ordered, pairs, position) {
+function crossings(ordered, pairs) {
+  const position = new Map(ordered.map((child, number) => [child, number]));
   const changes = new Array(ordered.length + 1).fill(0);
   for (const [source, target] of pairs) {
     changes[position.get(source) + 1] += 1;

@@ -105,6 +105,11 @@ function foldedCalls(model, shown) {
       if (block !== first) block.forEach((id, position) => standIns.set(id, first[position]));
     });
   }
+  for (const [id, standIn] of standIns) { // which may be in a run inside a block, and hidden too
+    let drawn = standIn;
+    while (standIns.has(drawn)) drawn = standIns.get(drawn);
+    standIns.set(id, drawn);
+  }
   return standIns;
 }
 
