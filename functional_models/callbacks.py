@@ -185,14 +185,16 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[Row], list[np.nda
     with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
         state = json.loads(str(saved["state"]))
         arrays = [saved[f"array_{i}"] for i in range(len(saved.files) - 1)]
-    rows: list[Row] = state["rows"]
+    run, rows = state["run"], state["rows"]
+    if not isinstance(run, dict) or not isinstance(rows, list):
+        raise TypeError("run and rows")
     if any(not {name for name in row if math.isfinite(row[name])} >= _COLUMNS for row in rows):
         raise ValueError("columns are missing")
     if any(later["step"] <= row["step"] for row, later in itertools.pairwise(rows)):
         raise ValueError("steps do not grow")
     if not all(array.dtype.kind in "biuf" for array in arrays):
         raise TypeError("arrays without numbers")
-    return dict(state["run"]), rows, arrays
+    return run, rows, arrays
 
 
 _COLUMNS = {"step", "loss", "token_accuracy", "tokens_per_second", "seconds"}
