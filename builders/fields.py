@@ -6,7 +6,6 @@ A field with `derive` may be left out or be `None`. It then follows from fields 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from typing import Any
@@ -77,19 +76,36 @@ def flag(doc: str, default: bool | None = None, derive: Derive | None = None) ->
     return _field(Rule(doc, "True or False", _is_bool, derive), default)
 
 
-def positive_int(doc: str, default: Any = MISSING, derive: Derive | None = None) -> Any:
-    """Define a field that is an int of at least 1."""
-    return _field(Rule(doc, "a positive int", _is_positive_int, derive), default)
+MOST = 3e38
+"""Numbers are float32 in a model."""
+MOST_BLOCKS = 10_000
+"""DeepNet (Wang et al. 2022) has 1,000 layers."""
+MOST_WIDTH = 1 << 22
+"""GPT-3's feed-forward layer is 49,152 wide, T5-11B's 65,536."""
+MOST_TOKENS = 1 << 24
+"""Entries of a vocabulary: XLM-V (Liang et al. 2023) has 1 million."""
+MOST_POSITIONS = 1 << 30
+"""LongNet (Ding et al. 2023) reads sequences of a billion tokens."""
 
 
-def optional_int(doc: str, none: str) -> Any:
-    """Define a field that is an int of at least 1 or `None`, the default, in words `none`."""
-    return _field(Rule(doc, f"a positive int, or None {none}", _or_none(_is_positive_int)), None)
+def positive_int(
+    doc: str, default: Any = MISSING, derive: Derive | None = None, most: int = MOST_WIDTH
+) -> Any:
+    """Define a field that is an int from 1 to `most`."""
+    rule = Rule(doc, f"a positive int of at most {most:,}", _int_between(1, most), derive)
+    return _field(rule, default)
 
 
-def non_negative_int(doc: str, default: int) -> Any:
-    """Define a field that is an int of at least 0."""
-    return _field(Rule(doc, "an int of at least 0", lambda v: _is_int(v) and v >= 0), default)
+def optional_int(doc: str, none: str, most: int = MOST_POSITIONS) -> Any:
+    """Define a field that is an int from 1 to `most` or `None`, the default, in words `none`."""
+    allowed = f"a positive int, or None {none}; at most {most:,}"
+    return _field(Rule(doc, allowed, _or_none(_int_between(1, most))), None)
+
+
+def non_negative_int(doc: str, default: int, most: int = MOST_WIDTH) -> Any:
+    """Define a field that is an int from 0 to `most`."""
+    allowed = f"an int of at least 0 and at most {most:,}"
+    return _field(Rule(doc, allowed, _int_between(0, most)), default)
 
 
 def token_id(doc: str, default: int | None) -> Any:
@@ -109,14 +125,16 @@ def fraction(doc: str, default: float) -> Any:
 
 
 def number(doc: str, least: float, default: float) -> Any:
-    """Define a field that is a finite number of at least `least`."""
-    accepts: Callable[[Any], bool] = lambda v: _is_number(v) and least <= v < math.inf  # noqa: E731
-    return _field(Rule(doc, f"a number of at least {least}", accepts), default)
+    """Define a field that is a number from `least` to what float32 represents."""
+    accepts: Callable[[Any], bool] = lambda v: _is_number(v) and least <= v <= MOST  # noqa: E731
+    return _field(Rule(doc, f"a number of at least {least} and at most {MOST}", accepts), default)
 
 
 def optional_number(doc: str) -> Any:
     """Define a field that is a positive finite number, or `None` by default."""
-    return _field(Rule(doc, "a positive number, or None", _or_none(_is_positive)), None)
+    return _field(
+        Rule(doc, f"a positive number, or None; at most {MOST}", _or_none(_is_positive)), None
+    )
 
 
 def _field(rule: Rule, default: Any) -> Any:
@@ -135,8 +153,8 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_positive_int(value: Any) -> bool:
-    return _is_int(value) and value > 0
+def _int_between(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: _is_int(value) and least <= value <= most
 
 
 def _is_number(value: Any) -> bool:
@@ -144,7 +162,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
-    return _is_number(value) and 0 < value < math.inf
+    return _is_number(value) and 0 < value <= MOST
 
 
 def _is_fraction(value: Any) -> bool:

@@ -17,8 +17,10 @@ from builders.attention_context import (
 )
 from builders.blocks import decoder_block, encoder_block
 from builders.cache import KeyValueCache
+from builders.counting import count_parameters, custom_component
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
 from builders.heads import final_norm_and_dropout, logits, masked_lm_head, pool
+from builders.memory import check_memory
 from builders.registry import variant
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -116,8 +118,8 @@ def build_decoder_only(
 
     Raises:
         ValueError: an unknown variant or field, a value that is not allowed, or a spec of another
-            kind. With learned or sinusoidal positions, a call of the model with a sequence longer
-            than `max_sequence_length` raises it too.
+            kind, or weights that do not fit into memory. With learned or sinusoidal positions, a
+            call of the model with a sequence longer than `max_sequence_length` raises it too.
     """
     return build(_spec_of_kind("decoder_only", spec, changes), abstract=abstract)
 
@@ -175,6 +177,13 @@ def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
         ValueError: as in `build_decoder_only`.
     """
     spec = _as_spec("build", spec, changes)
+    if not abstract and not custom_component(spec):
+        size = 2 if str(keras.config.dtype_policy().variable_dtype).endswith("16") else 4
+        check_memory(
+            size * count_parameters(spec).total,
+            "weights",
+            "reduce the sizes of the spec, or build it with abstract=True",
+        )
     inputs = symbolic_inputs(spec)
     with without_weights() if abstract else nullcontext():
         outputs = wire(LayerScope(spec), inputs)

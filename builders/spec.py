@@ -133,7 +133,7 @@ class TransformerSpec(SpecFields):
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # too many digits, or nested too deeply
             raise ValueError(
                 f"a spec must be a JSON object, as to_json writes it; {error}"
             ) from None

@@ -11,6 +11,9 @@ from typing import Any
 
 from builders.errors import invalid_value
 from builders.fields import (
+    MOST_BLOCKS,
+    MOST_POSITIONS,
+    MOST_TOKENS,
     choice,
     component_name,
     flag,
@@ -49,15 +52,19 @@ class Sizes:
         KINDS,
         default="decoder_only",
     )
-    vocabulary_size: int = positive_int("tokens that the model reads (decoder) and predicts, `v`.")
+    vocabulary_size: int = positive_int(
+        "tokens that the model reads (decoder) and predicts, `v`.", most=MOST_TOKENS
+    )
     source_vocabulary_size: int = positive_int(
         "tokens that the encoder of an `encoder_decoder` reads; `None`: `vocabulary_size`.",
         derive=lambda spec: spec.vocabulary_size,
+        most=MOST_TOKENS,
     )
-    num_layers: int = positive_int("blocks of the decoder, or of the only stack.")
+    num_layers: int = positive_int("blocks of the decoder, or of the only stack.", most=MOST_BLOCKS)
     num_encoder_layers: int = positive_int(
         "blocks of the encoder of an `encoder_decoder`; `None`: `num_layers`.",
         derive=lambda spec: spec.num_layers,
+        most=MOST_BLOCKS,
     )
     hidden_dim: int = positive_int("width of the residual stream, `d`.")
     intermediate_dim: int = positive_int(
@@ -77,6 +84,7 @@ class Sizes:
         "maximum number of tokens of a sequence. `learned` and sinusoidal positions refuse longer "
         "sequences; with other positions a model takes any length.",
         default=512,
+        most=MOST_POSITIONS,
     )
 
 
@@ -132,6 +140,7 @@ class Positions:
     rotary_original_length: int = positive_int(
         "maximum sequence length of pretraining; `None`: `max_sequence_length`.",
         derive=lambda spec: spec.max_sequence_length,
+        most=MOST_POSITIONS,
     )
     rotary_low_freq_factor: float = number(
         "pairs of channels that rotate less often than this within the original length are scaled "
@@ -147,7 +156,7 @@ class Positions:
     )
     relative_buckets: int = positive_int("distance buckets of `relative`.", default=32)
     relative_max_distance: int = positive_int(
-        "distance from which on all keys share the last bucket.", default=128
+        "distance from which on all keys share the last bucket.", default=128, most=MOST_POSITIONS
     )
 
 

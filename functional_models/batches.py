@@ -53,7 +53,12 @@ class Batches(ABC):
     Args:
         batch_size: rows per batch, `b`.
         seed: seed of the order.
+
+    Attributes:
+        longest: tokens of the longest row of a batch.
     """
+
+    longest: int
 
     def __init__(self, batch_size: int, seed: int) -> None:
         check_count("batch_size", batch_size)
@@ -130,7 +135,7 @@ class TokenBatches(Batches):
                 + (f", or a block (max_sequence_length) of at most {shorter}" * (shorter > 0))
             )
         self.tokens = tokens
-        self.block = block
+        self.block = self.longest = block
         # One block less than possible, so that the number of blocks does not depend on the offset.
         self._blocks = max((len(tokens) - 1) // block - 1, 1)
 
@@ -227,6 +232,7 @@ class PairBatches(Batches):
             shorter = [length for length in self.bucket_lengths if length < max_length]
             self.bucket_lengths = [*shorter, max_length]
         self._bucket_of = np.searchsorted(self.bucket_lengths, lengths)
+        self.longest = self.bucket_lengths[int(self._bucket_of.max())]
 
     @property
     def steps_per_epoch(self) -> int:

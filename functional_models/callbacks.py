@@ -5,8 +5,10 @@ An epoch of Keras is the interval between two reports.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,13 +18,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from functional_models.checks import check_is_file
 from functional_models.compiled import to_numpy
-from functional_models.model_folder import CHECKPOINT
+from functional_models.folders import GO_ON
+from functional_models.folders import RUN as CHECKPOINT
 from plots.files import write_whole
 
 Row = dict[str, float]
-
-_DAMAGED = (zipfile.BadZipFile, IsADirectoryError, EOFError, KeyError, TypeError, ValueError)
 
 
 class Record(keras.callbacks.Callback):
@@ -94,7 +96,8 @@ def _decisive_loss(row: Row) -> float:
 class Checkpoint(keras.callbacks.Callback):
     """Saves the complete state of a run, so that it resumes as if it had not been interrupted.
 
-    Weights, dropout seeds, optimizer state and rows are written atomically, to a single file.
+    Weights, dropout seeds, optimizer state and rows are written atomically, to a single file. The
+    first one is written before training, so that a folder shows which run it is for.
 
     Args:
         folder: folder of `checkpoint.npz`.
@@ -108,6 +111,29 @@ class Checkpoint(keras.callbacks.Callback):
         self._run = json.loads(json.dumps(run))
         self._record = record
 
+    def start(self, model: keras.Model, *, overwrite: bool = False) -> None:
+        """Restore model, optimizer and record from the checkpoint, or write the first one.
+
+        A finished run goes on if it is given more steps. From there on its learning rate is that
+        of the longer schedule.
+
+        Args:
+            model: the compiled model.
+            overwrite: replace a checkpoint that is damaged or belongs to another run.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or belongs to another run.
+        """
+        self.set_model(model)
+        if self.path.exists():
+            try:
+                self._restore()
+                return
+            except ValueError:
+                if not overwrite:
+                    raise
+        self.on_epoch_end(0)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         state = json.dumps({"run": self._run, "rows": self._record.rows})
         # NumPy cannot store bfloat16; float32 represents all of its values.
@@ -116,29 +142,12 @@ class Checkpoint(keras.callbacks.Callback):
         }
         write_whole(self.path, lambda path: np.savez(path, state=np.array(state), **arrays))
 
-    def restore(self, model: keras.Model) -> None:
-        """Restore model, optimizer and record from the checkpoint, if there is one.
-
-        A finished run goes on if it is given more steps. From there on its learning rate is that
-        of the longer schedule.
-
-        Raises:
-            ValueError: the checkpoint is damaged, or belongs to another run.
-        """
-        if not self.path.exists():
-            return
-        variables = _state(model)
+    def _restore(self) -> None:
+        variables = _state(self.model)
         try:
-            # NumPy does not close a file that it opened and cannot read.
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-                state = json.loads(str(saved["state"]))
-                saved_run, rows = state["run"], state["rows"]
-                arrays = [saved[f"array_{i}"] for i in range(len(saved.files) - 1)]
-        except _DAMAGED as error:
-            raise ValueError(
-                f"{self.path} is damaged ({type(error).__name__}); delete it to start again, or "
-                "choose another folder"
-            ) from error
+            saved_run, rows, arrays = _read_checkpoint(self.path)
+        except Exception as error:  # a damaged file may fail in any way
+            raise ValueError(f"{self.path} is damaged ({type(error).__name__}); {GO_ON}") from error
         for name, given in self._run.items():
             if name == "steps" and _is_extended(saved_run.get(name), given, rows):
                 continue
@@ -147,8 +156,10 @@ class Checkpoint(keras.callbacks.Callback):
                 values = f" ({saved_run.get(name)} saved, {given} given)" * is_short
                 raise ValueError(
                     f"{self.path.parent} holds a run with different {name}{values}; resume with "
-                    "the same settings, choose another folder, or delete this one"
+                    f"the same settings, {GO_ON}"
                 )
+        if [tuple(v.shape) for v in variables] != [array.shape for array in arrays]:
+            raise ValueError(f"{self.path} is damaged (other shapes); {GO_ON}")
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self._record.restore(rows)
@@ -159,6 +170,36 @@ def _is_extended(saved: Any, given: int, rows: list[Row]) -> bool:
     return bool(rows) and rows[-1]["step"] == saved and saved < given
 
 
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[Row], list[np.ndarray]]:
+    """Return the properties of the run, the rows, and the arrays of a checkpoint.
+
+    Raises:
+        Exception: of any class, for a damaged file.
+    """
+    check_is_file(path)
+    with zipfile.ZipFile(path) as archive:
+        # `numpy.savez` does not compress, so that no member is larger than the file.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("compressed")
+    # NumPy does not close a file that it opened and cannot read.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+        state = json.loads(str(saved["state"]))
+        arrays = [saved[f"array_{i}"] for i in range(len(saved.files) - 1)]
+    run, rows = state["run"], state["rows"]
+    if not isinstance(run, dict) or not isinstance(rows, list):
+        raise TypeError("run and rows")
+    if any(not {name for name in row if math.isfinite(row[name])} >= _COLUMNS for row in rows):
+        raise ValueError("columns are missing")
+    if any(later["step"] <= row["step"] for row, later in itertools.pairwise(rows)):
+        raise ValueError("steps do not grow")
+    if not all(array.dtype.kind in "biuf" for array in arrays):
+        raise TypeError("arrays without numbers")
+    return run, rows, arrays
+
+
+_COLUMNS = {"step", "loss", "token_accuracy", "tokens_per_second", "seconds"}
+
+
 def _state(model: keras.Model) -> list[keras.Variable]:
     """Return all variables that the next step depends on, including the seeds of dropout."""
     model.optimizer.build(model.trainable_variables)
@@ -166,11 +207,16 @@ def _state(model: keras.Model) -> list[keras.Variable]:
 
 
 class SampleText(keras.callbacks.Callback):
-    """Prints a sample of the model's output at every report."""
+    """Prints a sample of the model's output at every report; one that fails costs no training."""
 
     def __init__(self, sample: Callable[[], str]) -> None:
         super().__init__()
         self._sample = sample
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        print(self._sample(), flush=True)
+        try:
+            print(self._sample(), flush=True)
+        except OSError:  # the output is closed
+            raise
+        except Exception as error:
+            print(f"no sample: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -69,6 +69,7 @@ class CausalLM(TextModel):
         *,
         recipe: Recipe | None = None,
         folder: str | Path | None = None,
+        overwrite: bool = False,
         block: int | None = None,
         sample_prompt: str | None = None,
         progress: bool = True,
@@ -84,6 +85,7 @@ class CausalLM(TextModel):
             folder: folder for the best model, and for a checkpoint at every report. An interrupted
                 run resumes exactly at its last checkpoint, and a finished one continues if it is
                 given more steps.
+            overwrite: replace another run, or a model, that the folder holds.
             block: tokens per row; by default the `max_sequence_length` of the model.
             sample_prompt: a prompt to continue at every report.
             progress: show a header, a living line and a line per report.
@@ -95,6 +97,8 @@ class CausalLM(TextModel):
         Raises:
             ValueError: text shorter than a block, tokens outside the vocabulary, a `block` above
                 `max_sequence_length`, or a folder with another run.
+            FileExistsError: the folder holds something else than a run.
+            BlockingIOError: another process or thread writes the folder.
         """
         recipe = make_recipe(recipe, changes)
         if isinstance(data, TextCorpus):
@@ -117,6 +121,7 @@ class CausalLM(TextModel):
             batches,
             recipe,
             folder,
+            overwrite,
             validation=held_out,
             sample=sample,
             progress=progress,

@@ -22,6 +22,31 @@ _ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
+def check_is_file(path: Path) -> None:
+    """Check that a path is an ordinary file, which can be read to its end.
+
+    Raises:
+        ValueError: it is a folder, a pipe or a device; one that is missing passes.
+    """
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "pipe" if path.is_fifo() else "device or socket"
+        raise ValueError(f"{path} is a {kind}; give the path of a file")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is no ordinary file, no JSON, or nested too deeply.
+    """
+    check_is_file(path)
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # the error may quote bytes of the file
+        raise ValueError(f"{path} is no JSON ({type(error).__name__})") from None
+
+
 def read_manifest(path: Path, version: int) -> dict[str, Any]:
     """Read the JSON file that describes a folder.
 
@@ -29,9 +54,9 @@ def read_manifest(path: Path, version: int) -> dict[str, Any]:
         ValueError: it is damaged, or of another format than `version`.
     """
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest: dict[str, Any] = read_json(path)
         found = manifest["format"]
-    except (ValueError, KeyError, TypeError, IsADirectoryError):
+    except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is damaged, or not written by functional_models") from None
     if found != version:
         raise ValueError(

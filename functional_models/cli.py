@@ -5,21 +5,21 @@ Keras is imported only by commands that need it, so that `--help` and `variants`
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import builders
 from builders.costs import PRECISIONS
 from builders.counting import custom_component
 from builders.spec import KINDS
+from functional_models.cli_errors import StopSignals, report
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
     DEFAULT,
@@ -49,79 +49,35 @@ from functional_models.recipe import Recipe, default_budget, make_recipe
 from functional_models.tables import format_table
 from functional_models.tokenizers import TOKENIZER_KINDS
 
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError)
-"""Errors that are reported in one line, with exit code 2."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
     Returns:
-        0; 1 from `diff` and `diagnose` if they find something; 2 for bad input; 130 after Ctrl-C.
+        0; 1 from `diff` and `diagnose` if they find something; 2 for bad input; after Ctrl-C 130,
+        after SIGTERM 143, after SIGHUP 129.
     """
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     keep_freed_memory()
-    ctrl_c = _CtrlC()
+    stop = StopSignals()
     try:
-        with ctrl_c:
+        with stop:
             return options.run(options) or 0
     except BaseException as error:
-        if not (ctrl_c.is_pressed or isinstance(error, KeyboardInterrupt)):
-            return _report(error, options)
-    print("\nstopped; " + _after_interrupt(options), file=sys.stderr)
-    return 130
-
-
-def _report(error: BaseException, options: argparse.Namespace) -> int:
-    """Print an error of the user in one line, and return the exit code; raise any other."""
-    if isinstance(error, BrokenPipeError):  # the reading end, such as `head`, is closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if options.debug or not isinstance(error, USER_ERRORS):
-        raise error
-    print(f"functional-models: {error}", file=sys.stderr)
-    return 2
-
-
-class _CtrlC:
-    """Raises KeyboardInterrupt on Ctrl-C, and again until the command stops.
-
-    Libraries may swallow it in imports and callbacks, or turn it into another error.
-    """
-
-    seconds = 2.0  # between two of them
-    is_pressed = False
-
-    def __enter__(self) -> None:
-        # Elsewhere than in the main thread of a foreground job there is no Ctrl-C to handle.
-        self._handles = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
-        if self._handles:
-            signal.signal(signal.SIGINT, self._interrupt)
-
-    def __exit__(self, *_: object) -> None:
-        if self._handles:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self.is_pressed:
-            self._timer.cancel()
-
-    def _interrupt(self, *_: object) -> NoReturn:
-        self.is_pressed = True
-        self._timer = threading.Timer(self.seconds, _thread.interrupt_main)
-        self._timer.daemon = True
-        self._timer.start()
-        raise KeyboardInterrupt
+        if not (stop.received or isinstance(error, KeyboardInterrupt)):
+            return report(error, options.debug)
+    with suppress(OSError):  # after SIGHUP there may be no terminal
+        print("\nstopped; " + _after_interrupt(options), file=sys.stderr)
+    return 128 + (stop.received or signal.SIGINT)
 
 
 def _after_interrupt(options: argparse.Namespace) -> str:
     if not hasattr(options, "report_every"):  # no training
         return "nothing was written"
-    from functional_models.model_folder import CHECKPOINT
+    from functional_models.folders import RUN
 
-    if not any(Path(options.to).rglob(CHECKPOINT)):
+    if not any(Path(options.to).rglob(RUN)):
         return "there is no checkpoint yet; the same command starts again"
     return f"the last checkpoint in {options.to} is complete; the same command resumes from it"
 
@@ -160,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--variant", default="pre_norm_learned", help=DEFAULT)
     text = "folder of the model; an interrupted run resumes, a finished one with more --steps too"
     sub.add_argument("--to", required=True, metavar="FOLDER", help=text)
+    add_flag(sub, "--overwrite", "replace another run, or a model, in the folder")
     add_spec_options(sub)
     _add_data_options(sub)
     add_recipe_options(sub, Recipe())
@@ -170,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "default: pre- and post-norm, learned and sinusoidal positions"
     sub.add_argument("variants", nargs="*", help=text)
     sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=DEFAULT)
+    add_flag(sub, "--overwrite", "replace another comparison in the folder")
     add_spec_options(sub)
     _add_data_options(sub)
     add_recipe_options(sub, default_budget())
@@ -197,11 +155,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", export, "write a TensorFlow SavedModel from text to text")
     sub.add_argument("model", metavar="FOLDER")
     sub.add_argument("--to", required=True, metavar="DIR", help="folder of the SavedModel")
+    add_flag(sub, "--overwrite", "replace an earlier export in the folder")
     add_sampler_options(sub, "greedy")
 
     sub = command("import", import_model, "convert a KerasHub model with its weights")
     sub.add_argument("source", help="a preset, or a folder in KerasHub or Hugging Face format")
     sub.add_argument("--to", required=True, metavar="FOLDER", help="folder of the model")
+    add_flag(sub, "--overwrite", "replace a model in the folder")
     text = "for models without position embeddings"
     sub.add_argument("--max-sequence-length", type=int, metavar="N", help=text)
 
@@ -306,6 +266,9 @@ def train(options: argparse.Namespace) -> None:
         raise ImportError("--tensorboard needs TensorBoard: pip install tensorboard")
     recipe = make_recipe(None, recipe_changes(options))
     changes = spec_changes(options)
+    from functional_models.model_folder import check_model_folder
+
+    check_model_folder(options.to, overwrite=options.overwrite, resumes=True)
     from functional_models.corpora import kind_of_data
 
     default = builders.variant_info(options.variant).kinds[0]
@@ -341,7 +304,8 @@ def train(options: argparse.Namespace) -> None:
     if options.tensorboard:
         log = os.path.join(options.to, "tensorboard")
         callbacks = (keras.callbacks.TensorBoard(log, write_graph=False),)
-    model.fit(corpus, recipe=recipe, folder=options.to, callbacks=callbacks, **sample)
+    where = {"folder": options.to, "overwrite": options.overwrite}
+    model.fit(corpus, recipe=recipe, callbacks=callbacks, **where, **sample)
     if corpus.test:
         print("\ntest, with the best weights:\n")
         _print_results(model.evaluate(corpus.test))
@@ -353,6 +317,11 @@ def compare(options: argparse.Namespace) -> None:
     """Train several variants and compare them."""
     changes = spec_changes(options)
     kind = changes.pop("kind", None)
+    if kind == "encoder_only":
+        raise ValueError(
+            "--kind encoder_only: compare trains language models and translators; use "
+            "decoder_only or encoder_decoder"
+        )
     for name in options.variants:
         builders.variant(name, **changes)  # raises before any is trained
     import_keras()
@@ -365,6 +334,7 @@ def compare(options: argparse.Namespace) -> None:
         _corpus(options, kind),
         budget=default_budget(**recipe_changes(options)),
         folder=options.to,
+        overwrite=options.overwrite,
         tokenizer=options.tokenizer,
         vocabulary_size=_vocabulary_size(options),
         changes=changes,
@@ -451,7 +421,8 @@ def _print_texts(outcomes: Sequence[Any]) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write a SavedModel."""
-    folder = _load(options.model).export(options.to, **sampler_options(options))
+    given = {"overwrite": options.overwrite, **sampler_options(options)}
+    folder = _load(options.model).export(options.to, **given)
     print(f"the SavedModel is in {folder}; {folder}/README.txt shows how to call it")
 
 
@@ -459,11 +430,14 @@ def import_model(options: argparse.Namespace) -> None:
     """Convert a KerasHub model."""
     changes = {"max_sequence_length": options.max_sequence_length}
     given = {name: value for name, value in changes.items() if value is not None}
+    from functional_models.model_folder import check_model_folder
+
+    check_model_folder(options.to, overwrite=options.overwrite)  # before the work
     import_keras()
     from functional_models.conversion import from_keras_hub
 
     model = from_keras_hub(options.source, **given)
-    model.save(options.to)
+    model.save(options.to, overwrite=options.overwrite)
     spec = model.spec
     print(
         f"{options.source}: {spec.kind}, {spec.num_layers} blocks of width {spec.hidden_dim}, "

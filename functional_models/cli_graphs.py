@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import builders
 import plots
+from functional_models.checks import check_is_file
 from functional_models.cli_options import (
     add_flag,
     add_spec_options,
@@ -87,11 +88,12 @@ def plot(options: argparse.Namespace) -> None:
         raise ValueError(f"--shapes: the format {renderer.name!r} cannot show shapes")
     with_weights = any(known[name].takes_model for name, _ in chosen)
     found = read_model_or_graph(options.model, spec_changes(options), with_weights)
-    plugins = [("skip_paths", {}), *(pair for pair in chosen if pair[0] != "skip_paths")]
+    marking = [pair for pair in chosen if pair[0] == "skip_paths"] or [("skip_paths", {})]
+    plugins = [*marking, *(pair for pair in chosen if pair[0] != "skip_paths")]
     model = None if isinstance(found, plots.Graph) else found
     graph = graph_of(found, options.open_layers)
     number = len(plots.skip_paths(graph))  # in the whole model, even if equal blocks are drawn once
-    graph = plots.apply_plugins(graph, plugins, model)
+    graph = plots.apply_plugins(graph, plugins, model, strict=True)
     shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
     plots.draw(graph, options.to, plugins=(), depth=options.depth, **shown)
     print(f"{options.to}: {number} skip paths")
@@ -208,6 +210,7 @@ def read_model_or_graph(
                 f"{path} has no spec, so {', '.join(changes)} cannot be changed: omit that, or "
                 "give a variant or a model folder"
             )
+        check_is_file(path)
         return _read_keras_file(path) if path.suffix == ".keras" else graph_of(path)
     spec = load_spec(name, changes, _EXPECTED)
     import_keras()

@@ -151,7 +151,7 @@ def parse_value(text: str) -> Any:
     """Parse a value of the command line: 6, 0.5, True, None, or a word, which stays as it is."""
     try:
         return json.loads(text.lower() if text in ("True", "False", "None") else text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None if text == "None" else text  # a word, such as sinusoidal
 
 
@@ -174,7 +174,7 @@ def load_spec(
         from functional_models.model_folder import read_spec
 
         return read_spec(path).replace(**changes)
-    if path.is_file():
+    if path.exists():
         raise ValueError(f"{path} is no model: give {expected}")
     if len(path.parts) > 1:
         raise FileNotFoundError(f"there is no file or folder {path}; give {expected}")

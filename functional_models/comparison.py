@@ -9,20 +9,30 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import builders
 from functional_models.causal_lm import CausalLM
+from functional_models.checks import read_json, read_manifest
 from functional_models.corpora import (
     Corpus,
     ParallelCorpus,
     TextCorpus,
     load_corpus,
 )
+from functional_models.folders import (
+    COMPARISON,
+    GO_ON,
+    LOCK,
+    check_content,
+    folder_path,
+    make_folder,
+    only_writer,
+)
 from functional_models.loading import load, new_text_model, sized_for
-from functional_models.model_folder import CHECKPOINT, MANIFEST, make_folder
 from functional_models.recipe import Recipe, default_budget, make_recipe
 from functional_models.tables import format_table
 from functional_models.text_model import TextModel
@@ -35,7 +45,9 @@ Result = dict[str, Any]
 
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 BEST = "best"
+FORMAT = 1
 RESULT, RESULTS = "result.json", "results.json"
+_WRITTEN = (BEST, RESULTS, "results.md", "samples.md", "loss_curves.png", "variants.png")
 GOAL = 0.9
 """The exact match of which `steps_to_90` reports the first step."""
 
@@ -50,11 +62,13 @@ def compare(
     tokenizer: str = "byte_pair",
     vocabulary_size: int | None = None,
     changes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> list[Result]:
     """Train every spec on the same data with the same recipe, and compare the results.
 
-    Variants that are finished in `folder` are not trained again; interrupted ones resume.
+    Variants that are finished in `folder` are not trained again; interrupted ones resume. Further
+    variants may be added to a comparison. A picture that fails costs no results.
 
     Args:
         specs: names of variants, or specs by name.
@@ -63,11 +77,12 @@ def compare(
             `encoder_decoder` for `embedded`.
         budget: the common recipe, or the number of steps of `default_budget`.
         folder: folder for `results.json`, `results.md`, `loss_curves.png`, `variants.png`,
-            `samples.md`, the best model in `best/`, and a folder for each variant with its model,
-            `history.json` and `skip_paths.svg`.
+            `samples.md`, the best model in `best/`, a folder for each variant with its model,
+            `history.json` and `skip_paths.svg`, and `comparison.json`, which identifies the runs.
         tokenizer: kind of the common tokenizer, which is trained on the training text.
         vocabulary_size: vocabulary size of the tokenizer; by default 2000, or the 256 of `byte`.
         changes: spec fields to change in every spec.
+        overwrite: replace another comparison in `folder`; variants with equal settings are kept.
         progress: show progress bars and reports.
 
     Returns:
@@ -76,10 +91,13 @@ def compare(
         the speed are measured on held-out text.
 
     Raises:
-        ValueError: no specs, equal names, a spec of another kind than the data, data without a
-            held-out part, or folders with models of other origin; otherwise as `fit`.
+        ValueError: no specs, equal names, a spec of another kind than the data, or data without a
+            held-out part; otherwise as `fit`.
+        FileExistsError: the folder holds something else, such as a comparison with other settings.
+        BlockingIOError: another process or thread writes the folder.
     """
-    folder = Path(folder)
+    folder = folder_path(folder)
+    check_content(folder, (COMPARISON,), overwrite=True)
     recipe = default_budget(steps=budget) if isinstance(budget, int) else budget
     recipe = make_recipe(recipe or default_budget(), {})
     given = _by_name(specs)
@@ -96,18 +114,20 @@ def compare(
         if plain.kind != kind:
             raise ValueError(f"{name} is of kind={plain.kind!r}, the data is for {kind!r}")
         chosen[name] = sized_for(plain, shared, changes or {})
-    _check_folders(folder, chosen)
-    make_folder(folder)
-
-    results, models = [], {}
-    for number, (name, spec) in enumerate(chosen.items(), 1):
-        if progress:
-            print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
-        result, model = _train_one(name, spec, corpus, shared, recipe, folder / name, progress)
-        results.append(result)
-        models[name] = model
-    best = min(results, key=lambda r: (-r.get("exact_match", 0), r["loss"]))["variant"]
-    _write(folder, results, models, corpus, best, recipe, progress)
+    runs = {name: _run_key(spec, recipe, corpus, shared) for name, spec in chosen.items()}
+    _check_folder(folder, runs, overwrite)  # before it is made
+    with only_writer(make_folder(folder)):
+        _check_folder(folder, runs, overwrite)
+        write_whole(folder / COMPARISON, json.dumps({"format": FORMAT, "runs": runs}, indent=1))
+        results, models = [], {}
+        for number, (name, spec) in enumerate(chosen.items(), 1):
+            if progress:
+                print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
+            given = (corpus, shared, recipe, folder / name, runs[name], progress)
+            result, models[name] = _train_one(name, spec, *given)
+            results.append(result)
+        best = min(results, key=lambda r: (-r.get("exact_match", 0), r["loss"]))["variant"]
+        _write(folder, results, models, corpus, best, progress)
     return results
 
 
@@ -134,15 +154,29 @@ def _by_name(
     return given
 
 
-def _check_folders(folder: Path, names: Iterable[str]) -> None:
-    """Raise a ValueError if a model would be overwritten that no comparison has written."""
-    results = {folder / name: folder / name / RESULT for name in names}
-    for place, result in {**results, folder / BEST: folder / RESULTS}.items():
-        found = [name for name in (MANIFEST, CHECKPOINT) if (place / name).exists()]
-        if found and not result.exists():
-            raise ValueError(
-                f"{place} has a {found[0]} that does not come from a comparison; choose another "
-                "folder, or move that one"
+def _check_folder(folder: Path, runs: Mapping[str, str], overwrite: bool) -> None:
+    """Check that the folder holds nothing but a part of the comparison of these runs."""
+    if overwrite:
+        return
+    path, before = folder / COMPARISON, {}
+    if path.exists():
+        before = read_manifest(path, FORMAT).get("runs")
+        if not isinstance(before, dict):
+            raise ValueError(f"{path} is damaged: it has no runs; {GO_ON}")
+        for name, run in before.items():
+            if name not in runs:
+                raise FileExistsError(
+                    f"{folder} holds a comparison with {name!r} too; also give {name}, or {GO_ON}"
+                )
+            if run != runs[name]:
+                raise FileExistsError(
+                    f"{folder} holds a comparison of {name!r} with other settings or data; {GO_ON}"
+                )
+    for name in runs.keys() - before.keys() if before else (*runs, *_WRITTEN):
+        place = folder / name
+        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            raise FileExistsError(
+                f"{folder} has {name!r}, which does not come from this comparison; {GO_ON}"
             )
 
 
@@ -166,26 +200,22 @@ def _train_one(
     tokenizer: Any,
     recipe: Recipe,
     folder: Path,
+    run: str,
     progress: bool,
 ) -> tuple[Result, Any]:
     """Train a variant, or load a finished one; return its result and model."""
     import keras
 
-    run = _run_key(spec, recipe, corpus, tokenizer)
-    finished = make_folder(folder) / RESULT
-    before = _read_result(finished)
-    if before.get("run") != run:
-        # The result and the checkpoint are those of other settings.
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        write_whole(finished, json.dumps({"run": run, "result": None}, indent=1))
-    elif before["result"] is not None:
+    finished = folder / RESULT
+    if (before := _read_result(finished)).get("run") == run:
         if progress:
             print(f"already finished: {folder}")
         return before["result"], load(folder)
 
     keras.utils.set_random_seed(recipe.seed)
     model = new_text_model(spec, tokenizer)
-    rows = model.fit(corpus, recipe=recipe, folder=folder, progress=progress)
+    # What may be replaced has been checked for the whole comparison.
+    rows = model.fit(corpus, recipe=recipe, folder=folder, overwrite=True, progress=progress)
     measured = model.evaluate(_held_out(corpus), batch_size=recipe.batch_size)
     if isinstance(corpus, ParallelCorpus):
         reached = [row["step"] for row in rows if row.get("val_exact_match", 0) >= GOAL]
@@ -212,9 +242,12 @@ def _read_result(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged; delete it to train this variant again") from None
+        saved: dict[str, Any] = read_json(path)
+        if {"run", "result"} <= saved.keys() and {"loss", "variant"} <= saved["result"].keys():
+            return saved
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"{path} is damaged; delete it to train this variant again")
 
 
 def _run_key(
@@ -223,11 +256,14 @@ def _run_key(
     corpus: Corpus,
     tokenizer: Any,
 ) -> str:
+    import keras
+
     inputs = [
         spec.to_json(),
         json.dumps(dataclasses.asdict(recipe)),
         repr(corpus),
         f"{tokenizer.kind} {tokenizer.vocabulary_size}",
+        keras.config.dtype_policy().name,
     ]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
 
@@ -247,32 +283,59 @@ def _write(
     models: Mapping[str, TextModel],
     corpus: Corpus,
     best: str,
-    recipe: Recipe,
     progress: bool,
 ) -> None:
-    import plots
-
+    """Write and print the results, then what may fail without a loss."""
     write_whole(folder / RESULTS, json.dumps(results, indent=1) + "\n")
     write_whole(folder / "results.md", results_table(results, markdown=True) + "\n")
-    histories = {}
+    models[best].save(folder / BEST, overwrite=True)
+    if progress:
+        print("\n" + results_table(results), flush=True)
+
+    def write_samples() -> None:
+        write_whole(folder / "samples.md", samples(models[best], corpus))
+
+    def draw_losses() -> None:
+        import plots
+
+        histories = {}
+        for name in models:
+            rows = read_json(folder / name / "history.json")
+            histories[name] = {
+                key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
+            }
+        plots.save_figure(plots.loss_curves(histories), folder / "loss_curves.png")
+
+    def draw_model(name: str) -> None:
+        import plots
+
+        plots.plot_model(models[name].model, folder / name / "skip_paths.svg")
+
+    def draw_models() -> None:
+        import plots
+
+        graphs = {name: model.model for name, model in models.items()}
+        plots.plot_side_by_side(graphs, folder / "variants.png", blocks=1)
+
+    _try("samples.md", write_samples)
+    _try("loss_curves.png", draw_losses)
     for name in models:
-        rows = json.loads((folder / name / "history.json").read_text("utf-8"))
-        histories[name] = {
-            key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
-        }
-    plots.save_figure(plots.loss_curves(histories), folder / "loss_curves.png")
-    for name, model in models.items():
-        plots.plot_model(model.model, str(folder / name / "skip_paths.svg"))
-    graphs = {name: model.model for name, model in models.items()}
-    plots.plot_side_by_side(graphs, folder / "variants.png", blocks=1)
-    write_whole(folder / "samples.md", samples(models[best], corpus))
-    models[best].save(folder / BEST)
-    if not progress:
-        return
-    print("\n" + results_table(results))
-    print(f"\nwritten to {folder}{os.sep}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
-    print(f"the best variant is {best}; to use it:\n")
-    print(f"    {usage_command(folder / BEST, corpus)}\n")
+        _try(f"{name}/skip_paths.svg", partial(draw_model, name))
+    _try("variants.png", draw_models)
+    if progress:
+        names = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+        print(f"\nwritten to {folder}{os.sep}: " + ", ".join(names))
+        print(f"the best variant is {best}; to use it:\n")
+        print(f"    {usage_command(folder / BEST, corpus)}\n")
+
+
+def _try(what: str, write: Callable[[], None]) -> None:
+    """Write something that is not worth the loss of results, or say why it was not written."""
+    try:
+        write()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"{what} was not written: {reason}", file=sys.stderr, flush=True)
 
 
 def usage_command(folder: str | Path, corpus: Corpus) -> str:

@@ -17,8 +17,11 @@ Shapes: b rows, L columns of tokens; `builders` has the other letters.
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +32,10 @@ import keras
 
 import builders
 from builders.cache import cache_entries
-from functional_models.checks import check_count
+from functional_models.checks import check_count, read_json
 from functional_models.compiled import Weights
+from functional_models.folders import EXPORT as MANIFEST
+from functional_models.folders import LOCK, check_content, folder_path, make_folder, only_writer
 from functional_models.generation import chooses_token_by_token, translation_limit
 from functional_models.graph_tokenizers import (
     NO_TOKEN,
@@ -40,9 +45,7 @@ from functional_models.graph_tokenizers import (
     tf,
 )
 from functional_models.logit_processors import NEVER
-from functional_models.model_folder import make_folder
 
-MANIFEST = "export.json"
 FORMAT = 1
 
 Tensor = Any
@@ -52,6 +55,7 @@ def export_saved_model(
     text_model: Any,
     folder: str | Path,
     *,
+    overwrite: bool = False,
     max_new_tokens: int | None = None,
     sampler: Any = "greedy",
     **sampler_options: Any,
@@ -76,6 +80,7 @@ def export_saved_model(
             f"sampler={sampler!r} compares whole sequences, but an exported model samples token by "
             "token; export with greedy, top_k, top_p or random"
         )
+    check_export_folder(folder, overwrite=overwrite)
     exported = ExportedModel(text_model, chosen, max_new_tokens)
     manifest = {
         "format": FORMAT,
@@ -85,9 +90,13 @@ def export_saved_model(
         "max_new_tokens": max_new_tokens,
         "spec": text_model.spec.to_dict(),
     }
-    with _replaced_folder(Path(folder)) as scratch:
+    with _replaced_folder(folder, overwrite=overwrite) as scratch:
         module, signatures = exported.module()
-        tf.saved_model.save(module, str(scratch), signatures=signatures)
+        try:
+            tf.saved_model.save(module, str(scratch), signatures=signatures)
+        except tf.errors.OpError as error:  # such as a full disk
+            reason = error.message.rpartition("; ")[2]  # after the node and the file
+            raise OSError(f"{folder} cannot be written: {reason}") from error
         (scratch / "README.txt").write_text(_readme(exported, manifest), "utf-8")
         manifest["files"] = sorted({*os.listdir(scratch), MANIFEST})
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
@@ -110,36 +119,67 @@ def _readme(exported: ExportedModel, manifest: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which replaces `folder` at the end; an error leaves the old one."""
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file; give the path of a folder")
-    if folder.is_dir() and (others := set(os.listdir(folder)) - _exported_files(folder)):
-        raise ValueError(
+def check_export_folder(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Check that an export may be written to a folder.
+
+    Raises:
+        FileExistsError: it has content; with `overwrite`, content that no export wrote.
+        ValueError: it is a file, or lies inside the folder of a model.
+    """
+    path = folder_path(folder)
+    if not path.is_dir():
+        return
+    own = _exported_files(path)
+    if others := set(os.listdir(path)) - own:
+        raise FileExistsError(
             f"{folder} has content that no earlier export wrote, such as {min(others)}; give a new "
             "folder, or remove it"
         )
-    make_folder(folder.parent)
+    check_content(path, (MANIFEST, "saved_model.pb"), overwrite=overwrite)
+
+
+@contextmanager
+def _replaced_folder(folder: str | Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder, which replaces `folder` at the end; an error leaves the old one."""
     # A sibling, because a rename works only within one file system.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as outer:
-        scratch, old = Path(outer) / "new", Path(outer) / "old"
-        scratch.mkdir()  # with the permissions of the umask, unlike the one around it
-        yield scratch
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(scratch, folder)
-        except BaseException:
-            if old.exists():
-                os.replace(old, folder)
-            raise
+    target = Path(os.path.realpath(folder))
+    parent, prefix = make_folder(target.parent), f".{target.name}.export-"
+    with only_writer(parent, f".{target.name}{LOCK}"):
+        for left in parent.glob(f"{glob.escape(prefix)}*"):  # of exports that were killed
+            if (left / "old").exists() and not target.exists():
+                os.replace(left / "old", target)
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as outer:
+            scratch, old = Path(outer) / "new", Path(outer) / "old"
+            scratch.mkdir()  # with the permissions of the umask, unlike the one around it
+            yield scratch
+            check_export_folder(target, overwrite=overwrite)  # it may have changed meanwhile
+            if target.exists() and not _exchange(scratch, target):
+                os.replace(target, old)
+            if scratch.exists() and not target.exists():
+                try:
+                    os.replace(scratch, target)
+                except BaseException:
+                    if old.exists():
+                        os.replace(old, target)
+                    raise
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders at once; return whether the system can do so (Linux)."""
+    exchange = 2  # RENAME_EXCHANGE of linux/fs.h
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, TypeError):  # TypeError from Windows
+        return False
+    paths = [os.fsencode(path.absolute()) for path in (first, second)]
+    return bool(rename(-1, paths[0], -1, paths[1], exchange) == 0)
 
 
 def _exported_files(folder: Path) -> set[str]:
     """Return the names that the manifest of an earlier export lists; none without a valid one."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = read_json(folder / MANIFEST)
         return {str(name) for name in manifest["files"]} if "kind" in manifest else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()

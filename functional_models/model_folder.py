@@ -18,20 +18,23 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import builders
-from functional_models.checks import check_path, read_manifest
+from functional_models.checks import check_is_file, check_path, read_json, read_manifest
+from functional_models.folders import MODEL as MANIFEST
+from functional_models.folders import RUN as CHECKPOINT
+from functional_models.folders import check_content, folder_path, make_folder, only_writer
 from functional_models.tokenizer_files import MANIFEST as TOKENIZER_MANIFEST
 from functional_models.tokenizers import Tokenizer, load_tokenizer
-from plots.files import write_whole
+from plots.files import remove_leftovers, write_whole
 
 FORMAT = 1
-MANIFEST = "model.json"
-CHECKPOINT = "checkpoint.npz"
+_JOURNAL = "parts.json"
 _PART = re.compile(r"weights-[0-9a-f]{12}\.keras|\w*tokenizer-[0-9a-f]{12}")
 
 
@@ -44,49 +47,74 @@ class ModelFolder:
     tokenizers: Mapping[str, Tokenizer]
 
 
-def make_folder(folder: str | Path) -> Path:
-    """Make a folder and its parents, if they are missing.
+@contextmanager
+def model_writer(
+    folder: str | Path, *, overwrite: bool = False, resumes: bool = False
+) -> Iterator[Path]:
+    """Make a model folder and hold its lock; remove what killed writers left behind.
+
+    Args:
+        folder: the folder.
+        overwrite: permission to replace a model or a run.
+        resumes: whether the writer continues the run that the folder may hold.
 
     Raises:
-        ValueError: it, or one of its parents, is a file.
-    """
-    folder = check_path("the folder of a model", folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(
-            f"{folder} cannot be made: it, or one of its parents, is a file; give the path of "
-            "a folder"
-        ) from None
-    return folder
-
-
-def make_model_folder(folder: str | Path) -> Path:
-    """Make a folder for a model, if it is missing.
-
-    Raises:
+        BlockingIOError: another process writes the folder.
+        FileExistsError: it holds something else; with `overwrite`, anything but a model or a run.
         ValueError: it is a file, or has a `model.json` that is no manifest of a model.
     """
+    check_model_folder(folder, overwrite=overwrite, resumes=resumes)  # before it is made
     folder = make_folder(folder)
-    _parts(folder)
-    return folder
+    with only_writer(folder):
+        check_model_folder(folder, overwrite=overwrite, resumes=resumes)
+        _clean(folder)
+        yield folder
 
 
-def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
+def check_model_folder(
+    folder: str | Path, *, overwrite: bool = False, resumes: bool = False
+) -> None:
+    """Check that a model may be written to a folder; see `model_writer`."""
+    folder = folder_path(folder)
+    if (folder / MANIFEST).exists():
+        _parts(folder)  # whose manifest is it?
+    is_run = resumes and (folder / CHECKPOINT).exists()
+    check_content(folder, (MANIFEST, CHECKPOINT), overwrite=overwrite or is_run)
+
+
+def write_model_folder(
+    folder: str | Path, content: ModelFolder, *, overwrite: bool = False
+) -> None:
     """Write a model folder; an interruption leaves the previous model.
 
-    Deletes the weights and tokenizers that the previous manifest names, and nothing else. Damaged
-    parts are replaced.
+    Of an overwritten model, only the weights and tokenizers that its manifest names are deleted,
+    and the checkpoint of its run.
 
     Raises:
-        ValueError: as `make_model_folder`.
+        BlockingIOError, FileExistsError, ValueError: as `model_writer`.
     """
-    folder = make_model_folder(folder)
+    with model_writer(folder, overwrite=overwrite) as path:
+        replace_model(path, content, of_run=False)
+
+
+def replace_model(folder: Path, content: ModelFolder, *, of_run: bool) -> None:
+    """Write a model into a folder whose lock is held; see `write_model_folder`.
+
+    Args:
+        folder: the folder.
+        content: the model.
+        of_run: whether the model is that of the folder's checkpoint, which is deleted otherwise.
+    """
     old = _parts(folder)
     new: set[str] = set()  # the parts that this call adds
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         written = Path(scratch) / "weights.keras"
-        content.model.save(written, include_optimizer=False)
+        try:
+            _without_optimizer(content.model).save(written)
+        except OSError as error:
+            if error.errno and error.filename is None:
+                error.filename = str(folder)  # a full disk has no name by itself
+            raise
         weights = f"weights-{_hash(written)}.keras"
         sources = {weights: written}
         tokenizers = {}
@@ -100,6 +128,9 @@ def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
             "weights": weights,
             "tokenizers": tokenizers,
         }
+        # For the next writer, should this one be killed.
+        (Path(scratch) / _JOURNAL).write_text(json.dumps(sorted(old.union(sources))))
+        kept = Path(scratch) / CHECKPOINT
         try:
             for name, source in sources.items():
                 if _is_same(source, folder / name):
@@ -108,11 +139,39 @@ def write_model_folder(folder: str | Path, content: ModelFolder) -> None:
                     os.replace(folder / name, Path(scratch) / f"damaged-{name}")
                 new.add(name)
                 os.replace(source, folder / name)
+            if not of_run and (folder / CHECKPOINT).exists():
+                os.replace(folder / CHECKPOINT, kept)
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         except BaseException:
-            _delete(folder, new - _parts(folder))  # the manifest may already be the new one
+            written_parts = _parts(folder)  # the manifest may already be the new one
+            _delete(folder, new - written_parts)
+            if kept.exists() and weights not in written_parts:
+                os.replace(kept, folder / CHECKPOINT)
             raise
-    _delete(folder, old - set(sources))
+        _delete(folder, old - set(sources))
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed writers of a folder left behind; its lock is held."""
+    for scratch in folder.glob(".saving-*"):
+        try:
+            names = set(read_json(scratch / _JOURNAL))
+        except (OSError, ValueError, TypeError):
+            names = set()
+        _delete(folder, {name for name in names if isinstance(name, str)} - _parts(folder))
+        shutil.rmtree(scratch)
+    for name in (MANIFEST, CHECKPOINT):
+        remove_leftovers(folder / name)
+
+
+def _without_optimizer(model: Any) -> Any:
+    """Return a model of the same layers that is not compiled, so that it has no optimizer.
+
+    `model.save` would write the moments of AdamW, twice the size of the weights.
+    """
+    import keras
+
+    return keras.Model(model.input, model.output, name=model.name) if model.compiled else model
 
 
 def _parts(folder: Path) -> set[str]:
@@ -155,9 +214,19 @@ def read_model_folder(folder: str | Path) -> ModelFolder:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a newer format, or damaged content.
     """
+    folder = check_path("the folder of a model", folder)
+    while True:
+        manifest = _read_manifest(folder)
+        try:
+            return _read(folder, manifest)
+        except (FileNotFoundError, ValueError):
+            if _read_manifest(folder) == manifest:  # not replaced meanwhile by a writer
+                raise
+
+
+def _read(folder: Path, manifest: Mapping[str, Any]) -> ModelFolder:
     spec = read_spec(folder)
-    folder = Path(folder)
-    names = _read_manifest(folder)["tokenizers"]
+    names = manifest["tokenizers"]
     tokenizers = {role: _read_tokenizer(folder / name) for role, name in names.items()}
     model = builders.build(spec)
     restore_weights(model, folder)
@@ -165,7 +234,15 @@ def read_model_folder(folder: str | Path) -> ModelFolder:
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
-    tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # damaged files may fail in any way
+        if isinstance(error, OSError | ValueError) and str(folder) in str(error):
+            raise
+        raise ValueError(
+            f"{folder} cannot be read ({type(error).__name__}): the tokenizer is damaged; save "
+            "the model again, or copy the whole folder"
+        ) from error
     if not folder.name.endswith(f"-{_hash(folder / TOKENIZER_MANIFEST)}"):
         raise ValueError(
             f"{folder} is not the tokenizer that the model was saved with: its content does not "
@@ -201,8 +278,9 @@ def restore_weights(model: Any, folder: str | Path) -> None:
             f"{folder} is incomplete: {weights.name} is missing; save the model again, or copy the "
             "whole folder"
         )
+    check_is_file(weights)
     try:
-        model.load_weights(weights)
+        _without_optimizer(model).load_weights(weights)
     except Exception as error:
         raise ValueError(
             f"{weights} cannot be read ({type(error).__name__}): the file is damaged; save the "

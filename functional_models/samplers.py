@@ -5,7 +5,7 @@ Keras is imported when a sampler is made, so that importing this module is cheap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from builders.errors import unknown_name
@@ -21,6 +21,28 @@ _OPTIONS = {
     "beam": ("temperature", "num_beams", "length_penalty", "num_return_sequences"),
 }
 SAMPLERS = tuple(_OPTIONS)
+_OF_ALL = ("seed", "num_return_sequences", "repetition_penalty", "min_p")
+"""Options that any sampler takes, `num_return_sequences` only as 1."""
+
+
+def check_taken(sampler: Any, options: Iterable[str]) -> None:
+    """Check that a sampler has the options that a caller gave.
+
+    Raises:
+        ValueError: naming the options that it has; an instance has none.
+    """
+    own = _OPTIONS.get(sampler, ()) if isinstance(sampler, str) else ()
+    if isinstance(sampler, str) and sampler not in _OPTIONS:
+        return  # an unknown name, of which `make_sampler` says more
+    for name in options:
+        if name not in (*own, *_OF_ALL):
+            fitting = [known for known, names in _OPTIONS.items() if name in names]
+            if not fitting:
+                continue  # an unknown option
+            shown = repr(sampler) if isinstance(sampler, str) else "an instance"
+            raise ValueError(
+                f"{name}: sampler {shown} does not take it; omit it, or use {', '.join(fitting)}"
+            )
 
 
 def make_sampler(

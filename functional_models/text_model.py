@@ -13,13 +13,15 @@ import keras
 import numpy as np
 
 import builders
+from builders.memory import check_memory
 from functional_models.checks import check_count
 from functional_models.compiled import to_numpy
 from functional_models.generation import Generator
 from functional_models.model_folder import (
     ModelFolder,
-    make_model_folder,
+    model_writer,
     read_model_folder,
+    replace_model,
     restore_weights,
     write_model_folder,
 )
@@ -27,6 +29,7 @@ from functional_models.recipe import Recipe
 from functional_models.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
+    from functional_models.batches import Batches
     from functional_models.training import Row
 
 
@@ -186,33 +189,41 @@ class TextModel(ABC):
                 )
         return spec
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Save spec, weights and tokenizers; an interrupted save leaves the previous model.
 
-        Of an earlier save only the files that its `model.json` names are deleted.
+        Args:
+            folder: a folder without a model; it is made if it is missing.
+            overwrite: replace a model or a training run that the folder holds. Of an earlier save
+                only the files that its `model.json` names are deleted.
 
         Raises:
+            FileExistsError: the folder holds something else.
+            BlockingIOError: another process or thread writes the folder.
             ValueError: `folder` is a file, or has a `model.json` that is no manifest of a model.
         """
-        write_model_folder(folder, ModelFolder(self.spec, self.model, self.tokenizers))
+        content = ModelFolder(self.spec, self.model, self.tokenizers)
+        write_model_folder(folder, content, overwrite=overwrite)
 
-    def export(self, folder: str | Path, **options: Any) -> Path:
+    def export(self, folder: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
         """Write a TensorFlow SavedModel from strings to strings, which runs without this package.
 
         Args:
-            folder: a new folder, or an earlier export, which is replaced.
+            folder: a new folder.
+            overwrite: replace an earlier export that the folder holds.
             options: `max_new_tokens` and `sampler` with its options, as in `generate` and
                 `translate`; the default is `greedy`, and samplers that compare whole sequences
                 are not supported. Draws start from `seed` whenever the SavedModel is loaded.
 
         Raises:
-            ValueError: another backend than TensorFlow, a folder with other content, or an option
-                that is not allowed.
+            FileExistsError: the folder holds something else.
+            BlockingIOError: another process or thread exports to the folder.
+            ValueError: another backend than TensorFlow, or an option that is not allowed.
             ImportError: the tokenizer needs tensorflow_text, which is not installed.
         """
         from functional_models.export import export_saved_model
 
-        return export_saved_model(self, folder, **options)
+        return export_saved_model(self, folder, overwrite=overwrite, **options)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -292,24 +303,46 @@ class TextModel(ABC):
 
     def _train(
         self,
-        batches: Any,
+        batches: Batches,
         recipe: Recipe,
         folder: str | Path | None,
+        overwrite: bool,
         **options: Any,
     ) -> list[Row]:
         from functional_models.training import train
 
         recipe = recipe.for_width(self.spec.hidden_dim)
-        if folder is not None:
-            make_model_folder(folder)
-            for tokenizer in self.tokenizers.values():
-                _ = tokenizer.file_content  # raises now, not at the first report
-            options["save_best"] = lambda: self.save(folder)
-            options["identity"] = {"spec": self.spec.to_dict()}
-        self.history = train(self.model, batches, recipe, folder=folder, **options)
-        if folder is not None:
-            restore_weights(self.model, folder)  # the best weights, not always the last
+        _check_training_memory(self.spec, self.model, batches)
+        if folder is None:
+            self.history = train(self.model, batches, recipe, **options)
+            return self.history
+        for tokenizer in self.tokenizers.values():
+            _ = tokenizer.file_content  # raises now, not at the first report
+        content = ModelFolder(self.spec, self.model, self.tokenizers)
+        with model_writer(folder, overwrite=overwrite, resumes=True) as path:
+            self.history = train(
+                self.model,
+                batches,
+                recipe,
+                folder=path,
+                overwrite=overwrite,
+                save_best=lambda: replace_model(path, content, of_run=True),
+                identity={"spec": self.spec.to_dict()},
+                **options,
+            )
+            restore_weights(self.model, path)  # the best weights, not always the last
         return self.history
+
+
+def _check_training_memory(spec: builders.TransformerSpec, model: Any, batches: Batches) -> None:
+    """Check a lower bound of the memory of a training step: its logits, and AdamW's arrays."""
+    logits = 4 * batches.batch_size * batches.longest * spec.vocabulary_size
+    check_memory(
+        2 * logits + 4 * 4 * model.count_params(),  # gradients, and two moments
+        f"the logits of batch_size={batches.batch_size:,} sequences of {batches.longest:,} tokens, "
+        "and weights,",
+        "reduce batch_size, or the sizes of the model",
+    )
 
 
 def _token_labels(tokenizer: Tokenizer, tokens: np.ndarray) -> tuple[str, ...]:

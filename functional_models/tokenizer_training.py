@@ -10,6 +10,7 @@ from typing import Any
 from unicodedata import category
 
 from builders.errors import unknown_name
+from builders.fields import MOST_TOKENS
 from functional_models.checks import check_count
 from functional_models.chunks import training_chunks, training_sample
 from functional_models.corpora import Corpus
@@ -94,6 +95,7 @@ def train_tokenizer(
         "sentence_piece": _train_sentence_piece,
         "byte_pair": _train_byte_pair,
     }[kind]
+    check_count("vocabulary_size", vocabulary_size, most=MOST_TOKENS)
     keras_tokenizer, special_ids = train(texts, vocabulary_size)
     size = int(keras_tokenizer.vocabulary_size())
     tokenizer = Tokenizer(keras_tokenizer, kind, size, *special_ids, lowercase)

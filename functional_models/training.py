@@ -31,6 +31,7 @@ def train(
     validation: Batches | None = None,
     exact_match: bool = False,
     folder: str | Path | None = None,
+    overwrite: bool = False,
     save_best: Callable[[], None] | None = None,
     sample: Callable[[], str] | None = None,
     progress: bool = True,
@@ -49,6 +50,7 @@ def train(
         validation: data to evaluate on at every report; its loss selects the best weights.
         exact_match: also measure the share of sequences without any wrong token.
         folder: folder of the checkpoint; `None` writes no files.
+        overwrite: replace the checkpoint of another run.
         save_best: called whenever the validation loss (without validation: the training loss) is
             the lowest so far.
         sample: returns a text that is printed at every report.
@@ -79,10 +81,11 @@ def train(
             **(identity or {}),
             "data": batches.fingerprint(),
             "validation data": validation and validation.fingerprint(),
+            "dtype": model.dtype_policy.name,
             "model": [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights],
         }
         checkpoint = Checkpoint(Path(folder), run, record)
-        checkpoint.restore(model)
+        checkpoint.start(model, overwrite=overwrite)
     watchers: list[keras.callbacks.Callback] = [record]
     bar = Progress(record, recipe.steps)
     if progress:

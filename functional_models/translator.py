@@ -88,6 +88,7 @@ class Translator(TextModel):
         *,
         recipe: Recipe | None = None,
         folder: str | Path | None = None,
+        overwrite: bool = False,
         sample_sources: Sequence[str] = (),
         progress: bool = True,
         callbacks: tuple[Any, ...] = (),
@@ -102,6 +103,7 @@ class Translator(TextModel):
             folder: folder for the best model, and for a checkpoint at every report. An interrupted
                 run resumes exactly at its last checkpoint, and a finished one continues if it is
                 given more steps.
+            overwrite: replace another run, or a model, that the folder holds.
             sample_sources: sentences to translate at every report.
             progress: show a header, a living line and a line per report.
             callbacks: further Keras callbacks.
@@ -112,6 +114,8 @@ class Translator(TextModel):
         Raises:
             ValueError: no pairs, a sentence that is empty or longer than `max_sequence_length`, or
                 a folder with another run.
+            FileExistsError: the folder holds something else than a run.
+            BlockingIOError: another process or thread writes the folder.
         """
         recipe = make_recipe(recipe, changes)
         if isinstance(data, ParallelCorpus):
@@ -134,6 +138,7 @@ class Translator(TextModel):
             batches,
             recipe,
             folder,
+            overwrite,
             validation=held_out,
             exact_match=True,
             sample=sample,

@@ -31,7 +31,7 @@ class Quantity(Mapping[str, float]):
         missing: Iterable[str] = (),
     ) -> None:
         self._terms: dict[str, Any] = dict(terms) if isinstance(terms, Mapping) else {"": terms}
-        known = terms.missing if isinstance(terms, Quantity) else self._terms.pop(_WITHOUT, ())
+        known = terms.missing if isinstance(terms, Quantity) else self._terms.pop(WITHOUT, ())
         self.missing: frozenset[str] = frozenset([*known, *missing])
 
     def __getitem__(self, monomial: str) -> float:
@@ -90,7 +90,7 @@ class Quantity(Mapping[str, float]):
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a dict that `Quantity` takes."""
-        return {**self, **({_WITHOUT: sorted(self.missing)} if self.missing else {})}
+        return {**self, **({WITHOUT: sorted(self.missing)} if self.missing else {})}
 
     @property
     def letters(self) -> frozenset[str]:
@@ -133,7 +133,7 @@ class Quantity(Mapping[str, float]):
 
 
 _AT_LEAST = "at least "
-_WITHOUT = "without"
+WITHOUT = "without"
 _MAX_MISSING = 4
 _POWERS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -13,11 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from functools import cache, cached_property
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 from plots.annotations import Declaration, Note, Overlay, Quantity, SkipPath
+from plots.graph_json import read_value
 
 FORMAT = "functional graph"
 VERSION = 3
@@ -287,7 +287,7 @@ class Graph:
                 do not fit together.
         """
         try:
-            document = json.loads(text)
+            document = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"cannot read a graph from text that is not JSON: {error}") from None
         if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -301,13 +301,15 @@ class Graph:
                 "read: write it again with the installed release"
             )
         del document["format"], document["version"]
+        nodes = document.get("nodes")
+        for node in nodes if isinstance(nodes, list) else ():
+            if isinstance(node, dict) and "id" in node:
+                node.setdefault("name", node["id"])
         try:
-            graph: Graph = _read(Graph, document)
-            check_graph(graph)
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"the graph is damaged ({type(error).__name__}: {error}): write it again"
-            ) from None
+            graph: Graph = read_value(Graph, document, "graph")
+        except ValueError as error:
+            raise ValueError(f"the graph is damaged ({error}): write it again") from None
+        check_graph(graph)
         return graph
 
     def overlay(self, name: str) -> Overlay:
@@ -440,6 +442,10 @@ def check_graph(graph: Graph) -> None:
             raise ValueError(f"{what} of the graph {graph.name!r} refer to the unknown {unknown!r}")
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
 def _plain(value: Any) -> Any:
     """Return `value` as JSON data, without dataclass fields that have their default."""
     if is_dataclass(value):
@@ -456,25 +462,3 @@ def _plain(value: Any) -> Any:
 
 def _default(each: Field[Any]) -> Any:
     return each.default if each.default_factory is MISSING else each.default_factory()
-
-
-def _read(kind: Any, value: Any) -> Any:
-    """Build a value of the type `kind`, such as a dataclass or a tuple, from JSON data."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = _hints(kind)
-        if kind is Node:
-            value = {"name": value["id"], **value}
-        return kind(**{name: _read(hints[name], item) for name, item in value.items()})
-    if origin is UnionType:  # an optional value
-        return None if value is None else _read(parts[0], value)
-    if origin is tuple and parts[-1] is Ellipsis:
-        return tuple(_read(parts[0], item) for item in value)
-    if origin is tuple:
-        return tuple(_read(part, value[place]) for place, part in enumerate(parts))
-    return value
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)

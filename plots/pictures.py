@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.differences import compare_graphs
 from plots.differences.union import marked, older_side
-from plots.files import write_whole
+from plots.files import write_picture
 from plots.folding import fold_blocks
 from plots.folding.groups import close_groups
 from plots.graph import Graph
@@ -198,7 +198,7 @@ def plot_side_by_side(
         show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable
     )
     dot = graphs_to_dot(graphs, labels, rankdir, dpi, splines)
-    return _shown(write_whole(path, render_dot(dot, chosen.name)))
+    return _shown(write_picture(path, render_dot(dot, chosen.name)))
 
 
 def plot_diff(
@@ -265,7 +265,7 @@ def _written(renderer: GraphRenderer, graph: Graph, path: Path, options: Mapping
             f"the graph renderer {renderer.name!r} returned a {type(contents).__name__}; it must "
             "return text or bytes"
         )
-    return _shown(write_whole(path, contents))
+    return _shown(write_picture(path, contents))
 
 
 def _checked(

@@ -259,6 +259,7 @@ def apply_plugins(
     graph: Graph,
     plugins: PluginLike | Iterable[PluginLike],
     model: keras.Model | None = None,
+    strict: bool = False,
 ) -> Graph:
     """Apply plugins one after the other.
 
@@ -268,6 +269,7 @@ def apply_plugins(
         graph: The graph.
         plugins: Names, (name, options) pairs or functions from graph to graph, or one of these.
         model: The Keras model that the graph was read from, for plugins that take it.
+        strict: Raise an error for every plugin that fails.
 
     Returns:
         The graph that the last plugin returns.
@@ -277,14 +279,21 @@ def apply_plugins(
             the value of an option is not allowed (`OptionError`).
         TypeError: if an entry is none of the three.
     """
-    for name, step in [_step(plugin, model) for plugin in plugin_list(plugins)]:
+    for name, options, step in [_step(plugin, model) for plugin in plugin_list(plugins)]:
         try:
             result = step(graph)
             if not isinstance(result, Graph):
                 raise TypeError(f"it returned a {type(result).__name__} instead of a Graph")
         except OptionError:
             raise
-        except Exception as error:  # a broken plugin must not cost the diagram
+        except Exception as error:
+            if strict:
+                given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+                raise OptionError(
+                    f"the graph plugin {name!r} failed{f' with {given}' * bool(given)}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            # A broken plugin must not cost the diagram.
             warnings.warn(
                 f"skipped the graph plugin {name!r}, because it failed: "
                 f"{type(error).__name__}: {error}",
@@ -299,8 +308,8 @@ def _is_pair(plugin: Any) -> bool:
     return isinstance(plugin, tuple) and len(plugin) == 2 and isinstance(plugin[1], Mapping)
 
 
-def _step(plugin: Any, model: Any) -> tuple[str, Callable[[Graph], Graph]]:
-    """Return the name of a plugin, and the function with its options bound."""
+def _step(plugin: Any, model: Any) -> tuple[str, Mapping[str, Any], Callable[[Graph], Graph]]:
+    """Return the name of a plugin, its options, and the function with its options bound."""
     named, options = plugin if _is_pair(plugin) else (plugin, {})
     if isinstance(named, str):
         known = find_plugin(named)
@@ -315,7 +324,7 @@ def _step(plugin: Any, model: Any) -> tuple[str, Callable[[Graph], Graph]]:
         )
     known.check_options(options)
     given = {"model": model, **options} if known.takes_model else options
-    return known.name, partial(known.function, **given)
+    return known.name, options, partial(known.function, **given)
 
 
 def _find(name: str, known: Mapping[str, Any], kind: str) -> Any:

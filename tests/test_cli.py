@@ -48,6 +48,8 @@ def files(tmp_path_factory):
     for path in (folder / "half").glob("weights-*"):
         path.unlink()
     (folder / "nothing").mkdir()
+    for name in ("pipe.keras", "pipe.json"):
+        os.mkfifo(folder / name)
     return folder
 
 
@@ -127,6 +129,28 @@ BAD = [
     (["translate", "{lm}", "um"], "use functional-models generate"),
     (["translate", "{translator}", "x" * 20], "more than 19 tokens"),
     (["plot", "{nowhere.keras}"], "no file"),
+    (["plot", "{pipe.keras}"], "pipe.keras is a pipe; give the path of a file"),
+    (["diagnose", "{pipe.json}"], "pipe.json is a pipe; give the path of a file"),
+    (["diff", "{lm}", "{pipe.json}"], "pipe.json is a pipe; give the path of a file"),
+    (["inspect", "/dev/zero"], "/dev/zero is no model"),
+    (["inspect", "gpt1", "--set", "num_layers=99999999999"], "a positive int of at most 10,000"),
+    (["inspect", "gpt1", "--set", "dropout=" + "[" * 9999], "dropout='[[[["),
+    ([*TRAIN, "--data", "{text.txt}", "--batch-size", "99999999999"], "reduce batch_size"),
+    (
+        [*TRAIN, "--set", "vocabulary_size=9999999", "--set", "hidden_dim=4000000"],
+        "weights of at least",
+    ),
+    (["train", "--to", "", *TINY], "the name of the folder is empty"),
+    (["train", "--to", "{lm}", *TINY, "--data", "{text.txt}"], "lm holds a model (model.json);"),
+    (["train", "--to", "{lm/x}", *TINY, "--data", "{text.txt}"], "lies inside the model folder"),
+    (["import", "{nothing}", "--to", "{lm}"], "(--overwrite)"),
+    (["compare", "--to", "{lm}", "--data", "{pairs.tsv}", *TINY], "lm holds a model (model.json)"),
+    (["compare", "--to", " ", "--data", "{pairs.tsv}", *TINY], "the name of the folder is empty"),
+    (["compare", "--kind", "encoder_only"], "compare trains language models and translators"),
+    (["export", "{lm}", "--to", "{lm}"], "has content that no earlier export wrote"),
+    (["plot", "{lm}", "--to", "{lm/model.json}"], "is not a picture of this kind"),
+    (["generate", "{lm}", "fox", "--k", "3"], "k: sampler 'top_p' does not take it; omit it, or"),
+    (["translate", "{translator}", "um", "--p", "0.5"], "p: sampler 'greedy' does not take it"),
 ]
 
 
@@ -414,7 +438,7 @@ def test_ctrl_c_stops_training_even_if_a_library_swallows_it(
             time.sleep(0.01)
 
     monkeypatch.setattr(fm.CausalLM, "fit", swallow)
-    monkeypatch.setattr("functional_models.cli._CtrlC.seconds", 0.1)
+    monkeypatch.setattr("functional_models.cli_errors.StopSignals.seconds", 0.1)
     arguments = ["train", "--to", str(tmp_path), *TINY, *SHORT, "--data", "{text.txt}"]
     assert run(arguments, files) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -436,6 +460,7 @@ def test_commands_without_a_model_import_no_backend(arguments):
     code = f"""
 import sys
 from functional_models.cli import main
+from functional_models.cli_errors import report
 try:
     main({arguments})
 except SystemExit:
@@ -456,6 +481,28 @@ def test_errors_in_the_shell_are_one_line_or_a_traceback_with_debug(files):
     found = shell(*command, "--debug")
     assert found.returncode == 1
     assert "Traceback" in found.stderr
+
+
+@pytest.mark.slow
+def test_of_two_trainings_into_one_folder_the_second_is_refused(files, tmp_path):
+    to = tmp_path / "model"
+    command = [sys.executable, "-m", "functional_models", "train", "--to", str(to), *TINY]
+    command += ["--data", str(files / "text.txt"), "--batch-size", "3", "--report-every", "50"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    command += ["--steps", "400"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+    deadline = time.monotonic() + 300
+    while not (to / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second = subprocess.run(command, stdout=subprocess.DEVNULL, **options)
+    _, error = first.communicate(timeout=300)
+    assert first.returncode == 0, error
+    assert second.returncode == 2
+    assert f"is being written by process {first.pid} on" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert fm.load(to).evaluate(TEXT)["loss"] > 0
+    assert not [path for path in to.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.slow

@@ -2,15 +2,19 @@
 
 import json
 import re
+import sys
 
+import keras
 import pytest
-from small_text_models import SIZES, corpus, parallel_corpus
+from small_text_models import SIZES, corpus, parallel_corpus, text_model
 
 import builders
 import functional_models as fm
 from functional_models import comparison
 from functional_models.comparison import _overall_speed, compare, results_table
 from functional_models.corpora import ParallelCorpus, kind_of_data
+from functional_models.folders import only_writer
+from functional_models.model_folder import read_spec
 from functional_models.recipe import Recipe
 from functional_models.text_model import TextModel
 
@@ -82,7 +86,10 @@ def test_a_comparison_writes_all_files_and_retrains_only_changed_variants(
     assert fitted == []
 
     changed = {**SPECS, "post": SPECS["post"].replace(activation="relu")}
-    again = run(tmp_path, changed)
+    with pytest.raises(FileExistsError, match="comparison of 'post' with other settings"):
+        run(tmp_path, changed)
+    assert fitted == []
+    again = run(tmp_path, changed, overwrite=True)
     assert fitted == ["post"]
     assert again[0] == results[0]
     assert again[1]["loss"] != results[1]["loss"]
@@ -134,11 +141,101 @@ def test_bad_arguments_raise_before_training(tmp_path, fitted, specs, options, m
 def test_models_of_other_origin_are_not_overwritten(tmp_path, fitted, place, name):
     (tmp_path / place).mkdir()
     (tmp_path / place / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"{place} has a {name} that does not come from a compar"):
+    with pytest.raises(FileExistsError, match=rf"has '{place}', which does not come from this com"):
         run(tmp_path)
     assert fitted == []
     assert [path.name for path in tmp_path.iterdir()] == [place]
     assert (tmp_path / place / name).read_text() == "mine"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Replace training and evaluation, which these tests do not need."""
+    row = {"step": 2, "loss": 2.5, "val_exact_match": 0.5, "tokens_per_second": 7.0}
+    measured = {"loss": 2.5, "token_accuracy": 0.25, "exact_match": 0.5}
+
+    def fit(self, data, folder, **options):
+        folder.mkdir(exist_ok=True)
+        return [row]
+
+    monkeypatch.setattr(fm.Translator, "fit", fit)
+    monkeypatch.setattr(fm.Translator, "evaluate", lambda *given, **options: measured)
+
+
+@pytest.mark.parametrize("failing", ["draw", "import", "generate"])
+def test_no_picture_and_no_sample_costs_results(tmp_path, quick, monkeypatch, capsys, failing):
+    def fail(*given, **options):
+        raise RuntimeError("Format: 'svg' not recognized.\nUse one of: dot")
+
+    names = ["loss_curves", "plot_model", "plot_side_by_side"]
+    if failing == "import":
+        monkeypatch.setitem(sys.modules, "plots", None)
+    for name in names if failing == "draw" else ():
+        monkeypatch.setattr(f"plots.{name}", fail)
+    translate = fail if failing == "generate" else lambda self, sources: [""] * len(sources)
+    monkeypatch.setattr(fm.Translator, "translate", translate)
+    specs = {"pre": PRE}
+    results = compare(specs, parallel_corpus(), budget=RECIPE, folder=tmp_path, tokenizer="byte")
+    printed = capsys.readouterr()
+    assert "exact match" in printed.out
+    assert "the best variant is pre" in printed.out
+    lost = ["samples.md"] if failing == "generate" else ["loss_curves.png", "variants.png"]
+    for name in lost:
+        assert f"{name} was not written: " in printed.err
+        assert not (tmp_path / name).exists()
+    assert len(printed.err.splitlines()) == len(lost) + (failing != "generate")
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert (tmp_path / "results.md").exists()
+    assert read_spec(tmp_path / "best").norm_placement == "pre"
+
+
+def test_another_comparison_is_replaced_only_with_permission(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(comparison, "_try", lambda *given: None)
+    monkeypatch.setattr(fm.Translator, "save", lambda *given, **options: None)
+    monkeypatch.setattr(comparison, "load", lambda folder: text_model("encoder_decoder"))
+    first = run(tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    third = {**SPECS, "third": PRE.replace(activation="relu")}
+    for specs, options, message in (
+        ({**SPECS, "post": PRE}, {}, "a comparison of 'post' with other settings or data"),
+        (SPECS, {"recipe": Recipe(steps=3, batch_size=5)}, "of 'pre' with other settings"),
+        ({"pre": PRE}, {}, "holds a comparison with 'post' too; also give post, or choose anot"),
+    ):
+        with pytest.raises(FileExistsError, match=message + r".*overwrite=True"):
+            run(tmp_path, specs, **options)
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert run(tmp_path) == first
+    assert len(run(tmp_path, third)) == 3  # a further variant
+    assert len(run(tmp_path, {"pre": PRE}, overwrite=True)) == 1
+    (tmp_path / "post").rename(tmp_path / "fourth")
+    with pytest.raises(FileExistsError, match="has 'fourth', which does not come from this compar"):
+        run(tmp_path, {"pre": PRE, "fourth": PRE})
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.md", "variants.png", "model.json"])
+def test_files_of_other_origin_are_not_replaced(tmp_path, fitted, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=re.escape(name)):
+        run(tmp_path)
+    assert fitted == []
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_two_comparisons_do_not_write_one_folder(tmp_path, fitted):
+    with only_writer(tmp_path), pytest.raises(BlockingIOError, match="is being written by process"):
+        run(tmp_path)
+    assert fitted == []
+
+
+def test_the_precision_is_one_of_the_settings(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(comparison, "_try", lambda *given: None)
+    run(tmp_path, {"pre": PRE})
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        with pytest.raises(FileExistsError, match="with other settings"):
+            run(tmp_path, {"pre": PRE})
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def test_a_corpus_without_held_out_text_raises(tmp_path):
@@ -147,11 +244,12 @@ def test_a_corpus_without_held_out_text_raises(tmp_path):
         compare(SPECS, data, folder=tmp_path, progress=False)
 
 
-def test_a_damaged_result_raises(tmp_path):
+@pytest.mark.parametrize("damage", ["{", "[" * 100_000, '{"run": 1, "result": null}', "[]"])
+def test_a_damaged_result_raises(tmp_path, damage):
     (tmp_path / "pre").mkdir()
-    (tmp_path / "pre" / "result.json").write_text("{")
+    (tmp_path / "pre" / "result.json").write_text(damage)
     with pytest.raises(ValueError, match=r"result\.json is damaged; delete it"):
-        run(tmp_path)
+        run(tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Exported models equal the original, in a process without this project."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -11,11 +12,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from kills import copied_before_every_change
 from quick import slow_unless
 from small_text_models import PAIRS, SIZES, TEXT, byte_tokenizer, text_model
 
 import builders
 import functional_models as fm
+from functional_models import export
 from functional_models.cli import main
 from functional_models.graph_tokenizers import BytePairEncoder, GraphDecoder, graph_encoder
 
@@ -279,12 +282,81 @@ def test_a_failed_export_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "export.json").write_text('{"kind": "old", "files": ["export.json"]}')
         with pytest.raises(OSError, match="disk is full"):
-            lm.export(folder)
+            lm.export(folder, overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["export.json"]
-    lm.export(folder)  # replaces an earlier export
-    lm.export(folder)
+    with pytest.raises(FileExistsError, match=r"holds an exported model .* overwrite=True"):
+        lm.export(folder)
+    lm.export(folder, overwrite=True)
     assert json.loads((folder / "export.json").read_text())["kind"] == "decoder_only"
     assert [path.name for path in folder.parent.iterdir()] == ["lm"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_an_export_that_is_killed_anywhere_leaves_one(tmp_path, monkeypatch, exchanges):
+    """Without an exchange of two names at once, the next export restores the old folder."""
+    target = tmp_path / "place" / "lm"
+    target.mkdir(parents=True)
+    if not exchanges:
+        monkeypatch.setattr(export, "_exchange", lambda *given: False)
+    write(target, "old")
+    with (
+        copied_before_every_change(tmp_path / "place", tmp_path / "copies") as copies,
+        export._replaced_folder(target, overwrite=True) as scratch,
+    ):
+        write(scratch, "new")
+    seen = set()
+    for copy in copies:
+        if exchanges:
+            seen.add((copy / "lm" / "text").read_text())
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            export._replaced_folder(copy / "lm", overwrite=True),
+        ):
+            raise KeyboardInterrupt
+        seen.add((copy / "lm" / "text").read_text())
+        assert [path.name for path in copy.iterdir()] == ["lm"]
+    assert seen == {"old", "new"}
+    assert (target / "text").read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["lm"]
+
+
+def write(folder, text):
+    (folder / "text").write_text(text)
+    (folder / "export.json").write_text('{"kind": "x", "files": ["export.json", "text"]}')
+
+
+def test_an_export_is_refused_while_another_one_writes_the_folder(tmp_path):
+    with export._replaced_folder(tmp_path / "lm", overwrite=False) as scratch:
+        write(scratch, "first")
+        with (
+            pytest.raises(BlockingIOError, match="is being written by process"),
+            export._replaced_folder(tmp_path / "lm", overwrite=False),
+        ):
+            pass
+        with export._replaced_folder(tmp_path / "lm2", overwrite=False) as other:
+            write(other, "second")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lm", "lm2"]
+
+
+def test_content_that_appears_while_an_export_is_written_is_kept(tmp_path):
+    def write_late():
+        with export._replaced_folder(tmp_path / "lm", overwrite=True) as scratch:
+            write(scratch, "new")
+            (tmp_path / "lm").mkdir()
+            (tmp_path / "lm" / "model.json").write_text("mine")
+
+    with pytest.raises(FileExistsError, match=r"such as model\.json"):
+        write_late()
+    assert (tmp_path / "lm" / "model.json").read_text() == "mine"
+
+
+def test_errors_of_tensorflow_while_writing_are_errors_of_the_system(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(OSError, match="lm cannot be written: No space left on device"):
+        text_model("decoder_only").export(tmp_path / "lm")
 
 
 def test_content_that_no_export_wrote_is_not_replaced(tmp_path):
@@ -295,8 +367,8 @@ def test_content_that_no_export_wrote_is_not_replaced(tmp_path):
     for manifest in (None, "not JSON", "{}", '{"kind": "decoder_only", "files": ["export.json"]}'):
         if manifest is not None:
             (tmp_path / "export.json").write_text(manifest)
-        with pytest.raises(ValueError, match="has content that no earlier export wrote"):
-            lm.export(tmp_path)
+        with pytest.raises(FileExistsError, match="has content that no earlier export wrote"):
+            lm.export(tmp_path, overwrite=True)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 

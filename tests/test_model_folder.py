@@ -1,6 +1,7 @@
 """Model folders: loading restores what was saved, and damaged folders raise errors."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from kills import copied_before_every_change
 from small_text_models import (
     KINDS,
     PAIRS,
@@ -18,6 +20,9 @@ from small_text_models import (
 )
 
 import functional_models as fm
+from functional_models import model_folder
+from functional_models.folders import only_writer
+from functional_models.model_folder import model_writer, read_spec
 
 
 class Never(keras.callbacks.Callback):
@@ -141,6 +146,111 @@ def test_a_file_in_place_of_the_folder_raises(fresh, tmp_path):
             fresh["decoder_only"].fit(TEXT, steps=1, folder=path, progress=False)
 
 
+def files_of(folder):
+    """Return name -> content of all files in a folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_another_model_is_replaced_only_with_permission(folder, fresh):
+    before = files_of(folder)
+    with pytest.raises(FileExistsError, match=r"holds a model \(model\.json\).* overwrite=True"):
+        fresh["encoder_decoder"].save(folder)
+    for fit in (fresh["decoder_only"].fit, fresh["encoder_decoder"].fit):
+        data = TEXT if fit.__self__.kind == "decoder_only" else PAIRS
+        with pytest.raises(FileExistsError, match=r"holds a model .*overwrite=True"):
+            fit(data, steps=1, folder=folder, progress=False, callbacks=(Never(),))
+    assert files_of(folder) == before
+    fresh["encoder_decoder"].save(folder, overwrite=True)
+    assert fm.load(folder).kind == "encoder_decoder"
+
+
+@pytest.mark.parametrize("name", ["comparison.json", "export.json", "config.json"])
+def test_folders_of_another_kind_are_never_replaced(tmp_path, fresh, name):
+    (tmp_path / name).write_text("{}")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=rf"holds .*{name}.*; choose another folder$"):
+            fresh["decoder_only"].save(tmp_path, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_saving_over_a_run_removes_its_checkpoint_unless_it_fails(folder, fresh, monkeypatch):
+    (folder / "checkpoint.npz").write_bytes(b"a run")
+    before = files_of(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr("functional_models.model_folder.write_whole", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            fresh["encoder_decoder"].save(folder, overwrite=True)
+    assert files_of(folder) == before
+    fresh["encoder_decoder"].save(folder, overwrite=True)
+    assert not (folder / "checkpoint.npz").exists()
+
+
+def full_disk(*given, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_locked_folder_is_read_but_not_written(folder, fresh):
+    before = files_of(folder)
+    with only_writer(folder):
+        with pytest.raises(BlockingIOError, match="is being written by process"):
+            fresh["encoder_decoder"].save(folder, overwrite=True)
+        fm.load(folder)
+    assert files_of(folder) == before
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(folder, fresh, monkeypatch):
+    new = fresh["encoder_decoder"]
+    read = model_folder.read_spec
+
+    def replace_after(path):
+        spec = read(path)
+        monkeypatch.setattr(model_folder, "read_spec", read)
+        new.save(folder, overwrite=True)
+        return spec
+
+    monkeypatch.setattr(model_folder, "read_spec", replace_after)
+    np.testing.assert_array_equal(logits(fm.load(folder)), logits(new))
+
+
+def test_saved_weights_hold_no_state_of_the_optimizer(tmp_path):
+    model = text_model("decoder_only", vocabulary_size=1999, hidden_dim=46)
+    model.model.compile("adamw", "mse")
+    model.model.optimizer.build(model.model.trainable_variables)
+    model.save(tmp_path)
+    (weights,) = tmp_path.glob("weights-*")
+    assert weights.stat().st_size < 1.3 * 4 * model.model.count_params()
+    assert model.model.compiled
+    np.testing.assert_array_equal(logits(fm.load(tmp_path)), logits(model))
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_a_save_that_is_killed_anywhere_leaves_one_model_and_no_rubbish(
+    tmp_path, fresh, overwrites
+):
+    old, new, last = fresh["decoder_only"], fresh["encoder_decoder"], fresh["decoder_only"]
+    if overwrites:
+        old.save(tmp_path / "model")
+        (tmp_path / "model" / "checkpoint.npz").write_bytes(b"a run")
+    with copied_before_every_change(tmp_path / "model", tmp_path / "copies") as copies:
+        new.save(tmp_path / "model", overwrite=overwrites)
+    assert len(copies) > 8
+    kinds = []
+    for copy in copies:
+        if overwrites or (copy / "model.json").exists():
+            kinds.append(read_spec(copy).kind)
+            assert {name.split("/")[0] for name in model_folder._parts(copy)} <= {
+                path.name for path in copy.iterdir()
+            }
+        with model_writer(copy, overwrite=True):
+            pass  # the next writer
+        assert not [path for path in copy.iterdir() if path.name.startswith(".")]
+        assert {path.name for path in copy.glob("*-*")} == model_folder._parts(copy)
+    assert set(kinds) == ({"decoder_only", "encoder_decoder"} if overwrites else {new.kind})
+    last.save(copies[-2], overwrite=True)
+    assert fm.load(copies[-2]).kind == last.kind
+
+
 def test_saving_deletes_only_files_of_the_previous_model(folder):
     own = {path.name for path in folder.iterdir()}
     (folder / "weights-mine.keras").write_text("mine")
@@ -152,7 +262,7 @@ def test_saving_deletes_only_files_of_the_previous_model(folder):
     kept = {path.name for path in folder.iterdir()} - own
     new = text_model("decoder_only", seed=5)
     new = fm.CausalLM(new.spec, dataclasses.replace(new.tokenizer, lowercase=True))
-    new.save(folder)
+    new.save(folder, overwrite=True)
     names = {path.name for path in folder.iterdir()}
     assert kept < names
     assert names & own == {"model.json"}
@@ -165,7 +275,7 @@ def test_saving_deletes_nothing_else_that_a_manifest_names(folder, fresh, name):
     for place in (folder, folder.parent):
         (place / "precious").write_text("mine")
     edit(folder, weights=name, tokenizers={"tokenizer": name})
-    fresh["decoder_only"].save(folder)
+    fresh["decoder_only"].save(folder, overwrite=True)
     assert (folder / "precious").read_text() == (folder.parent / "precious").read_text() == "mine"
     fm.load(folder)
 
@@ -195,7 +305,7 @@ def test_a_model_json_of_other_origin_is_not_overwritten(fresh, tmp_path, conten
 def test_saving_again_repairs_a_damaged_tokenizer(folder, fresh, damage):
     (path,) = folder.glob("tokenizer-*/tokenizer.json")
     path.unlink() if damage == "missing" else path.write_text("{}")
-    fresh["decoder_only"].save(folder)
+    fresh["decoder_only"].save(folder, overwrite=True)
     assert fm.load(folder).tokenizer.vocabulary_size == 256
     assert len(list(folder.iterdir())) == 3
 
@@ -218,7 +328,7 @@ def test_a_crash_while_saving_leaves_the_previous_model(folder, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(os, "replace", crash)
             try:
-                new.save(folder)
+                new.save(folder, overwrite=True)
             except KeyboardInterrupt:
                 pass
             else:

@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -7,13 +8,16 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plots.files import write_whole
+import plots
+from plots.conformance import sample_graphs
+from plots.files import write_picture, write_whole
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_text_is_written_as_utf_8_with_its_line_ends(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("files") / "a.txt"
     assert write_whole(path, text) == path
@@ -60,6 +64,16 @@ def test_content_is_on_the_disk_before_the_file_is_renamed(tmp_path, monkeypatch
     assert calls == ["fsync", "replace"]
 
 
+def test_the_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'"):
+        write_whole(tmp_path / "a.txt", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="it is a folder; give a file name"):
         write_whole(tmp_path, b"x")
@@ -88,6 +102,75 @@ def test_files_have_the_permissions_of_new_ones_and_the_umask_is_not_changed(tmp
         monkeypatch.undo()
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("renderer", plots.list_renderers().values(), ids=lambda r: r.name)
+def test_a_picture_replaces_a_picture_of_its_kind_and_nothing_else(tmp_path, renderer):
+    (suffix, *_), path = renderer.suffixes, tmp_path / "a"
+    path = path.with_name(f"a{suffix}")
+    graphs = sample_graphs(large=False)
+    first, second = renderer(graphs["one call"]), renderer(graphs["annotated"])
+    for content in (first, second, first):
+        write_picture(path, content)
+    path.write_bytes(b"")  # as of mktemp
+    write_picture(path, first)
+    for other in (
+        b"my notes",
+        b'{\n  "format": 1,\n  "spec": {}\n}',
+        b"PK\3\4",
+        b"{\n}",
+        b"---\ntitle",
+    ):
+        path.write_bytes(other)
+        with pytest.raises(FileExistsError, match="is not a picture of this kind; give another"):
+            write_picture(path, first)
+        assert path.read_bytes() == other
+
+
+def test_a_figure_replaces_a_figure(tmp_path):
+    figures = [plots.loss_curves({name: {"step": [1, 2], "loss": [3, 4]}}) for name in "ab"]
+    for suffix in ("png", "svg"):
+        for figure in figures:
+            plots.save_figure(figure, tmp_path / f"a.{suffix}")
+    (tmp_path / "a.png").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not a picture of this kind"):
+        plots.save_figure(figures[0], tmp_path / "a.png")
+
+
+def test_contents_of_an_unknown_kind_replace_those_with_the_same_first_line(tmp_path):
+    path = tmp_path / "a.csv"
+    for content in ("call,class\na,b\n", "call,class\nc,d\n"):
+        write_picture(path, content)
+    path.write_text("name,price\n")
+    with pytest.raises(FileExistsError, match="is not a picture of this kind"):
+        write_picture(path, "call,class\nc,d\n")
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    path = tmp_path / "a.b.txt"
+    others = [".a.b.0123456.txt", ".a.b.01234567.svg", ".b.01234567.txt", ".a.b.old.txt"]
+    for name in (".a.b.01234567.txt", *others):
+        (tmp_path / name).write_text("half")
+    seen = []
+
+    def write(temporary):  # another writer meanwhile
+        write_whole(path, "second")
+        seen.append(temporary.exists())
+        temporary.write_text("first")
+
+    write_whole(path, write)
+    assert seen == [True]
+    assert path.read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.b.txt", *others}
+
+
+def test_pipes_and_paths_below_files_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.svg")
+    with pytest.raises(FileExistsError, match="it is a pipe or a device"):
+        write_whole(tmp_path / "pipe.svg", b"x")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="one of its folders is a file"):
+        write_whole(tmp_path / "file" / "a.svg", b"x")
 
 
 def test_importing_it_imports_neither_keras_nor_numpy():

@@ -10,7 +10,7 @@ from small_text_models import PAIRS, TEXT, corpus, text_model
 
 import functional_models as fm
 from functional_models.batches import PairBatches, TokenBatches
-from functional_models.callbacks import Record
+from functional_models.callbacks import Record, SampleText
 from functional_models.progress import Progress, duration, report_line
 from functional_models.recipe import Recipe
 from functional_models.training import evaluate, train
@@ -218,14 +218,6 @@ def test_a_finished_run_goes_on_with_more_steps(tmp_path, capsys):
         again.fit(data, recipe=recipe, steps=11, folder=tmp_path)
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2]])
-def test_a_damaged_checkpoint_raises(interrupted, tmp_path, damage):
-    kind, folder = "decoder_only", interrupted
-    (tmp_path / "checkpoint.npz").write_bytes(damage((folder / "checkpoint.npz").read_bytes()))
-    with pytest.raises(ValueError, match=r"checkpoint\.npz is damaged .* delete it"):
-        text_model(kind).fit(corpus(kind), recipe=RECIPE, folder=tmp_path, progress=False)
-
-
 # Best weights
 
 
@@ -420,6 +412,16 @@ def test_callbacks_of_keras_see_the_validation_loss_and_can_stop_the_run():
         TEXT, TEXT, steps=5, report_every=1, batch_size=5, progress=False, callbacks=(stopping,)
     )
     assert [row["step"] for row in rows] == [1, 2]
+
+
+def test_a_sample_that_fails_costs_no_training(capsys):
+    def fail():
+        raise UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range")
+
+    SampleText(fail).on_epoch_end(0)
+    printed = capsys.readouterr()
+    assert printed.err.startswith("no sample: UnicodeEncodeError: 'ascii'")
+    assert printed.err.count("\n") == 1
 
 
 def test_report_lines_have_all_measurements():

@@ -24,6 +24,8 @@ def _read_bytes(path: StrPath) -> tuple[bytes, str]:
         )
     if stat.S_ISCHR(path.stat().st_mode) or stat.S_ISBLK(path.stat().st_mode):
         raise ValueError(f"{path} is a device; give the path of a text file")
+    if path.is_fifo() and not path.is_relative_to("/dev/fd"):  # a named pipe may never end
+        raise ValueError(f"{path} is a pipe; write its content to a file, and give that")
     content = path.read_bytes()
     if not content.startswith(b"\x1f\x8b"):  # gzip, whatever the name of the file
         return content, str(path)

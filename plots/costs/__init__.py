@@ -157,6 +157,8 @@ def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str,
         ValueError: if one is given for a letter that is not free, or is no positive int.
     """
     free = [letter for letter, size in axes.letters.items() if size is None]
+    if not isinstance(sizes, Mapping | None):
+        raise OptionError(f"sizes is {sizes!r}; it must be letters with their sizes, such as t=128")
     given = dict(sizes or {})
     for letter, size in given.items():
         if letter not in free:

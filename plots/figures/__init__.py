@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plots.files import write_whole
+from plots.files import write_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,4 +147,4 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) ->
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "plots"}):
         figure.savefig(data, format=suffix, dpi=dpi, metadata=dates.get(suffix))
-    return write_whole(path, data.getvalue())
+    return write_picture(path, data.getvalue())

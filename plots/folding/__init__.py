@@ -81,6 +81,9 @@ def fold(graph: Graph, depth: int | None = None, blocks: int | None = 1) -> Grap
     Raises:
         ValueError: if `depth` is negative or `blocks` less than one.
     """
+    for name, value, least in (("depth", depth, 0), ("blocks", blocks, 1)):
+        if value is not None and (type(value) is not int or value < least):
+            raise OptionError(f"{name} is {value!r}; it must be None or an int, {least} or more")
     if blocks is not None:
         graph = fold_blocks(graph, blocks)
     return graph if depth is None else close_groups(graph, depth)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import Overlay, counted
-from plots.files import write_whole
+from plots.files import write_picture
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import find_namespaces
 from plots.registry import graph_renderer
@@ -64,13 +64,13 @@ def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[P
         OSError: if a file cannot be written.
     """
     path = Path(folder) / f"{_file_name(graph.name)}{SUFFIX}"
-    paths = [write_whole(path, to_model_explorer(graph))]
+    paths = [write_picture(path, to_model_explorer(graph))]
     for overlay in graph.overlays:
         if overlay.values.keys().isdisjoint(graph.index):
             continue  # values of edges are in the graph itself
         data = json.dumps({graph.name: _node_data(graph, overlay)}, ensure_ascii=False, indent=1)
         name = f"{_file_name(graph.name)}.{_file_name(overlay.name)}.node_data.json"
-        paths.append(write_whole(Path(folder) / name, data))
+        paths.append(write_picture(Path(folder) / name, data))
     return paths
 
 

@@ -1,0 +1,93 @@
+"""Read dataclasses from JSON data, each value checked against the type of its field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from plots.annotations import WITHOUT, Quantity
+
+_DEEPEST = 100
+"""Levels of lists and objects in a configuration."""
+
+_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+_NAMES |= {list: "a list", dict: "an object", type(None): "null"}
+
+
+def read_value(kind: Any, value: Any, place: str) -> Any:
+    """Build a value of the type `kind`, such as a dataclass or a tuple, from JSON data.
+
+    Args:
+        kind: A dataclass, a tuple, a mapping, a literal, an optional type, a plain type or Any.
+        value: The data.
+        place: Where it stands, for errors: "nodes[3].config".
+
+    Raises:
+        ValueError: if the data does not have this type.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        _check_depth(value, place, _DEEPEST)
+        return value
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _read_dataclass(kind, _checked(dict, value, place), place)
+    if origin is UnionType:  # an optional value
+        return None if value is None else read_value(parts[0], value, place)
+    if origin is tuple:
+        items = _checked(list, value, place)
+        kinds = parts[:1] * len(items) if parts[-1] is Ellipsis else parts
+        if len(kinds) != len(items):
+            raise ValueError(f"{place} must have {len(kinds)} entries, not {len(items)}")
+        pairs = enumerate(zip(kinds, items, strict=True))
+        return tuple(read_value(part, item, f"{place}[{i}]") for i, (part, item) in pairs)
+    if origin is Literal:
+        if not isinstance(value, str) or value not in parts:
+            raise ValueError(f"{place} must be one of {', '.join(parts)}")
+        return value
+    if kind is Quantity:
+        terms = dict(_checked(dict, value, place))
+        missing = read_value(tuple[str, ...], terms.pop(WITHOUT, []), f"{place}.{WITHOUT}")
+        return Quantity(read_value(Mapping[str, float], terms, place), missing)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        items = _checked(dict, value, place)
+        return {key: read_value(parts[1], item, f"{place}.{key}") for key, item in items.items()}
+    return _checked(kind, value, place)
+
+
+def _read_dataclass(kind: Any, value: dict[str, Any], place: str) -> Any:
+    hints = _hints(kind)
+    required = [each.name for each in fields(kind) if _is_required(each)]
+    for name in value.keys() - hints.keys():
+        raise ValueError(f"{place} has an unknown entry {name!r}")
+    for name in required:
+        if name not in value:
+            raise ValueError(f"{place} has no {name!r}")
+    items = value.items()
+    return kind(**{name: read_value(hints[name], v, f"{place}.{name}") for name, v in items})
+
+
+def _is_required(each: Any) -> bool:
+    return each.default is MISSING and each.default_factory is MISSING
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _checked(kind: type, value: Any, place: str) -> Any:
+    """Return a value if JSON gives it this type."""
+    kinds = (int, float) if kind is float else kind
+    if isinstance(value, kinds) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise ValueError(f"{place} must be {_NAMES[kind]}, not {_NAMES[type(value)]}")
+
+
+def _check_depth(value: Any, place: str, left: int) -> None:
+    if not left:
+        raise ValueError(f"{place} is nested more than {_DEEPEST} levels deep")
+    for item in value.values() if isinstance(value, dict) else value if type(value) is list else ():
+        _check_depth(item, place, left - 1)
