@@ -1,0 +1,317 @@
+"""Repeats in the structure of a graph, found without names.
+
+The calls are put in an order in which the calls of a block are neighbours: that of the tree of
+post-dominators (`_Tree`). A stack of equal blocks is then a tandem repeat of that sequence, such as
+"abc" in "abcabcabc", in which each call has the same class, configuration and sources as the call
+one period before. Sources are the same if they are at the same distance (a call of the block or of
+the block before) or the same call (an encoder, a mask, positions).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from plots.graph import Edge, Graph
+from plots.hierarchy import common_namespace, depth_of
+from plots.layers import is_identity_like, is_norm
+from plots.traversal import topological_order
+
+_LONGEST_BLOCK = 4096
+"""Maximum number of calls and edges of a block."""
+_FEWEST_BRANCHES = 3
+"""Minimum number of equal branches that one stands for: two are drawn, as a pair of towers."""
+
+_EXIT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Consecutive equal blocks, or equal branches into one call.
+
+    Attributes:
+        members: Ids of the calls of every block; those at one position correspond.
+        parallel: Whether the members are branches, none of which feeds another one.
+    """
+
+    members: tuple[tuple[str, ...], ...]
+    parallel: bool
+
+    @property
+    def size(self) -> int:
+        """Number of calls in all members."""
+        return len(self.members) * len(self.members[0])
+
+
+def find_repeats(
+    graph: Graph, kinds: Mapping[str, Hashable], namespaces: Mapping[str, str]
+) -> list[Repeat]:
+    """Return the repeats of a graph; they may overlap.
+
+    Args:
+        graph: The graph.
+        kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
+        namespaces: Id of a call -> its namespace. Blocks that do not divide one are preferred.
+    """
+    numbers: dict[Hashable, int] = {}
+    codes = [numbers.setdefault(kinds[node.id], len(numbers)) for node in graph.nodes]
+    return list(_Sequence(graph, _Tree(graph, codes).order(), codes, namespaces).repeats())
+
+
+class _Tree:
+    """The post-dominators of a graph: the nearest call that all paths from a call lead through.
+
+    In a residual network the post-dominator of a merge is the next merge, and the branch between
+    them is a subtree below the latter. What several blocks take, such as the output of an encoder,
+    is a subtree of its own. Calls are positions in `graph.nodes`.
+    """
+
+    def __init__(self, graph: Graph, codes: Sequence[int]) -> None:
+        size = len(graph.nodes)
+        self._codes = codes
+        index = graph.index
+        self._targets = [
+            list(dict.fromkeys(index[edge.target] for edge in graph.outgoing[node.id]))
+            for node in graph.nodes
+        ]
+        self._is_input = [node.kind == "input" for node in graph.nodes]
+        # The last element is that of _EXIT, to which calls without consumers lead.
+        self.parent = [_EXIT] * (size + 1)
+        self._level = [0] * (size + 1)
+        self._jump = [_EXIT] * (size + 1)
+        for call in reversed(range(size)):
+            self._hang(call, reduce(self._common, self._targets[call] or [_EXIT]))
+
+    def _hang(self, call: int, parent: int) -> None:
+        """Add a call below its parent; jumps of growing length make ways up logarithmic."""
+        jump = self._jump[parent]
+        levels = [self._level[each] for each in (parent, jump, self._jump[jump])]
+        self.parent[call] = parent
+        self._level[call] = levels[0] + 1
+        even = levels[0] - levels[1] == levels[1] - levels[2]
+        self._jump[call] = self._jump[jump] if even else parent
+
+    def _ancestor(self, call: int, level: int) -> int:
+        while self._level[call] > level:
+            far = self._jump[call]
+            call = far if self._level[far] >= level else self.parent[call]
+        return call
+
+    def _common(self, one: int, other: int) -> int:
+        """Return the lowest common ancestor."""
+        level = min(self._level[one], self._level[other])
+        one, other = self._ancestor(one, level), self._ancestor(other, level)
+        while one != other:
+            far = self._jump[one], self._jump[other]
+            one, other = far if far[0] != far[1] else (self.parent[one], self.parent[other])
+        return one
+
+    def order(self) -> list[int]:
+        """Return all calls, each after the calls below it in the tree.
+
+        Of the subtrees below a call, those that others take something from come first, then those
+        with an input of the model, then the largest: the blocks before this one. Branches with the
+        same content are neighbours.
+        """
+        size = len(self._codes)
+        children: list[list[int]] = [[] for _ in range(size + 1)]
+        needs: list[list[tuple[int, int]]] = [[] for _ in range(size + 1)]
+        for call, targets in enumerate(self._targets):
+            parent = self.parent[call]
+            children[parent].append(call)
+            for target in targets:
+                if target != parent:
+                    needs[parent].append((call, self._ancestor(target, self._level[call])))
+        rank: list[tuple[bool, int, int]] = []
+        for call in range(size):
+            below = [rank[child] for child in children[call]]
+            has_input = self._is_input[call] or not all(r[0] for r in below)
+            content = hash((self._codes[call], *sorted(r[2] for r in below)))
+            rank.append((not has_input, -1 + sum(r[1] for r in below), content))
+        found: list[int] = []
+        waiting = [_EXIT]
+        while waiting:
+            call = waiting.pop()
+            found.append(call)
+            below = sorted(children[call], key=rank.__getitem__)
+            if needs[call]:
+                places = {child: place for place, child in enumerate(below)}
+                below = topological_order(places, needs[call])
+            waiting += below
+        return found[:0:-1]
+
+
+class _Sequence:
+    """The calls in order, each as several items: one for every edge into it, and one for itself.
+
+    An item is equal to another one if it has the same code, and a source at the same distance or
+    the same source. The source of a call itself is the first call of its layer.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        order: Sequence[int],
+        codes: Sequence[int],
+        namespaces: Mapping[str, str],
+    ) -> None:
+        import numpy as np
+
+        self.graph = graph
+        self.ids = [graph.nodes[place].id for place in order]
+        self._namespaces = namespaces
+        self._place = {node_id: place for place, node_id in enumerate(self.ids)}
+        ports: dict[tuple[str, int], int] = {}
+        items: list[tuple[int, int]] = []
+        self._call_of: list[int] = []  # item -> its call
+        self._end: list[int] = []  # call -> the item after its last one
+        for place, (node_id, number) in enumerate(zip(self.ids, order, strict=True)):
+            for edge in graph.incoming[node_id]:
+                port = ports.setdefault((edge.port, edge.output), -1 - len(ports))
+                items.append((port, self._place[edge.source]))
+            items.append((codes[number], self._place.get(graph.nodes[number].layer, place)))
+            self._call_of += [place] * (len(items) - len(self._call_of))
+            self._end.append(len(items))
+        array = np.array(items, dtype=np.int64).reshape(-1, 2)
+        ends = np.array([0, *self._end], dtype=np.int64)
+        self._codes = array[:, 0]
+        self._sources = array[:, 1]
+        self._distances = np.arange(len(items)) - ends[array[:, 1] + 1]
+
+    def repeats(self) -> Iterator[Repeat]:
+        """Yield the longest tandem repeats of every period, in the best of their phases."""
+        found: list[tuple[int, int, int]] = []
+        longest = min(_LONGEST_BLOCK, len(self._codes) // 2)
+        for period in range(1, longest + 1):
+            for start, end in self._matches(period):
+                known = any(
+                    period % shorter == 0 and first <= start and end <= last
+                    for first, last, shorter in found
+                )
+                if not known:
+                    found.append((start, end, period))
+                    if (repeat := self._repeat(start, end, period)) is not None:
+                        yield repeat
+
+    def _matches(self, period: int) -> Iterator[tuple[int, int]]:
+        """Yield the (start, end) of items that equal those one period before, with the latter."""
+        import numpy as np
+
+        equal = self._codes[period:] == self._codes[:-period]
+        if equal.sum() < period:
+            return
+        equal &= (self._distances[period:] == self._distances[:-period]) | (
+            self._sources[period:] == self._sources[:-period]
+        )
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], equal.view(np.int8), [0]))))
+        for start, end in edges.reshape(-1, 2):
+            if end - start >= period:
+                yield int(start), int(end) + period
+
+    def _repeat(self, start: int, end: int, period: int) -> Repeat | None:
+        """Return the repeat of some items, with blocks that begin and end where a block should."""
+        first = self._call_of[start] + (start != self._start(self._call_of[start]))
+        last = self._call_of[end - 1] + (end >= self._end[self._call_of[end - 1]])
+        size = self._calls_in(first, period)
+        if not size or last - first < 2 * size:
+            return None
+        crossing = self._crossing(first, last)
+        phases = range(first, min(first + size, last - 2 * size + 1))
+        begin = min(phases, key=lambda phase: self._cost(phase, size, last, crossing))
+        times = (last - begin) // size
+        members = tuple(
+            tuple(self.ids[begin + number * size : begin + (number + 1) * size])
+            for number in range(times)
+        )
+        return self._checked(members)
+
+    def _start(self, call: int) -> int:
+        return self._end[call - 1] if call else 0
+
+    def _calls_in(self, first: int, period: int) -> int:
+        """Return the number of calls whose items fill one period, or 0."""
+        after = self._start(first) + period if first < len(self.ids) else len(self._call_of) + 1
+        if after > len(self._call_of):
+            return 0
+        last = self._call_of[after - 1]
+        return last + 1 - first if self._end[last] == after else 0
+
+    def _crossing(self, first: int, last: int) -> list[int]:
+        """Return the number of calls in a range that lead past each of its boundaries."""
+        change = [0] * (last - first + 2)
+        for place in range(first, last):
+            targets = [self._place[e.target] for e in self.graph.outgoing[self.ids[place]]]
+            change[place + 1 - first] += 1
+            change[min(max(targets, default=last), last) + 1 - first] -= 1
+        total, crossing = 0, []
+        for step in change:
+            total += step
+            crossing.append(total)
+        return crossing
+
+    def _cost(self, begin: int, size: int, last: int, crossing: list[int]) -> tuple[float, ...]:
+        """Return how badly blocks of a size begin at a call; smaller is better.
+
+        A block takes one tensor from the block before, divides no namespace, and begins with a
+        branch: the call before it has several users. Otherwise it begins with a layer that has
+        weights and is no norm.
+        """
+        after = begin + size
+        first = last - (len(crossing) - 2)
+        ends, begins = self.ids[after - 1], self.ids[after]
+        users = {edge.target for edge in self.graph.outgoing[ends]}
+        node = self.graph.node(begins)
+        inside = common_namespace(self._namespaces[ends], self._namespaces[begins])
+        is_minor = is_norm(node) or is_identity_like(node) or not node.parameters
+        return (
+            crossing[after - first],
+            depth_of(inside),
+            -((last - begin) // size),
+            len(users) < 2,
+            is_minor,
+            begin,
+        )
+
+    def _checked(self, members: tuple[tuple[str, ...], ...]) -> Repeat | None:
+        """Return a repeat if its members form a stack, or else equal branches into one call."""
+        graph = self.graph
+        calls = [graph.node(node_id) for node_id in members[0]]
+        place = {i: number for number, ids in enumerate(members) for i in ids}
+        steps = Counter(
+            place[edge.source] - place[edge.target]
+            for node_id in place
+            for edge in graph.incoming[node_id]
+            if edge.source in place
+        )
+        removed = (len(members) - 1) * len(calls)
+        if steps[-1] >= len(members) - 1:
+            worth = removed > 1 and any(node.parameters for node in calls)
+            return Repeat(members, parallel=False) if worth else None
+        if set(steps) <= {0} and len(members) >= _FEWEST_BRANCHES:
+            return self._branches(members, place)
+        return None
+
+    def _branches(
+        self, members: tuple[tuple[str, ...], ...], place: Mapping[str, int]
+    ) -> Repeat | None:
+        """Return equal branches if all of them end in a list that one call takes."""
+        graph = self.graph
+        leaving: list[Edge] = [
+            edge for i in place for edge in graph.outgoing[i] if edge.target not in place
+        ]
+        outputs = {node_id for node_id, _ in graph.outputs}
+        into_list = {
+            (edge.target, stem)
+            for edge in leaving
+            for stem, _, number in [edge.port.rpartition(".")]
+            if number.isdigit()
+        }
+        shared = any(place.get(graph.node(i).layer, place[i]) != place[i] for i in place)
+        ends = {edge.source for edge in leaving}
+        if len(into_list) != 1 or shared or not outputs.isdisjoint(place):
+            return None
+        if len(ends) != len(members) or len(leaving) != len(members):
+            return None
+        return Repeat(members, parallel=True)
