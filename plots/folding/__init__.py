@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from plots.annotations import Note, Overlay, Quantity
 from plots.folding.groups import Contraction, close_groups
@@ -12,6 +11,9 @@ from plots.folding.notes import deviations, range_notes
 from plots.folding.stacks import find_stacks
 from plots.graph import Graph
 from plots.registry import OptionError, graph_plugin
+
+FOLDING = ("deviates", "varies")
+"""Kinds of the notes of `fold_blocks`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
         raise OptionError(f"blocks is {blocks!r}; it must be at least 1")
     named, stacks = find_stacks(graph)
     into: dict[str, str] = {}
+    extra: dict[str, int] = {}  # calls of opening blocks only
     branches: set[str] = set()
+    counted = any(overlay.combine == "sum" for overlay in graph.overlays)
     repeats = dict(graph.repeats)  # not empty if the graph is folded already
     notes: list[Note] = []
     named, stacks = find_stacks(graph)
@@ -81,19 +85,22 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
             for place in range(last, last + period):
                 stand_in, *others = stack.blocks[place : start + times * period : period]
                 for block in others:
-                    same = zip(block.nodes, stand_in.nodes, strict=True)
+                    same = zip(block.nodes, stand_in.nodes, strict=False)
                     into.update({node.id: stands.id for node, stands in same})
                     count = repeats.get(stand_in.name, 1) + repeats.get(block.name, 1)
                     inside = f"{block.name}."
                     repeats = {n: k for n, k in repeats.items() if not f"{n}.".startswith(inside)}
                     repeats[stand_in.name] = count
-                notes += range_notes([stand_in, *others])
+                if others:
+                    notes += range_notes([stand_in, *others], counted)
+                    shared = len(others) + 1
+                    extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
         if stack.parallel:
             branches |= into.keys() & stack.repeated
         # In a comparison, the notes on differences say it.
         if not any(note.kind == "difference" for note in graph.notes):
             notes += deviations(stack, blocks)
-    folded = _without(named, into, branches) if into else graph
+    folded = _without(named, into, extra, branches) if into else graph
     # A stack within a deviating block may be folded too.
     notes = [replace(n, about=tuple(i for i in n.about if i not in into)) for n in notes]
     new = (note for note in notes if note not in folded.notes)
@@ -120,7 +127,9 @@ def block_runs(graph: Graph) -> tuple[BlockRun, ...]:
     return tuple(found)
 
 
-def _without(graph: Graph, into: Mapping[str, str], branches: Collection[str]) -> Graph:
+def _without(
+    graph: Graph, into: Mapping[str, str], extra: Mapping[str, int], branches: Collection[str]
+) -> Graph:
     """Return the graph without the nodes that are keys of `into`, replaced by their values.
 
     Edges out of `branches` are removed with them: the branch that stands for them has its own.
@@ -130,10 +139,6 @@ def _without(graph: Graph, into: Mapping[str, str], branches: Collection[str]) -
         for edge in graph.edges
         if edge.target not in into and edge.source not in branches
     }
-    stand_for: dict[str, list[str]] = {}
-    for removed, stands in into.items():
-        stand_for.setdefault(stands, [stands]).append(removed)
-    overlays = (replace(o, values=_means(o, stand_for)) for o in graph.overlays)
     return Contraction(
         nodes=tuple(node for node in graph.nodes if node.id not in into),
         edges=tuple(kept.values()),
@@ -141,17 +146,24 @@ def _without(graph: Graph, into: Mapping[str, str], branches: Collection[str]) -
         replaced=into,
         edge_ids={before: edge.id for before, edge in kept.items()},
         dropped=frozenset(into),
-    ).of(replace(graph, overlays=tuple(overlays)))
+    ).of(replace(graph, overlays=tuple(_with_means(o, into, extra) for o in graph.overlays)))
 
 
-def _means(overlay: Overlay, stand_for: Mapping[str, list[str]]) -> Mapping[str, Quantity]:
-    """Return the values of an overlay, those that are counts as means over the calls that one
-    stands for. The calls of a shared layer have one value among them."""
+def _with_means(overlay: Overlay, into: Mapping[str, str], extra: Mapping[str, int]) -> Overlay:
+    """Return an overlay with the mean value of the calls that one stands for, if it counts.
+
+    Values times `Graph.repeats` then add up to the whole, also where blocks grow. The calls of a
+    shared layer have one value among them. `extra` has calls of one block only.
+    """
     if overlay.combine != "sum":
-        return overlay.values
+        return overlay
     values = dict(overlay.values)
-    for call, calls in stand_for.items():
-        those = [overlay.values[each] for each in calls if each in overlay.values]
-        if any(value != those[0] for value in those):
-            values[call] = sum(those, Quantity()) * Fraction(1, len(those))
-    return values
+    alike: dict[str, list[Quantity]] = {}
+    for call in overlay.values:
+        alike.setdefault(into.get(call, call), []).append(overlay.values[call])
+    for call, those in alike.items():
+        if call in extra:
+            values[call] = those[0] * (1 / extra[call])
+        elif any(value != those[0] for value in those):
+            values[call] = sum(those, Quantity()) * (1 / len(those))
+    return replace(overlay, values=values)

@@ -12,26 +12,41 @@ from plots.folding.stacks import Stack
 from plots.graph import Node
 
 
-def range_notes(blocks: Sequence[Block]) -> Iterator[Note]:
-    """Yield notes on the numbers in which blocks differ that one stands for: "rate 0.03–0.18"."""
+def range_notes(blocks: Sequence[Block], counted: bool) -> Iterator[Note]:
+    """Yield notes on the numbers in which blocks differ that one stands for: "rate 0.03–0.18".
+
+    Args:
+        blocks: The blocks; only the first one may have more calls than the others.
+        counted: Whether diagrams show counts of the calls.
+    """
+    first, *others = blocks
+    size = len(blocks[-1].nodes)
     calls_with: dict[str, list[str]] = {}
-    for place, node in enumerate(blocks[0].nodes):
-        alike = [block.signature[place].numbers for block in blocks]
-        for number, (path, value) in enumerate(alike[0]):
-            values = [value, *(numbers[number][1] for numbers in alike[1:])]
+    for place, node in enumerate(first.nodes[:size]):
+        alike = [block.signature[place].numbers for block in others]
+        for number, (path, value) in enumerate(first.signature[place].numbers):
+            values = [value, *(numbers[number][1] for numbers in alike)]
             if len(set(values)) > 1:
                 text = f"{_key(path)} {_range(values)}"
                 calls_with.setdefault(text, []).append(node.id)
-    for text, ids in calls_with.items():
-        yield Note("varies", tuple(ids), text)
-    if any(
-        a.sizes != b.sizes for a, b in zip(blocks[0].signature, blocks[-1].signature, strict=True)
-    ):
-        last = [block.nodes[-1] for block in blocks]
+    if extra := [node.id for node in first.nodes[size:]]:
+        calls_with[f"in the first of {len(blocks)} blocks only"] = extra
+    last = [block.nodes[size - 1] for block in blocks]
+    texts = []
+    if last[0].outputs != last[-1].outputs:
         axes = zip(*(node.outputs[0].shape for node in last), strict=True)
-        shape = ", ".join(_range([size for size in sizes if size is not None]) for sizes in axes)
-        text = f"returns ({shape}); counts are means of the {len(blocks)} blocks"
-        yield Note("varies", (last[0].id,), text)
+        shape = ", ".join("None" if None in sizes else _range(sizes) for sizes in axes)
+        texts.append(f"returns ({shape})")
+    if counted and (extra or any(_counts(block) != _counts(first) for block in others)):
+        texts.append(f"counts are means of the {len(blocks)} blocks")
+    if texts:
+        calls_with["; ".join(texts)] = [last[0].id]
+    for text, ids in calls_with.items():
+        yield Note("varies", tuple(dict.fromkeys(ids)), text)
+
+
+def _counts(block: Block) -> list[object]:
+    return [(call.sizes, call.parameters) for call in block.signature]
 
 
 def _key(path: Path) -> str:
@@ -41,12 +56,13 @@ def _key(path: Path) -> str:
 
 
 def _range(values: Sequence[float]) -> str:
-    """Return the smallest and the largest of some numbers, with an en dash."""
-    ends = dict.fromkeys(
-        f"{value:.3g}" if isinstance(value, float) else f"{value}"
-        for value in (min(values, default="None"), max(values, default="None"))
-    )
-    return "\N{EN DASH}".join(ends)
+    """Return the smallest and the largest of some numbers, or how the first one differs."""
+    first, *others = (f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in values)
+    if len(others) > 1 and len(set(others)) == 1 != len({first, *others}):
+        return f"{first}, then {others[0]}"
+    low, high = (values.index(end(values)) for end in (min, max))
+    shown = [first, *others]
+    return "\N{EN DASH}".join(dict.fromkeys((shown[low], shown[high])))
 
 
 def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
@@ -56,7 +72,7 @@ def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
         stack: The stack.
         blocks: Number of blocks, or of periods of a pattern, that are kept of every run.
     """
-    if not _is_uniform(stack):
+    if not stack.is_uniform:
         return
     kept: list[tuple[Block, Run]] = []
     for run in stack.runs:
@@ -71,16 +87,6 @@ def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
             noted.add(odd.name)
             text = f"{odd.name} differs from {usual.name}: {_difference(usual, odd)}"
             yield Note("deviates", tuple(node.id for node in odd.nodes), text)
-
-
-def _is_uniform(stack: Stack) -> bool:
-    """Return whether at least half of the blocks are equal repeats, so that others deviate."""
-    firsts = [(stack.blocks[start].signature, p * times) for start, p, times in stack.runs]
-    return any(
-        2 * sum(size for first, size in firsts if first == usual) >= len(stack.blocks)
-        for (usual, _), (_, _, times) in zip(firsts, stack.runs, strict=True)
-        if times > 1
-    )
 
 
 def _difference(before: Block, after: Block) -> str:
@@ -110,6 +116,13 @@ def _difference(before: Block, after: Block) -> str:
             return f"{name} has {node.parameters:,} parameters, not {was.parameters:,}"
         if was.constants != node.constants:
             return f"{name} takes other constants"
+        if old.ports != new.ports:
+            also, lacks = (
+                Counter(new.ports) - Counter(old.ports),
+                Counter(old.ports) - Counter(new.ports),
+            )
+            verb, ports = ("also takes", also) if also else ("does not take", lacks)
+            return f"{name} {verb} {' and '.join(ports)}"
         for source, other in zip(old.sources, new.sources, strict=False):
             if source != other and "outside" in (source[0], other[0]):
                 here, there = (

@@ -9,7 +9,6 @@ the block before) or the same call (an encoder, a mask, positions).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -29,20 +28,16 @@ _EXIT = -1
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Consecutive equal blocks, or equal branches into one call.
+    """Consecutive blocks, two or more of them equal, or equal branches into one call.
 
     Attributes:
-        members: Ids of the calls of every block; those at one position correspond.
+        members: Ids of the calls of every block; those at one position have the
+            same class and outputs.
         parallel: Whether the members are branches, none of which feeds another one.
     """
 
     members: tuple[tuple[str, ...], ...]
     parallel: bool
-
-    @property
-    def size(self) -> int:
-        """Number of calls in all members."""
-        return len(self.members) * len(self.members[0])
 
 
 def find_repeats(
@@ -162,6 +157,8 @@ class _Sequence:
         self.graph = graph
         self.ids = [graph.nodes[place].id for place in order]
         self._namespaces = namespaces
+        nodes = [graph.nodes[place] for place in order]
+        self._outlines = [(node.class_name, node.outputs) for node in nodes]
         self._place = {node_id: place for place, node_id in enumerate(self.ids)}
         ports: dict[tuple[str, int], int] = {}
         items: list[tuple[int, int]] = []
@@ -218,14 +215,50 @@ class _Sequence:
         if not size or last - first < 2 * size:
             return None
         crossing = self._crossing(first, last)
-        phases = range(first, min(first + size, last - 2 * size + 1))
-        begin = min(phases, key=lambda phase: self._cost(phase, size, last, crossing))
-        times = (last - begin) // size
-        members = tuple(
-            tuple(self.ids[begin + number * size : begin + (number + 1) * size])
-            for number in range(times)
-        )
-        return self._checked(members)
+        alike = self._alike(first, last, size)
+
+        def cost(begin: int) -> tuple[float, ...]:
+            """Return how badly blocks begin at a call; smaller is better.
+
+            A block takes one tensor from the block before, divides no namespace, and begins with a
+            branch: the call before it has several users. Otherwise it begins with a layer that has
+            weights and is no norm. Deviating blocks around the repeat are whole ones.
+            """
+            ends, begins = self.ids[begin + size - 1], self.ids[begin + size]
+            users = {edge.target for edge in self.graph.outgoing[ends]}
+            node = self.graph.node(begins)
+            inside = common_namespace(self._namespaces[ends], self._namespaces[begins])
+            return (
+                crossing[begin + size - first],
+                depth_of(inside),
+                -((last - begin) // size),
+                len(users) < 2,
+                is_norm(node) or is_identity_like(node) or not node.parameters,
+                -((begin - alike[0]) // size) - (alike[1] - begin) // size,
+            )
+
+        begin = min(range(first, min(first + size, last - 2 * size + 1)), key=cost)
+        members = self._members(begin, last - (last - begin) % size, size)
+        end = begin + len(members) * size
+        if self._is_stack(members):
+            while begin - size >= alike[0] and self._feeds(begin - size, size):
+                begin -= size
+            while end + size <= alike[1] and self._feeds(end - size, size):
+                end += size
+            return Repeat(self._members(begin, end, size), parallel=False)
+        return Repeat(members, parallel=True) if self._are_branches(members) else None
+
+    def _members(self, begin: int, end: int, size: int) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(self.ids[at : at + size]) for at in range(begin, end, size))
+
+    def _alike(self, first: int, last: int, size: int) -> tuple[int, int]:
+        """Return the range around some calls in which classes and shapes go on to repeat."""
+        outlines = self._outlines
+        while first and outlines[first - 1] == outlines[first - 1 + size]:
+            first -= 1
+        while last < len(outlines) and outlines[last] == outlines[last - size]:
+            last += 1
+        return first, last
 
     def _start(self, call: int) -> int:
         return self._end[call - 1] if call else 0
@@ -251,67 +284,54 @@ class _Sequence:
             crossing.append(total)
         return crossing
 
-    def _cost(self, begin: int, size: int, last: int, crossing: list[int]) -> tuple[float, ...]:
-        """Return how badly blocks of a size begin at a call; smaller is better.
-
-        A block takes one tensor from the block before, divides no namespace, and begins with a
-        branch: the call before it has several users. Otherwise it begins with a layer that has
-        weights and is no norm.
-        """
-        after = begin + size
-        first = last - (len(crossing) - 2)
-        ends, begins = self.ids[after - 1], self.ids[after]
-        users = {edge.target for edge in self.graph.outgoing[ends]}
-        node = self.graph.node(begins)
-        inside = common_namespace(self._namespaces[ends], self._namespaces[begins])
-        is_minor = is_norm(node) or is_identity_like(node) or not node.parameters
-        return (
-            crossing[after - first],
-            depth_of(inside),
-            -((last - begin) // size),
-            len(users) < 2,
-            is_minor,
-            begin,
+    def _feeds(self, begin: int, size: int) -> bool:
+        """Return whether one of `size` calls feeds one of the next `size` calls."""
+        following = range(begin + size, begin + 2 * size)
+        return any(
+            self._place[edge.target] in following
+            for node_id in self.ids[begin : begin + size]
+            for edge in self.graph.outgoing[node_id]
         )
 
-    def _checked(self, members: tuple[tuple[str, ...], ...]) -> Repeat | None:
-        """Return a repeat if its members form a stack, or else equal branches into one call."""
+    def _is_stack(self, members: Sequence[tuple[str, ...]]) -> bool:
+        """Return whether each member feeds the next one, and may be replaced by another.
+
+        Calls elsewhere may take something from the last member, or the same from all of them. Two
+        members are worth folding if they have a merge; a plain chain is drawn.
+        """
         graph = self.graph
         calls = [graph.node(node_id) for node_id in members[0]]
+        merges = any(len({edge.source for edge in graph.incoming[i]}) > 1 for i in members[0])
+        if len(members) < (2 if merges else 3) or not any(node.parameters for node in calls):
+            return False
         place = {i: number for number, ids in enumerate(members) for i in ids}
-        steps = Counter(
-            place[edge.source] - place[edge.target]
-            for node_id in place
-            for edge in graph.incoming[node_id]
-            if edge.source in place
-        )
-        removed = (len(members) - 1) * len(calls)
-        if steps[-1] >= len(members) - 1:
-            worth = removed > 1 and any(node.parameters for node in calls)
-            return Repeat(members, parallel=False) if worth else None
-        if set(steps) <= {0} and len(members) >= _FEWEST_BRANCHES:
-            return self._branches(members, place)
-        return None
+        taken: list[set[tuple[int, str]]] = []
+        for number, ids in enumerate(members[:-1]):
+            edges = [(at, edge) for at, i in enumerate(ids) for edge in graph.outgoing[i]]
+            if not any(place.get(edge.target) == number + 1 for _, edge in edges):
+                return False
+            taken.append({(at, edge.target) for at, edge in edges if edge.target not in place})
+        return all(those == taken[0] for those in taken)
 
-    def _branches(
-        self, members: tuple[tuple[str, ...], ...], place: Mapping[str, int]
-    ) -> Repeat | None:
-        """Return equal branches if all of them end in a list that one call takes."""
+    def _are_branches(self, members: Sequence[tuple[str, ...]]) -> bool:
+        """Return whether members are branches of equal rank into one list that a call takes."""
         graph = self.graph
-        leaving: list[Edge] = [
-            edge for i in place for edge in graph.outgoing[i] if edge.target not in place
-        ]
-        outputs = {node_id for node_id, _ in graph.outputs}
-        into_list = {
-            (edge.target, stem)
-            for edge in leaving
-            for stem, _, number in [edge.port.rpartition(".")]
-            if number.isdigit()
-        }
-        shared = any(place.get(graph.node(i).layer, place[i]) != place[i] for i in place)
-        ends = {edge.source for edge in leaving}
-        if len(into_list) != 1 or shared or not outputs.isdisjoint(place):
-            return None
-        if len(ends) != len(members) or len(leaving) != len(members):
-            return None
-        return Repeat(members, parallel=True)
+        place = {i: number for number, ids in enumerate(members) for i in ids}
+        leaving: list[Edge] = []
+        for node_id, number in place.items():
+            if place.get(graph.node(node_id).layer, number) != number:
+                return False  # they share weights, like the towers of a siamese network
+            for edge in graph.outgoing[node_id]:
+                if edge.target not in place:
+                    leaving.append(edge)
+                elif place[edge.target] != number:
+                    return False
+        lists = {(edge.target, *edge.port.rpartition(".")[:2]) for edge in leaving}
+        numbers = {edge.port.rpartition(".")[2] for edge in leaving}
+        return (
+            len(members) >= _FEWEST_BRANCHES
+            and len(leaving) == len(members) == len({place[edge.source] for edge in leaving})
+            and len(lists) == 1
+            and all(number.isdigit() for number in numbers)
+            and not any(node_id in place for node_id, _ in graph.outputs)
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plots.annotations import DIFFERENCES
@@ -40,6 +40,7 @@ class Signature:
         numbers: Numbers of the configuration and of constants, by where they are.
         sizes: Sizes of the axes of inputs and outputs.
         parameters: Number of weights.
+        ports: The argument of every input.
         sources: The source of every input: ("inside", index in the block), ("1 back", index in the
             previous block, from its end) or ("outside", id).
     """
@@ -48,6 +49,7 @@ class Signature:
     numbers: tuple[tuple[Path, float], ...]
     sizes: tuple[int | None, ...]
     parameters: int
+    ports: tuple[str, ...]
     sources: tuple[tuple[str, str], ...] = ()
 
 
@@ -93,7 +95,8 @@ def call_signature(graph: Graph, node: Node, around: int = 0) -> Signature:
         ),
     )
     sizes = tuple(size for tensor in tensors for size in tensor.shape)
-    return Signature(kind, tuple(numbers), sizes, node.parameters)
+    ports = tuple(edge.port for edge in incoming)
+    return Signature(kind, tuple(numbers), sizes, node.parameters, ports)
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -162,10 +165,7 @@ def _signature(
 def _with(
     calls: Iterable[Signature], sources: Iterable[tuple[tuple[str, str], ...]]
 ) -> tuple[Signature, ...]:
-    return tuple(
-        Signature(call.kind, call.numbers, call.sizes, call.parameters, those)
-        for call, those in zip(calls, sources, strict=True)
-    )
+    return tuple(replace(call, sources=those) for call, those in zip(calls, sources, strict=True))
 
 
 def _enters_like(first: Sequence[Signature], other: Sequence[Signature]) -> bool:

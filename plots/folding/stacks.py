@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import takewhile
 
+from plots.folding.openings import with_openings
 from plots.folding.repeats import find_repeats
 from plots.folding.signatures import Block, Run, call_signature, find_runs, signed
 from plots.graph import Graph, Node
@@ -46,6 +47,20 @@ class Stack:
             for node in block.nodes
         }
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether at least half of the blocks are equal repeats, so that others deviate."""
+        # The last block of a run is the usual one; the first may be an opening block.
+        usual = [
+            (self.blocks[start + period * (times - 1)].signature, period, times)
+            for start, period, times in self.runs
+        ]
+        return any(
+            2 * sum(p * t for other, p, t in usual if other == block) >= len(self.blocks)
+            for block, _, times in usual
+            if times > 1
+        )
+
 
 @once_per_graph
 def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
@@ -71,8 +86,9 @@ def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
 
 
 def _stack(graph: Graph, blocks: Sequence[tuple[str, Sequence[Node]]], parallel: bool) -> Stack:
-    with_signatures = signed(graph, blocks, feeds=not parallel)
-    return Stack(tuple(with_signatures), tuple(find_runs(with_signatures)), parallel)
+    stack = signed(graph, blocks, feeds=not parallel)
+    found, runs = with_openings(graph, stack, find_runs(stack))
+    return Stack(tuple(found), tuple(runs), parallel)
 
 
 # By names ---------------------------------------------------------------------------------------
@@ -136,6 +152,9 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
                 seen.add(repeat)
                 blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in repeat.members]
                 stack = _stack(graph, blocks, repeat.parallel)
+                if stack.is_uniform:
+                    yield stack
+                    continue
                 for start, period, times in stack.runs:
                     run = stack.blocks[start : start + period * times]
                     yield Stack(run, ((0, period, times),), repeat.parallel)
