@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from plots.folding.signatures import Block, Run, call_signature
+from plots.folding.signatures import Block, Run, call_signatures
 from plots.graph import Graph, Node
 
 _LONGEST_SHORTCUT = 8
@@ -54,6 +54,7 @@ def _opening(graph: Graph, block: Block) -> Block | None:
     }
     if len(ends) != 1:
         return None
+    signatures = call_signatures(graph)
     counterpart: dict[str, str] = {}
     entries: list[str] = []
     waiting = [(block.nodes[-1], graph.node(ends.pop()))]
@@ -61,7 +62,7 @@ def _opening(graph: Graph, block: Block) -> Block | None:
         node, other = waiting.pop()
         if counterpart.setdefault(node.id, other.id) != other.id:
             return None
-        if call_signature(graph, node).kind != call_signature(graph, other).kind:
+        if signatures[node.id].kind != signatures[other.id].kind:
             return None
         for edge, theirs in zip(graph.incoming[node.id], graph.incoming[other.id], strict=True):
             if edge.source in inside:
@@ -77,7 +78,7 @@ def _opening(graph: Graph, block: Block) -> Block | None:
         return None
     own = [graph.node(counterpart[node.id]) for node in block.nodes]
     nodes = (*own, *(node for shortcut in shortcuts for node in shortcut))
-    return Block(nodes[0].id, nodes, tuple(call_signature(graph, node) for node in nodes))
+    return Block(nodes[0].id, nodes, tuple(signatures[node.id] for node in nodes))
 
 
 def _shortcut(graph: Graph, end: str, reached: set[str]) -> list[Node]:

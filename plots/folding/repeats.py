@@ -9,6 +9,7 @@ the block before) or the same call (an encoder, a mask, positions).
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -40,19 +41,44 @@ class Repeat:
     parallel: bool
 
 
-def find_repeats(
-    graph: Graph, kinds: Mapping[str, Hashable], namespaces: Mapping[str, str]
-) -> list[Repeat]:
-    """Return the repeats of a graph; they may overlap.
+def post_dominators(graph: Graph) -> dict[str, str]:
+    """Return the nearest call that all paths from a call lead through, for those with one."""
+    parents = zip(graph.index, _Tree(graph, [0] * len(graph.nodes)).parent, strict=False)
+    return {i: graph.nodes[parent].id for i, parent in parents if parent != _EXIT}
+
+
+def block_order(graph: Graph, kinds: Mapping[str, Hashable]) -> list[str]:
+    """Return the ids of all calls in an order in which those of a block are neighbours.
 
     Args:
         graph: The graph.
         kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
+    """
+    return [graph.nodes[place].id for place in _Tree(graph, _codes(graph, kinds)).order()]
+
+
+def find_repeats(
+    graph: Graph,
+    order: Sequence[str],
+    kinds: Mapping[str, Hashable],
+    namespaces: Mapping[str, str],
+) -> Iterator[Repeat]:
+    """Yield the repeats of a graph; they may overlap.
+
+    Args:
+        graph: The graph.
+        order: The ids of all calls, as from `block_order`.
+        kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
         namespaces: Id of a call -> its namespace. Blocks that do not divide one are preferred.
     """
+    codes = dict(zip(graph.index, _codes(graph, kinds), strict=True))
+    return _Sequence(graph, order, codes, namespaces).repeats()
+
+
+def _codes(graph: Graph, kinds: Mapping[str, Hashable]) -> list[int]:
+    """Return a number for every call, equal for calls of the same kind."""
     numbers: dict[Hashable, int] = {}
-    codes = [numbers.setdefault(kinds[node.id], len(numbers)) for node in graph.nodes]
-    return list(_Sequence(graph, _Tree(graph, codes).order(), codes, namespaces).repeats())
+    return [numbers.setdefault(kinds[node.id], len(numbers)) for node in graph.nodes]
 
 
 class _Tree:
@@ -131,8 +157,8 @@ class _Tree:
             call = waiting.pop()
             found.append(call)
             below = sorted(children[call], key=rank.__getitem__)
-            if needs[call]:
-                places = {child: place for place, child in enumerate(below)}
+            places = {child: place for place, child in enumerate(below)}
+            if any(places[before] > places[after] for before, after in needs[call]):
                 below = topological_order(places, needs[call])
             waiting += below
         return found[:0:-1]
@@ -148,64 +174,77 @@ class _Sequence:
     def __init__(
         self,
         graph: Graph,
-        order: Sequence[int],
-        codes: Sequence[int],
+        order: Sequence[str],
+        codes: Mapping[str, int],
         namespaces: Mapping[str, str],
     ) -> None:
-        import numpy as np
-
         self.graph = graph
-        self.ids = [graph.nodes[place].id for place in order]
+        self.ids = order
         self._namespaces = namespaces
-        nodes = [graph.nodes[place] for place in order]
+        self._place = {node_id: place for place, node_id in enumerate(order)}
+        nodes = [graph.node(node_id) for node_id in order]
         self._outlines = [(node.class_name, node.outputs) for node in nodes]
-        self._place = {node_id: place for place, node_id in enumerate(self.ids)}
         ports: dict[tuple[str, int], int] = {}
         items: list[tuple[int, int]] = []
         self._call_of: list[int] = []  # item -> its call
         self._end: list[int] = []  # call -> the item after its last one
-        for place, (node_id, number) in enumerate(zip(self.ids, order, strict=True)):
-            for edge in graph.incoming[node_id]:
+        for place, node in enumerate(nodes):
+            for edge in graph.incoming[node.id]:
                 port = ports.setdefault((edge.port, edge.output), -1 - len(ports))
                 items.append((port, self._place[edge.source]))
-            items.append((codes[number], self._place.get(graph.nodes[number].layer, place)))
+            items.append((codes[node.id], self._place.get(node.layer, place)))
             self._call_of += [place] * (len(items) - len(self._call_of))
             self._end.append(len(items))
-        array = np.array(items, dtype=np.int64).reshape(-1, 2)
-        ends = np.array([0, *self._end], dtype=np.int64)
-        self._codes = array[:, 0]
-        self._sources = array[:, 1]
-        self._distances = np.arange(len(items)) - ends[array[:, 1] + 1]
+        starts = [0, *self._end]
+        self._codes = [code for code, _ in items]
+        self._sources = [source for _, source in items]
+        self._distances = [at - starts[source + 1] for at, source in enumerate(self._sources)]
 
     def repeats(self) -> Iterator[Repeat]:
-        """Yield the longest tandem repeats of every period, in the best of their phases."""
-        found: list[tuple[int, int, int]] = []
-        longest = min(_LONGEST_BLOCK, len(self._codes) // 2)
-        for period in range(1, longest + 1):
-            for start, end in self._matches(period):
-                known = any(
-                    period % shorter == 0 and first <= start and end <= last
-                    for first, last, shorter in found
-                )
-                if not known:
-                    found.append((start, end, period))
-                    if (repeat := self._repeat(start, end, period)) is not None:
-                        yield repeat
+        """Yield the longest tandem repeats of every period, in the best of their phases.
 
-    def _matches(self, period: int) -> Iterator[tuple[int, int]]:
-        """Yield the (start, end) of items that equal those one period before, with the latter."""
-        import numpy as np
+        Items that begin the same 1, 2, 4, ... items as earlier ones suggest the periods.
+        """
+        known: dict[int, list[tuple[int, int]]] = {}  # period -> ranges of items, in order
+        tried = [0] * len(self._codes)
+        words, length = self._codes, 1
+        while length <= _LONGEST_BLOCK and len(set(words)) < len(words):
+            latest: dict[int, int] = {}
+            for item, word in enumerate(words):
+                period = item - latest.get(word, item)
+                latest[word] = item
+                if period and tried[item] != period:
+                    tried[item] = period
+                    ranges = known.setdefault(period, [])
+                    place = bisect(ranges, (item, len(words)))
+                    if place and item < ranges[place - 1][1]:
+                        continue
+                    start, end = self._matching(item, period)
+                    ranges.insert(place, (start, max(end, item + 1)))
+                    if end - start >= period:
+                        repeat = self._repeat(start - period, end, period)
+                        if repeat is not None:
+                            yield repeat
+            longer: dict[tuple[int, int], int] = {}
+            pairs = zip(words, words[length:], strict=False)
+            words = [longer.setdefault(pair, len(longer)) for pair in pairs]
+            length *= 2
 
-        equal = self._codes[period:] == self._codes[:-period]
-        if equal.sum() < period:
-            return
-        equal &= (self._distances[period:] == self._distances[:-period]) | (
-            self._sources[period:] == self._sources[:-period]
+    def _matching(self, item: int, period: int) -> tuple[int, int]:
+        """Return the range around an item where all items equal those one period before."""
+        start, end = item, item
+        while start > period and self._matches(start - 1, period):
+            start -= 1
+        while end < len(self._codes) and self._matches(end, period):
+            end += 1
+        return start, end
+
+    def _matches(self, item: int, period: int) -> bool:
+        before = item - period
+        return self._codes[item] == self._codes[before] and (
+            self._distances[item] == self._distances[before]
+            or self._sources[item] == self._sources[before]
         )
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], equal.view(np.int8), [0]))))
-        for start, end in edges.reshape(-1, 2):
-            if end - start >= period:
-                yield int(start), int(end) + period
 
     def _repeat(self, start: int, end: int, period: int) -> Repeat | None:
         """Return the repeat of some items, with blocks that begin and end where a block should."""
@@ -296,13 +335,10 @@ class _Sequence:
     def _is_stack(self, members: Sequence[tuple[str, ...]]) -> bool:
         """Return whether each member feeds the next one, and may be replaced by another.
 
-        Calls elsewhere may take something from the last member, or the same from all of them. Two
-        members are worth folding if they have a merge; a plain chain is drawn.
+        Calls elsewhere may take something from the last member, or the same from all of them.
         """
         graph = self.graph
-        calls = [graph.node(node_id) for node_id in members[0]]
-        merges = any(len({edge.source for edge in graph.incoming[i]}) > 1 for i in members[0])
-        if len(members) < (2 if merges else 3) or not any(node.parameters for node in calls):
+        if not any(graph.node(node_id).parameters for node_id in members[0]):
             return False
         place = {i: number for number, ids in enumerate(members) for i in ids}
         taken: list[set[tuple[int, str]]] = []

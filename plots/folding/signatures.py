@@ -14,7 +14,8 @@ from typing import Any
 
 from plots.annotations import DIFFERENCES
 from plots.graph import Constant, Graph, Node
-from plots.hierarchy import enclosing_namespaces
+from plots.hierarchy import depth_of, enclosing_namespaces
+from plots.traversal import once_per_graph
 
 _LONGEST_PERIOD = 8
 """Maximum number of blocks in a repeating pattern, such as 2 for alternating windows."""
@@ -43,6 +44,7 @@ class Signature:
         ports: The argument of every input.
         sources: The source of every input: ("inside", index in the block), ("1 back", index in the
             previous block, from its end) or ("outside", id).
+        repeats: Numbers of blocks that folded blocks in this block stand for which contain it.
     """
 
     kind: Hashable
@@ -51,6 +53,12 @@ class Signature:
     parameters: int
     ports: tuple[str, ...]
     sources: tuple[tuple[str, str], ...] = ()
+    repeats: tuple[int, ...] = ()
+
+    @property
+    def quantities(self) -> tuple[Any, ...]:
+        """What may progress from block to block."""
+        return self.numbers, self.sizes, self.parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +70,13 @@ class Block:
     signature: tuple[Signature, ...] = ()
 
 
-def call_signature(graph: Graph, node: Node, around: int = 0) -> Signature:
-    """Return the signature of a call without its sources.
+@once_per_graph
+def call_signatures(graph: Graph) -> dict[str, Signature]:
+    """Return the signatures of all calls, by their ids, without sources."""
+    return {node.id: _call_signature(graph, node) for node in graph.nodes}
 
-    Args:
-        graph: The graph.
-        node: The call.
-        around: Number of enclosing namespaces whose repeats are not compared.
-    """
+
+def _call_signature(graph: Graph, node: Node) -> Signature:
     numbers: list[tuple[Path, float]] = []
     fixed: list[tuple[Path, Any]] = []
     for path, value in (*_leaves(node.config), *_constants(node.constants)):
@@ -77,8 +84,6 @@ def call_signature(graph: Graph, node: Node, around: int = 0) -> Signature:
         (numbers if is_number else fixed).append((path, value))
     incoming = graph.incoming[node.id]
     tensors = [*node.outputs, *(edge.tensor for edge in incoming)]
-    inner = [*enclosing_namespaces(node.namespace)[around:], node.id] if graph.repeats else []
-    notes = graph.notes_about.get(node.id, ())
     kind = (
         node.kind,
         node.class_name,
@@ -86,11 +91,10 @@ def call_signature(graph: Graph, node: Node, around: int = 0) -> Signature:
         tuple(path for path, _ in numbers),
         tuple((len(tensor.shape), tensor.dtype, tensor.letters) for tensor in tensors),
         tuple((edge.port, edge.output, edge.implicit) for edge in incoming),
-        tuple(graph.repeats[name] for name in inner if name in graph.repeats),
         # Texts on moves and rewirings may name another place in every block.
         tuple(
             (note.kind, "" if note.kind in ("moved", "rewired") else note.text)
-            for note in notes
+            for note in graph.notes_about.get(node.id, ())
             if note.kind in DIFFERENCES
         ),
     )
@@ -137,8 +141,9 @@ def signed(graph: Graph, stack: Sequence[tuple[str, Sequence[Node]]], feeds: boo
         here = blocks[number]
         for other in blocks[number + 1 : number + 1 + _LONGEST_PERIOD]:
             if _enters_like(here.signature, other.signature):
-                sources = [call.sources for call in other.signature]
-                blocks[number] = Block(here.name, here.nodes, _with(here.signature, sources))
+                pairs = zip(here.signature, other.signature, strict=True)
+                entered = tuple(replace(call, sources=like.sources) for call, like in pairs)
+                blocks[number] = replace(here, signature=entered)
                 break
     return blocks
 
@@ -153,19 +158,25 @@ def _signature(
         before = enumerate(reversed(stack[number - back][1]))
         place |= {node.id: (f"{back} back", str(from_end)) for from_end, node in before}
     place |= {node.id: ("inside", str(index)) for index, node in enumerate(nodes)}
-    depth = len(enclosing_namespaces(name))
-    calls = [call_signature(graph, node, depth) for node in nodes]
-    sources = [
-        tuple(place.get(edge.source, ("outside", edge.source)) for edge in graph.incoming[node.id])
+    signatures = call_signatures(graph)
+    return tuple(
+        replace(
+            signatures[node.id],
+            sources=tuple(
+                place.get(edge.source, ("outside", edge.source)) for edge in graph.incoming[node.id]
+            ),
+            repeats=repeats_around(graph, node, name),
+        )
         for node in nodes
-    ]
-    return _with(calls, sources)
+    )
 
 
-def _with(
-    calls: Iterable[Signature], sources: Iterable[tuple[tuple[str, str], ...]]
-) -> tuple[Signature, ...]:
-    return tuple(replace(call, sources=those) for call, those in zip(calls, sources, strict=True))
+def repeats_around(graph: Graph, node: Node, block: str = "") -> tuple[int, ...]:
+    """Return how many blocks the folded blocks around a call stand for, of those in `block`."""
+    if not graph.repeats:
+        return ()
+    inner = [*enclosing_namespaces(node.namespace)[depth_of(block) :], node.id]
+    return tuple(graph.repeats[name] for name in inner if name in graph.repeats and name != block)
 
 
 def _enters_like(first: Sequence[Signature], other: Sequence[Signature]) -> bool:
@@ -197,6 +208,8 @@ def find_runs(stack: Sequence[Block]) -> Iterator[Run]:
             times = (end - start) // period
             if times * period > best[0] * best[1] and _is_run(stack, start, period, times):
                 best = (period, times)
+            if best[0] * best[1] == len(stack) - start:
+                break
         yield start, *best
         start += best[0] * best[1]
 
@@ -210,6 +223,7 @@ def _continues(stack: Sequence[Block], start: int, end: int, period: int) -> boo
     return all(
         this.kind == following.kind
         and this.sources == following.sources
+        and this.repeats == following.repeats
         and _progresses(before[place] if before else None, this, following)
         for place, (this, following) in enumerate(zip(now, after, strict=True))
     )
@@ -217,6 +231,8 @@ def _continues(stack: Sequence[Block], start: int, end: int, period: int) -> boo
 
 def _progresses(before: Signature | None, now: Signature, after: Signature) -> bool:
     """Return whether the numbers of three calls are equal or progress regularly."""
+    if now.quantities == after.quantities:
+        return before is None or before.quantities == now.quantities
     for place, ((path, this), (_, following)) in enumerate(
         zip(now.numbers, after.numbers, strict=True)
     ):
@@ -246,8 +262,8 @@ def _is_run(stack: Sequence[Block], start: int, period: int, times: int) -> bool
     """Return whether blocks repeat, as far as the number of them matters.
 
     Two blocks show no progression: whole numbers may then differ by one only, like an index, and
-    two patterns must be equal. Blocks of growing size take in what came before, like those of a
-    DenseNet; layers of growing width one after the other do not.
+    two patterns must be equal. Blocks of growing size are those that add to what came before, like
+    those of a DenseNet; where the configuration asks for other sizes, another stage begins.
     """
     if times < 2:
         return False
@@ -256,13 +272,13 @@ def _is_run(stack: Sequence[Block], start: int, period: int, times: int) -> bool
     ):
         pairs = list(zip(block.signature, following.signature, strict=True))
         grows = any(a.sizes != b.sizes for a, b in pairs)
-        if grows and (times < _FEWEST_GROWING or not _merges(block)):
-            return False
         steps = [
             after - now
             for one, other in pairs
             for (_, now), (_, after) in zip(one.numbers, other.numbers, strict=True)
         ]
+        if grows and (any(steps) or times < _FEWEST_GROWING or not _merges(block)):
+            return False
         if times == 2 and any(
             step and (period > 1 or (isinstance(step, int) and abs(step) > 1)) for step in steps
         ):

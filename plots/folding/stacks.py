@@ -9,8 +9,15 @@ from functools import reduce
 from itertools import takewhile
 
 from plots.folding.openings import with_openings
-from plots.folding.repeats import find_repeats
-from plots.folding.signatures import Block, Run, call_signature, find_runs, signed
+from plots.folding.repeats import block_order, find_repeats
+from plots.folding.signatures import (
+    Block,
+    Run,
+    call_signatures,
+    find_runs,
+    repeats_around,
+    signed,
+)
 from plots.graph import Graph, Node
 from plots.hierarchy import (
     common_namespace,
@@ -142,22 +149,33 @@ def _consecutive(
 
 def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
     """Yield stacks found by structure: first those of equal sizes, then those that may grow."""
-    calls = {node.id: call_signature(graph, node) for node in graph.nodes}
-    equal = {i: (call.kind, call.sizes, call.parameters) for i, call in calls.items()}
-    growing = {node_id: call.kind for node_id, call in calls.items()}
+    calls = call_signatures(graph)
+    growing = {n.id: (calls[n.id].kind, repeats_around(graph, n)) for n in graph.nodes}
+    equal = {i: (kind, calls[i].sizes, calls[i].parameters) for i, kind in growing.items()}
+    order = block_order(graph, growing)
     seen = set()
-    for kinds in (equal, growing):
-        for repeat in find_repeats(graph, kinds, namespaces):
+    same = len(set(equal.values())) == len(set(growing.values()))
+    for kinds in (equal,) if same else (equal, growing):
+        for repeat in find_repeats(graph, order, kinds, namespaces):
             if repeat not in seen:
                 seen.add(repeat)
                 blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in repeat.members]
                 stack = _stack(graph, blocks, repeat.parallel)
-                if stack.is_uniform:
+                runs = [run for run in stack.runs if _is_worth_folding(graph, stack.blocks, run)]
+                if runs and stack.is_uniform:
                     yield stack
                     continue
-                for start, period, times in stack.runs:
-                    run = stack.blocks[start : start + period * times]
-                    yield Stack(run, ((0, period, times),), repeat.parallel)
+                for start, period, times in runs:
+                    members = stack.blocks[start : start + period * times]
+                    yield Stack(members, ((0, period, times),), repeat.parallel)
+
+
+def _is_worth_folding(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
+    """Return whether a run without names repeats blocks: a plain chain of two pairs does not."""
+    start, period, times = run
+    calls = [node.id for block in blocks[start : start + period] for node in block.nodes]
+    merges = any(len({edge.source for edge in graph.incoming[i]}) > 1 for i in calls)
+    return times > (1 if merges else 2)
 
 
 def _with_namespaces(
@@ -211,7 +229,7 @@ def _new_namespaces(
     """
     nodes = [node for block in stack.blocks for node in block.nodes]
     around = reduce(common_namespace, (namespaces[node.id] for node in nodes))
-    labels = [_common_start(block.nodes) for block in stack.blocks]
+    labels = [common_start(block.nodes) for block in stack.blocks]
     stem, first = stem_and_number(labels[0])
     if first < 0 or labels != [f"{stem}{first + number}" for number in range(len(labels))]:
         stem, first = ("branch_" if stack.parallel else "block_"), 1
@@ -221,7 +239,7 @@ def _new_namespaces(
     return around, [f"{prefix}{first + number}" for number in range(len(labels))]
 
 
-def _common_start(nodes: Iterable[Node]) -> str:
+def common_start(nodes: Iterable[Node]) -> str:
     """Return what the chosen names of some calls start with: "Block-3" of "Block-3-attention"."""
     names = [re.split(r"[^A-Za-z0-9]+", node.label) for node in nodes if node.has_own_name]
     columns = takewhile(lambda words: len(set(words)) == 1, zip(*names, strict=False))
