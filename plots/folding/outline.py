@@ -77,15 +77,15 @@ def _bypassed(graph: Graph) -> Iterator[Group]:
                 yield named, _nodes(graph, inside)
             elif len(parts) == 1:
                 nodes = _nodes(graph, inside)
-                yield f"{around}.{_name_of_branch(nodes)}".lstrip("."), nodes
+                yield f"{around}.{_name_of_branch(nodes, around)}".lstrip("."), nodes
 
 
-def _name_of_branch(nodes: list[Node]) -> str:
+def _name_of_branch(nodes: list[Node], around: str) -> str:
     """Return the name of the only layer with weights but norms, or the start of their names."""
     weighted = [node for node in nodes if node.parameters and not is_norm(node)]
     if len(weighted) == 1:
         return weighted[0].shown_name
-    return common_start(weighted) or "branch"
+    return common_start(weighted, around) or "branch"
 
 
 def _named(graph: Graph) -> Iterator[Group]:

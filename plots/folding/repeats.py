@@ -335,19 +335,23 @@ class _Sequence:
     def _is_stack(self, members: Sequence[tuple[str, ...]]) -> bool:
         """Return whether each member feeds the next one, and may be replaced by another.
 
-        Calls elsewhere may take something from the last member, or the same from all of them.
+        Calls elsewhere may take something from the last member, where the next one would take it,
+        or the same from all of them.
         """
         graph = self.graph
         if not any(graph.node(node_id).parameters for node_id in members[0]):
             return False
         place = {i: number for number, ids in enumerate(members) for i in ids}
+        reach = 1
         taken: list[set[tuple[int, str]]] = []
         for number, ids in enumerate(members[:-1]):
             edges = [(at, edge) for at, i in enumerate(ids) for edge in graph.outgoing[i]]
-            if not any(place.get(edge.target) == number + 1 for _, edge in edges):
+            steps = [place[edge.target] - number for _, edge in edges if edge.target in place]
+            if 1 not in steps:
                 return False
+            reach = max(reach, *steps)
             taken.append({(at, edge.target) for at, edge in edges if edge.target not in place})
-        return all(those == taken[0] for those in taken)
+        return all(those == taken[0] for those in taken[: len(members) - reach])
 
     def _are_branches(self, members: Sequence[tuple[str, ...]]) -> bool:
         """Return whether members are branches of equal rank into one list that a call takes."""

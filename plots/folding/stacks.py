@@ -229,9 +229,13 @@ def _new_namespaces(
     """
     nodes = [node for block in stack.blocks for node in block.nodes]
     around = reduce(common_namespace, (namespaces[node.id] for node in nodes))
-    labels = [common_start(block.nodes) for block in stack.blocks]
+    labels = [common_start(block.nodes, around) for block in stack.blocks]
     stem, first = stem_and_number(labels[0])
-    if first < 0 or labels != [f"{stem}{first + number}" for number in range(len(labels))]:
+    if (
+        not stem
+        or first < 0
+        or labels != [f"{stem}{first + number}" for number in range(len(labels))]
+    ):
         stem, first = ("branch_" if stack.parallel else "block_"), 1
     prefix = f"{around}.{stem}".lstrip(".")
     while any(f"{prefix}{first + number}" in used for number in range(len(labels))):
@@ -239,8 +243,12 @@ def _new_namespaces(
     return around, [f"{prefix}{first + number}" for number in range(len(labels))]
 
 
-def common_start(nodes: Iterable[Node]) -> str:
-    """Return what the chosen names of some calls start with: "Block-3" of "Block-3-attention"."""
-    names = [re.split(r"[^A-Za-z0-9]+", node.label) for node in nodes if node.has_own_name]
-    columns = takewhile(lambda words: len(set(words)) == 1, zip(*names, strict=False))
-    return "_".join(words[0] for words in columns)
+def common_start(nodes: Iterable[Node], around: str = "") -> str:
+    """Return the words that the chosen names of some calls start with, without those of `around`.
+
+    For example "Block_3" of "Block-3-attention" and "Block-3-mlp".
+    """
+    names = [node.name.rpartition(".")[2] for node in nodes if node.has_own_name]
+    words = zip(*(re.split(r"[\W_]+", name) for name in names), strict=False)
+    start = "_".join(at[0] for at in takewhile(lambda at: len(set(at)) == 1, words))
+    return start.removeprefix(around.replace(".", "_")).lstrip("_")
