@@ -109,7 +109,7 @@ def test_norms_within_a_sublayer_stay_inside_it():
     y = layers.Dense(5, name="first")(layers.LayerNormalization(name="outer")(x))
     y = layers.Dense(3, name="second")(layers.LayerNormalization(name="inner")(y))
     drawn = outline(plots.read_graph(keras.Model(inputs, layers.Add(name="merge")([x, y]))))
-    assert labels(drawn) == ["x", "outer", "first", "merge"]
+    assert labels(drawn) == ["x", "outer", "branch", "merge"]
 
 
 # The page

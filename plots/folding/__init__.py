@@ -75,7 +75,6 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     into: dict[str, str] = {}
     extra: dict[str, int] = {}  # calls of opening blocks only
     branches: set[str] = set()
-    counted = any(overlay.combine == "sum" for overlay in graph.overlays)
     repeats = dict(graph.repeats)  # not empty if the graph is folded already
     notes: list[Note] = []
     named, stacks = find_stacks(graph)
@@ -92,7 +91,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                     repeats = {n: k for n, k in repeats.items() if not f"{n}.".startswith(inside)}
                     repeats[stand_in.name] = count
                 if others:
-                    notes += range_notes([stand_in, *others], counted)
+                    notes += range_notes([stand_in, *others], graph.overlays)
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
         if stack.parallel:
@@ -152,18 +151,19 @@ def _without(
 def _with_means(overlay: Overlay, into: Mapping[str, str], extra: Mapping[str, int]) -> Overlay:
     """Return an overlay with the mean value of the calls that one stands for, if it counts.
 
-    Values times `Graph.repeats` then add up to the whole, also where blocks grow. The calls of a
-    shared layer have one value among them. `extra` has calls of one block only.
+    Values times `Graph.repeats` then add up to the whole, also where blocks grow or share weights,
+    which count at one of them. `extra` has calls of one block only.
     """
     if overlay.combine != "sum":
         return overlay
-    values = dict(overlay.values)
-    alike: dict[str, list[Quantity]] = {}
-    for call in overlay.values:
-        alike.setdefault(into.get(call, call), []).append(overlay.values[call])
-    for call, those in alike.items():
-        if call in extra:
-            values[call] = those[0] * (1 / extra[call])
-        elif any(value != those[0] for value in those):
-            values[call] = sum(those, Quantity()) * (1 / len(those))
-    return replace(overlay, values=values)
+    alike: dict[str, list[str]] = {}
+    for removed, stand_in in into.items():
+        alike.setdefault(stand_in, [stand_in]).append(removed)
+    means = {}
+    for stand_in, calls in alike.items():
+        values = [overlay.values.get(call, Quantity()) for call in calls]
+        if any(value != values[0] for value in values):
+            means[stand_in] = sum(values, Quantity()) * (1 / len(values))
+    for call in extra.keys() & overlay.values.keys():
+        means[call] = overlay.values[call] * (1 / extra[call])
+    return replace(overlay, values={**overlay.values, **means})

@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from plots.annotations import Note
+from plots.annotations import Note, Overlay
 from plots.folding.signatures import Block, Path, Run
 from plots.folding.stacks import Stack
 from plots.graph import Node
 
 
-def range_notes(blocks: Sequence[Block], counted: bool) -> Iterator[Note]:
+def range_notes(blocks: Sequence[Block], overlays: Sequence[Overlay]) -> Iterator[Note]:
     """Yield notes on the numbers in which blocks differ that one stands for: "rate 0.03–0.18".
 
     Args:
         blocks: The blocks; only the first one may have more calls than the others.
-        counted: Whether diagrams show counts of the calls.
+        overlays: The quantities that diagrams show.
     """
     first, *others = blocks
     size = len(blocks[-1].nodes)
@@ -37,16 +37,14 @@ def range_notes(blocks: Sequence[Block], counted: bool) -> Iterator[Note]:
         axes = zip(*(node.outputs[0].shape for node in last), strict=True)
         shape = ", ".join("None" if None in sizes else _range(sizes) for sizes in axes)
         texts.append(f"returns ({shape})")
-    if counted and (extra or any(_counts(block) != _counts(first) for block in others)):
+    counts = [overlay.values for overlay in overlays if overlay.combine == "sum"]
+    own = [[values.get(node.id) for values in counts for node in b.nodes[:size]] for b in blocks]
+    if any(values != own[0] for values in own) or (counts and extra):
         texts.append(f"counts are means of the {len(blocks)} blocks")
     if texts:
         calls_with["; ".join(texts)] = [last[0].id]
     for text, ids in calls_with.items():
         yield Note("varies", tuple(dict.fromkeys(ids)), text)
-
-
-def _counts(block: Block) -> list[object]:
-    return [(call.sizes, call.parameters) for call in block.signature]
 
 
 def _key(path: Path) -> str:

@@ -80,8 +80,8 @@ def _call_signature(graph: Graph, node: Node) -> Signature:
     numbers: list[tuple[Path, float]] = []
     fixed: list[tuple[Path, Any]] = []
     for path, value in (*_leaves(node.config), *_constants(node.constants)):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        (numbers if is_number else fixed).append((path, value))
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        (numbers if numeric else fixed).append((path, value))
     incoming = graph.incoming[node.id]
     tensors = [*node.outputs, *(edge.tensor for edge in incoming)]
     kind = (
