@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from plots.annotations import Note, Overlay, Quantity
 from plots.folding.groups import Contraction, close_groups
 from plots.folding.notes import deviations, range_notes
 from plots.folding.stacks import find_stacks
-from plots.graph import Graph
+from plots.graph import Edge, Graph
 from plots.registry import OptionError, graph_plugin
 
 FOLDING = ("deviates", "varies")
@@ -74,7 +74,6 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     named, stacks = find_stacks(graph)
     into: dict[str, str] = {}
     extra: dict[str, int] = {}  # calls of opening blocks only
-    branches: set[str] = set()
     repeats = dict(graph.repeats)  # not empty if the graph is folded already
     notes: list[Note] = []
     named, stacks = find_stacks(graph)
@@ -94,12 +93,10 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                     notes += range_notes([stand_in, *others], graph.overlays)
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
-        if stack.parallel:
-            branches |= into.keys() & stack.repeated
         # In a comparison, the notes on differences say it.
         if not any(note.kind == "difference" for note in graph.notes):
             notes += deviations(stack, blocks)
-    folded = _without(named, into, extra, branches) if into else graph
+    folded = _without(named, into, extra) if into else graph
     # A stack within a deviating block may be folded too.
     notes = [replace(n, about=tuple(i for i in n.about if i not in into)) for n in notes]
     new = (note for note in notes if note not in folded.notes)
@@ -126,18 +123,18 @@ def block_runs(graph: Graph) -> tuple[BlockRun, ...]:
     return tuple(found)
 
 
-def _without(
-    graph: Graph, into: Mapping[str, str], extra: Mapping[str, int], branches: Collection[str]
-) -> Graph:
+def _without(graph: Graph, into: Mapping[str, str], extra: Mapping[str, int]) -> Graph:
     """Return the graph without the nodes that are keys of `into`, replaced by their values.
 
-    Edges out of `branches` are removed with them: the branch that stands for them has its own.
+    Where a call takes the same from several of them, as from branches, one edge is left.
     """
-    kept = {
-        edge.id: replace(edge, source=into.get(edge.source, edge.source))
-        for edge in graph.edges
-        if edge.target not in into and edge.source not in branches
-    }
+    first: dict[tuple[str, int, str], str] = {}
+    kept: dict[str, Edge] = {}
+    for edge in graph.edges:
+        source = into.get(edge.source, edge.source)
+        key = (source, edge.output, edge.target)
+        if edge.target not in into and first.setdefault(key, edge.source) == edge.source:
+            kept[edge.id] = replace(edge, source=source)
     return Contraction(
         nodes=tuple(node for node in graph.nodes if node.id not in into),
         edges=tuple(kept.values()),

@@ -34,13 +34,19 @@ def with_openings(
             before = opened[-1] if opened else None
             if before is None:
                 members.insert(0, opening)
-            elif set(before.nodes) == set(opening.nodes) and changed[-1][1:] == (1, 1):
+            elif changed[-1][1:] == (1, 1) and _is_same(graph, before, opening):
                 opened.pop()
                 changed.pop()
                 members.insert(0, Block(before.name, opening.nodes, opening.signature))
         changed.append((len(opened), period, len(members) // period))
         opened += members
     return opened, changed
+
+
+def _is_same(graph: Graph, block: Block, opening: Block) -> bool:
+    """Return whether a block has the calls of an opening one, or some of them if it has no name."""
+    own, all_of_it = set(block.nodes), set(opening.nodes)
+    return own < all_of_it if block.name in graph.index else own == all_of_it
 
 
 def _opening(graph: Graph, block: Block) -> Block | None:

@@ -13,8 +13,9 @@ from bisect import bisect
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
 
-from plots.graph import Edge, Graph
+from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, depth_of
 from plots.layers import is_identity_like, is_norm
 from plots.traversal import topological_order
@@ -54,7 +55,20 @@ def block_order(graph: Graph, kinds: Mapping[str, Hashable]) -> list[str]:
         graph: The graph.
         kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
     """
-    return [graph.nodes[place].id for place in _Tree(graph, _codes(graph, kinds)).order()]
+    order = [graph.nodes[place] for place in _Tree(graph, _codes(graph, kinds)).order()]
+    places = {node.id: (place, 0) for place, node in enumerate(order)}
+    for node in reversed(order):
+        # A mask that is handed on from block to block is computed where its block takes it.
+        users = {edge.target for edge in graph.outgoing[node.id]}
+        others = [user for user in users if not _is_mask(graph.node(user))]
+        if _is_mask(node) and users and len(others) < 2:
+            first, steps = min(places[user] for user in users)
+            places[node.id] = (first, steps - 1)
+    return sorted(places, key=places.__getitem__)
+
+
+def _is_mask(node: Node) -> bool:
+    return node.kind != "input" and all(tensor.dtype == "bool" for tensor in node.outputs)
 
 
 def find_repeats(
@@ -156,12 +170,42 @@ class _Tree:
         while waiting:
             call = waiting.pop()
             found.append(call)
-            below = sorted(children[call], key=rank.__getitem__)
-            places = {child: place for place, child in enumerate(below)}
-            if any(places[before] > places[after] for before, after in needs[call]):
-                below = topological_order(places, needs[call])
-            waiting += below
+            waiting += _arranged(sorted(children[call], key=rank.__getitem__), needs[call])
         return found[:0:-1]
+
+
+def _arranged(calls: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Sequence[int]:
+    """Return calls in their order, or else in one where each comes after those it needs.
+
+    Calls beside the longest way, such as those that hand on a mask or collect the outputs of all
+    blocks, are close to the call of the longest way from which they are fewer steps away.
+
+    Args:
+        calls: Calls, as positions in the graph.
+        pairs: (before, after).
+    """
+    place = {call: number for number, call in enumerate(calls)}
+    if len(calls) < 3 and all(place[before] < place[after] for before, after in pairs):
+        return calls
+    before: dict[int, set[int]] = {call: set() for call in calls}
+    after: dict[int, set[int]] = {call: set() for call in calls}
+    for first, second in pairs:
+        before[second].add(first)
+        after[first].add(second)
+    early, late, up, down = ({} for _ in range(4))
+    for call in sorted(calls):
+        early[call] = 1 + max((early[each] for each in before[call]), default=0)
+    longest = max(early.values())
+    for call in sorted(calls, reverse=True):
+        late[call] = min((late[each] for each in after[call]), default=longest + 1) - 1
+        nearest = min((down[each] for each in after[call]), default=len(calls))
+        down[call] = 0 if early[call] == late[call] else 1 + nearest
+    for call in sorted(calls):
+        nearest = min((up[each] for each in before[call]), default=len(calls))
+        up[call] = 0 if early[call] == late[call] else 1 + nearest
+    level = {call: early[call] if up[call] < down[call] else late[call] for call in calls}
+    order = sorted(calls, key=lambda call: (level[call], place[call]))
+    return topological_order({call: number for number, call in enumerate(order)}, pairs)
 
 
 class _Sequence:
@@ -253,27 +297,26 @@ class _Sequence:
         size = self._calls_in(first, period)
         if not size or last - first < 2 * size:
             return None
-        crossing = self._crossing(first, last)
+        crossing, forked = (self._crossing(first, last, users) for users in (1, 2))
         alike = self._alike(first, last, size)
 
         def cost(begin: int) -> tuple[float, ...]:
             """Return how badly blocks begin at a call; smaller is better.
 
             A block takes one tensor from the block before, divides no namespace, and begins with a
-            branch: the call before it has several users. Otherwise it begins with a layer that has
-            weights and is no norm. Deviating blocks around the repeat are whole ones.
+            branch: two calls take this tensor. Otherwise it begins with a layer that has weights
+            and is no norm. Deviating blocks around the repeat are whole ones.
             """
             ends, begins = self.ids[begin + size - 1], self.ids[begin + size]
-            users = {edge.target for edge in self.graph.outgoing[ends]}
             node = self.graph.node(begins)
             inside = common_namespace(self._namespaces[ends], self._namespaces[begins])
             return (
                 crossing[begin + size - first],
                 depth_of(inside),
-                -((last - begin) // size),
-                len(users) < 2,
-                is_norm(node) or is_identity_like(node) or not node.parameters,
                 -((begin - alike[0]) // size) - (alike[1] - begin) // size,
+                -((last - begin) // size),
+                not forked[begin + size - first],
+                is_norm(node) or is_identity_like(node) or not node.parameters,
             )
 
         begin = min(range(first, min(first + size, last - 2 * size + 1)), key=cost)
@@ -310,18 +353,16 @@ class _Sequence:
         last = self._call_of[after - 1]
         return last + 1 - first if self._end[last] == after else 0
 
-    def _crossing(self, first: int, last: int) -> list[int]:
-        """Return the number of calls in a range that lead past each of its boundaries."""
+    def _crossing(self, first: int, last: int, users: int) -> list[int]:
+        """Return how many calls of a range have some number of users beyond each place in it."""
         change = [0] * (last - first + 2)
         for place in range(first, last):
-            targets = [self._place[e.target] for e in self.graph.outgoing[self.ids[place]]]
-            change[place + 1 - first] += 1
-            change[min(max(targets, default=last), last) + 1 - first] -= 1
-        total, crossing = 0, []
-        for step in change:
-            total += step
-            crossing.append(total)
-        return crossing
+            targets = {self._place[e.target] for e in self.graph.outgoing[self.ids[place]]}
+            if len(targets) >= users:
+                farthest = sorted(targets)[-users]
+                change[place + 1 - first] += 1
+                change[min(farthest, last) + 1 - first] -= 1
+        return list(accumulate(change))
 
     def _feeds(self, begin: int, size: int) -> bool:
         """Return whether one of `size` calls feeds one of the next `size` calls."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import takewhile
+from itertools import count, takewhile
 
 from plots.folding.openings import with_openings
 from plots.folding.repeats import block_order, find_repeats
@@ -194,11 +194,12 @@ def _with_namespaces(
         if len(stack.blocks[0].nodes) > 1 and not used.issuperset(names):
             names = _own_namespaces(stack, namespaces, inside)
             if not names:
-                around, names = _new_namespaces(stack, namespaces, used)
+                around, names = _new_namespaces(stack, namespaces, inside, used)
                 used.update(names)
                 for block, name in zip(stack.blocks, names, strict=True):
                     for node in block.nodes:
-                        rest = namespaces[node.id].removeprefix(around).lstrip(".")
+                        known = name if f"{namespaces[node.id]}.".startswith(f"{name}.") else around
+                        rest = namespaces[node.id].removeprefix(known).lstrip(".")
                         moved[node.id] = f"{name}.{rest}".rstrip(".")
         blocks = zip(stack.blocks, names, strict=True)
         named.append(replace(stack, blocks=tuple(replace(b, name=name) for b, name in blocks)))
@@ -221,7 +222,10 @@ def _own_namespaces(
 
 
 def _new_namespaces(
-    stack: Stack, namespaces: Mapping[str, str], used: Container[str]
+    stack: Stack,
+    namespaces: Mapping[str, str],
+    inside: Mapping[str, set[str]],
+    used: Container[str],
 ) -> tuple[str, list[str]]:
     """Return the namespace around the blocks of a stack, and a new one for every block.
 
@@ -229,18 +233,19 @@ def _new_namespaces(
     """
     nodes = [node for block in stack.blocks for node in block.nodes]
     around = reduce(common_namespace, (namespaces[node.id] for node in nodes))
-    labels = [common_start(block.nodes, around) for block in stack.blocks]
-    stem, first = stem_and_number(labels[0])
-    if (
-        not stem
-        or first < 0
-        or labels != [f"{stem}{first + number}" for number in range(len(labels))]
-    ):
-        stem, first = ("branch_" if stack.parallel else "block_"), 1
-    prefix = f"{around}.{stem}".lstrip(".")
-    while any(f"{prefix}{first + number}" in used for number in range(len(labels))):
-        first += 1
-    return around, [f"{prefix}{first + number}" for number in range(len(labels))]
+    prefix = f"{around}." if around else ""
+    names = [f"{prefix}{common_start(block.nodes, around)}" for block in stack.blocks]
+    ids = [{node.id for node in block.nodes} for block in stack.blocks]
+    stem, first = stem_and_number(names[0])
+    are_numbered = names == [f"{stem}{first + number}" for number in range(len(names))]
+    is_free = all(inside.get(n, set()) <= those for n, those in zip(names, ids, strict=True))
+    if stem != prefix and first >= 0 and are_numbered and is_free:
+        return around, names
+    stem = f"{prefix}{'branch_' if stack.parallel else 'block_'}"
+    first = next(
+        n for n in count(1) if not any(f"{stem}{n + number}" in used for number in range(len(ids)))
+    )
+    return around, [f"{stem}{first + number}" for number in range(len(ids))]
 
 
 def common_start(nodes: Iterable[Node], around: str = "") -> str:
