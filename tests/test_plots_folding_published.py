@@ -36,6 +36,7 @@ def test_applications_fold_as_published(name):
     assert list(folded.repeats.values()) == APPLICATIONS[name]
 
 
+@pytest.mark.filterwarnings("ignore:.*does not support masking", "ignore:.*unbuilt state")
 @pytest.mark.parametrize("open_layers", [False, True])
 @pytest.mark.parametrize(
     ("name", "times"),

@@ -28,6 +28,7 @@ _NOT_CONFIGURATION = frozenset({"name", "seed", "shared_object_id", "registered_
 _GEOMETRIC = re.compile(r"dilation")
 
 Path = tuple[str, ...]
+Numbers = tuple[tuple[Path, float], ...]
 Run = tuple[int, int, int]
 """(start, period, times): blocks of a stack that repeat, or a single block."""
 
@@ -48,7 +49,7 @@ class Signature:
     """
 
     kind: Hashable
-    numbers: tuple[tuple[Path, float], ...]
+    numbers: Numbers
     sizes: tuple[int | None, ...]
     parameters: int
     ports: tuple[str, ...]
@@ -73,22 +74,29 @@ class Block:
 @once_per_graph
 def call_signatures(graph: Graph) -> dict[str, Signature]:
     """Return the signatures of all calls, by their ids, without sources."""
-    return {node.id: _call_signature(graph, node) for node in graph.nodes}
+    read: dict[str, tuple[int, Numbers]] = {}  # the same for most calls of a deep stack
+    seen: dict[Hashable, int] = {}
+    found = {}
+    for node in graph.nodes:
+        text = repr((node.config, node.constants))
+        if text not in read:
+            leaves = [*_leaves(node.config), *_constants(node.constants)]
+            numbers = tuple(leaf for leaf in leaves if _is_numeric(leaf[1]))
+            fixed = tuple(leaf for leaf in leaves if not _is_numeric(leaf[1]))
+            key = fixed, tuple(path for path, _ in numbers)
+            read[text] = seen.setdefault(key, len(seen)), numbers
+        found[node.id] = _call_signature(graph, node, *read[text])
+    return found
 
 
-def _call_signature(graph: Graph, node: Node) -> Signature:
-    numbers: list[tuple[Path, float]] = []
-    fixed: list[tuple[Path, Any]] = []
-    for path, value in (*_leaves(node.config), *_constants(node.constants)):
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        (numbers if numeric else fixed).append((path, value))
+def _call_signature(graph: Graph, node: Node, fixed: int, numbers: Numbers) -> Signature:
+    """Return the signature of a call; `fixed` stands for its configuration without numbers."""
     incoming = graph.incoming[node.id]
     tensors = [*node.outputs, *(edge.tensor for edge in incoming)]
     kind = (
         node.kind,
         node.class_name,
-        tuple(fixed),
-        tuple(path for path, _ in numbers),
+        fixed,
         tuple((len(tensor.shape), tensor.dtype, tensor.letters) for tensor in tensors),
         tuple((edge.port, edge.output, edge.implicit) for edge in incoming),
         # Texts on moves and rewirings may name another place in every block.
@@ -100,7 +108,11 @@ def _call_signature(graph: Graph, node: Node) -> Signature:
     )
     sizes = tuple(size for tensor in tensors for size in tensor.shape)
     ports = tuple(edge.port for edge in incoming)
-    return Signature(kind, tuple(numbers), sizes, node.parameters, ports)
+    return Signature(kind, numbers, sizes, node.parameters, ports)
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
