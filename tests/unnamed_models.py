@@ -278,6 +278,10 @@ def long_skips(times: int = 4) -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def two_long_skips() -> keras.Model:
+    return long_skips(2)
+
+
 def siamese() -> keras.Model:
     tower = [L.Dense(8) for _ in range(2)]
     inputs = [keras.Input((8,)) for _ in range(3)]
@@ -350,6 +354,7 @@ REPEATED: dict[Callable[..., keras.Model], list[int]] = {
 DIFFERENT = (
     u_net,
     long_skips,
+    two_long_skips,
     siamese,
     two_towers,
     funnel,

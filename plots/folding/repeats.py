@@ -192,7 +192,10 @@ def _arranged(calls: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Sequenc
     for first, second in pairs:
         before[second].add(first)
         after[first].add(second)
-    early, late, up, down = ({} for _ in range(4))
+    early: dict[int, int] = {}
+    late: dict[int, int] = {}
+    up: dict[int, int] = {}
+    down: dict[int, int] = {}
     for call in sorted(calls):
         early[call] = 1 + max((early[each] for each in before[call]), default=0)
     longest = max(early.values())
@@ -374,25 +377,11 @@ class _Sequence:
         )
 
     def _is_stack(self, members: Sequence[tuple[str, ...]]) -> bool:
-        """Return whether each member feeds the next one, and may be replaced by another.
-
-        Calls elsewhere may take something from the last member, where the next one would take it,
-        or the same from all of them.
-        """
-        graph = self.graph
-        if not any(graph.node(node_id).parameters for node_id in members[0]):
-            return False
-        place = {i: number for number, ids in enumerate(members) for i in ids}
-        reach = 1
-        taken: list[set[tuple[int, str]]] = []
-        for number, ids in enumerate(members[:-1]):
-            edges = [(at, edge) for at, i in enumerate(ids) for edge in graph.outgoing[i]]
-            steps = [place[edge.target] - number for _, edge in edges if edge.target in place]
-            if 1 not in steps:
-                return False
-            reach = max(reach, *steps)
-            taken.append({(at, edge.target) for at, edge in edges if edge.target not in place})
-        return all(those == taken[0] for those in taken[: len(members) - reach])
+        """Return whether members have weights, and each feeds the next one."""
+        size = len(members[0])
+        begins = [self._place[ids[0]] for ids in members[:-1]]
+        has_weights = any(self.graph.node(node_id).parameters for node_id in members[0])
+        return has_weights and all(self._feeds(begin, size) for begin in begins)
 
     def _are_branches(self, members: Sequence[tuple[str, ...]]) -> bool:
         """Return whether members are branches of equal rank into one list that a call takes."""

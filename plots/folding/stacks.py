@@ -94,8 +94,36 @@ def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
 
 def _stack(graph: Graph, blocks: Sequence[tuple[str, Sequence[Node]]], parallel: bool) -> Stack:
     stack = signed(graph, blocks, feeds=not parallel)
-    found, runs = with_openings(graph, stack, find_runs(stack))
+    runs: list[Run] = []
+    for run in find_runs(stack):
+        start, period, times = run
+        whole = parallel or _are_used_alike(graph, stack, run)
+        runs += [run] if whole else [(start + n, 1, 1) for n in range(period * times)]
+    found, runs = with_openings(graph, stack, runs)
     return Stack(tuple(found), tuple(runs), parallel)
+
+
+def _are_used_alike(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
+    """Return whether calls outside of a run take the same from all blocks, but for the last ones.
+
+    The long skip paths of a U-Net lead from every block to another one; then they are all drawn.
+    What the next block of the run would take may go elsewhere from the last.
+    """
+    start, period, times = run
+    patterns = [
+        [node.id for block in blocks[begin : begin + period] for node in block.nodes]
+        for begin in range(start, start + period * times, period)
+    ]
+    place = {node_id: number for number, ids in enumerate(patterns) for node_id in ids}
+    reach = 1
+    used: list[set[tuple[int, str]]] = []
+    for number, ids in enumerate(patterns):
+        edges = [(at, edge) for at, i in enumerate(ids) for edge in graph.outgoing[i]]
+        steps = [place[edge.target] - number for _, edge in edges if edge.target in place]
+        reach = max(reach, *steps, 1)
+        used.append({(at, edge.target) for at, edge in edges if edge.target not in place})
+    first = used[0]
+    return first <= used[-1] and all(those == first for those in used[: times - reach])
 
 
 # By names ---------------------------------------------------------------------------------------
