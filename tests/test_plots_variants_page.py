@@ -87,18 +87,21 @@ def test_an_input_used_by_masks_only_is_left_out():
     assert labels(drawn) == ["x", "attention", "merge"]
 
 
-def test_sublayers_without_dotted_names_are_named_after_their_largest_call():
+def test_sublayers_are_named_after_their_layer_with_weights_if_there_is_one():
     x = inputs = keras.Input((3,), name="x")
-    for which in ("one", "two"):
+    for which, width in (("one", 13), ("two", 17)):
         y = layers.LayerNormalization(name=f"norm_{which}")(x)
-        y = layers.Dense(13, activation="relu", name=f"wide_{which}")(y)
+        y = layers.Dropout(0.1)(layers.Dense(3, name=f"only_{which}")(y))
+        x = layers.Add(name=f"sum_{which}")([x, y])
+        y = layers.LayerNormalization(name=f"second_norm_{which}")(x)
+        y = layers.Dense(width, activation="relu", name=f"wide_{which}")(y)
         y = layers.Dropout(0.1)(layers.Dense(3, name=f"narrow_{which}")(y))
         x = layers.Add(name=f"merge_{which}")([x, y])
     drawn = outline(plots.read_graph(keras.Model(inputs, x)))
-    block = ("norm", "wide", "merge")
-    expected = [f"{part}_{which}" for which in ("one", "two") for part in block]
-    assert labels(drawn) == ["x", *expected]
-    assert [path.placement for path in drawn.skip_paths] == ["pre", "pre"]
+    parts = ("norm_{}", "only_{}", "sum_{}", "second_norm_{}", "branch", "merge_{}")
+    expected = [part.format(which) for which in ("one", "two") for part in parts]
+    assert [label.removesuffix("@2") for label in labels(drawn)] == ["x", *expected]
+    assert [path.placement for path in drawn.skip_paths] == ["pre"] * 4
 
 
 def test_norms_within_a_sublayer_stay_inside_it():
@@ -106,7 +109,7 @@ def test_norms_within_a_sublayer_stay_inside_it():
     y = layers.Dense(5, name="first")(layers.LayerNormalization(name="outer")(x))
     y = layers.Dense(3, name="second")(layers.LayerNormalization(name="inner")(y))
     drawn = outline(plots.read_graph(keras.Model(inputs, layers.Add(name="merge")([x, y]))))
-    assert labels(drawn) == ["x", "outer", "first", "merge"]
+    assert labels(drawn) == ["x", "outer", "branch", "merge"]
 
 
 # The page

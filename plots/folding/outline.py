@@ -9,6 +9,8 @@ from itertools import chain, count
 
 from plots.folding import fold_blocks
 from plots.folding.groups import close
+from plots.folding.repeats import post_dominators
+from plots.folding.stacks import common_start
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
 from plots.layers import is_identity_like, is_norm
@@ -26,14 +28,15 @@ def outline(graph: Graph) -> Graph:
 
     A sublayer is the branch of a skip path or, in a block without one, a part of the block by its
     name. A norm at its start or end stays a node, so that pre-norm, post-norm and sandwich norm
-    look different. The calls before a stream are one node as well, called "embedding". Of equal
-    blocks one is drawn. Masks and the calls that only compute masks are left out.
+    look different. Token embeddings and what follows before a stream are one node as well, called
+    "embedding"; so are the branches into a merge that is no skip path, such as an Inception module.
+    Of equal blocks one is drawn. Masks and the calls that only compute masks are left out.
     """
     graph = fold_blocks(mark_skip_paths(_without_masks(graph)))
     taken = {node_id for path in graph.skip_paths for node_id in path.line[1:]}
     members: dict[str, list[Node]] = {}
     identities = past_identities(graph)
-    for name, nodes in chain(_bypassed(graph), _named(graph), _embeddings(graph)):
+    for name, nodes in chain(_bypassed(graph), _named(graph), _embeddings(graph), _modules(graph)):
         free = [node for node in nodes if node.id not in taken]
         inner = _without_outer_norms(identities, free)
         if len(inner) > 1:
@@ -74,8 +77,15 @@ def _bypassed(graph: Graph) -> Iterator[Group]:
                 yield named, _nodes(graph, inside)
             elif len(parts) == 1:
                 nodes = _nodes(graph, inside)
-                largest = max(nodes, key=lambda node: node.parameters)
-                yield f"{largest.namespace}.{largest.label}".lstrip("."), nodes
+                yield f"{around}.{_name_of_branch(nodes, around)}".lstrip("."), nodes
+
+
+def _name_of_branch(nodes: list[Node], around: str) -> str:
+    """Return the name of the only layer with weights but norms, or the start of their names."""
+    weighted = [node for node in nodes if node.parameters and not is_norm(node)]
+    if len(weighted) == 1:
+        return weighted[0].shown_name
+    return common_start(weighted, around) or "branch"
 
 
 def _named(graph: Graph) -> Iterator[Group]:
@@ -116,12 +126,42 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
             following = [target for source, target in graph.stream if source == following[0]]
             before.update(following)
         nodes = [node for node in _nodes(graph, before) if node.kind != "input"]
-        if graph.node(head).kind != "input" and not any(
+        if any(map(_is_embedding, nodes)) and not any(
             enclosing_block(namespaces[node.id]) for node in nodes
         ):
             named = [node.namespace for node in nodes if node.has_own_name]
             common = reduce(common_namespace, named) if named else ""
             yield f"{common}.embedding".lstrip("."), nodes
+
+
+def _is_embedding(node: Node) -> bool:
+    """Return whether a call looks up tokens or adds positions."""
+    classes = (node.class_name, *node.bases)
+    return node.role.endswith("_positions") or any("Embedding" in name for name in classes)
+
+
+def _modules(graph: Graph) -> Iterator[Group]:
+    """Yield the merges that all of the flow from an input leads through, with their branches.
+
+    One that holds most of the model, such as the outermost merge of a U-Net, is left out.
+    """
+    onwards = post_dominators(graph)
+    spine: dict[str, None] = {}
+    for call in graph.inputs[:1]:
+        while call := onwards.get(call, ""):
+            spine[call] = None
+    module: dict[str, str] = {}
+    members: dict[str, list[Node]] = {}
+    for node in reversed(graph.nodes):
+        ahead = onwards.get(node.id, "")
+        module[node.id] = node.id if node.id in spine else module.get(ahead, "")
+        members.setdefault(module[node.id], []).insert(0, node)
+    for merge in reversed(spine):
+        inside = members[merge]
+        if 2 < len(inside) <= len(graph.nodes) / 2:
+            node = graph.node(merge)
+            label = node.label if node.has_own_name else "branches"
+            yield f"{node.namespace}.{label}".lstrip("."), inside
 
 
 def _unused(name: str, used: Iterable[str]) -> str:

@@ -178,6 +178,7 @@ _NOTE_COLOURS = {
     "description": INK,
     "finding": "#C51B1B",
     "deviates": "#7B3294",
+    "varies": GREY,
     "added": "#1B7837",
     "removed": "#B2182B",
     "changed": "#B06F00",

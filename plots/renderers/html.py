@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import DIFFERENCES, Overlay, Quantity
-from plots.folding import block_runs, fold_blocks
+from plots.folding import FOLDING, block_runs, fold_blocks, name_blocks
 from plots.graph import Graph, graph_document
 from plots.hierarchy import enclosing_namespaces
 from plots.layers import is_additive_merge
@@ -84,10 +84,11 @@ def page_data(graph: Graph) -> dict[str, Any]:
         "passed": see `Layout`. "runs": see `BlockRun`. "letters": the meanings of shape letters.
         "overlays": with every value as text, also for namespaces.
     """
+    graph = name_blocks(graph)
     layout = lay_out(graph)
-    known = {note for note in graph.notes if note.kind == "deviates"}
-    deviating = [n for n in fold_blocks(graph).notes if n.kind == "deviates" and n not in known]
-    bare = replace(graph, overlays=(), notes=(*graph.notes, *deviating))
+    folded = fold_blocks(replace(graph, overlays=()))  # the page shows the numbers of every block
+    folding = [n for n in folded.notes if n.kind in FOLDING and n not in graph.notes]
+    bare = replace(graph, overlays=(), notes=(*graph.notes, *folding))
     return {
         "graph": graph_document(bare),
         "calls": {

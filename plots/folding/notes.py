@@ -1,0 +1,137 @@
+"""Notes on folded blocks: the numbers that change from block to block, and blocks that deviate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from plots.annotations import Note, Overlay
+from plots.folding.signatures import Block, Path, Run
+from plots.folding.stacks import Stack
+from plots.graph import Node
+
+
+def range_notes(blocks: Sequence[Block], overlays: Sequence[Overlay]) -> Iterator[Note]:
+    """Yield notes on the numbers in which blocks differ that one stands for: "rate 0.03–0.18".
+
+    Args:
+        blocks: The blocks; only the first one may have more calls than the others.
+        overlays: The quantities that diagrams show.
+    """
+    first, *others = blocks
+    size = len(blocks[-1].nodes)
+    calls_with: dict[str, list[str]] = {}
+    for place, node in enumerate(first.nodes[:size]):
+        alike = [block.signature[place].numbers for block in others]
+        for number, (path, value) in enumerate(first.signature[place].numbers):
+            values = [value, *(numbers[number][1] for numbers in alike)]
+            if len(set(values)) > 1:
+                text = f"{_key(path)} {_range(values)}"
+                calls_with.setdefault(text, []).append(node.id)
+    if extra := [node.id for node in first.nodes[size:]]:
+        calls_with[f"in the first of {len(blocks)} blocks only"] = extra
+    last = [block.nodes[size - 1] for block in blocks]
+    texts = []
+    if last[0].outputs != last[-1].outputs:
+        axes = zip(*(node.outputs[0].shape for node in last), strict=True)
+        shape = ", ".join("None" if None in sizes else _range(sizes) for sizes in axes)
+        texts.append(f"returns ({shape})")
+    counts = [overlay.values for overlay in overlays if overlay.combine == "sum"]
+    own = [[values.get(node.id) for values in counts for node in b.nodes[:size]] for b in blocks]
+    if any(values != own[0] for values in own) or (counts and extra):
+        texts.append(f"counts are means of the {len(blocks)} blocks")
+    if texts:
+        calls_with["; ".join(texts)] = [last[0].id]
+    for text, ids in calls_with.items():
+        yield Note("varies", tuple(dict.fromkeys(ids)), text)
+
+
+def _key(path: Path) -> str:
+    """Return the name of a number: "rate" for its place ("layer", "config", "rate")."""
+    names = [part for part in path if not part.isdigit()]
+    return names[-1] if names else "value"
+
+
+def _range(values: Sequence[float]) -> str:
+    """Return the smallest and the largest of some numbers, or how the first one differs."""
+    first, *others = (f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in values)
+    if len(others) > 1 and len(set(others)) == 1 != len({first, *others}):
+        return f"{first}, then {others[0]}"
+    low, high = (values.index(end(values)) for end in (min, max))
+    shown = [first, *others]
+    return "\N{EN DASH}".join(dict.fromkeys((shown[low], shown[high])))
+
+
+def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
+    """Yield a note on every block that differs from a neighbour that is at least as frequent.
+
+    Args:
+        stack: The stack.
+        blocks: Number of blocks, or of periods of a pattern, that are kept of every run.
+    """
+    if not stack.is_uniform:
+        return
+    kept: list[tuple[Block, Run]] = []
+    for run in stack.runs:
+        start, period, times = run
+        end = start + min(blocks, times) * period
+        kept += [(block, run) for block in stack.blocks[start:end]]
+    noted = set()
+    for (before, run_before), (block, run) in pairwise(kept):
+        odd, usual = (before, block) if run_before[2] < run[2] else (block, before)
+        goes_on = run == run_before and run[1] == 1
+        if not goes_on and odd.signature != usual.signature and odd.name not in noted:
+            noted.add(odd.name)
+            text = f"{odd.name} differs from {usual.name}: {_difference(usual, odd)}"
+            yield Note("deviates", tuple(node.id for node in odd.nodes), text)
+
+
+def _difference(before: Block, after: Block) -> str:
+    """Return the first difference of two blocks in words."""
+    if len(before.nodes) != len(after.nodes):
+        names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
+        ways = {"also has": others - names, "lacks": names - others}
+        calls = {
+            verb: " and ".join(n.elements()) if n.total() < 3 else f"{n.total()} calls"
+            for verb, n in ways.items()
+        }
+        return "it " + " and ".join(f"{verb} {some}" for verb, some in calls.items() if some)
+    for old, new, was, node in zip(
+        before.signature, after.signature, before.nodes, after.nodes, strict=True
+    ):
+        name = node.shown_name
+        if was.class_name != node.class_name:
+            return f"{_with_class(node)} in place of {_with_class(was)}"
+        for key in sorted({*was.config, *node.config} - {"seed"}):
+            if was.config.get(key) != node.config.get(key):
+                change = f"{node.config.get(key)!r}, not {was.config.get(key)!r}"
+                return f"{key} of {name} is {change}"
+        if was.outputs != node.outputs:
+            shapes = [tensor.shape for tensor in node.outputs]
+            return f"{name} returns {shapes}, not {[t.shape for t in was.outputs]}"
+        if was.parameters != node.parameters:
+            return f"{name} has {node.parameters:,} parameters, not {was.parameters:,}"
+        if was.constants != node.constants:
+            return f"{name} takes other constants"
+        if old.ports != new.ports:
+            also, lacks = (
+                Counter(new.ports) - Counter(old.ports),
+                Counter(old.ports) - Counter(new.ports),
+            )
+            verb, ports = ("also takes", also) if also else ("does not take", lacks)
+            return f"{name} {verb} {' and '.join(ports)}"
+        for source, other in zip(old.sources, new.sources, strict=False):
+            if source != other and "outside" in (source[0], other[0]):
+                here, there = (
+                    what
+                    if where == "outside"
+                    else f"from {'inside' if where == 'inside' else 'before'} the block"
+                    for where, what in (other, source)
+                )
+                return f"{name} takes {here}, not {there}"
+    return "its calls are connected differently"
+
+
+def _with_class(node: Node) -> str:
+    return f"{node.label} ({node.class_name})" if node.has_own_name else node.class_name

@@ -1,0 +1,100 @@
+"""Blocks that open a run of equal ones: the first of a stage, with a projected skip path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from plots.folding.signatures import Block, Run, call_signatures
+from plots.graph import Graph, Node
+
+_LONGEST_SHORTCUT = 8
+"""Maximum number of calls on the skip path."""
+
+
+def with_openings(
+    graph: Graph, blocks: Sequence[Block], runs: Iterable[Run]
+) -> tuple[list[Block], list[Run]]:
+    """Return blocks and runs, with the opening block of each run as the first one of it.
+
+    A run of blocks such as `x + f(x)` is often opened by `g(x) + f(x)`, where g changes the width,
+    and f its strides. This block has all calls of the others, and those of g after them.
+
+    Args:
+        graph: The graph.
+        blocks: The blocks of a stack.
+        runs: Its runs. A block before a run stays what it is unless it has exactly the calls of
+            such a block.
+    """
+    opened: list[Block] = []
+    changed: list[Run] = []
+    for start, period, times in runs:
+        members = list(blocks[start : start + period * times])
+        opening = _opening(graph, members[0]) if period == 1 and times > 1 else None
+        if opening is not None:
+            before = opened[-1] if opened else None
+            if before is None:
+                members.insert(0, opening)
+            elif changed[-1][1:] == (1, 1) and _is_same(graph, before, opening):
+                opened.pop()
+                changed.pop()
+                members.insert(0, Block(before.name, opening.nodes, opening.signature))
+        changed.append((len(opened), period, len(members) // period))
+        opened += members
+    return opened, changed
+
+
+def _is_same(graph: Graph, block: Block, opening: Block) -> bool:
+    """Return whether a block has the calls of an opening one, or some of them if it has no name."""
+    own, all_of_it = set(block.nodes), set(opening.nodes)
+    return own < all_of_it if block.name in graph.index else own == all_of_it
+
+
+def _opening(graph: Graph, block: Block) -> Block | None:
+    """Return the block before `block`, if it is like it but for calls on its skip path."""
+    inside = {node.id for node in block.nodes}
+    ends = {
+        edge.source
+        for node, call in zip(block.nodes, block.signature, strict=True)
+        for edge, source in zip(graph.incoming[node.id], call.sources, strict=True)
+        if source == ("1 back", "0") and edge.source not in inside
+    }
+    if len(ends) != 1:
+        return None
+    signatures = call_signatures(graph)
+    counterpart: dict[str, str] = {}
+    entries: list[str] = []
+    waiting = [(block.nodes[-1], graph.node(ends.pop()))]
+    while waiting:
+        node, other = waiting.pop()
+        if counterpart.setdefault(node.id, other.id) != other.id:
+            return None
+        if signatures[node.id].kind != signatures[other.id].kind:
+            return None
+        for edge, theirs in zip(graph.incoming[node.id], graph.incoming[other.id], strict=True):
+            if edge.source in inside:
+                waiting.append((graph.node(edge.source), graph.node(theirs.source)))
+            elif edge.source != theirs.source:
+                entries.append(theirs.source)
+    if len(counterpart) != len(block.nodes) or len(entries) < 2:
+        return None
+    entry = min(entries, key=graph.index.__getitem__)
+    reached = {entry, *counterpart.values()}
+    shortcuts = [_shortcut(graph, start, reached) for start in entries if start not in reached]
+    if not shortcuts or not all(shortcuts):
+        return None
+    own = [graph.node(counterpart[node.id]) for node in block.nodes]
+    nodes = (*own, *(node for shortcut in shortcuts for node in shortcut))
+    return Block(nodes[0].id, nodes, tuple(signatures[node.id] for node in nodes))
+
+
+def _shortcut(graph: Graph, end: str, reached: set[str]) -> list[Node]:
+    """Return the calls on the way from any that is `reached` to `end`, or none."""
+    way: list[Node] = []
+    while end not in reached:
+        sources = {edge.source for edge in graph.incoming[end]}
+        users = {edge.target for edge in graph.outgoing[end]}
+        if len(sources) != 1 or len(users) != 1 or len(way) == _LONGEST_SHORTCUT:
+            return []
+        way.append(graph.node(end))
+        (end,) = sources
+    return way[::-1]

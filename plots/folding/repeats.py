@@ -1,0 +1,407 @@
+"""Repeats in the structure of a graph, found without names.
+
+The calls are put in an order in which the calls of a block are neighbours: that of the tree of
+post-dominators (`_Tree`). A stack of equal blocks is then a tandem repeat of that sequence, such as
+"abc" in "abcabcabc", in which each call has the same class, configuration and sources as the call
+one period before. Sources are the same if they are at the same distance (a call of the block or of
+the block before) or the same call (an encoder, a mask, positions).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import accumulate
+
+from plots.graph import Edge, Graph, Node
+from plots.hierarchy import common_namespace, depth_of
+from plots.layers import is_identity_like, is_norm
+from plots.traversal import topological_order
+
+_LONGEST_BLOCK = 4096
+"""Maximum number of calls and edges of a block."""
+_FEWEST_BRANCHES = 3
+"""Minimum number of equal branches that one stands for: two are drawn, as a pair of towers."""
+
+_EXIT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Consecutive blocks, two or more of them equal, or equal branches into one call.
+
+    Attributes:
+        members: Ids of the calls of every block; those at one position have the
+            same class and outputs.
+        parallel: Whether the members are branches, none of which feeds another one.
+    """
+
+    members: tuple[tuple[str, ...], ...]
+    parallel: bool
+
+
+def post_dominators(graph: Graph) -> dict[str, str]:
+    """Return the nearest call that all paths from a call lead through, for those with one."""
+    parents = zip(graph.index, _Tree(graph, [0] * len(graph.nodes)).parent, strict=False)
+    return {i: graph.nodes[parent].id for i, parent in parents if parent != _EXIT}
+
+
+def block_order(graph: Graph, kinds: Mapping[str, Hashable]) -> list[str]:
+    """Return the ids of all calls in an order in which those of a block are neighbours.
+
+    Args:
+        graph: The graph.
+        kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
+    """
+    order = [graph.nodes[place] for place in _Tree(graph, _codes(graph, kinds)).order()]
+    places = {node.id: (place, 0) for place, node in enumerate(order)}
+    for node in reversed(order):
+        # A mask that is handed on from block to block is computed where its block takes it.
+        users = {edge.target for edge in graph.outgoing[node.id]}
+        others = [user for user in users if not _is_mask(graph.node(user))]
+        if _is_mask(node) and users and len(others) < 2:
+            first, steps = min(places[user] for user in users)
+            places[node.id] = (first, steps - 1)
+    return sorted(places, key=places.__getitem__)
+
+
+def _is_mask(node: Node) -> bool:
+    return node.kind != "input" and all(tensor.dtype == "bool" for tensor in node.outputs)
+
+
+def find_repeats(
+    graph: Graph,
+    order: Sequence[str],
+    kinds: Mapping[str, Hashable],
+    namespaces: Mapping[str, str],
+) -> Iterator[Repeat]:
+    """Yield the repeats of a graph; they may overlap.
+
+    Args:
+        graph: The graph.
+        order: The ids of all calls, as from `block_order`.
+        kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
+        namespaces: Id of a call -> its namespace. Blocks that do not divide one are preferred.
+    """
+    codes = dict(zip(graph.index, _codes(graph, kinds), strict=True))
+    return _Sequence(graph, order, codes, namespaces).repeats()
+
+
+def _codes(graph: Graph, kinds: Mapping[str, Hashable]) -> list[int]:
+    """Return a number for every call, equal for calls of the same kind."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(kinds[node.id], len(numbers)) for node in graph.nodes]
+
+
+class _Tree:
+    """The post-dominators of a graph: the nearest call that all paths from a call lead through.
+
+    In a residual network the post-dominator of a merge is the next merge, and the branch between
+    them is a subtree below the latter. What several blocks take, such as the output of an encoder,
+    is a subtree of its own. Calls are positions in `graph.nodes`.
+    """
+
+    def __init__(self, graph: Graph, codes: Sequence[int]) -> None:
+        size = len(graph.nodes)
+        self._codes = codes
+        index = graph.index
+        self._targets = [
+            list(dict.fromkeys(index[edge.target] for edge in graph.outgoing[node.id]))
+            for node in graph.nodes
+        ]
+        self._is_input = [node.kind == "input" for node in graph.nodes]
+        # The last element is that of _EXIT, to which calls without consumers lead.
+        self.parent = [_EXIT] * (size + 1)
+        self._level = [0] * (size + 1)
+        self._jump = [_EXIT] * (size + 1)
+        for call in reversed(range(size)):
+            self._hang(call, reduce(self._common, self._targets[call] or [_EXIT]))
+
+    def _hang(self, call: int, parent: int) -> None:
+        """Add a call below its parent; jumps of growing length make ways up logarithmic."""
+        jump = self._jump[parent]
+        levels = [self._level[each] for each in (parent, jump, self._jump[jump])]
+        self.parent[call] = parent
+        self._level[call] = levels[0] + 1
+        even = levels[0] - levels[1] == levels[1] - levels[2]
+        self._jump[call] = self._jump[jump] if even else parent
+
+    def _ancestor(self, call: int, level: int) -> int:
+        while self._level[call] > level:
+            far = self._jump[call]
+            call = far if self._level[far] >= level else self.parent[call]
+        return call
+
+    def _common(self, one: int, other: int) -> int:
+        """Return the lowest common ancestor."""
+        level = min(self._level[one], self._level[other])
+        one, other = self._ancestor(one, level), self._ancestor(other, level)
+        while one != other:
+            far = self._jump[one], self._jump[other]
+            one, other = far if far[0] != far[1] else (self.parent[one], self.parent[other])
+        return one
+
+    def order(self) -> list[int]:
+        """Return all calls, each after the calls below it in the tree.
+
+        Of the subtrees below a call, those that others take something from come first, then those
+        with an input of the model, then the largest: the blocks before this one. Branches with the
+        same content are neighbours.
+        """
+        size = len(self._codes)
+        children: list[list[int]] = [[] for _ in range(size + 1)]
+        needs: list[list[tuple[int, int]]] = [[] for _ in range(size + 1)]
+        for call, targets in enumerate(self._targets):
+            parent = self.parent[call]
+            children[parent].append(call)
+            for target in targets:
+                if target != parent:
+                    needs[parent].append((call, self._ancestor(target, self._level[call])))
+        rank: list[tuple[bool, int, int]] = []
+        for call in range(size):
+            below = [rank[child] for child in children[call]]
+            has_input = self._is_input[call] or not all(r[0] for r in below)
+            content = hash((self._codes[call], *sorted(r[2] for r in below)))
+            rank.append((not has_input, -1 + sum(r[1] for r in below), content))
+        found: list[int] = []
+        waiting = [_EXIT]
+        while waiting:
+            call = waiting.pop()
+            found.append(call)
+            waiting += _arranged(sorted(children[call], key=rank.__getitem__), needs[call])
+        return found[:0:-1]
+
+
+def _arranged(calls: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Sequence[int]:
+    """Return calls in their order, or else in one where each comes after those it needs.
+
+    Calls beside the longest way, such as those that hand on a mask or collect the outputs of all
+    blocks, are close to the call of the longest way from which they are fewer steps away.
+
+    Args:
+        calls: Calls, as positions in the graph.
+        pairs: (before, after).
+    """
+    place = {call: number for number, call in enumerate(calls)}
+    if len(calls) < 3 and all(place[before] < place[after] for before, after in pairs):
+        return calls
+    before: dict[int, set[int]] = {call: set() for call in calls}
+    after: dict[int, set[int]] = {call: set() for call in calls}
+    for first, second in pairs:
+        before[second].add(first)
+        after[first].add(second)
+    early: dict[int, int] = {}
+    late: dict[int, int] = {}
+    up: dict[int, int] = {}
+    down: dict[int, int] = {}
+    for call in sorted(calls):
+        early[call] = 1 + max((early[each] for each in before[call]), default=0)
+    longest = max(early.values())
+    for call in sorted(calls, reverse=True):
+        late[call] = min((late[each] for each in after[call]), default=longest + 1) - 1
+        nearest = min((down[each] for each in after[call]), default=len(calls))
+        down[call] = 0 if early[call] == late[call] else 1 + nearest
+    for call in sorted(calls):
+        nearest = min((up[each] for each in before[call]), default=len(calls))
+        up[call] = 0 if early[call] == late[call] else 1 + nearest
+    level = {call: early[call] if up[call] < down[call] else late[call] for call in calls}
+    order = sorted(calls, key=lambda call: (level[call], place[call]))
+    return topological_order({call: number for number, call in enumerate(order)}, pairs)
+
+
+class _Sequence:
+    """The calls in order, each as several items: one for every edge into it, and one for itself.
+
+    An item is equal to another one if it has the same code, and a source at the same distance or
+    the same source. The source of a call itself is the first call of its layer.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        order: Sequence[str],
+        codes: Mapping[str, int],
+        namespaces: Mapping[str, str],
+    ) -> None:
+        self.graph = graph
+        self.ids = order
+        self._namespaces = namespaces
+        self._place = {node_id: place for place, node_id in enumerate(order)}
+        nodes = [graph.node(node_id) for node_id in order]
+        self._outlines = [(node.class_name, node.outputs) for node in nodes]
+        ports: dict[tuple[str, int], int] = {}
+        items: list[tuple[int, int]] = []
+        self._call_of: list[int] = []  # item -> its call
+        self._end: list[int] = []  # call -> the item after its last one
+        for place, node in enumerate(nodes):
+            for edge in graph.incoming[node.id]:
+                port = ports.setdefault((edge.port, edge.output), -1 - len(ports))
+                items.append((port, self._place[edge.source]))
+            items.append((codes[node.id], self._place.get(node.layer, place)))
+            self._call_of += [place] * (len(items) - len(self._call_of))
+            self._end.append(len(items))
+        starts = [0, *self._end]
+        self._codes = [code for code, _ in items]
+        self._sources = [source for _, source in items]
+        self._distances = [at - starts[source + 1] for at, source in enumerate(self._sources)]
+
+    def repeats(self) -> Iterator[Repeat]:
+        """Yield the longest tandem repeats of every period, in the best of their phases.
+
+        Items that begin the same 1, 2, 4, ... items as earlier ones suggest the periods.
+        """
+        known: dict[int, list[tuple[int, int]]] = {}  # period -> ranges of items, in order
+        tried = [0] * len(self._codes)
+        words, length = self._codes, 1
+        while length <= _LONGEST_BLOCK and len(set(words)) < len(words):
+            latest: dict[int, int] = {}
+            for item, word in enumerate(words):
+                period = item - latest.get(word, item)
+                latest[word] = item
+                if period and tried[item] != period:
+                    tried[item] = period
+                    ranges = known.setdefault(period, [])
+                    place = bisect(ranges, (item, len(words)))
+                    if place and item < ranges[place - 1][1]:
+                        continue
+                    start, end = self._matching(item, period)
+                    ranges.insert(place, (start, max(end, item + 1)))
+                    if end - start >= period:
+                        repeat = self._repeat(start - period, end, period)
+                        if repeat is not None:
+                            yield repeat
+            longer: dict[tuple[int, int], int] = {}
+            pairs = zip(words, words[length:], strict=False)
+            words = [longer.setdefault(pair, len(longer)) for pair in pairs]
+            length *= 2
+
+    def _matching(self, item: int, period: int) -> tuple[int, int]:
+        """Return the range around an item where all items equal those one period before."""
+        start, end = item, item
+        while start > period and self._matches(start - 1, period):
+            start -= 1
+        while end < len(self._codes) and self._matches(end, period):
+            end += 1
+        return start, end
+
+    def _matches(self, item: int, period: int) -> bool:
+        before = item - period
+        return self._codes[item] == self._codes[before] and (
+            self._distances[item] == self._distances[before]
+            or self._sources[item] == self._sources[before]
+        )
+
+    def _repeat(self, start: int, end: int, period: int) -> Repeat | None:
+        """Return the repeat of some items, with blocks that begin and end where a block should."""
+        first = self._call_of[start] + (start != self._start(self._call_of[start]))
+        last = self._call_of[end - 1] + (end >= self._end[self._call_of[end - 1]])
+        size = self._calls_in(first, period)
+        if not size or last - first < 2 * size:
+            return None
+        crossing, forked = (self._crossing(first, last, users) for users in (1, 2))
+        alike = self._alike(first, last, size)
+
+        def cost(begin: int) -> tuple[float, ...]:
+            """Return how badly blocks begin at a call; smaller is better.
+
+            A block takes one tensor from the block before, divides no namespace, and begins with a
+            branch: two calls take this tensor. Otherwise it begins with a layer that has weights
+            and is no norm. Deviating blocks around the repeat are whole ones.
+            """
+            ends, begins = self.ids[begin + size - 1], self.ids[begin + size]
+            node = self.graph.node(begins)
+            inside = common_namespace(self._namespaces[ends], self._namespaces[begins])
+            return (
+                crossing[begin + size - first],
+                depth_of(inside),
+                -((begin - alike[0]) // size) - (alike[1] - begin) // size,
+                -((last - begin) // size),
+                not forked[begin + size - first],
+                is_norm(node) or is_identity_like(node) or not node.parameters,
+            )
+
+        begin = min(range(first, min(first + size, last - 2 * size + 1)), key=cost)
+        members = self._members(begin, last - (last - begin) % size, size)
+        end = begin + len(members) * size
+        if self._is_stack(members):
+            while begin - size >= alike[0] and self._feeds(begin - size, size):
+                begin -= size
+            while end + size <= alike[1] and self._feeds(end - size, size):
+                end += size
+            return Repeat(self._members(begin, end, size), parallel=False)
+        return Repeat(members, parallel=True) if self._are_branches(members) else None
+
+    def _members(self, begin: int, end: int, size: int) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(self.ids[at : at + size]) for at in range(begin, end, size))
+
+    def _alike(self, first: int, last: int, size: int) -> tuple[int, int]:
+        """Return the range around some calls in which classes and shapes go on to repeat."""
+        outlines = self._outlines
+        while first and outlines[first - 1] == outlines[first - 1 + size]:
+            first -= 1
+        while last < len(outlines) and outlines[last] == outlines[last - size]:
+            last += 1
+        return first, last
+
+    def _start(self, call: int) -> int:
+        return self._end[call - 1] if call else 0
+
+    def _calls_in(self, first: int, period: int) -> int:
+        """Return the number of calls whose items fill one period, or 0."""
+        after = self._start(first) + period if first < len(self.ids) else len(self._call_of) + 1
+        if after > len(self._call_of):
+            return 0
+        last = self._call_of[after - 1]
+        return last + 1 - first if self._end[last] == after else 0
+
+    def _crossing(self, first: int, last: int, users: int) -> list[int]:
+        """Return how many calls of a range have some number of users beyond each place in it."""
+        change = [0] * (last - first + 2)
+        for place in range(first, last):
+            targets = {self._place[e.target] for e in self.graph.outgoing[self.ids[place]]}
+            if len(targets) >= users:
+                farthest = sorted(targets)[-users]
+                change[place + 1 - first] += 1
+                change[min(farthest, last) + 1 - first] -= 1
+        return list(accumulate(change))
+
+    def _feeds(self, begin: int, size: int) -> bool:
+        """Return whether one of `size` calls feeds one of the next `size` calls."""
+        following = range(begin + size, begin + 2 * size)
+        return any(
+            self._place[edge.target] in following
+            for node_id in self.ids[begin : begin + size]
+            for edge in self.graph.outgoing[node_id]
+        )
+
+    def _is_stack(self, members: Sequence[tuple[str, ...]]) -> bool:
+        """Return whether members have weights, and each feeds the next one."""
+        size = len(members[0])
+        begins = [self._place[ids[0]] for ids in members[:-1]]
+        has_weights = any(self.graph.node(node_id).parameters for node_id in members[0])
+        return has_weights and all(self._feeds(begin, size) for begin in begins)
+
+    def _are_branches(self, members: Sequence[tuple[str, ...]]) -> bool:
+        """Return whether members are branches of equal rank into one list that a call takes."""
+        graph = self.graph
+        place = {i: number for number, ids in enumerate(members) for i in ids}
+        leaving: list[Edge] = []
+        for node_id, number in place.items():
+            if place.get(graph.node(node_id).layer, number) != number:
+                return False  # they share weights, like the towers of a siamese network
+            for edge in graph.outgoing[node_id]:
+                if edge.target not in place:
+                    leaving.append(edge)
+                elif place[edge.target] != number:
+                    return False
+        lists = {(edge.target, *edge.port.rpartition(".")[:2]) for edge in leaving}
+        numbers = {edge.port.rpartition(".")[2] for edge in leaving}
+        return (
+            len(members) >= _FEWEST_BRANCHES
+            and len(leaving) == len(members) == len({place[edge.source] for edge in leaving})
+            and len(lists) == 1
+            and all(number.isdigit() for number in numbers)
+            and not any(node_id in place for node_id, _ in graph.outputs)
+        )

@@ -1,0 +1,287 @@
+"""Stacks of blocks in a graph: by their structure, and by their numbered names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import count, takewhile
+
+from plots.folding.openings import with_openings
+from plots.folding.repeats import block_order, find_repeats
+from plots.folding.signatures import (
+    Block,
+    Run,
+    call_signatures,
+    find_runs,
+    repeats_around,
+    signed,
+)
+from plots.graph import Graph, Node
+from plots.hierarchy import (
+    common_namespace,
+    enclosing_namespaces,
+    find_namespaces,
+    numbered,
+    stem_and_number,
+)
+from plots.traversal import once_per_graph
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Blocks that feed each other one after the other, or parallel branches.
+
+    Attributes:
+        blocks: The blocks, in order.
+        runs: The runs of equal blocks among them, and those without an equal neighbour.
+        parallel: Whether the blocks are branches into one call.
+    """
+
+    blocks: tuple[Block, ...]
+    runs: tuple[Run, ...]
+    parallel: bool = False
+
+    @property
+    def repeated(self) -> set[str]:
+        """Ids of the calls in runs of two or more."""
+        return {
+            node.id
+            for start, period, times in self.runs
+            if times > 1
+            for block in self.blocks[start : start + period * times]
+            for node in block.nodes
+        }
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether at least half of the blocks are equal repeats, so that others deviate."""
+        # The last block of a run is the usual one; the first may be an opening block.
+        usual = [
+            (self.blocks[start + period * (times - 1)].signature, period, times)
+            for start, period, times in self.runs
+        ]
+        return any(
+            2 * sum(p * t for other, p, t in usual if other == block) >= len(self.blocks)
+            for block, _, times in usual
+            if times > 1
+        )
+
+
+@once_per_graph
+def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
+    """Return the stacks of a graph, and the graph with the blocks of all of them as namespaces.
+
+    Of stacks that overlap, the one whose runs cover more calls is used; of equal ones that of
+    numbered names. So a stack within a block that repeats is left out, unlike one within a block
+    that does not, such as the stages of a ResNet.
+    """
+    namespaces = find_namespaces(graph)
+    candidates = [*_named(graph, namespaces), *_structural(graph, namespaces)]
+    repeated = [stack.repeated for stack in candidates]
+    taken: set[str] = set()
+    found = []
+    for number in sorted(range(len(candidates)), key=lambda number: -len(repeated[number])):
+        stack = candidates[number]
+        ids = (node.id for block in stack.blocks for node in block.nodes)
+        if repeated[number] and taken.isdisjoint(ids):
+            taken.update(repeated[number])
+            found.append(stack)
+    found.sort(key=lambda stack: graph.index[stack.blocks[0].nodes[0].id])
+    return _with_namespaces(graph, namespaces, found)
+
+
+def _stack(graph: Graph, blocks: Sequence[tuple[str, Sequence[Node]]], parallel: bool) -> Stack:
+    stack = signed(graph, blocks, feeds=not parallel)
+    runs: list[Run] = []
+    for run in find_runs(stack):
+        start, period, times = run
+        whole = parallel or _are_used_alike(graph, stack, run)
+        runs += [run] if whole else [(start + n, 1, 1) for n in range(period * times)]
+    found, runs = with_openings(graph, stack, runs)
+    return Stack(tuple(found), tuple(runs), parallel)
+
+
+def _are_used_alike(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
+    """Return whether calls outside of a run take the same from all blocks, but for the last ones.
+
+    The long skip paths of a U-Net lead from every block to another one; then they are all drawn.
+    What the next block of the run would take may go elsewhere from the last.
+    """
+    start, period, times = run
+    patterns = [
+        [node.id for block in blocks[begin : begin + period] for node in block.nodes]
+        for begin in range(start, start + period * times, period)
+    ]
+    place = {node_id: number for number, ids in enumerate(patterns) for node_id in ids}
+    reach = 1
+    used: list[set[tuple[int, str]]] = []
+    for number, ids in enumerate(patterns):
+        edges = [(at, edge) for at, i in enumerate(ids) for edge in graph.outgoing[i]]
+        steps = [place[edge.target] - number for _, edge in edges if edge.target in place]
+        reach = max(reach, *steps, 1)
+        used.append({(at, edge.target) for at, edge in edges if edge.target not in place})
+    first = used[0]
+    return first <= used[-1] and all(those == first for those in used[: times - reach])
+
+
+# By names ---------------------------------------------------------------------------------------
+
+
+def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
+    """Yield stacks of consecutively numbered blocks that feed each other, outer ones first.
+
+    Such as `<prefix>.block_0`, `<prefix>.block_1`, ..., of namespaces or of single layers.
+    """
+    members: dict[tuple[str, str], dict[int, tuple[str, list[Node]]]] = {}
+    for node in graph.nodes:
+        for family, number, name in _numbers(node, namespaces[node.id]):
+            members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
+    for blocks in members.values():
+        for part in _consecutive(graph, blocks):
+            yield _stack(graph, part, parallel=False)
+
+
+def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:
+    """Yield (stack, number, name) of the numbered namespaces around a node, and of the node itself.
+
+    Outermost first; decoder.block_3.query yields (("decoder", "block_"), 3, "decoder.block_3").
+    """
+    names = enclosing_namespaces(namespace)
+    if node.kind in ("layer", "model", "group") and node.has_own_name:
+        names.append(node.id)
+    for name in names:
+        around, _, last = name.rpartition(".")
+        # Of the calls "block", "block@2", "block@3" of one layer, the first has no number.
+        stem, number = numbered(last) or (f"{last}@", 1)
+        yield (around, stem), number, name
+
+
+def _consecutive(
+    graph: Graph, blocks: Mapping[int, tuple[str, list[Node]]]
+) -> list[list[tuple[str, list[Node]]]]:
+    """Return runs of two or more consecutive numbers where each block feeds the next."""
+    stacks: list[list[tuple[str, list[Node]]]] = []
+    for number in sorted(blocks):
+        sources = {edge.source for node in blocks[number][1] for edge in graph.incoming[node.id]}
+        _, before = blocks.get(number - 1, ("", []))
+        if not any(node.id in sources for node in before):
+            stacks.append([])
+        stacks[-1].append(blocks[number])
+    return [stack for stack in stacks if len(stack) > 1]
+
+
+# By structure -----------------------------------------------------------------------------------
+
+
+def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
+    """Yield stacks found by structure: first those of equal sizes, then those that may grow."""
+    calls = call_signatures(graph)
+    growing = {n.id: (calls[n.id].kind, repeats_around(graph, n)) for n in graph.nodes}
+    equal = {i: (kind, calls[i].sizes, calls[i].parameters) for i, kind in growing.items()}
+    order = block_order(graph, growing)
+    seen = set()
+    same = len(set(equal.values())) == len(set(growing.values()))
+    for kinds in (equal,) if same else (equal, growing):
+        for repeat in find_repeats(graph, order, kinds, namespaces):
+            if repeat not in seen:
+                seen.add(repeat)
+                blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in repeat.members]
+                stack = _stack(graph, blocks, repeat.parallel)
+                runs = [run for run in stack.runs if _is_worth_folding(graph, stack.blocks, run)]
+                if runs and stack.is_uniform:
+                    yield stack
+                    continue
+                for start, period, times in runs:
+                    members = stack.blocks[start : start + period * times]
+                    yield Stack(members, ((0, period, times),), repeat.parallel)
+
+
+def _is_worth_folding(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
+    """Return whether a run without names repeats blocks: a plain chain of two pairs does not."""
+    start, period, times = run
+    calls = [node.id for block in blocks[start : start + period] for node in block.nodes]
+    merges = any(len({edge.source for edge in graph.incoming[i]}) > 1 for i in calls)
+    return times > (1 if merges else 2)
+
+
+def _with_namespaces(
+    graph: Graph, namespaces: Mapping[str, str], stacks: Iterable[Stack]
+) -> tuple[Graph, tuple[Stack, ...]]:
+    """Return the graph and stacks with a namespace for every block of two or more calls."""
+    used = {n for name in namespaces.values() for n in enclosing_namespaces(name)}
+    inside: dict[str, set[str]] = {}
+    for node_id, namespace in namespaces.items():
+        for name in enclosing_namespaces(namespace):
+            inside.setdefault(name, set()).add(node_id)
+    moved: dict[str, str] = {}
+    named = []
+    for stack in stacks:
+        names = [block.name for block in stack.blocks]
+        if len(stack.blocks[0].nodes) > 1 and not used.issuperset(names):
+            names = _own_namespaces(stack, namespaces, inside)
+            if not names:
+                around, names = _new_namespaces(stack, namespaces, inside, used)
+                used.update(names)
+                for block, name in zip(stack.blocks, names, strict=True):
+                    for node in block.nodes:
+                        known = name if f"{namespaces[node.id]}.".startswith(f"{name}.") else around
+                        rest = namespaces[node.id].removeprefix(known).lstrip(".")
+                        moved[node.id] = f"{name}.{rest}".rstrip(".")
+        blocks = zip(stack.blocks, names, strict=True)
+        named.append(replace(stack, blocks=tuple(replace(b, name=name) for b, name in blocks)))
+    nodes = tuple(
+        replace(node, namespace=moved.get(node.id, node.namespace)) for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes) if moved else graph, tuple(named)
+
+
+def _own_namespaces(
+    stack: Stack, namespaces: Mapping[str, str], inside: Mapping[str, set[str]]
+) -> list[str]:
+    """Return the namespaces that the blocks of a stack are already, or none."""
+    names = [
+        reduce(common_namespace, (namespaces[node.id] for node in block.nodes))
+        for block in stack.blocks
+    ]
+    ids = [{node.id for node in block.nodes} for block in stack.blocks]
+    return names if [inside.get(name) for name in names] == ids else []
+
+
+def _new_namespaces(
+    stack: Stack,
+    namespaces: Mapping[str, str],
+    inside: Mapping[str, set[str]],
+    used: Container[str],
+) -> tuple[str, list[str]]:
+    """Return the namespace around the blocks of a stack, and a new one for every block.
+
+    They have the common start of the names of their calls, or else "block".
+    """
+    nodes = [node for block in stack.blocks for node in block.nodes]
+    around = reduce(common_namespace, (namespaces[node.id] for node in nodes))
+    prefix = f"{around}." if around else ""
+    names = [f"{prefix}{common_start(block.nodes, around)}" for block in stack.blocks]
+    ids = [{node.id for node in block.nodes} for block in stack.blocks]
+    stem, first = stem_and_number(names[0])
+    are_numbered = names == [f"{stem}{first + number}" for number in range(len(names))]
+    is_free = all(inside.get(n, set()) <= those for n, those in zip(names, ids, strict=True))
+    if stem != prefix and first >= 0 and are_numbered and is_free:
+        return around, names
+    stem = f"{prefix}{'branch_' if stack.parallel else 'block_'}"
+    first = next(
+        n for n in count(1) if not any(f"{stem}{n + number}" in used for number in range(len(ids)))
+    )
+    return around, [f"{stem}{first + number}" for number in range(len(ids))]
+
+
+def common_start(nodes: Iterable[Node], around: str = "") -> str:
+    """Return the words that the chosen names of some calls start with, without those of `around`.
+
+    For example "Block_3" of "Block-3-attention" and "Block-3-mlp".
+    """
+    names = [node.name.rpartition(".")[2] for node in nodes if node.has_own_name]
+    words = zip(*(re.split(r"[\W_]+", name) for name in names), strict=False)
+    start = "_".join(at[0] for at in takewhile(lambda at: len(set(at)) == 1, words))
+    return start.removeprefix(around.replace(".", "_")).lstrip("_")
