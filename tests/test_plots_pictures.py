@@ -21,7 +21,7 @@ import plots
 from plots import pictures, registry
 from plots.annotations import Declaration
 from plots.conformance import sample_graphs
-from plots.renderers import dot, graphviz, lay_out, role_of
+from plots.renderers import dot, engines, graphviz, lay_out, role_of
 from plots.skips import mark_skip_paths
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -42,7 +42,7 @@ def small():
 def drawn(graph, rankdir="TB"):
     """Return the positions of nodes in points: id -> (x, y)."""
     marked = graph if graph.stream else mark_skip_paths(graph)
-    text = graphviz.run_graphviz(
+    text = engines.run_graphviz(
         dot.graph_to_dot(marked, rankdir=rankdir).to_string(), "plain"
     ).decode()
     found = re.findall(r'^node (?:"([^"]+)"|(\S+)) (\S+) (\S+)', text, flags=re.MULTILINE)
@@ -468,7 +468,8 @@ def test_notebooks_get_an_image(small, tmp_path, monkeypatch):
 
 
 def test_without_graphviz_the_error_names_the_package_to_install(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(graphviz.shutil, "which", lambda _: None)
+    monkeypatch.setattr(engines.shutil, "which", lambda _: None)
+    monkeypatch.setattr(engines, "_processes", {})
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     with pytest.raises(ImportError, match="pip install pygraphviz"):
         plots.plot_model(small, tmp_path / "model.svg")
@@ -477,11 +478,12 @@ def test_without_graphviz_the_error_names_the_package_to_install(small, tmp_path
 
 def test_an_installed_dot_is_used(small, tmp_path, monkeypatch):
     program = tmp_path / "dot"
-    program.write_text('#!/bin/sh\ncat > /dev/null\nprintf "drawn with $1"\n', encoding="utf-8")
+    script = '#!/bin/sh\ncat > /dev/null\nprintf "<svg>drawn with $2</svg>"\n'
+    program.write_text(script, encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     plots.plot_model(small, tmp_path / "model.svg")
-    assert (tmp_path / "model.svg").read_text(encoding="utf-8") == "drawn with -Tsvg"
+    assert (tmp_path / "model.svg").read_text("utf-8") == "<svg>drawn with -Tsvg</svg>"
 
 
 def test_plot_model_has_the_arguments_of_keras():

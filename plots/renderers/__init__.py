@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite, log, prod
@@ -48,6 +48,7 @@ class Layout:
         needs_frame: Whether everything but the inputs needs an invisible cluster, because the
             stream enters a cluster and no cluster contains both. Otherwise Graphviz would draw the
             sublayers of such a cluster to the left of the stream, and others to its right.
+        cut: Ids of edges that are drawn as tags because their ends are far apart.
     """
 
     namespaces: dict[str, str]
@@ -58,9 +59,12 @@ class Layout:
     feeds: dict[str, str]
     below: tuple[tuple[str, str], ...]
     needs_frame: bool
+    cut: frozenset[str] = frozenset()
 
     def is_referred(self, edge: Edge) -> bool:
         """Whether the edge is drawn as a tag at its target instead of a line."""
+        if self.cut and edge.id in self.cut:
+            return True
         ends = self.namespaces[edge.source], self.namespaces[edge.target]
         return edge.source in self.tags and ends[0] != ends[1]
 
@@ -127,10 +131,17 @@ def _tags(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
         }
         times = sum(_times(graph, user, namespaces[node.id]) for user in users)
         if times > (0 if is_mask else 1):
-            stem = "mask" if is_mask else node.class_name
-            counted = f"{stem} {sum(tag.startswith(stem) for tag in tags.values()) + 1}"
-            tags[node.id] = _free_name(node, tags.values()) if node.has_own_name else counted
+            tags[node.id] = free_tag(node, tags.values())
     return tags
+
+
+def free_tag(node: Node, taken: Collection[str]) -> str:
+    """Return a short name for a call, different from those that are taken."""
+    if node.has_own_name:
+        return _free_name(node, taken)
+    is_mask = all(tensor.dtype == "bool" for tensor in node.outputs)
+    stem = "mask" if is_mask else node.class_name
+    return f"{stem} {sum(tag.startswith(stem) for tag in taken) + 1}"
 
 
 def _times(graph: Graph, namespace: str, seen_from: str) -> int:

@@ -7,7 +7,7 @@ import hashlib
 import html
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,14 @@ _RULE_STYLE: dict[str, Any] = {"color": '"#D0D0D0"', "arrowhead": "none", "weigh
 _STREAM_WEIGHT = 1000
 _BRANCH_WEIGHT = 4
 
+BRANCH_COLOUR = "#5F6B7A"
+STREAM_STYLE: dict[str, Any] = {
+    "color": f'"{STREAM_COLOUR}"',
+    "penwidth": "5",
+    "arrowsize": "0.45",
+    "weight": str(_STREAM_WEIGHT),
+}
+
 _MAX_PICTURE_POINTS = 240
 _POINTS_PER_PIXEL = 0.5  # so that pictures are sharp on fine displays and on paper
 
@@ -75,6 +83,40 @@ class Labels:
     trainable: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some calls of a graph that are drawn together, one below the other parts.
+
+    Attributes:
+        ids: The calls.
+        start: Id of the call of an earlier part from which edges lead into this one, or "". It is
+            drawn at the top, with all of `ids` below.
+        end: Id of the last call, which all others are drawn above, or "".
+        column: Number of the column in the picture. Clusters that several columns contain are
+            drawn in each of them.
+        namespace: Where to draw a dashed copy of `start`; None if `start` itself is drawn.
+    """
+
+    ids: frozenset[str]
+    start: str = ""
+    end: str = ""
+    column: int = 0
+    namespace: str | None = None
+
+    def name(self, node_id: str) -> str:
+        """Return the name in DOT of a call that is drawn in this part."""
+        return copy_of(node_id) if self.is_copy(node_id) else node_id
+
+    def is_copy(self, node_id: str) -> bool:
+        """Whether a copy of a call is drawn instead of the call itself."""
+        return self.namespace is not None and node_id == self.start
+
+
+def copy_of(node_id: str) -> str:
+    """Return the name in DOT of the copy of a call at the top of another column."""
+    return f"{node_id} (continued)"
+
+
 def graph_to_dot(
     graph: Graph,
     labels: Labels = Labels(),
@@ -83,13 +125,13 @@ def graph_to_dot(
     splines: str = "spline",
 ) -> pydot.Dot:
     """Return one graph as DOT; equal graphs give equal text, in every process."""
-    dot = _new_dot(rankdir, dpi, splines)
-    _add_graph(dot, dot, graph, labels, prefix="")
-    _add_graph_label(dot, graph)
+    dot = new_dot(rankdir, dpi, splines)
+    add_graph(dot, graph, labels)
+    add_graph_label(dot, graph)
     return dot
 
 
-def _add_graph_label(dot: pydot.Dot, graph: Graph) -> None:
+def add_graph_label(dot: pydot.Dot, graph: Graph) -> None:
     """Add notes on the whole graph and the legend, above the diagram if there are notes."""
     notes = [(14, _note_row(note, width=80)) for note in graph.notes if not note.about]
     below = [(11, _escaped(line)) for line in legend(graph)]
@@ -117,7 +159,7 @@ def graphs_to_dot(
     import networkx as nx
     import pydot
 
-    dot = _new_dot(rankdir, dpi, splines)
+    dot = new_dot(rankdir, dpi, splines)
     top = pydot.Subgraph("top", rank="min")
     pairs = [[(edge.source, edge.target) for edge in graph.edges] for graph in graphs.values()]
     longest = max(1 + nx.dag_longest_path_length(nx.DiGraph(ends)) for ends in pairs)
@@ -132,7 +174,7 @@ def graphs_to_dot(
             dot.add_edge(pydot.Edge(*ends, minlen=str(longest), **_RULE_STYLE))
         name = quoted(f"{number}: title")
         top.add_node(pydot.Node(name, label=shown(title), **_TITLE_STYLE))
-        _add_graph(dot, dot, graphs[title], labels, prefix=f"{number}:")
+        add_graph(dot, graphs[title], labels, prefix=f"{number}:")
         # One invisible edge keeps the title with its model. A cluster around the model or an edge
         # to every input would make Graphviz swap the sides of the parts of the model.
         first = quoted(f"{number}:{graphs[title].inputs[0]}")
@@ -141,7 +183,8 @@ def graphs_to_dot(
     return dot
 
 
-def _new_dot(rankdir: str, dpi: int | None, splines: str) -> pydot.Dot:
+def new_dot(rankdir: str, dpi: int | None, splines: str) -> pydot.Dot:
+    """Return DOT without nodes, with the attributes that all nodes and edges share."""
     import pydot
 
     dot = pydot.Dot(
@@ -164,52 +207,101 @@ def _new_dot(rankdir: str, dpi: int | None, splines: str) -> pydot.Dot:
         fontname=quoted(_FONT),
         fontsize="12",
         fontcolor=quoted(INK),
-        color=quoted("#5F6B7A"),
+        color=quoted(BRANCH_COLOUR),
         fillcolor=quoted("#FFFFFF"),
         height="0.3",
         margin=quoted("0.1,0.05"),
     )
     dot.set_edge_defaults(
-        color=quoted("#5F6B7A"), arrowsize="0.6", fontname=quoted(_FONT), fontsize="9"
+        color=quoted(BRANCH_COLOUR), arrowsize="0.6", fontname=quoted(_FONT), fontsize="9"
     )
     return dot
 
 
-def _add_graph(
-    root: pydot.Dot, parent: pydot.Graph, graph: Graph, labels: Labels, prefix: str
+def add_graph(
+    root: pydot.Dot,
+    graph: Graph,
+    labels: Labels,
+    prefix: str = "",
+    layout: Layout | None = None,
+    part: Part | None = None,
+    is_placed: bool = False,
 ) -> None:
-    """Add the nodes and clusters of a graph to `parent` and its edges to `root`."""
+    """Add the nodes, clusters and edges of a graph, or of one part of it, to DOT.
+
+    Unless the positions are known already (`is_placed`), there are invisible edges that keep some
+    nodes above others.
+    """
     import pydot
 
-    layout = lay_out(graph)
-    clusters: dict[str, pydot.Graph] = {"": parent}
+    layout = layout or lay_out(graph)
+    part = part or Part(frozenset(graph.index))
+    around = prefix + (f"{part.column}:" if part.column else "")
+    clusters: dict[str, pydot.Graph] = {"": root}
     if layout.needs_frame:
-        frame = pydot.Subgraph(quoted(f"cluster_{prefix} frame"), style="invis", margin="0")
-        parent.add_subgraph(frame)
+        frame = pydot.Subgraph(quoted(f"cluster_{around} frame"), style="invis", margin="0")
+        root.add_subgraph(frame)
         clusters[""] = frame
+    shown_ids = part.ids | {part.start}
     for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
+        if node.id not in shown_ids:
+            continue
         on_stream, tag = node.id in layout.merges, layout.tags.get(node.id)
         attributes = node_attributes(node, graph, labels, on_stream, tag)
         namespace = layout.namespaces[node.id]
+        if part.is_copy(node.id):
+            namespace = part.namespace or ""
+            attributes |= {"style": quoted("rounded,filled,dashed"), "fillcolor": quoted("#FFFFFF")}
         is_outside = node.kind == "input" and not namespace
-        cluster = parent if is_outside else _cluster(clusters, namespace, graph, prefix)
-        cluster.add_node(pydot.Node(quoted(prefix + node.id), **attributes))
+        cluster = root if is_outside else _cluster(clusters, namespace, graph, f"cluster_{around}")
+        cluster.add_node(pydot.Node(quoted(prefix + part.name(node.id)), **attributes))
     times_joined = Counter((edge.source, edge.target) for edge in graph.edges)
-    for edge in graph.edges:
-        if not layout.is_referred(edge):
-            parallel = times_joined[edge.source, edge.target] > 1
-            root.add_edge(_line(edge, graph, layout, prefix, parallel))
-            continue
-        short, line = _reference(edge, layout, prefix)
-        namespace = layout.namespaces[edge.target]
-        clusters[namespace].add_node(short)
-        root.add_edge(line)
-        if namespace in layout.feeds:
-            ends = quoted(prefix + layout.feeds[namespace]), short.get_name()
-            root.add_edge(pydot.Edge(*ends, style="invis", weight="0"))
+    for node in graph.nodes:
+        for edge in graph.incoming[node.id] if node.id in part.ids else ():
+            if not layout.is_referred(edge):
+                parallel = times_joined[edge.source, edge.target] > 1
+                root.add_edge(_line(edge, graph, layout, prefix, parallel, part))
+                continue
+            short, line = _reference(edge, layout, prefix)
+            namespace = layout.namespaces[edge.target]
+            _cluster(clusters, namespace, graph, f"cluster_{around}").add_node(short)
+            root.add_edge(line)
+            above = layout.feeds.get(namespace, "")
+            above = above if above in part.ids else part.start
+            if above and not is_placed:
+                root.add_edge(_order(prefix + part.name(above), short.get_name()))
+    if is_placed:
+        return
     for upper, lower in layout.below:
-        ends = quoted(prefix + upper), quoted(prefix + lower)
-        root.add_edge(pydot.Edge(*ends, style="invis", weight="0", minlen="2"))
+        if upper in shown_ids and lower in part.ids:
+            root.add_edge(_order(prefix + part.name(upper), quoted(prefix + lower), minlen="2"))
+    for upper, lower in _outermost(graph, layout, part):
+        root.add_edge(_order(prefix + part.name(upper), quoted(prefix + lower)))
+
+
+def _order(upper: str, lower: str, **attributes: str) -> pydot.Edge:
+    """Return an invisible edge that keeps one node above another."""
+    import pydot
+
+    return pydot.Edge(quoted(upper), lower, style="invis", weight="0", **attributes)
+
+
+def _outermost(graph: Graph, layout: Layout, part: Part) -> Iterator[tuple[str, str]]:
+    """Yield (upper, lower) pairs that keep the start of a part at its top and its end below."""
+    entered = {part.start}
+    left = {part.end}
+    for node_id in part.ids:
+        for edge in graph.incoming[node_id]:
+            if not layout.is_referred(edge) and (
+                edge.source in part.ids or edge.source == part.start
+            ):
+                entered.add(node_id)
+                left.add(edge.source)
+    for node_id in sorted(part.ids, key=graph.index.__getitem__):
+        if part.start and node_id not in entered:
+            yield part.start, node_id
+        if part.end and node_id not in left:
+            yield node_id, part.end
 
 
 def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node]:
@@ -235,7 +327,10 @@ def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node
 def _cluster(
     clusters: dict[str, pydot.Graph], namespace: str, graph: Graph, prefix: str
 ) -> pydot.Graph:
-    """Return the cluster of a namespace; on first use, create it with all enclosing ones."""
+    """Return the cluster of a namespace; on first use, create it with all enclosing ones.
+
+    Its name is that of the namespace after `prefix`.
+    """
     import pydot
 
     if namespace not in clusters:
@@ -243,7 +338,7 @@ def _cluster(
         parent = _cluster(clusters, around, graph, prefix)
         repeats = graph.repeats.get(namespace, 1)
         cluster = pydot.Subgraph(
-            quoted(f"cluster_{prefix}{namespace}"),
+            quoted(prefix + namespace),
             label=shown(_cluster_title(label, repeats)),
             labeljust="r",
             labelloc="b",
@@ -271,15 +366,16 @@ def _cluster_title(label: str, repeats: int) -> str:
     return "\N{NO-BREAK SPACE}" * 40 + f"{label}   × {repeats}"
 
 
-def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool) -> pydot.Edge:
+def _line(
+    edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool, part: Part
+) -> pydot.Edge:
     """Return one edge as a line; parallel edges are labelled with their ports."""
     import pydot
 
     attributes: dict[str, Any] = {"tooltip": tooltip(_tip(edge))}
     on_stream = (edge.source, edge.target) in layout.stream
     if on_stream:
-        attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "5", "arrowsize": "0.45"}
-        attributes["weight"] = str(_STREAM_WEIGHT)
+        attributes |= STREAM_STYLE
     elif edge.tensor.dtype == "bool" or edge.implicit:
         attributes |= {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
     else:
@@ -296,7 +392,8 @@ def _line(edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool)
         attributes["color"] = quoted(noted)
     if any(note.kind == "removed" for note in graph.notes_about.get(edge.id, ())):
         attributes["style"] = "dashed"
-    return pydot.Edge(quoted(prefix + edge.source), quoted(prefix + edge.target), **attributes)
+    source = part.name(edge.source)
+    return pydot.Edge(quoted(prefix + source), quoted(prefix + edge.target), **attributes)
 
 
 def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pydot.Edge]:

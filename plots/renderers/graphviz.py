@@ -1,19 +1,10 @@
-"""Graphs as SVG, PNG, PDF and DOT files.
-
-Uses the program `dot` if it is installed, or else the Graphviz in the wheel of pygraphviz.
-"""
+"""Graphs as SVG, PNG, PDF and DOT files."""
 
 from __future__ import annotations
 
 import base64
-import io
-import re
-import shutil
-import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +13,8 @@ from plots.graph import Graph
 from plots.registry import graph_renderer
 from plots.renderers import check_direction
 from plots.renderers.dot import Labels, graph_to_dot, picture_file, quoted
+from plots.renderers.engines import SECONDS, run_graphviz
+from plots.renderers.pages import FEW_CALLS, page_of
 
 if TYPE_CHECKING:
     import pydot
@@ -32,9 +25,7 @@ FORMATS = ("png", "jpg", "svg", "pdf", "dot")
 MAX_SIDE_PIXELS = 16_000
 """Longest side of a PNG. Viewers and browsers reject much larger ones."""
 
-_GRAPHVIZ_LOCK = threading.Lock()  # the bundled Graphviz is not thread-safe
-
-_PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
+_MOST_SECONDS = 120  # to write a picture whose positions are known, which always ends
 
 
 def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable[..., Any]:
@@ -48,14 +39,24 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
         rankdir: str = "TB",
         splines: str = "spline",
         dpi: int = 200,
+        columns: int | None = None,
     ) -> str | bytes:
-        check_style(rankdir, dpi)
+        check_style(rankdir, dpi, columns)
         labels = Labels(shapes, dtypes, full_names, activations, trainable)
         if picture == "dot":  # text cannot contain pictures
             graph = replace(graph, pictures={})
-        drawn = graph_to_dot(graph, labels, rankdir, dpi, splines)
-        data = render_dot(drawn, picture, graph.pictures.values())
-        return data.decode() if picture == "dot" else data
+            drawn = graph_to_dot(graph, labels, rankdir, dpi, splines)
+            return render_dot(drawn, picture).decode()
+        pictures = tuple(graph.pictures.values())
+        if len(graph.nodes) <= FEW_CALLS:
+            try:
+                return render_dot(
+                    graph_to_dot(graph, labels, rankdir, dpi, splines), picture, pictures
+                )
+            except RuntimeError:
+                pass  # it is laid out in a simpler way
+        page = page_of(graph, labels, rankdir, dpi, splines, columns)
+        return render_dot(page, picture, pictures, "nop2")
 
     renderer.__name__ = picture
     renderer.__doc__ = f"""{summary}
@@ -70,11 +71,13 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
         rankdir: Direction of the data flow: "TB", "BT", "LR" or "RL".
         splines: Shape of the edges, as in Graphviz: "spline", "polyline", "ortho", ...
         dpi: Dots per inch of a PNG, reduced for large graphs.
+        columns: Number of columns of a large graph, as far as it can be cut between blocks; None:
+            one, unless that would be a strip that fits no page.
 
     Raises:
         ImportError: if neither `dot` nor pygraphviz is installed.
         RuntimeError: if Graphviz cannot draw the graph.
-        ValueError: if `rankdir` or `dpi` is not allowed.
+        ValueError: if `rankdir`, `dpi` or `columns` is not allowed.
     """
     return graph_renderer(picture, suffixes)(renderer)
 
@@ -86,14 +89,20 @@ pdf = _register("pdf", (".pdf",), "The same diagram as a page, for LaTeX.")
 dot = _register("dot", (".dot", ".gv"), "The same diagram as Graphviz source, not laid out.")
 
 
-def check_style(rankdir: str, dpi: int) -> None:
-    """Check the direction of the data flow and the resolution; raise ValueError if not allowed."""
+def check_style(rankdir: str, dpi: int, columns: int | None = None) -> None:
+    """Check the options of a layout; raise ValueError for a value that is not allowed."""
     check_direction(rankdir)
     if not dpi > 0:
         raise ValueError(f"dpi is {dpi!r}; it must be a positive number")
+    if columns is not None and columns < 1:
+        raise ValueError(
+            f"columns is {columns!r}; it must be None (automatic) or an int, 1 or more"
+        )
 
 
-def render_dot(dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = ()) -> bytes:
+def render_dot(
+    dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = (), engine: str = "dot"
+) -> bytes:
     """Return `dot` in one of `FORMATS`; equal DOT gives equal bytes.
 
     Args:
@@ -101,6 +110,7 @@ def render_dot(dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = ()) -> by
         picture: The format. A PNG is scaled down, whatever its dpi, so that no side is longer than
             `MAX_SIDE_PIXELS`; vector formats keep their size.
         in_nodes: The pictures inside nodes; see `Graph.pictures`.
+        engine: The layout engine.
 
     Raises:
         ImportError: if neither `dot` nor pygraphviz is installed.
@@ -120,51 +130,10 @@ def render_dot(dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = ()) -> by
             (Path(folder) / name).write_bytes(base64.b64decode(encoded))
         if contents:
             dot.set("imagepath", quoted(folder))
-        data = run_graphviz(dot.to_string(), picture)
+        seconds = SECONDS if engine == "dot" else _MOST_SECONDS
+        data = run_graphviz(dot.to_string(), picture, engine, seconds)
     if picture == "svg":
         for name, encoded in contents.items():
             link = f'href="data:image/png;base64,{encoded}"'
             data = data.replace(f'href="{name}"'.encode(), link.encode())
     return data
-
-
-def run_graphviz(text: str, picture: str) -> bytes:
-    """Lay out DOT text and return the bytes of the given format.
-
-    Raises:
-        ImportError: if neither `dot` nor pygraphviz is installed.
-        RuntimeError: if Graphviz cannot draw the graph.
-    """
-    program = shutil.which("dot")
-    if program is None:
-        with _GRAPHVIZ_LOCK:
-            data = _run_bundled(text, picture)
-    else:
-        command = [program, f"-T{picture}"]
-        done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
-        if done.returncode:
-            raise RuntimeError(
-                f"{program} failed to draw the graph: {done.stderr.decode().strip()}"
-            )
-        data = done.stdout
-    # A PDF contains the time of writing. The new date has the same length, because the table of
-    # contents of a PDF refers to byte offsets.
-    return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
-
-
-def _run_bundled(text: str, picture: str) -> bytes:
-    try:
-        import pygraphviz
-    except ImportError as error:
-        raise ImportError(
-            "drawing needs Graphviz: `pip install pygraphviz` (its wheel includes Graphviz), or "
-            "put the program `dot` on the PATH; a .dot file can be written without either"
-        ) from error
-    try:
-        graph = pygraphviz.AGraph(string=text)
-        with redirect_stderr(io.StringIO()):  # its warning that a large graph may take long
-            drawn = graph.draw(format=picture, prog="dot")
-    except (ValueError, pygraphviz.DotError) as error:
-        raise RuntimeError(f"Graphviz failed to draw the graph: {error}") from error
-    graph.close()
-    return drawn if isinstance(drawn, bytes) else drawn.encode()
