@@ -1,0 +1,112 @@
+"""Graphviz as a process: installed programs that fail, time limits, and interruptions."""
+
+import itertools
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from plots.renderers import engines
+from plots.renderers.engines import run_graphviz
+
+SMALL = 'digraph { a [label="first"]; b [label="second"]; a -> b }'
+HARD = "digraph {" + "; ".join(f"{a} -> {b}" for a, b in itertools.combinations(range(97), 2)) + "}"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that puts a program `dot` with the given content first on the PATH."""
+    monkeypatch.setattr(engines, "_failed", set())
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    def install(content):
+        (tmp_path / "dot").write_text(content, encoding="utf-8")
+        (tmp_path / "dot").chmod(0o755)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (
+            "#!/bin/sh\necho 'Format: \"svg\" not recognized. Use one of:' >&2\nexit 1\n",
+            r"exit status 1 \(Format: .svg. not recognized",
+        ),
+        ("#!/bin/sh\ncat > /dev/null\nkill -9 $$\n", "exit status -9"),
+        ("#!/bin/sh\ncat > /dev/null\n", "no svg"),
+        ("#!/bin/sh\ncat > /dev/null\nprintf '<svg> cut of'\n", "no svg"),
+        ("#!/bin/sh\ncat\n", "no svg"),
+        ("#!/bin/sh\nexec sleep 100\n", "within 1 second"),
+        ("neither a script nor a program", "cannot be run"),
+    ],
+    ids=["no plugin", "crash", "nothing", "half", "echo", "hang", "not a program"],
+)
+def test_the_bundled_graphviz_takes_the_place_of_an_installed_one_that_fails(content, why, install):
+    install("#!/bin/sh\nexit 1\n")
+    with pytest.warns(UserWarning, match="exit status 1"):
+        expected = run_graphviz(SMALL, "svg")
+    assert b">first<" in expected
+    engines._failed.clear()
+    install(content)
+    with pytest.warns(UserWarning, match=why) as said:
+        assert run_graphviz(SMALL, "svg", seconds=1) == expected
+    assert len(said) == 1
+    assert "\n" not in str(said[0].message)
+    assert run_graphviz(SMALL, "svg") == expected  # without another warning
+
+
+def test_a_layout_stops_at_the_time_limit_and_the_next_graph_is_drawn():
+    begin = time.monotonic()
+    with pytest.raises(RuntimeError, match="did not finish within 1 s"):
+        run_graphviz(HARD, "svg", seconds=1)
+    assert time.monotonic() - begin < 10
+    assert b">first<" in run_graphviz(SMALL, "svg")
+
+
+def test_an_interruption_stops_the_layout_at_once():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    run_graphviz(SMALL, "svg")
+    process = engines._processes[os.getpid()]
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    begin = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            run_graphviz(HARD, "svg", seconds=60)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert time.monotonic() - begin < 10
+    assert process.poll() is not None
+
+
+def test_a_process_that_was_killed_is_started_again():
+    expected = run_graphviz(SMALL, "svg")
+    first = engines._processes[os.getpid()]
+    first.kill()
+    assert run_graphviz(SMALL, "svg") == expected
+    assert engines._processes[os.getpid()] is not first
+
+
+def test_text_that_is_not_dot_raises_an_error_and_the_process_goes_on():
+    run_graphviz(SMALL, "svg")
+    process = engines._processes[os.getpid()]
+    with pytest.raises(RuntimeError, match="failed to draw the graph"):
+        run_graphviz("digraph { a ->", "svg")
+    run_graphviz(SMALL, "svg")
+    assert engines._processes[os.getpid()] is process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_imports_neither_this_package_nor_keras():
+    run_graphviz(SMALL, "svg")
+    process = engines._processes[os.getpid()]
+    with open(f"/proc/{process.pid}/maps", encoding="utf-8") as maps:
+        loaded = maps.read()
+    assert "pygraphviz" in loaded
+    assert not any(name in loaded for name in ("numpy", "tensorflow", "jax"))
