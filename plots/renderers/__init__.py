@@ -188,8 +188,8 @@ _NOTE_COLOURS = {
     "difference": INK,
     "description": INK,
     "finding": "#C51B1B",
-    "deviates": "#7B3294",
-    "varies": GREY,
+    "deviates": DARK_GREY,
+    "varies": DARK_GREY,
     "added": "#1B7837",
     "removed": "#B2182B",
     "changed": "#B06F00",
@@ -197,6 +197,9 @@ _NOTE_COLOURS = {
     "reshaped": "#8C7B4F",
     "rewired": "#2166AC",
 }
+QUIET_NOTES = ("deviates", "varies")
+"""Kinds of notes that are normal in a good model. Nothing is framed for them."""
+
 _MAX_NOTES = 4
 """Number of differences that a group lists; more are only counted."""
 
@@ -253,7 +256,8 @@ def noted_colour(graph: Graph, place: str) -> str | None:
 
     Several kinds of differences count as "changed". A finding takes precedence over other kinds.
     """
-    kinds = [note.kind for note in graph.notes_about.get(place, ())]
+    notes = graph.notes_about.get(place, ())
+    kinds = [note.kind for note in notes if note.kind not in QUIET_NOTES]
     differences = {kind for kind in kinds if kind in DIFFERENCES}
     if differences:
         return note_colour("changed" if len(differences) > 1 else differences.pop())

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
 from plots.graph import Edge, Graph, Node
+from plots.hierarchy import enclosing_namespaces
 from plots.layers import is_additive_merge
 from plots.renderers import (
     DARK_GREY,
     GREY,
     INK,
+    QUIET_NOTES,
     SIDEWAYS,
     STREAM_COLOUR,
     Layout,
@@ -31,9 +33,11 @@ from plots.renderers import (
     noted_colour,
     notes_at,
     numbers_at,
+    repeated,
     shape_text,
     wrapped,
 )
+from plots.renderers.labels import class_of, details_of, frame_title, shared_of, title_of
 
 if TYPE_CHECKING:
     import pydot
@@ -237,11 +241,12 @@ def add_graph(
     layout = layout or lay_out(graph)
     part = part or Part(frozenset(graph.index))
     around = prefix + (f"{part.column}:" if part.column else "")
-    clusters: dict[str, pydot.Graph] = {"": root}
+    beside = None if is_placed else _beside_titles(graph, layout)
+    frames = _Frames({"": root}, graph, f"cluster_{around}", beside)
     if layout.needs_frame:
         frame = pydot.Subgraph(quoted(f"cluster_{around} frame"), style="invis", margin="0")
         root.add_subgraph(frame)
-        clusters[""] = frame
+        frames.clusters[""] = frame
     shown_ids = part.ids | {part.start}
     for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
         if node.id not in shown_ids:
@@ -253,7 +258,7 @@ def add_graph(
             namespace = part.namespace or ""
             attributes |= {"style": quoted("rounded,filled,dashed"), "fillcolor": quoted("#FFFFFF")}
         is_outside = node.kind == "input" and not namespace
-        cluster = root if is_outside else _cluster(clusters, namespace, graph, f"cluster_{around}")
+        cluster = root if is_outside else frames[namespace]
         cluster.add_node(pydot.Node(quoted(prefix + part.name(node.id)), **attributes))
     times_joined = Counter((edge.source, edge.target) for edge in graph.edges)
     for node in graph.nodes:
@@ -264,7 +269,7 @@ def add_graph(
                 continue
             short, line = _reference(edge, layout, prefix)
             namespace = layout.namespaces[edge.target]
-            _cluster(clusters, namespace, graph, f"cluster_{around}").add_node(short)
+            frames[namespace].add_node(short)
             root.add_edge(line)
             above = layout.feeds.get(namespace, "")
             above = above if above in part.ids else part.start
@@ -324,46 +329,73 @@ def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node
     return sorted(graph.nodes, key=order)
 
 
-def _cluster(
-    clusters: dict[str, pydot.Graph], namespace: str, graph: Graph, prefix: str
-) -> pydot.Graph:
-    """Return the cluster of a namespace; on first use, create it with all enclosing ones.
+@dataclass(slots=True)
+class _Frames:
+    """The clusters of a graph, or of one part of it, created on first use.
 
-    Its name is that of the namespace after `prefix`.
+    Attributes:
+        clusters: Namespace -> cluster; "" -> what is around all of them.
+        graph: The graph.
+        prefix: Start of their names in DOT, before the namespace.
+        beside: Namespace -> points beside its title that the stream needs; None if the positions of
+            titles are known.
     """
-    import pydot
 
-    if namespace not in clusters:
-        around, _, label = namespace.rpartition(".")
-        parent = _cluster(clusters, around, graph, prefix)
-        repeats = graph.repeats.get(namespace, 1)
-        cluster = pydot.Subgraph(
-            quoted(prefix + namespace),
-            label=shown(_cluster_title(label, repeats)),
-            labeljust="r",
-            labelloc="b",
-            style=quoted("rounded,filled"),
-            color=quoted("#C3CAD3"),
-            fillcolor=quoted(_CLUSTER_FILLS[namespace.count(".") % len(_CLUSTER_FILLS)]),
-            fontname=quoted(_FONT),
-            fontsize="11" if repeats == 1 else "16",
-            fontcolor=quoted(GREY if repeats == 1 else STREAM_COLOUR),
-            margin="10",
-        )
-        parent.add_subgraph(cluster)
-        clusters[namespace] = cluster
-    return clusters[namespace]
+    clusters: dict[str, pydot.Graph]
+    graph: Graph
+    prefix: str
+    beside: Mapping[str, float] | None
+
+    def __getitem__(self, namespace: str) -> pydot.Graph:
+        import pydot
+
+        if namespace not in self.clusters:
+            parent = self[namespace.rpartition(".")[0]]
+            repeats = self.graph.repeats.get(namespace, 1)
+            size = 11 if repeats == 1 else 16
+            cluster = pydot.Subgraph(
+                quoted(self.prefix + namespace),
+                label=shown(self._spaces(namespace, size) + self._title(namespace)),
+                labeljust="r",
+                labelloc="b",
+                style=quoted("rounded,filled"),
+                color=quoted("#C3CAD3"),
+                fillcolor=quoted(_CLUSTER_FILLS[namespace.count(".") % len(_CLUSTER_FILLS)]),
+                fontname=quoted(_FONT),
+                fontsize=str(size),
+                fontcolor=quoted(GREY if repeats == 1 else STREAM_COLOUR),
+                margin="10",
+            )
+            parent.add_subgraph(cluster)
+            self.clusters[namespace] = cluster
+        return self.clusters[namespace]
+
+    def _title(self, namespace: str) -> str:
+        repeats = self.graph.repeats.get(namespace, 1)
+        return repeated(frame_title(namespace, self.graph), repeats)
+
+    def _spaces(self, namespace: str, size: int) -> str:
+        """Return spaces that make a cluster wide enough for its title and what is beside it.
+
+        The title is at the lower right, as on the plates of graphical models, because edges enter a
+        cluster along its top. The stream leaves it at the left, other edges leave it in the middle.
+        """
+        if self.beside is None:
+            return ""
+        width = 0.6 * size * len(self._title(namespace))
+        return "\N{NO-BREAK SPACE}" * round(self.beside.get(namespace, width) / (0.28 * size))
 
 
-def _cluster_title(label: str, repeats: int) -> str:
-    """Return the title of a cluster, with the number of equal blocks that it stands for.
-
-    It is at the lower right, as on the plates of graphical models, because edges enter a cluster
-    along its top. The stream leaves it at the left: spaces make it wide enough for both.
-    """
-    if repeats == 1:
-        return "\N{NO-BREAK SPACE}" * 2 * len(label) + label
-    return "\N{NO-BREAK SPACE}" * 40 + f"{label}   × {repeats}"
+def _beside_titles(graph: Graph, layout: Layout) -> dict[str, float]:
+    """Return the points from the left of a cluster to the right of the stream: by namespace."""
+    beside: dict[str, float] = {}
+    for node_id in {node_id for pair in layout.stream for node_id in pair}:
+        node = graph.node(node_id)
+        words = 7 * len(title_of(node, graph)) + 5 * len(class_of(node))
+        width = 24 if is_additive_merge(node) else words + 16
+        for namespace in enclosing_namespaces(layout.namespaces[node_id]):
+            beside[namespace] = max(beside.get(namespace, 0), 24 + width / 2)
+    return beside
 
 
 def _line(
@@ -452,18 +484,19 @@ def node_attributes(
     }
 
 
-def _grey(node: Node, graph: Graph, text: str) -> str:
+def _grey(node: Node, graph: Graph, text: str, colour: str = GREY) -> str:
     """Return escaped text in small grey letters."""
-    colour = DARK_GREY if is_heated(node, graph) else GREY
+    colour = DARK_GREY if is_heated(node, graph) else colour
     return f'<font point-size="9" color="{colour}">{_escaped(text)}</font>'
 
 
 def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str | None) -> str:
     """Return the label of a node as an HTML-like table."""
-    head = node.name if labels.full_names else node.shown_name
+    head = node.name if labels.full_names else title_of(node, graph)
     title = f"<b>{_escaped(head)}</b>"
-    if node.kind != "group" and node.class_name not in ("", head):
-        title += f" {_grey(node, graph, node.class_name)}"
+    if class_of(node) not in ("", head):
+        rest = class_of(node).removeprefix(f"{head} ")
+        title += f" {_grey(node, graph, rest)}"
     if (times := graph.times(node)) > 1:
         title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
     if tag is not None and tag != head:
@@ -479,8 +512,10 @@ def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str |
 def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     """Return the rows below the title of a node, escaped."""
     rows = []
-    if node.kind == "group":
-        rows.append(_grey(node, graph, group_text(node)))
+    if words := group_text(node) or details_of(node, not labels.activations):
+        rows.append(_grey(node, graph, words, DARK_GREY))
+    if shared := shared_of(node, graph):
+        rows.append(f'<font point-size="9" color="{shared[1]}"><b>{_escaped(shared[0])}</b></font>')
     if labels.activations and node.activation is not None:
         rows.append(f"activation: <b>{_escaped(node.activation)}</b>")
     if labels.shapes:
@@ -502,7 +537,8 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
 def _note_row(note: Note, width: int = 44) -> str:
     """Return the text of a note, wrapped, in the colour of its kind."""
     text = _escaped("\n".join(wrapped(note.text, width, break_on_hyphens=False)))
-    return f'<font color="{note_colour(note.kind)}">{text}</font>'
+    size = ' point-size="9"' if note.kind in QUIET_NOTES else ""
+    return f'<font{size} color="{note_colour(note.kind)}">{text}</font>'
 
 
 def picture_row(picture: str) -> str:

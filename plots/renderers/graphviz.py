@@ -14,7 +14,7 @@ from plots.registry import graph_renderer
 from plots.renderers import check_direction
 from plots.renderers.dot import Labels, graph_to_dot, picture_file, quoted
 from plots.renderers.engines import SECONDS, run_graphviz
-from plots.renderers.pages import FEW_CALLS, page_of
+from plots.renderers.pages import page_of
 
 if TYPE_CHECKING:
     import pydot
@@ -48,13 +48,6 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
             drawn = graph_to_dot(graph, labels, rankdir, dpi, splines)
             return render_dot(drawn, picture).decode()
         pictures = tuple(graph.pictures.values())
-        if len(graph.nodes) <= FEW_CALLS:
-            try:
-                return render_dot(
-                    graph_to_dot(graph, labels, rankdir, dpi, splines), picture, pictures
-                )
-            except RuntimeError:
-                pass  # it is laid out in a simpler way
         page = page_of(graph, labels, rankdir, dpi, splines, columns)
         return render_dot(page, picture, pictures, "nop2")
 

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -50,8 +51,7 @@ from plots.traversal import block_by_block
 if TYPE_CHECKING:
     import pydot
 
-FEW_CALLS = 40
-"""Number of calls up to which a graph is not cut."""
+_FEW_CALLS = 150  # up to which a graph is laid out as a whole, unless that gives a strip
 
 MOST_PIXELS = 32_000_000
 """Number of pixels of a PNG, which takes a second to write; its dpi is reduced to this."""
@@ -92,8 +92,7 @@ def page_of(
         ImportError, RuntimeError: see `run_graphviz`.
     """
     page = _Page(graph, labels, rankdir, splines)
-    parts = page.parts()
-    placed = [page.placed(part) for part in parts]
+    parts, placed = page.laid_out(columns)
     dot = new_dot(rankdir, dpi, splines)
     attributes: dict[Key, Mapping[str, str]] = {}
     before: Placement | None = None
@@ -107,7 +106,7 @@ def page_of(
         column = _stacked(members, places)
         top, _, left, _ = column.span(page.flow)
         side = 0.0 if before is None else before.span(page.flow)[3] + _GAP
-        column = column.moved(page.flow.point(-top, side - left))
+        column = column.moved(page.flow.point(-top, side - left)).with_free_titles()
         ids = frozenset[str]().union(*(part.ids for part in members))
         whole = replace(members[0], ids=ids, column=number)
         add_graph(dot, graph, labels, "", page.layout, whole, is_placed=True)
@@ -138,10 +137,21 @@ class _Page:
         self.until = time.monotonic() + SECONDS
         self.has_warned = False
 
-    def parts(self) -> list[Part]:
+    def laid_out(self, columns: int | None) -> tuple[list[Part], list[Placement]]:
+        """Return the parts of the graph, one if possible, and the placement of each."""
+        whole = Part(frozenset(self.graph.index))
+        if len(whole.ids) <= _FEW_CALLS and not self._is_crowded(whole):
+            with suppress(RuntimeError):
+                placement = self._by_graphviz(self._dot(whole), SECONDS / 2)
+                if columns == 1 or (columns is None and not _is_strip(placement.span(self.flow))):
+                    return [whole], [placement]
+        parts = self._parts()
+        return parts, [self.placed(part) for part in parts]
+
+    def _parts(self) -> list[Part]:
         """Cut the graph into parts; edges past a cut become tags in the layout."""
         order = _sources_last(self.graph, block_by_block(self.graph, self.layout.namespaces))
-        cuts = _cuts(self.graph, self.layout, order) if len(order) > FEW_CALLS else []
+        cuts = _cuts(self.graph, self.layout, order)
         ends = [0, *(cut + 1 for cut in cuts), len(order)]
         joints = ["", *(order[cut] for cut in cuts), ""]
         parts: list[Part] = []
@@ -174,10 +184,7 @@ class _Page:
 
     def placed(self, part: Part) -> Placement:
         """Lay out a part: with Graphviz, or with arcs if that would take long."""
-        dot = new_dot(self.rankdir, None, self.splines)
-        dot.set("nslimit", "4")  # bounds the time for large parts
-        dot.set("nslimit1", "4")
-        add_graph(dot, self.graph, self.labels, "", self.layout, part)
+        dot = self._dot(part)
         seconds = self.until - time.monotonic()
         if self._is_crowded(part):
             why = "too many edges lead past other calls"
@@ -185,7 +192,7 @@ class _Page:
             why = f"Graphviz did not finish within {SECONDS} s"
         else:
             try:
-                return read_placement(run_graphviz(dot.to_string(), "json0", seconds=seconds))
+                return self._by_graphviz(dot, seconds)
             except RuntimeError as error:
                 why = str(error)
         if not self.has_warned:
@@ -196,6 +203,16 @@ class _Page:
         order = [part.start] * bool(part.start)
         order += sorted(part.ids, key=self.graph.index.__getitem__)
         return place_with_arcs(dot, [quoted(part.name(node_id)) for node_id in order])
+
+    def _dot(self, part: Part) -> pydot.Dot:
+        dot = new_dot(self.rankdir, None, self.splines)
+        dot.set("nslimit", "4")  # bounds the time for large parts
+        dot.set("nslimit1", "4")
+        add_graph(dot, self.graph, self.labels, "", self.layout, part)
+        return dot
+
+    def _by_graphviz(self, dot: pydot.Dot, seconds: float) -> Placement:
+        return read_placement(run_graphviz(dot.to_string(), "json0", seconds=seconds))
 
     def _is_crowded(self, part: Part) -> bool:
         """Return whether edges lead past so many ranks that Graphviz would take long."""
@@ -318,6 +335,11 @@ def _cuts(graph: Graph, layout: Layout, order: Sequence[str]) -> list[int]:
         first = best
 
 
+def _is_strip(span: tuple[float, float, float, float]) -> bool:
+    top, bottom, left, right = span
+    return bottom - top > max(_LONG, _SLIM * (right - left))
+
+
 def _column_starts(
     spans: Sequence[tuple[float, float, float, float]], columns: int | None
 ) -> list[int]:
@@ -329,8 +351,7 @@ def _column_starts(
     """
     lengths = [bottom - top for top, bottom, _, _ in spans]
     breadth = max(right - left for _, _, left, right in spans)
-    total = sum(lengths)
-    if columns is None and not (total > _LONG and total > _SLIM * breadth):
+    if columns is None and not _is_strip((0, sum(lengths), 0, breadth)):
         columns = 1
     numbers = [columns] if columns is not None else range(1, len(spans) + 1)
     choices = [_split(lengths, min(number, len(spans))) for number in numbers]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from plots.renderers.dot import quoted
@@ -24,6 +24,8 @@ Attributes = Mapping[Key, Mapping[str, str]]
 """Key -> attributes of DOT."""
 
 _PAIR = re.compile(r"(-?[\d.]+(?:e[+-]?\d+)?),(-?[\d.]+(?:e[+-]?\d+)?)")
+_ROW = 16.0  # points; edges are looked up by rows of this height
+_ASIDE = 7.0  # points between a title and edges
 _POSITIONS = ("pos", "lp", "xlp", "bb")
 _FLOWS = {  # rankdir -> direction of the flow, direction across it
     "TB": ((0, -1), (1, 0)),
@@ -66,10 +68,12 @@ class Placement:
     Attributes:
         attributes: "pos", "lp", "xlp" and "bb"; also "width" and "height" of nodes, in inches.
         corners: Lower left and upper right corner of the rectangle around everything.
+        titles: Key of a cluster -> (width, height) of its title.
     """
 
     attributes: Attributes
     corners: tuple[Point, Point]
+    titles: Mapping[Key, Point] = field(default_factory=dict)
 
     def moved(self, by: Point) -> Placement:
         """Return it moved by a vector."""
@@ -83,7 +87,8 @@ class Placement:
             for key, found in self.attributes.items()
         }
         (x0, y0), (x1, y1) = self.corners
-        return Placement(attributes, ((x0 + dx, y0 + dy), (x1 + dx, y1 + dy)))
+        corners = (x0 + dx, y0 + dy), (x1 + dx, y1 + dy)
+        return replace(self, attributes=attributes, corners=corners)
 
     def joined(self, other: Placement) -> Placement:
         """Return both; a cluster that is in both reaches around its contents in both."""
@@ -91,7 +96,36 @@ class Placement:
         for key in self.attributes.keys() & other.attributes.keys():
             if key[0] == "cluster":
                 attributes[key] = _around(self.attributes[key], other.attributes[key])
-        return Placement(attributes, box((*self.corners, *other.corners)))
+        corners = box((*self.corners, *other.corners))
+        return Placement(attributes, corners, {**self.titles, **other.titles})
+
+    def with_free_titles(self) -> Placement:
+        """Return it with the titles of clusters moved to where no edge crosses them.
+
+        A title is as far to the right as possible.
+        """
+        rows: dict[int, list[Point]] = defaultdict(list)
+        for key, found in self.attributes.items():
+            if key[0] == "edge" and "pos" in found:
+                for x, y in _along(_points(found["pos"])):
+                    rows[round(y / _ROW)].append((x, y))
+        attributes = dict(self.attributes)
+        for key, (width, height) in self.titles.items():
+            found = attributes.get(key, {})
+            if "lp" not in found:
+                continue
+            (left, _), (right, _) = _points(found["bb"])
+            ((_, y),) = _points(found["lp"])
+            near = range(round((y - height) / _ROW) - 1, round((y + height) / _ROW) + 2)
+            taken = [x for row in near for x, other in rows[row] if abs(other - y) < height / 2 + 3]
+            end = right - _ASIDE
+            for x in sorted(taken, reverse=True):
+                if end - width - _ASIDE < x < end + _ASIDE:
+                    end = x - _ASIDE
+            if end - width < left + _ASIDE:  # there is no such place
+                end = right - _ASIDE
+            attributes[key] = {**found, "lp": point_text((end - width / 2, y))}
+        return replace(self, attributes=attributes)
 
     def centre(self, name: str) -> Point:
         """Return the position of a node."""
@@ -107,6 +141,18 @@ class Placement:
         """Return the first and last distance along the flow, and the same across."""
         (top, left), (bottom, right) = box(map(flow.distances, self.corners))
         return top, bottom, left, right
+
+
+def _along(points: Sequence[Point], steps: int = 12) -> Iterator[Point]:
+    """Yield points on consecutive cubic Bézier curves, after the tip of an arrow."""
+    tip = (len(points) - 1) % 3
+    yield from points[:tip]
+    for start in range(tip, len(points) - 3, 3):
+        for step in range(steps + 1):
+            t = step / steps
+            weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
+            corners = list(zip(weights, points[start : start + 4], strict=True))
+            yield sum(w * x for w, (x, _) in corners), sum(w * y for w, (_, y) in corners)
 
 
 def _around(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
@@ -152,8 +198,19 @@ def read_placement(data: bytes) -> Placement:
         ends = names[found["tail"]], names[found["head"]]
         attributes["edge", *ends, str(numbers[ends])] = _chosen(found, _POSITIONS)
         numbers[ends] += 1
+    titles = {
+        ("cluster", _as_in_dot(found["name"])): _title_size(found)
+        for found in document.get("objects", ())
+        if "bb" in found and found.get("label")
+    }
     first, second = _points(document["bb"])
-    return Placement(attributes, (first, second))
+    return Placement(attributes, (first, second), titles)
+
+
+def _title_size(found: Mapping[str, Any]) -> Point:
+    """Return the size of the title of a cluster, without the spaces that made the cluster wide."""
+    label, size = str(found["label"]), float(found.get("fontsize", 14))
+    return 0.6 * size * len(label.strip("\N{NO-BREAK SPACE}")), size
 
 
 def _as_in_dot(name: str) -> str:
