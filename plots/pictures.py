@@ -29,7 +29,8 @@ from plots.registry import (
     plugin_list,
     renderer_of_file,
 )
-from plots.renderers.dot import Labels, graphs_to_dot
+from plots.renderers.boxes import Labels
+from plots.renderers.dot import graphs_to_dot
 from plots.renderers.graphviz import FORMATS, check_style, render_dot, svg
 from plots.renderers.html import to_html
 from plots.renderers.text import to_text

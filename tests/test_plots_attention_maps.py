@@ -12,7 +12,7 @@ from small_models import TRANSLATOR, probe_activations, random_model, random_tok
 
 import plots
 from plots.measuring.attention_maps import LONGEST, heads_png, reduce_blocks
-from plots.renderers.dot import picture_row
+from plots.renderers.boxes import picture_row
 
 B, T, S, N, H = 2, 3, 7, 2, 5
 RNG = np.random.default_rng(0)

@@ -26,7 +26,7 @@ from keras import layers, ops
 import plots
 from plots import attentions, renderers
 from plots.diagnosis import rules
-from plots.renderers import dot
+from plots.renderers import boxes
 
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 
@@ -331,13 +331,17 @@ def test_the_plugin_adds_notes_that_survive_folding_and_json():
     assert plots.findings(plots.fold(noted)) == (note,)
 
 
-def test_the_frame_of_a_finding_hides_that_of_a_deviating_block():
+def test_a_finding_is_framed_and_a_deviating_block_is_not():
     graph = plots.read_graph(encoder([*["pre"] * 4, "post", "pre"]))
     folded = plots.apply_plugins(graph, ["skip_paths", "diagnose", "fold"])
     node = folded.node("block_2.attention.norm")
     assert {note.kind for note in folded.notes if node.id in note.about} == {"finding", "deviates"}
-    frame = dot.node_attributes(node, folded, dot.Labels(), on_stream=True, tag=None)["color"]
+    frame = boxes.node_attributes(node, folded, boxes.NO_LABELS, on_stream=True, tag=None)["color"]
     assert frame == f'"{renderers.note_colour("finding")}"'
+    about = {i for note in folded.notes if note.kind == "deviates" for i in note.about}
+    found = {i for note in folded.notes if note.kind == "finding" for i in note.about}
+    assert about - found
+    assert not any(renderers.noted_colour(folded, node_id) for node_id in about - found)
 
 
 def test_other_packages_can_add_rules_and_a_failing_rule_is_skipped(monkeypatch):

@@ -28,6 +28,11 @@ def install(tmp_path, monkeypatch):
     return install
 
 
+def test_an_installed_program_that_works_is_used(install):
+    install('#!/bin/sh\ncat > /dev/null\nprintf "<svg>drawn with $1 $2</svg>"\n')
+    assert run_graphviz(SMALL, "svg", "nop2") == b"<svg>drawn with -Knop2 -Tsvg</svg>"
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -157,7 +157,9 @@ def test_numbers_and_notes_are_lines_and_colours():
         ),
     )
     chart = Chart(plots.to_mermaid(sample))
-    assert chart.labels["n1"] == "attention\nDense\n590 (10.0 %)\nSomething is odd. (a paper)"
+    assert chart.labels["n1"] == (
+        "attention\nDense\n7 units, relu\n590 (10.0 %)\nSomething is odd. (a paper)"
+    )
     assert chart.labels["w2"] == "All is odd."
     assert f"fill:{heat_colour(sample.overlays[0], 'attention')}" in chart.style("n1")
     assert f"stroke:{note_colour('finding')}" in chart.style("n1")

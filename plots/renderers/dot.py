@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from plots.annotations import Note
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import enclosing_namespaces
 from plots.layers import is_additive_merge
 from plots.renderers import (
-    DARK_GREY,
     GREY,
     INK,
-    QUIET_NOTES,
     SIDEWAYS,
     STREAM_COLOUR,
     Layout,
     edge_labels,
-    fill_colour,
-    group_text,
-    is_heated,
     lay_out,
     legend,
-    note_colour,
     noted_colour,
-    notes_at,
-    numbers_at,
     repeated,
     shape_text,
-    wrapped,
 )
-from plots.renderers.labels import class_of, details_of, frame_title, shared_of, title_of
+from plots.renderers.boxes import (
+    NO_LABELS,
+    Labels,
+    escaped,
+    node_attributes,
+    note_row,
+    quoted,
+    shown,
+    tooltip,
+)
+from plots.renderers.labels import class_of, frame_title, title_of
 
 if TYPE_CHECKING:
     import pydot
@@ -68,23 +64,6 @@ STREAM_STYLE: dict[str, Any] = {
     "arrowsize": "0.45",
     "weight": str(_STREAM_WEIGHT),
 }
-
-_MAX_PICTURE_POINTS = 240
-_POINTS_PER_PIXEL = 0.5  # so that pictures are sharp on fine displays and on paper
-
-# SVG and HTML-like labels have no control characters.
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What nodes show besides the name and the class: options of `plots.renderers.graphviz.svg`."""
-
-    shapes: bool = False
-    dtypes: bool = False
-    full_names: bool = False
-    activations: bool = False
-    trainable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +102,7 @@ def copy_of(node_id: str) -> str:
 
 def graph_to_dot(
     graph: Graph,
-    labels: Labels = Labels(),
+    labels: Labels = NO_LABELS,
     rankdir: str = "TB",
     dpi: int | None = None,
     splines: str = "spline",
@@ -137,8 +116,8 @@ def graph_to_dot(
 
 def add_graph_label(dot: pydot.Dot, graph: Graph) -> None:
     """Add notes on the whole graph and the legend, above the diagram if there are notes."""
-    notes = [(14, _note_row(note, width=80)) for note in graph.notes if not note.about]
-    below = [(11, _escaped(line)) for line in legend(graph)]
+    notes = [(14, note_row(note, width=80)) for note in graph.notes if not note.about]
+    below = [(11, escaped(line)) for line in legend(graph)]
     # Graphviz ignores the larger font above a line when it sets the distance between lines.
     space = [(6, "\N{NO-BREAK SPACE}")] if notes and below else []
     rows = [
@@ -154,7 +133,7 @@ def add_graph_label(dot: pydot.Dot, graph: Graph) -> None:
 
 def graphs_to_dot(
     graphs: Mapping[str, Graph],
-    labels: Labels = Labels(),
+    labels: Labels = NO_LABELS,
     rankdir: str = "TB",
     dpi: int | None = None,
     splines: str = "spline",
@@ -451,142 +430,3 @@ def _tip(edge: Edge) -> str:
     """Return the tooltip of an edge in an SVG."""
     tensor = f"{shape_text(edge.tensor)} {edge.tensor.dtype}"
     return f"{edge.source} → {edge.target} ({edge.port}): {tensor}"
-
-
-def node_attributes(
-    node: Node, graph: Graph, labels: Labels, on_stream: bool, tag: str | None
-) -> dict[str, Any]:
-    """Return the DOT attributes of a node.
-
-    Args:
-        node: The call.
-        graph: Its graph.
-        labels: What to show.
-        on_stream: Whether it is a merge on the residual stream.
-        tag: Short name by which other places of the diagram refer to its output.
-    """
-    attributes: dict[str, Any] = {"tooltip": tooltip(f"{node.id} ({node.class_name})")}
-    rows = _rows(node, graph, labels)
-    noted = noted_colour(graph, node.id)
-    if noted:
-        attributes |= {"color": quoted(noted), "penwidth": "2.5"}
-    if is_additive_merge(node) and not rows and not labels.full_names:
-        attributes |= {"label": quoted("+"), "shape": "circle", "fixedsize": "true"}
-        attributes |= {"width": "0.32", "height": "0.32", "fontsize": "18", "margin": "0"}
-        if on_stream and not noted:
-            attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "2.5"}
-        return attributes
-    if node.kind == "group":
-        attributes["peripheries"] = "2"
-    return attributes | {
-        "label": _table(node, graph, labels, rows, tag),
-        "fillcolor": quoted(fill_colour(node, graph)),
-    }
-
-
-def _grey(node: Node, graph: Graph, text: str, colour: str = GREY) -> str:
-    """Return escaped text in small grey letters."""
-    colour = DARK_GREY if is_heated(node, graph) else colour
-    return f'<font point-size="9" color="{colour}">{_escaped(text)}</font>'
-
-
-def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str | None) -> str:
-    """Return the label of a node as an HTML-like table."""
-    head = node.name if labels.full_names else title_of(node, graph)
-    title = f"<b>{_escaped(head)}</b>"
-    if class_of(node) not in ("", head):
-        rest = class_of(node).removeprefix(f"{head} ")
-        title += f" {_grey(node, graph, rest)}"
-    if (times := graph.times(node)) > 1:
-        title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
-    if tag is not None and tag != head:
-        title += f' <font color="{GREY}">= {_escaped(tag)}</font>'
-    picture = graph.pictures.get(node.id)
-    if not rows and picture is None:
-        return f"<{title}>"
-    cells = "".join(f"<tr><td>{row}</td></tr>" for row in [title, *rows])
-    cells += picture_row(picture) if picture is not None else ""
-    return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{cells}</table>>'
-
-
-def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
-    """Return the rows below the title of a node, escaped."""
-    rows = []
-    if words := group_text(node) or details_of(node, not labels.activations):
-        rows.append(_grey(node, graph, words, DARK_GREY))
-    if shared := shared_of(node, graph):
-        rows.append(f'<font point-size="9" color="{shared[1]}"><b>{_escaped(shared[0])}</b></font>')
-    if labels.activations and node.activation is not None:
-        rows.append(f"activation: <b>{_escaped(node.activation)}</b>")
-    if labels.shapes:
-        inputs = ", ".join(shape_text(edge.tensor) for edge in graph.incoming[node.id])
-        outputs = ", ".join(shape_text(tensor) for tensor in node.outputs)
-        rows.append(_escaped(f"{inputs} → {outputs}" if inputs else outputs))
-    if labels.dtypes:
-        rows.append(_escaped(", ".join(tensor.dtype for tensor in node.outputs)))
-    if labels.trainable and node.parameters and node.trainable is not None:
-        colour, word = ("#1B7837", "trainable") if node.trainable else ("#B2182B", "frozen")
-        rows.append(f'<font color="{colour}">{word}</font>')
-    for node_id, number in graph.outputs:  # other tensors have their letters on the edges
-        if node_id == node.id and node.outputs[number].letters:
-            rows.append(_escaped(f"→ {' '.join(node.outputs[number].letters)}"))
-    rows += map(_escaped, numbers_at(node, graph))
-    return rows + [_note_row(note) for note in notes_at(node, graph)]
-
-
-def _note_row(note: Note, width: int = 44) -> str:
-    """Return the text of a note, wrapped, in the colour of its kind."""
-    text = _escaped("\n".join(wrapped(note.text, width, break_on_hyphens=False)))
-    size = ' point-size="9"' if note.kind in QUIET_NOTES else ""
-    return f'<font{size} color="{note_colour(note.kind)}">{text}</font>'
-
-
-def picture_row(picture: str) -> str:
-    """Return the row of an HTML-like label that shows a PNG, given as base64 text."""
-    from PIL import Image
-
-    width, height = Image.open(io.BytesIO(base64.b64decode(picture))).size
-    scale = min(_POINTS_PER_PIXEL, _MAX_PICTURE_POINTS / max(width, height))
-    size = f'width="{max(1, round(width * scale))}" height="{max(1, round(height * scale))}"'
-    return (
-        f'<tr><td fixedsize="true" cellpadding="0" {size}>'
-        f'<img src="{picture_file(picture)}" scale="true"/></td></tr>'
-    )
-
-
-def picture_file(picture: str) -> str:
-    """Return the file name of a picture in DOT, the same in every process."""
-    return hashlib.sha256(picture.encode()).hexdigest()[:24] + ".png"
-
-
-def _escaped(text: str) -> str:
-    """Escape `text` for an HTML-like label, which is XML without control characters or empty parts.
-
-    A backslash would start a sequence such as "\\N", the name of the node.
-    """
-    if not text:
-        return "&#160;"
-    text = text.replace("\\", "\\\\").replace("\t", " ").translate(_CONTROL_PICTURES)
-    printable = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return html.escape("".join(printable), quote=True).replace("\n", "<br/>")
-
-
-def quoted(text: str) -> str:
-    """Return `text` as a quoted DOT string: an id, a label, or the value of an attribute.
-
-    "&lt;" would mean "<", in ids too, which are titles in an SVG: "&" is always an entity itself.
-    Control characters become their pictures (U+2400 and on), so different ids stay different.
-    """
-    text = text.replace("&", "&amp;")
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped.translate(_CONTROL_PICTURES)}"'
-
-
-def shown(text: str) -> str:
-    """Return `text` as a quoted DOT string for a label."""
-    return quoted(text)
-
-
-def tooltip(text: str) -> str:
-    """Return `text` as a quoted DOT string for a tooltip, whose escapes Graphviz reads twice."""
-    return shown(text.replace("\\", "\\\\"))

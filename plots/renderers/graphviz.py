@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from plots.graph import Graph
 from plots.registry import graph_renderer
 from plots.renderers import check_direction
-from plots.renderers.dot import Labels, graph_to_dot, picture_file, quoted
+from plots.renderers.boxes import Labels, picture_file, quoted
+from plots.renderers.dot import graph_to_dot
 from plots.renderers.engines import SECONDS, run_graphviz
 from plots.renderers.pages import page_of
 

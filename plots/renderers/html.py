@@ -25,6 +25,7 @@ from plots.hierarchy import enclosing_namespaces
 from plots.layers import is_additive_merge
 from plots.registry import graph_renderer
 from plots.renderers import lay_out, letter_meanings, role_of, total_text
+from plots.renderers.labels import title_of
 
 _ASSETS = Path(__file__).parent / "explorer"
 _SCRIPTS = (
@@ -94,7 +95,7 @@ def page_data(graph: Graph) -> dict[str, Any]:
         "calls": {
             node.id: {
                 "namespace": layout.namespaces[node.id],
-                "label": node.shown_name,
+                "label": title_of(node, graph),
                 "role": "merge" if is_additive_merge(node) else role_of(node),
                 "tag": layout.tags.get(node.id, ""),
             }

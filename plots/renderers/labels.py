@@ -214,8 +214,9 @@ _WIDTHS = ("output_dim", "dim", "embedding_dim")
 def _named(key: str, name: str, ignored: Any = 0) -> Callable[[Mapping[str, Any]], str]:
     def rule(config: Mapping[str, Any]) -> str:
         value = config.get(key)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return f"{name} {_number(value)}" if is_number and value != ignored else ""
+        if isinstance(value, bool) or not isinstance(value, int | float) or value == ignored:
+            return ""
+        return f"{name} {_number(value)}"
 
     return rule
 

@@ -29,6 +29,7 @@ from plots.renderers import (
     shape_text,
     wrapped,
 )
+from plots.renderers.labels import class_of, details_of, frame_title, shared_of, title_of
 
 MOST_EDGES = 500
 """Mermaid's default limit of edges; a page can raise it with the option `maxEdges`."""
@@ -164,9 +165,10 @@ class _Chart:
     def _cluster(self, namespace: str) -> _Cluster:
         """Return the cluster of a namespace; on first use, create it with all enclosing ones."""
         if namespace not in self.clusters:
-            around, _, label = namespace.rpartition(".")
-            parent = self._cluster(around)
-            title = repeated(label, self.graph.repeats.get(namespace, 1))
+            parent = self._cluster(namespace.rpartition(".")[0])
+            title = repeated(
+                frame_title(namespace, self.graph), self.graph.repeats.get(namespace, 1)
+            )
             self.clusters[namespace] = _Cluster(f"b{len(self.clusters)}", title)
             parent.entries.append(self.clusters[namespace])
         return self.clusters[namespace]
@@ -180,12 +182,14 @@ def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]
     times = graph.times(node)
     if is_additive_merge(node) and not rows and times == 1:
         return ["+"]
-    name = node.shown_name
+    name = title_of(node, graph)
     title = repeated(name, times)
-    below = group_text(node) if node.kind == "group" else node.class_name
+    below = group_text(node) or class_of(node)
     return [
         title if tag in (None, name) else f"{title} = {tag}",
         *([below] if below != name else []),
+        *([details] if (details := details_of(node)) else []),
+        *([shared[0]] if (shared := shared_of(node, graph)) else []),
         *rows,
     ]
 

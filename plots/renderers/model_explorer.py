@@ -27,6 +27,7 @@ from plots.renderers import (
     heat_colour,
     repeated,
 )
+from plots.renderers.labels import title_of
 
 SUFFIX = ".model_explorer.json"
 
@@ -98,7 +99,7 @@ def _node(graph: Graph, node: Node, namespace: str, on_stream: bool) -> dict[str
     incoming = graph.incoming[node.id]
     return {
         "id": node.id,
-        "label": repeated(node.shown_name, graph.times(node)),
+        "label": repeated(title_of(node, graph), graph.times(node)),
         "namespace": namespace,
         "attrs": _entries(_attributes(graph, node)),
         "incomingEdges": [

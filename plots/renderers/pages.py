@@ -24,16 +24,15 @@ from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, depth_of
 from plots.renderers import Layout, free_tag, lay_out
 from plots.renderers.arcs import place_with_arcs
+from plots.renderers.boxes import Labels, quoted
 from plots.renderers.dot import (
     BRANCH_COLOUR,
     STREAM_STYLE,
-    Labels,
     Part,
     add_graph,
     add_graph_label,
     copy_of,
     new_dot,
-    quoted,
 )
 from plots.renderers.engines import SECONDS, run_graphviz
 from plots.renderers.placement import (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from plots.renderers.dot import quoted
+from plots.renderers.boxes import quoted
 
 if TYPE_CHECKING:
     import pydot

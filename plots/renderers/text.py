@@ -23,6 +23,7 @@ from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import enclosing_namespaces, find_namespaces
 from plots.registry import graph_renderer
 from plots.renderers import constant_text, group_text, repeated, shape_text, wrapped
+from plots.renderers.labels import class_of, details_of
 from plots.traversal import block_by_block
 
 _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
@@ -96,9 +97,9 @@ def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
     """Return the columns between the name of a call and its arguments; none for a title."""
     if node is None:
         return []
-    kind = group_text(node) if node.kind == "group" else node.class_name
-    if node.activation not in (None, "linear"):
-        kind += f" ({node.activation})"
+    kind = group_text(node) or class_of(node)
+    if details := details_of(node):
+        kind += f" ({details})"
     cells = [kind, *[", ".join(map(_tensor_text, node.outputs))] * shapes]
     for overlay in graph.overlays:
         cells.append(overlay.text(node.id) if node.id in overlay.values else "")
