@@ -251,8 +251,7 @@ def add_graph(
             frames[namespace].add_node(short)
             root.add_edge(line)
             above = layout.feeds.get(namespace, "")
-            above = above if above in part.ids else part.start
-            if above and not is_placed:
+            if above in shown_ids and above and not is_placed:
                 root.add_edge(_order(prefix + part.name(above), short.get_name()))
     if is_placed:
         return
@@ -271,20 +270,37 @@ def _order(upper: str, lower: str, **attributes: str) -> pydot.Edge:
 
 
 def _outermost(graph: Graph, layout: Layout, part: Part) -> Iterator[tuple[str, str]]:
-    """Yield (upper, lower) pairs that keep the start of a part at its top and its end below."""
-    entered = {part.start}
-    left = {part.end}
-    for node_id in part.ids:
-        for edge in graph.incoming[node_id]:
-            if not layout.is_referred(edge) and (
-                edge.source in part.ids or edge.source == part.start
-            ):
-                entered.add(node_id)
-                left.add(edge.source)
-    for node_id in sorted(part.ids, key=graph.index.__getitem__):
-        if part.start and node_id not in entered:
+    """Yield (upper, lower) pairs that keep the start of a part at its top and its end below.
+
+    Only for calls that Graphviz would otherwise draw above the start or below the end: further
+    edges would push the branches of the stream to its other side.
+    """
+    ids = sorted(part.ids, key=graph.index.__getitem__)
+    lines = [
+        (edge.source, edge.target)
+        for node_id in ids
+        for edge in graph.incoming[node_id]
+        if not layout.is_referred(edge) and (edge.source in part.ids or edge.source == part.start)
+    ]
+    depth = dict.fromkeys((part.start, *ids), 0)
+    for source, target in lines:
+        depth[target] = max(depth[target], depth[source] + 1)
+    entered, left = {target for _, target in lines}, {source for source, _ in lines}
+    room = dict.fromkeys(ids, len(ids))  # ranks between a call and the start
+    below_start = {part.start}
+    for source, target in lines:
+        if source in below_start:
+            below_start.add(target)
+    for source, target in reversed(lines):
+        if source not in below_start:
+            lower = depth[target] if target in below_start else room[target]
+            room[source] = min(room[source], lower - 1)
+    is_used = part.start in left
+    for node_id in ids:
+        if part.start and node_id not in entered and (room[node_id] < 1 or not is_used):
             yield part.start, node_id
-        if part.end and node_id not in left:
+        is_low = part.end and depth[node_id] >= depth[part.end]
+        if is_low and node_id not in left and node_id != part.end:
             yield node_id, part.end
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
@@ -163,10 +163,17 @@ class _Page:
             for edge in self._lines_into(part):
                 if edge.source not in part.ids and edge.source != start:
                     past.add(edge.id)
-                    node = self.graph.node(edge.source)
-                    tags[edge.source] = tags.get(edge.source) or free_tag(node, tags.values())
+                    if edge.source not in tags:
+                        tags[edge.source] = self._tag(edge.source, tags.values())
         self.layout = replace(self.layout, cut=frozenset(past), tags=tags)
         return parts
+
+    def _tag(self, node_id: str, taken: Collection[str]) -> str:
+        """Return a name for a call that is far away: the full one if the short one is ambiguous."""
+        node = self.graph.node(node_id)
+        labels = [other.label for other in self.graph.nodes]
+        is_ambiguous = node.has_own_name and labels.count(node.label) > 1
+        return node_id if is_ambiguous else free_tag(node, taken)
 
     def _lines_into(self, part: Part) -> Iterator[Edge]:
         """Yield the edges into the calls of a part that are drawn as lines, in order."""
@@ -325,8 +332,8 @@ def _cuts(graph: Graph, layout: Layout, order: Sequence[str]) -> list[int]:
     cuts: list[int] = []
     first = 0
     while True:
-        near = [cut for cut in range(first + least, first + 5 * least // 2) if cut in costs]
-        further = (cut for cut in range(first + 5 * least // 2, len(order)) if cut in costs)
+        near = [cut for cut in range(first + least, first + 4 * least) if cut in costs]
+        further = (cut for cut in range(first + 4 * least, len(order)) if cut in costs)
         best = min(near, key=lambda cut: (costs[cut], cut), default=next(further, None))
         if best is None or best > len(order) - least // 2:
             return cuts
