@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Edge, Graph, Node
@@ -58,6 +58,7 @@ _STREAM_WEIGHT = 1000
 _BRANCH_WEIGHT = 4
 
 BRANCH_COLOUR = "#5F6B7A"
+COPY_STYLE = {"style": '"rounded,filled,dashed"', "fillcolor": '"#FFFFFF"'}
 STREAM_STYLE: dict[str, Any] = {
     "color": f'"{STREAM_COLOUR}"',
     "penwidth": "5",
@@ -77,22 +78,26 @@ class Part:
         end: Id of the last call, which all others are drawn above, or "".
         column: Number of the column in the picture. Clusters that several columns contain are
             drawn in each of them.
-        namespace: Where to draw a dashed copy of `start`; None if `start` itself is drawn.
+        copies: Id of a call -> namespace in which a dashed copy of it is drawn, from which its
+            edges start.
     """
 
     ids: frozenset[str]
     start: str = ""
     end: str = ""
     column: int = 0
-    namespace: str | None = None
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, node_id: str) -> str:
-        """Return the name in DOT of a call that is drawn in this part."""
-        return copy_of(node_id) if self.is_copy(node_id) else node_id
+        """Return the name in DOT of a call from which edges start."""
+        return copy_of(node_id) if node_id in self.copies else node_id
 
-    def is_copy(self, node_id: str) -> bool:
-        """Whether a copy of a call is drawn instead of the call itself."""
-        return self.namespace is not None and node_id == self.start
+    def drawn(self, node_id: str) -> Iterator[bool]:
+        """Yield whether to draw a copy, for every node that shows a call."""
+        if node_id in self.ids or (node_id == self.start and node_id not in self.copies):
+            yield False
+        if node_id in self.copies:
+            yield True
 
 
 def copy_of(node_id: str) -> str:
@@ -228,17 +233,16 @@ def add_graph(
         frames.clusters[""] = frame
     shown_ids = part.ids | {part.start}
     for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
-        if node.id not in shown_ids:
-            continue
-        on_stream, tag = node.id in layout.merges, layout.tags.get(node.id)
-        attributes = node_attributes(node, graph, labels, on_stream, tag)
-        namespace = layout.namespaces[node.id]
-        if part.is_copy(node.id):
-            namespace = part.namespace or ""
-            attributes |= {"style": quoted("rounded,filled,dashed"), "fillcolor": quoted("#FFFFFF")}
-        is_outside = node.kind == "input" and not namespace
-        cluster = root if is_outside else frames[namespace]
-        cluster.add_node(pydot.Node(quoted(prefix + part.name(node.id)), **attributes))
+        for is_copy in part.drawn(node.id):
+            tag = None if is_copy else layout.tags.get(node.id)
+            attributes = node_attributes(node, graph, labels, node.id in layout.merges, tag)
+            if is_copy:
+                attributes |= COPY_STYLE
+            name = copy_of(node.id) if is_copy else node.id
+            namespace = part.copies[node.id] if is_copy else layout.namespaces[node.id]
+            is_outside = node.kind == "input" and not namespace
+            cluster = root if is_outside else frames[namespace]
+            cluster.add_node(pydot.Node(quoted(prefix + name), **attributes))
     times_joined = Counter((edge.source, edge.target) for edge in graph.edges)
     for node in graph.nodes:
         for edge in graph.incoming[node.id] if node.id in part.ids else ():

@@ -61,8 +61,12 @@ _CROWDED = 4000  # calls that edges lead past, in sum, above which Graphviz take
 
 _LONG = 1500.0  # points along the flow, and
 _SLIM = 5.0  # length divided by breadth, above which a picture is a strip
+_PAGE = 595.0, 842.0  # points of A4
+_MOST_PAGES = 4.0  # as often as wide or high as a page: letters of 12 points become 3 points high
 _PAGE_RATIO = 1.35  # height divided by width of a page
 _GAP = 48.0  # points between columns
+_MOST_BREADTH = 1.4  # of a column, as a multiple of its broadest part
+_BEND = 36.0  # points between a part and the copy of its last call below it
 _TURN = 16.0  # points between a column and the line to the next one
 _ROUND = 8.0  # radius of its corners
 _TIP = 5.0  # length of its arrowhead
@@ -98,29 +102,39 @@ def page_of(
     corners: tuple[Point, ...] = ()
     spans = [placement.span(page.flow) for placement in placed]
     for number, (first, last) in enumerate(pairwise(_column_starts(spans, columns))):
-        members, places = parts[first:last], placed[first:last]
-        if number:
-            members[0] = page.with_copy(members[0])
-            places[0] = page.placed(members[0])
-        column = _stacked(members, places)
+        part, column = page.column(parts[first:last], placed[first:last], number)
         top, _, left, _ = column.span(page.flow)
         side = 0.0 if before is None else before.span(page.flow)[3] + _GAP
         column = column.moved(page.flow.point(-top, side - left)).with_free_titles()
-        ids = frozenset[str]().union(*(part.ids for part in members))
-        whole = replace(members[0], ids=ids, column=number)
-        add_graph(dot, graph, labels, "", page.layout, whole, is_placed=True)
+        add_graph(dot, graph, labels, "", page.layout, part, is_placed=True)
         attributes |= {_in_column(key, number): found for key, found in column.attributes.items()}
-        if before is not None:
-            dot.add_edge(page.turn(members[0].start, before, column))
+        for joint in part.copies:
+            if joint in part.ids:
+                dot.add_edge(page.bend(joint, column))
+            elif before is not None:
+                dot.add_edge(page.turn(joint, before, column))
         before = column
         corners = box((*corners, *column.corners))
+    (left, low), (right, high) = corners
+    _warn_if_unreadable(graph, right - left, high - low)
     if dpi is not None:
-        (left, low), (right, high) = corners
         inches = (right - left) * (high - low) / 72**2
         dot.set("dpi", f"{min(dpi, sqrt(MOST_PIXELS / max(inches, 1))):.4g}")
     set_positions(dot, attributes)
     add_graph_label(dot, graph)
     return dot
+
+
+def _warn_if_unreadable(graph: Graph, width: float, height: float) -> None:
+    """Warn about a picture whose letters are tiny when it is as large as a page."""
+    short, long = sorted((width, height))
+    if short > _MOST_PAGES * _PAGE[0] or long > _MOST_PAGES * _PAGE[1]:
+        warnings.warn(
+            f"the picture of {graph.name!r} is {width:,.0f} x {height:,.0f} points, too large to "
+            "read on a page: draw fewer calls (depth=1, or the plugin 'outline'), or explore an "
+            ".html file",
+            stacklevel=2,
+        )
 
 
 class _Page:
@@ -182,11 +196,39 @@ class _Page:
                 if not self.layout.is_referred(edge):
                     yield edge
 
-    def with_copy(self, part: Part) -> Part:
-        """Return the first part of a column, which shows a copy of its start."""
+    def column(
+        self, parts: Sequence[Part], places: Sequence[Placement], number: int
+    ) -> tuple[Part, Placement]:
+        """Return all parts of a column as one, and its placement.
+
+        Each part starts at the end of the one before. A part that would then stick out at the side
+        starts with a copy of that call below it.
+        """
+        breadth = max(right - left for _, _, left, right in (p.span(self.flow) for p in places))
+        first = self._with_copy(parts[0]) if number else parts[0]
+        whole = self.placed(first) if number else places[0]
+        copies = dict(first.copies)
+        for part, place in zip(parts[1:], places[1:], strict=True):
+            there, here = whole.centre(part.start), place.centre(part.start)
+            longer = whole.joined(place.moved((there[0] - here[0], there[1] - here[1])))
+            _, bottom, left, _ = whole.span(self.flow)
+            _, _, low, high = longer.span(self.flow)
+            if high - low > _MOST_BREADTH * breadth:
+                copied = self._with_copy(part)
+                copies |= copied.copies
+                place = self.placed(copied)
+                top, _, side, _ = place.span(self.flow)
+                gap = self.flow.point(bottom + _BEND - top, left - side)
+                longer = whole.joined(place.moved(gap))
+            whole = longer
+        ids = frozenset[str]().union(*(part.ids for part in parts))
+        return Part(ids, first.start, "", number, copies), whole
+
+    def _with_copy(self, part: Part) -> Part:
+        """Return a part which shows a copy of its start."""
         inside = [self.layout.namespaces[node_id] for node_id in part.ids]
         around = reduce(common_namespace, inside, self.layout.namespaces[part.start])
-        return replace(part, namespace=around)
+        return replace(part, copies={part.start: around})
 
     def placed(self, part: Part) -> Placement:
         """Lay out a part: with Graphviz, or with arcs if that would take long."""
@@ -230,26 +272,36 @@ class _Page:
 
     def turn(self, joint: str, before: Placement, after: Placement) -> pydot.Edge:
         """Return the line from the last call of a column to its copy in the next column."""
-        import pydot
-
-        along = [self.flow.extent(p.size(name))[0] / 2 for p, name in _ends(joint, before, after)]
-        (a, b), (c, d) = (
-            self.flow.distances(p.centre(name)) for p, name in _ends(joint, before, after)
-        )
+        start, end = self._ends(joint, before, after)
         bottom, top = before.span(self.flow)[1] + _TURN, after.span(self.flow)[0] - _TURN
         middle = before.span(self.flow)[3] + _GAP / 2
-        start, tip = (a + along[0], b), (c - along[1], d)
-        corners = [start, (bottom, b), (bottom, middle), (top, middle), (top, d)]
-        line = self.flow.text(_rounded([*corners, (tip[0] - _TIP, d)]))
+        corners = [start, (bottom, start[1]), (bottom, middle), (top, middle), (top, end[1])]
+        return self._line(joint, [*_rounded([*corners, (end[0] - _TIP, end[1])]), end])
+
+    def bend(self, joint: str, column: Placement) -> pydot.Edge:
+        """Return the line from a call to its copy below it in the same column."""
+        start, end = self._ends(joint, column, column)
+        middle = (start[0] + end[0]) / 2
+        points = [start, (middle, start[1]), (middle, end[1]), (end[0] - _TIP, end[1]), end]
+        return self._line(joint, points)
+
+    def _ends(self, joint: str, before: Placement, after: Placement) -> tuple[Point, Point]:
+        """Return the point below a call, and the point above its copy."""
+        a, b = self.flow.distances(before.centre(joint))
+        c, d = self.flow.distances(after.centre(copy_of(joint)))
+        upper = self.flow.extent(before.size(joint))[0]
+        lower = self.flow.extent(after.size(copy_of(joint)))[0]
+        return (a + upper / 2, b), (c - lower / 2, d)
+
+    def _line(self, joint: str, points: Sequence[Point]) -> pydot.Edge:
+        """Return an edge from a call to its copy, with control points and the tip of its arrow."""
+        import pydot
+
         is_stream = any(source == joint for source, _ in self.layout.stream)
         style = STREAM_STYLE if is_stream else {"color": quoted(BRANCH_COLOUR)}
-        position = quoted(f"e,{point_text(self.flow.point(*tip))} {line}")
+        tip = point_text(self.flow.point(*points[-1]))
+        position = quoted(f"e,{tip} {self.flow.text(points[:-1])}")
         return pydot.Edge(quoted(joint), quoted(copy_of(joint)), pos=position, **style)
-
-
-def _ends(joint: str, before: Placement, after: Placement) -> Iterator[tuple[Placement, str]]:
-    yield before, joint
-    yield after, copy_of(joint)
 
 
 def _rounded(corners: Sequence[Point]) -> Iterator[Point]:
@@ -269,15 +321,6 @@ def _towards(start: Point, end: Point) -> Point:
     length = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
     share = min(_ROUND / length, 0.5) if length else 0.0
     return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
-
-
-def _stacked(parts: Sequence[Part], places: Sequence[Placement]) -> Placement:
-    """Return the placement of several parts, where each one starts at the end of the one before."""
-    whole = places[0]
-    for part, place in zip(parts[1:], places[1:], strict=True):
-        there, here = whole.centre(part.start), place.centre(part.start)
-        whole = whole.joined(place.moved((there[0] - here[0], there[1] - here[1])))
-    return whole
 
 
 def _in_column(key: Key, number: int) -> Key:
