@@ -4,8 +4,8 @@
     python benchmarks/drawing.py --rounds 5
     python benchmarks/drawing.py --only limits
 
-`--only transformers` draws GPT-2 small and GPT-3 175B. It measures the time from a Keras model to an
-SVG file, without imports, and reads the height of the picture. The peer is
+`--only transformers` draws GPT-2 small and GPT-3 175B. It measures the time from a Keras model to
+an SVG file, without imports, and reads the height of the picture. The peer is
 `keras.utils.plot_model`, which needs Graphviz' `dot` on the PATH; without it only this library is
 measured, with its own Graphviz. Both draw the same model in the same process, in turns. The models
 have no weights (`StatelessScope`), since 175 billion would not fit. With Chromium and playwright,

@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import isfinite, log, prod
 from typing import Any
 
@@ -28,7 +28,7 @@ DIRECTIONS = ("TB", "BT", "LR", "RL")
 SIDEWAYS = ("LR", "RL")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """How to lay out a graph.
 
@@ -60,6 +60,11 @@ class Layout:
     below: tuple[tuple[str, str], ...]
     needs_frame: bool
     cut: frozenset[str] = frozenset()
+
+    @cached_property
+    def on_stream(self) -> frozenset[str]:
+        """Ids of the calls on the stream."""
+        return frozenset(node_id for pair in self.stream for node_id in pair)
 
     def is_referred(self, edge: Edge) -> bool:
         """Whether the edge is drawn as a tag at its target instead of a line."""

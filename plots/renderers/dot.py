@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -225,14 +225,15 @@ def add_graph(
     layout = layout or lay_out(graph)
     part = part or Part(frozenset(graph.index))
     around = prefix + (f"{part.column}:" if part.column else "")
-    beside = None if is_placed else _beside_titles(graph, layout)
+    shown_ids = part.ids | {part.start}
+    members = [graph.node(i) for i in sorted(shown_ids - {""}, key=graph.index.__getitem__)]
+    beside = None if is_placed else _beside_titles(graph, members, layout)
     frames = _Frames({"": root}, graph, f"cluster_{around}", beside)
     if layout.needs_frame:
         frame = pydot.Subgraph(quoted(f"cluster_{around} frame"), style="invis", margin="0")
         root.add_subgraph(frame)
         frames.clusters[""] = frame
-    shown_ids = part.ids | {part.start}
-    for node in _in_reading_order(graph, layout, root.get("rankdir") in SIDEWAYS):
+    for node in _in_reading_order(graph, members, layout, root.get("rankdir") in SIDEWAYS):
         for is_copy in part.drawn(node.id):
             tag = None if is_copy else layout.tags.get(node.id)
             attributes = node_attributes(node, graph, labels, node.id in layout.merges, tag)
@@ -243,11 +244,12 @@ def add_graph(
             is_outside = node.kind == "input" and not namespace
             cluster = root if is_outside else frames[namespace]
             cluster.add_node(pydot.Node(quoted(prefix + name), **attributes))
-    times_joined = Counter((edge.source, edge.target) for edge in graph.edges)
-    for node in graph.nodes:
-        for edge in graph.incoming[node.id] if node.id in part.ids else ():
+    for node in members:
+        edges = graph.incoming[node.id] if node.id in part.ids else ()
+        times_joined = Counter(edge.source for edge in edges)
+        for edge in edges:
             if not layout.is_referred(edge):
-                parallel = times_joined[edge.source, edge.target] > 1
+                parallel = times_joined[edge.source] > 1
                 root.add_edge(_line(edge, graph, layout, prefix, parallel, part))
                 continue
             short, line = _reference(edge, layout, prefix)
@@ -308,7 +310,9 @@ def _outermost(graph: Graph, layout: Layout, part: Part) -> Iterator[tuple[str, 
             yield node_id, part.end
 
 
-def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node]:
+def _in_reading_order(
+    graph: Graph, nodes: Sequence[Node], layout: Layout, sideways: bool
+) -> list[Node]:
     """Return the calls in the order for Graphviz, which places what it reads first at the left.
 
     The stream comes first, without its inputs. In nearly every model this puts the stream at the
@@ -317,15 +321,15 @@ def _in_reading_order(graph: Graph, layout: Layout, sideways: bool) -> list[Node
     Graphviz reverses the order of nodes outside of clusters. Of parallel sublayers the one that
     merges last comes first; otherwise its edge would run round the other side of the stream.
     """
-    on_stream = {node_id for pair in layout.stream for node_id in pair} - set(graph.inputs)
-    outermost = {node.id: layout.namespaces[node.id].partition(".")[0] for node in graph.nodes}
+    on_stream = layout.on_stream.difference(graph.inputs)
+    outermost = {node.id: layout.namespaces[node.id].partition(".")[0] for node in nodes}
     place = {name: number for number, name in enumerate(dict.fromkeys(outermost.values()))}
 
     def order(node: Node) -> tuple[bool, int, int]:
         side = -place[outermost[node.id]] if sideways else 0
         return node.id not in on_stream, -layout.passed.get(node.id, 0), side
 
-    return sorted(graph.nodes, key=order)
+    return sorted(nodes, key=order)
 
 
 @dataclass(slots=True)
@@ -385,14 +389,15 @@ class _Frames:
         return "\N{NO-BREAK SPACE}" * round(self.beside.get(namespace, width) / (0.28 * size))
 
 
-def _beside_titles(graph: Graph, layout: Layout) -> dict[str, float]:
+def _beside_titles(graph: Graph, nodes: Iterable[Node], layout: Layout) -> dict[str, float]:
     """Return the points from the left of a cluster to the right of the stream: by namespace."""
     beside: dict[str, float] = {}
-    for node_id in {node_id for pair in layout.stream for node_id in pair}:
-        node = graph.node(node_id)
+    for node in nodes:
+        if node.id not in layout.on_stream:
+            continue
         words = 7 * len(title_of(node, graph)) + 5 * len(class_of(node))
         width = 24 if is_additive_merge(node) else words + 16
-        for namespace in enclosing_namespaces(layout.namespaces[node_id]):
+        for namespace in enclosing_namespaces(layout.namespaces[node.id]):
             beside[namespace] = max(beside.get(namespace, 0), 24 + width / 2)
     return beside
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-SECONDS = 10
+SECONDS = 15
 """Time limit of one call of Graphviz."""
 
 _PROCESS_FILE = Path(__file__).with_name("graphviz_process.py")

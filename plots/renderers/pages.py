@@ -147,7 +147,7 @@ class _Page:
         self.splines = splines
         self.flow = Flow(rankdir)
         self.layout = lay_out(graph)
-        self.until = time.monotonic() + SECONDS
+        self.seconds_left: float = SECONDS
         self.has_warned = False
 
     def laid_out(self, columns: int | None) -> tuple[list[Part], list[Placement]]:
@@ -185,8 +185,8 @@ class _Page:
     def _tag(self, node_id: str, taken: Collection[str]) -> str:
         """Return a name for a call that is far away: the full one if the short one is ambiguous."""
         node = self.graph.node(node_id)
-        labels = [other.label for other in self.graph.nodes]
-        is_ambiguous = node.has_own_name and labels.count(node.label) > 1
+        same = [other for other in self.graph.nodes if other.label == node.label]
+        is_ambiguous = node.has_own_name and len(same) > 1
         return node_id if is_ambiguous else free_tag(node, taken)
 
     def _lines_into(self, part: Part) -> Iterator[Edge]:
@@ -233,14 +233,13 @@ class _Page:
     def placed(self, part: Part) -> Placement:
         """Lay out a part: with Graphviz, or with arcs if that would take long."""
         dot = self._dot(part)
-        seconds = self.until - time.monotonic()
         if self._is_crowded(part):
             why = "too many edges lead past other calls"
-        elif seconds <= 0:
+        elif self.seconds_left <= 0:
             why = f"Graphviz did not finish within {SECONDS} s"
         else:
             try:
-                return self._by_graphviz(dot, seconds)
+                return self._by_graphviz(dot, self.seconds_left)
             except RuntimeError as error:
                 why = str(error)
         if not self.has_warned:
@@ -260,7 +259,12 @@ class _Page:
         return dot
 
     def _by_graphviz(self, dot: pydot.Dot, seconds: float) -> Placement:
-        return read_placement(run_graphviz(dot.to_string(), "json0", seconds=seconds))
+        text = dot.to_string()
+        begin = time.monotonic()
+        try:
+            return read_placement(run_graphviz(text, "json0", seconds=seconds))
+        finally:
+            self.seconds_left -= time.monotonic() - begin
 
     def _is_crowded(self, part: Part) -> bool:
         """Return whether edges lead past so many ranks that Graphviz would take long."""
