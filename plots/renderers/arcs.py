@@ -18,6 +18,7 @@ from plots.renderers.placement import (
     Key,
     Placement,
     Point,
+    ends_of,
     extent_of,
     nodes_of,
     point_text,
@@ -54,8 +55,9 @@ def place_with_arcs(dot: pydot.Dot, order: Sequence[str]) -> Placement:
     row = {name: number for number, name in enumerate(order)}
     tags = defaultdict(list)
     for edge in edges:
-        if edge.get_source() not in row:
-            tags[edge.get_destination()].append(edge.get_source())
+        source, target = ends_of(edge)
+        if source not in row:
+            tags[target].append(source)
     centre: dict[str, Point] = {}
     end = 0.0
     for name in order:
@@ -72,7 +74,7 @@ def place_with_arcs(dot: pydot.Dot, order: Sequence[str]) -> Placement:
     }
     numbers: Counter[Key] = Counter()
     for edge in edges:
-        source, target = edge.get_source(), edge.get_destination()
+        source, target = ends_of(edge)
         (a, b), (c, d) = centre[source], centre[target]
         if source not in row:
             start, tip, shaft = (a, b + half[source][1]), (c, d - half[target][1]), (c, d)

@@ -268,7 +268,7 @@ def add_graph(
         root.add_edge(_order(prefix + part.name(upper), quoted(prefix + lower)))
 
 
-def _order(upper: str, lower: str, **attributes: str) -> pydot.Edge:
+def _order(upper: str, lower: str, **attributes: Any) -> pydot.Edge:
     """Return an invisible edge that keeps one node above another."""
     import pydot
 

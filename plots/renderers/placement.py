@@ -198,7 +198,7 @@ def read_placement(data: bytes) -> Placement:
         ends = names[found["tail"]], names[found["head"]]
         attributes["edge", *ends, str(numbers[ends])] = _chosen(found, _POSITIONS)
         numbers[ends] += 1
-    titles = {
+    titles: dict[Key, Point] = {
         ("cluster", _as_in_dot(found["name"])): _title_size(found)
         for found in document.get("objects", ())
         if "bb" in found and found.get("label")
@@ -234,17 +234,22 @@ def extent_of(attributes: Attributes) -> tuple[Point, Point]:
     return box(points)
 
 
+def ends_of(edge: pydot.Edge) -> tuple[str, str]:
+    """Return the names of source and target of an edge in DOT."""
+    return str(edge.get_source()), str(edge.get_destination())
+
+
 def set_positions(dot: pydot.Dot, attributes: Attributes) -> None:
     """Set the positions of all nodes, edges and clusters in DOT."""
     numbers: Counter[Key] = Counter()
     for node in nodes_of(dot):
         _set(node, attributes.get(("node", node.get_name())))
     for edge in dot.get_edges():
-        ends = edge.get_source(), edge.get_destination()
+        ends = ends_of(edge)
         _set(edge, attributes.get(("edge", *ends, str(numbers[ends]))))
         numbers[ends] += 1
     for cluster in _clusters_of(dot):
-        _set(cluster, attributes.get(("cluster", cluster.get_name())))
+        _set(cluster, attributes.get(("cluster", str(cluster.get_name()))))
 
 
 def _set(part: pydot.Common, attributes: Mapping[str, str] | None) -> None:
