@@ -23,7 +23,7 @@ from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import enclosing_namespaces, find_namespaces
 from plots.registry import graph_renderer
 from plots.renderers import constant_text, group_text, repeated, shape_text, wrapped
-from plots.renderers.labels import class_of, details_of
+from plots.renderers.labels import class_of, details_of, frame_title
 from plots.traversal import block_by_block
 
 _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
@@ -86,7 +86,7 @@ def _rows(graph: Graph, references: _References) -> Iterator[_Row]:
         opened = enclosing_namespaces(references.namespaces[node.id])
         for depth, namespace in enumerate(opened):
             if around[depth : depth + 1] != [namespace]:
-                title = _printable(namespace.rpartition(".")[2])
+                title = _printable(frame_title(namespace, graph))
                 yield _Row(repeated(title, graph.repeats.get(namespace, 1)), depth, None)
         around = opened
         name = _printable(references.local_name(node))
