@@ -21,8 +21,9 @@ _SHARED_COLOURS = ("#007A5A", "#A8457E", "#0061A3", "#8A6100", "#5B3FA8", "#3A7A
 
 def title_of(node: Node, graph: Graph) -> str:
     """Return the name of a call without numbers that only make ids unique, or else its class."""
-    title = node.shown_name if node.kind != "group" else node.label
-    title = _NUMBER.sub("", title) or title
+    title = node.shown_name
+    if node.kind == "group":
+        title = _NUMBER.sub("", node.label) or node.label
     return title.removeprefix(_common_prefix(graph)) or title
 
 
