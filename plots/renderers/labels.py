@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from plots.graph import Graph, Node
 from plots.hierarchy import find_namespaces
 from plots.traversal import once_per_graph
+
+Config = Mapping[str, Any]
 
 _NUMBER = re.compile(r"(#\d+)?(@(?P<call>\d+))?$")
 _MOST_NAMES = 0.8  # share of the names that start with a prefix for it to be left out
@@ -84,22 +86,23 @@ def details_of(node: Node, with_activation: bool = True) -> str:
     config = dict(node.config)
     inner = _wrapped(config)
     if inner:
-        config = inner[1] | {"merge_mode": config.get("merge_mode")}
-    parts = [text for text in (rule(config) for rule in _RULES) if text]
-    if with_activation:
-        parts += [_activation(config)] if _activation(config) else []
-    return ", ".join(parts)
+        config = inner[1]
+    parts = [rule(config) for rule in _RULES]
+    parts += [_activation(config)] if with_activation else []
+    merged = node.config.get("merge_mode", "concat")
+    parts += [str(merged)] if merged not in ("concat", None) else []
+    return ", ".join(part for part in parts if part)
 
 
-def _wrapped(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def _wrapped(config: Config) -> tuple[str, dict[str, Any]] | None:
     """Return class and configuration of the layer that a layer wraps, such as `Bidirectional`."""
-    inner = config.get("layer")
+    inner = config.get("layer", config.get("cell"))
     if not isinstance(inner, Mapping) or not isinstance(inner.get("config"), Mapping):
         return None
     return str(inner.get("class_name", "")).rpartition(">")[2], dict(inner["config"])
 
 
-def _activation(config: Mapping[str, Any]) -> str:
+def _activation(config: Config) -> str:
     """Return the activation of a layer, without "linear", and without that of an RNN by default."""
     found = config.get("activation")
     if isinstance(found, Mapping):
@@ -110,15 +113,7 @@ def _activation(config: Mapping[str, Any]) -> str:
     return "" if is_default else name
 
 
-def _times(value: Any) -> str:
-    """Return sizes as text: "3×3" for [3, 3]."""
-    sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return "×".join("?" if size is None else _number(size) for size in sizes)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
+def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
@@ -126,71 +121,63 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_all(value: Any, number: int) -> bool:
-    return value == number or (
-        isinstance(value, Sequence) and all(size == number for size in value)
-    )
+def _sizes(value: Any) -> str:
+    """Return sizes as text, "3×3" for [3, 3]; an empty text for everything else."""
+    sizes = [value] if _is_size(value) else value
+    if not isinstance(sizes, list | tuple) or not all(n is None or _is_size(n) for n in sizes):
+        return ""
+    return "×".join("?" if size is None else _number(size) for size in sizes)
 
 
-def _kernel(config: Mapping[str, Any]) -> str:
-    kernel, filters = config.get("kernel_size"), config.get("filters")
-    parts = [f"{_number(filters)} filters"] * _is_size(filters) + [_times(kernel)] * bool(kernel)
+def _same(text: str) -> str:
+    """Return "2" for "2×2", and other sizes unchanged."""
+    return text.partition("×")[0] if len(set(text.split("×"))) == 1 else text
+
+
+def _window(config: Config) -> str:
+    """Return filters and kernel of a convolution, or the window of a pooling layer."""
+    filters, kernel = config.get("filters"), _sizes(config.get("kernel_size"))
+    pool = _sizes(config.get("pool_size"))
+    parts = [f"{_number(filters)} filters"] if _is_size(filters) else []
+    parts += [kernel if "×" in kernel else f"kernel {kernel}"] if kernel else []
+    parts += [pool if "×" in pool else f"pool {pool}"] if pool else []
     return " ".join(parts)
 
 
-def _pool(config: Mapping[str, Any]) -> str:
-    return _times(config["pool_size"]) if config.get("pool_size") else ""
+def _strides(config: Config) -> str:
+    strides, window = _sizes(config.get("strides")), _sizes(config.get("pool_size"))
+    is_default = strides == window if window else _same(strides) == "1"
+    return "" if is_default or not strides else f"stride {_same(strides)}"
 
 
-def _strides(config: Mapping[str, Any]) -> str:
-    strides = config.get("strides")
-    if not strides or (config.get("kernel_size") and _is_all(strides, 1)):
-        return ""
-    if strides == config.get("pool_size"):
-        return ""
-    sizes = {str(size) for size in strides} if isinstance(strides, Sequence) else {str(strides)}
-    return f"stride {sizes.pop() if len(sizes) == 1 else _times(strides)}"
+def _dilation(config: Config) -> str:
+    dilation = _sizes(config.get("dilation_rate"))
+    return f"dilation {_same(dilation)}" if dilation and _same(dilation) != "1" else ""
 
 
-def _dilation(config: Mapping[str, Any]) -> str:
-    dilation = config.get("dilation_rate")
-    return f"dilation {_times(dilation)}" if dilation and not _is_all(dilation, 1) else ""
-
-
-def _groups(config: Mapping[str, Any]) -> str:
-    groups = config.get("groups")
-    return f"{_number(groups)} groups" if _is_size(groups) and groups != 1 else ""
-
-
-def _padding(config: Mapping[str, Any]) -> str:
+def _padding(config: Config) -> str:
+    """Return the padding of a convolution if it is not "valid", or what a layer adds or cuts."""
     padding = config.get("padding")
     if isinstance(padding, str):
-        return padding if padding != "valid" else ""
-    sides = padding if padding is not None else config.get("cropping")
-    if not isinstance(sides, Sequence):
-        return ""
+        return "" if padding == "valid" else padding
     name = "padding" if padding is not None else "cropping"
-    pairs = [str(p[0]) if _is_pair(p) and p[0] == p[1] else _sides(p) for p in sides]
-    return f"{name} {pairs[0] if len(set(pairs)) == 1 else '×'.join(pairs)}"
+    sides = config.get(name)
+    if isinstance(sides, list | tuple) and any(isinstance(side, list | tuple) for side in sides):
+        texts = [_same(_sizes(side)).replace("×", "+") for side in sides]
+    else:
+        texts = [_same(_sizes(sides)).replace("×", "+")]
+    if not all(texts):
+        return ""
+    return f"{name} {texts[0] if len(set(texts)) == 1 else ' × '.join(texts)}"
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) == 2
-
-
-def _sides(value: Any) -> str:
-    return f"({'+'.join(map(str, value))})" if isinstance(value, Sequence) else str(value)
-
-
-def _units(config: Mapping[str, Any]) -> str:
-    shape = config.get("output_shape") if "equation" in config else None
-    if shape is not None:  # of an EinsumDense
-        sizes = shape if isinstance(shape, Sequence) else [shape]
-        return " × ".join(_number(size) for size in sizes if size is not None)
+def _units(config: Config) -> str:
+    if "equation" in config:  # of an EinsumDense
+        return _sizes(config.get("output_shape")).removeprefix("?×").replace("×", " × ")
     return f"{_number(config['units'])} units" if _is_size(config.get("units")) else ""
 
 
-def _heads(config: Mapping[str, Any]) -> str:
+def _heads(config: Config) -> str:
     heads = config.get("num_heads", config.get("num_query_heads"))
     if not _is_size(heads):
         return ""
@@ -202,60 +189,66 @@ def _heads(config: Mapping[str, Any]) -> str:
     return f"{text} × {_number(width)}" if _is_size(width) else text
 
 
-def _table(config: Mapping[str, Any]) -> str:
-    rows = next((config[k] for k in _ROWS if _is_size(config.get(k))), None)
-    width = next((config[k] for k in _WIDTHS if _is_size(config.get(k))), None)
-    return " × ".join(_number(size) for size in (rows, width) if size is not None)
+def _table(config: Config) -> str:
+    """Return rows and columns of the table of an embedding."""
+    rows, columns = (
+        next((config[key] for key in keys if _is_size(config.get(key))), None)
+        for keys in (("input_dim", "vocabulary_size", "max_length"), ("output_dim", "dim"))
+    )
+    return f"{_number(rows)} × {_number(columns)}" if rows is not None and columns else ""
 
 
-_ROWS = ("input_dim", "vocabulary_size", "max_length", "sequence_length")
-_WIDTHS = ("output_dim", "dim", "embedding_dim")
+def _resampling(config: Config) -> str:
+    size, method = _sizes(config.get("size")), config.get("interpolation")
+    if not size:
+        return ""
+    return f"× {size}" + (f", {method}" if isinstance(method, str) and method != "nearest" else "")
 
 
-def _named(key: str, name: str, ignored: Any = 0) -> Callable[[Mapping[str, Any]], str]:
-    def rule(config: Mapping[str, Any]) -> str:
+def _shape(config: Config) -> str:
+    shape = config.get("target_shape")
+    return _sizes(shape).replace("-1", "?") if isinstance(shape, list | tuple) else ""
+
+
+def _word(key: str) -> Callable[[Config], str]:
+    """Return a rule for a number with one word before it; 0 is left out."""
+    default = 1 if key in ("groups", "depth_multiplier") else 0
+
+    def rule(config: Config) -> str:
         value = config.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value == ignored:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value == default:
             return ""
-        return f"{name} {_number(value)}"
+        return f"{_WORDS[key]} {_number(value)}"
 
     return rule
 
 
-def _other(
-    key: str, before: str, ignored: Sequence[Any] = ()
-) -> Callable[[Mapping[str, Any]], str]:
-    def rule(config: Mapping[str, Any]) -> str:
-        value = config.get(key)
-        return f"{before}{_times(value)}" if value is not None and value not in ignored else ""
+_WORDS = {
+    "groups": "groups",
+    "depth_multiplier": "multiplier",
+    "hidden_dim": "width",
+    "intermediate_dim": "inner",
+    "mlp_dim": "inner",
+    "rate": "rate",
+    "stddev": "stddev",
+    "factor": "×",
+    "negative_slope": "slope",
+    "max_value": "at most",
+    "n": "×",
+}
+"""Key of a configuration -> the word before its number."""
 
-    return rule
-
-
-_RULES: tuple[Callable[[Mapping[str, Any]], str], ...] = (
-    _kernel,
-    _pool,
+_RULES: tuple[Callable[[Config], str], ...] = (
+    _window,
     _strides,
     _dilation,
-    _groups,
     _padding,
-    _named("depth_multiplier", "multiplier", 1),
     _units,
     _heads,
     _table,
-    _named("hidden_dim", "width"),
-    _named("intermediate_dim", "inner"),
-    _named("mlp_dim", "inner"),
-    _other("patch_size", "patch "),
-    _named("rate", "rate"),
-    _named("stddev", "stddev"),
-    _other("target_shape", ""),
-    _other("size", "×"),
-    _other("interpolation", "", ("nearest",)),
-    _named("factor", "×"),
-    _named("negative_slope", "slope"),
-    _named("max_value", "at most"),
-    _other("merge_mode", "", ("concat",)),
+    _resampling,
+    _shape,
+    *map(_word, _WORDS),
 )
 
 

@@ -389,8 +389,11 @@ def _cuts(graph: Graph, layout: Layout, order: Sequence[str]) -> list[int]:
 
 
 def _is_strip(span: tuple[float, float, float, float]) -> bool:
+    """Return whether something is so long and slim that columns are easier to read."""
     top, bottom, left, right = span
-    return bottom - top > max(_LONG, _SLIM * (right - left))
+    length, breadth = bottom - top, right - left
+    slim = _SLIM if length < _MOST_PAGES * _PAGE[1] else 2
+    return length > max(_LONG, slim * breadth)
 
 
 def _column_starts(
