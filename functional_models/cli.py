@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     keep_freed_memory()
+    warnings.formatwarning = _warning_line
     stop = StopSignals()
     try:
         with stop:
@@ -70,6 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with suppress(OSError):  # after SIGHUP there may be no terminal
         print("\nstopped; " + _after_interrupt(options), file=sys.stderr)
     return 128 + (stop.received or signal.SIGINT)
+
+
+def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as one line, without the line of source code that Python adds."""
+    return f"functional-models: {message}\n"
 
 
 def _after_interrupt(options: argparse.Namespace) -> str:

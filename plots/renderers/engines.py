@@ -120,7 +120,9 @@ def _run_bundled(text: str, picture: str, engine: str, seconds: float) -> bytes:
             except (EOFError, OSError):
                 _stop()
                 if time.monotonic() - begin >= seconds:
-                    raise RuntimeError(f"Graphviz did not finish within {seconds:.0f} s") from None
+                    raise RuntimeError(
+                        f"Graphviz did not finish within {seconds:.0f} s: draw fewer calls at once"
+                    ) from None
                 continue
             except BaseException:  # such as KeyboardInterrupt
                 _stop()

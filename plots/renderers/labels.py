@@ -138,7 +138,7 @@ def _window(config: Config) -> str:
     """Return filters and kernel of a convolution, or the window of a pooling layer."""
     filters, kernel = config.get("filters"), _sizes(config.get("kernel_size"))
     pool = _sizes(config.get("pool_size"))
-    parts = [f"{_number(filters)} filters"] if _is_size(filters) else []
+    parts = [f"{_sizes(filters)} filters"] if _is_size(filters) else []
     parts += [kernel if "×" in kernel else f"kernel {kernel}"] if kernel else []
     parts += [pool if "×" in pool else f"pool {pool}"] if pool else []
     return " ".join(parts)
@@ -186,7 +186,7 @@ def _heads(config: Config) -> str:
     if _is_size(few) and few != heads:
         text = f"{_number(heads)} query heads, {_number(few)} key-value heads"
     width = config.get("key_dim", config.get("head_dim"))
-    return f"{text} × {_number(width)}" if _is_size(width) else text
+    return f"{text} × {_sizes(width)}" if _is_size(width) else text
 
 
 def _table(config: Config) -> str:
@@ -195,7 +195,7 @@ def _table(config: Config) -> str:
         next((config[key] for key in keys if _is_size(config.get(key))), None)
         for keys in (("input_dim", "vocabulary_size", "max_length"), ("output_dim", "dim"))
     )
-    return f"{_number(rows)} × {_number(columns)}" if rows is not None and columns else ""
+    return f"{_sizes(rows)} × {_sizes(columns)}" if rows is not None and columns else ""
 
 
 def _resampling(config: Config) -> str:
