@@ -184,7 +184,7 @@ def _heads(config: Config) -> str:
     few = config.get("num_key_value_heads")
     text = f"{_number(heads)} heads"
     if _is_size(few) and few != heads:
-        text = f"{_number(heads)} query heads, {_number(few)} key-value heads"
+        text = f"{_number(heads)} query heads, {_sizes(few)} key-value heads"
     width = config.get("key_dim", config.get("head_dim"))
     return f"{text} × {_sizes(width)}" if _is_size(width) else text
 
