@@ -51,7 +51,7 @@ from plots.skips import mark_skip_paths
 def test_a_box_shows_the_numbers_that_are_not_defaults(layer, shape, details):
     x = keras.Input(shape)
     graph = plots.read_graph(keras.Model(x, layer(x)))
-    assert details_of(graph.nodes[-1]) == details
+    assert details_of(graph.nodes[-1], graph) == details
 
 
 def test_attention_and_embeddings_show_heads_and_tables():
@@ -60,7 +60,7 @@ def test_attention_and_embeddings_show_heads_and_tables():
     y = layers.MultiHeadAttention(3, 5)(x, x)
     z = layers.GroupQueryAttention(7, 6, 2)(y, y)
     graph = plots.read_graph(keras.Model(tokens, z))
-    shown = [details_of(node) for node in graph.nodes if node.parameters]
+    shown = [details_of(node, graph) for node in graph.nodes if node.parameters]
     assert shown == ["1,301 × 6", "3 heads × 5", "6 query heads, 2 key-value heads × 7"]
 
 
@@ -69,7 +69,7 @@ def test_configurations_of_other_layers_with_the_same_keys_do_no_harm(value):
     keys = ("filters", "kernel_size", "strides", "padding", "units", "rate", "size", "pool_size")
     keys += ("num_heads", "key_dim", "target_shape", "input_dim", "groups", "activation", "layer")
     graph = made(("x", "InputLayer", []), ("y", "Mine", ["x"], dict.fromkeys(keys, value)))
-    assert "{" not in details_of(graph.node("y"))
+    assert "{" not in details_of(graph.node("y"), graph)
     assert class_of(graph.node("y")) == "Mine"
 
 
@@ -140,3 +140,16 @@ def test_titles_of_frames_have_no_numbers_of_calls():
         ("x", "InputLayer", []), ("mlp#1.up", "Dense", ["x"]), ("mlp#1.down", "Dense", ["x"])
     )
     assert frame_title("mlp#1", graph) == "mlp"
+
+
+def test_a_number_that_varies_between_folded_blocks_is_only_in_the_note():
+    x = y = keras.Input((7,))
+    for number in range(5):
+        z = layers.Dense(7, name=f"block_{number}.dense")(layers.LayerNormalization()(y))
+        y = layers.Add()([y, layers.Dropout(0.1 * (number + 1), name=f"block_{number}.drop")(z)])
+    folded = plots.fold(plots.apply_plugins(plots.read_graph(keras.Model(x, y)), ["skip_paths"]))
+    (drop,) = (node for node in folded.nodes if node.class_name == "Dropout")
+    assert [note.kind for note in folded.notes_about[drop.id]] == ["varies"]
+    assert details_of(drop, folded) == ""
+    (dense,) = (node for node in folded.nodes if node.class_name == "Dense")
+    assert details_of(dense, folded) == "7 units"

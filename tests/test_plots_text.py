@@ -325,7 +325,7 @@ def test_a_notebook_shows_a_diagram_with_the_stream():
 def test_a_notebook_collapses_clusters_of_large_graphs(monkeypatch):
     graph = SAMPLES["a residual stream"]
     different = tuple(  # no two blocks are equal, so none can be folded
-        replace(node, config={"number": number}) for number, node in enumerate(graph.nodes)
+        replace(node, config={"label": f"{number}"}) for number, node in enumerate(graph.nodes)
     )
     graph = replace(graph, nodes=different)
     assert graph._repr_svg_().count('class="node"') == 24

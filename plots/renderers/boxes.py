@@ -109,7 +109,7 @@ def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str |
 def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     """Return the rows below the title of a node, escaped."""
     rows = []
-    words = group_text(node) or details_of(node, not labels.activations)
+    words = group_text(node) or details_of(node, graph, not labels.activations)
     parts = [_grey(node, graph, words, DARK_GREY)] if words else []
     if shared := shared_of(node, graph):
         text, colour = shared

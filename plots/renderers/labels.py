@@ -75,18 +75,25 @@ def shared_of(node: Node, graph: Graph) -> tuple[str, str] | None:
     return f"shared × {len(calls)}", _SHARED_COLOURS[place % len(_SHARED_COLOURS)]
 
 
-def details_of(node: Node, with_activation: bool = True) -> str:
+def details_of(node: Node, graph: Graph, with_activation: bool = True) -> str:
     """Return the numbers that matter in the configuration of a layer: "64 × 3×3, stride 2, same".
 
     Known keys of a configuration are read, whatever the class, so layers of other packages have
-    details as well. Defaults of Keras are left out.
+    details as well. Defaults of Keras are left out, and numbers that differ between the blocks that
+    a folded one stands for: a note says their range.
     """
     if node.kind not in ("layer", "operation"):
         return ""
-    config = dict(node.config)
-    inner = _wrapped(config)
-    if inner:
-        config = inner[1]
+    inner = _wrapped(node.config)
+    notes = graph.notes_about.get(node.id, ())
+    varying = {
+        words.partition(" ")[0]
+        for note in notes
+        if note.kind == "varies"
+        for words in note.text.split("; ")
+    }
+    given = inner[1] if inner else node.config
+    config = {key: value for key, value in given.items() if key not in varying}
     parts = [rule(config) for rule in _RULES]
     parts += [_activation(config)] if with_activation else []
     merged = node.config.get("merge_mode", "concat")

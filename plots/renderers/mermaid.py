@@ -188,7 +188,7 @@ def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]
     return [
         title if tag in (None, name) else f"{title} = {tag}",
         *([below] if below != name else []),
-        *([details] if (details := details_of(node)) else []),
+        *([details] if (details := details_of(node, graph)) else []),
         *([shared[0]] if (shared := shared_of(node, graph)) else []),
         *rows,
     ]

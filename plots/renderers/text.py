@@ -98,7 +98,7 @@ def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
     if node is None:
         return []
     kind = group_text(node) or class_of(node)
-    if details := details_of(node):
+    if details := details_of(node, graph):
         kind += f" ({details})"
     cells = [kind, *[", ".join(map(_tensor_text, node.outputs))] * shapes]
     for overlay in graph.overlays:
