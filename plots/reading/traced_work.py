@@ -78,7 +78,7 @@ def _is_zero_cost(operation: Any) -> bool:
         name="",
         kind="layer" if isinstance(operation, keras.layers.Layer) else "operation",
         class_name=type(operation).__name__,
-        bases=base_names(type(operation)),
+        bases=base_names(operation.__class__),
         namespace="",
         layer="",
         outputs=(),
