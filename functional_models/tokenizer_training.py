@@ -192,6 +192,7 @@ def _train_sentence_piece(
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             byte_fallback=True,
+            required_chars="▁",  # a space; as bytes, it would be decoded as this character
             split_digits=True,
             max_sentence_length=1 << 24,
             num_threads=1,  # the result does not depend on the machine

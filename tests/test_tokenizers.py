@@ -102,6 +102,12 @@ def test_lossless_kinds_restore_text(tokenizers, kind):
     assert tokenizers[kind].decode(tokenizers[kind].encode(texts, start=True, end=True)) == texts
 
 
+def test_sentence_pieces_restore_text_in_which_spaces_are_rare():
+    text = "日本語文章" * 2000 + " と"
+    tokenizer = train_tokenizer("sentence_piece", [text], 300)
+    assert tokenizer.decode(tokenizer.encode([text])) == [text]
+
+
 @given(text=st.text(st.characters(codec="utf-8", exclude_characters="\x00\x02\x03")))
 def test_bytes_restore_any_text_without_reserved_characters(tokenizers, text):
     tokenizer = tokenizers["byte"]
