@@ -123,8 +123,8 @@ def compare(
         for number, (name, spec) in enumerate(chosen.items(), 1):
             if progress:
                 print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
-            given = (corpus, shared, recipe, folder / name, runs[name], progress)
-            result, models[name] = _train_one(name, spec, *given)
+            settings = (corpus, shared, recipe, folder / name, runs[name], progress)
+            result, models[name] = _train_one(name, spec, *settings)
             results.append(result)
         best = min(results, key=lambda r: (-r.get("exact_match", 0), r["loss"]))["variant"]
         _write(folder, results, models, corpus, best, progress)
@@ -158,7 +158,8 @@ def _check_folder(folder: Path, runs: Mapping[str, str], overwrite: bool) -> Non
     """Check that the folder holds nothing but a part of the comparison of these runs."""
     if overwrite:
         return
-    path, before = folder / COMPARISON, {}
+    path = folder / COMPARISON
+    before: Any = {}
     if path.exists():
         before = read_manifest(path, FORMAT).get("runs")
         if not isinstance(before, dict):

@@ -490,14 +490,15 @@ def test_of_two_trainings_into_one_folder_the_second_is_refused(files, tmp_path)
     command += ["--data", str(files / "text.txt"), "--batch-size", "3", "--report-every", "50"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True}
-    command += ["--steps", "400"]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
-    deadline = time.monotonic() + 300
-    while not (to / ".lock").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    second = subprocess.run(command, stdout=subprocess.DEVNULL, **options)
-    _, error = first.communicate(timeout=300)
-    assert first.returncode == 0, error
+    command += ["--steps", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as first:
+        deadline = time.monotonic() + 300
+        while not (to / "model.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        second = subprocess.run(command, stdout=subprocess.DEVNULL, **options)
+        first.terminate()
+        _, error = first.communicate(timeout=120)
+    assert first.returncode == 143, error
     assert second.returncode == 2
     assert f"is being written by process {first.pid} on" in second.stderr
     assert second.stderr.count("\n") == 1
