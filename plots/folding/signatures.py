@@ -205,10 +205,14 @@ def _enters_like(first: Sequence[Signature], other: Sequence[Signature]) -> bool
     return True
 
 
-def find_runs(stack: Sequence[Block]) -> Iterator[Run]:
+def find_runs(stack: Sequence[Block], fewest: int = 2) -> Iterator[Run]:
     """Yield the runs from the first block to the last.
 
     If several periods match, the one that covers most blocks is used, and of those the shortest.
+
+    Args:
+        stack: The blocks.
+        fewest: Minimum number of times that blocks repeat.
     """
     start = 0
     while start < len(stack):
@@ -218,7 +222,8 @@ def find_runs(stack: Sequence[Block]) -> Iterator[Run]:
             while end < len(stack) and _continues(stack, start, end, period):
                 end += 1
             times = (end - start) // period
-            if times * period > best[0] * best[1] and _is_run(stack, start, period, times):
+            covers_more = times >= fewest and times * period > best[0] * best[1]
+            if covers_more and _is_run(stack, start, period, times):
                 best = (period, times)
             if best[0] * best[1] == len(stack) - start:
                 break
@@ -278,8 +283,6 @@ def _is_run(stack: Sequence[Block], start: int, period: int, times: int) -> bool
     before, like those of a DenseNet; where the configuration asks for other sizes, another stage
     begins.
     """
-    if times < 2:
-        return False
     steps: dict[tuple[int, Path], list[float]] = {}
     for block, following in zip(
         stack[start : start + period], stack[start + period : start + 2 * period], strict=True
