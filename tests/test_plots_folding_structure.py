@@ -168,6 +168,42 @@ def test_numbers_have_to_progress(numbers, times):
     assert list(folded.repeats.values()) == times
 
 
+class Indexed(layers.Layer):
+    """A closed block that knows its place and its window."""
+
+    def __init__(self, index, window, **options):
+        super().__init__(**options)
+        self.index, self.window = index, window
+        self.dense = layers.Dense(7)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return {**super().get_config(), "index": self.index, "window": self.window}
+
+
+@pytest.mark.parametrize(
+    ("windows", "times", "note"),
+    [
+        ([None] * 6, [6], "index 0\N{EN DASH}5"),
+        ([3, None] * 3, [3, 3], "index 0\N{EN DASH}4"),
+        ([3, None] * 2, [2, 2], "index 0\N{EN DASH}2"),
+        ([3, 3, 64] * 2, [2, 2, 2], "index 0\N{EN DASH}3"),
+    ],
+)
+def test_blocks_may_know_their_index(windows, times, note):
+    x = inputs = keras.Input((5, 7))
+    for index, window in enumerate(windows):
+        x = Indexed(index, window, name=f"layer_{index}")(x)
+    folded = plots.fold(plots.read_graph(keras.Model(inputs, x), open_layers=False))
+    assert list(folded.repeats.values()) == times
+    assert note in [found.text for found in folded.notes]
+
+
 # Names of blocks
 
 

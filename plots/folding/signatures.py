@@ -205,10 +205,14 @@ def _enters_like(first: Sequence[Signature], other: Sequence[Signature]) -> bool
     return True
 
 
-def find_runs(stack: Sequence[Block]) -> Iterator[Run]:
+def find_runs(stack: Sequence[Block], fewest: int = 2) -> Iterator[Run]:
     """Yield the runs from the first block to the last.
 
     If several periods match, the one that covers most blocks is used, and of those the shortest.
+
+    Args:
+        stack: The blocks.
+        fewest: Minimum number of times that blocks repeat.
     """
     start = 0
     while start < len(stack):
@@ -218,7 +222,8 @@ def find_runs(stack: Sequence[Block]) -> Iterator[Run]:
             while end < len(stack) and _continues(stack, start, end, period):
                 end += 1
             times = (end - start) // period
-            if times * period > best[0] * best[1] and _is_run(stack, start, period, times):
+            covers_more = times >= fewest and times * period > best[0] * best[1]
+            if covers_more and _is_run(stack, start, period, times):
                 best = (period, times)
             if best[0] * best[1] == len(stack) - start:
                 break
@@ -273,29 +278,31 @@ def _step(now: int | None, after: int | None) -> int | None:
 def _is_run(stack: Sequence[Block], start: int, period: int, times: int) -> bool:
     """Return whether blocks repeat, as far as the number of them matters.
 
-    Two blocks show no progression: whole numbers may then differ by one only, like an index, and
-    two patterns must be equal. Blocks of growing size are those that add to what came before, like
-    those of a DenseNet; where the configuration asks for other sizes, another stage begins.
+    Two blocks show no progression: whole numbers may then grow as an index does, and of two
+    patterns all blocks must change alike. Blocks of growing size are those that add to what came
+    before, like those of a DenseNet; where the configuration asks for other sizes, another stage
+    begins.
     """
-    if times < 2:
-        return False
+    steps: dict[tuple[int, Path], list[float]] = {}
     for block, following in zip(
         stack[start : start + period], stack[start + period : start + 2 * period], strict=True
     ):
         pairs = list(zip(block.signature, following.signature, strict=True))
-        grows = any(a.sizes != b.sizes for a, b in pairs)
-        steps = [
-            after - now
-            for one, other in pairs
-            for (_, now), (_, after) in zip(one.numbers, other.numbers, strict=True)
-        ]
-        if grows and (any(steps) or times < _FEWEST_GROWING or not _merges(block)):
+        changes = {
+            (place, path): after - now
+            for place, (one, other) in enumerate(pairs)
+            for (path, now), (_, after) in zip(one.numbers, other.numbers, strict=True)
+        }
+        grows = any(one.sizes != other.sizes for one, other in pairs)
+        if grows and (any(changes.values()) or times < _FEWEST_GROWING or not _merges(block)):
             return False
-        if times == 2 and any(
-            step and (period > 1 or (isinstance(step, int) and abs(step) > 1)) for step in steps
-        ):
-            return False
-    return True
+        for key, step in changes.items():
+            steps.setdefault(key, []).append(step)
+    return times > 2 or not any(
+        len({(step > 0) - (step < 0) for step in alike}) > 1
+        or any(isinstance(step, int) and abs(step) > period for step in alike)
+        for alike in steps.values()
+    )
 
 
 def _merges(block: Block) -> bool:

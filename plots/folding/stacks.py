@@ -92,10 +92,15 @@ def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
     return _with_namespaces(graph, namespaces, found)
 
 
-def _stack(graph: Graph, blocks: Sequence[tuple[str, Sequence[Node]]], parallel: bool) -> Stack:
+def _stack(
+    graph: Graph,
+    blocks: Sequence[tuple[str, Sequence[Node]]],
+    parallel: bool = False,
+    fewest: int = 2,
+) -> Stack:
     stack = signed(graph, blocks, feeds=not parallel)
     runs: list[Run] = []
-    for run in find_runs(stack):
+    for run in find_runs(stack, fewest):
         start, period, times = run
         whole = parallel or _are_used_alike(graph, stack, run)
         runs += [run] if whole else [(start + n, 1, 1) for n in range(period * times)]
@@ -140,7 +145,7 @@ def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
             members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
     for blocks in members.values():
         for part in _consecutive(graph, blocks):
-            yield _stack(graph, part, parallel=False)
+            yield _stack(graph, part)
 
 
 def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:
@@ -188,22 +193,19 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
             if repeat not in seen:
                 seen.add(repeat)
                 blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in repeat.members]
-                stack = _stack(graph, blocks, repeat.parallel)
-                runs = [run for run in stack.runs if _is_worth_folding(graph, stack.blocks, run)]
-                if runs and stack.is_uniform:
+                # A pair of equal layers in a plain chain is drawn.
+                fewest = 2 if _merges(graph, repeat.members[0]) else 3
+                stack = _stack(graph, blocks, repeat.parallel, fewest)
+                if stack.is_uniform:
                     yield stack
                     continue
-                for start, period, times in runs:
+                for start, period, times in stack.runs:
                     members = stack.blocks[start : start + period * times]
                     yield Stack(members, ((0, period, times),), repeat.parallel)
 
 
-def _is_worth_folding(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
-    """Return whether a run without names repeats blocks: a plain chain of two pairs does not."""
-    start, period, times = run
-    calls = [node.id for block in blocks[start : start + period] for node in block.nodes]
-    merges = any(len({edge.source for edge in graph.incoming[i]}) > 1 for i in calls)
-    return times > (1 if merges else 2)
+def _merges(graph: Graph, ids: Iterable[str]) -> bool:
+    return any(len({edge.source for edge in graph.incoming[node_id]}) > 1 for node_id in ids)
 
 
 def _with_namespaces(
