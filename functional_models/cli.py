@@ -307,7 +307,7 @@ def train(options: argparse.Namespace) -> None:
         sample = {"sample_sources": [options.sample]}
     else:
         sample = {"sample_prompt": options.sample}
-    callbacks = ()
+    callbacks: tuple[Any, ...] = ()
     if options.tensorboard:
         log = os.path.join(options.to, "tensorboard")
         callbacks = (keras.callbacks.TensorBoard(log, write_graph=False),)

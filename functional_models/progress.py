@@ -116,24 +116,21 @@ def device() -> str:
     if name == "tensorflow":
         import tensorflow as tf
 
-        gpus = [
-            tf.config.experimental.get_device_details(d)
-            for d in tf.config.list_physical_devices("GPU")
-        ]
-        title, names = f"TensorFlow {tf.__version__}", [d.get("device_name", "GPU") for d in gpus]
+        title, gpus = f"TensorFlow {tf.__version__}", tf.config.list_physical_devices("GPU")
+        details = map(tf.config.experimental.get_device_details, gpus)
+        names = [found.get("device_name", "GPU") for found in details]
     elif name == "jax":
         import jax
 
-        devices = [d for d in jax.devices() if d.platform != "cpu"]
-        title, names = f"JAX {jax.__version__}", [d.device_kind for d in devices]
+        title = f"JAX {jax.__version__}"
+        names = [found.device_kind for found in jax.devices() if found.platform != "cpu"]
     else:
         import torch
 
-        gpus = range(torch.cuda.device_count())
         title = f"PyTorch {torch.__version__}"
-        names = [torch.cuda.get_device_name(gpu) for gpu in gpus]
+        names = [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    where = f"{names[0]}" if names else f"CPU ({cores} cores)"
+    where = names[0] if names else f"CPU ({cores} cores)"
     return f"{where}{f' (1 of {len(names)})' * (len(names) > 1)}, {title}"
 
 
