@@ -102,10 +102,10 @@ def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
     passes = recipe.steps / batches.steps_per_epoch
     peak, warmup = recipe.learning_rate, recipe.warmup_steps
     is_warmed = warmup and recipe.schedule != "constant"
-    warm = f" after {warmup:,} steps of warm-up" if is_warmed else ""
+    warm = f" after {warmup:,} step{'s' * (warmup != 1)} of warm-up" if is_warmed else ""
     return (
         f"{model.count_params():,} parameters, {keras.config.dtype_policy().name}, on {device()}\n"
-        f"{recipe.steps:,} steps of {batch}, {passes:.2g} passes over the data; learning rate "
+        f"{recipe.steps:,} step{'s' * (recipe.steps != 1)} of {batch}, {passes:.2g} passes over the data; learning rate "
         f"{peak:.2g}, {recipe.schedule.replace('_', ' ')}{warm}"
     )
 

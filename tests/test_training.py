@@ -369,7 +369,7 @@ def test_the_header_says_what_is_trained_where_and_how(capsys):
     ] in first
     # 494 tokens are 70 blocks of 7 and a next token; one block less is used, for the offset
     assert second.startswith("2 steps of 5 sequences, 0.14 passes over the data; ")
-    assert second.endswith("learning rate 0.013, cosine after 100 steps of warm-up")
+    assert second.endswith("learning rate 0.013, cosine after 1 step of warm-up")
 
 
 class Steps:
