@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from builders.errors import unknown_name
 
 SCHEDULES = ("cosine", "inverse_sqrt", "constant")
+
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that Keras and NumPy take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,11 @@ class Recipe:
     report_every: int = 200
     seed: int = 0
 
+    def __new__(cls, **given: Any) -> Recipe:
+        """Check the names of the fields, so that a misspelt one gets the error of `fit`."""
+        _check_names(given)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -73,7 +81,7 @@ class Recipe:
             "clip_norm": (self.clip_norm > 0, "above 0"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "report_every": (self.report_every >= 1, "1 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
+            "seed": (0 <= self.seed <= LARGEST_SEED, f"0 to {LARGEST_SEED}"),
         }
         for name, (is_allowed, allowed) in rules.items():
             if not is_allowed:
@@ -107,12 +115,18 @@ def make_recipe(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:
         TypeError: `recipe` is not a `Recipe`.
     """
     if recipe is not None and not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe must be a Recipe, given {recipe!r}; write fit(..., steps=500)")
+        raise TypeError(
+            f"expected a Recipe, given {recipe!r:.60}; write Recipe(steps=500), or steps=500 alone"
+        )
+    _check_names(changes)
+    return dataclasses.replace(recipe or Recipe(), **changes)
+
+
+def _check_names(changes: Iterable[str]) -> None:
     allowed = [field.name for field in dataclasses.fields(Recipe)]
     for name in changes:
         if name not in allowed:
             raise ValueError(unknown_name("recipe field", name, allowed))
-    return dataclasses.replace(recipe or Recipe(), **changes)
 
 
 def default_budget(**changes: Any) -> Recipe:
