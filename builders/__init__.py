@@ -26,6 +26,7 @@ Listing variants and making specs imports no Keras; the `build_*` functions do, 
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from builders.components import register_component
@@ -110,7 +111,9 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     """Import what needs Keras only when it is asked for."""
     if name not in _NEEDS_KERAS:
-        raise AttributeError(f"module 'builders' has no attribute {name!r}")
-    from importlib import import_module
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
+    from builders.quiet import import_quietly
 
-    return getattr(import_module(_NEEDS_KERAS[name]), name)
+    return getattr(import_quietly(_NEEDS_KERAS[name]), name)

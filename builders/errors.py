@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+Class = TypeVar("Class")
 
 MOST_LISTED = 30
 """Number of allowed names above which a message lists only the similar ones."""
@@ -92,6 +95,30 @@ def similar_names(given: Any, allowed: Iterable[str]) -> Sequence[str]:
     if not found and len(key) > 2:
         found = [name for name, other in keys.items() if key in other]
     return found[:_MOST_SIMILAR]
+
+
+def names_similar_fields(what: str, listed_by: str = "") -> Callable[[type[Class]], type[Class]]:
+    """Return a decorator of a dataclass: an unknown field raises a ValueError with similar names.
+
+    Args:
+        what: the kind of field, as in `unknown_name`.
+        listed_by: as in `unknown_name`.
+    """
+
+    def decorate(cls: type[Class]) -> type[Class]:
+        initialize: Any = cls.__init__
+
+        @functools.wraps(initialize)
+        def check_and_initialize(self: Any, *args: Any, **given: Any) -> None:
+            for name in given:
+                if name not in (names := cls.__dataclass_fields__):  # type: ignore[attr-defined]
+                    raise ValueError(unknown_name(what, name, names, listed_by))
+            initialize(self, *args, **given)
+
+        cls.__init__ = check_and_initialize  # type: ignore[assignment]
+        return cls
+
+    return decorate
 
 
 def _letters_and_digits(name: Any) -> str:

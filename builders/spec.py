@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from builders.components import SHIPPED
-from builders.errors import unknown_name
+from builders.errors import names_similar_fields
 from builders.fields import check_value, rule_of
 from builders.spec_checks import check_combinations
 from builders.spec_fields import GROUPS, KINDS, SpecFields
@@ -21,9 +20,8 @@ __all__ = ["KINDS", "SPEC_FORMAT", "TransformerSpec", "fields_by_group", "make_s
 SPEC_FORMAT = 1
 """Version of the JSON format that `TransformerSpec.to_json` writes."""
 
-_LISTED_BY = "`functional-models fields`"
 
-
+@names_similar_fields("spec field", listed_by="`functional-models fields`")
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TransformerSpec(SpecFields):
     """The specification of one Transformer. It is checked when it is made.
@@ -32,11 +30,6 @@ class TransformerSpec(SpecFields):
     `replace` derives it again. Two specs are equal if the same fields are given with the same
     values, so that equal specs stay equal under `replace`.
     """
-
-    def __new__(cls, **given: Any) -> TransformerSpec:
-        """Check the names of the fields, so that a misspelt one gets the error of `replace`."""
-        _check_names(given)
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         derived = frozenset(
@@ -162,19 +155,11 @@ def make_spec(values: dict[str, Any]) -> TransformerSpec:
     Raises:
         ValueError: an unknown or a missing field, or a value that is not allowed.
     """
-    _check_names(values)
     required = [f.name for f in fields(TransformerSpec) if f.default is dataclasses.MISSING]
     missing = [name for name in required if name not in values]
     if missing:
         raise ValueError(f"a spec needs {', '.join(missing)} too; given: {', '.join(values)}")
     return TransformerSpec(**values)
-
-
-def _check_names(values: Iterable[str]) -> None:
-    allowed = [f.name for f in fields(TransformerSpec)]
-    for name in values:
-        if name not in allowed:
-            raise ValueError(unknown_name("spec field", name, allowed, _LISTED_BY))
 
 
 def fields_by_group() -> dict[str, list[dataclasses.Field[Any]]]:

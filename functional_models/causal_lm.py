@@ -13,6 +13,7 @@ from functional_models.batches import TokenBatches, check_tokens
 from functional_models.checks import check_count
 from functional_models.corpora import TextCorpus
 from functional_models.recipe import Recipe, make_recipe
+from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
 from functional_models.tokenizers import Tokenizer, as_tokenizer, text_list
 
@@ -201,9 +202,11 @@ class CausalLM(TextModel):
             `num_return_sequences` a list of these, best first. For several prompts, a list.
 
         Raises:
+            TypeError: an unknown option.
             ValueError: an empty prompt, a prompt without room for `max_new_tokens`, an unknown
-                sampler, or an option that is not allowed.
+                sampler, an option that it does not use, or a value that is not allowed.
         """
+        check_option_names(self.generate, sampler_options)
         prompts = text_list(prompt)
         if not prompts:
             return iter(()) if stream else []

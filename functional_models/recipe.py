@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builders.errors import unknown_name
+from builders.errors import names_similar_fields
 
 SCHEDULES = ("cosine", "inverse_sqrt", "constant")
 
@@ -16,6 +16,7 @@ LARGEST_SEED = 2**32 - 1
 """The largest seed that Keras and NumPy take."""
 
 
+@names_similar_fields("recipe field")
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Hyperparameters of a training run.
@@ -52,11 +53,6 @@ class Recipe:
     label_smoothing: float = 0.0
     report_every: int = 200
     seed: int = 0
-
-    def __new__(cls, **given: Any) -> Recipe:
-        """Check the names of the fields, so that a misspelt one gets the error of `fit`."""
-        _check_names(given)
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -118,15 +114,7 @@ def make_recipe(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:
         raise TypeError(
             f"expected a Recipe, given {recipe!r:.60}; write Recipe(steps=500), or steps=500 alone"
         )
-    _check_names(changes)
     return dataclasses.replace(recipe or Recipe(), **changes)
-
-
-def _check_names(changes: Iterable[str]) -> None:
-    allowed = [field.name for field in dataclasses.fields(Recipe)]
-    for name in changes:
-        if name not in allowed:
-            raise ValueError(unknown_name("recipe field", name, allowed))
 
 
 def default_budget(**changes: Any) -> Recipe:
