@@ -43,6 +43,17 @@ from plots.files import write_whole
 Spec = str | builders.TransformerSpec
 Result = dict[str, Any]
 
+
+class Results(list[Result]):
+    """The results of `compare`: a dict for each spec. It is printed as a table."""
+
+    def __repr__(self) -> str:
+        return results_table(self) if self else "[]"
+
+    def _repr_markdown_(self) -> str:
+        return results_table(self, markdown=True) if self else "[]"
+
+
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 BEST = "best"
 FORMAT = 1
@@ -64,7 +75,7 @@ def compare(
     changes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> list[Result]:
+) -> Results:
     """Train every spec on the same data with the same recipe, and compare the results.
 
     Variants that are finished in `folder` are not trained again; interrupted ones resume. Further
@@ -88,7 +99,7 @@ def compare(
     Returns:
         A dict for each spec: variant, parameters, loss (nats per token), token_accuracy,
         tokens_per_second, and perplexity, or for translation exact_match and steps_to_90. All but
-        the speed are measured on held-out text.
+        the speed are measured on held-out text. The list is printed as a table.
 
     Raises:
         ValueError: no specs, equal names, a spec of another kind than the data, or data without a
@@ -119,7 +130,7 @@ def compare(
     with only_writer(make_folder(folder)):
         _check_folder(folder, runs, overwrite)
         write_whole(folder / COMPARISON, json.dumps({"format": FORMAT, "runs": runs}, indent=1))
-        results, models = [], {}
+        results, models = Results(), {}
         for number, (name, spec) in enumerate(chosen.items(), 1):
             if progress:
                 print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
@@ -262,7 +273,7 @@ def _run_key(
     inputs = [
         spec.to_json(),
         json.dumps(dataclasses.asdict(recipe)),
-        repr(corpus),
+        repr(dataclasses.astuple(corpus)),
         f"{tokenizer.kind} {tokenizer.vocabulary_size}",
         keras.config.dtype_policy().name,
     ]

@@ -46,7 +46,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tokenizer:
     """A KerasHub tokenizer and its special ids.
 
@@ -74,6 +74,9 @@ class Tokenizer:
     second_start_id: int | None = None
     input_start_id: int | None = None
     ends_sources: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} Tokenizer of {self.vocabulary_size:,} tokens>"
 
     def encode(
         self, texts: Sequence[str], *, start: bool = False, end: bool = False

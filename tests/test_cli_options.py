@@ -136,3 +136,13 @@ def test_the_shell_completes_commands_variants_and_fields(tmp_path, line, comple
     program = [sys.executable, "-m", "functional_models"]
     subprocess.run(program, env=environment, check=True, capture_output=True)
     assert set((tmp_path / "found").read_text().split("\n")) == completions
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe"), [("train", Recipe()), ("compare", default_budget())]
+)
+def test_the_help_of_a_command_shows_the_default_of_that_command(capsys, command, recipe):
+    with pytest.raises(SystemExit):
+        _parser().parse_args([command, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"number of weight updates; default: {recipe.steps} " in printed

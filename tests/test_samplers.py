@@ -199,7 +199,7 @@ def test_instances_are_wrapped_only_for_processors():
     [
         (
             {"sampler": "nucleus"},
-            r"unknown sampler 'nucleus' \(did you mean 'top_p'\?\); allowed: greedy, top_k",
+            r"'nucleus' \(did you mean 'top_p'\?\); allowed: greedy, top_k",
         ),
         ({"sampler": None}, "unknown sampler None"),
         ({"sampler": ["greedy"]}, "unknown sampler"),
