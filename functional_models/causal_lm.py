@@ -10,8 +10,8 @@ import numpy as np
 
 import builders
 from functional_models.batches import TokenBatches, check_tokens
-from functional_models.checks import check_count
-from functional_models.corpora import TextCorpus
+from functional_models.checks import check_count, check_is_text
+from functional_models.corpora import ParallelCorpus, TextCorpus
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
@@ -53,6 +53,8 @@ class CausalLM(TextModel):
         """
         if isinstance(text, TextCorpus):
             raise TypeError("a TextCorpus has two splits; give its .train or its .validation")
+        if isinstance(text, ParallelCorpus):
+            raise TypeError("a ParallelCorpus holds sentence pairs; give a TextCorpus or text")
         if isinstance(text, np.ndarray):
             check_tokens(text, self.spec.vocabulary_size, "the token array")
             return text
@@ -161,6 +163,7 @@ class CausalLM(TextModel):
     def _batches(
         self, data: Any, what: str, block: int | None, batch_size: int, seed: int
     ) -> TokenBatches:
+        check_is_text(data, "a language model")
         longest = self.spec.max_sequence_length
         if block is None:
             block = longest

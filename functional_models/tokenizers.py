@@ -283,7 +283,8 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str | bytes):
         raise ValueError("expected a list of texts, got a single one; write [text]")
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
-        raise TypeError(f"expected a text or a list of texts, given {type(texts).__name__}")
+        advice = "; give its train" if hasattr(texts, "train") else ""
+        raise TypeError(f"expected a text or a list of texts, given {type(texts).__name__}{advice}")
     texts = list(texts)
     for number, text in enumerate(texts):
         if not isinstance(text, str):

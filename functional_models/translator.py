@@ -325,6 +325,11 @@ def _check_pairs(pairs: Pairs) -> None:
         raise TypeError(
             f"expected (source, target) pairs, given {given}; load files with load_parallel_corpus"
         )
+    if not isinstance(pairs, Sequence):
+        raise TypeError(
+            "expected a ParallelCorpus or a list of (source, target) pairs, not "
+            f"{type(pairs).__name__}"
+        )
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"pair number {number} is {pair!r:.60}; must be (source, target)")

@@ -56,7 +56,8 @@ def draw(
     """Read a model, apply plugins, and write the graph to a file.
 
     Args:
-        model: A Functional model, a built Sequential model, or a `Graph`.
+        model: A Functional model, a built Sequential model, or a `Graph`; or an object that holds a
+            model as its attribute `model`.
         to_file: Path of the file; its suffix selects the format (see `plots.list_renderers`). A
             name without suffix gets that of `renderer`, or ".png". Missing folders are created.
             The file is written whole or not at all.
@@ -290,9 +291,9 @@ def _checked(
         chosen = find_renderer(renderer)
         path = path if path.suffix else Path(f"{path}{''.join(chosen.suffixes[:1])}")
     chosen.check_options(options)
-    if depth is not None and depth < 0:
+    if depth is not None and not (isinstance(depth, int) and depth >= 0):
         raise ValueError(f"depth is {depth!r}; it must be a number of levels, 0 or more")
-    if blocks is not None and blocks < 1:
+    if blocks is not None and not (isinstance(blocks, int) and blocks >= 1):
         raise ValueError(f"blocks is {blocks!r}; it must be None (draw all) or an int, 1 or more")
     return path, chosen
 
