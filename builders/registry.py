@@ -115,9 +115,12 @@ def variant(name: str, **changes: Any) -> TransformerSpec:
     """
     row = variant_info(name)
     kind = changes.get("kind", row.kinds[0])
+    if kind not in KINDS:
+        raise ValueError(unknown_name("kind", kind, KINDS))
     if kind not in row.kinds:
         raise ValueError(
-            f"variant {name!r} cannot be built as {kind!r}; allowed: {', '.join(row.kinds)}"
+            f"variant {name!r} cannot be built as {kind!r}; allowed: {', '.join(row.kinds)} "
+            f"(builders.list_variants({kind!r}) lists the variants that can)"
         )
     spec = row.make()
     if not isinstance(spec, TransformerSpec):

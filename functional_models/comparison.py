@@ -107,11 +107,18 @@ def compare(
         FileExistsError: the folder holds something else, such as a comparison with other settings.
         BlockingIOError: another process or thread writes the folder.
     """
+    if not (budget is None or isinstance(budget, Recipe | int)):
+        raise TypeError(f"budget must be a Recipe or a number of steps, given {budget!r:.60}")
     folder = folder_path(folder)
     check_content(folder, (COMPARISON,), overwrite=True)
     recipe = default_budget(steps=budget) if isinstance(budget, int) else budget
     recipe = make_recipe(recipe or default_budget(), {})
     given = _by_name(specs)
+    if kind not in (None, "encoder_decoder", "decoder_only"):
+        raise ValueError(
+            f"kind={kind!r}: must be 'encoder_decoder' or 'decoder_only'; compare trains "
+            "translators and language models"
+        )
     corpus = data if isinstance(data, Corpus) else load_corpus(data, kind)
     if not _held_out(corpus):
         raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")

@@ -186,9 +186,12 @@ class TextModel(ABC):
             given["pad_token_id"] = self._target_tokenizer.pad_id
             spec = builders.variant(spec, kind=self.kind, **given)
         if not isinstance(spec, builders.TransformerSpec):
+            advice = (
+                f"; {type(self).__name__}.wrap takes a model" if hasattr(spec, "layers") else ""
+            )
             raise TypeError(
                 f"{type(self).__name__} takes a TransformerSpec or the name of a variant, given "
-                f"{type(spec).__name__}"
+                f"{type(spec).__name__}{advice}"
             )
         if spec.kind != self.kind:
             raise ValueError(

@@ -229,7 +229,7 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
         raise TypeError(
             f"expected a functional_models Tokenizer or a KerasHub tokenizer "
             f"({', '.join(cls.__name__ for cls in classes.values())}), got "
-            f"{type(tokenizer).__name__}"
+            f"{type(tokenizer).__name__}; train_tokenizer and load_tokenizer return one"
         )
     name = type(tokenizer).__name__
     for setting in ("sequence_length", "add_bos", "add_eos"):

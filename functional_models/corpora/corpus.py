@@ -24,9 +24,10 @@ class TextCorpus:
     test: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
         parts = [
             f"{_number(len(texts), 'document')} ({sum(map(len, texts)):,} characters) of {split}"
-            for split, texts in (("training", self.train), ("validation", self.validation))
+            for split, texts in splits.items()
         ]
         return f"<TextCorpus {self.name!r}: {', '.join(parts)}>"
 
