@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ import builders
 import functional_models as fm
 import plots
 from builders.errors import similar_names
+from functional_models.checks import check_is_text
 from functional_models.comparison import Results
 from functional_models.corpora import ParallelCorpus, TextCorpus
 
@@ -103,7 +105,8 @@ class Fake(MetaPathFinder, Loader):
     def find_spec(self, name, path, target=None):
         return ModuleSpec(name, self) if name == "keras" else None
     def exec_module(self, module):
-        os.write(2, b"I0000 00:00:1.2 3 port.cc:153] a notice\\nE0000 00:00:1.2 3 x.cc:1] an error\\n")
+        os.write(2, b"I0000 00:00:1.2 3 port.cc:153] a notice\\n")
+        os.write(2, b"E0000 00:00:1.2 3 port.cc:154] an error\\n")
         print("a message", file=sys.stderr)
         {then}
 sys.meta_path.insert(0, Fake())
@@ -115,7 +118,7 @@ print(os.environ["TF_CPP_MIN_LOG_LEVEL"])
 
 @pytest.mark.parametrize(
     ("given", "then", "left_out"),
-    [(None, "pass", True), ("1", "pass", True), ("0", "pass", False), (None, "1 / 0", True)],
+    [(None, "pass", True), ("0", "pass", False), ("2", "1 / 0", True)],
 )
 def test_notices_of_tensorflow_are_left_out_and_errors_are_not(given, then, left_out):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
@@ -200,7 +203,7 @@ def test_what_is_printed_has_the_content():
         "loss",
         "tokens/s",
     ]
-    assert "| one | 7 | 1.2500 | 3 |" in Results([row])._repr_markdown_()
+    assert re.search(r"^\| one +\| +7 \| 1.2500 \| +3 \|$", Results([row])._repr_markdown_(), re.M)
 
 
 def test_a_difference_is_printed_by_its_numbers(mlp):
@@ -260,9 +263,7 @@ TAKE_GRAPHS = [
     plots.to_text,
     plots.to_html,
     lambda model: plots.apply_plugins(model, ["flops"]),
-    lambda model: plots.compare_graphs(
-        plots.read_graph(keras.Sequential([keras.Input((1,))])), model
-    ),
+    lambda model: plots.compare_graphs(plots.Graph("empty", (), (), (), (), 0, 0), model),
     *(plugin.function for plugin in plots.list_plugins().values()),
     *(renderer.function for renderer in plots.list_renderers().values()),
 ]
@@ -274,15 +275,18 @@ def test_a_model_in_place_of_a_graph_is_refused_with_the_remedy(function, mlp):
         function(mlp)
 
 
-def test_an_object_that_holds_a_model_is_taken_as_the_model(tmp_path):
-    lm = text_model("decoder_only")
-    graph = plots.read_graph(lm.model)
-    assert plots.read_graph(lm) == graph
-    plots.draw(lm, tmp_path / "a.txt")
-    plots.draw(lm.model, tmp_path / "b.txt")
+def test_an_object_that_holds_a_model_is_taken_as_the_model(tmp_path, mlp):
+    holder = SimpleNamespace(model=mlp)
+    assert plots.read_graph(holder) == plots.read_graph(mlp)
+    plots.draw(holder, tmp_path / "a.txt")
+    plots.draw(mlp, tmp_path / "b.txt")
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "b.txt").read_text()
-    assert plots.random_inputs(lm).keys() == plots.random_inputs(lm.model).keys()
-    assert plots.depth_profile(lm) == plots.depth_profile(lm.model)
+    assert plots.random_inputs(holder).keys() == plots.random_inputs(mlp).keys()
+    assert plots.depth_profile(holder) == plots.depth_profile(mlp)
+    assert plots.call_values(holder).keys() == plots.call_values(mlp).keys()
+    assert plots.attention_maps(holder) == {}
+    with pytest.raises(TypeError, match="but got a types.SimpleNamespace"):
+        plots.read_graph(SimpleNamespace(model=3))
 
 
 WRONG = [
@@ -301,7 +305,7 @@ WRONG = [
     (lambda m: plots.difference_text(plots.read_graph(m)), "takes the result of compare_graphs"),
     (
         lambda m: plots.read_graph(plots.read_graph(m)),
-        "plots.graph.Graph, which is what a model is",
+        "Graph, which is what a model is read into",
     ),
     (lambda m: plots.read_graph(m.layers[1]), "put it into a model first"),
     (
@@ -314,7 +318,7 @@ WRONG = [
     ),
     (
         lambda m: builders.count_parameters(m),
-        "count_parameters takes a TransformerSpec or the name",
+        "takes a TransformerSpec or the name of a var",
     ),
     (lambda m: builders.count_memory("gpt1"), r"give count_parameters\(spec\)\.total"),
     (lambda m: builders.build_probe(m, "gpt1"), r"for a variant give builders\.variant\(name\)"),
@@ -322,7 +326,7 @@ WRONG = [
     (lambda m: fm.load_parallel_corpus([("a", "b")]), "expected the path of a file, or a list of"),
     (
         lambda m: fm.train_tokenizer("byte_pair", TextCorpus("a", (), ())),
-        "TextCorpus; give its tra",
+        "TextCorpus; give its t",
     ),
 ]
 
@@ -343,9 +347,7 @@ def test_costs_are_counted_of_variants_by_name():
 def test_the_name_of_a_file_is_no_text(fresh, data):
     named = data[0] if isinstance(data, list) else data
     for function in (fresh["decoder_only"].fit, fresh["decoder_only"].evaluate):
-        with pytest.raises(
-            ValueError, match=rf"takes text; load it: load_text_corpus\('{named}'\)"
-        ):
+        with pytest.raises(ValueError, match=rf"takes text; load it: .*\('{named}'\)"):
             function(data)
     with pytest.raises(ValueError, match="load_text_corpus"):
         fm.train_tokenizer("byte_pair", data)
@@ -356,11 +358,10 @@ def test_the_name_of_any_file_that_exists_is_no_text(fresh, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"load_text_corpus\('Moby Dick'\)"):
         fresh["decoder_only"].fit("Moby Dick")
-    with pytest.raises(
-        TypeError, match=r"not a path; load the file: load_text_corpus\('Moby Dick'"
-    ):
+    with pytest.raises(TypeError, match=r"not a path; load .*load_text_corpus\('Moby Dick'"):
         fresh["decoder_only"].fit(Path("Moby Dick"))
-    assert fresh["decoder_only"].evaluate("Call me Ishmael.txt or so")["tokens"] > 0  # a text
+    check_is_text("Call me Ishmael.txt or so", "a model")
+    check_is_text("Call me Ishmael.", "a model")
 
 
 def test_an_option_that_no_method_has_names_the_method(fresh):
@@ -368,7 +369,5 @@ def test_an_option_that_no_method_has_names_the_method(fresh):
         fresh["decoder_only"].generate("x", temprature=3)
     with pytest.raises(TypeError, match=r"^translate: .*'max_tokens' \(did you mean 'max_new_tok"):
         fresh["encoder_decoder"].translate("x", max_tokens=3)
-    with pytest.raises(
-        ValueError, match="k is an option of top_k and contrastive, and the sampler"
-    ):
+    with pytest.raises(ValueError, match="k is an option of top_k and contrastive, and"):
         fresh["decoder_only"].generate("x", "top_p", k=3)
