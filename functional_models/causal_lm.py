@@ -108,6 +108,8 @@ class CausalLM(TextModel):
             validation = data.validation if validation is None else validation
             data = data.train
         sizes = (block, recipe.batch_size, recipe.seed)
+        for text in (data, validation):
+            check_is_text(text, "fit")
         batches = self._batches(data, "training text", *sizes)
         held_out = None
         if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
@@ -148,6 +150,7 @@ class CausalLM(TextModel):
         """
         from functional_models.training import bits_per_character, evaluate
 
+        check_is_text(data, "evaluate")
         tokens = self.tokens(data)
         row = evaluate(self.model, self._batches(tokens, "text", block, batch_size, 0))
         if isinstance(data, np.ndarray):
@@ -163,7 +166,6 @@ class CausalLM(TextModel):
     def _batches(
         self, data: Any, what: str, block: int | None, batch_size: int, seed: int
     ) -> TokenBatches:
-        check_is_text(data, "a language model")
         longest = self.spec.max_sequence_length
         if block is None:
             block = longest

@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from functional_models.cli_errors import StopSignals, report
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
     DATA_HELP,
+    FOLDER_HELP,
     CommandParser,
     PrintVersions,
     add_data_options,
@@ -35,6 +36,7 @@ from functional_models.cli_options import (
     add_spec_options,
     complete_and_exit,
     complete_with,
+    discarded_stdout,
     import_keras,
     load_spec,
     recipe_changes,
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = _warning_line
     stop = StopSignals()
     try:
-        with stop, _quiet() if options.quiet else nullcontext():
+        with stop, discarded_stdout() if options.quiet else nullcontext():
             return options.run(options) or 0
     except BaseException as error:
         if not (stop.received or isinstance(error, KeyboardInterrupt)):
@@ -104,13 +106,6 @@ def _after_interrupt(options: argparse.Namespace) -> str:
     if any(path.lstat().st_mtime >= options.started for path in paths):
         return f"{to} may be incomplete; the same command writes it again"
     return f"nothing was written to {to} yet; the same command starts again"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Discard what is printed to stdout; errors go to stderr."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        yield
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,12 +177,12 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "evaluate a trained model on text or sentence pairs"
     sub = command("evaluate", evaluate, text, "out/book --data other_book.txt")
-    sub.add_argument("model", metavar="FOLDER", help=_FOLDER_HELP)
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
     sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=DATA_HELP)
 
     text = "continue a prompt with a trained language model"
     sub = command("generate", generate, text, 'out/book "Once upon a time" --stream')
-    sub.add_argument("model", metavar="FOLDER", help=_FOLDER_HELP)
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
     sub.add_argument("prompts", nargs="+", metavar="PROMPT", help="a text to continue")
     text, yes_or_no = "print the prompt too; default: yes", argparse.BooleanOptionalAction
     sub.add_argument("--echo", action=yes_or_no, default=True, help=text)
@@ -195,18 +190,18 @@ def _parser() -> argparse.ArgumentParser:
     text = "text of a token that ends the generation; may be repeated"
     sub.add_argument("--stop", action="append", default=[], metavar="TEXT", help=text)
     add_flag(sub, "--scores", "print the log-probability before each text")
-    add_sampler_options(sub, "top_p", f"100, or as many as fit; {_OF_MODEL}")
+    add_sampler_options(sub, "top_p", "100, or as many as max_sequence_length leaves")
 
     text = "translate sentences with a trained translator"
     sub = command("translate", translate, text, 'out/de-en "Ein Hund läuft im Schnee."')
-    sub.add_argument("model", metavar="FOLDER", help=_FOLDER_HELP)
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
     text = "a sentence to translate; default: the lines of stdin"
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help=text)
-    add_sampler_options(sub, "greedy", f"1.5 times the source + 16; {_OF_MODEL}")
+    add_sampler_options(sub, "greedy", "1.5 times the source + 16, or as max_sequence_length has")
 
     text = "write a TensorFlow SavedModel from text to text"
     sub = command("export", export, text, "out/book --to out/saved_model", quiet=True)
-    sub.add_argument("model", metavar="FOLDER", help=_FOLDER_HELP)
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
     sub.add_argument("--to", required=True, metavar="DIR", help="folder of the SavedModel")
     add_flag(sub, "--overwrite", "replace an earlier export in the folder")
     add_sampler_options(sub, "greedy", "as of generate or translate")
@@ -221,10 +216,6 @@ def _parser() -> argparse.ArgumentParser:
 
     add_graph_commands(command)
     return parser
-
-
-_FOLDER_HELP = "a model folder, as train and import write it"
-_OF_MODEL = "at most what max_sequence_length leaves"
 
 
 def variants(options: argparse.Namespace) -> None:

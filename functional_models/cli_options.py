@@ -10,8 +10,8 @@ import os
 import platform
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from decimal import Decimal
 from pathlib import Path
 from types import NoneType
@@ -139,6 +139,7 @@ def add_spec_options(sub: argparse.ArgumentParser, variant: str | None = None) -
     complete_with(set_field, lambda: [f"{name}=" for name in _SPEC_FIELDS])
 
 
+FOLDER_HELP = "a model folder, as train and import write it"
 DATA_HELP = (
     "embedded; a text file (language model); a .tsv file or two aligned files (translation), "
     "optionally .gz; or tfds:NAME; default: embedded"
@@ -359,6 +360,13 @@ def _versions() -> str:
             found = "not installed"
         rows.append((package, found + ", the backend" * (package == backend)))
     return "\n".join(f"{name} {number}" for name, number in rows)
+
+
+@contextmanager
+def discarded_stdout() -> Iterator[None]:
+    """Discard what is printed to stdout in a `with` block; errors go to stderr."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def import_keras() -> Any:
