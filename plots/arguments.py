@@ -38,8 +38,14 @@ def takes_graphs(function: Function, number: int = 1) -> Function:
     return check_and_call  # type: ignore[return-value]
 
 
-def check_mapping(value: Any, function: str, content: str) -> None:
+def check_mapping(value: Any, function: str, what: str, content: str) -> None:
     """Check that an argument is a mapping that is not empty.
+
+    Args:
+        value: The argument.
+        function: The name of the function that takes it.
+        what: What it holds, as a plural.
+        content: Its keys and values in words, such as "title -> model".
 
     Raises:
         TypeError: if it is no mapping.
@@ -48,7 +54,7 @@ def check_mapping(value: Any, function: str, content: str) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{function} takes a dict {content}, not {described(value)}")
     if not value:
-        raise ValueError(f"{function} takes a dict {content}, and it is empty")
+        raise ValueError(f"no {what} were given: {function} takes a dict {content}")
 
 
 def model_of(source: Any) -> Any:

@@ -13,6 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plots.arguments import check_mapping
 from plots.differences import compare_graphs
 from plots.differences.union import marked, older_side
 from plots.files import write_picture
@@ -191,10 +192,7 @@ def plot_side_by_side(
             f"{chosen.name}"
         )
     check_style(rankdir, dpi)
-    if not isinstance(models, Mapping):
-        raise TypeError(f"models must be a mapping title -> model, given {type(models).__name__}")
-    if not models:
-        raise ValueError("models is empty; give a mapping title -> model")
+    check_mapping(models, "plot_side_by_side", "models", "title -> model")
     graphs = {title: _folded(model, expand_nested, blocks) for title, model in models.items()}
     labels = Labels(
         show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable

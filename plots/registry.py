@@ -25,7 +25,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -81,10 +81,10 @@ class _Registered:
         unknown = sorted(set(options).difference(self._keywords))
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in self.parameters):
             near = difflib.get_close_matches(unknown[0], self.options, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
                 f"the graph {self.kind} {self.name!r} has no option "
-                f"{', '.join(map(repr, unknown))}{_hint(near)}; it has "
-                f"{', '.join(self.options) or 'none'}"
+                f"{', '.join(map(repr, unknown))}{hint}; it has {', '.join(self.options) or 'none'}"
             )
 
     @property
@@ -338,13 +338,8 @@ def _find(name: str, known: Mapping[str, Any], kind: str) -> Any:
         return known[name]
     near = [other for other in known if str(name) and other.startswith(str(name).lower())]
     near = near or difflib.get_close_matches(str(name).lower(), known, n=1)
-    raise ValueError(
-        f"there is no graph {kind} {name!r}{_hint(near)}; there are {', '.join(known)}"
-    )
-
-
-def _hint(near: Sequence[str]) -> str:
-    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"there is no graph {kind} {name!r}.{hint} There are: {', '.join(known)}")
 
 
 def _load_group(group: str) -> None:

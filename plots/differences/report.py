@@ -66,7 +66,7 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    check_mapping(graphs, "comparison_table", "title -> graph")
+    check_mapping(graphs, "comparison_table", "graphs", "title -> graph")
     first, *_ = given = list(graphs.values())
     against = ("" if g is first else counts_text(compare_graphs(first, g)) for g in given)
     columns = {

@@ -411,7 +411,7 @@ def position_encodings(encodings: Mapping[str, ArrayLike], title: str | None = N
     """
     import numpy as np
 
-    check_mapping(encodings, "position_encodings", "name -> array (t, d)")
+    check_mapping(encodings, "position_encodings", "encodings", "name -> array (t, d)")
     figure = new_figure(11, 3.3 * len(encodings) + (0.4 if title else 0), title)
     rows = figure.subplots(len(encodings), 2, squeeze=False, width_ratios=(3, 2))
     for (image, products), (name, values) in zip(rows, encodings.items(), strict=True):

@@ -24,6 +24,8 @@ is a constant rate."""
 ByDepth = Sequence[float | None]
 """One value per depth, the first one nearest to the input; None or NaN: not measured."""
 
+_MEASUREMENTS = '{"step": [...], "loss": [...]}'
+
 _MAX_POINTS = 500  # of a learning-rate curve; every point may be a call into a backend
 
 _ALONG: dict[str, dict[str, Any]] = {
@@ -56,7 +58,9 @@ def loss_curves(
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    check_mapping(histories, "loss_curves", 'name of the run -> {"step": [...], "loss": [...]}')
+    check_mapping(
+        histories, "loss_curves", "runs", 'name of the run -> {"step": [...], "loss": [...]}'
+    )
     by_step = {run: _by_step(history) for run, history in histories.items()}
     for run, history in by_step.items():
         _check_history(run, history)
@@ -100,7 +104,9 @@ def _by_step(history: Any) -> History:
 
 
 def _check_history(run: str, history: History) -> None:
-    check_mapping(history, f"loss_curves: run {run!r}", '{"step": [...], "loss": [...]}')
+    check_mapping(
+        history, f"loss_curves: run {run!r}", "measurements", '{"step": [...], "loss": [...]}'
+    )
     for key in ("step", "loss"):
         if key not in history:
             raise ValueError(
@@ -146,7 +152,7 @@ def learning_rate_curves(
         ValueError: if there is no schedule, fewer than two steps, or a rate is negative or not
             finite.
     """
-    check_mapping(schedules, "learning_rate_curves", "name -> schedule")
+    check_mapping(schedules, "learning_rate_curves", "schedules", "name -> schedule")
     if not isinstance(steps, int) or steps < 2:
         raise ValueError(f"steps is {steps!r}; a curve needs at least 2")
     points = min(steps, _MAX_POINTS)

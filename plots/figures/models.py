@@ -59,7 +59,7 @@ def parameter_bars(counts: Counts | Mapping[str, Counts], title: str | None = No
             "parameter_bars takes a dict component -> number of parameters; of a graph, e.g. "
             "{node.id: node.parameters for node in graph.nodes if node.owns_weights}"
         )
-    check_mapping(counts, "parameter_bars", "component -> number of parameters")
+    check_mapping(counts, "parameter_bars", "counts", "component -> number of parameters")
     several = [isinstance(value, Mapping) for value in counts.values()]
     if any(several) and not all(several):
         raise ValueError(
@@ -186,7 +186,7 @@ def variants_page(models: Mapping[str, keras.Model | Graph], title: str | None =
         TypeError: if a value is not a Keras model, or a subclassed one, which has no graph.
         ValueError: if there is no model, or one that is not built.
     """
-    check_mapping(models, "variants_page", "title -> model")
+    check_mapping(models, "variants_page", "models", "title -> model")
     graphs = {
         name: model if isinstance(model, Graph) else read_graph(model)
         for name, model in models.items()
