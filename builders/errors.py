@@ -115,7 +115,7 @@ def names_similar_fields(what: str, listed_by: str = "") -> Callable[[type[Class
                     raise ValueError(unknown_name(what, name, names, listed_by))
             initialize(self, *args, **given)
 
-        cls.__init__ = check_and_initialize  # type: ignore[assignment]
+        cls.__init__ = check_and_initialize  # type: ignore[method-assign]
         return cls
 
     return decorate

@@ -119,7 +119,7 @@ class TextModel(ABC):
 
     def _repr_html_(self) -> str:
         """Return the text and the diagram for the output of a notebook cell."""
-        picture = plots.read_graph(self.model)._repr_svg_() or ""  # type: ignore[operator]
+        picture = plots.read_graph(self.model)._repr_svg_() or ""  # type: ignore[attr-defined]
         return f"<p><code>{html.escape(repr(self))}</code></p>{picture}"
 
     def _tokenizer(self, role: str) -> Tokenizer:

@@ -58,9 +58,7 @@ def loss_curves(
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    check_mapping(
-        histories, "loss_curves", "runs", 'name of the run -> {"step": [...], "loss": [...]}'
-    )
+    check_mapping(histories, "loss_curves", "runs", f"name of the run -> {_MEASUREMENTS}")
     by_step = {run: _by_step(history) for run, history in histories.items()}
     for run, history in by_step.items():
         _check_history(run, history)
@@ -104,9 +102,7 @@ def _by_step(history: Any) -> History:
 
 
 def _check_history(run: str, history: History) -> None:
-    check_mapping(
-        history, f"loss_curves: run {run!r}", "measurements", '{"step": [...], "loss": [...]}'
-    )
+    check_mapping(history, f"loss_curves: run {run!r}", "measurements", _MEASUREMENTS)
     for key in ("step", "loss"):
         if key not in history:
             raise ValueError(
