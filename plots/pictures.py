@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from math import inf
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -289,9 +290,9 @@ def _checked(
         chosen = find_renderer(renderer)
         path = path if path.suffix else Path(f"{path}{''.join(chosen.suffixes[:1])}")
     chosen.check_options(options)
-    if depth is not None and not (isinstance(depth, int) and depth >= 0):
+    if depth is not None and not (isinstance(depth, Integral) and depth >= 0):
         raise ValueError(f"depth is {depth!r}; it must be a number of levels, 0 or more")
-    if blocks is not None and not (isinstance(blocks, int) and blocks >= 1):
+    if blocks is not None and not (isinstance(blocks, Integral) and blocks >= 1):
         raise ValueError(f"blocks is {blocks!r}; it must be None (draw all) or an int, 1 or more")
     return path, chosen
 

@@ -141,6 +141,14 @@ def test_a_crash_while_notices_are_left_out_is_reported():
     assert "exec_module" in done.stderr
 
 
+def test_the_program_returns_the_code_of_the_command_and_skips_the_last_collection(monkeypatch):
+    done = []
+    monkeypatch.setattr("functional_models.cli.main", lambda: done.append("main") or 7)
+    monkeypatch.setattr("gc.freeze", lambda: done.append("freeze"))
+    assert importlib.import_module("functional_models.__main__").run() == 7
+    assert done == ["main", "freeze"]
+
+
 # --- what objects say ------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from plots.arguments import check_mapping
@@ -149,7 +150,7 @@ def learning_rate_curves(
             finite.
     """
     check_mapping(schedules, "learning_rate_curves", "schedules", "name -> schedule")
-    if not isinstance(steps, int) or steps < 2:
+    if not isinstance(steps, Integral) or steps < 2:
         raise ValueError(f"steps is {steps!r}; a curve needs at least 2")
     points = min(steps, _MAX_POINTS)
     shown = [round(number * (steps - 1) / (points - 1)) for number in range(points)]
