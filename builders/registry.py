@@ -120,7 +120,8 @@ def variant(name: str, **changes: Any) -> TransformerSpec:
     if kind not in row.kinds:
         raise ValueError(
             f"variant {name!r} cannot be built as {kind!r}; allowed: {', '.join(row.kinds)} "
-            f"(builders.list_variants({kind!r}) lists the variants that can)"
+            f"(`functional-models variants --kind {kind}` or builders.list_variants({kind!r}) "
+            "lists the variants that can)"
         )
     spec = row.make()
     if not isinstance(spec, TransformerSpec):

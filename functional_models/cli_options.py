@@ -65,6 +65,10 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(formatter_class=HelpWithDefaults, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._subparsers and args and args[0].startswith("--"):
+            known = any(option.startswith(args[0]) for option in self._option_string_actions)
+            if not known:
+                self.error(self._unknown(args[0]))
         if self._is_intermixed or self._subparsers:
             return super().parse_known_args(args, namespace)
         self._is_intermixed = True  # `parse_known_intermixed_args` calls this method twice
@@ -82,7 +86,8 @@ class CommandParser(argparse.ArgumentParser):
             return f"{argument!r}: {field} is a field of the spec; write --set {field}=VALUE"
         if not argument.startswith("-"):
             return f"unexpected argument {argument!r}"
-        return unknown_name("option", argument, self._option_string_actions)
+        message = unknown_name("option", argument, self._option_string_actions)
+        return message.partition("; allowed")[0] if "did you mean" in message else message
 
     def error(self, message: str) -> NoReturn:
         """Print a message in one line, and exit with code 2."""
