@@ -94,7 +94,8 @@ def check_is_text(data: Any, function: str) -> None:
         data = data[0]
     if isinstance(data, os.PathLike):
         raise TypeError(
-            f"{function} takes text, not a path; load the file: load_text_corpus({str(data)!r})"
+            f"{function} takes a text or a list of texts, given {type(data).__name__}; load the "
+            f"file: load_text_corpus({str(data)!r})"
         )
     if not isinstance(data, str) or len(data) > _LONGEST_NAME or "\n" in data:
         return
