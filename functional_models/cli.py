@@ -102,9 +102,9 @@ def _after_interrupt(options: argparse.Namespace) -> str:
     to = Path(options.to)
     if hasattr(options, "report_every") and any(to.rglob(RUN)):  # training
         return f"the last checkpoint in {to} is complete; the same command resumes from it"
-    paths = [to, *to.rglob("*")] if to.exists() else []
+    files = [path for path in (to, *to.rglob("*")) if path.is_file()]
     started = options.started - 0.1  # times of files may lag behind the clock
-    if any(path.lstat().st_mtime >= started for path in paths):
+    if any(path.stat().st_mtime >= started for path in files):
         return f"{to} may be incomplete; the same command writes it again"
     return f"nothing was written to {to} yet; the same command starts again"
 
