@@ -41,6 +41,7 @@ from builders.costs import (
     count_source_cache_bytes,
 )
 from builders.counting import ParameterCounts, count_parameters
+from builders.quiet import quiet_tensorflow
 from builders.registry import (
     Variant,
     list_variants,
@@ -104,6 +105,9 @@ _NEEDS_KERAS = {
 }
 
 
+quiet_tensorflow()
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
@@ -114,6 +118,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
         )
-    from builders.quiet import import_quietly
+    from importlib import import_module
 
-    return getattr(import_quietly(_NEEDS_KERAS[name]), name)
+    return getattr(import_module(_NEEDS_KERAS[name]), name)

@@ -1,4 +1,8 @@
-"""Imports of modules that need Keras, without the notices that TensorFlow writes on import."""
+"""Imports TensorFlow without the notices that it writes to stderr, once this package is imported.
+
+TensorFlow logs some of them before it reads TF_CPP_MIN_LOG_LEVEL, so they are left out of what the
+import writes. Warnings and errors are still written.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +12,59 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from importlib import import_module
+from collections.abc import Iterator, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
 
-# Information that TensorFlow logs before it reads the level; with its continuation lines.
+# Information that is logged in any case; with its continuation lines.
 _NOTICE = re.compile(
     rb"I\d{4} |\d{4}-\d\d-\d\d [\d:.]+: I |WARNING: All log messages before absl::InitializeLog"
     rb"|To enable the following instructions: "
 )
 
 
-def import_quietly(name: str) -> Any:
-    """Import a module, and Keras with it, without TensorFlow's notices on stderr.
+def quiet_tensorflow() -> None:
+    """Leave out the notices of the first import of TensorFlow.
 
-    Warnings and errors are still written. With TF_CPP_MIN_LOG_LEVEL=0 nothing is left out. Where
-    the variable is not set, it is set to 2, and to 3 without a GPU driver, whose absence
-    TensorFlow logs as an error.
+    With TF_CPP_MIN_LOG_LEVEL=0 nothing is left out. Where the variable is not set, the import sets
+    it to 2, and to 3 without a GPU driver, whose absence TensorFlow logs as an error.
     """
-    if "tensorflow" in sys.modules:
-        return import_module(name)
-    has_driver = any(Path(path).exists() for path in _GPU_DRIVERS)
-    level = os.environ.setdefault(_LEVEL, "2" if has_driver else "3")
-    with contextlib.nullcontext() if level == "0" else _without_notices():
-        return import_module(name)
+    if "tensorflow" not in sys.modules:
+        sys.meta_path.insert(0, _TensorFlowFinder())
+
+
+class _TensorFlowFinder(MetaPathFinder):
+    """Finds TensorFlow as the other finders do, and makes it run quietly."""
+
+    _is_searching = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "tensorflow" or self._is_searching:
+            return None
+        self._is_searching = True
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._is_searching = False
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_quietly(module: ModuleType) -> None:
+                has_driver = any(Path(driver).exists() for driver in _GPU_DRIVERS)
+                level = os.environ.setdefault(_LEVEL, "2" if has_driver else "3")
+                with contextlib.nullcontext() if level == "0" else _without_notices():
+                    execute(module)
+
+            spec.loader.exec_module = execute_quietly  # type: ignore[method-assign]
+        return spec
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from functional_models.packages import PACKAGES, import_own_packages, install_aliases
@@ -72,7 +73,6 @@ _MODULES = {
     "to_keras_hub": "conversion",
     "train_tokenizer": "tokenizer_training",
 }
-_WITHOUT_KERAS = ("corpora", "recipe")
 
 __all__ = list(_MODULES)
 
@@ -82,6 +82,7 @@ for _message in import_own_packages():
     else:
         warnings.warn(_message, stacklevel=2)
 install_aliases()
+import_module("builders")  # from here on, TensorFlow is imported without its notices
 
 
 def __dir__() -> list[str]:
@@ -90,16 +91,10 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Import the module of a public name on first access."""
-    from importlib import import_module
-
     if name in PACKAGES:
         return import_module(name)
     if name not in _MODULES:
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
         )
-    if _MODULES[name] not in _WITHOUT_KERAS:
-        from builders.quiet import import_quietly
-
-        import_quietly("keras")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import builders
 from builders.errors import unknown_name
-from builders.quiet import import_quietly
 from builders.spec import KINDS, TransformerSpec
 from functional_models.recipe import Recipe
 from functional_models.samplers import SAMPLERS, check_options_of, make_sampler
@@ -375,5 +374,7 @@ def discarded_stdout() -> Iterator[None]:
 
 
 def import_keras() -> Any:
-    """Import Keras without TensorFlow's notices."""
-    return import_quietly("keras")
+    """Import Keras, which takes seconds, only when a command needs it."""
+    import keras
+
+    return keras

@@ -103,15 +103,14 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 class Fake(MetaPathFinder, Loader):
     def find_spec(self, name, path, target=None):
-        return ModuleSpec(name, self) if name == "keras" else None
+        return ModuleSpec(name, self) if name == "tensorflow" else None
     def exec_module(self, module):
         os.write(2, b"I0000 00:00:1.2 3 port.cc:153] a notice\\n")
         os.write(2, b"E0000 00:00:1.2 3 port.cc:154] an error\\n")
         print("a message", file=sys.stderr)
         {then}
 sys.meta_path.insert(0, Fake())
-from builders.quiet import import_quietly
-import_quietly("keras")
+import builders, tensorflow
 print(os.environ["TF_CPP_MIN_LOG_LEVEL"])
 """
 
