@@ -52,9 +52,9 @@ def check_mapping(value: Any, function: str, what: str, content: str) -> None:
         ValueError: if it is empty.
     """
     if not isinstance(value, Mapping):
-        raise TypeError(f"{function} takes a dict {content}, not {described(value)}")
+        raise TypeError(f"{function} takes a mapping {content}, given {type(value).__name__}")
     if not value:
-        raise ValueError(f"no {what} were given: {function} takes a dict {content}")
+        raise ValueError(f"no {what} were given: {function} takes a mapping {content}")
 
 
 def model_of(source: Any) -> Any:

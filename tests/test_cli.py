@@ -156,7 +156,6 @@ BAD = [
     (["import", "{nothing}", "--to", "{lm}"], "(--overwrite)"),
     (["compare", "--to", "{lm}", "--data", "{pairs.tsv}", *TINY], "lm holds a model (model.json)"),
     (["compare", "--to", " ", "--data", "{pairs.tsv}", *TINY], "the name of the folder is empty"),
-    (["compare", "--kind", "encoder_only"], "compare trains language models and translators"),
     (["export", "{lm}", "--to", "{lm}"], "has content that no earlier export wrote"),
     (["plot", "{lm}", "--to", "{lm/model.json}"], "is not a picture of this kind"),
     (["translate", "{translator}", "um", "--p", "0.5"], "--p is an option of top_p, and the sampl"),

@@ -300,16 +300,19 @@ def test_an_object_that_holds_a_model_is_taken_as_the_model(tmp_path, mlp):
 WRONG = [
     (lambda m: plots.draw("a.svg", m), "given as a path, not as Functional"),
     (lambda m: plots.plot_model("a.svg", m), "given as a path, not as Functional"),
-    (lambda m: plots.plot_side_by_side([m, m]), "takes a dict title -> model, not a list"),
-    (lambda m: plots.parameter_bars(m), "takes a dict component -> number of parameters, not a F"),
+    (lambda m: plots.plot_side_by_side([m, m]), "takes a mapping title -> model, given list"),
+    (lambda m: plots.parameter_bars(m), "takes a mapping component -> number of parameters, g"),
     (
         lambda m: plots.parameter_bars(plots.read_graph(m)),
         "node.parameters for node in graph.nodes",
     ),
-    (lambda m: plots.loss_curves([{"loss": 1}]), "takes a dict name of the run -> .*, not a list"),
-    (lambda m: plots.loss_curves({"a": [1]}), "run 'a' takes a dict .*, not a list"),
-    (lambda m: plots.position_encodings(m), "takes a dict name -> array .*, not a Functional"),
-    (lambda m: plots.comparison_table([m]), "takes a dict title -> graph, not a list"),
+    (
+        lambda m: plots.loss_curves([{"loss": 1}]),
+        "takes a mapping name of the run -> .*, given list",
+    ),
+    (lambda m: plots.loss_curves({"a": [1]}), "run 'a' takes a mapping .*, given list"),
+    (lambda m: plots.position_encodings(m), "takes a mapping name -> array .*, given Functional"),
+    (lambda m: plots.comparison_table([m]), "takes a mapping title -> graph, given list"),
     (lambda m: plots.difference_text(plots.read_graph(m)), "takes the result of compare_graphs"),
     (
         lambda m: plots.read_graph(plots.read_graph(m)),
