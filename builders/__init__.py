@@ -26,6 +26,7 @@ Listing variants and making specs imports no Keras; the `build_*` functions do, 
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from builders.components import register_component
@@ -40,6 +41,7 @@ from builders.costs import (
     count_source_cache_bytes,
 )
 from builders.counting import ParameterCounts, count_parameters
+from builders.quiet import quiet_tensorflow
 from builders.registry import (
     Variant,
     list_variants,
@@ -103,6 +105,9 @@ _NEEDS_KERAS = {
 }
 
 
+quiet_tensorflow()
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
@@ -110,7 +115,9 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     """Import what needs Keras only when it is asked for."""
     if name not in _NEEDS_KERAS:
-        raise AttributeError(f"module 'builders' has no attribute {name!r}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
     from importlib import import_module
 
     return getattr(import_module(_NEEDS_KERAS[name]), name)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from builders.counting import UP_PROJECTIONS, custom_component
 from builders.errors import unknown_name
+from builders.registry import as_spec
 from builders.spec import TransformerSpec
 from builders.spec_checks import check_length
 
@@ -84,7 +85,9 @@ PRECISIONS = {
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "bool": 1}
 
 
-def count_flops(spec: TransformerSpec, length: int, source_length: int | None = None) -> FlopCounts:
+def count_flops(
+    spec: TransformerSpec | str, length: int, source_length: int | None = None
+) -> FlopCounts:
     """Count the operations of the forward pass over one whole sequence, as in training.
 
     Per token, and without the terms in t, this is twice the number of parameters in matrix
@@ -92,7 +95,7 @@ def count_flops(spec: TransformerSpec, length: int, source_length: int | None = 
     scores is computed and then masked.
 
     Args:
-        spec: of the model.
+        spec: of the model, or the name of a variant.
         length: tokens of the sequence, of the target in an encoder-decoder, t.
         source_length: tokens of the source of an encoder-decoder, s; `None`: `length`.
 
@@ -100,6 +103,7 @@ def count_flops(spec: TransformerSpec, length: int, source_length: int | None = 
         ValueError: a length that the model does not take, a source for a model without one, or a
             registered component whose matrix products are not known.
     """
+    spec = as_spec("count_flops", spec)
     _check_components(spec)
     check_length(spec, "length", length)
     source = _source_length(spec, length, source_length)
@@ -118,7 +122,7 @@ def count_flops(spec: TransformerSpec, length: int, source_length: int | None = 
 
 
 def count_decode_flops(
-    spec: TransformerSpec, length: int, source_length: int | None = None
+    spec: TransformerSpec | str, length: int, source_length: int | None = None
 ) -> FlopCounts:
     """Count the operations of one decoding step: one new token, with earlier tokens in a cache.
 
@@ -126,7 +130,7 @@ def count_decode_flops(
     before, at the cost of `count_encode_flops`.
 
     Args:
-        spec: of the model.
+        spec: of the model, or the name of a variant.
         length: slots of the cache: the tokens that the new one attends to, itself included, if
             all are filled.
         source_length: as in `count_flops`.
@@ -134,6 +138,7 @@ def count_decode_flops(
     Raises:
         ValueError: as in `count_flops`, or a model that has no decoder.
     """
+    spec = as_spec("count_decode_flops", spec)
     _check_stacks(spec, "count_decode_flops", "decoder")
     _check_components(spec)
     check_length(spec, "length", length)
@@ -148,18 +153,19 @@ def count_decode_flops(
     return FlopCounts(counts | _output(spec, 1))
 
 
-def count_encode_flops(spec: TransformerSpec, source_length: int) -> FlopCounts:
+def count_encode_flops(spec: TransformerSpec | str, source_length: int) -> FlopCounts:
     """Count the operations of encoding a source once, before the first decoding step.
 
     They are those of the encoder, and of the keys and values of every cross-attention.
 
     Args:
-        spec: of the model.
+        spec: of the model, or the name of a variant.
         source_length: tokens of the source, s.
 
     Raises:
         ValueError: as in `count_flops`, or a model without a source.
     """
+    spec = as_spec("count_encode_flops", spec)
     _check_stacks(spec, "count_encode_flops", "encoder", "decoder")
     whole = count_flops(spec, 1, source_length)
     counts = FlopCounts({name: n for name, n in whole.items() if name.startswith("encoder.")})
@@ -168,14 +174,14 @@ def count_encode_flops(spec: TransformerSpec, source_length: int) -> FlopCounts:
     return counts
 
 
-def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32") -> int:
+def count_cache_bytes(spec: TransformerSpec | str, length: int, dtype: str = "float32") -> int:
     """Count the bytes of the cache of a decoder's own tokens, for one row.
 
     These are k keys and k values of width h in every block, in the compute dtype, and the position
     of every token. In blocks with a window the cache has at most that many slots.
 
     Args:
-        spec: of the model.
+        spec: of the model, or the name of a variant.
         length: maximum number of cached tokens.
         dtype: a Keras dtype policy, one of `PRECISIONS`.
 
@@ -183,6 +189,7 @@ def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32"
         ValueError: a length that the model does not take, an unknown dtype, or a model that has no
             decoder.
     """
+    spec = as_spec("count_cache_bytes", spec)
     _check_stacks(spec, "count_cache_bytes", "decoder")
     check_length(spec, "length", length)
     numbers = sum(slots(length, window) for window in spec.windows)
@@ -191,18 +198,19 @@ def count_cache_bytes(spec: TransformerSpec, length: int, dtype: str = "float32"
 
 
 def count_source_cache_bytes(
-    spec: TransformerSpec, source_length: int, dtype: str = "float32"
+    spec: TransformerSpec | str, source_length: int, dtype: str = "float32"
 ) -> int:
     """Count the bytes of the cache of the source in a decoder, for one row.
 
     Args:
-        spec: of the model.
+        spec: of the model, or the name of a variant.
         source_length: tokens of the source, s.
         dtype: as in `count_cache_bytes`.
 
     Raises:
         ValueError: as in `count_cache_bytes`, or a model without a source.
     """
+    spec = as_spec("count_source_cache_bytes", spec)
     _check_stacks(spec, "count_source_cache_bytes", "encoder", "decoder")
     check_length(spec, "source_length", source_length)
     mask = 0 if spec.pad_token_id is None else _BYTES["bool"]
@@ -222,6 +230,11 @@ def count_memory(parameters: int, dtype: str = "float32") -> MemoryCounts:
     Raises:
         ValueError: an unknown dtype.
     """
+    if not isinstance(parameters, int):
+        raise TypeError(
+            f"count_memory takes a number of parameters, not {type(parameters).__name__}; "
+            "give count_parameters(spec).total"
+        )
     weights = parameters * _BYTES[precision(dtype).weights]
     return MemoryCounts(weights=weights, gradients=weights, moments=2 * weights)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from builders.components import SHIPPED
+from builders.registry import as_spec
 from builders.spec import TransformerSpec
 
 _NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "sandwich": 2, "parallel": 1, "none": 0}
@@ -38,8 +39,8 @@ def custom_component(spec: TransformerSpec) -> str | None:
     return None
 
 
-def count_parameters(spec: TransformerSpec) -> ParameterCounts:
-    """Count the parameters of the model of a spec, without building it.
+def count_parameters(spec: TransformerSpec | str) -> ParameterCounts:
+    """Count the parameters of the model of a spec or a variant, without building it.
 
     A classic block, with full-width heads and a feed-forward layer of four times the width, has
     about 12 d^2: 4 d^2 in attention and 8 d^2 in the feed-forward layer.
@@ -47,6 +48,7 @@ def count_parameters(spec: TransformerSpec) -> ParameterCounts:
     Raises:
         ValueError: the spec names a registered component whose parameters are not known.
     """
+    spec = as_spec("count_parameters", spec)
     if own := custom_component(spec):
         raise ValueError(
             f"{own} is a custom component, whose parameters are not known; build the model "

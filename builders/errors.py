@@ -3,17 +3,129 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+Class = TypeVar("Class")
+
+MOST_LISTED = 30
+"""Number of allowed names above which a message lists only the similar ones."""
+
+_MOST_SIMILAR = 6
+
+# Names that other libraries and papers use, without signs, and the names here.
+_SYNONYMS = {
+    "bpe": ("byte_pair",),
+    "contextlength": ("max_sequence_length",),
+    "blocksize": ("max_sequence_length",),
+    "maxpositionembeddings": ("max_sequence_length",),
+    "maxlen": ("max_sequence_length", "max_new_tokens"),
+    "maxlength": ("max_sequence_length", "max_new_tokens"),
+    "maxtokens": ("max_new_tokens",),
+    "dff": ("intermediate_dim",),
+    "ffdim": ("intermediate_dim",),
+    "ffndim": ("intermediate_dim",),
+    "intermediatesize": ("intermediate_dim",),
+    "mlpdim": ("intermediate_dim",),
+    "dim": ("hidden_dim",),
+    "dmodel": ("hidden_dim",),
+    "embeddim": ("hidden_dim",),
+    "hiddensize": ("hidden_dim",),
+    "modeldim": ("hidden_dim",),
+    "nembd": ("hidden_dim",),
+    "width": ("hidden_dim",),
+    "depth": ("num_layers",),
+    "nblocks": ("num_layers",),
+    "numblocks": ("num_layers",),
+    "nlayer": ("num_layers",),
+    "nlayers": ("num_layers",),
+    "nhead": ("num_heads",),
+    "nheads": ("num_heads",),
+    "kvheads": ("num_key_value_heads",),
+    "epochs": ("steps",),
+    "fp16": ("float16", "mixed_float16"),
+    "fp32": ("float32",),
+    "half": ("float16", "mixed_float16"),
+    "lr": ("learning_rate",),
+    "nucleus": ("top_p",),
+    "rmsnorm": ("rms",),
+    "rope": ("rotary",),
+    "swish": ("silu",),
+    "topk": ("top_k", "k"),
+    "topp": ("top_p", "p"),
+    "vocabsize": ("vocabulary_size",),
+}
 
 
-def unknown_name(what: str, given: Any, allowed: Iterable[str]) -> str:
-    """Return the message for a name that is not among the allowed ones, with the closest one."""
+def unknown_name(what: str, given: Any, allowed: Iterable[str], listed_by: str = "") -> str:
+    """Return the message for a name that is not among the allowed ones, with similar names.
+
+    Args:
+        what: the kind of name.
+        given: the name that was given.
+        allowed: the allowed names.
+        listed_by: what lists the allowed names, for the message if there are more than
+            `MOST_LISTED`.
+    """
     names = list(allowed)
-    lowered = {name.lower(): name for name in names}  # 'SiLU' is close to 'silu'
-    close = difflib.get_close_matches(str(given).lower(), lowered, n=1)
-    hint = f" (did you mean {lowered[close[0]]!r}?)" if close else ""
+    similar = [repr(name) for name in similar_names(given, names)]
+    *others, last = similar or [""]
+    hint = f" (did you mean {', '.join(others)}{' or ' if others else ''}{last}?)" * bool(similar)
+    if listed_by and len(names) > MOST_LISTED:
+        return f"unknown {what} {given!r}{hint}; {listed_by} lists all {len(names)}"
     return f"unknown {what} {given!r}{hint}; allowed: {', '.join(names)}"
+
+
+def similar_names(given: Any, allowed: Iterable[str]) -> Sequence[str]:
+    """Return the allowed names that a given one may stand for, the likeliest first.
+
+    Case and signs are ignored. Of these, the first that finds a name decides: equality, a synonym,
+    a common beginning, a small edit distance, and a part of the name.
+    """
+    keys = {name: _letters_and_digits(name) for name in allowed}
+    key = _letters_and_digits(given)
+    if not key:
+        return []
+    synonyms = {_letters_and_digits(name) for name in _SYNONYMS.get(key, ())}
+    found = [name for name, other in keys.items() if other == key]
+    found = found or [name for name, other in keys.items() if other in synonyms]
+    found = found or [name for name, other in keys.items() if other.startswith(key)]
+    if not found:
+        close = difflib.get_close_matches(key, keys.values(), n=1)
+        found = [name for name, other in keys.items() if other in close][:1]
+    if not found and len(key) > 2:
+        found = [name for name, other in keys.items() if key in other]
+    return found[:_MOST_SIMILAR]
+
+
+def names_similar_fields(what: str, listed_by: str = "") -> Callable[[type[Class]], type[Class]]:
+    """Return a decorator of a dataclass: an unknown field raises a ValueError with similar names.
+
+    Args:
+        what: the kind of field, as in `unknown_name`.
+        listed_by: as in `unknown_name`.
+    """
+
+    def decorate(cls: type[Class]) -> type[Class]:
+        initialize: Any = cls.__init__
+
+        @functools.wraps(initialize)
+        def check_and_initialize(self: Any, *args: Any, **given: Any) -> None:
+            for name in given:
+                if name not in (names := cls.__dataclass_fields__):  # type: ignore[attr-defined]
+                    raise ValueError(unknown_name(what, name, names, listed_by))
+            initialize(self, *args, **given)
+
+        cls.__init__ = check_and_initialize  # type: ignore[method-assign]
+        return cls
+
+    return decorate
+
+
+def _letters_and_digits(name: Any) -> str:
+    return re.sub(r"[\W_]", "", str(name).lower())
 
 
 def invalid_value(name: str, value: Any, allowed: str, advice: str = "") -> ValueError:

@@ -25,8 +25,17 @@ def check_spec_of_model(model: keras.Model, spec: TransformerSpec) -> None:
     Initializers, precision, LoRA and quantization may differ.
 
     Raises:
+        TypeError: no Keras model, or no spec.
         ValueError: naming the first layer that differs.
     """
+    if not isinstance(spec, TransformerSpec):
+        raise TypeError(
+            f"expected the TransformerSpec that the model was built from, not {spec!r:.40}; "
+            "for a variant give builders.variant(name)"
+        )
+    if not isinstance(model, keras.Model):
+        advice = "; give its attribute model" if hasattr(model, "model") else ""
+        raise TypeError(f"expected a Keras model, not {type(model).__name__}{advice}")
     known = _checked.setdefault(model, set())
     if spec in known:
         return

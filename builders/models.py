@@ -21,7 +21,7 @@ from builders.counting import count_parameters, custom_component
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
 from builders.heads import final_norm_and_dropout, logits, masked_lm_head, pool
 from builders.memory import check_memory
-from builders.registry import variant
+from builders.registry import as_spec
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -176,7 +176,7 @@ def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
     Raises:
         ValueError: as in `build_decoder_only`.
     """
-    spec = _as_spec("build", spec, changes)
+    spec = as_spec("build", spec, changes)
     if not abstract and not custom_component(spec):
         size = 2 if str(keras.config.dtype_policy().variable_dtype).endswith("16") else 4
         check_memory(
@@ -221,23 +221,10 @@ def _spec_of_kind(
 ) -> TransformerSpec:
     if isinstance(spec, str):
         changes = {"kind": kind, **changes}
-    spec = _as_spec(f"build_{kind}", spec, changes)
+    spec = as_spec(f"build_{kind}", spec, changes)
     if spec.kind != kind:
         raise ValueError(
             f"build_{kind} takes a spec of kind={kind!r}, given one of {spec.kind!r}; "
             f"use build_{spec.kind}, or spec.replace(kind={kind!r})"
         )
     return spec
-
-
-def _as_spec(
-    function: str, spec: TransformerSpec | str, changes: dict[str, Any]
-) -> TransformerSpec:
-    if isinstance(spec, str):
-        return variant(spec, **changes)
-    if not isinstance(spec, TransformerSpec):
-        raise TypeError(
-            f"{function} takes a TransformerSpec or the name of a variant, "
-            f"not {type(spec).__name__}"
-        )
-    return spec.replace(**changes) if changes else spec

@@ -6,8 +6,9 @@ Others add to it by decorator, or from an installed package by an entry point in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from builders.components import is_same_definition, load_entry_points, origin
@@ -15,6 +16,7 @@ from builders.errors import invalid_value, unknown_name
 from builders.spec import KINDS, TransformerSpec
 
 _ENTRY_POINTS = "functional_models.variants"
+_LISTED_BY = "`functional-models variants` or builders.list_variants()"
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,11 @@ def variant_info(name: str) -> Variant:
     """Return the registry row of a variant: source, published parameter count, summary.
 
     Raises:
-        ValueError: no such variant; the message lists those that exist.
+        ValueError: no such variant; the message names similar ones.
     """
     load_entry_points(_ENTRY_POINTS)
     if name not in _variants:
-        raise ValueError(unknown_name("variant", name, _variants))
+        raise ValueError(unknown_name("variant", name, _variants, _LISTED_BY))
     return _variants[name]
 
 
@@ -113,9 +115,13 @@ def variant(name: str, **changes: Any) -> TransformerSpec:
     """
     row = variant_info(name)
     kind = changes.get("kind", row.kinds[0])
+    if kind not in KINDS:
+        raise ValueError(unknown_name("kind", kind, KINDS))
     if kind not in row.kinds:
         raise ValueError(
-            f"variant {name!r} cannot be built as {kind!r}; allowed: {', '.join(row.kinds)}"
+            f"variant {name!r} cannot be built as {kind!r}; allowed: {', '.join(row.kinds)} "
+            f"(`functional-models variants --kind {kind}` or builders.list_variants({kind!r}) "
+            "lists the variants that can)"
         )
     spec = row.make()
     if not isinstance(spec, TransformerSpec):
@@ -124,3 +130,32 @@ def variant(name: str, **changes: Any) -> TransformerSpec:
             f"not {type(spec).__name__}"
         )
     return spec.replace(**{"kind": kind, **changes})
+
+
+def as_spec(
+    function: str, spec: TransformerSpec | str, changes: Mapping[str, Any] = MappingProxyType({})
+) -> TransformerSpec:
+    """Return a spec, or the spec of the variant with that name, with changed fields.
+
+    Args:
+        function: the function that takes it, for errors.
+        spec: a spec, or the name of a variant.
+        changes: new values of fields.
+
+    Raises:
+        TypeError: neither a spec nor a name.
+        ValueError: as in `variant`.
+    """
+    if isinstance(spec, str):
+        return variant(spec, **changes)
+    if not isinstance(spec, TransformerSpec):
+        advice = (
+            "; give its attribute spec"
+            if isinstance(getattr(spec, "spec", None), TransformerSpec)
+            else ""
+        )
+        raise TypeError(
+            f"{function} takes a TransformerSpec or the name of a variant, "
+            f"not {type(spec).__name__}{advice}"
+        )
+    return spec.replace(**changes) if changes else spec

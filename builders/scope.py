@@ -39,6 +39,9 @@ class LayerScope:
         self._defaults = {} if model is None else {"dtype": _dtype(model)}
         self.exposes_scores = False
 
+    def __repr__(self) -> str:
+        return f"<LayerScope {'.'.join(self.path)!r} of {len(self._layers)} layers: {self.spec}>"
+
     def within(self, name: str) -> LayerScope:
         """Return the scope one level below: the same layers, with names prefixed by `name`."""
         scope = copy.copy(self)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from builders.components import SHIPPED
-from builders.errors import unknown_name
+from builders.errors import names_similar_fields
 from builders.fields import check_value, rule_of
 from builders.spec_checks import check_combinations
 from builders.spec_fields import GROUPS, KINDS, SpecFields
@@ -21,6 +21,7 @@ SPEC_FORMAT = 1
 """Version of the JSON format that `TransformerSpec.to_json` writes."""
 
 
+@names_similar_fields("spec field", listed_by="`functional-models fields`")
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TransformerSpec(SpecFields):
     """The specification of one Transformer. It is checked when it is made.
@@ -154,10 +155,6 @@ def make_spec(values: dict[str, Any]) -> TransformerSpec:
     Raises:
         ValueError: an unknown or a missing field, or a value that is not allowed.
     """
-    allowed = [f.name for f in fields(TransformerSpec)]
-    for name in values:
-        if name not in allowed:
-            raise ValueError(unknown_name("spec field", name, allowed))
     required = [f.name for f in fields(TransformerSpec) if f.default is dataclasses.MISSING]
     missing = [name for name in required if name not in values]
     if missing:

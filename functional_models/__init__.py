@@ -8,14 +8,22 @@
     lm.fit(corpus, steps=500)
     lm.generate("Return the ")
 
+`functional_models.builders` and `functional_models.plots` are the packages `builders` and `plots`.
 Submodules are imported when a name is first used.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from functional_models.packages import PACKAGES, import_own_packages, install_aliases
+
 if TYPE_CHECKING:
+    import builders as builders
+    import plots as plots
     from functional_models.causal_lm import CausalLM as CausalLM
     from functional_models.comparison import compare as compare
     from functional_models.conversion import from_keras_hub as from_keras_hub
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
     from functional_models.tokenizers import Tokenizer as Tokenizer
     from functional_models.tokenizers import load_tokenizer as load_tokenizer
     from functional_models.translator import Translator as Translator
+
+__version__ = "0.1.0"
 
 _MODULES = {
     "AttentionMaps": "text_model",
@@ -66,11 +76,25 @@ _MODULES = {
 
 __all__ = list(_MODULES)
 
+for _message in import_own_packages():
+    if sys.argv[:1] == ["-m"]:  # `python -m functional_models`, from the folder of that file
+        print(f"functional-models: {_message}", file=sys.stderr)
+    else:
+        warnings.warn(_message, stacklevel=2)
+install_aliases()
+import_module("builders")  # from here on, TensorFlow is imported without its notices
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *PACKAGES})
+
 
 def __getattr__(name: str) -> Any:
     """Import the module of a public name on first access."""
+    if name in PACKAGES:
+        return import_module(name)
     if name not in _MODULES:
-        raise AttributeError(f"module 'functional_models' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"functional_models.{_MODULES[name]}"), name)
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

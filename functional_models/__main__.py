@@ -1,6 +1,24 @@
-"""`python -m functional_models` is the command `functional-models`."""
+"""The program `functional-models`, also as `python -m functional_models`."""
 
-from functional_models.cli import main
+from __future__ import annotations
+
+import gc
+import sys
+
+
+def run() -> int:
+    """Run the command of `sys.argv` and return its exit code."""
+    try:
+        from functional_models.cli import main
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was written", file=sys.stderr)
+        return 130
+    code = main()
+    # At exit Python would search the half million objects of TensorFlow for cycles, for a second
+    # or more, to free memory that the system frees at once.
+    gc.freeze()
+    return code
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run())

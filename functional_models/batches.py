@@ -128,11 +128,15 @@ class TokenBatches(Batches):
         super().__init__(batch_size, seed)
         check_count("block", block)
         if len(tokens) < block + 1:
-            shorter = len(tokens) - 1
+            most = f"{len(tokens) - 1}"
             raise ValueError(
                 f"the {what} has {len(tokens)} tokens, fewer than a block of {block} tokens and "
                 "its next token; give more text"
-                + (f", or a block (max_sequence_length) of at most {shorter}" * (shorter > 0))
+                + (
+                    f", or a model with shorter blocks: max_sequence_length={most} in its spec "
+                    f"(--set max_sequence_length={most}); in Python also fit(..., block={most})"
+                )
+                * (len(tokens) > 1)
             )
         self.tokens = tokens
         self.block = self.longest = block

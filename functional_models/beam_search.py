@@ -171,6 +171,10 @@ class BeamSearch(keras_hub.samplers.Sampler):
         tokens, log_p, _ = self._better(best, tokens, unfinished, whole_length)
         return tokens, log_p
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value}" for name, value in self.get_config().items())
+        return f"BeamSearch({options})"
+
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "num_beams": self.num_beams,

@@ -10,9 +10,10 @@ import numpy as np
 
 import builders
 from functional_models.batches import TokenBatches, check_tokens
-from functional_models.checks import check_count
-from functional_models.corpora import TextCorpus
+from functional_models.checks import check_count, check_is_text
+from functional_models.corpora import ParallelCorpus, TextCorpus
 from functional_models.recipe import Recipe, make_recipe
+from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
 from functional_models.tokenizers import Tokenizer, as_tokenizer, text_list
 
@@ -52,6 +53,8 @@ class CausalLM(TextModel):
         """
         if isinstance(text, TextCorpus):
             raise TypeError("a TextCorpus has two splits; give its .train or its .validation")
+        if isinstance(text, ParallelCorpus):
+            raise TypeError("a ParallelCorpus holds sentence pairs; give a TextCorpus or text")
         if isinstance(text, np.ndarray):
             check_tokens(text, self.spec.vocabulary_size, "the token array")
             return text
@@ -105,6 +108,8 @@ class CausalLM(TextModel):
             validation = data.validation if validation is None else validation
             data = data.train
         sizes = (block, recipe.batch_size, recipe.seed)
+        for text in (data, validation):
+            check_is_text(text, "fit")
         batches = self._batches(data, "training text", *sizes)
         held_out = None
         if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
@@ -145,6 +150,7 @@ class CausalLM(TextModel):
         """
         from functional_models.training import bits_per_character, evaluate
 
+        check_is_text(data, "evaluate")
         tokens = self.tokens(data)
         row = evaluate(self.model, self._batches(tokens, "text", block, batch_size, 0))
         if isinstance(data, np.ndarray):
@@ -201,9 +207,11 @@ class CausalLM(TextModel):
             `num_return_sequences` a list of these, best first. For several prompts, a list.
 
         Raises:
+            TypeError: an unknown option.
             ValueError: an empty prompt, a prompt without room for `max_new_tokens`, an unknown
-                sampler, or an option that is not allowed.
+                sampler, an option that it does not use, or a value that is not allowed.
         """
+        check_option_names(self.generate, sampler_options)
         prompts = text_list(prompt)
         if not prompts:
             return iter(()) if stream else []

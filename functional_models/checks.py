@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+_LONGEST_NAME = 200
+_FILE_NAME = re.compile(
+    r"[^\s<>|?*]+\.(txt|text|md|csv|tsv|jsonl?|gz|bz2|xz|zip|html?|xml|py)", re.I
+)
 
 # Real-valued options of samplers: a test of the value, and its description.
 _ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -75,6 +81,30 @@ def check_path(what: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{what} must be given as a path, not as {type(value).__name__}")
     return Path(value)
+
+
+def check_is_text(data: Any, function: str) -> None:
+    """Check that data is not the name of a file, which is another kind of text.
+
+    Raises:
+        TypeError: it is a path object.
+        ValueError: it is a short text that names a file or a data set.
+    """
+    if isinstance(data, list | tuple) and len(data) == 1:
+        data = data[0]
+    if isinstance(data, os.PathLike):
+        raise TypeError(
+            f"{function} takes a text or a list of texts, given {type(data).__name__}; load the "
+            f"file: load_text_corpus({str(data)!r})"
+        )
+    if not isinstance(data, str) or len(data) > _LONGEST_NAME or "\n" in data:
+        return
+    is_name = data == "embedded" or data.startswith("tfds:")
+    if is_name or _FILE_NAME.fullmatch(data) or (data.strip() and Path(data).exists()):
+        raise ValueError(
+            f"{data!r} is the name of a file or of a data set, and {function} takes text; load it: "
+            f"load_text_corpus({data!r})"
+        )
 
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:

@@ -9,9 +9,10 @@ import argparse
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,25 @@ from builders.spec import KINDS
 from functional_models.cli_errors import StopSignals, report
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
-    DEFAULT,
+    DATA_HELP,
+    FOLDER_HELP,
     CommandParser,
+    PrintVersions,
+    add_data_options,
     add_flag,
+    add_model,
     add_recipe_options,
     add_sampler_options,
     add_spec_options,
+    complete_and_exit,
+    complete_with,
+    discarded_stdout,
     import_keras,
     load_spec,
     recipe_changes,
     sampler_options,
     spec_changes,
+    whole_number,
 )
 from functional_models.descriptions import (
     cache_lines,
@@ -48,7 +57,6 @@ from functional_models.descriptions import (
 from functional_models.memory import keep_freed_memory
 from functional_models.recipe import Recipe, default_budget, make_recipe
 from functional_models.tables import format_table
-from functional_models.tokenizers import TOKENIZER_KINDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,13 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 from `diff` and `diagnose` if they find something; 2 for bad input; after Ctrl-C 130,
         after SIGTERM 143, after SIGHUP 129.
     """
-    options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    parser = _parser()
+    complete_and_exit(parser)
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
+    options = parser.parse_args(given)
+    options.started = time.time()
     keep_freed_memory()
     warnings.formatwarning = _warning_line
     stop = StopSignals()
     try:
-        with stop:
+        with stop, discarded_stdout() if options.quiet else nullcontext():
             return options.run(options) or 0
     except BaseException as error:
         if not (stop.received or isinstance(error, KeyboardInterrupt)):
@@ -80,13 +94,19 @@ def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def _after_interrupt(options: argparse.Namespace) -> str:
-    if not hasattr(options, "report_every"):  # no training
+    """Return what the command has written, and what to do."""
+    if getattr(options, "to", None) is None:
         return "nothing was written"
     from functional_models.folders import RUN
 
-    if not any(Path(options.to).rglob(RUN)):
-        return "there is no checkpoint yet; the same command starts again"
-    return f"the last checkpoint in {options.to} is complete; the same command resumes from it"
+    to = Path(options.to)
+    if hasattr(options, "report_every") and any(to.rglob(RUN)):  # training
+        return f"the last checkpoint in {to} is complete; the same command resumes from it"
+    files = [path for path in (to, *to.rglob("*")) if path.is_file()]
+    started = options.started - 0.1  # times of files may lag behind the clock
+    if any(path.stat().st_mtime >= started for path in files):
+        return f"{to} may be incomplete; the same command writes it again"
+    return f"nothing was written to {to} yet; the same command starts again"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,11 +114,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="functional-models",
         description="Transformers as Keras Functional graphs: build, train, compare, draw.",
     )
+    parser.add_argument("--version", action=PrintVersions, help="print the versions and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(quiet=False)
+    parser.epilog = "`functional-models COMMAND --help` shows the options of a command."
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
+    def command(
+        name: str, run: Any, summary: str, example: str, quiet: bool = False
+    ) -> argparse.ArgumentParser:
+        example = f"functional-models {name} {example}".strip()
+        sub = commands.add_parser(
+            name, help=summary, description=summary, epilog=f"example:\n  {example}"
+        )
+        sub.example = example
+        if quiet:
+            add_flag(sub, "--quiet", "print errors only")
         # Also allowed after the command; SUPPRESS keeps the value from before the command.
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -106,92 +137,86 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("variants", variants, "list the named architectures")
-    sub.add_argument("--kind", choices=KINDS)
+    sub = command("variants", variants, "list the named architectures", "--kind encoder_only")
+    text = "list those that can be built as this kind; default: all"
+    sub.add_argument("--kind", choices=KINDS, help=text)
     add_flag(sub, "--json", "print a JSON list that includes the specs")
 
-    command("fields", fields, "list the fields of a spec, by part of the model")
+    command("fields", fields, "list the fields of a spec, by part of the model", "")
 
-    sub = command("inspect", inspect, "print the spec, the parameters and the costs of a model")
-    sub.add_argument("model", help="a variant or a model folder")
-    add_spec_options(sub)
-    text = f"precision of weights, gradients and cache; {DEFAULT}"
+    text = "print the spec, the parameters and the costs of a model"
+    sub = command("inspect", inspect, text, "gpt2_small --set num_layers=6 --dtype bfloat16")
+    add_model(sub, "a variant or a model folder")
+    text = "precision of weights, gradients and cache"
     sub.add_argument("--dtype", choices=PRECISIONS, default="float32", help=text)
     add_flag(sub, "--layers", "also print the parameters by layer and the number of skip paths")
+    add_spec_options(sub)
 
-    sub = command("train", train, "train a model on text or sentence pairs")
-    sub.add_argument("--variant", default="pre_norm_learned", help=DEFAULT)
+    text, example = "train a model on text or sentence pairs", "--data book.txt --to out/book"
+    sub = command("train", train, text, example, quiet=True)
     text = "folder of the model; an interrupted run resumes, a finished one with more --steps too"
     sub.add_argument("--to", required=True, metavar="FOLDER", help=text)
     add_flag(sub, "--overwrite", "replace another run, or a model, in the folder")
-    add_spec_options(sub)
-    _add_data_options(sub)
+    add_data_options(sub)
+    text = "text to continue or translate at every report; default: none"
+    sub.add_argument("--sample", metavar="TEXT", help=text)
+    add_spec_options(sub, "pre_norm_learned")
     add_recipe_options(sub, Recipe())
-    sub.add_argument("--sample", metavar="TEXT", help="text to continue or translate at reports")
     add_flag(sub, "--tensorboard", "also write the reports for TensorBoard, to FOLDER/tensorboard")
 
-    sub = command("compare", compare, "train variants with the same budget and compare them")
+    text = "train variants with the same budget and compare them"
+    example = "post_norm_learned pre_norm_learned --data book.txt --steps 500"
+    sub = command("compare", compare, text, example, quiet=True)
     text = "default: pre- and post-norm, learned and sinusoidal positions"
-    sub.add_argument("variants", nargs="*", help=text)
-    sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=DEFAULT)
+    complete_with(sub.add_argument("variants", nargs="*", help=text), builders.list_variants)
+    text = "folder of the results and the models; an interrupted comparison resumes"
+    sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=text)
     add_flag(sub, "--overwrite", "replace another comparison in the folder")
+    add_data_options(sub)
     add_spec_options(sub)
-    _add_data_options(sub)
     add_recipe_options(sub, default_budget())
 
-    sub = command("evaluate", evaluate, "evaluate a trained model on text or sentence pairs")
-    sub.add_argument("model", metavar="FOLDER")
-    sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=_DATA_HELP)
+    text = "evaluate a trained model on text or sentence pairs"
+    sub = command("evaluate", evaluate, text, "out/book --data other_book.txt")
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
+    sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=DATA_HELP)
 
-    sub = command("generate", generate, "continue a prompt with a trained language model")
-    sub.add_argument("model", metavar="FOLDER")
-    sub.add_argument("prompts", nargs="+", metavar="PROMPT")
+    text = "continue a prompt with a trained language model"
+    sub = command("generate", generate, text, 'out/book "Once upon a time" --stream')
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
+    sub.add_argument("prompts", nargs="+", metavar="PROMPT", help="a text to continue")
     text, yes_or_no = "print the prompt too; default: yes", argparse.BooleanOptionalAction
     sub.add_argument("--echo", action=yes_or_no, default=True, help=text)
     add_flag(sub, "--stream", "print the text of a single prompt while it is generated")
     text = "text of a token that ends the generation; may be repeated"
     sub.add_argument("--stop", action="append", default=[], metavar="TEXT", help=text)
     add_flag(sub, "--scores", "print the log-probability before each text")
-    add_sampler_options(sub, "top_p")
+    add_sampler_options(sub, "top_p", "100, or as many as max_sequence_length leaves")
 
-    sub = command("translate", translate, "translate sentences with a trained translator")
-    sub.add_argument("model", metavar="FOLDER")
-    sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: lines of stdin")
-    add_sampler_options(sub, "greedy")
+    text = "translate sentences with a trained translator"
+    sub = command("translate", translate, text, 'out/de-en "Ein Hund läuft im Schnee."')
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
+    text = "a sentence to translate; default: the lines of stdin"
+    sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help=text)
+    add_sampler_options(sub, "greedy", "1.5 times the source + 16, or as max_sequence_length has")
 
-    sub = command("export", export, "write a TensorFlow SavedModel from text to text")
-    sub.add_argument("model", metavar="FOLDER")
+    text = "write a TensorFlow SavedModel from text to text"
+    sub = command("export", export, text, "out/book --to out/saved_model", quiet=True)
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
     sub.add_argument("--to", required=True, metavar="DIR", help="folder of the SavedModel")
     add_flag(sub, "--overwrite", "replace an earlier export in the folder")
-    add_sampler_options(sub, "greedy")
+    add_sampler_options(sub, "greedy", "as of generate or translate")
 
-    sub = command("import", import_model, "convert a KerasHub model with its weights")
+    text, example = "convert a KerasHub model with its weights", "gpt2_base_en --to out/gpt2"
+    sub = command("import", import_model, text, example, quiet=True)
     sub.add_argument("source", help="a preset, or a folder in KerasHub or Hugging Face format")
     sub.add_argument("--to", required=True, metavar="FOLDER", help="folder of the model")
     add_flag(sub, "--overwrite", "replace a model in the folder")
-    text = "for models without position embeddings"
-    sub.add_argument("--max-sequence-length", type=int, metavar="N", help=text)
+    text = "tokens, for models without position embeddings; default: that of the source"
+    sub.add_argument("--max-sequence-length", type=whole_number, metavar="N", help=text)
 
     add_graph_commands(command)
     return parser
-
-
-_DATA_HELP = (
-    "embedded; a text file (language model); a .tsv file or two aligned files (translation), "
-    "optionally .gz; or tfds:NAME"
-)
-
-
-def _add_data_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=_DATA_HELP)
-    text = "files to select the best weights by; default: held out of --data"
-    sub.add_argument("--validation", nargs="+", metavar="FILE", help=text)
-    text = "files to measure the final results on; default for pairs: held out of --data"
-    sub.add_argument("--test", nargs="+", metavar="FILE", help=text)
-    sub.add_argument("--tokenizer", choices=TOKENIZER_KINDS, default="byte_pair", help=DEFAULT)
-    text = "default: 1000; a byte tokenizer has 256"
-    sub.add_argument("--vocabulary-size", type=int, metavar="N", help=text)
-    sub.add_argument("--dtype", choices=("float32", "mixed_bfloat16", "mixed_float16"))
 
 
 def variants(options: argparse.Namespace) -> None:
@@ -281,10 +306,7 @@ def train(options: argparse.Namespace) -> None:
     default = builders.variant_info(options.variant).kinds[0]
     kind = changes.pop("kind", None) or kind_of_data(_files(options, "data")) or default
     if kind == "encoder_only":
-        raise ValueError(
-            f"{options.variant} is an encoder, and train supports language models and translators; "
-            "use another --variant, or train its model with model.fit in Python"
-        )
+        raise ValueError(_no_encoders("train"))
     spec = builders.variant(options.variant, kind=kind, **changes)
     pairs = kind == "encoder_decoder"
     corpus = _corpus(options, kind)
@@ -312,7 +334,8 @@ def train(options: argparse.Namespace) -> None:
         log = os.path.join(options.to, "tensorboard")
         callbacks = (keras.callbacks.TensorBoard(log, write_graph=False),)
     where = {"folder": options.to, "overwrite": options.overwrite}
-    model.fit(corpus, recipe=recipe, callbacks=callbacks, **where, **sample)
+    shown = {"progress": not options.quiet, "callbacks": callbacks, **sample}
+    model.fit(corpus, recipe=recipe, **where, **shown)
     if corpus.test:
         print("\ntest, with the best weights:\n")
         _print_results(model.evaluate(corpus.test))
@@ -325,11 +348,10 @@ def compare(options: argparse.Namespace) -> None:
     changes = spec_changes(options)
     kind = changes.pop("kind", None)
     if kind == "encoder_only":
-        raise ValueError(
-            "--kind encoder_only: compare trains language models and translators; use "
-            "decoder_only or encoder_decoder"
-        )
-    for name in options.variants:
+        raise ValueError(_no_encoders("compare"))
+    for number, name in enumerate(options.variants):
+        if name in options.variants[:number]:
+            raise ValueError(f"{name} was given twice; give each variant once")
         builders.variant(name, **changes)  # raises before any is trained
     import_keras()
     from functional_models.comparison import CORNERS
@@ -345,6 +367,15 @@ def compare(options: argparse.Namespace) -> None:
         tokenizer=options.tokenizer,
         vocabulary_size=_vocabulary_size(options),
         changes=changes,
+        progress=not options.quiet,
+    )
+
+
+def _no_encoders(command: str) -> str:
+    return (
+        f"{command} trains language models (--kind decoder_only) and translators (--kind "
+        "encoder_decoder), not encoders; give one of these kinds and a variant that has it "
+        "(`functional-models variants` shows them), or train an encoder with model.fit in Python"
     )
 
 

@@ -16,11 +16,13 @@ import plots
 from functional_models.checks import check_is_file
 from functional_models.cli_options import (
     add_flag,
+    add_model,
     add_spec_options,
     import_keras,
     load_spec,
     parse_value,
     spec_changes,
+    whole_number,
 )
 from functional_models.tables import format_table
 from plots.reading import graph_of
@@ -35,43 +37,50 @@ _EXPECTED = f"{MODEL_HELP} (.json)"
 _DEPTH_OF_DIFF = 3
 
 
-def add_graph_commands(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
+def add_graph_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands of this module to the command line."""
-    sub = command("plot", plot, "draw a model with its skip paths and the results of other plugins")
-    sub.add_argument("model", help=MODEL_HELP)
+    text = "draw a model with its skip paths and the results of other plugins"
+    example = "gpt2_small --plugin flops --depth 2 --to gpt2.svg"
+    sub = command("plot", plot, text, example, quiet=True)
+    add_model(sub, MODEL_HELP)
     text = "the suffix sets the format: .svg, .png, .html, .txt, ...; see `plugins`"
     sub.add_argument("--to", default="model.svg", metavar="FILE", help=text)
-    text = "plugin to apply besides skip_paths, e.g. --plugin flops; see `plugins`"
+    text = "plugin to apply besides skip_paths, e.g. --plugin flops; may be repeated; see `plugins`"
     shown = "NAME[:OPTION=VALUE,...]"
     sub.add_argument("--plugin", action="append", default=[], metavar=shown, help=text)
-    sub.add_argument("--depth", type=int, help="levels of open boxes; equal blocks are drawn once")
+    text = "levels of open boxes, with equal blocks drawn once; default: all calls are drawn"
+    sub.add_argument("--depth", type=whole_number, metavar="N", help=text)
     add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
-    add_spec_options(sub)
     add_flag(sub, "--shapes", "show shapes")
+    add_spec_options(sub)
 
-    command("plugins", plugins, "list the plugins and output formats")
+    command("plugins", plugins, "list the plugins and output formats", "")
 
-    sub = command("diagnose", diagnose, "describe a model and report likely mistakes in it")
+    text = "describe a model and report likely mistakes in it"
+    sub = command("diagnose", diagnose, text, "model.keras")
     sub.description = (
         "Describe a model and report likely mistakes in its graph, with place, reason and "
         "reference. The exit code is 0 without findings, 1 with findings, and 2 if the model "
         "cannot be read."
     )
-    sub.add_argument("model", help=MODEL_HELP)
+    add_model(sub, MODEL_HELP)
     add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
     add_spec_options(sub)
 
-    sub = command("diff", diff, "print and draw the differences between models")
+    text = "print and draw the differences between models"
+    sub = command("diff", diff, text, "post_norm_learned pre_norm_learned --to diff.svg")
     sub.description = (
         "Print the differences between the graphs of two models, or of several and the first. "
         "The exit code is 0 without differences, 1 with differences, and 2 if a model cannot be "
         "read."
     )
-    sub.add_argument("before", metavar="MODEL", help=MODEL_HELP)
+    add_model(sub, MODEL_HELP, "before")
     text = "one or more models to compare it with"
     sub.add_argument("after", metavar="MODEL", nargs="+", help=text)
-    sub.add_argument("--to", metavar="FILE", help="also draw both models in one picture")
-    sub.add_argument("--depth", type=int, help=f"levels of open boxes; default: {_DEPTH_OF_DIFF}")
+    text = "also draw both models in one picture; default: none"
+    sub.add_argument("--to", metavar="FILE", help=text)
+    text = f"levels of open boxes in the picture; default: {_DEPTH_OF_DIFF}"
+    sub.add_argument("--depth", type=whole_number, metavar="N", help=text)
     add_flag(sub, "--changes-only", "draw only changes and their neighbours")
     add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
     add_spec_options(sub)

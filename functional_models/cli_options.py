@@ -7,22 +7,26 @@ import dataclasses
 import inspect
 import json
 import os
+import platform
 import re
-import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
 
 import builders
 from builders.errors import unknown_name
-from builders.spec import KINDS
+from builders.spec import KINDS, TransformerSpec
 from functional_models.recipe import Recipe
-from functional_models.samplers import SAMPLERS, make_sampler
+from functional_models.samplers import SAMPLERS, check_options_of, make_sampler
+from functional_models.tokenizers import TOKENIZER_KINDS
 
 DEFAULT = "default: %(default)s"
 
+_SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(TransformerSpec))
 RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 SAMPLER_DEFAULTS = {
     parameter.name: parameter.default
@@ -31,28 +35,82 @@ SAMPLER_DEFAULTS = {
 }
 
 
-class CommandParser(argparse.ArgumentParser):
-    """A parser that takes options between arguments, and names the closest option or choice."""
+class HelpWithDefaults(argparse.HelpFormatter):
+    """Keeps the lines of examples, and adds the default of an option where it has one."""
 
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("example"):
+            return text
+        return super()._fill_text(text, width, indent)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        is_plain = action.option_strings and action.nargs != 0 and "default" not in text
+        if not is_plain or action.required or action.default in (None, [], argparse.SUPPRESS):
+            return text
+        return f"{text}; {DEFAULT}".removeprefix("; ")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that takes options between arguments, and reports errors in one line."""
+
+    example = ""
     _is_intermixed = False
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=HelpWithDefaults, **options)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._subparsers and args and args[0].startswith("--"):
+            known = any(option.startswith(args[0]) for option in self._option_string_actions)
+            if not known:
+                self.error(self._unknown(args[0]))
         if self._is_intermixed or self._subparsers:
             return super().parse_known_args(args, namespace)
         self._is_intermixed = True  # `parse_known_intermixed_args` calls this method twice
         options, unknown = self.parse_known_intermixed_args(args, namespace)
         self._is_intermixed = False
-        if unknown and unknown[0].startswith("-"):
-            self.error(unknown_name("option", unknown[0], self._option_string_actions))
         if unknown:
-            self.error(f"unexpected argument {unknown[0]!r}")
+            self.error(self._unknown(unknown[0]))
         return options, unknown
 
+    def _unknown(self, argument: str) -> str:
+        """Return the message for an argument that no option or position takes."""
+        has_fields = "--set" in self._option_string_actions
+        field = argument.lstrip("-").partition("=")[0].replace("-", "_")
+        if has_fields and (argument.startswith("-") or "=" in argument) and field in _SPEC_FIELDS:
+            return f"{argument!r}: {field} is a field of the spec; write --set {field}=VALUE"
+        if not argument.startswith("-"):
+            return f"unexpected argument {argument!r}"
+        message = unknown_name("option", argument, self._option_string_actions)
+        return message.partition("; allowed")[0] if "did you mean" in message else message
+
     def error(self, message: str) -> NoReturn:
+        """Print a message in one line, and exit with code 2."""
         if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             choices = re.findall(r"[^', ]+", found[2])
             message = message[: found.start()] + unknown_name("choice", found[1], choices)
-        super().error(message)
+        example = f", e.g. {self.example}" if self.example and "required" in message else ""
+        self.exit(2, f"{self.prog}: {message}{example}; see {self.prog} --help\n")
+
+
+def whole_number(text: str) -> int:
+    """Parse a whole number of the command line: 1000, 1_000 or 1e3."""
+    value = parse_value(text)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return value
+
+
+def real_number(text: str) -> float:
+    """Parse a number of the command line: 0.1, .1 or 1e-1."""
+    value = parse_value(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return float(value)
 
 
 def add_flag(sub: argparse.ArgumentParser, name: str, help: str) -> None:
@@ -60,16 +118,53 @@ def add_flag(sub: argparse.ArgumentParser, name: str, help: str) -> None:
     sub.add_argument(name, action="store_true", help=help)
 
 
-def add_spec_options(sub: argparse.ArgumentParser) -> None:
-    """Add `--kind` and `--set`."""
-    sub.add_argument("--kind", choices=KINDS, help="for a variant that can be built as several")
-    sub.add_argument(
+def add_model(sub: argparse.ArgumentParser, help: str, name: str = "model") -> None:
+    """Add the argument of a command for a model that may be a variant."""
+    action = sub.add_argument(name, metavar="MODEL", help=help)
+    complete_with(action, builders.list_variants, files=True)
+
+
+def add_spec_options(sub: argparse.ArgumentParser, variant: str | None = None) -> None:
+    """Add `--kind` and `--set`, and `--variant` with a default if one is given."""
+    group = sub.add_argument_group("model")
+    if variant is not None:
+        action = group.add_argument("--variant", default=variant, help="a named architecture")
+        complete_with(action, builders.list_variants)
+    text = "for a variant that can be built as several; default: as the data is for, or its first"
+    group.add_argument("--kind", choices=KINDS, help=text)
+    set_field = group.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="change a field of the spec, e.g. --set num_layers=6; `fields` lists all",
+        help="change a field of the spec, e.g. --set num_layers=6; may be repeated; `fields` "
+        "lists all",
     )
+    complete_with(set_field, lambda: [f"{name}=" for name in _SPEC_FIELDS])
+
+
+FOLDER_HELP = "a model folder, as train and import write it"
+DATA_HELP = (
+    "embedded; a text file (language model); a .tsv file or two aligned files (translation), "
+    "optionally .gz; or tfds:NAME; default: embedded"
+)
+
+
+def add_data_options(sub: argparse.ArgumentParser) -> None:
+    """Add `--data`, and the options of how it is encoded and in which precision."""
+    group = sub.add_argument_group("data")
+    group.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=DATA_HELP)
+    text = "files to select the best weights by; default: held out of --data"
+    group.add_argument("--validation", nargs="+", metavar="FILE", help=text)
+    text = "files to measure the final results on; default for pairs: held out of --data"
+    group.add_argument("--test", nargs="+", metavar="FILE", help=text)
+    text = "kind of tokenizer, which is trained on the data"
+    group.add_argument("--tokenizer", choices=TOKENIZER_KINDS, default="byte_pair", help=text)
+    text = "number of tokens of the vocabulary; default: 1000; a byte tokenizer has 256"
+    group.add_argument("--vocabulary-size", type=whole_number, metavar="N", help=text)
+    text = "precision of the training; default: that of Keras, float32 unless configured"
+    choices = ("float32", "mixed_bfloat16", "mixed_float16")
+    group.add_argument("--dtype", choices=choices, help=text)
 
 
 def add_recipe_options(sub: argparse.ArgumentParser, recipe: Recipe) -> None:
@@ -83,18 +178,32 @@ def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
     return _given(options, RECIPE_FIELDS)
 
 
-def add_sampler_options(sub: argparse.ArgumentParser, default: str) -> None:
-    """Add `--sampler`, `--max-new-tokens` and an option for every argument of `make_sampler`."""
-    sub.add_argument("--sampler", choices=SAMPLERS, default=default, help=DEFAULT)
-    sub.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="maximum number of generated tokens"
-    )
-    _add_documented_options(sub, make_sampler, SAMPLER_DEFAULTS)
+def add_sampler_options(sub: argparse.ArgumentParser, default: str, limit: str) -> None:
+    """Add `--sampler`, `--max-new-tokens` and an option for every argument of `make_sampler`.
+
+    Args:
+        sub: the parser of the command.
+        default: the sampler.
+        limit: the default of `--max-new-tokens` in words.
+    """
+    group = sub.add_argument_group("generation")
+    text = "how the next token is chosen"
+    group.add_argument("--sampler", choices=SAMPLERS, default=default, help=text)
+    text = f"maximum number of generated tokens; default: {limit}"
+    group.add_argument("--max-new-tokens", type=whole_number, metavar="N", help=text)
+    _add_documented_options(group, make_sampler, SAMPLER_DEFAULTS)
 
 
 def sampler_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the sampler and those of its options that were given."""
-    return {"sampler": options.sampler, **_given(options, ("max_new_tokens", *SAMPLER_DEFAULTS))}
+    """Return the sampler and those of its options that were given.
+
+    Raises:
+        ValueError: the sampler does not use an option.
+    """
+    given = _given(options, SAMPLER_DEFAULTS)
+    shown = {name: f"--{name.replace('_', '-')}" for name in given}
+    check_options_of(options.sampler, given, shown)
+    return {"sampler": options.sampler, **_given(options, ("max_new_tokens",)), **given}
 
 
 def _add_documented_options(
@@ -108,12 +217,13 @@ def _add_documented_options(
     for name, default in defaults.items():
         choices = [t for t in typing.get_args(types[name]) if t is not NoneType]
         description = descriptions.get(name, "").replace("%", "%%")
-        shown = "" if default is None else f"; default: {default}"
+        shown = f"; default: {'off' if default is None else default}"
+        kind = choices[0] if choices else types[name]
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            type=choices[0] if choices else types[name],
-            metavar={int: "N", float: "X"}.get((choices or [types[name]])[0], "NAME"),
-            help=f"{description}{shown}",
+            type={int: whole_number, float: real_number}.get(kind, kind),
+            metavar={int: "N", float: "X"}.get(kind, "NAME"),
+            help=description + shown * ("default" not in description),
         )
 
 
@@ -139,7 +249,7 @@ def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for assignment in options.set:
         name, equals, text = assignment.partition("=")
-        if not equals:
+        if not (equals and name):
             raise ValueError(f"--set {assignment}: must be FIELD=VALUE, e.g. num_layers=6")
         changes[name] = parse_value(text)
     if options.kind:
@@ -148,11 +258,25 @@ def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Parse a value of the command line: 6, 0.5, True, None, or a word, which stays as it is."""
+    """Parse a value of the command line.
+
+    A number is written as in Python (6, .5, 1e-3, 1_000); 1e3 is an int. True, False, None and
+    null are taken in any case. Anything else is JSON, or a text, with or without quotes.
+    """
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        number = float(text)
+        return int(Decimal(text)) if number.is_integer() and "." not in text else number
     try:
-        return json.loads(text.lower() if text in ("True", "False", "None") else text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return None if text == "None" else text  # a word, such as sinusoidal
+        return text  # a word, such as sinusoidal
 
 
 def load_spec(
@@ -179,25 +303,78 @@ def load_spec(
     if len(path.parts) > 1:
         raise FileNotFoundError(f"there is no file or folder {path}; give {expected}")
     if model not in (known := builders.list_variants()):
-        message = unknown_name("variant", model, known)
+        listed_by = "`functional-models variants`"
+        message = unknown_name("variant", model, known, listed_by)
         raise ValueError(f"{message}; nor is there a file or folder {model}")
     return builders.variant(model, **changes)
 
 
-def import_keras() -> Any:
-    """Import Keras without the messages that TensorFlow and CUDA write to stderr.
+def complete_with(
+    action: argparse.Action, names: Callable[[], Iterable[str]], files: bool = False
+) -> None:
+    """Set what the shell completes an argument with: names, and the names of files."""
 
-    Only output of native code is suppressed; a failing import raises as usual.
+    def complete(prefix: str, **_: Any) -> list[str]:
+        from argcomplete.completers import FilesCompleter
+
+        found = [name for name in names() if name.startswith(prefix)]
+        return found + list(FilesCompleter()(prefix)) if files else found
+
+    action.completer = complete  # type: ignore[attr-defined]
+
+
+def complete_and_exit(parser: argparse.ArgumentParser) -> None:
+    """Answer a request of the shell for completions, if this process was started for one."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+
+
+class PrintVersions(argparse.Action):
+    """Prints the versions; they are looked up only then."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(_versions())
+        parser.exit()
+
+
+def _versions() -> str:
+    """Return the versions of this package, Python, Keras and its backend, a line each.
+
+    Nothing is imported for it, so the backend is looked up where Keras looks it up.
     """
-    sys.stderr.flush()
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        import keras
+    from importlib.metadata import PackageNotFoundError, version
 
-        keras.ops.zeros(())  # the first tensor sets up the devices
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
+    from functional_models import __version__
+
+    folder = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    configured = None
+    with suppress(OSError, ValueError, AttributeError):
+        configured = json.loads((folder / "keras.json").read_bytes()).get("backend")
+    backend = os.environ.get("KERAS_BACKEND") or configured or "tensorflow"
+    rows = [("functional-models", __version__), ("python", platform.python_version())]
+    for package in ("keras", "keras-hub", backend):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "not installed"
+        rows.append((package, found + ", the backend" * (package == backend)))
+    return "\n".join(f"{name} {number}" for name, number in rows)
+
+
+@contextmanager
+def discarded_stdout() -> Iterator[None]:
+    """Discard what is printed to stdout in a `with` block; errors go to stderr."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def import_keras() -> Any:
+    """Import Keras, which takes seconds, only when a command needs it."""
+    import keras
+
     return keras

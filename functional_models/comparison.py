@@ -43,6 +43,17 @@ from plots.files import write_whole
 Spec = str | builders.TransformerSpec
 Result = dict[str, Any]
 
+
+class Results(list[Result]):
+    """The results of `compare`: a dict for each spec. It is printed as a table."""
+
+    def __repr__(self) -> str:
+        return results_table(self) if self else "[]"
+
+    def _repr_markdown_(self) -> str:
+        return results_table(self, markdown=True) if self else "[]"
+
+
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 BEST = "best"
 FORMAT = 1
@@ -64,7 +75,7 @@ def compare(
     changes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: bool = True,
-) -> list[Result]:
+) -> Results:
     """Train every spec on the same data with the same recipe, and compare the results.
 
     Variants that are finished in `folder` are not trained again; interrupted ones resume. Further
@@ -88,7 +99,7 @@ def compare(
     Returns:
         A dict for each spec: variant, parameters, loss (nats per token), token_accuracy,
         tokens_per_second, and perplexity, or for translation exact_match and steps_to_90. All but
-        the speed are measured on held-out text.
+        the speed are measured on held-out text. The list is printed as a table.
 
     Raises:
         ValueError: no specs, equal names, a spec of another kind than the data, or data without a
@@ -96,11 +107,18 @@ def compare(
         FileExistsError: the folder holds something else, such as a comparison with other settings.
         BlockingIOError: another process or thread writes the folder.
     """
+    if not (budget is None or isinstance(budget, Recipe | int)):
+        raise TypeError(f"budget must be a Recipe or a number of steps, given {budget!r:.60}")
     folder = folder_path(folder)
     check_content(folder, (COMPARISON,), overwrite=True)
     recipe = default_budget(steps=budget) if isinstance(budget, int) else budget
     recipe = make_recipe(recipe or default_budget(), {})
     given = _by_name(specs)
+    if kind not in (None, "encoder_decoder", "decoder_only"):
+        raise ValueError(
+            f"kind={kind!r}: must be 'encoder_decoder' or 'decoder_only'; compare trains "
+            "translators and language models"
+        )
     corpus = data if isinstance(data, Corpus) else load_corpus(data, kind)
     if not _held_out(corpus):
         raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")
@@ -119,7 +137,7 @@ def compare(
     with only_writer(make_folder(folder)):
         _check_folder(folder, runs, overwrite)
         write_whole(folder / COMPARISON, json.dumps({"format": FORMAT, "runs": runs}, indent=1))
-        results, models = [], {}
+        results, models = Results(), {}
         for number, (name, spec) in enumerate(chosen.items(), 1):
             if progress:
                 print(f"\n[{number}/{len(chosen)}] {name}", flush=True)
@@ -262,7 +280,7 @@ def _run_key(
     inputs = [
         spec.to_json(),
         json.dumps(dataclasses.asdict(recipe)),
-        repr(corpus),
+        repr(dataclasses.astuple(corpus)),
         f"{tokenizer.kind} {tokenizer.vocabulary_size}",
         keras.config.dtype_policy().name,
     ]

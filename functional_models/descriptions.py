@@ -50,6 +50,28 @@ def variants_table(names: Sequence[str]) -> str:
     return format_table(table, align="left")
 
 
+def variant_of(spec: builders.TransformerSpec) -> str | None:
+    """Return the first variant that a spec equals but for its vocabularies; `None` without one."""
+
+    def others(one: builders.TransformerSpec) -> dict[str, Any]:
+        depends = ("vocabulary_size", "source_vocabulary_size", "pad_token_id")
+        return {name: value for name, value in one.to_dict().items() if name not in depends}
+
+    for name in builders.list_variants(spec.kind):
+        if others(builders.variant(name, kind=spec.kind)) == others(spec):
+            return name
+    return None
+
+
+def spec_line(spec: builders.TransformerSpec) -> str:
+    """Return a spec in words: its variant, or its norms and positions, and its size."""
+    name = variant_of(spec) or f"{spec.norm_placement} norm, {spec.positions} positions"
+    blocks = f"{spec.num_layers} block{'s' * (spec.num_layers != 1)}"
+    if spec.kind == "encoder_decoder":
+        blocks = f"{spec.num_encoder_layers} + {spec.num_layers} blocks"
+    return f"{name}, {blocks} of width {spec.hidden_dim}"
+
+
 def fields_table() -> str:
     """Return the fields of a spec with defaults and documentation, by part of the model."""
     return "\n\n".join(

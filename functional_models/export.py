@@ -45,6 +45,7 @@ from functional_models.graph_tokenizers import (
     tf,
 )
 from functional_models.logit_processors import NEVER
+from functional_models.samplers import check_option_names
 
 FORMAT = 1
 
@@ -66,6 +67,7 @@ def export_saved_model(
             f"export requires the TensorFlow backend, given {keras.backend.backend()}: save the "
             "model, and export it with KERAS_BACKEND=tensorflow functional-models export"
         )
+    check_option_names(export_saved_model, sampler_options, "export")
     if text_model.kind == "encoder_only":
         raise ValueError(
             "an encoder returns vectors, not text; export its Keras model with "

@@ -23,7 +23,7 @@ import builders
 from functional_models.checks import check_count
 from functional_models.compiled import LoopWeights, compiled, to_numpy, with_projections
 from functional_models.logit_processors import NEVER
-from functional_models.samplers import check_taken, make_sampler
+from functional_models.samplers import make_sampler
 
 _NO_TOKEN = -1  # padding before the first token of a row
 _MAX_LOOPS = 8  # compiled loops that a generator keeps; each holds a graph
@@ -220,7 +220,6 @@ class Generator:
             ValueError: as `make_sampler`, or more beams or choices than tokens.
         """
         made = make_sampler(sampler, seed=seed, **options)  # also checks the options
-        check_taken(sampler, options)
         if sampler in ("top_k", "contrastive"):
             check_count("k", made.k, most=self._vocabulary_size)
         if sampler == "beam":

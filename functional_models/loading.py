@@ -23,7 +23,9 @@ def load(folder: str | Path) -> Any:
         FileNotFoundError, ValueError: as `TextModel.load`.
     """
     content = read_model_folder(folder)
-    return wrap_model(content.spec, content.model, dict(content.tokenizers))
+    model = wrap_model(content.spec, content.model, dict(content.tokenizers))
+    model.folder = Path(folder)
+    return model
 
 
 def new_text_model(spec: builders.TransformerSpec, tokenizer: Any) -> Any:

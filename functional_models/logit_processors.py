@@ -37,6 +37,9 @@ class RepetitionPenalty:
         check_real("repetition_penalty", penalty)
         self.penalty = penalty
 
+    def __repr__(self) -> str:
+        return f"RepetitionPenalty({self.penalty})"
+
     def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
         """Return logits (b, v) for column `index`.
 
@@ -70,6 +73,9 @@ class MinP:
         self.p = p
         self.temperature = temperature
 
+    def __repr__(self) -> str:
+        return f"MinP({self.p}, temperature={self.temperature})"
+
     def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
         """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
         probabilities = ops.softmax(logits / self.temperature, axis=-1)
@@ -97,6 +103,9 @@ class ProcessedSampler(keras_hub.samplers.Sampler):
             sampler, processors = sampler.sampler, (*processors, *sampler.processors)
         self.sampler: Any = sampler
         self.processors = tuple(processors)
+
+    def __repr__(self) -> str:
+        return f"ProcessedSampler({type(self.sampler).__name__}, {list(self.processors)})"
 
     def __getattr__(self, name: str) -> Any:
         """Return attributes of the wrapped sampler: `temperature`, `seed_generator`, `k`, ..."""

@@ -44,6 +44,9 @@ class TokenCrossEntropy(keras.losses.Loss):
             loss = (1 - self.label_smoothing) * loss + self.label_smoothing * spread
         return loss
 
+    def __repr__(self) -> str:
+        return f"TokenCrossEntropy(label_smoothing={self.label_smoothing})"
+
     def get_config(self) -> dict[str, Any]:
         return {"label_smoothing": self.label_smoothing, "name": self.name, "dtype": self.dtype}
 

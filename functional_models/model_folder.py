@@ -291,9 +291,12 @@ def restore_weights(model: Any, folder: str | Path) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no model folder {folder}; give a folder that `save` wrote"
-        )
+        advice = "give a folder that `save` wrote"
+        if str(folder) in builders.list_variants():
+            advice = f"{folder} is a variant, which has no weights until a model of it is trained"
+        elif folder.name == MANIFEST and folder.exists():
+            advice = f"give the folder of this file, {folder.parent}"
+        raise FileNotFoundError(f"there is no model folder {folder}; {advice}")
     if not path.exists():
         raise FileNotFoundError(
             f"{folder} is no complete model folder: it has no {MANIFEST}; give a folder that "

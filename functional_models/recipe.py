@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builders.errors import unknown_name
+from builders.errors import names_similar_fields
 
 SCHEDULES = ("cosine", "inverse_sqrt", "constant")
 
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that Keras and NumPy take."""
 
+
+@names_similar_fields("recipe field")
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Hyperparameters of a training run.
@@ -73,7 +77,7 @@ class Recipe:
             "clip_norm": (self.clip_norm > 0, "above 0"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "report_every": (self.report_every >= 1, "1 or more"),
-            "seed": (self.seed >= 0, "0 or more"),
+            "seed": (0 <= self.seed <= LARGEST_SEED, f"0 to {LARGEST_SEED}"),
         }
         for name, (is_allowed, allowed) in rules.items():
             if not is_allowed:
@@ -107,11 +111,9 @@ def make_recipe(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:
         TypeError: `recipe` is not a `Recipe`.
     """
     if recipe is not None and not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe must be a Recipe, given {recipe!r}; write fit(..., steps=500)")
-    allowed = [field.name for field in dataclasses.fields(Recipe)]
-    for name in changes:
-        if name not in allowed:
-            raise ValueError(unknown_name("recipe field", name, allowed))
+        raise TypeError(
+            f"expected a Recipe, given {recipe!r:.60}; write Recipe(steps=500), or steps=500 alone"
+        )
     return dataclasses.replace(recipe or Recipe(), **changes)
 
 

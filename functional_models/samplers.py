@@ -5,11 +5,15 @@ Keras is imported when a sampler is made, so that importing this module is cheap
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from builders.errors import unknown_name
 from functional_models.checks import check_count, check_real
+from functional_models.recipe import LARGEST_SEED
 
 # Options of each sampler.
 _OPTIONS = {
@@ -25,26 +29,20 @@ _OF_ALL = ("seed", "num_return_sequences", "repetition_penalty", "min_p")
 """Options that any sampler takes, `num_return_sequences` only as 1."""
 
 
-def check_taken(sampler: Any, options: Iterable[str]) -> None:
-    """Check that a sampler has the options that a caller gave.
+def _checks_given(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `make_sampler` with a check of the options that are given, not of the defaults."""
 
-    Raises:
-        ValueError: naming the options that it has; an instance has none.
-    """
-    own = _OPTIONS.get(sampler, ()) if isinstance(sampler, str) else ()
-    if isinstance(sampler, str) and sampler not in _OPTIONS:
-        return  # an unknown name, of which `make_sampler` says more
-    for name in options:
-        if name not in (*own, *_OF_ALL):
-            fitting = [known for known, names in _OPTIONS.items() if name in names]
-            if not fitting:
-                continue  # an unknown option
-            shown = repr(sampler) if isinstance(sampler, str) else "an instance"
-            raise ValueError(
-                f"{name}: sampler {shown} does not take it; omit it, or use {', '.join(fitting)}"
-            )
+    @functools.wraps(make)
+    def check_and_make(sampler: Any = "greedy", **given: Any) -> Any:
+        check_option_names(make, given)
+        made = make(sampler, **given)
+        check_options_of(sampler, given)
+        return made
+
+    return check_and_make
 
 
+@_checks_given
 def make_sampler(
     sampler: Any = "greedy",
     *,
@@ -61,9 +59,8 @@ def make_sampler(
 ) -> Any:
     """Return a KerasHub sampler by name; an instance is returned as it is.
 
-    With `repetition_penalty` or `min_p`, the sampler is wrapped in a `ProcessedSampler`. Options
-    that a sampler does not use are checked and then ignored. The command line takes its options,
-    with their help, from this signature.
+    With `repetition_penalty` or `min_p`, the sampler is wrapped in a `ProcessedSampler`. The
+    command line takes its options, with their help, from this signature.
 
     Args:
         sampler: one of `SAMPLERS`, or a `keras_hub.samplers.Sampler`.
@@ -80,8 +77,9 @@ def make_sampler(
         seed: seed of the random draws; by default, draws differ from call to call.
 
     Raises:
-        ValueError: an unknown name, a value that is not allowed, or a sampler that needs a draft
-            model.
+        TypeError: an unknown option.
+        ValueError: an unknown name, a value that is not allowed, an option that the sampler does
+            not use, or a sampler that needs a draft model.
     """
     options = {
         "temperature": temperature,
@@ -98,7 +96,7 @@ def make_sampler(
     for name in ("k", "num_beams", "num_return_sequences"):
         check_count(name, options[name])
     if seed is not None:
-        check_count("seed", seed, least=0)
+        check_count("seed", seed, least=0, most=LARGEST_SEED)
     chosen = _create(sampler, options) if isinstance(sampler, str) else _check_instance(sampler)
     if num_return_sequences not in (1, getattr(chosen, "num_return_sequences", 1)):
         raise ValueError(
@@ -115,6 +113,59 @@ def make_sampler(
     if min_p is not None:  # last: min-p applies to the probabilities that tokens are drawn by
         processors.append(MinP(min_p, temperature=chosen.temperature))
     return ProcessedSampler(chosen, processors)
+
+
+def check_option_names(
+    function: Callable[..., Any], given: Iterable[str], called: str | None = None
+) -> None:
+    """Check the names of options that a function passes on to `make_sampler`.
+
+    Args:
+        function: the function.
+        given: the names.
+        called: the function that the user has called, if it is another one.
+
+    Raises:
+        TypeError: neither the function nor `make_sampler` has such an option.
+    """
+    both = [inspect.signature(f).parameters.values() for f in (function, make_sampler)]
+    allowed = dict.fromkeys(p.name for ps in both for p in ps if p.kind is p.KEYWORD_ONLY)
+    for name in given:
+        if name not in allowed:
+            raise TypeError(
+                f"{called or function.__name__}: {unknown_name('option', name, allowed)}"
+            )
+
+
+def check_options_of(
+    sampler: Any, given: Iterable[str], shown: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Check that a sampler uses the options that are given.
+
+    A seed is always allowed: without draws, the result is reproducible anyway.
+
+    Args:
+        sampler: a name, or an instance, whose own options are set where it is created.
+        given: names of options.
+        shown: how the options are written, for errors; by default as arguments of Python.
+
+    Raises:
+        ValueError: it does not use one of them.
+    """
+    own = _OPTIONS.get(sampler, ()) if isinstance(sampler, str) else ()
+    for name in given:
+        if name in (*own, *_OF_ALL):
+            continue
+        option = shown.get(name, name)
+        if not isinstance(sampler, str):
+            raise ValueError(
+                f"{option} has no effect on {sampler!r:.60}; give it where the sampler is created"
+            )
+        users = [other for other, options in _OPTIONS.items() if name in options]
+        raise ValueError(
+            f"{option} is an option of {' and '.join(users)}, and the sampler is {sampler}; "
+            f"choose {' or '.join(users)}, or leave {option} out"
+        )
 
 
 def _create(name: str, options: Mapping[str, Any]) -> Any:

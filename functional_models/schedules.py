@@ -42,6 +42,9 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         warm = step / self.warmup_steps
         return self.peak * ops.minimum(warm, ops.rsqrt(warm))
 
+    def __repr__(self) -> str:
+        return f"InverseSquareRoot(peak={self.peak}, warmup_steps={self.warmup_steps})"
+
     def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "warmup_steps": self.warmup_steps}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import keras
 import numpy as np
 
 import builders
+import plots
 from builders.memory import check_memory
 from functional_models.checks import check_count
 from functional_models.compiled import to_numpy
+from functional_models.descriptions import spec_line
 from functional_models.generation import Generator
 from functional_models.model_folder import (
     ModelFolder,
@@ -53,7 +56,7 @@ class Generated:
         return float(self.log_probabilities.sum())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AttentionMaps:
     """Attention weights for one text, or for a text and its translation.
 
@@ -67,6 +70,10 @@ class AttentionMaps:
     target: tuple[str, ...]
     source: tuple[str, ...]
     scores: Mapping[str, np.ndarray]
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in self.scores.items())
+        return f"<AttentionMaps: {shapes}>"
 
     def labels(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the tokens of the rows and of the columns of an attention layer's weights."""
@@ -83,6 +90,7 @@ class TextModel(ABC):
         model: the Keras model.
         tokenizers: tokenizers by role; `target_role` is the role of the output text.
         history: rows of the last `fit`; see `training.train`.
+        folder: the folder that it was last loaded from or saved to; `None` without one.
     """
 
     kind: ClassVar[str]
@@ -98,6 +106,21 @@ class TextModel(ABC):
         self.spec = self._fitting_spec(spec)
         self.model = builders.build(self.spec) if model is None else model
         self.history: list[Row] = []
+        self.folder: Path | None = None
+
+    def __repr__(self) -> str:
+        parts = [spec_line(self.spec), f"{self.model.count_params():,} parameters"]
+        tokenizers = dict.fromkeys(map(repr, self.tokenizers.values()))
+        parts += [text.strip("<>") for text in tokenizers] or ["no tokenizer"]
+        parts.append(keras.backend.backend())
+        if self.folder is not None:
+            parts.append(str(self.folder))
+        return f"<{type(self).__name__}: {'; '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the text and the diagram for the output of a notebook cell."""
+        picture = plots.read_graph(self.model)._repr_svg_() or ""  # type: ignore[attr-defined]
+        return f"<p><code>{html.escape(repr(self))}</code></p>{picture}"
 
     def _tokenizer(self, role: str) -> Tokenizer:
         if role not in self.tokenizers:
@@ -163,9 +186,12 @@ class TextModel(ABC):
             given["pad_token_id"] = self._target_tokenizer.pad_id
             spec = builders.variant(spec, kind=self.kind, **given)
         if not isinstance(spec, builders.TransformerSpec):
+            advice = (
+                f"; {type(self).__name__}.wrap takes a model" if hasattr(spec, "layers") else ""
+            )
             raise TypeError(
                 f"{type(self).__name__} takes a TransformerSpec or the name of a variant, given "
-                f"{type(spec).__name__}"
+                f"{type(spec).__name__}{advice}"
             )
         if spec.kind != self.kind:
             raise ValueError(
@@ -204,6 +230,7 @@ class TextModel(ABC):
         """
         content = ModelFolder(self.spec, self.model, self.tokenizers)
         write_model_folder(folder, content, overwrite=overwrite)
+        self.folder = Path(folder)
 
     def export(self, folder: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
         """Write a TensorFlow SavedModel from strings to strings, which runs without this package.
@@ -239,7 +266,9 @@ class TextModel(ABC):
                 f"{folder} holds a model of kind={content.spec.kind!r}, {cls.__name__} needs "
                 f"{cls.kind!r}; use functional_models.load, which takes every kind"
             )
-        return cls.wrap(content.spec, content.model, dict(content.tokenizers))
+        loaded = cls.wrap(content.spec, content.model, dict(content.tokenizers))
+        loaded.folder = Path(folder)
+        return loaded
 
     @classmethod
     def wrap(cls, spec: builders.TransformerSpec, model: Any, tokenizers: Any) -> Self:

@@ -11,7 +11,7 @@ from unicodedata import category
 
 from builders.errors import unknown_name
 from builders.fields import MOST_TOKENS
-from functional_models.checks import check_count
+from functional_models.checks import check_count, check_is_text
 from functional_models.chunks import training_chunks, training_sample
 from functional_models.corpora import Corpus
 from functional_models.tokenizers import (
@@ -81,6 +81,7 @@ def train_tokenizer(
         return _byte_tokenizer(vocabulary_size, lowercase)
     if vocabulary_size is None:
         vocabulary_size = DEFAULT_VOCABULARY_SIZE
+    check_is_text(texts, "train_tokenizer")
     texts = checked_texts(texts)
     if lowercase:
         texts = [text.lower() for text in texts]

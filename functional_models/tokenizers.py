@@ -46,7 +46,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tokenizer:
     """A KerasHub tokenizer and its special ids.
 
@@ -74,6 +74,9 @@ class Tokenizer:
     second_start_id: int | None = None
     input_start_id: int | None = None
     ends_sources: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} Tokenizer of {self.vocabulary_size:,} tokens>"
 
     def encode(
         self, texts: Sequence[str], *, start: bool = False, end: bool = False
@@ -226,7 +229,7 @@ def as_tokenizer(tokenizer: Any) -> Tokenizer:
         raise TypeError(
             f"expected a functional_models Tokenizer or a KerasHub tokenizer "
             f"({', '.join(cls.__name__ for cls in classes.values())}), got "
-            f"{type(tokenizer).__name__}"
+            f"{type(tokenizer).__name__}; train_tokenizer and load_tokenizer return one"
         )
     name = type(tokenizer).__name__
     for setting in ("sequence_length", "add_bos", "add_eos"):
@@ -280,7 +283,8 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str | bytes):
         raise ValueError("expected a list of texts, got a single one; write [text]")
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
-        raise TypeError(f"expected a text or a list of texts, given {type(texts).__name__}")
+        advice = "; give its train" if hasattr(texts, "train") else ""
+        raise TypeError(f"expected a text or a list of texts, given {type(texts).__name__}{advice}")
     texts = list(texts)
     for number, text in enumerate(texts):
         if not isinstance(text, str):

@@ -17,6 +17,7 @@ from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
 from functional_models.generation import bucket, translation_limit
 from functional_models.recipe import Recipe, make_recipe
+from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, Generated, TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer, text_list
 
@@ -224,10 +225,11 @@ class Translator(TextModel):
             `num_return_sequences` a list of these, best first. For several sentences, a list.
 
         Raises:
-            TypeError: neither a text nor a list of texts.
-            ValueError: a source that is longer than `max_sequence_length`, an unknown sampler, or
-                an option that is not allowed.
+            TypeError: neither a text nor a list of texts, or an unknown option.
+            ValueError: a source that is longer than `max_sequence_length`, an unknown sampler, an
+                option that it does not use, or a value that is not allowed.
         """
+        check_option_names(self.translate, sampler_options)
         sources = text_list(source)
         if not sources:
             return []
@@ -322,6 +324,11 @@ def _check_pairs(pairs: Pairs) -> None:
         given = "one text" if isinstance(pairs, str) else type(pairs).__name__
         raise TypeError(
             f"expected (source, target) pairs, given {given}; load files with load_parallel_corpus"
+        )
+    if not isinstance(pairs, Sequence):
+        raise TypeError(
+            "expected a ParallelCorpus or a list of (source, target) pairs, not "
+            f"{type(pairs).__name__}"
         )
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:

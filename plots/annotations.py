@@ -219,6 +219,9 @@ class Overlay:
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "whole", Quantity(self.whole))
 
+    def __repr__(self) -> str:
+        return f"<Overlay {self.name!r}: {counted(len(self.values), 'value')} in {self.title}>"
+
     def number(self, quantity: Quantity) -> float:
         """Return a quantity at `sizes`; letters without a size count as 1."""
         return quantity.at(self.sizes)

@@ -10,9 +10,11 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from math import inf
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plots.arguments import check_mapping
 from plots.differences import compare_graphs
 from plots.differences.union import marked, older_side
 from plots.files import write_picture
@@ -56,7 +58,8 @@ def draw(
     """Read a model, apply plugins, and write the graph to a file.
 
     Args:
-        model: A Functional model, a built Sequential model, or a `Graph`.
+        model: A Functional model, a built Sequential model, or a `Graph`; or an object that holds a
+            model as its attribute `model`.
         to_file: Path of the file; its suffix selects the format (see `plots.list_renderers`). A
             name without suffix gets that of `renderer`, or ".png". Missing folders are created.
             The file is written whole or not at all.
@@ -190,10 +193,7 @@ def plot_side_by_side(
             f"{chosen.name}"
         )
     check_style(rankdir, dpi)
-    if not isinstance(models, Mapping):
-        raise TypeError(f"models must be a mapping title -> model, given {type(models).__name__}")
-    if not models:
-        raise ValueError("models is empty; give a mapping title -> model")
+    check_mapping(models, "plot_side_by_side", "models", "title -> model")
     graphs = {title: _folded(model, expand_nested, blocks) for title, model in models.items()}
     labels = Labels(
         show_shapes, show_dtype, show_layer_names, show_layer_activations, show_trainable
@@ -290,9 +290,9 @@ def _checked(
         chosen = find_renderer(renderer)
         path = path if path.suffix else Path(f"{path}{''.join(chosen.suffixes[:1])}")
     chosen.check_options(options)
-    if depth is not None and depth < 0:
+    if depth is not None and not (isinstance(depth, Integral) and depth >= 0):
         raise ValueError(f"depth is {depth!r}; it must be a number of levels, 0 or more")
-    if blocks is not None and blocks < 1:
+    if blocks is not None and not (isinstance(blocks, Integral) and blocks >= 1):
         raise ValueError(f"blocks is {blocks!r}; it must be None (draw all) or an int, 1 or more")
     return path, chosen
 

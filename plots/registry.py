@@ -32,6 +32,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from plots.arguments import takes_graphs
 from plots.graph import Graph
 
 if TYPE_CHECKING:
@@ -79,9 +80,11 @@ class _Registered:
         """
         unknown = sorted(set(options).difference(self._keywords))
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in self.parameters):
+            near = difflib.get_close_matches(unknown[0], self.options, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
                 f"the graph {self.kind} {self.name!r} has no option "
-                f"{', '.join(map(repr, unknown))}; it has {', '.join(self.options) or 'none'}"
+                f"{', '.join(map(repr, unknown))}{hint}; it has {', '.join(self.options) or 'none'}"
             )
 
     @property
@@ -160,8 +163,9 @@ def graph_plugin(name: str) -> Callable[[Function], Function]:
     """
 
     def register(function: Function) -> Function:
-        _register(_PLUGINS, GraphPlugin(name, function))
-        return function
+        checked = takes_graphs(function)
+        _register(_PLUGINS, GraphPlugin(name, checked))
+        return checked
 
     return register
 
@@ -188,8 +192,9 @@ def graph_renderer(name: str, suffixes: str | Iterable[str]) -> Callable[[Functi
             for other in _RENDERERS.values():
                 if suffix in other.suffixes and other.name != name:
                     raise ValueError(f"the suffix {suffix!r} is taken by renderer {other.name!r}")
-        _register(_RENDERERS, GraphRenderer(name, function, suffixes))
-        return function
+        checked = takes_graphs(function)
+        _register(_RENDERERS, GraphRenderer(name, checked, suffixes))
+        return checked
 
     return register
 
@@ -255,6 +260,7 @@ def plugin_list(plugins: PluginLike | Iterable[PluginLike]) -> list[PluginLike]:
     return list(plugins)  # type: ignore[arg-type]
 
 
+@takes_graphs
 def apply_plugins(
     graph: Graph,
     plugins: PluginLike | Iterable[PluginLike],
@@ -330,8 +336,9 @@ def _step(plugin: Any, model: Any) -> tuple[str, Mapping[str, Any], Callable[[Gr
 def _find(name: str, known: Mapping[str, Any], kind: str) -> Any:
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = [other for other in known if str(name) and other.startswith(str(name).lower())]
+    near = near or difflib.get_close_matches(str(name).lower(), known, n=1)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ValueError(f"there is no graph {kind} {name!r}.{hint} There are: {', '.join(known)}")
 
 

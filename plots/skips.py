@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from plots.annotations import NormPlace, SkipPath
+from plots.arguments import takes_graphs
 from plots.graph import Graph, Node
 from plots.layers import (
     RESAMPLING,
@@ -40,6 +41,7 @@ def mark_skip_paths(graph: Graph) -> Graph:
     return replace(graph, skip_paths=paths, stream=(*on_paths, *joints))
 
 
+@takes_graphs
 def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     """Return the residual paths of a graph, found by structure, in the order of their merges.
 

@@ -1,6 +1,8 @@
 """The command line: its output, and a single line with exit code 2 for bad input."""
 
+import builtins
 import contextlib
+import importlib.metadata
 import io
 import json
 import os
@@ -76,6 +78,8 @@ BAD = [
     (["inspect", "gpt2_small", "--set", "width=3"], "unknown spec field 'width'"),
     (["inspect", "gpt2_small", "--set", "positions=spiral"], "unknown positions 'spiral'"),
     (["inspect", "gpt2_small", "--set", "num_layers"], "must be FIELD=VALUE"),
+    (["inspect", "gpt2_small", "--set", "=3"], "must be FIELD=VALUE"),
+    (["inspect", "gpt2"], "(did you mean 'gpt2_small', 'gpt2_medium', 'gpt2_large' or 'gpt2_xl'?)"),
     (["inspect", "gpt2_small", "--set", "num_layers=two"], "num_layers='two': must be a positive"),
     (["inspect", "gpt2_small", "--set", "dropout=NaN"], "dropout=nan: must be a probability"),
     (["inspect", "gpt2_small", "--set", "num_heads=7"], "a multiple of num_heads=7"),
@@ -110,6 +114,12 @@ BAD = [
     (["generate", "{lm}", "fox", "--stream", "--scores"], "omit --scores"),
     (["generate", "{lm}", "fox", "--stop", "ab"], "stop token 'ab' is 2 tokens"),
     (["generate", "{lm}", "fox", "--min-p", "1"], "min_p=1.0: must be at least 0 and below 1"),
+    (["generate", "{lm}", "fox", "--k", "3"], "--k is an option of top_k and contrastive, and the"),
+    (["generate", "{lm}", "fox", "--seed", "1e26"], "seed=100000000000000000000000000: must be"),
+    ([*TRAIN, "--data", "{text.txt}", "--seed", "1e26"], "seed=100000000000000000000000000: must"),
+    (["train", "--to", "{out}", "--kind", "encoder_only"], "not encoders; give one of these kinds"),
+    (["compare", "--to", "{out}", "--kind", "encoder_only"], "compare trains language models"),
+    (["compare", "gpt1", "gpt1", "--to", "{out}"], "gpt1 was given twice"),
     (
         ["generate", "{lm}", "fox", "--sampler", "contrastive", "--alpha", "2"],
         "alpha=2.0: must be 0 to 1",
@@ -146,11 +156,9 @@ BAD = [
     (["import", "{nothing}", "--to", "{lm}"], "(--overwrite)"),
     (["compare", "--to", "{lm}", "--data", "{pairs.tsv}", *TINY], "lm holds a model (model.json)"),
     (["compare", "--to", " ", "--data", "{pairs.tsv}", *TINY], "the name of the folder is empty"),
-    (["compare", "--kind", "encoder_only"], "compare trains language models and translators"),
     (["export", "{lm}", "--to", "{lm}"], "has content that no earlier export wrote"),
     (["plot", "{lm}", "--to", "{lm/model.json}"], "is not a picture of this kind"),
-    (["generate", "{lm}", "fox", "--k", "3"], "k: sampler 'top_p' does not take it; omit it, or"),
-    (["translate", "{translator}", "um", "--p", "0.5"], "p: sampler 'greedy' does not take it"),
+    (["translate", "{translator}", "um", "--p", "0.5"], "--p is an option of top_p, and the sampl"),
 ]
 
 
@@ -168,29 +176,45 @@ def test_bad_input_exits_with_code_2_and_one_line(files, capsys, arguments, mess
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["fly"],
         ["train"],
         ["inspect", "gpt2_small", "--dtype", "float8"],
         ["generate", "{lm}", "fox", "--sampler", "nucleus"],
         ["train", "--to", "x", "--steps", "many"],
+        ["train", "--to", "x", "--seed", "3.5"],
+        ["train", "--to", "x", "--learning-rate", "3e"],
         ["train", "--to", "x", "--tokenizer", "letters"],
     ],
 )
-def test_an_invalid_command_line_exits_with_code_2(files, capsys, arguments):
+def test_an_invalid_command_line_exits_with_code_2_and_one_line(files, capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         run(arguments, files)
     assert caught.value.code == 2
-    assert "usage: functional-models" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("functional-models")
+    assert re.search(r"; see functional-models( \w+)? --help\n$", error)
+    assert error.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    assert main([]) == 2
+    printed, error = capsys.readouterr()
+    assert not printed
+    assert "train a model on text" in error
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--verson"], "unknown option '--verson' (did you mean '--version'?)"),
         (["insepct", "gpt2_small"], "unknown choice 'insepct' (did you mean 'inspect'?); allowed"),
         (["inspect", "gpt2_small", "--laers"], "unknown option '--laers' (did you mean '--layers'"),
         (["inspect", "gpt2_small", "gpt1"], "unexpected argument 'gpt1'"),
         (["variants", "--kind", "decoder"], "unknown choice 'decoder' (did you mean 'decoder_o"),
+        (["inspect", "gpt2_small", "--num-layers", "3"], "write --set num_layers=VALUE"),
+        (["inspect", "gpt2_small", "--set", "dropout=.1", "num_layers=3"], "write --set num_layer"),
+        (["generate", "lm", "x", "--top-p", "0.9"], "unknown option '--top-p' (did you mean '--p'"),
+        (["train", "--data", "book.txt"], "required: --to, e.g. functional-models train --data"),
     ],
 )
 def test_a_misspelt_name_on_the_command_line_gets_the_closest_one(capsys, arguments, message):
@@ -199,7 +223,8 @@ def test_a_misspelt_name_on_the_command_line_gets_the_closest_one(capsys, argume
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert message in error
-    assert arguments[0] == "insepct" or f"usage: functional-models {arguments[0]} " in error
+    is_of_command = arguments[0] in error.partition(":")[0]
+    assert is_of_command == (arguments[0] not in ("insepct", "--verson"))
 
 
 def test_a_recipe_is_checked_before_the_data_is_loaded(files, capsys):
@@ -324,7 +349,7 @@ def test_sentences_may_follow_options(files, monkeypatch, capsys):
     assert capsys.readouterr().out == "um\ndois\ntrês\n"
 
 
-SAMPLED = ["--alpha", "0.3", "--k", "3", "--min-p", "0.1", "--repetition-penalty", "1.5"]
+SAMPLED = ["--min-p", "0.1", "--repetition-penalty", "1.5", "--temperature", "0.5"]
 
 
 @pytest.mark.parametrize(
@@ -340,8 +365,7 @@ def test_sampler_options_are_passed_on(files, shell_models, monkeypatch, command
     expected = {
         "sampler": "beam",
         "max_new_tokens": 5,
-        "k": 3,
-        "alpha": 0.3,
+        "temperature": 0.5,
         "num_beams": 3,
         "length_penalty": 0.5,
         "num_return_sequences": 2,
@@ -421,7 +445,28 @@ def test_ctrl_c_prints_how_to_resume(files, tmp_path, capsys, monkeypatch, has_c
     assert run(arguments, files) == 130
     error = capsys.readouterr().err
     assert ("the same command resumes from it" in error) == has_checkpoint
-    assert ("there is no checkpoint yet" in error) != has_checkpoint
+    assert (f"nothing was written to {tmp_path} yet" in error) != has_checkpoint
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_ctrl_c_says_whether_a_command_has_written(tmp_path, capsys, monkeypatch, is_written):
+    to = tmp_path / "model"
+    to.mkdir()
+    (to / "old").write_text("")
+    os.utime(to / "old", (1, 1))
+    os.utime(to, (1, 1))
+
+    def stop(*given, **options):
+        if is_written:
+            (to / "new").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("functional_models.cli.import_keras", stop)
+    assert main(["import", "somewhere", "--to", str(to)]) == 130
+    error = capsys.readouterr().err
+    assert "checkpoint" not in error
+    assert ("nothing was written" in error) != is_written
+    assert ("may be incomplete" in error) == is_written
 
 
 @pytest.mark.parametrize("later_error", [None, SystemError])
@@ -442,6 +487,35 @@ def test_ctrl_c_stops_training_even_if_a_library_swallows_it(
     arguments = ["train", "--to", str(tmp_path), *TINY, *SHORT, "--data", "{text.txt}"]
     assert run(arguments, files) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_quiet_prints_nothing_but_errors(files, tmp_path, capsys):
+    command = ["plot", "pre_norm_learned", "--depth", "0", "--to", str(tmp_path / "a.dot")]
+    assert main([*command, "--quiet"]) == 0
+    assert (tmp_path / "a.dot").exists()
+    assert capsys.readouterr() == ("", "")
+    assert main(["plot", "gpt3", "--quiet"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_version_prints_the_versions_without_importing_keras(capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr("builtins.__import__", _without("keras", builtins.__import__))
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    lines = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["functional-models"] == fm.__version__
+    assert lines["keras"] == importlib.metadata.version("keras")
+    assert lines["jax"] == importlib.metadata.version("jax") + ", the backend"
+
+
+def _without(name, real):
+    def imported(module, *given, **options):
+        assert module != name
+        return real(module, *given, **options)
+
+    return imported
 
 
 # In a separate process

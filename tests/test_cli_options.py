@@ -3,13 +3,20 @@
 import argparse
 import dataclasses
 import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 
 from functional_models.cli import _parser
 from functional_models.cli_options import (
+    HelpWithDefaults,
     add_recipe_options,
     add_sampler_options,
+    parse_value,
     recipe_changes,
     sampler_options,
 )
@@ -42,14 +49,93 @@ def test_every_recipe_field_is_an_option_with_its_documentation_and_default():
 
 
 def test_every_argument_of_make_sampler_is_an_option_with_its_documentation():
-    parser, helps = help_of(add_sampler_options, "greedy")
+    parser, helps = help_of(add_sampler_options, "greedy", "7 or 9")
     assert helps.keys() == ARGUMENTS | {"max_new_tokens"}
     assert helps["k"] == "number of tokens that top_k and contrastive choose from; default: 5"
-    assert "default: None" not in helps["min_p"]
+    assert helps["min_p"].endswith("; default: off")
+    assert helps["max_new_tokens"].endswith("; default: 7 or 9")
     assert all(helps.values())
-    given = ["--k", "3", "--min-p", "0.25", "--seed", "4", "--max-new-tokens", "9"]
-    options = {"sampler": "greedy", "k": 3, "min_p": 0.25, "seed": 4, "max_new_tokens": 9}
-    assert sampler_options(parser.parse_args(given)) == options
+    given = ["--k", "3", "--min-p", ".25", "--seed", "4", "--max-new-tokens", "9"]
+    options = {"sampler": "top_k", "k": 3, "min_p": 0.25, "seed": 4, "max_new_tokens": 9}
+    assert sampler_options(parser.parse_args([*given, "--sampler", "top_k"])) == options
+    with pytest.raises(ValueError, match="--k is an option of top_k and contrastive"):
+        sampler_options(parser.parse_args(given))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("6", 6),
+        ("+6", 6),
+        ("1_000", 1000),
+        ("1e3", 1000),
+        (".1", 0.1),
+        ("1.", 1.0),
+        ("1e-3", 0.001),
+        ("-2.5", -2.5),
+        ("True", True),
+        ("true", True),
+        ("FALSE", False),
+        ("none", None),
+        ("None", None),
+        ("null", None),
+        ("sinusoidal", "sinusoidal"),
+        ("'rotary'", "rotary"),
+        ('"rotary"', "rotary"),
+        ("'3'", "3"),
+        ("[1, 2]", [1, 2]),
+        ("", ""),
+        ("'", "'"),
+        ("x=3", "x=3"),
+    ],
+)
+def test_values_are_written_as_in_python_or_json(text, value):
+    found = parse_value(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def commands():
+    actions = _parser()._subparsers._group_actions[0]
+    return [(name, action) for name, sub in actions.choices.items() for action in sub._actions]
+
+
+@pytest.mark.parametrize(("command", "action"), commands())
+def test_every_option_shows_its_default_and_every_argument_its_meaning(command, action):
+    assert action.help or action.dest == "help"
+    if action.nargs == 0 or action.required or "may be repeated" in (action.help or ""):
+        return
+    if action.option_strings and action.help is not argparse.SUPPRESS:
+        shown = HelpWithDefaults("x")._expand_help(action)
+        assert re.search(r"\bdefault", shown), (command, action.dest)
+        if not isinstance(action.default, bool | list | None):
+            assert str(action.default) in shown
+
+
+def test_every_command_shows_an_example_that_it_accepts(capsys):
+    for name, sub in _parser()._subparsers._group_actions[0].choices.items():
+        program, command, *arguments = shlex.split(sub.example)
+        assert (program, command) == ("functional-models", name)
+        _parser().parse_args([command, *arguments])
+        assert sub.example in sub.format_help()
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("insp", {"inspect "}),
+        ("inspect gpt2_", {f"gpt2_{size}" for size in ("small", "medium", "large", "xl")}),
+        ("train --to x --set num_l", {"num_layers="}),
+    ],
+)
+def test_the_shell_completes_commands_variants_and_fields(tmp_path, line, completions):
+    line = f"functional-models {line}"
+    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    names = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "found")}
+    environment = {**os.environ, **asked, **names, "_ARGCOMPLETE_IFS": "\n"}
+    program = [sys.executable, "-m", "functional_models"]
+    subprocess.run(program, env=environment, check=True, capture_output=True)
+    assert set((tmp_path / "found").read_text().split("\n")) == completions
 
 
 @pytest.mark.parametrize(

@@ -439,7 +439,7 @@ def test_wrong_arguments_raise_an_error_before_anything_is_written(
 
 
 def test_no_models_side_by_side_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="models is empty"):
+    with pytest.raises(ValueError, match="no models were given"):
         plots.plot_side_by_side({}, tmp_path / "none.svg")
 
 

@@ -1,6 +1,7 @@
 """Samplers by name, and logit processors."""
 
 import copy
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ from toy_language import (
 from functional_models.beam_search import BeamSearch
 from functional_models.checks import check_count
 from functional_models.logit_processors import MinP, ProcessedSampler, RepetitionPenalty
-from functional_models.samplers import SAMPLERS, make_sampler
+from functional_models.samplers import _OPTIONS, SAMPLERS, make_sampler
 
 # --- logit processors ------------------------------------------------------------------------
 
@@ -64,9 +65,11 @@ def test_min_p_drops_tokens_far_less_likely_than_the_likeliest(p, temperature):
     assert kept.all() if p == 0 else not kept.all()
 
 
-@pytest.mark.parametrize("name", ["random", "top_k", "top_p"])
-def test_tokens_dropped_by_min_p_are_never_drawn(name):
-    sampler = make_sampler(name, temperature=1.7, k=7, p=1.0, min_p=0.2, seed=0)
+@pytest.mark.parametrize(
+    ("name", "options"), [("random", {}), ("top_k", {"k": 7}), ("top_p", {"p": 1.0})]
+)
+def test_tokens_dropped_by_min_p_are_never_drawn(name, options):
+    sampler = make_sampler(name, temperature=1.7, **options, min_p=0.2, seed=0)
     probabilities = softmax(LOGITS[:1] / 1.7)[0]
     kept = np.flatnonzero(probabilities >= 0.2 * probabilities.max())
 
@@ -82,8 +85,10 @@ def test_tokens_dropped_by_min_p_are_never_drawn(name):
 
 
 @both_modes
-@pytest.mark.parametrize("name", ["greedy", "beam"])
-def test_samplers_use_processed_logits(name, mode):
+@pytest.mark.parametrize(
+    ("name", "options"), [("greedy", {}), ("beam", {"num_beams": 3, "length_penalty": 0.6})]
+)
+def test_samplers_use_processed_logits(name, options, mode):
     toy = Toy(length=11, seed=5)
     penalty = RepetitionPenalty(3.0)
 
@@ -91,7 +96,7 @@ def test_samplers_use_processed_logits(name, mode):
         logits, _, cache = toy.next(tokens, cache, index)
         return penalty(logits, tokens, index), None, cache
 
-    inner = make_sampler(name, num_beams=3, length_penalty=0.6)
+    inner = make_sampler(name, **options)
     arrays = [ops.convert_to_tensor(array) for array in columns_of([(3, 2), (0, 4)], 11)]
 
     def run(sampler, next):
@@ -155,16 +160,12 @@ def test_wrapping_a_processed_sampler_concatenates_the_processors():
 
 
 def test_samplers_are_created_by_name_with_their_options():
+    given = {"k": 3, "p": 0.7, "alpha": 0.3, "num_beams": 5, "length_penalty": 0.6, "seed": 11}
     made = {
         name: make_sampler(
             name,
             temperature=1.7,
-            k=3,
-            p=0.7,
-            alpha=0.3,
-            num_beams=5,
-            length_penalty=0.6,
-            seed=11,
+            **{option: value for option, value in given.items() if option in _OPTIONS[name]},
         )
         for name in SAMPLERS
     }
@@ -196,7 +197,10 @@ def test_instances_are_wrapped_only_for_processors():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "nucleus"}, "unknown sampler 'nucleus'; allowed: greedy, top_k, top_p, ran"),
+        (
+            {"sampler": "nucleus"},
+            r"'nucleus' \(did you mean 'top_p'\?\); allowed: greedy, top_k",
+        ),
         ({"sampler": None}, "unknown sampler None"),
         ({"sampler": ["greedy"]}, "unknown sampler"),
         ({"temperature": 0}, "temperature=0: must be above 0; for deterministic output use greedy"),
@@ -226,13 +230,40 @@ def test_instances_are_wrapped_only_for_processors():
         ({"repetition_penalty": float("nan")}, "repetition_penalty=nan"),
         ({"min_p": 1}, "min_p=1: must be at least 0 and below 1"),
         ({"min_p": -0.1}, r"min_p=-0\.1"),
-        ({"seed": -1}, "seed=-1: must be an integer, 0 or more"),
+        ({"seed": -1}, "seed=-1: must be an integer, 0 to 4294967295"),
         ({"seed": "x"}, "seed='x'"),
     ],
 )
 def test_bad_options_raise_with_value_and_allowed_values(options, message):
     with pytest.raises(ValueError, match=message):
         make_sampler(**options)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_option_that_a_sampler_does_not_use_raises_and_names_those_that_do(sampler):
+    users = {"k": {"top_k", "contrastive"}, "p": {"top_p"}, "num_beams": {"beam"}}
+    for name, of in users.items():
+        if sampler in of:
+            make_sampler(sampler, **{name: 1})
+            continue
+        with pytest.raises(ValueError, match=f"{name} is an option of .*, and .* {sampler}") as e:
+            make_sampler(sampler, **{name: 1})
+        assert of == set(re.findall(r"\w+", str(e.value))) & set(SAMPLERS) - {sampler}
+    make_sampler(sampler, seed=3, num_return_sequences=1, min_p=0.1)  # of all
+
+
+def test_an_option_of_a_sampler_that_exists_raises():
+    with pytest.raises(ValueError, match=r"temperature has no effect on .*TopK"):
+        make_sampler(keras_hub.samplers.TopKSampler(k=3), temperature=2.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("temprature", "temperature"), ("top_k", "k"), ("num_beam", "num_beams"), ("Seed", "seed")],
+)
+def test_a_misspelt_option_gets_the_closest_one(given, meant):
+    with pytest.raises(TypeError, match=rf"make_sampler: .*'{given}' \(did you mean '{meant}'"):
+        make_sampler("top_k", **{given: 3})
 
 
 def test_an_instance_that_returns_one_sequence_cannot_return_two():

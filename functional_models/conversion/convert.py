@@ -20,6 +20,7 @@ import builders
 from functional_models.conversion.family import Family, Part
 from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
 from functional_models.loading import wrap_model
+from functional_models.model_folder import MANIFEST
 from functional_models.text_model import TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
@@ -157,6 +158,8 @@ def _parts(source: Any) -> _Parts:
 def _loaded(preset: str) -> _Parts:
     import keras_hub
 
+    if (Path(preset) / MANIFEST).exists():
+        raise ValueError(f"{preset} is a model folder already; load it with functional_models.load")
     try:
         backbone = keras_hub.models.Backbone.from_preset(preset)
     except (ValueError, FileNotFoundError) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextCorpus:
     """Documents for language modelling.
 
@@ -23,8 +23,16 @@ class TextCorpus:
     validation: tuple[str, ...]
     test: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        parts = [
+            f"{_number(len(texts), 'document')} ({sum(map(len, texts)):,} characters) of {split}"
+            for split, texts in splits.items()
+        ]
+        return f"<TextCorpus {self.name!r}: {', '.join(parts)}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ParallelCorpus:
     """Sentence pairs for translation.
 
@@ -39,6 +47,15 @@ class ParallelCorpus:
     train: tuple[Pair, ...]
     validation: tuple[Pair, ...]
     test: tuple[Pair, ...]
+
+    def __repr__(self) -> str:
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        parts = [f"{_number(len(pairs), 'pair')} of {split}" for split, pairs in splits.items()]
+        return f"<ParallelCorpus {self.name!r}: {', '.join(parts)}>"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 Corpus = TextCorpus | ParallelCorpus

@@ -177,8 +177,8 @@ def _hold_out(pairs: list[Pair], fraction: float, splits: int) -> list[list[Pair
     if len(sources) <= splits * size:
         raise ValueError(
             f"{len(sources)} distinct sources are too few to hold out {splits} x {size} of them "
-            "for validation and test; give more pairs, or held_out_fraction=0 (lines end with "
-            "\\n, \\r\\n or \\r)"
+            f"for validation and test; give {splits + 1} pairs with different sources or more "
+            "(lines end with \\n, \\r\\n or \\r); in Python, held_out_fraction=0 holds out none"
         )
     split_of = {source: min(i // size, splits) for i, source in enumerate(sources)}
     parts: list[list[Pair]] = [[] for _ in range(splits + 1)]

@@ -6,11 +6,14 @@ import gzip
 import os
 import stat
 import zlib
+from difflib import get_close_matches
 
 from functional_models.checks import check_path
 from functional_models.corpora.decoding import decode_lines, decode_text
 
 StrPath = str | os.PathLike[str]
+
+_NAMED = "embedded"  # a corpus that is not a file
 
 
 def _read_bytes(path: StrPath) -> tuple[bytes, str]:
@@ -19,8 +22,9 @@ def _read_bytes(path: StrPath) -> tuple[bytes, str]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the path of a text file")
     if not path.exists():
+        hint = f" (did you mean {_NAMED!r}?)" if get_close_matches(str(path), [_NAMED]) else ""
         raise FileNotFoundError(
-            f"there is no file {path}; give the path of an existing text file, plain or .gz"
+            f"there is no file {path}{hint}; give the path of an existing text file, plain or .gz"
         )
     if stat.S_ISCHR(path.stat().st_mode) or stat.S_ISBLK(path.stat().st_mode):
         raise ValueError(f"{path} is a device; give the path of a text file")

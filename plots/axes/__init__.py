@@ -17,6 +17,7 @@ from math import prod
 
 import plots.axes.reshape_rules  # noqa: F401 - registers its rules
 from plots.annotations import Quantity
+from plots.arguments import takes_graphs
 from plots.attentions import find_attentions
 from plots.axes.rules import follow
 from plots.axes.unions import AxisId, AxisUnions, Call
@@ -106,6 +107,7 @@ def shapes(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(nodes), edges=tuple(edges), letters=axes.letters)
 
 
+@takes_graphs
 def axes_of(graph: Graph) -> GraphAxes:
     """Return the axes of a graph's tensors, with letters of `GLOSSARY`."""
     unions = AxisUnions()

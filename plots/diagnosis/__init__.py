@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from plots.annotations import NormPlace, Note, SkipPath, counted, number_text
+from plots.arguments import takes_graphs
 from plots.attentions import Attention, Masked, attentions_with_masks
 from plots.costs.flop_rules import is_known
 from plots.diagnosis import mask_rules  # noqa: F401 - registers its rules
@@ -76,11 +77,13 @@ def diagnose(graph: Graph) -> Graph:
     return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
 
 
+@takes_graphs
 def findings(graph: Graph) -> tuple[Note, ...]:
     """Return what looks wrong in a graph, each with its places, the reason, and a reference."""
     return tuple(note for note in diagnose(graph).notes if note.kind == "finding")
 
 
+@takes_graphs
 def diagnosis_text(graph: Graph) -> str:
     """Return the diagnosis as text for a terminal: a description of the model, then the findings.
 

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
+from functools import partial
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
+from plots.arguments import takes_graphs
 from plots.differences.alignment import Alignment, align, is_auto_numbered, port_of
 from plots.differences.difference import (
     MODEL,
@@ -22,6 +24,7 @@ from plots.differences.difference import (
 from plots.graph import Edge, Graph
 
 
+@partial(takes_graphs, number=2)
 def compare_graphs(before: Graph, after: Graph) -> Difference:
     """Return the differences between two graphs.
 

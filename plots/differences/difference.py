@@ -142,6 +142,14 @@ class Difference:
     rewired: tuple[Rewiring, ...]
     ties: tuple[TieChange, ...]
 
+    def __repr__(self) -> str:
+        found = {
+            name: len(getattr(self, name))
+            for name in ("added", "removed", "moved", "changed", "rewired", "ties")
+        }
+        parts = ", ".join(f"{number} {name}" for name, number in found.items() if number)
+        return f"<Difference of {self.before.name!r} and {self.after.name!r}: {parts or 'none'}>"
+
     @property
     def is_empty(self) -> bool:
         """Whether `compare_graphs` found no difference."""

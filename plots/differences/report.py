@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from plots.annotations import Quantity, counted, percent_text
+from plots.arguments import check_mapping, described
 from plots.differences import compare_graphs, line_into
 from plots.differences.alignment import is_auto_numbered
 from plots.differences.difference import (
@@ -44,6 +45,10 @@ def difference_text(difference: Difference) -> str:
     flow), "~" changed or rewired, "=" weights shared in one graph only, "." reshaped (only shapes
     or the number of parameters differ, because the inputs do).
     """
+    if not isinstance(difference, Difference):
+        raise TypeError(
+            f"difference_text takes the result of compare_graphs, not {described(difference)}"
+        )
     before, after = difference.before, difference.after
     if difference.is_empty:
         size = f"{len(after.nodes):,} calls, {after.parameters:,} parameters"
@@ -61,8 +66,7 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    if not graphs:
-        raise ValueError("no graphs were given: comparison_table needs a mapping title -> graph")
+    check_mapping(graphs, "comparison_table", "graphs", "title -> graph")
     first, *_ = given = list(graphs.values())
     against = ("" if g is first else counts_text(compare_graphs(first, g)) for g in given)
     columns = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from plots.arguments import check_mapping, described
 from plots.figures import (
     BLUE,
     around_zero,
@@ -160,6 +161,7 @@ def attention_heads(
     """
     if downsample not in ("mean", "max"):
         raise ValueError(f"downsample is {downsample!r}; it must be 'mean' or 'max'")
+    _check_is_one(scores)
     weights = _masked(numbers(scores, "scores", "(n, t, s)"), mask)
     _, t, s = weights.shape
     blocks = math.ceil(t / MAX_CELLS), math.ceil(s / MAX_CELLS)
@@ -169,6 +171,23 @@ def attention_heads(
         of_blocks = f"(each cell: {downsample} of {blocks[0]} × {blocks[1]} scores)"
         title = f"{title} {of_blocks}" if title else of_blocks
     return _draw_heads(weights, rows, columns, title)
+
+
+def _check_is_one(scores: Any) -> None:
+    """Check that scores are not those of several attentions, or of several examples."""
+    advice = ""
+    if isinstance(scores, Mapping) and scores:
+        name, found = next(iter(scores.items()))
+        of_example = ".weights[0]" if hasattr(found, "weights") else ""
+        advice = f"give one of {len(scores)} attentions, e.g. scores[{name!r}]{of_example}"
+    elif hasattr(scores, "weights"):
+        advice = "give those of one example: found.weights[0], with mask=found.mask[0]"
+    elif isinstance(getattr(scores, "scores", None), Mapping):
+        advice = "give those of one attention: maps.scores[name]"
+    if advice:
+        raise TypeError(
+            f"attention_heads takes an array (n, t, s), not {described(scores)}; {advice}"
+        )
 
 
 def _masked(scores: np.ndarray, mask: ArrayLike | None) -> np.ma.MaskedArray:
@@ -392,8 +411,7 @@ def position_encodings(encodings: Mapping[str, ArrayLike], title: str | None = N
     """
     import numpy as np
 
-    if not encodings:
-        raise ValueError("no encodings were given: position_encodings needs name -> array (t, d)")
+    check_mapping(encodings, "position_encodings", "encodings", "name -> array (t, d)")
     figure = new_figure(11, 3.3 * len(encodings) + (0.4 if title else 0), title)
     rows = figure.subplots(len(encodings), 2, squeeze=False, width_ratios=(3, 2))
     for (image, products), (name, values) in zip(rows, encodings.items(), strict=True):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from plots.arguments import check_mapping
 from plots.figures import finish, line_style, new_figure
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ is a constant rate."""
 
 ByDepth = Sequence[float | None]
 """One value per depth, the first one nearest to the input; None or NaN: not measured."""
+
+_MEASUREMENTS = '{"step": [...], "loss": [...]}'
 
 _MAX_POINTS = 500  # of a learning-rate curve; every point may be a call into a backend
 
@@ -55,8 +59,7 @@ def loss_curves(
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    if not histories:
-        raise ValueError("no runs were given: loss_curves needs a mapping run name -> history")
+    check_mapping(histories, "loss_curves", "runs", f"name of the run -> {_MEASUREMENTS}")
     by_step = {run: _by_step(history) for run, history in histories.items()}
     for run, history in by_step.items():
         _check_history(run, history)
@@ -100,6 +103,7 @@ def _by_step(history: Any) -> History:
 
 
 def _check_history(run: str, history: History) -> None:
+    check_mapping(history, f"loss_curves: run {run!r}", "measurements", _MEASUREMENTS)
     for key in ("step", "loss"):
         if key not in history:
             raise ValueError(
@@ -145,9 +149,8 @@ def learning_rate_curves(
         ValueError: if there is no schedule, fewer than two steps, or a rate is negative or not
             finite.
     """
-    if not schedules:
-        raise ValueError("no schedules were given: learning_rate_curves needs name -> schedule")
-    if steps < 2:
+    check_mapping(schedules, "learning_rate_curves", "schedules", "name -> schedule")
+    if not isinstance(steps, Integral) or steps < 2:
         raise ValueError(f"steps is {steps!r}; a curve needs at least 2")
     points = min(steps, _MAX_POINTS)
     shown = [round(number * (steps - 1) / (points - 1)) for number in range(points)]

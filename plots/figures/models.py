@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from plots.annotations import number_text, percent_text
+from plots.arguments import check_mapping
 from plots.figures import COLOURS, GRID, new_figure, write_names_as_text
 from plots.folding.outline import outline
 from plots.graph import Graph, Node
@@ -53,8 +54,12 @@ def parameter_bars(counts: Counts | Mapping[str, Counts], title: str | None = No
         ValueError: if there is no model or component, a count is not a whole number of 0 or more,
             or a model has no parameters at all.
     """
-    if not counts:
-        raise ValueError("no counts were given: parameter_bars needs component -> number")
+    if isinstance(counts, Graph):
+        raise TypeError(
+            "parameter_bars takes a mapping component -> number of parameters; of a graph, e.g. "
+            "{node.id: node.parameters for node in graph.nodes if node.owns_weights}"
+        )
+    check_mapping(counts, "parameter_bars", "counts", "component -> number of parameters")
     several = [isinstance(value, Mapping) for value in counts.values()]
     if any(several) and not all(several):
         raise ValueError(
@@ -181,8 +186,7 @@ def variants_page(models: Mapping[str, keras.Model | Graph], title: str | None =
         TypeError: if a value is not a Keras model, or a subclassed one, which has no graph.
         ValueError: if there is no model, or one that is not built.
     """
-    if not models:
-        raise ValueError("no models were given: variants_page needs a mapping title -> model")
+    check_mapping(models, "variants_page", "models", "title -> model")
     graphs = {
         name: model if isinstance(model, Graph) else read_graph(model)
         for name, model in models.items()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from plots.annotations import Note, Overlay, Quantity
+from plots.arguments import takes_graphs
 from plots.folding.groups import Contraction, close_groups
 from plots.folding.notes import deviations, range_notes
 from plots.folding.stacks import find_stacks
@@ -53,6 +54,7 @@ def fold(graph: Graph, depth: int | None = None, blocks: int | None = 1) -> Grap
     return graph if depth is None else close_groups(graph, depth)
 
 
+@takes_graphs
 def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     """Keep the first `blocks` of every run of equal blocks in a stack.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plots.annotations import Note, Overlay, Quantity
+from plots.arguments import model_of
 from plots.graph import Graph
 from plots.hierarchy import depth_of, enclosing_block, find_namespaces
 from plots.measuring.execution import Execution, Opened, loss_of_outputs
@@ -200,6 +201,7 @@ def depth_profile(
         ValueError: as from `plots.edge_gradients`; if there are neither skip paths nor numbered
             blocks `within`.
     """
+    model = model_of(model)
     execution = Execution.of(model, inputs, seed, Opened(nested=True, layers=True))
     graph = execution.graph
     namespaces = find_namespaces(graph)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AttentionMap:
     """The weights of one attention.
 
@@ -42,6 +42,9 @@ class AttentionMap:
 
     kind: Literal["self", "cross"]
     weights: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"<AttentionMap: {self.kind}, weights {self.weights.shape}>"
 
     @property
     def mask(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from plots.arguments import model_of
 from plots.graph import Graph
 from plots.measuring.inputs import random_inputs, standardise_inputs
 from plots.reading import read_calls, read_graph
@@ -142,6 +143,7 @@ class Execution:
         """Compute a model with `compute`; the other arguments are those of `call_values`."""
         import keras
 
+        model = model_of(model)
         graph, calls = read_calls(model, opened.nested)
         variables = (v for call in calls for v in weights_of(call.record.operation))
         # Keras replaces a weight that was not allocated by random numbers.

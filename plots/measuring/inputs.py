@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from plots.arguments import model_of
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_identity_like, is_shape_only
 from plots.reading import read_graph
@@ -41,6 +42,7 @@ def random_inputs(
     """
     import numpy as np
 
+    model = model_of(model)
     graph = read_graph(model, open_nested=True)
     looked_up, longest = _ids_and_lengths(graph)
     length = min([length, *longest])

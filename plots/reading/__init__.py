@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from plots.arguments import model_of
 from plots.graph import Graph, Node, Shape
 from plots.hierarchy import numbered
 from plots.reading.keras_calls import RecordedCall
@@ -33,7 +34,8 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
     opened, because Keras does not record them.
 
     Args:
-        model: A Functional model, a built Sequential one, or a `keras.Function`.
+        model: A Functional model, a built Sequential one, or a `keras.Function`; or an object that
+            holds one as its attribute `model`.
         open_nested: Whether the calls inside a model used as a layer, or inside a `TimeDistributed`
             layer, replace it, with its name as their namespace. Otherwise each of its calls is one
             node. A nested model called with an explicit mask stays closed, and so does a
@@ -88,6 +90,7 @@ def read_calls(
     `shapes` are those of tensors in a batch, by id(tensor). Without them, the calls inside
     composite layers cannot be computed. Raises the errors of `read_graph`.
     """
+    model = model_of(model)
     _check_has_graph(model)
     with ExitStack() as cleanup:
         reader = Reader(open_nested, open_layers, shapes, cleanup)
@@ -141,11 +144,16 @@ def _check_has_graph(model: Any) -> None:
             "record what call() does: `x = keras.Input(shape); keras.Model(x, model.call(x))`"
         )
     else:
-        is_path = isinstance(model, str | os.PathLike)
+        advice = ""
+        if isinstance(model, str | os.PathLike):
+            advice = ": load the file first, keras.models.load_model(path)"
+        elif isinstance(model, Graph):
+            advice = ", which is what a model is read into"
+        elif isinstance(model, keras.layers.Layer):
+            advice = ": put it into a model first, keras.Sequential([keras.Input(shape), layer])"
         raise TypeError(
             "expected a Functional or Sequential Keras model, but got a "
-            f"{type(model).__module__}.{type(model).__qualname__}"
-            + (": load the file first, keras.models.load_model(path)" if is_path else "")
+            f"{type(model).__module__}.{type(model).__qualname__}{advice}"
         )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import DIFFERENCES, Overlay, Quantity
+from plots.arguments import takes_graphs
 from plots.folding import FOLDING, block_runs, fold_blocks, name_blocks
 from plots.graph import Graph, graph_document
 from plots.hierarchy import enclosing_namespaces
@@ -44,6 +45,7 @@ def page(graph: Graph, depth: int = 2, before: Graph | None = None, shapes: bool
     return to_html(graph, depth, before, shapes).encode()
 
 
+@takes_graphs
 def to_html(graph: Graph, depth: int = 2, before: Graph | None = None, shapes: bool = False) -> str:
     """Return an interactive web page: expand clusters, search, trace skip paths; works offline.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plots.annotations import Overlay, counted
+from plots.arguments import takes_graphs
 from plots.files import write_picture
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import find_namespaces
@@ -44,6 +45,7 @@ def to_model_explorer(graph: Graph) -> str:
     return json.dumps(collection, ensure_ascii=False, indent=1)
 
 
+@takes_graphs
 def model_explorer_files(graph: Graph, folder: str | os.PathLike[str]) -> list[Path]:
     """Write a graph for Model Explorer, and each of its overlays as a file of node data.
 
