@@ -98,16 +98,19 @@ class Progress(keras.callbacks.Callback):
 
 def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
     """Return what is trained, where and how, in two lines."""
-    batch = f"{recipe.batch_size:,} sequence{'s' * (recipe.batch_size != 1)}"
     passes = recipe.steps / batches.steps_per_epoch
-    peak, warmup = recipe.learning_rate, recipe.warmup_steps
-    is_warmed = warmup and recipe.schedule != "constant"
-    warm = f" after {warmup:,} step{'s' * (warmup != 1)} of warm-up" if is_warmed else ""
+    warmup = recipe.warmup_steps if recipe.schedule != "constant" else 0
+    warm = f" after {_counted(warmup, 'step')} of warm-up" if warmup else ""
     return (
         f"{model.count_params():,} parameters, {keras.config.dtype_policy().name}, on {device()}\n"
-        f"{recipe.steps:,} step{'s' * (recipe.steps != 1)} of {batch}, {passes:.2g} passes over the data; learning rate "
-        f"{peak:.2g}, {recipe.schedule.replace('_', ' ')}{warm}"
+        f"{_counted(recipe.steps, 'step')} of {_counted(recipe.batch_size, 'sequence')}, "
+        f"{passes:.2g} passes over the data; learning rate {recipe.learning_rate:.2g}, "
+        f"{recipe.schedule.replace('_', ' ')}{warm}"
     )
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' * (number != 1)}"
 
 
 def device() -> str:
