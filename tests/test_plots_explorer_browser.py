@@ -174,6 +174,28 @@ def test_calls_that_share_weights_link_to_each_other(opened):
     assert page.text_content("#panel .path") == "shared@2"
 
 
+def test_boxes_say_what_a_layer_does_and_that_it_is_shared(opened):
+    image = keras.Input((13, 13, 3), name="image")
+    y = layers.Conv2D(7, 5, strides=2, name="convolution")(image)
+    y = layers.Reshape((5, 35))(y)
+    y = layers.Bidirectional(layers.LSTM(11, return_sequences=True))(y)
+    twice = layers.Dense(22, name="twice")
+    y = layers.Concatenate()([twice(y), twice(layers.ReLU()(y))])
+    page = opened(graph_of(keras.Model(image, y)))
+    texts = {place: page.locator(f"{at(place)} text").all_text_contents() for place in seen(page)}
+    assert texts["convolution"] == ["convolution", "Conv2D", "7 filters 5×5, stride 2"]
+    assert texts["bidirectional#1"] == ["Bidirectional", "LSTM", "11 units"]
+    for place in ("twice", "twice@2"):
+        assert texts[place] == ["twice", "Dense", "shared × 2", "22 units"]
+
+
+def test_notes_on_normal_differences_frame_nothing(opened, decoder):
+    place = "decoder.block_0.feedforward.up"
+    page = opened(replace(decoder, notes=(Note("deviates", (place,), "Said."),)), "#depth=9")
+    assert "noted" not in page.get_attribute(at(place), "class").split()
+    assert page.locator(f"{at(place)} .mark").count() == 1
+
+
 def test_labels_cannot_become_part_of_the_page(opened):
     bad = '</script><script>alert(1)</script><img src="x:y" onerror="alert(2)">&amp;{}|\\n"\''
     x = keras.Input((5,), name="x")

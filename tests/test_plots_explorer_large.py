@@ -109,8 +109,8 @@ def said(page):
 
 
 def test_a_wide_picture_opens_with_its_beginning_and_fits(opened):
-    page = opened(parallel_inputs(23))
-    assert 0 < len(page.evaluate(IN_VIEW)) < 24
+    page = opened(parallel_inputs(17), "#fold=false")
+    assert 0 < len(page.evaluate(IN_VIEW)) < 18
     page.click("#fit")
     assert sorted(page.evaluate(IN_VIEW)) == sorted(seen(page))
     world, stage = (page.locator(e).bounding_box() for e in (".picture > g", "#stage"))
@@ -122,7 +122,7 @@ def test_a_wide_picture_opens_with_its_beginning_and_fits(opened):
 
 @pytest.mark.slow
 def test_a_strip_is_wrapped_into_rows(opened):
-    page = opened(parallel_inputs(97))
+    page = opened(parallel_inputs(97), "#fold=false")
     assert len(seen(page)) == 98
     assert "too wide to read" in said(page)
     page.click("#fit")

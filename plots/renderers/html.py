@@ -25,8 +25,8 @@ from plots.graph import Graph, graph_document
 from plots.hierarchy import enclosing_namespaces
 from plots.layers import is_additive_merge
 from plots.registry import graph_renderer
-from plots.renderers import lay_out, letter_meanings, role_of, total_text
-from plots.renderers.labels import title_of
+from plots.renderers import QUIET_NOTES, lay_out, letter_meanings, role_of, total_text
+from plots.renderers.labels import class_of, details_of, frame_title, shared_of, title_of
 
 _ASSETS = Path(__file__).parent / "explorer"
 _SCRIPTS = (
@@ -82,8 +82,9 @@ def page_data(graph: Graph) -> dict[str, Any]:
 
     Returns:
         "graph": as in `Graph.to_json`, without overlays. "calls": id -> the namespace in which a
-        call is drawn, its label, its role, and its tag. "edges": their ids. "placements": those of
-        the skip paths. "differences": the kinds of notes on differences. "feeds", "below" and
+        call is drawn, the words on its box, its role, and its tag. "frames": namespace -> title.
+        "edges": their ids. "placements": those of the skip paths. "differences", "quiet": the kinds
+        of notes on differences, and of those that frame nothing. "feeds", "below" and
         "passed": see `Layout`. "runs": see `BlockRun`. "letters": the meanings of shape letters.
         "overlays": with every value as text, also for namespaces.
     """
@@ -98,14 +99,23 @@ def page_data(graph: Graph) -> dict[str, Any]:
             node.id: {
                 "namespace": layout.namespaces[node.id],
                 "label": title_of(node, graph),
+                "type": class_of(node),
+                "details": details_of(node, graph),
+                "shared": (shared_of(node, graph) or ("",))[0],
                 "role": "merge" if is_additive_merge(node) else role_of(node),
                 "tag": layout.tags.get(node.id, ""),
             }
             for node in graph.nodes
         },
+        "frames": {
+            name: frame_title(name, graph)
+            for namespace in set(layout.namespaces.values())
+            for name in enclosing_namespaces(namespace)
+        },
         "edges": [edge.id for edge in graph.edges],
         "placements": [path.placement for path in graph.skip_paths],
         "differences": DIFFERENCES,
+        "quiet": QUIET_NOTES,
         "feeds": layout.feeds,
         "below": layout.below,
         "passed": layout.passed,

@@ -14,7 +14,8 @@ const MOST_LETTERS = 48; // of a text in the picture; the tooltip and the panel 
 function labelOf(model, item, shown) {
   const value = valueOf(shown.overlay, item);
   const notes = item.calls.flatMap((id) => model.notesAbout.get(id) ?? []);
-  const kind = kindOfNotes(model, item, notes);
+  const loud = notes.filter((note) => !model.quiet.includes(note.kind));
+  const kind = kindOfNotes(model, item, loud);
   const closed = Boolean(item.namespace) || item.call.kind === "group";
   const label = {
     classes: ["item", closed ? "closed" : `role-${item.call.role || "plain"}`],
@@ -25,13 +26,17 @@ function labelOf(model, item, shown) {
   if (item.enters || item.leaves) label.classes.push("onstream");
   if (shown.overlay) label.classes.push("weighed");
   if (kind) label.classes.push("noted", `note-${kind}`);
+  else if (notes.length) label.classes.push(`note-${notes.at(-1).kind}`); // a mark, no frame
   if (item.call?.role === "merge" && !value && item.times === 1) {
     return { ...label, circle: true, width: MERGE_SIZE, height: MERGE_SIZE };
   }
   const outputs = outputsText(model, item); // shapes of other tensors are on the edges
   const lines = [[{ text: shortened(item.title), style: "title" }]];
-  const { class_name: className = "", tag = "" } = closed ? {} : item.call;
-  if (className !== item.title) lines[0].push({ text: shortened(className), style: "small" });
+  const { type = "", tag = "", details = "", shared = "" } = item.call ?? {};
+  const rest = type.startsWith(item.title) ? type.slice(item.title.length).trim() : type;
+  if (rest) lines[0].push({ text: shortened(rest), style: "small" });
+  if (shared) lines[0].push({ text: shared, style: "shared" });
+  if (details) lines.push([{ text: shortened(details), style: "small" }]);
   if (tag && tag !== item.title) lines[0].push({ text: `= ${shortened(tag)}`, style: "small" });
   const { ends } = item.namespace ?? {};
   if (ends) lines.push([{ text: ends, style: "small" }]);
@@ -91,6 +96,7 @@ function mainKind(model, notes) {
 
 /** The kind that sets the colour of the frame. */
 function kindOfNotes(model, item, notes) {
+  if (!notes.length) return "";
   const kind = mainKind(model, notes);
   // A cluster of which only a part was added or removed has changed.
   const isNoted = (id) => notes.some((note) => note.about.includes(id));

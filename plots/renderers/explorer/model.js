@@ -2,12 +2,12 @@
 
 /** A namespace, such as "decoder.block_3", with its content at any depth. */
 class Namespace {
-  constructor(name) {
+  constructor(name, label) {
     const dot = name.lastIndexOf(".");
     this.name = name;
     this.id = `${name}.*`; // like the groups of `fold`
     this.parent = dot < 0 ? "" : name.slice(0, dot);
-    this.label = name.slice(dot + 1);
+    this.label = label;
     this.container = name; // whose children it contains
     this.depth = enclosingNames(name).length;
     this.calls = []; // ids, in the order of the graph
@@ -20,6 +20,8 @@ class Model {
     const { graph, calls, edges, placements, differences, runs, letters, overlays } = data;
     this.graph = graph;
     this.differences = differences;
+    this.quiet = data.quiet;
+    this.frames = data.frames;
     this.notes = graph.notes ?? [];
     this.feeds = data.feeds;
     this.below = data.below;
@@ -45,7 +47,9 @@ class Model {
     for (const call of this.calls.values()) {
       append(this.callsOfLayer, call.layer, call.id);
       for (const name of enclosingNames(call.namespace)) {
-        if (!this.namespaces.has(name)) this.namespaces.set(name, new Namespace(name));
+        if (!this.namespaces.has(name)) {
+          this.namespaces.set(name, new Namespace(name, this.frames[name]));
+        }
         this.namespaces.get(name).calls.push(call.id);
       }
     }

@@ -190,7 +190,8 @@ class Pane {
 
   #edge(edge, line, beside) {
     const { model } = this;
-    const notes = edge.parts.flatMap((part) => model.notesAbout.get(part.id) ?? []);
+    const notes = edge.parts.flatMap((part) => model.notesAbout.get(part.id) ?? [])
+      .filter((note) => !model.quiet.includes(note.kind));
     const classes = ["edge", edge.stream && "stream", edge.dashed && "dashed"];
     if (notes.length) classes.push("noted", `note-${mainKind(model, notes)}`);
     const element = svg("g", { class: classes.filter(Boolean).join(" ") }, svgTitle(edgeTip(edge)));

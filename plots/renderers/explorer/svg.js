@@ -6,6 +6,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const FONTS = {
   title: "600 12.5px",
   small: "400 10.5px",
+  shared: "600 10.5px",
   times: "600 13.5px",
 };
 
