@@ -111,6 +111,7 @@ class Node:
         free_of_products: Whether calling it on symbolic tensors shows that no operation inside is a
             matrix product; only asked where class and declaration do not tell.
         opens_with: Option of `read_graph` that was not set and would open the call, or "".
+        opened: Namespaces of the opened models and layers that contain the call, outermost first.
     """
 
     id: str
@@ -133,6 +134,7 @@ class Node:
     call_class: str = ""
     free_of_products: bool = False
     opens_with: str = ""
+    opened: tuple[str, ...] = ()
 
     @property
     def owns_weights(self) -> bool:

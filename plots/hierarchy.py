@@ -9,6 +9,7 @@ from functools import reduce
 from itertools import takewhile
 
 from plots.graph import Edge, Graph, Node
+from plots.traversal import CycleError, once_per_graph, topological_order
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)|(?P<before>.*\d)(?P<letter>[a-z])")
 _DIMENSIONS = re.compile(r"(conv|pool|pooling|padding|dropout|sampling)[123]d$")
@@ -38,13 +39,17 @@ def with_number(stem: str, number: int) -> str:
     return f"{stem}{chr(ord('a') + number) if stem[-1:].isdigit() else number}"
 
 
-def find_namespaces(graph: Graph) -> dict[str, str]:
+@once_per_graph
+def find_namespaces(graph: Graph) -> Mapping[str, str]:
     """Return the namespace in which each call is drawn: id -> namespace.
 
     This is the namespace of the call, with three exceptions. Unnamed calls have that of
     `find_unnamed_namespaces`. Calls of shared layers have that of their users. If skip paths are
     marked, merges and norms on the stream have that of the block around the sublayer they are named
     after, because the stream runs past the sublayer.
+
+    Names only divide the calls of one opened model or layer (`Node.opened`): no call moves into
+    or out of one.
     """
     namespaces = {node.id: node.namespace for node in graph.nodes}
     namespaces.update(find_unnamed_namespaces(graph))
@@ -53,7 +58,8 @@ def find_namespaces(graph: Graph) -> dict[str, str]:
     return namespaces
 
 
-def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
+@once_per_graph
+def find_unnamed_namespaces(graph: Graph) -> Mapping[str, str]:
     """Return the namespaces of unnamed calls without weights, such as `x + y`.
 
     Such a call is in the common namespace of the calls before and after it, or in the numbered
@@ -62,83 +68,131 @@ def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
     """
     if graph.is_folded:
         return {}
-    named = {  # an unnamed call has a namespace only inside an opened model or layer
-        node.id: node.namespace
+    named = {  # an unnamed call has a namespace of its own only in a hand-made graph
+        node.id: _within(node.namespace, node)
         for node in graph.nodes
-        if node.has_own_name or node.parameters or node.namespace
+        if node.has_own_name or node.parameters or _within(node.namespace, node)
     }
 
     def around(nodes: Iterable[Node], edges: Mapping[str, tuple[Edge, ...]]) -> dict[str, str]:
         """Return the deepest namespace next to each call; of equally deep ones the nearest."""
         found: dict[str, str] = {}
         for node in nodes:
+            if node.id in named:
+                found[node.id] = named[node.id]
+                continue
             ends = {end for edge in edges[node.id] for end in (edge.source, edge.target)}
             place = graph.index[node.id]
             nearest = sorted(ends - {node.id}, key=lambda i: abs(graph.index[i] - place))
-            namespace = max((found[i] for i in nearest), key=depth_of, default="")
-            found[node.id] = named.get(node.id, namespace)
+            seen = (_as_seen(graph.node(i), found[i], node) for i in nearest)
+            found[node.id] = max(seen, key=depth_of, default="")
         return found
 
     before = around(graph.nodes, graph.incoming)
     after = around(reversed(graph.nodes), graph.outgoing)
-    namespaces = dict(named)
-    came_out: dict[str, str] = {}
+    left: dict[str, list[str]] = {}  # unnamed call -> blocks whose output it computes
+    namespaces = {}
     for node in graph.nodes:
         if node.id not in named:
             common = common_namespace(before[node.id], after[node.id])
-            block = enclosing_block(before[node.id])
-            inside = (common + ".").startswith(block + ".") or not block
-            namespaces[node.id] = common if inside else block
-            if not inside:
-                came_out[node.id] = common
-    namespaces.update(_after_the_last_block(graph, came_out, namespaces))
-    return {i: namespace for i, namespace in namespaces.items() if i not in named}
+            namespaces[node.id] = _joined(node, common)
+            outer = enclosing_namespaces(common)
+            blocks = [name for name in enclosing_namespaces(before[node.id]) if numbered(name)]
+            if blocks and blocks[-1] not in outer:
+                left[node.id] = [_joined(node, name) for name in blocks if name not in outer]
+    return namespaces | _at_the_end_of_blocks(graph, left)
 
 
-def _after_the_last_block(
-    graph: Graph, came_out: dict[str, str], namespaces: dict[str, str]
-) -> dict[str, str]:
-    """Return the namespaces of calls that follow the last block without being part of it.
+def _at_the_end_of_blocks(graph: Graph, left: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return the namespaces of calls that are part of a block whose output they compute.
 
-    Nothing follows the last block to infer this from. A call is not part of it if no other block of
-    the stack ends in a call of its class, such as the slice of the first position in BERT.
+    `left` has the blocks around the calls before each one, but not around those after it, outermost
+    first. The call is part of the innermost of them whose siblings end in a call of its class.
+    Nothing follows the last block to infer this from: the slice of the first position in BERT is
+    not part of it, because no other block ends in one.
     """
     ends: dict[str, dict[str, set[str]]] = {}  # stack -> block -> classes at its end
-    for block in set(namespaces.values()):
-        if enclosing_block(block) == block != "":
-            stack, _ = stem_and_number(block)
-            ends.setdefault(stack, {})[block] = set()
-    places = [(graph.node(node_id), namespaces[node_id]) for node_id in came_out]
-    for node, block in places:
-        stack, _ = stem_and_number(block)
-        ends[stack][block].add(node.class_name)
-    moved = {}
-    for node, block in places:
-        stack, _ = stem_and_number(block)
-        others = [found for other, found in ends[stack].items() if other != block]
-        if others and not any(node.class_name in found for found in others):
-            moved[node.id] = came_out[node.id]
-    return moved
+    for name in {name for node in graph.nodes for name in enclosing_namespaces(node.namespace)}:
+        if numbered(name):
+            ends.setdefault(stem_and_number(name)[0], {})[name] = set()
+    for node_id, blocks in left.items():
+        for block in blocks:
+            ends[stem_and_number(block)[0]][block].add(graph.node(node_id).class_name)
+    inside = {}
+    for node_id, blocks in left.items():
+        for block in reversed(blocks):
+            siblings = [
+                classes
+                for other, classes in ends[stem_and_number(block)[0]].items()
+                if other != block
+            ]
+            class_name = graph.node(node_id).class_name
+            if not siblings or any(class_name in classes for classes in siblings):
+                inside[node_id] = block
+                break
+    return inside
 
 
-def _at_their_users(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
+def _at_their_users(graph: Graph, namespaces: Mapping[str, str]) -> dict[str, str]:
     """Return new namespaces of calls of shared layers, whose names describe at most one use.
 
     An embedding that encoder and decoder share has one call in each. One that computes the logits,
     after a projection outside of the decoder, is drawn outside of it as well.
     """
+
+    def seen(end: str, node: Node) -> str:
+        return _as_seen(graph.node(end), _within(namespaces[end], graph.node(end)), node)
+
     moved = {}
     for node in graph.nodes:
         if len(graph.ties.get(node.layer, ())) > 1:
-            own = namespaces[node.id]
-            before = [namespaces[edge.source] for edge in graph.incoming[node.id]]
-            after = [namespaces[edge.target] for edge in graph.outgoing[node.id]]
+            own = _within(namespaces[node.id], node)
+            before = [seen(edge.source, node) for edge in graph.incoming[node.id]]
+            after = [seen(edge.target, node) for edge in graph.outgoing[node.id]]
             if own and not any(f"{other}.".startswith(f"{own}.") for other in before + after):
-                moved[node.id] = reduce(common_namespace, before + after, own)
+                moved[node.id] = _joined(node, reduce(common_namespace, before + after, own))
             elif not own and after:
                 common = reduce(common_namespace, after).split(".")
-                moved[node.id] = ".".join(takewhile(lambda part: numbered(part) is None, common))
+                name = ".".join(takewhile(lambda part: numbered(part) is None, common))
+                moved[node.id] = _joined(node, name)
     return moved
+
+
+# Opened models and layers -----------------------------------------------------------------------
+
+
+def _within(namespace: str, node: Node) -> str:
+    """Return a namespace around `node` as seen from the opened model or layer that contains it."""
+    opened = node.opened[-1] if node.opened else ""
+    return namespace.removeprefix(opened).removeprefix(".") if opened else namespace
+
+
+def _joined(node: Node, within: str) -> str:
+    """Return the full namespace, the inverse of `_within`."""
+    return ".".join(filter(None, (*node.opened[-1:], within)))
+
+
+def _as_seen(other: Node, within: str, node: Node) -> str:
+    """Return the namespace of another call as seen from the opened model that contains `node`.
+
+    Args:
+        other: The other call.
+        within: Its namespace, as `_within` returns it.
+        node: The call.
+
+    Returns:
+        `within` if one opened model contains both; the namespace of the whole inner model if one
+        below contains `other`; "", as for an input, if `other` is outside.
+    """
+    depth = len(node.opened)
+    if other.opened == node.opened:
+        return within
+    if other.opened[:depth] == node.opened:
+        return _within(other.opened[depth], node).rpartition(".")[0]
+    return ""
+
+
+# Dotted names -----------------------------------------------------------------------------------
 
 
 def enclosing_block(namespace: str) -> str:
@@ -165,13 +219,19 @@ def depth_of(namespace: str) -> int:
     return namespace.count(".") + bool(namespace)
 
 
+# The residual stream and the order of blocks -----------------------------------------------------
+
+
 def _lifted_onto_stream(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
     """Return new namespaces of merges and stream norms that are named after their sublayer."""
     merges_in = Counter(namespaces[merge] for merge in {path.target for path in graph.skip_paths})
     lifted: dict[str, str] = {}
     for path in graph.skip_paths:
+        merge = graph.node(path.target)
         sublayer = namespaces[path.target]
         block = sublayer.rpartition(".")[0]
+        if not _within(sublayer, merge):
+            continue  # an opened model or layer, which is more than a name
         # With several merges the namespace is the block itself, and the stream stays in it.
         if block and merges_in[sublayer] == 1 and enclosing_block(sublayer) != sublayer:
             lifted[path.target] = block
@@ -179,3 +239,50 @@ def _lifted_onto_stream(graph: Graph, namespaces: dict[str, str]) -> dict[str, s
             if path.norm_on_stream and len(following) == 1:
                 lifted |= {target: block for target in following if namespaces[target] == sublayer}
     return lifted
+
+
+def block_by_block(graph: Graph, namespaces: Mapping[str, str]) -> list[Node]:
+    """Return all calls in topological order, those of one block one after the other.
+
+    `namespaces` has the namespace of the block of every call. A block that cannot be contiguous,
+    because a path between two of its calls leaves it, comes in several parts.
+    """
+    return _arranged(graph, graph.nodes, namespaces, 0)
+
+
+def _arranged(
+    graph: Graph, nodes: Iterable[Node], namespaces: Mapping[str, str], depth: int
+) -> list[Node]:
+    """Return the calls of one block that is `depth` levels deep."""
+    split: set[str] = set()
+
+    def place(node: Node) -> tuple[bool, str]:
+        """Return (whether it is a block, its name), since both may have the same name."""
+        around = enclosing_namespaces(namespaces[node.id])[depth:]
+        block = next((name for name in around if name not in split), None)
+        return (False, node.id) if block is None else (True, block)
+
+    while True:
+        items = {node.id: place(node) for node in nodes}
+        members: dict[tuple[bool, str], list[Node]] = {}
+        for node in nodes:
+            members.setdefault(items[node.id], []).append(node)
+        priority = {item: graph.index[inside[0].id] for item, inside in members.items()}
+        edges = (
+            (items[edge.source], items[node.id])
+            for node in nodes
+            for edge in graph.incoming[node.id]
+            if edge.source in items
+        )
+        try:
+            order = topological_order(priority, edges)
+        except CycleError as error:
+            blocks = [item for item in members if item[0] and item in error.cycle]
+            split.add(min(blocks, key=lambda item: len(members[item]))[1])
+        else:
+            break
+    arranged: list[Node] = []
+    for is_block, name in order:
+        inside = members[is_block, name]
+        arranged += _arranged(graph, inside, namespaces, depth_of(name)) if is_block else inside
+    return arranged

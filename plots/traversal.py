@@ -8,7 +8,6 @@ from operator import or_
 from typing import TYPE_CHECKING, TypeVar
 
 from plots.graph import Edge, Graph, Node
-from plots.hierarchy import depth_of, enclosing_namespaces
 from plots.layers import is_shape_only
 
 if TYPE_CHECKING:
@@ -194,50 +193,3 @@ def _directed(items: Iterable[Item], edges: Iterable[tuple[Item, Item]]) -> nx.D
     graph.add_nodes_from(items)
     graph.add_edges_from(edges)
     return graph
-
-
-def block_by_block(graph: Graph, namespaces: Mapping[str, str]) -> list[Node]:
-    """Return all calls in topological order, those of one block one after the other.
-
-    `namespaces` has the namespace of the block of every call. A block that cannot be contiguous,
-    because a path between two of its calls leaves it, comes in several parts.
-    """
-    return _arranged(graph, graph.nodes, namespaces, 0)
-
-
-def _arranged(
-    graph: Graph, nodes: Iterable[Node], namespaces: Mapping[str, str], depth: int
-) -> list[Node]:
-    """Return the calls of one block that is `depth` levels deep."""
-    split: set[str] = set()
-
-    def place(node: Node) -> tuple[bool, str]:
-        """Return (whether it is a block, its name), since both may have the same name."""
-        around = enclosing_namespaces(namespaces[node.id])[depth:]
-        block = next((name for name in around if name not in split), None)
-        return (False, node.id) if block is None else (True, block)
-
-    while True:
-        items = {node.id: place(node) for node in nodes}
-        members: dict[tuple[bool, str], list[Node]] = {}
-        for node in nodes:
-            members.setdefault(items[node.id], []).append(node)
-        priority = {item: graph.index[inside[0].id] for item, inside in members.items()}
-        edges = (
-            (items[edge.source], items[node.id])
-            for node in nodes
-            for edge in graph.incoming[node.id]
-            if edge.source in items
-        )
-        try:
-            order = topological_order(priority, edges)
-        except CycleError as error:
-            blocks = [item for item in members if item[0] and item in error.cycle]
-            split.add(min(blocks, key=lambda item: len(members[item]))[1])
-        else:
-            break
-    arranged: list[Node] = []
-    for is_block, name in order:
-        inside = members[is_block, name]
-        arranged += _arranged(graph, inside, namespaces, depth_of(name)) if is_block else inside
-    return arranged

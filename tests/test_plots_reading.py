@@ -6,7 +6,6 @@ import pytest
 from keras import layers, ops
 
 import plots
-from plots.hierarchy import find_namespaces
 
 
 def implicit_edges(graph):
@@ -282,6 +281,26 @@ def test_a_nested_model_receives_the_masks_of_several_inputs():
     assert found == {("target", "tower.one"), ("source", "tower.two"), ("source", "tower@2.two")}
 
 
+def test_the_mask_of_a_nested_encoder_reaches_the_layer_after_it() -> None:
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    words = layers.Embedding(11, 7, mask_zero=True, name="words")(tokens)
+    inside = layers.LSTM(5, return_sequences=True, name="inside")(words)
+    encoder = keras.Model(tokens, inside, name="encoder")
+    outer = keras.Input((None,), dtype="int32", name="outer")
+    model = keras.Model(outer, layers.LSTM(3, name="after")(encoder(outer)))
+    graph = plots.read_graph(model, open_nested=True)
+    masks = [(edge.source, edge.target) for edge in graph.edges if edge.implicit]
+    (compared,) = {source for source, _ in masks}
+    assert graph.node(compared).class_name == "NotEqual"
+    assert {target for _, target in masks} == {"encoder.inside", "after"}
+    rows = np.array([[3, 5, 2, 0, 0], [7, 0, 0, 0, 0]], "int32")
+    expected = keras.ops.convert_to_numpy(model(rows))
+    longer = model(np.pad(rows, ((0, 0), (0, 2))))  # additional padding has no effect
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(longer), expected, atol=1e-6)
+    values = plots.call_values(model, rows, open_nested=True)
+    np.testing.assert_allclose(values["after"][0], expected, atol=1e-6)
+
+
 # Composite layers
 
 
@@ -445,123 +464,3 @@ def test_numpy_scalars_become_python_numbers(number):
     assert type(node.config["factor"]) is type(number.item())
     assert [type(constant.value) for constant in node.constants] == [type(number.item())]
     assert node.constants[0].value == node.config["factor"] == number
-
-
-# Names without dots
-
-
-def named(names, residual=()):
-    """Return a stack of Dense layers of these names, with sums around those in `residual`."""
-    x = keras.Input((7,), name="x")
-    ends = [x]
-    for name in names:
-        y = layers.Dense(7, name=name)(ends[-1])
-        ends.append(layers.Add()([y, ends[-1]]) if name in residual else y)
-    return plots.read_graph(keras.Model(x, ends[-1]))
-
-
-def namespaces_and_labels(graph):
-    return [(node.namespace, node.label) for node in graph.nodes if node.class_name == "Dense"]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (  # ResNet
-            ["conv2_block1_1_conv", "conv2_block1_1_bn", "conv2_block2_out", "conv2_block2_in"],
-            [
-                ("conv2.block1", "1_conv"),
-                ("conv2.block1", "1_bn"),
-                ("conv2.block2", "out"),
-                ("conv2.block2", "in"),
-            ],
-        ),
-        (  # ConvNeXt
-            ["tiny_stage_0_block_1_conv", "tiny_stage_0_block_1_norm", "tiny_stage_0_end"],
-            [
-                ("tiny_stage_0.block_1", "conv"),
-                ("tiny_stage_0.block_1", "norm"),
-                ("tiny_stage_0", "end"),
-            ],
-        ),
-        (  # EfficientNet
-            ["stem_conv", "block1a_conv", "block1a_bn", "block2d_conv", "block2d_bn"],
-            [
-                ("", "stem_conv"),
-                ("block1a", "conv"),
-                ("block1a", "bn"),
-                ("block2d", "conv"),
-                ("block2d", "bn"),
-            ],
-        ),
-        (  # Xception: a layer named like the namespace is inside it
-            ["block2_conv1", "block2_conv1_bn", "block2_pool"],
-            [("block2.conv1", "conv1"), ("block2.conv1", "bn"), ("block2", "pool")],
-        ),
-        (["my_conv2d_in", "my_conv2d_out"], [("", "my_conv2d_in"), ("", "my_conv2d_out")]),
-        (["block1_only", "block2_only"], [("", "block1_only"), ("", "block2_only")]),
-        (["block_1", "block_2"], [("", "block_1"), ("", "block_2")]),
-        (["a.up", "block1_a", "block1_b"], [("a", "up"), ("", "block1_a"), ("", "block1_b")]),
-    ],
-)
-def test_numbered_names_without_dots_become_namespaces(names, expected):
-    assert namespaces_and_labels(named(names)) == expected
-
-
-def test_equal_prefixes_at_both_ends_of_a_model_are_no_namespace():
-    names = ["side1_in", "block2_a", "block2_b", "side1_out"]
-    assert [namespace for namespace, _ in namespaces_and_labels(named(names))] == [
-        "",
-        "block2",
-        "block2",
-        "",
-    ]
-
-
-def test_unnamed_calls_may_lie_between_the_calls_of_a_namespace():
-    names = ["stage_0_a", "stage_0_b", "stage_0_c"]
-    graph = named(names, residual=names)
-    assert [namespace for namespace, _ in namespaces_and_labels(graph)] == ["stage_0"] * 3
-    assert set(find_namespaces(graph).values()) == {"", "stage_0"}  # includes the sums between them
-    assert find_namespaces(graph)["add#1"] == "stage_0"
-
-
-def test_namespaces_of_a_nested_model_are_inside_its_own():
-    x = keras.Input((7,), name="inner")
-    y = layers.Dense(7, name="block1_a")(x)
-    inner = keras.Model(x, layers.Dense(7, name="block1_b")(y), name="tower")
-    x = keras.Input((7,), name="x")
-    graph = plots.read_graph(keras.Model(x, inner(inner(x))), open_nested=True)
-    assert namespaces_and_labels(graph) == [
-        ("tower.block1", "a"),
-        ("tower.block1", "b"),
-        ("tower@2.block1", "a"),
-        ("tower@2.block1", "b"),
-    ]
-
-
-def test_namespaces_of_flat_names_survive_serialisation():
-    graph = named(["block1_a", "block1_b"])
-    again = plots.Graph.from_json(graph.to_json())
-    assert again == graph
-    assert namespaces_and_labels(again) == [("block1", "a"), ("block1", "b")]
-
-
-def test_the_mask_of_a_nested_encoder_reaches_the_layer_after_it() -> None:
-    tokens = keras.Input((None,), dtype="int32", name="tokens")
-    words = layers.Embedding(11, 7, mask_zero=True, name="words")(tokens)
-    inside = layers.LSTM(5, return_sequences=True, name="inside")(words)
-    encoder = keras.Model(tokens, inside, name="encoder")
-    outer = keras.Input((None,), dtype="int32", name="outer")
-    model = keras.Model(outer, layers.LSTM(3, name="after")(encoder(outer)))
-    graph = plots.read_graph(model, open_nested=True)
-    masks = [(edge.source, edge.target) for edge in graph.edges if edge.implicit]
-    (compared,) = {source for source, _ in masks}
-    assert graph.node(compared).class_name == "NotEqual"
-    assert {target for _, target in masks} == {"encoder.inside", "after"}
-    rows = np.array([[3, 5, 2, 0, 0], [7, 0, 0, 0, 0]], "int32")
-    expected = keras.ops.convert_to_numpy(model(rows))
-    longer = model(np.pad(rows, ((0, 0), (0, 2))))  # additional padding has no effect
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(longer), expected, atol=1e-6)
-    values = plots.call_values(model, rows, open_nested=True)
-    np.testing.assert_allclose(values["after"][0], expected, atol=1e-6)

@@ -11,9 +11,8 @@ from keras import layers
 import plots
 from plots import pictures
 from plots.conformance import sample_graphs
-from plots.hierarchy import find_namespaces
+from plots.hierarchy import block_by_block, find_namespaces
 from plots.skips import mark_skip_paths
-from plots.traversal import block_by_block
 
 SAMPLES = sample_graphs(large=False)
 

@@ -94,7 +94,7 @@ def read_calls(
     _check_has_graph(model)
     with ExitStack() as cleanup:
         reader = Reader(open_nested, open_layers, shapes, cleanup)
-        outputs = reader.read_model(model, Place("", {}, ()))
+        outputs = reader.read_model(model, Place((), {}, ()))
     sources: dict[str, list[str]] = {node.id: [] for node in reader.nodes}
     for edge in reader.edges:
         sources[edge.target].append(edge.source)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import count
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor
@@ -46,14 +46,19 @@ class Place:
     """Position of a call, or of a nested model, in the whole model.
 
     Attributes:
-        prefix: Prefix of the names there: "", or the id of a nested model and a dot.
+        opened: Ids of the opened models and layers around it, outermost first.
         origin: id(tensor) -> the node that returns it, as (node id, output).
         when: Sort key: the position in its model, preceded by that model's own position.
     """
 
-    prefix: str
+    opened: tuple[str, ...]
     origin: dict[int, tuple[str, int]]
     when: tuple[float, ...]
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the names there: "", or the id of the innermost opened model and a dot."""
+        return f"{self.opened[-1]}." if self.opened else ""
 
 
 class Reader:
@@ -75,6 +80,8 @@ class Reader:
         self.recorded: list[RecordedCall] = []
         self.flat: dict[str, bool] = {}  # namespace of a model -> whether its names have no dots
         self._layer_ids: dict[int, str] = {}
+        self._ids_within: dict[tuple[int, str], str] = {}  # (id(operation), prefix) -> first id
+        self._next_number: dict[str, int] = {}  # by the id without its number
         self._weights = WeightCounter()
         self._taken: set[str] = set()
         self._user_named: set[int] = set()  # see `numbered_by_user`
@@ -96,17 +103,17 @@ class Reader:
         for tensor in [*inputs, *model.outputs]:
             for call in calls_in_order(tensor, origin):
                 when = (*place.when, order.get(id(call), math.inf))
-                self._read_call(call, Place(place.prefix, origin, when))
+                self._read_call(call, Place(place.opened, origin, when))
         return [origin[id(tensor)] for tensor in model.outputs]
 
     def _read_call(self, call: Any, place: Place) -> None:
-        prefix, origin = place.prefix, place.origin
+        origin = place.origin
         operation = call.operation
         if call.is_input and id(call.outputs[0]) in self._masks_at:  # a mask from outside
             self._read_mask(call.outputs[0], origin)
             return
         if "." in operation.name:
-            self.flat[prefix.removesuffix(".")] = False
+            self.flat[place.prefix.removesuffix(".")] = False
         inner = self._open_model(call, place) if self.open_nested else None
         if inner is None and self.open_layers:
             inner = self._open_layer(call, place)
@@ -114,9 +121,9 @@ class Reader:
             origin.update({id(t): end for t, end in zip(call.outputs, inner, strict=True)})
             return
         if self.open_nested and _inside(operation) is not operation:
-            prefix = self._enter(operation, prefix)
+            place = replace(place, opened=self._enter(operation, place))
             operation = _inside(operation)
-        node_id = self._new_id(operation, prefix)
+        node_id = self._new_id(operation, place.prefix)
         edges: dict[str, Edge] = {}
         constants = []
         masks = dict(implicit_masks_of(call, self._masks.of))
@@ -136,7 +143,7 @@ class Reader:
             inputs = {port: edge.tensor.shape for port, edge in edges.items()}
             shapes = [tensor.shape for tensor in outputs]
             declaration = read_declaration(operation, dict.fromkeys(ports), inputs, shapes)
-        name = prefix + operation.name
+        name = place.prefix + operation.name
         node = Node(
             id=node_id,
             name=name,
@@ -153,6 +160,7 @@ class Reader:
             call_class=call_class(type(operation)),
             free_of_products=is_free_of_products(call, declaration),
             opens_with=self._opening_option(call.operation),
+            opened=place.opened,
             **self._weights.sizes_of(operation),
         )
         self.nodes.append(node)
@@ -198,7 +206,7 @@ class Reader:
         self._kept.append(inner)
         pairs = zip(inner.inputs, [*tensors, *present], strict=True)
         bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
-        within = Place(self._enter(outer, place.prefix), bound, place.when)
+        within = Place(self._enter(outer, place), bound, place.when)
         recorded = len(self.recorded)
         ends = self.read_model(inner, within)
         self._put_output_masks(inner, call, within)
@@ -275,7 +283,7 @@ class Reader:
         if has_others or len(traced.function.outputs) != len(call.outputs):
             return None
         bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.inputs}
-        within = Place(self._enter(call.operation, place.prefix), bound, place.when)
+        within = Place(self._enter(call.operation, place), bound, place.when)
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
         self._traced.append(traced)
@@ -298,25 +306,38 @@ class Reader:
             tensor = replace(tensor, shape=traced.free_axes(tensor.shape))
         return tensor
 
-    def _enter(self, outer: Any, prefix: str) -> str:
-        """Return the prefix of the calls inside a call of `outer`."""
-        outer_id = self._new_id(outer, prefix)
+    def _enter(self, outer: Any, place: Place) -> tuple[str, ...]:
+        """Return `Place.opened` of the calls inside a call of `outer`."""
+        outer_id = self._new_id(outer, place.prefix)
         self._layer_ids.setdefault(id(outer), outer_id)
-        return outer_id + "."
+        return (*place.opened, outer_id)
 
     def _new_id(self, operation: Any, prefix: str) -> str:
-        """Return a stable id: the name, or a count in this graph for a generated name."""
-        if is_auto_named(operation) and id(operation) not in self._user_named:
-            stem = snake_case(type(operation).__name__)
-            first = self._layer_ids.get(id(operation))
-            name, sign, number = (first, "@", 2) if first else (f"{prefix}{stem}", "#", 1)
+        """Return a stable id: the name, or a count within `prefix` for a generated name.
+
+        Later calls of a layer within the same prefix get "@2"; a layer shared with another opened
+        model is counted anew there, so that the calls of a model have the same ids in each call.
+        """
+        first = self._ids_within.get((id(operation), prefix))
+        if not is_auto_named(operation) or id(operation) in self._user_named:
+            new_id = prefix + operation.name
+        elif first is not None:
+            new_id = first
         else:
-            name, sign, number = prefix + operation.name, "@", 1
-        plain = name if (sign, number) == ("@", 1) else f"{name}{sign}{number}"
-        names = chain([plain], (f"{name}{sign}{more}" for more in count(number + 1)))
-        new_id = next(candidate for candidate in names if candidate not in self._taken)
+            new_id = self._free_id(prefix + snake_case(type(operation).__name__), "#", 1)
+        if new_id in self._taken:
+            new_id = self._free_id(new_id, "@", 2)
+        self._ids_within.setdefault((id(operation), prefix), new_id)
         self._taken.add(new_id)
         return new_id
+
+    def _free_id(self, stem: str, sign: str, start: int) -> str:
+        """Return the first free id with a number, from `start`, behind `stem` and `sign`."""
+        number = self._next_number.get(stem + sign, start)
+        while f"{stem}{sign}{number}" in self._taken:
+            number += 1
+        self._next_number[stem + sign] = number + 1
+        return f"{stem}{sign}{number}"
 
 
 def _inside(operation: Any) -> Any:

@@ -20,11 +20,10 @@ from rich.cells import cell_len
 
 from plots.annotations import Note, SkipPath, counted, number_text
 from plots.graph import Edge, Graph, Node, Tensor
-from plots.hierarchy import enclosing_namespaces, find_namespaces
+from plots.hierarchy import block_by_block, enclosing_namespaces, find_namespaces
 from plots.registry import graph_renderer
 from plots.renderers import constant_text, group_text, repeated, shape_text, wrapped
 from plots.renderers.labels import class_of, details_of, frame_title
-from plots.traversal import block_by_block
 
 _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
 _MIN_TEXT_WIDTH = 24  # kept for wrapped text, however long its start
