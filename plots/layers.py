@@ -277,17 +277,32 @@ ADDITIVE_MERGES: set[str] = {"Add", "CustomScaleLayer"}
 InceptionResNetV2 of `keras.applications` has `CustomScaleLayer`, x + scale * f(x).
 """
 
+SHAPE_CHANGES: set[str] = {"ExpandDims", "Flatten", "Ravel", "Reshape", "Squeeze"}
+"""Return the values of their input in their order, in another shape."""
+
+TRANSPOSITIONS: set[str] = {"Moveaxis", "Permute", "Swapaxes", "Transpose"}
+"""Return the values of their input with the axes in another order."""
+
+CROPS: set[str] = {"GetItem", "Slice", *(f"Cropping{rank}D" for rank in (1, 2, 3))}
+"""Return a part of their input; `is_crop` excludes slices in reversed order."""
+
+PARTS: set[str] = CROPS | {"Split", "Take", "Unstack"}
+"""Return a part of their input as each output."""
+
 IDENTITY_LIKE: set[str] = {
     "ActivityRegularization",
     "AlphaDropout",
     "Cast",
+    "Copy",
     "DropPath",
     "Dropout",
     "GaussianDropout",
     "GaussianNoise",
     "Identity",
+    "Negative",
     "Rescaling",
     "StochasticDepth",
+    "StopGradient",
     *(f"SpatialDropout{rank}D" for rank in (1, 2, 3)),
 }
 """Return their input, up to noise in training, a cast or one constant factor."""
@@ -358,6 +373,20 @@ def is_additive_merge(node: Node) -> bool:
     return node.role == "add" or node.is_a(ADDITIVE_MERGES)
 
 
+def is_signed_merge(node: Node) -> bool:
+    """Whether the call adds, averages or subtracts its inputs: a sum with constant factors.
+
+    `keras.ops.average` has the same class name as the layer, but reduces an axis.
+    """
+    is_average = node.class_name == "Average" and node.kind != "operation"
+    return is_additive_merge(node) or is_average or is_subtraction(node)
+
+
+def is_subtraction(node: Node) -> bool:
+    """Whether the call subtracts its second input from the first."""
+    return node.is_a({"Subtract"})
+
+
 def is_norm(node: Node) -> bool:
     """Whether the call normalises activations."""
     is_known = node.role == "norm" or node.is_a(NORMS)
@@ -370,7 +399,7 @@ def is_shape_only(node: Node) -> bool:
 
 
 def is_identity_like(node: Node) -> bool:
-    """Whether the call returns its input: dropout, cast, identity, one constant factor."""
+    """Whether the call returns its input: dropout, cast, identity, one constant factor, plus 0."""
     if node.role == "identity" or node.is_a(IDENTITY_LIKE):
         return True
     if node.class_name in ("Multiply", "Divide", "TrueDivide"):
@@ -379,7 +408,33 @@ def is_identity_like(node: Node) -> bool:
             for constant in node.constants
             if node.class_name == "Multiply" or constant.port == "x2"  # 2 / x does not scale x
         )
+    if node.class_name == "Add":  # Python's `sum` starts with 0
+        return any(constant.value == 0 for constant in node.constants)
     return node.class_name == "Activation" and node.activation == "linear"
+
+
+def is_rearrangement(node: Node) -> bool:
+    """Whether the call returns values of its input in another shape: nothing new but zeros."""
+    if node.is_a(SHAPE_CHANGES | TRANSPOSITIONS) or is_crop(node):
+        return True
+    if node.class_name == "Pad":
+        fill = next((c.value for c in node.constants if c.port == "constant_values"), None)
+        return node.config.get("mode") == "constant" and not fill
+    return node.is_a({f"ZeroPadding{rank}D" for rank in (1, 2, 3)})
+
+
+def is_crop(node: Node) -> bool:
+    """Whether the call returns a part of its input, in the same order."""
+    steps = [str(c.value).split(":")[2:] for c in node.constants if c.port.startswith("key")]
+    return node.is_a(CROPS) and not any(step.startswith("-") for (step,) in filter(None, steps))
+
+
+def is_learned_scale(node: Node) -> bool:
+    """Whether the call multiplies the features of its input by a vector, such as a weight."""
+    vectors = (
+        constant.shape is not None and len(constant.shape) == 1 for constant in node.constants
+    )
+    return node.class_name == "Multiply" and any(vectors)
 
 
 def is_attention(node: Node) -> bool:

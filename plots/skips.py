@@ -1,7 +1,7 @@
 """Residual (skip) paths and residual streams, found by structure and never by names of layers.
 
-A merge that adds its inputs closes a skip path where one input arrives unchanged from a call that
-the other input depends on:
+A merge that adds up its inputs closes a skip path where one input arrives unchanged from a call
+that the other input depends on:
 
     source ────────────────────► merge        the stream: nothing but identity-like calls
       └──► norm ──► sublayer ──────┘          the branch: the calls that the path bypasses
@@ -12,6 +12,7 @@ two depends on the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -19,12 +20,19 @@ from plots.annotations import NormPlace, SkipPath
 from plots.arguments import takes_graphs
 from plots.graph import Graph, Node
 from plots.layers import (
+    PARTS,
     RESAMPLING,
-    is_additive_merge,
+    SHAPE_CHANGES,
+    TRANSPOSITIONS,
+    is_crop,
     is_identity_like,
+    is_learned_scale,
     is_linear,
     is_linear_projection,
     is_norm,
+    is_rearrangement,
+    is_signed_merge,
+    is_subtraction,
 )
 from plots.registry import graph_plugin
 from plots.traversal import Reachability, data_flow, once_per_graph
@@ -42,86 +50,236 @@ def mark_skip_paths(graph: Graph) -> Graph:
 
 
 @takes_graphs
+@once_per_graph
 def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     """Return the residual paths of a graph, found by structure, in the order of their merges.
 
-    The sets of classes in `plots.layers` say what is a merge, an identity or a norm.
+    The sets of classes in `plots.layers` say what is a merge, an identity or a norm. What counts:
+
+    * A merge adds, averages or subtracts its inputs, or sums a list of them that was stacked. A
+      subtraction needs weights on the branch, unlike x - mean(x) in a normalisation.
+    * The stream is one output of a call. In `a, b = split(x)`, no path leads from `x` to
+      `a + f(b)`, but one from `a` to `a + f(a)`.
+    * It may be scaled by a constant factor, cropped, padded with zeros or reshaped on its way,
+      and transposed if it is transposed back or the branch is transposed too. Crops of two
+      different parts of one tensor are different streams.
+    * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
+      features is `projected`. A gate as in highway networks makes no skip path.
     """
     flow = data_flow(graph)
-    found: dict[str, list[SkipPath]] = {}
+    found: dict[str, list[_Line]] = {}
     for node in graph.nodes:
-        if is_additive_merge(node) and (into := _paths_into(flow, node.id, found)):
-            found[node.id] = into
-    paths = [path for into in found.values() for path in into]
+        if lines := _lines_into(flow, node, found):
+            found[node.id] = lines
+    paths = [line.path for lines in found.values() for line in lines]
     sources = {path.source for path in paths}
     identities = past_identities(graph)
     return tuple(_with_norms(identities, path, sources) for path in paths)
 
 
-def _paths_into(flow: Reachability, merge: str, found: dict[str, list[SkipPath]]) -> list[SkipPath]:
+Value = tuple[str, int]
+"""One output of a call: (id, output)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A skip path, with the values along it from its source, without those of the merge."""
+
+    path: SkipPath
+    values: tuple[Value, ...]
+
+
+def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]]) -> list[_Line]:
     """Return the skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
-    inputs = tuple(dict.fromkeys(flow.sources[merge]))
+    terms, last = _terms(flow, merge)
+    if len(terms) < 2:
+        return []
     for projected in (False, True):
-        paths = []
-        for arrival in inputs:
-            stream = _projected(flow, arrival) if projected else _unchanged(flow, arrival, found)
-            others = [other for other in inputs if other != arrival]
-            paths.append(_path_along(flow, merge, stream, others, projected))
-        if those := [path for path in paths if path is not None]:
+        lines = []
+        for term in terms:
+            stream = _projected(flow, term) if projected else _unchanged(flow, term, found)
+            ends = [other for other, _ in terms if (other, _) != term]
+            lines.append(_line_along(flow, merge, stream, ends, last, projected))
+        if those := [line for line in lines if line is not None]:
             return those
     return []
 
 
-def _path_along(
-    flow: Reachability, merge: str, stream: list[str], others: list[str], projected: bool
-) -> SkipPath | None:
-    """Return the skip path up `stream` (ids, from the merge backwards) to where a branch starts."""
-    for position, source in enumerate(stream):
-        ends = [other for other in others if flow.depends(other, on=source)]
-        through = tuple(reversed(stream[:position]))
-        bypassed = [n for n in flow.between(source, ends) if n not in through] if ends else []
-        nodes = [flow.graph.node(node_id) for node_id in bypassed]
-        if all(is_identity_like(node) for node in nodes):
-            continue
-        if projected:
-            # Two linear maps added up are no residual block (as in `dense_1(x) + dense_2(x)`).
-            changes = any(not is_identity_like(flow.graph.node(node_id)) for node_id in through)
-            if not changes or all(is_linear(node) for node in nodes):
-                continue
-        return SkipPath(source, merge, through, tuple(bypassed), (), projected)
+def _terms(flow: Reachability, merge: Node) -> tuple[list[Value], list[Value]]:
+    """Return the values that a merge adds up, and those between them and the merge."""
+    edges, last = flow.incoming[merge.id], []
+    if merge.class_name in ("Sum", "Mean") and len(edges) == 1:
+        stack = flow.graph.node(edges[0].source)
+        axes = (node.config.get("axis") for node in (merge, stack))
+        rank = len(edges[0].tensor.shape)
+        reduced, stacked = (axis % rank if isinstance(axis, int) else None for axis in axes)
+        if stack.class_name == "Stack" and stacked == reduced is not None:
+            edges, last = flow.incoming[stack.id], [(stack.id, 0)]
+    if not (last or is_signed_merge(merge)):
+        return [], []
+    return list(dict.fromkeys((edge.source, edge.output) for edge in edges)), last
+
+
+def _line_along(
+    flow: Reachability,
+    merge: Node,
+    stream: Iterable[Value],
+    ends: list[str],
+    last: list[Value],
+    projected: bool,
+) -> _Line | None:
+    """Return the skip path up `stream` (from the merge backwards) to where a branch starts."""
+    passed: list[Value] = []
+    for source in stream:
+        through = [node_id for node_id, _ in reversed(passed)]
+        takers = [taker for taker in flow.takers(*source) if taker not in through]
+        starts = [taker for taker in takers if any(flow.depends(end, on=taker) for end in ends)]
+        bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
+        if _is_branch(flow, merge, bypassed, through, starts, projected):
+            between = [node_id for node_id, _ in (*reversed(passed), *last)]
+            ids = (source[0], merge.id, tuple(between), tuple(bypassed))
+            path = SkipPath(*ids, norms=(), projected=projected)
+            return _Line(path, (source, *reversed(passed), *last))
+        passed.append(source)
     return None
 
 
-def _unchanged(flow: Reachability, arrival: str, found: dict[str, list[SkipPath]]) -> list[str]:
-    """Return ids backwards from `arrival`, as long as the values stay the same.
+def _is_branch(
+    flow: Reachability,
+    merge: Node,
+    bypassed: list[str],
+    through: list[str],
+    starts: list[str],
+    projected: bool,
+) -> bool:
+    """Return whether the bypassed calls are the branch of a skip path that passes `through`."""
+    branch = [flow.graph.node(node_id) for node_id in bypassed]
+    line = [flow.graph.node(node_id) for node_id in through]
+    if all(_keeps_values(node) for node in branch):
+        return False
+    has_weights = any(node.parameters or node.shared_parameters for node in branch)
+    if is_subtraction(merge) and not has_weights:
+        return False
+    # Two linear maps added up are no residual block (as in `dense_1(x) + dense_2(x)`).
+    if projected and (all(map(_keeps_values, line)) or all(map(is_linear, branch))):
+        return False
+    if not _has_same_axes(line) and not any(node.is_a(TRANSPOSITIONS) for node in branch):
+        return False
+    crops = [node for node in line if is_crop(node)]
+    return not crops or any(
+        not node.is_a(PARTS) or any(_is_same_part(node, crop) for crop in crops)
+        for node in _first_calls(flow, starts, set(bypassed))
+    )
+
+
+def _first_calls(flow: Reachability, starts: list[str], branch: set[str]) -> list[Node]:
+    """Return the first calls of a branch past those that only change the shape."""
+    reached, waiting = dict.fromkeys(starts), [*starts]
+    first = []
+    while waiting:
+        node = flow.graph.node(waiting.pop())
+        if is_identity_like(node) or node.is_a(SHAPE_CHANGES):
+            following = [i for i in flow.takers(node.id, 0) if i in branch and i not in reached]
+            reached |= dict.fromkeys(following)
+            waiting += following
+        else:
+            first.append(node)
+    return first
+
+
+def _is_same_part(node: Node, other: Node) -> bool:
+    return (node.class_name, node.config, node.constants) == (
+        other.class_name,
+        other.config,
+        other.constants,
+    )
+
+
+def _has_same_axes(line: Iterable[Node]) -> bool:
+    """Return whether the axes have the same order before and after these calls."""
+    order: list[int] | None = None
+    for node in line:
+        if node.is_a(TRANSPOSITIONS):
+            rank = len(node.outputs[0].shape)
+            moved = _axes(node, rank)
+            order = [*range(rank)] if order is None else order
+            if moved is None or len(order) != rank:
+                return False
+            order = [order[axis] for axis in moved]
+        elif order is not None and order != sorted(order) and node.is_a(SHAPE_CHANGES):
+            return False
+    return order is None or order == sorted(order)
+
+
+def _axes(node: Node, rank: int) -> list[int] | None:
+    """Return the axis of the input at each axis of the output of a transposition."""
+    order = [*range(rank)]
+    if node.class_name == "Swapaxes":
+        a, b = node.config["axis1"], node.config["axis2"]
+        order[a], order[b] = order[b], order[a]
+    elif node.class_name == "Moveaxis":
+        source, target = node.config["source"], node.config["destination"]
+        if not (isinstance(source, int) and isinstance(target, int)):
+            return None
+        order.insert(target % rank, order.pop(source % rank))
+    elif node.is_a({"Permute"}):
+        order = [0, *node.config["dims"]]
+    else:
+        order = node.config.get("axes") or order[::-1]
+    return order
+
+
+def _keeps_values(node: Node) -> bool:
+    return is_identity_like(node) or is_rearrangement(node)
+
+
+def _unchanged(
+    flow: Reachability, arrival: Value, found: Mapping[str, list[_Line]]
+) -> Iterator[Value]:
+    """Yield values backwards from `arrival`, as long as they stay the same.
 
     A merge that closes a skip path is passed along that path: in `(x + attention(x)) + mlp(x)`, x
     arrives unchanged at both merges.
     """
-    stream = [arrival]
+    value = arrival
     while True:
-        node = flow.graph.node(stream[-1])
-        straight = [path for path in found.get(node.id, ()) if not path.projected]
+        yield value
+        node = flow.graph.node(value[0])
+        straight = [line for line in found.get(node.id, ()) if not line.path.projected]
         if len(straight) == 1:
-            stream.extend(reversed(straight[0].line[:-1]))
-        elif is_identity_like(node) and len(flow.sources[node.id]) == 1:
-            stream.append(flow.sources[node.id][0])
+            *values, value = reversed(straight[0].values)
+            yield from values
+        elif _keeps_values(node) and (before := _value_into(flow, node)) is not None:
+            value = before
         else:
-            return stream
+            return
 
 
-def _projected(flow: Reachability, arrival: str) -> list[str]:
-    """Return ids backwards from `arrival`, past norms, pooling, pads and at most one projection."""
-    stream = [arrival]
+def _projected(flow: Reachability, arrival: Value) -> Iterator[Value]:
+    """Yield values backwards, past norms, pooling, pads and at most one linear projection."""
+    value = arrival
     projections = 0
-    while len(flow.sources[stream[-1]]) == 1:
-        node = flow.graph.node(stream[-1])
-        projections += is_linear_projection(node)
-        passes = is_identity_like(node) or is_norm(node) or node.is_a(RESAMPLING)
-        if projections > 1 or not (passes or is_linear_projection(node)):
-            break
-        stream.append(flow.sources[node.id][0])
-    return stream
+    while True:
+        yield value
+        node = flow.graph.node(value[0])
+        projects = is_linear_projection(node) or is_learned_scale(node)
+        projections += projects
+        passes = projects or _keeps_values(node) or is_norm(node) or node.is_a(RESAMPLING)
+        if projections > 1 or not passes or (before := _value_into(flow, node)) is None:
+            return
+        value = before
+
+
+def _value_into(flow: Reachability, node: Node) -> Value | None:
+    """Return the value that a call takes; None if it takes or returns several, or divides one."""
+    if len(flow.incoming[node.id]) != 1 or len(node.outputs) != 1:
+        return None
+    (edge,) = flow.incoming[node.id]
+    if is_crop(node):  # all parts together are the outputs of a `split`
+        takers = [flow.graph.node(i) for i in flow.takers(edge.source, edge.output)]
+        if all(t.is_a(PARTS) for t in takers) and not all(_is_same_part(t, node) for t in takers):
+            return None
+    return edge.source, edge.output
 
 
 # Norms on a path --------------------------------------------------------------------------------
@@ -202,19 +360,19 @@ def residual_streams(graph: Graph) -> tuple[Stream, ...]:
     Two paths lie on the same stream if there are only identities and norms between the end of one
     and the start of the other, or if they start at the same call. Projected paths are left out.
     """
-    root_at: dict[str, str] = {}
-    paths_from: dict[str, list[SkipPath]] = {}
+    root_at: dict[str, Value] = {}
+    paths_from: dict[Value, list[SkipPath]] = {}
     for path in graph.skip_paths:
         if not path.projected:
-            root = _root(graph, path.source, root_at)
+            root = _root(graph, path, root_at)
             root_at[path.target] = root
             paths_from.setdefault(root, []).append(path)
     identities = past_identities(graph)
     streams = []
-    for root, paths in paths_from.items():
+    for (root, _), paths in paths_from.items():
         merges = {path.target for path in paths}
+        single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
         long_paths = tuple(path for path in paths if not merges.isdisjoint(path.bypassed))
-        single = tuple(path for path in paths if path not in long_paths)
         norms = ({n.id: n for at in p.norms for n in calls_at(identities, p, at)} for p in single)
         streams.append(Stream(root, single, tuple(map(tuple, norms)), long_paths))
     return tuple(streams)
@@ -233,13 +391,18 @@ def stream_roots(graph: Graph) -> dict[str, frozenset[str]]:
     return roots
 
 
-def _root(graph: Graph, source: str, root_at: dict[str, str]) -> str:
-    """Return the start of the stream that `source` is on, given that of each merge before it."""
+def _root(graph: Graph, path: SkipPath, root_at: Mapping[str, Value]) -> Value:
+    """Return the start of the stream that `path` is on, given that of each merge before it."""
+    source, after = path.line[:2]
+    leaving = [edge for edge in graph.outgoing[source] if not edge.implicit]
+    branched = {edge.output for edge in leaving if edge.target in path.bypassed}
+    passed = [edge.output for edge in leaving if edge.target == after]
+    output = next((output for output in passed if output in branched), 0)
     while source not in root_at:
         edges, node = graph.incoming[source], graph.node(source)
         if len(edges) != 1 or not (is_identity_like(node) or is_norm(node)):
-            return source
-        source = edges[0].source
+            return source, output
+        source, output = edges[0].source, edges[0].output
     return root_at[source]
 
 

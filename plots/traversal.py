@@ -30,7 +30,8 @@ class Reachability:
             but no path leads past it. None: at no call.
 
     Attributes:
-        sources: Id of a call -> ids at the other end of its incoming edges that are followed.
+        incoming: Id of a call -> its incoming edges that are followed.
+        sources: Id of a call -> ids at the other end of these edges.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Reachability:
         stop: Callable[[Node], bool] | None = None,
     ) -> None:
         self.graph = graph
-        self.sources: dict[str, list[str]] = {node.id: [] for node in graph.nodes}
+        self.incoming: dict[str, list[Edge]] = {node.id: [] for node in graph.nodes}
         for edge in filter(follow, graph.edges):
-            self.sources[edge.target].append(edge.source)
+            self.incoming[edge.target].append(edge)
+        self.sources = {i: [edge.source for edge in edges] for i, edges in self.incoming.items()}
         self._bit = {node.id: 1 << position for position, node in enumerate(graph.nodes)}
         self._stops = {node.id for node in graph.nodes if stop(node)} if stop else set()
         self._before: dict[str, int] = {}
@@ -61,6 +63,15 @@ class Reachability:
         """Return the ids on the paths from `start` to any of `ends`, in order, without `start`."""
         return self._ids(self._after[start] & _union(map(self._up_to, ends)))
 
+    def along(self, starts: Iterable[str], ends: Iterable[str]) -> list[str]:
+        """Return the ids on the paths from any of `starts` to any of `ends`, all included."""
+        from_starts = _union(self._bit[start] | self._after[start] for start in starts)
+        return self._ids(from_starts & _union(map(self._up_to, ends)))
+
+    def takers(self, node_id: str, output: int) -> list[str]:
+        """Return the ids of the calls that take one output of a call, in order."""
+        return self._takers.get((node_id, output), [])
+
     def common(self, first: str, second: str) -> list[str]:
         """Return the ids of the calls that both calls depend on, in order."""
         return self._ids(self._up_to(first) & self._up_to(second))
@@ -72,6 +83,14 @@ class Reachability:
     def depends_on_input(self, node_id: str) -> bool:
         """Return whether a call depends on an input of the model."""
         return bool(self._up_to(node_id) & self._inputs)
+
+    @cached_property
+    def _takers(self) -> dict[tuple[str, int], list[str]]:
+        takers: dict[tuple[str, int], dict[str, None]] = {}
+        for edges in self.incoming.values():
+            for edge in edges:
+                takers.setdefault((edge.source, edge.output), {})[edge.target] = None
+        return {value: list(found) for value, found in takers.items()}
 
     @cached_property
     def _after(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import plots
-from plots.skips import stream_edges
+from plots.skips import mark_skip_paths, residual_streams, stream_edges
 
 
 def paths_of(model):
@@ -181,19 +181,6 @@ def test_a_resnet_has_one_path_per_block_and_projects_at_every_stage():
     assert {path.placement for path in paths} == {"branch_end"}
 
 
-def test_blocks_hidden_in_single_layers_show_no_skip_path():
-    keras_hub = pytest.importorskip("keras_hub")
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=13,
-        num_layers=2,
-        num_heads=3,
-        hidden_dim=6,
-        intermediate_dim=11,
-        max_sequence_length=17,
-    )
-    assert paths_of(backbone) == ()
-
-
 def test_the_stream_of_an_encoder_ends_where_the_decoder_takes_from_it():
     source, x = keras.Input((5, 7), name="source"), keras.Input((3, 7), name="x")
     encoded = layers.Add(name="encoder_merge")([source, layers.Dense(7, activation="relu")(source)])
@@ -203,3 +190,160 @@ def test_the_stream_of_an_encoder_ends_where_the_decoder_takes_from_it():
     on_paths, joints = stream_edges(graph, plots.skip_paths(graph))
     assert list(on_paths) == [("source", "encoder_merge"), ("x", "merge")]
     assert list(joints) == [("encoder_merge", "final_norm")]
+
+
+# Outputs, signs and shapes
+
+
+def dense(x, width=None):
+    return layers.Dense(width or x.shape[-1], activation="relu")(x)
+
+
+def split(x):
+    return keras.ops.split(dense(x, 14), 2, axis=-1)
+
+
+def lstm(x):
+    return layers.LSTM(7, return_sequences=True, return_state=True)(x)
+
+
+def modulated(x, condition, modulation):
+    """Return two sublayers of a DiT: a norm that is scaled and shifted, and a gate."""
+    for _ in range(2):
+        shift, scale, gate = modulation(condition)
+        hidden = dense(layers.LayerNormalization()(x) * (1 + scale) + shift)
+        x = x + gate * hidden
+    return x
+
+
+def split_modulation(condition):
+    return keras.ops.split(keras.ops.expand_dims(layers.Dense(21)(condition), 1), 3, axis=-1)
+
+
+def sliced_modulation(condition):
+    together = keras.ops.expand_dims(layers.Dense(21)(condition), 1)
+    return [together[..., start : start + 7] for start in (0, 7, 14)]
+
+
+def two_outputs(x):
+    y = keras.Input((5, 7))
+    return keras.Model(y, [dense(y), dense(y)])(x)
+
+
+def stage(x):
+    """Return a stage of pixels as tokens, and back."""
+    y = layers.Reshape((15, 7))(x)
+    y = y + dense(y)
+    return layers.Reshape((3, 5, 7))(y)
+
+
+PATHS = {
+    # what is given -> (shape of x, function of x, number of skip paths)
+    "one half to the other": ((5, 7), lambda x: (lambda a, b: a + dense(b))(*split(x)), 0),
+    "one half to itself": ((5, 7), lambda x: (lambda a, b: [a + dense(a), b])(*split(x)), 1),
+    "both halves": ((5, 7), lambda x: (lambda a, b: [a + dense(a), b + dense(b)])(*split(x)), 2),
+    "coupled halves": ((5, 7), lambda x: (lambda a, b: a + dense(b + dense(a)))(*split(x)), 1),
+    "a list of three": ((5, 7), lambda x: keras.ops.add(*split(x)), 0),
+    "states": ((5, 7), lambda x: (lambda y, h, c: h + dense(c))(*lstm(x)), 0),
+    "sequence and state": (
+        (5, 7),
+        lambda x: (lambda y, h, c: y + dense(keras.ops.expand_dims(h, 1)))(*lstm(x)),
+        0,
+    ),
+    "outputs of a model": ((5, 7), lambda x: (lambda a, b: a + dense(b))(*two_outputs(x)), 0),
+    "output of a model": ((5, 7), lambda x: (lambda a, b: [b, a + dense(a)])(*two_outputs(x)), 1),
+    "unstacked": ((2, 7), lambda x: (lambda a, b: a + dense(b))(*keras.ops.unstack(x, axis=1)), 0),
+    "slices": ((5, 7), lambda x: x[:, :2] + dense(x[:, 3:]), 0),
+    "equal slices": ((5, 7), lambda x: x[:, :2] + dense(x[:, :2]), 1),
+    "a slice and a part": ((5, 7), lambda x: x[:, :2] + dense(keras.ops.split(x, [2], 1)[0]), 0),
+    "halves of a GLU": ((5, 7), lambda x: (lambda a, b: a * keras.ops.sigmoid(b))(*split(x)), 0),
+    "modulation, split": (
+        (5, 7),
+        lambda x: modulated(x, keras.ops.mean(x, axis=1), split_modulation),
+        2,
+    ),
+    "modulation, sliced": (
+        (5, 7),
+        lambda x: modulated(x, keras.ops.mean(x, axis=1), sliced_modulation),
+        2,
+    ),
+    "average": ((5, 7), lambda x: layers.Average()([dense(x), x]), 1),
+    "half the sum": ((5, 7), lambda x: (x + dense(x)) * 0.5, 1),
+    "weighted": ((5, 7), lambda x: 0.3 * x + 0.7 * dense(x), 1),
+    "from x": ((5, 7), lambda x: x - dense(x), 1),
+    "minus x": ((5, 7), lambda x: layers.Subtract()([dense(x), x]), 1),
+    "negated": ((5, 7), lambda x: -x + dense(x), 1),
+    "centred": ((5, 7), lambda x: x - keras.ops.mean(x, axis=-1, keepdims=True), 0),
+    "three subtractions": ((5, 7), lambda x: (x - dense(x)) - dense(x), 2),
+    "Python's sum": ((5, 7), lambda x: sum([x, dense(x), dense(x)]), 2),
+    "sum of a stack": ((5, 7), lambda x: keras.ops.sum(keras.ops.stack([x, dense(x)], 2), 2), 1),
+    "mean of a stack": ((5, 7), lambda x: keras.ops.mean(keras.ops.stack([dense(x), x]), 0), 1),
+    "sum of another axis": ((5, 7), lambda x: keras.ops.sum(keras.ops.stack([x, dense(x)]), 1), 0),
+    "copies": ((5, 7), lambda x: keras.ops.stop_gradient(keras.ops.copy(x)) + dense(x), 1),
+    "crop by slice": ((9, 7), lambda x: x[:, 1:-1] + layers.Conv1D(7, 3, activation="relu")(x), 1),
+    "crop": ((9, 7), lambda x: layers.Cropping1D(1)(x) + layers.Conv1D(7, 3)(dense(x)), 1),
+    "last step": ((5, 7), lambda x: x[:, -1] + layers.LSTM(7)(x), 1),
+    "reversed": ((5, 7), lambda x: x[:, ::-1] + dense(x), 0),
+    "shifted": ((5, 7), lambda x: x[:, 1:] + dense(x[:, :-1]), 0),
+    "padded features": (
+        (5, 7),
+        lambda x: keras.ops.pad(x, [[0, 0], [0, 0], [0, 4]]) + dense(x, 11),
+        1,
+    ),
+    "padded with ones": (
+        (5, 7),
+        lambda x: keras.ops.pad(x, [[0, 0], [0, 0], [0, 4]], constant_values=1) + dense(x, 11),
+        0,
+    ),
+    "zero padding": (
+        (5, 7),
+        lambda x: (
+            layers.ZeroPadding1D(1)(x) + layers.Conv1D(7, 1)(layers.ZeroPadding1D(1)(dense(x)))
+        ),
+        1,
+    ),
+    "reshaped": ((3, 5, 7), lambda x: stage(stage(x)), 2),
+    "reshaped on the stream": (
+        (3, 5, 7),
+        lambda x: layers.Reshape((15, 7))(x) + layers.Reshape((15, 7))(dense(x)),
+        1,
+    ),
+    "flat": ((1, 7), lambda x: keras.ops.squeeze(x, 1) + dense(layers.Flatten()(x)), 1),
+    "transposed": (
+        (5, 7),
+        lambda x: layers.Permute((2, 1))(x) + layers.Permute((2, 1))(dense(x)),
+        1,
+    ),
+    "transposed on one side": ((7, 7), lambda x: keras.ops.transpose(x, (0, 2, 1)) + dense(x), 0),
+    "transposed and back": (
+        (5, 7),
+        lambda x: keras.ops.swapaxes(keras.ops.moveaxis(x, 1, 2), -1, 1) + dense(x),
+        1,
+    ),
+    "symmetric": ((7, 7), lambda x: x + keras.ops.transpose(x, (0, 2, 1)), 0),
+    "gate": ((5, 7), lambda x: x * (1 - (g := dense(x))) + dense(x) * g, 0),
+}
+
+
+@pytest.mark.parametrize(("shape", "function", "number"), PATHS.values(), ids=PATHS)
+def test_skip_paths_lead_along_one_value(shape, function, number):
+    x = keras.Input(shape)
+    assert len(paths_of(keras.Model(x, function(x)))) == number
+
+
+def test_a_learned_scale_of_the_features_makes_a_projected_path():
+    x = keras.Input((5, 7), name="x")
+    scale = keras.Variable(keras.ops.ones(7))
+    (path,) = paths_of(keras.Model(x, keras.ops.multiply(x, scale) + dense(x)))
+    assert path.projected
+    assert path.line == ("x", "multiply#1", "add#1")
+
+
+def test_two_halves_have_a_stream_each():
+    x = keras.Input((5, 7), name="x")
+    a, b = split(x)
+    for _ in range(3):
+        a, b = a + dense(a), b + dense(b)
+    graph = mark_skip_paths(plots.read_graph(keras.Model(x, [a, b])))
+    streams = residual_streams(graph)
+    assert [(stream.root, len(stream.paths)) for stream in streams] == [("split#1", 3)] * 2
