@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor
 from plots.reading.keras_calls import (
     CarriedMasks,
-    MaskOf,
     RecordedCall,
     arguments_of,
     calls_in_order,
@@ -22,7 +20,6 @@ from plots.reading.keras_calls import (
     given_to_model,
     has_other_masks,
     implicit_masks_of,
-    parameter_names,
 )
 from plots.reading.keras_values import (
     WeightCounter,
@@ -30,7 +27,6 @@ from plots.reading.keras_values import (
     call_class,
     config_of,
     constant_of,
-    declared_role,
     is_auto_named,
     kind_of,
     numbered_by_user,
@@ -39,6 +35,7 @@ from plots.reading.keras_values import (
     tensor_of,
 )
 from plots.reading.traced_work import is_free_of_products
+from plots.reading.tracing import OutputSpecs, Traced, discard_new_calls, is_elementary
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +83,7 @@ class Reader:
         self._taken: set[str] = set()
         self._user_named: set[int] = set()  # see `numbered_by_user`
         self._traced: list[Traced] = []  # layers being read, outermost first
+        self._specs: OutputSpecs = {}
         self._kept: list[Any] = []  # keeps opened models alive, whose tensors are known by id()
         self._masks = CarriedMasks()
         self._masks_at: dict[int, tuple[Any, Place]] = {}  # id(mask) -> (mask, place) to read
@@ -252,7 +250,7 @@ class Reader:
                 inner_masks.append(keras.Input(batch_shape=shape, dtype=mask.dtype))
                 inputs[-1]._keras_mask = inner_masks[-1]
         inside = keras.Function(model.inputs, model.outputs)
-        self.cleanup.enter_context(_discard_new_calls(inside.operations))
+        self.cleanup.enter_context(discard_new_calls(inside.operations))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about masks that end here; Keras warns when computing
             outputs = inside.call(inputs)
@@ -270,11 +268,11 @@ class Reader:
         layer = call.operation
         is_layer = isinstance(layer, keras.layers.Layer)
         is_model = isinstance(layer, keras.Function | keras.Sequential)
-        if not is_layer or is_model or not layer.weights or _is_elementary(layer):
+        if not is_layer or is_model or not layer.weights or is_elementary(layer):
             return None
-        self.cleanup.enter_context(_discard_new_calls(layer._flatten_layers()))
+        self.cleanup.enter_context(discard_new_calls(layer._flatten_layers()))
         try:
-            traced = Traced(call, self.shapes, self._masks.of)
+            traced = Traced(call, self.shapes, self._masks.of, self._specs)
         except Exception:  # user code may raise anything; the layer stays one node
             return None
         inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]
@@ -353,93 +351,3 @@ def inputs_of(model: Any) -> Any:
         return model.inputs
     except (AttributeError, ValueError):
         return None
-
-
-class Traced:
-    """The graph of one call of a composite layer, which is called on symbolic tensors.
-
-    Keras records these calls at the sublayers, as it records every call. The sublayers belong to
-    the user's model, so the records are removed after reading.
-
-    Many layers need the sizes of their inputs as integers, which a free axis does not have. So free
-    axes get primes that occur nowhere else in the call, which `free_axes` replaces again; or their
-    sizes in a batch, if the layers inside are to be computed for that batch.
-
-    Attributes:
-        function: The graph, as a `keras.Function`.
-        inputs: (inside, outside) pairs of the tensors that the call receives.
-        masks: The same of their masks, whether the layers inside use them or not.
-    """
-
-    def __init__(self, call: Any, shapes: Mapping[int, Shape], mask_of: MaskOf) -> None:
-        import keras
-
-        operation = call.operation
-        known = {size for weight in operation.weights for size in weight.shape}
-        known |= {size for tensor in call.input_tensors for size in tensor.shape}
-        odd = (n for n in count(11, 2) if n not in known)
-        primes = (n for n in odd if all(n % divisor for divisor in range(3, math.isqrt(n) + 1)))
-        # Free axes at the same position share a size: the batch, and the length.
-        self._stand_ins: dict[int, int] = {}
-        inputs: dict[int, tuple[Any, Any]] = {}
-        masks: dict[int, tuple[Any, Any]] = {}
-
-        def fresh(value: Any) -> Any:
-            if not isinstance(value, keras.KerasTensor):
-                return value
-            if id(value) not in inputs:
-                shape = [
-                    self._stand_ins.setdefault(axis, next(primes)) if size is None else size
-                    for axis, size in enumerate(shapes.get(id(value), value.shape))
-                ]
-                inside = keras.Input(batch_shape=shape, dtype=value.dtype)
-                inputs[id(value)] = inside, value
-                if (mask := mask_of(value)) is not None:
-                    inside._keras_mask = fresh_mask(mask, shape)
-            return inputs[id(value)][0]
-
-        def fresh_mask(mask: Any, shape: list[int]) -> Any:
-            """Return the mask of a tensor of this shape; its axes are the tensor's first axes."""
-            if id(mask) not in inputs | masks:
-                sizes = [b if a is None else a for a, b in zip(mask.shape, shape, strict=False)]
-                masks[id(mask)] = keras.Input(batch_shape=sizes, dtype=mask.dtype), mask
-            return (inputs | masks)[id(mask)][0]
-
-        args, kwargs = keras.tree.map_structure(fresh, (call.arguments.args, call.arguments.kwargs))
-        positional = parameter_names(operation.__class__)[: len(args)]
-        for port, mask in implicit_masks_of(call, mask_of):
-            if "." not in port and port not in positional:
-                kwargs[port] = (inputs | masks)[id(mask)][0]
-        outputs = operation.call(*args, **kwargs)
-        self.inputs = tuple(inputs.values())
-        self.masks = tuple(masks.values())
-        self.function = keras.Function([inside for inside, _ in self.inputs + self.masks], outputs)
-
-    def free_axes(self, shape: Shape) -> Shape:
-        """Return a shape inside the layer with the axes free that are free outside."""
-        free = set(self._stand_ins.values())
-        return tuple(None if size in free else size for size in shape)
-
-
-def _is_elementary(layer: Any) -> bool:
-    """Return whether a layer is one of Keras, or an attention layer of Keras or KerasHub.
-
-    A layer of any other class is one if it declares the role "attention" (`plots.layers`).
-    """
-    if type(layer).__module__.startswith("keras.") or declared_role(layer) == "attention":
-        return True
-    # These attention layers have no common base class, but "Attention" in their names.
-    known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
-    return any("Attention" in base.__name__ for base in known)
-
-
-@contextmanager
-def _discard_new_calls(operations: Iterable[Any]) -> Iterator[None]:
-    """Remove the call records that are added to these operations within the context."""
-    records = [r for op in operations for r in (op._inbound_nodes, op._outbound_nodes)]
-    lengths = [len(record) for record in records]
-    try:
-        yield
-    finally:
-        for record, length in zip(records, lengths, strict=True):
-            del record[length:]
