@@ -281,7 +281,6 @@ def _run(
     compute: Compute = compute_call,
 ) -> dict[Place, Any]:
     """Return all values, with `shifts` added to the values on their edges."""
-    import keras
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
     values = dict(fed)
@@ -292,7 +291,7 @@ def _run(
 
         def fill(port: str, value: Any, call: RecordedCall = call, handed: Any = handed) -> Any:
             if port not in call.edges:
-                return value
+                return call.weights.get(port, value)
             edge = call.edges[port]
             value = values[edge.source, edge.output]
             shifted = _shifted(value, shifts.get(edge.id))
@@ -304,7 +303,7 @@ def _run(
         outputs = compute(graph, call, args, kwargs)
         for value, shifted in handed:  # a layer may have taken the mask off, see `computing_order`
             set_keras_mask(value, get_keras_mask(shifted))
-        values.update(zip(call.results, keras.tree.flatten(outputs), strict=True))
+        values.update(zip(call.results, call.results_of(outputs), strict=True))
     return values
 
 

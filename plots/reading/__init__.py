@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from plots.annotations import Note
 from plots.arguments import model_of
 from plots.graph import Graph, Node, Shape
 from plots.hierarchy import numbered
@@ -42,7 +43,8 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
             `TimeDistributed` model whose input carries a mask.
         open_layers: Whether the calls inside a composite layer (such as a KerasHub block) or a
             subclassed model replace it, if its `call` runs on symbolic tensors. Keras's own layers,
-            KerasHub's attention layers and layers that declare attention stay closed.
+            KerasHub's attention layers and layers that declare attention stay closed. A note of the
+            kind "closed" says why another composite layer could not be opened.
 
     Returns:
         The `Graph`. Ids are the names of the layers; the second call of a layer gets "@2".
@@ -112,8 +114,21 @@ def read_calls(
         parameters=sum(node.parameters for node in owners),
         trainable_parameters=sum(node.trainable_parameters for node in owners),
         losses=losses_of(model),
+        notes=_notes_on_closed_layers(nodes, reader.closed),
     )
     return graph, tuple(sorted(reader.recorded, key=lambda call: call.when))
+
+
+def _notes_on_closed_layers(nodes: list[Node], closed: Mapping[str, str]) -> tuple[Note, ...]:
+    """Return a note for each class of composite layers that could not be opened, and reason."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        if node.id in closed:
+            places.setdefault((node.class_name, closed[node.id]), []).append(node.id)
+    return tuple(
+        Note("closed", tuple(ids), f"{class_name} stays closed: {reason}.")
+        for (class_name, reason), ids in places.items()
+    )
 
 
 def _check_has_graph(model: Any) -> None:

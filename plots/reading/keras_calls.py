@@ -6,7 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -28,6 +28,7 @@ class RecordedCall:
         edges: Port -> edge, for the arguments that are tensors of the graph.
         results: (node id, output) of each of its outputs.
         declaration: The declaration of the layer for this call, or None.
+        weights: Port -> weight, for the arguments that are weights of an opened layer.
     """
 
     record: Any
@@ -35,6 +36,15 @@ class RecordedCall:
     edges: Mapping[str, Edge]
     results: tuple[tuple[str, int], ...]
     declaration: Declaration | None = None
+    weights: Mapping[str, Any] = field(default_factory=dict)
+
+    def results_of(self, outputs: Any) -> list[Any]:
+        """Return those of the outputs of the call that are its results in the graph."""
+        import keras
+
+        flat = keras.tree.flatten(outputs)
+        positions = getattr(self.record, "positions", range(len(flat)))  # see `_partly_recorded`
+        return [flat[position] for position in positions]
 
 
 def calls_in_order(tensor: Any, origin: Mapping[int, Any]) -> Iterator[Any]:

@@ -163,12 +163,16 @@ class WeightCounter:
         self._counted: set[int] = set()  # id(variable)
         self._sizes: dict[int, dict[str, Any]] = {}  # by id(operation)
 
-    def sizes_of(self, operation: Any) -> dict[str, Any]:
-        """Return the size of a layer's weights as fields of a `Node`, equal for all its calls."""
+    def sizes_of(self, operation: Any, given: Sequence[Any] = ()) -> dict[str, Any]:
+        """Return the size of a layer's weights as fields of a `Node`, equal for all its calls.
+
+        `given` are weights of the layer around it that are arguments of the call.
+        """
         if id(operation) not in self._sizes:
-            weights = {id(variable): variable for variable in weights_of(operation)}
+            weights = {id(variable): variable for variable in [*weights_of(operation), *given]}
             own = {key: variable for key, variable in weights.items() if key not in self._counted}
             trained = {id(variable) for variable in getattr(operation, "trainable_weights", ())}
+            trained |= {id(variable) for variable in given if variable.trainable}
             self._counted |= own.keys()
             numbers = {key: math.prod(variable.shape) for key, variable in weights.items()}
             self._sizes[id(operation)] = {

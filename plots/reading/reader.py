@@ -35,7 +35,14 @@ from plots.reading.keras_values import (
     tensor_of,
 )
 from plots.reading.traced_work import is_free_of_products
-from plots.reading.tracing import OutputSpecs, Traced, discard_new_calls, is_elementary
+from plots.reading.tracing import (
+    ClosedError,
+    OutputSpecs,
+    Traced,
+    discard_new_calls,
+    is_composite,
+    traced_call,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ class Reader:
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.recorded: list[RecordedCall] = []
+        self.closed: dict[str, str] = {}  # id of a node -> why its layer could not be opened
         self.flat: dict[str, bool] = {}  # namespace of a model -> whether its names have no dots
         self._layer_ids: dict[int, str] = {}
         self._ids_within: dict[tuple[int, str], str] = {}  # (id(operation), prefix) -> first id
@@ -113,10 +121,15 @@ class Reader:
         if "." in operation.name:
             self.flat[place.prefix.removesuffix(".")] = False
         inner = self._open_model(call, place) if self.open_nested else None
-        if inner is None and self.open_layers:
-            inner = self._open_layer(call, place)
+        reason = ""
+        if inner is None and self.open_layers and is_composite(operation):
+            try:
+                inner = self._open_layer(call, place)
+            except ClosedError as error:
+                reason = str(error)
         if inner is not None:
-            origin.update({id(t): end for t, end in zip(call.outputs, inner, strict=True)})
+            ends = zip(call.outputs, inner, strict=True)
+            origin.update({id(tensor): end for tensor, end in ends if end is not None})
             return
         if self.open_nested and _inside(operation) is not operation:
             place = replace(place, opened=self._enter(operation, place))
@@ -127,13 +140,18 @@ class Reader:
         masks = dict(implicit_masks_of(call, self._masks.of))
         for mask in masks.values():
             self._read_mask(mask, origin)
+        weights = self._weights_given(call)
         for port, value in [*arguments_of(call, without=masks), *masks.items()]:
-            if id(value) in origin:
+            if port in weights:
+                constants.append(constant_of(port, weights[port]))
+            elif id(value) in origin:
                 source, output = origin[id(value)]
                 tensor = self._tensor(value)
                 edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
             elif value is not None:
                 constants.append(constant_of(port, value))
+        if reason:
+            self.closed[node_id] = reason
         outputs = tuple(self._tensor(tensor) for tensor in call.outputs)
         declaration = None
         if operation is call.operation:  # not the layer of a `TimeDistributed`
@@ -159,12 +177,12 @@ class Reader:
             free_of_products=is_free_of_products(call, declaration),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
-            **self._weights.sizes_of(operation),
+            **self._weights.sizes_of(operation, [*weights.values()]),
         )
         self.nodes.append(node)
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
-        self.recorded.append(RecordedCall(call, place.when, edges, results, declaration))
+        self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, weights))
         origin.update(zip(map(id, call.outputs), results, strict=True))
         for mask in self._masks.propagate_mask(call):
             self._read_mask(mask, origin)
@@ -207,7 +225,7 @@ class Reader:
         within = Place(self._enter(outer, place), bound, place.when)
         recorded = len(self.recorded)
         ends = self.read_model(inner, within)
-        self._put_output_masks(inner, call, within)
+        self._put_output_masks(inner.outputs, call, within)
         if model is not outer:
             # The calls inside are for single time steps, but whole sequences are computed: only the
             # output of the `TimeDistributed` has a value.
@@ -256,46 +274,38 @@ class Reader:
             outputs = inside.call(inputs)
         return keras.Function([*inputs, *inner_masks], outputs)
 
-    def _open_layer(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
-        """Read the calls inside a composite layer; return None if it stays closed.
+    def _open_layer(self, call: Any, place: Place) -> list[tuple[str, int] | None]:
+        """Read the calls inside a composite layer.
 
-        Keras's own layers and the attention layers of Keras and KerasHub stay closed. So does a
-        layer that declares the role "attention", has weights besides those of its sublayers, or
-        whose `call` does not run on symbolic tensors. Names of other classes do not matter.
+        Raises:
+            ClosedError: if the layer cannot be opened.
         """
-        import keras
-
         layer = call.operation
-        is_layer = isinstance(layer, keras.layers.Layer)
-        is_model = isinstance(layer, keras.Function | keras.Sequential)
-        if not is_layer or is_model or not layer.weights or is_elementary(layer):
-            return None
         self.cleanup.enter_context(discard_new_calls(layer._flatten_layers()))
-        try:
-            traced = Traced(call, self.shapes, self._masks.of, self._specs)
-        except Exception:  # user code may raise anything; the layer stays one node
-            return None
-        inside = [op for op in traced.function.operations if isinstance(op, keras.layers.Layer)]
-        weights = {id(weight) for sublayer in inside for weight in sublayer.weights}
-        has_others = not {id(weight) for weight in layer.weights} <= weights
-        if has_others or len(traced.function.outputs) != len(call.outputs):
-            return None
+        traced = traced_call(call, self.shapes, self._masks.of, self._specs)
         bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.inputs}
-        within = Place(self._enter(call.operation, place), bound, place.when)
+        bound |= dict.fromkeys(traced.weights, ("", 0))  # arguments that no call returns
+        within = Place(self._enter(layer, place), bound, place.when)
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
         self._traced.append(traced)
-        inner = self.read_model(traced.function, within)
+        self.read_model(traced.function, within)
         self._traced.pop()
-        self._put_output_masks(traced.function, call, within)
-        return inner
+        self._put_output_masks(traced.outputs, call, within)
+        return [None if tensor is None else bound[id(tensor)] for tensor in traced.outputs]
 
-    def _put_output_masks(self, inner: Any, call: Any, within: Place) -> None:
+    def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
         """Set the masks of a call's outputs to those that the calls inside return."""
-        for inside, outside in zip(inner.outputs, call.outputs, strict=True):
+        for inside, outside in zip(inner, call.outputs, strict=True):
             if (mask := self._masks.of(inside)) is not None:
                 self._masks.put(outside, mask)
                 self._masks_at.setdefault(id(mask), (mask, within))
+
+    def _weights_given(self, call: Any) -> dict[str, Any]:
+        """Return the weights of the layers being read that a call takes as arguments, by port."""
+        given = arguments_of(call) if self._traced else ()
+        known = [(port, t.weights.get(id(value))) for port, value in given for t in self._traced]
+        return {port: weight for port, weight in known if weight is not None}
 
     def _tensor(self, value: Any) -> Tensor:
         """Return shape and dtype; axes that are free outside all opened layers stay free."""

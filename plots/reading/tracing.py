@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Any
+from unittest import mock
 
+from plots.annotations import counted
 from plots.graph import Shape
 from plots.reading.keras_calls import (
     MaskOf,
     all_parameter_names,
+    arguments_of,
     implicit_masks_of,
     parameter_names,
 )
@@ -19,6 +24,10 @@ from plots.reading.keras_values import declared_role
 
 OutputSpecs = dict[Any, Any]
 """(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
+
+
+class ClosedError(ValueError):
+    """A composite layer cannot be opened; the message is the reason."""
 
 
 class Traced:
@@ -36,25 +45,39 @@ class Traced:
         shapes: Shapes of tensors in a batch, by id(tensor).
         mask_of: Returns the mask that a tensor carries.
         known: Output specs of earlier calls, to which those of this one are added.
+        sizes_of: Returns the key of the size that a free axis shares with others: from the axis and
+            the number of axes.
+        smallest: The smallest size of a free axis.
+        symbolic_weights: Whether symbolic tensors replace the weights that are attributes of the
+            layer, so that what its call computes from weights alone is recorded too.
 
     Attributes:
         function: The graph, as a `keras.Function`.
         inputs: (inside, outside) pairs of the tensors that the call receives.
         masks: The same of their masks, whether the layers inside use them or not.
+        outputs: For each output of the call the tensor inside, or None if `call` returns no tensor
+            that depends on its inputs.
+        weights: The weights of the layer, by id, and by the id of the symbolic tensor of each.
     """
 
     def __init__(
-        self, call: Any, shapes: Mapping[int, Shape], mask_of: MaskOf, known: OutputSpecs
+        self,
+        call: Any,
+        shapes: Mapping[int, Shape],
+        mask_of: MaskOf,
+        known: OutputSpecs,
+        size_of: Callable[[int, int], Any],
+        smallest: int,
+        symbolic_weights: bool,
     ) -> None:
         import keras
 
         operation = call.operation
         sizes = {size for weight in operation.weights for size in weight.shape}
         sizes |= {size for tensor in call.input_tensors for size in tensor.shape}
-        odd = (n for n in count(11, 2) if n not in sizes)
+        odd = (n for n in count(smallest, 2) if n not in sizes)
         primes = (n for n in odd if all(n % divisor for divisor in range(3, math.isqrt(n) + 1)))
-        # Free axes at the same position share a size: the batch, and the length.
-        self._stand_ins: dict[int, int] = {}
+        self._stand_ins: dict[Any, int] = {}
         inputs: dict[int, tuple[Any, Any]] = {}
         masks: dict[int, tuple[Any, Any]] = {}
 
@@ -62,10 +85,13 @@ class Traced:
             if not isinstance(value, keras.KerasTensor):
                 return value
             if id(value) not in inputs:
-                shape = [
-                    self._stand_ins.setdefault(axis, next(primes)) if size is None else size
-                    for axis, size in enumerate(shapes.get(id(value), value.shape))
-                ]
+                outside = shapes.get(id(value), value.shape)
+                shape = []
+                for axis, size in enumerate(outside):
+                    key = size_of(axis, len(outside))
+                    if size is None and key not in self._stand_ins:
+                        self._stand_ins[key] = next(primes)
+                    shape.append(self._stand_ins[key] if size is None else size)
                 inside = keras.Input(batch_shape=shape, dtype=value.dtype)
                 inputs[id(value)] = inside, value
                 if (mask := mask_of(value)) is not None:
@@ -84,21 +110,142 @@ class Traced:
         for port, mask in implicit_masks_of(call, mask_of):
             if "." not in port and port not in positional:
                 kwargs[port] = (inputs | masks)[id(mask)][0]
-        outputs = _outputs_inside(operation, args, kwargs, known)
         self.inputs = tuple(inputs.values())
         self.masks = tuple(masks.values())
-        self.function = keras.Function([inside for inside, _ in self.inputs + self.masks], outputs)
+        self.weights = {id(weight): weight for weight in operation.weights}
+        stand_ins = {}
+        if symbolic_weights:
+            own = {n: v for n, v in vars(operation).items() if id(v) in self.weights}
+            stand_ins = {n: keras.Input(batch_shape=v.shape, dtype=v.dtype) for n, v in own.items()}
+            self.weights |= {id(stand_in): own[name] for name, stand_in in stand_ins.items()}
+        returned = _outputs_inside(operation, args, kwargs, known, stand_ins)
+        tensors = _symbolic(returned)
+        flat = keras.tree.flatten(returned)
+        flat = flat if len(flat) == len(call.outputs) else tensors
+        self.outputs = tuple(t if isinstance(t, keras.KerasTensor) else None for t in flat)
+        taken = [inside for inside, _ in self.inputs + self.masks]
+        self.function = keras.Function([*taken, *stand_ins.values()], tensors)
 
     def free_axes(self, shape: Shape) -> Shape:
         """Return a shape inside the layer with the axes free that are free outside."""
         free = set(self._stand_ins.values())
         return tuple(None if size in free else size for size in shape)
 
+    def check_whole(self, call: Any) -> None:
+        """Check that the calls inside have all weights and outputs of the layer.
+
+        Raises:
+            ClosedError: if not.
+        """
+        import keras
+
+        found = set()
+        for operation in self.function.operations:
+            if isinstance(operation, keras.layers.Layer):
+                found |= {id(weight) for weight in operation.weights}
+            for record in operation._inbound_nodes:
+                given = (self.weights.get(id(value)) for _, value in arguments_of(record))
+                found |= {id(weight) for weight in given if weight is not None}
+        others = [weight for weight in call.operation.weights if id(weight) not in found]
+        if others:
+            raise ClosedError(f"no call inside takes its weight {others[0].name!r}")
+        if len(self.outputs) != len(call.outputs):
+            given, wanted = (
+                counted(len(found), "tensor") for found in (self.outputs, call.outputs)
+            )
+            raise ClosedError(f"its call returns {given}, but {wanted} in the model")
+        for inside, outside in zip(self.outputs, call.outputs, strict=True):
+            if inside is None and _is_taken(outside):
+                raise ClosedError("one of its outputs does not depend on its inputs")
+
+
+def _is_taken(tensor: Any) -> bool:
+    """Return whether another call takes a symbolic tensor."""
+    calls = tensor._keras_history.operation._outbound_nodes
+    return any(tensor is taken for call in calls for taken in call.input_tensors)
+
+
+_SIZES: tuple[Callable[[int, int], Any], ...] = (
+    lambda axis, rank: axis,  # the batch, and the length: the same axis has the same size
+    lambda axis, rank: axis > 0,  # one size for all axes but the batch, as in (batch, 1, length)
+    lambda axis, rank: None,  # one size for all, as in tables of positions without a batch
+)
+_MESSAGE = re.compile(r"\x1b\[1m(.*?)(?:\n|\x1b)", re.DOTALL)
+
+
+def traced_call(
+    call: Any, shapes: Mapping[int, Shape], mask_of: MaskOf, known: OutputSpecs
+) -> Traced:
+    """Return the graph of one call; the arguments are those of `Traced`.
+
+    Which free axes have the same size is unknown, and tables of positions may be short, so several
+    guesses are tried.
+
+    Raises:
+        ClosedError: if the layer cannot be opened.
+    """
+    reasons: list[Exception] = []
+    for guess in _guesses(call, shapes):
+        try:
+            traced = Traced(call, guess[0], mask_of, known, *guess[1:])
+            traced.check_whole(call)
+            return traced
+        except Exception as error:  # user code may raise anything
+            reasons.append(error)
+    closed = [error for error in reasons if isinstance(error, ClosedError)]
+    raise closed[0] if closed else ClosedError(_why(reasons[0])) from None
+
+
+def _guesses(
+    call: Any, shapes: Mapping[int, Shape]
+) -> Iterator[tuple[Mapping[int, Shape], Callable[[int, int], Any], int, bool]]:
+    """Yield the last arguments of `Traced` to try, until a layer can be opened."""
+    is_free = any(None in shapes.get(id(t), t.shape) for t in call.input_tensors)
+    sizes = [(s, n) for n in (11, 3) for s in _SIZES] if is_free else [(_SIZES[0], 11)]
+    for symbolic_weights in (False, True):
+        yield from ((shapes, *size, symbolic_weights) for size in sizes)
+    if inferred := _inferred_shapes(call, shapes):
+        yield from (({**inferred, **shapes}, *size, False) for size in sizes)
+
+
+def _inferred_shapes(call: Any, shapes: Mapping[int, Shape]) -> dict[int, Shape]:
+    """Return the shapes of tensors, by id, that differ from those which their layers declare."""
+    import keras
+
+    found = {}
+    for tensor in call.input_tensors:
+        layer, position, output = tensor._keras_history
+        record = layer._inbound_nodes[position]
+        if record.is_input or type(layer).__module__.startswith("keras.") or id(tensor) in shapes:
+            continue
+        try:
+            with keras.StatelessScope():
+                args, kwargs = record.arguments.args, record.arguments.kwargs
+                spec = keras.Operation.compute_output_spec(layer, *args, **kwargs)
+            shape = tuple(keras.tree.flatten(spec)[output].shape)
+        except Exception:  # user code may raise anything
+            continue
+        if shape != tuple(tensor.shape):
+            found[id(tensor)] = shape
+    return found
+
+
+def _why(error: Exception) -> str:
+    """Return the reason why a call failed, in one line."""
+    text = str(error).split("Error encountered:\n\n")[-1]
+    found = _MESSAGE.search(text)  # within Keras's report of the arguments
+    message = found[1] if found else text.strip().partition("\n")[0]
+    return f"its call does not run on symbolic tensors ({type(error).__name__}: {message[:200]})"
+
 
 def _outputs_inside(
-    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: OutputSpecs
+    layer: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    known: OutputSpecs,
+    attributes: Mapping[str, Any],
 ) -> Any:
-    """Call a layer as Keras does, and return the symbolic tensors that its `call` returns.
+    """Call a layer as Keras does, with some attributes replaced, and return what `call` returns.
 
     Keras only asks for the shapes of a symbolic call, and then replaces its outputs by new ones.
     So `call` itself has to run, after Keras has prepared the arguments.
@@ -111,13 +258,49 @@ def _outputs_inside(
 
     def run(*args: Any, **kwargs: Any) -> Any:
         returned.append(layer.call(*args, **kwargs))
-        return keras.tree.map_structure(_like, returned[0])
+        return [_like(tensor) for tensor in _symbolic(returned[0])]
 
-    overrides = {sub: _symbolic_call(sub, known) for sub in layer._flatten_layers(False)}
+    inside = layer._flatten_layers(False)
+    overrides = [(sub, {"symbolic_call": _symbolic_call(sub, known)}) for sub in inside]
+    overrides.append((layer, {**attributes, "symbolic_call": run}))
     # Nothing that `call` adds or assigns, such as losses and seeds, is kept.
-    with _overridden({**overrides, layer: run}), keras.StatelessScope():
+    with _overridden(overrides), _partly_recorded(), keras.StatelessScope():
         layer(*args, **kwargs)
     return returned[0]
+
+
+def _symbolic(outputs: Any) -> list[Any]:
+    """Return the symbolic tensors among the outputs of a call."""
+    import keras
+
+    return [item for item in keras.tree.flatten(outputs) if isinstance(item, keras.KerasTensor)]
+
+
+@contextmanager
+def _partly_recorded() -> Iterator[None]:
+    """Record calls whose outputs are not all symbolic tensors, such as (output, None).
+
+    Within the context Keras records the symbolic ones; `positions` of the record has their places
+    among all flat outputs. Without it, Keras refuses such calls.
+    """
+    import keras
+
+    module = sys.modules[keras.layers.Layer.__module__]
+    record = module.Node  # type: ignore[attr-defined]
+
+    def partly(operation: Any, *, outputs: Any, **arguments: Any) -> None:
+        flat, symbolic = keras.tree.flatten(outputs), _symbolic(outputs)
+        if not symbolic or len(symbolic) == len(flat):
+            record(operation, outputs=outputs, **arguments)
+            return
+        record(operation, outputs=symbolic, **arguments)
+        kept = tuple(
+            place for place, item in enumerate(flat) if isinstance(item, keras.KerasTensor)
+        )
+        operation._inbound_nodes[-1].positions = kept
+
+    with mock.patch.object(module, "Node", partly):
+        yield
 
 
 def _symbolic_call(layer: Any, known: OutputSpecs) -> Callable[..., Any]:
@@ -130,7 +313,9 @@ def _symbolic_call(layer: Any, known: OutputSpecs) -> Callable[..., Any]:
             try:
                 outputs = type(layer).symbolic_call(layer, *args, **kwargs)
             except Exception:  # its own `compute_output_spec` may refuse arguments of `call`
-                outputs = keras.Operation.compute_output_spec(layer, *args, **kwargs)
+                # Keras takes the product of a tensor and a number for sparse.
+                dense = keras.tree.map_structure(_like, (args, kwargs))
+                outputs = keras.Operation.compute_output_spec(layer, *dense[0], **dense[1])
             if key is None:
                 return outputs
             known[key] = outputs
@@ -160,28 +345,21 @@ def _spec_of(value: Any) -> Any:
 
 
 def _like(value: Any) -> Any:
-    """Return a new symbolic tensor like `value`, or another value as it is."""
+    """Return a new dense symbolic tensor like `value`, or another value as it is."""
     import keras
 
     if isinstance(value, keras.KerasTensor):
-        return keras.KerasTensor(value.shape, value.dtype, sparse=value.sparse)
+        return keras.KerasTensor(value.shape, value.dtype)
     return value
 
 
 @contextmanager
-def _overridden(symbolic_calls: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Override `symbolic_call` of these layers within the context."""
-    before = {layer: vars(layer).get("symbolic_call") for layer in symbolic_calls}
-    try:
-        for layer, function in symbolic_calls.items():
-            vars(layer)["symbolic_call"] = function
+def _overridden(overrides: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[None]:
+    """Override attributes of layers within the context."""
+    with ExitStack() as stack:
+        for layer, attributes in overrides:
+            stack.enter_context(mock.patch.dict(vars(layer), attributes))
         yield
-    finally:
-        for layer, function in before.items():
-            if function is None:
-                vars(layer).pop("symbolic_call", None)
-            else:
-                vars(layer)["symbolic_call"] = function
 
 
 @contextmanager
@@ -196,15 +374,24 @@ def discard_new_calls(operations: Iterable[Any]) -> Iterator[None]:
             del record[length:]
 
 
-def is_elementary(layer: Any) -> bool:
-    """Return whether a layer is one of Keras, or an attention layer of Keras or KerasHub.
+def is_composite(layer: Any) -> bool:
+    """Return whether a layer consists of other layers with weights, so that it can be opened.
 
-    A layer of any other class is one if it declares the role "attention" (`plots.layers`). A layer
-    of KerasHub around another attention layer is a block, whatever its name.
+    Layers of Keras are not, nor are the attention layers of Keras and KerasHub, unless they contain
+    another attention layer, nor layers that declare the role "attention" (`plots.layers`).
     """
+    import keras
+
+    is_layer = isinstance(layer, keras.layers.Layer)
+    is_model = isinstance(layer, keras.Function | keras.Sequential)
+    if not is_layer or is_model or not layer.weights:
+        return False
     if type(layer).__module__.startswith("keras.") or declared_role(layer) == "attention":
-        return True
-    return _is_attention(layer) and not any(map(_is_attention, layer._flatten_layers(False)))
+        return False
+    inside = layer._flatten_layers(False)
+    if _is_attention(layer) and not any(map(_is_attention, inside)):
+        return False
+    return any(sub.weights for sub in inside)
 
 
 def _is_attention(layer: Any) -> bool:
