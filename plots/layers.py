@@ -431,9 +431,8 @@ def is_crop(node: Node) -> bool:
 
 def is_learned_scale(node: Node) -> bool:
     """Whether the call multiplies the features of its input by a vector, such as a weight."""
-    vectors = (
-        constant.shape is not None and len(constant.shape) == 1 for constant in node.constants
-    )
+    shapes = (constant.shape for constant in node.constants if constant.shape is not None)
+    vectors = (sum(size != 1 for size in shape) == 1 for shape in shapes)
     return node.class_name == "Multiply" and any(vectors)
 
 

@@ -64,7 +64,7 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
       and transposed if it is transposed back or the branch is transposed too. Crops of two
       different parts of one tensor are different streams.
     * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
-      features is `projected`. A gate as in highway networks makes no skip path.
+      features is `projected`. A gate as in highway networks, or x + a * (f(x) - x), makes none.
     """
     flow = data_flow(graph)
     found: dict[str, list[_Line]] = {}
@@ -135,7 +135,8 @@ def _line_along(
         takers = [taker for taker in flow.takers(*source) if taker not in through]
         starts = [taker for taker in takers if any(flow.depends(end, on=taker) for end in ends)]
         bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
-        if _is_branch(flow, merge, bypassed, through, starts, projected):
+        interpolates = any(_subtracts(flow, end, source) for end in ends)
+        if not interpolates and _is_branch(flow, merge, bypassed, through, starts, projected):
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
             ids = (source[0], merge.id, tuple(between), tuple(bypassed))
             path = SkipPath(*ids, norms=(), projected=projected)
@@ -155,7 +156,7 @@ def _is_branch(
     """Return whether the bypassed calls are the branch of a skip path that passes `through`."""
     branch = [flow.graph.node(node_id) for node_id in bypassed]
     line = [flow.graph.node(node_id) for node_id in through]
-    if all(_keeps_values(node) for node in branch):
+    if all(_keeps_values(node) or _only_mixes(node) for node in branch):
         return False
     has_weights = any(node.parameters or node.shared_parameters for node in branch)
     if is_subtraction(merge) and not has_weights:
@@ -170,6 +171,26 @@ def _is_branch(
         not node.is_a(PARTS) or any(_is_same_part(node, crop) for crop in crops)
         for node in _first_calls(flow, starts, set(bypassed))
     )
+
+
+def _subtracts(flow: Reachability, end: str, source: Value) -> bool:
+    """Return whether a branch, up to a factor, is the difference of something and its source.
+
+    x + a * (f(x) - x) interpolates between x and f(x), as the gate of a highway network does.
+    """
+    node = flow.graph.node(end)
+    while (is_identity_like(node) or is_learned_scale(node)) and len(flow.sources[node.id]) == 1:
+        node = flow.graph.node(flow.sources[node.id][0])
+    if not is_subtraction(node) or len(flow.incoming[node.id]) != 2:
+        return False
+    edge = flow.incoming[node.id][1]
+    value = edge.source, edge.output
+    while value != source:
+        node = flow.graph.node(value[0])
+        if not is_identity_like(node) or (before := _value_into(flow, node)) is None:
+            return False
+        value = before
+    return True
 
 
 def _first_calls(flow: Reachability, starts: list[str], branch: set[str]) -> list[Node]:
@@ -231,6 +252,11 @@ def _axes(node: Node, rank: int) -> list[int] | None:
 
 def _keeps_values(node: Node) -> bool:
     return is_identity_like(node) or is_rearrangement(node)
+
+
+def _only_mixes(node: Node) -> bool:
+    """Whether a call scales, adds up or joins its inputs, as in x + a * (shifted(x) - x)."""
+    return is_learned_scale(node) or is_signed_merge(node) or node.is_a({"Concatenate"})
 
 
 def _unchanged(

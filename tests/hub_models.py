@@ -81,15 +81,17 @@ MIT = {
     "hidden_dims": [8, 16],
 }
 RESNET = {
-    "input_conv_filters": [8],
+    "input_conv_filters": [64],
     "input_conv_kernel_sizes": [7],
-    "stackwise_num_filters": [8, 16, 32, 64],
+    "stackwise_num_filters": [64, 64, 64, 64],
     "stackwise_num_blocks": [2, 1, 1, 2],
     "stackwise_num_strides": [1, 2, 2, 2],
     "block_type": "basic_block",
     "image_shape": (64, 64, 3),
 }
 EFFICIENT = {
+    "stackwise_width_coefficients": [1.0] * 3,
+    "stackwise_depth_coefficients": [1.0] * 3,
     "stackwise_kernel_sizes": [3, 3, 5],
     "stackwise_num_repeats": [2, 3, 1],
     "stackwise_input_filters": [16, 16, 24],
@@ -141,6 +143,7 @@ CSP = {
     "stackwise_strides": [1, 2],
     "stackwise_num_filters": [16, 32],
     "block_type": "dark_block",
+    "stage_type": "dark",
     "image_shape": (32, 32, 3),
 }
 MOBILE5 = {
@@ -251,7 +254,8 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
         6,
     ),
     "GPT2": (backbone("GPT2", SIZES), 6),
-    "GPTNeoX": (backbone("GPTNeoX", SIZES, rotary_percentage=0.5), 6),
+    # Attention and feed-forward are parallel, and added up first.
+    "GPTNeoX": (backbone("GPTNeoX", SIZES, rotary_percentage=0.5), 3),
     "Gemma": (backbone("Gemma", HEADS), 6),
     "Gemma3": (backbone("Gemma3", HEADS, SCALED), 6),
     "Gemma4": (backbone("Gemma4", HEADS, SCALED), 6),
@@ -343,12 +347,14 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
     # Images
     "BASNet": (
         lambda: models.BASNetBackbone(
-            image_encoder=models.ResNetBackbone(**RESNET), num_classes=1, image_shape=(64, 64, 3)
+            image_encoder=models.ResNetBackbone(**{**RESNET, "image_shape": (None, None, 3)}),
+            num_classes=1,
+            image_shape=(64, 64, 3),
         ),
         -1,
     ),
     "CSPNet, dark": (backbone("CSPNet", CSP), 3),
-    "CSPNet, bottleneck": (backbone("CSPNet", CSP, block_type="bottleneck_block"), 3),
+    "CSPNet, csp": (backbone("CSPNet", CSP, stage_type="csp"), 3),
     "DINOV2": (backbone("DINOV2", DINO), 4),
     "DINOV3": (backbone("DINOV3", PATCHES), 4),
     "DeepLabV3": (
@@ -364,18 +370,18 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
         6,
     ),
     "DeiT": (
-        backbone("DeiT", {k: v for k, v in PATCHES.items()}),
+        backbone("DeiT", PATCHES),
         4,
     ),
     "DenseNet": (
-        backbone(
-            "DenseNet", stackwise_num_repeats=[2, 3], image_shape=(64, 64, 3), growth_rate=8
-        ),
+        backbone("DenseNet", stackwise_num_repeats=[2, 3], image_shape=(64, 64, 3), growth_rate=8),
         0,
     ),
     "DepthAnything": (
         lambda: models.DepthAnythingBackbone(
-            image_encoder=models.DINOV2Backbone(**{**DINO, "num_layers": 4}),
+            image_encoder=models.DINOV2Backbone(
+                **{**DINO, "num_layers": 4, "image_shape": (112, 112, 3), "patch_size": 14}
+            ),
             reassemble_factors=[4, 2, 1, 0.5],
             neck_hidden_dims=[8, 8, 16, 16],
             fusion_hidden_dim=16,
@@ -511,8 +517,8 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
         ),
         2 * 2 + 6,
     ),
-    "SAM": (sam, -1),
-    "SigLIP": (lambda: pair("SigLIP"), -1),
+    "SAM": (sam, 2 * 4),  # no decoder in this graph
+    "SigLIP": (lambda: pair("SigLIP"), 8 + 1),  # and the head that pools the image
     "VideoPrism": (
         backbone(
             "VideoPrism",
@@ -528,6 +534,6 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             num_text_layers=2,
             image_shape=(32, 32, 3),
         ),
-        -1,
+        2 * (2 + 2 + 1 + 2),
     ),
 }

@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from plots.annotations import Declaration
 from plots.graph import Edge, Node, Shape, Tensor
+from plots.layers import is_identity_like
 from plots.reading.keras_calls import (
     CarriedMasks,
     RecordedCall,
@@ -39,8 +41,10 @@ from plots.reading.tracing import (
     ClosedError,
     OutputSpecs,
     Traced,
+    discard_calls_of,
     discard_new_calls,
     is_composite,
+    may_be_identity,
     traced_call,
 )
 
@@ -159,6 +163,8 @@ class Reader:
             inputs = {port: edge.tensor.shape for port, edge in edges.items()}
             shapes = [tensor.shape for tensor in outputs]
             declaration = read_declaration(operation, dict.fromkeys(ports), inputs, shapes)
+            if declaration is None and self._returns_its_input(call):
+                declaration = Declaration(role="identity")
         name = place.prefix + operation.name
         node = Node(
             id=node_id,
@@ -293,6 +299,25 @@ class Reader:
         self._traced.pop()
         self._put_output_masks(traced.outputs, call, within)
         return [None if tensor is None else bound[id(tensor)] for tensor in traced.outputs]
+
+    def _returns_its_input(self, call: Any) -> bool:
+        """Return whether nothing but identities are inside a layer without weights.
+
+        Asked of layers whose class does not tell: `Lambda`, and those of others. The layer is
+        called on a symbolic tensor, so that neither names nor sizes decide.
+        """
+        if not may_be_identity(call):
+            return False
+        try:
+            with discard_new_calls([call.operation]):
+                traced = traced_call(call, self.shapes, self._masks.of, {})
+        except ClosedError:
+            return False
+        reader = Reader(False, False, {}, self.cleanup)
+        bound = {id(inside): ("", 0) for inside, _ in traced.inputs + traced.masks}
+        with discard_calls_of(traced.function):
+            reader.read_model(traced.function, Place((), bound, ()))
+        return all(map(is_identity_like, reader.nodes))
 
     def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
         """Set the masks of a call's outputs to those that the calls inside return."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -17,6 +18,7 @@ from plots.reading.keras_calls import (
     MaskOf,
     all_parameter_names,
     arguments_of,
+    computing_order,
     implicit_masks_of,
     parameter_names,
 )
@@ -24,6 +26,10 @@ from plots.reading.keras_values import declared_role
 
 OutputSpecs = dict[Any, Any]
 """(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
+
+
+_MOST_STEPS = 50
+"""Equal operations that the call of one layer may make."""
 
 
 class ClosedError(ValueError):
@@ -131,6 +137,12 @@ class Traced:
         free = set(self._stand_ins.values())
         return tuple(None if size in free else size for size in shape)
 
+    @property
+    def may_loop(self) -> bool:
+        """Whether there are as many equal calls inside as steps along an axis of variable size."""
+        classes = Counter(type(operation) for operation in self.function.operations)
+        return max(classes.values()) >= min(self._stand_ins.values(), default=math.inf)
+
     def check_whole(self, call: Any) -> None:
         """Check that the calls inside have all weights and outputs of the layer.
 
@@ -139,9 +151,9 @@ class Traced:
         """
         import keras
 
-        found = set()
+        layer_class, found = keras.layers.Layer, set[int]()
         for operation in self.function.operations:
-            if isinstance(operation, keras.layers.Layer):
+            if isinstance(operation, layer_class):
                 found |= {id(weight) for weight in operation.weights}
             for record in operation._inbound_nodes:
                 given = (self.weights.get(id(value)) for _, value in arguments_of(record))
@@ -149,6 +161,10 @@ class Traced:
         others = [weight for weight in call.operation.weights if id(weight) not in found]
         if others:
             raise ClosedError(f"no call inside takes its weight {others[0].name!r}")
+        operations = (op for op in self.function.operations if not isinstance(op, layer_class))
+        steps = max(Counter(map(type, operations)).values(), default=0)
+        if steps >= _MOST_STEPS:
+            raise ClosedError(f"its call unrolls a loop: it repeats one operation {steps} times")
         if len(self.outputs) != len(call.outputs):
             given, wanted = (
                 counted(len(found), "tensor") for found in (self.outputs, call.outputs)
@@ -189,9 +205,15 @@ def traced_call(
         try:
             traced = Traced(call, guess[0], mask_of, known, *guess[1:])
             traced.check_whole(call)
-            return traced
         except Exception as error:  # user code may raise anything
             reasons.append(error)
+            continue
+        if traced.may_loop:
+            sizes, size_of, smallest, symbolic_weights = guess
+            other = Traced(call, sizes, mask_of, known, size_of, smallest + 10, symbolic_weights)
+            if len(other.function.operations) != len(traced.function.operations):
+                raise ClosedError("its call loops over an axis of variable size")
+        return traced
     closed = [error for error in reasons if isinstance(error, ClosedError)]
     raise closed[0] if closed else ClosedError(_why(reasons[0])) from None
 
@@ -210,7 +232,6 @@ def _guesses(
 
 def _inferred_shapes(call: Any, shapes: Mapping[int, Shape]) -> dict[int, Shape]:
     """Return the shapes of tensors, by id, that differ from those which their layers declare."""
-    import keras
 
     found = {}
     for tensor in call.input_tensors:
@@ -219,15 +240,28 @@ def _inferred_shapes(call: Any, shapes: Mapping[int, Shape]) -> dict[int, Shape]
         if record.is_input or type(layer).__module__.startswith("keras.") or id(tensor) in shapes:
             continue
         try:
-            with keras.StatelessScope():
-                args, kwargs = record.arguments.args, record.arguments.kwargs
-                spec = keras.Operation.compute_output_spec(layer, *args, **kwargs)
-            shape = tuple(keras.tree.flatten(spec)[output].shape)
+            small, large = (_output_shape(record, output, size) for size in (61, 67))
         except Exception:  # user code may raise anything
             continue
+        shape = tuple(a if a == b else None for a, b in zip(small, large, strict=True))
         if shape != tuple(tensor.shape):
             found[id(tensor)] = shape
     return found
+
+
+def _output_shape(record: Any, output: int, size: int) -> Shape:
+    """Return the shape of an output of a call whose inputs have this size at their free axes."""
+    import keras
+
+    def sized(value: Any) -> Any:
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        return keras.KerasTensor([size if n is None else n for n in value.shape], value.dtype)
+
+    args, kwargs = record.arguments.convert(sized)
+    with keras.StatelessScope():
+        spec = keras.Operation.compute_output_spec(record.operation, *args, **kwargs)
+    return tuple(keras.tree.flatten(spec)[output].shape)
 
 
 def _why(error: Exception) -> str:
@@ -374,6 +408,21 @@ def discard_new_calls(operations: Iterable[Any]) -> Iterator[None]:
             del record[length:]
 
 
+@contextmanager
+def discard_calls_of(function: Any) -> Iterator[None]:
+    """Remove the call records of a traced function at the end of the context.
+
+    Those of layers that a `Lambda` calls are not among the records of its sublayers.
+    """
+    try:
+        yield
+    finally:
+        traced = computing_order(function)
+        for operation in function.operations:
+            for records in (operation._inbound_nodes, operation._outbound_nodes):
+                records[:] = [record for record in records if id(record) not in traced]
+
+
 def is_composite(layer: Any) -> bool:
     """Return whether a layer consists of other layers with weights, so that it can be opened.
 
@@ -392,6 +441,21 @@ def is_composite(layer: Any) -> bool:
     if _is_attention(layer) and not any(map(_is_attention, inside)):
         return False
     return any(sub.weights for sub in inside)
+
+
+def may_be_identity(call: Any) -> bool:
+    """Return whether a layer may return its input, which neither weights nor its class tell."""
+    import keras
+
+    layer = call.operation
+    is_unknown = not type(layer).__module__.startswith("keras.")
+    return (
+        isinstance(layer, keras.layers.Layer)
+        and (is_unknown or isinstance(layer, keras.layers.Lambda))
+        and not layer.weights
+        and len(call.input_tensors) == len(call.outputs) == 1
+        and call.input_tensors[0].shape == call.outputs[0].shape
+    )
 
 
 def _is_attention(layer: Any) -> bool:
