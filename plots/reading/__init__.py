@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
@@ -203,10 +203,16 @@ def _in_numbered_namespaces(
     for node in nodes:
         for prefix in prefixes.get(node.id, ()):
             members.setdefault(prefix, {})[node.id] = node.name
-    in_order = {node.id: sources[node.id] for node in nodes}
+    order = [node.id for node in nodes]
+    index = {node_id: position for position, node_id in enumerate(order)}
     named = {node.id for node in nodes if node.has_own_name}
+
+    def is_contiguous(ids: Collection[str]) -> bool:
+        places = [index[node_id] for node_id in ids]
+        return _is_contiguous(ids, order[min(places) : max(places) + 1], sources, named)
+
     several = {prefix: names for prefix, names in members.items() if len({*names.values()}) > 1}
-    kept = {prefix for prefix in several if _is_contiguous(several[prefix], in_order, named)}
+    kept = {prefix for prefix, names in several.items() if is_contiguous(names)}
     renamed = []
     for node in nodes:
         inner = takewhile(kept.__contains__, prefixes.get(node.id, ()))
@@ -228,14 +234,19 @@ def _numbered_prefixes(namespace: str, name: str) -> list[str]:
 
 
 def _is_contiguous(
-    ids: Collection[str], sources: Mapping[str, list[str]], named: Collection[str]
+    ids: Collection[str],
+    between: Sequence[str],
+    sources: Mapping[str, Sequence[str]],
+    named: Collection[str],
 ) -> bool:
     """Return whether no other named node lies on a path between two of the nodes.
 
-    An unnamed node, such as an addition, belongs to its surroundings.
+    An unnamed node, such as an addition, belongs to its surroundings. `between` has all nodes from
+    the first to the last one of `ids`, in topological order.
     """
     inside, left = set(ids), set[str]()  # `left`: computed from nodes outside that follow inside
-    for node_id, taken in sources.items():
+    for node_id in between:
+        taken = sources[node_id]
         if node_id in ids:
             if not left.isdisjoint(taken):
                 return False

@@ -171,9 +171,11 @@ class WeightCounter:
         if id(operation) not in self._sizes:
             weights = {id(variable): variable for variable in [*weights_of(operation), *given]}
             own = {key: variable for key, variable in weights.items() if key not in self._counted}
-            trained = {id(variable) for variable in getattr(operation, "trainable_weights", ())}
+            trained = {
+                id(v) for v in (operation.trainable_weights if weights_of(operation) else ())
+            }
             trained |= {id(variable) for variable in given if variable.trainable}
-            self._counted |= own.keys()
+            self._counted.update(own)
             numbers = {key: math.prod(variable.shape) for key, variable in weights.items()}
             self._sizes[id(operation)] = {
                 "parameters": sum(numbers[key] for key in own),
