@@ -351,10 +351,13 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             num_classes=1,
             image_shape=(64, 64, 3),
         ),
-        -1,
+        6 + 2 * 3 + 1,  # the encoder, two more stages and the refinement
     ),
     "CSPNet, dark": (backbone("CSPNet", CSP), 3),
-    "CSPNet, csp": (backbone("CSPNet", CSP, stage_type="csp"), 3),
+    "CSPNet, csp": (
+        backbone("CSPNet", CSP, stage_type="csp", stem_filters=16, bottle_ratio=[1.0, 1.0]),
+        3,
+    ),
     "DINOV2": (backbone("DINOV2", DINO), 4),
     "DINOV3": (backbone("DINOV3", PATCHES), 4),
     "DeepLabV3": (
@@ -389,7 +392,7 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             head_in_index=-1,
             feature_keys=["stage1", "stage2", "stage3", "stage4"],
         ),
-        -1,
+        2 * 4,  # the layers that fuse features call TensorFlow itself
     ),
     "EfficientNet": (backbone("EfficientNet", EFFICIENT), 2 + 2 + 0),
     "HGNetV2": (backbone("HGNetV2", HGNET), 1),
@@ -411,7 +414,7 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             use_p5=False,
             image_shape=(64, 64, 3),
         ),
-        -1,
+        6 + 2,  # and two merges of the feature pyramid
     ),
     "SegFormer": (
         lambda: models.SegFormerBackbone(
@@ -459,7 +462,7 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             stackwise_pooling=[True, True, False],
             image_shape=(64, 64, 3),
         ),
-        -1,
+        1,  # neither the first stage nor the last one has a skip path
     ),
     # Images and text, video, diffusion
     "CLIP": (lambda: pair("CLIP", projection_dim=16), 8),

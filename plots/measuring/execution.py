@@ -303,7 +303,8 @@ def _run(
         outputs = compute(graph, call, args, kwargs)
         for value, shifted in handed:  # a layer may have taken the mask off, see `computing_order`
             set_keras_mask(value, get_keras_mask(shifted))
-        values.update(zip(call.results, call.results_of(outputs), strict=True))
+        found = zip(call.results, call.results_of(outputs), strict=True)
+        values.update({place: value for place, value in found if value is not None})
     return values
 
 

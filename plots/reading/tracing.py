@@ -205,14 +205,14 @@ def traced_call(
         try:
             traced = Traced(call, guess[0], mask_of, known, *guess[1:])
             traced.check_whole(call)
+            if traced.may_loop:
+                sizes, size_of, smallest, symbolic_weights = guess
+                args = (sizes, mask_of, known, size_of, smallest + 10, symbolic_weights)
+                if len(Traced(call, *args).function.operations) != len(traced.function.operations):
+                    raise ClosedError("its call loops over an axis of variable size")
         except Exception as error:  # user code may raise anything
             reasons.append(error)
             continue
-        if traced.may_loop:
-            sizes, size_of, smallest, symbolic_weights = guess
-            other = Traced(call, sizes, mask_of, known, size_of, smallest + 10, symbolic_weights)
-            if len(other.function.operations) != len(traced.function.operations):
-                raise ClosedError("its call loops over an axis of variable size")
         return traced
     closed = [error for error in reasons if isinstance(error, ClosedError)]
     raise closed[0] if closed else ClosedError(_why(reasons[0])) from None
@@ -296,8 +296,9 @@ def _outputs_inside(
 
     inside = layer._flatten_layers(False)
     overrides = [(sub, {"symbolic_call": _symbolic_call(sub, known)}) for sub in inside]
-    overrides.append((layer, {**attributes, "symbolic_call": run}))
     # Nothing that `call` adds or assigns, such as losses and seeds, is kept.
+    attributes = {**attributes, "symbolic_call": run, "add_loss": lambda *args, **kwargs: None}
+    overrides.append((layer, attributes))
     with _overridden(overrides), _partly_recorded(), keras.StatelessScope():
         layer(*args, **kwargs)
     return returned[0]
