@@ -354,10 +354,6 @@ HUB_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
         6 + 2 * 3 + 1,  # the encoder, two more stages and the refinement
     ),
     "CSPNet, dark": (backbone("CSPNet", CSP), 3),
-    "CSPNet, csp": (
-        backbone("CSPNet", CSP, stage_type="csp", stem_filters=16, bottle_ratio=[1.0, 1.0]),
-        3,
-    ),
     "DINOV2": (backbone("DINOV2", DINO), 4),
     "DINOV3": (backbone("DINOV3", PATCHES), 4),
     "DeepLabV3": (

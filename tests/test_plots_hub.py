@@ -5,10 +5,21 @@ from hub_models import HUB_MODELS
 
 import plots
 
-# Composite layers that stay closed, each with a word of the reason.
 CLOSED = {
-    "AddPositionalEmbedding": "weight",
+    "ContentAndQueryEmbedding": "one of its outputs does not depend on its inputs",
+    "DINOV2Embedding": "no call inside takes its weight",
+    "DINOV3Embedding": "no call inside takes its weight",
+    "DepthAnythingDepthEstimationHead": "KerasTensor cannot be used as input to a TensorFlow",
+    "DepthAnythingFeatureFusionLayer": "KerasTensor cannot be used as input to a TensorFlow",
+    "Qwen3_5GatedDeltaNet": "no call inside takes its weight",
+    "RWKV7TimeMix": "KerasTensor cannot be used as input to a TensorFlow",
+    "SAMPromptEncoder": "no call inside takes its weight",
+    "SigLIPTextEmbedding": "Cannot broadcast shape",
+    "ViTPatchingAndEmbedding": "no call inside takes its weight",
+    "VideoPrismPatchingAndEmbedding": "no call inside takes its weight",
+    "VideoPrismTemporalEmbedding": "The total size of the tensor must be unchanged",
 }
+"""Composite layers that stay closed -> the reason. None is around a skip path that was counted."""
 
 
 @pytest.mark.slow
@@ -21,4 +32,6 @@ def test_a_backbone_has_the_skip_paths_of_its_constructor(name):
     graph = plots.read_graph(model, open_nested=True, open_layers=True)
     assert len(plots.skip_paths(graph)) == number
     assert graph.parameters == closed.parameters
-    assert not any(node.id in note.about for note in graph.notes for node in closed.nodes) or True
+    for note in graph.notes:
+        class_name = graph.node(note.about[0]).class_name
+        assert CLOSED[class_name] in note.text
