@@ -250,13 +250,7 @@ class Reader:
         inside = _inside(operation)
         if isinstance(inside, keras.Function | keras.Sequential):
             return "" if self.open_nested or not inputs_of(inside) else "open_nested"
-        is_layer = isinstance(inside, keras.layers.Layer)
-        if self.open_layers or not is_layer or not inside.weights or _is_elementary(inside):
-            return ""
-        sublayers = inside._flatten_layers(include_self=False)
-        weights = {id(weight) for sublayer in sublayers for weight in sublayer.weights}
-        is_made_of_layers = {id(weight) for weight in inside.weights} <= weights
-        return "open_layers" if is_made_of_layers else ""
+        return "open_layers" if not self.open_layers and is_composite(inside) else ""
 
     def _with_masks(self, model: Any, given: Sequence[Any], masks: Sequence[Any]) -> Any:
         """Return a nested model as a function of the given tensors, then of their masks.
