@@ -112,6 +112,7 @@ class Node:
             matrix product; only asked where class and declaration do not tell.
         opens_with: Option of `read_graph` that was not set and would open the call, or "".
         opened: Namespaces of the opened models and layers that contain the call, outermost first.
+        returns_input: Whether a layer whose class does not tell was found to return its input.
     """
 
     id: str
@@ -135,6 +136,7 @@ class Node:
     free_of_products: bool = False
     opens_with: str = ""
     opened: tuple[str, ...] = ()
+    returns_input: bool = False
 
     @property
     def owns_weights(self) -> bool:

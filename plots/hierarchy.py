@@ -40,7 +40,7 @@ def with_number(stem: str, number: int) -> str:
 
 
 @once_per_graph
-def find_namespaces(graph: Graph) -> Mapping[str, str]:
+def find_namespaces(graph: Graph) -> dict[str, str]:
     """Return the namespace in which each call is drawn: id -> namespace.
 
     This is the namespace of the call, with three exceptions. Unnamed calls have that of
@@ -59,7 +59,7 @@ def find_namespaces(graph: Graph) -> Mapping[str, str]:
 
 
 @once_per_graph
-def find_unnamed_namespaces(graph: Graph) -> Mapping[str, str]:
+def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
     """Return the namespaces of unnamed calls without weights, such as `x + y`.
 
     Such a call is in the common namespace of the calls before and after it, or in the numbered

@@ -400,7 +400,7 @@ def is_shape_only(node: Node) -> bool:
 
 def is_identity_like(node: Node) -> bool:
     """Whether the call returns its input: dropout, cast, identity, one constant factor, plus 0."""
-    if node.role == "identity" or node.is_a(IDENTITY_LIKE):
+    if node.role == "identity" or node.returns_input or node.is_a(IDENTITY_LIKE):
         return True
     if node.class_name in ("Multiply", "Divide", "TrueDivide"):
         return any(

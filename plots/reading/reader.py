@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plots.annotations import Declaration
 from plots.graph import Edge, Node, Shape, Tensor
 from plots.layers import is_identity_like
 from plots.reading.keras_calls import (
@@ -163,8 +162,6 @@ class Reader:
             inputs = {port: edge.tensor.shape for port, edge in edges.items()}
             shapes = [tensor.shape for tensor in outputs]
             declaration = read_declaration(operation, dict.fromkeys(ports), inputs, shapes)
-            if declaration is None and self._returns_its_input(call):
-                declaration = Declaration(role="identity")
         name = place.prefix + operation.name
         node = Node(
             id=node_id,
@@ -183,6 +180,7 @@ class Reader:
             free_of_products=is_free_of_products(call, declaration),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
+            returns_input=self._returns_its_input(call),
             **self._weights.sizes_of(operation, [*weights.values()]),
         )
         self.nodes.append(node)
