@@ -390,9 +390,9 @@ def residual_streams(graph: Graph) -> tuple[Stream, ...]:
     paths_from: dict[Value, list[SkipPath]] = {}
     for path in graph.skip_paths:
         if not path.projected:
-            root = _root(graph, path, root_at)
-            root_at[path.target] = root
-            paths_from.setdefault(root, []).append(path)
+            start = _root(graph, path, root_at)
+            root_at[path.target] = start
+            paths_from.setdefault(start, []).append(path)
     identities = past_identities(graph)
     streams = []
     for (root, _), paths in paths_from.items():

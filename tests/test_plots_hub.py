@@ -11,6 +11,8 @@ CLOSED = {
     "DINOV3Embedding": "no call inside takes its weight",
     "DepthAnythingDepthEstimationHead": "KerasTensor cannot be used as input to a TensorFlow",
     "DepthAnythingFeatureFusionLayer": "KerasTensor cannot be used as input to a TensorFlow",
+    "MetaCLIP2VisionEmbedding": "no call inside takes its weight",
+    "PaliGemmaVitEmbeddings": "no call inside takes its weight",
     "Qwen3_5GatedDeltaNet": "no call inside takes its weight",
     "RWKV7TimeMix": "KerasTensor cannot be used as input to a TensorFlow",
     "SAMPromptEncoder": "no call inside takes its weight",

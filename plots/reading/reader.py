@@ -95,6 +95,7 @@ class Reader:
         self._user_named: set[int] = set()  # see `numbered_by_user`
         self._traced: list[Traced] = []  # layers being read, outermost first
         self._specs: OutputSpecs = {}
+        self._results: set[int] = set()  # id(tensor) of the outputs of models
         self._kept: list[Any] = []  # keeps opened models alive, whose tensors are known by id()
         self._masks = CarriedMasks()
         self._masks_at: dict[int, tuple[Any, Place]] = {}  # id(mask) -> (mask, place) to read
@@ -107,6 +108,7 @@ class Reader:
         origin = place.origin
         self.flat[place.prefix.removesuffix(".")] = True
         self._user_named |= numbered_by_user(getattr(functional_of(model), "operations", ()))
+        self._results |= set(map(id, model.outputs))
         order = computing_order(model)
         inputs = [tensor for tensor in model.inputs if id(tensor) not in self._masks_at]
         for tensor in [*inputs, *model.outputs]:
@@ -123,8 +125,10 @@ class Reader:
             return
         if "." in operation.name:
             self.flat[place.prefix.removesuffix(".")] = False
-        inner = self._open_model(call, place) if self.open_nested else None
+        inner: Sequence[tuple[str, int] | None] | None = None
         reason = ""
+        if self.open_nested:
+            inner = self._open_model(call, place)
         if inner is None and self.open_layers and is_composite(operation):
             try:
                 inner = self._open_layer(call, place)
@@ -180,7 +184,7 @@ class Reader:
             free_of_products=is_free_of_products(call, declaration),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
-            returns_input=self._returns_its_input(call),
+            returns_input=not (declaration and declaration.role) and self._returns_its_input(call),
             **self._weights.sizes_of(operation, [*weights.values()]),
         )
         self.nodes.append(node)
@@ -281,6 +285,9 @@ class Reader:
         layer = call.operation
         self.cleanup.enter_context(discard_new_calls(layer._flatten_layers()))
         traced = traced_call(call, self.shapes, self._masks.of, self._specs)
+        for inside, outside in zip(traced.outputs, call.outputs, strict=True):
+            if inside is None and id(outside) in self._results:
+                raise ClosedError("one of its outputs does not depend on its inputs")
         bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.inputs}
         bound |= dict.fromkeys(traced.weights, ("", 0))  # arguments that no call returns
         within = Place(self._enter(layer, place), bound, place.when)

@@ -156,8 +156,8 @@ class Traced:
             if isinstance(operation, layer_class):
                 found |= {id(weight) for weight in operation.weights}
             for record in operation._inbound_nodes:
-                given = (self.weights.get(id(value)) for _, value in arguments_of(record))
-                found |= {id(weight) for weight in given if weight is not None}
+                taken = (self.weights.get(id(value)) for _, value in arguments_of(record))
+                found |= {id(weight) for weight in taken if weight is not None}
         others = [weight for weight in call.operation.weights if id(weight) not in found]
         if others:
             raise ClosedError(f"no call inside takes its weight {others[0].name!r}")
@@ -166,10 +166,8 @@ class Traced:
         if steps >= _MOST_STEPS:
             raise ClosedError(f"its call unrolls a loop: it repeats one operation {steps} times")
         if len(self.outputs) != len(call.outputs):
-            given, wanted = (
-                counted(len(found), "tensor") for found in (self.outputs, call.outputs)
-            )
-            raise ClosedError(f"its call returns {given}, but {wanted} in the model")
+            given = counted(len(self.outputs), "tensor")
+            raise ClosedError(f"its call returns {given}, but {len(call.outputs)} in the model")
         for inside, outside in zip(self.outputs, call.outputs, strict=True):
             if inside is None and _is_taken(outside):
                 raise ClosedError("one of its outputs does not depend on its inputs")
@@ -321,7 +319,7 @@ def _partly_recorded() -> Iterator[None]:
     import keras
 
     module = sys.modules[keras.layers.Layer.__module__]
-    record = module.Node  # type: ignore[attr-defined]
+    record = module.Node
 
     def partly(operation: Any, *, outputs: Any, **arguments: Any) -> None:
         flat, symbolic = keras.tree.flatten(outputs), _symbolic(outputs)
