@@ -169,11 +169,12 @@ class WeightCounter:
         `given` are weights of the layer around it that are arguments of the call.
         """
         if id(operation) not in self._sizes:
-            weights = {id(variable): variable for variable in [*weights_of(operation), *given]}
+            inside = weights_of(operation)
+            weights = {id(variable): variable for variable in [*inside, *given]}
             own = {key: variable for key, variable in weights.items() if key not in self._counted}
-            trained = {
-                id(v) for v in (operation.trainable_weights if weights_of(operation) else ())
-            }
+            trained = (
+                {id(v) for v in inside if v.trainable} if inside and operation.trainable else set()
+            )
             trained |= {id(variable) for variable in given if variable.trainable}
             self._counted.update(own)
             numbers = {key: math.prod(variable.shape) for key, variable in weights.items()}
