@@ -364,11 +364,16 @@ def _key_of(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not type(layer).__module__.startswith(("keras.", "keras_hub.")):
         return None
     try:
-        config = {name: value for name, value in layer.get_config().items() if name != "name"}
+        config = layer.get_config()
+    except Exception:  # some read attributes that do not exist
+        plain = bool | int | float | str | tuple | None
+        config = {name: value for name, value in vars(layer).items() if isinstance(value, plain)}
+    try:
+        config = {k: v for k, v in config.items() if k.strip("_") not in ("name", "path")}
         weights = [(weight.shape, weight.dtype) for weight in layer.weights]
         structure = keras.tree.map_structure(_spec_of, (args, kwargs))
         return type(layer), repr((config, weights, structure))
-    except Exception:  # a configuration may be missing
+    except Exception:  # an argument may be of any type
         return None
 
 
