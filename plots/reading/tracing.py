@@ -369,7 +369,7 @@ def _key_of(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         plain = bool | int | float | str | tuple | None
         config = {name: value for name, value in vars(layer).items() if isinstance(value, plain)}
     try:
-        config = {k: v for k, v in config.items() if k.strip("_") not in ("name", "path")}
+        config = {k: v for k, v in config.items() if not k.endswith(("name", "path"))}
         weights = [(weight.shape, weight.dtype) for weight in layer.weights]
         structure = keras.tree.map_structure(_spec_of, (args, kwargs))
         return type(layer), repr((config, weights, structure))
