@@ -21,7 +21,7 @@ from math import inf, log, sqrt
 from typing import TYPE_CHECKING
 
 from plots.graph import Edge, Graph, Node
-from plots.hierarchy import common_namespace, depth_of
+from plots.hierarchy import block_by_block, common_namespace, depth_of
 from plots.renderers import Layout, free_tag, lay_out
 from plots.renderers.arcs import place_with_arcs
 from plots.renderers.boxes import Labels, quoted
@@ -45,7 +45,6 @@ from plots.renderers.placement import (
     read_placement,
     set_positions,
 )
-from plots.traversal import block_by_block
 
 if TYPE_CHECKING:
     import pydot
