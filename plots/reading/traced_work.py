@@ -27,8 +27,9 @@ def _is_unknown(operation: Any) -> bool:
 
     if getattr(operation, "weights", ()) or isinstance(operation, keras.Model | keras.Function):
         return False
-    function = isinstance(operation, keras.layers.Lambda | keras.layers.Activation)
-    return function or call_class(type(operation)) != ""
+    if isinstance(operation, keras.layers.Activation):
+        return not getattr(operation.activation, "__module__", "").startswith("keras.")
+    return isinstance(operation, keras.layers.Lambda) or call_class(type(operation)) != ""
 
 
 def _has_zero_cost_inside(call: Any) -> bool:
