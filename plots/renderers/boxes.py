@@ -171,19 +171,16 @@ def escaped(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return `text` as a quoted DOT string: an id, or the value of an attribute.
+    """Return `text` as a quoted DOT string: an id, a label, or the value of an attribute.
 
+    "&lt;" would mean "<", in ids too, which are titles in an SVG: "&" is always an entity itself.
     Control characters become their pictures (U+2400 and on), so different ids stay different.
     """
+    text = text.replace("&", "&amp;")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped.translate(_CONTROL_PICTURES)}"'
 
 
-def shown(text: str) -> str:
-    """Return `text` as a quoted DOT string for a label, where "&lt;" means "<"."""
-    return quoted(text.replace("&", "&amp;"))
-
-
 def tooltip(text: str) -> str:
     """Return `text` as a quoted DOT string for a tooltip, whose escapes Graphviz reads twice."""
-    return shown(text.replace("\\", "\\\\"))
+    return quoted(text.replace("\\", "\\\\"))

@@ -30,7 +30,6 @@ from plots.renderers.boxes import (
     node_attributes,
     note_row,
     quoted,
-    shown,
     tooltip,
 )
 from plots.renderers.labels import class_of, frame_title, title_of
@@ -161,7 +160,7 @@ def graphs_to_dot(
             dot.add_node(pydot.Node(ends[1], **_POINT_STYLE))
             dot.add_edge(pydot.Edge(*ends, minlen=str(longest), **_RULE_STYLE))
         name = quoted(f"{number}: title")
-        top.add_node(pydot.Node(name, label=shown(title), **_TITLE_STYLE))
+        top.add_node(pydot.Node(name, label=quoted(title), **_TITLE_STYLE))
         add_graph(dot, graphs[title], labels, prefix=f"{number}:")
         # One invisible edge keeps the title with its model. A cluster around the model or an edge
         # to every input would make Graphviz swap the sides of the parts of the model.
@@ -358,7 +357,7 @@ class _Frames:
             size = 11 if repeats == 1 else 16
             cluster = pydot.Subgraph(
                 quoted(self.prefix + namespace),
-                label=shown(self._spaces(namespace, size) + self._title(namespace)),
+                label=quoted(self._spaces(namespace, size) + self._title(namespace)),
                 labeljust="r",
                 labelloc="b",
                 style=quoted("rounded,filled"),
@@ -423,7 +422,7 @@ def _line(
         space = "\N{EN SPACE}" if on_stream else "\N{NO-BREAK SPACE}"
         text = "\n".join(f"{space}{line}{space}" for line in rows)
         # Graphviz places an xlabel after all edges are routed, so the stream stays straight.
-        attributes["xlabel" if on_stream and len(text) < 12 else "label"] = shown(text)
+        attributes["xlabel" if on_stream and len(text) < 12 else "label"] = quoted(text)
     if noted := noted_colour(graph, edge.id):
         attributes["color"] = quoted(noted)
     if any(note.kind == "removed" for note in graph.notes_about.get(edge.id, ())):
@@ -439,7 +438,7 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
     name, tip = quoted(f"{prefix}{edge.source} to {edge.target} {edge.port}"), tooltip(_tip(edge))
     tag = pydot.Node(
         name,
-        label=shown(layout.tags[edge.source]),
+        label=quoted(layout.tags[edge.source]),
         tooltip=tip,
         style=quoted("rounded,dashed"),
         color=quoted("#A0A0A0"),
