@@ -166,9 +166,7 @@ def build_probe(
         names = [what] if isinstance(what, str) else list(what)
         for name in names:
             if name not in found:
-                layers = ["attention_scores", *found]
-                listed_by = "[layer.name for layer in model.layers]"
-                raise ValueError(unknown_name("layer", name, layers, listed_by))
+                raise ValueError(unknown_name("layer", name, ["attention_scores", *found]))
         shown = {name: found[name] for name in names}
     return DerivedGraph(as_input(inputs), shown, name="probe")
 
