@@ -11,6 +11,7 @@ from plots.folding.groups import Contraction, close_groups
 from plots.folding.notes import deviations, range_notes
 from plots.folding.stacks import find_stacks
 from plots.graph import Edge, Graph
+from plots.hierarchy import enclosing_namespaces
 from plots.registry import OptionError, graph_plugin
 
 FOLDING = ("deviates", "varies")
@@ -80,8 +81,11 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     into: dict[str, str] = {}
     extra: dict[str, int] = {}  # calls of opening blocks only
     repeats = dict(graph.repeats)  # not empty if the graph is folded already
+    inside: dict[str, list[str]] = {}  # namespace -> keys of `repeats` in it
+    for name in repeats:
+        for around in enclosing_namespaces(name):
+            inside.setdefault(around, []).append(name)
     notes: list[Note] = []
-    named, stacks = find_stacks(graph)
     for stack in stacks:
         for start, period, times in stack.runs:
             last = start + (min(blocks, times) - 1) * period
@@ -91,10 +95,12 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                     same = zip(block.nodes, stand_in.nodes, strict=False)
                     into.update({node.id: stands.id for node, stands in same})
                     count = repeats.get(stand_in.name, 1) + repeats.get(block.name, 1)
-                    inside = f"{block.name}."
-                    repeats = {n: k for n, k in repeats.items() if not f"{n}.".startswith(inside)}
+                    for name in inside.pop(block.name, ()):
+                        repeats.pop(name, None)
                     repeats[stand_in.name] = count
                 if others:
+                    for around in enclosing_namespaces(stand_in.name):
+                        inside.setdefault(around, []).append(stand_in.name)
                     notes += range_notes([stand_in, *others], graph.overlays)
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
@@ -104,7 +110,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     folded = _without(named, into, extra) if into else graph
     # A stack within a deviating block may be folded too.
     notes = [replace(n, about=tuple(i for i in n.about if i not in into)) for n in notes]
-    new = (note for note in notes if note not in folded.notes)
+    known = set(folded.notes)
+    new = (note for note in notes if note not in known)
     return replace(folded, repeats=repeats, notes=(*folded.notes, *new))
 
 

@@ -66,8 +66,11 @@ def _opening(graph: Graph, block: Block) -> Block | None:
     waiting = [(block.nodes[-1], graph.node(ends.pop()))]
     while waiting:
         node, other = waiting.pop()
-        if counterpart.setdefault(node.id, other.id) != other.id:
-            return None
+        if node.id in counterpart:
+            if counterpart[node.id] != other.id:
+                return None
+            continue
+        counterpart[node.id] = other.id
         if signatures[node.id].kind != signatures[other.id].kind:
             return None
         for edge, theirs in zip(graph.incoming[node.id], graph.incoming[other.id], strict=True):

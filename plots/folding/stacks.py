@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -10,14 +11,8 @@ from itertools import count, takewhile
 
 from plots.folding.openings import with_openings
 from plots.folding.repeats import block_order, find_repeats
-from plots.folding.signatures import (
-    Block,
-    Run,
-    call_signatures,
-    find_runs,
-    repeats_around,
-    signed,
-)
+from plots.folding.runs import find_runs
+from plots.folding.signatures import Block, Run, Signature, call_signatures, repeats_around, signed
 from plots.graph import Graph, Node
 from plots.hierarchy import (
     common_namespace,
@@ -58,15 +53,14 @@ class Stack:
     def is_uniform(self) -> bool:
         """Whether at least half of the blocks are equal repeats, so that others deviate."""
         # The last block of a run is the usual one; the first may be an opening block.
-        usual = [
-            (self.blocks[start + period * (times - 1)].signature, period, times)
-            for start, period, times in self.runs
-        ]
-        return any(
-            2 * sum(p * t for other, p, t in usual if other == block) >= len(self.blocks)
-            for block, _, times in usual
-            if times > 1
-        )
+        covered: Counter[tuple[Signature, ...]] = Counter()
+        repeated = set()
+        for start, period, times in self.runs:
+            usual = self.blocks[start + period * (times - 1)].signature
+            covered[usual] += period * times
+            if times > 1:
+                repeated.add(usual)
+        return any(2 * covered[usual] >= len(self.blocks) for usual in repeated)
 
 
 @once_per_graph
@@ -218,13 +212,14 @@ def _with_namespaces(
         for name in enclosing_namespaces(namespace):
             inside.setdefault(name, set()).add(node_id)
     moved: dict[str, str] = {}
+    numbers: dict[tuple[str, int], int] = {}
     named = []
     for stack in stacks:
         names = [block.name for block in stack.blocks]
         if len(stack.blocks[0].nodes) > 1 and not used.issuperset(names):
             names = _own_namespaces(stack, namespaces, inside)
             if not names:
-                around, names = _new_namespaces(stack, namespaces, inside, used)
+                around, names = _new_namespaces(stack, namespaces, inside, used, numbers)
                 used.update(names)
                 for block, name in zip(stack.blocks, names, strict=True):
                     for node in block.nodes:
@@ -233,10 +228,11 @@ def _with_namespaces(
                         moved[node.id] = f"{name}.{rest}".rstrip(".")
         blocks = zip(stack.blocks, names, strict=True)
         named.append(replace(stack, blocks=tuple(replace(b, name=name) for b, name in blocks)))
-    nodes = tuple(
-        replace(node, namespace=moved.get(node.id, node.namespace)) for node in graph.nodes
+    nodes = (
+        replace(node, namespace=moved[node.id]) if node.id in moved else node
+        for node in graph.nodes
     )
-    return replace(graph, nodes=nodes) if moved else graph, tuple(named)
+    return replace(graph, nodes=tuple(nodes)) if moved else graph, tuple(named)
 
 
 def _own_namespaces(
@@ -256,10 +252,12 @@ def _new_namespaces(
     namespaces: Mapping[str, str],
     inside: Mapping[str, set[str]],
     used: Container[str],
+    numbers: dict[tuple[str, int], int],
 ) -> tuple[str, list[str]]:
     """Return the namespace around the blocks of a stack, and a new one for every block.
 
-    They have the common start of the names of their calls, or else "block".
+    They have the common start of the names of their calls, or else "block". `numbers` has the
+    numbers from which on the last stacks are named: the ones before are in use.
     """
     nodes = [node for block in stack.blocks for node in block.nodes]
     around = reduce(common_namespace, (namespaces[node.id] for node in nodes))
@@ -272,10 +270,14 @@ def _new_namespaces(
     if stem != prefix and first >= 0 and are_numbered and is_free:
         return around, names
     stem = f"{prefix}{'branch_' if stack.parallel else 'block_'}"
+    size = len(ids)
     first = next(
-        n for n in count(1) if not any(f"{stem}{n + number}" in used for number in range(len(ids)))
+        n
+        for n in count(numbers.get((stem, size), 1))
+        if not any(f"{stem}{n + number}" in used for number in range(size))
     )
-    return around, [f"{stem}{first + number}" for number in range(len(ids))]
+    numbers[stem, size] = first + size
+    return around, [f"{stem}{first + number}" for number in range(size)]
 
 
 def common_start(nodes: Iterable[Node], around: str = "") -> str:
