@@ -73,6 +73,8 @@ def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
         for node in graph.nodes
         if node.has_own_name or node.parameters or _within(node.namespace, node)
     }
+    if len(named) == len(graph.nodes):
+        return {}
 
     def around(nodes: Iterable[Node], edges: Mapping[str, tuple[Edge, ...]]) -> dict[str, str]:
         """Return the deepest namespace next to each call; of equally deep ones the nearest."""

@@ -9,11 +9,13 @@ the block before) or the same call (an encoder, a mask, positions).
 
 from __future__ import annotations
 
-from bisect import bisect
+from bisect import bisect, insort
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
+
+import numpy as np
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, depth_of
@@ -24,6 +26,9 @@ _LONGEST_BLOCK = 4096
 """Maximum number of calls and edges of a block."""
 _FEWEST_BRANCHES = 3
 """Minimum number of equal branches that one stands for: two are drawn, as a pair of towers."""
+
+_MOST_EXTENDED = 65_536
+"""Maximum number of calls, or eight times that of the graph, by which repeats are extended."""
 
 _EXIT = -1
 
@@ -57,11 +62,11 @@ def block_order(graph: Graph, kinds: Mapping[str, Hashable]) -> list[str]:
     """
     order = [graph.nodes[place] for place in _Tree(graph, _codes(graph, kinds)).order()]
     places = {node.id: (place, 0) for place, node in enumerate(order)}
-    for node in reversed(order):
+    for node in filter(_is_mask, reversed(order)):
         # A mask that is handed on from block to block is computed where its block takes it.
         users = {edge.target for edge in graph.outgoing[node.id]}
         others = [user for user in users if not _is_mask(graph.node(user))]
-        if _is_mask(node) and users and len(others) < 2:
+        if users and len(others) < 2:
             first, steps = min(places[user] for user in users)
             places[node.id] = (first, steps - 1)
     return sorted(places, key=places.__getitem__)
@@ -161,20 +166,23 @@ class _Tree:
                     needs[parent].append((call, self._ancestor(target, self._level[call])))
         rank: list[tuple[bool, int, int]] = []
         for call in range(size):
-            below = [rank[child] for child in children[call]]
-            has_input = self._is_input[call] or not all(r[0] for r in below)
-            content = hash((self._codes[call], *sorted(r[2] for r in below)))
-            rank.append((not has_input, -1 + sum(r[1] for r in below), content))
+            ranks = [rank[child] for child in children[call]]
+            has_input = self._is_input[call] or not all(r[0] for r in ranks)
+            content = hash((self._codes[call], *sorted(r[2] for r in ranks)))
+            rank.append((not has_input, -1 + sum(r[1] for r in ranks), content))
         found: list[int] = []
         waiting = [_EXIT]
         while waiting:
             call = waiting.pop()
             found.append(call)
-            waiting += _arranged(sorted(children[call], key=rank.__getitem__), needs[call])
+            below = children[call]
+            if len(below) > 1:
+                below = _arranged(sorted(below, key=rank.__getitem__), needs[call])
+            waiting += below
         return found[:0:-1]
 
 
-def _arranged(calls: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Sequence[int]:
+def _arranged(calls: list[int], pairs: Sequence[tuple[int, int]]) -> list[int]:
     """Return calls in their order, or else in one where each comes after those it needs.
 
     Calls beside the longest way, such as those that hand on a mask or collect the outputs of all
@@ -230,7 +238,15 @@ class _Sequence:
         self._namespaces = namespaces
         self._place = {node_id: place for place, node_id in enumerate(order)}
         nodes = [graph.node(node_id) for node_id in order]
-        self._outlines = [(node.class_name, node.outputs) for node in nodes]
+        outlines: dict[Hashable, int] = {}
+        self._outlines = np.array(
+            [outlines.setdefault((n.class_name, n.outputs), len(outlines)) for n in nodes]
+        )
+        self._extended: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._budget = max(_MOST_EXTENDED, 8 * len(nodes))
+        self._targets = [
+            sorted({self._place[edge.target] for edge in graph.outgoing[i]}) for i in order
+        ]
         ports: dict[tuple[str, int], int] = {}
         items: list[tuple[int, int]] = []
         self._call_of: list[int] = []  # item -> its call
@@ -253,28 +269,34 @@ class _Sequence:
         Items that begin the same 1, 2, 4, ... items as earlier ones suggest the periods.
         """
         known: dict[int, list[tuple[int, int]]] = {}  # period -> ranges of items, in order
-        tried = [0] * len(self._codes)
-        words, length = self._codes, 1
-        while length <= _LONGEST_BLOCK and len(set(words)) < len(words):
-            latest: dict[int, int] = {}
-            for item, word in enumerate(words):
-                period = item - latest.get(word, item)
-                latest[word] = item
-                if period and tried[item] != period:
-                    tried[item] = period
-                    ranges = known.setdefault(period, [])
-                    place = bisect(ranges, (item, len(words)))
-                    if place and item < ranges[place - 1][1]:
-                        continue
-                    start, end = self._matching(item, period)
-                    ranges.insert(place, (start, max(end, item + 1)))
-                    if end - start >= period:
-                        repeat = self._repeat(start - period, end, period)
-                        if repeat is not None:
-                            yield repeat
-            longer: dict[tuple[int, int], int] = {}
-            pairs = zip(words, words[length:], strict=False)
-            words = [longer.setdefault(pair, len(longer)) for pair in pairs]
+        for item, period in self._suggestions():
+            ranges = known.setdefault(period, [])
+            place = bisect(ranges, (item, len(self._codes)))
+            if place and item < ranges[place - 1][1]:
+                continue
+            start, end = self._matching(item, period)
+            ranges.insert(place, (start, max(end, item + 1)))
+            if end - start >= period:
+                repeat = self._repeat(start - period, end, period)
+                if repeat is not None:
+                    yield repeat
+
+    def _suggestions(self) -> Iterator[tuple[int, int]]:
+        """Yield (item, period) where items begin the same 1, 2, 4, ... items as earlier ones."""
+        tried = np.zeros(len(self._codes), int)
+        words, length = np.array(self._codes), 1
+        while length <= _LONGEST_BLOCK and len(words):
+            values, words = np.unique(words, return_inverse=True)
+            if len(values) == len(words):
+                break
+            order = np.argsort(words, kind="stable")
+            again = words[order[1:]] == words[order[:-1]]
+            periods = np.zeros(len(words), int)
+            periods[order[1:]] = np.where(again, np.diff(order), 0)
+            (new,) = np.nonzero((periods > 0) & (periods != tried[: len(words)]))
+            tried[new] = periods[new]
+            yield from zip(new.tolist(), periods[new].tolist(), strict=True)
+            words = words[:-length] * len(values) + words[length:]
             length *= 2
 
     def _matching(self, item: int, period: int) -> tuple[int, int]:
@@ -323,27 +345,35 @@ class _Sequence:
             )
 
         begin = min(range(first, min(first + size, last - 2 * size + 1)), key=cost)
-        members = self._members(begin, last - (last - begin) % size, size)
-        end = begin + len(members) * size
-        if self._is_stack(members):
+        end = last - (last - begin) % size
+        extended = self._extended.setdefault((size, begin % size), [])
+        place = bisect(extended, (begin, len(self.ids)))
+        if place and end <= extended[place - 1][1]:
+            return None  # it is part of one that was found already
+        members = self._members(begin, end, size)
+        if not self._is_stack(members):
+            return Repeat(members, parallel=True) if self._are_branches(members) else None
+        own = end - begin
+        if self._budget > 0:
             while begin - size >= alike[0] and self._feeds(begin - size, size):
                 begin -= size
             while end + size <= alike[1] and self._feeds(end - size, size):
                 end += size
-            return Repeat(self._members(begin, end, size), parallel=False)
-        return Repeat(members, parallel=True) if self._are_branches(members) else None
+        self._budget -= end - begin - own
+        insort(extended, (begin, end))
+        return Repeat(self._members(begin, end, size), parallel=False)
 
     def _members(self, begin: int, end: int, size: int) -> tuple[tuple[str, ...], ...]:
         return tuple(tuple(self.ids[at : at + size]) for at in range(begin, end, size))
 
     def _alike(self, first: int, last: int, size: int) -> tuple[int, int]:
         """Return the range around some calls in which classes and shapes go on to repeat."""
-        outlines = self._outlines
-        while first and outlines[first - 1] == outlines[first - 1 + size]:
-            first -= 1
-        while last < len(outlines) and outlines[last] == outlines[last - size]:
-            last += 1
-        return first, last
+        (ends,) = np.nonzero(self._outlines[:-size] != self._outlines[size:])
+        before, after = np.searchsorted(ends, (first, last - size))
+        return (
+            int(ends[before - 1]) + 1 if before else 0,
+            int(ends[after]) + size if after < len(ends) else len(self.ids),
+        )
 
     def _start(self, call: int) -> int:
         return self._end[call - 1] if call else 0
@@ -360,21 +390,22 @@ class _Sequence:
         """Return how many calls of a range have some number of users beyond each place in it."""
         change = [0] * (last - first + 2)
         for place in range(first, last):
-            targets = {self._place[e.target] for e in self.graph.outgoing[self.ids[place]]}
+            targets = self._targets[place]
             if len(targets) >= users:
-                farthest = sorted(targets)[-users]
+                farthest = targets[-users]
                 change[place + 1 - first] += 1
                 change[min(farthest, last) + 1 - first] -= 1
         return list(accumulate(change))
 
     def _feeds(self, begin: int, size: int) -> bool:
         """Return whether one of `size` calls feeds one of the next `size` calls."""
-        following = range(begin + size, begin + 2 * size)
-        return any(
-            self._place[edge.target] in following
-            for node_id in self.ids[begin : begin + size]
-            for edge in self.graph.outgoing[node_id]
-        )
+        middle, end = begin + size, begin + 2 * size
+        for targets in self._targets[begin:middle]:
+            if targets and targets[-1] >= middle:
+                place = bisect(targets, middle - 1)
+                if targets[place] < end:
+                    return True
+        return False
 
     def _is_stack(self, members: Sequence[tuple[str, ...]]) -> bool:
         """Return whether members have weights, and each feeds the next one."""
