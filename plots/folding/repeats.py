@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
 
-import numpy as np
-
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, depth_of
 from plots.layers import is_identity_like, is_norm
@@ -239,9 +237,10 @@ class _Sequence:
         self._place = {node_id: place for place, node_id in enumerate(order)}
         nodes = [graph.node(node_id) for node_id in order]
         outlines: dict[Hashable, int] = {}
-        self._outlines = np.array(
-            [outlines.setdefault((n.class_name, n.outputs), len(outlines)) for n in nodes]
-        )
+        self._outlines = [
+            outlines.setdefault((n.class_name, n.outputs), len(outlines)) for n in nodes
+        ]
+        self._known_alike: dict[int, list[tuple[int, int]]] = {}
         self._extended: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._budget = max(_MOST_EXTENDED, 8 * len(nodes))
         self._targets = [
@@ -283,20 +282,22 @@ class _Sequence:
 
     def _suggestions(self) -> Iterator[tuple[int, int]]:
         """Yield (item, period) where items begin the same 1, 2, 4, ... items as earlier ones."""
-        tried = np.zeros(len(self._codes), int)
-        words, length = np.array(self._codes), 1
-        while length <= _LONGEST_BLOCK and len(words):
-            values, words = np.unique(words, return_inverse=True)
-            if len(values) == len(words):
-                break
-            order = np.argsort(words, kind="stable")
-            again = words[order[1:]] == words[order[:-1]]
-            periods = np.zeros(len(words), int)
-            periods[order[1:]] = np.where(again, np.diff(order), 0)
-            (new,) = np.nonzero((periods > 0) & (periods != tried[: len(words)]))
-            tried[new] = periods[new]
-            yield from zip(new.tolist(), periods[new].tolist(), strict=True)
-            words = words[:-length] * len(values) + words[length:]
+        tried = [0] * len(self._codes)
+        words: list[int] = self._codes
+        length, different, before = 1, len(set(words)), 0
+        while length <= _LONGEST_BLOCK and different < len(words):
+            if different > before:  # else longer words differ where shorter ones did
+                latest: dict[int, int] = {}
+                for item, word in enumerate(words):
+                    period = item - latest.get(word, item)
+                    latest[word] = item
+                    if period and tried[item] != period:
+                        tried[item] = period
+                        yield item, period
+            before = len(set(words[:-length]))
+            pairs = list(zip(words, words[length:], strict=False))
+            numbers = dict(zip(pairs, range(len(pairs)), strict=True))
+            words, different = [numbers[pair] for pair in pairs], len(numbers)
             length *= 2
 
     def _matching(self, item: int, period: int) -> tuple[int, int]:
@@ -368,12 +369,27 @@ class _Sequence:
 
     def _alike(self, first: int, last: int, size: int) -> tuple[int, int]:
         """Return the range around some calls in which classes and shapes go on to repeat."""
-        (ends,) = np.nonzero(self._outlines[:-size] != self._outlines[size:])
-        before, after = np.searchsorted(ends, (first, last - size))
-        return (
-            int(ends[before - 1]) + 1 if before else 0,
-            int(ends[after]) + size if after < len(ends) else len(self.ids),
-        )
+        before = self._alike_around(first - 1, size)
+        after = self._alike_around(last - size, size)
+        return before[0] if before else first, after[1] + size if after else last
+
+    def _alike_around(self, place: int, size: int) -> tuple[int, int] | None:
+        """Return the range around a call in which outlines are those `size` calls later."""
+        outlines = self._outlines
+        count = len(outlines) - size
+        if not 0 <= place < count or outlines[place] != outlines[place + size]:
+            return None
+        known = self._known_alike.setdefault(size, [])
+        at = bisect(known, (place, count))
+        if at and place < known[at - 1][1]:
+            return known[at - 1]
+        start, end = place, place + 1
+        while start and outlines[start - 1] == outlines[start - 1 + size]:
+            start -= 1
+        while end < count and outlines[end] == outlines[end + size]:
+            end += 1
+        known.insert(at, (start, end))
+        return start, end
 
     def _start(self, call: int) -> int:
         return self._end[call - 1] if call else 0
