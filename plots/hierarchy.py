@@ -120,16 +120,15 @@ def _at_the_end_of_blocks(graph: Graph, left: Mapping[str, list[str]]) -> dict[s
     for node_id, blocks in left.items():
         for block in blocks:
             ends[stem_and_number(block)[0]][block].add(graph.node(node_id).class_name)
+    counts = {  # stack -> class -> number of blocks that end in a call of it
+        stack: Counter(name for classes in blocks.values() for name in classes)
+        for stack, blocks in ends.items()
+    }
     inside = {}
     for node_id, blocks in left.items():
         for block in reversed(blocks):
-            siblings = [
-                classes
-                for other, classes in ends[stem_and_number(block)[0]].items()
-                if other != block
-            ]
-            class_name = graph.node(node_id).class_name
-            if not siblings or any(class_name in classes for classes in siblings):
+            stack, _ = stem_and_number(block)
+            if len(ends[stack]) == 1 or counts[stack][graph.node(node_id).class_name] > 1:
                 inside[node_id] = block
                 break
     return inside
