@@ -11,7 +11,7 @@ from small_text_models import PAIRS, TEXT, corpus, text_model
 import functional_models as fm
 from functional_models.batches import PairBatches, TokenBatches
 from functional_models.callbacks import Record, SampleText
-from functional_models.progress import Progress, duration, report_line
+from functional_models.progress import Progress, duration, header, report_line
 from functional_models.recipe import Recipe
 from functional_models.training import evaluate, train
 
@@ -204,18 +204,16 @@ class Spy(keras.callbacks.Callback):
 def test_a_finished_run_goes_on_with_more_steps(tmp_path, capsys):
     """It continues the weights, the optimizer and the data, on the longer schedule."""
     recipe = dataclasses.replace(RECIPE, schedule="constant")
-    data = corpus("decoder_only")
     whole, first, second = (text_model("decoder_only", seed=seed) for seed in (0, 0, 17))
-    expected = whole.fit(data, recipe=recipe, steps=12, progress=False)
-    first.fit(data, recipe=recipe, steps=6, folder=tmp_path, progress=False)
-    found = second.fit(data, recipe=recipe, steps=12, folder=tmp_path)
+    expected = whole.fit(TEXT, recipe=recipe, steps=12, progress=False)
+    first.fit(TEXT, recipe=recipe, steps=6, folder=tmp_path, progress=False)
+    found = second.fit(TEXT, recipe=recipe, steps=12, folder=tmp_path)
     assert "going on from step 6" in capsys.readouterr().out
     assert without_times(found) == without_times(expected)
-    again = text_model("decoder_only", seed=5)
-    assert again.fit(data, recipe=recipe, steps=12, folder=tmp_path) == found
+    assert second.fit(TEXT, recipe=recipe, steps=12, folder=tmp_path) == found
     assert "holds this run, finished" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"different steps \(12 saved, 11 given\)"):
-        again.fit(data, recipe=recipe, steps=11, folder=tmp_path)
+        second.fit(TEXT, recipe=recipe, steps=11, folder=tmp_path)
 
 
 # Best weights
@@ -247,10 +245,12 @@ def test_weights_are_saved_whenever_the_loss_is_the_lowest():
     saved = []
     validate = iter(losses)
     record = Record(lambda: {"loss": next(validate)}, lambda: saved.append(record.step))
-    for _ in losses:
+    for loss in losses:
+        logs = {"cross_entropy": 9.0, "token_accuracy": 0.5, "tokens": 7.0}
         record.on_epoch_begin(0)
         record.on_train_batch_end(0)
-        record.on_epoch_end(0, {"cross_entropy": 9.0, "token_accuracy": 0.5, "tokens": 7.0})
+        record.on_epoch_end(0, logs)
+        assert logs["val_loss"] == loss  # for the callbacks that follow
     assert saved == [1, 2, 5]
 
 
@@ -359,16 +359,17 @@ def test_reports_print_a_line_and_a_sample(capsys):
     assert len(samples) == 2
 
 
-def test_the_header_says_what_is_trained_where_and_how(capsys):
-    lm = text_model("decoder_only")
-    lm.fit(TEXT, steps=2, report_every=2, batch_size=5, block=7, learning_rate=0.0125)
-    first, second = capsys.readouterr().out.splitlines()[:2]
-    assert first.startswith(f"{lm.model.count_params():,} parameters, float32, on ")
+def test_the_header_says_what_is_trained_where_and_how():
+    model = text_model("decoder_only").model
+    batches = TokenBatches(np.arange(3, 98), block=7, batch_size=5)
+    recipe = Recipe(steps=2, batch_size=5, learning_rate=0.0125).for_width(14)
+    first, second = header(model, batches, recipe).splitlines()
+    assert first.startswith(f"{model.count_params():,} parameters, float32, on ")
     assert {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}[
         keras.backend.backend()
     ] in first
-    # 494 tokens are 70 blocks of 7 and a next token; one block less is used, for the offset
-    assert second.startswith("2 steps of 5 sequences, 0.14 passes over the data; ")
+    # 95 tokens are 13 blocks of 7 and a next token; one block less is used, for the offset
+    assert second.startswith("2 steps of 5 sequences, 0.67 passes over the data; ")
     assert second.endswith("learning rate 0.013, cosine after 1 step of warm-up")
 
 
@@ -405,6 +406,7 @@ def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
 
 
+@pytest.mark.slow
 def test_callbacks_of_keras_see_the_validation_loss_and_can_stop_the_run():
     lm = text_model("decoder_only")
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=100.0)
