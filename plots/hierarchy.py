@@ -40,6 +40,7 @@ def with_number(stem: str, number: int) -> str:
 
 
 @once_per_graph
+@once_per_graph
 def find_namespaces(graph: Graph) -> dict[str, str]:
     """Return the namespace in which each call is drawn: id -> namespace.
 
@@ -205,6 +206,8 @@ def enclosing_block(namespace: str) -> str:
 
 def common_namespace(first: str, second: str) -> str:
     """Return the longest common namespace: "a.b" for "a.b.c" and "a.b.d.e"."""
+    if first == second:
+        return first
     pairs = zip(first.split("."), second.split("."), strict=False)
     return ".".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -311,6 +311,7 @@ def _value_into(flow: Reachability, node: Node) -> Value | None:
 # Norms on a path --------------------------------------------------------------------------------
 
 
+@once_per_graph
 def past_identities(graph: Graph) -> Reachability:
     """Return the data flow through identity-like calls: it stops at all others."""
     return data_flow(graph, stop=lambda node: not is_identity_like(node))

@@ -112,7 +112,12 @@ class Reachability:
 
     def _reached(self, neighbours: Iterable[str], known: Mapping[str, int]) -> int:
         """Return the bits of some neighbours, and of what is known to lie beyond them."""
-        return _union(self._bit[n] | (0 if n in self._stops else known[n]) for n in neighbours)
+        bits = 0
+        for neighbour in neighbours:
+            bits |= self._bit[neighbour]
+            if neighbour not in self._stops:
+                bits |= known[neighbour]
+        return bits
 
     def _ids(self, bits: int) -> list[str]:
         found = []
@@ -159,6 +164,12 @@ def once_per_graph(function: Callable[[Graph], Result]) -> Callable[[Graph], Res
         return result
 
     return cached
+
+
+@once_per_graph
+def reachability(graph: Graph) -> Reachability:
+    """Return the reachability along all edges."""
+    return Reachability(graph)
 
 
 class CycleError(ValueError):

@@ -9,9 +9,12 @@ import keras
 import plots_models
 import pytest
 from keras import layers
+from small_graphs import WIDTH, made
 from unnamed_models import (
     DIFFERENT,
     REPEATED,
+    closed_layers,
+    conformer,
     conv_mixer,
     dense_net,
     dilated,
@@ -19,8 +22,12 @@ from unnamed_models import (
     growing_rates,
     many_inputs,
     mixer,
+    mobile_net,
+    post_norm,
     res_net,
     residual_dense,
+    two_streams,
+    vision_transformer,
 )
 
 import plots
@@ -29,6 +36,14 @@ from plots.graph import check_graph
 from plots.hierarchy import enclosing_namespaces, find_namespaces
 from plots.renderers.html import page_data
 from plots.skips import mark_skip_paths
+
+# Building these takes longest; the others have blocks of the same kinds.
+SLOW = {vision_transformer, post_norm, mixer, conformer, mobile_net, two_streams, closed_layers}
+
+
+def params(models):
+    slow = pytest.mark.slow
+    return [pytest.param(model, marks=slow) if model in SLOW else model for model in models]
 
 
 @functools.cache
@@ -42,7 +57,7 @@ def times_of(graph, node):
     return prod(graph.repeats.get(name, 1) for name in names)
 
 
-@pytest.mark.parametrize("model", REPEATED)
+@pytest.mark.parametrize("model", params(REPEATED))
 def test_blocks_without_names_are_folded(model):
     whole = graph_of(model)
     folded = plots.fold(whole)
@@ -65,7 +80,7 @@ def test_six_equal_blocks_are_drawn_as_one():
     assert classes == ["InputLayer", "LayerNormalization", "Dense", "Add", "Dense"]
 
 
-@pytest.mark.parametrize("model", REPEATED)
+@pytest.mark.parametrize("model", params(REPEATED))
 def test_the_calls_of_a_run_correspond_one_by_one(model):
     graph = graph_of(model)
     for run in block_runs(graph):
@@ -86,7 +101,7 @@ def counted(model):
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
-@pytest.mark.parametrize("model", REPEATED)
+@pytest.mark.parametrize("model", params(REPEATED))
 def test_counts_of_a_folded_graph_add_up_to_those_of_the_whole(model, blocks):
     graph = counted(model)
     folded = plots.fold(graph, blocks=blocks)
@@ -99,7 +114,7 @@ def test_counts_of_a_folded_graph_add_up_to_those_of_the_whole(model, blocks):
         assert sum(values) == pytest.approx(overlay.number(overlay.whole))
 
 
-@pytest.mark.parametrize("model", [conv_mixer, mixer])
+@pytest.mark.parametrize("model", params([conv_mixer, mixer]))
 def test_names_do_not_matter(model):
     numbers = random.Random(17)
     name = lambda: "".join(numbers.choices("abc_123-", k=9)).replace("_", "x", 1)  # noqa: E731
@@ -161,29 +176,13 @@ def test_the_first_block_of_a_stage_shows_its_projection():
     ],
 )
 def test_numbers_have_to_progress(numbers, times):
-    x = inputs = keras.Input((7,))
-    for number in numbers:
-        x = x + layers.Dropout(number)(layers.Dense(7)(x))
-    folded = plots.fold(plots.read_graph(keras.Model(inputs, x)))
-    assert list(folded.repeats.values()) == times
-
-
-class Indexed(layers.Layer):
-    """A closed block that knows its place and its window."""
-
-    def __init__(self, index, window, **options):
-        super().__init__(**options)
-        self.index, self.window = index, window
-        self.dense = layers.Dense(7)
-
-    def build(self, shape):
-        self.dense.build(shape)
-
-    def call(self, x):
-        return self.dense(x)
-
-    def get_config(self):
-        return {**super().get_config(), "index": self.index, "window": self.window}
+    calls = [("x", "InputLayer", [])]
+    for place, number in enumerate(numbers):
+        source = calls[-1][0]
+        calls.append((f"dense#{place}", "Dense", [source], {"units": WIDTH}))
+        calls.append((f"dropout#{place}", "Dropout", [calls[-1][0]], {"rate": number}))
+        calls.append((f"add#{place}", "Add", [source, calls[-1][0]]))
+    assert list(plots.fold(made(*calls)).repeats.values()) == times
 
 
 @pytest.mark.parametrize(
@@ -196,10 +195,11 @@ class Indexed(layers.Layer):
     ],
 )
 def test_blocks_may_know_their_index(windows, times, note):
-    x = inputs = keras.Input((5, 7))
+    calls = [("x", "InputLayer", [])]
     for index, window in enumerate(windows):
-        x = Indexed(index, window, name=f"layer_{index}")(x)
-    folded = plots.fold(plots.read_graph(keras.Model(inputs, x), open_layers=False))
+        config = {"units": WIDTH, "index": index, "window": window}
+        calls.append((f"layer_{index}", "Dense", [calls[-1][0]], config))
+    folded = plots.fold(made(*calls))
     assert list(folded.repeats.values()) == times
     assert note in [found.text for found in folded.notes]
 

@@ -24,7 +24,7 @@ from plots.layers import (
     is_softmax,
 )
 from plots.skips import Stream, calls_at, past_identities, residual_streams
-from plots.traversal import Reachability, once_per_graph
+from plots.traversal import Reachability, once_per_graph, reachability
 
 NOT_DIFFERENTIABLE: set[str] = {
     "Ceil",
@@ -133,13 +133,13 @@ def norm_on_branch_output(graph: Graph) -> Iterator[Note]:
 def no_final_norm(graph: Graph) -> Iterator[Note]:
     """A pre-norm stream ends without a norm after its last merge."""
     streams = residual_streams(graph)
-    reachability = Reachability(graph)
+    reached = reachability(graph)
     for stream in streams:
         end = stream.paths[-1].target
         if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         roots = (other.root for other in streams if other is not stream)
-        feeds_another = any(root != end and reachability.depends(root, on=end) for root in roots)
+        feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
         if not feeds_another and not meets_a_norm(graph, end):
             yield finding(
                 [end],
@@ -258,7 +258,7 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
     """The skip path of a feed-forward starts before the attention: x + f(x + attention(x))."""
     attentions, _, _ = attentions_with_masks(graph)
     attended = {attention.output for attention in attentions}
-    reachability = Reachability(graph)
+    reached = reachability(graph)
     for stream in residual_streams(graph):
         closed_by = {path.target: path for path in stream.paths}
         lost: list[str] = []
@@ -269,7 +269,7 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
             if not merges or closed_by[merges[-1]].source != long_path.source:
                 continue  # it bypasses a whole stack
             last = closed_by[merges[-1]]
-            behind = {*reachability.descendants(last.target)} - stream.bypassed
+            behind = {*reached.descendants(last.target)} - stream.bypassed
             own = [i for i in long_path.bypassed if i in behind and _has_sublayer(graph, [i])]
             before = [node_id for node_id in last.bypassed if node_id in attended]
             if before and len(own) > 1:
@@ -323,7 +323,7 @@ def _unlike_their_siblings(graph: Graph, bypassed: set[str]) -> Iterator[str]:
         if block and node.has_own_name and node.parameters and not is_norm(node):
             stack, _ = numbered(block) or (block, -1)
             siblings.setdefault((stack, node.id.removeprefix(block)), []).append(node.id)
-    reachability = Reachability(graph)
+    reached = reachability(graph)
 
     def continues(node_id: str) -> bool:
         """Return whether a call leads to weights outside of its sublayer, not just to an output.
@@ -331,7 +331,7 @@ def _unlike_their_siblings(graph: Graph, bypassed: set[str]) -> Iterator[str]:
         Where a model returns internal activations, the graph lacks the rest of the last block.
         """
         inside = f"{graph.node(node_id).namespace}."
-        after = (graph.node(other) for other in reachability.descendants(node_id))
+        after = (graph.node(other) for other in reached.descendants(node_id))
         return any(n.parameters and not f"{n.namespace}.".startswith(inside) for n in after)
 
     for ids in siblings.values():

@@ -247,19 +247,20 @@ class _Sequence:
             sorted({self._place[edge.target] for edge in graph.outgoing[i]}) for i in order
         ]
         ports: dict[tuple[str, int], int] = {}
-        items: list[tuple[int, int]] = []
+        self._codes: list[int] = []
+        self._sources: list[int] = []
         self._call_of: list[int] = []  # item -> its call
-        self._end: list[int] = []  # call -> the item after its last one
+        starts = [0]
         for place, node in enumerate(nodes):
+            begin = len(self._codes)
             for edge in graph.incoming[node.id]:
-                port = ports.setdefault((edge.port, edge.output), -1 - len(ports))
-                items.append((port, self._place[edge.source]))
-            items.append((codes[node.id], self._place.get(node.layer, place)))
-            self._call_of += [place] * (len(items) - len(self._call_of))
-            self._end.append(len(items))
-        starts = [0, *self._end]
-        self._codes = [code for code, _ in items]
-        self._sources = [source for _, source in items]
+                self._codes.append(ports.setdefault((edge.port, edge.output), -1 - len(ports)))
+                self._sources.append(self._place[edge.source])
+            self._codes.append(codes[node.id])
+            self._sources.append(self._place.get(node.layer, place))
+            self._call_of += [place] * (len(self._codes) - begin)
+            starts.append(len(self._codes))
+        self._end = starts[1:]  # call -> the item after its last one
         self._distances = [at - starts[source + 1] for at, source in enumerate(self._sources)]
 
     def repeats(self) -> Iterator[Repeat]:
@@ -283,10 +284,11 @@ class _Sequence:
     def _suggestions(self) -> Iterator[tuple[int, int]]:
         """Yield (item, period) where items begin the same 1, 2, 4, ... items as earlier ones."""
         tried = [0] * len(self._codes)
-        words: list[int] = self._codes
-        length, different, before = 1, len(set(words)), 0
-        while length <= _LONGEST_BLOCK and different < len(words):
-            if different > before:  # else longer words differ where shorter ones did
+        size, length, before = len(self._codes), 1, 0
+        numbers = dict(zip(self._codes, range(size), strict=True))
+        words = [numbers[code] for code in self._codes]
+        while length <= _LONGEST_BLOCK and len(numbers) < len(words):
+            if len(numbers) > before:  # else longer words differ where shorter ones did
                 latest: dict[int, int] = {}
                 for item, word in enumerate(words):
                     period = item - latest.get(word, item)
@@ -295,9 +297,9 @@ class _Sequence:
                         tried[item] = period
                         yield item, period
             before = len(set(words[:-length]))
-            pairs = list(zip(words, words[length:], strict=False))
+            pairs = [one * size + next_ for one, next_ in zip(words, words[length:], strict=False)]
             numbers = dict(zip(pairs, range(len(pairs)), strict=True))
-            words, different = [numbers[pair] for pair in pairs], len(numbers)
+            words = [numbers[pair] for pair in pairs]
             length *= 2
 
     def _matching(self, item: int, period: int) -> tuple[int, int]:

@@ -63,14 +63,16 @@ class _Comparisons:
         # Blocks with equal numbers have the same structure, and the same quantities.
         structures: dict[Hashable, int] = {}
         quantities: dict[Hashable, int] = {}
-        self._structures = []
-        self._quantities = []
-        for block in stack:
-            calls = block.signature
-            structure = tuple((call.kind, call.sources, call.repeats) for call in calls)
-            self._structures.append(structures.setdefault(structure, len(structures)))
-            values = tuple(call.quantities for call in calls)
-            self._quantities.append(quantities.setdefault(values, len(quantities)))
+        codes: dict[int, tuple[int, int]] = {}  # by identity: most calls share a signature
+        for call in {id(call): call for block in stack for call in block.signature}.values():
+            structure = call.kind, call.sources, call.repeats
+            codes[id(call)] = (
+                structures.setdefault(structure, len(structures)),
+                quantities.setdefault(call.quantities, len(quantities)),
+            )
+        numbers = [[codes[id(call)] for call in block.signature] for block in stack]
+        self._structures = [tuple(structure for structure, _ in block) for block in numbers]
+        self._quantities = [tuple(values for _, values in block) for block in numbers]
         self._stops: dict[tuple[int, int], int] = {}
         self._changes: dict[tuple[int, int], _Change] = {}
 

@@ -165,6 +165,7 @@ def signed(graph: Graph, stack: Sequence[tuple[str, Sequence[Node]]], feeds: boo
         return "outside", of
 
     calls = call_signatures(graph)
+    known: dict[Hashable, Signature] = {}  # blocks that are alike share signatures
     blocks = []
     for number, (name, nodes) in enumerate(stack):
         found = []
@@ -172,8 +173,10 @@ def signed(graph: Graph, stack: Sequence[tuple[str, Sequence[Node]]], feeds: boo
             call = calls[node.id]
             sources = tuple(source(edge.source, number) for edge in graph.incoming[node.id])
             around = repeats_around(graph, node, name)
-            signature = call.kind, call.numbers, call.sizes, call.parameters, call.ports
-            found.append(Signature(*signature, sources, around))
+            key = id(call), sources, around
+            if key not in known:
+                known[key] = replace(call, sources=sources, repeats=around)
+            found.append(known[key])
         blocks.append(Block(name, tuple(nodes), tuple(found)))
     # Inputs of the first blocks come from outside the stack, not from a previous block.
     for number in range(min(_REACH, len(blocks))) if feeds else ():
