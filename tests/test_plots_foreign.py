@@ -203,6 +203,7 @@ def test_json_gives_the_same_graph_again(application):
         assert again.to_json() == text
 
 
+@pytest.mark.filterwarnings("ignore:.*too large to read:UserWarning")
 def test_every_renderer_draws_it(application):
     graph = plots.apply_plugins(application.opened, ["skip_paths", "parameters", "flops"])
     with warnings.catch_warnings():

@@ -36,6 +36,7 @@ from plots.skips import mark_skip_paths
         (layers.ZeroPadding2D(((0, 1), (2, 2))), (17, 19, 2), "padding 0+1 × 2"),
         (layers.UpSampling2D(2, interpolation="bilinear"), (17, 19, 2), "× 2×2, bilinear"),
         (layers.Dense(1301), (3,), "1,301 units"),
+        (layers.Dense(1), (3,), "1 unit"),
         (layers.Dense(5, activation=layers.LeakyReLU()), (3,), "5 units, LeakyReLU"),
         (layers.EinsumDense("btd,dnh->btnh", (None, 5, 7)), (11, 3), "5 × 7"),
         (layers.LSTM(5), (11, 3), "5 units"),

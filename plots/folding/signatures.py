@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plots.annotations import DIFFERENCES
-from plots.graph import Constant, Graph, Node
+from plots.graph import Constant, Graph, Node, Tensor
 from plots.hierarchy import depth_of, enclosing_namespaces
 from plots.traversal import once_per_graph
 
@@ -92,7 +92,7 @@ def call_signatures(graph: Graph) -> dict[str, Signature]:
         if alike not in signatures:
             number, numbers = read[text]
             tensors = [*node.outputs, *(tensor for *_, tensor in edges)]
-            ranks = tuple((len(tensor.shape), tensor.dtype, tensor.letters) for tensor in tensors)
+            ranks = tuple((len(t.shape), t.dtype, _letters(t)) for t in tensors)
             ports = tuple(edge[:3] for edge in edges)
             kind = node.kind, node.class_name, number, ranks, ports, marks
             signatures[alike] = Signature(
@@ -104,6 +104,11 @@ def call_signatures(graph: Graph) -> dict[str, Signature]:
             )
         found[node.id] = signatures[alike]
     return found
+
+
+def _letters(tensor: Tensor) -> tuple[str, ...]:
+    """Return the letters of the axes; an axis without one has its size, which is compared apart."""
+    return tuple("" if letter.isdigit() else letter for letter in tensor.letters)
 
 
 def _differences(graph: Graph, node_id: str) -> tuple[tuple[str, str], ...]:

@@ -124,6 +124,10 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{_number(number)} {noun}{'s' * (number != 1)}"
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -145,7 +149,7 @@ def _window(config: Config) -> str:
     """Return filters and kernel of a convolution, or the window of a pooling layer."""
     filters, kernel = config.get("filters"), _sizes(config.get("kernel_size"))
     pool = _sizes(config.get("pool_size"))
-    parts = [f"{_sizes(filters)} filters"] if _is_size(filters) else []
+    parts = [_counted(filters, "filter")] if _is_size(filters) else []
     parts += [kernel if "×" in kernel else f"kernel {kernel}"] if kernel else []
     parts += [pool if "×" in pool else f"pool {pool}"] if pool else []
     return " ".join(parts)
@@ -181,7 +185,7 @@ def _padding(config: Config) -> str:
 def _units(config: Config) -> str:
     if "equation" in config:  # of an EinsumDense
         return _sizes(config.get("output_shape")).removeprefix("?×").replace("×", " × ")
-    return f"{_number(config['units'])} units" if _is_size(config.get("units")) else ""
+    return _counted(config["units"], "unit") if _is_size(config.get("units")) else ""
 
 
 def _heads(config: Config) -> str:
@@ -189,7 +193,7 @@ def _heads(config: Config) -> str:
     if not _is_size(heads):
         return ""
     few = config.get("num_key_value_heads")
-    text = f"{_number(heads)} heads"
+    text = _counted(heads, "head")
     if _is_size(few) and few != heads:
         text = f"{_number(heads)} query heads, {_sizes(few)} key-value heads"
     width = config.get("key_dim", config.get("head_dim"))
