@@ -166,7 +166,7 @@ def test_the_first_block_of_a_stage_shows_its_projection():
 def test_letters_of_axes_do_not_change_what_is_folded():
     graph = plots.read_graph(res_net())
     expected = plots.apply_plugins(graph, ["fold"]).repeats
-    assert len(expected) == 2
+    assert len(expected) == 3
     assert plots.apply_plugins(graph, ["shapes", "fold"]).repeats == expected
 
 
