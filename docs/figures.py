@@ -31,8 +31,10 @@ def costs() -> None:
 
 
 def resnet() -> None:
-    """Draw a model of keras.applications, with its stages, blocks and operations."""
+    """Draw a model of keras.applications, with its blocks, and its stages with operations."""
     model = keras.applications.ResNet50(weights=None)
+    blocks = ["skip_paths", "fold"]
+    plots.draw(model, HERE / "resnet50_blocks.png", plugins=blocks, dpi=60)
     plugins = ["skip_paths", "flops"]
     plots.draw(model, HERE / "resnet50.png", plugins=plugins, depth=1, dpi=72)
 
