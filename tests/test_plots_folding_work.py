@@ -90,13 +90,17 @@ def test_four_times_the_calls_take_about_four_times_the_work(graph):
     assert long < 6.5 * short  # if the work were quadratic, 16
 
 
-def test_ways_through_a_block_are_not_counted_one_by_one():
+def test_ways_through_a_block_are_not_followed_one_by_one():
     calls = [("x", "InputLayer", [])]
-    for block in range(3):
+    for block in range(4):
         start = calls[-1][0]
-        calls.append((f"dense#{block}", "Dense", [start], {"units": WIDTH}))
+        calls.append((f"dense#{block}", "Dense", [start], {"units": 11}))
         for place in range(60):  # 2^60 ways
             last = calls[-1][0]
-            calls.append((f"twice#{block}{place}", "Add", [last, last]))
-        calls.append((f"end#{block}", "Add", [calls[-1][0], start]))
-    assert list(plots.fold(made(*calls)).repeats.values()) == [3]
+            calls.append((f"twice#{60 * block + place}", "Add", [last, last]))
+        ends = [calls[-1][0], start]
+        if block == 0:
+            calls.append(("projection#1", "Dense", [start], {"units": 11, "use_bias": False}))
+            ends[1] = "projection#1"
+        calls.append((f"end#{block}", "Add", ends))
+    assert list(plots.fold(made(*calls)).repeats.values()) == [4]
