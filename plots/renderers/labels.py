@@ -149,7 +149,7 @@ def _window(config: Config) -> str:
     """Return filters and kernel of a convolution, or the window of a pooling layer."""
     filters, kernel = config.get("filters"), _sizes(config.get("kernel_size"))
     pool = _sizes(config.get("pool_size"))
-    parts = [_counted(filters, "filter")] if _is_size(filters) else []
+    parts = [_counted(filters, "filter")] if isinstance(filters, int) else []
     parts += [kernel if "×" in kernel else f"kernel {kernel}"] if kernel else []
     parts += [pool if "×" in pool else f"pool {pool}"] if pool else []
     return " ".join(parts)
