@@ -111,7 +111,10 @@ def test_every_call_and_edge_is_drawn_once_and_no_boxes_overlap(name):
         assert apart, (first, second)
 
 
-@pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
+@pytest.mark.parametrize(
+    "rankdir",
+    ["TB", "LR", *(pytest.param(name, marks=pytest.mark.slow) for name in ("BT", "RL"))],
+)
 @pytest.mark.parametrize("name", ["stack", "unnamed"])
 def test_a_strip_is_arranged_in_columns_in_which_the_stream_is_straight(name, rankdir):
     graph = GRAPHS[name]()
