@@ -148,10 +148,10 @@ class Checkpoint(keras.callbacks.Callback):
             saved_run, rows, arrays = _read_checkpoint(self.path)
         except Exception as error:  # a damaged file may fail in any way
             raise ValueError(f"{self.path} is damaged ({type(error).__name__}); {GO_ON}") from error
+        # The default warm-up depends on the steps; it is over when a run is finished.
+        free = ("steps", "warmup_steps") if _is_extended(saved_run, self._run, rows) else ()
         for name, given in self._run.items():
-            if name == "steps" and _is_extended(saved_run.get(name), given, rows):
-                continue
-            if saved_run.get(name) != given:
+            if name not in free and saved_run.get(name) != given:
                 is_short = not isinstance(given, list | dict)
                 values = f" ({saved_run.get(name)} saved, {given} given)" * is_short
                 raise ValueError(
@@ -165,9 +165,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._record.restore(rows)
 
 
-def _is_extended(saved: Any, given: int, rows: list[Row]) -> bool:
+def _is_extended(saved: Mapping[str, Any], given: Mapping[str, Any], rows: list[Row]) -> bool:
     """Return whether a run is finished and would now get more steps."""
-    return bool(rows) and rows[-1]["step"] == saved and saved < given
+    steps = saved.get("steps")
+    is_finished = isinstance(steps, int) and bool(rows) and rows[-1]["step"] == steps
+    return is_finished and steps < given["steps"]
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], list[Row], list[np.ndarray]]:

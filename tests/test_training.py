@@ -203,7 +203,7 @@ class Spy(keras.callbacks.Callback):
 
 def test_a_finished_run_goes_on_with_more_steps(tmp_path, capsys):
     """It continues the weights, the optimizer and the data, on the longer schedule."""
-    recipe = dataclasses.replace(RECIPE, schedule="constant")
+    recipe = dataclasses.replace(RECIPE, schedule="constant", warmup_steps=None)
     whole, first, second = (text_model("decoder_only", seed=seed) for seed in (0, 0, 17))
     expected = whole.fit(TEXT, recipe=recipe, steps=12, progress=False)
     first.fit(TEXT, recipe=recipe, steps=6, folder=tmp_path, progress=False)
