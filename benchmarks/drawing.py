@@ -8,7 +8,7 @@
 an SVG file, without imports, and reads the height of the picture. The peer is
 `keras.utils.plot_model`, which needs Graphviz' `dot` on the PATH; without it only this library is
 measured, with its own Graphviz. Both draw the same model in the same process, in turns. The models
-have no weights (`StatelessScope`), since 175 billion would not fit. With Chromium and playwright,
+have no weights (`abstract=True`), since 175 billion would not fit. With Chromium and playwright,
 it also measures the time from opening the HTML explorer to its picture.
 
 `--only limits` measures single steps on large and dense models, next to the time that each should
@@ -229,8 +229,7 @@ def draw_transformers(rounds: int) -> None:
     if not shutil.which("dot"):
         print("no `dot` on the PATH: keras.utils.plot_model is skipped")
     for variant in VARIANTS:
-        with keras.StatelessScope(initialize_variables=False):
-            model = builders.build_decoder_only(variant)
+        model = builders.build_decoder_only(variant, abstract=True)
         calls = len(plots.read_graph(model).nodes)
         print(f"\n{variant}: {calls} calls, {model.count_params():,} parameters")
         seconds: dict[str, list[float]] = {name: [] for name in contenders()}

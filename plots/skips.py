@@ -94,12 +94,13 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
     terms, last = _terms(flow, merge)
     if len(terms) < 2:
         return []
+    subtracted = {end: _subtracted(flow, end) for end, _ in terms}
     for projected in (False, True):
         lines = []
         for term in terms:
             stream = _projected(flow, term) if projected else _unchanged(flow, term, found)
             ends = [other for other, _ in terms if (other, _) != term]
-            lines.append(_line_along(flow, merge, stream, ends, last, projected))
+            lines.append(_line_along(flow, merge, stream, ends, subtracted, last, projected))
         if those := [line for line in lines if line is not None]:
             return those
     return []
@@ -125,18 +126,22 @@ def _line_along(
     merge: Node,
     stream: Iterable[Value],
     ends: list[str],
+    subtracted: Mapping[str, list[Value]],
     last: list[Value],
     projected: bool,
 ) -> _Line | None:
     """Return the skip path up `stream` (from the merge backwards) to where a branch starts."""
     passed: list[Value] = []
+    away = {value for end in ends for value in subtracted[end]}
     for source in stream:
         through = [node_id for node_id, _ in reversed(passed)]
         takers = [taker for taker in flow.takers(*source) if taker not in through]
-        starts = [taker for taker in takers if any(flow.depends(end, on=taker) for end in ends)]
+        starts = flow.leading_to(ends, takers)
         bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
-        interpolates = any(_subtracts(flow, end, source) for end in ends)
-        if not interpolates and _is_branch(flow, merge, bypassed, through, starts, projected):
+        is_branch = source not in away and _is_branch(
+            flow, merge, bypassed, through, starts, projected
+        )
+        if is_branch:
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
             ids = (source[0], merge.id, tuple(between), tuple(bypassed))
             path = SkipPath(*ids, norms=(), projected=projected)
@@ -154,12 +159,11 @@ def _is_branch(
     projected: bool,
 ) -> bool:
     """Return whether the bypassed calls are the branch of a skip path that passes `through`."""
+    if _calls_that_compute(flow.graph).isdisjoint(bypassed):
+        return False
     branch = [flow.graph.node(node_id) for node_id in bypassed]
     line = [flow.graph.node(node_id) for node_id in through]
-    if all(_keeps_values(node) or _only_mixes(node) for node in branch):
-        return False
-    has_weights = any(node.parameters or node.shared_parameters for node in branch)
-    if is_subtraction(merge) and not has_weights:
+    if is_subtraction(merge) and not any(n.parameters or n.shared_parameters for n in branch):
         return False
     # Two linear maps added up are no residual block (as in `dense_1(x) + dense_2(x)`).
     if projected and (all(map(_keeps_values, line)) or all(map(is_linear, branch))):
@@ -173,8 +177,14 @@ def _is_branch(
     )
 
 
-def _subtracts(flow: Reachability, end: str, source: Value) -> bool:
-    """Return whether a branch, up to a factor, is the difference of something and its source.
+@once_per_graph
+def _calls_that_compute(graph: Graph) -> frozenset[str]:
+    """Return the ids of the calls that do more than pass on, rearrange or mix values."""
+    return frozenset(n.id for n in graph.nodes if not (_keeps_values(n) or _only_mixes(n)))
+
+
+def _subtracted(flow: Reachability, end: str) -> list[Value]:
+    """Return the values that a branch subtracts at its end, up to a factor.
 
     x + a * (f(x) - x) interpolates between x and f(x), as the gate of a highway network does.
     """
@@ -182,15 +192,15 @@ def _subtracts(flow: Reachability, end: str, source: Value) -> bool:
     while (is_identity_like(node) or is_learned_scale(node)) and len(flow.sources[node.id]) == 1:
         node = flow.graph.node(flow.sources[node.id][0])
     if not is_subtraction(node) or len(flow.incoming[node.id]) != 2:
-        return False
+        return []
     edge = flow.incoming[node.id][1]
-    value = edge.source, edge.output
-    while value != source:
-        node = flow.graph.node(value[0])
-        if not is_identity_like(node) or (before := _value_into(flow, node)) is None:
-            return False
-        value = before
-    return True
+    values: list[Value] = [(edge.source, edge.output)]
+    while is_identity_like(flow.graph.node(values[-1][0])):
+        before = _value_into(flow, flow.graph.node(values[-1][0]))
+        if before is None:
+            break
+        values.append(before)
+    return values
 
 
 def _first_calls(flow: Reachability, starts: list[str], branch: set[str]) -> list[Node]:

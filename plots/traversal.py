@@ -68,6 +68,11 @@ class Reachability:
         from_starts = _union(self._bit[start] | self._after[start] for start in starts)
         return self._ids(from_starts & _union(map(self._up_to, ends)))
 
+    def leading_to(self, ends: Iterable[str], node_ids: Iterable[str]) -> list[str]:
+        """Return those of `node_ids` that any of `ends` depends on, or is."""
+        before = _union(map(self._up_to, ends))
+        return [node_id for node_id in node_ids if before & self._bit[node_id]]
+
     def takers(self, node_id: str, output: int) -> list[str]:
         """Return the ids of the calls that take one output of a call, in order."""
         return self._takers.get((node_id, output), [])
