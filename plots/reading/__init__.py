@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
-from plots.arguments import model_of
+from plots.arguments import collection_paused, model_of
 from plots.graph import Graph, Node, Shape
 from plots.hierarchy import numbered
 from plots.reading.keras_calls import RecordedCall
@@ -27,6 +27,7 @@ _TOKENS = re.compile(r"[^\W\d_]+_\d+(?=_|$)|[^_]+")
 """A word with its number ("stage_0"), or any text between two underscores ("block2a")."""
 
 
+@collection_paused()
 def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool = False) -> Graph:
     """Read a Functional or Sequential Keras model into a plain graph of calls.
 
