@@ -8,6 +8,7 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.elementwise import capped
+from builders.fused import fused, is_fusing
 
 Tensor = Any
 
@@ -18,6 +19,7 @@ def repeat_key_value_heads(x: Tensor, heads: int) -> Tensor:
     return x if groups == 1 else ops.repeat(x, groups, axis=2)
 
 
+@fused
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Return attention weights in float32: (b, n, t, s), mask (1 or b, 1 or t, s) -> same.
 
@@ -60,9 +62,14 @@ class DotProductAttention(Scaled):
     }
 
     def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        key, value = (repeat_key_value_heads(x, query.shape[2]) for x in (key, value))
+        if is_fusing():
+            # TensorFlow has no fused attention: two products, and the softmax as one kernel.
+            query, key, value = (ops.swapaxes(x, 1, 2) for x in (self.scaled(query), key, value))
+            weights = masked_softmax(ops.einsum("bnth,bnsh->bnts", query, key), mask)
+            return ops.swapaxes(ops.matmul(ops.cast(weights, value.dtype), value), 1, 2)
         if mask is not None:
             mask = mask[:, None]  # the same for every head
-        key, value = (repeat_key_value_heads(x, query.shape[2]) for x in (key, value))
         return ops.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
 
     def compute_output_spec(self, query: KerasTensor, *others: KerasTensor | None) -> KerasTensor:

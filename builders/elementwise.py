@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from builders.components import register_component
+from builders.fused import fused
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -70,16 +71,19 @@ class Scale(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
+@fused
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)^2 (So et al. 2021, "Primer", section 3)."""
     return ops.square(ops.relu(x))
 
 
+@fused
 def gelu_tanh(x: Tensor) -> Tensor:
     """The tanh approximation of GELU (Hendrycks and Gimpel 2016, section 2), as in GPT-2."""
     return ops.gelu(x, approximate=True)
 
 
+@fused
 def gelu(x: Tensor) -> Tensor:
     """x times the normal distribution function of x (Hendrycks and Gimpel 2016, section 2)."""
     return ops.gelu(x, approximate=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -283,19 +283,34 @@ class PairBatches(Batches):
         return _hash(self.batch_size, *self.bucket_lengths, np.concatenate(flat))
 
 
-def training_data(batches: Batches, first_step: int = 0) -> Any:
-    """Return an infinite iterator of batches from a step on, for `model.fit`."""
-    return _dataset(lambda: (batches.batch(step) for step in itertools.count(first_step)))
+def training_data(batches: Batches, first_step: int = 0, *, labelled: bool = False) -> Any:
+    """Return an infinite iterator of batches from a step on, for `model.fit`.
+
+    Args:
+        batches: the batches.
+        first_step: index of the first one.
+        labelled: put labels and weights among the inputs too, for a `TrainingGraph`.
+    """
+    return _dataset(lambda: map(batches.batch, itertools.count(first_step)), labelled)
 
 
-def evaluation_data(batches: Batches) -> Any:
-    """Return every example once, for `model.evaluate`."""
-    return _dataset(batches.eval_batches)
+def evaluation_data(batches: Batches, *, labelled: bool = False) -> Any:
+    """Return every example once, for `model.evaluate`; `labelled` as in `training_data`."""
+    return _dataset(batches.eval_batches, labelled)
 
 
-def _dataset(batches: Any) -> Any:
+def _with_labels(batch: Batch) -> Batch:
+    inputs, labels, weights = batch
+    return {"inputs": inputs, "labels": labels, "weights": weights}, labels, weights
+
+
+def _dataset(generate: Callable[[], Iterator[Batch]], labelled: bool) -> Any:
     """Return the batches of a generator function in the best form for the backend."""
     import keras
+
+    def batches() -> Iterator[Batch]:
+        for batch in generate():
+            yield _with_labels(batch) if labelled else batch
 
     if keras.backend.backend() != "tensorflow":
         return batches()

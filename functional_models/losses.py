@@ -51,6 +51,11 @@ class TokenCrossEntropy(keras.losses.Loss):
         return {"label_smoothing": self.label_smoothing, "name": self.name, "dtype": self.dtype}
 
 
+def is_best(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return whether each label is the first of the highest logits, bool (b, t)."""
+    return ops.equal(ops.cast(ops.argmax(logits, axis=-1), labels.dtype), labels)
+
+
 class TokenMean(keras.metrics.Mean, ABC):
     """Weighted mean of a value over all tokens of all batches.
 
@@ -103,8 +108,7 @@ class TokenAccuracy(TokenMean):
     default_name = "token_accuracy"
 
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
-        best = ops.cast(ops.argmax(logits, axis=-1), labels.dtype)
-        return ops.cast(ops.equal(best, labels), self.dtype)
+        return ops.cast(is_best(labels, logits), self.dtype)
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
@@ -123,12 +127,15 @@ class ExactMatch(keras.metrics.Metric):
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         counts = ops.ones_like(y_true) if sample_weight is None else sample_weight
         counts = ops.not_equal(counts, 0)
-        best = ops.cast(ops.argmax(y_pred, axis=-1), y_true.dtype)
-        wrong = ops.logical_and(counts, ops.not_equal(best, y_true))
+        wrong = ops.logical_and(counts, ops.logical_not(self.is_right(y_true, y_pred)))
         rows = ops.any(counts, axis=-1)
         correct = ops.logical_and(rows, ops.logical_not(ops.any(wrong, axis=-1)))
         self.correct.assign_add(ops.sum(ops.cast(correct, self.dtype)))
         self.rows.assign_add(ops.sum(ops.cast(rows, self.dtype)))
+
+    def is_right(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return whether each token is predicted, bool (b, t)."""
+        return is_best(labels, logits)
 
     def result(self) -> Tensor:
         return self.correct / ops.maximum(self.rows, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from functional_models.losses import TokenCrossEntropy, token_metrics
 from functional_models.progress import Progress, header
 from functional_models.recipe import Recipe
 from functional_models.schedules import make_optimizer
+from functional_models.training_graph import TrainingGraph, result_metrics
 
-# Compiled evaluators of models, with and without exact match: repeated evaluation traces once.
-_EVALUATORS: WeakKeyDictionary[keras.Model, dict[bool, keras.Model]] = WeakKeyDictionary()
+# Compiled graphs of models, with and without exact match: repeated evaluation traces once.
+_EVALUATORS: WeakKeyDictionary[keras.Model, dict[Any, TrainingGraph]] = WeakKeyDictionary()
 
 
 def train(
@@ -68,8 +69,13 @@ def train(
         ValueError: the folder holds a run of another model, recipe or data, or the loss is not
             finite.
     """
-    loss = TokenCrossEntropy(recipe.label_smoothing)
-    _compile(model, make_optimizer(recipe), loss, exact_match)
+    optimizer = make_optimizer(recipe)
+    model.compile(
+        optimizer=optimizer,
+        loss=TokenCrossEntropy(recipe.label_smoothing),
+        weighted_metrics=token_metrics(exact_match=exact_match),
+    )
+    graph = _compiled_graph(model, batches, optimizer, exact_match, recipe.label_smoothing)
     validate = None
     if validation is not None:
         validate = partial(evaluate, model, validation, exact_match=exact_match)
@@ -105,14 +111,14 @@ def train(
         while (left := recipe.steps - record.step) > 0:
             every = min(recipe.report_every, left)
             reports = len(record.rows)
-            model.fit(
-                training_data(batches, record.step),
+            graph.fit(
+                training_data(batches, record.step, labelled=True),
                 steps_per_epoch=every,
                 initial_epoch=reports,
                 epochs=reports + left // every,
                 shuffle=False,  # batches are ordered already
                 verbose=0,
-                callbacks=watchers,
+                callbacks=_callbacks_of(model, graph, watchers),
             )
             if model.stop_training:  # by a callback, such as EarlyStopping
                 break
@@ -129,11 +135,16 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
     Returns:
         loss (nats per token), perplexity, token_accuracy, tokens, and exact_match on request.
     """
-    names = {metric.name for metric in token_metrics(exact_match=exact_match)}
-    is_compiled_here = model.compiled and isinstance(model.loss, TokenCrossEntropy)
-    logs = _measure(model, batches) if is_compiled_here else {}
-    if not names <= logs.keys():
-        logs = _measure(_evaluator(model, exact_match), batches)
+    evaluators = _EVALUATORS.setdefault(model, {})
+    key = exact_match, model.dtype_policy.name
+    if key not in evaluators:
+        evaluators[key] = _compiled_graph(model, batches, None, exact_match)
+    logs = evaluators[key].evaluate(
+        evaluation_data(batches, labelled=True),
+        steps=batches.num_eval_batches,
+        verbose=0,
+        return_dict=True,
+    )
     row = {
         "loss": logs["cross_entropy"],
         "perplexity": math.exp(min(logs["cross_entropy"], 700)),
@@ -154,29 +165,35 @@ def bits_per_character(loss: float, tokens: float, characters: int) -> Row:
     return {"bits_per_character": loss * tokens / (characters * math.log(2))}
 
 
-def _evaluator(model: keras.Model, exact_match: bool) -> keras.Model:
-    """Return a model of the same layers, compiled with token metrics."""
-    evaluators = _EVALUATORS.setdefault(model, {})
-    if exact_match not in evaluators:
-        evaluators[exact_match] = keras.Model(model.input, model.output)
-        _compile(evaluators[exact_match], "sgd", TokenCrossEntropy(), exact_match)
-    return evaluators[exact_match]
-
-
-def _measure(model: keras.Model, batches: Batches) -> Row:
-    return model.evaluate(
-        evaluation_data(batches), steps=batches.num_eval_batches, verbose=0, return_dict=True
-    )
-
-
-def _compile(
+def _compiled_graph(
     model: keras.Model,
-    optimizer: keras.optimizers.Optimizer | str,
-    loss: keras.losses.Loss,
+    batches: Batches,
+    optimizer: keras.optimizers.Optimizer | None,
     exact_match: bool,
-) -> None:
-    model.compile(
-        optimizer=optimizer,
-        loss=loss,
-        weighted_metrics=token_metrics(exact_match=exact_match),
+    label_smoothing: float = 0.0,
+) -> TrainingGraph:
+    """Return the graph that trains or evaluates a model on batches."""
+    tokens = batches.batch_size * batches.longest
+    graph = TrainingGraph(model, label_smoothing=label_smoothing, tokens=tokens)
+    graph.compile(
+        # Evaluation has no optimizer, but Keras wants one.
+        optimizer=optimizer or "sgd",
+        weighted_metrics=result_metrics(exact_match=exact_match),
     )
+    return graph
+
+
+def _callbacks_of(
+    model: keras.Model, graph: TrainingGraph, watchers: Sequence[keras.callbacks.Callback]
+) -> keras.callbacks.CallbackList:
+    """Return callbacks that see the model, and not the graph that trains it."""
+    model.stop_training = False
+    if keras.backend.backend() == "jax":
+        # Within an epoch the graph has the state, and callbacks may ask the model for it.
+        model.jax_state_sync = graph.jax_state_sync
+
+    def stop(*_: Any, **__: Any) -> None:
+        graph.stop_training = model.stop_training
+
+    follow = keras.callbacks.LambdaCallback(on_train_batch_end=stop, on_epoch_end=stop)
+    return keras.callbacks.CallbackList([*watchers, follow], add_history=True, model=model)

@@ -1,0 +1,267 @@
+"""Cross-entropy of logits that are never all in memory: computed by chunks of tokens.
+
+The logits of a batch are the largest array of a training step, (b, t, v). Here they exist for one
+chunk of tokens at a time, and the gradients of the features and of the kernel are computed in the
+same pass, from the same softmax, as are the metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from builders.elementwise import SoftCap, capped
+from builders.fused import detached, kernel
+from builders.heads import AddBias
+
+Tensor = Any
+
+CHUNK = 1024
+"""Tokens of a chunk. Smaller ones add up the gradient of the kernel more often."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The layers that turn features (n, d) into logits (n, v): cap(features @ kernel + bias).
+
+    Attributes:
+        kernel: variable (d, v), or (v, d) if `is_transposed`.
+        bias: variable (v,), or `None`.
+        cap: of `SoftCap`, or `None`.
+        is_transposed: whether the kernel is an embedding table.
+        dtype: of the product.
+        layers: the layers of the head.
+    """
+
+    kernel: keras.Variable
+    bias: keras.Variable | None
+    cap: float | None
+    is_transposed: bool
+    dtype: str
+    layers: tuple[keras.layers.Layer, ...]
+
+
+def split_head(model: keras.Model) -> tuple[keras.KerasTensor, Head | None]:
+    """Return the features of a model, (b, t, d), and the head that makes logits from them.
+
+    If the last layers are not a dense layer or a tied embedding, with or without a bias and a soft
+    cap, they are the logits, and there is no head.
+    """
+    without = model.output, None
+    layers: list[keras.layers.Layer] = []
+    tensor, cap, bias = model.output, None, None
+
+    def is_last(*classes: type[keras.layers.Layer]) -> bool:
+        return type(_made_by(tensor)[0]) in classes
+
+    def peel() -> keras.KerasTensor:
+        layer, node = _made_by(tensor)
+        layers.append(layer)
+        return node.input_tensors[0]
+
+    if is_last(SoftCap):
+        tensor = peel()
+        cap = layers[-1].cap
+    if is_last(AddBias):
+        tensor = peel()
+        bias = layers[-1].bias
+    layer, node = _made_by(tensor)
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+        return without
+    if is_last(keras.layers.Dense) and bias is None:
+        if layer.activation is not keras.activations.linear or layer.activity_regularizer:
+            return without
+        features = peel()
+        return features, Head(
+            layer.kernel, layer.bias, cap, False, layer.compute_dtype, tuple(layers)
+        )
+    if isinstance(layer, keras.layers.ReversibleEmbedding) and node.arguments.kwargs.get("reverse"):
+        if layer.logit_soft_cap is not None and (cap or bias is not None):
+            return without
+        features = peel()
+        table = layer.embeddings if layer.tie_weights else layer.reverse_embeddings
+        return features, Head(
+            table,
+            bias,
+            layer.logit_soft_cap or cap,
+            layer.tie_weights,
+            layer.reverse_dtype or layer.compute_dtype,
+            tuple(layers),
+        )
+    return without
+
+
+def _made_by(tensor: keras.KerasTensor) -> tuple[Any, Any]:
+    """Return the layer and the node that made a tensor of a graph."""
+    layer, node_index, _ = tensor._keras_history
+    return layer, layer._inbound_nodes[node_index]
+
+
+def token_losses(
+    features: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    head: Head | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    needs_gradient: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss of a batch, and the cross-entropy and correctness of its tokens.
+
+    Args:
+        features: (n, d); without a head, logits (n, v).
+        labels: int (n,).
+        weights: float32 (n,).
+        head: turns features into logits.
+        label_smoothing: probability that is spread over the whole vocabulary.
+        needs_gradient: whether the loss has a gradient; without, it takes a third of the time.
+
+    Returns:
+        Mean loss in nats, weighted, float32 (); cross-entropy without smoothing, float32 (n,); 1
+        where the label is the first of the highest logits and 0 elsewhere, float32 (n,).
+    """
+    dtype = head.dtype if head else features.dtype
+    trained = [v for v in (head.kernel, head.bias) if v is not None] if head else []
+    constants = [detached(ops.convert_to_tensor(variable.value)) for variable in trained]
+    table = ops.cast(constants[0], dtype) if head else None
+    bias = constants[1] if len(constants) > 1 else None
+
+    def step(x: Tensor, labels: Tensor, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return values of each token of a chunk, and gradients that are added up."""
+        logits = x if head is None else _product(x, table, transposed=head.is_transposed)
+        loss, cross_entropy, correct, slope = _statistics(
+            logits, bias, labels, weights, label_smoothing, head and head.cap, needs_gradient
+        )
+        rows = [loss, cross_entropy, correct]
+        if not needs_gradient:
+            return rows, []
+        if head is None:
+            return [*rows, slope], []
+        left, right = (slope, x) if head.is_transposed else (x, slope)
+        sums = [ops.cast(ops.matmul(ops.transpose(left), right), "float32")]
+        if bias is not None:
+            sums.append(ops.sum(ops.cast(slope, "float32"), axis=0))
+        return [*rows, _product(slope, table, transposed=not head.is_transposed)], sums
+
+    x = detached(ops.cast(features, dtype))
+    shapes: list[tuple[Any, str]] = [((), "float32")] * 3
+    shapes += [(tuple(features.shape[1:]), dtype)] * needs_gradient
+    zeros = [ops.zeros(v.shape, "float32") for v in trained] if needs_gradient else []
+    (loss, cross_entropy, correct, *slopes), sums = _over_chunks(
+        step, [x, labels, weights], shapes, zeros
+    )
+    total = ops.maximum(ops.sum(weights), 1e-9)
+    mean = ops.sum(loss * weights) / total
+    # A linear function that is zero here, and has the gradients that are known already.
+    for variable, gradient in [*zip([features], slopes), *zip(trained, sums, strict=False)]:
+        linear = ops.sum(ops.cast(variable, "float32") * ops.cast(detached(gradient), "float32"))
+        mean = mean + (linear - detached(linear)) / total
+    return mean, cross_entropy, correct
+
+
+def _product(x: Tensor, table: Tensor, *, transposed: bool) -> Tensor:
+    return ops.einsum("nd,vd->nv" if transposed else "nd,dv->nv", x, table)
+
+
+@kernel
+def _statistics(
+    logits: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    weights: Tensor,
+    label_smoothing: float,
+    cap: float | None,
+    needs_gradient: bool,
+) -> tuple[Tensor, ...]:
+    """Return loss, cross-entropy and correctness of each token, (n,), and the gradient (n, v).
+
+    The gradient is that of the sum of loss * weight, with respect to the logits.
+    """
+    x = ops.cast(logits, "float32")
+    x = x if bias is None else x + bias
+    x = x if cap is None else capped(x, cap)
+    words = ops.arange(x.shape[-1], dtype=labels.dtype)[None]
+    label = labels[:, None]
+    highest = ops.max(x, axis=-1, keepdims=True)
+    powers = ops.exp(x - highest)
+    total = ops.sum(powers, axis=-1, keepdims=True)
+    log_total = ops.log(total) + highest
+    chosen = ops.take_along_axis(x, label, axis=-1)
+    cross_entropy = log_total - chosen
+    is_beaten = ops.any((x == highest) & (words < label), axis=-1)
+    correct = ops.cast((chosen >= highest)[:, 0] & ~is_beaten, "float32")
+    loss = cross_entropy
+    if label_smoothing:
+        spread = log_total - ops.mean(x, axis=-1, keepdims=True)
+        loss = (1 - label_smoothing) * cross_entropy + label_smoothing * spread
+    values = loss[:, 0], cross_entropy[:, 0], correct
+    if not needs_gradient:
+        return *values, None
+    target = ops.where(words == label, 1 - label_smoothing, 0.0) + label_smoothing / x.shape[-1]
+    slope = weights[:, None] * (powers / total - target)
+    if cap is not None:
+        slope = slope * (1 - ops.square(x / cap))
+    return *values, ops.cast(slope, logits.dtype)
+
+
+def _over_chunks(
+    step: Callable[..., tuple[list[Tensor], list[Tensor]]],
+    arrays: Sequence[Tensor],
+    shapes: Sequence[tuple[Any, str]],
+    zeros: Sequence[Tensor],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Call a function for chunks of rows; return its joined rows, and its sums.
+
+    Args:
+        step: from chunks of the arrays to rows and sums.
+        arrays: of n rows.
+        shapes: shape of a row of each result, and its type.
+        zeros: the sums over no rows.
+    """
+    match keras.backend.backend():
+        case "tensorflow":
+            import tensorflow as tf
+
+            chunks = -(-tf.shape(arrays[0])[0] // CHUNK)
+
+            def body(i: Any, sums: Any, rows: Any) -> Any:
+                new_rows, more = step(*(x[i * CHUNK : (i + 1) * CHUNK] for x in arrays))
+                sums = [total + new for total, new in zip(sums, more, strict=True)]
+                return i + 1, sums, [row.write(i, x) for row, x in zip(rows, new_rows, strict=True)]
+
+            pieces = [
+                tf.TensorArray(dtype, chunks, element_shape=(None, *shape), infer_shape=False)
+                for shape, dtype in shapes
+            ]
+            _, sums, pieces = tf.while_loop(
+                lambda i, *_: i < chunks, body, (0, list(zeros), pieces), parallel_iterations=1
+            )
+            return [piece.concat() for piece in pieces], sums
+        case "jax":
+            import jax
+
+            n = arrays[0].shape[0]
+            size = min(CHUNK, n)
+            padded = -n % size  # by rows of weight zero
+
+            # A chunk has rows from all of the batch, so that each device has a share of it.
+            def split(x: Tensor) -> Tensor:
+                x = ops.pad(x, [(0, padded)] + [(0, 0)] * (x.ndim - 1))
+                return ops.swapaxes(x.reshape(size, -1, *x.shape[1:]), 0, 1)
+
+            def scanned(sums: Any, chunk: Any) -> Any:
+                rows, more = step(*chunk)
+                return [total + new for total, new in zip(sums, more, strict=True)], rows
+
+            sums, rows = jax.lax.scan(scanned, list(zeros), [split(x) for x in arrays])
+            rows = [ops.swapaxes(row, 0, 1) for row in rows]
+            return [row.reshape(-1, *row.shape[2:])[:n] for row in rows], sums
+    n = arrays[0].shape[0]
+    results = [step(*(x[i : i + CHUNK] for x in arrays)) for i in range(0, n, CHUNK)]
+    rows, sums = zip(*results, strict=True)
+    joined = [ops.concatenate(row, axis=0) for row in zip(*rows, strict=True)]
+    return joined, [sum(total) for total in zip(*sums, strict=True)]

@@ -1,0 +1,91 @@
+"""The graph of a training step: a model up to its features, and the loss by chunks of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from builders.fused import fused_kernels
+from functional_models.cross_entropy import split_head, token_losses
+from functional_models.losses import ExactMatch, TokenCount, TokenMean
+
+Tensor = Any
+
+LEAST_WORK = 10**8
+"""Multiplications of a forward pass from which compiled kernels repay their compilation."""
+
+
+class TrainingGraph(keras.Model):
+    """From {"inputs", "labels", "weights"} to the results of each token, float32 (b, t, 2).
+
+    The results are the cross-entropy, without label smoothing, and whether the label is the first
+    of the highest logits. The loss is added with `add_loss`: the weighted mean over the tokens of
+    the batch. So the logits of a batch are never in memory together, and the metrics cost no pass
+    of their own. The layers and the variables are those of the model.
+
+    Args:
+        model: a Functional or Sequential model from tokens to logits.
+        label_smoothing: see `TokenCrossEntropy`.
+        tokens: of a batch.
+    """
+
+    history = None  # `fit` of Keras returns it; the callbacks see the model, which has the real one
+
+    def __init__(self, model: keras.Model, *, label_smoothing: float = 0.0, tokens: int) -> None:
+        super().__init__(dtype="float32")  # weights are not rounded to the precision of the model
+        features, self.head = split_head(model)
+        self.body = keras.Model(model.input, features)
+        self.head_layers = self.head.layers if self.head else []
+        self.label_smoothing = label_smoothing
+        self.fuses = tokens * model.count_params() >= LEAST_WORK
+        # In the order of the model, which is that of the optimizer's state.
+        self._of_model = [[*model.variables], [*model.weights]]
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return list(self._of_model[0])
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        return list(self._of_model[1])
+
+    def call(self, batch: dict[str, Any], training: bool | None = None) -> Tensor:
+        labels = batch["labels"]
+        with fused_kernels(self.fuses):
+            features = self.body(batch["inputs"], training=training)
+            loss, *results = token_losses(
+                ops.reshape(features, (-1, features.shape[-1])),
+                ops.reshape(labels, (-1,)),
+                ops.reshape(batch["weights"], (-1,)),
+                self.head,
+                label_smoothing=self.label_smoothing,
+                needs_gradient=bool(training),
+            )
+        self.add_loss(loss)
+        return ops.reshape(ops.stack(results, axis=-1), (*ops.shape(labels), 2))
+
+
+class ResultMean(TokenMean):
+    """Mean of one of the results of a `TrainingGraph` over all tokens of all batches."""
+
+    def __init__(self, name: str, index: int) -> None:
+        super().__init__(name)
+        self.index = index
+
+    def values(self, labels: Tensor, results: Tensor) -> Tensor:
+        return results[..., self.index]
+
+
+class ResultMatch(ExactMatch):
+    """`ExactMatch` of the results of a `TrainingGraph`."""
+
+    def is_right(self, labels: Tensor, results: Tensor) -> Tensor:
+        return results[..., 1] > 0
+
+
+def result_metrics(*, exact_match: bool = False) -> list[keras.metrics.Metric]:
+    """Return the metrics of `token_metrics`, by the same names, for a `TrainingGraph`."""
+    means = [ResultMean("cross_entropy", 0), ResultMean("token_accuracy", 1)]
+    return [*means, TokenCount(), *([ResultMatch()] if exact_match else [])]
