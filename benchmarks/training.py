@@ -1,17 +1,21 @@
 """Speed of a training step: this library, a KerasHub stack, a plain PyTorch GPT.
 
     python benchmarks/training.py            # float32 and bfloat16, three rounds
-    python benchmarks/training.py --rounds 1 --contenders ours torch
+    python benchmarks/training.py --rounds 1 --contenders tensorflow torch
+    python benchmarks/training.py --products # the speed of matrix products alone
 
-Equal sizes, equal tokens, AdamW, no dropout. Every measurement runs in its own process, and the
-contenders take turns, so that changes in the speed of the machine affect all. A measurement is the
-tokens per second of the median step. Reports the median of the rounds, and the median of the ratios
-of this library to each peer in the same round.
+Equal sizes, equal tokens, AdamW, no dropout, threads on all CPUs. This library runs as `fit` runs
+it, on each backend: with its metrics and with clipping of gradients. The others compute the loss
+only. Every measurement runs in its own process, and the contenders take turns, so that changes in
+the speed of the machine affect all. A measurement is the tokens per second of the median step.
+Reports the median of the rounds, and the median of the ratios of this library on TensorFlow to each
+other in the same round. PyTorch is not among the packages of this project; install it to compare.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -31,24 +35,19 @@ def random_tokens(steps: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, VOCABULARY, (steps, BATCH, LENGTH + 1))
 
 
-def train_keras(model: Any) -> float:
-    """Return tokens per second of `model.fit`."""
+def batches() -> Any:
+    from functional_models.batches import TokenBatches
+
+    return TokenBatches(random_tokens(40).ravel(), block=LENGTH, batch_size=BATCH)
+
+
+def tick(ends: list[float]) -> Any:
+    """Return a callback that notes the time at the end of each step."""
     import keras
 
-    from functional_models.batches import TokenBatches, training_data
-    from functional_models.losses import TokenCrossEntropy
-
-    model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss=TokenCrossEntropy())
-    tokens = random_tokens(40).ravel()
-    data = training_data(TokenBatches(tokens, block=LENGTH, batch_size=BATCH))
-
-    ends: list[float] = []
-    tick = keras.callbacks.LambdaCallback(
+    return keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: ends.append(time.time())
     )
-    steps = WARMUP_STEPS + TIMED_STEPS
-    model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[tick])
-    return tokens_per_second(ends)
 
 
 def tokens_per_second(step_ends: list[float]) -> float:
@@ -77,8 +76,21 @@ def small_gpt(layers: int = LAYERS) -> Any:
 
 
 def ours(precision: str) -> float:
+    """This library, as `fit` of a text model runs it."""
+    from functional_models.recipe import Recipe
+    from functional_models.training import train
+
     set_precision(precision)
-    return train_keras(small_gpt())
+    recipe = Recipe(
+        steps=WARMUP_STEPS + TIMED_STEPS,
+        report_every=WARMUP_STEPS + TIMED_STEPS,
+        learning_rate=1e-4,
+        schedule="constant",
+        warmup_steps=0,
+    )
+    ends: list[float] = []
+    train(small_gpt(), batches(), recipe, progress=False, callbacks=(tick(ends),))
+    return tokens_per_second(ends)
 
 
 def set_precision(precision: str) -> None:
@@ -99,12 +111,26 @@ def keras_hub(precision: str) -> float:
             INNER, HEADS, activation=keras.activations.gelu, normalize_first=True
         )(x)
     x = keras.layers.LayerNormalization()(x)
-    logits = keras.layers.Dense(VOCABULARY, use_bias=False)(x)
-    return train_keras(keras.Model(tokens, logits))
+    model = keras.Model(tokens, keras.layers.Dense(VOCABULARY, use_bias=False, dtype="float32")(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss=loss)
+
+    from functional_models.batches import training_data
+
+    ends: list[float] = []
+    steps = WARMUP_STEPS + TIMED_STEPS
+    model.fit(
+        training_data(batches()),
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[tick(ends)],
+    )
+    return tokens_per_second(ends)
 
 
-def plain_torch(precision: str) -> float:
-    """A plain PyTorch GPT: fused attention, eager, autocast for bfloat16."""
+def plain_torch(precision: str, *, compiled: bool = False) -> float:
+    """A plain PyTorch GPT: fused attention, autocast for bfloat16, eager or `torch.compile`."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -140,13 +166,18 @@ def plain_torch(precision: str) -> float:
             return self.logits(self.norm(self.blocks(x)))
 
     model = GPT()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def loss_of(rows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(rows[:, :-1])
+        return functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+
+    step = torch.compile(loss_of) if compiled else loss_of
     tokens = torch.from_numpy(random_tokens(WARMUP_STEPS + TIMED_STEPS))
     ends = []
     for rows in tokens:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(rows[:, :-1])
-        loss = functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+        loss = step(rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -154,17 +185,45 @@ def plain_torch(precision: str) -> float:
     return tokens_per_second(ends)
 
 
-CONTENDERS: dict[str, Callable[[str], float]] = {
-    "ours": ours,
-    "keras_hub": keras_hub,
-    "torch": plain_torch,
+# Each with the Keras backend that it needs.
+CONTENDERS: dict[str, tuple[str, Callable[[str], float]]] = {
+    "tensorflow": ("tensorflow", ours),
+    "jax": ("jax", ours),
+    "keras_torch": ("torch", ours),
+    "keras_hub": ("tensorflow", keras_hub),
+    "torch": ("torch", plain_torch),
+    "torch_compile": ("torch", functools.partial(plain_torch, compiled=True)),
 }
+
+
+def products() -> None:
+    """Print the speed of TensorFlow's matrix products, of the sizes of the model."""
+    import tensorflow as tf
+
+    for dtype in ("float32", "bfloat16"):
+        for shape in ((WIDTH, VOCABULARY), (WIDTH, INNER), (WIDTH, WIDTH)):
+            rows = BATCH * LENGTH
+            x, y = tf.ones((rows, shape[0]), dtype), tf.ones(shape, dtype)
+            product = tf.function(tf.matmul)
+            times = []
+            for _ in range(10):
+                start = time.perf_counter()
+                product(x, y)
+                times.append(time.perf_counter() - start)
+            speed = 2 * rows * shape[0] * shape[1] / min(times) / 1e9
+            print(f"{dtype:>9} ({rows}, {shape[0]}) x {shape}: {speed:,.0f} GFLOP/s")
 
 
 def measure(contender: str, precision: str) -> float:
     """Run a contender in its own process; return tokens per second, NaN if it failed."""
     command = [sys.executable, __file__, "--worker", contender, "--precision", precision]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "KERAS_BACKEND": CONTENDERS[contender][0],
+        # PyTorch would use one thread where two CPUs share a core.
+        "OMP_NUM_THREADS": str(os.cpu_count()),
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         print(f"{contender} {precision} failed:\n{done.stderr[-800:]}", file=sys.stderr)
@@ -179,9 +238,13 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--products", action="store_true")
     options = parser.parse_args()
+    if options.products:
+        products()
+        return
     if options.worker:
-        print(json.dumps({"tokens_per_second": CONTENDERS[options.worker](options.precision)}))
+        print(json.dumps({"tokens_per_second": CONTENDERS[options.worker][1](options.precision)}))
         return
 
     for precision in options.precisions:
@@ -192,8 +255,10 @@ def main() -> None:
             print(f"{precision} round {number + 1}: {figures} tokens/s", flush=True)
         for name in options.contenders:
             median = statistics.median(row[name] for row in rounds)
-            ratio = statistics.median(row["ours"] / row[name] for row in rounds)
-            print(f"{precision:>9} {name:>10}: {median:>8,.0f} tokens/s; ratio of ours {ratio:.2f}")
+            ratio = statistics.median(row["tensorflow"] / row[name] for row in rounds)
+            print(
+                f"{precision:>9} {name:>10}: {median:>8,.0f} tokens/s; ratio of this library {ratio:.2f}"
+            )
 
 
 if __name__ == "__main__":

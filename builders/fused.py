@@ -115,6 +115,8 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return tape.gradient(result, floats, upstream, unconnected_gradients="zero")
 
     def run(*arrays: Tensor) -> Tensor:
+        arrays = tuple(x if x is None else tf.convert_to_tensor(x) for x in arrays)
+
         @tf.custom_gradient
         def differentiable(*floats: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
             left = iter(floats)
@@ -122,6 +124,6 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             result = forward(*(detached(x) if is_float(x) else x for x in merged))
             return result, lambda upstream: backward(merged, upstream)
 
-        return differentiable(*(tf.convert_to_tensor(x) for x in arrays if is_float(x)))
+        return differentiable(*(x for x in arrays if is_float(x)))
 
     return run

@@ -20,8 +20,9 @@ from builders.heads import AddBias
 
 Tensor = Any
 
-CHUNK = 1024
-"""Tokens of a chunk. Smaller ones add up the gradient of the kernel more often."""
+CHUNK = 512
+"""Tokens of a chunk. Smaller ones add up the gradient of the kernel more often, and larger ones
+take memory that the system has to provide anew for each chunk."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def split_head(model: keras.Model) -> tuple[keras.KerasTensor, Head | None]:
     If the last layers are not a dense layer or a tied embedding, with or without a bias and a soft
     cap, they are the logits, and there is no head.
     """
-    without = model.output, None
+    without = model.outputs[0], None
     layers: list[keras.layers.Layer] = []
-    tensor, cap, bias = model.output, None, None
+    tensor, cap, bias = model.outputs[0], None, None
 
     def is_last(*classes: type[keras.layers.Layer]) -> bool:
         return type(_made_by(tensor)[0]) in classes
@@ -156,8 +157,10 @@ def token_losses(
     )
     total = ops.maximum(ops.sum(weights), 1e-9)
     mean = ops.sum(loss * weights) / total
+    if not needs_gradient:
+        return mean, cross_entropy, correct
     # A linear function that is zero here, and has the gradients that are known already.
-    for variable, gradient in [*zip([features], slopes), *zip(trained, sums, strict=False)]:
+    for variable, gradient in zip([features, *trained], [*slopes, *sums], strict=True):
         linear = ops.sum(ops.cast(variable, "float32") * ops.cast(detached(gradient), "float32"))
         mean = mean + (linear - detached(linear)) / total
     return mean, cross_entropy, correct
@@ -192,8 +195,7 @@ def _statistics(
     log_total = ops.log(total) + highest
     chosen = ops.take_along_axis(x, label, axis=-1)
     cross_entropy = log_total - chosen
-    is_beaten = ops.any((x == highest) & (words < label), axis=-1)
-    correct = ops.cast((chosen >= highest)[:, 0] & ~is_beaten, "float32")
+    correct = ops.cast(chosen >= highest, "float32")[:, 0]
     loss = cross_entropy
     if label_smoothing:
         spread = log_total - ops.mean(x, axis=-1, keepdims=True)
@@ -222,46 +224,59 @@ def _over_chunks(
         shapes: shape of a row of each result, and its type.
         zeros: the sums over no rows.
     """
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
+    n = ops.shape(arrays[0])[0]
+    size = ops.minimum(CHUNK, n) if ops.is_tensor(n) else min(CHUNK, n)
+    padded = -n % size  # by rows of weight zero
 
-            chunks = -(-tf.shape(arrays[0])[0] // CHUNK)
+    def split(x: Tensor) -> Tensor:
+        """Return x (n, ...) as chunks (n / size, size, ...).
 
-            def body(i: Any, sums: Any, rows: Any) -> Any:
-                new_rows, more = step(*(x[i * CHUNK : (i + 1) * CHUNK] for x in arrays))
-                sums = [total + new for total, new in zip(sums, more, strict=True)]
-                return i + 1, sums, [row.write(i, x) for row, x in zip(rows, new_rows, strict=True)]
+        A chunk has rows from all of the batch, so that each device has a share of each chunk.
+        """
+        x = ops.pad(x, [(0, padded)] + [(0, 0)] * (len(x.shape) - 1))
+        return ops.swapaxes(ops.reshape(x, (size, -1, *x.shape[1:])), 0, 1)
 
-            pieces = [
-                tf.TensorArray(dtype, chunks, element_shape=(None, *shape), infer_shape=False)
-                for shape, dtype in shapes
-            ]
-            _, sums, pieces = tf.while_loop(
-                lambda i, *_: i < chunks, body, (0, list(zeros), pieces), parallel_iterations=1
-            )
-            return [piece.concat() for piece in pieces], sums
-        case "jax":
-            import jax
+    def join(x: Tensor) -> Tensor:
+        return ops.reshape(ops.swapaxes(x, 0, 1), (-1, *x.shape[2:]))[:n]
 
-            n = arrays[0].shape[0]
-            size = min(CHUNK, n)
-            padded = -n % size  # by rows of weight zero
+    def scanned(sums: list[Tensor], chunk: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        rows, more = step(*chunk)
+        return [total + new for total, new in zip(sums, more, strict=True)], rows
 
-            # A chunk has rows from all of the batch, so that each device has a share of it.
-            def split(x: Tensor) -> Tensor:
-                x = ops.pad(x, [(0, padded)] + [(0, 0)] * (x.ndim - 1))
-                return ops.swapaxes(x.reshape(size, -1, *x.shape[1:]), 0, 1)
+    sums, rows = _scan(scanned, list(zeros), [split(x) for x in arrays], shapes)
+    return [join(row) for row in rows], sums
 
-            def scanned(sums: Any, chunk: Any) -> Any:
-                rows, more = step(*chunk)
-                return [total + new for total, new in zip(sums, more, strict=True)], rows
 
-            sums, rows = jax.lax.scan(scanned, list(zeros), [split(x) for x in arrays])
-            rows = [ops.swapaxes(row, 0, 1) for row in rows]
-            return [row.reshape(-1, *row.shape[2:])[:n] for row in rows], sums
-    n = arrays[0].shape[0]
-    results = [step(*(x[i : i + CHUNK] for x in arrays)) for i in range(0, n, CHUNK)]
-    rows, sums = zip(*results, strict=True)
-    joined = [ops.concatenate(row, axis=0) for row in zip(*rows, strict=True)]
-    return joined, [sum(total) for total in zip(*sums, strict=True)]
+def _scan(
+    function: Callable[..., Any],
+    sums: list[Tensor],
+    chunks: list[Tensor],
+    shapes: Sequence[tuple[Any, str]],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`jax.lax.scan`; that of Keras wants rows of the same shapes as the sums on TensorFlow."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.lax.scan(function, sums, chunks)
+    if keras.backend.backend() == "torch":
+        rows = []
+        for chunk in zip(*chunks, strict=True):
+            sums, row = function(sums, list(chunk))
+            rows.append(row)
+        return sums, [ops.stack(row) for row in zip(*rows, strict=True)]
+    import tensorflow as tf
+
+    count = tf.shape(chunks[0])[0]
+
+    def body(i: Any, sums: Any, results: Any) -> Any:
+        sums, rows = function(sums, [x[i] for x in chunks])
+        return i + 1, sums, [r.write(i, row) for r, row in zip(results, rows, strict=True)]
+
+    results = [
+        tf.TensorArray(dtype, count, element_shape=(None, *shape), infer_shape=False)
+        for shape, dtype in shapes
+    ]
+    _, sums, results = tf.while_loop(
+        lambda i, *_: i < count, body, (0, sums, results), parallel_iterations=1
+    )
+    return sums, [result.stack() for result in results]

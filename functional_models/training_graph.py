@@ -36,7 +36,8 @@ class TrainingGraph(keras.Model):
     def __init__(self, model: keras.Model, *, label_smoothing: float = 0.0, tokens: int) -> None:
         super().__init__(dtype="float32")  # weights are not rounded to the precision of the model
         features, self.head = split_head(model)
-        self.body = keras.Model(model.input, features)
+        is_sequential = isinstance(model, keras.Sequential)  # and may have no `input`
+        self.body = keras.Model(model.inputs if is_sequential else model.input, features)
         self.head_layers = self.head.layers if self.head else []
         self.label_smoothing = label_smoothing
         self.fuses = tokens * model.count_params() >= LEAST_WORK
