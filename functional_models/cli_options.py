@@ -12,7 +12,6 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from builders.spec import KINDS, TransformerSpec
 from functional_models.recipe import Recipe
 from functional_models.samplers import SAMPLERS, check_options_of, make_sampler
 from functional_models.tokenizers import TOKENIZER_KINDS
+from plots.parsing import parse_value
 
 DEFAULT = "default: %(default)s"
 
@@ -255,28 +255,6 @@ def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
     if options.kind:
         changes["kind"] = options.kind
     return changes
-
-
-def parse_value(text: str) -> Any:
-    """Parse a value of the command line.
-
-    A number is written as in Python (6, .5, 1e-3, 1_000); 1e3 is an int. True, False, None and
-    null are taken in any case. Anything else is JSON, or a text, with or without quotes.
-    """
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1]
-    with suppress(ValueError):
-        return int(text)
-    with suppress(ValueError):
-        number = float(text)
-        return int(Decimal(text)) if number.is_integer() and "." not in text else number
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text  # a word, such as sinusoidal
 
 
 def load_spec(

@@ -16,12 +16,12 @@ from functional_models.cli_options import (
     HelpWithDefaults,
     add_recipe_options,
     add_sampler_options,
-    parse_value,
     recipe_changes,
     sampler_options,
 )
 from functional_models.recipe import Recipe, default_budget
 from functional_models.samplers import make_sampler
+from plots.parsing import parse_value
 
 FIELDS = {field.name for field in dataclasses.fields(Recipe)}
 ARGUMENTS = set(inspect.signature(make_sampler).parameters)

@@ -10,7 +10,7 @@ from plots.annotations import Note, Overlay, Quantity
 from plots.axes import UNKNOWN, Axis, GraphAxes, axes_of
 from plots.costs.flop_rules import MeasuredCall, count, flops_of
 from plots.graph import Graph, Node, Tensor, bytes_of
-from plots.registry import OptionError, graph_plugin
+from plots.registry import graph_plugin
 
 DEFAULT_LENGTH = 1024
 DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224}
@@ -158,16 +158,16 @@ def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str,
     """
     free = [letter for letter, size in axes.letters.items() if size is None]
     if not isinstance(sizes, Mapping | None):
-        raise OptionError(f"sizes is {sizes!r}; it must be letters with their sizes, such as t=128")
+        raise ValueError(f"sizes is {sizes!r}; it must be letters with their sizes, such as t=128")
     given = dict(sizes or {})
     for letter, size in given.items():
         if letter not in free:
-            raise OptionError(
+            raise ValueError(
                 f"sizes has {letter!r}, but free axes of this model are "
                 f"{', '.join(map(repr, free)) or 'none'}"
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise OptionError(f"the size of {letter!r} is {size!r}; it must be an int, 1 or more")
+            raise ValueError(f"the size of {letter!r} is {size!r}; it must be an int, 1 or more")
     length = given.get("t", DEFAULT_LENGTH)
     return {letter: DEFAULT_SIZES.get(letter, length) for letter in free} | given
 
