@@ -387,6 +387,18 @@ def is_subtraction(node: Node) -> bool:
     return node.is_a({"Subtract"})
 
 
+def merge_sign(node: Node) -> str:
+    """Return "+", "−" or "mean" for a merge that takes only tensors; "" for other calls.
+
+    One with a constant operand, as in x + 1, merges nothing.
+    """
+    if not is_signed_merge(node) or any(c.port != "training" for c in node.constants):
+        return ""
+    if is_subtraction(node):
+        return "−"
+    return "+" if is_additive_merge(node) else "mean"
+
+
 def is_norm(node: Node) -> bool:
     """Whether the call normalises activations."""
     is_known = node.role == "norm" or node.is_a(NORMS)

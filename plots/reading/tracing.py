@@ -22,7 +22,7 @@ from plots.reading.keras_calls import (
     implicit_masks_of,
     parameter_names,
 )
-from plots.reading.keras_values import declared_role
+from plots.reading.keras_values import declared_role, is_auto_named, snake_case
 
 OutputSpecs = dict[Any, Any]
 """(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
@@ -213,7 +213,19 @@ def traced_call(
             continue
         return traced
     closed = [error for error in reasons if isinstance(error, ClosedError)]
-    raise closed[0] if closed else ClosedError(_why(reasons[0])) from None
+    reason = str(closed[0]) if closed else _why(reasons[0])
+    raise ClosedError(_without_generated_names(reason, call.operation)) from None
+
+
+_GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
+
+
+def _without_generated_names(text: str, layer: Any) -> str:
+    """Return a text without the numbers that depend on what else the process has built."""
+    for part in layer._flatten_layers():
+        if is_auto_named(part):
+            text = re.sub(rf"\b{re.escape(part.name)}\b", snake_case(type(part).__name__), text)
+    return _GENERATED.sub(r"\1", text)
 
 
 def _guesses(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import enclosing_namespaces
-from plots.layers import is_additive_merge
+from plots.layers import merge_sign
 from plots.renderers import (
     GREY,
     INK,
@@ -395,7 +395,7 @@ def _beside_titles(graph: Graph, nodes: Iterable[Node], layout: Layout) -> dict[
         if node.id not in layout.on_stream:
             continue
         words = 7 * len(title_of(node, graph)) + 5 * len(class_of(node))
-        width = 24 if is_additive_merge(node) else words + 16
+        width = 24 if merge_sign(node) else words + 16
         for namespace in enclosing_namespaces(layout.namespaces[node.id]):
             beside[namespace] = max(beside.get(namespace, 0), 24 + width / 2)
     return beside

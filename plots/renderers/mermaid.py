@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from plots.annotations import Note
 from plots.graph import Graph, Node
-from plots.layers import is_additive_merge
+from plots.layers import merge_sign
 from plots.registry import graph_renderer
 from plots.renderers import (
     INK,
@@ -175,13 +175,13 @@ class _Chart:
 
 
 def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]:
-    """Return the lines of a node; a merge without further lines is a plus."""
+    """Return the lines of a node; a merge without further lines is its sign."""
     rows = [", ".join(map(shape_text, node.outputs))] if shapes else []
     rows += numbers_at(node, graph)
     rows += [words for note in notes_at(node, graph) for words in _note_words(note)]
     times = graph.times(node)
-    if is_additive_merge(node) and not rows and times == 1:
-        return ["+"]
+    if (sign := merge_sign(node)) and not rows and times == 1:
+        return [sign]
     name = title_of(node, graph)
     title = repeated(name, times)
     below = group_text(node) or class_of(node)
@@ -200,7 +200,7 @@ def _note_words(note: Note) -> list[str]:
 
 def _shaped(node: Node, words: list[str]) -> str:
     text = _text(words)
-    if words == ["+"]:
+    if words == [merge_sign(node)]:
         return f'(("{text}"))'
     left, right = {"input": ("([", "])"), "group": ("[[", "]]")}.get(node.kind, ("[", "]"))
     return f'{left}"{text}"{right}'
