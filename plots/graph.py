@@ -81,6 +81,16 @@ class Constant:
     digest: str | None = None
 
 
+def namespace_of(name: str) -> str:
+    """Return what a dotted name says before its last part: "a.b" for "a.b.c".
+
+    Dots at an end or beside each other separate nothing: "" for "end." and "a" for "a.b..c".
+    """
+    parts = name.split(".")
+    last = parts.index("") - 1 if "" in parts else len(parts) - 1
+    return ".".join(parts[: max(last, 0)])
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One call of a layer, operation or closed model.
@@ -156,7 +166,9 @@ class Node:
                 return self.namespace.rpartition(".")[2]
             if name.startswith(flat + "_"):
                 return self.name[len(dotted) :]
-        return self.name.rpartition(".")[2]
+        name = self.name.removeprefix(dotted) if self.namespace else self.name
+        around = namespace_of(name)
+        return name.removeprefix(f"{around}." if around else "")
 
     @property
     def has_own_name(self) -> bool:

@@ -45,6 +45,21 @@ def numbered_by_user(operations: Iterable[Any]) -> set[int]:
     }
 
 
+def frame_name(name: str) -> str:
+    """Return the name of an opened model, which is a namespace of the calls inside.
+
+    Dots at an end or beside each other, which would be namespaces without a name, and the signs
+    before the numbers of later and of unnamed calls become characters that look alike.
+    """
+    return _MISLEADING.sub(lambda found: found[0].translate(_ALIKE), name)
+
+
+_MISLEADING = re.compile(r"^\.+|\.+$|\.{2,}|[@#](?=\d)")
+_ALIKE = str.maketrans(
+    {".": "\N{ONE DOT LEADER}", "@": "\N{SMALL COMMERCIAL AT}", "#": "\N{SMALL NUMBER SIGN}"}
+)
+
+
 @cache
 def snake_case(class_name: str) -> str:
     """Return the stem of generated names: "add" for Add, "layer_norm" for LayerNorm."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plots.graph import Edge, Node, Shape, Tensor
+from plots.graph import Edge, Node, Shape, Tensor, namespace_of
 from plots.layers import is_identity_like
 from plots.reading.keras_calls import (
     CarriedMasks,
@@ -28,6 +28,7 @@ from plots.reading.keras_values import (
     call_class,
     config_of,
     constant_of,
+    frame_name,
     is_auto_named,
     kind_of,
     numbered_by_user,
@@ -173,7 +174,7 @@ class Reader:
             kind=kind_of(call),
             class_name=type(operation).__name__,
             bases=base_names(operation.__class__),
-            namespace=name.rpartition(".")[0],
+            namespace=".".join(filter(None, [*place.opened[-1:], namespace_of(operation.name)])),
             layer=self._layer_ids.setdefault(id(operation), node_id),
             outputs=outputs,
             trainable=getattr(operation, "trainable", None) if not call.is_input else None,
@@ -340,19 +341,21 @@ class Reader:
 
     def _enter(self, outer: Any, place: Place) -> tuple[str, ...]:
         """Return `Place.opened` of the calls inside a call of `outer`."""
-        outer_id = self._new_id(outer, place.prefix)
+        outer_id = self._new_id(outer, place.prefix, frame_name(outer.name))
         self._layer_ids.setdefault(id(outer), outer_id)
         return (*place.opened, outer_id)
 
-    def _new_id(self, operation: Any, prefix: str) -> str:
+    def _new_id(self, operation: Any, prefix: str, name: str = "") -> str:
         """Return a stable id: the name, or a count within `prefix` for a generated name.
+
+        `name` replaces that of the operation.
 
         Later calls of a layer within the same prefix get "@2"; a layer shared with another opened
         model is counted anew there, so that the calls of a model have the same ids in each call.
         """
         first = self._ids_within.get((id(operation), prefix))
         if not is_auto_named(operation) or id(operation) in self._user_named:
-            new_id = prefix + operation.name
+            new_id = prefix + (name or operation.name)
         elif first is not None:
             new_id = first
         else:

@@ -227,8 +227,9 @@ def escaped(text: str) -> str:
     """Escape `text` for a quoted label: most punctuation becomes character codes.
 
     Quotes end a label, a colon may start CSS, and older versions of Mermaid interpret Markdown and
-    addresses. A zero-width space breaks up what is interpreted even as codes: a backslash before n,
-    formulas, and icons. It also stands in an empty label, which would be a syntax error.
+    addresses. Controls, also those of the direction of text, are replaced. A zero-width space
+    breaks up what is interpreted even as codes: a backslash before n, formulas, and icons. It also
+    stands in an empty label, which would be a syntax error.
     """
     apart = _EVEN_AS_NUMBERS.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)
     return _SIGNS.sub(_code, apart).replace("#10;", "<br/>") or "\N{ZERO WIDTH SPACE}"
@@ -236,7 +237,7 @@ def escaped(text: str) -> str:
 
 _EVEN_AS_NUMBERS = re.compile(r"\\(?=n)|\$(?=\$)|\bfa[bklrs]?:(?=fa-)")
 _SIGNS = re.compile(
-    r"""[!"#$&'()*+:;<=>?@\[\\\]^`{|}~\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"""
+    r"""[!"#$&'()*+:;<=>?@\[\\\]^`{|}~\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"""
     r"|(?<![^\W_])[-_.]|[-_.](?![^\W_])"  # kept within words: "block_0", "1.5 k"
     r"|(?<!\S) |%(?=%)"  # two of the latter start a comment
 )
@@ -244,5 +245,5 @@ _SIGNS = re.compile(
 
 def _code(sign: re.Match[str]) -> str:
     number = ord(sign[0])
-    is_control = number < 32 or 127 <= number < 160 or 0xD800 <= number < 0xE000
-    return f"#{0xFFFD if is_control and number != 10 else number};"
+    is_shown = number == 10 or sign[0].isprintable()
+    return f"#{number if is_shown else 0xFFFD};"
