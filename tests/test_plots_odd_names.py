@@ -188,3 +188,11 @@ def test_odd_names_can_be_folded_and_text_cannot_change_its_direction():
     for depth in (0, 1, 2):
         plots.fold(graph_of(ODD), depth=depth)
     assert "\u202e" not in plots.to_mermaid(graph_of(["a\u202eb", "c"]))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "_".join(["word"] * 60), "w " * 150])
+def test_a_long_name_makes_a_high_box_and_no_strip(name):
+    root = ElementTree.fromstring(svg(graph_of([name, "b"])))
+    assert float(root.get("width").removesuffix("pt")) < 700
+    shown = "".join("".join(text.text or "" for text in root.iter(f"{SVG}text")).split())
+    assert "".join(name.split()) in shown

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import io
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,10 +93,10 @@ def _grey(node: Node, graph: Graph, text: str, colour: str = GREY) -> str:
 def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str | None) -> str:
     """Return the label of a node as an HTML-like table."""
     head = node.name if labels.full_names else title_of(node, graph)
-    title = f"<b>{escaped(head)}</b>"
+    title = f"<b>{escaped(_broken(head))}</b>"
     if class_of(node) not in ("", head):
         rest = class_of(node).removeprefix(f"{head} ")
-        title += f" {_grey(node, graph, rest)}"
+        title += f" {_grey(node, graph, _broken(rest))}"
     if operand := operand_of(node, graph):
         title += f" {_grey(node, graph, operand, DARK_GREY)}"
     if (times := graph.times(node)) > 1:
@@ -108,6 +109,17 @@ def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str |
     cells = "".join(f"<tr><td>{row}</td></tr>" for row in [title, *rows])
     cells += picture_row(picture) if picture is not None else ""
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0">{cells}</table>>'
+
+
+def _broken(name: str) -> str:
+    """Return a name in lines, broken behind a word if possible, so that its box is not a strip."""
+    return "\n".join(_LINES.findall(name)) if len(name) > _LONGEST_LINE else name
+
+
+_LONGEST_LINE = 60
+_LINES = re.compile(
+    rf".{{1,{_LONGEST_LINE}}}$|.{{1,{_LONGEST_LINE - 1}}}[\W_]|.{{1,{_LONGEST_LINE}}}", re.S
+)
 
 
 def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
