@@ -113,12 +113,12 @@ def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str |
 
 def _broken(name: str) -> str:
     """Return a name in lines, broken behind a word if possible, so that its box is not a strip."""
-    return "\n".join(_LINES.findall(name)) if len(name) > _LONGEST_LINE else name
+    return "\n".join(_LINES.findall(name)) if len(name) > LONGEST_LINE else name
 
 
-_LONGEST_LINE = 60
+LONGEST_LINE = 60
 _LINES = re.compile(
-    rf".{{1,{_LONGEST_LINE}}}$|.{{1,{_LONGEST_LINE - 1}}}[\W_]|.{{1,{_LONGEST_LINE}}}", re.S
+    rf".{{1,{LONGEST_LINE}}}$|.{{1,{LONGEST_LINE - 1}}}[\W_]|.{{1,{LONGEST_LINE}}}", re.S
 )
 
 

@@ -24,6 +24,7 @@ from plots.renderers import (
     shape_text,
 )
 from plots.renderers.boxes import (
+    LONGEST_LINE,
     NO_LABELS,
     Labels,
     escaped,
@@ -394,7 +395,7 @@ def _beside_titles(graph: Graph, nodes: Iterable[Node], layout: Layout) -> dict[
     for node in nodes:
         if node.id not in layout.on_stream:
             continue
-        words = 7 * len(title_of(node, graph)) + 5 * len(class_of(node))
+        words = 7 * min(len(title_of(node, graph)), LONGEST_LINE) + 5 * len(class_of(node))
         width = 24 if merge_sign(node) else words + 16
         for namespace in enclosing_namespaces(layout.namespaces[node.id]):
             beside[namespace] = max(beside.get(namespace, 0), 24 + width / 2)
