@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-Pair = tuple[str, str]
+from functional_models.corpora.stored import Pair, count_characters
 
 
 @dataclass(frozen=True, repr=False)
 class TextCorpus:
-    """Documents for language modelling.
+    """Documents for language modelling; those of files stay in a temporary file.
 
     Attributes:
         name: name of the source, for tables and reports.
@@ -19,14 +20,14 @@ class TextCorpus:
     """
 
     name: str
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...] = ()
+    train: Sequence[str]
+    validation: Sequence[str]
+    test: Sequence[str] = ()
 
     def __repr__(self) -> str:
         splits = {"training": self.train, "validation": self.validation, "test": self.test}
         parts = [
-            f"{_number(len(texts), 'document')} ({sum(map(len, texts)):,} characters) of {split}"
+            f"{_number(len(texts), 'document')} ({count_characters(texts):,} characters) of {split}"
             for split, texts in splits.items()
         ]
         return f"<TextCorpus {self.name!r}: {', '.join(parts)}>"
@@ -44,9 +45,9 @@ class ParallelCorpus:
     """
 
     name: str
-    train: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
-    test: tuple[Pair, ...]
+    train: Sequence[Pair]
+    validation: Sequence[Pair]
+    test: Sequence[Pair]
 
     def __repr__(self) -> str:
         splits = {"training": self.train, "validation": self.validation, "test": self.test}
