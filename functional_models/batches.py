@@ -151,15 +151,19 @@ class TokenBatches(Batches):
         """Return the starts of the blocks of an epoch, int (steps_per_epoch, batch_size)."""
         random = np.random.default_rng((self.seed, epoch))
         slack = len(self.tokens) - 1 - self._blocks * self.block
-        starts = random.integers(min(slack, self.block) + 1) + self.block * np.arange(self._blocks)
-        starts = random.permutation(starts)
+        # In place, and in the smaller type, because a long stream has many blocks.
+        starts = np.arange(self._blocks, dtype="uint32" if len(self.tokens) < 1 << 32 else "int64")
+        starts *= self.block
+        starts += int(random.integers(min(slack, self.block) + 1))
+        random.shuffle(starts)
         # The last batch repeats the first blocks, so that all batches have the same shape.
-        return np.resize(starts, (self.steps_per_epoch, self.batch_size))
+        missing = self.steps_per_epoch * self.batch_size - self._blocks
+        return np.pad(starts, (0, missing), "wrap").reshape(-1, self.batch_size)
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yield the stream in order; repeated labels have weight 0."""
         last = len(self.tokens) - 1 - self.block
-        starts = np.arange(0, last + self.block, self.block)
+        starts = range(0, last + self.block, self.block)
         for first in range(0, len(starts), self.batch_size):
             rows = starts[first : first + self.batch_size]
             full = np.resize(rows, self.batch_size)  # all batches have the same shape

@@ -14,6 +14,7 @@ from builders.fields import MOST_TOKENS
 from functional_models.checks import check_count, check_is_text
 from functional_models.chunks import training_chunks, training_sample
 from functional_models.corpora import Corpus
+from functional_models.corpora.stored import StoredTexts
 from functional_models.tokenizers import (
     BYTE_END,
     BYTE_PAD,
@@ -82,15 +83,14 @@ def train_tokenizer(
     if vocabulary_size is None:
         vocabulary_size = DEFAULT_VOCABULARY_SIZE
     check_is_text(texts, "train_tokenizer")
-    texts = checked_texts(texts)
-    if lowercase:
-        texts = [text.lower() for text in texts]
-    texts = [text for text in texts if text and not text.isspace()]
+    if not isinstance(texts, StoredTexts):
+        texts = [text for text in checked_texts(texts) if text and not text.isspace()]
     if not texts:
         raise ValueError(
             f"there is no text to train a {kind} tokenizer on; give text that is not blank"
         )
-    texts = list(training_sample(texts, MOST_CHARACTERS))
+    texts = training_sample(texts, MOST_CHARACTERS)
+    texts = [text.lower() for text in texts] if lowercase else list(texts)
     train = {
         "word_piece": _train_word_piece,
         "sentence_piece": _train_sentence_piece,
@@ -148,7 +148,7 @@ def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tupl
         raise _too_small("word_piece", vocabulary_size, smallest)
     options = tf.data.Options()
     options.autotune.enabled = False  # it can stall the end of an epoch by seconds
-    chunks = [chunk for text in texts for chunk in training_chunks(text)]
+    chunks = [chunk for text in texts for chunk in training_chunks([text])]
     vocabulary = keras_hub.tokenizers.compute_word_piece_vocabulary(
         tf.data.Dataset.from_tensor_slices(chunks).batch(256).with_options(options),
         vocabulary_size,
@@ -175,7 +175,7 @@ def _train_sentence_piece(
         for text in texts
         for line in text.split("\n")
         if line.strip()
-        for number, chunk in enumerate(training_chunks(line))
+        for number, chunk in enumerate(training_chunks([line]))
     )
     model = io.BytesIO()
     try:
@@ -233,7 +233,7 @@ def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    chunks = (chunk for text in texts for chunk in training_chunks(text))
+    chunks = (chunk for text in texts for chunk in training_chunks([text]))
     trained.train_from_iterator(chunks, trainer)
     model = json.loads(trained.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]

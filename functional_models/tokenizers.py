@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,13 @@ import numpy as np
 
 from functional_models.checks import check_path
 from functional_models.chunks import encode_in_chunks
+from functional_models.corpora.stored import (
+    StoredTexts,
+    count_characters,
+    in_pieces,
+    temporary_file,
+)
+from functional_models.reading import Reading
 from functional_models.tokenizer_files import (
     MANIFEST,
     check_replaceable,
@@ -106,22 +113,68 @@ class Tokenizer:
         """Return the token ids of sources to translate; see `encode`."""
         return self._encoded(texts, self._input_start, [self.end_id] if self.ends_sources else [])
 
+    def encode_together(
+        self, texts: str | Sequence[str], *, end: bool = False, progress: bool = False
+    ) -> np.ndarray:
+        """Return the token ids of texts, one text after another, in memory-mapped form.
+
+        The ids are in a temporary file, so that the memory use does not depend on the texts.
+
+        Args:
+            texts: one text or several; those of a corpus from files are read in pieces.
+            end: append `end_id` to each text.
+            progress: show the progress with long texts.
+
+        Returns:
+            Unsigned integers (N,), of the smallest type for the vocabulary.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        texts = texts if isinstance(texts, StoredTexts) else text_list(texts)
+        dtype = np.min_scalar_type(self.vocabulary_size - 1)
+        total = count_characters(texts)
+        with temporary_file() as file, Reading("tokenizing", total, shown=progress) as reading:
+            last = 0
+            for number, ids in self._chunks(texts, reading.counted):
+                if end and number > last:
+                    file.write(dtype.type(self.end_id).tobytes())
+                last = number
+                file.write(ids.astype(dtype).tobytes())
+            if end and texts:
+                file.write(dtype.type(self.end_id).tobytes())
+            file.flush()
+            if not file.tell():
+                return np.zeros(0, dtype)
+            return np.memmap(file, dtype, mode="r")
+
     def _encoded(
         self, texts: Sequence[str], before: Sequence[int], after: Sequence[int]
     ) -> list[np.ndarray]:
         texts = checked_texts(texts)
+        parts: list[list[Any]] = [[before] if before else [] for _ in texts]
+        for number, ids in self._chunks(texts):
+            parts[number].append(ids)
+        if after:
+            parts = [[*part, after] for part in parts]
+        return [
+            part[0] if len(part) == 1 else np.concatenate(part, dtype="int32") for part in parts
+        ]
+
+    def _chunks(
+        self,
+        texts: Sequence[str],
+        counted: Callable[[Iterable[str]], Iterable[str]] = lambda pieces: pieces,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield token ids as `encode_in_chunks`; `counted` passes on the pieces of every text."""
+        pieces = map(counted, in_pieces(texts))
         if self.kind == "byte":
-            _check_reserved_bytes(texts)
-        if not texts:
-            return []
+            pieces = (_without_reserved_bytes(*text) for text in enumerate(pieces))
         if self.lowercase:
-            texts = [text.lower() for text in texts]
+            pieces = map(lowercase_pieces, pieces)
         # A word of 16,384 letters is cut by kinds that restore the text all the same.
         cut_words = self.kind in ("byte", "byte_pair")
-        sequences = encode_in_chunks(self.keras_tokenizer.tokenize, texts, cut_words)
-        if not before and not after:
-            return sequences
-        return [np.concatenate([before, ids, after]).astype("int32") for ids in sequences]
+        return encode_in_chunks(self.keras_tokenizer.tokenize, pieces, cut_words)
 
     @property
     def target_start(self) -> list[int]:
@@ -303,12 +356,29 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
     return texts
 
 
-def _check_reserved_bytes(texts: Sequence[str]) -> None:
-    for number, text in enumerate(texts):
-        found = _BYTE_RESERVED.search(text)
-        if found:
+def lowercase_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text in lowercase.
+
+    They are cut at spaces and line ends, because the lowercase sigma depends on its word.
+    """
+    rest = ""
+    for piece in pieces:
+        text = rest + piece
+        end = max(text.rfind(" "), text.rfind("\n")) + 1 or len(text)
+        yield text[:end].lower()
+        rest = text[end:]
+    yield rest.lower()
+
+
+def _without_reserved_bytes(number: int, pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text, after a check that a byte tokenizer can encode them."""
+    at = 0
+    for piece in pieces:
+        if found := _BYTE_RESERVED.search(piece):
             raise ValueError(
                 f"text {number} has the control character U+{ord(found[0]):04X} at character "
-                f"{found.start()}, which a byte tokenizer uses for padding (U+0000), start "
+                f"{at + found.start()}, which a byte tokenizer uses for padding (U+0000), start "
                 "(U+0002) or end (U+0003); remove it, or use a byte_pair tokenizer"
             )
+        at += len(piece)
+        yield piece

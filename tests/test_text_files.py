@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from functional_models.corpora.text_files import read_pairs, store_files
 from functional_models.corpora.text_files import read_lines as stored_lines
+from functional_models.corpora.text_files import read_pairs, store_files
 
 
 def read_text(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import operator
 import os
 import tempfile
@@ -23,13 +24,13 @@ Item = TypeVar("Item", str, Pair)
 
 @contextmanager
 def temporary_file() -> Iterator[BinaryIO]:
-    """Open a file without a name, which disappears when it is closed; errors name its folder."""
+    """Open a file without a name, which disappears when it is closed; a full disk is named."""
     try:
         with tempfile.TemporaryFile() as file:
             yield cast("BinaryIO", file)
             file.flush()
     except OSError as error:
-        if error.errno and error.filename is None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
             error.filename = f"{tempfile.gettempdir()} (the variable TMPDIR names another folder)"
         raise
 
@@ -176,8 +177,12 @@ def stored_pairs(pairs: Iterable[Pair]) -> StoredPairs:
 
 
 def in_pieces(texts: Iterable[str]) -> Iterator[Iterable[str]]:
-    """Yield each text in pieces; one that is in memory is one piece."""
-    return texts.in_pieces() if isinstance(texts, StoredTexts) else ([text] for text in texts)
+    """Yield each text in pieces of at most about a million characters."""
+    return texts.in_pieces() if isinstance(texts, StoredTexts) else map(_parts, texts)
+
+
+def _parts(text: str) -> Iterator[str]:
+    return (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
 
 
 def count_characters(texts: Sequence[str]) -> int:
