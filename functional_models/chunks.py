@@ -126,7 +126,7 @@ def _boundary(
     return (last, last, 0) if cut_words else None
 
 
-def training_sample(texts: Sequence[str], most: int) -> Sequence[str]:
+def training_sample(texts: Iterable[str], most: int) -> Iterable[str]:
     """Return texts with at most about `most` characters: evenly spread chunks if there are more."""
     total = count_characters(texts)
     if total <= most:

@@ -289,7 +289,8 @@ def _corpus(options: argparse.Namespace, kind: str | None) -> Any:
     from functional_models.corpora import load_corpus
 
     data, validation, test = (_files(options, name) for name in ("data", "validation", "test"))
-    return load_corpus(data, kind, validation=validation, test=test)
+    shown = not options.quiet
+    return load_corpus(data, kind, validation=validation, test=test, progress=shown)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -338,7 +339,7 @@ def train(options: argparse.Namespace) -> None:
     model.fit(corpus, recipe=recipe, **where, **shown)
     if corpus.test:
         print("\ntest, with the best weights:\n")
-        _print_results(model.evaluate(corpus.test))
+        _print_results(model.evaluate(corpus.test, progress=not options.quiet))
     print(f"\nthe best model is in {options.to}; to use it:\n")
     print(f"    {usage_command(options.to, corpus)}")
 

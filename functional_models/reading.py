@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+Item = TypeVar("Item")
 
 _SHORTEST = 1.0
 """Seconds after which a terminal gets a bar."""
@@ -15,14 +17,15 @@ FIRST_INTERVAL, LONGEST_INTERVAL = 10.0, 60.0
 
 
 class Reading:
-    """Shows on stderr how much of a text is read.
+    """Shows on stderr how much of the data is read.
 
     On a terminal this is a bar, which disappears at the end. Other outputs get a line after 10
     seconds and then at growing intervals, of at most a minute.
 
     Args:
-        what: what is done, such as "reading book.txt".
-        total: number of characters; `None` if it is unknown.
+        what: what is done, such as "tokenizing".
+        total: number of units; `None` if it is unknown.
+        unit: what is counted, such as "characters".
         shown: whether anything is shown.
         clock: returns seconds.
     """
@@ -30,12 +33,14 @@ class Reading:
     def __init__(
         self,
         what: str,
-        total: int | None = None,
+        total: int | None,
+        unit: str,
         *,
         shown: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._what, self._total, self._shown, self._clock = what, total, shown, clock
+        self._what, self._total, self._unit = what, total, unit
+        self._shown, self._clock = shown, clock
         self._done = 0
         self._bar: Any = None
         self._interval = FIRST_INTERVAL
@@ -49,13 +54,22 @@ class Reading:
         if self._bar is not None:
             self._bar.stop()
 
-    def counted(self, pieces: Iterable[str]) -> Iterator[str]:
-        """Yield pieces of the text, and show how much is done."""
+    def counted(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items, each of one unit."""
+        for item in items:
+            yield item
+            self._advance(1)
+
+    def counted_pieces(self, pieces: Iterable[str]) -> Iterator[str]:
+        """Yield pieces of text, whose characters are the units."""
         for piece in pieces:
             yield piece
-            self._done += len(piece)
-            if self._shown and self._clock() >= self._next:
-                self._show()
+            self._advance(len(piece))
+
+    def _advance(self, units: int) -> None:
+        self._done += units
+        if self._shown and self._clock() >= self._next:
+            self._show()
 
     def _show(self) -> None:
         if sys.stderr.isatty():
@@ -79,7 +93,7 @@ class Reading:
     def _line(self) -> str:
         """Return how much is done."""
         if self._total is None:
-            return f"{self._what}: {self._done:,} characters"
+            return f"{self._what}: {self._done:,} {self._unit}"
         seconds = (self._clock() - self._started) * (self._total / self._done - 1)
         return (
             f"{self._what}: {self._done:,} of {self._total:,} characters | {duration(seconds)} left"

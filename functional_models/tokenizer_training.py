@@ -13,8 +13,8 @@ from builders.errors import unknown_name
 from builders.fields import MOST_TOKENS
 from functional_models.checks import check_count, check_is_text
 from functional_models.chunks import training_chunks, training_sample
-from functional_models.corpora import Corpus
-from functional_models.corpora.stored import StoredTexts
+from functional_models.corpora import Corpus, TextCorpus
+from functional_models.corpora.stored import Sentences, StoredTexts
 from functional_models.tokenizers import (
     BYTE_END,
     BYTE_PAD,
@@ -83,14 +83,14 @@ def train_tokenizer(
     if vocabulary_size is None:
         vocabulary_size = DEFAULT_VOCABULARY_SIZE
     check_is_text(texts, "train_tokenizer")
-    if not isinstance(texts, StoredTexts):
+    if not isinstance(texts, StoredTexts | Sentences):
         texts = [text for text in checked_texts(texts) if text and not text.isspace()]
+    texts = training_sample(texts, MOST_CHARACTERS)
+    texts = [text.lower() for text in texts] if lowercase else list(texts)
     if not texts:
         raise ValueError(
             f"there is no text to train a {kind} tokenizer on; give text that is not blank"
         )
-    texts = training_sample(texts, MOST_CHARACTERS)
-    texts = [text.lower() for text in texts] if lowercase else list(texts)
     train = {
         "word_piece": _train_word_piece,
         "sentence_piece": _train_sentence_piece,
@@ -106,10 +106,9 @@ def train_tokenizer(
 
 def shared_tokenizer(corpus: Corpus, kind: str, vocabulary_size: int | None) -> Tokenizer:
     """Train a tokenizer on all training text, source and target together; see `train_tokenizer`."""
-    texts: list[str] = []
-    for item in corpus.train:
-        texts.extend([item] if isinstance(item, str) else item)
-    return train_tokenizer(kind, texts, vocabulary_size)
+    if isinstance(corpus, TextCorpus):
+        return train_tokenizer(kind, corpus.train, vocabulary_size)
+    return train_tokenizer(kind, Sentences(corpus.train), vocabulary_size)
 
 
 def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:

@@ -15,18 +15,22 @@ does.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from functional_models.batches import TokenPairs
 from functional_models.checks import check_path
 from functional_models.chunks import encode_in_chunks
 from functional_models.corpora.stored import (
+    Pair,
     StoredTexts,
     count_characters,
     in_pieces,
@@ -111,7 +115,7 @@ class Tokenizer:
 
     def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of sources to translate; see `encode`."""
-        return self._encoded(texts, self._input_start, [self.end_id] if self.ends_sources else [])
+        return self._encoded(texts, self._input_start, self._source_end)
 
     def encode_together(
         self, texts: str | Sequence[str], *, end: bool = False, progress: bool = False
@@ -134,9 +138,12 @@ class Tokenizer:
         texts = texts if isinstance(texts, StoredTexts) else text_list(texts)
         dtype = np.min_scalar_type(self.vocabulary_size - 1)
         total = count_characters(texts)
-        with temporary_file() as file, Reading("tokenizing", total, shown=progress) as reading:
+        with (
+            temporary_file() as file,
+            Reading("tokenizing", total, "characters", shown=progress) as reading,
+        ):
             last = 0
-            for number, ids in self._chunks(texts, reading.counted):
+            for number, ids in self._chunks(texts, reading.counted_pieces):
                 if end and number > last:
                     file.write(dtype.type(self.end_id).tobytes())
                 last = number
@@ -148,26 +155,49 @@ class Tokenizer:
                 return np.zeros(0, dtype)
             return np.memmap(file, dtype, mode="r")
 
+    def encode_pairs(
+        self, pairs: Sequence[Pair], targets: Tokenizer, *, progress: bool = False
+    ) -> TokenPairs:
+        """Return the token ids of pairs: sources, and targets with start and end token.
+
+        The ids are in a temporary file, so that little memory depends on the number of pairs.
+
+        Args:
+            pairs: (source, target) texts; those of a corpus from files are read one by one.
+            targets: the tokenizer of the targets.
+            progress: show the progress with many pairs.
+        """
+        with Reading("tokenizing", len(pairs), "pairs", shown=progress) as reading:
+            sources = _checked(source for source, _ in pairs)
+            outputs = _checked(target for _, target in reading.counted(pairs))
+            rows = zip(
+                self._stream(sources, self._input_start, self._source_end),
+                targets._stream(outputs, targets.target_start, [targets.end_id]),
+                strict=True,
+            )
+            largest = max(self.vocabulary_size, targets.vocabulary_size) - 1
+            return TokenPairs(rows, np.min_scalar_type(largest))
+
     def _encoded(
         self, texts: Sequence[str], before: Sequence[int], after: Sequence[int]
     ) -> list[np.ndarray]:
-        texts = checked_texts(texts)
-        parts: list[list[Any]] = [[before] if before else [] for _ in texts]
-        for number, ids in self._chunks(texts):
-            parts[number].append(ids)
-        if after:
-            parts = [[*part, after] for part in parts]
-        return [
-            part[0] if len(part) == 1 else np.concatenate(part, dtype="int32") for part in parts
-        ]
+        return list(self._stream(checked_texts(texts), before, after))
+
+    def _stream(
+        self, texts: Iterable[str], before: Sequence[int], after: Sequence[int]
+    ) -> Iterator[np.ndarray]:
+        """Yield the token ids of each text between those of `before` and `after`."""
+        for _, chunks in itertools.groupby(self._chunks(texts), key=itemgetter(0)):
+            parts = [np.array(before, "int32"), *(ids for _, ids in chunks)]
+            yield np.concatenate([*parts, np.array(after, "int32")])
 
     def _chunks(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         counted: Callable[[Iterable[str]], Iterable[str]] = lambda pieces: pieces,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield token ids as `encode_in_chunks`; `counted` passes on the pieces of every text."""
-        pieces = map(counted, in_pieces(texts))
+        pieces: Iterable[Iterable[str]] = map(counted, in_pieces(texts))
         if self.kind == "byte":
             pieces = (_without_reserved_bytes(*text) for text in enumerate(pieces))
         if self.lowercase:
@@ -185,6 +215,10 @@ class Tokenizer:
     @property
     def _input_start(self) -> list[int]:
         return [] if self.input_start_id is None else [self.input_start_id]
+
+    @property
+    def _source_end(self) -> list[int]:
+        return [self.end_id] if self.ends_sources else []
 
     @property
     def start_ids(self) -> frozenset[int]:
@@ -338,13 +372,15 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
         advice = "; give its train" if hasattr(texts, "train") else ""
         raise TypeError(f"expected a text or a list of texts, given {type(texts).__name__}{advice}")
-    texts = list(texts)
+    return list(_checked(texts))
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts, after a check that each is a string that can be encoded."""
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"text {number} is of type {type(text).__name__}, expected str")
-        if text.isascii():
-            continue
-        found = _SURROGATE.search(text)
+        found = None if text.isascii() else _SURROGATE.search(text)
         if found:
             code = ord(found[0])
             # Python decodes bytes of the command line that are not UTF-8 as U+DC80 to U+DCFF.
@@ -353,7 +389,7 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
                 f"text {number} has a lone surrogate, U+{code:04X}, at character {found.start()}, "
                 f"which UTF-8 cannot encode{byte if 0xDC80 <= code <= 0xDCFF else ''}; replace it"
             )
-    return texts
+        yield text
 
 
 def lowercase_pieces(pieces: Iterable[str]) -> Iterator[str]:

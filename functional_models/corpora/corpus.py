@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
-from functional_models.corpora.stored import Pair, count_characters
+from functional_models.corpora.stored import Pair, count_characters, in_pieces
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,3 +63,18 @@ def _number(count: int, noun: str) -> str:
 
 
 Corpus = TextCorpus | ParallelCorpus
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """Return a hash of the name and the content of a corpus."""
+    digest = hashlib.sha256(corpus.name.encode())
+    splits: tuple[Any, ...] = (corpus.train, corpus.validation, corpus.test)
+    for split in splits:
+        digest.update(len(split).to_bytes(8))
+        texts = split if isinstance(corpus, TextCorpus) else chain.from_iterable(split)
+        for pieces in in_pieces(texts):
+            content = hashlib.sha256()
+            for piece in pieces:
+                content.update(piece.encode("utf-8", "surrogatepass"))
+            digest.update(content.digest())
+    return digest.hexdigest()

@@ -40,6 +40,7 @@ def load_text_corpus(
     validation: Files | None = None,
     test: Files | None = None,
     validation_fraction: float = 0.1,
+    progress: bool = True,
 ) -> TextCorpus:
     """Load text for language modelling.
 
@@ -49,6 +50,7 @@ def load_text_corpus(
         validation, test: further files. With `validation`, all of `source` is for training.
         validation_fraction: held-out share for sources without a validation split. Of a file it is
             the end: as in nanoGPT, n characters are split at `int(n * (1 - validation_fraction))`.
+        progress: show the progress with files that take more than a second to read.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -62,12 +64,12 @@ def load_text_corpus(
         if source == EMBEDDED:
             return python_docstrings(validation_fraction)
         return _tfds_text(str(source).removeprefix(TFDS), validation_fraction)
-    name, texts = _read_texts(source)
+    name, texts = _read_texts(source, progress)
     if validation is not None:
-        held_out = _read_texts(validation)[1]
+        held_out = _read_texts(validation, progress)[1]
     else:
         texts, held_out = texts.split(1 - validation_fraction)
-    tested = () if test is None else _read_texts(test)[1]
+    tested = () if test is None else _read_texts(test, progress)[1]
     return TextCorpus(name, texts.not_blank(), held_out.not_blank(), tested)
 
 
@@ -77,6 +79,7 @@ def load_parallel_corpus(
     validation: Files | None = None,
     test: Files | None = None,
     held_out_fraction: float = 0.05,
+    progress: bool = True,
 ) -> ParallelCorpus:
     """Load sentence pairs for translation.
 
@@ -89,6 +92,7 @@ def load_parallel_corpus(
             file, the paths of two aligned files, plain or `.gz`, or `"tfds:NAME"`.
         validation, test: further files.
         held_out_fraction: held-out share of the training pairs without such files.
+        progress: as for `load_text_corpus`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -103,9 +107,9 @@ def load_parallel_corpus(
             return portuguese_english()
         return _tfds_parallel(str(source).removeprefix(TFDS), held_out_fraction)
     _check_fraction("held_out_fraction", held_out_fraction)
-    pairs = _read_parallel(source)
+    pairs: StoredPairs = _read_parallel(source, progress)
     held_out: list[Sequence[Pair]] = [
-        () if files is None else _read_parallel(files) for files in (validation, test)
+        () if files is None else _read_parallel(files, progress) for files in (validation, test)
     ]
     if validation is None:
         splits = 1 if test is not None else 2
@@ -121,6 +125,7 @@ def load_corpus(
     *,
     validation: Files | None = None,
     test: Files | None = None,
+    progress: bool = True,
 ) -> Corpus:
     """Load text or sentence pairs.
 
@@ -129,13 +134,14 @@ def load_corpus(
         kind: the kind of model to train, `decoder_only` or `encoder_decoder`; by default the one
             that the names of the files show, and `encoder_decoder` for named corpora.
         validation, test: further files, as for these functions.
+        progress: as for these functions.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as these functions.
     """
     if (kind or kind_of_data(source) or "encoder_decoder") == "encoder_decoder":
-        return load_parallel_corpus(source, validation=validation, test=test)
-    return load_text_corpus(source, validation=validation, test=test)
+        return load_parallel_corpus(source, validation=validation, test=test, progress=progress)
+    return load_text_corpus(source, validation=validation, test=test, progress=progress)
 
 
 def kind_of_data(data: Files) -> str | None:
@@ -157,21 +163,21 @@ def _check_own_splits(source: Any, validation: Any, test: Any) -> None:
         )
 
 
-def _read_texts(files: Files) -> tuple[str, StoredTexts]:
+def _read_texts(files: Files, progress: bool) -> tuple[str, StoredTexts]:
     """Return a name and the text of each file."""
     paths = [check_path("a text file", path) for path in _as_sequence(files)]
     if not paths:
         raise ValueError("expected at least one text file, got none")
-    return ", ".join(path.name for path in paths), store_files(paths)
+    return ", ".join(path.name for path in paths), store_files(paths, progress=progress)
 
 
-def _read_parallel(files: Files) -> StoredPairs:
+def _read_parallel(files: Files, progress: bool) -> StoredPairs:
     paths = _as_sequence(files)
     if len(paths) not in (1, 2):
         raise ValueError(
             f"expected one .tsv file or two aligned files, got {len(paths)}: {list(paths)}"
         )
-    return read_pairs(*paths)
+    return read_pairs(*paths, progress=progress)
 
 
 def _hold_out(pairs: StoredPairs, fraction: float, splits: int) -> list[StoredPairs]:

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, BinaryIO, Self, TypeVar, cast, overload
 
 import numpy as np
@@ -55,7 +56,7 @@ class Stored(Sequence[Item]):
 
     Args:
         content: the file.
-        spans: int64 (n, 3); of each item the start and the end in the file, in bytes, and the
+        spans: integers (n, 3); of each item the start and the end in the file, in bytes, and the
             number of characters of its first text.
     """
 
@@ -87,11 +88,11 @@ class Stored(Sequence[Item]):
     def __hash__(self) -> int:
         return hash(tuple(self))
 
-    def __add__(self, other: Sequence[Item]) -> tuple[Item, ...]:
-        return (*self, *other)
+    def __add__(self, other: Iterable[Item]) -> tuple[Item, ...]:
+        return tuple(chain(self, other))
 
-    def __radd__(self, other: Sequence[Item]) -> tuple[Item, ...]:
-        return (*other, *self)
+    def __radd__(self, other: Iterable[Item]) -> tuple[Item, ...]:
+        return tuple(chain(other, self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tuple, (tuple(self),)
@@ -162,7 +163,7 @@ def stored_texts(texts: Iterable[Iterable[str]]) -> StoredTexts:
                 end += file.write(piece.encode())
                 characters += len(piece)
             spans.extend((start, end, characters))
-        return StoredTexts(Content(file), np.array(spans, "int64").reshape(-1, 3))
+        return StoredTexts(Content(file), _table(spans))
 
 
 def stored_pairs(pairs: Iterable[Pair]) -> StoredPairs:
@@ -173,7 +174,22 @@ def stored_pairs(pairs: Iterable[Pair]) -> StoredPairs:
             start = end
             end += file.write((source + target).encode())
             spans.extend((start, end, len(source)))
-        return StoredPairs(Content(file), np.array(spans, "int64").reshape(-1, 3))
+        return StoredPairs(Content(file), _table(spans))
+
+
+def _table(spans: array[int]) -> np.ndarray:
+    """Return numbers as an array (n, 3) of the smallest type."""
+    return np.array(spans, np.min_scalar_type(max(spans, default=0))).reshape(-1, 3)
+
+
+class Sentences(Iterable[str]):
+    """The sources and the targets of pairs, without blank ones; each iteration reads them again."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for pair in self._pairs for text in pair if text and not text.isspace())
 
 
 def in_pieces(texts: Iterable[str]) -> Iterator[Iterable[str]]:
@@ -185,6 +201,6 @@ def _parts(text: str) -> Iterator[str]:
     return (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
 
 
-def count_characters(texts: Sequence[str]) -> int:
+def count_characters(texts: Iterable[str]) -> int:
     """Return the number of characters of all texts."""
     return texts.characters if isinstance(texts, StoredTexts) else sum(map(len, texts))

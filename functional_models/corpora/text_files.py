@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from functional_models.checks import check_path
 from functional_models.corpora.decoding import decode_pieces, split_lines
@@ -22,6 +22,7 @@ from functional_models.corpora.stored import (
     stored_texts,
     temporary_file,
 )
+from functional_models.reading import Reading
 
 StrPath = str | os.PathLike[str]
 
@@ -55,7 +56,10 @@ def _opened(path: StrPath) -> Iterator[tuple[BinaryIO, str]]:
             yield file, str(path)
             return
         try:
-            yield gzip.GzipFile(fileobj=file), f"the decompressed content of {path}"
+            yield (
+                cast("BinaryIO", gzip.GzipFile(fileobj=file)),
+                f"the decompressed content of {path}",
+            )
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(
                 f"{path} is gzip but cannot be decompressed ({error}); it is damaged or cut off: "
@@ -63,23 +67,24 @@ def _opened(path: StrPath) -> Iterator[tuple[BinaryIO, str]]:
             ) from error
 
 
-def store_files(paths: Iterable[StrPath]) -> StoredTexts:
+def store_files(paths: Iterable[StrPath], *, progress: bool = False) -> StoredTexts:
     """Return the texts of UTF-8 files, plain or gzip-compressed, without byte order marks.
 
-    Line ends are not changed.
+    Line ends are not changed. The texts go to a temporary file; `progress` shows how far it is.
 
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: a path is a folder or a device; a file is empty, blank, no plain text, not
             UTF-8, or damaged gzip.
     """
-    return stored_texts(map(_text_pieces, paths))
+    return stored_texts(_text_pieces(path, progress) for path in paths)
 
 
-def _text_pieces(path: StrPath) -> Iterator[str]:
+def _text_pieces(path: StrPath, progress: bool) -> Iterator[str]:
     is_blank = True
-    with _opened(path) as (file, name):
-        for piece in decode_pieces(file, name):
+    reading = Reading(f"reading {path}", None, "characters", shown=progress)
+    with _opened(path) as (file, name), reading:
+        for piece in reading.counted_pieces(decode_pieces(file, name)):
             is_blank = is_blank and piece.isspace()
             yield piece
     if is_blank:
@@ -97,13 +102,16 @@ def read_lines(text: StoredTexts) -> Iterator[str]:
     return split_lines(pieces, has_newlines)
 
 
-def read_pairs(source_path: StrPath, target_path: StrPath | None = None) -> StoredPairs:
+def read_pairs(
+    source_path: StrPath, target_path: StrPath | None = None, *, progress: bool = False
+) -> StoredPairs:
     """Return (source, target) pairs from two aligned files, or from a tab-separated file.
 
     Args:
         source_path: a file of source lines or, without `target_path`, a file with source, tab and
             target on each line. Plain or gzip-compressed.
         target_path: a file of target lines; line i is the translation of line i of the source.
+        progress: show the progress with long files.
 
     Returns:
         The pairs in file order, without surrounding spaces. Lines that are blank on both sides are
@@ -114,18 +122,18 @@ def read_pairs(source_path: StrPath, target_path: StrPath | None = None) -> Stor
         ValueError: a file is empty or not UTF-8; the numbers of lines differ; a tab-separated line
             does not have two columns; a line is blank on one side only.
     """
-    return stored_pairs(_pairs(source_path, target_path))
+    return stored_pairs(_pairs(source_path, target_path, progress))
 
 
-def _pairs(source_path: StrPath, target_path: StrPath | None) -> Iterator[Pair]:
-    sources = store_files([source_path])
+def _pairs(source_path: StrPath, target_path: StrPath | None, progress: bool) -> Iterator[Pair]:
+    sources = store_files([source_path], progress=progress)
     lines: Iterator[Any]
     if target_path is None:
         where = str(source_path)
         lines = (line.split("\t") if line.strip() else ["", ""] for line in read_lines(sources))
     else:
         where = f"{source_path} and {target_path}"
-        targets = store_files([target_path])
+        targets = store_files([target_path], progress=progress)
         numbers = [sum(1 for _ in read_lines(text)) for text in (sources, targets)]
         if numbers[0] != numbers[1]:
             raise ValueError(
