@@ -267,19 +267,24 @@ class Tokenizer:
             ids = ids[: ends[0]]
         return ids[~np.isin(ids, [self.pad_id, *starts])].tolist()
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write `tokenizer.json`, after checking that the same tokenizer is read from it.
 
-        The file is written whole or not at all. It replaces that of an earlier save.
+        The file is written whole or not at all.
+
+        Args:
+            folder: a folder without a tokenizer, or with the same one.
+            overwrite: replace another tokenizer that the folder holds.
 
         Raises:
+            FileExistsError: the folder holds another tokenizer.
             ValueError: the tokenizer would not be the same after loading, or its class is not in
                 `keras_hub.tokenizers`, or the folder has a `tokenizer.json` that `save` did not
                 write.
         """
         path = check_path("the folder of a tokenizer", folder) / MANIFEST
         content = self.file_content
-        check_replaceable(path)
+        check_replaceable(path, content, overwrite=overwrite)
         write_whole(path, content)
 
     @cached_property
