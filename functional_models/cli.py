@@ -321,7 +321,8 @@ def train(options: argparse.Namespace) -> None:
     from functional_models.tokenizer_training import shared_tokenizer
 
     _set_dtype(options)
-    tokenizer = shared_tokenizer(corpus, options.tokenizer, _vocabulary_size(options))
+    size, shown = _vocabulary_size(options), not options.quiet
+    tokenizer = shared_tokenizer(corpus, options.tokenizer, size, progress=shown)
     keras.utils.set_random_seed(recipe.seed)
     model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
     if not options.sample:
@@ -335,11 +336,10 @@ def train(options: argparse.Namespace) -> None:
         log = os.path.join(options.to, "tensorboard")
         callbacks = (keras.callbacks.TensorBoard(log, write_graph=False),)
     where = {"folder": options.to, "overwrite": options.overwrite}
-    shown = {"progress": not options.quiet, "callbacks": callbacks, **sample}
-    model.fit(corpus, recipe=recipe, **where, **shown)
+    model.fit(corpus, recipe=recipe, progress=shown, callbacks=callbacks, **where, **sample)
     if corpus.test:
         print("\ntest, with the best weights:\n")
-        _print_results(model.evaluate(corpus.test, progress=not options.quiet))
+        _print_results(model.evaluate(corpus.test, progress=shown))
     print(f"\nthe best model is in {options.to}; to use it:\n")
     print(f"    {usage_command(options.to, corpus)}")
 

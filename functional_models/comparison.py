@@ -126,7 +126,7 @@ def compare(
         raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")
     if vocabulary_size is None and tokenizer != "byte":
         vocabulary_size = 2000
-    shared = shared_tokenizer(corpus, tokenizer, vocabulary_size)
+    shared = shared_tokenizer(corpus, tokenizer, vocabulary_size, progress=progress)
     kind = "encoder_decoder" if isinstance(corpus, ParallelCorpus) else "decoder_only"
     chosen = {}
     for name, spec in given.items():

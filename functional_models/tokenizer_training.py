@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 from unicodedata import category
 
@@ -14,7 +15,7 @@ from builders.fields import MOST_TOKENS
 from functional_models.checks import check_count, check_is_text
 from functional_models.chunks import training_chunks, training_sample
 from functional_models.corpora import Corpus, TextCorpus
-from functional_models.corpora.stored import Sentences, StoredTexts
+from functional_models.corpora.stored import Sentences, StoredTexts, count_characters
 from functional_models.tokenizers import (
     BYTE_END,
     BYTE_PAD,
@@ -32,6 +33,19 @@ DEFAULT_VOCABULARY_SIZE = 8000
 
 MOST_CHARACTERS = 10_000_000
 """Number of characters above which a vocabulary is learned from evenly spread parts of the text."""
+
+MOST_WORK = 1_000_000
+"""Letters (`sentence_piece`) or parts (`word_piece`) of different words to learn from."""
+
+# What is a word for the trainer of a kind, and the work with each different one. KerasHub splits
+# words at punctuation and at Chinese characters, and ignores those of more than 50 characters.
+_WORK: dict[str, tuple[str, Callable[[str], int]]] = {
+    "sentence_piece": (r"\S+", len),
+    "word_piece": (
+        r"[^\s!-/:-@\[-`{-~\u2000-\u206f\u3000-\u303f\u3400-\u9fff]+",
+        lambda word: len(word) ** 2 // 2 * (len(word) <= 50),
+    ),
+}
 
 # A longer run of letters, signs or spaces is cut: the time of training grows with the square.
 LONGEST_RUN = 256
@@ -52,11 +66,13 @@ def train_tokenizer(
     vocabulary_size: int | None = None,
     *,
     lowercase: bool = False,
+    progress: bool = True,
 ) -> Tokenizer:
     """Train a tokenizer on text. Training is deterministic.
 
-    Of more than 10 million characters, evenly spread parts are used. The time is linear in their
-    number.
+    Of more than 10 million characters, evenly spread parts are used, and for `sentence_piece` and
+    `word_piece` also of text with so many different words that training would take longer than
+    about half a minute.
 
     Args:
         kind: one of `TOKENIZER_KINDS`.
@@ -64,6 +80,7 @@ def train_tokenizer(
         vocabulary_size: maximum number of ids, including special ones; little text can give fewer,
             see `Tokenizer.vocabulary_size`. By default 8000; a `byte` tokenizer always has 256.
         lowercase: lowercase all text, also when encoding.
+        progress: print a line on stderr if parts of the text are used.
 
     Raises:
         ValueError: unknown kind; no text; a vocabulary too small for the characters of the text.
@@ -85,8 +102,19 @@ def train_tokenizer(
     check_is_text(texts, "train_tokenizer")
     if not isinstance(texts, StoredTexts | Sentences):
         texts = [text for text in checked_texts(texts) if text and not text.isspace()]
-    texts = training_sample(texts, MOST_CHARACTERS)
-    texts = [text.lower() for text in texts] if lowercase else list(texts)
+    total = count_characters(texts)
+    texts = list(training_sample(texts, MOST_CHARACTERS))
+    if kind in _WORK:
+        texts = _with_fewer_words(texts, *_WORK[kind])
+    if progress and (number := count_characters(texts)) < total:
+        print(
+            f"the {kind} vocabulary is learned from {number:,} of {total:,} characters, evenly "
+            "spread",
+            file=sys.stderr,
+            flush=True,
+        )
+    if lowercase:
+        texts = [text.lower() for text in texts]
     if not texts:
         raise ValueError(
             f"there is no text to train a {kind} tokenizer on; give text that is not blank"
@@ -104,11 +132,24 @@ def train_tokenizer(
     return tokenizer
 
 
-def shared_tokenizer(corpus: Corpus, kind: str, vocabulary_size: int | None) -> Tokenizer:
+def _with_fewer_words(texts: list[str], word: str, work: Callable[[str], int]) -> list[str]:
+    """Return evenly spread parts of texts whose different words are at most `MOST_WORK`."""
+    while True:
+        words = set().union(*(re.findall(word, text) for text in texts))
+        share = MOST_WORK / max(sum(map(work, words)), 1)
+        fewer = training_sample(texts, int(share * count_characters(texts)))
+        if share > 0.9 or not fewer:
+            return texts
+        texts = list(fewer)
+
+
+def shared_tokenizer(
+    corpus: Corpus, kind: str, vocabulary_size: int | None, *, progress: bool = True
+) -> Tokenizer:
     """Train a tokenizer on all training text, source and target together; see `train_tokenizer`."""
     if isinstance(corpus, TextCorpus):
-        return train_tokenizer(kind, corpus.train, vocabulary_size)
-    return train_tokenizer(kind, Sentences(corpus.train), vocabulary_size)
+        return train_tokenizer(kind, corpus.train, vocabulary_size, progress=progress)
+    return train_tokenizer(kind, Sentences(corpus.train), vocabulary_size, progress=progress)
 
 
 def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
