@@ -10,10 +10,11 @@ the block before) or the same call (an encoder, a mask, positions).
 from __future__ import annotations
 
 from bisect import bisect, insort
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
+from math import inf
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, depth_of
@@ -29,6 +30,9 @@ _MOST_EXTENDED = 65_536
 """Maximum number of calls, or eight times that of the graph, by which repeats are extended."""
 
 _EXIT = -1
+
+Rank = tuple[bool, int, int]
+"""Whether a subtree has no input of the model, minus its number of calls, and its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ class _Tree:
             list(dict.fromkeys(index[edge.target] for edge in graph.outgoing[node.id]))
             for node in graph.nodes
         ]
+        self._fan_in = [len({edge.source for edge in graph.incoming[n.id]}) for n in graph.nodes]
+        # What leads to no other call is returned; the last element is that of _EXIT.
+        self._fan_in.append(sum(not targets for targets in self._targets))
         self._is_input = [node.kind == "input" for node in graph.nodes]
         # The last element is that of _EXIT, to which calls without consumers lead.
         self.parent = [_EXIT] * (size + 1)
@@ -162,12 +169,15 @@ class _Tree:
             for target in targets:
                 if target != parent:
                     needs[parent].append((call, self._ancestor(target, self._level[call])))
-        rank: list[tuple[bool, int, int]] = []
+        rank: list[Rank] = []
+        height = [1] * (size + 1)
         for call in range(size):
             ranks = [rank[child] for child in children[call]]
             has_input = self._is_input[call] or not all(r[0] for r in ranks)
             content = hash((self._codes[call], *sorted(r[2] for r in ranks)))
             rank.append((not has_input, -1 + sum(r[1] for r in ranks), content))
+            early = _early(children[call], needs[call], height)
+            height[call] = 1 + max(early.values(), default=0)
         found: list[int] = []
         waiting = [_EXIT]
         while waiting:
@@ -175,46 +185,82 @@ class _Tree:
             found.append(call)
             below = children[call]
             if len(below) > 1:
-                below = _arranged(sorted(below, key=rank.__getitem__), needs[call])
+                below = self._arranged(call, below, needs[call], rank, height)
             waiting += below
         return found[:0:-1]
 
+    def _arranged(
+        self,
+        parent: int,
+        calls: Sequence[int],
+        pairs: Sequence[tuple[int, int]],
+        rank: Sequence[Rank],
+        height: Sequence[int],
+    ) -> list[int]:
+        """Return calls in the order of their ranks, or else in one where each comes after those it needs.
 
-def _arranged(calls: list[int], pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Return calls in their order, or else in one where each comes after those it needs.
+        Calls beside the longest way, such as those that hand on a mask or collect the outputs of all
+        blocks, are close to the call of the longest way from which they are fewer steps away. A step
+        from a call that many take something from, or to one that takes from many, is a long one.
 
-    Calls beside the longest way, such as those that hand on a mask or collect the outputs of all
-    blocks, are close to the call of the longest way from which they are fewer steps away.
+        Args:
+            calls: Calls, as positions in the graph.
+            pairs: (before, after).
+            rank: Rank of every call of the graph.
+            height: Length of the longest way in the subtree below every call, itself included.
+        """
+        ranked = sorted(calls, key=rank.__getitem__)
+        place = {call: number for number, call in enumerate(ranked)}
+        if len(calls) < 3 and all(place[before] < place[after] for before, after in pairs):
+            return ranked
+        before: dict[int, set[int]] = {call: set() for call in calls}
+        after: dict[int, set[int]] = {call: set() for call in calls}
+        for first, second in pairs:
+            before[second].add(first)
+            after[first].add(second)
+        early = _early(calls, pairs, height)
+        longest = max(early.values())
+        into = self._fan_in[parent] - 1
+        late: dict[int, int] = {}
+        up: dict[int, float] = {}
+        down: dict[int, float] = {}
+        for call in sorted(calls, reverse=True):
+            late[call] = min((late[each] - height[each] for each in after[call]), default=longest)
+            nearest = min(
+                (down[each] + self._fan_in[each] - 1 for each in after[call]), default=into
+            )
+            down[call] = 0 if early[call] == late[call] else nearest
+        for call in sorted(calls):
+            nearest = min(
+                (up[each] + len(self._targets[each]) - 1 for each in before[call]), default=inf
+            )
+            up[call] = 0 if early[call] == late[call] else nearest
+        levels: dict[int, list[int]] = {}
+        for call in ranked:
+            level = early[call] if up[call] <= down[call] else late[call]
+            levels.setdefault(level, []).append(call)
+        # Of calls that are alike, the one whose sources come first is first, as in every block.
+        order: dict[int, int] = {}
+        for level in sorted(levels):
+            for call in sorted(
+                levels[level],
+                key=lambda call: (rank[call], sorted(order.get(each, -1) for each in before[call])),
+            ):
+                order[call] = len(order)
+        return topological_order(order, pairs)
 
-    Args:
-        calls: Calls, as positions in the graph.
-        pairs: (before, after).
-    """
-    place = {call: number for number, call in enumerate(calls)}
-    if len(calls) < 3 and all(place[before] < place[after] for before, after in pairs):
-        return calls
-    before: dict[int, set[int]] = {call: set() for call in calls}
-    after: dict[int, set[int]] = {call: set() for call in calls}
+
+def _early(
+    calls: Iterable[int], pairs: Iterable[tuple[int, int]], height: Sequence[int]
+) -> dict[int, int]:
+    """Return the number of calls on the longest way to each call, itself included."""
+    early = dict.fromkeys(calls, 0)
+    before: dict[int, list[int]] = {}
     for first, second in pairs:
-        before[second].add(first)
-        after[first].add(second)
-    early: dict[int, int] = {}
-    late: dict[int, int] = {}
-    up: dict[int, int] = {}
-    down: dict[int, int] = {}
-    for call in sorted(calls):
-        early[call] = 1 + max((early[each] for each in before[call]), default=0)
-    longest = max(early.values())
-    for call in sorted(calls, reverse=True):
-        late[call] = min((late[each] for each in after[call]), default=longest + 1) - 1
-        nearest = min((down[each] for each in after[call]), default=len(calls))
-        down[call] = 0 if early[call] == late[call] else 1 + nearest
-    for call in sorted(calls):
-        nearest = min((up[each] for each in before[call]), default=len(calls))
-        up[call] = 0 if early[call] == late[call] else 1 + nearest
-    level = {call: early[call] if up[call] < down[call] else late[call] for call in calls}
-    order = sorted(calls, key=lambda call: (level[call], place[call]))
-    return topological_order({call: number for number, call in enumerate(order)}, pairs)
+        before.setdefault(second, []).append(first)
+    for call in sorted(early):
+        early[call] = height[call] + max((early[each] for each in before.get(call, ())), default=0)
+    return early
 
 
 class _Sequence:
@@ -409,10 +455,10 @@ class _Sequence:
         change = [0] * (last - first + 2)
         for place in range(first, last):
             targets = self._targets[place]
-            if len(targets) >= users:
-                farthest = targets[-users]
+            inside = bisect(targets, last - 1)
+            if inside >= users:
                 change[place + 1 - first] += 1
-                change[min(farthest, last) + 1 - first] -= 1
+                change[targets[inside - users] + 1 - first] -= 1
         return list(accumulate(change))
 
     def _feeds(self, begin: int, size: int) -> bool:
