@@ -197,11 +197,11 @@ class _Tree:
         rank: Sequence[Rank],
         height: Sequence[int],
     ) -> list[int]:
-        """Return calls in the order of their ranks, or else in one where each comes after those it needs.
+        """Return calls in the order of their ranks, or else one with each after those it needs.
 
-        Calls beside the longest way, such as those that hand on a mask or collect the outputs of all
-        blocks, are close to the call of the longest way from which they are fewer steps away. A step
-        from a call that many take something from, or to one that takes from many, is a long one.
+        Calls beside the longest way, such as those that hand on a mask or collect the outputs of
+        all blocks, are close to the call of the longest way from which they are fewer steps away. A
+        step is long from a call with many consumers, or to one with many sources.
 
         Args:
             calls: Calls, as positions in the graph.
@@ -237,7 +237,7 @@ class _Tree:
             up[call] = 0 if early[call] == late[call] else nearest
         levels: dict[int, list[int]] = {}
         for call in ranked:
-            level = early[call] if up[call] <= down[call] else late[call]
+            level = early[call] if up[call] < down[call] else late[call]
             levels.setdefault(level, []).append(call)
         # Of calls that are alike, the one whose sources come first is first, as in every block.
         order: dict[int, int] = {}
@@ -476,7 +476,27 @@ class _Sequence:
         size = len(members[0])
         begins = [self._place[ids[0]] for ids in members[:-1]]
         has_weights = any(self.graph.node(node_id).parameters for node_id in members[0])
-        return has_weights and all(self._feeds(begin, size) for begin in begins)
+        return (
+            has_weights
+            and all(self._feeds(begin, size) for begin in begins)
+            and self._leads_on(begins[0] + size, size)
+        )
+
+    def _leads_on(self, begin: int, size: int) -> bool:
+        """Return whether what a block of `size` calls takes from the one before leads out of it.
+
+        Otherwise the blocks are parts of branches that take the same.
+        """
+        reached = {at for at in range(begin - size, begin) for at in self._targets[at]}
+        for at in range(begin, begin + size):
+            if at in reached:
+                reached.update(self._targets[at])
+        feeding = (
+            at + size
+            for at in range(begin - size, begin)
+            if any(begin <= target < begin + size for target in self._targets[at])
+        )
+        return any(at in reached for at in feeding)
 
     def _are_branches(self, members: Sequence[tuple[str, ...]]) -> bool:
         """Return whether members are branches of equal rank into one list that a call takes."""
