@@ -44,8 +44,8 @@ class _Change(NamedTuple):
     Attributes:
         numbers: The differences of the numbers of the configuration, by their places.
         grows: Whether sizes change.
-        adds: Whether the block only adds to what came before, as those of a DenseNet do, or is wider
-            and merges with it, as those of a PyramidNet.
+        adds: Whether the block only adds to what came before, as those of a DenseNet do, or is
+            wider and merges with it, as those of a PyramidNet.
     """
 
     numbers: dict[tuple[int, Path], float]
