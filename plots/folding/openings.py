@@ -17,7 +17,8 @@ def with_openings(
     """Return blocks and runs, with the opening block of each run as the first one of it.
 
     A run of blocks such as `x + f(x)` is often opened by `g(x) + f(x)`, where g changes the width,
-    and f its strides. This block has all calls of the others, and those of g after them.
+    and f its strides. This block has all calls of the others, and those of g after them. Or the
+    opening block is like the others, but takes tensors of another size.
 
     Args:
         graph: The graph.
@@ -38,9 +39,25 @@ def with_openings(
                 opened.pop()
                 changed.pop()
                 members.insert(0, Block(before.name, opening.nodes, opening.signature))
+        elif times > 1 and period == 1 and changed and changed[-1][1:] == (1, 1):
+            if _differs_in_inputs(opened[-1], members[0]):
+                members.insert(0, opened.pop())
+                changed.pop()
         changed.append((len(opened), period, len(members) // period))
         opened += members
     return opened, changed
+
+
+def _differs_in_inputs(block: Block, following: Block) -> bool:
+    """Return whether a block has the same configuration and outputs but takes other sizes."""
+    return len(block.nodes) == len(following.nodes) and all(
+        (one.kind, one.sources, one.repeats, one.numbers)
+        == (other.kind, other.sources, other.repeats, other.numbers)
+        and node.outputs == like.outputs
+        for one, other, node, like in zip(
+            block.signature, following.signature, block.nodes, following.nodes, strict=True
+        )
+    )
 
 
 def _is_same(graph: Graph, block: Block, opening: Block) -> bool:

@@ -9,7 +9,7 @@ from math import inf
 from plots.graph import Graph, Node
 from plots.traversal import topological_order
 
-_FEWEST_COLLECTED = 3
+_COLLECTED = 3
 """Minimum number of calls of one kind whose outputs a subtree collects."""
 
 _EXIT = -1
@@ -72,6 +72,10 @@ class _Tree:
         self._fan_in = [len({edge.source for edge in graph.incoming[n.id]}) for n in graph.nodes]
         # What leads to no other call is returned; the last element is that of _EXIT.
         self._fan_in.append(sum(not targets for targets in self._targets))
+        self._depth = [0] * size
+        for call, targets in enumerate(self._targets):
+            for target in targets:
+                self._depth[target] = max(self._depth[target], self._depth[call] + 1)
         self._is_input = [node.kind == "input" for node in graph.nodes]
         # The last element is that of _EXIT, to which calls without consumers lead.
         self.parent = [_EXIT] * (size + 1)
@@ -111,7 +115,8 @@ class _Tree:
         with an input of the model, then the largest: the blocks before this one. Branches with the
         same content are neighbours.
         """
-        self._lift_collections()
+        beside = self._sources_beside()
+        self._lift_collections(beside)
         size = len(self._codes)
         children: list[list[int]] = [[] for _ in range(size + 1)]
         needs: list[list[tuple[int, int]]] = [[] for _ in range(size + 1)]
@@ -137,32 +142,36 @@ class _Tree:
             found.append(call)
             below = children[call]
             if len(below) > 1:
-                below = self._arranged(call, below, needs[call], rank, height)
+                below = self._arranged(call, below, needs[call], rank, height, beside)
             waiting += below
         return found[:0:-1]
 
-    def _lift_collections(self) -> None:
+    def _sources_beside(self) -> list[list[int]]:
+        """Return the first few calls beside the subtree of each call that it takes from."""
+        size = len(self._codes)
+        found: list[list[int]] = [[] for _ in range(size + 1)]
+        for call, targets in enumerate(self._targets):
+            for target in targets:
+                found[target].append(call)
+        for call in range(size):
+            outside = {each for each in found[call] if self._level[each] <= self._level[call]}
+            found[call] = sorted(outside, key=lambda each: (self._level[each], each))[:_COLLECTED]
+            if self.parent[call] != _EXIT:
+                found[self.parent[call]] += found[call]
+        return found
+
+    def _lift_collections(self, beside: Sequence[Sequence[int]]) -> None:
         """Move the calls that collect the outputs of several blocks out of each other's subtrees.
 
         Such as a sum that each block of a WaveNet adds to: every sum is below the next one, far
         from its block. It takes from several calls of one kind beside its subtree.
         """
-        size = len(self._codes)
-        level, parent = self._level, self.parent
-        beside: list[list[int]] = [[] for _ in range(size + 1)]
-        for call, targets in enumerate(self._targets):
-            for target in targets:
-                beside[target].append(call)
-        for call in range(size):
-            kept = sorted({each for each in beside[call] if level[each] <= level[call]})
-            beside[call] = sorted(kept, key=level.__getitem__)[:_FEWEST_COLLECTED]
-            if parent[call] != _EXIT:
-                beside[parent[call]] += beside[call]
+        size, parent = len(self._codes), self.parent
         lifted: set[int] = set()
         for call in reversed(range(size)):
             kinds = {self._codes[each] for each in beside[call]}
             continues = parent[call] in lifted and self._codes[parent[call]] == self._codes[call]
-            if continues or (len(beside[call]) == _FEWEST_COLLECTED and len(kinds) == 1):
+            if continues or (len(beside[call]) == _COLLECTED and len(kinds) == 1):
                 lifted.add(call)
         for call in reversed(range(size) if lifted else ()):
             above = parent[call]
@@ -177,6 +186,7 @@ class _Tree:
         pairs: Sequence[tuple[int, int]],
         rank: Sequence[Rank],
         height: Sequence[int],
+        beside: Sequence[Sequence[int]],
     ) -> list[int]:
         """Return calls in the order of their ranks, or else one with each after those it needs.
 
@@ -189,6 +199,7 @@ class _Tree:
             pairs: (before, after).
             rank: Rank of every call of the graph.
             height: Length of the longest way in the subtree below every call, itself included.
+            beside: Calls beside the subtree of every call that it takes from.
         """
         ranked = sorted(calls, key=rank.__getitem__)
         place = {call: number for number, call in enumerate(ranked)}
@@ -225,7 +236,7 @@ class _Tree:
         for level in sorted(levels):
             for call in sorted(
                 levels[level],
-                key=lambda call: (rank[call], sorted(order.get(each, -1) for each in before[call])),
+                key=lambda call: (rank[call], sorted(self._depth[each] for each in beside[call])),
             ):
                 order[call] = len(order)
         return topological_order(order, pairs)
