@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from plots.folding.signatures import Block, Run, call_signatures
 from plots.graph import Graph, Node
@@ -39,10 +40,14 @@ def with_openings(
                 opened.pop()
                 changed.pop()
                 members.insert(0, Block(before.name, opening.nodes, opening.signature))
-        elif times > 1 and period == 1 and changed and changed[-1][1:] == (1, 1):
-            if _differs_in_inputs(opened[-1], members[0]):
-                members.insert(0, opened.pop())
-                changed.pop()
+        elif (
+            (period == 1 < times)
+            and changed
+            and changed[-1][1:] == (1, 1)
+            and _differs_in_inputs(opened[-1], members[0])
+        ):
+            members.insert(0, opened.pop())
+            changed.pop()
         changed.append((len(opened), period, len(members) // period))
         opened += members
     return opened, changed
@@ -51,8 +56,7 @@ def with_openings(
 def _differs_in_inputs(block: Block, following: Block) -> bool:
     """Return whether a block has the same configuration and outputs but takes other sizes."""
     return len(block.nodes) == len(following.nodes) and all(
-        (one.kind, one.sources, one.repeats, one.numbers)
-        == (other.kind, other.sources, other.repeats, other.numbers)
+        replace(one, sizes=other.sizes, parameters=other.parameters) == other
         and node.outputs == like.outputs
         for one, other, node, like in zip(
             block.signature, following.signature, block.nodes, following.nodes, strict=True

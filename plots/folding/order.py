@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import reduce
-from math import inf
 
 from plots.graph import Graph, Node
 from plots.traversal import topological_order
 
-_COLLECTED = 3
+_SEVERAL = 3
 """Minimum number of calls of one kind whose outputs a subtree collects."""
 
 _EXIT = -1
@@ -69,13 +69,17 @@ class _Tree:
             list(dict.fromkeys(index[edge.target] for edge in graph.outgoing[node.id]))
             for node in graph.nodes
         ]
-        self._fan_in = [len({edge.source for edge in graph.incoming[n.id]}) for n in graph.nodes]
-        # What leads to no other call is returned; the last element is that of _EXIT.
-        self._fan_in.append(sum(not targets for targets in self._targets))
         self._depth = [0] * size
         for call, targets in enumerate(self._targets):
             for target in targets:
                 self._depth[target] = max(self._depth[target], self._depth[call] + 1)
+        sources = [[index[edge.source] for edge in graph.incoming[n.id]] for n in graph.nodes]
+        # What several blocks return is at several depths, unlike the branches of one block.
+        depths = [{(codes[source], self._depth[source]) for source in each} for each in sources]
+        kinds = [Counter(code for code, _ in each) for each in depths]
+        self._collecting = {
+            call for call, each in enumerate(kinds) if max(each.values(), default=0) >= _SEVERAL
+        }
         self._is_input = [node.kind == "input" for node in graph.nodes]
         # The last element is that of _EXIT, to which calls without consumers lead.
         self.parent = [_EXIT] * (size + 1)
@@ -155,7 +159,7 @@ class _Tree:
                 found[target].append(call)
         for call in range(size):
             outside = {each for each in found[call] if self._level[each] <= self._level[call]}
-            found[call] = sorted(outside, key=lambda each: (self._level[each], each))[:_COLLECTED]
+            found[call] = sorted(outside, key=lambda each: (self._level[each], each))[:_SEVERAL]
             if self.parent[call] != _EXIT:
                 found[self.parent[call]] += found[call]
         return found
@@ -171,8 +175,10 @@ class _Tree:
         for call in reversed(range(size)):
             kinds = {self._codes[each] for each in beside[call]}
             continues = parent[call] in lifted and self._codes[parent[call]] == self._codes[call]
-            if continues or (len(beside[call]) == _COLLECTED and len(kinds) == 1):
+            depths = {self._depth[each] for each in beside[call]}
+            if continues or (len(depths) == _SEVERAL and len(kinds) == 1):
                 lifted.add(call)
+        self._collecting.update(lifted, (self.parent[call] for call in lifted))
         for call in reversed(range(size) if lifted else ()):
             above = parent[call]
             while above in lifted:
@@ -190,9 +196,8 @@ class _Tree:
     ) -> list[int]:
         """Return calls in the order of their ranks, or else one with each after those it needs.
 
-        Calls beside the longest way, such as those that hand on a mask or collect the outputs of
-        all blocks, are close to the call of the longest way from which they are fewer steps away. A
-        step is long from a call with many consumers, or to one with many sources.
+        Calls beside the longest way, such as those that hand on a mask, are as late as possible.
+        What is collected from all blocks is as early as possible.
 
         Args:
             calls: Calls, as positions in the graph.
@@ -212,31 +217,26 @@ class _Tree:
             after[first].add(second)
         early = _early(calls, pairs, height)
         longest = max(early.values())
-        into = self._fan_in[parent] - 1
         late: dict[int, int] = {}
-        up: dict[int, float] = {}
-        down: dict[int, float] = {}
+        collected: set[int] = set()
+        levels: dict[int, list[int]] = {}
         for call in sorted(calls, reverse=True):
             late[call] = min((late[each] - height[each] for each in after[call]), default=longest)
-            nearest = min(
-                (down[each] + self._fan_in[each] - 1 for each in after[call]), default=into
-            )
-            down[call] = 0 if early[call] == late[call] else nearest
-        for call in sorted(calls):
-            nearest = min(
-                (up[each] + len(self._targets[each]) - 1 for each in before[call]), default=inf
-            )
-            up[call] = 0 if early[call] == late[call] else nearest
-        levels: dict[int, list[int]] = {}
-        for call in ranked:
-            level = early[call] if up[call] < down[call] else late[call]
+            following = after[call] or {parent}
+            if following <= self._collecting | collected:
+                collected.add(call)
+            level = early[call] if call in collected else late[call]
             levels.setdefault(level, []).append(call)
-        # Of calls that are alike, the one whose sources come first is first, as in every block.
+        # Of equal calls, the one whose sources come first is first, as in every block.
         order: dict[int, int] = {}
         for level in sorted(levels):
             for call in sorted(
                 levels[level],
-                key=lambda call: (rank[call], sorted(self._depth[each] for each in beside[call])),
+                key=lambda call: (
+                    rank[call],
+                    sorted(self._depth[each] for each in beside[call]),
+                    call,
+                ),
             ):
                 order[call] = len(order)
         return topological_order(order, pairs)
