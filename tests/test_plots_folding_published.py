@@ -25,7 +25,7 @@ APPLICATIONS = {
     "ResNet50": [3, 4, 6, 3],
     "ResNet152": [3, 8, 36, 3],
     "NASNetMobile": [3, 3],  # the last stage is not found
-    "VGG16": [3, 3, 3],
+    "VGG16": [2, 2, 3],
     "Xception": [8],
 }
 

@@ -196,11 +196,6 @@ def pyramid_net(times: int = 5) -> keras.Model:
     return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
 
 
-def wider_input(times: int = 4) -> keras.Model:
-    """The first of the equal layers takes a tensor of another size."""
-    return _stack(lambda x, _: L.Dense(6, activation="relu")(x), times, (5, 11))
-
-
 def rev_net(times: int = 4) -> keras.Model:
     inputs = keras.Input((5, 12))
     x, y = ops.split(inputs, 2, axis=-1)
@@ -404,7 +399,6 @@ REPEATED: dict[Callable[..., keras.Model], list[int]] = {
     wave_net: [5],
     wave_net_with_sums: [3],
     pyramid_net: [5, 5],
-    wider_input: [4],
     rev_net: [3],
     alternating: [3],
     cross_network: [4],

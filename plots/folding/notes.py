@@ -86,7 +86,8 @@ def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
         if not goes_on and odd.signature != usual.signature and odd.name not in noted:
             noted.add(odd.name)
             start, period, times = repeated
-            alike = stack.blocks[start : start + period * times]
+            place = (stack.blocks.index(usual) - start) % period
+            alike = stack.blocks[start + place : start + period * times : period]
             text = f"{odd.name} differs from {usual.name}: {_difference(usual, odd, alike)}"
             yield Note("deviates", tuple(node.id for node in odd.nodes), text)
 

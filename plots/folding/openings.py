@@ -54,8 +54,11 @@ def with_openings(
 
 
 def _differs_in_inputs(block: Block, following: Block) -> bool:
-    """Return whether a block has the same configuration and outputs but takes other sizes."""
-    return len(block.nodes) == len(following.nodes) and all(
+    """Return whether a block has the same configuration and outputs but takes other sizes.
+
+    A single layer that widens, as the first convolution of a VGG block, is drawn.
+    """
+    return 1 < len(block.nodes) == len(following.nodes) and all(
         replace(one, sizes=other.sizes, parameters=other.parameters) == other
         and node.outputs == like.outputs
         for one, other, node, like in zip(

@@ -144,7 +144,12 @@ class _Comparisons:
             }
             grows = any(one.sizes != other.sizes for one, other in pairs)
             steps = [_step(*two) for o in pairs for two in zip(o[0].sizes, o[1].sizes, strict=True)]
-            widens = all(step is not None and step >= 0 for step in steps)
+            # Stages of few blocks, of which each is wider by as much again, are drawn.
+            sizes = [size or 0 for one, _ in pairs for size in one.sizes]
+            widens = all(
+                step is not None and 0 <= step <= size / 2
+                for step, size in zip(steps, sizes, strict=True)
+            )
             adds = grows and _merges(block) and (widens or not any(numbers.values()))
             self._changes[at, period] = _Change(numbers, grows, adds)
         return self._changes[at, period]
