@@ -9,7 +9,7 @@ from itertools import chain, count
 
 from plots.folding import fold_blocks
 from plots.folding.groups import close
-from plots.folding.repeats import post_dominators
+from plots.folding.order import post_dominators
 from plots.folding.stacks import common_start
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_block, find_namespaces

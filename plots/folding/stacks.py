@@ -10,7 +10,8 @@ from functools import reduce
 from itertools import count, takewhile
 
 from plots.folding.openings import with_openings
-from plots.folding.repeats import block_order, find_repeats
+from plots.folding.order import block_order
+from plots.folding.repeats import find_repeats
 from plots.folding.runs import find_runs
 from plots.folding.signatures import Block, Run, Signature, call_signatures, repeats_around, signed
 from plots.graph import Graph, Node
