@@ -36,7 +36,6 @@ from plots.reading.keras_values import (
     snake_case,
     tensor_of,
 )
-from plots.reading.traced_work import is_free_of_products
 from plots.reading.tracing import (
     ClosedError,
     OutputSpecs,
@@ -44,7 +43,7 @@ from plots.reading.tracing import (
     discard_calls_of,
     discard_new_calls,
     is_composite,
-    may_be_identity,
+    is_unknown_without_weights,
     traced_call,
 )
 
@@ -182,13 +181,11 @@ class Reader:
             constants=tuple(constants),
             declaration=declaration,
             call_class=call_class(type(operation)),
-            free_of_products=is_free_of_products(call, declaration),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
-            returns_input=not (declaration and declaration.role) and self._returns_its_input(call),
             **self._weights.sizes_of(operation, [*weights.values()]),
         )
-        self.nodes.append(node)
+        self.nodes.append(self._with_traced_work(node, call))
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, weights))
@@ -300,24 +297,40 @@ class Reader:
         self._put_output_masks(traced.outputs, call, within)
         return [None if tensor is None else bound[id(tensor)] for tensor in traced.outputs]
 
-    def _returns_its_input(self, call: Any) -> bool:
-        """Return whether nothing but identities are inside a layer without weights.
+    def _with_traced_work(self, node: Node, call: Any) -> Node:
+        """Set `free_of_products` and `returns_input` of a node whose class does not tell.
 
-        Asked of layers whose class does not tell: `Lambda`, and those of others. The layer is
-        called on a symbolic tensor, so that neither names nor sizes decide.
+        The layer is called on symbolic tensors, so that neither names nor sizes decide.
         """
-        if not may_be_identity(call):
-            return False
+        from plots.costs.zero_cost import is_zero_cost
+
+        def is_free(inside: Node, operation: Any) -> bool:
+            is_known = not inside.call_class and not is_unknown_without_weights(operation)
+            return inside.free_of_products or (is_known and is_zero_cost(inside, has_floats=True))
+
+        if not is_unknown_without_weights(call.operation):
+            return node
         try:
-            with discard_new_calls([call.operation]):
+            with discard_new_calls([call.operation]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the model has given them before
                 traced = traced_call(call, self.shapes, self._masks.of, {})
         except ClosedError:
-            return False
+            return node
         reader = Reader(False, False, {}, self.cleanup)
         bound = {id(inside): ("", 0) for inside, _ in traced.inputs + traced.masks}
         with discard_calls_of(traced.function):
             reader.read_model(traced.function, Place((), bound, ()))
-        return all(map(is_identity_like, reader.nodes))
+        operations = [inside.record.operation for inside in reader.recorded]
+        declaration = node.declaration
+        has_products = declaration is not None and declaration.products is not None
+        has_role = declaration is not None and bool(declaration.role)
+        shapes = [tensor.shape for tensor in [*call.input_tensors, *call.outputs]]
+        keeps_shape = len(call.input_tensors) == len(call.outputs) == 1 and shapes[0] == shapes[1]
+        return replace(
+            node,
+            free_of_products=not has_products and all(map(is_free, reader.nodes, operations)),
+            returns_input=not has_role and keeps_shape and all(map(is_identity_like, reader.nodes)),
+        )
 
     def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
         """Set the masks of a call's outputs to those that the calls inside return."""
