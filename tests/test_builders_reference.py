@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -30,6 +31,7 @@ from small_models import (
 import builders
 from builders.components import SHIPPED
 
+BACKEND = keras.backend.backend()
 MAIN_FIELDS: dict[str, Sequence[Any]] = {
     "kind": ALL_KINDS,
     "norm_placement": ("post", "pre"),
@@ -231,11 +233,12 @@ def test_the_reference_and_the_spec_derive_the_same_values() -> None:
 # Random specs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="builds no model")
 def test_random_specs_cover_every_field_and_every_built_in_value() -> None:
     drawn = defaultdict(set)
 
     @given(field_values())
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
     def draw(values: dict[str, Any]) -> None:
         builders.TransformerSpec(**values)
         for field, value in values.items():

@@ -95,7 +95,7 @@ BAD = [
     (["inspect", "gpt1", "--set", "dropout=" + "[" * 9999], "dropout='[[[["),
     ([*TRAIN, "--data", "{text.txt}", "--batch-size", "99999999999"], "reduce batch_size"),
     (
-        [*TRAIN, "--set", "vocabulary_size=9999999", "--set", "hidden_dim=4000000"],
+        [*TRAIN, "--data", "{text.txt}", "--set", "hidden_dim=4000000"],
         "weights of at least",
     ),
     (["train", "--to", "", *TINY], "the name of the folder is empty"),
