@@ -94,7 +94,7 @@ def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def _after_interrupt(options: argparse.Namespace) -> str:
-    """Return what the command has written, and what to do."""
+    """Return a message about files that the command has written, and a remedy."""
     if getattr(options, "to", None) is None:
         return "nothing was written"
     from functional_models.folders import RUN

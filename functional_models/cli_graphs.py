@@ -182,7 +182,7 @@ def read_model_or_graph(
             or new ones.
 
     Raises:
-        FileNotFoundError: the file or folder is missing, or is no model folder.
+        FileNotFoundError: the file or folder is missing, or is not a model folder.
         ValueError: no such variant or field; the file or folder holds no model, or is damaged; or
             changes of a model without a spec.
     """
@@ -213,7 +213,7 @@ def _is_file(name: str) -> bool:
 
 def _read_keras_file(path: Path) -> keras.Model:
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .keras file, or is damaged: save the model again")
+        raise ValueError(f"{path} is not a .keras file, or is damaged: save the model again")
     keras = import_keras()
     import builders.models  # noqa: F401 - registers the layers of saved models
 

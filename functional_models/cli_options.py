@@ -265,10 +265,10 @@ def load_spec(
     Args:
         model: the name of a variant, or the path of a model folder.
         changes: new values of fields.
-        expected: what the command takes, for errors.
+        expected: the valid arguments of the command, for errors.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is no model folder.
+        FileNotFoundError: there is no such folder, or it is not a model folder.
         ValueError: no such variant or field, a value that is not allowed, or a damaged folder.
     """
     path = Path(model)
@@ -277,7 +277,7 @@ def load_spec(
 
         return read_spec(path).replace(**changes)
     if path.exists():
-        raise ValueError(f"{path} is no model: give {expected}")
+        raise ValueError(f"{path} is not a model: give {expected}")
     if len(path.parts) > 1:
         raise FileNotFoundError(f"there is no file or folder {path}; give {expected}")
     if model not in (known := builders.list_variants()):
@@ -290,7 +290,7 @@ def load_spec(
 def complete_with(
     action: argparse.Action, names: Callable[[], Iterable[str]], files: bool = False
 ) -> None:
-    """Set what the shell completes an argument with: names, and the names of files."""
+    """Set the completions of an argument in the shell: names, and the names of files."""
 
     def complete(prefix: str, **_: Any) -> list[str]:
         from argcomplete.completers import FilesCompleter
@@ -346,7 +346,7 @@ def _versions() -> str:
 
 @contextmanager
 def discarded_stdout() -> Iterator[None]:
-    """Discard what is printed to stdout in a `with` block; errors go to stderr."""
+    """Discard the output to stdout in a `with` block; errors go to stderr."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield
 

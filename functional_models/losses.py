@@ -54,8 +54,8 @@ class TokenCrossEntropy(keras.losses.Loss):
 class TokenMean(keras.metrics.Mean, ABC):
     """Weighted mean of a value over all tokens of all batches.
 
-    Keras metrics average each sequence before they add up, which gives tokens of shorter batches
-    a higher weight.
+    Keras metrics average each sequence before they add up, so tokens of shorter batches would weigh
+    more.
     """
 
     default_name: ClassVar[str]

@@ -95,7 +95,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
-    """Return what is trained, where and how, in two lines."""
+    """Return the model, the device and the recipe of a training run, in two lines."""
     passes = recipe.steps / batches.steps_per_epoch
     warmup = recipe.warmup_steps if recipe.schedule != "constant" else 0
     warm = f" after {_counted(warmup, 'step')} of warm-up" if warmup else ""

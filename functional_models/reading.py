@@ -13,7 +13,7 @@ _SHORTEST = 1.0
 """Seconds after which a terminal gets a bar."""
 
 FIRST_INTERVAL, LONGEST_INTERVAL = 10.0, 60.0
-"""Seconds between the lines of an output that is no terminal; doubled from line to line."""
+"""Seconds between the lines of an output that is not a terminal; doubled from line to line."""
 
 
 class Reading:

@@ -144,7 +144,7 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
 
 
 def bits_per_character(loss: float, tokens: float, characters: int) -> Row:
-    """Return the bits that a loss, in nats per token, takes for each character of a text.
+    """Convert a loss in nats per token to bits per character of a text.
 
     Returns:
         bits_per_character; nothing for a text without characters.

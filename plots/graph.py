@@ -26,7 +26,7 @@ Shape = tuple[int | None, ...]
 """Sizes of a tensor's axes; `None` for an axis of variable size."""
 
 Kind = Literal["input", "layer", "operation", "model", "group"]
-"""What is called: a model input, a layer, a bare operation, a nested model that is not opened, or a
+"""Kind of a call: a model input, a layer, a bare operation, a nested model that is not opened, or a
 group of calls that `fold` has collapsed."""
 
 Item = TypeVar("Item")
@@ -459,7 +459,7 @@ def check_graph(graph: Graph) -> None:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from unicodedata import category
 BLOCK = 1 << 20
 """Bytes that are read at once."""
 
-_SAMPLE = 1 << 16  # bytes that are examined to say what a file is
+_SAMPLE = 1 << 16  # bytes that are examined to identify a file
 
 _CONTROLS = rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
 

@@ -145,7 +145,7 @@ def load_corpus(
 
 
 def kind_of_data(data: Files) -> str | None:
-    """Return the kind of model that files are for; `None` if their names do not show it."""
+    """Return the kind of model for these files, or `None` if their names do not show it."""
     paths = _as_sequence(data)
     if len(paths) == 2:
         return "encoder_decoder"

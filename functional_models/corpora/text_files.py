@@ -43,7 +43,9 @@ def _opened(path: StrPath) -> Iterator[tuple[BinaryIO, str]]:
     if stat.S_ISCHR(path.stat().st_mode) or stat.S_ISBLK(path.stat().st_mode):
         raise ValueError(f"{path} is a device; give the path of a text file")
     if path.is_fifo() and not path.is_relative_to("/dev/fd"):  # a named pipe may never end
-        raise ValueError(f"{path} is a pipe; write its content to a file, and give that")
+        raise ValueError(
+            f"{path} is a pipe; write its content to a file, and give the path of the file"
+        )
     with path.open("rb") as given, ExitStack() as stack:
         file: Any = given
         if not given.seekable():

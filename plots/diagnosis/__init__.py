@@ -11,8 +11,8 @@ A diagnosis is a list of rules, each a function from a graph to findings. Other 
         '''A dropout right before the logits.'''
         ...
 
-Rules report only what the graph shows. They do not guess what happens inside a layer, and they do
-not report what a good model may do on purpose.
+Rules use the graph only. They do not guess the computation inside a layer, and they do not report
+choices that a good model may make on purpose.
 """
 
 from __future__ import annotations

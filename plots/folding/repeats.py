@@ -175,7 +175,7 @@ class _Sequence:
 
             A block takes one tensor from the block before, divides no namespace, and begins with a
             branch: two calls take this tensor. Otherwise it begins with a layer that has weights
-            and is no norm. Deviating blocks around the repeat are whole ones.
+            and is not a norm. Deviating blocks around the repeat are whole ones.
             """
             ends, begins = self.ids[begin + size - 1], self.ids[begin + size]
             node = self.graph.node(begins)

@@ -107,7 +107,7 @@ def _are_used_alike(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
     """Return whether calls outside of a run take the same from all blocks, but for the last ones.
 
     The long skip paths of a U-Net lead from every block to another one; then they are all drawn.
-    What the next block of the run would take may go elsewhere from the last.
+    The outputs of the last block may go elsewhere.
     """
     start, period, times = run
     patterns = [

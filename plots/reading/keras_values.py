@@ -69,7 +69,7 @@ def snake_case(class_name: str) -> str:
 
 
 def kind_of(call: Any) -> Kind:
-    """Return what kind of object is called."""
+    """Return the kind of the called object."""
     import keras
 
     if isinstance(call.operation, keras.layers.InputLayer):
@@ -127,7 +127,7 @@ def _arguments_kept(operation: Any) -> dict[str, Any]:
 def read_declaration(
     operation: Any, ports: Collection[str], inputs: Mapping[str, Shape], outputs: Sequence[Shape]
 ) -> Declaration | None:
-    """Return what a layer declares about one of its calls; None if it declares nothing.
+    """Return the declaration of a layer about one of its calls, or None.
 
     A malformed declaration, or one that does not fit the tensors, is ignored with a warning.
     `ports` are all arguments of the call, flattened; `inputs` has the shapes of those that are

@@ -1,6 +1,6 @@
 """Renderers map a graph to the contents of a file.
 
-This module holds what they share: the layout of a diagram, its labels, colours and legend.
+This module holds their shared parts: the layout of a diagram, its labels, colours and legend.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIDEWAYS = ("LR", "RL")
 
 @dataclass(frozen=True)
 class Layout:
-    """How to lay out a graph.
+    """Layout options of a graph.
 
     Attributes:
         namespaces: Node id -> namespace of the cluster that contains the node.

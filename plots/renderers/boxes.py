@@ -39,7 +39,7 @@ _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What nodes show besides the name and the class: options of `plots.renderers.graphviz.svg`."""
+    """Content of nodes besides name and class: options of `plots.renderers.graphviz.svg`."""
 
     shapes: bool = False
     dtypes: bool = False

@@ -197,7 +197,7 @@ def _dilation(config: Config) -> str:
 
 
 def _padding(config: Config) -> str:
-    """Return the padding of a convolution if it is not "valid", or what a layer adds or cuts."""
+    """Return the padding or cropping of a layer, unless it is "valid"."""
     padding = config.get("padding")
     if isinstance(padding, str):
         return "" if padding == "valid" else padding
