@@ -203,6 +203,7 @@ def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0)
         optimizer=keras.optimizers.SGD(learning_rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
+        run_eagerly=keras.backend.backend() == "tensorflow",  # faster than tracing one step
     )
     model.fit(tokens, labels, batch_size=BATCH, epochs=1, verbose=0)
 

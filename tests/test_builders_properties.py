@@ -68,10 +68,12 @@ def test_a_target_token_changes_its_own_logits_but_no_earlier_ones(
     spec = small_spec(kind=kind, norm_placement=norm_placement, **wiring)
     model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
-    before = logits_of(model, tokens)
+    inputs = repeated(tokens, TARGET_LENGTH)
     changed = [replace_token(spec, target_of(tokens), t) for t in range(TARGET_LENGTH)]
-    inputs = with_target(repeated(tokens, TARGET_LENGTH), np.concatenate(changed))
-    for t, after in enumerate(np.split(logits_of(model, inputs), TARGET_LENGTH)):
+    all_before = np.split(logits_of(model, inputs), TARGET_LENGTH)
+    all_after = logits_of(model, with_target(inputs, np.concatenate(changed)))
+    for t, after in enumerate(np.split(all_after, TARGET_LENGTH)):
+        before = all_before[t]
         np.testing.assert_allclose(after[:, :t], before[:, :t], rtol=0, atol=1e-6)
         assert (np.abs(after[:, t] - before[:, t]).max(axis=-1) > 1e-3).all()
 

@@ -238,7 +238,7 @@ def test_random_specs_cover_every_field_and_every_built_in_value() -> None:
     drawn = defaultdict(set)
 
     @given(field_values())
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
     def draw(values: dict[str, Any]) -> None:
         builders.TransformerSpec(**values)
         for field, value in values.items():

@@ -130,10 +130,11 @@ def give_stdin(monkeypatch, content):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
-def test_translate_reads_stdin_without_sentences(files, capsys, monkeypatch):
+def test_translate_reads_stdin_without_sentences(files, shell_models, capsys, monkeypatch):
     give_stdin(monkeypatch, "um dois\r\n\r\n \t\r\ntrês".encode())
     assert run(["translate", "{translator}", "--max-new-tokens", "5"], files) == 0
-    texts = fm.load(files / "translator").translate(["um dois", "três"], max_new_tokens=5)
+    translator = shell_models[str(files / "translator")]
+    texts = translator.translate(["um dois", "três"], max_new_tokens=5)
     assert capsys.readouterr().out == f"{texts[0]}\n\n\n{texts[1]}\n"
 
 

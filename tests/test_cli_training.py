@@ -1,6 +1,7 @@
 """The command `train`, and how a command stops."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -18,7 +19,9 @@ import functional_models as fm
 from functional_models.cli import main
 
 
-def test_a_model_is_trained_evaluated_and_used_from_the_shell(files, tmp_path, capsys):
+def test_a_model_is_trained_evaluated_and_used_from_the_shell(files, tmp_path, capsys, monkeypatch):
+    load = functools.cache(fm.load)
+    monkeypatch.setattr("functional_models.loading.load", load)
     to = str(tmp_path / "model")
     data = ["--data", str(files / "text.txt")]
     assert main(["train", "--to", to, *TINY, *SHORT, *data, "--dtype", "float32"]) == 0
@@ -27,13 +30,13 @@ def test_a_model_is_trained_evaluated_and_used_from_the_shell(files, tmp_path, c
     assert f" generate {to}" in printed
     assert main(["evaluate", to, *data]) == 0
     found = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    expected = fm.load(to).evaluate([TEXT])
+    expected = load(to).evaluate([TEXT])
     assert found.keys() == expected.keys()
     assert found["tokens"] == str(len(TEXT))  # the whole file and the end token
     np.testing.assert_allclose(float(found["loss"]), expected["loss"], atol=1e-4)
     options = ["--sampler", "greedy", "--max-new-tokens", "5"]
     assert main(["generate", to, "fox", *options]) == 0
-    text = fm.load(to).generate("fox", "greedy", max_new_tokens=5)
+    text = load(to).generate("fox", "greedy", max_new_tokens=5)
     assert capsys.readouterr().out == f"fox{text}\n"
 
 
