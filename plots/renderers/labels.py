@@ -107,8 +107,8 @@ def operand_of(node: Node, graph: Graph) -> str:
     if not sign or constant is None:
         return ""
     value = constant.value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = _number(value) if is_number else constant_text(constant)
+    has_number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = _number(value) if has_number else constant_text(constant)
     return f"{text} {sign} x" if constant.port == "x1" and sign in "−/" else f"{sign} {text}"
 
 
