@@ -257,7 +257,7 @@ def main() -> None:
             median = statistics.median(row[name] for row in rounds)
             ratio = statistics.median(row["tensorflow"] / row[name] for row in rounds)
             print(
-                f"{precision:>9} {name:>10}: {median:>8,.0f} tokens/s; ratio of this library {ratio:.2f}"
+                f"{precision:>9} {name:>13}: {median:>8,.0f} tokens/s; TensorFlow / it {ratio:.2f}"
             )
 
 

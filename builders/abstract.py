@@ -43,6 +43,20 @@ class AbstractModel(keras.Model):
         )
 
 
+def variables_are_allocated() -> bool:
+    """Return whether the variables that are created now get memory.
+
+    In stateless scopes they get it where the outermost scope ends, unless that was created with
+    `initialize_variables=False`. Keras has no public way to ask for the scope.
+    """
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+    scope = get_stateless_scope()
+    while scope is not None and scope.original_scope is not None:
+        scope = scope.original_scope
+    return scope is None or scope.initialize_variables
+
+
 @contextlib.contextmanager
 def without_weights() -> Iterator[None]:
     """Create the variables of a `with` block without allocating them.

@@ -1,6 +1,6 @@
 """The component registry: the functions behind the values of spec fields such as `positions`.
 
-Others add to it by decorator, or from an installed package by an entry point in the group
+Values are added by decorator, or from an installed package by an entry point in the group
 `functional_models.components` that names a module to import.
 """
 
@@ -18,7 +18,7 @@ from builders.errors import unknown_name
 F = TypeVar("F", bound=Callable[..., Any])
 
 SHIPPED: dict[str, tuple[str, ...]] = {}
-"""The values that ship, by field. Filled where the fields are defined, so that a spec can be
+"""The built-in values by field. Filled where the fields are defined, so that a spec can be
 checked without Keras."""
 
 _components: dict[tuple[str, str], Callable[..., Any]] = {}
@@ -64,7 +64,7 @@ def component(field: str, value: str) -> Callable[..., Any]:
 
 
 def component_names(field: str) -> tuple[str, ...]:
-    """Return the values of a component field: those that ship, then those that others added."""
+    """Return the values of a component field: the built-in ones, then the registered ones."""
     load_entry_points("functional_models.components")
     shipped = SHIPPED[field]
     return shipped + tuple(v for f, v in _components if f == field and v not in shipped)

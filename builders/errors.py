@@ -1,4 +1,4 @@
-"""Messages of the errors that users meet: what was given, what is allowed and what to do."""
+"""Error messages, with the given value, the allowed values and a remedy."""
 
 from __future__ import annotations
 
@@ -129,5 +129,5 @@ def _letters_and_digits(name: Any) -> str:
 
 
 def invalid_value(name: str, value: Any, allowed: str, advice: str = "") -> ValueError:
-    """Return the error for a value that is not allowed, with what is allowed and what to do."""
+    """Return the error for an invalid value, with the allowed values and a remedy."""
     return ValueError(f"{name}={value!r}: must be {allowed}" + (f"; {advice}" if advice else ""))

@@ -49,7 +49,7 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
     """Check the value of one field.
 
     Raises:
-        ValueError: naming the field, the value and what is allowed.
+        ValueError: the value is invalid; names the field, the value and the allowed values.
     """
     rule = rule_of(field)
     if value is None and rule.derive:
@@ -125,7 +125,7 @@ def fraction(doc: str, default: float) -> Any:
 
 
 def number(doc: str, least: float, default: float) -> Any:
-    """Define a field that is a number from `least` to what float32 represents."""
+    """Define a field that is a number, from `least` to the largest float32."""
     accepts: Callable[[Any], bool] = lambda v: _is_number(v) and least <= v <= MOST  # noqa: E731
     return _field(Rule(doc, f"a number of at least {least} and at most {MOST}", accepts), default)
 

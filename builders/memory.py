@@ -15,7 +15,7 @@ def machine_memory() -> float:
     with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in map(Path, _CGROUP_LIMITS):  # of a container
-        with suppress(OSError, ValueError):  # "max" is no limit
+        with suppress(OSError, ValueError):  # "max" is not a limit
             sizes.append(int(path.read_text()))
     return min(sizes)
 

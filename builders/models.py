@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from builders.abstract import AbstractModel, without_weights
+from builders.abstract import AbstractModel, variables_are_allocated, without_weights
 from builders.attention_context import (
     AttentionContext,
     bidirectional_context,
@@ -177,7 +177,7 @@ def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
         ValueError: as in `build_decoder_only`.
     """
     spec = as_spec("build", spec, changes)
-    if not abstract and not custom_component(spec):
+    if not abstract and variables_are_allocated() and not custom_component(spec):
         size = 2 if str(keras.config.dtype_policy().variable_dtype).endswith("16") else 4
         check_memory(
             size * count_parameters(spec).total,

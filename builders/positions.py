@@ -183,7 +183,7 @@ class ALiBiBias(keras.layers.Layer):
     """Bias of attention scores by distance: -slope * distance, in float32 (ALiBi).
 
     Positions of queries, int (1 or b, t), and of keys, int (1 or b, s) -> (1 or b, n, t, s). Head
-    i of n has the slope 2^(-8 (i + 1) / n); where n is no power of two, the slopes for the power
+    i of n has the slope 2^(-8 (i + 1) / n); where n is not a power of two, the slopes for the power
     below it, and then every other one for the power above it (Press et al. 2022, section 3, and
     the authors' code).
     """

@@ -69,7 +69,7 @@ class _TensorFlowFinder(MetaPathFinder):
 
 @contextlib.contextmanager
 def _without_notices() -> Iterator[None]:
-    """Hold back what is written to stderr, also by native code, and then write all but notices."""
+    """Buffer the output to stderr, also of native code, and then write all but notices."""
     try:
         sys.stderr.flush()
         stderr = os.dup(2)

@@ -1,6 +1,6 @@
 """The variant registry: named specs, each with its source.
 
-Others add to it by decorator, or from an installed package by an entry point in the group
+Variants are added by decorator, or from an installed package by an entry point in the group
 `functional_models.variants` that names a module to import.
 """
 

@@ -181,7 +181,7 @@ def _document() -> str:
             lines.append(
                 textwrap.fill(text, 100, initial_indent=8 * " ", subsequent_indent=12 * " ")
             )
-    raises = "a value that is not allowed; names the field, the value and what is allowed."
+    raises = "a value is invalid; names the field, the value and the allowed values."
     return "\n".join([*lines, "\n    Raises:", f"        ValueError: {raises}\n    "])
 
 

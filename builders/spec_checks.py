@@ -1,4 +1,4 @@
-"""Checks of combinations of spec fields and of lengths: each error says what to do."""
+"""Checks of combinations of spec fields and of lengths."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ def run() -> int:
         return 130
     code = main()
     # At exit Python would search the half million objects of TensorFlow for cycles, for a second
-    # or more, to free memory that the system frees at once.
+    # or more, to free memory that the system frees at once. The package itself leaves that to the
+    # script that imports it, because a file that a cycle holds open would not be flushed.
     gc.freeze()
     return code
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from functional_models.checks import check_count
+from functional_models.corpora.stored import temporary_file
 
 Batch = tuple[Any, np.ndarray, np.ndarray]
 
@@ -151,15 +153,19 @@ class TokenBatches(Batches):
         """Return the starts of the blocks of an epoch, int (steps_per_epoch, batch_size)."""
         random = np.random.default_rng((self.seed, epoch))
         slack = len(self.tokens) - 1 - self._blocks * self.block
-        starts = random.integers(min(slack, self.block) + 1) + self.block * np.arange(self._blocks)
-        starts = random.permutation(starts)
+        # In place, and in the smaller type, because a long stream has many blocks.
+        starts = np.arange(self._blocks, dtype="uint32" if len(self.tokens) < 1 << 32 else "int64")
+        starts *= self.block
+        starts += int(random.integers(min(slack, self.block) + 1))
+        random.shuffle(starts)
         # The last batch repeats the first blocks, so that all batches have the same shape.
-        return np.resize(starts, (self.steps_per_epoch, self.batch_size))
+        missing = self.steps_per_epoch * self.batch_size - self._blocks
+        return np.pad(starts, (0, missing), "wrap").reshape(-1, self.batch_size)
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yield the stream in order; repeated labels have weight 0."""
         last = len(self.tokens) - 1 - self.block
-        starts = np.arange(0, last + self.block, self.block)
+        starts = range(0, last + self.block, self.block)
         for first in range(0, len(starts), self.batch_size):
             rows = starts[first : first + self.batch_size]
             full = np.resize(rows, self.batch_size)  # all batches have the same shape
@@ -181,6 +187,38 @@ class TokenBatches(Batches):
         """Return a hash of the tokens, of a sample if there are many, and the sizes."""
         sample = self.tokens[:: max(len(self.tokens) // 100_000, 1)]
         return _hash(len(self.tokens), self.block, self.batch_size, np.asarray(sample, "int32"))
+
+
+class TokenPairs(Sequence[tuple[np.ndarray, np.ndarray]]):
+    """Token ids of sentence pairs, in a temporary file that is memory-mapped.
+
+    Args:
+        rows: the ids of sources (S,) and targets (T,).
+        dtype: type of the ids in memory.
+    """
+
+    def __init__(self, rows: Iterable[tuple[np.ndarray, np.ndarray]], dtype: np.dtype) -> None:
+        ends = array("q", [0])
+        with temporary_file() as file:
+            for ids in itertools.chain.from_iterable(rows):
+                file.write(ids.astype(dtype).tobytes())
+                ends.append(ends[-1] + len(ids))
+            file.flush()
+            self._ids = np.memmap(file, dtype, mode="r") if ends[-1] else np.zeros(0, dtype)
+        self._ends = np.array(ends, np.min_scalar_type(ends[-1]))
+
+    def __len__(self) -> int:
+        return len(self._ends) // 2
+
+    def __getitem__(self, index: Any) -> Any:
+        row = 2 * range(len(self))[index]
+        start, middle, end = map(int, self._ends[row : row + 3])
+        return self._ids[start:middle], self._ids[middle:end]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Lengths of sources and targets, int32 (n, 2)."""
+        return np.diff(self._ends).astype("int32").reshape(-1, 2)
 
 
 class PairBatches(Batches):
@@ -215,15 +253,20 @@ class PairBatches(Batches):
         super().__init__(batch_size, seed)
         if not pairs:
             raise ValueError("there are no sentence pairs; give at least one")
-        empty = [i for i, (source, _) in enumerate(pairs) if not len(source)]
-        if empty:
+        sizes = (
+            pairs.lengths
+            if isinstance(pairs, TokenPairs)
+            else np.array([(len(source), len(target)) for source, target in pairs])
+        )
+        empty = np.flatnonzero(sizes[:, 0] == 0)
+        if len(empty):
             raise ValueError(
                 f"{len(empty)} source sentences have no tokens (the first is pair number "
                 f"{empty[0] + 1}); remove them"
             )
         self.pairs = pairs
         self.pad_id = pad_id
-        lengths = np.array([max(len(s), len(t) - 1) for s, t in pairs])
+        lengths = np.maximum(sizes[:, 0], sizes[:, 1] - 1)
         self.bucket_lengths = list(bucket_lengths)
         while self.bucket_lengths[-1] < max(lengths):
             self.bucket_lengths.append(2 * self.bucket_lengths[-1])
@@ -235,7 +278,7 @@ class PairBatches(Batches):
                 )
             shorter = [length for length in self.bucket_lengths if length < max_length]
             self.bucket_lengths = [*shorter, max_length]
-        self._bucket_of = np.searchsorted(self.bucket_lengths, lengths)
+        self._bucket_of = np.searchsorted(self.bucket_lengths, lengths).astype("uint8")
         self.longest = self.bucket_lengths[int(self._bucket_of.max())]
 
     @property
@@ -248,7 +291,7 @@ class PairBatches(Batches):
         random = None if epoch is None else np.random.default_rng((self.seed, epoch))
         plan = []
         for bucket, length in enumerate(self.bucket_lengths):
-            members = np.flatnonzero(self._bucket_of == bucket)
+            members = np.flatnonzero(self._bucket_of == bucket).astype("uint32")
             if random is not None:
                 members = random.permutation(members)
             for first in range(0, len(members), self.batch_size):
@@ -279,8 +322,8 @@ class PairBatches(Batches):
 
     def fingerprint(self) -> str:
         """Return a hash of all pairs and the sizes."""
-        flat = [np.asarray(ids, "int32") for pair in self.pairs for ids in pair]
-        return _hash(self.batch_size, *self.bucket_lengths, np.concatenate(flat))
+        flat = (np.asarray(ids, "int32") for pair in self.pairs for ids in pair)
+        return _hash(self.batch_size, *self.bucket_lengths, rest=flat)
 
 
 def training_data(batches: Batches, first_step: int = 0, *, labelled: bool = False) -> Any:
@@ -349,8 +392,8 @@ def check_tokens(tokens: np.ndarray, vocabulary_size: int, what: str) -> None:
         )
 
 
-def _hash(*parts: Any) -> str:
+def _hash(*parts: Any, rest: Iterable[Any] = ()) -> str:
     digest = hashlib.sha256()
-    for part in parts:
+    for part in itertools.chain(parts, rest):
         digest.update(part.tobytes() if isinstance(part, np.ndarray) else str(part).encode())
     return digest.hexdigest()[:16]

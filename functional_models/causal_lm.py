@@ -12,6 +12,7 @@ import builders
 from functional_models.batches import TokenBatches, check_tokens
 from functional_models.checks import check_count, check_is_text
 from functional_models.corpora import ParallelCorpus, TextCorpus
+from functional_models.corpora.stored import StoredTexts, count_characters
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
@@ -51,6 +52,11 @@ class CausalLM(TextModel):
         Raises:
             ValueError: no text, or tokens outside the vocabulary.
         """
+        tokens = self._tokens(text)
+        return tokens if isinstance(text, np.ndarray) else tokens.astype("int32")
+
+    def _tokens(self, text: Any, progress: bool = False) -> np.ndarray:
+        """Return tokens (N,) as `tokens`, but memory-mapped and of the smallest type."""
         if isinstance(text, TextCorpus):
             raise TypeError("a TextCorpus has two splits; give its .train or its .validation")
         if isinstance(text, ParallelCorpus):
@@ -58,12 +64,12 @@ class CausalLM(TextModel):
         if isinstance(text, np.ndarray):
             check_tokens(text, self.spec.vocabulary_size, "the token array")
             return text
-        if isinstance(text, str):
-            return self.tokenizer.encode([text])[0]
-        texts = text_list(text)
-        if not texts:
+        if not isinstance(text, str | StoredTexts):
+            text = text_list(text)
+        if not text and not isinstance(text, str):
             raise ValueError("there is no text; give at least one document")
-        return np.concatenate(self.tokenizer.encode(texts, end=True))
+        is_single = isinstance(text, str)
+        return self.tokenizer.encode_together(text, end=not is_single, progress=progress)
 
     def fit(
         self,
@@ -107,7 +113,7 @@ class CausalLM(TextModel):
         if isinstance(data, TextCorpus):
             validation = data.validation if validation is None else validation
             data = data.train
-        sizes = (block, recipe.batch_size, recipe.seed)
+        sizes = (block, recipe.batch_size, recipe.seed, progress)
         for text in (data, validation):
             check_is_text(text, "fit")
         batches = self._batches(data, "training text", *sizes)
@@ -139,6 +145,7 @@ class CausalLM(TextModel):
         *,
         block: int | None = None,
         batch_size: int = 32,
+        progress: bool = True,
     ) -> dict[str, float]:
         """Return loss (nats per token), perplexity, token_accuracy, tokens, bits_per_character.
 
@@ -151,12 +158,12 @@ class CausalLM(TextModel):
         from functional_models.training import bits_per_character, evaluate
 
         check_is_text(data, "evaluate")
-        tokens = self.tokens(data)
-        row = evaluate(self.model, self._batches(tokens, "text", block, batch_size, 0))
+        batches = self._batches(data, "text", block, batch_size, 0, progress)
+        row = evaluate(self.model, batches)
         if isinstance(data, np.ndarray):
-            data = self._documents(tokens) if self.tokenizers else ""
-        characters = len(data) if isinstance(data, str) else sum(map(len, data))
-        return row | bits_per_character(row["loss"], len(tokens), characters)
+            data = self._documents(data) if self.tokenizers else ""
+        characters = count_characters([data] if isinstance(data, str) else data)
+        return row | bits_per_character(row["loss"], len(batches.tokens), characters)
 
     def _documents(self, tokens: np.ndarray) -> list[str]:
         """Return the text of a stream of tokens, cut at its end tokens, where `decode` stops."""
@@ -164,15 +171,14 @@ class CausalLM(TextModel):
         return self.tokenizer.decode(np.split(tokens, ends))
 
     def _batches(
-        self, data: Any, what: str, block: int | None, batch_size: int, seed: int
+        self, data: Any, what: str, block: int | None, batch_size: int, seed: int, progress: bool
     ) -> TokenBatches:
         longest = self.spec.max_sequence_length
         if block is None:
             block = longest
         check_count("block", block, most=longest)
-        return TokenBatches(
-            self.tokens(data), block=block, batch_size=batch_size, seed=seed, what=what
-        )
+        tokens = self._tokens(data, progress)
+        return TokenBatches(tokens, block=block, batch_size=batch_size, seed=seed, what=what)
 
     def generate(
         self,

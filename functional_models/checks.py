@@ -1,4 +1,4 @@
-"""Checks of numeric options and of manifests; errors say what is given, allowed, and to be done."""
+"""Checks of numeric options and of manifests."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: it is missing.
-        ValueError: it is no ordinary file, no JSON, or nested too deeply.
+        ValueError: it is not an ordinary file, no JSON, or nested too deeply.
     """
     check_is_file(path)
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # the error may quote bytes of the file
-        raise ValueError(f"{path} is no JSON ({type(error).__name__})") from None
+        raise ValueError(f"{path} is not JSON ({type(error).__name__})") from None
 
 
 def read_manifest(path: Path, version: int) -> dict[str, Any]:

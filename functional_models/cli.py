@@ -94,7 +94,7 @@ def _warning_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 def _after_interrupt(options: argparse.Namespace) -> str:
-    """Return what the command has written, and what to do."""
+    """Return a message about files that the command has written, and a remedy."""
     if getattr(options, "to", None) is None:
         return "nothing was written"
     from functional_models.folders import RUN
@@ -289,7 +289,8 @@ def _corpus(options: argparse.Namespace, kind: str | None) -> Any:
     from functional_models.corpora import load_corpus
 
     data, validation, test = (_files(options, name) for name in ("data", "validation", "test"))
-    return load_corpus(data, kind, validation=validation, test=test)
+    shown = not options.quiet
+    return load_corpus(data, kind, validation=validation, test=test, progress=shown)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -320,7 +321,8 @@ def train(options: argparse.Namespace) -> None:
     from functional_models.tokenizer_training import shared_tokenizer
 
     _set_dtype(options)
-    tokenizer = shared_tokenizer(corpus, options.tokenizer, _vocabulary_size(options))
+    size, shown = _vocabulary_size(options), not options.quiet
+    tokenizer = shared_tokenizer(corpus, options.tokenizer, size, progress=shown)
     keras.utils.set_random_seed(recipe.seed)
     model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
     if not options.sample:
@@ -334,11 +336,10 @@ def train(options: argparse.Namespace) -> None:
         log = os.path.join(options.to, "tensorboard")
         callbacks = (keras.callbacks.TensorBoard(log, write_graph=False),)
     where = {"folder": options.to, "overwrite": options.overwrite}
-    shown = {"progress": not options.quiet, "callbacks": callbacks, **sample}
-    model.fit(corpus, recipe=recipe, **where, **shown)
+    model.fit(corpus, recipe=recipe, progress=shown, callbacks=callbacks, **where, **sample)
     if corpus.test:
         print("\ntest, with the best weights:\n")
-        _print_results(model.evaluate(corpus.test))
+        _print_results(model.evaluate(corpus.test, progress=shown))
     print(f"\nthe best model is in {options.to}; to use it:\n")
     print(f"    {usage_command(options.to, corpus)}")
 

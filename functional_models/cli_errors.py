@@ -1,4 +1,4 @@
-"""How a command ends that fails or is stopped: one line, and an exit code."""
+"""Messages and exit codes of commands that fail or are stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST = 2000
 def report(error: BaseException, debug: bool = False) -> int:
     """Print an error in one line, and return the exit code 2; with `debug`, raise it.
 
-    A closed output, such as that of `head`, is no error: the exit code is 0.
+    A closed output, such as that of `head`, is not an error: the exit code is 0.
     """
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,11 +20,11 @@ from functional_models.cli_options import (
     add_spec_options,
     import_keras,
     load_spec,
-    parse_value,
     spec_changes,
     whole_number,
 )
 from functional_models.tables import format_table
+from plots.parsing import parse_plugin
 from plots.reading import graph_of
 
 if TYPE_CHECKING:
@@ -102,34 +102,10 @@ def plot(options: argparse.Namespace) -> None:
     model = None if isinstance(found, plots.Graph) else found
     graph = graph_of(found, options.open_layers)
     number = len(plots.skip_paths(graph))  # in the whole model, even if equal blocks are drawn once
-    graph = plots.apply_plugins(graph, plugins, model, strict=True)
+    graph = plots.apply_plugins(graph, plugins, model)
     shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
     plots.draw(graph, options.to, plugins=(), depth=options.depth, **shown)
     print(f"{options.to}: {number} skip paths")
-
-
-def parse_plugin(text: str) -> tuple[str, dict[str, Any]]:
-    """Parse `NAME:OPTION=VALUE,...` into a plugin's name and its options.
-
-    A value NAME=NUMBER is an entry of a mapping: `flops:sizes=t=128,sizes=b=2`.
-
-    Raises:
-        ValueError: an option is not OPTION=VALUE.
-    """
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for assignment in filter(None, rest.split(",")):
-        option, equals, value = assignment.partition("=")
-        if not equals:
-            raise ValueError(
-                f"--plugin {text}: {assignment!r} must be OPTION=VALUE, e.g. fold:depth=2"
-            )
-        key, is_entry, entry = value.partition("=")
-        if is_entry:
-            options[option] = {**options.get(option, {}), key: parse_value(entry)}
-        else:
-            options[option] = parse_value(value)
-    return name, options
 
 
 def plugins(options: argparse.Namespace) -> None:
@@ -206,7 +182,7 @@ def read_model_or_graph(
             or new ones.
 
     Raises:
-        FileNotFoundError: the file or folder is missing, or is no model folder.
+        FileNotFoundError: the file or folder is missing, or is not a model folder.
         ValueError: no such variant or field; the file or folder holds no model, or is damaged; or
             changes of a model without a spec.
     """
@@ -237,7 +213,7 @@ def _is_file(name: str) -> bool:
 
 def _read_keras_file(path: Path) -> keras.Model:
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .keras file, or is damaged: save the model again")
+        raise ValueError(f"{path} is not a .keras file, or is damaged: save the model again")
     keras = import_keras()
     import builders.models  # noqa: F401 - registers the layers of saved models
 

@@ -12,7 +12,6 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from decimal import Decimal
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from builders.spec import KINDS, TransformerSpec
 from functional_models.recipe import Recipe
 from functional_models.samplers import SAMPLERS, check_options_of, make_sampler
 from functional_models.tokenizers import TOKENIZER_KINDS
+from plots.parsing import parse_value
 
 DEFAULT = "default: %(default)s"
 
@@ -257,28 +257,6 @@ def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def parse_value(text: str) -> Any:
-    """Parse a value of the command line.
-
-    A number is written as in Python (6, .5, 1e-3, 1_000); 1e3 is an int. True, False, None and
-    null are taken in any case. Anything else is JSON, or a text, with or without quotes.
-    """
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1]
-    with suppress(ValueError):
-        return int(text)
-    with suppress(ValueError):
-        number = float(text)
-        return int(Decimal(text)) if number.is_integer() and "." not in text else number
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text  # a word, such as sinusoidal
-
-
 def load_spec(
     model: str, changes: Mapping[str, Any], expected: str = "a variant or a model folder"
 ) -> builders.TransformerSpec:
@@ -287,10 +265,10 @@ def load_spec(
     Args:
         model: the name of a variant, or the path of a model folder.
         changes: new values of fields.
-        expected: what the command takes, for errors.
+        expected: the valid arguments of the command, for errors.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is no model folder.
+        FileNotFoundError: there is no such folder, or it is not a model folder.
         ValueError: no such variant or field, a value that is not allowed, or a damaged folder.
     """
     path = Path(model)
@@ -299,7 +277,7 @@ def load_spec(
 
         return read_spec(path).replace(**changes)
     if path.exists():
-        raise ValueError(f"{path} is no model: give {expected}")
+        raise ValueError(f"{path} is not a model: give {expected}")
     if len(path.parts) > 1:
         raise FileNotFoundError(f"there is no file or folder {path}; give {expected}")
     if model not in (known := builders.list_variants()):
@@ -312,7 +290,7 @@ def load_spec(
 def complete_with(
     action: argparse.Action, names: Callable[[], Iterable[str]], files: bool = False
 ) -> None:
-    """Set what the shell completes an argument with: names, and the names of files."""
+    """Set the completions of an argument in the shell: names, and the names of files."""
 
     def complete(prefix: str, **_: Any) -> list[str]:
         from argcomplete.completers import FilesCompleter
@@ -368,7 +346,7 @@ def _versions() -> str:
 
 @contextmanager
 def discarded_stdout() -> Iterator[None]:
-    """Discard what is printed to stdout in a `with` block; errors go to stderr."""
+    """Discard the output to stdout in a `with` block; errors go to stderr."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield
 

@@ -23,6 +23,8 @@ from functional_models.corpora import (
     TextCorpus,
     load_corpus,
 )
+from functional_models.corpora.corpus import fingerprint
+from functional_models.corpora.stored import in_pieces
 from functional_models.folders import (
     COMPARISON,
     GO_ON,
@@ -119,12 +121,12 @@ def compare(
             f"kind={kind!r}: must be 'encoder_decoder' or 'decoder_only'; compare trains "
             "translators and language models"
         )
-    corpus = data if isinstance(data, Corpus) else load_corpus(data, kind)
+    corpus = data if isinstance(data, Corpus) else load_corpus(data, kind, progress=progress)
     if not _held_out(corpus):
         raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")
     if vocabulary_size is None and tokenizer != "byte":
         vocabulary_size = 2000
-    shared = shared_tokenizer(corpus, tokenizer, vocabulary_size)
+    shared = shared_tokenizer(corpus, tokenizer, vocabulary_size, progress=progress)
     kind = "encoder_decoder" if isinstance(corpus, ParallelCorpus) else "decoder_only"
     chosen = {}
     for name, spec in given.items():
@@ -235,7 +237,7 @@ def _train_one(
     model = new_text_model(spec, tokenizer)
     # What may be replaced has been checked for the whole comparison.
     rows = model.fit(corpus, recipe=recipe, folder=folder, overwrite=True, progress=progress)
-    measured = model.evaluate(_held_out(corpus), batch_size=recipe.batch_size)
+    measured = model.evaluate(_held_out(corpus), batch_size=recipe.batch_size, progress=progress)
     if isinstance(corpus, ParallelCorpus):
         reached = [row["step"] for row in rows if row.get("val_exact_match", 0) >= GOAL]
         extra = {
@@ -280,7 +282,7 @@ def _run_key(
     inputs = [
         spec.to_json(),
         json.dumps(dataclasses.asdict(recipe)),
-        repr(dataclasses.astuple(corpus)),
+        fingerprint(corpus),
         f"{tokenizer.kind} {tokenizer.vocabulary_size}",
         keras.config.dtype_policy().name,
     ]
@@ -383,9 +385,10 @@ def samples(model: TextModel, corpus: Corpus, number: int = 20) -> str:
             rows.append((source, text, "the same" if text == target else target))
         return format_table(rows, align="left", markdown=True) + "\n"
     assert isinstance(model, CausalLM)
+    assert isinstance(corpus, TextCorpus)
     length = min(20, model.spec.max_sequence_length // 8)  # characters, of up to 4 tokens each
-    texts = [text.strip() for text in corpus.validation[:5] if isinstance(text, str)]
-    prompts = [text[:length] for text in texts if text]
+    starts = (next(iter(pieces), "") for pieces in in_pieces(corpus.validation[:5]))
+    prompts = [start.strip()[:length] for start in starts if start.strip()]
     texts = model.generate(prompts, seed=0)
     return "\n\n".join(f"**{p}**{t}" for p, t in zip(prompts, texts, strict=True)) + "\n"
 

@@ -110,8 +110,9 @@ def token_losses(
     *,
     label_smoothing: float = 0.0,
     needs_gradient: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss of a batch, and the cross-entropy and correctness of its tokens.
+    finds_first: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss of a batch, and results of each of its tokens.
 
     Args:
         features: (n, d); without a head, logits (n, v).
@@ -120,10 +121,12 @@ def token_losses(
         head: turns features into logits.
         label_smoothing: probability that is spread over the whole vocabulary.
         needs_gradient: whether the loss has a gradient; without, it takes a third of the time.
+        finds_first: whether to return the last result.
 
     Returns:
-        Mean loss in nats, weighted, float32 (); cross-entropy without smoothing, float32 (n,); 1
-        where the label is the first of the highest logits and 0 elsewhere, float32 (n,).
+        Mean loss in nats, weighted, float32 (), and results, float32 (n,): cross-entropy without
+        smoothing; 1 where the label has the highest logit and 0 elsewhere; the same where it is
+        the first that has it, which is what `argmax` returns.
     """
     dtype = head.dtype if head else features.dtype
     trained = [v for v in (head.kernel, head.bias) if v is not None] if head else []
@@ -134,10 +137,10 @@ def token_losses(
     def step(x: Tensor, labels: Tensor, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return values of each token of a chunk, and gradients that are added up."""
         logits = x if head is None else _product(x, table, transposed=head.is_transposed)
-        loss, cross_entropy, correct, slope = _statistics(
-            logits, bias, labels, weights, label_smoothing, head and head.cap, needs_gradient
+        cap = head and head.cap
+        *rows, slope = _statistics(
+            logits, bias, labels, weights, label_smoothing, cap, needs_gradient, finds_first
         )
-        rows = [loss, cross_entropy, correct]
         if not needs_gradient:
             return rows, []
         if head is None:
@@ -149,21 +152,21 @@ def token_losses(
         return [*rows, _product(slope, table, transposed=not head.is_transposed)], sums
 
     x = detached(ops.cast(features, dtype))
-    shapes: list[tuple[Any, str]] = [((), "float32")] * 3
+    shapes: list[tuple[Any, str]] = [((), "float32")] * (4 if finds_first else 3)
     shapes += [(tuple(features.shape[1:]), dtype)] * needs_gradient
     zeros = [ops.zeros(v.shape, "float32") for v in trained] if needs_gradient else []
-    (loss, cross_entropy, correct, *slopes), sums = _over_chunks(
-        step, [x, labels, weights], shapes, zeros
-    )
+    rows, sums = _over_chunks(step, [x, labels, weights], shapes, zeros)
+    slopes = [rows.pop()] if needs_gradient else []
+    loss, *results = rows
     total = ops.maximum(ops.sum(weights), 1e-9)
     mean = ops.sum(loss * weights) / total
     if not needs_gradient:
-        return mean, cross_entropy, correct
+        return mean, results
     # A linear function that is zero here, and has the gradients that are known already.
     for variable, gradient in zip([features, *trained], [*slopes, *sums], strict=True):
         linear = ops.sum(ops.cast(variable, "float32") * ops.cast(detached(gradient), "float32"))
         mean = mean + (linear - detached(linear)) / total
-    return mean, cross_entropy, correct
+    return mean, results
 
 
 def _product(x: Tensor, table: Tensor, *, transposed: bool) -> Tensor:
@@ -179,8 +182,9 @@ def _statistics(
     label_smoothing: float,
     cap: float | None,
     needs_gradient: bool,
+    finds_first: bool,
 ) -> tuple[Tensor, ...]:
-    """Return loss, cross-entropy and correctness of each token, (n,), and the gradient (n, v).
+    """Return the loss and the results of each token, (n,), and the gradient (n, v).
 
     The gradient is that of the sum of loss * weight, with respect to the logits.
     """
@@ -200,7 +204,10 @@ def _statistics(
     if label_smoothing:
         spread = log_total - ops.mean(x, axis=-1, keepdims=True)
         loss = (1 - label_smoothing) * cross_entropy + label_smoothing * spread
-    values = loss[:, 0], cross_entropy[:, 0], correct
+    values = [loss[:, 0], cross_entropy[:, 0], correct]
+    if finds_first:
+        is_second = ops.any((x == highest) & (words < label), axis=-1)
+        values.append(ops.where(is_second, 0.0, correct))
     if not needs_gradient:
         return *values, None
     target = ops.where(words == label, 1 - label_smoothing, 0.0) + label_smoothing / x.shape[-1]

@@ -1,4 +1,4 @@
-"""Folders that commands write: a lock for their only writer, and checks of what they hold.
+"""Folders that commands write: a lock for their only writer, and checks of their content.
 
 A folder never loses content without permission: a writer refuses one that holds something else.
 """
@@ -21,7 +21,7 @@ from functional_models.checks import check_path
 LOCK = ".lock"
 
 RUN, MODEL, COMPARISON, EXPORT = "checkpoint.npz", "model.json", "comparison.json", "export.json"
-"""The files that show what a folder holds."""
+"""Files that identify the content of a folder."""
 
 _CONTENT = {
     RUN: "a training run",
@@ -39,7 +39,7 @@ def folder_path(folder: str | os.PathLike[str]) -> Path:
     """Return the path of a folder to write.
 
     Raises:
-        TypeError: it is no path.
+        TypeError: it is not a path.
         ValueError: it is blank, or a file, or lies inside the folder of a model.
     """
     path = check_path("a folder", folder)
@@ -108,10 +108,10 @@ def _is_manifest(path: Path) -> bool:
 def only_writer(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold the lock of a folder; the operating system frees it if the process is killed.
 
-    Readers need no lock. The lock file tells who holds it, and is removed at the end.
+    Readers need no lock. The lock file names its owner, and is removed at the end.
 
     Raises:
-        BlockingIOError: another process or thread writes the folder; the error says which.
+        BlockingIOError: another process or thread writes the folder; the message names it.
         OSError: the folder is not writable.
     """
     path = folder / name
@@ -131,7 +131,7 @@ def only_writer(folder: Path, name: str = LOCK) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            path.unlink(missing_ok=True)  # before the release: nobody else can hold it now
+            path.unlink(missing_ok=True)  # before the release, while no other process can hold it
         lock.release()
 
 

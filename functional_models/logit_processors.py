@@ -45,7 +45,7 @@ class RepetitionPenalty:
 
         Args:
             logits: float32 (b, v).
-            tokens: int (b, L); -1 is no token, and columns from `index` on are ignored.
+            tokens: int (b, L); -1 is not a token, and columns from `index` on are ignored.
             index: int ().
         """
         seen = _occurring(tokens, index, logits.shape[-1])

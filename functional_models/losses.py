@@ -51,16 +51,11 @@ class TokenCrossEntropy(keras.losses.Loss):
         return {"label_smoothing": self.label_smoothing, "name": self.name, "dtype": self.dtype}
 
 
-def is_best(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return whether each label is the first of the highest logits, bool (b, t)."""
-    return ops.equal(ops.cast(ops.argmax(logits, axis=-1), labels.dtype), labels)
-
-
 class TokenMean(keras.metrics.Mean, ABC):
     """Weighted mean of a value over all tokens of all batches.
 
-    Keras metrics average each sequence before they add up, which gives tokens of shorter batches
-    a higher weight.
+    Keras metrics average each sequence before they add up, so tokens of shorter batches would weigh
+    more.
     """
 
     default_name: ClassVar[str]
@@ -103,12 +98,13 @@ class Perplexity(CrossEntropy):
 
 @keras.saving.register_keras_serializable(package="functional_models")
 class TokenAccuracy(TokenMean):
-    """Share of labels that have the highest logit."""
+    """Share of labels that have the highest logit, alone or with others."""
 
     default_name = "token_accuracy"
 
     def values(self, labels: Tensor, logits: Tensor) -> Tensor:
-        return ops.cast(is_best(labels, logits), self.dtype)
+        chosen = ops.take_along_axis(logits, ops.cast(labels, "int32")[..., None], axis=-1)
+        return ops.cast(chosen[..., 0] >= ops.max(logits, axis=-1), self.dtype)
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
@@ -134,8 +130,8 @@ class ExactMatch(keras.metrics.Metric):
         self.rows.assign_add(ops.sum(ops.cast(rows, self.dtype)))
 
     def is_right(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return whether each token is predicted, bool (b, t)."""
-        return is_best(labels, logits)
+        """Return whether `argmax` of the logits is the label, bool (b, t)."""
+        return ops.equal(ops.cast(ops.argmax(logits, axis=-1), labels.dtype), labels)
 
     def result(self) -> Tensor:
         return self.correct / ops.maximum(self.rows, 1)

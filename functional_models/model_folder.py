@@ -61,7 +61,7 @@ def model_writer(
     Raises:
         BlockingIOError: another process writes the folder.
         FileExistsError: it holds something else; with `overwrite`, anything but a model or a run.
-        ValueError: it is a file, or has a `model.json` that is no manifest of a model.
+        ValueError: it is a file, or has a `model.json` that is not a manifest of a model.
     """
     check_model_folder(folder, overwrite=overwrite, resumes=resumes)  # before it is made
     folder = make_folder(folder)
@@ -255,7 +255,7 @@ def read_spec(folder: str | Path) -> builders.TransformerSpec:
     """Read the spec of a model folder.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_model_folder`.
+        FileNotFoundError, ValueError: see `read_model_folder`.
     """
     folder = check_path("the folder of a model", folder)
     spec = json.dumps(_read_manifest(folder)["spec"])
@@ -269,7 +269,7 @@ def restore_weights(model: Any, folder: str | Path) -> None:
     """Load the weights of a model folder into a model.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_model_folder`.
+        FileNotFoundError, ValueError: see `read_model_folder`.
     """
     folder = Path(folder)
     weights = folder / _read_manifest(folder)["weights"]
@@ -299,7 +299,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no model folder {folder}; {advice}")
     if not path.exists():
         raise FileNotFoundError(
-            f"{folder} is no complete model folder: it has no {MANIFEST}; give a folder that "
+            f"{folder} is not a complete model folder: it has no {MANIFEST}; give a folder that "
             "`save` wrote"
         )
     manifest = read_manifest(path, FORMAT)

@@ -12,10 +12,8 @@ import keras
 
 from functional_models.batches import Batches
 from functional_models.callbacks import Record, Row
+from functional_models.reading import FIRST_INTERVAL, LONGEST_INTERVAL, duration
 from functional_models.recipe import Recipe
-
-_FIRST_INTERVAL, _LONGEST_INTERVAL = 10.0, 60.0
-"""Seconds between the lines of an output that is no terminal; doubled from line to line."""
 
 _UPDATE_INTERVAL = 0.2
 """Seconds between two updates of the line on a terminal."""
@@ -58,7 +56,7 @@ class Progress(keras.callbacks.Callback):
         step, now = self._record.step, self._clock()
         if self._first is None:  # compiled now
             self._first = step, now
-            self._interval, self._next = _FIRST_INTERVAL, now + _FIRST_INTERVAL
+            self._interval, self._next = FIRST_INTERVAL, now + FIRST_INTERVAL
             if self._bar is None:
                 print(self._line(step, logs), flush=True)
         if self._bar is not None:
@@ -67,7 +65,7 @@ class Progress(keras.callbacks.Callback):
                 self._next_update = now + _UPDATE_INTERVAL
         elif now >= self._next and step < self._steps:
             print(self._line(step, logs), flush=True)
-            self._interval = min(2 * self._interval, _LONGEST_INTERVAL)
+            self._interval = min(2 * self._interval, LONGEST_INTERVAL)
             self._next = now + self._interval
 
     def _line(self, step: int, logs: Mapping[str, float] | None) -> str:
@@ -97,7 +95,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
-    """Return what is trained, where and how, in two lines."""
+    """Return the model, the device and the recipe of a training run, in two lines."""
     passes = recipe.steps / batches.steps_per_epoch
     warmup = recipe.warmup_steps if recipe.schedule != "constant" else 0
     warm = f" after {_counted(warmup, 'step')} of warm-up" if warmup else ""
@@ -140,16 +138,6 @@ def device() -> str:
 def learning_rate(model: keras.Model) -> float:
     """Return the learning rate of the next step."""
     return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words: "45 s", "12 min", "3 h 20 min"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def report_line(row: Row, steps: int) -> str:

@@ -18,7 +18,7 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to `peak`, then peak * sqrt(warmup_steps / step).
 
     With peak = (hidden_dim * warmup_steps)^-0.5 this is the schedule of "Attention Is All You
-    Need", section 5.3; see `of_width`.
+    Need", section 5.3.
 
     Args:
         peak: maximum rate, reached at step `warmup_steps`.
@@ -30,11 +30,6 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
             raise ValueError(f"warmup_steps={warmup_steps}: must be 1 or more")
         self.peak = peak
         self.warmup_steps = warmup_steps
-
-    @classmethod
-    def of_width(cls, hidden_dim: int, warmup_steps: int = 4000) -> InverseSquareRoot:
-        """Return the schedule of the paper, d^-0.5 * min(step^-0.5, step * warmup^-1.5)."""
-        return cls((hidden_dim * warmup_steps) ** -0.5, warmup_steps)
 
     def __call__(self, step: Any) -> Any:
         """Return the rate of a step; Keras counts steps from zero, the paper from one."""

@@ -226,7 +226,7 @@ class TextModel(ABC):
         Raises:
             FileExistsError: the folder holds something else.
             BlockingIOError: another process or thread writes the folder.
-            ValueError: `folder` is a file, or has a `model.json` that is no manifest of a model.
+            ValueError: `folder` is a file, or has a `model.json` that is not a manifest of a model.
         """
         content = ModelFolder(self.spec, self.model, self.tokenizers)
         write_model_folder(folder, content, overwrite=overwrite)

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -77,18 +78,31 @@ def checked_manifest(tokenizer: Any) -> str:
     return content
 
 
-def check_replaceable(path: Path) -> None:
-    """Raise a ValueError if a file is there that `Tokenizer.save` did not write."""
-    if not path.exists():
+def check_replaceable(path: Path, content: str, *, overwrite: bool) -> None:
+    """Check that `Tokenizer.save` may write content to a path.
+
+    Raises:
+        FileExistsError: another tokenizer is there, and `overwrite` is false.
+        ValueError: a file is there that `Tokenizer.save` did not write.
+    """
+    if not os.path.lexists(path):
         return
     try:
-        is_own = {"format", "class", "config"} <= json.loads(path.read_bytes()).keys()
+        found = path.read_bytes()
+        manifest = json.loads(found)
+        is_own = {"format", "class", "config"} <= manifest.keys()
     except (OSError, ValueError, AttributeError, RecursionError):
         is_own = False
     if not is_own:
         raise ValueError(
             f"{path} was not written by Tokenizer.save and is not overwritten; save to another "
             "folder, or remove it"
+        )
+    if found != content.encode() and not overwrite:
+        size = manifest.get("vocabulary_size")
+        raise FileExistsError(
+            f"{path.parent} holds another tokenizer ({manifest.get('kind')!s:.20} of {size!s:.20} "
+            "tokens); choose another folder, or replace it with overwrite=True"
         )
 
 

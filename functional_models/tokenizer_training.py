@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 from unicodedata import category
 
@@ -13,7 +14,8 @@ from builders.errors import unknown_name
 from builders.fields import MOST_TOKENS
 from functional_models.checks import check_count, check_is_text
 from functional_models.chunks import training_chunks, training_sample
-from functional_models.corpora import Corpus
+from functional_models.corpora import Corpus, TextCorpus
+from functional_models.corpora.stored import Sentences, StoredTexts, count_characters
 from functional_models.tokenizers import (
     BYTE_END,
     BYTE_PAD,
@@ -31,6 +33,19 @@ DEFAULT_VOCABULARY_SIZE = 8000
 
 MOST_CHARACTERS = 10_000_000
 """Number of characters above which a vocabulary is learned from evenly spread parts of the text."""
+
+MOST_WORK = 1_000_000
+"""Letters (`sentence_piece`) or parts (`word_piece`) of different words to learn from."""
+
+# What is a word for the trainer of a kind, and the work with each different one. KerasHub splits
+# words at punctuation and at Chinese characters, and ignores those of more than 50 characters.
+_WORK: dict[str, tuple[str, Callable[[str], int]]] = {
+    "sentence_piece": (r"\S+", len),
+    "word_piece": (
+        r"[^\s!-/:-@\[-`{-~\u2000-\u206f\u3000-\u303f\u3400-\u9fff]+",
+        lambda word: len(word) ** 2 // 2 * (len(word) <= 50),
+    ),
+}
 
 # A longer run of letters, signs or spaces is cut: the time of training grows with the square.
 LONGEST_RUN = 256
@@ -51,11 +66,13 @@ def train_tokenizer(
     vocabulary_size: int | None = None,
     *,
     lowercase: bool = False,
+    progress: bool = True,
 ) -> Tokenizer:
     """Train a tokenizer on text. Training is deterministic.
 
-    Of more than 10 million characters, evenly spread parts are used. The time is linear in their
-    number.
+    Of more than 10 million characters, evenly spread parts are used, and for `sentence_piece` and
+    `word_piece` also of text with so many different words that training would take longer than
+    about half a minute.
 
     Args:
         kind: one of `TOKENIZER_KINDS`.
@@ -63,6 +80,7 @@ def train_tokenizer(
         vocabulary_size: maximum number of ids, including special ones; little text can give fewer,
             see `Tokenizer.vocabulary_size`. By default 8000; a `byte` tokenizer always has 256.
         lowercase: lowercase all text, also when encoding.
+        progress: print a line on stderr if parts of the text are used.
 
     Raises:
         ValueError: unknown kind; no text; a vocabulary too small for the characters of the text.
@@ -82,15 +100,25 @@ def train_tokenizer(
     if vocabulary_size is None:
         vocabulary_size = DEFAULT_VOCABULARY_SIZE
     check_is_text(texts, "train_tokenizer")
-    texts = checked_texts(texts)
+    if not isinstance(texts, StoredTexts | Sentences):
+        texts = [text for text in checked_texts(texts) if text and not text.isspace()]
+    total = count_characters(texts)
+    texts = list(training_sample(texts, MOST_CHARACTERS))
+    if kind in _WORK:
+        texts = _with_fewer_words(texts, *_WORK[kind])
+    if progress and (number := count_characters(texts)) < total:
+        print(
+            f"the {kind} vocabulary is learned from {number:,} of {total:,} characters, evenly "
+            "spread",
+            file=sys.stderr,
+            flush=True,
+        )
     if lowercase:
         texts = [text.lower() for text in texts]
-    texts = [text for text in texts if text and not text.isspace()]
     if not texts:
         raise ValueError(
             f"there is no text to train a {kind} tokenizer on; give text that is not blank"
         )
-    texts = list(training_sample(texts, MOST_CHARACTERS))
     train = {
         "word_piece": _train_word_piece,
         "sentence_piece": _train_sentence_piece,
@@ -104,12 +132,24 @@ def train_tokenizer(
     return tokenizer
 
 
-def shared_tokenizer(corpus: Corpus, kind: str, vocabulary_size: int | None) -> Tokenizer:
+def _with_fewer_words(texts: list[str], word: str, work: Callable[[str], int]) -> list[str]:
+    """Return evenly spread parts of texts whose different words are at most `MOST_WORK`."""
+    while True:
+        words = set().union(*(re.findall(word, text) for text in texts))
+        share = MOST_WORK / max(sum(map(work, words)), 1)
+        fewer = training_sample(texts, int(share * count_characters(texts)))
+        if share > 0.9 or not fewer:
+            return texts
+        texts = list(fewer)
+
+
+def shared_tokenizer(
+    corpus: Corpus, kind: str, vocabulary_size: int | None, *, progress: bool = True
+) -> Tokenizer:
     """Train a tokenizer on all training text, source and target together; see `train_tokenizer`."""
-    texts: list[str] = []
-    for item in corpus.train:
-        texts.extend([item] if isinstance(item, str) else item)
-    return train_tokenizer(kind, texts, vocabulary_size)
+    if isinstance(corpus, TextCorpus):
+        return train_tokenizer(kind, corpus.train, vocabulary_size, progress=progress)
+    return train_tokenizer(kind, Sentences(corpus.train), vocabulary_size, progress=progress)
 
 
 def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
@@ -148,7 +188,7 @@ def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tupl
         raise _too_small("word_piece", vocabulary_size, smallest)
     options = tf.data.Options()
     options.autotune.enabled = False  # it can stall the end of an epoch by seconds
-    chunks = [chunk for text in texts for chunk in training_chunks(text)]
+    chunks = [chunk for text in texts for chunk in training_chunks([text])]
     vocabulary = keras_hub.tokenizers.compute_word_piece_vocabulary(
         tf.data.Dataset.from_tensor_slices(chunks).batch(256).with_options(options),
         vocabulary_size,
@@ -175,7 +215,7 @@ def _train_sentence_piece(
         for text in texts
         for line in text.split("\n")
         if line.strip()
-        for number, chunk in enumerate(training_chunks(line))
+        for number, chunk in enumerate(training_chunks([line]))
     )
     model = io.BytesIO()
     try:
@@ -233,7 +273,7 @@ def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    chunks = (chunk for text in texts for chunk in training_chunks(text))
+    chunks = (chunk for text in texts for chunk in training_chunks([text]))
     trained.train_from_iterator(chunks, trainer)
     model = json.loads(trained.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]

@@ -15,17 +15,28 @@ does.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
+from functional_models.batches import TokenPairs
 from functional_models.checks import check_path
 from functional_models.chunks import encode_in_chunks
+from functional_models.corpora.stored import (
+    Pair,
+    StoredTexts,
+    count_characters,
+    in_pieces,
+    temporary_file,
+)
+from functional_models.reading import Reading
 from functional_models.tokenizer_files import (
     MANIFEST,
     check_replaceable,
@@ -104,24 +115,96 @@ class Tokenizer:
 
     def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of sources to translate; see `encode`."""
-        return self._encoded(texts, self._input_start, [self.end_id] if self.ends_sources else [])
+        return self._encoded(texts, self._input_start, self._source_end)
+
+    def encode_together(
+        self, texts: str | Sequence[str], *, end: bool = False, progress: bool = False
+    ) -> np.ndarray:
+        """Return the token ids of texts, one text after another, in memory-mapped form.
+
+        The ids are in a temporary file, so that the memory use does not depend on the texts.
+
+        Args:
+            texts: one text or several; those of a corpus from files are read in pieces.
+            end: append `end_id` to each text.
+            progress: show the progress with long texts.
+
+        Returns:
+            Unsigned integers (N,), of the smallest type for the vocabulary.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        texts = texts if isinstance(texts, StoredTexts) else text_list(texts)
+        dtype = np.min_scalar_type(self.vocabulary_size - 1)
+        total = count_characters(texts)
+        with (
+            temporary_file() as file,
+            Reading("tokenizing", total, "characters", shown=progress) as reading,
+        ):
+            last = 0
+            for number, ids in self._chunks(texts, reading.counted_pieces):
+                if end and number > last:
+                    file.write(dtype.type(self.end_id).tobytes())
+                last = number
+                file.write(ids.astype(dtype).tobytes())
+            if end and texts:
+                file.write(dtype.type(self.end_id).tobytes())
+            file.flush()
+            if not file.tell():
+                return np.zeros(0, dtype)
+            return np.memmap(file, dtype, mode="r")
+
+    def encode_pairs(
+        self, pairs: Sequence[Pair], targets: Tokenizer, *, progress: bool = False
+    ) -> TokenPairs:
+        """Return the token ids of pairs: sources, and targets with start and end token.
+
+        The ids are in a temporary file, so that little memory depends on the number of pairs.
+
+        Args:
+            pairs: (source, target) texts; those of a corpus from files are read one by one.
+            targets: the tokenizer of the targets.
+            progress: show the progress with many pairs.
+        """
+        with Reading("tokenizing", len(pairs), "pairs", shown=progress) as reading:
+            sources = _checked(source for source, _ in pairs)
+            outputs = _checked(target for _, target in reading.counted(pairs))
+            rows = zip(
+                self._stream(sources, self._input_start, self._source_end),
+                targets._stream(outputs, targets.target_start, [targets.end_id]),
+                strict=True,
+            )
+            largest = max(self.vocabulary_size, targets.vocabulary_size) - 1
+            return TokenPairs(rows, np.min_scalar_type(largest))
 
     def _encoded(
         self, texts: Sequence[str], before: Sequence[int], after: Sequence[int]
     ) -> list[np.ndarray]:
-        texts = checked_texts(texts)
+        return list(self._stream(checked_texts(texts), before, after))
+
+    def _stream(
+        self, texts: Iterable[str], before: Sequence[int], after: Sequence[int]
+    ) -> Iterator[np.ndarray]:
+        """Yield the token ids of each text between those of `before` and `after`."""
+        for _, chunks in itertools.groupby(self._chunks(texts), key=itemgetter(0)):
+            parts = [np.array(before, "int32"), *(ids for _, ids in chunks)]
+            yield np.concatenate([*parts, np.array(after, "int32")])
+
+    def _chunks(
+        self,
+        texts: Iterable[str],
+        counted: Callable[[Iterable[str]], Iterable[str]] = lambda pieces: pieces,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield token ids as `encode_in_chunks`; `counted` passes on the pieces of every text."""
+        pieces: Iterable[Iterable[str]] = map(counted, in_pieces(texts))
         if self.kind == "byte":
-            _check_reserved_bytes(texts)
-        if not texts:
-            return []
+            pieces = (_without_reserved_bytes(*text) for text in enumerate(pieces))
         if self.lowercase:
-            texts = [text.lower() for text in texts]
+            pieces = map(lowercase_pieces, pieces)
         # A word of 16,384 letters is cut by kinds that restore the text all the same.
         cut_words = self.kind in ("byte", "byte_pair")
-        sequences = encode_in_chunks(self.keras_tokenizer.tokenize, texts, cut_words)
-        if not before and not after:
-            return sequences
-        return [np.concatenate([before, ids, after]).astype("int32") for ids in sequences]
+        return encode_in_chunks(self.keras_tokenizer.tokenize, pieces, cut_words)
 
     @property
     def target_start(self) -> list[int]:
@@ -132,6 +215,10 @@ class Tokenizer:
     @property
     def _input_start(self) -> list[int]:
         return [] if self.input_start_id is None else [self.input_start_id]
+
+    @property
+    def _source_end(self) -> list[int]:
+        return [self.end_id] if self.ends_sources else []
 
     @property
     def start_ids(self) -> frozenset[int]:
@@ -180,19 +267,24 @@ class Tokenizer:
             ids = ids[: ends[0]]
         return ids[~np.isin(ids, [self.pad_id, *starts])].tolist()
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write `tokenizer.json`, after checking that the same tokenizer is read from it.
 
-        The file is written whole or not at all. It replaces that of an earlier save.
+        The file is written whole or not at all.
+
+        Args:
+            folder: a folder without a tokenizer, or with the same one.
+            overwrite: replace another tokenizer that the folder holds.
 
         Raises:
+            FileExistsError: the folder holds another tokenizer.
             ValueError: the tokenizer would not be the same after loading, or its class is not in
                 `keras_hub.tokenizers`, or the folder has a `tokenizer.json` that `save` did not
                 write.
         """
         path = check_path("the folder of a tokenizer", folder) / MANIFEST
         content = self.file_content
-        check_replaceable(path)
+        check_replaceable(path, content, overwrite=overwrite)
         write_whole(path, content)
 
     @cached_property
@@ -285,13 +377,15 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
         advice = "; give its train" if hasattr(texts, "train") else ""
         raise TypeError(f"expected a text or a list of texts, given {type(texts).__name__}{advice}")
-    texts = list(texts)
+    return list(_checked(texts))
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts, after a check that each is a string that can be encoded."""
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"text {number} is of type {type(text).__name__}, expected str")
-        if text.isascii():
-            continue
-        found = _SURROGATE.search(text)
+        found = None if text.isascii() else _SURROGATE.search(text)
         if found:
             code = ord(found[0])
             # Python decodes bytes of the command line that are not UTF-8 as U+DC80 to U+DCFF.
@@ -300,15 +394,32 @@ def checked_texts(texts: Iterable[str]) -> list[str]:
                 f"text {number} has a lone surrogate, U+{code:04X}, at character {found.start()}, "
                 f"which UTF-8 cannot encode{byte if 0xDC80 <= code <= 0xDCFF else ''}; replace it"
             )
-    return texts
+        yield text
 
 
-def _check_reserved_bytes(texts: Sequence[str]) -> None:
-    for number, text in enumerate(texts):
-        found = _BYTE_RESERVED.search(text)
-        if found:
+def lowercase_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text in lowercase.
+
+    They are cut at spaces and line ends, because the lowercase sigma depends on its word.
+    """
+    rest = ""
+    for piece in pieces:
+        text = rest + piece
+        end = max(text.rfind(" "), text.rfind("\n")) + 1 or len(text)
+        yield text[:end].lower()
+        rest = text[end:]
+    yield rest.lower()
+
+
+def _without_reserved_bytes(number: int, pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text, after a check that a byte tokenizer can encode them."""
+    at = 0
+    for piece in pieces:
+        if found := _BYTE_RESERVED.search(piece):
             raise ValueError(
                 f"text {number} has the control character U+{ord(found[0]):04X} at character "
-                f"{found.start()}, which a byte tokenizer uses for padding (U+0000), start "
+                f"{at + found.start()}, which a byte tokenizer uses for padding (U+0000), start "
                 "(U+0002) or end (U+0003); remove it, or use a byte_pair tokenizer"
             )
+        at += len(piece)
+        yield piece

@@ -155,7 +155,7 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
 
 
 def bits_per_character(loss: float, tokens: float, characters: int) -> Row:
-    """Return the bits that a loss, in nats per token, takes for each character of a text.
+    """Convert a loss in nats per token to bits per character of a text.
 
     Returns:
         bits_per_character; nothing for a text without characters.
@@ -174,7 +174,9 @@ def _compiled_graph(
 ) -> TrainingGraph:
     """Return the graph that trains or evaluates a model on batches."""
     tokens = batches.batch_size * batches.longest
-    graph = TrainingGraph(model, label_smoothing=label_smoothing, tokens=tokens)
+    graph = TrainingGraph(
+        model, label_smoothing=label_smoothing, tokens=tokens, exact_match=exact_match
+    )
     graph.compile(
         # Evaluation has no optimizer, but Keras wants one.
         optimizer=optimizer or "sgd",

@@ -18,28 +18,36 @@ LEAST_WORK = 10**8
 
 
 class TrainingGraph(keras.Model):
-    """From {"inputs", "labels", "weights"} to the results of each token, float32 (b, t, 2).
+    """From {"inputs", "labels", "weights"} to the results of each token, float32 (b, t, 2 or 3).
 
-    The results are the cross-entropy, without label smoothing, and whether the label is the first
-    of the highest logits. The loss is added with `add_loss`: the weighted mean over the tokens of
-    the batch. So the logits of a batch are never in memory together, and the metrics cost no pass
-    of their own. The layers and the variables are those of the model.
+    The results are those of `token_losses`. The loss, the weighted mean over the tokens, is added
+    with `add_loss`. The logits of a batch are never in memory together, and the metrics need no
+    pass of their own. The layers and the variables are those of the model.
 
     Args:
         model: a Functional or Sequential model from tokens to logits.
         label_smoothing: see `TokenCrossEntropy`.
         tokens: of a batch.
+        exact_match: whether there are all three results.
     """
 
     history = None  # `fit` of Keras returns it; the callbacks see the model, which has the real one
 
-    def __init__(self, model: keras.Model, *, label_smoothing: float = 0.0, tokens: int) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        label_smoothing: float = 0.0,
+        tokens: int,
+        exact_match: bool = False,
+    ) -> None:
         super().__init__(dtype="float32")  # weights are not rounded to the precision of the model
         features, self.head = split_head(model)
         is_sequential = isinstance(model, keras.Sequential)  # and may have no `input`
         self.body = keras.Model(model.inputs if is_sequential else model.input, features)
         self.head_layers = self.head.layers if self.head else []
         self.label_smoothing = label_smoothing
+        self.exact_match = exact_match
         self.fuses = tokens * model.count_params() >= LEAST_WORK
         # In the order of the model, which is that of the optimizer's state.
         self._of_model = [[*model.variables], [*model.weights]]
@@ -56,16 +64,17 @@ class TrainingGraph(keras.Model):
         labels = batch["labels"]
         with fused_kernels(self.fuses):
             features = self.body(batch["inputs"], training=training)
-            loss, *results = token_losses(
+            loss, results = token_losses(
                 ops.reshape(features, (-1, features.shape[-1])),
                 ops.reshape(labels, (-1,)),
                 ops.reshape(batch["weights"], (-1,)),
                 self.head,
                 label_smoothing=self.label_smoothing,
                 needs_gradient=bool(training),
+                finds_first=self.exact_match,
             )
         self.add_loss(loss)
-        return ops.reshape(ops.stack(results, axis=-1), (*ops.shape(labels), 2))
+        return ops.reshape(ops.stack(results, axis=-1), (*ops.shape(labels), len(results)))
 
 
 class ResultMean(TokenMean):
@@ -83,7 +92,7 @@ class ResultMatch(ExactMatch):
     """`ExactMatch` of the results of a `TrainingGraph`."""
 
     def is_right(self, labels: Tensor, results: Tensor) -> Tensor:
-        return results[..., 1] > 0
+        return results[..., 2] > 0
 
 
 def result_metrics(*, exact_match: bool = False) -> list[keras.metrics.Metric]:

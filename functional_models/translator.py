@@ -15,6 +15,7 @@ import builders
 from functional_models.batches import PairBatches, padded_rows
 from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
+from functional_models.corpora.stored import StoredPairs
 from functional_models.generation import bucket, translation_limit
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
@@ -122,10 +123,10 @@ class Translator(TextModel):
         if isinstance(data, ParallelCorpus):
             validation = data.validation if validation is None else validation
             data = data.train
-        batches = self._batches(data, recipe.batch_size, recipe.seed)
+        batches = self._batches(data, recipe.batch_size, recipe.seed, progress)
         held_out = None
         if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
-            held_out = self._batches(validation, recipe.batch_size, recipe.seed)
+            held_out = self._batches(validation, recipe.batch_size, recipe.seed, progress)
         sample = None
         if sample_sources:
             self._encode_sources(sample_sources)  # raises now, not at the first report
@@ -147,7 +148,9 @@ class Translator(TextModel):
             callbacks=callbacks,
         )
 
-    def evaluate(self, pairs: Pairs, *, batch_size: int = 64) -> dict[str, float]:
+    def evaluate(
+        self, pairs: Pairs, *, batch_size: int = 64, progress: bool = True
+    ) -> dict[str, float]:
         """Return loss (nats per token), perplexity, token_accuracy, tokens, exact_match and bits.
 
         exact_match is the share of pairs that greedy decoding translates without any wrong token.
@@ -159,30 +162,27 @@ class Translator(TextModel):
         """
         from functional_models.training import bits_per_character, evaluate
 
-        row = evaluate(self.model, self._batches(pairs, batch_size, 0), exact_match=True)
+        row = evaluate(self.model, self._batches(pairs, batch_size, 0, progress), exact_match=True)
         characters = sum(len(target) for _, target in pairs)
         return row | bits_per_character(row["loss"], row["tokens"], characters)
 
-    def _batches(self, pairs: Pairs, batch_size: int, seed: int) -> PairBatches:
+    def _batches(self, pairs: Pairs, batch_size: int, seed: int, progress: bool) -> PairBatches:
         _check_pairs(pairs)
-        sources = self.source_tokenizer.encode_sources([source for source, _ in pairs])
-        targets = self.target_tokenizer.encode(
-            [target for _, target in pairs], start=True, end=True
-        )
-        self._check_lengths([len(ids) for ids in sources], "source")
-        self._check_lengths([len(ids) - 1 for ids in targets], "target")
+        tokens = self.source_tokenizer.encode_pairs(pairs, self.target_tokenizer, progress=progress)
+        self._check_lengths(tokens.lengths[:, 0], "source")
+        self._check_lengths(tokens.lengths[:, 1] - 1, "target")
         return PairBatches(
-            list(zip(sources, targets, strict=True)),
+            tokens,
             pad_id=self.target_tokenizer.pad_id,
             batch_size=batch_size,
             max_length=self.spec.max_sequence_length,
             seed=seed,
         )
 
-    def _check_lengths(self, lengths: list[int], what: str) -> None:
+    def _check_lengths(self, lengths: Sequence[int] | np.ndarray, what: str) -> None:
         longest = self.spec.max_sequence_length
-        too_long = [i for i, length in enumerate(lengths) if length > longest]
-        if too_long:
+        too_long = np.flatnonzero(np.asarray(lengths) > longest)
+        if len(too_long):
             raise ValueError(
                 f"{len(too_long)} {what} sentences have more than {longest} tokens, the "
                 f"max_sequence_length of the model (the first is number {too_long[0] + 1}, the "
@@ -325,11 +325,8 @@ def _check_pairs(pairs: Pairs) -> None:
         raise TypeError(
             f"expected (source, target) pairs, given {given}; load files with load_parallel_corpus"
         )
-    if not isinstance(pairs, Sequence):
-        raise TypeError(
-            "expected a ParallelCorpus or a list of (source, target) pairs, not "
-            f"{type(pairs).__name__}"
-        )
+    if isinstance(pairs, StoredPairs):
+        return
     for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"pair number {number} is {pair!r:.60}; must be (source, target)")

@@ -19,7 +19,7 @@ graph to file. `plots.registry` describes how to add your own.
     graph, annotations, registry               the core data types
     layers, hierarchy, traversal               kinds, namespaces and order of calls
     reading                                    Keras model -> graph
-    skips, folding, axes, costs, attentions,   plugins: graph -> graph, and what they share
+    skips, folding, axes, costs, attentions,   plugins: graph -> graph, and shared parts
     differences, measuring, diagnosis
     renderers, pictures, files                 graph -> file, or the output of a notebook cell
     figures                                    numbers -> Matplotlib figure

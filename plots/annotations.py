@@ -85,7 +85,7 @@ class Quantity(Mapping[str, float]):
 
     @property
     def is_counted(self) -> bool:
-        """Whether it says anything: False for zero that leaves something out."""
+        """Whether it is informative: False for zero with uncounted parts."""
         return bool(self._terms) or not self.missing
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,12 +118,12 @@ class Quantity(Mapping[str, float]):
         return _AT_LEAST * bool(self.missing) + text
 
     def total_text(self, unit: str = "") -> str:
-        """Return it as text with what is left out: "at least 3 FLOP b (without Lambda)"."""
+        """Return it as text with the uncounted parts: "at least 3 FLOP b (without Lambda)"."""
         return self.text(unit) + self.reason_text
 
     @property
     def reason_text(self) -> str:
-        """What is left out, in parentheses after a space: " (without Lambda and Map)"; or ""."""
+        """The uncounted parts, in parentheses after a space: " (without Lambda and Map)"; or ""."""
         if not self.missing:
             return ""
         names = sorted(self.missing)
@@ -141,7 +141,7 @@ NormPlace = Literal["branch_start", "branch_end", "stream"]
 """First on the branch, last on the branch, or on the stream right after the merge."""
 
 Placement = Literal["pre", "post", "sandwich", "branch_end", "none"]
-"""How a residual block is normalised; see `SkipPath.placement`."""
+"""Norm placement of a residual block; see `SkipPath.placement`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +250,12 @@ class Overlay:
 
     @property
     def total_text(self) -> str:
-        """The whole with what it leaves out, behind the title: "FLOPs: 36.9 kFLOP b t²"."""
+        """The whole with its uncounted parts, behind the title: "FLOPs: 36.9 kFLOP b t²"."""
         return f"{self.title}: {self.whole_text}"
 
     @property
     def whole_text(self) -> str:
-        """The whole with what it leaves out, to be read after the title."""
+        """The whole with its uncounted parts, to be read after the title."""
         return self._once(self.whole.total_text(self.unit))
 
     def _once(self, text: str) -> str:
@@ -272,8 +272,9 @@ class Note:
     """A text about calls and edges of a graph, or about the whole graph.
 
     Attributes:
-        kind: "finding", "deviates", "varies", one of `DIFFERENCES`, "difference" for their summary,
-            or a word of the plugin. Diagrams have a colour for each.
+        kind: "finding", "closed", "deviates", "uncounted", "varies", one of `DIFFERENCES`,
+            "difference" for their summary, or a word of the plugin. Diagrams have a colour for
+            each.
         about: Ids of its calls and edges; none for the whole graph.
         text: One or two sentences.
         reference: A source, such as a section of a paper or an address, or "".
@@ -292,7 +293,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a layer declares about one of its calls; see `plots.layers`.
+    """Declaration of a layer about one of its calls; see `plots.layers`.
 
     Attributes:
         inputs: Argument (`Edge.port`) -> its axes, such as "btnh".

@@ -65,11 +65,11 @@ def check_mapping(value: Any, function: str, what: str, content: str) -> None:
     Args:
         value: The argument.
         function: The name of the function that takes it.
-        what: What it holds, as a plural.
+        what: Name of its items, as a plural.
         content: Its keys and values in words, such as "title -> model".
 
     Raises:
-        TypeError: if it is no mapping.
+        TypeError: if it is not a mapping.
         ValueError: if it is empty.
     """
     if not isinstance(value, Mapping):

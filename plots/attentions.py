@@ -44,7 +44,7 @@ Axis = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One attention.
+    """The calls and edges of one attention.
 
     Attributes:
         id: The call that computes the weights: the layer, the fused operation, or the softmax.
@@ -53,7 +53,7 @@ class Attention:
         keys: The edges of the keys.
         values: The edges of the values.
         masks: Edges of masks and biases on the scores, without masks of queries.
-        constants: Masks and switches that are no tensors of the graph, such as `is_causal`.
+        constants: Masks and switches that are not tensors of the graph, such as `is_causal`.
         axes: (query axis, key axis) of the softmax; the first is None if there is one query only.
             None if the attention is one call.
         lengths: (axis of the query length, axis of the key length), if they are known.
@@ -357,7 +357,7 @@ def _permutation(node: Node, rank: int) -> list[int] | None:
 
 MASK_LAYERS: set[str] = {"Concatenate", "Embedding", "Flatten", "Identity", "Masking", "Permute"}
 MASK_LAYERS |= {"RepeatVector", "Reshape", *_MERGES}
-"""Layers that mask nothing by themselves; of other layers only the name can tell what they mask."""
+"""Layers that mask nothing by themselves; for other layers only the name shows it."""
 
 RELATIVE_BIAS = re.compile("(alibi|position|relative).*bias")
 """Names of layers that prefer some distances to others, and mask none."""
@@ -370,7 +370,7 @@ _Hint = Literal["causal", "padding", "unknown"]
 
 
 class Masked(NamedTuple):
-    """Which keys an attention masks; None if the graph does not show it.
+    """Return the keys that an attention masks; None if the graph does not show it.
 
     Attributes:
         causal: Whether it masks keys later than the query.

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from plots.annotations import Note, Overlay, Quantity
 from plots.folding import fold
 from plots.graph import Edge, Graph, Kind, Loss, Node, Shape, Tensor, check_graph
-from plots.layers import is_additive_merge
+from plots.layers import merge_sign
 from plots.registry import GraphPlugin, GraphRenderer, find_plugin, find_renderer
 from plots.skips import mark_skip_paths
 
@@ -180,7 +180,7 @@ def _tensor(graph: Graph, node_id: str, output: int) -> Any:
 
 def _words_of(graph: Graph) -> set[str]:
     """Return the words of the names of all calls but merges, which may be drawn as a symbol."""
-    names = [node.shown_name for node in graph.nodes if not is_additive_merge(node)]
+    names = [node.shown_name for node in graph.nodes if not merge_sign(node)]
     return {word for name in names for word in re.findall(r"[^\W_]{2,}", name)}
 
 

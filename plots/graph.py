@@ -26,7 +26,7 @@ Shape = tuple[int | None, ...]
 """Sizes of a tensor's axes; `None` for an axis of variable size."""
 
 Kind = Literal["input", "layer", "operation", "model", "group"]
-"""What is called: a model input, a layer, a bare operation, a nested model that is not opened, or a
+"""Kind of a call: a model input, a layer, a bare operation, a nested model that is not opened, or a
 group of calls that `fold` has collapsed."""
 
 Item = TypeVar("Item")
@@ -79,6 +79,16 @@ class Constant:
     dtype: str | None = None
     pattern: str = ""
     digest: str | None = None
+
+
+def namespace_of(name: str) -> str:
+    """Return what a dotted name says before its last part: "a.b" for "a.b.c".
+
+    Dots at an end or beside each other separate nothing: "" for "end." and "a" for "a.b..c".
+    """
+    parts = name.split(".")
+    last = parts.index("") - 1 if "" in parts else len(parts) - 1
+    return ".".join(parts[: max(last, 0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,9 @@ class Node:
                 return self.namespace.rpartition(".")[2]
             if name.startswith(flat + "_"):
                 return self.name[len(dotted) :]
-        return self.name.rpartition(".")[2]
+        name = self.name.removeprefix(dotted) if self.namespace else self.name
+        around = namespace_of(name)
+        return name.removeprefix(f"{around}." if around else "")
 
     @property
     def has_own_name(self) -> bool:
@@ -447,7 +459,7 @@ def check_graph(graph: Graph) -> None:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _plain(value: Any) -> Any:

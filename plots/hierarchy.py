@@ -215,7 +215,8 @@ def common_namespace(first: str, second: str) -> str:
 def enclosing_namespaces(namespace: str) -> list[str]:
     """Return a namespace and those around it, outermost first: "a" and "a.b" for "a.b"."""
     parts = namespace.split(".") if namespace else []
-    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+    around = (".".join(parts[: depth + 1]) for depth in range(len(parts)))
+    return [name for name in around if name]  # the first part of ".a" is empty
 
 
 def depth_of(namespace: str) -> int:

@@ -1,4 +1,4 @@
-"""Layers and operations: what they declare about their calls, and their kinds by role or class.
+"""Layers and operations: declarations of their calls, and their kinds by role or class.
 
 A layer or operation declares what its `call` computes in `graph_declaration`, an attribute or a
 property that holds a plain dict. It imports nothing for that, and all keys are optional::
@@ -14,8 +14,8 @@ property that holds a plain dict. It imports nothing for that, and all keys are 
   of those that it returns, as in an einsum equation. Letters are those of the glossary
   (`plots.axes.GLOSSARY`), or any others for axes without a meaning of their own. "1" is an axis of
   size 1, and "..." any number of axes. An axis of size 1 is broadcast to its letter. A list of
-  tensors counts as its items. A scalar, or a parameter that is no tensor, has no axes ("bt,->bt");
-  trailing parameters may be left out, and a missing optional argument is skipped.
+  tensors counts as its items. A scalar, or a parameter that is not a tensor, has no axes
+  ("bt,->bt"); trailing parameters may be left out, and a missing optional argument is skipped.
 * "products": einsum equations of the matrix products in the call, each of two operands, which may
   be weights; [] declares that there are none. A product costs 2 FLOPs x the sizes of its letters,
   without letters of one operand only, such as the heads that grouped keys share.
@@ -66,7 +66,7 @@ DOT_PRODUCT_ATTENTION = Declaration(
     products=("btnh,bskh->bnts", "bnts,bskh->btnh"),
     role="attention",
 )
-"""What `keras.ops.dot_product_attention` would declare."""
+"""Declaration for `keras.ops.dot_product_attention`."""
 
 Axes = TypeVar("Axes", bound=Sequence[Any])
 AnyRule = TypeVar("AnyRule", bound=Callable[[Any], Any])
@@ -156,14 +156,14 @@ def declared_tensors(
 
 
 def parse_declaration(given: Any, ports: Sequence[str]) -> Declaration:
-    """Check what a layer declares, and match it to the arguments of one call.
+    """Check the declaration of a layer, and match it to the arguments of one call.
 
     Args:
         given: The value of `graph_declaration`.
         ports: The arguments, in the order of the positional parameters of `call`.
 
     Raises:
-        ValueError: naming what was given and what is allowed.
+        ValueError: the declaration is invalid; names the given and the allowed value.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"it is {given!r}, but must be a dict with the keys {_listed(_KEYS)}")
@@ -222,7 +222,7 @@ def _product(given: Any, letters: set[str]) -> str:
 
 
 def _parsed(equation: Any) -> tuple[list[str], list[str]]:
-    """Return the axes of operands and results; none if it is no equation."""
+    """Return the axes of operands and results; none if it is not an equation."""
     left, arrow, right = (
         (equation if isinstance(equation, str) else "").replace(" ", "").partition("->")
     )
@@ -243,9 +243,9 @@ def check_shapes(
     """Check that a call's tensors have the declared axes.
 
     Args:
-        declaration: What the layer declares.
+        declaration: The `graph_declaration` of the layer.
         inputs: Shapes by argument.
-        outputs: Shapes of what it returns.
+        outputs: Shapes of the outputs.
 
     Raises:
         ValueError: if a number of axes, or of outputs, is another one, or if axes with one letter
@@ -385,6 +385,18 @@ def is_signed_merge(node: Node) -> bool:
 def is_subtraction(node: Node) -> bool:
     """Whether the call subtracts its second input from the first."""
     return node.is_a({"Subtract"})
+
+
+def merge_sign(node: Node) -> str:
+    """Return "+", "−" or "mean" for a merge that takes only tensors; "" for other calls.
+
+    One with a constant operand, as in x + 1, merges nothing.
+    """
+    if not is_signed_merge(node) or any(c.port != "training" for c in node.constants):
+        return ""
+    if is_subtraction(node):
+        return "−"
+    return "+" if is_additive_merge(node) else "mean"
 
 
 def is_norm(node: Node) -> bool:

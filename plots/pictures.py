@@ -63,9 +63,7 @@ def draw(
         to_file: Path of the file; its suffix selects the format (see `plots.list_renderers`). A
             name without suffix gets that of `renderer`, or ".png". Missing folders are created.
             The file is written whole or not at all.
-        plugins: Plugins to apply, in this order: names (`plots.list_plugins`), pairs (name,
-            options), functions from graph to graph, or one of these. A plugin that fails is skipped
-            with a warning.
+        plugins: Plugins to apply, in this order: see `plots.apply_plugins`.
         depth: Number of levels of clusters to draw expanded, with runs of equal blocks as one
             cluster; None draws everything. Applies the plugin `fold` last; an HTML page keeps the
             whole graph and starts at this depth.

@@ -32,8 +32,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from plots.arguments import takes_graphs
+from plots.arguments import described, takes_graphs
 from plots.graph import Graph
+from plots.parsing import parse_plugin
 
 if TYPE_CHECKING:
     import keras
@@ -41,12 +42,7 @@ if TYPE_CHECKING:
 PLUGIN_GROUP = "functional_models.graph_plugins"
 RENDERER_GROUP = "functional_models.graph_renderers"
 
-
-class OptionError(ValueError):
-    """Raised by a plugin for an option whose value is not allowed.
-
-    `apply_plugins` passes it on, while other errors of a plugin become warnings.
-    """
+_LONGEST_VALUE = 60
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,8 @@ class GraphRenderer(_Registered):
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PluginLike = str | tuple[str, Mapping[str, Any]] | Callable[..., Graph]
-"""A plugin's name, its name with options, or any function from graph to graph."""
+"""A plugin's name, with options ("fold:depth=2") or without; its name and a mapping of options; or
+any function from graph to graph."""
 
 _PLUGINS: dict[str, GraphPlugin] = {}
 _RENDERERS: dict[str, GraphRenderer] = {}
@@ -265,49 +262,44 @@ def apply_plugins(
     graph: Graph,
     plugins: PluginLike | Iterable[PluginLike],
     model: keras.Model | None = None,
-    strict: bool = False,
 ) -> Graph:
     """Apply plugins one after the other.
 
-    A plugin that fails is skipped with a warning, unless it raises `OptionError`.
-
     Args:
         graph: The graph.
-        plugins: Names, (name, options) pairs or functions from graph to graph, or one of these.
+        plugins: Names, names with options as on the command line ("fold:depth=2"), (name, options)
+            pairs or functions from graph to graph, or one of these.
         model: The Keras model that the graph was read from, for plugins that take it.
-        strict: Raise an error for every plugin that fails.
 
     Returns:
         The graph that the last plugin returns.
 
     Raises:
-        ValueError: if a name is unknown or a plugin has no such option, before any is applied; if
-            the value of an option is not allowed (`OptionError`).
-        TypeError: if an entry is none of the three.
+        ValueError: if a name is unknown or a plugin has no such option, before any is applied; if a
+            plugin fails, naming it, its options and the reason.
+        TypeError: if an entry is none of these.
     """
     for name, options, step in [_step(plugin, model) for plugin in plugin_list(plugins)]:
         try:
             result = step(graph)
             if not isinstance(result, Graph):
-                raise TypeError(f"it returned a {type(result).__name__} instead of a Graph")
-        except OptionError:
+                raise TypeError(f"it returned {described(result)} instead of a Graph")
+        except MemoryError:
             raise
         except Exception as error:
-            if strict:
-                given = ", ".join(f"{option}={value!r}" for option, value in options.items())
-                raise OptionError(
-                    f"the graph plugin {name!r} failed{f' with {given}' * bool(given)}: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            # A broken plugin must not cost the diagram.
-            warnings.warn(
-                f"skipped the graph plugin {name!r}, because it failed: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=3,
-            )
-        else:
-            graph = result
+            given = ", ".join(f"{option}={_shown(value)}" for option, value in options.items())
+            reason = "" if type(error) is ValueError else f"{type(error).__name__}: "
+            raise ValueError(
+                f"the graph plugin {name!r} failed{f' with {given}' * bool(given)}: {reason}{error}"
+            ) from error
+        graph = result
     return graph
+
+
+def _shown(value: Any) -> str:
+    """Return the value of an option in few words; arrays and models as their class."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE and text.isprintable() else described(value)
 
 
 def _is_pair(plugin: Any) -> bool:
@@ -318,6 +310,9 @@ def _step(plugin: Any, model: Any) -> tuple[str, Mapping[str, Any], Callable[[Gr
     """Return the name of a plugin, its options, and the function with its options bound."""
     named, options = plugin if _is_pair(plugin) else (plugin, {})
     if isinstance(named, str):
+        if named not in list_plugins():
+            named, written = parse_plugin(named)
+            options = {**written, **options}
         known = find_plugin(named)
     elif isinstance(named, GraphPlugin):
         known = named
@@ -325,8 +320,8 @@ def _step(plugin: Any, model: Any) -> tuple[str, Mapping[str, Any], Callable[[Gr
         known = GraphPlugin.of(named)
     else:
         raise TypeError(
-            f"{plugin!r} is not a plugin; give a name, a pair (name, options) or a function from "
-            "graph to graph"
+            f"{_shown(plugin)} is not a plugin; give a name, such as 'fold:depth=2', a pair (name, "
+            "options) or a function from graph to graph"
         )
     known.check_options(options)
     given = {"model": model, **options} if known.takes_model else options

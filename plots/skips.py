@@ -54,10 +54,13 @@ def mark_skip_paths(graph: Graph) -> Graph:
 def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     """Return the residual paths of a graph, found by structure, in the order of their merges.
 
-    The sets of classes in `plots.layers` say what is a merge, an identity or a norm. What counts:
+    The sets of classes in `plots.layers` define merges, identities and norms. What counts:
 
     * A merge adds, averages or subtracts its inputs, or sums a list of them that was stacked. A
       subtraction needs weights on the branch, unlike x - mean(x) in a normalisation.
+    * The branch computes something. In x + x * g it is the product with the tensor g, which x
+      passes unchanged; x * (1 + g) has the same values and no merge of x, so no path. A constant or
+      a weight in the place of g only scales: x + x * 2 has none.
     * The stream is one output of a call. In `a, b = split(x)`, no path leads from `x` to
       `a + f(b)`, but one from `a` to `a + f(a)`.
     * It may be scaled by a constant factor, cropped, padded with zeros or reshaped on its way,
@@ -165,7 +168,7 @@ def _is_branch(
     line = [flow.graph.node(node_id) for node_id in through]
     if is_subtraction(merge) and not any(n.parameters or n.shared_parameters for n in branch):
         return False
-    # Two linear maps added up are no residual block (as in `dense_1(x) + dense_2(x)`).
+    # Two linear maps added up are not a residual block (as in `dense_1(x) + dense_2(x)`).
     if projected and (all(map(_keeps_values, line)) or all(map(is_linear, branch))):
         return False
     if not _has_same_axes(line) and not any(node.is_a(TRANSPOSITIONS) for node in branch):

@@ -140,9 +140,9 @@ def _union(bits: Iterable[int]) -> int:
 def data_flow(
     graph: Graph, without: Iterable[str] = (), stop: Callable[[Node], bool] | None = None
 ) -> Reachability:
-    """Return the reachability along edges whose values are used, `without` some edges by id.
+    """Return the reachability along edges whose values are used.
 
-    Implicit masks are left out, and inputs of calls that take only their shape.
+    Skips implicit masks, inputs whose shape alone is used, and the edges in `without`, by id.
     """
     left_out = frozenset(without)
     shape_only = {node.id for node in graph.nodes if is_shape_only(node)}

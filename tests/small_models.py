@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -87,6 +88,22 @@ def random_model(
 ) -> keras.Model:
     """Return a model with random weights, biases and norms included, so that each has an effect."""
     model = builders.build(spec, **build_options)
+    randomise_weights(model, seed)
+    return model
+
+
+@lru_cache(maxsize=64)
+def _model_of(spec: builders.TransformerSpec, dtype_policy: str) -> keras.Model:
+    return builders.build(spec)
+
+
+def shared_model(spec: builders.TransformerSpec, seed: int = 0) -> keras.Model:
+    """Return `random_model` of a spec: one model, with new random weights in every call.
+
+    Building takes most of the time of a small test. Tests that compile the model, or that compare
+    two models of a spec, need `random_model`.
+    """
+    model = _model_of(spec, keras.config.dtype_policy().name)
     randomise_weights(model, seed)
     return model
 
@@ -186,6 +203,7 @@ def train_one_step(model: keras.Model, tokens: Any, learning_rate: float = 10.0)
         optimizer=keras.optimizers.SGD(learning_rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
+        run_eagerly=keras.backend.backend() == "tensorflow",  # faster than tracing one step
     )
     model.fit(tokens, labels, batch_size=BATCH, epochs=1, verbose=0)
 

@@ -23,10 +23,10 @@ from small_models import (
     TRANSLATOR,
     as_array,
     logits_of,
-    random_model,
     random_tokens,
     relative_error,
     replace_token,
+    shared_model,
     small_spec,
     target_of,
     with_target,
@@ -53,7 +53,7 @@ def test_left_padded_rows_have_the_logits_of_each_row_alone(
 ) -> None:
     """Slots before the start of a row are masked, even without a padding token."""
     spec = shallow_spec(**changes)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     target = target_of(tokens)
     lengths = (TARGET_LENGTH, 7, 5)
@@ -73,7 +73,7 @@ def test_left_padded_rows_have_the_logits_of_each_row_alone(
 @each_kind
 def test_rows_of_a_cache_can_be_reordered(kind: str) -> None:
     spec = shallow_spec(kind=kind)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     target, order = target_of(tokens), [2, 0, 1]
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
@@ -93,7 +93,7 @@ def test_a_token_of_a_chunk_does_not_change_earlier_logits(
     window: int | None, prefix_length: int
 ) -> None:
     spec = shallow_spec(attention_window=window)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
     cache = initial_cache(model, spec, tokens, TARGET_LENGTH)
@@ -122,7 +122,7 @@ def test_a_cache_has_the_documented_shapes(
     window: int | None, max_length: int | None, slots: int, kind: str
 ) -> None:
     spec = small_spec(kind=kind, attention_window=window, **GROUPED)
-    model = random_model(spec)
+    model = shared_model(spec)
     cache = initial_cache(model, spec, random_tokens(spec), max_length)
     positions = "decoder.window_position_cache" if window else "decoder.position_cache"
     expected: dict[str, tuple[Any, str]] = {positions: ((BATCH, slots), "int32")}
@@ -163,13 +163,13 @@ def test_windowed_blocks_have_a_ring_buffer_and_the_others_all_slots() -> None:
 def test_the_source_cache_has_no_mask_without_a_padding_token() -> None:
     spec = shallow_spec(kind="encoder_decoder", pad_token_id=None)
     assert "encoder.memory_mask" not in initial_cache(
-        random_model(spec), spec, random_tokens(spec), 5
+        shared_model(spec), spec, random_tokens(spec), 5
     )
 
 
 def test_a_decode_step_returns_the_source_cache_unchanged() -> None:
     spec = shallow_spec(kind="encoder_decoder")
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     before = initial_cache(model, spec, tokens, TARGET_LENGTH)
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
@@ -182,7 +182,7 @@ def test_a_decode_step_returns_the_source_cache_unchanged() -> None:
 def test_an_empty_cache_is_all_zeros_and_its_slots_are_masked() -> None:
     """Position 0 marks an empty slot, whatever its keys and values are."""
     spec = shallow_spec()
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
     empty = builders.empty_cache(model, spec, BATCH, TARGET_LENGTH)
@@ -199,7 +199,7 @@ def test_an_empty_cache_is_all_zeros_and_its_slots_are_masked() -> None:
 
 def test_a_cache_holds_the_positions_of_visible_tokens() -> None:
     spec = shallow_spec(pad_token_id=7)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = np.array([[7, 7, 5, 3, 2], [2, 3, 7, 4, 1], [5, 5, 5, 5, 5]], "int32")
     step = builders.build_decode_step(model, spec, BATCH, None, 7)
     cache = builders.empty_cache(model, spec, BATCH, 7)
@@ -215,7 +215,7 @@ def test_windowed_logits_are_correct_after_the_ring_buffer_is_full(
     num_tokens: int | None,
 ) -> None:
     spec = shallow_spec(attention_window=3, positions="none", max_sequence_length=5)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     chunks = ONE_BY_ONE if num_tokens else UNEVEN
     logits = decode_logits(model, spec, tokens, chunks, num_tokens, max_length=3)

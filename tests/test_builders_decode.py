@@ -35,6 +35,7 @@ from small_models import (
     random_tokens,
     reduced_variant,
     relative_error,
+    shared_model,
     small_spec,
     target_of,
     train_one_step,
@@ -169,7 +170,7 @@ QUICK_VARIANTS = (
 )
 def test_cached_logits_of_every_variant_equal_uncached_logits(name: str, kind: str) -> None:
     spec = reduced_variant(name, kind)
-    assert_cached_equals_uncached(random_model(spec), spec)
+    assert_cached_equals_uncached(shared_model(spec), spec)
 
 
 @pytest.mark.slow
@@ -201,7 +202,7 @@ QUICK = (
 )
 def test_cached_logits_equal_uncached_logits(name: str) -> None:
     spec = shallow_spec(**CHANGES[name])
-    assert_cached_equals_uncached(random_model(spec), spec)
+    assert_cached_equals_uncached(shared_model(spec), spec)
 
 
 @pytest.mark.slow
@@ -212,7 +213,7 @@ def test_cached_logits_equal_uncached_logits(name: str) -> None:
 def test_cached_logits_of_random_specs_equal_uncached_logits(
     spec: builders.TransformerSpec,
 ) -> None:
-    model = random_model(spec)
+    model = shared_model(spec)
     error = rounding_error(spec, weights_by_name(model), random_tokens(spec))
     assume(error < 1e-5)  # skip ill-conditioned specs
     assert_cached_equals_uncached(model, spec, tolerance=5e-6 + 20 * error)
@@ -233,7 +234,7 @@ def test_a_decode_step_keeps_the_dtype_policy_of_its_model(changes: dict[str, An
     """Also if the global policy has changed since the model was built."""
     spec = shallow_spec(**changes)
     with dtype_policy_scope("mixed_bfloat16"):
-        model = random_model(spec)
+        model = shared_model(spec)
     assert_cached_equals_uncached(model, spec, tolerance=2e-2)
     cache = initial_cache(model, spec, random_tokens(spec), 5)
     dtypes = {name: keras.backend.standardize_dtype(x.dtype) for name, x in cache.items()}
@@ -243,7 +244,7 @@ def test_a_decode_step_keeps_the_dtype_policy_of_its_model(changes: dict[str, An
 def test_a_source_of_one_token_and_a_cache_of_one_slot_are_allowed() -> None:
     """Keras warns of a softmax over an axis of size 1, and warnings are errors here."""
     spec = shallow_spec(kind="encoder_decoder")
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = {side: x[:, :1] for side, x in random_tokens(spec, padding=False).items()}
     expected = logits_of(model, tokens)
     for num_tokens in (1, None):
@@ -266,7 +267,7 @@ def test_a_decode_step_with_dynamic_sizes_takes_any_batch_size_and_length(
     changes: dict[str, Any],
 ) -> None:
     spec = shallow_spec(**changes)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     step = builders.build_decode_step(model, spec, None, None, None)
     for rows, max_length in ((BATCH, 13), (1, TARGET_LENGTH)):
@@ -285,7 +286,7 @@ def test_a_decode_step_can_be_traced_with_unknown_sizes(window: int | None) -> N
     import tensorflow as tf
 
     spec = shallow_spec(attention_window=window)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     step = builders.build_decode_step(model, spec, None, None, None)
     shapes = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), step.input)
@@ -304,7 +305,7 @@ def test_a_decode_step_can_be_traced_with_unknown_sizes(window: int | None) -> N
 @pytest.mark.slow
 def test_derived_graphs_share_the_weights_of_the_model(kind: str, changes: dict[str, Any]) -> None:
     spec = shallow_spec(kind=kind, **changes)
-    model = random_model(spec)
+    model = shared_model(spec)
     step = builders.build_decode_step(model, spec)
     graphs = [step] if kind == "decoder_only" else [step, builders.build_encode(model, spec)]
     weights = {id(weight) for weight in model.weights}
@@ -350,7 +351,7 @@ def test_training_a_model_updates_its_decode_step(kind: str) -> None:
 
 def test_decode_returns_hidden_states_and_encode_returns_the_memory() -> None:
     spec = small_spec(kind="encoder_decoder")
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     step = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
     output = step(

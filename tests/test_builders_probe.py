@@ -17,9 +17,9 @@ from small_models import (
     dtype_policy_scope,
     logits_of,
     probe_activations,
-    random_model,
     random_tokens,
     relative_error,
+    shared_model,
     small_spec,
     weights_by_name,
 )
@@ -48,7 +48,7 @@ def visible_keys(spec: builders.TransformerSpec, tokens: np.ndarray) -> np.ndarr
 )
 def test_attention_scores_are_the_softmax_over_visible_keys(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     scores = probe_activations(model, spec, tokens, "attention_scores")
     at = "decoder.block_0.self_attention"
@@ -77,7 +77,7 @@ def test_attention_scores_are_the_softmax_over_visible_keys(changes: dict[str, A
 def test_attention_scores_of_a_translator_include_all_three_attentions(attention: str) -> None:
     spec = small_spec(**TRANSLATOR, attention=attention)
     tokens = random_tokens(spec)
-    scores = probe_activations(random_model(spec), spec, tokens, "attention_scores")
+    scores = probe_activations(shared_model(spec), spec, tokens, "attention_scores")
     t, s = TARGET_LENGTH, SOURCE_LENGTH
     lengths = {"encoder.self": (s, s), "decoder.self": (t, t), "decoder.cross": (t, s)}
     assert {name: weights.shape for name, weights in scores.items()} == {
@@ -95,7 +95,7 @@ def test_attention_scores_of_a_translator_include_all_three_attentions(attention
 
 def test_attention_scores_of_the_keras_layer_equal_those_of_wired_attention() -> None:
     graph, layer = small_spec(**TRANSLATOR), small_spec(**TRANSLATOR, attention="layer")
-    wired, keras_layer = random_model(graph), random_model(layer, seed=1)
+    wired, keras_layer = shared_model(graph), shared_model(layer, seed=1)
     copy_weights(wired, keras_layer)
     tokens = random_tokens(graph)
     expected = probe_activations(wired, graph, tokens, "attention_scores")
@@ -109,7 +109,7 @@ def test_attention_scores_of_the_keras_layer_equal_those_of_wired_attention() ->
 def test_attention_scores_in_half_precision_keep_the_dtype_and_sum_to_one() -> None:
     spec = small_spec()
     with dtype_policy_scope("mixed_bfloat16"):
-        model = random_model(spec)
+        model = shared_model(spec)
     scores = builders.build_probe(model, spec)(random_tokens(spec))
     for weights in scores.values():
         assert keras.backend.standardize_dtype(weights.dtype) == "bfloat16"
@@ -120,7 +120,7 @@ def test_attention_scores_in_half_precision_keep_the_dtype_and_sum_to_one() -> N
 @pytest.mark.parametrize("norm_placement", ["pre", "post"])
 def test_probed_activations_are_consistent(norm_placement: str, attention: str) -> None:
     spec = small_spec(norm_placement=norm_placement, attention=attention, activation="relu")
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     block = "decoder.block_0"
     names = [
@@ -149,7 +149,7 @@ def test_probed_activations_are_consistent(norm_placement: str, attention: str) 
 
 def test_a_probe_accepts_a_single_layer_name() -> None:
     spec = small_spec()
-    model = random_model(spec)
+    model = shared_model(spec)
     name = "decoder.block_1.feedforward.up"
     assert builders.build_probe(model, spec, name)(random_tokens(spec))[name].shape == (3, 11, 23)
 

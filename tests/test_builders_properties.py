@@ -20,6 +20,7 @@ from small_models import (
     random_tokens,
     relative_error,
     replace_token,
+    shared_model,
     small_spec,
     target_of,
     variables_by_name,
@@ -43,6 +44,13 @@ def dtype_policy(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+def repeated(tokens: Any, times: int) -> Any:
+    """Return a batch that contains all rows several times, one batch after the other."""
+    if isinstance(tokens, dict):
+        return {side: np.tile(array, (times, 1)) for side, array in tokens.items()}
+    return np.tile(tokens, (times, 1))
+
+
 # Causality --------------------------------------------------------------------------------------
 
 
@@ -58,31 +66,33 @@ def test_a_target_token_changes_its_own_logits_but_no_earlier_ones(
     kind: str, wiring: dict[str, Any], norm_placement: str
 ) -> None:
     spec = small_spec(kind=kind, norm_placement=norm_placement, **wiring)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
-    before = logits_of(model, tokens)
-    for t in range(TARGET_LENGTH):
-        changed = replace_token(spec, target_of(tokens), t)
-        after = logits_of(model, with_target(tokens, changed))
+    inputs = repeated(tokens, TARGET_LENGTH)
+    changed = [replace_token(spec, target_of(tokens), t) for t in range(TARGET_LENGTH)]
+    all_before = np.split(logits_of(model, inputs), TARGET_LENGTH)
+    all_after = logits_of(model, with_target(inputs, np.concatenate(changed)))
+    for t, after in enumerate(np.split(all_after, TARGET_LENGTH)):
+        before = all_before[t]
         np.testing.assert_allclose(after[:, :t], before[:, :t], rtol=0, atol=1e-6)
         assert (np.abs(after[:, t] - before[:, t]).max(axis=-1) > 1e-3).all()
 
 
 def test_every_source_token_changes_the_logits_of_every_target_position() -> None:
     spec = small_spec(kind="encoder_decoder")
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     before = logits_of(model, tokens)
-    for s in range(SOURCE_LENGTH):
-        source = tokens["source"].copy()
+    inputs = repeated(tokens, SOURCE_LENGTH)
+    for s, source in enumerate(np.split(inputs["source"], SOURCE_LENGTH)):
         source[:, s] = source[:, s] % (spec.source_vocabulary_size - 1) + 1
-        after = logits_of(model, {**tokens, "source": source})
+    for after in np.split(logits_of(model, inputs), SOURCE_LENGTH):
         assert (np.abs(after - before).max(axis=-1) > 1e-6).all()
 
 
 def test_a_model_without_residual_connections_or_positions_is_causal() -> None:
     spec = small_spec(residual=False, positions="none")
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     after = logits_of(model, replace_token(spec, tokens, 7))
     np.testing.assert_allclose(after[:, :7], logits_of(model, tokens)[:, :7], rtol=0, atol=1e-6)
@@ -95,7 +105,7 @@ def test_a_model_without_residual_connections_or_positions_is_causal() -> None:
 @each_kind
 def test_padding_after_the_target_does_not_change_logits(kind: str, wiring: dict[str, Any]) -> None:
     spec = small_spec(kind=kind, pad_token_id=7, **wiring)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     target = np.pad(target_of(tokens), ((0, 0), (0, 5)), constant_values=7)
     after = logits_of(model, with_target(tokens, target))
@@ -108,7 +118,7 @@ def test_padding_after_the_target_does_not_change_logits(kind: str, wiring: dict
 @each_wiring
 def test_padding_after_the_source_does_not_change_logits(wiring: dict[str, Any]) -> None:
     spec = small_spec(kind="encoder_decoder", pad_token_id=7, **wiring)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     padded = {**tokens, "source": np.pad(tokens["source"], ((0, 0), (0, 3)), constant_values=7)}
     assert relative_error(logits_of(model, padded), logits_of(model, tokens)) < 1e-5
@@ -116,7 +126,7 @@ def test_padding_after_the_source_does_not_change_logits(wiring: dict[str, Any])
 
 def test_without_a_padding_token_trailing_zeros_change_logits() -> None:
     spec = small_spec(kind="encoder_decoder", pad_token_id=None)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     longer = {**tokens, "source": np.pad(tokens["source"], ((0, 0), (0, 3)))}
     assert relative_error(logits_of(model, longer), logits_of(model, tokens)) > 1e-3
@@ -129,7 +139,7 @@ def test_the_embedding_of_the_padding_token_affects_no_other_position(
 ) -> None:
     """Padding inside a sequence is masked too, in source and target."""
     spec = small_spec(kind=kind, pad_token_id=7, **wiring)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     before = logits_of(model, tokens)
     for name, variable in variables_by_name(model).items():
@@ -149,7 +159,7 @@ def test_a_row_of_padding_only_is_finite_and_does_not_affect_other_rows(
     kind: str, wiring: dict[str, Any]
 ) -> None:
     spec = small_spec(kind=kind, **wiring)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
     before = logits_of(model, tokens)
     for array in tokens.values() if isinstance(tokens, dict) else (tokens,):
@@ -165,7 +175,7 @@ def test_a_row_of_padding_only_is_finite_and_does_not_affect_other_rows(
 @each_kind
 def test_logits_do_not_depend_on_the_order_or_the_other_rows_of_a_batch(kind: str) -> None:
     spec = small_spec(kind=kind)
-    model = random_model(spec)
+    model = shared_model(spec)
     tokens = random_tokens(spec)
 
     def rows(indices: list[int]) -> Any:
@@ -320,9 +330,9 @@ def test_half_precision_logits_are_close_and_masks_are_exact(
     kind: str, wiring: dict[str, Any], dtype_policy: str, tolerance: float
 ) -> None:
     spec = small_spec(kind=kind, **wiring)
-    half = random_model(spec)
+    half = shared_model(spec)
     keras.config.set_dtype_policy("float32")
-    full = random_model(spec)
+    full = shared_model(spec)
     copy_weights(full, half)
     assert half.compute_dtype == dtype_policy.removeprefix("mixed_")
 
@@ -367,7 +377,7 @@ def test_half_precision_logits_of_a_row_of_padding_only_are_finite(
     tokens = random_tokens(spec)
     for array in tokens.values() if isinstance(tokens, dict) else (tokens,):
         array[1] = 0
-    assert np.isfinite(logits_of(random_model(spec), tokens)).all()
+    assert np.isfinite(logits_of(shared_model(spec), tokens)).all()
 
 
 @pytest.mark.parametrize(

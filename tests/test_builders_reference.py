@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
+from quick import slow_unless
 from random_specs import field_values, rounding_error, scale_examples, small_specs
 from reference import fill_derived_fields, reference_logits
 from small_models import (
@@ -29,6 +31,7 @@ from small_models import (
 import builders
 from builders.components import SHIPPED
 
+BACKEND = keras.backend.backend()
 MAIN_FIELDS: dict[str, Sequence[Any]] = {
     "kind": ALL_KINDS,
     "norm_placement": ("post", "pre"),
@@ -188,7 +191,11 @@ def assert_model_equals_reference(spec: builders.TransformerSpec) -> None:
     assert relative_error(logits_of(model, tokens), expected) < tolerance
 
 
-@pytest.mark.parametrize("changes", all_combinations(MAIN_FIELDS), ids=label)
+@pytest.mark.parametrize(
+    "changes",
+    slow_unless(lambda changes: changes["kind"] == KINDS[1], all_combinations(MAIN_FIELDS)),
+    ids=label,
+)
 def test_logits_equal_the_numpy_reference(changes: dict[str, Any]) -> None:
     assert_model_equals_reference(small_spec(**changes))
 
@@ -226,6 +233,7 @@ def test_the_reference_and_the_spec_derive_the_same_values() -> None:
 # Random specs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="builds no model")
 def test_random_specs_cover_every_field_and_every_built_in_value() -> None:
     drawn = defaultdict(set)
 
@@ -282,9 +290,13 @@ def test_logits_of_many_random_specs_equal_the_numpy_reference(
 # Equivalent wirings -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("norm_placement", MAIN_FIELDS["norm_placement"])
-@pytest.mark.parametrize("head_dim", [None, 5])
+@pytest.mark.parametrize(
+    ("kind", "norm_placement", "head_dim"),
+    slow_unless(
+        lambda kind, placement, head_dim: (placement == "post") == (head_dim is None),
+        itertools.product(ALL_KINDS, MAIN_FIELDS["norm_placement"], [None, 5]),
+    ),
+)
 def test_the_keras_attention_layer_equals_the_wired_attention(
     kind: str, norm_placement: str, head_dim: int | None
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from functional_models import chunks
 from functional_models.chunks import training_chunks, training_sample
+from functional_models.corpora.stored import in_pieces
 from functional_models.tokenizer_training import LONGEST_RUN, train_tokenizer
 
 WORDS = [
@@ -40,6 +41,13 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "_BATCH", 257)
 
 
+def encode(tokenize, texts, cut_words):
+    rows = [[] for _ in texts]
+    for number, ids in chunks.encode_in_chunks(tokenize, in_pieces(texts), cut_words):
+        rows[number].extend(ids.tolist())
+    return rows
+
+
 class Lengths:
     """Tokenizes with a KerasHub tokenizer, and keeps the length of the longest text."""
 
@@ -59,8 +67,8 @@ def test_chunks_have_the_tokens_of_the_whole_text(tokenizers, kind, text):
     keras_tokenizer = tokenizers[kind].keras_tokenizer
     (whole,) = keras_tokenizer.tokenize([text])
     tokenize = Lengths(keras_tokenizer.tokenize)
-    (ids,) = chunks.encode_in_chunks(tokenize, [text], cut_words=False)
-    assert ids.tolist() == list(whole)
+    (ids,) = encode(tokenize, [text], cut_words=False)
+    assert ids == list(whole)
     if kind != "word_piece" or "\u3000" not in text:  # which is part of its words
         assert tokenize.longest < len(text) / 2
 
@@ -71,7 +79,7 @@ def test_long_runs_are_cut_and_restored(tokenizers, kind):
         "".join(random.Random(3).choices(letters, k=997)) for letters in ("ACGT", "日本語é", "<=>")
     ]
     tokenize = Lengths(tokenizers[kind].keras_tokenizer.tokenize)
-    ids = chunks.encode_in_chunks(tokenize, runs, cut_words=True)
+    ids = encode(tokenize, runs, cut_words=True)
     assert tokenize.longest <= 2 * chunks.CHUNK
     assert tokenizers[kind].decode(ids) == runs
 
@@ -100,7 +108,7 @@ def test_word_pieces_of_a_run_of_letters_raise():
 
 @pytest.mark.parametrize("text", [prose(90), "x" * 500, "", "a b"])
 def test_training_chunks_are_the_text(text):
-    found = list(training_chunks(text))
+    found = list(training_chunks([text]))
     assert "".join(found) == text
     assert all(len(chunk) <= 2 * chunks.CHUNK for chunk in found)
 

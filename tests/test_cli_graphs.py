@@ -80,7 +80,7 @@ def test_a_plugin_option_can_be_a_mapping(tmp_path):
         (["plot", "gpt2_small", "--to", "a.bmp"], "names no known format"),
         (["plot", "gpt2_small", "--to", "a.json", "--shapes"], "'json' cannot show shapes"),
         (["plot", "gpt2_smal"], "gpt2_small"),
-        (["diagnose", __file__], "is no model"),
+        (["diagnose", __file__], "is not a model"),
     ],
 )
 def test_bad_arguments_exit_with_code_2_and_one_line(

@@ -16,12 +16,12 @@ from functional_models.cli_options import (
     HelpWithDefaults,
     add_recipe_options,
     add_sampler_options,
-    parse_value,
     recipe_changes,
     sampler_options,
 )
 from functional_models.recipe import Recipe, default_budget
 from functional_models.samplers import make_sampler
+from plots.parsing import parse_value
 
 FIELDS = {field.name for field in dataclasses.fields(Recipe)}
 ARGUMENTS = set(inspect.signature(make_sampler).parameters)
@@ -95,21 +95,20 @@ def test_values_are_written_as_in_python_or_json(text, value):
     assert type(found) is type(value)
 
 
-def commands():
-    actions = _parser()._subparsers._group_actions[0]
-    return [(name, action) for name, sub in actions.choices.items() for action in sub._actions]
+COMMANDS = _parser()._subparsers._group_actions[0].choices
 
 
-@pytest.mark.parametrize(("command", "action"), commands())
-def test_every_option_shows_its_default_and_every_argument_its_meaning(command, action):
-    assert action.help or action.dest == "help"
-    if action.nargs == 0 or action.required or "may be repeated" in (action.help or ""):
-        return
-    if action.option_strings and action.help is not argparse.SUPPRESS:
-        shown = HelpWithDefaults("x")._expand_help(action)
-        assert re.search(r"\bdefault", shown), (command, action.dest)
-        if not isinstance(action.default, bool | list | None):
-            assert str(action.default) in shown
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_shows_its_default_and_every_argument_its_meaning(command):
+    for action in COMMANDS[command]._actions:
+        assert action.help or action.dest == "help"
+        if action.nargs == 0 or action.required or "may be repeated" in (action.help or ""):
+            continue
+        if action.option_strings and action.help is not argparse.SUPPRESS:
+            shown = HelpWithDefaults("x")._expand_help(action)
+            assert re.search(r"\bdefault", shown), action.dest
+            if not isinstance(action.default, bool | list | None):
+                assert str(action.default) in shown, action.dest
 
 
 def test_every_command_shows_an_example_that_it_accepts(capsys):

@@ -108,7 +108,7 @@ def test_no_item_has_two_targets():
     values = Values(random.Random(0), "train")
     targets = {}
     for kind in KINDS.values():
-        for _ in range(1500):
+        for _ in range(500):
             item = kind.draw(values)
             phrases = [("alone", phrase) for phrase in (item.figures, item.words) if phrase]
             for shape, phrase in phrases:

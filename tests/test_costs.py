@@ -16,6 +16,7 @@ from small_models import (
     TARGET_LENGTH,
     TRANSLATOR,
     dtype_policy_scope,
+    shared_model,
     small_spec,
 )
 
@@ -124,7 +125,7 @@ def test_traced_flops_count_matrix_products() -> None:
 )
 def test_flops_of_whole_sequences_equal_those_of_the_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
-    model = builders.build(spec)
+    model = shared_model(spec)
     counted = builders.count_flops(spec, TARGET_LENGTH, source_of(spec))
     assert counted.total == sum(counted.values())
     assert BATCH * counted.total == traced_flops(model, inputs_of(spec))
@@ -154,7 +155,7 @@ def test_a_training_step_takes_three_times_the_flops_of_the_forward_pass(name: s
 )
 def test_flops_of_decoding_equal_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)
-    step = builders.build_decode_step(builders.build(spec), spec, BATCH, 1, TARGET_LENGTH)
+    step = builders.build_decode_step(shared_model(spec), spec, BATCH, 1, TARGET_LENGTH)
     cache = cache_entries(spec, BATCH, TARGET_LENGTH, "float32")
     cache |= memory_entries(spec, BATCH, SOURCE_LENGTH, "float32")
     inputs = {"tokens": (BATCH, 1), "index": (), "start": (BATCH,), "cache": cache}
@@ -166,7 +167,7 @@ def test_flops_of_decoding_equal_those_of_the_decode_graph(changes: dict[str, An
 @pytest.mark.parametrize("name", [name for name in SPECS if "translator" in name])
 def test_flops_of_encoding_equal_those_of_the_encode_graph(name: str) -> None:
     spec = small_spec(**SPECS[name])
-    encode = builders.build_encode(builders.build(spec), spec)
+    encode = builders.build_encode(shared_model(spec), spec)
     counted = builders.count_encode_flops(spec, SOURCE_LENGTH)
     assert BATCH * counted.total == traced_flops(encode, (BATCH, SOURCE_LENGTH))
 

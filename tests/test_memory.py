@@ -1,11 +1,15 @@
-"""Freed memory is kept for the next step."""
+"""Freed memory is kept for the next step, and weights that do not fit are refused."""
 
 import platform
 import subprocess
 import sys
+from contextlib import ExitStack
 
+import keras
 import pytest
+from small_models import small_spec
 
+import builders
 from functional_models.memory import keep_freed_memory
 
 IS_GLIBC = platform.libc_ver()[0] == "glibc"
@@ -44,3 +48,36 @@ def test_freed_memory_is_reused_without_page_faults() -> None:
 
 def test_it_returns_whether_the_settings_were_applied() -> None:
     assert keep_freed_memory() is IS_GLIBC
+
+
+SCOPES = {
+    # initialize_variables of nested stateless scopes, outermost first -> are weights allocated
+    (): True,
+    (True,): True,  # where it ends
+    (False,): False,
+    (False, True): False,
+    (True, False): True,
+}
+
+
+@pytest.mark.parametrize(("scopes", "are_allocated"), SCOPES.items(), ids=map(str, SCOPES))
+def test_weights_are_refused_only_where_they_would_be_allocated(scopes, are_allocated, monkeypatch):
+    def build(vocabulary_size, memory):
+        monkeypatch.setattr("builders.memory.machine_memory", lambda: memory)
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [])
+        with ExitStack() as stack:
+            for initialize in scopes:
+                stack.enter_context(keras.StatelessScope(initialize_variables=initialize))
+            return builders.build(small_spec(kind="decoder_only"), vocabulary_size=vocabulary_size)
+
+    from keras.src.backend.common import global_state
+
+    monkeypatch.setitem(vars(global_state.GLOBAL_STATE_TRACKER), "uninitialized_variables", [])
+    model = build(vocabulary_size=11, memory=1e9)
+    assert all((weight._value is not None) is are_allocated for weight in model.weights)
+    if are_allocated:
+        with pytest.raises(ValueError, match=r"weights of at least 0\.0 GB do not fit"):
+            build(vocabulary_size=13, memory=100)
+    else:
+        assert build(vocabulary_size=13, memory=100).count_params()
+    assert builders.build(small_spec(kind="decoder_only"), abstract=True).count_params()

@@ -101,7 +101,7 @@ def newer_tokenizer(folder):
         (
             lambda f: remove(f, "model.json"),
             FileNotFoundError,
-            "no complete model folder: it has no model",
+            "not a complete model folder: it has no model",
         ),
         (lambda f: remove(f, "weights-*"), FileNotFoundError, "incomplete: weights-.* missing"),
         (lambda f: remove(f, "tokenizer-*/*"), FileNotFoundError, "there is no tokenizer in"),

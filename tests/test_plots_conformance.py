@@ -263,6 +263,15 @@ def test_a_list_of_two_names_is_not_a_pair_of_name_and_options():
         (("fold", {"blocks": 0}), "blocks is 0"),
         (("flops", {"sizes": {"b": 0}}), "size of 'b' is 0"),
         (("diff", {}), "against"),
+        ("fold:depth=-1", "'fold' failed with depth=-1: depth is -1"),
+        ("fold:depth=1.5", "depth is 1.5"),
+        ("fold:depht=1", "no option 'depht' .did you mean 'depth'"),
+        ("fold:1", "'1' must be OPTION=VALUE"),
+        ("fold:depth=1,depth=2", "has the option 'depth' twice"),
+        ("flops:sizes=b=0", "size of 'b' is 0"),
+        ("flops:sizes=7", "sizes is 7"),
+        ("folt:depth=1", "no graph plugin 'folt'. Did you mean 'fold'"),
+        (("activations", {"seed": "x"}), "'activations' failed with seed='x': .*there is only"),
     ],
 )
 def test_an_option_with_a_wrong_value_raises_an_error(plugin, says, tmp_path):
@@ -272,10 +281,30 @@ def test_an_option_with_a_wrong_value_raises_an_error(plugin, says, tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, ZeroDivisionError])
-def test_a_broken_plugin_is_skipped_with_a_warning(error):
+def test_a_plugin_that_fails_is_an_error_that_names_it_and_its_options(error):
     def broken(graph, depth=1):
-        raise error("broken")
+        raise error("reason")
 
-    with pytest.warns(UserWarning, match=f"skipped the graph plugin 'broken'.*{error.__name__}"):
-        result = plots.apply_plugins(SMALL["one call"], [(broken, {"depth": 2})])
-    assert result == SMALL["one call"]
+    with pytest.raises(ValueError, match=r"'broken' failed with depth=2: .*reason") as caught:
+        plots.apply_plugins(SMALL["one call"], ["skip_paths", (broken, {"depth": 2})])
+    assert isinstance(caught.value.__cause__, error)
+    with pytest.raises(ValueError, match="'<lambda>' failed: TypeError: it returned a str instead"):
+        plots.apply_plugins(SMALL["one call"], lambda graph: graph.name)
+
+
+def test_options_are_given_as_on_the_command_line_or_as_a_mapping():
+    graph = SMALL["a residual stream"]
+    expected = plots.fold(graph, depth=1)
+    assert expected != graph
+    for plugin in ("fold:depth=1", ("fold", {"depth": 1}), ("fold:depth=2", {"depth": 1})):
+        assert plots.apply_plugins(graph, plugin) == expected
+    counted = plots.apply_plugins(graph, ["memory:sizes=b=3"])
+    assert counted == plots.apply_plugins(graph, [("memory", {"sizes": {"b": 3}})])
+    assert counted.overlay("activation_memory").sizes == {"b": 3}
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_name_may_have_a_colon():
+    named = plots.graph_plugin("mine:depth=1")(drops_an_output)
+    graph = SMALL["several outputs"]
+    assert plots.apply_plugins(graph, "mine:depth=1") == named(graph)

@@ -80,6 +80,25 @@ class GramOperation(keras.Operation):
         return keras.KerasTensor((*x.shape[:2], x.shape[1]), dtype=x.dtype)
 
 
+class TanhOperation(GramOperation):
+    def call(self, x):
+        return ops.tanh(x) * x.shape[0]
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+
+class Around(layers.Layer):
+    """Calls a layer inside."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def call(self, x):
+        return self.inside(x) + 1
+
+
 def low_rank(layer, *sublayers):
     """Return a call of a layer, with LoRA in these layers inside."""
 
@@ -115,6 +134,8 @@ UNKNOWN = {
     "a layer with products as an activation": layers.Dense(12, activation=layers.Dense(12)),
     "a partial function": layers.Dense(3, activation=functools.partial(gram)),
     "an operation of one's own": GramOperation(),
+    "a subclass of a layer without products inside": Around(GramDropout(0.1)),
+    "a layer with products inside a layer inside": Around(Around(layers.Activation(gram))),
     "a cell of one's own": layers.RNN(GramCell(5)),
     "LoRA inside an attention": low_rank(layers.MultiHeadAttention(2, 3), "query_dense"),
     "map": lambda x: ops.map(lambda row: ops.matmul(row, ops.transpose(row)), x),
@@ -157,6 +178,8 @@ NONE = {
     "augmentation": lambda x: layers.RandomFlip()(layers.Reshape((11, 4, 3))(x)),
     "a Lambda of such operations": layers.Lambda(lambda x: ops.relu(x)[:, ::2] / 3),
     "a layer of such operations": lambda x: Elementwise()(x, other=x),
+    "an operation of one's own": TanhOperation(),
+    "a layer of layers of such operations": Around(Around(layers.Lambda(ops.tanh))),
     "an activation function of such operations": layers.Activation(lambda x: x * ops.tanh(x)),
     "operations": lambda x: ops.norm(ops.softmax(ops.cumsum(x, 1)[:, ::2] * 2), axis=-1),
 }

@@ -144,9 +144,14 @@ def test_a_long_run_is_sampled_from_its_first_to_its_last_step():
     [
         ({}, 5, ValueError, "no schedules were given"),
         ({"a": 0.1}, 1, ValueError, "steps is 1; a curve needs at least 2"),
-        ({"a": "cosine"}, 5, TypeError, "'a' gives 'cosine' at step 0; it must be a number, a Ke"),
-        ({"a": lambda step: 2.0 - step}, 5, ValueError, "'a' gives -1.0 at step 3"),
-        ({"a": lambda step: math.nan}, 5, ValueError, "'a' gives nan at step 0"),
+        (
+            {"a": "cosine"},
+            5,
+            TypeError,
+            "'a' returns 'cosine' at step 0; it must be a number, a Ke",
+        ),
+        ({"a": lambda step: 2.0 - step}, 5, ValueError, "'a' returns -1.0 at step 3"),
+        ({"a": lambda step: math.nan}, 5, ValueError, "'a' returns nan at step 0"),
     ],
 )
 def test_invalid_schedules_raise_an_error(schedules, steps, error, message):

@@ -196,9 +196,9 @@ def test_a_graph_of_closed_models_is_measured_without_opening_them():
 
 
 @pytest.mark.parametrize("name", ["activations", "gradients", "attention"])
-def test_measuring_a_graph_without_its_model_warns(name):
-    with pytest.warns(UserWarning, match=f"{name}.*there is only its graph"):
-        assert plots.apply_plugins(GRAPH, [name]) is GRAPH
+def test_measuring_a_graph_without_its_model_is_an_error(name):
+    with pytest.raises(ValueError, match=f"{name}.*there is only its graph"):
+        plots.apply_plugins(GRAPH, [name])
 
 
 def test_the_graph_of_another_model_is_an_error():

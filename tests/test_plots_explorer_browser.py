@@ -1,5 +1,4 @@
 """The pictures of the HTML explorer in a browser without network, also of two models."""
-# ruff: noqa: F811 - fixtures are imported
 
 import itertools
 from dataclasses import replace
@@ -9,19 +8,7 @@ import keras
 import plots_models
 import pytest
 from annotated_graphs import ATTENTION, BLOCKS, graph_of
-from explorer_pages import (  # noqa: F401 - fixtures
-    at,
-    browser,
-    click,
-    decoder,
-    lines_of,
-    opened,
-    seen,
-    settled,
-    shown,
-    spine,
-    window,
-)
+from explorer_pages import at, click, lines_of, seen, settled, spine
 from keras import layers
 from small_models import reduced_variant
 

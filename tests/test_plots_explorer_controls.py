@@ -1,22 +1,11 @@
 """The controls of the HTML explorer: clicks, search, keys, and links to a view."""
-# ruff: noqa: F811 - fixtures are imported
 
 import re
 
 import keras
 import pytest
 from annotated_graphs import ATTENTION, BLOCKS, graph_of
-from explorer_pages import (  # noqa: F401 - fixtures
-    at,
-    browser,
-    click,
-    decoder,
-    opened,
-    seen,
-    settled,
-    shown,
-    window,
-)
+from explorer_pages import at, click, seen, settled
 from keras import layers
 from small_graphs import made
 

@@ -1,5 +1,4 @@
 """Large, wide and dense models in the HTML explorer: never blank, and bounded work per click."""
-# ruff: noqa: F811 - fixtures are imported
 
 import graphlib
 import itertools
@@ -8,17 +7,7 @@ import random
 import keras
 import pytest
 from annotated_graphs import ATTENTION, graph_of
-from explorer_pages import (  # noqa: F401 - fixtures
-    at,
-    browser,
-    click,
-    decoder,
-    opened,
-    seen,
-    settled,
-    shown,
-    window,
-)
+from explorer_pages import at, click, seen, settled
 from small_graphs import made
 
 from plots.renderers import html as explorer

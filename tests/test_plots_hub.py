@@ -1,9 +1,13 @@
 """Every backbone of KerasHub opens, and all of its skip paths are found."""
 
 import pytest
-from hub_models import HUB_MODELS
+from hub_images import IMAGE_MODELS
+from hub_multimodal import MULTIMODAL_MODELS
+from hub_text import TEXT_MODELS
 
 import plots
+
+HUB_MODELS = {**TEXT_MODELS, **IMAGE_MODELS, **MULTIMODAL_MODELS}
 
 CLOSED = {
     "ContentAndQueryEmbedding": "one of its outputs does not depend on its inputs",

@@ -4,13 +4,16 @@ import json
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
+import keras
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plots_mermaid import Chart
 
 import plots
+from plots.hierarchy import find_namespaces
 from plots.renderers.graphviz import svg
+from plots.renderers.labels import frame_title
 
 SVG = "{http://www.w3.org/2000/svg}"
 TENSOR = plots.Tensor((None, 7), "float32")
@@ -138,3 +141,58 @@ def test_clusters_without_a_name_are_clusters():
     graph = graph_of(["a.b..c", "a.b..d", "e"])
     chart = Chart(plots.to_mermaid(graph))
     assert chart.cluster_of["n0"] == ("a", "b", "")
+
+
+def residual(name, prefix):
+    """Return a model of x + f(x) whose model and layer have these names."""
+    x = keras.Input((7,), name="x")
+    y = keras.layers.Dense(7, activation="relu", name=f"{prefix}inside")(x)
+    return keras.Model(x, keras.layers.Add(name=f"{prefix}sum")([x, y]), name=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace", "label"),
+    [
+        ("end.", "", "end."),
+        (".start", "", ".start"),
+        ("a.b..c", "a", "b..c"),
+        ("a.b.c.", "a.b", "c."),
+        ("..", "", ".."),
+        ("a.b.c", "a.b", "c"),
+    ],
+)
+def test_dots_that_separate_nothing_belong_to_the_name(name, namespace, label):
+    x = keras.Input((7,), name="x")
+    node = plots.read_graph(keras.Model(x, keras.layers.Dense(2, name=name)(x))).nodes[-1]
+    assert (node.id, node.namespace, node.label) == (name, namespace, label)
+
+
+@pytest.mark.parametrize("name", ["mod.", ".mod", "a..b", "..", "m@2", "m#1", 'q"<\\N>'])
+@pytest.mark.parametrize("prefix", ["", "."])
+def test_a_model_is_one_frame_whatever_its_name(name, prefix):
+    inner = residual(name, prefix)
+    x = keras.Input((7,), name="x")
+    graph = plots.read_graph(keras.Model(x, inner(inner(x))), open_nested=True)
+    frames = find_namespaces(graph)
+    assert len({*frames.values()} - {""}) == 2  # one for each call
+    (title,) = {frame_title(frame, graph) for frame in frames.values() if frame}
+    alike = str.maketrans("\N{ONE DOT LEADER}\N{SMALL COMMERCIAL AT}\N{SMALL NUMBER SIGN}", ".@#")
+    assert title.translate(alike) == f"{name} (shared × 2)"
+    assert {node.label for node in graph.nodes} == {"x", f"{prefix}inside", f"{prefix}sum"}
+    assert len(plots.skip_paths(graph)) == 2
+    assert plots.fold(graph, depth=0).is_folded
+    assert plots.Graph.from_json(graph.to_json()) == graph
+
+
+def test_odd_names_can_be_folded_and_text_cannot_change_its_direction():
+    for depth in (0, 1, 2):
+        plots.fold(graph_of(ODD), depth=depth)
+    assert "\u202e" not in plots.to_mermaid(graph_of(["a\u202eb", "c"]))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "_".join(["word"] * 60), "w " * 150])
+def test_a_long_name_makes_a_high_box_and_no_strip(name):
+    root = ElementTree.fromstring(svg(graph_of([name, "b"])))
+    assert float(root.get("width").removesuffix("pt")) < 700
+    shown = "".join("".join(text.text or "" for text in root.iter(f"{SVG}text")).split())
+    assert "".join(name.split()) in shown

@@ -1,5 +1,6 @@
 """Diagrams of models: DOT, files, and the position of nodes and edges."""
 
+import functools
 import os
 import re
 import stat
@@ -133,12 +134,16 @@ def test_sublayers_are_to_the_right_of_a_stream_that_starts_at_an_input(name, ki
             assert all(place[i][0] > place[path.line[0]][0] for i in path.bypassed), (depth, path)
 
 
+@functools.cache
+def translator(norm):
+    return mark_skip_paths(plots.read_graph(plots_models.encoder_decoder(norm, blocks=3)))
+
+
 @pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("depth", [2, 3])
 def test_the_encoder_is_on_the_same_side_of_the_stream_as_its_users(depth, norm, rankdir):
-    graph = mark_skip_paths(plots.read_graph(plots_models.encoder_decoder(norm, blocks=3)))
-    shown = plots.fold(graph, depth)
+    shown = plots.fold(translator(norm), depth)
     place = drawn(shown, rankdir)
     across = 0 if rankdir in ("TB", "BT") else 1
     decoding = [path for path in shown.skip_paths if path.line[-1].startswith("decoder")]

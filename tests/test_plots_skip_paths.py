@@ -1,6 +1,7 @@
 """Skip paths are found by structure."""
 
 import keras
+import numpy as np
 import plots_models
 import pytest
 from keras import layers
@@ -321,6 +322,12 @@ PATHS = {
         1,
     ),
     "symmetric": ((7, 7), lambda x: x + keras.ops.transpose(x, (0, 2, 1)), 0),
+    "times a gate": ((5, 7), lambda x: x + x * dense(x), 1),
+    "times a shared gate": ((5, 7), lambda x: (lambda g: (x + x * g) + dense(x) * g)(dense(x)), 2),
+    "one plus a gate": ((5, 7), lambda x: x * (1 + dense(x)), 0),
+    "times a constant": ((5, 7), lambda x: x + x * 2, 0),
+    "times a vector": ((5, 7), lambda x: x + keras.ops.multiply(x, np.arange(7.0)), 0),
+    "minus times a gate": ((5, 7), lambda x: x - x * dense(x), 1),
     "gate": ((5, 7), lambda x: x * (1 - (g := dense(x))) + dense(x) * g, 0),
 }
 

@@ -20,7 +20,17 @@ VARIANTS, COSTS, ABOUT_PLOTS = (
 PYTHON = re.findall(r"```python\n(.*?)```", README + ABOUT_PLOTS, re.S)
 
 
-TRAINS = "steps=200"
+QUICKER = {
+    "steps=200": "steps=3",
+    'kind="decoder_only", vocabulary_size=1000)': (
+        'kind="decoder_only", vocabulary_size=1000, num_layers=1, max_sequence_length=23)'
+    ),
+    'build_decoder_only("gpt2_small", num_layers=2,': (
+        'build_decoder_only("gpt2_small", num_layers=2, vocabulary_size=97,'
+    ),
+    "num_layers=6) for name in names": "num_layers=2) for name in names",
+}
+"""Parts of the examples, and what takes their places in the quick test."""
 COMPILES_MUCH = ("import keras_hub", 'lm.generate(["Once"')
 
 
@@ -38,10 +48,14 @@ def test_the_python_of_readme_and_docs_runs(code: str, tmp_path: Path) -> None:
 
 
 def test_the_quick_python_of_readme_and_docs_runs_in_a_row(tmp_path: Path) -> None:
-    """In one process, as a reader would, with three steps of training."""
+    """In one process, as a reader would, with three steps of training and smaller models."""
     quick = [code for code in PYTHON if not any(sign in code for sign in COMPILES_MUCH)]
     assert len(quick) == len(PYTHON) - len(COMPILES_MUCH)
-    run("\n".join(code.replace(TRAINS, "steps=3") for code in quick), tmp_path)
+    program = "\n".join(quick)
+    for part, smaller in QUICKER.items():
+        assert part in program
+        program = program.replace(part, smaller)
+    run(program, tmp_path)
 
 
 def test_the_table_of_variants_is_the_registry() -> None:

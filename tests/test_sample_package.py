@@ -32,6 +32,10 @@ with warnings.catch_warnings(record=True) as caught:
     import builders
 
     listed = builders.list_variants()
+    try:
+        builders.register_component("norm", "layer")(lambda scope, x, name: x)
+    except ValueError as error:
+        refused = str(error)
     keras_was_imported = "keras" in sys.modules
     spec = builders.variant("kerple_small", pad_token_id=5)
 reported = [str(warning.message) for warning in caught if warning.category is UserWarning]
@@ -71,7 +75,8 @@ np.savez(
     **{"weight " + v.path: keras.ops.convert_to_numpy(v.value) for v in model.weights},
 )
 found = {"listed": listed, "reported": reported, "keras_was_imported": keras_was_imported}
-found |= {"spec": spec.to_json(), "summary": builders.variant_info("kerple_small").summary}
+found |= {"refused": refused, "spec": spec.to_json()}
+found |= {"summary": builders.variant_info("kerple_small").summary}
 (folder / "found.json").write_text(json.dumps(found))
 """
 LOAD = """
@@ -123,6 +128,11 @@ def test_a_variant_of_an_installed_package_is_listed_after_built_in_ones(used: P
     assert found["listed"].index("kerple_small") > found["listed"].index("gpt2_small")
     assert found["summary"] == "trained biases that fall with the logarithm of the distance"
     assert not found["keras_was_imported"]
+
+
+def test_a_built_in_component_cannot_be_replaced_even_before_it_is_imported(used: Path) -> None:
+    message = "norm='layer' is registered already, by builders; choose another value"
+    assert read_found(used)["refused"] == message
 
 
 def test_broken_entry_points_are_reported_and_skipped(used: Path) -> None:

@@ -86,7 +86,11 @@ def test_tokens_dropped_by_min_p_are_never_drawn(name, options):
 
 @both_modes
 @pytest.mark.parametrize(
-    ("name", "options"), [("greedy", {}), ("beam", {"num_beams": 3, "length_penalty": 0.6})]
+    ("name", "options"),
+    [
+        ("greedy", {}),
+        pytest.param("beam", {"num_beams": 3, "length_penalty": 0.6}, marks=pytest.mark.slow),
+    ],
 )
 def test_samplers_use_processed_logits(name, options, mode):
     toy = Toy(length=11, seed=5)

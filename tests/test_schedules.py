@@ -20,7 +20,9 @@ def test_inverse_square_root_equals_the_formula_of_the_paper():
     d, warmup = 512, 4000
     step = STEPS + 1.0  # the paper counts from 1
     expected = d**-0.5 * np.minimum(step**-0.5, step * warmup**-1.5)
-    np.testing.assert_allclose(rates(InverseSquareRoot.of_width(d, warmup)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        rates(InverseSquareRoot((d * warmup) ** -0.5, warmup)), expected, rtol=1e-5
+    )
 
 
 def test_inverse_square_root_peaks_at_the_end_of_the_warm_up():

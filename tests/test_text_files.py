@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from functional_models.corpora.text_files import read_lines, read_pairs, read_text
+from functional_models.corpora.text_files import read_lines as stored_lines
+from functional_models.corpora.text_files import read_pairs, store_files
+
+
+def read_text(path):
+    (text,) = store_files([path])
+    return text
+
+
+def read_lines(path):
+    return list(stored_lines(store_files([path])))
 
 
 def write_gzip(path: Path, text: str) -> Path:
@@ -34,7 +44,7 @@ def test_only_newlines_end_lines(tmp_path):
 def test_carriage_returns_end_lines_in_a_file_without_newlines(tmp_path):
     (tmp_path / "a.pt").write_bytes("um\r\rtrês\r".encode())
     (tmp_path / "a.en").write_bytes(b"one\n\nthree")
-    assert read_pairs(tmp_path / "a.pt", tmp_path / "a.en") == [("um", "one"), ("três", "three")]
+    assert read_pairs(tmp_path / "a.pt", tmp_path / "a.en") == (("um", "one"), ("três", "three"))
     (tmp_path / "a.txt").write_bytes(b"a\rb\r\nc\r\n")
     assert read_lines(tmp_path / "a.txt") == ["a\rb", "c"]
 
@@ -42,12 +52,12 @@ def test_carriage_returns_end_lines_in_a_file_without_newlines(tmp_path):
 def test_aligned_files_are_paired_line_by_line(tmp_path):
     (tmp_path / "a.pt").write_text("um\n\n três \n", encoding="utf-8")
     write_gzip(tmp_path / "a.en.gz", "one\n\nthree\n")
-    assert read_pairs(tmp_path / "a.pt", tmp_path / "a.en.gz") == [("um", "one"), ("três", "three")]
+    assert read_pairs(tmp_path / "a.pt", tmp_path / "a.en.gz") == (("um", "one"), ("três", "three"))
 
 
 def test_a_tsv_file_has_the_pairs_of_two_aligned_files(tmp_path):
     write_gzip(tmp_path / "a.tsv.gz", "um\tone\r\n\r\ntrês\tthree")
-    assert read_pairs(tmp_path / "a.tsv.gz") == [("um", "one"), ("três", "three")]
+    assert read_pairs(tmp_path / "a.tsv.gz") == (("um", "one"), ("três", "three"))
 
 
 def test_a_missing_file_raises(tmp_path):

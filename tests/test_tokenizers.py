@@ -192,10 +192,16 @@ def test_a_loaded_tokenizer_equals_the_saved_one(tmp_path, tokenizer):
     assert loaded.decode(loaded.encode(TEXTS)) == tokenizer.decode(tokenizer.encode(TEXTS))
 
 
-def test_saving_replaces_an_earlier_tokenizer_and_keeps_other_files(tmp_path, tokenizers):
+def test_saving_replaces_another_tokenizer_only_with_permission(tmp_path, tokenizers):
     (tmp_path / "model.json").write_text("{}")
     tokenizers["byte"].save(tmp_path)
-    tokenizers["byte_pair"].save(tmp_path)
+    tokenizers["byte"].save(tmp_path)  # the same
+    before = (tmp_path / "tokenizer.json").read_bytes()
+    for other in (tokenizers["byte_pair"], dataclasses.replace(tokenizers["byte"], lowercase=True)):
+        with pytest.raises(FileExistsError, match=r"byte of 256 tokens.*overwrite=True"):
+            other.save(tmp_path)
+        assert (tmp_path / "tokenizer.json").read_bytes() == before
+    tokenizers["byte_pair"].save(tmp_path, overwrite=True)
     assert (tmp_path / "model.json").read_text() == "{}"
     assert load_tokenizer(tmp_path).kind == "byte_pair"
 
@@ -219,7 +225,7 @@ def test_an_interrupted_save_leaves_the_previous_tokenizer(tmp_path, tokenizers,
     with monkeypatch.context() as patched:
         patched.setattr("os.replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            tokenizers["byte_pair"].save(tmp_path)
+            tokenizers["byte_pair"].save(tmp_path, overwrite=True)
     assert load_tokenizer(tmp_path).kind == "word_piece"
     assert [found.name for found in tmp_path.iterdir()] == ["tokenizer.json"]
 
@@ -269,7 +275,7 @@ def test_a_tokenizer_that_is_read_back_differently_is_not_saved(tmp_path, tokeni
     with pytest.raises(ValueError, match="differs: strip_accents is True, read back as False"):
         tokenizer.save(tmp_path)
     assert load_tokenizer(tmp_path).kind == "byte"
-    as_tokenizer(ForgetfulTokenizer(vocabulary)).save(tmp_path)
+    as_tokenizer(ForgetfulTokenizer(vocabulary)).save(tmp_path, overwrite=True)
 
 
 def test_the_first_difference_of_tokenizers_is_named():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -152,9 +153,12 @@ def test_a_folder_with_other_data_raises(interrupted):
 @pytest.mark.parametrize(
     "kind", ["decoder_only", pytest.param("encoder_decoder", marks=pytest.mark.slow)]
 )
-def test_a_resumed_run_equals_an_uninterrupted_run(kind, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(kind, tmp_path, interrupted):
     folder, tmp_path = tmp_path / "interrupted", tmp_path / "whole"
-    interrupt(kind, folder)
+    if kind == "decoder_only":
+        shutil.copytree(interrupted, folder)
+    else:
+        interrupt(kind, folder)
     whole, resumed = text_model(kind), text_model(kind, seed=17)  # its weights are replaced
     assert largest_difference(weights_of(whole.model), weights_of(resumed.model)) > 0.1
     seen = Spy()
@@ -265,17 +269,13 @@ def test_without_validation_the_training_loss_selects_the_best_weights():
 
 
 def test_a_loss_that_is_not_finite_raises():
-    lm = text_model("decoder_only")
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; use a lower"):
-        lm.fit(
-            TEXT,
-            steps=6,
-            report_every=2,
-            learning_rate=1e38,
-            warmup_steps=0,
-            progress=False,
-            batch_size=5,
-        )
+    for loss in (np.nan, np.inf):
+        record = Record()
+        record.on_epoch_begin(0)
+        record.on_train_batch_end(0)
+        with pytest.raises(ValueError, match=rf"the loss is {loss} at step 1; use a lower"):
+            record.on_epoch_end(0, {"cross_entropy": loss, "token_accuracy": 0.5, "tokens": 7.0})
+        assert record.rows == []
 
 
 # Evaluation
@@ -303,8 +303,7 @@ def test_evaluation_weighs_all_tokens_equally():
     np.testing.assert_allclose(found["bits_per_character"], bits, rtol=1e-5)
 
 
-@pytest.mark.parametrize("exact_match", [False, True])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("compiled", "exact_match"), [(False, True), (True, False)])
 def test_evaluation_does_not_change_the_compilation_of_a_model(compiled, exact_match):
     model = text_model("decoder_only").model
     if compiled:
@@ -347,7 +346,8 @@ def test_repeated_evaluation_uses_the_current_weights():
 # Reports
 
 
-def test_reports_print_a_line_and_a_sample(capsys):
+def test_reports_print_a_line_and_a_sample(capsys, monkeypatch):
+    monkeypatch.setattr(fm.CausalLM, "generate", lambda lm, prompt, *args, **options: prompt + "es")
     lm = text_model("decoder_only")
     lm.fit(TEXT, TEXT, steps=4, report_every=2, batch_size=5, sample_prompt="fox", block=7)
     lines = capsys.readouterr().out.splitlines()
@@ -355,7 +355,7 @@ def test_reports_print_a_line_and_a_sample(capsys):
     steps = [line.split("|")[0].strip() for line in reports]
     assert steps == ["step      1/4", "step      2/4", "step      4/4"]
     assert all("validation" in line and "tokens/s" in line for line in reports[1:])
-    samples = [line for line in lines if line.startswith("fox")]
+    samples = [line for line in lines if line.startswith("foxes")]
     assert len(samples) == 2
 
 

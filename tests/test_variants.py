@@ -424,24 +424,6 @@ def test_the_kinds_and_the_result_of_a_variant_are_checked() -> None:
         builders.list_variants("decoder")
 
 
-@pytest.mark.usefixtures("isolated_registry")
-def test_a_built_in_component_cannot_be_replaced_even_before_it_is_imported() -> None:
-    code = """
-import builders
-try:
-    builders.register_component("norm", "layer")(lambda scope, x, name: x)
-except ValueError as error:
-    print(error)
-print(len(builders.build("mini_gpt", abstract=True).layers) > 5)
-"""
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout
-    assert (
-        printed == "norm='layer' is registered already, by builders; choose another value\nTrue\n"
-    )
-
-
 def test_a_component_has_a_name_and_can_be_called() -> None:
     with pytest.raises(ValueError, match="norm=None: must be a str"):
         builders.register_component("norm", None)

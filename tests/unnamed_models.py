@@ -157,6 +157,54 @@ def dilated(times: int = 5) -> keras.Model:
     return _stack(block, times, (32, 6))
 
 
+def _wave_net(times: int) -> tuple[Tensor, list[Tensor]]:
+    """Return the input and what each block with a residual path adds to the result."""
+    inputs = keras.Input((32, 3))
+    x = L.Conv1D(6, 2, padding="causal")(inputs)
+    skipped = []
+    for number in range(times):
+        new = functools.partial(L.Conv1D, padding="causal", dilation_rate=2**number)
+        y = new(6, 2, activation="tanh")(x) * new(6, 2, activation="sigmoid")(x)
+        skipped.append(L.Conv1D(7, 1)(y))
+        x = x + L.Conv1D(6, 1)(y)
+    return inputs, skipped
+
+
+def wave_net(times: int = 6) -> keras.Model:
+    """The outputs of all blocks are added; the last block has no residual path."""
+    inputs, skipped = _wave_net(times)
+    return keras.Model(inputs, L.Conv1D(5, 1)(L.ReLU()(L.Add()(skipped))))
+
+
+def wave_net_with_sums(times: int = 6) -> keras.Model:
+    """Each block adds its output to those before."""
+    inputs, skipped = _wave_net(times)
+    return keras.Model(inputs, L.Conv1D(5, 1)(L.ReLU()(functools.reduce(ops.add, skipped))))
+
+
+def pyramid_net(times: int = 5) -> keras.Model:
+    """Each block is wider by 2.4 channels, rounded; its shortcut is padded with zeros."""
+    x = inputs = keras.Input((8, 8, 7))
+    for stage in range(2):
+        for block in range(times):
+            opens = stage > 0 and block == 0
+            width = 7 + int(2.4 * (stage * times + block + 1))
+            y = L.Conv2D(width, 3, 2 if opens else 1, padding="same")(L.BatchNormalization()(x))
+            y = L.Conv2D(width, 3, padding="same")(L.ReLU()(L.BatchNormalization()(y)))
+            x = L.AveragePooling2D(2)(x) if opens else x
+            x = L.Add()([y, ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, width - x.shape[-1]]])])
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+
+
+def rev_net(times: int = 4) -> keras.Model:
+    inputs = keras.Input((5, 12))
+    x, y = ops.split(inputs, 2, axis=-1)
+    for _ in range(times):
+        x = x + L.Dense(6, activation="relu")(_norm(y))
+        y = y + L.Dense(6)(L.Dense(13, activation="gelu")(x))
+    return keras.Model(inputs, L.Concatenate()([x, y]))
+
+
 def alternating(times: int = 6) -> keras.Model:
     def block(x: Tensor, number: int) -> Tensor:
         y = _norm(x)
@@ -253,6 +301,18 @@ def heads_by_hand(number: int = 4) -> keras.Model:
 # Models in which nothing repeats
 
 
+def towers_of_a_cell() -> keras.Model:
+    """Two equal pairs of branches, as in a cell of NASNet; none feeds another one."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.BatchNormalization()(L.Conv2D(8, 3, padding="same")(x))
+
+    def branch() -> Tensor:
+        y = L.BatchNormalization()(L.SeparableConv2D(8, 5, padding="same")(L.ReLU()(x)))
+        return L.BatchNormalization()(L.SeparableConv2D(8, 5, padding="same")(L.ReLU()(y)))
+
+    return keras.Model(inputs, L.Concatenate()([branch() + branch() for _ in range(2)]))
+
+
 def u_net() -> keras.Model:
     x = inputs = keras.Input((16, 16, 8))
     levels = []
@@ -336,6 +396,10 @@ REPEATED: dict[Callable[..., keras.Model], list[int]] = {
     res_net: [3, 4, 3],
     growing_rates: [5],
     dilated: [5],
+    wave_net: [5],
+    wave_net_with_sums: [3],
+    pyramid_net: [5, 5],
+    rev_net: [3],
     alternating: [3],
     cross_network: [4],
     film: [4],
@@ -352,6 +416,7 @@ REPEATED: dict[Callable[..., keras.Model], list[int]] = {
 """Model -> how often its blocks or branches repeat, in order."""
 
 DIFFERENT = (
+    towers_of_a_cell,
     u_net,
     long_skips,
     two_long_skips,

@@ -254,8 +254,8 @@ def _pairs_of_weights(
         if len(theirs) != len(layer.weights):
             raise ValueError(
                 f"{path} has {len(theirs)} weights ({', '.join(x.name for x in theirs)}), expected "
-                f"{len(layer.weights)}; of a model with LoRA or quantization, convert the original "
-                "weights"
+                f"{len(layer.weights)}; for a model with LoRA or quantization, convert the "
+                "original weights"
             )
         for ours, variable in zip(layer.weights, theirs, strict=True):
             view = place.view if isinstance(place, Part) and len(variable.shape) > 1 else None

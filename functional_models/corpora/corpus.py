@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
-Pair = tuple[str, str]
+from functional_models.corpora.stored import Pair, count_characters, in_pieces
 
 
 @dataclass(frozen=True, repr=False)
 class TextCorpus:
-    """Documents for language modelling.
+    """Documents for language modelling; those of files stay in a temporary file.
 
     Attributes:
         name: name of the source, for tables and reports.
@@ -19,14 +23,14 @@ class TextCorpus:
     """
 
     name: str
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...] = ()
+    train: Sequence[str]
+    validation: Sequence[str]
+    test: Sequence[str] = ()
 
     def __repr__(self) -> str:
         splits = {"training": self.train, "validation": self.validation, "test": self.test}
         parts = [
-            f"{_number(len(texts), 'document')} ({sum(map(len, texts)):,} characters) of {split}"
+            f"{_number(len(texts), 'document')} ({count_characters(texts):,} characters) of {split}"
             for split, texts in splits.items()
         ]
         return f"<TextCorpus {self.name!r}: {', '.join(parts)}>"
@@ -44,9 +48,9 @@ class ParallelCorpus:
     """
 
     name: str
-    train: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
-    test: tuple[Pair, ...]
+    train: Sequence[Pair]
+    validation: Sequence[Pair]
+    test: Sequence[Pair]
 
     def __repr__(self) -> str:
         splits = {"training": self.train, "validation": self.validation, "test": self.test}
@@ -59,3 +63,18 @@ def _number(count: int, noun: str) -> str:
 
 
 Corpus = TextCorpus | ParallelCorpus
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """Return a hash of the name and the content of a corpus."""
+    digest = hashlib.sha256(corpus.name.encode())
+    splits: tuple[Any, ...] = (corpus.train, corpus.validation, corpus.test)
+    for split in splits:
+        digest.update(len(split).to_bytes(8))
+        texts = split if isinstance(corpus, TextCorpus) else chain.from_iterable(split)
+        for pieces in in_pieces(texts):
+            content = hashlib.sha256()
+            for piece in pieces:
+                content.update(piece.encode("utf-8", "surrogatepass"))
+            digest.update(content.digest())
+    return digest.hexdigest()

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import BinaryIO
 from unicodedata import category
 
-_SAMPLE = 1 << 16  # bytes that are examined to say what a file is
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
+
+_SAMPLE = 1 << 16  # bytes that are examined to identify a file
 
 _CONTROLS = rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
 
@@ -41,26 +48,39 @@ _BYTE_ORDER_MARKS = (
 _ODD = ("Cc", "Cn", "Co", "Cs")  # categories that text hardly has: control, unassigned, private
 
 
-def decode_text(content: bytes, name: str) -> str:
-    """Return the text of UTF-8 bytes, without a byte order mark.
+def decode_pieces(file: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the text of a UTF-8 file in pieces, without a byte order mark.
 
     Args:
-        content: the bytes of a file.
+        file: a file at its beginning, which can be searched.
         name: name of the file, for errors.
 
     Raises:
         ValueError: the content is not UTF-8 or no plain text; the error names the format where it
             is known, else the first byte that is not UTF-8.
     """
-    _check_format(content, name)
-    try:
-        # Not "utf-8-sig", so that offsets in errors are those of the file.
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} {_fault(content, error)}") from None
-    if "\0" in text:
-        raise ValueError(f"{name} {_not_text(content)}")
-    return text
+    _check_format(file, name)
+    decoder = codecs.getincrementaldecoder("utf-8")()  # "utf-8-sig" has other offsets in errors
+    has_nul, at = False, 0
+    for block in chain(_blocks(file), [b""]):
+        at += len(block)
+        try:
+            piece = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            start = at - len(error.object) + error.start
+            raise ValueError(f"{name} {_fault(file, start, error.reason)}") from None
+        if at == len(block):
+            piece = piece.removeprefix("\ufeff")
+        has_nul = has_nul or "\0" in piece
+        if piece:
+            yield piece
+    if has_nul:
+        raise ValueError(f"{name} {_not_text(file)}")
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Return the text of UTF-8 bytes; name and errors as in `decode_pieces`."""
+    return "".join(decode_pieces(io.BytesIO(content), name))
 
 
 def decode_lines(content: bytes, name: str) -> list[str]:
@@ -70,15 +90,36 @@ def decode_lines(content: bytes, name: str) -> list[str]:
     form feeds, U+0085, U+2028 and others, which would misalign two files.
     """
     text = decode_text(content, name)
-    lines = text.split("\n") if "\n" in text else text.split("\r")
-    lines = [line.removesuffix("\r") for line in lines]
-    if not lines[-1]:
-        lines.pop()  # no line follows the last line end
-    return lines
+    return list(split_lines([text], "\n" in text))
 
 
-def _check_format(content: bytes, name: str) -> None:
+def split_lines(pieces: Iterable[str], has_newlines: bool) -> Iterator[str]:
+    """Yield the lines of a text in pieces; see `decode_lines`."""
+    end = "\n" if has_newlines else "\r"
+    parts: list[str] = []  # of a line that has not ended
+    for piece in pieces:
+        first, *others = piece.split(end)
+        parts.append(first)
+        for line in others:
+            yield "".join(parts).removesuffix("\r")
+            parts = [line]
+    if last := "".join(parts).removesuffix("\r"):  # no line follows the last line end
+        yield last
+
+
+def _blocks(file: BinaryIO, stop: int | None = None) -> Iterator[bytes]:
+    """Yield the content of a file in blocks, up to the offset `stop`."""
+    file.seek(0)
+    left = BLOCK if stop is None else stop
+    while block := file.read(min(BLOCK, left)):
+        yield block
+        left -= len(block) if stop is not None else 0
+
+
+def _check_format(file: BinaryIO, name: str) -> None:
     """Raise a ValueError if the content starts like a format other than plain text."""
+    file.seek(0)
+    content = file.read(BLOCK)
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             raise ValueError(
@@ -90,27 +131,29 @@ def _check_format(content: bytes, name: str) -> None:
         if content.startswith(start):
             if start == b"BZh" and content[4:10] not in (b"1AY&SY", b"\x17rE8P\x90"):
                 continue
-            if start == b"PK\x03\x04" and _OFFICE.search(content):
+            if start == b"PK\x03\x04" and any(map(_OFFICE.search, _blocks(file))):
                 what, advice = "a document of an office program or an e-book", "save it as text"
             raise ValueError(f"{name} is {what}, not plain text; {advice}")
 
 
-def _fault(content: bytes, error: UnicodeDecodeError) -> str:
-    """Say why bytes are not UTF-8, and what to do."""
-    at = error.start
-    line = content.count(b"\n", 0, at) + 1
-    where = f"byte 0x{content[at]:02x} at offset {at}, line {line} ({error.reason})"
-    near = content[max(0, at - _SAMPLE) : at + _SAMPLE]
+def _fault(file: BinaryIO, at: int, reason: str) -> str:
+    """Say why the byte at an offset is not UTF-8, and what to do."""
+    line = sum(block.count(b"\n") for block in _blocks(file, at)) + 1
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, at - _SAMPLE))
+    near = file.read(at + _SAMPLE - file.tell())
+    byte = near[min(at, _SAMPLE)]
+    where = f"byte 0x{byte:02x} at offset {at}, line {line} ({reason})"
     controls = len(re.findall(_CONTROLS, near))
     if controls > len(near) / 200 or 0 in near:
-        return _not_text(content)
+        return _not_text(file)
     decoded = near.decode("utf-8", errors="replace")
     damaged = decoded.count("\ufffd")
     whole = len(re.findall("[^\x00-\x7f]", decoded)) - damaged
-    if whole and error.reason == "unexpected end of data":
+    if whole and reason == "unexpected end of data":
         return (
             f"ends in the middle of a character: {where}; it is cut off: copy it again, or remove "
-            f"the last {len(content) - at} bytes"
+            f"the last {size - at} bytes"
         )
     if whole > damaged:
         return (
@@ -123,13 +166,15 @@ def _fault(content: bytes, error: UnicodeDecodeError) -> str:
     )
 
 
-def _not_text(content: bytes) -> str:
+def _not_text(file: BinaryIO) -> str:
     """Say what content with NUL or other control characters is, and what to do."""
-    sample = content[:_SAMPLE]
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    sample = file.read(_SAMPLE)
     printable = len(re.findall(rb"[\t\n\r -~]", sample)) / len(sample)
     likely = {}
     for encoding, width in (("UTF-32LE", 4), ("UTF-32BE", 4), ("UTF-16LE", 2), ("UTF-16BE", 2)):
-        if len(content) % width:
+        if size % width:
             continue
         text = sample.decode(encoding, errors="replace")
         odd = sum(c == "\ufffd" or (category(c) in _ODD and c not in "\t\n\r\f") for c in text)
@@ -144,8 +189,12 @@ def _not_text(content: bytes) -> str:
             f"looks like {best} without a byte order mark, not UTF-8; convert it: iconv -f {best} "
             "-t UTF-8"
         )
-    found = re.search(_CONTROLS, content)
+    offset = 0
+    for block in _blocks(file):
+        if found := re.search(_CONTROLS, block):
+            break
+        offset += len(block)
     if found and printable >= 0.75:
-        where = f"0x{found[0][0]:02x} at offset {found.start()}"
+        where = f"0x{found[0][0]:02x} at offset {offset + found.start()}"
         return f"has control characters ({where}), as no plain text has; give a text file"
     return "is binary data, not text in UTF-8; give a text file"

@@ -5,15 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from functional_models.checks import check_path
 from functional_models.corpora.corpus import Corpus, Pair, ParallelCorpus, TextCorpus
 from functional_models.corpora.docstrings import python_docstrings
 from functional_models.corpora.portuguese_english import portuguese_english
-from functional_models.corpora.text_files import StrPath, read_pairs, read_text
+from functional_models.corpora.stored import (
+    StoredPairs,
+    StoredTexts,
+    stored_pairs,
+    stored_texts,
+)
+from functional_models.corpora.text_files import StrPath, read_pairs, store_files
 
 EMBEDDED = "embedded"
 TFDS = "tfds:"
@@ -32,6 +40,7 @@ def load_text_corpus(
     validation: Files | None = None,
     test: Files | None = None,
     validation_fraction: float = 0.1,
+    progress: bool = True,
 ) -> TextCorpus:
     """Load text for language modelling.
 
@@ -41,6 +50,7 @@ def load_text_corpus(
         validation, test: further files. With `validation`, all of `source` is for training.
         validation_fraction: held-out share for sources without a validation split. Of a file it is
             the end: as in nanoGPT, n characters are split at `int(n * (1 - validation_fraction))`.
+        progress: show the progress with files that take more than a second to read.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -54,15 +64,13 @@ def load_text_corpus(
         if source == EMBEDDED:
             return python_docstrings(validation_fraction)
         return _tfds_text(str(source).removeprefix(TFDS), validation_fraction)
-    name, texts = _read_texts(source)
+    name, texts = _read_texts(source, progress)
     if validation is not None:
-        held_out = _read_texts(validation)[1]
+        held_out = _read_texts(validation, progress)[1]
     else:
-        cuts = [int(len(text) * (1 - validation_fraction)) for text in texts]
-        held_out = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
-        texts = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
-    tested = [] if test is None else _read_texts(test)[1]
-    return TextCorpus(name, _not_blank(texts), _not_blank(held_out), _not_blank(tested))
+        texts, held_out = texts.split(1 - validation_fraction)
+    tested = () if test is None else _read_texts(test, progress)[1]
+    return TextCorpus(name, texts.not_blank(), held_out.not_blank(), tested)
 
 
 def load_parallel_corpus(
@@ -71,6 +79,7 @@ def load_parallel_corpus(
     validation: Files | None = None,
     test: Files | None = None,
     held_out_fraction: float = 0.05,
+    progress: bool = True,
 ) -> ParallelCorpus:
     """Load sentence pairs for translation.
 
@@ -83,6 +92,7 @@ def load_parallel_corpus(
             file, the paths of two aligned files, plain or `.gz`, or `"tfds:NAME"`.
         validation, test: further files.
         held_out_fraction: held-out share of the training pairs without such files.
+        progress: as for `load_text_corpus`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -97,16 +107,16 @@ def load_parallel_corpus(
             return portuguese_english()
         return _tfds_parallel(str(source).removeprefix(TFDS), held_out_fraction)
     _check_fraction("held_out_fraction", held_out_fraction)
-    pairs = _read_parallel(source)
-    held_out: list[list[Pair]] = [
-        [] if files is None else _read_parallel(files) for files in (validation, test)
+    pairs: StoredPairs = _read_parallel(source, progress)
+    held_out: list[Sequence[Pair]] = [
+        () if files is None else _read_parallel(files, progress) for files in (validation, test)
     ]
     if validation is None:
         splits = 1 if test is not None else 2
         pairs, *parts = _hold_out(pairs, held_out_fraction, splits)
         held_out[:splits] = parts
     name = " and ".join(Path(path).name for path in _as_sequence(source))
-    return ParallelCorpus(name, tuple(pairs), tuple(held_out[0]), tuple(held_out[1]))
+    return ParallelCorpus(name, pairs, held_out[0], held_out[1])
 
 
 def load_corpus(
@@ -115,6 +125,7 @@ def load_corpus(
     *,
     validation: Files | None = None,
     test: Files | None = None,
+    progress: bool = True,
 ) -> Corpus:
     """Load text or sentence pairs.
 
@@ -123,17 +134,18 @@ def load_corpus(
         kind: the kind of model to train, `decoder_only` or `encoder_decoder`; by default the one
             that the names of the files show, and `encoder_decoder` for named corpora.
         validation, test: further files, as for these functions.
+        progress: as for these functions.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as these functions.
     """
     if (kind or kind_of_data(source) or "encoder_decoder") == "encoder_decoder":
-        return load_parallel_corpus(source, validation=validation, test=test)
-    return load_text_corpus(source, validation=validation, test=test)
+        return load_parallel_corpus(source, validation=validation, test=test, progress=progress)
+    return load_text_corpus(source, validation=validation, test=test, progress=progress)
 
 
 def kind_of_data(data: Files) -> str | None:
-    """Return the kind of model that files are for; `None` if their names do not show it."""
+    """Return the kind of model for these files, or `None` if their names do not show it."""
     paths = _as_sequence(data)
     if len(paths) == 2:
         return "encoder_decoder"
@@ -151,28 +163,29 @@ def _check_own_splits(source: Any, validation: Any, test: Any) -> None:
         )
 
 
-def _read_texts(files: Files) -> tuple[str, list[str]]:
+def _read_texts(files: Files, progress: bool) -> tuple[str, StoredTexts]:
     """Return a name and the text of each file."""
     paths = [check_path("a text file", path) for path in _as_sequence(files)]
     if not paths:
         raise ValueError("expected at least one text file, got none")
-    return ", ".join(path.name for path in paths), [read_text(path) for path in paths]
+    return ", ".join(path.name for path in paths), store_files(paths, progress=progress)
 
 
-def _read_parallel(files: Files) -> list[Pair]:
+def _read_parallel(files: Files, progress: bool) -> StoredPairs:
     paths = _as_sequence(files)
     if len(paths) not in (1, 2):
         raise ValueError(
             f"expected one .tsv file or two aligned files, got {len(paths)}: {list(paths)}"
         )
-    return read_pairs(*paths)
+    return read_pairs(*paths, progress=progress)
 
 
-def _hold_out(pairs: list[Pair], fraction: float, splits: int) -> list[list[Pair]]:
+def _hold_out(pairs: StoredPairs, fraction: float, splits: int) -> list[StoredPairs]:
     """Split pairs into the rest and `splits` parts, each with a fraction of the sources."""
     if fraction == 0:
-        return [pairs, *([] for _ in range(splits))]
-    sources = sorted({source for source, _ in pairs}, key=_hash)
+        return [pairs, *(pairs[:0] for _ in range(splits))]
+    hashes = np.fromiter((_hash(source) for source, _ in pairs), "uint64", len(pairs))
+    sources, source_of = np.unique(hashes, return_inverse=True)  # in order
     size = max(1, math.floor(len(sources) * fraction))
     if len(sources) <= splits * size:
         raise ValueError(
@@ -180,15 +193,13 @@ def _hold_out(pairs: list[Pair], fraction: float, splits: int) -> list[list[Pair
             f"for validation and test; give {splits + 1} pairs with different sources or more "
             "(lines end with \\n, \\r\\n or \\r); in Python, held_out_fraction=0 holds out none"
         )
-    split_of = {source: min(i // size, splits) for i, source in enumerate(sources)}
-    parts: list[list[Pair]] = [[] for _ in range(splits + 1)]
-    for pair in pairs:
-        parts[split_of[pair[0]]].append(pair)
+    split_of = np.minimum(source_of // size, splits)
+    parts = [pairs.rows(np.flatnonzero(split_of == split)) for split in range(splits + 1)]
     return [parts[-1], *parts[:-1]]
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def _as_sequence(paths: StrPath | Sequence[StrPath]) -> Sequence[StrPath]:
@@ -200,10 +211,6 @@ def _as_sequence(paths: StrPath | Sequence[StrPath]) -> Sequence[StrPath]:
             f"{type(paths).__name__}"
         )
     return paths
-
-
-def _not_blank(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text for text in texts if text and not text.isspace())
 
 
 def _check_fraction(name: str, fraction: float) -> None:
@@ -231,14 +238,13 @@ def _tfds_builder(name: str) -> Any:
     return builder
 
 
-def _tfds_columns(builder: Any, split: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return text columns of a split; nothing if there is no such split."""
+def _tfds_columns(builder: Any, split: str, columns: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the text columns of each example of a split; nothing if there is no such split."""
     import tensorflow_datasets as tfds
 
-    if split not in builder.info.splits:
-        return []
-    examples = tfds.as_numpy(builder.as_dataset(split=split))
-    return [tuple(example[column].decode("utf-8") for column in columns) for example in examples]
+    if split in builder.info.splits:
+        for example in tfds.as_numpy(builder.as_dataset(split=split)):
+            yield [example[column].decode("utf-8") for column in columns]
 
 
 def _tfds_text(name: str, validation_fraction: float) -> TextCorpus:
@@ -249,11 +255,13 @@ def _tfds_text(name: str, validation_fraction: float) -> TextCorpus:
             f"{TFDS}{name} has no column named text, but {', '.join(features)}; choose another "
             "data set, or save its text to a file"
         )
-    train = _not_blank([text for (text,) in _tfds_columns(builder, "train", ["text"])])
-    validation = _not_blank([text for (text,) in _tfds_columns(builder, "validation", ["text"])])
+    train, validation = (
+        stored_texts(_tfds_columns(builder, split, ["text"])).not_blank()
+        for split in ("train", "validation")
+    )
     if not validation and len(train) == 1:  # a single long text
-        cut = int(len(train[0]) * (1 - validation_fraction))
-        train, validation = (train[0][:cut],), _not_blank([train[0][cut:]])
+        train, validation = train.split(1 - validation_fraction)
+        validation = validation.not_blank()
     elif not validation:
         size = int(len(train) * validation_fraction)
         train, validation = train[: len(train) - size], train[len(train) - size :]
@@ -270,9 +278,9 @@ def _tfds_parallel(name: str, held_out_fraction: float) -> ParallelCorpus:
             "such as tfds:ted_hrlr_translate/pt_to_en"
         )
     train, validation, test = (
-        [(source, target) for source, target in _tfds_columns(builder, split, keys)]
+        stored_pairs((source, target) for source, target in _tfds_columns(builder, split, keys))
         for split in ("train", "validation", "test")
     )
     if not validation:
         train, validation = _hold_out(train, held_out_fraction, 1)
-    return ParallelCorpus(name, tuple(train), tuple(validation), tuple(test))
+    return ParallelCorpus(name, train, validation, test)

@@ -1,6 +1,6 @@
 """Rules of calls that move, cut and join axes: reshapes, slices, convolutions.
 
-See `plots.axes.rules` for what a rule is.
+`plots.axes.rules` defines the signature of a rule.
 """
 
 from __future__ import annotations

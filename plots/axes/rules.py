@@ -1,4 +1,4 @@
-"""How the axes of inputs become the axes of outputs: by what a layer declares, or by its class.
+"""Rules that map axes of inputs to axes of outputs, from a declaration or the class of a layer.
 
 A layer of yours declares its signature (see `plots.layers`). For classes that cannot,
 `AXIS_RULES["TheirLayer"] = rule` adds a function that takes a `Call` and unites axes in

@@ -1,4 +1,4 @@
-"""Which axes of a graph's tensors are the same: a union-find over axes, and calls with axes.
+"""Equal axes of the tensors of a graph: a union-find over axes, and calls with axes.
 
 (NetworkX has a `UnionFind`, but it cannot keep a size for each set, or refuse a union.)
 """
@@ -145,7 +145,7 @@ class CallWithAxes(Generic[SomeAxis]):
     ) -> tuple[list[list[str]], list[tuple[str, SomeAxis]]]:
         """Return the labels of an einsum equation, and (label, axis) of its tensors and the output.
 
-        Operands that are no tensors, such as kernels, are None.
+        Operands that are not tensors, such as kernels, are None.
         """
         ranks = [None if axes is None else len(axes) for axes in operands]
         labels = parse_equation(equation, [*ranks, len(self.output)])

@@ -1,4 +1,4 @@
-"""What the calls of a model cost: the plugins `parameters`, `flops` and `memory`."""
+"""Costs of the calls of a model: the plugins `parameters`, `flops` and `memory`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plots.annotations import Note, Overlay, Quantity
 from plots.axes import UNKNOWN, Axis, GraphAxes, axes_of
 from plots.costs.flop_rules import MeasuredCall, count, flops_of
 from plots.graph import Graph, Node, Tensor, bytes_of
-from plots.registry import OptionError, graph_plugin
+from plots.registry import graph_plugin
 
 DEFAULT_LENGTH = 1024
 DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224}
@@ -75,8 +75,8 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     Counts matrix products and convolutions, 2 FLOPs per multiply-add (Kaplan et al. 2020, section
     2.1), and no elementwise operations. Training takes about three times as many. Layers declare
     their products (see `plots.layers`); `plots.costs.flop_rules` has rules for those of Keras
-    and KerasHub. Where neither says what a call does, such as a `Lambda` or a layer of your own, it
-    gets a note of the kind "uncounted", and it and every total that it is part of is "at least".
+    and KerasHub. Other calls, such as a layer of your own, get a note of the kind "uncounted";
+    their FLOPs and all totals with them are "at least".
 
     Args:
         graph: The graph.
@@ -84,8 +84,8 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
             W, and for lengths the given t, else 1024.
 
     Raises:
-        ValueError: if a letter is no free axis of the model, a size is no positive int, or the
-            graph is folded.
+        ValueError: if a letter is not a free axis of the model, a size is not a positive int, or
+            the graph is folded.
     """
     graph.check_whole(_COUNT_FIRST)
     axes = axes_of(graph)
@@ -154,20 +154,20 @@ def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str,
     """Return the size of every free letter.
 
     Raises:
-        ValueError: if one is given for a letter that is not free, or is no positive int.
+        ValueError: if one is given for a letter that is not free, or is not a positive int.
     """
     free = [letter for letter, size in axes.letters.items() if size is None]
     if not isinstance(sizes, Mapping | None):
-        raise OptionError(f"sizes is {sizes!r}; it must be letters with their sizes, such as t=128")
+        raise ValueError(f"sizes is {sizes!r}; it must be letters with their sizes, such as t=128")
     given = dict(sizes or {})
     for letter, size in given.items():
         if letter not in free:
-            raise OptionError(
+            raise ValueError(
                 f"sizes has {letter!r}, but free axes of this model are "
                 f"{', '.join(map(repr, free)) or 'none'}"
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise OptionError(f"the size of {letter!r} is {size!r}; it must be an int, 1 or more")
+            raise ValueError(f"the size of {letter!r} is {size!r}; it must be an int, 1 or more")
     length = given.get("t", DEFAULT_LENGTH)
     return {letter: DEFAULT_SIZES.get(letter, length) for letter in free} | given
 

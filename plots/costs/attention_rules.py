@@ -20,7 +20,7 @@ from plots.costs.flop_rules import (
 
 @flop_rule("AdditiveAttention", "Attention")
 def _single_head(call: MeasuredCall) -> Quantity:
-    """Query (b, t, d), value and key (b, s, d); additive scores are no matrix product."""
+    """Query (b, t, d), value and key (b, s, d); additive scores are not a matrix product."""
     query, s = call.inputs["inputs.0"], call.inputs["inputs.1"][1].quantity
     scores = 2 * count(query) * s if call.node.config.get("score_mode") == "dot" else Quantity()
     return scores + 2 * count(call.output) * s

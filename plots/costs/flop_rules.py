@@ -1,4 +1,4 @@
-"""FLOPs of one call: by what its layer declares, or by a rule of its class.
+"""FLOPs of one call, from the declaration of its layer or from a rule for its class.
 
 Counted are matrix products and convolutions, 2 FLOPs per multiply-add (Kaplan et al. 2020, section
 2.1), and no elementwise operations (activations, norms, softmax, biases). Attention computes all
@@ -384,7 +384,7 @@ _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 @flop_rule("GRU", "LSTM", "RNN", "SimpleRNN")
 def _recurrent(call: MeasuredCall) -> Quantity:
-    """At every step and in each gate, the input and the last state times a matrix each."""
+    """Return the FLOPs of a matrix product of the input and one of the state, per step and gate."""
     products = sum(products for products, _ in _cells(call))
     return 2 * products * count(call.first[:2])
 
@@ -416,7 +416,7 @@ def _cells(call: MeasuredCall) -> Iterator[tuple[int, int]]:
 
 @flop_rule("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 def _recurrent_convolution(call: MeasuredCall) -> Quantity:
-    """At every step and in each gate, a convolution of the input and one of the last state."""
+    """Return the FLOPs of a convolution of the input and one of the state, per step and gate."""
     config = call.node.config
     rank = len(config["kernel_size"])
     last = config["data_format"] == "channels_last"

@@ -11,8 +11,8 @@ A diagnosis is a list of rules, each a function from a graph to findings. Other 
         '''A dropout right before the logits.'''
         ...
 
-Rules report only what the graph shows. They do not guess what happens inside a layer, and they do
-not report what a good model may do on purpose.
+Rules use the graph only. They do not guess the computation inside a layer, and they do not report
+choices that a good model may make on purpose.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def findings(graph: Graph) -> tuple[Note, ...]:
 def diagnosis_text(graph: Graph) -> str:
     """Return the diagnosis as text for a terminal: a description of the model, then the findings.
 
-    At the end it names the layers that the graph does not open, if there are any.
+    At the end it names the layers that the graph does not open, if there are any, with the reason
+    where `read_graph` was asked to open them.
     """
     notes = diagnose(graph).notes
     wrong = [note for note in notes if note.kind == "finding"]
@@ -98,7 +99,10 @@ def diagnosis_text(graph: Graph) -> str:
         where = _wrap(f"Where: {named(graph, note.about, most=5)}", indent)
         see = _wrap(f"See: {note.reference}", indent)
         parts.append("\n".join([_wrap(note.text, mark), where, see]))
-    if closed := _closed_layers(graph):
+    reasons = [note for note in graph.notes if note.kind == "closed"]
+    parts += [_wrap(note.text) for note in reasons]
+    explained = {node_id for note in reasons for node_id in note.about}
+    if closed := [node for node in _closed_layers(graph) if node.id not in explained]:
         parts.append(
             _wrap(
                 f"{counted(len(closed), 'layer')} that the graph does not open: "

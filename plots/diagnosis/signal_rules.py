@@ -467,7 +467,7 @@ def _blocks(flow: Reachability, node: Node) -> tuple[str, ...]:
 def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
     """Return whether a constant has a vector for each position of a stream (b, t, d).
 
-    Its shape is (t, d) or (1, t, d). Zeros, ones and sinusoids are no trained table.
+    Its shape is (t, d) or (1, t, d). Zeros, ones and sinusoids are not a trained table.
     """
     shape = constant.shape or ()
     if len(stream) != 3 or len(shape) < 2 or "float" not in str(constant.dtype):

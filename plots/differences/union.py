@@ -15,7 +15,7 @@ from plots.differences.report import Words, count_text, counts, sizes_text, weig
 from plots.folding.groups import Contraction
 from plots.graph import Edge, Graph, Node
 from plots.reading import graph_of
-from plots.registry import OptionError, graph_plugin
+from plots.registry import graph_plugin
 from plots.traversal import component_numbers, topological_order
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def diff(
         ValueError: if `against` is missing, the file holds no graph, or a graph is folded.
     """
     if against is None:
-        raise OptionError(
+        raise ValueError(
             'diff needs the graph to compare against: ("diff", {"against": graph, model or path})'
         )
     return marked(compare_graphs(graph_of(against), graph), changes_only)

@@ -126,7 +126,7 @@ def check_axes(array: np.ndarray, what: str, axes: str) -> None:
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> Path:
     """Save a figure as .png, .svg or .pdf, atomically; missing folders are created.
 
-    The same figure gives the same bytes.
+    Equal figures are saved as equal bytes.
 
     Returns:
         The path of the file.

@@ -173,12 +173,12 @@ def _rate(name: str, schedule: Schedule, step: int) -> float:
         rate = float(given)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"the schedule {name!r} gives {given!r} at step {step}; it must be a number, a Keras "
+            f"the schedule {name!r} returns {given!r} at step {step}; it must be a number, a Keras "
             "LearningRateSchedule, or a function from a step to a number"
         ) from error
     if not 0 <= rate < math.inf:
         raise ValueError(
-            f"the schedule {name!r} gives {rate} at step {step}; a learning rate must be finite "
+            f"the schedule {name!r} returns {rate} at step {step}; a learning rate must be finite "
             "and not negative"
         )
     return rate

@@ -56,7 +56,7 @@ def parameter_bars(counts: Counts | Mapping[str, Counts], title: str | None = No
     """
     if isinstance(counts, Graph):
         raise TypeError(
-            "parameter_bars takes a mapping component -> number of parameters; of a graph, e.g. "
+            "parameter_bars takes a mapping component -> number of parameters; for a graph, use "
             "{node.id: node.parameters for node in graph.nodes if node.owns_weights}"
         )
     check_mapping(counts, "parameter_bars", "counts", "component -> number of parameters")

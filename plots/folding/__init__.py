@@ -12,7 +12,7 @@ from plots.folding.notes import deviations, range_notes
 from plots.folding.stacks import find_stacks
 from plots.graph import Edge, Graph
 from plots.hierarchy import enclosing_namespaces
-from plots.registry import OptionError, graph_plugin
+from plots.registry import graph_plugin
 
 FOLDING = ("deviates", "varies")
 """Kinds of the notes of `fold_blocks`."""
@@ -49,7 +49,7 @@ def fold(graph: Graph, depth: int | None = None, blocks: int | None = 1) -> Grap
     """
     for name, value, least in (("depth", depth, 0), ("blocks", blocks, 1)):
         if value is not None and (type(value) is not int or value < least):
-            raise OptionError(f"{name} is {value!r}; it must be None or an int, {least} or more")
+            raise ValueError(f"{name} is {value!r}; it must be None or an int, {least} or more")
     if blocks is not None:
         graph = fold_blocks(graph, blocks)
     return graph if depth is None else close_groups(graph, depth)
@@ -76,7 +76,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
         ValueError: if `blocks` is less than one.
     """
     if blocks < 1:
-        raise OptionError(f"blocks is {blocks!r}; it must be at least 1")
+        raise ValueError(f"blocks is {blocks!r}; it must be at least 1")
     named, stacks = find_stacks(graph)
     into: dict[str, str] = {}
     extra: dict[str, int] = {}  # calls of opening blocks only

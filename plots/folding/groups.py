@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import depth_of, find_namespaces, find_unnamed_namespaces
-from plots.registry import OptionError
 from plots.traversal import CycleError, topological_order
 
 
@@ -106,7 +105,7 @@ def close_groups(graph: Graph, depth: int) -> Graph:
         ValueError: if `depth` is negative.
     """
     if depth < 0:
-        raise OptionError(f"depth is {depth!r}; it is a number of levels, 0 or more")
+        raise ValueError(f"depth is {depth!r}; it is a number of levels, 0 or more")
     members: dict[str, list[Node]] = {}
     for node_id, namespace in find_namespaces(graph).items():
         if depth_of(namespace) > depth:

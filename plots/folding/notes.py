@@ -79,16 +79,28 @@ def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
         kept += [(block, run) for block in stack.blocks[start:end]]
     noted = set()
     for (before, run_before), (block, run) in pairwise(kept):
-        odd, usual = (before, block) if run_before[2] < run[2] else (block, before)
+        odd, usual, repeated = (
+            (before, block, run) if run_before[2] < run[2] else (block, before, run_before)
+        )
         goes_on = run == run_before and run[1] == 1
         if not goes_on and odd.signature != usual.signature and odd.name not in noted:
             noted.add(odd.name)
-            text = f"{odd.name} differs from {usual.name}: {_difference(usual, odd)}"
+            start, period, times = repeated
+            place = (stack.blocks.index(usual) - start) % period
+            alike = stack.blocks[start + place : start + period * times : period]
+            text = f"{odd.name} differs from {usual.name}: {_difference(usual, odd, alike)}"
             yield Note("deviates", tuple(node.id for node in odd.nodes), text)
 
 
-def _difference(before: Block, after: Block) -> str:
-    """Return the first difference of two blocks in words."""
+def _difference(before: Block, after: Block, alike: Sequence[Block]) -> str:
+    """Return the first difference of two blocks in words.
+
+    Args:
+        before: A block of a run.
+        after: Another block.
+        alike: All blocks of the run. What varies in it is named only if nothing else differs.
+    """
+    varying = ""
     if len(before.nodes) != len(after.nodes):
         names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
         ways = {"also has": others - names, "lacks": names - others}
@@ -97,8 +109,8 @@ def _difference(before: Block, after: Block) -> str:
             for verb, n in ways.items()
         }
         return "it " + " and ".join(f"{verb} {some}" for verb, some in calls.items() if some)
-    for old, new, was, node in zip(
-        before.signature, after.signature, before.nodes, after.nodes, strict=True
+    for place, (old, new, was, node) in enumerate(
+        zip(before.signature, after.signature, before.nodes, after.nodes, strict=True)
     ):
         name = node.shown_name
         if was.class_name != node.class_name:
@@ -106,7 +118,12 @@ def _difference(before: Block, after: Block) -> str:
         for key in sorted({*was.config, *node.config} - {"seed"}):
             if was.config.get(key) != node.config.get(key):
                 change = f"{node.config.get(key)!r}, not {was.config.get(key)!r}"
-                return f"{key} of {name} is {change}"
+                change = f"{key} of {name} is {change}"
+                if all(
+                    block.nodes[place].config.get(key) == was.config.get(key) for block in alike
+                ):
+                    return change
+                varying = varying or change
         if was.outputs != node.outputs:
             shapes = [tensor.shape for tensor in node.outputs]
             return f"{name} returns {shapes}, not {[t.shape for t in was.outputs]}"
@@ -120,7 +137,8 @@ def _difference(before: Block, after: Block) -> str:
                 Counter(old.ports) - Counter(new.ports),
             )
             verb, ports = ("also takes", also) if also else ("does not take", lacks)
-            return f"{name} {verb} {' and '.join(ports)}"
+            which = " and ".join(ports) if len(ports) < 3 else f"{ports.total()} inputs"
+            return f"{name} {verb} {which}"
         for source, other in zip(old.sources, new.sources, strict=False):
             if source != other and "outside" in (source[0], other[0]):
                 here, there = (
@@ -130,7 +148,7 @@ def _difference(before: Block, after: Block) -> str:
                     for where, what in (other, source)
                 )
                 return f"{name} takes {here}, not {there}"
-    return "its calls are connected differently"
+    return varying or "its calls are connected differently"
 
 
 def _with_class(node: Node) -> str:

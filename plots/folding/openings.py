@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from plots.folding.signatures import Block, Run, call_signatures
 from plots.graph import Graph, Node
@@ -17,7 +18,8 @@ def with_openings(
     """Return blocks and runs, with the opening block of each run as the first one of it.
 
     A run of blocks such as `x + f(x)` is often opened by `g(x) + f(x)`, where g changes the width,
-    and f its strides. This block has all calls of the others, and those of g after them.
+    and f its strides. This block has all calls of the others, and those of g after them. Or the
+    opening block is like the others, but takes tensors of another size.
 
     Args:
         graph: The graph.
@@ -38,9 +40,31 @@ def with_openings(
                 opened.pop()
                 changed.pop()
                 members.insert(0, Block(before.name, opening.nodes, opening.signature))
+        elif (
+            (period == 1 < times)
+            and changed
+            and changed[-1][1:] == (1, 1)
+            and _differs_in_inputs(opened[-1], members[0])
+        ):
+            members.insert(0, opened.pop())
+            changed.pop()
         changed.append((len(opened), period, len(members) // period))
         opened += members
     return opened, changed
+
+
+def _differs_in_inputs(block: Block, following: Block) -> bool:
+    """Return whether a block has the same configuration and outputs but takes other sizes.
+
+    A single layer that widens, as the first convolution of a VGG block, is drawn.
+    """
+    return 1 < len(block.nodes) == len(following.nodes) and all(
+        replace(one, sizes=other.sizes, parameters=other.parameters) == other
+        and node.outputs == like.outputs
+        for one, other, node, like in zip(
+            block.signature, following.signature, block.nodes, following.nodes, strict=True
+        )
+    )
 
 
 def _is_same(graph: Graph, block: Block, opening: Block) -> bool:

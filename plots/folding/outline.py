@@ -9,7 +9,7 @@ from itertools import chain, count
 
 from plots.folding import fold_blocks
 from plots.folding.groups import close
-from plots.folding.repeats import post_dominators
+from plots.folding.order import post_dominators
 from plots.folding.stacks import common_start
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
@@ -29,7 +29,7 @@ def outline(graph: Graph) -> Graph:
     A sublayer is the branch of a skip path or, in a block without one, a part of the block by its
     name. A norm at its start or end stays a node, so that pre-norm, post-norm and sandwich norm
     look different. Token embeddings and what follows before a stream are one node as well, called
-    "embedding"; so are the branches into a merge that is no skip path, such as an Inception module.
+    "embedding"; so are the branches into any other merge, such as those of an Inception module.
     Of equal blocks one is drawn. Masks and the calls that only compute masks are left out.
     """
     graph = fold_blocks(mark_skip_paths(_without_masks(graph)))

@@ -1,10 +1,9 @@
 """Repeats in the structure of a graph, found without names.
 
-The calls are put in an order in which the calls of a block are neighbours: that of the tree of
-post-dominators (`_Tree`). A stack of equal blocks is then a tandem repeat of that sequence, such as
-"abc" in "abcabcabc", in which each call has the same class, configuration and sources as the call
-one period before. Sources are the same if they are at the same distance (a call of the block or of
-the block before) or the same call (an encoder, a mask, positions).
+`block_order` makes the calls of a block neighbours. A stack of equal blocks is then a tandem repeat
+of that sequence, such as "abc" in "abcabcabc", in which each call has the same class, configuration
+and sources as the call one period before. Sources are the same if they are at the same distance (a
+call of the block or of the block before) or the same call (an encoder, a mask, positions).
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from __future__ import annotations
 from bisect import bisect, insort
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import accumulate
 
-from plots.graph import Edge, Graph, Node
+from plots.folding.order import kind_codes
+from plots.graph import Edge, Graph
 from plots.hierarchy import common_namespace, depth_of
 from plots.layers import is_identity_like, is_norm
-from plots.traversal import topological_order
 
 _LONGEST_BLOCK = 4096
 """Maximum number of calls and edges of a block."""
@@ -27,8 +25,6 @@ _FEWEST_BRANCHES = 3
 
 _MOST_EXTENDED = 65_536
 """Maximum number of calls, or eight times that of the graph, by which repeats are extended."""
-
-_EXIT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,35 +41,6 @@ class Repeat:
     parallel: bool
 
 
-def post_dominators(graph: Graph) -> dict[str, str]:
-    """Return the nearest call that all paths from a call lead through, for those with one."""
-    parents = zip(graph.index, _Tree(graph, [0] * len(graph.nodes)).parent, strict=False)
-    return {i: graph.nodes[parent].id for i, parent in parents if parent != _EXIT}
-
-
-def block_order(graph: Graph, kinds: Mapping[str, Hashable]) -> list[str]:
-    """Return the ids of all calls in an order in which those of a block are neighbours.
-
-    Args:
-        graph: The graph.
-        kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
-    """
-    order = [graph.nodes[place] for place in _Tree(graph, _codes(graph, kinds)).order()]
-    places = {node.id: (place, 0) for place, node in enumerate(order)}
-    for node in filter(_is_mask, reversed(order)):
-        # A mask that is handed on from block to block is computed where its block takes it.
-        users = {edge.target for edge in graph.outgoing[node.id]}
-        others = [user for user in users if not _is_mask(graph.node(user))]
-        if users and len(others) < 2:
-            first, steps = min(places[user] for user in users)
-            places[node.id] = (first, steps - 1)
-    return sorted(places, key=places.__getitem__)
-
-
-def _is_mask(node: Node) -> bool:
-    return node.kind != "input" and all(tensor.dtype == "bool" for tensor in node.outputs)
-
-
 def find_repeats(
     graph: Graph,
     order: Sequence[str],
@@ -88,133 +55,8 @@ def find_repeats(
         kinds: Id of a call -> what must be equal in two calls that correspond, without sources.
         namespaces: Id of a call -> its namespace. Blocks that do not divide one are preferred.
     """
-    codes = dict(zip(graph.index, _codes(graph, kinds), strict=True))
+    codes = dict(zip(graph.index, kind_codes(graph, kinds), strict=True))
     return _Sequence(graph, order, codes, namespaces).repeats()
-
-
-def _codes(graph: Graph, kinds: Mapping[str, Hashable]) -> list[int]:
-    """Return a number for every call, equal for calls of the same kind."""
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(kinds[node.id], len(numbers)) for node in graph.nodes]
-
-
-class _Tree:
-    """The post-dominators of a graph: the nearest call that all paths from a call lead through.
-
-    In a residual network the post-dominator of a merge is the next merge, and the branch between
-    them is a subtree below the latter. What several blocks take, such as the output of an encoder,
-    is a subtree of its own. Calls are positions in `graph.nodes`.
-    """
-
-    def __init__(self, graph: Graph, codes: Sequence[int]) -> None:
-        size = len(graph.nodes)
-        self._codes = codes
-        index = graph.index
-        self._targets = [
-            list(dict.fromkeys(index[edge.target] for edge in graph.outgoing[node.id]))
-            for node in graph.nodes
-        ]
-        self._is_input = [node.kind == "input" for node in graph.nodes]
-        # The last element is that of _EXIT, to which calls without consumers lead.
-        self.parent = [_EXIT] * (size + 1)
-        self._level = [0] * (size + 1)
-        self._jump = [_EXIT] * (size + 1)
-        for call in reversed(range(size)):
-            self._hang(call, reduce(self._common, self._targets[call] or [_EXIT]))
-
-    def _hang(self, call: int, parent: int) -> None:
-        """Add a call below its parent; jumps of growing length make ways up logarithmic."""
-        jump = self._jump[parent]
-        levels = [self._level[each] for each in (parent, jump, self._jump[jump])]
-        self.parent[call] = parent
-        self._level[call] = levels[0] + 1
-        even = levels[0] - levels[1] == levels[1] - levels[2]
-        self._jump[call] = self._jump[jump] if even else parent
-
-    def _ancestor(self, call: int, level: int) -> int:
-        while self._level[call] > level:
-            far = self._jump[call]
-            call = far if self._level[far] >= level else self.parent[call]
-        return call
-
-    def _common(self, one: int, other: int) -> int:
-        """Return the lowest common ancestor."""
-        level = min(self._level[one], self._level[other])
-        one, other = self._ancestor(one, level), self._ancestor(other, level)
-        while one != other:
-            far = self._jump[one], self._jump[other]
-            one, other = far if far[0] != far[1] else (self.parent[one], self.parent[other])
-        return one
-
-    def order(self) -> list[int]:
-        """Return all calls, each after the calls below it in the tree.
-
-        Of the subtrees below a call, those that others take something from come first, then those
-        with an input of the model, then the largest: the blocks before this one. Branches with the
-        same content are neighbours.
-        """
-        size = len(self._codes)
-        children: list[list[int]] = [[] for _ in range(size + 1)]
-        needs: list[list[tuple[int, int]]] = [[] for _ in range(size + 1)]
-        for call, targets in enumerate(self._targets):
-            parent = self.parent[call]
-            children[parent].append(call)
-            for target in targets:
-                if target != parent:
-                    needs[parent].append((call, self._ancestor(target, self._level[call])))
-        rank: list[tuple[bool, int, int]] = []
-        for call in range(size):
-            ranks = [rank[child] for child in children[call]]
-            has_input = self._is_input[call] or not all(r[0] for r in ranks)
-            content = hash((self._codes[call], *sorted(r[2] for r in ranks)))
-            rank.append((not has_input, -1 + sum(r[1] for r in ranks), content))
-        found: list[int] = []
-        waiting = [_EXIT]
-        while waiting:
-            call = waiting.pop()
-            found.append(call)
-            below = children[call]
-            if len(below) > 1:
-                below = _arranged(sorted(below, key=rank.__getitem__), needs[call])
-            waiting += below
-        return found[:0:-1]
-
-
-def _arranged(calls: list[int], pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Return calls in their order, or else in one where each comes after those it needs.
-
-    Calls beside the longest way, such as those that hand on a mask or collect the outputs of all
-    blocks, are close to the call of the longest way from which they are fewer steps away.
-
-    Args:
-        calls: Calls, as positions in the graph.
-        pairs: (before, after).
-    """
-    place = {call: number for number, call in enumerate(calls)}
-    if len(calls) < 3 and all(place[before] < place[after] for before, after in pairs):
-        return calls
-    before: dict[int, set[int]] = {call: set() for call in calls}
-    after: dict[int, set[int]] = {call: set() for call in calls}
-    for first, second in pairs:
-        before[second].add(first)
-        after[first].add(second)
-    early: dict[int, int] = {}
-    late: dict[int, int] = {}
-    up: dict[int, int] = {}
-    down: dict[int, int] = {}
-    for call in sorted(calls):
-        early[call] = 1 + max((early[each] for each in before[call]), default=0)
-    longest = max(early.values())
-    for call in sorted(calls, reverse=True):
-        late[call] = min((late[each] for each in after[call]), default=longest + 1) - 1
-        nearest = min((down[each] for each in after[call]), default=len(calls))
-        down[call] = 0 if early[call] == late[call] else 1 + nearest
-    for call in sorted(calls):
-        nearest = min((up[each] for each in before[call]), default=len(calls))
-        up[call] = 0 if early[call] == late[call] else 1 + nearest
-    level = {call: early[call] if up[call] < down[call] else late[call] for call in calls}
-    order = sorted(calls, key=lambda call: (level[call], place[call]))
-    return topological_order({call: number for number, call in enumerate(order)}, pairs)
 
 
 class _Sequence:
@@ -333,7 +175,7 @@ class _Sequence:
 
             A block takes one tensor from the block before, divides no namespace, and begins with a
             branch: two calls take this tensor. Otherwise it begins with a layer that has weights
-            and is no norm. Deviating blocks around the repeat are whole ones.
+            and is not a norm. Deviating blocks around the repeat are whole ones.
             """
             ends, begins = self.ids[begin + size - 1], self.ids[begin + size]
             node = self.graph.node(begins)
@@ -409,10 +251,10 @@ class _Sequence:
         change = [0] * (last - first + 2)
         for place in range(first, last):
             targets = self._targets[place]
-            if len(targets) >= users:
-                farthest = targets[-users]
+            inside = bisect(targets, last - 1)
+            if inside >= users:
                 change[place + 1 - first] += 1
-                change[min(farthest, last) + 1 - first] -= 1
+                change[targets[inside - users] + 1 - first] -= 1
         return list(accumulate(change))
 
     def _feeds(self, begin: int, size: int) -> bool:
@@ -430,7 +272,27 @@ class _Sequence:
         size = len(members[0])
         begins = [self._place[ids[0]] for ids in members[:-1]]
         has_weights = any(self.graph.node(node_id).parameters for node_id in members[0])
-        return has_weights and all(self._feeds(begin, size) for begin in begins)
+        return (
+            has_weights
+            and all(self._feeds(begin, size) for begin in begins)
+            and self._leads_on(begins[0] + size, size)
+        )
+
+    def _leads_on(self, begin: int, size: int) -> bool:
+        """Return whether what a block of `size` calls takes from the one before leads out of it.
+
+        Otherwise the blocks are parts of branches that take the same.
+        """
+        reached = {at for at in range(begin - size, begin) for at in self._targets[at]}
+        for at in range(begin, begin + size):
+            if at in reached:
+                reached.update(self._targets[at])
+        feeding = (
+            at + size
+            for at in range(begin - size, begin)
+            if any(begin <= target < begin + size for target in self._targets[at])
+        )
+        return any(at in reached for at in feeding)
 
     def _are_branches(self, members: Sequence[tuple[str, ...]]) -> bool:
         """Return whether members are branches of equal rank into one list that a call takes."""

@@ -44,7 +44,8 @@ class _Change(NamedTuple):
     Attributes:
         numbers: The differences of the numbers of the configuration, by their places.
         grows: Whether sizes change.
-        adds: Whether the block only adds to what came before, as those of a DenseNet do.
+        adds: Whether the block only adds to what came before, as those of a DenseNet do, or is
+            wider and merges with it, as those of a PyramidNet.
     """
 
     numbers: dict[tuple[int, Path], float]
@@ -142,7 +143,14 @@ class _Comparisons:
                 for (path, now), (_, after) in zip(one.numbers, other.numbers, strict=True)
             }
             grows = any(one.sizes != other.sizes for one, other in pairs)
-            adds = grows and not any(numbers.values()) and _merges(block)
+            steps = [_step(*two) for o in pairs for two in zip(o[0].sizes, o[1].sizes, strict=True)]
+            # Stages of few blocks, of which each is wider by as much again, are drawn.
+            sizes = [size or 0 for one, _ in pairs for size in one.sizes]
+            widens = all(
+                step is not None and 0 <= step <= size / 2
+                for step, size in zip(steps, sizes, strict=True)
+            )
+            adds = grows and _merges(block) and (widens or not any(numbers.values()))
             self._changes[at, period] = _Change(numbers, grows, adds)
         return self._changes[at, period]
 
@@ -151,6 +159,20 @@ def _progresses(before: Signature | None, now: Signature, after: Signature) -> b
     """Return whether the numbers of three calls are equal or progress regularly."""
     if now.quantities == after.quantities:
         return before is None or before.quantities == now.quantities
+    steps = [_step(a, b) for a, b in zip(now.sizes, after.sizes, strict=True)]
+    if None in steps or (now.parameters != after.parameters and not any(steps)):
+        return False
+    lasts = (
+        steps
+        if before is None
+        else [_step(a, b) for a, b in zip(before.sizes, now.sizes, strict=True)]
+    )
+    rounds = any(step and step > 0 for step in steps)  # widths that grow are often rounded
+    if any(
+        step != last and not (rounds and step and last and _is_rounded(last, step, size or 0))
+        for last, step, size in zip(lasts, steps, now.sizes, strict=True)
+    ):
+        return False
     for place, ((path, this), (_, following)) in enumerate(
         zip(now.numbers, after.numbers, strict=True)
     ):
@@ -159,14 +181,14 @@ def _progresses(before: Signature | None, now: Signature, after: Signature) -> b
         if isinstance(step, float) or _GEOMETRIC.search("".join(path)):
             if (step > 0) - (step < 0) != (last > 0) - (last < 0):
                 return False
-        elif step != last:
+        elif step != last and not (rounds and abs(step - last) <= max(2, abs(this))):
             return False
-    steps = [_step(a, b) for a, b in zip(now.sizes, after.sizes, strict=True)]
-    if None in steps or (now.parameters != after.parameters and not any(steps)):
-        return False
-    return before is None or steps == [
-        _step(a, b) for a, b in zip(before.sizes, now.sizes, strict=True)
-    ]
+    return True
+
+
+def _is_rounded(last: int, step: int, size: int) -> bool:
+    """Return whether a size grows by steps that differ only as rounded numbers do."""
+    return min(last, step) > 0 and abs(step - last) <= max(1, size // 8)
 
 
 def _step(now: int | None, after: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What must be equal in two blocks for one to stand for the other, and what may change with depth.
+"""Properties that are equal in blocks folded into one, and those that may change with depth.
 
 The structure must be equal: classes, connections, and all of the configuration but numbers. Names
 and seeds do not count. Numbers may be equal, or progress from block to block: a drop rate that
@@ -19,7 +19,7 @@ from plots.traversal import once_per_graph
 LONGEST_PERIOD = 8
 """Maximum number of blocks in a repeating pattern, such as 2 for alternating windows."""
 _REACH = 2
-"""How many blocks back a block may take inputs from: 2 for the cells of NASNet."""
+"""Largest distance, in blocks, of the input of a block: 2 for the cells of NASNet."""
 
 _NOT_CONFIGURATION = frozenset({"name", "seed", "shared_object_id", "registered_name"})
 
@@ -31,7 +31,7 @@ Run = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What is compared of one call.
+    """The compared properties of one call.
 
     Attributes:
         kind: Number of the properties that must be equal.
@@ -54,7 +54,7 @@ class Signature:
 
     @property
     def quantities(self) -> tuple[Any, ...]:
-        """What may progress from block to block."""
+        """The properties that may change from block to block."""
         return self.numbers, self.sizes, self.parameters
 
 

@@ -10,7 +10,8 @@ from functools import reduce
 from itertools import count, takewhile
 
 from plots.folding.openings import with_openings
-from plots.folding.repeats import block_order, find_repeats
+from plots.folding.order import block_order
+from plots.folding.repeats import find_repeats
 from plots.folding.runs import find_runs
 from plots.folding.signatures import Block, Run, Signature, call_signatures, repeats_around, signed
 from plots.graph import Graph, Node
@@ -106,7 +107,7 @@ def _are_used_alike(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
     """Return whether calls outside of a run take the same from all blocks, but for the last ones.
 
     The long skip paths of a U-Net lead from every block to another one; then they are all drawn.
-    What the next block of the run would take may go elsewhere from the last.
+    The outputs of the last block may go elsewhere.
     """
     start, period, times = run
     patterns = [

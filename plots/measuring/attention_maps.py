@@ -20,7 +20,7 @@ from plots.reading.keras_calls import (
     arguments_of,
     parameter_names,
 )
-from plots.registry import OptionError, graph_plugin
+from plots.registry import graph_plugin
 from plots.traversal import once_per_graph
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def attention(
     maps = {i: found for i, found in _maps(execution, weights).items() if i in graph.index}
     sizes = {len(found.weights) for found in maps.values()}
     if sizes and not 0 <= example < min(sizes):
-        raise OptionError(
+        raise ValueError(
             f"example is {example!r}; the batch has the examples 0 to {min(sizes) - 1}"
         )
     pictures = {

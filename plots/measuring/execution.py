@@ -381,7 +381,7 @@ def loss_of_outputs(
     Raises:
         ValueError: if there are targets, but no loss, and the model was compiled with none; if
             there are neither targets nor a loss, and the model returns no floats.
-        TypeError: if there is a loss and no targets, and it is no function.
+        TypeError: if there is a loss and no targets, and it is not a function.
     """
     import keras
     from keras import ops
@@ -401,7 +401,7 @@ def loss_of_outputs(
         if not callable(loss):
             raise TypeError(
                 f"the loss {loss!r} compares outputs with targets, and there are none: give "
-                "targets, or as the loss a function of the model's outputs"
+                "targets, or a loss that is a function of the model's outputs"
             )
         return lambda outputs: mean(loss(_in_structure(model, outputs)))
     if loss is not None:

@@ -34,7 +34,7 @@ def random_inputs(
         batch: Size of the first axis, where it is free.
         length: Size of every other free axis; less, if the model has a shorter table of positions,
             according to the configurations of its layers.
-        seed: The same seed gives the same batch.
+        seed: Seed of the random values.
 
     Raises:
         TypeError: if the model has no graph.

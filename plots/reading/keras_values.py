@@ -45,6 +45,21 @@ def numbered_by_user(operations: Iterable[Any]) -> set[int]:
     }
 
 
+def frame_name(name: str) -> str:
+    """Return the name of an opened model, which is a namespace of the calls inside.
+
+    Dots at an end or beside each other, which would be namespaces without a name, and the signs
+    before the numbers of later and of unnamed calls become characters that look alike.
+    """
+    return _MISLEADING.sub(lambda found: found[0].translate(_ALIKE), name)
+
+
+_MISLEADING = re.compile(r"^\.+|\.+$|\.{2,}|[@#](?=\d)")
+_ALIKE = str.maketrans(
+    {".": "\N{ONE DOT LEADER}", "@": "\N{SMALL COMMERCIAL AT}", "#": "\N{SMALL NUMBER SIGN}"}
+)
+
+
 @cache
 def snake_case(class_name: str) -> str:
     """Return the stem of generated names: "add" for Add, "layer_norm" for LayerNorm."""
@@ -54,7 +69,7 @@ def snake_case(class_name: str) -> str:
 
 
 def kind_of(call: Any) -> Kind:
-    """Return what kind of object is called."""
+    """Return the kind of the called object."""
     import keras
 
     if isinstance(call.operation, keras.layers.InputLayer):
@@ -112,7 +127,7 @@ def _arguments_kept(operation: Any) -> dict[str, Any]:
 def read_declaration(
     operation: Any, ports: Collection[str], inputs: Mapping[str, Shape], outputs: Sequence[Shape]
 ) -> Declaration | None:
-    """Return what a layer declares about one of its calls; None if it declares nothing.
+    """Return the declaration of a layer about one of its calls, or None.
 
     A malformed declaration, or one that does not fit the tensors, is ignored with a warning.
     `ports` are all arguments of the call, flattened; `inputs` has the shapes of those that are

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plots.graph import Edge, Node, Shape, Tensor
+from plots.graph import Edge, Node, Shape, Tensor, namespace_of
 from plots.layers import is_identity_like
 from plots.reading.keras_calls import (
     CarriedMasks,
@@ -28,6 +28,7 @@ from plots.reading.keras_values import (
     call_class,
     config_of,
     constant_of,
+    frame_name,
     is_auto_named,
     kind_of,
     numbered_by_user,
@@ -35,7 +36,6 @@ from plots.reading.keras_values import (
     snake_case,
     tensor_of,
 )
-from plots.reading.traced_work import is_free_of_products
 from plots.reading.tracing import (
     ClosedError,
     OutputSpecs,
@@ -43,7 +43,7 @@ from plots.reading.tracing import (
     discard_calls_of,
     discard_new_calls,
     is_composite,
-    may_be_identity,
+    is_unknown_without_weights,
     traced_call,
 )
 
@@ -173,7 +173,7 @@ class Reader:
             kind=kind_of(call),
             class_name=type(operation).__name__,
             bases=base_names(operation.__class__),
-            namespace=name.rpartition(".")[0],
+            namespace=".".join(filter(None, [*place.opened[-1:], namespace_of(operation.name)])),
             layer=self._layer_ids.setdefault(id(operation), node_id),
             outputs=outputs,
             trainable=getattr(operation, "trainable", None) if not call.is_input else None,
@@ -181,13 +181,11 @@ class Reader:
             constants=tuple(constants),
             declaration=declaration,
             call_class=call_class(type(operation)),
-            free_of_products=is_free_of_products(call, declaration),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
-            returns_input=not (declaration and declaration.role) and self._returns_its_input(call),
             **self._weights.sizes_of(operation, [*weights.values()]),
         )
-        self.nodes.append(node)
+        self.nodes.append(self._with_traced_work(node, call))
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, weights))
@@ -299,24 +297,40 @@ class Reader:
         self._put_output_masks(traced.outputs, call, within)
         return [None if tensor is None else bound[id(tensor)] for tensor in traced.outputs]
 
-    def _returns_its_input(self, call: Any) -> bool:
-        """Return whether nothing but identities are inside a layer without weights.
+    def _with_traced_work(self, node: Node, call: Any) -> Node:
+        """Set `free_of_products` and `returns_input` of a node whose class does not tell.
 
-        Asked of layers whose class does not tell: `Lambda`, and those of others. The layer is
-        called on a symbolic tensor, so that neither names nor sizes decide.
+        The layer is called on symbolic tensors, so that neither names nor sizes decide.
         """
-        if not may_be_identity(call):
-            return False
+        from plots.costs.zero_cost import is_zero_cost
+
+        def is_free(inside: Node, operation: Any) -> bool:
+            is_known = not inside.call_class and not is_unknown_without_weights(operation)
+            return inside.free_of_products or (is_known and is_zero_cost(inside, has_floats=True))
+
+        if not is_unknown_without_weights(call.operation):
+            return node
         try:
-            with discard_new_calls([call.operation]):
+            with discard_new_calls([call.operation]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the model has given them before
                 traced = traced_call(call, self.shapes, self._masks.of, {})
         except ClosedError:
-            return False
+            return node
         reader = Reader(False, False, {}, self.cleanup)
         bound = {id(inside): ("", 0) for inside, _ in traced.inputs + traced.masks}
         with discard_calls_of(traced.function):
             reader.read_model(traced.function, Place((), bound, ()))
-        return all(map(is_identity_like, reader.nodes))
+        operations = [inside.record.operation for inside in reader.recorded]
+        declaration = node.declaration
+        has_products = declaration is not None and declaration.products is not None
+        has_role = declaration is not None and bool(declaration.role)
+        shapes = [tensor.shape for tensor in [*call.input_tensors, *call.outputs]]
+        keeps_shape = len(call.input_tensors) == len(call.outputs) == 1 and shapes[0] == shapes[1]
+        return replace(
+            node,
+            free_of_products=not has_products and all(map(is_free, reader.nodes, operations)),
+            returns_input=not has_role and keeps_shape and all(map(is_identity_like, reader.nodes)),
+        )
 
     def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
         """Set the masks of a call's outputs to those that the calls inside return."""
@@ -340,19 +354,21 @@ class Reader:
 
     def _enter(self, outer: Any, place: Place) -> tuple[str, ...]:
         """Return `Place.opened` of the calls inside a call of `outer`."""
-        outer_id = self._new_id(outer, place.prefix)
+        outer_id = self._new_id(outer, place.prefix, frame_name(outer.name))
         self._layer_ids.setdefault(id(outer), outer_id)
         return (*place.opened, outer_id)
 
-    def _new_id(self, operation: Any, prefix: str) -> str:
+    def _new_id(self, operation: Any, prefix: str, name: str = "") -> str:
         """Return a stable id: the name, or a count within `prefix` for a generated name.
+
+        `name` replaces that of the operation.
 
         Later calls of a layer within the same prefix get "@2"; a layer shared with another opened
         model is counted anew there, so that the calls of a model have the same ids in each call.
         """
         first = self._ids_within.get((id(operation), prefix))
         if not is_auto_named(operation) or id(operation) in self._user_named:
-            new_id = prefix + operation.name
+            new_id = prefix + (name or operation.name)
         elif first is not None:
             new_id = first
         else:

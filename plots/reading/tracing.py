@@ -22,7 +22,7 @@ from plots.reading.keras_calls import (
     implicit_masks_of,
     parameter_names,
 )
-from plots.reading.keras_values import declared_role
+from plots.reading.keras_values import call_class, declared_role, is_auto_named, snake_case
 
 OutputSpecs = dict[Any, Any]
 """(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
@@ -37,7 +37,7 @@ class ClosedError(ValueError):
 
 
 class Traced:
-    """The graph of one call of a composite layer, which is called on symbolic tensors.
+    """The graph of one call of a layer or operation, which is called on symbolic tensors.
 
     Keras records these calls at the sublayers, as it records every call. The sublayers belong to
     the user's model, so the records are removed after reading.
@@ -79,7 +79,8 @@ class Traced:
         import keras
 
         operation = call.operation
-        sizes = {size for weight in operation.weights for size in weight.shape}
+        weights = getattr(operation, "weights", ())  # an operation has none
+        sizes = {size for weight in weights for size in weight.shape}
         sizes |= {size for tensor in call.input_tensors for size in tensor.shape}
         odd = (n for n in count(smallest, 2) if n not in sizes)
         primes = (n for n in odd if all(n % divisor for divisor in range(3, math.isqrt(n) + 1)))
@@ -118,7 +119,7 @@ class Traced:
                 kwargs[port] = (inputs | masks)[id(mask)][0]
         self.inputs = tuple(inputs.values())
         self.masks = tuple(masks.values())
-        self.weights = {id(weight): weight for weight in operation.weights}
+        self.weights = {id(weight): weight for weight in weights}
         stand_ins = {}
         if symbolic_weights:
             own = {n: v for n, v in vars(operation).items() if id(v) in self.weights}
@@ -158,7 +159,8 @@ class Traced:
             for record in operation._inbound_nodes:
                 taken = (self.weights.get(id(value)) for _, value in arguments_of(record))
                 found |= {id(weight) for weight in taken if weight is not None}
-        others = [weight for weight in call.operation.weights if id(weight) not in found]
+        own = getattr(call.operation, "weights", ())
+        others = [weight for weight in own if id(weight) not in found]
         if others:
             raise ClosedError(f"no call inside takes its weight {others[0].name!r}")
         operations = (op for op in self.function.operations if not isinstance(op, layer_class))
@@ -213,7 +215,19 @@ def traced_call(
             continue
         return traced
     closed = [error for error in reasons if isinstance(error, ClosedError)]
-    raise closed[0] if closed else ClosedError(_why(reasons[0])) from None
+    reason = str(closed[0]) if closed else _why(reasons[0])
+    raise ClosedError(_without_generated_names(reason, call.operation)) from None
+
+
+_GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
+
+
+def _without_generated_names(text: str, layer: Any) -> str:
+    """Return a text without the numbers that depend on what else the process has built."""
+    for part in layer._flatten_layers():
+        if is_auto_named(part):
+            text = re.sub(rf"\b{re.escape(part.name)}\b", snake_case(type(part).__name__), text)
+    return _GENERATED.sub(r"\1", text)
 
 
 def _guesses(
@@ -284,6 +298,8 @@ def _outputs_inside(
     """
     import keras
 
+    if not isinstance(layer, keras.layers.Layer):
+        return layer.call(*args, **kwargs)
     returned = []
     if "training" in all_parameter_names(layer.__class__):
         kwargs.setdefault("training", None)  # no default, which Keras would pass on to sublayers
@@ -447,19 +463,18 @@ def is_composite(layer: Any) -> bool:
     return any(sub.weights for sub in inside)
 
 
-def may_be_identity(call: Any) -> bool:
-    """Return whether a layer may return its input, which neither weights nor its class tell."""
+def is_unknown_without_weights(operation: Any) -> bool:
+    """Return whether only tracing shows the work of a layer or operation without weights.
+
+    These are a `Lambda`, an `Activation` of a function, and layers and operations of your own.
+    """
     import keras
 
-    layer = call.operation
-    is_unknown = not type(layer).__module__.startswith("keras.")
-    return (
-        isinstance(layer, keras.layers.Layer)
-        and (is_unknown or isinstance(layer, keras.layers.Lambda))
-        and not layer.weights
-        and len(call.input_tensors) == len(call.outputs) == 1
-        and call.input_tensors[0].shape == call.outputs[0].shape
-    )
+    if getattr(operation, "weights", ()) or isinstance(operation, keras.Model | keras.Function):
+        return False
+    if isinstance(operation, keras.layers.Activation):
+        return not getattr(operation.activation, "__module__", "").startswith("keras.")
+    return isinstance(operation, keras.layers.Lambda) or call_class(type(operation)) != ""
 
 
 def _is_attention(layer: Any) -> bool:

@@ -1,6 +1,6 @@
 """Renderers map a graph to the contents of a file.
 
-This module holds what they share: the layout of a diagram, its labels, colours and legend.
+This module holds their shared parts: the layout of a diagram, its labels, colours and legend.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plots.annotations import DIFFERENCES, Note, Overlay, Quantity, counted, num
 from plots.axes import meaning
 from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.hierarchy import common_namespace, enclosing_namespaces, find_namespaces
-from plots.layers import is_attention, is_identity_like, is_norm
+from plots.layers import is_attention, is_identity_like, is_norm, merge_sign
 from plots.traversal import Reachability
 
 # Layout
@@ -30,7 +30,7 @@ SIDEWAYS = ("LR", "RL")
 
 @dataclass(frozen=True)
 class Layout:
-    """How to lay out a graph.
+    """Layout options of a graph.
 
     Attributes:
         namespaces: Node id -> namespace of the cluster that contains the node.
@@ -193,7 +193,9 @@ _NOTE_COLOURS = {
     "difference": INK,
     "description": INK,
     "finding": "#C51B1B",
+    "closed": DARK_GREY,
     "deviates": DARK_GREY,
+    "uncounted": DARK_GREY,
     "varies": DARK_GREY,
     "added": "#1B7837",
     "removed": "#B2182B",
@@ -202,7 +204,7 @@ _NOTE_COLOURS = {
     "reshaped": "#8C7B4F",
     "rewired": "#2166AC",
 }
-QUIET_NOTES = ("deviates", "varies")
+QUIET_NOTES = ("closed", "deviates", "uncounted", "varies")
 """Kinds of notes that are normal in a good model. Nothing is framed for them."""
 
 _MAX_NOTES = 4
@@ -359,10 +361,16 @@ def notes_at(node: Node, graph: Graph) -> list[Note]:
 
 
 def edge_labels(edge: Edge, graph: Graph, is_parallel: bool) -> list[str]:
-    """Return the labels of an edge: its argument if it has parallels, letters, overlay values."""
-    words = [edge.port] if is_parallel else []
+    """Return the labels of an edge: a minus, its argument if it has parallels, letters, values."""
+    words = ["−"] if is_subtracted(edge, graph) else []
+    words += [edge.port] if is_parallel else []
     words += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
     return words + [o.text(edge.id) for o in graph.overlays if edge.id in o.values]
+
+
+def is_subtracted(edge: Edge, graph: Graph) -> bool:
+    """Whether the edge leads to what a merge subtracts."""
+    return edge.port in ("inputs.1", "x2") and merge_sign(graph.node(edge.target)) == "−"
 
 
 def group_text(node: Node) -> str:

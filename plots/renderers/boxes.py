@@ -6,12 +6,13 @@ import base64
 import hashlib
 import html
 import io
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from plots.annotations import Note
 from plots.graph import Graph, Node
-from plots.layers import is_additive_merge
+from plots.layers import merge_sign
 from plots.renderers import (
     DARK_GREY,
     GREY,
@@ -27,7 +28,7 @@ from plots.renderers import (
     shape_text,
     wrapped,
 )
-from plots.renderers.labels import class_of, details_of, shared_of, title_of
+from plots.renderers.labels import class_of, details_of, operand_of, shared_of, title_of
 
 _MAX_PICTURE_POINTS = 240
 _POINTS_PER_PIXEL = 0.5  # so that pictures are sharp on fine displays and on paper
@@ -38,7 +39,7 @@ _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What nodes show besides the name and the class: options of `plots.renderers.graphviz.svg`."""
+    """Content of nodes besides name and class: options of `plots.renderers.graphviz.svg`."""
 
     shapes: bool = False
     dtypes: bool = False
@@ -67,9 +68,11 @@ def node_attributes(
     noted = noted_colour(graph, node.id)
     if noted:
         attributes |= {"color": quoted(noted), "penwidth": "2.5"}
-    if is_additive_merge(node) and not rows and not labels.full_names:
-        attributes |= {"label": quoted("+"), "shape": "circle", "fixedsize": "true"}
-        attributes |= {"width": "0.32", "height": "0.32", "fontsize": "18", "margin": "0"}
+    sign = merge_sign(node)
+    if sign and not rows and not labels.full_names:
+        size = "18" if len(sign) == 1 else "7"
+        attributes |= {"label": quoted(sign), "shape": "circle", "fixedsize": "true"}
+        attributes |= {"width": "0.32", "height": "0.32", "fontsize": size, "margin": "0"}
         if on_stream and not noted:
             attributes |= {"color": quoted(STREAM_COLOUR), "penwidth": "2.5"}
         return attributes
@@ -90,10 +93,12 @@ def _grey(node: Node, graph: Graph, text: str, colour: str = GREY) -> str:
 def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str | None) -> str:
     """Return the label of a node as an HTML-like table."""
     head = node.name if labels.full_names else title_of(node, graph)
-    title = f"<b>{escaped(head)}</b>"
+    title = f"<b>{escaped(_broken(head))}</b>"
     if class_of(node) not in ("", head):
         rest = class_of(node).removeprefix(f"{head} ")
-        title += f" {_grey(node, graph, rest)}"
+        title += f" {_grey(node, graph, _broken(rest))}"
+    if operand := operand_of(node, graph):
+        title += f" {_grey(node, graph, operand, DARK_GREY)}"
     if (times := graph.times(node)) > 1:
         title += f' <font point-size="16" color="{STREAM_COLOUR}">× {times}</font>'
     if tag is not None and tag != head:
@@ -106,10 +111,21 @@ def _table(node: Node, graph: Graph, labels: Labels, rows: list[str], tag: str |
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0">{cells}</table>>'
 
 
+def _broken(name: str) -> str:
+    """Return a name in lines, broken behind a word if possible, so that its box is not a strip."""
+    return "\n".join(_LINES.findall(name)) if len(name) > LONGEST_LINE else name
+
+
+LONGEST_LINE = 60
+_LINES = re.compile(
+    rf".{{1,{LONGEST_LINE}}}$|.{{1,{LONGEST_LINE - 1}}}[\W_]|.{{1,{LONGEST_LINE}}}", re.S
+)
+
+
 def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     """Return the rows below the title of a node, escaped."""
     rows = []
-    words = group_text(node) or details_of(node, graph, not labels.activations)
+    words = group_text(node) or details_of(node, graph, not labels.activations, False)
     parts = [_grey(node, graph, words, DARK_GREY)] if words else []
     if shared := shared_of(node, graph):
         text, colour = shared

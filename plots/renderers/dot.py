@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import enclosing_namespaces
-from plots.layers import is_additive_merge
+from plots.layers import merge_sign
 from plots.renderers import (
     GREY,
     INK,
@@ -24,6 +24,7 @@ from plots.renderers import (
     shape_text,
 )
 from plots.renderers.boxes import (
+    LONGEST_LINE,
     NO_LABELS,
     Labels,
     escaped,
@@ -68,7 +69,7 @@ STREAM_STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some calls of a graph that are drawn together, one below the other parts.
+    """Calls of a graph that are drawn together, below the other parts.
 
     Attributes:
         ids: The calls.
@@ -312,7 +313,7 @@ def _outermost(graph: Graph, layout: Layout, part: Part) -> Iterator[tuple[str, 
 def _in_reading_order(
     graph: Graph, nodes: Sequence[Node], layout: Layout, sideways: bool
 ) -> list[Node]:
-    """Return the calls in the order for Graphviz, which places what it reads first at the left.
+    """Return the calls in the order for Graphviz, which places the first ones at the left.
 
     The stream comes first, without its inputs. In nearly every model this puts the stream at the
     left, all sublayers on its right, and an encoder on the right of its decoder, so that no edge
@@ -336,7 +337,7 @@ class _Frames:
     """The clusters of a graph, or of one part of it, created on first use.
 
     Attributes:
-        clusters: Namespace -> cluster; "" -> what is around all of them.
+        clusters: Namespace -> cluster; "" -> the parent of all of them.
         graph: The graph.
         prefix: Start of their names in DOT, before the namespace.
         beside: Namespace -> points beside its title that the stream needs; None if the positions of
@@ -377,7 +378,7 @@ class _Frames:
         return repeated(frame_title(namespace, self.graph), repeats)
 
     def _spaces(self, namespace: str, size: int) -> str:
-        """Return spaces that make a cluster wide enough for its title and what is beside it.
+        """Return spaces that make a cluster wide enough for its title and the space beside it.
 
         The title is at the lower right, as on the plates of graphical models, because edges enter a
         cluster along its top. The stream leaves it at the left, other edges leave it in the middle.
@@ -394,8 +395,8 @@ def _beside_titles(graph: Graph, nodes: Iterable[Node], layout: Layout) -> dict[
     for node in nodes:
         if node.id not in layout.on_stream:
             continue
-        words = 7 * len(title_of(node, graph)) + 5 * len(class_of(node))
-        width = 24 if is_additive_merge(node) else words + 16
+        words = 7 * min(len(title_of(node, graph)), LONGEST_LINE) + 5 * len(class_of(node))
+        width = 24 if merge_sign(node) else words + 16
         for namespace in enclosing_namespaces(layout.namespaces[node.id]):
             beside[namespace] = max(beside.get(namespace, 0), 24 + width / 2)
     return beside

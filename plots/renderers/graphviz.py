@@ -97,7 +97,7 @@ def check_style(rankdir: str, dpi: int, columns: int | None = None) -> None:
 def render_dot(
     dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = (), engine: str = "dot"
 ) -> bytes:
-    """Return `dot` in one of `FORMATS`; equal DOT gives equal bytes.
+    """Return `dot` in one of `FORMATS`; equal DOT is rendered as equal bytes.
 
     Args:
         dot: The diagram.

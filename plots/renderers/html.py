@@ -23,9 +23,16 @@ from plots.arguments import takes_graphs
 from plots.folding import FOLDING, block_runs, fold_blocks, name_blocks
 from plots.graph import Graph, graph_document
 from plots.hierarchy import enclosing_namespaces
-from plots.layers import is_additive_merge
+from plots.layers import merge_sign
 from plots.registry import graph_renderer
-from plots.renderers import QUIET_NOTES, lay_out, letter_meanings, role_of, total_text
+from plots.renderers import (
+    QUIET_NOTES,
+    is_subtracted,
+    lay_out,
+    letter_meanings,
+    role_of,
+    total_text,
+)
 from plots.renderers.labels import class_of, details_of, frame_title, shared_of, title_of
 
 _ASSETS = Path(__file__).parent / "explorer"
@@ -82,11 +89,12 @@ def page_data(graph: Graph) -> dict[str, Any]:
 
     Returns:
         "graph": as in `Graph.to_json`, without overlays. "calls": id -> the namespace in which a
-        call is drawn, the words on its box, its role, and its tag. "frames": namespace -> title.
-        "edges": their ids. "placements": those of the skip paths. "differences", "quiet": the kinds
-        of notes on differences, and of those that frame nothing. "feeds", "below" and
-        "passed": see `Layout`. "runs": see `BlockRun`. "letters": the meanings of shape letters.
-        "overlays": with every value as text, also for namespaces.
+        call is drawn, the words on its box, its role, sign and tag. "frames": namespace -> title.
+        "edges": their ids. "subtracted": the ids of those with a minus. "placements": those of the
+        skip paths. "differences", "quiet": the kinds of notes on differences, and of those that
+        frame nothing. "feeds", "below" and "passed": see `Layout`. "runs": see `BlockRun`.
+        "letters": the meanings of shape letters. "overlays": with every value as text, also for
+        namespaces.
     """
     graph = name_blocks(graph)
     layout = lay_out(graph)
@@ -102,7 +110,8 @@ def page_data(graph: Graph) -> dict[str, Any]:
                 "type": class_of(node),
                 "details": details_of(node, graph),
                 "shared": (shared_of(node, graph) or ("",))[0],
-                "role": "merge" if is_additive_merge(node) else role_of(node),
+                "role": "merge" if merge_sign(node) else role_of(node),
+                "sign": merge_sign(node),
                 "tag": layout.tags.get(node.id, ""),
             }
             for node in graph.nodes
@@ -113,6 +122,7 @@ def page_data(graph: Graph) -> dict[str, Any]:
             for name in enclosing_namespaces(namespace)
         },
         "edges": [edge.id for edge in graph.edges],
+        "subtracted": [edge.id for edge in graph.edges if is_subtracted(edge, graph)],
         "placements": [path.placement for path in graph.skip_paths],
         "differences": DIFFERENCES,
         "quiet": QUIET_NOTES,

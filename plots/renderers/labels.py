@@ -9,6 +9,7 @@ from typing import Any
 
 from plots.graph import Graph, Node
 from plots.hierarchy import find_namespaces
+from plots.renderers import constant_text
 from plots.traversal import once_per_graph
 
 Config = Mapping[str, Any]
@@ -75,7 +76,9 @@ def shared_of(node: Node, graph: Graph) -> tuple[str, str] | None:
     return f"shared × {len(calls)}", _SHARED_COLOURS[place % len(_SHARED_COLOURS)]
 
 
-def details_of(node: Node, graph: Graph, with_activation: bool = True) -> str:
+def details_of(
+    node: Node, graph: Graph, with_activation: bool = True, with_operands: bool = True
+) -> str:
     """Return the numbers that matter in the configuration of a layer: "64 × 3×3, stride 2, same".
 
     Known keys of a configuration are read, whatever the class, so layers of other packages have
@@ -85,20 +88,47 @@ def details_of(node: Node, graph: Graph, with_activation: bool = True) -> str:
     if node.kind not in ("layer", "operation"):
         return ""
     inner = _wrapped(node.config)
-    notes = graph.notes_about.get(node.id, ())
-    varying = {
-        words.partition(" ")[0]
-        for note in notes
-        if note.kind == "varies"
-        for words in note.text.split("; ")
-    }
+    varying = _varying(node, graph)
     given = inner[1] if inner else node.config
     config = {key: value for key, value in given.items() if key not in varying}
     parts = [rule(config) for rule in _RULES]
+    parts += [operand_of(node, graph)] if with_operands else []
     parts += [_activation(config)] if with_activation else []
     merged = node.config.get("merge_mode", "concat")
     parts += [str(merged)] if merged not in ("concat", None) else []
     return ", ".join(part for part in parts if part)
+
+
+def operand_of(node: Node, graph: Graph) -> str:
+    """Return the constant operand of an operation with its sign: "× 0.5", "2 − x"; or ""."""
+    sign = _SIGNS.get(node.class_name, "") if node.kind == "operation" else ""
+    ports = {"x1", "x2"} - _varying(node, graph)
+    constant = next((c for c in node.constants if c.port in ports), None)
+    if not sign or constant is None:
+        return ""
+    value = constant.value
+    has_number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = _number(value) if has_number else constant_text(constant)
+    return f"{text} {sign} x" if constant.port == "x1" and sign in "−/" else f"{sign} {text}"
+
+
+_SIGNS = {
+    "Add": "+",
+    "Divide": "/",
+    "Maximum": "at least",
+    "Minimum": "at most",
+    "Multiply": "×",
+    "Subtract": "−",
+    "TrueDivide": "/",
+}
+"""Operation of two operands -> its sign, or words before a constant operand."""
+
+
+def _varying(node: Node, graph: Graph) -> set[str]:
+    """Return the numbers that differ between the blocks that a folded one stands for."""
+    notes = graph.notes_about.get(node.id, ())
+    texts = (note.text.split("; ") for note in notes if note.kind == "varies")
+    return {words.partition(" ")[0] for text in texts for words in text}
 
 
 def _wrapped(config: Config) -> tuple[str, dict[str, Any]] | None:
@@ -167,7 +197,7 @@ def _dilation(config: Config) -> str:
 
 
 def _padding(config: Config) -> str:
-    """Return the padding of a convolution if it is not "valid", or what a layer adds or cuts."""
+    """Return the padding or cropping of a layer, unless it is "valid"."""
     padding = config.get("padding")
     if isinstance(padding, str):
         return "" if padding == "valid" else padding
@@ -222,8 +252,8 @@ def _shape(config: Config) -> str:
 
 
 def _word(key: str) -> Callable[[Config], str]:
-    """Return a rule for a number with one word before it; 0 is left out."""
-    default = 1 if key in ("groups", "depth_multiplier") else 0
+    """Return a rule for a number with one word before it; its default is left out."""
+    default = 1 if key in ("groups", "depth_multiplier", "scale") else 0
 
     def rule(config: Config) -> str:
         value = config.get(key)
@@ -243,6 +273,8 @@ _WORDS = {
     "rate": "rate",
     "stddev": "stddev",
     "factor": "×",
+    "scale": "×",
+    "offset": "+",
     "negative_slope": "slope",
     "max_value": "at most",
     "n": "×",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from plots.annotations import Note
 from plots.graph import Graph, Node
-from plots.layers import is_additive_merge
+from plots.layers import merge_sign
 from plots.registry import graph_renderer
 from plots.renderers import (
     INK,
@@ -175,13 +175,13 @@ class _Chart:
 
 
 def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]:
-    """Return the lines of a node; a merge without further lines is a plus."""
+    """Return the lines of a node; a merge without further lines is its sign."""
     rows = [", ".join(map(shape_text, node.outputs))] if shapes else []
     rows += numbers_at(node, graph)
     rows += [words for note in notes_at(node, graph) for words in _note_words(note)]
     times = graph.times(node)
-    if is_additive_merge(node) and not rows and times == 1:
-        return ["+"]
+    if (sign := merge_sign(node)) and not rows and times == 1:
+        return [sign]
     name = title_of(node, graph)
     title = repeated(name, times)
     below = group_text(node) or class_of(node)
@@ -200,7 +200,7 @@ def _note_words(note: Note) -> list[str]:
 
 def _shaped(node: Node, words: list[str]) -> str:
     text = _text(words)
-    if words == ["+"]:
+    if words == [merge_sign(node)]:
         return f'(("{text}"))'
     left, right = {"input": ("([", "])"), "group": ("[[", "]]")}.get(node.kind, ("[", "]"))
     return f'{left}"{text}"{right}'
@@ -227,8 +227,9 @@ def escaped(text: str) -> str:
     """Escape `text` for a quoted label: most punctuation becomes character codes.
 
     Quotes end a label, a colon may start CSS, and older versions of Mermaid interpret Markdown and
-    addresses. A zero-width space breaks up what is interpreted even as codes: a backslash before n,
-    formulas, and icons. It also stands in an empty label, which would be a syntax error.
+    addresses. Controls, also those of the direction of text, are replaced. A zero-width space
+    breaks up what is interpreted even as codes: a backslash before n, formulas, and icons. It also
+    stands in an empty label, which would be a syntax error.
     """
     apart = _EVEN_AS_NUMBERS.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)
     return _SIGNS.sub(_code, apart).replace("#10;", "<br/>") or "\N{ZERO WIDTH SPACE}"
@@ -236,7 +237,7 @@ def escaped(text: str) -> str:
 
 _EVEN_AS_NUMBERS = re.compile(r"\\(?=n)|\$(?=\$)|\bfa[bklrs]?:(?=fa-)")
 _SIGNS = re.compile(
-    r"""[!"#$&'()*+:;<=>?@\[\\\]^`{|}~\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"""
+    r"""[!"#$&'()*+:;<=>?@\[\\\]^`{|}~\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"""
     r"|(?<![^\W_])[-_.]|[-_.](?![^\W_])"  # kept within words: "block_0", "1.5 k"
     r"|(?<!\S) |%(?=%)"  # two of the latter start a comment
 )
@@ -244,5 +245,5 @@ _SIGNS = re.compile(
 
 def _code(sign: re.Match[str]) -> str:
     number = ord(sign[0])
-    is_control = number < 32 or 127 <= number < 160 or 0xD800 <= number < 0xE000
-    return f"#{0xFFFD if is_control and number != 10 else number};"
+    is_shown = number == 10 or sign[0].isprintable()
+    return f"#{number if is_shown else 0xFFFD};"

@@ -137,7 +137,7 @@ def _warn_if_unreadable(graph: Graph, width: float, height: float) -> None:
 
 
 class _Page:
-    """A graph with what is needed to lay out its parts."""
+    """A graph with the data to lay out its parts."""
 
     def __init__(self, graph: Graph, labels: Labels, rankdir: str, splines: str) -> None:
         self.graph = graph

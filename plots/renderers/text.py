@@ -6,7 +6,7 @@ The stream is drawn as `git log --graph` draws branches:
     ●     embedding         a call on it
     ┣━╮   self_attention    a sublayer branches off
     ┃ │     query
-    ⊕━╯   residual          and merges back
+    ⊕━╯   residual          and merges back (⊖ where it is subtracted)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.cells import cell_len
 from plots.annotations import Note, SkipPath, counted, number_text
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import block_by_block, enclosing_namespaces, find_namespaces
+from plots.layers import merge_sign
 from plots.registry import graph_renderer
 from plots.renderers import constant_text, group_text, repeated, shape_text, wrapped
 from plots.renderers.labels import class_of, details_of, frame_title
@@ -29,8 +30,8 @@ _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
 _MIN_TEXT_WIDTH = 24  # kept for wrapped text, however long its start
 
 _LIGHT = {"│", "╮", "┤", "╯"}
-_DOWNWARDS = dict.fromkeys("┃○●⊕┣┓┳", "┃") | dict.fromkeys("│╮┤", "│")  # continued below
-_UPWARDS = set("┃●⊕┣│┤╯")
+_DOWNWARDS = dict.fromkeys("┃○●⊕⊖┣┓┳", "┃") | dict.fromkeys("│╮┤", "│")  # continued below
+_UPWARDS = set("┃●⊕⊖┣│┤╯")
 
 
 @graph_renderer("text", (".txt",))
@@ -97,7 +98,7 @@ def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
     if node is None:
         return []
     kind = group_text(node) or class_of(node)
-    if details := details_of(node, graph):
+    if details := details_of(node, graph, with_operands=False):
         kind += f" ({details})"
     cells = [kind, *[", ".join(map(_tensor_text, node.outputs))] * shapes]
     for overlay in graph.overlays:
@@ -295,13 +296,16 @@ def _gutter(graph: Graph, rows: Sequence[_Row]) -> list[str]:
         _place(lane, taken)
     columns = 1 + max((column for _, column in taken), default=-1)
     cells = [[" "] * 2 * columns for _ in rows]
-    merges = {path.target for path in graph.skip_paths}
+    merges = {
+        path.target: "⊖" if merge_sign(graph.node(path.target)) == "−" else "⊕"
+        for path in graph.skip_paths
+    }
     for lane in lanes:
         for row in range(lane.start, lane.end + 1):
             cells[row][2 * lane.column] = "┃"
         for node_id in lane.calls:
             begins = row_of[node_id] == lane.start and lane.fork is None
-            mark = "⊕" if node_id in merges else "○" if begins else "●"
+            mark = merges.get(node_id, "○" if begins else "●")
             cells[row_of[node_id]][2 * lane.column] = mark
     for lane in lanes:
         _draw_branches(lane, cells)

@@ -28,7 +28,7 @@ function labelOf(model, item, shown) {
   if (kind) label.classes.push("noted", `note-${kind}`);
   else if (notes.length) label.classes.push(`note-${notes.at(-1).kind}`); // a mark, no frame
   if (item.call?.role === "merge" && !value && item.times === 1) {
-    return { ...label, circle: true, width: MERGE_SIZE, height: MERGE_SIZE };
+    return { ...label, circle: item.call.sign, width: MERGE_SIZE, height: MERGE_SIZE };
   }
   const outputs = outputsText(model, item); // shapes of other tensors are on the edges
   const lines = [[{ text: shortened(item.title), style: "title" }]];
@@ -150,9 +150,10 @@ function badgeText(run, shown, times, name) {
 }
 
 /** The lines of the label of an edge. */
-function edgeLines(edge, shown) {
+function edgeLines(model, edge, shown) {
   if (edge.tag) return [];
-  const lines = edge.parallel ? [shortened(edge.parts[0].port)] : [];
+  const lines = edge.parts.some(({ id }) => model.subtracted.has(id)) ? ["−"] : [];
+  if (edge.parallel) lines.push(shortened(edge.parts[0].port));
   if (shown.shapes) lines.push(shortened(shapeText(edge.parts[0].tensor)));
   const value = shown.overlay?.places[edge.parts.at(-1).id];
   if (value) lines.push(value[1]);

@@ -21,6 +21,7 @@ class Model {
     this.graph = graph;
     this.differences = differences;
     this.quiet = data.quiet;
+    this.subtracted = new Set(data.subtracted); // ids of edges
     this.frames = data.frames;
     this.notes = graph.notes ?? [];
     this.feeds = data.feeds;

@@ -36,7 +36,7 @@ class Pane {
     const view = this.next;
     const labels = new Map([...view.items].map(([id, item]) => [id, labelOf(model, item, shown)]));
     const headers = new Map([...view.clusters.keys()].map((name) => [name, headerOf(model, name, shown)]));
-    const beside = view.edges.map((edge) => edgeLines(edge, shown));
+    const beside = view.edges.map((edge) => edgeLines(model, edge, shown));
     const sizes = {
       items: labels,
       headers,
@@ -172,7 +172,7 @@ class Pane {
     if (label.circle) {
       element.append(
         svg("circle", { class: "shape", cx: width / 2, cy: height / 2, r: width / 2 }),
-        svg("path", { class: "plus", d: `M${width / 2 - 5} ${height / 2}h10m-5-5v10` }),
+        sign(label.circle, width / 2),
       );
     } else {
       const shape = { width, height, rx: 6 };
@@ -319,6 +319,13 @@ function rail(item, height) {
   const inset = 8; // where it starts or ends inside
   const [from, to] = [item.enters ? 0 : inset, item.leaves ? height : height - inset];
   return svg("path", { class: "rail", d: `M${RAIL} ${from}V${to}` });
+}
+
+/** The sign of a merge in a circle: "+" and "−" as lines, "mean" as a text. */
+function sign(what, middle) {
+  const lines = { "+": "h10m-5-5v10", "−": "h10" }[what];
+  if (!lines) return svgText(middle, middle + 2.5, what, "sign");
+  return svg("path", { class: "plus", d: `M${middle - 5} ${middle}${lines}` });
 }
 
 function texts(line, indent, number) {

@@ -1,0 +1,163 @@
+"""The command `train`, and how a command stops."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from command_line import ROOT, SHORT, TINY, run, shell
+from small_text_models import TEXT
+
+import functional_models as fm
+from functional_models.cli import main
+
+
+def test_a_model_is_trained_evaluated_and_used_from_the_shell(files, tmp_path, capsys, monkeypatch):
+    load = functools.cache(fm.load)
+    monkeypatch.setattr("functional_models.loading.load", load)
+    to = str(tmp_path / "model")
+    data = ["--data", str(files / "text.txt")]
+    assert main(["train", "--to", to, *TINY, *SHORT, *data, "--dtype", "float32"]) == 0
+    printed = capsys.readouterr().out
+    assert "step      2/2" in printed
+    assert f" generate {to}" in printed
+    assert main(["evaluate", to, *data]) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    expected = load(to).evaluate([TEXT])
+    assert found.keys() == expected.keys()
+    assert found["tokens"] == str(len(TEXT))  # the whole file and the end token
+    np.testing.assert_allclose(float(found["loss"]), expected["loss"], atol=1e-4)
+    options = ["--sampler", "greedy", "--max-new-tokens", "5"]
+    assert main(["generate", to, "fox", *options]) == 0
+    text = load(to).generate("fox", "greedy", max_new_tokens=5)
+    assert capsys.readouterr().out == f"fox{text}\n"
+
+
+def test_a_recipe_is_checked_before_the_data_is_loaded(files, capsys):
+    assert (
+        run(["train", "--to", "{out}", *TINY, "--data", "{nowhere.txt}", "--steps", "0"], files)
+        == 2
+    )
+    assert "steps=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_ctrl_c_prints_how_to_resume(files, tmp_path, capsys, monkeypatch, has_checkpoint):
+    def stop(*given, **options):
+        if has_checkpoint:
+            (tmp_path / "checkpoint.npz").write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fm.CausalLM, "fit", stop)
+    arguments = ["train", "--to", str(tmp_path), *TINY, *SHORT, "--data", "{text.txt}"]
+    assert run(arguments, files) == 130
+    error = capsys.readouterr().err
+    assert ("the same command resumes from it" in error) == has_checkpoint
+    assert (f"nothing was written to {tmp_path} yet" in error) != has_checkpoint
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_ctrl_c_says_whether_a_command_has_written(tmp_path, capsys, monkeypatch, is_written):
+    to = tmp_path / "model"
+    to.mkdir()
+    (to / "old").write_text("")
+    os.utime(to / "old", (1, 1))
+    os.utime(to, (1, 1))
+
+    def stop(*given, **options):
+        if is_written:
+            (to / "new").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("functional_models.cli.import_keras", stop)
+    assert main(["import", "somewhere", "--to", str(to)]) == 130
+    error = capsys.readouterr().err
+    assert "checkpoint" not in error
+    assert ("nothing was written" in error) != is_written
+    assert ("may be incomplete" in error) == is_written
+
+
+@pytest.mark.parametrize("later_error", [None, SystemError])
+def test_ctrl_c_stops_training_even_if_a_library_swallows_it(
+    files, tmp_path, monkeypatch, later_error
+):
+    def swallow(*given, **options):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        if later_error is not None:
+            raise later_error
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(fm.CausalLM, "fit", swallow)
+    monkeypatch.setattr("functional_models.cli_errors.StopSignals.seconds", 0.1)
+    arguments = ["train", "--to", str(tmp_path), *TINY, *SHORT, "--data", "{text.txt}"]
+    assert run(arguments, files) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_of_two_trainings_into_one_folder_the_second_is_refused(files, tmp_path):
+    to = tmp_path / "model"
+    command = [sys.executable, "-m", "functional_models", "train", "--to", str(to), *TINY]
+    command += ["--data", str(files / "text.txt"), "--batch-size", "3", "--report-every", "50"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    command += ["--steps", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as first:
+        deadline = time.monotonic() + 300
+        while not (to / "model.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        second = subprocess.run(command, stdout=subprocess.DEVNULL, **options)
+        first.terminate()
+        _, error = first.communicate(timeout=120)
+    assert first.returncode == 143, error
+    assert second.returncode == 2
+    assert f"is being written by process {first.pid} on" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert fm.load(to).evaluate(TEXT)["loss"] > 0
+    assert not [path for path in to.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
+    to = tmp_path / "model"
+    command = ["-m", "functional_models", "train", "--to", str(to), *TINY]
+    command += ["--data", str(files / "text.txt"), "--batch-size", "3"]
+    command += ["--steps", "3000", "--report-every", "100"]
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not (to / "checkpoint.npz").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert b"Traceback" not in error
+    assert fm.load(to).evaluate(TEXT)["loss"] > 0
+    with np.load(to / "checkpoint.npz") as saved:
+        rows = json.loads(str(saved["state"]))["rows"]
+    found = shell(*command)
+    assert found.returncode == 0, found.stderr
+    steps = [int(n.replace(",", "")) for n in re.findall(r"^step +([\d,]+)/", found.stdout, re.M)]
+    assert steps == list(range(int(rows[-1]["step"]) + 100, 3001, 100))
+
+
+def test_tensorboard_is_asked_for_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("functional_models.cli.find_spec", lambda name: None)
+    assert main(["train", "--to", str(tmp_path / "model"), "--tensorboard"]) == 2
+    assert capsys.readouterr().err.endswith("needs TensorBoard: pip install tensorboard\n")
+    assert not list(tmp_path.iterdir())
