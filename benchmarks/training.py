@@ -2,14 +2,17 @@
 
     python benchmarks/training.py            # float32 and bfloat16, three rounds
     python benchmarks/training.py --rounds 1 --contenders tensorflow torch
+    python benchmarks/training.py --vocabulary 50257 --contenders tensorflow keras
     python benchmarks/training.py --products # the speed of matrix products alone
 
 Equal sizes, equal tokens, AdamW, no dropout, threads on all CPUs. This library runs as `fit` runs
-it, on each backend: with its metrics and with clipping of gradients. The others compute the loss
-only. Every measurement runs in its own process, and the contenders take turns, so that changes in
-the speed of the machine affect all. A measurement is the tokens per second of the median step.
-Reports the median of the rounds, and the median of the ratios of this library on TensorFlow to each
-other in the same round. PyTorch is not among the packages of this project; install it to compare.
+it, on each backend: with its metrics and with clipping of gradients. `keras` is its model compiled
+and fitted in the usual way, with the same metrics; the others compute the loss only. Every
+measurement runs in its own process, and the contenders take turns, so that changes in the speed of
+the machine affect all. A measurement is the tokens per second of the median step, and the peak of
+the memory of the process. Reports the median of the rounds, and the median of the ratios of the
+first contender to each in the same round. PyTorch is not among the packages of this project;
+install it to compare.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import argparse
 import functools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -111,12 +115,25 @@ def keras_hub(precision: str) -> float:
             INNER, HEADS, activation=keras.activations.gelu, normalize_first=True
         )(x)
     x = keras.layers.LayerNormalization()(x)
-    model = keras.Model(tokens, keras.layers.Dense(VOCABULARY, use_bias=False, dtype="float32")(x))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss=loss)
+    return train_keras(keras.Model(tokens, keras.layers.Dense(VOCABULARY, use_bias=False)(x)))
+
+
+def usual(precision: str) -> float:
+    """This library's model, compiled and fitted as any Keras model, with the same metrics."""
+    from functional_models.losses import token_metrics
+
+    set_precision(precision)
+    return train_keras(small_gpt(), weighted_metrics=token_metrics())
+
+
+def train_keras(model: Any, **options: Any) -> float:
+    """Return tokens per second of `model.fit` with Keras' own loss."""
+    import keras
 
     from functional_models.batches import training_data
 
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss=loss, **options)
     ends: list[float] = []
     steps = WARMUP_STEPS + TIMED_STEPS
     model.fit(
@@ -190,6 +207,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[str], float]]] = {
     "tensorflow": ("tensorflow", ours),
     "jax": ("jax", ours),
     "keras_torch": ("torch", ours),
+    "keras": ("tensorflow", usual),
     "keras_hub": ("tensorflow", keras_hub),
     "torch": ("torch", plain_torch),
     "torch_compile": ("torch", functools.partial(plain_torch, compiled=True)),
@@ -214,9 +232,9 @@ def products() -> None:
             print(f"{dtype:>9} ({rows}, {shape[0]}) x {shape}: {speed:,.0f} GFLOP/s")
 
 
-def measure(contender: str, precision: str) -> float:
-    """Run a contender in its own process; return tokens per second, NaN if it failed."""
-    command = [sys.executable, __file__, "--worker", contender, "--precision", precision]
+def measure(contender: str, precision: str, vocabulary: int) -> dict[str, float]:
+    """Run a contender in its own process; return its speed and memory, NaN if it failed."""
+    command = [sys.executable, __file__, "--worker", contender, "--precisions", precision]
     environment = {
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -224,40 +242,55 @@ def measure(contender: str, precision: str) -> float:
         # PyTorch would use one thread where two CPUs share a core.
         "OMP_NUM_THREADS": str(os.cpu_count()),
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [*command, "--vocabulary", str(vocabulary)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     if done.returncode:
         print(f"{contender} {precision} failed:\n{done.stderr[-800:]}", file=sys.stderr)
-        return float("nan")
-    return float(json.loads(done.stdout.splitlines()[-1])["tokens_per_second"])
+        return {"tokens/s": float("nan"), "MB": float("nan")}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
+    global VOCABULARY
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
     parser.add_argument("--products", action="store_true")
+    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    VOCABULARY = options.vocabulary
     if options.products:
         products()
         return
     if options.worker:
-        print(json.dumps({"tokens_per_second": CONTENDERS[options.worker][1](options.precision)}))
+        speed = CONTENDERS[options.worker][1](options.precisions[0])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        print(json.dumps({"tokens/s": speed, "MB": peak}))
         return
 
     for precision in options.precisions:
         rounds = []
         for number in range(options.rounds):
-            rounds.append({name: measure(name, precision) for name in options.contenders})
-            figures = ", ".join(f"{name} {value:,.0f}" for name, value in rounds[-1].items())
+            rounds.append({c: measure(c, precision, VOCABULARY) for c in options.contenders})
+            figures = ", ".join(f"{c} {row['tokens/s']:,.0f}" for c, row in rounds[-1].items())
             print(f"{precision} round {number + 1}: {figures} tokens/s", flush=True)
-        for name in options.contenders:
-            median = statistics.median(row[name] for row in rounds)
-            ratio = statistics.median(row["tensorflow"] / row[name] for row in rounds)
+        first = options.contenders[0]
+        for contender in options.contenders:
+            speed = statistics.median(row[contender]["tokens/s"] for row in rounds)
+            memory = statistics.median(row[contender]["MB"] for row in rounds)
+            ratio = statistics.median(
+                row[first]["tokens/s"] / row[contender]["tokens/s"] for row in rounds
+            )
             print(
-                f"{precision:>9} {name:>13}: {median:>8,.0f} tokens/s; TensorFlow / it {ratio:.2f}"
+                f"{precision:>9} {contender:>13}: {speed:>8,.0f} tokens/s, {first} / it "
+                f"{ratio:.2f}; {memory:,.0f} MB"
             )
 
 

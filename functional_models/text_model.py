@@ -364,12 +364,18 @@ class TextModel(ABC):
 
 
 def _check_training_memory(spec: builders.TransformerSpec, model: Any, batches: Batches) -> None:
-    """Check a lower bound of the memory of a training step: its logits, and AdamW's arrays."""
-    logits = 4 * batches.batch_size * batches.longest * spec.vocabulary_size
+    """Check a lower bound of the memory of a step: features, a chunk of logits, AdamW's arrays."""
+    from functional_models.cross_entropy import CHUNK
+
+    tokens = batches.batch_size * batches.longest
+    # A norm's output, a query, a key, a value and a hidden layer of each block, at the least.
+    features = tokens * spec.num_layers * (4 * spec.hidden_dim + spec.intermediate_dim)
+    logits = min(tokens, CHUNK) * spec.vocabulary_size
     check_memory(
-        2 * logits + 4 * 4 * model.count_params(),  # gradients, and two moments
-        f"the logits of batch_size={batches.batch_size:,} sequences of {batches.longest:,} tokens, "
-        "and weights,",
+        # Logits have gradients; weights have gradients, and two moments.
+        4 * (features + 2 * logits + 4 * model.count_params()),
+        f"the features of batch_size={batches.batch_size:,} sequences of {batches.longest:,} "
+        "tokens, and weights,",
         "reduce batch_size, or the sizes of the model",
     )
 
