@@ -13,10 +13,16 @@ from functional_models.training_graph import TrainingGraph, result_metrics
 ROWS, LENGTH = 3, 7
 
 
-def decoder(**fields):
+def decoder(precision="float32", **fields):
     sizes = {"vocabulary_size": 23, "num_layers": 2, "hidden_dim": 12, "num_heads": 2}
     sizes |= {"intermediate_dim": 17, "max_sequence_length": LENGTH, "pad_token_id": None}
-    return builders.build_decoder_only("pre_norm_learned", **sizes, dropout=0.0, **fields)
+    keras.config.set_dtype_policy(precision)
+    try:
+        return builders.build_decoder_only(
+            "pre_norm_learned", **{**sizes, "dropout": 0.0, **fields}
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def foreign():
@@ -91,18 +97,77 @@ def assert_equal_steps(found, expected, rtol=1e-5, atol=1e-6):
         np.testing.assert_allclose(new, old, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("fuses", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "fuses"), [*((name, True) for name in MODELS), ("bias", False), ("tied", False)]
+)
 def test_a_step_equals_one_of_keras(name, fuses, monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK", 5)  # 21 tokens: the last chunk is not full
     model = MODELS[name]()
-    smoothing = 0.1 if fuses else 0.0
-    found = step_of_graph(model, batch(), smoothing, fuses)
-    assert_equal_steps(found, step(model, batch(), smoothing))
+    found = step_of_graph(model, batch(), 0.1, fuses, run_eagerly=True)
+    assert_equal_steps(found, step(model, batch(), 0.1, run_eagerly=True))
 
 
-@pytest.mark.parametrize("options", [{"run_eagerly": True}, {"jit_compile": True}])
-def test_a_step_runs_eagerly_and_compiled_whole(options, monkeypatch):
+@pytest.mark.parametrize("options", [{"jit_compile": False}, {"jit_compile": True}])
+def test_a_step_runs_compiled(options, monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK", 5)
-    model = decoder(attention_dropout=0.0)
-    assert_equal_steps(step_of_graph(model, batch(), **options), step(model, batch()))
+    model = decoder(num_layers=1)
+    expected = step(model, batch(), run_eagerly=True)
+    assert_equal_steps(step_of_graph(model, batch(), **options), expected)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_changes_a_step_by_rounding_only(precision):
+    full, half = (decoder(policy) for policy in ("float32", precision))
+    half.set_weights(full.get_weights())
+    (logs, weights), (expected_logs, expected) = (
+        step_of_graph(model, batch(), run_eagerly=True) for model in (half, full)
+    )
+    assert logs["cross_entropy"] == pytest.approx(expected_logs["cross_entropy"], rel=0.01)
+    for new, old, start in zip(weights, expected, full.get_weights(), strict=True):
+        size = np.linalg.norm(old - start)
+        assert np.linalg.norm(new - old) <= 0.05 * size + 1e-4
+
+
+def test_no_array_has_the_logits_of_all_tokens(monkeypatch):
+    """The largest array has the tokens of a chunk, wherever the gradient is computed."""
+    sizes = []
+    product = cross_entropy._product
+
+    def measured(x, table, *, transposed):
+        y = product(x, table, transposed=transposed)
+        sizes.append(y.shape)
+        return y
+
+    monkeypatch.setattr(cross_entropy, "_product", measured)
+    monkeypatch.setattr(cross_entropy, "CHUNK", 5)
+    step_of_graph(MODELS["foreign"](), batch(), run_eagerly=True)
+    assert {shape[0] for shape in sizes} == {5}
+    assert {shape[1] for shape in sizes} == {5, 23}  # gradients of features, and logits
+
+
+def test_ties_are_right_and_only_the_first_of_them_an_exact_match():
+    ids = keras.Input((2,), dtype="int32")
+    model = keras.Model(ids, layers.Embedding(3, 3, weights=[np.ones((3, 3))])(ids))
+    graph = TrainingGraph(model, tokens=4, exact_match=True)
+    graph.compile(weighted_metrics=result_metrics(exact_match=True))
+    tokens, weights = np.zeros((2, 2), "int32"), np.ones((2, 2), "float32")
+    labels = np.array([[0, 0], [0, 2]], "int32")
+    everything = {"inputs": tokens, "labels": labels, "weights": weights}
+    logs = graph.test_on_batch(everything, labels, weights, return_dict=True)
+    assert (logs["token_accuracy"], logs["exact_match"]) == (1, 0.5)
+
+
+def test_weights_of_tokens_are_not_rounded_to_the_precision_of_the_model():
+    model = decoder("mixed_bfloat16")
+    tokens, labels, weights = batch()
+    odd = weights + np.float32(1.001)  # bfloat16 would make it 1
+    losses = [step_of_graph(model, (tokens, labels, w))[0]["loss"] for w in (odd, np.round(odd))]
+    assert losses[0] != losses[1]
+
+
+def test_the_layers_of_a_model_stay_as_they_are():
+    model = MODELS["foreign"]()
+    before = [len(layer._inbound_nodes) for layer in model.layers]
+    step_of_graph(model, batch(), run_eagerly=True)
+    assert [len(layer._inbound_nodes) for layer in model.layers] == before
+    assert model.layers[1].output is not None
