@@ -282,7 +282,7 @@ def test_saving_deletes_nothing_else_that_a_manifest_names(folder, fresh, name):
 
 def test_the_tokenizer_of_another_model_raises(folder, tmp_path):
     (path,) = folder.glob("tokenizer-*")
-    byte_tokenizer(lowercase=True).save(path)
+    byte_tokenizer(lowercase=True).save(path, overwrite=True)
     with pytest.raises(ValueError, match="is not the tokenizer that the model was saved with"):
         fm.load(folder)
     shutil.rmtree(path)

@@ -448,7 +448,7 @@ def test_a_second_fit_continues_from_the_current_weights():
 
 def test_pair_batches_contain_the_encoded_sentences():
     translator = text_model("encoder_decoder")
-    batches = translator._batches(PAIRS[:3], 2, 0)
+    batches = translator._batches(PAIRS[:3], 2, 0, progress=False)
     assert isinstance(batches, PairBatches)
     inputs, labels, weights = next(iter(batches.eval_batches()))
     target = PAIRS[0][1].encode()
