@@ -20,7 +20,7 @@ VOCABULARY = 31
 def batch(rows, length, seed=0):
     """Return labels (b, t), logits (b, t, v), weights (b, t), with rows of unequal length."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, VOCABULARY, (rows, length))
+    labels = rng.integers(0, VOCABULARY, (rows, length), dtype="int32")
     logits = rng.normal(scale=3, size=(rows, length, VOCABULARY)).astype("float32")
     weights = np.arange(length) < rng.integers(1, length + 1, (rows, 1))
     return labels, logits, weights.astype("float32")
