@@ -23,8 +23,17 @@ from functional_models.corpora.stored import temporary_file
 
 Batch = tuple[Any, np.ndarray, np.ndarray]
 
-# Fixed, so that training and evaluation share compiled shapes.
-BUCKET_LENGTHS = (16, 32, 48, 64, 96, 128)
+
+def default_bucket_lengths() -> tuple[int, ...]:
+    """Return the lengths that rows are padded to, so that shapes repeat.
+
+    In fine steps little of a batch is padding. JAX compiles the whole step for each length.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return 16, 32, 48, 64, 96, 128
+    return *range(8, 32, 4), *range(32, 64, 8), *range(64, 129, 16)
 
 
 def teacher_forcing(
@@ -232,6 +241,7 @@ class PairBatches(Batches):
         pad_id: padding id.
         batch_size: rows per batch, `b`.
         bucket_lengths: lengths that rows are padded to; longer ones are doubled from the last.
+            By default few for JAX, which compiles a step for each, and more for the others.
         max_length: maximum padded length, such as `max_sequence_length`.
         seed: seed of the order.
 
@@ -246,7 +256,7 @@ class PairBatches(Batches):
         *,
         pad_id: int,
         batch_size: int,
-        bucket_lengths: Sequence[int] = BUCKET_LENGTHS,
+        bucket_lengths: Sequence[int] | None = None,
         max_length: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -267,7 +277,7 @@ class PairBatches(Batches):
         self.pairs = pairs
         self.pad_id = pad_id
         lengths = np.maximum(sizes[:, 0], sizes[:, 1] - 1)
-        self.bucket_lengths = list(bucket_lengths)
+        self.bucket_lengths = list(bucket_lengths or default_bucket_lengths())
         while self.bucket_lengths[-1] < max(lengths):
             self.bucket_lengths.append(2 * self.bucket_lengths[-1])
         if max_length is not None:

@@ -13,8 +13,11 @@ from functional_models.losses import ExactMatch, TokenCount, TokenMean
 
 Tensor = Any
 
-LEAST_WORK = 10**8
+LEAST_WORK = 5 * 10**9
 """Multiplications of a forward pass from which compiled kernels repay their compilation."""
+
+LEAST_LOGITS = 10**6
+"""The same for the loss, in logits of a batch."""
 
 
 class TrainingGraph(keras.Model):
@@ -49,6 +52,7 @@ class TrainingGraph(keras.Model):
         self.label_smoothing = label_smoothing
         self.exact_match = exact_match
         self.fuses = tokens * model.count_params() >= LEAST_WORK
+        self.fuses_loss = tokens * model.outputs[0].shape[-1] >= LEAST_LOGITS
         # In the order of the model, which is that of the optimizer's state.
         self._of_model = [[*model.variables], [*model.weights]]
 
@@ -64,6 +68,7 @@ class TrainingGraph(keras.Model):
         labels = batch["labels"]
         with fused_kernels(self.fuses):
             features = self.body(batch["inputs"], training=training)
+        with fused_kernels(self.fuses_loss):
             loss, results = token_losses(
                 ops.reshape(features, (-1, features.shape[-1])),
                 ops.reshape(labels, (-1,)),

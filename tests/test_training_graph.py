@@ -78,7 +78,7 @@ def step_of_graph(model, data, smoothing=0.0, fuses=True, **options):
     """Return the same for a `TrainingGraph`."""
     before = model.get_weights()
     graph = TrainingGraph(model, label_smoothing=smoothing, tokens=ROWS * LENGTH, exact_match=True)
-    graph.fuses = fuses
+    graph.fuses = graph.fuses_loss = fuses
     metrics = result_metrics(exact_match=True)
     graph.compile(keras.optimizers.SGD(0.1), weighted_metrics=metrics, **options)
     inputs, labels, weights = data
