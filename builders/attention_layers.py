@@ -8,7 +8,6 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.elementwise import capped
-from builders.fused import fused, is_fusing
 
 Tensor = Any
 
@@ -19,7 +18,6 @@ def repeat_key_value_heads(x: Tensor, heads: int) -> Tensor:
     return x if groups == 1 else ops.repeat(x, groups, axis=2)
 
 
-@fused
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Return attention weights in float32: (b, n, t, s), mask (1 or b, 1 or t, s) -> same.
 
@@ -63,8 +61,8 @@ class DotProductAttention(Scaled):
 
     def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         key, value = (repeat_key_value_heads(x, query.shape[2]) for x in (key, value))
-        if is_fusing():
-            # TensorFlow has no fused attention: two products, and the softmax as one kernel.
+        if keras.backend.backend() == "tensorflow":
+            # Keras has no fused attention there; with the heads first, it takes two thirds.
             query, key, value = (ops.swapaxes(x, 1, 2) for x in (self.scaled(query), key, value))
             weights = masked_softmax(ops.einsum("bnth,bnsh->bnts", query, key), mask)
             return ops.swapaxes(ops.matmul(ops.cast(weights, value.dtype), value), 1, 2)
