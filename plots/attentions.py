@@ -8,8 +8,7 @@ there may be masks, biases, scales, dropouts, transposes and reshapes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -18,11 +17,13 @@ from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.layers import (
     ATTENTION_LAYERS,
     FUSED_ATTENTION,
+    PARTS,
     PRODUCTS,
     is_additive_merge,
     is_attention,
     is_softmax,
 )
+from plots.mask_values import masks_the_future
 from plots.traversal import Reachability, data_flow, once_per_graph
 
 _MOST_STEPS = 16
@@ -95,11 +96,12 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     found = [attention for attention in candidates if attention is not None]
     if not found:
         return ()
-    flow = query_flow(graph, found)
+    flow = _position_flow(graph, found)
+    by_value = data_flow(graph)
     sequences = {  # computed from the model's inputs, and with more axes than batch and width
         node.id
         for node in graph.nodes
-        if flow.depends_on_input(node.id)
+        if by_value.depends_on_input(node.id)
         and any(_is_float(tensor) for tensor in node.outputs)
         and max(len(tensor.shape) for tensor in node.outputs) > 2
     }
@@ -118,6 +120,30 @@ def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
     """
     others = (edge.id for a in attentions for edge in (*a.keys, *a.values, *a.masks))
     return data_flow(graph, without=others)
+
+
+def _position_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
+    """Return the data flow along queries that passes positions on.
+
+    It leaves out summaries of a sequence: states of a recurrent layer, pooled vectors, and means.
+    """
+    others = {edge.id for a in attentions for edge in (*a.keys, *a.values, *a.masks)}
+    by_value = data_flow(graph, without=others)
+    followed = {edge.id for edges in by_value.incoming.values() for edge in edges}
+
+    def passes(edge: Edge) -> bool:
+        target = graph.node(edge.target)
+        is_summary = len(edge.tensor.shape) < 3 or edge.port.startswith("initial_state")
+        return edge.id in followed and not is_summary and not _summarises(edge, target)
+
+    return Reachability(graph, passes)
+
+
+def _summarises(edge: Edge, target: Node) -> bool:
+    """Return whether a call reduces all positions to one, unlike a slice."""
+    before, after = edge.tensor.shape[1:-1], target.outputs[0].shape[1:-1]
+    is_one = all(size == 1 for size in after) and len(target.outputs[0].shape) > 2
+    return is_one and not all(size == 1 for size in before) and not target.is_a(PARTS)
 
 
 def _in_one_call(graph: Graph, node: Node) -> Attention | None:
@@ -355,25 +381,16 @@ def _permutation(node: Node, rank: int) -> list[int] | None:
 
 # Masks ------------------------------------------------------------------------------------------
 
-MASK_LAYERS: set[str] = {"Concatenate", "Embedding", "Flatten", "Identity", "Masking", "Permute"}
-MASK_LAYERS |= {"RepeatVector", "Reshape", *_MERGES}
-"""Layers that mask nothing by themselves; for other layers only the name shows it."""
-
-RELATIVE_BIAS = re.compile("(alibi|position|relative).*bias")
-"""Names of layers that prefer some distances to others, and mask none."""
-
-_RELATIVE_ROLES = frozenset({"alibi_positions", "relative_positions"})
-
 _ORDERS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual"})
 
-_Hint = Literal["causal", "padding", "unknown"]
+_Hint = Literal["padding", "unknown"]
 
 
 class Masked(NamedTuple):
-    """Return the keys that an attention masks; None if the graph does not show it.
+    """The keys that an attention masks; None if the graph does not show it.
 
     Attributes:
-        causal: Whether it masks keys later than the query.
+        causal: Whether it masks all keys later than the query.
         padding: Whether it masks padding.
     """
 
@@ -391,62 +408,56 @@ def attentions_with_masks(
     """
     attentions = find_attentions(graph)
     flow = query_flow(graph, attentions)
-    behind = Reachability(graph, stop=_is_relative_bias)
+    behind = Reachability(graph, stop=_is_trained)
+    only_masks = _inputs_of_masks(graph, attentions, flow)
 
     def masked_by(attention: Attention) -> Masked:
-        hints = {hint for constant in attention.constants for hint in _hints_of_constant(constant)}
-        sources = {edge.source for edge in attention.masks}
-        starts = [i for i in sources if not _is_relative_bias(graph.node(i))]
+        starts = {edge.source for edge in attention.masks}
         nodes = [graph.node(node_id) for node_id in {*starts, *behind.ancestors(*starts)}]
-        calls = [node for node in nodes if not _is_relative_bias(node)]
-        hints.update(hint for node in calls for hint in _hints_of_call(graph, node, flow))
-        unsure = None if "unknown" in hints or not attention.has_known_masks else False
+        calls = [node for node in nodes if not _is_trained(node)]
+        hints = {hint for node in calls for hint in _hints_of_call(graph, node, flow, only_masks)}
+        unsure = "unknown" in hints or not attention.has_known_masks
         # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
-        may_be_padding = unsure is None or any(flow.depends_on_input(node.id) for node in calls)
+        may_be = unsure or any(flow.depends_on_input(node.id) for node in calls)
         return Masked(
-            causal=True if "causal" in hints else unsure,
-            padding=True if "padding" in hints else None if may_be_padding else False,
+            causal=masks_the_future(graph, flow, attention),
+            padding=True if "padding" in hints else None if may_be else False,
         )
 
     return attentions, flow, {attention.id: masked_by(attention) for attention in attentions}
 
 
-def _hints_of_constant(constant: Constant) -> Iterator[_Hint]:
-    if constant.pattern == "lower triangular" or ("causal" in constant.port and constant.value):
-        yield "causal"
-    elif constant.pattern == "" and sum(size != 1 for size in constant.shape or ()) > 1:
-        yield "unknown"
+def _inputs_of_masks(
+    graph: Graph, attentions: Iterable[Attention], flow: Reachability
+) -> frozenset[str]:
+    """Return the inputs of the model, a number for each position, that only masks depend on."""
+    masks = {edge.id for attention in attentions for edge in attention.masks}
+    others = data_flow(graph, without=masks)
+    ends = [node_id for node_id, _ in graph.outputs]
+    used = {*ends, *others.ancestors(*ends)}
+    nodes = (graph.node(node_id) for node_id in graph.inputs)
+    return frozenset(n.id for n in nodes if len(n.outputs[0].shape) <= 2 and n.id not in used)
 
 
-def _hints_of_call(graph: Graph, node: Node, flow: Reachability) -> Iterator[_Hint]:
-    for constant in node.constants:
-        yield from _hints_of_constant(constant)
-    name = _name(node)
-    if node.role in ("causal_mask", "padding_mask"):
-        yield "causal" if node.role == "causal_mask" else "padding"
-    elif "causal" in name or "lookahead" in name or node.class_name in ("Tril", "Triu"):
-        yield "causal"
-    elif "padding" in name or "padmask" in name:
+def _hints_of_call(
+    graph: Graph, node: Node, flow: Reachability, only_masks: Collection[str]
+) -> Iterator[_Hint]:
+    if node.role == "padding_mask" or node.id in only_masks:
         yield "padding"
     elif node.class_name in _ORDERS | {"Equal", "NotEqual"}:
         # Of two operands one is the id of the padding or the length of the sequences, if only the
         # other one depends on values. Of two positions, neither or both depend on values.
         values = [flow.depends_on_input(edge.source) for edge in graph.incoming[node.id]]
-        has_array = any(constant.shape for constant in node.constants)
         if any(values) and not all([*values, len(values) > 1]):
             yield "padding"
-        elif node.class_name in _ORDERS and (len(values) > 1 or has_array):
-            yield "causal"
     elif node.kind == "input":
-        if "mask" in name or node.outputs[0].dtype == "bool":
+        if node.outputs[0].dtype == "bool":
             yield "padding" if len(node.outputs[0].shape) <= 2 else "unknown"
-    elif node.kind != "operation" and not node.is_a(MASK_LAYERS):
+    elif node.role != "causal_mask" and (node.call_class or node.kind == "model"):
         yield "unknown"
 
 
-def _is_relative_bias(node: Node) -> bool:
-    return node.role in _RELATIVE_ROLES or RELATIVE_BIAS.search(_name(node)) is not None
-
-
-def _name(node: Node) -> str:
-    return f"{node.class_name} {node.label}".lower().replace("_", "")
+def _is_trained(node: Node) -> bool:
+    """Return whether a call returns biases that are trained, or prefer some distances."""
+    is_bias = node.role in ("alibi_positions", "relative_positions")
+    return is_bias or bool(node.parameters or node.shared_parameters)

@@ -67,8 +67,9 @@ class Constant:
         value: A plain Python value; None for an array.
         shape: The shape of an array.
         dtype: The dtype of an array.
-        pattern: The values of an array in words: "zeros", "ones", "lower triangular", "sinusoids",
-            or "".
+        pattern: The values of an array in words: "zeros", "ones", "lower triangular" (1, and 0
+            above), "hides the upper triangle" (0, and large negative numbers above), "counting"
+            (0, 1, 2, ...), "sinusoids", or ""; "" for weights, which training changes.
         digest: Hash of the values of an array; None if they are unknown, if they are weights, or if
             the other fields determine them.
     """
@@ -123,6 +124,9 @@ class Node:
         opens_with: Option of `read_graph` that was not set and would open the call, or "".
         opened: Namespaces of the opened models and layers that contain the call, outermost first.
         returns_input: Whether a layer whose class does not tell was found to return its input.
+        traits: What else calling such a layer on symbolic tensors shows of its work: "shape only"
+            if no output depends on the values of an input, "<kind> positions" if it adds positions
+            or rotates by them, and "masks" if it attaches masks to its outputs only when it runs.
     """
 
     id: str
@@ -147,6 +151,7 @@ class Node:
     opens_with: str = ""
     opened: tuple[str, ...] = ()
     returns_input: bool = False
+    traits: tuple[str, ...] = ()
 
     @property
     def owns_weights(self) -> bool:

@@ -315,7 +315,13 @@ SHAPE_ONLY: set[str] = {
     "SinePositionEncoding",
     "ZerosLike",
 }
-"""Take only the shape of their input and none of its values."""
+"""Take only the shape of their input and none of its values.
+
+Those of Keras and KerasHub are known by their class; what others take is found by calling them.
+"""
+
+SHAPE_TRAIT = "shape only"
+"""Trait (`Node.traits`) of a layer whose outputs do not depend on the values of its inputs."""
 
 NORMS: set[str] = {
     "BatchNorm",
@@ -407,7 +413,7 @@ def is_norm(node: Node) -> bool:
 
 def is_shape_only(node: Node) -> bool:
     """Whether the call takes only the shape of its input."""
-    return node.is_a(SHAPE_ONLY)
+    return SHAPE_TRAIT in node.traits or (not node.call_class and node.is_a(SHAPE_ONLY))
 
 
 def is_identity_like(node: Node) -> bool:

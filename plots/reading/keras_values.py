@@ -225,9 +225,9 @@ def constant_of(port: str, value: Any) -> Constant:
     array = keras.ops.convert_to_numpy(value)
     if shape == ():
         return Constant(port, _plain(array), shape, dtype)
-    pattern = _pattern(array)
     # Training changes variables of Keras and its backend.
     is_weight = hasattr(value, "assign") or getattr(value, "requires_grad", False)
+    pattern = "" if is_weight else _pattern(array)
     has_digest = pattern not in ("zeros", "ones") and not is_weight
     return Constant(port, None, shape, dtype, pattern, _digest(array) if has_digest else None)
 
@@ -242,11 +242,16 @@ def _pattern(array: Any) -> str:
         return "zeros"
     if (array == 1).all():
         return "ones"
+    if array.size == max(array.shape) and (array.ravel() == np.arange(array.size)).all():
+        return "counting"
     if array.ndim < 2 or min(array.shape[-2:]) < 2:
         return ""
     # Additive masks hold 0 at visible positions and a large negative number elsewhere.
-    seen = array == 0 if array.dtype.kind == "f" and array.min() < -1000 else array == 1
-    if np.array_equal(seen, np.broadcast_to(np.tri(*array.shape[-2:]) == 1, array.shape)):
+    is_added = array.dtype.kind == "f" and array.min() < -1000
+    triangle = np.broadcast_to(np.tri(*array.shape[-2:]) == 1, array.shape)
+    if is_added and np.array_equal(array < -1000, ~triangle) and not array[triangle].any():
+        return "hides the upper triangle"
+    if not is_added and np.array_equal(array, triangle):
         return "lower triangular"
     return "sinusoids" if array.dtype.kind == "f" and _are_sinusoids(array) else ""
 
