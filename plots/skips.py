@@ -66,6 +66,9 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     * It may be scaled by a constant factor, cropped, padded with zeros or reshaped on its way,
       and transposed if it is transposed back or the branch is transposed too. Crops of two
       different parts of one tensor are different streams.
+    * A vector that every position receives, such as that of a condition, is not a stream, nor are
+      positions or queries that are added again in every block (DETR, Universal Transformer): they
+      depend on no value of an input, and are added before.
     * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
       features is `projected`. A gate as in highway networks, or x + a * (f(x) - x), makes none.
     """
@@ -77,7 +80,9 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     paths = [line.path for lines in found.values() for line in lines]
     sources = {path.source for path in paths}
     identities = past_identities(graph)
-    return tuple(_with_norms(identities, path, sources) for path in paths)
+    marked = [_with_norms(identities, path, sources) for path in paths]
+    usual = {path.norms for path in marked}
+    return tuple(_as_siblings(identities, path, usual) for path in marked)
 
 
 Value = tuple[str, int]
@@ -141,9 +146,8 @@ def _line_along(
         takers = [taker for taker in flow.takers(*source) if taker not in through]
         starts = flow.leading_to(ends, takers)
         bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
-        is_branch = source not in away and _is_branch(
-            flow, merge, bypassed, through, starts, projected
-        )
+        is_stream = source not in away and not _is_added_again(flow, merge, source, bypassed)
+        is_branch = is_stream and _is_branch(flow, merge, bypassed, through, starts, projected)
         if is_branch:
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
             ids = (source[0], merge.id, tuple(between), tuple(bypassed))
@@ -151,6 +155,22 @@ def _line_along(
             return _Line(path, (source, *reversed(passed), *last))
         passed.append(source)
     return None
+
+
+def _is_added_again(
+    flow: Reachability, merge: Node, source: Value, bypassed: Iterable[str]
+) -> bool:
+    """Return whether a value is added to a stream that it is no part of, as positions are."""
+    node_id, output = source
+    given = flow.graph.node(node_id).outputs[output].shape
+    shape = merge.outputs[0].shape
+    middle = zip(given[1:-1], shape[1:-1], strict=False)
+    if len(given) < len(shape) > 2 or any(a == 1 != b for a, b in middle):
+        return len(given) == len(shape) or len(given) < 3
+    if flow.depends_on_input(node_id):
+        return False
+    takers = {taker for taker in flow.takers(*source) if is_signed_merge(flow.graph.node(taker))}
+    return not takers.isdisjoint(bypassed)
 
 
 def _is_branch(
@@ -330,13 +350,27 @@ def past_identities(graph: Graph) -> Reachability:
     return data_flow(graph, stop=lambda node: not is_identity_like(node))
 
 
+@once_per_graph
+def past_rearrangements(graph: Graph) -> Reachability:
+    """Return the data flow through calls that pass on, rearrange or join what they take."""
+    return data_flow(graph, stop=lambda node: not _passes_on(node))
+
+
+def _passes_on(node: Node) -> bool:
+    is_join = node.is_a({"Concatenate", "Split"})
+    return is_identity_like(node) or is_rearrangement(node) or is_join
+
+
 def calls_at(identities: Reachability, path: SkipPath, place: NormPlace) -> list[Node]:
     """Return the calls at a place of a skip path where norms can be, past identity-like calls."""
     bypassed = set(path.bypassed)
+    graph = identities.graph
     if place == "stream":
         reached = identities.descendants(path.target)
     elif place == "branch_start":
-        reached = [i for i in identities.descendants(path.source) if i in bypassed]
+        started = past_rearrangements(graph)
+        reached = [i for i in started.descendants(path.source) if i in bypassed]
+        reached = [i for i in reached if not _passes_on(graph.node(i))]
     else:
         reached = [i for i in identities.ancestors(path.target) if i in bypassed]
     nodes = (identities.graph.node(node_id) for node_id in reached)
@@ -357,6 +391,17 @@ def _with_norms(identities: Reachability, path: SkipPath, sources: set[str]) -> 
     if following and all(map(is_norm, following)) and (has_next_block or not norms):
         norms.append("stream")
     return replace(path, norms=tuple(norms))
+
+
+def _as_siblings(
+    identities: Reachability, path: SkipPath, usual: set[tuple[NormPlace, ...]]
+) -> SkipPath:
+    """Return a path with the norm after its merge, if those of other blocks have one there, too."""
+    norms: tuple[NormPlace, ...] = (*path.norms, "stream")
+    following = calls_at(identities, path, "stream")
+    is_norm_last = bool(following) and all(map(is_norm, following))
+    is_like_others = path.norms and not path.norm_on_stream and norms in usual
+    return replace(path, norms=norms) if is_like_others and is_norm_last else path
 
 
 # Streams ----------------------------------------------------------------------------------------

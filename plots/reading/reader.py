@@ -43,9 +43,11 @@ from plots.reading.tracing import (
     discard_calls_of,
     discard_new_calls,
     is_composite,
+    is_unknown,
     is_unknown_without_weights,
     traced_call,
 )
+from plots.reading.traits import traits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,7 @@ class Reader:
         return [None if tensor is None else bound[id(tensor)] for tensor in traced.outputs]
 
     def _with_traced_work(self, node: Node, call: Any) -> Node:
-        """Set `free_of_products` and `returns_input` of a node whose class does not tell.
+        """Set `free_of_products`, `returns_input` and `traits` of a node whose class does not tell.
 
         The layer is called on symbolic tensors, so that neither names nor sizes decide.
         """
@@ -308,28 +310,38 @@ class Reader:
             is_known = not inside.call_class and not is_unknown_without_weights(operation)
             return inside.free_of_products or (is_known and is_zero_cost(inside, has_floats=True))
 
-        if not is_unknown_without_weights(call.operation):
+        if not is_unknown(call.operation):
             return node
         try:
-            with discard_new_calls([call.operation]), warnings.catch_warnings():
+            with discard_new_calls(_with_sublayers(call.operation)), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the model has given them before
                 traced = traced_call(call, self.shapes, self._masks.of, {})
         except ClosedError:
             return node
         reader = Reader(False, False, {}, self.cleanup)
-        bound = {id(inside): ("", 0) for inside, _ in traced.inputs + traced.masks}
+        reader._traced.append(traced)
+        bound = {
+            id(inside): (f"input {k}", 0)
+            for k, (inside, _) in enumerate(traced.inputs + traced.masks)
+        }
+        bound |= dict.fromkeys(traced.weights, ("", 0))
+        inner = Place((), bound, ())
         with discard_calls_of(traced.function):
-            reader.read_model(traced.function, Place((), bound, ()))
+            ends = reader.read_model(traced.function, inner)
         operations = [inside.record.operation for inside in reader.recorded]
         declaration = node.declaration
         has_products = declaration is not None and declaration.products is not None
         has_role = declaration is not None and bool(declaration.role)
         shapes = [tensor.shape for tensor in [*call.input_tensors, *call.outputs]]
         keeps_shape = len(call.input_tensors) == len(call.outputs) == 1 and shapes[0] == shapes[1]
+        has_weights = not is_unknown_without_weights(call.operation)
+        keeps_values = keeps_shape and all(map(is_identity_like, reader.nodes))
         return replace(
             node,
-            free_of_products=not has_products and all(map(is_free, reader.nodes, operations)),
-            returns_input=not has_role and keeps_shape and all(map(is_identity_like, reader.nodes)),
+            free_of_products=not (has_products or has_weights)
+            and all(map(is_free, reader.nodes, operations)),
+            returns_input=not (has_role or has_weights) and keeps_values,
+            traits=() if has_role else traits_of(reader.nodes, reader.edges, traced, ends),
         )
 
     def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
@@ -393,6 +405,12 @@ def _inside(operation: Any) -> Any:
     import keras
 
     return operation.layer if isinstance(operation, keras.layers.TimeDistributed) else operation
+
+
+def _with_sublayers(operation: Any) -> list[Any]:
+    """Return a layer and the layers inside, or an operation."""
+    flatten = getattr(operation, "_flatten_layers", None)
+    return [operation] if flatten is None else [*flatten()]
 
 
 def inputs_of(model: Any) -> Any:

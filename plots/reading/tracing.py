@@ -477,6 +477,20 @@ def is_unknown_without_weights(operation: Any) -> bool:
     return isinstance(operation, keras.layers.Lambda) or call_class(type(operation)) != ""
 
 
+def is_unknown(operation: Any) -> bool:
+    """Return whether only tracing shows the work of a layer or operation that stays closed.
+
+    These are those without weights, and layers of your own with weights but without sublayers.
+    """
+    import keras
+
+    if is_unknown_without_weights(operation):
+        return True
+    is_own = isinstance(operation, keras.layers.Layer) and call_class(type(operation)) != ""
+    is_model = isinstance(operation, keras.Model | keras.Function)
+    return is_own and not is_model and not is_composite(operation)
+
+
 def _is_attention(layer: Any) -> bool:
     """Return whether the class of a layer is an attention of Keras or KerasHub by its name."""
     # These attention layers have no common base class, but "Attention" in their names.

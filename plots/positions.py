@@ -1,0 +1,254 @@
+"""Find how a graph encodes positions: vectors added to a sequence, rotations, attention biases.
+
+No name decides. Positions are a tensor that depends on no value of an input and differs from one
+position to the next: added to or joined with a sequence, added to attention scores, or multiplied
+with queries and keys, as rotations do. Layers of KerasHub are known by their class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from plots.attentions import Attention
+from plots.graph import Constant, Edge, Graph, Node, Shape
+from plots.layers import (
+    FUSED_ATTENTION,
+    is_additive_merge,
+    is_identity_like,
+    is_shape_only,
+    is_softmax,
+)
+from plots.traversal import Reachability, data_flow
+
+TRAIT = " positions"
+"""End of the traits of layers that add positions: "learned positions"."""
+
+_BY_ROLE = {
+    f"{kind.lower()}_positions": kind
+    for kind in ("rotary", "sinusoidal", "ALiBi", "relative", "learned")
+}
+_BY_CLASS = {  # of KerasHub
+    "AlibiBias": "ALiBi",
+    "PositionEmbedding": "learned",
+    "RelativePositionEmbedding": "relative",
+    "RotaryEmbedding": "rotary",
+    "SinePositionEncoding": "sinusoidal",
+    "TokenAndPositionEmbedding": "learned",
+}
+_MULTIPLIES = frozenset({"Multiply"})
+_SINES = frozenset({"Cos", "Sin"})
+_ELEMENTWISE = frozenset(
+    {"Add", "Cast", "Clip", "Cos", "Divide", "Exp", "Floor", "FloorDivide", "Log", "Maximum"}
+    | {"Minimum", "Mod", "Multiply", "Negative", "Power", "Sin", "Subtract", "TrueDivide", "Where"}
+)
+
+
+def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[str]:
+    """Return the kinds of positions in a graph: "learned", "sinusoidal", "rotary", ...
+
+    "fixed" are those of a table of numbers that is neither trained nor made of sines.
+    """
+    flow = data_flow(graph)
+    tables = _Tables(graph, flow)
+    before_softmax = _before_softmax(graph)
+    in_masks = {edge.target for a in attentions for edge in a.masks} | before_softmax
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        traits = [t.removesuffix(TRAIT) for t in node.traits if t.endswith(TRAIT)]
+        known = _BY_ROLE.get(node.role) or (
+            _BY_CLASS.get(node.class_name) if not node.call_class else None
+        )
+        if known or traits:
+            is_bias = node.id in in_masks and traits
+            found |= dict.fromkeys([known] if known else ["relative"] if is_bias else traits)
+        elif _joins(node) and node.id not in in_masks:
+            found |= dict.fromkeys(filter(None, [tables.added_by(node)]))
+    for attention in attentions:
+        if _is_biased(graph, tables, attention):
+            found["relative"] = None
+        if _is_rotated(graph, tables, attention):
+            found["rotary"] = None
+    return list(found)
+
+
+def _joins(node: Node) -> bool:
+    """Return whether a call adds tensors, or joins their features."""
+    rank = len(node.outputs[0].shape)
+    is_join = node.class_name == "Concatenate" and node.config.get("axis") in (-1, rank - 1)
+    return rank > 2 and (is_additive_merge(node) or is_join)
+
+
+def _before_softmax(graph: Graph) -> set[str]:
+    """Return the calls between attention scores and their softmax."""
+    before = Reachability(graph, stop=lambda node: not _keeps_shape(graph, node))
+    ends = [node.id for node in graph.nodes if is_softmax(node)]
+    return {*before.ancestors(*ends)} if ends else set()
+
+
+def _keeps_shape(graph: Graph, node: Node) -> bool:
+    shapes = {edge.tensor.shape for edge in graph.incoming[node.id]}
+    return bool(shapes) and node.outputs[0].shape in shapes and not node.parameters
+
+
+def _is_biased(graph: Graph, tables: _Tables, attention: Attention) -> bool:
+    """Return whether trained numbers for pairs of positions are added to the scores."""
+    for edge in attention.masks:
+        nodes = [graph.node(i) for i in (edge.source, *tables.flow.ancestors(edge.source))]
+        is_float = "float" in edge.tensor.dtype
+        is_fixed = not tables.flow.depends_on_input(edge.source)
+        axes = tables.axes_of(edge.source, edge.output)
+        has_pairs = {-1, -2} <= axes
+        is_known = any(_BY_ROLE.get(node.role) or TRAIT in str(node.traits) for node in nodes)
+        if is_float and is_fixed and has_pairs and not is_known:
+            return any(map(_is_trained, nodes))
+    return False
+
+
+def _is_rotated(graph: Graph, tables: _Tables, attention: Attention) -> bool:
+    """Return whether queries and keys are multiplied by numbers that depend on their positions."""
+    if not attention.keys:
+        return False
+    return all(_turns(graph, tables, attention, e) for e in (attention.query, attention.keys[0]))
+
+
+def _turns(graph: Graph, tables: _Tables, attention: Attention, end: Edge) -> bool:
+    """Return whether a table that varies along positions is a factor of queries or keys."""
+    waiting, seen = [end.source], set[str]()
+    size = _length(graph, attention, end)
+    products = 0
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node.id in seen or node.parameters or node.shared_parameters:
+            continue
+        seen.add(node.id)
+        if node.is_a(_MULTIPLIES):
+            shape = node.outputs[0].shape
+            places = {
+                axis
+                for operand, axes in tables.fixed_operands(node)
+                for axis in axes
+                if -1 in axes and axis != -1 and -len(shape) < axis
+            }
+            products += any(shape[axis] == size for axis in places)
+        waiting += tables.flow.sources[node.id]
+    return products > 1  # by cosines and by sines
+
+
+def _length(graph: Graph, attention: Attention, end: Edge) -> int | None:
+    if attention.axes is None:
+        axis = (
+            1
+            if len(end.tensor.shape) == 4 or graph.node(attention.id).is_a(FUSED_ATTENTION)
+            else -2
+        )
+        return end.tensor.shape[axis]
+    query, key = attention.axes
+    axis = key if end is not attention.query or query is None else query
+    return graph.node(attention.id).outputs[0].shape[axis]
+
+
+def _is_trained(node: Node) -> bool:
+    has_weights = bool(node.parameters or node.shared_parameters)
+    return has_weights or any(_is_weight(constant) for constant in node.constants)
+
+
+def _is_weight(constant: Constant) -> bool:
+    is_array = any(size != 1 for size in constant.shape or ())
+    return is_array and constant.digest is None and not constant.pattern
+
+
+class _Tables:
+    """Tensors that depend on no value of an input, and the axes along which they vary."""
+
+    def __init__(self, graph: Graph, flow: Reachability) -> None:
+        self.graph = graph
+        self.flow = flow
+        self._known: dict[tuple[str, int], frozenset[int]] = {}
+
+    def added_by(self, node: Node) -> str:
+        """Return the kind of the positions that a call adds to a sequence, or ""."""
+        edges = self.flow.incoming[node.id]
+        shape = node.outputs[0].shape
+        if not any(self.flow.depends_on_input(edge.source) for edge in edges):
+            return ""
+        for operand, axes in self.fixed_operands(node):
+            middle = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
+            is_float = "float" in (
+                operand.tensor.dtype if isinstance(operand, Edge) else str(operand.dtype)
+            )
+            if (
+                middle
+                and is_float
+                and (-1 in axes or shape[-1] == 1 or node.class_name == "Concatenate")
+            ):
+                return self._kind(operand)
+        return ""
+
+    def fixed_operands(self, node: Node) -> list[tuple[Edge | Constant, frozenset[int]]]:
+        """Return the operands that depend on no value of an input, and the axes they vary along."""
+        edges = [e for e in self.flow.incoming[node.id] if not self.flow.depends_on_input(e.source)]
+        found: list[tuple[Edge | Constant, frozenset[int]]] = [
+            (edge, self.axes_of(edge.source, edge.output)) for edge in edges
+        ]
+        arrays = [constant for constant in node.constants if constant.shape]
+        return found + [(constant, _axes_of_constant(constant)) for constant in arrays]
+
+    def _kind(self, operand: Edge | Constant) -> str:
+        nodes: Iterable[Node] = ()
+        constants: list[Constant] = [operand] if isinstance(operand, Constant) else []
+        if isinstance(operand, Edge):
+            source = operand.source
+            nodes = [self.graph.node(i) for i in (source, *self.flow.ancestors(source))]
+            constants = [constant for node in nodes for constant in node.constants]
+        if any(map(_is_trained, nodes)) or any(map(_is_weight, constants)):
+            return "learned"
+        if any(node.is_a(_SINES) for node in nodes) or any(
+            c.pattern == "sinusoids" for c in constants
+        ):
+            return "sinusoidal"
+        return "fixed"
+
+    def axes_of(self, node_id: str, output: int) -> frozenset[int]:
+        """Return the axes, counted from the last one, along which an output may vary."""
+        key = (node_id, output)
+        if key not in self._known:
+            node = self.graph.node(node_id)
+            shape = node.outputs[output].shape
+            axes = self._axes(node, shape)
+            self._known[key] = frozenset(a for a in axes if -len(shape) <= a and shape[a] != 1)
+        return self._known[key]
+
+    def _axes(self, node: Node, shape: Shape) -> frozenset[int]:
+        edges = self.flow.incoming[node.id]
+        operands = [self.axes_of(edge.source, edge.output) for edge in edges]
+        operands += [_axes_of_constant(constant) for constant in node.constants if constant.shape]
+        joined = frozenset[int]().union(*operands)
+        rank, axis = len(shape), node.config.get("axis")
+        everything = frozenset(range(-rank, 0)) if rank < 3 else frozenset(range(1 - rank, 0))
+        if node.is_a({"OnesLike", "ZerosLike", "FullLike"}):
+            return frozenset()
+        if node.class_name == "Cumsum":
+            return (
+                joined | {axis - rank if axis >= 0 else axis}
+                if isinstance(axis, int)
+                else everything
+            )
+        if node.is_a({"Embedding"}) and edges:
+            return frozenset(place - 1 for place in joined) | {-1}
+        if node.is_a({"Dense"}) and edges:
+            return joined | {-1}
+        if node.class_name == "ExpandDims" and isinstance(axis, int):
+            place = axis if axis < 0 else axis - rank
+            return frozenset(a if a > place else a - 1 for a in joined)
+        if node.is_a(_ELEMENTWISE) or is_identity_like(node):
+            return joined
+        if edges and not is_shape_only(node) and not joined and not _is_trained(node):
+            return frozenset()
+        return everything
+
+
+def _axes_of_constant(constant: Constant) -> frozenset[int]:
+    shape = constant.shape or ()
+    if constant.pattern in ("zeros", "ones"):
+        return frozenset()
+    return frozenset(axis for axis in range(-len(shape), 0) if shape[axis] != 1)
