@@ -98,6 +98,7 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
         return ()
     flow = _position_flow(graph, found)
     by_value = data_flow(graph)
+    along_queries = query_flow(graph, found)
     sequences = {  # computed from the model's inputs, and with more axes than batch and width
         node.id
         for node in graph.nodes
@@ -107,7 +108,10 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     }
 
     def is_self(attention: Attention) -> bool:
-        shared = (flow.common(attention.query.source, source) for source in attention.memory)
+        query, memory = attention.query.source, attention.memory
+        shared = [flow.common(query, source) for source in memory]
+        if not any(along_queries.depends_on_input(node_id) for node_id in (query, *memory)):
+            return all(shared)  # latent vectors among themselves, such as the queries of DETR
         return all(not sequences.isdisjoint(ids) for ids in shared)
 
     return tuple(replace(attention, is_self=is_self(attention)) for attention in found)

@@ -124,9 +124,9 @@ class Node:
         opens_with: Option of `read_graph` that was not set and would open the call, or "".
         opened: Namespaces of the opened models and layers that contain the call, outermost first.
         returns_input: Whether a layer whose class does not tell was found to return its input.
-        traits: What else calling such a layer on symbolic tensors shows of its work: "shape only"
-            if no output depends on the values of an input, "<kind> positions" if it adds positions
-            or rotates by them, and "masks" if it attaches masks to its outputs only when it runs.
+        traits: What else calling such a layer on symbolic tensors shows: "traced" if that worked,
+            "shape only" if no output depends on the values of an input, "<kind> positions" if it
+            adds positions, and the pattern of an output that is constant (`Constant.pattern`).
     """
 
     id: str

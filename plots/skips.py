@@ -12,7 +12,7 @@ two depends on the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -108,7 +108,7 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
         for term in terms:
             stream = _projected(flow, term) if projected else _unchanged(flow, term, found)
             ends = [other for other, _ in terms if (other, _) != term]
-            lines.append(_line_along(flow, merge, stream, ends, subtracted, last, projected))
+            lines.append(_line_along(flow, merge, stream, ends, subtracted, last, projected, found))
         if those := [line for line in lines if line is not None]:
             return those
     return []
@@ -137,6 +137,7 @@ def _line_along(
     subtracted: Mapping[str, list[Value]],
     last: list[Value],
     projected: bool,
+    found: Collection[str],
 ) -> _Line | None:
     """Return the skip path up `stream` (from the merge backwards) to where a branch starts."""
     passed: list[Value] = []
@@ -146,7 +147,7 @@ def _line_along(
         takers = [taker for taker in flow.takers(*source) if taker not in through]
         starts = flow.leading_to(ends, takers)
         bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
-        is_stream = source not in away and not _is_added_again(flow, merge, source, bypassed)
+        is_stream = source not in away and not _is_added_again(flow, merge, source, bypassed, found)
         is_branch = is_stream and _is_branch(flow, merge, bypassed, through, starts, projected)
         if is_branch:
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
@@ -158,7 +159,11 @@ def _line_along(
 
 
 def _is_added_again(
-    flow: Reachability, merge: Node, source: Value, bypassed: Iterable[str]
+    flow: Reachability,
+    merge: Node,
+    source: Value,
+    bypassed: Collection[str],
+    found: Collection[str],
 ) -> bool:
     """Return whether a value is added to a stream that it is no part of, as positions are."""
     node_id, output = source
@@ -167,7 +172,7 @@ def _is_added_again(
     middle = zip(given[1:-1], shape[1:-1], strict=False)
     if len(given) < len(shape) > 2 or any(a == 1 != b for a, b in middle):
         return len(given) == len(shape) or len(given) < 3
-    if flow.depends_on_input(node_id):
+    if flow.depends_on_input(node_id) or not any(i in found for i in bypassed):
         return False
     takers = {taker for taker in flow.takers(*source) if is_signed_merge(flow.graph.node(taker))}
     return not takers.isdisjoint(bypassed)

@@ -1,10 +1,13 @@
-"""Description of a model in one sentence: "Pre-norm Transformer decoder: 12 blocks with ..."."""
+"""Description of a model in one sentence: "Pre-norm Transformer decoder: 12 blocks with ...".
+
+Every word is decided by the structure of the graph, or by a class of Keras or KerasHub, and never
+by the name of a layer, class or model. What the graph does not show is not said.
+"""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
 from plots.attentions import Attention, Masked, attentions_with_masks
@@ -12,25 +15,21 @@ from plots.costs.flop_rules import is_known
 from plots.diagnosis.rules import listed
 from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
-from plots.layers import ATTENTION_LAYERS, is_additive_merge, is_norm
-from plots.skips import residual_streams, stream_roots
+from plots.layers import ATTENTION_LAYERS, TRACED, is_norm
+from plots.positions import kinds_of_positions
+from plots.skips import Stream, residual_streams, stream_roots
 from plots.traversal import Reachability
 
-_CLOSED_TRANSFORMER = re.compile(r"(?!.*(Patch|Position)).*(Transformer|Encoder|Decoder)")
+_TRANSFORMER_LAYERS = frozenset({"TransformerDecoder", "TransformerEncoder"})
+_EMBEDDINGS = frozenset({"PositionEmbedding", "ReversibleEmbedding", "TokenAndPositionEmbedding"})
+_RECURRENT = frozenset({"Bidirectional", "ConvLSTM", "RNN", "LSTM", "GRU", "SimpleRNN"})
+_CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2D", "SeparableConv2D"})
+_PROJECTIONS = frozenset({"Dense", "EinsumDense"})
+
 _PLACES: dict[NormPlace, str] = {
     "branch_start": "first on the branch",
     "branch_end": "last on the branch",
     "stream": "on the stream",
-}
-_POSITIONS = {  # words in the name of a call or its class
-    "rotary": r"rotary|rope\b",
-    "sinusoidal": r"sinusoid|sine_?position",
-    "ALiBi": r"alibi",
-    "relative": r"relative",
-}
-_POSITION_ROLES = {
-    f"{kind.lower()}_positions": kind
-    for kind in ("rotary", "sinusoidal", "ALiBi", "relative", "learned")
 }
 
 
@@ -38,19 +37,19 @@ def description_of(graph: Graph) -> str:
     """Return one sentence about a model: "Pre-norm Transformer decoder: 12 blocks with ..."."""
     attentions, flow, masked = attentions_with_masks(graph)
     closed = closed_layers(graph)
-    transformers = [node for node in closed if _CLOSED_TRANSFORMER.match(node.class_name)]
-    has_blocks = any(attention.is_self for attention in attentions) or bool(graph.skip_paths)
-    convolutions = [
-        path
-        for path in graph.skip_paths
-        if any("Conv2D" in graph.node(node_id).class_name for node_id in path.bypassed)
-    ]
-    if attentions and has_blocks and len(attentions) >= len(convolutions):
-        text = _of_transformer(graph, attentions, masked, flow)
-    elif transformers:
-        text = _ofclosed_layers(graph, transformers, flow)
+    streams = [stream for stream in residual_streams(graph) if _attends(stream, attentions)]
+    recurrent = [node for node in graph.nodes if node.is_a(_RECURRENT) and node.id == node.layer]
+    is_transformer = _is_transformer(graph, streams, attentions, flow)
+    if recurrent:
+        text = _of_recurrent_network(graph, recurrent, attentions, flow)
+    elif is_transformer and _may_hide_blocks(graph, closed, streams):
+        text = _of_partly_opened(graph, closed, attentions, masked)
+    elif is_transformer:
+        text = _of_transformer(graph, streams, attentions, masked, flow)
+    elif _are_transformer_layers(closed):
+        text = _of_transformer_layers(graph, closed)
     elif graph.skip_paths:
-        text = _of_residual_network(graph, len(attentions))
+        text = _of_residual_network(graph, attentions, closed)
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
         has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
@@ -60,40 +59,125 @@ def description_of(graph: Graph) -> str:
     return f"{text}; {number_text(graph.parameters)} parameters."
 
 
+def _attends(stream: Stream, attentions: Iterable[Attention]) -> bool:
+    """Return whether a skip path of a stream bypasses an attention."""
+    return any(attention.output in stream.bypassed for attention in attentions)
+
+
+def _is_transformer(
+    graph: Graph, streams: Sequence[Stream], attentions: Sequence[Attention], flow: Reachability
+) -> bool:
+    """Return whether attentions and feed-forwards, or several attentions, follow each other.
+
+    A convolutional network with more residual convolutions than attentions is not one, nor is one
+    with a single attention among its convolutions.
+    """
+    convolutions = [
+        path
+        for path in graph.skip_paths
+        if any(graph.node(node_id).is_a(_CONVOLUTIONS) for node_id in path.bypassed)
+    ]
+    if len(attentions) < max(len(convolutions), 1):
+        return False
+    outputs = {attention.output for attention in attentions}
+    if streams:
+        projected = [
+            path
+            for stream in streams
+            for path in stream.paths
+            if outputs.isdisjoint(path.bypassed)
+            and any(graph.node(node_id).is_a(_PROJECTIONS) for node_id in path.bypassed)
+        ]
+        number = sum(len(outputs & stream.bypassed) for stream in streams)
+        has_kernels = any(node.is_a(_CONVOLUTIONS) for node in graph.nodes)
+        return number > 1 or bool(projected) or not has_kernels
+    own = [attention for attention in attentions if attention.is_self]
+    is_deep = any(
+        flow.depends(after.query.source, on=before.output)
+        for before, after in zip(own, own[1:], strict=False)
+    )
+    has_projections = any(node.is_a(_PROJECTIONS) for node in graph.nodes)
+    return is_deep and has_projections and not graph.skip_paths and not convolutions
+
+
 def _of_transformer(
     graph: Graph,
+    streams: Sequence[Stream],
     attentions: Sequence[Attention],
     masked: Mapping[str, Masked],
     flow: Reachability,
 ) -> str:
+    parts = _parts(graph, attentions, masked, flow)
+    paths = [path for stream in streams for path in stream.paths]
     crosses = [attention for attention in attentions if not attention.is_self]
-    parts: dict[str, list[Attention]] = {"encoder": [], "decoder": [], "": []}
-    streams = stream_roots(graph)
-    decoding = frozenset[str]().union(*(streams.get(c.output, frozenset()) for c in crosses))
-    for attention in attentions:
-        if attention.is_self:
-            causal = masked[attention.id].causal
-            is_with_cross = not decoding.isdisjoint(streams.get(attention.output, ()))
-            part = "encoder" if crosses or causal is False else ""  # "" if the graph does not tell
-            parts["decoder" if causal or is_with_cross else part].append(attention)
-    if not any(parts.values()):
-        parts["decoder"] = crosses
-    elif not crosses and parts["decoder"]:  # one stack, though not all of it may be masked
-        parts = {"decoder": [attention for attention in attentions if attention.is_self]}
-    parts = {part: own for part, own in parts.items() if own}
-    paths = [path for stream in residual_streams(graph) for path in stream.paths]
-    title = f"{_norms_in_words(paths)}Transformer {'-'.join(part for part in parts if part)}"
+    title = _title(parts, bool(crosses), masked)
     blocks = (
-        counted(len(own), f"{part} block" if part and len(parts) > 1 else "block")
+        counted(_number_of_blocks(own), f"{part} block" if part and len(parts) > 1 else "block")
         for part, own in parts.items()
     )
     residual = counted(len(paths), "residual path") if paths else "no skip paths"
     clauses = [
-        f"{' and '.join(blocks)} with {residual}{_final_norm_in_words(graph)}",
-        _attentions_in_words(parts, masked, bool(crosses)),
-        _positions_in_words(graph, flow),
+        f"{' and '.join(blocks)} with {residual}{_final_norm_in_words(graph, streams)}",
+        _attentions_in_words(graph, parts, masked),
+        *_sharing_in_words(graph, attentions),
+        _positions_in_words(graph, attentions),
     ]
-    return f"{title.strip()}: {'; '.join(clauses)}"
+    return f"{_norms_in_words(paths)}{title}: {'; '.join(filter(None, clauses))}"
+
+
+def _parts(
+    graph: Graph,
+    attentions: Sequence[Attention],
+    masked: Mapping[str, Masked],
+    flow: Reachability,
+) -> dict[str, list[Attention]]:
+    """Return the attentions of the encoder and of the decoder, or of the only stack ("").
+
+    A decoder attends to itself and to the output of a stack, the encoder, that does not attend to
+    it. Without skip paths, the causal self-attentions are those of the decoder.
+    """
+    roots = stream_roots(graph)
+    crosses = [attention for attention in attentions if not attention.is_self]
+    own = [attention for attention in attentions if attention.is_self]
+    whole = {"": list(attentions)}
+
+    def streams_of(attention: Attention) -> frozenset[str]:
+        return roots.get(attention.output, frozenset())
+
+    if not roots:
+        causal = [attention for attention in own if masked[attention.id].causal]
+        both = {"encoder": [a for a in own if a not in causal], "decoder": [*causal, *crosses]}
+        return both if crosses and causal and both["encoder"] else whole
+    decoding = frozenset[str]().union(*(streams_of(cross) for cross in crosses))
+    decoder = [a for a in attentions if not decoding.isdisjoint(streams_of(a))]
+    encoder = [a for a in own if a not in decoder]
+    is_read = any(
+        flow.depends(source, on=attention.output)
+        for cross in crosses
+        for source in cross.memory
+        for attention in encoder
+    )
+    has_own = any(attention.is_self for attention in decoder)
+    outside = [cross for cross in crosses if cross not in decoder]
+    if not (is_read and has_own) or outside:
+        return whole
+    return {"encoder": encoder, "decoder": decoder}
+
+
+def _title(
+    parts: Mapping[str, Sequence[Attention]], crosses: bool, masked: Mapping[str, Masked]
+) -> str:
+    """Return "Transformer", and what the masks show it to be."""
+    if len(parts) > 1:
+        return "Transformer encoder-decoder"
+    causal = {masked[a.id].causal for own in parts.values() for a in own if a.is_self}
+    if causal == {True}:
+        return "Transformer decoder"
+    return "Transformer encoder" if causal == {False} and not crosses else "Transformer"
+
+
+def _number_of_blocks(own: Sequence[Attention]) -> int:
+    return sum(attention.is_self for attention in own) or len(own)
 
 
 def _norms_in_words(paths: Sequence[SkipPath]) -> str:
@@ -103,66 +187,116 @@ def _norms_in_words(paths: Sequence[SkipPath]) -> str:
     if not outer:
         return ""
     placements = {path.placement for path in outer}
-    if all("branch_start" in path.norms for path in outer):
+    if all("branch_start" in path.norms for path in outer) and "post" not in placements:
         return "Sandwich-norm " if placements == {"sandwich"} else "Pre-norm "
+    if all("branch_start" in path.norms for path in outer) and len(placements) > 1:
+        return "Pre-norm "  # as in a Conformer, whose blocks also end with a norm
     if len(placements) > 1:
         return "Mixed-norm "
     names = {"post": "Post-norm ", "branch_end": "Res-post-norm "}
     return names.get(placements.pop(), "Norm-free ")
 
 
-def _final_norm_in_words(graph: Graph) -> str:
-    ends = [stream.paths[-1] for stream in residual_streams(graph) if stream.has_token_norms(graph)]
-    pre = [path.target for path in ends if "branch_start" in path.norms]
+def _final_norm_in_words(graph: Graph, streams: Sequence[Stream]) -> str:
+    ends = [stream.paths[-1] for stream in streams if stream.has_token_norms(graph)]
+    pre = [path.target for path in ends if path.placement in ("pre", "sandwich")]
     return ", final norm" if pre and all(meets_a_norm(graph, end) for end in pre) else ""
 
 
 def _attentions_in_words(
-    parts: Mapping[str, Sequence[Attention]], masked: Mapping[str, Masked], crosses: bool
+    graph: Graph, parts: Mapping[str, Sequence[Attention]], masked: Mapping[str, Masked]
 ) -> str:
     kinds = []
     for part, own in parts.items():
-        seen = {masked[a.id].causal for a in own if a.is_self}
-        if seen:
-            causal = "causal " if seen == {True} else ""
-            directions = " in both directions" if seen == {False} else ""
-            where = f" in the {part}" if part and len(parts) > 1 else ""
-            kinds.append(f"{causal}self-attention{directions}{where}")
-    return ", ".join(kinds + ["cross-attention"] * crosses)
+        where = f" in the {part}" if part and len(parts) > 1 else ""
+        selves = [attention for attention in own if attention.is_self]
+        if channels := [a for a in selves if _is_between_channels(graph, a)]:
+            kinds.append(f"attention between channels{where}")
+        rest = [masked[a.id].causal for a in selves if a not in channels]
+        if rest:
+            kinds.append(f"{_direction_in_words(rest)}{where}")
+    has_cross = any(not attention.is_self for own in parts.values() for attention in own)
+    return ", ".join(kinds + ["cross-attention"] * has_cross)
 
 
-def _positions_in_words(graph: Graph, flow: Reachability) -> str:
-    found: dict[str, None] = {}
-    for node in graph.nodes:
-        name = f"{node.class_name} {node.label}".lower()
-        named = [word for word, pattern in _POSITIONS.items() if re.search(pattern, name)]
-        named = [_POSITION_ROLES[node.role]] if node.role in _POSITION_ROLES else named
-        tables = [constant.pattern for constant in node.constants if is_additive_merge(node)]
-        if named or "sinusoids" in tables:
-            found[named[0] if named else "sinusoidal"] = None
-        elif node.parameters and (
-            "position" in name or (node.is_a({"Embedding"}) and not flow.depends_on_input(node.id))
-        ):
-            found["learned"] = None
+def _direction_in_words(causal: Sequence[bool | None]) -> str:
+    """Return which positions self-attentions see, as far as the graph shows it."""
+    if set(causal) == {True}:
+        return "causal self-attention"
+    if set(causal) == {False}:
+        return "self-attention in both directions"
+    if None in causal:
+        return "self-attention"
+    return f"self-attention, {causal.count(True)} of {len(causal)} causal"
+
+
+def _is_between_channels(graph: Graph, attention: Attention) -> bool:
+    """Return whether scores are products over positions, so that channels attend to channels."""
+    if attention.axes is None:
+        return False
+    stream = graph.node(attention.output).outputs[0].shape
+    scores = graph.node(attention.id).outputs[0].shape
+    summed, keys = attention.query.tensor.shape[-1], scores[attention.axes[1]]
+    query = attention.query.tensor.shape
+    is_transposed = len(query) > 2 and query[-2] == keys != summed and stream[-1] == summed
+    return is_transposed and scores[-1] == scores[-2]
+
+
+def _sharing_in_words(graph: Graph, attentions: Sequence[Attention]) -> list[str]:
+    """Return how many attentions are calls of the same layers, if some are."""
+    calls = [graph.node(a.id) for a in attentions if a.is_one_call]
+    calls = [node for node in calls if node.kind == "layer"]
+    layers = {node.layer for node in calls}
+    if len(layers) == len(calls):
+        return []
+    number = counted(len(layers), "attention layer")
+    return [f"{len(calls)} calls of {number}, which share weights"]
+
+
+def _positions_in_words(graph: Graph, attentions: Sequence[Attention]) -> str:
+    found = kinds_of_positions(graph, attentions)
     return f"{' and '.join(found)} positions" if found else "no positions that the graph shows"
 
 
-def _ofclosed_layers(graph: Graph, closed: Sequence[Node], flow: Reachability) -> str:
-    kinds = [k for k in ("Encoder", "Decoder") if any(k in node.class_name for node in closed)]
-    first = {node.config.get("normalize_first") for node in closed}
-    norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""
-    title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
-    layers = f"{counted(len(closed), 'closed layer')} ({classes_in_words(closed)})"
-    positions = _positions_in_words(graph, flow)
-    return f"{title}: {layers}, which the graph does not open; {positions}"
+# Other networks ---------------------------------------------------------------------------------
 
 
-def _of_residual_network(graph: Graph, attentions: int) -> str:
+def _of_recurrent_network(
+    graph: Graph,
+    recurrent: Sequence[Node],
+    attentions: Sequence[Attention],
+    flow: Reachability,
+) -> str:
+    ids = {node.id for node in recurrent}
+    passes_states = any(
+        edge.port.startswith("initial_state") and any(flow.depends(edge.source, on=i) for i in ids)
+        for edge in graph.edges
+        if edge.target in ids
+    )
+    attends = any(
+        any(flow.depends(source, on=i) for i in ids for source in attention.memory)
+        for attention in attentions
+        if not attention.is_self
+    )
+    title = "Recurrent encoder-decoder" if passes_states or attends else "Recurrent network"
+    parts = [f"{counted(len(recurrent), 'recurrent layer')} ({classes_in_words(recurrent)})"]
+    for is_self, kind in ((True, "self-attention"), (False, "cross-attention")):
+        if number := sum(attention.is_self == is_self for attention in attentions):
+            parts.append(counted(number, kind))
+    if graph.skip_paths:
+        parts.append(counted(len(graph.skip_paths), "residual path"))
+    return f"{title}: {', '.join(parts)}"
+
+
+def _of_residual_network(
+    graph: Graph, attentions: Sequence[Attention], closed: Sequence[Node]
+) -> str:
     paths = graph.skip_paths
     projected = sum(path.projected for path in paths)
     text = counted(len(paths), "residual path")
     text += f", {projected} of them projected" if projected else ""
-    text += f", {counted(attentions, 'attention')}" if attentions else ""
+    text += f", {counted(len(attentions), 'attention')}" if attentions else ""
+    text += f", {_closed_in_words(closed)}" if closed else ""
     norms = Counter(node.class_name for node in graph.nodes if is_norm(node)).most_common(1)
     places = Counter(place for path in paths for place in path.norms).most_common(1)
     if norms:
@@ -171,23 +305,72 @@ def _of_residual_network(graph: Graph, attentions: int) -> str:
     return f"Residual network: {text}"
 
 
-def closed_layers(graph: Graph) -> list[Node]:
-    """Return the first calls of layers and models that the graph does not open.
+# Closed layers ----------------------------------------------------------------------------------
 
-    Those are models, layers named after a whole Transformer or a part of it, and layers with
-    weights of an unknown class.
+
+def closed_layers(graph: Graph) -> list[Node]:
+    """Return the first calls of layers and models with weights whose work the graph does not show.
+
+    Those are models, and layers of an unknown class whose calls inside are not known either.
     """
     return [
         node
         for node in graph.nodes
         if node.layer == node.id
         and node.kind in ("layer", "model")
-        and (
-            node.kind == "model"
-            or _CLOSED_TRANSFORMER.match(node.class_name)
-            or (node.parameters and not is_known(node) and not node.is_a(ATTENTION_LAYERS))
-        )
+        and (node.kind == "model" or (node.parameters and _is_unknown(node)))
     ]
+
+
+def _is_unknown(node: Node) -> bool:
+    is_attention = node.is_a(ATTENTION_LAYERS) or node.role == "attention"
+    return not (is_attention or is_known(node) or TRACED in node.traits)
+
+
+def _may_hide_blocks(graph: Graph, closed: Sequence[Node], streams: Sequence[Stream]) -> bool:
+    """Return whether a closed layer is as large as one of the blocks that the graph shows."""
+    shown = {node_id for stream in streams for node_id in stream.bypassed}
+    nodes = [graph.node(node_id) for node_id in shown]
+    number = sum(len(stream.paths) for stream in streams)
+    size = sum(node.parameters for node in nodes) / max(number, 1)
+    large = [n for n in closed if n.kind == "model" or n.parameters >= size]
+    return any(node.call_class or node.class_name not in _EMBEDDINGS for node in large)
+
+
+def _of_partly_opened(
+    graph: Graph,
+    closed: Sequence[Node],
+    attentions: Sequence[Attention],
+    masked: Mapping[str, Masked],
+) -> str:
+    paths = counted(len(graph.skip_paths), "residual path")
+    seen = counted(len(attentions), "attention")
+    words = _attentions_in_words(graph, {"": attentions}, masked)
+    positions = _positions_in_words(graph, attentions)
+    hidden = _closed_in_words(closed)
+    return f"Partly opened network: {hidden}, {seen}, {paths}; {words}; {positions}"
+
+
+def _are_transformer_layers(closed: Sequence[Node]) -> bool:
+    """Return whether closed layers are those of KerasHub that are Transformer blocks."""
+    others = [node for node in closed if node.call_class or node.class_name not in _EMBEDDINGS]
+    return bool(others) and all(
+        not node.call_class and node.class_name in _TRANSFORMER_LAYERS for node in others
+    )
+
+
+def _of_transformer_layers(graph: Graph, closed: Sequence[Node]) -> str:
+    blocks = [node for node in closed if node.class_name in _TRANSFORMER_LAYERS]
+    kinds = [k for k in ("Encoder", "Decoder") if any(k in node.class_name for node in blocks)]
+    first = {node.config.get("normalize_first") for node in blocks}
+    norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""
+    title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
+    positions = _positions_in_words(graph, ())
+    return f"{title}: {_closed_in_words(blocks)}, which the graph does not open; {positions}"
+
+
+def _closed_in_words(closed: Sequence[Node]) -> str:
+    return f"{counted(len(closed), 'closed layer')} ({classes_in_words(closed)})"
 
 
 def classes_in_words(nodes: Sequence[Node]) -> str:

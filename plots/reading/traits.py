@@ -7,7 +7,7 @@ from typing import Any
 
 from plots.attentions import find_attentions
 from plots.graph import Edge, Graph, Node, Tensor
-from plots.layers import SHAPE_TRAIT
+from plots.layers import SHAPE_TRAIT, TRACED
 from plots.mask_values import pattern_of_output
 from plots.positions import TRAIT, kinds_of_positions
 from plots.traversal import data_flow
@@ -42,7 +42,10 @@ def traits_of(
         trainable_parameters=0,
     )
     flow = data_flow(graph)
-    found = [f"{kind}{TRAIT}" for kind in kinds_of_positions(graph, find_attentions(graph))]
+    found = [
+        TRACED,
+        *(f"{kind}{TRAIT}" for kind in kinds_of_positions(graph, find_attentions(graph))),
+    ]
     if not any(flow.depends_on_input(node_id) for node_id, _ in ends):
         found.append(SHAPE_TRAIT)
         if len(ends) == 1 and (pattern := pattern_of_output(graph, flow, *ends[0])):
