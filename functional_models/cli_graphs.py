@@ -126,7 +126,8 @@ def plugins(options: argparse.Namespace) -> None:
 
 def diagnose(options: argparse.Namespace) -> int:
     """Describe a model and report likely mistakes; return 1 with findings and 0 without."""
-    graph = read_graph(options.model, spec_changes(options), options.open_layers)
+    found = read_model_or_graph(options.model, spec_changes(options))
+    graph = graph_of(found, options.open_layers)
     print(plots.diagnosis_text(graph))
     return int(bool(plots.findings(graph)))
 

@@ -96,7 +96,7 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     found = [attention for attention in candidates if attention is not None]
     if not found:
         return ()
-    flow = _position_flow(graph, found)
+    flow = position_flow(graph, found)
     by_value = data_flow(graph)
     along_queries = query_flow(graph, found)
     sequences = {  # computed from the model's inputs, and with more axes than batch and width
@@ -126,7 +126,7 @@ def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
     return data_flow(graph, without=others)
 
 
-def _position_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
+def position_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
     """Return the data flow along queries that passes positions on.
 
     It leaves out summaries of a sequence: states of a recurrent layer, pooled vectors, and means.
@@ -141,6 +141,23 @@ def _position_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachabilit
         return edge.id in followed and not is_summary and not _summarises(edge, target)
 
     return Reachability(graph, passes)
+
+
+def has_way_around(graph: Graph, flow: Reachability, node_id: str) -> bool:
+    """Return whether vectors of a sequence reach what follows a call without passing it.
+
+    Such as along a skip path, a gate as in highway networks, or mixed streams.
+
+    Args:
+        graph: The graph.
+        flow: `position_flow` of its attentions.
+        node_id: Id of the call, such as the output of an attention.
+    """
+    followed = {edge.id for edges in flow.incoming.values() for edge in edges}
+    around = Reachability(graph, lambda edge: edge.id in followed, lambda n: n.id == node_id)
+    sequences = [i for i in flow.ancestors(node_id) if _is_float(graph.node(i).outputs[0])]
+    met = {*around.descendants(*sequences)} if sequences else set()
+    return not met.isdisjoint({*flow.descendants(node_id)} - {node_id})
 
 
 def _summarises(edge: Edge, target: Node) -> bool:

@@ -173,16 +173,18 @@ class _Tables:
             return ""
         for operand, axes in self.fixed_operands(node):
             middle = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
-            is_float = "float" in (
-                operand.tensor.dtype if isinstance(operand, Edge) else str(operand.dtype)
-            )
-            if (
-                middle
-                and is_float
-                and (-1 in axes or shape[-1] == 1 or node.class_name == "Concatenate")
-            ):
+            dtype = operand.tensor.dtype if isinstance(operand, Edge) else str(operand.dtype)
+            has_features = -1 in axes or shape[-1] == 1 or not is_additive_merge(node)
+            if middle and "float" in dtype and has_features and not self._is_stream(node, operand):
                 return self._kind(operand)
         return ""
+
+    def _is_stream(self, node: Node, operand: Edge | Constant) -> bool:
+        """Return whether an operand is the residual stream of latent vectors, not positions."""
+        if isinstance(operand, Constant):
+            return False
+        others = (edge.source for edge in self.flow.incoming[node.id] if edge is not operand)
+        return any(self.flow.depends(other, on=operand.source) for other in others)
 
     def fixed_operands(self, node: Node) -> list[tuple[Edge | Constant, frozenset[int]]]:
         """Return the operands that depend on no value of an input, and the axes they vary along."""

@@ -23,7 +23,8 @@ from dataclasses import replace
 from plots.annotations import Note, counted
 from plots.arguments import takes_graphs
 from plots.diagnosis import mask_rules, signal_rules  # noqa: F401 - they register rules
-from plots.diagnosis.description import classes_in_words, closed_layers, description_of
+from plots.diagnosis.closed import closed_layers
+from plots.diagnosis.description import classes_in_words, description_of
 from plots.diagnosis.rules import diagnosis_rule, named, notes_of_all_rules
 from plots.graph import Graph
 from plots.registry import graph_plugin

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
-from plots.attentions import Attention, Masked, attentions_with_masks
-from plots.costs.flop_rules import is_known
+from plots.attentions import (
+    Attention,
+    Masked,
+    attentions_with_masks,
+    has_way_around,
+    position_flow,
+)
+from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.rules import listed
 from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
-from plots.layers import ATTENTION_LAYERS, TRACED, is_norm
+from plots.layers import is_norm
 from plots.positions import kinds_of_positions
 from plots.skips import Stream, residual_streams, stream_roots
-from plots.traversal import Reachability
+from plots.traversal import Reachability, reachability
 
 _TRANSFORMER_LAYERS = frozenset({"TransformerDecoder", "TransformerEncoder"})
 _EMBEDDINGS = frozenset({"PositionEmbedding", "ReversibleEmbedding", "TokenAndPositionEmbedding"})
@@ -92,10 +99,8 @@ def _is_transformer(
         has_kernels = any(node.is_a(_CONVOLUTIONS) for node in graph.nodes)
         return number > 1 or bool(projected) or not has_kernels
     own = [attention for attention in attentions if attention.is_self]
-    is_deep = any(
-        flow.depends(after.query.source, on=before.output)
-        for before, after in zip(own, own[1:], strict=False)
-    )
+    pairs = pairwise(own)
+    is_deep = any(flow.depends(after.query.source, on=before.output) for before, after in pairs)
     has_projections = any(node.is_a(_PROJECTIONS) for node in graph.nodes)
     return is_deep and has_projections and not graph.skip_paths and not convolutions
 
@@ -115,14 +120,22 @@ def _of_transformer(
         counted(_number_of_blocks(own), f"{part} block" if part and len(parts) > 1 else "block")
         for part, own in parts.items()
     )
-    residual = counted(len(paths), "residual path") if paths else "no skip paths"
+    residual = f" with {counted(len(paths), 'residual path')}" if paths else " with no skip paths"
+    if not paths and _has_other_streams(graph, attentions):
+        residual = ""
     clauses = [
-        f"{' and '.join(blocks)} with {residual}{_final_norm_in_words(graph, streams)}",
+        f"{' and '.join(blocks)}{residual}{_final_norm_in_words(graph, streams)}",
         _attentions_in_words(graph, parts, masked),
         *_sharing_in_words(graph, attentions),
         _positions_in_words(graph, attentions),
     ]
     return f"{_norms_in_words(paths)}{title}: {'; '.join(filter(None, clauses))}"
+
+
+def _has_other_streams(graph: Graph, attentions: Sequence[Attention]) -> bool:
+    """Return whether something other than a skip path leads past an attention."""
+    flow = position_flow(graph, attentions)
+    return any(has_way_around(graph, flow, attention.output) for attention in attentions)
 
 
 def _parts(
@@ -198,8 +211,11 @@ def _norms_in_words(paths: Sequence[SkipPath]) -> str:
 
 
 def _final_norm_in_words(graph: Graph, streams: Sequence[Stream]) -> str:
+    flow = reachability(graph)
+    roots = [stream.root for stream in streams]
     ends = [stream.paths[-1] for stream in streams if stream.has_token_norms(graph)]
-    pre = [path.target for path in ends if path.placement in ("pre", "sandwich")]
+    last = [p for p in ends if not any(r in flow.descendants(p.target) for r in roots)] or ends
+    pre = [path.target for path in last if path.placement in ("pre", "sandwich")]
     return ", final norm" if pre and all(meets_a_norm(graph, end) for end in pre) else ""
 
 
@@ -232,14 +248,13 @@ def _direction_in_words(causal: Sequence[bool | None]) -> str:
 
 def _is_between_channels(graph: Graph, attention: Attention) -> bool:
     """Return whether scores are products over positions, so that channels attend to channels."""
-    if attention.axes is None:
+    around = [path.target for path in graph.skip_paths if attention.output in path.bypassed]
+    if attention.axes is None or not around:
         return False
-    stream = graph.node(attention.output).outputs[0].shape
-    scores = graph.node(attention.id).outputs[0].shape
-    summed, keys = attention.query.tensor.shape[-1], scores[attention.axes[1]]
-    query = attention.query.tensor.shape
-    is_transposed = len(query) > 2 and query[-2] == keys != summed and stream[-1] == summed
-    return is_transposed and scores[-1] == scores[-2]
+    stream = graph.node(around[0]).outputs[0].shape
+    keys = graph.node(attention.id).outputs[0].shape[attention.axes[1]]
+    *_, features, summed = attention.query.tensor.shape
+    return len(stream) == 3 and summed == stream[1] != keys == features
 
 
 def _sharing_in_words(graph: Graph, attentions: Sequence[Attention]) -> list[str]:
@@ -306,25 +321,6 @@ def _of_residual_network(
 
 
 # Closed layers ----------------------------------------------------------------------------------
-
-
-def closed_layers(graph: Graph) -> list[Node]:
-    """Return the first calls of layers and models with weights whose work the graph does not show.
-
-    Those are models, and layers of an unknown class whose calls inside are not known either.
-    """
-    return [
-        node
-        for node in graph.nodes
-        if node.layer == node.id
-        and node.kind in ("layer", "model")
-        and (node.kind == "model" or (node.parameters and _is_unknown(node)))
-    ]
-
-
-def _is_unknown(node: Node) -> bool:
-    is_attention = node.is_a(ATTENTION_LAYERS) or node.role == "attention"
-    return not (is_attention or is_known(node) or TRACED in node.traits)
 
 
 def _may_hide_blocks(graph: Graph, closed: Sequence[Node], streams: Sequence[Stream]) -> bool:

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from plots.annotations import Note
 from plots.attentions import Attention, Masked, attentions_with_masks
+from plots.diagnosis.closed import is_closed
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
-from plots.layers import RESAMPLING
+from plots.layers import RESAMPLING, TRACED
 from plots.skips import stream_roots
 from plots.traversal import Reachability
 
 _NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _MASKING = "Keras guide, https://keras.io/guides/understanding_masking_and_padding/"
 
-_CAUSAL_NAMES = frozenset({"autoregressive", "causal", "decoder", "gpt", "lm"})
-_BIDIRECTIONAL_NAMES = frozenset({"bidirectional", "masked", "mlm", "prefix"})
-_WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-"""Words of a name, in snake case or in camel case: "mini" and "GPT" of "miniGPT"."""
-
 
 @diagnosis_rule("sees_the_future")
 def sees_the_future(graph: Graph) -> Iterator[Note]:
-    """A decoder's self-attention has no causal mask."""
+    """Self-attention of a decoder is not causal.
+
+    Other attentions of its stack are, or its stack attends to another one that reads tokens.
+    """
     attentions, flow, masked = attentions_with_masks(graph)
-    memories = [source for other in attentions if not other.is_self for source in other.memory]
     streams = stream_roots(graph)
     places: dict[str, list[str]] = {}
     for attention in attentions:
         if attention.is_self and masked[attention.id].causal is False:
             here = streams.get(attention.output, frozenset())
             stack = [a for a in attentions if here & streams.get(a.output, frozenset())]
-            # Cross-attention to a stack shows that it is an encoder, or one of two stacks that
-            # attend to each other, as text and image in LXMERT.
-            is_memory = any(flow.depends(m, on=own.output) for m in memories for own in stack)
-            reason = _why_it_decodes(graph, attention, stack, masked, is_memory)
+            reason = _why_it_decodes(graph, attentions, stack, masked, flow)
             if reason and _maps_tokens_to_tokens(graph, attention, flow):
                 places.setdefault(reason, []).append(attention.id)
     for reason, ids in places.items():
@@ -51,57 +45,87 @@ def sees_the_future(graph: Graph) -> Iterator[Note]:
 
 def _why_it_decodes(
     graph: Graph,
-    attention: Attention,
+    attentions: Sequence[Attention],
     stack: Sequence[Attention],
     masked: Mapping[str, Masked],
-    is_memory: bool,
+    flow: Reachability,
 ) -> str:
     """Return what shows that an attention belongs to a decoder; "" if nothing does.
 
-    `stack` has the attentions on the branches of the same residual stream; `is_memory` says whether
-    others attend to its output.
+    `stack` has the attentions on the branches of the same residual stream. A stack that another one
+    attends to is an encoder, or one of two that attend to each other, as text and image in LXMERT.
+    One that attends to an image may be an encoder, too, as in ALBEF and BLIP.
     """
-    namespace = graph.node(attention.id).namespace
-    may_cross = not is_memory and _direction_of(namespace) != "both directions"
+    memories = [source for other in attentions if not other.is_self for source in other.memory]
+    is_memory = any(flow.depends(m, on=own.output) for m in memories for own in stack)
     causal = (own.id for own in stack if own.is_self and masked[own.id].causal)
-    crossing = (own.id for own in stack if may_cross and not own.is_self)
-    for ids, verb in ((causal, "has one"), (crossing, "attends to an encoder")):
+    crossing = (
+        own.id
+        for own in stack
+        if not own.is_self
+        and not is_memory
+        and any(_reads_tokens(graph, m, flow) for m in own.memory)
+    )
+    for ids, verb in ((causal, "has one"), (crossing, "attends to an encoder of tokens")):
         if found := next(ids, None):
             return f"{named(graph, [found])} of the same stack {verb}"
-    for name in (namespace, graph.name):
-        if direction := _direction_of(name):
-            return f"{name!r} is the name of a decoder" if direction == "decoder" else ""
     return ""
 
 
-def _direction_of(name: str) -> Literal["decoder", "both directions", ""]:
-    """Return "decoder" for a name like "miniGPT", "both directions" for one like "roberta_lm"."""
-    parts = [
-        {word.lower() for word in _WORDS.findall(part)} | set(re.findall("[a-z]+", part.lower()))
-        for part in name.split(".")
-    ]
-    words = set[str]().union(*parts)
-    if words & _BIDIRECTIONAL_NAMES or any(word.endswith(("bert", "berta")) for word in words):
-        return "both directions"
-    for own in reversed(parts):  # of "encoder_decoder.decoder.block_0" the decoder
-        if ("encoder" in own) != bool(own & _CAUSAL_NAMES):
-            return "both directions" if "encoder" in own else "decoder"
-    return ""
+@diagnosis_rule("nothing_is_causal")
+def nothing_is_causal(graph: Graph) -> Iterator[Note]:
+    """A model returns logits for its own tokens, and none of its attentions is causal."""
+    attentions, flow, masked = attentions_with_masks(graph)
+    own = [attention for attention in attentions if attention.is_self]
+    if len(own) < len(attentions) or any(masked[a.id].causal is not False for a in own):
+        return
+    places = [a.id for a in own if _maps_tokens_to_tokens(graph, a, flow, to_vocabulary=True)]
+    if places:
+        yield Note(
+            "remark",
+            tuple(places),
+            f"No attention has a causal mask ({named(graph, places)}), and the model returns "
+            "logits for each of its own tokens. That is right for masked language modelling. A "
+            "model that is trained to predict the next token needs a causal mask, "
+            "use_causal_mask=True: it sees that token otherwise.",
+            _NO_FUTURE,
+        )
 
 
-def _maps_tokens_to_tokens(graph: Graph, attention: Attention, flow: Reachability) -> bool:
-    """Return whether an attention is between embedded tokens and an output for each of them."""
+def _maps_tokens_to_tokens(
+    graph: Graph, attention: Attention, flow: Reachability, to_vocabulary: bool = False
+) -> bool:
+    """Return whether an attention is between embedded tokens and an output for each of them.
+
+    `to_vocabulary` asks for as many features of the output as there are tokens.
+    """
     source = attention.query.source
-    embeds = any(
-        "Embedding" in graph.node(node_id).class_name
-        and flow.depends_on_input(node_id)
-        and any(len(edge.tensor.shape) == 2 for edge in graph.incoming[node_id])
+    sizes = {
+        graph.node(node_id).config.get("input_dim")
         for node_id in (source, *flow.ancestors(source))
-    )
-    return embeds and any(
-        len(graph.node(node_id).outputs[k].shape) > 2 and flow.depends(node_id, attention.output)
+        if _embeds_tokens(graph, node_id, flow)
+    }
+    shapes = [
+        graph.node(node_id).outputs[k].shape
         for node_id, k in graph.outputs
+        if flow.depends(node_id, attention.output)
+    ]
+    return bool(sizes) and any(
+        len(shape) > 2 and (shape[-1] in sizes or not to_vocabulary) for shape in shapes
     )
+
+
+def _embeds_tokens(graph: Graph, node_id: str, flow: Reachability) -> bool:
+    node = graph.node(node_id)
+    is_embedding = node.is_a({"Embedding", "TokenAndPositionEmbedding"}) and bool(node.parameters)
+    by_value = flow.depends_on_input(node_id)
+    return (
+        is_embedding and by_value and any(len(e.tensor.shape) == 2 for e in graph.incoming[node_id])
+    )
+
+
+def _reads_tokens(graph: Graph, node_id: str, flow: Reachability) -> bool:
+    return any(_embeds_tokens(graph, i, flow) for i in (node_id, *flow.ancestors(node_id)))
 
 
 # Padding ----------------------------------------------------------------------------------------
@@ -165,6 +189,11 @@ def _sees_padding(attention: Attention, masked: Masked) -> bool:
     return masked.padding is False and not may_be_causal
 
 
+_CONVOLUTIONS = frozenset(
+    f"{kind}{rank}D" for kind in ("Conv", "DepthwiseConv", "SeparableConv") for rank in (1, 2, 3)
+) | {f"Conv{rank}DTranspose" for rank in (1, 2, 3)}
+
+
 class _Sequence(NamedTuple):
     """The origin of vectors at positions, position by position.
 
@@ -193,6 +222,8 @@ def _sequences(graph: Graph, flow: Reachability) -> dict[str, _Sequence]:
         # ...) only if all of its inputs have one.
         masks = [sequence.has_mask for sequence in taken]
         passes = node.kind != "operation" and (all if node.is_a({"Merge"}) else any)(masks)
+        if is_closed(node) or (node.call_class and TRACED not in node.traits):
+            lost_at = {}  # it may attach a mask when it runs
         creates = bool(node.config.get("mask_zero")) or node.is_a({"Masking"})
         lost_at = {node.id: ""} if creates else lost_at
         has_mask = creates or passes
@@ -214,6 +245,6 @@ def _keeps_positions(node: Node) -> bool:
     """Return whether each position of an output is computed from the same one of the input."""
     tensor = node.outputs[0]
     joins = node.class_name in ("Concatenate", "Stack") and node.config.get("axis") != -1
-    moves = node.class_name in ("Flatten", "GetItem", "Slice", "Take") or "Conv" in node.class_name
+    moves = node.class_name in ("Flatten", "GetItem", "Slice", "Take") or node.is_a(_CONVOLUTIONS)
     has_positions = len(tensor.shape) > 2 or "float" not in tensor.dtype
     return has_positions and not (joins or moves or node.is_a(RESAMPLING))

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Literal
 
 from plots.annotations import Note, SkipPath, counted
-from plots.attentions import attentions_with_masks
+from plots.attentions import attentions_with_masks, has_way_around, position_flow
+from plots.diagnosis.closed import is_closed
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
@@ -66,6 +67,26 @@ _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/ke
 def _up_to_weights(graph: Graph) -> Reachability:
     """Return the reachability on paths that stop at calls with weights."""
     return Reachability(graph, stop=lambda node: node.parameters > 0)
+
+
+@once_per_graph
+def _up_to_work(graph: Graph) -> Reachability:
+    """Return the reachability on paths that stop behind a nonlinear or closed call with weights."""
+
+    def stops(node: Node) -> bool:
+        return (node.parameters > 0 and not is_linear_projection(node)) or is_norm(node)
+
+    return Reachability(graph, stop=stops)
+
+
+def leads_to_a_norm(graph: Graph, start: str) -> bool:
+    """Return whether a call leads to a norm, past linear projections, or to a closed layer.
+
+    Norms follow 1x1 convolutions in the necks of ViTDet, and may be the first calls inside layers
+    that the graph does not open.
+    """
+    nodes = [graph.node(node_id) for node_id in _up_to_work(graph).descendants(start)]
+    return any(is_norm(node) or is_closed(node) for node in nodes)
 
 
 def meets_a_norm(graph: Graph, *starts: str) -> bool:
@@ -140,7 +161,7 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
             continue
         roots = (other.root for other in streams if other is not stream)
         feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
-        if not feeds_another and not meets_a_norm(graph, end):
+        if not feeds_another and not leads_to_a_norm(graph, end):
             yield finding(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
@@ -237,7 +258,9 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
             if is_before and (attention.is_self or follows):
                 lacking.add(attention.id)
         lacking.update(_feedforward_before(graph, flow, stream, merges))
-    places = sorted(lacking - bypassed, key=graph.index.__getitem__)
+    along = position_flow(graph, attentions)
+    around_them = {i for i in lacking - bypassed if has_way_around(graph, along, i)}
+    places = sorted(lacking - bypassed - around_them, key=graph.index.__getitem__)
     if places:
         around = find_namespaces(graph)
         # The sublayer that a call belongs to, or the call, if it is one itself.
@@ -293,7 +316,10 @@ def _is_stack_without_skip_paths(graph: Graph) -> bool:
     stack = pairwise(attention for attention in attentions if attention.is_self)
     is_deep = any(flow.depends(after.query.source, on=before.output) for before, after in stack)
     bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
-    return is_deep and bypassed.isdisjoint(attention.output for attention in attentions)
+    if not is_deep or not bypassed.isdisjoint(attention.output for attention in attentions):
+        return False
+    along = position_flow(graph, attentions)  # gates and mixed streams lead past them, too
+    return not any(has_way_around(graph, along, attention.output) for attention in attentions)
 
 
 def _feedforward_before(
@@ -320,7 +346,7 @@ def _unlike_their_siblings(graph: Graph, bypassed: set[str]) -> Iterator[str]:
     siblings: dict[tuple[str, str], list[str]] = {}
     for node in graph.nodes:
         block = enclosing_block(node.namespace)
-        if block and node.has_own_name and node.parameters and not is_norm(node):
+        if block and node.has_own_name and node.parameters and _is_sublayer_part(node):
             stack, _ = numbered(block) or (block, -1)
             siblings.setdefault((stack, node.id.removeprefix(block)), []).append(node.id)
     reached = reachability(graph)

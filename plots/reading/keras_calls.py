@@ -220,6 +220,30 @@ def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[
     return found
 
 
+def run_time_mask(operation: Any, call: Any) -> Any:
+    """Return the mask that an embedding attaches to its output only when it runs, or None.
+
+    Keras records none for a symbolic call of `ReversibleEmbedding(mask_zero=True)`, nor for the
+    layers of KerasHub that contain one.
+
+    Args:
+        operation: The layer.
+        call: Its arguments, as a record of a call or as (args, kwargs).
+    """
+    import keras
+
+    args, kwargs = call if isinstance(call, tuple) else (call.arguments.args, call.arguments.kwargs)
+    is_hub = type(operation).__module__.startswith("keras_hub.")
+    inside = getattr(operation, "token_embedding", None) if is_hub else None
+    embedding = operation if inside is None else inside
+    reverse = kwargs.get("reverse", args[1] if len(args) > 1 else False)
+    tokens = args[0] if args else next(iter(kwargs.values()), None)
+    is_embedding = isinstance(embedding, keras.layers.Embedding) and embedding.mask_zero
+    if not is_embedding or reverse is True or not isinstance(tokens, keras.KerasTensor):
+        return None
+    return keras.layers.Embedding.compute_mask(embedding, tokens)
+
+
 def has_other_masks(call: Any, masks: Sequence[Any]) -> bool:
     """Return whether the caller passes explicit masks other than `masks`, those of its tensors."""
     given = dict(_named_arguments(call)).get("mask")

@@ -21,6 +21,7 @@ from plots.reading.keras_calls import (
     given_to_model,
     has_other_masks,
     implicit_masks_of,
+    run_time_mask,
 )
 from plots.reading.keras_values import (
     WeightCounter,
@@ -194,6 +195,21 @@ class Reader:
         origin.update(zip(map(id, call.outputs), results, strict=True))
         for mask in self._masks.propagate_mask(call):
             self._read_mask(mask, origin)
+        self._put_run_time_mask(call, place)
+
+    def _put_run_time_mask(self, call: Any, place: Place) -> None:
+        """Set the mask of an embedding that attaches it when it runs."""
+        tensors = [*call.input_tensors]
+        if call.is_input or len(call.outputs) != 1 or not tensors:
+            return
+        if self._masks.of(call.outputs[0]) is not None:
+            return
+        sources = [tensor._keras_history.operation for tensor in tensors]
+        self.cleanup.enter_context(discard_new_calls(sources))
+        if (mask := run_time_mask(call.operation, call)) is not None:
+            self._kept.append(mask)
+            self._masks.put(call.outputs[0], mask)
+            self._masks_at[id(mask)] = mask, place
 
     def _read_mask(self, mask: Any, origin: dict[int, tuple[str, int]]) -> None:
         """Read the calls that compute a mask, if they are in another model or layer."""

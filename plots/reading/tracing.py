@@ -21,6 +21,8 @@ from plots.reading.keras_calls import (
     computing_order,
     implicit_masks_of,
     parameter_names,
+    recorded_mask,
+    run_time_mask,
 )
 from plots.reading.keras_values import call_class, declared_role, is_auto_named, snake_case
 
@@ -357,6 +359,14 @@ def _symbolic_call(layer: Any, known: OutputSpecs) -> Callable[..., Any]:
     import keras
 
     def symbolic_call(*args: Any, **kwargs: Any) -> Any:
+        outputs = without_mask(*args, **kwargs)
+        if isinstance(outputs, keras.KerasTensor):
+            mask = run_time_mask(layer, (args, kwargs))
+            if mask is not None and recorded_mask(outputs) is None:
+                outputs._keras_mask = mask
+        return outputs
+
+    def without_mask(*args: Any, **kwargs: Any) -> Any:
         key = _key_of(layer, args, kwargs)
         if key is None or key not in known:
             try:
