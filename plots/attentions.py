@@ -135,9 +135,23 @@ def position_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability
     by_value = data_flow(graph, without=others)
     followed = {edge.id for edges in by_value.incoming.values() for edge in edges}
 
+    flat = set[str]()  # calls whose outputs have the positions in the batch axis
+    for node in graph.nodes:
+        taken = by_value.incoming[node.id]
+        keeps_width = any(
+            len(edge.tensor.shape) > 2 and edge.tensor.shape[-1:] == node.outputs[0].shape[-1:]
+            for edge in taken
+        )
+        is_flattened = node.is_a({"Reshape"}) and keeps_width
+        if len(node.outputs[0].shape) == 2 and (
+            is_flattened or any(edge.source in flat for edge in taken)
+        ):
+            flat.add(node.id)
+
     def passes(edge: Edge) -> bool:
         target = graph.node(edge.target)
-        is_summary = len(edge.tensor.shape) < 3 or edge.port.startswith("initial_state")
+        has_positions = len(edge.tensor.shape) > 2 or edge.source in flat
+        is_summary = not has_positions or edge.port.startswith("initial_state")
         return edge.id in followed and not is_summary and not _summarises(edge, target)
 
     return Reachability(graph, passes)
@@ -195,7 +209,7 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
         constants=(causal, *node.constants),
         lengths=(query_length, key_length) if are_known else None,
         has_known_masks=node.role == "attention"
-        or node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION,
+        or (not node.call_class and node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION),
     )
 
 

@@ -459,7 +459,11 @@ def is_learned_scale(node: Node) -> bool:
 
 def is_attention(node: Node) -> bool:
     """Whether the call is one whole attention."""
-    return node.role == "attention" or node.is_a(ATTENTION_LAYERS | FUSED_ATTENTION)
+    known = ATTENTION_LAYERS | FUSED_ATTENTION
+    is_own = node.call_class == node.class_name  # the name of a class of one's own shows nothing
+    return node.role == "attention" or not known.isdisjoint(
+        node.bases if is_own else (node.class_name, *node.bases)
+    )
 
 
 def is_softmax(node: Node) -> bool:

@@ -196,6 +196,9 @@ def _is_branch(
     # Two linear maps added up are not a residual block (as in `dense_1(x) + dense_2(x)`).
     if projected and (all(map(_keeps_values, line)) or all(map(is_linear, branch))):
         return False
+    # Noise with a mean and a scale of its own is one, either: mean(x) + scale(x) * noise.
+    if projected and any(_scales_noise(flow, flow.graph.node(i)) for i in flow.sources[merge.id]):
+        return False
     if not _has_same_axes(line) and not any(node.is_a(TRANSPOSITIONS) for node in branch):
         return False
     crops = [node for node in line if is_crop(node)]
@@ -203,6 +206,16 @@ def _is_branch(
         not node.is_a(PARTS) or any(_is_same_part(node, crop) for crop in crops)
         for node in _first_calls(flow, starts, set(bypassed))
     )
+
+
+def _scales_noise(flow: Reachability, node: Node) -> bool:
+    """Return whether a call multiplies its input by numbers that depend on nothing."""
+    arrays = [c for c in node.constants if any(size != 1 for size in c.shape or ())]
+    fixed = [i for i in flow.sources[node.id] if not flow.depends_on_input(i)]
+    is_trained = any(c.digest is None and not c.pattern for c in arrays) or any(
+        flow.graph.node(i).parameters for source in fixed for i in (source, *flow.ancestors(source))
+    )
+    return node.is_a({"Multiply"}) and bool(arrays or fixed) and not is_trained
 
 
 @once_per_graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plots.costs.flop_rules import is_known
 from plots.graph import Graph, Node
-from plots.layers import ATTENTION_LAYERS, TRACED
+from plots.layers import TRACED, is_attention
 
 
 def closed_layers(graph: Graph) -> list[Node]:
@@ -19,6 +19,7 @@ def is_closed(node: Node) -> bool:
     """Return whether a call is one of a model, or of a layer with weights whose work is unknown."""
     if node.kind != "layer":
         return node.kind == "model"
-    is_attention = node.is_a(ATTENTION_LAYERS) or node.role == "attention"
-    is_shown = is_attention or is_known(node) or TRACED in node.traits
+    is_declared = node.declaration is not None and node.declaration.products is not None
+    is_of_keras = is_attention(node) or (is_known(node) and not node.call_class)
+    is_shown = is_of_keras or is_declared or node.role or TRACED in node.traits
     return bool(node.parameters or node.shared_parameters) and not is_shown

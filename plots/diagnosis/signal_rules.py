@@ -157,7 +157,8 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
     reached = reachability(graph)
     for stream in streams:
         end = stream.paths[-1].target
-        if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
+        is_deep = len(stream.paths) > 1
+        if not is_deep or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         roots = (other.root for other in streams if other is not stream)
         feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
