@@ -466,8 +466,14 @@ def with_inner(layer):
 
 
 NOT_TRANSFORMER = r"^(?!.*Transformer)"
-ENCODER = r"^Pre-norm Transformer encoder: 2 blocks with 4 residual paths, final norm; self-attention in both directions; "
-DECODER = r"^Pre-norm Transformer decoder: 2 blocks with 4 residual paths, final norm; causal self-attention; "
+ENCODER = (
+    r"^Pre-norm Transformer encoder: 2 blocks with 4 residual paths, final norm; "
+    r"self-attention in both directions; "
+)
+DECODER = (
+    r"^Pre-norm Transformer decoder: 2 blocks with 4 residual paths, final norm; causal "
+    r"self-attention; "
+)
 NO_POSITIONS = "no positions that the graph shows; "
 BOTH = "self-attention in both directions; "
 
@@ -528,11 +534,14 @@ DESCRIBED = {
     ),
     "translator": (
         translator,
-        r"^Pre-norm Transformer encoder-decoder: 1 encoder block and 2 decoder blocks with 8 residual paths, final norm; self-attention in both directions in the encoder, causal self-attention in the decoder, cross-attention; learned",
+        r"^Pre-norm Transformer encoder-decoder: 1 encoder block and 2 decoder blocks "
+        r"with 8 residual paths, final norm; self-attention in both directions in the "
+        r"encoder, causal self-attention in the decoder, cross-attention; learned",
     ),
     "translator with a causal encoder": (
         lambda: translator(g=causal),
-        r"encoder-decoder: 1 encoder block and 2 decoder blocks.*; causal self-attention in the encoder, causal",
+        r"encoder-decoder: 1 encoder block and 2 decoder blocks.*; causal self-attention "
+        r"in the encoder, causal",
     ),
     "sines by operations": (
         lambda: language_model(positions=sines_by_ops),
@@ -581,7 +590,8 @@ DESCRIBED = {
     ),
     "LSTM encoder-decoder": (
         recurrent,
-        r"^Recurrent encoder-decoder: 2 recurrent layers \(LSTM\), 1 cross-attention; (?!.*(Transformer|self-att))",
+        r"^Recurrent encoder-decoder: 2 recurrent layers \(LSTM\), 1 cross-attention; "
+        r"(?!.*(Transformer|self-att))",
     ),
     "GRU encoder-decoder": (
         lambda: recurrent(layers.GRU, False),
@@ -598,7 +608,8 @@ DESCRIBED = {
     "encoder known by its mean": (pooled_decoder, r"cross-attention(?!.*self-attention)"),
     "Perceiver": (
         perceiver,
-        r"^Pre-norm Transformer: 2 blocks with 6 residual paths, final norm; self-attention in both directions, cross-attention; no positions",
+        r"^Pre-norm Transformer: 2 blocks with 6 residual paths, final norm; "
+        r"self-attention in both directions, cross-attention; no positions",
     ),
     "set transformer": (
         set_transformer,
@@ -606,11 +617,13 @@ DESCRIBED = {
     ),
     "DETR": (
         detr,
-        r"^Post-norm Transformer encoder-decoder: 2 encoder blocks and 2 decoder blocks with 10 residual paths; .*learned positions",
+        r"^Post-norm Transformer encoder-decoder: 2 encoder blocks and 2 decoder blocks "
+        r"with 10 residual paths; .*learned positions",
     ),
     "Universal Transformer": (
         universal,
-        r"^Post-norm Transformer encoder: 3 blocks with 6 residual paths; .*3 calls of 1 attention layer.*learned positions",
+        r"^Post-norm Transformer encoder: 3 blocks with 6 residual paths; .*3 calls of 1 "
+        r"attention layer.*learned positions",
     ),
     "slot attention": (slots, NOT_TRANSFORMER + r".*2 residual paths, 2 attentions"),
     "hyper-connections": (hyper, r"^(?!.*no skip paths).*causal self-attention"),
@@ -659,7 +672,8 @@ DESCRIBED = {
     ),
     "two towers": (
         two_towers,
-        r"^Pre-norm Transformer: 2 blocks with 4 residual paths, final norm; self-attention, 1 of 2 causal; learned",
+        r"^Pre-norm Transformer: 2 blocks with 4 residual paths, final norm; "
+        r"self-attention, 1 of 2 causal; learned",
     ),
     "two streams that attend to each other": (
         mutual,
