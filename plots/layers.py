@@ -323,6 +323,9 @@ Those of Keras and KerasHub are known by their class; what others take is found 
 SHAPE_TRAIT = "shape only"
 """Trait (`Node.traits`) of a layer whose outputs do not depend on the values of its inputs."""
 
+JOINS_MASKS = "joins masks"
+"""Trait of a layer that returns where all of its inputs are true."""
+
 TRACED = "traced"
 """Trait of every layer whose calls inside were found by calling it on symbolic tensors."""
 

@@ -13,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Constant, Graph, Node, Shape
-from plots.layers import is_identity_like
+from plots.layers import JOINS_MASKS, is_identity_like
 from plots.traversal import Reachability
 
 if TYPE_CHECKING:
@@ -199,8 +199,8 @@ class _Values:
             if isinstance(mask, _NeutralError):
                 self.neutral(mask)
             hides = mask is not None and not isinstance(mask, _NeutralError)
-            return np.where(mask > 0, scores, -1e9) if hides else scores
-        rule = _RULES.get(node.class_name)
+            return np.where(np.asarray(mask) > 0, scores, -1e9) if hides else scores
+        rule = _RULES.get("LogicalAnd" if JOINS_MASKS in node.traits else node.class_name)
         if rule is None and is_identity_like(node) and node.class_name != "Negative":
             return self._first(node)
         if rule is None:

@@ -232,13 +232,15 @@ def test_in_a_single_block_the_attention_needs_a_skip_path_if_the_feedforward_ha
 # --- descriptions and rules of other packages ---------------------------------------------------
 
 
-def test_a_partly_masked_stack_is_a_decoder_and_no_encoder_decoder():
+def test_a_partly_masked_stack_is_neither_an_encoder_nor_a_decoder():
     tokens = x = keras.Input((LENGTH, WIDTH))
     for number, causal in enumerate((True, False, True)):
         name = f"block_{number}.attention"
         x = sublayer(name, x, attention(name, use_causal_mask=causal), "pre")
     model = keras.Model(tokens, layers.LayerNormalization()(x))
-    assert described(model).startswith("Pre-norm Transformer decoder: 3 blocks")
+    text = described(model)
+    assert text.startswith("Pre-norm Transformer: 3 blocks with 3 residual paths, final norm; ")
+    assert "self-attention, 2 of 3 causal" in text
 
 
 def test_a_folded_graph_is_not_described():

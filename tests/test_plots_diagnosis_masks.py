@@ -50,9 +50,11 @@ def test_a_decoder_that_sees_the_future_is_found_if_and_only_if_it_does(kind):
     changed = np.where(np.arange(LENGTH) == LENGTH - 1, 19, tokens)
     leaks = not np.allclose(first_logits(model, tokens), first_logits(model, changed), atol=1e-6)
     assert leaks == (kind in LEAKING)
-    assert bool(findings_of(model)) == leaks
-    if leaks:
-        assert "without a causal mask" in the_finding(model).text
+    assert findings_of(model) == ()  # an encoder of masked tokens may have the same graph
+    notes = plots.diagnose(plots.read_graph(model)).notes
+    assert any("causal self-attention" in note.text for note in notes) == (not leaks)
+    remarks = [note for note in notes if "next token" in note.text]
+    assert [note.kind for note in remarks] == ["remark"] * leaks
 
 
 def test_attention_in_both_directions_is_fine_outside_of_decoders():
@@ -111,24 +113,6 @@ def test_queries_are_recognised_in_either_place_of_an_einsum(keys_first):
     assert not flow.depends(attention.output, on="k")
 
 
-@pytest.mark.parametrize(
-    ("name", "is_decoder"),
-    [
-        ("miniGPT", True),
-        ("GPTModel", True),
-        ("TransformerDecoder", True),
-        ("encoder_decoder.decoder", True),
-        ("roberta_lm", False),
-        ("RoBERTa_LM", False),
-        ("DistilBERTForCausalLM", False),
-        ("prefix_lm.decoder", False),
-        ("encoder_decoder", False),
-    ],
-)
-def test_names_of_decoders_are_read_word_by_word(name, is_decoder):
-    assert bool(findings_of(language_model(LEAKING["layer"], name=name))) == is_decoder
-
-
 def writer_after(encoded, target):
     """A causal decoder over tokens that an encoder's output is joined to, without attending."""
     x = encoded(embedded(target, "target_embedding"))
@@ -171,9 +155,7 @@ def test_encoders_with_cross_attention_or_mutual_attention_are_no_decoders():
     """As in ALBEF and BLIP, or in LXMERT."""
     assert findings_of(text_and_image("text_encoder", is_mutual=False)) == ()
     assert findings_of(text_and_image("language", is_mutual=True)) == ()
-    assert the_finding(text_and_image("captions", is_mutual=False)).about[0] == (
-        "captions.block_0.self.layer"
-    )
+    assert findings_of(text_and_image("captions", is_mutual=False)) == ()
 
 
 # --- padding ------------------------------------------------------------------------------------
