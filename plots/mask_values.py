@@ -199,13 +199,16 @@ class _Values:
             if isinstance(mask, _NeutralError):
                 self.neutral(mask)
             hides = mask is not None and not isinstance(mask, _NeutralError)
+            if hides and node.role and 2 < np.ndim(mask) < len(shape):
+                mask = np.expand_dims(mask, 1)  # (b, t, s), the same for all heads
             return np.where(np.asarray(mask) > 0, scores, -1e9) if hides else scores
-        rule = _RULES.get("LogicalAnd" if JOINS_MASKS in node.traits else node.class_name)
+        known = {"add": "Add"}.get(node.role, node.class_name)
+        rule = _RULES.get("LogicalAnd" if JOINS_MASKS in node.traits else known)
         if rule is None and is_identity_like(node) and node.class_name != "Negative":
             return self._first(node)
         if rule is None:
             depends = self.flow.depends_on_input(node.id)
-            is_open = node.kind == "operation" or not (node.call_class or node.kind == "model")
+            is_open = bool(node.role) or not (node.call_class or node.kind == "model")
             # A product of tensors, as of queries and keys, or a layer of Keras.
             raise (_NeutralError if depends and is_open else _UnknownError)
         return self._checked(node, rule(self, node, self._arguments(node)), shape)

@@ -170,7 +170,7 @@ def _is_added_again(
     given = flow.graph.node(node_id).outputs[output].shape
     shape = merge.outputs[0].shape
     middle = zip(given[1:-1], shape[1:-1], strict=False)
-    if len(given) < len(shape) > 2 or any(a == 1 != b for a, b in middle):
+    if len(given) < len(shape) > 2 or any(a == 1 and b not in (1, None) for a, b in middle):
         return len(given) == len(shape) or len(given) < 3
     if flow.depends_on_input(node_id) or not any(i in found for i in bypassed):
         return False
