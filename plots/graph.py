@@ -126,8 +126,8 @@ class Node:
         returns_input: Whether a layer whose class does not tell was found to return its input.
         traits: What else calling such a layer on symbolic tensors shows: "traced" if that worked,
             "shape only" if no output depends on the values of an input, "<kind> positions" if it
-            adds positions, "joins masks", and the pattern (`Constant.pattern`) of an output that
-            is constant.
+            adds positions, "joins masks" or "adds", and the pattern (`Constant.pattern`) of a
+            constant output.
     """
 
     id: str

@@ -323,8 +323,8 @@ Those of Keras and KerasHub are known by their class; what others take is found 
 SHAPE_TRAIT = "shape only"
 """Trait (`Node.traits`) of a layer whose outputs do not depend on the values of its inputs."""
 
-JOINS_MASKS = "joins masks"
-"""Trait of a layer that returns where all of its inputs are true."""
+JOINS = {"joins masks": "LogicalAnd", "adds": "Add"}
+"""Traits of layers that join their inputs by one operation, in whatever layout."""
 
 TRACED = "traced"
 """Trait of every layer whose calls inside were found by calling it on symbolic tensors."""

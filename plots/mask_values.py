@@ -13,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from plots.graph import Constant, Graph, Node, Shape
-from plots.layers import JOINS_MASKS, is_identity_like
+from plots.layers import JOINS, is_identity_like
 from plots.traversal import Reachability
 
 if TYPE_CHECKING:
@@ -202,8 +202,9 @@ class _Values:
             if hides and node.role and 2 < np.ndim(mask) < len(shape):
                 mask = np.expand_dims(mask, 1)  # (b, t, s), the same for all heads
             return np.where(np.asarray(mask) > 0, scores, -1e9) if hides else scores
-        known = {"add": "Add"}.get(node.role, node.class_name)
-        rule = _RULES.get("LogicalAnd" if JOINS_MASKS in node.traits else known)
+        joins = [JOINS[trait] for trait in node.traits if trait in JOINS]
+        joins += ["Add"] if node.role == "add" else []
+        rule = _RULES.get(joins[0] if joins else node.class_name)
         if rule is None and is_identity_like(node) and node.class_name != "Negative":
             return self._first(node)
         if rule is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from plots.attentions import find_attentions
 from plots.graph import Edge, Graph, Node, Tensor
-from plots.layers import JOINS_MASKS, SHAPE_TRAIT, TRACED, is_identity_like
+from plots.layers import JOINS, SHAPE_TRAIT, TRACED, is_identity_like, is_rearrangement
 from plots.mask_values import pattern_of_output
 from plots.positions import TRAIT, kinds_of_positions
 from plots.traversal import data_flow
@@ -50,9 +50,10 @@ def traits_of(
         found.append(SHAPE_TRAIT)
         if len(ends) == 1 and (pattern := pattern_of_output(graph, flow, *ends[0])):
             found.append(pattern)
-    classes = {node.class_name for node in nodes if not is_identity_like(node)}
-    if classes == {"LogicalAnd"}:
-        found.append(JOINS_MASKS)
+    kept = [n for n in nodes if not (is_identity_like(n) or is_rearrangement(n))]
+    classes = {node.class_name for node in kept}
+    if len(classes) == 1 and len(inputs) > 1:
+        found += [trait for trait, name in JOINS.items() if name in classes]
     return tuple(found)
 
 
