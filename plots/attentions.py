@@ -454,8 +454,10 @@ def attentions_with_masks(
         unsure = "unknown" in hints or not attention.has_known_masks
         # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
         may_be = unsure or any(flow.depends_on_input(node.id) for node in calls)
+        masks = attention.id, attention.axes, attention.masks, attention.constants
+        causal = masks_the_future(graph, flow, *masks)
         return Masked(
-            causal=masks_the_future(graph, flow, attention),
+            causal=None if causal is False and not attention.has_known_masks else causal,
             padding=True if "padding" in hints else None if may_be else False,
         )
 

@@ -8,16 +8,13 @@ here: that is padding, or a bias.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from plots.graph import Constant, Graph, Node, Shape
+from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import JOINS, is_identity_like
 from plots.traversal import Reachability
-
-if TYPE_CHECKING:
-    from plots.attentions import Attention
 
 _FREE = 7
 """Size of an axis of variable size."""
@@ -38,28 +35,36 @@ class _UnknownError(_NeutralError):
     """A value may be anything."""
 
 
-def masks_the_future(graph: Graph, flow: Reachability, attention: Attention) -> bool | None:
-    """Return whether an attention hides all keys later than the query; None if it is unknown."""
-    constants = attention.constants
+def masks_the_future(
+    graph: Graph,
+    flow: Reachability,
+    softmax: str,
+    axes: tuple[int | None, int] | None,
+    masks: Sequence[Edge],
+    constants: Sequence[Constant],
+) -> bool | None:
+    """Return whether an attention hides all keys later than the query; None if it is unknown.
+
+    Args:
+        graph: The graph.
+        flow: Its data flow.
+        softmax: Id of the call that computes the weights.
+        axes: (query axis, key axis) of the softmax; None if the attention is one call.
+        masks: Edges of masks and biases.
+        constants: Masks and switches that are not tensors of the graph.
+    """
     if any("causal" in constant.port and constant.value is True for constant in constants):
         return True
     values = _Values(graph, flow)
-    shape: Shape = ()
     try:
-        if attention.is_one_call:
-            visible, shape = values.visible_in_one_call(attention), ()
+        if axes is None:
+            visible = values.visible_in_one_call(masks, constants)
         else:
-            scores = values.of(attention.id, 0, as_input=True)
-            visible, shape = scores > _HIDDEN, scores.shape
+            visible = _moved(values.of(softmax, 0, as_softmax=True) > _HIDDEN, axes)
     except _NeutralError:
         return None
-    if visible is not None and attention.axes is not None:
-        query, key = attention.axes
-        if query is None or visible.ndim != len(shape):
-            return None
-        visible = _moved(visible, query, key)
     if visible is None or visible.ndim < 2 or visible.all():
-        return None if values.is_unsure or not attention.has_known_masks else False
+        return None if values.is_unsure else False
     queries, keys = visible.shape[-2:]
     if queries == keys and not visible[..., ~_tri(queries, keys)].any() and visible.any():
         return True
@@ -93,9 +98,12 @@ def _tri(queries: int, keys: int) -> Any:
     return np.tri(queries, keys, dtype=bool)
 
 
-def _moved(visible: Any, query: int, key: int) -> Any:
+def _moved(visible: Any, axes: tuple[int | None, int]) -> Any:
     import numpy as np
 
+    query, key = axes
+    if query is None:
+        raise _UnknownError
     return np.moveaxis(visible, (query, key), (-2, -1))
 
 
@@ -134,10 +142,10 @@ class _Values:
         self.is_unsure = False
         self._known: dict[tuple[str, int], Any] = {}
 
-    def visible_in_one_call(self, attention: Attention) -> Any:
+    def visible_in_one_call(self, masks: Sequence[Edge], constants: Sequence[Constant]) -> Any:
         """Return which keys the masks of a layer or fused operation leave visible, or None."""
         found = []
-        for edge in attention.masks:
+        for edge in masks:
             if len(edge.tensor.shape) > 2 or edge.port in ("attention_mask", "bias"):
                 try:
                     value = self.of(edge.source, edge.output)
@@ -145,7 +153,7 @@ class _Values:
                     self.is_unsure |= isinstance(error, _UnknownError)
                     continue
                 found.append(value > _HIDDEN if edge.port == "bias" else value > 0)
-        for constant in attention.constants:
+        for constant in constants:
             if sum(size != 1 for size in constant.shape or ()) > 1:
                 try:
                     value = self._of_constant(constant)
@@ -156,16 +164,16 @@ class _Values:
                 found.append(value > _HIDDEN if is_bias else value > 0)
         return reduce(lambda a, b: a & b, found) if found else None
 
-    def of(self, node_id: str, output: int, as_input: bool = False) -> Any:
+    def of(self, node_id: str, output: int, as_softmax: bool = False) -> Any:
         """Return an output of a call, or the input of a softmax.
 
         Raises:
             _NeutralError: if it depends on the values of inputs or on weights, or is unknown.
         """
-        key = (node_id, -1 if as_input else output)
+        key = (node_id, -1 if as_softmax else output)
         if key not in self._known:
             try:
-                self._known[key] = self._compute(self.graph.node(node_id), output, as_input)
+                self._known[key] = self._compute(self.graph.node(node_id), output, as_softmax)
             except _NeutralError as error:
                 self._known[key] = error
             except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):
@@ -174,7 +182,7 @@ class _Values:
             raise self._known[key]
         return self._known[key]
 
-    def _compute(self, node: Node, output: int, as_input: bool) -> Any:
+    def _compute(self, node: Node, output: int, as_softmax: bool) -> Any:
         import numpy as np
 
         shape = node.outputs[output].shape
@@ -189,9 +197,9 @@ class _Values:
             raise (_NeutralError if len(shape) < 3 else _UnknownError)
         if node.parameters or node.shared_parameters or "positions" in node.role:
             raise _NeutralError
-        if as_input:
+        if as_softmax:
             arguments = self._arguments(node)
-            mask = arguments.get("mask")
+            mask: Any = arguments.get("mask")
             scores = next(value for port, value in arguments.items() if port != "mask")
             if isinstance(scores, _NeutralError):
                 self.neutral(scores)

@@ -233,9 +233,11 @@ def run_time_mask(operation: Any, call: Any) -> Any:
     import keras
 
     args, kwargs = call if isinstance(call, tuple) else (call.arguments.args, call.arguments.kwargs)
-    is_hub = type(operation).__module__.startswith("keras_hub.")
-    inside = getattr(operation, "token_embedding", None) if is_hub else None
-    embedding = operation if inside is None else inside
+    is_model = isinstance(operation, keras.Model)
+    is_hub = type(operation).__module__.startswith("keras_hub.") and not is_model
+    inside = operation._flatten_layers(False) if is_hub else ()
+    embeddings = (layer for layer in inside if getattr(layer, "mask_zero", False))
+    embedding = next(embeddings, operation)
     reverse = kwargs.get("reverse", args[1] if len(args) > 1 else False)
     tokens = args[0] if args else next(iter(kwargs.values()), None)
     is_embedding = isinstance(embedding, keras.layers.Embedding) and embedding.mask_zero
