@@ -14,7 +14,6 @@ from hand_made_transformers import (
     attention,
     encoder,
     language_model,
-    the_finding,
     translator,
 )
 from keras import layers, ops
@@ -176,7 +175,8 @@ def test_diagnosis_maps_and_letters_find_the_same_attention(form):
     model = language_model(lambda tokens: lambda x: form(x, x))
     graph = plots.read_graph(model)
     (place,) = plots.attention_maps(model)
-    assert the_finding(model).about == (place,)
+    (remark,) = (note for note in plots.diagnose(graph).notes if note.kind == "remark")
+    assert remark.about == (place,)
     assert [a.id for a in find_attentions(graph)] == [place]
     crossed = plots.shapes(plots.read_graph(cross_attention(form)))
     letters = {letter for tensor in crossed.node(place).outputs for letter in tensor.letters}

@@ -8,7 +8,7 @@ from plots.costs.flop_rules import is_known
 from plots.graph import Graph, Node
 from plots.layers import TRACED, is_attention
 
-_OF_HUB = re.compile("(Transformer|Encoder|Decoder)(Layer|Block)?$|^(Transformer|T5|XLNet)")
+_OF_HUB = re.compile("(Attention|Transformer|Encoder|Decoder)(Layer|Block)?$|^Transformer")
 """Classes of KerasHub that are made of layers, which stay closed if they cannot be traced."""
 
 
@@ -24,7 +24,8 @@ def is_closed(node: Node) -> bool:
     """Return whether a call is one of a model, or of a layer with weights whose work is unknown."""
     if node.kind != "layer":
         return node.kind == "model"
-    if node.opens_with or (not node.call_class and _OF_HUB.search(node.class_name)):
+    is_of_hub = not node.call_class and _OF_HUB.search(node.class_name)
+    if node.opens_with or (is_of_hub and not is_attention(node)):
         return bool(node.parameters or node.shared_parameters)
     is_declared = node.declaration is not None and node.declaration.products is not None
     is_of_keras = is_attention(node) or (is_known(node) and not node.call_class)

@@ -157,8 +157,10 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
     reached = reachability(graph)
     for stream in streams:
         end = stream.paths[-1].target
-        is_deep = len(stream.paths) > 1
-        if not is_deep or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
+        # One sublayer for each step of an iteration, as in slot attention, adds up nothing.
+        before = [other.paths[-1].target for other in streams if other is not stream]
+        is_step = len(stream.paths) == 1 and any(reached.depends(stream.root, on=i) for i in before)
+        if is_step or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         roots = (other.root for other in streams if other is not stream)
         feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
