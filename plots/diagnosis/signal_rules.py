@@ -9,7 +9,7 @@ from typing import Literal
 
 from plots.annotations import Note, SkipPath, counted
 from plots.attentions import attentions_with_masks
-from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
+from plots.diagnosis.rules import diagnosis_rule, finding, listed, named, remark
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
 from plots.layers import (
@@ -115,38 +115,55 @@ def mixed_norms(graph: Graph) -> Iterator[Note]:
 
 @diagnosis_rule("norm_on_branch_output")
 def norm_on_branch_output(graph: Graph) -> Iterator[Note]:
-    """The only norm of a sublayer is on the output of its branch, before the merge."""
+    """The only norm of a sublayer is on the output of its branch, before the merge.
+
+    Published designs with such norms have a final norm, so without one it is a mistake.
+    """
     for stream in residual_streams(graph):
         places = [k for k, path in enumerate(stream.paths) if path.placement == "branch_end"]
         norms = [norm for k in places for norm in stream.norms[k]]
-        if norms and stream.has_token_norms(graph):
-            yield finding(
-                norms,
-                "A norm on the branch output before the merge, and no other norm on the path: "
-                f"{named(graph, norms)}. That is x + norm(f(x)), often a mistake for post-norm, "
-                "norm(x + f(x)); Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose.",
-                f"{_VASWANI}; {_SWIN_V2}",
+        if not norms or not stream.has_token_norms(graph):
+            continue
+        text = (
+            "A norm on the branch output before the merge, and no other norm on the path: "
+            f"{named(graph, norms)}. That is x + norm(f(x)), often a mistake for post-norm, "
+            "norm(x + f(x))"
+        )
+        if _is_normed_at_its_end(graph, stream):
+            text += "; Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose."
+            yield remark(norms, text, f"{_VASWANI}; {_SWIN_V2}")
+        else:
+            text += (
+                ". Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose, but with a "
+                "final norm, which is missing here. Move the norms behind the merges, or add one "
+                "after the last merge."
             )
+            yield finding(norms, text, f"{_VASWANI}; {_SWIN_V2}")
 
 
 @diagnosis_rule("no_final_norm")
 def no_final_norm(graph: Graph) -> Iterator[Note]:
     """A pre-norm stream ends without a norm after its last merge."""
-    streams = residual_streams(graph)
-    reached = reachability(graph)
-    for stream in streams:
+    for stream in residual_streams(graph):
         end = stream.paths[-1].target
         if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
-        roots = (other.root for other in streams if other is not stream)
-        feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
-        if not feeds_another and not meets_a_norm(graph, end):
+        if not _is_normed_at_its_end(graph, stream):
             yield finding(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
                 "output is the sum of all sublayers, which grows with the depth.",
                 f"{_XIONG} (b); {_GPT_2}",
             )
+
+
+def _is_normed_at_its_end(graph: Graph, stream: Stream) -> bool:
+    """Return whether a norm follows the last merge of a stream, or it leads to another stream."""
+    end = stream.paths[-1].target
+    reached = reachability(graph)
+    roots = (other.root for other in residual_streams(graph) if other is not stream)
+    feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
+    return feeds_another or meets_a_norm(graph, end)
 
 
 @diagnosis_rule("no_norm")
