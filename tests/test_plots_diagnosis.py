@@ -229,7 +229,7 @@ def test_in_a_single_block_the_attention_needs_a_skip_path_if_the_feedforward_ha
     assert the_finding(encoder(["no skip", "pre"])).about == ("block_0.attention.layer",)
     both = findings_of(encoder(["no skip", "pre", "no skip", "pre"]))
     assert len(both) == 1
-    assert "No skip path bypasses any of the 2 attentions" in both[0].text
+    assert "No skip path leads past any of the 2 attentions" in both[0].text
 
 
 # --- descriptions and rules of other packages ---------------------------------------------------

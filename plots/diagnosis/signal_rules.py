@@ -1,4 +1,4 @@
-"""Rules on signals and gradients: norms, skip paths, constants in place of weights, and losses."""
+"""Rules on signals and gradients: norms, skip paths, and constants in place of weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from plots.layers import (
     PRODUCTS,
     is_additive_merge,
     is_attention,
-    is_identity_like,
-    is_linear_projection,
     is_norm,
-    is_reversed_embedding,
     is_shape_only,
     is_softmax,
 )
@@ -59,7 +56,6 @@ _TIED = (
     "Press and Wolf 2017, Using the Output Embedding to Improve Language Models; "
     "tensorflow.org/api_docs/python/tf/keras/layers/ReversibleEmbedding"
 )
-_FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/keras-hub/pull/1008"
 
 
 @once_per_graph
@@ -230,7 +226,7 @@ def no_skip_paths(graph: Graph) -> Iterator[Note]:
         places = [attention.id for attention in attentions_with_masks(graph)[0]]
         yield finding(
             places,
-            f"No skip path bypasses any of the {len(places)} attentions, {named(graph, places)}: "
+            f"No skip path leads past any of the {len(places)} attentions, {named(graph, places)}: "
             "signals and gradients have to pass through one sublayer after the other.",
             _RESIDUAL,
         )
@@ -264,7 +260,7 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
         )
         yield finding(
             places,
-            f"No skip path bypasses {listed(list(sublayers))}, although other sublayers of the "
+            f"No skip path leads past {listed(list(sublayers))}, although other sublayers of the "
             "model have one: here signals and gradients have to pass through.",
             _RESIDUAL,
         )
@@ -357,7 +353,7 @@ def _unlike_their_siblings(graph: Graph, bypassed: set[str]) -> Iterator[str]:
             yield from filter(continues, lacking)
 
 
-# Gradients and losses ---------------------------------------------------------------------------
+# Gradients --------------------------------------------------------------------------------------
 
 
 @diagnosis_rule("no_gradient")
@@ -373,11 +369,16 @@ def no_gradient(graph: Graph) -> Iterator[Note]:
         if node.trainable_parameters and node.layer not in trained and node.id == node.layer:
             places.setdefault(_blocks(flow, node), []).append(node.id)
     for blocks, ids in places.items():
+        why = (
+            f"Every path to an output leads through {named(graph, blocks)}, which passes no "
+            "gradient on"
+            if blocks
+            else "No output depends on them: no call takes what they return"
+        )
         yield finding(
             [*ids, *blocks],
-            f"Weights without a gradient: {named(graph, ids)}. Every path to an output leads "
-            f"through {named(graph, blocks)}, which passes no gradient on, so they are not "
-            "trained, unless by a loss inside of a layer.",
+            f"Weights without a gradient: {named(graph, ids)}. {why}, so they are not trained, "
+            "unless by a loss inside of a layer.",
             _BACKPROPAGATION,
         )
 
@@ -429,36 +430,6 @@ def baked_in_embedding(graph: Graph) -> Iterator[Note]:
                 )
 
 
-@diagnosis_rule("softmax_and_loss")
-def softmax_and_loss(graph: Graph) -> Iterator[Note]:
-    """A softmax before a loss on logits, or logits for a loss on probabilities."""
-    if len(graph.losses) != len(graph.outputs):
-        return
-    for (output, _), loss in zip(graph.outputs, graph.losses, strict=True):
-        last = _last_call(graph, output)
-        activation = "softmax" if is_softmax(last) else last.activation
-        activation = "sigmoid" if last.class_name == "Sigmoid" else activation
-        is_tied = is_reversed_embedding(last) and not last.config.get("logit_soft_cap")
-        returns_logits = is_linear_projection(last) or is_tied
-        is_crossentropy = "crossentropy" in loss.class_name.lower().replace("_", "")
-        if loss.from_logits and activation in ("softmax", "sigmoid"):
-            yield finding(
-                [last.id],
-                f"A {activation} of a {activation}: {named(graph, [last.id])} returns "
-                f"probabilities, but the loss {loss.class_name} has from_logits=True. The loss "
-                "stays large, and gradients are small. Leave one of the two out.",
-                _FROM_LOGITS,
-            )
-        elif loss.from_logits is False and is_crossentropy and returns_logits:
-            yield finding(
-                [last.id],
-                f"Logits for a loss on probabilities: {named(graph, [last.id])} returns numbers of "
-                f"any size and sign, and {loss.class_name} takes their logarithm. Set "
-                "from_logits=True.",
-                _FROM_LOGITS,
-            )
-
-
 def _is_differentiable(graph: Graph, edge: Edge) -> bool:
     target = graph.node(edge.target)
     blocks = target.class_name in NOT_DIFFERENTIABLE or is_shape_only(target)
@@ -492,13 +463,3 @@ def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
     *batch, length, width = shape
     fits = stream[1] in (length, None) and stream[2] == width and not constant.pattern
     return fits and length != 1 and width != 1 and set(batch) <= {1}
-
-
-def _last_call(graph: Graph, output: str) -> Node:
-    """Return the call that computes the numbers of an output, past changes of their layout."""
-    node = graph.node(output)
-    while is_identity_like(node) or node.class_name in ("Reshape", "Squeeze", "Flatten"):
-        if not graph.incoming[node.id]:
-            break
-        node = graph.node(graph.incoming[node.id][0].source)
-    return node
