@@ -336,10 +336,10 @@ def losses_of(model: Any) -> tuple[Loss | None, ...]:
 
 
 def _loss_at(given: Any, path: Sequence[Any], name: str | None) -> Any:
-    """Return the loss of the output at `path` of the outputs, out of losses as `compile` takes them.
+    """Return the loss of the output at `path` of the outputs.
 
-    Losses are one for all outputs, or nested as the outputs are; a dictionary may also have the
-    names of the outputs.
+    The given losses are one for all outputs, or nested as the outputs are; a dictionary may also
+    have the names of the outputs.
     """
     if isinstance(given, Mapping) and not (path and path[0] in given):
         return given.get(name)
