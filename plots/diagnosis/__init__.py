@@ -28,7 +28,15 @@ from plots.annotations import NormPlace, Note, SkipPath, counted, number_text
 from plots.arguments import takes_graphs
 from plots.attentions import Attention, Masked, attentions_with_masks
 from plots.costs.flop_rules import is_known
-from plots.diagnosis import attention_rules, head_rules, mask_rules  # noqa: F401 - register rules
+from plots.diagnosis import (  # noqa: F401 - they register their rules
+    attention_rules,
+    cross_attention_rules,
+    head_rules,
+    mask_rules,
+    merge_rules,
+    norm_rules,
+    score_mask_rules,
+)
 from plots.diagnosis.rules import diagnosis_rule, listed, named, notes_of_all_rules
 from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node

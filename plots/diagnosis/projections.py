@@ -86,3 +86,27 @@ def scalar_factor(node: Node) -> float | None:
             number = float(constant.value)
             return number if node.class_name == "Multiply" else 1 / number
     return None
+
+
+DROPOUTS = frozenset({"AlphaDropout", "Cast", "Dropout", "GaussianDropout", "Identity"}) | {
+    f"SpatialDropout{rank}D" for rank in (1, 2, 3)
+}
+"""Calls that return their input in inference."""
+
+
+def past_dropouts(graph: Graph, edge: Edge, only: bool = False) -> Node | None:
+    """Return the call that computes a tensor, past dropouts.
+
+    Args:
+        graph: The graph.
+        edge: The edge of the tensor.
+        only: Whether to return None if another call takes the tensor as well.
+    """
+    node = graph.node(edge.source)
+    while True:
+        takers = len({e.target for e in graph.outgoing[node.id]})
+        if only and (takers > 1 or any(node.id == output for output, _ in graph.outputs)):
+            return None
+        if not node.is_a(DROPOUTS) or not graph.incoming[node.id]:
+            return node
+        node = graph.node(graph.incoming[node.id][0].source)
