@@ -464,7 +464,9 @@ def attentions_with_masks(
 def _hints_of_constant(constant: Constant) -> Iterator[_Hint]:
     if constant.pattern == "lower triangular" or ("causal" in constant.port and constant.value):
         yield "causal"
-    elif constant.pattern == "" and sum(size != 1 for size in constant.shape or ()) > 1:
+    elif "upper" in constant.pattern or (
+        constant.pattern == "" and sum(size != 1 for size in constant.shape or ()) > 1
+    ):
         yield "unknown"
 
 

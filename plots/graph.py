@@ -67,8 +67,9 @@ class Constant:
         value: A plain Python value; None for an array.
         shape: The shape of an array.
         dtype: The dtype of an array.
-        pattern: The values of an array in words: "zeros", "ones", "lower triangular", "sinusoids",
-            or "".
+        pattern: The values of an array in words: "zeros", "ones", "lower triangular" (also of an
+            additive mask with 0 there), "upper triangular", "strictly upper triangular",
+            "sinusoids", or "".
         digest: Hash of the values of an array; None if they are unknown, if they are weights, or if
             the other fields determine them.
     """

@@ -398,12 +398,19 @@ def residual_streams(graph: Graph) -> tuple[Stream, ...]:
     """Return the residual streams of a graph with marked skip paths, in the order of their merges.
 
     Two paths lie on the same stream if there are only identities and norms between the end of one
-    and the start of the other, or if they start at the same call. Projected paths are left out.
+    and the start of the other, or if they start at the same call. Projected paths are left out,
+    and so are those of vectors that depend on no values of an input and are added again and again,
+    as the positions in DETR: they bypass merges of another stream.
     """
+    flow = data_flow(graph)
+    all_merges = {path.target for path in graph.skip_paths}
     root_at: dict[str, Value] = {}
     paths_from: dict[Value, list[SkipPath]] = {}
     for path in graph.skip_paths:
-        if not path.projected:
+        is_injected = not flow.depends_on_input(path.source) and not all_merges.isdisjoint(
+            path.bypassed
+        )
+        if not path.projected and not is_injected:
             start = _root(graph, path, root_at)
             root_at[path.target] = start
             paths_from.setdefault(start, []).append(path)

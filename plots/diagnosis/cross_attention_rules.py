@@ -89,7 +89,7 @@ def _terms(graph: Graph, edge: Edge) -> set[tuple[str, int]]:
 @diagnosis_rule("causal_cross_attention")
 def causal_cross_attention(graph: Graph) -> Iterator[Note]:
     """A cross-attention has a causal mask, though its keys are another sequence."""
-    attentions, flow, masked = attentions_with_masks(graph)
+    attentions, flow, _ = attentions_with_masks(graph)
     places: dict[bool, list[str]] = {}
     for attention in attentions:
         is_switched = any(

@@ -92,9 +92,8 @@ def norm_on_queries_alone(graph: Graph) -> Iterator[Note]:
     for attention in attentions_with_masks(graph)[0]:
         edges = {"queries": attention.query, "keys": attention.keys[0]}
         edges |= {"values": attention.values[0]} if attention.values else {}
-        origins = {
-            what: _origin(graph, edge, attention.is_one_call) for what, edge in edges.items()
-        }
+        projects = graph.node(attention.id).parameters > 0
+        origins = {what: _origin(graph, edge, projects) for what, edge in edges.items()}
         normed: dict[str, str] = {}
         for what, (node_id, _) in origins.items():
             node = graph.node(node_id)
@@ -115,9 +114,12 @@ def norm_on_queries_alone(graph: Graph) -> Iterator[Note]:
                 break
 
 
-def _origin(graph: Graph, edge: Edge, is_one_call: bool) -> tuple[str, int]:
-    """Return the value that queries, keys or values are projected from."""
-    if not is_one_call and (behind := projection_behind(graph, edge)) is not None:
+def _origin(graph: Graph, edge: Edge, projects: bool) -> tuple[str, int]:
+    """Return the value that queries, keys or values are projected from, in the attention or before.
+
+    `projects` says whether the attention projects them itself.
+    """
+    if not projects and (behind := projection_behind(graph, edge)) is not None:
         edge = behind.source
     node = past_dropouts(graph, edge)
     return (edge.source, edge.output) if node is None or node.id == edge.source else (node.id, 0)

@@ -17,19 +17,7 @@ _KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend t
 _SMALL = -50.0
 """Masked scores have to be well below all others; exp(-50) is 2e-22."""
 
-_COMPARISONS = frozenset(
-    [
-        "Equal",
-        "Greater",
-        "GreaterEqual",
-        "Less",
-        "LessEqual",
-        "LogicalAnd",
-        "LogicalNot",
-        "LogicalOr",
-        "NotEqual",
-    ]
-)
+_COMPARISONS = frozenset({"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"})
 _KEEPS_FLAGS = SHAPE_CHANGES | TRANSPOSITIONS | {"BroadcastTo", "Cast", "Repeat", "Tile"}
 _FLAGS = ("lower triangular", "upper triangular", "strictly upper triangular")
 

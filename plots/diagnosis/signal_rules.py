@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from plots.annotations import Note, SkipPath, counted
-from plots.attentions import attentions_with_masks
+from plots.attentions import Attention, attentions_with_masks
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named, remark
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
@@ -21,7 +21,7 @@ from plots.layers import (
     is_softmax,
 )
 from plots.skips import Stream, calls_at, past_identities, residual_streams
-from plots.traversal import Reachability, once_per_graph, reachability
+from plots.traversal import Reachability, data_flow, once_per_graph, reachability
 
 NOT_DIFFERENTIABLE: set[str] = {
     "Ceil",
@@ -306,7 +306,25 @@ def _is_stack_without_skip_paths(graph: Graph) -> bool:
     stack = pairwise(attention for attention in attentions if attention.is_self)
     is_deep = any(flow.depends(after.query.source, on=before.output) for before, after in stack)
     bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
-    return is_deep and bypassed.isdisjoint(attention.output for attention in attentions)
+    outputs = {attention.output for attention in attentions}
+    return is_deep and bypassed.isdisjoint(outputs) and not _may_be_bypassed(graph, attentions)
+
+
+def _may_be_bypassed(graph: Graph, attentions: Iterable[Attention]) -> bool:
+    """Return whether a sum has the output of an attention and, past other weights, its input.
+
+    Hyper-connections mix several streams by layers with weights, which make no skip path.
+    """
+    flow = data_flow(graph)
+    for attention in attentions:
+        behind = {*flow.ancestors(attention.query.source)}
+        for node_id in flow.descendants(attention.output):
+            if is_additive_merge(graph.node(node_id)):
+                sides = [e.source for e in graph.incoming[node_id]]
+                others = [s for s in sides if not flow.depends(s, on=attention.output)]
+                if others and any(not behind.isdisjoint(flow.ancestors(s)) for s in others):
+                    return True
+    return False
 
 
 def _feedforward_before(

@@ -246,8 +246,14 @@ def _pattern(array: Any) -> str:
         return ""
     # Additive masks hold 0 at visible positions and a large negative number elsewhere.
     seen = array == 0 if array.dtype.kind == "f" and array.min() < -1000 else array == 1
-    if np.array_equal(seen, np.broadcast_to(np.tri(*array.shape[-2:]) == 1, array.shape)):
-        return "lower triangular"
+    later = np.triu(np.ones(array.shape[-2:], "bool"), 1)
+    for pattern, triangle in (
+        ("lower triangular", ~later),
+        ("strictly upper triangular", later),
+        ("upper triangular", np.triu(np.ones_like(later))),
+    ):
+        if np.array_equal(seen, np.broadcast_to(triangle, array.shape)):
+            return pattern
     return "sinusoids" if array.dtype.kind == "f" and _are_sinusoids(array) else ""
 
 
