@@ -58,7 +58,7 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
 
     * A merge adds, averages or subtracts its inputs, or sums a list of them that was stacked. A
       subtraction needs weights on the branch, unlike x - mean(x) in a normalisation.
-    * The branch computes something. In x + x * g it is the product with the tensor g, which x
+    * The branch computes something besides norms; x + norm(x) has no sublayer. In x + x * g it is the product with the tensor g, which x
       passes unchanged; x * (1 + g) has the same values and no merge of x, so no path. A constant or
       a weight in the place of g only scales: x + x * 2 has none.
     * The stream is one output of a call. In `a, b = split(x)`, no path leads from `x` to
@@ -182,8 +182,10 @@ def _is_branch(
 
 @once_per_graph
 def _calls_that_compute(graph: Graph) -> frozenset[str]:
-    """Return the ids of the calls that do more than pass on, rearrange or mix values."""
-    return frozenset(n.id for n in graph.nodes if not (_keeps_values(n) or _only_mixes(n)))
+    """Return the ids of the calls that do more than pass on, rearrange, mix or normalise values."""
+    return frozenset(
+        n.id for n in graph.nodes if not (_keeps_values(n) or _only_mixes(n) or is_norm(n))
+    )
 
 
 def _subtracted(flow: Reachability, end: str) -> list[Value]:

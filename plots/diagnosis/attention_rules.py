@@ -354,9 +354,10 @@ def _has_learned_bias(graph: Graph, attention: Attention) -> bool:
 
 
 def _contracted_origin(graph: Graph, attention: Attention) -> Origin:
+    """Return the origin of the axis of the keys that is summed with the queries."""
     if attention.is_one_call:
         return ()
-    edge = attention.query
+    edge = attention.keys[0]
     found = _summed_by_product(graph, graph.node(attention.scores), edge)
     if found is None or len(found[0]) != 1:
         return ()

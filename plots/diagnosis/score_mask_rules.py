@@ -218,8 +218,11 @@ def _axes_of_mask(graph: Graph, attention: Attention, edge: Edge) -> tuple[Origi
 
 
 def _key_origin(graph: Graph, attention: Attention) -> Origin:
+    """Return the origin of the axis of keys, before the scores are masked."""
     if attention.axes is not None:
-        return axis_origins(graph)[attention.id, 0][attention.axes[1]]
+        scores = axis_origins(graph)[attention.scores, 0]
+        is_kept = len(scores) == len(graph.node(attention.id).outputs[0].shape)
+        return scores[attention.axes[1]] if is_kept else ()
     edge = attention.keys[0]
     axes = axis_origins(graph)[edge.source, edge.output]
     return axes[1] if len(axes) > 2 else ()
