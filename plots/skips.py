@@ -59,8 +59,9 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     * A merge adds, averages or subtracts its inputs, or sums a list of them that was stacked. A
       subtraction needs weights on the branch, unlike x - mean(x) in a normalisation.
     * The branch computes something besides norms; x + norm(x) has no sublayer. In x + x * g it is
-      the product with the tensor g, which x   passes unchanged; x * (1 + g) has the same values and no merge of x, so no path. A constant or
-      a weight in the place of g only scales: x + x * 2 has none.
+      the product with the tensor g, which x passes unchanged; x * (1 + g) has the same values and
+      no merge of x, so no path. A constant or a weight in the place of g only scales: x + x * 2 has
+      none.
     * The stream is one output of a call. In `a, b = split(x)`, no path leads from `x` to
       `a + f(b)`, but one from `a` to `a + f(a)`.
     * It may be scaled by a constant factor, cropped, padded with zeros or reshaped on its way,

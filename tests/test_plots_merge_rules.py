@@ -1,4 +1,4 @@
-"""Mistakes in norms, sums, series of layers and dropouts are found, and the corrected twins fine."""
+"""Mistakes in norms, sums, series of layers and dropouts are found, and their twins are fine."""
 
 import keras
 import pytest
