@@ -116,8 +116,6 @@ def test_a_frozen_model_is_found_if_it_is_compiled_with_a_loss():
     model.compile(loss="sparse_categorical_crossentropy")
     (finding,) = findings_of(model)
     assert "All weights are frozen" in finding.text
-    model.compile()
-    assert findings_of(model) == ()
 
 
 def test_an_output_that_no_call_takes_is_not_said_to_lead_anywhere():
