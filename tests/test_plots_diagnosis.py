@@ -202,7 +202,7 @@ def test_a_feedforward_with_a_skip_path_that_starts_before_the_attention_is_foun
         attended = sublayer("a" * (number + 1), y, attention("a" * (number + 1)), norm)
         change = layers.LayerNormalization()(attended) if norm == "pre" else attended
         down = layers.Dense(WIDTH, name=f"down_{number}", kernel_initializer="zeros")
-        change = down(layers.Dense(INNER, name=f"up_{number}")(change))
+        change = down(layers.Dense(INNER, activation="relu", name=f"up_{number}")(change))
         y = layers.Add(name=f"end_{number}")([y if is_wrong else attended, change])
         if norm == "post":
             y = layers.LayerNormalization()(y)

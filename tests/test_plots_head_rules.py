@@ -122,7 +122,7 @@ def test_an_output_that_no_call_takes_is_not_said_to_lead_anywhere():
     x = keras.Input((D,))
     inner_x = keras.Input((D,))
     inner = keras.Model(
-        inner_x, [layers.Dense(D)(inner_x), layers.Dense(D, name="unused")(inner_x)]
+        inner_x, [layers.Dense(D, "relu")(inner_x), layers.Dense(D, name="unused")(inner_x)]
     )
     (finding,) = findings_of(keras.Model(x, layers.Dense(CLASSES)(inner(x)[0])))
     assert "no call takes what they return" in finding.text

@@ -77,9 +77,11 @@ def scalar_factor(node: Node) -> float | None:
     if node.class_name not in ("Multiply", "Divide", "TrueDivide"):
         return None
     for constant in node.constants:
-        is_number = isinstance(constant.value, int | float) and not isinstance(constant.value, bool)
+        is_numeric = isinstance(constant.value, int | float) and not isinstance(
+            constant.value, bool
+        )
         if (
-            is_number
+            is_numeric
             and constant.value
             and (node.class_name == "Multiply" or constant.port == "x2")
         ):

@@ -54,8 +54,8 @@ def _fill_of(where: Node) -> float | None:
     """Return the constant number that `where` takes in one of its cases."""
     for constant in where.constants:
         value = constant.value
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if constant.port in ("x1", "x2") and is_number:
+        is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if constant.port in ("x1", "x2") and is_numeric:
             return float(value)
     return None
 
