@@ -153,7 +153,7 @@ def constant_mask(graph: Graph) -> Iterator[Note]:
 def _shown(node: Node, constant: Constant, attention: Attention) -> str:
     """Return the pattern of a constant mask, where it is true for keys that are seen."""
     shape = constant.shape or ()
-    if len(shape) < 2 or min(shape[-2:]) < 2:
+    if len(shape) < 2 or 1 in shape[-2:]:
         return ""
     if node.id == attention.id and attention.is_one_call:
         is_mask = constant.port in ("attention_mask", "mask")
