@@ -59,9 +59,9 @@ def add_graph_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "describe a model and report likely mistakes in it"
     sub = command("diagnose", diagnose, text, "model.keras")
     sub.description = (
-        "Describe a model and report likely mistakes in its graph, with place, reason and "
-        "reference. The exit code is 0 without findings, 1 with findings, and 2 if the model "
-        "cannot be read."
+        "Describe a model and report mistakes in its graph (findings), and what is often a mistake "
+        "and may be meant (remarks), with place, reason and reference. The exit code is 0 without "
+        "findings, 1 with findings, and 2 if the model cannot be read."
     )
     add_model(sub, MODEL_HELP)
     add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
@@ -125,7 +125,7 @@ def plugins(options: argparse.Namespace) -> None:
 
 
 def diagnose(options: argparse.Namespace) -> int:
-    """Describe a model and report likely mistakes; return 1 with findings and 0 without."""
+    """Describe a model and report mistakes; return 1 with findings, 0 without or with remarks."""
     graph = read_graph(options.model, spec_changes(options), options.open_layers)
     print(plots.diagnosis_text(graph))
     return int(bool(plots.findings(graph)))
