@@ -8,7 +8,7 @@ rounding of its own size, such as after a Fourier transform, counts as equal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ Arrays = Mapping[Place, "np.ndarray"]
 Change = Callable[["np.ndarray"], "np.ndarray"]
 
 _ROUNDING = {"float16": 2 * 2**-10, "bfloat16": 2 * 2**-7}  # of dtypes with little precision
+DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise")
 _FINE_ROUNDING = 16 * 2**-23
 
 
@@ -66,6 +67,8 @@ class Trial:
         weights: (variable, value) for the trainable weights that are all zero, such as those of
             a gate that training opens. Random values stand in for them, since zeros hide
             everything that passes.
+        dtypes: The dtypes of values that were computed.
+        masks: The implicit masks of values, in the first run.
     """
 
     model: keras.Model
@@ -73,6 +76,8 @@ class Trial:
     calls: tuple[RecordedCall, ...]
     samples: Samples
     weights: tuple[tuple[Any, Any], ...]
+    dtypes: dict[Place, str] = field(default_factory=dict)
+    masks: dict[Place, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def of(model: Any) -> Trial:
@@ -93,7 +98,7 @@ class Trial:
         samples = Samples.of(graph, calls, model.inputs)
         return Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
 
-    def field(self, place: str) -> Field:
+    def field_of(self, place: str) -> Field:
         """Return the input with an id."""
         return next(field for field in self.samples.fields if field.place == place)
 
@@ -134,11 +139,15 @@ class Trial:
             return keras.tree.pack_sequence_as(outputs, flat)
 
         fed = {
-            (place, 0): ops.convert_to_tensor(array, dtype=self.field(place).dtype)
+            (place, 0): ops.convert_to_tensor(array, dtype=self.field_of(place).dtype)
             for place, array in inputs.items()
         }
         with keras.StatelessScope(list(self.weights), initialize_variables=False):
             values = run_calls(self.graph, self.calls, fed, {}, compute)
+            for place, value in values.items():
+                if (mask := get_keras_mask(value)) is not None:
+                    self.masks.setdefault(place, as_array(mask))
+                self.dtypes[place] = keras.backend.standardize_dtype(value.dtype)
             return {place: as_array(value) for place, value in values.items()}
 
     @cached_property
@@ -155,6 +164,30 @@ class Trial:
     def probed(self) -> dict[str, dict[Place, np.ndarray]]:
         """Input's id -> all values after a change of one position in every row but the first."""
         return {field.place: self.run(self.probe(field)) for field in self.probed_fields}
+
+    @cached_property
+    def learns_differently(self) -> bool:
+        """Whether a layer other than a dropout may compute something else in training."""
+        known = (*DROPOUTS, "LSTM", "GRU", "SimpleRNN", "Bidirectional", "MultiHeadAttention")
+        known = frozenset((*known, "Attention", "AdditiveAttention", "GroupQueryAttention"))
+        return any(
+            getattr(call.record.operation, "_call_has_training_arg", False)
+            and not self.graph.node(call.results[0][0]).is_a(known)
+            for call in self.calls
+            if call.results and call.results[0][0] in self.graph.index
+        )
+
+    @cached_property
+    def values_in_training(self) -> dict[Place, np.ndarray]:
+        """All values for the base batch in training mode."""
+        return self.run(self.base, training=True)
+
+    @cached_property
+    def probed_in_training(self) -> dict[str, dict[Place, np.ndarray]]:
+        """As `probed`, in training mode; empty if no layer differs there."""
+        if not self.learns_differently:
+            return {}
+        return {f.place: self.run(self.probe(f), training=True) for f in self.probed_fields}
 
     @cached_property
     def probed_fields(self) -> tuple[Field, ...]:
@@ -184,7 +217,7 @@ class Trial:
         different = (before != after) & ~(np.isnan(before) & np.isnan(after))
         if not different.any():
             return different
-        dtype = self.graph.node(place[0]).outputs[place[1]].dtype
+        dtype = self.dtypes.get(place, "float32")
         sizes = np.abs(before[np.isfinite(before) & (before != 0)])
         scale = float(np.median(sizes)) if sizes.size else 0.0
         limit = scale * _ROUNDING.get(dtype, _FINE_ROUNDING) + 4 * self.noise.get(place, 0.0)

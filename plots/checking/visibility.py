@@ -47,9 +47,7 @@ class Visibility:
         return {
             "nothing": "no position of it",
             "itself": "itself alone",
-            "causal": "itself and all before, and none after"
-            if self.sees_itself
-            else "those before, not itself and none after",
+            "causal": f"{'itself and ' * self.sees_itself}the positions before it (causal)",
             "future": f"{'itself and ' * self.sees_itself}later positions only",
             "ahead": f"all before and {size} later position{s}",
             "prefix": f"those before, and the first {size} see each other",
@@ -85,7 +83,9 @@ def visibility(matrix: np.ndarray, probes: Sequence[int]) -> Visibility:
     def found(kind: Kind, size: int = 0) -> Visibility:
         return Visibility(kind, size, example, sees_itself)
 
-    if not past.any():
+    # A query whose keys are all masked takes the mean of all: a softmax of equal scores.
+    sees_all = (matrix | same).all(axis=1, keepdims=True)
+    if not (past & ~sees_all).any() and sees_all.sum() <= max(length // 4, 1):
         return found("future")
     if matrix.all() or (future | ~later).all() and (past | ~before).all():
         return found("all")
