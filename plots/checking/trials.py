@@ -200,6 +200,11 @@ class Trial:
         where = [(row, position) for row, position in enumerate(self.samples.probes, start=1)]
         return self.samples.changed(self.base, field.place, where)
 
+    @property
+    def is_batch_fixed(self) -> bool:
+        """Whether the model takes batches of one size only."""
+        return any(tensor.shape[0] is not None for tensor in self.model.inputs)
+
     @cached_property
     def noise(self) -> dict[Place, float]:
         """Largest difference between two runs of the base batch, where there is any."""
