@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plots.arguments import collection_paused
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from plots.graph import Graph
 
-__all__ = ["Check", "Witness", "check", "run_checks"]
+__all__ = ["Check", "Results", "Witness", "check", "run_checks"]
 
 
 @collection_paused()
@@ -67,24 +68,48 @@ def check(model: keras.Model) -> tuple[Check, ...]:
         TypeError: if the model has no graph.
         ValueError: if it is not built, has no weights, or takes inputs of an unknown kind.
     """
-    return run_checks(model)[0]
+    return run_checks(model).checks
 
 
-def run_checks(model: keras.Model) -> tuple[tuple[Check, ...], Mapping[str, Visibility]]:
-    """Return the checks of a model, and what its self-attentions see, by id."""
+@dataclass(frozen=True)
+class Results:
+    """The results of all checks of a model.
+
+    Attributes:
+        checks: The checks.
+        seen: What each self-attention sees, by its id.
+        cut: What the batches leave out, in words.
+    """
+
+    checks: tuple[Check, ...]
+    seen: Mapping[str, Visibility]
+    cut: str = ""
+
+    @property
+    def text(self) -> str:
+        """One sentence with all statements; "" if there are none."""
+        said = [check.note.text for check in self.checks if check.note.kind == "description"]
+        how = f"Shown by running it on random inputs{f' ({self.cut})' if self.cut else ''}"
+        return f"{how}: {'; '.join(said)}." if said else ""
+
+
+def run_checks(model: keras.Model) -> Results:
+    """Return the results of all checks; see `check`."""
     trial = Trial.of(model)
     seen = seen_by_attentions(trial)
     parts: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
         ("causality", lambda: check_causality(trial, seen)),
         ("padding", lambda: check_padding(trial)),
-        ("order", lambda: check_order(trial, _positions_in_words(trial.graph))),
         ("batch", lambda: check_batch(trial)),
+        ("order", lambda: check_order(trial, _positions_in_words(trial.graph))),
         ("dead weights", lambda: check_weights(trial)),
         ("sharing", lambda: check_sharing(trial.graph)),
         ("numbers", lambda: check_numbers(trial)),
     )
     found: list[Check] = []
     for name, part in parts:
+        if name == "order" and any(check.verdict == "counted" for check in found):
+            continue  # positions that count samples are said to be wrong already
         try:
             found += part()
         except Exception as error:  # a layer of another package may raise anything
@@ -93,7 +118,7 @@ def run_checks(model: keras.Model) -> tuple[tuple[Check, ...], Mapping[str, Visi
                 f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
                 stacklevel=3,
             )
-    return tuple(found), seen
+    return Results(tuple(found), seen, trial.samples.cut)
 
 
 def _positions_in_words(graph: Graph) -> str:

@@ -48,6 +48,7 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
         what = f"output {number}" if len(trial.graph.outputs) > 1 else "the output"
         yield Check(
             "causality",
+            found.kind,
             Note(
                 "description", (), f"each position of {what} sees {found.text}, of {field.name!r}"
             ),
@@ -63,14 +64,16 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
             one_way.add(number)  # what else it sees follows from this, or is said there
             told.update(note.about)
             told.update(i for i, claim in refuted.items() if claim in note.text)
-            yield Check("causality", note, _witness(trial, field, number, found))
+            yield Check("causality", found.kind, note, _witness(trial, field, number, found))
     for node_id, claim in refuted.items():
         if node_id not in told:
             text = (
                 f"{named(trial.graph, [node_id])} is no causal attention, although {claim}: each "
                 f"position sees {seen[node_id].text}."
             )
-            yield Check("causality", Note("finding", (node_id,), text, NO_FUTURE))
+            yield Check(
+                "causality", seen[node_id].kind, Note("finding", (node_id,), text, NO_FUTURE)
+            )
     yield from _causal_encoders(trial, seen)
 
 
@@ -349,7 +352,8 @@ def _in_training(
             "differ, and training leaks what is to be predicted."
         )
         note = Note("finding" if claims else "remark", tuple(crossings), text, NO_FUTURE)
-        yield Check("causality", note, _witness(trial, field, number, found, training=True))
+        witness = _witness(trial, field, number, found, training=True)
+        yield Check("causality", found.kind, note, witness)
 
 
 def _causal_encoders(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Check]:
@@ -372,4 +376,4 @@ def _causal_encoders(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[C
             f"The encoder sees no later position: {named(trial.graph, places)} is causal, although "
             "the whole source is known when it is encoded. Encoders of streams are made so."
         )
-        yield Check("causality", Note("remark", tuple(places), text, _STREAMING))
+        yield Check("causality", "causal", Note("remark", tuple(places), text, _STREAMING))

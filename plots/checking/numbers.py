@@ -34,7 +34,7 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
                 f"The output holds {what} for random inputs: {named(trial.graph, places, 3)} is the "
                 f"first to return them, in {' and '.join(dtypes)}."
             )
-            yield Check("numbers", Note("finding", tuple(places), text, _PRECISION))
+            yield Check("numbers", "not finite", Note("finding", tuple(places), text, _PRECISION))
             return
     near = [
         place[0]
@@ -47,6 +47,6 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
             f"Numbers come near to the largest of float16, 65504: at {named(trial.graph, near, 3)}. "
             "Training makes them larger; scale them, or compute there in bfloat16 or float32."
         )
-        yield Check("numbers", Note("remark", tuple(dict.fromkeys(near)), text, _PRECISION))
+        yield Check("numbers", "near the limit", Note("remark", tuple(dict.fromkeys(near)), text, _PRECISION))
         return
-    yield Check("numbers", Note("description", (), "all numbers are finite"))
+    yield Check("numbers", "finite", Note("description", (), "all numbers are finite"))

@@ -53,7 +53,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
         return
     if knows:
         text = f"the order of {field.name!r} matters"
-        yield Check("order", Note("description", (), text))
+        yield Check("order", "known", Note("description", (), text))
         return
     attentions = attentions_with_masks(trial.graph)[0]
     attends = [
@@ -64,7 +64,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     what = f"Permuting the positions of {field.name!r} permutes the outputs alike, or changes none"
     if not attends or field.kind != "ids":
         text = f"the order of {field.name!r} does not matter"
-        yield Check("order", Note("description", (), text))
+        yield Check("order", "unknown", Note("description", (), text))
         return
     constant = _constant_vectors(trial)
     why = ""
@@ -79,6 +79,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     change = f"Permuting {field.name!r} by {order.tolist()}"
     yield Check(
         "order",
+        "unknown",
         Note("finding" if claims else "remark", tuple(constant or attends), text, _ORDER),
         witness_of(trial, (trial.base, before), (permuted, after), 0, change),
     )
@@ -144,6 +145,7 @@ def check_batch(trial: Trial) -> Iterator[Check]:
         where[0] = True
         yield Check(
             "batch",
+            "mixed",
             Note("remark" if may_be else "finding", tuple(places), text, _ROWS),
             witness_of(
                 trial,
@@ -180,6 +182,7 @@ def check_batch(trial: Trial) -> Iterator[Check]:
             )
             yield Check(
                 "batch",
+                "counted",
                 Note("finding", tuple(places), text, _ROWS),
                 witness_of(
                     trial,
@@ -194,7 +197,7 @@ def check_batch(trial: Trial) -> Iterator[Check]:
     if trial.learns_differently:
         mixed = _mixed_in_training(trial, changed)
         text += f", except in training at {named(trial.graph, mixed, 2)}" if mixed else ""
-    yield Check("batch", Note("description", (), text))
+    yield Check("batch", "independent", Note("description", (), text))
 
 
 def _mixed_in_training(trial: Trial, changed: dict[str, np.ndarray]) -> list[str]:  # noqa: F821

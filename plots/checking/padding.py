@@ -66,7 +66,7 @@ def _check(trial: Trial, field: Field, masks: Sequence[Field]) -> Iterator[Check
     wrong = [k for k, p in enumerate(trial.graph.outputs) if reaches(p) and p[0] not in starts]
     if not wrong:
         text = f"what stands at padded positions of {field.name!r} changes no output"
-        yield Check("padding", Note("description", (), text))
+        yield Check("padding", "ignored", Note("description", (), text))
         return
     calls = trial.first_crossings(reaches)
     places = by_attention(trial.graph, calls)
@@ -87,6 +87,7 @@ def _check(trial: Trial, field: Field, masks: Sequence[Field]) -> Iterator[Check
         moved[:, real:] = False
     yield Check(
         "padding",
+        "seen",
         Note("remark" if is_meant else "finding", tuple(places), text, MASKING),
         witness_of(
             trial,

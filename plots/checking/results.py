@@ -53,12 +53,17 @@ class Check:
 
     Attributes:
         property: "causality", "padding", "order", "batch", "dead weights", "sharing" or "numbers".
+        verdict: What was found, in a word: for causality a `Visibility.kind`, such as "causal",
+            "ahead" or "all"; for padding "ignored" or "seen"; for order "known" or "unknown"; for
+            the batch "independent", "mixed" or "counted"; for weights "alive" or "dead"; "shared";
+            "finite", "near the limit" or "not finite".
         note: Of the kind "description" (a statement), "finding" (a mistake) or "remark" (it may be
             meant), with the ids of calls in `plots.read_graph(model, open_nested=True)`.
         witness: Inputs that show it, or None.
     """
 
     property: str
+    verdict: str
     note: Note
     witness: Witness | None = None
 

@@ -42,7 +42,7 @@ def check_weights(trial: Trial) -> Iterator[Check]:
         dead &= _without_gradient(trial, variables, seed)
         if not dead:
             text = "every trainable weight gets a gradient"
-            yield Check("dead weights", Note("description", (), text))
+            yield Check("dead weights", "alive", Note("description", (), text))
             return
     layers = [
         node.id
@@ -66,7 +66,8 @@ def check_weights(trial: Trial) -> Iterator[Check]:
         f"{', ' + reasons[0] if reasons else ''}. They stay as they are initialised."
     )
     kind = "finding" if reasons else "remark"
-    yield Check("dead weights", Note(kind, tuple(dict.fromkeys([*layers, *ends])), text, _SATURATED))
+    about = tuple(dict.fromkeys([*layers, *ends]))
+    yield Check("dead weights", "dead", Note(kind, about, text, _SATURATED))
 
 
 def _reason(node: Node) -> str:
@@ -186,7 +187,7 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
     if not ties:
         return
     text = f"{counted(len(ties), 'layer')} with weights called several times"
-    yield Check("sharing", Note("description", (), text))
+    yield Check("sharing", "shared", Note("description", (), text))
     told: set[str] = set()
     for check in (*_self_and_cross(graph, ties), *_shared_norms(graph, ties)):
         told.update(check.note.about)
@@ -203,7 +204,7 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
             "results are equal, so that what they are made for, such as queries, keys and values, "
             "is one projection."
         )
-        yield Check("sharing", Note("remark", tuple(calls), text, _VASWANI))
+        yield Check("sharing", "shared", Note("remark", tuple(calls), text, _VASWANI))
     order = reachability(graph)
     in_series = [
         calls
@@ -220,7 +221,7 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
             "blocks so; a layer that is made once outside of a loop is shared by mistake."
         )
         about = [call for calls in in_series for call in calls]
-        yield Check("sharing", Note("remark", tuple(about), text, _SHARED))
+        yield Check("sharing", "shared", Note("remark", tuple(about), text, _SHARED))
 
 
 def _self_and_cross(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
@@ -233,7 +234,7 @@ def _self_and_cross(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterat
                 "the same weights: the two look for different things, and have weights of their "
                 "own in every published design."
             )
-            yield Check("sharing", Note("finding", calls, text, _VASWANI))
+            yield Check("sharing", "shared", Note("finding", calls, text, _VASWANI))
 
 
 def _shared_norms(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
@@ -259,7 +260,7 @@ def _shared_norms(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator
                     "other, with the same weights, although the layers between are different: "
                     "published blocks that share a norm share all of their layers."
                 )
-                yield Check("sharing", Note("finding", calls, text, _SHARED))
+                yield Check("sharing", "shared", Note("finding", calls, text, _SHARED))
                 break
 
 

@@ -24,11 +24,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from plots.annotations import NormPlace, Note, SkipPath, counted, number_text
-from plots.arguments import takes_graphs
 from plots.attentions import Attention, Masked, attentions_with_masks
 from plots.costs.flop_rules import is_known
 from plots.diagnosis import mask_rules  # noqa: F401 - registers its rules
 from plots.diagnosis.rules import diagnosis_rule, listed, named, notes_of_all_rules
+from plots.diagnosis.running import takes_models
 from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
 from plots.layers import ATTENTION_LAYERS, is_additive_merge, is_norm
@@ -58,6 +58,7 @@ _POSITION_ROLES = {
 }
 
 
+@takes_models
 @graph_plugin("diagnose")
 def diagnose(graph: Graph) -> Graph:
     """Description of the model, and findings on its norms, skip paths, masks, gradients and losses.
@@ -77,13 +78,13 @@ def diagnose(graph: Graph) -> Graph:
     return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
 
 
-@takes_graphs
+@takes_models
 def findings(graph: Graph) -> tuple[Note, ...]:
     """Return what looks wrong in a graph, each with its places, the reason, and a reference."""
     return tuple(note for note in diagnose(graph).notes if note.kind == "finding")
 
 
-@takes_graphs
+@takes_models
 def diagnosis_text(graph: Graph) -> str:
     """Return the diagnosis as text for a terminal: a description of the model, then the findings.
 
