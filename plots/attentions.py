@@ -416,7 +416,9 @@ def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, M
     """Return what attentions mask according to notes of the kind "sees": see `plots.checking`."""
     seen = {place: note.text for note in graph.notes if note.kind == "sees" for place in note.about}
     causal = {"causal": True, "all": False}
-    return {i: masked[i]._replace(causal=causal.get(kind)) for i, kind in seen.items() if i in masked}
+    return {
+        i: masked[i]._replace(causal=causal.get(kind)) for i, kind in seen.items() if i in masked
+    }
 
 
 def _hints_of_constant(constant: Constant) -> Iterator[_Hint]:

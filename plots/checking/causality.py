@@ -20,9 +20,23 @@ from plots.traversal import Reachability
 NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _STREAMING = "Zhang et al. 2020, Transformer Transducer, section 3 (causal encoders, for streams)"
 _ONE_WAY = frozenset(
-    "autoregressive bloom causal decoder falcon gemma gpt llama lm mistral opt palm qwen".split()
+    [
+        "autoregressive",
+        "bloom",
+        "causal",
+        "decoder",
+        "falcon",
+        "gemma",
+        "gpt",
+        "llama",
+        "lm",
+        "mistral",
+        "opt",
+        "palm",
+        "qwen",
+    ]
 )
-_BOTH_WAYS = frozenset("bert bidirectional encoder masked mlm prefix t5".split())
+_BOTH_WAYS = frozenset(["bert", "bidirectional", "encoder", "masked", "mlm", "prefix", "t5"])
 _WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _MASK_NAMES = re.compile("causal|look_?ahead|autoregress|subsequent", re.IGNORECASE)
 
@@ -287,7 +301,9 @@ def _has_memory(trial: Trial, field: Field, number: int) -> bool:
 
 def _direction(name: str) -> str:
     """Return "one" for the name of a model that sees no later token, "both", or ""."""
-    words = {word.lower() for word in _WORDS.findall(name)} | set(re.findall("[a-z]+", name.lower()))
+    words = {word.lower() for word in _WORDS.findall(name)} | set(
+        re.findall("[a-z]+", name.lower())
+    )
     if words & _BOTH_WAYS or any(word.endswith(("bert", "berta")) for word in words):
         return "both"
     if words & _ONE_WAY or {"language", "model"} <= words:
@@ -325,7 +341,8 @@ def _refuted(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tuple[str
 
 def _says_causal(node: Node) -> bool:
     return node.role == "causal_mask" or bool(
-        _MASK_NAMES.search(node.class_name) or (node.has_own_name and _MASK_NAMES.search(node.label))
+        _MASK_NAMES.search(node.class_name)
+        or (node.has_own_name and _MASK_NAMES.search(node.label))
     )
 
 
@@ -369,7 +386,10 @@ def _causal_encoders(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[C
         and seen[a.id].kind == "causal"
         and any(flow.depends(memory, on=a.output) or memory == a.output for memory in memories)
         and not any(i == a.output or flow.depends(i, on=a.output) for i in outputs)
-        and any(f.kind in ("ids", "texts") and flow.depends(a.id, on=f.place) for f in trial.samples.fields)
+        and any(
+            f.kind in ("ids", "texts") and flow.depends(a.id, on=f.place)
+            for f in trial.samples.fields
+        )
     ]
     if places:
         text = (

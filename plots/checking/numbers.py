@@ -47,6 +47,10 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
             f"Numbers come near to the largest of float16, 65504: at {named(trial.graph, near, 3)}. "
             "Training makes them larger; scale them, or compute there in bfloat16 or float32."
         )
-        yield Check("numbers", "near the limit", Note("remark", tuple(dict.fromkeys(near)), text, _PRECISION))
+        yield Check(
+            "numbers",
+            "near the limit",
+            Note("remark", tuple(dict.fromkeys(near)), text, _PRECISION),
+        )
         return
     yield Check("numbers", "finite", Note("description", (), "all numbers are finite"))

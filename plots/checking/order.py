@@ -57,9 +57,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
         return
     attentions = attentions_with_masks(trial.graph)[0]
     attends = [
-        a.id
-        for a in attentions
-        if trial.flow.depends(a.id, on=field.place) or a.id == field.place
+        a.id for a in attentions if trial.flow.depends(a.id, on=field.place) or a.id == field.place
     ]
     what = f"Permuting the positions of {field.name!r} permutes the outputs alike, or changes none"
     if not attends or field.kind != "ids":
@@ -132,7 +130,9 @@ def check_batch(trial: Trial) -> Iterator[Check]:
         return bool(moved[0].any())
 
     outputs = trial.graph.outputs
-    wrong = [k for k, place in enumerate(outputs) if reaches(place) and not _is_of_pairs(trial, place)]
+    wrong = [
+        k for k, place in enumerate(outputs) if reaches(place) and not _is_of_pairs(trial, place)
+    ]
     if wrong:
         places = by_attention(trial.graph, trial.first_crossings(reaches))
         nodes = [trial.graph.node(node_id) for node_id in places]

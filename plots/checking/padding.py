@@ -111,7 +111,11 @@ def _other_vectors(trial: Trial, field: Field, real: int) -> dict[Place, Change]
     starts = [field.place] if field.kind == "floats" else []
     for node_id in unchanged.descendants(field.place) if field.kind == "ids" else ():
         node = graph.node(node_id)
-        if "float" in node.outputs[0].dtype and not is_norm(node) and len(node.outputs[0].shape) > 2:
+        if (
+            "float" in node.outputs[0].dtype
+            and not is_norm(node)
+            and len(node.outputs[0].shape) > 2
+        ):
             starts.append(node_id)
 
     def change(values: np.ndarray) -> np.ndarray:

@@ -156,10 +156,12 @@ def _rows(
     positions = sum(prod(f.shape[1:3]) for f in fields if f.kind != "other") or 1
     if not length:
         return fixed or next(n for n in (3, 5, 7, 11) if n not in sizes), (), ""
-    most = max(1, min(_MOST_PROBES, int(_MOST_WORK / (2 * max(graph.parameters, 1) * positions)) - 2))
+    most = max(
+        1, min(_MOST_PROBES, int(_MOST_WORK / (2 * max(graph.parameters, 1) * positions)) - 2)
+    )
     if fixed:
         most = max(min(most, fixed - 1), 0)
-    if length <= most or length <= 13 and most == _MOST_PROBES:
+    if length <= most or (length <= 13 and most == _MOST_PROBES):
         probes = tuple(range(length)) if not fixed or length < fixed else ()
     else:
         probes = ()
@@ -186,7 +188,9 @@ def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field
             **common, kind="ids", ids=tuple(ids), padding=int(paddings[0]) if paddings else None
         )
     if not any(word in dtype for word in ("int", "bool", "float")):
-        raise ValueError(f"the input {tensor.name!r} has the dtype {dtype}, so it cannot be checked")
+        raise ValueError(
+            f"the input {tensor.name!r} has the dtype {dtype}, so it cannot be checked"
+        )
     return Field(**common, kind="floats" if "float" in dtype else "other")
 
 
@@ -226,5 +230,3 @@ def _other_words(field: Field, row: Any, at: Any) -> Any:
             words[position] = field.words[(number + 1) % len(field.words)]
         texts.append(" ".join(words))
     return texts[0] if np.ndim(row) == 0 else np.asarray(texts, dtype=object).reshape(np.shape(row))
-
-

@@ -87,7 +87,7 @@ def visibility(matrix: np.ndarray, probes: Sequence[int]) -> Visibility:
     sees_all = (matrix | same).all(axis=1, keepdims=True)
     if not (past & ~sees_all).any() and sees_all.sum() <= max(length // 4, 1):
         return found("future")
-    if matrix.all() or (future | ~later).all() and (past | ~before).all():
+    if matrix.all() or ((future | ~later).all() and (past | ~before).all()):
         return found("all")
     ahead = int((at - queries)[future].max())
     behind = int((queries - at)[past].max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,9 +32,7 @@ def check_weights(trial: Trial) -> Iterator[Check]:
         for call in trial.calls
         if call.results and call.results[0][0] in trial.graph.index
     }
-    variables = {
-        id(v): v for layer in owners.values() for v in weights_of(layer) if v.trainable
-    }
+    variables = {id(v): v for layer in owners.values() for v in weights_of(layer) if v.trainable}
     outputs = [p for p in trial.graph.outputs if "float" in trial.dtypes.get(p, "")]
     if not variables or not outputs:
         return
@@ -47,7 +46,8 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     layers = [
         node.id
         for node in trial.graph.nodes
-        if node.id in owners and (own := [v for v in weights_of(owners[node.id]) if v.trainable])
+        if node.id in owners
+        and (own := [v for v in weights_of(owners[node.id]) if v.trainable])
         and all(id(v) in dead for v in own)
     ]
     if not layers:
@@ -211,7 +211,7 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
         for calls in ties.values()
         if told.isdisjoint(calls)
         and not graph.node(calls[0]).is_a({"Embedding"})
-        and any(order.depends(b, on=a) for a, b in zip(calls, calls[1:], strict=False))
+        and any(order.depends(b, on=a) for a, b in itertools.pairwise(calls))
     ]
     if in_series:
         names = named(graph, [calls[0] for calls in in_series], 4)
@@ -243,7 +243,7 @@ def _shared_norms(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator
     for layer, calls in ties.items():
         if not is_norm(graph.node(layer)):
             continue
-        pairs = [(a, b) for a, b in zip(calls, calls[1:], strict=False) if order.depends(b, on=a)]
+        pairs = [(a, b) for a, b in itertools.pairwise(calls) if order.depends(b, on=a)]
         for first, second in pairs:
             between = [
                 node

@@ -101,7 +101,9 @@ def _is_superseded(note: Note, checks: Sequence[Check]) -> bool:
             own = [check for check in checks if check.property == name]
             if any(check.note.kind == "finding" for check in own):
                 return True
-            return bool(own) and all(check.verdict in ("causal", "itself", "ignored") for check in own)
+            return bool(own) and all(
+                check.verdict in ("causal", "itself", "ignored") for check in own
+            )
     return False
 
 
