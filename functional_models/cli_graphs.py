@@ -62,8 +62,8 @@ def add_graph_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("diagnose", diagnose, text, "model.keras")
     sub.description = (
         "Describe a model and report likely mistakes in it, with place, reason and reference. A "
-        "model of up to 500 million parameters is also run, with random inputs. The exit code is 0 without findings, 1 with findings, and 2 if the model "
-        "cannot be read."
+        "model of up to 500 million parameters is also run, with random inputs. The exit code is "
+        "0 without findings, 1 with findings, and 2 if the model cannot be read."
     )
     add_model(sub, MODEL_HELP)
     add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)

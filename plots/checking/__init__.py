@@ -14,8 +14,8 @@ position, what stands at padded positions, the order of positions, another row. 
     causality, padding, order, weights, numbers     the properties
 
 The weights and states of the model stay as they are. Trainable weights that are all zero, such as
-those of a gate that training opens, are replaced by random ones in these runs, since zeros hide what
-passes through them.
+those of a gate that training opens, are replaced by random ones in these runs, since zeros hide
+what passes through them.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from plots.attentions import Attention, attentions_with_masks
 from plots.checking.trials import Trial
@@ -10,6 +11,9 @@ from plots.checking.visibility import Visibility, visibility
 from plots.graph import Graph
 from plots.measuring.execution import Place, as_array, run_calls
 from plots.traversal import once_per_graph
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def seen_by_attentions(trial: Trial) -> dict[str, Visibility]:
@@ -84,7 +88,7 @@ def _changed(trial: Trial, value: np.ndarray) -> np.ndarray | None:
 
 @once_per_graph
 def regions(graph: Graph) -> dict[str, frozenset[str]]:
-    """Return the calls inside of each attention, from its queries, keys and values to its output."""
+    """Return the calls of each attention, from its queries, keys and values to its output."""
     found = {}
     for attention in attentions_with_masks(graph)[0]:
         ends = {e.source for e in (attention.query, *attention.keys, *attention.values)}
@@ -93,9 +97,9 @@ def regions(graph: Graph) -> dict[str, frozenset[str]]:
         waiting, inside = [attention.output], {attention.output}
         while waiting:
             for edge in graph.incoming[waiting.pop()]:
-                if edge.source not in ends | inside and edge.id not in masks:
-                    if graph.node(edge.source).kind != "input":
-                        inside.add(edge.source)
-                        waiting.append(edge.source)
+                is_known = edge.source in ends | inside or edge.id in masks
+                if not is_known and graph.node(edge.source).kind != "input":
+                    inside.add(edge.source)
+                    waiting.append(edge.source)
         found[attention.id] = frozenset(inside)
     return found

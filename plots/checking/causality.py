@@ -19,24 +19,9 @@ from plots.traversal import Reachability
 
 NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _STREAMING = "Zhang et al. 2020, Transformer Transducer, section 3 (causal encoders, for streams)"
-_ONE_WAY = frozenset(
-    [
-        "autoregressive",
-        "bloom",
-        "causal",
-        "decoder",
-        "falcon",
-        "gemma",
-        "gpt",
-        "llama",
-        "lm",
-        "mistral",
-        "opt",
-        "palm",
-        "qwen",
-    ]
-)
-_BOTH_WAYS = frozenset(["bert", "bidirectional", "encoder", "masked", "mlm", "prefix", "t5"])
+_ONE_WAY = frozenset({"autoregressive", "bloom", "causal", "decoder", "falcon", "gemma", "gpt"})
+_ONE_WAY |= {"llama", "lm", "mistral", "opt", "palm", "qwen"}
+_BOTH_WAYS = frozenset({"bert", "bidirectional", "encoder", "masked", "mlm", "prefix"})
 _WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _MASK_NAMES = re.compile("causal|look_?ahead|autoregress|subsequent", re.IGNORECASE)
 
@@ -239,9 +224,9 @@ def _claim(
     if odd:
         return f"{named(graph, odd)} has a mask, by which each position sees {seen[odd[0]].text}"
     names = [graph.name, *(graph.node(i).namespace for i in crossings)]
-    if name := next((name for name in names if _direction(name) == "one"), ""):
-        if field.kind in ("ids", "texts"):
-            return f"{name!r} is the name of a model that has a causal mask"
+    name = next((name for name in names if _direction(name) == "one"), "")
+    if name and field.kind in ("ids", "texts"):
+        return f"{name!r} is the name of a model that has a causal mask"
     if _predicts_own_tokens(trial, field, number) and _has_memory(trial, field, number):
         return (
             f"it decodes: it has a score for each token of {field.name!r}, and takes another "

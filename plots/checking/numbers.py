@@ -31,8 +31,8 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
             places = trial.first_crossings(is_wrong)
             dtypes = sorted({trial.dtypes.get((place, 0), "") for place in places})
             text = (
-                f"The output holds {what} for random inputs: {named(trial.graph, places, 3)} is the "
-                f"first to return them, in {' and '.join(dtypes)}."
+                f"The output holds {what} for random inputs: {named(trial.graph, places, 3)} is "
+                f"the first to return them, in {' and '.join(dtypes)}."
             )
             yield Check("numbers", "not finite", Note("finding", tuple(places), text, _PRECISION))
             return
@@ -44,8 +44,8 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
     ]
     if near:
         text = (
-            f"Numbers come near to the largest of float16, 65504: at {named(trial.graph, near, 3)}. "
-            "Training makes them larger; scale them, or compute there in bfloat16 or float32."
+            f"Numbers come near to the largest of float16, 65504, at {named(trial.graph, near, 3)}."
+            " Training makes them larger; scale them, or compute there in bfloat16 or float32."
         )
         yield Check(
             "numbers",

@@ -67,7 +67,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     constant = _constant_vectors(trial)
     why = ""
     if constant:
-        why = f" The vectors that {named(trial.graph, constant)} gives are the same at every position."
+        why = f" The vectors of {named(trial.graph, constant)} are the same at every position."
     claims = bool(positions) or bool(constant)
     although = f", although it has {positions}" if positions else ""
     text = (
@@ -178,7 +178,7 @@ def check_batch(trial: Trial) -> Iterator[Check]:
         if places:
             text = (
                 "The output of a sample depends on its place in the batch: "
-                f"{named(trial.graph, places, 3)} counts along the samples, not along the positions."
+                f"{named(trial.graph, places, 3)} counts samples instead of positions."
             )
             yield Check(
                 "batch",

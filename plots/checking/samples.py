@@ -1,4 +1,4 @@
-"""Inputs to run a model with: small batches that fit it, and the same with some positions changed."""
+"""Small batches that fit a model, and the same with some positions changed."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Trial:
         training: bool = False,
         change: Mapping[Place, Change] | None = None,
     ) -> dict[Place, np.ndarray]:
-        """Return all values for a batch. States, such as moving averages and seeds, stay as they are.
+        """Return all values for a batch. States such as moving averages and seeds stay as they are.
 
         Args:
             inputs: Id of the input -> array.
