@@ -136,8 +136,7 @@ def test_a_witness_shows_the_leak_in_the_model_itself():
     assert witness.exact
     before, after = (np.asarray(model(x)) for x in (witness.inputs, witness.changed))
     row, position, _ = witness.moved
-    (name,) = witness.inputs
-    changed = np.argwhere(witness.inputs[name] != witness.changed[name])
+    changed = np.argwhere(witness.inputs != witness.changed)
     assert changed.tolist() == [[row, changed[0, 1]]]
     assert changed[0, 1] > position
     assert abs(after - before)[witness.moved] == pytest.approx(witness.by, rel=1e-3)
@@ -215,7 +214,7 @@ def translator(decoder, cross=attended):
     source, target = ids("source"), ids("target")
     memory = attended(embedded(source))
     x = cross(decoder(embedded(target)), memory)
-    return keras.Model({"s": source, "t": target}, {"scores": layers.Dense(TOKENS)(x)})
+    return keras.Model({"source": source, "target": target}, {"scores": layers.Dense(TOKENS)(x)})
 
 
 def test_a_decoder_sees_all_of_the_source_and_no_later_target():
@@ -435,7 +434,7 @@ def test_a_diagnosis_of_a_model_says_what_running_shows():
     text = plots.diagnosis_text(model)
     assert " causal self-attention" not in text
     assert "sees all positions" in " ".join(text.split())
-    good = tagger(causal, causal)
+    good = tagger(causal, layers.LayerNormalization(), causal, layers.LayerNormalization())
     assert plots.findings(good) == ()
     graph = plots.diagnose(good)
     assert "(causal)" in plots.diagnosis_text(graph)

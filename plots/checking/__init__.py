@@ -96,7 +96,9 @@ class Results:
 def run_checks(model: keras.Model) -> Results:
     """Return the results of all checks; see `check`."""
     trial = Trial.of(model)
-    seen = seen_by_attentions(trial)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seen = seen_by_attentions(trial)
     parts: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
         ("causality", lambda: check_causality(trial, seen)),
         ("padding", lambda: check_padding(trial)),
@@ -111,7 +113,9 @@ def run_checks(model: keras.Model) -> Results:
         if name == "order" and any(check.verdict == "counted" for check in found):
             continue  # positions that count samples are said to be wrong already
         try:
-            found += part()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # layers warn again of what they did when built
+                found += part()
         except Exception as error:  # a layer of another package may raise anything
             warnings.warn(
                 f"the check of {name} was skipped, because running {trial.graph.name!r} failed: "

@@ -34,7 +34,6 @@ def seen_by_attentions(trial: Trial) -> dict[str, Visibility]:
 
 def _seen(trial: Trial, attention: Attention) -> Visibility | None:
     import keras
-    import numpy as np
     from keras import ops
     from keras.src.backend.common.masking import set_keras_mask
 

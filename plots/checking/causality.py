@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 from plots.annotations import Note
 from plots.attentions import Attention, attentions_with_masks
@@ -15,6 +17,7 @@ from plots.checking.visibility import Visibility, visibility
 from plots.diagnosis.rules import named
 from plots.graph import Graph, Node
 from plots.measuring.execution import Place
+from plots.reading.keras_calls import arguments_of
 from plots.traversal import Reachability
 
 NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
@@ -314,14 +317,36 @@ def _refuted(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tuple[str
         if found.kind == "prefix":
             continue
         named_so = [node for node in calls if _says_causal(node)]
-        shapes = [c.pattern for node in calls for c in node.constants]
-        shapes += [c.pattern for c in attention.constants]
         if named_so:
             yield attention.id, f"{named(graph, [named_so[0].id])} is the name of a causal mask"
-        elif "lower triangular" in shapes:
-            yield attention.id, "it takes a lower triangular array"
-        elif any(node.class_name in ("Tril", "Triu") for node in calls):
-            yield attention.id, "its mask is triangular"
+        elif _has_triangle(trial, {node.id for node in calls} | regions(graph)[attention.id]):
+            yield attention.id, "it takes a triangular mask"
+
+
+def _has_triangle(trial: Trial, inside: AbstractSet[str]) -> bool:
+    """Return whether some calls return or take a matrix that is triangular and has two values."""
+    import numpy as np
+
+    length = trial.samples.length
+
+    def is_triangle(array: Any) -> bool:
+        if np.ndim(array) < 2 or np.shape(array)[-2:] != (length, length):
+            return False
+        square = np.reshape(array, (-1, length, length))[0]
+        if square.dtype.kind not in "fiub" or len(np.unique(square)) != 2:
+            return False
+        lower = square == square[-1, 0]
+        return any(np.array_equal(lower, np.tri(length, k=k, dtype=bool)) for k in (-1, 0, 1))
+
+    for place, array in trial.values.items():
+        if place[0] in inside and is_triangle(array):
+            return True
+    for call in trial.calls:
+        if any(node_id in inside for node_id, _ in call.results):
+            arrays = (value for port, value in arguments_of(call.record) if port not in call.edges)
+            if any(is_triangle(value) for value in arrays if hasattr(value, "shape")):
+                return True
+    return False
 
 
 def _says_causal(node: Node) -> bool:

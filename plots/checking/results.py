@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
 
@@ -19,7 +19,7 @@ class Witness:
     """Two batches whose difference shows a property: `model(inputs)` and `model(changed)`.
 
     Attributes:
-        inputs: Name of the input -> array.
+        inputs: The inputs, as the model takes them.
         changed: The same with a change.
         change: The change in words.
         output: Number of the output that is compared.
@@ -30,8 +30,8 @@ class Witness:
             others stood in for them, or if values inside of the model were changed.
     """
 
-    inputs: Mapping[str, np.ndarray] = field(repr=False)
-    changed: Mapping[str, np.ndarray] = field(repr=False)
+    inputs: Any = field(repr=False)
+    changed: Any = field(repr=False)
     change: str
     output: int
     moved: tuple[int, ...]
@@ -98,10 +98,9 @@ def witness_of(
         distance = np.nan_to_num(np.abs(second - first), posinf=np.inf)
     distance = np.where(where, distance, -1.0) if where is not None else distance
     index = np.unravel_index(int(distance.argmax()), distance.shape)
-    names = {item.place: item.name for item in trial.samples.fields}
     return Witness(
-        {names[place]: array for place, array in before[0].items()},
-        {names[place]: array for place, array in after[0].items()},
+        trial.as_model_takes(before[0]),
+        trial.as_model_takes(after[0]),
         change,
         output,
         tuple(int(n) for n in index),

@@ -17,7 +17,7 @@ from plots.checking.samples import Field, Samples
 from plots.graph import Graph
 from plots.measuring.execution import Place, as_array, compute_call, run_calls
 from plots.reading import read_calls
-from plots.reading.keras_calls import RecordedCall
+from plots.reading.keras_calls import RecordedCall, functional_of
 from plots.reading.keras_values import weights_of
 from plots.traversal import Reachability, data_flow
 
@@ -199,6 +199,16 @@ class Trial:
         """Return the base batch with a change of one position in every row but the first."""
         where = [(row, position) for row, position in enumerate(self.samples.probes, start=1)]
         return self.samples.changed(self.base, field.place, where)
+
+    def as_model_takes(self, inputs: Mapping[str, np.ndarray]) -> Any:
+        """Return inputs by id in the structure with which the model is called."""
+        import keras
+
+        flat = [inputs[place] for place in self.graph.inputs]
+        structure = getattr(functional_of(self.model), "_inputs_struct", flat)
+        if isinstance(structure, list | tuple) and len(structure) == 1:
+            return flat[0]
+        return keras.tree.pack_sequence_as(structure, flat)
 
     @property
     def is_batch_fixed(self) -> bool:

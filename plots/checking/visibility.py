@@ -85,7 +85,8 @@ def visibility(matrix: np.ndarray, probes: Sequence[int]) -> Visibility:
 
     # A query whose keys are all masked takes the mean of all: a softmax of equal scores.
     sees_all = (matrix | same).all(axis=1, keepdims=True)
-    if not (past & ~sees_all).any() and sees_all.sum() <= max(length // 4, 1):
+    masked = past.any(axis=1, keepdims=True)
+    if not (masked & ~sees_all).any() and masked.sum() <= max(length // 4, 1):
         return found("future")
     if matrix.all() or ((future | ~later).all() and (past | ~before).all()):
         return found("all")
