@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from plots.arguments import collection_paused
@@ -96,18 +96,28 @@ class Results:
 def run_checks(model: keras.Model) -> Results:
     """Return the results of all checks; see `check`."""
     trial = Trial.of(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        seen = seen_by_attentions(trial)
+    trials = [trial, *(replace(trial, samples=s) for s in trial.samples.of_other_lengths)]
+    seen: dict[str, Visibility] = {}
+
+    def of_positions(function: Callable[[Trial], Iterable[Check]]) -> Iterable[Check]:
+        return (found for one in trials for found in function(one))
+
+    def of_attentions() -> Iterable[Check]:
+        for one in trials:
+            seen.update(seen_by_attentions(one))
+        return ()
+
     parts: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
-        ("causality", lambda: check_causality(trial, seen)),
-        ("padding", lambda: check_padding(trial)),
+        ("attention", of_attentions),
+        ("causality", lambda: of_positions(lambda one: check_causality(one, seen))),
+        ("padding", lambda: of_positions(check_padding)),
         ("batch", lambda: check_batch(trial)),
-        ("order", lambda: check_order(trial, _positions_in_words(trial.graph))),
+        ("order", lambda: of_positions(lambda one: check_order(one, positions))),
         ("dead weights", lambda: check_weights(trial)),
         ("sharing", lambda: check_sharing(trial.graph)),
         ("numbers", lambda: check_numbers(trial)),
     )
+    positions = _positions_in_words(trial.graph)
     found: list[Check] = []
     for name, part in parts:
         if name == "order" and any(check.verdict == "counted" for check in found):

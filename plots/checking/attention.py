@@ -79,7 +79,7 @@ def _changed(trial: Trial, value: np.ndarray) -> np.ndarray | None:
     other = np.moveaxis(value, axes[0], 1)
     size = np.abs(value[np.isfinite(value)]).mean() if value.size else 1.0
     random = np.random.default_rng(2)
-    for row, position in enumerate(trial.samples.probes, start=1):
+    for row, position in enumerate(trial.samples.probes, trial.samples.first):
         shape = other[row, position].shape
         changed[row, position] = other[row, position] + 2 * size * random.standard_normal(shape)
     return np.moveaxis(changed, 1, axes[0])

@@ -87,7 +87,7 @@ def _witness(
     if found.example is None:
         return None
     query, key = found.example
-    row = trial.samples.probes.index(key) + 1
+    row = trial.samples.probes.index(key) + trial.samples.first
     changed = trial.samples.changed(trial.base, field.place, [(row, key)])
     before = trial.values if not training else trial.run(trial.base, training)
     after = trial.run(changed, training)

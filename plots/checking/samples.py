@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)  # primes, to tell the axis of positions from others
 _IMAGE_SIDE = 32
 _MOST_PROBES = 10
+_SHORT = 19
 _MOST_WORK = 6e10
 """Most products of weights and positions in one run: about two seconds on two cores."""
 
@@ -58,7 +59,7 @@ class Field:
 class Samples:
     """Batches for one model.
 
-    Row 0 of a batch is never changed. In row k, the position `probes[k - 1]` is.
+    In row `first + k` of a batch, the position `probes[k]` changes; earlier rows stay.
 
     Attributes:
         fields: The inputs of the model.
@@ -87,23 +88,58 @@ class Samples:
         shapes = [tuple(tensor.shape) for tensor in symbolic]
         free = [n for n in _LENGTHS if n not in sizes and all(n <= most for most in longest)]
         length = free[0] if free else min([_LENGTHS[0], *longest])
+        length = next(_lengths_of_texts(graph), length)
         fields = []
         for node_id, tensor, shape in zip(graph.inputs, symbolic, shapes, strict=True):
             field = _field(graph, node_id, tensor, looked_up[node_id])
             side = _IMAGE_SIDE if len(shape) > 3 else length
             if field.kind == "texts":
-                shape = shape[:1] + tuple(n or 1 for n in shape[1:])
-                field = replace(field, words=words)
-            fixed = (shape[0] or 0, *(side if n is None else n for n in shape[1:]))
-            fields.append(replace(field, shape=fixed))
-        lengths = {f.shape[1] for f in fields if f.has_positions and f.kind != "texts"}
-        lengths |= {length for f in fields if f.kind == "texts"}
+                shape, field = tuple(n or 1 for n in shape), replace(field, words=words)
+            sized = (0, *(side if n is None else n for n in shape[1:]))
+            fields.append(replace(field, shape=sized))
+        fixed = max((shape[0] or 0 for shape in shapes), default=0) if shapes else 0
+        lengths = [f.shape[1] for f in fields if f.has_positions and f.kind != "texts"]
+        lengths += [length for f in fields if f.kind == "texts"]
         length = max(lengths, default=0)
-        batch, probes, cut = _rows(graph, fields, length, sizes)
-        fields = [replace(f, shape=(f.shape[0] or batch, *f.shape[1:])) for f in fields]
-        is_cut = any(f.has_positions for f in fields) and any(None in s[1:] for s in shapes)
-        cut = [f"{length} positions" * is_cut, cut]
-        return Samples(tuple(fields), batch, length, probes, " and ".join(filter(None, cut)))
+        most = _most_probes(graph, fields, fixed)
+        taken = {*lengths, *sizes}
+        first = min(length, most) + 2 if length else 3
+        batch = fixed or next(n for n in range(first, first + len(taken) + 1) if n not in taken)
+        fields = [replace(f, shape=(batch, *f.shape[1:])) for f in fields]
+        is_cut = any(f.has_positions and None in s[1:] for f, s in zip(fields, shapes, strict=True))
+        cut = f"{length} positions" * is_cut
+        return Samples(tuple(fields), batch, 0, (), cut).at(length, most)
+
+    def at(self, length: int, most: int = _MOST_PROBES) -> Samples:
+        """Return the same batches with changes of positions in sequences of one length."""
+        most = min(most, max(self.batch - self.first, 0))
+        probes: Sequence[int] = range(length)
+        if length > most:
+            middle = length // 2
+            wanted = (middle, length - 1, 0, 1, length // 3, length - 2, 2, middle + 1)
+            wanted = (*wanted, length // 4, 3 * length // 4)
+            probes = sorted(dict.fromkeys(n for n in wanted[:most] if 0 <= n < length))
+        some = f"{len(probes)} of {length} positions changed" if len(probes) < length else ""
+        cut = " and ".join(filter(None, [self.cut, some]))
+        return replace(self, length=length, probes=tuple(probes), cut=cut)
+
+    @property
+    def first(self) -> int:
+        """The first row with a change: 1, or 0 in batches of one row."""
+        return int(self.batch > 1)
+
+    @property
+    def of_other_lengths(self) -> list[Samples]:
+        """The same batches with changes in the inputs of other lengths."""
+        kinds = ("ids", "floats")
+        lengths = {f.shape[1] for f in self.fields if f.has_positions and f.kind in kinds}
+        return [self.at(length, len(self.probes)) for length in sorted(lengths - {self.length})]
+
+    def is_probed(self, field: Field) -> bool:
+        """Whether positions of an input are changed."""
+        if not field.has_positions or field.kind == "other" or not self.probes:
+            return False
+        return field.kind == "texts" or field.shape[1] == self.length
 
     def base(self, seed: int = 0) -> dict[str, np.ndarray]:
         """Return a random batch, with different rows: input's id -> array."""
@@ -148,31 +184,22 @@ class Samples:
         return {**base, place: array}
 
 
-def _rows(
-    graph: Graph, fields: Sequence[Field], length: int, sizes: set[int]
-) -> tuple[int, tuple[int, ...], str]:
-    """Return the number of rows, the probed positions, and what was cut."""
-    fixed = max((field.shape[0] for field in fields), default=0)
+def _most_probes(graph: Graph, fields: Sequence[Field], fixed: int) -> int:
+    """Return how many positions may be changed, so that a run takes seconds."""
     positions = sum(prod(f.shape[1:3]) for f in fields if f.kind != "other") or 1
-    if not length:
-        return fixed or next(n for n in (3, 5, 7, 11) if n not in sizes), (), ""
-    most = max(
-        1, min(_MOST_PROBES, int(_MOST_WORK / (2 * max(graph.parameters, 1) * positions)) - 2)
-    )
     if fixed:
-        most = max(min(most, fixed - 1), 0)
-    if length <= most or (length <= 13 and most == _MOST_PROBES):
-        probes = tuple(range(length)) if not fixed or length < fixed else ()
-    else:
-        probes = ()
-    if not probes:
-        wanted = (length // 2, length - 1, 0, 1, length // 3, length - 2, 2, length // 2 + 1)
-        wanted = (*wanted, length // 4, 3 * length // 4)
-        probes = tuple(sorted(dict.fromkeys(n for n in wanted[:most] if 0 <= n < length)))
-    taken = {length, *sizes}
-    batch = fixed or next(n for n in range(len(probes) + 2, len(probes) + 99) if n not in taken)
-    cut = f"{len(probes)} of {length} of them changed" if len(probes) < length else ""
-    return batch, probes, cut
+        return max(fixed - 1, 1)
+    rows = int(_MOST_WORK / (2 * max(graph.parameters, 1) * positions)) - 2
+    longest = max((f.shape[1] for f in fields if f.has_positions), default=1)
+    return max(1, min(rows, longest if longest <= _SHORT else _MOST_PROBES))
+
+
+def _lengths_of_texts(graph: Graph) -> Iterator[int]:
+    """Yield the lengths to which layers cut and pad texts."""
+    for node in graph.nodes:
+        size = node.config.get("output_sequence_length")
+        if isinstance(size, int) and not isinstance(size, bool):
+            yield size
 
 
 def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field:

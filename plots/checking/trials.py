@@ -192,12 +192,14 @@ class Trial:
     @cached_property
     def probed_fields(self) -> tuple[Field, ...]:
         """The inputs whose positions are changed."""
-        fields = self.samples.fields
-        return tuple(f for f in fields if f.has_positions and f.kind != "other")
+        return tuple(filter(self.samples.is_probed, self.samples.fields))
 
     def probe(self, field: Field) -> dict[str, np.ndarray]:
         """Return the base batch with a change of one position in every row but the first."""
-        where = [(row, position) for row, position in enumerate(self.samples.probes, start=1)]
+        where = [
+            (row, position)
+            for row, position in enumerate(self.samples.probes, start=self.samples.first)
+        ]
         return self.samples.changed(self.base, field.place, where)
 
     def as_model_takes(self, inputs: Mapping[str, np.ndarray]) -> Any:
@@ -247,7 +249,7 @@ class Trial:
         probes = self.samples.probes
         if moved is None:
             return Dependence(np.zeros(len(probes), bool), (), rows=False)
-        own = moved[1 : len(probes) + 1]
+        own = moved[self.samples.first :][: len(probes)]
         matrices = []
         for axis in range(1, own.ndim):
             if own.shape[axis] == self.samples.length:
