@@ -76,7 +76,8 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
             yield Check(
                 "causality", seen[node_id].kind, Note("finding", (node_id,), text, NO_FUTURE)
             )
-    yield from _causal_encoders(trial, seen)
+    if not told and not refuted:  # else the roles of encoder and decoder may be swapped
+        yield from _causal_encoders(trial, seen)
 
 
 def _witness(
