@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)  # primes, to tell the axis of positions from others
 _IMAGE_SIDE = 32
+_LARGE = 30_000_000  # weights: more get shorter sequences
 _MOST_PROBES = 10
 _SHORT = 19
 _MOST_WORK = 6e10
@@ -86,8 +87,9 @@ class Samples:
         words = _words_of(graph, calls)
         sizes = {n for node in graph.nodes for t in node.outputs for n in t.shape if n}
         shapes = [tuple(tensor.shape) for tensor in symbolic]
-        free = [n for n in _LENGTHS if n not in sizes and all(n <= most for most in longest)]
-        length = free[0] if free else min([_LENGTHS[0], *longest])
+        wanted = _LENGTHS if graph.parameters < _LARGE else (7, 5, *_LENGTHS)
+        free = [n for n in wanted if n not in sizes and all(n <= most for most in longest)]
+        length = free[0] if free else min([wanted[0], *longest])
         length = next(_lengths_of_texts(graph), length)
         fields = []
         for node_id, tensor, shape in zip(graph.inputs, symbolic, shapes, strict=True):
