@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
@@ -12,6 +13,9 @@ from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
 from plots.measuring.execution import Place
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _ORDER = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
 _ROWS = "github.com/pytorch/tutorials/issues/1547"
@@ -101,7 +105,7 @@ def _constant_vectors(trial: Trial) -> list[str]:
     return found
 
 
-def _are_near(first: np.ndarray, second: np.ndarray, change: np.ndarray) -> bool:  # noqa: F821
+def _are_near(first: np.ndarray, second: np.ndarray, change: np.ndarray) -> bool:
     import numpy as np
 
     size = float(np.abs(change).max(initial=0.0))
@@ -119,8 +123,8 @@ def check_batch(trial: Trial) -> Iterator[Check]:
         return
     changed = trial.base
     for field in fields:
-        where = [(row, slice(None)) for row in range(1, batch)]
-        changed = trial.samples.changed(changed, field.place, where)
+        others = [(row, slice(None)) for row in range(1, batch)]
+        changed = trial.samples.changed(changed, field.place, others)
     after = trial.run(changed)
 
     def reaches(place: Place) -> bool | None:
@@ -200,7 +204,7 @@ def check_batch(trial: Trial) -> Iterator[Check]:
     yield Check("batch", "independent", Note("description", (), text))
 
 
-def _mixed_in_training(trial: Trial, changed: dict[str, np.ndarray]) -> list[str]:  # noqa: F821
+def _mixed_in_training(trial: Trial, changed: dict[str, np.ndarray]) -> list[str]:
     """Return the calls that mix the samples of a batch in training."""
     before, after = trial.values_in_training, trial.run(changed, training=True)
 

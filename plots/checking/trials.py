@@ -168,8 +168,8 @@ class Trial:
     @cached_property
     def learns_differently(self) -> bool:
         """Whether a layer other than a dropout may compute something else in training."""
-        known = (*DROPOUTS, "LSTM", "GRU", "SimpleRNN", "Bidirectional", "MultiHeadAttention")
-        known = frozenset((*known, "Attention", "AdditiveAttention", "GroupQueryAttention"))
+        known = frozenset({*DROPOUTS, "LSTM", "GRU", "SimpleRNN", "Bidirectional"})
+        known |= {"MultiHeadAttention", "Attention", "AdditiveAttention", "GroupQueryAttention"}
         return any(
             getattr(call.record.operation, "_call_has_training_arg", False)
             and not self.graph.node(call.results[0][0]).is_a(known)
