@@ -87,7 +87,7 @@ class Samples:
         words = _words_of(graph, calls)
         sizes = {n for node in graph.nodes for t in node.outputs for n in t.shape if n}
         shapes = [tuple(tensor.shape) for tensor in symbolic]
-        wanted = _LENGTHS if graph.parameters < _LARGE else (7, 5, *_LENGTHS)
+        wanted: tuple[int, ...] = _LENGTHS if graph.parameters < _LARGE else (7, 5, *_LENGTHS)
         free = [n for n in wanted if n not in sizes and all(n <= most for most in longest)]
         length = free[0] if free else min([wanted[0], *longest])
         length = next(_lengths_of_texts(graph), length)

@@ -132,7 +132,7 @@ class Trial:
             for k, value in enumerate(flat):
                 numbers = [n for n, other in enumerate(found) if other is value]
                 place = call.results[numbers[0]] if numbers else None
-                if place in change:
+                if place is not None and place in change:
                     new = ops.convert_to_tensor(change[place](as_array(value)), dtype=value.dtype)
                     set_keras_mask(new, get_keras_mask(value))
                     flat[k] = new
@@ -250,12 +250,12 @@ class Trial:
         if moved is None:
             return Dependence(np.zeros(len(probes), bool), (), rows=False)
         own = moved[self.samples.first :][: len(probes)]
-        matrices = []
+        matrices: list[np.ndarray] = []
         for axis in range(1, own.ndim):
             if own.shape[axis] == self.samples.length:
                 along = np.moveaxis(own, axis, 1)
-                matrices.append(along.reshape(*along.shape[:2], -1).any(axis=2).T)
-        return Dependence(own.reshape(len(own), -1).any(axis=1), tuple(matrices))
+                matrices.append(np.asarray(along.reshape(*along.shape[:2], -1).any(axis=2).T))
+        return Dependence(np.asarray(own.reshape(len(own), -1).any(axis=1)), tuple(matrices))
 
     def rows_first(self, array: np.ndarray) -> np.ndarray | None:
         """Return an array with the batch as its first axis; None if no axis can be the batch."""
