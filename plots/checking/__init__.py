@@ -20,7 +20,6 @@ what passes through them.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -39,8 +38,6 @@ from plots.checking.weights import check_sharing, check_weights
 
 if TYPE_CHECKING:
     import keras
-
-    from plots.graph import Graph
 
 __all__ = ["Check", "Results", "Witness", "check", "run_checks"]
 
@@ -93,8 +90,11 @@ class Results:
         return f"{how}: {'; '.join(said)}." if said else ""
 
 
-def run_checks(model: keras.Model) -> Results:
-    """Return the results of all checks; see `check`."""
+def run_checks(model: keras.Model, positions: str = "") -> Results:
+    """Return the results of all checks; see `check`.
+
+    `positions` are those that structure shows, such as "learned positions".
+    """
     trial = Trial.of(model)
     trials = [trial, *(replace(trial, samples=s) for s in trial.samples.of_other_lengths)]
     seen: dict[str, Visibility] = {}
@@ -117,7 +117,6 @@ def run_checks(model: keras.Model) -> Results:
         ("sharing", lambda: check_sharing(trial.graph)),
         ("numbers", lambda: check_numbers(trial)),
     )
-    positions = _positions_in_words(trial.graph)
     found: list[Check] = []
     for name, part in parts:
         if name == "order" and any(check.verdict == "counted" for check in found):
@@ -133,12 +132,3 @@ def run_checks(model: keras.Model) -> Results:
                 stacklevel=3,
             )
     return Results(tuple(found), seen, trial.samples.cut)
-
-
-def _positions_in_words(graph: Graph) -> str:
-    """Return the positions that the structure of a model shows: "learned positions", or ""."""
-    from plots.diagnosis import diagnose
-
-    descriptions = (note.text for note in diagnose(graph).notes if note.kind == "description")
-    found = re.search(r"; ((?!no )[\w ]+ positions)", next(descriptions, ""))
-    return found[1] if found else ""

@@ -16,7 +16,16 @@ from plots.traversal import Reachability
 if TYPE_CHECKING:
     import numpy as np
 
-_LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)  # primes, to tell the axis of positions from others
+_LENGTHS: tuple[int, ...] = (
+    13,
+    11,
+    17,
+    7,
+    19,
+    5,
+    23,
+    3,
+)  # primes, to tell the axis of positions from others
 _IMAGE_SIDE = 32
 _LARGE = 30_000_000  # weights: more get shorter sequences
 _MOST_PROBES = 10
@@ -87,7 +96,7 @@ class Samples:
         words = _words_of(graph, calls)
         sizes = {n for node in graph.nodes for t in node.outputs for n in t.shape if n}
         shapes = [tuple(tensor.shape) for tensor in symbolic]
-        wanted: tuple[int, ...] = _LENGTHS if graph.parameters < _LARGE else (7, 5, *_LENGTHS)
+        wanted: tuple[int, ...] = _LENGTHS if graph.parameters < _LARGE else (7, 5, 11, 13)
         free = [n for n in wanted if n not in sizes and all(n <= most for most in longest)]
         length = free[0] if free else min([wanted[0], *longest])
         length = next(_lengths_of_texts(graph), length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,7 +60,7 @@ def diagnose_model(model: keras.Model, open_layers: bool = False, name: str = ""
     graph = graph_of(model, open_layers)
     graph = replace(graph, name=name or graph.name)
     try:
-        found = run_checks(model)
+        found = run_checks(model, _positions_in_words(graph))
     except ValueError as error:
         diagnosed = diagnose(graph)
         text = f"Nothing was run: {error}."
@@ -83,6 +84,15 @@ def diagnose_model(model: keras.Model, open_layers: bool = False, name: str = ""
     notes = [Note("description", (), text)] if text else []
     placed = [replace(note, about=_places(graph, note.about)) for note in said]
     return replace(diagnosed, notes=_merged(kept, [*notes, *placed]))
+
+
+def _positions_in_words(graph: Graph) -> str:
+    """Return the positions that the structure of a model shows: "learned positions", or ""."""
+    from plots.diagnosis import diagnose
+
+    descriptions = (note.text for note in diagnose(graph).notes if note.kind == "description")
+    found = re.search(r"; ((?!no )[\w ]+ positions)", next(descriptions, ""))
+    return found[1] if found else ""
 
 
 def _merged(rules: Iterable[Note], checks: Sequence[Note]) -> tuple[Note, ...]:
