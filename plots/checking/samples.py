@@ -127,9 +127,9 @@ class Samples:
         probes: Sequence[int] = range(length)
         if length > most:
             middle = length // 2
-            wanted = (middle, length - 1, 0, 1, length // 3, length - 2, 2, middle + 1)
-            wanted = (*wanted, length // 4, 3 * length // 4)
-            probes = sorted(dict.fromkeys(n for n in wanted[:most] if 0 <= n < length))
+            wanted = [middle, length - 1, 0, 1, length // 3, length - 2, 2, middle + 1]
+            wanted += [length // 4, 3 * length // 4]
+            probes = sorted({n for n in wanted[:most] if 0 <= n < length})
         some = f"{len(probes)} of {length} positions changed" if len(probes) < length else ""
         cut = " and ".join(filter(None, [self.cut, some]))
         return replace(self, length=length, probes=tuple(probes), cut=cut)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from plots.annotations import Note
 from plots.arguments import collection_paused
 from plots.graph import Graph
+from plots.registry import find_plugin
 
 if TYPE_CHECKING:
     import keras
@@ -54,9 +55,9 @@ def diagnose_model(model: keras.Model, open_layers: bool = False, name: str = ""
         name: Name of the graph; "": that of the model.
     """
     from plots.checking import run_checks
-    from plots.diagnosis import diagnose
     from plots.reading import graph_of
 
+    diagnose = find_plugin("diagnose").function
     graph = graph_of(model, open_layers)
     graph = replace(graph, name=name or graph.name)
     try:
@@ -88,9 +89,8 @@ def diagnose_model(model: keras.Model, open_layers: bool = False, name: str = ""
 
 def _positions_in_words(graph: Graph) -> str:
     """Return the positions that the structure of a model shows: "learned positions", or ""."""
-    from plots.diagnosis import diagnose
-
-    descriptions = (note.text for note in diagnose(graph).notes if note.kind == "description")
+    notes = find_plugin("diagnose").function(graph).notes
+    descriptions = (note.text for note in notes if note.kind == "description")
     found = re.search(r"; ((?!no )[\w ]+ positions)", next(descriptions, ""))
     return found[1] if found else ""
 
