@@ -11,6 +11,11 @@ from plots.checking.visibility import visibility
 TOKENS, WIDTH, HEADS = 23, 6, 2
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(1)
+
+
 def ids(name=None, length=None):
     return keras.Input((length,), dtype="int32", name=name)
 
