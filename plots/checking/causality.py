@@ -210,7 +210,7 @@ def _claim(
     for node_id in crossings:
         if node_id in refuted:
             return refuted[node_id]
-    if found.kind == "prefix":
+    if found.kind == "prefix" and all(i in seen and seen[i].kind == "prefix" for i in crossings):
         return ""
     causal = _causal_attentions(trial, field, number, seen)
     if causal:
