@@ -9,7 +9,7 @@ there may be masks, biases, scales, dropouts, transposes and reshapes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -458,7 +458,17 @@ def attentions_with_masks(
             padding=True if "padding" in hints else None if may_be_padding else False,
         )
 
-    return attentions, flow, {attention.id: masked_by(attention) for attention in attentions}
+    masked = {attention.id: masked_by(attention) for attention in attentions}
+    return attentions, flow, masked | _shown_by_running(graph, masked)
+
+
+def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, Masked]:
+    """Return what attentions mask according to notes of the kind "sees": see `plots.checking`."""
+    seen = {place: note.text for note in graph.notes if note.kind == "sees" for place in note.about}
+    causal = {"causal": True, "all": False}
+    return {
+        i: masked[i]._replace(causal=causal.get(kind)) for i, kind in seen.items() if i in masked
+    }
 
 
 def _hints_of_constant(constant: Constant) -> Iterator[_Hint]:

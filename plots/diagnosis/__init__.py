@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from plots.annotations import NormPlace, Note, SkipPath, counted, number_text
-from plots.arguments import takes_graphs
 from plots.attentions import Attention, Masked, attentions_with_masks
 from plots.costs.flop_rules import is_known
 from plots.diagnosis import (  # noqa: F401 - they register their rules
@@ -38,6 +37,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     score_mask_rules,
 )
 from plots.diagnosis.rules import diagnosis_rule, listed, named, notes_of_all_rules
+from plots.diagnosis.running import takes_models
 from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
 from plots.layers import ATTENTION_LAYERS, is_additive_merge, is_norm
@@ -67,6 +67,7 @@ _POSITION_ROLES = {
 }
 
 
+@takes_models
 @graph_plugin("diagnose")
 def diagnose(graph: Graph) -> Graph:
     """Description, findings and remarks on attention, norms, skip paths, masks, gradients, losses.
@@ -86,13 +87,13 @@ def diagnose(graph: Graph) -> Graph:
     return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
 
 
-@takes_graphs
+@takes_models
 def findings(graph: Graph) -> tuple[Note, ...]:
     """Return the mistakes in a graph, each with its places, the reason, and a reference."""
     return tuple(note for note in diagnose(graph).notes if note.kind == "finding")
 
 
-@takes_graphs
+@takes_models
 def diagnosis_text(graph: Graph) -> str:
     """Return the diagnosis as text for a terminal: description, findings, then remarks.
 
