@@ -61,8 +61,8 @@ def add_graph_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "describe a model and report likely mistakes in it"
     sub = command("diagnose", diagnose, text, "model.keras")
     sub.description = (
-        "Describe a model and report mistakes in it (findings), and what is often a mistake and may "
-        "be meant (remarks), with place, reason and reference. A model of up to 500 million "
+        "Describe a model and report mistakes in it (findings), and what is often a mistake and "
+        "may be meant (remarks), with place, reason and reference. A model of up to 500 million "
         "parameters is also run, with random inputs. The exit code is 0 without findings, 1 with "
         "findings, and 2 if the model cannot be read."
     )
