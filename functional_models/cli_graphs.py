@@ -24,6 +24,7 @@ from functional_models.cli_options import (
     whole_number,
 )
 from functional_models.tables import format_table
+from plots.diagnosis.running import diagnose_model
 from plots.parsing import parse_plugin
 from plots.reading import graph_of
 
@@ -35,6 +36,7 @@ OPEN_LAYERS_HELP = "show the layers inside of layers"
 
 _EXPECTED = f"{MODEL_HELP} (.json)"
 _DEPTH_OF_DIFF = 3
+_MOST_PARAMETERS_TO_RUN = 500_000_000
 
 
 def add_graph_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -59,12 +61,14 @@ def add_graph_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "describe a model and report likely mistakes in it"
     sub = command("diagnose", diagnose, text, "model.keras")
     sub.description = (
-        "Describe a model and report likely mistakes in its graph, with place, reason and "
-        "reference. The exit code is 0 without findings, 1 with findings, and 2 if the model "
-        "cannot be read."
+        "Describe a model and report mistakes in it (findings), and what is often a mistake and "
+        "may be meant (remarks), with place, reason and reference. A model of up to 500 million "
+        "parameters is also run, with random inputs. The exit code is 0 without findings, 1 with "
+        "findings, and 2 if the model cannot be read."
     )
     add_model(sub, MODEL_HELP)
     add_flag(sub, "--open-layers", OPEN_LAYERS_HELP)
+    add_flag(sub, "--static", "do not run the model: structure alone")
     add_spec_options(sub)
 
     text = "print and draw the differences between models"
@@ -125,9 +129,14 @@ def plugins(options: argparse.Namespace) -> None:
 
 
 def diagnose(options: argparse.Namespace) -> int:
-    """Describe a model and report likely mistakes; return 1 with findings and 0 without."""
-    found = read_model_or_graph(options.model, spec_changes(options))
-    graph = graph_of(found, options.open_layers)
+    """Describe a model and report mistakes; return 1 with findings, 0 without or with remarks."""
+    found = read_model_or_graph(
+        options.model, spec_changes(options), not options.static, _MOST_PARAMETERS_TO_RUN
+    )
+    if options.static or isinstance(found, plots.Graph):
+        graph = replace(graph_of(found, options.open_layers), name=options.model)
+    else:
+        graph = diagnose_model(found, options.open_layers, options.model)
     print(plots.diagnosis_text(graph))
     return int(bool(plots.findings(graph)))
 
@@ -171,7 +180,10 @@ def read_graph(name: str, changes: Mapping[str, Any], open_layers: bool = False)
 
 
 def read_model_or_graph(
-    name: str, changes: Mapping[str, Any], with_weights: bool = False
+    name: str,
+    changes: Mapping[str, Any],
+    with_weights: bool = False,
+    most_parameters: int | None = None,
 ) -> keras.Model | plots.Graph:
     """Return a model or a graph that is named on the command line.
 
@@ -181,6 +193,7 @@ def read_model_or_graph(
         changes: spec fields to change, for variants and model folders.
         with_weights: whether the model of a variant or a folder has weights: those of the folder,
             or new ones.
+        most_parameters: a variant with more of them has no weights in any case.
 
     Raises:
         FileNotFoundError: the file or folder is missing, or is not a model folder.
@@ -204,6 +217,8 @@ def read_model_or_graph(
         import functional_models
 
         return functional_models.load(path).model
+    if with_weights and most_parameters is not None:
+        with_weights = builders.build(spec, abstract=True).count_params() <= most_parameters
     return builders.build(spec, abstract=not with_weights)
 
 

@@ -6,7 +6,8 @@
     plots.skip_paths(graph)                       # the residual paths, found by structure
     plots.plot_model(model, "model.svg")          # instead of keras.utils.plot_model
     plots.draw(model, "model.svg", plugins=["skip_paths", "parameters"], depth=2)
-    print(plots.diagnosis_text(graph))            # a description of the model, and its problems
+    print(plots.diagnosis_text(model))            # a description of the model, and its problems
+    plots.check(model)                            # properties decided by running it
     plots.draw(model, "model.html")               # a page to explore: expand, search, trace
     plots.plot_side_by_side({"pre-norm": a, "post-norm": b}, "both.png", blocks=1)
     plots.plot_diff(old_model, new_model, "diff.svg")
@@ -21,6 +22,7 @@ graph to file. `plots.registry` describes how to add your own.
     reading                                    Keras model -> graph
     skips, folding, axes, costs, attentions,   plugins: graph -> graph, and shared parts
     differences, measuring, diagnosis
+    checking                                   model -> properties, decided by running it
     renderers, pictures, files                 graph -> file, or the output of a notebook cell
     figures                                    numbers -> Matplotlib figure
     conformance                                checks for plugins and renderers of others
@@ -32,6 +34,7 @@ from __future__ import annotations
 
 from plots.annotations import Note, Overlay, SkipPath
 from plots.axes import axes_of, shapes
+from plots.checking import Check, Witness, check
 from plots.costs import flops, memory, parameters
 from plots.diagnosis import diagnose, diagnosis_rule, diagnosis_text, findings
 from plots.differences import compare_graphs
@@ -78,6 +81,7 @@ from plots.skips import skip_paths
 
 __all__ = [
     "AttentionMap",
+    "Check",
     "Constant",
     "DepthProfile",
     "Difference",
@@ -91,6 +95,7 @@ __all__ = [
     "Overlay",
     "SkipPath",
     "Tensor",
+    "Witness",
     "activations",
     "apply_plugins",
     "attention_heads",
@@ -98,6 +103,7 @@ __all__ = [
     "attention_mask",
     "axes_of",
     "call_values",
+    "check",
     "common_masks",
     "compare_graphs",
     "comparison_table",

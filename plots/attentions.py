@@ -8,7 +8,7 @@ there may be masks, biases, scales, dropouts, transposes and reshapes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -36,6 +36,7 @@ _LAYOUT = frozenset(
     {"ExpandDims", "Moveaxis", "Permute", "Reshape", "Squeeze", "Swapaxes", "Transpose"}
 )
 _REDUCTIONS = frozenset({"Mean", "Sum"})
+_KEEPS_SUMS = frozenset({"Add", "ExpandDims", "Maximum"})  # with a small constant, for one
 _ROLES = {"inputs.0": "query", "inputs.1": "value", "inputs.2": "key"}  # of keras.layers.Attention
 _QUERY_MASKS = frozenset({"query_mask", "mask.0"})
 
@@ -61,6 +62,9 @@ class Attention:
         has_known_masks: Whether `masks` and `constants` hold all that it may mask. A class that
             derives from a known attention may mask in its own way.
         is_self: Whether queries and keys are computed from the same sequence.
+        scores: Id of the call that combines queries and keys; "" if the attention is one call.
+        masking: Ids of the calls between the scores and the softmax, backwards from it.
+        weighting: The edges from the softmax to the call that weights the values.
     """
 
     id: str
@@ -74,6 +78,9 @@ class Attention:
     lengths: tuple[Axis, Axis] | None = None
     has_known_masks: bool = True
     is_self: bool = False
+    scores: str = ""
+    masking: tuple[str, ...] = ()
+    weighting: tuple[Edge, ...] = ()
 
     @property
     def is_one_call(self) -> bool:
@@ -91,7 +98,7 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     candidates = (
         _in_one_call(graph, node) if is_attention(node) else _around_softmax(graph, node)
         for node in graph.nodes
-        if is_attention(node) or is_softmax(node)
+        if is_attention(node) or softmax_axes(graph, node)
     )
     found = [attention for attention in candidates if attention is not None]
     if not found:
@@ -223,17 +230,16 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     if steps is None or weighted is None:
         return None
     *steps, scores = steps
-    axis = softmax.config.get("axis", -1)
-    key_axis = (axis if isinstance(axis, int) else -1) % len(softmax.outputs[0].shape)
+    key_axis = softmax_axes(graph, softmax)[-1]
     queries_first, query_axes = _roles_in_scores(graph, scores, steps, key_axis)
     query, key = _factors(graph, scores)[:: 1 if queries_first else -1]
     query_axis = query_axes[-1] if query_axes else None
     lengths = None
     if query_axis is not None:
         lengths = (softmax.id, 0, query_axis), (softmax.id, 0, key_axis)
-    inside = {scores.id, *(step.id for step in steps)}
-    masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in inside)
-    output, values = weighted
+    after_scores = {scores.id, *_value_flow(graph).descendants(scores.id)}
+    masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in after_scores)
+    weighting, output, values = weighted
     return Attention(
         id=softmax.id,
         output=output,
@@ -244,6 +250,46 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
         constants=tuple(constant for step in steps for constant in step.constants),
         axes=(query_axis, key_axis),
         lengths=lengths,
+        scores=scores.id,
+        masking=tuple(step.id for step in steps[1:]),
+        weighting=tuple(weighting),
+    )
+
+
+@once_per_graph
+def _value_flow(graph: Graph) -> Reachability:
+    return data_flow(graph)
+
+
+def softmax_axes(graph: Graph, node: Node) -> tuple[int, ...]:
+    """Return the axes of a softmax, also of one in steps, exp(x) / sum(exp(x)); () for others."""
+    rank = len(node.outputs[0].shape)
+    if not rank:
+        return ()
+    if is_softmax(node):
+        axes = node.config.get("axis", -1)
+    elif node.class_name in ("Divide", "TrueDivide") and len(graph.incoming[node.id]) == 2:
+        given, total = (graph.node(edge.source) for edge in graph.incoming[node.id])
+        while total.class_name in _KEEPS_SUMS and len(graph.incoming[total.id]) == 1:
+            total = graph.node(graph.incoming[total.id][0].source)
+        edges = graph.incoming[total.id] if total.class_name == "Sum" else ()
+        is_its_sum = any(edge.source == given.id for edge in edges)
+        axes = total.config.get("axis") if is_its_sum and _is_of_exp(graph, given) else ()
+    else:
+        return ()
+    axes = [axes] if isinstance(axes, int) else axes or ()
+    return tuple(axis % rank for axis in axes if isinstance(axis, int))
+
+
+def _is_of_exp(graph: Graph, node: Node) -> bool:
+    """Return whether a call returns exponentials, which may be masked."""
+    while node.class_name in _ELEMENTWISE and graph.incoming[node.id]:
+        floats = _float_inputs(graph, node)
+        if not floats:
+            return False
+        node = graph.node(floats[0].source)
+    return node.class_name == "Exp" or (
+        node.class_name == "Activation" and node.activation in ("exp", "exponential")
     )
 
 
@@ -290,8 +336,12 @@ def _steps_to_sum(graph: Graph, node: Node) -> list[Node] | None:
 
 def _weighted_values(
     graph: Graph, node: Node, most: int, seen: set[str]
-) -> tuple[str, list[Edge]] | None:
-    """Return the id of the call that sums the values, weighted with `node`, and their edges."""
+) -> tuple[list[Edge], str, list[Edge]] | None:
+    """Return how values are weighted with `node`.
+
+    That is the edges from `node` to the call that weights them, the id of the call that sums them,
+    and the edges of the values.
+    """
     for edge in graph.outgoing[node.id] if most else ():
         target = graph.node(edge.target)
         values = [other for other in _factors(graph, target) if other.id != edge.id]
@@ -300,15 +350,15 @@ def _weighted_values(
             following = (graph.node(e.target) for e in graph.outgoing[target.id])
             sums = [after.id for after in following if after.class_name in _REDUCTIONS]
             if sums:
-                return sums[0], values
+                return [edge], sums[0], values
         is_product = is_larger and not target.is_a(_ELEMENTWISE)
         if len(values) == 1 and (is_product or target.class_name in PRODUCTS):
-            return target.id, values
+            return [edge], target.id, values
         if target.id not in seen and not target.parameters and _keeps_values(edge, target):
             seen.add(target.id)
             found = _weighted_values(graph, target, most - 1, seen)
             if found is not None:
-                return found
+                return [edge, *found[0]], *found[1:]
     return None
 
 
@@ -384,7 +434,7 @@ def _axis_of_scores(axis: int, steps: Sequence[Node]) -> int:
     """Return the axis of the last call's output that becomes `axis` of the first call's input."""
     for node, before in pairwise(steps):
         rank, rank_before = len(node.outputs[0].shape), len(before.outputs[0].shape)
-        order = _permutation(node, rank)
+        order = permutation(node, rank)
         place = node.config.get("axis")
         if order is not None:
             axis = order[axis]
@@ -397,7 +447,7 @@ def _axis_of_scores(axis: int, steps: Sequence[Node]) -> int:
     return axis
 
 
-def _permutation(node: Node, rank: int) -> list[int] | None:
+def permutation(node: Node, rank: int) -> list[int] | None:
     """Return which axis of the input is at each place of the output; None if none is moved."""
     config, order = node.config, list(range(rank))
     if node.class_name == "Transpose":
@@ -461,7 +511,17 @@ def attentions_with_masks(
             padding=True if "padding" in hints else None if may_be else False,
         )
 
-    return attentions, flow, {attention.id: masked_by(attention) for attention in attentions}
+    masked = {attention.id: masked_by(attention) for attention in attentions}
+    return attentions, flow, masked | _shown_by_running(graph, masked)
+
+
+def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, Masked]:
+    """Return what attentions mask according to notes of the kind "sees": see `plots.checking`."""
+    seen = {place: note.text for note in graph.notes if note.kind == "sees" for place in note.about}
+    causal = {"causal": True, "all": False}
+    return {
+        i: masked[i]._replace(causal=causal.get(kind)) for i, kind in seen.items() if i in masked
+    }
 
 
 def _inputs_of_masks(

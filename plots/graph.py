@@ -68,8 +68,9 @@ class Constant:
         shape: The shape of an array.
         dtype: The dtype of an array.
         pattern: The values of an array in words: "zeros", "ones", "lower triangular" (1, and 0
-            above), "hides the upper triangle" (0, and large negative numbers above), "counting"
-            (0, 1, 2, ...), "sinusoids", or ""; "" for weights, which training changes.
+            above), "hides the upper triangle" (0, and large negative numbers above), "upper
+            triangular", "strictly upper triangular", "counting" (0, 1, 2, ...), "sinusoids", or "";
+            "" for weights, which training changes.
         digest: Hash of the values of an array; None if they are unknown, if they are weights, or if
             the other fields determine them.
     """
@@ -241,10 +242,12 @@ class Loss:
     Attributes:
         class_name: Such as "SparseCategoricalCrossentropy".
         from_logits: Whether it applies the softmax or sigmoid; None if it has no such argument.
+        axis: The axis of the classes; None if it has no such argument.
     """
 
     class_name: str
     from_logits: bool | None = None
+    axis: int | None = None
 
 
 @dataclass(frozen=True)
@@ -263,8 +266,8 @@ class Graph:
         outputs: (id, output) of the outputs of the model, in order.
         parameters: Number of weights, shared ones counted once.
         trainable_parameters: The trainable ones among them.
-        losses: The losses of a compiled model, in the order of its outputs. Outputs without a loss
-            are skipped; one loss for all outputs is listed once.
+        losses: The losses of a compiled model, one for each of its outputs, in their order; None
+            for an output without one. Empty if the model is not compiled with a loss.
         repeats: Namespace or id -> the number of equal consecutive blocks that it stands for.
         skip_paths: The residual paths.
         stream: (source, target) pairs along the residual stream, from end to end.
@@ -281,7 +284,7 @@ class Graph:
     outputs: tuple[tuple[str, int], ...]
     parameters: int
     trainable_parameters: int
-    losses: tuple[Loss, ...] = ()
+    losses: tuple[Loss | None, ...] = ()
     repeats: Mapping[str, int] = field(default_factory=dict, hash=False)
     skip_paths: tuple[SkipPath, ...] = ()
     stream: tuple[tuple[str, str], ...] = ()

@@ -58,9 +58,10 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
 
     * A merge adds, averages or subtracts its inputs, or sums a list of them that was stacked. A
       subtraction needs weights on the branch, unlike x - mean(x) in a normalisation.
-    * The branch computes something. In x + x * g it is the product with the tensor g, which x
-      passes unchanged; x * (1 + g) has the same values and no merge of x, so no path. A constant or
-      a weight in the place of g only scales: x + x * 2 has none.
+    * The branch computes something besides norms; x + norm(x) has no sublayer. In x + x * g it is
+      the product with the tensor g, which x passes unchanged; x * (1 + g) has the same values and
+      no merge of x, so no path. A constant or a weight in the place of g only scales: x + x * 2 has
+      none.
     * The stream is one output of a call. In `a, b = split(x)`, no path leads from `x` to
       `a + f(b)`, but one from `a` to `a + f(a)`.
     * It may be scaled by a constant factor, cropped, padded with zeros or reshaped on its way,
@@ -220,8 +221,10 @@ def _scales_noise(flow: Reachability, node: Node) -> bool:
 
 @once_per_graph
 def _calls_that_compute(graph: Graph) -> frozenset[str]:
-    """Return the ids of the calls that do more than pass on, rearrange or mix values."""
-    return frozenset(n.id for n in graph.nodes if not (_keeps_values(n) or _only_mixes(n)))
+    """Return the ids of the calls that do more than pass on, rearrange, mix or normalise values."""
+    return frozenset(
+        n.id for n in graph.nodes if not (_keeps_values(n) or _only_mixes(n) or is_norm(n))
+    )
 
 
 def _subtracted(flow: Reachability, end: str) -> list[Value]:
@@ -461,12 +464,20 @@ def residual_streams(graph: Graph) -> tuple[Stream, ...]:
     """Return the residual streams of a graph with marked skip paths, in the order of their merges.
 
     Two paths lie on the same stream if there are only identities and norms between the end of one
-    and the start of the other, or if they start at the same call. Projected paths are left out.
+    and the start of the other, or if they start at the same call. Projected paths are left out,
+    and so are those of vectors that are added again and again beside a stream, as the positions in
+    DETR: they bypass merges of the stream, and either depend on no values of an input or are added
+    to a tensor that other calls take as well.
     """
+    flow = data_flow(graph)
+    all_merges = {path.target for path in graph.skip_paths}
     root_at: dict[str, Value] = {}
     paths_from: dict[Value, list[SkipPath]] = {}
     for path in graph.skip_paths:
-        if not path.projected:
+        is_injected = not all_merges.isdisjoint(path.bypassed) and (
+            not flow.depends_on_input(path.source) or _is_taken_elsewhere(graph, path)
+        )
+        if not path.projected and not is_injected:
             start = _root(graph, path, root_at)
             root_at[path.target] = start
             paths_from.setdefault(start, []).append(path)
@@ -492,6 +503,12 @@ def stream_roots(graph: Graph) -> dict[str, frozenset[str]]:
         for node_id in stream.bypassed:
             roots[node_id] = roots.get(node_id, frozenset()) | {stream.root}
     return roots
+
+
+def _is_taken_elsewhere(graph: Graph, path: SkipPath) -> bool:
+    """Return whether another call than the merge takes the output of the branch."""
+    ends = {edge.source for edge in graph.incoming[path.target]} & {*path.bypassed}
+    return any(edge.target != path.target for end in ends for edge in graph.outgoing[end])
 
 
 def _root(graph: Graph, path: SkipPath, root_at: Mapping[str, Value]) -> Value:

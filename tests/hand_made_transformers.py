@@ -13,6 +13,11 @@ def findings_of(model):
     return plots.findings(plots.read_graph(model, open_nested=True))
 
 
+def remarks_of(model):
+    notes = plots.diagnose(plots.read_graph(model, open_nested=True)).notes
+    return tuple(note for note in notes if note.kind == "remark")
+
+
 def the_finding(model):
     """The only finding, after a check that it has places, a reason and a reference."""
     (finding,) = findings_of(model)

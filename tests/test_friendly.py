@@ -263,8 +263,6 @@ def mlp():
 
 TAKE_GRAPHS = [
     plots.skip_paths,
-    plots.findings,
-    plots.diagnosis_text,
     plots.axes_of,
     plots.fold_blocks,
     plots.to_text,

@@ -17,6 +17,7 @@ from hand_made_transformers import (
     feedforward,
     findings_of,
     language_model,
+    remarks_of,
     sublayer,
     the_finding,
     translator,
@@ -80,16 +81,18 @@ def test_a_final_norm_does_not_make_a_last_sublayer_without_a_norm_post_norm():
 def test_a_norm_on_the_branch_output_is_found_as_in_the_keras_example():
     """As in the Keras example on the classification of time series."""
 
-    def model(norm):
+    def model(norm, final_norm=True):
         x = keras.Input((LENGTH, WIDTH))
         y = sublayer("first", x, attention("first"), norm)
         y = sublayer("second", y, feedforward("second"), norm)
-        y = layers.GlobalAveragePooling1D()(y if norm == "post" else layers.LayerNormalization()(y))
+        y = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(y) if final_norm else y)
         return keras.Model(x, layers.Dense(CLASSES)(y))
 
-    finding = the_finding(model("output"))
-    assert finding.about == ("first.norm", "second.norm")
-    assert findings_of(model("post")) == findings_of(model("pre")) == ()
+    finding = the_finding(model("output", final_norm=False))
+    (remark,) = remarks_of(model("output"))  # as in OLMo 2 and Swin Transformer V2
+    assert finding.about == remark.about == ("first.norm", "second.norm")
+    assert findings_of(model("output")) == findings_of(model("pre")) == ()
+    assert findings_of(model("post", final_norm=False)) == remarks_of(model("pre")) == ()
 
 
 def test_a_pre_norm_stream_without_a_final_norm_is_found_at_its_end():
@@ -199,7 +202,7 @@ def test_a_feedforward_with_a_skip_path_that_starts_before_the_attention_is_foun
         attended = sublayer("a" * (number + 1), y, attention("a" * (number + 1)), norm)
         change = layers.LayerNormalization()(attended) if norm == "pre" else attended
         down = layers.Dense(WIDTH, name=f"down_{number}", kernel_initializer="zeros")
-        change = down(layers.Dense(INNER, name=f"up_{number}")(change))
+        change = down(layers.Dense(INNER, activation="relu", name=f"up_{number}")(change))
         y = layers.Add(name=f"end_{number}")([y if is_wrong else attended, change])
         if norm == "post":
             y = layers.LayerNormalization()(y)
@@ -226,7 +229,7 @@ def test_in_a_single_block_the_attention_needs_a_skip_path_if_the_feedforward_ha
     assert the_finding(encoder(["no skip", "pre"])).about == ("block_0.attention.layer",)
     both = findings_of(encoder(["no skip", "pre", "no skip", "pre"]))
     assert len(both) == 1
-    assert "No skip path bypasses any of the 2 attentions" in both[0].text
+    assert "No skip path leads past any of the 2 attentions" in both[0].text
 
 
 # --- descriptions and rules of other packages ---------------------------------------------------
@@ -291,6 +294,18 @@ def test_the_text_has_every_finding_with_its_place_and_reference():
     assert max(map(len, text.splitlines())) <= 88
     fine = plots.diagnosis_text(plots.read_graph(encoder(["pre"] * 2)))
     assert fine.endswith("Nothing looks wrong in what the graph shows.")
+
+
+def test_remarks_are_printed_after_the_findings():
+    graph = plots.read_graph(encoder(["output"] * 4))
+    (remark,) = (note for note in plots.diagnose(graph).notes if note.kind == "remark")
+    assert plots.findings(graph) == ()
+    text = plots.diagnosis_text(graph)
+    assert "No findings.\n\n1 remark that may be meant:\n\n1. A norm" in text
+    assert remark.reference.split(",")[0] in text
+    folded = plots.apply_plugins(graph, ["diagnose", "fold"])
+    colour = renderers.noted_colour(folded, "block_0.attention.norm")
+    assert colour == renderers.note_colour("remark") != renderers.note_colour("any other")
 
 
 class GSA(layers.Layer):

@@ -361,7 +361,7 @@ UNEQUAL = np.arange(5)[:, None] / 10_000 ** (2 * np.arange(8) / 8)  # no two ang
         (np.tril(np.ones((7, 7), bool))[None], "lower triangular"),
         (np.where(np.tri(7), 0.0, -1e9), "hides the upper triangle"),
         (np.arange(7.0)[None], "counting"),
-        (np.triu(np.ones((7, 7))), ""),
+        (np.triu(np.ones((7, 7))), "upper triangular"),
         (np.concatenate([np.sin(POSITIONS), np.cos(POSITIONS)], axis=-1), "sinusoids"),
         (3 * np.where(np.arange(8) % 2, np.cos(UNEQUAL), np.sin(UNEQUAL)), "sinusoids"),
         (np.where(np.arange(8) % 2, np.cos(UNEQUAL), np.sin(UNEQUAL))[None], "sinusoids"),

@@ -1,18 +1,19 @@
 """Describe a model in plain words, and find what looks wrong in it.
 
     plots.findings(graph)                        # faults, with places and references
-    print(plots.diagnosis_text(graph))           # a description and the findings, as text
+    print(plots.diagnosis_text(graph))           # a description, the findings and the remarks
     plots.draw(model, "model.svg", plugins=["skip_paths", "diagnose"], depth=2)
 
-A diagnosis is a list of rules, each a function from a graph to findings. Other packages add theirs:
+A finding is a mistake. A remark is about something that is often a mistake, and that a good model
+may mean. A diagnosis is a list of rules, each a function from a graph to findings and remarks.
+Other packages add theirs:
 
     @plots.diagnosis_rule("dropout_before_logits")
     def dropout_before_logits(graph: plots.Graph) -> Iterator[plots.Note]:
         '''A dropout right before the logits.'''
         ...
 
-Rules use the graph only. They do not guess the computation inside a layer, and they do not report
-choices that a good model may make on purpose.
+Rules use the graph only, and do not guess the computation inside a layer.
 """
 
 from __future__ import annotations
@@ -21,11 +22,20 @@ import textwrap
 from dataclasses import replace
 
 from plots.annotations import Note, counted
-from plots.arguments import takes_graphs
-from plots.diagnosis import mask_rules, signal_rules  # noqa: F401 - they register rules
+from plots.diagnosis import (  # noqa: F401 - they register their rules
+    attention_rules,
+    cross_attention_rules,
+    head_rules,
+    mask_rules,
+    merge_rules,
+    norm_rules,
+    score_mask_rules,
+    signal_rules,
+)
 from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.description import classes_in_words, description_of
 from plots.diagnosis.rules import diagnosis_rule, named, notes_of_all_rules
+from plots.diagnosis.running import takes_models
 from plots.graph import Graph
 from plots.registry import graph_plugin
 from plots.skips import skip_paths
@@ -36,13 +46,14 @@ _WIDTH = 88
 _FINE = "Nothing looks wrong in what the graph shows."
 
 
+@takes_models
 @graph_plugin("diagnose")
 def diagnose(graph: Graph) -> Graph:
-    """Description of the model, and findings on its norms, skip paths, masks, gradients and losses.
+    """Description, findings and remarks on attention, norms, skip paths, masks, gradients, losses.
 
-    Adds a note of the kind "description" about the whole graph, and one of the kind "finding" for
-    each fault. A graph that has them already is returned unchanged, so that it can be folded after
-    it was diagnosed.
+    Adds a note of the kind "description" about the whole graph, one of the kind "finding" for each
+    mistake, and one of the kind "remark" for what is often a mistake and may be meant. A graph that
+    has them already is returned unchanged, so that it can be folded after it was diagnosed.
 
     Raises:
         ValueError: if it has none and is folded.
@@ -55,28 +66,35 @@ def diagnose(graph: Graph) -> Graph:
     return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
 
 
-@takes_graphs
+@takes_models
 def findings(graph: Graph) -> tuple[Note, ...]:
-    """Return what looks wrong in a graph, each with its places, the reason, and a reference."""
+    """Return the mistakes in a graph, each with its places, the reason, and a reference."""
     return tuple(note for note in diagnose(graph).notes if note.kind == "finding")
 
 
-@takes_graphs
+@takes_models
 def diagnosis_text(graph: Graph) -> str:
-    """Return the diagnosis as text for a terminal: a description of the model, then the findings.
+    """Return the diagnosis as text for a terminal: description, findings, then remarks.
 
     At the end it names the layers that the graph does not open, if there are any, with the reason
     where `read_graph` was asked to open them.
     """
     notes = diagnose(graph).notes
-    wrong = [note for note in notes if note.kind == "finding"]
+    by_kind = {
+        kind: [note for note in notes if note.kind == kind] for kind in ("finding", "remark")
+    }
     parts = [_wrap(note.text) for note in notes if note.kind == "description"]
-    parts.append(f"{counted(len(wrong), 'finding')}:" if wrong else _FINE)
-    for number, note in enumerate(wrong, start=1):
-        indent = " " * len(mark := f"{number}. ")
-        where = _wrap(f"Where: {named(graph, note.about, most=5)}", indent)
-        see = _wrap(f"See: {note.reference}", indent)
-        parts.append("\n".join([_wrap(note.text, mark), where, see]))
+    for kind, found in by_kind.items():
+        if found:
+            what = " that may be meant" if kind == "remark" else ""
+            parts.append(f"{counted(len(found), kind)}{what}:")
+        elif kind == "finding":
+            parts.append(_FINE if not by_kind["remark"] else "No findings.")
+        for number, note in enumerate(found, start=1):
+            indent = " " * len(mark := f"{number}. ")
+            where = _wrap(f"Where: {named(graph, note.about, most=5)}", indent)
+            see = _wrap(f"See: {note.reference}", indent)
+            parts.append("\n".join([_wrap(note.text, mark), where, see]))
     reasons = [note for note in graph.notes if note.kind == "closed"]
     parts += [_wrap(note.text) for note in reasons]
     explained = {node_id for note in reasons for node_id in note.about}

@@ -1,4 +1,4 @@
-"""Rules of a diagnosis: functions from a graph to findings, and their registry."""
+"""Rules of a diagnosis: functions from a graph to findings and remarks, and their registry."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _RULES: dict[str, Rule] = {}
 def diagnosis_rule(name: str) -> Callable[[_Rule], _Rule]:
     """Decorator that registers a function as a rule of `diagnose`, and returns it unchanged.
 
-    The function takes a graph whose skip paths are marked (`Graph.skip_paths`), and returns notes
-    of the kind "finding", each with the ids that it is about, a reason in one or two plain
-    sentences, and a reference.
+    The function takes a graph whose skip paths are marked (`Graph.skip_paths`), and returns notes:
+    of the kind "finding" for mistakes, of the kind "remark" for what may be meant. Each has the ids
+    that it is about, the reason and what to do in a few plain sentences, and a reference.
 
     Raises:
         ValueError: if the name is taken.
@@ -39,7 +39,7 @@ def diagnosis_rule(name: str) -> Callable[[_Rule], _Rule]:
 
 
 def notes_of_all_rules(graph: Graph) -> Iterator[Note]:
-    """Yield the findings of all rules in a graph whose skip paths are marked.
+    """Yield the findings and remarks of all rules in a graph whose skip paths are marked.
 
     A rule that raises is named in a warning and skipped.
     """
@@ -57,8 +57,13 @@ def notes_of_all_rules(graph: Graph) -> Iterator[Note]:
 
 
 def finding(about: Iterable[str], text: str, reference: str) -> Note:
-    """Return a note about a fault in some places."""
+    """Return a note about a mistake in some places."""
     return Note("finding", tuple(dict.fromkeys(about)), text, reference)
+
+
+def remark(about: Iterable[str], text: str, reference: str) -> Note:
+    """Return a note about something that is often a mistake, and that a good model may mean."""
+    return Note("remark", tuple(dict.fromkeys(about)), text, reference)
 
 
 def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""Rules on signals and gradients: norms, skip paths, constants in place of weights, and losses."""
+"""Rules on signals and gradients: norms, skip paths, and constants in place of weights."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from typing import Literal
 from plots.annotations import Note, SkipPath, counted
 from plots.attentions import attentions_with_masks, has_way_around, position_flow
 from plots.diagnosis.closed import is_closed
-from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
+from plots.diagnosis.rules import diagnosis_rule, finding, listed, named, remark
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
 from plots.layers import (
     PRODUCTS,
     is_additive_merge,
     is_attention,
-    is_identity_like,
     is_linear_projection,
     is_norm,
-    is_reversed_embedding,
     is_shape_only,
     is_softmax,
 )
@@ -60,7 +58,6 @@ _TIED = (
     "Press and Wolf 2017, Using the Output Embedding to Improve Language Models; "
     "tensorflow.org/api_docs/python/tf/keras/layers/ReversibleEmbedding"
 )
-_FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/keras-hub/pull/1008"
 
 
 @once_per_graph
@@ -136,25 +133,36 @@ def mixed_norms(graph: Graph) -> Iterator[Note]:
 
 @diagnosis_rule("norm_on_branch_output")
 def norm_on_branch_output(graph: Graph) -> Iterator[Note]:
-    """The only norm of a sublayer is on the output of its branch, before the merge."""
+    """The only norm of a sublayer is on the output of its branch, before the merge.
+
+    Published designs with such norms have a final norm, so without one it is a mistake.
+    """
     for stream in residual_streams(graph):
         places = [k for k, path in enumerate(stream.paths) if path.placement == "branch_end"]
         norms = [norm for k in places for norm in stream.norms[k]]
-        if norms and stream.has_token_norms(graph):
-            yield finding(
-                norms,
-                "A norm on the branch output before the merge, and no other norm on the path: "
-                f"{named(graph, norms)}. That is x + norm(f(x)), often a mistake for post-norm, "
-                "norm(x + f(x)); Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose.",
-                f"{_VASWANI}; {_SWIN_V2}",
+        if not norms or not stream.has_token_norms(graph):
+            continue
+        text = (
+            "A norm on the branch output before the merge, and no other norm on the path: "
+            f"{named(graph, norms)}. That is x + norm(f(x)), often a mistake for post-norm, "
+            "norm(x + f(x))"
+        )
+        if _is_normed_at_its_end(graph, stream):
+            text += "; Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose."
+            yield remark(norms, text, f"{_VASWANI}; {_SWIN_V2}")
+        else:
+            text += (
+                ". Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose, but with a "
+                "final norm, which is missing here. Move the norms behind the merges, or add one "
+                "after the last merge."
             )
+            yield finding(norms, text, f"{_VASWANI}; {_SWIN_V2}")
 
 
 @diagnosis_rule("no_final_norm")
 def no_final_norm(graph: Graph) -> Iterator[Note]:
     """A pre-norm stream ends without a norm after its last merge."""
-    streams = residual_streams(graph)
-    reached = reachability(graph)
+    streams, reached = residual_streams(graph), reachability(graph)
     for stream in streams:
         end = stream.paths[-1].target
         # One sublayer for each step of an iteration, as in slot attention, adds up nothing.
@@ -162,15 +170,22 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
         is_step = len(stream.paths) == 1 and any(reached.depends(stream.root, on=i) for i in before)
         if is_step or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
-        roots = (other.root for other in streams if other is not stream)
-        feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
-        if not feeds_another and not leads_to_a_norm(graph, end):
+        if not _is_normed_at_its_end(graph, stream):
             yield finding(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
                 "output is the sum of all sublayers, which grows with the depth.",
                 f"{_XIONG} (b); {_GPT_2}",
             )
+
+
+def _is_normed_at_its_end(graph: Graph, stream: Stream) -> bool:
+    """Return whether a norm follows the last merge of a stream, or it leads to another stream."""
+    end = stream.paths[-1].target
+    reached = reachability(graph)
+    roots = (other.root for other in residual_streams(graph) if other is not stream)
+    feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
+    return feeds_another or leads_to_a_norm(graph, end)
 
 
 @diagnosis_rule("no_norm")
@@ -237,7 +252,7 @@ def no_skip_paths(graph: Graph) -> Iterator[Note]:
         places = [attention.id for attention in attentions_with_masks(graph)[0]]
         yield finding(
             places,
-            f"No skip path bypasses any of the {len(places)} attentions, {named(graph, places)}: "
+            f"No skip path leads past any of the {len(places)} attentions, {named(graph, places)}: "
             "signals and gradients have to pass through one sublayer after the other.",
             _RESIDUAL,
         )
@@ -273,7 +288,7 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
         )
         yield finding(
             places,
-            f"No skip path bypasses {listed(list(sublayers))}, although other sublayers of the "
+            f"No skip path leads past {listed(list(sublayers))}, although other sublayers of the "
             "model have one: here signals and gradients have to pass through.",
             _RESIDUAL,
         )
@@ -369,7 +384,7 @@ def _unlike_their_siblings(graph: Graph, bypassed: set[str]) -> Iterator[str]:
             yield from filter(continues, lacking)
 
 
-# Gradients and losses ---------------------------------------------------------------------------
+# Gradients --------------------------------------------------------------------------------------
 
 
 @diagnosis_rule("no_gradient")
@@ -385,11 +400,16 @@ def no_gradient(graph: Graph) -> Iterator[Note]:
         if node.trainable_parameters and node.layer not in trained and node.id == node.layer:
             places.setdefault(_blocks(flow, node), []).append(node.id)
     for blocks, ids in places.items():
+        why = (
+            f"Every path to an output leads through {named(graph, blocks)}, which passes no "
+            "gradient on"
+            if blocks
+            else "No output depends on them: no call takes what they return"
+        )
         yield finding(
             [*ids, *blocks],
-            f"Weights without a gradient: {named(graph, ids)}. Every path to an output leads "
-            f"through {named(graph, blocks)}, which passes no gradient on, so they are not "
-            "trained, unless by a loss inside of a layer.",
+            f"Weights without a gradient: {named(graph, ids)}. {why}, so they are not trained, "
+            "unless by a loss inside of a layer.",
             _BACKPROPAGATION,
         )
 
@@ -441,36 +461,6 @@ def baked_in_embedding(graph: Graph) -> Iterator[Note]:
                 )
 
 
-@diagnosis_rule("softmax_and_loss")
-def softmax_and_loss(graph: Graph) -> Iterator[Note]:
-    """A softmax before a loss on logits, or logits for a loss on probabilities."""
-    if len(graph.losses) != len(graph.outputs):
-        return
-    for (output, _), loss in zip(graph.outputs, graph.losses, strict=True):
-        last = _last_call(graph, output)
-        activation = "softmax" if is_softmax(last) else last.activation
-        activation = "sigmoid" if last.class_name == "Sigmoid" else activation
-        is_tied = is_reversed_embedding(last) and not last.config.get("logit_soft_cap")
-        returns_logits = is_linear_projection(last) or is_tied
-        is_crossentropy = "crossentropy" in loss.class_name.lower().replace("_", "")
-        if loss.from_logits and activation in ("softmax", "sigmoid"):
-            yield finding(
-                [last.id],
-                f"A {activation} of a {activation}: {named(graph, [last.id])} returns "
-                f"probabilities, but the loss {loss.class_name} has from_logits=True. The loss "
-                "stays large, and gradients are small. Leave one of the two out.",
-                _FROM_LOGITS,
-            )
-        elif loss.from_logits is False and is_crossentropy and returns_logits:
-            yield finding(
-                [last.id],
-                f"Logits for a loss on probabilities: {named(graph, [last.id])} returns numbers of "
-                f"any size and sign, and {loss.class_name} takes their logarithm. Set "
-                "from_logits=True.",
-                _FROM_LOGITS,
-            )
-
-
 def _is_differentiable(graph: Graph, edge: Edge) -> bool:
     target = graph.node(edge.target)
     blocks = target.class_name in NOT_DIFFERENTIABLE or is_shape_only(target)
@@ -504,13 +494,3 @@ def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
     *batch, length, width = shape
     fits = stream[1] in (length, None) and stream[2] == width and not constant.pattern
     return fits and length != 1 and width != 1 and set(batch) <= {1}
-
-
-def _last_call(graph: Graph, output: str) -> Node:
-    """Return the call that computes the numbers of an output, past changes of their layout."""
-    node = graph.node(output)
-    while is_identity_like(node) or node.class_name in ("Reshape", "Squeeze", "Flatten"):
-        if not graph.incoming[node.id]:
-            break
-        node = graph.node(graph.incoming[node.id][0].source)
-    return node

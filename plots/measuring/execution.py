@@ -157,7 +157,7 @@ class Execution:
         fed = dict(zip(places, standardise_inputs(model, given), strict=True))
         # In this scope no state changes, such as statistics of norms and seeds.
         with keras.StatelessScope(initialize_variables=False):
-            whole = Execution(model, graph, calls, fed, _run(graph, calls, fed, {}, compute))
+            whole = Execution(model, graph, calls, fed, run_calls(graph, calls, fed, {}, compute))
             return whole._with_opened_layers(opened, compute) if opened.layers else whole
 
     @staticmethod
@@ -193,7 +193,7 @@ class Execution:
         graph, calls = read_calls(self.model, opened.nested, opened.layers, shapes)
         if graph.index.keys() == self.graph.index.keys():
             return self
-        values = _run(graph, calls, self.fed, {}, compute)
+        values = run_calls(graph, calls, self.fed, {}, compute)
         dtypes = {keras.backend.standardize_dtype(value.dtype) for value in values.values()}
         is_half = any("float" in dtype for dtype in dtypes - {"float32", "float64"})
         rounding = 0.05 if is_half else 1e-3  # in units of the largest number
@@ -225,7 +225,7 @@ class Execution:
         zeros = {edge: ops.zeros_like(value) for edge, value in on_edges.items() if is_float(value)}
 
         def loss_at(shifts: Mapping[str, Any]) -> Any:
-            values = _run(self.graph, self.calls, self.fed, shifts)
+            values = run_calls(self.graph, self.calls, self.fed, shifts)
             outputs = enumerate(self.graph.outputs)
             return loss([_shifted(values[p], shifts.get(output_edge(n))) for n, p in outputs])
 
@@ -273,7 +273,7 @@ def _how_it_was_opened(graph: Graph, model: keras.Model) -> Opened:
     return best
 
 
-def _run(
+def run_calls(
     graph: Graph,
     calls: Sequence[RecordedCall],
     fed: Mapping[Place, Any],

@@ -44,7 +44,7 @@ def random_inputs(
 
     model = model_of(model)
     graph = read_graph(model, open_nested=True)
-    looked_up, longest = _ids_and_lengths(graph)
+    looked_up, longest = ids_and_lengths(graph)
     length = min([length, *longest])
     random = np.random.default_rng(seed)
     arrays = {}
@@ -121,7 +121,7 @@ def _holds_arrays(inputs: Any) -> bool:
     return isinstance(inputs, list | tuple) and any(hasattr(item, "shape") for item in inputs)
 
 
-def _ids_and_lengths(graph: Graph) -> tuple[dict[str, list[int]], list[int]]:
+def ids_and_lengths(graph: Graph) -> tuple[dict[str, list[int]], list[int]]:
     """Return the ids that each input may hold, and the lengths that sequences may have.
 
     An input that is not looked up holds no ids. The lengths are those that configurations allow,
@@ -143,7 +143,7 @@ def _ids_and_lengths(graph: Graph) -> tuple[dict[str, list[int]], list[int]]:
         has_floats = "float" in graph.node(input_id).outputs[0].dtype
         nodes = map(graph.node, takers if has_floats else by_value.descendants(input_id))
         table = range(min((n for node in nodes for n in _numbers(node, _TABLE_SIZES)), default=0))
-        padding = {value for taker in takers for value in _padding_of(graph.node(taker))}
+        padding = {value for taker in takers for value in padding_of(graph.node(taker))}
         ids[input_id] = [n for n in table if n not in padding] or [*table]
         for node_id in everywhere.descendants(input_id):
             if node_id not in takers:
@@ -151,7 +151,7 @@ def _ids_and_lengths(graph: Graph) -> tuple[dict[str, list[int]], list[int]]:
     return ids, lengths
 
 
-def _padding_of(node: Node) -> list[Any]:
+def padding_of(node: Node) -> list[Any]:
     """Return the ids that a call masks in its input."""
     if node.class_name in ("Equal", "NotEqual"):
         return [constant.value for constant in node.constants]

@@ -248,11 +248,15 @@ def _pattern(array: Any) -> str:
         return ""
     # Additive masks hold 0 at visible positions and a large negative number elsewhere.
     is_added = array.dtype.kind == "f" and array.min() < -1000
-    triangle = np.broadcast_to(np.tri(*array.shape[-2:]) == 1, array.shape)
-    if is_added and np.array_equal(array < -1000, ~triangle) and not array[triangle].any():
-        return "hides the upper triangle"
-    if not is_added and np.array_equal(array, triangle):
-        return "lower triangular"
+    seen = array == 0 if is_added else array == 1
+    later = np.triu(np.ones(array.shape[-2:], "bool"), 1)
+    for pattern, triangle in (
+        ("hides the upper triangle" if is_added else "lower triangular", ~later),
+        ("strictly upper triangular", later),
+        ("upper triangular", np.triu(np.ones_like(later))),
+    ):
+        if np.array_equal(seen, np.broadcast_to(triangle, array.shape)):
+            return pattern
     return "sinusoids" if array.dtype.kind == "f" and _are_sinusoids(array) else ""
 
 
@@ -321,34 +325,67 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__name__", type(value).__name__)
 
 
-def losses_of(model: Any) -> tuple[Loss, ...]:
-    """Return the losses that the model is compiled with, in the order of its outputs."""
+def losses_of(model: Any) -> tuple[Loss | None, ...]:
+    """Return the loss of each output that the model is compiled with, None for outputs without one.
+
+    The tuple is empty if there is no loss.
+    """
     import keras
 
     if not getattr(model, "compiled", False) or not getattr(model, "loss", None):
         return ()
-    by_name = isinstance(model.loss, Mapping) and hasattr(model, "output_names")
-    if by_name and not isinstance(model.output, Mapping):
-        given = [model.loss.get(name) for name in model.output_names]
-    else:
-        given = keras.tree.flatten(model.loss)  # by keys, as outputs that are a dictionary
-    losses = []
-    for loss in given:
-        try:
-            known = keras.losses.get(loss)
-        except ValueError:  # an unregistered name, which training reports
-            continue
-        if known is not None:
-            # `from_logits` is a parameter of functions such as sparse_categorical_crossentropy.
-            default = _default_from_logits(getattr(known, "fn", known))
-            from_logits = getattr(known, "_fn_kwargs", {}).get("from_logits", default)
-            losses.append(Loss(getattr(known, "__name__", type(known).__name__), from_logits))
-    return tuple(losses)
+    paths = [path for path, _ in keras.tree.flatten_with_path(model.output)]
+    names = getattr(model, "output_names", ())
+    names = names if len(names) == len(paths) else [None] * len(paths)
+    found = [_loss_at(model.loss, path, name) for path, name in zip(paths, names, strict=True)]
+    if isinstance(model.loss, list | tuple) and len(model.loss) == len(paths):
+        found = list(model.loss)  # by keys, where the outputs are a dictionary
+    losses = tuple(map(_loss, found))
+    return losses if any(losses) else ()
 
 
-def _default_from_logits(function: Any) -> bool | None:
+def _loss_at(given: Any, path: Sequence[Any], name: str | None) -> Any:
+    """Return the loss of the output at `path` of the outputs.
+
+    The given losses are one for all outputs, or nested as the outputs are; a dictionary may also
+    have the names of the outputs.
+    """
+    if isinstance(given, Mapping) and not (path and path[0] in given):
+        return given.get(name)
+    for key in path:
+        if isinstance(given, Mapping):
+            given = given.get(key)
+        elif isinstance(given, list | tuple):
+            given = given[key] if isinstance(key, int) and key < len(given) else None
+    only = given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
+    return None if isinstance(only, list | tuple | Mapping) else only
+
+
+def _loss(given: Any) -> Loss | None:
+    import keras
+
     try:
-        parameter = inspect.signature(function).parameters.get("from_logits")
+        known = keras.losses.get(given)
+    except (TypeError, ValueError):  # an unregistered name, which training reports
+        return None
+    if known is None:
+        return None
+    # These are parameters of functions such as sparse_categorical_crossentropy.
+    function, set_ = getattr(known, "fn", known), getattr(known, "_fn_kwargs", {})
+    from_logits, axis = (
+        set_.get(name, _default_of(function, name)) for name in ("from_logits", "axis")
+    )
+    return Loss(
+        getattr(known, "__name__", type(known).__name__),
+        None if from_logits is None else bool(from_logits),
+        axis if isinstance(axis, int) else None,
+    )
+
+
+def _default_of(function: Any, name: str) -> Any:
+    """Return the default of a parameter of a function; None if it has no such parameter."""
+    try:
+        parameter = inspect.signature(function).parameters.get(name)
     except (TypeError, ValueError):
         return None
-    return None if parameter is None else bool(parameter.default)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default

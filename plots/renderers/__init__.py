@@ -193,6 +193,7 @@ _NOTE_COLOURS = {
     "difference": INK,
     "description": INK,
     "finding": "#C51B1B",
+    "remark": "#9A6700",
     "closed": DARK_GREY,
     "deviates": DARK_GREY,
     "uncounted": DARK_GREY,
@@ -261,14 +262,16 @@ _EMBEDDINGS = frozenset(
 def noted_colour(graph: Graph, place: str) -> str | None:
     """Return the colour of the notes about a call or edge; None if there are none.
 
-    Several kinds of differences count as "changed". A finding takes precedence over other kinds.
+    Several kinds of differences count as "changed". A finding takes precedence over a remark, and
+    both over other kinds.
     """
     notes = graph.notes_about.get(place, ())
     kinds = [note.kind for note in notes if note.kind not in QUIET_NOTES]
     differences = {kind for kind in kinds if kind in DIFFERENCES}
     if differences:
         return note_colour("changed" if len(differences) > 1 else differences.pop())
-    return note_colour("finding" if "finding" in kinds else kinds[-1]) if kinds else None
+    first = next((kind for kind in ("finding", "remark") if kind in kinds), None)
+    return note_colour(first or kinds[-1]) if kinds else None
 
 
 def note_colour(kind: str) -> str:

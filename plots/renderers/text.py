@@ -125,7 +125,7 @@ def _head(graph: Graph, width: int) -> list[str]:
     if graph.letters:
         sizes = [f"{a}" if n is None else f"{a} = {n}" for a, n in graph.letters.items()]
         entries.append(("letters: ", ", ".join(sizes)))
-    for loss in graph.losses:
+    for loss in dict.fromkeys(filter(None, graph.losses)):  # several outputs may have the same one
         switch = "" if loss.from_logits is None else f" (from_logits={loss.from_logits})"
         entries.append(("loss: ", loss.class_name + switch))
     for overlay in graph.overlays:

@@ -85,13 +85,13 @@ function percentText(share) {
   return share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 }
 
-/** The kind that sets the colour, as in `main_kind`: a difference, a finding, or the last. */
+/** The kind that sets the colour, as in `main_kind`: a difference, a finding, a remark, or the last. */
 function mainKind(model, notes) {
   const kinds = notes.map((note) => note.kind);
   const differences = new Set(kinds.filter((kind) => model.differences.includes(kind)));
   if (differences.size > 1) return "changed";
   const [only] = differences;
-  return only ?? (kinds.includes("finding") ? "finding" : kinds.at(-1));
+  return only ?? ["finding", "remark"].find((kind) => kinds.includes(kind)) ?? kinds.at(-1);
 }
 
 /** The kind that sets the colour of the frame. */

@@ -59,7 +59,7 @@ class Panel {
         ["skip paths", paths.length.toLocaleString("en")],
         ["inputs", this.#links(graph.inputs)],
         ["outputs", this.#links(graph.outputs.map(([id]) => id))],
-        ["loss", (graph.losses ?? []).map((loss) => loss.class_name).join(", ")],
+        ["loss", [...new Set((graph.losses ?? []).map((loss) => loss?.class_name))].filter(Boolean).join(", ")],
       ]),
       section("Letters", model.letters.map((line) => html("p", {}, line))),
       section("Notes", this.#notes(model.notes)),

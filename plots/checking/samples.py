@@ -1,0 +1,270 @@
+"""Small batches that fit a model, and the same with some positions changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+from plots.graph import Graph
+from plots.layers import is_identity_like
+from plots.measuring.inputs import ids_and_lengths, padding_of
+from plots.reading.keras_calls import RecordedCall
+from plots.traversal import Reachability
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_LENGTHS: tuple[int, ...] = (
+    13,
+    11,
+    17,
+    7,
+    19,
+    5,
+    23,
+    3,
+)  # primes, to tell the axis of positions from others
+_IMAGE_SIDE = 32
+_LARGE = 30_000_000  # weights: more get shorter sequences
+_MOST_PROBES = 10
+_SHORT = 19
+_MOST_WORK = 6e10
+"""Most products of weights and positions in one run: about two seconds on two cores."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input of a model.
+
+    Attributes:
+        place: Id of its call.
+        name: Its name.
+        shape: Shape of a batch.
+        dtype: Its dtype.
+        kind: "ids" that are looked up in a table, "floats", "texts" that the model splits itself,
+            or "other": masks, segments and other integers.
+        ids: The ids that it may hold, without that of the padding.
+        padding: Id of the padding, if the model masks one.
+        words: Words that a text is made of.
+    """
+
+    place: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: Literal["ids", "floats", "texts", "other"]
+    ids: tuple[int, ...] = ()
+    padding: int | None = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether its second axis is one of positions, not of features, rows or channels."""
+        return self.kind == "texts" or len(self.shape) == 3 - (self.kind != "floats")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Batches for one model.
+
+    In row `first + k` of a batch, the position `probes[k]` changes; earlier rows stay.
+
+    Attributes:
+        fields: The inputs of the model.
+        batch: Number of rows.
+        length: Number of positions of the inputs that have them; 0 if there are none.
+        probes: Positions that are changed.
+        cut: What is smaller than the model allows, in words.
+    """
+
+    fields: tuple[Field, ...]
+    batch: int
+    length: int
+    probes: tuple[int, ...]
+    cut: str = ""
+
+    @staticmethod
+    def of(graph: Graph, calls: Sequence[RecordedCall], symbolic: Sequence[Any]) -> Samples:
+        """Return samples for a model with these symbolic inputs.
+
+        Raises:
+            ValueError: if an input holds neither numbers, booleans nor texts.
+        """
+        looked_up, longest = ids_and_lengths(graph)
+        words = _words_of(graph, calls)
+        sizes = {n for node in graph.nodes for t in node.outputs for n in t.shape if n}
+        shapes = [tuple(tensor.shape) for tensor in symbolic]
+        wanted: tuple[int, ...] = _LENGTHS if graph.parameters < _LARGE else (7, 5, 11, 13)
+        free = [n for n in wanted if n not in sizes and all(n <= most for most in longest)]
+        length = free[0] if free else min([wanted[0], *longest])
+        length = next(_lengths_of_texts(graph), length)
+        fields = []
+        for node_id, tensor, shape in zip(graph.inputs, symbolic, shapes, strict=True):
+            field = _field(graph, node_id, tensor, looked_up[node_id])
+            side = _IMAGE_SIDE if len(shape) > 3 else length
+            if field.kind == "texts":
+                shape, field = tuple(n or 1 for n in shape), replace(field, words=words)
+            sized = (0, *(side if n is None else n for n in shape[1:]))
+            fields.append(replace(field, shape=sized))
+        fixed = max((shape[0] or 0 for shape in shapes), default=0) if shapes else 0
+        lengths = [f.shape[1] for f in fields if f.has_positions and f.kind != "texts"]
+        lengths += [length for f in fields if f.kind == "texts"]
+        length = max(lengths, default=0)
+        most = _most_probes(graph, fields, fixed)
+        taken = {*lengths, *sizes}
+        first = min(length, most) + 2 if length else 3
+        batch = fixed or next(n for n in range(first, first + len(taken) + 1) if n not in taken)
+        fields = [replace(f, shape=(batch, *f.shape[1:])) for f in fields]
+        is_cut = any(f.has_positions and None in s[1:] for f, s in zip(fields, shapes, strict=True))
+        cut = f"{length} positions" * is_cut
+        return Samples(tuple(fields), batch, 0, (), cut).at(length, most)
+
+    def at(self, length: int, most: int = _MOST_PROBES) -> Samples:
+        """Return the same batches with changes of positions in sequences of one length."""
+        most = min(most, max(self.batch - self.first, 0))
+        probes: Sequence[int] = range(length)
+        if length > most:
+            middle = length // 2
+            wanted = [middle, length - 1, 0, 1, length // 3, length - 2, 2, middle + 1]
+            wanted += [length // 4, 3 * length // 4]
+            probes = sorted({n for n in wanted[:most] if 0 <= n < length})
+        some = f"{len(probes)} of {length} positions changed" if len(probes) < length else ""
+        cut = " and ".join(filter(None, [self.cut, some]))
+        return replace(self, length=length, probes=tuple(probes), cut=cut)
+
+    @property
+    def first(self) -> int:
+        """The first row with a change: 1, or 0 in batches of one row."""
+        return int(self.batch > 1)
+
+    @property
+    def of_other_lengths(self) -> list[Samples]:
+        """The same batches with changes in the inputs of other lengths."""
+        kinds = ("ids", "floats")
+        lengths = {f.shape[1] for f in self.fields if f.has_positions and f.kind in kinds}
+        return [self.at(length, len(self.probes)) for length in sorted(lengths - {self.length})]
+
+    def is_probed(self, field: Field) -> bool:
+        """Whether positions of an input are changed."""
+        if not field.has_positions or field.kind == "other" or not self.probes:
+            return False
+        return field.kind == "texts" or field.shape[1] == self.length
+
+    def base(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """Return a random batch, with different rows: input's id -> array."""
+        import numpy as np
+
+        random = np.random.default_rng(seed)
+        return {field.place: _values(field, random, self.length) for field in self.fields}
+
+    def changed(
+        self, base: Mapping[str, np.ndarray], place: str, where: Sequence[Any]
+    ) -> dict[str, np.ndarray]:
+        """Return the batch with other values in one input.
+
+        Args:
+            base: The batch.
+            place: Id of the input.
+            where: (row, position) or (row, slice) pairs that change.
+        """
+        import numpy as np
+
+        field = next(f for f in self.fields if f.place == place)
+        array = base[place].copy()
+        other = self.base(seed=1)[place]
+        for row, at in where:
+            if field.kind == "texts":
+                array[row] = _other_words(field, array[row], at)
+            elif field.kind == "ids":
+                old = array[row, at]
+                number = {n: k for k, n in enumerate(field.ids)}
+                ids = np.asarray(field.ids)
+                step = max(len(ids) // 2, 1)
+                array[row, at] = np.vectorize(
+                    lambda n, number=number, ids=ids, step=step: ids[
+                        (number.get(int(n), 0) + step) % len(ids)
+                    ],
+                    otypes=[array.dtype],
+                )(old)
+            elif field.kind == "floats":
+                array[row, at] = other[row, at] + 1
+            else:
+                array[row, at] = 1 - array[row, at]
+        return {**base, place: array}
+
+
+def _most_probes(graph: Graph, fields: Sequence[Field], fixed: int) -> int:
+    """Return how many positions may be changed, so that a run takes seconds."""
+    positions = sum(prod(f.shape[1:3]) for f in fields if f.kind != "other") or 1
+    if fixed:
+        return max(fixed - 1, 1)
+    rows = int(_MOST_WORK / (2 * max(graph.parameters, 1) * positions)) - 2
+    longest = max((f.shape[1] for f in fields if f.has_positions), default=1)
+    return max(1, min(rows, longest if longest <= _SHORT else _MOST_PROBES))
+
+
+def _lengths_of_texts(graph: Graph) -> Iterator[int]:
+    """Yield the lengths to which layers cut and pad texts."""
+    for node in graph.nodes:
+        size = node.config.get("output_sequence_length")
+        if isinstance(size, int) and not isinstance(size, bool):
+            yield size
+
+
+def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field:
+    dtype = str(tensor.dtype)
+    takers = Reachability(graph, stop=lambda node: not is_identity_like(node)).descendants(node_id)
+    paddings = [value for taker in takers for value in padding_of(graph.node(taker))]
+    paddings = [value for value in paddings if isinstance(value, int | float)]
+    common = {"place": node_id, "name": tensor.name, "shape": (), "dtype": dtype}
+    if dtype == "string":
+        return Field(**common, kind="texts")
+    if ids:
+        return Field(
+            **common, kind="ids", ids=tuple(ids), padding=int(paddings[0]) if paddings else None
+        )
+    if not any(word in dtype for word in ("int", "bool", "float")):
+        raise ValueError(
+            f"the input {tensor.name!r} has the dtype {dtype}, so it cannot be checked"
+        )
+    return Field(**common, kind="floats" if "float" in dtype else "other")
+
+
+def _words_of(graph: Graph, calls: Sequence[RecordedCall]) -> tuple[str, ...]:
+    """Return words of the vocabularies of a model's layers."""
+    words: list[str] = []
+    for call in calls:
+        layer = call.record.operation
+        if hasattr(layer, "get_vocabulary"):
+            known = [word for word in layer.get_vocabulary() if isinstance(word, str)]
+            words += [word for word in known if word.isalnum()][:64]
+    return tuple(dict.fromkeys(words)) or tuple("abcdefghijklmnopqrstuvwxyz")
+
+
+def _values(field: Field, random: Any, length: int) -> np.ndarray:
+    import numpy as np
+
+    if field.kind == "texts":
+        texts = [" ".join(random.choice(field.words, length)) for _ in range(prod(field.shape))]
+        return np.asarray(texts, dtype=object).reshape(field.shape)
+    if field.kind == "ids":
+        ids = [n for n in field.ids if n != field.padding] or field.ids
+        return random.choice(ids, field.shape).astype(field.dtype)
+    if field.kind == "floats":
+        return random.standard_normal(field.shape).astype(np.float32)
+    return np.ones(field.shape, field.dtype)
+
+
+def _other_words(field: Field, row: Any, at: Any) -> Any:
+    import numpy as np
+
+    texts = []
+    for text in np.ravel(row):
+        words = text.split()
+        for position in range(len(words))[at] if isinstance(at, slice) else [at]:
+            number = field.words.index(words[position])
+            words[position] = field.words[(number + 1) % len(field.words)]
+        texts.append(" ".join(words))
+    return texts[0] if np.ndim(row) == 0 else np.asarray(texts, dtype=object).reshape(np.shape(row))

@@ -1,0 +1,324 @@
+"""Run a model on a batch and on the same batch changed, and find which values change.
+
+A changed batch has the shape of the first one, so that every number that does not depend on the
+change is computed in the same way and is equal, bit by bit. What differs by no more than the
+rounding of its own size, such as after a Fourier transform, counts as equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from plots.arguments import model_of
+from plots.checking.samples import Field, Samples
+from plots.graph import Graph
+from plots.measuring.execution import Place, as_array, compute_call, run_calls
+from plots.reading import read_calls
+from plots.reading.keras_calls import RecordedCall, functional_of
+from plots.reading.keras_values import weights_of
+from plots.traversal import Reachability, data_flow
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+Arrays = Mapping[Place, "np.ndarray"]
+"""The values of calls, as arrays."""
+
+Change = Callable[["np.ndarray"], "np.ndarray"]
+
+_ROUNDING = {"float16": 2 * 2**-10, "bfloat16": 2 * 2**-7}  # of dtypes with little precision
+DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise")
+_FINE_ROUNDING = 16 * 2**-23
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """Which positions of a value depend on which positions of an input.
+
+    Attributes:
+        moved: For every probe, whether anything in its row changed.
+        matrices: For every axis that has the size of the positions, a boolean matrix: whether
+            position q of the value changed when a probe did, of shape (positions, probes).
+        rows: Whether the rows of the batch could be told apart.
+    """
+
+    moved: np.ndarray
+    matrices: tuple[np.ndarray, ...]
+    rows: bool = True
+
+    def best(self, probes: Sequence[int]) -> np.ndarray | None:
+        """Return the matrix with the fewest changes, that of the axis of the positions."""
+        return min(self.matrices, key=lambda matrix: int(matrix.sum()), default=None)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model, samples for it, and weights to run it with.
+
+    Attributes:
+        model: The model, which stays as it is.
+        graph: Its graph, with nested models opened.
+        calls: Its calls.
+        samples: The batches.
+        weights: (variable, value) for the trainable weights that are all zero, such as those of
+            a gate that training opens. Random values stand in for them, since zeros hide
+            everything that passes.
+        dtypes: The dtypes of values that were computed.
+        masks: The implicit masks of values, in the first run.
+    """
+
+    model: keras.Model
+    graph: Graph
+    calls: tuple[RecordedCall, ...]
+    samples: Samples
+    weights: tuple[tuple[Any, Any], ...]
+    dtypes: dict[Place, str] = field(default_factory=dict)
+    masks: dict[Place, np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def of(model: Any) -> Trial:
+        """Return the trial of a model.
+
+        Raises:
+            TypeError: if it has no graph.
+            ValueError: if it is not built or has no weights, or its inputs are of an unknown kind.
+        """
+        model = model_of(model)
+        graph, calls = read_calls(model, open_nested=True)
+        variables = {id(v): v for call in calls for v in weights_of(call.record.operation)}
+        if any(variable._value is None for variable in variables.values()):
+            raise ValueError(
+                f"the model {model.name!r} has no weights, only their shapes, so it cannot be "
+                "checked by running it; build it with weights"
+            )
+        samples = Samples.of(graph, calls, model.inputs)
+        return Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
+
+    def field_of(self, place: str) -> Field:
+        """Return the input with an id."""
+        return next(field for field in self.samples.fields if field.place == place)
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        training: bool = False,
+        change: Mapping[Place, Change] | None = None,
+    ) -> dict[Place, np.ndarray]:
+        """Return all values for a batch. States such as moving averages and seeds stay as they are.
+
+        Args:
+            inputs: Id of the input -> array.
+            training: Whether layers behave as in training. Random numbers repeat from run to run.
+            change: Values that are replaced once they are computed.
+        """
+        import keras
+        from keras import ops
+        from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+
+        change = change or {}
+
+        def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
+            if training and getattr(call.record.operation, "_call_has_training_arg", False):
+                kwargs = {"training": True, **kwargs}
+            outputs = compute_call(graph, call, args, kwargs)
+            if change.keys().isdisjoint(call.results):
+                return outputs
+            flat = keras.tree.flatten(outputs)
+            found = call.results_of(outputs)
+            for k, value in enumerate(flat):
+                numbers = [n for n, other in enumerate(found) if other is value]
+                place = call.results[numbers[0]] if numbers else None
+                if place is not None and place in change:
+                    new = ops.convert_to_tensor(change[place](as_array(value)), dtype=value.dtype)
+                    set_keras_mask(new, get_keras_mask(value))
+                    flat[k] = new
+            return keras.tree.pack_sequence_as(outputs, flat)
+
+        fed = {
+            (place, 0): ops.convert_to_tensor(array, dtype=self.field_of(place).dtype)
+            for place, array in inputs.items()
+        }
+        with keras.StatelessScope(list(self.weights), initialize_variables=False):
+            values = run_calls(self.graph, self.calls, fed, {}, compute)
+            for place, value in values.items():
+                if (mask := get_keras_mask(value)) is not None:
+                    self.masks.setdefault(place, as_array(mask))
+                self.dtypes[place] = keras.backend.standardize_dtype(value.dtype)
+            return {place: as_array(value) for place, value in values.items()}
+
+    @cached_property
+    def base(self) -> dict[str, np.ndarray]:
+        """The batch that others are compared with."""
+        return self.samples.base()
+
+    @cached_property
+    def values(self) -> dict[Place, np.ndarray]:
+        """All values for the base batch."""
+        return self.run(self.base)
+
+    @cached_property
+    def probed(self) -> dict[str, dict[Place, np.ndarray]]:
+        """Input's id -> all values after a change of one position in every row but the first."""
+        return {field.place: self.run(self.probe(field)) for field in self.probed_fields}
+
+    @cached_property
+    def learns_differently(self) -> bool:
+        """Whether a layer other than a dropout may compute something else in training."""
+        known = frozenset({*DROPOUTS, "LSTM", "GRU", "SimpleRNN", "Bidirectional"})
+        known |= {"MultiHeadAttention", "Attention", "AdditiveAttention", "GroupQueryAttention"}
+        return any(
+            getattr(call.record.operation, "_call_has_training_arg", False)
+            and not self.graph.node(call.results[0][0]).is_a(known)
+            for call in self.calls
+            if call.results and call.results[0][0] in self.graph.index
+        )
+
+    @cached_property
+    def values_in_training(self) -> dict[Place, np.ndarray]:
+        """All values for the base batch in training mode."""
+        return self.run(self.base, training=True)
+
+    @cached_property
+    def probed_in_training(self) -> dict[str, dict[Place, np.ndarray]]:
+        """As `probed`, in training mode; empty if no layer differs there."""
+        if not self.learns_differently:
+            return {}
+        return {f.place: self.run(self.probe(f), training=True) for f in self.probed_fields}
+
+    @cached_property
+    def probed_fields(self) -> tuple[Field, ...]:
+        """The inputs whose positions are changed."""
+        return tuple(filter(self.samples.is_probed, self.samples.fields))
+
+    def probe(self, field: Field) -> dict[str, np.ndarray]:
+        """Return the base batch with a change of one position in every row but the first."""
+        where = [
+            (row, position)
+            for row, position in enumerate(self.samples.probes, start=self.samples.first)
+        ]
+        return self.samples.changed(self.base, field.place, where)
+
+    def as_model_takes(self, inputs: Mapping[str, np.ndarray]) -> Any:
+        """Return inputs by id in the structure with which the model is called."""
+        import keras
+
+        flat = [inputs[place] for place in self.graph.inputs]
+        structure = getattr(functional_of(self.model), "_inputs_struct", flat)
+        if isinstance(structure, list | tuple) and len(structure) == 1:
+            return flat[0]
+        return keras.tree.pack_sequence_as(structure, flat)
+
+    @property
+    def is_batch_fixed(self) -> bool:
+        """Whether the model takes batches of one size only."""
+        return any(tensor.shape[0] is not None for tensor in self.model.inputs)
+
+    @cached_property
+    def noise(self) -> dict[Place, float]:
+        """Largest difference between two runs of the base batch, where there is any."""
+        again = self.run(self.base)
+        noise = {place: _largest(self.values[place], again[place]) for place in self.values}
+        return {place: size for place, size in noise.items() if size}
+
+    def moved(self, place: Place, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Return where a value has changed, as booleans."""
+        import numpy as np
+
+        if before.shape != after.shape or before.dtype.kind not in "fc":
+            same = before.shape == after.shape
+            return np.asarray(before != after) if same else np.ones(before.shape, bool)
+        different = (before != after) & ~(np.isnan(before) & np.isnan(after))
+        if not different.any():
+            return different
+        dtype = self.dtypes.get(place, "float32")
+        sizes = np.abs(before[np.isfinite(before) & (before != 0)])
+        scale = float(np.median(sizes)) if sizes.size else 0.0
+        limit = scale * _ROUNDING.get(dtype, _FINE_ROUNDING) + 4 * self.noise.get(place, 0.0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(different & ~(np.abs(after - before) <= limit))
+
+    def dependence(self, place: Place, before: np.ndarray, after: np.ndarray) -> Dependence:
+        """Return how a value depends on the probed positions of an input."""
+        import numpy as np
+
+        moved = self.rows_first(self.moved(place, before, after))
+        probes = self.samples.probes
+        if moved is None:
+            return Dependence(np.zeros(len(probes), bool), (), rows=False)
+        own = moved[self.samples.first :][: len(probes)]
+        matrices: list[np.ndarray] = []
+        for axis in range(1, own.ndim):
+            if own.shape[axis] == self.samples.length:
+                along = np.moveaxis(own, axis, 1)
+                matrices.append(np.asarray(along.reshape(*along.shape[:2], -1).any(axis=2).T))
+        return Dependence(np.asarray(own.reshape(len(own), -1).any(axis=1)), tuple(matrices))
+
+    def rows_first(self, array: np.ndarray) -> np.ndarray | None:
+        """Return an array with the batch as its first axis; None if no axis can be the batch."""
+        import numpy as np
+
+        batch = self.samples.batch
+        if array.ndim and array.shape[0] == batch:
+            return array
+        if batch in array.shape:
+            return np.moveaxis(array, array.shape.index(batch), 0)
+        if array.ndim and array.size and array.shape[0] % batch == 0:
+            return array.reshape(batch, array.shape[0] // batch, *array.shape[1:])
+        return None
+
+    @cached_property
+    def flow(self) -> Reachability:
+        """The flow of data, without implicit masks and shapes."""
+        return data_flow(self.graph)
+
+    def first_crossings(self, is_wrong: Callable[[Place], bool | None]) -> list[str]:
+        """Return the calls at which something first goes wrong on a way to a wrong output.
+
+        Args:
+            is_wrong: Whether it is wrong in a value; None where nothing can be said, so that it is
+                what it is in the sources.
+        """
+        wrong: dict[str, bool] = {}
+        for node in self.graph.nodes:
+            places = [(node.id, k) for k in range(len(node.outputs)) if (node.id, k) in self.values]
+            verdicts = [is_wrong(place) for place in places]
+            told = [verdict for verdict in verdicts if verdict is not None]
+            sources = self.flow.sources[node.id]
+            wrong[node.id] = any(told) if told else any(wrong[source] for source in sources)
+        waiting = [i for i, _ in self.graph.outputs if wrong[i]]
+        seen, found = set(waiting), []
+        while waiting:
+            node_id = waiting.pop()
+            sources = [i for i in dict.fromkeys(self.flow.sources[node_id]) if wrong[i]]
+            if not sources:
+                found.append(node_id)
+            waiting += [i for i in sources if i not in seen]
+            seen.update(sources)
+        return sorted(found, key=self.graph.index.__getitem__)
+
+
+def _opened_gates(variables: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
+    import keras
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    for variable in variables:
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        if variable.trainable and "float" in dtype:
+            array = as_array(variable.value)
+            if array.size and not array.flat[0] and not array.any():
+                values = 0.1 * random.standard_normal(array.shape)
+                yield variable, keras.ops.convert_to_tensor(values, dtype=dtype)
+
+
+def _largest(before: np.ndarray, after: np.ndarray) -> float:
+    import numpy as np
+
+    if before.dtype.kind not in "fc" or np.array_equal(before, after, equal_nan=True):
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        return float(np.nan_to_num(np.abs(after - before), posinf=0.0).max(initial=0.0))

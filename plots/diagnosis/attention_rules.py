@@ -1,0 +1,372 @@
+"""Rules on attention in steps: axes of the softmax and of reshapes, and the scale of the scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.attentions import (
+    Attention,
+    attentions_with_masks,
+    permutation,
+    softmax_axes,
+)
+from plots.axes.rules import EQUATIONS, equation_of
+from plots.axes.unions import CallWithAxes
+from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
+from plots.diagnosis.projections import projection_behind, scalar_factor
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.graph import Edge, Graph, Node
+from plots.layers import is_additive_merge
+from plots.traversal import Reachability, once_per_graph, reachability
+
+_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
+_SCALE = f"{_VASWANI}.1; T5 (Raffel et al. 2020) has no scale, muP (Yang et al. 2022) has 1/h"
+_SAINT = "Somepalli et al. 2021, SAINT, section 3.1, attends over the batch on purpose"
+_AXES = "numpy.org/doc/stable/reference/generated/numpy.einsum.html"
+
+
+# Axes -------------------------------------------------------------------------------------------
+
+
+@diagnosis_rule("softmax_axis")
+def softmax_axis(graph: Graph) -> Iterator[Note]:
+    """The softmax is over one axis of the scores, and the sum of the values over another."""
+    for attention in attentions_with_masks(graph)[0]:
+        if attention.is_one_call or _is_normalised_again(graph, attention):
+            continue
+        softmax = graph.node(attention.id)
+        shape, over = softmax.outputs[0].shape, set(softmax_axes(graph, softmax))
+        summed = _summed_axes(graph, attention)
+        if summed is None or not over or over & summed[0]:
+            continue
+        own, alone = summed
+        if alone & over:
+            yield finding(
+                [attention.id, attention.output],
+                f"The values are not mixed: {named(graph, [attention.output])} sums the weights of "
+                f"{named(graph, [attention.id])} on their own, over axis {min(alone & over)}, "
+                "which is 1, and multiplies each value with it. The axis of the keys has to be "
+                'that of the values, too: "bhqk,bhkd->bhqd".',
+                _AXES,
+            )
+        elif any(shape[axis] != 1 for axis in own) and _is_attended(graph, attention, over):
+            yield finding(
+                [attention.id, attention.output],
+                f"A softmax over axis {_words(over)}, but a sum over axis {_words(own)}: the "
+                f"weights of {named(graph, [attention.id])}, of the shape {_shape(shape)}, sum to "
+                f"1 over axis {_words(over)}, while {named(graph, [attention.output])} sums the "
+                f"values over axis {_words(own)}, so a query does not get a mean of the values. "
+                f"Set axis={max(own) - len(shape)}.",
+                f"{_VASWANI}.1",
+            )
+
+
+def _is_normalised_again(graph: Graph, attention: Attention) -> bool:
+    """Return whether the weights are divided by a sum of theirs, as in slot attention."""
+    reached = reachability(graph)
+    return any(
+        edge.source != before.source and reached.depends(edge.source, on=attention.id)
+        for before in attention.weighting[:-1]
+        for edge in graph.incoming[before.target]
+    )
+
+
+def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]] | None:
+    """Return the axes of the softmax that are summed with the values, and those summed alone.
+
+    None if a call on the way moves axes in an unknown way.
+    """
+    labels: list[int | None] = [*range(len(graph.node(attention.id).outputs[0].shape))]
+    for edge in attention.weighting[:-1]:
+        moved = _moved(graph, edge, labels)
+        if moved is None:
+            return None
+        labels = moved
+    edge = attention.weighting[-1]
+    node = graph.node(edge.target)
+    places: set[int] | None
+    alone: set[int] = set()
+    if node.is_a({"Multiply"}):
+        axes = graph.node(attention.output).config.get("axis")
+        axes = [axes] if isinstance(axes, int) else axes
+        rank = len(node.outputs[0].shape)
+        if not axes:
+            return None
+        first = rank - len(labels)
+        places = {axis % rank - first for axis in axes} - set(range(-first, 0))
+    else:
+        found = _summed_by_product(graph, node, edge)
+        if found is None:
+            return None
+        places, alone = found
+    return tuple({a for p in own if (a := labels[p]) is not None} for own in (places, alone))  # type: ignore[return-value]
+
+
+def _moved(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int | None] | None:
+    """Return the axis of the softmax at each axis of the output of a call."""
+    node = graph.node(edge.target)
+    before, after = edge.tensor.shape, node.outputs[0].shape
+    order = permutation(node, len(after))
+    if order is not None:
+        return [labels[axis] for axis in order]
+    if before == after:
+        return labels
+    kept = [label for label, size in zip(labels, before, strict=True) if size != 1]
+    if [size for size in before if size != 1] == [size for size in after if size != 1]:
+        rest = iter(kept)
+        return [None if size == 1 else next(rest) for size in after]
+    if len(after) < len(before) and after[1:] == before[len(before) - len(after) + 1 :]:
+        return [None, *labels[len(before) - len(after) + 1 :]]  # heads are joined to the batch
+    return None
+
+
+def _summed_by_product(graph: Graph, node: Node, edge: Edge) -> tuple[set[int], set[int]] | None:
+    """Return the axes of an input of a product that are summed with the other, and alone."""
+    edges = [e for e in graph.incoming[node.id] if not e.implicit]
+    rank = len(edge.tensor.shape)
+    if node.class_name == "Matmul":
+        return {rank - 1 if edge.port == "x1" else rank - 2}, set()
+    if node.class_name not in EQUATIONS or len(edges) != 2:
+        return None
+    axes = {e.port: tuple(range(len(e.tensor.shape))) for e in edges}
+    call = CallWithAxes(node, axes, (tuple(range(len(node.outputs[0].shape))),))
+    try:
+        (*operands, result), _ = call.match(*equation_of(call))
+    except (KeyError, ValueError):
+        return None
+    number = [e.port for e in edges].index(edge.port)
+    own, other = operands[number], operands[1 - number]
+    gone = {place: label for place, label in enumerate(own) if label not in result}
+    alone = {place for place, label in gone.items() if label not in other}
+    return set(gone) - alone, alone
+
+
+def _is_attended(graph: Graph, attention: Attention, over: set[int]) -> bool:
+    """Return whether a softmax is over queries or heads, and not over clusters of features.
+
+    In DiffPool, tokens are assigned to clusters by a softmax over features.
+    """
+    origins = axis_origins(graph)[attention.id, 0]
+    return len(origins) > 3 or any("position" in kinds(origins[axis]) for axis in over)
+
+
+@diagnosis_rule("heads_and_positions_mixed")
+def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
+    """A reshape before or after an attention cuts up the positions, and joins them to features."""
+    attentions = attentions_with_masks(graph)[0]
+    places: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.class_name == "Reshape" and _mixes(graph, node):
+            before = [a.id for a in attentions if _is_near(graph, node.id, a)]
+            if before:
+                places.setdefault(before[0], []).append(node.id)
+    for attention_id, ids in places.items():
+        shapes = " to ".join(
+            _shape(tensor.shape)
+            for tensor in (graph.incoming[ids[0]][0].tensor, graph.node(ids[0]).outputs[0])
+        )
+        yield finding(
+            [*ids, attention_id],
+            f"A reshape mixes heads and positions: {named(graph, ids)}, from {shapes}, keeps the "
+            "order of the numbers, so an axis that should have positions gets parts of several "
+            f"vectors, at the attention {named(graph, [attention_id])}. Split heads by a reshape "
+            "to (b, t, n, h) and then a transpose to (b, n, t, h); to merge them, transpose first.",
+            f"{_VASWANI}.2",
+        )
+
+
+def _mixes(graph: Graph, reshape: Node) -> bool:
+    """Return whether an axis after a reshape has a part of the positions together with features."""
+    (edge,) = graph.incoming[reshape.id][:1]
+    origins = axis_origins(graph)
+    before = {part.origins: part.size for o in origins[edge.source, edge.output] for part in o}
+    result = origins[reshape.id, 0]
+    for origin in result[1:-1]:
+        cut = [p for p in origin if p.kind == "position" and p.size < before.get(p.origins, 0)]
+        if cut and "feature" in kinds(origin):
+            return True
+    return any(part.size.denominator != 1 for o in result[1:] for part in o)
+
+
+def _is_near(graph: Graph, place: str, attention: Attention) -> bool:
+    """Return whether only calls without weights are between a call and an attention."""
+    near = _between_weights(graph)
+    ends = {attention.output, attention.id, attention.scores} - {""}
+    behind, ahead = set(near.ancestors(place)), set(near.descendants(place))
+    return attention.output in behind or bool(ends & ahead)
+
+
+@once_per_graph
+def _between_weights(graph: Graph) -> Reachability:
+    return Reachability(graph, stop=lambda node: node.parameters > 0)
+
+
+@diagnosis_rule("attention_over_the_batch")
+def attention_over_the_batch(graph: Graph) -> Iterator[Note]:
+    """The keys of an attention are the samples of a batch."""
+    places: dict[bool, list[str]] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        origin, others = _key_axis(graph, attention)
+        if kinds(origin) == {"batch"}:
+            stays = {kind for other in others for kind in kinds(other)}
+            places.setdefault("position" in stays, []).append(attention.id)
+    for is_transposed, ids in places.items():
+        text = (
+            f"Attention over the batch: the keys of {named(graph, ids)} are the samples of a "
+            "batch, so that the output for one depends on the others"
+        )
+        if is_transposed:
+            yield finding(
+                ids,
+                f"{text}, while the positions of a sample do not see each other. Keras has the "
+                "batch first, (b, t, d): leave the transpose out.",
+                f"Keras API, MultiHeadAttention; {_SAINT}, with all features of a sample at once",
+            )
+        else:
+            yield remark(ids, f"{text}. Leave the transpose out if that is not meant.", _SAINT)
+
+
+@diagnosis_rule("attention_between_heads")
+def attention_between_heads(graph: Graph) -> Iterator[Note]:
+    """The keys of an attention are the heads of one position."""
+    found = []
+    for attention in attentions_with_masks(graph)[0]:
+        origin, others = _key_axis(graph, attention)
+        contracted = _contracted_origin(graph, attention)
+        positions = any(kinds(other) == {"position"} for other in others)
+        if kinds(origin) == {"feature"} and positions and sources(origin) & sources(contracted):
+            found.append(attention.id)
+    if found:
+        yield finding(
+            found,
+            f"Attention between heads: the keys of {named(graph, found)} are the heads of one "
+            "position, and positions never see each other. Transpose queries, keys and values to "
+            "(b, n, t, h) before the product.",
+            f"{_VASWANI}.2",
+        )
+
+
+def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]:
+    """Return the origin of the axis of keys, and those of axes beside which products are made."""
+    origins = axis_origins(graph)
+    if attention.is_one_call:
+        edge = attention.keys[0]
+        axes = origins[edge.source, edge.output]
+        if len(axes) < 3 or attention.axes is not None:
+            return (), []
+        return axes[1], [axes[0]]
+    if attention.axes is None:
+        return (), []
+    query, key = attention.axes
+    axes = origins[attention.id, 0]
+    others = [axis for place, axis in enumerate(axes) if place not in (query, key)]
+    return axes[key], others
+
+
+# Scores -----------------------------------------------------------------------------------------
+
+
+@diagnosis_rule("score_scale")
+def score_scale(graph: Graph) -> Iterator[Note]:
+    """Scores are not divided by the square root of the size of a head."""
+    places: dict[str, list[str]] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        if text := _scale_in_words(graph, attention):
+            places.setdefault(text, []).append(attention.id)
+    for text, ids in places.items():
+        yield remark(
+            ids,
+            f"The scores of {named(graph, ids)} {text} With 1/sqrt(h), scores of independent "
+            "queries and keys have a variance of 1 in the beginning.",
+            _SCALE,
+        )
+
+
+def _scale_in_words(graph: Graph, attention: Attention) -> str:
+    """Return how the scores are scaled, if not by 1/sqrt(h); "" if it is unknown."""
+    scores = graph.node(attention.scores or attention.id)
+    edges = (attention.query, attention.keys[0])
+    factors: list[float] = []
+    if attention.is_one_call:
+        if scores.class_name != "DotProductAttention":
+            return ""
+        given = scores.config.get("scale")
+        size = edges[0].tensor.shape[-1]
+        factors = [1 / math.sqrt(size) if given is None else float(given)] if size else []
+    else:
+        if is_additive_merge(scores) or _has_learned_bias(graph, attention):
+            return ""
+        found = _summed_by_product(graph, scores, edges[0])
+        if found is None or len(found[0]) != 1:
+            return ""
+        size = edges[0].tensor.shape[next(iter(found[0]))]
+        kind = kinds(axis_origins(graph)[edges[0].source, edges[0].output][next(iter(found[0]))])
+        if kind != {"feature"}:
+            return ""
+        for node_id in attention.masking:
+            node = graph.node(node_id)
+            factor = scalar_factor(node)
+            if factor is None and node.class_name in ("Multiply", "Divide", "TrueDivide"):
+                return ""  # a learned temperature, or a mask
+            factors += [factor] if factor is not None else []
+    if not isinstance(size, int) or size < 2:
+        return ""
+    for edge in edges:
+        behind = projection_behind(graph, edge)
+        if behind is None:
+            return ""
+        factors += behind.factors
+        width = behind.width
+    return _compared([f for f in factors if f != 1], size, width)
+
+
+def _compared(factors: list[float], size: int, width: int) -> str:
+    scale, right = math.prod(factors), 1 / math.sqrt(size)
+
+    def is_near(number: float) -> bool:
+        return math.isclose(scale, number, rel_tol=0.02)
+
+    if is_near(right) or scale <= 0:
+        return ""
+    advice = f"the size of a head is h = {size}: multiply by {right:.4g}, 1/sqrt(h)."
+    if is_near(1):
+        return f"are not scaled; {advice}"
+    if len(factors) > 1 and all(math.isclose(factor, right, rel_tol=0.02) for factor in factors):
+        return f"are scaled {len(factors)} times by 1/sqrt(h); {advice}"
+    if is_near(1 / size):
+        return f"are scaled by 1/h, not 1/sqrt(h); {advice}"
+    if is_near(1 / right):
+        return f"are multiplied by sqrt(h), not divided; {advice}"
+    if width and is_near(1 / math.sqrt(width)):
+        return f"are scaled by the width of the model, 1/sqrt({width}); {advice}"
+    return f"are scaled by {scale:.4g}; {advice}"
+
+
+def _has_learned_bias(graph: Graph, attention: Attention) -> bool:
+    """Return whether something with weights is added to the scores, as in T5."""
+    near = {e.source for e in attention.masks}
+    flow = reachability(graph)
+    return any(graph.node(i).parameters for e in near for i in (e, *flow.ancestors(e))) or any(
+        graph.node(i).parameters for i in attention.masking
+    )
+
+
+def _contracted_origin(graph: Graph, attention: Attention) -> Origin:
+    """Return the origin of the axis of the keys that is summed with the queries."""
+    if attention.is_one_call:
+        return ()
+    edge = attention.keys[0]
+    found = _summed_by_product(graph, graph.node(attention.scores), edge)
+    if found is None or len(found[0]) != 1:
+        return ()
+    return axis_origins(graph)[edge.source, edge.output][next(iter(found[0]))]
+
+
+def _words(axes: set[int]) -> str:
+    return " and ".join(map(str, sorted(axes)))
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('None' if size is None else str(size) for size in shape)})"

@@ -1,0 +1,127 @@
+"""Rules on what an attention takes as queries, keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.attentions import Attention, attentions_with_masks
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.graph import Edge, Graph
+from plots.layers import is_additive_merge
+from plots.skips import residual_streams
+from plots.traversal import Reachability, data_flow
+
+_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
+_ORDER = "Keras API, MultiHeadAttention: call(query, value, key=None)"
+
+
+@diagnosis_rule("queries_from_the_memory")
+def queries_from_the_memory(graph: Graph) -> Iterator[Note]:
+    """A residual stream goes into the keys and values of its attention, and not the queries."""
+    attentions, _, _ = attentions_with_masks(graph)
+    flow = data_flow(graph)
+    found: dict[str, str] = {}
+    for stream in residual_streams(graph):
+        for path in stream.paths:
+            inside = set(path.bypassed)
+            for attention in attentions:
+                if attention.output not in inside or len(_attentions_in(inside, attentions)) > 1:
+                    continue
+                on = path.source
+                query = flow.depends(attention.query.source, on)
+                memory = all(flow.depends(source, on) for source in attention.memory)
+                takes_other = flow.depends_on_input(attention.query.source)
+                if memory and not query and takes_other and _is_long(attention.query):
+                    found[attention.id] = path.target
+    if found:
+        yield finding(
+            [*found, *found.values()],
+            f"Queries and memory are swapped: {named(graph, [*found])} takes its queries from "
+            "another sequence and its keys and values from the residual stream, and its output, "
+            f"which has the positions of the queries, is added to that stream at "
+            f"{named(graph, [*found.values()])}. Queries come from the stream, keys and values "
+            "from the memory: attention(x, memory).",
+            _VASWANI,
+        )
+
+
+def _attentions_in(inside: set[str], attentions: tuple[Attention, ...]) -> list[str]:
+    return [attention.id for attention in attentions if attention.output in inside]
+
+
+def _is_long(edge: Edge) -> bool:
+    return len(edge.tensor.shape) > 2
+
+
+@diagnosis_rule("keys_and_values_swapped")
+def keys_and_values_swapped(graph: Graph) -> Iterator[Note]:
+    """Positions are added to queries and values, and not to keys, as in attention(q, k, v)."""
+    found = []
+    for attention in attentions_with_masks(graph)[0]:
+        if not attention.is_one_call or not attention.values:
+            continue
+        key, value, query = attention.keys[0], attention.values[0], attention.query
+        added = _added_to(graph, value, (key.source, key.output))
+        if added and added & _terms(graph, query):
+            found.append(attention.id)
+    if found:
+        yield finding(
+            found,
+            f"Keys and values are swapped: {named(graph, found)} takes values with something "
+            "added, as its queries have it, and keys without. Keras takes the value before the "
+            "key: attention(query, value, key), or attention(query, key=k, value=v).",
+            _ORDER,
+        )
+
+
+def _added_to(graph: Graph, edge: Edge, plain: tuple[str, int]) -> set[tuple[str, int]]:
+    """Return what a sum adds to a value; nothing if it is no such sum."""
+    terms = _terms(graph, edge)
+    return terms - {plain} if plain in terms else set()
+
+
+def _terms(graph: Graph, edge: Edge) -> set[tuple[str, int]]:
+    is_sum = is_additive_merge(graph.node(edge.source))
+    return {(e.source, e.output) for e in graph.incoming[edge.source]} if is_sum else set()
+
+
+@diagnosis_rule("causal_cross_attention")
+def causal_cross_attention(graph: Graph) -> Iterator[Note]:
+    """A cross-attention has a causal mask, though its keys are another sequence."""
+    attentions, flow, _ = attentions_with_masks(graph)
+    places: dict[bool, list[str]] = {}
+    for attention in attentions:
+        is_switched = any(
+            constant.port in ("use_causal_mask", "is_causal") and constant.value
+            for constant in (*attention.constants, *graph.node(attention.id).constants)
+        )
+        if is_switched and not attention.is_self:
+            mixes = _sees_both_ways(graph, attention, attentions, flow)
+            places.setdefault(mixes, []).append(attention.id)
+    for mixes, ids in places.items():
+        text = (
+            f"A causal mask on a cross-attention: {named(graph, ids)} hides keys by their index "
+            "in another sequence"
+        )
+        if mixes:
+            yield finding(
+                ids,
+                f"{text}, whose positions have seen each other in both directions, so that it "
+                "hides no future and loses the end of the source. Leave use_causal_mask out.",
+                _VASWANI,
+            )
+        else:
+            yield remark(ids, f"{text}. Leave it out unless both have the same steps.", _VASWANI)
+
+
+def _sees_both_ways(
+    graph: Graph, attention: Attention, attentions: tuple[Attention, ...], flow: Reachability
+) -> bool:
+    """Return whether the memory has been through an attention without a causal mask."""
+    _, _, masked = attentions_with_masks(graph)
+    return any(
+        other.is_self and masked[other.id].causal is False and flow.depends(source, other.output)
+        for other in attentions
+        for source in attention.memory
+    )

@@ -1,0 +1,246 @@
+"""Rules on sums and on calls in series: x + x, dense layers without an activation, dropouts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from plots.annotations import Note, SkipPath
+from plots.diagnosis.projections import DROPOUTS, past_dropouts
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.graph import Edge, Graph, Node
+from plots.layers import (
+    is_additive_merge,
+    is_identity_like,
+    is_linear_projection,
+    is_norm,
+    is_signed_merge,
+    is_subtraction,
+    merge_sign,
+)
+from plots.skips import residual_streams
+
+_RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
+_LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
+_DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
+_DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
+_MOST_DROPPED = 0.8
+
+
+@diagnosis_rule("added_twice")
+def added_twice(graph: Graph) -> Iterator[Note]:
+    """A sum has the same tensor twice."""
+    places: dict[bool, list[str]] = {}
+    for node in graph.nodes:
+        if is_signed_merge(node) and merge_sign(node):
+            terms = Counter(_terms(graph, node))
+            if terms and max(terms.values()) > 1:
+                places.setdefault(len(terms) > 1, []).append(node.id)
+    for has_others, ids in places.items():
+        merges = [graph.node(node_id) for node_id in ids]
+        terms = Counter(_terms(graph, merges[0]))
+        twice = [source for (source, _), times in terms.items() if times > 1]
+        if has_others:
+            text = (
+                f"A shortcut added twice: the sum at {named(graph, ids)} has "
+                f"{named(graph, twice)} {max(terms.values())} times. Add it once: x + f(x)."
+            )
+        else:
+            verb = "subtracts" if is_subtraction(merges[0]) else "adds"
+            text = (
+                f"A tensor added to itself: {named(graph, ids)} {verb} {named(graph, twice)} "
+                f"{'from' if verb == 'subtracts' else 'to'} itself, so what should have been the "
+                "other input is lost. Merge the input of a sublayer and its output: x + f(x)."
+            )
+        yield finding([*ids, *twice], text, _RESIDUAL)
+
+
+def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
+    """Yield the values that a merge adds up, past dropouts and sums that nothing else takes."""
+    for edge in graph.incoming[merge.id]:
+        if edge.implicit:
+            continue
+        node = past_dropouts(graph, edge)
+        if node is None:
+            continue
+        is_only = past_dropouts(graph, edge, only=True) is not None
+        if is_only and is_additive_merge(node) and merge_sign(node) and is_additive_merge(merge):
+            yield from _terms(graph, node)
+        else:
+            yield node.id, edge.output if node.id == edge.source else 0
+
+
+@diagnosis_rule("linear_after_linear")
+def linear_after_linear(graph: Graph) -> Iterator[Note]:
+    """Two projections with no activation between them are one, unless the first is narrower."""
+    for node in graph.nodes:
+        first = _linear_before(graph, node)
+        if first is None:
+            continue
+        width, inner = graph.incoming[first.id][0].tensor.shape[-1], first.outputs[0].shape[-1]
+        outer = node.outputs[0].shape[-1]
+        if width and inner and outer and inner >= max(width, outer):
+            yield finding(
+                [first.id, node.id],
+                f"No activation between {named(graph, [first.id])} and {named(graph, [node.id])}: "
+                f"two linear maps in series, {width} to {inner} to {outer}, compute no more than "
+                f"one from {width} to {outer}. Give the first one an activation.",
+                _LINEAR,
+            )
+
+
+def _linear_before(graph: Graph, node: Node) -> Node | None:
+    """Return the projection before another one, if both could be one."""
+    if not _is_pointwise(node) or not graph.incoming[node.id]:
+        return None
+    first = past_dropouts(graph, graph.incoming[node.id][0], only=True)
+    if first is None or not _is_pointwise(first) or not is_linear_projection(first):
+        return None
+    trains = node.trainable and first.trainable
+    is_tied = any(call.layer in graph.ties for call in (node, first))
+    return first if trains and not is_tied and graph.incoming[first.id] else None
+
+
+def _is_pointwise(node: Node) -> bool:
+    """Return whether a call is a projection of the last axis to another one."""
+    if node.is_a({"Dense"}):
+        return not node.shared_parameters
+    if not node.is_a({f"Conv{rank}D" for rank in (1, 2, 3)}):
+        return False
+    sizes = {*node.config.get("kernel_size", ()), *node.config.get("strides", ())}
+    is_last = node.config.get("data_format") == "channels_last"
+    return sizes == {1} and is_last and node.config.get("groups", 1) == 1
+
+
+# Siblings ---------------------------------------------------------------------------------------
+
+
+@diagnosis_rule("block_without_its_addition")
+def block_without_its_addition(graph: Graph) -> Iterator[Note]:
+    """Calls in series that equal the branches of residual blocks beside them, without a merge."""
+    bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
+    branches: dict[tuple[str, ...], list[SkipPath]] = {}
+    for path in graph.skip_paths:
+        branches.setdefault(tuple(_kind(graph.node(i)) for i in path.bypassed), []).append(path)
+    for kinds_, paths in branches.items():
+        convolutions = sum("Conv" in kind for kind in kinds_)
+        if len(paths) < 2 or convolutions < 2:
+            continue
+        merges = {path.target for path in paths}
+        starts = {path.source for path in paths}
+        lacking = []
+        for node in graph.nodes:
+            chain = _chain(graph, node, kinds_) if node.id not in bypassed else []
+            if not chain or not bypassed.isdisjoint(chain):
+                continue
+            before, after = graph.incoming[chain[0]][0], graph.node(chain[-1]).outputs[0]
+            is_beside = _behind(graph, before, merges) or _ahead(graph, chain[-1], starts)
+            if before.tensor.shape == after.shape and is_beside:
+                lacking.append(chain)
+        if 0 < len(lacking) < len(paths):
+            calls = [node_id for chain in lacking for node_id in chain]
+            yield finding(
+                calls,
+                f"No skip path leads past {named(graph, calls)}, although {len(paths)} equal "
+                "blocks beside have one. Add the input of the block to its output.",
+                _RESIDUAL,
+            )
+
+
+def _kind(node: Node) -> str:
+    return f"{node.class_name} {node.activation or ''} {node.config.get('kernel_size', '')}"
+
+
+def _chain(graph: Graph, node: Node, kinds_: tuple[str, ...]) -> list[str]:
+    """Return the calls in series from `node` on, if they are of these kinds; [] if not."""
+    chain: list[str] = []
+    for number, kind in enumerate(kinds_):
+        if _kind(node) != kind or len(graph.incoming[node.id]) != 1:
+            return []
+        chain.append(node.id)
+        takers = {edge.target for edge in graph.outgoing[node.id]}
+        if number + 1 < len(kinds_):
+            if len(takers) != 1:
+                return []
+            node = graph.node(takers.pop())
+    return chain
+
+
+def _behind(graph: Graph, edge: Edge, merges: set[str]) -> bool:
+    """Return whether a tensor is the sum at one of some merges, up to an activation or norm."""
+    node = graph.node(edge.source)
+    while node.id not in merges and _is_between_blocks(node) and len(graph.incoming[node.id]) == 1:
+        node = graph.node(graph.incoming[node.id][0].source)
+    return node.id in merges
+
+
+def _ahead(graph: Graph, node_id: str, starts: set[str]) -> bool:
+    """Return whether the output of a call goes to the start of a skip path, up to an activation."""
+    for _ in graph.nodes:
+        if node_id in starts:
+            return True
+        takers = {edge.target for edge in graph.outgoing[node_id]}
+        if len(takers) != 1 or not _is_between_blocks(graph.node(min(takers))):
+            return False
+        node_id = takers.pop()
+    return False
+
+
+def _is_between_blocks(node: Node) -> bool:
+    return (
+        is_identity_like(node)
+        or is_norm(node)
+        or "Activation" in node.bases
+        or (node.class_name.lower() in ("activation", "relu", "relu6", "silu", "gelu", "leakyrelu"))
+    )
+
+
+# Dropouts ---------------------------------------------------------------------------------------
+
+
+@diagnosis_rule("dropout_rate")
+def dropout_rate(graph: Graph) -> Iterator[Note]:
+    """A dropout leaves out most of its input."""
+    places = [
+        node.id
+        for node in graph.nodes
+        if node.is_a(DROPOUTS) and (node.config.get("rate") or 0) >= _MOST_DROPPED
+    ]
+    if places:
+        rate = graph.node(places[0]).config["rate"]
+        yield remark(
+            places,
+            f"A dropout of {rate:g}: {named(graph, places)} sets {100 * rate:.0f} % of its input "
+            f"to 0 in training. In Keras the rate is the share that is dropped, not kept: "
+            f"{1 - rate:.2g} if {rate:g} was to be kept.",
+            _DROPOUT,
+        )
+
+
+@diagnosis_rule("dropout_on_the_stream")
+def dropout_on_the_stream(graph: Graph) -> Iterator[Note]:
+    """A dropout between two sublayers of a residual stream, not on a branch."""
+    for stream in residual_streams(graph):
+        merges = {path.target for path in stream.paths}
+        places: dict[str, None] = {}
+        for path in stream.paths if stream.has_token_norms(graph) else ():
+            passed = [*path.through, path.source]
+            while passed[-1] not in merges and len(graph.incoming[passed[-1]]) == 1:
+                node = graph.node(passed[-1])
+                if not (is_identity_like(node) or is_norm(node)):
+                    break
+                passed.append(graph.incoming[node.id][0].source)
+            if passed[-1] in merges:
+                places |= {
+                    node_id: None
+                    for node_id in passed
+                    if graph.node(node_id).is_a(DROPOUTS) and graph.node(node_id).config.get("rate")
+                }
+        if places:
+            yield remark(
+                places,
+                f"A dropout on the residual stream: {named(graph, [*places])} lies between two "
+                "sublayers, so what it drops is lost to all later ones. Dropouts usually come "
+                "last on a branch, before the merge: x + dropout(f(x)).",
+                _DROPPED,
+            )

@@ -1,0 +1,150 @@
+"""Rules on norms: their axes, norms of norms, and norms on a part of the inputs of an attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.attentions import attentions_with_masks
+from plots.diagnosis.axis_origins import axis_origins, kinds
+from plots.diagnosis.projections import past_dropouts, projection_behind
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.graph import Edge, Graph, Node
+from plots.layers import is_additive_merge, is_norm
+
+_BA = "Ba et al. 2016, Layer Normalization, section 3"
+_XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
+_TOKEN_NORMS = frozenset({"LayerNorm", "LayerNormalization", "RMSNorm", "RMSNormalization"})
+
+
+@diagnosis_rule("norm_axes")
+def norm_axes(graph: Graph) -> Iterator[Note]:
+    """A norm over positions or samples, or over a single feature."""
+    attentions, _, masked = attentions_with_masks(graph)
+    is_causal = any(masked[attention.id].causal for attention in attentions)
+    places: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if case := _axes_case(graph, node):
+            places.setdefault(case, []).append(node.id)
+    for case, ids in places.items():
+        place, shape = named(graph, ids), graph.node(ids[0]).outputs[0].shape
+        if case == "one feature":
+            yield finding(
+                ids,
+                f"A norm over one number: {place} normalises an axis of size 1 ({_shape(shape)}), "
+                "so its output is the same whatever it takes. Project to more features first.",
+                _BA,
+            )
+        elif attentions:
+            what = "samples of the batch" if case == "batch" else "positions"
+            text = (
+                f"A norm over {what}: the axes of {place} are those of "
+                f"{'positions and features' if case == 'both' else what}, not of the features "
+                "alone, so each vector depends on the others"
+                f"{', also on later ones' if is_causal and case != 'batch' else ''}. A norm of a "
+                "Transformer is over the features: axis=-1."
+            )
+            yield (finding if case != "both" or is_causal else remark)(ids, text, _BA)
+
+
+def _axes_case(graph: Graph, node: Node) -> str:
+    axes = node.config.get("axis", -1)
+    axes = [axes] if isinstance(axes, int) else axes
+    shape = node.outputs[0].shape
+    if not node.is_a(_TOKEN_NORMS) or len(shape) < 2 or not isinstance(axes, list):
+        return ""
+    if all(shape[axis] == 1 for axis in axes):
+        return "one feature"
+    found = {kind for axis in axes for kind in kinds(axis_origins(graph)[node.id, 0][axis])}
+    if "batch" in found:
+        return "batch"
+    if "position" in found and len(shape) == 3:
+        return "both" if "feature" in found else "position"
+    return ""
+
+
+@diagnosis_rule("norm_of_a_norm")
+def norm_of_a_norm(graph: Graph) -> Iterator[Note]:
+    """A norm whose only input is the output of another norm of the same axes, used only there."""
+    places: list[str] = []
+    for node in graph.nodes:
+        if node.is_a(_TOKEN_NORMS) and graph.incoming[node.id]:
+            before = past_dropouts(graph, graph.incoming[node.id][0], only=True)
+            if before is not None and before.is_a(_TOKEN_NORMS):
+                same = before.config.get("axis") == node.config.get("axis")
+                places += [before.id, node.id] if same else []
+    if places:
+        yield remark(
+            places,
+            f"A norm of a norm: {named(graph, places[1::2])} normalises the output of "
+            f"{named(graph, places[::2])}, which nothing else takes, so the first one only adds "
+            "weights. DETR does it for its outputs. With post-norm, leave the final norm out.",
+            _XIONG,
+        )
+
+
+@diagnosis_rule("norm_on_queries_alone")
+def norm_on_queries_alone(graph: Graph) -> Iterator[Note]:
+    """An attention takes the norm of a tensor as queries, and the tensor itself as keys or values.
+
+    Or the other way round.
+    """
+    for attention in attentions_with_masks(graph)[0]:
+        edges = {"queries": attention.query, "keys": attention.keys[0]}
+        edges |= {"values": attention.values[0]} if attention.values else {}
+        projects = graph.node(attention.id).parameters > 0
+        origins = {what: _origin(graph, edge, projects) for what, edge in edges.items()}
+        normed: dict[str, str] = {}
+        for what, (node_id, _) in origins.items():
+            node = graph.node(node_id)
+            if is_norm(node) and len(graph.incoming[node_id]) == 1:
+                normed[what] = node_id
+        for what, norm in normed.items():
+            edge = graph.incoming[norm][0]
+            plain = [other for other, at in origins.items() if at == (edge.source, edge.output)]
+            if plain:
+                yield finding(
+                    [attention.id, norm],
+                    f"A norm on the {what} alone: {named(graph, [attention.id])} takes the "
+                    f"{what} from {named(graph, [norm])}, and the {' and '.join(plain)} from "
+                    f"{named(graph, [edge.source])} before the norm. Take all of them from the "
+                    "norm: y = norm(x), then attention(y, y).",
+                    _XIONG,
+                )
+                break
+
+
+def _origin(graph: Graph, edge: Edge, projects: bool) -> tuple[str, int]:
+    """Return the value that queries, keys or values are projected from, in the attention or before.
+
+    `projects` says whether the attention projects them itself.
+    """
+    if not projects and (behind := projection_behind(graph, edge)) is not None:
+        edge = behind.source
+    node = past_dropouts(graph, edge)
+    return (edge.source, edge.output) if node is None or node.id == edge.source else (node.id, 0)
+
+
+@diagnosis_rule("norm_added_to_its_input")
+def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
+    """A merge adds a tensor and its own norm, with no sublayer between: x + norm(x)."""
+    places = []
+    for node in graph.nodes:
+        if is_additive_merge(node):
+            ends = [(edge.source, edge.output) for edge in graph.incoming[node.id]]
+            for edge in graph.incoming[node.id]:
+                norm = graph.node(edge.source)
+                given = [(e.source, e.output) for e in graph.incoming[norm.id]]
+                if norm.is_a(_TOKEN_NORMS) and given and given[0] in ends:
+                    places.append(node.id)
+    if places:
+        yield remark(
+            places,
+            f"x + norm(x): {named(graph, places)} adds a tensor and its norm, with no sublayer "
+            "between them. If a sublayer was meant, put it behind the norm: x + f(norm(x)).",
+            _XIONG,
+        )
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('None' if size is None else str(size) for size in shape)})"

@@ -1,0 +1,238 @@
+"""Rules on masks of attention scores: how they are applied, and along which axis they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.attentions import Attention, attentions_with_masks
+from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
+from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.graph import Constant, Edge, Graph, Node
+from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
+from plots.traversal import reachability
+
+_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
+_KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend to"
+_SMALL = -50.0
+"""Masked scores have to be well below all others; exp(-50) is 2e-22."""
+
+_COMPARISONS = frozenset({"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"})
+_KEEPS_FLAGS = SHAPE_CHANGES | TRANSPOSITIONS | {"BroadcastTo", "Cast", "Repeat", "Tile"}
+_FLAGS = ("lower triangular", "upper triangular", "strictly upper triangular")
+
+
+@diagnosis_rule("masked_scores")
+def masked_scores(graph: Graph) -> Iterator[Note]:
+    """Masked scores are 0 or a small number before the softmax, and not a large negative one."""
+    places: dict[str, list[str]] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        steps = [graph.node(node_id) for node_id in attention.masking]
+        for node in steps:
+            if node.class_name == "Where":
+                fill = _fill_of(node)
+                if fill is not None and fill > _SMALL:
+                    places.setdefault(f"sets masked scores to {fill:g}", []).append(node.id)
+            elif node.is_a({"Multiply"}) and _has_flags(graph, node):
+                others = [n for n in steps if n is not node and not n.is_a({"Multiply"})]
+                is_only = not any(is_additive_merge(n) or n.class_name == "Where" for n in others)
+                if is_only and not any(n.class_name == "Subtract" for n in others):
+                    places.setdefault("multiplies scores by a mask of 0 and 1", []).append(node.id)
+            elif is_additive_merge(node) and _has_flags(graph, node, constants=False):
+                places.setdefault("adds a mask of 0 and 1 to the scores", []).append(node.id)
+    for what, ids in places.items():
+        yield finding(
+            ids,
+            f"A mask that hides nothing: {named(graph, ids)} {what}, which the softmax gives "
+            "about as much weight as others, exp(0) = 1. Masked scores have to be a large "
+            "negative number: where(mask, scores, -1e9).",
+            _VASWANI,
+        )
+
+
+def _fill_of(where: Node) -> float | None:
+    """Return the constant number that `where` takes in one of its cases."""
+    for constant in where.constants:
+        value = constant.value
+        is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if constant.port in ("x1", "x2") and is_numeric:
+            return float(value)
+    return None
+
+
+def _has_flags(graph: Graph, node: Node, constants: bool = True) -> bool:
+    """Return whether one operand of a call is a mask of zeros and ones."""
+    if constants and any(constant.pattern in _FLAGS for constant in node.constants):
+        return True
+    return any(_is_flags(graph, edge) for edge in graph.incoming[node.id])
+
+
+def _is_flags(graph: Graph, edge: Edge) -> bool:
+    node = graph.node(edge.source)
+    while node.class_name in _KEEPS_FLAGS and graph.incoming[node.id]:
+        node = graph.node(graph.incoming[node.id][0].source)
+    return node.class_name in _COMPARISONS or node.outputs[0].dtype == "bool"
+
+
+@diagnosis_rule("masked_weights")
+def masked_weights(graph: Graph) -> Iterator[Note]:
+    """A mask is applied after the softmax, and the weights are not normalised again."""
+    reached = reachability(graph)
+    for attention in attentions_with_masks(graph)[0]:
+        steps = [graph.node(edge.target) for edge in attention.weighting[:-1]]
+        is_divided = any(
+            node.class_name in ("Divide", "TrueDivide")
+            and all(reached.depends(e.source, attention.id) for e in graph.incoming[node.id])
+            and len(graph.incoming[node.id]) > 1
+            for node in steps
+        )
+        for node in steps if not is_divided else ():
+            is_merge = is_additive_merge(node) or node.is_a({"Multiply"})
+            is_mask = is_merge and _has_flags(graph, node)
+            is_mask = is_mask or (node.class_name == "Where" and _fill_of(node) is not None)
+            is_mask = is_mask or (is_additive_merge(node) and _adds_large(graph, node))
+            if is_mask and _varies_over_keys(graph, attention, node):
+                yield finding(
+                    [node.id, attention.id],
+                    f"A mask after the softmax: {named(graph, [node.id])} masks the weights of "
+                    f"{named(graph, [attention.id])}, which then do not sum to 1, and which depend "
+                    "on the masked keys. Mask the scores before the softmax.",
+                    _VASWANI,
+                )
+
+
+def _adds_large(graph: Graph, node: Node) -> bool:
+    """Return whether a call adds a product with a large negative number, as masks on scores are."""
+    products = [graph.node(edge.source) for edge in graph.incoming[node.id]]
+    return any(
+        isinstance(c.value, int | float) and c.value < _SMALL for p in products for c in p.constants
+    )
+
+
+def _varies_over_keys(graph: Graph, attention: Attention, node: Node) -> bool:
+    """Return whether a mask has another value for each key; one of heads or queries has not."""
+    if attention.axes is None:
+        return False
+    rank = len(node.outputs[0].shape)
+    place = attention.axes[1] - rank
+    others = [
+        edge.tensor.shape
+        for edge in graph.incoming[node.id]
+        if edge.tensor.shape != node.outputs[0].shape or "float" not in edge.tensor.dtype
+    ]
+    shapes = [*others, *(constant.shape for constant in node.constants if constant.shape)]
+    sizes = [shape[place] for shape in shapes if len(shape) >= -place]
+    same = [e for e in graph.incoming[node.id] if e.tensor.shape == node.outputs[0].shape]
+    return any(size != 1 for size in sizes) or len(same) > 1
+
+
+@diagnosis_rule("constant_mask")
+def constant_mask(graph: Graph) -> Iterator[Note]:
+    """A constant mask hides no key, or all keys that are not later than the query."""
+    places: dict[str, list[str]] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        steps = [graph.node(node_id) for node_id in (attention.id, *attention.masking)]
+        for node in steps:
+            for constant in node.constants:
+                pattern = _shown(node, constant, attention)
+                if pattern in ("ones", "strictly upper triangular"):
+                    places.setdefault(pattern, []).append(node.id)
+    for pattern, ids in places.items():
+        what, why = {
+            "ones": ("hides no key", "its values are all the same. Leave it out, or compute it"),
+            "strictly upper triangular": (
+                "shows the future only",
+                "it is true above the diagonal, where keys are later than the query, and the last "
+                "query sees no key at all. Keras takes true for keys that are seen: "
+                "np.tri(length), or use_causal_mask=True",
+            ),
+        }[pattern]
+        yield finding(ids, f"A mask that {what}: that of {named(graph, ids)}; {why}.", _KERAS)
+
+
+def _shown(node: Node, constant: Constant, attention: Attention) -> str:
+    """Return the pattern of a constant mask, where it is true for keys that are seen."""
+    shape = constant.shape or ()
+    if len(shape) < 2 or 1 in shape[-2:]:
+        return ""
+    if node.id == attention.id and attention.is_one_call:
+        is_mask = constant.port in ("attention_mask", "mask")
+        return constant.pattern if is_mask else ""
+    shows = node.class_name == "Where" and constant.port == "condition"
+    hides_others = any(c.port == "x2" and c.value is not None for c in node.constants)
+    return constant.pattern if shows and hides_others else ""
+
+
+# Axes of masks ----------------------------------------------------------------------------------
+
+
+@diagnosis_rule("mask_axes")
+def mask_axes(graph: Graph) -> Iterator[Note]:
+    """A mask is of another sequence than the keys, or lies along the queries."""
+    foreign: dict[tuple[str, str], list[str]] = {}
+    rows: list[str] = []
+    for attention in attentions_with_masks(graph)[0]:
+        found = [_axes_of_mask(graph, attention, edge) for edge in attention.masks]
+        masks = [axes for axes in found if axes is not None]
+        keys = _inputs(graph, sources(_key_origin(graph, attention)))
+        for query_axis, key_axis in masks:
+            others = _inputs(graph, sources(key_axis))
+            if keys and others and keys.isdisjoint(others) and kinds(key_axis) == {"position"}:
+                names = min(others), min(keys)
+                foreign.setdefault(names, []).append(attention.id)
+            elif _is_constant(key_axis) and kinds(query_axis) == {"position"} and len(masks) == 1:
+                rows.append(attention.id)
+    for (other, own), ids in foreign.items():
+        yield finding(
+            ids,
+            f"The padding mask of another sequence: {named(graph, ids)} attends to the sequence "
+            f"{own}, and its mask is made from {other}. A mask hides keys, so it has to be made "
+            "from the sequence of the keys: the source, in cross-attention.",
+            _VASWANI,
+        )
+    if rows:
+        yield finding(
+            rows,
+            f"A mask on queries, not on keys: that of {named(graph, rows)} has the size 1 along "
+            "the keys, so it is the same for all of them, and padding is attended to. Put the axis "
+            "of the mask last: mask[:, None, :], not mask[:, :, None].",
+            _KERAS,
+        )
+
+
+def _axes_of_mask(graph: Graph, attention: Attention, edge: Edge) -> tuple[Origin, Origin] | None:
+    """Return the origins of a mask's axes of queries and keys."""
+    axes = axis_origins(graph)[edge.source, edge.output]
+    query, key = -2, -1
+    if not attention.is_one_call:
+        if attention.axes is None or attention.axes[0] is None or not attention.masking:
+            return None
+        rank = len(graph.node(attention.id).outputs[0].shape)
+        query, key = (place - rank for place in (attention.axes[0], attention.axes[1]))
+    elif edge.port not in ("attention_mask", "mask", "bias") or len(axes) < 3:
+        return None
+    if edge.tensor.shape != graph.node(edge.source).outputs[edge.output].shape:
+        return None
+    is_there = len(axes) >= max(-query, -key)
+    return (axes[query], axes[key]) if is_there else None
+
+
+def _key_origin(graph: Graph, attention: Attention) -> Origin:
+    """Return the origin of the axis of keys, before the scores are masked."""
+    if attention.axes is not None:
+        scores = axis_origins(graph)[attention.scores, 0]
+        is_kept = len(scores) == len(graph.node(attention.id).outputs[0].shape)
+        return scores[attention.axes[1]] if is_kept else ()
+    edge = attention.keys[0]
+    axes = axis_origins(graph)[edge.source, edge.output]
+    return axes[1] if len(axes) > 2 else ()
+
+
+def _inputs(graph: Graph, places: frozenset[tuple[str, int, int]]) -> set[str]:
+    """Return the inputs of the model that axes come from; none if one comes from another call."""
+    nodes = {node_id for node_id, _, _ in places}
+    return nodes if all(graph.node(node_id).kind == "input" for node_id in nodes) else set()
+
+
+def _is_constant(origin: Origin) -> bool:
+    return part_size(origin) == 1 or all(part.is_repeated for part in origin)
