@@ -175,7 +175,7 @@ def test_diagnosis_maps_and_letters_find_the_same_attention(form):
     model = language_model(lambda tokens: lambda x: form(x, x))
     graph = plots.read_graph(model)
     (place,) = plots.attention_maps(model)
-    (remark,) = (note for note in plots.diagnose(graph).notes if note.kind == "remark")
+    (remark,) = (n for n in plots.diagnose(graph).notes if "next token" in n.text)
     assert remark.about == (place,)
     assert [a.id for a in find_attentions(graph)] == [place]
     crossed = plots.shapes(plots.read_graph(cross_attention(form)))
