@@ -328,22 +328,23 @@ class Reader:
 
         if not is_unknown(call.operation):
             return node
-        try:
-            with discard_new_calls(_with_sublayers(call.operation)), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the model has given them before
-                traced = traced_call(call, self.shapes, self._masks.of, {})
-        except ClosedError:
-            return node
         reader = Reader(False, False, {}, self.cleanup)
-        reader._traced.append(traced)
-        bound = {
-            id(inside): (f"input {k}", 0)
-            for k, (inside, _) in enumerate(traced.inputs + traced.masks)
-        }
-        bound |= dict.fromkeys(traced.weights, ("", 0))
-        inner = Place((), bound, ())
-        with discard_calls_of(traced.function):
-            ends = reader.read_model(traced.function, inner)
+        # The new calls are read before they are removed.
+        with discard_new_calls(_with_sublayers(call.operation)):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the model has given them before
+                    traced = traced_call(call, self.shapes, self._masks.of, {})
+            except ClosedError:
+                return node
+            reader._traced.append(traced)
+            bound = {
+                id(inside): (f"input {k}", 0)
+                for k, (inside, _) in enumerate(traced.inputs + traced.masks)
+            }
+            bound |= dict.fromkeys(traced.weights, ("", 0))
+            with discard_calls_of(traced.function):
+                ends = reader.read_model(traced.function, Place((), bound, ()))
         operations = [inside.record.operation for inside in reader.recorded]
         declaration = node.declaration
         has_products = declaration is not None and declaration.products is not None
