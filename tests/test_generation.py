@@ -189,6 +189,7 @@ def contrastive_reference(generator, prompt, number, k, alpha):
     return tokens[len(prompt) :]
 
 
+@pytest.mark.slow
 def test_contrastive_search_equals_the_reference(language):
     expected = [contrastive_reference(language, p.tolist(), 6, 3, 0.5) for p in PROMPTS]
     assert run(language, PROMPTS, "contrastive", **CONTRASTIVE) == expected

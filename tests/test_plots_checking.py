@@ -111,7 +111,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_leak_beside_causal_attention_is_found_where_it_is(leak, first):
     sublayers = [LEAKS[leak](11), causal]
     model = tagger(*(sublayers if first else sublayers[::-1]), length=11)

@@ -40,7 +40,13 @@ def check_description(description, spec):
     assert f"; {POSITIONS.get(spec.positions, spec.positions)} positions" in description
 
 
-@pytest.mark.parametrize(("name", "kind"), ALL_VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(*variant, marks=[] if index % 4 == 0 else [pytest.mark.slow])
+        for index, variant in enumerate(ALL_VARIANTS)
+    ],
+)
 def test_nothing_looks_wrong_in_a_variant(name, kind):
     spec = reduced_variant(name, kind)
     description, findings = diagnosed(spec)

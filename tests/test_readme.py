@@ -47,6 +47,7 @@ def test_the_python_of_readme_and_docs_runs(code: str, tmp_path: Path) -> None:
     run(code, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_quick_python_of_readme_and_docs_runs_in_a_row(tmp_path: Path) -> None:
     """In one process, as a reader would, with three steps of training and smaller models."""
     quick = [code for code in PYTHON if not any(sign in code for sign in COMPILES_MUCH)]

@@ -34,6 +34,7 @@ def translator():
 # Texts
 
 
+@pytest.mark.slow
 def test_exact_match_is_the_share_of_correct_greedy_translations(translator):
     found = translator.evaluate(PAIRS, batch_size=11)
     texts = translator.translate([source for source, _ in PAIRS])

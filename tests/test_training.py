@@ -205,6 +205,7 @@ class Spy(keras.callbacks.Callback):
         self.last = {name: float(value.sum()) for name, value in weights_of(self.model).items()}
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_steps(tmp_path, capsys):
     """It continues the weights, the optimizer and the data, on the longer schedule."""
     recipe = dataclasses.replace(RECIPE, schedule="constant", warmup_steps=None)
@@ -346,6 +347,7 @@ def test_repeated_evaluation_uses_the_current_weights():
 # Reports
 
 
+@pytest.mark.slow
 def test_reports_print_a_line_and_a_sample(capsys, monkeypatch):
     monkeypatch.setattr(fm.CausalLM, "generate", lambda lm, prompt, *args, **options: prompt + "es")
     lm = text_model("decoder_only")
