@@ -134,9 +134,9 @@ def diagnose(options: argparse.Namespace) -> int:
         options.model, spec_changes(options), not options.static, _MOST_PARAMETERS_TO_RUN
     )
     if options.static or isinstance(found, plots.Graph):
-        graph = replace(graph_of(found, options.open_layers), name=options.model)
+        graph = graph_of(found, options.open_layers)
     else:
-        graph = diagnose_model(found, options.open_layers, options.model)
+        graph = diagnose_model(found, options.open_layers)
     print(plots.diagnosis_text(graph))
     return int(bool(plots.findings(graph)))
 

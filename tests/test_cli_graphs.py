@@ -110,3 +110,17 @@ def test_a_model_is_read_once_and_skip_paths_are_counted_before_folding(
     [graph] = graphs
     assert capsys.readouterr().out == f"{to}: {len(plots.skip_paths(graph))} skip paths\n"
     assert len(plots.skip_paths(graph)) == 2 * 3
+
+
+def test_a_path_does_not_decide_what_a_model_is(tmp_path, capsys):
+    x = keras.Input((5,), dtype="int32")
+    y = keras.layers.Embedding(11, 6)(x)
+    y = keras.layers.Add()([y, keras.layers.MultiHeadAttention(2, 3)(y, y)])
+    model = keras.Model(x, keras.layers.Dense(7)(keras.layers.LayerNormalization()(y)))
+    told = []
+    for folder in ("lm", "tagger"):
+        (tmp_path / folder).mkdir()
+        model.save(tmp_path / folder / "model.keras")
+        assert main(["diagnose", str(tmp_path / folder / "model.keras")]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]

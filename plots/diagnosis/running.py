@@ -43,7 +43,7 @@ def takes_models(function: Function) -> Function:
     return read_and_call  # type: ignore[return-value]
 
 
-def diagnose_model(model: keras.Model, open_layers: bool = False, name: str = "") -> Graph:
+def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     """Return the graph of a model with the notes of its diagnosis and of `plots.check`.
 
     Where running decides a property, the findings of rules on structure about it are left out. A
@@ -52,14 +52,12 @@ def diagnose_model(model: keras.Model, open_layers: bool = False, name: str = ""
     Args:
         model: The model.
         open_layers: As for `plots.read_graph`; nested models are opened.
-        name: Name of the graph; "": that of the model.
     """
     from plots.checking import run_checks
     from plots.reading import graph_of
 
     diagnose = find_plugin("diagnose").function
     graph = graph_of(model, open_layers)
-    graph = replace(graph, name=name or graph.name)
     try:
         found = run_checks(model, _positions_in_words(graph))
     except ValueError as error:
