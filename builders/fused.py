@@ -1,9 +1,9 @@
-"""Chains of elementwise operations as one compiled kernel, for the training step on TensorFlow.
+"""Activations as one compiled kernel, for the training step on TensorFlow.
 
-TensorFlow computes an activation or a softmax as a chain of operations, and each of them reads and
-writes an array as large as the batch. Compiled by XLA, the chain reads and writes once. Matrix
-products stay outside, because TensorFlow's own are faster on CPUs. JAX compiles the whole step
-anyway, and PyTorch has its own kernels, so nothing changes on these backends.
+TensorFlow computes an activation as a chain of operations, and each of them reads and writes an
+array as large as the batch. Compiled by XLA, the chain reads and writes once. Matrix products stay
+outside, because TensorFlow's own are faster on CPUs. JAX compiles the whole step anyway, and
+PyTorch has its own kernels, so nothing changes on these backends.
 """
 
 from __future__ import annotations
@@ -41,29 +41,24 @@ def is_fusing() -> bool:
     return _IS_ENABLED.get() and keras.backend.backend() == "tensorflow"
 
 
-def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make a function of tensors run as one kernel within the scope of `fused_kernels`.
+def fused(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Make an activation run as one kernel within the scope of `fused_kernels`.
 
     Values and gradients are the same to rounding: the kernel computes in float32 and rounds its
-    result to the type of the first argument. For the gradient it keeps the arguments only, and
-    computes the function again.
-
-    Args:
-        function: of tensors, or `None`; returns one tensor. Only arguments of floating types have
-            a gradient.
+    result to the type of x. For the gradient it keeps x only, and computes the function again.
     """
 
     @functools.wraps(function)
-    def run(*arrays: Tensor) -> Tensor:
-        is_symbolic = any(isinstance(array, keras.KerasTensor) for array in arrays)
-        chosen = _compiled(function) if is_fusing() and not is_symbolic else function
-        return chosen(*arrays)
+    def run(x: Tensor) -> Tensor:
+        if is_fusing() and not isinstance(x, keras.KerasTensor):
+            return _with_gradient(function)(x)
+        return function(x)
 
     return run
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Like `fused`, but as it is: in the types of its arguments, several results, no gradient."""
+    """Make a function of arrays run as one kernel within the scope, without a gradient."""
 
     @functools.wraps(function)
     def run(*arrays: Any) -> Any:
@@ -93,37 +88,24 @@ def detached(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _with_gradient(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return the function as two compiled kernels: its values, and its gradient."""
     import tensorflow as tf
 
-    def is_float(x: Tensor) -> bool:
-        return x is not None and x.dtype.is_floating
-
-    def in_float32(*arrays: Tensor) -> Tensor:
-        wide = (tf.cast(x, "float32") if is_float(x) else x for x in arrays)
-        return tf.cast(function(*wide), arrays[0].dtype)
+    def in_float32(x: Tensor) -> Tensor:
+        return tf.cast(function(tf.cast(x, "float32")), x.dtype)
 
     forward = tf.function(in_float32, jit_compile=True, autograph=False)
 
     @tf.function(jit_compile=True, autograph=False)
-    def backward(arrays: list[Tensor], upstream: Tensor) -> list[Tensor]:
-        floats = [x for x in arrays if is_float(x)]
+    def backward(x: Tensor, upstream: Tensor) -> Tensor:
         with tf.GradientTape() as tape:
-            tape.watch(floats)
-            result = in_float32(*arrays)
-        return tape.gradient(result, floats, upstream, unconnected_gradients="zero")
+            tape.watch(x)
+            y = in_float32(x)
+        return tape.gradient(y, x, upstream)
 
-    def run(*arrays: Tensor) -> Tensor:
-        arrays = tuple(x if x is None else tf.convert_to_tensor(x) for x in arrays)
-
-        @tf.custom_gradient
-        def differentiable(*floats: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
-            left = iter(floats)
-            merged = [next(left) if is_float(x) else x for x in arrays]
-            result = forward(*(detached(x) if is_float(x) else x for x in merged))
-            return result, lambda upstream: backward(merged, upstream)
-
-        return differentiable(*(x for x in arrays if is_float(x)))
+    @tf.custom_gradient
+    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return forward(detached(x)), lambda upstream: backward(x, upstream)
 
     return run

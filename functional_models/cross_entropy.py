@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from builders.elementwise import SoftCap, capped
+from builders.embeddings import TokenEmbedding
 from builders.fused import detached, kernel
 from builders.heads import AddBias
 
@@ -80,7 +81,9 @@ def split_head(model: keras.Model) -> tuple[keras.KerasTensor, Head | None]:
         return features, Head(
             layer.kernel, layer.bias, cap, False, layer.compute_dtype, tuple(layers)
         )
-    if isinstance(layer, keras.layers.ReversibleEmbedding) and node.arguments.kwargs.get("reverse"):
+    # Not subclasses, which may compute something else.
+    is_tied = is_last(keras.layers.ReversibleEmbedding, TokenEmbedding)
+    if is_tied and node.arguments.kwargs.get("reverse") and not layer.activity_regularizer:
         if layer.logit_soft_cap is not None and (cap or bias is not None):
             return without
         features = peel()

@@ -136,7 +136,8 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
         loss (nats per token), perplexity, token_accuracy, tokens, and exact_match on request.
     """
     evaluators = _EVALUATORS.setdefault(model, {})
-    key = exact_match, model.dtype_policy.name
+    # Quantization and LoRA replace variables.
+    key = exact_match, *map(id, model.variables)
     if key not in evaluators:
         evaluators[key] = _compiled_graph(model, batches, None, exact_match)
     logs = evaluators[key].evaluate(

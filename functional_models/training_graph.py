@@ -65,14 +65,19 @@ class TrainingGraph(keras.Model):
         return list(self._of_model[1])
 
     def call(self, batch: dict[str, Any], training: bool | None = None) -> Tensor:
-        labels = batch["labels"]
+        labels, weights = batch["labels"], batch["weights"]
         with fused_kernels(self.fuses):
             features = self.body(batch["inputs"], training=training)
+        mask = getattr(features, "_keras_mask", None)
+        for layer in reversed(self.head_layers):
+            mask = layer.compute_mask(features, mask) if layer.supports_masking else None
+        if mask is not None:  # of the logits, as in every loss of Keras
+            weights = weights * ops.cast(mask, weights.dtype)
         with fused_kernels(self.fuses_loss):
             loss, results = token_losses(
                 ops.reshape(features, (-1, features.shape[-1])),
                 ops.reshape(labels, (-1,)),
-                ops.reshape(batch["weights"], (-1,)),
+                ops.reshape(weights, (-1,)),
                 self.head,
                 label_smoothing=self.label_smoothing,
                 needs_gradient=bool(training),

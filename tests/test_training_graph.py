@@ -37,7 +37,28 @@ def with_activation():
     return keras.Model(x, layers.Dense(23, activation="tanh")(layers.Embedding(23, 5)(x)))
 
 
+class Doubled(layers.ReversibleEmbedding):
+    def call(self, inputs, reverse=False):
+        return 2 * super().call(inputs, reverse=reverse)
+
+
+def tied(embedding):
+    x = keras.Input((LENGTH,), dtype="int32")
+    y = embedding(x)
+    y = layers.Add()([y, layers.Dense(5, activation="gelu")(y)])
+    return keras.Model(x, embedding(y, reverse=True))
+
+
 MODELS = {
+    "a subclass of a tied embedding": lambda: tied(Doubled(23, 5)),
+    "a mask that the head drops": lambda: tied(layers.ReversibleEmbedding(23, 5, mask_zero=True)),
+    "a mask that the head keeps": lambda: keras.Sequential(
+        [
+            keras.Input((LENGTH,), dtype="int32"),
+            layers.Embedding(23, 5, mask_zero=True),
+            layers.Dense(23),
+        ]
+    ),
     "bias": decoder,
     "no bias": lambda: decoder(logit_bias=False, activation="gelu_tanh"),
     "tied": lambda: decoder(tie_embeddings=True, logit_bias=False),
