@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common.masking import get_keras_mask
 
 from builders.fused import fused_kernels
 from functional_models.cross_entropy import split_head, token_losses
@@ -68,7 +69,7 @@ class TrainingGraph(keras.Model):
         labels, weights = batch["labels"], batch["weights"]
         with fused_kernels(self.fuses):
             features = self.body(batch["inputs"], training=training)
-        mask = getattr(features, "_keras_mask", None)
+        mask = get_keras_mask(features)
         for layer in reversed(self.head_layers):
             mask = layer.compute_mask(features, mask) if layer.supports_masking else None
         if mask is not None:  # of the logits, as in every loss of Keras
