@@ -289,6 +289,9 @@ CROPS: set[str] = {"GetItem", "Slice", *(f"Cropping{rank}D" for rank in (1, 2, 3
 PARTS: set[str] = CROPS | {"Split", "Take", "Unstack"}
 """Return a part of their input as each output."""
 
+REPETITIONS: set[str] = {"BroadcastTo", "Repeat", "RepeatVector", "Tile"}
+"""Return the values of their input several times."""
+
 IDENTITY_LIKE: set[str] = {
     "ActivityRegularization",
     "AlphaDropout",
@@ -435,6 +438,11 @@ def is_identity_like(node: Node) -> bool:
     if node.class_name == "Add":  # Python's `sum` starts with 0
         return any(constant.value == 0 for constant in node.constants)
     return node.class_name == "Activation" and node.activation == "linear"
+
+
+def is_factor(node: Node) -> bool:
+    """Whether the call returns its input up to factors: constants, weights or other tensors."""
+    return is_identity_like(node) or node.is_a({"Multiply"})
 
 
 def is_rearrangement(node: Node) -> bool:
