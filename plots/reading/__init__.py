@@ -95,9 +95,14 @@ def read_calls(
     """
     model = model_of(model)
     _check_has_graph(model)
-    with ExitStack() as cleanup:
-        reader = Reader(open_nested, open_layers, shapes, cleanup)
-        outputs = reader.read_model(model, Place((), {}, ()))
+    kept_closed: dict[int, str] = {}
+    while True:
+        with ExitStack() as cleanup:
+            reader = Reader(open_nested, open_layers, shapes, cleanup, kept_closed)
+            outputs = reader.read_model(model, Place((), {}, ()))
+        if not (lost := reader.layers_that_lose_weights()):
+            break
+        kept_closed |= lost
     sources: dict[str, list[str]] = {node.id: [] for node in reader.nodes}
     for edge in reader.edges:
         sources[edge.target].append(edge.source)
