@@ -283,7 +283,7 @@ SHAPE_CHANGES: set[str] = {"ExpandDims", "Flatten", "Ravel", "Reshape", "Squeeze
 TRANSPOSITIONS: set[str] = {"Moveaxis", "Permute", "Swapaxes", "Transpose"}
 """Return the values of their input with the axes in another order."""
 
-CROPS: set[str] = {"GetItem", "Slice", *(f"Cropping{rank}D" for rank in (1, 2, 3))}
+CROPS: set[str] = {"GetItem", "Slice", "Cropping1D", "Cropping2D", "Cropping3D"}
 """Return a part of their input; `is_crop` excludes slices in reversed order."""
 
 PARTS: set[str] = CROPS | {"Split", "Take", "Unstack"}
@@ -378,8 +378,7 @@ PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
 Other calls of two tensors are recognised as such products by the shape of their output.
 """
 
-# `Norm` alone is the length of a vector, `Normalization` scales input data by fixed statistics, and
-# `SpectralNormalization` normalises weights.
+# `Norm` alone is the length of a vector; `SpectralNormalization` normalises weights.
 _NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
 
 
@@ -389,10 +388,8 @@ def is_additive_merge(node: Node) -> bool:
 
 
 def is_signed_merge(node: Node) -> bool:
-    """Whether the call adds, averages or subtracts its inputs: a sum with constant factors.
-
-    `keras.ops.average` has the same class name as the layer, but reduces an axis.
-    """
+    """Whether the call adds, averages or subtracts its inputs: a sum with constant factors."""
+    # `keras.ops.average` has the same class name as the layer, but reduces an axis.
     is_average = node.class_name == "Average" and node.kind != "operation"
     return is_additive_merge(node) or is_average or is_subtraction(node)
 

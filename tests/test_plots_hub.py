@@ -49,7 +49,7 @@ closed, so that its box has all of them.
 WITH_UNUSED_WEIGHTS = ("BASNet", "DepthAnything")
 """Backbones that use a part of their image encoder only, which Keras counts as a whole."""
 
-REPEATS = dict.fromkeys(TEXT_MODELS, [3]) | {
+REPEATS = {name: [3] for name in TEXT_MODELS} | {
     "Bart": [3, 3],
     "EdRec": [2, 2],
     "GptOss": [],  # a pattern of two kinds of attention, of which there are three

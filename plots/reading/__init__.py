@@ -44,8 +44,9 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
             `TimeDistributed` model whose input carries a mask.
         open_layers: Whether the calls inside a composite layer (such as a KerasHub block) or a
             subclassed model replace it, if its `call` runs on symbolic tensors. Keras's own layers,
-            KerasHub's attention layers and layers that declare attention stay closed. A note of the
-            kind "closed" says why another composite layer could not be opened.
+            KerasHub's attention layers and layers that declare attention stay closed. A function
+            inside that takes no symbolic tensors, or loops over time steps, is one call. A note of
+            the kind "closed" says why such a function, or another composite layer, is not opened.
 
     Returns:
         The `Graph`. Ids are the names of the layers; the second call of a layer gets "@2".

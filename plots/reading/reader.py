@@ -51,6 +51,7 @@ from plots.reading.tracing import (
     is_composite,
     is_unknown,
     is_unknown_without_weights,
+    reason_for_missing,
     traced_call,
 )
 from plots.reading.traits import graph_inside, traits_of
@@ -321,8 +322,8 @@ class Reader:
         self.cleanup.enter_context(discard_new_calls(layer._flatten_layers()))
         traced = traced_call(call, self.shapes, self._masks.of, self._specs)
         for weight in traced.missing:
-            reason = f"no call inside takes its weight {weight.name!r}"
-            self._missing.setdefault(id(weight), (id(layer), reason))
+            at = id(layer), reason_for_missing(weight, layer)
+            self._missing.setdefault(id(weight), at)
         for inside, outside in zip(traced.outputs, call.outputs, strict=True):
             if inside is None and id(outside) in self._results:
                 raise ClosedError("one of its outputs does not depend on its inputs")

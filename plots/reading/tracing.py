@@ -280,6 +280,11 @@ def _without_loop(
         return traced
 
 
+def reason_for_missing(weight: Any, layer: Any) -> str:
+    """Return why a layer with a weight that no call takes stays closed."""
+    return _without_generated_names(f"no call inside takes its weight {weight.name!r}", layer)
+
+
 _GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
 
 
