@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from plots.annotations import SkipPath
 from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.layers import (
     ATTENTION_LAYERS,
@@ -24,6 +25,7 @@ from plots.layers import (
     is_softmax,
 )
 from plots.mask_values import masks_the_future
+from plots.skips import skip_paths
 from plots.traversal import Reachability, data_flow, once_per_graph
 
 _MOST_STEPS = 16
@@ -114,14 +116,30 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
         and max(len(tensor.shape) for tensor in node.outputs) > 2
     }
 
+    branches = [path for path in skip_paths(graph) if not path.projected]
+
     def is_self(attention: Attention) -> bool:
         query, memory = attention.query.source, attention.memory
+        if _has_swapped_queries(by_value, attention, branches):
+            return False
         shared = [flow.common(query, source) for source in memory]
         if not any(along_queries.depends_on_input(node_id) for node_id in (query, *memory)):
             return all(shared)  # latent vectors among themselves, such as the queries of DETR
         return all(not sequences.isdisjoint(ids) for ids in shared)
 
     return tuple(replace(attention, is_self=is_self(attention)) for attention in found)
+
+
+def _has_swapped_queries(
+    flow: Reachability, attention: Attention, paths: Iterable[SkipPath]
+) -> bool:
+    """Return whether the stream that an attention is added to goes into its memory alone."""
+    own = [path.source for path in paths if attention.output in path.bypassed]
+    return any(
+        all(flow.depends(source, on=start) for source in attention.memory)
+        and not flow.depends(attention.query.source, on=start)
+        for start in own
+    )
 
 
 def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:

@@ -15,11 +15,11 @@ from plots.attentions import (
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
-from plots.diagnosis.projections import projection_behind, scalar_factor
+from plots.diagnosis.projections import projection_behind, scalar_factor, up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_additive_merge
-from plots.traversal import Reachability, once_per_graph, reachability
+from plots.traversal import reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
 _SCALE = f"{_VASWANI}.1; T5 (Raffel et al. 2020) has no scale, muP (Yang et al. 2022) has 1/h"
@@ -192,15 +192,10 @@ def _mixes(graph: Graph, reshape: Node) -> bool:
 
 def _is_near(graph: Graph, place: str, attention: Attention) -> bool:
     """Return whether only calls without weights are between a call and an attention."""
-    near = _between_weights(graph)
+    near = up_to_weights(graph)
     ends = {attention.output, attention.id, attention.scores} - {""}
     behind, ahead = set(near.ancestors(place)), set(near.descendants(place))
     return attention.output in behind or bool(ends & ahead)
-
-
-@once_per_graph
-def _between_weights(graph: Graph) -> Reachability:
-    return Reachability(graph, stop=lambda node: node.parameters > 0)
 
 
 @diagnosis_rule("attention_over_the_batch")

@@ -19,8 +19,8 @@ from plots.attentions import (
     position_flow,
 )
 from plots.diagnosis.closed import closed_layers
+from plots.diagnosis.placement_rules import meets_a_norm
 from plots.diagnosis.rules import listed
-from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
 from plots.layers import is_norm
 from plots.positions import kinds_of_positions
@@ -102,7 +102,11 @@ def _is_transformer(
     pairs = pairwise(own)
     is_deep = any(flow.depends(after.query.source, on=before.output) for before, after in pairs)
     has_projections = any(node.is_a(_PROJECTIONS) for node in graph.nodes)
-    return is_deep and has_projections and not graph.skip_paths and not convolutions
+    is_around_projections = all(
+        any(graph.node(node_id).is_a(_PROJECTIONS) for node_id in path.bypassed)
+        for path in graph.skip_paths
+    )
+    return is_deep and has_projections and is_around_projections and not convolutions
 
 
 def _of_transformer(
@@ -120,9 +124,12 @@ def _of_transformer(
         counted(_number_of_blocks(own), f"{part} block" if part and len(parts) > 1 else "block")
         for part, own in parts.items()
     )
-    residual = f" with {counted(len(paths), 'residual path')}" if paths else " with no skip paths"
-    if not paths and _has_other_streams(graph, attentions):
-        residual = ""
+    residual = f" with {counted(len(paths), 'residual path')}"
+    if not paths:
+        others = counted(len(graph.skip_paths), "residual path")
+        residual = f" with {others}, none past an attention" if graph.skip_paths else ""
+        if not graph.skip_paths and not _has_other_streams(graph, attentions):
+            residual = " with no skip paths"
     clauses = [
         f"{' and '.join(blocks)}{residual}{_final_norm_in_words(graph, streams)}",
         _attentions_in_words(graph, parts, masked),
@@ -167,7 +174,7 @@ def _parts(
     is_read = any(
         flow.depends(source, on=attention.output)
         for cross in crosses
-        for source in cross.memory
+        for source in (*cross.memory, cross.query.source)  # also if the two are swapped
         for attention in encoder
     )
     has_own = any(attention.is_self for attention in decoder)

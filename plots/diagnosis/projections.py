@@ -14,6 +14,7 @@ from plots.layers import (
     is_linear_projection,
     is_norm,
 )
+from plots.traversal import Reachability, once_per_graph
 
 _NORMALISES = frozenset({"Norm", "Normalize", "Rsqrt", "UnitNormalization"})
 _MOST_CALLS = 60
@@ -112,3 +113,9 @@ def past_dropouts(graph: Graph, edge: Edge, only: bool = False) -> Node | None:
         if not node.is_a(DROPOUTS) or not graph.incoming[node.id]:
             return node
         node = graph.node(graph.incoming[node.id][0].source)
+
+
+@once_per_graph
+def up_to_weights(graph: Graph) -> Reachability:
+    """Return the reachability on paths that stop at calls with weights."""
+    return Reachability(graph, stop=lambda node: node.parameters > 0)
