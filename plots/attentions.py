@@ -24,7 +24,7 @@ from plots.layers import (
     is_attention,
     is_softmax,
 )
-from plots.mask_values import masks_the_future
+from plots.mask_values import Direction, visible_keys
 from plots.skips import skip_paths
 from plots.traversal import Reachability, data_flow, once_per_graph
 
@@ -495,10 +495,12 @@ class Masked(NamedTuple):
     Attributes:
         causal: Whether it masks all keys later than the query.
         padding: Whether it masks padding.
+        direction: The direction of its mask of positions, if that is known and triangular.
     """
 
     causal: bool | None
     padding: bool | None
+    direction: Direction = ""
 
 
 @once_per_graph
@@ -523,10 +525,11 @@ def attentions_with_masks(
         # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
         may_be = unsure or any(flow.depends_on_input(node.id) for node in calls)
         masks = attention.id, attention.axes, attention.masks, attention.constants
-        causal = masks_the_future(graph, flow, *masks)
+        causal, direction = visible_keys(graph, flow, *masks)
         return Masked(
             causal=None if causal is False and not attention.has_known_masks else causal,
             padding=True if "padding" in hints else None if may_be else False,
+            direction=direction if attention.has_known_masks else "",
         )
 
     masked = {attention.id: masked_by(attention) for attention in attentions}

@@ -67,10 +67,10 @@ class Constant:
         value: A plain Python value; None for an array.
         shape: The shape of an array.
         dtype: The dtype of an array.
-        pattern: The values of an array in words: "zeros", "ones", "lower triangular" (1, and 0
-            above), "hides the upper triangle" (0, and large negative numbers above), "upper
-            triangular", "strictly upper triangular", "counting" (0, 1, 2, ...), "sinusoids", or "";
-            "" for weights, which training changes.
+        pattern: The values of an array in words: "zeros", "ones", "counting" (0, 1, 2, ...),
+            "sinusoids", one of `plots.mask_values.TRIANGLES`, such as "lower triangular" (1, and 0
+            above) and "hides the upper triangle" (0, and large negative numbers above), or ""; ""
+            for weights, which training changes.
         digest: Hash of the values of an array; None if they are unknown, if they are weights, or if
             the other fields determine them.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import JOINS, is_identity_like
@@ -23,8 +23,47 @@ _MOST = 2_000_000
 _HIDDEN = -1e3
 """Largest score of a key that is masked."""
 
-VALUE_PATTERNS = ("lower triangular", "hides the upper triangle", "ones", "zeros", "counting")
+
+class Triangle(NamedTuple):
+    """A pattern of a triangular mask.
+
+    Attributes:
+        is_added: Whether it holds 0 and large negative numbers, not 1 and 0.
+        is_upper: Whether keys from a diagonal on are seen, or else those up to it.
+        k: The diagonal: 0 for that of keys at the position of the query, 1 for the next one.
+    """
+
+    is_added: bool
+    is_upper: bool
+    k: int
+
+    def seen(self, queries: int, keys: int) -> Any:
+        """Return which keys each query sees, as a boolean array (queries, keys)."""
+        import numpy as np
+
+        lower = np.tri(queries, keys, self.k - self.is_upper, dtype=bool)
+        return ~lower if self.is_upper else lower
+
+
+TRIANGLES = {
+    "lower triangular": Triangle(False, False, 0),
+    "strictly lower triangular": Triangle(False, False, -1),
+    "lower triangular and the diagonal above": Triangle(False, False, 1),
+    "upper triangular": Triangle(False, True, 0),
+    "strictly upper triangular": Triangle(False, True, 1),
+    "hides the upper triangle": Triangle(True, False, 0),
+    "hides the upper triangle and the diagonal": Triangle(True, False, -1),
+    "hides the upper triangle but the first diagonal": Triangle(True, False, 1),
+    "hides the lower triangle": Triangle(True, True, 0),
+    "hides the lower triangle and the diagonal": Triangle(True, True, 1),
+}
+"""Patterns of triangular masks."""
+
+VALUE_PATTERNS = (*TRIANGLES, "ones", "zeros", "counting")
 """Patterns of arrays (`Constant.pattern`), and traits of layers, that tell all values."""
+
+Direction = Literal["causal", "ahead", "later", ""]
+"""What a mask of positions shows: no later key, the next one as well, none that is earlier."""
 
 
 class _NeutralError(Exception):
@@ -35,15 +74,27 @@ class _UnknownError(_NeutralError):
     """A value may be anything."""
 
 
-def masks_the_future(
+class Visible(NamedTuple):
+    """What the masks of positions of an attention show.
+
+    Attributes:
+        causal: Whether they hide all keys later than the query; None if it is unknown.
+        direction: The direction, if all of the mask is known and triangular.
+    """
+
+    causal: bool | None
+    direction: Direction = ""
+
+
+def visible_keys(
     graph: Graph,
     flow: Reachability,
     softmax: str,
     axes: tuple[int | None, int] | None,
     masks: Sequence[Edge],
     constants: Sequence[Constant],
-) -> bool | None:
-    """Return whether an attention hides all keys later than the query; None if it is unknown.
+) -> Visible:
+    """Return what the masks of an attention show.
 
     Args:
         graph: The graph.
@@ -54,7 +105,7 @@ def masks_the_future(
         constants: Masks and switches that are not tensors of the graph.
     """
     if any("causal" in constant.port and constant.value is True for constant in constants):
-        return True
+        return Visible(True, "causal")
     values = _Values(graph, flow)
     try:
         if axes is None:
@@ -62,13 +113,28 @@ def masks_the_future(
         else:
             visible = _moved(values.of(softmax, 0, as_softmax=True) > _HIDDEN, axes)
     except _NeutralError:
-        return None
+        return Visible(None)
+    unknown = Visible(None if values.is_unsure else False)
     if visible is None or visible.ndim < 2 or visible.all():
-        return None if values.is_unsure else False
+        return unknown
     queries, keys = visible.shape[-2:]
-    if queries == keys and not visible[..., ~_tri(queries, keys)].any() and visible.any():
-        return True
-    return None if values.is_unsure or queries != keys else False
+    if queries != keys:
+        return Visible(None)
+    if not visible[..., ~_tri(queries, keys)].any() and visible.any():
+        return Visible(True, "causal")
+    return unknown if values.is_unsure else Visible(False, _direction(visible))
+
+
+def _direction(visible: Any) -> Direction:
+    """Return the direction of a mask that is not causal."""
+    import numpy as np
+
+    for triangle in TRIANGLES.values():
+        if (triangle.is_upper or triangle.k == 1) and not triangle.is_added:
+            seen = triangle.seen(*visible.shape[-2:])
+            if np.array_equal(visible, np.broadcast_to(seen, visible.shape)):
+                return "later" if triangle.is_upper else "ahead"
+    return ""
 
 
 def pattern_of_output(graph: Graph, flow: Reachability, node_id: str, output: int) -> str:
@@ -123,9 +189,9 @@ def _array(pattern: str, shape: Shape) -> Any:
         return np.full(sizes, float(pattern == "ones"))
     if pattern == "counting":
         return np.arange(math.prod(sizes), dtype=float).reshape(sizes)
-    if pattern in VALUE_PATTERNS:
-        seen = np.broadcast_to(_tri(*sizes[-2:]), sizes)
-        return seen * 1.0 if pattern == "lower triangular" else np.where(seen, 0.0, -1e9)
+    if pattern in TRIANGLES:
+        seen = np.broadcast_to(TRIANGLES[pattern].seen(*sizes[-2:]), sizes)
+        return np.where(seen, 0.0, -1e9) if TRIANGLES[pattern].is_added else seen * 1.0
     raise _UnknownError
 
 

@@ -18,7 +18,7 @@ from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
 from plots.diagnosis.projections import projection_behind, scalar_factor, up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_additive_merge
+from plots.layers import FUSED_ATTENTION, is_additive_merge
 from plots.traversal import reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
@@ -150,6 +150,39 @@ def _is_attended(graph: Graph, attention: Attention, over: set[int]) -> bool:
     """
     origins = axis_origins(graph)[attention.id, 0]
     return len(origins) > 3 or any("position" in kinds(origins[axis]) for axis in over)
+
+
+@diagnosis_rule("one_key")
+def one_key(graph: Graph) -> Iterator[Note]:
+    """An attention in one call has a single key, whose weight is always 1."""
+    places: dict[bool, list[str]] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        if attention.is_one_call and attention.has_known_masks and _has_one_key(graph, attention):
+            places.setdefault(attention.is_self, []).append(attention.id)
+    for is_self, ids in places.items():
+        text = (
+            f"A softmax over an axis of size 1: {named(graph, ids)} attends to one key, whose "
+            "weight is always 1, so that the output is the projected value, and queries and keys "
+            "change nothing."
+        )
+        if is_self:
+            yield finding(
+                ids,
+                f"{text} Attend over the axis that has several positions: (b, t, d), with t > 1.",
+                f"{_VASWANI}.1",
+            )
+        else:
+            yield remark(ids, f"{text} To add one vector, a Dense is enough.", f"{_VASWANI}.1")
+
+
+def _has_one_key(graph: Graph, attention: Attention) -> bool:
+    node, shape = graph.node(attention.id), attention.keys[0].tensor.shape
+    if any("cache" in edge.port for edge in graph.incoming[node.id]) or len(shape) < 3:
+        return False
+    axes = node.config.get("attention_axes") or range(1, len(shape) - 1)
+    if node.is_a(FUSED_ATTENTION):
+        axes = [1]
+    return all(shape[axis] == 1 for axis in ([axes] if isinstance(axes, int) else axes))
 
 
 @diagnosis_rule("heads_and_positions_mixed")

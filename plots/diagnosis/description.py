@@ -190,7 +190,7 @@ def _title(
     """Return "Transformer", and what the masks show it to be."""
     if len(parts) > 1:
         return "Transformer encoder-decoder"
-    causal = {masked[a.id].causal for own in parts.values() for a in own if a.is_self}
+    causal = {_is_causal(masked[a.id]) for own in parts.values() for a in own if a.is_self}
     if causal == {True}:
         return "Transformer decoder"
     return "Transformer encoder" if causal == {False} and not crosses else "Transformer"
@@ -235,11 +235,16 @@ def _attentions_in_words(
         selves = [attention for attention in own if attention.is_self]
         if channels := [a for a in selves if _is_between_channels(graph, a)]:
             kinds.append(f"attention between channels{where}")
-        rest = [masked[a.id].causal for a in selves if a not in channels]
+        rest = [_is_causal(masked[a.id]) for a in selves if a not in channels]
         if rest:
             kinds.append(f"{_direction_in_words(rest)}{where}")
     has_cross = any(not attention.is_self for own in parts.values() for attention in own)
     return ", ".join(kinds + ["cross-attention"] * has_cross)
+
+
+def _is_causal(masked: Masked) -> bool | None:
+    """Return whether an attention is causal; None if it is neither, nor sees both directions."""
+    return None if masked.direction == "later" else masked.causal
 
 
 def _direction_in_words(causal: Sequence[bool | None]) -> str:

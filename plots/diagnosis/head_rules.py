@@ -155,6 +155,24 @@ def softmax_of_softmax(graph: Graph) -> Iterator[Note]:
             )
 
 
+@diagnosis_rule("clipped_logits")
+def clipped_logits(graph: Graph) -> Iterator[Note]:
+    """The softmax or sigmoid of a head takes the output of a ReLU."""
+    for output, _ in dict.fromkeys(graph.outputs):
+        last = _last_call(graph, output)
+        activation = activation_of(last) if last.class_name not in LINEAR_PROJECTIONS else ""
+        if activation in ("softmax", "sigmoid") and len(graph.incoming[last.id]) == 1:
+            before = _last_call(graph, graph.incoming[last.id][0].source)
+            if activation_of(before) in _CLIPPED:
+                yield finding(
+                    [last.id, before.id],
+                    f"ReLU on logits: {named(graph, [last.id])} takes the output of "
+                    f"{named(graph, [before.id])}, which has no negative numbers, so that the "
+                    f"{activation} cannot make a class unlikely. Leave the ReLU out.",
+                    _SOFTMAX,
+                )
+
+
 @diagnosis_rule("softmax_over_one")
 def softmax_over_one(graph: Graph) -> Iterator[Note]:
     """A softmax over an axis of size 1, which returns 1 whatever it takes."""

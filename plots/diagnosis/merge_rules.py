@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from plots.annotations import Note, SkipPath
+from plots.diagnosis.head_rules import activation_of
 from plots.diagnosis.projections import DROPOUTS, past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Edge, Graph, Node
@@ -21,6 +22,7 @@ from plots.layers import (
 from plots.skips import residual_streams
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
+_IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
 _LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
 _DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
 _DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
@@ -46,10 +48,11 @@ def added_twice(graph: Graph) -> Iterator[Note]:
                 f"{named(graph, twice)} {max(terms.values())} times. Add it once: x + f(x)."
             )
         else:
-            verb = "subtracts" if is_subtraction(merges[0]) else "adds"
+            verb = "subtract" if is_subtraction(merges[0]) else "add"
+            verb += "s" * (len(ids) == 1)
             text = (
                 f"A tensor added to itself: {named(graph, ids)} {verb} {named(graph, twice)} "
-                f"{'from' if verb == 'subtracts' else 'to'} itself, so what should have been the "
+                f"{'from' if is_subtraction(merges[0]) else 'to'} itself, so what should have been the "
                 "other input is lost. Merge the input of a sublayer and its output: x + f(x)."
             )
         yield finding([*ids, *twice], text, _RESIDUAL)
@@ -110,6 +113,26 @@ def _is_pointwise(node: Node) -> bool:
     sizes = {*node.config.get("kernel_size", ()), *node.config.get("strides", ())}
     is_last = node.config.get("data_format") == "channels_last"
     return sizes == {1} and is_last and node.config.get("groups", 1) == 1
+
+
+@diagnosis_rule("branch_ends_with_relu")
+def branch_ends_with_relu(graph: Graph) -> Iterator[Note]:
+    """The branches of residual blocks end with a ReLU, so that they can only add."""
+    places: dict[str, None] = {}
+    for path in graph.skip_paths:
+        ends = [e for e in graph.incoming[path.target] if e.source in path.bypassed]
+        for edge in ends if is_additive_merge(graph.node(path.target)) else ():
+            last = past_dropouts(graph, edge)
+            if last is not None and activation_of(last) in ("relu", "relu6"):
+                places[last.id] = None
+    if places:
+        yield remark(
+            places,
+            f"A residual branch that ends with a ReLU: {named(graph, [*places])} returns no "
+            "negative numbers, so the branch can only add to the stream, which grows with the "
+            "depth. Put the ReLU before the last layer of the branch, or after the merge.",
+            _IDENTITY,
+        )
 
 
 # Siblings ---------------------------------------------------------------------------------------

@@ -10,16 +10,18 @@ from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size,
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
+from plots.mask_values import TRIANGLES
 from plots.traversal import reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
+_NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend to"
 _SMALL = -50.0
 """Masked scores have to be well below all others; exp(-50) is 2e-22."""
 
 _COMPARISONS = frozenset({"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"})
 _KEEPS_FLAGS = SHAPE_CHANGES | TRANSPOSITIONS | {"BroadcastTo", "Cast", "Repeat", "Tile"}
-_FLAGS = ("lower triangular", "upper triangular", "strictly upper triangular")
+_FLAGS = frozenset(name for name, triangle in TRIANGLES.items() if not triangle.is_added)
 
 
 @diagnosis_rule("masked_scores")
@@ -128,26 +130,46 @@ def _varies_over_keys(graph: Graph, attention: Attention, node: Node) -> bool:
 
 @diagnosis_rule("constant_mask")
 def constant_mask(graph: Graph) -> Iterator[Note]:
-    """A constant mask hides no key, or all keys that are not later than the query."""
+    """A constant mask hides no key."""
+    places = [
+        node.id
+        for attention in attentions_with_masks(graph)[0]
+        for node in map(graph.node, (attention.id, *attention.masking))
+        if "ones" in [_shown(node, c, attention) for c in node.constants]
+    ]
+    if places:
+        yield finding(
+            places,
+            f"A mask that hides no key: that of {named(graph, places)}; its values are all the "
+            "same. Leave it out, or compute it.",
+            _KERAS,
+        )
+
+
+@diagnosis_rule("triangle_of_the_mask")
+def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
+    """A triangular mask shows later keys: all of them and no earlier ones, or the next one."""
+    attentions, _, masked = attentions_with_masks(graph)
     places: dict[str, list[str]] = {}
-    for attention in attentions_with_masks(graph)[0]:
-        steps = [graph.node(node_id) for node_id in (attention.id, *attention.masking)]
-        for node in steps:
-            for constant in node.constants:
-                pattern = _shown(node, constant, attention)
-                if pattern in ("ones", "strictly upper triangular"):
-                    places.setdefault(pattern, []).append(node.id)
-    for pattern, ids in places.items():
-        what, why = {
-            "ones": ("hides no key", "its values are all the same. Leave it out, or compute it"),
-            "strictly upper triangular": (
-                "shows the future only",
-                "it is true above the diagonal, where keys are later than the query, and the last "
-                "query sees no key at all. Keras takes true for keys that are seen: "
-                "np.tri(length), or use_causal_mask=True",
-            ),
-        }[pattern]
-        yield finding(ids, f"A mask that {what}: that of {named(graph, ids)}; {why}.", _KERAS)
+    for attention in attentions:
+        places.setdefault(masked[attention.id].direction, []).append(attention.id)
+    later, ahead = places.get("later", []), places.get("ahead", [])
+    if later and "causal" not in places:  # two directions side by side are meant
+        yield finding(
+            later,
+            f"A triangular mask the wrong way round: that of {named(graph, later)} shows the "
+            "future only, keys from the position of the query on, and hides the earlier ones. "
+            "Masks that are true or 0 at keys to attend to are lower triangular: np.tri(length), "
+            "or use_causal_mask=True.",
+            _NO_FUTURE,
+        )
+    if ahead:
+        yield finding(
+            ahead,
+            f"A causal mask off by one: that of {named(graph, ahead)} also shows the key one after "
+            "the query, which is the token to predict. Take the diagonal k=0: np.tri(length).",
+            _NO_FUTURE,
+        )
 
 
 def _shown(node: Node, constant: Constant, attention: Attention) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 
 from plots.annotations import Note
@@ -10,9 +10,9 @@ from plots.attentions import attentions_with_masks, has_way_around, position_flo
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.graph import Graph, Node
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
-from plots.layers import is_attention
+from plots.layers import is_additive_merge, is_attention, is_identity_like, is_norm
 from plots.skips import Stream, residual_streams
-from plots.traversal import Reachability, reachability
+from plots.traversal import Reachability, data_flow, reachability
 
 _RESIDUAL = (
     "He et al. 2016, Deep Residual Learning for Image Recognition, section 3; "
@@ -101,6 +101,60 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
                 "x = x + attention(x), then x = x + f(x).",
                 _RESIDUAL,
             )
+
+
+@diagnosis_rule("takes_a_branch")
+def takes_a_branch(graph: Graph) -> Iterator[Note]:
+    """A sublayer takes the output of the one before it, and not the stream that it is added to."""
+    flow = data_flow(graph)
+    up_to_merges = data_flow(graph, stop=is_additive_merge)
+    ends_at = {path.target: path for path in graph.skip_paths if not path.projected}
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        terms = [edge.source for edge in graph.incoming[node.id]]
+        if not is_additive_merge(node) or len(terms) != 2:
+            continue
+        for stream, branch in (terms, terms[::-1]):
+            before = _merge_before(graph, stream, ends_at)
+            if before is None or flow.depends(branch, on=before):
+                continue
+            outputs = [i for i in graph.incoming[before] if i.source in ends_at[before].bypassed]
+            for own in outputs:
+                inside = up_to_merges.between(own.source, [branch])
+                if inside and _is_sublayer(graph, inside, stream != before):
+                    found[node.id] = own.source
+    if found:
+        yield finding(
+            [*found, *found.values()],
+            f"A sublayer that takes a branch in the place of the stream: what is added at "
+            f"{named(graph, [*found])} is computed from the output of "
+            f"{named(graph, [*found.values()])} before it is merged, so it does not see the rest of "
+            "the stream. Take the output of the merge: x = norm(x + y), then f(x), not f(y).",
+            _RESIDUAL,
+        )
+
+
+def _merge_before(graph: Graph, node_id: str, merges: Collection[str]) -> str | None:
+    """Return the merge whose sum a call returns, up to identities and norms; None if none does."""
+    node = graph.node(node_id)
+    while node.id not in merges:
+        is_passed = is_identity_like(node) or is_norm(node)
+        if not is_passed or len(graph.incoming[node.id]) != 1:
+            return None
+        node = graph.node(graph.incoming[node.id][0].source)
+    return node.id
+
+
+def _is_sublayer(graph: Graph, inside: Iterable[str], is_normed: bool) -> bool:
+    """Return whether calls are a sublayer of their own, unlike a narrow adapter, y + f(y)."""
+    parts = [graph.node(i) for i in inside if is_sublayer_part(graph.node(i))]
+    if not parts:
+        return False
+    narrows = [
+        (graph.incoming[node.id][0].tensor.shape[-1] or 0) > (node.outputs[0].shape[-1] or 0)
+        for node in parts
+    ]
+    return is_normed or any(map(is_attention, parts)) or not narrows[0]
 
 
 def _is_stack_without_skip_paths(graph: Graph) -> bool:

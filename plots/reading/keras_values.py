@@ -15,6 +15,7 @@ from typing import Any
 from plots.annotations import Declaration
 from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
 from plots.layers import check_shapes, parse_declaration
+from plots.mask_values import TRIANGLES
 from plots.reading.arrays import description_of
 from plots.reading.keras_calls import parameter_names
 
@@ -249,13 +250,9 @@ def _pattern(array: Any) -> str:
     # Additive masks hold 0 at visible positions and a large negative number elsewhere.
     is_added = array.dtype.kind == "f" and array.min() < -1000
     seen = array == 0 if is_added else array == 1
-    later = np.triu(np.ones(array.shape[-2:], "bool"), 1)
-    for pattern, triangle in (
-        ("hides the upper triangle" if is_added else "lower triangular", ~later),
-        ("strictly upper triangular", later),
-        ("upper triangular", np.triu(np.ones_like(later))),
-    ):
-        if np.array_equal(seen, np.broadcast_to(triangle, array.shape)):
+    for pattern, triangle in TRIANGLES.items():
+        shown = np.broadcast_to(triangle.seen(*array.shape[-2:]), array.shape)
+        if triangle.is_added == is_added and np.array_equal(seen, shown):
             return pattern
     return "sinusoids" if array.dtype.kind == "f" and _are_sinusoids(array) else ""
 
