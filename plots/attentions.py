@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from plots.annotations import SkipPath
-from plots.graph import Constant, Edge, Graph, Node, Tensor
+from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import (
     ATTENTION_LAYERS,
     FUSED_ATTENTION,
@@ -22,23 +22,20 @@ from plots.layers import (
     PRODUCTS,
     is_additive_merge,
     is_attention,
-    is_softmax,
 )
 from plots.mask_values import Direction, visible_keys
 from plots.skips import skip_paths
+from plots.softmaxes import ELEMENTWISE, float_inputs, is_float, softmax_axes
 from plots.traversal import Reachability, data_flow, once_per_graph
 
 _MOST_STEPS = 16
 """Most calls between the softmax and the scores, and between the softmax and the values."""
 
 _JOINS = frozenset({"Concatenate", "Stack"})
-_MERGES = frozenset({"Add", "Maximum", "Minimum", "Multiply", "Subtract"})
-_ELEMENTWISE = _MERGES | {"Average", "Divide", "TrueDivide", "Where"}
 _LAYOUT = frozenset(
     {"ExpandDims", "Moveaxis", "Permute", "Reshape", "Squeeze", "Swapaxes", "Transpose"}
 )
 _REDUCTIONS = frozenset({"Mean", "Sum"})
-_KEEPS_SUMS = frozenset({"Add", "ExpandDims", "Maximum"})  # with a small constant, for one
 _ROLES = {"inputs.0": "query", "inputs.1": "value", "inputs.2": "key"}  # of keras.layers.Attention
 _QUERY_MASKS = frozenset({"query_mask", "mask.0"})
 
@@ -112,7 +109,7 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
         node.id
         for node in graph.nodes
         if by_value.depends_on_input(node.id)
-        and any(_is_float(tensor) for tensor in node.outputs)
+        and any(is_float(tensor) for tensor in node.outputs)
         and max(len(tensor.shape) for tensor in node.outputs) > 2
     }
 
@@ -194,7 +191,7 @@ def has_way_around(graph: Graph, flow: Reachability, node_id: str) -> bool:
     """
     followed = {edge.id for edges in flow.incoming.values() for edge in edges}
     around = Reachability(graph, lambda edge: edge.id in followed, lambda n: n.id == node_id)
-    sequences = [i for i in flow.ancestors(node_id) if _is_float(graph.node(i).outputs[0])]
+    sequences = [i for i in flow.ancestors(node_id) if is_float(graph.node(i).outputs[0])]
     met = {*around.descendants(*sequences)} if sequences else set()
     return not met.isdisjoint({*flow.descendants(node_id)} - {node_id})
 
@@ -234,7 +231,7 @@ def _in_one_call(graph: Graph, node: Node) -> Attention | None:
         constants=(causal, *node.constants),
         lengths=(query_length, key_length) if are_known else None,
         has_known_masks=node.role == "attention"
-        or (not node.call_class and node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION),
+        or (not node.call_class and node.operation in ATTENTION_LAYERS | FUSED_ATTENTION),
     )
 
 
@@ -279,38 +276,6 @@ def _value_flow(graph: Graph) -> Reachability:
     return data_flow(graph)
 
 
-def softmax_axes(graph: Graph, node: Node) -> tuple[int, ...]:
-    """Return the axes of a softmax, also of one in steps, exp(x) / sum(exp(x)); () for others."""
-    rank = len(node.outputs[0].shape)
-    if not rank:
-        return ()
-    if is_softmax(node):
-        axes = node.config.get("axis", -1)
-    elif node.class_name in ("Divide", "TrueDivide") and len(graph.incoming[node.id]) == 2:
-        given, total = (graph.node(edge.source) for edge in graph.incoming[node.id])
-        while total.class_name in _KEEPS_SUMS and len(graph.incoming[total.id]) == 1:
-            total = graph.node(graph.incoming[total.id][0].source)
-        edges = graph.incoming[total.id] if total.class_name == "Sum" else ()
-        is_its_sum = any(edge.source == given.id for edge in edges)
-        axes = total.config.get("axis") if is_its_sum and _is_of_exp(graph, given) else ()
-    else:
-        return ()
-    axes = [axes] if isinstance(axes, int) else axes or ()
-    return tuple(axis % rank for axis in axes if isinstance(axis, int))
-
-
-def _is_of_exp(graph: Graph, node: Node) -> bool:
-    """Return whether a call returns exponentials, which may be masked."""
-    while node.class_name in _ELEMENTWISE and graph.incoming[node.id]:
-        floats = _float_inputs(graph, node)
-        if not floats:
-            return False
-        node = graph.node(floats[0].source)
-    return node.class_name == "Exp" or (
-        node.class_name == "Activation" and node.activation in ("exp", "exponential")
-    )
-
-
 def _steps_to_scores(graph: Graph, node: Node, most: int, seen: set[str]) -> list[Node] | None:
     """Return the calls from `node` back to the one that combines queries and keys, both included.
 
@@ -318,7 +283,7 @@ def _steps_to_scores(graph: Graph, node: Node, most: int, seen: set[str]) -> lis
     """
     for edge in graph.incoming[node.id] if most else ():
         source = graph.node(edge.source)
-        if source.id in seen or not _is_float(edge.tensor) or not _keeps_values(edge, node):
+        if source.id in seen or not is_float(edge.tensor) or not _keeps_values(edge, node):
             continue
         seen.add(source.id)
         if _is_product(graph, source):
@@ -338,7 +303,7 @@ def _steps_to_sum(graph: Graph, node: Node) -> list[Node] | None:
     """Return the calls from the projection of additive scores back to queries + keys."""
     steps = [node]
     while len(steps) <= _MOST_STEPS:
-        edges = _float_inputs(graph, steps[-1])
+        edges = float_inputs(graph, steps[-1])
         kept = [edge for edge in edges if len(steps) == 1 or _keeps_values(edge, steps[-1])]
         if not kept:
             return None
@@ -366,11 +331,11 @@ def _weighted_values(
         is_larger = edge.tensor.shape != target.outputs[0].shape
         if len(values) == 1 and target.is_a({"Multiply"}) and is_larger:
             following = (graph.node(e.target) for e in graph.outgoing[target.id])
-            sums = [after.id for after in following if after.class_name in _REDUCTIONS]
+            sums = [after.id for after in following if after.operation in _REDUCTIONS]
             if sums:
                 return [edge], sums[0], values
-        is_product = is_larger and not target.is_a(_ELEMENTWISE)
-        if len(values) == 1 and (is_product or target.class_name in PRODUCTS):
+        is_product = is_larger and not target.is_a(ELEMENTWISE)
+        if len(values) == 1 and (is_product or target.operation in PRODUCTS):
             return [edge], target.id, values
         if target.id not in seen and not target.parameters and _keeps_values(edge, target):
             seen.add(target.id)
@@ -383,14 +348,14 @@ def _weighted_values(
 def _is_product(graph: Graph, node: Node) -> bool:
     """Return whether a call may be a product of queries and keys."""
     factors, shape = _factors(graph, node), node.outputs[0].shape
-    if len(factors) != 2 or node.is_a(_ELEMENTWISE):
+    if len(factors) != 2 or node.is_a(ELEMENTWISE):
         return False
-    return node.class_name in PRODUCTS or all(edge.tensor.shape != shape for edge in factors)
+    return node.operation in PRODUCTS or all(edge.tensor.shape != shape for edge in factors)
 
 
 def _reduces_width(graph: Graph, node: Node) -> bool:
     """Return whether a call maps the last axis of one tensor to one number, as v · x does."""
-    edges = _float_inputs(graph, node)
+    edges = float_inputs(graph, node)
     if len(edges) != 1 or not node.is_a(_REDUCTIONS | PRODUCTS | {"Dense", "EinsumDense"}):
         return False
     *positions, width = edges[0].tensor.shape or (1,)
@@ -401,21 +366,13 @@ def _reduces_width(graph: Graph, node: Node) -> bool:
 def _keeps_values(edge: Edge, target: Node) -> bool:
     """Return whether a call may pass a tensor on: changed number by number, or its layout only."""
     same_shape = edge.tensor.shape == target.outputs[0].shape
-    return target.class_name in _LAYOUT or (same_shape and target.class_name not in PRODUCTS)
+    return target.operation in _LAYOUT or (same_shape and target.operation not in PRODUCTS)
 
 
 def _factors(graph: Graph, node: Node) -> list[Edge]:
     """Return the edges of the tensors that a call without weights combines."""
-    combines = not node.parameters and node.class_name not in _JOINS
-    return _float_inputs(graph, node) if combines else []
-
-
-def _float_inputs(graph: Graph, node: Node) -> list[Edge]:
-    return [edge for edge in graph.incoming[node.id] if _is_float(edge.tensor)]
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return "float" in tensor.dtype
+    combines = not node.parameters and node.operation not in _JOINS
+    return float_inputs(graph, node) if combines else []
 
 
 def _roles_in_scores(
@@ -443,7 +400,7 @@ def _roles_in_scores(
         shapes = (edge.tensor.shape for edge in factors)
         sizes = [shape[place] if -place <= len(shape) else 1 for shape in shapes]
         return not (sizes[0] != 1 and sizes[1] == 1), others
-    if scores.class_name in ("Dot", "Matmul"):  # axes of the second factor are last
+    if scores.operation in ("Dot", "Matmul"):  # axes of the second factor are last
         return key_origin != rank - 2, others
     return [edge.port for edge in factors] != ["key", "query"], others
 
@@ -456,11 +413,11 @@ def _axis_of_scores(axis: int, steps: Sequence[Node]) -> int:
         place = node.config.get("axis")
         if order is not None:
             axis = order[axis]
-        elif node.class_name == "ExpandDims" and isinstance(place, int):
+        elif node.operation == "ExpandDims" and isinstance(place, int):
             axis -= axis > place % rank
-        elif node.class_name == "Squeeze" and isinstance(place, int):
+        elif node.operation == "Squeeze" and isinstance(place, int):
             axis += axis >= place % rank_before
-        elif node.class_name in _LAYOUT:  # a reshape keeps the last axes
+        elif node.operation in _LAYOUT:  # a reshape keeps the last axes
             axis += rank_before - rank
     return axis
 
@@ -468,15 +425,15 @@ def _axis_of_scores(axis: int, steps: Sequence[Node]) -> int:
 def permutation(node: Node, rank: int) -> list[int] | None:
     """Return which axis of the input is at each place of the output; None if none is moved."""
     config, order = node.config, list(range(rank))
-    if node.class_name == "Transpose":
+    if node.operation == "Transpose":
         return [axis % rank for axis in config.get("axes") or order[::-1]]
-    if node.class_name == "Permute":
+    if node.operation == "Permute":
         return [0, *config["dims"]]
-    if node.class_name == "Swapaxes":
+    if node.operation == "Swapaxes":
         first, second = config["axis1"], config["axis2"]
         order[first], order[second] = order[second], order[first]
         return order
-    if node.class_name == "Moveaxis" and isinstance(config["source"], int):
+    if node.operation == "Moveaxis" and isinstance(config["source"], int):
         order.insert(config["destination"] % rank, order.pop(config["source"]))
         return order
     return None
@@ -514,7 +471,7 @@ def attentions_with_masks(
     attentions = find_attentions(graph)
     flow = query_flow(graph, attentions)
     behind = Reachability(graph, stop=_is_trained)
-    only_masks = _inputs_of_masks(graph, attentions, flow)
+    only_masks = inputs_of_masks(graph, attentions)
 
     def masked_by(attention: Attention) -> Masked:
         starts = {edge.source for edge in attention.masks}
@@ -545,9 +502,7 @@ def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, M
     }
 
 
-def _inputs_of_masks(
-    graph: Graph, attentions: Iterable[Attention], flow: Reachability
-) -> frozenset[str]:
+def inputs_of_masks(graph: Graph, attentions: Iterable[Attention]) -> frozenset[str]:
     """Return the inputs of the model, a number for each position, that only masks depend on."""
     masks = {edge.id for attention in attentions for edge in attention.masks}
     others = data_flow(graph, without=masks)
@@ -562,7 +517,7 @@ def _hints_of_call(
 ) -> Iterator[_Hint]:
     if node.role == "padding_mask" or node.id in only_masks:
         yield "padding"
-    elif node.class_name in _ORDERS | {"Equal", "NotEqual"}:
+    elif node.operation in _ORDERS | {"Equal", "NotEqual"}:
         # Of two operands one is the id of the padding or the length of the sequences, if only the
         # other one depends on values. Of two positions, neither or both depend on values.
         values = [flow.depends_on_input(edge.source) for edge in graph.incoming[node.id]]

@@ -193,6 +193,11 @@ class Node:
         return self.declaration.role if self.declaration is not None else ""
 
     @property
+    def operation(self) -> str:
+        """The class, if it tells what the call computes; "" for one that defines `call` anew."""
+        return "" if self.call_class else self.class_name
+
+    @property
     def activation(self) -> str | None:
         """Name of the activation function in the configuration, or None."""
         activation = self.config.get("activation")
@@ -203,7 +208,15 @@ class Node:
         return str(activation).rpartition(">")[2] if activation is not None else None
 
     def is_a(self, class_names: frozenset[str] | set[str]) -> bool:
-        """Whether its class or one of its base classes is in `class_names`."""
+        """Whether it computes what one of `class_names` does.
+
+        That is whether its class or one of its base classes is among them. A class that defines
+        `call` anew may compute anything, unless it declares what it is like.
+        """
+        if self.call_class:
+            like = self.declaration.like if self.declaration is not None else ""
+            after = self.bases[self.bases.index(like) :] if like in self.bases else (like,)
+            return not class_names.isdisjoint(after)
         return self.class_name in class_names or not class_names.isdisjoint(self.bases)
 
 

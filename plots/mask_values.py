@@ -253,7 +253,7 @@ class _Values:
 
         shape = node.outputs[output].shape
         pattern = next((trait for trait in node.traits if trait in VALUE_PATTERNS), "")
-        if pattern or node.class_name in ("OnesLike", "ZerosLike"):
+        if pattern or node.operation in ("OnesLike", "ZerosLike"):
             return _array(pattern or node.class_name.removesuffix("Like").lower(), shape)
         if node.role == "causal_mask":
             return _array("lower triangular", shape)
@@ -278,8 +278,8 @@ class _Values:
             return np.where(np.asarray(mask) > 0, scores, -1e9) if hides else scores
         joins = [JOINS[trait] for trait in node.traits if trait in JOINS]
         joins += ["Add"] if node.role == "add" else []
-        rule = _RULES.get(joins[0] if joins else node.class_name)
-        if rule is None and is_identity_like(node) and node.class_name != "Negative":
+        rule = _RULES.get(joins[0] if joins else node.operation)
+        if rule is None and is_identity_like(node) and node.operation != "Negative":
             return self._first(node)
         if rule is None:
             depends = self.flow.depends_on_input(node.id)
@@ -308,16 +308,25 @@ class _Values:
                 found[edge.port] = error
         for constant in node.constants:
             try:
-                found[constant.port] = self._of_constant(constant)
+                found[constant.port] = self._of_constant(constant, node.outputs[0].shape)
             except _NeutralError as error:
                 found[constant.port] = error
         return found
 
-    def _of_constant(self, constant: Constant) -> Any:
+    def _of_constant(self, constant: Constant, result: Shape = ()) -> Any:
+        """Return the value of a constant.
+
+        Along axes that are free in `result`, a constant of an opened layer has the size for which
+        the layer was traced.
+        """
         if constant.shape:
             if constant.digest is None and not constant.pattern:
                 raise _NeutralError  # a weight
-            return _array(constant.pattern, constant.shape)
+            shape: Shape = constant.shape
+            if constant.pattern in TRIANGLES and len(shape) <= len(result):
+                axes = zip(shape, result[len(result) - len(shape) :], strict=True)
+                shape = tuple(None if free is None and size != 1 else size for size, free in axes)
+            return _array(constant.pattern, shape)
         return constant.value
 
     def neutral(self, *errors: Any) -> None:

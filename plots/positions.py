@@ -7,7 +7,7 @@ with queries and keys, as rotations do. Layers of KerasHub are known by their cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from plots.attentions import Attention
 from plots.graph import Constant, Edge, Graph, Node, Shape
@@ -16,8 +16,8 @@ from plots.layers import (
     is_additive_merge,
     is_identity_like,
     is_shape_only,
-    is_softmax,
 )
+from plots.softmaxes import calls_before_softmax
 from plots.traversal import Reachability, data_flow
 
 TRAIT = " positions"
@@ -37,6 +37,7 @@ _BY_CLASS = {  # of KerasHub
 }
 _MULTIPLIES = frozenset({"Multiply"})
 _SINES = frozenset({"Cos", "Sin"})
+_NOT_IN_ROTATIONS = frozenset({"Dense", "Einsum", "EinsumDense", "Matmul", "Softmax"})
 _ELEMENTWISE = frozenset(
     {"Add", "Cast", "Clip", "Cos", "Divide", "Exp", "Floor", "FloorDivide", "Log", "Maximum"}
     | {"Minimum", "Mod", "Multiply", "Negative", "Power", "Sin", "Subtract", "TrueDivide", "Where"}
@@ -50,7 +51,7 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
     """
     flow = data_flow(graph)
     tables = _Tables(graph, flow)
-    before_softmax = _before_softmax(graph)
+    before_softmax = calls_before_softmax(graph)
     in_masks = {edge.target for a in attentions for edge in a.masks} | before_softmax
     found: dict[str, None] = {}
     for node in graph.nodes:
@@ -63,6 +64,8 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
             found |= dict.fromkeys([known] if known else ["relative"] if is_bias else traits)
         elif _joins(node) and node.id not in in_masks:
             found |= dict.fromkeys(filter(None, [tables.added_by(node)]))
+    if len(graph.inputs) == 1 and not attentions and _only_rotates(graph, tables):
+        found["rotary"] = None
     for attention in attentions:
         if _is_biased(graph, tables, attention):
             found["relative"] = None
@@ -74,34 +77,34 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
 def _joins(node: Node) -> bool:
     """Return whether a call adds tensors, or joins their features."""
     rank = len(node.outputs[0].shape)
-    is_join = node.class_name == "Concatenate" and node.config.get("axis") in (-1, rank - 1)
+    is_join = node.operation == "Concatenate" and node.config.get("axis") in (-1, rank - 1)
     return rank > 2 and (is_additive_merge(node) or is_join)
-
-
-def _before_softmax(graph: Graph) -> set[str]:
-    """Return the calls between attention scores and their softmax."""
-    before = Reachability(graph, stop=lambda node: not _keeps_shape(graph, node))
-    ends = [node.id for node in graph.nodes if is_softmax(node)]
-    return {*before.ancestors(*ends)} if ends else set()
-
-
-def _keeps_shape(graph: Graph, node: Node) -> bool:
-    shapes = {edge.tensor.shape for edge in graph.incoming[node.id]}
-    return bool(shapes) and node.outputs[0].shape in shapes and not node.parameters
 
 
 def _is_biased(graph: Graph, tables: _Tables, attention: Attention) -> bool:
     """Return whether trained numbers for pairs of positions are added to the scores."""
-    for edge in attention.masks:
-        nodes = [graph.node(i) for i in (edge.source, *tables.flow.ancestors(edge.source))]
-        is_float = "float" in edge.tensor.dtype
-        is_fixed = not tables.flow.depends_on_input(edge.source)
-        axes = tables.axes_of(edge.source, edge.output)
-        has_pairs = {-1, -2} <= axes
+    for source, output in _fixed_terms(graph, tables, attention):
+        nodes = [graph.node(i) for i in (source, *tables.flow.ancestors(source))]
+        has_pairs = {-1, -2} <= tables.axes_of(source, output)
         is_known = any(_BY_ROLE.get(node.role) or TRAIT in str(node.traits) for node in nodes)
-        if is_float and is_fixed and has_pairs and not is_known:
+        if has_pairs and not is_known:
             return any(map(_is_trained, nodes))
     return False
+
+
+def _fixed_terms(graph: Graph, tables: _Tables, attention: Attention) -> Iterator[tuple[str, int]]:
+    """Yield the floats that depend on no input, of those that are added to the scores."""
+    waiting, seen = [*attention.masks], set[str]()
+    while waiting:
+        edge = waiting.pop()
+        if edge.id in seen or "float" not in edge.tensor.dtype:
+            continue
+        seen.add(edge.id)
+        node = graph.node(edge.source)
+        if not tables.flow.depends_on_input(edge.source):
+            yield edge.source, edge.output
+        elif is_additive_merge(node) or is_identity_like(node):
+            waiting += graph.incoming[edge.source]
 
 
 def _is_rotated(graph: Graph, tables: _Tables, attention: Attention) -> bool:
@@ -109,6 +112,21 @@ def _is_rotated(graph: Graph, tables: _Tables, attention: Attention) -> bool:
     if not attention.keys:
         return False
     return all(_turns(graph, tables, attention, e) for e in (attention.query, attention.keys[0]))
+
+
+def _only_rotates(graph: Graph, tables: _Tables) -> bool:
+    """Return whether a model, such as the inside of a layer, only multiplies by sines."""
+    shapes = {graph.node(i).outputs[k].shape for i, k in (*graph.outputs, (graph.inputs[0], 0))}
+    if len(shapes) > 1 or len(next(iter(shapes))) < 3 or any(map(_is_trained, graph.nodes)):
+        return False
+    products = 0
+    for node in graph.nodes:
+        if node.is_a(_MULTIPLIES) and tables.flow.depends_on_input(node.id):
+            operands = tables.fixed_operands(node)
+            products += any(-1 in axes and len(axes) > 1 for _, axes in operands)
+        elif tables.flow.depends_on_input(node.id) and node.is_a(_NOT_IN_ROTATIONS):
+            return False
+    return products > 1 and any(node.is_a(_SINES) for node in graph.nodes)
 
 
 def _turns(graph: Graph, tables: _Tables, attention: Attention, end: Edge) -> bool:
@@ -229,7 +247,7 @@ class _Tables:
         everything = frozenset(range(-rank, 0)) if rank < 3 else frozenset(range(1 - rank, 0))
         if node.is_a({"OnesLike", "ZerosLike", "FullLike"}):
             return frozenset()
-        if node.class_name == "Cumsum":
+        if node.operation == "Cumsum":
             return (
                 joined | {axis - rank if axis >= 0 else axis}
                 if isinstance(axis, int)
@@ -239,7 +257,7 @@ class _Tables:
             return frozenset(place - 1 for place in joined) | {-1}
         if node.is_a({"Dense"}) and edges:
             return joined | {-1}
-        if node.class_name == "ExpandDims" and isinstance(axis, int):
+        if node.operation == "ExpandDims" and isinstance(axis, int):
             place = axis if axis < 0 else axis - rank
             return frozenset(a if a > place else a - 1 for a in joined)
         if node.is_a(_ELEMENTWISE) or is_identity_like(node):

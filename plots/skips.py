@@ -35,6 +35,7 @@ from plots.layers import (
     is_subtraction,
 )
 from plots.registry import graph_plugin
+from plots.softmaxes import calls_before_softmax
 from plots.traversal import Reachability, data_flow, once_per_graph
 
 
@@ -118,12 +119,12 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
 def _terms(flow: Reachability, merge: Node) -> tuple[list[Value], list[Value]]:
     """Return the values that a merge adds up, and those between them and the merge."""
     edges, last = flow.incoming[merge.id], []
-    if merge.class_name in ("Sum", "Mean") and len(edges) == 1:
+    if merge.operation in ("Sum", "Mean") and len(edges) == 1:
         stack = flow.graph.node(edges[0].source)
         axes = (node.config.get("axis") for node in (merge, stack))
         rank = len(edges[0].tensor.shape)
         reduced, stacked = (axis % rank if isinstance(axis, int) else None for axis in axes)
-        if stack.class_name == "Stack" and stacked == reduced is not None:
+        if stack.operation == "Stack" and stacked == reduced is not None:
             edges, last = flow.incoming[stack.id], [(stack.id, 0)]
     if not (last or is_signed_merge(merge)):
         return [], []
@@ -171,12 +172,32 @@ def _is_added_again(
     given = flow.graph.node(node_id).outputs[output].shape
     shape = merge.outputs[0].shape
     middle = zip(given[1:-1], shape[1:-1], strict=False)
+    if _is_bias_of_scores(flow, source):
+        return True
     if len(given) < len(shape) > 2 or any(a == 1 and b not in (1, None) for a, b in middle):
         return len(given) == len(shape) or len(given) < 3
     if flow.depends_on_input(node_id) or not any(i in found for i in bypassed):
         return False
     takers = {taker for taker in flow.takers(*source) if is_signed_merge(flow.graph.node(taker))}
     return not takers.isdisjoint(bypassed)
+
+
+def _is_bias_of_scores(flow: Reachability, source: Value) -> bool:
+    """Return whether a value is only added to attention scores, as the relative positions of T5.
+
+    Scores that are added to those of a later block, as in RealFormer, go into a softmax themselves.
+    """
+    before = calls_before_softmax(flow.graph)
+    takers, waiting = [*flow.takers(*source)], [source]
+    while waiting:
+        value = waiting.pop()
+        for taker in flow.takers(*value):
+            node = flow.graph.node(taker)
+            if is_identity_like(node):
+                waiting.append((taker, 0))
+            elif not (is_signed_merge(node) and taker in before):
+                return False
+    return bool(takers)
 
 
 def _is_branch(
@@ -289,10 +310,10 @@ def _has_same_axes(line: Iterable[Node]) -> bool:
 def _axes(node: Node, rank: int) -> list[int] | None:
     """Return the axis of the input at each axis of the output of a transposition."""
     order = [*range(rank)]
-    if node.class_name == "Swapaxes":
+    if node.operation == "Swapaxes":
         a, b = node.config["axis1"], node.config["axis2"]
         order[a], order[b] = order[b], order[a]
-    elif node.class_name == "Moveaxis":
+    elif node.operation == "Moveaxis":
         source, target = node.config["source"], node.config["destination"]
         if not (isinstance(source, int) and isinstance(target, int)):
             return None

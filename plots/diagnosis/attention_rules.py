@@ -10,7 +10,6 @@ from plots.attentions import (
     Attention,
     attentions_with_masks,
     permutation,
-    softmax_axes,
 )
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
@@ -19,6 +18,7 @@ from plots.diagnosis.projections import projection_behind, scalar_factor, up_to_
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
+from plots.softmaxes import softmax_axes
 from plots.traversal import reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
@@ -126,9 +126,9 @@ def _summed_by_product(graph: Graph, node: Node, edge: Edge) -> tuple[set[int], 
     """Return the axes of an input of a product that are summed with the other, and alone."""
     edges = [e for e in graph.incoming[node.id] if not e.implicit]
     rank = len(edge.tensor.shape)
-    if node.class_name == "Matmul":
+    if node.operation == "Matmul":
         return {rank - 1 if edge.port == "x1" else rank - 2}, set()
-    if node.class_name not in EQUATIONS or len(edges) != 2:
+    if node.operation not in EQUATIONS or len(edges) != 2:
         return None
     axes = {e.port: tuple(range(len(e.tensor.shape))) for e in edges}
     call = CallWithAxes(node, axes, (tuple(range(len(node.outputs[0].shape))),))
@@ -191,7 +191,7 @@ def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
     attentions = attentions_with_masks(graph)[0]
     places: dict[str, list[str]] = {}
     for node in graph.nodes:
-        if node.class_name == "Reshape" and _mixes(graph, node):
+        if node.operation == "Reshape" and _mixes(graph, node):
             before = [a.id for a in attentions if _is_near(graph, node.id, a)]
             if before:
                 places.setdefault(before[0], []).append(node.id)
@@ -318,7 +318,7 @@ def _scale_in_words(graph: Graph, attention: Attention) -> str:
     edges = (attention.query, attention.keys[0])
     factors: list[float] = []
     if attention.is_one_call:
-        if scores.class_name != "DotProductAttention":
+        if scores.operation != "DotProductAttention":
             return ""
         given = scores.config.get("scale")
         size = edges[0].tensor.shape[-1]
@@ -336,7 +336,7 @@ def _scale_in_words(graph: Graph, attention: Attention) -> str:
         for node_id in attention.masking:
             node = graph.node(node_id)
             factor = scalar_factor(node)
-            if factor is None and node.class_name in ("Multiply", "Divide", "TrueDivide"):
+            if factor is None and node.operation in ("Multiply", "Divide", "TrueDivide"):
                 return ""  # a learned temperature, or a mask
             factors += [factor] if factor is not None else []
     if not isinstance(size, int) or size < 2:

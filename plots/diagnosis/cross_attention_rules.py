@@ -59,7 +59,7 @@ def keys_and_values_swapped(graph: Graph) -> Iterator[Note]:
     """Positions are added to queries and values, and not to keys, as in attention(q, k, v)."""
     found = []
     for attention in attentions_with_masks(graph)[0]:
-        if not attention.is_one_call or not attention.values:
+        if not (attention.is_one_call and attention.has_known_masks and attention.values):
             continue
         key, value, query = attention.keys[0], attention.values[0], attention.query
         added = _added_to(graph, value, (key.source, key.output))

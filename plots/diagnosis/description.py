@@ -342,7 +342,7 @@ def _may_hide_blocks(graph: Graph, closed: Sequence[Node], streams: Sequence[Str
     number = sum(len(stream.paths) for stream in streams)
     size = sum(node.parameters for node in nodes) / max(number, 1)
     large = [n for n in closed if n.kind == "model" or n.parameters >= size]
-    return any(node.call_class or node.class_name not in _EMBEDDINGS for node in large)
+    return any(node.call_class or node.operation not in _EMBEDDINGS for node in large)
 
 
 def _of_partly_opened(
@@ -361,14 +361,14 @@ def _of_partly_opened(
 
 def _are_transformer_layers(closed: Sequence[Node]) -> bool:
     """Return whether closed layers are those of KerasHub that are Transformer blocks."""
-    others = [node for node in closed if node.call_class or node.class_name not in _EMBEDDINGS]
+    others = [node for node in closed if node.call_class or node.operation not in _EMBEDDINGS]
     return bool(others) and all(
-        not node.call_class and node.class_name in _TRANSFORMER_LAYERS for node in others
+        not node.call_class and node.operation in _TRANSFORMER_LAYERS for node in others
     )
 
 
 def _of_transformer_layers(graph: Graph, closed: Sequence[Node]) -> str:
-    blocks = [node for node in closed if node.class_name in _TRANSFORMER_LAYERS]
+    blocks = [node for node in closed if node.operation in _TRANSFORMER_LAYERS]
     kinds = [k for k in ("Encoder", "Decoder") if any(k in node.class_name for node in blocks)]
     first = {node.config.get("normalize_first") for node in blocks}
     norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""

@@ -90,7 +90,7 @@ def baked_in_embedding(graph: Graph) -> Iterator[Note]:
         if node.is_a({"Embedding"})
     }
     for node in graph.nodes:
-        for constant in node.constants if node.class_name in PRODUCTS else ():
+        for constant in node.constants if node.operation in PRODUCTS else ():
             shape = constant.shape or ()
             embedding = embeddings.get(shape) or embeddings.get(shape[::-1])
             # The weights themselves, as einsum takes them, have no digest, and are trained.
@@ -109,7 +109,7 @@ def baked_in_embedding(graph: Graph) -> Iterator[Note]:
 
 def _is_differentiable(graph: Graph, edge: Edge) -> bool:
     target = graph.node(edge.target)
-    blocks = target.class_name in NOT_DIFFERENTIABLE or is_shape_only(target)
+    blocks = target.operation in NOT_DIFFERENTIABLE or is_shape_only(target)
     return "float" in edge.tensor.dtype and not blocks
 
 

@@ -138,7 +138,7 @@ def _on_classes(graph: Graph, output: str, loss: Loss) -> Note | None:
 def softmax_of_softmax(graph: Graph) -> Iterator[Note]:
     """A softmax or sigmoid takes the probabilities of another one."""
     for node in graph.nodes:
-        activation = activation_of(node) if node.class_name not in LINEAR_PROJECTIONS else ""
+        activation = activation_of(node) if node.operation not in LINEAR_PROJECTIONS else ""
         if activation not in ("softmax", "sigmoid") or len(graph.incoming[node.id]) != 1:
             continue
         before = graph.node(graph.incoming[node.id][0].source)
@@ -160,7 +160,7 @@ def clipped_logits(graph: Graph) -> Iterator[Note]:
     """The softmax or sigmoid of a head takes the output of a ReLU."""
     for output, _ in dict.fromkeys(graph.outputs):
         last = _last_call(graph, output)
-        activation = activation_of(last) if last.class_name not in LINEAR_PROJECTIONS else ""
+        activation = activation_of(last) if last.operation not in LINEAR_PROJECTIONS else ""
         if activation in ("softmax", "sigmoid") and len(graph.incoming[last.id]) == 1:
             before = _last_call(graph, graph.incoming[last.id][0].source)
             if activation_of(before) in _CLIPPED:
@@ -198,7 +198,7 @@ def norm_on_logits(graph: Graph) -> Iterator[Note]:
     losses = dict(zip(graph.outputs, graph.losses, strict=False))
     for place in graph.outputs:
         last, loss = _last_call(graph, place[0]), losses.get(place)
-        is_softmax_ = activation_of(last) == "softmax" and last.class_name not in LINEAR_PROJECTIONS
+        is_softmax_ = activation_of(last) == "softmax" and last.operation not in LINEAR_PROJECTIONS
         if is_softmax_ and graph.incoming[last.id]:
             last = _last_call(graph, graph.incoming[last.id][0].source)
         elif loss is None or not loss.from_logits:
@@ -237,6 +237,8 @@ def activation_of(node: Node) -> str:
         return "softmax"
     if node.is_a(LINEAR_PROJECTIONS | {"Activation"}):
         return node.activation or ""
+    if node.call_class:
+        return ""
     name = node.class_name.lower()
     names = {"leakyrelu": "leaky_relu", "logsoftmax": "log_softmax"}
     known = _BENT | {"sigmoid", "log_softmax"}
@@ -248,7 +250,7 @@ def _last_call(
 ) -> Node:
     """Return the call that computes the numbers of an output, past changes of their layout."""
     node = graph.node(output)
-    while is_identity_like(node) or node.class_name in layout - {"ExpandDims", "Ravel"}:
+    while is_identity_like(node) or node.operation in layout - {"ExpandDims", "Ravel"}:
         if not graph.incoming[node.id]:
             break
         node = graph.node(graph.incoming[node.id][0].source)

@@ -11,6 +11,7 @@ from plots.diagnosis.projections import DROPOUTS, past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
+    LINEAR_PROJECTIONS,
     is_additive_merge,
     is_identity_like,
     is_linear_projection,
@@ -52,8 +53,8 @@ def added_twice(graph: Graph) -> Iterator[Note]:
             verb += "s" * (len(ids) == 1)
             text = (
                 f"A tensor added to itself: {named(graph, ids)} {verb} {named(graph, twice)} "
-                f"{'from' if is_subtraction(merges[0]) else 'to'} itself, so what should have been the "
-                "other input is lost. Merge the input of a sublayer and its output: x + f(x)."
+                f"{'from' if is_subtraction(merges[0]) else 'to'} itself, so what should have been "
+                "the other input is lost. Merge the input of a sublayer and its output: x + f(x)."
             )
         yield finding([*ids, *twice], text, _RESIDUAL)
 
@@ -210,12 +211,8 @@ def _ahead(graph: Graph, node_id: str, starts: set[str]) -> bool:
 
 
 def _is_between_blocks(node: Node) -> bool:
-    return (
-        is_identity_like(node)
-        or is_norm(node)
-        or "Activation" in node.bases
-        or (node.class_name.lower() in ("activation", "relu", "relu6", "silu", "gelu", "leakyrelu"))
-    )
+    is_activation = bool(activation_of(node)) and not node.is_a(LINEAR_PROJECTIONS)
+    return is_identity_like(node) or is_norm(node) or is_activation
 
 
 # Dropouts ---------------------------------------------------------------------------------------

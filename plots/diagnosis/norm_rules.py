@@ -117,6 +117,8 @@ def norm_on_queries_alone(graph: Graph) -> Iterator[Note]:
     Or the other way round.
     """
     for attention in attentions_with_masks(graph)[0]:
+        if attention.is_one_call and not attention.has_known_masks:
+            continue  # it may normalise keys and values itself
         edges = {"queries": attention.query, "keys": attention.keys[0]}
         edges |= {"values": attention.values[0]} if attention.values else {}
         projects = graph.node(attention.id).parameters > 0

@@ -55,7 +55,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
         seen.add(node.id)
         edges = [e for e in graph.incoming[node.id] if "float" in e.tensor.dtype]
         factor = scalar_factor(node)
-        if node.parameters or is_norm(node) or node.class_name in _NORMALISES or not edges:
+        if node.parameters or is_norm(node) or node.operation in _NORMALISES or not edges:
             return None
         is_layout = is_identity_like(node) or node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS)
         is_rotated = is_rotated or not is_layout or len(edges) > 1
@@ -63,7 +63,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
             if is_rotated and factor != -1:
                 return None
             factors.append(factor)
-        elif node.class_name in ("Divide", "TrueDivide"):
+        elif node.operation in ("Divide", "TrueDivide"):
             return None
         waiting += edges
     if len(ends) != 1:
@@ -75,7 +75,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
 
 def scalar_factor(node: Node) -> float | None:
     """Return the constant that a call multiplies its input by; None if it does no such thing."""
-    if node.class_name not in ("Multiply", "Divide", "TrueDivide"):
+    if node.operation not in ("Multiply", "Divide", "TrueDivide"):
         return None
     for constant in node.constants:
         is_numeric = isinstance(constant.value, int | float) and not isinstance(
@@ -84,10 +84,10 @@ def scalar_factor(node: Node) -> float | None:
         if (
             is_numeric
             and constant.value
-            and (node.class_name == "Multiply" or constant.port == "x2")
+            and (node.operation == "Multiply" or constant.port == "x2")
         ):
             number = float(constant.value)
-            return number if node.class_name == "Multiply" else 1 / number
+            return number if node.operation == "Multiply" else 1 / number
     return None
 
 

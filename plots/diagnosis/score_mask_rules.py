@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plots.annotations import Note
-from plots.attentions import Attention, attentions_with_masks
+from plots.attentions import Attention, attentions_with_masks, inputs_of_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Constant, Edge, Graph, Node
@@ -31,14 +31,14 @@ def masked_scores(graph: Graph) -> Iterator[Note]:
     for attention in attentions_with_masks(graph)[0]:
         steps = [graph.node(node_id) for node_id in attention.masking]
         for node in steps:
-            if node.class_name == "Where":
+            if node.operation == "Where":
                 fill = _fill_of(node)
                 if fill is not None and fill > _SMALL:
                     places.setdefault(f"sets masked scores to {fill:g}", []).append(node.id)
             elif node.is_a({"Multiply"}) and _has_flags(graph, node):
                 others = [n for n in steps if n is not node and not n.is_a({"Multiply"})]
-                is_only = not any(is_additive_merge(n) or n.class_name == "Where" for n in others)
-                if is_only and not any(n.class_name == "Subtract" for n in others):
+                is_only = not any(is_additive_merge(n) or n.operation == "Where" for n in others)
+                if is_only and not any(n.operation == "Subtract" for n in others):
                     places.setdefault("multiplies scores by a mask of 0 and 1", []).append(node.id)
             elif is_additive_merge(node) and _has_flags(graph, node, constants=False):
                 places.setdefault("adds a mask of 0 and 1 to the scores", []).append(node.id)
@@ -71,9 +71,9 @@ def _has_flags(graph: Graph, node: Node, constants: bool = True) -> bool:
 
 def _is_flags(graph: Graph, edge: Edge) -> bool:
     node = graph.node(edge.source)
-    while node.class_name in _KEEPS_FLAGS and graph.incoming[node.id]:
+    while node.operation in _KEEPS_FLAGS and graph.incoming[node.id]:
         node = graph.node(graph.incoming[node.id][0].source)
-    return node.class_name in _COMPARISONS or node.outputs[0].dtype == "bool"
+    return node.operation in _COMPARISONS or node.outputs[0].dtype == "bool"
 
 
 @diagnosis_rule("masked_weights")
@@ -83,7 +83,7 @@ def masked_weights(graph: Graph) -> Iterator[Note]:
     for attention in attentions_with_masks(graph)[0]:
         steps = [graph.node(edge.target) for edge in attention.weighting[:-1]]
         is_divided = any(
-            node.class_name in ("Divide", "TrueDivide")
+            node.operation in ("Divide", "TrueDivide")
             and all(reached.depends(e.source, attention.id) for e in graph.incoming[node.id])
             and len(graph.incoming[node.id]) > 1
             for node in steps
@@ -91,7 +91,7 @@ def masked_weights(graph: Graph) -> Iterator[Note]:
         for node in steps if not is_divided else ():
             is_merge = is_additive_merge(node) or node.is_a({"Multiply"})
             is_mask = is_merge and _has_flags(graph, node)
-            is_mask = is_mask or (node.class_name == "Where" and _fill_of(node) is not None)
+            is_mask = is_mask or (node.operation == "Where" and _fill_of(node) is not None)
             is_mask = is_mask or (is_additive_merge(node) and _adds_large(graph, node))
             if is_mask and _varies_over_keys(graph, attention, node):
                 yield finding(
@@ -180,7 +180,7 @@ def _shown(node: Node, constant: Constant, attention: Attention) -> str:
     if node.id == attention.id and attention.is_one_call:
         is_mask = constant.port in ("attention_mask", "mask")
         return constant.pattern if is_mask else ""
-    shows = node.class_name == "Where" and constant.port == "condition"
+    shows = node.operation == "Where" and constant.port == "condition"
     hides_others = any(c.port == "x2" and c.value is not None for c in node.constants)
     return constant.pattern if shows and hides_others else ""
 
@@ -193,15 +193,17 @@ def mask_axes(graph: Graph) -> Iterator[Note]:
     """A mask is of another sequence than the keys, or lies along the queries."""
     foreign: dict[tuple[str, str], list[str]] = {}
     rows: list[str] = []
-    for attention in attentions_with_masks(graph)[0]:
+    attentions = attentions_with_masks(graph)[0]
+    sequences = _masked_sequences(graph, attentions)
+    for attention in attentions:
         found = [_axes_of_mask(graph, attention, edge) for edge in attention.masks]
         masks = [axes for axes in found if axes is not None]
         keys = _inputs(graph, sources(_key_origin(graph, attention)))
         for query_axis, key_axis in masks:
             others = _inputs(graph, sources(key_axis))
-            if keys and others and keys.isdisjoint(others) and kinds(key_axis) == {"position"}:
-                names = min(others), min(keys)
-                foreign.setdefault(names, []).append(attention.id)
+            if keys and others and kinds(key_axis) == {"position"}:
+                if keys.isdisjoint(set[str]().union(*(sequences[other] for other in others))):
+                    foreign.setdefault((min(others), min(keys)), []).append(attention.id)
             elif _is_constant(key_axis) and kinds(query_axis) == {"position"} and len(masks) == 1:
                 rows.append(attention.id)
     for (other, own), ids in foreign.items():
@@ -220,6 +222,26 @@ def mask_axes(graph: Graph) -> Iterator[Note]:
             "of the mask last: mask[:, None, :], not mask[:, :, None].",
             _KERAS,
         )
+
+
+def _masked_sequences(
+    graph: Graph, attentions: Iterable[Attention]
+) -> Mapping[str, Collection[str]]:
+    """Return the inputs whose positions are those of each input, as far as attentions show it.
+
+    An input that only masks depend on belongs to the keys of the first attention that it masks.
+    """
+    sequences: dict[str, Collection[str]] = {node_id: {node_id} for node_id in graph.inputs}
+    for mask in inputs_of_masks(graph, attentions):
+        own = (
+            _inputs(graph, sources(_key_origin(graph, attention)))
+            for attention in attentions
+            for edge in attention.masks
+            if (axes := _axes_of_mask(graph, attention, edge)) is not None
+            and mask in _inputs(graph, sources(axes[1]))
+        )
+        sequences[mask] = {mask, *next(filter(None, own), ())}
+    return sequences
 
 
 def _axes_of_mask(graph: Graph, attention: Attention, edge: Edge) -> tuple[Origin, Origin] | None:

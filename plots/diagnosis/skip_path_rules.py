@@ -128,8 +128,8 @@ def takes_a_branch(graph: Graph) -> Iterator[Note]:
             [*found, *found.values()],
             f"A sublayer that takes a branch in the place of the stream: what is added at "
             f"{named(graph, [*found])} is computed from the output of "
-            f"{named(graph, [*found.values()])} before it is merged, so it does not see the rest of "
-            "the stream. Take the output of the merge: x = norm(x + y), then f(x), not f(y).",
+            f"{named(graph, [*found.values()])} before it is merged, so it does not see the rest "
+            "of the stream. Take the output of the merge: x = norm(x + y), then f(x), not f(y).",
             _RESIDUAL,
         )
 

@@ -14,6 +14,7 @@ from unittest import mock
 
 from plots.annotations import counted
 from plots.graph import Shape
+from plots.layers import ATTENTION_LAYERS
 from plots.reading.keras_calls import (
     MaskOf,
     all_parameter_names,
@@ -476,7 +477,8 @@ def is_composite(layer: Any) -> bool:
 def is_unknown_without_weights(operation: Any) -> bool:
     """Return whether only tracing shows the work of a layer or operation without weights.
 
-    These are a `Lambda`, an `Activation` of a function, and layers and operations of your own.
+    These are a `Lambda`, an `Activation` of a function, layers of one model of KerasHub, and layers
+    and operations of your own.
     """
     import keras
 
@@ -484,7 +486,11 @@ def is_unknown_without_weights(operation: Any) -> bool:
         return False
     if isinstance(operation, keras.layers.Activation):
         return not getattr(operation.activation, "__module__", "").startswith("keras.")
-    return isinstance(operation, keras.layers.Lambda) or call_class(type(operation)) != ""
+    # KerasHub's layers for all models are known by their class, those of one model are not.
+    is_own = call_class(type(operation)) != "" or type(operation).__module__.startswith(
+        "keras_hub.src.models."
+    )
+    return isinstance(operation, keras.layers.Lambda) or is_own
 
 
 def is_unknown(operation: Any) -> bool:
@@ -502,7 +508,6 @@ def is_unknown(operation: Any) -> bool:
 
 
 def _is_attention(layer: Any) -> bool:
-    """Return whether the class of a layer is an attention of Keras or KerasHub by its name."""
-    # These attention layers have no common base class, but "Attention" in their names.
+    """Return whether a layer is an attention of Keras or KerasHub with query, key and value."""
     known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
-    return any("Attention" in base.__name__ for base in known)
+    return any(base.__name__ in ATTENTION_LAYERS for base in known)
