@@ -471,7 +471,7 @@ def attentions_with_masks(
     attentions = find_attentions(graph)
     flow = query_flow(graph, attentions)
     behind = Reachability(graph, stop=_is_trained)
-    only_masks = inputs_of_masks(graph, attentions)
+    only_masks = _inputs_of_masks(graph, attentions)
 
     def masked_by(attention: Attention) -> Masked:
         starts = {edge.source for edge in attention.masks}
@@ -502,7 +502,7 @@ def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, M
     }
 
 
-def inputs_of_masks(graph: Graph, attentions: Iterable[Attention]) -> frozenset[str]:
+def _inputs_of_masks(graph: Graph, attentions: Iterable[Attention]) -> frozenset[str]:
     """Return the inputs of the model, a number for each position, that only masks depend on."""
     masks = {edge.id for attention in attentions for edge in attention.masks}
     others = data_flow(graph, without=masks)

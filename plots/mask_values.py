@@ -323,7 +323,7 @@ class _Values:
             if constant.digest is None and not constant.pattern:
                 raise _NeutralError  # a weight
             shape: Shape = constant.shape
-            if constant.pattern in TRIANGLES and len(shape) <= len(result):
+            if constant.pattern in VALUE_PATTERNS and 1 < len(shape) <= len(result):
                 axes = zip(shape, result[len(result) - len(shape) :], strict=True)
                 shape = tuple(None if free is None and size != 1 else size for size, free in axes)
             return _array(constant.pattern, shape)

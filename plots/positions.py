@@ -56,9 +56,9 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
     found: dict[str, None] = {}
     for node in graph.nodes:
         traits = [t.removesuffix(TRAIT) for t in node.traits if t.endswith(TRAIT)]
-        known = _BY_ROLE.get(node.role) or (
-            _BY_CLASS.get(node.class_name) if not node.call_class else None
-        )
+        classes = () if node.call_class else (node.class_name, *node.bases)
+        by_class = next((_BY_CLASS[name] for name in classes if name in _BY_CLASS), "")
+        known = _BY_ROLE.get(node.role) or by_class
         if known or traits:
             is_bias = node.id in in_masks and traits
             found |= dict.fromkeys([known] if known else ["relative"] if is_bias else traits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plots.annotations import Note
-from plots.attentions import Attention, attentions_with_masks, inputs_of_masks
+from plots.attentions import Attention, attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Constant, Edge, Graph, Node
@@ -229,18 +229,17 @@ def _masked_sequences(
 ) -> Mapping[str, Collection[str]]:
     """Return the inputs whose positions are those of each input, as far as attentions show it.
 
-    An input that only masks depend on belongs to the keys of the first attention that it masks.
+    An input that is never attended to, such as a mask, belongs to the keys that it masks first.
     """
-    sequences: dict[str, Collection[str]] = {node_id: {node_id} for node_id in graph.inputs}
-    for mask in inputs_of_masks(graph, attentions):
-        own = (
-            _inputs(graph, sources(_key_origin(graph, attention)))
-            for attention in attentions
-            for edge in attention.masks
-            if (axes := _axes_of_mask(graph, attention, edge)) is not None
-            and mask in _inputs(graph, sources(axes[1]))
-        )
-        sequences[mask] = {mask, *next(filter(None, own), ())}
+    sequences: dict[str, set[str]] = {node_id: {node_id} for node_id in graph.inputs}
+    keys = {a.id: _inputs(graph, sources(_key_origin(graph, a))) for a in attentions}
+    attended = set[str]().union(*keys.values())
+    for attention in attentions:
+        for edge in attention.masks:
+            axes = _axes_of_mask(graph, attention, edge)
+            for mask in _inputs(graph, sources(axes[1])) - attended if axes is not None else ():
+                if sequences[mask] == {mask}:
+                    sequences[mask] |= keys[attention.id]
     return sequences
 
 
