@@ -19,6 +19,7 @@ from plots.layers import (
     ATTENTION_LAYERS,
     FUSED_ATTENTION,
     PARTS,
+    POSITIONS_TRAIT,
     PRODUCTS,
     is_additive_merge,
     is_attention,
@@ -279,7 +280,8 @@ def _value_flow(graph: Graph) -> Reachability:
 def _steps_to_scores(graph: Graph, node: Node, most: int, seen: set[str]) -> list[Node] | None:
     """Return the calls from `node` back to the one that combines queries and keys, both included.
 
-    Between them no call has weights, except for the projection that makes additive scores.
+    Between them no call has weights, except for the projection that makes additive scores, and
+    biases of positions.
     """
     for edge in graph.incoming[node.id] if most else ():
         source = graph.node(edge.source)
@@ -290,7 +292,7 @@ def _steps_to_scores(graph: Graph, node: Node, most: int, seen: set[str]) -> lis
             return [node, source]
         if _reduces_width(graph, source):
             steps = _steps_to_sum(graph, source)
-        elif source.parameters:
+        elif source.parameters and not any(t.endswith(POSITIONS_TRAIT) for t in source.traits):
             steps = None
         else:
             steps = _steps_to_scores(graph, source, most - 1, seen)

@@ -323,6 +323,9 @@ Those of Keras and KerasHub are known by their class; what others take is found 
 SHAPE_TRAIT = "shape only"
 """Trait (`Node.traits`) of a layer whose outputs do not depend on the values of its inputs."""
 
+POSITIONS_TRAIT = " positions"
+"""End of the traits of layers that add positions: "learned positions"."""
+
 JOINS = {"joins masks": "LogicalAnd", "adds": "Add"}
 """Traits of layers that join their inputs by one operation, in whatever layout."""
 

@@ -31,6 +31,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     merge_rules,
     norm_rules,
     placement_rules,
+    position_rules,
     score_mask_rules,
     skip_path_rules,
 )

@@ -77,20 +77,42 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
 @diagnosis_rule("linear_after_linear")
 def linear_after_linear(graph: Graph) -> Iterator[Note]:
     """Two projections with no activation between them are one, unless the first is narrower."""
+    pairs: dict[str, tuple[str, bool]] = {}  # id of the second -> first, whether it is wide
     for node in graph.nodes:
         first = _linear_before(graph, node)
-        if first is None:
-            continue
-        width, inner = graph.incoming[first.id][0].tensor.shape[-1], first.outputs[0].shape[-1]
-        outer = node.outputs[0].shape[-1]
-        if width and inner and outer and inner >= max(width, outer):
+        if first is not None and not _is_last_of_its_kind(graph, first, node):
+            width, inner, outer = _widths(graph, first, node)
+            if width and inner and outer and inner >= min(width, outer):
+                pairs[node.id] = first.id, inner >= max(width, outer)
+    for second, (first_id, is_wide) in pairs.items():
+        if is_wide or first_id in pairs or second in [first for first, _ in pairs.values()]:
+            width, inner, outer = _widths(graph, graph.node(first_id), graph.node(second))
             yield finding(
-                [first.id, node.id],
-                f"No activation between {named(graph, [first.id])} and {named(graph, [node.id])}: "
+                [first_id, second],
+                f"No activation between {named(graph, [first_id])} and {named(graph, [second])}: "
                 f"two linear maps in series, {width} to {inner} to {outer}, compute no more than "
                 f"one from {width} to {outer}. Give the first one an activation.",
                 _LINEAR,
             )
+
+
+def _widths(graph: Graph, first: Node, second: Node) -> tuple[int | None, ...]:
+    before = graph.incoming[first.id][0].tensor
+    return tuple(t.shape[-1] for t in (before, first.outputs[0], second.outputs[0]))
+
+
+def _is_last_of_its_kind(graph: Graph, first: Node, second: Node) -> bool:
+    """Return whether equal calls elsewhere have another taker, which the last block lacks.
+
+    In WaveNet, the output of a block goes to the next block and to the sum of all blocks.
+    """
+    for node in graph.nodes:
+        if node.id != first.id and _kind(node) == _kind(first):
+            takers = {graph.node(edge.target).id for edge in graph.outgoing[node.id]}
+            others = [i for i in takers if _kind(graph.node(i)) != _kind(second)]
+            if others and len(takers) > len(others):
+                return True
+    return False
 
 
 def _linear_before(graph: Graph, node: Node) -> Node | None:
@@ -172,7 +194,8 @@ def block_without_its_addition(graph: Graph) -> Iterator[Note]:
 
 
 def _kind(node: Node) -> str:
-    return f"{node.class_name} {node.activation or ''} {node.config.get('kernel_size', '')}"
+    sizes = [node.config.get(key, "") for key in ("kernel_size", "units", "filters")]
+    return f"{node.class_name} {node.activation or ''} {sizes}"
 
 
 def _chain(graph: Graph, node: Node, kinds_: tuple[str, ...]) -> list[str]:

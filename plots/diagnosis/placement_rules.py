@@ -149,7 +149,10 @@ def norm_on_branch_output(graph: Graph) -> Iterator[Note]:
 def no_final_norm(graph: Graph) -> Iterator[Note]:
     """A pre-norm stream ends without a norm after its last merge."""
     streams, reached = residual_streams(graph), reachability(graph)
+    attended = {attention.output for attention in attentions_with_masks(graph)[0]}
     for stream in streams:
+        if attended.isdisjoint(stream.bypassed):
+            continue  # as in convolutional networks, whose streams are short
         end = stream.paths[-1].target
         # One sublayer for each step of an iteration, as in slot attention, adds up nothing.
         before = [other.paths[-1].target for other in streams if other is not stream]

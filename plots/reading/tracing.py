@@ -316,7 +316,7 @@ def _outputs_inside(
     # Nothing that `call` adds or assigns, such as losses and seeds, is kept.
     attributes = {**attributes, "symbolic_call": run, "add_loss": lambda *args, **kwargs: None}
     overrides.append((layer, attributes))
-    with _overridden(overrides), _partly_recorded(), keras.StatelessScope():
+    with _overridden(overrides), _partly_recorded(), _new_axes(), keras.StatelessScope():
         layer(*args, **kwargs)
     return returned[0]
 
@@ -326,6 +326,20 @@ def _symbolic(outputs: Any) -> list[Any]:
     import keras
 
     return [item for item in keras.tree.flatten(outputs) if isinstance(item, keras.KerasTensor)]
+
+
+@contextmanager
+def _new_axes() -> Iterator[None]:
+    """Let `x[None]` add an axis to a symbolic tensor, which Keras refuses, unlike `x[None, :]`."""
+    import keras
+
+    get_item = keras.KerasTensor.__getitem__
+
+    def with_tuple(tensor: Any, key: Any) -> Any:
+        return get_item(tensor, (None,) if key is None else key)
+
+    with mock.patch.object(keras.KerasTensor, "__getitem__", with_tuple):
+        yield
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from plots.layers import (
     JOINS,
     NORM_TRAIT,
     NORMS,
+    POSITIONS_TRAIT,
     SHAPE_TRAIT,
     SOFTMAX_TRAIT,
     TRACED,
@@ -19,7 +20,7 @@ from plots.layers import (
     is_softmax,
 )
 from plots.mask_values import pattern_of_output
-from plots.positions import TRAIT, kinds_of_positions
+from plots.positions import kinds_of_positions
 from plots.traversal import Reachability, data_flow
 
 _DIVISIONS = frozenset({"Divide", "TrueDivide"})
@@ -67,7 +68,7 @@ def traits_of(
     flow = data_flow(graph)
     found = [
         TRACED,
-        *(f"{kind}{TRAIT}" for kind in kinds_of_positions(graph, find_attentions(graph))),
+        *(f"{kind}{POSITIONS_TRAIT}" for kind in kinds_of_positions(graph, find_attentions(graph))),
     ]
     if not any(flow.depends_on_input(node_id) for node_id, _ in ends):
         found.append(SHAPE_TRAIT)
