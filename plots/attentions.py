@@ -23,6 +23,7 @@ from plots.layers import (
     PRODUCTS,
     is_additive_merge,
     is_attention,
+    is_crop,
 )
 from plots.mask_values import Direction, visible_keys
 from plots.skips import skip_paths
@@ -62,6 +63,7 @@ class Attention:
         has_known_masks: Whether `masks` and `constants` hold all that it may mask. A class that
             derives from a known attention may mask in its own way.
         is_self: Whether queries and keys are computed from the same sequence.
+        sinks: Numbers of scores that have no key, before and after those of the keys.
         scores: Id of the call that combines queries and keys; "" if the attention is one call.
         masking: Ids of the calls between the scores and the softmax, backwards from it.
         weighting: The edges from the softmax to the call that weights the values.
@@ -79,6 +81,7 @@ class Attention:
     has_known_masks: bool = True
     is_self: bool = False
     scores: str = ""
+    sinks: tuple[int, int] = (0, 0)
     masking: tuple[str, ...] = ()
     weighting: tuple[Edge, ...] = ()
 
@@ -246,6 +249,8 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     if steps is None or weighted is None:
         return None
     *steps, scores = steps
+    if any(softmax_axes(graph, step) for step in steps[1:]):
+        return None  # a softmax of the weights of another one
     key_axis = softmax_axes(graph, softmax)[-1]
     queries_first, query_axes = _roles_in_scores(graph, scores, steps, key_axis)
     query, key = _factors(graph, scores)[:: 1 if queries_first else -1]
@@ -254,7 +259,9 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     if query_axis is not None:
         lengths = (softmax.id, 0, query_axis), (softmax.id, 0, key_axis)
     after_scores = {scores.id, *_value_flow(graph).descendants(scores.id)}
-    masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in after_scores)
+    masking = [step for step in steps if step.operation != "Concatenate"]
+    masks = (e for step in masking for e in graph.incoming[step.id] if e.source not in after_scores)
+    joins = [step for step in steps if step.operation == "Concatenate"]
     weighting, output, values = weighted
     return Attention(
         id=softmax.id,
@@ -267,9 +274,23 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
         axes=(query_axis, key_axis),
         lengths=lengths,
         scores=scores.id,
+        sinks=_sinks(graph, joins[0], after_scores) if len(joins) == 1 else (0, 0),
         masking=tuple(step.id for step in steps[1:]),
         weighting=tuple(weighting),
     )
+
+
+def _sinks(graph: Graph, join: Node, after_scores: Collection[str]) -> tuple[int, int]:
+    """Return how many scores a call puts before and after those of the keys."""
+    sizes = [
+        (edge.source in after_scores, edge.tensor.shape[join.config.get("axis", -1)])
+        for edge in graph.incoming[join.id]
+    ]
+    place = max(range(len(sizes)), key=lambda k: (sizes[k][0], sizes[k][1] or 0))
+    before, after = (
+        [size or 0 for _, size in part] for part in (sizes[:place], sizes[place + 1 :])
+    )
+    return sum(before), sum(after)
 
 
 @once_per_graph
@@ -367,8 +388,11 @@ def _reduces_width(graph: Graph, node: Node) -> bool:
 
 def _keeps_values(edge: Edge, target: Node) -> bool:
     """Return whether a call may pass a tensor on: changed number by number, or its layout only."""
-    same_shape = edge.tensor.shape == target.outputs[0].shape
-    return target.operation in _LAYOUT or (same_shape and target.operation not in PRODUCTS)
+    before, after = edge.tensor.shape, target.outputs[0].shape
+    if target.operation == "Concatenate" or is_crop(target):  # scores of a sink, and their removal
+        sizes = zip(before, after, strict=False)
+        return len(before) == len(after) > 2 and sum(a != b for a, b in sizes) == 1
+    return target.operation in _LAYOUT or (before == after and target.operation not in PRODUCTS)
 
 
 def _factors(graph: Graph, node: Node) -> list[Edge]:
@@ -484,7 +508,7 @@ def attentions_with_masks(
         # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
         may_be = unsure or any(flow.depends_on_input(node.id) for node in calls)
         masks = attention.id, attention.axes, attention.masks, attention.constants
-        causal, direction = visible_keys(graph, flow, *masks)
+        causal, direction = visible_keys(graph, flow, *masks, attention.sinks)
         return Masked(
             causal=None if causal is False and not attention.has_known_masks else causal,
             padding=True if "padding" in hints else None if may_be else False,

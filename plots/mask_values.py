@@ -62,8 +62,9 @@ TRIANGLES = {
 VALUE_PATTERNS = (*TRIANGLES, "ones", "zeros", "counting")
 """Patterns of arrays (`Constant.pattern`), and traits of layers, that tell all values."""
 
-Direction = Literal["causal", "ahead", "later", ""]
-"""What a mask of positions shows: no later key, the next one as well, none that is earlier."""
+Direction = Literal["causal", "ahead", "later", "cut off", ""]
+"""What a mask of positions shows: no later key, the next one as well, none that is earlier, or all
+up to the index of the query, of more keys than queries."""
 
 
 class _NeutralError(Exception):
@@ -93,6 +94,7 @@ def visible_keys(
     axes: tuple[int | None, int] | None,
     masks: Sequence[Edge],
     constants: Sequence[Constant],
+    sinks: tuple[int, int] = (0, 0),
 ) -> Visible:
     """Return what the masks of an attention show.
 
@@ -103,7 +105,10 @@ def visible_keys(
         axes: (query axis, key axis) of the softmax; None if the attention is one call.
         masks: Edges of masks and biases.
         constants: Masks and switches that are not tensors of the graph.
+        sinks: Numbers of scores without a key, before and after the others.
     """
+    import numpy as np
+
     if any("causal" in constant.port and constant.value is True for constant in constants):
         return Visible(True, "causal")
     values = _Values(graph, flow)
@@ -112,6 +117,7 @@ def visible_keys(
             visible = values.visible_in_one_call(masks, constants)
         else:
             visible = _moved(values.of(softmax, 0, as_softmax=True) > _HIDDEN, axes)
+            visible = visible[..., sinks[0] : visible.shape[-1] - sinks[1]]
     except _NeutralError:
         return Visible(None)
     unknown = Visible(None if values.is_unsure else False)
@@ -119,7 +125,11 @@ def visible_keys(
         return unknown
     queries, keys = visible.shape[-2:]
     if queries != keys:
-        return Visible(None)
+        is_cut = keys > queries and not values.is_unsure
+        is_cut = is_cut and np.array_equal(
+            visible, np.broadcast_to(_tri(queries, keys), visible.shape)
+        )
+        return Visible(None, "cut off" if is_cut else "")
     if not visible[..., ~_tri(queries, keys)].any() and visible.any():
         return Visible(True, "causal")
     return unknown if values.is_unsure else Visible(False, _direction(visible))
@@ -137,17 +147,21 @@ def _direction(visible: Any) -> Direction:
     return ""
 
 
-def pattern_of_output(graph: Graph, flow: Reachability, node_id: str, output: int) -> str:
-    """Return the pattern of an output that depends on shapes alone, one of `VALUE_PATTERNS`."""
+def value_of(graph: Graph, flow: Reachability, node_id: str, output: int) -> Any:
+    """Return the values of an output that depends on shapes alone; None if it does not."""
     values = _Values(graph, flow)
     try:
         found = values.of(node_id, output)
     except _NeutralError:
-        return ""
-    if values.is_unsure:
-        return ""
+        return None
+    return None if values.is_unsure else found
+
+
+def pattern_of_output(graph: Graph, flow: Reachability, node_id: str, output: int) -> str:
+    """Return the pattern of an output that depends on shapes alone, one of `VALUE_PATTERNS`."""
+    found = value_of(graph, flow, node_id, output)
     for pattern in VALUE_PATTERNS[:-1]:
-        if found.ndim > 1 and _is(found, _array(pattern, found.shape)):
+        if found is not None and found.ndim > 1 and _is(found, _array(pattern, found.shape)):
             return pattern
     return ""
 
@@ -408,6 +422,20 @@ def _triangle(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
     return np.tril(given, k) if node.class_name == "Tril" else np.triu(given, k)
 
 
+def _concatenate(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
+    """Return joined scores; those that depend on values hide nothing."""
+    import numpy as np
+
+    parts = []
+    for edge in values.graph.incoming[node.id]:
+        value = arguments[edge.port]
+        if isinstance(value, _NeutralError):
+            values.neutral(value)
+            value = np.zeros(())
+        parts.append(np.broadcast_to(value, _sizes(edge.tensor.shape)))
+    return np.concatenate(parts, axis=node.config.get("axis", -1))
+
+
 def _cumsum(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
     import numpy as np
 
@@ -487,6 +515,7 @@ _RULES: dict[str, _Rule] = {
     "Where": _where,
     "Tril": _triangle,
     "Triu": _triangle,
+    "Concatenate": _concatenate,
     "Cumsum": _cumsum,
     "ExpandDims": _expand,
     "Reshape": _to_shape,

@@ -231,7 +231,7 @@ class Tables:
         if any(map(is_trained, nodes)) or any(map(_is_weight, constants)):
             return "learned"
         if any(node.is_a(_SINES) for node in nodes) or any(
-            c.pattern == "sinusoids" for c in constants
+            c.pattern.startswith("sinusoids") for c in constants
         ):
             return "sinusoidal"
         return "fixed"

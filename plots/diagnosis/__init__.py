@@ -25,6 +25,7 @@ from plots.annotations import Note, counted
 from plots.diagnosis import (  # noqa: F401 - they register their rules
     attention_rules,
     cross_attention_rules,
+    embedding_rules,
     gradient_rules,
     head_rules,
     mask_rules,
@@ -32,6 +33,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     norm_rules,
     placement_rules,
     position_rules,
+    recurrent_rules,
     score_mask_rules,
     skip_path_rules,
 )

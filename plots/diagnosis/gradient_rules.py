@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from plots.annotations import Note
-from plots.diagnosis.projections import up_to_weights
+from plots.diagnosis.projections import past_dropouts, up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Constant, Edge, Graph, Node, Shape
-from plots.layers import PRODUCTS, is_additive_merge, is_shape_only, is_softmax
+from plots.layers import (
+    LINEAR_PROJECTIONS,
+    PRODUCTS,
+    is_additive_merge,
+    is_linear_projection,
+    is_shape_only,
+    is_softmax,
+)
 from plots.traversal import Reachability
 
 NOT_DIFFERENTIABLE: set[str] = {
@@ -26,6 +33,7 @@ NOT_DIFFERENTIABLE: set[str] = {
 _BACKPROPAGATION = (
     "Bengio et al. 2013, Estimating or Propagating Gradients Through Stochastic Neurons, section 1"
 )
+_LORA = "Hu et al. 2022, LoRA, section 4.1"
 _BAKED_IN = "github.com/keras-team/keras-io/pull/1797"
 _TIED = (
     "Press and Wolf 2017, Using the Output Embedding to Improve Language Models; "
@@ -58,6 +66,31 @@ def no_gradient(graph: Graph) -> Iterator[Note]:
             "unless by a loss inside of a layer.",
             _BACKPROPAGATION,
         )
+
+
+@diagnosis_rule("two_zeros_in_series")
+def two_zeros_in_series(graph: Graph) -> Iterator[Note]:
+    """Two projections in series both begin with weights of zero, so that neither ever changes."""
+    for node in graph.nodes:
+        if _begins_with_zeros(node) and graph.incoming[node.id]:
+            first = past_dropouts(graph, graph.incoming[node.id][0], only=True)
+            if first is not None and _begins_with_zeros(first) and is_linear_projection(first):
+                yield finding(
+                    [first.id, node.id],
+                    f"Weights without a gradient: {named(graph, [first.id, node.id])} follow each "
+                    "other and both begin with kernels of zero. The gradient of each has the "
+                    "other one as a factor, so it is zero and stays so. Begin with zeros at one "
+                    "of the two only, as LoRA does.",
+                    _LORA,
+                )
+
+
+def _begins_with_zeros(node: Node) -> bool:
+    """Return whether a projection is trained, and returns zeros at first."""
+    names = ["kernel", *(["bias"] if node.config.get("use_bias", True) else [])]
+    given = [node.config.get(f"{name}_initializer") for name in names]
+    are_zeros = all(isinstance(g, Mapping) and g.get("class_name") == "Zeros" for g in given)
+    return are_zeros and node.is_a(LINEAR_PROJECTIONS) and bool(node.trainable)
 
 
 @diagnosis_rule("baked_in_positions")

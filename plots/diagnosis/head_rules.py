@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
+from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Loss, Node
 from plots.layers import (
@@ -21,6 +22,7 @@ _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/ke
 _LOSSES = "Keras API, keras.io/api/losses/probabilistic_losses"
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
 _FROZEN = "Keras guide, keras.io/guides/transfer_learning; github.com/keras-team/keras/issues/4674"
+_DROPPED = "Srivastava et al. 2014, Dropout, section 4"
 _CLIPPED = frozenset({"relu", "relu6"})
 _BENT = _CLIPPED | {"celu", "elu", "gelu", "leaky_relu", "mish", "selu", "silu", "swish", "tanh"}
 _NAMES = {"relu": "ReLU", "relu6": "ReLU6", "tanh": "tanh"}
@@ -214,6 +216,48 @@ def norm_on_logits(graph: Graph) -> Iterator[Note]:
                     "of the model, is lost. Norms belong before the last layer.",
                     _SOFTMAX,
                 )
+
+
+@diagnosis_rule("hidden_softmax")
+def hidden_softmax(graph: Graph) -> Iterator[Note]:
+    """A hidden layer ends with a softmax, and a Dense takes its output."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.is_a({"Dense"}) and graph.incoming[node.id]:
+            before = past_dropouts(graph, graph.incoming[node.id][0], only=True)
+            if before is not None and activation_of(before) == "softmax":
+                places[before.id] = node.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A softmax in a hidden layer: {named(graph, [*places])} returns probabilities, which "
+            f"sum to 1 and are mostly small, to {named(graph, [*places.values()])}. It belongs to "
+            "the last layer; take a ReLU here, unless a choice is meant.",
+            _SOFTMAX,
+        )
+
+
+@diagnosis_rule("dropout_on_logits")
+def dropout_on_logits(graph: Graph) -> Iterator[Note]:
+    """A dropout on the output of the last layer."""
+    places: dict[str, str] = {}
+    for output, _ in graph.outputs:
+        node = graph.node(output)
+        while node.id not in places and len(graph.incoming[node.id]) == 1:
+            before = graph.node(graph.incoming[node.id][0].source)
+            if node.is_a({"Dropout"}) and before.is_a({"Dense"}) and node.config.get("rate"):
+                places[node.id] = before.id
+            elif node.class_name not in ("Activation", "Softmax", *_DROPOUTS):
+                break
+            node = before
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A dropout on logits: {named(graph, [*places])} sets numbers of the output of "
+            f"{named(graph, [*places.values()])} to 0 in training, also that of the right class. "
+            "Dropouts belong before the last layer.",
+            _DROPPED,
+        )
 
 
 @diagnosis_rule("all_frozen")

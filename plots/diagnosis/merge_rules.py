@@ -21,9 +21,11 @@ from plots.layers import (
     merge_sign,
 )
 from plots.skips import residual_streams
+from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
+_U_NET = "Ronneberger et al. 2015, U-Net, section 2"
 _LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
 _DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
 _DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
@@ -57,6 +59,34 @@ def added_twice(graph: Graph) -> Iterator[Note]:
                 "the other input is lost. Merge the input of a sublayer and its output: x + f(x)."
             )
         yield finding([*ids, *twice], text, _RESIDUAL)
+
+
+@diagnosis_rule("joined_with_itself")
+def joined_with_itself(graph: Graph) -> Iterator[Note]:
+    """Features are concatenated with themselves, and a layer with weights takes them."""
+    flow, places = data_flow(graph), {}
+    for node in graph.nodes:
+        rank = len(node.outputs[0].shape)
+        is_join = node.is_a({"Concatenate"}) and node.config.get("axis", -1) in (-1, rank - 1)
+        given = {
+            (edge.source, edge.output) for edge in graph.incoming[node.id] if not edge.implicit
+        }
+        if not is_join or len(given) != 1 or any(c.shape for c in node.constants):
+            continue
+        ((source, _),) = given
+        before = [graph.node(i) for i in (source, *flow.ancestors(source))]
+        takers = [graph.node(i) for i in flow.takers(node.id, 0)]
+        is_hidden = any(n.parameters for n in before) and flow.depends_on_input(source)
+        if is_hidden and takers and all(taker.parameters for taker in takers):
+            places[node.id] = source
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"A tensor joined with itself: {named(graph, [*places])} concatenates "
+            f"{named(graph, [*places.values()])} with the same tensor, so that what should have "
+            "been the other input, such as a skip path, is lost.",
+            _U_NET,
+        )
 
 
 def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:

@@ -130,3 +130,21 @@ def positions_again(graph: Graph) -> Iterator[Note]:
                 "keep them, so once is enough.",
                 f"{_VASWANI}; {_EVERY_STEP}",
             )
+
+
+@diagnosis_rule("one_frequency")
+def one_frequency(graph: Graph) -> Iterator[Note]:
+    """A table of sinusoids has one frequency only."""
+    places = [
+        node.id
+        for node in graph.nodes
+        if any(c.pattern == "sinusoids of one frequency" for c in node.constants)
+    ]
+    if places:
+        yield remark(
+            places,
+            f"Sinusoids of one frequency: the table of positions at {named(graph, places)} has the "
+            "same sine and cosine in all of its features, so that far positions are hard to tell "
+            "apart. The frequency of feature 2i of d is 10000 ** (-2i / d): divide as floats.",
+            _VASWANI,
+        )

@@ -148,7 +148,7 @@ def constant_mask(graph: Graph) -> Iterator[Note]:
 
 @diagnosis_rule("triangle_of_the_mask")
 def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
-    """A triangular mask shows later keys: all of them and no earlier ones, or the next one."""
+    """A triangular mask shows later keys, or hides the keys at the position of the query."""
     attentions, _, masked = attentions_with_masks(graph)
     places: dict[str, list[str]] = {}
     for attention in attentions:
@@ -161,6 +161,15 @@ def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
             "future only, keys from the position of the query on, and hides the earlier ones. "
             "Masks that are true or 0 at keys to attend to are lower triangular: np.tri(length), "
             "or use_causal_mask=True.",
+            _NO_FUTURE,
+        )
+    if cut_off := places.get("cut off", []):
+        yield finding(
+            cut_off,
+            f"A causal mask that is not moved: that of {named(graph, cut_off)} shows each query "
+            "the keys up to its own index, although there are more keys than queries, so that the "
+            "last keys are hidden from all queries. With keys of the past in front, a query at "
+            "index i has its own key at i + past: np.tri(length, past + length, k=past).",
             _NO_FUTURE,
         )
     if ahead:

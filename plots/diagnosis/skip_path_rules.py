@@ -88,7 +88,8 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
             behind = {*reached.descendants(last.target)} - stream.bypassed
             own = [i for i in long_path.bypassed if i in behind and has_sublayer(graph, [i])]
             before = [node_id for node_id in last.bypassed if node_id in attended]
-            if before and len(own) > 1:
+            attends = any(node_id in attended for node_id in own)
+            if before and (len(own) > 1 or attends):
                 lost += before
                 parts += own
                 ends.append(long_path.target)

@@ -254,7 +254,10 @@ def _pattern(array: Any) -> str:
         shown = np.broadcast_to(triangle.seen(*array.shape[-2:]), array.shape)
         if triangle.is_added == is_added and np.array_equal(seen, shown):
             return pattern
-    return "sinusoids" if array.dtype.kind == "f" and _are_sinusoids(array) else ""
+    if array.dtype.kind != "f" or not _are_sinusoids(array):
+        return ""
+    columns = np.unique(array.reshape(-1, array.shape[-1]).round(4), axis=1).shape[1]
+    return "sinusoids of one frequency" if columns < 3 < array.shape[-1] else "sinusoids"
 
 
 def _are_sinusoids(array: Any) -> bool:
