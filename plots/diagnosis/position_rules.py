@@ -116,10 +116,12 @@ def positions_again(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes:
         if is_additive_merge(node) and len(node.outputs[0].shape) == 3 and node.id not in inside:
             operand = tables.positions_in(node)
-            if isinstance(operand, Edge):
-                added.setdefault((operand.source, operand.output), []).append(node.id)
-            elif operand is not None and operand.digest is not None:
+            edges = graph.incoming[node.id]
+            known = [e for e in edges if (e.source, e.output) in added]  # they are in the stream
+            if isinstance(operand, Constant) and operand.digest is not None:
                 added.setdefault((operand.digest, operand.shape), []).append(node.id)
+            for edge in known or [operand] if isinstance(operand, Edge) else known:
+                added.setdefault((edge.source, edge.output), []).append(node.id)
     for places in added.values():
         again = [place for place in places[1:] if flow.depends(place, on=places[0])]
         if again:
