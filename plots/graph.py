@@ -68,9 +68,9 @@ class Constant:
         shape: The shape of an array.
         dtype: The dtype of an array.
         pattern: The values of an array in words: "zeros", "ones", "counting" (0, 1, 2, ...),
-            "sinusoids", "sinusoids of one frequency", or one of `plots.mask_values.TRIANGLES`, such
-            as "lower triangular" (1, and 0 above) and "hides the upper triangle" (0, and large
-            negative numbers above); "" for others, and for weights, which training changes.
+            "sinusoids", "sinusoids of one frequency", or one of `plots.shape_values.TRIANGLES`,
+            such as "lower triangular" (1, and 0 above) and "hides the upper triangle" (0, and
+            large negative numbers above); "" for others, and for weights, which training changes.
         digest: Hash of the values of an array; None if they are unknown, if they are weights, or if
             the other fields determine them.
     """
@@ -208,10 +208,9 @@ class Node:
         return str(activation).rpartition(">")[2] if activation is not None else None
 
     def is_a(self, class_names: frozenset[str] | set[str]) -> bool:
-        """Whether it computes what one of `class_names` does.
+        """Whether its class or a base class is in `class_names`, and computes what they do.
 
-        That is whether its class or one of its base classes is among them. A class that defines
-        `call` anew may compute anything, unless it declares what it is like.
+        A class that defines `call` anew may compute anything, unless it declares what it is like.
         """
         if self.call_class:
             like = self.declaration.like if self.declaration is not None else ""

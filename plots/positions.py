@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from plots.attentions import Attention
+from plots.attention_parts import Attention
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import (
     FUSED_ATTENTION,

@@ -6,11 +6,8 @@ import math
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.attentions import (
-    Attention,
-    attentions_with_masks,
-    permutation,
-)
+from plots.attention_parts import Attention, permutation
+from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources

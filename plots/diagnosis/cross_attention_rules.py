@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.attentions import Attention, attentions_with_masks
+from plots.attention_parts import Attention
+from plots.attentions import attentions_with_masks
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Edge, Graph
 from plots.layers import is_additive_merge

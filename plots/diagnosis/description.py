@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
+from plots.attention_parts import Attention
 from plots.attentions import (
-    Attention,
     Masked,
     attentions_with_masks,
     has_way_around,

@@ -9,7 +9,7 @@ from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
 from plots.layers import is_additive_merge, is_reversed_embedding
-from plots.mask_values import value_of
+from plots.shape_values import value_of
 from plots.traversal import data_flow
 
 _BERT = "Devlin et al. 2019, BERT, section 3 and figure 2"

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from plots.annotations import Note
-from plots.attentions import Attention, Masked, attentions_with_masks
+from plots.attention_parts import Attention
+from plots.attentions import Masked, attentions_with_masks
 from plots.diagnosis.closed import is_closed
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plots.annotations import Note
-from plots.attentions import Attention, attentions_with_masks
+from plots.attention_parts import Attention
+from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
-from plots.mask_values import TRIANGLES
+from plots.shape_values import TRIANGLES
 from plots.traversal import reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
+_MEMORIES = "Dai et al. 2019, Transformer-XL, section 3.2"
 _KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend to"
 _SMALL = -50.0
 """Masked scores have to be well below all others; exp(-50) is 2e-22."""
@@ -170,7 +172,7 @@ def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
             "the keys up to its own index, although there are more keys than queries, so that the "
             "last keys are hidden from all queries. With keys of the past in front, a query at "
             "index i has its own key at i + past: np.tri(length, past + length, k=past).",
-            _NO_FUTURE,
+            _MEMORIES,
         )
     if ahead:
         yield finding(

@@ -15,9 +15,9 @@ from typing import Any
 from plots.annotations import Declaration
 from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
 from plots.layers import check_shapes, parse_declaration
-from plots.mask_values import TRIANGLES
 from plots.reading.arrays import description_of
 from plots.reading.keras_calls import parameter_names
+from plots.shape_values import TRIANGLES
 
 
 def is_auto_named(operation: Any) -> bool:

@@ -19,8 +19,8 @@ from plots.layers import (
     is_rearrangement,
     is_softmax,
 )
-from plots.mask_values import pattern_of_output
 from plots.positions import kinds_of_positions
+from plots.shape_values import pattern_of_output
 from plots.traversal import Reachability, data_flow
 
 _DIVISIONS = frozenset({"Divide", "TrueDivide"})
