@@ -127,8 +127,7 @@ class Node:
         returns_input: Whether a layer whose class does not tell was found to return its input.
         traits: What else calling such a layer on symbolic tensors shows: "traced" if that worked,
             "shape only" if no output depends on the values of an input, "<kind> positions" if it
-            adds positions, "joins masks" or "adds", and the pattern (`Constant.pattern`) of a
-            constant output.
+            adds positions, "norm", "softmax", "joins masks", "adds", or a `Constant.pattern`.
     """
 
     id: str
@@ -210,7 +209,7 @@ class Node:
     def is_a(self, class_names: frozenset[str] | set[str]) -> bool:
         """Whether its class or a base class is in `class_names`, and computes what they do.
 
-        A class that defines `call` anew may compute anything, unless it declares what it is like.
+        A class that defines `call` anew may compute anything, but for what it declares to be like.
         """
         if self.call_class:
             like = self.declaration.like if self.declaration is not None else ""

@@ -279,7 +279,6 @@ InceptionResNetV2 of `keras.applications` has `CustomScaleLayer`, x + scale * f(
 
 SHAPE_CHANGES: set[str] = {"ExpandDims", "Flatten", "Ravel", "Reshape", "Squeeze"}
 """Return the values of their input in their order, in another shape."""
-
 TRANSPOSITIONS: set[str] = {"Moveaxis", "Permute", "Swapaxes", "Transpose"}
 """Return the values of their input with the axes in another order."""
 
@@ -323,20 +322,15 @@ Those of Keras and KerasHub are known by their class; what others take is found 
 SHAPE_TRAIT = "shape only"
 """Trait (`Node.traits`) of a layer whose outputs do not depend on the values of its inputs."""
 
-POSITIONS_TRAIT = " positions"
-"""End of the traits of layers that add positions: "learned positions"."""
-
 JOINS = {"joins masks": "LogicalAnd", "adds": "Add"}
 """Traits of layers that join their inputs by one operation, in whatever layout."""
 
 TRACED = "traced"
 """Trait of every layer whose calls inside were found by calling it on symbolic tensors."""
 
-NORM_TRAIT = "norm"
-"""Trait of a layer that divides its input by a statistic of it, such as the root mean square."""
-
-SOFTMAX_TRAIT = "softmax"
-"""Trait of a layer that returns a softmax over the last axis."""
+NORM_TRAIT, SOFTMAX_TRAIT, POSITIONS_TRAIT = "norm", "softmax", " positions"
+"""Traits of layers that divide their input by a statistic of it, such as the root mean square, that
+return a softmax over the last axis, and (as the end of "learned positions") that add positions."""
 
 NORMS: set[str] = {
     "BatchNorm",

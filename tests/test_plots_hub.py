@@ -1,5 +1,7 @@
 """Every backbone of KerasHub opens, and all of its skip paths are found."""
 
+import re
+
 import pytest
 from hub_images import IMAGE_MODELS
 from hub_multimodal import MULTIMODAL_MODELS
@@ -41,3 +43,32 @@ def test_a_backbone_has_the_skip_paths_of_its_constructor(name):
     for note in graph.notes:
         class_name = graph.node(note.about[0]).class_name
         assert CLOSED[class_name] in note.text
+
+
+BOTH_WAYS = "self-attention in both directions"
+DESCRIBED = {
+    "Llama": "^Pre-norm Transformer decoder: 3 blocks with 6 .*; causal self-attention; rotary",
+    "GPTNeoX": "^Pre-norm Transformer decoder: 3 blocks with 3 .*; causal self-attention; rotary",
+    "GPT2": "^Pre-norm Transformer decoder: 3 blocks with 6 .*; causal self-attention; learned",
+    "Bloom": "^Pre-norm Transformer decoder: 3 blocks with 6 .*; causal self-attention; ALiBi",
+    "Bert": f"^Post-norm Transformer encoder: 3 blocks with 6 .*; {BOTH_WAYS}; learned",
+    "Bart": (
+        f"^Post-norm Transformer encoder-decoder: 3 encoder blocks and 3 decoder blocks with 15 .*"
+        f"; {BOTH_WAYS} in the encoder, causal self-attention in the decoder, cross-attention"
+    ),
+    "T5": (
+        f"^Pre-norm Transformer encoder-decoder: 3 encoder blocks and 3 decoder blocks with 15 .*"
+        f"; {BOTH_WAYS} in the encoder, causal self-attention in the decoder, .*; relative"
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_an_opened_backbone_is_described_by_its_calls(name):
+    graph = plots.read_graph(TEXT_MODELS[name][0](), open_nested=True, open_layers=True)
+    notes = plots.diagnose(graph).notes
+    assert not [note.text for note in notes if note.kind == "finding"]
+    (description,) = (note.text for note in notes if note.kind == "description")
+    assert re.search(DESCRIBED[name], description), description

@@ -99,8 +99,8 @@ def baked_in_positions(graph: Graph) -> Iterator[Note]:
     ahead = up_to_weights(graph)
     for node in graph.nodes:
         tables = [c for c in node.constants if _is_table_of_positions(c, node.outputs[0].shape)]
-        if not tables or not is_additive_merge(node):
-            continue
+        if not tables or not is_additive_merge(node) or node.opened:
+            continue  # inside of a layer, weights that it computes with may look like constants
         # Masks and biases are added to attention scores.
         if not any(is_softmax(graph.node(other)) for other in ahead.descendants(node.id)):
             yield finding(
@@ -123,7 +123,8 @@ def baked_in_embedding(graph: Graph) -> Iterator[Note]:
         if node.is_a({"Embedding"})
     }
     for node in graph.nodes:
-        for constant in node.constants if node.operation in PRODUCTS else ():
+        is_product = node.operation in PRODUCTS and not node.opened
+        for constant in node.constants if is_product else ():
             shape = constant.shape or ()
             embedding = embeddings.get(shape) or embeddings.get(shape[::-1])
             # The weights themselves, as einsum takes them, have no digest, and are trained.

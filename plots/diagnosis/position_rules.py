@@ -48,7 +48,7 @@ def _is_vector(constant: Constant, merge: Node) -> bool:
     """Return whether a constant is one vector of features, added to a sequence of them."""
     *others, width = constant.shape or (1,)
     shape = merge.outputs[0].shape
-    is_fixed = constant.digest is not None and not constant.pattern
+    is_fixed = constant.digest is not None and not constant.pattern and not merge.opened
     return is_fixed and len(shape) == 3 and width == shape[-1] != 1 and set(others) <= {1}
 
 
