@@ -37,14 +37,17 @@ def one_table_for_tokens_and_positions(graph: Graph) -> Iterator[Note]:
 
 @diagnosis_rule("two_tables_with_the_same_ids")
 def two_tables_with_the_same_ids(graph: Graph) -> Iterator[Note]:
-    """The vectors of two tables with the same ids are added, which is one table."""
+    """The vectors of two tables with the same ids are added, which is one table.
+
+    A pretrained table that is frozen, beside one that is trained, is not.
+    """
     for node in graph.nodes:
         if not is_additive_merge(node):
             continue
         ids: dict[tuple[str, int], list[Node]] = {}
         for edge in graph.incoming[node.id]:
             table = past_dropouts(graph, edge, only=True)
-            if table is not None and table in _lookups(graph):
+            if table is not None and table.trainable and table in _lookups(graph):
                 given = graph.incoming[table.id][0]
                 ids.setdefault((given.source, given.output), []).append(table)
         for tables in ids.values():

@@ -89,7 +89,8 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
             own = [i for i in long_path.bypassed if i in behind and has_sublayer(graph, [i])]
             before = [node_id for node_id in last.bypassed if node_id in attended]
             attends = any(node_id in attended for node_id in own)
-            if before and (len(own) > 1 or attends):
+            is_kept = _arrives(graph, last.target, long_path.target)
+            if before and (len(own) > 1 or attends) and not is_kept:
                 lost += before
                 parts += own
                 ends.append(long_path.target)
@@ -102,6 +103,23 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
                 "x = x + attention(x), then x = x + f(x).",
                 _RESIDUAL,
             )
+
+
+def _arrives(graph: Graph, merge: str, end: str) -> bool:
+    """Return whether the sum at a merge also arrives at another one by identities, norms and sums.
+
+    As in the B2T connection, norm(x + y + f(y)) with y = norm(x + attention(x)).
+    """
+    waiting, seen = [edge.source for edge in graph.incoming[end]], set[str]()
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node.id == merge:
+            return True
+        passes = is_identity_like(node) or is_norm(node) or is_additive_merge(node)
+        if passes and node.id not in seen:
+            seen.add(node.id)
+            waiting += [edge.source for edge in graph.incoming[node.id]]
+    return False
 
 
 @diagnosis_rule("takes_a_branch")
@@ -119,7 +137,12 @@ def takes_a_branch(graph: Graph) -> Iterator[Note]:
             before = _merge_before(graph, stream, ends_at)
             if before is None or flow.depends(branch, on=before):
                 continue
-            outputs = [i for i in graph.incoming[before] if i.source in ends_at[before].bypassed]
+            bypassed = ends_at[before].bypassed
+            outputs = [
+                edge
+                for edge in graph.incoming[before]
+                if edge.source in bypassed and _merge_before(graph, edge.source, ends_at) is None
+            ]  # and not a stream of its own
             for own in outputs:
                 inside = up_to_merges.between(own.source, [branch])
                 if inside and _is_sublayer(graph, inside, stream != before):
