@@ -12,7 +12,7 @@ from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
 from plots.diagnosis.projections import projection_behind, scalar_factor, up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
 from plots.softmaxes import softmax_axes
@@ -158,7 +158,7 @@ def one_key(graph: Graph) -> Iterator[Note]:
             places.setdefault(attention.is_self, []).append(attention.id)
     for is_self, ids in places.items():
         text = (
-            f"A softmax over an axis of size 1: {named(graph, ids)} attends to one key, whose "
+            f"A softmax over an axis of size 1: {doing(graph, ids, 'attend')} to one key, whose "
             "weight is always 1, so that the output is the projected value, and queries and keys "
             "change nothing."
         )

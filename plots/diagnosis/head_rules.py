@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Graph, Loss, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
@@ -230,9 +230,9 @@ def hidden_softmax(graph: Graph) -> Iterator[Note]:
     if places:
         yield remark(
             [*places, *places.values()],
-            f"A softmax in a hidden layer: {named(graph, [*places])} returns probabilities, which "
-            f"sum to 1 and are mostly small, to {named(graph, [*places.values()])}. It belongs to "
-            "the last layer; take a ReLU here, unless a choice is meant.",
+            f"A softmax in a hidden layer: {doing(graph, [*places], 'return')} probabilities, "
+            f"which sum to 1 and are mostly small, to {named(graph, [*places.values()])}. It belongs "
+            "to the last layer; take a ReLU here, unless a choice is meant.",
             _SOFTMAX,
         )
 
@@ -253,7 +253,7 @@ def dropout_on_logits(graph: Graph) -> Iterator[Note]:
     if places:
         yield remark(
             [*places, *places.values()],
-            f"A dropout on logits: {named(graph, [*places])} sets numbers of the output of "
+            f"A dropout on logits: {doing(graph, [*places], 'set')} numbers of the output of "
             f"{named(graph, [*places.values()])} to 0 in training, also that of the right class. "
             "Dropouts belong before the last layer.",
             _DROPPED,

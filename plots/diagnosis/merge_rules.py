@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from plots.annotations import Note, SkipPath
 from plots.diagnosis.head_rules import activation_of
 from plots.diagnosis.projections import DROPOUTS, past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
@@ -52,9 +52,8 @@ def added_twice(graph: Graph) -> Iterator[Note]:
             )
         else:
             verb = "subtract" if is_subtraction(merges[0]) else "add"
-            verb += "s" * (len(ids) == 1)
             text = (
-                f"A tensor added to itself: {named(graph, ids)} {verb} {named(graph, twice)} "
+                f"A tensor added to itself: {doing(graph, ids, verb)} {named(graph, twice)} "
                 f"{'from' if is_subtraction(merges[0]) else 'to'} itself, so what should have been "
                 "the other input is lost. Merge the input of a sublayer and its output: x + f(x)."
             )
@@ -82,7 +81,7 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
     if places:
         yield finding(
             [*places, *places.values()],
-            f"A tensor joined with itself: {named(graph, [*places])} concatenates "
+            f"A tensor joined with itself: {doing(graph, [*places], 'concatenate')} "
             f"{named(graph, [*places.values()])} with the same tensor, so that what should have "
             "been the other input, such as a skip path, is lost.",
             _U_NET,
@@ -181,7 +180,7 @@ def branch_ends_with_relu(graph: Graph) -> Iterator[Note]:
     if places:
         yield remark(
             places,
-            f"A residual branch that ends with a ReLU: {named(graph, [*places])} returns no "
+            f"A residual branch that ends with a ReLU: {doing(graph, [*places], 'return')} no "
             "negative numbers, so the branch can only add to the stream, which grows with the "
             "depth. Put the ReLU before the last layer of the branch, or after the merge.",
             _IDENTITY,
@@ -283,7 +282,7 @@ def dropout_rate(graph: Graph) -> Iterator[Note]:
         rate = graph.node(places[0]).config["rate"]
         yield remark(
             places,
-            f"A dropout of {rate:g}: {named(graph, places)} sets {100 * rate:.0f} % of its input "
+            f"A dropout of {rate:g}: {doing(graph, places, 'set')} {100 * rate:.0f} % of its input "
             f"to 0 in training. In Keras the rate is the share that is dropped, not kept: "
             f"{1 - rate:.2g} if {rate:g} was to be kept.",
             _DROPOUT,
@@ -312,7 +311,7 @@ def dropout_on_the_stream(graph: Graph) -> Iterator[Note]:
         if places:
             yield remark(
                 places,
-                f"A dropout on the residual stream: {named(graph, [*places])} lies between two "
+                f"A dropout on the residual stream: {doing(graph, [*places], 'lie')} between two "
                 "sublayers, so what it drops is lost to all later ones. Dropouts usually come "
                 "last on a branch, before the merge: x + dropout(f(x)).",
                 _DROPPED,

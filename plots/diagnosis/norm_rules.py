@@ -8,7 +8,7 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, projection_behind
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_additive_merge, is_norm
 
@@ -83,7 +83,7 @@ def batch_norm_axis(graph: Graph) -> Iterator[Note]:
         shape = graph.node(ids[0]).outputs[0].shape
         yield (finding if has_features else remark)(
             ids,
-            f"A batch norm over the wrong axis: {named(graph, ids)} has a mean and a scale for "
+            f"A batch norm over the wrong axis: {doing(graph, ids, 'have')} a mean and a scale for "
             f"each position of {_shape(shape)}, the same for all features, and not for each "
             "feature. Its axis is that of the features, which Keras has last: axis=-1.",
             _IOFFE,
@@ -103,7 +103,7 @@ def norm_of_a_norm(graph: Graph) -> Iterator[Note]:
     if places:
         yield remark(
             places,
-            f"A norm of a norm: {named(graph, places[1::2])} normalises the output of "
+            f"A norm of a norm: {doing(graph, places[1::2], 'normalise')} the output of "
             f"{named(graph, places[::2])}, which nothing else takes, so the first one only adds "
             "weights. DETR does it for its outputs. With post-norm, leave the final norm out.",
             _XIONG,
@@ -169,7 +169,7 @@ def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
     if places:
         yield remark(
             places,
-            f"x + norm(x): {named(graph, places)} adds a tensor and its norm, with no sublayer "
+            f"x + norm(x): {doing(graph, places, 'add')} a tensor and its norm, with no sublayer "
             "between them. If a sublayer was meant, put it behind the norm: x + f(norm(x)).",
             _XIONG,
         )

@@ -9,7 +9,7 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Kind, axis_origins, kinds
 from plots.diagnosis.projections import projection_behind
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import is_additive_merge
 from plots.positions import Tables, is_trained, kinds_of_positions
@@ -37,9 +37,9 @@ def one_vector_for_all_positions(graph: Graph) -> Iterator[Note]:
     if places:
         yield finding(
             places,
-            f"The same vector at every position: {named(graph, places)} adds a fixed vector of the "
-            "width of the model, which is the same at all positions, so that it tells none of them "
-            "from another. Add one row of the table for each position: x + table[:length].",
+            f"The same vector at every position: {doing(graph, places, 'add')} a fixed vector of "
+            "the width of the model, which is the same at all positions, so that it tells none of "
+            "them from another. Add one row of the table for each position: x + table[:length].",
             _VASWANI,
         )
 
@@ -72,7 +72,7 @@ def rotations(graph: Graph) -> Iterator[Note]:
         other = "keys" if name == "queries" else "queries"
         yield finding(
             ids,
-            f"Rotary positions on the {name} alone: {named(graph, ids)} takes {name} that are "
+            f"Rotary positions on the {name} alone: {doing(graph, ids, 'take')} {name} that are "
             f"rotated by their positions, and {other} that are not. Their products then depend on "
             "the position of one of the two, and not on the distance between them. Rotate both.",
             _ROPE,
@@ -80,9 +80,9 @@ def rotations(graph: Graph) -> Iterator[Note]:
     if by_heads:
         yield finding(
             by_heads,
-            f"Rotations by the index of the head: {named(graph, by_heads)} takes queries and keys "
-            "that are rotated along the axis of the heads, which is the same at all positions, so "
-            "that products do not depend on positions. Rotate along the axis of the positions.",
+            f"Rotations by the index of the head: {doing(graph, by_heads, 'take')} queries and "
+            "keys that are rotated along the axis of the heads, which is the same at all positions, "
+            "so that products do not depend on positions. Rotate along the axis of the positions.",
             _ROPE,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
 from plots.graph import Graph, Node
 from plots.layers import is_signed_merge
 from plots.traversal import data_flow
@@ -38,7 +38,7 @@ def steps_in_two_orders(graph: Graph) -> Iterator[Note]:
     if places:
         yield finding(
             places,
-            f"Steps in two orders: {named(graph, places)} joins the outputs of a recurrent layer "
+            f"Steps in two orders: {doing(graph, places, 'join')} the outputs of a recurrent layer "
             "that goes backwards, whose first step is the last one of the sequence, with steps in "
             "the right order. Turn them back first: ops.flip(y, axis=1), or take "
             "keras.layers.Bidirectional.",
@@ -80,7 +80,7 @@ def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
     if places:
         yield finding(
             [*places, *places.values()],
-            f"The last step of two directions: {named(graph, [*places])} takes the last step of "
+            f"The last step of two directions: {doing(graph, [*places], 'take')} the last step of "
             f"{named(graph, [*places.values()])}, at which the backward layer has read one step "
             "only. Leave return_sequences out: Bidirectional then joins the last output of each "
             "direction.",
@@ -109,7 +109,7 @@ def state_of_the_same_sequence(graph: Graph) -> Iterator[Note]:
     if places:
         yield finding(
             places,
-            f"A state that knows the future: {named(graph, places)} begins with a summary of the "
+            f"A state that knows the future: {doing(graph, places, 'begin')} with a summary of the "
             "sequence that it reads, so that each of its steps depends on all later ones, which "
             "the decoder is trained to predict. Begin with the state of the encoder of the other "
             "sequence.",

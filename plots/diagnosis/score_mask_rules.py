@@ -8,7 +8,7 @@ from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
 from plots.shape_values import TRIANGLES
@@ -220,7 +220,7 @@ def mask_axes(graph: Graph) -> Iterator[Note]:
     for (other, own), ids in foreign.items():
         yield finding(
             ids,
-            f"The padding mask of another sequence: {named(graph, ids)} attends to the sequence "
+            f"The padding mask of another sequence: {doing(graph, ids, 'attend')} to the sequence "
             f"{own}, and its mask is made from {other}. A mask hides keys, so it has to be made "
             "from the sequence of the keys: the source, in cross-attention.",
             _VASWANI,
