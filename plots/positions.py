@@ -82,7 +82,12 @@ def _joins(node: Node) -> bool:
 
 
 def _is_biased(graph: Graph, tables: Tables, attention: Attention) -> bool:
-    """Return whether trained numbers for pairs of positions are added to the scores."""
+    """Return whether numbers for pairs of positions are added to the scores: trained, or fixed.
+
+    Fixed ones differ by distance, as those of ALiBi do.
+    """
+    if any(constant.pattern == "biases by distance" for constant in attention.constants):
+        return True
     for source, output in _fixed_terms(graph, tables, attention):
         nodes = [graph.node(i) for i in (source, *tables.flow.ancestors(source))]
         has_pairs = {-1, -2} <= tables.axes_of(source, output)

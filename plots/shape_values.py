@@ -223,8 +223,9 @@ class ShapeValues:
         the layer was traced.
         """
         if constant.shape:
-            if constant.digest is None and not constant.pattern:
-                raise NeutralError  # a weight
+            is_weight = constant.digest is None and not constant.pattern
+            if is_weight or constant.pattern == "biases by distance":
+                raise NeutralError
             shape: Shape = constant.shape
             if constant.pattern in VALUE_PATTERNS and 1 < len(shape) <= len(result):
                 axes = zip(shape, result[len(result) - len(shape) :], strict=True)

@@ -231,8 +231,8 @@ def hidden_softmax(graph: Graph) -> Iterator[Note]:
         yield remark(
             [*places, *places.values()],
             f"A softmax in a hidden layer: {doing(graph, [*places], 'return')} probabilities, "
-            f"which sum to 1 and are mostly small, to {named(graph, [*places.values()])}. It belongs "
-            "to the last layer; take a ReLU here, unless a choice is meant.",
+            f"which sum to 1 and are small, to {named(graph, [*places.values()])}. It belongs to "
+            "the last layer; take a ReLU here, unless a choice is meant.",
             _SOFTMAX,
         )
 

@@ -81,8 +81,8 @@ def rotations(graph: Graph) -> Iterator[Note]:
         yield finding(
             by_heads,
             f"Rotations by the index of the head: {doing(graph, by_heads, 'take')} queries and "
-            "keys that are rotated along the axis of the heads, which is the same at all positions, "
-            "so that products do not depend on positions. Rotate along the axis of the positions.",
+            "keys that are rotated along the axis of the heads, alike at all positions, so that "
+            "products do not depend on positions. Rotate along the axis of the positions.",
             _ROPE,
         )
 

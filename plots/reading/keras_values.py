@@ -254,10 +254,22 @@ def _pattern(array: Any) -> str:
         shown = np.broadcast_to(triangle.seen(*array.shape[-2:]), array.shape)
         if triangle.is_added == is_added and np.array_equal(seen, shown):
             return pattern
+    if array.dtype.kind == "f" and not is_added and _depends_on_distance(array):
+        return "biases by distance"
     if array.dtype.kind != "f" or not _are_sinusoids(array):
         return ""
     columns = np.unique(array.reshape(-1, array.shape[-1]).round(4), axis=1).shape[1]
     return "sinusoids of one frequency" if columns < 3 < array.shape[-1] else "sinusoids"
+
+
+def _depends_on_distance(array: Any) -> bool:
+    """Return whether numbers (.., t, t) differ by the distance of two positions, as in ALiBi."""
+    import numpy as np
+
+    length = array.shape[-1]
+    if array.shape[-2] != length or length < 4 or np.unique(array).size < 4:
+        return False
+    return bool((array[..., 1:, 1:] == array[..., :-1, :-1]).all())
 
 
 def _are_sinusoids(array: Any) -> bool:
