@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from plots.annotations import Note
 from plots.diagnosis.projections import past_dropouts
@@ -22,8 +23,10 @@ def one_table_for_tokens_and_positions(graph: Graph) -> Iterator[Note]:
     flow = data_flow(graph)
     calls: dict[str, dict[bool, list[str]]] = {}
     for node in _lookups(graph):
-        by_value = flow.depends_on_input(graph.incoming[node.id][0].source)
-        calls.setdefault(node.layer, {}).setdefault(by_value, []).append(node.id)
+        given = graph.incoming[node.id][0]
+        by_value = flow.depends_on_input(given.source)
+        if by_value or _counts(value_of(graph, flow, given.source, given.output)):
+            calls.setdefault(node.layer, {}).setdefault(by_value, []).append(node.id)
     for own in calls.values():
         if len(own) == 2:
             yield finding(
@@ -33,6 +36,11 @@ def one_table_for_tokens_and_positions(graph: Graph) -> Iterator[Note]:
                 "position 3 has the vector of token 3. Make a table of positions of its own.",
                 _BERT,
             )
+
+
+def _counts(ids: Any) -> bool:
+    """Return whether ids differ along a sequence, unlike that of a token put before each one."""
+    return ids is not None and ids.ndim > 1 and bool((ids[:, 1:] != ids[:, :-1]).any())
 
 
 @diagnosis_rule("two_tables_with_the_same_ids")

@@ -76,7 +76,7 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
         before = [graph.node(i) for i in (source, *flow.ancestors(source))]
         takers = [graph.node(i) for i in flow.takers(node.id, 0)]
         is_hidden = any(n.parameters for n in before) and flow.depends_on_input(source)
-        if is_hidden and takers and all(taker.parameters for taker in takers):
+        if is_hidden and takers and all(taker.is_a(LINEAR_PROJECTIONS) for taker in takers):
             places[node.id] = source
     if places:
         yield finding(

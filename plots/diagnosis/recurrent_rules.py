@@ -72,10 +72,11 @@ def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
     """The last step is taken of the outputs of a bidirectional layer."""
     places: dict[str, str] = {}
     for node in graph.nodes:
-        keys = {constant.port: constant.value for constant in node.constants}
-        if node.operation == "GetItem" and keys.get("key.1") == -1 and graph.incoming[node.id]:
-            before = past_dropouts(graph, graph.incoming[node.id][0])
-            if before is not None and before.is_a({"Bidirectional"}):
+        if _step(node) == -1 and graph.incoming[node.id]:
+            edge = graph.incoming[node.id][0]
+            before = past_dropouts(graph, edge)
+            others = {_step(graph.node(other.target)) for other in graph.outgoing[edge.source]}
+            if before is not None and before.is_a({"Bidirectional"}) and 0 not in others:
                 places[node.id] = before.id
     if places:
         yield finding(
@@ -86,6 +87,13 @@ def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
             "direction.",
             _SCHUSTER,
         )
+
+
+def _step(node: Node) -> object:
+    """Return which step of a sequence a call takes with all features; None if it takes others."""
+    keys = {constant.port: constant.value for constant in node.constants}
+    is_whole = keys.get("key.2", ":") in (":", "...")
+    return keys.get("key.1") if node.operation == "GetItem" and is_whole else None
 
 
 @diagnosis_rule("state_of_the_same_sequence")
