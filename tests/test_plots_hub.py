@@ -1,6 +1,7 @@
 """Every backbone of KerasHub opens, and all of its skip paths are found."""
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -30,7 +31,11 @@ CLOSED = {
     "DINOV3Embedding": "no call inside takes its weight",
     "DepthAnythingFeatureFusionLayer": "no call inside takes its weight",
     "SAM3Embedding": "no call inside takes its weight",
+    "DisentangledSelfAttention": "Invalid dtype: NoneType",
+    "EsmSelfAttention": "Iterating over a symbolic KerasTensor is not supported",
+    "GptOssAttention": "Invalid dtype: NoneType",
     "SAMPromptEncoder": "no call inside takes its weight",
+    "SmolLM3Attention": "no call inside takes its weight",
     "SigLIPTextEmbedding": "Cannot broadcast shape",
     "VideoPrismTemporalEmbedding": "The total size of the tensor must be unchanged",
     # Functions
@@ -105,3 +110,32 @@ def test_every_backbone_is_here():
     for whole in set(PARTS.values()):
         classes = {type(part) for part in HUB_MODELS[whole][0]()._flatten_layers()}
         assert classes >= {each for each in others if PARTS[each.__name__] == whole}
+
+
+BOTH_WAYS = "self-attention in both directions"
+DESCRIBED = {
+    "Llama": "^Pre-norm Transformer decoder: 3 blocks with 6 .*; causal self-attention; rotary",
+    "GPTNeoX": "^Pre-norm Transformer decoder: 3 blocks with 3 .*; causal self-attention; rotary",
+    "GPT2": "^Pre-norm Transformer decoder: 3 blocks with 6 .*; causal self-attention; learned",
+    "Bloom": "^Pre-norm Transformer decoder: 3 blocks with 6 .*; causal self-attention; ALiBi",
+    "Bert": f"^Post-norm Transformer encoder: 3 blocks with 6 .*; {BOTH_WAYS}; learned",
+    "Bart": (
+        f"^Post-norm Transformer encoder-decoder: 3 encoder blocks and 3 decoder blocks with 15 .*"
+        f"; {BOTH_WAYS} in the encoder, causal self-attention in the decoder, cross-attention"
+    ),
+    "T5": (
+        f"^Pre-norm Transformer encoder-decoder: 3 encoder blocks and 3 decoder blocks with 15 .*"
+        f"; {BOTH_WAYS} in the encoder, causal self-attention in the decoder, .*; relative"
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_an_opened_backbone_is_described_by_its_calls(name):
+    graph = plots.read_graph(TEXT_MODELS[name][0](), open_nested=True, open_layers=True)
+    notes = plots.diagnose(graph).notes
+    assert not [note.text for note in notes if note.kind == "finding"]
+    (description,) = (note.text for note in notes if note.kind == "description")
+    assert re.search(DESCRIBED[name], description), description

@@ -79,7 +79,8 @@ class SymbolicRun:
             overrides.append((part, {"symbolic_call": partial(self._symbolic_call, part)}))
             if part.weights:
                 overrides.append((part, {"call": partial(self._call, part, part.call)}))
-        with overridden([*overrides, *self._replaced]), _recorded_partly(), keras.StatelessScope():
+        replaced = overridden([*overrides, *self._replaced])
+        with replaced, _recorded_partly(), _new_axes(), keras.StatelessScope():
             layer(*args, **kwargs)
         return returned[0]
 
@@ -152,6 +153,20 @@ def _is_symbolic(value: Any) -> bool:
     import keras
 
     return isinstance(value, keras.KerasTensor)
+
+
+@contextmanager
+def _new_axes() -> Iterator[None]:
+    """Let `x[None]` add an axis to a symbolic tensor, which Keras refuses, unlike `x[None, :]`."""
+    import keras
+
+    get_item = keras.KerasTensor.__getitem__
+
+    def with_tuple(tensor: Any, key: Any) -> Any:
+        return get_item(tensor, (None,) if key is None else key)
+
+    with mock.patch.object(keras.KerasTensor, "__getitem__", with_tuple):
+        yield
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from plots.annotations import counted
 from plots.graph import Shape
 from plots.reading.functions import Names, as_operations, function_that_failed, functions_of
+from plots.layers import ATTENTION_LAYERS
 from plots.reading.keras_calls import (
     MaskOf,
     arguments_of,
@@ -398,7 +399,8 @@ def is_composite(layer: Any) -> bool:
 def is_unknown_without_weights(operation: Any) -> bool:
     """Return whether only tracing shows the work of a layer or operation without weights.
 
-    These are a `Lambda`, an `Activation` of a function, and layers and operations of your own.
+    These are a `Lambda`, an `Activation` of a function, layers of one model of KerasHub, and layers
+    and operations of your own.
     """
     import keras
 
@@ -406,6 +408,7 @@ def is_unknown_without_weights(operation: Any) -> bool:
         return False
     if isinstance(operation, keras.layers.Activation):
         return not getattr(operation.activation, "__module__", "").startswith("keras.")
+    # KerasHub's layers without weights do what their class says only for positions and masks.
     is_hub = type(operation).__module__.startswith("keras_hub.")
     is_lambda = isinstance(operation, keras.layers.Lambda)
     return is_lambda or is_hub or call_class(type(operation)) != ""
@@ -432,7 +435,6 @@ def is_attention_of_hub(layer: Any) -> bool:
 
 
 def _is_attention(layer: Any) -> bool:
-    """Return whether the class of a layer is an attention of Keras or KerasHub by its name."""
-    # These attention layers have no common base class, but "Attention" in their names.
+    """Return whether a layer is an attention of Keras or KerasHub with query, key and value."""
     known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
-    return any("Attention" in base.__name__ for base in known)
+    return any(base.__name__ in ATTENTION_LAYERS for base in known)
