@@ -34,6 +34,7 @@ from functional_models.cli_options import (
     add_recipe_options,
     add_sampler_options,
     add_spec_options,
+    add_study_options,
     complete_and_exit,
     complete_with,
     discarded_stdout,
@@ -42,6 +43,7 @@ from functional_models.cli_options import (
     recipe_changes,
     sampler_options,
     spec_changes,
+    study_options,
     whole_number,
 )
 from functional_models.descriptions import (
@@ -174,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add_flag(sub, "--overwrite", "replace another comparison in the folder")
     add_data_options(sub)
     add_spec_options(sub)
+    add_study_options(sub)
     add_recipe_options(sub, default_budget())
 
     text = "evaluate a trained model on text or sentence pairs"
@@ -316,8 +319,8 @@ def train(options: argparse.Namespace) -> None:
     item = ("pair" if pairs else "document") + "s" * (number != 1)
     print(f"{corpus.name}: {number:,} training {item}")
     keras = import_keras()
-    from functional_models.comparison import usage_command
     from functional_models.loading import new_text_model, sized_for
+    from functional_models.studies.samples import usage_command
     from functional_models.tokenizer_training import shared_tokenizer
 
     _set_dtype(options)
@@ -354,15 +357,17 @@ def compare(options: argparse.Namespace) -> None:
         if name in options.variants[:number]:
             raise ValueError(f"{name} was given twice; give each variant once")
         builders.variant(name, **changes)  # raises before any is trained
+    chosen = study_options(options)
     import_keras()
-    from functional_models.comparison import CORNERS
-    from functional_models.comparison import compare as run
+    from functional_models.studies.compare import CORNERS
+    from functional_models.studies.compare import compare as run
 
     _set_dtype(options)
-    run(
+    study = run(
         options.variants or CORNERS,
         _corpus(options, kind),
-        budget=default_budget(**recipe_changes(options)),
+        recipe=default_budget(**recipe_changes(options)),
+        **chosen,
         folder=options.to,
         overwrite=options.overwrite,
         tokenizer=options.tokenizer,
@@ -370,6 +375,10 @@ def compare(options: argparse.Namespace) -> None:
         changes=changes,
         progress=not options.quiet,
     )
+    if failed := sum(outcome.status == "failed" for outcome in study.outcomes.values()):
+        raise ValueError(
+            f"{failed} of {len(study.outcomes)} runs failed; the same command tries them again"
+        )
 
 
 def _no_encoders(command: str) -> str:

@@ -6,12 +6,12 @@ import sys
 
 import keras
 import pytest
+from functional_models.comparison import _overall_speed, compare, results_table
 from small_text_models import SIZES, corpus, parallel_corpus, text_model
 
 import builders
 import functional_models as fm
 from functional_models import comparison
-from functional_models.comparison import _overall_speed, compare, results_table
 from functional_models.corpora import ParallelCorpus, kind_of_data
 from functional_models.folders import only_writer
 from functional_models.model_folder import read_spec

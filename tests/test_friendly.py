@@ -19,7 +19,6 @@ import functional_models as fm
 import plots
 from builders.errors import similar_names
 from functional_models.checks import check_is_text
-from functional_models.comparison import Results
 from functional_models.corpora import ParallelCorpus, TextCorpus
 
 ROOT = Path(__file__).parent.parent
