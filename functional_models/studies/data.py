@@ -31,6 +31,7 @@ def write_data(folder: Path, data: StudyData) -> str:
     name = f"data-{data.fingerprint()}"
     if (folder / name / _MANIFEST).exists():
         return name
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".data-") as scratch:
         place = Path(scratch) / name
         place.mkdir()

@@ -210,8 +210,17 @@ def _perform_in_processes(tasks: Sequence[Task], workers: int, ledger: _Ledger) 
 def _perform_by(
     executor: Executor, tasks: Sequence[Task], ledger: _Ledger, *, may_break: bool = False
 ) -> None:
-    """Perform tasks by an executor; `may_break` raises if it broke, else its tasks failed."""
+    """Perform tasks by an executor.
+
+    Args:
+        executor: The executor.
+        tasks: The tasks.
+        ledger: Takes the outcomes.
+        may_break: Whether to raise if the executor breaks, once the outcomes are recorded; else
+            the tasks that it loses have failed.
+    """
     futures: dict[Future[Outcome], Run] = {}
+    broken: BrokenExecutor | None = None
     try:
         for task in tasks:
             futures[executor.submit(perform_task, task)] = task.run
@@ -219,9 +228,9 @@ def _perform_by(
             try:
                 outcome = future.result()
             except BrokenExecutor as error:
-                if may_break:
-                    raise
-                ledger.add_error(futures[future], error)
+                broken = error
+                if not may_break:
+                    ledger.add_error(futures[future], error)
             except Exception as error:
                 ledger.add_error(futures[future], error)
             else:
@@ -230,6 +239,8 @@ def _perform_by(
         for future in futures:
             future.cancel()
         raise
+    if broken is not None and may_break:
+        raise broken
 
 
 def perform_task(task: Task) -> Outcome:

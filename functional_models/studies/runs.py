@@ -100,7 +100,7 @@ class Outcome:
 
     status: str
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rows: Sequence[Mapping[str, float]] = ()
+    rows: Sequence[Mapping[str, float]] = dataclasses.field(default_factory=list)
     step: int = 0
     reason: str = ""
 

@@ -108,9 +108,7 @@ def _ablation(text: str, spec: builders.TransformerSpec) -> dict[str, Any]:
         return {field: parse_value(value)}
     now = getattr(spec, field, None)
     if not isinstance(now, bool):
-        raise ValueError(
-            f"ablate: {field} is {now!r}, not True or False; write {field}=VALUE for its replacement"
-        )
+        raise ValueError(f"ablate: {field} is {now!r}, not True or False; write {field}=VALUE")
     return {field: not now}
 
 
