@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from functional_models.loading import load, sized_for
 from functional_models.recipe import LARGEST_SEED, Recipe, default_budget, make_recipe
 from functional_models.studies.budgets import (
     Budget,
+    flops_per_step,
     mean_lengths,
     measure_speed,
     parse_budget,
@@ -33,12 +35,13 @@ from functional_models.studies.folder import (
     write_pictures,
     write_tables,
 )
-from functional_models.studies.results import Study
+from functional_models.studies.question import question
+from functional_models.studies.report import REPORT, write_report
+from functional_models.studies.results import Cost, Study
 from functional_models.studies.runs import Run, StudyData, make_runs
-from functional_models.studies.samples import samples, usage_command
+from functional_models.studies.samples import usage_command, write_samples
 from functional_models.studies.settings import Setting, Spec, make_settings, match_sizes
 from functional_models.tokenizer_training import shared_tokenizer
-from plots.files import write_whole
 
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 
@@ -154,7 +157,20 @@ def compare(
     runs = make_runs(settings, chosen_seeds, fingerprint, precision)
     first = settings[0].group if baseline is None else baseline
     make_folder(folder)
-    write_description(folder, settings, chosen_seeds, first, fingerprint, precision, speeds)
+    costs = _costs(settings, shared)
+    write_description(
+        folder,
+        settings,
+        chosen_seeds,
+        first,
+        fingerprint,
+        precision,
+        speeds,
+        costs,
+        corpus.name,
+    )
+    if progress:
+        print(question(settings), flush=True)
     if overwrite:
         remove_other_runs(folder, runs)
     outcomes = perform_runs(
@@ -166,7 +182,7 @@ def compare(
         progress=progress,
         callbacks=callbacks,
     )
-    study = Study(folder, tuple(settings), tuple(runs), outcomes, first)
+    study = Study(folder, tuple(settings), tuple(runs), outcomes, first, costs)
     _write(study, corpus, progress)
     return study
 
@@ -248,6 +264,17 @@ def _with_budgets(
     return changed
 
 
+def _costs(settings: Sequence[Setting], data: StudyData) -> dict[str, Cost]:
+    """Return what a step of each setting costs, if its operations are known."""
+    costs = {}
+    for setting in settings:
+        lengths = mean_lengths(setting.spec, data)
+        with suppress(ValueError):  # a custom component
+            flops = flops_per_step(setting, lengths)
+            costs[setting.name] = Cost(lengths.target * setting.recipe.batch_size, flops)
+    return costs
+
+
 def _write(study: Study, corpus: Corpus, progress: bool) -> None:
     """Write and print the results, then what may fail without a loss."""
     write_tables(study)
@@ -257,10 +284,12 @@ def _write(study: Study, corpus: Corpus, progress: bool) -> None:
         return
     model = load(study.folder / RUNS / best.folder)
     attempt(BEST, lambda: model.save(study.folder / BEST, overwrite=True))
-    attempt("samples.md", lambda: write_whole(study.folder / "samples.md", samples(model, corpus)))
+    attempt("samples.md", lambda: write_samples(study, corpus))
     attempt("pictures", lambda: write_pictures(study))
+    attempt(REPORT, lambda: write_report(study))
     if progress:
         print(f"\nwritten to {study.folder}{os.sep}: {listing(study.folder)}")
+        print(f"the report is {study.folder / REPORT}")
         print(
             f"the run with the lowest validation loss is {best.setting}, seed {best.seed}; to use "
             "it:\n"

@@ -10,6 +10,7 @@ best/                 the best model
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from functional_models.checks import read_manifest
 from functional_models.folders import COMPARISON, GO_ON, LOCK, folder_path
 from functional_models.recipe import Recipe
 from functional_models.studies.execution import RUNS
-from functional_models.studies.results import Study
+from functional_models.studies.results import Cost, Study
 from functional_models.studies.runs import Run, make_runs, read_outcome
 from functional_models.studies.settings import Setting, folder_name
 from plots.files import write_whole
@@ -37,6 +38,9 @@ _WRITTEN = (
     "results.md",
     REPORTS,
     "samples.md",
+    "samples.json",
+    "report.html",
+    "results.tex",
     "loss_curves.png",
     "variants.png",
     DIAGRAMS,
@@ -85,16 +89,21 @@ def write_description(
     data: str,
     precision: str,
     speeds: Mapping[str, float],
+    costs: Mapping[str, Cost],
+    data_name: str,
 ) -> None:
     """Write `comparison.json`."""
     content = {
         "format": FORMAT,
+        "command": command_line(),
+        "data_name": data_name,
         "data": data,
         "precision": precision,
         "baseline": baseline,
         "seeds": list(seeds),
         "settings": [{**asdict(s), "spec": s.spec.to_dict()} for s in settings],
         "speeds": dict(speeds),
+        "costs": {name: asdict(cost) for name, cost in costs.items()},
     }
     write_whole(folder / COMPARISON, json.dumps(content, indent=1) + "\n")
 
@@ -132,11 +141,12 @@ def load_study(folder: str | Path) -> Study:
         ]
         runs = make_runs(settings, saved["seeds"], saved["data"], saved["precision"])
         baseline = saved["baseline"]
-    except (KeyError, TypeError) as error:
+        costs = {name: Cost(**cost) for name, cost in saved["costs"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {GO_ON}") from None
     found = {run.key: read_outcome(folder / RUNS / run.folder, run) for run in runs}
     outcomes = {key: outcome for key, outcome in found.items() if outcome is not None}
-    return Study(folder, tuple(settings), tuple(runs), outcomes, baseline)
+    return Study(folder, tuple(settings), tuple(runs), outcomes, baseline, costs)
 
 
 def write_tables(study: Study) -> None:
@@ -225,3 +235,9 @@ def attempt(what: str, write: Callable[[], Any]) -> None:
 def listing(folder: Path) -> str:
     """Return the names of the files and folders of a study."""
     return ", ".join(sorted(path.name for path in folder.iterdir() if path.name != LOCK))
+
+
+def command_line() -> str:
+    """Return the command of this process, if it is that of this package; else ""."""
+    is_own = Path(sys.argv[0]).name in ("functional-models", "__main__.py")
+    return shlex.join(["functional-models", *sys.argv[1:]]) if is_own else ""

@@ -24,6 +24,7 @@ from functional_models.tables import format_table
 
 METRICS = (
     "parameters",
+    "flops_per_token",
     "loss",
     "perplexity",
     "token_accuracy",
@@ -36,6 +37,7 @@ METRICS = (
 _LOSS = "loss"
 _TITLES = {
     "parameters": ("parameters", "{:,.0f}"),
+    "flops_per_token": ("training FLOPs/token", "{:,.3g}"),
     "loss": ("loss", "{:.4f}"),
     "perplexity": ("perplexity", "{:.2f}"),
     "token_accuracy": ("token accuracy", "{:.1%}"),
@@ -45,6 +47,19 @@ _TITLES = {
 }
 _SPREAD = ("loss", "perplexity", "token_accuracy", "exact_match")
 """Measurements whose standard deviation over seeds is shown."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training step of a setting costs, without padding.
+
+    Attributes:
+        tokens: Mean number of target tokens.
+        flops: Floating-point operations of forward and backward pass.
+    """
+
+    tokens: float
+    flops: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,6 +72,7 @@ class Study:
         runs: The runs.
         outcomes: Outcomes by the key of the run; runs without one are not finished.
         baseline: The name of the setting that others are compared with.
+        costs: What a step costs, by setting; those of custom components are unknown.
     """
 
     folder: Path
@@ -64,6 +80,7 @@ class Study:
     runs: tuple[Run, ...]
     outcomes: Mapping[str, Outcome]
     baseline: str
+    costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"{self.table()}\n\n" + "\n".join(self.verdict)
@@ -176,6 +193,8 @@ class Study:
                 result[metric] = int(found.mean) if metric == "parameters" else found.mean
                 if metric in _SPREAD:
                     result[f"{metric}_deviation"] = found.deviation
+        if cost := self.costs.get(setting.name):
+            result["flops_per_token"] = cost.flops / cost.tokens
         if setting.matched:
             result["matched"] = setting.matched
         if difference := self.differences.get(setting.name):
@@ -204,6 +223,10 @@ class Study:
 
     def table(self, *, markdown: bool = False) -> str:
         """Return the results as an aligned text table, or as a Markdown table."""
+        return format_table(self.cells(), markdown=markdown)
+
+    def cells(self) -> list[list[str]]:
+        """Return the results as rows of cells, of which the first has the titles."""
         metrics = [key for key in METRICS if any(key in result for result in self.results)]
         has_seeds = len({run.seed for run in self.runs}) > 1
         titles = ["setting", *(_TITLES[key][0] for key in metrics)]
@@ -215,7 +238,7 @@ class Study:
             if has_seeds:
                 cells.append(self._difference_cell(result))
             rows.append(cells)
-        return format_table(rows, markdown=markdown)
+        return rows
 
     def _difference_cell(self, result: Mapping[str, Any]) -> str:
         if result["setting"] == self.reference.name:

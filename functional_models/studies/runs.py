@@ -147,15 +147,13 @@ def perform(
     Raises:
         ValueError: the folder is damaged.
     """
-    import keras
-
     from functional_models.callbacks import DivergedError
     from functional_models.loading import new_text_model
+    from functional_models.seeding import own_random
 
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, own_random(run.seed):
         if (found := read_outcome(folder, run)) is not None:
             return found
-        keras.utils.set_random_seed(run.seed)
         model = new_text_model(run.spec, data.tokenizer)
         started = time.time()
         try:
