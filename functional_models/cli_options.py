@@ -178,54 +178,6 @@ def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
     return _given(options, RECIPE_FIELDS)
 
 
-def add_study_options(sub: argparse.ArgumentParser) -> None:
-    """Add the options that determine which runs a comparison consists of."""
-    group = sub.add_argument_group("comparison")
-    text = "what a run may spend: 500, 2e6 tokens, 1e14 flops or 60 seconds; default: --steps"
-    group.add_argument("--budget", nargs="+", metavar="N", help=text)
-    text = "number of seeds, or two and more seeds; 3 show a difference; default: 1"
-    group.add_argument("--seeds", nargs="+", type=whole_number, default=[1], metavar="N", help=text)
-    text = "the setting to compare with; default: the first"
-    group.add_argument("--baseline", metavar="SETTING", help=text)
-    text = "values of a field of spec or recipe to try, e.g. num_layers=2,4; may be repeated"
-    group.add_argument("--grid", action="append", default=[], metavar="FIELD=V,V", help=text)
-    text = "a change to make alone, e.g. residual or warmup_steps=0; may be repeated"
-    group.add_argument("--ablate", action="append", default=[], metavar="CHANGE", help=text)
-    text = "rates to try for every setting; the best is chosen by validation loss"
-    group.add_argument("--learning-rates", nargs="+", type=real_number, metavar="X", help=text)
-    text = "change intermediate_dim, so that settings are as large as the first"
-    group.add_argument("--match", choices=("parameters", "flops"), help=text)
-    text = "number of runs at the same time"
-    group.add_argument("--workers", type=whole_number, default=1, metavar="N", help=text)
-
-
-def study_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of `compare` that `add_study_options` added.
-
-    Raises:
-        ValueError: a `--grid` is not FIELD=VALUE,VALUE.
-    """
-    grid: dict[str, Any] = {}
-    for assignment in options.grid:
-        field, equals, values = assignment.partition("=")
-        if not (equals and field and values):
-            raise ValueError(f"--grid {assignment}: must be FIELD=VALUE,VALUE, e.g. num_layers=2,4")
-        if field in grid:
-            raise ValueError(f"--grid {field} was given twice; write --grid {field}=VALUE,VALUE")
-        grid[field] = [parse_value(value) for value in values.split(",")]
-    seeds = options.seeds
-    return {
-        "budget": None if options.budget is None else " ".join(options.budget),
-        "seeds": seeds[0] if len(seeds) == 1 else seeds,
-        "baseline": options.baseline,
-        "grid": grid or None,
-        "ablate": options.ablate,
-        "learning_rates": options.learning_rates or (),
-        "match": options.match,
-        "workers": options.workers,
-    }
-
-
 def add_sampler_options(sub: argparse.ArgumentParser, default: str, limit: str) -> None:
     """Add `--sampler`, `--max-new-tokens` and an option for every argument of `make_sampler`.
 
@@ -333,6 +285,27 @@ def load_spec(
         message = unknown_name("variant", model, known, listed_by)
         raise ValueError(f"{message}; nor is there a file or folder {model}")
     return builders.variant(model, **changes)
+
+
+def load_model(folder: str, kind: str | None = None) -> Any:
+    """Load a text model; check the folder before Keras is imported."""
+    from functional_models.model_folder import read_spec
+
+    found = read_spec(folder).kind
+    if found == "encoder_only":
+        raise ValueError(
+            f"{folder} holds an encoder, which generates no text; use it in Python: "
+            f"functional_models.load({folder!r}).vectors(texts)"
+        )
+    if kind not in (None, found):
+        command = "generate" if found == "decoder_only" else "translate"
+        raise ValueError(
+            f"{folder} holds a model of kind {found}, not {kind}; use functional-models {command}"
+        )
+    import_keras()
+    from functional_models.loading import load
+
+    return load(folder)
 
 
 def complete_with(
