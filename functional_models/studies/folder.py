@@ -218,7 +218,7 @@ def write_pictures(study: Study) -> None:
     (study.folder / DIAGRAMS).mkdir(exist_ok=True)
     for name, model in models.items():
         path = Path(DIAGRAMS) / f"{folder_name(name)}.svg"
-        attempt(str(path), partial(plots.plot_model, model, study.folder / path))
+        attempt(str(path), partial(plots.draw, model, study.folder / path, depth=2))
     together = study.folder / "variants.png"
     attempt("variants.png", lambda: plots.plot_side_by_side(models, together, blocks=1))
 

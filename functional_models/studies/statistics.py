@@ -125,8 +125,9 @@ def _difference(pairs: Sequence[tuple[float, float]]) -> Difference:
     mean, count = statistics.fmean(apart), len(apart)
     if count == 1:
         return Difference(mean, None, None, None, 1)
-    if len(set(apart)) == 1:  # no variance: equal runs, or too few digits to test
-        return Difference(mean, (mean, mean), 1.0 if mean == 0 else 0.0, None, count)
+    # No variance but that of rounding: equal runs, or a shift, which no test can judge better.
+    if all(math.isclose(value, mean, rel_tol=1e-9, abs_tol=1e-12) for value in apart):
+        return Difference(mean, (mean, mean), float(abs(mean) <= 1e-12), None, count)
     from scipy import stats
 
     test = stats.ttest_rel(*zip(*pairs, strict=True))

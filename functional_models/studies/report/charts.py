@@ -35,6 +35,7 @@ def _figure(across: str, upwards: str, **options: Any) -> Any:
         y_axis_label=upwards,
         tools="pan,box_zoom,wheel_zoom,reset,save,hover",
         active_scroll=None,
+        toolbar_location="above",
         output_backend="svg",  # prints sharply
         **options,
     )
@@ -56,8 +57,9 @@ def _finish(chart: Any) -> Any:
         legend.background_fill_alpha = 0
         legend.border_line_color = None
         legend.label_text_color = _GREY
-        chart.add_layout(legend, "below")
-        legend.ncols = 2
+        legend.location = "top_right"  # where curves of a loss are not
+        legend.label_text_font_size = "9pt"
+        legend.spacing = 0
     return chart
 
 
