@@ -79,9 +79,9 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--grid", action="append", default=[], metavar="FIELD=V,V", help=text)
     text = "a change to make alone, e.g. residual or warmup_steps=0; may be repeated"
     group.add_argument("--ablate", action="append", default=[], metavar="CHANGE", help=text)
-    text = "rates to try for every setting; the best is chosen by validation loss"
+    text = "rates to try for every setting, compared at the best by validation loss; default: one"
     group.add_argument("--learning-rates", nargs="+", type=real_number, metavar="X", help=text)
-    text = "change intermediate_dim, so that settings are as large as the first"
+    text = "change intermediate_dim, so that settings are as large as the first; default: no change"
     group.add_argument("--match", choices=("parameters", "flops"), help=text)
     text = "number of runs at the same time"
     group.add_argument("--workers", type=whole_number, default=1, metavar="N", help=text)

@@ -15,6 +15,7 @@ from functional_models.corpora import ParallelCorpus, kind_of_data
 from functional_models.recipe import Recipe
 from functional_models.studies import compare as comparison
 from functional_models.studies import folder as study_folder
+from functional_models.studies import samples
 from functional_models.studies.compare import compare
 from functional_models.studies.results import Study
 from functional_models.studies.runs import Outcome, make_runs
@@ -159,6 +160,7 @@ def test_bad_arguments_raise_before_training(tmp_path, fitted, specs, options, m
 def quick(monkeypatch):
     """Replace training and evaluation, which these tests do not need."""
     row = {"step": 2, "loss": 2.5, "val_exact_match": 0.5, "tokens_per_second": 7.0}
+    row["seconds"] = 3.0
     measured = {"loss": 2.5, "token_accuracy": 0.25, "exact_match": 0.5}
 
     def fit(self, data, folder, **options):
@@ -167,7 +169,8 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(fm.Translator, "fit", fit)
     monkeypatch.setattr(fm.Translator, "evaluate", lambda *given, **options: measured)
-    monkeypatch.setattr(comparison, "load", lambda folder: text_model("encoder_decoder"))
+    for module in (comparison, samples):
+        monkeypatch.setattr(module, "load", lambda folder: text_model("encoder_decoder"))
 
 
 @pytest.mark.parametrize("failing", ["draw", "import", "generate"])
@@ -175,7 +178,7 @@ def test_no_picture_and_no_sample_costs_results(tmp_path, quick, monkeypatch, ca
     def fail(*given, **options):
         raise RuntimeError("Format: 'svg' not recognized.\nUse one of: dot")
 
-    names = ["loss_curves", "plot_model", "plot_side_by_side"]
+    names = ["loss_curves", "draw", "plot_side_by_side"]
     if failing == "import":
         monkeypatch.setitem(sys.modules, "plots", None)
     for name in names if failing == "draw" else ():
@@ -188,7 +191,7 @@ def test_no_picture_and_no_sample_costs_results(tmp_path, quick, monkeypatch, ca
     assert "the run with the lowest validation loss is pre, seed 0" in printed.out
     lost = {
         "draw": ["loss_curves.png", "diagrams/pre.svg", "variants.png"],
-        "import": ["pictures"],
+        "import": ["pictures", "report.html"],
         "generate": ["samples.md"],
     }[failing]
     assert [line.partition(" was not written: ")[0] for line in printed.err.splitlines()] == lost

@@ -90,7 +90,7 @@ def test_a_page_needs_no_network_and_escapes_names(tmp_path):
     assert (tmp_path / "results.tex").read_text() == latex_table(made)
     rows = latex_table(made).splitlines()
     assert {line.count("&") for line in rows if line.endswith(r"\\")} == {len(made.cells()[0]) - 1}
-    assert r"$\pm$" in rows[3]
+    assert r"$\pm$" in rows[4]
 
 
 @pytest.mark.slow

@@ -207,9 +207,9 @@ def overall_speed(rows: Sequence[Mapping[str, float]]) -> float:
 
 def write_outcome(folder: Path, run: Run, outcome: Outcome, started: float) -> None:
     """Write `run.json`, with all that is needed to read and repeat the run."""
-    import keras
+    from importlib.metadata import version
 
-    from functional_models import __version__
+    import keras
 
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -223,7 +223,7 @@ def write_outcome(folder: Path, run: Run, outcome: Outcome, started: float) -> N
         "seconds": time.time() - started,
         "host": platform.node(),
         "versions": {
-            "functional_models": __version__,
+            "functional_models": version("functional-models"),
             "python": platform.python_version(),
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
