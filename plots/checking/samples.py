@@ -16,17 +16,11 @@ from plots.traversal import Reachability
 if TYPE_CHECKING:
     import numpy as np
 
-_LENGTHS: tuple[int, ...] = (
-    13,
-    11,
-    17,
-    7,
-    19,
-    5,
-    23,
-    3,
-)  # primes, to tell the axis of positions from others
+_LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)
+"""Lengths to choose from: primes, to tell the axis of positions from others."""
+
 _IMAGE_SIDE = 32
+_NUMBERS = 100  # the integers that are quantities are smaller
 _LARGE = 30_000_000  # weights: more get shorter sequences
 _MOST_PROBES = 10
 _SHORT = 19
@@ -43,26 +37,33 @@ class Field:
         name: Its name.
         shape: Shape of a batch.
         dtype: Its dtype.
-        kind: "ids" that are looked up in a table, "floats", "texts" that the model splits itself,
-            or "other": masks, segments and other integers.
-        ids: The ids that it may hold, without that of the padding.
+        kind: "ids" that are looked up in a table, "floats", "integers" that are quantities, such as
+            those of images, "texts" that the model splits itself, or "other": masks, segments and
+            other integers.
+        ids: The ids that it may hold, without that of the padding, in ascending order.
         padding: Id of the padding, if the model masks one.
         words: Words that a text is made of.
+        is_free: Whether the model takes any number of positions.
     """
 
     place: str
     name: str
     shape: tuple[int, ...]
     dtype: str
-    kind: Literal["ids", "floats", "texts", "other"]
-    ids: tuple[int, ...] = ()
+    kind: Literal["ids", "floats", "integers", "texts", "other"]
+    ids: Sequence[int] = ()
     padding: int | None = None
     words: tuple[str, ...] = ()
+    is_free: bool = False
 
     @property
     def has_positions(self) -> bool:
         """Whether its second axis is one of positions, not of features, rows or channels."""
-        return self.kind == "texts" or len(self.shape) == 3 - (self.kind != "floats")
+        if self.kind == "texts":
+            return True
+        if self.kind == "integers" and len(self.shape) == 2:
+            return self.is_free  # else they are features
+        return len(self.shape) == (3 if self.kind in ("floats", "integers") else 2)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ class Samples:
             if field.kind == "texts":
                 shape, field = tuple(n or 1 for n in shape), replace(field, words=words)
             sized = (0, *(side if n is None else n for n in shape[1:]))
-            fields.append(replace(field, shape=sized))
+            fields.append(replace(field, shape=sized, is_free=shape[1:2] == (None,)))
+        if all(field.kind == "other" for field in fields):
+            fields = [replace(f, kind="integers") if f.dtype != "bool" else f for f in fields]
         fixed = max((shape[0] or 0 for shape in shapes), default=0) if shapes else 0
         lengths = [f.shape[1] for f in fields if f.has_positions and f.kind != "texts"]
         lengths += [length for f in fields if f.kind == "texts"]
@@ -142,7 +145,7 @@ class Samples:
     @property
     def of_other_lengths(self) -> list[Samples]:
         """The same batches with changes in the inputs of other lengths."""
-        kinds = ("ids", "floats")
+        kinds = ("ids", "floats", "integers")
         lengths = {f.shape[1] for f in self.fields if f.has_positions and f.kind in kinds}
         return [self.at(length, len(self.probes)) for length in sorted(lengths - {self.length})]
 
@@ -177,21 +180,18 @@ class Samples:
         for row, at in where:
             if field.kind == "texts":
                 array[row] = _other_words(field, array[row], at)
-            elif field.kind == "ids":
-                old = array[row, at]
-                number = {n: k for k, n in enumerate(field.ids)}
-                ids = np.asarray(field.ids)
-                step = max(len(ids) // 2, 1)
-                array[row, at] = np.vectorize(
-                    lambda n, number=number, ids=ids, step=step: ids[
-                        (number.get(int(n), 0) + step) % len(ids)
-                    ],
-                    otypes=[array.dtype],
-                )(old)
+                continue
+            index = (row, at)[: array.ndim]
+            if field.kind == "ids":
+                numbers = np.searchsorted(field.ids, array[index])
+                step = max(len(field.ids) // 2, 1)
+                array[index] = np.asarray(field.ids)[(numbers + step) % len(field.ids)]
             elif field.kind == "floats":
-                array[row, at] = other[row, at] + 1
+                array[index] = other[index] + 1
+            elif field.kind == "integers":
+                array[index] = (array[index] + 1 + other[index] % (_NUMBERS - 1)) % _NUMBERS
             else:
-                array[row, at] = 1 - array[row, at]
+                array[index] = 1 - array[index]
         return {**base, place: array}
 
 
@@ -222,14 +222,24 @@ def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field
     if dtype == "string":
         return Field(**common, kind="texts")
     if ids:
-        return Field(
-            **common, kind="ids", ids=tuple(ids), padding=int(paddings[0]) if paddings else None
-        )
+        padding = int(paddings[0]) if paddings else None
+        return Field(**common, kind="ids", ids=_without(ids, padding), padding=padding)
     if not any(word in dtype for word in ("int", "bool", "float")):
         raise ValueError(
             f"the input {tensor.name!r} has the dtype {dtype}, so it cannot be checked"
         )
+    is_image = len(tensor.shape) > 3 and tensor.shape[-1] in (1, 3, 4)  # masks have other sizes
+    if "int" in dtype and (dtype == "uint8" or is_image):
+        return Field(**common, kind="integers")
     return Field(**common, kind="floats" if "float" in dtype else "other")
+
+
+def _without(ids: Sequence[int], padding: int | None) -> np.ndarray:
+    """Return ids as an array in ascending order, without that of the padding."""
+    import numpy as np
+
+    found = np.asarray(ids)
+    return found[found != padding] if len(found) > 1 else found
 
 
 def _words_of(graph: Graph, calls: Sequence[RecordedCall]) -> tuple[str, ...]:
@@ -250,8 +260,9 @@ def _values(field: Field, random: Any, length: int) -> np.ndarray:
         texts = [" ".join(random.choice(field.words, length)) for _ in range(prod(field.shape))]
         return np.asarray(texts, dtype=object).reshape(field.shape)
     if field.kind == "ids":
-        ids = [n for n in field.ids if n != field.padding] or field.ids
-        return random.choice(ids, field.shape).astype(field.dtype)
+        return random.choice(field.ids, field.shape).astype(field.dtype)
+    if field.kind == "integers":
+        return random.integers(0, _NUMBERS, field.shape).astype(field.dtype)
     if field.kind == "floats":
         return random.standard_normal(field.shape).astype(np.float32)
     return np.ones(field.shape, field.dtype)

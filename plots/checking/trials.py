@@ -7,8 +7,9 @@ rounding of its own size, such as after a Fourier transform, counts as equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ Change = Callable[["np.ndarray"], "np.ndarray"]
 
 _ROUNDING = {"float16": 2 * 2**-10, "bfloat16": 2 * 2**-7}  # of dtypes with little precision
 DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise")
+_OF_BATCH = ("base", "values", "values_in_training", "noise", "random")
 _FINE_ROUNDING = 16 * 2**-23
 
 
@@ -43,12 +45,17 @@ class Dependence:
         moved: For every probe, whether anything in its row changed.
         matrices: For every axis that has the size of the positions, a boolean matrix: whether
             position q of the value changed when a probe did, of shape (positions, probes).
-        rows: Whether the rows of the batch could be told apart.
+        own: Where the value changed, in the rows of the probes; None if the rows of the batch
+            could not be told apart.
     """
 
     moved: np.ndarray
     matrices: tuple[np.ndarray, ...]
-    rows: bool = True
+    own: np.ndarray | None
+
+    def along(self, axis: int) -> np.ndarray:
+        """Return the matrix of an axis of any size, of shape (positions, probes)."""
+        return _along(self.own, axis)
 
     def best(self, probes: Sequence[int]) -> np.ndarray | None:
         """Return the matrix with the fewest changes, that of the axis of the positions."""
@@ -69,6 +76,7 @@ class Trial:
             everything that passes.
         dtypes: The dtypes of values that were computed.
         masks: The implicit masks of values, in the first run.
+        assigned: id(variable) of the states that inference assigns, such as used seeds.
     """
 
     model: keras.Model
@@ -78,6 +86,7 @@ class Trial:
     weights: tuple[tuple[Any, Any], ...]
     dtypes: dict[Place, str] = field(default_factory=dict)
     masks: dict[Place, np.ndarray] = field(default_factory=dict)
+    assigned: set[int] = field(default_factory=set)
 
     @staticmethod
     def of(model: Any) -> Trial:
@@ -107,6 +116,8 @@ class Trial:
         inputs: Mapping[str, np.ndarray],
         training: bool = False,
         change: Mapping[Place, Change] | None = None,
+        state: Sequence[tuple[Any, Any]] = (),
+        in_float32: bool = False,
     ) -> dict[Place, np.ndarray]:
         """Return all values for a batch. States such as moving averages and seeds stay as they are.
 
@@ -114,6 +125,8 @@ class Trial:
             inputs: Id of the input -> array.
             training: Whether layers behave as in training. Random numbers repeat from run to run.
             change: Values that are replaced once they are computed.
+            state: (variable, value) that differ in this run.
+            in_float32: Whether layers of half precision compute in float32.
         """
         import keras
         from keras import ops
@@ -122,8 +135,9 @@ class Trial:
         change = change or {}
 
         def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
-            if training and getattr(call.record.operation, "_call_has_training_arg", False):
-                kwargs = {"training": True, **kwargs}
+            # Without it, layers of augmentation behave as in training.
+            if getattr(call.record.operation, "_call_has_training_arg", False):
+                kwargs = {"training": training, **kwargs}
             outputs = compute_call(graph, call, args, kwargs)
             if change.keys().isdisjoint(call.results):
                 return outputs
@@ -142,13 +156,25 @@ class Trial:
             (place, 0): ops.convert_to_tensor(array, dtype=self.field_of(place).dtype)
             for place, array in inputs.items()
         }
-        with keras.StatelessScope(list(self.weights), initialize_variables=False):
+        precision = full_precision(self.calls) if in_float32 else nullcontext()
+        state = [*self.weights, *state]
+        with keras.StatelessScope(state, initialize_variables=False) as scope, precision:
             values = run_calls(self.graph, self.calls, fed, {}, compute)
+            if not training:
+                self.assigned.update(scope.state_mapping.keys() - {id(v) for v, _ in state})
             for place, value in values.items():
                 if (mask := get_keras_mask(value)) is not None:
                     self.masks.setdefault(place, as_array(mask))
-                self.dtypes[place] = keras.backend.standardize_dtype(value.dtype)
+                if not in_float32:
+                    self.dtypes[place] = keras.backend.standardize_dtype(value.dtype)
             return {place: as_array(value) for place, value in values.items()}
+
+    def at(self, samples: Samples) -> Trial:
+        """Return the trial with changes of other positions in the same batches."""
+        other = replace(self, samples=samples)
+        if not any(field.kind == "texts" for field in samples.fields):  # their length differs
+            vars(other).update({k: vars(self)[k] for k in _OF_BATCH if k in vars(self)})
+        return other
 
     @cached_property
     def base(self) -> dict[str, np.ndarray]:
@@ -224,6 +250,30 @@ class Trial:
         noise = {place: _largest(self.values[place], again[place]) for place in self.values}
         return {place: size for place, size in noise.items() if size}
 
+    @cached_property
+    def own_weights(self) -> Trial:
+        """The same with the weights of the model, those that are all zero too."""
+        return replace(self, weights=())
+
+    @cached_property
+    def random(self) -> frozenset[Place]:
+        """The values that other seeds change, in inference."""
+        _ = self.values
+        seeds = [seed for seed in _seeds_of(self.calls) if id(seed) in self.assigned]
+        if not seeds:
+            return frozenset(self.noise)
+        other = self.run(self.base, state=[(seed, as_array(seed.value) + 17) for seed in seeds])
+        changed = {p for p in self.values if _largest(self.values[p], other[p])}
+        return frozenset({*changed, *self.noise})
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the outputs hold no NaN, so that they can be compared."""
+        import numpy as np
+
+        outputs = [self.values[place] for place in self.graph.outputs]
+        return not any(a.dtype.kind == "f" and np.isnan(a).any() for a in outputs)
+
     def moved(self, place: Place, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return where a value has changed, as booleans."""
         import numpy as np
@@ -248,14 +298,11 @@ class Trial:
         moved = self.rows_first(self.moved(place, before, after))
         probes = self.samples.probes
         if moved is None:
-            return Dependence(np.zeros(len(probes), bool), (), rows=False)
+            return Dependence(np.zeros(len(probes), bool), (), None)
         own = moved[self.samples.first :][: len(probes)]
-        matrices: list[np.ndarray] = []
-        for axis in range(1, own.ndim):
-            if own.shape[axis] == self.samples.length:
-                along = np.moveaxis(own, axis, 1)
-                matrices.append(np.asarray(along.reshape(*along.shape[:2], -1).any(axis=2).T))
-        return Dependence(np.asarray(own.reshape(len(own), -1).any(axis=1)), tuple(matrices))
+        axes = [axis for axis in range(1, own.ndim) if own.shape[axis] == self.samples.length]
+        matrices = tuple(_along(own, axis) for axis in axes)
+        return Dependence(np.asarray(own.reshape(len(own), -1).any(axis=1)), matrices, own)
 
     def rows_first(self, array: np.ndarray) -> np.ndarray | None:
         """Return an array with the batch as its first axis; None if no axis can be the batch."""
@@ -299,6 +346,71 @@ class Trial:
             waiting += [i for i in sources if i not in seen]
             seen.update(sources)
         return sorted(found, key=self.graph.index.__getitem__)
+
+
+def _along(moved: Any, axis: int) -> np.ndarray:
+    """Return whether anything at a position of an axis moved, for every row: (positions, rows)."""
+    import numpy as np
+
+    array = np.moveaxis(moved, axis, 1)
+    return np.asarray(array.reshape(*array.shape[:2], -1).any(axis=2).T)
+
+
+@contextmanager
+def full_precision(calls: Iterable[RecordedCall]) -> Iterator[None]:
+    """Let layers of half precision compute in float32; their policies are put back."""
+    import keras
+    from keras.src.backend import AutocastScope
+
+    full = keras.DTypePolicy("float32")
+    layers = {
+        id(layer): layer
+        for call in calls
+        if isinstance(call.record.operation, keras.layers.Layer)
+        for layer in call.record.operation._flatten_layers()
+    }
+    before = [(layer, layer._dtype_policy) for layer in layers.values()]
+    try:
+        for layer, policy in before:
+            # Those of quantized layers stay.
+            if type(policy) is keras.DTypePolicy and "float" in policy.compute_dtype:
+                layer._dtype_policy = full
+        with AutocastScope("float32"):
+            yield
+    finally:
+        for layer, policy in before:
+            layer._dtype_policy = policy
+
+
+@contextmanager
+def global_seed_kept() -> Iterator[None]:
+    """Leave the generator of random operations without a seed as it was, or out if none was."""
+    import random
+
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+
+    is_new = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is None
+    state = random.getstate()  # a new generator draws its seed there
+    global_seed_generator()
+    random.setstate(state)
+    try:
+        yield
+    finally:
+        if is_new:
+            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
+
+
+def _seeds_of(calls: Iterable[RecordedCall]) -> Iterator[Any]:
+    """Yield the states of random numbers that calls may use."""
+    import keras
+    from keras.src.random.seed_generator import global_seed_generator
+
+    yield global_seed_generator().state
+    for call in calls:
+        if isinstance(call.record.operation, keras.layers.Layer):
+            for layer in call.record.operation._flatten_layers():
+                yield from (generator.state for generator in layer._seed_generators)
 
 
 def _opened_gates(variables: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

@@ -53,14 +53,16 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
         model: The model.
         open_layers: As for `plots.read_graph`; nested models are opened.
     """
-    from plots.checking import run_checks
+    from plots.checking import Trial, run_checks
     from plots.reading import graph_of
 
     diagnose = find_plugin("diagnose").function
-    graph = graph_of(model, open_layers)
     try:
-        found = run_checks(model, _positions_in_words(graph))
+        trial = Trial.of(model)
+        graph = graph_of(model, open_layers) if open_layers else trial.graph
+        found = run_checks(trial, _positions_in_words(graph))
     except ValueError as error:
+        graph = graph_of(model, open_layers)
         diagnosed = diagnose(graph)
         text = f"Nothing was run: {error}."
         return replace(diagnosed, notes=_merged(diagnosed.notes, (Note("description", (), text),)))
