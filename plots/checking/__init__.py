@@ -8,6 +8,7 @@ The model runs on small random batches, and on the same batches with something c
 position, what stands at padded positions, the order of positions, another row. What moves decides:
 
     samples        the batches
+    randomness     random numbers that repeat
     trials         runs of the model, and what a change reaches
     visibility     which positions see which, in words
     attention      what each self-attention sees, found by running it alone
@@ -34,8 +35,9 @@ from plots.checking.causality import check_causality
 from plots.checking.numbers import check_numbers
 from plots.checking.order import check_order
 from plots.checking.padding import check_padding
+from plots.checking.randomness import global_seed_kept
 from plots.checking.results import Check, Witness
-from plots.checking.trials import Trial, global_seed_kept
+from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility
 from plots.checking.weights import check_sharing, check_weights
 

@@ -70,7 +70,8 @@ def check_padding(trial: Trial) -> Iterator[Check]:
     * What is computed from the padded positions alone is changed: the vectors of an embedding, or
       the inputs themselves where the mask is an input of its own.
     * The same sequences are run without padding, if the model takes any length.
-    * Both again with the padding on the left.
+    * Both again with the padding on the left, which is said, and is no mistake: a model may be
+      made for padding on the right alone.
     """
     for field in trial.probed_fields:
         for padded in _padded(trial, field, "right"):
@@ -86,11 +87,10 @@ def _check(padded: Padded) -> Iterator[Check]:
     text = f"what stands at padded positions of {name!r} changes no output"
     text += ", nor does their number" * padded.field.is_free
     for left in _padded(padded.trial, padded.field, "left") if _can_be_left(padded) else ():
-        if check := _what_stands_there(left):
-            yield said("padding", "ignored", f"{text}, if they are on the right")
-            yield check
-            return
-        text += ", on the left as on the right" * (not _shifts(left))
+        if _what_stands_there(left):
+            text += ", if they are on the right"
+        elif not _shifts(left):
+            text += ", on the left as on the right"
     yield said("padding", "ignored", text)
 
 
@@ -116,14 +116,14 @@ def _what_stands_there(padded: Padded) -> Check | None:
         return None
     places = by_attention(graph, trial.first_crossings(reaches))
     nodes = [graph.node(node_id) for node_id in places]
-    is_meant = padded.side == "left" or all(
+    is_meant = all(
         any(word in node.class_name for word in _MEANT) and not is_attention(node) for node in nodes
     )
     text = (
-        f"Padding of {padded.field.name!r} {'on the left ' * (padded.side == 'left')}changes the "
-        f"output at real positions, although the model {_how_it_masks(padded)}. It comes in at "
-        f"{named(graph, places, 3)}, which has no padding mask, or not that of these positions: "
-        "the same sequence has another result in a longer batch."
+        f"Padding of {padded.field.name!r} changes the output at real positions, although the "
+        f"model {_how_it_masks(padded)}. It comes in at {named(graph, places, 3)}, which has no "
+        "padding mask, or not that of these positions: the same sequence has another result in a "
+        "longer batch."
     )
     note = Note("remark" if is_meant else "finding", tuple(places), text, MASKING)
     is_inside = after.inputs is before.inputs

@@ -91,7 +91,8 @@ class Samples:
         """Return samples for a model with these symbolic inputs.
 
         Raises:
-            ValueError: if an input holds neither numbers, booleans nor texts.
+            ValueError: if an input holds neither numbers, booleans nor texts, or texts that the
+                backend does not compute.
         """
         looked_up, longest = ids_and_lengths(graph)
         words = _words_of(graph, calls)
@@ -201,7 +202,8 @@ def _most_probes(graph: Graph, fields: Sequence[Field], fixed: int) -> int:
     if fixed:
         return max(fixed - 1, 1)
     rows = int(_MOST_WORK / (2 * max(graph.parameters, 1) * positions)) - 2
-    longest = max((f.shape[1] for f in fields if f.has_positions), default=1)
+    lengths = [f.shape[1] for f in fields if f.has_positions and f.kind != "texts"]
+    longest = max(lengths, default=_MOST_PROBES)
     return max(1, min(rows, longest if longest <= _SHORT else _MOST_PROBES))
 
 
@@ -214,12 +216,19 @@ def _lengths_of_texts(graph: Graph) -> Iterator[int]:
 
 
 def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field:
+    import keras
+
     dtype = str(tensor.dtype)
     takers = Reachability(graph, stop=lambda node: not is_identity_like(node)).descendants(node_id)
     paddings = [value for taker in takers for value in padding_of(graph.node(taker))]
     paddings = [value for value in paddings if isinstance(value, int | float)]
     common = {"place": node_id, "name": tensor.name, "shape": (), "dtype": dtype}
     if dtype == "string":
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"the input {tensor.name!r} holds texts, which Keras computes on TensorFlow only: "
+                "set KERAS_BACKEND=tensorflow"
+            )
         return Field(**common, kind="texts")
     if ids:
         padding = int(paddings[0]) if paddings else None

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from plots.arguments import model_of
+from plots.checking.randomness import repeatable, seeds_of
 from plots.checking.samples import Field, Samples
 from plots.graph import Graph
 from plots.measuring.execution import Place, as_array, compute_call, run_calls
@@ -33,6 +34,7 @@ Change = Callable[["np.ndarray"], "np.ndarray"]
 
 _ROUNDING = {"float16": 2 * 2**-10, "bfloat16": 2 * 2**-7}  # of dtypes with little precision
 DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise")
+_OUTSIDE = -1  # in the place of an id(variable): a generator outside of the model
 _OF_BATCH = ("base", "values", "values_in_training", "noise", "random")
 _FINE_ROUNDING = 16 * 2**-23
 
@@ -76,7 +78,8 @@ class Trial:
             everything that passes.
         dtypes: The dtypes of values that were computed.
         masks: The implicit masks of values, in the first run.
-        assigned: id(variable) of the states that inference assigns, such as used seeds.
+        assigned: id(variable) of the states that inference assigns, such as used seeds; _OUTSIDE
+            if it draws from a generator outside of the model.
     """
 
     model: keras.Model
@@ -117,6 +120,7 @@ class Trial:
         training: bool = False,
         change: Mapping[Place, Change] | None = None,
         state: Sequence[tuple[Any, Any]] = (),
+        seed: int = 0,
         in_float32: bool = False,
     ) -> dict[Place, np.ndarray]:
         """Return all values for a batch. States such as moving averages and seeds stay as they are.
@@ -126,6 +130,7 @@ class Trial:
             training: Whether layers behave as in training. Random numbers repeat from run to run.
             change: Values that are replaced once they are computed.
             state: (variable, value) that differ in this run.
+            seed: Seed of random numbers that are not drawn from a state of the model.
             in_float32: Whether layers of half precision compute in float32.
         """
         import keras
@@ -135,9 +140,9 @@ class Trial:
         change = change or {}
 
         def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
-            # Without it, layers of augmentation behave as in training.
+            # As `model(inputs, training=training)`: it replaces what a layer was called with.
             if getattr(call.record.operation, "_call_has_training_arg", False):
-                kwargs = {"training": training, **kwargs}
+                kwargs = {**kwargs, "training": training}
             outputs = compute_call(graph, call, args, kwargs)
             if change.keys().isdisjoint(call.results):
                 return outputs
@@ -158,9 +163,12 @@ class Trial:
         }
         precision = full_precision(self.calls) if in_float32 else nullcontext()
         state = [*self.weights, *state]
-        with keras.StatelessScope(state, initialize_variables=False) as scope, precision:
-            values = run_calls(self.graph, self.calls, fed, {}, compute)
+        scope = keras.StatelessScope(state, initialize_variables=False)
+        with scope, precision:
+            with repeatable(seed) as draws:
+                values = run_calls(self.graph, self.calls, fed, {}, compute)
             if not training:
+                self.assigned.update([_OUTSIDE] * draws.any)
                 self.assigned.update(scope.state_mapping.keys() - {id(v) for v, _ in state})
             for place, value in values.items():
                 if (mask := get_keras_mask(value)) is not None:
@@ -259,10 +267,11 @@ class Trial:
     def random(self) -> frozenset[Place]:
         """The values that other seeds change, in inference."""
         _ = self.values
-        seeds = [seed for seed in _seeds_of(self.calls) if id(seed) in self.assigned]
-        if not seeds:
+        seeds = [seed for seed in seeds_of(self.calls) if id(seed) in self.assigned]
+        if not seeds and _OUTSIDE not in self.assigned:
             return frozenset(self.noise)
-        other = self.run(self.base, state=[(seed, as_array(seed.value) + 17) for seed in seeds])
+        state = [(seed, as_array(seed.value) + 17) for seed in seeds]
+        other = self.run(self.base, state=state, seed=17)
         changed = {p for p in self.values if _largest(self.values[p], other[p])}
         return frozenset({*changed, *self.noise})
 
@@ -380,37 +389,6 @@ def full_precision(calls: Iterable[RecordedCall]) -> Iterator[None]:
     finally:
         for layer, policy in before:
             layer._dtype_policy = policy
-
-
-@contextmanager
-def global_seed_kept() -> Iterator[None]:
-    """Leave the generator of random operations without a seed as it was, or out if none was."""
-    import random
-
-    from keras.src.backend.common import global_state
-    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
-
-    is_new = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is None
-    state = random.getstate()  # a new generator draws its seed there
-    global_seed_generator()
-    random.setstate(state)
-    try:
-        yield
-    finally:
-        if is_new:
-            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
-
-
-def _seeds_of(calls: Iterable[RecordedCall]) -> Iterator[Any]:
-    """Yield the states of random numbers that calls may use."""
-    import keras
-    from keras.src.random.seed_generator import global_seed_generator
-
-    yield global_seed_generator().state
-    for call in calls:
-        if isinstance(call.record.operation, keras.layers.Layer):
-            for layer in call.record.operation._flatten_layers():
-                yield from (generator.state for generator in layer._seed_generators)
 
 
 def _opened_gates(variables: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

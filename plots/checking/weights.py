@@ -109,7 +109,7 @@ def _loss(trial: Trial, values: Mapping[tuple[str, int], Any], seed: int) -> Any
         value = values[place]
         if is_float(value):
             weights = random.standard_normal(tuple(value.shape)).astype("float32")
-            total = total + ops.sum(ops.cast(value, "float32") * weights)
+            total = total + ops.sum(ops.multiply(ops.cast(value, "float32"), weights))
     return total
 
 
@@ -136,7 +136,7 @@ def _without_gradient(trial: Trial, variables: Mapping[int, Any], seed: int) -> 
 
 def _dense(value: Any) -> Any:
     """Return a gradient as a tensor; TensorFlow gives that of a lookup by rows."""
-    return value.values if hasattr(value, "indices") and hasattr(value, "values") else value
+    return value.values if hasattr(value, "dense_shape") else value
 
 
 def _ends(trial: Trial, layers: list[str]) -> list[str]:
