@@ -112,7 +112,12 @@ def _counted(trial: Trial) -> Check | None:
 def _mixed_in_training(trial: Trial, changed: dict[str, np.ndarray]) -> list[str]:
     """Return the calls that mix the samples of a batch in training."""
     before, after = trial.values_in_training, trial.run(changed, training=True)
-    return trial.first_crossings(lambda place: _is_first_moved(trial, place, before, after))
+
+    def reaches(place: Place) -> bool | None:
+        return _is_first_moved(trial, place, before, after)
+
+    outputs = [place for place in trial.graph.outputs if not _is_of_pairs(trial, place)]
+    return trial.first_crossings(reaches) if any(map(reaches, outputs)) else []
 
 
 def _is_first_moved(trial: Trial, place: Place, before: Arrays, after: Arrays) -> bool | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ _LARGEST = {"float16": 65504.0}
 _HALF = ("float16", "bfloat16")
 _MOST_VANISHED = 0.5
 """Share of the numbers of a value that are zero only in half precision: more is a fault."""
+_MASKED = 1e6  # larger numbers are those of masked scores
+_TINY = 1e-30
 _FAR = 0.2
 """Distance of an output from that in float32, in units of its standard deviation."""
 
@@ -34,16 +36,17 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
         yield check
         return
     if set(trial.dtypes.values()).isdisjoint(_HALF):
-        yield said("numbers", "finite", "all numbers are finite")
+        found = [*_tiny(trial)]
+        yield from found or [said("numbers", "finite", "all numbers are finite")]
         return
     full = trial.run(trial.base, in_float32=True)
     dtype = next(name for name in _HALF if name in trial.dtypes.values())
     far = max((_distance(trial.values[p], full[p]) for p in trial.graph.outputs), default=0.0)
-    checks = [*_vanishing(trial, full, dtype, far), *_near_the_limit(trial)]
+    checks = [*_lost(trial, full, dtype, far), *_near_the_limit(trial)]
     yield from checks
     if not checks:
         text = f"all numbers are finite, and outputs in {dtype} differ from those in float32 by "
-        yield said("numbers", "finite", f"{text}{far:.1%} of their spread")
+        yield said("numbers", "finite", f"{text}{100 * far:.2g}% of their spread")
 
 
 def _not_finite(trial: Trial) -> Check | None:
@@ -133,36 +136,58 @@ def _witness(trial: Trial, output: int, is_wrong: np.ufunc, what: str) -> Witnes
     return Witness(inputs, inputs, what, output, index, 0.0, exact=exact, shows=shows)
 
 
-def _vanishing(trial: Trial, full: Arrays, dtype: str, far: float) -> Iterator[Check]:
-    """Yield the first calls at which most numbers are zero in half precision only."""
+def _lost(trial: Trial, full: Arrays, dtype: str, far: float) -> Iterator[Check]:
+    """Yield the first calls whose numbers overflow, or are mostly zero, in half precision only."""
+    kind = "finding" if far > _FAR else "remark"
+    end = (
+        f"The outputs differ by {far:.0%} of their spread. Scale them, or compute there in float32."
+    )
+    for verdict, is_wrong, start in (
+        ("overflowing", _overflows, "Numbers of {} are infinite in {}, and not in float32"),
+        ("vanishing", _vanishes, "Most numbers of {} are zero in {}, and not in float32"),
+    ):
+        places = _first(trial, {p for p, own in trial.values.items() if is_wrong(own, full[p])})
+        if places:
+            text = f"{start.format(named(trial.graph, places, 3), dtype)}. {end}"
+            yield Check("numbers", verdict, Note(kind, tuple(places), text, _PRECISION))
+
+
+def _overflows(own: np.ndarray, full: np.ndarray) -> bool:
     import numpy as np
 
-    def vanishes(place: Place) -> bool:
-        own, other = trial.values[place], full[place]
-        if own.dtype.kind != "f" or own.shape != other.shape:
-            return False
-        there = np.isfinite(other) & (other != 0)
-        return bool(there.any()) and float((own[there] == 0).mean()) > _MOST_VANISHED
+    if own.dtype.kind != "f" or own.shape != full.shape:
+        return False
+    return bool((np.isinf(own) & (np.abs(full) < _MASKED)).any())
 
-    wrong = {
-        node.id: any(
-            vanishes((node.id, k)) for k in range(len(node.outputs)) if (node.id, k) in trial.values
-        )
-        for node in trial.graph.nodes
-    }
-    places = [
-        node_id
-        for node_id, is_zero in wrong.items()
-        if is_zero and not any(wrong[source] for source in trial.flow.sources[node_id])
-    ]
+
+def _vanishes(own: np.ndarray, full: np.ndarray) -> bool:
+    import numpy as np
+
+    if own.dtype.kind != "f" or own.shape != full.shape:
+        return False
+    there = np.isfinite(full) & (full != 0)
+    return bool(there.any()) and float((own[there] == 0).mean()) > _MOST_VANISHED
+
+
+def _first(trial: Trial, places: Collection[Place]) -> list[str]:
+    """Return the calls of some values that take none of these values, in order."""
+    wrong = {node_id for node_id, _ in places}
+    sources = trial.flow.sources
+    return [n.id for n in trial.graph.nodes if n.id in wrong and wrong.isdisjoint(sources[n.id])]
+
+
+def _tiny(trial: Trial) -> Iterator[Check]:
+    """Yield the first calls that return nothing but numbers close to the smallest of float32."""
+    import numpy as np
+
+    sizes = {p: np.abs(a).max(initial=0.0) for p, a in trial.values.items() if a.dtype.kind == "f"}
+    places = _first(trial, {place for place, size in sizes.items() if 0 < size < _TINY})
     if places:
         text = (
-            f"Most numbers of {named(trial.graph, places, 3)} are zero in {dtype}, and not in "
-            f"float32: they vanish. The outputs differ by {far:.0%} of their spread. Scale them, "
-            "or compute there in float32."
+            f"All numbers of {named(trial.graph, places, 3)} are smaller than {_TINY}, close to "
+            "the smallest of float32: they vanish. Scale them, or normalise before."
         )
-        kind = "finding" if far > _FAR else "remark"
-        yield Check("numbers", "vanishing", Note(kind, tuple(places), text, _PRECISION))
+        yield Check("numbers", "vanishing", Note("remark", tuple(places), text, _PRECISION))
 
 
 def _near_the_limit(trial: Trial) -> Iterator[Check]:

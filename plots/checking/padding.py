@@ -210,8 +210,8 @@ def _differs(padded: Padded, place: Place, alone: np.ndarray, more: np.ndarray) 
         if alone.shape[axis] != more.shape[axis]:
             if (alone.shape[axis], more.shape[axis]) != (shorter, padded.length):
                 return None
-            first = padded.length - shorter if padded.side == "left" else 0
-            more = np.take(more, range(first, first + shorter), axis)
+            start = padded.length - shorter if padded.side == "left" else 0
+            more = np.take(more, range(start, start + shorter), axis)
     if alone.shape != more.shape:
         return None
     first, second = (np.asarray(array, np.float64) for array in (alone, more))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import random
 from collections.abc import Iterable, Iterator
@@ -35,9 +36,8 @@ def repeatable(seed: int = 0) -> Iterator[Draws]:
 
     draws = Draws()
     before = random.getstate(), np.random.get_state()
-    torch: Any = None
-    if keras.backend.backend() == "torch":
-        import torch
+    is_torch = keras.backend.backend() == "torch"
+    torch = importlib.import_module("torch") if is_torch else None
     try:
         with torch.random.fork_rng() if torch else nullcontext():
             random.seed(seed)

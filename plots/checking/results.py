@@ -64,7 +64,7 @@ class Check:
             "ahead" or "all", or "aligned" for outputs of another length than the input; for padding
             "ignored" or "seen"; for order "known" or "unknown"; for the batch "independent",
             "mixed", "counted" or "random"; for weights "alive" or "dead"; "shared"; "finite", "near
-            the limit", "vanishing" or "not finite".
+            the limit", "overflowing", "vanishing" or "not finite".
         note: Of the kind "description" (a statement), "finding" (a mistake) or "remark" (it may be
             meant), with the ids of calls in `plots.read_graph(model, open_nested=True)`.
         witness: Inputs that show it, or None.
@@ -119,10 +119,10 @@ def witness_of(
     exact = not is_inside and not trial.weights
     if trial.weights and not is_inside:
         own = trial.own_weights
-        runs = [own.run(run.inputs, training)[place] for run in (before, after)]
-        if own.moved(place, *_cropped(*runs)).any():
-            found, distance = _farthest(*runs, where)
-            if distance > _SMALLEST * float(abs(runs[0]).max(initial=0.0)):
+        first, second = (own.run(run.inputs, training)[place] for run in (before, after))
+        if own.moved(place, *_cropped(first, second)).any():
+            found, distance = _farthest(first, second, where)
+            if distance > _SMALLEST * float(abs(first).max(initial=0.0)):
                 index, by, exact = found, distance, True
     inputs, changed = (trial.as_model_takes(run.inputs) for run in (before, after))
     return Witness(inputs, changed, change, output, index, by, training, exact)

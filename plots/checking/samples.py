@@ -51,7 +51,7 @@ class Field:
     shape: tuple[int, ...]
     dtype: str
     kind: Literal["ids", "floats", "integers", "texts", "other"]
-    ids: Sequence[int] = ()
+    ids: Sequence[int] | np.ndarray = ()
     padding: int | None = None
     words: tuple[str, ...] = ()
     is_free: bool = False

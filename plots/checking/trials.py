@@ -204,9 +204,11 @@ class Trial:
         """Whether a layer other than a dropout may compute something else in training."""
         known = frozenset({*DROPOUTS, "LSTM", "GRU", "SimpleRNN", "Bidirectional"})
         known |= {"MultiHeadAttention", "Attention", "AdditiveAttention", "GroupQueryAttention"}
+        dense = ("Dense", "EinsumDense")  # for quantization; subclasses may do anything
         return any(
             getattr(call.record.operation, "_call_has_training_arg", False)
             and not self.graph.node(call.results[0][0]).is_a(known)
+            and self.graph.node(call.results[0][0]).class_name not in dense
             for call in self.calls
             if call.results and call.results[0][0] in self.graph.index
         )
