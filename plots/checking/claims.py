@@ -114,7 +114,7 @@ def predicts_own_tokens(trial: Trial, field: Field, output: int) -> bool:
         return False
     node_id, number = trial.graph.outputs[output]
     tensor = trial.graph.node(node_id).outputs[number]
-    size = max(int(field.ids[-1]), field.padding or 0) + 1
+    size = max(int(field.ids[-1]), int(field.padding or 0)) + 1
     return len(tensor.shape) == 3 and tensor.shape[-1] == size
 
 

@@ -39,11 +39,17 @@ def outputs_in_line(
 
 
 def _has_positions(trial: Trial, place: Place) -> bool:
+    """Return whether a value may have the positions of an input, or some fewer or more of them."""
     array = trial.values.get(place)
-    return array is not None and (
-        trial.samples.length in array.shape[1:]
+    if array is None or not array.ndim:
+        return False
+    length = trial.samples.length
+    near = array.shape[1:-1] if array.ndim > 2 else ()
+    return (
+        length in array.shape[1:]
+        or any(abs(size - length) <= length // 2 for size in near)  # such as after a shift
         or trial.graph.node(place[0]).kind == "input"  # also a text that the model splits
-        or (array.ndim > 0 and array.shape[0] != trial.samples.batch)
+        or array.shape[0] != trial.samples.batch
     )
 
 

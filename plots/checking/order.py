@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
-from plots.checking.results import Check, Run, said, witness_of
+from plots.checking.results import Check, Witness, said
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
@@ -75,9 +75,11 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
         "Sequences of tokens need positions."
     )
     change = f"Permuting {field.name!r} by {order.tolist()}"
+    shows = f"{change} permutes every output alike, or leaves it as it is."
     note = Note("finding" if claims else "remark", tuple(constant or attends), text, _ORDER)
-    runs = Run(trial.base, before), Run(permuted, after)
-    yield Check("order", "unknown", note, witness_of(trial, *runs, 0, change))
+    inputs, changed = map(trial.as_model_takes, (trial.base, permuted))
+    witness = Witness(inputs, changed, change, 0, (), 0.0, exact=not trial.weights, shows=shows)
+    yield Check("order", "unknown", note, witness)
 
 
 def _constant_vectors(trial: Trial) -> list[str]:

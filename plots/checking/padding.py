@@ -51,7 +51,7 @@ class Padded:
     field: Field
     masks: tuple[Field, ...]
     start: str
-    padding: int | None
+    padding: float | None
     side: Literal["right", "left"]
     run: Run
     real: np.ndarray
@@ -167,11 +167,10 @@ def _how_much(padded: Padded) -> Check | None:
         f"model {_how_it_masks(padded)}. It comes in at {named(trial.graph, places, 3)}, which "
         "counts padded positions: the same sequence has another result in a longer batch."
     )
-    kind = "finding" if padded.field.kind != "floats" else "remark"
     pads = padded.length - int(padded.real[-1].sum())
     change = f"Padding {padded.field.name!r} with {pads} more positions"
     witness = witness_of(trial, shorter, padded.run, wrong[0], change, _rows_of(padded))
-    return Check("padding", "seen", Note(kind, tuple(places), text, MASKING), witness)
+    return Check("padding", "seen", Note("finding", tuple(places), text, MASKING), witness)
 
 
 def _rows_of(padded: Padded) -> slice:
@@ -222,7 +221,8 @@ def _differs(padded: Padded, place: Place, alone: np.ndarray, more: np.ndarray) 
 
 
 def _how_it_masks(padded: Padded) -> str:
-    return "masks it with an input" if padded.masks else f"masks the id {padded.padding}"
+    what = "id" if padded.field.kind in ("ids", "texts") else "value"
+    return "masks it with an input" if padded.masks else f"masks the {what} {padded.padding}"
 
 
 # Batches ------------------------------------------------------------------------------------------
@@ -316,11 +316,13 @@ def _with_other_padding(padded: Padded) -> Run | None:
 
 def _starts(padded: Padded) -> list[str]:
     """Return the calls whose values are vectors of one position each."""
-    if padded.field.kind in ("floats", "integers"):
-        return [padded.field.place]
     graph = padded.trial.graph
     unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
     nodes = map(graph.node, unchanged.descendants(padded.start))
+    if padded.field.kind == "floats" and padded.padding is not None:
+        return [node.id for node in nodes if "mask_value" in node.config]  # marked before
+    if padded.field.kind in ("floats", "integers"):
+        return [padded.field.place]
     return [
         node.id
         for node in nodes

@@ -41,7 +41,8 @@ class Field:
             those of images, "texts" that the model splits itself, or "other": masks, segments and
             other integers.
         ids: The ids that it may hold, without that of the padding, in ascending order.
-        padding: Id of the padding, if the model masks one.
+        padding: Id of the padding, or the number in all features of a padded vector, if the model
+            masks one.
         words: Words that a text is made of.
         is_free: Whether the model takes any number of positions.
     """
@@ -52,7 +53,7 @@ class Field:
     dtype: str
     kind: Literal["ids", "floats", "integers", "texts", "other"]
     ids: Sequence[int] | np.ndarray = ()
-    padding: int | None = None
+    padding: float | None = None
     words: tuple[str, ...] = ()
     is_free: bool = False
 
@@ -237,13 +238,17 @@ def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field
         raise ValueError(
             f"the input {tensor.name!r} has the dtype {dtype}, so it cannot be checked"
         )
+    masked = [graph.node(taker).config.get("mask_value") for taker in takers]
+    masked = [value for value in masked if isinstance(value, int | float)]
+    if masked and "float" in dtype:
+        return Field(**common, kind="floats", padding=masked[0])
     is_image = len(tensor.shape) > 3 and tensor.shape[-1] in (1, 3, 4)  # masks have other sizes
     if "int" in dtype and (dtype == "uint8" or is_image):
         return Field(**common, kind="integers")
     return Field(**common, kind="floats" if "float" in dtype else "other")
 
 
-def _without(ids: Sequence[int], padding: int | None) -> np.ndarray:
+def _without(ids: Sequence[int], padding: float | None) -> np.ndarray:
     """Return ids as an array in ascending order, without that of the padding."""
     import numpy as np
 

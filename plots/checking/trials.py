@@ -180,6 +180,7 @@ class Trial:
     def at(self, samples: Samples) -> Trial:
         """Return the trial with changes of other positions in the same batches."""
         other = replace(self, samples=samples)
+        _ = self.noise  # computed once
         if not any(field.kind == "texts" for field in samples.fields):  # their length differs
             vars(other).update({k: vars(self)[k] for k in _OF_BATCH if k in vars(self)})
         return other

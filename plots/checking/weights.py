@@ -8,7 +8,7 @@ from typing import Any
 
 from plots.annotations import Note, counted
 from plots.attentions import attentions_with_masks
-from plots.checking.results import Check
+from plots.checking.results import Check, Witness, said
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
 from plots.diagnosis.signal_rules import NOT_DIFFERENTIABLE
@@ -23,6 +23,7 @@ _SHARED = "Lan et al. 2020, ALBERT, section 3.1; Dehghani et al. 2019, Universal
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _MAY_BE_ZERO = ("Activation", "LeakyReLU", "Maximum", "Minimum", "ReLU", "Relu", "TopK", "Where")
 _ROWS = 3
+_FIRST_SEED = 7
 
 
 def check_weights(trial: Trial) -> Iterator[Check]:
@@ -40,8 +41,7 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     for seed in (0, 1):
         dead &= _without_gradient(trial, variables, seed)
         if not dead:
-            text = "every trainable weight gets a gradient"
-            yield Check("dead weights", "alive", Note("description", (), text))
+            yield said("dead weights", "alive", "every trainable weight gets a gradient")
             return
     layers = [
         node.id
@@ -56,41 +56,52 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     nodes = [trial.graph.node(end) for end in ends]
     if any(any(word in node.class_name for word in _MAY_BE_ZERO) for node in nodes):
         return  # a unit that is off for these inputs may be on for others
-    if nodes and all(node.is_a(NOT_DIFFERENTIABLE) for node in nodes):
-        return  # structure shows it: the rule on gradients says so
-    reasons = [reason for node in nodes if (reason := _reason(node))]
-    where = f" It ends at {named(trial.graph, ends, 3)}" if ends else ""
+    own = [trial.graph.node(layer) for layer in layers]
+    reasons = [reason for node in (*nodes, *own) if (reason := _reason(node))]
+    where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
+    why = ": ".join(filter(None, [where, *reasons[:1]]))
     text = (
         f"No gradient reaches the weights of {named(trial.graph, layers, 4)}: exactly zero for a "
-        f"random loss on {2 * min(trial.samples.batch, _ROWS)} random samples.{where}"
-        f"{', ' + reasons[0] if reasons else ''}. They stay as they are initialised."
+        f"random loss on {2 * min(trial.samples.batch, _ROWS)} random samples. "
+        f"{why[:1].upper()}{why[1:]}{'. ' * bool(why)}They stay as they are initialised."
     )
     kind = "finding" if reasons else "remark"
-    about = tuple(dict.fromkeys([*layers, *ends]))
-    yield Check("dead weights", "dead", Note(kind, about, text, _SATURATED))
+    note = Note(kind, tuple(dict.fromkeys([*layers, *ends])), text, _SATURATED)
+    exact = not trial.weights or dead <= _without_gradient(trial.own_weights, variables, 0)
+    yield Check("dead weights", "dead", note, _witness(trial, layers, exact))
+
+
+def _witness(trial: Trial, layers: list[str], exact: bool) -> Witness:
+    """Return inputs at which the gradient is zero."""
+    inputs = trial.as_model_takes(trial.samples.base(_FIRST_SEED))
+    shows = (
+        "With these inputs, the gradient of any loss of the outputs is zero for the weights of "
+        f"{named(trial.graph, layers, 4)}."
+    )
+    return Witness(inputs, inputs, "", 0, (), 0.0, exact=exact, shows=shows)
 
 
 def _reason(node: Node) -> str:
-    """Return why a call passes no gradient on, where its shape shows it."""
+    """Return why a call passes no gradient on, where its shape or kind shows it."""
     axis = node.config.get("axis", -1)
     sizes = node.outputs[0].shape
     axes = axis if isinstance(axis, list | tuple) else [axis]
     one = all(isinstance(a, int) and sizes[a] == 1 for a in axes) if sizes else False
-    if is_softmax(node) and one:
-        return "a softmax over an axis of size 1, which is always 1"
+    if (is_softmax(node) and one) or (node.activation == "softmax" and sizes and sizes[-1] == 1):
+        return "a softmax over an axis of size 1 is always 1"
     if is_norm(node) and one:
-        return "a norm over an axis of size 1, whose result is constant"
-    if node.activation == "softmax" and sizes and sizes[-1] == 1:
-        return "a softmax over an axis of size 1, which is always 1"
+        return "the result of a norm over an axis of size 1 is constant"
     if "int" in node.outputs[0].dtype or node.outputs[0].dtype == "bool":
-        return "whose result is not differentiable"
+        return "its result is not differentiable"
+    if node.is_a(NOT_DIFFERENTIABLE) and node.class_name != "StopGradient":  # which is written so
+        return "it passes no gradient on"
     return ""
 
 
 def _inputs(trial: Trial, seed: int) -> dict[tuple[str, int], Any]:
     from keras import ops
 
-    arrays = trial.samples.base(seed + 7)
+    arrays = trial.samples.base(seed + _FIRST_SEED)
     is_fixed = any(field.shape[0] != trial.samples.batch for field in trial.samples.fields)
     rows = trial.samples.batch if is_fixed or trial.is_batch_fixed else _ROWS
     return {
@@ -187,7 +198,7 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
     if not ties:
         return
     text = f"{counted(len(ties), 'layer')} with weights called several times"
-    yield Check("sharing", "shared", Note("description", (), text))
+    yield said("sharing", "shared", text)
     told: set[str] = set()
     for check in (*_self_and_cross(graph, ties), *_shared_norms(graph, ties)):
         told.update(check.note.about)
