@@ -385,7 +385,7 @@ def full_precision(calls: Iterable[RecordedCall]) -> Iterator[None]:
     try:
         for layer, policy in before:
             # Those of quantized layers stay.
-            if type(policy) is keras.DTypePolicy and "float" in policy.compute_dtype:
+            if type(policy) is keras.DTypePolicy and "float" in policy.name:
                 layer._dtype_policy = full
         with AutocastScope("float32"):
             yield
