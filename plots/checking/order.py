@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
@@ -11,13 +11,15 @@ from plots.checking.results import Check, Witness, said
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
+from plots.measuring.execution import Place, as_array
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ORDER = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
-_NEAR = 1e-3
-"""Largest difference, in units of a change of the values, that counts as one of rounding."""
+_ROUNDING, _ROUNDING_OF_LARGE = 5e-6, 1e-3
+"""Largest differences that count as rounding, in units of the largest number of an output: with the
+weights of the model, and with large ones."""
 
 
 def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
@@ -35,25 +37,20 @@ def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
 def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     import numpy as np
 
+    outputs = [
+        place
+        for place in trial.graph.outputs
+        if (array := trial.values[place]).dtype.kind == "f"
+        and trial.moved(place, array, trial.probed[field.place][place]).any()
+    ]
+    if not outputs or not trial.random.isdisjoint(outputs):
+        return  # random numbers are not permuted
     # Segments, masks and positions that are inputs themselves stay: they may tell the order.
     order = np.random.default_rng(5).permutation(trial.samples.length)
     permuted = {**trial.base, field.place: trial.base[field.place][:, order]}
-    before, after = trial.values, trial.run(permuted)
-    other = trial.probed[field.place]
-    knows = depends = False
-    for place in trial.graph.outputs:
-        first, second = before[place], after[place]
-        if place in trial.random:
-            return  # the random numbers are not permuted
-        if first.dtype.kind != "f" or not trial.moved(place, first, other[place]).any():
-            continue
-        depends = True
-        axes = [a for a in range(1, first.ndim) if first.shape[a] == trial.samples.length]
-        candidates = [first, *(np.take(first, order, axis) for axis in axes)]
-        knows = knows or not any(_are_near(c, second, other[place] - first) for c in candidates)
-    if not depends:
-        return
-    if knows:
+    if _differs(trial, outputs, permuted, order, _ROUNDING) or _differs(
+        trial, outputs, permuted, order, _ROUNDING_OF_LARGE, [*_large_weights(trial)]
+    ):
         yield said("order", "known", f"the order of {field.name!r} matters")
         return
     attentions = attentions_with_masks(trial.graph)[0]
@@ -100,9 +97,42 @@ def _constant_vectors(trial: Trial) -> list[str]:
     return found
 
 
-def _are_near(first: np.ndarray, second: np.ndarray, change: np.ndarray) -> bool:
+def _differs(
+    trial: Trial,
+    outputs: Sequence[Place],
+    permuted: Mapping[str, np.ndarray],
+    order: np.ndarray,
+    rounding: float,
+    state: Sequence[tuple[Any, Any]] = (),
+) -> bool:
+    """Return whether outputs are neither the same nor permuted alike, beyond rounding."""
     import numpy as np
 
-    size = float(np.abs(change).max(initial=0.0))
-    rounding = 1e-5 * float(np.abs(first).max(initial=0.0))
-    return bool(np.abs(first - second).max(initial=0.0) <= max(_NEAR * size, rounding))
+    is_half = any(dtype.endswith("16") for dtype in trial.dtypes.values())
+    is_known = not is_half and not state
+    before = trial.values if is_known else trial.run(trial.base, state=state, in_float32=True)
+    after = trial.run(permuted, state=state, in_float32=True)
+    for place in outputs:
+        first, second = before[place], after[place]
+        axes = [a for a in range(1, first.ndim) if first.shape[a] == trial.samples.length]
+        candidates = [first, *(np.take(first, order, axis) for axis in axes)]
+        limit = rounding * float(np.abs(first).max(initial=0.0))
+        if not any(np.abs(c - second).max(initial=0.0) <= limit for c in candidates):
+            return bool(np.isfinite(first).all() and np.isfinite(second).all())
+    return False
+
+
+def _large_weights(trial: Trial) -> Iterator[tuple[Any, Any]]:
+    """Yield (variable, value) with larger weights, where they are small.
+
+    The scores of an attention with its first weights are close to zero, and so is what positions
+    in them change.
+    """
+    import numpy as np
+
+    given = {id(variable): value for variable, value in trial.weights}
+    for variable in trial.trainable:
+        value = as_array(given.get(id(variable), variable.value))
+        if value.ndim > 1 and value.std():
+            wanted = 2 / np.sqrt(value.size / value.shape[-1])
+            yield variable, value * max(1.0, wanted / float(value.std()))

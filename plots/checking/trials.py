@@ -262,6 +262,18 @@ class Trial:
         return {place: size for place, size in noise.items() if size}
 
     @cached_property
+    def trainable(self) -> tuple[Any, ...]:
+        """The trainable weights of floats."""
+        import keras
+
+        variables = {id(v): v for call in self.calls for v in weights_of(call.record.operation)}
+        return tuple(
+            v
+            for v in variables.values()
+            if v.trainable and "float" in keras.backend.standardize_dtype(v.dtype)
+        )
+
+    @cached_property
     def own_weights(self) -> Trial:
         """The same with the weights of the model, those that are all zero too."""
         return replace(self, weights=())
