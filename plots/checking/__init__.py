@@ -8,6 +8,7 @@ The model runs on small random batches, and on the same batches with something c
 position, what stands at padded positions, the order of positions, another row. What moves decides:
 
     samples        the batches
+    modes          training or inference, and precision
     randomness     random numbers that repeat
     trials         runs of the model, and what a change reaches
     visibility     which positions see which, in words

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from plots.attentions import Attention, attentions_with_masks
+from plots.checking.modes import training_mode
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, visibility
 from plots.graph import Graph
@@ -76,7 +77,8 @@ def _run(trial: Trial, attention: Attention, given: Mapping[Place, np.ndarray]) 
     for place, tensor in known.items():
         if place in trial.masks:
             set_keras_mask(tensor, ops.convert_to_tensor(trial.masks[place]))
-    with keras.StatelessScope(list(trial.weights), initialize_variables=False):
+    scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
+    with scope, training_mode(False):
         return as_array(run_calls(trial.graph, own, known, {})[attention.output, 0])
 
 

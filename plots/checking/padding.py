@@ -351,12 +351,18 @@ def _masks_of(trial: Trial, field: Field) -> Sequence[Field]:
     A name picks the inputs to try. What it claims is confirmed or refuted by running.
     """
     fields = trial.samples.fields
-    masks = [f for f in fields if f.kind == "other" and "mask" in f.name.lower()]
-    masks = [f for f in masks if f.shape == field.shape[:2]]
-    if len(masks) > 1:  # each sequence has its own: that with the most in common
-        common = {f.name: _in_common(f.name, field.name) for f in masks}
-        masks = [f for f in masks if common[f.name] == max(common.values()) > 0]
-    return masks[:1]
+    padded = [f for f in trial.probed_fields if f.shape[:2] == field.shape[:2]]
+    masks = {}
+    for mask in fields:
+        is_mask = mask.dtype == "bool" or "mask" in mask.name.lower()
+        if mask.kind == "other" and is_mask and mask.shape == field.shape[:2]:
+            common = {f.name: _in_common(mask.name, f.name) for f in padded}
+            if common[field.name] == max(common.values()):  # of another sequence otherwise
+                masks[mask.name] = mask, common[field.name]
+    most = max((size for _, size in masks.values()), default=0)
+    if len(masks) > 1 and not most:
+        return []
+    return [mask for mask, size in masks.values() if size == most][:1]
 
 
 def _in_common(first: str, second: str) -> int:

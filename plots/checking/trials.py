@@ -7,13 +7,14 @@ rounding of its own size, such as after a Fourier transform, counts as equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from plots.arguments import model_of
+from plots.checking.modes import full_precision, training_mode
 from plots.checking.randomness import repeatable, seeds_of
 from plots.checking.samples import Field, Samples
 from plots.graph import Graph
@@ -164,7 +165,7 @@ class Trial:
         precision = full_precision(self.calls) if in_float32 else nullcontext()
         state = [*self.weights, *state]
         scope = keras.StatelessScope(state, initialize_variables=False)
-        with scope, precision:
+        with scope, precision, training_mode(training):
             with repeatable(seed) as draws:
                 values = run_calls(self.graph, self.calls, fed, {}, compute)
             if not training:
@@ -378,32 +379,6 @@ def _along(moved: Any, axis: int) -> np.ndarray:
 
     array = np.moveaxis(moved, axis, 1)
     return np.asarray(array.reshape(*array.shape[:2], -1).any(axis=2).T)
-
-
-@contextmanager
-def full_precision(calls: Iterable[RecordedCall]) -> Iterator[None]:
-    """Let layers of half precision compute in float32; their policies are put back."""
-    import keras
-    from keras.src.backend import AutocastScope
-
-    full = keras.DTypePolicy("float32")
-    layers = {
-        id(layer): layer
-        for call in calls
-        if isinstance(call.record.operation, keras.layers.Layer)
-        for layer in call.record.operation._flatten_layers()
-    }
-    before = [(layer, layer._dtype_policy) for layer in layers.values()]
-    try:
-        for layer, policy in before:
-            # Those of quantized layers stay.
-            if type(policy) is keras.DTypePolicy and "float" in policy.name:
-                layer._dtype_policy = full
-        with AutocastScope("float32"):
-            yield
-    finally:
-        for layer, policy in before:
-            layer._dtype_policy = policy
 
 
 def _opened_gates(variables: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

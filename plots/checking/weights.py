@@ -8,6 +8,7 @@ from typing import Any
 
 from plots.annotations import Note, counted
 from plots.attentions import attentions_with_masks
+from plots.checking.modes import training_mode
 from plots.checking.results import Check, Witness, said
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
@@ -138,7 +139,8 @@ def _without_gradient(trial: Trial, variables: Mapping[int, Any], seed: int) -> 
 
     def loss_at(tensors: Mapping[str, Any]) -> Any:
         state = [(variables[int(key)], tensor) for key, tensor in tensors.items()]
-        with keras.StatelessScope(state, initialize_variables=False):
+        scope = keras.StatelessScope(state, initialize_variables=False)
+        with scope, training_mode(False):
             return _loss(trial, run_calls(trial.graph, trial.calls, fed, {}), seed)
 
     found = gradient(loss_at, at)
@@ -156,7 +158,8 @@ def _ends(trial: Trial, layers: list[str]) -> list[str]:
     from keras import ops
 
     graph, fed = trial.graph, _inputs(trial, 0)
-    with keras.StatelessScope(list(trial.weights), initialize_variables=False):
+    scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
+    with scope, training_mode(False):
         values = run_calls(graph, trial.calls, fed, {})
         edges = {
             edge.id: values[edge.source, edge.output]
