@@ -31,6 +31,7 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
         Leak(trial, field, number, found, seen, refuted)
         for field in trial.probed_fields
         for number, found in outputs_in_line(trial, field)
+        if found.kind != "nothing"
     ]
     one_way = {line.output for line in lines if line.found.kind == "causal"}
     lines.sort(key=lambda line: -len(line.causal_attentions))

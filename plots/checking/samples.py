@@ -88,8 +88,12 @@ class Samples:
     cut: str = ""
 
     @staticmethod
-    def of(graph: Graph, calls: Sequence[RecordedCall], symbolic: Sequence[Any]) -> Samples:
+    def of(
+        graph: Graph, calls: Sequence[RecordedCall], symbolic: Sequence[Any], length: int = 0
+    ) -> Samples:
         """Return samples for a model with these symbolic inputs.
+
+        `length` is that of free axes; 0: one that tells the axis of positions from others.
 
         Raises:
             ValueError: if an input holds neither numbers, booleans nor texts, or texts that the
@@ -101,7 +105,7 @@ class Samples:
         shapes = [tuple(tensor.shape) for tensor in symbolic]
         wanted: tuple[int, ...] = _LENGTHS if graph.parameters < _LARGE else (7, 5, 11, 13)
         free = [n for n in wanted if n not in sizes and all(n <= most for most in longest)]
-        length = free[0] if free else min([wanted[0], *longest])
+        length = length or (free[0] if free else min([wanted[0], *longest]))
         length = next(_lengths_of_texts(graph), length)
         fields = []
         for node_id, tensor, shape in zip(graph.inputs, symbolic, shapes, strict=True):
@@ -138,6 +142,11 @@ class Samples:
         some = f"{len(probes)} of {length} positions changed" if len(probes) < length else ""
         cut = " and ".join(filter(None, [self.cut, some]))
         return replace(self, length=length, probes=tuple(probes), cut=cut)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the model takes inputs of any length."""
+        return any(field.is_free for field in self.fields)
 
     @property
     def first(self) -> int:

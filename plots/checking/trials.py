@@ -7,6 +7,7 @@ rounding of its own size, such as after a Fourier transform, counts as equal.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ Change = Callable[["np.ndarray"], "np.ndarray"]
 
 _ROUNDING = {"float16": 2 * 2**-10, "bfloat16": 2 * 2**-7}  # of dtypes with little precision
 DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise")
+_OTHER_LENGTHS = (5, 2, 1, 67, 521)
 _OUTSIDE = -1  # in the place of an id(variable): a generator outside of the model
 _OF_BATCH = ("base", "values", "values_in_training", "noise", "random")
 _FINE_ROUNDING = 16 * 2**-23
@@ -109,7 +111,26 @@ class Trial:
                 "checked by running it; build it with weights"
             )
         samples = Samples.of(graph, calls, model.inputs)
-        return Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
+        trial = Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
+        return trial._with_a_length_that_runs() if samples.is_free else trial
+
+    def _with_a_length_that_runs(self) -> Trial:
+        """Return the trial with shorter or longer inputs, if the model takes no other ones.
+
+        Such as with a table of positions that no configuration tells, or without padding in
+        convolutions.
+        """
+        for length in (0, *_OTHER_LENGTHS):
+            samples = Samples.of(self.graph, self.calls, self.model.inputs, length)
+            trial = replace(self, samples=samples) if length else self
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    _ = trial.values
+            except Exception:
+                continue
+            return trial
+        return self
 
     def field_of(self, place: str) -> Field:
         """Return the input with an id."""
