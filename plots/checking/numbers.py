@@ -136,6 +136,13 @@ def _witness(trial: Trial, output: int, is_wrong: np.ufunc, what: str) -> Witnes
     return Witness(inputs, inputs, what, output, index, 0.0, exact=exact, shows=shows)
 
 
+def _shown(trial: Trial, text: str) -> Witness:
+    """Return the inputs of the runs as a witness."""
+    inputs = trial.as_model_takes(trial.base)
+    shows = f"With these inputs: {text[0].lower()}{text[1:]}."
+    return Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+
+
 def _lost(trial: Trial, full: Arrays, dtype: str, far: float) -> Iterator[Check]:
     """Yield the first calls whose numbers overflow, or are mostly zero, in half precision only."""
     kind = "finding" if far > _FAR else "remark"
@@ -148,8 +155,9 @@ def _lost(trial: Trial, full: Arrays, dtype: str, far: float) -> Iterator[Check]
     ):
         places = _first(trial, {p for p, own in trial.values.items() if is_wrong(own, full[p])})
         if places:
-            text = f"{start.format(named(trial.graph, places, 3), dtype)}. {end}"
-            yield Check("numbers", verdict, Note(kind, tuple(places), text, _PRECISION))
+            what = start.format(named(trial.graph, places, 3), dtype)
+            note = Note(kind, tuple(places), f"{what}. {end}", _PRECISION)
+            yield Check("numbers", verdict, note, _shown(trial, what))
 
 
 def _overflows(own: np.ndarray, full: np.ndarray) -> bool:
@@ -183,11 +191,13 @@ def _tiny(trial: Trial) -> Iterator[Check]:
     sizes = {p: np.abs(a).max(initial=0.0) for p, a in trial.values.items() if a.dtype.kind == "f"}
     places = _first(trial, {place for place, size in sizes.items() if 0 < size < _TINY})
     if places:
-        text = (
+        what = (
             f"All numbers of {named(trial.graph, places, 3)} are smaller than {_TINY}, close to "
-            "the smallest of float32: they vanish. Scale them, or normalise before."
+            "the smallest of float32"
         )
-        yield Check("numbers", "vanishing", Note("remark", tuple(places), text, _PRECISION))
+        text = f"{what}: they vanish. Scale them, or normalise before."
+        note = Note("remark", tuple(places), text, _PRECISION)
+        yield Check("numbers", "vanishing", note, _shown(trial, what))
 
 
 def _near_the_limit(trial: Trial) -> Iterator[Check]:
@@ -201,12 +211,14 @@ def _near_the_limit(trial: Trial) -> Iterator[Check]:
         and 0.1 * largest < np.abs(array[np.isfinite(array)]).max(initial=0.0) < largest
     ]
     if near:
+        places = named(trial.graph, list(dict.fromkeys(near)), 3)
+        what = f"Numbers come near to the largest of float16, 65504, at {places}"
         text = (
-            f"Numbers come near to the largest of float16, 65504, at {named(trial.graph, near, 3)}."
-            " Training makes them larger; scale them, or compute there in bfloat16 or float32."
+            f"{what}. Training makes them larger; scale them, or compute there in bfloat16 or "
+            "float32."
         )
         note = Note("remark", tuple(dict.fromkeys(near)), text, _PRECISION)
-        yield Check("numbers", "near the limit", note)
+        yield Check("numbers", "near the limit", note, _shown(trial, what))
 
 
 def _distance(own: np.ndarray, full: np.ndarray) -> float:
