@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from plots.attentions import Attention, attentions_with_masks
 from plots.checking.modes import training_mode
+from plots.checking.randomness import repeatable
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, visibility
 from plots.graph import Graph
@@ -78,7 +79,7 @@ def _run(trial: Trial, attention: Attention, given: Mapping[Place, np.ndarray]) 
         if place in trial.masks:
             set_keras_mask(tensor, ops.convert_to_tensor(trial.masks[place]))
     scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
-    with scope, training_mode(False):
+    with scope, training_mode(False), repeatable():
         return as_array(run_calls(trial.graph, own, known, {})[attention.output, 0])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from plots.annotations import Note, counted
 from plots.attentions import attentions_with_masks
 from plots.checking.modes import training_mode
+from plots.checking.randomness import repeatable
 from plots.checking.results import Check, Witness, said
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
@@ -39,8 +40,9 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     if not variables or not outputs:
         return
     dead = set(variables)
-    for seed in (0, 1):
-        dead &= _without_gradient(trial, variables, seed)
+    # As it trains; and in inference, where batch norm does not set a batch of one sample to zero.
+    for training, seed in ((True, 0), (True, 1), (False, 0)):
+        dead &= _without_gradient(trial, variables, seed, training)
         if not dead:
             yield said("dead weights", "alive", "every trainable weight gets a gradient")
             return
@@ -68,7 +70,9 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     )
     kind = "finding" if reasons else "remark"
     note = Note(kind, tuple(dict.fromkeys([*layers, *ends])), text, _SATURATED)
-    exact = not trial.weights or dead <= _without_gradient(trial.own_weights, variables, 0)
+    exact = not trial.weights or dead <= _without_gradient(
+        trial.own_weights, variables, 0, training=True
+    )
     yield Check("dead weights", "dead", note, _witness(trial, layers, exact))
 
 
@@ -125,8 +129,10 @@ def _loss(trial: Trial, values: Mapping[tuple[str, int], Any], seed: int) -> Any
     return total
 
 
-def _without_gradient(trial: Trial, variables: Mapping[int, Any], seed: int) -> set[int]:
-    """Return the variables whose gradient is exactly zero."""
+def _without_gradient(
+    trial: Trial, variables: Mapping[int, Any], seed: int, training: bool
+) -> set[int]:
+    """Return the variables whose gradient is exactly zero, in training mode or in inference."""
     import keras
     from keras import ops
 
@@ -140,7 +146,7 @@ def _without_gradient(trial: Trial, variables: Mapping[int, Any], seed: int) -> 
     def loss_at(tensors: Mapping[str, Any]) -> Any:
         state = [(variables[int(key)], tensor) for key, tensor in tensors.items()]
         scope = keras.StatelessScope(state, initialize_variables=False)
-        with scope, training_mode(False):
+        with scope, training_mode(training), repeatable(seed):
             return _loss(trial, run_calls(trial.graph, trial.calls, fed, {}), seed)
 
     found = gradient(loss_at, at)
@@ -159,7 +165,7 @@ def _ends(trial: Trial, layers: list[str]) -> list[str]:
 
     graph, fed = trial.graph, _inputs(trial, 0)
     scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
-    with scope, training_mode(False):
+    with scope, training_mode(False), repeatable():
         values = run_calls(graph, trial.calls, fed, {})
         edges = {
             edge.id: values[edge.source, edge.output]
