@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import plots
-from plots.checking.visibility import visibility
+from plots.checking.visibility import frontier, visibility
 
 TOKENS, WIDTH, HEADS = 23, 6, 2
 
@@ -86,6 +86,23 @@ def by_hand(masked, length):
 )
 def test_matrices_of_dependences_are_named(matrix, expected):
     assert visibility(matrix.astype(bool), range(len(matrix))).kind == expected
+
+
+@pytest.mark.parametrize(
+    ("matrix", "length", "expected"),
+    [
+        (np.tri(14, 13, k=-1), 13, "i - 1"),
+        (np.tri(11, 13, k=2), 13, "i + 2"),
+        (np.tri(24, 24)[::2], 24, "2i"),
+        (np.tri(13, 13).repeat(2, axis=0), 13, "i // 2"),
+        (np.ones((14, 13)), 13, None),
+        (np.tri(14, 13).T[:, ::-1].T, 13, None),
+        (np.zeros((14, 13)), 13, None),
+    ],
+)
+def test_the_last_position_that_outputs_of_another_length_see_is_found(matrix, length, expected):
+    found = frontier(matrix.astype(bool), range(length), length)
+    assert (found and found.text) == expected
 
 
 def test_the_dependences_of_a_causal_model_are_shown_and_without_a_finding():
@@ -286,6 +303,21 @@ def test_a_mask_that_is_an_input_is_tried():
         pooled = ops.sum(x * ops.cast(mask, "float32")[..., None], axis=1)
         model = keras.Model([tokens, mask], layers.Dense(3)(pooled))
         assert verdicts(model, "padding") == ["ignored" if used else "seen"]
+
+
+def test_the_witness_of_more_padding_is_two_batches_for_the_model_itself():
+    tokens = ids()
+    real = ops.cast(ops.not_equal(tokens, 0), "float32")[..., None]
+    model = keras.Model(tokens, layers.Dense(3)(ops.mean(embedded(tokens) * real, axis=1)))
+    (check,) = found(model, "padding")
+    assert "mean#1" in check.note.about
+    witness = check.witness
+    assert witness.exact
+    shorter, longer = witness.inputs, witness.changed
+    np.testing.assert_array_equal(longer[:, : shorter.shape[1]], shorter)
+    assert not longer[:, shorter.shape[1] :].any()
+    before, after = (keras.ops.convert_to_numpy(model(x)) for x in (shorter, longer))
+    assert abs(after - before)[witness.moved] == pytest.approx(witness.by, rel=1e-3)
 
 
 # Order and batch ----------------------------------------------------------------------------------

@@ -59,9 +59,23 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
                 f"position sees {seen[node_id].text}."
             )
             note = Note("finding", (node_id,), text, NO_FUTURE)
-            yield Check("causality", seen[node_id].kind, note)
+            witness = _inside(trial, node_id, seen[node_id])
+            yield Check("causality", seen[node_id].kind, note, witness)
     if not told and not refuted:  # else the roles of encoder and decoder may be swapped
         yield from _causal_encoders(trial, seen)
+
+
+def _inside(trial: Trial, node_id: str, found: Visibility) -> Witness | None:
+    """Return the witness of an attention that was run alone."""
+    if found.example is None:
+        return None
+    query, key = found.example
+    inputs = trial.as_model_takes(trial.base)
+    shows = (
+        f"Changing the vectors at position {key} that {named(trial.graph, [node_id])} takes moves "
+        f"what it returns at position {query}."
+    )
+    return Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
 
 
 def _name(trial: Trial, number: int) -> str:
