@@ -222,14 +222,17 @@ def constant_of(port: str, value: Any) -> Constant:
         return Constant(port, _plain(value))
     shape = tuple(int(n) for n in value.shape)
     dtype = keras.backend.standardize_dtype(value.dtype)
+    # Training changes variables of Keras and its backend, and those of an abstract model have no
+    # values until someone asks for them.
+    is_weight = hasattr(value, "assign") or getattr(value, "requires_grad", False)
+    if is_weight and shape != ():
+        return Constant(port, None, shape, dtype, "", None)
     array = keras.ops.convert_to_numpy(value)
     if shape == ():
         return Constant(port, _plain(array), shape, dtype)
-    # Training changes variables of Keras and its backend.
-    is_weight = hasattr(value, "assign") or getattr(value, "requires_grad", False)
-    pattern = "" if is_weight else _pattern(array)
-    has_digest = pattern not in ("zeros", "ones") and not is_weight
-    return Constant(port, None, shape, dtype, pattern, _digest(array) if has_digest else None)
+    pattern = _pattern(array)
+    digest = None if pattern in ("zeros", "ones") else _digest(array)
+    return Constant(port, None, shape, dtype, pattern, digest)
 
 
 def _pattern(array: Any) -> str:
