@@ -54,12 +54,14 @@ def check(model: keras.Model) -> tuple[Check, ...]:
 
     * causality: what each position of an output sees of the inputs, and by which call it sees the
       future, in inference and in training mode
-    * padding: whether what stands at padded positions changes the outputs at real ones
+    * padding: whether what stands at padded positions, or how many there are, changes the outputs
+      at real ones
     * order: whether permuting the positions of an input permutes the outputs
-    * batch: whether the outputs of a sample depend on other samples or on its place in the batch
+    * batch: whether the outputs of a sample depend on other samples or on its place in the batch,
+      and whether they are random
     * dead weights: trainable weights whose gradient of a random loss is exactly zero
     * sharing: layers that are called several times
-    * numbers: whether the outputs are finite
+    * numbers: whether the outputs are finite, and what overflows or vanishes in half precision
 
     What is shown for random inputs is a proof where something moves. Where nothing moves, it is
     shown for these inputs and for the weights of the model.
@@ -69,7 +71,8 @@ def check(model: keras.Model) -> tuple[Check, ...]:
 
     Raises:
         TypeError: if the model has no graph.
-        ValueError: if it is not built, has no weights, or takes inputs of an unknown kind.
+        ValueError: if it is not built, has no weights, or takes inputs of an unknown kind, or
+            texts on another backend than TensorFlow.
     """
     return run_checks(Trial.of(model)).checks
 
