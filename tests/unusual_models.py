@@ -308,6 +308,13 @@ def classifier_of_the_last_position() -> keras.Model:
     return keras.Model(tokens, layers.Dense(3)(x[:, -1]))
 
 
+@truth("causality causal", "order known")
+def id_that_is_a_feature() -> keras.Model:
+    tokens = ids()
+    is_end = ops.cast(ops.equal(tokens, 7), "float32")[..., None]
+    return scored(tokens, causal(layers.Concatenate()([embedded(tokens), is_end])))
+
+
 def texts(mask_zero: bool) -> keras.Model:
     text = keras.Input((1,), dtype="string")
     split = layers.TextVectorization(vocabulary=WORDS, output_sequence_length=12)

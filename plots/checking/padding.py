@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from plots.annotations import Note
+from plots.attentions import attentions_with_masks
 from plots.checking.lines import by_attention
 from plots.checking.results import Check, Run, said, witness_of
 from plots.checking.samples import Field
@@ -236,7 +237,10 @@ def _padded(trial: Trial, field: Field, side: Literal["right", "left"]) -> Itera
     if field.kind == "texts":
         yield from _padded_texts(trial, field)
         return
-    if field.padding is None and not masks:
+    padding = field.padding
+    if field.kind == "ids" and padding not in _masked_ids(trial, field.place):
+        padding = None
+    if padding is None and not masks:
         return
     length = field.shape[1]
     is_real = np.arange(length) < length - max(length // 4, 1)
@@ -244,33 +248,58 @@ def _padded(trial: Trial, field: Field, side: Literal["right", "left"]) -> Itera
     inputs = dict(trial.base)
     values = inputs[field.place] = inputs[field.place].copy()
     values[:, is_real] = values[:, : is_real.sum()]  # the same sequences on both sides
-    if field.padding is not None:
-        values[:, ~is_real] = field.padding
+    if padding is not None:
+        values[:, ~is_real] = padding
     for mask in masks:
         inputs[mask.place] = np.broadcast_to(is_real, mask.shape).astype(mask.dtype)
     real = np.broadcast_to(is_real, (trial.samples.batch, length))
     run = Run(inputs, trial.run(inputs))
-    yield Padded(trial, field, masks, field.place, field.padding, side, run, real)
+    yield Padded(trial, field, masks, field.place, padding, side, run, real)
 
 
 def _padded_texts(trial: Trial, field: Field) -> Iterator[Padded]:
     """Yield the batch with all texts but the first one shorter, if the model masks its ids."""
-    graph, texts = trial.graph, trial.base[field.place]
+    texts = trial.base[field.place]
     short = _shorter_texts(texts, trial.samples.length)
     short[0] = texts[0]
     inputs = {**trial.base, field.place: short}
     run = Run(inputs, trial.run(inputs))
-    unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
     for node_id in trial.flow.descendants(field.place):
         ids = run.values.get((node_id, 0))
         if ids is None or ids.dtype.kind not in "iu" or ids.ndim != 2 or ids.shape[1] < 2:
             continue
-        takers = map(graph.node, unchanged.descendants(node_id))
-        paddings = [n for taker in takers for n in padding_of(taker) if isinstance(n, int)]
+        paddings = _masked_ids(trial, node_id)
         if paddings and len(ids) == len(texts):
             real = ids != paddings[0]
             yield Padded(trial, field, (), node_id, paddings[0], "right", run, real)
             return
+
+
+def _masked_ids(trial: Trial, start: str) -> list[int]:
+    """Return the ids that the model masks, of those that a call returns.
+
+    An id that is only compared with, such as for one more feature of a token, is not masked: what
+    the comparison returns must get to an argument for masks, to the scores of an attention, or to a
+    product with vectors.
+    """
+    graph, flow = trial.graph, trial.flow
+    unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
+    is_light = Reachability(graph, stop=lambda node: bool(node.parameters) or node.is_a(_MERGES))
+    attentions = attentions_with_masks(graph)[0]
+    found = []
+    for taker in map(graph.node, unchanged.descendants(start)):
+        near = {taker.id, *is_light.descendants(taker.id)}
+        is_mask = (
+            taker.class_name not in ("Equal", "NotEqual")
+            or any("mask" in edge.port for i in near for edge in graph.outgoing[i])
+            or any(graph.node(i).is_a(_MERGES) and len(flow.incoming[i]) > 1 for i in near)
+            or any(flow.depends(e.source, on=taker.id) for a in attentions for e in a.masks)
+        )
+        found += [n for n in padding_of(taker) if isinstance(n, int) and is_mask]
+    return found
+
+
+_MERGES = frozenset({"Divide", "Multiply", "TrueDivide", "Where"})
 
 
 def _shorter_texts(texts: np.ndarray, words: int) -> np.ndarray:
