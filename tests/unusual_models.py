@@ -315,6 +315,13 @@ def id_that_is_a_feature() -> keras.Model:
     return scored(tokens, causal(layers.Concatenate()([embedded(tokens), is_end])))
 
 
+@truth("causality causal", "order known")
+def id_whose_vector_is_hidden() -> keras.Model:
+    tokens = ids()
+    x = embedded(tokens)
+    return scored(tokens, causal(ops.where(ops.equal(tokens, 4)[..., None], 0.0, x)))
+
+
 def texts(mask_zero: bool) -> keras.Model:
     text = keras.Input((1,), dtype="string")
     split = layers.TextVectorization(vocabulary=WORDS, output_sequence_length=12)
@@ -406,6 +413,13 @@ def low_rank_adapters() -> keras.Model:
     x = dense(causal(embedded(tokens)))
     dense.enable_lora(2)
     return scored(tokens, x)
+
+
+@truth("")
+def scores_of_minus_infinity() -> keras.Model:
+    x = keras.Input((6,))
+    allowed = np.array([True, True, False, True, True])
+    return keras.Model(x, ops.where(allowed, layers.Dense(5)(x), -np.inf))
 
 
 @truth("causality itself", "order unknown")

@@ -280,7 +280,8 @@ def _masked_ids(trial: Trial, start: str) -> list[int]:
 
     An id that is only compared with, such as for one more feature of a token, is not masked: what
     the comparison returns must get to an argument for masks, to the scores of an attention, or to a
-    product with vectors.
+    product with vectors. Such a product may also hide tokens to be predicted, which are picked
+    with `equal`.
     """
     graph, flow = trial.graph, trial.flow
     unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
@@ -288,14 +289,16 @@ def _masked_ids(trial: Trial, start: str) -> list[int]:
     attentions = attentions_with_masks(graph)[0]
     found = []
     for taker in map(graph.node, unchanged.descendants(start)):
+        ids = [n for n in padding_of(taker) if isinstance(n, int)]
         near = {taker.id, *is_light.descendants(taker.id)}
-        is_mask = (
+        is_product = any(graph.node(i).is_a(_MERGES) and len(flow.incoming[i]) > 1 for i in near)
+        if (
             taker.class_name not in ("Equal", "NotEqual")
             or any("mask" in edge.port for i in near for edge in graph.outgoing[i])
-            or any(graph.node(i).is_a(_MERGES) and len(flow.incoming[i]) > 1 for i in near)
             or any(flow.depends(e.source, on=taker.id) for a in attentions for e in a.masks)
-        )
-        found += [n for n in padding_of(taker) if isinstance(n, int) and is_mask]
+            or (is_product and (taker.class_name == "NotEqual" or 0 in ids))
+        ):
+            found += ids
     return found
 
 
