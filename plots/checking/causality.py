@@ -54,15 +54,19 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
         yield from _outputs_of_other_lengths(trial, field)
     for node_id, claim in refuted.items():
         if node_id not in told:
-            text = (
-                f"{named(trial.graph, [node_id])} is no causal attention, although {claim}: each "
-                f"position sees {seen[node_id].text}."
-            )
-            note = Note("finding", (node_id,), text, NO_FUTURE)
-            witness = _inside(trial, node_id, seen[node_id])
-            yield Check("causality", seen[node_id].kind, note, witness)
+            yield _refuted(trial, node_id, claim, seen[node_id])
     if not told and not refuted:  # else the roles of encoder and decoder may be swapped
         yield from _causal_encoders(trial, seen)
+
+
+def _refuted(trial: Trial, node_id: str, claim: str, found: Visibility) -> Check:
+    """Return a finding about an attention that claims to be causal and is not."""
+    text = (
+        f"{named(trial.graph, [node_id])} is no causal attention, although {claim}: each position "
+        f"sees {found.text}."
+    )
+    note = Note("finding", (node_id,), text, NO_FUTURE)
+    return Check("causality", found.kind, note, _inside(trial, node_id, found))
 
 
 def _inside(trial: Trial, node_id: str, found: Visibility) -> Witness | None:

@@ -19,7 +19,7 @@ from plots.checking.modes import full_precision, training_mode
 from plots.checking.randomness import repeatable, seeds_of
 from plots.checking.samples import Field, Samples
 from plots.graph import Graph
-from plots.measuring.execution import Place, as_array, compute_call, run_calls
+from plots.measuring.execution import Compute, Place, as_array, compute_call, run_calls
 from plots.reading import read_calls
 from plots.reading.keras_calls import RecordedCall, functional_of
 from plots.reading.keras_values import weights_of
@@ -157,27 +157,7 @@ class Trial:
         """
         import keras
         from keras import ops
-        from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-
-        change = change or {}
-
-        def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
-            # As `model(inputs, training=training)`: it replaces what a layer was called with.
-            if getattr(call.record.operation, "_call_has_training_arg", False):
-                kwargs = {**kwargs, "training": training}
-            outputs = compute_call(graph, call, args, kwargs)
-            if change.keys().isdisjoint(call.results):
-                return outputs
-            flat = keras.tree.flatten(outputs)
-            found = call.results_of(outputs)
-            for k, value in enumerate(flat):
-                numbers = [n for n, other in enumerate(found) if other is value]
-                place = call.results[numbers[0]] if numbers else None
-                if place is not None and place in change:
-                    new = ops.convert_to_tensor(change[place](as_array(value)), dtype=value.dtype)
-                    set_keras_mask(new, get_keras_mask(value))
-                    flat[k] = new
-            return keras.tree.pack_sequence_as(outputs, flat)
+        from keras.src.backend.common.masking import get_keras_mask
 
         fed = {
             (place, 0): ops.convert_to_tensor(array, dtype=self.field_of(place).dtype)
@@ -188,7 +168,9 @@ class Trial:
         scope = keras.StatelessScope(state, initialize_variables=False)
         with scope, precision, training_mode(training):
             with repeatable(seed) as draws:
-                values = run_calls(self.graph, self.calls, fed, {}, compute)
+                values = run_calls(
+                    self.graph, self.calls, fed, {}, _computing(training, change or {})
+                )
             if not training:
                 self.assigned.update([_OUTSIDE] * draws.any)
                 self.assigned.update(scope.state_mapping.keys() - {id(v) for v, _ in state})
@@ -400,6 +382,33 @@ def _along(moved: Any, axis: int) -> np.ndarray:
 
     array = np.moveaxis(moved, axis, 1)
     return np.asarray(array.reshape(*array.shape[:2], -1).any(axis=2).T)
+
+
+def _computing(training: bool, change: Mapping[Place, Change]) -> Compute:
+    """Return a function that computes a call in a mode, and replaces some values after it."""
+    import keras
+    from keras import ops
+    from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+
+    def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
+        # As `model(inputs, training=training)`: it replaces what a layer was called with.
+        if getattr(call.record.operation, "_call_has_training_arg", False):
+            kwargs = {**kwargs, "training": training}
+        outputs = compute_call(graph, call, args, kwargs)
+        if change.keys().isdisjoint(call.results):
+            return outputs
+        flat = keras.tree.flatten(outputs)
+        found = call.results_of(outputs)
+        for k, value in enumerate(flat):
+            numbers = [n for n, other in enumerate(found) if other is value]
+            place = call.results[numbers[0]] if numbers else None
+            if place is not None and place in change:
+                new = ops.convert_to_tensor(change[place](as_array(value)), dtype=value.dtype)
+                set_keras_mask(new, get_keras_mask(value))
+                flat[k] = new
+        return keras.tree.pack_sequence_as(outputs, flat)
+
+    return compute
 
 
 def _opened_gates(variables: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

@@ -53,12 +53,23 @@ def check_weights(trial: Trial) -> Iterator[Check]:
         and (own := [v for v in weights_of(owners[node.id]) if v.trainable])
         and all(id(v) in dead for v in own)
     ]
-    if not layers:
+    if not layers or (note := _note(trial, layers)) is None:
         return
+    exact = not trial.weights or dead <= _without_gradient(
+        trial.own_weights, variables, 0, training=True
+    )
+    yield Check("dead weights", "dead", note, _witness(trial, layers, exact))
+
+
+def _note(trial: Trial, layers: list[str]) -> Note | None:
+    """Return a finding or remark about layers without gradient; None if they may get one.
+
+    That is where a unit is off for these inputs, and may be on for others.
+    """
     ends = _ends(trial, layers)
     nodes = [trial.graph.node(end) for end in ends]
     if any(any(word in node.class_name for word in _MAY_BE_ZERO) for node in nodes):
-        return  # a unit that is off for these inputs may be on for others
+        return None
     own = [trial.graph.node(layer) for layer in layers]
     reasons = [reason for node in (*nodes, *own) if (reason := _reason(node))]
     where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
@@ -69,11 +80,7 @@ def check_weights(trial: Trial) -> Iterator[Check]:
         f"{why[:1].upper()}{why[1:]}{'. ' * bool(why)}They stay as they are initialised."
     )
     kind = "finding" if reasons else "remark"
-    note = Note(kind, tuple(dict.fromkeys([*layers, *ends])), text, _SATURATED)
-    exact = not trial.weights or dead <= _without_gradient(
-        trial.own_weights, variables, 0, training=True
-    )
-    yield Check("dead weights", "dead", note, _witness(trial, layers, exact))
+    return Note(kind, tuple(dict.fromkeys([*layers, *ends])), text, _SATURATED)
 
 
 def _witness(trial: Trial, layers: list[str], exact: bool) -> Witness:
