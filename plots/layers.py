@@ -283,11 +283,14 @@ SHAPE_CHANGES: set[str] = {"ExpandDims", "Flatten", "Ravel", "Reshape", "Squeeze
 TRANSPOSITIONS: set[str] = {"Moveaxis", "Permute", "Swapaxes", "Transpose"}
 """Return the values of their input with the axes in another order."""
 
-CROPS: set[str] = {"GetItem", "Slice", *(f"Cropping{rank}D" for rank in (1, 2, 3))}
+CROPS: set[str] = {"GetItem", "Slice", "Cropping1D", "Cropping2D", "Cropping3D"}
 """Return a part of their input; `is_crop` excludes slices in reversed order."""
 
 PARTS: set[str] = CROPS | {"Split", "Take", "Unstack"}
 """Return a part of their input as each output."""
+
+REPETITIONS: set[str] = {"BroadcastTo", "Repeat", "RepeatVector", "Tile"}
+"""Return the values of their input several times."""
 
 IDENTITY_LIKE: set[str] = {
     "ActivityRegularization",
@@ -375,8 +378,7 @@ PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
 Other calls of two tensors are recognised as such products by the shape of their output.
 """
 
-# `Norm` alone is the length of a vector, `Normalization` scales input data by fixed statistics, and
-# `SpectralNormalization` normalises weights.
+# `Norm` alone is the length of a vector; `SpectralNormalization` normalises weights.
 _NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
 
 
@@ -386,10 +388,8 @@ def is_additive_merge(node: Node) -> bool:
 
 
 def is_signed_merge(node: Node) -> bool:
-    """Whether the call adds, averages or subtracts its inputs: a sum with constant factors.
-
-    `keras.ops.average` has the same class name as the layer, but reduces an axis.
-    """
+    """Whether the call adds, averages or subtracts its inputs: a sum with constant factors."""
+    # `keras.ops.average` has the same class name as the layer, but reduces an axis.
     is_average = node.class_name == "Average" and node.kind != "operation"
     return is_additive_merge(node) or is_average or is_subtraction(node)
 
@@ -435,6 +435,11 @@ def is_identity_like(node: Node) -> bool:
     if node.class_name == "Add":  # Python's `sum` starts with 0
         return any(constant.value == 0 for constant in node.constants)
     return node.class_name == "Activation" and node.activation == "linear"
+
+
+def is_factor(node: Node) -> bool:
+    """Whether the call returns its input up to factors: constants, weights or other tensors."""
+    return is_identity_like(node) or node.is_a({"Multiply"})
 
 
 def is_rearrangement(node: Node) -> bool:

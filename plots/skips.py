@@ -21,10 +21,12 @@ from plots.arguments import takes_graphs
 from plots.graph import Graph, Node
 from plots.layers import (
     PARTS,
+    REPETITIONS,
     RESAMPLING,
     SHAPE_CHANGES,
     TRANSPOSITIONS,
     is_crop,
+    is_factor,
     is_identity_like,
     is_learned_scale,
     is_linear,
@@ -69,11 +71,13 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
       different parts of one tensor are different streams.
     * A vector that every position receives, such as that of a condition, is not a stream, nor are
       positions or queries that are added again in every block (DETR, Universal Transformer): they
-      depend on no value of an input, and are added before.
+      depend on no value of an input, or only past a `stop_gradient`, and are added before.
+    * A branch behind a `stop_gradient` is none: its values are fixed, such as the boxes that the
+      last block of a detector predicts.
     * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
       features is `projected`. A gate as in highway networks, or x + a * (f(x) - x), makes none.
     """
-    flow = data_flow(graph)
+    flow = data_flow(graph, stop=lambda node: node.class_name == "StopGradient")
     found: dict[str, list[_Line]] = {}
     for node in graph.nodes:
         if lines := _lines_into(flow, node, found):
@@ -101,7 +105,7 @@ class _Line:
 def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]]) -> list[_Line]:
     """Return the skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
     terms, last = _terms(flow, merge)
-    if len(terms) < 2:
+    if len(terms) < 2 or _interpolates(flow, merge):
         return []
     subtracted = {end: _subtracted(flow, end) for end, _ in terms}
     for projected in (False, True):
@@ -138,17 +142,20 @@ def _line_along(
     subtracted: Mapping[str, list[Value]],
     last: list[Value],
     projected: bool,
-    found: Collection[str],
+    found: Mapping[str, list[_Line]],
 ) -> _Line | None:
     """Return the skip path up `stream` (from the merge backwards) to where a branch starts."""
     passed: list[Value] = []
     away = {value for end in ends for value in subtracted[end]}
     for source in stream:
         through = [node_id for node_id, _ in reversed(passed)]
-        takers = [taker for taker in flow.takers(*source) if taker not in through]
+        takers = [i for i in flow.takers(*source) if i not in through and not flow.stops_at(i)]
         starts = flow.leading_to(ends, takers)
         bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
-        is_stream = source not in away and not _is_added_again(flow, merge, source, bypassed, found)
+        is_stream = away.isdisjoint([source, *passed]) and not (
+            _is_added_again(flow, merge, source, bypassed, found)
+            or _is_injected(flow, source, bypassed, starts, found)
+        )
         is_branch = is_stream and _is_branch(flow, merge, bypassed, through, starts, projected)
         if is_branch:
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
@@ -164,7 +171,7 @@ def _is_added_again(
     merge: Node,
     source: Value,
     bypassed: Collection[str],
-    found: Collection[str],
+    found: Mapping[str, list[_Line]],
 ) -> bool:
     """Return whether a value is added to a stream that it is no part of, as positions are."""
     node_id, output = source
@@ -173,10 +180,30 @@ def _is_added_again(
     middle = zip(given[1:-1], shape[1:-1], strict=False)
     if len(given) < len(shape) > 2 or any(a == 1 and b not in (1, None) for a, b in middle):
         return len(given) == len(shape) or len(given) < 3
-    if flow.depends_on_input(node_id) or not any(i in found for i in bypassed):
+    if flow.depends_on_input(node_id):
         return False
     takers = {taker for taker in flow.takers(*source) if is_signed_merge(flow.graph.node(taker))}
-    return not takers.isdisjoint(bypassed)
+    lines = [line for i in bypassed for line in found.get(i, ())]
+    is_added_before = bool(lines) and not takers.isdisjoint(bypassed)
+    return is_added_before or not all(flow.depends(line.path.source, node_id) for line in lines)
+
+
+def _is_injected(
+    flow: Reachability,
+    source: Value,
+    bypassed: Collection[str],
+    starts: Collection[str],
+    found: Mapping[str, list[_Line]],
+) -> bool:
+    """Return whether a value goes into the branches of a stream that it is no source of.
+
+    Such as the positions of queries, which every sublayer of a detector adds to its own input.
+    """
+    paths = [line.path for i in bypassed for line in found.get(i, ())]
+    return any(
+        {*path.bypassed}.issuperset(starts) and not flow.depends(path.source, source[0])
+        for path in paths
+    )
 
 
 def _is_branch(
@@ -228,23 +255,56 @@ def _calls_that_compute(graph: Graph) -> frozenset[str]:
 
 
 def _subtracted(flow: Reachability, end: str) -> list[Value]:
-    """Return the values that a branch subtracts at its end, up to a factor.
+    """Return the values that a branch subtracts at its end, up to factors.
 
     x + a * (f(x) - x) interpolates between x and f(x), as the gate of a highway network does.
     """
-    node = flow.graph.node(end)
-    while (is_identity_like(node) or is_learned_scale(node)) and len(flow.sources[node.id]) == 1:
-        node = flow.graph.node(flow.sources[node.id][0])
-    if not is_subtraction(node) or len(flow.incoming[node.id]) != 2:
-        return []
-    edge = flow.incoming[node.id][1]
-    values: list[Value] = [(edge.source, edge.output)]
-    while is_identity_like(flow.graph.node(values[-1][0])):
-        before = _value_into(flow, flow.graph.node(values[-1][0]))
-        if before is None:
-            break
-        values.append(before)
+    values: list[Value] = []
+    waiting = [end]
+    while waiting:
+        node = flow.graph.node(waiting.pop())
+        edges = flow.incoming[node.id]
+        if is_subtraction(node) and len(edges) == 2:
+            values += _same_values(flow, (edges[1].source, edges[1].output))
+        elif is_factor(node):
+            waiting += dict.fromkeys(flow.sources[node.id])
     return values
+
+
+def _same_values(flow: Reachability, value: Value, or_whole: bool = False) -> list[Value]:
+    """Return a value and those before it that are the same, or that it is a part of."""
+    values = [value]
+    while True:
+        node = flow.graph.node(values[-1][0])
+        passes = is_identity_like(node) or (or_whole and is_crop(node))
+        before = _value_into(flow, node) if passes else None
+        if before is None:
+            return values
+        values.append(before)
+
+
+def _interpolates(flow: Reachability, merge: Node) -> bool:
+    """Return whether a difference is added to its second term again, up to factors.
+
+    y + a * (x - y) interpolates between two values, one of which may depend on the other. The term
+    may be a part of what the difference is added to.
+    """
+    edges = flow.incoming[merge.id]
+    if not is_subtraction(merge) or len(edges) != 2:
+        return False
+    added = {*_same_values(flow, (edges[1].source, edges[1].output), or_whole=True)}
+    waiting = [merge.id]
+    while waiting:
+        for taker in flow.takers(waiting.pop(), 0):
+            node = flow.graph.node(taker)
+            if is_factor(node) or is_rearrangement(node) or node.is_a(REPETITIONS):
+                waiting.append(taker)
+            elif is_signed_merge(node) and any(
+                not added.isdisjoint(_same_values(flow, (edge.source, edge.output)))
+                for edge in flow.incoming[taker]
+            ):
+                return True
+    return False
 
 
 def _first_calls(flow: Reachability, starts: list[str], branch: set[str]) -> list[Node]:

@@ -178,6 +178,10 @@ class WeightCounter:
         self._counted: set[int] = set()  # id(variable)
         self._sizes: dict[int, dict[str, Any]] = {}  # by id(operation)
 
+    def has(self, weight: int) -> bool:
+        """Return whether the weight with this id was counted."""
+        return weight in self._counted
+
     def sizes_of(self, operation: Any, given: Sequence[Any] = ()) -> dict[str, Any]:
         """Return the size of a layer's weights as fields of a `Node`, equal for all its calls.
 
@@ -205,6 +209,13 @@ class WeightCounter:
 def weights_of(operation: Any) -> list[Any]:
     """Return the variables of a layer; an operation has none."""
     return list(getattr(operation, "weights", ()))
+
+
+def is_weight(value: Any) -> bool:
+    """Return whether a value is a variable of Keras."""
+    import keras
+
+    return isinstance(value, keras.Variable)
 
 
 def tensor_of(tensor: Any) -> Tensor:

@@ -24,23 +24,9 @@ def traits_of(
         traced: The `Traced` call.
         ends: The outputs, as (id of a call, output).
     """
-    inputs = [
-        _input(f"input {k}", traced.free_axes(tuple(inside.shape)), str(inside.dtype))
-        for k, (inside, _) in enumerate(traced.inputs + traced.masks)
-    ]
-    known = {node.id for node in (*inputs, *nodes)}
-    if not ends or any(node_id not in known for node_id, _ in ends):
+    graph = graph_inside(nodes, edges, traced, ends)
+    if graph is None:
         return ()
-    order = {node.id: position for position, node in enumerate((*inputs, *nodes))}
-    graph = Graph(
-        name="inside",
-        nodes=(*inputs, *nodes),
-        edges=tuple(sorted((e for e in edges if e.source in known), key=lambda e: order[e.target])),
-        inputs=tuple(node.id for node in inputs),
-        outputs=tuple(ends),
-        parameters=0,
-        trainable_parameters=0,
-    )
     flow = data_flow(graph)
     found = [
         TRACED,
@@ -52,9 +38,35 @@ def traits_of(
             found.append(pattern)
     kept = [n for n in nodes if not (is_identity_like(n) or is_rearrangement(n))]
     classes = {node.class_name for node in kept}
-    if len(classes) == 1 and len(inputs) > 1:
+    if len(classes) == 1 and len(graph.inputs) > 1:
         found += [trait for trait, name in JOINS.items() if name in classes]
     return tuple(found)
+
+
+def graph_inside(
+    nodes: Sequence[Node], edges: Sequence[Edge], traced: Any, ends: Sequence[tuple[str, int]]
+) -> Graph | None:
+    """Return the calls inside a layer as a graph, or None if an output is no call.
+
+    The arguments are those of `traits_of`.
+    """
+    inputs = [
+        _input(f"input {k}", traced.free_axes(tuple(inside.shape)), str(inside.dtype))
+        for k, (inside, _) in enumerate(traced.inputs + traced.masks)
+    ]
+    known = {node.id for node in (*inputs, *nodes)}
+    if not ends or any(node_id not in known for node_id, _ in ends):
+        return None
+    order = {node.id: position for position, node in enumerate((*inputs, *nodes))}
+    return Graph(
+        name="inside",
+        nodes=(*inputs, *nodes),
+        edges=tuple(sorted((e for e in edges if e.source in known), key=lambda e: order[e.target])),
+        inputs=tuple(node.id for node in inputs),
+        outputs=tuple(ends),
+        parameters=0,
+        trainable_parameters=0,
+    )
 
 
 def _input(node_id: str, shape: tuple[int | None, ...], dtype: str) -> Node:
