@@ -218,9 +218,18 @@ def test_a_prefix_is_no_finding_and_an_encoder_is_none():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("gpt", "remark"), ("bert", "remark"), (None, "remark"), ("causal_lm", "finding")],
+    [
+        ("causal_lm", "finding"),
+        ("mini_gpt", "finding"),
+        ("language_model", "finding"),
+        ("bert", "remark"),
+        ("masked_language_model", "remark"),
+        ("non_autoregressive", "remark"),
+        ("gpt_encoder", "remark"),
+        (None, "remark"),
+    ],
 )
-def test_a_name_is_a_claim_only_where_it_states_the_property(name, kind):
+def test_a_name_is_a_claim_that_running_refutes(name, kind):
     (check,) = found(tagger(attended, name=name), "causality")
     assert check.note.kind == kind
 

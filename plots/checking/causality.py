@@ -114,7 +114,7 @@ def _note_on(line: Leak) -> Note | None:
     if claim:
         text = (
             f"{facts}, although {claim}. {where} A model trained to predict what comes next learns "
-            "to look it up."
+            "to look it up; a causal mask, or causal padding, hides it."
         )
         same = [i for i, own in line.refuted.items() if own == claim]
         return Note("finding", tuple(dict.fromkeys([*crossings, *same])), text, NO_FUTURE)

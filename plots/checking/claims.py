@@ -1,8 +1,8 @@
 """What says that a position sees no later one: claims that running confirms or refutes.
 
 A claim is a switch such as `use_causal_mask`, a triangular mask, a declared role, causal padding, a
-causal attention beside the leak, or a name that states the property itself ("causal"). Names of
-families, such as "gpt", state nothing. No name counts as a proof of anything.
+causal attention beside the leak, or a name that says it: "causal", or a family of models that see
+no later token, such as "gpt". A name only claims; what the model does is found by running it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ from plots.reading.keras_calls import arguments_of
 from plots.traversal import Reachability
 
 _STATES_IT = re.compile("causal|look_?ahead|autoregress|subsequent", re.IGNORECASE)
+_DENIES_IT = re.compile("(non|not|un|bi)[-_ ]?(causal|autoregress)", re.IGNORECASE)
+_ONE_WAY = frozenset({"autoregressive", "bloom", "causal", "decoder", "falcon", "gemma", "gpt"})
+_ONE_WAY |= {"llama", "lm", "mistral", "opt", "palm", "qwen"}
+_BOTH_WAYS = frozenset({"bert", "bidirectional", "encoder", "masked", "mlm", "non", "prefix"})
+_WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,24 @@ def claim_of(leak: Leak) -> str:
     if odd:
         return f"{named(graph, odd)} has a mask, by which each position sees {seen[odd[0]].text}"
     names = [graph.name, *(graph.node(i).namespace for i in crossings)]
-    if name := next(filter(_STATES_IT.search, names), ""):
-        return f"the name {name!r} says so"
-    if predicts_own_tokens(leak.trial, leak.field, leak.output) and _has_memory(leak):
+    if leak.field.kind in ("ids", "texts") and (name := next(filter(_is_one_way, names), "")):
+        return f"{name!r} is the name of a model that has a causal mask"
+    decodes = predicts_own_tokens(leak.trial, leak.field, leak.output) and _has_memory(leak)
+    if decodes and not _DENIES_IT.search(graph.name):
         return (
             f"it decodes: it has a score for each token of {leak.field.name!r}, and takes another "
             "sequence besides"
         )
     return ""
+
+
+def _is_one_way(name: str) -> bool:
+    """Return whether a name is that of a model that sees no later token."""
+    words = {word.lower() for word in _WORDS.findall(name)} | {*re.findall("[a-z]+", name.lower())}
+    if words & _BOTH_WAYS or any(word.endswith(("bert", "berta")) for word in words):
+        return False
+    says_so = words & _ONE_WAY or {"language", "model"} <= words or _STATES_IT.search(name)
+    return bool(says_so) and not _DENIES_IT.search(name)
 
 
 def predicts_own_tokens(trial: Trial, field: Field, output: int) -> bool:
@@ -183,6 +198,6 @@ def _is_triangle(array: Any) -> bool:
 
 
 def _states_causality(node: Node) -> bool:
-    return node.role == "causal_mask" or bool(
-        _STATES_IT.search(node.class_name) or (node.has_own_name and _STATES_IT.search(node.label))
-    )
+    names = [node.class_name, *([node.label] if node.has_own_name else [])]
+    stated = (bool(_STATES_IT.search(n)) and not _DENIES_IT.search(n) for n in names)
+    return node.role == "causal_mask" or any(stated)
