@@ -27,10 +27,6 @@ from plots.files import write_whole
 Row = dict[str, float]
 
 
-class DivergedError(ValueError):
-    """A training run whose loss is not finite."""
-
-
 class Record(keras.callbacks.Callback):
     """Records a row of measurements at every report, and saves the model if its loss is the lowest.
 
@@ -65,7 +61,7 @@ class Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = {} if logs is None else logs
         if not math.isfinite(logs["cross_entropy"]):
-            raise DivergedError(
+            raise ValueError(
                 f"the loss is {logs['cross_entropy']} at step {self.step}; use a lower "
                 "learning_rate or clip_norm, more warmup_steps, or another norm_placement"
             )

@@ -67,12 +67,13 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     """
     from scipy.stats import ttest_rel
 
-    if np.ptp(differences := np.subtract(a, b)) == 0:
-        mean = float(differences[0])
+    differences = np.subtract(a, b)
+    mean = float(differences.mean())
+    if np.ptp(differences) <= 1e-12 * np.abs(a).max():  # rounding
         return Paired(mean, mean, mean, float(mean == 0))
     test = ttest_rel(a, b)
     low, high = test.confidence_interval(0.95)
-    return Paired(float(differences.mean()), float(low), float(high), float(test.pvalue))
+    return Paired(mean, float(low), float(high), float(test.pvalue))
 
 
 def is_below(test: Paired) -> str:
@@ -85,6 +86,13 @@ def is_above(test: Paired, margin: float) -> str:
     if test.low > margin:
         return AGREES
     return DISAGREES if test.high < margin else NOT_DECIDED
+
+
+def is_at_most(test: Paired, margin: float) -> str:
+    """Return the verdict on "a is above b by no more than a margin": the interval decides."""
+    if test.high < margin:
+        return AGREES
+    return DISAGREES if test.low > margin else NOT_DECIDED
 
 
 def is_equal(test: Paired, margin: float) -> str:

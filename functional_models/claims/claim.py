@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from builders.errors import unknown_name
+
+REVISION = 1
+"""Raised when measurements change, so that results of earlier versions are measured again."""
 
 AGREES, DISAGREES, NOT_DECIDED = "agrees", "disagrees", "not decided"
 
@@ -18,16 +21,14 @@ class Figure:
 
     Attributes:
         across, upwards: labels of the axes.
-        curves: name -> [x values, y values]; "band" in a name draws it as a thin grey line.
+        curves: name -> [x values, y values]; one whose name starts with "band" is dotted.
         log: the axes that are logarithmic, of "x" and "y".
-        points: names of curves that are drawn as points without a line.
     """
 
     across: str
     upwards: str
     curves: Mapping[str, Sequence[Sequence[float]]]
     log: str = ""
-    points: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Measured:
 
     verdict: str
     summary: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    figure: Figure | None = None
+    numbers: Mapping[str, Any]
+    figure: Figure
 
 
 @dataclass(frozen=True)

@@ -45,17 +45,12 @@ def post_norm_stream(
     """Measure E|x|^2 / d of the sum after the feed-forward layer, before its norm."""
     spec = analysed_spec(norm_placement, num_layers, width)
     sizes = stream_sizes(spec, seeds).mean(axis=0)
-    blocks = _blocks(num_layers)
-    curves = {"measured": [blocks, [*sizes]], "band": [blocks, [1.425] * num_layers]}
+    band = 1.5 * np.full(num_layers, 0.95), 1.5 * np.full(num_layers, 1.05)
     return Measured(
-        verdict_of(bool(np.all(np.abs(sizes / 1.5 - 1) < 0.05))),
+        _inside(sizes, *band),
         f"E|x|^2 / d is {sizes.min():.3f} to {sizes.max():.3f} in {num_layers} blocks.",
         {"by block": [*sizes]},
-        Figure(
-            "block",
-            "E|x|^2 / d before the norm",
-            {**curves, "band, upper": [blocks, [1.575] * num_layers]},
-        ),
+        _by_block("E|x|^2 / d before the norm", sizes, *band),
     )
 
 
@@ -71,22 +66,14 @@ def pre_norm_stream(
 ) -> Measured:
     """Measure E|x|^2 / d of the stream after every block."""
     sizes = stream_sizes(analysed_spec(norm_placement, num_layers, width), seeds).mean(axis=0)
-    blocks = _blocks(num_layers)
-    low, high = 1 + np.array(blocks) / 2, 1 + 1.5 * np.array(blocks)
+    blocks = np.array(_blocks(num_layers))
+    low, high = 1 + blocks / 2, 1 + 1.5 * blocks
     return Measured(
-        verdict_of(bool(np.all((low <= sizes) & (sizes <= high)))),
+        _inside(sizes, low, high),
         f"E|x|^2 / d grows from {sizes[0]:.2f} after block 1 ({low[0]:.2f} to {high[0]:.2f}) to "
         f"{sizes[-1]:.2f} after block {num_layers} ({low[-1]:.2f} to {high[-1]:.2f}).",
         {"by block": [*sizes]},
-        Figure(
-            "block",
-            "E|x|^2 / d of the stream",
-            {
-                "measured": [blocks, [*sizes]],
-                "band, lower": [blocks, [*low]],
-                "band, upper": [blocks, [*high]],
-            },
-        ),
+        _by_block("E|x|^2 / d of the stream", sizes, low, high),
     )
 
 
@@ -241,23 +228,14 @@ def sandwich_norm_stream(
 ) -> Measured:
     """Measure E|x|^2 / d of the stream after every block."""
     sizes = stream_sizes(analysed_spec(norm_placement, num_layers, width), seeds).mean(axis=0)
-    blocks = _blocks(num_layers)
-    expected = 1 + 2 * np.array(blocks)
-    error = sizes / expected - 1
+    expected = 1 + 2 * np.array(_blocks(num_layers))
+    error = 100 * (sizes / expected - 1)
     return Measured(
-        verdict_of(bool(np.all(np.abs(error) < 0.15))),
-        f"The variance is {100 * error.min():+.1f} to {100 * error.max():+.1f} % from 1 + 2 l, "
+        _inside(sizes, 0.85 * expected, 1.15 * expected),
+        f"The variance is {error.min():+.1f} to {error.max():+.1f} % from 1 + 2 l, "
         f"{sizes[-1]:.2f} after block {num_layers}.",
         {"by block": [*sizes]},
-        Figure(
-            "block",
-            "variance of the stream",
-            {
-                "measured": [blocks, [*sizes]],
-                "band, lower": [blocks, [*(0.85 * expected)]],
-                "band, upper": [blocks, [*(1.15 * expected)]],
-            },
-        ),
+        _by_block("variance of the stream", sizes, 0.85 * expected, 1.15 * expected),
     )
 
 
@@ -302,6 +280,18 @@ def vanishing_gradient(
             log="y",
         ),
     )
+
+
+def _inside(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    """Return the verdict on values that must all be within bounds."""
+    return verdict_of(bool(np.all((low <= values) & (values <= high))))
+
+
+def _by_block(upwards: str, values: np.ndarray, low: np.ndarray, high: np.ndarray) -> Figure:
+    """Return the figure of a value of every block, with its bounds."""
+    blocks = _blocks(len(values))
+    curves = {"measured": values, "band, lower": low, "band, upper": high}
+    return Figure("block", upwards, {label: [blocks, [*y]] for label, y in curves.items()})
 
 
 def _blocks(number: int) -> list[int]:

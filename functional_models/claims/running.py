@@ -15,8 +15,9 @@ from functional_models.checks import check_count, read_manifest
 from functional_models.claims import (
     initialisation,  # noqa: F401
     training,  # noqa: F401
+    warmup,  # noqa: F401
 )
-from functional_models.claims.claim import Claim, chosen_claims
+from functional_models.claims.claim import REVISION, Claim, chosen_claims
 from functional_models.claims.page import (
     figure_svg,
     html_page,
@@ -127,9 +128,7 @@ def _settings(claim: Claim, steps: int, seeds: int) -> dict[str, Any]:
     """Return all that the result of a claim depends on, as JSON has it."""
     import keras
 
-    from functional_models import __version__
-
-    settings = {"version": __version__, "backend": keras.backend.backend(), **claim.settings}
+    settings = {"revision": REVISION, "backend": keras.backend.backend(), **claim.settings}
     if claim.trains:
         settings |= {"steps": steps, "seeds": seeds}
     found: dict[str, Any] = json.loads(json.dumps(settings))

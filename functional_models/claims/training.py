@@ -10,13 +10,15 @@ import numpy as np
 from functional_models.claims.bands import (
     Paired,
     all_of,
+    geometric_mean,
     is_above,
     is_below,
     is_equal,
     paired,
 )
 from functional_models.claims.claim import Figure, Measured, claim
-from functional_models.claims.runs import BLOCKS, RATE, WIDTH, Run, Trainer
+from functional_models.claims.runs import RATE, Trainer
+from functional_models.claims.tasks import BLOCKS, WIDTH, Run
 
 MUCH = 0.1
 """Nats per byte that count as much, where a source reports several BLEU."""
@@ -43,8 +45,8 @@ BASE = (
 def rms_against_layer_norm(trainer: Trainer, norm: str = "rms") -> Measured:
     """Compare the losses of both norms."""
     runs = {"layer norm": trainer.runs(), "RMS norm": trainer.runs(norm=norm)}
-    test = _difference(runs["RMS norm"], runs["layer norm"])
-    return _measured(is_equal(test, GLU_GAIN / 2), f"RMS - layer norm: {test.text}.", runs)
+    test = difference(runs["RMS norm"], runs["layer norm"])
+    return loss_result(is_equal(test, GLU_GAIN / 2), f"RMS - layer norm: {test.text}.", runs)
 
 
 @claim(
@@ -58,10 +60,10 @@ def rms_against_layer_norm(trainer: Trainer, norm: str = "rms") -> Measured:
 def glu_against_mlp(trainer: Trainer, feedforward: str = "glu") -> Measured:
     """Compare the losses of both feed-forward layers."""
     narrow = round(2 / 3 * 4 * WIDTH)
-    changes = {"feedforward": feedforward, "activation": "silu", "intermediate_dim": narrow}
-    runs = {"MLP": trainer.runs(), "GLU": trainer.runs(**changes)}
-    test = _difference(runs["GLU"], runs["MLP"])
-    return _measured(is_below(test), f"GLU - MLP: {test.text}.", runs)
+    gated = trainer.runs(feedforward=feedforward, activation="silu", intermediate_dim=narrow)
+    runs = {"MLP": trainer.runs(), "GLU": gated}
+    test = difference(runs["GLU"], runs["MLP"])
+    return loss_result(is_below(test), f"GLU - MLP: {test.text}.", runs)
 
 
 @claim(
@@ -73,8 +75,8 @@ def glu_against_mlp(trainer: Trainer, feedforward: str = "glu") -> Measured:
 def no_residual(trainer: Trainer, residual: bool = False) -> Measured:
     """Compare the losses with and without skip paths."""
     runs = {"skip paths": trainer.runs(), "none": trainer.runs(residual=residual)}
-    test = _difference(runs["none"], runs["skip paths"])
-    return _measured(is_above(test, MUCH), f"Without - with skip paths: {test.text}.", runs)
+    test = difference(runs["none"], runs["skip paths"])
+    return loss_result(is_above(test, MUCH), f"Without - with skip paths: {test.text}.", runs)
 
 
 @claim(
@@ -95,10 +97,7 @@ def variance_growth(trainer: Trainer, pre: str = "pre") -> Measured:
     factors = {label: math.exp(np.mean(logs)) for label, logs in growth.items()}
     shown = ", ".join(f"{factor:.2f} ({label})" for label, factor in factors.items())
     p = ", ".join(f"{test.p:.2g} ({label})" for label, test in tests.items())
-    levels = {
-        label: [[0, trainer.steps], np.exp(np.mean(np.log([r.variances for r in of]), axis=0))]
-        for label, of in runs.items()
-    }
+    means = {label: geometric_mean([run.variances for run in of]) for label, of in runs.items()}
     return Measured(
         all_of([is_below(test) for test in tests.values()]),
         f"The variance grows by a factor of {shown}; against pre-norm p = {p}.",
@@ -106,7 +105,7 @@ def variance_growth(trainer: Trainer, pre: str = "pre") -> Measured:
         Figure(
             "training step",
             "variance after the last block",
-            {label: [x, [*map(float, y)]] for label, (x, y) in levels.items()},
+            {label: [[0, trainer.steps], mean] for label, mean in means.items()},
             log="y",
         ),
     )
@@ -128,46 +127,47 @@ def _growth(run: Run) -> float:
 def qk_norm_sensitivity(trainer: Trainer, qk_norm: bool = True) -> Measured:
     """Compare the sensitivity to the learning rate with and without a norm on queries and keys."""
     rates = [RATE * factor for factor in (0.25, 1, 4, 16)]
-    losses = {
-        label: np.array([_losses(trainer.runs(rate=rate, qk_norm=used)) for rate in rates])
+    found = {
+        label: np.array([losses(trainer.runs(rate=rate, qk_norm=used)) for rate in rates])
         for label, used in (("without", False), ("qk-norm", qk_norm))
     }
-    sensitivity = {label: (x - x.min(axis=0)).mean(axis=0) for label, x in losses.items()}
+    sensitivity = {label: (x - x.min(axis=0)).mean(axis=0) for label, x in found.items()}
     test = paired(sensitivity["qk-norm"], sensitivity["without"])
     shown = ", ".join(f"{x.mean():.4f} ({label})" for label, x in sensitivity.items())
     return Measured(
         is_below(test),
         f"The sensitivity is {shown}; difference {test.text}.",
-        {label: x.tolist() for label, x in losses.items()},
+        {label: x.tolist() for label, x in found.items()},
         Figure(
             "peak learning rate",
             "loss (nats per byte)",
-            {label: [rates, [*map(float, x.mean(axis=1))]] for label, x in losses.items()},
+            {label: [rates, [*map(float, x.mean(axis=1))]] for label, x in found.items()},
             log="x",
         ),
     )
 
 
-def _losses(runs: Sequence[Run]) -> list[float]:
+def losses(runs: Sequence[Run]) -> list[float]:
+    """Return the losses of runs."""
     return [run.loss for run in runs]
 
 
-def _difference(a: Sequence[Run], b: Sequence[Run]) -> Paired:
-    return paired(_losses(a), _losses(b))
+def difference(a: Sequence[Run], b: Sequence[Run]) -> Paired:
+    """Return the test of the losses of a minus those of b."""
+    return paired(losses(a), losses(b))
 
 
-def _measured(verdict: str, summary: str, runs: Mapping[str, Sequence[Run]]) -> Measured:
+def loss_result(verdict: str, summary: str, runs: Mapping[str, Sequence[Run]]) -> Measured:
     """Return the result of a claim on losses, with the mean training curves as the figure."""
-    means = ", ".join(f"{np.mean(_losses(of)):.4f} ({label})" for label, of in runs.items())
-    curves = {}
+    means = ", ".join(f"{np.mean(losses(of)):.4f} ({label})" for label, of in runs.items())
+    curves: dict[str, list[list[float]]] = {}
     for label, of in runs.items():
-        finished = [run for run in of if run.steps]
-        if finished:
-            mean = np.mean([run.losses for run in finished], axis=0)
-            curves[label] = [[*finished[0].steps], [*map(float, mean)]]
+        longest = max((run.steps for run in of), key=len)
+        finished = [run.losses for run in of if run.steps == longest]  # others diverged
+        curves[label] = [[*longest], [*map(float, np.mean(finished, axis=0))]]
     return Measured(
         verdict,
         f"{summary} Losses {means}.",
-        {"losses": {label: _losses(of) for label, of in runs.items()}},
-        Figure("training step", "training loss (nats per byte)", curves),
+        {"losses": {label: losses(of) for label, of in runs.items()}},
+        Figure("training step", "training loss (nats per token)", curves),
     )
