@@ -242,7 +242,7 @@ def two_claims(monkeypatch):
 def test_results_are_written_and_not_measured_again(two_claims, tmp_path, capsys):
     found = fm.run_claims(folder=tmp_path, train=True)
     assert [result["verdict"] for result in found] == [AGREES, DISAGREES]
-    assert "1 agrees, 1 disagrees" in capsys.readouterr().out
+    assert "agrees: 1, disagrees: 1" in capsys.readouterr().out
     saved = json.loads((tmp_path / "claims.json").read_text())["claims"]
     assert saved["first"]["numbers"] == {"x": 3}
     assert saved["second"]["settings"]["steps"] == running.STEPS

@@ -259,6 +259,7 @@ def vanishing_gradient(
     for seed in range(seeds):
         draw_weights(model, spec, seed)
         profile: Any = plots.depth_profile(model, sequences(), seed=seed)
+        # With skip paths too, where both are nearly orthogonal.
         norms = np.hypot(profile.skip_gradient, profile.branch_gradient)
         rows.append([*norms[::2]])  # attention begins a block
     norms = np.array(geometric_mean(rows))

@@ -27,7 +27,7 @@ th, td { text-align: left; vertical-align: top; padding: .6rem .7rem; border-top
 th { border-top: 0; }
 td.figure { width: 24rem; }
 td.figure svg { width: 24rem; height: auto; }
-td.name { font-weight: 600; }
+td.measured { min-width: 12rem; }
 .small { color: #555; font-size: 13px; }
 .verdict { color: #fff; border-radius: .3rem; padding: .1rem .5rem; white-space: nowrap; }
 code { font-size: 13px; }
@@ -35,10 +35,10 @@ code { font-size: 13px; }
 
 
 def summary_line(results: Iterable[Result]) -> str:
-    """Return how many claims have each verdict, e.g. "7 agrees, 1 disagrees"."""
+    """Return how many claims have each verdict, e.g. "agrees: 7, disagrees: 1"."""
     verdicts = [result["verdict"] for result in results]
     counts = {verdict: verdicts.count(verdict) for verdict in _COLOURS}
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return ", ".join(f"{verdict}: {count}" for verdict, count in counts.items() if count)
 
 
 def results_table(results: Sequence[Result]) -> str:
@@ -111,10 +111,11 @@ def html_page(results: Sequence[Result], figures: Mapping[str, str]) -> str:
 
 def _row(result: Result, figure: str) -> str:
     verdict = result["verdict"]
+    when = f"{result['seconds']:.1f} s, {result['date']}"
     return f"""<tr id="{result["name"]}">
 <td><code>{result["name"]}</code><br>{_text(result["statement"])}
 <p class="small">{_text(result["source"])}</p><p class="small">{_text(result["setting"])}</p></td>
-<td>{_text(result["measured"])}<p class="small">{result["seconds"]:.1f} s, {result["date"]}</p></td>
+<td class="measured">{_text(result["measured"])}<p class="small">{when}</p></td>
 <td>{_text(result["band"])}</td>
 <td><span class="verdict" style="background: {_COLOURS[verdict]}">{verdict}</span></td>
 <td class="figure">{figure}</td>
@@ -142,6 +143,7 @@ def figure_svg(name: str, figure: Mapping[str, Any]) -> str:
         figure: a `Figure` as JSON has it.
     """
     import matplotlib
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     drawing = new_figure(4.8, 3.2)
     panel = drawing.subplots()
@@ -150,15 +152,17 @@ def figure_svg(name: str, figure: Mapping[str, Any]) -> str:
         if label.startswith("band"):
             shown = "band" if label.startswith("band, lower") else label
             shown = "_" if label.startswith("band, upper") else shown
-            panel.plot(x, y, color="#808080", linestyle=":", linewidth=1, label=shown)
+            panel.plot(x, y, color="#606060", linestyle=":", label=shown)
             continue
         style = line_style(number) if len(figure["curves"]) > 1 else {"color": BLUE}
         panel.plot(x, y, label=label, marker="o", markersize=3.5, **style)
         number += 1
-    if "x" in figure["log"]:
-        panel.set_xscale("log")
-    if "y" in figure["log"]:
-        panel.set_yscale("log")
+    for letter, axis in (("x", panel.xaxis), ("y", panel.yaxis)):
+        if letter in figure["log"]:
+            panel.set(**{f"{letter}scale": "log"})
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")  # 0.5, not 5 x 10^-1
+            axis.set_minor_formatter(NullFormatter())
     finish(panel, figure["across"], figure["upwards"])
     data = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
