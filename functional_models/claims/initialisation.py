@@ -122,7 +122,7 @@ def last_gradient_by_depth(
 
 
 FIGURE_3 = (
-    "8 heads, d_ff = 4 d, ReLU, sinusoidal positions, Xavier uniform as in the code of the field; "
+    "8 heads, d_ff = 4 d, ReLU, sinusoidal positions, Xavier uniform; "
     "d = 128 instead of 512, random tokens instead of IWSLT14, geometric mean over the seeds."
 )
 
