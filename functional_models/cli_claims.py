@@ -18,7 +18,7 @@ def add_claims_command(command: Callable[..., argparse.ArgumentParser]) -> None:
         "at initialisation take seconds."
     )
     add_flag(sub, "--train", "also the claims on trained models: up to half an hour on two cores")
-    text = "measure these claims only"
+    text = "names of claims to measure; default: all at initialisation"
     only = sub.add_argument("--only", nargs="+", default=[], metavar="NAME", help=text)
     complete_with(only, _names)
     text = "folder of claims.json, claims.md and claims.html; an interrupted run resumes"

@@ -202,6 +202,13 @@ def test_runs_on_file_are_not_trained_again(tmp_path, monkeypatch):
     assert lines[0] == "language model, rate 0.01, warm-up 2, seed 0: loss 2.5000"
 
 
+@pytest.mark.parametrize("runs", ["[]", '{"a": {"loss": 1}}', '{"a": 2}'])
+def test_damaged_runs_are_an_error(tmp_path, runs):
+    (tmp_path / "runs.json").write_text(f'{{"format": 1, "runs": {runs}}}')
+    with pytest.raises(ValueError, match=r"runs.json is damaged; delete it"):
+        Trainer(30, 3, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [LANGUAGE_MODEL, TRANSLATION])
 def test_runs_learn_and_depend_on_nothing_before_them(task):

@@ -50,9 +50,7 @@ class Trainer:
         self.seeds = seeds
         self._path = folder and folder / RUNS
         self._report = report
-        self._known: dict[str, dict[str, Any]] = {}
-        if self._path and self._path.exists():
-            self._known = read_manifest(self._path, FORMAT).get("runs", {})
+        self._known = _read_runs(self._path) if self._path and self._path.exists() else {}
 
     def warmup(self, share: float = 1.0) -> int:
         """Return a share of the usual warm-up, which is a third of the steps."""
@@ -95,7 +93,7 @@ class Trainer:
                 run = model.train(seed)
                 self._remember(key, run)
                 self._report(f"{title}, seed {seed}: loss {run.loss:.4f}")
-            found.append(_run(self._known[key]))
+            found.append(self._known[key])
         return found
 
     def _new_model(
@@ -106,9 +104,10 @@ class Trainer:
         return RetrainedModel(task, spec, recipe)
 
     def _remember(self, key: str, run: Run) -> None:
-        self._known[key] = asdict(run)
+        self._known[key] = run
         if self._path:
-            content = {"format": FORMAT, "runs": self._known}
+            runs = {key: asdict(run) for key, run in self._known.items()}
+            content = {"format": FORMAT, "runs": runs}
             write_whole(self._path, json.dumps(content, indent=1) + "\n")
 
 
@@ -121,7 +120,20 @@ def _key(spec: builders.TransformerSpec, recipe: Recipe, seed: int) -> str:
     return hashlib.sha256("\0".join(described).encode()).hexdigest()[:16]
 
 
-def _run(saved: dict[str, Any]) -> Run:
-    """Return a run as JSON has it."""
-    before, after = saved["variances"]
-    return Run(saved["loss"], tuple(saved["steps"]), tuple(saved["losses"]), (before, after))
+def _read_runs(path: Path) -> dict[str, Run]:
+    """Return the runs of a file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    saved = read_manifest(path, FORMAT)
+    try:
+        return {key: _run(**run) for key, run in saved["runs"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(f"{path} is damaged; delete it to train the models again") from None
+
+
+def _run(loss: float, steps: Any, losses: Any, variances: Any) -> Run:
+    """Return a run from what JSON holds."""
+    before, after = variances
+    return Run(float(loss), tuple(steps), tuple(losses), (before, after))
