@@ -8,8 +8,8 @@ from functional_models.claims.runs import Trainer
 from functional_models.claims.tasks import BLOCKS, PAIRS_PER_BATCH, TRANSLATION, VOCABULARY, WIDTH
 from functional_models.claims.training import MUCH, difference, loss_result
 
-HIGH = 2e-3
-"""Twice the higher peak rate of the source, since the model is an eighth as wide."""
+HIGH = 1e-3
+"""The higher peak rate of the source; the other is half of it."""
 
 BASE = (
     f"An encoder-decoder of {BLOCKS} and {BLOCKS} blocks, as in the source, with d = {WIDTH} "
