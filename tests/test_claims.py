@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -212,6 +213,7 @@ def test_damaged_runs_are_an_error(tmp_path, runs):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [LANGUAGE_MODEL, TRANSLATION])
 def test_runs_learn_and_depend_on_nothing_before_them(task):
+    task = replace(task, spec=task.spec.replace(num_layers=1, hidden_dim=16))
     trainer = Trainer(20, 2)
     first, second = trainer.runs(task)
     assert first.loss < np.log(task.spec.vocabulary_size) - 0.5
@@ -229,7 +231,8 @@ def test_runs_learn_and_depend_on_nothing_before_them(task):
 
 @pytest.mark.slow
 def test_a_run_that_diverges_counts_as_equal_probabilities():
-    (run,) = Trainer(20, 1).runs(rate=1e30, warmup=0)
+    small = {"num_layers": 1, "hidden_dim": 16}
+    (run,) = Trainer(20, 1).runs(rate=1e30, warmup=0, **small)
     assert run.loss == pytest.approx(np.log(256))
 
 
