@@ -24,7 +24,7 @@ def add_claims_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "folder of claims.json, claims.md and claims.html; an interrupted run resumes"
     sub.add_argument("--to", default="out/claims", metavar="FOLDER", help=text)
     add_flag(sub, "--overwrite", "replace claims in the folder that have other settings")
-    text = "steps of every training run; default: 240"
+    text = "steps of every training run; default: 200"
     sub.add_argument("--steps", type=whole_number, metavar="N", help=text)
     text = "training runs of each setting, at least 3; default: 4"
     sub.add_argument("--seeds", type=whole_number, metavar="N", help=text)

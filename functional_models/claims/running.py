@@ -38,7 +38,7 @@ from plots.files import write_whole
 
 FORMAT = 1
 PAGE, TABLE = "claims.html", "claims.md"
-STEPS, SEEDS = 240, 4
+STEPS, SEEDS = 200, 4
 """Defaults of the training runs, with which all claims take less than half an hour on two cores."""
 
 Result = dict[str, Any]
