@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import plots as plots
     from functional_models.causal_lm import CausalLM as CausalLM
     from functional_models.claims.running import run_claims as run_claims
-    from functional_models.comparison import compare as compare
     from functional_models.conversion import from_keras_hub as from_keras_hub
     from functional_models.conversion import to_keras_hub as to_keras_hub
     from functional_models.corpora import ParallelCorpus as ParallelCorpus
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
     from functional_models.recipe import Recipe as Recipe
     from functional_models.samplers import make_sampler as make_sampler
     from functional_models.schedules import InverseSquareRoot as InverseSquareRoot
+    from functional_models.studies.compare import compare as compare
+    from functional_models.studies.folder import load_study as load_study
     from functional_models.text_encoder import TextEncoder as TextEncoder
     from functional_models.text_model import AttentionMaps as AttentionMaps
     from functional_models.text_model import Generated as Generated
@@ -64,10 +65,11 @@ _MODULES = {
     "TokenCrossEntropy": "losses",
     "Tokenizer": "tokenizers",
     "Translator": "translator",
-    "compare": "comparison",
+    "compare": "studies.compare",
     "from_keras_hub": "conversion",
     "load": "loading",
     "load_parallel_corpus": "corpora",
+    "load_study": "studies.folder",
     "load_text_corpus": "corpora",
     "load_tokenizer": "tokenizers",
     "make_sampler": "samplers",

@@ -27,6 +27,21 @@ from plots.files import write_whole
 Row = dict[str, float]
 
 
+class DivergedError(ValueError):
+    """The loss of a run is not finite.
+
+    Attributes:
+        step: The step of the report that found it.
+    """
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(
+            f"the loss is {loss} at step {step}; use a lower learning_rate or clip_norm, more "
+            "warmup_steps, or another norm_placement"
+        )
+        self.step = step
+
+
 class Record(keras.callbacks.Callback):
     """Records a row of measurements at every report, and saves the model if its loss is the lowest.
 
@@ -61,10 +76,7 @@ class Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = {} if logs is None else logs
         if not math.isfinite(logs["cross_entropy"]):
-            raise ValueError(
-                f"the loss is {logs['cross_entropy']} at step {self.step}; use a lower "
-                "learning_rate or clip_norm, more warmup_steps, or another norm_placement"
-            )
+            raise DivergedError(logs["cross_entropy"], self.step)
         seconds = time.perf_counter() - self._start
         timed_share = (self._steps - self._untimed) / self._steps
         row = {

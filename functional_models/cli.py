@@ -6,14 +6,12 @@ Keras is imported only by commands that need it, so that `--help` and `variants`
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +23,23 @@ from functional_models.cli_claims import add_claims_command
 from functional_models.cli_errors import StopSignals, report
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
-    DATA_HELP,
     FOLDER_HELP,
     CommandParser,
     PrintVersions,
-    add_data_options,
     add_flag,
     add_model,
-    add_recipe_options,
     add_sampler_options,
     add_spec_options,
     complete_and_exit,
-    complete_with,
     discarded_stdout,
     import_keras,
+    load_model,
     load_spec,
-    recipe_changes,
     sampler_options,
     spec_changes,
     whole_number,
 )
+from functional_models.cli_training import add_training_commands
 from functional_models.descriptions import (
     cache_lines,
     fields_table,
@@ -56,8 +51,6 @@ from functional_models.descriptions import (
     variants_table,
 )
 from functional_models.memory import keep_freed_memory
-from functional_models.recipe import Recipe, default_budget, make_recipe
-from functional_models.tables import format_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,34 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add_flag(sub, "--layers", "also print the parameters by layer and the number of skip paths")
     add_spec_options(sub)
 
-    text, example = "train a model on text or sentence pairs", "--data book.txt --to out/book"
-    sub = command("train", train, text, example, quiet=True)
-    text = "folder of the model; an interrupted run resumes, a finished one with more --steps too"
-    sub.add_argument("--to", required=True, metavar="FOLDER", help=text)
-    add_flag(sub, "--overwrite", "replace another run, or a model, in the folder")
-    add_data_options(sub)
-    text = "text to continue or translate at every report; default: none"
-    sub.add_argument("--sample", metavar="TEXT", help=text)
-    add_spec_options(sub, "pre_norm_learned")
-    add_recipe_options(sub, Recipe())
-    add_flag(sub, "--tensorboard", "also write the reports for TensorBoard, to FOLDER/tensorboard")
-
-    text = "train variants with the same budget and compare them"
-    example = "post_norm_learned pre_norm_learned --data book.txt --steps 500"
-    sub = command("compare", compare, text, example, quiet=True)
-    text = "default: pre- and post-norm, learned and sinusoidal positions"
-    complete_with(sub.add_argument("variants", nargs="*", help=text), builders.list_variants)
-    text = "folder of the results and the models; an interrupted comparison resumes"
-    sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=text)
-    add_flag(sub, "--overwrite", "replace another comparison in the folder")
-    add_data_options(sub)
-    add_spec_options(sub)
-    add_recipe_options(sub, default_budget())
-
-    text = "evaluate a trained model on text or sentence pairs"
-    sub = command("evaluate", evaluate, text, "out/book --data other_book.txt")
-    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
-    sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=DATA_HELP)
+    add_training_commands(command)
 
     text = "continue a prompt with a trained language model"
     sub = command("generate", generate, text, 'out/book "Once upon a time" --stream')
@@ -269,170 +235,11 @@ def inspect(options: argparse.Namespace) -> None:
         print("\n" + "\n".join(lines))
 
 
-def _set_dtype(options: argparse.Namespace) -> None:
-    if options.dtype:
-        import_keras().config.set_dtype_policy(options.dtype)
-
-
-def _vocabulary_size(options: argparse.Namespace) -> int | None:
-    if options.vocabulary_size is None and options.tokenizer != "byte":
-        return 1000
-    return options.vocabulary_size
-
-
-def _files(options: argparse.Namespace, name: str) -> Any:
-    """Return `--data`, `--validation` or `--test` as `load_corpus` takes it, or `None`."""
-    files = getattr(options, name)
-    if files is not None and len(files) > 2:
-        raise ValueError(f"--{name} was given {len(files)} files; give one, or two aligned ones")
-    return files[0] if files is not None and len(files) == 1 else files and tuple(files)
-
-
-def _corpus(options: argparse.Namespace, kind: str | None) -> Any:
-    from functional_models.corpora import load_corpus
-
-    data, validation, test = (_files(options, name) for name in ("data", "validation", "test"))
-    shown = not options.quiet
-    return load_corpus(data, kind, validation=validation, test=test, progress=shown)
-
-
-def train(options: argparse.Namespace) -> None:
-    """Train a model."""
-    if options.tensorboard and find_spec("tensorboard") is None:
-        raise ImportError("--tensorboard needs TensorBoard: pip install tensorboard")
-    recipe = make_recipe(None, recipe_changes(options))
-    changes = spec_changes(options)
-    from functional_models.model_folder import check_model_folder
-
-    check_model_folder(options.to, overwrite=options.overwrite, resumes=True)
-    from functional_models.corpora import kind_of_data
-
-    default = builders.variant_info(options.variant).kinds[0]
-    kind = changes.pop("kind", None) or kind_of_data(_files(options, "data")) or default
-    if kind == "encoder_only":
-        raise ValueError(_no_encoders("train"))
-    spec = builders.variant(options.variant, kind=kind, **changes)
-    pairs = kind == "encoder_decoder"
-    corpus = _corpus(options, kind)
-
-    number = len(corpus.train)
-    item = ("pair" if pairs else "document") + "s" * (number != 1)
-    print(f"{corpus.name}: {number:,} training {item}")
-    keras = import_keras()
-    from functional_models.comparison import usage_command
-    from functional_models.loading import new_text_model, sized_for
-    from functional_models.tokenizer_training import shared_tokenizer
-
-    _set_dtype(options)
-    size, shown = _vocabulary_size(options), not options.quiet
-    tokenizer = shared_tokenizer(corpus, options.tokenizer, size, progress=shown)
-    keras.utils.set_random_seed(recipe.seed)
-    model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
-    if not options.sample:
-        sample: dict[str, Any] = {}
-    elif pairs:
-        sample = {"sample_sources": [options.sample]}
-    else:
-        sample = {"sample_prompt": options.sample}
-    callbacks: tuple[Any, ...] = ()
-    if options.tensorboard:
-        log = os.path.join(options.to, "tensorboard")
-        callbacks = (keras.callbacks.TensorBoard(log, write_graph=False),)
-    where = {"folder": options.to, "overwrite": options.overwrite}
-    model.fit(corpus, recipe=recipe, progress=shown, callbacks=callbacks, **where, **sample)
-    if corpus.test:
-        print("\ntest, with the best weights:\n")
-        _print_results(model.evaluate(corpus.test, progress=shown))
-    print(f"\nthe best model is in {options.to}; to use it:\n")
-    print(f"    {usage_command(options.to, corpus)}")
-
-
-def compare(options: argparse.Namespace) -> None:
-    """Train several variants and compare them."""
-    changes = spec_changes(options)
-    kind = changes.pop("kind", None)
-    if kind == "encoder_only":
-        raise ValueError(_no_encoders("compare"))
-    for number, name in enumerate(options.variants):
-        if name in options.variants[:number]:
-            raise ValueError(f"{name} was given twice; give each variant once")
-        builders.variant(name, **changes)  # raises before any is trained
-    import_keras()
-    from functional_models.comparison import CORNERS
-    from functional_models.comparison import compare as run
-
-    _set_dtype(options)
-    run(
-        options.variants or CORNERS,
-        _corpus(options, kind),
-        budget=default_budget(**recipe_changes(options)),
-        folder=options.to,
-        overwrite=options.overwrite,
-        tokenizer=options.tokenizer,
-        vocabulary_size=_vocabulary_size(options),
-        changes=changes,
-        progress=not options.quiet,
-    )
-
-
-def _no_encoders(command: str) -> str:
-    return (
-        f"{command} trains language models (--kind decoder_only) and translators (--kind "
-        "encoder_decoder), not encoders; give one of these kinds and a variant that has it "
-        "(`functional-models variants` shows them), or train an encoder with model.fit in Python"
-    )
-
-
-def _load(folder: str, kind: str | None = None) -> Any:
-    """Load a text model; check the folder before Keras is imported."""
-    from functional_models.model_folder import read_spec
-
-    found = read_spec(folder).kind
-    if found == "encoder_only":
-        raise ValueError(
-            f"{folder} holds an encoder, which generates no text; use it in Python: "
-            f"functional_models.load({folder!r}).vectors(texts)"
-        )
-    if kind not in (None, found):
-        command = "generate" if found == "decoder_only" else "translate"
-        raise ValueError(
-            f"{folder} holds a model of kind {found}, not {kind}; use functional-models {command}"
-        )
-    import_keras()
-    from functional_models.loading import load
-
-    return load(folder)
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    """Evaluate a model on the held-out part of a named corpus, or on whole files."""
-    from functional_models.corpora import is_named, load_parallel_corpus, load_text_corpus
-
-    data = _files(options, "data")
-    model = _load(options.model)
-    named = is_named(data)
-    if model.kind == "encoder_decoder":
-        pairs = load_parallel_corpus(data, held_out_fraction=0.05 if named else 0.0)
-        held_out: Any = pairs.test or pairs.validation or pairs.train
-    else:
-        text = load_text_corpus(data, validation_fraction=0.1 if named else 0.0)
-        held_out = text.validation or text.train
-    _print_results(model.evaluate(held_out))
-
-
-def _print_results(results: Mapping[str, float]) -> None:
-    rows = [
-        (name, f"{value:,.0f}" if name == "tokens" else f"{value:.4f}")
-        for name, value in results.items()
-    ]
-    print(format_table(rows))
-
-
 def generate(options: argparse.Namespace) -> None:
     """Continue prompts."""
     if options.stream and options.scores:
         raise ValueError("--stream prints text before its score is known; omit --scores")
-    lm = _load(options.model, "decoder_only")
+    lm = load_model(options.model, "decoder_only")
     given = {"echo": options.echo, "stop_tokens": options.stop, **sampler_options(options)}
     if options.stream and len(options.prompts) == 1:
         for piece in lm.generate(options.prompts[0], stream=True, **given):
@@ -446,7 +253,7 @@ def translate(options: argparse.Namespace) -> None:
     """Translate sentences, or the lines of the standard input; a blank line for a blank one."""
     from functional_models.corpora.decoding import decode_lines
 
-    translator = _load(options.model, "encoder_decoder")
+    translator = load_model(options.model, "encoder_decoder")
     sentences = options.sentences or decode_lines(sys.stdin.buffer.read(), "the standard input")
     _print_texts(translator.translate(sentences, **sampler_options(options)))
 
@@ -464,7 +271,7 @@ def _print_texts(outcomes: Sequence[Any]) -> None:
 def export(options: argparse.Namespace) -> None:
     """Write a SavedModel."""
     given = {"overwrite": options.overwrite, **sampler_options(options)}
-    folder = _load(options.model).export(options.to, **given)
+    folder = load_model(options.model).export(options.to, **given)
     print(f"the SavedModel is in {folder}; {folder}/README.txt shows how to call it")
 
 

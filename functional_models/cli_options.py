@@ -287,6 +287,27 @@ def load_spec(
     return builders.variant(model, **changes)
 
 
+def load_model(folder: str, kind: str | None = None) -> Any:
+    """Load a text model; check the folder before Keras is imported."""
+    from functional_models.model_folder import read_spec
+
+    found = read_spec(folder).kind
+    if found == "encoder_only":
+        raise ValueError(
+            f"{folder} holds an encoder, which generates no text; use it in Python: "
+            f"functional_models.load({folder!r}).vectors(texts)"
+        )
+    if kind not in (None, found):
+        command = "generate" if found == "decoder_only" else "translate"
+        raise ValueError(
+            f"{folder} holds a model of kind {found}, not {kind}; use functional-models {command}"
+        )
+    import_keras()
+    from functional_models.loading import load
+
+    return load(folder)
+
+
 def complete_with(
     action: argparse.Action, names: Callable[[], Iterable[str]], files: bool = False
 ) -> None:

@@ -1,105 +1,29 @@
-"""Find the attentions of a graph by their structure.
+"""The attentions of a graph: which are self-attention, what they mask, and the flow around them.
 
-An attention is one call (`MultiHeadAttention`, `keras.ops.dot_product_attention`), or several
-steps: scores of queries and keys, a softmax, and a product of its weights with the values. The
-scores are a product of queries and keys, or additive, such as `v · tanh(q + k)`. Between the steps
-there may be masks, biases, scales, dropouts, transposes and reshapes.
+`plots.attention_parts` finds each one by its structure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from plots.graph import Constant, Edge, Graph, Node, Tensor
+from plots.annotations import SkipPath
+from plots.attention_parts import Attention, attention_at
+from plots.graph import Edge, Graph, Node
 from plots.layers import (
-    ATTENTION_LAYERS,
-    FUSED_ATTENTION,
     PARTS,
-    PRODUCTS,
-    is_additive_merge,
-    is_attention,
-    is_softmax,
 )
-from plots.mask_values import masks_the_future
+from plots.mask_values import Direction, visible_keys
+from plots.skips import skip_paths
+from plots.softmaxes import is_float
 from plots.traversal import Reachability, data_flow, once_per_graph
-
-_MOST_STEPS = 16
-"""Most calls between the softmax and the scores, and between the softmax and the values."""
-
-_JOINS = frozenset({"Concatenate", "Stack"})
-_MERGES = frozenset({"Add", "Maximum", "Minimum", "Multiply", "Subtract"})
-_ELEMENTWISE = _MERGES | {"Average", "Divide", "TrueDivide", "Where"}
-_LAYOUT = frozenset(
-    {"ExpandDims", "Moveaxis", "Permute", "Reshape", "Squeeze", "Swapaxes", "Transpose"}
-)
-_REDUCTIONS = frozenset({"Mean", "Sum"})
-_KEEPS_SUMS = frozenset({"Add", "ExpandDims", "Maximum"})  # with a small constant, for one
-_ROLES = {"inputs.0": "query", "inputs.1": "value", "inputs.2": "key"}  # of keras.layers.Attention
-_QUERY_MASKS = frozenset({"query_mask", "mask.0"})
-
-Axis = tuple[str, int, int]
-"""One axis of a tensor: (id of a call, which of its outputs, which axis of the output)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """The calls and edges of one attention.
-
-    Attributes:
-        id: The call that computes the weights: the layer, the fused operation, or the softmax.
-        output: Id of the call that returns the weighted values; the same if it is one call.
-        query: The edge of the queries.
-        keys: The edges of the keys.
-        values: The edges of the values.
-        masks: Edges of masks and biases on the scores, without masks of queries.
-        constants: Masks and switches that are not tensors of the graph, such as `is_causal`.
-        axes: (query axis, key axis) of the softmax; the first is None if there is one query only.
-            None if the attention is one call.
-        lengths: (axis of the query length, axis of the key length), if they are known.
-        has_known_masks: Whether `masks` and `constants` hold all that it may mask. A class that
-            derives from a known attention may mask in its own way.
-        is_self: Whether queries and keys are computed from the same sequence.
-        scores: Id of the call that combines queries and keys; "" if the attention is one call.
-        masking: Ids of the calls between the scores and the softmax, backwards from it.
-        weighting: The edges from the softmax to the call that weights the values.
-    """
-
-    id: str
-    output: str
-    query: Edge
-    keys: tuple[Edge, ...]
-    values: tuple[Edge, ...]
-    masks: tuple[Edge, ...] = ()
-    constants: tuple[Constant, ...] = ()
-    axes: tuple[int | None, int] | None = None
-    lengths: tuple[Axis, Axis] | None = None
-    has_known_masks: bool = True
-    is_self: bool = False
-    scores: str = ""
-    masking: tuple[str, ...] = ()
-    weighting: tuple[Edge, ...] = ()
-
-    @property
-    def is_one_call(self) -> bool:
-        """Whether scores, softmax and weighted values are one call."""
-        return self.id == self.output
-
-    @property
-    def memory(self) -> tuple[str, ...]:
-        """Ids of the calls that the keys and values come from."""
-        return tuple(dict.fromkeys(edge.source for edge in (*self.keys, *self.values)))
 
 
 def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     """Return the attentions of a graph, in its order."""
-    candidates = (
-        _in_one_call(graph, node) if is_attention(node) else _around_softmax(graph, node)
-        for node in graph.nodes
-        if is_attention(node) or softmax_axes(graph, node)
-    )
+    candidates = (attention_at(graph, node) for node in graph.nodes)
     found = [attention for attention in candidates if attention is not None]
     if not found:
         return ()
@@ -110,18 +34,34 @@ def find_attentions(graph: Graph) -> tuple[Attention, ...]:
         node.id
         for node in graph.nodes
         if by_value.depends_on_input(node.id)
-        and any(_is_float(tensor) for tensor in node.outputs)
+        and any(is_float(tensor) for tensor in node.outputs)
         and max(len(tensor.shape) for tensor in node.outputs) > 2
     }
 
+    branches = [path for path in skip_paths(graph) if not path.projected]
+
     def is_self(attention: Attention) -> bool:
         query, memory = attention.query.source, attention.memory
+        if _has_swapped_queries(by_value, attention, branches):
+            return False
         shared = [flow.common(query, source) for source in memory]
         if not any(along_queries.depends_on_input(node_id) for node_id in (query, *memory)):
             return all(shared)  # latent vectors among themselves, such as the queries of DETR
         return all(not sequences.isdisjoint(ids) for ids in shared)
 
     return tuple(replace(attention, is_self=is_self(attention)) for attention in found)
+
+
+def _has_swapped_queries(
+    flow: Reachability, attention: Attention, paths: Iterable[SkipPath]
+) -> bool:
+    """Return whether the stream that an attention is added to goes into its memory alone."""
+    own = [path.source for path in paths if attention.output in path.bypassed]
+    return any(
+        all(flow.depends(source, on=start) for source in attention.memory)
+        and not flow.depends(attention.query.source, on=start)
+        for start in own
+    )
 
 
 def query_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability:
@@ -176,7 +116,7 @@ def has_way_around(graph: Graph, flow: Reachability, node_id: str) -> bool:
     """
     followed = {edge.id for edges in flow.incoming.values() for edge in edges}
     around = Reachability(graph, lambda edge: edge.id in followed, lambda n: n.id == node_id)
-    sequences = [i for i in flow.ancestors(node_id) if _is_float(graph.node(i).outputs[0])]
+    sequences = [i for i in flow.ancestors(node_id) if is_float(graph.node(i).outputs[0])]
     met = {*around.descendants(*sequences)} if sequences else set()
     return not met.isdisjoint({*flow.descendants(node_id)} - {node_id})
 
@@ -188,280 +128,7 @@ def _summarises(edge: Edge, target: Node) -> bool:
     return is_one and not all(size == 1 for size in before) and not target.is_a(PARTS)
 
 
-def _in_one_call(graph: Graph, node: Node) -> Attention | None:
-    """Return the attention that a call is, if its arguments have the usual names."""
-    edges: dict[str, list[Edge]] = {"query": [], "key": [], "value": [], "": []}
-    for edge in graph.incoming[node.id]:
-        role = _ROLES.get(edge.port, edge.port)
-        edges[role if role in edges else ""].append(edge)
-    keys, values = edges["key"] or edges["value"], edges["value"]
-    if not edges["query"] or not keys:
-        return None
-    query = edges["query"][0]
-    causal = Constant("is_causal", bool(node.config.get("is_causal")))
-    query_length, key_length = ((e.source, e.output, 1) for e in (query, keys[0]))
-    rank = 4 if node.is_a(FUSED_ATTENTION) else 3
-    are_known = all(
-        len(tensor.shape) == rank
-        for edge in (query, keys[0])
-        for tensor in (graph.node(edge.source).outputs[edge.output], edge.tensor)
-    )
-    return Attention(
-        id=node.id,
-        output=node.id,
-        query=query,
-        keys=tuple(keys),
-        values=tuple(values),
-        masks=tuple(edge for edge in edges[""] if edge.port not in _QUERY_MASKS),
-        constants=(causal, *node.constants),
-        lengths=(query_length, key_length) if are_known else None,
-        has_known_masks=node.role == "attention"
-        or (not node.call_class and node.class_name in ATTENTION_LAYERS | FUSED_ATTENTION),
-    )
-
-
 # Several steps ----------------------------------------------------------------------------------
-
-
-def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
-    """Return the attention that a softmax is part of: over scores, with weights for values."""
-    steps = _steps_to_scores(graph, softmax, _MOST_STEPS, {softmax.id})
-    weighted = _weighted_values(graph, softmax, _MOST_STEPS, {softmax.id})
-    if steps is None or weighted is None:
-        return None
-    *steps, scores = steps
-    key_axis = softmax_axes(graph, softmax)[-1]
-    queries_first, query_axes = _roles_in_scores(graph, scores, steps, key_axis)
-    query, key = _factors(graph, scores)[:: 1 if queries_first else -1]
-    query_axis = query_axes[-1] if query_axes else None
-    lengths = None
-    if query_axis is not None:
-        lengths = (softmax.id, 0, query_axis), (softmax.id, 0, key_axis)
-    after_scores = {scores.id, *_value_flow(graph).descendants(scores.id)}
-    masks = (e for step in steps for e in graph.incoming[step.id] if e.source not in after_scores)
-    weighting, output, values = weighted
-    return Attention(
-        id=softmax.id,
-        output=output,
-        query=query,
-        keys=(key,),
-        values=tuple(values),
-        masks=tuple(masks),
-        constants=tuple(constant for step in steps for constant in step.constants),
-        axes=(query_axis, key_axis),
-        lengths=lengths,
-        scores=scores.id,
-        masking=tuple(step.id for step in steps[1:]),
-        weighting=tuple(weighting),
-    )
-
-
-@once_per_graph
-def _value_flow(graph: Graph) -> Reachability:
-    return data_flow(graph)
-
-
-def softmax_axes(graph: Graph, node: Node) -> tuple[int, ...]:
-    """Return the axes of a softmax, also of one in steps, exp(x) / sum(exp(x)); () for others."""
-    rank = len(node.outputs[0].shape)
-    if not rank:
-        return ()
-    if is_softmax(node):
-        axes = node.config.get("axis", -1)
-    elif node.class_name in ("Divide", "TrueDivide") and len(graph.incoming[node.id]) == 2:
-        given, total = (graph.node(edge.source) for edge in graph.incoming[node.id])
-        while total.class_name in _KEEPS_SUMS and len(graph.incoming[total.id]) == 1:
-            total = graph.node(graph.incoming[total.id][0].source)
-        edges = graph.incoming[total.id] if total.class_name == "Sum" else ()
-        is_its_sum = any(edge.source == given.id for edge in edges)
-        axes = total.config.get("axis") if is_its_sum and _is_of_exp(graph, given) else ()
-    else:
-        return ()
-    axes = [axes] if isinstance(axes, int) else axes or ()
-    return tuple(axis % rank for axis in axes if isinstance(axis, int))
-
-
-def _is_of_exp(graph: Graph, node: Node) -> bool:
-    """Return whether a call returns exponentials, which may be masked."""
-    while node.class_name in _ELEMENTWISE and graph.incoming[node.id]:
-        floats = _float_inputs(graph, node)
-        if not floats:
-            return False
-        node = graph.node(floats[0].source)
-    return node.class_name == "Exp" or (
-        node.class_name == "Activation" and node.activation in ("exp", "exponential")
-    )
-
-
-def _steps_to_scores(graph: Graph, node: Node, most: int, seen: set[str]) -> list[Node] | None:
-    """Return the calls from `node` back to the one that combines queries and keys, both included.
-
-    Between them no call has weights, except for the projection that makes additive scores.
-    """
-    for edge in graph.incoming[node.id] if most else ():
-        source = graph.node(edge.source)
-        if source.id in seen or not _is_float(edge.tensor) or not _keeps_values(edge, node):
-            continue
-        seen.add(source.id)
-        if _is_product(graph, source):
-            return [node, source]
-        if _reduces_width(graph, source):
-            steps = _steps_to_sum(graph, source)
-        elif source.parameters:
-            steps = None
-        else:
-            steps = _steps_to_scores(graph, source, most - 1, seen)
-        if steps is not None:
-            return [node, *steps]
-    return None
-
-
-def _steps_to_sum(graph: Graph, node: Node) -> list[Node] | None:
-    """Return the calls from the projection of additive scores back to queries + keys."""
-    steps = [node]
-    while len(steps) <= _MOST_STEPS:
-        edges = _float_inputs(graph, steps[-1])
-        kept = [edge for edge in edges if len(steps) == 1 or _keeps_values(edge, steps[-1])]
-        if not kept:
-            return None
-        steps.append(graph.node(kept[0].source))
-        shape = steps[-1].outputs[0].shape
-        factors = _factors(graph, steps[-1])
-        if is_additive_merge(steps[-1]) and any(e.tensor.shape != shape for e in factors):
-            return steps if len(factors) == 2 else None
-        if steps[-1].parameters:
-            return None
-    return None
-
-
-def _weighted_values(
-    graph: Graph, node: Node, most: int, seen: set[str]
-) -> tuple[list[Edge], str, list[Edge]] | None:
-    """Return how values are weighted with `node`.
-
-    That is the edges from `node` to the call that weights them, the id of the call that sums them,
-    and the edges of the values.
-    """
-    for edge in graph.outgoing[node.id] if most else ():
-        target = graph.node(edge.target)
-        values = [other for other in _factors(graph, target) if other.id != edge.id]
-        is_larger = edge.tensor.shape != target.outputs[0].shape
-        if len(values) == 1 and target.is_a({"Multiply"}) and is_larger:
-            following = (graph.node(e.target) for e in graph.outgoing[target.id])
-            sums = [after.id for after in following if after.class_name in _REDUCTIONS]
-            if sums:
-                return [edge], sums[0], values
-        is_product = is_larger and not target.is_a(_ELEMENTWISE)
-        if len(values) == 1 and (is_product or target.class_name in PRODUCTS):
-            return [edge], target.id, values
-        if target.id not in seen and not target.parameters and _keeps_values(edge, target):
-            seen.add(target.id)
-            found = _weighted_values(graph, target, most - 1, seen)
-            if found is not None:
-                return [edge, *found[0]], *found[1:]
-    return None
-
-
-def _is_product(graph: Graph, node: Node) -> bool:
-    """Return whether a call may be a product of queries and keys."""
-    factors, shape = _factors(graph, node), node.outputs[0].shape
-    if len(factors) != 2 or node.is_a(_ELEMENTWISE):
-        return False
-    return node.class_name in PRODUCTS or all(edge.tensor.shape != shape for edge in factors)
-
-
-def _reduces_width(graph: Graph, node: Node) -> bool:
-    """Return whether a call maps the last axis of one tensor to one number, as v · x does."""
-    edges = _float_inputs(graph, node)
-    if len(edges) != 1 or not node.is_a(_REDUCTIONS | PRODUCTS | {"Dense", "EinsumDense"}):
-        return False
-    *positions, width = edges[0].tensor.shape or (1,)
-    is_last = node.config.get("axis", -1) in (-1, len(positions))
-    return width != 1 and is_last and node.outputs[0].shape in ((*positions,), (*positions, 1))
-
-
-def _keeps_values(edge: Edge, target: Node) -> bool:
-    """Return whether a call may pass a tensor on: changed number by number, or its layout only."""
-    same_shape = edge.tensor.shape == target.outputs[0].shape
-    return target.class_name in _LAYOUT or (same_shape and target.class_name not in PRODUCTS)
-
-
-def _factors(graph: Graph, node: Node) -> list[Edge]:
-    """Return the edges of the tensors that a call without weights combines."""
-    combines = not node.parameters and node.class_name not in _JOINS
-    return _float_inputs(graph, node) if combines else []
-
-
-def _float_inputs(graph: Graph, node: Node) -> list[Edge]:
-    return [edge for edge in graph.incoming[node.id] if _is_float(edge.tensor)]
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return "float" in tensor.dtype
-
-
-def _roles_in_scores(
-    graph: Graph, scores: Node, steps: Sequence[Node], key_axis: int
-) -> tuple[bool, list[int]]:
-    """Return whether the queries are the first factor of the scores, and the softmax's query axes.
-
-    `steps` has the calls from the softmax back to the scores, without them.
-    """
-    others = [axis for axis in range(1, len(steps[0].outputs[0].shape)) if axis != key_axis]
-    rank = len(scores.outputs[0].shape)
-    origin = {axis: _axis_of_scores(axis, [*steps[1:], scores]) for axis in [key_axis, *others]}
-    key_origin = origin[key_axis]
-    factors = _factors(graph, scores)
-    operands, _, result = str(scores.config.get("subscripts", "")).partition("->")
-    labels = dict(zip(range(rank - 1, -1, -1), reversed(result), strict=False))
-    if operands.count(",") == 1 and key_origin in labels:
-        first, second = operands.split(",")
-        queries_first = labels[key_origin] not in first or labels[key_origin] in second
-        query, key = (first, second) if queries_first else (second, first)
-        of_queries = set(query) - set(key)
-        return queries_first, [a for a in others if labels.get(origin[a]) in of_queries] or others
-    if is_additive_merge(scores):
-        place = key_origin - rank  # from the last axis; those before the first have the size 1
-        shapes = (edge.tensor.shape for edge in factors)
-        sizes = [shape[place] if -place <= len(shape) else 1 for shape in shapes]
-        return not (sizes[0] != 1 and sizes[1] == 1), others
-    if scores.class_name in ("Dot", "Matmul"):  # axes of the second factor are last
-        return key_origin != rank - 2, others
-    return [edge.port for edge in factors] != ["key", "query"], others
-
-
-def _axis_of_scores(axis: int, steps: Sequence[Node]) -> int:
-    """Return the axis of the last call's output that becomes `axis` of the first call's input."""
-    for node, before in pairwise(steps):
-        rank, rank_before = len(node.outputs[0].shape), len(before.outputs[0].shape)
-        order = permutation(node, rank)
-        place = node.config.get("axis")
-        if order is not None:
-            axis = order[axis]
-        elif node.class_name == "ExpandDims" and isinstance(place, int):
-            axis -= axis > place % rank
-        elif node.class_name == "Squeeze" and isinstance(place, int):
-            axis += axis >= place % rank_before
-        elif node.class_name in _LAYOUT:  # a reshape keeps the last axes
-            axis += rank_before - rank
-    return axis
-
-
-def permutation(node: Node, rank: int) -> list[int] | None:
-    """Return which axis of the input is at each place of the output; None if none is moved."""
-    config, order = node.config, list(range(rank))
-    if node.class_name == "Transpose":
-        return [axis % rank for axis in config.get("axes") or order[::-1]]
-    if node.class_name == "Permute":
-        return [0, *config["dims"]]
-    if node.class_name == "Swapaxes":
-        first, second = config["axis1"], config["axis2"]
-        order[first], order[second] = order[second], order[first]
-        return order
-    if node.class_name == "Moveaxis" and isinstance(config["source"], int):
-        order.insert(config["destination"] % rank, order.pop(config["source"]))
-        return order
-    return None
 
 
 # Masks ------------------------------------------------------------------------------------------
@@ -477,10 +144,12 @@ class Masked(NamedTuple):
     Attributes:
         causal: Whether it masks all keys later than the query.
         padding: Whether it masks padding.
+        direction: The direction of its mask of positions, if that is known and triangular.
     """
 
     causal: bool | None
     padding: bool | None
+    direction: Direction = ""
 
 
 @once_per_graph
@@ -494,7 +163,7 @@ def attentions_with_masks(
     attentions = find_attentions(graph)
     flow = query_flow(graph, attentions)
     behind = Reachability(graph, stop=_is_trained)
-    only_masks = _inputs_of_masks(graph, attentions, flow)
+    only_masks = _inputs_of_masks(graph, attentions)
 
     def masked_by(attention: Attention) -> Masked:
         starts = {edge.source for edge in attention.masks}
@@ -505,10 +174,11 @@ def attentions_with_masks(
         # Tokens become a mask in many ways besides a comparison: a cast to bool, their sign, ...
         may_be = unsure or any(flow.depends_on_input(node.id) for node in calls)
         masks = attention.id, attention.axes, attention.masks, attention.constants
-        causal = masks_the_future(graph, flow, *masks)
+        causal, direction = visible_keys(graph, flow, *masks, attention.sinks)
         return Masked(
             causal=None if causal is False and not attention.has_known_masks else causal,
             padding=True if "padding" in hints else None if may_be else False,
+            direction=direction if attention.has_known_masks else "",
         )
 
     masked = {attention.id: masked_by(attention) for attention in attentions}
@@ -524,9 +194,7 @@ def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, M
     }
 
 
-def _inputs_of_masks(
-    graph: Graph, attentions: Iterable[Attention], flow: Reachability
-) -> frozenset[str]:
+def _inputs_of_masks(graph: Graph, attentions: Iterable[Attention]) -> frozenset[str]:
     """Return the inputs of the model, a number for each position, that only masks depend on."""
     masks = {edge.id for attention in attentions for edge in attention.masks}
     others = data_flow(graph, without=masks)
@@ -541,7 +209,7 @@ def _hints_of_call(
 ) -> Iterator[_Hint]:
     if node.role == "padding_mask" or node.id in only_masks:
         yield "padding"
-    elif node.class_name in _ORDERS | {"Equal", "NotEqual"}:
+    elif node.operation in _ORDERS | {"Equal", "NotEqual"}:
         # Of two operands one is the id of the padding or the length of the sequences, if only the
         # other one depends on values. Of two positions, neither or both depend on values.
         values = [flow.depends_on_input(edge.source) for edge in graph.incoming[node.id]]

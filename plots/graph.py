@@ -67,10 +67,10 @@ class Constant:
         value: A plain Python value; None for an array.
         shape: The shape of an array.
         dtype: The dtype of an array.
-        pattern: The values of an array in words: "zeros", "ones", "lower triangular" (1, and 0
-            above), "hides the upper triangle" (0, and large negative numbers above), "upper
-            triangular", "strictly upper triangular", "counting" (0, 1, 2, ...), "sinusoids", or "";
-            "" for weights, which training changes.
+        pattern: The values of an array in words: "zeros", "ones", "counting" (0, 1, 2, ...),
+            "sinusoids" (also "of one frequency"), "biases by distance", or one of
+            `plots.shape_values.TRIANGLES`, such as "lower triangular" (1, and 0 above) and "hides
+            the upper triangle" (0, and large negative numbers above); "" for others, and weights.
         digest: Hash of the values of an array; None if they are unknown, if they are weights, or if
             the other fields determine them.
     """
@@ -127,8 +127,7 @@ class Node:
         returns_input: Whether a layer whose class does not tell was found to return its input.
         traits: What else calling such a layer on symbolic tensors shows: "traced" if that worked,
             "shape only" if no output depends on the values of an input, "<kind> positions" if it
-            adds positions, "joins masks" or "adds", and the pattern (`Constant.pattern`) of a
-            constant output.
+            adds positions, "norm", "softmax", "joins masks", "adds", or a `Constant.pattern`.
     """
 
     id: str
@@ -193,6 +192,11 @@ class Node:
         return self.declaration.role if self.declaration is not None else ""
 
     @property
+    def operation(self) -> str:
+        """The class, if it tells what the call computes; "" for one that defines `call` anew."""
+        return "" if self.call_class else self.class_name
+
+    @property
     def activation(self) -> str | None:
         """Name of the activation function in the configuration, or None."""
         activation = self.config.get("activation")
@@ -203,7 +207,14 @@ class Node:
         return str(activation).rpartition(">")[2] if activation is not None else None
 
     def is_a(self, class_names: frozenset[str] | set[str]) -> bool:
-        """Whether its class or one of its base classes is in `class_names`."""
+        """Whether its class or a base class is in `class_names`, and computes what they do.
+
+        A class that defines `call` anew may compute anything, but for what it declares to be like.
+        """
+        if self.call_class:
+            like = self.declaration.like if self.declaration is not None else ""
+            after = self.bases[self.bases.index(like) :] if like in self.bases else (like,)
+            return not class_names.isdisjoint(after)
         return self.class_name in class_names or not class_names.isdisjoint(self.bases)
 
 

@@ -279,15 +279,17 @@ InceptionResNetV2 of `keras.applications` has `CustomScaleLayer`, x + scale * f(
 
 SHAPE_CHANGES: set[str] = {"ExpandDims", "Flatten", "Ravel", "Reshape", "Squeeze"}
 """Return the values of their input in their order, in another shape."""
-
 TRANSPOSITIONS: set[str] = {"Moveaxis", "Permute", "Swapaxes", "Transpose"}
 """Return the values of their input with the axes in another order."""
 
-CROPS: set[str] = {"GetItem", "Slice", *(f"Cropping{rank}D" for rank in (1, 2, 3))}
+CROPS: set[str] = {"GetItem", "Slice", "Cropping1D", "Cropping2D", "Cropping3D"}
 """Return a part of their input; `is_crop` excludes slices in reversed order."""
 
 PARTS: set[str] = CROPS | {"Split", "Take", "Unstack"}
 """Return a part of their input as each output."""
+
+REPETITIONS: set[str] = {"BroadcastTo", "Repeat", "RepeatVector", "Tile"}
+"""Return the values of their input several times."""
 
 IDENTITY_LIKE: set[str] = {
     "ActivityRegularization",
@@ -328,6 +330,10 @@ JOINS = {"joins masks": "LogicalAnd", "adds": "Add"}
 
 TRACED = "traced"
 """Trait of every layer whose calls inside were found by calling it on symbolic tensors."""
+
+NORM_TRAIT, SOFTMAX_TRAIT, POSITIONS_TRAIT = "norm", "softmax", " positions"
+"""Traits of layers that divide their input by a statistic of it, such as the root mean square, that
+return a softmax over the last axis, and (as the end of "learned positions") that add positions."""
 
 NORMS: set[str] = {
     "BatchNorm",
@@ -375,8 +381,7 @@ PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
 Other calls of two tensors are recognised as such products by the shape of their output.
 """
 
-# `Norm` alone is the length of a vector, `Normalization` scales input data by fixed statistics, and
-# `SpectralNormalization` normalises weights.
+# `Norm` alone is the length of a vector; `SpectralNormalization` normalises weights.
 _NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
 
 
@@ -390,7 +395,7 @@ def is_signed_merge(node: Node) -> bool:
 
     `keras.ops.average` has the same class name as the layer, but reduces an axis.
     """
-    is_average = node.class_name == "Average" and node.kind != "operation"
+    is_average = node.operation == "Average" and node.kind != "operation"
     return is_additive_merge(node) or is_average or is_subtraction(node)
 
 
@@ -413,8 +418,9 @@ def merge_sign(node: Node) -> str:
 
 def is_norm(node: Node) -> bool:
     """Whether the call normalises activations."""
-    is_known = node.role == "norm" or node.is_a(NORMS)
-    return is_known or _NORM_CLASS.fullmatch(node.class_name) is not None
+    if node.role == "norm" or NORM_TRAIT in node.traits or node.is_a(NORMS):
+        return True
+    return not node.call_class and _NORM_CLASS.fullmatch(node.class_name) is not None
 
 
 def is_shape_only(node: Node) -> bool:
@@ -426,22 +432,27 @@ def is_identity_like(node: Node) -> bool:
     """Whether the call returns its input: dropout, cast, identity, one constant factor, plus 0."""
     if node.role == "identity" or node.returns_input or node.is_a(IDENTITY_LIKE):
         return True
-    if node.class_name in ("Multiply", "Divide", "TrueDivide"):
+    if node.operation in ("Multiply", "Divide", "TrueDivide"):
         return any(
             constant.shape == () or isinstance(constant.value, int | float)
             for constant in node.constants
-            if node.class_name == "Multiply" or constant.port == "x2"  # 2 / x does not scale x
+            if node.operation == "Multiply" or constant.port == "x2"  # 2 / x does not scale x
         )
-    if node.class_name == "Add":  # Python's `sum` starts with 0
+    if node.operation == "Add":  # Python's `sum` starts with 0
         return any(constant.value == 0 for constant in node.constants)
-    return node.class_name == "Activation" and node.activation == "linear"
+    return node.operation == "Activation" and node.activation == "linear"
+
+
+def is_factor(node: Node) -> bool:
+    """Whether the call returns its input up to factors: constants, weights or other tensors."""
+    return is_identity_like(node) or node.is_a({"Multiply"})
 
 
 def is_rearrangement(node: Node) -> bool:
     """Whether the call returns values of its input in another shape: nothing new but zeros."""
     if node.is_a(SHAPE_CHANGES | TRANSPOSITIONS) or is_crop(node):
         return True
-    if node.class_name == "Pad":
+    if node.operation == "Pad":
         fill = next((c.value for c in node.constants if c.port == "constant_values"), None)
         return node.config.get("mode") == "constant" and not fill
     return node.is_a({f"ZeroPadding{rank}D" for rank in (1, 2, 3)})
@@ -457,7 +468,7 @@ def is_learned_scale(node: Node) -> bool:
     """Whether the call multiplies the features of its input by a vector, such as a weight."""
     shapes = (constant.shape for constant in node.constants if constant.shape is not None)
     vectors = (sum(size != 1 for size in shape) == 1 for shape in shapes)
-    return node.class_name == "Multiply" and any(vectors)
+    return node.operation == "Multiply" and any(vectors)
 
 
 def is_attention(node: Node) -> bool:
@@ -471,11 +482,12 @@ def is_attention(node: Node) -> bool:
 
 def is_softmax(node: Node) -> bool:
     """Whether the call is a softmax."""
-    if node.class_name == "Activation":
+    if node.operation == "Activation":
         return node.activation == "softmax"
-    if node.role == "attention_weights":
+    if node.role == "attention_weights" or SOFTMAX_TRAIT in node.traits:
         return True
-    return "Softmax" in node.class_name and "Log" not in node.class_name
+    is_named = "Softmax" in node.class_name and "Log" not in node.class_name
+    return is_named and not node.call_class
 
 
 def is_reversed_embedding(node: Node) -> bool:

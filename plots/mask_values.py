@@ -1,49 +1,45 @@
 """The keys that an attention may see, by the values of its masks of positions.
 
-Masks that depend on the shape of the inputs alone are computed with NumPy, from the calls of the
-graph. No name of a call decides. What depends on the values of inputs or on weights hides nothing
-here: that is padding, or a bias.
+No name of a call decides. What depends on the values of inputs or on weights hides nothing here:
+that is padding, or a bias.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
-from plots.graph import Constant, Edge, Graph, Node, Shape
-from plots.layers import JOINS, is_identity_like
+from plots.graph import Constant, Edge, Graph
+from plots.shape_values import HIDDEN, TRIANGLES, NeutralError, ShapeValues, UnknownError
 from plots.traversal import Reachability
 
-_FREE = 7
-"""Size of an axis of variable size."""
-_MOST = 2_000_000
-"""Most numbers of one tensor that are computed."""
-_HIDDEN = -1e3
-"""Largest score of a key that is masked."""
-
-VALUE_PATTERNS = ("lower triangular", "hides the upper triangle", "ones", "zeros", "counting")
-"""Patterns of arrays (`Constant.pattern`), and traits of layers, that tell all values."""
+Direction = Literal["causal", "ahead", "later", "cut off", ""]
+"""What a mask of positions shows: no later key, the next one as well, none that is earlier, or all
+up to the index of the query, of more keys than queries."""
 
 
-class _NeutralError(Exception):
-    """A value depends on the values of inputs or on weights."""
+class Visible(NamedTuple):
+    """What the masks of positions of an attention show.
+
+    Attributes:
+        causal: Whether they hide all keys later than the query; None if it is unknown.
+        direction: The direction, if all of the mask is known and triangular.
+    """
+
+    causal: bool | None
+    direction: Direction = ""
 
 
-class _UnknownError(_NeutralError):
-    """A value may be anything."""
-
-
-def masks_the_future(
+def visible_keys(
     graph: Graph,
     flow: Reachability,
     softmax: str,
     axes: tuple[int | None, int] | None,
     masks: Sequence[Edge],
     constants: Sequence[Constant],
-) -> bool | None:
-    """Return whether an attention hides all keys later than the query; None if it is unknown.
+    sinks: tuple[int, int] = (0, 0),
+) -> Visible:
+    """Return what the masks of an attention show.
 
     Args:
         graph: The graph.
@@ -52,44 +48,45 @@ def masks_the_future(
         axes: (query axis, key axis) of the softmax; None if the attention is one call.
         masks: Edges of masks and biases.
         constants: Masks and switches that are not tensors of the graph.
+        sinks: Numbers of scores without a key, before and after the others.
     """
+    import numpy as np
+
     if any("causal" in constant.port and constant.value is True for constant in constants):
-        return True
-    values = _Values(graph, flow)
+        return Visible(True, "causal")
+    values = ShapeValues(graph, flow)
     try:
         if axes is None:
             visible = values.visible_in_one_call(masks, constants)
         else:
-            visible = _moved(values.of(softmax, 0, as_softmax=True) > _HIDDEN, axes)
-    except _NeutralError:
-        return None
+            visible = _moved(values.of(softmax, 0, as_softmax=True) > HIDDEN, axes)
+            visible = visible[..., sinks[0] : visible.shape[-1] - sinks[1]]
+    except NeutralError:
+        return Visible(None)
+    unknown = Visible(None if values.is_unsure else False)
     if visible is None or visible.ndim < 2 or visible.all():
-        return None if values.is_unsure else False
+        return unknown
     queries, keys = visible.shape[-2:]
-    if queries == keys and not visible[..., ~_tri(queries, keys)].any() and visible.any():
-        return True
-    return None if values.is_unsure or queries != keys else False
+    if queries != keys:
+        cut_off = np.broadcast_to(_tri(queries, keys), visible.shape)
+        is_known = keys > queries and not values.is_unsure
+        is_cut_off = is_known and np.array_equal(visible, cut_off)
+        return Visible(None, "cut off" if is_cut_off else "")
+    if not visible[..., ~_tri(queries, keys)].any() and visible.any():
+        return Visible(True, "causal")
+    return unknown if values.is_unsure else Visible(False, _direction(visible))
 
 
-def pattern_of_output(graph: Graph, flow: Reachability, node_id: str, output: int) -> str:
-    """Return the pattern of an output that depends on shapes alone, one of `VALUE_PATTERNS`."""
-    values = _Values(graph, flow)
-    try:
-        found = values.of(node_id, output)
-    except _NeutralError:
-        return ""
-    if values.is_unsure:
-        return ""
-    for pattern in VALUE_PATTERNS[:-1]:
-        if found.ndim > 1 and _is(found, _array(pattern, found.shape)):
-            return pattern
-    return ""
-
-
-def _is(found: Any, other: Any) -> bool:
+def _direction(visible: Any) -> Direction:
+    """Return the direction of a mask that is not causal."""
     import numpy as np
 
-    return np.array_equal(found > _HIDDEN, other > _HIDDEN) and np.array_equal(found > 0, other > 0)
+    for triangle in TRIANGLES.values():
+        if (triangle.is_upper or triangle.k == 1) and not triangle.is_added:
+            seen = triangle.seen(*visible.shape[-2:])
+            if np.array_equal(visible, np.broadcast_to(seen, visible.shape)):
+                return "later" if triangle.is_upper else "ahead"
+    return ""
 
 
 def _tri(queries: int, keys: int) -> Any:
@@ -103,322 +100,5 @@ def _moved(visible: Any, axes: tuple[int | None, int]) -> Any:
 
     query, key = axes
     if query is None:
-        raise _UnknownError
+        raise UnknownError
     return np.moveaxis(visible, (query, key), (-2, -1))
-
-
-def _sizes(shape: Shape) -> tuple[int, ...]:
-    sizes = tuple(_FREE if size is None else size for size in shape)
-    if math.prod(sizes) > _MOST:
-        raise _UnknownError
-    return sizes
-
-
-def _array(pattern: str, shape: Shape) -> Any:
-    """Return an array with a pattern of `VALUE_PATTERNS`."""
-    import numpy as np
-
-    sizes = _sizes(shape)
-    if pattern in ("zeros", "ones"):
-        return np.full(sizes, float(pattern == "ones"))
-    if pattern == "counting":
-        return np.arange(math.prod(sizes), dtype=float).reshape(sizes)
-    if pattern in VALUE_PATTERNS:
-        seen = np.broadcast_to(_tri(*sizes[-2:]), sizes)
-        return seen * 1.0 if pattern == "lower triangular" else np.where(seen, 0.0, -1e9)
-    raise _UnknownError
-
-
-class _Values:
-    """Values of the calls of a graph that depend on shapes alone, with scores of zero.
-
-    Attributes:
-        is_unsure: Whether a value that may be anything was taken to hide nothing.
-    """
-
-    def __init__(self, graph: Graph, flow: Reachability) -> None:
-        self.graph = graph
-        self.flow = flow
-        self.is_unsure = False
-        self._known: dict[tuple[str, int], Any] = {}
-
-    def visible_in_one_call(self, masks: Sequence[Edge], constants: Sequence[Constant]) -> Any:
-        """Return which keys the masks of a layer or fused operation leave visible, or None."""
-        found = []
-        for edge in masks:
-            if len(edge.tensor.shape) > 2 or edge.port in ("attention_mask", "bias"):
-                try:
-                    value = self.of(edge.source, edge.output)
-                except _NeutralError as error:
-                    self.is_unsure |= isinstance(error, _UnknownError)
-                    continue
-                found.append(value > _HIDDEN if edge.port == "bias" else value > 0)
-        for constant in constants:
-            if sum(size != 1 for size in constant.shape or ()) > 1:
-                try:
-                    value = self._of_constant(constant)
-                except _NeutralError:
-                    self.is_unsure = True
-                    continue
-                is_bias = constant.port == "bias"
-                found.append(value > _HIDDEN if is_bias else value > 0)
-        return reduce(lambda a, b: a & b, found) if found else None
-
-    def of(self, node_id: str, output: int, as_softmax: bool = False) -> Any:
-        """Return an output of a call, or the input of a softmax.
-
-        Raises:
-            _NeutralError: if it depends on the values of inputs or on weights, or is unknown.
-        """
-        key = (node_id, -1 if as_softmax else output)
-        if key not in self._known:
-            try:
-                self._known[key] = self._compute(self.graph.node(node_id), output, as_softmax)
-            except _NeutralError as error:
-                self._known[key] = error
-            except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):
-                self._known[key] = _UnknownError()
-        if isinstance(self._known[key], _NeutralError):
-            raise self._known[key]
-        return self._known[key]
-
-    def _compute(self, node: Node, output: int, as_softmax: bool) -> Any:
-        import numpy as np
-
-        shape = node.outputs[output].shape
-        pattern = next((trait for trait in node.traits if trait in VALUE_PATTERNS), "")
-        if pattern or node.class_name in ("OnesLike", "ZerosLike"):
-            return _array(pattern or node.class_name.removesuffix("Like").lower(), shape)
-        if node.role == "causal_mask":
-            return _array("lower triangular", shape)
-        if node.role == "padding_mask":
-            raise _NeutralError
-        if node.kind == "input":
-            raise (_NeutralError if len(shape) < 3 else _UnknownError)
-        if node.parameters or node.shared_parameters or "positions" in node.role:
-            raise _NeutralError
-        if as_softmax:
-            arguments = self._arguments(node)
-            mask: Any = arguments.get("mask")
-            scores = next(value for port, value in arguments.items() if port != "mask")
-            if isinstance(scores, _NeutralError):
-                self.neutral(scores)
-                scores = np.zeros(_sizes(shape))
-            if isinstance(mask, _NeutralError):
-                self.neutral(mask)
-            hides = mask is not None and not isinstance(mask, _NeutralError)
-            if hides and node.role and 2 < np.ndim(mask) < len(shape):
-                mask = np.expand_dims(mask, 1)  # (b, t, s), the same for all heads
-            return np.where(np.asarray(mask) > 0, scores, -1e9) if hides else scores
-        joins = [JOINS[trait] for trait in node.traits if trait in JOINS]
-        joins += ["Add"] if node.role == "add" else []
-        rule = _RULES.get(joins[0] if joins else node.class_name)
-        if rule is None and is_identity_like(node) and node.class_name != "Negative":
-            return self._first(node)
-        if rule is None:
-            depends = self.flow.depends_on_input(node.id)
-            is_open = bool(node.role) or not (node.call_class or node.kind == "model")
-            # A product of tensors, as of queries and keys, or a layer of Keras.
-            raise (_NeutralError if depends and is_open else _UnknownError)
-        return self._checked(node, rule(self, node, self._arguments(node)), shape)
-
-    def _checked(self, node: Node, value: Any, shape: Shape) -> Any:
-        import numpy as np
-
-        sizes = _sizes(shape)
-        return np.broadcast_to(value, sizes) if np.ndim(value) <= len(sizes) else value
-
-    def _first(self, node: Node) -> Any:
-        edge = self.graph.incoming[node.id][0]
-        return self.of(edge.source, edge.output)
-
-    def _arguments(self, node: Node) -> dict[str, Any]:
-        """Return the arguments of a call by port; an error in the place of one without value."""
-        found: dict[str, Any] = {}
-        for edge in self.graph.incoming[node.id]:
-            try:
-                found[edge.port] = self.of(edge.source, edge.output)
-            except _NeutralError as error:
-                found[edge.port] = error
-        for constant in node.constants:
-            try:
-                found[constant.port] = self._of_constant(constant)
-            except _NeutralError as error:
-                found[constant.port] = error
-        return found
-
-    def _of_constant(self, constant: Constant) -> Any:
-        if constant.shape:
-            if constant.digest is None and not constant.pattern:
-                raise _NeutralError  # a weight
-            return _array(constant.pattern, constant.shape)
-        return constant.value
-
-    def neutral(self, *errors: Any) -> None:
-        """Note that values hide nothing, as far as it is known."""
-        self.is_unsure |= any(isinstance(error, _UnknownError) for error in errors)
-
-
-_Rule = Callable[[_Values, Node, Mapping[str, Any]], Any]
-
-
-def _operands(arguments: Mapping[str, Any]) -> list[Any]:
-    return [value for port, value in sorted(arguments.items()) if port != "training"]
-
-
-def _known(*values: Any) -> None:
-    for value in values:
-        if isinstance(value, _NeutralError):
-            raise value
-
-
-def _joined(name: str, is_mask: bool) -> _Rule:
-    """Return the rule of an operation of several operands; unknown ones are left out of a sum."""
-
-    def rule(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-        import numpy as np
-
-        operands = _operands(arguments)
-        known = [value for value in operands if not isinstance(value, _NeutralError)]
-        if len(known) < len(operands):
-            unknown = [value for value in operands if isinstance(value, _NeutralError)]
-            if not known or not is_mask or all(np.ndim(value) == 0 for value in known):
-                raise next((e for e in unknown if isinstance(e, _UnknownError)), unknown[0])
-            values.neutral(*unknown)
-        return reduce(getattr(np, name), [np.asarray(value, float) for value in known])
-
-    return rule
-
-
-def _numpy(name: str, *ports: str) -> _Rule:
-    def rule(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-        import numpy as np
-
-        operands = [arguments[port] for port in ports] if ports else _operands(arguments)
-        _known(*operands)
-        return getattr(np, name)(*(np.asarray(value, float) for value in operands)) * 1.0
-
-    return rule
-
-
-def _subtract(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    first, second = _operands(arguments)
-    if isinstance(second, _NeutralError) and not isinstance(first, float | int | _NeutralError):
-        values.neutral(second)
-        return first
-    _known(first, second)
-    return first - second
-
-
-def _where(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    import numpy as np
-
-    condition, first, second = (arguments[port] for port in ("condition", "x1", "x2"))
-    for_scores = np.zeros(())
-    first, second = (
-        for_scores if isinstance(v, _NeutralError) else np.asarray(v, float)
-        for v in (first, second)
-    )
-    if isinstance(condition, _NeutralError):  # padding: nothing is hidden
-        values.neutral(condition)
-        return np.maximum(first, second)
-    return np.where(np.asarray(condition) != 0, first, second)
-
-
-def _triangle(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    import numpy as np
-
-    given, k = arguments["x"], node.config.get("k", 0)
-    _known(given)
-    return np.tril(given, k) if node.class_name == "Tril" else np.triu(given, k)
-
-
-def _cumsum(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    import numpy as np
-
-    _known(arguments["x"])
-    return np.cumsum(arguments["x"], axis=node.config.get("axis"))
-
-
-def _expand(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    import numpy as np
-
-    _known(arguments["x"])
-    axis = node.config["axis"]
-    return np.expand_dims(arguments["x"], tuple(axis) if isinstance(axis, list) else axis)
-
-
-def _to_shape(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    (given,) = _operands(arguments)
-    _known(given)
-    return given.reshape(_sizes(node.outputs[0].shape))
-
-
-def _broadcast(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    _known(arguments["x"])
-    return arguments["x"]
-
-
-def _permuted(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    import numpy as np
-
-    (given,) = _operands(arguments)
-    _known(given)
-    if node.class_name == "Swapaxes":
-        return np.swapaxes(given, node.config["axis1"], node.config["axis2"])
-    dims = node.config.get("dims")
-    return np.transpose(given, [0, *dims] if dims else node.config.get("axes"))
-
-
-def _item(values: _Values, node: Node, arguments: Mapping[str, Any]) -> Any:
-    _known(arguments["x"])
-    given, rank = arguments["x"], len(node.outputs[0].shape)
-    keys = {int(p.partition(".")[2] or 0): v for p, v in arguments.items() if p != "x"}
-    parts: list[Any] = [_key(keys.get(place)) for place in range(max(keys, default=-1) + 1)]
-    found = given[tuple(parts)]
-    while found.ndim < rank:  # a None at the end of the key leaves no trace
-        found = found[..., None] if Ellipsis in parts else found[(*parts, None)]
-        parts.append(None)
-    return found
-
-
-def _key(value: Any) -> Any:
-    if value is None or isinstance(value, int):
-        return value
-    if value == "...":
-        return Ellipsis
-    return slice(*(int(part) if part else None for part in str(value).split(":")))
-
-
-_RULES: dict[str, _Rule] = {
-    "Add": _joined("add", True),
-    **dict.fromkeys(("Multiply", "LogicalAnd"), _joined("multiply", True)),
-    "Minimum": _joined("minimum", True),
-    **dict.fromkeys(("Maximum", "LogicalOr"), _joined("maximum", False)),
-    **dict.fromkeys(("Divide", "TrueDivide"), _numpy("divide")),
-    "Subtract": _subtract,
-    "Greater": _numpy("greater"),
-    "GreaterEqual": _numpy("greater_equal"),
-    "Less": _numpy("less"),
-    "LessEqual": _numpy("less_equal"),
-    "Equal": _numpy("equal"),
-    "NotEqual": _numpy("not_equal"),
-    "LogicalNot": _numpy("logical_not"),
-    "Negative": _numpy("negative"),
-    "Abs": _numpy("abs"),
-    "Absolute": _numpy("abs"),
-    "Sign": _numpy("sign"),
-    "Tanh": _numpy("tanh"),
-    "Where": _where,
-    "Tril": _triangle,
-    "Triu": _triangle,
-    "Cumsum": _cumsum,
-    "ExpandDims": _expand,
-    "Reshape": _to_shape,
-    "Squeeze": _to_shape,
-    "BroadcastTo": _broadcast,
-    "Transpose": _permuted,
-    "Permute": _permuted,
-    "Swapaxes": _permuted,
-    "GetItem": _item,
-}

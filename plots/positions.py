@@ -7,21 +7,19 @@ with queries and keys, as rotations do. Layers of KerasHub are known by their cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from plots.attentions import Attention
+from plots.attention_parts import Attention
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import (
     FUSED_ATTENTION,
+    POSITIONS_TRAIT,
     is_additive_merge,
     is_identity_like,
     is_shape_only,
-    is_softmax,
 )
+from plots.softmaxes import calls_before_softmax
 from plots.traversal import Reachability, data_flow
-
-TRAIT = " positions"
-"""End of the traits of layers that add positions: "learned positions"."""
 
 _BY_ROLE = {
     f"{kind.lower()}_positions": kind
@@ -37,6 +35,7 @@ _BY_CLASS = {  # of KerasHub
 }
 _MULTIPLIES = frozenset({"Multiply"})
 _SINES = frozenset({"Cos", "Sin"})
+_NOT_IN_ROTATIONS = frozenset({"Dense", "Einsum", "EinsumDense", "Matmul", "Softmax"})
 _ELEMENTWISE = frozenset(
     {"Add", "Cast", "Clip", "Cos", "Divide", "Exp", "Floor", "FloorDivide", "Log", "Maximum"}
     | {"Minimum", "Mod", "Multiply", "Negative", "Power", "Sin", "Subtract", "TrueDivide", "Where"}
@@ -49,20 +48,24 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
     "fixed" are those of a table of numbers that is neither trained nor made of sines.
     """
     flow = data_flow(graph)
-    tables = _Tables(graph, flow)
-    before_softmax = _before_softmax(graph)
+    tables = Tables(graph, flow)
+    before_softmax = calls_before_softmax(graph)
     in_masks = {edge.target for a in attentions for edge in a.masks} | before_softmax
     found: dict[str, None] = {}
     for node in graph.nodes:
-        traits = [t.removesuffix(TRAIT) for t in node.traits if t.endswith(TRAIT)]
-        known = _BY_ROLE.get(node.role) or (
-            _BY_CLASS.get(node.class_name) if not node.call_class else None
-        )
+        traits = [
+            t.removesuffix(POSITIONS_TRAIT) for t in node.traits if t.endswith(POSITIONS_TRAIT)
+        ]
+        classes = () if node.call_class else (node.class_name, *node.bases)
+        by_class = next((_BY_CLASS[name] for name in classes if name in _BY_CLASS), "")
+        known = _BY_ROLE.get(node.role) or by_class
         if known or traits:
             is_bias = node.id in in_masks and traits
             found |= dict.fromkeys([known] if known else ["relative"] if is_bias else traits)
         elif _joins(node) and node.id not in in_masks:
             found |= dict.fromkeys(filter(None, [tables.added_by(node)]))
+    if len(graph.inputs) == 1 and not attentions and _only_rotates(graph, tables):
+        found["rotary"] = None
     for attention in attentions:
         if _is_biased(graph, tables, attention):
             found["relative"] = None
@@ -74,44 +77,66 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
 def _joins(node: Node) -> bool:
     """Return whether a call adds tensors, or joins their features."""
     rank = len(node.outputs[0].shape)
-    is_join = node.class_name == "Concatenate" and node.config.get("axis") in (-1, rank - 1)
+    is_join = node.operation == "Concatenate" and node.config.get("axis") in (-1, rank - 1)
     return rank > 2 and (is_additive_merge(node) or is_join)
 
 
-def _before_softmax(graph: Graph) -> set[str]:
-    """Return the calls between attention scores and their softmax."""
-    before = Reachability(graph, stop=lambda node: not _keeps_shape(graph, node))
-    ends = [node.id for node in graph.nodes if is_softmax(node)]
-    return {*before.ancestors(*ends)} if ends else set()
+def _is_biased(graph: Graph, tables: Tables, attention: Attention) -> bool:
+    """Return whether numbers for pairs of positions are added to the scores: trained, or fixed.
 
-
-def _keeps_shape(graph: Graph, node: Node) -> bool:
-    shapes = {edge.tensor.shape for edge in graph.incoming[node.id]}
-    return bool(shapes) and node.outputs[0].shape in shapes and not node.parameters
-
-
-def _is_biased(graph: Graph, tables: _Tables, attention: Attention) -> bool:
-    """Return whether trained numbers for pairs of positions are added to the scores."""
-    for edge in attention.masks:
-        nodes = [graph.node(i) for i in (edge.source, *tables.flow.ancestors(edge.source))]
-        is_float = "float" in edge.tensor.dtype
-        is_fixed = not tables.flow.depends_on_input(edge.source)
-        axes = tables.axes_of(edge.source, edge.output)
-        has_pairs = {-1, -2} <= axes
-        is_known = any(_BY_ROLE.get(node.role) or TRAIT in str(node.traits) for node in nodes)
-        if is_float and is_fixed and has_pairs and not is_known:
-            return any(map(_is_trained, nodes))
+    Fixed ones differ by distance, as those of ALiBi do.
+    """
+    if any(constant.pattern == "biases by distance" for constant in attention.constants):
+        return True
+    for source, output in _fixed_terms(graph, tables, attention):
+        nodes = [graph.node(i) for i in (source, *tables.flow.ancestors(source))]
+        has_pairs = {-1, -2} <= tables.axes_of(source, output)
+        is_known = any(
+            _BY_ROLE.get(node.role) or POSITIONS_TRAIT in str(node.traits) for node in nodes
+        )
+        if has_pairs and not is_known:
+            return any(map(is_trained, nodes))
     return False
 
 
-def _is_rotated(graph: Graph, tables: _Tables, attention: Attention) -> bool:
+def _fixed_terms(graph: Graph, tables: Tables, attention: Attention) -> Iterator[tuple[str, int]]:
+    """Yield the floats that depend on no input, of those that are added to the scores."""
+    waiting, seen = [*attention.masks], set[str]()
+    while waiting:
+        edge = waiting.pop()
+        if edge.id in seen or "float" not in edge.tensor.dtype:
+            continue
+        seen.add(edge.id)
+        node = graph.node(edge.source)
+        if not tables.flow.depends_on_input(edge.source):
+            yield edge.source, edge.output
+        elif is_additive_merge(node) or is_identity_like(node):
+            waiting += graph.incoming[edge.source]
+
+
+def _is_rotated(graph: Graph, tables: Tables, attention: Attention) -> bool:
     """Return whether queries and keys are multiplied by numbers that depend on their positions."""
     if not attention.keys:
         return False
     return all(_turns(graph, tables, attention, e) for e in (attention.query, attention.keys[0]))
 
 
-def _turns(graph: Graph, tables: _Tables, attention: Attention, end: Edge) -> bool:
+def _only_rotates(graph: Graph, tables: Tables) -> bool:
+    """Return whether a model, such as the inside of a layer, only multiplies by sines."""
+    shapes = {graph.node(i).outputs[k].shape for i, k in (*graph.outputs, (graph.inputs[0], 0))}
+    if len(shapes) > 1 or len(next(iter(shapes))) < 3 or any(map(is_trained, graph.nodes)):
+        return False
+    products = 0
+    for node in graph.nodes:
+        if node.is_a(_MULTIPLIES) and tables.flow.depends_on_input(node.id):
+            operands = tables.fixed_operands(node)
+            products += any(-1 in axes and len(axes) > 1 for _, axes in operands)
+        elif tables.flow.depends_on_input(node.id) and node.is_a(_NOT_IN_ROTATIONS):
+            return False
+    return products > 1 and any(node.is_a(_SINES) for node in graph.nodes)
+
+
+def _turns(graph: Graph, tables: Tables, attention: Attention, end: Edge) -> bool:
     """Return whether a table that varies along positions is a factor of queries or keys."""
     waiting, seen = [end.source], set[str]()
     size = _length(graph, attention, end)
@@ -147,7 +172,8 @@ def _length(graph: Graph, attention: Attention, end: Edge) -> int | None:
     return graph.node(attention.id).outputs[0].shape[axis]
 
 
-def _is_trained(node: Node) -> bool:
+def is_trained(node: Node) -> bool:
+    """Return whether a call has weights, or takes some."""
     has_weights = bool(node.parameters or node.shared_parameters)
     return has_weights or any(_is_weight(constant) for constant in node.constants)
 
@@ -157,7 +183,7 @@ def _is_weight(constant: Constant) -> bool:
     return is_array and constant.digest is None and not constant.pattern
 
 
-class _Tables:
+class Tables:
     """Tensors that depend on no value of an input, and the axes along which they vary."""
 
     def __init__(self, graph: Graph, flow: Reachability) -> None:
@@ -167,17 +193,22 @@ class _Tables:
 
     def added_by(self, node: Node) -> str:
         """Return the kind of the positions that a call adds to a sequence, or ""."""
+        operand = self.positions_in(node)
+        return "" if operand is None else self._kind(operand)
+
+    def positions_in(self, node: Node) -> Edge | Constant | None:
+        """Return the operand of a call that holds positions added to a sequence, or None."""
         edges = self.flow.incoming[node.id]
         shape = node.outputs[0].shape
         if not any(self.flow.depends_on_input(edge.source) for edge in edges):
-            return ""
+            return None
         for operand, axes in self.fixed_operands(node):
             middle = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
             dtype = operand.tensor.dtype if isinstance(operand, Edge) else str(operand.dtype)
             has_features = -1 in axes or shape[-1] == 1 or not is_additive_merge(node)
             if middle and "float" in dtype and has_features and not self._is_stream(node, operand):
-                return self._kind(operand)
-        return ""
+                return operand
+        return None
 
     def _is_stream(self, node: Node, operand: Edge | Constant) -> bool:
         """Return whether an operand is the residual stream of latent vectors, not positions."""
@@ -202,10 +233,10 @@ class _Tables:
             source = operand.source
             nodes = [self.graph.node(i) for i in (source, *self.flow.ancestors(source))]
             constants = [constant for node in nodes for constant in node.constants]
-        if any(map(_is_trained, nodes)) or any(map(_is_weight, constants)):
+        if any(map(is_trained, nodes)) or any(map(_is_weight, constants)):
             return "learned"
         if any(node.is_a(_SINES) for node in nodes) or any(
-            c.pattern == "sinusoids" for c in constants
+            c.pattern.startswith("sinusoids") for c in constants
         ):
             return "sinusoidal"
         return "fixed"
@@ -229,7 +260,7 @@ class _Tables:
         everything = frozenset(range(-rank, 0)) if rank < 3 else frozenset(range(1 - rank, 0))
         if node.is_a({"OnesLike", "ZerosLike", "FullLike"}):
             return frozenset()
-        if node.class_name == "Cumsum":
+        if node.operation == "Cumsum":
             return (
                 joined | {axis - rank if axis >= 0 else axis}
                 if isinstance(axis, int)
@@ -239,12 +270,12 @@ class _Tables:
             return frozenset(place - 1 for place in joined) | {-1}
         if node.is_a({"Dense"}) and edges:
             return joined | {-1}
-        if node.class_name == "ExpandDims" and isinstance(axis, int):
+        if node.operation == "ExpandDims" and isinstance(axis, int):
             place = axis if axis < 0 else axis - rank
             return frozenset(a if a > place else a - 1 for a in joined)
         if node.is_a(_ELEMENTWISE) or is_identity_like(node):
             return joined
-        if edges and not is_shape_only(node) and not joined and not _is_trained(node):
+        if edges and not is_shape_only(node) and not joined and not is_trained(node):
             return frozenset()
         return everything
 

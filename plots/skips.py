@@ -12,27 +12,31 @@ two depends on the other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from plots.annotations import NormPlace, SkipPath
 from plots.arguments import takes_graphs
+from plots.branches import (
+    Value,
+    interpolates,
+    is_added_again,
+    is_branch,
+    is_injected,
+    keeps_values,
+    subtracted_values,
+    value_into,
+)
 from plots.graph import Graph, Node
 from plots.layers import (
-    PARTS,
     RESAMPLING,
-    SHAPE_CHANGES,
-    TRANSPOSITIONS,
-    is_crop,
     is_identity_like,
     is_learned_scale,
-    is_linear,
     is_linear_projection,
     is_norm,
     is_rearrangement,
     is_signed_merge,
-    is_subtraction,
 )
 from plots.registry import graph_plugin
 from plots.traversal import Reachability, data_flow, once_per_graph
@@ -69,11 +73,13 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
       different parts of one tensor are different streams.
     * A vector that every position receives, such as that of a condition, is not a stream, nor are
       positions or queries that are added again in every block (DETR, Universal Transformer): they
-      depend on no value of an input, and are added before.
+      depend on no value of an input, or only past a `stop_gradient`, and are added before.
+    * A branch behind a `stop_gradient` is none: its values are fixed, such as the boxes that the
+      last block of a detector predicts.
     * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
       features is `projected`. A gate as in highway networks, or x + a * (f(x) - x), makes none.
     """
-    flow = data_flow(graph)
+    flow = data_flow(graph, stop=lambda node: node.is_a({"StopGradient"}))
     found: dict[str, list[_Line]] = {}
     for node in graph.nodes:
         if lines := _lines_into(flow, node, found):
@@ -84,10 +90,6 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     marked = [_with_norms(identities, path, sources) for path in paths]
     usual = {path.norms for path in marked}
     return tuple(_as_siblings(identities, path, usual) for path in marked)
-
-
-Value = tuple[str, int]
-"""One output of a call: (id, output)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,9 @@ class _Line:
 def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]]) -> list[_Line]:
     """Return the skip paths that end at `merge`: the unchanged ones, or else the projected ones."""
     terms, last = _terms(flow, merge)
-    if len(terms) < 2:
+    if len(terms) < 2 or interpolates(flow, merge):
         return []
-    subtracted = {end: _subtracted(flow, end) for end, _ in terms}
+    subtracted = {end: subtracted_values(flow, end) for end, _ in terms}
     for projected in (False, True):
         lines = []
         for term in terms:
@@ -118,12 +120,12 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
 def _terms(flow: Reachability, merge: Node) -> tuple[list[Value], list[Value]]:
     """Return the values that a merge adds up, and those between them and the merge."""
     edges, last = flow.incoming[merge.id], []
-    if merge.class_name in ("Sum", "Mean") and len(edges) == 1:
+    if merge.operation in ("Sum", "Mean") and len(edges) == 1:
         stack = flow.graph.node(edges[0].source)
         axes = (node.config.get("axis") for node in (merge, stack))
         rank = len(edges[0].tensor.shape)
         reduced, stacked = (axis % rank if isinstance(axis, int) else None for axis in axes)
-        if stack.class_name == "Stack" and stacked == reduced is not None:
+        if stack.operation == "Stack" and stacked == reduced is not None:
             edges, last = flow.incoming[stack.id], [(stack.id, 0)]
     if not (last or is_signed_merge(merge)):
         return [], []
@@ -138,179 +140,28 @@ def _line_along(
     subtracted: Mapping[str, list[Value]],
     last: list[Value],
     projected: bool,
-    found: Collection[str],
+    found: Mapping[str, list[_Line]],
 ) -> _Line | None:
     """Return the skip path up `stream` (from the merge backwards) to where a branch starts."""
     passed: list[Value] = []
     away = {value for end in ends for value in subtracted[end]}
     for source in stream:
         through = [node_id for node_id, _ in reversed(passed)]
-        takers = [taker for taker in flow.takers(*source) if taker not in through]
+        takers = [i for i in flow.takers(*source) if i not in through and not flow.stops_at(i)]
         starts = flow.leading_to(ends, takers)
         bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
-        is_stream = source not in away and not _is_added_again(flow, merge, source, bypassed, found)
-        is_branch = is_stream and _is_branch(flow, merge, bypassed, through, starts, projected)
-        if is_branch:
+        paths = [line.path for i in bypassed for line in found.get(i, ())]
+        is_stream = away.isdisjoint([source, *passed]) and not (
+            is_added_again(flow, merge, source, bypassed, paths)
+            or is_injected(flow, source, starts, paths)
+        )
+        if is_stream and is_branch(flow, merge, bypassed, through, starts, projected):
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
             ids = (source[0], merge.id, tuple(between), tuple(bypassed))
             path = SkipPath(*ids, norms=(), projected=projected)
             return _Line(path, (source, *reversed(passed), *last))
         passed.append(source)
     return None
-
-
-def _is_added_again(
-    flow: Reachability,
-    merge: Node,
-    source: Value,
-    bypassed: Collection[str],
-    found: Collection[str],
-) -> bool:
-    """Return whether a value is added to a stream that it is no part of, as positions are."""
-    node_id, output = source
-    given = flow.graph.node(node_id).outputs[output].shape
-    shape = merge.outputs[0].shape
-    middle = zip(given[1:-1], shape[1:-1], strict=False)
-    if len(given) < len(shape) > 2 or any(a == 1 and b not in (1, None) for a, b in middle):
-        return len(given) == len(shape) or len(given) < 3
-    if flow.depends_on_input(node_id) or not any(i in found for i in bypassed):
-        return False
-    takers = {taker for taker in flow.takers(*source) if is_signed_merge(flow.graph.node(taker))}
-    return not takers.isdisjoint(bypassed)
-
-
-def _is_branch(
-    flow: Reachability,
-    merge: Node,
-    bypassed: list[str],
-    through: list[str],
-    starts: list[str],
-    projected: bool,
-) -> bool:
-    """Return whether the bypassed calls are the branch of a skip path that passes `through`."""
-    if _calls_that_compute(flow.graph).isdisjoint(bypassed):
-        return False
-    branch = [flow.graph.node(node_id) for node_id in bypassed]
-    line = [flow.graph.node(node_id) for node_id in through]
-    if is_subtraction(merge) and not any(n.parameters or n.shared_parameters for n in branch):
-        return False
-    # Two linear maps added up are not a residual block (as in `dense_1(x) + dense_2(x)`).
-    if projected and (all(map(_keeps_values, line)) or all(map(is_linear, branch))):
-        return False
-    # Noise with a mean and a scale of its own is one, either: mean(x) + scale(x) * noise.
-    if projected and any(_scales_noise(flow, flow.graph.node(i)) for i in flow.sources[merge.id]):
-        return False
-    if not _has_same_axes(line) and not any(node.is_a(TRANSPOSITIONS) for node in branch):
-        return False
-    crops = [node for node in line if is_crop(node)]
-    return not crops or any(
-        not node.is_a(PARTS) or any(_is_same_part(node, crop) for crop in crops)
-        for node in _first_calls(flow, starts, set(bypassed))
-    )
-
-
-def _scales_noise(flow: Reachability, node: Node) -> bool:
-    """Return whether a call multiplies its input by numbers that depend on nothing."""
-    arrays = [c for c in node.constants if any(size != 1 for size in c.shape or ())]
-    fixed = [i for i in flow.sources[node.id] if not flow.depends_on_input(i)]
-    is_trained = any(c.digest is None and not c.pattern for c in arrays) or any(
-        flow.graph.node(i).parameters for source in fixed for i in (source, *flow.ancestors(source))
-    )
-    return node.is_a({"Multiply"}) and bool(arrays or fixed) and not is_trained
-
-
-@once_per_graph
-def _calls_that_compute(graph: Graph) -> frozenset[str]:
-    """Return the ids of the calls that do more than pass on, rearrange, mix or normalise values."""
-    return frozenset(
-        n.id for n in graph.nodes if not (_keeps_values(n) or _only_mixes(n) or is_norm(n))
-    )
-
-
-def _subtracted(flow: Reachability, end: str) -> list[Value]:
-    """Return the values that a branch subtracts at its end, up to a factor.
-
-    x + a * (f(x) - x) interpolates between x and f(x), as the gate of a highway network does.
-    """
-    node = flow.graph.node(end)
-    while (is_identity_like(node) or is_learned_scale(node)) and len(flow.sources[node.id]) == 1:
-        node = flow.graph.node(flow.sources[node.id][0])
-    if not is_subtraction(node) or len(flow.incoming[node.id]) != 2:
-        return []
-    edge = flow.incoming[node.id][1]
-    values: list[Value] = [(edge.source, edge.output)]
-    while is_identity_like(flow.graph.node(values[-1][0])):
-        before = _value_into(flow, flow.graph.node(values[-1][0]))
-        if before is None:
-            break
-        values.append(before)
-    return values
-
-
-def _first_calls(flow: Reachability, starts: list[str], branch: set[str]) -> list[Node]:
-    """Return the first calls of a branch past those that only change the shape."""
-    reached, waiting = dict.fromkeys(starts), [*starts]
-    first = []
-    while waiting:
-        node = flow.graph.node(waiting.pop())
-        if is_identity_like(node) or node.is_a(SHAPE_CHANGES):
-            following = [i for i in flow.takers(node.id, 0) if i in branch and i not in reached]
-            reached |= dict.fromkeys(following)
-            waiting += following
-        else:
-            first.append(node)
-    return first
-
-
-def _is_same_part(node: Node, other: Node) -> bool:
-    return (node.class_name, node.config, node.constants) == (
-        other.class_name,
-        other.config,
-        other.constants,
-    )
-
-
-def _has_same_axes(line: Iterable[Node]) -> bool:
-    """Return whether the axes have the same order before and after these calls."""
-    order: list[int] | None = None
-    for node in line:
-        if node.is_a(TRANSPOSITIONS):
-            rank = len(node.outputs[0].shape)
-            moved = _axes(node, rank)
-            order = [*range(rank)] if order is None else order
-            if moved is None or len(order) != rank:
-                return False
-            order = [order[axis] for axis in moved]
-        elif order is not None and order != sorted(order) and node.is_a(SHAPE_CHANGES):
-            return False
-    return order is None or order == sorted(order)
-
-
-def _axes(node: Node, rank: int) -> list[int] | None:
-    """Return the axis of the input at each axis of the output of a transposition."""
-    order = [*range(rank)]
-    if node.class_name == "Swapaxes":
-        a, b = node.config["axis1"], node.config["axis2"]
-        order[a], order[b] = order[b], order[a]
-    elif node.class_name == "Moveaxis":
-        source, target = node.config["source"], node.config["destination"]
-        if not (isinstance(source, int) and isinstance(target, int)):
-            return None
-        order.insert(target % rank, order.pop(source % rank))
-    elif node.is_a({"Permute"}):
-        order = [0, *node.config["dims"]]
-    else:
-        order = node.config.get("axes") or order[::-1]
-    return order
-
-
-def _keeps_values(node: Node) -> bool:
-    return is_identity_like(node) or is_rearrangement(node)
-
-
-def _only_mixes(node: Node) -> bool:
-    """Whether a call scales, adds up or joins its inputs, as in x + a * (shifted(x) - x)."""
-    return is_learned_scale(node) or is_signed_merge(node) or node.is_a({"Concatenate"})
 
 
 def _unchanged(
@@ -329,7 +180,7 @@ def _unchanged(
         if len(straight) == 1:
             *values, value = reversed(straight[0].values)
             yield from values
-        elif _keeps_values(node) and (before := _value_into(flow, node)) is not None:
+        elif keeps_values(node) and (before := value_into(flow, node)) is not None:
             value = before
         else:
             return
@@ -344,22 +195,10 @@ def _projected(flow: Reachability, arrival: Value) -> Iterator[Value]:
         node = flow.graph.node(value[0])
         projects = is_linear_projection(node) or is_learned_scale(node)
         projections += projects
-        passes = projects or _keeps_values(node) or is_norm(node) or node.is_a(RESAMPLING)
-        if projections > 1 or not passes or (before := _value_into(flow, node)) is None:
+        passes = projects or keeps_values(node) or is_norm(node) or node.is_a(RESAMPLING)
+        if projections > 1 or not passes or (before := value_into(flow, node)) is None:
             return
         value = before
-
-
-def _value_into(flow: Reachability, node: Node) -> Value | None:
-    """Return the value that a call takes; None if it takes or returns several, or divides one."""
-    if len(flow.incoming[node.id]) != 1 or len(node.outputs) != 1:
-        return None
-    (edge,) = flow.incoming[node.id]
-    if is_crop(node):  # all parts together are the outputs of a `split`
-        takers = [flow.graph.node(i) for i in flow.takers(edge.source, edge.output)]
-        if all(t.is_a(PARTS) for t in takers) and not all(_is_same_part(t, node) for t in takers):
-            return None
-    return edge.source, edge.output
 
 
 # Norms on a path --------------------------------------------------------------------------------

@@ -51,6 +51,10 @@ class Reachability:
         for node_id, sources in self.sources.items():
             self._before[node_id] = self._reached(sources, self._before)
 
+    def stops_at(self, node_id: str) -> bool:
+        """Return whether paths end at a call."""
+        return node_id in self._stops
+
     def ancestors(self, *node_ids: str) -> list[str]:
         """Return the ids of all calls that any of `node_ids` can be reached from, in order."""
         return self._ids(_union(self._before[node_id] for node_id in node_ids))

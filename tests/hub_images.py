@@ -118,6 +118,35 @@ MOBILE5 = {
     "image_shape": (64, 64, 3),
 }
 DINO = {**PATCHES, "position_embedding_shape": (32, 32)}
+FINE = {
+    "image_shape": (64, 64, 3),
+    "anchor_image_size": (64, 64),
+    "out_features": ["stage1", "stage2"],
+    "feat_strides": [8, 16],
+    "encoder_in_channels": [32, 48],
+    "decoder_in_channels": [16, 16],
+    "num_feature_levels": 2,
+    "hidden_dim": 16,
+    "encoder_hidden_dim": 16,
+    "encode_proj_layers": [1],
+    "num_attention_heads": 2,
+    "encoder_ffn_dim": 23,
+    "num_encoder_layers": 1,
+    "hidden_expansion": 0.34,
+    "depth_multiplier": 0.5,
+    "num_decoder_layers": 3,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 22,
+    "decoder_n_points": [3, 3],
+    "eval_idx": -1,
+    "lqe_hidden_dim": 8,
+    "num_lqe_layers": 2,
+    "num_labels": 7,
+    "num_queries": 13,
+    "num_denoising": 0,
+    "learn_initial_query": False,
+    "seed": 0,
+}
 
 
 IMAGE_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
@@ -130,6 +159,16 @@ IMAGE_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
         6 + 2 * 3 + 1,  # the encoder, two more stages and the refinement
     ),
     "CSPNet, dark": (backbone("CSPNet", CSP), 3),
+    # One block of its image encoder, two sublayers of its hybrid encoder. Each layer of the decoder
+    # has self-attention and feed-forward; a gate merges cross-attention. The second and the third
+    # predict boxes from their output plus that of the layer before. Each layer adds what it reads
+    # off the boxes to its classes, which are a projection.
+    "DFine": (
+        lambda: models.DFineBackbone(
+            backbone=models.HGNetV2Backbone(**HGNET, out_features=FINE["out_features"]), **FINE
+        ),
+        1 + 2 + 2 * 3 + 2 + 3,
+    ),
     "DINOV2": (backbone("DINOV2", DINO), 4),
     "DINOV3": (backbone("DINOV3", PATCHES), 4),
     "DeepLabV3": (
@@ -164,7 +203,9 @@ IMAGE_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             head_in_index=-1,
             feature_keys=["stage1", "stage2", "stage3", "stage4"],
         ),
-        2 * 4,  # the layers that fuse features call TensorFlow itself
+        # Layers that fuse features have two residual units. The first one uses one of them only,
+        # and stays closed, since the weights of the other one are in no call.
+        2 * 4 + 2 * 3,
     ),
     "EfficientNet": (backbone("EfficientNet", EFFICIENT), 2 + 2 + 0),
     "HGNetV2": (backbone("HGNetV2", HGNET), 1),

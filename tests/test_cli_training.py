@@ -157,7 +157,7 @@ def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
 
 
 def test_tensorboard_is_asked_for_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("functional_models.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("functional_models.cli_training.find_spec", lambda name: None)
     assert main(["train", "--to", str(tmp_path / "model"), "--tensorboard"]) == 2
     assert capsys.readouterr().err.endswith("needs TensorBoard: pip install tensorboard\n")
     assert not list(tmp_path.iterdir())

@@ -6,16 +6,20 @@ import sys
 
 import keras
 import pytest
+from pyarrow import parquet
 from small_text_models import SIZES, corpus, parallel_corpus, text_model
 
 import builders
 import functional_models as fm
-from functional_models import comparison
-from functional_models.comparison import _overall_speed, compare, results_table
 from functional_models.corpora import ParallelCorpus, kind_of_data
-from functional_models.folders import only_writer
-from functional_models.model_folder import read_spec
 from functional_models.recipe import Recipe
+from functional_models.studies import compare as comparison
+from functional_models.studies import folder as study_folder
+from functional_models.studies import samples
+from functional_models.studies.compare import compare
+from functional_models.studies.results import Study
+from functional_models.studies.runs import Outcome, make_runs
+from functional_models.studies.settings import make_settings
 from functional_models.text_model import TextModel
 
 PRE = builders.TransformerSpec(kind="encoder_decoder", **{**SIZES, "hidden_dim": 6})
@@ -23,15 +27,14 @@ SPECS = {"pre": PRE, "post": PRE.replace(norm_placement="post")}
 RECIPE = Recipe(steps=2, report_every=2, batch_size=5)
 
 
-def run(folder, specs=SPECS, recipe=RECIPE, **options):
+def run(folder, specs=SPECS, recipe=RECIPE, data=None, **options):
     return compare(
         specs,
-        parallel_corpus(),
-        budget=recipe,
+        data or parallel_corpus(),
+        recipe=recipe,
         folder=folder,
         tokenizer="byte",
-        progress=False,
-        **options,
+        **{"progress": False, **options},
     )
 
 
@@ -49,50 +52,53 @@ def fitted(monkeypatch):
     return names
 
 
+def run_folders(folder):
+    """The folders of the runs of a comparison, by setting."""
+    return {path.name.partition("-")[0]: path for path in (folder / "runs").iterdir()}
+
+
 @pytest.mark.slow  # three comparisons, each of which trains
 def test_a_comparison_writes_all_files_and_retrains_only_changed_variants(
     tmp_path, fitted, monkeypatch
 ):
-    results = run(tmp_path)
+    study = run(tmp_path)
     assert fitted == ["pre", "post"]
-    assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert [result["variant"] for result in results] == ["pre", "post"]
-    for name, result in zip(SPECS, results, strict=True):
-        types = {key: type(value) for key, value in result.items()}
-        assert types.pop("steps_to_90") in (int, type(None))
-        assert types == {
-            "variant": str,
-            "parameters": int,
-            "loss": float,
-            "token_accuracy": float,
-            "exact_match": float,
-            "tokens_per_second": float,
-        }
-        found = fm.load(tmp_path / name)
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["results"] == study.results
+    assert saved["verdict"] == list(study.verdict)
+    assert [result["setting"] for result in study.results] == ["pre", "post"]
+    for name, result in zip(SPECS, study.results, strict=True):
+        found = fm.load(run_folders(tmp_path)[name])
         assert result["parameters"] == found.model.count_params()
         measured = found.evaluate(parallel_corpus().test, batch_size=5)
         assert measured["loss"] == pytest.approx(result["loss"], rel=1e-6)
-    best = min(results, key=lambda result: (-result["exact_match"], result["loss"]))
-    assert fm.load(tmp_path / "best").spec == fm.load(tmp_path / best["variant"]).spec
+    best = min(study.runs, key=lambda run: study.outcomes[run.key].result["validation_loss"])
+    assert study.best == best
+    assert fm.load(tmp_path / "best").spec == best.spec
     for name in ("results.md", "samples.md", "loss_curves.png", "variants.png"):
         assert (tmp_path / name).stat().st_size > 0
     for name in SPECS:
-        assert (tmp_path / name / "skip_paths.svg").exists()
-        assert json.loads((tmp_path / name / "history.json").read_text())[-1]["step"] == 2
+        assert (tmp_path / "diagrams" / f"{name}.svg").exists()
+    table = parquet.read_table(tmp_path / "reports.parquet").to_pylist()
+    assert [row["spec.norm_placement"] for row in table] == ["pre", "post"]
+    assert [row["step"] for row in table] == [2, 2]
+    assert table[0]["result.loss"] == study.results[0]["loss"]
 
     monkeypatch.setattr(comparison, "_write", lambda *given: None)  # figures are slow
     fitted.clear()
-    assert run(tmp_path) == results
+    assert run(tmp_path).results == study.results
+    assert fm.load_study(tmp_path).results == study.results
     assert fitted == []
 
     changed = {**SPECS, "post": SPECS["post"].replace(activation="relu")}
-    with pytest.raises(FileExistsError, match="comparison of 'post' with other settings"):
-        run(tmp_path, changed)
-    assert fitted == []
-    again = run(tmp_path, changed, overwrite=True)
+    again = run(tmp_path, changed)
     assert fitted == ["post"]
-    assert again[0] == results[0]
-    assert again[1]["loss"] != results[1]["loss"]
+    assert again.results[0] == study.results[0]
+    assert again.results[1]["loss"] != study.results[1]["loss"]
+    # The earlier run is still there.
+    fitted.clear()
+    assert run(tmp_path).results == study.results
+    assert fitted == []
 
 
 @pytest.mark.slow
@@ -108,50 +114,53 @@ def test_an_interrupted_comparison_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(fm.Translator, "evaluate", stop)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, specs, recipe)
-    assert (tmp_path / "pre" / "checkpoint.npz").exists()
+    assert (run_folders(tmp_path)["pre"] / "checkpoint.npz").exists()
     monkeypatch.setattr(fm.Translator, "evaluate", evaluate)
     # All four steps are in the checkpoint, so that `fit` must not be called again.
     monkeypatch.setattr("keras.Model.fit", stop)
-    (result,) = run(tmp_path, specs, recipe)
-    assert result["variant"] == "pre"
+    (result,) = run(tmp_path, specs, recipe).results
+    assert result["setting"] == "pre"
+
+
+@pytest.mark.slow  # processes that import TensorFlow
+def test_processes_give_the_results_of_one_process(tmp_path):
+    here = run(tmp_path / "here", seeds=2)
+    apart = run(tmp_path / "apart", seeds=2, workers=2)
+    for setting in SPECS:
+        assert apart.values(setting, "loss") == here.values(setting, "loss")
+    assert apart.verdict == here.verdict
 
 
 @pytest.mark.parametrize(
     ("specs", "options", "message"),
     [
         ([], {}, "nothing to compare"),
-        ({"best": PRE}, {}, "'best' cannot be the name"),
-        ({"../pre": PRE}, {}, "cannot be the name"),
         ([PRE, PRE.replace(num_layers=2)], {}, "two specs have the name pre_norm_learned"),
         (["pre_norm_learnt"], {}, "did you mean 'pre_norm_learned'"),
         ({"lm": PRE.replace(kind="decoder_only")}, {}, "lm is of kind='decoder_only'"),
         (SPECS, {"changes": {"width": 3}}, "unknown spec field 'width'"),
-        (SPECS, {"recipe": 0}, "steps=0: must be 1 or more"),
-        (SPECS, {"recipe": True}, "steps=True: must be of type int"),
+        (SPECS, {"budget": 0}, "must be a number above 0"),
+        (SPECS, {"seeds": 0}, "seeds=0: must be an integer, 1 or more"),
+        (SPECS, {"seeds": [3, 3]}, "each once"),
+        (SPECS, {"seeds": [-1]}, "seed=-1: must be"),
+        (SPECS, {"baseline": "prae"}, "unknown baseline 'prae' (did you mean 'pre'?)"),
+        (SPECS, {"grid": {"num_layer": [1]}}, "did you mean 'num_layers'"),
+        (SPECS, {"match": "size"}, "unknown match 'size'"),
+        (SPECS, {"workers": 0}, "workers=0: must be"),
     ],
 )
 def test_bad_arguments_raise_before_training(tmp_path, fitted, specs, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        run(tmp_path, specs, **options)
+        run(tmp_path / "new", specs, **options)
     assert fitted == []
-
-
-@pytest.mark.parametrize("name", ["model.json", "checkpoint.npz"])
-@pytest.mark.parametrize("place", ["pre", "best"])
-def test_models_of_other_origin_are_not_overwritten(tmp_path, fitted, place, name):
-    (tmp_path / place).mkdir()
-    (tmp_path / place / name).write_text("mine")
-    with pytest.raises(FileExistsError, match=rf"has '{place}', which does not come from this com"):
-        run(tmp_path)
-    assert fitted == []
-    assert [path.name for path in tmp_path.iterdir()] == [place]
-    assert (tmp_path / place / name).read_text() == "mine"
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Replace training and evaluation, which these tests do not need."""
     row = {"step": 2, "loss": 2.5, "val_exact_match": 0.5, "tokens_per_second": 7.0}
+    row["seconds"] = 3.0
     measured = {"loss": 2.5, "token_accuracy": 0.25, "exact_match": 0.5}
 
     def fit(self, data, folder, **options):
@@ -160,6 +169,8 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(fm.Translator, "fit", fit)
     monkeypatch.setattr(fm.Translator, "evaluate", lambda *given, **options: measured)
+    for module in (comparison, samples):
+        monkeypatch.setattr(module, "load", lambda folder: text_model("encoder_decoder"))
 
 
 @pytest.mark.parametrize("failing", ["draw", "import", "generate"])
@@ -167,52 +178,49 @@ def test_no_picture_and_no_sample_costs_results(tmp_path, quick, monkeypatch, ca
     def fail(*given, **options):
         raise RuntimeError("Format: 'svg' not recognized.\nUse one of: dot")
 
-    names = ["loss_curves", "plot_model", "plot_side_by_side"]
+    names = ["loss_curves", "draw", "plot_side_by_side"]
     if failing == "import":
         monkeypatch.setitem(sys.modules, "plots", None)
     for name in names if failing == "draw" else ():
         monkeypatch.setattr(f"plots.{name}", fail)
     translate = fail if failing == "generate" else lambda self, sources: [""] * len(sources)
     monkeypatch.setattr(fm.Translator, "translate", translate)
-    specs = {"pre": PRE}
-    results = compare(specs, parallel_corpus(), budget=RECIPE, folder=tmp_path, tokenizer="byte")
+    study = run(tmp_path, {"pre": PRE}, progress=True)
     printed = capsys.readouterr()
     assert "exact match" in printed.out
-    assert "the best variant is pre" in printed.out
-    lost = ["samples.md"] if failing == "generate" else ["loss_curves.png", "variants.png"]
-    for name in lost:
-        assert f"{name} was not written: " in printed.err
-        assert not (tmp_path / name).exists()
-    assert len(printed.err.splitlines()) == len(lost) + (failing != "generate")
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert "the run with the lowest validation loss is pre, seed 0" in printed.out
+    lost = {
+        "draw": ["loss_curves.png", "diagrams/pre.svg", "variants.png"],
+        "import": ["pictures", "report.html"],
+        "generate": ["samples.md"],
+    }[failing]
+    assert [line.partition(" was not written: ")[0] for line in printed.err.splitlines()] == lost
+    assert json.loads((tmp_path / "results.json").read_text())["results"] == study.results
     assert (tmp_path / "results.md").exists()
-    assert read_spec(tmp_path / "best").norm_placement == "pre"
+    assert (tmp_path / "best" / "model.json").exists()
 
 
-def test_another_comparison_is_replaced_only_with_permission(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(comparison, "_try", lambda *given: None)
-    monkeypatch.setattr(fm.Translator, "save", lambda *given, **options: None)
-    monkeypatch.setattr(comparison, "load", lambda folder: text_model("encoder_decoder"))
-    first = run(tmp_path)
-    before = (tmp_path / "results.json").read_bytes()
-    third = {**SPECS, "third": PRE.replace(activation="relu")}
-    for specs, options, message in (
-        ({**SPECS, "post": PRE}, {}, "a comparison of 'post' with other settings or data"),
-        (SPECS, {"recipe": Recipe(steps=3, batch_size=5)}, "of 'pre' with other settings"),
-        ({"pre": PRE}, {}, "holds a comparison with 'post' too; also give post, or choose anot"),
-    ):
-        with pytest.raises(FileExistsError, match=message + r".*overwrite=True"):
-            run(tmp_path, specs, **options)
-    assert (tmp_path / "results.json").read_bytes() == before
-    assert run(tmp_path) == first
-    assert len(run(tmp_path, third)) == 3  # a further variant
-    assert len(run(tmp_path, {"pre": PRE}, overwrite=True)) == 1
-    (tmp_path / "post").rename(tmp_path / "fourth")
-    with pytest.raises(FileExistsError, match="has 'fourth', which does not come from this compar"):
-        run(tmp_path, {"pre": PRE, "fourth": PRE})
+def test_a_study_of_other_data_is_replaced_only_with_permission(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(comparison, "_write", lambda *given: None)
+    run(tmp_path)
+    before = (tmp_path / "comparison.json").read_bytes()
+    data = ParallelCorpus("others", parallel_corpus().train[1:], (), parallel_corpus().test)
+    with pytest.raises(FileExistsError, match=r"comparison on other data.*overwrite=True"):
+        run(tmp_path, data=data)
+    assert (tmp_path / "comparison.json").read_bytes() == before
+    run(tmp_path, {"pre": PRE}, data=data, overwrite=True)
+    assert len(run_folders(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("name", ["results.json", "results.md", "variants.png", "model.json"])
+def test_settings_and_seeds_may_be_added(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(comparison, "_write", lambda *given: None)
+    run(tmp_path)
+    more = {**SPECS, "third": PRE.replace(activation="relu")}
+    study = run(tmp_path, more, seeds=2)
+    assert len(study.outcomes) == len([*(tmp_path / "runs").iterdir()]) == 6
+
+
+@pytest.mark.parametrize("name", ["results.json", "runs", "best", "model.json"])
 def test_files_of_other_origin_are_not_replaced(tmp_path, fitted, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match=re.escape(name)):
@@ -221,35 +229,34 @@ def test_files_of_other_origin_are_not_replaced(tmp_path, fitted, name):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
-def test_two_comparisons_do_not_write_one_folder(tmp_path, fitted):
-    with only_writer(tmp_path), pytest.raises(BlockingIOError, match="is being written by process"):
-        run(tmp_path)
-    assert fitted == []
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format": 2}', '{"format": 99}'])
+def test_a_damaged_description_raises(tmp_path, damage):
+    (tmp_path / "comparison.json").write_text(damage)
+    for read in (run, fm.load_study):
+        with pytest.raises(ValueError, match=r"comparison\.json"):
+            read(tmp_path)
 
 
-def test_the_precision_is_one_of_the_settings(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(comparison, "_try", lambda *given: None)
+def test_a_folder_without_a_study_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no comparison\.json"):
+        fm.load_study(tmp_path)
+
+
+def test_the_precision_is_part_of_a_run(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(comparison, "_write", lambda *given: None)
     run(tmp_path, {"pre": PRE})
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        with pytest.raises(FileExistsError, match="with other settings"):
-            run(tmp_path, {"pre": PRE})
+        run(tmp_path, {"pre": PRE})
     finally:
         keras.config.set_dtype_policy("float32")
+    assert len([*(tmp_path / "runs").iterdir()]) == 2
 
 
 def test_a_corpus_without_held_out_text_raises(tmp_path):
     data = ParallelCorpus("all", parallel_corpus().train, (), ())
     with pytest.raises(ValueError, match="all has no held-out text to evaluate on"):
-        compare(SPECS, data, folder=tmp_path, progress=False)
-
-
-@pytest.mark.parametrize("damage", ["{", "[" * 100_000, '{"run": 1, "result": null}', "[]"])
-def test_a_damaged_result_raises(tmp_path, damage):
-    (tmp_path / "pre").mkdir()
-    (tmp_path / "pre" / "result.json").write_text(damage)
-    with pytest.raises(ValueError, match=r"result\.json is damaged; delete it"):
-        run(tmp_path, overwrite=True)
+        run(tmp_path, data=data)
 
 
 @pytest.mark.parametrize(
@@ -267,38 +274,99 @@ def test_file_names_determine_the_kind_of_model(data, kind):
     assert kind_of_data(data) == kind
 
 
-def test_the_speed_of_a_run_is_total_tokens_per_total_time():
-    # 60 tokens at 10 a second and 60 at 30 are 120 in 8 seconds.
-    rows = [{"tokens_per_second": speed} for speed in (10.0, 30.0)]
-    assert _overall_speed(rows) == pytest.approx(15.0)
-    assert _overall_speed([{"tokens_per_second": 0.0}, *rows]) == pytest.approx(15.0)
-    assert _overall_speed([{"tokens_per_second": 0.0}]) == 0.0
+def study_of(losses, specs=SPECS, **options):
+    """A study with the given losses, by setting and seed; NaN for a run that diverged."""
+    settings = make_settings(specs, RECIPE, **options)
+    seeds = sorted({seed for by_seed in losses.values() for seed in by_seed})
+    runs = make_runs(settings, seeds, "data", "float32")
+    outcomes = {}
+    for one in runs:
+        loss = losses.get(one.setting, {}).get(one.seed)
+        if loss is None:
+            continue
+        result = {"loss": loss, "parameters": 7, "validation_loss": loss, "tokens_per_second": 3.0}
+        rows = [{"step": 2, "loss": loss}]
+        finished = Outcome("finished", result, rows, 2)
+        outcomes[one.key] = finished if loss == loss else Outcome("diverged", step=5)
+    return Study(None, tuple(settings), tuple(runs), outcomes, settings[0].group)
+
+
+def test_one_seed_shows_no_difference():
+    study = study_of({"pre": {0: 1.25}, "post": {0: 0.5}})
+    assert study.verdict == (
+        "One seed for each setting cannot show a difference; train 3 or more (seeds=3).",
+    )
+    assert "±" not in study.table()
+    assert "baseline" not in study.table()
+
+
+def test_a_difference_is_claimed_only_if_it_clears_the_noise():
+    base = {0: 1.0, 1: 1.2, 2: 0.9}
+    clear = study_of({"pre": base, "post": {0: 0.5, 1: 0.71, 2: 0.39}})
+    assert clear.verdict[0].startswith("Noise floor: the losses of two seeds of pre differ by up")
+    assert clear.verdict[1].startswith("post has a lower loss than pre (-0.5000 nats, 95% inter")
+    assert clear.table().splitlines()[2].endswith("*")
+    noisy = study_of({"pre": base, "post": {0: 0.5, 1: 1.4, 2: 0.8}})
+    assert noisy.verdict[1].startswith("post and pre: no difference that these runs can show (")
+    assert not noisy.table().splitlines()[2].endswith("*")
+    assert "Holm" in noisy.verdict[-1]
+
+
+def test_runs_that_diverged_are_said_and_not_averaged():
+    losses = {"pre": {0: 1.0, 1: 1.1}, "post": {0: 2.0, 1: float("nan")}}
+    study = study_of(losses)
+    assert study.verdict[0] == "post diverged in 1 of 2 runs (seed 1 at step 5)."
+    assert study.results[1]["loss"] == 2.0
+    assert "share fewer than two finished seeds" in study.verdict[2]
+    without = study_of({"pre": {0: float("nan")}, "post": {0: 1.0}})
+    assert without.verdict[1] == "pre, the baseline, has no finished run to compare with."
+
+
+def test_settings_are_compared_at_their_best_rates():
+    losses = {
+        "pre, learning_rate=0.001": {0: 1.5, 1: 1.6},
+        "pre, learning_rate=0.01": {0: 1.0, 1: 1.2},
+        "post, learning_rate=0.001": {0: 1.7, 1: 1.8},
+        "post, learning_rate=0.01": {0: 0.2, 1: float("nan")},
+    }
+    study = study_of(losses, learning_rates=[0.001, 0.01])
+    assert [s.recipe.learning_rate for s in study.compared] == [0.01, 0.001]
+    assert study.reference.name == "pre, learning_rate=0.01"
+    # Means above the best; a rate at which runs diverge counts as an untrained model.
+    assert study.sensitivity("pre", 5.0) == pytest.approx((1.55 + 1.1) / 2 - 1.1)
+    assert study.sensitivity("post", 5.0) == pytest.approx((1.75 + 5.0) / 2 - 1.75)
+    assert any("the end of the grid" in sentence for sentence in study.verdict)
 
 
 def test_tables_are_aligned_and_show_goals_that_were_not_reached():
-    common = {"parameters": 1234, "loss": 0.5, "token_accuracy": 0.25, "tokens_per_second": 1e4}
-    results = [
-        {"variant": "a", **common, "exact_match": 0.5, "steps_to_90": None},
-        {"variant": "longer", **common, "exact_match": 1.0, "steps_to_90": 1200},
-    ]
-    lines = results_table(results).splitlines()
+    study = study_of({"pre": {0: 0.5}, "post": {0: 1.0}})
+    for one, steps in zip(study.runs, (None, 1200), strict=True):
+        study.outcomes[one.key].result["steps_to_90"] = steps
+    lines = study.table().splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "not reached" in lines[1]
     assert "1,200" in lines[2]
-    markdown = results_table(results, markdown=True).splitlines()
-    assert {line.count("|") for line in markdown} == {8}
+    markdown = study.table(markdown=True).splitlines()
+    assert {line.count("|") for line in markdown} == {6}
+
+
+def test_reports_have_a_row_for_each_report_with_all_settings(tmp_path):
+    study = study_of({"pre": {0: 1.0, 1: 2.0}, "post": {0: float("nan")}})
+    study_folder.write_reports(study, tmp_path / "reports.parquet")
+    table = parquet.read_table(tmp_path / "reports.parquet").to_pylist()
+    assert [(row["setting"], row["recipe.seed"]) for row in table] == [
+        ("pre", 0),
+        ("post", 0),
+        ("pre", 1),
+    ]
+    assert [row["status"] for row in table] == ["finished", "diverged", "finished"]
+    assert {row["spec.hidden_dim"] for row in table} == {6}
+    assert table[1]["loss"] is None
 
 
 @pytest.mark.slow
 def test_language_models_are_compared(tmp_path):
     spec = builders.TransformerSpec(kind="decoder_only", **{**SIZES, "max_sequence_length": 17})
-    results = compare(
-        {"lm": spec},
-        corpus("decoder_only"),
-        budget=RECIPE,
-        folder=tmp_path,
-        tokenizer="byte",
-        progress=False,
-    )
-    assert results[0]["perplexity"] > 1
+    study = run(tmp_path, {"lm": spec}, data=corpus("decoder_only"))
+    assert study.results[0]["perplexity"] > 1
     assert (tmp_path / "samples.md").read_text().startswith("**")

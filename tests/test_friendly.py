@@ -19,7 +19,6 @@ import functional_models as fm
 import plots
 from builders.errors import similar_names
 from functional_models.checks import check_is_text
-from functional_models.comparison import Results
 from functional_models.corpora import ParallelCorpus, TextCorpus
 
 ROOT = Path(__file__).parent.parent
@@ -203,14 +202,6 @@ def test_what_is_printed_has_the_content():
     )
     assert "999 pairs of training, 0 pairs of validation" in pairs
     assert repr(SHORT[4]) == "InverseSquareRoot(peak=0.5, warmup_steps=7)"
-    row = {"variant": "one", "loss": 1.25, "parameters": 7, "tokens_per_second": 3.0}
-    assert repr(Results([row])).splitlines()[0].split() == [
-        "variant",
-        "parameters",
-        "loss",
-        "tokens/s",
-    ]
-    assert re.search(r"^\| one +\| +7 \| 1.2500 \| +3 \|$", Results([row])._repr_markdown_(), re.M)
 
 
 def test_a_difference_is_printed_by_its_numbers(mlp):

@@ -24,7 +24,7 @@ APPLICATIONS = {
     "MobileNetV2": [2, 3, 2, 2],
     "ResNet50": [3, 4, 6, 3],
     "ResNet152": [3, 8, 36, 3],
-    "NASNetMobile": [3, 3],  # the last stage is not found
+    "NASNetMobile": [3, 3, 3],  # the first of four cells halves or projects its second input
     "VGG16": [2, 2, 3],
     "Xception": [8],
 }

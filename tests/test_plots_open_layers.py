@@ -47,7 +47,7 @@ def test_a_composite_layer_that_declares_attention_stays_closed(name):
 
 
 @pytest.mark.parametrize("name", ["Mixer", "MixerAttention"])
-def test_attention_layers_of_keras_and_keras_hub_and_their_subclasses_stay_closed(name):
+def test_attention_layers_of_query_and_value_stay_closed_and_those_of_one_tensor_are_opened(name):
     from keras_hub.src.models.llama.llama_attention import LlamaAttention
 
     attention, llama = (type(name, (c,), {}) for c in (layers.MultiHeadAttention, LlamaAttention))
@@ -56,7 +56,7 @@ def test_attention_layers_of_keras_and_keras_hub_and_their_subclasses_stay_close
     y = llama(num_query_heads=3, num_key_value_heads=1, name="second")(y)
     model = keras.Model(x, y)
     nodes = plots.read_graph(model, open_layers=True).nodes
-    assert [node.id for node in nodes] == ["x", "first", "second"]
+    assert [node.id for node in nodes][:3] == ["x", "first", "second.query"]
 
 
 @pytest.mark.parametrize("name", ["Block", "Tower"])
@@ -281,3 +281,93 @@ def test_a_layer_that_returns_its_input_is_found_by_calling_it(make, is_identity
     model, records = keras.Model(x, merged), len(OUTER._inbound_nodes)
     assert len(plots.skip_paths(plots.read_graph(model))) == is_identity
     assert len(OUTER._inbound_nodes) == records
+
+
+# What `call` computes beside symbolic tensors
+
+
+def by_the_backend(x):
+    """A function that takes no symbolic tensors."""
+    from keras.src import backend
+
+    return backend.nn.relu(x)
+
+
+def step_by_step(x):
+    for _ in range(60):
+        x = ops.tanh(x)
+    return x
+
+
+class Residual(layers.Layer):
+    """x + dense(function(x)), with a table of positions that is looked up by an array."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+        self.dense = layers.Dense(7, name="projection")
+        self.table = layers.Embedding(5, 7, name="table")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.table.build()
+
+    def call(self, x):
+        y = by_the_backend(x) if self.function == "backend" else step_by_step(x)
+        return x + self.dense(y) + self.table(ops.arange(5))
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "reason"),
+    [
+        ("backend", "by_the_backend#1", "takes no symbolic tensors"),
+        ("loop", "step_by_step#1", "repeats its calls, as a loop does"),
+    ],
+)
+def test_a_function_of_the_backend_or_with_a_loop_is_one_call(function, name, reason):
+    x = keras.Input((5, 7), name="x")
+    model = keras.Model(x, Residual(function, name="one")(x))
+    graph = plots.read_graph(model, open_layers=True)
+    assert {f"one.{name}", "one.projection", "one.table"} < set(graph.index)
+    assert graph.node("one.table").constants[0].pattern == "counting"
+    assert graph.parameters == model.count_params() == 7 * 8 + 5 * 7
+    assert len(plots.skip_paths(graph)) == 1
+    (note,) = graph.notes
+    assert note.about == (f"one.{name}",)
+    assert reason in note.text
+    batch = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
+    opened, closed = (
+        plots.activations(given, model=model, inputs=batch).overlay("activation RMS")
+        for given in (graph, plots.read_graph(model))
+    )
+    ends = (overlay.number([*overlay.values.values()][-1]) for overlay in (opened, closed))
+    assert next(ends) == pytest.approx(next(ends), rel=1e-5)
+
+
+class Halves(layers.Layer):
+    """Two layers, of which each call uses one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.up, self.down = layers.Dense(11, name="up"), layers.Dense(7, name="down")
+
+    def build(self, shape):
+        self.up.build((None, 7))
+        self.down.build((None, 11))
+
+    def call(self, x, first=True):
+        return self.up(x) if first else self.down(x)
+
+
+def test_a_layer_opens_if_its_calls_together_take_all_of_its_weights():
+    x = keras.Input((7,), name="x")
+    halves = Halves(name="both")
+    model = keras.Model(x, halves(halves(x), first=False))
+    graph = plots.read_graph(model, open_layers=True)
+    assert list(graph.index) == ["x", "both.up", "both@2.down"]
+    assert graph.parameters == model.count_params()
+    other = keras.Model(x, Halves(name="both")(x))
+    graph = plots.read_graph(other, open_layers=True)
+    assert list(graph.index) == ["x", "both"]
+    assert graph.parameters == other.count_params()
+    assert "no call inside takes its weight" in graph.notes[0].text

@@ -349,6 +349,7 @@ def test_losses_by_name_have_the_order_of_the_outputs():
 # Constants
 
 POSITIONS = np.arange(17)[:, None] / 10000 ** (np.arange(4) / 4)
+ONE = "sinusoids of one frequency"
 UNEQUAL = np.arange(5)[:, None] / 10_000 ** (2 * np.arange(8) / 8)  # no two angles are equal
 
 
@@ -367,7 +368,11 @@ UNEQUAL = np.arange(5)[:, None] / 10_000 ** (2 * np.arange(8) / 8)  # no two ang
         (np.where(np.arange(8) % 2, np.cos(UNEQUAL), np.sin(UNEQUAL))[None], "sinusoids"),
         (np.eye(7), ""),
         (np.where(np.tri(7, 7, 1) - np.tri(7, 7, -2), 0.0, -1e9), ""),
-        (-abs(np.arange(7.0) - np.arange(7.0)[:, None]), ""),
+        (-abs(np.arange(7.0) - np.arange(7.0)[:, None]), "biases by distance"),
+        (np.where(np.tri(7, k=1), 0.0, -1e9), "hides the upper triangle but the first diagonal"),
+        (np.where(np.tri(7), -1e9, 0.0), "hides the lower triangle and the diagonal"),
+        (np.tri(7, k=-1), "strictly lower triangular"),
+        (np.where(np.arange(8) % 2, *(f(POSITIONS[:, :1]) for f in (np.cos, np.sin))), ONE),
         (np.arange(35.0).reshape(5, 7), ""),
         (np.zeros((0, 7)), ""),
     ],

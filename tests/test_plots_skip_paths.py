@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import plots_models
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import plots
 from plots.skips import mark_skip_paths, residual_streams, stream_edges
@@ -354,3 +354,41 @@ def test_two_halves_have_a_stream_each():
     graph = mark_skip_paths(plots.read_graph(keras.Model(x, [a, b])))
     streams = residual_streams(graph)
     assert [(stream.root, len(stream.paths)) for stream in streams] == [("split#1", 3)] * 2
+
+
+# Sums that are no residual blocks
+
+
+def block(x, width=6):
+    return layers.Dense(width)(layers.Dense(13, activation="gelu")(x))
+
+
+def interpolated(x, y):
+    """y + g * (x - y), where y depends on x."""
+    y = block(x)
+    return y + layers.Dense(6, activation="sigmoid")(y) * (x - y)
+
+
+def masked_interpolation(x, mask):
+    return x + (block(x) - x) * mask
+
+
+def detached(x, _):
+    """What is predicted from the output of a block, without a gradient, is added to it."""
+    return x + block(ops.stop_gradient(x))
+
+
+@pytest.mark.parametrize("make", [interpolated, masked_interpolation, detached])
+def test_interpolations_and_detached_branches_are_no_skip_paths(make):
+    x, y = (keras.Input((5, 6), name=name) for name in "xy")
+    assert plots.skip_paths(plots.read_graph(keras.Model([x, y], make(x, y)))) == ()
+
+
+def test_positions_of_queries_that_depend_on_an_input_are_injected_again_in_every_sublayer():
+    x, boxes = keras.Input((5, 6), name="x"), keras.Input((5, 4), name="boxes")
+    y, positions = x, block(boxes)
+    for _ in range(2):
+        query = y + positions
+        y = layers.LayerNormalization()(y + layers.MultiHeadAttention(2, 3)(query, y))
+    graph = plots.read_graph(keras.Model([x, boxes], y))
+    assert [path.source for path in plots.skip_paths(graph)] == ["x", "layer_normalization#1"]

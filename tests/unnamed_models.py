@@ -399,7 +399,7 @@ REPEATED: dict[Callable[..., keras.Model], list[int]] = {
     wave_net: [5],
     wave_net_with_sums: [3],
     pyramid_net: [5, 5],
-    rev_net: [3],
+    rev_net: [4],
     alternating: [3],
     cross_network: [4],
     film: [4],

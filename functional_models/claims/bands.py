@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from functional_models.claims.claim import AGREES, DISAGREES, NOT_DECIDED
-
-SIGNIFICANT = 0.05
-"""Two-sided p below which a difference between paired runs is not noise."""
+from functional_models.studies.statistics import LEVEL, differences
 
 
 def verdict_of(holds: bool) -> str:
@@ -57,23 +55,17 @@ class Paired:
 
     def sign(self) -> int:
         """Return the sign of a significant difference, and 0 for one within the noise."""
-        return int(np.sign(self.mean)) if self.p < SIGNIFICANT else 0
+        return int(np.sign(self.mean)) if self.p < LEVEL else 0
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
-    """Return the paired t-test of two samples of equal length, at least 2.
-
-    Samples with one constant difference have no noise, so p is 0, or 1 if they are equal.
-    """
-    from scipy.stats import ttest_rel
-
-    differences = np.subtract(a, b)
-    mean = float(differences.mean())
-    if np.ptp(differences) <= 1e-12 * np.abs(a).max():  # rounding
-        return Paired(mean, mean, mean, float(mean == 0))
-    test = ttest_rel(a, b)
-    low, high = test.confidence_interval(0.95)
-    return Paired(mean, float(low), float(high), float(test.pvalue))
+    """Return the paired t-test of two samples of equal length, at least 2."""
+    values = {"a": dict(enumerate(a)), "b": dict(enumerate(b))}
+    found = differences(values, "b")["a"]
+    assert found is not None
+    assert found.interval is not None
+    assert found.p is not None
+    return Paired(found.mean, *found.interval, found.p)
 
 
 def is_below(test: Paired) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import builders
+from functional_models.seeding import own_random
 from plots.measuring.execution import gradient
 
 if TYPE_CHECKING:
@@ -147,11 +148,10 @@ def gradients_by_block(spec: builders.TransformerSpec, seed: int) -> list[float]
     The model is new, with the initializer of its spec, and the loss is the mean cross-entropy of
     random tokens.
     """
-    import keras
     from keras import ops
 
-    keras.utils.set_random_seed(seed)
-    model = builders.build(spec)
+    with own_random(seed):
+        model = builders.build(spec)
     random = np.random.default_rng(seed)
     source, target = (
         random.integers(spec.vocabulary_size, size=(4, n)).astype("int32")

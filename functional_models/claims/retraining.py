@@ -14,6 +14,7 @@ from functional_models.claims.tasks import Run, Task
 from functional_models.compiled import to_numpy
 from functional_models.recipe import Recipe
 from functional_models.schedules import make_optimizer
+from functional_models.seeding import own_random
 from functional_models.training import evaluate
 from functional_models.training_graph import TrainingGraph, result_metrics
 
@@ -62,8 +63,8 @@ class RetrainedModel:
         )
 
     def _start(self, seed: int) -> None:
-        keras.utils.set_random_seed(seed)
-        self._model.set_weights(builders.build(self._spec).get_weights())
+        with own_random(seed):
+            self._model.set_weights(builders.build(self._spec).get_weights())
         for variable, value in zip(self._optimizer.variables, self._at_start, strict=True):
             variable.assign(value)
 

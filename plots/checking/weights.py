@@ -10,8 +10,8 @@ from plots.annotations import Note, counted
 from plots.attentions import attentions_with_masks
 from plots.checking.results import Check
 from plots.checking.trials import Trial
+from plots.diagnosis.gradient_rules import NOT_DIFFERENTIABLE
 from plots.diagnosis.rules import named
-from plots.diagnosis.signal_rules import NOT_DIFFERENTIABLE
 from plots.graph import Graph, Node
 from plots.layers import is_norm, is_softmax
 from plots.measuring.execution import as_array, gradient, is_float, run_calls

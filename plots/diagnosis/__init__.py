@@ -25,12 +25,17 @@ from plots.annotations import Note, counted
 from plots.diagnosis import (  # noqa: F401 - they register their rules
     attention_rules,
     cross_attention_rules,
+    embedding_rules,
+    gradient_rules,
     head_rules,
     mask_rules,
     merge_rules,
     norm_rules,
+    placement_rules,
+    position_rules,
+    recurrent_rules,
     score_mask_rules,
-    signal_rules,
+    skip_path_rules,
 )
 from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.description import classes_in_words, description_of

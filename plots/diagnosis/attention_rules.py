@@ -6,20 +6,17 @@ import math
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.attentions import (
-    Attention,
-    attentions_with_masks,
-    permutation,
-    softmax_axes,
-)
+from plots.attention_parts import Attention, permutation
+from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
-from plots.diagnosis.projections import projection_behind, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.projections import projection_behind, scalar_factor, up_to_weights
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_additive_merge
-from plots.traversal import Reachability, once_per_graph, reachability
+from plots.layers import FUSED_ATTENTION, is_additive_merge
+from plots.softmaxes import softmax_axes
+from plots.traversal import reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
 _SCALE = f"{_VASWANI}.1; T5 (Raffel et al. 2020) has no scale, muP (Yang et al. 2022) has 1/h"
@@ -126,9 +123,9 @@ def _summed_by_product(graph: Graph, node: Node, edge: Edge) -> tuple[set[int], 
     """Return the axes of an input of a product that are summed with the other, and alone."""
     edges = [e for e in graph.incoming[node.id] if not e.implicit]
     rank = len(edge.tensor.shape)
-    if node.class_name == "Matmul":
+    if node.operation == "Matmul":
         return {rank - 1 if edge.port == "x1" else rank - 2}, set()
-    if node.class_name not in EQUATIONS or len(edges) != 2:
+    if node.operation not in EQUATIONS or len(edges) != 2:
         return None
     axes = {e.port: tuple(range(len(e.tensor.shape))) for e in edges}
     call = CallWithAxes(node, axes, (tuple(range(len(node.outputs[0].shape))),))
@@ -152,13 +149,46 @@ def _is_attended(graph: Graph, attention: Attention, over: set[int]) -> bool:
     return len(origins) > 3 or any("position" in kinds(origins[axis]) for axis in over)
 
 
+@diagnosis_rule("one_key")
+def one_key(graph: Graph) -> Iterator[Note]:
+    """An attention in one call has a single key, whose weight is always 1."""
+    places: dict[bool, list[str]] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        if attention.is_one_call and attention.has_known_masks and _has_one_key(graph, attention):
+            places.setdefault(attention.is_self, []).append(attention.id)
+    for is_self, ids in places.items():
+        text = (
+            f"A softmax over an axis of size 1: {doing(graph, ids, 'attend')} to one key, whose "
+            "weight is always 1, so that the output is the projected value, and queries and keys "
+            "change nothing."
+        )
+        if is_self:
+            yield finding(
+                ids,
+                f"{text} Attend over the axis that has several positions: (b, t, d), with t > 1.",
+                f"{_VASWANI}.1",
+            )
+        else:
+            yield remark(ids, f"{text} To add one vector, a Dense is enough.", f"{_VASWANI}.1")
+
+
+def _has_one_key(graph: Graph, attention: Attention) -> bool:
+    node, shape = graph.node(attention.id), attention.keys[0].tensor.shape
+    if any("cache" in edge.port for edge in graph.incoming[node.id]) or len(shape) < 3:
+        return False
+    axes = node.config.get("attention_axes") or range(1, len(shape) - 1)
+    if node.is_a(FUSED_ATTENTION):
+        axes = [1]
+    return all(shape[axis] == 1 for axis in ([axes] if isinstance(axes, int) else axes))
+
+
 @diagnosis_rule("heads_and_positions_mixed")
 def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
     """A reshape before or after an attention cuts up the positions, and joins them to features."""
     attentions = attentions_with_masks(graph)[0]
     places: dict[str, list[str]] = {}
     for node in graph.nodes:
-        if node.class_name == "Reshape" and _mixes(graph, node):
+        if node.operation == "Reshape" and _mixes(graph, node):
             before = [a.id for a in attentions if _is_near(graph, node.id, a)]
             if before:
                 places.setdefault(before[0], []).append(node.id)
@@ -192,15 +222,10 @@ def _mixes(graph: Graph, reshape: Node) -> bool:
 
 def _is_near(graph: Graph, place: str, attention: Attention) -> bool:
     """Return whether only calls without weights are between a call and an attention."""
-    near = _between_weights(graph)
+    near = up_to_weights(graph)
     ends = {attention.output, attention.id, attention.scores} - {""}
     behind, ahead = set(near.ancestors(place)), set(near.descendants(place))
     return attention.output in behind or bool(ends & ahead)
-
-
-@once_per_graph
-def _between_weights(graph: Graph) -> Reachability:
-    return Reachability(graph, stop=lambda node: node.parameters > 0)
 
 
 @diagnosis_rule("attention_over_the_batch")
@@ -290,7 +315,7 @@ def _scale_in_words(graph: Graph, attention: Attention) -> str:
     edges = (attention.query, attention.keys[0])
     factors: list[float] = []
     if attention.is_one_call:
-        if scores.class_name != "DotProductAttention":
+        if scores.operation != "DotProductAttention":
             return ""
         given = scores.config.get("scale")
         size = edges[0].tensor.shape[-1]
@@ -308,7 +333,7 @@ def _scale_in_words(graph: Graph, attention: Attention) -> str:
         for node_id in attention.masking:
             node = graph.node(node_id)
             factor = scalar_factor(node)
-            if factor is None and node.class_name in ("Multiply", "Divide", "TrueDivide"):
+            if factor is None and node.operation in ("Multiply", "Divide", "TrueDivide"):
                 return ""  # a learned temperature, or a mask
             factors += [factor] if factor is not None else []
     if not isinstance(size, int) or size < 2:

@@ -77,7 +77,7 @@ def _of_outputs(node: Node, given: Mapping[str, tuple[Origin, ...]]) -> list[tup
         return [_of_input(node, n, tensor.shape) for n, tensor in enumerate(node.outputs)]
     first = next(iter(given.values()))
     shape = node.outputs[0].shape
-    if node.class_name in ("Flatten", "Reshape") and len(given) == 1 and _is_known(first, shape):
+    if node.operation in ("Flatten", "Reshape") and len(given) == 1 and _is_known(first, shape):
         return [regrouped(first, shape)]
     unions = AxisUnions()
     inputs = {
@@ -124,7 +124,7 @@ def _fresh(
         kind = own.pop() if len(own) == 1 else ""
     elif node.parameters or node.shared_parameters:
         kind = "feature"
-    is_repeated = node.class_name in _REPEATS and (
+    is_repeated = node.operation in _REPEATS and (
         len(first) != rank or part_size(first[place]) == 1
     )
     return (Part(frozenset({(node.id, number, place)}), kind, _size(size), is_repeated),)

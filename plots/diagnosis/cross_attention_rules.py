@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.attentions import Attention, attentions_with_masks
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.attention_parts import Attention
+from plots.attentions import attentions_with_masks
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph
 from plots.layers import is_additive_merge
 from plots.skips import residual_streams
@@ -37,8 +38,8 @@ def queries_from_the_memory(graph: Graph) -> Iterator[Note]:
     if found:
         yield finding(
             [*found, *found.values()],
-            f"Queries and memory are swapped: {named(graph, [*found])} takes its queries from "
-            "another sequence and its keys and values from the residual stream, and its output, "
+            f"Queries and memory are swapped: {doing(graph, [*found], 'take')} queries from "
+            "another sequence, and keys and values from the residual stream, and the output, "
             f"which has the positions of the queries, is added to that stream at "
             f"{named(graph, [*found.values()])}. Queries come from the stream, keys and values "
             "from the memory: attention(x, memory).",
@@ -59,7 +60,7 @@ def keys_and_values_swapped(graph: Graph) -> Iterator[Note]:
     """Positions are added to queries and values, and not to keys, as in attention(q, k, v)."""
     found = []
     for attention in attentions_with_masks(graph)[0]:
-        if not attention.is_one_call or not attention.values:
+        if not (attention.is_one_call and attention.has_known_masks and attention.values):
             continue
         key, value, query = attention.keys[0], attention.values[0], attention.query
         added = _added_to(graph, value, (key.source, key.output))
@@ -68,8 +69,8 @@ def keys_and_values_swapped(graph: Graph) -> Iterator[Note]:
     if found:
         yield finding(
             found,
-            f"Keys and values are swapped: {named(graph, found)} takes values with something "
-            "added, as its queries have it, and keys without. Keras takes the value before the "
+            f"Keys and values are swapped: {doing(graph, found, 'take')} values with something "
+            "added, as the queries have it, and keys without. Keras takes the value before the "
             "key: attention(query, value, key), or attention(query, key=k, value=v).",
             _ORDER,
         )
@@ -101,7 +102,7 @@ def causal_cross_attention(graph: Graph) -> Iterator[Note]:
             places.setdefault(mixes, []).append(attention.id)
     for mixes, ids in places.items():
         text = (
-            f"A causal mask on a cross-attention: {named(graph, ids)} hides keys by their index "
+            f"A causal mask on a cross-attention: {doing(graph, ids, 'hide')} keys by their index "
             "in another sequence"
         )
         if mixes:

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
+from plots.attention_parts import Attention
 from plots.attentions import (
-    Attention,
     Masked,
     attentions_with_masks,
     has_way_around,
     position_flow,
 )
 from plots.diagnosis.closed import closed_layers
+from plots.diagnosis.placement_rules import meets_a_norm
 from plots.diagnosis.rules import listed
-from plots.diagnosis.signal_rules import meets_a_norm
 from plots.graph import Graph, Node
 from plots.layers import is_norm
 from plots.positions import kinds_of_positions
@@ -102,7 +102,11 @@ def _is_transformer(
     pairs = pairwise(own)
     is_deep = any(flow.depends(after.query.source, on=before.output) for before, after in pairs)
     has_projections = any(node.is_a(_PROJECTIONS) for node in graph.nodes)
-    return is_deep and has_projections and not graph.skip_paths and not convolutions
+    is_around_projections = all(
+        any(graph.node(node_id).is_a(_PROJECTIONS) for node_id in path.bypassed)
+        for path in graph.skip_paths
+    )
+    return is_deep and has_projections and is_around_projections and not convolutions
 
 
 def _of_transformer(
@@ -120,9 +124,12 @@ def _of_transformer(
         counted(_number_of_blocks(own), f"{part} block" if part and len(parts) > 1 else "block")
         for part, own in parts.items()
     )
-    residual = f" with {counted(len(paths), 'residual path')}" if paths else " with no skip paths"
-    if not paths and _has_other_streams(graph, attentions):
-        residual = ""
+    residual = f" with {counted(len(paths), 'residual path')}"
+    if not paths:
+        others = counted(len(graph.skip_paths), "residual path")
+        residual = f" with {others}, none past an attention" if graph.skip_paths else ""
+        if not graph.skip_paths and not _has_other_streams(graph, attentions):
+            residual = " with no skip paths"
     clauses = [
         f"{' and '.join(blocks)}{residual}{_final_norm_in_words(graph, streams)}",
         _attentions_in_words(graph, parts, masked),
@@ -167,7 +174,7 @@ def _parts(
     is_read = any(
         flow.depends(source, on=attention.output)
         for cross in crosses
-        for source in cross.memory
+        for source in (*cross.memory, cross.query.source)  # also if the two are swapped
         for attention in encoder
     )
     has_own = any(attention.is_self for attention in decoder)
@@ -183,7 +190,7 @@ def _title(
     """Return "Transformer", and what the masks show it to be."""
     if len(parts) > 1:
         return "Transformer encoder-decoder"
-    causal = {masked[a.id].causal for own in parts.values() for a in own if a.is_self}
+    causal = {_is_causal(masked[a.id]) for own in parts.values() for a in own if a.is_self}
     if causal == {True}:
         return "Transformer decoder"
     return "Transformer encoder" if causal == {False} and not crosses else "Transformer"
@@ -228,11 +235,16 @@ def _attentions_in_words(
         selves = [attention for attention in own if attention.is_self]
         if channels := [a for a in selves if _is_between_channels(graph, a)]:
             kinds.append(f"attention between channels{where}")
-        rest = [masked[a.id].causal for a in selves if a not in channels]
+        rest = [_is_causal(masked[a.id]) for a in selves if a not in channels]
         if rest:
             kinds.append(f"{_direction_in_words(rest)}{where}")
     has_cross = any(not attention.is_self for own in parts.values() for attention in own)
     return ", ".join(kinds + ["cross-attention"] * has_cross)
+
+
+def _is_causal(masked: Masked) -> bool | None:
+    """Return whether an attention is causal; None if it is neither, nor sees both directions."""
+    return None if masked.direction == "later" else masked.causal
 
 
 def _direction_in_words(causal: Sequence[bool | None]) -> str:
@@ -330,7 +342,7 @@ def _may_hide_blocks(graph: Graph, closed: Sequence[Node], streams: Sequence[Str
     number = sum(len(stream.paths) for stream in streams)
     size = sum(node.parameters for node in nodes) / max(number, 1)
     large = [n for n in closed if n.kind == "model" or n.parameters >= size]
-    return any(node.call_class or node.class_name not in _EMBEDDINGS for node in large)
+    return any(node.call_class or node.operation not in _EMBEDDINGS for node in large)
 
 
 def _of_partly_opened(
@@ -349,14 +361,14 @@ def _of_partly_opened(
 
 def _are_transformer_layers(closed: Sequence[Node]) -> bool:
     """Return whether closed layers are those of KerasHub that are Transformer blocks."""
-    others = [node for node in closed if node.call_class or node.class_name not in _EMBEDDINGS]
+    others = [node for node in closed if node.call_class or node.operation not in _EMBEDDINGS]
     return bool(others) and all(
-        not node.call_class and node.class_name in _TRANSFORMER_LAYERS for node in others
+        not node.call_class and node.operation in _TRANSFORMER_LAYERS for node in others
     )
 
 
 def _of_transformer_layers(graph: Graph, closed: Sequence[Node]) -> str:
-    blocks = [node for node in closed if node.class_name in _TRANSFORMER_LAYERS]
+    blocks = [node for node in closed if node.operation in _TRANSFORMER_LAYERS]
     kinds = [k for k in ("Encoder", "Decoder") if any(k in node.class_name for node in blocks)]
     first = {node.config.get("normalize_first") for node in blocks}
     norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""

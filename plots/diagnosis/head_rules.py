@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.projections import past_dropouts
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Graph, Loss, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
@@ -21,6 +22,7 @@ _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/ke
 _LOSSES = "Keras API, keras.io/api/losses/probabilistic_losses"
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
 _FROZEN = "Keras guide, keras.io/guides/transfer_learning; github.com/keras-team/keras/issues/4674"
+_DROPPED = "Srivastava et al. 2014, Dropout, section 4"
 _CLIPPED = frozenset({"relu", "relu6"})
 _BENT = _CLIPPED | {"celu", "elu", "gelu", "leaky_relu", "mish", "selu", "silu", "swish", "tanh"}
 _NAMES = {"relu": "ReLU", "relu6": "ReLU6", "tanh": "tanh"}
@@ -138,7 +140,7 @@ def _on_classes(graph: Graph, output: str, loss: Loss) -> Note | None:
 def softmax_of_softmax(graph: Graph) -> Iterator[Note]:
     """A softmax or sigmoid takes the probabilities of another one."""
     for node in graph.nodes:
-        activation = activation_of(node) if node.class_name not in LINEAR_PROJECTIONS else ""
+        activation = activation_of(node) if node.operation not in LINEAR_PROJECTIONS else ""
         if activation not in ("softmax", "sigmoid") or len(graph.incoming[node.id]) != 1:
             continue
         before = graph.node(graph.incoming[node.id][0].source)
@@ -153,6 +155,24 @@ def softmax_of_softmax(graph: Graph) -> Iterator[Note]:
                 "equal. Leave one of the two out.",
                 _SOFTMAX,
             )
+
+
+@diagnosis_rule("clipped_logits")
+def clipped_logits(graph: Graph) -> Iterator[Note]:
+    """The softmax or sigmoid of a head takes the output of a ReLU."""
+    for output, _ in dict.fromkeys(graph.outputs):
+        last = _last_call(graph, output)
+        activation = activation_of(last) if last.operation not in LINEAR_PROJECTIONS else ""
+        if activation in ("softmax", "sigmoid") and len(graph.incoming[last.id]) == 1:
+            before = _last_call(graph, graph.incoming[last.id][0].source)
+            if activation_of(before) in _CLIPPED:
+                yield finding(
+                    [last.id, before.id],
+                    f"ReLU on logits: {named(graph, [last.id])} takes the output of "
+                    f"{named(graph, [before.id])}, which has no negative numbers, so that the "
+                    f"{activation} cannot make a class unlikely. Leave the ReLU out.",
+                    _SOFTMAX,
+                )
 
 
 @diagnosis_rule("softmax_over_one")
@@ -180,7 +200,7 @@ def norm_on_logits(graph: Graph) -> Iterator[Note]:
     losses = dict(zip(graph.outputs, graph.losses, strict=False))
     for place in graph.outputs:
         last, loss = _last_call(graph, place[0]), losses.get(place)
-        is_softmax_ = activation_of(last) == "softmax" and last.class_name not in LINEAR_PROJECTIONS
+        is_softmax_ = activation_of(last) == "softmax" and last.operation not in LINEAR_PROJECTIONS
         if is_softmax_ and graph.incoming[last.id]:
             last = _last_call(graph, graph.incoming[last.id][0].source)
         elif loss is None or not loss.from_logits:
@@ -196,6 +216,48 @@ def norm_on_logits(graph: Graph) -> Iterator[Note]:
                     "of the model, is lost. Norms belong before the last layer.",
                     _SOFTMAX,
                 )
+
+
+@diagnosis_rule("hidden_softmax")
+def hidden_softmax(graph: Graph) -> Iterator[Note]:
+    """A hidden layer ends with a softmax, and a Dense takes its output."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.is_a({"Dense"}) and graph.incoming[node.id]:
+            before = past_dropouts(graph, graph.incoming[node.id][0], only=True)
+            if before is not None and activation_of(before) == "softmax":
+                places[before.id] = node.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A softmax in a hidden layer: {doing(graph, [*places], 'return')} probabilities, "
+            f"which sum to 1 and are small, to {named(graph, [*places.values()])}. It belongs to "
+            "the last layer; take a ReLU here, unless a choice is meant.",
+            _SOFTMAX,
+        )
+
+
+@diagnosis_rule("dropout_on_logits")
+def dropout_on_logits(graph: Graph) -> Iterator[Note]:
+    """A dropout on the output of the last layer."""
+    places: dict[str, str] = {}
+    for output, _ in graph.outputs:
+        node = graph.node(output)
+        while node.id not in places and len(graph.incoming[node.id]) == 1:
+            before = graph.node(graph.incoming[node.id][0].source)
+            if node.is_a({"Dropout"}) and before.is_a({"Dense"}) and node.config.get("rate"):
+                places[node.id] = before.id
+            elif node.class_name not in ("Activation", "Softmax", *_DROPOUTS):
+                break
+            node = before
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A dropout on logits: {doing(graph, [*places], 'set')} numbers of the output of "
+            f"{named(graph, [*places.values()])} to 0 in training, also that of the right class. "
+            "Dropouts belong before the last layer.",
+            _DROPPED,
+        )
 
 
 @diagnosis_rule("all_frozen")
@@ -219,6 +281,8 @@ def activation_of(node: Node) -> str:
         return "softmax"
     if node.is_a(LINEAR_PROJECTIONS | {"Activation"}):
         return node.activation or ""
+    if node.call_class:
+        return ""
     name = node.class_name.lower()
     names = {"leakyrelu": "leaky_relu", "logsoftmax": "log_softmax"}
     known = _BENT | {"sigmoid", "log_softmax"}
@@ -230,7 +294,7 @@ def _last_call(
 ) -> Node:
     """Return the call that computes the numbers of an output, past changes of their layout."""
     node = graph.node(output)
-    while is_identity_like(node) or node.class_name in layout - {"ExpandDims", "Ravel"}:
+    while is_identity_like(node) or node.operation in layout - {"ExpandDims", "Ravel"}:
         if not graph.incoming[node.id]:
             break
         node = graph.node(graph.incoming[node.id][0].source)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from plots.annotations import Note
-from plots.attentions import Attention, Masked, attentions_with_masks
+from plots.attention_parts import Attention
+from plots.attentions import Masked, attentions_with_masks
 from plots.diagnosis.closed import is_closed
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
@@ -244,7 +245,7 @@ def _joined(sequences: Sequence[_Sequence]) -> _Sequence:
 def _keeps_positions(node: Node) -> bool:
     """Return whether each position of an output is computed from the same one of the input."""
     tensor = node.outputs[0]
-    joins = node.class_name in ("Concatenate", "Stack") and node.config.get("axis") != -1
-    moves = node.class_name in ("Flatten", "GetItem", "Slice", "Take") or node.is_a(_CONVOLUTIONS)
+    joins = node.operation in ("Concatenate", "Stack") and node.config.get("axis") != -1
+    moves = node.operation in ("Flatten", "GetItem", "Slice", "Take") or node.is_a(_CONVOLUTIONS)
     has_positions = len(tensor.shape) > 2 or "float" not in tensor.dtype
     return has_positions and not (joins or moves or node.is_a(RESAMPLING))

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from plots.annotations import Note, SkipPath
+from plots.diagnosis.head_rules import activation_of
 from plots.diagnosis.projections import DROPOUTS, past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
+    LINEAR_PROJECTIONS,
     is_additive_merge,
     is_identity_like,
     is_linear_projection,
@@ -19,8 +21,11 @@ from plots.layers import (
     merge_sign,
 )
 from plots.skips import residual_streams
+from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
+_IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
+_U_NET = "Ronneberger et al. 2015, U-Net, section 2"
 _LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
 _DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
 _DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
@@ -46,13 +51,41 @@ def added_twice(graph: Graph) -> Iterator[Note]:
                 f"{named(graph, twice)} {max(terms.values())} times. Add it once: x + f(x)."
             )
         else:
-            verb = "subtracts" if is_subtraction(merges[0]) else "adds"
+            verb = "subtract" if is_subtraction(merges[0]) else "add"
             text = (
-                f"A tensor added to itself: {named(graph, ids)} {verb} {named(graph, twice)} "
-                f"{'from' if verb == 'subtracts' else 'to'} itself, so what should have been the "
-                "other input is lost. Merge the input of a sublayer and its output: x + f(x)."
+                f"A tensor added to itself: {doing(graph, ids, verb)} {named(graph, twice)} "
+                f"{'from' if is_subtraction(merges[0]) else 'to'} itself, so what should have been "
+                "the other input is lost. Merge the input of a sublayer and its output: x + f(x)."
             )
         yield finding([*ids, *twice], text, _RESIDUAL)
+
+
+@diagnosis_rule("joined_with_itself")
+def joined_with_itself(graph: Graph) -> Iterator[Note]:
+    """Features are concatenated with themselves, and a layer with weights takes them."""
+    flow, places = data_flow(graph), {}
+    for node in graph.nodes:
+        rank = len(node.outputs[0].shape)
+        is_join = node.is_a({"Concatenate"}) and node.config.get("axis", -1) in (-1, rank - 1)
+        given = {
+            (edge.source, edge.output) for edge in graph.incoming[node.id] if not edge.implicit
+        }
+        if not is_join or len(given) != 1 or any(c.shape for c in node.constants):
+            continue
+        ((source, _),) = given
+        before = [graph.node(i) for i in (source, *flow.ancestors(source))]
+        takers = [graph.node(i) for i in flow.takers(node.id, 0)]
+        is_hidden = any(n.parameters for n in before) and flow.depends_on_input(source)
+        if is_hidden and takers and all(taker.is_a(LINEAR_PROJECTIONS) for taker in takers):
+            places[node.id] = source
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"A tensor joined with itself: {doing(graph, [*places], 'concatenate')} "
+            f"{named(graph, [*places.values()])} with the same tensor, so that what should have "
+            "been the other input, such as a skip path, is lost.",
+            _U_NET,
+        )
 
 
 def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
@@ -73,20 +106,42 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
 @diagnosis_rule("linear_after_linear")
 def linear_after_linear(graph: Graph) -> Iterator[Note]:
     """Two projections with no activation between them are one, unless the first is narrower."""
+    pairs: dict[str, tuple[str, bool]] = {}  # id of the second -> first, whether it is wide
     for node in graph.nodes:
         first = _linear_before(graph, node)
-        if first is None:
-            continue
-        width, inner = graph.incoming[first.id][0].tensor.shape[-1], first.outputs[0].shape[-1]
-        outer = node.outputs[0].shape[-1]
-        if width and inner and outer and inner >= max(width, outer):
+        if first is not None and not _is_last_of_its_kind(graph, first, node):
+            width, inner, outer = _widths(graph, first, node)
+            if width and inner and outer and inner >= min(width, outer):
+                pairs[node.id] = first.id, inner >= max(width, outer)
+    for second, (first_id, is_wide) in pairs.items():
+        if is_wide or first_id in pairs or second in [first for first, _ in pairs.values()]:
+            width, inner, outer = _widths(graph, graph.node(first_id), graph.node(second))
             yield finding(
-                [first.id, node.id],
-                f"No activation between {named(graph, [first.id])} and {named(graph, [node.id])}: "
+                [first_id, second],
+                f"No activation between {named(graph, [first_id])} and {named(graph, [second])}: "
                 f"two linear maps in series, {width} to {inner} to {outer}, compute no more than "
                 f"one from {width} to {outer}. Give the first one an activation.",
                 _LINEAR,
             )
+
+
+def _widths(graph: Graph, first: Node, second: Node) -> tuple[int | None, ...]:
+    before = graph.incoming[first.id][0].tensor
+    return tuple(t.shape[-1] for t in (before, first.outputs[0], second.outputs[0]))
+
+
+def _is_last_of_its_kind(graph: Graph, first: Node, second: Node) -> bool:
+    """Return whether equal calls elsewhere have another taker, which the last block lacks.
+
+    In WaveNet, the output of a block goes to the next block and to the sum of all blocks.
+    """
+    for node in graph.nodes:
+        if node.id != first.id and _kind(node) == _kind(first):
+            takers = {graph.node(edge.target).id for edge in graph.outgoing[node.id]}
+            others = [i for i in takers if _kind(graph.node(i)) != _kind(second)]
+            if others and len(takers) > len(others):
+                return True
+    return False
 
 
 def _linear_before(graph: Graph, node: Node) -> Node | None:
@@ -110,6 +165,26 @@ def _is_pointwise(node: Node) -> bool:
     sizes = {*node.config.get("kernel_size", ()), *node.config.get("strides", ())}
     is_last = node.config.get("data_format") == "channels_last"
     return sizes == {1} and is_last and node.config.get("groups", 1) == 1
+
+
+@diagnosis_rule("branch_ends_with_relu")
+def branch_ends_with_relu(graph: Graph) -> Iterator[Note]:
+    """The branches of residual blocks end with a ReLU, so that they can only add."""
+    places: dict[str, None] = {}
+    for path in graph.skip_paths:
+        ends = [e for e in graph.incoming[path.target] if e.source in path.bypassed]
+        for edge in ends if is_additive_merge(graph.node(path.target)) else ():
+            last = past_dropouts(graph, edge)
+            if last is not None and activation_of(last) in ("relu", "relu6"):
+                places[last.id] = None
+    if places:
+        yield remark(
+            places,
+            f"A residual branch that ends with a ReLU: {doing(graph, [*places], 'return')} no "
+            "negative numbers, so the branch can only add to the stream, which grows with the "
+            "depth. Put the ReLU before the last layer of the branch, or after the merge.",
+            _IDENTITY,
+        )
 
 
 # Siblings ---------------------------------------------------------------------------------------
@@ -148,7 +223,8 @@ def block_without_its_addition(graph: Graph) -> Iterator[Note]:
 
 
 def _kind(node: Node) -> str:
-    return f"{node.class_name} {node.activation or ''} {node.config.get('kernel_size', '')}"
+    sizes = [node.config.get(key, "") for key in ("kernel_size", "units", "filters")]
+    return f"{node.class_name} {node.activation or ''} {sizes}"
 
 
 def _chain(graph: Graph, node: Node, kinds_: tuple[str, ...]) -> list[str]:
@@ -187,12 +263,8 @@ def _ahead(graph: Graph, node_id: str, starts: set[str]) -> bool:
 
 
 def _is_between_blocks(node: Node) -> bool:
-    return (
-        is_identity_like(node)
-        or is_norm(node)
-        or "Activation" in node.bases
-        or (node.class_name.lower() in ("activation", "relu", "relu6", "silu", "gelu", "leakyrelu"))
-    )
+    is_activation = bool(activation_of(node)) and not node.is_a(LINEAR_PROJECTIONS)
+    return is_identity_like(node) or is_norm(node) or is_activation
 
 
 # Dropouts ---------------------------------------------------------------------------------------
@@ -210,7 +282,7 @@ def dropout_rate(graph: Graph) -> Iterator[Note]:
         rate = graph.node(places[0]).config["rate"]
         yield remark(
             places,
-            f"A dropout of {rate:g}: {named(graph, places)} sets {100 * rate:.0f} % of its input "
+            f"A dropout of {rate:g}: {doing(graph, places, 'set')} {100 * rate:.0f} % of its input "
             f"to 0 in training. In Keras the rate is the share that is dropped, not kept: "
             f"{1 - rate:.2g} if {rate:g} was to be kept.",
             _DROPOUT,
@@ -239,7 +311,7 @@ def dropout_on_the_stream(graph: Graph) -> Iterator[Note]:
         if places:
             yield remark(
                 places,
-                f"A dropout on the residual stream: {named(graph, [*places])} lies between two "
+                f"A dropout on the residual stream: {doing(graph, [*places], 'lie')} between two "
                 "sublayers, so what it drops is lost to all later ones. Dropouts usually come "
                 "last on a branch, before the merge: x + dropout(f(x)).",
                 _DROPPED,

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
-from plots.diagnosis.axis_origins import axis_origins, kinds
+from plots.diagnosis.axis_origins import axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, projection_behind
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_additive_merge, is_norm
 
 _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
+_IOFFE = "Ioffe and Szegedy 2015, Batch Normalization, section 3.2"
+_CHANNEL_NORMS = frozenset({"BatchNorm", "BatchNormalization", "GroupNormalization"})
 _TOKEN_NORMS = frozenset({"LayerNorm", "LayerNormalization", "RMSNorm", "RMSNormalization"})
 
 
@@ -63,6 +65,31 @@ def _axes_case(graph: Graph, node: Node) -> str:
     return ""
 
 
+@diagnosis_rule("batch_norm_axis")
+def batch_norm_axis(graph: Graph) -> Iterator[Note]:
+    """A batch or group norm has the positions as its axis, and not the features."""
+    places: dict[bool, list[str]] = {}
+    is_first = any(node.config.get("data_format") == "channels_first" for node in graph.nodes)
+    for node in graph.nodes if not is_first else ():
+        axis = node.config.get("axis", -1)
+        if not (node.is_a(_CHANNEL_NORMS) and isinstance(axis, int) and graph.incoming[node.id]):
+            continue
+        origins = axis_origins(graph)[node.id, 0]
+        if len(origins) > 2 and kinds(origins[axis]) == {"position"}:
+            made = [graph.node(i) for other in origins[1:] for i, _, _ in sources(other)]
+            has_features = any(own.parameters and own.kind == "layer" for own in made)
+            places.setdefault(has_features, []).append(node.id)
+    for has_features, ids in places.items():
+        shape = graph.node(ids[0]).outputs[0].shape
+        yield (finding if has_features else remark)(
+            ids,
+            f"A batch norm over the wrong axis: {doing(graph, ids, 'have')} a mean and a scale for "
+            f"each position of {_shape(shape)}, the same for all features, and not for each "
+            "feature. Its axis is that of the features, which Keras has last: axis=-1.",
+            _IOFFE,
+        )
+
+
 @diagnosis_rule("norm_of_a_norm")
 def norm_of_a_norm(graph: Graph) -> Iterator[Note]:
     """A norm whose only input is the output of another norm of the same axes, used only there."""
@@ -76,7 +103,7 @@ def norm_of_a_norm(graph: Graph) -> Iterator[Note]:
     if places:
         yield remark(
             places,
-            f"A norm of a norm: {named(graph, places[1::2])} normalises the output of "
+            f"A norm of a norm: {doing(graph, places[1::2], 'normalise')} the output of "
             f"{named(graph, places[::2])}, which nothing else takes, so the first one only adds "
             "weights. DETR does it for its outputs. With post-norm, leave the final norm out.",
             _XIONG,
@@ -90,6 +117,8 @@ def norm_on_queries_alone(graph: Graph) -> Iterator[Note]:
     Or the other way round.
     """
     for attention in attentions_with_masks(graph)[0]:
+        if attention.is_one_call and not attention.has_known_masks:
+            continue  # it may normalise keys and values itself
         edges = {"queries": attention.query, "keys": attention.keys[0]}
         edges |= {"values": attention.values[0]} if attention.values else {}
         projects = graph.node(attention.id).parameters > 0
@@ -140,7 +169,7 @@ def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
     if places:
         yield remark(
             places,
-            f"x + norm(x): {named(graph, places)} adds a tensor and its norm, with no sublayer "
+            f"x + norm(x): {doing(graph, places, 'add')} a tensor and its norm, with no sublayer "
             "between them. If a sublayer was meant, put it behind the norm: x + f(norm(x)).",
             _XIONG,
         )

@@ -14,6 +14,7 @@ from plots.layers import (
     is_linear_projection,
     is_norm,
 )
+from plots.traversal import Reachability, once_per_graph
 
 _NORMALISES = frozenset({"Norm", "Normalize", "Rsqrt", "UnitNormalization"})
 _MOST_CALLS = 60
@@ -54,7 +55,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
         seen.add(node.id)
         edges = [e for e in graph.incoming[node.id] if "float" in e.tensor.dtype]
         factor = scalar_factor(node)
-        if node.parameters or is_norm(node) or node.class_name in _NORMALISES or not edges:
+        if node.parameters or is_norm(node) or node.operation in _NORMALISES or not edges:
             return None
         is_layout = is_identity_like(node) or node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS)
         is_rotated = is_rotated or not is_layout or len(edges) > 1
@@ -62,7 +63,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
             if is_rotated and factor != -1:
                 return None
             factors.append(factor)
-        elif node.class_name in ("Divide", "TrueDivide"):
+        elif node.operation in ("Divide", "TrueDivide"):
             return None
         waiting += edges
     if len(ends) != 1:
@@ -74,7 +75,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
 
 def scalar_factor(node: Node) -> float | None:
     """Return the constant that a call multiplies its input by; None if it does no such thing."""
-    if node.class_name not in ("Multiply", "Divide", "TrueDivide"):
+    if node.operation not in ("Multiply", "Divide", "TrueDivide"):
         return None
     for constant in node.constants:
         is_numeric = isinstance(constant.value, int | float) and not isinstance(
@@ -83,10 +84,10 @@ def scalar_factor(node: Node) -> float | None:
         if (
             is_numeric
             and constant.value
-            and (node.class_name == "Multiply" or constant.port == "x2")
+            and (node.operation == "Multiply" or constant.port == "x2")
         ):
             number = float(constant.value)
-            return number if node.class_name == "Multiply" else 1 / number
+            return number if node.operation == "Multiply" else 1 / number
     return None
 
 
@@ -112,3 +113,9 @@ def past_dropouts(graph: Graph, edge: Edge, only: bool = False) -> Node | None:
         if not node.is_a(DROPOUTS) or not graph.incoming[node.id]:
             return node
         node = graph.node(graph.incoming[node.id][0].source)
+
+
+@once_per_graph
+def up_to_weights(graph: Graph) -> Reachability:
+    """Return the reachability on paths that stop at calls with weights."""
+    return Reachability(graph, stop=lambda node: node.parameters > 0)

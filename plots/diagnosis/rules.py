@@ -78,6 +78,12 @@ def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:
     return listed([*words, *places[most:]], most)
 
 
+def doing(graph: Graph, places: Sequence[str], verb: str) -> str:
+    """Return the names of some calls and what they do: "a takes", "a and b take"."""
+    one = {"have": "has"}.get(verb, f"{verb}s")
+    return f"{named(graph, places)} {one if len(places) == 1 else verb}"
+
+
 def listed(words: Sequence[str], most: int = 2) -> str:
     """Return words as text: "a", "a and b", "a, b and c", "a, b and 22 more"."""
     more = len(words) - most

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plots.annotations import Note
-from plots.attentions import Attention, attentions_with_masks
+from plots.attention_parts import Attention
+from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
+from plots.shape_values import TRIANGLES
 from plots.traversal import reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
+_NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
+_MEMORIES = "Dai et al. 2019, Transformer-XL, section 3.2"
 _KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend to"
 _SMALL = -50.0
 """Masked scores have to be well below all others; exp(-50) is 2e-22."""
 
 _COMPARISONS = frozenset({"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"})
 _KEEPS_FLAGS = SHAPE_CHANGES | TRANSPOSITIONS | {"BroadcastTo", "Cast", "Repeat", "Tile"}
-_FLAGS = ("lower triangular", "upper triangular", "strictly upper triangular")
+_FLAGS = frozenset(name for name, triangle in TRIANGLES.items() if not triangle.is_added)
 
 
 @diagnosis_rule("masked_scores")
@@ -29,14 +33,14 @@ def masked_scores(graph: Graph) -> Iterator[Note]:
     for attention in attentions_with_masks(graph)[0]:
         steps = [graph.node(node_id) for node_id in attention.masking]
         for node in steps:
-            if node.class_name == "Where":
+            if node.operation == "Where":
                 fill = _fill_of(node)
                 if fill is not None and fill > _SMALL:
                     places.setdefault(f"sets masked scores to {fill:g}", []).append(node.id)
             elif node.is_a({"Multiply"}) and _has_flags(graph, node):
                 others = [n for n in steps if n is not node and not n.is_a({"Multiply"})]
-                is_only = not any(is_additive_merge(n) or n.class_name == "Where" for n in others)
-                if is_only and not any(n.class_name == "Subtract" for n in others):
+                is_only = not any(is_additive_merge(n) or n.operation == "Where" for n in others)
+                if is_only and not any(n.operation == "Subtract" for n in others):
                     places.setdefault("multiplies scores by a mask of 0 and 1", []).append(node.id)
             elif is_additive_merge(node) and _has_flags(graph, node, constants=False):
                 places.setdefault("adds a mask of 0 and 1 to the scores", []).append(node.id)
@@ -69,9 +73,9 @@ def _has_flags(graph: Graph, node: Node, constants: bool = True) -> bool:
 
 def _is_flags(graph: Graph, edge: Edge) -> bool:
     node = graph.node(edge.source)
-    while node.class_name in _KEEPS_FLAGS and graph.incoming[node.id]:
+    while node.operation in _KEEPS_FLAGS and graph.incoming[node.id]:
         node = graph.node(graph.incoming[node.id][0].source)
-    return node.class_name in _COMPARISONS or node.outputs[0].dtype == "bool"
+    return node.operation in _COMPARISONS or node.outputs[0].dtype == "bool"
 
 
 @diagnosis_rule("masked_weights")
@@ -81,7 +85,7 @@ def masked_weights(graph: Graph) -> Iterator[Note]:
     for attention in attentions_with_masks(graph)[0]:
         steps = [graph.node(edge.target) for edge in attention.weighting[:-1]]
         is_divided = any(
-            node.class_name in ("Divide", "TrueDivide")
+            node.operation in ("Divide", "TrueDivide")
             and all(reached.depends(e.source, attention.id) for e in graph.incoming[node.id])
             and len(graph.incoming[node.id]) > 1
             for node in steps
@@ -89,7 +93,7 @@ def masked_weights(graph: Graph) -> Iterator[Note]:
         for node in steps if not is_divided else ():
             is_merge = is_additive_merge(node) or node.is_a({"Multiply"})
             is_mask = is_merge and _has_flags(graph, node)
-            is_mask = is_mask or (node.class_name == "Where" and _fill_of(node) is not None)
+            is_mask = is_mask or (node.operation == "Where" and _fill_of(node) is not None)
             is_mask = is_mask or (is_additive_merge(node) and _adds_large(graph, node))
             if is_mask and _varies_over_keys(graph, attention, node):
                 yield finding(
@@ -128,26 +132,55 @@ def _varies_over_keys(graph: Graph, attention: Attention, node: Node) -> bool:
 
 @diagnosis_rule("constant_mask")
 def constant_mask(graph: Graph) -> Iterator[Note]:
-    """A constant mask hides no key, or all keys that are not later than the query."""
+    """A constant mask hides no key."""
+    places = [
+        node.id
+        for attention in attentions_with_masks(graph)[0]
+        for node in map(graph.node, (attention.id, *attention.masking))
+        if "ones" in [_shown(node, c, attention) for c in node.constants]
+    ]
+    if places:
+        yield finding(
+            places,
+            f"A mask that hides no key: that of {named(graph, places)}; its values are all the "
+            "same. Leave it out, or compute it.",
+            _KERAS,
+        )
+
+
+@diagnosis_rule("triangle_of_the_mask")
+def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
+    """A triangular mask shows later keys, or hides the keys at the position of the query."""
+    attentions, _, masked = attentions_with_masks(graph)
     places: dict[str, list[str]] = {}
-    for attention in attentions_with_masks(graph)[0]:
-        steps = [graph.node(node_id) for node_id in (attention.id, *attention.masking)]
-        for node in steps:
-            for constant in node.constants:
-                pattern = _shown(node, constant, attention)
-                if pattern in ("ones", "strictly upper triangular"):
-                    places.setdefault(pattern, []).append(node.id)
-    for pattern, ids in places.items():
-        what, why = {
-            "ones": ("hides no key", "its values are all the same. Leave it out, or compute it"),
-            "strictly upper triangular": (
-                "shows the future only",
-                "it is true above the diagonal, where keys are later than the query, and the last "
-                "query sees no key at all. Keras takes true for keys that are seen: "
-                "np.tri(length), or use_causal_mask=True",
-            ),
-        }[pattern]
-        yield finding(ids, f"A mask that {what}: that of {named(graph, ids)}; {why}.", _KERAS)
+    for attention in attentions:
+        places.setdefault(masked[attention.id].direction, []).append(attention.id)
+    later, ahead = places.get("later", []), places.get("ahead", [])
+    if later and "causal" not in places:  # two directions side by side are meant
+        yield finding(
+            later,
+            f"A triangular mask the wrong way round: that of {named(graph, later)} shows the "
+            "future only, keys from the position of the query on, and hides the earlier ones. "
+            "Masks that are true or 0 at keys to attend to are lower triangular: np.tri(length), "
+            "or use_causal_mask=True.",
+            _NO_FUTURE,
+        )
+    if cut_off := places.get("cut off", []):
+        yield finding(
+            cut_off,
+            f"A causal mask that is not moved: that of {named(graph, cut_off)} shows each query "
+            "the keys up to its own index, although there are more keys than queries, so that the "
+            "last keys are hidden from all queries. With keys of the past in front, a query at "
+            "index i has its own key at i + past: np.tri(length, past + length, k=past).",
+            _MEMORIES,
+        )
+    if ahead:
+        yield finding(
+            ahead,
+            f"A causal mask off by one: that of {named(graph, ahead)} also shows the key one after "
+            "the query, which is the token to predict. Take the diagonal k=0: np.tri(length).",
+            _NO_FUTURE,
+        )
 
 
 def _shown(node: Node, constant: Constant, attention: Attention) -> str:
@@ -158,7 +191,7 @@ def _shown(node: Node, constant: Constant, attention: Attention) -> str:
     if node.id == attention.id and attention.is_one_call:
         is_mask = constant.port in ("attention_mask", "mask")
         return constant.pattern if is_mask else ""
-    shows = node.class_name == "Where" and constant.port == "condition"
+    shows = node.operation == "Where" and constant.port == "condition"
     hides_others = any(c.port == "x2" and c.value is not None for c in node.constants)
     return constant.pattern if shows and hides_others else ""
 
@@ -171,21 +204,23 @@ def mask_axes(graph: Graph) -> Iterator[Note]:
     """A mask is of another sequence than the keys, or lies along the queries."""
     foreign: dict[tuple[str, str], list[str]] = {}
     rows: list[str] = []
-    for attention in attentions_with_masks(graph)[0]:
+    attentions = attentions_with_masks(graph)[0]
+    sequences = _masked_sequences(graph, attentions)
+    for attention in attentions:
         found = [_axes_of_mask(graph, attention, edge) for edge in attention.masks]
         masks = [axes for axes in found if axes is not None]
         keys = _inputs(graph, sources(_key_origin(graph, attention)))
         for query_axis, key_axis in masks:
             others = _inputs(graph, sources(key_axis))
-            if keys and others and keys.isdisjoint(others) and kinds(key_axis) == {"position"}:
-                names = min(others), min(keys)
-                foreign.setdefault(names, []).append(attention.id)
+            if keys and others and kinds(key_axis) == {"position"}:
+                if keys.isdisjoint(set[str]().union(*(sequences[other] for other in others))):
+                    foreign.setdefault((min(others), min(keys)), []).append(attention.id)
             elif _is_constant(key_axis) and kinds(query_axis) == {"position"} and len(masks) == 1:
                 rows.append(attention.id)
     for (other, own), ids in foreign.items():
         yield finding(
             ids,
-            f"The padding mask of another sequence: {named(graph, ids)} attends to the sequence "
+            f"The padding mask of another sequence: {doing(graph, ids, 'attend')} to the sequence "
             f"{own}, and its mask is made from {other}. A mask hides keys, so it has to be made "
             "from the sequence of the keys: the source, in cross-attention.",
             _VASWANI,
@@ -198,6 +233,25 @@ def mask_axes(graph: Graph) -> Iterator[Note]:
             "of the mask last: mask[:, None, :], not mask[:, :, None].",
             _KERAS,
         )
+
+
+def _masked_sequences(
+    graph: Graph, attentions: Iterable[Attention]
+) -> Mapping[str, Collection[str]]:
+    """Return the inputs whose positions are those of each input, as far as attentions show it.
+
+    An input that is never attended to, such as a mask, belongs to the keys that it masks first.
+    """
+    sequences: dict[str, set[str]] = {node_id: {node_id} for node_id in graph.inputs}
+    keys = {a.id: _inputs(graph, sources(_key_origin(graph, a))) for a in attentions}
+    attended = set[str]().union(*keys.values())
+    for attention in attentions:
+        for edge in attention.masks:
+            axes = _axes_of_mask(graph, attention, edge)
+            for mask in _inputs(graph, sources(axes[1])) - attended if axes is not None else ():
+                if sequences[mask] == {mask}:
+                    sequences[mask] |= keys[attention.id]
+    return sequences
 
 
 def _axes_of_mask(graph: Graph, attention: Attention, edge: Edge) -> tuple[Origin, Origin] | None:

@@ -19,7 +19,7 @@ def with_openings(
 
     A run of blocks such as `x + f(x)` is often opened by `g(x) + f(x)`, where g changes the width,
     and f its strides. This block has all calls of the others, and those of g after them. Or the
-    opening block is like the others, but takes tensors of another size.
+    opening block is like the others, but takes tensors of other sizes, perhaps from other calls.
 
     Args:
         graph: The graph.
@@ -60,7 +60,7 @@ def _differs_in_inputs(block: Block, following: Block) -> bool:
     """
     return 1 < len(block.nodes) == len(following.nodes) and all(
         replace(one, sizes=other.sizes, parameters=other.parameters) == other
-        and node.outputs == like.outputs
+        and _computes_like(node, like)
         for one, other, node, like in zip(
             block.signature, following.signature, block.nodes, following.nodes, strict=True
         )
@@ -70,7 +70,7 @@ def _differs_in_inputs(block: Block, following: Block) -> bool:
 def _is_same(graph: Graph, block: Block, opening: Block) -> bool:
     """Return whether a block has the calls of an opening one, or some of them if it has no name."""
     own, all_of_it = set(block.nodes), set(opening.nodes)
-    return own < all_of_it if block.name in graph.index else own == all_of_it
+    return own <= all_of_it if block.name in graph.index else own == all_of_it
 
 
 def _opening(graph: Graph, block: Block) -> Block | None:
@@ -102,16 +102,27 @@ def _opening(graph: Graph, block: Block) -> Block | None:
                 waiting.append((graph.node(edge.source), graph.node(theirs.source)))
             elif edge.source != theirs.source:
                 entries.append(theirs.source)
-    if len(counterpart) != len(block.nodes) or len(entries) < 2:
+    own = [graph.node(counterpart[node.id]) for node in block.nodes if node.id in counterpart]
+    if len(own) != len(block.nodes) or len(entries) < 2:
         return None
     entry = min(entries, key=graph.index.__getitem__)
     reached = {entry, *counterpart.values()}
     shortcuts = [_shortcut(graph, start, reached) for start in entries if start not in reached]
-    if not shortcuts or not all(shortcuts):
+    if shortcuts and all(shortcuts):
+        own += [node for shortcut in shortcuts for node in shortcut]
+    elif not all(_computes_like(node, like) for node, like in zip(own, block.nodes, strict=True)):
         return None
-    own = [graph.node(counterpart[node.id]) for node in block.nodes]
-    nodes = (*own, *(node for shortcut in shortcuts for node in shortcut))
-    return Block(nodes[0].id, nodes, tuple(signatures[node.id] for node in nodes))
+    return Block(own[0].id, tuple(own), tuple(signatures[node.id] for node in own))
+
+
+def _computes_like(node: Node, like: Node) -> bool:
+    """Return whether calls have no weights, or the same configuration and outputs."""
+    return not has_weights(node) or (node.config, node.outputs) == (like.config, like.outputs)
+
+
+def has_weights(node: Node) -> bool:
+    """Return whether a call takes weights, its own or those of an earlier call of its layer."""
+    return bool(node.parameters or node.shared_parameters)
 
 
 def _shortcut(graph: Graph, end: str, reached: set[str]) -> list[Node]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import pairwise
 
 from plots.graph import Graph, Node
 from plots.traversal import topological_order
@@ -33,14 +33,31 @@ def block_order(graph: Graph, kinds: Mapping[str, Hashable]) -> list[str]:
     """
     order = [graph.nodes[place] for place in _Tree(graph, kind_codes(graph, kinds)).order()]
     places = {node.id: (place, 0) for place, node in enumerate(order)}
-    for node in filter(_is_mask, reversed(order)):
-        # A mask that is handed on from block to block is computed where its block takes it.
+    untrained = _untrained(graph)
+    for node in reversed(order):
         users = {edge.target for edge in graph.outgoing[node.id]}
+        if not users or node.id not in untrained:
+            continue
+        # A mask that is handed on from block to block is computed where its block takes it, and so
+        # is what one block computes of an input alone.
+        first, last = (choose(places[user] for user in users) for choose in (min, max))
         others = [user for user in users if not _is_mask(graph.node(user))]
-        if users and len(others) < 2:
-            first, steps = min(places[user] for user in users)
-            places[node.id] = (first, steps - 1)
+        is_handed_on = _is_mask(node) and len(others) < 2
+        if is_handed_on or first[0] - places[node.id][0] > last[0] - first[0]:
+            places[node.id] = (first[0], first[1] - 1)
     return sorted(places, key=places.__getitem__)
+
+
+def _untrained(graph: Graph) -> set[str]:
+    """Return the ids of masks, and of calls that depend on inputs but on no weights."""
+    found: set[str] = set()
+    inputs = {node.id for node in graph.nodes if node.kind == "input"}
+    for node in graph.nodes:
+        sources = {edge.source for edge in graph.incoming[node.id]}
+        has_weights = node.parameters or node.shared_parameters
+        if node.kind != "input" and sources <= found | inputs and not has_weights:
+            found.add(node.id)
+    return found | {node.id for node in graph.nodes if _is_mask(node)}
 
 
 def _is_mask(node: Node) -> bool:
@@ -74,12 +91,8 @@ class _Tree:
             for target in targets:
                 self._depth[target] = max(self._depth[target], self._depth[call] + 1)
         sources = [[index[edge.source] for edge in graph.incoming[n.id]] for n in graph.nodes]
-        # What several blocks return is at several depths, unlike the branches of one block.
-        depths = [{(codes[source], self._depth[source]) for source in each} for each in sources]
-        kinds = [Counter(code for code, _ in each) for each in depths]
-        self._collecting = {
-            call for call, each in enumerate(kinds) if max(each.values(), default=0) >= _SEVERAL
-        }
+        self._collecting = {call for call, each in enumerate(sources) if self._collects(each)}
+        self._merges = [len(set(each)) > 1 for each in sources]
         self._is_input = [node.kind == "input" for node in graph.nodes]
         # The last element is that of _EXIT, to which calls without consumers lead.
         self.parent = [_EXIT] * (size + 1)
@@ -87,6 +100,17 @@ class _Tree:
         self._jump = [_EXIT] * (size + 1)
         for call in reversed(range(size)):
             self._hang(call, reduce(self._common, self._targets[call] or [_EXIT]))
+
+    def _collects(self, sources: Iterable[int]) -> bool:
+        """Return whether some calls are what several blocks return, not branches of one block.
+
+        Those are calls of one kind, each as many calls past the one of the block before.
+        """
+        depths: dict[int, set[int]] = {}
+        for source in sources:
+            depths.setdefault(self._codes[source], set()).add(self._depth[source])
+        several = (sorted(each) for each in depths.values() if len(each) >= _SEVERAL)
+        return any(len({b - a for a, b in pairwise(each)}) == 1 for each in several)
 
     def _hang(self, call: int, parent: int) -> None:
         """Add a call below its parent; jumps of growing length make ways up logarithmic."""
@@ -119,6 +143,7 @@ class _Tree:
         with an input of the model, then the largest: the blocks before this one. Branches with the
         same content are neighbours.
         """
+        self._lift_blocks_before()
         beside = self._sources_beside()
         self._lift_collections(beside)
         size = len(self._codes)
@@ -149,6 +174,35 @@ class _Tree:
                 below = self._arranged(call, below, needs[call], rank, height, beside)
             waiting += below
         return found[:0:-1]
+
+    def _lift_blocks_before(self) -> None:
+        """Move the blocks before a cell out of the subtree of one of its first calls.
+
+        Two branches of a NASNet cell begin with equal calls, and take the outputs of the last two
+        cells. Only in the last cell, no other call takes the output of the cell before, which is
+        below the one branch then.
+        """
+        size = len(self._codes)
+        children: list[list[int]] = [[] for _ in range(size + 1)]
+        chains: list[tuple[int, int]] = []  # content of the calls since the last merge, and it
+        alike: dict[tuple[int, int], list[int]] = {}  # by parent and content
+        for call in range(size):
+            below, content = -1, 0
+            if len(children[call]) == 1:
+                (below,) = children[call]
+                content, below = (0, below) if self._merges[below] else chains[below]
+            chains.append((hash((self._codes[call], content)), below))
+            children[self.parent[call]].append(call)
+            alike.setdefault((self.parent[call], chains[call][0]), []).append(call)
+        lifted = {
+            below: parent
+            for (parent, _), calls in alike.items()
+            if parent != _EXIT and any(chains[call][1] < 0 for call in calls)
+            for _, below in map(chains.__getitem__, calls)
+            if below >= 0
+        }
+        for call in reversed(range(size) if lifted else ()):
+            self._hang(call, lifted.get(call, self.parent[call]))
 
     def _sources_beside(self) -> list[list[int]]:
         """Return the first few calls beside the subtree of each call that it takes from."""

@@ -9,10 +9,11 @@ call of the block or of the block before) or the same call (an encoder, a mask, 
 from __future__ import annotations
 
 from bisect import bisect, insort
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from plots.folding.openings import has_weights
 from plots.folding.order import kind_codes
 from plots.graph import Edge, Graph
 from plots.hierarchy import common_namespace, depth_of
@@ -79,8 +80,10 @@ class _Sequence:
         self._place = {node_id: place for place, node_id in enumerate(order)}
         nodes = [graph.node(node_id) for node_id in order]
         outlines: dict[Hashable, int] = {}
+        # Activations of the first block may take tensors of another size.
         self._outlines = [
-            outlines.setdefault((n.class_name, n.outputs), len(outlines)) for n in nodes
+            outlines.setdefault((n.class_name, n.outputs if has_weights(n) else ()), len(outlines))
+            for n in nodes
         ]
         self._known_alike: dict[int, list[tuple[int, int]]] = {}
         self._extended: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -88,6 +91,11 @@ class _Sequence:
         self._targets = [
             sorted({self._place[edge.target] for edge in graph.outgoing[i]}) for i in order
         ]
+        self._merges = {
+            self._place[node.id]
+            for node in nodes
+            if len({edge.source for edge in graph.incoming[node.id]}) > 1
+        }
         ports: dict[tuple[str, int], int] = {}
         self._codes: list[int] = []
         self._sources: list[int] = []
@@ -167,15 +175,18 @@ class _Sequence:
         size = self._calls_in(first, period)
         if not size or last - first < 2 * size:
             return None
-        crossing, forked = (self._crossing(first, last, users) for users in (1, 2))
+        calls = range(first, last)
+        crossing, forked = (self._crossing(calls, users) for users in (1, 2))
+        unmerged = self._crossing(calls, 1, without=self._merges)
         alike = self._alike(first, last, size)
 
         def cost(begin: int) -> tuple[float, ...]:
             """Return how badly blocks begin at a call; smaller is better.
 
             A block takes one tensor from the block before, divides no namespace, and begins with a
-            branch: two calls take this tensor. Otherwise it begins with a layer that has weights
-            and is not a norm. Deviating blocks around the repeat are whole ones.
+            branch: two calls take this tensor, or one each of two. Otherwise it ends with a merge,
+            or begins with a layer that has weights and is not a norm. Deviating blocks around the
+            repeat are whole ones.
             """
             ends, begins = self.ids[begin + size - 1], self.ids[begin + size]
             node = self.graph.node(begins)
@@ -185,7 +196,8 @@ class _Sequence:
                 depth_of(inside),
                 -((begin - alike[0]) // size) - (alike[1] - begin) // size,
                 -((last - begin) // size),
-                not forked[begin + size - first],
+                crossing[begin + size - first] == 1 and not forked[begin + size - first],
+                unmerged[begin + size - first],
                 is_norm(node) or is_identity_like(node) or not node.parameters,
             )
 
@@ -246,13 +258,16 @@ class _Sequence:
         last = self._call_of[after - 1]
         return last + 1 - first if self._end[last] == after else 0
 
-    def _crossing(self, first: int, last: int, users: int) -> list[int]:
-        """Return how many calls of a range have some number of users beyond each place in it."""
-        change = [0] * (last - first + 2)
-        for place in range(first, last):
+    def _crossing(
+        self, calls: range, users: int, without: Container[int] = frozenset()
+    ) -> list[int]:
+        """Return how many of some calls have some number of users beyond each place among them."""
+        first = calls.start
+        change = [0] * (len(calls) + 2)
+        for place in calls:
             targets = self._targets[place]
-            inside = bisect(targets, last - 1)
-            if inside >= users:
+            inside = bisect(targets, calls.stop - 1)
+            if inside >= users and place not in without:
                 change[place + 1 - first] += 1
                 change[targets[inside - users] + 1 - first] -= 1
         return list(accumulate(change))
@@ -271,9 +286,8 @@ class _Sequence:
         """Return whether members have weights, and each feeds the next one."""
         size = len(members[0])
         begins = [self._place[ids[0]] for ids in members[:-1]]
-        has_weights = any(self.graph.node(node_id).parameters for node_id in members[0])
         return (
-            has_weights
+            any(has_weights(self.graph.node(node_id)) for node_id in members[0])
             and all(self._feeds(begin, size) for begin in begins)
             and self._leads_on(begins[0] + size, size)
         )

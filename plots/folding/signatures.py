@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plots.annotations import DIFFERENCES
-from plots.graph import Constant, Graph, Node, Tensor
+from plots.graph import Constant, Edge, Graph, Node, Tensor
 from plots.hierarchy import depth_of, enclosing_namespaces
 from plots.traversal import once_per_graph
 
 LONGEST_PERIOD = 8
 """Maximum number of blocks in a repeating pattern, such as 2 for alternating windows."""
-_REACH = 2
+REACH = 2
 """Largest distance, in blocks, of the input of a block: 2 for the cells of NASNet."""
 
 _NOT_CONFIGURATION = frozenset({"name", "seed", "shared_object_id", "registered_name"})
@@ -40,7 +40,7 @@ class Signature:
         parameters: Number of weights.
         ports: The argument of every input.
         sources: The source of every input: ("inside", index in the block), ("1 back", index in the
-            previous block, from its end) or ("outside", id).
+            previous block, from its end) or ("outside", id); ".1" follows for a second output.
         repeats: Numbers of blocks that folded blocks in this block stand for which contain it.
     """
 
@@ -93,7 +93,7 @@ def call_signatures(graph: Graph) -> dict[str, Signature]:
             number, numbers = read[text]
             tensors = [*node.outputs, *(tensor for *_, tensor in edges)]
             ranks = tuple((len(t.shape), t.dtype, _letters(t)) for t in tensors)
-            ports = tuple(edge[:3] for edge in edges)
+            ports = tuple((port, implicit) for port, _, implicit, _ in edges)
             kind = node.kind, node.class_name, number, ranks, ports, marks
             signatures[alike] = Signature(
                 kinds.setdefault(kind, len(kinds)),
@@ -160,23 +160,37 @@ def signed(graph: Graph, stack: Sequence[tuple[str, Sequence[Node]]], feeds: boo
         for index, node in enumerate(nodes)
     }
 
-    def source(of: str, number: int) -> tuple[str, str]:
-        block, index, from_end = place.get(of, (None, 0, 0))
+    taken = [[[*map(_value, graph.incoming[n.id])] for n in nodes] for _, nodes in stack]
+
+    def is_taken_beside(number: int, at: int, port: int) -> bool:
+        """Return whether a block next to this one takes the same at the same place."""
+        return any(
+            0 <= beside < len(taken)
+            and at < len(taken[beside])
+            and taken[beside][at][port : port + 1] == [taken[number][at][port]]
+            for beside in (number - 1, number + 1)
+        )
+
+    def source(edge: Edge, number: int, at: int, port: int) -> tuple[str, str]:
+        block, index, from_end = place.get(edge.source, (None, 0, 0))
+        output = f".{edge.output}" if edge.output else ""
         if block == number:
-            return "inside", str(index)
+            return "inside", f"{index}{output}"
         # Counted from the end: blocks of other sizes also return the output of their last node.
-        if feeds and block is not None and 0 < number - block <= _REACH:
-            return f"{number - block} back", str(from_end)
-        return "outside", of
+        is_back = feeds and block is not None and 0 < number - block <= REACH
+        if is_back and not is_taken_beside(number, at, port):
+            return f"{number - (block or 0)} back", f"{from_end}{output}"
+        return "outside", f"{edge.source}{output}"
 
     calls = call_signatures(graph)
     known: dict[Hashable, Signature] = {}  # blocks that are alike share signatures
     blocks = []
     for number, (name, nodes) in enumerate(stack):
         found = []
-        for node in nodes:
+        for at, node in enumerate(nodes):
             call = calls[node.id]
-            sources = tuple(source(edge.source, number) for edge in graph.incoming[node.id])
+            edges = enumerate(graph.incoming[node.id])
+            sources = tuple(source(edge, number, at, port) for port, edge in edges)
             around = repeats_around(graph, node, name)
             key = id(call), sources, around
             if key not in known:
@@ -184,8 +198,12 @@ def signed(graph: Graph, stack: Sequence[tuple[str, Sequence[Node]]], feeds: boo
             found.append(known[key])
         blocks.append(Block(name, tuple(nodes), tuple(found)))
     # Inputs of the first blocks come from outside the stack, not from a previous block.
-    for number in range(min(_REACH, len(blocks))) if feeds else ():
+    for number in range(len(blocks)) if feeds else ():
         here = blocks[number]
+        if number >= REACH and any(
+            s[0].endswith("back") for c in here.signature for s in c.sources
+        ):
+            continue
         for other in blocks[number + 1 : number + 1 + LONGEST_PERIOD]:
             if _enters_like(here.signature, other.signature):
                 pairs = zip(here.signature, other.signature, strict=True)
@@ -193,6 +211,10 @@ def signed(graph: Graph, stack: Sequence[tuple[str, Sequence[Node]]], feeds: boo
                 blocks[number] = replace(here, signature=entered)
                 break
     return blocks
+
+
+def _value(edge: Edge) -> tuple[str, int]:
+    return edge.source, edge.output
 
 
 def repeats_around(graph: Graph, node: Node, block: str = "") -> tuple[int, ...]:

@@ -13,7 +13,15 @@ from plots.folding.openings import with_openings
 from plots.folding.order import block_order
 from plots.folding.repeats import find_repeats
 from plots.folding.runs import find_runs
-from plots.folding.signatures import Block, Run, Signature, call_signatures, repeats_around, signed
+from plots.folding.signatures import (
+    REACH,
+    Block,
+    Run,
+    Signature,
+    call_signatures,
+    repeats_around,
+    signed,
+)
 from plots.graph import Graph, Node
 from plots.hierarchy import (
     common_namespace,
@@ -107,7 +115,7 @@ def _are_used_alike(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
     """Return whether calls outside of a run take the same from all blocks, but for the last ones.
 
     The long skip paths of a U-Net lead from every block to another one; then they are all drawn.
-    The outputs of the last block may go elsewhere.
+    The outputs of the last blocks may go elsewhere: of as many as others reach ahead.
     """
     start, period, times = run
     patterns = [
@@ -115,15 +123,30 @@ def _are_used_alike(graph: Graph, blocks: Sequence[Block], run: Run) -> bool:
         for begin in range(start, start + period * times, period)
     ]
     place = {node_id: number for number, ids in enumerate(patterns) for node_id in ids}
-    reach = 1
-    used: list[set[tuple[int, str]]] = []
-    for number, ids in enumerate(patterns):
-        edges = [(at, edge) for at, i in enumerate(ids) for edge in graph.outgoing[i]]
-        steps = [place[edge.target] - number for _, edge in edges if edge.target in place]
-        reach = max(reach, *steps, 1)
-        used.append({(at, edge.target) for at, edge in edges if edge.target not in place})
-    first = used[0]
-    return first <= used[-1] and all(those == first for those in used[: times - reach])
+    # Blocks before the run, such as an opening one, show how far their outputs go, too.
+    before = max(start - REACH * period, 0)
+    number_of = {
+        node.id: (number - start) // period
+        for number, block in enumerate(blocks[before : start + period * times], before)
+        for node in block.nodes
+    }
+    steps = (
+        number_of.get(edge.target, number) - number
+        for node_id, number in number_of.items()
+        for edge in graph.outgoing[node_id]
+    )
+    reach = max(steps, default=0)
+    used = [
+        {
+            (at, edge.target)
+            for at, node_id in enumerate(ids)
+            for edge in graph.outgoing[node_id]
+            if edge.target not in place
+        }
+        for ids in patterns
+    ]
+    compared = used[: max(times - max(reach, 1), 0)]
+    return not compared or (used[0] <= used[-1] and all(used[0] == those for those in compared))
 
 
 # By names ---------------------------------------------------------------------------------------

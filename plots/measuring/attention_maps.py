@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from plots.annotations import Overlay, Quantity
-from plots.attentions import Attention, find_attentions
+from plots.attention_parts import Attention
+from plots.attentions import find_attentions
 from plots.graph import Graph, Node
 from plots.layers import DOT_PRODUCT_ATTENTION, FUSED_ATTENTION
 from plots.measuring.execution import Compute, Execution, Opened, as_array, compute_call

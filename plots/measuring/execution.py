@@ -291,7 +291,7 @@ def run_calls(
 
         def fill(port: str, value: Any, call: RecordedCall = call, handed: Any = handed) -> Any:
             if port not in call.edges:
-                return call.weights.get(port, value)
+                return call.known.get(port, value)
             edge = call.edges[port]
             value = values[edge.source, edge.output]
             shifted = _shifted(value, shifts.get(edge.id))

@@ -44,8 +44,9 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
             `TimeDistributed` model whose input carries a mask.
         open_layers: Whether the calls inside a composite layer (such as a KerasHub block) or a
             subclassed model replace it, if its `call` runs on symbolic tensors. Keras's own layers,
-            KerasHub's attention layers and layers that declare attention stay closed. A note of the
-            kind "closed" says why another composite layer could not be opened.
+            KerasHub's attention layers and layers that declare attention stay closed. A function
+            inside that takes no symbolic tensors, or loops over time steps, is one call. A note of
+            the kind "closed" says why such a function, or another composite layer, is not opened.
 
     Returns:
         The `Graph`. Ids are the names of the layers; the second call of a layer gets "@2".
@@ -95,9 +96,14 @@ def read_calls(
     """
     model = model_of(model)
     _check_has_graph(model)
-    with ExitStack() as cleanup:
-        reader = Reader(open_nested, open_layers, shapes, cleanup)
-        outputs = reader.read_model(model, Place((), {}, ()))
+    kept_closed: dict[int, str] = {}
+    while True:
+        with ExitStack() as cleanup:
+            reader = Reader(open_nested, open_layers, shapes, cleanup, kept_closed)
+            outputs = reader.read_model(model, Place((), {}, ()))
+        if not (lost := reader.layers_that_lose_weights()):
+            break
+        kept_closed |= lost
     sources: dict[str, list[str]] = {node.id: [] for node in reader.nodes}
     for edge in reader.edges:
         sources[edge.target].append(edge.source)

@@ -28,7 +28,7 @@ class RecordedCall:
         edges: Port -> edge, for the arguments that are tensors of the graph.
         results: (node id, output) of each of its outputs.
         declaration: The declaration of the layer for this call, or None.
-        weights: Port -> weight, for the arguments that are weights of an opened layer.
+        known: Port -> value, for the arguments that are weights or arrays of an opened layer.
     """
 
     record: Any
@@ -36,7 +36,7 @@ class RecordedCall:
     edges: Mapping[str, Edge]
     results: tuple[tuple[str, int], ...]
     declaration: Declaration | None = None
-    weights: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     def results_of(self, outputs: Any) -> list[Any]:
         """Return those of the outputs of the call that are its results in the graph."""

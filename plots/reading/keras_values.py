@@ -17,6 +17,7 @@ from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
 from plots.layers import check_shapes, parse_declaration
 from plots.reading.arrays import description_of
 from plots.reading.keras_calls import parameter_names
+from plots.shape_values import TRIANGLES
 
 
 def is_auto_named(operation: Any) -> bool:
@@ -178,6 +179,10 @@ class WeightCounter:
         self._counted: set[int] = set()  # id(variable)
         self._sizes: dict[int, dict[str, Any]] = {}  # by id(operation)
 
+    def has(self, weight: int) -> bool:
+        """Return whether the weight with this id was counted."""
+        return weight in self._counted
+
     def sizes_of(self, operation: Any, given: Sequence[Any] = ()) -> dict[str, Any]:
         """Return the size of a layer's weights as fields of a `Node`, equal for all its calls.
 
@@ -205,6 +210,13 @@ class WeightCounter:
 def weights_of(operation: Any) -> list[Any]:
     """Return the variables of a layer; an operation has none."""
     return list(getattr(operation, "weights", ()))
+
+
+def is_weight(value: Any) -> bool:
+    """Return whether a value is a variable of Keras."""
+    import keras
+
+    return isinstance(value, keras.Variable)
 
 
 def tensor_of(tensor: Any) -> Tensor:
@@ -252,15 +264,26 @@ def _pattern(array: Any) -> str:
     # Additive masks hold 0 at visible positions and a large negative number elsewhere.
     is_added = array.dtype.kind == "f" and array.min() < -1000
     seen = array == 0 if is_added else array == 1
-    later = np.triu(np.ones(array.shape[-2:], "bool"), 1)
-    for pattern, triangle in (
-        ("hides the upper triangle" if is_added else "lower triangular", ~later),
-        ("strictly upper triangular", later),
-        ("upper triangular", np.triu(np.ones_like(later))),
-    ):
-        if np.array_equal(seen, np.broadcast_to(triangle, array.shape)):
+    for pattern, triangle in TRIANGLES.items():
+        shown = np.broadcast_to(triangle.seen(*array.shape[-2:]), array.shape)
+        if triangle.is_added == is_added and np.array_equal(seen, shown):
             return pattern
-    return "sinusoids" if array.dtype.kind == "f" and _are_sinusoids(array) else ""
+    if array.dtype.kind == "f" and not is_added and _depends_on_distance(array):
+        return "biases by distance"
+    if array.dtype.kind != "f" or not _are_sinusoids(array):
+        return ""
+    columns = np.unique(array.reshape(-1, array.shape[-1]).round(4), axis=1).shape[1]
+    return "sinusoids of one frequency" if columns < 3 < array.shape[-1] else "sinusoids"
+
+
+def _depends_on_distance(array: Any) -> bool:
+    """Return whether numbers (.., t, t) differ by the distance of two positions, as in ALiBi."""
+    import numpy as np
+
+    length = array.shape[-1]
+    if array.shape[-2] != length or length < 4 or np.unique(array).size < 4:
+        return False
+    return bool((array[..., 1:, 1:] == array[..., :-1, :-1]).all())
 
 
 def _are_sinusoids(array: Any) -> bool:

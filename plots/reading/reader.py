@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor, namespace_of
-from plots.layers import is_identity_like
+from plots.layers import SHAPE_TRAIT, TRACED, is_identity_like
+from plots.reading.functions import reason_for_one_call
 from plots.reading.keras_calls import (
     CarriedMasks,
     RecordedCall,
@@ -31,24 +33,28 @@ from plots.reading.keras_values import (
     constant_of,
     frame_name,
     is_auto_named,
+    is_weight,
     kind_of,
     numbered_by_user,
     read_declaration,
     snake_case,
     tensor_of,
 )
+from plots.reading.symbolic_calls import OutputSpecs
 from plots.reading.tracing import (
     ClosedError,
-    OutputSpecs,
+    ConstantError,
     Traced,
     discard_calls_of,
     discard_new_calls,
+    is_attention_of_hub,
     is_composite,
     is_unknown,
     is_unknown_without_weights,
+    reason_for_missing,
     traced_call,
 )
-from plots.reading.traits import traits_of
+from plots.reading.traits import graph_inside, traits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,13 @@ class Reader:
         open_layers: bool,
         shapes: Mapping[int, Shape],
         cleanup: ExitStack,
+        kept_closed: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.open_nested = open_nested
         self.open_layers = open_layers
         self.shapes = shapes
         self.cleanup = cleanup  # closed after reading
+        self.kept_closed = kept_closed  # id of a layer -> why it must not be opened
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.recorded: list[RecordedCall] = []
@@ -94,6 +102,7 @@ class Reader:
         self._ids_within: dict[tuple[int, str], str] = {}  # (id(operation), prefix) -> first id
         self._next_number: dict[str, int] = {}  # by the id without its number
         self._weights = WeightCounter()
+        self._missing: dict[int, tuple[int, str]] = {}  # see `layers_that_lose_weights`
         self._taken: set[str] = set()
         self._user_named: set[int] = set()  # see `numbered_by_user`
         self._traced: list[Traced] = []  # layers being read, outermost first
@@ -120,6 +129,14 @@ class Reader:
                 self._read_call(call, Place(place.opened, origin, when))
         return [origin[id(tensor)] for tensor in model.outputs]
 
+    def layers_that_lose_weights(self) -> dict[int, str]:
+        """Return id(layer) -> reason for the opened layers with a weight that no call takes.
+
+        Other calls of a layer than the opened one, or calls outside of it, may take its weights.
+        """
+        lost = (at for weight, at in self._missing.items() if not self._weights.has(weight))
+        return dict(lost)
+
     def _read_call(self, call: Any, place: Place) -> None:
         origin = place.origin
         operation = call.operation
@@ -132,8 +149,10 @@ class Reader:
         reason = ""
         if self.open_nested:
             inner = self._open_model(call, place)
-        if inner is None and self.open_layers and is_composite(operation):
+        if inner is None and self._is_opened(call):
             try:
+                if reason := self.kept_closed.get(id(operation), ""):
+                    raise ClosedError(reason)
                 inner = self._open_layer(call, place)
             except ClosedError as error:
                 reason = str(error)
@@ -150,17 +169,18 @@ class Reader:
         masks = dict(implicit_masks_of(call, self._masks.of))
         for mask in masks.values():
             self._read_mask(mask, origin)
-        weights = self._weights_given(call)
+        known = {}
         for port, value in [*arguments_of(call, without=masks), *masks.items()]:
-            if port in weights:
-                constants.append(constant_of(port, weights[port]))
+            if (array := self._known(value)) is not None:
+                known[port] = array
+                constants.append(constant_of(port, array))
             elif id(value) in origin:
                 source, output = origin[id(value)]
                 tensor = self._tensor(value)
                 edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
             elif value is not None:
                 constants.append(constant_of(port, value))
-        if reason:
+        if reason := reason or reason_for_one_call(operation):
             self.closed[node_id] = reason
         outputs = tuple(self._tensor(tensor) for tensor in call.outputs)
         declaration = None
@@ -186,12 +206,12 @@ class Reader:
             call_class=call_class(type(operation)),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
-            **self._weights.sizes_of(operation, [*weights.values()]),
+            **self._weights.sizes_of(operation, [v for v in known.values() if is_weight(v)]),
         )
         self.nodes.append(self._with_traced_work(node, call))
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
-        self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, weights))
+        self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, known))
         origin.update(zip(map(id, call.outputs), results, strict=True))
         for mask in self._masks.propagate_mask(call):
             self._read_mask(mask, origin)
@@ -301,11 +321,17 @@ class Reader:
         layer = call.operation
         self.cleanup.enter_context(discard_new_calls(layer._flatten_layers()))
         traced = traced_call(call, self.shapes, self._masks.of, self._specs)
+        for weight in traced.missing:
+            at = id(layer), reason_for_missing(weight, layer)
+            self._missing.setdefault(id(weight), at)
         for inside, outside in zip(traced.outputs, call.outputs, strict=True):
             if inside is None and id(outside) in self._results:
                 raise ClosedError("one of its outputs does not depend on its inputs")
         bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.inputs}
-        bound |= dict.fromkeys(traced.weights, ("", 0))  # arguments that no call returns
+        for inside, outside in traced.inputs:
+            if (value := self._known(outside)) is not None:
+                traced.known[id(inside)] = value
+        bound |= dict.fromkeys(traced.known, ("", 0))  # arguments that no call returns
         within = Place(self._enter(layer, place), bound, place.when)
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
@@ -326,29 +352,19 @@ class Reader:
             is_known = not inside.call_class and not is_unknown_without_weights(operation)
             return inside.free_of_products or (is_known and is_zero_cost(inside, has_floats=True))
 
-        if not is_unknown(call.operation):
+        if not is_unknown(call.operation) or reason_for_one_call(call.operation):
             return node
-        reader = Reader(False, False, {}, self.cleanup)
-        # The new calls are read before they are removed.
-        with discard_new_calls(_with_sublayers(call.operation)):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # the model has given them before
-                    traced = traced_call(call, self.shapes, self._masks.of, {})
-            except ClosedError:
-                return node
-            reader._traced.append(traced)
-            bound = {
-                id(inside): (f"input {k}", 0)
-                for k, (inside, _) in enumerate(traced.inputs + traced.masks)
-            }
-            bound |= dict.fromkeys(traced.weights, ("", 0))
-            with discard_calls_of(traced.function):
-                ends = reader.read_model(traced.function, Place((), bound, ()))
-        operations = [inside.record.operation for inside in reader.recorded]
         declaration = node.declaration
-        has_products = declaration is not None and declaration.products is not None
         has_role = declaration is not None and bool(declaration.role)
+        try:
+            apart = self._read_apart(call)
+        except ConstantError:
+            return node if has_role else replace(node, traits=(TRACED, SHAPE_TRAIT))
+        if apart is None:
+            return node
+        reader, traced, ends = apart
+        operations = [inside.record.operation for inside in reader.recorded]
+        has_products = declaration is not None and declaration.products is not None
         shapes = [tensor.shape for tensor in [*call.input_tensors, *call.outputs]]
         keeps_shape = len(call.input_tensors) == len(call.outputs) == 1 and shapes[0] == shapes[1]
         has_weights = not is_unknown_without_weights(call.operation)
@@ -361,6 +377,53 @@ class Reader:
             traits=() if has_role else traits_of(reader.nodes, reader.edges, traced, ends),
         )
 
+    def _read_apart(self, call: Any) -> tuple[Reader, Traced, list[tuple[str, int]]] | None:
+        """Return a reader of the calls inside a layer or operation, the trace and its ends.
+
+        The inputs are "input 0", "input 1" and so on. Return None if the call cannot be traced.
+
+        Raises:
+            ConstantError: if the outputs do not depend on the inputs.
+        """
+        reader = Reader(False, False, {}, self.cleanup)
+        # The new calls are read before they are removed.
+        with discard_new_calls(_with_sublayers(call.operation)):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the model has given them before
+                    traced = traced_call(call, self.shapes, self._masks.of, {})
+            except ConstantError:
+                raise
+            except ClosedError:
+                return None
+            if traced.missing:
+                return None
+            reader._traced.append(traced)
+            bound = {
+                id(inside): (f"input {k}", 0)
+                for k, (inside, _) in enumerate(traced.inputs + traced.masks)
+            }
+            bound |= dict.fromkeys(traced.known, ("", 0))
+            with discard_calls_of(traced.function):
+                return reader, traced, reader.read_model(traced.function, Place((), bound, ()))
+
+    def _is_opened(self, call: Any) -> bool:
+        """Return whether a call is one of a composite layer that shows the calls inside.
+
+        An attention layer of KerasHub does if there is a skip path inside, past its projections.
+        """
+        from plots.skips import skip_paths
+
+        if not self.open_layers or is_composite(call.operation):
+            return self.open_layers
+        tensors = [*call.input_tensors, *call.outputs]
+        shapes = {self.shapes.get(id(tensor), tensor.shape) for tensor in tensors}
+        if len(tensors) != 2 or len(shapes) != 1 or not is_attention_of_hub(call.operation):
+            return False
+        apart = self._read_apart(call)
+        inside = None if apart is None else graph_inside(apart[0].nodes, apart[0].edges, *apart[1:])
+        return inside is not None and bool(skip_paths(inside))
+
     def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
         """Set the masks of a call's outputs to those that the calls inside return."""
         for inside, outside in zip(inner, call.outputs, strict=True):
@@ -368,11 +431,9 @@ class Reader:
                 self._masks.put(outside, mask)
                 self._masks_at.setdefault(id(mask), (mask, within))
 
-    def _weights_given(self, call: Any) -> dict[str, Any]:
-        """Return the weights of the layers being read that a call takes as arguments, by port."""
-        given = arguments_of(call) if self._traced else ()
-        known = [(port, t.weights.get(id(value))) for port, value in given for t in self._traced]
-        return {port: weight for port, weight in known if weight is not None}
+    def _known(self, value: Any) -> Any:
+        """Return the weight or array that an argument inside a layer is or stands for, or None."""
+        return next((t.known[id(value)] for t in self._traced if id(value) in t.known), None)
 
     def _tensor(self, value: Any) -> Tensor:
         """Return shape and dtype; axes that are free outside all opened layers stay free."""

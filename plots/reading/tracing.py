@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
-from unittest import mock
 
 from plots.annotations import counted
 from plots.graph import Shape
+from plots.reading.functions import Names, as_operations, function_that_failed, functions_of
+from plots.layers import ATTENTION_LAYERS
 from plots.reading.keras_calls import (
     MaskOf,
-    all_parameter_names,
     arguments_of,
     computing_order,
     implicit_masks_of,
     parameter_names,
-    recorded_mask,
-    run_time_mask,
 )
 from plots.reading.keras_values import call_class, declared_role, is_auto_named, snake_case
-
-OutputSpecs = dict[Any, Any]
-"""(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
-
+from plots.reading.symbolic_calls import OutputSpecs, SymbolicRun, symbolic_ones
 
 _MOST_STEPS = 50
 """Equal operations that the call of one layer may make."""
 
+_MOST_FUNCTIONS = 8
+"""Functions that one layer may call which take no symbolic tensors."""
+
+SizeOf = Callable[[int, int], Any]
+Guess = tuple[Mapping[int, Shape], SizeOf, int, bool]
+"""The arguments `shapes`, `size_of`, `smallest` and `symbolic_weights` of `Traced`."""
+
 
 class ClosedError(ValueError):
     """A composite layer cannot be opened; the message is the reason."""
+
+
+class LoopError(ClosedError):
+    """The call of a layer repeats its calls, as a loop does."""
+
+
+class ConstantError(ClosedError):
+    """The outputs of a call do not depend on its inputs."""
 
 
 class Traced:
@@ -57,7 +66,7 @@ class Traced:
             the number of axes.
         smallest: The smallest size of a free axis.
         symbolic_weights: Whether symbolic tensors replace the weights that are attributes of the
-            layer, so that what its call computes from weights alone is recorded too.
+            layer or of one inside, so that what is computed from weights alone is recorded too.
 
     Attributes:
         function: The graph, as a `keras.Function`.
@@ -65,7 +74,10 @@ class Traced:
         masks: The same of their masks, whether the layers inside use them or not.
         outputs: For each output of the call the tensor inside, or None if `call` returns no tensor
             that depends on its inputs.
-        weights: The weights of the layer, by id, and by the id of the symbolic tensor of each.
+        known: The weights of the layer by id, and weights and arrays by the id of the symbolic
+            tensor that replaces each.
+        missing: The weights of the layer that no call inside takes. Other calls of the layer may
+            take them, or calls outside of it.
     """
 
     def __init__(
@@ -74,7 +86,7 @@ class Traced:
         shapes: Mapping[int, Shape],
         mask_of: MaskOf,
         known: OutputSpecs,
-        size_of: Callable[[int, int], Any],
+        size_of: SizeOf,
         smallest: int,
         symbolic_weights: bool,
     ) -> None:
@@ -121,19 +133,20 @@ class Traced:
                 kwargs[port] = (inputs | masks)[id(mask)][0]
         self.inputs = tuple(inputs.values())
         self.masks = tuple(masks.values())
-        self.weights = {id(weight): weight for weight in weights}
-        stand_ins = {}
-        if symbolic_weights:
-            own = {n: v for n, v in vars(operation).items() if id(v) in self.weights}
-            stand_ins = {n: keras.Input(batch_shape=v.shape, dtype=v.dtype) for n, v in own.items()}
-            self.weights |= {id(stand_in): own[name] for name, stand_in in stand_ins.items()}
-        returned = _outputs_inside(operation, args, kwargs, known, stand_ins)
-        tensors = _symbolic(returned)
+        run = SymbolicRun(operation, known, symbolic_weights)
+        returned = run.outputs(args, kwargs)
+        self.known = {id(weight): weight for weight in weights}
+        self.known |= {id(stand_in): value for stand_in, value in run.stand_ins}
+        tensors = symbolic_ones(returned)
+        if not tensors:
+            raise ConstantError("its call returns no tensor that depends on its inputs")
         flat = keras.tree.flatten(returned)
         flat = flat if len(flat) == len(call.outputs) else tensors
         self.outputs = tuple(t if isinstance(t, keras.KerasTensor) else None for t in flat)
         taken = [inside for inside, _ in self.inputs + self.masks]
-        self.function = keras.Function([*taken, *stand_ins.values()], tensors)
+        taken += [stand_in for stand_in, _ in run.stand_ins]
+        self.function = keras.Function(taken, tensors)
+        self.missing = self._weights_not_taken(weights)
 
     def free_axes(self, shape: Shape) -> Shape:
         """Return a shape inside the layer with the axes free that are free outside."""
@@ -147,34 +160,37 @@ class Traced:
         return max(classes.values()) >= min(self._stand_ins.values(), default=math.inf)
 
     def check_whole(self, call: Any) -> None:
-        """Check that the calls inside have all weights and outputs of the layer.
+        """Check that the calls inside are no loop and have all outputs of the layer.
 
         Raises:
             ClosedError: if not.
         """
         import keras
 
-        layer_class, found = keras.layers.Layer, set[int]()
-        for operation in self.function.operations:
-            if isinstance(operation, layer_class):
-                found |= {id(weight) for weight in operation.weights}
-            for record in operation._inbound_nodes:
-                taken = (self.weights.get(id(value)) for _, value in arguments_of(record))
-                found |= {id(weight) for weight in taken if weight is not None}
-        own = getattr(call.operation, "weights", ())
-        others = [weight for weight in own if id(weight) not in found]
-        if others:
-            raise ClosedError(f"no call inside takes its weight {others[0].name!r}")
+        layer_class = keras.layers.Layer
         operations = (op for op in self.function.operations if not isinstance(op, layer_class))
         steps = max(Counter(map(type, operations)).values(), default=0)
         if steps >= _MOST_STEPS:
-            raise ClosedError(f"its call unrolls a loop: it repeats one operation {steps} times")
+            raise LoopError(f"its call unrolls a loop: it repeats one operation {steps} times")
         if len(self.outputs) != len(call.outputs):
             given = counted(len(self.outputs), "tensor")
             raise ClosedError(f"its call returns {given}, but {len(call.outputs)} in the model")
         for inside, outside in zip(self.outputs, call.outputs, strict=True):
             if inside is None and _is_taken(outside):
                 raise ClosedError("one of its outputs does not depend on its inputs")
+
+    def _weights_not_taken(self, weights: Iterable[Any]) -> list[Any]:
+        """Return those of some weights that no call inside takes."""
+        import keras
+
+        found: set[int] = set()
+        for operation in self.function.operations:
+            if isinstance(operation, keras.layers.Layer):
+                found |= {id(weight) for weight in operation.weights}
+            for record in operation._inbound_nodes:
+                taken = (self.known.get(id(value)) for _, value in arguments_of(record))
+                found |= {id(weight) for weight in taken if weight is not None}
+        return [weight for weight in weights if id(weight) not in found]
 
 
 def _is_taken(tensor: Any) -> bool:
@@ -183,7 +199,7 @@ def _is_taken(tensor: Any) -> bool:
     return any(tensor is taken for call in calls for taken in call.input_tensors)
 
 
-_SIZES: tuple[Callable[[int, int], Any], ...] = (
+_SIZES: tuple[SizeOf, ...] = (
     lambda axis, rank: axis,  # the batch, and the length: the same axis has the same size
     lambda axis, rank: axis > 0,  # one size for all axes but the batch, as in (batch, 1, length)
     lambda axis, rank: None,  # one size for all, as in tables of positions without a batch
@@ -203,22 +219,71 @@ def traced_call(
         ClosedError: if the layer cannot be opened.
     """
     reasons: list[Exception] = []
-    for guess in _guesses(call, shapes):
-        try:
-            traced = Traced(call, guess[0], mask_of, known, *guess[1:])
-            traced.check_whole(call)
-            if traced.may_loop:
-                sizes, size_of, smallest, symbolic_weights = guess
-                args = (sizes, mask_of, known, size_of, smallest + 10, symbolic_weights)
-                if len(Traced(call, *args).function.operations) != len(traced.function.operations):
-                    raise ClosedError("its call loops over an axis of variable size")
-        except Exception as error:  # user code may raise anything
-            reasons.append(error)
-            continue
-        return traced
+    for symbolic_weights in (False, True):
+        for guess in _guesses(call, shapes):
+            try:
+                traced = _with_functions(call, mask_of, known, (*guess, symbolic_weights))
+            except ConstantError:
+                raise
+            except Exception as error:  # user code may raise anything
+                reasons.append(error)
+                continue
+            if not traced.missing or symbolic_weights:
+                return traced
+            with suppress(Exception):
+                other = _with_functions(call, mask_of, known, (*guess, True))
+                return min(traced, other, key=lambda each: len(each.missing))
+            return traced
     closed = [error for error in reasons if isinstance(error, ClosedError)]
     reason = str(closed[0]) if closed else _why(reasons[0])
     raise ClosedError(_without_generated_names(reason, call.operation)) from None
+
+
+def _with_functions(call: Any, mask_of: MaskOf, known: OutputSpecs, guess: Guess) -> Traced:
+    """Return the graph of one call, with functions as single calls where that is necessary.
+
+    Those are functions that take no symbolic tensors, and one that loops.
+    """
+    code = type(call.operation).call
+    single: list[tuple[list[Names], str]] = []
+    while True:
+        try:
+            return _without_loop(call, mask_of, known, guess, single)
+        except LoopError:
+            for names in functions_of(code):
+                reason = "this function repeats its calls, as a loop does"
+                with suppress(LoopError):
+                    return _without_loop(call, mask_of, known, guess, [*single, (names, reason)])
+            raise
+        except Exception as error:
+            names = function_that_failed(error, code) if "KerasTensor" in _why(error) else []
+            if not names or len(single) == _MOST_FUNCTIONS:
+                raise
+            single.append((names, "this function takes no symbolic tensors"))
+
+
+def _without_loop(
+    call: Any,
+    mask_of: MaskOf,
+    known: OutputSpecs,
+    guess: Guess,
+    single: Iterable[tuple[list[Names], str]],
+) -> Traced:
+    """Return the graph of one call, if it does not loop over an axis of variable size."""
+    sizes, size_of, smallest, symbolic_weights = guess
+    with as_operations(single):
+        traced = Traced(call, sizes, mask_of, known, size_of, smallest, symbolic_weights)
+        traced.check_whole(call)
+        if traced.may_loop:
+            args = (sizes, mask_of, known, size_of, smallest + 10, symbolic_weights)
+            if len(Traced(call, *args).function.operations) != len(traced.function.operations):
+                raise LoopError("its call loops over an axis of variable size")
+        return traced
+
+
+def reason_for_missing(weight: Any, layer: Any) -> str:
+    """Return why a layer with a weight that no call takes stays closed."""
+    return _without_generated_names(f"no call inside takes its weight {weight.name!r}", layer)
 
 
 _GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
@@ -234,14 +299,13 @@ def _without_generated_names(text: str, layer: Any) -> str:
 
 def _guesses(
     call: Any, shapes: Mapping[int, Shape]
-) -> Iterator[tuple[Mapping[int, Shape], Callable[[int, int], Any], int, bool]]:
-    """Yield the last arguments of `Traced` to try, until a layer can be opened."""
+) -> Iterator[tuple[Mapping[int, Shape], SizeOf, int]]:
+    """Yield the arguments `shapes`, `size_of` and `smallest` of `Traced` to try."""
     is_free = any(None in shapes.get(id(t), t.shape) for t in call.input_tensors)
     sizes = [(s, n) for n in (11, 3) for s in _SIZES] if is_free else [(_SIZES[0], 11)]
-    for symbolic_weights in (False, True):
-        yield from ((shapes, *size, symbolic_weights) for size in sizes)
+    yield from ((shapes, *size) for size in sizes)
     if inferred := _inferred_shapes(call, shapes):
-        yield from (({**inferred, **shapes}, *size, False) for size in sizes)
+        yield from (({**inferred, **shapes}, *size) for size in sizes)
 
 
 def _inferred_shapes(call: Any, shapes: Mapping[int, Shape]) -> dict[int, Shape]:
@@ -286,146 +350,6 @@ def _why(error: Exception) -> str:
     return f"its call does not run on symbolic tensors ({type(error).__name__}: {message[:200]})"
 
 
-def _outputs_inside(
-    layer: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    known: OutputSpecs,
-    attributes: Mapping[str, Any],
-) -> Any:
-    """Call a layer as Keras does, with some attributes replaced, and return what `call` returns.
-
-    Keras only asks for the shapes of a symbolic call, and then replaces its outputs by new ones.
-    So `call` itself has to run, after Keras has prepared the arguments.
-    """
-    import keras
-
-    if not isinstance(layer, keras.layers.Layer):
-        return layer.call(*args, **kwargs)
-    returned = []
-    if "training" in all_parameter_names(layer.__class__):
-        kwargs.setdefault("training", None)  # no default, which Keras would pass on to sublayers
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        returned.append(layer.call(*args, **kwargs))
-        return [_like(tensor) for tensor in _symbolic(returned[0])]
-
-    inside = layer._flatten_layers(False)
-    overrides = [(sub, {"symbolic_call": _symbolic_call(sub, known)}) for sub in inside]
-    # Nothing that `call` adds or assigns, such as losses and seeds, is kept.
-    attributes = {**attributes, "symbolic_call": run, "add_loss": lambda *args, **kwargs: None}
-    overrides.append((layer, attributes))
-    with _overridden(overrides), _partly_recorded(), keras.StatelessScope():
-        layer(*args, **kwargs)
-    return returned[0]
-
-
-def _symbolic(outputs: Any) -> list[Any]:
-    """Return the symbolic tensors among the outputs of a call."""
-    import keras
-
-    return [item for item in keras.tree.flatten(outputs) if isinstance(item, keras.KerasTensor)]
-
-
-@contextmanager
-def _partly_recorded() -> Iterator[None]:
-    """Record calls whose outputs are not all symbolic tensors, such as (output, None).
-
-    Within the context Keras records the symbolic ones; `positions` of the record has their places
-    among all flat outputs. Without it, Keras refuses such calls.
-    """
-    import keras
-
-    module = sys.modules[keras.layers.Layer.__module__]
-    record = module.Node
-
-    def partly(operation: Any, *, outputs: Any, **arguments: Any) -> None:
-        flat, symbolic = keras.tree.flatten(outputs), _symbolic(outputs)
-        if not symbolic or len(symbolic) == len(flat):
-            record(operation, outputs=outputs, **arguments)
-            return
-        record(operation, outputs=symbolic, **arguments)
-        kept = tuple(
-            place for place, item in enumerate(flat) if isinstance(item, keras.KerasTensor)
-        )
-        operation._inbound_nodes[-1].positions = kept
-
-    with mock.patch.object(module, "Node", partly):
-        yield
-
-
-def _symbolic_call(layer: Any, known: OutputSpecs) -> Callable[..., Any]:
-    """Return a symbolic call of a sublayer that also accepts what only its `call` accepts."""
-    import keras
-
-    def symbolic_call(*args: Any, **kwargs: Any) -> Any:
-        outputs = without_mask(*args, **kwargs)
-        if isinstance(outputs, keras.KerasTensor):
-            mask = run_time_mask(layer, (args, kwargs))
-            if mask is not None and recorded_mask(outputs) is None:
-                outputs._keras_mask = mask
-        return outputs
-
-    def without_mask(*args: Any, **kwargs: Any) -> Any:
-        key = _key_of(layer, args, kwargs)
-        if key is None or key not in known:
-            try:
-                outputs = type(layer).symbolic_call(layer, *args, **kwargs)
-            except Exception:  # its own `compute_output_spec` may refuse arguments of `call`
-                # Keras takes the product of a tensor and a number for sparse.
-                dense = keras.tree.map_structure(_like, (args, kwargs))
-                outputs = keras.Operation.compute_output_spec(layer, *dense[0], **dense[1])
-            if key is None:
-                return outputs
-            known[key] = outputs
-        return keras.tree.map_structure(_like, known[key])
-
-    return symbolic_call
-
-
-def _key_of(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what determines the output shapes of a layer of Keras or KerasHub; None for others."""
-    import keras
-
-    if not type(layer).__module__.startswith(("keras.", "keras_hub.")):
-        return None
-    try:
-        config = layer.get_config()
-    except Exception:  # some read attributes that do not exist
-        plain = bool | int | float | str | tuple | None
-        config = {name: value for name, value in vars(layer).items() if isinstance(value, plain)}
-    try:
-        config = {k: v for k, v in config.items() if not k.endswith(("name", "path"))}
-        weights = [(weight.shape, weight.dtype) for weight in layer.weights]
-        structure = keras.tree.map_structure(_spec_of, (args, kwargs))
-        return type(layer), repr((config, weights, structure))
-    except Exception:  # an argument may be of any type
-        return None
-
-
-def _spec_of(value: Any) -> Any:
-    has_spec = hasattr(value, "shape") and hasattr(value, "dtype")
-    return (tuple(value.shape), str(value.dtype)) if has_spec else value
-
-
-def _like(value: Any) -> Any:
-    """Return a new dense symbolic tensor like `value`, or another value as it is."""
-    import keras
-
-    if isinstance(value, keras.KerasTensor):
-        return keras.KerasTensor(value.shape, value.dtype)
-    return value
-
-
-@contextmanager
-def _overridden(overrides: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[None]:
-    """Override attributes of layers within the context."""
-    with ExitStack() as stack:
-        for layer, attributes in overrides:
-            stack.enter_context(mock.patch.dict(vars(layer), attributes))
-        yield
-
-
 @contextmanager
 def discard_new_calls(operations: Iterable[Any]) -> Iterator[None]:
     """Remove the call records that are added to these operations within the context."""
@@ -467,16 +391,16 @@ def is_composite(layer: Any) -> bool:
         return False
     if type(layer).__module__.startswith("keras.") or declared_role(layer) == "attention":
         return False
-    inside = layer._flatten_layers(False)
-    if _is_attention(layer) and not any(map(_is_attention, inside)):
-        return False
-    return any(sub.weights for sub in inside)
+    return any(sub.weights for sub in layer._flatten_layers(False)) and not is_attention_of_hub(
+        layer
+    )
 
 
 def is_unknown_without_weights(operation: Any) -> bool:
     """Return whether only tracing shows the work of a layer or operation without weights.
 
-    These are a `Lambda`, an `Activation` of a function, and layers and operations of your own.
+    These are a `Lambda`, an `Activation` of a function, layers of one model of KerasHub, and layers
+    and operations of your own.
     """
     import keras
 
@@ -484,7 +408,10 @@ def is_unknown_without_weights(operation: Any) -> bool:
         return False
     if isinstance(operation, keras.layers.Activation):
         return not getattr(operation.activation, "__module__", "").startswith("keras.")
-    return isinstance(operation, keras.layers.Lambda) or call_class(type(operation)) != ""
+    # KerasHub's layers without weights do what their class says only for positions and masks.
+    is_hub = type(operation).__module__.startswith("keras_hub.")
+    is_lambda = isinstance(operation, keras.layers.Lambda)
+    return is_lambda or is_hub or call_class(type(operation)) != ""
 
 
 def is_unknown(operation: Any) -> bool:
@@ -501,8 +428,13 @@ def is_unknown(operation: Any) -> bool:
     return is_own and not is_model and not is_composite(operation)
 
 
+def is_attention_of_hub(layer: Any) -> bool:
+    """Return whether a layer of Keras or KerasHub is one attention, and contains no other one."""
+    inside = getattr(layer, "_flatten_layers", lambda _: ())(False)
+    return _is_attention(layer) and not any(map(_is_attention, inside))
+
+
 def _is_attention(layer: Any) -> bool:
-    """Return whether the class of a layer is an attention of Keras or KerasHub by its name."""
-    # These attention layers have no common base class, but "Attention" in their names.
+    """Return whether a layer is an attention of Keras or KerasHub with query, key and value."""
     known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
-    return any("Attention" in base.__name__ for base in known)
+    return any(base.__name__ in ATTENTION_LAYERS for base in known)

@@ -1,0 +1,101 @@
+"""Rules on tables of vectors: shared by tokens and positions, doubled, or too short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from plots.annotations import Note
+from plots.diagnosis.projections import past_dropouts
+from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.graph import Graph, Node
+from plots.layers import is_additive_merge, is_reversed_embedding
+from plots.shape_values import value_of
+from plots.traversal import data_flow
+
+_BERT = "Devlin et al. 2019, BERT, section 3 and figure 2"
+_EMBEDDING = "Keras API, keras.layers.Embedding: input_dim is the largest index + 1"
+
+
+@diagnosis_rule("one_table_for_tokens_and_positions")
+def one_table_for_tokens_and_positions(graph: Graph) -> Iterator[Note]:
+    """One table is looked up by tokens, and by positions as well."""
+    flow = data_flow(graph)
+    calls: dict[str, dict[bool, list[str]]] = {}
+    for node in _lookups(graph):
+        given = graph.incoming[node.id][0]
+        by_value = flow.depends_on_input(given.source)
+        if by_value or _counts(value_of(graph, flow, given.source, given.output)):
+            calls.setdefault(node.layer, {}).setdefault(by_value, []).append(node.id)
+    for own in calls.values():
+        if len(own) == 2:
+            yield finding(
+                [*own[True], *own[False]],
+                f"One table for tokens and positions: {named(graph, own[True])} looks up tokens, "
+                f"and {named(graph, own[False])} with the same weights looks up positions, so that "
+                "position 3 has the vector of token 3. Make a table of positions of its own.",
+                _BERT,
+            )
+
+
+def _counts(ids: Any) -> bool:
+    """Return whether ids differ along a sequence, unlike that of a token put before each one."""
+    return ids is not None and ids.ndim > 1 and bool((ids[:, 1:] != ids[:, :-1]).any())
+
+
+@diagnosis_rule("two_tables_with_the_same_ids")
+def two_tables_with_the_same_ids(graph: Graph) -> Iterator[Note]:
+    """The vectors of two tables with the same ids are added, which is one table.
+
+    A pretrained table that is frozen, beside one that is trained, is not.
+    """
+    for node in graph.nodes:
+        if not is_additive_merge(node):
+            continue
+        ids: dict[tuple[str, int], list[Node]] = {}
+        for edge in graph.incoming[node.id]:
+            table = past_dropouts(graph, edge, only=True)
+            if table is not None and table.trainable and table in _lookups(graph):
+                given = graph.incoming[table.id][0]
+                ids.setdefault((given.source, given.output), []).append(table)
+        for tables in ids.values():
+            if len({table.layer for table in tables}) > 1:
+                places = [table.id for table in tables]
+                yield finding(
+                    [*places, node.id],
+                    f"Two tables with the same ids: {named(graph, places)} are looked up by the "
+                    f"same ids and added at {named(graph, [node.id])}, which one table can do. If "
+                    "one is for positions, look it up by positions: "
+                    "ops.cumsum(ops.ones_like(ids), axis=1) - 1.",
+                    _BERT,
+                )
+
+
+@diagnosis_rule("too_few_rows")
+def too_few_rows(graph: Graph) -> Iterator[Note]:
+    """A table has fewer rows than there are positions."""
+    flow = data_flow(graph)
+    for node in _lookups(graph):
+        rows, given = node.config.get("input_dim"), graph.incoming[node.id][0]
+        if isinstance(rows, int) and None not in given.tensor.shape[1:]:
+            ids = value_of(graph, flow, given.source, given.output)
+            if ids is not None and ids.size and ids.max() >= rows:
+                yield finding(
+                    [node.id],
+                    f"Too few rows: {named(graph, [node.id])} has {rows} rows, and is looked up at "
+                    f"{int(ids.max())}. Backends return zeros or other rows there, or fail. Take "
+                    f"input_dim={int(ids.max()) + 1}.",
+                    _EMBEDDING,
+                )
+
+
+def _lookups(graph: Graph) -> list[Node]:
+    """Return the calls of `Embedding` that look up ids."""
+    return [
+        node
+        for node in graph.nodes
+        if node.is_a({"Embedding"})
+        and graph.incoming[node.id]
+        and not is_reversed_embedding(node)
+        and node.kind == "layer"
+    ]

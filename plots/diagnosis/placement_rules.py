@@ -1,0 +1,223 @@
+"""Rules on the places of norms in residual streams: pre-norm, post-norm, mixtures, none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from plots.annotations import Note, SkipPath, counted
+from plots.attentions import attentions_with_masks
+from plots.diagnosis.closed import is_closed
+from plots.diagnosis.projections import up_to_weights
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.skip_path_rules import has_sublayer, is_sublayer_part
+from plots.graph import Graph, Node
+from plots.layers import is_linear_projection, is_norm
+from plots.skips import Stream, calls_at, past_identities, residual_streams
+from plots.traversal import Reachability, once_per_graph, reachability
+
+NormStyle = Literal["pre", "post", "none", "both"]
+
+_STYLES: dict[NormStyle, str] = {
+    "pre": "pre-norm, x + f(norm(x))",
+    "post": "post-norm, norm(x + f(x))",
+    "none": "without a norm, x + f(x)",
+    "both": "with a norm on both sides, norm(x + f(norm(x)))",
+}
+_XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
+_MIX_LN = f"{_XIONG}; Li et al. 2024, Mix-LN, section 3, begins with post-norm on purpose"
+_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.1"
+_SWIN_V2 = "Liu et al. 2022, Swin Transformer V2, section 3.2"
+_FIXUP = "Zhang et al. 2019, Fixup Initialization, section 2"
+_GPT_2 = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners, section 2.3"
+
+
+@once_per_graph
+def _up_to_work(graph: Graph) -> Reachability:
+    """Return the reachability on paths that stop behind a nonlinear or closed call with weights."""
+
+    def stops(node: Node) -> bool:
+        return (node.parameters > 0 and not is_linear_projection(node)) or is_norm(node)
+
+    return Reachability(graph, stop=stops)
+
+
+def leads_to_a_norm(graph: Graph, start: str) -> bool:
+    """Return whether a call leads to a norm, past linear projections, or to a closed layer.
+
+    Norms follow 1x1 convolutions in the necks of ViTDet, and may be the first calls inside layers
+    that the graph does not open.
+    """
+    nodes = [graph.node(node_id) for node_id in _up_to_work(graph).descendants(start)]
+    return any(is_norm(node) or is_closed(node) for node in nodes)
+
+
+def meets_a_norm(graph: Graph, *starts: str) -> bool:
+    """Return whether a norm follows one of some calls before any other call with weights."""
+    return any(is_norm(graph.node(i)) for i in up_to_weights(graph).descendants(*starts))
+
+
+@diagnosis_rule("mixed_norms")
+def mixed_norms(graph: Graph) -> Iterator[Note]:
+    """Some sublayers of a residual stream are pre-norm, others post-norm or without a norm."""
+    for stream in residual_streams(graph):
+        styles = _styles(graph, stream)
+        if not stream.has_token_norms(graph):
+            continue
+        if styles[-1] == "none" and set(styles[:-1]) == {"post"}:
+            last = stream.paths[-1].target
+            if not meets_a_norm(graph, last):
+                yield finding(
+                    [last],
+                    "All sublayers are post-norm, norm(x + f(x)), but no norm follows the last "
+                    f"merge, {named(graph, [last])}. If pre-norm was meant, the skip paths have to "
+                    "start before the norms: x + f(norm(x)), not norm(x) + f(norm(x)).",
+                    _XIONG,
+                )
+        elif ranked := _mixture(styles):
+            parts, about = [], []
+            for style, number in ranked[1:]:
+                places = [k for k, own in enumerate(styles) if own == style]
+                merges = [stream.paths[k].target for k in places]
+                parts.append(f"{number} {_STYLES[style]} (merged at {named(graph, merges)})")
+                norms = stream.norms if style != "none" else [()] * len(styles)
+                about += [place for k in places for place in (*norms[k], stream.paths[k].target)]
+            usual, number = ranked[0]
+            text = (
+                f"The norms of one residual stream are mixed: {counted(number, 'sublayer')} "
+                f"{_STYLES[usual]}, but {' and '.join(parts)}."
+            )
+            if {style for style, _ in ranked} == {"both", "none"}:
+                text += " So each second skip path begins on the wrong side of a norm."
+            is_mix_ln = _begins_with_post_norm(styles)
+            yield (remark if is_mix_ln else finding)(about, text, _MIX_LN if is_mix_ln else _XIONG)
+
+
+def _mixture(styles: Sequence[NormStyle | None]) -> list[tuple[NormStyle, int]]:
+    """Return the styles that do not go together and their numbers, the most frequent first.
+
+    A norm on both sides goes with pre-norm, as in a Conformer, whose blocks end with a norm, and
+    with post-norm, as in TabTransformer. A stream that mostly has no norms is not mixed.
+    """
+    numbers = Counter(style for style in styles if style is not None)
+    if numbers.keys() & {"pre", "post"}:
+        del numbers["both"]
+    ranked = sorted(numbers.items(), key=lambda item: (-item[1], item[0] == "none"))
+    is_pair = len(styles) < 3 and styles[0] == "none"
+    return ranked if len(ranked) > 1 and ranked[0][0] != "none" and not is_pair else []
+
+
+def _begins_with_post_norm(styles: Sequence[NormStyle | None]) -> bool:
+    """Return whether the first blocks of a stack are post-norm, and all later ones pre-norm."""
+    number = styles.count("post")
+    rest = styles[number:]
+    return (
+        number > 1 and len(rest) > 1 and set(styles[:number]) == {"post"} and set(rest) == {"pre"}
+    )
+
+
+@diagnosis_rule("norm_on_branch_output")
+def norm_on_branch_output(graph: Graph) -> Iterator[Note]:
+    """The only norm of a sublayer is on the output of its branch, before the merge.
+
+    Published designs with such norms have a final norm, so without one it is a mistake.
+    """
+    for stream in residual_streams(graph):
+        places = [k for k, path in enumerate(stream.paths) if path.placement == "branch_end"]
+        norms = [norm for k in places for norm in stream.norms[k]]
+        if not norms or not stream.has_token_norms(graph):
+            continue
+        text = (
+            "A norm on the branch output before the merge, and no other norm on the path: "
+            f"{named(graph, norms)}. That is x + norm(f(x)), often a mistake for post-norm, "
+            "norm(x + f(x))"
+        )
+        if _is_normed_at_its_end(graph, stream):
+            text += "; Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose."
+            yield remark(norms, text, f"{_VASWANI}; {_SWIN_V2}")
+        else:
+            text += (
+                ". Swin Transformer V2 (res-post-norm) and OLMo 2 do it on purpose, but with a "
+                "final norm, which is missing here. Move the norms behind the merges, or add one "
+                "after the last merge."
+            )
+            yield finding(norms, text, f"{_VASWANI}; {_SWIN_V2}")
+
+
+@diagnosis_rule("no_final_norm")
+def no_final_norm(graph: Graph) -> Iterator[Note]:
+    """A pre-norm stream ends without a norm after its last merge."""
+    streams, reached = residual_streams(graph), reachability(graph)
+    attended = {attention.output for attention in attentions_with_masks(graph)[0]}
+    for stream in streams:
+        if attended.isdisjoint(stream.bypassed):
+            continue  # as in convolutional networks, whose streams are short
+        end = stream.paths[-1].target
+        # One sublayer for each step of an iteration, as in slot attention, adds up nothing.
+        before = [other.paths[-1].target for other in streams if other is not stream]
+        is_step = len(stream.paths) == 1 and any(reached.depends(stream.root, on=i) for i in before)
+        if is_step or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
+            continue
+        if not _is_normed_at_its_end(graph, stream):
+            yield finding(
+                [end],
+                f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
+                "output is the sum of all sublayers, which grows with the depth.",
+                f"{_XIONG} (b); {_GPT_2}",
+            )
+
+
+def _is_normed_at_its_end(graph: Graph, stream: Stream) -> bool:
+    """Return whether a norm follows the last merge of a stream, or it leads to another stream."""
+    end = stream.paths[-1].target
+    reached = reachability(graph)
+    roots = (other.root for other in residual_streams(graph) if other is not stream)
+    feeds_another = any(root != end and reached.depends(root, on=end) for root in roots)
+    return feeds_another or leads_to_a_norm(graph, end)
+
+
+@diagnosis_rule("no_norm")
+def no_norm(graph: Graph) -> Iterator[Note]:
+    """A residual stream of several attentions has no norm at all, and nothing in its place."""
+    attentions, _, _ = attentions_with_masks(graph)
+    attended = {attention.output for attention in attentions}
+    identities = past_identities(graph)
+    for stream in residual_streams(graph):
+        merges = [path.target for path in stream.paths]
+        is_deep = len(attended & stream.bypassed) > 1
+        has_norm = any(is_norm(graph.node(place)) for place in stream.bypassed)
+        has_norm = has_norm or meets_a_norm(graph, *merges)
+        # A learned factor at the end of the branch (ReZero, LayerScale) is there instead of a norm.
+        ends = (e for path in stream.paths for e in calls_at(identities, path, "branch_end"))
+        if is_deep and not has_norm and all(is_sublayer_part(end) for end in ends):
+            yield finding(
+                merges,
+                f"No norm on a residual stream of {counted(len(merges), 'sublayer')}, merged at "
+                f"{named(graph, merges)}: with the usual initial weights, activations and "
+                "gradients grow with the depth.",
+                _FIXUP,
+            )
+
+
+def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
+    """Return the styles of all paths of a stream; None for a branch without a norm or sublayer.
+
+    A convolution for positions, as in wav2vec 2.0, is such a branch. The final norm of a pre-norm
+    stack does not make its last sublayer post-norm, if that one has no norm and others of the stack
+    have none either.
+    """
+    styles = [_style(path) for path in stream.paths]
+    for k, path in enumerate(stream.paths):
+        if styles[k] == "none" and not has_sublayer(graph, path.bypassed):
+            styles[k] = None
+    if styles[-1] == "post" and "none" in styles and styles.count("post") == 1:
+        styles[-1] = "none"
+    return styles
+
+
+def _style(path: SkipPath) -> NormStyle | None:
+    """Return the style of a path; None if its only norm is the last call on the branch."""
+    if "branch_start" in path.norms:
+        return "both" if path.norm_on_stream else "pre"
+    return "post" if path.norm_on_stream else None if path.norms else "none"

@@ -1,0 +1,152 @@
+"""Rules on positions: the same one everywhere, rotations of one side or by heads, repeated sums."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.attentions import attentions_with_masks
+from plots.diagnosis.axis_origins import Kind, axis_origins, kinds
+from plots.diagnosis.projections import projection_behind
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.graph import Constant, Edge, Graph, Node
+from plots.layers import is_additive_merge
+from plots.positions import Tables, is_trained, kinds_of_positions
+from plots.traversal import data_flow
+
+_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
+_ROPE = "Su et al. 2021, RoFormer, section 3.2"
+_EVERY_STEP = "Dehghani et al. 2019, Universal Transformers, section 2.1, does it on purpose"
+
+
+@diagnosis_rule("one_vector_for_all_positions")
+def one_vector_for_all_positions(graph: Graph) -> Iterator[Note]:
+    """A fixed vector is added at every position alike, and nothing else tells positions."""
+    attentions = attentions_with_masks(graph)[0]
+    if not attentions or kinds_of_positions(graph, attentions):
+        return
+    flow = data_flow(graph)
+    places = []
+    for node in graph.nodes:
+        if is_additive_merge(node) and any(_is_vector(c, node) for c in node.constants):
+            before = (*flow.sources[node.id], *flow.ancestors(node.id))
+            has_weights = any(is_trained(graph.node(i)) for i in before)
+            if has_weights and any(flow.depends(a.id, on=node.id) for a in attentions):
+                places.append(node.id)
+    if places:
+        yield finding(
+            places,
+            f"The same vector at every position: {doing(graph, places, 'add')} a fixed vector of "
+            "the width of the model, which is the same at all positions, so that it tells none of "
+            "them from another. Add one row of the table for each position: x + table[:length].",
+            _VASWANI,
+        )
+
+
+def _is_vector(constant: Constant, merge: Node) -> bool:
+    """Return whether a constant is one vector of features, added to a sequence of them."""
+    *others, width = constant.shape or (1,)
+    shape = merge.outputs[0].shape
+    is_fixed = constant.digest is not None and not constant.pattern and not merge.opened
+    return is_fixed and len(shape) == 3 and width == shape[-1] != 1 and set(others) <= {1}
+
+
+@diagnosis_rule("rotations")
+def rotations(graph: Graph) -> Iterator[Note]:
+    """Queries are rotated by their positions and keys are not, or both by the index of the head."""
+    tables = Tables(graph, data_flow(graph))
+    alone: dict[str, list[str]] = {}
+    by_heads = []
+    for attention in attentions_with_masks(graph)[0]:
+        ends = {"queries": attention.query, "keys": attention.keys[0]}
+        axes = {name: _turned_along(graph, tables, edge) for name, edge in ends.items()}
+        turned = [name for name, own in axes.items() if own["position"] > 1]
+        if len(turned) == 1:
+            (still,) = (edge for name, edge in ends.items() if name not in turned)
+            if projection_behind(graph, still) is not None:
+                alone.setdefault(turned[0], []).append(attention.id)
+        elif all(own["feature"] > 1 and not own["position"] for own in axes.values()):
+            by_heads.append(attention.id)
+    for name, ids in alone.items():
+        other = "keys" if name == "queries" else "queries"
+        yield finding(
+            ids,
+            f"Rotary positions on the {name} alone: {doing(graph, ids, 'take')} {name} that are "
+            f"rotated by their positions, and {other} that are not. Their products then depend on "
+            "the position of one of the two, and not on the distance between them. Rotate both.",
+            _ROPE,
+        )
+    if by_heads:
+        yield finding(
+            by_heads,
+            f"Rotations by the index of the head: {doing(graph, by_heads, 'take')} queries and "
+            "keys that are rotated along the axis of the heads, alike at all positions, so that "
+            "products do not depend on positions. Rotate along the axis of the positions.",
+            _ROPE,
+        )
+
+
+def _turned_along(graph: Graph, tables: Tables, end: Edge) -> Counter[Kind]:
+    """Return how often queries or keys are multiplied by fixed numbers along axes of each kind."""
+    waiting, seen, found = [end.source], set[str](), Counter[Kind]()
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node.id in seen or node.parameters or node.shared_parameters:
+            continue
+        seen.add(node.id)
+        if node.is_a({"Multiply"}):
+            shape, origins = node.outputs[0].shape, axis_origins(graph)[node.id, 0]
+            for operand, axes in tables.fixed_operands(node):
+                is_fixed = isinstance(operand, Edge) or operand.digest is not None
+                along = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
+                if -1 in axes and len(along) == 1 and is_fixed:
+                    found.update(kinds(origins[along.pop()]))
+        waiting += tables.flow.sources[node.id]
+    return found
+
+
+@diagnosis_rule("positions_again")
+def positions_again(graph: Graph) -> Iterator[Note]:
+    """The same positions are added to a stream again and again."""
+    flow = data_flow(graph)
+    tables = Tables(graph, flow)
+    inside = {i for path in graph.skip_paths for i in path.bypassed}
+    added: dict[object, list[str]] = {}
+    for node in graph.nodes:
+        if is_additive_merge(node) and len(node.outputs[0].shape) == 3 and node.id not in inside:
+            operand = tables.positions_in(node)
+            edges = graph.incoming[node.id]
+            known = [e for e in edges if (e.source, e.output) in added]  # they are in the stream
+            if isinstance(operand, Constant) and operand.digest is not None:
+                added.setdefault((operand.digest, operand.shape), []).append(node.id)
+            for edge in known or [operand] if isinstance(operand, Edge) else known:
+                added.setdefault((edge.source, edge.output), []).append(node.id)
+    for places in added.values():
+        again = [place for place in places[1:] if flow.depends(place, on=places[0])]
+        if again:
+            yield remark(
+                [places[0], *again],
+                f"The same positions are added {len(again) + 1} times to one stream: first at "
+                f"{named(graph, places[:1])}, and again at {named(graph, again)}. The skip paths "
+                "keep them, so once is enough.",
+                f"{_VASWANI}; {_EVERY_STEP}",
+            )
+
+
+@diagnosis_rule("one_frequency")
+def one_frequency(graph: Graph) -> Iterator[Note]:
+    """A table of sinusoids has one frequency only."""
+    places = [
+        node.id
+        for node in graph.nodes
+        if any(c.pattern == "sinusoids of one frequency" for c in node.constants)
+    ]
+    if places:
+        yield remark(
+            places,
+            f"Sinusoids of one frequency: the table of positions at {named(graph, places)} has the "
+            "same sine and cosine in all of its features, so that far positions are hard to tell "
+            "apart. The frequency of feature 2i of d is 10000 ** (-2i / d): divide as floats.",
+            _VASWANI,
+        )

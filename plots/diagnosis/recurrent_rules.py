@@ -1,0 +1,125 @@
+"""Rules on recurrent layers: reversed outputs, last steps, and states that know the future."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.diagnosis.projections import past_dropouts
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
+from plots.graph import Graph, Node
+from plots.layers import is_signed_merge
+from plots.traversal import data_flow
+
+_RECURRENT = frozenset({"ConvLSTM1D", "ConvLSTM2D", "GRU", "LSTM", "RNN", "SimpleRNN"})
+_BACKWARDS = "Keras API, go_backwards of keras.layers.RNN; github.com/keras-team/keras/issues/1431"
+_SCHUSTER = "Schuster and Paliwal 1997, Bidirectional Recurrent Neural Networks, section III"
+_SUTSKEVER = "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 2"
+
+
+@diagnosis_rule("steps_in_two_orders")
+def steps_in_two_orders(graph: Graph) -> Iterator[Note]:
+    """The outputs of a layer that goes backwards are joined with others step by step."""
+    is_reversed: dict[str, bool | None] = {}
+    places = []
+    for node in graph.nodes:
+        given = {is_reversed[edge.source] for edge in graph.incoming[node.id] if not edge.implicit}
+        orders = given - {None}
+        if len(orders) == 2 and _joins_steps(node):
+            places.append(node.id)
+        own = orders.pop() if len(orders) == 1 else None
+        if node.kind == "input":
+            own = False
+        elif len(node.outputs[0].shape) < 3:
+            own = False if _is_ids(node) else None
+        elif own is not None and _turns_steps(node):
+            own = not own
+        is_reversed[node.id] = own
+    if places:
+        yield finding(
+            places,
+            f"Steps in two orders: {doing(graph, places, 'join')} the outputs of a recurrent layer "
+            "that goes backwards, whose first step is the last one of the sequence, with steps in "
+            "the right order. Turn them back first: ops.flip(y, axis=1), or take "
+            "keras.layers.Bidirectional.",
+            _BACKWARDS,
+        )
+
+
+def _is_ids(node: Node) -> bool:
+    return "float" not in node.outputs[0].dtype
+
+
+def _turns_steps(node: Node) -> bool:
+    """Return whether a call returns the steps of a sequence in the opposite order."""
+    if node.is_a(_RECURRENT):
+        return bool(node.config.get("go_backwards"))
+    if node.operation == "Flip":
+        axis = node.config.get("axis")
+        return axis in (1, [1], 1 - len(node.outputs[0].shape))
+    keys = {constant.port: str(constant.value) for constant in node.constants}
+    return node.operation == "GetItem" and keys.get("key.1") == "::-1"
+
+
+def _joins_steps(node: Node) -> bool:
+    rank = len(node.outputs[0].shape)
+    is_join = node.is_a({"Concatenate"}) and node.config.get("axis", -1) in (-1, rank - 1)
+    return rank > 2 and (is_join or is_signed_merge(node) or node.is_a({"Multiply", "Maximum"}))
+
+
+@diagnosis_rule("last_step_of_both_directions")
+def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
+    """The last step is taken of the outputs of a bidirectional layer."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if _step(node) == -1 and graph.incoming[node.id]:
+            edge = graph.incoming[node.id][0]
+            before = past_dropouts(graph, edge)
+            others = {_step(graph.node(other.target)) for other in graph.outgoing[edge.source]}
+            if before is not None and before.is_a({"Bidirectional"}) and 0 not in others:
+                places[node.id] = before.id
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"The last step of two directions: {doing(graph, [*places], 'take')} the last step of "
+            f"{named(graph, [*places.values()])}, at which the backward layer has read one step "
+            "only. Leave return_sequences out: Bidirectional then joins the last output of each "
+            "direction.",
+            _SCHUSTER,
+        )
+
+
+def _step(node: Node) -> object:
+    """Return which step of a sequence a call takes with all features; None if it takes others."""
+    keys = {constant.port: constant.value for constant in node.constants}
+    is_whole = keys.get("key.2", ":") in (":", "...")
+    return keys.get("key.1") if node.operation == "GetItem" and is_whole else None
+
+
+@diagnosis_rule("state_of_the_same_sequence")
+def state_of_the_same_sequence(graph: Graph) -> Iterator[Note]:
+    """A recurrent decoder begins with a summary of the sequence that it reads."""
+    flow = data_flow(graph)
+    tables = [node for node in graph.nodes if node.is_a({"Embedding"})]
+    sizes = {table.config.get("input_dim") for table in tables}
+    shapes = {i: graph.node(i).outputs[output].shape for i, output in graph.outputs}
+    decodes = [i for i, shape in shapes.items() if len(shape) == 3 and shape[-1] in sizes]
+    places = []
+    for node in graph.nodes if len(graph.inputs) > 1 else ():
+        read = [e.source for e in graph.incoming[node.id] if not e.port.startswith("initial_state")]
+        states = [e.source for e in graph.incoming[node.id] if e.port.startswith("initial_state")]
+        if not node.is_a(_RECURRENT) or not states or not read:
+            continue
+        own = {i for i in graph.inputs if any(flow.depends(source, on=i) for source in read)}
+        begins = {i for i in graph.inputs if any(flow.depends(state, on=i) for state in states)}
+        if own and own == begins and any(flow.depends(end, on=node.id) for end in decodes):
+            places.append(node.id)
+    if places:
+        yield finding(
+            places,
+            f"A state that knows the future: {doing(graph, places, 'begin')} with a summary of the "
+            "sequence that it reads, so that each of its steps depends on all later ones, which "
+            "the decoder is trained to predict. Begin with the state of the encoder of the other "
+            "sequence.",
+            _SUTSKEVER,
+        )

@@ -1,0 +1,253 @@
+"""Symbolic calls of a layer and of the layers inside it.
+
+Keras only asks a layer for the shapes of a symbolic call. To show the calls inside, `call` itself
+has to run, and so that all of them are recorded, Keras must meet symbolic tensors throughout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest import mock
+
+from plots.reading.keras_calls import all_parameter_names, recorded_mask, run_time_mask
+
+OutputSpecs = dict[Any, Any]
+"""(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
+
+
+class SymbolicRun:
+    """One run of a layer's `call` on symbolic tensors.
+
+    What `call` computes from weights and arrays alone would not be recorded: a layer called on an
+    array, such as a table of positions, and operations on weights. So layers with weights get
+    symbolic tensors in place of arrays, and in place of weights if `symbolic_weights`.
+
+    Args:
+        layer: The layer or operation.
+        known: Output specs of earlier calls, to which those of this one are added.
+        symbolic_weights: Whether symbolic tensors replace the weights that are attributes of the
+            layer or of a layer inside.
+
+    Attributes:
+        stand_ins: Symbolic tensor and the weight or array that it stands for.
+    """
+
+    def __init__(self, layer: Any, known: OutputSpecs, symbolic_weights: bool) -> None:
+        import keras
+
+        self.stand_ins: list[tuple[Any, Any]] = []
+        self._layer = layer
+        self._known = known
+        self._in_spec = False  # whether backend tensors are passed, to infer shapes
+        self._inside = layer._flatten_layers(False) if hasattr(layer, "_flatten_layers") else []
+        self._weights: list[tuple[Any, Mapping[str, Any]]] = []  # layers and such attributes
+        weights = {id(weight): weight for weight in getattr(layer, "weights", ())}
+        inputs: dict[int, Any] = {}
+        for part in [layer, *self._inside] if symbolic_weights else []:
+            own = {name: value for name, value in vars(part).items() if id(value) in weights}
+            self._weights.append((part, own))
+            for value in own.values():
+                if id(value) not in inputs:
+                    inputs[id(value)] = keras.Input(batch_shape=value.shape, dtype=value.dtype)
+                    self.stand_ins.append((inputs[id(value)], value))
+        self._replaced = [
+            (part, {name: inputs[id(value)] for name, value in own.items()})
+            for part, own in self._weights
+        ]
+
+    def outputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the layer as Keras does, and return what its `call` returns."""
+        import keras
+
+        layer, returned = self._layer, []
+        if not isinstance(layer, keras.layers.Layer):
+            return layer.call(*args, **kwargs)
+        if "training" in all_parameter_names(layer.__class__):
+            kwargs.setdefault("training", None)  # no default, which Keras would pass to sublayers
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            returned.append(layer.call(*args, **kwargs))
+            return [like(tensor) for tensor in symbolic_ones(returned[0])]
+
+        # Nothing that `call` adds or assigns, such as losses and seeds, is kept.
+        overrides = [(layer, {"symbolic_call": run, "add_loss": lambda *args, **kwargs: None})]
+        for part in self._inside:
+            overrides.append((part, {"symbolic_call": partial(self._symbolic_call, part)}))
+            if part.weights:
+                overrides.append((part, {"call": partial(self._call, part, part.call)}))
+        replaced = overridden([*overrides, *self._replaced])
+        with replaced, _recorded_partly(), _new_axes(), keras.StatelessScope():
+            layer(*args, **kwargs)
+        return returned[0]
+
+    def _call(self, layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a layer with weights that is given no symbolic tensor, on stand-ins for arrays."""
+        import keras
+
+        given = keras.tree.flatten((args, kwargs))
+        arrays = [value for value in given if is_array(value) and len(value.shape)]
+        if self._in_spec or not arrays or any(map(_is_symbolic, given)):
+            return call(*args, **kwargs)
+        args, kwargs = keras.tree.map_structure(self._stand_in, (args, kwargs))
+        return layer(*args, **kwargs)
+
+    def _stand_in(self, value: Any) -> Any:
+        import keras
+
+        if not is_array(value) or not len(value.shape):
+            return value
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        stand_in = keras.Input(batch_shape=tuple(value.shape), dtype=dtype)
+        self.stand_ins.append((stand_in, value))
+        return stand_in
+
+    def _symbolic_call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a layer inside symbolically, also with what only its `call` accepts."""
+        import keras
+
+        # Keras leaves `training` of a layer in the context of the calls that follow.
+        context: tuple[Any, Mapping[str, Any]] = (layer._get_call_context(), {})
+        with overridden([*self._weights, context]), mock.patch.object(self, "_in_spec", True):
+            outputs = self._spec(layer, args, kwargs)
+        if isinstance(outputs, keras.KerasTensor):
+            mask = run_time_mask(layer, (args, kwargs))
+            if mask is not None and recorded_mask(outputs) is None:
+                outputs._keras_mask = mask
+        return outputs
+
+    def _spec(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        import keras
+
+        key = _key_of(layer, args, kwargs)
+        if key is None or key not in self._known:
+            try:
+                outputs = type(layer).symbolic_call(layer, *args, **kwargs)
+            except Exception:  # its own `compute_output_spec` may refuse arguments of `call`
+                # Keras takes the product of a tensor and a number for sparse.
+                dense = keras.tree.map_structure(like, (args, kwargs))
+                outputs = keras.Operation.compute_output_spec(layer, *dense[0], **dense[1])
+            if key is None:
+                return outputs
+            self._known[key] = outputs
+        return keras.tree.map_structure(like, self._known[key])
+
+
+def symbolic_ones(outputs: Any) -> list[Any]:
+    """Return the symbolic tensors among the outputs of a call."""
+    import keras
+
+    return [item for item in keras.tree.flatten(outputs) if _is_symbolic(item)]
+
+
+def is_array(value: Any) -> bool:
+    """Return whether a value is an array of NumPy or the backend, or a weight."""
+    has_both = hasattr(value, "shape") and hasattr(value, "dtype")
+    return has_both and not isinstance(value, str) and not _is_symbolic(value)
+
+
+def _is_symbolic(value: Any) -> bool:
+    import keras
+
+    return isinstance(value, keras.KerasTensor)
+
+
+@contextmanager
+def _new_axes() -> Iterator[None]:
+    """Let `x[None]` add an axis to a symbolic tensor, which Keras refuses, unlike `x[None, :]`."""
+    import keras
+
+    get_item = keras.KerasTensor.__getitem__
+
+    def with_tuple(tensor: Any, key: Any) -> Any:
+        return get_item(tensor, (None,) if key is None else key)
+
+    with mock.patch.object(keras.KerasTensor, "__getitem__", with_tuple):
+        yield
+
+
+@contextmanager
+def _recorded_partly() -> Iterator[None]:
+    """Record calls that Keras refuses to record.
+
+    Of calls whose outputs are not all symbolic tensors, such as (output, None), the symbolic ones
+    are recorded; `positions` of the record has their places among all flat outputs. Operations that
+    cannot tell the shapes of their outputs, such as an `einsum` with capital letters, are asked
+    what they compute.
+    """
+    import keras
+
+    record = sys.modules[keras.layers.Layer.__module__].Node
+    operation_call = keras.Operation.symbolic_call
+
+    def partly(operation: Any, *, outputs: Any, **arguments: Any) -> None:
+        flat, symbolic = keras.tree.flatten(outputs), symbolic_ones(outputs)
+        if not symbolic or len(symbolic) == len(flat):
+            record(operation, outputs=outputs, **arguments)
+            return
+        record(operation, outputs=symbolic, **arguments)
+        kept = tuple(place for place, item in enumerate(flat) if _is_symbolic(item))
+        operation._inbound_nodes[-1].positions = kept
+
+    def symbolic_call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return operation_call(operation, *args, **kwargs)
+        except Exception as error:
+            try:
+                outputs = keras.Operation.compute_output_spec(operation, *args, **kwargs)
+            except Exception:
+                raise error from None
+            partly(operation, outputs=outputs, call_args=args, call_kwargs=kwargs)
+            return outputs
+
+    with ExitStack() as stack:
+        for known in (keras.layers.Layer, keras.Operation):
+            module = sys.modules[known.__module__]
+            stack.enter_context(mock.patch.object(module, "Node", partly))
+        stack.enter_context(mock.patch.object(keras.Operation, "symbolic_call", symbolic_call))
+        yield
+
+
+def _key_of(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what determines the output shapes of a layer of Keras or KerasHub; None for others."""
+    import keras
+
+    if not type(layer).__module__.startswith(("keras.", "keras_hub.")):
+        return None
+    try:
+        config = layer.get_config()
+    except Exception:  # some read attributes that do not exist
+        plain = bool | int | float | str | tuple | None
+        config = {name: value for name, value in vars(layer).items() if isinstance(value, plain)}
+    try:
+        config = {k: v for k, v in config.items() if not k.endswith(("name", "path"))}
+        weights = [(weight.shape, weight.dtype) for weight in layer.weights]
+        structure = keras.tree.map_structure(_spec_of, (args, kwargs))
+        return type(layer), repr((config, weights, structure))
+    except Exception:  # an argument may be of any type
+        return None
+
+
+def _spec_of(value: Any) -> Any:
+    has_spec = hasattr(value, "shape") and hasattr(value, "dtype")
+    return (tuple(value.shape), str(value.dtype)) if has_spec else value
+
+
+def like(value: Any) -> Any:
+    """Return a new dense symbolic tensor like `value`, or another value as it is."""
+    import keras
+
+    return keras.KerasTensor(value.shape, value.dtype) if _is_symbolic(value) else value
+
+
+@contextmanager
+def overridden(overrides: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[None]:
+    """Override attributes of objects, or names in a namespace, within the context."""
+    with ExitStack() as stack:
+        for owner, attributes in overrides:
+            namespace = owner if isinstance(owner, dict) else vars(owner)
+            stack.enter_context(mock.patch.dict(namespace, attributes))
+        yield

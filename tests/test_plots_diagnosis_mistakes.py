@@ -1,0 +1,196 @@
+"""Every mistake of a table is found by structure, and nothing once it is put right."""
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import pytest
+from keras import layers
+from mistaken_models import (
+    CLASSES,
+    FROM_LOGITS,
+    LOGITS,
+    NAME,
+    SIZE,
+    SOFTMAX,
+    added_mask_the_wrong_way_round,
+    added_to_itself,
+    attention_over_the_batch,
+    attention_without_a_skip_path,
+    batch_norm_over_rows,
+    block_without_its_addition,
+    branch_ends_with_relu,
+    constant_positions,
+    dropout_on_the_stream,
+    frozen,
+    head,
+    heads_joined_by_reshape,
+    heads_split_by_reshape,
+    hidden_softmax,
+    joined_with_itself,
+    last_step_of_both_directions,
+    linear_feedforward,
+    linear_layers_in_series,
+    lost_attention,
+    mask_input_of_the_target,
+    mask_of_memories,
+    mask_of_the_target,
+    mask_off_by_one,
+    mask_on_queries,
+    mask_the_wrong_way_round,
+    no_final_norm,
+    norm_of_a_norm,
+    norm_on_branch_outputs,
+    norm_on_queries_alone,
+    norm_over_one_feature,
+    norm_over_positions,
+    one_key,
+    one_table,
+    one_vector_for_all_positions,
+    positions_by_token,
+    positions_in_every_block,
+    rotations,
+    rounded,
+    scaled,
+    skip_path_after_the_norm,
+    skip_path_before_the_norm,
+    small_fill,
+    softmax_axis,
+    softmax_over_heads,
+    softmax_over_time,
+    state_of_the_target,
+    steps_in_two_orders,
+    swapped_memory,
+    takes_a_branch,
+    too_few_rows,
+    two_zeros_in_series,
+    unmixed_values,
+)
+from model_bricks import D
+
+import plots
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What a diagnosis says of `build(True)`; of `build(False)` it finds nothing.
+
+    Attributes:
+        build: Returns the model, with the mistake or without it.
+        words: What the note has to match.
+        verdict: "finding" for a mistake, "remark" for what may be meant.
+        wrong: The argument that makes the mistake.
+    """
+
+    build: Callable[..., keras.Model]
+    words: str
+    verdict: str = "finding"
+    wrong: bool | str = True
+
+
+MISTAKES = {
+    "softmax over queries": Mistake(softmax_axis, "softmax over axis 2, but a sum over axis 3"),
+    "softmax over heads": Mistake(softmax_over_heads, "softmax over axis 1"),
+    "values that are not mixed": Mistake(unmixed_values, "values are not mixed"),
+    "no scale": Mistake(scaled(1), "not scaled", "remark"),
+    "scale by the width": Mistake(scaled(D**-0.5), "width of the model", "remark"),
+    "scale by h": Mistake(scaled(1 / SIZE), "1/h, not", "remark"),
+    "scale multiplied": Mistake(scaled(SIZE**0.5), "multiplied by sqrt", "remark"),
+    "heads split by a reshape": Mistake(heads_split_by_reshape, "mixes heads and positions"),
+    "heads joined by a reshape": Mistake(heads_joined_by_reshape, "mixes heads and positions"),
+    "attention over the batch": Mistake(attention_over_the_batch, "over the batch"),
+    "one key": Mistake(one_key, "axis of size 1"),
+    "mask the wrong way round": Mistake(mask_the_wrong_way_round, "wrong way round"),
+    "added mask the wrong way round": Mistake(added_mask_the_wrong_way_round, "wrong way round"),
+    "mask off by one": Mistake(mask_off_by_one, "off by one"),
+    "mask of memories": Mistake(mask_of_memories, "not moved"),
+    "masked scores too large": Mistake(small_fill, "hides nothing"),
+    "mask of the target": Mistake(mask_of_the_target, "mask of another sequence"),
+    "mask input of the target": Mistake(mask_input_of_the_target, "mask of another sequence"),
+    "mask on queries": Mistake(mask_on_queries, "on queries, not on keys"),
+    "norm over positions": Mistake(norm_over_positions, "norm over positions"),
+    "norm over one feature": Mistake(norm_over_one_feature, "one number"),
+    "batch norm over rows": Mistake(batch_norm_over_rows, "wrong axis"),
+    "norm of a norm": Mistake(norm_of_a_norm, "norm of a norm", "remark"),
+    "norm on queries alone": Mistake(norm_on_queries_alone, "norm on the queries alone"),
+    "norm on branch outputs": Mistake(norm_on_branch_outputs, "branch output"),
+    "skip path after the norm": Mistake(skip_path_after_the_norm, "wrong side of a norm"),
+    "skip path before the norm": Mistake(skip_path_before_the_norm, "wrong side of a norm"),
+    "no final norm": Mistake(no_final_norm, "without a final norm"),
+    "added to itself": Mistake(added_to_itself, "added to itself"),
+    "joined with itself": Mistake(joined_with_itself, "joined with itself"),
+    "block without its addition": Mistake(block_without_its_addition, "No skip path leads past"),
+    "attention without a skip path": Mistake(attention_without_a_skip_path, "No skip path leads"),
+    "attention lost to the stream": Mistake(lost_attention, "starts before"),
+    "cross-attention of a branch": Mistake(takes_a_branch, "in the place of the stream"),
+    "queries and memory swapped": Mistake(swapped_memory, "swapped"),
+    "branch ends with a ReLU": Mistake(branch_ends_with_relu, "ends with a ReLU", "remark"),
+    "linear feed-forward": Mistake(linear_feedforward, "No activation between"),
+    "three linear layers": Mistake(linear_layers_in_series, "No activation between"),
+    "dropout on the stream": Mistake(dropout_on_the_stream, "residual stream", "remark"),
+    "one vector for all positions": Mistake(one_vector_for_all_positions, "at every position"),
+    "rotated queries": Mistake(rotations, "on the queries alone"),
+    "rotations by heads": Mistake(rotations, "index of the head", wrong="heads"),
+    "positions in every block": Mistake(positions_in_every_block, "added 2 times", "remark"),
+    "constant positions": Mistake(constant_positions, "never trained"),
+    "one table for both": Mistake(one_table, "One table for tokens and positions"),
+    "positions by token": Mistake(positions_by_token, "Two tables with the same ids"),
+    "too few rows": Mistake(too_few_rows, "Too few rows"),
+    "steps in two orders": Mistake(steps_in_two_orders, "Steps in two orders"),
+    "last step of both directions": Mistake(last_step_of_both_directions, "two directions"),
+    "state of the target": Mistake(state_of_the_target, "knows the future"),
+    "logits as probabilities": Mistake(head(SOFTMAX, (CLASSES, None, NAME)), "Logits for a"),
+    "probabilities as logits": Mistake(
+        head(LOGITS, (CLASSES, "softmax", FROM_LOGITS)), "softmax of"
+    ),
+    "sigmoid for classes": Mistake(head(SOFTMAX, (CLASSES, "sigmoid", NAME)), "A sigmoid for"),
+    "ReLU on logits": Mistake(head(LOGITS, (CLASSES, "relu", FROM_LOGITS)), "ReLU on logits"),
+    "ReLU before the softmax": Mistake(
+        head(SOFTMAX, (CLASSES, "relu", NAME, layers.Softmax)), "ReLU on logits"
+    ),
+    "softmax of a softmax": Mistake(
+        head(SOFTMAX, (*SOFTMAX, layers.Softmax)), "softmax of a softmax"
+    ),
+    "one class": Mistake(head(SOFTMAX, (1, "sigmoid", NAME)), "One class"),
+    "softmax of one unit": Mistake(
+        head((1, "sigmoid", "binary_crossentropy"), (1, "softmax", "binary_crossentropy")),
+        "axis of size 1",
+    ),
+    "norm on logits": Mistake(
+        head(LOGITS, (CLASSES, None, FROM_LOGITS, layers.LayerNormalization)),
+        "norm on logits",
+        "remark",
+    ),
+    "dropout on logits": Mistake(
+        head(LOGITS, (CLASSES, None, FROM_LOGITS, lambda: layers.Dropout(0.5))),
+        "dropout on logits",
+        "remark",
+    ),
+    "softmax over time": Mistake(softmax_over_time, "not over the classes"),
+    "all weights frozen": Mistake(frozen, "All weights are frozen"),
+    "hidden softmax": Mistake(hidden_softmax, "in a hidden layer", "remark"),
+    "two zeros in series": Mistake(two_zeros_in_series, "kernels of zero"),
+    "rounded features": Mistake(rounded, "passes no gradient on"),
+}
+
+
+def notes_of(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras on layers without `build`
+        return plots.diagnose(plots.read_graph(model)).notes
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found_and_nothing_once_it_is_put_right(name):
+    mistake = MISTAKES[name]
+    notes = notes_of(mistake.build(mistake.wrong))
+    said = [n for n in notes if n.kind == mistake.verdict and re.search(mistake.words, n.text)]
+    assert said, [note.text for note in notes]
+    assert all(note.about and note.reference for note in said)
+    if mistake.verdict == "remark":
+        assert not [note.text for note in notes if note.kind == "finding"]
+    right = notes_of(mistake.build(False))
+    assert not [note.text for note in right if note.kind == "finding"]
+    assert not [note.text for note in right if re.search(mistake.words, note.text)]
