@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import plots
-from plots.checking.visibility import visibility
+from plots.checking.visibility import frontier, visibility
 
 TOKENS, WIDTH, HEADS = 23, 6, 2
 
@@ -88,6 +88,23 @@ def test_matrices_of_dependences_are_named(matrix, expected):
     assert visibility(matrix.astype(bool), range(len(matrix))).kind == expected
 
 
+@pytest.mark.parametrize(
+    ("matrix", "length", "expected"),
+    [
+        (np.tri(14, 13, k=-1), 13, "i - 1"),
+        (np.tri(11, 13, k=2), 13, "i + 2"),
+        (np.tri(24, 24)[::2], 24, "2i"),
+        (np.tri(13, 13).repeat(2, axis=0), 13, "i // 2"),
+        (np.ones((14, 13)), 13, None),
+        (np.tri(14, 13).T[:, ::-1].T, 13, None),
+        (np.zeros((14, 13)), 13, None),
+    ],
+)
+def test_the_last_position_that_outputs_of_another_length_see_is_found(matrix, length, expected):
+    found = frontier(matrix.astype(bool), range(length), length)
+    assert (found and found.text) == expected
+
+
 def test_the_dependences_of_a_causal_model_are_shown_and_without_a_finding():
     model = tagger(causal, causal)
     checks = plots.check(model)
@@ -105,7 +122,7 @@ LEAKS = {
     "norm": lambda n: lambda x: layers.LayerNormalization(axis=(1, 2))(x),
     "maximum": lambda n: lambda x: x + ops.max(x, axis=1, keepdims=True),
     "attention": lambda n: attended,
-    "reversed": lambda n: lambda x: x[:, ::-1],
+    "reversed": lambda n: lambda x: ops.flip(x, axis=1),
     "recurrence": lambda n: layers.Bidirectional(layers.GRU(WIDTH // 2, return_sequences=True)),
 }
 
@@ -123,7 +140,7 @@ def test_a_leak_beside_causal_attention_is_found_where_it_is(leak, first):
         "mean": "Mean",
         "maximum": "Max",
         "norm": "LayerNormalization",
-        "reversed": "GetItem",
+        "reversed": "Flip",
         "recurrence": "Bidirectional",
     }
     assert classes == {expected.get(leak, "MultiHeadAttention")}
@@ -134,12 +151,14 @@ def test_a_witness_shows_the_leak_in_the_model_itself():
     model.layers[-1].bias.assign(np.linspace(1, 2, TOKENS))  # zero weights are replaced in runs
     for layer in model.layers:
         for weight in layer.trainable_weights:
-            if not np.any(weight.numpy()):
+            if not np.any(keras.ops.convert_to_numpy(weight)):
                 weight.assign(0.1 * np.random.default_rng(1).standard_normal(weight.shape))
     (check,) = found(model, "causality")
     witness = check.witness
     assert witness.exact
-    before, after = (np.asarray(model(x)) for x in (witness.inputs, witness.changed))
+    before, after = (
+        keras.ops.convert_to_numpy(model(x)) for x in (witness.inputs, witness.changed)
+    )
     row, position, _ = witness.moved
     changed = np.argwhere(witness.inputs != witness.changed)
     assert changed.tolist() == [[row, changed[0, 1]]]
@@ -199,12 +218,11 @@ def test_a_prefix_is_no_finding_and_an_encoder_is_none():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("my_gpt", "finding"), ("language_model", "finding"), (None, "remark"), ("bert", None)],
+    [("gpt", "remark"), ("bert", "remark"), (None, "remark"), ("causal_lm", "finding")],
 )
-def test_what_a_model_without_mask_is_depends_on_what_it_is_called(name, kind):
-    assert [c.note.kind for c in found(tagger(attended, name=name), "causality")] == [kind] * (
-        kind is not None
-    )
+def test_a_name_is_a_claim_only_where_it_states_the_property(name, kind):
+    (check,) = found(tagger(attended, name=name), "causality")
+    assert check.note.kind == kind
 
 
 def test_batch_statistics_leak_in_training_only():
@@ -287,6 +305,21 @@ def test_a_mask_that_is_an_input_is_tried():
         pooled = ops.sum(x * ops.cast(mask, "float32")[..., None], axis=1)
         model = keras.Model([tokens, mask], layers.Dense(3)(pooled))
         assert verdicts(model, "padding") == ["ignored" if used else "seen"]
+
+
+def test_the_witness_of_more_padding_is_two_batches_for_the_model_itself():
+    tokens = ids()
+    real = ops.cast(ops.not_equal(tokens, 0), "float32")[..., None]
+    model = keras.Model(tokens, layers.Dense(3)(ops.mean(embedded(tokens) * real, axis=1)))
+    (check,) = found(model, "padding")
+    assert "mean#1" in check.note.about
+    witness = check.witness
+    assert witness.exact
+    shorter, longer = witness.inputs, witness.changed
+    np.testing.assert_array_equal(longer[:, : shorter.shape[1]], shorter)
+    assert not longer[:, shorter.shape[1] :].any()
+    before, after = (keras.ops.convert_to_numpy(model(x)) for x in (shorter, longer))
+    assert abs(after - before)[witness.moved] == pytest.approx(witness.by, rel=1e-3)
 
 
 # Order and batch ----------------------------------------------------------------------------------

@@ -8,10 +8,14 @@ The model runs on small random batches, and on the same batches with something c
 position, what stands at padded positions, the order of positions, another row. What moves decides:
 
     samples        the batches
+    modes          training or inference, and precision
+    randomness     random numbers that repeat
     trials         runs of the model, and what a change reaches
     visibility     which positions see which, in words
     attention      what each self-attention sees, found by running it alone
-    causality, padding, order, weights, numbers     the properties
+    lines          which outputs have the positions of an input, and where the future comes in
+    claims         what says that no later position is seen
+    causality, padding, order, batch, weights, numbers     the properties
 
 The weights and states of the model stay as they are. Trainable weights that are all zero, such as
 those of a gate that training opens, are replaced by random ones in these runs, since zeros hide
@@ -22,15 +26,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plots.arguments import collection_paused
 from plots.checking.attention import seen_by_attentions
+from plots.checking.batch import check_batch
 from plots.checking.causality import check_causality
 from plots.checking.numbers import check_numbers
-from plots.checking.order import check_batch, check_order
+from plots.checking.order import check_order
 from plots.checking.padding import check_padding
+from plots.checking.randomness import global_seed_kept
 from plots.checking.results import Check, Witness
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility
@@ -39,7 +45,7 @@ from plots.checking.weights import check_sharing, check_weights
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Check", "Results", "Witness", "check", "run_checks"]
+__all__ = ["Check", "Results", "Trial", "Witness", "check", "run_checks"]
 
 
 @collection_paused()
@@ -48,12 +54,14 @@ def check(model: keras.Model) -> tuple[Check, ...]:
 
     * causality: what each position of an output sees of the inputs, and by which call it sees the
       future, in inference and in training mode
-    * padding: whether what stands at padded positions changes the outputs at real ones
+    * padding: whether what stands at padded positions, or how many there are, changes the outputs
+      at real ones
     * order: whether permuting the positions of an input permutes the outputs
-    * batch: whether the outputs of a sample depend on other samples or on its place in the batch
+    * batch: whether the outputs of a sample depend on other samples or on its place in the batch,
+      and whether they are random
     * dead weights: trainable weights whose gradient of a random loss is exactly zero
     * sharing: layers that are called several times
-    * numbers: whether the outputs are finite
+    * numbers: whether the outputs are finite, and what overflows or vanishes in half precision
 
     What is shown for random inputs is a proof where something moves. Where nothing moves, it is
     shown for these inputs and for the weights of the model.
@@ -63,9 +71,10 @@ def check(model: keras.Model) -> tuple[Check, ...]:
 
     Raises:
         TypeError: if the model has no graph.
-        ValueError: if it is not built, has no weights, or takes inputs of an unknown kind.
+        ValueError: if it is not built, has no weights, or takes inputs of an unknown kind, or
+            texts on another backend than TensorFlow.
     """
-    return run_checks(model).checks
+    return run_checks(Trial.of(model)).checks
 
 
 @dataclass(frozen=True)
@@ -90,45 +99,43 @@ class Results:
         return f"{how}: {'; '.join(said)}." if said else ""
 
 
-def run_checks(model: keras.Model, positions: str = "") -> Results:
+def run_checks(trial: Trial, positions: str = "") -> Results:
     """Return the results of all checks; see `check`.
 
     `positions` are those that structure shows, such as "learned positions".
     """
-    trial = Trial.of(model)
-    trials = [trial, *(replace(trial, samples=s) for s in trial.samples.of_other_lengths)]
     seen: dict[str, Visibility] = {}
-
-    def of_positions(function: Callable[[Trial], Iterable[Check]]) -> Iterable[Check]:
-        return (found for one in trials for found in function(one))
-
-    def of_attentions() -> Iterable[Check]:
-        for one in trials:
-            seen.update(seen_by_attentions(one))
-        return ()
-
-    parts: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
-        ("attention", of_attentions),
-        ("causality", lambda: of_positions(lambda one: check_causality(one, seen))),
-        ("padding", lambda: of_positions(check_padding)),
-        ("batch", lambda: check_batch(trial)),
-        ("order", lambda: of_positions(lambda one: check_order(one, positions))),
-        ("dead weights", lambda: check_weights(trial)),
-        ("sharing", lambda: check_sharing(trial.graph)),
-        ("numbers", lambda: check_numbers(trial)),
-    )
     found: list[Check] = []
-    for name, part in parts:
-        if name == "order" and any(check.verdict == "counted" for check in found):
-            continue  # positions that count samples are said to be wrong already
+
+    def run(part: str, function: Callable[[], Iterable[Check]]) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # layers warn again of what they did when built
-                found += part()
+                found.extend(function())
         except Exception as error:  # a layer of another package may raise anything
             warnings.warn(
-                f"the check of {name} was skipped, because running {trial.graph.name!r} failed: "
+                f"the check of {part} was skipped, because running {trial.graph.name!r} failed: "
                 f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
-                stacklevel=3,
+                stacklevel=4,
             )
+
+    def of_lengths(function: Callable[[Trial], Iterable[Check]]) -> Iterable[Check]:
+        return (one for trial in trials for one in function(trial))
+
+    def look_at_attentions() -> Iterable[Check]:
+        seen.update(seen_by_attentions(trial))
+        return ()
+
+    with global_seed_kept():
+        run("numbers", lambda: check_numbers(trial))
+        trials = [trial, *map(trial.at, trial.samples.of_other_lengths)]
+        if "values" in vars(trial) and trial.has_numbers:  # else there is nothing to compare
+            run("attention", look_at_attentions)
+            run("causality", lambda: of_lengths(lambda one: check_causality(one, seen)))
+            run("padding", lambda: of_lengths(check_padding))
+            run("batch", lambda: check_batch(trial))
+            if not any(check.verdict == "counted" for check in found):  # it is wrong already
+                run("order", lambda: of_lengths(lambda one: check_order(one, positions)))
+            run("dead weights", lambda: check_weights(trial))
+        run("sharing", lambda: check_sharing(trial.graph))
     return Results(tuple(found), seen, trial.samples.cut)

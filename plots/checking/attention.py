@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from plots.attentions import Attention, attentions_with_masks
+from plots.checking.modes import training_mode
+from plots.checking.randomness import repeatable
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, visibility
 from plots.graph import Graph
@@ -25,7 +27,7 @@ def seen_by_attentions(trial: Trial) -> dict[str, Visibility]:
     """
     found = {}
     for attention in attentions_with_masks(trial.graph)[0]:
-        if attention.is_self and trial.samples.probes:
+        if attention.is_self and trial.samples.batch > trial.samples.first:
             seen = _seen(trial, attention)
             if seen is not None and seen.kind != "nothing":
                 found[attention.id] = seen
@@ -33,47 +35,63 @@ def seen_by_attentions(trial: Trial) -> dict[str, Visibility]:
 
 
 def _seen(trial: Trial, attention: Attention) -> Visibility | None:
+    edges = (attention.query, *attention.keys, *attention.values)
+    before: dict[Place, np.ndarray] = dict(trial.values)
+    after = dict(before)
+    trial = trial.at(trial.samples.at(_length_of(trial, attention), trial.samples.batch))
+    for place in dict.fromkeys((edge.source, edge.output) for edge in edges):
+        changed = _changed(trial, before[place])
+        if changed is None:
+            return None
+        after[place] = changed
+    first, second = (_run(trial, attention, given) for given in (before, after))
+    matrix = trial.dependence((attention.output, 0), first, second).best(trial.samples.probes)
+    return None if matrix is None else visibility(matrix, trial.samples.probes)
+
+
+def _length_of(trial: Trial, attention: Attention) -> int:
+    """Return the number of positions of an attention, which may differ from that of the inputs.
+
+    Such as with a class token in front, or with the patches of an image.
+    """
+    fields = trial.samples.fields
+    known = {field.shape[1] for field in fields if field.has_positions and len(field.shape) > 1}
+    shape = trial.values[attention.query.source, attention.query.output].shape
+    same = [size for size in shape[1:] if size in {trial.samples.length, *known}]
+    return (same or [shape[1] if len(shape) == 3 else 0])[0]
+
+
+def _run(trial: Trial, attention: Attention, given: Mapping[Place, np.ndarray]) -> np.ndarray:
+    """Return the output of an attention for the values before it."""
     import keras
     from keras import ops
     from keras.src.backend.common.masking import set_keras_mask
 
-    edges = (attention.query, *attention.keys, *attention.values)
     inside = regions(trial.graph)[attention.id]
-    values: dict[Place, np.ndarray] = dict(trial.values)
-    output = (attention.output, 0)
-    before, after = dict(values), dict(values)
-    for place in dict.fromkeys((edge.source, edge.output) for edge in edges):
-        changed = _changed(trial, values[place])
-        if changed is None:
-            return None
-        after[place] = changed
-
-    def run(given: Mapping[Place, np.ndarray]) -> np.ndarray:
-        own = [call for call in trial.calls if any(node in inside for node, _ in call.results)]
-        known = {
-            place: ops.convert_to_tensor(value, dtype=trial.dtypes[place])
-            for place, value in given.items()
-            if place[0] not in inside and place[0] in sources
-        }
-        for place, tensor in known.items():
-            if place in trial.masks:
-                set_keras_mask(tensor, ops.convert_to_tensor(trial.masks[place]))
-        return as_array(run_calls(trial.graph, own, known, {})[output])
-
     sources = {edge.source for node_id in inside for edge in trial.graph.incoming[node_id]}
-    with keras.StatelessScope(list(trial.weights), initialize_variables=False):
-        matrix = trial.dependence(output, run(before), run(after)).best(trial.samples.probes)
-    return None if matrix is None else visibility(matrix, trial.samples.probes)
+    own = [call for call in trial.calls if any(node in inside for node, _ in call.results)]
+    known = {
+        place: ops.convert_to_tensor(value, dtype=trial.dtypes[place])
+        for place, value in given.items()
+        if place[0] not in inside and place[0] in sources
+    }
+    for place, tensor in known.items():
+        if place in trial.masks:
+            set_keras_mask(tensor, ops.convert_to_tensor(trial.masks[place]))
+    scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
+    with scope, training_mode(False), repeatable():
+        return as_array(run_calls(trial.graph, own, known, {})[attention.output, 0])
 
 
 def _changed(trial: Trial, value: np.ndarray) -> np.ndarray | None:
     """Return a value with another vector at one position of every row but the first."""
     import numpy as np
 
+    length = trial.samples.length
     if value.dtype.kind not in "fc" or value.ndim < 2 or value.shape[0] != trial.samples.batch:
         return None
-    axes = [axis for axis in range(1, value.ndim) if value.shape[axis] == trial.samples.length]
-    if not axes:
+    axes = [axis for axis in range(1, value.ndim) if value.shape[axis] == length]
+    if not axes or not length:
         return None
     changed = np.moveaxis(value.copy(), axes[0], 1)
     other = np.moveaxis(value, axes[0], 1)

@@ -2,40 +2,205 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
 
 from plots.annotations import Note
-from plots.checking.results import Check
-from plots.checking.trials import Trial
+from plots.checking.results import Check, Witness, said
+from plots.checking.trials import Arrays, Trial
 from plots.diagnosis.rules import named
 from plots.measuring.execution import Place
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _PRECISION = "Micikevicius et al. 2018, Mixed Precision Training, section 3"
 _LARGEST = {"float16": 65504.0}
+_HALF = ("float16", "bfloat16")
+_MOST_VANISHED = 0.5
+"""Share of the numbers of a value that are zero only in half precision: more is a fault."""
+_MASKED = 1e6  # larger numbers are those of masked scores
+_INFINITE = (math.inf, -math.inf, "inf", "-inf")  # as constants of a graph
+_TINY = 1e-30
+_FAR = 0.2
+"""Distance of an output from that in float32, in units of its standard deviation."""
 
 
 def check_numbers(trial: Trial) -> Iterator[Check]:
-    """Yield the first calls that return no number, or an infinite one that reaches an output."""
+    """Yield where numbers are NaN or infinite, or are lost in the precision of the model.
+
+    A model of half precision runs in float32 as well. A call at which numbers are infinite or zero
+    in its own precision only is where they overflow or vanish.
+    """
+    if check := _not_finite(trial):
+        yield check
+        return
+    if set(trial.dtypes.values()).isdisjoint(_HALF):
+        found = [*_tiny(trial)]
+        yield from found or [said("numbers", "finite", "all numbers are finite")]
+        return
+    full = trial.run(trial.base, in_float32=True)
+    dtype = next(name for name in _HALF if name in trial.dtypes.values())
+    far = max((_distance(trial.values[p], full[p]) for p in trial.graph.outputs), default=0.0)
+    checks = [*_lost(trial, full, dtype, far), *_near_the_limit(trial)]
+    yield from checks
+    if not checks:
+        text = f"all numbers are finite, and outputs in {dtype} differ from those in float32 by "
+        yield said("numbers", "finite", f"{text}{100 * far:.2g}% of their spread")
+
+
+def _not_finite(trial: Trial) -> Check | None:
+    """Return a finding if an output holds NaN or infinity, with the first call that does."""
     import numpy as np
 
-    def is_no_number(place: Place) -> bool:
-        array = trial.values[place]
-        return array.dtype.kind == "f" and bool(np.isnan(array).any())
+    # Infinity that becomes NaN later is where it begins.
+    kinds = (np.isnan, "NaN"), (np.isinf, "infinite numbers")
+    for is_wrong, what in kinds:
+        wrong = [
+            number
+            for number, place in enumerate(trial.graph.outputs)
+            if _holds(trial, is_wrong, place)
+        ]
+        if not wrong:
+            continue
+        places = trial.first_crossings(partial(_holds, trial, is_wrong))
+        if what == "NaN":
+            places = _infinite_before(trial, places) or places
+        elif _is_meant(trial, places):
+            continue
+        dtypes = sorted({trial.dtypes.get((place, 0), "") for place in places})
+        text = (
+            f"The output holds {what} for random inputs: {named(trial.graph, places, 3)} is "
+            f"the first to return numbers that are not finite, in {' and '.join(dtypes)}."
+        )
+        if set(dtypes) & set(_HALF):
+            full = trial.run(trial.base, in_float32=True)
+            if all(np.isfinite(full[place]).all() for place in trial.graph.outputs):
+                text += " In float32 all numbers of the outputs are finite."
+        note = Note("finding", tuple(places), text, _PRECISION)
+        return Check("numbers", "not finite", note, _witness(trial, wrong[0], is_wrong, what))
+    return None
 
-    def is_infinite(place: Place) -> bool:
-        array = trial.values[place]
-        return array.dtype.kind == "f" and bool(np.isinf(array).any())
 
-    for is_wrong, what in ((is_no_number, "NaN"), (is_infinite, "infinite numbers")):
-        if any(is_wrong(place) for place in trial.graph.outputs):
-            places = trial.first_crossings(is_wrong)
-            dtypes = sorted({trial.dtypes.get((place, 0), "") for place in places})
-            text = (
-                f"The output holds {what} for random inputs: {named(trial.graph, places, 3)} is "
-                f"the first to return them, in {' and '.join(dtypes)}."
-            )
-            yield Check("numbers", "not finite", Note("finding", tuple(places), text, _PRECISION))
-            return
+def _holds(trial: Trial, is_wrong: np.ufunc, place: Place) -> bool:
+    array = trial.values[place]
+    return array.dtype.kind == "f" and bool(is_wrong(array).any())
+
+
+def _infinite_before(trial: Trial, places: list[str]) -> list[str]:
+    """Return the calls whose infinite numbers the first calls with NaN take, if there are any."""
+    import numpy as np
+
+    waiting, found, met = list(places), set[str](), set(places)
+    while waiting:
+        node_id = waiting.pop()
+        for source in trial.flow.sources[node_id]:
+            numbers = range(len(trial.graph.node(source).outputs))
+            values = [(source, n) for n in numbers if (source, n) in trial.values]
+            if source not in met and any(_holds(trial, np.isinf, place) for place in values):
+                met.add(source)
+                waiting.append(source)
+                found.add(source)
+                found.discard(node_id)
+    first = {
+        node_id
+        for node_id in found
+        if not any(source in found for source in trial.flow.sources[node_id])
+    }
+    return sorted(first, key=trial.graph.index.__getitem__)
+
+
+def _is_meant(trial: Trial, places: list[str]) -> bool:
+    """Return whether infinite numbers are written as constants, such as those of masked scores."""
+    nodes = [trial.graph.node(place) for place in places]
+    return all(any(c.value in _INFINITE for c in node.constants) for node in nodes)
+
+
+def _witness(trial: Trial, output: int, is_wrong: np.ufunc, what: str) -> Witness:
+    import numpy as np
+
+    values = trial.values[trial.graph.outputs[output]]
+    index = tuple(int(n) for n in np.argwhere(is_wrong(values))[0])
+    at = ", ".join(map(str, index))
+    shows = f"With these inputs, output {output} is {values[index]} at [{at}]."
+    inputs = trial.as_model_takes(trial.base)
+    exact = not trial.weights
+    if trial.weights:
+        own = trial.own_weights.run(trial.base)[trial.graph.outputs[output]]
+        exact = bool(is_wrong(own).any())
+    return Witness(inputs, inputs, what, output, index, 0.0, exact=exact, shows=shows)
+
+
+def _shown(trial: Trial, text: str) -> Witness:
+    """Return the inputs of the runs as a witness."""
+    inputs = trial.as_model_takes(trial.base)
+    shows = f"With these inputs: {text[0].lower()}{text[1:]}."
+    return Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+
+
+def _lost(trial: Trial, full: Arrays, dtype: str, far: float) -> Iterator[Check]:
+    """Yield the first calls whose numbers overflow, or are mostly zero, in half precision only."""
+    kind = "finding" if far > _FAR else "remark"
+    end = (
+        f"The outputs differ by {far:.0%} of their spread. Scale them, or compute there in float32."
+    )
+    for verdict, is_wrong, start in (
+        ("overflowing", _overflows, "Numbers of {} are infinite in {}, and not in float32"),
+        ("vanishing", _vanishes, "Most numbers of {} are zero in {}, and not in float32"),
+    ):
+        places = _first(trial, {p for p, own in trial.values.items() if is_wrong(own, full[p])})
+        if places:
+            what = start.format(named(trial.graph, places, 3), dtype)
+            note = Note(kind, tuple(places), f"{what}. {end}", _PRECISION)
+            yield Check("numbers", verdict, note, _shown(trial, what))
+
+
+def _overflows(own: np.ndarray, full: np.ndarray) -> bool:
+    import numpy as np
+
+    if own.dtype.kind != "f" or own.shape != full.shape:
+        return False
+    return bool((np.isinf(own) & (np.abs(full) < _MASKED)).any())
+
+
+def _vanishes(own: np.ndarray, full: np.ndarray) -> bool:
+    import numpy as np
+
+    if own.dtype.kind != "f" or own.shape != full.shape:
+        return False
+    there = np.isfinite(full) & (full != 0)
+    return bool(there.any()) and float((own[there] == 0).mean()) > _MOST_VANISHED
+
+
+def _first(trial: Trial, places: Collection[Place]) -> list[str]:
+    """Return the calls of some values that take none of these values, in order."""
+    wrong = {node_id for node_id, _ in places}
+    sources = trial.flow.sources
+    return [n.id for n in trial.graph.nodes if n.id in wrong and wrong.isdisjoint(sources[n.id])]
+
+
+def _tiny(trial: Trial) -> Iterator[Check]:
+    """Yield the first calls that return nothing but numbers close to the smallest of float32."""
+    import numpy as np
+
+    sizes = {p: np.abs(a).max(initial=0.0) for p, a in trial.values.items() if a.dtype.kind == "f"}
+    places = _first(trial, {place for place, size in sizes.items() if 0 < size < _TINY})
+    if places:
+        what = (
+            f"All numbers of {named(trial.graph, places, 3)} are smaller than {_TINY}, close to "
+            "the smallest of float32"
+        )
+        text = f"{what}: they vanish. Scale them, or normalise before."
+        note = Note("remark", tuple(places), text, _PRECISION)
+        yield Check("numbers", "vanishing", note, _shown(trial, what))
+
+
+def _near_the_limit(trial: Trial) -> Iterator[Check]:
+    """Yield the calls whose numbers are close to the largest of their precision."""
+    import numpy as np
+
     near = [
         place[0]
         for place, array in trial.values.items()
@@ -43,14 +208,22 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
         and 0.1 * largest < np.abs(array[np.isfinite(array)]).max(initial=0.0) < largest
     ]
     if near:
+        places = named(trial.graph, list(dict.fromkeys(near)), 3)
+        what = f"Numbers come near to the largest of float16, 65504, at {places}"
         text = (
-            f"Numbers come near to the largest of float16, 65504, at {named(trial.graph, near, 3)}."
-            " Training makes them larger; scale them, or compute there in bfloat16 or float32."
+            f"{what}. Training makes them larger; scale them, or compute there in bfloat16 or "
+            "float32."
         )
-        yield Check(
-            "numbers",
-            "near the limit",
-            Note("remark", tuple(dict.fromkeys(near)), text, _PRECISION),
-        )
-        return
-    yield Check("numbers", "finite", Note("description", (), "all numbers are finite"))
+        note = Note("remark", tuple(dict.fromkeys(near)), text, _PRECISION)
+        yield Check("numbers", "near the limit", note, _shown(trial, what))
+
+
+def _distance(own: np.ndarray, full: np.ndarray) -> float:
+    """Return the mean distance of two arrays, in units of the standard deviation of the second."""
+    import numpy as np
+
+    if own.dtype.kind != "f" or own.shape != full.shape:
+        return 0.0
+    usable = np.isfinite(own) & np.isfinite(full) & (np.abs(full) < 1e6)
+    spread = float(full[usable].std()) if usable.any() else 0.0
+    return float(np.abs(own - full)[usable].mean()) / spread if spread else 0.0

@@ -1,27 +1,25 @@
-"""Whether the order of positions and that of the rows of a batch matter."""
+"""Whether the order of positions matters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
-from plots.checking.causality import by_attention
-from plots.checking.results import Check, witness_of
+from plots.checking.results import Check, Witness, said
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
-from plots.measuring.execution import Place
+from plots.measuring.execution import Place, as_array
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ORDER = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
-_ROWS = "github.com/pytorch/tutorials/issues/1547"
-_MIXING = ("Mean", "Var", "Std", "Moments", "Stddev", "StdDev", "Discrimination")
-_NEAR = 1e-3
-"""Largest difference, in units of a change of the values, that counts as one of rounding."""
+_ROUNDING, _ROUNDING_OF_LARGE = 5e-6, 1e-3
+"""Largest differences that count as rounding, in units of the largest number of an output: with the
+weights of the model, and with large ones."""
 
 
 def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
@@ -39,25 +37,21 @@ def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
 def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     import numpy as np
 
+    outputs = [
+        place
+        for place in trial.graph.outputs
+        if (array := trial.values[place]).dtype.kind == "f"
+        and trial.moved(place, array, trial.probed[field.place][place]).any()
+    ]
+    if not outputs or not trial.random.isdisjoint(outputs):
+        return  # random numbers are not permuted
     # Segments, masks and positions that are inputs themselves stay: they may tell the order.
     order = np.random.default_rng(5).permutation(trial.samples.length)
     permuted = {**trial.base, field.place: trial.base[field.place][:, order]}
-    before, after = trial.values, trial.run(permuted)
-    other = trial.probed[field.place]
-    knows = depends = False
-    for place in trial.graph.outputs:
-        first, second = before[place], after[place]
-        if first.dtype.kind != "f" or not trial.moved(place, first, other[place]).any():
-            continue
-        depends = True
-        axes = [a for a in range(1, first.ndim) if first.shape[a] == trial.samples.length]
-        candidates = [first, *(np.take(first, order, axis) for axis in axes)]
-        knows = knows or not any(_are_near(c, second, other[place] - first) for c in candidates)
-    if not depends:
-        return
-    if knows:
-        text = f"the order of {field.name!r} matters"
-        yield Check("order", "known", Note("description", (), text))
+    if _differs(trial, outputs, permuted, order, _ROUNDING) or _differs(
+        trial, outputs, permuted, order, _ROUNDING_OF_LARGE, [*_large_weights(trial)]
+    ):
+        yield said("order", "known", f"the order of {field.name!r} matters")
         return
     attentions = attentions_with_masks(trial.graph)[0]
     attends = [
@@ -65,8 +59,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     ]
     what = f"Permuting the positions of {field.name!r} permutes the outputs alike, or changes none"
     if not attends or field.kind != "ids":
-        text = f"the order of {field.name!r} does not matter"
-        yield Check("order", "unknown", Note("description", (), text))
+        yield said("order", "unknown", f"the order of {field.name!r} does not matter")
         return
     constant = _constant_vectors(trial)
     why = ""
@@ -79,12 +72,11 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
         "Sequences of tokens need positions."
     )
     change = f"Permuting {field.name!r} by {order.tolist()}"
-    yield Check(
-        "order",
-        "unknown",
-        Note("finding" if claims else "remark", tuple(constant or attends), text, _ORDER),
-        witness_of(trial, (trial.base, before), (permuted, after), 0, change),
-    )
+    shows = f"{change} permutes every output alike, or leaves it as it is."
+    note = Note("finding" if claims else "remark", tuple(constant or attends), text, _ORDER)
+    inputs, changed = map(trial.as_model_takes, (trial.base, permuted))
+    witness = Witness(inputs, changed, change, 0, (), 0.0, exact=not trial.weights, shows=shows)
+    yield Check("order", "unknown", note, witness)
 
 
 def _constant_vectors(trial: Trial) -> list[str]:
@@ -105,117 +97,42 @@ def _constant_vectors(trial: Trial) -> list[str]:
     return found
 
 
-def _are_near(first: np.ndarray, second: np.ndarray, change: np.ndarray) -> bool:
+def _differs(
+    trial: Trial,
+    outputs: Sequence[Place],
+    permuted: Mapping[str, np.ndarray],
+    order: np.ndarray,
+    rounding: float,
+    state: Sequence[tuple[Any, Any]] = (),
+) -> bool:
+    """Return whether outputs are neither the same nor permuted alike, beyond rounding."""
     import numpy as np
 
-    size = float(np.abs(change).max(initial=0.0))
-    rounding = 1e-5 * float(np.abs(first).max(initial=0.0))
-    return bool(np.abs(first - second).max(initial=0.0) <= max(_NEAR * size, rounding))
+    is_half = any(dtype.endswith("16") for dtype in trial.dtypes.values())
+    is_known = not is_half and not state
+    before = trial.values if is_known else trial.run(trial.base, state=state, in_float32=True)
+    after = trial.run(permuted, state=state, in_float32=True)
+    for place in outputs:
+        first, second = before[place], after[place]
+        axes = [a for a in range(1, first.ndim) if first.shape[a] == trial.samples.length]
+        candidates = [first, *(np.take(first, order, axis) for axis in axes)]
+        limit = rounding * float(np.abs(first).max(initial=0.0))
+        if not any(np.abs(c - second).max(initial=0.0) <= limit for c in candidates):
+            return bool(np.isfinite(first).all() and np.isfinite(second).all())
+    return False
 
 
-def check_batch(trial: Trial) -> Iterator[Check]:
-    """Yield whether the outputs of a row depend on the other rows, or on its place in the batch."""
+def _large_weights(trial: Trial) -> Iterator[tuple[Any, Any]]:
+    """Yield (variable, value) with larger weights, where they are small.
+
+    The scores of an attention with its first weights are close to zero, and so is what positions
+    in them change.
+    """
     import numpy as np
 
-    batch = trial.samples.batch
-    fields = [f for f in trial.samples.fields if f.kind != "other"]
-    if batch < 2 or not fields:
-        return
-    changed = trial.base
-    for field in fields:
-        others = [(row, slice(None)) for row in range(1, batch)]
-        changed = trial.samples.changed(changed, field.place, others)
-    after = trial.run(changed)
-
-    def reaches(place: Place) -> bool | None:
-        moved = trial.rows_first(trial.moved(place, trial.values[place], after[place]))
-        if moved is None:
-            return None
-        return bool(moved[0].any())
-
-    outputs = trial.graph.outputs
-    wrong = [
-        k for k, place in enumerate(outputs) if reaches(place) and not _is_of_pairs(trial, place)
-    ]
-    if wrong:
-        places = by_attention(trial.graph, trial.first_crossings(reaches))
-        nodes = [trial.graph.node(node_id) for node_id in places]
-        may_be = all(any(word in node.class_name for word in _MIXING) for node in nodes)
-        text = (
-            "The output of a sample changes with the other samples of the batch, not only in "
-            f"training: they are mixed at {named(trial.graph, places, 3)}."
-        )
-        where = np.zeros(trial.values[outputs[wrong[0]]].shape, bool)
-        where[0] = True
-        yield Check(
-            "batch",
-            "mixed",
-            Note("remark" if may_be else "finding", tuple(places), text, _ROWS),
-            witness_of(
-                trial,
-                (trial.base, trial.values),
-                (changed, after),
-                wrong[0],
-                "Changing all samples but the first",
-                where,
-            ),
-        )
-        return
-    rolled = {place: np.roll(array, 1, axis=0) for place, array in trial.base.items()}
-    found = trial.run(rolled)
-
-    def is_of_the_place(place: Place) -> bool | None:
-        first = trial.rows_first(trial.values[place])
-        second = trial.rows_first(found[place])
-        if first is None or second is None or first.dtype.kind not in "fiub":
-            return None
-        first, second = (np.asarray(a, np.float64) for a in (np.roll(first, 1, axis=0), second))
-        finite = np.isfinite(first) & np.isfinite(second)
-        sizes = np.abs(first[finite & (np.abs(first) < 1e6)])
-        limit = 1e-3 * float(sizes.mean()) if sizes.size else 0.0
-        is_half = trial.dtypes.get(place) in ("float16", "bfloat16")
-        distance = np.abs(np.where(finite, second - first, 0.0))
-        return bool((distance > limit * (50 if is_half else 1)).mean() > 0.1)
-
-    if any(is_of_the_place(place) for place in outputs):
-        places = trial.first_crossings(is_of_the_place)
-        if places:
-            text = (
-                "The output of a sample depends on its place in the batch: "
-                f"{named(trial.graph, places, 3)} counts samples instead of positions."
-            )
-            yield Check(
-                "batch",
-                "counted",
-                Note("finding", tuple(places), text, _ROWS),
-                witness_of(
-                    trial,
-                    (trial.base, trial.values),
-                    (rolled, found),
-                    0,
-                    "Moving every sample one place on",
-                ),
-            )
-            return
-    text = "samples of a batch are independent"
-    if trial.learns_differently:
-        mixed = _mixed_in_training(trial, changed)
-        text += f", except in training at {named(trial.graph, mixed, 2)}" if mixed else ""
-    yield Check("batch", "independent", Note("description", (), text))
-
-
-def _mixed_in_training(trial: Trial, changed: dict[str, np.ndarray]) -> list[str]:
-    """Return the calls that mix the samples of a batch in training."""
-    before, after = trial.values_in_training, trial.run(changed, training=True)
-
-    def reaches(place: Place) -> bool | None:
-        moved = trial.rows_first(trial.moved(place, before[place], after[place]))
-        return None if moved is None else bool(moved[0].any())
-
-    return trial.first_crossings(reaches)
-
-
-def _is_of_pairs(trial: Trial, place: Place) -> bool:
-    """Return whether an output has a number for each pair of samples, as in contrastive models."""
-    shape = trial.values[place].shape
-    return len(shape) == 2 and shape[0] == shape[1] == trial.samples.batch
+    given = {id(variable): value for variable, value in trial.weights}
+    for variable in trial.trainable:
+        value = as_array(given.get(id(variable), variable.value))
+        if value.ndim > 1 and value.std():
+            wanted = 2 / np.sqrt(value.size / value.shape[-1])
+            yield variable, value * max(1.0, wanted / float(value.std()))

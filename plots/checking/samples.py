@@ -16,17 +16,11 @@ from plots.traversal import Reachability
 if TYPE_CHECKING:
     import numpy as np
 
-_LENGTHS: tuple[int, ...] = (
-    13,
-    11,
-    17,
-    7,
-    19,
-    5,
-    23,
-    3,
-)  # primes, to tell the axis of positions from others
+_LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)
+"""Lengths to choose from: primes, to tell the axis of positions from others."""
+
 _IMAGE_SIDE = 32
+_NUMBERS = 100  # the integers that are quantities are smaller
 _LARGE = 30_000_000  # weights: more get shorter sequences
 _MOST_PROBES = 10
 _SHORT = 19
@@ -43,26 +37,34 @@ class Field:
         name: Its name.
         shape: Shape of a batch.
         dtype: Its dtype.
-        kind: "ids" that are looked up in a table, "floats", "texts" that the model splits itself,
-            or "other": masks, segments and other integers.
-        ids: The ids that it may hold, without that of the padding.
-        padding: Id of the padding, if the model masks one.
+        kind: "ids" that are looked up in a table, "floats", "integers" that are quantities, such as
+            those of images, "texts" that the model splits itself, or "other": masks, segments and
+            other integers.
+        ids: The ids that it may hold, without that of the padding, in ascending order.
+        padding: Id of the padding, or the number in all features of a padded vector, if the model
+            masks one.
         words: Words that a text is made of.
+        is_free: Whether the model takes any number of positions.
     """
 
     place: str
     name: str
     shape: tuple[int, ...]
     dtype: str
-    kind: Literal["ids", "floats", "texts", "other"]
-    ids: tuple[int, ...] = ()
-    padding: int | None = None
+    kind: Literal["ids", "floats", "integers", "texts", "other"]
+    ids: Sequence[int] | np.ndarray = ()
+    padding: float | None = None
     words: tuple[str, ...] = ()
+    is_free: bool = False
 
     @property
     def has_positions(self) -> bool:
         """Whether its second axis is one of positions, not of features, rows or channels."""
-        return self.kind == "texts" or len(self.shape) == 3 - (self.kind != "floats")
+        if self.kind == "texts":
+            return True
+        if self.kind == "integers" and len(self.shape) == 2:
+            return self.is_free  # else they are features
+        return len(self.shape) == (3 if self.kind in ("floats", "integers") else 2)
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,16 @@ class Samples:
     cut: str = ""
 
     @staticmethod
-    def of(graph: Graph, calls: Sequence[RecordedCall], symbolic: Sequence[Any]) -> Samples:
+    def of(
+        graph: Graph, calls: Sequence[RecordedCall], symbolic: Sequence[Any], length: int = 0
+    ) -> Samples:
         """Return samples for a model with these symbolic inputs.
 
+        `length` is that of free axes; 0: one that tells the axis of positions from others.
+
         Raises:
-            ValueError: if an input holds neither numbers, booleans nor texts.
+            ValueError: if an input holds neither numbers, booleans nor texts, or texts that the
+                backend does not compute.
         """
         looked_up, longest = ids_and_lengths(graph)
         words = _words_of(graph, calls)
@@ -98,7 +105,7 @@ class Samples:
         shapes = [tuple(tensor.shape) for tensor in symbolic]
         wanted: tuple[int, ...] = _LENGTHS if graph.parameters < _LARGE else (7, 5, 11, 13)
         free = [n for n in wanted if n not in sizes and all(n <= most for most in longest)]
-        length = free[0] if free else min([wanted[0], *longest])
+        length = length or (free[0] if free else min([wanted[0], *longest]))
         length = next(_lengths_of_texts(graph), length)
         fields = []
         for node_id, tensor, shape in zip(graph.inputs, symbolic, shapes, strict=True):
@@ -107,7 +114,9 @@ class Samples:
             if field.kind == "texts":
                 shape, field = tuple(n or 1 for n in shape), replace(field, words=words)
             sized = (0, *(side if n is None else n for n in shape[1:]))
-            fields.append(replace(field, shape=sized))
+            fields.append(replace(field, shape=sized, is_free=shape[1:2] == (None,)))
+        if all(field.kind == "other" for field in fields):
+            fields = [replace(f, kind="integers") if f.dtype != "bool" else f for f in fields]
         fixed = max((shape[0] or 0 for shape in shapes), default=0) if shapes else 0
         lengths = [f.shape[1] for f in fields if f.has_positions and f.kind != "texts"]
         lengths += [length for f in fields if f.kind == "texts"]
@@ -135,6 +144,11 @@ class Samples:
         return replace(self, length=length, probes=tuple(probes), cut=cut)
 
     @property
+    def is_free(self) -> bool:
+        """Whether the model takes inputs of any length."""
+        return any(field.is_free for field in self.fields)
+
+    @property
     def first(self) -> int:
         """The first row with a change: 1, or 0 in batches of one row."""
         return int(self.batch > 1)
@@ -142,7 +156,7 @@ class Samples:
     @property
     def of_other_lengths(self) -> list[Samples]:
         """The same batches with changes in the inputs of other lengths."""
-        kinds = ("ids", "floats")
+        kinds = ("ids", "floats", "integers")
         lengths = {f.shape[1] for f in self.fields if f.has_positions and f.kind in kinds}
         return [self.at(length, len(self.probes)) for length in sorted(lengths - {self.length})]
 
@@ -177,21 +191,18 @@ class Samples:
         for row, at in where:
             if field.kind == "texts":
                 array[row] = _other_words(field, array[row], at)
-            elif field.kind == "ids":
-                old = array[row, at]
-                number = {n: k for k, n in enumerate(field.ids)}
-                ids = np.asarray(field.ids)
-                step = max(len(ids) // 2, 1)
-                array[row, at] = np.vectorize(
-                    lambda n, number=number, ids=ids, step=step: ids[
-                        (number.get(int(n), 0) + step) % len(ids)
-                    ],
-                    otypes=[array.dtype],
-                )(old)
+                continue
+            index = (row, at)[: array.ndim]
+            if field.kind == "ids":
+                numbers = np.searchsorted(field.ids, array[index])
+                step = max(len(field.ids) // 2, 1)
+                array[index] = np.asarray(field.ids)[(numbers + step) % len(field.ids)]
             elif field.kind == "floats":
-                array[row, at] = other[row, at] + 1
+                array[index] = other[index] + 1
+            elif field.kind == "integers":
+                array[index] = (array[index] + 1 + other[index] % (_NUMBERS - 1)) % _NUMBERS
             else:
-                array[row, at] = 1 - array[row, at]
+                array[index] = 1 - array[index]
         return {**base, place: array}
 
 
@@ -201,7 +212,8 @@ def _most_probes(graph: Graph, fields: Sequence[Field], fixed: int) -> int:
     if fixed:
         return max(fixed - 1, 1)
     rows = int(_MOST_WORK / (2 * max(graph.parameters, 1) * positions)) - 2
-    longest = max((f.shape[1] for f in fields if f.has_positions), default=1)
+    lengths = [f.shape[1] for f in fields if f.has_positions and f.kind != "texts"]
+    longest = max(lengths, default=_MOST_PROBES)
     return max(1, min(rows, longest if longest <= _SHORT else _MOST_PROBES))
 
 
@@ -214,22 +226,43 @@ def _lengths_of_texts(graph: Graph) -> Iterator[int]:
 
 
 def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field:
+    import keras
+
     dtype = str(tensor.dtype)
     takers = Reachability(graph, stop=lambda node: not is_identity_like(node)).descendants(node_id)
     paddings = [value for taker in takers for value in padding_of(graph.node(taker))]
     paddings = [value for value in paddings if isinstance(value, int | float)]
     common = {"place": node_id, "name": tensor.name, "shape": (), "dtype": dtype}
     if dtype == "string":
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"the input {tensor.name!r} holds texts, which Keras computes on TensorFlow only: "
+                "set KERAS_BACKEND=tensorflow"
+            )
         return Field(**common, kind="texts")
     if ids:
-        return Field(
-            **common, kind="ids", ids=tuple(ids), padding=int(paddings[0]) if paddings else None
-        )
+        padding = int(paddings[0]) if paddings else None
+        return Field(**common, kind="ids", ids=_without(ids, padding), padding=padding)
     if not any(word in dtype for word in ("int", "bool", "float")):
         raise ValueError(
             f"the input {tensor.name!r} has the dtype {dtype}, so it cannot be checked"
         )
+    masked = [graph.node(taker).config.get("mask_value") for taker in takers]
+    masked = [value for value in masked if isinstance(value, int | float)]
+    if masked and "float" in dtype:
+        return Field(**common, kind="floats", padding=masked[0])
+    is_image = len(tensor.shape) > 3 and tensor.shape[-1] in (1, 3, 4)  # masks have other sizes
+    if "int" in dtype and (dtype == "uint8" or is_image):
+        return Field(**common, kind="integers")
     return Field(**common, kind="floats" if "float" in dtype else "other")
+
+
+def _without(ids: Sequence[int], padding: float | None) -> np.ndarray:
+    """Return ids as an array in ascending order, without that of the padding."""
+    import numpy as np
+
+    found = np.asarray(ids)
+    return found[found != padding] if len(found) > 1 else found
 
 
 def _words_of(graph: Graph, calls: Sequence[RecordedCall]) -> tuple[str, ...]:
@@ -250,8 +283,9 @@ def _values(field: Field, random: Any, length: int) -> np.ndarray:
         texts = [" ".join(random.choice(field.words, length)) for _ in range(prod(field.shape))]
         return np.asarray(texts, dtype=object).reshape(field.shape)
     if field.kind == "ids":
-        ids = [n for n in field.ids if n != field.padding] or field.ids
-        return random.choice(ids, field.shape).astype(field.dtype)
+        return random.choice(field.ids, field.shape).astype(field.dtype)
+    if field.kind == "integers":
+        return random.integers(0, _NUMBERS, field.shape).astype(field.dtype)
     if field.kind == "floats":
         return random.standard_normal(field.shape).astype(np.float32)
     return np.ones(field.shape, field.dtype)

@@ -7,15 +7,19 @@ rounding of its own size, such as after a Fourier transform, counts as equal.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from plots.arguments import model_of
+from plots.checking.modes import full_precision, training_mode
+from plots.checking.randomness import repeatable, seeds_of
 from plots.checking.samples import Field, Samples
 from plots.graph import Graph
-from plots.measuring.execution import Place, as_array, compute_call, run_calls
+from plots.measuring.execution import Compute, Place, as_array, compute_call, run_calls
 from plots.reading import read_calls
 from plots.reading.keras_calls import RecordedCall, functional_of
 from plots.reading.keras_values import weights_of
@@ -32,6 +36,9 @@ Change = Callable[["np.ndarray"], "np.ndarray"]
 
 _ROUNDING = {"float16": 2 * 2**-10, "bfloat16": 2 * 2**-7}  # of dtypes with little precision
 DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise")
+_OTHER_LENGTHS = (5, 2, 1, 67, 521)
+_OUTSIDE = -1  # in the place of an id(variable): a generator outside of the model
+_OF_BATCH = ("base", "values", "values_in_training", "noise", "random")
 _FINE_ROUNDING = 16 * 2**-23
 
 
@@ -43,12 +50,17 @@ class Dependence:
         moved: For every probe, whether anything in its row changed.
         matrices: For every axis that has the size of the positions, a boolean matrix: whether
             position q of the value changed when a probe did, of shape (positions, probes).
-        rows: Whether the rows of the batch could be told apart.
+        own: Where the value changed, in the rows of the probes; None if the rows of the batch
+            could not be told apart.
     """
 
     moved: np.ndarray
     matrices: tuple[np.ndarray, ...]
-    rows: bool = True
+    own: np.ndarray | None
+
+    def along(self, axis: int) -> np.ndarray:
+        """Return the matrix of an axis of any size, of shape (positions, probes)."""
+        return _along(self.own, axis)
 
     def best(self, probes: Sequence[int]) -> np.ndarray | None:
         """Return the matrix with the fewest changes, that of the axis of the positions."""
@@ -69,6 +81,8 @@ class Trial:
             everything that passes.
         dtypes: The dtypes of values that were computed.
         masks: The implicit masks of values, in the first run.
+        assigned: id(variable) of the states that inference assigns, such as used seeds; _OUTSIDE
+            if it draws from a generator outside of the model.
     """
 
     model: keras.Model
@@ -78,6 +92,7 @@ class Trial:
     weights: tuple[tuple[Any, Any], ...]
     dtypes: dict[Place, str] = field(default_factory=dict)
     masks: dict[Place, np.ndarray] = field(default_factory=dict)
+    assigned: set[int] = field(default_factory=set)
 
     @staticmethod
     def of(model: Any) -> Trial:
@@ -96,7 +111,26 @@ class Trial:
                 "checked by running it; build it with weights"
             )
         samples = Samples.of(graph, calls, model.inputs)
-        return Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
+        trial = Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
+        return trial._with_a_length_that_runs() if samples.is_free else trial
+
+    def _with_a_length_that_runs(self) -> Trial:
+        """Return the trial with shorter or longer inputs, if the model takes no other ones.
+
+        Such as with a table of positions that no configuration tells, or without padding in
+        convolutions.
+        """
+        for length in (0, *_OTHER_LENGTHS):
+            samples = Samples.of(self.graph, self.calls, self.model.inputs, length)
+            trial = replace(self, samples=samples) if length else self
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    _ = trial.values
+            except Exception:
+                continue
+            return trial
+        return self
 
     def field_of(self, place: str) -> Field:
         """Return the input with an id."""
@@ -107,6 +141,9 @@ class Trial:
         inputs: Mapping[str, np.ndarray],
         training: bool = False,
         change: Mapping[Place, Change] | None = None,
+        state: Sequence[tuple[Any, Any]] = (),
+        seed: int = 0,
+        in_float32: bool = False,
     ) -> dict[Place, np.ndarray]:
         """Return all values for a batch. States such as moving averages and seeds stay as they are.
 
@@ -114,41 +151,43 @@ class Trial:
             inputs: Id of the input -> array.
             training: Whether layers behave as in training. Random numbers repeat from run to run.
             change: Values that are replaced once they are computed.
+            state: (variable, value) that differ in this run.
+            seed: Seed of random numbers that are not drawn from a state of the model.
+            in_float32: Whether layers of half precision compute in float32.
         """
         import keras
         from keras import ops
-        from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
-
-        change = change or {}
-
-        def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
-            if training and getattr(call.record.operation, "_call_has_training_arg", False):
-                kwargs = {"training": True, **kwargs}
-            outputs = compute_call(graph, call, args, kwargs)
-            if change.keys().isdisjoint(call.results):
-                return outputs
-            flat = keras.tree.flatten(outputs)
-            found = call.results_of(outputs)
-            for k, value in enumerate(flat):
-                numbers = [n for n, other in enumerate(found) if other is value]
-                place = call.results[numbers[0]] if numbers else None
-                if place is not None and place in change:
-                    new = ops.convert_to_tensor(change[place](as_array(value)), dtype=value.dtype)
-                    set_keras_mask(new, get_keras_mask(value))
-                    flat[k] = new
-            return keras.tree.pack_sequence_as(outputs, flat)
+        from keras.src.backend.common.masking import get_keras_mask
 
         fed = {
             (place, 0): ops.convert_to_tensor(array, dtype=self.field_of(place).dtype)
             for place, array in inputs.items()
         }
-        with keras.StatelessScope(list(self.weights), initialize_variables=False):
-            values = run_calls(self.graph, self.calls, fed, {}, compute)
+        precision = full_precision(self.calls) if in_float32 else nullcontext()
+        state = [*self.weights, *state]
+        scope = keras.StatelessScope(state, initialize_variables=False)
+        with scope, precision, training_mode(training):
+            with repeatable(seed) as draws:
+                values = run_calls(
+                    self.graph, self.calls, fed, {}, _computing(training, change or {})
+                )
+            if not training:
+                self.assigned.update([_OUTSIDE] * draws.any)
+                self.assigned.update(scope.state_mapping.keys() - {id(v) for v, _ in state})
             for place, value in values.items():
                 if (mask := get_keras_mask(value)) is not None:
                     self.masks.setdefault(place, as_array(mask))
-                self.dtypes[place] = keras.backend.standardize_dtype(value.dtype)
+                if not in_float32:
+                    self.dtypes[place] = keras.backend.standardize_dtype(value.dtype)
             return {place: as_array(value) for place, value in values.items()}
+
+    def at(self, samples: Samples) -> Trial:
+        """Return the trial with changes of other positions in the same batches."""
+        other = replace(self, samples=samples)
+        _ = self.noise  # computed once
+        if not any(field.kind == "texts" for field in samples.fields):  # their length differs
+            vars(other).update({k: vars(self)[k] for k in _OF_BATCH if k in vars(self)})
+        return other
 
     @cached_property
     def base(self) -> dict[str, np.ndarray]:
@@ -170,9 +209,11 @@ class Trial:
         """Whether a layer other than a dropout may compute something else in training."""
         known = frozenset({*DROPOUTS, "LSTM", "GRU", "SimpleRNN", "Bidirectional"})
         known |= {"MultiHeadAttention", "Attention", "AdditiveAttention", "GroupQueryAttention"}
+        dense = ("Dense", "EinsumDense")  # for quantization; subclasses may do anything
         return any(
             getattr(call.record.operation, "_call_has_training_arg", False)
             and not self.graph.node(call.results[0][0]).is_a(known)
+            and self.graph.node(call.results[0][0]).class_name not in dense
             for call in self.calls
             if call.results and call.results[0][0] in self.graph.index
         )
@@ -224,6 +265,43 @@ class Trial:
         noise = {place: _largest(self.values[place], again[place]) for place in self.values}
         return {place: size for place, size in noise.items() if size}
 
+    @cached_property
+    def trainable(self) -> tuple[Any, ...]:
+        """The trainable weights of floats."""
+        import keras
+
+        variables = {id(v): v for call in self.calls for v in weights_of(call.record.operation)}
+        return tuple(
+            v
+            for v in variables.values()
+            if v.trainable and "float" in keras.backend.standardize_dtype(v.dtype)
+        )
+
+    @cached_property
+    def own_weights(self) -> Trial:
+        """The same with the weights of the model, those that are all zero too."""
+        return replace(self, weights=())
+
+    @cached_property
+    def random(self) -> frozenset[Place]:
+        """The values that other seeds change, in inference."""
+        _ = self.values
+        seeds = [seed for seed in seeds_of(self.calls) if id(seed) in self.assigned]
+        if not seeds and _OUTSIDE not in self.assigned:
+            return frozenset(self.noise)
+        state = [(seed, as_array(seed.value) + 17) for seed in seeds]
+        other = self.run(self.base, state=state, seed=17)
+        changed = {p for p in self.values if _largest(self.values[p], other[p])}
+        return frozenset({*changed, *self.noise})
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the outputs hold no NaN, so that they can be compared."""
+        import numpy as np
+
+        outputs = [self.values[place] for place in self.graph.outputs]
+        return not any(a.dtype.kind == "f" and np.isnan(a).any() for a in outputs)
+
     def moved(self, place: Place, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return where a value has changed, as booleans."""
         import numpy as np
@@ -248,14 +326,11 @@ class Trial:
         moved = self.rows_first(self.moved(place, before, after))
         probes = self.samples.probes
         if moved is None:
-            return Dependence(np.zeros(len(probes), bool), (), rows=False)
+            return Dependence(np.zeros(len(probes), bool), (), None)
         own = moved[self.samples.first :][: len(probes)]
-        matrices: list[np.ndarray] = []
-        for axis in range(1, own.ndim):
-            if own.shape[axis] == self.samples.length:
-                along = np.moveaxis(own, axis, 1)
-                matrices.append(np.asarray(along.reshape(*along.shape[:2], -1).any(axis=2).T))
-        return Dependence(np.asarray(own.reshape(len(own), -1).any(axis=1)), tuple(matrices))
+        axes = [axis for axis in range(1, own.ndim) if own.shape[axis] == self.samples.length]
+        matrices = tuple(_along(own, axis) for axis in axes)
+        return Dependence(np.asarray(own.reshape(len(own), -1).any(axis=1)), matrices, own)
 
     def rows_first(self, array: np.ndarray) -> np.ndarray | None:
         """Return an array with the batch as its first axis; None if no axis can be the batch."""
@@ -299,6 +374,41 @@ class Trial:
             waiting += [i for i in sources if i not in seen]
             seen.update(sources)
         return sorted(found, key=self.graph.index.__getitem__)
+
+
+def _along(moved: Any, axis: int) -> np.ndarray:
+    """Return whether anything at a position of an axis moved, for every row: (positions, rows)."""
+    import numpy as np
+
+    array = np.moveaxis(moved, axis, 1)
+    return np.asarray(array.reshape(*array.shape[:2], -1).any(axis=2).T)
+
+
+def _computing(training: bool, change: Mapping[Place, Change]) -> Compute:
+    """Return a function that computes a call in a mode, and replaces some values after it."""
+    import keras
+    from keras import ops
+    from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+
+    def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
+        # As `model(inputs, training=training)`: it replaces what a layer was called with.
+        if getattr(call.record.operation, "_call_has_training_arg", False):
+            kwargs = {**kwargs, "training": training}
+        outputs = compute_call(graph, call, args, kwargs)
+        if change.keys().isdisjoint(call.results):
+            return outputs
+        flat = keras.tree.flatten(outputs)
+        found = call.results_of(outputs)
+        for k, value in enumerate(flat):
+            numbers = [n for n, other in enumerate(found) if other is value]
+            place = call.results[numbers[0]] if numbers else None
+            if place is not None and place in change:
+                new = ops.convert_to_tensor(change[place](as_array(value)), dtype=value.dtype)
+                set_keras_mask(new, get_keras_mask(value))
+                flat[k] = new
+        return keras.tree.pack_sequence_as(outputs, flat)
+
+    return compute
 
 
 def _opened_gates(variables: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

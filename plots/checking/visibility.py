@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -104,3 +106,57 @@ def visibility(matrix: np.ndarray, probes: Sequence[int]) -> Visibility:
     if behind < widest and ahead < widest:
         return found("window", max(ahead, behind))
     return found("some")
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The last position of an input that each position of a value of another length sees.
+
+    Position i sees the input up to `floor(i * stride) + offset`: with a class token in front,
+    the stride is 1 and the offset -1; after a convolution with strides of 2, the stride is 2.
+    """
+
+    stride: Fraction
+    offset: int
+
+    @property
+    def text(self) -> str:
+        """The position, such as "2i + 1"."""
+        n, d = self.stride.numerator, self.stride.denominator
+        own = "i" if n == d else f"{n}i" if d == 1 else f"i // {d}" if n == 1 else f"{n}i // {d}"
+        return own + (f" {'+' if self.offset > 0 else '-'} {abs(self.offset)}" * bool(self.offset))
+
+
+def frontier(matrix: np.ndarray, probes: Sequence[int], length: int) -> Frontier | None:
+    """Return the last position that each position sees, if that moves along the input.
+
+    Args:
+        matrix: Whether position q of the value depends on the position `probes[k]` of the input.
+        probes: The positions that were changed, in ascending order.
+        length: The number of positions of the input.
+    """
+    import numpy as np
+
+    size = len(matrix)
+    strides = [Fraction(1), Fraction(ceil(length / size))]
+    strides += [Fraction(length, size)] * (size % length == 0)
+    queries, keys = np.nonzero(matrix)
+    if not len(queries):
+        return None
+    seen = np.asarray(probes)[keys]
+    for stride in dict.fromkeys(strides):
+        places = np.asarray([floor(q * stride) for q in range(size)])
+        offset = int((seen - places[queries]).max())
+        ends = [
+            bool(matrix[q, k])
+            for q in range(size)
+            for k, probe in enumerate(probes)
+            if probe == places[q] + offset
+        ]
+        if len(ends) >= _FEWEST and all(ends):
+            return Frontier(stride, offset)
+    return None
+
+
+_FEWEST = 4
+"""Least number of positions at which a frontier must be met, so that it is no accident."""

@@ -8,7 +8,9 @@ from typing import Any
 
 from plots.annotations import Note, counted
 from plots.attentions import attentions_with_masks
-from plots.checking.results import Check
+from plots.checking.modes import training_mode
+from plots.checking.randomness import repeatable
+from plots.checking.results import Check, Witness, said
 from plots.checking.trials import Trial
 from plots.diagnosis.gradient_rules import NOT_DIFFERENTIABLE
 from plots.diagnosis.rules import named
@@ -23,6 +25,7 @@ _SHARED = "Lan et al. 2020, ALBERT, section 3.1; Dehghani et al. 2019, Universal
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _MAY_BE_ZERO = ("Activation", "LeakyReLU", "Maximum", "Minimum", "ReLU", "Relu", "TopK", "Where")
 _ROWS = 3
+_FIRST_SEED = 7
 
 
 def check_weights(trial: Trial) -> Iterator[Check]:
@@ -37,11 +40,11 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     if not variables or not outputs:
         return
     dead = set(variables)
-    for seed in (0, 1):
-        dead &= _without_gradient(trial, variables, seed)
+    # As it trains; and in inference, where batch norm does not set a batch of one sample to zero.
+    for training, seed in ((True, 0), (True, 1), (False, 0)):
+        dead &= _without_gradient(trial, variables, seed, training)
         if not dead:
-            text = "every trainable weight gets a gradient"
-            yield Check("dead weights", "alive", Note("description", (), text))
+            yield said("dead weights", "alive", "every trainable weight gets a gradient")
             return
     layers = [
         node.id
@@ -50,47 +53,67 @@ def check_weights(trial: Trial) -> Iterator[Check]:
         and (own := [v for v in weights_of(owners[node.id]) if v.trainable])
         and all(id(v) in dead for v in own)
     ]
-    if not layers:
+    if not layers or (note := _note(trial, layers)) is None:
         return
+    exact = not trial.weights or dead <= _without_gradient(
+        trial.own_weights, variables, 0, training=True
+    )
+    yield Check("dead weights", "dead", note, _witness(trial, layers, exact))
+
+
+def _note(trial: Trial, layers: list[str]) -> Note | None:
+    """Return a finding or remark about layers without gradient; None if they may get one.
+
+    That is where a unit is off for these inputs, and may be on for others.
+    """
     ends = _ends(trial, layers)
     nodes = [trial.graph.node(end) for end in ends]
     if any(any(word in node.class_name for word in _MAY_BE_ZERO) for node in nodes):
-        return  # a unit that is off for these inputs may be on for others
-    if nodes and all(node.is_a(NOT_DIFFERENTIABLE) for node in nodes):
-        return  # structure shows it: the rule on gradients says so
-    reasons = [reason for node in nodes if (reason := _reason(node))]
-    where = f" It ends at {named(trial.graph, ends, 3)}" if ends else ""
+        return None
+    own = [trial.graph.node(layer) for layer in layers]
+    reasons = [reason for node in (*nodes, *own) if (reason := _reason(node))]
+    where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
+    why = ": ".join(filter(None, [where, *reasons[:1]]))
     text = (
         f"No gradient reaches the weights of {named(trial.graph, layers, 4)}: exactly zero for a "
-        f"random loss on {2 * min(trial.samples.batch, _ROWS)} random samples.{where}"
-        f"{', ' + reasons[0] if reasons else ''}. They stay as they are initialised."
+        f"random loss on {2 * min(trial.samples.batch, _ROWS)} random samples. "
+        f"{why[:1].upper()}{why[1:]}{'. ' * bool(why)}They stay as they are initialised."
     )
     kind = "finding" if reasons else "remark"
-    about = tuple(dict.fromkeys([*layers, *ends]))
-    yield Check("dead weights", "dead", Note(kind, about, text, _SATURATED))
+    return Note(kind, tuple(dict.fromkeys([*layers, *ends])), text, _SATURATED)
+
+
+def _witness(trial: Trial, layers: list[str], exact: bool) -> Witness:
+    """Return inputs at which the gradient is zero."""
+    inputs = trial.as_model_takes(trial.samples.base(_FIRST_SEED))
+    shows = (
+        "With these inputs, the gradient of any loss of the outputs is zero for the weights of "
+        f"{named(trial.graph, layers, 4)}."
+    )
+    return Witness(inputs, inputs, "", 0, (), 0.0, exact=exact, shows=shows)
 
 
 def _reason(node: Node) -> str:
-    """Return why a call passes no gradient on, where its shape shows it."""
+    """Return why a call passes no gradient on, where its shape or kind shows it."""
     axis = node.config.get("axis", -1)
     sizes = node.outputs[0].shape
     axes = axis if isinstance(axis, list | tuple) else [axis]
     one = all(isinstance(a, int) and sizes[a] == 1 for a in axes) if sizes else False
-    if is_softmax(node) and one:
-        return "a softmax over an axis of size 1, which is always 1"
+    if (is_softmax(node) and one) or (node.activation == "softmax" and sizes and sizes[-1] == 1):
+        return "a softmax over an axis of size 1 is always 1"
     if is_norm(node) and one:
-        return "a norm over an axis of size 1, whose result is constant"
-    if node.activation == "softmax" and sizes and sizes[-1] == 1:
-        return "a softmax over an axis of size 1, which is always 1"
+        return "the result of a norm over an axis of size 1 is constant"
     if "int" in node.outputs[0].dtype or node.outputs[0].dtype == "bool":
-        return "whose result is not differentiable"
+        return "its result is not differentiable"
+    if node.is_a(NOT_DIFFERENTIABLE) and node.class_name != "StopGradient":  # which is written so
+        return "it passes no gradient on"
     return ""
 
 
 def _inputs(trial: Trial, seed: int) -> dict[tuple[str, int], Any]:
     from keras import ops
 
-    arrays = trial.samples.base(seed + 7)
+    arrays = trial.samples.base(seed + _FIRST_SEED)
     is_fixed = any(field.shape[0] != trial.samples.batch for field in trial.samples.fields)
     rows = trial.samples.batch if is_fixed or trial.is_batch_fixed else _ROWS
     return {
@@ -109,12 +132,14 @@ def _loss(trial: Trial, values: Mapping[tuple[str, int], Any], seed: int) -> Any
         value = values[place]
         if is_float(value):
             weights = random.standard_normal(tuple(value.shape)).astype("float32")
-            total = total + ops.sum(ops.cast(value, "float32") * weights)
+            total = total + ops.sum(ops.multiply(ops.cast(value, "float32"), weights))
     return total
 
 
-def _without_gradient(trial: Trial, variables: Mapping[int, Any], seed: int) -> set[int]:
-    """Return the variables whose gradient is exactly zero."""
+def _without_gradient(
+    trial: Trial, variables: Mapping[int, Any], seed: int, training: bool
+) -> set[int]:
+    """Return the variables whose gradient is exactly zero, in training mode or in inference."""
     import keras
     from keras import ops
 
@@ -127,7 +152,8 @@ def _without_gradient(trial: Trial, variables: Mapping[int, Any], seed: int) -> 
 
     def loss_at(tensors: Mapping[str, Any]) -> Any:
         state = [(variables[int(key)], tensor) for key, tensor in tensors.items()]
-        with keras.StatelessScope(state, initialize_variables=False):
+        scope = keras.StatelessScope(state, initialize_variables=False)
+        with scope, training_mode(training), repeatable(seed):
             return _loss(trial, run_calls(trial.graph, trial.calls, fed, {}), seed)
 
     found = gradient(loss_at, at)
@@ -136,7 +162,7 @@ def _without_gradient(trial: Trial, variables: Mapping[int, Any], seed: int) -> 
 
 def _dense(value: Any) -> Any:
     """Return a gradient as a tensor; TensorFlow gives that of a lookup by rows."""
-    return value.values if hasattr(value, "indices") and hasattr(value, "values") else value
+    return value.values if hasattr(value, "dense_shape") else value
 
 
 def _ends(trial: Trial, layers: list[str]) -> list[str]:
@@ -145,7 +171,8 @@ def _ends(trial: Trial, layers: list[str]) -> list[str]:
     from keras import ops
 
     graph, fed = trial.graph, _inputs(trial, 0)
-    with keras.StatelessScope(list(trial.weights), initialize_variables=False):
+    scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
+    with scope, training_mode(False), repeatable():
         values = run_calls(graph, trial.calls, fed, {})
         edges = {
             edge.id: values[edge.source, edge.output]
@@ -187,7 +214,7 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
     if not ties:
         return
     text = f"{counted(len(ties), 'layer')} with weights called several times"
-    yield Check("sharing", "shared", Note("description", (), text))
+    yield said("sharing", "shared", text)
     told: set[str] = set()
     for check in (*_self_and_cross(graph, ties), *_shared_norms(graph, ties)):
         told.update(check.note.about)

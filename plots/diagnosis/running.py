@@ -53,14 +53,16 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
         model: The model.
         open_layers: As for `plots.read_graph`; nested models are opened.
     """
-    from plots.checking import run_checks
+    from plots.checking import Trial, run_checks
     from plots.reading import graph_of
 
     diagnose = find_plugin("diagnose").function
-    graph = graph_of(model, open_layers)
     try:
-        found = run_checks(model, _positions_in_words(graph))
+        trial = Trial.of(model)
+        graph = graph_of(model, open_layers) if open_layers else trial.graph
+        found = run_checks(trial, _positions_in_words(graph))
     except ValueError as error:
+        graph = graph_of(model, open_layers)
         diagnosed = diagnose(graph)
         text = f"Nothing was run: {error}."
         return replace(diagnosed, notes=_merged(diagnosed.notes, (Note("description", (), text),)))
@@ -72,12 +74,13 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     diagnosed = diagnose(replace(graph, notes=(*graph.notes, *seen)))
     rules = [note for note in diagnosed.notes if note not in seen]
     kept = [note for note in rules if not _is_superseded(note, found.checks)]
-    gradients = any(note.kind == "finding" and "gradient" in note.text for note in kept)
+    blocked = {i for n in kept if n.kind == "finding" and "gradient" in n.text for i in n.about}
     said = [
         check.note
         for check in found.checks
         if check.note.kind != "description"
-        and not (check.property == "dead weights" and check.note.kind == "remark" and gradients)
+        # Structure says the same.
+        and not (check.property == "dead weights" and not blocked.isdisjoint(check.note.about))
     ]
     text = found.text
     notes = [Note("description", (), text)] if text else []

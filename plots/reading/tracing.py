@@ -12,8 +12,8 @@ from typing import Any
 
 from plots.annotations import counted
 from plots.graph import Shape
-from plots.reading.functions import Names, as_operations, function_that_failed, functions_of
 from plots.layers import ATTENTION_LAYERS
+from plots.reading.functions import Names, as_operations, function_that_failed, functions_of
 from plots.reading.keras_calls import (
     MaskOf,
     arguments_of,

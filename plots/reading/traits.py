@@ -60,8 +60,8 @@ def traits_of(
         found.append(SHAPE_TRAIT)
         if len(ends) == 1 and (pattern := pattern_of_output(graph, flow, *ends[0])):
             found.append(pattern)
-    if len(inputs) == len(ends) == 1:
-        (node_id, _), shape = ends[0], inputs[0].outputs[0].shape
+    if len(graph.inputs) == len(ends) == 1:
+        (node_id, _), shape = ends[0], graph.node(graph.inputs[0]).outputs[0].shape
         if graph.node(node_id).outputs[0].shape == shape and _normalises(graph, flow):
             found.append(NORM_TRAIT)
     if len(ends) == 1 and _returns_a_softmax(graph, ends[0][0]):

@@ -1,0 +1,132 @@
+"""Whether the rows of a batch are independent, and whether the outputs are random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from plots.annotations import Note
+from plots.checking.lines import by_attention
+from plots.checking.results import Check, Run, said, witness_of
+from plots.checking.trials import Arrays, Trial
+from plots.diagnosis.rules import named
+from plots.measuring.execution import Place
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_ROWS = "github.com/pytorch/tutorials/issues/1547"
+_MIXING = ("Mean", "Var", "Std", "Moments", "Stddev", "StdDev", "Discrimination")
+
+
+def check_batch(trial: Trial) -> Iterator[Check]:
+    """Yield whether the outputs of a row depend on the other rows, or on its place in the batch."""
+    batch = trial.samples.batch
+    fields = [f for f in trial.samples.fields if f.kind != "other"]
+    if batch < 2 or not fields:
+        return
+    changed = trial.base
+    for field in fields:
+        others = [(row, slice(None)) for row in range(1, batch)]
+        changed = trial.samples.changed(changed, field.place, others)
+    random = [place for place in trial.graph.outputs if place in trial.random]
+    if random:
+        places = trial.first_crossings(trial.random.__contains__)
+        text = f"the outputs are random, by {named(trial.graph, places, 3)}"
+        yield said("batch", "random", text)
+    found = _mixed(trial, changed) or (None if random else _counted(trial))
+    if found:
+        yield found
+        return
+    text = "samples of a batch are independent"
+    if trial.learns_differently:
+        mixed = _mixed_in_training(trial, changed)
+        text += f", except in training at {named(trial.graph, mixed, 2)}" if mixed else ""
+    yield said("batch", "independent", text)
+
+
+def _mixed(trial: Trial, changed: Mapping[str, np.ndarray]) -> Check | None:
+    """Return a finding or remark if an output of the first row changes with the other rows."""
+    outputs = trial.graph.outputs
+    after = trial.run(changed)
+
+    def reaches(place: Place) -> bool | None:
+        return _is_first_moved(trial, place, trial.values, after)
+
+    wrong = [k for k, p in enumerate(outputs) if reaches(p) and not _is_of_pairs(trial, p)]
+    if not wrong:
+        return None
+    places = by_attention(trial.graph, trial.first_crossings(reaches))
+    nodes = [trial.graph.node(node_id) for node_id in places]
+    may_be = all(any(word in node.class_name for word in _MIXING) for node in nodes)
+    text = (
+        "The output of a sample changes with the other samples of the batch, not only in "
+        f"training: they are mixed at {named(trial.graph, places, 3)}."
+    )
+    change = "Changing all samples but the first"
+    runs = Run(trial.base, trial.values), Run(changed, after)
+    where = 0 if len(trial.values[outputs[wrong[0]]]) == trial.samples.batch else None
+    witness = witness_of(trial, *runs, wrong[0], change, where)
+    note = Note("remark" if may_be else "finding", tuple(places), text, _ROWS)
+    return Check("batch", "mixed", note, witness)
+
+
+def _counted(trial: Trial) -> Check | None:
+    """Return a finding if the output of a row depends on its place in the batch."""
+    import numpy as np
+
+    rolled = {place: np.roll(array, 1, axis=0) for place, array in trial.base.items()}
+    found = trial.run(rolled)
+
+    def is_of_the_place(place: Place) -> bool | None:
+        first = trial.rows_first(trial.values[place])
+        second = trial.rows_first(found[place])
+        if first is None or second is None or first.dtype.kind not in "fiub":
+            return None
+        first, second = (np.asarray(a, np.float64) for a in (np.roll(first, 1, axis=0), second))
+        if _is_of_pairs(trial, place):
+            first = np.roll(first, 1, axis=1)
+        finite = np.isfinite(first) & np.isfinite(second)
+        sizes = np.abs(first[finite & (np.abs(first) < 1e6)])
+        limit = 1e-3 * float(sizes.mean()) if sizes.size else 0.0
+        is_half = trial.dtypes.get(place) in ("float16", "bfloat16")
+        distance = np.abs(np.where(finite, second - first, 0.0))
+        return bool((distance > limit * (50 if is_half else 1)).mean() > 0.1)
+
+    outputs = trial.graph.outputs
+    wrong = [number for number, place in enumerate(outputs) if is_of_the_place(place)]
+    places = trial.first_crossings(is_of_the_place) if wrong else []
+    if not places:
+        return None
+    text = (
+        "The output of a sample depends on its place in the batch: "
+        f"{named(trial.graph, places, 3)} has other values for each place, such as where samples "
+        "are counted instead of positions."
+    )
+    change = "Moving every sample one place on"
+    runs = Run(trial.base, trial.values), Run(rolled, found)
+    witness = witness_of(trial, *runs, wrong[0], change)
+    return Check("batch", "counted", Note("finding", tuple(places), text, _ROWS), witness)
+
+
+def _mixed_in_training(trial: Trial, changed: dict[str, np.ndarray]) -> list[str]:
+    """Return the calls that mix the samples of a batch in training."""
+    before, after = trial.values_in_training, trial.run(changed, training=True)
+
+    def reaches(place: Place) -> bool | None:
+        return _is_first_moved(trial, place, before, after)
+
+    outputs = [place for place in trial.graph.outputs if not _is_of_pairs(trial, place)]
+    return trial.first_crossings(reaches) if any(map(reaches, outputs)) else []
+
+
+def _is_first_moved(trial: Trial, place: Place, before: Arrays, after: Arrays) -> bool | None:
+    """Return whether the first row of a value changed; None if rows cannot be told apart."""
+    moved = trial.rows_first(trial.moved(place, before[place], after[place]))
+    return None if moved is None else bool(moved[0].any())
+
+
+def _is_of_pairs(trial: Trial, place: Place) -> bool:
+    """Return whether an output has a number for each pair of samples, as in contrastive models."""
+    shape = trial.values[place].shape
+    return len(shape) == 2 and shape[0] == shape[1] == trial.samples.batch

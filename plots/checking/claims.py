@@ -1,0 +1,188 @@
+"""What says that a position sees no later one: claims that running confirms or refutes.
+
+A claim is a switch such as `use_causal_mask`, a triangular mask, a declared role, causal padding, a
+causal attention beside the leak, or a name that states the property itself ("causal"). Names of
+families, such as "gpt", state nothing. No name counts as a proof of anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from plots.attentions import Attention, attentions_with_masks
+from plots.checking.attention import regions
+from plots.checking.lines import crossings_of, outputs_in_line
+from plots.checking.samples import Field
+from plots.checking.trials import Trial
+from plots.checking.visibility import Visibility
+from plots.diagnosis.rules import named
+from plots.graph import Node
+from plots.reading.keras_calls import arguments_of
+from plots.traversal import Reachability
+
+_STATES_IT = re.compile("causal|look_?ahead|autoregress|subsequent", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What an output sees of an input whose positions it shares, and what surrounds it.
+
+    Attributes:
+        trial: The model.
+        field: The input.
+        output: Number of the output.
+        found: What its positions see.
+        seen: What the self-attentions of the model see, by id.
+        refuted: Claims of attentions that are not causal, by id.
+    """
+
+    trial: Trial
+    field: Field
+    output: int
+    found: Visibility
+    seen: Mapping[str, Visibility]
+    refuted: Mapping[str, str]
+
+    @cached_property
+    def crossings(self) -> list[str]:
+        """The calls at which later positions are first seen."""
+        return crossings_of(self.trial, self.trial.values, self.trial.probed[self.field.place])
+
+    @cached_property
+    def attentions(self) -> list[Attention]:
+        """The self-attentions whose queries come from the input, on the way to the output."""
+        attentions, flow, _ = attentions_with_masks(self.trial.graph)
+        end = self.trial.graph.outputs[self.output][0]
+        return [
+            a
+            for a in attentions
+            if a.is_self
+            and flow.depends(a.query.source, on=self.field.place)
+            and (a.output == end or flow.depends(end, on=a.output))
+        ]
+
+    @property
+    def causal_attentions(self) -> list[str]:
+        """Those of them that see no later position."""
+        seen = self.seen
+        return [a.id for a in self.attentions if a.id in seen and seen[a.id].kind == "causal"]
+
+    def passes(self, node_id: str) -> bool:
+        """Return whether a call lies between the input and the output."""
+        flow, end = self.trial.flow, self.trial.graph.outputs[self.output][0]
+        return flow.depends(node_id, on=self.field.place) and flow.depends(end, on=node_id)
+
+
+def claim_of(leak: Leak) -> str:
+    """Return what says that no later position is seen, or ""."""
+    graph, seen, crossings = leak.trial.graph, leak.seen, leak.crossings
+    for node_id in crossings:
+        if node_id in leak.refuted:
+            return leak.refuted[node_id]
+    is_prefix = [i in seen and seen[i].kind == "prefix" for i in crossings]
+    if leak.found.kind == "prefix" and all(is_prefix):
+        return ""
+    if causal := leak.causal_attentions:
+        verb = "see" if len(causal) > 1 else "sees"
+        return f"the self-attention{'s' * (len(causal) > 1)} {named(graph, causal)} {verb} none"
+    convolutions = [node.id for node in graph.nodes if node.config.get("padding") == "causal"]
+    if padded := [node_id for node_id in convolutions if leak.passes(node_id)]:
+        return f"{named(graph, padded)} {'have' if len(padded) > 1 else 'has'} causal padding"
+    odd = [i for i in crossings if i in seen and seen[i].kind in ("future", "first")]
+    odd += [i for i in crossings if i in seen and seen[i].kind == "ahead" and seen[i].size == 1]
+    if odd:
+        return f"{named(graph, odd)} has a mask, by which each position sees {seen[odd[0]].text}"
+    names = [graph.name, *(graph.node(i).namespace for i in crossings)]
+    if name := next(filter(_STATES_IT.search, names), ""):
+        return f"the name {name!r} says so"
+    if predicts_own_tokens(leak.trial, leak.field, leak.output) and _has_memory(leak):
+        return (
+            f"it decodes: it has a score for each token of {leak.field.name!r}, and takes another "
+            "sequence besides"
+        )
+    return ""
+
+
+def predicts_own_tokens(trial: Trial, field: Field, output: int) -> bool:
+    """Return whether an output has a number for each id that an input may hold."""
+    if field.kind != "ids" or not len(field.ids):
+        return False
+    node_id, number = trial.graph.outputs[output]
+    tensor = trial.graph.node(node_id).outputs[number]
+    size = max(int(field.ids[-1]), int(field.padding or 0)) + 1
+    return len(tensor.shape) == 3 and tensor.shape[-1] == size
+
+
+def _has_memory(leak: Leak) -> bool:
+    """Return whether an output depends on another input in every position."""
+    trial = leak.trial
+    place = trial.graph.outputs[leak.output]
+    for other in trial.probed_fields:
+        if other is not leak.field and place[0] != other.place:
+            lines = [number for number, _ in outputs_in_line(trial, other)]
+            after = trial.probed[other.place]
+            moved = trial.moved(place, trial.values[place], after[place])
+            if leak.output not in lines and moved.any():
+                return True
+    return False
+
+
+def refuted_claims(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tuple[str, str]]:
+    """Yield (id, claim) for the attentions that say that they are causal, and are not."""
+    graph = trial.graph
+    behind = Reachability(graph)
+    for attention in attentions_with_masks(graph)[0]:
+        found = seen.get(attention.id)
+        if found is None or found.is_causal:
+            continue
+        flags = [c.port for c in attention.constants if "causal" in c.port and c.value]
+        if flags:
+            yield attention.id, f"it is called with {flags[0]}"
+            continue
+        starts = [edge.source for edge in attention.masks]
+        calls = [graph.node(i) for i in {*starts, *behind.ancestors(*starts)}]
+        calls = sorted(calls, key=lambda node: graph.index[node.id])
+        if found.kind == "prefix":
+            continue
+        stating = [node for node in calls if _states_causality(node)]
+        if stating:
+            yield attention.id, f"{named(graph, [stating[0].id])} is the name of a causal mask"
+        elif _has_triangle(trial, {node.id for node in calls} | regions(graph)[attention.id]):
+            yield attention.id, "it takes a triangular mask"
+
+
+def _has_triangle(trial: Trial, inside: AbstractSet[str]) -> bool:
+    """Return whether some calls return or take a matrix that is triangular and has two values."""
+    if any(_is_triangle(array) for place, array in trial.values.items() if place[0] in inside):
+        return True
+    for call in trial.calls:
+        if any(node_id in inside for node_id, _ in call.results):
+            arrays = (value for port, value in arguments_of(call.record) if port not in call.edges)
+            if any(_is_triangle(value) for value in arrays if hasattr(value, "shape")):
+                return True
+    return False
+
+
+def _is_triangle(array: Any) -> bool:
+    import numpy as np
+
+    shape = np.shape(array)
+    if len(shape) < 2 or shape[-2] != shape[-1] or shape[-1] < 3:
+        return False
+    length = shape[-1]
+    square = np.reshape(array, (-1, length, length))[0]
+    if square.dtype.kind not in "fiub" or len(np.unique(square)) != 2:
+        return False
+    lower = square == square[-1, 0]
+    return any(np.array_equal(lower, np.tri(length, k=k, dtype=bool)) for k in (-1, 0, 1))
+
+
+def _states_causality(node: Node) -> bool:
+    return node.role == "causal_mask" or bool(
+        _STATES_IT.search(node.class_name) or (node.has_own_name and _STATES_IT.search(node.label))
+    )
