@@ -20,7 +20,7 @@ from functional_models.claims.models import (
     draw_weights,
     gradients_by_block,
     last_gradient,
-    norm_jacobian_size,
+    norm_jacobian_sizes,
     sequences,
     stream_sizes,
 )
@@ -200,11 +200,10 @@ def _gradient_by_block(kind: str, post: str, pre: str, width: int, seeds: int) -
 def norm_jacobian(norm: str = "layer", width: int = 256, seed: int = 0) -> Measured:
     """Measure the spectral norm of the Jacobian of a norm, of inputs of several scales."""
     scales = [2.0**power for power in range(7)]
-    sizes = [norm_jacobian_size(norm, width, scale, seed) for scale in scales]
-    length = float(np.linalg.norm(np.random.default_rng(seed).standard_normal(width, "float32")))
-    relative = [
-        size * scale * length / width**0.5 for size, scale in zip(sizes, scales, strict=True)
-    ]
+    point = np.random.default_rng(seed).standard_normal(width, "float32")
+    sizes = norm_jacobian_sizes(norm, point, scales)
+    length = float(np.linalg.norm(point))
+    relative = [float(x) for x in np.multiply(sizes, scales) * length / width**0.5]
     slope = log_slope(scales, sizes)
     return Measured(
         verdict_of(abs(slope + 1) < 0.02 and all(0.8 < value < 1.25 for value in relative)),

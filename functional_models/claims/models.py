@@ -167,19 +167,22 @@ def gradients_by_block(spec: builders.TransformerSpec, seed: int) -> list[float]
     return kernel_gradients(model, names, given, loss)
 
 
-def norm_jacobian_size(norm: str, width: int, scale: float, seed: int) -> float:
-    """Return the spectral norm of the Jacobian of a norm at `scale` times unit normal numbers."""
+def norm_jacobian_sizes(norm: str, point: np.ndarray, scales: Sequence[float]) -> list[float]:
+    """Return the spectral norm of the Jacobian of a norm at several multiples of a point (d)."""
     import keras
     from keras import ops
 
     from builders.norms import norm as wire_norm
     from builders.scope import LayerScope
 
-    spec = analysed_spec("pre", 1, width).replace(norm=norm)
-    x = keras.Input((width,))
+    spec = analysed_spec("pre", 1, len(point)).replace(norm=norm)
+    x = keras.Input(point.shape)
     model = keras.Model(x, wire_norm(LayerScope(spec), x))
-    point = scale * np.random.default_rng(seed).standard_normal(width, "float32")
-    # One copy of the point for each output i, so that the gradient of all has the rows of J.
-    copies = ops.convert_to_tensor(np.tile(point, (width, 1)))
-    rows = gradient(lambda at: ops.sum(ops.trace(model(at["x"]))), {"x": copies})["x"]
-    return float(np.linalg.norm(ops.convert_to_numpy(rows), 2))
+    # One copy of the point for each output, so that the gradient of the trace has the rows of J.
+    copies = np.tile(point, (len(point), 1))
+    sizes = []
+    for scale in scales:
+        at = {"x": ops.convert_to_tensor(scale * copies)}
+        rows = gradient(lambda at: ops.sum(ops.multiply(model(at["x"]), np.eye(len(point)))), at)
+        sizes.append(float(np.linalg.norm(ops.convert_to_numpy(rows["x"]), 2)))
+    return sizes
