@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import builders as builders
     import plots as plots
     from functional_models.causal_lm import CausalLM as CausalLM
+    from functional_models.claims.running import run_claims as run_claims
     from functional_models.conversion import from_keras_hub as from_keras_hub
     from functional_models.conversion import to_keras_hub as to_keras_hub
     from functional_models.corpora import ParallelCorpus as ParallelCorpus
@@ -72,6 +73,7 @@ _MODULES = {
     "load_text_corpus": "corpora",
     "load_tokenizer": "tokenizers",
     "make_sampler": "samplers",
+    "run_claims": "claims.running",
     "to_keras_hub": "conversion",
     "train_tokenizer": "tokenizer_training",
 }

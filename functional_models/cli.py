@@ -19,6 +19,7 @@ import builders
 from builders.costs import PRECISIONS
 from builders.counting import custom_component
 from builders.spec import KINDS
+from functional_models.cli_claims import add_claims_command
 from functional_models.cli_errors import StopSignals, report
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
@@ -98,7 +99,8 @@ def _after_interrupt(options: argparse.Namespace) -> str:
     files = [path for path in (to, *to.rglob("*")) if path.is_file()]
     started = options.started - 0.1  # times of files may lag behind the clock
     if any(path.stat().st_mtime >= started for path in files):
-        return f"{to} may be incomplete; the same command writes it again"
+        again = "{to} may be incomplete; the same command writes it again"
+        return getattr(options, "if_stopped", again).format(to=to)
     return f"nothing was written to {to} yet; the same command starts again"
 
 
@@ -181,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "tokens, for models without position embeddings; default: that of the source"
     sub.add_argument("--max-sequence-length", type=whole_number, metavar="N", help=text)
 
+    add_claims_command(command)
     add_graph_commands(command)
     return parser
 

@@ -21,12 +21,14 @@ from functional_models.checks import check_path
 LOCK = ".lock"
 
 RUN, MODEL, COMPARISON, EXPORT = "checkpoint.npz", "model.json", "comparison.json", "export.json"
+CLAIMS = "claims.json"
 """Files that identify the content of a folder."""
 
 _CONTENT = {
     RUN: "a training run",
     MODEL: "a model",
     COMPARISON: "a comparison",
+    CLAIMS: "measured claims",
     EXPORT: "an exported model",
     "saved_model.pb": "a SavedModel",
     "config.json": "a KerasHub or Hugging Face model",
