@@ -53,8 +53,11 @@ def test_one_period_of_alternating_blocks_is_kept():
     assert graph.repeats == {"block_0": 3, "block_1": 3}
     assert ids(graph) == ["x", "block_0.up", "block_0.down", "block_1.up", "block_1.down", "out"]
     assert graph.incoming["out"][0].source == "block_1.down"
-    (note,) = graph.notes
-    assert note.text == "block_1 differs from block_0: units of up is 13, not 11"
+    assert [(note.about[0], note.text) for note in graph.notes] == [
+        ("block_0.up", "alternates with block_1"),
+        ("block_1.up", "alternates with block_0"),
+        ("block_1.up", "block_1 differs from block_0: units of up is 13, not 11"),
+    ]
 
 
 def test_a_run_between_other_blocks_is_found():

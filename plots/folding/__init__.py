@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from plots.annotations import Note, Overlay, Quantity
 from plots.arguments import takes_graphs
 from plots.folding.groups import Contraction, close_groups
-from plots.folding.notes import deviations, range_notes
+from plots.folding.notes import alternations, deviations, range_notes
 from plots.folding.stacks import find_stacks
 from plots.graph import Edge, Graph
 from plots.hierarchy import enclosing_namespaces
@@ -104,6 +104,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                     notes += range_notes([stand_in, *others], graph.overlays)
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
+            if times > blocks:
+                notes += alternations(stack.blocks[last : last + period])
         # In a comparison, the notes on differences say it.
         if not any(note.kind == "difference" for note in graph.notes):
             notes += deviations(stack, blocks)

@@ -47,6 +47,15 @@ def range_notes(blocks: Sequence[Block], overlays: Sequence[Overlay]) -> Iterato
         yield Note("varies", tuple(dict.fromkeys(ids)), text)
 
 
+def alternations(pattern: Sequence[Block]) -> Iterator[Note]:
+    """Yield a note on each block of a repeating pattern, as each has a number of its own."""
+    for block in pattern:
+        others = [other.name for other in pattern if other is not block]
+        if others:
+            text = f"alternates with {' and '.join(others)}"
+            yield Note("varies", (block.nodes[0].id,), text)
+
+
 def _key(path: Path) -> str:
     """Return the name of a number: "rate" for its place ("layer", "config", "rate")."""
     names = [part for part in path if not part.isdigit()]

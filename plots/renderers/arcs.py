@@ -12,7 +12,6 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 from plots.renderers.dot import new_dot
-from plots.renderers.engines import run_graphviz
 from plots.renderers.placement import (
     Flow,
     Key,
@@ -21,8 +20,8 @@ from plots.renderers.placement import (
     ends_of,
     extent_of,
     nodes_of,
+    placed_by_graphviz,
     point_text,
-    read_placement,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def place_with_arcs(dot: pydot.Dot, order: Sequence[str]) -> Placement:
     alone = new_dot(dot.get("rankdir"), None, "line")
     for node in nodes_of(dot):
         alone.add_node(node)
-    sizes = read_placement(run_graphviz(alone.to_string(), "json0")).attributes
+    sizes = placed_by_graphviz(alone).attributes
     half = {
         name: flow.extent((36 * float(found["width"]), 36 * float(found["height"])))
         for (_, name), found in sizes.items()

@@ -34,15 +34,15 @@ from plots.renderers.dot import (
     copy_of,
     new_dot,
 )
-from plots.renderers.engines import SECONDS, run_graphviz
+from plots.renderers.engines import SECONDS
 from plots.renderers.placement import (
     Flow,
     Key,
     Placement,
     Point,
     box,
+    placed_by_graphviz,
     point_text,
-    read_placement,
     set_positions,
 )
 
@@ -258,10 +258,9 @@ class _Page:
         return dot
 
     def _by_graphviz(self, dot: pydot.Dot, seconds: float) -> Placement:
-        text = dot.to_string()
         begin = time.monotonic()
         try:
-            return read_placement(run_graphviz(text, "json0", seconds=seconds))
+            return placed_by_graphviz(dot, seconds)
         finally:
             self.seconds_left -= time.monotonic() - begin
 

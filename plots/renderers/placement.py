@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from plots.renderers.boxes import quoted
+from plots.renderers.engines import SECONDS, run_graphviz
 
 if TYPE_CHECKING:
     import pydot
@@ -23,6 +24,7 @@ Key = tuple[str, ...]
 Attributes = Mapping[Key, Mapping[str, str]]
 """Key -> attributes of DOT."""
 
+_PICTURE = re.compile(r"<img [^>]*/>")
 _PAIR = re.compile(r"(-?[\d.]+(?:e[+-]?\d+)?),(-?[\d.]+(?:e[+-]?\d+)?)")
 _ROW = 16.0  # points; edges are looked up by rows of this height
 _ASIDE = 7.0  # points between a title and edges
@@ -180,6 +182,18 @@ def _points(value: str) -> list[Point]:
 def point_text(point: Point) -> str:
     """Return a point as DOT writes it."""
     return f"{point[0]:.2f},{point[1]:.2f}"
+
+
+def placed_by_graphviz(dot: pydot.Dot, seconds: float = SECONDS) -> Placement:
+    """Return where Graphviz places the nodes and edges of a graph.
+
+    Cells of pictures have fixed sizes, so that their files are not needed.
+
+    Raises:
+        ImportError, RuntimeError: see `run_graphviz`.
+    """
+    text = _PICTURE.sub("", dot.to_string())
+    return read_placement(run_graphviz(text, "json0", seconds=seconds))
 
 
 def read_placement(data: bytes) -> Placement:
