@@ -119,7 +119,8 @@ def claim_of(leak: Leak) -> str:
     if padded := [node_id for node_id in convolutions if leak.passes(node_id)]:
         return f"{named(graph, padded)} {'have' if len(padded) > 1 else 'has'} causal padding"
     if one_way := _one_way_decoder(leak):
-        return f"the steps of {named(graph, one_way)} see none, and it has a score for each of its tokens"
+        steps = f"the steps of {named(graph, one_way)}"
+        return f"{steps} see none, and it has a score for each of its tokens"
     odd = [i for i in crossings if i in seen and seen[i].kind in ("future", "first")]
     odd += [i for i in crossings if i in seen and seen[i].kind == "ahead" and seen[i].size == 1]
     if odd:

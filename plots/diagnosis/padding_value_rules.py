@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding
 from plots.diagnosis.zeros import KEEP_ZERO, MOVE_ZERO, function_of, has_bias
 from plots.graph import Graph, Node
 from plots.layers import (
@@ -29,14 +29,15 @@ def masking_too_late(graph: Graph) -> Iterator[Note]:
             if changing:
                 places[node.id] = changing
     if places:
+        changed = [*dict.fromkeys(places.values())]
         values = {graph.node(place).config.get("mask_value", 0) for place in places}
         value = f"{min(values):g}" if len(values) == 1 else "its mask_value"
         yield finding(
             [*places, *places.values()],
-            f"Masking of padding that was changed before: {named(graph, [*places.values()])} "
-            f"returns other numbers than {value} where the padding is {value}, so "
-            f"{named(graph, [*places])} compares these with {value} and masks nothing. Put "
-            "Masking first, right after the input.",
+            f"Masking of padding that was changed before: {doing(graph, changed, 'return')} "
+            f"other numbers than {value} where the padding is {value}, so "
+            f"{doing(graph, [*places], 'find')} no position of {value} alone, and masks nothing. "
+            "Put Masking first, right after the input.",
             _MASKING,
         )
 

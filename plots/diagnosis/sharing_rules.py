@@ -35,8 +35,8 @@ def called_twice_on_the_same_tensor(graph: Graph) -> Iterator[Note]:
             yield finding(
                 calls,
                 f"One layer called {len(calls)} times on the same tensor: the outputs of "
-                f"{named(graph, calls)} are equal, because both take {named(graph, [source])} and "
-                "have the same weights. Outputs that should differ, such as a mean and a "
+                f"{named(graph, calls)} are equal, because each takes {named(graph, [source])} "
+                "with the same weights. Outputs that should differ, such as a mean and a "
                 "log-variance, need a layer each.",
                 _VAE,
             )
