@@ -91,6 +91,7 @@ def test_settings_that_keras_hub_ignores_raise_warnings(name: str) -> None:
 # Errors -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_unsupported_settings_raise() -> None:
     models = keras_hub.models
     with pytest.raises(ValueError, match=r"FalconBackbone is not among .* GPT2Backbone, OPT"):

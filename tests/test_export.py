@@ -122,6 +122,7 @@ def test_a_batch_may_have_no_rows(exported):
     assert served(exported[1], []) == []
 
 
+@pytest.mark.slow
 def test_max_new_tokens_limits_both_signatures(exported):
     lm, signatures = exported
     texts = ["a", "lazy dog", "été"]
@@ -172,6 +173,7 @@ def test_invalid_utf_8_becomes_replacement_characters(exported):
     assert served(exported[1], [b"a\xff"]) == served(exported[1], ["a\ufffd"])
 
 
+@pytest.mark.slow
 def test_draws_differ_between_calls_and_restart_with_every_load(tmp_path):
     lm = text_model("decoder_only")
     folder = lm.export(tmp_path / "lm", sampler="top_p", p=0.99, seed=5, repetition_penalty=1.1)

@@ -114,6 +114,7 @@ def test_greedy_translation_equals_the_forward_pass(translation):
     assert found != others
 
 
+@pytest.mark.slow
 def test_greedy_with_a_window_shorter_than_prompts_and_continuations(windowed):
     found = run(windowed, PROMPTS, number=11)
     assert_greedy(windowed, PROMPTS, found, 11)
@@ -225,6 +226,7 @@ def exhaustive(generator, prompts, alpha):
     return ranked
 
 
+@pytest.mark.slow
 def test_wide_beams_find_the_best_continuations():
     generator = language_of_few_likely_tokens()
     prompts = [np.array([2, 3]), np.array([4]), np.array([3, 3, 2])]
@@ -399,6 +401,7 @@ def count_traces(generator, monkeypatch):
     return traced
 
 
+@pytest.mark.slow
 @compiles
 def test_other_prompt_lengths_and_seeds_do_not_trace_again(language, monkeypatch):
     generator = language

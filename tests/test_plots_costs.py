@@ -278,6 +278,7 @@ def test_layers_that_take_a_mask_or_merge_have_no_products():
     assert not graph.notes
 
 
+@pytest.mark.slow
 def test_nothing_in_built_models_is_uncounted():
     rotary = {"positions": "rotary", "head_dim": 10, "attention_dropout": 0.1}
     for changes in (*SPECS.values(), rotary):
@@ -367,6 +368,7 @@ def test_memory_of_weights_and_activations_depends_on_their_dtype(dtype):
     assert activations.whole == {"b t": 4 * 7 + 3 * computed * 5}
 
 
+@pytest.mark.slow
 def test_memory_of_a_weight_is_that_of_its_own_dtype():
     x = keras.Input((7,), name="x")
     model = keras.Model(x, layers.Dense(5, name="y")(layers.Dense(11, name="kept")(x)))

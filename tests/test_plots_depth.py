@@ -31,6 +31,7 @@ def numbers(overlay):
     return {place: overlay.number(value) for place, value in overlay.values.items()}
 
 
+@pytest.mark.slow
 def test_a_profile_has_an_entry_for_every_sublayer_with_and_without_skip_paths():
     parts = [
         f"decoder.block_{block}.{part}"

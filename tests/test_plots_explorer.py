@@ -60,6 +60,7 @@ def test_the_same_graph_gives_the_same_page(decoder):
     assert plots.to_html(again) == plots.to_html(decoder)
 
 
+@pytest.mark.slow
 def test_pages_are_small():
     assert len(plots.to_html(SAMPLES["one call"]).encode()) < 880_000
     with keras.StatelessScope(initialize_variables=False):

@@ -137,6 +137,7 @@ def test_a_long_chain_opens_in_groups_and_every_call_can_be_reached(opened):
     assert len(seen(page)) < len(groups) + 60  # the group with the hit only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("graph", "depth"),
     [

@@ -127,6 +127,7 @@ def test_characters_of_several_bytes_are_not_split_in_streams(storyteller):
         assert len(pieces) > 1
 
 
+@pytest.mark.slow
 def test_streams_of_several_texts_start_with_echoed_prompts(storyteller):
     prompts = ["é€", "abcdefghij", "x"]
     for options in ({"sampler": "greedy"}, {"sampler": "random", "temperature": 3.0, "seed": 7}):
@@ -185,6 +186,7 @@ def test_penalties_are_options_of_generate(storyteller, fresh):
     assert len(set(varied.tolist())) > len(set(plain.tolist()))
 
 
+@pytest.mark.slow
 def test_prompt_and_continuation_concatenate_to_the_decoded_text():
     tokenizer = fm.train_tokenizer("word_piece", [TEXT], vocabulary_size=99)
     text = "the quick brown fox jumps over the lazy dog"

@@ -224,6 +224,7 @@ def test_a_finished_run_goes_on_with_more_steps(tmp_path, capsys):
 # Best weights
 
 
+@pytest.mark.slow
 def test_folder_and_model_have_the_best_weights_after_training(tmp_path):
     lm = text_model("decoder_only", dropout=0.0)
     other = "XYZ QRS 0123456789 " * 3  # training makes the loss of this text worse
