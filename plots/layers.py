@@ -288,6 +288,9 @@ CROPS: set[str] = {"GetItem", "Slice", "Cropping1D", "Cropping2D", "Cropping3D"}
 PARTS: set[str] = CROPS | {"Split", "Take", "Unstack"}
 """Return a part of their input as each output."""
 
+PADDINGS: set[str] = {"Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"}
+"""Return their input with more positions around it."""
+
 REPETITIONS: set[str] = {"BroadcastTo", "Repeat", "RepeatVector", "Tile"}
 """Return the values of their input several times."""
 
@@ -455,7 +458,7 @@ def is_rearrangement(node: Node) -> bool:
     if node.operation == "Pad":
         fill = next((c.value for c in node.constants if c.port == "constant_values"), None)
         return node.config.get("mode") == "constant" and not fill
-    return node.is_a({f"ZeroPadding{rank}D" for rank in (1, 2, 3)})
+    return node.is_a(PADDINGS)
 
 
 def is_crop(node: Node) -> bool:

@@ -470,6 +470,30 @@ def state_of_the_target(wrong):
     return keras.Model([source, target], layers.Dense(TOKENS)(y))
 
 
+def masking_too_late(wrong):
+    x = keras.Input((T, 5))
+    masking, norm_ = layers.Masking(), layers.BatchNormalization()
+    y = masking(layers.Activation("tanh")(norm_(x))) if wrong else norm_(masking(x * 2))
+    return keras.Model(x, layers.Dense(CLASSES)(layers.LSTM(3)(y)))
+
+
+def one_layer_for_mean_and_variance(wrong):
+    x = keras.Input((5,))
+    y = layers.Dense(11, activation="relu")(x)
+    first = layers.Dense(3)
+    mean, log_variance = first(y), (first if wrong else layers.Dense(3))(y)
+    z = mean + ops.exp(log_variance / 2) * ops.cos(mean)
+    return keras.Model(x, [layers.Dense(5)(z), mean, log_variance])
+
+
+def zeros_everywhere(wrong):
+    """Zeros in the last layer alone are a gate that training opens."""
+    x = keras.Input((5,))
+    y = layers.Dense(7, "relu", kernel_initializer="zeros" if wrong else "he_normal")(x)
+    y = layers.Dropout(0.1)(layers.LayerNormalization()(y))
+    return keras.Model(x, layers.Dense(CLASSES, kernel_initializer="zeros")(y))
+
+
 # Heads and losses -------------------------------------------------------------------------------
 
 

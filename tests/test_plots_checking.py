@@ -271,6 +271,14 @@ def test_a_decoder_that_sees_later_targets_is_found(model, name):
     assert repr(name) in check.note.text
 
 
+@pytest.mark.parametrize(("second", "kinds"), [(attended, ["finding"]), (causal, [])])
+def test_attention_to_the_future_after_a_one_way_recurrence_is_found(second, kinds):
+    recurrent = layers.SimpleRNN(WIDTH, return_sequences=True)
+    checks = found(tagger(recurrent, second, length=5, positions=False), "causality")
+    assert [check.note.kind for check in checks] == kinds
+    assert all(recurrent.name[:10] in check.note.text for check in checks)
+
+
 # Padding ------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ from mistaken_models import (
     mask_off_by_one,
     mask_on_queries,
     mask_the_wrong_way_round,
+    masking_too_late,
     no_final_norm,
     norm_of_a_norm,
     norm_on_branch_outputs,
@@ -47,6 +48,7 @@ from mistaken_models import (
     norm_over_one_feature,
     norm_over_positions,
     one_key,
+    one_layer_for_mean_and_variance,
     one_table,
     one_vector_for_all_positions,
     positions_by_token,
@@ -67,6 +69,7 @@ from mistaken_models import (
     too_few_rows,
     two_zeros_in_series,
     unmixed_values,
+    zeros_everywhere,
 )
 from model_bricks import D
 
@@ -110,6 +113,7 @@ MISTAKES = {
     "mask of the target": Mistake(mask_of_the_target, "mask of another sequence"),
     "mask input of the target": Mistake(mask_input_of_the_target, "mask of another sequence"),
     "mask on queries": Mistake(mask_on_queries, "on queries, not on keys"),
+    "masking too late": Mistake(masking_too_late, "masks nothing"),
     "norm over positions": Mistake(norm_over_positions, "norm over positions"),
     "norm over one feature": Mistake(norm_over_one_feature, "one number"),
     "batch norm over rows": Mistake(batch_norm_over_rows, "wrong axis"),
@@ -172,6 +176,8 @@ MISTAKES = {
     "all weights frozen": Mistake(frozen, "All weights are frozen"),
     "hidden softmax": Mistake(hidden_softmax, "in a hidden layer", "remark"),
     "two zeros in series": Mistake(two_zeros_in_series, "kernels of zero"),
+    "zeros in all layers": Mistake(zeros_everywhere, "kernels of zero"),
+    "one layer for two outputs": Mistake(one_layer_for_mean_and_variance, "same tensor"),
     "rounded features": Mistake(rounded, "passes no gradient on"),
 }
 

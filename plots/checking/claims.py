@@ -1,8 +1,9 @@
 """What says that a position sees no later one: claims that running confirms or refutes.
 
 A claim is a switch such as `use_causal_mask`, a triangular mask, a declared role, causal padding, a
-causal attention beside the leak, or a name that says it: "causal", or a family of models that see
-no later token, such as "gpt". A name only claims; what the model does is found by running it.
+causal attention or a one-way recurrent layer beside the leak, or a name that says it: "causal", or
+a family of models that see no later token, such as "gpt". A name only claims; what the model does
+is found by running it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from plots.checking.attention import regions
 from plots.checking.lines import crossings_of, outputs_in_line
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
-from plots.checking.visibility import Visibility
+from plots.checking.visibility import Visibility, visibility
 from plots.diagnosis.rules import named
 from plots.graph import Node
 from plots.reading.keras_calls import arguments_of
@@ -30,6 +31,7 @@ _DENIES_IT = re.compile("(non|not|un|bi)[-_ ]?(causal|autoregress)", re.IGNORECA
 _ONE_WAY = frozenset({"autoregressive", "bloom", "causal", "decoder", "falcon", "gemma", "gpt"})
 _ONE_WAY |= {"llama", "lm", "mistral", "opt", "palm", "qwen"}
 _BOTH_WAYS = frozenset({"bert", "bidirectional", "encoder", "masked", "mlm", "non", "prefix"})
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN", "SimpleRNN"})
 _WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -71,6 +73,24 @@ class Leak:
             and (a.output == end or flow.depends(end, on=a.output))
         ]
 
+    @cached_property
+    def one_way(self) -> list[str]:
+        """The recurrent layers between input and output whose steps see no later one.
+
+        One that reads another sequence, or goes backwards, is none of them.
+        """
+        trial, place = self.trial, self.field.place
+        calls = [n for n in trial.graph.nodes if n.is_a(_RECURRENT) and self.passes(n.id)]
+        found = []
+        for node in calls:
+            own = (node.id, 0)
+            after = trial.probed[place].get(own)
+            if after is not None and own in trial.values:
+                seen = trial.dependence(own, trial.values[own], after).matrices
+                if seen and visibility(seen[0], trial.samples.probes).kind == "causal":
+                    found.append(node.id)
+        return found
+
     @property
     def causal_attentions(self) -> list[str]:
         """Those of them that see no later position."""
@@ -98,6 +118,9 @@ def claim_of(leak: Leak) -> str:
     convolutions = [node.id for node in graph.nodes if node.config.get("padding") == "causal"]
     if padded := [node_id for node_id in convolutions if leak.passes(node_id)]:
         return f"{named(graph, padded)} {'have' if len(padded) > 1 else 'has'} causal padding"
+    if one_way := _one_way_decoder(leak):
+        steps = f"the steps of {named(graph, one_way)}"
+        return f"{steps} see none, and it has a score for each of its tokens"
     odd = [i for i in crossings if i in seen and seen[i].kind in ("future", "first")]
     odd += [i for i in crossings if i in seen and seen[i].kind == "ahead" and seen[i].size == 1]
     if odd:
@@ -114,10 +137,33 @@ def claim_of(leak: Leak) -> str:
     return ""
 
 
+def _one_way_decoder(leak: Leak) -> list[str]:
+    """Return the one-way recurrent layers of a decoder that sees the future by attention alone."""
+    by_attention = bool(leak.crossings) and {*leak.crossings} <= {a.id for a in leak.attentions}
+    decodes = by_attention and predicts_own_tokens(leak.trial, leak.field, leak.output)
+    if (
+        not decodes
+        or _is_two_way(leak.trial.graph.name)
+        or _DENIES_IT.search(leak.trial.graph.name)
+    ):
+        return []
+    return leak.one_way
+
+
+def _is_two_way(name: str) -> bool:
+    """Return whether a name is that of a model that sees later tokens."""
+    words = _words(name)
+    return bool(words & _BOTH_WAYS) or any(word.endswith(("bert", "berta")) for word in words)
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in _WORDS.findall(name)} | {*re.findall("[a-z]+", name.lower())}
+
+
 def _is_one_way(name: str) -> bool:
     """Return whether a name is that of a model that sees no later token."""
-    words = {word.lower() for word in _WORDS.findall(name)} | {*re.findall("[a-z]+", name.lower())}
-    if words & _BOTH_WAYS or any(word.endswith(("bert", "berta")) for word in words):
+    words = _words(name)
+    if _is_two_way(name):
         return False
     says_so = words & _ONE_WAY or {"language", "model"} <= words or _STATES_IT.search(name)
     return bool(says_so) and not _DENIES_IT.search(name)

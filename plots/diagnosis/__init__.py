@@ -31,10 +31,12 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     mask_rules,
     merge_rules,
     norm_rules,
+    padding_value_rules,
     placement_rules,
     position_rules,
     recurrent_rules,
     score_mask_rules,
+    sharing_rules,
     skip_path_rules,
 )
 from plots.diagnosis.closed import closed_layers

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from plots.annotations import Note
-from plots.diagnosis.projections import past_dropouts, up_to_weights
+from plots.diagnosis.projections import up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.zeros import KEEP_ZERO, function_of, has_bias
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import (
     LINEAR_PROJECTIONS,
     PRODUCTS,
+    RESAMPLING,
     is_additive_merge,
-    is_linear_projection,
+    is_identity_like,
+    is_rearrangement,
     is_shape_only,
     is_softmax,
 )
@@ -30,6 +33,8 @@ NOT_DIFFERENTIABLE: set[str] = {
 }
 """Calls from floats to floats that pass no gradient on."""
 
+_POOLINGS = {f"Global{kind}Pooling{rank}D" for kind in ("Average", "Max") for rank in (1, 2, 3)}
+_CENTRED = {"BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"}
 _BACKPROPAGATION = (
     "Bengio et al. 2013, Estimating or Propagating Gradients Through Stochastic Neurons, section 1"
 )
@@ -68,29 +73,72 @@ def no_gradient(graph: Graph) -> Iterator[Note]:
         )
 
 
-@diagnosis_rule("two_zeros_in_series")
-def two_zeros_in_series(graph: Graph) -> Iterator[Note]:
-    """Two projections in series both begin with weights of zero, so that neither ever changes."""
+@diagnosis_rule("zeros_in_series")
+def zeros_in_series(graph: Graph) -> Iterator[Note]:
+    """Kernels of zero, each behind another one, so that none of them ever changes.
+
+    The second kernel takes zeros, as long as all calls between the two return zeros for zeros, and
+    passes back a gradient of zero. One alone, as at the end of a branch, begins to learn at once.
+    """
+    chains: dict[str, list[str]] = {}  # id of the last kernel -> ids of all, in order
     for node in graph.nodes:
-        if _begins_with_zeros(node) and graph.incoming[node.id]:
-            first = past_dropouts(graph, graph.incoming[node.id][0], only=True)
-            if first is not None and _begins_with_zeros(first) and is_linear_projection(first):
-                yield finding(
-                    [first.id, node.id],
-                    f"Weights without a gradient: {named(graph, [first.id, node.id])} follow each "
-                    "other and both begin with kernels of zero. The gradient of each has the "
-                    "other one as a factor, so it is zero and stays so. Begin with zeros at one "
-                    "of the two only, as LoRA does.",
-                    _LORA,
-                )
+        first = _zeros_before(graph, node) if _has_zero_kernel(node) else None
+        if first is not None:
+            chains[node.id] = [*chains.pop(first.id, [first.id]), node.id]
+    for ids in chains.values():
+        each = "both" if len(ids) == 2 else "all"
+        yield finding(
+            ids,
+            f"Weights without a gradient: {named(graph, ids)} follow each other and {each} begin "
+            "with kernels of zero. The gradient of each has another one as a factor, so it is zero "
+            "and stays so. Begin with zeros at the last one only, as LoRA does.",
+            _LORA,
+        )
 
 
-def _begins_with_zeros(node: Node) -> bool:
-    """Return whether a projection is trained, and returns zeros at first."""
-    names = ["kernel", *(["bias"] if node.config.get("use_bias", True) else [])]
-    given = [node.config.get(f"{name}_initializer") for name in names]
-    are_zeros = all(isinstance(g, Mapping) and g.get("class_name") == "Zeros" for g in given)
-    return are_zeros and node.is_a(LINEAR_PROJECTIONS) and bool(node.trainable)
+def _zeros_before(graph: Graph, node: Node) -> Node | None:
+    """Return the call with a kernel of zero whose zeros a call takes, and no other one."""
+    while True:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        if len(edges) != 1:
+            return None
+        node = graph.node(edges[0].source)
+        takers = len({edge.target for edge in graph.outgoing[node.id]})
+        if takers > 1 or any(node.id == output for output, _ in graph.outputs):
+            return None
+        if _has_zero_kernel(node):
+            return node if _begins_with_zero(node, "bias") and _keeps_zeros(node) else None
+        if not _keeps_zeros(node):
+            return None
+
+
+def _has_zero_kernel(node: Node) -> bool:
+    is_trained = bool(node.trainable) and not node.shared_parameters
+    return node.is_a(LINEAR_PROJECTIONS) and is_trained and _begins_with_zero(node, "kernel")
+
+
+def _begins_with_zero(node: Node, name: str) -> bool:
+    """Return whether a call has no such weights, or they are zero at first."""
+    if name == "bias" and not has_bias(node):
+        return True
+    given = node.config.get(f"{name}_initializer")
+    if not isinstance(given, Mapping):
+        return False
+    value = (given.get("config") or {}).get("value")
+    kind = given.get("class_name")
+    return kind == "Zeros" or (kind == "Constant" and value == 0)
+
+
+def _keeps_zeros(node: Node) -> bool:
+    """Return whether a call returns zeros if it takes zeros, before it is trained."""
+    if is_identity_like(node) or is_rearrangement(node) or node.is_a(RESAMPLING | _POOLINGS):
+        return node.operation != "Rescaling" or not node.config.get("offset")
+    if node.is_a(_CENTRED):
+        has_shift = node.config.get("center", node.is_a({"BatchNormalization"}))
+        return not has_shift or _begins_with_zero(node, "beta")
+    if node.is_a(LINEAR_PROJECTIONS) and not _begins_with_zero(node, "bias"):
+        return False
+    return function_of(node) in KEEP_ZERO
 
 
 @diagnosis_rule("baked_in_positions")

@@ -75,12 +75,14 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     rules = [note for note in diagnosed.notes if note not in seen]
     kept = [note for note in rules if not _is_superseded(note, found.checks)]
     blocked = {i for n in kept if n.kind == "finding" and "gradient" in n.text for i in n.about}
+    equal = {i for n in kept if n.kind == "finding" and "same tensor" in n.text for i in n.about}
     said = [
         check.note
         for check in found.checks
         if check.note.kind != "description"
         # Structure says the same.
         and not (check.property == "dead weights" and not blocked.isdisjoint(check.note.about))
+        and not (check.property == "sharing" and equal.issuperset(check.note.about))
     ]
     text = found.text
     notes = [Note("description", (), text)] if text else []
