@@ -34,6 +34,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     placement_rules,
     position_rules,
     recurrent_rules,
+    reshape_rules,
     score_mask_rules,
     skip_path_rules,
 )
