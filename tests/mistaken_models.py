@@ -78,12 +78,13 @@ def heads(
     masked=lambda s: s,
     turned=lambda q, k: (q, k),
     sum_="bhqk,bhkd->bhqd",
+    weighted=lambda w: w,
 ):
     """Attention of heads by hand, with what can be wrong in it as arguments."""
     query, key = turned(split(x), split(x))
     scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
     weights = ops.softmax(masked(scores if scale == 1 else scores * scale), axis=axis)
-    return joined(ops.einsum(sum_, weights, split(x)))
+    return joined(ops.einsum(sum_, weighted(weights), split(x)))
 
 
 def softmax_axis(wrong):

@@ -70,6 +70,14 @@ from mistaken_models import (
     two_zeros_in_series,
     unmixed_values,
 )
+from mistaken_weights import (
+    first_part_for_keys,
+    pooled_over_features,
+    queries_for_keys,
+    repeated_weights,
+    scaled_dropped_weights,
+    scaled_weights,
+)
 from model_bricks import D
 
 import plots
@@ -104,6 +112,12 @@ MISTAKES = {
     "heads joined by a reshape": Mistake(heads_joined_by_reshape, "mixes heads and positions"),
     "patches by a reshape": Mistake(patches_by_reshape, "A reshape mixes axes"),
     "columns by a reshape": Mistake(columns_by_reshape, "A reshape mixes axes"),
+    "pooled over features": Mistake(pooled_over_features, "sum over features"),
+    "repeated weights": Mistake(repeated_weights, "sum over features"),
+    "queries for keys": Mistake(queries_for_keys, "Queries are also the keys", "remark"),
+    "first part for keys": Mistake(first_part_for_keys, "Queries are also the keys", "remark"),
+    "scaled weights": Mistake(scaled_weights, "scaled after the softmax"),
+    "scaled weights, dropped": Mistake(scaled_dropped_weights, "scaled after the softmax"),
     "attention over the batch": Mistake(attention_over_the_batch, "over the batch"),
     "one key": Mistake(one_key, "axis of size 1"),
     "mask the wrong way round": Mistake(mask_the_wrong_way_round, "wrong way round"),

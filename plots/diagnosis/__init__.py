@@ -37,6 +37,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     reshape_rules,
     score_mask_rules,
     skip_path_rules,
+    weighting_rules,
 )
 from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.description import classes_in_words, description_of

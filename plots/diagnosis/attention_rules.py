@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from plots.annotations import Note
 from plots.attention_parts import Attention, permutation
@@ -77,7 +78,7 @@ def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]
     """
     labels: list[int | None] = [*range(len(graph.node(attention.id).outputs[0].shape))]
     for edge in attention.weighting[:-1]:
-        moved = _moved(graph, edge, labels)
+        moved = moved_axes(graph, edge, labels)
         if moved is None:
             return None
         labels = moved
@@ -101,7 +102,7 @@ def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]
     return tuple({a for p in own if (a := labels[p]) is not None} for own in (places, alone))  # type: ignore[return-value]
 
 
-def _moved(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int | None] | None:
+def moved_axes(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int | None] | None:
     """Return the axis of the softmax at each axis of the output of a call."""
     node = graph.node(edge.target)
     before, after = edge.tensor.shape, node.outputs[0].shape
@@ -295,11 +296,23 @@ def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]
 
 @diagnosis_rule("score_scale")
 def score_scale(graph: Graph) -> Iterator[Note]:
-    """Scores are not divided by the square root of the size of a head."""
+    """Scores are not divided by the square root of the size of a head, or their weights are."""
     places: dict[str, list[str]] = {}
+    late: list[str] = []
     for attention in attentions_with_masks(graph)[0]:
-        if text := _scale_in_words(graph, attention):
+        scale = _scale_of(graph, attention)
+        if scale is not None and _is_scaled_late(graph, attention, scale):
+            late.append(attention.id)
+        elif scale is not None and (text := _compared(scale)):
             places.setdefault(text, []).append(attention.id)
+    if late:
+        yield finding(
+            late,
+            f"Weights are scaled after the softmax: those of {named(graph, late)} are multiplied "
+            "by 1/sqrt(h) and sum to less than 1, while the scores are not scaled. Scale the "
+            "scores, before the softmax.",
+            f"{_VASWANI}.1",
+        )
     for text, ids in places.items():
         yield remark(
             ids,
@@ -309,45 +322,66 @@ def score_scale(graph: Graph) -> Iterator[Note]:
         )
 
 
-def _scale_in_words(graph: Graph, attention: Attention) -> str:
-    """Return how the scores are scaled, if not by 1/sqrt(h); "" if it is unknown."""
+class _Scale(NamedTuple):
+    """Constant factors of scores, the size of a head, and the width of the model, 0 if unknown."""
+
+    factors: list[float]
+    size: int
+    width: int
+
+
+def _is_scaled_late(graph: Graph, attention: Attention, scale: _Scale) -> bool:
+    """Return whether the weights have the factor that the scores lack."""
+    steps = [graph.node(edge.target) for edge in attention.weighting[:-1]]
+    factors = [factor for step in steps if (factor := scalar_factor(step)) not in (None, 1)]
+    rights = [1 / math.sqrt(size) for size in (scale.size, scale.width) if size > 1]
+    late = math.prod(factors)
+    return math.isclose(math.prod(scale.factors), 1, rel_tol=0.02) and any(
+        math.isclose(late, right, rel_tol=0.02) for right in rights
+    )
+
+
+def _scale_of(graph: Graph, attention: Attention) -> _Scale | None:
+    """Return the constant factors of the scores; None if something else may scale them."""
     scores = graph.node(attention.scores or attention.id)
     edges = (attention.query, attention.keys[0])
     factors: list[float] = []
     if attention.is_one_call:
         if scores.operation != "DotProductAttention":
-            return ""
+            return None
         given = scores.config.get("scale")
         size = edges[0].tensor.shape[-1]
         factors = [1 / math.sqrt(size) if given is None else float(given)] if size else []
     else:
         if is_additive_merge(scores) or _has_learned_bias(graph, attention):
-            return ""
+            return None
         found = _summed_by_product(graph, scores, edges[0])
         if found is None or len(found[0]) != 1:
-            return ""
+            return None
         size = edges[0].tensor.shape[next(iter(found[0]))]
         kind = kinds(axis_origins(graph)[edges[0].source, edges[0].output][next(iter(found[0]))])
         if kind != {"feature"}:
-            return ""
+            return None
         for node_id in attention.masking:
             node = graph.node(node_id)
             factor = scalar_factor(node)
             if factor is None and node.operation in ("Multiply", "Divide", "TrueDivide"):
-                return ""  # a learned temperature, or a mask
+                return None  # a learned temperature, or a mask
             factors += [factor] if factor is not None else []
     if not isinstance(size, int) or size < 2:
-        return ""
+        return None
     for edge in edges:
         behind = projection_behind(graph, edge)
         if behind is None:
-            return ""
+            return None
         factors += behind.factors
         width = behind.width
-    return _compared([f for f in factors if f != 1], size, width)
+    return _Scale([factor for factor in factors if factor != 1], size, width)
 
 
-def _compared(factors: list[float], size: int, width: int) -> str:
+def _compared(given: _Scale) -> str:
+    """Return how the scores are scaled, if not by 1/sqrt(h)."""
+    factors, size, width = given
     scale, right = math.prod(factors), 1 / math.sqrt(size)
 
     def is_near(number: float) -> bool:
