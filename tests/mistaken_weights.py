@@ -8,7 +8,7 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 from mistaken_models import CLASSES, SIZE, encoder, heads, joined, split
-from model_bricks import TOKENS, D, embedded, ffn, ids
+from model_bricks import HEADS, TOKENS, D, T, embedded, ffn, ids
 
 
 def pooled_over_features(wrong):
@@ -67,5 +67,18 @@ def scaled_dropped_weights(wrong):
         weights = layers.Softmax()(scores if wrong else scores / D**0.5)
         weights = layers.Dropout(0.1)(ops.multiply(weights, D**-0.5) if wrong else weights)
         return layers.Dense(D)(ops.matmul(weights, value))
+
+    return encoder(attention, ffn)
+
+
+def shifted_scores(wrong):
+    """Scores of relative positions, whose rows are shifted by a reshape: Music Transformer."""
+
+    def attention(x):
+        query, key, value = split(x, wrong), split(x, wrong), split(x, wrong)
+        padded = ops.pad(layers.Dense(T)(query), ((0, 0), (0, 0), (0, 0), (1, 0)))
+        shifted = ops.reshape(padded, (-1, HEADS, T + 1, T))[:, :, 1:, :]
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + shifted
+        return joined(ops.matmul(ops.softmax(scores * SIZE**-0.5), value))
 
     return encoder(attention, ffn)

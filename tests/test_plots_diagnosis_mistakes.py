@@ -77,6 +77,7 @@ from mistaken_weights import (
     repeated_weights,
     scaled_dropped_weights,
     scaled_weights,
+    shifted_scores,
 )
 from model_bricks import D
 
@@ -110,6 +111,7 @@ MISTAKES = {
     "scale multiplied": Mistake(scaled(SIZE**0.5), "multiplied by sqrt", "remark"),
     "heads split by a reshape": Mistake(heads_split_by_reshape, "mixes heads and positions"),
     "heads joined by a reshape": Mistake(heads_joined_by_reshape, "mixes heads and positions"),
+    "heads of shifted scores": Mistake(shifted_scores, "mixes heads and positions"),
     "patches by a reshape": Mistake(patches_by_reshape, "A reshape mixes axes"),
     "columns by a reshape": Mistake(columns_by_reshape, "A reshape mixes axes"),
     "pooled over features": Mistake(pooled_over_features, "sum over features"),

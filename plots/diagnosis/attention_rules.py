@@ -1,4 +1,4 @@
-"""Rules on attention in steps: axes of the softmax and of reshapes, and the scale of the scores."""
+"""Rules on attention in steps: axes of the softmax and of keys, and the scale of the scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
-from plots.diagnosis.projections import projection_behind, scalar_factor, up_to_weights
+from plots.diagnosis.projections import projection_behind, scalar_factor
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
@@ -181,52 +181,6 @@ def _has_one_key(graph: Graph, attention: Attention) -> bool:
     if node.is_a(FUSED_ATTENTION):
         axes = [1]
     return all(shape[axis] == 1 for axis in ([axes] if isinstance(axes, int) else axes))
-
-
-@diagnosis_rule("heads_and_positions_mixed")
-def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
-    """A reshape before or after an attention cuts up the positions, and joins them to features."""
-    attentions = attentions_with_masks(graph)[0]
-    places: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        if node.operation == "Reshape" and _mixes(graph, node):
-            before = [a.id for a in attentions if _is_near(graph, node.id, a)]
-            if before:
-                places.setdefault(before[0], []).append(node.id)
-    for attention_id, ids in places.items():
-        shapes = " to ".join(
-            _shape(tensor.shape)
-            for tensor in (graph.incoming[ids[0]][0].tensor, graph.node(ids[0]).outputs[0])
-        )
-        yield finding(
-            [*ids, attention_id],
-            f"A reshape mixes heads and positions: {named(graph, ids)}, from {shapes}, keeps the "
-            "order of the numbers, so an axis that should have positions gets parts of several "
-            f"vectors, at the attention {named(graph, [attention_id])}. Split heads by a reshape "
-            "to (b, t, n, h) and then a transpose to (b, n, t, h); to merge them, transpose first.",
-            f"{_VASWANI}.2",
-        )
-
-
-def _mixes(graph: Graph, reshape: Node) -> bool:
-    """Return whether an axis after a reshape has a part of the positions together with features."""
-    (edge,) = graph.incoming[reshape.id][:1]
-    origins = axis_origins(graph)
-    before = {part.origins: part.size for o in origins[edge.source, edge.output] for part in o}
-    result = origins[reshape.id, 0]
-    for origin in result[1:-1]:
-        cut = [p for p in origin if p.kind == "position" and p.size < before.get(p.origins, 0)]
-        if cut and "feature" in kinds(origin):
-            return True
-    return any(part.size.denominator != 1 for o in result[1:] for part in o)
-
-
-def _is_near(graph: Graph, place: str, attention: Attention) -> bool:
-    """Return whether only calls without weights are between a call and an attention."""
-    near = up_to_weights(graph)
-    ends = {attention.output, attention.id, attention.scores} - {""}
-    behind, ahead = set(near.ancestors(place)), set(near.descendants(place))
-    return attention.output in behind or bool(ends & ahead)
 
 
 @diagnosis_rule("attention_over_the_batch")

@@ -125,13 +125,11 @@ def queries_as_keys(graph: Graph) -> Iterator[Note]:
         is_fused = graph.node(attention.id).is_a(FUSED_ATTENTION)
         if (attention.is_one_call and not is_fused) or not attention.values:
             continue
-        ends = [
-            _projected(graph, edge)
-            for edge in (attention.query, attention.keys[0], attention.values[0])
-        ]
-        if None not in ends and ends[0] == ends[1] != ends[2]:
+        edges = attention.query, attention.keys[0], attention.values[0]
+        query, key, value = (_projected(graph, edge) for edge in edges)
+        if query and value and query == key != value:
             found.append(attention.id)
-            projections.append(ends[0][0])
+            projections.append(query[0])
     if found:
         yield remark(
             [*found, *projections],
