@@ -12,6 +12,7 @@ from model_bricks import (
     HEADS,
     TOKENS,
     D,
+    Shift,
     T,
     attend,
     causal,
@@ -77,12 +78,13 @@ def heads(
     masked=lambda s: s,
     turned=lambda q, k: (q, k),
     sum_="bhqk,bhkd->bhqd",
+    weighted=lambda w: w,
 ):
     """Attention of heads by hand, with what can be wrong in it as arguments."""
     query, key = turned(split(x), split(x))
     scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
     weights = ops.softmax(masked(scores if scale == 1 else scores * scale), axis=axis)
-    return joined(ops.einsum(sum_, weights, split(x)))
+    return joined(ops.einsum(sum_, weighted(weights), split(x)))
 
 
 def softmax_axis(wrong):
@@ -134,6 +136,27 @@ def one_key(wrong):
     x = layers.Reshape((1, D) if wrong else (D, 1))(row)
     x = layers.Dense(D)(x)
     return keras.Model(row, layers.Dense(CLASSES)(layers.Flatten()(norm(x + attend(x)))))
+
+
+# Reshapes ---------------------------------------------------------------------------------------
+
+
+def patches_by_reshape(wrong):
+    """Squares of an image in 3 rows of 5, of 2 x 2 pixels."""
+    image = keras.Input((6, 10, 3))
+    x = image
+    if not wrong:
+        x = ops.transpose(ops.reshape(x, (-1, 3, 2, 5, 2, 3)), (0, 1, 3, 2, 4, 5))
+    x = Shift(15)(layers.Dense(D)(ops.reshape(x, (-1, 15, 12))))
+    return keras.Model(image, labels(stacked(x, attend, ffn)))
+
+
+def columns_by_reshape(wrong):
+    """The steps of a recurrent layer are the columns of an image."""
+    image = keras.Input((7, 19, 5))
+    x = image if wrong else layers.Permute((2, 1, 3))(image)
+    x = layers.LSTM(D, return_sequences=True)(layers.Reshape((19, 35))(x))
+    return keras.Model(image, layers.Dense(CLASSES)(x))
 
 
 # Masks ------------------------------------------------------------------------------------------

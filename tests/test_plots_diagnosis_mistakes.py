@@ -22,6 +22,7 @@ from mistaken_models import (
     batch_norm_over_rows,
     block_without_its_addition,
     branch_ends_with_relu,
+    columns_by_reshape,
     constant_positions,
     dropout_on_the_stream,
     frozen,
@@ -51,6 +52,7 @@ from mistaken_models import (
     one_layer_for_mean_and_variance,
     one_table,
     one_vector_for_all_positions,
+    patches_by_reshape,
     positions_by_token,
     positions_in_every_block,
     rotations,
@@ -70,6 +72,15 @@ from mistaken_models import (
     two_zeros_in_series,
     unmixed_values,
     zeros_everywhere,
+)
+from mistaken_weights import (
+    first_part_for_keys,
+    pooled_over_features,
+    queries_for_keys,
+    repeated_weights,
+    scaled_dropped_weights,
+    scaled_weights,
+    shifted_scores,
 )
 from model_bricks import D
 
@@ -103,6 +114,15 @@ MISTAKES = {
     "scale multiplied": Mistake(scaled(SIZE**0.5), "multiplied by sqrt", "remark"),
     "heads split by a reshape": Mistake(heads_split_by_reshape, "mixes heads and positions"),
     "heads joined by a reshape": Mistake(heads_joined_by_reshape, "mixes heads and positions"),
+    "heads of shifted scores": Mistake(shifted_scores, "mixes heads and positions"),
+    "patches by a reshape": Mistake(patches_by_reshape, "A reshape mixes axes"),
+    "columns by a reshape": Mistake(columns_by_reshape, "A reshape mixes axes"),
+    "pooled over features": Mistake(pooled_over_features, "sum over features"),
+    "repeated weights": Mistake(repeated_weights, "sum over features"),
+    "queries for keys": Mistake(queries_for_keys, "Queries are also the keys", "remark"),
+    "first part for keys": Mistake(first_part_for_keys, "Queries are also the keys", "remark"),
+    "scaled weights": Mistake(scaled_weights, "scaled after the softmax"),
+    "scaled weights, dropped": Mistake(scaled_dropped_weights, "scaled after the softmax"),
     "attention over the batch": Mistake(attention_over_the_batch, "over the batch"),
     "one key": Mistake(one_key, "axis of size 1"),
     "mask the wrong way round": Mistake(mask_the_wrong_way_round, "wrong way round"),

@@ -35,9 +35,11 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     placement_rules,
     position_rules,
     recurrent_rules,
+    reshape_rules,
     score_mask_rules,
     sharing_rules,
     skip_path_rules,
+    weighting_rules,
 )
 from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.description import classes_in_words, description_of

@@ -1,9 +1,10 @@
-"""Rules on attention in steps: axes of the softmax and of reshapes, and the scale of the scores."""
+"""Rules on attention in steps: axes of the softmax and of keys, and the scale of the scores."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from plots.annotations import Note
 from plots.attention_parts import Attention, permutation
@@ -11,7 +12,7 @@ from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
-from plots.diagnosis.projections import projection_behind, scalar_factor, up_to_weights
+from plots.diagnosis.projections import projection_behind, scalar_factor
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
@@ -77,7 +78,7 @@ def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]
     """
     labels: list[int | None] = [*range(len(graph.node(attention.id).outputs[0].shape))]
     for edge in attention.weighting[:-1]:
-        moved = _moved(graph, edge, labels)
+        moved = moved_axes(graph, edge, labels)
         if moved is None:
             return None
         labels = moved
@@ -101,7 +102,7 @@ def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]
     return tuple({a for p in own if (a := labels[p]) is not None} for own in (places, alone))  # type: ignore[return-value]
 
 
-def _moved(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int | None] | None:
+def moved_axes(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int | None] | None:
     """Return the axis of the softmax at each axis of the output of a call."""
     node = graph.node(edge.target)
     before, after = edge.tensor.shape, node.outputs[0].shape
@@ -182,52 +183,6 @@ def _has_one_key(graph: Graph, attention: Attention) -> bool:
     return all(shape[axis] == 1 for axis in ([axes] if isinstance(axes, int) else axes))
 
 
-@diagnosis_rule("heads_and_positions_mixed")
-def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
-    """A reshape before or after an attention cuts up the positions, and joins them to features."""
-    attentions = attentions_with_masks(graph)[0]
-    places: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        if node.operation == "Reshape" and _mixes(graph, node):
-            before = [a.id for a in attentions if _is_near(graph, node.id, a)]
-            if before:
-                places.setdefault(before[0], []).append(node.id)
-    for attention_id, ids in places.items():
-        shapes = " to ".join(
-            _shape(tensor.shape)
-            for tensor in (graph.incoming[ids[0]][0].tensor, graph.node(ids[0]).outputs[0])
-        )
-        yield finding(
-            [*ids, attention_id],
-            f"A reshape mixes heads and positions: {named(graph, ids)}, from {shapes}, keeps the "
-            "order of the numbers, so an axis that should have positions gets parts of several "
-            f"vectors, at the attention {named(graph, [attention_id])}. Split heads by a reshape "
-            "to (b, t, n, h) and then a transpose to (b, n, t, h); to merge them, transpose first.",
-            f"{_VASWANI}.2",
-        )
-
-
-def _mixes(graph: Graph, reshape: Node) -> bool:
-    """Return whether an axis after a reshape has a part of the positions together with features."""
-    (edge,) = graph.incoming[reshape.id][:1]
-    origins = axis_origins(graph)
-    before = {part.origins: part.size for o in origins[edge.source, edge.output] for part in o}
-    result = origins[reshape.id, 0]
-    for origin in result[1:-1]:
-        cut = [p for p in origin if p.kind == "position" and p.size < before.get(p.origins, 0)]
-        if cut and "feature" in kinds(origin):
-            return True
-    return any(part.size.denominator != 1 for o in result[1:] for part in o)
-
-
-def _is_near(graph: Graph, place: str, attention: Attention) -> bool:
-    """Return whether only calls without weights are between a call and an attention."""
-    near = up_to_weights(graph)
-    ends = {attention.output, attention.id, attention.scores} - {""}
-    behind, ahead = set(near.ancestors(place)), set(near.descendants(place))
-    return attention.output in behind or bool(ends & ahead)
-
-
 @diagnosis_rule("attention_over_the_batch")
 def attention_over_the_batch(graph: Graph) -> Iterator[Note]:
     """The keys of an attention are the samples of a batch."""
@@ -295,11 +250,23 @@ def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]
 
 @diagnosis_rule("score_scale")
 def score_scale(graph: Graph) -> Iterator[Note]:
-    """Scores are not divided by the square root of the size of a head."""
+    """Scores are not divided by the square root of the size of a head, or their weights are."""
     places: dict[str, list[str]] = {}
+    late: list[str] = []
     for attention in attentions_with_masks(graph)[0]:
-        if text := _scale_in_words(graph, attention):
+        scale = _scale_of(graph, attention)
+        if scale is not None and _is_scaled_late(graph, attention, scale):
+            late.append(attention.id)
+        elif scale is not None and (text := _compared(scale)):
             places.setdefault(text, []).append(attention.id)
+    if late:
+        yield finding(
+            late,
+            f"Weights are scaled after the softmax: those of {named(graph, late)} are multiplied "
+            "by 1/sqrt(h) and sum to less than 1, while the scores are not scaled. Scale the "
+            "scores, before the softmax.",
+            f"{_VASWANI}.1",
+        )
     for text, ids in places.items():
         yield remark(
             ids,
@@ -309,45 +276,66 @@ def score_scale(graph: Graph) -> Iterator[Note]:
         )
 
 
-def _scale_in_words(graph: Graph, attention: Attention) -> str:
-    """Return how the scores are scaled, if not by 1/sqrt(h); "" if it is unknown."""
+class _Scale(NamedTuple):
+    """Constant factors of scores, the size of a head, and the width of the model, 0 if unknown."""
+
+    factors: list[float]
+    size: int
+    width: int
+
+
+def _is_scaled_late(graph: Graph, attention: Attention, scale: _Scale) -> bool:
+    """Return whether the weights have the factor that the scores lack."""
+    steps = [graph.node(edge.target) for edge in attention.weighting[:-1]]
+    factors = [factor for step in steps if (factor := scalar_factor(step)) not in (None, 1)]
+    rights = [1 / math.sqrt(size) for size in (scale.size, scale.width) if size > 1]
+    late = math.prod(factors)
+    return math.isclose(math.prod(scale.factors), 1, rel_tol=0.02) and any(
+        math.isclose(late, right, rel_tol=0.02) for right in rights
+    )
+
+
+def _scale_of(graph: Graph, attention: Attention) -> _Scale | None:
+    """Return the constant factors of the scores; None if something else may scale them."""
     scores = graph.node(attention.scores or attention.id)
     edges = (attention.query, attention.keys[0])
     factors: list[float] = []
     if attention.is_one_call:
         if scores.operation != "DotProductAttention":
-            return ""
+            return None
         given = scores.config.get("scale")
         size = edges[0].tensor.shape[-1]
         factors = [1 / math.sqrt(size) if given is None else float(given)] if size else []
     else:
         if is_additive_merge(scores) or _has_learned_bias(graph, attention):
-            return ""
+            return None
         found = _summed_by_product(graph, scores, edges[0])
         if found is None or len(found[0]) != 1:
-            return ""
+            return None
         size = edges[0].tensor.shape[next(iter(found[0]))]
         kind = kinds(axis_origins(graph)[edges[0].source, edges[0].output][next(iter(found[0]))])
         if kind != {"feature"}:
-            return ""
+            return None
         for node_id in attention.masking:
             node = graph.node(node_id)
             factor = scalar_factor(node)
             if factor is None and node.operation in ("Multiply", "Divide", "TrueDivide"):
-                return ""  # a learned temperature, or a mask
+                return None  # a learned temperature, or a mask
             factors += [factor] if factor is not None else []
     if not isinstance(size, int) or size < 2:
-        return ""
+        return None
     for edge in edges:
         behind = projection_behind(graph, edge)
         if behind is None:
-            return ""
+            return None
         factors += behind.factors
         width = behind.width
-    return _compared([f for f in factors if f != 1], size, width)
+    return _Scale([factor for factor in factors if factor != 1], size, width)
 
 
-def _compared(factors: list[float], size: int, width: int) -> str:
+def _compared(given: _Scale) -> str:
+    """Return how the scores are scaled, if not by 1/sqrt(h)."""
+    factors, size, width = given
     scale, right = math.prod(factors), 1 / math.sqrt(size)
 
     def is_near(number: float) -> bool:

@@ -1,0 +1,153 @@
+"""Rules on reshapes that cut across axes, as if they moved them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from math import prod
+from operator import mul
+
+from plots.annotations import Note
+from plots.attention_parts import Attention
+from plots.attentions import attentions_with_masks
+from plots.diagnosis.axis_origins import axis_origins, kinds
+from plots.diagnosis.projections import up_to_weights
+from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.graph import Edge, Graph, Node, Shape
+from plots.layers import SHAPE_CHANGES, is_crop
+
+_ORDER = (
+    "numpy.org/doc/stable/reference/generated/numpy.reshape.html; Dosovitskiy et al. 2021, "
+    "An Image is Worth 16x16 Words, section 3.1"
+)
+_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
+
+
+@diagnosis_rule("heads_and_positions_mixed")
+def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
+    """A reshape before or after an attention cuts up the positions, and joins them to features."""
+    attentions = attentions_with_masks(graph)[0]
+    places: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if node.operation == "Reshape" and _mixes(graph, node) and not _is_skew(graph, node):
+            before = [a.id for a in attentions if _is_near(graph, node.id, a)]
+            if before:
+                places.setdefault(before[0], []).append(node.id)
+    for attention_id, ids in places.items():
+        shapes = " to ".join(
+            _text(tensor.shape)
+            for tensor in (graph.incoming[ids[0]][0].tensor, graph.node(ids[0]).outputs[0])
+        )
+        yield finding(
+            [*ids, attention_id],
+            f"A reshape mixes heads and positions: {named(graph, ids)}, from {shapes}, keeps the "
+            "order of the numbers, so an axis that should have positions gets parts of several "
+            f"vectors, at the attention {named(graph, [attention_id])}. Split heads by a reshape "
+            "to (b, t, n, h) and then a transpose to (b, n, t, h); to merge them, transpose first.",
+            f"{_VASWANI}.2",
+        )
+
+
+def _mixes(graph: Graph, reshape: Node) -> bool:
+    """Return whether an axis after a reshape has a part of the positions together with features."""
+    (edge,) = graph.incoming[reshape.id][:1]
+    origins = axis_origins(graph)
+    before = {part.origins: part.size for o in origins[edge.source, edge.output] for part in o}
+    result = origins[reshape.id, 0]
+    for origin in result[1:-1]:
+        cut = [p for p in origin if p.kind == "position" and p.size < before.get(p.origins, 0)]
+        if cut and "feature" in kinds(origin):
+            return True
+    return any(part.size.denominator != 1 for o in result[1:] for part in o)
+
+
+def _is_near(graph: Graph, place: str, attention: Attention) -> bool:
+    """Return whether only calls without weights are between a call and an attention."""
+    near = up_to_weights(graph)
+    ends = {attention.output, attention.id, attention.scores} - {""}
+    behind, ahead = set(near.ancestors(place)), set(near.descendants(place))
+    return attention.output in behind or bool(ends & ahead)
+
+
+@diagnosis_rule("axes_mixed_by_reshape")
+def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
+    """A reshape cuts an axis at places that do not divide it, and joins the pieces."""
+    known = {place for note in heads_and_positions_mixed(graph) for place in note.about}
+    places: dict[tuple[Shape, Shape, int], list[str]] = {}
+    for node in graph.nodes:
+        if node.operation != "Reshape" or node.id in known or _is_passed_on(graph, node):
+            continue
+        edge = _before_reshapes(graph, node)
+        before, after = edge.tensor.shape, node.outputs[0].shape
+        size = cut_axis(before, after)
+        if size and not _is_skew(graph, node):
+            places.setdefault((before, after, size), []).append(node.id)
+    for (before, after, size), ids in places.items():
+        yield finding(
+            ids,
+            f"A reshape mixes axes: {named(graph, ids)}, from {_text(before)} to {_text(after)}, "
+            f"keeps the order of the numbers, and cuts the axis of size {size} at places that do "
+            "not divide it, so pieces of different rows are joined. Transpose first, so that the "
+            "axes to join are next to each other (ops.transpose, Permute); for patches, split "
+            "both axes of the image, transpose, and join, or take a convolution with strides.",
+            _ORDER,
+        )
+
+
+def cut_axis(before: Shape, after: Shape) -> int:
+    """Return the size of the first axis that a reshape cuts without dividing it; 0 if none is.
+
+    The first axis, of the batch, has to stay as it is. Free sizes, or a single other axis, are not
+    judged.
+    """
+    given, result = ([size for size in shape[1:] if size != 1] for shape in (before, after))
+    if before[:1] != after[:1] or len(given) < 2:
+        return 0
+    sizes, others = ([size for size in side if size] for side in (given, result))
+    if (len(sizes), len(others)) != (len(given), len(result)) or prod(sizes) != prod(others):
+        return 0
+    for boundary in accumulate(others, mul):
+        leading = 1
+        for size in sizes:
+            if boundary < leading * size:
+                pieces, rest = divmod(boundary, leading)
+                if rest or size % pieces:
+                    return size
+                break
+            leading *= size
+    return 0
+
+
+def _is_passed_on(graph: Graph, node: Node) -> bool:
+    """Return whether only other changes of the shape take the output of a call."""
+    is_output = any(node.id == place for place, _ in graph.outputs)
+    takers = [graph.node(edge.target) for edge in graph.outgoing[node.id] if not edge.implicit]
+    return not is_output and all(taker.is_a(SHAPE_CHANGES) for taker in takers)
+
+
+def _before_reshapes(graph: Graph, node: Node) -> Edge:
+    """Return the edge into the first of the changes of the shape that end with a call."""
+    edge = graph.incoming[node.id][0]
+    while (source := graph.node(edge.source)).is_a(SHAPE_CHANGES) and graph.incoming[source.id]:
+        edge = graph.incoming[source.id][0]
+    return edge
+
+
+def _is_skew(graph: Graph, reshape: Node) -> bool:
+    """Return whether rows are cut off after a reshape, or between two reshapes.
+
+    This shifts each row of relative scores by its position: Huang et al. 2019, Music Transformer,
+    section 3.4.1; Dai et al. 2019, Transformer-XL, appendix B. A crop that takes one of several
+    parts, as of queries, keys and values, has fewer axes.
+    """
+    edge = graph.incoming[reshape.id][0]
+    source, rank = graph.node(edge.source), len(reshape.outputs[0].shape)
+    takers = [graph.node(e.target) for e in graph.outgoing[reshape.id] if not e.implicit]
+    if takers and all(is_crop(t) and len(t.outputs[0].shape) == rank for t in takers):
+        return True
+    behind = [graph.node(e.source) for e in graph.incoming[source.id]] if is_crop(source) else []
+    return len(edge.tensor.shape) == rank and any(node.operation == "Reshape" for node in behind)
+
+
+def _text(shape: Shape) -> str:
+    return f"({', '.join('None' if size is None else str(size) for size in shape)})"

@@ -1,0 +1,165 @@
+"""Rules on weights of a softmax that are multiplied and summed by hand, and on missing keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.attentions import attentions_with_masks
+from plots.diagnosis.attention_rules import moved_axes
+from plots.diagnosis.axis_origins import axis_origins, kinds
+from plots.diagnosis.projections import scalar_factor
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.graph import Edge, Graph, Node
+from plots.layers import (
+    FUSED_ATTENTION,
+    PARTS,
+    SHAPE_CHANGES,
+    TRANSPOSITIONS,
+    is_identity_like,
+    is_linear_projection,
+)
+from plots.softmaxes import float_inputs, softmax_axes
+
+_POOLING = "Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, section 2.1"
+_SHARED = "Kitaev et al. 2020, Reformer, section 2, shares queries and keys on purpose"
+_SUMS = frozenset({"Mean", "Sum"})
+_MOST_STEPS = 16
+
+
+@diagnosis_rule("weights_summed_over_features")
+def weights_summed_over_features(graph: Graph) -> Iterator[Note]:
+    """Weights of positions multiply vectors, whose numbers are summed in place of the vectors."""
+    for softmax in graph.nodes:
+        axes = softmax_axes(graph, softmax)
+        steps = _steps_to_sum(graph, softmax) if axes else None
+        if steps is None:
+            continue
+        *layout, (product, place), (total, _) = steps
+        axis = _place_of_weights(graph, layout, axes, place)
+        summed = _axes_of(total, len(product.outputs[0].shape))
+        if axis is None or not summed or axis in summed or _is_reduced_again(graph, total):
+            continue
+        origins = axis_origins(graph)[product.id, 0]
+        of_sum = set().union(*(kinds(origins[place]) for place in summed))
+        if kinds(origins[axis]) == {"position"} and of_sum == {"feature"}:
+            yield finding(
+                [softmax.id, product.id, total.id],
+                f"A softmax over positions, but a sum over features: the weights of "
+                f"{named(graph, [softmax.id])} sum to 1 over the positions, axis {axis} of "
+                f"{named(graph, [product.id])}, while {named(graph, [total.id])} sums over axis "
+                f"{' and '.join(map(str, sorted(summed)))}, so positions are not averaged, and "
+                f"each vector becomes one number. Sum over axis={axis}.",
+                _POOLING,
+            )
+
+
+def _steps_to_sum(graph: Graph, softmax: Node) -> list[tuple[Node, Edge]] | None:
+    """Return the calls from a softmax to a product, number by number, and a sum of it.
+
+    Each has the edge that comes from the softmax. None if there are other calls between them.
+    """
+    steps: list[tuple[Node, Edge]] = []
+    node = softmax
+    for _ in range(_MOST_STEPS):
+        edges = [edge for edge in graph.outgoing[node.id] if not edge.implicit]
+        if len(edges) != 1:
+            return None
+        node = graph.node(edges[0].target)
+        is_product = node.operation == "Multiply" and len(float_inputs(graph, node)) == 2
+        had_product = bool(steps) and steps[-1][0].operation == "Multiply"
+        is_layout = node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | {"RepeatVector"})
+        if node.operation in _SUMS and had_product:
+            return [*steps, (node, edges[0])]
+        if had_product or not (is_product or is_layout or is_identity_like(node)):
+            return None
+        steps.append((node, edges[0]))
+    return None
+
+
+def _place_of_weights(
+    graph: Graph, layout: list[tuple[Node, Edge]], axes: tuple[int, ...], product: Edge
+) -> int | None:
+    """Return the axis of a product that the weights, which have no other axis, sum to 1 over.
+
+    None if they have several axes besides the batch, or their axes are not known.
+    """
+    edge = layout[0][1] if layout else product
+    shape = edge.tensor.shape
+    labels: list[int | None] = [p if size != 1 else None for p, size in enumerate(shape)]
+    if len(axes) != 1 or [label for label in labels[1:] if label is not None] != [axes[0]]:
+        return None
+    for node, edge in layout:
+        moved: list[int | None] | None
+        if node.is_a({"RepeatVector"}):
+            moved = [labels[0], None, *labels[1:]]
+        else:
+            moved = moved_axes(graph, edge, labels)
+        if moved is None:
+            return None
+        labels = moved
+    rank = len(graph.node(product.target).outputs[0].shape)
+    return labels.index(axes[0]) + rank - len(labels) if axes[0] in labels else None
+
+
+def _axes_of(total: Node, rank: int) -> set[int]:
+    axes = total.config.get("axis")
+    listed = [axes] if isinstance(axes, int) else axes or ()
+    return {axis % rank for axis in listed}
+
+
+def _is_reduced_again(graph: Graph, total: Node) -> bool:
+    """Return whether the sum is summed again, so that both sums are one of all numbers."""
+    takers = [graph.node(edge.target) for edge in graph.outgoing[total.id]]
+    return any(
+        taker.operation in _SUMS or taker.is_a({"BaseGlobalPooling", "BasePooling"})
+        for taker in takers
+    )
+
+
+@diagnosis_rule("queries_as_keys")
+def queries_as_keys(graph: Graph) -> Iterator[Note]:
+    """Scores are products of queries with themselves, and values have a projection of their own."""
+    found, projections = [], []
+    for attention in attentions_with_masks(graph)[0]:
+        is_fused = graph.node(attention.id).is_a(FUSED_ATTENTION)
+        if (attention.is_one_call and not is_fused) or not attention.values:
+            continue
+        edges = attention.query, attention.keys[0], attention.values[0]
+        query, key, value = (_projected(graph, edge) for edge in edges)
+        if query and value and query == key != value:
+            found.append(attention.id)
+            projections.append(query[0])
+    if found:
+        yield remark(
+            [*found, *projections],
+            f"Queries are also the keys: {doing(graph, found, 'take')} both from "
+            f"{named(graph, projections)}, so scores are the same in both directions, and each "
+            "position mostly attends to itself. Give keys a projection of their own, unless they "
+            "are shared on purpose.",
+            _SHARED,
+        )
+
+
+def _projected(graph: Graph, edge: Edge) -> tuple[str, int] | None:
+    """Return the tensor, (id, output), that is scaled and moved, if it is part of a projection."""
+    moves = SHAPE_CHANGES | TRANSPOSITIONS
+    for _ in range(_MOST_STEPS):
+        node = graph.node(edge.source)
+        edges = float_inputs(graph, node)
+        if is_linear_projection(node):
+            return edge.source, edge.output
+        if len(edges) != 1:
+            return None
+        if not (node.is_a(moves) or is_identity_like(node) or scalar_factor(node) is not None):
+            return _part_of_projection(graph, edge)
+        edge = edges[0]
+    return None
+
+
+def _part_of_projection(graph: Graph, edge: Edge) -> tuple[str, int] | None:
+    """Return a tensor if it is a part of a projection, as of queries, keys and values."""
+    node = graph.node(edge.source)
+    while node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS) and len(graph.incoming[node.id]) == 1:
+        node = graph.node(graph.incoming[node.id][0].source)
+    return (edge.source, edge.output) if is_linear_projection(node) else None
