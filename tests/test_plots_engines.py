@@ -28,6 +28,12 @@ def install(tmp_path, monkeypatch):
     return install
 
 
+@pytest.fixture
+def bundled(monkeypatch):
+    """Hide an installed Graphviz, so that the bundled one is used."""
+    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+
+
 def test_an_installed_program_that_works_is_used(install):
     install('#!/bin/sh\ncat > /dev/null\nprintf "<svg>drawn with $1 $2</svg>"\n')
     assert run_graphviz(SMALL, "svg", "nop2") == b"<svg>drawn with -Knop2 -Tsvg</svg>"
@@ -63,8 +69,8 @@ def test_the_bundled_graphviz_takes_the_place_of_an_installed_one_that_fails(con
     assert run_graphviz(SMALL, "svg") == expected  # without another warning
 
 
-def test_a_layout_stops_at_the_time_limit_and_the_next_graph_is_drawn(monkeypatch):
-    monkeypatch.setattr(engines.shutil, "which", lambda name: None)  # one layout, by the bundled
+@pytest.mark.usefixtures("bundled")
+def test_a_layout_stops_at_the_time_limit_and_the_next_graph_is_drawn():
     begin = time.monotonic()
     with pytest.raises(RuntimeError, match="did not finish within 1 s"):
         run_graphviz(HARD, "svg", seconds=1)
@@ -72,6 +78,7 @@ def test_a_layout_stops_at_the_time_limit_and_the_next_graph_is_drawn(monkeypatc
     assert b">first<" in run_graphviz(SMALL, "svg")
 
 
+@pytest.mark.usefixtures("bundled")
 def test_an_interruption_stops_the_layout_at_once():
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -91,6 +98,7 @@ def test_an_interruption_stops_the_layout_at_once():
     assert process.poll() is not None
 
 
+@pytest.mark.usefixtures("bundled")
 def test_a_process_that_was_killed_is_started_again():
     expected = run_graphviz(SMALL, "svg")
     first = engines._processes[os.getpid()]
@@ -99,6 +107,7 @@ def test_a_process_that_was_killed_is_started_again():
     assert engines._processes[os.getpid()] is not first
 
 
+@pytest.mark.usefixtures("bundled")
 def test_text_that_is_not_dot_raises_an_error_and_the_process_goes_on():
     run_graphviz(SMALL, "svg")
     process = engines._processes[os.getpid()]
@@ -108,6 +117,7 @@ def test_text_that_is_not_dot_raises_an_error_and_the_process_goes_on():
     assert engines._processes[os.getpid()] is process
 
 
+@pytest.mark.usefixtures("bundled")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_process_imports_neither_this_package_nor_keras():
     run_graphviz(SMALL, "svg")
