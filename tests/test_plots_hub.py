@@ -62,9 +62,9 @@ REPEATS = {name: [3] for name in TEXT_MODELS} | {
     "Qwen3_5": [2],  # then an attention
     "Qwen3_5Moe": [2],
     "RWKV7": [],  # the first layer differs, and two others are not a stack
-    "T5": [2, 2],  # the first layer computes the position biases
-    "T5Gemma": [2, 2],
-    "T5Gemma2": [2, 2],
+    "SmolLM3": [2],  # the attention of the third layer stays closed
+    "T5Gemma": [2],  # the layers of the decoder are not found equal
+    "T5Gemma2": [2],
     "Whisper": [3, 3],
 }
 """Number of equal layers of a backbone of text, which are folded if it is opened."""
