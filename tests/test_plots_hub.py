@@ -62,9 +62,9 @@ REPEATS = {name: [3] for name in TEXT_MODELS} | {
     "Qwen3_5": [2],  # then an attention
     "Qwen3_5Moe": [2],
     "RWKV7": [],  # the first layer differs, and two others are not a stack
-    "SmolLM3": [2],  # the attention of the third layer stays closed
-    "T5Gemma": [2],  # the layers of the decoder are not found equal
-    "T5Gemma2": [2],
+    "T5": [3, 3],
+    "T5Gemma": [2, 2],
+    "T5Gemma2": [2, 2],
     "Whisper": [3, 3],
 }
 """Number of equal layers of a backbone of text, which are folded if it is opened."""
@@ -87,8 +87,6 @@ def test_a_backbone_has_the_skip_paths_of_its_constructor(name):
     for read in (closed, graph):
         assert Graph.from_json(read.to_json()) == read
         check_pictures(plots.fold(plots.parameters(read)))
-    if name in REPEATS:
-        assert list(plots.fold(graph).repeats.values()) == REPEATS[name]
 
 
 def check_pictures(folded: Graph) -> None:
@@ -96,6 +94,32 @@ def check_pictures(folded: Graph) -> None:
     assert plots.to_text(folded).count("\n") > len(folded.nodes)
     assert plots.to_mermaid(folded).count("\n n") >= len(folded.nodes)
     assert plots.to_html(folded).startswith("<!doctype html>")
+
+
+NOT_FOLDED = {
+    "SmolLM3": "the attention of the third layer stays closed",
+    "T5Gemma": "the decoder's layers, opened, are not found equal",
+    "T5Gemma2": "the decoder's layers, opened, are not found equal",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[pytest.mark.xfail(reason=NOT_FOLDED[name], strict=True)]
+            if name in NOT_FOLDED
+            else [],
+        )
+        for name in REPEATS
+    ],
+)
+def test_the_equal_layers_of_an_opened_backbone_fold(name):
+    graph = plots.read_graph(TEXT_MODELS[name][0](), open_nested=True, open_layers=True)
+    assert list(plots.fold(graph).repeats.values()) == REPEATS[name]
 
 
 @pytest.mark.slow
