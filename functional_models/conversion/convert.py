@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import builders
 from functional_models.conversion.family import Family, Part
 from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
-from functional_models.loading import wrap_model
+from functional_models.loading import precision, wrap_model
 from functional_models.model_folder import MANIFEST
 from functional_models.text_model import TextModel
 from functional_models.tokenizers import Tokenizer, as_tokenizer
@@ -71,7 +70,7 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
     if wrapped is not None and spec.pad_token_id is not None:
         spec = spec.replace(pad_token_id=wrapped.pad_id)
     spec = spec.replace(**changes)
-    with _precision(backbone.dtype_policy):
+    with precision(backbone.dtype_policy):
         model = builders.build(spec)
     pairs = _pairs_of_weights(model, source if head is not None else backbone, layers)
     for ours, theirs, view in pairs:
@@ -107,7 +106,7 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
         )
     spec = model.spec
     family = family_of_spec(spec, backbone)
-    with _precision(model.model.dtype_policy):
+    with precision(model.model.dtype_policy):
         made = getattr(keras_hub.models, family.backbone)(**family.config(spec))
     pairs = _pairs_of_weights(model.model, made, family.layers)
     arrays = {id(theirs): _as_array(theirs).copy() for _, theirs, _ in pairs}
@@ -218,18 +217,6 @@ def _with_head(spec: builders.TransformerSpec, head: Any) -> builders.Transforme
             "one value of each: convert its .backbone"
         )
     return spec.replace(masked_lm_head=True, tie_embeddings=True, logit_bias=True)
-
-
-@contextmanager
-def _precision(policy: Any) -> Iterator[None]:
-    import keras
-
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 # Weights ---------------------------------------------------------------------------------------

@@ -1,0 +1,163 @@
+"""Families of Hugging Face models: tables that account for every key and every tensor.
+
+A table has the spec fields that are constant in a family, the keys of `config.json` that correspond
+to other fields, and the tensors of each layer of a model here. A key is used, must have a certain
+value, or says nothing about the outputs, for a stated reason; any other key is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from builders import TransformerSpec
+from builders.errors import similar_names
+from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.silent import REQUIRED, SILENT
+
+Read = Callable[[str], np.ndarray]
+"""Returns a tensor by name, without the family's prefix."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The tensors of a layer's weights.
+
+    Attributes:
+        weight: name of the tensor of a kernel, an embedding or the scale of a norm.
+        bias: name of the tensor of the bias.
+        part: returns the part of both that is the layer's, outputs first; `None`: all.
+        inputs_first: whether a kernel is stored as (inputs, outputs), and not transposed as by
+            `torch.nn.Linear`.
+    """
+
+    weight: str
+    bias: str = ""
+    part: Callable[[np.ndarray, TransformerSpec], np.ndarray] | None = None
+    inputs_first: bool = False
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A weight that is computed from several tensors, or from the spec alone.
+
+    Attributes:
+        read: returns the weight.
+    """
+
+    read: Callable[[Read, TransformerSpec], np.ndarray]
+
+
+Layers = Mapping[str, str | Place | Computed]
+
+NEEDS_TIED: Mapping[str, Any] = {"tie_embeddings": True}
+"""Fields of a class without a head, whose logits are those of the embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+        model_types: values of `model_type`.
+        heads: class in `architectures` -> the spec fields of its outputs. With `NEEDS_TIED`, the
+            class has no head of its own, and is taken only if the logits are tied.
+        constants: spec fields that are constant in the family.
+        fields: key -> spec field with the same value.
+        rules: conversions of other keys.
+        defaults: key -> value where the key is absent; a used key that is not here must be given.
+        required: key -> the values that it may have, besides being absent.
+        silent: key -> why it says nothing about the outputs.
+        layers: layer of a model here -> name of its tensors without `.weight` and `.bias`; `{i}` is
+            the number of a block.
+        prefix: before the names of all tensors but those of heads; a class without a head omits it.
+        copies: tensor -> tensor that it must equal, if it is stored and no weight.
+        unread: end of a tensor's name -> why it is not read.
+        stored: fields that the tensors tell: called with a function that returns a tensor, or
+            `None` where it is not stored.
+    """
+
+    model_types: tuple[str, ...]
+    heads: Mapping[str, Mapping[str, Any]]
+    constants: Mapping[str, Any]
+    fields: Mapping[str, str]
+    layers: Layers
+    rules: tuple[Rule, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+    stored: Callable[[Callable[[str], np.ndarray | None]], dict[str, Any]] | None = None
+
+    @property
+    def used(self) -> set[str]:
+        """The keys that determine spec fields."""
+        return {*self.fields, *(key for rule in self.rules for key in rule.entries)}
+
+    def reason(self, key: str) -> str | None:
+        """Return why a key says nothing about the outputs; `None` if that is not known."""
+        return self.silent.get(key) or SILENT.get(key)
+
+    def spec_fields(self, config: Config, head: str) -> dict[str, Any]:
+        """Return the spec fields of a configuration, with those of a class of `heads`.
+
+        Raises:
+            ValueError: a key is unknown or missing, or has a value that no spec expresses.
+        """
+        self._check_keys(config)
+        given = {**dict.fromkeys(self._optional), **self.defaults, **config}
+        if missing := sorted(self.used - given.keys()):
+            raise ValueError(
+                f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; "
+                f"{self.model_types[0]} needs it: take the config.json that belongs to the weights"
+            )
+        fields = {**self.constants, **{name: given[key] for key, name in self.fields.items()}}
+        for rule in self.rules:
+            fields |= _read(rule, given)
+        for name, value in self.heads[head].items():
+            if self.heads[head] is NEEDS_TIED and fields.get(name) != value:
+                raise ValueError(
+                    f"{head} has no logits, since its embeddings are not tied; save the "
+                    f"{next(iter(self.heads))} of this model instead"
+                )
+            fields[name] = value
+        return fields
+
+    @property
+    def _optional(self) -> set[str]:
+        """Keys of rules that may be absent without a default."""
+        return {key for rule in self.rules for key in rule.optional}
+
+    def _check_keys(self, config: Config) -> None:
+        required = {**REQUIRED, **self.required}
+        for key, allowed in required.items():
+            if key in config and config[key] not in allowed:
+                shown = " or ".join(map(repr, allowed))
+                raise ValueError(
+                    f"{key}={config[key]!r}: must be {shown}, or absent; no spec "
+                    f"of {self.model_types[0]} expresses another value"
+                )
+        known = {*self.used, *required, *self.silent, *SILENT, "model_type", "architectures"}
+        if unknown := [key for key in config if key not in known]:
+            key = unknown[0]
+            hint = similar_names(key, self.used)
+            more = f", as have {', '.join(unknown[1:6])}" if len(unknown) > 1 else ""
+            raise ValueError(
+                f"{key}={config[key]!r} has an unknown meaning in {self.model_types[0]}"
+                + (f" (is {hint[0]} meant?)" if hint else "")
+                + f"{more}; no key is ignored: remove it, if it says nothing about the outputs"
+            )
+
+
+def _read(rule: Rule, given: Config) -> dict[str, Any]:
+    """Return the fields of a rule; a value of a wrong type is an error that names the keys."""
+    try:
+        return rule.read(given)
+    except (TypeError, KeyError, AttributeError, ArithmeticError):
+        shown = ", ".join(f"{key}={given[key]!r}" for key in rule.entries if key in given)
+        raise ValueError(f"{shown}: cannot be read") from None

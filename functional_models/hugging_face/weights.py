@@ -1,0 +1,146 @@
+"""Assign the tensors of a folder to the layers of a model, one at a time."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from builders import TransformerSpec
+from builders.abstract import allocate
+from functional_models.hugging_face.family import Computed, Family, Place
+from functional_models.hugging_face.weight_files import StoredTensor
+
+# Names of the parameters of norms in checkpoints that were converted from TensorFlow.
+_OLD_NAMES = {"weight": "gamma", "bias": "beta"}
+
+
+class Tensors:
+    """The tensors of a folder, and those of them that have been read.
+
+    Args:
+        stored: the tensors by name.
+        family: the table of their family.
+
+    Raises:
+        ValueError: a tensor is stored twice, with the family's prefix and without it.
+    """
+
+    def __init__(self, stored: Mapping[str, StoredTensor], family: Family) -> None:
+        self.family = family
+        self._stored: dict[str, StoredTensor] = {}
+        for name, tensor in stored.items():
+            short = name.removeprefix(family.prefix)
+            if short in self._stored:
+                raise ValueError(f"the tensor {short} is stored twice, also as {name}")
+            self._stored[short] = tensor
+        self._read: set[str] = set()
+
+    def find(self, name: str) -> np.ndarray | None:
+        """Return a tensor, or `None` if it is not stored; it remains to be read."""
+        tensor = self._stored.get(self._name(name))
+        return None if tensor is None else tensor.read()
+
+    def __call__(self, name: str) -> np.ndarray:
+        """Return a tensor.
+
+        Raises:
+            ValueError: it is not stored, or is no float.
+        """
+        found = self._name(name)
+        if found not in self._stored:
+            raise ValueError(
+                f"the tensor {self.family.prefix}{name} is missing; the configuration is of "
+                "another model, or the folder is incomplete"
+            )
+        tensor = self._stored[found]
+        if not tensor.is_float:
+            raise ValueError(
+                f"the tensor {name} has the type {tensor.type}; quantized weights are not "
+                "supported: save the original ones"
+            )
+        self._read.add(found)
+        return tensor.read()
+
+    def _name(self, name: str) -> str:
+        """Return the stored name, which may be the old one of a norm's parameter."""
+        owner, _, last = name.rpartition(".")
+        old = f"{owner}.{_OLD_NAMES.get(last, last)}"
+        return old if name not in self._stored and old in self._stored else name
+
+    def check_all_read(self, head: str) -> None:
+        """Check that all tensors were read, or are known to say nothing about the outputs.
+
+        Raises:
+            ValueError: another tensor, or one that differs from its copy.
+        """
+        unknown = []
+        for name in self._stored.keys() - self._read:
+            if any(re.search(rf"(^|\.){end}$", name) for end in self.family.unread):
+                continue
+            original = self.family.copies.get(name)
+            if original is None:
+                unknown.append(name)
+            elif not self._stored[name].equals(self._stored[self._name(original)]):
+                raise ValueError(
+                    f"{name} and {original} are tied by the configuration, but their values "
+                    "differ; set tie_word_embeddings to what the model was trained with"
+                )
+        if unknown:
+            raise ValueError(
+                f"a {head} of this configuration has no tensor {min(unknown)}"
+                + (f" (and {len(unknown) - 1} more)" if unknown[1:] else "")
+                + "; the configuration is of another model, or the tensor belongs to a head or an "
+                "addition that is not supported"
+            )
+
+
+def assign_weights(model: Any, spec: TransformerSpec, tensors: Tensors) -> None:
+    """Allocate the variables of a model that has none yet, with the values of tensors.
+
+    Raises:
+        ValueError: a tensor is missing, or has the shape of another model.
+    """
+    rows = [(layer, variable) for layer in model.layers for variable in layer.weights]
+    # The largest first: a tensor and its copies are in memory together.
+    for layer, variable in sorted(rows, key=lambda row: -math.prod(row[1].shape)):
+        allocate(variable, _value(layer.name, variable, spec, tensors))
+    for variable in model.variables:  # the states of random generators
+        if variable._value is None:
+            allocate(variable)
+
+
+def _value(layer: str, variable: Any, spec: TransformerSpec, tensors: Tensors) -> np.ndarray:
+    """Return the value of a variable of a layer, float32."""
+    number = re.search(r"block_(\d+)", layer)
+    place = tensors.family.layers[re.sub(r"block_\d+", "block_{i}", layer)]
+    if isinstance(place, Computed):
+        return np.asarray(place.read(tensors, spec), "float32").reshape(variable.shape)
+    if isinstance(place, str):
+        place = Place(f"{place}.weight", f"{place}.bias")
+    name = place.bias if variable.name in ("bias", "beta") else place.weight
+    name = name.format(i=number and number[1])
+    stored = tensors(name)
+    shape, array = tuple(variable.shape), stored
+    try:
+        is_kernel = variable.name == "kernel"
+        if is_kernel and place.inputs_first:
+            array = array.T
+        if place.part is not None:
+            array = place.part(array, spec)
+        if is_kernel:
+            array = array.T  # (inputs, outputs), one of which may have two axes here
+            fits = array.shape[0] == shape[0] or array.shape[-1] == shape[-1]
+        else:
+            fits = array.shape == shape or array.shape[-1] == array.size == math.prod(shape)
+        if not fits:
+            raise ValueError("another shape")
+        return np.asarray(array, "float32").reshape(shape)
+    except (ValueError, IndexError):
+        raise ValueError(
+            f"the tensor {name} has the shape {stored.shape}, which is not that of {layer}, "
+            f"{shape}; the configuration is of another model"
+        ) from None
