@@ -15,7 +15,7 @@ import builders
 from builders.errors import similar_names
 from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
-from functional_models.hugging_face import gpt
+from functional_models.hugging_face import bert, gpt, llama
 from functional_models.hugging_face.family import Family
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors, assign_weights
@@ -24,7 +24,7 @@ from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 CONFIG = "config.json"
 
-FAMILIES: tuple[Family, ...] = (*gpt.FAMILIES,)
+FAMILIES: tuple[Family, ...] = (*gpt.FAMILIES, *llama.FAMILIES, *bert.FAMILIES)
 
 _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 

@@ -63,19 +63,21 @@ class Family:
 
     Attributes:
         model_types: values of `model_type`.
-        heads: class in `architectures` -> the spec fields of its outputs. With `NEEDS_TIED`, the
-            class has no head of its own, and is taken only if the logits are tied.
+        heads: class in `architectures` -> the spec fields of its head, which must agree with those
+            of the configuration. With `NEEDS_TIED`, the class has no head of its own.
         constants: spec fields that are constant in the family.
         fields: key -> spec field with the same value.
         rules: conversions of other keys.
         defaults: key -> value where the key is absent; a used key that is not here must be given.
         required: key -> the values that it may have, besides being absent.
         silent: key -> why it says nothing about the outputs.
+        aliases: other name of a key -> the key.
         layers: layer of a model here -> name of its tensors without `.weight` and `.bias`; `{i}` is
             the number of a block.
         prefix: before the names of all tensors but those of heads; a class without a head omits it.
         copies: tensor -> tensor that it must equal, if it is stored and no weight.
         unread: end of a tensor's name -> why it is not read.
+        left_out: tensor -> what it is; a warning says that it is not read.
         stored: fields that the tensors tell: called with a function that returns a tensor, or
             `None` where it is not stored.
     """
@@ -89,15 +91,18 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     copies: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     stored: Callable[[Callable[[str], np.ndarray | None]], dict[str, Any]] | None = None
 
     @property
     def used(self) -> set[str]:
         """The keys that determine spec fields."""
-        return {*self.fields, *(key for rule in self.rules for key in rule.entries)}
+        entries = (key for rule in self.rules for key in rule.entries)
+        return {*self.fields, *entries, *self._optional}
 
     def reason(self, key: str) -> str | None:
         """Return why a key says nothing about the outputs; `None` if that is not known."""
@@ -109,6 +114,7 @@ class Family:
         Raises:
             ValueError: a key is unknown or missing, or has a value that no spec expresses.
         """
+        config = self._renamed(config)
         self._check_keys(config)
         given = {**dict.fromkeys(self._optional), **self.defaults, **config}
         if missing := sorted(self.used - given.keys()):
@@ -120,13 +126,32 @@ class Family:
         for rule in self.rules:
             fields |= _read(rule, given)
         for name, value in self.heads[head].items():
-            if self.heads[head] is NEEDS_TIED and fields.get(name) != value:
-                raise ValueError(
-                    f"{head} has no logits, since its embeddings are not tied; save the "
-                    f"{next(iter(self.heads))} of this model instead"
-                )
-            fields[name] = value
+            if fields.setdefault(name, value) != value:
+                raise ValueError(self._other_head(head, name, value, fields[name]))
         return fields
+
+    def _other_head(self, head: str, name: str, value: Any, given: Any) -> str:
+        if self.heads[head] is NEEDS_TIED:
+            return (
+                f"{head} has no logits, since its embeddings are not tied; save the "
+                f"{next(iter(self.heads))} of this model instead"
+            )
+        return (
+            f"the head of {head} has {name}={value!r} and its blocks {given!r}; a spec has one "
+            "value of both: save the model without its head"
+        )
+
+    def _renamed(self, config: Config) -> Config:
+        """Return a configuration without other names of keys."""
+        found = {key: value for key, value in config.items() if key not in self.aliases}
+        for alias in config.keys() & self.aliases.keys():
+            key = self.aliases[alias]
+            if found.setdefault(key, config[alias]) != config[alias]:
+                raise ValueError(
+                    f"{alias}={config[alias]!r} and {key}={found[key]!r}: two names of one "
+                    "setting; remove one of them"
+                )
+        return found
 
     @property
     def _optional(self) -> set[str]:

@@ -101,6 +101,9 @@ def equal(first: str, second: str, name: str) -> Rule:
 
 # Rotary positions -------------------------------------------------------------------------------
 
+FREQUENCIES = {r"rotary_emb\.inv_freq": "rotary frequencies, which follow from the settings"}
+"""Tensors of old folders that are not read."""
+
 _SCALINGS: dict[str, dict[str, str]] = {
     "default": {},
     "linear": {"factor": "rotary_factor"},
@@ -132,19 +135,25 @@ def head_width(config: Config) -> int:
     return width
 
 
-def rotary(base: str = "rope_theta", share: str = "partial_rotary_factor") -> Rule:
+def rotary(
+    base: float = 10_000.0,
+    share: float = 1.0,
+    bases: tuple[str, ...] = ("rope_theta",),
+    shares: tuple[str, ...] = ("partial_rotary_factor",),
+) -> Rule:
     """Return the rule of rotary positions.
 
     Transformers 4 has `rope_scaling` and single keys, transformers 5 has `rope_parameters`.
 
     Args:
-        base: key of the base.
-        share: key of the share of the channels of a head that are rotated.
+        base: base where no key has it.
+        share: share of the channels of a head that are rotated, where no key has it.
+        bases: keys of the base, which must agree.
+        shares: keys of the share.
     """
 
     def read(config: Config) -> dict[str, Any]:
         name, given = _rope(config)
-        own_base, own_share = given.pop("rope_theta", None), given.pop(share, None)
         kinds = {given.pop("rope_type", None), given.pop("type", None)} - {None}
         if len(kinds) > 1:
             raise ValueError(f"{name} has two types, {' and '.join(sorted(map(str, kinds)))}")
@@ -154,27 +163,42 @@ def rotary(base: str = "rope_theta", share: str = "partial_rotary_factor") -> Ru
                 f"{name} has rope_type={kind!r}: no rotary_scaling of a spec; allowed: "
                 f"{', '.join(_SCALINGS)}"
             )
-        fraction = config[share] if own_share is None else own_share
+        fraction = _agreed(config, given, shares, share)
         fields: dict[str, Any] = {
-            "rotary_base": config[base] if own_base is None else own_base,
+            "rotary_base": _agreed(config, given, bases, base),
             "rotary_scaling": "none" if kind == "default" else kind,
         }
         if fraction != 1:
             fields["rotary_dim"] = int(head_width(config) * fraction)
-        if kind == "yarn":
-            _check_yarn(name, given)
-            given = {**_YARN_DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
-        names = _SCALINGS[kind]
-        for key in names.keys() - given.keys():
-            raise ValueError(f"{name} has no {key}, which rope_type={kind!r} needs")
-        for key in given.keys() - names.keys():
-            raise ValueError(
-                f"{name} has {key}={given[key]!r}, of unknown meaning for rope_type={kind!r}; "
-                "remove it, if it says nothing about the outputs"
-            )
-        return fields | {names[key]: value for key, value in given.items()}
+        return fields | _scaling_fields(name, kind, given)
 
-    return Rule((base, share), read, optional=("rope_scaling", "rope_parameters"))
+    return Rule((), read, optional=(*bases, *shares, "rope_scaling", "rope_parameters"))
+
+
+def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a scaling from its settings, which must all be known."""
+    if kind == "yarn":
+        _check_yarn(name, given)
+        given = {**_YARN_DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
+    names = _SCALINGS[kind]
+    for key in names.keys() - given.keys():
+        raise ValueError(f"{name} has no {key}, which rope_type={kind!r} needs")
+    for key in given.keys() - names.keys():
+        raise ValueError(
+            f"{name} has {key}={given[key]!r}, of unknown meaning for rope_type={kind!r}; remove "
+            "it, if it says nothing about the outputs"
+        )
+    return {names[key]: value for key, value in given.items()}
+
+
+def _agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
+    """Return the value of several keys, which may also be among the rotary settings."""
+    values = [config[key] for key in keys] + [given.pop(key, None) for key in keys]
+    found = list(dict.fromkeys(value for value in values if value is not None))
+    if len(found) > 1:
+        shown = " and ".join(map(repr, found))
+        raise ValueError(f"{keys[0]}={shown}: given with two values; remove one of them")
+    return found[0] if found else default
 
 
 def _rope(config: Config) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +81,9 @@ class Tensors:
         unknown = []
         for name in self._stored.keys() - self._read:
             if any(re.search(rf"(^|\.){end}$", name) for end in self.family.unread):
+                continue
+            if name in self.family.left_out:
+                warnings.warn(f"{name} is left out: {self.family.left_out[name]}", stacklevel=4)
                 continue
             original = self.family.copies.get(name)
             if original is None:

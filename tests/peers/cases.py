@@ -19,6 +19,76 @@ GPT2 = {
     "eos_token_id": 3,
 }
 
+LLAMA = {
+    "vocab_size": 31,
+    "hidden_size": 24,
+    "intermediate_size": 13,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 6,
+    "max_position_embeddings": 37,
+    "rms_norm_eps": 1e-5,
+}
+SQUARE = {**LLAMA, "head_dim": 4}  # heads are as wide as the model
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 5.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 3.0,
+    "original_max_position_embeddings": 7,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 11}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
+GEMMA2 = {
+    **LLAMA,
+    "num_hidden_layers": 3,
+    "attn_logit_softcapping": 1.5,
+    "final_logit_softcapping": 2.5,
+    "query_pre_attn_scalar": 11,
+    "sliding_window": 5,
+}
+LAYER_NORM = {
+    **{key: value for key, value in LLAMA.items() if key not in ("rms_norm_eps", "head_dim")},
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+}
+
+NEOX = {
+    **{key: value for key, value in LAYER_NORM.items() if key != "num_key_value_heads"},
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+}
+OPT = {
+    "vocab_size": 31,
+    "hidden_size": 14,
+    "ffn_dim": 23,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 17,
+    "word_embed_proj_dim": 14,
+}
+BLOOM = {"vocab_size": 31, "hidden_size": 15, "n_layer": 2, "n_head": 3, "pad_token_id": 5}
+
+BERT = {
+    "vocab_size": 31,
+    "hidden_size": 14,
+    "intermediate_size": 23,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 17,
+    "type_vocab_size": 3,
+}
+ROBERTA = {**BERT, "max_position_embeddings": 19, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DISTILBERT = {
+    "vocab_size": 31,
+    "dim": 14,
+    "hidden_dim": 23,
+    "n_layers": 2,
+    "n_heads": 2,
+    "max_position_embeddings": 17,
+}
+
 CASES: dict[str, Case] = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2_options": (
@@ -35,4 +105,90 @@ CASES: dict[str, Case] = {
         },
     ),
     "gpt2_base": ("GPT2Model", {**GPT2, "activation_function": "gelu"}),
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "llama_options": (
+        "LlamaForCausalLM",
+        {
+            **LLAMA,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "hidden_act": "gelu",
+            "rope_theta": 500.0,
+            "pad_token_id": 5,
+        },
+    ),
+    "llama_base": ("LlamaModel", {**LLAMA, "tie_word_embeddings": True}),
+    "llama_linear": (
+        "LlamaForCausalLM",
+        {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+    ),
+    "llama3": ("LlamaForCausalLM", {**LLAMA, "rope_scaling": LLAMA3, "rope_theta": 500.0}),
+    "llama_yarn": ("LlamaForCausalLM", {**LLAMA, "rope_scaling": YARN}),
+    "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
+    "mistral_tied": (
+        "MistralForCausalLM",
+        {**LLAMA, "sliding_window": None, "head_dim": None, "pad_token_id": 5}
+        | {"tie_word_embeddings": True},
+    ),
+    "qwen2": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
+    "qwen2_windows": (
+        "Qwen2ForCausalLM",
+        {**LLAMA, **WINDOWS, "rope_scaling": YARN, "pad_token_id": 5},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", LLAMA),
+    "qwen3_windows": ("Qwen3ForCausalLM", {**LLAMA, **WINDOWS, "attention_bias": True}),
+    "gemma": ("GemmaForCausalLM", {**LLAMA, "num_key_value_heads": 1}),
+    "gemma_options": (
+        "GemmaForCausalLM",
+        {**LLAMA, "attention_bias": True, "rms_norm_eps": 0.03, "rope_theta": 500.0}
+        | {"tie_word_embeddings": False, "hidden_act": "relu"},
+    ),
+    "gemma2": ("Gemma2ForCausalLM", GEMMA2),
+    "phi3": ("Phi3ForCausalLM", {**SQUARE, "sliding_window": 5, "pad_token_id": 7}),
+    "phi3_partial": (
+        "Phi3ForCausalLM",
+        {**SQUARE, "partial_rotary_factor": 0.5, "pad_token_id": 7, "tie_word_embeddings": True},
+    ),
+    "stablelm": ("StableLmForCausalLM", LAYER_NORM),
+    "stablelm_bias": (
+        "StableLmForCausalLM",
+        {**LAYER_NORM, "use_qkv_bias": True, "partial_rotary_factor": 0.5, "hidden_act": "gelu"},
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", {**LAYER_NORM, "sliding_window": 5}),
+    "starcoder2_plain": (
+        "Starcoder2ForCausalLM",
+        {**LAYER_NORM, "use_bias": False, "tie_word_embeddings": False, "norm_epsilon": 0.03},
+    ),
+    "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
+    "gpt_neox_options": (
+        "GPTNeoXForCausalLM",
+        {**NEOX, "use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.5}
+        | {"rotary_emb_base": 500, "hidden_act": "gelu_new", "tie_word_embeddings": True},
+    ),
+    "opt": ("OPTForCausalLM", OPT),
+    "opt_post": (
+        "OPTForCausalLM",
+        {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 11},
+    ),
+    "opt_options": (
+        "OPTForCausalLM",
+        {**OPT, "enable_bias": False, "_remove_final_layer_norm": True}
+        | {"activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "bloom": ("BloomForCausalLM", BLOOM),
+    "bloom_untied": (
+        "BloomForCausalLM",
+        {**BLOOM, "layer_norm_epsilon": 0.03, "tie_word_embeddings": False, "pad_token_id": None},
+    ),
+    "bert": ("BertForMaskedLM", BERT),
+    "bert_base": ("BertModel", {**BERT, "hidden_act": "relu", "pad_token_id": 5}),
+    "bert_untied": ("BertForMaskedLM", {**BERT, "tie_word_embeddings": False}),
+    "roberta": ("RobertaForMaskedLM", ROBERTA),
+    "roberta_base": ("RobertaModel", {**ROBERTA, "type_vocab_size": 2, "pad_token_id": 3}),
+    "xlm_roberta": ("XLMRobertaForMaskedLM", ROBERTA),
+    "camembert": ("CamembertModel", {**ROBERTA, "hidden_act": "gelu_new"}),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert_base": ("DistilBertModel", {**DISTILBERT, "activation": "relu"}),
+    "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 14}),
+    "electra_base": ("ElectraModel", {**BERT, "embedding_size": 14, "layer_norm_eps": 0.03}),
 }

@@ -24,6 +24,7 @@ from cases import CASES
 GOLDEN = Path(__file__).parent.parent / "golden" / "hugging_face"
 LENGTHS, SOURCE_LENGTHS = (13, 8, 5), (7, 11, 4)
 CLOSE = 1e-5
+ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
 
 
 def make_model(name: str) -> Any:
@@ -98,9 +99,11 @@ def outputs_of(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarra
         logits = getattr(found, "logits", None)
         outputs = {}
         if logits is None:
-            outputs["hidden"] = found.last_hidden_state
+            outputs["hidden"] = hidden = found.last_hidden_state
             if getattr(found, "pooler_output", None) is not None:
                 outputs["pooled"] = found.pooler_output
+            if not model.__class__.__name__.startswith(ENCODERS):
+                outputs = {"logits": hidden @ model.get_input_embeddings().weight.T}
         else:
             outputs["logits"] = logits
     return {key: value.float().numpy() for key, value in outputs.items()}
@@ -116,7 +119,9 @@ def make(name: str) -> None:
     (folder / "generation_config.json").unlink(missing_ok=True)
     np.savez_compressed(folder / "expected.npz", **inputs, **expected)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{name}: {size / 1e3:.0f} kB, largest {max(abs(x).max() for x in expected.values()):.3g}")
+    print(
+        f"{name}: {size / 1e3:.0f} kB, largest {max(abs(x).max() for x in expected.values()):.3g}"
+    )
 
 
 def add_new(name: str) -> None:
