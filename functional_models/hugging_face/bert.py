@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,14 @@ import numpy as np
 from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
-from functional_models.hugging_face.family import Computed, Family, Layers, Place, Read
+from functional_models.hugging_face.family import (
+    Computed,
+    Family,
+    Layers,
+    Place,
+    Read,
+    StoredTensors,
+)
 from functional_models.hugging_face.rules import PADDING, activation, several
 from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, TRAINING
 
@@ -41,8 +48,8 @@ _POSITION_IDS = {
 }
 
 
-def _has_pooler(find: Callable[[str], np.ndarray | None]) -> dict[str, Any]:
-    return {"pooler": find("pooler.dense.weight") is not None}
+def _has_pooler(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"pooler": tensors.find("pooler.dense.weight") is not None}
 
 
 _BLOCK, _THEIRS = "encoder.block_{i}", "encoder.layer.{i}"
@@ -69,9 +76,9 @@ def _layers(head: Mapping[str, str | Place]) -> Layers:
     }
 
 
-def _copies(table: str, decoder: str, bias: str) -> dict[str, str]:
+def _tied(table: str, decoder: str, bias: str) -> tuple[tuple[str, ...], ...]:
     """Return the tied tensors of a masked-language-model head."""
-    return {f"{decoder}.weight": f"{table}.weight", f"{decoder}.bias": bias}
+    return (f"{table}.weight", f"{decoder}.weight"), (bias, f"{decoder}.bias")
 
 
 # BERT and ELECTRA -------------------------------------------------------------------------------
@@ -112,7 +119,7 @@ _BERT = Family(
             "logits": Place(f"{_PREDICTIONS}.decoder.weight", f"{_PREDICTIONS}.bias"),
         }
     ),
-    copies=_copies("embeddings.word_embeddings", f"{_PREDICTIONS}.decoder", f"{_PREDICTIONS}.bias"),
+    tied=_tied("embeddings.word_embeddings", f"{_PREDICTIONS}.decoder", f"{_PREDICTIONS}.bias"),
     unread=_POSITION_IDS,
     left_out={
         f"cls.seq_relationship.{name}": "the head of next-sentence prediction, which "
@@ -167,7 +174,7 @@ _ELECTRA = Family(
             "logits": "generator_lm_head",
         }
     ),
-    copies={"generator_lm_head.weight": "embeddings.word_embeddings.weight"},
+    tied=(("embeddings.word_embeddings.weight", "generator_lm_head.weight"),),
     unread=_POSITION_IDS,
 )
 
@@ -223,7 +230,7 @@ _ROBERTA = tuple(
             ),
             "encoder.position_embedding": Computed(_position_rows),
         },
-        copies=_copies("embeddings.word_embeddings", "lm_head.decoder", "lm_head.bias"),
+        tied=_tied("embeddings.word_embeddings", "lm_head.decoder", "lm_head.bias"),
         unread=_POSITION_IDS,
         stored=_has_pooler,
     )
@@ -292,7 +299,7 @@ _DISTILBERT = Family(
         "masked_lm_head.norm": "vocab_layer_norm",
         "logits": "vocab_projector",
     },
-    copies={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
+    tied=(("embeddings.word_embeddings.weight", "vocab_projector.weight"),),
     unread=_POSITION_IDS,
 )
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import builders
+from builders.abstract import without_weights
 from builders.errors import similar_names
 from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
-from functional_models.hugging_face import bert, gpt, llama
+from functional_models.hugging_face import bart, bert, gpt, llama, t5
 from functional_models.hugging_face.family import Family
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors, assign_weights
@@ -24,7 +25,13 @@ from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 CONFIG = "config.json"
 
-FAMILIES: tuple[Family, ...] = (*gpt.FAMILIES, *llama.FAMILIES, *bert.FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    *gpt.FAMILIES,
+    *llama.FAMILIES,
+    *bert.FAMILIES,
+    *t5.FAMILIES,
+    *bart.FAMILIES,
+)
 
 _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 
@@ -59,23 +66,24 @@ def from_hugging_face(
         fields = family.spec_fields(config, head)
         tensors = Tensors(stored_tensors(path), family)
         if family.stored is not None:
-            fields |= family.stored(tensors.find)
+            fields |= family.stored(tensors, fields)
         spec = builders.TransformerSpec(**fields)
     except ValueError as error:
         message = str(error)
         where = "" if str(path) in message else f"{path / CONFIG}: "
         raise ValueError(f"{where}{message}") from None
     found = _read_tokenizer(path) if tokenizer is None else as_tokenizer(tokenizer)
+    padded = spec
     if found is not None and spec.pad_token_id is not None:
-        spec = spec.replace(pad_token_id=found.pad_id)
-    with precision(dtype), builders.abstract.without_weights():
-        model = builders.build(spec)
+        padded = spec.replace(pad_token_id=found.pad_id)
+    with precision(dtype), without_weights():
+        model = builders.build(padded)
     try:
         assign_weights(model, spec, tensors)
-        tensors.check_all_read(head)
+        tensors.check_all_read(head, spec)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return wrap_model(spec, model, {} if found is None else _by_role(spec, found))
+    return wrap_model(padded, model, {} if found is None else _by_role(padded, found))
 
 
 def is_hugging_face_folder(source: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -53,6 +53,17 @@ class Computed:
 
 Layers = Mapping[str, str | Place | Computed]
 
+
+class StoredTensors(Protocol):
+    """The tensors of a folder, before they are assigned."""
+
+    def find(self, name: str) -> np.ndarray | None:
+        """Return a tensor, or `None` if it is not stored."""
+
+    def differ(self, first: str, second: str) -> bool:
+        """Return whether both tensors are stored, with other values."""
+
+
 NEEDS_TIED: Mapping[str, Any] = {"tie_embeddings": True}
 """Fields of a class without a head, whose logits are those of the embedding."""
 
@@ -73,36 +84,41 @@ class Family:
         silent: key -> why it says nothing about the outputs.
         aliases: other name of a key -> the key.
         layers: layer of a model here -> name of its tensors without `.weight` and `.bias`; `{i}` is
-            the number of a block.
+            the number of a block. May be a function of the spec.
         prefix: before the names of all tensors but those of heads; a class without a head omits it.
-        copies: tensor -> tensor that it must equal, if it is stored and no weight.
+        tied: groups of tensors of equal values, of which one may stand for the others.
+        computed: tensor -> what it must equal, if it is stored.
         unread: end of a tensor's name -> why it is not read.
         left_out: tensor -> what it is; a warning says that it is not read.
-        stored: fields that the tensors tell: called with a function that returns a tensor, or
-            `None` where it is not stored.
+        stored: spec fields that follow from the stored tensors and the fields of the configuration.
     """
 
     model_types: tuple[str, ...]
     heads: Mapping[str, Mapping[str, Any]]
     constants: Mapping[str, Any]
     fields: Mapping[str, str]
-    layers: Layers
+    layers: Layers | Callable[[TransformerSpec], Layers]
     rules: tuple[Rule, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
-    copies: Mapping[str, str] = field(default_factory=dict)
+    tied: tuple[tuple[str, ...], ...] = ()
+    computed: Mapping[str, Callable[[TransformerSpec], np.ndarray]] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-    stored: Callable[[Callable[[str], np.ndarray | None]], dict[str, Any]] | None = None
+    stored: Callable[[StoredTensors, Mapping[str, Any]], dict[str, Any]] | None = None
 
     @property
     def used(self) -> set[str]:
         """The keys that determine spec fields."""
         entries = (key for rule in self.rules for key in rule.entries)
         return {*self.fields, *entries, *self._optional}
+
+    def layers_of(self, spec: TransformerSpec) -> Layers:
+        """Return the tensors of the layers of a model of a spec."""
+        return self.layers(spec) if callable(self.layers) else self.layers
 
     def reason(self, key: str) -> str | None:
         """Return why a key says nothing about the outputs; `None` if that is not known."""

@@ -130,7 +130,7 @@ _GPT2 = Family(
         "decoder.final_norm": "ln_f",
         "logits": "lm_head",
     },
-    copies={"lm_head.weight": "wte.weight"},
+    tied=(("wte.weight", "lm_head.weight"),),
     unread={r"attn\.(masked_)?bias": CAUSAL_MASK},
 )
 
@@ -193,7 +193,7 @@ _NEOX = Family(
         "decoder.final_norm": "final_layer_norm",
         "logits": "embed_out",
     },
-    copies={"embed_out.weight": "embed_in.weight"},
+    tied=(("embed_in.weight", "embed_out.weight"),),
     unread={r"attention\.(masked_)?bias": CAUSAL_MASK, **FREQUENCIES},
 )
 
@@ -276,7 +276,7 @@ _OPT = Family(
         "logit_projection": "decoder.project_out",
         "logits": "lm_head",
     },
-    copies={"lm_head.weight": "decoder.embed_tokens.weight"},
+    tied=(("decoder.embed_tokens.weight", "lm_head.weight"),),
 )
 
 _BLOOM = Family(
@@ -334,7 +334,7 @@ _BLOOM = Family(
         "decoder.final_norm": "ln_f",
         "logits": "lm_head",
     },
-    copies={"lm_head.weight": "word_embeddings.weight"},
+    tied=(("word_embeddings.weight", "lm_head.weight"),),
 )
 
 FAMILIES: tuple[Family, ...] = (_GPT2, _NEOX, _OPT, _BLOOM)

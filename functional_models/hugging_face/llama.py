@@ -50,7 +50,7 @@ _DEFAULTS: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _COMMON = (activation("hidden_act"), rotary(), DECODER_PADDING)
-_TIED = {"lm_head.weight": "embed_tokens.weight"}
+_TIED = (("embed_tokens.weight", "lm_head.weight"),)
 
 
 def _heads(name: str) -> dict[str, Mapping[str, Any]]:
@@ -172,7 +172,7 @@ _PHI3_LAYERS = _layers(
 
 # Families ---------------------------------------------------------------------------------------
 
-_SHARED: dict[str, Any] = {"prefix": "model.", "copies": _TIED, "unread": FREQUENCIES}
+_SHARED: dict[str, Any] = {"prefix": "model.", "tied": _TIED, "unread": FREQUENCIES}
 
 FAMILIES: tuple[Family, ...] = (
     Family(

@@ -38,12 +38,17 @@ class Tensors:
             if short in self._stored:
                 raise ValueError(f"the tensor {short} is stored twice, also as {name}")
             self._stored[short] = tensor
-        self._read: set[str] = set()
+        self._names: dict[str, str] = {}  # stored name -> name that it was read by
 
     def find(self, name: str) -> np.ndarray | None:
         """Return a tensor, or `None` if it is not stored; it remains to be read."""
         tensor = self._stored.get(self._name(name))
         return None if tensor is None else tensor.read()
+
+    def differ(self, first: str, second: str) -> bool:
+        """Return whether both tensors are stored, with other values."""
+        tensors = [self._stored.get(name) for name in (first, second)]
+        return None not in tensors and not tensors[0].equals(tensors[1])  # type: ignore[union-attr]
 
     def __call__(self, name: str) -> np.ndarray:
         """Return a tensor.
@@ -52,7 +57,7 @@ class Tensors:
             ValueError: it is not stored, or is no float.
         """
         found = self._name(name)
-        if found not in self._stored:
+        if found not in self._stored or self._names.setdefault(found, name) != name:
             raise ValueError(
                 f"the tensor {self.family.prefix}{name} is missing; the configuration is of "
                 "another model, or the folder is incomplete"
@@ -63,64 +68,86 @@ class Tensors:
                 f"the tensor {name} has the type {tensor.type}; quantized weights are not "
                 "supported: save the original ones"
             )
-        self._read.add(found)
         return tensor.read()
 
     def _name(self, name: str) -> str:
-        """Return the stored name, which may be the old one of a norm's parameter."""
+        """Return the stored name: the name, an old one of it, or that of a tied tensor."""
         owner, _, last = name.rpartition(".")
         old = f"{owner}.{_OLD_NAMES.get(last, last)}"
-        return old if name not in self._stored and old in self._stored else name
+        tied = [other for group in self.family.tied if name in group for other in group]
+        return next((found for found in (name, old, *tied) if found in self._stored), name)
 
-    def check_all_read(self, head: str) -> None:
+    def check_all_read(self, head: str, spec: TransformerSpec) -> None:
         """Check that all tensors were read, or are known to say nothing about the outputs.
 
         Raises:
-            ValueError: another tensor, or one that differs from its copy.
+            ValueError: another tensor, or one that differs from what it must equal.
         """
-        unknown = []
-        for name in self._stored.keys() - self._read:
-            if any(re.search(rf"(^|\.){end}$", name) for end in self.family.unread):
-                continue
-            if name in self.family.left_out:
-                warnings.warn(f"{name} is left out: {self.family.left_out[name]}", stacklevel=4)
-                continue
-            original = self.family.copies.get(name)
-            if original is None:
-                unknown.append(name)
-            elif not self._stored[name].equals(self._stored[self._name(original)]):
-                raise ValueError(
-                    f"{name} and {original} are tied by the configuration, but their values "
-                    "differ; set tie_word_embeddings to what the model was trained with"
-                )
+        left = sorted(self._stored.keys() - self._names.keys())
+        unknown = [name for name in left if not self._is_known(name, spec)]
         if unknown:
             raise ValueError(
-                f"a {head} of this configuration has no tensor {min(unknown)}"
+                f"a {head} of this configuration has no tensor {unknown[0]}"
                 + (f" (and {len(unknown) - 1} more)" if unknown[1:] else "")
                 + "; the configuration is of another model, or the tensor belongs to a head or an "
                 "addition that is not supported"
             )
 
+    def _is_known(self, name: str, spec: TransformerSpec) -> bool:
+        """Return whether it is known why a tensor was not read; warn if that is to be known."""
+        family, tensor = self.family, self._stored[name]
+        if any(re.search(rf"(^|\.){end}$", name) for end in family.unread):
+            return True
+        if name in family.left_out:
+            warnings.warn(f"{name} is left out: {family.left_out[name]}", stacklevel=5)
+            return True
+        if name in family.computed:
+            expected = family.computed[name](spec)
+            found = tensor.read().astype("float32")
+            if found.shape != expected.shape or not np.allclose(found, expected, atol=2e-3):
+                raise ValueError(f"{name} has other values than those that the model computes")
+            return True
+        others = [other for group in family.tied if name in group for other in group]
+        read = [other for other in others if other in self._names]
+        if read and not any(tensor.equals(self._stored[other]) for other in read):
+            raise ValueError(
+                f"{name} and {read[0]} are tied by the configuration, but their values differ; "
+                "set tie_word_embeddings to what the model was trained with"
+            )
+        return bool(read)
+
 
 def assign_weights(model: Any, spec: TransformerSpec, tensors: Tensors) -> None:
     """Allocate the variables of a model that has none yet, with the values of tensors.
 
+    Args:
+        model: the model.
+        spec: the spec that follows from the configuration.
+        tensors: the tensors of the folder.
+
     Raises:
         ValueError: a tensor is missing, or has the shape of another model.
     """
+    layers = tensors.family.layers_of(spec)
     rows = [(layer, variable) for layer in model.layers for variable in layer.weights]
     # The largest first: a tensor and its copies are in memory together.
     for layer, variable in sorted(rows, key=lambda row: -math.prod(row[1].shape)):
-        allocate(variable, _value(layer.name, variable, spec, tensors))
+        place = layers[re.sub(r"block_\d+", "block_{i}", layer.name)]
+        allocate(variable, _value(layer.name, variable, place, spec, tensors))
     for variable in model.variables:  # the states of random generators
         if variable._value is None:
             allocate(variable)
 
 
-def _value(layer: str, variable: Any, spec: TransformerSpec, tensors: Tensors) -> np.ndarray:
+def _value(
+    layer: str,
+    variable: Any,
+    place: str | Place | Computed,
+    spec: TransformerSpec,
+    tensors: Tensors,
+) -> np.ndarray:
     """Return the value of a variable of a layer, float32."""
     number = re.search(r"block_(\d+)", layer)
-    place = tensors.family.layers[re.sub(r"block_\d+", "block_{i}", layer)]
     if isinstance(place, Computed):
         return np.asarray(place.read(tensors, spec), "float32").reshape(variable.shape)
     if isinstance(place, str):
