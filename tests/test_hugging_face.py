@@ -16,6 +16,9 @@ from small_models import as_array, relative_error
 import builders
 import functional_models as fm
 from functional_models.hugging_face.convert import family_of
+from functional_models.hugging_face.silent import REQUIRED
+from functional_models.hugging_face.weight_files import stored_tensors
+from functional_models.hugging_face.weights import Tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
@@ -59,14 +62,20 @@ def config_of(name: str, file: str = "config.json") -> dict[str, Any]:
     return config
 
 
-def spec_of(config: dict[str, Any]) -> builders.TransformerSpec:
+def spec_of(config: dict[str, Any], tensors_of: str = "") -> builders.TransformerSpec:
+    """Return the spec of a configuration, with what the tensors of a case tell."""
     family, head = family_of(config)
-    return builders.TransformerSpec(**family.spec_fields(config, head))
+    fields = family.spec_fields(config, head)
+    if tensors_of and family.stored is not None:
+        tensors = Tensors(stored_tensors(GOLDEN / tensors_of), family)
+        fields |= family.stored(tensors, fields)
+    return builders.TransformerSpec(**fields)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_transformers_5_writes_the_same_model_in_other_words(name: str) -> None:
-    old, new = spec_of(config_of(name)), spec_of(config_of(name, "config.new.json"))
+    old = spec_of(config_of(name), tensors_of=name)
+    new = spec_of(config_of(name, "config.new.json"), tensors_of=name)
     for field in dataclasses.fields(old):
         assert getattr(new, field.name) == getattr(old, field.name), field.name
 
@@ -128,11 +137,12 @@ def test_no_key_is_ignored(name: str) -> None:
         with pytest.raises(ValueError, match=f"{key}="):
             spec_of({**config, key: value})
     spec = spec_of(config)
-    for key in config.keys() - family.used - family.required.keys():
-        assert family.reason(key) or key in ("model_type", "architectures"), key
-        without = {k: v for k, v in config.items() if k != key}
-        if key not in ("model_type", "architectures"):
-            assert spec_of(without) == spec
+    for key in config.keys() - family.used - {"model_type", "architectures"}:
+        assert family.reason(key) or key in {**family.required, **REQUIRED, **family.aliases}, key
+        assert spec_of({k: v for k, v in config.items() if k != key}) == spec
+    for alias in config.keys() & family.aliases.keys():
+        with pytest.raises(ValueError, match=f"{alias}=.*two names of one setting"):
+            spec_of({**config, alias: 5})
 
 
 # Settings that need care ------------------------------------------------------------------------

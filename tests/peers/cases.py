@@ -21,16 +21,16 @@ GPT2 = {
 
 LLAMA = {
     "vocab_size": 31,
-    "hidden_size": 24,
+    "hidden_size": 12,
     "intermediate_size": 13,
     "num_hidden_layers": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "head_dim": 6,
     "max_position_embeddings": 37,
     "rms_norm_eps": 1e-5,
 }
-SQUARE = {**LLAMA, "head_dim": 4}  # heads are as wide as the model
+SQUARE = {**LLAMA, "hidden_size": 16, "head_dim": 4}  # heads are as wide as the model
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 5.0,
@@ -50,6 +50,7 @@ GEMMA2 = {
 }
 LAYER_NORM = {
     **{key: value for key, value in LLAMA.items() if key not in ("rms_norm_eps", "head_dim")},
+    "hidden_size": 24,
     "num_attention_heads": 3,
     "num_key_value_heads": 1,
 }
@@ -152,7 +153,7 @@ CASES: dict[str, Case] = {
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
     "mistral_tied": (
         "MistralForCausalLM",
-        {**LLAMA, "sliding_window": None, "head_dim": None, "pad_token_id": 5}
+        {**SQUARE, "sliding_window": None, "head_dim": None, "pad_token_id": 5}
         | {"tie_word_embeddings": True},
     ),
     "qwen2": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
@@ -241,8 +242,7 @@ CASES: dict[str, Case] = {
     "marian": ("MarianMTModel", {**MARIAN, "activation_function": "swish"}),
     "marian_two_vocabularies": (
         "MarianMTModel",
-        {**MARIAN, "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 37}
-        | {"scale_embedding": True},
+        {**MARIAN, "share_encoder_decoder_embeddings": False, "scale_embedding": True},
     ),
     "m2m_100": ("M2M100ForConditionalGeneration", BART),
 }
