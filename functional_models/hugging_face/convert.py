@@ -67,7 +67,7 @@ def from_hugging_face(
         tensors = Tensors(stored_tensors(path), family)
         if family.stored is not None:
             fields |= family.stored(tensors, fields)
-        spec = builders.TransformerSpec(**fields)
+        spec = _spec(family, fields)
     except ValueError as error:
         message = str(error)
         where = "" if str(path) in message else f"{path / CONFIG}: "
@@ -145,6 +145,16 @@ def family_of(config: dict[str, Any]) -> tuple[Family, str]:
             "save_pretrained"
         )
     return family, classes[0]
+
+
+def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
+    """Return the spec of fields; an error about a field begins with its key."""
+    try:
+        return builders.TransformerSpec(**fields)
+    except ValueError as error:
+        name = str(error).partition("=")[0]
+        keys = [f"{key}: " for key, field in family.fields.items() if name == field != key]
+        raise ValueError(f"{''.join(keys)}{error}") from None
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model")
