@@ -239,6 +239,8 @@ def compare(options: argparse.Namespace) -> None:
 def write_report_again(options: argparse.Namespace) -> None:
     """Write the tables, pictures and report of a comparison again, and print the results."""
     from functional_models.studies.folder import (
+        CURVES,
+        attempt,
         load_study,
         write_curves,
         write_diagrams,
@@ -249,7 +251,7 @@ def write_report_again(options: argparse.Namespace) -> None:
     study = load_study(options.folder)
     write_tables(study)
     write_diagrams(study.folder, study.compared)
-    write_curves(study)
+    attempt(CURVES, lambda: write_curves(study))
     print(study)
     if missing := len({run.key for run in study.runs}) - len(study.outcomes):
         print(f"{missing} runs are not finished; the command that began them goes on with them")

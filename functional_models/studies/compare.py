@@ -17,6 +17,7 @@ from functional_models.studies.budgets import Budget, mean_lengths, parse_budget
 from functional_models.studies.execution import RUNS, Callbacks, no_callbacks, perform_runs
 from functional_models.studies.folder import (
     BEST,
+    CURVES,
     VARIANTS,
     attempt,
     check_folder,
@@ -184,7 +185,7 @@ def _write(study: Study, corpus: Corpus, progress: bool) -> None:
     model = load(study.folder / RUNS / best.folder)
     attempt(BEST, lambda: model.save(study.folder / BEST, overwrite=True))
     attempt("samples.md", lambda: write_samples(study, corpus))
-    write_curves(study)
+    attempt(CURVES, lambda: write_curves(study))
     attempt(REPORT, lambda: write_report(study))
     if progress:
         print(f"\nwritten to {study.folder}{os.sep}: {listing(study.folder)}")

@@ -213,9 +213,8 @@ def write_curves(study: Study) -> None:
             histories[name] = {
                 key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
             }
-    path = study.folder / CURVES
     if histories:
-        attempt(CURVES, lambda: plots.save_figure(plots.loss_curves(histories), path))
+        plots.save_figure(plots.loss_curves(histories), study.folder / CURVES)
 
 
 def attempt(what: str, write: Callable[[], Any]) -> None:
