@@ -47,6 +47,34 @@ def test_each_stack_has_its_block_and_the_memory_comes_from_the_encoder():
     )
 
 
+def test_positions_and_masks_are_left_out():
+    spec = builders.TransformerSpec(positions="rotary", **SIZES)
+    [block] = formulas_of(builders.build(spec, abstract=True)).values()
+    assert block == ("x + self_attention(norm(x))", "x + feedforward(norm(x))")
+
+
+def test_a_projected_skip_path_is_no_stream():
+    x = keras.Input((5, 6))
+    y = keras.layers.Dense(7)(x) + keras.layers.Dense(7)(keras.layers.Dense(11, "relu")(x))
+    [formulas] = formulas_of(keras.Model(x, y)).values()
+    assert formulas[0].startswith("shortcut(x) + ")
+
+
+@pytest.mark.parametrize(
+    ("merge", "formula"),
+    [
+        (keras.layers.Subtract, "Dense(x) − x"),
+        (keras.layers.Average, "mean(x, Dense(x))"),
+        (keras.layers.Add, "x + Dense(x)"),
+    ],
+)
+def test_a_merge_has_its_sign(merge, formula):
+    x = keras.Input((5, 6))
+    y = merge()([keras.layers.Dense(6)(x), x])
+    [formulas] = formulas_of(keras.Model(x, y)).values()
+    assert formulas == (formula,)
+
+
 def test_a_model_without_skip_paths_has_none():
     spec = builders.TransformerSpec(residual=False, **SIZES)
     assert formulas_of(builders.build(spec, abstract=True)) == {}
