@@ -13,7 +13,7 @@ import numpy as np
 from functional_models.checks import check_path
 from functional_models.hugging_face.chat import chat_text
 from functional_models.hugging_face.tokenizers_json import tokenizer_json
-from functional_models.hugging_face.tokenizers_settings import DEFAULTS, Settings, read_settings
+from functional_models.hugging_face.tokenizers_settings import Settings, read_settings
 from functional_models.tokenizer_base import Tokenizer
 
 _BATCH = 1 << 18  # characters that are encoded in one call
@@ -173,13 +173,13 @@ def _add_tokens(backend: Any, settings: Settings) -> None:
 
 
 def _set_post_processor(backend: Any, settings: Settings) -> None:
-    """Put the start and the end around texts, for classes such as Llama's that always do this."""
+    """Put the start and the end around texts as `add_bos_token` and `add_eos_token` tell."""
     from tokenizers import processors
 
-    if "add_bos_token" not in DEFAULTS.get(settings.class_name, {}):
+    if not settings.adds_start_and_end:
         return
     start, end = (
-        settings.token(f"{name}_token") if settings.get(f"add_{name}_token") else None
+        settings.token(f"{name}_token") if settings.adds_start_and_end[name] else None
         for name in ("bos", "eos")
     )
     backend.post_processor = processors.TemplateProcessing(
@@ -223,6 +223,9 @@ def _with_special_ids(
         listed = listed if isinstance(listed, list) else [listed]
         return [int(i) for i in (named, *listed) if i is not None and int(i) < size]
 
+    # In text of byte pairs, the spaces are those that the model wrote.
+    is_word_piece = type(backend.model).__name__ == "WordPiece"
+    is_older = not (settings.folder / "tokenizer.json").exists()
     before, after = around
     ends = ids("eos_token", "eos_token_id") or ids("sep_token", "sep_token_id")
     if not ends:
@@ -248,7 +251,7 @@ def _with_special_ids(
         special_tokens=settings.special_tokens,
         templates=templates,
         splits_special=backend.encode_special_tokens,
-        cleans_up=bool(settings.get("clean_up_tokenization_spaces", False)),
+        cleans_up=is_word_piece and bool(settings.get("clean_up_tokenization_spaces", is_older)),
     )
 
 

@@ -147,6 +147,21 @@ class Settings:
         return value["content"] if isinstance(value, dict) else value
 
     @property
+    def adds_start_and_end(self) -> dict[str, bool]:
+        """Whether `bos` and `eos` are put around texts; empty if tokenizer.json tells.
+
+        In `transformers` 4, classes such as Llama's do not look at the post-processor of the file.
+        Version 5, which names a `backend`, does so if nothing is said.
+        """
+        names = {name: f"add_{name}_token" for name in ("bos", "eos")}
+        if "backend" in self.config:
+            told = any(name in self.config for name in names.values())
+            return {k: bool(self.config.get(name)) for k, name in names.items()} if told else {}
+        if "add_bos_token" not in DEFAULTS.get(self.class_name, {}):
+            return {}
+        return {key: bool(self.get(name)) for key, name in names.items()}
+
+    @property
     def further_special_tokens(self) -> list[Any]:
         """The special tokens without a name, as texts or as dicts of their flags."""
         found = [*(self.get("additional_special_tokens") or [])]
