@@ -128,15 +128,19 @@ def read_tokenizer(folder: str | Path) -> HuggingFaceTokenizer:
     """
     path = check_path("the folder of a tokenizer", folder)
     settings = read_settings(path)
-    content = tokenizer_json(settings)
     try:
+        content = tokenizer_json(settings)
         splits = bool(settings.get("split_special_tokens", False))
         backend = _backend(json.dumps(content), splits)
         _add_tokens(backend, settings)
         _set_post_processor(backend, settings)
         around = _around(backend)
         templates = settings.chat_templates()
+    except OSError:
+        raise
     except Exception as error:  # `tokenizers` raises errors of no common class
+        if str(path) in str(error):
+            raise
         reason = str(error).partition("\n")[0][:200]
         raise ValueError(f"the tokenizer of {path} is damaged: {reason}") from error
     return _with_special_ids(settings, backend, around, templates)

@@ -36,12 +36,14 @@ def tokenizer_json(settings: Settings) -> Json:
     path = settings.folder / "tokenizer.json"
     if path.exists():
         found = read_json(path)
-        if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        if not isinstance(found, dict):
             raise ValueError(f"{path} is damaged: it has no tokenizer")
-        if "kind" in found and "sha256" in found:
+        if {"kind", "sha256"} <= found.keys():
             raise ValueError(
                 f"{path} was written by functional_models; load it with load_tokenizer"
             )
+        if not isinstance(found.get("model"), dict):
+            raise ValueError(f"{path} is damaged: it has no tokenizer")
     else:
         found = _from_older_files(settings)
     # Texts are padded and cut by their users.
