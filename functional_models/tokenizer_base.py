@@ -37,7 +37,7 @@ class Tokenizer(ABC):
     """Encodes text as ids and decodes ids, with special ids around them.
 
     Attributes:
-        kind: one of `TOKENIZER_KINDS`, or `hugging_face`.
+        kind: one of `TOKENIZER_KINDS`, `hugging_face` or `hugging_face_pieces`.
         vocabulary_size: number of ids; every id is in `range(vocabulary_size)`.
         pad_id: padding id; 0 for the tokenizers of `train_tokenizer`.
         start_id: id before the first token of a target.

@@ -10,7 +10,8 @@ Four kinds can be trained on any text (`tokenizer_training`):
 | `word_piece` | words and parts of words (BERT) | no: spaces and unknown characters are lost |
 
 They run on KerasHub's pure Python path and do not need TensorFlow; only training `word_piece` does.
-A fifth kind, `hugging_face`, is read from a folder of Hugging Face (`hugging_face.tokenizers`).
+Further kinds, `hugging_face` and `hugging_face_pieces`, are read from folders of Hugging Face
+(`hugging_face.tokenizers`).
 All of them are saved and loaded (`tokenizer_files`).
 """
 
@@ -21,11 +22,14 @@ from typing import Any
 
 from functional_models.checks import check_path
 from functional_models.hugging_face.tokenizers import HuggingFaceTokenizer
+from functional_models.hugging_face.tokenizers_pieces import PieceTokenizer
 from functional_models.keras_hub_tokenizer import KerasHubTokenizer, wrapped_keras_tokenizer
 from functional_models.tokenizer_base import Tokenizer
 from functional_models.tokenizer_files import read_tokenizer_file
 
 TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
+
+_FURTHER_CLASSES = {"hugging_face": HuggingFaceTokenizer, "hugging_face_pieces": PieceTokenizer}
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
@@ -36,9 +40,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         ValueError: `tokenizer.json` is damaged, or of another format.
     """
     path = check_path("the folder of a tokenizer", folder)
-    found: Tokenizer = read_tokenizer_file(
-        path, {"hugging_face": HuggingFaceTokenizer}, default=KerasHubTokenizer
-    )
+    found: Tokenizer = read_tokenizer_file(path, _FURTHER_CLASSES, default=KerasHubTokenizer)
     return found
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from functional_models.checks import check_path
 from functional_models.hugging_face.chat import chat_text
 from functional_models.hugging_face.tokenizers_json import tokenizer_json
+from functional_models.hugging_face.tokenizers_pieces import read_piece_tokenizers
 from functional_models.hugging_face.tokenizers_settings import Settings, read_settings
 from functional_models.tokenizer_base import Tokenizer
 
@@ -144,6 +145,30 @@ def read_tokenizer(folder: str | Path) -> HuggingFaceTokenizer:
         reason = str(error).partition("\n")[0][:200]
         raise ValueError(f"the tokenizer of {path} is damaged: {reason}") from error
     return _with_special_ids(settings, backend, around, templates)
+
+
+def read_tokenizers(folder: str | Path, kind: str) -> dict[str, Tokenizer]:
+    """Read the tokenizers of a folder of Hugging Face by their roles in a text model.
+
+    Those of Marian and M2M100 differ for sources and targets; others have both roles.
+
+    Args:
+        folder: the folder.
+        kind: the `kind` of the model's spec.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_tokenizer`.
+    """
+    settings = read_settings(check_path("the folder of a tokenizer", folder))
+    has_file = (settings.folder / "tokenizer.json").exists()
+    if settings.class_name in ("Marian", "M2M100") and not has_file:
+        source, target = read_piece_tokenizers(settings)
+        return {"source_tokenizer": source, "target_tokenizer": target}
+    tokenizer = read_tokenizer(folder)
+    roles = (
+        ("source_tokenizer", "target_tokenizer") if kind == "encoder_decoder" else ("tokenizer",)
+    )
+    return dict.fromkeys(roles, tokenizer)
 
 
 def _backend(content: str, splits_special: bool) -> Any:

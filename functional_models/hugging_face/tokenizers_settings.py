@@ -80,7 +80,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "offset": 103,
     },
     "Marian": _SEQUENCES,
-    "M2M100": {**_SEQUENCES, "bos_token": "<s>", "sep_token": "</s>"},
+    "M2M100": {**_SEQUENCES, "bos_token": "<s>"},
 }
 
 _CLASS_OF_MODEL = {

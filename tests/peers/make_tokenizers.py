@@ -71,7 +71,7 @@ HARD = [
     *("[MASK]", "a [MASK] b.", "[CLS] a [SEP]", "[UNK][PAD]", "[mask]", "<extra_id_0>", "a<extra_id_1> b", "<extra_id_7>x"),
     *("<|endoftext|>", "a<|endoftext|>b", " <|endoftext|> ", "<|im_start|>user\nhi<|im_end|>\n", "<think>\nx\n</think>"),
     *("<|begin_of_text|>a", "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>", "<bos>a<eos>", "<start_of_turn>user\nhi<end_of_turn>"),
-    *("[NEW] tok", "a[NEW]b", "  [NEW]  ", "new_word", "a new_word b", "newword", "NEW_WORD", "<0x0A>", "<0x41>b"),
+    *("[NEW] tok", "a[NEW]b", "  [NEW]  ", "new_word", "a new_word b", "newword", "NEW_WORD", "<0x0A>", "<0x41>b", "__en__a __de__", ">>fra<< a", "a >>fra<<"),
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "The quick brown fox jumps over the lazy dog, and doesn't look back.\n\nWhat is the capital of France?",
 ]  # fmt: skip
@@ -361,6 +361,37 @@ def pegasus(folder: Path) -> None:
     write(folder / "tokenizer_config.json", {"tokenizer_class": "PegasusTokenizer"})
 
 
+def marian(folder: Path) -> None:
+    """Two models, of which the vocabulary lacks some pieces and has further tokens."""
+    for name in ("source", "target"):
+        size = {"source": 230, "target": 220}[name]
+        pieces(folder / f"{name}.spm", "unigram", size, character_coverage=0.98)
+    both = [
+        sentencepiece.SentencePieceProcessor(str(folder / f"{x}.spm")) for x in ("source", "target")
+    ]
+    listed = dict.fromkeys(x.id_to_piece(i) for x in both for i in range(3, len(x)) if i % 11)
+    tokens = ["</s>", "<unk>", *listed, ">>fra<<", "<pad>"]
+    write(folder / "vocab.json", {token: i for i, token in enumerate(tokens)})
+    config = {"source_lang": "eng", "target_lang": "fra", "tokenizer_class": "MarianTokenizer"}
+    write(folder / "tokenizer_config.json", config)
+    write(folder / "config.json", {"decoder_start_token_id": len(tokens) - 1})
+
+
+def m2m100(folder: Path) -> None:
+    options = {"character_coverage": 0.98, "normalization_rule_name": "identity"}
+    pieces(folder / "sentencepiece.bpe.model", "bpe", 250, **options)
+    model = sentencepiece.SentencePieceProcessor(str(folder / "sentencepiece.bpe.model"))
+    listed = [model.id_to_piece(i) for i in range(3, len(model))]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *listed, "madeupword0"]
+    write(folder / "vocab.json", {token: i for i, token in enumerate(tokens)})
+    config = {"tokenizer_class": "M2M100Tokenizer", "src_lang": "pt", "tgt_lang": "de"}
+    write(folder / "tokenizer_config.json", config)
+    codes = transformers.models.m2m_100.tokenization_m2m_100.FAIRSEQ_LANGUAGE_CODES["m2m100"]
+    languages = {"additional_special_tokens": [f"__{code}__" for code in codes]}
+    write(folder / "special_tokens_map.json", languages)
+    write(folder / "config.json", {"decoder_start_token_id": 2})
+
+
 LOSSLESS = {
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,
@@ -385,6 +416,8 @@ FOLDERS: tuple[Callable[[Path], None], ...] = (
     camembert,
     mbart,
     pegasus,
+    marian,
+    m2m100,
 )
 
 
@@ -407,19 +440,32 @@ def expected(folder: Path) -> dict[str, Any]:
     """
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     special = {*tokenizer.all_special_tokens}
-    is_byte_pair = isinstance(tokenizer.backend_tokenizer.model, models.BPE)
+    is_byte_pair = tokenizer.is_fast and isinstance(tokenizer.backend_tokenizer.model, models.BPE)
     options = {"clean_up_tokenization_spaces": False} if is_byte_pair else {}
     plain = [tokenizer(text, add_special_tokens=False).input_ids for text in HARD]
     decoded = [
-        None if any(token in text for token in special) else tokenizer.decode(ids, True, **options)
+        None
+        if any(token in text for token in special)
+        else tokenizer.decode(ids, skip_special_tokens=True, **options)
         for text, ids in zip(HARD, plain, strict=True)
     ]
-    found = {
+    found: dict[str, Any] = {
         "ids": [tokenizer(text).input_ids for text in HARD],
         "plain": plain,
         "decoded": decoded,
         "vocabulary_size": 1 + max(tokenizer.get_vocab().values()),
     }
+    if not tokenizer.is_fast:  # targets may have another model
+        found["targets"] = [tokenizer(text_target=text).input_ids for text in HARD]
+        target = [
+            ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids for ids in found["targets"]
+        ]
+        found["decoded"] = [
+            None
+            if any(token in text for token in special)
+            else tokenizer.decode(ids, skip_special_tokens=True)
+            for text, ids in zip(HARD, target, strict=True)
+        ]
     if tokenizer.chat_template:
         found["chats"] = [
             tokenizer.apply_chat_template(messages, tokenize=False, **options)
