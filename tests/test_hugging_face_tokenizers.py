@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import random
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from functional_models.graph_tokenizers import GraphDecoder, graph_encoder
 from functional_models.hugging_face.chat import chat_text
 from functional_models.hugging_face.tokenizers import read_tokenizer, read_tokenizers
+from functional_models.hugging_face.tokenizers_cuts import Cuts
 from functional_models.tokenizers import load_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden_tokenizers"
@@ -215,3 +217,60 @@ def test_export_refuses_them():
         graph_encoder(read("gpt2"))
     with pytest.raises(ValueError, match="a hugging_face tokenizer has no TensorFlow graph"):
         GraphDecoder(read("gpt2"))
+
+
+WORDS = [
+    "word",
+    "Größe",
+    "naïve",
+    "日本",
+    "1,234",
+    "x  y",
+    "it's",
+    "\n\n  tab\t",
+    "a<mask>b",
+    " .",
+    "é",
+]
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name not in ("marian", "m2m100")])
+def test_chunks_of_a_long_text_have_its_tokens(name, monkeypatch):
+    draw = random.Random(5)
+    text = " ".join(draw.choices([*WORDS, *TEXTS], k=4000))
+    tokenizer = read(name)
+    whole = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    monkeypatch.setattr("functional_models.hugging_face.tokenizers_cuts.CHUNK", 61)
+    pieces = [text[i : i + 997] for i in range(0, len(text), 997)]
+    chunks = list(tokenizer._cuts.chunks(pieces))
+    assert len(chunks) > 100
+    assert tokenizer.encode([text])[0].tolist() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({}, True),
+        ({"normalizer": {"type": "Nmt"}}, False),
+        ({"pre_tokenizer": None}, True),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, False),
+        ({"added_tokens": [{"content": "a b", "lstrip": False, "rstrip": False}]}, False),
+        ({"added_tokens": [{"content": "▁", "lstrip": False, "rstrip": False}]}, False),
+        ({"added_tokens": [{"content": "▁▁", "lstrip": False, "rstrip": False}]}, True),
+        ({"added_tokens": [{"content": "<a b>", "lstrip": True, "rstrip": False}]}, False),
+        ({"added_tokens": [{"content": "<ab>", "lstrip": True, "rstrip": True}]}, True),
+        ({"added_tokens": [{"content": "end", "lstrip": False, "rstrip": True}]}, False),
+        ({"model": {"type": "BPE", "merges": [["a", "▁b"]]}, "pre_tokenizer": None}, False),
+        ({"model": {"type": "BPE", "merges": [["▁", "▁b"]]}, "pre_tokenizer": None}, True),
+        ({"model": {"type": "Unigram", "vocab": []}, "pre_tokenizer": None}, False),
+        ({"model": {"type": "BPE", "merges": [], "dropout": 0.1}}, False),
+    ],
+)
+def test_texts_are_cut_only_if_it_is_proven(change, allowed):
+    content = {
+        "model": {"type": "BPE", "merges": [["a", "b"]]},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True},
+        **change,
+    }
+    assert Cuts(content).allowed == allowed
+    assert not Cuts(content, lambda letter: f"{letter} ").allowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from functional_models.checks import check_path
 from functional_models.hugging_face.chat import chat_text
+from functional_models.hugging_face.tokenizers_cuts import Cuts
 from functional_models.hugging_face.tokenizers_json import tokenizer_json
 from functional_models.hugging_face.tokenizers_pieces import read_piece_tokenizers
 from functional_models.hugging_face.tokenizers_settings import Settings, read_settings
@@ -24,8 +26,8 @@ _BATCH = 1 << 18  # characters that are encoded in one call
 class HuggingFaceTokenizer(Tokenizer):
     """A tokenizer of the package `tokenizers`, which defines it by a `tokenizer.json`.
 
-    Special tokens in texts are special tokens, as in `transformers`. A text is encoded as a whole,
-    since a cut could change its tokens.
+    Special tokens in texts are special tokens, as in `transformers`. A long text is cut only where
+    that changes no token; see `tokenizers_cuts`.
 
     Attributes:
         backend: the `tokenizers.Tokenizer`.
@@ -71,15 +73,23 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _tokenized(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, np.ndarray]]:
         batch: list[str] = []
-        number, size = 0, 0
-        for pieces in texts:
-            batch.append("".join(pieces))
-            size += len(batch[-1])
-            if size >= _BATCH:
-                yield from enumerate(self._encoded_batch(batch), number)
-                number, size = number + len(batch), 0
-                batch.clear()
-        yield from enumerate(self._encoded_batch(batch), number)
+        numbers: list[int] = []
+        size = 0
+        for number, pieces in enumerate(texts):
+            for chunk in self._cuts.chunks(pieces):
+                batch.append(chunk)
+                numbers.append(number)
+                size += len(chunk)
+                if size >= _BATCH:
+                    yield from zip(numbers, self._encoded_batch(batch), strict=True)
+                    batch, numbers, size = [], [], 0
+        yield from zip(numbers, self._encoded_batch(batch), strict=True)
+
+    @cached_property
+    def _cuts(self) -> Cuts:
+        normalizer = self.backend.normalizer
+        normalize = str if normalizer is None else normalizer.normalize_str
+        return Cuts(json.loads(self.backend.to_str()), normalize)
 
     def _encoded_batch(self, texts: list[str]) -> list[np.ndarray]:
         found = self.backend.encode_batch_fast(texts, add_special_tokens=False)
