@@ -142,12 +142,12 @@ def test_from_keras_hub_and_the_command_read_a_folder_directly(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = str(GOLDEN / "gpt2")
-    with pytest.warns(UserWarning, match="no tokenizer"):
+    with pytest.warns(UserWarning, match="without a tokenizer"):
         assert_same_weights(fm.from_keras_hub(source), read(GOLDEN / "gpt2"))
     with pytest.raises(ValueError, match=r"pad_token_id=3: config.json of .* defines it"):
         fm.from_keras_hub(source, pad_token_id=3)
     to = tmp_path / "model"
-    with pytest.warns(UserWarning, match="no tokenizer"):
+    with pytest.warns(UserWarning, match="without a tokenizer"):
         assert main(["import", source, "--to", str(to), "--dtype", "bfloat16"]) == 0
     assert "decoder_only, 2 blocks of width 14" in capsys.readouterr().out
     table = fm.load(to).model.get_layer("decoder.token_embedding").embeddings
@@ -230,7 +230,7 @@ def refused(folder: Path) -> None:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no tokenizer")
+        warnings.filterwarnings("ignore", message=".*without a tokenizer")
         fm.from_hugging_face(folder)
 
 

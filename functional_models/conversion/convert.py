@@ -18,10 +18,11 @@ import numpy as np
 import builders
 from functional_models.conversion.family import Family, Part
 from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
+from functional_models.keras_hub_tokenizer import wrapped_keras_tokenizer
 from functional_models.loading import precision, wrap_model
 from functional_models.model_folder import MANIFEST
 from functional_models.text_model import TextModel
-from functional_models.tokenizers import Tokenizer, as_tokenizer
+from functional_models.tokenizer_base import Tokenizer
 
 
 def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any:
@@ -189,7 +190,7 @@ def _loaded(preset: str) -> _Parts:
 def _tokenizer(tokenizer: Any, family: Family) -> Tokenizer | None:
     if tokenizer is None or isinstance(tokenizer, Tokenizer):
         return tokenizer
-    wrapped = dataclasses.replace(as_tokenizer(tokenizer), ends_sources=True)
+    wrapped = dataclasses.replace(wrapped_keras_tokenizer(tokenizer), ends_sources=True)
     if family.target_start == "padding":
         return dataclasses.replace(wrapped, start_id=wrapped.pad_id)
     # As in KerasHub's tasks; `add_start_token` applies to training only.
