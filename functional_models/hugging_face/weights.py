@@ -47,8 +47,8 @@ class Tensors:
 
     def differ(self, first: str, second: str) -> bool:
         """Return whether both tensors are stored, with other values."""
-        tensors = [self._stored.get(name) for name in (first, second)]
-        return None not in tensors and not tensors[0].equals(tensors[1])  # type: ignore[union-attr]
+        one, other = self._stored.get(first), self._stored.get(second)
+        return one is not None and other is not None and not one.equals(other)
 
     def __call__(self, name: str) -> np.ndarray:
         """Return a tensor.
@@ -147,7 +147,7 @@ def _value(
     spec: TransformerSpec,
     tensors: Tensors,
 ) -> np.ndarray:
-    """Return the value of a variable of a layer, float32."""
+    """Return the value of a variable of a layer, in its precision or in float32."""
     number = re.search(r"block_(\d+)", layer)
     if isinstance(place, Computed):
         return np.asarray(place.read(tensors, spec), "float32").reshape(variable.shape)
@@ -170,7 +170,9 @@ def _value(
             fits = array.shape == shape or array.shape[-1] == array.size == math.prod(shape)
         if not fits:
             raise ValueError("another shape")
-        return np.asarray(array, "float32").reshape(shape)
+        if array.dtype.name != variable.dtype:
+            array = np.asarray(array, "float32")
+        return array.reshape(shape)
     except (ValueError, IndexError):
         raise ValueError(
             f"the tensor {name} has the shape {stored.shape}, which is not that of {layer}, "
