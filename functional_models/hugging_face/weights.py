@@ -99,9 +99,6 @@ class Tensors:
         family, tensor = self.family, self._stored[name]
         if any(re.search(rf"(^|\.){end}$", name) for end in family.unread):
             return True
-        if name in family.left_out:
-            warnings.warn(f"{name} is left out: {family.left_out[name]}", stacklevel=5)
-            return True
         if name in family.computed:
             expected = family.computed[name](spec)
             found = tensor.read().astype("float32")
@@ -110,12 +107,17 @@ class Tensors:
             return True
         others = [other for group in family.tied if name in group for other in group]
         read = [other for other in others if other in self._names]
-        if read and not any(tensor.equals(self._stored[other]) for other in read):
+        if any(tensor.equals(self._stored[other]) for other in read):
+            return True
+        if name in family.left_out:
+            warnings.warn(f"{name} is left out: {family.left_out[name]}", stacklevel=5)
+            return True
+        if read:
             raise ValueError(
                 f"{name} and {read[0]} are tied by the configuration, but their values differ; "
                 "set tie_word_embeddings to what the model was trained with"
             )
-        return bool(read)
+        return False
 
 
 def assign_weights(model: Any, spec: TransformerSpec, layers: Layers, tensors: Tensors) -> None:
