@@ -24,6 +24,7 @@ _LANGUAGES = (
     "mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so sq sr ss su sv "
     "sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"
 )
+_LANGUAGE_TOKENS = tuple(f"__{code}__" for code in _LANGUAGES.split())
 _CODE = re.compile(r">>.*?<<", re.DOTALL)
 
 
@@ -114,6 +115,11 @@ class PieceTokenizer(Tokenizer):
         return self.to_manifest()
 
 
+def is_language(token: str) -> bool:
+    """Return whether a token is that of a language of M2M100."""
+    return token in _LANGUAGE_TOKENS
+
+
 def _processor(content: bytes) -> Any:
     import sentencepiece
 
@@ -154,7 +160,7 @@ def _tokenizer(settings: Settings, model: str, vocabulary: str) -> PieceTokenize
     if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
         raise ValueError(f"{settings.folder / vocabulary} is damaged: it has no ids by token")
     is_marian = settings.class_name == "Marian"
-    languages = [] if is_marian else [f"__{code}__" for code in _LANGUAGES.split()]
+    languages = () if is_marian else _LANGUAGE_TOKENS
     ids |= {token: len(ids) + i for i, token in enumerate(languages)}
 
     def special(name: str) -> int:
