@@ -142,10 +142,10 @@ class Settings:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a setting of the folder, or the default of the class."""
-        if name in self.config:
-            return self.config[name]
         if name in self.special and "added_tokens_decoder" not in self.config:
             return self.special[name]
+        if name in self.config:
+            return self.config[name]
         return DEFAULTS.get(self.class_name, {}).get(name, default)
 
     def token(self, name: str) -> str | None:
