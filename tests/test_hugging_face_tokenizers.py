@@ -162,7 +162,7 @@ def changed(name, folder, file, content):
             "bert",
             "config.json",
             b'{"tokenizer_class": "BertJapaneseTokenizer"}',
-            "BertJapanese, kn",
+            r"\(BertJapanese; known are Bert, ",
         ),
         ("roberta", "config.json", b'{"model_type": "clip"}', "vocab.json is of a class"),
     ],
