@@ -4,9 +4,9 @@
     python tests/peers/make_tokenizers.py            # makes the folders
     python tests/peers/make_tokenizers.py --check    # compares another version with what is stored
 
-Every tokenizer is trained on the texts of tokenizer_texts.py, with the normalizer, splits and special tokens of a
-published family, and saved in the files of that family. `expected.json.gz` has, for each hard text,
-the ids with and without special tokens, and the text that the ids are decoded as.
+Every tokenizer is trained on the texts of tokenizer_texts.py, with the normalizer, splits and
+special tokens of a published family, and saved in the files of that family. `expected.json.gz` has,
+for each hard text, the ids with and without special tokens, and the text they are decoded as.
 """
 
 from __future__ import annotations
