@@ -175,12 +175,15 @@ def _parser() -> argparse.ArgumentParser:
     add_flag(sub, "--overwrite", "replace an earlier export in the folder")
     add_sampler_options(sub, "greedy", "as of generate or translate")
 
-    text, example = "convert a KerasHub model with its weights", "gpt2_base_en --to out/gpt2"
-    sub = command("import", import_model, text, example, quiet=True)
-    sub.add_argument("source", help="a preset, or a folder in KerasHub or Hugging Face format")
+    text = "convert a model of KerasHub or Hugging Face with its weights"
+    sub = command("import", import_model, text, "downloads/SmolLM2-135M --to out/lm", quiet=True)
+    text = "a folder of Hugging Face, or a preset of KerasHub, which may be a folder"
+    sub.add_argument("source", help=text)
     sub.add_argument("--to", required=True, metavar="FOLDER", help="folder of the model")
     add_flag(sub, "--overwrite", "replace a model in the folder")
-    text = "tokens, for models without position embeddings; default: that of the source"
+    text = "type of the weights, also on disk; default: float32"
+    sub.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=text)
+    text = "tokens, for KerasHub models without position embeddings; default: that of the source"
     sub.add_argument("--max-sequence-length", type=whole_number, metavar="N", help=text)
 
     add_claims_command(command)
@@ -276,7 +279,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def import_model(options: argparse.Namespace) -> None:
-    """Convert a KerasHub model."""
+    """Convert a model of KerasHub or Hugging Face."""
     changes = {"max_sequence_length": options.max_sequence_length}
     given = {name: value for name, value in changes.items() if value is not None}
     from functional_models.model_folder import check_model_folder
@@ -284,8 +287,10 @@ def import_model(options: argparse.Namespace) -> None:
     check_model_folder(options.to, overwrite=options.overwrite)  # before the work
     import_keras()
     from functional_models.conversion import from_keras_hub
+    from functional_models.loading import precision
 
-    model = from_keras_hub(options.source, **given)
+    with precision(options.dtype):
+        model = from_keras_hub(options.source, **given)
     model.save(options.to, overwrite=options.overwrite)
     spec = model.spec
     print(

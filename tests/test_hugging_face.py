@@ -26,7 +26,7 @@ CASES = sorted(path.name for path in GOLDEN.iterdir())
 
 def read(folder: Path, **options: Any) -> Any:
     """Return the text model of a folder that has no tokenizer."""
-    with pytest.warns(UserWarning, match="no tokenizer"):
+    with pytest.warns(UserWarning, match="without a tokenizer"):
         return fm.from_hugging_face(folder, **options)
 
 

@@ -18,10 +18,11 @@ import numpy as np
 import builders
 from functional_models.conversion.family import Family, Part
 from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
+from functional_models.keras_hub_tokenizer import wrapped_keras_tokenizer
 from functional_models.loading import precision, wrap_model
 from functional_models.model_folder import MANIFEST
 from functional_models.text_model import TextModel
-from functional_models.tokenizers import Tokenizer, as_tokenizer
+from functional_models.tokenizer_base import Tokenizer
 
 
 def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any:
@@ -34,7 +35,7 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         source: a backbone or task of `keras_hub.models` (GPT-2, OPT, GPT-NeoX, BLOOM, Llama,
             Llama 3, Mistral, Phi-3, Qwen, Qwen 3, Gemma, Gemma 2, BERT, RoBERTa, DistilBERT, BART,
             T5); or an argument of its `from_preset`: the name of a preset, or a folder in KerasHub
-            or Hugging Face format.
+            format. A folder of Hugging Face is read by `from_hugging_face`, without KerasHub.
         tokenizer: a `Tokenizer` or a KerasHub tokenizer; by default that of the task or preset. A
             backbone has none: its model needs this argument to process text.
         changes: spec fields that the source does not define: `max_sequence_length` of models
@@ -48,6 +49,13 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         TypeError: another type of source.
         ValueError: another family, a task with another head, or a setting that no spec supports.
     """
+    # Its tables share rules with those of this package.
+    from functional_models.hugging_face.convert import from_hugging_face, is_hugging_face_folder
+
+    if is_hugging_face_folder(source):
+        for name, value in changes.items():
+            raise ValueError(f"{name}={value!r}: config.json of {source} defines it")
+        return from_hugging_face(source, tokenizer=tokenizer)
     parts = _parts(source)
     backbone, head = parts.backbone, parts.head
     family, config = family_of(backbone)
@@ -182,7 +190,7 @@ def _loaded(preset: str) -> _Parts:
 def _tokenizer(tokenizer: Any, family: Family) -> Tokenizer | None:
     if tokenizer is None or isinstance(tokenizer, Tokenizer):
         return tokenizer
-    wrapped = dataclasses.replace(as_tokenizer(tokenizer), ends_sources=True)
+    wrapped = dataclasses.replace(wrapped_keras_tokenizer(tokenizer), ends_sources=True)
     if family.target_start == "padding":
         return dataclasses.replace(wrapped, start_id=wrapped.pad_id)
     # As in KerasHub's tasks; `add_start_token` applies to training only.

@@ -1,5 +1,1 @@
-"""Folders of Hugging Face: one module of tables for each group of families."""
-
-from functional_models.hugging_face.convert import from_hugging_face, is_hugging_face_folder
-
-__all__ = ["from_hugging_face", "is_hugging_face_folder"]
+"""Folders of Hugging Face: their configurations, weights, tokenizers and chat templates."""

@@ -18,6 +18,7 @@ from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
 from functional_models.hugging_face import bart, bert, gpt, llama, t5
 from functional_models.hugging_face.family import Family
+from functional_models.hugging_face.tokenizers import read_tokenizers
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors, assign_weights
 from functional_models.loading import precision, wrap_model
@@ -67,23 +68,20 @@ def from_hugging_face(
         tensors = Tensors(stored_tensors(path), family)
         if family.stored is not None:
             fields |= family.stored(tensors, fields)
-        spec = builders.TransformerSpec(**fields)
+        spec = _spec(family, fields)
     except ValueError as error:
         message = str(error)
         where = "" if str(path) in message else f"{path / CONFIG}: "
         raise ValueError(f"{where}{message}") from None
-    found = _read_tokenizer(path) if tokenizer is None else as_tokenizer(tokenizer)
-    padded = spec
-    if found is not None and spec.pad_token_id is not None:
-        padded = spec.replace(pad_token_id=found.pad_id)
+    tokenizers = _tokenizers(path, spec, tokenizer)
     with precision(dtype), without_weights():
-        model = builders.build(padded)
+        model = builders.build(spec)
     try:
         assign_weights(model, spec, tensors)
         tensors.check_all_read(head, spec)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return wrap_model(padded, model, {} if found is None else _by_role(padded, found))
+    return wrap_model(spec, model, tokenizers)
 
 
 def is_hugging_face_folder(source: Any) -> bool:
@@ -147,21 +145,40 @@ def family_of(config: dict[str, Any]) -> tuple[Family, str]:
     return family, classes[0]
 
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model")
+def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
+    """Return the spec of fields; an error about a field begins with its key."""
+    try:
+        return builders.TransformerSpec(**fields)
+    except ValueError as error:
+        name = str(error).partition("=")[0]
+        keys = [f"{key}: " for key, field in family.fields.items() if name == field != key]
+        raise ValueError(f"{''.join(keys)}{error}") from None
 
 
-def _read_tokenizer(folder: Path) -> Tokenizer | None:
-    """Return the tokenizer of a folder; without one, a warning says what was looked for."""
-    warnings.warn(
-        f"{folder} has no tokenizer that can be read (looked for {', '.join(_TOKENIZER_FILES)}); "
-        "to process text, give one with from_hugging_face(..., tokenizer=...)",
-        stacklevel=3,
-    )
-    return None
+def _tokenizers(
+    folder: Path, spec: builders.TransformerSpec, given: Any
+) -> dict[str, Tokenizer]:
+    """Return the tokenizers of a folder, or the given one, by role; a warning if there is none.
 
-
-def _by_role(spec: builders.TransformerSpec, tokenizer: Tokenizer) -> dict[str, Tokenizer]:
-    tokenizer = dataclasses.replace(tokenizer, ends_sources=True)
-    if spec.kind == "encoder_decoder":
-        return {"source_tokenizer": tokenizer, "target_tokenizer": tokenizer}
-    return {"tokenizer": tokenizer}
+    Texts are padded with the token that the model masks.
+    """
+    if given is not None:
+        both = ("source_tokenizer", "target_tokenizer")
+        roles = both if spec.kind == "encoder_decoder" else ("tokenizer",)
+        found = dict.fromkeys(roles, as_tokenizer(given))
+    else:
+        try:
+            found = read_tokenizers(folder, spec.kind)
+        except (ValueError, FileNotFoundError) as error:
+            warnings.warn(
+                f"the model is read without a tokenizer: {error}; to process text, give one with "
+                "from_hugging_face(..., tokenizer=...)",
+                stacklevel=3,
+            )
+            return {}
+    if spec.pad_token_id is None:
+        return found
+    return {
+        role: dataclasses.replace(tokenizer, pad_id=spec.pad_token_id)
+        for role, tokenizer in found.items()
+    }

@@ -87,14 +87,14 @@ _TIE = Rule(
 
 def _is_tied(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Transformers 5 writes that logits are tied also where the folder has other weights."""
-    if tensors.differ("shared.weight", "lm_head.weight"):
+    if not fields["scale_logits"] and tensors.differ("shared.weight", "lm_head.weight"):
         return {"tie_embeddings": False}
     return {}
 
 
 def _is_tied_mt5(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
     if tensors.differ("shared.weight", "lm_head.weight"):
-        return {"tie_embeddings": False}
+        return {"tie_embeddings": False, "scale_logits": False}
     if fields["tie_embeddings"]:
         raise ValueError(
             "tie_word_embeddings=True: transformers 4 scales the hidden states before tied logits "

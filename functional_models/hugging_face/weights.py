@@ -57,10 +57,11 @@ class Tensors:
             ValueError: it is not stored, or is no float.
         """
         found = self._name(name)
-        if found not in self._stored or self._names.setdefault(found, name) != name:
+        other = self._names.setdefault(found, name)  # only tied tensors may stand for others
+        if found not in self._stored or other != name:
             raise ValueError(
-                f"the tensor {self.family.prefix}{name} is missing; the configuration is of "
-                "another model, or the folder is incomplete"
+                f"the tensor {other if found == name else name} is missing; the configuration is "
+                "of another model, or the folder is incomplete"
             )
         tensor = self._stored[found]
         if not tensor.is_float:
