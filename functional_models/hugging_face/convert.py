@@ -155,9 +155,7 @@ def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
         raise ValueError(f"{''.join(keys)}{error}") from None
 
 
-def _tokenizers(
-    folder: Path, spec: builders.TransformerSpec, given: Any
-) -> dict[str, Tokenizer]:
+def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dict[str, Tokenizer]:
     """Return the tokenizers of a folder, or the given one, by role; a warning if there is none.
 
     Texts are padded with the token that the model masks.

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from functional_models.folders import check_content, make_folder
 from functional_models.hugging_face.card import model_card
 from functional_models.hugging_face.convert import CONFIG, FAMILIES
 from functional_models.hugging_face.family import Computed, Family, Place
+from functional_models.hugging_face.tokenizers_export import generation_config, tokenizer_files
 from functional_models.text_model import TextModel
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -43,8 +43,9 @@ def to_hugging_face(
 ) -> Path:
     """Write a text model as a folder that `transformers` loads, with equal outputs.
 
-    The folder has `config.json`, `model.safetensors` and a model card, `README.md`. Load it with
-    `AutoModelForCausalLM`, `AutoModelForSeq2SeqLM` or `AutoModelForMaskedLM`.
+    The folder has `config.json`, `model.safetensors`, a model card, `README.md`, and
+    `tokenizer.json`, if a tokenizer of Hugging Face has the ids of the model's. Load it with
+    `AutoModelForCausalLM`, `AutoModelForSeq2SeqLM` or `AutoModelForMaskedLM`, and `AutoTokenizer`.
 
     Args:
         model: A text model whose spec a class of Hugging Face implements.
@@ -74,12 +75,16 @@ def to_hugging_face(
     with tempfile.TemporaryDirectory(dir=path, prefix=".part-") as scratch:
         part = Path(scratch)
         _write_weights(part / WEIGHTS, tensors)
-        (part / CARD).write_text(model_card(model, family, license), "utf-8")
+        files = {CARD: model_card(model, family, license)}
+        files |= tokenizer_files(model.tokenizers, model.spec)
+        files |= generation_config(model.tokenizers)
         content = {"architectures": [head], **config, **_token_ids(model)}
         # The configuration comes last: without it, the folder is no model.
-        (part / CONFIG).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        for file in (WEIGHTS, CARD, CONFIG):
-            shutil.move(part / file, path / file)
+        files[CONFIG] = json.dumps(content, indent=2) + "\n"
+        for name, text in files.items():
+            (part / name).write_text(text, "utf-8")
+        for name in (WEIGHTS, *files):
+            os.replace(part / name, path / name)
     return path
 
 
