@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 
 
-def read(folder: Path, **options: Any) -> Any:
+def read(folder: str | Path, **options: Any) -> Any:
     """Return the text model of a folder that has no tokenizer."""
     with pytest.warns(UserWarning, match="without a tokenizer"):
         return fm.from_hugging_face(folder, **options)
@@ -105,6 +105,8 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return config.get("pad_token_id") is not None
     if key == "_remove_final_layer_norm":
         return config["do_layer_norm_before"]
+    if config["model_type"] == "falcon" and key in ("num_kv_heads", "multi_query"):
+        return config["new_decoder_architecture"] == (key == "num_kv_heads")
     types = config.get("layer_types")
     if types is None:
         return True

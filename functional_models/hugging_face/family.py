@@ -87,7 +87,7 @@ class Family:
         silent: key -> why it says nothing about the outputs.
         aliases: other name of a key -> the key.
         layers: layer of a model here -> name of its tensors without `.weight` and `.bias`; `{i}` is
-            the number of a block. May be a function of the spec.
+            the number of a block. May be a function of the spec and the configuration.
         prefix: before the names of all tensors but those of heads; a class without a head omits it.
         tied: groups of tensors of equal values, of which one may stand for the others.
         computed: tensor -> what it must equal, if it is stored.
@@ -100,7 +100,7 @@ class Family:
     heads: Mapping[str, Mapping[str, Any]]
     constants: Mapping[str, Any]
     fields: Mapping[str, str]
-    layers: Layers | Callable[[TransformerSpec], Layers]
+    layers: Layers | Callable[[TransformerSpec, Config], Layers]
     rules: tuple[Rule, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -119,9 +119,11 @@ class Family:
         entries = (key for rule in self.rules for key in rule.entries)
         return {*self.fields, *entries, *self._optional}
 
-    def layers_of(self, spec: TransformerSpec) -> Layers:
-        """Return the tensors of the layers of a model of a spec."""
-        return self.layers(spec) if callable(self.layers) else self.layers
+    def layers_of(self, spec: TransformerSpec, config: Config) -> Layers:
+        """Return the tensors of the layers of the model of a spec and its configuration."""
+        if not callable(self.layers):
+            return self.layers
+        return self.layers(spec, self._completed(self._renamed(config)))
 
     def reason(self, key: str) -> str | None:
         """Return why a key says nothing about the outputs; `None` if that is not known."""
@@ -135,7 +137,7 @@ class Family:
         """
         config = self._renamed(config)
         self._check_keys(config)
-        given = {**dict.fromkeys(self._optional), **self.defaults, **config}
+        given = self._completed(config)
         if missing := sorted(self.used - given.keys()):
             raise ValueError(
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; "
@@ -171,6 +173,9 @@ class Family:
                     "setting; remove one of them"
                 )
         return found
+
+    def _completed(self, config: Config) -> dict[str, Any]:
+        return {**dict.fromkeys(self._optional), **self.defaults, **config}
 
     @property
     def _optional(self) -> set[str]:

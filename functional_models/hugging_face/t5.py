@@ -103,7 +103,7 @@ def _is_tied_mt5(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str,
     return {}
 
 
-def _layers(spec: TransformerSpec) -> Layers:
+def _layers(spec: TransformerSpec, config: Config) -> Layers:
     up = "wi_1" if spec.feedforward == "glu" else "wi"
     layers = {"token_embedding": "shared", "logits": "lm_head"}
     for side, attentions in (

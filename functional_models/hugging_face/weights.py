@@ -12,7 +12,7 @@ import numpy as np
 
 from builders import TransformerSpec
 from builders.abstract import allocate
-from functional_models.hugging_face.family import Computed, Family, Place
+from functional_models.hugging_face.family import Computed, Family, Layers, Place
 from functional_models.hugging_face.weight_files import StoredTensor
 
 # Names of the parameters of norms in checkpoints that were converted from TensorFlow.
@@ -118,18 +118,18 @@ class Tensors:
         return bool(read)
 
 
-def assign_weights(model: Any, spec: TransformerSpec, tensors: Tensors) -> None:
+def assign_weights(model: Any, spec: TransformerSpec, layers: Layers, tensors: Tensors) -> None:
     """Allocate the variables of a model that has none yet, with the values of tensors.
 
     Args:
         model: the model.
         spec: the spec that follows from the configuration.
+        layers: the tensors of its layers.
         tensors: the tensors of the folder.
 
     Raises:
         ValueError: a tensor is missing, or has the shape of another model.
     """
-    layers = tensors.family.layers_of(spec)
     rows = [(layer, variable) for layer in model.layers for variable in layer.weights]
     # The largest first: a tensor and its copies are in memory together.
     for layer, variable in sorted(rows, key=lambda row: -math.prod(row[1].shape)):

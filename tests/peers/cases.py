@@ -115,6 +115,28 @@ BART = {
 }
 MARIAN = {**BART, "pad_token_id": 30, "decoder_start_token_id": 30, "decoder_vocab_size": 31}
 
+FALCON = {
+    "vocab_size": 31,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 13,
+    "max_position_embeddings": 17,
+}
+GPTJ = {
+    "vocab_size": 31,
+    "n_positions": 17,
+    "n_embd": 20,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_inner": 13,
+    "rotary_dim": 4,
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+}
+PHI = {key: value for key, value in LAYER_NORM.items() if key != "num_key_value_heads"}
+MPT = {"vocab_size": 31, "d_model": 15, "n_layers": 2, "n_heads": 3, "max_seq_len": 17}
+
 CASES: dict[str, Case] = {
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2_options": (
@@ -245,4 +267,29 @@ CASES: dict[str, Case] = {
         {**MARIAN, "share_encoder_decoder_embeddings": False, "scale_embedding": True},
     ),
     "m2m_100": ("M2M100ForConditionalGeneration", BART),
+    "falcon": ("FalconForCausalLM", FALCON),
+    "falcon_grouped": (
+        "FalconForCausalLM",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}
+        | {"tie_word_embeddings": False},
+    ),
+    "falcon_one_norm": (
+        "FalconForCausalLM",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
+        | {"num_ln_in_parallel_attn": 1, "activation": "relu"},
+    ),
+    "falcon_sequential": (
+        "FalconForCausalLM",
+        {**FALCON, "parallel_attn": False, "multi_query": False, "bias": True},
+    ),
+    "gptj": ("GPTJForCausalLM", GPTJ),
+    "gptj_tied": ("GPTJForCausalLM", {**GPTJ, "tie_word_embeddings": True, "rotary_dim": 10}),
+    "phi": ("PhiForCausalLM", PHI),
+    "phi_grouped": ("PhiForCausalLM", {**LAYER_NORM, "partial_rotary_factor": 0.75}),
+    "mpt": ("MptForCausalLM", MPT),
+    "mpt_options": (
+        "MptForCausalLM",
+        {**MPT, "attn_config": {"softmax_scale": 0.7}, "layer_norm_epsilon": 0.03}
+        | {"tie_word_embeddings": False, "pad_token_id": 5},
+    ),
 }
