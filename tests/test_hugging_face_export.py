@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_models import as_array
-from small_text_models import SIZES, byte_tokenizer
+from small_text_models import SIZES, TEXT, byte_tokenizer
 
 import builders
 import functional_models as fm
 from functional_models.conversion.matching import differences
+from functional_models.tokenizer_files import PROBES
 
 GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
 
@@ -92,3 +93,24 @@ def test_trained_positions_are_no_sinusoids(tmp_path):
     layer.set_weights([array + 0.25 for array in layer.get_weights()])
     with pytest.raises(ValueError, match=r"m2m_100.*position vectors are trained"):
         fm.to_hugging_face(model, tmp_path / "other", model_type="m2m_100")
+
+
+@pytest.mark.parametrize("kind", ["byte", "byte_pair", "sentence_piece"])
+def test_the_tokenizer_is_written_with_the_same_ids(tmp_path, kind):
+    size = {} if kind == "byte" else {"vocabulary_size": 401}
+    tokenizer = fm.train_tokenizer(kind, [TEXT, *PROBES, "a/b " * 11], **size)
+    spec = builders.TransformerSpec(**{**SIZES, "vocabulary_size": tokenizer.vocabulary_size})
+    fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)
+    read = fm.from_hugging_face(tmp_path).tokenizer
+    texts = [*PROBES, TEXT, "  two  spaces ", "[END] </s> <unk>"]
+    for ours, theirs in zip(tokenizer.encode(texts), read.encode(texts), strict=True):
+        assert theirs.tolist() == ours.tolist()
+    assert (read.pad_id, read.end_id) == (tokenizer.pad_id, tokenizer.end_id)
+
+
+def test_a_tokenizer_that_no_class_has_is_not_written(tmp_path):
+    tokenizer = fm.train_tokenizer("word_piece", [TEXT], vocabulary_size=97)
+    spec = builders.TransformerSpec(**{**SIZES, "vocabulary_size": tokenizer.vocabulary_size})
+    with pytest.warns(UserWarning, match="no tokenizer was written"):
+        fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()

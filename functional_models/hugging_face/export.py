@@ -19,7 +19,7 @@ from functional_models.conversion.matching import differences
 from functional_models.folders import check_content, make_folder
 from functional_models.hugging_face.card import model_card
 from functional_models.hugging_face.convert import CONFIG, FAMILIES
-from functional_models.hugging_face.family import Computed, Family, Place
+from functional_models.hugging_face.family import Computed, Family, Layers, Place
 from functional_models.hugging_face.tokenizers_export import generation_config, tokenizer_files
 from functional_models.text_model import TextModel
 
@@ -124,7 +124,7 @@ def _attempt(
         fields = family.spec_fields(config, head)
         if different := _differences(spec, fields, family):
             return different, {}, {}
-        tensors = model_tensors(model.model, spec, family)
+        tensors = model_tensors(model.model, spec, family, config)
         if family.stored is not None:
             fields |= family.stored(_Written(tensors, family.prefix), fields)
         return _differences(spec, fields), config, tensors
@@ -170,41 +170,56 @@ class _Written:
 # Tensors ----------------------------------------------------------------------------------------
 
 
-def model_tensors(model: Any, spec: TransformerSpec, family: Family) -> Arrays:
+def model_tensors(
+    model: Any, spec: TransformerSpec, family: Family, config: Mapping[str, Any]
+) -> Arrays:
     """Return the weights of a model as tensors of a family.
 
     Raises:
-        ValueError: the family has no place for a layer.
+        ValueError: the family has no place for a layer, or one for two layers that differ.
+    """
+    layers = family.layers_of(spec, config)
+    tensors: Arrays = {}
+    parts: dict[str, list[tuple[Place, np.ndarray]]] = {}
+    for layer in model.layers:
+        prefix = "" if _HEAD.fullmatch(layer.name) else family.prefix
+        for variable in layer.weights:
+            for name, array, place in _stored(layer.name, variable, layers, spec):
+                if place is not None and place.part is not None:
+                    parts.setdefault(prefix + name, []).append((place, array))
+                elif not np.array_equal(tensors.setdefault(prefix + name, array), array):
+                    raise ValueError(f"{name} is one tensor there, and {layer.name} differs")
+    tensors |= {name: _joined(rows, spec) for name, rows in parts.items()}
+    return tensors | dict(_copies(tensors, spec, family))
+
+
+def _stored(
+    layer: str, variable: Any, layers: Layers, spec: TransformerSpec
+) -> Iterator[tuple[str, np.ndarray, Place | None]]:
+    """Yield the names of the tensors of a weight, without a prefix, and their arrays.
+
+    Those of a place with a part are the rows of the part, outputs first.
     """
     import keras
 
-    layers = family.layers_of(spec)
-    tensors: Arrays = {}
-    parts: dict[str, list[tuple[Any, np.ndarray]]] = {}
-    for layer in model.layers:
-        for variable in layer.weights:
-            value = keras.ops.convert_to_numpy(variable.value)
-            number = re.search(r"block_(\d+)", layer.name)
-            place = layers.get(re.sub(r"block_\d+", "block_{i}", layer.name))
-            if place is None:
-                raise ValueError(f"there is no place for the weights of {layer.name}")
-            prefix = "" if _HEAD.fullmatch(layer.name) else family.prefix
-            if isinstance(place, Computed):
-                made = place.write(value, spec)
-                tensors |= {prefix + name: array for name, array in made.items()}
-                continue
-            if isinstance(place, str):
-                place = Place(f"{place}.weight", f"{place}.bias")
-            name, array = _stored(layer.name, variable.name, value, place)
-            name = prefix + name.format(i=number and number[1])
-            if place.part is None:
-                tensors[name] = (
-                    array.T if variable.name == "kernel" and place.inputs_first else array
-                )
-            else:
-                parts.setdefault(name, []).append((place, array))
-    tensors |= {name: _joined(rows, spec) for name, rows in parts.items()}
-    return tensors | dict(_copies(tensors, spec, family))
+    value = keras.ops.convert_to_numpy(variable.value)
+    number = re.search(r"block_(\d+)", layer)
+    place = layers.get(re.sub(r"block_\d+", "block_{i}", layer))
+    if place is None:
+        raise ValueError(f"there is no place for the weights of {layer}")
+    if isinstance(place, Computed):
+        for name, array in place.write(value, spec).items():
+            yield name, array, None
+        return
+    if isinstance(place, str):
+        place = Place(f"{place}.weight", f"{place}.bias")
+    name = place.bias if variable.name in ("bias", "beta") else place.weight
+    array = _outputs_first(layer, variable.name, value)
+    if name == "final_logits_bias":  # a row
+        array = array[None]
+    if variable.name == "kernel" and place.inputs_first and place.part is None:
+        array = array.T
+    yield name.format(i=number and number[1]), array, place
 
 
 def _copies(
@@ -224,17 +239,16 @@ def _copies(
                     yield prefix + name, tensors[known[0]].copy()
 
 
-def _stored(layer: str, kind: str, value: np.ndarray, place: Place) -> tuple[str, np.ndarray]:
-    """Return the name of the tensor of a weight, and its array with the outputs first."""
+def _outputs_first(layer: str, kind: str, value: np.ndarray) -> np.ndarray:
+    """Return a weight as PyTorch stores it: heads and channels on one axis, outputs first."""
     if kind in ("bias", "beta"):
-        # Biases of logits are a row in BART.
-        return place.bias, value[None] if place.bias == "final_logits_bias" else value.reshape(-1)
+        return value.reshape(-1)
     if kind != "kernel":
-        return place.weight, value
+        return value
     if value.ndim == 3:  # the output projection reads heads and channels, others write them
         is_output = layer.endswith(".output")
         value = value.reshape((-1, value.shape[-1]) if is_output else (len(value), -1))
-    return place.weight, value.T
+    return value.T
 
 
 def _joined(parts: list[tuple[Place, np.ndarray]], spec: TransformerSpec) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from functional_models.tokenizer_files import PROBES
 Files = dict[str, str]
 
 _CLASS = "PreTrainedTokenizerFast"
+_NEVER = -1e6
+"""Score of pieces that stand for no text, such as "</s>", so that a text never has them."""
 
 
 def tokenizer_files(tokenizers: Mapping[str, Tokenizer], spec: TransformerSpec) -> Files:
@@ -97,6 +100,8 @@ def _backend(tokenizer: Tokenizer) -> Any:
             return tokenizers.Tokenizer.from_str(inner._tokenizer.to_str())
         if tokenizer.kind == "byte":
             return _bytes()
+        if tokenizer.kind == "sentence_piece":
+            return _pieces(base64.b64decode(tokenizer.to_manifest()["vocabulary"]["proto"]))
     raise ValueError(f"transformers has no tokenizer with the ids of this {tokenizer!r}")
 
 
@@ -118,6 +123,40 @@ def _letters() -> list[str]:
     shown = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in shown else chr(next(others)) for byte in range(256)]
+
+
+def _pieces(content: bytes) -> Any:
+    """Return the tokenizer of a unigram model of SentencePiece, as `train_tokenizer` makes one.
+
+    Raises:
+        ValueError: the model normalises texts, or has no bytes of rare characters.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+    training, normalizing = proto.trainer_spec, proto.normalizer_spec
+    if (
+        training.model_type != training.UNIGRAM
+        or not (training.byte_fallback and normalizing.add_dummy_prefix)
+        or normalizing.remove_extra_whitespaces
+        or normalizing.precompiled_charsmap
+    ):
+        raise ValueError("its model of SentencePiece is of another kind than train_tokenizer makes")
+    own = (proto.SentencePiece.NORMAL, proto.SentencePiece.USER_DEFINED)
+    pieces = [(piece.piece, piece.score if piece.type in own else _NEVER) for piece in proto.pieces]
+    backend = Tokenizer(models.Unigram(pieces, training.unk_id, byte_fallback=True))
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return backend
 
 
 def _difference(tokenizer: Tokenizer, backend: Any) -> str | None:
