@@ -6,6 +6,7 @@ import base64
 import json
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from builders import TransformerSpec
@@ -131,10 +132,11 @@ def _pieces(content: bytes) -> Any:
     Raises:
         ValueError: the model normalises texts, or has no bytes of rare characters.
     """
-    from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+    # Without type information.
+    messages: Any = import_module("sentencepiece.sentencepiece_model_pb2")
+    proto = messages.ModelProto.FromString(content)
     training, normalizing = proto.trainer_spec, proto.normalizer_spec
     if (
         training.model_type != training.UNIGRAM
