@@ -47,8 +47,8 @@ class Tensors:
 
     def differ(self, first: str, second: str) -> bool:
         """Return whether both tensors are stored, with other values."""
-        tensors = [self._stored.get(name) for name in (first, second)]
-        return None not in tensors and not tensors[0].equals(tensors[1])  # type: ignore[union-attr]
+        one, other = self._stored.get(first), self._stored.get(second)
+        return one is not None and other is not None and not one.equals(other)
 
     def __call__(self, name: str) -> np.ndarray:
         """Return a tensor.
