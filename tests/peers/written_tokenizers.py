@@ -16,13 +16,15 @@ from pathlib import Path
 
 import transformers
 
+import builders
 from functional_models.hugging_face.tokenizers import HuggingFaceTokenizer, read_tokenizers
-from functional_models.hugging_face.tokenizers_saving import write_tokenizers
+from functional_models.hugging_face.tokenizers_export import tokenizer_files
 from functional_models.tokenizer_base import Tokenizer
 from functional_models.tokenizer_training import train_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden_tokenizers"
 EXPECTED = json.loads(gzip.decompress((GOLDEN / "expected.json.gz").read_bytes()))
+SPEC = builders.variant("pre_norm_learned", kind="decoder_only", vocabulary_size=1000)
 TEXTS = [text.translate(str.maketrans("", "", "\x00\x02\x03")) for text in EXPECTED["texts"]]
 
 
@@ -31,6 +33,7 @@ def tokenizers() -> Iterator[tuple[str, Mapping[str, Tokenizer]]]:
         yield name, read_tokenizers(GOLDEN / name, "encoder_decoder")
     yield "trained byte_pair", {"tokenizer": train_tokenizer("byte_pair", TEXTS, 500)}
     yield "trained byte", {"tokenizer": train_tokenizer("byte", [])}
+    yield "trained sentence_piece", {"tokenizer": train_tokenizer("sentence_piece", TEXTS, 800)}
 
 
 def first_difference(roles: Mapping[str, Tokenizer], folder: str) -> str | None:
@@ -53,7 +56,9 @@ def main() -> None:
     failed = False
     for name, roles in tokenizers():
         with tempfile.TemporaryDirectory() as folder:
-            write_tokenizers(roles, Path(folder))
+            for file, content in tokenizer_files(roles, SPEC).items():
+                encoded = content if isinstance(content, bytes) else content.encode()
+                (Path(folder) / file).write_bytes(encoded)
             found = first_difference(roles, folder)
         print(f"{name}: {found or 'equal'}")
         failed |= found is not None
