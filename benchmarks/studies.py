@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +97,16 @@ def workers() -> None:
     """Time a study of 12 runs, one after the other and with two workers."""
     for number in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            taken = seconds(
-                lambda number=number, folder=folder: fm.compare(
-                    CORNERS,
-                    seeds=3,
-                    budget=STEPS,
-                    folder=folder,
-                    vocabulary_size=1000,
-                    workers=number,
-                )
+            study = partial(
+                fm.compare,
+                CORNERS,
+                seeds=3,
+                budget=STEPS,
+                folder=folder,
+                vocabulary_size=1000,
+                workers=number,
             )
+            taken = seconds(study)
         print(f"12 runs of {STEPS} steps with workers={number}: {taken:.0f} s", flush=True)
 
 

@@ -23,6 +23,7 @@ from functional_models.cli_claims import add_claims_command
 from functional_models.cli_errors import StopSignals, report
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
+    DEFAULT,
     FOLDER_HELP,
     CommandParser,
     PrintVersions,
@@ -168,10 +169,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help=text)
     add_sampler_options(sub, "greedy", "1.5 times the source + 16, or as max_sequence_length has")
 
-    text = "write a TensorFlow SavedModel from text to text"
+    text = "write a TensorFlow SavedModel from text to text, or a folder of Hugging Face"
     sub = command("export", export, text, "out/book --to out/saved_model", quiet=True)
     sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
-    sub.add_argument("--to", required=True, metavar="DIR", help="folder of the SavedModel")
+    sub.add_argument("--to", required=True, metavar="DIR", help="folder of the result")
+    formats = ("saved_model", "hugging_face")
+    sub.add_argument("--format", choices=formats, default=formats[0], help=DEFAULT)
+    text = "license of a Hugging Face model, such as apache-2.0; default: none is named"
+    sub.add_argument("--license", metavar="ID", help=text)
     add_flag(sub, "--overwrite", "replace an earlier export in the folder")
     add_sampler_options(sub, "greedy", "as of generate or translate")
 
@@ -272,7 +277,14 @@ def _print_texts(outcomes: Sequence[Any]) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a SavedModel."""
+    """Write a SavedModel, or a folder of Hugging Face."""
+    if options.format == "hugging_face":
+        from functional_models.hugging_face.export import to_hugging_face
+
+        given = {"license": options.license, "overwrite": options.overwrite}
+        folder = to_hugging_face(load_model(options.model), options.to, **given)
+        print(f"the model is in {folder}; {folder}/README.md shows how to load it")
+        return
     given = {"overwrite": options.overwrite, **sampler_options(options)}
     folder = load_model(options.model).export(options.to, **given)
     print(f"the SavedModel is in {folder}; {folder}/README.txt shows how to call it")

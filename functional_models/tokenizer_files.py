@@ -21,7 +21,7 @@ MANIFEST = "tokenizer.json"
 FORMAT = 2
 
 _WHITE_SPACE = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2000\u2009\u200b\u200d\u2028"
-_PROBES = (
+PROBES = (
     "a".join([*_WHITE_SPACE, "\u2029\u202f\u205f\u2060\u3000\ufeff", "b"]),
     "".join([*_WHITE_SPACE, "\n\n  \r\n\u3000\u3000", " "]),
     "The Café isn't at 1,234.50 €; [UNK] [END] </s> <|endoftext|> ##a ▁b Ġc «日本語» 😀 e\u0301",
@@ -143,7 +143,7 @@ def first_difference(tokenizer: Any, other: Any) -> str | None:
             return f"the ids {pair} are decoded as {a!r:.80}, read back as {b!r:.80}"
     if tokenizer.kind == "byte":
         texts = []  # its ids are the bytes
-    texts = [re.sub("[\x00\x02\x03]", "", text) for text in (*_PROBES, *texts)]
+    texts = [re.sub("[\x00\x02\x03]", "", text) for text in (*PROBES, *texts)]
     encoded = zip(texts, tokenizer.encode(texts), other.encode(texts), strict=True)
     for text, left, right in encoded:
         if left.tolist() != right.tolist():

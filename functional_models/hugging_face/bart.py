@@ -82,6 +82,13 @@ def _tensor2tensor_rows(read: Read, spec: TransformerSpec) -> np.ndarray:
     return np.pad(rows, ((0, 0), (0, spec.hidden_dim % 2)))
 
 
+def _written_tensor2tensor_rows(rows: np.ndarray, spec: TransformerSpec) -> dict[str, np.ndarray]:
+    expected = _tensor2tensor_rows(lambda name: rows, spec)
+    if not np.allclose(rows, expected, atol=1e-5):
+        raise ValueError("its position vectors are trained, and those of m2m_100 are sinusoids")
+    return {}
+
+
 def _sinusoids(spec: TransformerSpec) -> np.ndarray:
     """Return the table of `sinusoidal_concat`."""
     half = spec.hidden_dim // 2
@@ -231,6 +238,11 @@ FAMILIES: tuple[Family, ...] = (
             Rule(
                 ("share_encoder_decoder_embeddings", "vocab_size"),
                 _marian_vocabularies,
+                lambda spec: {
+                    "share_encoder_decoder_embeddings": spec.share_embeddings,
+                    "vocab_size": spec.source_vocabulary_size,
+                    "decoder_vocab_size": spec.vocabulary_size,
+                },
                 optional=("decoder_vocab_size",),
             ),
         ),
@@ -254,7 +266,7 @@ FAMILIES: tuple[Family, ...] = (
         "M2M100",
         "m2m_100",
         constants={**_PRE, "embedding_norm": False},
-        layers=_layers(lambda side: Computed(_tensor2tensor_rows)),
+        layers=_layers(lambda side: Computed(_tensor2tensor_rows, _written_tensor2tensor_rows)),
         defaults={
             **_DEFAULTS,
             "activation_function": "relu",

@@ -163,7 +163,7 @@ _ELECTRA = Family(
         activation("hidden_act"),
         PADDING,
         _DROPOUT,
-        Rule(("embedding_size",), _electra_width),
+        Rule(("embedding_size",), _electra_width, lambda spec: {"embedding_size": spec.hidden_dim}),
     ),
     defaults={**_DEFAULTS, "pad_token_id": 0, "embedding_size": 128},
     required=_ABSOLUTE,
@@ -202,12 +202,30 @@ def _roberta_positions(config: Config) -> dict[str, Any]:
     }
 
 
+def _written_roberta_positions(spec: TransformerSpec) -> dict[str, Any]:
+    if spec.pad_token_id is None:
+        return {}
+    return {
+        "pad_token_id": spec.pad_token_id,
+        "max_position_embeddings": spec.max_sequence_length + spec.pad_token_id + 1,
+        "type_vocab_size": max(spec.num_segments, 1),
+    }
+
+
 def _position_rows(read: Read, spec: TransformerSpec) -> np.ndarray:
     """Return the position vectors; the vector of the one segment, if there is one, is in them."""
     rows = read("embeddings.position_embeddings.weight")[(spec.pad_token_id or 0) + 1 :]
     if spec.num_segments:
         return rows
     return rows.astype("float32") + read("embeddings.token_type_embeddings.weight")
+
+
+def _written_position_rows(rows: np.ndarray, spec: TransformerSpec) -> dict[str, np.ndarray]:
+    skipped = np.zeros(((spec.pad_token_id or 0) + 1, rows.shape[1]), rows.dtype)
+    tensors = {"embeddings.position_embeddings.weight": np.concatenate([skipped, rows])}
+    if not spec.num_segments:
+        tensors["embeddings.token_type_embeddings.weight"] = np.zeros_like(rows[:1])
+    return tensors
 
 
 def _roberta_heads(name: str) -> dict[str, Mapping[str, Any]]:
@@ -224,7 +242,9 @@ _ROBERTA = tuple(
             activation("hidden_act"),
             _DROPOUT,
             Rule(
-                ("pad_token_id", "max_position_embeddings", "type_vocab_size"), _roberta_positions
+                ("pad_token_id", "max_position_embeddings", "type_vocab_size"),
+                _roberta_positions,
+                _written_roberta_positions,
             ),
         ),
         defaults={**_DEFAULTS, "pad_token_id": 1},
@@ -239,7 +259,7 @@ _ROBERTA = tuple(
                     "logits": _logits("lm_head.decoder", "lm_head.bias", config),
                 }
             ),
-            "encoder.position_embedding": Computed(_position_rows),
+            "encoder.position_embedding": Computed(_position_rows, _written_position_rows),
         },
         left_out={"lm_head.bias": _OLD_BIAS},
         tied=_tied("embeddings.word_embeddings", "lm_head.decoder", "lm_head.bias"),

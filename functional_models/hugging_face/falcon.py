@@ -54,6 +54,19 @@ def _falcon_blocks(config: Config) -> dict[str, Any]:
     return fields | dict.fromkeys(("attention_bias", "feedforward_bias"), config["bias"])
 
 
+def _written_falcon_blocks(spec: TransformerSpec) -> dict[str, Any]:
+    """Write parallel sublayers as the new architecture, in which each has a norm of its own."""
+    parallel = spec.norm_placement == "parallel"
+    return {
+        "new_decoder_architecture": parallel,
+        "num_ln_in_parallel_attn": 2 if parallel else None,
+        "parallel_attn": parallel,
+        "multi_query": spec.num_key_value_heads == 1,
+        "num_kv_heads": spec.num_key_value_heads,
+        "bias": spec.feedforward_bias,
+    }
+
+
 def _groups(number: int) -> Callable[[np.ndarray, TransformerSpec], np.ndarray]:
     """Return the part of queries, keys or values, fused by groups of query heads."""
 
@@ -110,6 +123,7 @@ _FALCON = Family(
         Rule(
             ("new_decoder_architecture", "multi_query", "parallel_attn", "bias", "num_kv_heads"),
             _falcon_blocks,
+            _written_falcon_blocks,
             optional=("num_ln_in_parallel_attn",),
         ),
     ),
@@ -173,7 +187,11 @@ _GPTJ = Family(
     rules=(
         activation("activation_function"),
         DECODER_PADDING,
-        Rule(("rotary_dim",), lambda config: {"rotary_dim": int(config["rotary_dim"])}),
+        Rule(
+            ("rotary_dim",),
+            lambda config: {"rotary_dim": int(config["rotary_dim"])},
+            lambda spec: {"rotary_dim": spec.rotary_dim},
+        ),
     ),
     defaults={
         "n_inner": None,
@@ -304,6 +322,11 @@ def _mpt_attention(config: Config) -> dict[str, Any]:
     return {"attention_dropout": rate, "dropout": rate, "attention_scale": scale}
 
 
+def _written_mpt_attention(spec: TransformerSpec) -> dict[str, Any]:
+    scale = {} if spec.attention_scale is None else {"softmax_scale": spec.attention_scale}
+    return {"attn_config": {"attn_pdrop": spec.attention_dropout, **scale}}
+
+
 _MPT = Family(
     model_types=("mpt",),
     heads={"MptForCausalLM": {}, "MptModel": NEEDS_TIED},
@@ -324,7 +347,7 @@ _MPT = Family(
         "layer_norm_epsilon": "norm_epsilon",
         "tie_word_embeddings": "tie_embeddings",
     },
-    rules=(DECODER_PADDING, Rule(("attn_config",), _mpt_attention)),
+    rules=(DECODER_PADDING, Rule(("attn_config",), _mpt_attention, _written_mpt_attention)),
     defaults={
         "max_seq_len": 2048,
         "layer_norm_epsilon": 1e-5,

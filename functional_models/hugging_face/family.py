@@ -46,9 +46,12 @@ class Computed:
 
     Attributes:
         read: returns the weight.
+        write: weight -> the tensors that it is computed from; raises a ValueError if there are none
+            for it.
     """
 
     read: Callable[[Read, TransformerSpec], np.ndarray]
+    write: Callable[[np.ndarray, TransformerSpec], dict[str, np.ndarray]]
 
 
 Layers = Mapping[str, str | Place | Computed]
@@ -178,6 +181,16 @@ class Family:
     def _optional(self) -> set[str]:
         """Keys of rules that may be absent without a default."""
         return {key for rule in self.rules for key in rule.optional}
+
+    def config(self, spec: TransformerSpec) -> dict[str, Any]:
+        """Return the configuration of a model of this family for a spec.
+
+        It may compute something else: read it again to find out.
+        """
+        config = {key: getattr(spec, name) for key, name in self.fields.items()}
+        for rule in self.rules:
+            config |= rule.write(spec)
+        return config
 
     def _check_keys(self, config: Config) -> None:
         required = {**REQUIRED, **self.required}

@@ -81,6 +81,7 @@ _GPT2 = Family(
         Rule(
             ("scale_attn_weights",),
             lambda config: {"attention_scale": None if config["scale_attn_weights"] else 1.0},
+            lambda spec: {"scale_attn_weights": spec.attention_scale is None},
         ),
     ),
     defaults={
@@ -163,6 +164,7 @@ _NEOX = Family(
             "use_parallel_residual",
             "norm_placement",
             lambda parallel: "parallel" if parallel else "pre",
+            lambda spec: spec.norm_placement == "parallel",
         ),
     ),
     defaults={
@@ -240,8 +242,19 @@ _OPT = Family(
         activation("activation_function"),
         DECODER_PADDING,
         several("enable_bias", "attention_bias", "feedforward_bias"),
-        Rule(("do_layer_norm_before", "_remove_final_layer_norm"), _opt_norms),
-        Rule(("word_embed_proj_dim",), _opt_width),
+        Rule(
+            ("do_layer_norm_before", "_remove_final_layer_norm"),
+            _opt_norms,
+            lambda spec: {
+                "do_layer_norm_before": spec.norm_placement != "post",
+                "_remove_final_layer_norm": not spec.final_norm,
+            },
+        ),
+        Rule(
+            ("word_embed_proj_dim",),
+            _opt_width,
+            lambda spec: {"word_embed_proj_dim": spec.embedding_dim},
+        ),
     ),
     defaults={
         "activation_function": "relu",

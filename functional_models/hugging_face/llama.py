@@ -21,6 +21,8 @@ from functional_models.hugging_face.rules import (
     rotary,
     several,
     window_fields,
+    written_activation,
+    written_layer_types,
 )
 from functional_models.hugging_face.silent import EXECUTION, ORIGIN
 
@@ -97,6 +99,12 @@ def _qwen_windows(config: Config) -> dict[str, Any]:
 _QWEN_WINDOWS = Rule(
     ("use_sliding_window", "sliding_window", "max_window_layers"),
     _qwen_windows,
+    lambda spec: {
+        "use_sliding_window": any(spec.windows),
+        "sliding_window": spec.attention_window or 4096,
+        "max_window_layers": 0 if any(spec.windows) else spec.num_layers,
+        "layer_types": written_layer_types(spec),
+    },
     optional=("layer_types",),
 )
 
@@ -108,7 +116,15 @@ def _gemma_windows(config: Config) -> dict[str, Any]:
     return window_fields(check_layer_types(types, blocks), config["sliding_window"])
 
 
-_GEMMA_WINDOWS = Rule(("sliding_window",), _gemma_windows, optional=("layer_types",))
+_GEMMA_WINDOWS = Rule(
+    ("sliding_window",),
+    _gemma_windows,
+    lambda spec: {
+        "sliding_window": spec.attention_window or 4096,
+        "layer_types": written_layer_types(spec),
+    },
+    optional=("layer_types",),
+)
 
 # Gemma ------------------------------------------------------------------------------------------
 
@@ -125,7 +141,18 @@ def _gemma_activation(config: Config) -> dict[str, Any]:
     return {"activation": activation_named("hidden_act", given.get(used, used))}
 
 
-_GEMMA_ACTIVATION = Rule(("hidden_act",), _gemma_activation, optional=("hidden_activation",))
+def _written_gemma_activation(spec: TransformerSpec) -> dict[str, Any]:
+    name = written_activation(spec)
+    given = "gelu_pytorch_tanh" if name == "gelu_new" else name
+    return dict.fromkeys(("hidden_act", "hidden_activation"), given)
+
+
+_GEMMA_ACTIVATION = Rule(
+    ("hidden_act",),
+    _gemma_activation,
+    _written_gemma_activation,
+    optional=("hidden_activation",),
+)
 
 _GEMMA: dict[str, Any] = {
     **_DEFAULTS,
@@ -268,7 +295,12 @@ FAMILIES: tuple[Family, ...] = (
             activation("hidden_activation"),
             *_COMMON[1:],
             _GEMMA_WINDOWS,
-            derived("query_pre_attn_scalar", "attention_scale", lambda x: x**-0.5),
+            derived(
+                "query_pre_attn_scalar",
+                "attention_scale",
+                lambda scalar: scalar**-0.5,
+                lambda spec: round((spec.attention_scale or spec.head_dim**-0.5) ** -2),
+            ),
         ),
         defaults={
             **_GEMMA,

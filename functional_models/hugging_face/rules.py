@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from builders import TransformerSpec
 from functional_models.conversion.family import Config, Rule
 
 ACTIVATIONS = {
@@ -23,6 +24,14 @@ ACTIVATIONS = {
 }
 """Name in Hugging Face -> name in a spec."""
 
+_WRITTEN_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "silu": "silu",
+    "relu_squared": "relu2",
+}
+
 
 def activation_named(key: str, name: Any) -> str:
     """Return the activation of a spec.
@@ -37,19 +46,39 @@ def activation_named(key: str, name: Any) -> str:
     return ACTIVATIONS[name]
 
 
+def written_activation(spec: TransformerSpec) -> str:
+    """Return the name of the activation of a spec in Hugging Face; its own, if it has none."""
+    return _WRITTEN_ACTIVATIONS.get(spec.activation, spec.activation)
+
+
 def activation(key: str) -> Rule:
     """Return the rule of the activation of the feed-forward layers."""
-    return Rule((key,), lambda config: {"activation": activation_named(key, config[key])})
+    return Rule(
+        (key,),
+        lambda config: {"activation": activation_named(key, config[key])},
+        lambda spec: {key: written_activation(spec)},
+    )
 
 
-def derived(key: str, name: str, value: Callable[[Any], Any]) -> Rule:
+def derived(
+    key: str,
+    name: str,
+    value: Callable[[Any], Any],
+    written: Callable[[TransformerSpec], Any],
+) -> Rule:
     """Return the rule of a key whose value, converted, is that of a spec field."""
-    return Rule((key,), lambda config: {name: value(config[key])})
+    return Rule(
+        (key,), lambda config: {name: value(config[key])}, lambda spec: {key: written(spec)}
+    )
 
 
 def several(key: str, *names: str) -> Rule:
     """Return the rule of a key that is the value of several spec fields."""
-    return Rule((key,), lambda config: dict.fromkeys(names, config[key]))
+    return Rule(
+        (key,),
+        lambda config: dict.fromkeys(names, config[key]),
+        lambda spec: {key: getattr(spec, names[0])},
+    )
 
 
 def is_token(value: Any, vocabulary_size: Any) -> bool:
@@ -67,8 +96,15 @@ def _read_decoder_padding(config: Config) -> dict[str, Any]:
 
 
 # A padding token that also starts or ends texts is a real token, which must not be masked.
+def _written_padding(spec: TransformerSpec) -> dict[str, Any]:
+    return {"pad_token_id": spec.pad_token_id}
+
+
 DECODER_PADDING = Rule(
-    ("pad_token_id",), _read_decoder_padding, optional=("bos_token_id", "eos_token_id")
+    ("pad_token_id",),
+    _read_decoder_padding,
+    _written_padding,
+    optional=("bos_token_id", "eos_token_id"),
 )
 
 PADDING = Rule(
@@ -78,6 +114,7 @@ PADDING = Rule(
         if is_token(config["pad_token_id"], config["vocab_size"])
         else None
     },
+    _written_padding,
 )
 
 
@@ -96,7 +133,9 @@ def equal(first: str, second: str, name: str) -> Rule:
             )
         return {name: config[first]}
 
-    return Rule((first, second), read)
+    return Rule(
+        (first, second), read, lambda spec: dict.fromkeys((first, second), getattr(spec, name))
+    )
 
 
 # Rotary positions -------------------------------------------------------------------------------
@@ -172,7 +211,16 @@ def rotary(
             fields["rotary_dim"] = int(head_width(config) * fraction)
         return fields | _scaling_fields(name, kind, given)
 
-    return Rule((), read, optional=(*bases, *shares, "rope_scaling", "rope_parameters"))
+    def write(spec: TransformerSpec) -> dict[str, Any]:
+        names = _SCALINGS.get(spec.rotary_scaling, {})
+        scaling = {key: getattr(spec, name) for key, name in names.items()}
+        kind = {"rope_type": spec.rotary_scaling}
+        keys = {bases[-1]: spec.rotary_base, "rope_scaling": {**kind, **scaling} if names else None}
+        fraction = spec.rotary_dim / spec.head_dim
+        return keys if fraction == share == 1 else {**keys, shares[-1]: fraction}
+
+    optional = (*bases, *shares, "rope_scaling", "rope_parameters")
+    return Rule((), read, write, optional)
 
 
 def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -269,6 +317,11 @@ def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
             "block, after n - 1 with the window"
         )
     return {**fields, "full_attention_every": every}
+
+
+def written_layer_types(spec: TransformerSpec) -> list[str]:
+    """Return the types of the blocks of a spec."""
+    return [_FULL if window is None else _SLIDING for window in spec.windows]
 
 
 def check_layer_types(types: Any, blocks: int) -> Sequence[str]:

@@ -14,7 +14,12 @@ from functional_models.hugging_face.family import (
     Layers,
     StoredTensors,
 )
-from functional_models.hugging_face.rules import PADDING, activation_named, several
+from functional_models.hugging_face.rules import (
+    PADDING,
+    activation_named,
+    several,
+    written_activation,
+)
 from functional_models.hugging_face.silent import CLASSIFIER, TRAINING
 
 _TABLES = (
@@ -43,7 +48,18 @@ def _feedforward(config: Config) -> dict[str, Any]:
     return {"feedforward": "glu" if kind else "mlp", "activation": found}
 
 
-_FEEDFORWARD = Rule(("feed_forward_proj",), _feedforward, optional=("dense_act_fn", "is_gated_act"))
+def _written_feedforward(spec: TransformerSpec) -> dict[str, Any]:
+    name = written_activation(spec)
+    gated = f"gated-{'gelu' if name == 'gelu_new' else name}"
+    return {"feed_forward_proj": gated if spec.feedforward == "glu" else name}
+
+
+_FEEDFORWARD = Rule(
+    ("feed_forward_proj",),
+    _feedforward,
+    _written_feedforward,
+    optional=("dense_act_fn", "is_gated_act"),
+)
 
 _DEPTH = Rule(
     ("num_layers",),
@@ -51,6 +67,7 @@ _DEPTH = Rule(
         "num_encoder_layers": config["num_layers"],
         "num_layers": config["num_decoder_layers"] or config["num_layers"],
     },
+    lambda spec: {"num_layers": spec.num_encoder_layers, "num_decoder_layers": spec.num_layers},
     optional=("num_decoder_layers",),
 )
 
@@ -60,7 +77,12 @@ def _scale(config: Config) -> dict[str, Any]:
     return {"tie_embeddings": tied, "scale_logits": tied if scaled is None else scaled}
 
 
-_TIE = Rule(("tie_word_embeddings",), _scale, optional=("scale_decoder_outputs",))
+_TIE = Rule(
+    ("tie_word_embeddings",),
+    _scale,
+    lambda spec: {"tie_word_embeddings": spec.tie_embeddings},
+    optional=("scale_decoder_outputs",),
+)
 
 
 def _is_tied(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
