@@ -95,11 +95,16 @@ def _is_tied(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any
 def _scale_mt5(config: Config) -> dict[str, Any]:
     """Transformers 4 scales hidden states before tied logits of mT5, transformers 5 does not."""
     tied, version = config["tie_word_embeddings"], config["transformers_version"]
-    is_new = version is not None and int(version.partition(".")[0]) >= 5
+    is_new = str(version).partition(".")[0] not in ("None", "2", "3", "4")
     return {"tie_embeddings": tied, "scale_logits": tied and not is_new}
 
 
-_TIE_MT5 = Rule(("tie_word_embeddings",), _scale_mt5, optional=("transformers_version",))
+_TIE_MT5 = Rule(
+    ("tie_word_embeddings",),
+    _scale_mt5,
+    lambda spec: {"tie_word_embeddings": False},  # tied logits are written as those of T5
+    optional=("transformers_version",),
+)
 
 
 def _layers(spec: TransformerSpec, config: Config) -> Layers:
