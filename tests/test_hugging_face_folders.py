@@ -157,6 +157,30 @@ def test_the_command_imports_a_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     np.testing.assert_allclose(as_array(table), stored, rtol=0.01)
 
 
+def byte_pairs(folder: Path, letters: int) -> None:
+    """Write the files of a tokenizer of letters and their merges."""
+    vocabulary = {"<|endoftext|>": 0, **{chr(97 + i): i + 1 for i in range(letters)}, "th": 27}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("t h\n")
+
+
+def test_a_tokenizer_pads_with_the_token_that_the_model_masks(copy: Callable[..., Path]) -> None:
+    folder = copy("gpt2", pad_token_id=5)
+    byte_pairs(folder, 26)
+    lm = fm.from_hugging_face(folder)
+    assert lm.tokenizer.pad_id == lm.spec.pad_token_id == 5
+    assert lm.tokenizer.encode(["thy"])[0].tolist() == [27, 25]
+    given = fm.from_hugging_face(folder, tokenizer=lm.tokenizer)
+    assert given.tokenizer.pad_id == 5
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_left_out(copy: Callable[..., Path]) -> None:
+    folder = copy("gpt2")
+    byte_pairs(folder, 40)
+    with pytest.warns(UserWarning, match=r"the tokenizer has 41 tokens, the model vectors for 31"):
+        assert fm.from_hugging_face(folder).tokenizers == {}
+
+
 # Folders that are refused -----------------------------------------------------------------------
 
 

@@ -168,6 +168,7 @@ def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dic
     else:
         try:
             found = read_tokenizers(folder, spec.kind)
+            _check_sizes(spec, found)
         except (ValueError, FileNotFoundError) as error:
             warnings.warn(
                 f"the model is read without a tokenizer: {error}; to process text, give one with "
@@ -181,3 +182,14 @@ def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dic
         role: dataclasses.replace(tokenizer, pad_id=spec.pad_token_id)
         for role, tokenizer in found.items()
     }
+
+
+def _check_sizes(spec: builders.TransformerSpec, tokenizers: dict[str, Tokenizer]) -> None:
+    """Check that the model has a vector for every token."""
+    for role, tokenizer in tokenizers.items():
+        source = role == "source_tokenizer"
+        rows = spec.source_vocabulary_size if source else spec.vocabulary_size
+        if tokenizer.vocabulary_size > rows:
+            raise ValueError(
+                f"the {role} has {tokenizer.vocabulary_size} tokens, the model vectors for {rows}"
+            )
