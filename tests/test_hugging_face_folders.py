@@ -15,6 +15,7 @@ from small_models import as_array, weights_by_name
 from test_hugging_face import GOLDEN, read
 
 import functional_models as fm
+from functional_models import model_folder
 from functional_models.cli import main
 from functional_models.hugging_face.weight_files import INDEX, SINGLE, stored_tensors
 
@@ -144,6 +145,19 @@ def test_from_keras_hub_reads_a_folder_of_hugging_face_directly() -> None:
         assert fm.from_keras_hub(source).spec == read(source).spec
     with pytest.raises(ValueError, match=r"pad_token_id=3: config.json of .* defines it"):
         fm.from_keras_hub(source, pad_token_id=3)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_large_weights_are_saved_in_pieces(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_folder, "_CHUNK", 50)  # rows of 12 to 48
+    model = read(GOLDEN / "llama", dtype=kind)
+    model.save(tmp_path / "model")
+    again = fm.load(tmp_path / "model")
+    for name, value in weights_by_name(again.model).items():
+        expected = weights_by_name(model.model)[name].astype("float32")
+        np.testing.assert_array_equal(value, expected, err_msg=name)
 
 
 @pytest.mark.slow
@@ -345,11 +359,15 @@ def test_a_configuration_without_sizes_names_them(copy: Callable[..., Path]) -> 
         refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"bonus": 3}', "model_type=None is not supported"), ("{", "config.json is not JSON")],
+)
 def test_the_command_reports_a_bad_folder_in_one_line(
-    copy: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
 ) -> None:
-    folder = copy(bonus=3)
-    assert main(["import", str(folder), "--to", str(tmp_path / "to")]) == 2
+    (tmp_path / "config.json").write_text(content)
+    assert main(["import", str(tmp_path), "--to", str(tmp_path / "to")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "bonus=3 has an unknown meaning" in line
+    assert message in line
     assert not (tmp_path / "to").exists()

@@ -86,14 +86,14 @@ def from_hugging_face(
 
 
 def is_hugging_face_folder(source: Any) -> bool:
-    """Return whether a source is a folder with the configuration of a Hugging Face model."""
-    if not isinstance(source, str | os.PathLike) or not (Path(source) / CONFIG).is_file():
+    """Return whether a source is a folder of Hugging Face, which may be damaged."""
+    if not isinstance(source, str | os.PathLike) or not (Path(source) / CONFIG).exists():
         return False
     try:
         config = read_json(Path(source) / CONFIG)
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "model_type" in config
+        return not (Path(source) / "metadata.json").exists()  # which presets of KerasHub have
+    return not (isinstance(config, dict) and "registered_name" in config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
