@@ -255,9 +255,13 @@ def test_values_outside_a_logarithmic_axis_are_triangles_at_its_edge():
     ("variances", "gradients", "message"),
     [
         ({}, {}, "no runs were given"),
-        ({"a": [1.0, -2.0]}, {}, "the variance of run 'a' is -2.0 at depth 1"),
+        ({"a": [1.0, -2.0]}, {}, "the variance of activations of run 'a' is -2.0 at depth 1"),
         ({}, {"a": {"skip": [1.0]}}, "run 'a' are along 'skip'; known are 'skip path', 'branch'"),
-        ({}, {"a": {"branch": [-1]}}, "gradient of run 'a' along the branch is -1.0 at depth 0"),
+        (
+            {},
+            {"a": {"branch": [-1]}},
+            "the norm of gradient of run 'a' along the branch is -1.0 at depth 0",
+        ),
     ],
 )
 def test_invalid_signals_raise_an_error(variances, gradients, message):

@@ -1,0 +1,183 @@
+"""Curves over the depth of a model: signals, gradients, and whatever else is known by depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plots.figures import finish, line_style, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ByDepth = Sequence[float | None]
+"""One value per depth, the first one nearest to the input; None or NaN: not measured."""
+
+
+class Band(NamedTuple):
+    """Values by depth of several seeds.
+
+    Attributes:
+        middle: The values to draw as a line, such as means.
+        low: The lower ends of the band, such as the smallest values.
+        high: Its upper ends.
+    """
+
+    middle: ByDepth
+    low: ByDepth
+    high: ByDepth
+
+
+@dataclass(frozen=True)
+class DepthPanel:
+    """One panel of a figure over depth.
+
+    Attributes:
+        upwards: What is drawn, with its unit.
+        curves: Run -> {"stream": values, "skip path": values, "branch": values}, of which any may
+            be missing. "" is a curve that needs no name besides that of the run.
+        scale: "log" or "linear".
+    """
+
+    upwards: str
+    curves: Mapping[str, Mapping[str, ByDepth | Band]]
+    scale: str = "log"
+
+
+_THICK: dict[str, Any] = {"linewidth": 2.2, "marker": "o", "markersize": 4}
+_THIN: dict[str, Any] = {"linewidth": 1.0, "marker": "o", "markersize": 4}
+_ALONG = {
+    "": _THICK,
+    "stream": _THICK,
+    "skip path": _THICK,
+    "branch": {**_THIN, "markerfacecolor": "#FFFFFF"},
+}
+_WAYS_OF_GRADIENTS = ("skip path", "branch")
+
+_BEYOND_THE_AXIS = ((0.0, "v", 0.0), (math.inf, "^", 1.0))
+"""Values outside a logarithmic axis, as (value, marker, height in the panel)."""
+
+
+def signal_propagation(
+    variances: Mapping[str, ByDepth | Band],
+    gradients: Mapping[str, Mapping[str, ByDepth | Band]],
+    title: str | None = None,
+) -> Figure:
+    """Draw variance of activations and norm of gradients of several runs over depth.
+
+    Without residual connections and normalisation, variances grow or vanish with depth (De and
+    Smith 2020, section 2); with the norm after the merge, gradients do (Xiong et al. 2020,
+    section 3). Both axes are logarithmic. A value of 0 is a triangle at the bottom of its panel,
+    infinity (an overflow) a triangle at the top.
+
+    Args:
+        variances: Run -> variance of the activations on the stream after each block.
+        gradients: Run -> {"skip path": norms, "branch": norms}: of the gradient that passes each
+            block along its skip path, and of the one through its sublayers. Either may be missing,
+            as the first is in a model without residual connections.
+        title: Title of the figure.
+
+    Returns:
+        A figure with two panels; a run has the same colour in both.
+
+    Raises:
+        ValueError: if there is no run, a key of a run's gradients is unknown, or a value is
+            negative.
+    """
+    if not variances and not gradients:
+        raise ValueError("no runs were given: signal_propagation needs run -> values by depth")
+    for run in gradients:
+        unknown = sorted(set(gradients[run]) - set(_WAYS_OF_GRADIENTS))
+        if unknown:
+            raise ValueError(
+                f"the gradients of run {run!r} are along {', '.join(map(repr, unknown))}; known "
+                f"are {', '.join(map(repr, _WAYS_OF_GRADIENTS))}"
+            )
+    panels = [
+        DepthPanel("variance of activations", {run: {"": v} for run, v in variances.items()}),
+        DepthPanel("norm of gradient", gradients),
+    ]
+    return depth_profiles(panels, "depth (blocks from the input)", title)
+
+
+def depth_profiles(
+    panels: Sequence[DepthPanel], across: str, title: str | None = None, first: int = 0
+) -> Figure:
+    """Draw several quantities of several runs over depth, a panel each.
+
+    Args:
+        panels: The panels, drawn in rows of two. On a logarithmic axis a value of 0 is a triangle
+            at the bottom, and infinity (an overflow) one at the top.
+        across: What depth is, such as "sublayer of the decoder".
+        title: Title of the figure.
+        first: The depth of the first value.
+
+    Returns:
+        A figure; a run has the same colour in all panels.
+
+    Raises:
+        ValueError: if there is no run, or a value is negative.
+    """
+    runs = list(dict.fromkeys(run for panel in panels for run in panel.curves))
+    if not runs:
+        raise ValueError("no runs were given: a panel needs run -> values by depth")
+    columns = min(len(panels), 2)
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(6 * columns, 4.5 if rows == 1 else 3.6 * rows, title)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, panel, runs, first)
+        finish(axis, across, panel.upwards)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def _draw_panel(axis: Axes, panel: DepthPanel, runs: Sequence[str], first: int) -> None:
+    axis.set_yscale(panel.scale)
+    for run, curves in panel.curves.items():
+        style = line_style(runs.index(run))
+        for along, values in curves.items():
+            where = f" along the {along}" if along else ""
+            what = f"{panel.upwards} of run {run!r}{where}"
+            label = f"{run}, {along}" if along else run
+            _draw_by_depth(axis, what, values, first, label=label, **style, **_ALONG[along])
+    used = {line.get_marker() for line in axis.lines}
+    for value, marker, _ in _BEYOND_THE_AXIS:
+        if marker in used:
+            axis.plot([], [], label=f"{value:g}", color="#808080", marker=marker, linestyle="none")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if panel.scale == "linear":
+        axis.set_ylim(bottom=0)
+
+
+def _draw_by_depth(
+    panel: Axes, what: str, values: ByDepth | Band, first: int, **style: Any
+) -> None:
+    """Draw values by depth as a line, with triangles for those outside a logarithmic axis."""
+    middle, low, high = values if isinstance(values, Band) else (values, None, None)
+    measured = [*_numbers(middle)]
+    for depth, value in enumerate(measured):
+        if value < 0:
+            raise ValueError(f"the {what} is {value} at depth {depth}; it cannot be negative")
+    is_log = panel.get_yscale() == "log"
+    shown = [v if v < math.inf and (v > 0 or not is_log) else math.nan for v in measured]
+    depths = range(first, first + len(shown))
+    panel.plot(depths, shown, **style)
+    if low is not None and high is not None and low != high:
+        ends = [*_numbers(low)], [*_numbers(high)]
+        panel.fill_between(depths, *ends, color=style["color"], alpha=0.2, linewidth=0)
+    for beyond, marker, height in _BEYOND_THE_AXIS:
+        pairs = zip(depths, measured, strict=True)
+        outside = [depth for depth, value in pairs if value == beyond and (value or is_log)]
+        mark = {"color": style["color"], "marker": marker, "linestyle": "none", "clip_on": False}
+        if outside:
+            transform = panel.get_xaxis_transform()
+            panel.plot(outside, [height] * len(outside), transform=transform, **mark)
+
+
+def _numbers(values: ByDepth) -> Iterator[float]:
+    return (math.nan if value is None else float(value) for value in values)
