@@ -2,8 +2,8 @@
 
 comparison.json       settings, seeds and baseline; the folder may hold runs of earlier ones too
 runs/<name>-<key>/    a model folder for each run, with run.json
-results.json, results.md, reports.parquet    tables
-loss_curves.png, variants.png, diagrams/, samples.md
+results.json, results.md, reports.parquet, inside.parquet    tables
+loss_curves.png, variants.png, diagrams/, figures/, samples.md
 best/                 the best model
 """
 
@@ -24,12 +24,14 @@ from functional_models.checks import read_manifest
 from functional_models.folders import COMPARISON, GO_ON, LOCK, folder_path
 from functional_models.recipe import Recipe
 from functional_models.studies.execution import RUNS
+from functional_models.studies.inside.stored import TABLE, write_table
 from functional_models.studies.results import Cost, Study
 from functional_models.studies.runs import Run, make_runs, read_outcome
 from functional_models.studies.settings import Setting, folder_name
 from plots.files import write_whole
 
 FORMAT = 2
+FIGURES = "figures"
 BEST, RESULTS, REPORTS, DIAGRAMS = "best", "results.json", "reports.parquet", "diagrams"
 _WRITTEN = (
     RUNS,
@@ -37,6 +39,7 @@ _WRITTEN = (
     RESULTS,
     "results.md",
     REPORTS,
+    TABLE,
     "samples.md",
     "samples.json",
     "report.html",
@@ -44,6 +47,7 @@ _WRITTEN = (
     "loss_curves.png",
     "variants.png",
     DIAGRAMS,
+    FIGURES,
 )
 
 
@@ -160,6 +164,7 @@ def write_tables(study: Study) -> None:
     write_whole(study.folder / RESULTS, json.dumps(content, indent=1) + "\n")
     write_whole(study.folder / "results.md", study._repr_markdown_() + "\n")
     attempt(REPORTS, lambda: write_reports(study, study.folder / REPORTS))
+    attempt(TABLE, lambda: write_inside_table(study, study.folder / TABLE))
 
 
 def write_reports(study: Study, path: Path) -> None:
@@ -179,6 +184,18 @@ def write_reports(study: Study, path: Path) -> None:
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     write_whole(path, lambda part: parquet.write_table(pyarrow.table(columns), part))
+
+
+def write_inside_table(study: Study, path: Path) -> None:
+    """Write a row for each number that was measured inside the models, if any was, as Parquet.
+
+    Columns are the key of the run, which `reports.parquet` has too, the setting, the seed, and the
+    fields of `Measured`.
+    """
+    runs = {run.key: run for run in study.runs}
+    columns = {k: {"key": k, "setting": runs[k].setting, "seed": runs[k].seed} for k in runs}
+    if study.inside:
+        write_table(path, [(columns[key], inside) for key, inside in study.inside.items()])
 
 
 def _column(values: list[Any]) -> list[Any]:
