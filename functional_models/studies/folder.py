@@ -31,7 +31,6 @@ from functional_models.studies.settings import Setting, folder_name
 from plots.files import write_whole
 
 FORMAT = 2
-FIGURES = "figures"
 BEST, RESULTS, REPORTS, DIAGRAMS = "best", "results.json", "reports.parquet", "diagrams"
 _WRITTEN = (
     RUNS,
@@ -47,7 +46,7 @@ _WRITTEN = (
     "loss_curves.png",
     "variants.png",
     DIAGRAMS,
-    FIGURES,
+    "figures",
 )
 
 

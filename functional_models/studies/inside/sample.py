@@ -114,7 +114,7 @@ def token_classes(corpus: Corpus, tokenizer: Tokenizer) -> np.ndarray:
     """Return the class of each token by its frequency, int (v,): 0 for the most frequent, to 9.
 
     Tokens are sorted by their frequency in the training data, and divided into classes that each
-    make up about a tenth of it (Kunstner et al. 2024, section 2). A token that is more than a tenth
+    make up about a tenth of it (Kunstner et al. 2024). A token that is more than a tenth
     has a class of its own, and some classes are then empty. Of large corpora, a sample is counted.
     """
     if isinstance(corpus, ParallelCorpus):
