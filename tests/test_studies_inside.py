@@ -75,7 +75,7 @@ def test_signals_and_gradients_are_those_of_the_calls_without_padding():
         for quantity, node in (("stream_rms", merge), ("branch_rms", added)):
             one = found[quantity, place]
             assert one.value == pytest.approx(rms(values[node][0][counted]), rel=1e-5)
-            assert one.count == counted.sum()
+            assert one.number == counted.sum()
         source = f"{stack}.block_1.{before[stack]}.residual"
         skip = edges[f"{source} -> {merge}.inputs.0"]
         through = edges[f"{source} -> {place}.norm.inputs"]
@@ -121,7 +121,7 @@ def test_heads_that_attend_to_one_key_or_to_all_alike_are_counted():
     assert found["attention_entropy_lowest", place].value < 0.01
     assert found["attention_entropy_highest", place].value == pytest.approx(1, abs=1e-5)
     assert found["collapsed_heads", place].value == found["uniform_heads", place].value == 1
-    assert found["uniform_heads", place].count == SIZES["num_heads"]
+    assert found["uniform_heads", place].number == SIZES["num_heads"]
 
 
 def test_entropy_is_relative_to_the_visible_keys_of_each_query():
@@ -151,7 +151,7 @@ def test_units_and_weights_that_do_nothing_are_found():
     output = weight(model, "self_attention.output/kernel")
     output.assign(np.zeros(output.shape))
     found = measured(model)
-    assert found["inactive_units", place].count == SIZES["intermediate_dim"]
+    assert found["inactive_units", place].number == SIZES["intermediate_dim"]
     dead = {name for quantity, name in found if quantity == "zero_gradient"}
     part = "decoder.block_0.self_attention"
     assert dead >= {f"{part}.{role}/kernel" for role in ("query", "key", "value")}
@@ -174,7 +174,7 @@ def test_updates_are_relative_to_the_kernels():
     assert found["decoder.block_0.feedforward"].value == pytest.approx(0.01, rel=1e-3)
     assert found["decoder.block_0.self_attention"].value == 0
     assert found["decoder.block_0.self_attention"].depth == 1
-    assert sum(one.count for one in found.values()) == sum(a.size for a in before.values())
+    assert sum(one.number for one in found.values()) == sum(a.size for a in before.values())
 
 
 def test_losses_by_position_and_by_class_add_up_to_the_mean():
@@ -183,7 +183,7 @@ def test_losses_by_position_and_by_class_add_up_to_the_mean():
     whole = float(TokenCrossEntropy()(labels, model(inputs), weights))
     for quantity in ("position_loss", "class_loss"):
         rows = [one for (name, _), one in found.items() if name == quantity]
-        counts = [one.count for one in rows]
+        counts = [one.number for one in rows]
         assert sum(counts) == weights.sum()
         assert np.average([one.value for one in rows], weights=counts) == pytest.approx(whole)
         assert len(rows) > 2

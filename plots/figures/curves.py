@@ -52,7 +52,7 @@ def loss_curves(
     Raises:
         ValueError: if there is no run, or a history lacks "step" or "loss", or lengths differ.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     check_mapping(histories, "loss_curves", "runs", f"name of the run -> {_MEASUREMENTS}")
     by_step = {run: _by_step(history) for run, history in histories.items()}
@@ -79,6 +79,8 @@ def loss_curves(
         if "exact_match" in history:
             dots: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 3}
             _draw_history(panels[1], history, "exact_match", 100, label=run, **style, **dots)
+    for panel in panels if across else ():
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1.2M
     finish(panels[0], time, "loss" if is_by_epoch else "loss (nats per token)")
     if all(_is_positive(history) for history in by_step.values()):
         panels[0].set_yscale("log")

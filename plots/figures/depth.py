@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plots.figures import finish, line_style, new_figure
+from plots.figures import finish, line_style, new_figure, write_names_as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 ByDepth = Sequence[float | None]
 """One value per depth, the first one nearest to the input; None or NaN: not measured."""
@@ -100,7 +101,12 @@ def signal_propagation(
         DepthPanel("variance of activations", {run: {"": v} for run, v in variances.items()}),
         DepthPanel("norm of gradient", gradients),
     ]
-    return depth_profiles(panels, "depth (blocks from the input)", title)
+    figure, axes, runs = _panels(panels, title)
+    for axis, panel in zip(axes, panels, strict=True):
+        for line, run, along in _draw_panel(axis, panel, runs, 0):
+            line.set_label(f"{run}, {along}" if along else run)
+        finish(axis, "depth (blocks from the input)", panel.upwards)
+    return figure
 
 
 def depth_profiles(
@@ -116,11 +122,31 @@ def depth_profiles(
         first: The depth of the first value.
 
     Returns:
-        A figure; a run has the same colour in all panels.
+        A figure; a run has the same colour in all panels, and the legend is below them.
 
     Raises:
         ValueError: if there is no run, or a value is negative.
     """
+    from matplotlib.lines import Line2D
+
+    figure, axes, runs = _panels(panels, title)
+    for axis, panel in zip(axes, panels, strict=True):
+        lines = _draw_panel(axis, panel, runs, first)
+        for along in dict.fromkeys(along for _, _, along in lines if along):
+            axis.plot([], [], label=along, color="#606060", **_ALONG[along])
+        if panel.scale == "log":
+            _label_all_ticks_within_a_decade(axis)
+        finish(axis, across, panel.upwards)
+    handles = [Line2D([], [], label=run, **_THICK, **line_style(n)) for n, run in enumerate(runs)]
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    write_names_as_text(legend)
+    return figure
+
+
+def _panels(
+    panels: Sequence[DepthPanel], title: str | None
+) -> tuple[Figure, list[Axes], list[str]]:
+    """Return a figure with its panels, and all runs in the order of their colours."""
     runs = list(dict.fromkeys(run for panel in panels for run in panel.curves))
     if not runs:
         raise ValueError("no runs were given: a panel needs run -> values by depth")
@@ -128,23 +154,24 @@ def depth_profiles(
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(6 * columns, 4.5 if rows == 1 else 3.6 * rows, title)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw_panel(axis, panel, runs, first)
-        finish(axis, across, panel.upwards)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    return figure
+    return figure, axes[: len(panels)], runs
 
 
-def _draw_panel(axis: Axes, panel: DepthPanel, runs: Sequence[str], first: int) -> None:
+def _draw_panel(
+    axis: Any, panel: DepthPanel, runs: Sequence[str], first: int
+) -> list[tuple[Line2D, str, str]]:
+    """Draw the curves of a panel, and return their lines with the run and the way along it."""
     axis.set_yscale(panel.scale)
+    drawn = []
     for run, curves in panel.curves.items():
         style = line_style(runs.index(run))
         for along, values in curves.items():
             where = f" along the {along}" if along else ""
             what = f"{panel.upwards} of run {run!r}{where}"
-            label = f"{run}, {along}" if along else run
-            _draw_by_depth(axis, what, values, first, label=label, **style, **_ALONG[along])
+            line = _draw_by_depth(axis, what, values, first, **style, **_ALONG[along])
+            drawn.append((line, run, along))
     used = {line.get_marker() for line in axis.lines}
     for value, marker, _ in _BEYOND_THE_AXIS:
         if marker in used:
@@ -152,24 +179,43 @@ def _draw_panel(axis: Axes, panel: DepthPanel, runs: Sequence[str], first: int) 
     axis.xaxis.get_major_locator().set_params(integer=True)
     if panel.scale == "linear":
         axis.set_ylim(bottom=0)
+    return drawn
+
+
+def _label_all_ticks_within_a_decade(axis: Axes) -> None:
+    """Write the ticks of a logarithmic axis as 0.02, and enough of them to read off values."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_ylim()
+    digits = range(1, 10) if high < 10 * low else (1, 2, 5)
+    axis.yaxis.set_major_locator(LogLocator(subs=digits))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_by_depth(
     panel: Axes, what: str, values: ByDepth | Band, first: int, **style: Any
-) -> None:
-    """Draw values by depth as a line, with triangles for those outside a logarithmic axis."""
-    middle, low, high = values if isinstance(values, Band) else (values, None, None)
-    measured = [*_numbers(middle)]
+) -> Line2D:
+    """Draw values by depth as a line, with triangles for those outside a logarithmic axis.
+
+    A band is drawn through depths that were not measured, and a single curve is interrupted there.
+    """
+    measured = [*_numbers(values.middle if isinstance(values, Band) else values)]
     for depth, value in enumerate(measured):
         if value < 0:
             raise ValueError(f"the {what} is {value} at depth {depth}; it cannot be negative")
     is_log = panel.get_yscale() == "log"
+    depths = list(range(first, first + len(measured)))
     shown = [v if v < math.inf and (v > 0 or not is_log) else math.nan for v in measured]
-    depths = range(first, first + len(shown))
-    panel.plot(depths, shown, **style)
-    if low is not None and high is not None and low != high:
-        ends = [*_numbers(low)], [*_numbers(high)]
-        panel.fill_between(depths, *ends, color=style["color"], alpha=0.2, linewidth=0)
+    if isinstance(values, Band):
+        kept = [number for number, value in enumerate(measured) if not math.isnan(value)]
+        low, high = ([[*_numbers(end)][number] for number in kept] for end in values[1:])
+        places = [depths[number] for number in kept]
+        if low != high:
+            panel.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        (line,) = panel.plot(places, [shown[number] for number in kept], **style)
+    else:
+        (line,) = panel.plot(depths, shown, **style)
     for beyond, marker, height in _BEYOND_THE_AXIS:
         pairs = zip(depths, measured, strict=True)
         outside = [depth for depth, value in pairs if value == beyond and (value or is_log)]
@@ -177,6 +223,7 @@ def _draw_by_depth(
         if outside:
             transform = panel.get_xaxis_transform()
             panel.plot(outside, [height] * len(outside), transform=transform, **mark)
+    return line
 
 
 def _numbers(values: ByDepth) -> Iterator[float]:

@@ -24,14 +24,14 @@ class Measured(NamedTuple):
         depth: The number of the sublayer in its stack, from 1 at the input; else the number of the
             group of positions or of the class; 0 for none.
         value: The number; None if it is not finite.
-        count: What it was measured on: tokens, units, heads or weights.
+        number: How many tokens, units, heads or weights it was measured on.
     """
 
     quantity: str
     place: str
     depth: int
     value: float | None
-    count: int
+    number: int
 
     @property
     def stack(self) -> str:
@@ -47,7 +47,7 @@ class Inside:
         reports: By the step of training after which they were made; 0 is the initialisation.
     """
 
-    reports: Mapping[int, Sequence[Measured]] = field(default_factory=dict, repr=False)
+    reports: Mapping[int, list[Measured]] = field(default_factory=dict, repr=False)
 
     def at(self, step: int, quantity: str) -> list[Measured]:
         """Return a quantity at a step, in the order of the model."""

@@ -28,7 +28,7 @@ def write_figures(study: Study) -> list[Path]:
     import plots
 
     return [
-        plots.save_figure(figure, study.folder / FIGURES / f"{name}.{suffix}", dpi=200)
+        plots.save_figure(figure, study.folder / FIGURES / f"{name}.{suffix}")
         for name, figure in figures(study)
         for suffix in _FORMATS
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import builders
 from functional_models.studies.inside.measuring import COLLAPSED, UNIFORM
@@ -13,12 +13,14 @@ from functional_models.studies.report.inside_charts import Drawn, inside_charts
 from functional_models.studies.report.profiles import (
     END,
     INITIALISATION,
+    STACKS,
     facts,
     measurements,
     share_of,
 )
 from functional_models.studies.results import Study
 from functional_models.studies.settings import Setting
+from plots.differences.union import around_notes
 from plots.figures import COLOURS
 
 MOST_PAIRS = 8
@@ -35,13 +37,15 @@ class Pair:
         name: The setting.
         changes: The fields that differ, with both values, in words.
         picture: The difference of one block against one block, as SVG; "" if there is none.
-        rows: Cells: what is measured, then at initialisation and after training, for both.
+        stack: The stack of the picture, if there are two and both differ; else "".
+        rows: Cells by stack: what is measured, then before and after training, for both.
     """
 
     name: str
     changes: str
     picture: str
-    rows: list[list[str]]
+    stack: str
+    rows: dict[str, list[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -108,50 +112,78 @@ def _share(study: Study, setting: str, quantity: str) -> str:
     if share is None:
         return ""
     runs = measurements(study, setting, quantity, END)
-    total = sum(found.count for found in runs[0])
+    total = sum(found.number for found in runs[0])
     return f"{share:.1%} of {total:,}" if share else f"none of {total:,}"
 
 
 def _pairs(study: Study) -> Iterator[Pair]:
     reference = study.reference
     before = _facts(study, reference)
-    for setting in [s for s in study.compared if s != reference][:MOST_PAIRS]:
+    others = [setting for setting in study.compared if setting != reference]
+    for number, setting in enumerate(others[:MOST_PAIRS]):
         after = _facts(study, setting)
-        rows = [
-            [name, *before.get(name, ("", "")), *after.get(name, ("", ""))]
-            for name in dict.fromkeys([*before, *after])
-        ]
+        none = ("", "")
+        rows: dict[str, list[list[str]]] = {}
+        for stack, name in dict.fromkeys([*before, *after]):
+            cells = (*before.get((stack, name), none), *after.get((stack, name), none))
+            rows.setdefault(stack, []).append([name, *cells])
         changes = [
             f"{field} {values[0]} → {values[1]}"
             for field, values in differing_fields([reference, setting]).items()
         ]
-        picture = block_difference(reference.spec, setting.spec)
-        yield Pair(setting.name, ", ".join(changes), picture, rows)
+        picture, drawn = block_difference(reference.spec, setting.spec)
+        picture = with_own_ids(picture, f"block{number}-")
+        yield Pair(setting.name, ", ".join(changes), picture, drawn, rows)
 
 
-def _facts(study: Study, setting: Setting) -> dict[str, tuple[str, str]]:
-    """Return numbers of a setting at initialisation and after training, by name."""
+def _facts(study: Study, setting: Setting) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return numbers of a setting before and after training, by stack and name."""
     first, last = (facts(study, setting.name, time) for time in (INITIALISATION, END))
-    return {
-        name: tuple(f"{found[name]:.3g}" if name in found else "" for found in (first, last))  # type: ignore[misc]
-        for name in dict.fromkeys([*first, *last])
-    }
+    return {key: (_number(first.get(key)), _number(last[key])) for key in last}
 
 
-def block_difference(before: builders.TransformerSpec, after: builders.TransformerSpec) -> str:
-    """Return the difference of one block against one block as SVG; "" if the blocks are equal."""
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def block_difference(
+    before: builders.TransformerSpec, after: builders.TransformerSpec
+) -> tuple[str, str]:
+    """Return the difference of one block against one block as SVG; "" if the blocks are equal.
+
+    Where both stacks of an encoder-decoder differ, only the decoder is drawn, which has all kinds
+    of sublayers.
+
+    Returns:
+        The picture, and the stack that it is restricted to, or "".
+    """
     import plots
     from plots.renderers.graphviz import svg
 
     old, new = _one_block(before), _one_block(after)
     if old == new:
-        return ""
+        return "", ""
     graphs = [
         plots.apply_plugins(plots.read_graph(builders.build(spec, abstract=True)), ["skip_paths"])
         for spec in (old, new)
     ]
-    picture = svg(plots.diff(graphs[1], against=graphs[0], changes_only=True)).decode()
-    return re.sub(r"^.*?(?=<svg)", "", picture, flags=re.S)
+    whole = plots.diff(graphs[1], against=graphs[0])
+    stacks = {id.partition(".")[0] for note in whole.notes for id in note.about} & {*STACKS}
+    stack = STACKS[-1] if len(stacks) > 1 else ""
+    notes = [
+        note
+        for note in whole.notes
+        if not stack or not note.about or any(id.startswith(f"{stack}.") for id in note.about)
+    ]
+    picture = svg(around_notes(replace(whole, notes=tuple(notes)))).decode()
+    return re.sub(r"^.*?(?=<svg)", "", picture, flags=re.S), stack
+
+
+def with_own_ids(picture: str, prefix: str) -> str:
+    """Return an SVG whose ids differ from those of other pictures on the page."""
+    picture = re.sub(r'\bid="', f'id="{prefix}', picture)
+    picture = re.sub(r'href="#', f'href="#{prefix}', picture)
+    return re.sub(r"url\(#", f"url(#{prefix}", picture)
 
 
 def _one_block(spec: builders.TransformerSpec) -> builders.TransformerSpec:

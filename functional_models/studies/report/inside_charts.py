@@ -46,7 +46,7 @@ BY_DEPTH = (
         "RMS of the gradient",
         {"skip path": "skip_gradient_rms", "branch": "branch_gradient_rms"},
     ),
-    Quantity("Updates", "RMS of the change / RMS of the kernels", {"": "update"}),
+    Quantity("Updates", "relative change", {"": "update"}),
     Quantity("Attention", "entropy / largest entropy", {"": ENTROPY}, "linear"),
 )
 
@@ -115,6 +115,8 @@ def _chart(
     span: tuple[float, float],
     profiles: Sequence[tuple[Profile, str, str, int]],
 ) -> Any:
+    from bokeh.models import CustomJSTickFormatter
+
     chart = new_chart(
         f"sublayer of the {stack}", quantity.upwards, y_axis_type=quantity.scale, y_range=span
     )
@@ -137,6 +139,10 @@ def _chart(
             line_color=colour,
             fill_color=colour if is_thick else None,
         )
+    if quantity.scale == "log":
+        chart.yaxis.ticker.mantissas = [1, 2, 5]
+        code = "return String(Number(tick.toPrecision(2)))"  # 0.0005, 1e-7
+        chart.yaxis.formatter = CustomJSTickFormatter(code=code)
     chart.xaxis.ticker.min_interval = 1
     chart.xaxis.ticker.num_minor_ticks = 0
     chart.hover.tooltips = [

@@ -41,8 +41,8 @@ def measurements(study: Study, setting: str, quantity: str, time: str) -> list[l
     After training is the last report, of a run that diverged the last one before.
     """
     runs = (run for run in study.runs if run.setting == setting and run.key in study.inside)
-    found = (study.inside[run.key] for run in runs)
-    found = (inside.at(step_of(inside, time), quantity) for inside in found)
+    insides = (study.inside[run.key] for run in runs)
+    found = (inside.at(step_of(inside, time), quantity) for inside in insides)
     return [listed for listed in found if listed]
 
 
@@ -76,14 +76,19 @@ def profile(
     )
 
 
-def facts(study: Study, setting: str, time: str) -> dict[str, float]:
-    """Return numbers that sum up the profiles of a setting, means over its seeds, by name."""
-    numbers: dict[str, float] = {}
-    for stack in STACKS:
-        for name, value in _facts_of(study, setting, time, stack).items():
-            numbers[f"{stack}: {name}"] = value
+def facts(study: Study, setting: str, time: str) -> dict[tuple[str, str], float]:
+    """Return numbers that sum up the profiles of a setting, means over its seeds.
+
+    Returns:
+        Numbers by stack and name.
+    """
+    numbers = {
+        (stack, name): value
+        for stack in STACKS
+        for name, value in _facts_of(study, setting, time, stack).items()
+    }
     if (share := share_of(study, setting, "inactive_units", time)) is not None:
-        numbers["hidden units that no token activates"] = share
+        numbers["feed-forward layers", "units that no token activates"] = share
     return numbers
 
 
@@ -95,16 +100,15 @@ def _facts_of(study: Study, setting: str, time: str, stack: str) -> dict[str, fl
     }
     numbers: dict[str, float] = {}
     if stream := profiles.get("stream_rms"):
-        numbers["RMS of the stream after the last sublayer"] = stream[-1]
+        numbers["RMS of the stream at the end"] = stream[-1]
         branch = profiles.get("branch_rms", stream)
         if branch != stream:  # there is a skip path
             shares = (_ratio(b, s) for b, s in zip(branch, stream, strict=True))
-            numbers["RMS of a branch over that of the stream"] = statistics.fmean(shares)
+            numbers["RMS of a branch / of the stream"] = statistics.fmean(shares)
     if gradient := profiles.get("stream_gradient_rms"):
-        name = "gradient at the first sublayer over that at the last"
-        numbers[name] = _ratio(gradient[0], gradient[-1])
+        numbers["gradient, first / last sublayer"] = _ratio(gradient[0], gradient[-1])
     if update := profiles.get("update"):
-        numbers["relative size of an update"] = statistics.fmean(update)
+        numbers["relative update"] = statistics.fmean(update)
     if entropy := profiles.get(ENTROPY):
         numbers["attention entropy"] = statistics.fmean(entropy)
     return numbers
@@ -113,7 +117,7 @@ def _facts_of(study: Study, setting: str, time: str, stack: str) -> dict[str, fl
 def share_of(study: Study, setting: str, quantity: str, time: str) -> float | None:
     """Return the share of units or heads that a quantity counts; None if it was not measured."""
     listed = [found for run in measurements(study, setting, quantity, time) for found in run]
-    total = sum(found.count for found in listed)
+    total = sum(found.number for found in listed)
     return sum(found.value or 0.0 for found in listed) / total if total else None
 
 
