@@ -126,7 +126,7 @@ def test_profiles_are_means_over_seeds_with_the_smallest_and_the_largest(tmp_pat
     assert numbers["decoder", "RMS of the stream at the end"] == 30.0
     assert numbers["decoder", "RMS of a branch / of the stream"] == 0.5
     assert numbers["decoder", "gradient, first / last sublayer"] == 0.5
-    assert numbers["feed-forward layers", "units that no token activates"] == 3 / 20
+    assert numbers["feed-forward layers", "share of units that no token activates"] == 3 / 20
 
 
 def test_a_page_shows_what_happens_inside(tmp_path):

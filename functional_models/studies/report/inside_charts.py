@@ -141,7 +141,10 @@ def _chart(
         )
     if quantity.scale == "log":
         chart.yaxis.ticker.mantissas = [1, 2, 5]
-        code = "return String(Number(tick.toPrecision(2)))"  # 0.0005, 1e-7
+        code = (  # 0.5, 5e-7
+            "const rounded = Number(tick.toPrecision(2));"
+            "return rounded < 1e-3 ? rounded.toExponential() : String(rounded)"
+        )
         chart.yaxis.formatter = CustomJSTickFormatter(code=code)
     chart.xaxis.ticker.min_interval = 1
     chart.xaxis.ticker.num_minor_ticks = 0

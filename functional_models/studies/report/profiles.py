@@ -88,7 +88,7 @@ def facts(study: Study, setting: str, time: str) -> dict[tuple[str, str], float]
         for name, value in _facts_of(study, setting, time, stack).items()
     }
     if (share := share_of(study, setting, "inactive_units", time)) is not None:
-        numbers["feed-forward layers", "units that no token activates"] = share
+        numbers["feed-forward layers", "share of units that no token activates"] = share
     return numbers
 
 
