@@ -47,10 +47,10 @@ def measured(model, kind="decoder_only"):
 def translator():
     """A translator of two blocks, its measurements, and what they left as it was."""
     model = text_model("encoder_decoder", seed=3, num_layers=2).model
-    variables = [np.array(variable.value) for variable in model.variables]
+    variables = [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
     states = random.getstate(), np.random.get_state()[1].tolist()
     found = measured(model, "encoder_decoder")
-    after = [np.array(variable.value) for variable in model.variables]
+    after = [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
     changed = [not np.array_equal(*both) for both in zip(variables, after, strict=True)]
     kept = not any(changed) and (random.getstate(), np.random.get_state()[1].tolist()) == states
     return model, found, kept
@@ -180,7 +180,7 @@ def test_updates_are_relative_to_the_kernels():
 def test_losses_by_position_and_by_class_add_up_to_the_mean():
     model, found, _ = translator()
     inputs, labels, weights = sample_of("encoder_decoder").of_losses
-    whole = float(TokenCrossEntropy()(labels, model(inputs), weights))
+    whole = float(keras.ops.convert_to_numpy(TokenCrossEntropy()(labels, model(inputs), weights)))
     for quantity in ("position_loss", "class_loss"):
         rows = [one for (name, _), one in found.items() if name == quantity]
         counts = [one.number for one in rows]
