@@ -9,6 +9,7 @@ from small_text_models import SIZES
 
 import builders
 from functional_models.recipe import Recipe
+from functional_models.studies.folder import write_curves
 from functional_models.studies.inside.stored import Inside, Measured, write_inside
 from functional_models.studies.question import question
 from functional_models.studies.report import write_report
@@ -156,6 +157,16 @@ def test_figures_have_a_band_for_each_setting_with_several_seeds(tmp_path):
     assert len(attention.collections) == 0  # all seeds are equal
     (legend,) = drawn["depth_decoder_trained"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["base", "<b>bold</b>"]
+
+
+def test_loss_curves_of_several_seeds_are_means_with_a_band(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("plots.loss_curves", drawn.update)
+    monkeypatch.setattr("plots.save_figure", lambda *given: None)
+    write_curves(study(tmp_path))
+    assert drawn["base"]["val_loss"] == [7.5, 6.5, 5.5]
+    assert (drawn["base"]["low"], drawn["base"]["high"]) == ([7.0, 6.0, 5.0], [8.0, 7.0, 6.0])
+    assert drawn["base"]["step"] == [1, 2, 3]
 
 
 def test_what_was_not_measured_is_said(tmp_path):
