@@ -10,6 +10,7 @@ from plots.figures import COLOURS
 
 GREY = "#808080"  # legible on white and on black
 _HEIGHT = 340
+TOOLS = "pan,box_zoom,wheel_zoom,reset,save,hover"
 
 
 def charts(study: Study) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def charts(study: Study) -> dict[str, Any]:
     return made
 
 
-def new_chart(across: str, upwards: str, **options: Any) -> Any:
+def new_chart(across: str, upwards: str, *, tools: str = TOOLS, **options: Any) -> Any:
     """Return an empty chart that is readable on light and dark pages."""
     from bokeh.plotting import figure
 
@@ -34,7 +35,7 @@ def new_chart(across: str, upwards: str, **options: Any) -> Any:
         height=_HEIGHT,
         x_axis_label=across,
         y_axis_label=upwards,
-        tools="pan,box_zoom,wheel_zoom,reset,save,hover",
+        tools=tools,
         active_scroll=None,
         toolbar_location="above",
         output_backend="svg",  # prints sharply

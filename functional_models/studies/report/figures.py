@@ -27,11 +27,14 @@ def write_figures(study: Study) -> list[Path]:
     """
     import plots
 
-    return [
-        plots.save_figure(figure, study.folder / FIGURES / f"{name}.{suffix}")
-        for name, figure in figures(study)
-        for suffix in _FORMATS
-    ]
+    paths = []
+    for name, figure in figures(study):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out, and not again for every format
+        for suffix in _FORMATS:
+            path = study.folder / FIGURES / f"{name}.{suffix}"
+            paths.append(plots.save_figure(figure, path))
+    return paths
 
 
 def figures(study: Study) -> Iterator[tuple[str, Figure]]:

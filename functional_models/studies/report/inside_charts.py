@@ -118,7 +118,11 @@ def _chart(
     from bokeh.models import CustomJSTickFormatter
 
     chart = new_chart(
-        f"sublayer of the {stack}", quantity.upwards, y_axis_type=quantity.scale, y_range=span
+        f"sublayer of the {stack}",
+        quantity.upwards,
+        y_axis_type=quantity.scale,
+        y_range=span,
+        tools="hover",
     )
     chart.height = HEIGHT
     chart.toolbar_location = None
@@ -183,7 +187,7 @@ def _by_token(study: Study) -> Iterator[Drawn]:
         names = list(
             dict.fromkeys(place for of_setting, *_ in found for place in of_setting.places)
         )
-        chart = new_chart(across, "loss (nats)", x_range=names)
+        chart = new_chart(across, "loss (nats)", x_range=names, tools="hover")
         chart.height = HEIGHT
         chart.toolbar_location = None
         for of_setting, name, number in found:
