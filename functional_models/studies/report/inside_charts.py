@@ -204,4 +204,5 @@ def _by_token(study: Study) -> Iterator[Drawn]:
             ("seeds", "@low to @high"),
         ]
         chart.y_range.start = 0
+        chart.xaxis.major_label_orientation = 0.7  # ranges of positions on a narrow screen
         yield Drawn("Loss of held-out tokens", f"by {across.partition(',')[0]}", chart)
