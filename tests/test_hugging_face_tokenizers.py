@@ -157,7 +157,14 @@ def changed(name, folder, file, content):
         ("bert", "vocab.txt", b"\xff\n", "vocab.txt is damaged"),
         ("t5", "spiece.model", b"no model", "spiece.model is damaged: it is no model of SentenceP"),
         ("t5", "spiece.model", b"", "spiece.model is damaged: its model has no pieces"),
-        ("t5", "tokenizer_config.json", b"{}", "of a class that has no conversion"),
+        ("t5", "tokenizer_config.json", b"{}", r"of a class that has no conversion \(none named"),
+        (
+            "bert",
+            "config.json",
+            b'{"tokenizer_class": "BertJapaneseTokenizer"}',
+            r"\(BertJapanese; known are Bert, ",
+        ),
+        ("roberta", "config.json", b'{"model_type": "clip"}', "vocab.json is of a class"),
     ],
 )
 def test_a_bad_folder_raises_in_one_line(tmp_path, name, file, content, message):

@@ -20,7 +20,11 @@ from functional_models.folders import check_content, make_folder
 from functional_models.hugging_face.card import model_card
 from functional_models.hugging_face.convert import CONFIG, FAMILIES
 from functional_models.hugging_face.family import Computed, Family, Layers, Place
-from functional_models.hugging_face.tokenizers_export import generation_config, tokenizer_files
+from functional_models.hugging_face.tokenizers_export import (
+    Files,
+    generation_config,
+    tokenizer_files,
+)
 from functional_models.text_model import TextModel
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -75,14 +79,14 @@ def to_hugging_face(
     with tempfile.TemporaryDirectory(dir=path, prefix=".part-") as scratch:
         part = Path(scratch)
         _write_weights(part / WEIGHTS, tensors)
-        files = {CARD: model_card(model, family, license)}
+        files: Files = {CARD: model_card(model, family, license)}
         files |= tokenizer_files(model.tokenizers, model.spec)
         files |= generation_config(model.tokenizers)
         content = {"architectures": [head], **config, **_token_ids(model)}
         # The configuration comes last: without it, the folder is no model.
         files[CONFIG] = json.dumps(content, indent=2) + "\n"
         for name, text in files.items():
-            (part / name).write_text(text, "utf-8")
+            (part / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         for name in (WEIGHTS, *files):
             os.replace(part / name, path / name)
     return path
@@ -282,5 +286,9 @@ def _token_ids(model: TextModel) -> dict[str, Any]:
     target = tokenizers[-1]
     ids = {"bos_token_id": target.start_id, "eos_token_id": target.end_id}
     if model.spec.kind == "encoder_decoder":
-        ids["decoder_start_token_id"] = target.target_start[0]
+        first, *forced = target.target_start
+        ids |= {
+            "decoder_start_token_id": first,
+            **({"forced_bos_token_id": forced[0]} if forced else {}),
+        }
     return ids

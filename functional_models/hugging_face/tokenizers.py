@@ -212,18 +212,16 @@ def _add_tokens(backend: Any, settings: Settings) -> None:
 
 
 def _set_post_processor(backend: Any, settings: Settings) -> None:
-    """Put the start and the end around texts as `add_bos_token` and `add_eos_token` tell."""
+    """Put the tokens around texts that the settings name, whatever tokenizer.json does."""
     from tokenizers import processors
 
-    if not settings.adds_start_and_end:
+    around = settings.tokens_around()
+    if around is None:
         return
-    start, end = (
-        settings.token(f"{name}_token") if settings.adds_start_and_end[name] else None
-        for name in ("bos", "eos")
-    )
+    before, after = around
     backend.post_processor = processors.TemplateProcessing(
-        single=[*([start] if start else []), "$A", *([end] if end else [])],
-        special_tokens=[(token, _id(backend, token)) for token in {start, end} if token],
+        single=[*before, "$A", *after],
+        special_tokens=[(token, _id(backend, token)) for token in {*before, *after}],
     )
 
 

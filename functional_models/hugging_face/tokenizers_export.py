@@ -11,11 +11,12 @@ from typing import Any
 
 from builders import TransformerSpec
 from functional_models.hugging_face.tokenizers import HuggingFaceTokenizer
+from functional_models.hugging_face.tokenizers_pieces import PieceTokenizer, piece_files
 from functional_models.keras_hub_tokenizer import KerasHubTokenizer
 from functional_models.tokenizer_base import Tokenizer
 from functional_models.tokenizer_files import PROBES
 
-Files = dict[str, str]
+Files = dict[str, str | bytes]
 
 _CLASS = "PreTrainedTokenizerFast"
 _NEVER = -1e6
@@ -34,6 +35,9 @@ def tokenizer_files(tokenizers: Mapping[str, Tokenizer], spec: TransformerSpec) 
     different = {id(tokenizer): tokenizer for tokenizer in tokenizers.values()}
     if not different:
         return {}
+    [source, *_, target] = [*tokenizers.values()] * 2
+    if isinstance(source, PieceTokenizer) and isinstance(target, PieceTokenizer):
+        return piece_files(source, target)
     if len(different) > 1:
         _warn("source and target have different tokenizers")
         return {}
@@ -54,6 +58,9 @@ def tokenizer_files(tokenizers: Mapping[str, Tokenizer], spec: TransformerSpec) 
         "split_special_tokens": True,  # a special token in a text is text
         **_special_tokens(tokenizer, backend),
     }
+    pre_tokenizer = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    if "add_prefix_space" in pre_tokenizer:  # otherwise transformers 4 sets it to false
+        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
     if isinstance(tokenizer, HuggingFaceTokenizer):
         settings["clean_up_tokenization_spaces"] = tokenizer.cleans_up
         settings["split_special_tokens"] = tokenizer.splits_special

@@ -7,11 +7,15 @@ post-processor and a decoder. `transformers` converts older files in the same wa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from functional_models.checks import check_is_file, read_json
-from functional_models.hugging_face.tokenizers_sentencepiece import sentencepiece_json
+from functional_models.hugging_face.tokenizers_sentencepiece import (
+    SENTENCEPIECE_CLASSES,
+    sentencepiece_json,
+)
 from functional_models.hugging_face.tokenizers_settings import Settings
 from functional_models.hugging_face.tokenizers_template import template
 
@@ -19,6 +23,9 @@ Json = dict[str, Any]
 
 SENTENCEPIECE_FILES = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json with merges.txt", *SENTENCEPIECE_FILES)
+
+_WORD_PIECES = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "MPNet")
+_BYTE_PAIRS = ("GPT2", "CodeGen", "Qwen2", "Roberta", "Bart", "Longformer", "LED")
 
 _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
@@ -56,17 +63,29 @@ def tokenizer_json(settings: Settings) -> Json:
 def _from_older_files(settings: Settings) -> Json:
     folder = settings.folder
     if (folder / "vocab.txt").exists():
+        _check_class(settings, folder / "vocab.txt", _WORD_PIECES)
         return _word_pieces(settings, folder / "vocab.txt")
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        _check_class(settings, folder / "vocab.json", _BYTE_PAIRS)
         return _byte_pairs(settings, folder / "vocab.json", folder / "merges.txt")
-    for name in SENTENCEPIECE_FILES:
-        if (folder / name).exists():
-            check_is_file(folder / name)
-            return sentencepiece_json(settings, folder / name)
+    for path in (folder / name for name in SENTENCEPIECE_FILES):
+        if path.exists():
+            _check_class(settings, path, SENTENCEPIECE_CLASSES)
+            return sentencepiece_json(settings, path)
     raise FileNotFoundError(
         f"there is no tokenizer in {folder}: it has none of {', '.join(FILES)}"
         f"{'' if folder.is_dir() else ' (and the folder is missing)'}"
     )
+
+
+def _check_class(settings: Settings, path: Path, known: Sequence[str]) -> None:
+    check_is_file(path)
+    if settings.class_name not in known:
+        raise ValueError(
+            f"{path} is of a class that has no conversion ({settings.class_name or 'none named'}; "
+            f"known are {', '.join(known)}); load the folder with transformers and save it again, "
+            "which writes a tokenizer.json"
+        )
 
 
 # Parts that settings change ----------------------------------------------------------------------
@@ -151,7 +170,6 @@ def _byte_pairs(settings: Settings, vocabulary: Path, merges: Path) -> Json:
 
 def _lines(path: Path) -> list[str]:
     """Return the lines of a file; white space, except line ends, may be part of tokens."""
-    check_is_file(path)
     try:
         lines = path.read_text("utf-8").split("\n")
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -24,6 +25,7 @@ _LANGUAGES = (
     "mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so sq sr ss su sv "
     "sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"
 )
+_LANGUAGE_TOKENS = tuple(f"__{code}__" for code in _LANGUAGES.split())
 _CODE = re.compile(r">>.*?<<", re.DOTALL)
 
 
@@ -154,7 +156,7 @@ def _tokenizer(settings: Settings, model: str, vocabulary: str) -> PieceTokenize
     if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
         raise ValueError(f"{settings.folder / vocabulary} is damaged: it has no ids by token")
     is_marian = settings.class_name == "Marian"
-    languages = [] if is_marian else [f"__{code}__" for code in _LANGUAGES.split()]
+    languages = () if is_marian else _LANGUAGE_TOKENS
     ids |= {token: len(ids) + i for i, token in enumerate(languages)}
 
     def special(name: str) -> int:
@@ -185,3 +187,35 @@ def _tokenizer(settings: Settings, model: str, vocabulary: str) -> PieceTokenize
         decoder_start=(start,) if forced is None else (start, int(forced)),
         takes_codes=is_marian,
     )
+
+
+def piece_files(source: PieceTokenizer, target: PieceTokenizer) -> dict[str, str | bytes]:
+    """Return the files of the tokenizers of Marian or M2M100, by name."""
+    names = {i: token for token, i in source.vocabulary.items()}
+    ids = {"pad_token": source.pad_id, "eos_token": source.end_id, "unk_token": source.unknown_id}
+    config: dict[str, Any] = {key: names[i] for key, i in ids.items()}
+    proto = source.processor.serialized_model_proto()
+    if source.takes_codes:
+        separate = source.vocabulary != target.vocabulary
+        config |= {"tokenizer_class": "MarianTokenizer", "separate_vocabs": separate}
+        files = {"source.spm": proto, "target.spm": target.processor.serialized_model_proto()}
+        vocabularies = {"vocab.json": source.vocabulary}
+        if separate:
+            vocabularies["target_vocab.json"] = target.vocabulary
+        files |= {name: _json(vocabulary) for name, vocabulary in vocabularies.items()}
+        return {**files, "tokenizer_config.json": _json(config)}
+    languages = [token for token in source.vocabulary if token in _LANGUAGE_TOKENS]
+    config |= {"tokenizer_class": "M2M100Tokenizer", "additional_special_tokens": languages}
+    for key, i in (("src_lang", source.before[0]), ("tgt_lang", target.decoder_start[-1])):
+        if names[i] in _LANGUAGE_TOKENS:
+            config[key] = names[i].strip("_")
+    numbered = {token: i for token, i in source.vocabulary.items() if token not in languages}
+    return {
+        "sentencepiece.bpe.model": proto,
+        "vocab.json": _json(numbered),
+        "tokenizer_config.json": _json(config),
+    }
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"

@@ -58,7 +58,19 @@ class _Family:
     splits_words: bool = False
 
 
-def _family(settings: Settings) -> _Family | None:
+SENTENCEPIECE_CLASSES = (
+    "T5",
+    "Llama",
+    "Gemma",
+    "XLMRoberta",
+    "Camembert",
+    "MBart",
+    "MBart50",
+    "Pegasus",
+)
+
+
+def _family(settings: Settings) -> _Family:
     language = str(settings.get("src_lang") or "en_XX")
     if settings.class_name == "T5":
         number = settings.get("extra_ids", 100)
@@ -80,7 +92,7 @@ def _family(settings: Settings) -> _Family | None:
             before=("<s>",),
         ),
     }
-    return families.get(settings.class_name)
+    return families[settings.class_name]
 
 
 def _pegasus(settings: Settings) -> _Family:
@@ -97,17 +109,12 @@ def _pegasus(settings: Settings) -> _Family:
 
 
 def sentencepiece_json(settings: Settings, path: Path) -> Json:
-    """Return the content of `tokenizer.json` for a model of SentencePiece.
+    """Return the content of `tokenizer.json` for a model of one of `SENTENCEPIECE_CLASSES`.
 
     Raises:
-        ValueError: the model is damaged, or its class has no conversion.
+        ValueError: the model is damaged, or of words or characters.
     """
     family = _family(settings)
-    if family is None:
-        raise ValueError(
-            f"{path} is of a class that has no conversion ({settings.class_name or 'none named'}); "
-            "load the folder with transformers and save it again, which writes a tokenizer.json"
-        )
     proto = _model(path)
     pieces = _numbered(proto, family)
     if settings.class_name == "Gemma":

@@ -47,6 +47,7 @@ _ROBERTA = {
     "pad_token": "<pad>",
     "mask_token": {"content": "<mask>", "lstrip": True, "normalized": False},
 }
+_NORMALIZED_MASK = {"content": "<mask>", "lstrip": True, "normalized": True}
 _LLAMA = {
     "unk_token": "<unk>",
     "bos_token": "<s>",
@@ -58,8 +59,13 @@ _LLAMA = {
 _SEQUENCES = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "Splinter"), _BERT),
-    "MPNet": {**_ROBERTA, "unk_token": "[UNK]", "do_lower_case": True},
+    **dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert"), _BERT),
+    "MPNet": {
+        **_ROBERTA,
+        "unk_token": "[UNK]",
+        "mask_token": _NORMALIZED_MASK,
+        "do_lower_case": True,
+    },
     **dict.fromkeys(("GPT2", "CodeGen"), _GPT_2),
     "GPTNeoX": {**_GPT_2, "add_bos_token": False, "add_eos_token": False},
     "Bloom": {"bos_token": "<s>", "add_prefix_space": False, **_SEQUENCES},
@@ -69,7 +75,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "pad_token": "<|endoftext|>",
     },
     **dict.fromkeys(("Roberta", "Bart", "Longformer", "LED"), _ROBERTA),
-    **dict.fromkeys(("XLMRoberta", "Camembert", "MBart", "MBart50", "Barthez", "Nllb"), _ROBERTA),
+    **dict.fromkeys(("XLMRoberta", "Camembert", "MBart"), _ROBERTA),
+    "MBart50": {**_ROBERTA, "mask_token": _NORMALIZED_MASK},
     **dict.fromkeys(("Llama", "CodeLlama"), _LLAMA),
     "Gemma": {**_LLAMA, "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
     "T5": {**_SEQUENCES, "extra_ids": 100},
@@ -101,7 +108,7 @@ _CLASS_OF_MODEL = {
     "mbart": "MBart",
     "mpnet": "MPNet",
     "pegasus": "Pegasus",
-    "phi": "CodeGen",
+    **dict.fromkeys(("codegen", "phi"), "CodeGen"),
     "roberta": "Roberta",
     "xlm-roberta": "XLMRoberta",
 }
@@ -135,10 +142,10 @@ class Settings:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a setting of the folder, or the default of the class."""
-        if name in self.config:
-            return self.config[name]
         if name in self.special and "added_tokens_decoder" not in self.config:
             return self.special[name]
+        if name in self.config:
+            return self.config[name]
         return DEFAULTS.get(self.class_name, {}).get(name, default)
 
     def token(self, name: str) -> str | None:
@@ -146,20 +153,29 @@ class Settings:
         value = self.get(name)
         return value["content"] if isinstance(value, dict) else value
 
-    @property
-    def adds_start_and_end(self) -> dict[str, bool]:
-        """Whether `bos` and `eos` are put around texts; empty if tokenizer.json tells.
+    def tokens_around(self) -> tuple[list[str], list[str]] | None:
+        """Return the tokens before and after every text; None if tokenizer.json tells them.
 
         In `transformers` 4, classes such as Llama's do not look at the post-processor of the file.
         Version 5, which names a `backend`, does so if nothing is said.
         """
-        names = {name: f"add_{name}_token" for name in ("bos", "eos")}
+        language = str(self.get("src_lang") or "en_XX")
+        if self.class_name == "MBart":
+            return [], ["</s>", language]
+        if self.class_name == "MBart50":
+            return [language], ["</s>"]
+        names = ("add_bos_token", "add_eos_token")
         if "backend" in self.config:
-            told = any(name in self.config for name in names.values())
-            return {k: bool(self.config.get(name)) for k, name in names.items()} if told else {}
-        if "add_bos_token" not in DEFAULTS.get(self.class_name, {}):
-            return {}
-        return {key: bool(self.get(name)) for key, name in names.items()}
+            told = any(name in self.config for name in names)
+            adds = [self.config.get(name) for name in names]
+        else:
+            told = names[0] in DEFAULTS.get(self.class_name, {})
+            adds = [self.get(name) for name in names]
+        start, end = self.token("bos_token"), self.token("eos_token")
+        before, after = (
+            [t] if t and add else [] for t, add in zip((start, end), adds, strict=True)
+        )
+        return (before, after) if told else None
 
     @property
     def further_special_tokens(self) -> list[Any]:
