@@ -66,6 +66,7 @@ def measure(made):
                 Measured(quantity, f"decoder.block_0.{part}", depth, size * depth * factor, 7)
                 for depth, part in enumerate(("self_attention", "feedforward"), 1)
                 for quantity, factor in NUMBERS.items()
+                if step or quantity != "update"
             ]
             rows.append(Measured("attention_entropy", "decoder.block_0.self_attention", 1, 0.5, 2))
             rows.append(
