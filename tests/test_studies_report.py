@@ -131,6 +131,7 @@ def test_profiles_are_means_over_seeds_with_the_smallest_and_the_largest(tmp_pat
     assert numbers["feed-forward layers", "share of units that no token activates"] == 3 / 20
 
 
+@pytest.mark.slow  # draws 15 charts and 6 figures
 def test_a_page_shows_what_happens_inside(tmp_path):
     page = write_report(measure(study(tmp_path))).read_text()
     body = re.sub("<script.*?</script>", "", page, flags=re.S)
@@ -170,7 +171,8 @@ def test_loss_curves_of_several_seeds_are_means_with_a_band(tmp_path, monkeypatc
     assert drawn["base"]["step"] == [1, 2, 3]
 
 
-def test_what_was_not_measured_is_said(tmp_path):
+def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("functional_models.studies.report.inside.inside_charts", lambda study: [])
     made = measure(study(tmp_path))
     for run in (made.runs[1], made.runs[3]):
         (tmp_path / "runs" / run.folder / "inside.json").unlink()
