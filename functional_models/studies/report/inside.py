@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import builders
 from functional_models.studies.inside.measuring import COLLAPSED, UNIFORM
@@ -22,6 +23,8 @@ from functional_models.studies.results import Study
 from functional_models.studies.settings import Setting
 from plots.differences.union import around_notes
 from plots.figures import COLOURS
+from plots.graph import Graph
+from plots.skips import mark_skip_paths
 
 MOST_PAIRS = 8
 """Number of settings that are shown beside the baseline."""
@@ -163,11 +166,7 @@ def block_difference(
     old, new = _one_block(before), _one_block(after)
     if old == new:
         return "", ""
-    graphs = [
-        plots.apply_plugins(plots.read_graph(builders.build(spec, abstract=True)), ["skip_paths"])
-        for spec in (old, new)
-    ]
-    whole = plots.diff(graphs[1], against=graphs[0])
+    whole = plots.diff(_graph(new), against=_graph(old))
     stacks = {id.partition(".")[0] for note in whole.notes for id in note.about} & {*STACKS}
     stack = STACKS[-1] if len(stacks) > 1 else ""
     notes = [
@@ -177,6 +176,13 @@ def block_difference(
     ]
     picture = svg(around_notes(replace(whole, notes=tuple(notes)))).decode()
     return re.sub(r"^.*?(?=<svg)", "", picture, flags=re.S), stack
+
+
+@lru_cache(maxsize=2)  # of the baseline, and of the other
+def _graph(spec: builders.TransformerSpec) -> Graph:
+    import plots
+
+    return mark_skip_paths(plots.read_graph(builders.build(spec, abstract=True)))
 
 
 def with_own_ids(picture: str, prefix: str) -> str:
