@@ -56,6 +56,7 @@ _ALONG = {
     "skip path": _THICK,
     "branch": {**_THIN, "markerfacecolor": "#FFFFFF"},
 }
+_MOST_TICKS = 12
 _WAYS_OF_GRADIENTS = ("skip path", "branch")
 
 _BEYOND_THE_AXIS = ((0.0, "v", 0.0), (math.inf, "^", 1.0))
@@ -135,10 +136,15 @@ def depth_profiles(
         for along in dict.fromkeys(along for _, _, along in lines if along):
             axis.plot([], [], label=along, color="#606060", **_ALONG[along])
         if panel.scale == "log":
-            _label_all_ticks_within_a_decade(axis)
+            _label_ticks(axis)
         finish(axis, across, panel.upwards)
     handles = [Line2D([], [], label=run, **_THICK, **line_style(n)) for n, run in enumerate(runs)]
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    # As many columns as fit: a character is about 0.09 inches wide.
+    width = 0.8 + 0.09 * max(map(len, runs))
+    columns = max(1, min(4, int(figure.get_figwidth() / width)))
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False
+    )
     write_names_as_text(legend)
     return figure
 
@@ -182,13 +188,14 @@ def _draw_panel(
     return drawn
 
 
-def _label_all_ticks_within_a_decade(axis: Axes) -> None:
+def _label_ticks(axis: Axes) -> None:
     """Write the ticks of a logarithmic axis as 0.02, and enough of them to read off values."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = axis.get_ylim()
-    digits = range(1, 10) if high < 10 * low else (1, 2, 5)
-    axis.yaxis.set_major_locator(LogLocator(subs=digits))
+    decades = math.log10(high / low)
+    digits = range(1, 10) if decades < 1 else (1, 2, 5) if decades < 4 else (1,)
+    axis.yaxis.set_major_locator(LogLocator(subs=digits, numticks=_MOST_TICKS))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
 
