@@ -238,3 +238,23 @@ def test_a_padding_token_that_ends_texts_is_not_masked() -> None:
     assert spec_of(config).pad_token_id is None
     assert spec_of({**config, "eos_token_id": 7}).pad_token_id == 2
     assert spec_of({**config, "pad_token_id": -1}).pad_token_id is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "keys"),
+    [
+        ("opus_mt_en_de", "marian", {"scale_embedding": True}),
+        ("t5_small", "t5", {}),
+        ("llama2_7b", "llama", {}),
+        ("gemma2_2b", "gemma2", {}),
+        ("pythia_70m", "gpt_neox", {}),
+    ],
+)
+def test_a_variant_of_the_registry_is_wired_as_its_family(
+    variant: str, name: str, keys: dict[str, Any]
+) -> None:
+    ours, theirs = builders.variant(variant), spec_of({**config_of(name), **keys})
+    for field in dataclasses.fields(ours):
+        value = getattr(ours, field.name)
+        if isinstance(value, str | bool) and field.name not in ("initializer", "logit_bias"):
+            assert getattr(theirs, field.name) == value, field.name
