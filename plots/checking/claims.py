@@ -26,7 +26,11 @@ from plots.graph import Node
 from plots.reading.keras_calls import arguments_of
 from plots.traversal import Reachability
 
-_STATES_IT = re.compile("causal|look_?ahead|autoregress|subsequent", re.IGNORECASE)
+_STATES_IT = re.compile(
+    "causal|look_?ahead|autoregress|subsequent|next[-_ ]?(char|step|token|word)|"
+    "text[-_ ]?generat|char[-_ ]?rnn",
+    re.IGNORECASE,
+)
 _DENIES_IT = re.compile("(non|not|un|bi)[-_ ]?(causal|autoregress)", re.IGNORECASE)
 _ONE_WAY = frozenset({"autoregressive", "bloom", "causal", "decoder", "falcon", "gemma", "gpt"})
 _ONE_WAY |= {"llama", "lm", "mistral", "opt", "palm", "qwen"}
@@ -139,7 +143,8 @@ def claim_of(leak: Leak) -> str:
 
 def _one_way_decoder(leak: Leak) -> list[str]:
     """Return the one-way recurrent layers of a decoder that sees the future by attention alone."""
-    by_attention = bool(leak.crossings) and {*leak.crossings} <= {a.id for a in leak.attentions}
+    attentions = {attention.id for attention in attentions_with_masks(leak.trial.graph)[0]}
+    by_attention = bool(leak.crossings) and attentions.issuperset(leak.crossings)
     decodes = by_attention and predicts_own_tokens(leak.trial, leak.field, leak.output)
     if (
         not decodes

@@ -1,4 +1,4 @@
-"""Rules on sums and on calls in series: x + x, dense layers without an activation, dropouts."""
+"""Rules on sums and residual branches: x + x, blocks without their addition, dropouts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from plots.annotations import Note, SkipPath
-from plots.diagnosis.head_rules import activation_of
+from plots.diagnosis.activations import activation_of
 from plots.diagnosis.projections import DROPOUTS, past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
@@ -14,7 +14,6 @@ from plots.layers import (
     LINEAR_PROJECTIONS,
     is_additive_merge,
     is_identity_like,
-    is_linear_projection,
     is_norm,
     is_signed_merge,
     is_subtraction,
@@ -26,7 +25,6 @@ from plots.traversal import data_flow
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
 _U_NET = "Ronneberger et al. 2015, U-Net, section 2"
-_LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
 _DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
 _DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
 _MOST_DROPPED = 0.8
@@ -103,70 +101,6 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
             yield node.id, edge.output if node.id == edge.source else 0
 
 
-@diagnosis_rule("linear_after_linear")
-def linear_after_linear(graph: Graph) -> Iterator[Note]:
-    """Two projections with no activation between them are one, unless the first is narrower."""
-    pairs: dict[str, tuple[str, bool]] = {}  # id of the second -> first, whether it is wide
-    for node in graph.nodes:
-        first = _linear_before(graph, node)
-        if first is not None and not _is_last_of_its_kind(graph, first, node):
-            width, inner, outer = _widths(graph, first, node)
-            if width and inner and outer and inner >= min(width, outer):
-                pairs[node.id] = first.id, inner >= max(width, outer)
-    for second, (first_id, is_wide) in pairs.items():
-        if is_wide or first_id in pairs or second in [first for first, _ in pairs.values()]:
-            width, inner, outer = _widths(graph, graph.node(first_id), graph.node(second))
-            yield finding(
-                [first_id, second],
-                f"No activation between {named(graph, [first_id])} and {named(graph, [second])}: "
-                f"two linear maps in series, {width} to {inner} to {outer}, compute no more than "
-                f"one from {width} to {outer}. Give the first one an activation.",
-                _LINEAR,
-            )
-
-
-def _widths(graph: Graph, first: Node, second: Node) -> tuple[int | None, ...]:
-    before = graph.incoming[first.id][0].tensor
-    return tuple(t.shape[-1] for t in (before, first.outputs[0], second.outputs[0]))
-
-
-def _is_last_of_its_kind(graph: Graph, first: Node, second: Node) -> bool:
-    """Return whether equal calls elsewhere have another taker, which the last block lacks.
-
-    In WaveNet, the output of a block goes to the next block and to the sum of all blocks.
-    """
-    for node in graph.nodes:
-        if node.id != first.id and _kind(node) == _kind(first):
-            takers = {graph.node(edge.target).id for edge in graph.outgoing[node.id]}
-            others = [i for i in takers if _kind(graph.node(i)) != _kind(second)]
-            if others and len(takers) > len(others):
-                return True
-    return False
-
-
-def _linear_before(graph: Graph, node: Node) -> Node | None:
-    """Return the projection before another one, if both could be one."""
-    if not _is_pointwise(node) or not graph.incoming[node.id]:
-        return None
-    first = past_dropouts(graph, graph.incoming[node.id][0], only=True)
-    if first is None or not _is_pointwise(first) or not is_linear_projection(first):
-        return None
-    trains = node.trainable and first.trainable
-    is_tied = any(call.layer in graph.ties for call in (node, first))
-    return first if trains and not is_tied and graph.incoming[first.id] else None
-
-
-def _is_pointwise(node: Node) -> bool:
-    """Return whether a call is a projection of the last axis to another one."""
-    if node.is_a({"Dense"}):
-        return not node.shared_parameters
-    if not node.is_a({f"Conv{rank}D" for rank in (1, 2, 3)}):
-        return False
-    sizes = {*node.config.get("kernel_size", ()), *node.config.get("strides", ())}
-    is_last = node.config.get("data_format") == "channels_last"
-    return sizes == {1} and is_last and node.config.get("groups", 1) == 1
-
-
 @diagnosis_rule("branch_ends_with_relu")
 def branch_ends_with_relu(graph: Graph) -> Iterator[Note]:
     """The branches of residual blocks end with a ReLU, so that they can only add."""
@@ -196,7 +130,7 @@ def block_without_its_addition(graph: Graph) -> Iterator[Note]:
     bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
     branches: dict[tuple[str, ...], list[SkipPath]] = {}
     for path in graph.skip_paths:
-        branches.setdefault(tuple(_kind(graph.node(i)) for i in path.bypassed), []).append(path)
+        branches.setdefault(tuple(kind_of(graph.node(i)) for i in path.bypassed), []).append(path)
     for kinds_, paths in branches.items():
         convolutions = sum("Conv" in kind for kind in kinds_)
         if len(paths) < 2 or convolutions < 2:
@@ -222,7 +156,8 @@ def block_without_its_addition(graph: Graph) -> Iterator[Note]:
             )
 
 
-def _kind(node: Node) -> str:
+def kind_of(node: Node) -> str:
+    """Return the class, activation and sizes of a call, which equal blocks have in common."""
     sizes = [node.config.get(key, "") for key in ("kernel_size", "units", "filters")]
     return f"{node.class_name} {node.activation or ''} {sizes}"
 
@@ -231,7 +166,7 @@ def _chain(graph: Graph, node: Node, kinds_: tuple[str, ...]) -> list[str]:
     """Return the calls in series from `node` on, if they are of these kinds; [] if not."""
     chain: list[str] = []
     for number, kind in enumerate(kinds_):
-        if _kind(node) != kind or len(graph.incoming[node.id]) != 1:
+        if kind_of(node) != kind or len(graph.incoming[node.id]) != 1:
             return []
         chain.append(node.id)
         takers = {edge.target for edge in graph.outgoing[node.id]}

@@ -8,13 +8,14 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, projection_behind
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_additive_merge, is_norm
 
 _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
 _IOFFE = "Ioffe and Szegedy 2015, Batch Normalization, section 3.2"
+_MOMENTUM = 0.3
 _CHANNEL_NORMS = frozenset({"BatchNorm", "BatchNormalization", "GroupNormalization"})
 _TOKEN_NORMS = frozenset({"LayerNorm", "LayerNormalization", "RMSNorm", "RMSNormalization"})
 
@@ -33,8 +34,9 @@ def norm_axes(graph: Graph) -> Iterator[Note]:
         if case == "one feature":
             yield finding(
                 ids,
-                f"A norm over one number: {place} normalises an axis of size 1 ({_shape(shape)}), "
-                "so its output is the same whatever it takes. Project to more features first.",
+                f"A norm over one number: {place} normalises an axis of size 1, "
+                f"{shape_text(shape)}, so its output is the same whatever it takes. Project "
+                "to more features first.",
                 _BA,
             )
         elif attentions:
@@ -84,9 +86,28 @@ def batch_norm_axis(graph: Graph) -> Iterator[Note]:
         yield (finding if has_features else remark)(
             ids,
             f"A batch norm over the wrong axis: {doing(graph, ids, 'have')} a mean and a scale for "
-            f"each position of {_shape(shape)}, the same for all features, and not for each "
+            f"each position of {shape_text(shape)}, the same for all features, and not for each "
             "feature. Its axis is that of the features, which Keras has last: axis=-1.",
             _IOFFE,
+        )
+
+
+@diagnosis_rule("norm_momentum")
+def norm_momentum(graph: Graph) -> Iterator[Note]:
+    """A batch norm forgets its averages at almost every step."""
+    places = [
+        node.id
+        for node in graph.nodes
+        if node.is_a({"BatchNormalization"}) and (node.config.get("momentum") or 1) <= _MOMENTUM
+    ]
+    if places:
+        momentum = graph.node(places[0]).config["momentum"]
+        yield remark(
+            places,
+            f"A momentum of {momentum:g}: {doing(graph, places, 'keep')} {100 * momentum:.0f} % of "
+            "the averages at each step, so inference uses those of the last batch. PyTorch's "
+            f"momentum of {momentum:g} is {1 - momentum:g} in Keras.",
+            "Keras API, momentum of keras.layers.BatchNormalization",
         )
 
 
@@ -173,7 +194,3 @@ def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
             "between them. If a sublayer was meant, put it behind the norm: x + f(norm(x)).",
             _XIONG,
         )
-
-
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return f"({', '.join('None' if size is None else str(size) for size in shape)})"
