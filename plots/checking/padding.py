@@ -306,6 +306,8 @@ def _masked_ids(trial: Trial, start: str) -> list[int]:
             or (is_product and (taker.class_name == "NotEqual" or 0 in ids))
         ):
             found += ids
+        elif (taker.id, 0) in trial.masks and not ids:
+            found += [0]  # a table inside of the layer masks it
     return found
 
 

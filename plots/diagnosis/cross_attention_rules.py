@@ -10,7 +10,7 @@ from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph
-from plots.layers import is_additive_merge
+from plots.layers import is_additive_merge, is_identity_like, is_norm
 from plots.skips import residual_streams
 from plots.traversal import Reachability, data_flow
 
@@ -87,6 +87,44 @@ def _positions_of(graph: Graph, node_id: str, output: int) -> frozenset[str]:
     places = sources(axes[1]) if len(axes) == 3 else frozenset()
     inputs = frozenset(place for place, _, axis in places if axis == 1)
     return inputs if all(graph.node(i).kind == "input" for i in inputs) else frozenset()
+
+
+@diagnosis_rule("memory_of_embeddings")
+def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
+    """A causal stack attends to embeddings of tokens that no layer has read."""
+    attentions, _, masked = attentions_with_masks(graph)
+    flow = data_flow(graph)
+    decodes = [a for a in attentions if a.is_self and masked[a.id].causal]
+    places: dict[str, str] = {}
+    for attention in attentions:
+        follows = any(flow.depends(attention.query.source, on=own.output) for own in decodes)
+        if attention.is_self or not follows:
+            continue
+        edges = [*attention.keys, *attention.values]
+        tables = [_table_behind(graph, edge) for edge in edges]
+        if all(tables):
+            places[attention.id] = str(tables[0])
+    if places:
+        tables = [*dict.fromkeys(places.values())]
+        yield remark(
+            [*places, *tables],
+            f"A memory of embeddings: {doing(graph, [*places], 'attend')} to vectors of "
+            f"{named(graph, tables)} that no layer has read, such as those before an encoder, not "
+            "after it. Attend to the output of the encoder, if there is one.",
+            _VASWANI,
+        )
+
+
+def _table_behind(graph: Graph, edge: Edge) -> str | None:
+    """Return the table of tokens that vectors come from, up to positions, norms and factors."""
+    node, flow = graph.node(edge.source), data_flow(graph)
+    while not node.is_a({"Embedding"}):
+        edges = [e for e in graph.incoming[node.id] if flow.depends_on_input(e.source)]
+        is_kept = is_additive_merge(node) or is_norm(node) or is_identity_like(node)
+        if not is_kept or len(edges) != 1:
+            return None
+        node = graph.node(edges[0].source)
+    return node.id if flow.depends_on_input(node.id) else None
 
 
 def _attentions_in(inside: set[str], attentions: tuple[Attention, ...]) -> list[str]:
