@@ -301,7 +301,8 @@ def _field(
     is_image = len(tensor.shape) > 3 and tensor.shape[-1] in (1, 3, 4)  # masks have other sizes
     if "int" in dtype and (dtype == "uint8" or is_image):
         return Field(**common, kind="integers")
-    return Field(**common, kind="floats" if "float" in dtype else "other")
+    is_mask = "mask" in tensor.name.lower() and len(tensor.shape) == 2
+    return Field(**common, kind="floats" if "float" in dtype and not is_mask else "other")
 
 
 def _without(ids: Sequence[int], padding: float | None) -> np.ndarray:

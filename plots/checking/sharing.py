@@ -10,10 +10,12 @@ from plots.attentions import attentions_with_masks
 from plots.checking.results import Check, said
 from plots.diagnosis.rules import named
 from plots.graph import Graph
-from plots.layers import is_norm
+from plots.layers import is_attention, is_norm
 from plots.traversal import reachability
 
 _SHARED = "Lan et al. 2020, ALBERT, section 3.1; Dehghani et al. 2019, Universal Transformers"
+_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
+_TWINS = "Bromley et al. 1993, Signature Verification using a Siamese Time Delay Neural Network"
 _UNILM = "Dong et al. 2019, UniLM, section 2.2"
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 
@@ -55,6 +57,15 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
                 "decoders usually have weights of their own."
             )
             yield Check("sharing", "shared", Note("remark", calls, text, _UNILM))
+    for calls in _of_several_outputs(graph, ties):
+        if told.isdisjoint(calls):
+            told.update(calls)
+            text = (
+                f"{named(graph, calls[:1])} is called {len(calls)} times with the same weights, "
+                "each time for another output of the model. Twin encoders share so; layers that "
+                "are trained for different targets usually have weights of their own."
+            )
+            yield Check("sharing", "shared", Note("remark", calls, text, _TWINS))
     order = reachability(graph)
     in_series = [
         calls
@@ -95,6 +106,19 @@ def _masked_differently(
     for calls in ties.values():
         if {masked[call].causal for call in calls if call in masked} == {True, False}:
             yield calls
+
+
+def _of_several_outputs(
+    graph: Graph, ties: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the calls of recurrent and attention layers that lead to different outputs each."""
+    order, ends = reachability(graph), {node_id for node_id, _ in graph.outputs}
+    for layer, calls in ties.items():
+        if graph.node(layer).is_a(_RECURRENT) or is_attention(graph.node(layer)):
+            reached = [ends & {call, *order.descendants(call)} for call in calls]
+            pairs = itertools.combinations(reached, 2)
+            if all(reached) and all(a.isdisjoint(b) for a, b in pairs):
+                yield calls
 
 
 def _shared_norms(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:

@@ -78,6 +78,9 @@ def _note(trial: Trial, layers: list[str]) -> Note | None:
         return None
     own = [trial.graph.node(layer) for layer in layers]
     reasons = [reason for node in (*nodes, *own) if (reason := _reason(node))]
+    reasons += ["its result has whole numbers alone, as those of a comparison"] * any(
+        _makes_whole(trial, node) for node in nodes
+    )
     where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
     why = ": ".join(filter(None, [where, *reasons[:1]]))
     text = (
@@ -133,6 +136,20 @@ def _reason(node: Node) -> str:
     if node.is_a(NOT_DIFFERENTIABLE) and node.class_name != "StopGradient":  # which is written so
         return "it passes no gradient on"
     return ""
+
+
+def _makes_whole(trial: Trial, node: Node) -> bool:
+    """Return whether a call returns whole numbers and takes others, as by rounding."""
+    import numpy as np
+
+    values = trial.values.get((node.id, 0))
+    edges = [edge for edge in trial.graph.incoming[node.id] if "float" in edge.tensor.dtype]
+    given = [trial.values[edge.source, edge.output] for edge in edges]
+
+    def is_whole(array: np.ndarray) -> bool:
+        return array.size > 3 and bool((array == np.round(array)).all())
+
+    return values is not None and bool(given) and is_whole(values) and not any(map(is_whole, given))
 
 
 def _inputs(trial: Trial, seed: int) -> dict[tuple[str, int], Any]:

@@ -215,7 +215,7 @@ def attention_between_heads(graph: Graph) -> Iterator[Note]:
     found = []
     for attention in attentions_with_masks(graph)[0]:
         origin, others = _key_axis(graph, attention)
-        contracted = _contracted_origin(graph, attention)
+        contracted = _contracted_origin(graph, attention, attention.keys[0])
         positions = any(kinds(other) == {"position"} for other in others)
         if kinds(origin) == {"feature"} and positions and sources(origin) & sources(contracted):
             found.append(attention.id)
@@ -229,12 +229,32 @@ def attention_between_heads(graph: Graph) -> Iterator[Note]:
         )
 
 
+@diagnosis_rule("features_times_positions")
+def features_times_positions(graph: Graph) -> Iterator[Note]:
+    """Scores sum products of the features of one side with positions of the other."""
+    found = []
+    for attention in attentions_with_masks(graph)[0]:
+        edges = attention.query, attention.keys[0]
+        summed = [kinds(_contracted_origin(graph, attention, edge)) for edge in edges]
+        if {"position"} in summed and {"feature"} in summed:
+            found.append(attention.id)
+    if found:
+        yield finding(
+            found,
+            f"Features times positions: the scores of {named(graph, found)} sum products of the "
+            "features of queries with positions of keys, or the other way round, as after a "
+            "reshape in the place of a transpose. Keys are transposed: "
+            "matmul(q, transpose(k)), (b, t, d) times (b, d, s).",
+            f"{_VASWANI}.1",
+        )
+
+
 @diagnosis_rule("attention_between_features")
 def attention_between_features(graph: Graph) -> Iterator[Note]:
     """Scores are products over positions, so that features attend to features."""
     found = []
     for attention in attentions_with_masks(graph)[0]:
-        summed = kinds(_contracted_origin(graph, attention))
+        summed = kinds(_contracted_origin(graph, attention, attention.keys[0]))
         if summed == {"position"} and kinds(_key_axis(graph, attention)[0]) == {"feature"}:
             found.append(attention.id)
     if found:
@@ -414,11 +434,10 @@ def _has_learned_bias(graph: Graph, attention: Attention) -> bool:
     )
 
 
-def _contracted_origin(graph: Graph, attention: Attention) -> Origin:
-    """Return the origin of the axis of the keys that is summed with the queries."""
+def _contracted_origin(graph: Graph, attention: Attention, edge: Edge) -> Origin:
+    """Return the origin of the axis of queries or keys that the product of both sums over."""
     if attention.is_one_call:
         return ()
-    edge = attention.keys[0]
     found = _summed_by_product(graph, graph.node(attention.scores), edge)
     if found is None or len(found[0]) != 1:
         return ()

@@ -10,9 +10,11 @@ from plots.diagnosis.activations import BENT, CLIPPED, activation_of, last_call
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, shape_text
 from plots.graph import Graph, Loss, Node
 from plots.layers import is_linear_projection, is_reversed_embedding
+from plots.traversal import data_flow
 
 _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/keras-hub/pull/1008"
 _LOSSES = "Keras API, keras.io/api/losses/probabilistic_losses"
+_DISTANCES = frozenset({"meanabsoluteerror", "meansquarederror", "huber", "logcosh"})
 _REGIONS = "Keras API, keras.losses.Dice and keras.losses.Tversky"
 _HINGE = "Keras API, keras.io/api/losses/hinge_losses"
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
@@ -65,6 +67,15 @@ def _on_range(graph: Graph, last: Node, loss: Loss, name: str) -> Note | None:
             f"{loss.class_name} {why}. End with {right}.",
             _LOSSES if name in ("kldivergence", "poisson") else _REGIONS,
         )
+    if name in _DISTANCES and activation in (*CLIPPED, "softmax"):
+        text = f"A {_NAMES.get(activation, activation)} with {loss.class_name}: {place} " + (
+            "returns no negative numbers, and passes no gradient on where it returns 0. Take "
+            "no activation, or softplus for positive numbers."
+            if activation in CLIPPED
+            else "returns probabilities, whose gradients vanish where they are wrong. Take "
+            "categorical cross-entropy."
+        )
+        return remark([last.id], text, _SOFTMAX)
     if name in ("hinge", "squaredhinge") and activation in ("sigmoid", "softmax"):
         return remark(
             [last.id],
@@ -159,6 +170,15 @@ def _on_classes(graph: Graph, output: str, loss: Loss) -> Note | None:
             "if several classes can be right.",
             _LOSSES,
         )
+    narrow = _width_before(graph, last)
+    if narrow == 1 and (shape[class_axis] or 0) > 2:
+        return finding(
+            [last.id],
+            f"One number for {shape[class_axis]} classes: {place} computes the scores of all "
+            "classes from a single number, such as that of a Dense(1) that was left in. Take its "
+            "input in its place.",
+            _SOFTMAX,
+        )
     axis = last.config.get("axis", -1)
     if activation == "softmax" and isinstance(axis, int):
         axis, class_axis = axis % len(shape), class_axis % len(shape)
@@ -171,6 +191,17 @@ def _on_classes(graph: Graph, output: str, loss: Loss) -> Note | None:
                 _SOFTMAX,
             )
     return None
+
+
+def _width_before(graph: Graph, last: Node) -> int | None:
+    """Return how many features the projection of a head takes, if they were computed."""
+    while not last.is_a({"Dense"}) and len(graph.incoming[last.id]) == 1:
+        last = graph.node(graph.incoming[last.id][0].source)
+    if not last.is_a({"Dense"}) or not graph.incoming[last.id]:
+        return None
+    edge = graph.incoming[last.id][0]
+    before = map(graph.node, (edge.source, *data_flow(graph).ancestors(edge.source)))
+    return edge.tensor.shape[-1] if any(node.parameters for node in before) else None
 
 
 @diagnosis_rule("all_frozen")

@@ -13,6 +13,7 @@ from plots.graph import Edge, Graph, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
     is_additive_merge,
+    is_attention,
     is_identity_like,
     is_norm,
     is_signed_merge,
@@ -74,7 +75,7 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
         before = [graph.node(i) for i in (source, *flow.ancestors(source))]
         takers = [graph.node(i) for i in flow.takers(node.id, 0)]
         is_hidden = any(n.parameters for n in before) and flow.depends_on_input(source)
-        if is_hidden and takers and all(taker.is_a(LINEAR_PROJECTIONS) for taker in takers):
+        if is_hidden and takers and all(map(_has_use_for_more, takers)):
             places[node.id] = source
     if places:
         yield finding(
@@ -84,6 +85,11 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
             "been the other input, such as a skip path, is lost.",
             _U_NET,
         )
+
+
+def _has_use_for_more(node: Node) -> bool:
+    """Return whether a call combines features, so that the same ones twice add nothing."""
+    return is_attention(node) or node.is_a(LINEAR_PROJECTIONS | {"GRU", "LSTM", "SimpleRNN"})
 
 
 def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:

@@ -55,6 +55,8 @@ def _axes_case(graph: Graph, node: Node) -> str:
     axes = node.config.get("axis", -1)
     axes = [axes] if isinstance(axes, int) else axes
     shape = node.outputs[0].shape
+    if node.is_a({"GroupNormalization"}) and _is_of_one_number(node):
+        return "one feature"
     if not node.is_a(_TOKEN_NORMS) or len(shape) < 2 or not isinstance(axes, list):
         return ""
     if all(shape[axis] == 1 for axis in axes):
@@ -65,6 +67,14 @@ def _axes_case(graph: Graph, node: Node) -> str:
     if "position" in found and len(shape) == 3:
         return "both" if "feature" in found else "position"
     return ""
+
+
+def _is_of_one_number(node: Node) -> bool:
+    """Return whether each group of a group norm has one number, as one of a 1 x 1 map."""
+    shape, axis = node.outputs[0].shape, node.config.get("axis", -1)
+    channels, groups = shape[axis], node.config.get("groups", 32)
+    others = [size for place, size in enumerate(shape) if place not in (0, axis % len(shape))]
+    return groups in (-1, channels) and all(size == 1 for size in others)
 
 
 @diagnosis_rule("batch_norm_axis")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
+from plots.diagnosis.closed import is_closed
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
 from plots.graph import Edge, Graph, Node
@@ -31,6 +32,8 @@ def steps_in_two_orders(graph: Graph) -> Iterator[Note]:
         own = orders.pop() if len(orders) == 1 else None
         if node.kind == "input":
             own = False
+        elif node.is_a({"Lambda"}) or is_closed(node):
+            own = None
         elif len(node.outputs[0].shape) < 3:
             own = False if _is_ids(node) else None
         elif own is not None and _turns_steps(node):
