@@ -240,19 +240,58 @@ def rows_as_steps(wrong):
 
 
 def strips_for_squares(wrong):
-    """Squares of 4 x 4 pixels of an image of 16 x 32, or pieces of 1 x 16."""
-    image = keras.Input((16, 32, 3))
+    """Squares of 2 x 2 pixels of an image of 8 x 32, or pieces of 1 x 4."""
+    image = keras.Input((8, 32, 3))
     x = image
     if not wrong:
-        x = ops.transpose(ops.reshape(x, (-1, 4, 4, 8, 4, 3)), (0, 1, 3, 2, 4, 5))
-    x = Shift(32)(layers.Dense(D)(ops.reshape(x, (-1, 32, 48))))
+        x = ops.transpose(ops.reshape(x, (-1, 4, 2, 16, 2, 3)), (0, 1, 3, 2, 4, 5))
+    x = Shift(64)(layers.Dense(D)(ops.reshape(x, (-1, 64, 12))))
     return keras.Model(image, labels(norm(pre(x, attend))))
 
 
 def time_for_features(wrong):
-    x = keras.Input((T, D))
-    y = (layers.Reshape((D, T)) if wrong else layers.Permute((2, 1)))(x)
+    x = keras.Input((12, 4))
+    y = (layers.Reshape((4, 12)) if wrong else layers.Permute((2, 1)))(x)
     return keras.Model(x, layers.Dense(CLASSES)(layers.Conv1D(5, 3)(y)))
+
+
+def positions_for_features(wrong):
+    """A non-local block, whose keys are reshaped in the place of transposed."""
+
+    def model(image):
+        query, key, value = (layers.Conv2D(4, 1)(image) for _ in range(3))
+        query, value = (layers.Reshape((16, 4))(y) for y in (query, value))
+        key = layers.Reshape((4, 16))(key)
+        key = key if wrong else layers.Permute((2, 1))(layers.Reshape((16, 4))(key))
+        y = ops.matmul(ops.softmax(ops.matmul(query, key) / 2.0), value)
+        return layers.Dense(CLASSES)(layers.Flatten()(y))
+
+    return of_image(model, 4)
+
+
+def norm_of_one_pixel(wrong):
+    def model(image):
+        x = layers.Conv2D(5, 3, strides=1 if wrong else 2, padding="valid")(image)
+        x = layers.GroupNormalization(groups=-1)(x)
+        return layers.Dense(CLASSES)(layers.Flatten()(layers.ReLU()(x)))
+
+    return of_image(model, 3 if wrong else 7)
+
+
+def one_number_for_all_classes(wrong):
+    x = keras.Input((5,))
+    y = layers.Dense(1 if wrong else 11, "sigmoid")(x)
+    model = keras.Model(x, layers.Dense(CLASSES, "softmax")(y))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def twins(wrong):
+    left, right = keras.Input((5,)), keras.Input((5,))
+    first, last = layers.Dense(11, "relu"), layers.Dense(3)
+    y = last(first(left))
+    z = layers.Dense(3)(layers.Dense(11, "relu")(right)) if wrong else last(first(right))
+    return keras.Model([left, right], layers.Dot(1)([y, z]))
 
 
 # Layers in series -------------------------------------------------------------------------------

@@ -28,9 +28,12 @@ from mistaken_layers import (
     masking_too_late,
     mixed_states,
     norm_for_an_activation,
+    norm_of_one_pixel,
     one_layer_for_mean_and_variance,
+    one_number_for_all_classes,
     one_step,
     pooled_features,
+    positions_for_features,
     rescaled_twice,
     rounded,
     rows_as_steps,
@@ -41,6 +44,7 @@ from mistaken_layers import (
     swapped_arguments,
     swapped_states,
     time_for_features,
+    twins,
     two_zeros_in_series,
     unused_input,
     zeros_everywhere,
@@ -239,12 +243,22 @@ MISTAKES = {
     "pooled features": Mistake(pooled_features, "summary over features"),
     "swapped arguments": Mistake(swapped_arguments, "Queries and memory are swapped"),
     "rows as steps": Mistake(rows_as_steps, "does not move the axis of size 12"),
-    "strips for squares": Mistake(strips_for_squares, "not squares of 4 x 4"),
+    "strips for squares": Mistake(strips_for_squares, "not squares of 2 x 2"),
     "time for features": Mistake(time_for_features, "does not move the axis"),
     "linear convolutions": Mistake(linear_convolutions, "the model is linear"),
     "norm for an activation": Mistake(norm_for_an_activation, "batch norm does not", "remark"),
     "forgetful norm": Mistake(forgetful_norm, "momentum of 0.1", "remark"),
     "cosine as probability": Mistake(cosine_as_probability, "Cosines for a loss"),
+    "positions for features": Mistake(positions_for_features, "Features times positions"),
+    "norm of one pixel": Mistake(norm_of_one_pixel, "one number"),
+    "one number for all classes": Mistake(one_number_for_all_classes, "One number for 7 classes"),
+    "twins": Mistake(twins, "Twins that share nothing", "remark"),
+    "ReLU of a regression": Mistake(
+        head((1, None, "mse"), (1, "relu", "mse")), "no negative numbers", "remark"
+    ),
+    "squares of a softmax": Mistake(
+        head(SOFTMAX, (CLASSES, "softmax", "mse")), "gradients vanish", "remark"
+    ),
     "logits for KL": Mistake(
         head((CLASSES, "softmax", "kl_divergence"), (CLASSES, None, "kl_divergence")), "any sign"
     ),

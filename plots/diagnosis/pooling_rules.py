@@ -9,7 +9,7 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import past_dropouts, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, shape_text
 from plots.diagnosis.score_mask_rules import is_mask
 from plots.graph import Graph, Node
 from plots.layers import is_identity_like
@@ -112,12 +112,10 @@ def mean_over_features(graph: Graph) -> Iterator[Note]:
         shape = graph.incoming[places[0]][0].tensor.shape
         yield finding(
             places,
-            f"A mean over features: {doing(graph, places, 'keep')} one number for each of the "
-            f"{shape[1] or ''} positions, and loses which of the {shape[2]} features it is made "
-            "of. To summarise a sequence, go over its positions: axis=1, or "
-            'data_format="channels_last" for a pooling layer.'.replace(
-                "the  positions", "positions"
-            ),
+            f"A summary over features: {doing(graph, places, 'keep')} one number for each "
+            f"position of {shape_text(shape)}, and loses which of its features it is made of. To "
+            "summarise a sequence, go over its positions: axis=1, or "
+            'data_format="channels_last" for a pooling layer.',
             _POOLING,
         )
 

@@ -51,12 +51,14 @@ def twins_that_share_nothing(graph: Graph) -> Iterator[Note]:
     flow = data_flow(graph)
     for node in graph.nodes:
         edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        if len(edges) != 2 or not (node.is_a({"Dot"}) or is_subtraction(node)):
+        compares = node.is_a({"Dot", "Lambda"}) or is_subtraction(node)
+        if len(edges) != 2 or not compares:
             continue
         towers = [{edge.source, *flow.ancestors(edge.source)} for edge in edges]
         sides = [_tower(graph, tower) for tower in towers]
         is_twin = sides[0] == sides[1] and len(sides[0]) > 2
-        if is_twin and towers[0].isdisjoint(towers[1]) and edges[0].tensor.shape[0] is None:
+        owners = [{graph.node(i).layer for i in tower} for tower in towers]
+        if is_twin and owners[0].isdisjoint(owners[1]) and edges[0].tensor.shape[0] is None:
             first = [next(n.id for n in graph.nodes if n.id in t and n.parameters) for t in towers]
             yield remark(
                 [node.id, *first],
