@@ -250,8 +250,8 @@ def strips_for_squares(wrong):
 
 
 def time_for_features(wrong):
-    x = keras.Input((12, 4))
-    y = (layers.Reshape((4, 12)) if wrong else layers.Permute((2, 1)))(x)
+    x = keras.Input((20, 4))
+    y = (layers.Reshape((4, 20)) if wrong else layers.Permute((2, 1)))(x)
     return keras.Model(x, layers.Dense(CLASSES)(layers.Conv1D(5, 3)(y)))
 
 

@@ -87,8 +87,12 @@ def _hides_vectors(graph: Graph, node: Node) -> bool:
         flags = [edge for edge in edges if edge.port == "condition"] if is_zero else []
     else:
         flags = [e for e in edges if is_mask(graph, e)] if node.is_a({"Multiply"}) else []
-    flow = data_flow(graph)
-    return len(flags) == 1 and len(edges) == 2 and flow.depends_on_input(flags[0].source)
+    if len(flags) != 1 or len(edges) != 2:
+        return False
+    flow, (edge,) = data_flow(graph), flags
+    before = [graph.node(i) for i in (edge.source, *flow.ancestors(edge.source))]
+    is_of_inputs = flow.depends_on_input(edge.source) and not any(n.parameters for n in before)
+    return is_of_inputs and edge.tensor.shape[-1] == 1  # for whole vectors, unlike x * (x > 0)
 
 
 @diagnosis_rule("mean_over_features")
@@ -106,7 +110,11 @@ def mean_over_features(graph: Graph) -> Iterator[Note]:
         origins = axis_origins(graph)[edge.source, edge.output]
         is_sequence = kinds(origins[1]) == {"position"} and kinds(origins[2]) == {"feature"}
         follows = any(flow.depends(node.id, on=i) for i in mixing)
-        if is_sequence and follows and _goes_to_a_dense(graph, node):
+        is_gate = any(  # for each position, as in squeeze-and-excitation
+            taker.is_a({"Multiply"}) and flow.depends(taker.id, on=node.id)
+            for taker in (graph.node(e.target) for e in graph.outgoing[edge.source])
+        )
+        if is_sequence and follows and not is_gate and _goes_to_a_dense(graph, node):
             places.append(node.id)
     if places:
         shape = graph.incoming[places[0]][0].tensor.shape

@@ -12,7 +12,7 @@ from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named, shape_text
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, shape_text
 from plots.graph import Edge, Graph, Node, Shape
 from plots.layers import SHAPE_CHANGES, is_crop
 
@@ -20,6 +20,7 @@ _ORDER = (
     "numpy.org/doc/stable/reference/generated/numpy.reshape.html; Dosovitskiy et al. 2021, "
     "An Image is Worth 16x16 Words, section 3.1"
 )
+_FEW = 4
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
 
 
@@ -89,7 +90,7 @@ def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
         if what and not _is_skew(graph, node):
             places.setdefault((before, after, what), []).append(node.id)
     for (before, after, what), ids in places.items():
-        yield finding(
+        yield (remark if _may_stack(before, after) else finding)(
             ids,
             f"A reshape mixes axes: {named(graph, ids)}, from {shape_text(before)} to "
             f"{shape_text(after)}, keeps the order of the numbers, and {what}. Transpose first, so "
@@ -119,6 +120,15 @@ def _meant(before: Shape, after: Shape) -> str:
     if len(before) == 4 and len(sizes) == 3 and (side := _square(sizes, others)):
         return f"returns pieces of rows, and not squares of {side} x {side} pixels"
     return ""
+
+
+def _may_stack(before: Shape, after: Shape) -> bool:
+    """Return whether a reshape may stack a few vectors, or cut each into a few: (t, d), (d, t)."""
+    given, result = ([size or 0 for size in shape[1:] if size != 1] for shape in (before, after))
+    if len(given) != 2 or len(result) != 2:
+        return False
+    small, large = sorted((given[0], result[0]))
+    return bool(small) and large % small == 0 and large // small <= _FEW
 
 
 def _square(sizes: Sequence[int], others: Sequence[int]) -> int:

@@ -8,7 +8,8 @@ from plots.annotations import Note
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_additive_merge, is_linear_projection, is_norm
+from plots.layers import is_additive_merge, is_linear_projection
+from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3.2"
 _CHANNEL_NORMS = frozenset({"BatchNormalization", "GroupNormalization"})
@@ -22,6 +23,7 @@ def shortcut_of_the_branch(graph: Graph) -> Iterator[Note]:
     the input of the block is lost.
     """
     places: dict[str, str] = {}
+    flow = data_flow(graph)
     for node in graph.nodes:
         edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
         if not is_additive_merge(node) or len(edges) != 2 or node.constants:
@@ -33,7 +35,10 @@ def shortcut_of_the_branch(graph: Graph) -> Iterator[Note]:
             taken = graph.incoming[projection.id][0]
             last = _projection(graph, branch, is_branch=True)
             is_same = (taken.source, taken.output) == (branch.source, branch.output)
-            if is_same and last is not None and last.trainable and projection.trainable:
+            if not is_same or last is None or not (last.trainable and projection.trainable):
+                continue
+            before = map(graph.node, flow.ancestors(last.id))
+            if any(node.parameters for node in before):  # else it is a stem
                 places[node.id] = projection.id
     if places:
         yield finding(
@@ -52,7 +57,7 @@ def _projection(graph: Graph, edge: Edge, is_branch: bool = False) -> Node | Non
     `is_branch` says that others take it as well.
     """
     node = past_dropouts(graph, edge, only=not is_branch)
-    while node is not None and (node.is_a(_CHANNEL_NORMS) or is_norm(node)):
+    while node is not None and node.is_a(_CHANNEL_NORMS):
         edges = graph.incoming[node.id]
         node = past_dropouts(graph, edges[0], only=True) if len(edges) == 1 else None
     return node if node is not None and is_linear_projection(node) else None
