@@ -131,7 +131,8 @@ def _sides_of_patches(trial: Trial, field: Field) -> list[int]:
     for node in graph.nodes:
         strides = node.config.get("strides")
         if node.is_a({"Conv2D"}) and node.config.get("kernel_size") == strides:
-            sides |= dict.fromkeys(strides if isinstance(strides, list | tuple) else [strides])
+            given = strides if isinstance(strides, list | tuple) else [strides]
+            sides |= {size: None for size in given if isinstance(size, int)}
     for attention in attentions_with_masks(graph)[0]:
         keys = trial.values[attention.keys[0].source, attention.keys[0].output].shape[1:-1]
         for number in (n - token for n in keys for token in (0, 1)):
@@ -139,7 +140,7 @@ def _sides_of_patches(trial: Trial, field: Field) -> list[int]:
                 height * width
             ):
                 sides[root] = None
-    fits = [s for s in sides if isinstance(s, int) and height % s == width % s == 0]
+    fits = [side for side in sides if height % side == width % side == 0]
     return [side for side in fits if 1 < side < max(height, width)][:_MOST_SIDES]
 
 

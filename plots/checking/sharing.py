@@ -14,6 +14,9 @@ from plots.layers import is_attention, is_norm
 from plots.traversal import reachability
 
 _SHARED = "Lan et al. 2020, ALBERT, section 3.1; Dehghani et al. 2019, Universal Transformers"
+Ties = Mapping[str, tuple[str, ...]]
+"""Layer -> its calls."""
+
 _RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
 _TWINS = "Bromley et al. 1993, Signature Verification using a Siamese Time Delay Neural Network"
 _UNILM = "Dong et al. 2019, UniLM, section 2.2"
@@ -32,46 +35,58 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
     text = f"{counted(len(ties), 'layer')} with weights called several times"
     yield said("sharing", "shared", text)
     told: set[str] = set()
-    for check in (*_self_and_cross(graph, ties), *_shared_norms(graph, ties)):
-        told.update(check.note.about)
-        yield check
-    same = [
-        calls
-        for calls in ties.values()
-        if len({_sources(graph, call) for call in calls}) < len(calls) and told.isdisjoint(calls)
-    ]
-    for calls in same:
-        told.update(calls)
-        text = (
-            f"The same layer is called {len(calls)} times with the same input, {calls[0]}: the "
-            "results are equal, so that what they are made for, such as queries, keys and values, "
-            "is one projection."
-        )
-        yield Check("sharing", "shared", Note("remark", tuple(calls), text, _VASWANI))
-    for calls in _masked_differently(graph, ties):
-        if told.isdisjoint(calls):
-            told.update(calls)
+    for rule in (_self_and_cross, _shared_norms, _on_one_input, _masked, _of_outputs, _in_series):
+        for note in rule(graph, {k: calls for k, calls in ties.items() if told.isdisjoint(calls)}):
+            told.update(note.about)
+            yield Check("sharing", "shared", note)
+
+
+def _on_one_input(graph: Graph, ties: Ties) -> Iterator[Note]:
+    for calls in ties.values():
+        if len({_sources(graph, call) for call in calls}) < len(calls):
+            text = (
+                f"The same layer is called {len(calls)} times with the same input, {calls[0]}: the "
+                "results are equal, so that what they are made for, such as queries, keys and "
+                "values, is one projection."
+            )
+            yield Note("remark", tuple(calls), text, _VASWANI)
+
+
+def _masked(graph: Graph, ties: Ties) -> Iterator[Note]:
+    """Yield a remark on each attention layer that is causal in some calls and not in others."""
+    _, _, masked = attentions_with_masks(graph)
+    for calls in ties.values():
+        if {masked[call].causal for call in calls if call in masked} == {True, False}:
             text = (
                 f"{named(graph, calls[:1])} is called with a causal mask and without, with the "
                 "same weights, as by an encoder and a decoder. UniLM shares them so; encoders and "
                 "decoders usually have weights of their own."
             )
-            yield Check("sharing", "shared", Note("remark", calls, text, _UNILM))
-    for calls in _of_several_outputs(graph, ties):
-        if told.isdisjoint(calls):
-            told.update(calls)
+            yield Note("remark", calls, text, _UNILM)
+
+
+def _of_outputs(graph: Graph, ties: Ties) -> Iterator[Note]:
+    """Yield a remark on each recurrent or attention layer whose calls lead to different outputs."""
+    order, ends = reachability(graph), {node_id for node_id, _ in graph.outputs}
+    for layer, calls in ties.items():
+        reached = [ends & {call, *order.descendants(call)} for call in calls]
+        is_split = all(a.isdisjoint(b) for a, b in itertools.combinations(reached, 2))
+        mixes = graph.node(layer).is_a(_RECURRENT) or is_attention(graph.node(layer))
+        if mixes and is_split and all(reached):
             text = (
                 f"{named(graph, calls[:1])} is called {len(calls)} times with the same weights, "
                 "each time for another output of the model. Twin encoders share so; layers that "
                 "are trained for different targets usually have weights of their own."
             )
-            yield Check("sharing", "shared", Note("remark", calls, text, _TWINS))
+            yield Note("remark", calls, text, _TWINS)
+
+
+def _in_series(graph: Graph, ties: Ties) -> Iterator[Note]:
     order = reachability(graph)
     in_series = [
         calls
         for calls in ties.values()
-        if told.isdisjoint(calls)
-        and not graph.node(calls[0]).is_a({"Embedding"})
+        if not graph.node(calls[0]).is_a({"Embedding"})
         and any(order.depends(b, on=a) for a, b in itertools.pairwise(calls))
     ]
     if in_series:
@@ -82,10 +97,10 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
             "blocks so; a layer that is made once outside of a loop is shared by mistake."
         )
         about = [call for calls in in_series for call in calls]
-        yield Check("sharing", "shared", Note("remark", tuple(about), text, _SHARED))
+        yield Note("remark", tuple(about), text, _SHARED)
 
 
-def _self_and_cross(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
+def _self_and_cross(graph: Graph, ties: Ties) -> Iterator[Note]:
     kinds = {a.id: a.is_self for a in attentions_with_masks(graph)[0] if a.is_one_call}
     for layer, calls in ties.items():
         own = {kinds[call] for call in calls if call in kinds}
@@ -95,33 +110,10 @@ def _self_and_cross(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterat
                 "the same weights: the two look for different things, and have weights of their "
                 "own in every published design."
             )
-            yield Check("sharing", "shared", Note("finding", calls, text, _VASWANI))
+            yield Note("finding", calls, text, _VASWANI)
 
 
-def _masked_differently(
-    graph: Graph, ties: Mapping[str, tuple[str, ...]]
-) -> Iterator[tuple[str, ...]]:
-    """Yield the calls of each attention layer that is causal in some and not in others."""
-    _, _, masked = attentions_with_masks(graph)
-    for calls in ties.values():
-        if {masked[call].causal for call in calls if call in masked} == {True, False}:
-            yield calls
-
-
-def _of_several_outputs(
-    graph: Graph, ties: Mapping[str, tuple[str, ...]]
-) -> Iterator[tuple[str, ...]]:
-    """Yield the calls of recurrent and attention layers that lead to different outputs each."""
-    order, ends = reachability(graph), {node_id for node_id, _ in graph.outputs}
-    for layer, calls in ties.items():
-        if graph.node(layer).is_a(_RECURRENT) or is_attention(graph.node(layer)):
-            reached = [ends & {call, *order.descendants(call)} for call in calls]
-            pairs = itertools.combinations(reached, 2)
-            if all(reached) and all(a.isdisjoint(b) for a, b in pairs):
-                yield calls
-
-
-def _shared_norms(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
+def _shared_norms(graph: Graph, ties: Ties) -> Iterator[Note]:
     """Yield the norms that are called one after the other, where the layers around are not."""
     order = reachability(graph)
     for layer, calls in ties.items():
@@ -144,7 +136,7 @@ def _shared_norms(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator
                     "other, with the same weights, although the layers between are different: "
                     "published blocks that share a norm share all of their layers."
                 )
-                yield Check("sharing", "shared", Note("finding", calls, text, _SHARED))
+                yield Note("finding", calls, text, _SHARED)
                 break
 
 

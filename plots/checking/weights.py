@@ -227,7 +227,7 @@ def _ends(trial: Trial, layers: list[str]) -> list[str]:
     ]
 
 
-def _gradients_on_edges(trial: Trial) -> dict[int, np.ndarray]:
+def _gradients_on_edges(trial: Trial) -> dict[str, np.ndarray]:
     """Return id of an edge -> gradient of a random loss, in inference."""
     import keras
     from keras import ops
@@ -251,7 +251,7 @@ def _gradients_on_edges(trial: Trial) -> dict[int, np.ndarray]:
 def _owns(layer: Any, variables: AbstractSet[int]) -> bool:
     """Return whether all trainable weights of a layer are among some variables."""
     own = [id(variable) for variable in weights_of(layer) if variable.trainable]
-    return bool(own) and variables.issuperset(own)
+    return bool(own) and variables >= {*own}
 
 
 def is_finite(array: np.ndarray) -> bool:

@@ -170,8 +170,7 @@ def _on_classes(graph: Graph, output: str, loss: Loss) -> Note | None:
             "if several classes can be right.",
             _LOSSES,
         )
-    narrow = _width_before(graph, last)
-    if narrow == 1 and (shape[class_axis] or 0) > 2:
+    if _width_before(graph, last) == 1 and (shape[class_axis] or 0) > 2:
         return finding(
             [last.id],
             f"One number for {shape[class_axis]} classes: {place} computes the scores of all "
@@ -179,18 +178,23 @@ def _on_classes(graph: Graph, output: str, loss: Loss) -> Note | None:
             "input in its place.",
             _SOFTMAX,
         )
-    axis = last.config.get("axis", -1)
-    if activation == "softmax" and isinstance(axis, int):
-        axis, class_axis = axis % len(shape), class_axis % len(shape)
-        if axis != class_axis:
-            return finding(
-                [last.id],
-                f"A softmax over axis {axis}, not over the classes: the output of {place} has the "
-                f"shape {shape_text(shape)}, and {loss.class_name} takes axis {class_axis} for "
-                f"the classes, whose probabilities do not sum to 1. Set axis={class_axis}.",
-                _SOFTMAX,
-            )
-    return None
+    return _on_another_axis(graph, last, loss, class_axis) if activation == "softmax" else None
+
+
+def _on_another_axis(graph: Graph, last: Node, loss: Loss, class_axis: int) -> Note | None:
+    """Return a note on a softmax over another axis than that of the classes."""
+    axis, shape = last.config.get("axis", -1), last.outputs[0].shape
+    if not isinstance(axis, int) or axis % len(shape) == class_axis % len(shape):
+        return None
+    axis, class_axis = axis % len(shape), class_axis % len(shape)
+    return finding(
+        [last.id],
+        f"A softmax over axis {axis}, not over the classes: the output of "
+        f"{named(graph, [last.id])} has the shape {shape_text(shape)}, and {loss.class_name} takes "
+        f"axis {class_axis} for the classes, whose probabilities do not sum to 1. Set "
+        f"axis={class_axis}.",
+        _SOFTMAX,
+    )
 
 
 def _width_before(graph: Graph, last: Node) -> int | None:

@@ -57,29 +57,17 @@ def rotations(graph: Graph) -> Iterator[Note]:
     """Queries are rotated by their positions and keys are not, or both by the index of the head."""
     tables = Tables(graph, data_flow(graph))
     alone: dict[str, list[str]] = {}
-    by_heads, of_values = [], []
+    by_heads = []
     for attention in attentions_with_masks(graph)[0]:
         ends = {"queries": attention.query, "keys": attention.keys[0]}
         axes = {name: _turned_along(graph, tables, edge) for name, edge in ends.items()}
         turned = [name for name, own in axes.items() if own["position"] > 1]
-        if len(turned) == 2 and attention.values:
-            value = _turned_along(graph, tables, attention.values[0])
-            of_values += [attention.id] if value["position"] > 1 else []
         if len(turned) == 1:
             (still,) = (edge for name, edge in ends.items() if name not in turned)
             if projection_behind(graph, still) is not None:
                 alone.setdefault(turned[0], []).append(attention.id)
         elif all(own["feature"] > 1 and not own["position"] for own in axes.values()):
             by_heads.append(attention.id)
-    if of_values:
-        yield remark(
-            of_values,
-            f"Rotary positions on the values: {doing(graph, of_values, 'take')} values that are "
-            "rotated by their positions, as queries and keys are. RoFormer rotates those two "
-            "alone, so that scores depend on distances; the sum of rotated values depends on "
-            "positions.",
-            _ROPE,
-        )
     for name, ids in alone.items():
         other = "keys" if name == "queries" else "queries"
         yield finding(
@@ -95,6 +83,27 @@ def rotations(graph: Graph) -> Iterator[Note]:
             f"Rotations by the index of the head: {doing(graph, by_heads, 'take')} queries and "
             "keys that are rotated along the axis of the heads, alike at all positions, so that "
             "products do not depend on positions. Rotate along the axis of the positions.",
+            _ROPE,
+        )
+
+
+@diagnosis_rule("rotated_values")
+def rotated_values(graph: Graph) -> Iterator[Note]:
+    """Values are rotated by their positions, as queries and keys are."""
+    tables = Tables(graph, data_flow(graph))
+    found = []
+    for attention in attentions_with_masks(graph)[0]:
+        edges = [attention.query, *attention.keys[:1], *attention.values[:1]]
+        turned = [_turned_along(graph, tables, edge)["position"] > 1 for edge in edges]
+        if len(edges) == 3 and all(turned):
+            found.append(attention.id)
+    if found:
+        yield remark(
+            found,
+            f"Rotary positions on the values: {doing(graph, found, 'take')} values that are "
+            "rotated by their positions, as queries and keys are. RoFormer rotates those two "
+            "alone, so that scores depend on distances; the sum of rotated values depends on "
+            "positions.",
             _ROPE,
         )
 
