@@ -169,7 +169,7 @@ def recurrence_that_looks_two_steps_ahead() -> keras.Model:
     return keras.Model(x, layers.GRU(5, return_sequences=True)(layers.Concatenate()([x, ahead])))
 
 
-@truth("causality future", "order known")
+@truth("causality future", "remark causality future", "order known")
 def recurrence_between_lambdas_that_reverse() -> keras.Model:
     def reversed_in_time(x: Any) -> Any:
         return layers.Lambda(lambda v: ops.flip(v, axis=1), output_shape=(None, WIDTH))(x)
@@ -179,7 +179,7 @@ def recurrence_between_lambdas_that_reverse() -> keras.Model:
     return scored(tokens, reversed_in_time(x))
 
 
-@truth("causality itself")
+@truth("causality itself", "remark dead weights dead")  # of the recurrent kernel
 def one_step() -> keras.Model:
     x = keras.Input((1, 6))
     return keras.Model(x, layers.LSTM(5, return_sequences=True)(x))
@@ -228,14 +228,14 @@ def hourglass_without_a_shift() -> keras.Model:
     return scored(tokens, causal(x + ops.repeat(causal(layers.AveragePooling1D(3)(x)), 3, axis=1)))
 
 
-@truth("order unknown")
+@truth("remark order unknown")
 def perceiver() -> keras.Model:
     x = keras.Input((23, 6))
     latents = attended(attended(Latents()(x), layers.Dense(WIDTH)(x)))
     return keras.Model(x, layers.Dense(5)(layers.GlobalAveragePooling1D()(latents)))
 
 
-@truth("")
+@truth("remark order unknown")  # it has no positions
 def vision_transformer_with_a_class_token() -> keras.Model:
     image = keras.Input((16, 16, 3))
     patches = layers.Reshape((16, WIDTH))(layers.Conv2D(WIDTH, 4, strides=4)(image))

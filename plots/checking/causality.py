@@ -121,8 +121,9 @@ def _note_on(line: Leak) -> Note | None:
     if found.kind == "prefix" or not predicts_own_tokens(trial, line.field, line.output):
         return None
     text = (
-        f"{facts}, and it has a score for each token of {name!r}. {where} That is a masked "
-        "language model; one that predicts the next token needs a causal mask."
+        f"{facts}, and it has a score for each token of {name!r}. {where} That is a "
+        f"{'backward' if found.kind == 'future' else 'masked'} language model; one that predicts "
+        "the next token needs a causal mask."
     )
     return Note("remark", tuple(crossings), text, NO_FUTURE)
 

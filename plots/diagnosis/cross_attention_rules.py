@@ -101,9 +101,9 @@ def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
         if attention.is_self or not follows:
             continue
         edges = [*attention.keys, *attention.values]
-        tables = [_table_behind(graph, edge) for edge in edges]
-        if all(tables):
-            places[attention.id] = str(tables[0])
+        behind = [_table_behind(graph, edge) for edge in edges]
+        if all(behind):
+            places[attention.id] = behind[0]
     if places:
         tables = [*dict.fromkeys(places.values())]
         yield remark(
@@ -115,16 +115,16 @@ def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
         )
 
 
-def _table_behind(graph: Graph, edge: Edge) -> str | None:
+def _table_behind(graph: Graph, edge: Edge) -> str:
     """Return the table of tokens that vectors come from, up to positions, norms and factors."""
     node, flow = graph.node(edge.source), data_flow(graph)
     while not node.is_a({"Embedding"}):
         edges = [e for e in graph.incoming[node.id] if flow.depends_on_input(e.source)]
         is_kept = is_additive_merge(node) or is_norm(node) or is_identity_like(node)
         if not is_kept or len(edges) != 1:
-            return None
+            return ""
         node = graph.node(edges[0].source)
-    return node.id if flow.depends_on_input(node.id) else None
+    return node.id if flow.depends_on_input(node.id) else ""
 
 
 def _attentions_in(inside: set[str], attentions: tuple[Attention, ...]) -> list[str]:
