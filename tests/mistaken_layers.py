@@ -326,3 +326,34 @@ def cosine_as_probability(wrong):
     model = keras.Model([left, right], y if wrong else layers.Dense(1, "sigmoid")(y))
     model.compile("sgd", "binary_crossentropy")
     return model
+
+
+def fixed_noise(wrong):
+    x = keras.Input((5,))
+    noise = np.random.default_rng(0).standard_normal(3).astype("float32")
+    noise = noise if wrong else layers.GaussianNoise(1.0)(ops.zeros_like(x[:, :3]))
+    deviation = ops.exp(layers.Dense(3)(x) / 2)
+    return keras.Model(x, layers.Dense(CLASSES)(layers.Dense(3)(x) + deviation * noise))
+
+
+def one_gate_for_both(wrong):
+    x = keras.Input((5,))
+    gate = layers.Dense(5, activation="sigmoid")(x)
+    y = layers.Dense(5, activation="relu")(x)
+    return keras.Model(x, layers.Dense(CLASSES)(gate * y + (gate if wrong else 1 - gate) * x))
+
+
+def both_directions_in_a_row(wrong):
+    x = keras.Input((T, D))
+    y, z = (layers.GRU(5, return_sequences=True)(x) for _ in range(2))
+    y = layers.Concatenate(axis=1 if wrong else -1)([y, z])
+    return keras.Model(x, layers.Dense(CLASSES)(layers.GlobalMaxPooling1D()(y)))
+
+
+def joined_rows(wrong):
+    def model(image):
+        kept = layers.Conv2D(5, 3, padding="same", activation="relu")(image)
+        x = layers.UpSampling2D()(layers.MaxPooling2D()(kept))
+        return layers.Conv2D(3, 1)(layers.Concatenate(axis=1 if wrong else 3)([x, kept]))
+
+    return of_image(model)

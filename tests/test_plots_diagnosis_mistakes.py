@@ -13,15 +13,18 @@ from mistaken_layers import (
     LOGITS,
     NAME,
     SOFTMAX,
+    both_directions_in_a_row,
     channels_first_image,
     constant_positions,
     cosine_as_probability,
     embedding_of_floats,
     first_step,
+    fixed_noise,
     forgetful_norm,
     frozen,
     head,
     hidden_softmax,
+    joined_rows,
     last_step_of_both_directions,
     linear_convolutions,
     masked_mean,
@@ -29,6 +32,7 @@ from mistaken_layers import (
     mixed_states,
     norm_for_an_activation,
     norm_of_one_pixel,
+    one_gate_for_both,
     one_layer_for_mean_and_variance,
     one_number_for_all_classes,
     one_step,
@@ -259,6 +263,10 @@ MISTAKES = {
     "squares of a softmax": Mistake(
         head(SOFTMAX, (CLASSES, "softmax", "mse")), "gradients vanish", "remark"
     ),
+    "fixed noise": Mistake(fixed_noise, "Noise that is a constant"),
+    "one gate for both": Mistake(one_gate_for_both, "One gate for both"),
+    "both directions in a row": Mistake(both_directions_in_a_row, "comes twice", "remark"),
+    "joined rows": Mistake(joined_rows, "one larger image"),
     "logits for KL": Mistake(
         head((CLASSES, "softmax", "kl_divergence"), (CLASSES, None, "kl_divergence")), "any sign"
     ),

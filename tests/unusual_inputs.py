@@ -172,3 +172,62 @@ def scores_of_all_pairs_in_a_batch() -> keras.Model:
 def softmax_of_one_score() -> keras.Model:
     x = keras.Input((6,))
     return keras.Model(x, layers.Dense(1, activation="softmax")(layers.Dense(4)(x)))
+
+
+# Mistakes that only running shows -----------------------------------------------------------------
+
+
+class TokensAndPositions(layers.Layer):
+    """The embedding of keras.io's examples: both tables are inside of it."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.words = layers.Embedding(TOKENS, WIDTH)
+        self.places = layers.Embedding(length, WIDTH)
+
+    def call(self, tokens: Any) -> Any:
+        return self.words(tokens) + self.places(ops.arange(self.length))
+
+
+@truth("causality causal", "order known")
+def tables_inside_of_a_layer() -> keras.Model:
+    tokens = ids(11)
+    return scored(tokens, causal(TokensAndPositions(11)(tokens)))
+
+
+@truth("finding causality first", "order known", "remark dead weights dead")
+def first_position_behind_a_causal_mask() -> keras.Model:
+    tokens = ids(11)
+    x = causal(TokensAndPositions(11)(tokens))
+    return keras.Model(tokens, layers.Dense(3)(x[:, 0]))
+
+
+@truth("finding numbers not finite")
+def roots_of_zero() -> keras.Model:
+    x = keras.Input((6,))
+    return keras.Model(x, layers.Dense(3)(ops.sqrt(ops.relu(layers.Dense(13)(x)))))
+
+
+@truth("finding padding seen", "order unknown")
+def mean_over_one_length() -> keras.Model:
+    tokens = ids(11)
+    real = ops.cast(ops.not_equal(tokens, 0), "float32")[..., None]
+    x = layers.Dense(5, activation="tanh")(embedded(tokens)) * real
+    return keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+@truth("finding batch mixed", "padding ignored", "order unknown")
+def padding_counted_in_all_samples() -> keras.Model:
+    tokens = ids(11)
+    real = ops.cast(ops.not_equal(tokens, 0), "float32")[..., None]
+    x = layers.Dense(5, activation="tanh")(embedded(tokens)) * real
+    return keras.Model(tokens, layers.Dense(3)(ops.sum(x, axis=1) / ops.sum(real)))
+
+
+@truth("finding dead weights dead")
+def comparison_for_a_gate() -> keras.Model:
+    x = keras.Input((6,))
+    gate = layers.Dense(13, activation="sigmoid")(x)
+    hard = layers.Lambda(lambda p: ops.cast(p > 0.5, "float32"))(gate)
+    return keras.Model(x, layers.Dense(3)(layers.Dense(13)(x) * hard))

@@ -95,7 +95,7 @@ def _note(trial: Trial, layers: list[str]) -> Note | None:
 def _parts(trial: Trial, owners: Mapping[str, Any], dead: AbstractSet[int]) -> Iterator[Check]:
     """Yield a remark about layers of which some weights get a gradient, and others do not."""
     parts = {
-        node_id: [v.name for v in weights_of(layer) if v.trainable and id(v) in dead]
+        node_id: ["/".join(v.path.split("/")[-2:]) for v in weights_of(layer) if id(v) in dead]
         for node_id, layer in owners.items()
     }
     layers = [node_id for node_id, names in parts.items() if names]

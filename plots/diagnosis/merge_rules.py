@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from plots.annotations import Note, SkipPath
 from plots.diagnosis.activations import activation_of
+from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.projections import DROPOUTS, past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
@@ -25,6 +26,7 @@ from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
+_HIGHWAY = "Srivastava et al. 2015, Highway Networks, section 2"
 _U_NET = "Ronneberger et al. 2015, U-Net, section 2"
 _DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
 _DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
@@ -84,6 +86,70 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
             f"{named(graph, [*places.values()])} with the same tensor, so that what should have "
             "been the other input, such as a skip path, is lost.",
             _U_NET,
+        )
+
+
+@diagnosis_rule("joined_along_positions")
+def joined_along_positions(graph: Graph) -> Iterator[Note]:
+    """Feature maps of one image, or outputs of one sequence, are joined along their positions."""
+    origins, places = axis_origins(graph), {}
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        shapes, rank = [edge.tensor.shape for edge in edges], len(node.outputs[0].shape)
+        axis = node.config.get("axis", -1)
+        is_same = len(edges) > 1 and len({*shapes}) == 1 and rank > 2 and isinstance(axis, int)
+        if not node.is_a({"Concatenate"}) or not is_same or not 0 < axis % rank < rank - 1:
+            continue
+        joined = [origins[edge.source, edge.output][axis % rank] for edge in edges]
+        takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
+        is_image = rank == 4 and all(taker.is_a({"Conv2D", "Conv2DTranspose"}) for taker in takers)
+        is_computed = all(graph.node(edge.source).kind != "input" for edge in edges)
+        if is_image and takers and is_computed and _is_channels_last(takers):
+            places[node.id] = True
+        elif rank == 3 and sources(joined[0]) and len({sources(own) for own in joined}) == 1:
+            places.setdefault(node.id, False)
+    for is_image in {*places.values()}:
+        ids = [place for place, own in places.items() if own == is_image]
+        shape = shape_text(graph.node(ids[0]).outputs[0].shape)
+        yield (finding if is_image else remark)(
+            ids,
+            f"Joined along positions: {doing(graph, ids, 'concatenate')} "
+            + (
+                f"feature maps along their rows or columns, to {shape}, and a convolution that "
+                "takes channels last sees one larger image. Features are the last axis: axis=-1."
+                if is_image
+                else f"vectors of the same positions one after the other, to {shape}, so that each "
+                "position comes twice. To join their features, take axis=-1."
+            ),
+            _U_NET,
+        )
+
+
+def _is_channels_last(takers: Iterable[Node]) -> bool:
+    return all(taker.config.get("data_format") == "channels_last" for taker in takers)
+
+
+@diagnosis_rule("one_gate_for_both")
+def one_gate_for_both(graph: Graph) -> Iterator[Note]:
+    """A sum of two products has the same sigmoid in both, and not 1 minus it in one."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        terms = [graph.node(edge.source) for edge in graph.incoming[node.id]]
+        if not is_additive_merge(node) or len(terms) != 2:
+            continue
+        if not all(term.is_a({"Multiply"}) and not term.constants for term in terms):
+            continue
+        first, second = ({(e.source, e.output) for e in graph.incoming[t.id]} for t in terms)
+        shared = [i for i, _ in first & second if activation_of(graph.node(i)) == "sigmoid"]
+        if shared and terms[0].id != terms[1].id:
+            places[node.id] = shared[0]
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"One gate for both: {doing(graph, [*places], 'add')} two products with the same gate, "
+            f"{named(graph, [*places.values()])}, which is the gate times the sum of both. To "
+            "choose between them, multiply one by 1 - gate.",
+            _HIGHWAY,
         )
 
 
