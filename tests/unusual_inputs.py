@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 from unusual_models import (
+    TOKENS,
     WIDTH,
     Counter,
     Noise,
