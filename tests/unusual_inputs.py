@@ -14,6 +14,7 @@ from unusual_models import (
     WIDTH,
     Counter,
     Noise,
+    attended,
     causal,
     embedded,
     ids,
@@ -232,3 +233,12 @@ def comparison_for_a_gate() -> keras.Model:
     gate = layers.Dense(13, activation="sigmoid")(x)
     hard = layers.Lambda(lambda p: ops.cast(p > 0.5, "float32"))(gate)
     return keras.Model(x, layers.Dense(3)(layers.Dense(13)(x) * hard))
+
+
+@truth("causality all", "causality causal", "order known")
+def encoder_decoder_of_a_family_of_decoders() -> keras.Model:
+    """Its name claims a causal mask, which the decoder has."""
+    source, target = ids(11), ids(11)
+    memory = attended(TokensAndPositions(11)(source))
+    x = attended(causal(TokensAndPositions(11)(target)), memory)
+    return keras.Model([source, target], [memory, layers.Dense(TOKENS)(x)], name="t5_gemma")
