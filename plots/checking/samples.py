@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -226,11 +227,20 @@ def _ids_of_tables_inside(
     for number, node_id in enumerate(graph.inputs):
         takers = [layers.get(edge.target) for edge in graph.outgoing[node_id]]
         sizes = [table.input_dim for layer in takers for table in _tables_inside(layer)]
-        if sizes and not looked_up[node_id] and "int" in graph.node(node_id).outputs[0].dtype:
+        ends = {edge.target for edge in graph.outgoing[node_id]}
+        is_only = {e.source for end in ends for e in graph.incoming[end]} == {node_id}
+        if (
+            sizes
+            and is_only
+            and not looked_up[node_id]
+            and "int" in graph.node(node_id).outputs[0].dtype
+        ):
             rows[number] = min(sizes)
     if not rows:
         return {}
-    opened = read_graph(model, open_nested=True, open_layers=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # layers warn again of what they did when built
+        opened = read_graph(model, open_nested=True, open_layers=True)
     inside = ids_and_lengths(opened)[0]
     ids = {number: inside[opened.inputs[number]] or [*range(size)] for number, size in rows.items()}
     return {graph.inputs[number]: own for number, own in ids.items()}
