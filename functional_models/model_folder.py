@@ -110,7 +110,8 @@ def replace_model(folder: Path, content: ModelFolder, *, of_run: bool) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         written = Path(scratch) / "weights.keras"
         try:
-            _without_optimizer(content.model).save(written)
+            with _weights_on_disk():
+                _without_optimizer(content.model).save(written)
         except OSError as error:
             if error.errno and error.filename is None:
                 error.filename = str(folder)  # a full disk has no name by itself
@@ -174,6 +175,19 @@ def _without_optimizer(model: Any) -> Any:
     return keras.Model(model.input, model.output, name=model.name) if model.compiled else model
 
 
+@contextmanager
+def _weights_on_disk() -> Iterator[None]:
+    """Let Keras write weights by way of a file; where memory allows, it copies them there."""
+    from keras.src.saving import saving_lib
+
+    before = saving_lib.is_memory_sufficient
+    saving_lib.is_memory_sufficient = lambda model: False
+    try:
+        yield
+    finally:
+        saving_lib.is_memory_sufficient = before
+
+
 def _parts(folder: Path) -> set[str]:
     """Return the names of the weights and tokenizers of the model in a folder, if there is one."""
     if not (folder / MANIFEST).exists():
@@ -204,7 +218,8 @@ def _delete(folder: Path, names: Iterable[str]) -> None:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def read_model_folder(folder: str | Path) -> ModelFolder:

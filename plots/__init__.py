@@ -22,6 +22,7 @@ graph to file. `plots.registry` describes how to add your own.
     reading                                    Keras model -> graph
     skips, folding, axes, costs, attentions,   plugins: graph -> graph, and shared parts
     differences, measuring, diagnosis
+    formulas                                   graph -> its blocks as formulas
     checking                                   model -> properties, decided by running it
     renderers, pictures, files                 graph -> file, or the output of a notebook cell
     figures                                    numbers -> Matplotlib figure
@@ -49,17 +50,15 @@ from plots.figures.attention import (
     position_encodings,
     sinusoids,
 )
-from plots.figures.curves import learning_rate_curves, loss_curves, signal_propagation
+from plots.figures.curves import learning_rate_curves, loss_curves
+from plots.figures.depth import Band, DepthPanel, depth_profiles, signal_propagation
 from plots.figures.models import parameter_bars, variants_page
 from plots.folding import fold, fold_blocks
+from plots.formulas import block_formulas
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
-from plots.measuring import (
-    DepthProfile,
-    activations,
-    depth_profile,
-    gradients,
-)
+from plots.measuring import activations, gradients
 from plots.measuring.attention_maps import AttentionMap, attention_maps
+from plots.measuring.depth import DepthProfile, depth_profile
 from plots.measuring.execution import call_values, edge_gradients
 from plots.measuring.inputs import random_inputs
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
@@ -81,8 +80,10 @@ from plots.skips import skip_paths
 
 __all__ = [
     "AttentionMap",
+    "Band",
     "Check",
     "Constant",
+    "DepthPanel",
     "DepthProfile",
     "Difference",
     "Edge",
@@ -102,12 +103,14 @@ __all__ = [
     "attention_maps",
     "attention_mask",
     "axes_of",
+    "block_formulas",
     "call_values",
     "check",
     "common_masks",
     "compare_graphs",
     "comparison_table",
     "depth_profile",
+    "depth_profiles",
     "diagnose",
     "diagnosis_rule",
     "diagnosis_text",

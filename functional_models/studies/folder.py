@@ -2,8 +2,8 @@
 
 comparison.json       settings, seeds and baseline; the folder may hold runs of earlier ones too
 runs/<name>-<key>/    a model folder for each run, with run.json
-results.json, results.md, reports.parquet    tables
-loss_curves.png, variants.png, diagrams/, samples.md
+results.json, results.md, reports.parquet, inside.parquet    tables
+loss_curves.png, variants.png, diagrams/, figures/, samples.md
 best/                 the best model
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import builders
@@ -24,6 +25,8 @@ from functional_models.checks import read_manifest
 from functional_models.folders import COMPARISON, GO_ON, LOCK, folder_path
 from functional_models.recipe import Recipe
 from functional_models.studies.execution import RUNS
+from functional_models.studies.inside.stored import TABLE, write_table
+from functional_models.studies.planning import Plan
 from functional_models.studies.results import Cost, Study
 from functional_models.studies.runs import Run, make_runs, read_outcome
 from functional_models.studies.settings import Setting, folder_name
@@ -31,19 +34,22 @@ from plots.files import write_whole
 
 FORMAT = 2
 BEST, RESULTS, REPORTS, DIAGRAMS = "best", "results.json", "reports.parquet", "diagrams"
+CURVES, VARIANTS = "loss_curves.png", "variants.png"
 _WRITTEN = (
     RUNS,
     BEST,
     RESULTS,
     "results.md",
     REPORTS,
+    TABLE,
     "samples.md",
     "samples.json",
     "report.html",
     "results.tex",
-    "loss_curves.png",
-    "variants.png",
+    CURVES,
+    VARIANTS,
     DIAGRAMS,
+    "figures",
 )
 
 
@@ -81,29 +87,19 @@ def check_folder(folder: Path, data: str, *, overwrite: bool = False) -> dict[st
     return {}
 
 
-def write_description(
-    folder: Path,
-    settings: Sequence[Setting],
-    seeds: Sequence[int],
-    baseline: str,
-    data: str,
-    precision: str,
-    speeds: Mapping[str, float],
-    costs: Mapping[str, Cost],
-    data_name: str,
-) -> None:
+def write_description(folder: Path, plan: Plan) -> None:
     """Write `comparison.json`."""
     content = {
         "format": FORMAT,
         "command": command_line(),
-        "data_name": data_name,
-        "data": data,
-        "precision": precision,
-        "baseline": baseline,
-        "seeds": list(seeds),
-        "settings": [{**asdict(s), "spec": s.spec.to_dict()} for s in settings],
-        "speeds": dict(speeds),
-        "costs": {name: asdict(cost) for name, cost in costs.items()},
+        "data_name": plan.data.corpus.name,
+        "data": plan.fingerprint,
+        "precision": plan.precision,
+        "baseline": plan.baseline,
+        "seeds": list(plan.seeds),
+        "settings": [{**asdict(s), "spec": s.spec.to_dict()} for s in plan.settings],
+        "speeds": dict(plan.speeds),
+        "costs": {name: asdict(cost) for name, cost in plan.costs.items()},
     }
     write_whole(folder / COMPARISON, json.dumps(content, indent=1) + "\n")
 
@@ -160,6 +156,7 @@ def write_tables(study: Study) -> None:
     write_whole(study.folder / RESULTS, json.dumps(content, indent=1) + "\n")
     write_whole(study.folder / "results.md", study._repr_markdown_() + "\n")
     attempt(REPORTS, lambda: write_reports(study, study.folder / REPORTS))
+    attempt(TABLE, lambda: write_inside_table(study, study.folder / TABLE))
 
 
 def write_reports(study: Study, path: Path) -> None:
@@ -181,6 +178,18 @@ def write_reports(study: Study, path: Path) -> None:
     write_whole(path, lambda part: parquet.write_table(pyarrow.table(columns), part))
 
 
+def write_inside_table(study: Study, path: Path) -> None:
+    """Write a row for each number that was measured inside the models, if any was, as Parquet.
+
+    Columns are the key of the run, which `reports.parquet` has too, the setting, the seed, and the
+    fields of `Measured`.
+    """
+    runs = {run.key: run for run in study.runs}
+    columns = {k: {"key": k, "setting": runs[k].setting, "seed": runs[k].seed} for k in runs}
+    if study.inside:
+        write_table(path, [(columns[key], inside) for key, inside in study.inside.items()])
+
+
 def _column(values: list[Any]) -> list[Any]:
     """Return values of one type: numbers as floats if some are, and anything mixed as text."""
     types = {type(value) for value in values if value is not None}
@@ -191,36 +200,49 @@ def _column(values: list[Any]) -> list[Any]:
     return values
 
 
-def write_pictures(study: Study) -> None:
-    """Draw loss curves, each setting, and all settings on one page."""
+def write_diagrams(folder: Path, settings: Sequence[Setting]) -> None:
+    """Draw each setting, and one block of each on one page."""
     import plots
 
-    seeds = len({run.seed for run in study.runs}) > 1
-    histories = {}
-    for run in study.runs:
-        outcome = study.outcomes.get(run.key)
-        if outcome and outcome.rows:
-            name = f"{run.setting}, seed {run.seed}" if seeds else run.setting
-            rows = outcome.rows
-            histories[name] = {
-                key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
-            }
-
-    def draw_losses() -> None:
-        plots.save_figure(plots.loss_curves(histories), study.folder / "loss_curves.png")
-
     models = {
-        s.name: builders.build(s.spec, abstract=True)
-        for s in {s.spec: s for s in reversed(study.compared)}.values()
+        s.group: builders.build(s.spec, abstract=True)
+        for s in {s.spec: s for s in reversed(settings)}.values()
     }
-    if histories:
-        attempt("loss_curves.png", draw_losses)
-    (study.folder / DIAGRAMS).mkdir(exist_ok=True)
+    (folder / DIAGRAMS).mkdir(exist_ok=True)
     for name, model in models.items():
         path = Path(DIAGRAMS) / f"{folder_name(name)}.svg"
-        attempt(str(path), partial(plots.draw, model, study.folder / path, depth=2))
-    together = study.folder / "variants.png"
-    attempt("variants.png", lambda: plots.plot_side_by_side(models, together, blocks=1))
+        attempt(str(path), partial(plots.draw, model, folder / path, depth=2))
+    page = folder / VARIANTS
+    attempt(VARIANTS, lambda: plots.plot_side_by_side(models, page, blocks=1))
+
+
+def write_curves(study: Study) -> None:
+    """Draw the loss curves of all settings: means over seeds, and bands of all of them."""
+    import plots
+
+    rows = {
+        setting.name: [outcome.rows for _, outcome in study.of(setting.name) if outcome.rows]
+        for setting in study.settings
+    }
+    histories = {name: _history(of_runs) for name, of_runs in rows.items() if of_runs}
+    if histories:
+        plots.save_figure(plots.loss_curves(histories), study.folder / CURVES)
+
+
+def _history(runs: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
+    """Return means over runs at their common reports, and the ends of the loss of several runs."""
+    steps = set.intersection(*({row["step"] for row in rows} for rows in runs))
+    reports = zip(*([row for row in rows if row["step"] in steps] for rows in runs), strict=True)
+    at_steps = list(reports)
+    history = {
+        key.replace("val_exact", "exact"): [fmean(row[key] for row in rows) for rows in at_steps]
+        for key in runs[0][0]
+    }
+    if len(runs) > 1:
+        loss = "val_loss" if "val_loss" in history else "loss"
+        history["low"] = [min(row[loss] for row in rows) for rows in at_steps]
+        history["high"] = [max(row[loss] for row in rows) for rows in at_steps]
+    return history
 
 
 def attempt(what: str, write: Callable[[], Any]) -> None:
