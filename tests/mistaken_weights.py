@@ -82,3 +82,24 @@ def shifted_scores(wrong):
         return joined(ops.matmul(ops.softmax(scores * SIZE**-0.5), value))
 
     return encoder(attention, ffn)
+
+
+def dropped_scores(wrong):
+    drop = layers.Dropout(0.1)
+
+    def attention(x):
+        return heads(x, masked=drop if wrong else lambda s: s, weighted=drop)
+
+    return encoder(attention, ffn)
+
+
+def attention_of_features(wrong):
+    def attention(x):
+        query, key, value = (layers.Dense(D)(x) for _ in range(3))
+        if wrong:
+            weights = ops.softmax(ops.einsum("btd,bte->bde", query, key) / T**0.5)
+            return layers.Dense(D)(ops.einsum("bde,bte->btd", weights, value))
+        weights = ops.softmax(ops.einsum("btd,bsd->bts", query, key) / D**0.5)
+        return layers.Dense(D)(ops.einsum("bts,bsd->btd", weights, value))
+
+    return encoder(attention, ffn)

@@ -360,12 +360,13 @@ def test_positions_that_are_all_the_same_are_found():
     assert check.note.about == ("embedding#2",)
 
 
-def test_a_causal_model_needs_no_positions_and_a_set_of_vectors_neither():
+def test_a_causal_model_needs_no_positions_and_a_set_of_vectors_may_need_none():
     assert verdicts(tagger(causal, positions=False), "order") == ["known"]
     vectors = keras.Input((7, 3))
     model = keras.Model(vectors, layers.Dense(2)(attended(layers.Dense(WIDTH)(vectors))))
-    assert not found(model, "order")
-    assert verdicts(model, "order") == ["unknown"]
+    (check,) = found(model, "order")
+    assert (check.note.kind, check.verdict) == ("remark", "unknown")
+    assert "A set of points needs none; a series of steps does." in check.note.text
 
 
 def test_samples_that_are_counted_or_mixed_are_found():

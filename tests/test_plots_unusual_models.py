@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import unusual_inputs  # noqa: F401 - registers models
 from unusual_models import NEEDS_TEXTS, UNUSUAL
 
 import plots

@@ -7,7 +7,6 @@ numbers are finite, are left out, so that a model with nothing to say about it h
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -170,7 +169,7 @@ def recurrence_that_looks_two_steps_ahead() -> keras.Model:
     return keras.Model(x, layers.GRU(5, return_sequences=True)(layers.Concatenate()([x, ahead])))
 
 
-@truth("causality future", "order known")
+@truth("causality future", "remark causality future", "order known")
 def recurrence_between_lambdas_that_reverse() -> keras.Model:
     def reversed_in_time(x: Any) -> Any:
         return layers.Lambda(lambda v: ops.flip(v, axis=1), output_shape=(None, WIDTH))(x)
@@ -180,7 +179,7 @@ def recurrence_between_lambdas_that_reverse() -> keras.Model:
     return scored(tokens, reversed_in_time(x))
 
 
-@truth("causality itself")
+@truth("causality itself", "remark dead weights dead")  # of the recurrent kernel
 def one_step() -> keras.Model:
     x = keras.Input((1, 6))
     return keras.Model(x, layers.LSTM(5, return_sequences=True)(x))
@@ -229,14 +228,14 @@ def hourglass_without_a_shift() -> keras.Model:
     return scored(tokens, causal(x + ops.repeat(causal(layers.AveragePooling1D(3)(x)), 3, axis=1)))
 
 
-@truth("order unknown")
+@truth("remark order unknown")
 def perceiver() -> keras.Model:
     x = keras.Input((23, 6))
     latents = attended(attended(Latents()(x), layers.Dense(WIDTH)(x)))
     return keras.Model(x, layers.Dense(5)(layers.GlobalAveragePooling1D()(latents)))
 
 
-@truth("")
+@truth("remark order unknown")  # it has no positions
 def vision_transformer_with_a_class_token() -> keras.Model:
     image = keras.Input((16, 16, 3))
     patches = layers.Reshape((16, WIDTH))(layers.Conv2D(WIDTH, 4, strides=4)(image))
@@ -360,157 +359,3 @@ def looked_up_words() -> keras.Model:
 
 NEEDS_TEXTS |= {"texts_with_masked_padding", "texts_whose_mask_is_lost", "tagger_of_texts"}
 NEEDS_TEXTS |= {"looked_up_words"}
-
-
-# Random numbers, states and precisions ------------------------------------------------------------
-
-
-@truth("batch random", "causality causal")
-def noise_in_inference() -> keras.Model:
-    tokens = ids()
-    return scored(tokens, causal(Noise()(embedded(tokens))))
-
-
-@truth("batch random")
-def variational_autoencoder() -> keras.Model:
-    x = keras.Input((12,))
-    hidden = layers.Dense(WIDTH, activation="relu")(x)
-    mean, spread = layers.Dense(3)(hidden), layers.Dense(3)(hidden)
-    noise = Noise()(ops.zeros_like(mean))
-    return keras.Model(x, [mean, spread, layers.Dense(12)(mean + ops.exp(spread) * noise)])
-
-
-@truth("")
-def augmentation_that_rests_in_inference() -> keras.Model:
-    image = keras.Input((16, 16, 3))
-    x = layers.GaussianNoise(0.1)(layers.RandomFlip()(image))
-    return keras.Model(image, layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x)))
-
-
-@truth("causality causal", "order known")
-def counter_of_calls() -> keras.Model:
-    tokens = ids()
-    return scored(tokens, causal(Counter()(embedded(tokens))))
-
-
-@truth("causality causal", "order known")
-def frozen_batch_norm() -> keras.Model:
-    tokens = ids()
-    norm = layers.BatchNormalization(trainable=False)
-    return scored(tokens, norm(causal(embedded(tokens))))
-
-
-@truth("causality causal", "finding causality all", "order known")
-def batch_norm_that_trains() -> keras.Model:
-    tokens = ids()
-    return scored(tokens, layers.BatchNormalization()(causal(embedded(tokens))))
-
-
-@truth("causality causal", "order known")
-def low_rank_adapters() -> keras.Model:
-    tokens = ids()
-    dense = layers.Dense(16)
-    x = dense(causal(embedded(tokens)))
-    dense.enable_lora(2)
-    return scored(tokens, x)
-
-
-@truth("")
-def scores_of_minus_infinity() -> keras.Model:
-    x = keras.Input((6,))
-    allowed = np.array([True, True, False, True, True])
-    return keras.Model(x, ops.where(allowed, layers.Dense(5)(x), -np.inf))
-
-
-@truth("causality itself", "order unknown")
-def quantized_to_int8() -> keras.Model:
-    tokens = ids()
-    model = scored(tokens, layers.Dense(16, activation="relu")(embedded(tokens)))
-    with warnings.catch_warnings():  # the input has nothing to quantize
-        warnings.simplefilter("ignore")
-        model.quantize("int8")
-    return model
-
-
-def of_half_precision(function: Callable[[Any], Any], policy: str = "mixed_float16") -> keras.Model:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        x = keras.Input((7, 6))
-        y = function(layers.Dense(WIDTH)(x))
-        return keras.Model(x, layers.Dense(3, dtype="float32")(y))
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-@truth("finding numbers not finite")
-def squares_beyond_the_range_of_float16() -> keras.Model:
-    return of_half_precision(lambda x: layers.LayerNormalization()(ops.square(x * 300.0)))
-
-
-@truth("causality itself", "finding numbers vanishing", "order unknown")
-def squares_below_the_range_of_float16() -> keras.Model:
-    return of_half_precision(lambda x: ops.cast(ops.square(x * 1e-4), "float32") * 1e8)
-
-
-@truth("causality itself", "order unknown")
-def squares_in_the_range_of_bfloat16() -> keras.Model:
-    return of_half_precision(
-        lambda x: ops.cast(ops.square(x * 1e-4), "float32") * 1e8, "mixed_bfloat16"
-    )
-
-
-# Inputs of other kinds ----------------------------------------------------------------------------
-
-
-@truth("")
-def image_of_bytes() -> keras.Model:
-    image = keras.Input((24, 24, 3), dtype="uint8")
-    x = layers.BatchNormalization()(layers.Conv2D(WIDTH, 3)(layers.Rescaling(1 / 255)(image)))
-    return keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(layers.ReLU()(x))))
-
-
-@truth("")
-def integers_that_are_no_ids() -> keras.Model:
-    x = keras.Input((4,), dtype="int32")
-    hidden = layers.Dense(WIDTH, activation="relu")(ops.cast(x, "float32") / 100.0)
-    return keras.Model(x, layers.Dense(1)(hidden))
-
-
-@truth("order known")
-def million_words() -> keras.Model:
-    tokens = ids()
-    return keras.Model(tokens, layers.GRU(6)(layers.Embedding(1_000_000, 4)(tokens)))
-
-
-@truth("")
-def one_number() -> keras.Model:
-    x = keras.Input(())
-    return keras.Model(x, layers.Dense(2)(layers.Dense(4, activation="tanh")(x[:, None])))
-
-
-@truth("")
-def one_id() -> keras.Model:
-    token = keras.Input((), dtype="int32")
-    return keras.Model(token, layers.Dense(2)(layers.Embedding(11, 4)(token)))
-
-
-@truth("")
-def video() -> keras.Model:
-    frames = keras.Input((5, 16, 16, 3))
-    x = layers.Conv3D(4, 3, padding="same")(frames)
-    x = layers.ConvLSTM2D(4, 3, return_sequences=True)(x)
-    return keras.Model(frames, layers.Dense(2)(layers.GlobalAveragePooling3D()(x)))
-
-
-@truth("")
-def scores_of_all_pairs_in_a_batch() -> keras.Model:
-    left, right = keras.Input((WIDTH,)), keras.Input((WIDTH,))
-    products = ops.matmul(layers.Dense(4)(left), ops.transpose(layers.Dense(4)(right)))
-    return keras.Model([left, right], products)
-
-
-@truth("finding dead weights dead")
-def softmax_of_one_score() -> keras.Model:
-    x = keras.Input((6,))
-    return keras.Model(x, layers.Dense(1, activation="softmax")(layers.Dense(4)(x)))

@@ -15,7 +15,7 @@ position, what stands at padded positions, the order of positions, another row. 
     attention      what each self-attention sees, found by running it alone
     lines          which outputs have the positions of an input, and where the future comes in
     claims         what says that no later position is seen
-    causality, padding, order, batch, weights, numbers     the properties
+    causality, padding, order, batch, weights, sharing, numbers     the properties
 
 The weights and states of the model stay as they are. Trainable weights that are all zero, such as
 those of a gate that training opens, are replaced by random ones in these runs, since zeros hide
@@ -38,9 +38,10 @@ from plots.checking.order import check_order
 from plots.checking.padding import check_padding
 from plots.checking.randomness import global_seed_kept
 from plots.checking.results import Check, Witness
+from plots.checking.sharing import check_sharing
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility
-from plots.checking.weights import check_sharing, check_weights
+from plots.checking.weights import check_weights
 
 if TYPE_CHECKING:
     import keras

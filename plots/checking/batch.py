@@ -29,6 +29,8 @@ def check_batch(trial: Trial) -> Iterator[Check]:
     for field in fields:
         others = [(row, slice(None)) for row in range(1, batch)]
         changed = trial.samples.changed(changed, field.place, others)
+        if field.padding is not None and field.has_positions:  # also how many of them are padded
+            changed[field.place][1:, -max(field.shape[1] // 4, 1) :] = field.padding
     random = [place for place in trial.graph.outputs if place in trial.random]
     if random:
         places = trial.first_crossings(trial.random.__contains__)

@@ -15,6 +15,7 @@ from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, frontier
 from plots.diagnosis.rules import named
 
+_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
 NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _STREAMING = "Zhang et al. 2020, Transformer Transducer, section 3 (causal encoders, for streams)"
 
@@ -52,6 +53,8 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
             yield Check("causality", line.found.kind, note, _witness(line))
     for field in trial.probed_fields:
         yield from _outputs_of_other_lengths(trial, field)
+        if len(trial.probed_fields) == 1:
+            yield from _one_position(trial, field)
     for node_id, claim in refuted.items():
         if node_id not in told:
             yield _refuted(trial, node_id, claim, seen[node_id])
@@ -118,11 +121,12 @@ def _note_on(line: Leak) -> Note | None:
         )
         same = [i for i, own in line.refuted.items() if own == claim]
         return Note("finding", tuple(dict.fromkeys([*crossings, *same])), text, NO_FUTURE)
-    if found.kind != "all" or not predicts_own_tokens(trial, line.field, line.output):
+    if found.kind == "prefix" or not predicts_own_tokens(trial, line.field, line.output):
         return None
     text = (
-        f"{facts}, and it has a score for each token of {name!r}. {where} That is a masked "
-        "language model; one that predicts the next token needs a causal mask."
+        f"{facts}, and it has a score for each token of {name!r}. {where} That is a "
+        f"{'backward' if found.kind == 'future' else 'masked'} language model; one that predicts "
+        "the next token needs a causal mask."
     )
     return Note("remark", tuple(crossings), text, NO_FUTURE)
 
@@ -138,6 +142,43 @@ def _outputs_of_other_lengths(trial: Trial, field: Field) -> Iterator[Check]:
         if end is not None:
             text = f"position i of {_name(trial, number)} sees {field.name!r} up to position "
             yield said("causality", "aligned", text + end.text)
+
+
+def _one_position(trial: Trial, field: Field) -> Iterator[Check]:
+    """Yield a finding if an output without positions sees the first or last one alone.
+
+    Such as the first position behind a causal mask, though something mixes positions before.
+    """
+    samples, ends = trial.samples, (0, trial.samples.length - 1)
+    attentions = [a.output for a in attentions_with_masks(trial.graph)[0]]
+    mixing = [*attentions, *(node.id for node in trial.graph.nodes if node.is_a(_RECURRENT))]
+    mixing = [i for i in mixing if trial.flow.depends(i, on=field.place)]
+    for number, place in enumerate(trial.graph.outputs):
+        found = trial.dependence(place, trial.values[place], trial.probed[field.place][place])
+        seen = [p for p, is_seen in zip(samples.probes, found.moved, strict=True) if is_seen]
+        is_mixed = any(trial.flow.depends(place[0], on=i) for i in mixing)
+        is_whole = found.own is not None and found.own.ndim == 2  # (probes, features)
+        if not (is_mixed and is_whole and len(samples.probes) > 2):
+            continue
+        if len(seen) == 1 and seen[0] in ends:
+            which = "first" if seen[0] == 0 else "last"
+            text = (
+                f"{_name(trial, number).capitalize()} depends on the {which} position of "
+                f"{field.name!r} alone: changing any other one changes nothing, although "
+                f"{named(trial.graph, mixing)} {'mixes' if len(mixing) == 1 else 'mix'} positions. "
+                "Behind a causal mask, only the last position has seen all."
+            )
+            note = Note("finding", (place[0],), text, NO_FUTURE)
+            row = samples.first + len(samples.probes) // 2
+            changed = samples.changed(
+                trial.base, field.place, [(row, samples.probes[row - samples.first])]
+            )
+            inputs, others = map(trial.as_model_takes, (trial.base, changed))
+            shows = f"Changing {field.name!r} at a position between changes no output."
+            witness = Witness(
+                inputs, others, "", number, (), 0.0, exact=not trial.weights, shows=shows
+            )
+            yield Check("causality", which, note, witness)
 
 
 def _in_training(line: Leak) -> Iterator[Check]:

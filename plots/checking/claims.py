@@ -26,7 +26,11 @@ from plots.graph import Node
 from plots.reading.keras_calls import arguments_of
 from plots.traversal import Reachability
 
-_STATES_IT = re.compile("causal|look_?ahead|autoregress|subsequent", re.IGNORECASE)
+_STATES_IT = re.compile(
+    "causal|look_?ahead|autoregress|subsequent|next[-_ ]?(char|step|token|word)|"
+    "text[-_ ]?generat|char[-_ ]?rnn",
+    re.IGNORECASE,
+)
 _DENIES_IT = re.compile("(non|not|un|bi)[-_ ]?(causal|autoregress)", re.IGNORECASE)
 _ONE_WAY = frozenset({"autoregressive", "bloom", "causal", "decoder", "falcon", "gemma", "gpt"})
 _ONE_WAY |= {"llama", "lm", "mistral", "opt", "palm", "qwen"}
@@ -125,7 +129,8 @@ def claim_of(leak: Leak) -> str:
     odd += [i for i in crossings if i in seen and seen[i].kind == "ahead" and seen[i].size == 1]
     if odd:
         return f"{named(graph, odd)} has a mask, by which each position sees {seen[odd[0]].text}"
-    names = [graph.name, *(graph.node(i).namespace for i in crossings)]
+    names = [graph.name] * (not _another_is_causal(leak))
+    names += [graph.node(i).namespace for i in crossings]
     if leak.field.kind in ("ids", "texts") and (name := next(filter(_is_one_way, names), "")):
         return f"{name!r} is the name of a model that has a causal mask"
     decodes = predicts_own_tokens(leak.trial, leak.field, leak.output) and _has_memory(leak)
@@ -139,7 +144,8 @@ def claim_of(leak: Leak) -> str:
 
 def _one_way_decoder(leak: Leak) -> list[str]:
     """Return the one-way recurrent layers of a decoder that sees the future by attention alone."""
-    by_attention = bool(leak.crossings) and {*leak.crossings} <= {a.id for a in leak.attentions}
+    attentions = {attention.id for attention in attentions_with_masks(leak.trial.graph)[0]}
+    by_attention = bool(leak.crossings) and attentions.issuperset(leak.crossings)
     decodes = by_attention and predicts_own_tokens(leak.trial, leak.field, leak.output)
     if (
         not decodes
@@ -177,6 +183,13 @@ def predicts_own_tokens(trial: Trial, field: Field, output: int) -> bool:
     tensor = trial.graph.node(node_id).outputs[number]
     size = max(int(field.ids[-1]), int(field.padding or 0)) + 1
     return len(tensor.shape) == 3 and tensor.shape[-1] == size
+
+
+def _another_is_causal(leak: Leak) -> bool:
+    """Return whether an output sees no later position of another input, as in encoder-decoders."""
+    others = (field for field in leak.trial.probed_fields if field is not leak.field)
+    lines = (found for field in others for _, found in outputs_in_line(leak.trial, field))
+    return any(found.kind == "causal" for found in lines)
 
 
 def _has_memory(leak: Leak) -> bool:

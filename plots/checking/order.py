@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 _ORDER = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
+_PATCHES = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1"
+_MOST_SIDES = 2
+_NEEDS = {"ids": "Sequences of tokens need positions."}
+_NEEDS_OF_SERIES = "A set of points needs none; a series of steps does."
 _ROUNDING, _ROUNDING_OF_LARGE = 5e-6, 1e-3
 """Largest differences that count as rounding, in units of the largest number of an output: with the
 weights of the model, and with large ones."""
@@ -32,6 +37,9 @@ def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
     for field in trial.probed_fields:
         if field.kind != "texts" and trial.samples.length > 2:
             yield from _order_of(trial, field, positions)
+    for field in trial.samples.fields:
+        if len(field.shape) == 4 and field.kind in ("floats", "integers"):
+            yield from _order_of_patches(trial, field)
 
 
 def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
@@ -58,7 +66,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
         a.id for a in attentions if trial.flow.depends(a.id, on=field.place) or a.id == field.place
     ]
     what = f"Permuting the positions of {field.name!r} permutes the outputs alike, or changes none"
-    if not attends or field.kind != "ids":
+    if not attends:
         yield said("order", "unknown", f"the order of {field.name!r} does not matter")
         return
     constant = _constant_vectors(trial)
@@ -69,14 +77,81 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     although = f", although it has {positions}" if positions else ""
     text = (
         f"{what}{although}: the model knows no position, and reads a sequence as a set.{why} "
-        "Sequences of tokens need positions."
+        f"{_NEEDS.get(field.kind, _NEEDS_OF_SERIES)}"
     )
     change = f"Permuting {field.name!r} by {order.tolist()}"
     shows = f"{change} permutes every output alike, or leaves it as it is."
-    note = Note("finding" if claims else "remark", tuple(constant or attends), text, _ORDER)
+    is_sequence = claims and field.kind == "ids"
+    note = Note("finding" if is_sequence else "remark", tuple(constant or attends), text, _ORDER)
     inputs, changed = map(trial.as_model_takes, (trial.base, permuted))
     witness = Witness(inputs, changed, change, 0, (), 0.0, exact=not trial.weights, shows=shows)
     yield Check("order", "unknown", note, witness)
+
+
+def _order_of_patches(trial: Trial, field: Field) -> Iterator[Check]:
+    """Yield a remark if the patches of an image that attends can change places."""
+    import numpy as np
+
+    attentions = [
+        a for a in attentions_with_masks(trial.graph)[0] if trial.flow.depends(a.id, on=field.place)
+    ]
+    outputs = [place for place in trial.graph.outputs if trial.values[place].dtype.kind == "f"]
+    if not attentions or not outputs or not trial.random.isdisjoint(outputs):
+        return
+    for side in _sides_of_patches(trial, field):
+        rows, columns = field.shape[1] // side, field.shape[2] // side
+        order = np.random.default_rng(5).permutation(rows * columns)
+        permuted = {**trial.base, field.place: _moved(trial.base[field.place], side, order)}
+        if _differs(trial, outputs, permuted, order, _ROUNDING) or _differs(
+            trial, outputs, permuted, order, _ROUNDING_OF_LARGE, [*_large_weights(trial)]
+        ):
+            continue
+        change = f"Permuting the patches of {side} x {side} pixels of {field.name!r}"
+        text = (
+            f"{change} permutes the outputs alike, or changes none: the model knows no position, "
+            "and sees an image as a set of patches. Add positions to the patches, as ViT does."
+        )
+        inputs, changed = map(trial.as_model_takes, (trial.base, permuted))
+        shows = f"{change} permutes every output alike, or leaves it as it is."
+        note = Note("remark", tuple(a.id for a in attentions), text, _PATCHES)
+        exact = not trial.weights
+        witness = Witness(inputs, changed, change, 0, (), 0.0, exact=exact, shows=shows)
+        yield Check("order", "unknown", note, witness)
+        return
+
+
+def _sides_of_patches(trial: Trial, field: Field) -> list[int]:
+    """Return the sizes in pixels that the patches of an image may have.
+
+    Those are the strides of convolutions that do not overlap, and that of squares as many as an
+    attention has keys, or one fewer.
+    """
+    graph, (_, height, width, _) = trial.graph, field.shape
+    sides: dict[int, None] = {}
+    for node in graph.nodes:
+        strides = node.config.get("strides")
+        if node.is_a({"Conv2D"}) and node.config.get("kernel_size") == strides:
+            given = strides if isinstance(strides, list | tuple) else [strides]
+            sides |= {size: None for size in given if isinstance(size, int)}
+    for attention in attentions_with_masks(graph)[0]:
+        keys = trial.values[attention.keys[0].source, attention.keys[0].output].shape[1:-1]
+        for number in (n - token for n in keys for token in (0, 1)):
+            if number > 1 and (root := isqrt(height * width // number)) ** 2 * number == (
+                height * width
+            ):
+                sides[root] = None
+    fits = [side for side in sides if height % side == width % side == 0]
+    return [side for side in fits if 1 < side < max(height, width)][:_MOST_SIDES]
+
+
+def _moved(images: np.ndarray, side: int, order: np.ndarray) -> np.ndarray:
+    """Return images (b, H, W, c) with their squares of `side` pixels in another order."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // side, width // side
+    squares = images.reshape(batch, rows, side, columns, side, channels).swapaxes(2, 3)
+    shape = squares.shape
+    squares = squares.reshape(batch, rows * columns, *shape[3:])[:, order].reshape(shape)
+    return squares.swapaxes(2, 3).reshape(images.shape)
 
 
 def _constant_vectors(trial: Trial) -> list[str]:
@@ -114,7 +189,7 @@ def _differs(
     after = trial.run(permuted, state=state, in_float32=True)
     for place in outputs:
         first, second = before[place], after[place]
-        axes = [a for a in range(1, first.ndim) if first.shape[a] == trial.samples.length]
+        axes = [a for a in range(1, first.ndim) if first.shape[a] == len(order)]
         candidates = [first, *(np.take(first, order, axis) for axis in axes)]
         limit = rounding * float(np.abs(first).max(initial=0.0))
         if not any(np.abs(c - second).max(initial=0.0) <= limit for c in candidates):

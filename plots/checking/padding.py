@@ -170,7 +170,10 @@ def _how_much(padded: Padded) -> Check | None:
     )
     pads = padded.length - int(padded.real[-1].sum())
     change = f"Padding {padded.field.name!r} with {pads} more positions"
-    witness = witness_of(trial, shorter, padded.run, wrong[0], change, _rows_of(padded))
+    is_inside = not (padded.field.is_free or padded.field.kind == "texts")  # it takes one length
+    witness = witness_of(
+        trial, shorter, padded.run, wrong[0], change, _rows_of(padded), is_inside=is_inside
+    )
     return Check("padding", "seen", Note("finding", tuple(places), text, MASKING), witness)
 
 
@@ -180,8 +183,12 @@ def _rows_of(padded: Padded) -> slice:
 
 
 def _shifts(left: Padded) -> bool:
-    """Return whether padding on the left changes results, such as with positions that shift."""
-    shorter = _without_padding(left)
+    """Return whether padding on the left changes results, such as with positions that shift.
+
+    That is not decided for inputs of one length.
+    """
+    is_one_length = not (left.field.is_free or left.field.kind == "texts")
+    shorter = None if is_one_length else _without_padding(left)
     if shorter is None:
         return True
     return any(
@@ -299,6 +306,8 @@ def _masked_ids(trial: Trial, start: str) -> list[int]:
             or (is_product and (taker.class_name == "NotEqual" or 0 in ids))
         ):
             found += ids
+        elif (taker.id, 0) in trial.masks and not ids:
+            found += [0]  # a table inside of the layer masks it
     return found
 
 
@@ -314,16 +323,18 @@ def _shorter_texts(texts: np.ndarray, words: int) -> np.ndarray:
 
 
 def _without_padding(padded: Padded) -> Run | None:
-    """Return the run of the same sequences without padding; None if the length is fixed."""
+    """Return the run of the same sequences without padding; None if no other length can be run.
+
+    The calls of a model with a fixed length are run one by one, which may work with another.
+    """
     trial, field, start = padded.trial, padded.field, padded.run.inputs
     if field.kind == "texts":
         texts = _shorter_texts(trial.base[field.place], trial.samples.length)
         inputs = {**start, field.place: texts}
         return Run(inputs, trial.run(inputs))
-    if not field.is_free:
-        return None
     real = padded.real[0]
-    same = [f for f in trial.samples.fields if f.shape[:2] == field.shape[:2] and f.is_free]
+    same = [f for f in trial.samples.fields if f.shape[:2] == field.shape[:2]]
+    same = [f for f in same if f.is_free == field.is_free]
     own = [field, *padded.masks]
     others = [f for f in same if f.has_positions and f not in own]
     for cut in (own, [*own, *others]):  # segments have the positions of the tokens, targets do not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from plots.graph import Graph
 from plots.layers import is_identity_like
 from plots.measuring.inputs import ids_and_lengths, padding_of
+from plots.reading import read_graph
 from plots.reading.keras_calls import RecordedCall
 from plots.traversal import Reachability
 
 if TYPE_CHECKING:
+    import keras
     import numpy as np
 
 _LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)
@@ -89,9 +92,9 @@ class Samples:
 
     @staticmethod
     def of(
-        graph: Graph, calls: Sequence[RecordedCall], symbolic: Sequence[Any], length: int = 0
+        model: keras.Model, graph: Graph, calls: Sequence[RecordedCall], length: int = 0
     ) -> Samples:
-        """Return samples for a model with these symbolic inputs.
+        """Return samples for a model with this graph and these calls.
 
         `length` is that of free axes; 0: one that tells the axis of positions from others.
 
@@ -100,8 +103,11 @@ class Samples:
                 backend does not compute.
         """
         looked_up, longest = ids_and_lengths(graph)
+        layers = {call.results[0][0]: call.record.operation for call in calls if call.results}
+        looked_up |= _ids_of_tables_inside(model, graph, layers, looked_up)
         words = _words_of(graph, calls)
         sizes = {n for node in graph.nodes for t in node.outputs for n in t.shape if n}
+        symbolic = model.inputs
         shapes = [tuple(tensor.shape) for tensor in symbolic]
         wanted: tuple[int, ...] = _LENGTHS if graph.parameters < _LARGE else (7, 5, 11, 13)
         free = [n for n in wanted if n not in sizes and all(n <= most for most in longest)]
@@ -109,7 +115,7 @@ class Samples:
         length = next(_lengths_of_texts(graph), length)
         fields = []
         for node_id, tensor, shape in zip(graph.inputs, symbolic, shapes, strict=True):
-            field = _field(graph, node_id, tensor, looked_up[node_id])
+            field = _field(graph, node_id, tensor, looked_up[node_id], layers)
             side = _IMAGE_SIDE if len(shape) > 3 else length
             if field.kind == "texts":
                 shape, field = tuple(n or 1 for n in shape), replace(field, words=words)
@@ -206,6 +212,54 @@ class Samples:
         return {**base, place: array}
 
 
+def _ids_of_tables_inside(
+    model: keras.Model,
+    graph: Graph,
+    layers: Mapping[str, Any],
+    looked_up: Mapping[str, Sequence[int]],
+) -> dict[str, list[int]]:
+    """Return the ids of integer inputs that layers of one's own look up in tables they hold.
+
+    The inside of such a layer shows which of its tables takes the ids, if it can be traced;
+    otherwise they are those that all of its tables have.
+    """
+    rows: dict[int, int] = {}  # number of an input -> how many ids all of the tables have
+    for number, node_id in enumerate(graph.inputs):
+        takers = [layers.get(edge.target) for edge in graph.outgoing[node_id]]
+        sizes = [table.input_dim for layer in takers for table in _tables_inside(layer)]
+        ends = {edge.target for edge in graph.outgoing[node_id]}
+        is_only = {e.source for end in ends for e in graph.incoming[end]} == {node_id}
+        if (
+            sizes
+            and is_only
+            and not looked_up[node_id]
+            and "int" in graph.node(node_id).outputs[0].dtype
+        ):
+            rows[number] = min(sizes)
+    if not rows:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # layers warn again of what they did when built
+        opened = read_graph(model, open_nested=True, open_layers=True)
+    inside = ids_and_lengths(opened)[0]
+    ids = {number: inside[opened.inputs[number]] or [*range(size)] for number, size in rows.items()}
+    return {graph.inputs[number]: own for number, own in ids.items()}
+
+
+def _tables_inside(layer: Any) -> list[keras.layers.Embedding]:
+    """Return the tables that a layer is made of."""
+    import keras
+
+    if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
+        return []
+    return [own for own in layer._flatten_layers() if isinstance(own, keras.layers.Embedding)]
+
+
+def _hides_zero(layer: Any) -> bool:
+    """Return whether a layer looks up ids in a table inside of it that masks 0."""
+    return any(table.mask_zero for table in _tables_inside(layer))
+
+
 def _most_probes(graph: Graph, fields: Sequence[Field], fixed: int) -> int:
     """Return how many positions may be changed, so that a run takes seconds."""
     positions = sum(prod(f.shape[1:3]) for f in fields if f.kind != "other") or 1
@@ -225,12 +279,15 @@ def _lengths_of_texts(graph: Graph) -> Iterator[int]:
             yield size
 
 
-def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field:
+def _field(
+    graph: Graph, node_id: str, tensor: Any, ids: Sequence[int], layers: Mapping[str, Any]
+) -> Field:
     import keras
 
     dtype = str(tensor.dtype)
     takers = Reachability(graph, stop=lambda node: not is_identity_like(node)).descendants(node_id)
     paddings = [value for taker in takers for value in padding_of(graph.node(taker))]
+    paddings += [0] * any(_hides_zero(layers.get(taker)) for taker in takers)
     paddings = [value for value in paddings if isinstance(value, int | float)]
     common = {"place": node_id, "name": tensor.name, "shape": (), "dtype": dtype}
     if dtype == "string":
@@ -254,7 +311,8 @@ def _field(graph: Graph, node_id: str, tensor: Any, ids: Sequence[int]) -> Field
     is_image = len(tensor.shape) > 3 and tensor.shape[-1] in (1, 3, 4)  # masks have other sizes
     if "int" in dtype and (dtype == "uint8" or is_image):
         return Field(**common, kind="integers")
-    return Field(**common, kind="floats" if "float" in dtype else "other")
+    is_mask = "mask" in tensor.name.lower() and len(tensor.shape) == 2
+    return Field(**common, kind="floats" if "float" in dtype and not is_mask else "other")
 
 
 def _without(ids: Sequence[int], padding: float | None) -> np.ndarray:

@@ -110,7 +110,7 @@ class Trial:
                 f"the model {model.name!r} has no weights, only their shapes, so it cannot be "
                 "checked by running it; build it with weights"
             )
-        samples = Samples.of(graph, calls, model.inputs)
+        samples = Samples.of(model, graph, calls)
         trial = Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
         return trial._with_a_length_that_runs() if samples.is_free else trial
 
@@ -121,7 +121,7 @@ class Trial:
         convolutions.
         """
         for length in (0, *_OTHER_LENGTHS):
-            samples = Samples.of(self.graph, self.calls, self.model.inputs, length)
+            samples = Samples.of(self.model, self.graph, self.calls, length)
             trial = replace(self, samples=samples) if length else self
             try:
                 with warnings.catch_warnings():

@@ -1,28 +1,29 @@
-"""Weights that no gradient reaches, and layers that are called several times."""
+"""Weights that no gradient reaches, and gradients that are no numbers."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
 
-from plots.annotations import Note, counted
-from plots.attentions import attentions_with_masks
+from plots.annotations import Note
 from plots.checking.modes import training_mode
 from plots.checking.randomness import repeatable
 from plots.checking.results import Check, Witness, said
 from plots.checking.trials import Trial
 from plots.diagnosis.gradient_rules import NOT_DIFFERENTIABLE
 from plots.diagnosis.rules import named
-from plots.graph import Graph, Node
+from plots.graph import Node
 from plots.layers import is_norm, is_softmax
 from plots.measuring.execution import as_array, gradient, is_float, run_calls
 from plots.reading.keras_values import weights_of
 from plots.traversal import reachability
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _SATURATED = "Glorot and Bengio 2010, Understanding the difficulty of training deep networks"
-_SHARED = "Lan et al. 2020, ALBERT, section 3.1; Dehghani et al. 2019, Universal Transformers"
-_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
+_AT_ZERO = "docs.jax.dev/en/latest/faq.html, gradients contain NaN where using where"
 _MAY_BE_ZERO = ("Activation", "LeakyReLU", "Maximum", "Minimum", "ReLU", "Relu", "TopK", "Where")
 _ROWS = 3
 _FIRST_SEED = 7
@@ -39,24 +40,29 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     outputs = [p for p in trial.graph.outputs if "float" in trial.dtypes.get(p, "")]
     if not variables or not outputs:
         return
-    dead = set(variables)
+    dead, broken = set(variables), set(variables)
     # As it trains; and in inference, where batch norm does not set a batch of one sample to zero.
     for training, seed in ((True, 0), (True, 1), (False, 0)):
-        dead &= _without_gradient(trial, variables, seed, training)
+        found = _gradients(trial, variables, seed, training)
+        broken &= {key for key, value in found.items() if not is_finite(value)}
+        if broken and seed:
+            yield from _broken(trial, [i for i in owners if _owns(owners[i], broken)])
+            return
+        if broken:
+            continue
+        dead &= {key for key, value in found.items() if not value.any()}
         if not dead:
             yield said("dead weights", "alive", "every trainable weight gets a gradient")
             return
-    layers = [
-        node.id
-        for node in trial.graph.nodes
-        if node.id in owners
-        and (own := [v for v in weights_of(owners[node.id]) if v.trainable])
-        and all(id(v) in dead for v in own)
-    ]
-    if not layers or (note := _note(trial, layers)) is None:
+    layers = [i for i in trial.graph.index if i in owners and _owns(owners[i], dead)]
+    if not layers:
+        yield from _parts(trial, owners, dead)
         return
-    exact = not trial.weights or dead <= _without_gradient(
-        trial.own_weights, variables, 0, training=True
+    if (note := _note(trial, layers)) is None:
+        return
+    own = trial.own_weights
+    exact = not trial.weights or not any(
+        value.any() for key, value in _gradients(own, variables, 0, True).items() if key in dead
     )
     yield Check("dead weights", "dead", note, _witness(trial, layers, exact))
 
@@ -72,6 +78,9 @@ def _note(trial: Trial, layers: list[str]) -> Note | None:
         return None
     own = [trial.graph.node(layer) for layer in layers]
     reasons = [reason for node in (*nodes, *own) if (reason := _reason(node))]
+    reasons += ["its result has whole numbers alone, as those of a comparison"] * any(
+        _makes_whole(trial, node) for node in nodes
+    )
     where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
     why = ": ".join(filter(None, [where, *reasons[:1]]))
     text = (
@@ -81,6 +90,23 @@ def _note(trial: Trial, layers: list[str]) -> Note | None:
     )
     kind = "finding" if reasons else "remark"
     return Note(kind, tuple(dict.fromkeys([*layers, *ends])), text, _SATURATED)
+
+
+def _parts(trial: Trial, owners: Mapping[str, Any], dead: AbstractSet[int]) -> Iterator[Check]:
+    """Yield a remark about layers of which some weights get a gradient, and others do not."""
+    parts = {
+        node_id: ["/".join(v.path.split("/")[-2:]) for v in weights_of(layer) if id(v) in dead]
+        for node_id, layer in owners.items()
+    }
+    layers = [node_id for node_id, names in parts.items() if names]
+    if layers:
+        text = (
+            f"Weights that no gradient reaches: {', '.join(sorted(parts[layers[0]]))} of "
+            f"{named(trial.graph, layers, 4)}, exactly zero for a random loss, though others of "
+            "the layer get one. Its `call` may not use them."
+        )
+        note = Note("remark", tuple(layers), text, _SATURATED)
+        yield Check("dead weights", "dead", note, _witness(trial, layers, exact=True))
 
 
 def _witness(trial: Trial, layers: list[str], exact: bool) -> Witness:
@@ -103,11 +129,27 @@ def _reason(node: Node) -> str:
         return "a softmax over an axis of size 1 is always 1"
     if is_norm(node) and one:
         return "the result of a norm over an axis of size 1 is constant"
+    if node.operation == "Multiply" and any(c.value == 0 for c in node.constants):
+        return "it multiplies by 0"
     if "int" in node.outputs[0].dtype or node.outputs[0].dtype == "bool":
         return "its result is not differentiable"
     if node.is_a(NOT_DIFFERENTIABLE) and node.class_name != "StopGradient":  # which is written so
         return "it passes no gradient on"
     return ""
+
+
+def _makes_whole(trial: Trial, node: Node) -> bool:
+    """Return whether a call returns whole numbers and takes others, as by rounding."""
+    import numpy as np
+
+    values = trial.values.get((node.id, 0))
+    edges = [edge for edge in trial.graph.incoming[node.id] if "float" in edge.tensor.dtype]
+    given = [trial.values[edge.source, edge.output] for edge in edges]
+
+    def is_whole(array: np.ndarray) -> bool:
+        return array.size > 3 and bool((array == np.round(array)).all())
+
+    return values is not None and bool(given) and is_whole(values) and not any(map(is_whole, given))
 
 
 def _inputs(trial: Trial, seed: int) -> dict[tuple[str, int], Any]:
@@ -136,10 +178,10 @@ def _loss(trial: Trial, values: Mapping[tuple[str, int], Any], seed: int) -> Any
     return total
 
 
-def _without_gradient(
+def _gradients(
     trial: Trial, variables: Mapping[int, Any], seed: int, training: bool
-) -> set[int]:
-    """Return the variables whose gradient is exactly zero, in training mode or in inference."""
+) -> dict[int, np.ndarray]:
+    """Return id(variable) -> gradient of a random loss, in training mode or in inference."""
     import keras
     from keras import ops
 
@@ -156,8 +198,7 @@ def _without_gradient(
         with scope, training_mode(training), repeatable(seed):
             return _loss(trial, run_calls(trial.graph, trial.calls, fed, {}), seed)
 
-    found = gradient(loss_at, at)
-    return {int(key) for key, value in found.items() if not as_array(_dense(value)).any()}
+    return {int(key): as_array(_dense(value)) for key, value in gradient(loss_at, at).items()}
 
 
 def _dense(value: Any) -> Any:
@@ -167,23 +208,8 @@ def _dense(value: Any) -> Any:
 
 def _ends(trial: Trial, layers: list[str]) -> list[str]:
     """Return the calls that get a gradient and pass none on towards some layers."""
-    import keras
-    from keras import ops
-
-    graph, fed = trial.graph, _inputs(trial, 0)
-    scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
-    with scope, training_mode(False), repeatable():
-        values = run_calls(graph, trial.calls, fed, {})
-        edges = {
-            edge.id: values[edge.source, edge.output]
-            for edge in graph.edges
-            if not edge.implicit and is_float(values[edge.source, edge.output])
-        }
-        zeros = {edge: ops.zeros_like(value) for edge, value in edges.items()}
-        found = gradient(
-            lambda shifts: _loss(trial, run_calls(graph, trial.calls, fed, shifts), 0), zeros
-        )
-    alive = {edge for edge, value in found.items() if as_array(_dense(value)).any()}
+    graph = trial.graph
+    alive = {edge for edge, value in _gradients_on_edges(trial).items() if value.any()}
     reached = {edge.source for edge in graph.edges if edge.id in alive}
     reached |= {node_id for node_id, _ in graph.outputs}
     order = reachability(graph)
@@ -201,96 +227,61 @@ def _ends(trial: Trial, layers: list[str]) -> list[str]:
     ]
 
 
-# Shared weights ---------------------------------------------------------------------------------
+def _gradients_on_edges(trial: Trial) -> dict[str, np.ndarray]:
+    """Return id of an edge -> gradient of a random loss, in inference."""
+    import keras
+    from keras import ops
+
+    graph, fed = trial.graph, _inputs(trial, 0)
+    scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
+    with scope, training_mode(False), repeatable():
+        values = run_calls(graph, trial.calls, fed, {})
+        edges = {
+            edge.id: values[edge.source, edge.output]
+            for edge in graph.edges
+            if not edge.implicit and is_float(values[edge.source, edge.output])
+        }
+        zeros = {edge: ops.zeros_like(value) for edge, value in edges.items()}
+        found = gradient(
+            lambda shifts: _loss(trial, run_calls(graph, trial.calls, fed, shifts), 0), zeros
+        )
+    return {edge: as_array(_dense(value)) for edge, value in found.items()}
 
 
-def check_sharing(graph: Graph) -> Iterator[Check]:
-    """Yield the layers with weights that are called several times, and which are so by mistake."""
-    ties = {
-        layer: calls
-        for layer, calls in graph.ties.items()
-        if graph.node(layer).parameters and graph.node(layer).kind in ("layer", "model")
-    }
-    if not ties:
+def _owns(layer: Any, variables: AbstractSet[int]) -> bool:
+    """Return whether all trainable weights of a layer are among some variables."""
+    own = [id(variable) for variable in weights_of(layer) if variable.trainable]
+    return bool(own) and variables >= {*own}
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Return whether an array holds neither NaN nor infinity."""
+    import numpy as np
+
+    return bool(np.isfinite(array).all())
+
+
+def _broken(trial: Trial, layers: list[str]) -> Iterator[Check]:
+    """Yield a finding about gradients that are NaN or infinite, though all outputs are finite."""
+    finite = all(is_finite(trial.values[p]) for p in trial.graph.outputs)
+    if not finite or not layers or any(dtype.endswith("16") for dtype in trial.dtypes.values()):
         return
-    text = f"{counted(len(ties), 'layer')} with weights called several times"
-    yield said("sharing", "shared", text)
-    told: set[str] = set()
-    for check in (*_self_and_cross(graph, ties), *_shared_norms(graph, ties)):
-        told.update(check.note.about)
-        yield check
-    same = [
-        calls
-        for calls in ties.values()
-        if len({_sources(graph, call) for call in calls}) < len(calls) and told.isdisjoint(calls)
+    broken = {edge for edge, value in _gradients_on_edges(trial).items() if not is_finite(value)}
+    places = [
+        node.id
+        for node in trial.graph.nodes
+        if any(edge.id in broken for edge in trial.graph.incoming[node.id])
+        and not any(edge.id in broken for edge in trial.graph.outgoing[node.id])
     ]
-    for calls in same:
-        told.update(calls)
-        text = (
-            f"The same layer is called {len(calls)} times with the same input, {calls[0]}: the "
-            "results are equal, so that what they are made for, such as queries, keys and values, "
-            "is one projection."
-        )
-        yield Check("sharing", "shared", Note("remark", tuple(calls), text, _VASWANI))
-    order = reachability(graph)
-    in_series = [
-        calls
-        for calls in ties.values()
-        if told.isdisjoint(calls)
-        and not graph.node(calls[0]).is_a({"Embedding"})
-        and any(order.depends(b, on=a) for a, b in itertools.pairwise(calls))
-    ]
-    if in_series:
-        names = named(graph, [calls[0] for calls in in_series], 4)
-        text = (
-            f"Layers are called one after the other with the same weights: {names}, "
-            f"{max(map(len, in_series))} times. ALBERT and the Universal Transformer share whole "
-            "blocks so; a layer that is made once outside of a loop is shared by mistake."
-        )
-        about = [call for calls in in_series for call in calls]
-        yield Check("sharing", "shared", Note("remark", tuple(about), text, _SHARED))
-
-
-def _self_and_cross(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
-    kinds = {a.id: a.is_self for a in attentions_with_masks(graph)[0] if a.is_one_call}
-    for layer, calls in ties.items():
-        own = {kinds[call] for call in calls if call in kinds}
-        if own == {True, False}:
-            text = (
-                f"{named(graph, [layer])} is called as self-attention and as cross-attention, with "
-                "the same weights: the two look for different things, and have weights of their "
-                "own in every published design."
-            )
-            yield Check("sharing", "shared", Note("finding", calls, text, _VASWANI))
-
-
-def _shared_norms(graph: Graph, ties: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
-    """Yield the norms that are called one after the other, where the layers around are not."""
-    order = reachability(graph)
-    for layer, calls in ties.items():
-        if not is_norm(graph.node(layer)):
-            continue
-        pairs = [(a, b) for a, b in itertools.pairwise(calls) if order.depends(b, on=a)]
-        for first, second in pairs:
-            between = [
-                node
-                for node in graph.nodes
-                if node.parameters
-                and node.kind == "layer"
-                and not is_norm(node)
-                and order.depends(node.id, on=first)
-                and order.depends(second, on=node.id)
-            ]
-            if between and not any(node.layer in ties for node in between):
-                text = (
-                    f"The norm {named(graph, [layer])} is called {len(calls)} times, one after the "
-                    "other, with the same weights, although the layers between are different: "
-                    "published blocks that share a norm share all of their layers."
-                )
-                yield Check("sharing", "shared", Note("finding", calls, text, _SHARED))
-                break
-
-
-def _sources(graph: Graph, node_id: str) -> tuple[tuple[str, str, int], ...]:
-    edges = graph.incoming[node_id]
-    return tuple((edge.port, edge.source, edge.output) for edge in edges if not edge.implicit)
+    where = f" They begin at {named(trial.graph, places, 3)}." if places else ""
+    text = (
+        f"Gradients that are no numbers: those of {named(trial.graph, layers, 4)} are NaN or "
+        f"infinite for a random loss on random samples, though all outputs are finite.{where} The "
+        "derivative of a root or a norm at 0 is infinite, and that of a logarithm: add a small "
+        "number first, such as sqrt(x + 1e-6). One step of training turns such weights to NaN."
+    )
+    note = Note("finding", tuple(dict.fromkeys([*places, *layers])), text, _AT_ZERO)
+    inputs = trial.as_model_takes(trial.samples.base(_FIRST_SEED))
+    shows = f"With these inputs, gradients are NaN or infinite at {named(trial.graph, layers, 4)}."
+    witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+    yield Check("numbers", "not finite", note, witness)

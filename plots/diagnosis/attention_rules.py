@@ -13,7 +13,7 @@ from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
 from plots.diagnosis.projections import projection_behind, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
 from plots.softmaxes import softmax_axes
@@ -22,6 +22,7 @@ from plots.traversal import reachability
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
 _SCALE = f"{_VASWANI}.1; T5 (Raffel et al. 2020) has no scale, muP (Yang et al. 2022) has 1/h"
 _SAINT = "Somepalli et al. 2021, SAINT, section 3.1, attends over the batch on purpose"
+_XCIT = "El-Nouby et al. 2021, XCiT: Cross-Covariance Image Transformers, section 3.1"
 _AXES = "numpy.org/doc/stable/reference/generated/numpy.einsum.html"
 
 
@@ -53,10 +54,10 @@ def softmax_axis(graph: Graph) -> Iterator[Note]:
             yield finding(
                 [attention.id, attention.output],
                 f"A softmax over axis {_words(over)}, but a sum over axis {_words(own)}: the "
-                f"weights of {named(graph, [attention.id])}, of the shape {_shape(shape)}, sum to "
-                f"1 over axis {_words(over)}, while {named(graph, [attention.output])} sums the "
-                f"values over axis {_words(own)}, so a query does not get a mean of the values. "
-                f"Set axis={max(own) - len(shape)}.",
+                f"weights of {named(graph, [attention.id])}, of the shape {shape_text(shape)}, "
+                f"sum to 1 over axis {_words(over)}, while {named(graph, [attention.output])} "
+                f"sums the values over axis {_words(own)}, so a query does not get a mean of the "
+                f"values. Set axis={max(own) - len(shape)}.",
                 f"{_VASWANI}.1",
             )
 
@@ -214,7 +215,7 @@ def attention_between_heads(graph: Graph) -> Iterator[Note]:
     found = []
     for attention in attentions_with_masks(graph)[0]:
         origin, others = _key_axis(graph, attention)
-        contracted = _contracted_origin(graph, attention)
+        contracted = _contracted_origin(graph, attention, attention.keys[0])
         positions = any(kinds(other) == {"position"} for other in others)
         if kinds(origin) == {"feature"} and positions and sources(origin) & sources(contracted):
             found.append(attention.id)
@@ -225,6 +226,44 @@ def attention_between_heads(graph: Graph) -> Iterator[Note]:
             "position, and positions never see each other. Transpose queries, keys and values to "
             "(b, n, t, h) before the product.",
             f"{_VASWANI}.2",
+        )
+
+
+@diagnosis_rule("features_times_positions")
+def features_times_positions(graph: Graph) -> Iterator[Note]:
+    """Scores sum products of the features of one side with positions of the other."""
+    found = []
+    for attention in attentions_with_masks(graph)[0]:
+        edges = attention.query, attention.keys[0]
+        summed = [kinds(_contracted_origin(graph, attention, edge)) for edge in edges]
+        if {"position"} in summed and {"feature"} in summed:
+            found.append(attention.id)
+    if found:
+        yield finding(
+            found,
+            f"Features times positions: the scores of {named(graph, found)} sum products of the "
+            "features of queries with positions of keys, or the other way round, as after a "
+            "reshape in the place of a transpose. Keys are transposed: "
+            "matmul(q, transpose(k)), (b, t, d) times (b, d, s).",
+            f"{_VASWANI}.1",
+        )
+
+
+@diagnosis_rule("attention_between_features")
+def attention_between_features(graph: Graph) -> Iterator[Note]:
+    """Scores are products over positions, so that features attend to features."""
+    found = []
+    for attention in attentions_with_masks(graph)[0]:
+        summed = kinds(_contracted_origin(graph, attention, attention.keys[0]))
+        if summed == {"position"} and kinds(_key_axis(graph, attention)[0]) == {"feature"}:
+            found.append(attention.id)
+    if found:
+        yield remark(
+            found,
+            f"Attention between features: the scores of {named(graph, found)} are products over "
+            "the positions, so features attend to features, and positions do not see each other. "
+            "XCiT does so on purpose; for attention between positions, multiply over the features.",
+            _XCIT,
         )
 
 
@@ -248,17 +287,35 @@ def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]
 # Scores -----------------------------------------------------------------------------------------
 
 
+@diagnosis_rule("dropout_on_scores")
+def dropout_on_scores(graph: Graph) -> Iterator[Note]:
+    """A dropout comes before the softmax of an attention, and sets scores to 0."""
+    places: dict[str, str] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        for node in map(graph.node, attention.masking):
+            if node.is_a({"Dropout"}) and node.config.get("rate"):
+                places[node.id] = attention.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A dropout on scores: {doing(graph, [*places], 'set')} scores of "
+            f"{named(graph, [*dict.fromkeys(places.values())])} to 0 before the softmax, which "
+            "hides no key, exp(0) = 1. Drop weights, after the softmax.",
+            f"{_VASWANI}.1; keras.layers.MultiHeadAttention, dropout",
+        )
+
+
 @diagnosis_rule("score_scale")
 def score_scale(graph: Graph) -> Iterator[Note]:
     """Scores are not divided by the square root of the size of a head, or their weights are."""
-    places: dict[str, list[str]] = {}
+    places: dict[tuple[bool, str], list[str]] = {}
     late: list[str] = []
     for attention in attentions_with_masks(graph)[0]:
         scale = _scale_of(graph, attention)
         if scale is not None and _is_scaled_late(graph, attention, scale):
             late.append(attention.id)
         elif scale is not None and (text := _compared(scale)):
-            places.setdefault(text, []).append(attention.id)
+            places.setdefault((_is_multiplied(scale), text), []).append(attention.id)
     if late:
         yield finding(
             late,
@@ -267,11 +324,12 @@ def score_scale(graph: Graph) -> Iterator[Note]:
             "scores, before the softmax.",
             f"{_VASWANI}.1",
         )
-    for text, ids in places.items():
-        yield remark(
+    for (is_multiplied, text), ids in places.items():
+        yield (finding if is_multiplied else remark)(
             ids,
             f"The scores of {named(graph, ids)} {text} With 1/sqrt(h), scores of independent "
-            "queries and keys have a variance of 1 in the beginning.",
+            "queries and keys have a variance of 1 in the beginning"
+            f"{'; larger ones make a softmax that takes one key alone' * is_multiplied}.",
             _SCALE,
         )
 
@@ -303,7 +361,8 @@ def _scale_of(graph: Graph, attention: Attention) -> _Scale | None:
     if attention.is_one_call:
         if scores.operation != "DotProductAttention":
             return None
-        given = scores.config.get("scale")
+        constants = {constant.port: constant.value for constant in scores.constants}
+        given = constants.get("scale", scores.config.get("scale"))
         size = edges[0].tensor.shape[-1]
         factors = [1 / math.sqrt(size) if given is None else float(given)] if size else []
     else:
@@ -333,6 +392,13 @@ def _scale_of(graph: Graph, attention: Attention) -> _Scale | None:
     return _Scale([factor for factor in factors if factor != 1], size, width)
 
 
+def _is_multiplied(given: _Scale) -> bool:
+    """Return whether scores are multiplied by a number that published designs divide by."""
+    scale = math.prod(given.factors)
+    rights = [math.sqrt(given.size), given.size, math.sqrt(given.width), given.width]
+    return any(math.isclose(scale, right, rel_tol=0.02) for right in rights if right > 1)
+
+
 def _compared(given: _Scale) -> str:
     """Return how the scores are scaled, if not by 1/sqrt(h)."""
     factors, size, width = given
@@ -352,6 +418,8 @@ def _compared(given: _Scale) -> str:
         return f"are scaled by 1/h, not 1/sqrt(h); {advice}"
     if is_near(1 / right):
         return f"are multiplied by sqrt(h), not divided; {advice}"
+    if _is_multiplied(given):
+        return f"are multiplied by {scale:.4g}, not divided; {advice}"
     if width and is_near(1 / math.sqrt(width)):
         return f"are scaled by the width of the model, 1/sqrt({width}); {advice}"
     return f"are scaled by {scale:.4g}; {advice}"
@@ -366,11 +434,10 @@ def _has_learned_bias(graph: Graph, attention: Attention) -> bool:
     )
 
 
-def _contracted_origin(graph: Graph, attention: Attention) -> Origin:
-    """Return the origin of the axis of the keys that is summed with the queries."""
+def _contracted_origin(graph: Graph, attention: Attention, edge: Edge) -> Origin:
+    """Return the origin of the axis of queries or keys that the product of both sums over."""
     if attention.is_one_call:
         return ()
-    edge = attention.keys[0]
     found = _summed_by_product(graph, graph.node(attention.scores), edge)
     if found is None or len(found[0]) != 1:
         return ()
@@ -379,7 +446,3 @@ def _contracted_origin(graph: Graph, attention: Attention) -> Origin:
 
 def _words(axes: set[int]) -> str:
     return " and ".join(map(str, sorted(axes)))
-
-
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return f"({', '.join('None' if size is None else str(size) for size in shape)})"

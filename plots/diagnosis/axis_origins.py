@@ -15,6 +15,7 @@ from typing import Literal
 
 from plots.axes.rules import follow
 from plots.axes.unions import AxisId, AxisUnions, Call
+from plots.costs.flop_rules import is_known
 from plots.graph import Graph, Node, Shape
 from plots.traversal import once_per_graph
 
@@ -119,10 +120,16 @@ def _fresh(
 ) -> Origin:
     """Return an axis that a call makes: new features, a part of an axis, or one of fewer steps."""
     kind: Kind = ""
+    has_weights = bool(node.parameters or node.shared_parameters)
+    is_unknown = has_weights and (bool(node.call_class) or not is_known(node))
+    is_kept = place < len(first) and part_size(first[place]) == _size(size)
     if place < len(first) == rank and not (node.parameters and place == rank - 1):
         own = kinds(first[place])
         kind = own.pop() if len(own) == 1 else ""
-    elif node.parameters or node.shared_parameters:
+    elif is_unknown and place < rank - 1:  # such as a layer that embeds tokens and positions
+        own = kinds(first[place]) if is_kept else set()
+        kind = own.pop() if len(own) == 1 else ""
+    elif has_weights:
         kind = "feature"
     is_repeated = node.operation in _REPEATS and (
         len(first) != rank or part_size(first[place]) == 1

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph
-from plots.layers import is_additive_merge
+from plots.layers import is_additive_merge, is_identity_like, is_norm
 from plots.skips import residual_streams
 from plots.traversal import Reachability, data_flow
 
@@ -45,6 +46,85 @@ def queries_from_the_memory(graph: Graph) -> Iterator[Note]:
             "from the memory: attention(x, memory).",
             _VASWANI,
         )
+
+
+@diagnosis_rule("joined_with_its_memory")
+def joined_with_its_memory(graph: Graph) -> Iterator[Note]:
+    """The output of an attention is joined, step by step, with the sequence that it attends to.
+
+    It has the positions of its queries, which are those of another sequence.
+    """
+    found: dict[str, str] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        own = _positions_of(graph, attention.query.source, attention.query.output)
+        edge = attention.keys[0]
+        memory = _positions_of(graph, edge.source, edge.output)
+        if attention.is_self or not own or not memory or own & memory:
+            continue
+        for edge in graph.outgoing[attention.output]:
+            merge = graph.node(edge.target)
+            others = [e for e in graph.incoming[merge.id] if e.source != attention.output]
+            is_join = merge.is_a({"Concatenate"}) and merge.config.get("axis", -1) in (-1, 2)
+            if (is_join or is_additive_merge(merge)) and len(others) == 1:
+                joined = _positions_of(graph, others[0].source, others[0].output)
+                if joined and joined <= memory:
+                    found[attention.id] = merge.id
+    if found:
+        yield finding(
+            [*found, *found.values()],
+            f"Queries and memory are swapped: {doing(graph, [*found], 'return')} one vector for "
+            "each position of the queries, and it is joined at "
+            f"{named(graph, [*found.values()])}, step by step, with the sequence of the keys. "
+            "Queries come from the sequence that the output is joined with: Attention()([decoder, "
+            "encoder]).",
+            _VASWANI,
+        )
+
+
+def _positions_of(graph: Graph, node_id: str, output: int) -> frozenset[str]:
+    """Return the inputs of the model whose positions a sequence of vectors has."""
+    axes = axis_origins(graph)[node_id, output]
+    places = sources(axes[1]) if len(axes) == 3 else frozenset()
+    inputs = frozenset(place for place, _, axis in places if axis == 1)
+    return inputs if all(graph.node(i).kind == "input" for i in inputs) else frozenset()
+
+
+@diagnosis_rule("memory_of_embeddings")
+def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
+    """A causal stack attends to embeddings of tokens that no layer has read."""
+    attentions, _, masked = attentions_with_masks(graph)
+    flow = data_flow(graph)
+    decodes = [a for a in attentions if a.is_self and masked[a.id].causal]
+    places: dict[str, str] = {}
+    for attention in attentions:
+        follows = any(flow.depends(attention.query.source, on=own.output) for own in decodes)
+        if attention.is_self or not follows:
+            continue
+        edges = [*attention.keys, *attention.values]
+        behind = [_table_behind(graph, edge) for edge in edges]
+        if all(behind):
+            places[attention.id] = behind[0]
+    if places:
+        tables = [*dict.fromkeys(places.values())]
+        yield remark(
+            [*places, *tables],
+            f"A memory of embeddings: {doing(graph, [*places], 'attend')} to vectors of "
+            f"{named(graph, tables)} that no layer has read, such as those before an encoder, not "
+            "after it. Attend to the output of the encoder, if there is one.",
+            _VASWANI,
+        )
+
+
+def _table_behind(graph: Graph, edge: Edge) -> str:
+    """Return the table of tokens that vectors come from, up to positions, norms and factors."""
+    node, flow = graph.node(edge.source), data_flow(graph)
+    while not node.is_a({"Embedding"}):
+        edges = [e for e in graph.incoming[node.id] if flow.depends_on_input(e.source)]
+        is_kept = is_additive_merge(node) or is_norm(node) or is_identity_like(node)
+        if not is_kept or len(edges) != 1:
+            return ""
+        node = graph.node(edges[0].source)
+    return node.id if flow.depends_on_input(node.id) else ""
 
 
 def _attentions_in(inside: set[str], attentions: tuple[Attention, ...]) -> list[str]:

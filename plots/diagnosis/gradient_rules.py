@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from plots.annotations import Note
 from plots.diagnosis.projections import up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
 from plots.diagnosis.zeros import KEEP_ZERO, function_of, has_bias
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import (
@@ -39,6 +39,7 @@ _BACKPROPAGATION = (
     "Bengio et al. 2013, Estimating or Propagating Gradients Through Stochastic Neurons, section 1"
 )
 _LORA = "Hu et al. 2022, LoRA, section 4.1"
+_SAMPLING = "Keras example, keras.io/examples/generative/vae: its Sampling layer"
 _BAKED_IN = "github.com/keras-team/keras-io/pull/1797"
 _TIED = (
     "Press and Wolf 2017, Using the Output Embedding to Improve Language Models; "
@@ -160,6 +161,28 @@ def baked_in_positions(graph: Graph) -> Iterator[Note]:
                 "ops.cumsum(ops.ones_like(tokens), axis=1) - 1.",
                 _BAKED_IN,
             )
+
+
+@diagnosis_rule("baked_in_noise")
+def baked_in_noise(graph: Graph) -> Iterator[Note]:
+    """A standard deviation is multiplied by a constant array, as by noise that was drawn once."""
+    places = [
+        node.id
+        for node in graph.nodes
+        if node.is_a({"Multiply"})
+        and not node.opened
+        and any(c.digest is not None and not c.pattern and c.shape for c in node.constants)
+        and any(graph.node(e.source).operation == "Exp" for e in graph.incoming[node.id])
+    ]
+    if places:
+        yield finding(
+            places,
+            f"Noise that is a constant: {doing(graph, places, 'multiply')} an exponential, such as "
+            "a standard deviation, by an array that was made when the model was built, so that "
+            "every batch gets the same noise. Draw it in the `call` of a layer, with a "
+            "keras.random.SeedGenerator.",
+            _SAMPLING,
+        )
 
 
 @diagnosis_rule("baked_in_embedding")

@@ -169,7 +169,12 @@ def padding_seen(graph: Graph) -> Iterator[Note]:
     places: dict[str, list[str]] = {}
     for attention in attentions:
         inputs, lost_at, _ = keys[attention.id]
-        if inputs in masking and not lost_at and _sees_padding(attention, masked[attention.id]):
+        if (
+            inputs
+            and inputs in masking
+            and not lost_at
+            and _sees_padding(attention, masked[attention.id])
+        ):
             places.setdefault(masking[inputs], []).append(attention.id)
     for other, ids in places.items():
         yield finding(

@@ -1,20 +1,21 @@
-"""Rules on sums and on calls in series: x + x, dense layers without an activation, dropouts."""
+"""Rules on sums and residual branches: x + x, blocks without their addition, dropouts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from plots.annotations import Note, SkipPath
-from plots.diagnosis.head_rules import activation_of
+from plots.diagnosis.activations import activation_of
+from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.projections import DROPOUTS, past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
     is_additive_merge,
+    is_attention,
     is_identity_like,
-    is_linear_projection,
     is_norm,
     is_signed_merge,
     is_subtraction,
@@ -25,8 +26,8 @@ from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
+_HIGHWAY = "Srivastava et al. 2015, Highway Networks, section 2"
 _U_NET = "Ronneberger et al. 2015, U-Net, section 2"
-_LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
 _DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
 _DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
 _MOST_DROPPED = 0.8
@@ -76,7 +77,7 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
         before = [graph.node(i) for i in (source, *flow.ancestors(source))]
         takers = [graph.node(i) for i in flow.takers(node.id, 0)]
         is_hidden = any(n.parameters for n in before) and flow.depends_on_input(source)
-        if is_hidden and takers and all(taker.is_a(LINEAR_PROJECTIONS) for taker in takers):
+        if is_hidden and takers and all(map(_has_use_for_more, takers)):
             places[node.id] = source
     if places:
         yield finding(
@@ -86,6 +87,75 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
             "been the other input, such as a skip path, is lost.",
             _U_NET,
         )
+
+
+@diagnosis_rule("joined_along_positions")
+def joined_along_positions(graph: Graph) -> Iterator[Note]:
+    """Feature maps of one image, or outputs of one sequence, are joined along their positions."""
+    origins, places = axis_origins(graph), {}
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        shapes, rank = [edge.tensor.shape for edge in edges], len(node.outputs[0].shape)
+        axis = node.config.get("axis", -1)
+        is_same = len(edges) > 1 and len({*shapes}) == 1 and rank > 2 and isinstance(axis, int)
+        if not node.is_a({"Concatenate"}) or not is_same or not 0 < axis % rank < rank - 1:
+            continue
+        joined = [origins[edge.source, edge.output][axis % rank] for edge in edges]
+        takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
+        is_image = rank == 4 and all(taker.is_a({"Conv2D", "Conv2DTranspose"}) for taker in takers)
+        is_computed = all(graph.node(edge.source).kind != "input" for edge in edges)
+        if is_image and takers and is_computed and _is_channels_last(takers):
+            places[node.id] = True
+        elif rank == 3 and sources(joined[0]) and len({sources(own) for own in joined}) == 1:
+            places.setdefault(node.id, False)
+    for is_image in {*places.values()}:
+        ids = [place for place, own in places.items() if own == is_image]
+        shape = shape_text(graph.node(ids[0]).outputs[0].shape)
+        yield (finding if is_image else remark)(
+            ids,
+            f"Joined along positions: {doing(graph, ids, 'concatenate')} "
+            + (
+                f"feature maps along their rows or columns, to {shape}, and a convolution that "
+                "takes channels last sees one larger image. Features are the last axis: axis=-1."
+                if is_image
+                else f"vectors of the same positions one after the other, to {shape}, so that each "
+                "position comes twice. To join their features, take axis=-1."
+            ),
+            _U_NET,
+        )
+
+
+def _is_channels_last(takers: Iterable[Node]) -> bool:
+    return all(taker.config.get("data_format") == "channels_last" for taker in takers)
+
+
+@diagnosis_rule("one_gate_for_both")
+def one_gate_for_both(graph: Graph) -> Iterator[Note]:
+    """A sum of two products has the same sigmoid in both, and not 1 minus it in one."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        terms = [graph.node(edge.source) for edge in graph.incoming[node.id]]
+        if not is_additive_merge(node) or len(terms) != 2:
+            continue
+        if not all(term.is_a({"Multiply"}) and not term.constants for term in terms):
+            continue
+        first, second = ({(e.source, e.output) for e in graph.incoming[t.id]} for t in terms)
+        shared = [i for i, _ in first & second if activation_of(graph.node(i)) == "sigmoid"]
+        if shared and terms[0].id != terms[1].id:
+            places[node.id] = shared[0]
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"One gate for both: {doing(graph, [*places], 'add')} two products with the same gate, "
+            f"{named(graph, [*places.values()])}, which is the gate times the sum of both. To "
+            "choose between them, multiply one by 1 - gate.",
+            _HIGHWAY,
+        )
+
+
+def _has_use_for_more(node: Node) -> bool:
+    """Return whether a call combines features, so that the same ones twice add nothing."""
+    return is_attention(node) or node.is_a(LINEAR_PROJECTIONS | {"GRU", "LSTM", "SimpleRNN"})
 
 
 def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
@@ -101,70 +171,6 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
             yield from _terms(graph, node)
         else:
             yield node.id, edge.output if node.id == edge.source else 0
-
-
-@diagnosis_rule("linear_after_linear")
-def linear_after_linear(graph: Graph) -> Iterator[Note]:
-    """Two projections with no activation between them are one, unless the first is narrower."""
-    pairs: dict[str, tuple[str, bool]] = {}  # id of the second -> first, whether it is wide
-    for node in graph.nodes:
-        first = _linear_before(graph, node)
-        if first is not None and not _is_last_of_its_kind(graph, first, node):
-            width, inner, outer = _widths(graph, first, node)
-            if width and inner and outer and inner >= min(width, outer):
-                pairs[node.id] = first.id, inner >= max(width, outer)
-    for second, (first_id, is_wide) in pairs.items():
-        if is_wide or first_id in pairs or second in [first for first, _ in pairs.values()]:
-            width, inner, outer = _widths(graph, graph.node(first_id), graph.node(second))
-            yield finding(
-                [first_id, second],
-                f"No activation between {named(graph, [first_id])} and {named(graph, [second])}: "
-                f"two linear maps in series, {width} to {inner} to {outer}, compute no more than "
-                f"one from {width} to {outer}. Give the first one an activation.",
-                _LINEAR,
-            )
-
-
-def _widths(graph: Graph, first: Node, second: Node) -> tuple[int | None, ...]:
-    before = graph.incoming[first.id][0].tensor
-    return tuple(t.shape[-1] for t in (before, first.outputs[0], second.outputs[0]))
-
-
-def _is_last_of_its_kind(graph: Graph, first: Node, second: Node) -> bool:
-    """Return whether equal calls elsewhere have another taker, which the last block lacks.
-
-    In WaveNet, the output of a block goes to the next block and to the sum of all blocks.
-    """
-    for node in graph.nodes:
-        if node.id != first.id and _kind(node) == _kind(first):
-            takers = {graph.node(edge.target).id for edge in graph.outgoing[node.id]}
-            others = [i for i in takers if _kind(graph.node(i)) != _kind(second)]
-            if others and len(takers) > len(others):
-                return True
-    return False
-
-
-def _linear_before(graph: Graph, node: Node) -> Node | None:
-    """Return the projection before another one, if both could be one."""
-    if not _is_pointwise(node) or not graph.incoming[node.id]:
-        return None
-    first = past_dropouts(graph, graph.incoming[node.id][0], only=True)
-    if first is None or not _is_pointwise(first) or not is_linear_projection(first):
-        return None
-    trains = node.trainable and first.trainable
-    is_tied = any(call.layer in graph.ties for call in (node, first))
-    return first if trains and not is_tied and graph.incoming[first.id] else None
-
-
-def _is_pointwise(node: Node) -> bool:
-    """Return whether a call is a projection of the last axis to another one."""
-    if node.is_a({"Dense"}):
-        return not node.shared_parameters
-    if not node.is_a({f"Conv{rank}D" for rank in (1, 2, 3)}):
-        return False
-    sizes = {*node.config.get("kernel_size", ()), *node.config.get("strides", ())}
-    is_last = node.config.get("data_format") == "channels_last"
-    return sizes == {1} and is_last and node.config.get("groups", 1) == 1
 
 
 @diagnosis_rule("branch_ends_with_relu")
@@ -196,7 +202,7 @@ def block_without_its_addition(graph: Graph) -> Iterator[Note]:
     bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
     branches: dict[tuple[str, ...], list[SkipPath]] = {}
     for path in graph.skip_paths:
-        branches.setdefault(tuple(_kind(graph.node(i)) for i in path.bypassed), []).append(path)
+        branches.setdefault(tuple(kind_of(graph.node(i)) for i in path.bypassed), []).append(path)
     for kinds_, paths in branches.items():
         convolutions = sum("Conv" in kind for kind in kinds_)
         if len(paths) < 2 or convolutions < 2:
@@ -222,7 +228,8 @@ def block_without_its_addition(graph: Graph) -> Iterator[Note]:
             )
 
 
-def _kind(node: Node) -> str:
+def kind_of(node: Node) -> str:
+    """Return the class, activation and sizes of a call, which equal blocks have in common."""
     sizes = [node.config.get(key, "") for key in ("kernel_size", "units", "filters")]
     return f"{node.class_name} {node.activation or ''} {sizes}"
 
@@ -231,7 +238,7 @@ def _chain(graph: Graph, node: Node, kinds_: tuple[str, ...]) -> list[str]:
     """Return the calls in series from `node` on, if they are of these kinds; [] if not."""
     chain: list[str] = []
     for number, kind in enumerate(kinds_):
-        if _kind(node) != kind or len(graph.incoming[node.id]) != 1:
+        if kind_of(node) != kind or len(graph.incoming[node.id]) != 1:
             return []
         chain.append(node.id)
         takers = {edge.target for edge in graph.outgoing[node.id]}

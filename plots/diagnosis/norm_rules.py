@@ -8,13 +8,14 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, projection_behind
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_additive_merge, is_norm
 
 _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
 _IOFFE = "Ioffe and Szegedy 2015, Batch Normalization, section 3.2"
+_MOMENTUM = 0.3
 _CHANNEL_NORMS = frozenset({"BatchNorm", "BatchNormalization", "GroupNormalization"})
 _TOKEN_NORMS = frozenset({"LayerNorm", "LayerNormalization", "RMSNorm", "RMSNormalization"})
 
@@ -33,8 +34,9 @@ def norm_axes(graph: Graph) -> Iterator[Note]:
         if case == "one feature":
             yield finding(
                 ids,
-                f"A norm over one number: {place} normalises an axis of size 1 ({_shape(shape)}), "
-                "so its output is the same whatever it takes. Project to more features first.",
+                f"A norm over one number: {place} normalises an axis of size 1, "
+                f"{shape_text(shape)}, so its output is the same whatever it takes. Project "
+                "to more features first.",
                 _BA,
             )
         elif attentions:
@@ -53,6 +55,8 @@ def _axes_case(graph: Graph, node: Node) -> str:
     axes = node.config.get("axis", -1)
     axes = [axes] if isinstance(axes, int) else axes
     shape = node.outputs[0].shape
+    if node.is_a({"GroupNormalization"}) and _is_of_one_number(node):
+        return "one feature"
     if not node.is_a(_TOKEN_NORMS) or len(shape) < 2 or not isinstance(axes, list):
         return ""
     if all(shape[axis] == 1 for axis in axes):
@@ -63,6 +67,14 @@ def _axes_case(graph: Graph, node: Node) -> str:
     if "position" in found and len(shape) == 3:
         return "both" if "feature" in found else "position"
     return ""
+
+
+def _is_of_one_number(node: Node) -> bool:
+    """Return whether each group of a group norm has one number, as one of a 1 x 1 map."""
+    shape, axis = node.outputs[0].shape, node.config.get("axis", -1)
+    channels, groups = shape[axis], node.config.get("groups", 32)
+    others = [size for place, size in enumerate(shape) if place not in (0, axis % len(shape))]
+    return groups in (-1, channels) and all(size == 1 for size in others)
 
 
 @diagnosis_rule("batch_norm_axis")
@@ -84,9 +96,28 @@ def batch_norm_axis(graph: Graph) -> Iterator[Note]:
         yield (finding if has_features else remark)(
             ids,
             f"A batch norm over the wrong axis: {doing(graph, ids, 'have')} a mean and a scale for "
-            f"each position of {_shape(shape)}, the same for all features, and not for each "
+            f"each position of {shape_text(shape)}, the same for all features, and not for each "
             "feature. Its axis is that of the features, which Keras has last: axis=-1.",
             _IOFFE,
+        )
+
+
+@diagnosis_rule("norm_momentum")
+def norm_momentum(graph: Graph) -> Iterator[Note]:
+    """A batch norm forgets its averages at almost every step."""
+    places = [
+        node.id
+        for node in graph.nodes
+        if node.is_a({"BatchNormalization"}) and (node.config.get("momentum") or 1) <= _MOMENTUM
+    ]
+    if places:
+        momentum = graph.node(places[0]).config["momentum"]
+        yield remark(
+            places,
+            f"A momentum of {momentum:g}: {doing(graph, places, 'keep')} {100 * momentum:.0f} % of "
+            "the averages at each step, so inference uses those of the last batch. PyTorch's "
+            f"momentum of {momentum:g} is {1 - momentum:g} in Keras.",
+            "Keras API, momentum of keras.layers.BatchNormalization",
         )
 
 
@@ -173,7 +204,3 @@ def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
             "between them. If a sublayer was meant, put it behind the norm: x + f(norm(x)).",
             _XIONG,
         )
-
-
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return f"({', '.join('None' if size is None else str(size) for size in shape)})"

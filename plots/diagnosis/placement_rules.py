@@ -203,13 +203,15 @@ def no_norm(graph: Graph) -> Iterator[Note]:
 def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
     """Return the styles of all paths of a stream; None for a branch without a norm or sublayer.
 
-    A convolution for positions, as in wav2vec 2.0, is such a branch. The final norm of a pre-norm
-    stack does not make its last sublayer post-norm, if that one has no norm and others of the stack
-    have none either.
+    A convolution for positions, as in wav2vec 2.0, is such a branch, and so is a whole stack of
+    sublayers that a long skip path leads past, as in the Hourglass Transformer. The final norm of a
+    pre-norm stack does not make its last sublayer post-norm, if that one has no norm and others of
+    the stack have none either.
     """
     styles = [_style(path) for path in stream.paths]
     for k, path in enumerate(stream.paths):
-        if styles[k] == "none" and not has_sublayer(graph, path.bypassed):
+        is_long = any(other.target in path.bypassed for other in graph.skip_paths)
+        if styles[k] == "none" and (is_long or not has_sublayer(graph, path.bypassed)):
             styles[k] = None
     if styles[-1] == "post" and "none" in styles and styles.count("post") == 1:
         styles[-1] = "none"

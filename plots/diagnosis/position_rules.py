@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.attentions import attentions_with_masks
+from plots.attentions import attentions_with_masks, position_flow
 from plots.diagnosis.axis_origins import Kind, axis_origins, kinds
 from plots.diagnosis.projections import projection_behind
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
@@ -87,6 +87,27 @@ def rotations(graph: Graph) -> Iterator[Note]:
         )
 
 
+@diagnosis_rule("rotated_values")
+def rotated_values(graph: Graph) -> Iterator[Note]:
+    """Values are rotated by their positions, as queries and keys are."""
+    tables = Tables(graph, data_flow(graph))
+    found = []
+    for attention in attentions_with_masks(graph)[0]:
+        edges = [attention.query, *attention.keys[:1], *attention.values[:1]]
+        turned = [_turned_along(graph, tables, edge)["position"] > 1 for edge in edges]
+        if len(edges) == 3 and all(turned):
+            found.append(attention.id)
+    if found:
+        yield remark(
+            found,
+            f"Rotary positions on the values: {doing(graph, found, 'take')} values that are "
+            "rotated by their positions, as queries and keys are. RoFormer rotates those two "
+            "alone, so that scores depend on distances; the sum of rotated values depends on "
+            "positions.",
+            _ROPE,
+        )
+
+
 def _turned_along(graph: Graph, tables: Tables, end: Edge) -> Counter[Kind]:
     """Return how often queries or keys are multiplied by fixed numbers along axes of each kind."""
     waiting, seen, found = [end.source], set[str](), Counter[Kind]()
@@ -132,6 +153,38 @@ def positions_again(graph: Graph) -> Iterator[Note]:
                 "keep them, so once is enough.",
                 f"{_VASWANI}; {_EVERY_STEP}",
             )
+
+
+@diagnosis_rule("positions_of_one_sequence")
+def positions_of_one_sequence(graph: Graph) -> Iterator[Note]:
+    """Positions are added to one sequence of tokens that attends, and not to another one."""
+    attentions = attentions_with_masks(graph)[0]
+    flow = position_flow(graph, attentions)
+    if not {*kinds_of_positions(graph, attentions)} <= {"fixed", "learned", "sinusoidal"}:
+        return
+    tables = Tables(graph, data_flow(graph))
+    merges = [node.id for node in graph.nodes if tables.added_by(node)]
+    selves = [attention for attention in attentions if attention.is_self]
+    lookups = [
+        node.id
+        for node in graph.nodes
+        if node.is_a({"Embedding"}) and tables.flow.depends_on_input(node.id)
+    ]
+    ends = {
+        i: [a for a in selves if i == a.query.source or flow.depends(a.query.source, on=i)]
+        for i in lookups
+    }
+    ends = {i: own for i, own in ends.items() if own}
+    known = {i for i in ends if any(flow.depends(merge, on=i) for merge in merges)}
+    lacking = [i for i in ends if i not in known]
+    if known and lacking:
+        yield remark(
+            lacking,
+            f"Positions of one sequence alone: the vectors of {named(graph, sorted(known))} get "
+            f"positions, and those of {named(graph, lacking)} do not. Attention sees each of them "
+            "as a set, unless a causal mask shows its order.",
+            _VASWANI,
+        )
 
 
 @diagnosis_rule("one_frequency")

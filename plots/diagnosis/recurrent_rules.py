@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
+from plots.diagnosis.closed import is_closed
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
-from plots.graph import Graph, Node
-from plots.layers import is_signed_merge
+from plots.graph import Edge, Graph, Node
+from plots.layers import is_identity_like, is_signed_merge
 from plots.traversal import data_flow
 
 _RECURRENT = frozenset({"ConvLSTM1D", "ConvLSTM2D", "GRU", "LSTM", "RNN", "SimpleRNN"})
 _BACKWARDS = "Keras API, go_backwards of keras.layers.RNN; github.com/keras-team/keras/issues/1431"
 _SCHUSTER = "Schuster and Paliwal 1997, Bidirectional Recurrent Neural Networks, section III"
+_STATES = "Keras API, return_state and initial_state of keras.layers.LSTM"
 _SUTSKEVER = "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 2"
 
 
@@ -30,6 +32,8 @@ def steps_in_two_orders(graph: Graph) -> Iterator[Note]:
         own = orders.pop() if len(orders) == 1 else None
         if node.kind == "input":
             own = False
+        elif node.is_a({"Lambda"}) or is_closed(node):
+            own = None
         elif len(node.outputs[0].shape) < 3:
             own = False if _is_ids(node) else None
         elif own is not None and _turns_steps(node):
@@ -87,6 +91,67 @@ def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
             "direction.",
             _SCHUSTER,
         )
+
+
+@diagnosis_rule("first_step")
+def first_step(graph: Graph) -> Iterator[Note]:
+    """Of the outputs of a layer that goes forwards, only the first step is taken."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if _step(node) == 0 and graph.incoming[node.id]:
+            edge = graph.incoming[node.id][0]
+            before = past_dropouts(graph, edge, only=True)
+            if before is not None and before.is_a(_RECURRENT) and not _turns_steps(before):
+                places[node.id] = before.id
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"The first step alone: {doing(graph, [*places], 'take')} the first step of "
+            f"{named(graph, [*places.values()])}, at which the layer has read one step only, and "
+            "nothing takes the others. The last one, y[:, -1], has read all: leave "
+            "return_sequences out.",
+            _SUTSKEVER,
+        )
+
+
+@diagnosis_rule("states_swapped")
+def states_swapped(graph: Graph) -> Iterator[Note]:
+    """An LSTM begins with the cell state of another one as its output, and the other way round."""
+    places: dict[bool, list[str]] = {}
+    for node in graph.nodes:
+        begins = [e for e in graph.incoming[node.id] if e.port.startswith("initial_state")]
+        inner = node.config.get("layer")
+        is_lstm = node.is_a({"LSTM"}) or str(inner).find("'LSTM'") > 0
+        if not is_lstm or len(begins) < 2:
+            continue
+        given = [_states_in(graph, edge) for edge in begins]
+        wanted = [{"h"} if number % 2 == 0 else {"c"} for number in range(len(given))]
+        if all(own and own != right for own, right in zip(given, wanted, strict=True)):
+            places.setdefault(all(len(own) == 1 for own in given), []).append(node.id)
+    for is_swapped, ids in places.items():
+        how = "in the other order" if is_swapped else "mixed in each of the two"
+        yield finding(
+            ids,
+            f"States in the wrong order: {doing(graph, ids, 'begin')} with outputs and cell states "
+            f"of another layer {how}. An LSTM takes initial_state=[h, c]. It returns y, h, c, and "
+            "Bidirectional returns y, h, c of the forward layer, h, c of the backward one: join "
+            "h with h, and c with c.",
+            _STATES,
+        )
+
+
+def _states_in(graph: Graph, edge: Edge) -> set[str]:
+    """Return what a state is made of without weights: "h" and "c" of LSTMs; {} if unknown."""
+    node = graph.node(edge.source)
+    inner = str(node.config.get("layer")) if node.is_a({"Bidirectional"}) else ""
+    if (node.is_a({"LSTM"}) or "'LSTM'" in inner) and edge.output:
+        return {"h" if edge.output % 2 else "c"}
+    edges = graph.incoming[node.id]
+    is_passed = node.is_a({"Concatenate"}) or is_signed_merge(node) or is_identity_like(node)
+    if not is_passed or not edges:
+        return set()
+    found = [_states_in(graph, before) for before in edges]
+    return set[str]().union(*found) if all(found) else set()
 
 
 def _step(node: Node) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import prod
 from operator import mul
@@ -12,7 +12,7 @@ from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, shape_text
 from plots.graph import Edge, Graph, Node, Shape
 from plots.layers import SHAPE_CHANGES, is_crop
 
@@ -20,6 +20,7 @@ _ORDER = (
     "numpy.org/doc/stable/reference/generated/numpy.reshape.html; Dosovitskiy et al. 2021, "
     "An Image is Worth 16x16 Words, section 3.1"
 )
+_FEW = 4
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
 
 
@@ -35,7 +36,7 @@ def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
                 places.setdefault(before[0], []).append(node.id)
     for attention_id, ids in places.items():
         shapes = " to ".join(
-            _text(tensor.shape)
+            shape_text(tensor.shape)
             for tensor in (graph.incoming[ids[0]][0].tensor, graph.node(ids[0]).outputs[0])
         )
         yield finding(
@@ -73,25 +74,72 @@ def _is_near(graph: Graph, place: str, attention: Attention) -> bool:
 def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
     """A reshape cuts an axis at places that do not divide it, and joins the pieces."""
     known = {place for note in heads_and_positions_mixed(graph) for place in note.about}
-    places: dict[tuple[Shape, Shape, int], list[str]] = {}
+    places: dict[tuple[Shape, Shape, str], list[str]] = {}
     for node in graph.nodes:
         if node.operation != "Reshape" or node.id in known or _is_passed_on(graph, node):
             continue
         edge = _before_reshapes(graph, node)
         before, after = edge.tensor.shape, node.outputs[0].shape
         size = cut_axis(before, after)
-        if size and not _is_skew(graph, node):
-            places.setdefault((before, after, size), []).append(node.id)
-    for (before, after, size), ids in places.items():
-        yield finding(
+        what = (
+            f"cuts the axis of size {size} at places that do not divide it, so pieces of different "
+            "rows are joined"
+            if size
+            else _meant(before, after)
+        )
+        if what and not _is_skew(graph, node):
+            places.setdefault((before, after, what), []).append(node.id)
+    for (before, after, what), ids in places.items():
+        yield (remark if _may_stack(before, after) else finding)(
             ids,
-            f"A reshape mixes axes: {named(graph, ids)}, from {_text(before)} to {_text(after)}, "
-            f"keeps the order of the numbers, and cuts the axis of size {size} at places that do "
-            "not divide it, so pieces of different rows are joined. Transpose first, so that the "
+            f"A reshape mixes axes: {named(graph, ids)}, from {shape_text(before)} to "
+            f"{shape_text(after)}, keeps the order of the numbers, and {what}. Transpose first, so "
+            "that the "
             "axes to join are next to each other (ops.transpose, Permute); for patches, split "
             "both axes of the image, transpose, and join, or take a convolution with strides.",
             _ORDER,
         )
+
+
+def _meant(before: Shape, after: Shape) -> str:
+    """Return what a reshape does in the place of what its sizes were made for; "" if they fit.
+
+    * The sizes after it are those before it in another order, or the first one is that of an axis
+      that was not the first, and the others are joined: as if axes were moved.
+    * An image gets as many vectors as it has squares of p x p pixels, of the size of such a square.
+    """
+    given, result = ([size for size in shape[1:] if size != 1] for shape in (before, after))
+    if before[:1] != after[:1] or len(given) < 2 or None in (*given, *result):
+        return ""
+    sizes, others = ([size or 0 for size in side] for side in (given, result))
+    if prod(sizes) != prod(others) or others[0] in accumulate(sizes, mul):
+        return ""
+    is_moved = sorted(sizes) == sorted(others)
+    if is_moved or (len(others) == 2 and others[0] in sizes[1:]):
+        return f"does not move the axis of size {others[0]} to the front, but cuts up others"
+    if len(before) == 4 and len(sizes) == 3 and (side := _square(sizes, others)):
+        return f"returns pieces of rows, and not squares of {side} x {side} pixels"
+    return ""
+
+
+def _may_stack(before: Shape, after: Shape) -> bool:
+    """Return whether a reshape may stack a few vectors, or cut each into a few: (t, d), (d, t)."""
+    given, result = ([size or 0 for size in shape[1:] if size != 1] for shape in (before, after))
+    if len(given) != 2 or len(result) != 2:
+        return False
+    small, large = sorted((given[0], result[0]))
+    return bool(small) and large % small == 0 and large // small <= _FEW
+
+
+def _square(sizes: Sequence[int], others: Sequence[int]) -> int:
+    """Return p if axes have the sizes of squares of p x p pixels of an image; 0 if not."""
+    height, width, channels = sizes
+    for side in range(2, min(height, width) // 2 + 1):
+        rows, columns = height // side, width // side
+        squares = [rows * columns, side * side * channels], [rows, columns, side * side * channels]
+        if height % side == width % side == 0 and [*others] in squares:
+            return side
+    return 0
 
 
 def cut_axis(before: Shape, after: Shape) -> int:
@@ -147,7 +195,3 @@ def _is_skew(graph: Graph, reshape: Node) -> bool:
         return True
     behind = [graph.node(e.source) for e in graph.incoming[source.id]] if is_crop(source) else []
     return len(edge.tensor.shape) == rank and any(node.operation == "Reshape" for node in behind)
-
-
-def _text(shape: Shape) -> str:
-    return f"({', '.join('None' if size is None else str(size) for size in shape)})"

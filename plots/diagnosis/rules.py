@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from plots.annotations import Note
-from plots.graph import Graph
+from plots.graph import Graph, Shape
 from plots.hierarchy import find_namespaces
 
 Rule = Callable[[Graph], Iterable[Note]]
@@ -89,3 +89,8 @@ def listed(words: Sequence[str], most: int = 2) -> str:
     more = len(words) - most
     parts = [*words[:most], f"{more} more"] if more > 0 else [*words]
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def shape_text(shape: Shape) -> str:
+    """Return a shape as text: "(None, 11, 6)"."""
+    return f"({', '.join(map(str, shape))})"

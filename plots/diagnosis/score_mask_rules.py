@@ -22,7 +22,7 @@ _SMALL = -50.0
 """Masked scores have to be well below all others; exp(-50) is 2e-22."""
 
 _COMPARISONS = frozenset({"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"})
-_KEEPS_FLAGS = SHAPE_CHANGES | TRANSPOSITIONS | {"BroadcastTo", "Cast", "Repeat", "Tile"}
+_KEEPS_FLAGS = SHAPE_CHANGES | TRANSPOSITIONS | {"BroadcastTo", "Cast", "GetItem", "Repeat", "Tile"}
 _FLAGS = frozenset(name for name, triangle in TRIANGLES.items() if not triangle.is_added)
 
 
@@ -68,10 +68,11 @@ def _has_flags(graph: Graph, node: Node, constants: bool = True) -> bool:
     """Return whether one operand of a call is a mask of zeros and ones."""
     if constants and any(constant.pattern in _FLAGS for constant in node.constants):
         return True
-    return any(_is_flags(graph, edge) for edge in graph.incoming[node.id])
+    return any(is_mask(graph, edge) for edge in graph.incoming[node.id])
 
 
-def _is_flags(graph: Graph, edge: Edge) -> bool:
+def is_mask(graph: Graph, edge: Edge) -> bool:
+    """Return whether a tensor is a mask of zeros and ones: a comparison, or booleans."""
     node = graph.node(edge.source)
     while node.operation in _KEEPS_FLAGS and graph.incoming[node.id]:
         node = graph.node(graph.incoming[node.id][0].source)
@@ -92,10 +93,10 @@ def masked_weights(graph: Graph) -> Iterator[Note]:
         )
         for node in steps if not is_divided else ():
             is_merge = is_additive_merge(node) or node.is_a({"Multiply"})
-            is_mask = is_merge and _has_flags(graph, node)
-            is_mask = is_mask or (node.operation == "Where" and _fill_of(node) is not None)
-            is_mask = is_mask or (is_additive_merge(node) and _adds_large(graph, node))
-            if is_mask and _varies_over_keys(graph, attention, node):
+            hides = is_merge and _has_flags(graph, node)
+            hides = hides or (node.operation == "Where" and _fill_of(node) is not None)
+            hides = hides or (is_additive_merge(node) and _adds_large(graph, node))
+            if hides and _varies_over_keys(graph, attention, node):
                 yield finding(
                     [node.id, attention.id],
                     f"A mask after the softmax: {named(graph, [node.id])} masks the weights of "

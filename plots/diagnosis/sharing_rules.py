@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import projection_behind, up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Node
-from plots.layers import LINEAR_PROJECTIONS
+from plots.layers import LINEAR_PROJECTIONS, is_subtraction
+from plots.traversal import data_flow
 
+_SIAMESE = "Bromley et al. 1993, Signature Verification using a Siamese Time Delay Neural Network"
 _VAE = "Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix C.2"
 _TRANSPOSED = frozenset(f"Conv{rank}DTranspose" for rank in (1, 2, 3))
 _DEPTHWISE = frozenset(f"DepthwiseConv{rank}D" for rank in (1, 2))
@@ -40,6 +43,39 @@ def called_twice_on_the_same_tensor(graph: Graph) -> Iterator[Note]:
                 "log-variance, need a layer each.",
                 _VAE,
             )
+
+
+@diagnosis_rule("twins_that_share_nothing")
+def twins_that_share_nothing(graph: Graph) -> Iterator[Note]:
+    """Two equal towers are compared, and each has weights of its own."""
+    flow = data_flow(graph)
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        compares = node.is_a({"Dot", "Lambda"}) or is_subtraction(node)
+        if len(edges) != 2 or not compares:
+            continue
+        towers = [{edge.source, *flow.ancestors(edge.source)} for edge in edges]
+        sides = [_tower(graph, tower) for tower in towers]
+        is_twin = sides[0] == sides[1] and len(sides[0]) > 2
+        owners = [{graph.node(i).layer for i in tower} for tower in towers]
+        if is_twin and owners[0].isdisjoint(owners[1]) and edges[0].tensor.shape[0] is None:
+            first = [next(n.id for n in graph.nodes if n.id in t and n.parameters) for t in towers]
+            yield remark(
+                [node.id, *first],
+                f"Twins that share nothing: {named(graph, [node.id])} compares the outputs of two "
+                f"towers of equal layers, from {named(graph, first)} on, with weights of their "
+                "own. Twins of a Siamese network are the same layers, called twice; towers for "
+                "two kinds of things, such as users and items, have their own.",
+                _SIAMESE,
+            )
+
+
+def _tower(graph: Graph, inside: Collection[str]) -> list[object]:
+    """Return the shapes of the inputs of some calls, and the kinds of those with weights."""
+    nodes = [node for node in graph.nodes if node.id in inside]
+    inputs = [node.outputs[0].shape for node in nodes if node.kind == "input"]
+    layers = [(kind_of(node), node.config.get("input_dim")) for node in nodes if node.parameters]
+    return [inputs, *layers]
 
 
 def _is_deterministic(node: Node) -> bool:
