@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import count, takewhile
+from itertools import count, pairwise, takewhile
 
-from plots.folding.openings import with_openings
+from plots.folding.alignment import with_equal_orders
+from plots.folding.openings import has_weights, with_openings
 from plots.folding.order import block_order
 from plots.folding.repeats import find_repeats
 from plots.folding.runs import find_runs
@@ -101,7 +102,7 @@ def _stack(
     parallel: bool = False,
     fewest: int = 2,
 ) -> Stack:
-    stack = signed(graph, blocks, feeds=not parallel)
+    stack = signed(graph, with_equal_orders(graph, blocks), feeds=not parallel)
     runs: list[Run] = []
     for run in find_runs(stack, fewest):
         start, period, times = run
@@ -163,7 +164,41 @@ def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
             members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
     for blocks in members.values():
         for part in _consecutive(graph, blocks):
-            yield _stack(graph, part)
+            yield _stack(graph, _with_slices(graph, part))
+
+
+def _with_slices(
+    graph: Graph, blocks: Sequence[tuple[str, list[Node]]]
+) -> list[tuple[str, list[Node]]]:
+    """Return blocks with the operations outside that compute a part of something for each of them.
+
+    Such as the slice of a table that each block takes. What only one block takes is its input.
+    """
+    block_of = {node.id: k for k, (_, nodes) in enumerate(blocks) for node in nodes}
+    before: list[Node] = []  # operations outside for one block alone
+    for node in reversed(graph.nodes[: graph.index[blocks[-1][1][-1].id]]):
+        users = {block_of.get(edge.target) for edge in graph.outgoing[node.id]}
+        is_bare = node.kind == "operation" and not has_weights(node)
+        if node.id not in block_of and is_bare and len(users) == 1 and None not in users:
+            block_of[node.id] = users.pop()
+            before.insert(0, node)
+    kinds = call_signatures(graph)
+    takers: dict[tuple[str, int], set[int | None]] = {}  # by source and kind of the operation
+    for node in before:
+        for edge in graph.incoming[node.id]:
+            at = edge.source, kinds[node.id].kind
+            takers.setdefault(at, set()).add(block_of[node.id])
+    added: dict[str, int | None] = {}
+    for node in before:
+        block, kind = block_of[node.id], kinds[node.id].kind
+        sources = [edge.source for edge in graph.incoming[node.id]]
+        shared = (added.get(i) == block or len(takers[i, kind]) > 1 for i in sources)
+        if sources and all(shared):
+            added[node.id] = block
+    return [
+        (name, [n for n in before if added.get(n.id) == k] + nodes)
+        for k, (name, nodes) in enumerate(blocks)
+    ]
 
 
 def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:
@@ -211,8 +246,11 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
             if repeat not in seen:
                 seen.add(repeat)
                 blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in repeat.members]
-                # A pair of equal layers in a plain chain is drawn.
-                fewest = 2 if _merges(graph, repeat.members[0]) else 3
+                if not repeat.parallel and _cut_through_a_layer(blocks):
+                    continue
+                # A pair of branches, or of equal layers in a plain chain, is drawn.
+                is_pair = _merges(graph, repeat.members[0]) and not repeat.parallel
+                fewest = 2 if is_pair else 3
                 stack = _stack(graph, blocks, repeat.parallel, fewest)
                 if stack.is_uniform:
                     yield stack
@@ -220,6 +258,15 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
                 for start, period, times in stack.runs:
                     members = stack.blocks[start : start + period * times]
                     yield Stack(members, ((0, period, times),), repeat.parallel)
+
+
+def _cut_through_a_layer(blocks: Sequence[tuple[str, Sequence[Node]]]) -> bool:
+    """Return whether blocks end inside an opened model or layer that is not around all of them."""
+    around = set.intersection(*(set(node.opened) for _, nodes in blocks for node in nodes))
+    return any(
+        not around.issuperset(set(ending[-1].opened) & set(beginning[0].opened))
+        for (_, ending), (_, beginning) in pairwise(blocks)
+    )
 
 
 def _merges(graph: Graph, ids: Iterable[str]) -> bool:
