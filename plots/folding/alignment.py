@@ -81,7 +81,9 @@ def _canonical_form(graph: Graph, nodes: Sequence[Node]) -> tuple[tuple[Step, ..
     steps: list[Step] = []
     order: dict[int, int] = {}  # place in `nodes` -> place in the new order
     missing = [len({source for source, _ in sources if source >= 0}) for sources in taken]
-    ready = [((before[n], after[n], ()), n) for n, number in enumerate(missing) if not number]
+    ready: list[tuple[Step, int]] = [
+        ((before[n], after[n], ()), n) for n, number in enumerate(missing) if not number
+    ]
     heapify(ready)
     while ready:
         step, number = heappop(ready)

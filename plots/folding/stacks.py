@@ -174,7 +174,9 @@ def _with_slices(
 
     Such as the slice of a table that each block takes. What only one block takes is its input.
     """
-    block_of = {node.id: k for k, (_, nodes) in enumerate(blocks) for node in nodes}
+    block_of: dict[str, int | None] = {
+        node.id: k for k, (_, nodes) in enumerate(blocks) for node in nodes
+    }
     before: list[Node] = []  # operations outside for one block alone
     for node in reversed(graph.nodes[: graph.index[blocks[-1][1][-1].id]]):
         users = {block_of.get(edge.target) for edge in graph.outgoing[node.id]}

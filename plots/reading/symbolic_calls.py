@@ -183,7 +183,7 @@ def _inferred_spec(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     import keras
 
     declared = None
-    if _declares_own_call(type(layer)):
+    if _declares_own_call(layer.__class__):
         with suppress(Exception):
             declared = type(layer).symbolic_call(layer, *args, **kwargs)
             if all(None not in tensor.shape for tensor in symbolic_ones(declared)):
