@@ -121,14 +121,15 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
 
 
 def _outside_of_their_block(graph: Graph, stacks: Iterable[Stack]) -> set[str]:
-    """Return the ids of the calls that are not in the namespace of the block they belong to."""
+    """Return the ids of the operations that are not in the namespace of their block."""
     namespaces = find_namespaces(graph)
     return {
         node.id
         for stack in stacks
         for block in stack.blocks
         for node in block.nodes
-        if not f"{namespaces[node.id]}.".startswith(f"{block.name}.")
+        if node.kind == "operation"
+        and not f"{namespaces[node.id]}.".startswith(f"{block.name}.")
     }
 
 

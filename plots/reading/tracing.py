@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 from plots.annotations import counted
 from plots.graph import Shape
 from plots.layers import ATTENTION_LAYERS
-from plots.reading.functions import Names, as_operations, function_that_failed, functions_of
+from plots.reading.functions import (
+    Names,
+    as_operations,
+    function_that_failed,
+    functions_of,
+    tensorflow_functions,
+)
+from plots.reading.guesses import (
+    Guess,
+    guesses_by_weights,
+    guesses_with_tensorflow,
+    plain_guesses,
+)
 from plots.reading.keras_calls import (
     MaskOf,
     arguments_of,
@@ -34,28 +46,6 @@ _MOST_STEPS = 50
 
 _MOST_FUNCTIONS = 8
 """Functions that one layer may call which take no symbolic tensors."""
-
-SizeOf = Callable[[int, int], Any]
-
-
-class Guess(NamedTuple):
-    """How a layer is called on symbolic tensors.
-
-    Attributes:
-        shapes: Shapes of tensors in a batch, by id(tensor).
-        size_of: Returns the key of the size that a free axis shares with others: from the axis and
-            the number of axes.
-        smallest: The smallest size of a free axis.
-        multiple: A factor of all sizes of free axes.
-        symbolic_weights: Whether symbolic tensors replace the weights that are attributes of the
-            layer or of one inside, so that what is computed from weights alone is recorded too.
-    """
-
-    shapes: Mapping[int, Shape]
-    size_of: SizeOf
-    smallest: int
-    multiple: int = 1
-    symbolic_weights: bool = False
 
 
 class ClosedError(ValueError):
@@ -225,17 +215,6 @@ def _is_taken(tensor: Any) -> bool:
     return any(tensor is taken for call in calls for taken in call.input_tensors)
 
 
-_SIZES: tuple[SizeOf, ...] = (
-    lambda axis, rank: axis,  # the batch, and the length: the same axis has the same size
-    lambda axis, rank: axis > 0,  # one size for all axes but the batch, as in (batch, 1, length)
-    lambda axis, rank: None,  # one size for all, as in tables of positions without a batch
-)
-_SMALLEST = ((11, 3), (17, 5))
-"""Smallest sizes of free axes to try."""
-
-_MOST_SIZES = 8
-"""Sizes of its weights that are tried as the sizes of free axes of a layer."""
-
 _MESSAGE = re.compile(r"\x1b\[1m(.*?)(?:\n|\x1b)", re.DOTALL)
 
 
@@ -255,17 +234,19 @@ def traced_call(
         ClosedError: if the layer cannot be opened.
     """
     reasons: list[Exception] = []
-    for guesses in (_guesses, _guesses_by_weights):
+    for guesses in (plain_guesses, guesses_by_weights, guesses_with_tensorflow):
+        if guesses is guesses_by_weights and not all(map(_is_about_sizes, reasons)):
+            continue
+        if guesses is guesses_with_tensorflow and not any(map(_is_about_tensorflow, reasons)):
+            continue
         for symbolic_weights in (False, True):
-            for guess in guesses(call, shapes, _SMALLEST[stand_ins]):
+            for guess in guesses(call, shapes, stand_ins):
                 try:
                     return _by_guess(call, guess, symbolic_weights, mask_of, known)
                 except ConstantError:
                     raise
                 except Exception as error:  # user code may raise anything
                     reasons.append(error)
-        if not all(map(_is_about_sizes, reasons)):
-            break
     closed = [error for error in reasons if isinstance(error, ClosedError)]
     reason = str(closed[0]) if closed else _why(reasons[0])
     raise ClosedError(without_generated_names(reason, call.operation)) from None
@@ -290,6 +271,11 @@ def _by_guess(
 def _is_about_sizes(error: Exception) -> bool:
     """Return whether a call may have failed because of the sizes of its inputs."""
     return not isinstance(error, ClosedError) and "KerasTensor" not in _why(error)
+
+
+def _is_about_tensorflow(error: Exception) -> bool:
+    """Return whether a call failed because it gave a symbolic tensor to TensorFlow."""
+    return not isinstance(error, ClosedError) and "TensorFlow function" in _why(error)
 
 
 def _with_functions(call: Any, mask_of: MaskOf, known: OutputSpecs, guess: Guess) -> Traced:
@@ -323,7 +309,7 @@ def _without_loop(
     single: Iterable[tuple[list[Names], str]],
 ) -> Traced:
     """Return the graph of one call, if it does not loop over an axis of variable size."""
-    with as_operations(single):
+    with as_operations(single), tensorflow_functions(guess.records_tensorflow):
         traced = Traced(call, guess, mask_of, known)
         traced.check_whole(call)
         if traced.may_loop:
@@ -331,70 +317,6 @@ def _without_loop(
             if len(longer.function.operations) != len(traced.function.operations):
                 raise LoopError("its call loops over an axis of variable size")
         return traced
-
-
-def _guesses(call: Any, shapes: Mapping[int, Shape], smallest: Sequence[int]) -> Iterator[Guess]:
-    """Yield the guesses to try."""
-    is_free = any(None in shapes.get(id(t), t.shape) for t in call.input_tensors)
-    sizes = [(s, n) for n in smallest for s in _SIZES] if is_free else [(_SIZES[0], 11)]
-    yield from (Guess(shapes, *size) for size in sizes)
-    if inferred := _inferred_shapes(call, shapes):
-        yield from (Guess({**inferred, **shapes}, *size) for size in sizes)
-
-
-def _guesses_by_weights(
-    call: Any, shapes: Mapping[int, Shape], smallest: Sequence[int]
-) -> Iterator[Guess]:
-    """Yield guesses in which the sizes of weights are sizes of free axes, or their factors.
-
-    A layer may take sequences of one length only, or a batch of so many frames for each video.
-    """
-    if all(None not in shapes.get(id(t), t.shape) for t in call.input_tensors):
-        return
-    own = {size for weight in weights_of(call.operation) for size in weight.shape if size > 1}
-    for size in sorted(own)[:_MOST_SIZES]:
-        fixed = {id(t): _of_length(shapes.get(id(t), t.shape), size) for t in call.input_tensors}
-        yield Guess({**fixed, **shapes}, _SIZES[0], smallest[0])
-        yield Guess(shapes, _SIZES[0], smallest[0], multiple=size)
-
-
-def _of_length(shape: Shape, size: int) -> Shape:
-    """Return a shape with a size for the free axes behind the first one."""
-    return (*shape[:1], *(size if n is None else n for n in shape[1:]))
-
-
-def _inferred_shapes(call: Any, shapes: Mapping[int, Shape]) -> dict[int, Shape]:
-    """Return the shapes of tensors, by id, that differ from those which their layers declare."""
-
-    found = {}
-    for tensor in call.input_tensors:
-        layer, position, output = tensor._keras_history
-        record = layer._inbound_nodes[position]
-        if record.is_input or type(layer).__module__.startswith("keras.") or id(tensor) in shapes:
-            continue
-        try:
-            small, large = (_output_shape(record, output, size) for size in (61, 67))
-        except Exception:  # user code may raise anything
-            continue
-        shape = tuple(a if a == b else None for a, b in zip(small, large, strict=True))
-        if shape != tuple(tensor.shape):
-            found[id(tensor)] = shape
-    return found
-
-
-def _output_shape(record: Any, output: int, size: int) -> Shape:
-    """Return the shape of an output of a call whose inputs have this size at their free axes."""
-    import keras
-
-    def sized(value: Any) -> Any:
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        return keras.KerasTensor([size if n is None else n for n in value.shape], value.dtype)
-
-    args, kwargs = record.arguments.convert(sized)
-    with keras.StatelessScope():
-        spec = keras.Operation.compute_output_spec(record.operation, *args, **kwargs)
-    return tuple(keras.tree.flatten(spec)[output].shape)
 
 
 def _why(error: Exception) -> str:
