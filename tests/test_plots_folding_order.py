@@ -126,3 +126,16 @@ def test_a_block_does_not_begin_and_end_within_two_opened_layers():
         y = Sublayers(sizes, name=name)(y)
     graph = plots.read_graph(keras.Model(x, layers.Dense(3, name="head")(y)), open_layers=True)
     assert plots.fold(graph).repeats == {}  # 5 and 3 are of two layers each
+
+
+def test_a_layer_between_equal_blocks_folds_with_them():
+    x = y = keras.Input((5, 7), name="x")
+    dropout = layers.Dropout(0.1, name="between")
+    for number in range(4):
+        inside = layers.Dense(7, "relu", name=f"block_{number}.dense")(y)
+        y = dropout(layers.Add(name=f"block_{number}.add")([y, inside]))
+    graph = plots.read_graph(keras.Model(x, layers.Dense(3, name="head")(y)))
+    folded = plots.fold(graph)
+    assert folded.repeats == {"block_0": 4, "between": 4}
+    assert list(folded.index) == ["x", "block_0.dense", "block_0.add", "between", "head"]
+    check_graph(folded)

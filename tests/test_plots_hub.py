@@ -55,7 +55,8 @@ REPEATS = {name: [3] for name in TEXT_MODELS} | {
     "Moonshine": [2, 2],
     "Qwen3_5": [2],  # then an attention
     "Qwen3_5Moe": [2],
-    "RWKV7": [2],  # the first layer has another norm, and makes the value that the others take
+    # The first layer has another norm, and makes the value that the others take. A dropout follows.
+    "RWKV7": [2, 2],
     "SmolLM3": [2],  # the third layer has no positions
     "T5": [3, 3],
     "T5Gemma": [2, 2],

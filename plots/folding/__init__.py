@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from plots.annotations import Note, Overlay, Quantity
 from plots.arguments import takes_graphs
 from plots.folding.groups import Contraction, close_groups
 from plots.folding.notes import alternations, deviations, range_notes
-from plots.folding.stacks import Stack, find_stacks
+from plots.folding.stacks import find_stacks
 from plots.graph import Edge, Graph
-from plots.hierarchy import enclosing_namespaces, find_namespaces
+from plots.hierarchy import enclosing_namespaces
 from plots.registry import graph_plugin
 
 FOLDING = ("deviates", "varies")
@@ -86,7 +86,6 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
         for around in enclosing_namespaces(name):
             inside.setdefault(around, []).append(name)
     notes: list[Note] = []
-    outside = _outside_of_their_block(named, stacks)
     for stack in stacks:
         for start, period, times in stack.runs:
             last = start + (min(blocks, times) - 1) * period
@@ -99,8 +98,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                     for name in inside.pop(block.name, ()):
                         repeats.pop(name, None)
                     repeats[stand_in.name] = count
-                    beside = (node for node in stand_in.nodes if node.id in outside)
-                    repeats |= {node.id: count for node in beside if node.id != stand_in.name}
+                    ids = (node.id for node in stand_in.nodes if node.id in stack.beside)
+                    repeats |= dict.fromkeys(ids, count)
                 if others:
                     for around in enclosing_namespaces(stand_in.name):
                         inside.setdefault(around, []).append(stand_in.name)
@@ -118,19 +117,6 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     known = set(folded.notes)
     new = (note for note in notes if note not in known)
     return replace(folded, repeats=repeats, notes=(*folded.notes, *new))
-
-
-def _outside_of_their_block(graph: Graph, stacks: Iterable[Stack]) -> set[str]:
-    """Return the ids of the operations that are not in the namespace of their block."""
-    namespaces = find_namespaces(graph)
-    return {
-        node.id
-        for stack in stacks
-        for block in stack.blocks
-        for node in block.nodes
-        if node.kind == "operation"
-        and not f"{namespaces[node.id]}.".startswith(f"{block.name}.")
-    }
 
 
 def name_blocks(graph: Graph) -> Graph:

@@ -10,7 +10,7 @@ from functools import reduce
 from itertools import count, pairwise, takewhile
 
 from plots.folding.alignment import with_equal_orders
-from plots.folding.openings import has_weights, with_openings
+from plots.folding.openings import with_openings
 from plots.folding.order import block_order
 from plots.folding.repeats import find_repeats
 from plots.folding.runs import find_runs
@@ -23,6 +23,7 @@ from plots.folding.signatures import (
     repeats_around,
     signed,
 )
+from plots.folding.surroundings import with_calls_between, with_slices
 from plots.graph import Graph, Node
 from plots.hierarchy import (
     common_namespace,
@@ -42,11 +43,13 @@ class Stack:
         blocks: The blocks, in order.
         runs: The runs of equal blocks among them, and those without an equal neighbour.
         parallel: Whether the blocks are branches into one call.
+        beside: Ids of the calls that are not in the namespace of their block.
     """
 
     blocks: tuple[Block, ...]
     runs: tuple[Run, ...]
     parallel: bool = False
+    beside: frozenset[str] = frozenset()
 
     @property
     def repeated(self) -> set[str]:
@@ -163,44 +166,11 @@ def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
         for family, number, name in _numbers(node, namespaces[node.id]):
             members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
     for blocks in members.values():
-        for part in _consecutive(graph, blocks):
-            yield _stack(graph, _with_slices(graph, part))
-
-
-def _with_slices(
-    graph: Graph, blocks: Sequence[tuple[str, list[Node]]]
-) -> list[tuple[str, list[Node]]]:
-    """Return blocks with the operations outside that compute a part of something for each of them.
-
-    Such as the slice of a table that each block takes. What only one block takes is its input.
-    """
-    block_of: dict[str, int | None] = {
-        node.id: k for k, (_, nodes) in enumerate(blocks) for node in nodes
-    }
-    before: list[Node] = []  # operations outside for one block alone
-    for node in reversed(graph.nodes[: graph.index[blocks[-1][1][-1].id]]):
-        users = {block_of.get(edge.target) for edge in graph.outgoing[node.id]}
-        is_bare = node.kind == "operation" and not has_weights(node)
-        if node.id not in block_of and is_bare and len(users) == 1 and None not in users:
-            block_of[node.id] = users.pop()
-            before.insert(0, node)
-    kinds = call_signatures(graph)
-    takers: dict[tuple[str, int], set[int | None]] = {}  # by source and kind of the operation
-    for node in before:
-        for edge in graph.incoming[node.id]:
-            at = edge.source, kinds[node.id].kind
-            takers.setdefault(at, set()).add(block_of[node.id])
-    added: dict[str, int | None] = {}
-    for node in before:
-        block, kind = block_of[node.id], kinds[node.id].kind
-        sources = [edge.source for edge in graph.incoming[node.id]]
-        shared = (added.get(i) == block or len(takers[i, kind]) > 1 for i in sources)
-        if sources and all(shared):
-            added[node.id] = block
-    return [
-        (name, [n for n in before if added.get(n.id) == k] + nodes)
-        for k, (name, nodes) in enumerate(blocks)
-    ]
+        inside = {node.id for _, nodes in blocks.values() for node in nodes}
+        for part in _consecutive(graph, with_calls_between(graph, blocks)):
+            stack = _stack(graph, with_slices(graph, part))
+            ids = (node.id for block in stack.blocks for node in block.nodes)
+            yield replace(stack, beside=frozenset(ids) - inside)
 
 
 def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:
