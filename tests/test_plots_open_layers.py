@@ -246,9 +246,18 @@ class Looping(TwoParts):
         return x + self.down(self.up(ops.stack(steps, axis=1)))
 
 
+class Branching(TwoParts):
+    """A function that an operation calls takes a tensor, which no argument shows."""
+
+    def call(self, x):
+        y = self.up(x)
+        return self.down(ops.cond(ops.max(x) > 0, lambda: y * 2, lambda: y))
+
+
 @pytest.mark.parametrize(
     ("kind", "length", "reason"),
     [
+        (Branching, 5, "Branching stays closed: its call does not run on symbolic tensors"),
         (Converted, 5, "Converted stays closed: its call does not run on symbolic tensors"),
         (Hidden, 5, "Hidden stays closed: no call inside shows the use of its weight 'table'."),
         (Looping, None, "Looping stays closed: its call loops over an axis of variable size."),

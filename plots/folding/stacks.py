@@ -168,9 +168,9 @@ def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
     for blocks in members.values():
         inside = {node.id for _, nodes in blocks.values() for node in nodes}
         for part in _consecutive(graph, with_calls_between(graph, blocks)):
-            stack = _stack(graph, with_slices(graph, part))
-            ids = (node.id for block in stack.blocks for node in block.nodes)
-            yield replace(stack, beside=frozenset(ids) - inside)
+            whole = with_slices(graph, part)
+            ids = (node.id for _, nodes in whole for node in nodes)
+            yield replace(_stack(graph, whole), beside=frozenset(ids) - inside)
 
 
 def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:

@@ -268,6 +268,9 @@ def _recorded_partly(calling: list[Any]) -> Iterator[None]:
 
     def partly(operation: Any, *, outputs: Any, **arguments: Any) -> None:
         flat, symbolic = keras.tree.flatten(outputs), symbolic_ones(outputs)
+        if any(hasattr(item, "_keras_history") for item in symbolic):
+            name = type(operation).__name__
+            raise ValueError(f"{name} returns a tensor of another call")
         if not symbolic or len(symbolic) == len(flat):
             record(operation, outputs=outputs, **arguments)
             return
