@@ -51,7 +51,7 @@ def reordered(graph, seed):
 def test_equal_blocks_fold_in_any_topological_order(named):
     graph = gated(named)
     assert list(plots.fold(graph).repeats.values()) == [3]
-    for seed in range(8):
+    for seed in range(4):
         folded = plots.fold(reordered(graph, seed))
         check_graph(folded)
         assert list(folded.repeats.values()) == [3]
@@ -68,7 +68,7 @@ def test_blocks_with_other_connections_do_not_fold_in_any_order():
         for edge in graph.edges
     )
     graph = replace(graph, edges=crossed)
-    for seed in range(4):
+    for seed in range(2):
         assert plots.fold(reordered(graph, seed)).repeats == {}
 
 

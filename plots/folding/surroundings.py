@@ -25,10 +25,13 @@ def with_calls_between(graph: Graph, blocks: Mapping[int, NamedBlock]) -> dict[i
     number_of = {node.id: number for number, (_, nodes) in blocks.items() for node in nodes}
     if not all(any(_merges(graph, node) for node in nodes) for _, nodes in blocks.values()):
         return dict(blocks)
-    chains = {n: _chain_behind(graph, nodes, n, number_of) for n, (_, nodes) in blocks.items()}
+    last = max(blocks)
+    chains = {
+        number: _chain_behind(graph, nodes, {None} if number == last else {number + 1}, number_of)
+        for number, (_, nodes) in blocks.items()
+    }
     kinds = call_signatures(graph)
     ends = {n: tuple(kinds[node.id].kind for node in chain) for n, chain in chains.items()}
-    last = max(blocks)
     counts = Counter(end for number, end in ends.items() if end and number != last)
     usual = counts.most_common(1)[0][0] if counts else ()
     ends[last] = ends[last][: len(usual)]
@@ -44,13 +47,18 @@ def _merges(graph: Graph, node: Node) -> bool:
 
 
 def _chain_behind(
-    graph: Graph, nodes: Iterable[Node], number: int, number_of: Mapping[str, int]
+    graph: Graph, nodes: Iterable[Node], ends: set[int | None], number_of: Mapping[str, int]
 ) -> list[Node]:
     """Return the calls outside that lead from a block to the next one, each to the next alone.
 
     Behind the last block, these are the calls until the way forks or joins another one.
+
+    Args:
+        graph: The graph.
+        nodes: The calls of the block.
+        ends: The numbers of the blocks that take the output of the last call; None for no block.
+        number_of: Id of a call -> number of its block.
     """
-    is_last = number == max(number_of.values())
     found = []
     firsts = {edge.target for node in nodes for edge in graph.outgoing[node.id]}
     for first in firsts - number_of.keys():
@@ -62,7 +70,7 @@ def _chain_behind(
             chain.append(graph.node(node_id))
             following = {edge.target for edge in graph.outgoing[node_id]}
         after = {number_of.get(node_id) for node_id in following}
-        if chain and (is_last or after == {number + 1}):
+        if chain and (after or {None}) == ends:
             found.append(chain)
     return found[0] if len(found) == 1 else []
 
