@@ -73,3 +73,15 @@ def without_weights() -> Iterator[None]:
             yield
     finally:
         global_state.set_global_attribute(key, before)
+
+
+def allocate(variable: Any, value: Any = None) -> None:
+    """Allocate a variable that was created in a `without_weights` block.
+
+    Args:
+        variable: the variable.
+        value: its value, an array of its shape; `None`: that of its initializer.
+    """
+    if value is not None:
+        variable._initializer = lambda shape, dtype: keras.ops.convert_to_tensor(value, dtype)
+    variable._deferred_initialize()

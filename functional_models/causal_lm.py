@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from functional_models.corpora.stored import StoredTexts, count_characters
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
-from functional_models.tokenizers import Tokenizer, as_tokenizer, text_list
+from functional_models.tokenizer_base import text_list
+from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 
 class CausalLM(TextModel):
@@ -222,21 +223,86 @@ class CausalLM(TextModel):
         if not prompts:
             return iter(()) if stream else []
         encoded, limit = self._encode_prompts(prompts, max_new_tokens)
-        stop_ids = self._stop_ids(stop_tokens)
-        chosen = self._generator.sampler(sampler, **sampler_options)
-        before = prompts if echo else [""] * len(prompts)
+        results = self._continuations(
+            encoded,
+            self._generator.sampler(sampler, **sampler_options),
+            limit,
+            before=prompts if echo else [""] * len(prompts),
+            stop_ids=self._stop_ids(stop_tokens),
+            scores=scores,
+            stream=stream,
+        )
+        return _first(results) if isinstance(prompt, str) else results
+
+    def chat(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        sampler: Any = "top_p",
+        *,
+        max_new_tokens: int | None = None,
+        stop_tokens: int | str | Sequence[int | str] = (),
+        template: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+        scores: bool = False,
+        stream: bool = False,
+        **sampler_options: Any,
+    ) -> Any:
+        """Return the model's reply to a conversation, with the chat template of its tokenizer.
+
+        Args:
+            messages: the conversation, each message as `{"role": "user", "content": "..."}`; a text
+                is a single message of the user.
+            sampler, max_new_tokens, stop_tokens, scores, stream, sampler_options: as in `generate`.
+            template: name of the chat template, if there are several; by default the one that is
+                called `default`.
+            template_options: further variables of the template, such as `tools`, `documents` or
+                `enable_thinking`; `continue_final_message=True` continues the last message.
+
+        Returns:
+            The reply, as `generate` returns the continuation of a single prompt.
+
+        Raises:
+            TypeError: an unknown option.
+            ValueError: a model without a chat template, messages that it refuses, or as `generate`.
+        """
+        check_option_names(self.chat, sampler_options)
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        text = self.tokenizer.format_chat(messages, template=template, **(template_options or {}))
+        encoded = self.tokenizer.encode([text])
+        results = self._continuations(
+            encoded,
+            self._generator.sampler(sampler, **sampler_options),
+            self._room([text], encoded, max_new_tokens),
+            before=[""],
+            stop_ids=self._stop_ids(stop_tokens),
+            scores=scores,
+            stream=stream,
+        )
+        return _first(results)
+
+    def _continuations(
+        self,
+        prompts: Sequence[np.ndarray],
+        sampler: Any,
+        limit: int,
+        *,
+        before: Sequence[str],
+        stop_ids: Sequence[int],
+        scores: bool,
+        stream: bool,
+    ) -> Any:
+        """Return the continuations of prompts, each after a text; see `generate`."""
         if stream:
             if scores:
                 raise ValueError("stream=True yields text; scores=True needs stream=False")
-            rows = self._generator.stream(encoded, chosen, max_new_tokens=limit, stop_ids=stop_ids)
-            pieces = self._pieces(rows, encoded, before, stop_ids)
-            return (row[0] for row in pieces) if isinstance(prompt, str) else pieces
-        found = self._generator(encoded, chosen, max_new_tokens=limit, stop_ids=stop_ids)
-        results = [
+            rows = self._generator.stream(prompts, sampler, max_new_tokens=limit, stop_ids=stop_ids)
+            return self._pieces(rows, prompts, before, stop_ids)
+        found = self._generator(prompts, sampler, max_new_tokens=limit, stop_ids=stop_ids)
+        return [
             self._generated(ids, new, before=text, stop_ids=stop_ids, scores=scores)
-            for ids, new, text in zip(encoded, found, before, strict=True)
+            for ids, new, text in zip(prompts, found, before, strict=True)
         ]
-        return results[0] if isinstance(prompt, str) else results
 
     def _pieces(
         self,
@@ -271,9 +337,19 @@ class CausalLM(TextModel):
         self, prompts: Sequence[str], max_new_tokens: int | None, room: int = 1
     ) -> tuple[list[np.ndarray], int]:
         """Return the tokens of prompts, which leave room for `room` tokens, and the limit."""
+        encoded = self.tokenizer.encode_prompts(prompts)
+        return encoded, self._room(prompts, encoded, max_new_tokens, room)
+
+    def _room(
+        self,
+        prompts: Sequence[str],
+        encoded: Sequence[np.ndarray],
+        max_new_tokens: int | None,
+        room: int = 1,
+    ) -> int:
+        """Return the limit of new tokens, after a check that prompts leave room for `room`."""
         if max_new_tokens is not None:
             check_count("max_new_tokens", max_new_tokens)
-        encoded = self.tokenizer.encode_prompts(prompts)
         longest = self.spec.max_sequence_length
         for text, ids in zip(prompts, encoded, strict=True):
             if not len(ids):
@@ -289,5 +365,9 @@ class CausalLM(TextModel):
                     f"{max_new_tokens} and max_sequence_length is {longest}; use a max_new_tokens "
                     f"of at most {longest - len(ids)}"
                 )
-        left = longest - max(map(len, encoded))
-        return encoded, max_new_tokens or min(100, left)
+        return max_new_tokens or min(100, longest - max(map(len, encoded)))
+
+
+def _first(results: Any) -> Any:
+    """Return the result of a single prompt: of a list, or of an iterator over pieces of text."""
+    return results[0] if isinstance(results, list) else (row[0] for row in results)

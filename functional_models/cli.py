@@ -23,6 +23,7 @@ from functional_models.cli_claims import add_claims_command
 from functional_models.cli_errors import StopSignals, report
 from functional_models.cli_graphs import add_graph_commands
 from functional_models.cli_options import (
+    DEFAULT,
     FOLDER_HELP,
     CommandParser,
     PrintVersions,
@@ -168,19 +169,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help=text)
     add_sampler_options(sub, "greedy", "1.5 times the source + 16, or as max_sequence_length has")
 
-    text = "write a TensorFlow SavedModel from text to text"
+    text = "write a TensorFlow SavedModel from text to text, or a folder of Hugging Face"
     sub = command("export", export, text, "out/book --to out/saved_model", quiet=True)
     sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
-    sub.add_argument("--to", required=True, metavar="DIR", help="folder of the SavedModel")
+    sub.add_argument("--to", required=True, metavar="DIR", help="folder of the result")
+    formats = ("saved_model", "hugging_face")
+    sub.add_argument("--format", choices=formats, default=formats[0], help=DEFAULT)
+    text = "license of a Hugging Face model, such as apache-2.0; default: none is named"
+    sub.add_argument("--license", metavar="ID", help=text)
     add_flag(sub, "--overwrite", "replace an earlier export in the folder")
     add_sampler_options(sub, "greedy", "as of generate or translate")
 
-    text, example = "convert a KerasHub model with its weights", "gpt2_base_en --to out/gpt2"
-    sub = command("import", import_model, text, example, quiet=True)
-    sub.add_argument("source", help="a preset, or a folder in KerasHub or Hugging Face format")
+    text = "convert a model of KerasHub or Hugging Face with its weights"
+    sub = command("import", import_model, text, "downloads/SmolLM2-135M --to out/lm", quiet=True)
+    text = "a folder of Hugging Face, or a preset of KerasHub, which may be a folder"
+    sub.add_argument("source", help=text)
     sub.add_argument("--to", required=True, metavar="FOLDER", help="folder of the model")
     add_flag(sub, "--overwrite", "replace a model in the folder")
-    text = "tokens, for models without position embeddings; default: that of the source"
+    text = "type of the weights, also on disk; default: float32"
+    sub.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=text)
+    text = "tokens, for KerasHub models without position embeddings; default: that of the source"
     sub.add_argument("--max-sequence-length", type=whole_number, metavar="N", help=text)
 
     add_claims_command(command)
@@ -269,14 +277,21 @@ def _print_texts(outcomes: Sequence[Any]) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a SavedModel."""
+    """Write a SavedModel, or a folder of Hugging Face."""
+    if options.format == "hugging_face":
+        from functional_models.hugging_face.export import to_hugging_face
+
+        given = {"license": options.license, "overwrite": options.overwrite}
+        folder = to_hugging_face(load_model(options.model), options.to, **given)
+        print(f"the model is in {folder}; {folder}/README.md shows how to load it")
+        return
     given = {"overwrite": options.overwrite, **sampler_options(options)}
     folder = load_model(options.model).export(options.to, **given)
     print(f"the SavedModel is in {folder}; {folder}/README.txt shows how to call it")
 
 
 def import_model(options: argparse.Namespace) -> None:
-    """Convert a KerasHub model."""
+    """Convert a model of KerasHub or Hugging Face."""
     changes = {"max_sequence_length": options.max_sequence_length}
     given = {name: value for name, value in changes.items() if value is not None}
     from functional_models.model_folder import check_model_folder
@@ -284,8 +299,10 @@ def import_model(options: argparse.Namespace) -> None:
     check_model_folder(options.to, overwrite=options.overwrite)  # before the work
     import_keras()
     from functional_models.conversion import from_keras_hub
+    from functional_models.loading import precision
 
-    model = from_keras_hub(options.source, **given)
+    with precision(options.dtype):
+        model = from_keras_hub(options.source, **given)
     model.save(options.to, overwrite=options.overwrite)
     spec = model.spec
     print(

@@ -85,6 +85,8 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--match", choices=("parameters", "flops"), help=text)
     text = "number of runs at the same time"
     group.add_argument("--workers", type=whole_number, default=1, metavar="N", help=text)
+    text = "also write the reports for TensorBoard, to FOLDER/tensorboard"
+    group.add_argument("--tensorboard", action="store_true", help=text)
 
 
 def _study_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -141,10 +143,14 @@ def _corpus(options: argparse.Namespace, kind: str | None) -> Any:
     return load_corpus(data, kind, validation=validation, test=test, progress=shown)
 
 
-def train(options: argparse.Namespace) -> None:
-    """Train a model."""
+def _check_tensorboard(options: argparse.Namespace) -> None:
     if options.tensorboard and find_spec("tensorboard") is None:
         raise ImportError("--tensorboard needs TensorBoard: pip install tensorboard")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train a model."""
+    _check_tensorboard(options)
     recipe = make_recipe(None, recipe_changes(options))
     changes = spec_changes(options)
     from functional_models.model_folder import check_model_folder
@@ -194,6 +200,7 @@ def train(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Train several variants and compare them."""
+    _check_tensorboard(options)
     changes = spec_changes(options)
     kind = changes.pop("kind", None)
     if kind == "encoder_only":
@@ -206,7 +213,10 @@ def compare(options: argparse.Namespace) -> None:
     import_keras()
     from functional_models.studies.compare import CORNERS
     from functional_models.studies.compare import compare as run
+    from functional_models.studies.execution import TensorBoardLogs
 
+    if options.tensorboard:
+        chosen["callbacks"] = TensorBoardLogs(os.path.join(options.to, "tensorboard"))
     _set_dtype(options)
     study = run(
         options.variants or CORNERS,
@@ -228,12 +238,20 @@ def compare(options: argparse.Namespace) -> None:
 
 def write_report_again(options: argparse.Namespace) -> None:
     """Write the tables, pictures and report of a comparison again, and print the results."""
-    from functional_models.studies.folder import load_study, write_pictures, write_tables
+    from functional_models.studies.folder import (
+        CURVES,
+        attempt,
+        load_study,
+        write_curves,
+        write_diagrams,
+        write_tables,
+    )
     from functional_models.studies.report import write_report
 
     study = load_study(options.folder)
     write_tables(study)
-    write_pictures(study)
+    write_diagrams(study.folder, study.compared)
+    attempt(CURVES, lambda: write_curves(study))
     print(study)
     if missing := len({run.key for run in study.runs}) - len(study.outcomes):
         print(f"{missing} runs are not finished; the command that began them goes on with them")

@@ -209,8 +209,8 @@ class ExportedModel:
         self._source_vocabulary_size = source.vocabulary_size
         self._source_pad_id = source.pad_id
         self._encoder = graph_encoder(source)
-        self._before = [] if source.input_start_id is None else [source.input_start_id]
-        self._after = [source.end_id] if source.ends_sources and self._translates else []
+        self._before = source.input_start
+        self._after = source.source_end if self._translates else []
         self._decoder = GraphDecoder(target)
         self._step = builders.build_decode_step(model, spec, None, 1)
         if self._translates:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from functional_models.tokenizers import Tokenizer
+from functional_models.keras_hub_tokenizer import KerasHubTokenizer
+from functional_models.tokenizer_base import Tokenizer
 
 NO_TOKEN = -1
 WHITE_SPACE = r"\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
@@ -40,7 +41,12 @@ tf: Any = _TensorFlow()
 
 
 def graph_encoder(tokenizer: Tokenizer) -> Any:
-    """Return a graph of `Tokenizer.encode`: string (b,) -> ragged int (b, t)."""
+    """Return a graph of `Tokenizer.encode`: string (b,) -> ragged int (b, t).
+
+    Raises:
+        ValueError: the tokenizer has no graph that gives the same ids.
+    """
+    tokenizer = _of_keras_hub(tokenizer)
     inner = tokenizer.keras_tokenizer
     kind = tokenizer.kind
     if kind == "byte" and (inner.lowercase or inner.normalization_form):
@@ -71,7 +77,7 @@ class GraphEncoder(ABC):
 
     needs_tensorflow_text = False
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: KerasHubTokenizer) -> None:
         self.parts: list[Any] = []
         self._lowercase = tokenizer.lowercase
 
@@ -92,7 +98,7 @@ class KerasEncoder(GraphEncoder):
 
     needs_tensorflow_text = True
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: KerasHubTokenizer) -> None:
         super().__init__(tokenizer)
         self._tokenizer = _with_tensorflow_text(tokenizer)
         self.parts = [self._tokenizer]
@@ -129,7 +135,7 @@ class BytePairEncoder(GraphEncoder):
         rf" ?[^{_space}\p{{L}}\p{{N}}]+[\r\n]*|[{_space}]*[\r\n]+|[{_space}]+)"
     )
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: KerasHubTokenizer) -> None:
         super().__init__(tokenizer)
         from keras_hub.src.tokenizers.byte_pair_tokenizer import bytes_to_unicode
 
@@ -214,7 +220,7 @@ class WordPieceEncoder(GraphEncoder):
     _space = r"[ \t\n\r\f]|\p{Cc}|\p{Cf}"
     _max_bytes = 100  # longer words are unknown
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: KerasHubTokenizer) -> None:
         super().__init__(tokenizer)
         inner = tokenizer.keras_tokenizer
         ids = {token: i for i, token in enumerate(inner.vocabulary)}
@@ -277,6 +283,7 @@ class GraphDecoder:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer = _of_keras_hub(tokenizer)
         self.parts: list[Any] = []
         self._ids = (tokenizer.pad_id, tokenizer.end_id, sorted(tokenizer.start_ids))
         self._kind = tokenizer.kind
@@ -330,6 +337,16 @@ class GraphDecoder:
         return tf.strings.join([tf.where(is_suffix | first, "", " "), tails])
 
 
+def _of_keras_hub(tokenizer: Tokenizer) -> KerasHubTokenizer:
+    if not isinstance(tokenizer, KerasHubTokenizer):
+        raise ValueError(
+            f"a {tokenizer.kind} tokenizer has no TensorFlow graph that is known to give the same "
+            "ids; export the Keras model alone with model.model.export(folder), and tokenize "
+            "before it"
+        )
+    return tokenizer
+
+
 def _bytes_of_tokens(vocabulary: dict[str, int]) -> list[bytes]:
     from keras_hub.src.tokenizers.byte_pair_tokenizer import bytes_to_unicode
 
@@ -342,7 +359,7 @@ def _bytes_of_tokens(vocabulary: dict[str, int]) -> list[bytes]:
     return found
 
 
-def _with_tensorflow_text(tokenizer: Tokenizer) -> Any:
+def _with_tensorflow_text(tokenizer: KerasHubTokenizer) -> Any:
     """Return the KerasHub tokenizer, whose graph needs tensorflow_text."""
     try:
         import tensorflow_text  # noqa: F401

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ def new_text_model(spec: builders.TransformerSpec, tokenizer: Any) -> Any:
 def wrap_model(spec: builders.TransformerSpec, model: Any, tokenizers: dict[str, Tokenizer]) -> Any:
     """Return a text model around an existing Keras model."""
     return _CLASSES[spec.kind].wrap(spec, model, tokenizers)
+
+
+@contextmanager
+def precision(policy: Any) -> Iterator[None]:
+    """Build the models of a `with` block under a dtype policy; `None`: that of Keras."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy or before)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def sized_for(

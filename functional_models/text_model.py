@@ -278,16 +278,14 @@ class TextModel(ABC):
         return made
 
     def _stop_ids(self, stop_tokens: int | str | Sequence[int | str]) -> tuple[int, ...]:
-        """Return the ids of stop tokens, which are given as ids or as the text of one token."""
+        """Return the further ends of the tokenizer, and stop tokens, given as ids or as text."""
         if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
             stop_tokens = [stop_tokens]
         tokenizer = self._target_tokenizer
-        found = []
+        found = list(tokenizer.end_ids[1:])
         for stop in stop_tokens:
             if not isinstance(stop, str):
-                check_count(
-                    "stop token", stop, least=0, most=self._target_tokenizer.vocabulary_size - 1
-                )
+                check_count("stop token", stop, least=0, most=tokenizer.vocabulary_size - 1)
                 found.append(int(stop))
                 continue
             ids = tokenizer.encode([stop])[0]
@@ -303,12 +301,7 @@ class TextModel(ABC):
         """Return the text that new tokens add to the text of a prompt."""
         if len(new) and new[-1] in stop_ids:
             new = new[:-1]
-        before, both = self._target_tokenizer.decode([prompt, np.concatenate([prompt, new])])
-        return (
-            both[len(before) :]
-            if both.startswith(before)
-            else self._target_tokenizer.decode([new])[0]
-        )
+        return self._target_tokenizer.decode_continuation(prompt, new)
 
     def _generated(
         self,

@@ -1,20 +1,17 @@
-"""The file of a tokenizer, `tokenizer.json`: its class, settings, special ids and vocabulary.
+"""The file of a tokenizer, `tokenizer.json`: its settings, special ids and vocabulary.
 
-KerasHub's own files do not restore every tokenizer: it reads a vocabulary line by line and strips
-white space, which may be part of a token. Here the vocabulary is JSON (or the model of
-SentencePiece in base64), goes to the constructor, and a tokenizer is compared with the one that is
-read back before anything is written.
+It is complete and has a checksum. A tokenizer is compared with the one that is read back before
+anything is written.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
-import inspect
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,59 +20,45 @@ from functional_models.checks import read_manifest
 MANIFEST = "tokenizer.json"
 FORMAT = 2
 
-_TRANSIENT = {"name", "trainable", "dtype", "config_file", "vocabulary", "merges", "proto"}
 _WHITE_SPACE = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2000\u2009\u200b\u200d\u2028"
-_PROBES = (
+PROBES = (
     "a".join([*_WHITE_SPACE, "\u2029\u202f\u205f\u2060\u3000\ufeff", "b"]),
     "".join([*_WHITE_SPACE, "\n\n  \r\n\u3000\u3000", " "]),
     "The Café isn't at 1,234.50 €; [UNK] [END] </s> <|endoftext|> ##a ▁b Ġc «日本語» 😀 e\u0301",
 )
 
 
-def keras_classes() -> dict[str, Any]:
-    """Return the KerasHub class of each kind."""
-    from keras_hub import tokenizers
-
-    return {
-        "byte": tokenizers.ByteTokenizer,
-        "word_piece": tokenizers.WordPieceTokenizer,
-        "sentence_piece": tokenizers.SentencePieceTokenizer,
-        "byte_pair": tokenizers.BytePairTokenizer,
-    }
-
-
-def checked_manifest(tokenizer: Any) -> str:
+def checked_content(tokenizer: Any) -> str:
     """Return the content of `tokenizer.json`, from which the same tokenizer is read.
 
     Args:
-        tokenizer: a `tokenizers.Tokenizer`.
+        tokenizer: a `tokenizer_base.Tokenizer`.
 
     Raises:
-        ValueError: the tokenizer that is read differs, or its class is not in
-            `keras_hub.tokenizers`; the error names the first difference.
+        ValueError: the tokenizer that is read differs, or a part of it cannot be saved; the error
+            names the first difference.
     """
-    import keras_hub
-
-    name = type(tokenizer.keras_tokenizer).__name__
-    if getattr(keras_hub.tokenizers, name, None) is not type(tokenizer.keras_tokenizer):
-        raise ValueError(
-            f"a tokenizer of class {name} cannot be saved: only classes of keras_hub.tokenizers "
-            "can be loaded"
-        )
     try:
-        manifest = {"format": FORMAT, **_manifest(tokenizer)}
+        manifest = {"format": FORMAT, **saved_fields(tokenizer), **tokenizer.to_manifest()}
         content = json.dumps({**manifest, "sha256": _checksum(manifest)}, indent=1) + "\n"
     except TypeError as error:
-        raise ValueError(f"a setting of this {name} cannot be saved: {error}") from error
+        raise ValueError(f"a setting of this {tokenizer.name} cannot be saved: {error}") from error
     try:
-        found = first_difference(tokenizer, _made(json.loads(content), type(tokenizer)))
+        found = first_difference(tokenizer, type(tokenizer).from_manifest(json.loads(content)))
     except Exception as error:
         found = f"{type(error).__name__}: {str(error)[:200]}"
     if found:
         raise ValueError(
-            f"this {name} cannot be saved, because the tokenizer that is read back differs: {found}"
+            f"this {tokenizer.name} cannot be saved, because the tokenizer that is read back "
+            f"differs: {found}"
         )
     return content
+
+
+def saved_fields(tokenizer: Any) -> dict[str, Any]:
+    """Return the fields of a tokenizer that are of types of JSON; `to_manifest` adds the others."""
+    names = [f.name for f in dataclasses.fields(tokenizer) if f.metadata.get("saved", True)]
+    return {name: getattr(tokenizer, name) for name in names}
 
 
 def check_replaceable(path: Path, content: str, *, overwrite: bool) -> None:
@@ -90,7 +73,7 @@ def check_replaceable(path: Path, content: str, *, overwrite: bool) -> None:
     try:
         found = path.read_bytes()
         manifest = json.loads(found)
-        is_own = {"format", "class", "config"} <= manifest.keys()
+        is_own = {"format", "kind", "sha256"} <= manifest.keys()
     except (OSError, ValueError, AttributeError, RecursionError):
         is_own = False
     if not is_own:
@@ -106,8 +89,18 @@ def check_replaceable(path: Path, content: str, *, overwrite: bool) -> None:
         )
 
 
-def read_tokenizer(folder: Path, cls: type) -> Any:
-    """Read the tokenizer of a folder as a `cls`; see `tokenizers.load_tokenizer`."""
+def read_tokenizer_file(folder: Path, classes: Mapping[str, Any], default: Any) -> Any:
+    """Read the tokenizer of a folder.
+
+    Args:
+        folder: the folder.
+        classes: classes of tokenizers by kind.
+        default: the class of other kinds.
+
+    Raises:
+        FileNotFoundError: the folder or its `tokenizer.json` is missing.
+        ValueError: `tokenizer.json` is damaged, or of another format.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
@@ -122,8 +115,8 @@ def read_tokenizer(folder: Path, cls: type) -> Any:
             "save the tokenizer again"
         )
     try:
-        return _made(manifest, cls)
-    except Exception as error:  # KerasHub and its libraries raise errors of many classes
+        return classes.get(manifest["kind"], default).from_manifest(manifest)
+    except Exception as error:  # the libraries of tokenizers raise errors of many classes
         raise ValueError(
             f"{path} is damaged: no tokenizer can be made from it ({type(error).__name__}); save "
             "the tokenizer again"
@@ -133,22 +126,15 @@ def read_tokenizer(folder: Path, cls: type) -> Any:
 def first_difference(tokenizer: Any, other: Any) -> str | None:
     """Describe the first difference between tokenizers; None if they encode alike.
 
-    Compares the fields, the settings and vocabularies of the KerasHub tokenizers, and what they
-    make of tokens of the vocabulary and of unusual white space.
+    Compares the fields, the settings and vocabularies, and what the tokenizers make of tokens of
+    the vocabulary and of unusual white space.
     """
-    one, two = tokenizer.keras_tokenizer, other.keras_tokenizer
-    settings = [name for name in _settings(type(one)) if hasattr(one, name)]
-    for name, a, b in [
-        *((name, getattr(tokenizer, name), getattr(other, name)) for name in _fields(tokenizer)),
-        ("class", type(one).__name__, type(two).__name__),
-        *((name, _plain(getattr(one, name)), _plain(getattr(two, name))) for name in settings),
-    ]:
-        if a != b:
-            return f"{name} is {a!r:.80}, read back as {b!r:.80}"
-    words, read = _vocabulary(one), _vocabulary(two)
-    for name, kept in words.items():
-        if kept != read[name]:
-            return f"{name}: {_first_unequal(kept, read[name])}"
+    pairs = ((saved_fields(tokenizer), saved_fields(other)), (tokenizer.parts(), other.parts()))
+    for name, kept, read in ((n, one[n], two.get(n)) for one, two in pairs for n in one):
+        if _plain(kept) != _plain(read):
+            if isinstance(kept, dict | list | bytes):
+                return f"{name}: {_first_unequal(kept, read)}"
+            return f"{name} is {_plain(kept)!r:.80}, read back as {_plain(read)!r:.80}"
     step = max(1, tokenizer.vocabulary_size // 200)
     ids = [[i, i] for i in range(0, tokenizer.vocabulary_size, step)]
     texts = tokenizer.decode(ids)
@@ -157,66 +143,12 @@ def first_difference(tokenizer: Any, other: Any) -> str | None:
             return f"the ids {pair} are decoded as {a!r:.80}, read back as {b!r:.80}"
     if tokenizer.kind == "byte":
         texts = []  # its ids are the bytes
-    texts = [re.sub("[\x00\x02\x03]", "", text) for text in (*_PROBES, *texts)]
-    pairs = zip(texts, tokenizer.encode(texts), other.encode(texts), strict=True)
-    for text, left, right in pairs:
+    texts = [re.sub("[\x00\x02\x03]", "", text) for text in (*PROBES, *texts)]
+    encoded = zip(texts, tokenizer.encode(texts), other.encode(texts), strict=True)
+    for text, left, right in encoded:
         if left.tolist() != right.tolist():
             return f"{text!r:.80} is encoded as {left.tolist()}, read back as {right.tolist()}"
     return None
-
-
-def _manifest(tokenizer: Any) -> dict[str, Any]:
-    keras_tokenizer = tokenizer.keras_tokenizer
-    config = {k: v for k, v in keras_tokenizer.get_config().items() if k not in _TRANSIENT}
-    if not getattr(keras_tokenizer, "split_on_cjk", True):
-        config["split_on_cjk"] = False  # missing in KerasHub's configuration
-    vocabulary = _vocabulary(keras_tokenizer)
-    if "proto" in vocabulary:
-        vocabulary["proto"] = base64.b64encode(vocabulary["proto"]).decode()
-    return {
-        **{name: getattr(tokenizer, name) for name in _fields(tokenizer)},
-        "class": type(keras_tokenizer).__name__,
-        "config": config,
-        "vocabulary": vocabulary,
-    }
-
-
-def _made(manifest: dict[str, Any], cls: type) -> Any:
-    import keras_hub
-
-    # Only classes of this namespace, so that a manifest cannot name arbitrary classes.
-    keras_class = getattr(keras_hub.tokenizers, manifest["class"])
-    vocabulary = dict(manifest["vocabulary"])
-    if "proto" in vocabulary:
-        vocabulary["proto"] = base64.b64decode(vocabulary["proto"], validate=True)
-    keras_tokenizer = keras_class(**manifest["config"], **vocabulary)
-    made = cls(keras_tokenizer, **{name: manifest[name] for name in _fields(cls)})
-    ids = (made.pad_id, *made.target_start, made.end_id, *made.start_ids)
-    size = int(keras_tokenizer.vocabulary_size())  # an error without a vocabulary
-    is_of_kind = isinstance(keras_tokenizer, keras_classes()[made.kind])
-    if not is_of_kind or size != made.vocabulary_size or not all(0 <= i < size for i in ids):
-        raise ValueError("the kind or the special ids do not fit the vocabulary")
-    return made
-
-
-def _fields(tokenizer: Any) -> list[str]:
-    """Return the names of the fields that are saved: all but the first, `keras_tokenizer`."""
-    return [field.name for field in dataclasses.fields(tokenizer)][1:]
-
-
-def _vocabulary(keras_tokenizer: Any) -> dict[str, Any]:
-    """Return the constructor arguments that hold the vocabulary."""
-    names = [name for name in ("vocabulary", "merges", "proto") if hasattr(keras_tokenizer, name)]
-    found = {name: getattr(keras_tokenizer, name) for name in names}
-    return {n: dict(v) if isinstance(v, dict) else v for n, v in found.items()}
-
-
-def _settings(cls: type) -> list[str]:
-    """Return the names of the constructor arguments of a class and its bases."""
-    found = dict.fromkeys(
-        name for base in cls.__mro__[:-1] for name in inspect.signature(base).parameters
-    )
-    return [name for name in found if name not in _TRANSIENT]
 
 
 def _plain(value: Any) -> Any:

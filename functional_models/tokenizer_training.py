@@ -16,18 +16,18 @@ from functional_models.checks import check_count, check_is_text
 from functional_models.chunks import training_chunks, training_sample
 from functional_models.corpora import Corpus, TextCorpus
 from functional_models.corpora.stored import Sentences, StoredTexts, count_characters
-from functional_models.tokenizers import (
+from functional_models.keras_hub_tokenizer import (
     BYTE_END,
     BYTE_PAD,
     BYTE_START,
     END,
     PAD,
     START,
-    TOKENIZER_KINDS,
     UNKNOWN,
-    Tokenizer,
-    checked_texts,
+    KerasHubTokenizer,
 )
+from functional_models.tokenizer_base import Tokenizer, checked_texts
+from functional_models.tokenizers import TOKENIZER_KINDS
 
 DEFAULT_VOCABULARY_SIZE = 8000
 
@@ -127,7 +127,7 @@ def train_tokenizer(
     check_count("vocabulary_size", vocabulary_size, most=MOST_TOKENS)
     keras_tokenizer, special_ids = train(texts, vocabulary_size)
     size = int(keras_tokenizer.vocabulary_size())
-    tokenizer = Tokenizer(keras_tokenizer, kind, size, *special_ids, lowercase)
+    tokenizer = KerasHubTokenizer(kind, size, *special_ids, keras_tokenizer, lowercase)
     _ = tokenizer.file_content  # raises now, not after a model is trained with it
     return tokenizer
 
@@ -161,7 +161,8 @@ def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
         )
     # KerasHub's lowercasing is a case folding that also removes characters.
     keras_tokenizer = keras_hub.tokenizers.ByteTokenizer(lowercase=False)
-    return Tokenizer(keras_tokenizer, "byte", 256, BYTE_PAD, BYTE_START, BYTE_END, lowercase)
+    ids = (BYTE_PAD, BYTE_START, BYTE_END)
+    return KerasHubTokenizer("byte", 256, *ids, keras_tokenizer, lowercase)
 
 
 def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple[int, int, int]]:

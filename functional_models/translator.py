@@ -20,7 +20,8 @@ from functional_models.generation import bucket, translation_limit
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, Generated, TextModel
-from functional_models.tokenizers import Tokenizer, as_tokenizer, text_list
+from functional_models.tokenizer_base import text_list
+from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -276,7 +277,9 @@ class Translator(TextModel):
         padded = self._padded(sources + sources[-1:] * (rows - len(sources)))
         starts = [np.array(self.target_tokenizer.target_start, "int32")] * rows
         limits = limits + limits[-1:] * (rows - len(limits))
-        found = self._generator(starts, sampler, max_new_tokens=limits, source=padded)
+        found = self._generator(
+            starts, sampler, max_new_tokens=limits, source=padded, stop_ids=self._stop_ids(())
+        )
         return found[: len(sources)]
 
     def _padded(self, sources: Sequence[np.ndarray]) -> np.ndarray:

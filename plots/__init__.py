@@ -22,6 +22,7 @@ graph to file. `plots.registry` describes how to add your own.
     reading                                    Keras model -> graph
     skips, folding, axes, costs, attentions,   plugins: graph -> graph, and shared parts
     differences, measuring, diagnosis
+    formulas                                   graph -> its blocks as formulas
     checking                                   model -> properties, decided by running it
     renderers, pictures, files                 graph -> file, or the output of a notebook cell
     figures                                    numbers -> Matplotlib figure
@@ -52,6 +53,7 @@ from plots.figures.attention import (
 from plots.figures.curves import learning_rate_curves, loss_curves, signal_propagation
 from plots.figures.models import parameter_bars, variants_page
 from plots.folding import fold, fold_blocks
+from plots.formulas import block_formulas
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
 from plots.measuring import (
     DepthProfile,
@@ -102,6 +104,7 @@ __all__ = [
     "attention_maps",
     "attention_mask",
     "axes_of",
+    "block_formulas",
     "call_values",
     "check",
     "common_masks",

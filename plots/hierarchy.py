@@ -40,7 +40,6 @@ def with_number(stem: str, number: int) -> str:
 
 
 @once_per_graph
-@once_per_graph
 def find_namespaces(graph: Graph) -> dict[str, str]:
     """Return the namespace in which each call is drawn: id -> namespace.
 

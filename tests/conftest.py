@@ -15,7 +15,7 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
-pytest_plugins = ["command_line", "explorer_pages"]  # fixtures of several files
+pytest_plugins = ["command_line", "explorer_pages", "registries"]  # fixtures of several files
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -80,6 +80,7 @@ def model_that_writes(
         **{
             **SIZES,
             "vocabulary_size": tokenizer.vocabulary_size,
+            "pad_token_id": tokenizer.pad_id,
             "hidden_dim": 2 * (max_sequence_length // 2 + 1),
             "max_sequence_length": max_sequence_length,
             "dropout": 0.0,

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 from quick import slow_unless
-from reference import parameter_count, reference_logits
+from reference import reference_logits
+from reference_weights import parameter_count
 from small_models import (
     ALL_KINDS,
     ALL_VARIANTS,

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from quick import slow_unless
-from reference import parameter_count, weight_shapes
+from reference_weights import parameter_count, weight_shapes
 from small_models import (
     ALL_KINDS,
     KINDS,

@@ -190,8 +190,8 @@ def test_no_picture_and_no_sample_costs_results(tmp_path, quick, monkeypatch, ca
     assert "exact match" in printed.out
     assert "the run with the lowest validation loss is pre, seed 0" in printed.out
     lost = {
-        "draw": ["loss_curves.png", "diagrams/pre.svg", "variants.png"],
-        "import": ["pictures", "report.html"],
+        "draw": ["diagrams/pre.svg", "variants.png", "loss_curves.png"],
+        "import": ["diagrams", "the blocks", "loss_curves.png", "report.html"],
         "generate": ["samples.md"],
     }[failing]
     assert [line.partition(" was not written: ")[0] for line in printed.err.splitlines()] == lost

@@ -21,6 +21,7 @@ import functional_models as fm
 from functional_models import export
 from functional_models.cli import main
 from functional_models.graph_tokenizers import BytePairEncoder, GraphDecoder, graph_encoder
+from functional_models.keras_hub_tokenizer import KerasHubTokenizer
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="export requires TensorFlow"
@@ -264,7 +265,7 @@ def test_unsplittable_tokens_are_single_tokens():
     inner = keras_hub.tokenizers.BytePairTokenizer(
         vocabulary, inner.merges, unsplittable_tokens=special
     )
-    ours = fm.Tokenizer(inner, "byte_pair", len(vocabulary), 0, 1, 2)
+    ours = KerasHubTokenizer("byte_pair", len(vocabulary), 0, 1, 2, inner)
     texts = ["the<|end|> fox<|end|>x y", "<|end|>"]
     assert graph_encoder(ours)(texts).to_list() == [ids.tolist() for ids in ours.encode(texts)]
 

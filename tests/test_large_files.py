@@ -12,9 +12,9 @@ from functional_models import chunks
 from functional_models.corpora import TextCorpus, load_parallel_corpus, load_text_corpus, stored
 from functional_models.corpora.corpus import ParallelCorpus, fingerprint
 from functional_models.corpora.stored import StoredPairs, StoredTexts, in_pieces, stored_texts
+from functional_models.keras_hub_tokenizer import lowercase_pieces
 from functional_models.reading import Reading
 from functional_models.tokenizer_training import shared_tokenizer, train_tokenizer
-from functional_models.tokenizers import lowercase_pieces
 
 KINDS = ("byte", "byte_pair", "sentence_piece", "word_piece")
 WORDS = [

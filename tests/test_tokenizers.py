@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from functional_models.keras_hub_tokenizer import KerasHubTokenizer
 from functional_models.tokenizer_files import first_difference
 from functional_models.tokenizer_training import train_tokenizer
 from functional_models.tokenizers import TOKENIZER_KINDS, as_tokenizer, load_tokenizer
@@ -294,7 +295,7 @@ def test_the_first_difference_of_tokenizers_is_named():
 
 def test_training_checks_that_the_tokenizer_can_be_saved(monkeypatch):
     other = train_tokenizer("byte_pair", TEXTS, 301)
-    monkeypatch.setattr("functional_models.tokenizer_files._made", lambda *_: other)
+    monkeypatch.setattr(KerasHubTokenizer, "from_manifest", lambda _: other)
     with pytest.raises(ValueError, match="this BytePairTokenizer cannot be saved"):
         train_tokenizer("byte_pair", TEXTS, 300)
 

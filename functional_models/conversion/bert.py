@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
+from functional_models.conversion import forms
 from functional_models.conversion.family import EVERYWHERE, SIZES_AND_LENGTH, Family, block_layers
 
-_BERT = {
-    "kind": "encoder_only",
-    "norm_placement": "post",
-    "embedding_norm": True,
-    "positions": "learned",
-    "activation": "gelu",
-    "tie_embeddings": True,
-    "logit_bias": True,
-}
+_BERT = {**forms.BERT, "activation": "gelu"}
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -51,15 +44,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "BartBackbone",
-        {
-            "kind": "encoder_decoder",
-            "norm_placement": "post",
-            "embedding_norm": True,
-            "positions": "learned",
-            "activation": "gelu",
-            "share_embeddings": True,
-            "tie_embeddings": True,
-        },
+        {**forms.BART, "activation": "gelu", "tie_embeddings": True},
         SIZES_AND_LENGTH,
         {
             "token_embedding": "token_embedding.embeddings",

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ import numpy as np
 import builders
 from functional_models.conversion.family import Family, Part
 from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
-from functional_models.loading import wrap_model
+from functional_models.keras_hub_tokenizer import wrapped_keras_tokenizer
+from functional_models.loading import precision, wrap_model
 from functional_models.model_folder import MANIFEST
 from functional_models.text_model import TextModel
-from functional_models.tokenizers import Tokenizer, as_tokenizer
+from functional_models.tokenizer_base import Tokenizer
 
 
 def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any:
@@ -35,7 +35,7 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         source: a backbone or task of `keras_hub.models` (GPT-2, OPT, GPT-NeoX, BLOOM, Llama,
             Llama 3, Mistral, Phi-3, Qwen, Qwen 3, Gemma, Gemma 2, BERT, RoBERTa, DistilBERT, BART,
             T5); or an argument of its `from_preset`: the name of a preset, or a folder in KerasHub
-            or Hugging Face format.
+            format. A folder of Hugging Face is read by `from_hugging_face`, without KerasHub.
         tokenizer: a `Tokenizer` or a KerasHub tokenizer; by default that of the task or preset. A
             backbone has none: its model needs this argument to process text.
         changes: spec fields that the source does not define: `max_sequence_length` of models
@@ -49,6 +49,13 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         TypeError: another type of source.
         ValueError: another family, a task with another head, or a setting that no spec supports.
     """
+    # Its tables share rules with those of this package.
+    from functional_models.hugging_face.convert import from_hugging_face, is_hugging_face_folder
+
+    if is_hugging_face_folder(source):
+        for name, value in changes.items():
+            raise ValueError(f"{name}={value!r}: config.json of {source} defines it")
+        return from_hugging_face(source, tokenizer=tokenizer)
     parts = _parts(source)
     backbone, head = parts.backbone, parts.head
     family, config = family_of(backbone)
@@ -71,7 +78,7 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
     if wrapped is not None and spec.pad_token_id is not None:
         spec = spec.replace(pad_token_id=wrapped.pad_id)
     spec = spec.replace(**changes)
-    with _precision(backbone.dtype_policy):
+    with precision(backbone.dtype_policy):
         model = builders.build(spec)
     pairs = _pairs_of_weights(model, source if head is not None else backbone, layers)
     for ours, theirs, view in pairs:
@@ -107,7 +114,7 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
         )
     spec = model.spec
     family = family_of_spec(spec, backbone)
-    with _precision(model.model.dtype_policy):
+    with precision(model.model.dtype_policy):
         made = getattr(keras_hub.models, family.backbone)(**family.config(spec))
     pairs = _pairs_of_weights(model.model, made, family.layers)
     arrays = {id(theirs): _as_array(theirs).copy() for _, theirs, _ in pairs}
@@ -183,7 +190,7 @@ def _loaded(preset: str) -> _Parts:
 def _tokenizer(tokenizer: Any, family: Family) -> Tokenizer | None:
     if tokenizer is None or isinstance(tokenizer, Tokenizer):
         return tokenizer
-    wrapped = dataclasses.replace(as_tokenizer(tokenizer), ends_sources=True)
+    wrapped = dataclasses.replace(wrapped_keras_tokenizer(tokenizer), ends_sources=True)
     if family.target_start == "padding":
         return dataclasses.replace(wrapped, start_id=wrapped.pad_id)
     # As in KerasHub's tasks; `add_start_token` applies to training only.
@@ -218,18 +225,6 @@ def _with_head(spec: builders.TransformerSpec, head: Any) -> builders.Transforme
             "one value of each: convert its .backbone"
         )
     return spec.replace(masked_lm_head=True, tie_embeddings=True, logit_bias=True)
-
-
-@contextmanager
-def _precision(policy: Any) -> Iterator[None]:
-    import keras
-
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 # Weights ---------------------------------------------------------------------------------------

@@ -24,12 +24,14 @@ class Rule:
     Attributes:
         entries: names of the entries.
         read: configuration -> spec fields.
-        write: spec -> entries.
+        write: spec -> entries, of families that are written.
+        optional: further entries, which are `None` where they are absent.
     """
 
     entries: tuple[str, ...]
     read: Callable[[Config], dict[str, Any]]
-    write: Callable[[TransformerSpec], dict[str, Any]]
+    write: Callable[[TransformerSpec], dict[str, Any]] = lambda spec: {}
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from functional_models.conversion import forms
 from functional_models.conversion.family import (
     EVERYWHERE,
     NO_DROPOUT,
@@ -19,7 +20,7 @@ from functional_models.conversion.family import (
     unpadded,
 )
 
-_GPT = {"kind": "decoder_only", "norm_placement": "pre", "tie_embeddings": True}
+_TIED = {"tie_embeddings": True}
 
 _NEOX_ROTATION = Rule(
     ("rotary_percentage",),
@@ -38,7 +39,7 @@ FAMILIES: tuple[Family, ...] = (
     *(
         Family(
             backbone,
-            {**_GPT, "activation": activation},
+            {**forms.GPT, **_TIED, "activation": activation},
             SIZES_AND_LENGTH,
             {
                 "decoder.token_embedding": f"{prefix}token_embedding.embeddings",
@@ -56,12 +57,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "GPTNeoXBackbone",
-        {
-            **_GPT,
-            "norm_placement": "parallel",
-            "positions": "rotary",
-            "activation": "gelu_tanh",
-        },
+        {**forms.NEOX, **_TIED, "activation": "gelu_tanh"},
         {
             **SIZES_AND_LENGTH,
             "rotary_max_wavelength": "rotary_base",
@@ -83,7 +79,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "BloomBackbone",
-        {**_GPT, "activation": "gelu_tanh", "positions": "alibi", "embedding_norm": True},
+        {**forms.BLOOM, **_TIED},
         {**SIZES, "layer_norm_epsilon": "norm_epsilon"},
         {
             "decoder.token_embedding": "token_embedding.embeddings",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from builders import TransformerSpec
+from functional_models.conversion import forms
 from functional_models.conversion.family import (
     NO_DROPOUT,
     Config,
@@ -28,16 +29,7 @@ _GROUPED_SIZES = {
     "layer_norm_epsilon": "norm_epsilon",
 }
 
-_LLAMA = {
-    "kind": "decoder_only",
-    "norm_placement": "pre",
-    "norm": "rms",
-    "positions": "rotary",
-    "feedforward": "glu",
-    "activation": "silu",
-    "feedforward_bias": False,
-    "attention_bias": False,
-}
+_SILU = {"activation": "silu"}
 
 
 def _linear_scaling(entry: str) -> Rule:
@@ -113,13 +105,7 @@ def _llama_layers(
     }
 
 
-_GEMMA = {
-    **_LLAMA,
-    "activation": "gelu_tanh",
-    "norm_offset": True,
-    "scale_embeddings": True,
-    "tie_embeddings": True,
-}
+_GEMMA = {**forms.GEMMA, "activation": "gelu_tanh", "tie_embeddings": True}
 
 _GEMMA_NAMES = {
     "vocabulary_size": "vocabulary_size",
@@ -179,7 +165,7 @@ FAMILIES: tuple[Family, ...] = (
     *(
         Family(
             backbone,
-            _LLAMA,
+            {**forms.LLAMA, **_SILU},
             {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
             _llama_layers(),
             (_LLAMA_SCALING,),
@@ -191,7 +177,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "MistralBackbone",
-        _LLAMA,
+        {**forms.LLAMA, **_SILU},
         {**_GROUPED_SIZES, "head_dim": "head_dim", "sliding_window": "attention_window"},
         _llama_layers(),
         (_linear_scaling("rope_scaling_factor"),),
@@ -200,7 +186,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "Phi3Backbone",
-        _LLAMA,
+        {**forms.LLAMA, **_SILU},
         {
             **_GROUPED_SIZES,
             "max_sequence_length": "max_sequence_length",
@@ -219,7 +205,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "QwenBackbone",
-        {**_LLAMA, "attention_bias": True, "attention_output_bias": False},
+        {**forms.QWEN, **_SILU},
         {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
         _llama_layers(),
         (_linear_scaling("rope_scaling_factor"), _WINDOW),
@@ -228,7 +214,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "Qwen3Backbone",
-        {**_LLAMA, "qk_norm": True},
+        {**forms.LLAMA, **_SILU, "qk_norm": True},
         {
             **_GROUPED_SIZES,
             "head_dim": "head_dim",

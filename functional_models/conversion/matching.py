@@ -91,7 +91,7 @@ def family_of_spec(spec: builders.TransformerSpec, backbone: str | None) -> Fami
             theirs = family.spec({**family.config(spec), **family.required})
         except ValueError:
             continue
-        different = _differences(spec, theirs)
+        different = differences(spec, theirs)
         if not different:
             return family
         if nearest is None or len(different) < len(nearest[1]):
@@ -106,7 +106,7 @@ def family_of_spec(spec: builders.TransformerSpec, backbone: str | None) -> Fami
     raise ValueError(f"{which} implements this spec{advice}")
 
 
-def _differences(
+def differences(
     ours: builders.TransformerSpec, theirs: builders.TransformerSpec
 ) -> dict[str, tuple[Any, Any]]:
     """Return the fields that make two specs compute different outputs, with both values."""

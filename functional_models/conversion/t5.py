@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from builders import TransformerSpec
+from functional_models.conversion import forms
 from functional_models.conversion.family import (
     SIZES,
     Config,
@@ -15,18 +16,6 @@ from functional_models.conversion.family import (
     attention_layers,
     dropout,
 )
-
-_T5 = {
-    "kind": "encoder_decoder",
-    "norm_placement": "pre",
-    "norm": "rms",
-    "positions": "relative",
-    "feedforward_bias": False,
-    "attention_bias": False,
-    "attention_scale": 1.0,
-    "share_embeddings": True,
-    "mask_target_padding": False,
-}
 
 _T5_NAMES = {**SIZES, "key_value_dim": "head_dim", "layer_norm_epsilon": "norm_epsilon"}
 
@@ -87,7 +76,7 @@ def _t5_layers(feedforward: Mapping[str, str]) -> dict[str, str | Part]:
 FAMILIES: tuple[Family, ...] = (
     Family(
         "T5Backbone",
-        {**_T5, "feedforward": "glu"},
+        {**forms.T5, "feedforward": "glu"},
         _T5_NAMES,
         _t5_layers({"gate": "input_projector", "up": "gate_projector", "down": "output_projector"}),
         _T5_RULES,
@@ -97,7 +86,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "T5Backbone",
-        {**_T5, "feedforward": "mlp"},
+        {**forms.T5, "feedforward": "mlp"},
         _T5_NAMES,
         _t5_layers({"up": "input_projector", "down": "output_projector"}),
         _T5_RULES,

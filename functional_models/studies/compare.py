@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import builders
-from builders.errors import unknown_name
 from functional_models.checks import check_count
-from functional_models.corpora import Corpus, ParallelCorpus, load_corpus
+from functional_models.corpora import Corpus
 from functional_models.folders import COMPARISON, check_content, folder_path, make_folder
-from functional_models.loading import load, sized_for
-from functional_models.recipe import LARGEST_SEED, Recipe, default_budget, make_recipe
-from functional_models.studies.budgets import (
-    Budget,
-    flops_per_step,
-    mean_lengths,
-    measure_speed,
-    parse_budget,
-    with_budget,
-)
-from functional_models.studies.execution import RUNS, perform_runs
+from functional_models.loading import load
+from functional_models.recipe import Recipe, default_budget, make_recipe
+from functional_models.studies.budgets import Budget, mean_lengths, parse_budget
+from functional_models.studies.execution import RUNS, Callbacks, no_callbacks, perform_runs
 from functional_models.studies.folder import (
     BEST,
+    CURVES,
+    VARIANTS,
     attempt,
     check_folder,
     listing,
     remove_other_runs,
+    write_curves,
     write_description,
-    write_pictures,
+    write_diagrams,
     write_tables,
 )
-from functional_models.studies.question import question
+from functional_models.studies.planning import (
+    Plan,
+    chosen_baseline,
+    chosen_seeds,
+    sized_specs,
+    specs_by_name,
+    study_data,
+)
+from functional_models.studies.question import blocks, question
 from functional_models.studies.report import REPORT, write_report
-from functional_models.studies.results import Cost, Study
-from functional_models.studies.runs import Run, StudyData, make_runs
+from functional_models.studies.results import Study
 from functional_models.studies.samples import usage_command, write_samples
-from functional_models.studies.settings import Setting, Spec, make_settings, match_sizes
-from functional_models.tokenizer_training import shared_tokenizer
+from functional_models.studies.settings import Spec, make_settings, match_sizes
 
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 
@@ -65,7 +64,7 @@ def compare(
     changes: Mapping[str, Any] | None = None,
     workers: int = 1,
     executor: Executor | None = None,
-    callbacks: Callable[[Run], tuple[Any, ...]] = lambda run: (),
+    callbacks: Callbacks = no_callbacks,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Study:
@@ -100,7 +99,8 @@ def compare(
             `if __name__ == "__main__":` around its work. With GPUs, each process uses one.
         executor: An executor of `concurrent.futures`, Dask, Ray or MPI that performs the runs. Its
             workers reach `folder` under its path.
-        callbacks: Returns Keras callbacks for a run; not for workers and executors.
+        callbacks: Returns Keras callbacks for a run; with workers, a function that a module
+            defines.
         overwrite: Replace a comparison on other data; also deletes runs that this one lacks.
         progress: Show progress bars and reports.
 
@@ -119,62 +119,42 @@ def compare(
     check_content(folder, (COMPARISON,), overwrite=True)
     recipe = make_recipe(recipe or default_budget(), {})
     spent = None if budget is None else parse_budget(budget)
-    chosen_seeds = _seeds(seeds, recipe)
     check_count("workers", workers)
-    given = _by_name(specs)
-    if kind not in (None, "encoder_decoder", "decoder_only"):
-        raise ValueError(
-            f"kind={kind!r}: must be 'encoder_decoder' or 'decoder_only'; compare trains "
-            "translators and language models"
-        )
-    corpus = data if isinstance(data, Corpus) else load_corpus(data, kind, progress=progress)
-    if not (corpus.test or corpus.validation):
-        raise ValueError(f"{corpus.name} has no held-out text to evaluate on; give more text")
-    if vocabulary_size is None and tokenizer != "byte":
-        vocabulary_size = 2000
-    shared = StudyData(
-        corpus, shared_tokenizer(corpus, tokenizer, vocabulary_size, progress=progress)
+    numbers, given = chosen_seeds(seeds, recipe.seed), specs_by_name(specs)
+    shared = study_data(
+        data, kind, tokenizer=tokenizer, vocabulary_size=vocabulary_size, progress=progress
     )
     settings = make_settings(
-        _sized(given, shared, changes or {}),
+        sized_specs(given, shared, changes or {}),
         recipe,
         grid=grid,
         ablate=ablate,
         learning_rates=learning_rates,
     )
-    names = [name for s in settings for name in dict.fromkeys((s.name, s.group))]
-    if baseline is not None and baseline not in names:
-        raise ValueError(unknown_name("baseline", str(baseline), names))
-    lengths = mean_lengths(settings[0].spec, shared)
     if match is not None:
-        settings = match_sizes(settings, match, max(round(lengths.target), 1))
-    fingerprint = shared.fingerprint()
-    saved = check_folder(folder, fingerprint, overwrite=overwrite)  # before it is made
-    speeds = dict(saved.get("speeds", {}))
-    if spent is not None:
-        settings = _with_budgets(settings, spent, shared, speeds, progress)
-    precision = keras.config.dtype_policy().name
-    runs = make_runs(settings, chosen_seeds, fingerprint, precision)
-    first = settings[0].group if baseline is None else baseline
-    make_folder(folder)
-    costs = _costs(settings, shared)
-    write_description(
-        folder,
-        settings,
-        chosen_seeds,
-        first,
-        fingerprint,
-        precision,
-        speeds,
-        costs,
-        corpus.name,
+        length = max(round(mean_lengths(settings[0].spec, shared).target), 1)
+        settings = match_sizes(settings, match, length)
+    plan = Plan(
+        settings=tuple(settings),
+        seeds=numbers,
+        baseline=chosen_baseline(baseline, settings),
+        data=shared,
+        fingerprint=shared.fingerprint(),
+        precision=keras.config.dtype_policy().name,
+        speeds={},
     )
+    saved = check_folder(folder, plan.fingerprint, overwrite=overwrite)  # before it is made
+    if spent is not None:
+        plan = plan.with_budget(spent, saved.get("speeds", {}), progress=progress)
+    make_folder(folder)
+    write_description(folder, plan)
+    attempt("diagrams", lambda: write_diagrams(folder, plan.settings))
     if progress:
-        print(question(settings), flush=True)
+        _introduce(folder, plan)
     if overwrite:
-        remove_other_runs(folder, runs)
+        remove_other_runs(folder, plan.runs)
     outcomes = perform_runs(
-        runs,
+        plan.runs,
         folder,
         shared,
         executor=executor,
@@ -182,97 +162,17 @@ def compare(
         progress=progress,
         callbacks=callbacks,
     )
-    study = Study(folder, tuple(settings), tuple(runs), outcomes, first, costs)
-    _write(study, corpus, progress)
+    study = Study(folder, plan.settings, tuple(plan.runs), outcomes, plan.baseline, plan.costs)
+    _write(study, shared.corpus, progress)
     return study
 
 
-def _seeds(seeds: int | Sequence[int], recipe: Recipe) -> list[int]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        check_count("seeds", seeds)
-        return [recipe.seed + number for number in range(seeds)]
-    if isinstance(seeds, str | bool) or not isinstance(seeds, Iterable):
-        raise TypeError(f"seeds must be a number or a list of seeds, given {seeds!r:.60}")
-    listed = list(seeds)
-    if not listed or len(set(listed)) < len(listed):
-        raise ValueError(f"seeds={listed!r:.60}: must be one seed or more, each once")
-    for seed in listed:
-        check_count("seed", seed, least=0, most=LARGEST_SEED)
-    return listed
-
-
-def _by_name(specs: Iterable[Spec] | Mapping[str, Spec]) -> dict[str, Spec]:
-    """Return specs by name."""
-    if isinstance(specs, Mapping):
-        given: dict[str, Spec] = {str(name): spec for name, spec in specs.items()}
-    else:
-        given = {}
-        several = isinstance(specs, Iterable) and not isinstance(specs, str | bytes)
-        listed: Any = specs if several else [specs]
-        for spec in listed:
-            if _name(spec) in given:
-                raise ValueError(f"two specs have the name {_name(spec)}; name them with a dict")
-            given[_name(spec)] = spec
-    if not given:
-        raise ValueError("there is nothing to compare; give at least one variant")
-    for spec in given.values():
-        _name(spec)  # raises for other types
-    return given
-
-
-def _name(spec: Spec) -> str:
-    if isinstance(spec, str):
-        return spec
-    if not isinstance(spec, builders.TransformerSpec):
-        raise TypeError(f"compare takes variants and specs, given {type(spec).__name__}")
-    return f"{spec.norm_placement}_norm_{spec.positions}" + ("" if spec.residual else "_no_skips")
-
-
-def _sized(
-    given: Mapping[str, Spec], data: StudyData, changes: Mapping[str, Any]
-) -> dict[str, builders.TransformerSpec]:
-    """Return specs for the data and its vocabulary."""
-    kind = "encoder_decoder" if isinstance(data.corpus, ParallelCorpus) else "decoder_only"
-    chosen = {}
-    for name, spec in given.items():
-        plain = builders.variant(spec, kind=kind) if isinstance(spec, str) else spec
-        if plain.kind != kind:
-            raise ValueError(f"{name} is of kind={plain.kind!r}, the data is for {kind!r}")
-        chosen[name] = sized_for(plain, data.tokenizer, changes)
-    return chosen
-
-
-def _with_budgets(
-    settings: Sequence[Setting],
-    budget: Budget,
-    data: StudyData,
-    speeds: dict[str, float],
-    progress: bool,
-) -> list[Setting]:
-    """Return settings with the steps of a budget; `speeds` keeps what is measured for it."""
-    changed = []
-    for setting in settings:
-        speed = None
-        if budget.unit == "seconds":
-            if setting.name not in speeds:
-                if progress:
-                    print(f"measuring the speed of {setting.name}", flush=True)
-                speeds[setting.name] = measure_speed(setting, data)
-            speed = speeds[setting.name]
-        lengths = mean_lengths(setting.spec, data)
-        changed.append(with_budget(setting, budget, lengths, speed))
-    return changed
-
-
-def _costs(settings: Sequence[Setting], data: StudyData) -> dict[str, Cost]:
-    """Return what a step of each setting costs, if its operations are known."""
-    costs = {}
-    for setting in settings:
-        lengths = mean_lengths(setting.spec, data)
-        with suppress(ValueError):  # a custom component
-            flops = flops_per_step(setting, lengths)
-            costs[setting.name] = Cost(lengths.target * setting.recipe.batch_size, flops)
-    return costs
+def _introduce(folder: Path, plan: Plan) -> None:
+    """Print what differs between the settings."""
+    print(question(plan.settings))
+    attempt("the blocks", lambda: print(*blocks(plan.settings), sep="\n"))
+    if (folder / VARIANTS).exists():
+        print(f"{folder / VARIANTS} shows a block of each", flush=True)
 
 
 def _write(study: Study, corpus: Corpus, progress: bool) -> None:
@@ -285,7 +185,7 @@ def _write(study: Study, corpus: Corpus, progress: bool) -> None:
     model = load(study.folder / RUNS / best.folder)
     attempt(BEST, lambda: model.save(study.folder / BEST, overwrite=True))
     attempt("samples.md", lambda: write_samples(study, corpus))
-    attempt("pictures", lambda: write_pictures(study))
+    attempt(CURVES, lambda: write_curves(study))
     attempt(REPORT, lambda: write_report(study))
     if progress:
         print(f"\nwritten to {study.folder}{os.sep}: {listing(study.folder)}")

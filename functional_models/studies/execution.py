@@ -9,10 +9,18 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +39,28 @@ _MOST_RESTARTS = 3
 """Number of times that a pool is started again without a run being finished in between."""
 
 Outcomes = dict[str, Outcome]
+Callbacks = Callable[[Run], tuple[Any, ...]]
+
+
+def no_callbacks(run: Run) -> tuple[Any, ...]:
+    """Return no callbacks for a run."""
+    return ()
+
+
+@dataclass(frozen=True)
+class TensorBoardLogs:
+    """Callbacks that log the reports of each run for TensorBoard.
+
+    Attributes:
+        folder: The folder of all logs; each run has a folder in it.
+    """
+
+    folder: str
+
+    def __call__(self, run: Run) -> tuple[Any, ...]:
+        import keras
+
+        return (keras.callbacks.TensorBoard(Path(self.folder) / run.folder, write_graph=False),)
 
 
 @dataclass(frozen=True)
@@ -43,6 +73,7 @@ class Task:
         data: The name of the folder of the data in it.
         precision: The name of Keras' dtype policy.
         backend: The name of Keras' backend.
+        callbacks: Returns further Keras callbacks for the run.
     """
 
     run: Run
@@ -50,6 +81,12 @@ class Task:
     data: str
     precision: str
     backend: str
+    callbacks: Callbacks = no_callbacks
+
+    @property
+    def place(self) -> Path:
+        """The folder of the run."""
+        return Path(self.folder) / RUNS / self.run.folder
 
 
 def perform_runs(
@@ -60,7 +97,7 @@ def perform_runs(
     executor: Executor | None = None,
     workers: int = 1,
     progress: bool = True,
-    callbacks: Callable[[Run], tuple[Any, ...]] = lambda run: (),
+    callbacks: Callbacks = no_callbacks,
 ) -> Outcomes:
     """Perform all runs, and return their outcomes by key.
 
@@ -72,9 +109,10 @@ def perform_runs(
         workers: Number of processes on this machine, if there is no executor; with several GPUs,
             each process uses one.
         progress: Print what is done.
-        callbacks: Returns Keras callbacks for a run; for runs in this process only.
+        callbacks: Returns Keras callbacks for a run; with workers, a function of a module.
 
     Raises:
+        ValueError: there are workers, which `callbacks` cannot be sent to.
         Exception: of the first run, if all of them failed.
         OSError: the disk is full.
     """
@@ -96,14 +134,26 @@ def perform_runs(
 
         policy, backend = keras.config.dtype_policy().name, keras.backend.backend()
         name = write_data(folder, data)
-        tasks = [Task(run, str(folder.resolve()), name, policy, backend) for run in todo]
+        where = str(folder.resolve())
+        tasks = [Task(run, where, name, policy, backend, callbacks) for run in todo]
         if executor is not None:
             _perform_by(executor, tasks, ledger)
         else:
+            _check_can_be_sent(callbacks)
             _perform_in_processes(tasks, workers, ledger)
     if ledger.first_error is not None and all(o.status == "failed" for o in outcomes.values()):
         raise ledger.first_error
     return outcomes
+
+
+def _check_can_be_sent(callbacks: Callbacks) -> None:
+    try:
+        pickle.dumps(callbacks)
+    except Exception as error:
+        raise ValueError(
+            f"callbacks={callbacks!r:.60} cannot be sent to workers ({error!s:.80}); give a "
+            "function that a module defines, or workers=1"
+        ) from None
 
 
 class _Ledger:
@@ -114,7 +164,7 @@ class _Ledger:
         self.first_error: Exception | None = None
         self._total = total
         self._before = len(outcomes)
-        self._progress = progress
+        self.progress = progress
         self._start = time.perf_counter()
 
     def add(self, run: Run, outcome: Outcome) -> None:
@@ -123,7 +173,7 @@ class _Ledger:
         if outcome.status != "finished":
             what = f"{run.setting}, seed {run.seed}: {outcome.status}"
             print(f"{what}: {outcome.reason}", file=sys.stderr, flush=True)
-        if self._progress:
+        if self.progress:
             print(self._line(run, outcome), flush=True)
 
     def add_error(self, run: Run, error: Exception) -> None:
@@ -152,19 +202,19 @@ def _perform_here(
     folder: Path,
     data: StudyData,
     ledger: _Ledger,
-    callbacks: Callable[[Run], tuple[Any, ...]],
+    callbacks: Callbacks,
 ) -> None:
     waiting, is_said = list(runs), False
     while waiting:
         busy = []
         for run in waiting:
             place = make_folder(folder / RUNS / run.folder)
-            if ledger._progress:
+            if ledger.progress:
                 print(f"\n{run.setting}, seed {run.seed}", flush=True)
             try:
                 with only_writer(place, _LOCK):
                     made = callbacks(run)
-                    outcome = perform(run, place, data, progress=ledger._progress, callbacks=made)
+                    outcome = perform(run, place, data, progress=ledger.progress, callbacks=made)
             except BlockingIOError:
                 busy.append(run)
             except Exception as error:
@@ -219,26 +269,38 @@ def _perform_by(
         may_break: Whether to raise if the executor breaks, once the outcomes are recorded; else
             the tasks that it loses have failed.
     """
-    futures: dict[Future[Outcome], Run] = {}
+    from functional_models.studies.watching import Watcher
+
+    futures: dict[Future[Outcome], Task] = {}
     broken: BrokenExecutor | None = None
+    steps = {task.place: task.run.recipe.steps for task in tasks}
+    watcher = Watcher(steps, shown=ledger.progress)
     try:
         for task in tasks:
-            futures[executor.submit(perform_task, task)] = task.run
-        for future in as_completed(futures):
-            try:
-                outcome = future.result()
-            except BrokenExecutor as error:
-                broken = error
-                if not may_break:
-                    ledger.add_error(futures[future], error)
-            except Exception as error:
-                ledger.add_error(futures[future], error)
-            else:
-                ledger.add(futures[future], outcome)
+            futures[executor.submit(perform_task, task)] = task
+        waiting = set(futures)
+        while waiting:
+            ended, waiting = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
+            for future in ended:
+                task = futures[future]
+                watcher.finish(task.place)
+                try:
+                    outcome = future.result()
+                except BrokenExecutor as error:
+                    broken = error
+                    if not may_break:
+                        ledger.add_error(task.run, error)
+                except Exception as error:
+                    ledger.add_error(task.run, error)
+                else:
+                    ledger.add(task.run, outcome)
+            watcher.look()
     except BaseException:
         for future in futures:
             future.cancel()
         raise
+    finally:
+        watcher.close()
     if broken is not None and may_break:
         raise broken
 
@@ -256,13 +318,16 @@ def perform_task(task: Task) -> Outcome:
             f"the worker computes with {keras.backend.backend()}, and the study with "
             f"{task.backend}; set KERAS_BACKEND={task.backend} for the workers"
         )
+    from functional_models.studies.watching import WriteState
+
     keras.config.set_dtype_policy(task.precision)
-    folder = Path(task.folder)
-    place = make_folder(folder / RUNS / task.run.folder)
+    place = make_folder(task.place)
+    data = read_data(Path(task.folder) / task.data)
     while True:
         try:
             with only_writer(place, _LOCK):
-                return perform(task.run, place, read_data(folder / task.data), progress=False)
+                made = (*task.callbacks(task.run), WriteState(place))
+                return perform(task.run, place, data, progress=False, callbacks=made)
         except BlockingIOError:
             time.sleep(_POLL)
 

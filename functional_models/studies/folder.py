@@ -13,7 +13,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from functional_models.checks import read_manifest
 from functional_models.folders import COMPARISON, GO_ON, LOCK, folder_path
 from functional_models.recipe import Recipe
 from functional_models.studies.execution import RUNS
+from functional_models.studies.planning import Plan
 from functional_models.studies.results import Cost, Study
 from functional_models.studies.runs import Run, make_runs, read_outcome
 from functional_models.studies.settings import Setting, folder_name
@@ -31,6 +32,7 @@ from plots.files import write_whole
 
 FORMAT = 2
 BEST, RESULTS, REPORTS, DIAGRAMS = "best", "results.json", "reports.parquet", "diagrams"
+CURVES, VARIANTS = "loss_curves.png", "variants.png"
 _WRITTEN = (
     RUNS,
     BEST,
@@ -41,8 +43,8 @@ _WRITTEN = (
     "samples.json",
     "report.html",
     "results.tex",
-    "loss_curves.png",
-    "variants.png",
+    CURVES,
+    VARIANTS,
     DIAGRAMS,
 )
 
@@ -81,29 +83,19 @@ def check_folder(folder: Path, data: str, *, overwrite: bool = False) -> dict[st
     return {}
 
 
-def write_description(
-    folder: Path,
-    settings: Sequence[Setting],
-    seeds: Sequence[int],
-    baseline: str,
-    data: str,
-    precision: str,
-    speeds: Mapping[str, float],
-    costs: Mapping[str, Cost],
-    data_name: str,
-) -> None:
+def write_description(folder: Path, plan: Plan) -> None:
     """Write `comparison.json`."""
     content = {
         "format": FORMAT,
         "command": command_line(),
-        "data_name": data_name,
-        "data": data,
-        "precision": precision,
-        "baseline": baseline,
-        "seeds": list(seeds),
-        "settings": [{**asdict(s), "spec": s.spec.to_dict()} for s in settings],
-        "speeds": dict(speeds),
-        "costs": {name: asdict(cost) for name, cost in costs.items()},
+        "data_name": plan.data.corpus.name,
+        "data": plan.fingerprint,
+        "precision": plan.precision,
+        "baseline": plan.baseline,
+        "seeds": list(plan.seeds),
+        "settings": [{**asdict(s), "spec": s.spec.to_dict()} for s in plan.settings],
+        "speeds": dict(plan.speeds),
+        "costs": {name: asdict(cost) for name, cost in plan.costs.items()},
     }
     write_whole(folder / COMPARISON, json.dumps(content, indent=1) + "\n")
 
@@ -191,8 +183,24 @@ def _column(values: list[Any]) -> list[Any]:
     return values
 
 
-def write_pictures(study: Study) -> None:
-    """Draw loss curves, each setting, and all settings on one page."""
+def write_diagrams(folder: Path, settings: Sequence[Setting]) -> None:
+    """Draw each setting, and one block of each on one page."""
+    import plots
+
+    models = {
+        s.group: builders.build(s.spec, abstract=True)
+        for s in {s.spec: s for s in reversed(settings)}.values()
+    }
+    (folder / DIAGRAMS).mkdir(exist_ok=True)
+    for name, model in models.items():
+        path = Path(DIAGRAMS) / f"{folder_name(name)}.svg"
+        attempt(str(path), partial(plots.draw, model, folder / path, depth=2))
+    page = folder / VARIANTS
+    attempt(VARIANTS, lambda: plots.plot_side_by_side(models, page, blocks=1))
+
+
+def write_curves(study: Study) -> None:
+    """Draw the loss curves of all runs."""
     import plots
 
     seeds = len({run.seed for run in study.runs}) > 1
@@ -205,22 +213,8 @@ def write_pictures(study: Study) -> None:
             histories[name] = {
                 key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
             }
-
-    def draw_losses() -> None:
-        plots.save_figure(plots.loss_curves(histories), study.folder / "loss_curves.png")
-
-    models = {
-        s.name: builders.build(s.spec, abstract=True)
-        for s in {s.spec: s for s in reversed(study.compared)}.values()
-    }
     if histories:
-        attempt("loss_curves.png", draw_losses)
-    (study.folder / DIAGRAMS).mkdir(exist_ok=True)
-    for name, model in models.items():
-        path = Path(DIAGRAMS) / f"{folder_name(name)}.svg"
-        attempt(str(path), partial(plots.draw, model, study.folder / path, depth=2))
-    together = study.folder / "variants.png"
-    attempt("variants.png", lambda: plots.plot_side_by_side(models, together, blocks=1))
+        plots.save_figure(plots.loss_curves(histories), study.folder / CURVES)
 
 
 def attempt(what: str, write: Callable[[], Any]) -> None:

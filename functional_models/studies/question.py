@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import builders
 from functional_models.studies.settings import Setting
 
 
@@ -34,6 +35,22 @@ def question(settings: Sequence[Setting]) -> str:
     *others, last = parts
     joined = f"{', '.join(others)} and {last}" if others else last
     return f"{count}, which differ in {joined}."
+
+
+def blocks(settings: Sequence[Setting]) -> list[str]:
+    """Return what a block of the settings computes, a line for each formula.
+
+    Of an encoder-decoder this is a block of the decoder.
+    """
+    import plots
+
+    lines: dict[str, list[str]] = {}  # formula -> settings
+    for setting in {s.spec: s for s in reversed(settings)}.values():
+        model = builders.build(setting.spec, abstract=True)
+        formulas = plots.block_formulas(plots.read_graph(model))
+        *_, last = formulas.values() or [("no skip path",)]
+        lines.setdefault(", ".join(last), []).insert(0, setting.group)
+    return [f"{', '.join(names)}: {formula}" for formula, names in reversed(lines.items())]
 
 
 def _shown(value: Any) -> str:

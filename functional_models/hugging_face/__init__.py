@@ -1,0 +1,1 @@
+"""Folders of Hugging Face: their configurations, weights, tokenizers and chat templates."""

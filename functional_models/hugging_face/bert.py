@@ -1,0 +1,326 @@
+"""BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT and ELECTRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from builders import TransformerSpec
+from functional_models.conversion import forms
+from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.family import (
+    Computed,
+    Family,
+    Layers,
+    Place,
+    Read,
+    StoredTensors,
+)
+from functional_models.hugging_face.rules import PADDING, activation, several
+from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, TRAINING
+
+_SIZES = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_dim",
+    "intermediate_size": "intermediate_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "layer_norm_eps": "norm_epsilon",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "tie_word_embeddings": "tie_embeddings",
+}
+_DEFAULTS: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "type_vocab_size": 2,
+    "tie_word_embeddings": True,
+}
+_DROPOUT = several("hidden_dropout_prob", "dropout", "embedding_dropout")
+_ABSOLUTE = {"position_embedding_type": ("absolute",)}
+_MASKED_LM = {"masked_lm_head": True}
+_GELU_HEAD = {**_MASKED_LM, "activation": "gelu"}  # whatever the activation of the blocks is
+_POSITION_IDS = {
+    r"embeddings\.(position|token_type)_ids": "the numbers 0, 1, ..., or zeros",
+}
+
+
+def _has_pooler(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"pooler": tensors.find("pooler.dense.weight") is not None}
+
+
+_BLOCK, _THEIRS = "encoder.block_{i}", "encoder.layer.{i}"
+
+
+def _layers(head: Mapping[str, str | Place]) -> Layers:
+    """Return the layers of BERT, with those of a masked-language-model head."""
+    return {
+        "encoder.token_embedding": "embeddings.word_embeddings",
+        "encoder.position_embedding": "embeddings.position_embeddings",
+        "encoder.segment_embedding": "embeddings.token_type_embeddings",
+        "encoder.embedding_norm": "embeddings.LayerNorm",
+        **{
+            f"{_BLOCK}.self_attention.{role}": f"{_THEIRS}.attention.self.{role}"
+            for role in ("query", "key", "value")
+        },
+        f"{_BLOCK}.self_attention.output": f"{_THEIRS}.attention.output.dense",
+        f"{_BLOCK}.self_attention.norm": f"{_THEIRS}.attention.output.LayerNorm",
+        f"{_BLOCK}.feedforward.up": f"{_THEIRS}.intermediate.dense",
+        f"{_BLOCK}.feedforward.down": f"{_THEIRS}.output.dense",
+        f"{_BLOCK}.feedforward.norm": f"{_THEIRS}.output.LayerNorm",
+        "pooler.dense": "pooler.dense",
+        **head,
+    }
+
+
+def _tied(table: str, decoder: str, bias: str) -> tuple[tuple[str, ...], ...]:
+    """Return the tied tensors of a masked-language-model head."""
+    return (f"{table}.weight", f"{decoder}.weight"), (bias, f"{decoder}.bias")
+
+
+# BERT and ELECTRA -------------------------------------------------------------------------------
+
+_PREDICTIONS = "cls.predictions"
+
+_BERT = Family(
+    model_types=("bert",),
+    heads={"BertForMaskedLM": _MASKED_LM, "BertModel": {}},
+    constants=forms.BERT,
+    fields={
+        **_SIZES,
+        "max_position_embeddings": "max_sequence_length",
+        "type_vocab_size": "num_segments",
+    },
+    rules=(activation("hidden_act"), PADDING, _DROPOUT),
+    defaults={**_DEFAULTS, "pad_token_id": 0},
+    required=_ABSOLUTE,
+    silent={
+        "classifier_dropout": CLASSIFIER,
+        **dict.fromkeys(
+            (
+                "directionality",
+                "pooler_fc_size",
+                "pooler_num_attention_heads",
+                "pooler_num_fc_layers",
+                "pooler_size_per_head",
+                "pooler_type",
+            ),
+            "not read by transformers",
+        ),
+    },
+    prefix="bert.",
+    layers=_layers(
+        {
+            "masked_lm_head.dense": f"{_PREDICTIONS}.transform.dense",
+            "masked_lm_head.norm": f"{_PREDICTIONS}.transform.LayerNorm",
+            "logits": Place(f"{_PREDICTIONS}.decoder.weight", f"{_PREDICTIONS}.bias"),
+        }
+    ),
+    tied=_tied("embeddings.word_embeddings", f"{_PREDICTIONS}.decoder", f"{_PREDICTIONS}.bias"),
+    unread=_POSITION_IDS,
+    left_out={
+        f"cls.seq_relationship.{name}": "the head of next-sentence prediction, which "
+        "BertForMaskedLM does not have"
+        for name in ("weight", "bias")
+    },
+    stored=_has_pooler,
+)
+
+
+def _electra_width(config: Config) -> dict[str, Any]:
+    if config["embedding_size"] != config["hidden_size"]:
+        raise ValueError(
+            f"embedding_size={config['embedding_size']!r} and hidden_size="
+            f"{config['hidden_size']!r}: no spec has a norm of embeddings before their projection"
+        )
+    return {}
+
+
+_ELECTRA = Family(
+    model_types=("electra",),
+    heads={"ElectraForMaskedLM": _GELU_HEAD, "ElectraModel": {}},
+    constants=forms.BERT,
+    fields={
+        **_SIZES,
+        "max_position_embeddings": "max_sequence_length",
+        "type_vocab_size": "num_segments",
+    },
+    rules=(
+        activation("hidden_act"),
+        PADDING,
+        _DROPOUT,
+        Rule(("embedding_size",), _electra_width, lambda spec: {"embedding_size": spec.hidden_dim}),
+    ),
+    defaults={**_DEFAULTS, "pad_token_id": 0, "embedding_size": 128},
+    required=_ABSOLUTE,
+    silent=dict.fromkeys(
+        (
+            "classifier_dropout",
+            "summary_type",
+            "summary_use_proj",
+            "summary_activation",
+            "summary_last_dropout",
+        ),
+        CLASSIFIER,
+    ),
+    prefix="electra.",
+    layers=_layers(
+        {
+            "masked_lm_head.dense": "generator_predictions.dense",
+            "masked_lm_head.norm": "generator_predictions.LayerNorm",
+            "logits": "generator_lm_head",
+        }
+    ),
+    tied=(("embeddings.word_embeddings.weight", "generator_lm_head.weight"),),
+    unread=_POSITION_IDS,
+)
+
+# RoBERTa ----------------------------------------------------------------------------------------
+
+
+def _roberta_positions(config: Config) -> dict[str, Any]:
+    """Positions start after the padding token, at the row `pad_token_id` + 1 of the table."""
+    pad, segments = config["pad_token_id"], config["type_vocab_size"]
+    return {
+        "pad_token_id": pad,
+        "max_sequence_length": config["max_position_embeddings"] - pad - 1,
+        "num_segments": segments if segments > 1 else 0,
+    }
+
+
+def _written_roberta_positions(spec: TransformerSpec) -> dict[str, Any]:
+    if spec.pad_token_id is None:
+        return {}
+    return {
+        "pad_token_id": spec.pad_token_id,
+        "max_position_embeddings": spec.max_sequence_length + spec.pad_token_id + 1,
+        "type_vocab_size": max(spec.num_segments, 1),
+    }
+
+
+def _position_rows(read: Read, spec: TransformerSpec) -> np.ndarray:
+    """Return the position vectors; the vector of the one segment, if there is one, is in them."""
+    rows = read("embeddings.position_embeddings.weight")[(spec.pad_token_id or 0) + 1 :]
+    if spec.num_segments:
+        return rows
+    return rows.astype("float32") + read("embeddings.token_type_embeddings.weight")
+
+
+def _written_position_rows(rows: np.ndarray, spec: TransformerSpec) -> dict[str, np.ndarray]:
+    skipped = np.zeros(((spec.pad_token_id or 0) + 1, rows.shape[1]), rows.dtype)
+    tensors = {"embeddings.position_embeddings.weight": np.concatenate([skipped, rows])}
+    if not spec.num_segments:
+        tensors["embeddings.token_type_embeddings.weight"] = np.zeros_like(rows[:1])
+    return tensors
+
+
+def _roberta_heads(name: str) -> dict[str, Mapping[str, Any]]:
+    return {f"{name}ForMaskedLM": _GELU_HEAD, f"{name}Model": {}}
+
+
+_ROBERTA = tuple(
+    Family(
+        model_types=(model_type,),
+        heads=_roberta_heads(name),
+        constants=forms.BERT,
+        fields=_SIZES,
+        rules=(
+            activation("hidden_act"),
+            _DROPOUT,
+            Rule(
+                ("pad_token_id", "max_position_embeddings", "type_vocab_size"),
+                _roberta_positions,
+                _written_roberta_positions,
+            ),
+        ),
+        defaults={**_DEFAULTS, "pad_token_id": 1},
+        required=_ABSOLUTE,
+        silent={"classifier_dropout": CLASSIFIER},
+        prefix="roberta.",
+        layers={
+            **_layers(
+                {
+                    "masked_lm_head.dense": "lm_head.dense",
+                    "masked_lm_head.norm": "lm_head.layer_norm",
+                    "logits": Place("lm_head.decoder.weight", "lm_head.bias"),
+                }
+            ),
+            "encoder.position_embedding": Computed(_position_rows, _written_position_rows),
+        },
+        tied=_tied("embeddings.word_embeddings", "lm_head.decoder", "lm_head.bias"),
+        unread=_POSITION_IDS,
+        stored=_has_pooler,
+    )
+    for model_type, name in (
+        ("roberta", "Roberta"),
+        ("xlm-roberta", "XLMRoberta"),
+        ("camembert", "Camembert"),
+    )
+)
+
+# DistilBERT -------------------------------------------------------------------------------------
+
+_D = "transformer.layer.{i}"
+
+_DISTILBERT = Family(
+    model_types=("distilbert",),
+    heads={"DistilBertForMaskedLM": _MASKED_LM, "DistilBertModel": {}},
+    constants={**forms.BERT, "norm_epsilon": 1e-12},
+    fields={
+        "vocab_size": "vocabulary_size",
+        "dim": "hidden_dim",
+        "hidden_dim": "intermediate_dim",
+        "n_layers": "num_layers",
+        "n_heads": "num_heads",
+        "max_position_embeddings": "max_sequence_length",
+        "attention_dropout": "attention_dropout",
+        "tie_word_embeddings": "tie_embeddings",
+    },
+    rules=(
+        activation("activation"),
+        PADDING,
+        several("dropout", "feedforward_dropout", "embedding_dropout"),
+    ),
+    defaults={
+        "activation": "gelu",
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+    },
+    silent={
+        "sinusoidal_pos_embds": TRAINING,  # how the table of positions starts
+        "tie_weights_": EXECUTION,
+        "qa_dropout": CLASSIFIER,
+        "seq_classif_dropout": CLASSIFIER,
+    },
+    aliases={
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+    },
+    prefix="distilbert.",
+    layers={
+        "encoder.token_embedding": "embeddings.word_embeddings",
+        "encoder.position_embedding": "embeddings.position_embeddings",
+        "encoder.embedding_norm": "embeddings.LayerNorm",
+        **{
+            f"{_BLOCK}.self_attention.{role}": f"{_D}.attention.{name}_lin"
+            for role, name in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "out"))
+        },
+        f"{_BLOCK}.self_attention.norm": f"{_D}.sa_layer_norm",
+        f"{_BLOCK}.feedforward.up": f"{_D}.ffn.lin1",
+        f"{_BLOCK}.feedforward.down": f"{_D}.ffn.lin2",
+        f"{_BLOCK}.feedforward.norm": f"{_D}.output_layer_norm",
+        "masked_lm_head.dense": "vocab_transform",
+        "masked_lm_head.norm": "vocab_layer_norm",
+        "logits": "vocab_projector",
+    },
+    tied=(("embeddings.word_embeddings.weight", "vocab_projector.weight"),),
+    unread=_POSITION_IDS,
+)
+
+FAMILIES: tuple[Family, ...] = (_BERT, *_ROBERTA, _DISTILBERT, _ELECTRA)

@@ -1,0 +1,183 @@
+"""Convert a folder of Hugging Face to a text model; every key and every tensor is accounted for.
+
+The tables of the families are in other modules of this package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import builders
+from builders.abstract import without_weights
+from builders.errors import similar_names
+from functional_models.checks import check_path, read_json
+from functional_models.folders import MODEL
+from functional_models.hugging_face import bart, bert, falcon, gpt, llama, t5
+from functional_models.hugging_face.family import Family
+from functional_models.hugging_face.tokenizers import read_tokenizers
+from functional_models.hugging_face.weight_files import stored_tensors
+from functional_models.hugging_face.weights import Tensors, assign_weights
+from functional_models.loading import precision, wrap_model
+from functional_models.tokenizers import Tokenizer, as_tokenizer
+
+CONFIG = "config.json"
+
+FAMILIES: tuple[Family, ...] = (
+    *gpt.FAMILIES,
+    *llama.FAMILIES,
+    *falcon.FAMILIES,
+    *bert.FAMILIES,
+    *t5.FAMILIES,
+    *bart.FAMILIES,
+)
+
+_BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
+
+
+def from_hugging_face(
+    folder: str | os.PathLike[str], *, tokenizer: Any = None, dtype: str | None = None
+) -> Any:
+    """Return a text model with the weights of a folder of Hugging Face.
+
+    The folder has `config.json` and safetensors, as transformers 4 or 5 saves it. Logits and hidden
+    states are equal at all tokens but padding, up to rounding. Every key of the configuration and
+    every tensor is used, or known to say nothing about the outputs, or refused.
+
+    Args:
+        folder: the folder.
+        tokenizer: a `Tokenizer` or a KerasHub tokenizer; by default that of the folder.
+        dtype: dtype policy of the model, such as "bfloat16"; by default that of Keras, whatever the
+            weights are stored in.
+
+    Returns:
+        A `CausalLM`, a `Translator` or a `TextEncoder`.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a damaged file, an unknown family or class, a key or tensor of unknown meaning,
+            or a value that no spec expresses.
+    """
+    path = check_path("the folder of a model", folder)
+    config = read_config(path)
+    try:
+        family, head = family_of(config)
+        fields = family.spec_fields(config, head)
+        tensors = Tensors(stored_tensors(path), family)
+        if family.stored is not None:
+            fields |= family.stored(tensors, fields)
+        spec = _spec(family, fields)
+    except ValueError as error:
+        message = str(error)
+        where = "" if str(path) in message else f"{path / CONFIG}: "
+        raise ValueError(f"{where}{message}") from None
+    tokenizers = _tokenizers(path, spec, tokenizer)
+    with precision(dtype), without_weights():
+        model = builders.build(spec)
+    try:
+        assign_weights(model, spec, family.layers_of(spec, config), tensors)
+        tensors.check_all_read(head, spec)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return wrap_model(spec, model, tokenizers)
+
+
+def is_hugging_face_folder(source: Any) -> bool:
+    """Return whether a source is a folder with the configuration of a Hugging Face model."""
+    if not isinstance(source, str | os.PathLike) or not (Path(source) / CONFIG).is_file():
+        return False
+    try:
+        config = read_json(Path(source) / CONFIG)
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a folder.
+
+    Raises:
+        FileNotFoundError: the folder or the file is missing.
+        ValueError: it is not a JSON object, or the folder is of another kind.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder}; download the model first, for instance with "
+            f"`hf download {folder} --local-dir DIR`, and give that folder"
+        )
+    if (folder / MODEL).exists():
+        raise ValueError(f"{folder} is a model folder already; load it with functional_models.load")
+    if not (folder / CONFIG).exists():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; give a folder of Hugging Face")
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG} is damaged: it holds no JSON object")
+    return config
+
+
+def family_of(config: dict[str, Any]) -> tuple[Family, str]:
+    """Return the family of a configuration and the class of its head.
+
+    Raises:
+        ValueError: an unknown family, or a class whose head no spec has.
+    """
+    name = config.get("model_type")
+    known = ", ".join(sorted(_BY_TYPE))
+    if not isinstance(name, str) or name not in _BY_TYPE:
+        nearest = similar_names(name, _BY_TYPE)
+        hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
+        raise ValueError(f"model_type={name!r} is not supported{hint}; supported: {known}")
+    family = _BY_TYPE[name]
+    classes = config.get("architectures")
+    allowed = ", ".join(family.heads)
+    if not isinstance(classes, list) or len(classes) != 1 or not isinstance(classes[0], str):
+        raise ValueError(
+            f"architectures={classes!r}: must name the class of the weights, one of {allowed}"
+        )
+    if classes[0] not in family.heads:
+        raise ValueError(
+            f"architectures={classes!r}: the outputs of {classes[0]} are not those of a spec; "
+            f"load the folder with transformers as one of {allowed}, and save that with "
+            "save_pretrained"
+        )
+    return family, classes[0]
+
+
+def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
+    """Return the spec of fields; an error about a field begins with its key."""
+    try:
+        return builders.TransformerSpec(**fields)
+    except ValueError as error:
+        name = str(error).partition("=")[0]
+        keys = [f"{key}: " for key, field in family.fields.items() if name == field != key]
+        raise ValueError(f"{''.join(keys)}{error}") from None
+
+
+def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dict[str, Tokenizer]:
+    """Return the tokenizers of a folder, or the given one, by role; a warning if there is none.
+
+    Texts are padded with the token that the model masks.
+    """
+    if given is not None:
+        both = ("source_tokenizer", "target_tokenizer")
+        roles = both if spec.kind == "encoder_decoder" else ("tokenizer",)
+        found = dict.fromkeys(roles, as_tokenizer(given))
+    else:
+        try:
+            found = read_tokenizers(folder, spec.kind)
+        except (ValueError, FileNotFoundError) as error:
+            warnings.warn(
+                f"the model is read without a tokenizer: {error}; to process text, give one with "
+                "from_hugging_face(..., tokenizer=...)",
+                stacklevel=3,
+            )
+            return {}
+    if spec.pad_token_id is None:
+        return found
+    return {
+        role: dataclasses.replace(tokenizer, pad_id=spec.pad_token_id)
+        for role, tokenizer in found.items()
+    }

@@ -1,0 +1,406 @@
+"""Llama and similar families: Mistral, Qwen, Gemma, Phi-3, StableLM and StarCoder 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from builders import TransformerSpec
+from functional_models.conversion import forms
+from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.family import NEEDS_TIED, Family, Layers, Place
+from functional_models.hugging_face.rules import (
+    DECODER_PADDING,
+    FREQUENCIES,
+    activation,
+    activation_named,
+    check_layer_types,
+    derived,
+    rotary,
+    several,
+    window_fields,
+    written_activation,
+    written_layer_types,
+)
+from functional_models.hugging_face.silent import EXECUTION, ORIGIN
+
+_SIZES = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_dim",
+    "intermediate_size": "intermediate_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "max_position_embeddings": "max_sequence_length",
+    "rms_norm_eps": "norm_epsilon",
+    "attention_dropout": "attention_dropout",
+    "tie_word_embeddings": "tie_embeddings",
+}
+_LAYER_NORM_SIZES = {key: name for key, name in _SIZES.items() if key != "rms_norm_eps"}
+
+_DEFAULTS: dict[str, Any] = {
+    "head_dim": None,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "attention_dropout": 0.0,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_COMMON = (activation("hidden_act"), rotary(), DECODER_PADDING)
+_TIED = (("embed_tokens.weight", "lm_head.weight"),)
+
+
+def _heads(name: str) -> dict[str, Mapping[str, Any]]:
+    return {f"{name}ForCausalLM": {}, f"{name}Model": NEEDS_TIED}
+
+
+_BLOCK, _THEIRS = "decoder.block_{i}", "layers.{i}"
+
+
+def _layers(changes: Mapping[str, str | Place] | None = None) -> Layers:
+    """Return the layers of Llama, with others for some, which are named without the block."""
+    attention = f"{_THEIRS}.self_attn"
+    layers: dict[str, Any] = {
+        "decoder.token_embedding": "embed_tokens",
+        f"{_BLOCK}.self_attention.norm": f"{_THEIRS}.input_layernorm",
+        f"{_BLOCK}.self_attention.query": f"{attention}.q_proj",
+        f"{_BLOCK}.self_attention.key": f"{attention}.k_proj",
+        f"{_BLOCK}.self_attention.value": f"{attention}.v_proj",
+        f"{_BLOCK}.self_attention.query_norm": f"{attention}.q_norm",
+        f"{_BLOCK}.self_attention.key_norm": f"{attention}.k_norm",
+        f"{_BLOCK}.self_attention.output": f"{attention}.o_proj",
+        f"{_BLOCK}.feedforward.norm": f"{_THEIRS}.post_attention_layernorm",
+        f"{_BLOCK}.feedforward.gate": f"{_THEIRS}.mlp.gate_proj",
+        f"{_BLOCK}.feedforward.up": f"{_THEIRS}.mlp.up_proj",
+        f"{_BLOCK}.feedforward.down": f"{_THEIRS}.mlp.down_proj",
+        "decoder.final_norm": "norm",
+        "logits": "lm_head",
+    }
+    return layers | {f"{_BLOCK}.{name}": place for name, place in (changes or {}).items()}
+
+
+# Windows of some blocks -------------------------------------------------------------------------
+
+
+def _qwen_windows(config: Config) -> dict[str, Any]:
+    blocks, types = config["num_hidden_layers"], config["layer_types"]
+    window = config["sliding_window"] if config["use_sliding_window"] else None
+    if types is None:
+        from_block = blocks if window is None else config["max_window_layers"]
+        types = [f"{'sliding' if i >= from_block else 'full'}_attention" for i in range(blocks)]
+    return window_fields(check_layer_types(types, blocks), window)
+
+
+_QWEN_WINDOWS = Rule(
+    ("use_sliding_window", "sliding_window", "max_window_layers"),
+    _qwen_windows,
+    lambda spec: {
+        "use_sliding_window": any(spec.windows),
+        "sliding_window": spec.attention_window or 4096,
+        "max_window_layers": 0 if any(spec.windows) else spec.num_layers,
+        "layer_types": written_layer_types(spec),
+    },
+    optional=("layer_types",),
+)
+
+
+def _gemma_windows(config: Config) -> dict[str, Any]:
+    blocks, types = config["num_hidden_layers"], config["layer_types"]
+    if types is None:
+        types = [f"{'full' if i % 2 else 'sliding'}_attention" for i in range(blocks)]
+    return window_fields(check_layer_types(types, blocks), config["sliding_window"])
+
+
+_GEMMA_WINDOWS = Rule(
+    ("sliding_window",),
+    _gemma_windows,
+    lambda spec: {
+        "sliding_window": spec.attention_window or 4096,
+        "layer_types": written_layer_types(spec),
+    },
+    optional=("layer_types",),
+)
+
+# Gemma ------------------------------------------------------------------------------------------
+
+
+def _gemma_activation(config: Config) -> dict[str, Any]:
+    # "gelu" in the first releases meant the tanh approximation, which transformers 5 applies.
+    given = {"gelu": "gelu_pytorch_tanh"}
+    used, other = config["hidden_act"], config["hidden_activation"]
+    if other is not None and given.get(other, other) != given.get(used, used):
+        raise ValueError(
+            f"hidden_act={used!r} and hidden_activation={other!r}: versions of transformers "
+            "disagree on which is used; give both the same value"
+        )
+    return {"activation": activation_named("hidden_act", given.get(used, used))}
+
+
+def _written_gemma_activation(spec: TransformerSpec) -> dict[str, Any]:
+    name = written_activation(spec)
+    given = "gelu_pytorch_tanh" if name == "gelu_new" else name
+    return dict.fromkeys(("hidden_act", "hidden_activation"), given)
+
+
+_GEMMA_ACTIVATION = Rule(
+    ("hidden_act",),
+    _gemma_activation,
+    _written_gemma_activation,
+    optional=("hidden_activation",),
+)
+
+_GEMMA: dict[str, Any] = {
+    **_DEFAULTS,
+    "head_dim": 256,
+    "attention_bias": False,
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+}
+_CAUSAL = {"use_bidirectional_attention": (False, None)}
+
+# Phi-3 ------------------------------------------------------------------------------------------
+
+
+def _row_parts(*names: str) -> Any:
+    """Return the function that returns the last named of parts of the rows, of their sizes."""
+
+    def part(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
+        query, key = (n * spec.head_dim for n in (spec.num_heads, spec.num_key_value_heads))
+        sizes = {"query": query, "key": key, "value": key}
+        sizes |= {"gate": spec.intermediate_dim, "up": spec.intermediate_dim}
+        first = sum(sizes[name] for name in names[:-1])
+        if names[-1] in ("value", "up") and len(array) != first + sizes[names[-1]]:
+            raise ValueError("another number of rows")
+        return array[first : first + sizes[names[-1]]]
+
+    return part
+
+
+def _fused(name: str, *parts: str) -> Place:
+    return Place(f"{_THEIRS}.{name}.weight", f"{_THEIRS}.{name}.bias", _row_parts(*parts))
+
+
+_PHI3_LAYERS = _layers(
+    {
+        "self_attention.query": _fused("self_attn.qkv_proj", "query"),
+        "self_attention.key": _fused("self_attn.qkv_proj", "query", "key"),
+        "self_attention.value": _fused("self_attn.qkv_proj", "query", "key", "value"),
+        "feedforward.gate": _fused("mlp.gate_up_proj", "gate"),
+        "feedforward.up": _fused("mlp.gate_up_proj", "gate", "up"),
+    }
+)
+
+# Families ---------------------------------------------------------------------------------------
+
+_SHARED: dict[str, Any] = {"prefix": "model.", "tied": _TIED, "unread": FREQUENCIES}
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        model_types=("llama",),
+        heads=_heads("Llama"),
+        constants=forms.LLAMA,
+        fields={**_SIZES, "attention_bias": "attention_bias", "mlp_bias": "feedforward_bias"},
+        rules=_COMMON,
+        defaults={
+            **_DEFAULTS,
+            "num_key_value_heads": None,
+            "attention_bias": False,
+            "mlp_bias": False,
+        },
+        required={"rope_interleaved": (False,)},
+        silent={
+            "pretraining_tp": EXECUTION,
+            "is_llama_config": ORIGIN,
+            "transformers.js_config": ORIGIN,
+        },
+        layers=_layers(),
+        **_SHARED,
+    ),
+    Family(
+        model_types=("mistral",),
+        heads=_heads("Mistral"),
+        constants=forms.LLAMA,
+        fields={**_SIZES, "sliding_window": "attention_window"},
+        rules=_COMMON,
+        defaults={**_DEFAULTS, "sliding_window": 4096},
+        layers=_layers(),
+        **_SHARED,
+    ),
+    Family(
+        model_types=("qwen2",),
+        heads=_heads("Qwen2"),
+        constants=forms.QWEN,
+        fields=_SIZES,
+        rules=(*_COMMON, _QWEN_WINDOWS),
+        defaults={
+            **_DEFAULTS,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+            "max_window_layers": 28,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        },
+        required={"use_mrope": (False,)},
+        layers=_layers(),
+        **_SHARED,
+    ),
+    Family(
+        model_types=("qwen3",),
+        heads=_heads("Qwen3"),
+        constants={**forms.LLAMA, "qk_norm": True},
+        fields={**_SIZES, "attention_bias": "attention_bias"},
+        rules=(*_COMMON, _QWEN_WINDOWS),
+        defaults={
+            **_DEFAULTS,
+            "head_dim": 128,
+            "attention_bias": False,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+            "max_window_layers": 28,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        },
+        layers=_layers(),
+        **_SHARED,
+    ),
+    Family(
+        model_types=("gemma",),
+        heads=_heads("Gemma"),
+        constants=forms.GEMMA,
+        fields={**_SIZES, "attention_bias": "attention_bias"},
+        rules=(_GEMMA_ACTIVATION, *_COMMON[1:]),
+        defaults={**_GEMMA, "hidden_act": "gelu_pytorch_tanh"},
+        required=_CAUSAL,
+        layers=_layers(),
+        **_SHARED,
+    ),
+    Family(
+        model_types=("gemma2",),
+        heads=_heads("Gemma2"),
+        constants={**forms.GEMMA, "norm_placement": "sandwich"},
+        fields={
+            **_SIZES,
+            "attention_bias": "attention_bias",
+            "attn_logit_softcapping": "attention_soft_cap",
+            "final_logit_softcapping": "logit_soft_cap",
+        },
+        rules=(
+            activation("hidden_activation"),
+            *_COMMON[1:],
+            _GEMMA_WINDOWS,
+            derived(
+                "query_pre_attn_scalar",
+                "attention_scale",
+                lambda scalar: scalar**-0.5,
+                lambda spec: round((spec.attention_scale or spec.head_dim**-0.5) ** -2),
+            ),
+        ),
+        defaults={
+            **_GEMMA,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 4096,
+        },
+        required=_CAUSAL,
+        silent={"hidden_act": "not read, since hidden_activation is"},
+        layers=_layers(
+            {
+                "self_attention.output_norm": f"{_THEIRS}.post_attention_layernorm",
+                "feedforward.norm": f"{_THEIRS}.pre_feedforward_layernorm",
+                "feedforward.output_norm": f"{_THEIRS}.post_feedforward_layernorm",
+            }
+        ),
+        **_SHARED,
+    ),
+    Family(
+        model_types=("phi3",),
+        heads=_heads("Phi3"),
+        constants=forms.LLAMA,
+        fields={
+            **_SIZES,
+            "sliding_window": "attention_window",
+            "resid_pdrop": "dropout",
+            "embd_pdrop": "embedding_dropout",
+        },
+        rules=_COMMON,
+        defaults={
+            **_DEFAULTS,
+            "num_key_value_heads": None,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "pad_token_id": 32000,
+            "eos_token_id": 32000,
+        },
+        required={"attention_bias": (False,)},
+        silent={"original_max_position_embeddings": "of longrope, which is refused"},
+        layers=_PHI3_LAYERS,
+        **_SHARED,
+    ),
+    Family(
+        model_types=("stablelm",),
+        heads=_heads("StableLm"),
+        constants={**forms.LLAMA, "norm": "layer", "attention_output_bias": False},
+        fields={
+            **_LAYER_NORM_SIZES,
+            "layer_norm_eps": "norm_epsilon",
+            "use_qkv_bias": "attention_bias",
+            "hidden_dropout": "feedforward_dropout",
+        },
+        rules=(activation("hidden_act"), rotary(share=0.25), DECODER_PADDING),
+        defaults={
+            **_DEFAULTS,
+            "layer_norm_eps": 1e-5,
+            "use_qkv_bias": False,
+            "hidden_dropout": 0.0,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+        required={"qk_layernorm": (False,), "use_parallel_residual": (False,)},
+        layers=_layers(),
+        **_SHARED,
+    ),
+    Family(
+        model_types=("starcoder2",),
+        heads=_heads("Starcoder2"),
+        constants={**forms.GPT, "positions": "rotary"},
+        fields={
+            **_LAYER_NORM_SIZES,
+            "norm_epsilon": "norm_epsilon",
+            "sliding_window": "attention_window",
+            "residual_dropout": "dropout",
+            "embedding_dropout": "embedding_dropout",
+        },
+        rules=(*_COMMON, several("use_bias", "attention_bias", "feedforward_bias")),
+        defaults={
+            **_DEFAULTS,
+            "hidden_act": "gelu_pytorch_tanh",
+            "norm_epsilon": 1e-5,
+            "sliding_window": None,
+            "residual_dropout": 0.0,
+            "embedding_dropout": 0.0,
+            "use_bias": True,
+            "tie_word_embeddings": True,
+            "bos_token_id": 50256,
+            "eos_token_id": 50256,
+        },
+        required={"norm_type": ("layer_norm",), "mlp_type": ("default",)},
+        layers=_layers(
+            {
+                "feedforward.up": f"{_THEIRS}.mlp.c_fc",
+                "feedforward.down": f"{_THEIRS}.mlp.c_proj",
+            }
+        ),
+        **_SHARED,
+    ),
+)

@@ -1,0 +1,335 @@
+"""Rules that several families share: activations, padding, rotary positions and windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from builders import TransformerSpec
+from functional_models.conversion.family import Config, Rule
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu_squared",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Name in Hugging Face -> name in a spec."""
+
+_WRITTEN_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "silu": "silu",
+    "relu_squared": "relu2",
+}
+
+
+def activation_named(key: str, name: Any) -> str:
+    """Return the activation of a spec.
+
+    Raises:
+        ValueError: a spec has none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"{key}={name!r}: no activation of a spec; allowed: {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+def written_activation(spec: TransformerSpec) -> str:
+    """Return the name of the activation of a spec in Hugging Face; its own, if it has none."""
+    return _WRITTEN_ACTIVATIONS.get(spec.activation, spec.activation)
+
+
+def activation(key: str) -> Rule:
+    """Return the rule of the activation of the feed-forward layers."""
+    return Rule(
+        (key,),
+        lambda config: {"activation": activation_named(key, config[key])},
+        lambda spec: {key: written_activation(spec)},
+    )
+
+
+def derived(
+    key: str,
+    name: str,
+    value: Callable[[Any], Any],
+    written: Callable[[TransformerSpec], Any],
+) -> Rule:
+    """Return the rule of a key whose value, converted, is that of a spec field."""
+    return Rule(
+        (key,), lambda config: {name: value(config[key])}, lambda spec: {key: written(spec)}
+    )
+
+
+def several(key: str, *names: str) -> Rule:
+    """Return the rule of a key that is the value of several spec fields."""
+    return Rule(
+        (key,),
+        lambda config: dict.fromkeys(names, config[key]),
+        lambda spec: {key: getattr(spec, names[0])},
+    )
+
+
+def is_token(value: Any, vocabulary_size: Any) -> bool:
+    """Return whether a value is a token id; -1 and ids beyond the vocabulary stand for none."""
+    return isinstance(value, int) and 0 <= value < vocabulary_size
+
+
+def _read_decoder_padding(config: Config) -> dict[str, Any]:
+    pad = config["pad_token_id"]
+    others: list[Any] = [config["bos_token_id"]]
+    ends = config["eos_token_id"]
+    others += ends if isinstance(ends, list) else [ends]
+    real = not is_token(pad, config["vocab_size"]) or pad in others
+    return {"pad_token_id": None if real else pad}
+
+
+# A padding token that also starts or ends texts is a real token, which must not be masked.
+def _written_padding(spec: TransformerSpec) -> dict[str, Any]:
+    return {"pad_token_id": spec.pad_token_id}
+
+
+DECODER_PADDING = Rule(
+    ("pad_token_id",),
+    _read_decoder_padding,
+    _written_padding,
+    optional=("bos_token_id", "eos_token_id"),
+)
+
+PADDING = Rule(
+    ("pad_token_id",),
+    lambda config: {
+        "pad_token_id": config["pad_token_id"]
+        if is_token(config["pad_token_id"], config["vocab_size"])
+        else None
+    },
+    _written_padding,
+)
+
+
+def equal(first: str, second: str, name: str) -> Rule:
+    """Return the rule of two keys, of which a spec has one value.
+
+    Raises:
+        ValueError: when read, if they differ.
+    """
+
+    def read(config: Config) -> dict[str, Any]:
+        if config[first] != config[second]:
+            raise ValueError(
+                f"{first}={config[first]!r} and {second}={config[second]!r}: a spec has one "
+                f"{name} for both stacks"
+            )
+        return {name: config[first]}
+
+    return Rule(
+        (first, second), read, lambda spec: dict.fromkeys((first, second), getattr(spec, name))
+    )
+
+
+# Rotary positions -------------------------------------------------------------------------------
+
+FREQUENCIES = {r"rotary_emb\.inv_freq": "rotary frequencies, which follow from the settings"}
+"""Tensors of old folders that are not read."""
+
+_SCALINGS: dict[str, dict[str, str]] = {
+    "default": {},
+    "linear": {"factor": "rotary_factor"},
+    "llama3": {
+        "factor": "rotary_factor",
+        "low_freq_factor": "rotary_low_freq_factor",
+        "high_freq_factor": "rotary_high_freq_factor",
+        "original_max_position_embeddings": "rotary_original_length",
+    },
+    "yarn": {
+        "factor": "rotary_factor",
+        "beta_slow": "rotary_low_freq_factor",
+        "beta_fast": "rotary_high_freq_factor",
+        "original_max_position_embeddings": "rotary_original_length",
+    },
+}
+_YARN_DEFAULTS = {
+    "beta_slow": 1,
+    "beta_fast": 32,
+    "original_max_position_embeddings": None,
+}
+# Of `yarn`; a spec has the magnitude of the paper only.
+_YARN_MAGNITUDE = ("attention_factor", "mscale", "mscale_all_dim", "truncate")
+
+
+def head_width(config: Config) -> int:
+    """Return the width of a head, which is given or follows from the sizes."""
+    width: int = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return width
+
+
+def rotary(
+    base: float = 10_000.0,
+    share: float = 1.0,
+    bases: tuple[str, ...] = ("rope_theta",),
+    shares: tuple[str, ...] = ("partial_rotary_factor",),
+) -> Rule:
+    """Return the rule of rotary positions.
+
+    Transformers 4 has `rope_scaling` and single keys, transformers 5 has `rope_parameters`.
+
+    Args:
+        base: base where no key has it.
+        share: share of the channels of a head that are rotated, where no key has it.
+        bases: keys of the base, which must agree.
+        shares: keys of the share.
+    """
+
+    def read(config: Config) -> dict[str, Any]:
+        name, given = _rope(config)
+        kinds = {given.pop("rope_type", None), given.pop("type", None)} - {None}
+        if len(kinds) > 1:
+            raise ValueError(f"{name} has two types, {' and '.join(sorted(map(str, kinds)))}")
+        kind = next(iter(kinds), "default")
+        if kind not in _SCALINGS:
+            raise ValueError(
+                f"{name} has rope_type={kind!r}: no rotary_scaling of a spec; allowed: "
+                f"{', '.join(_SCALINGS)}"
+            )
+        fraction = _agreed(config, given, shares, share)
+        fields: dict[str, Any] = {
+            "rotary_base": _agreed(config, given, bases, base),
+            "rotary_scaling": "none" if kind == "default" else kind,
+        }
+        if fraction != 1:
+            fields["rotary_dim"] = int(head_width(config) * fraction)
+        return fields | _scaling_fields(name, kind, given)
+
+    def write(spec: TransformerSpec) -> dict[str, Any]:
+        names = _SCALINGS.get(spec.rotary_scaling, {})
+        scaling = {key: getattr(spec, name) for key, name in names.items()}
+        kind = {"rope_type": spec.rotary_scaling}
+        keys = {bases[-1]: spec.rotary_base, "rope_scaling": {**kind, **scaling} if names else None}
+        fraction = spec.rotary_dim / spec.head_dim
+        return keys if fraction == share == 1 else {**keys, shares[-1]: fraction}
+
+    optional = (*bases, *shares, "rope_scaling", "rope_parameters")
+    return Rule((), read, write, optional)
+
+
+def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a scaling from its settings, which must all be known."""
+    if kind == "yarn":
+        _check_yarn(name, given)
+        given = {**_YARN_DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
+    names = _SCALINGS[kind]
+    for key in names.keys() - given.keys():
+        raise ValueError(f"{name} has no {key}, which rope_type={kind!r} needs")
+    for key in given.keys() - names.keys():
+        raise ValueError(
+            f"{name} has {key}={given[key]!r}, of unknown meaning for rope_type={kind!r}; remove "
+            "it, if it says nothing about the outputs"
+        )
+    return {names[key]: value for key, value in given.items()}
+
+
+def _agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
+    """Return the value of several keys, which may also be among the rotary settings."""
+    values = [config[key] for key in keys] + [given.pop(key, None) for key in keys]
+    found = list(dict.fromkeys(value for value in values if value is not None))
+    if len(found) > 1:
+        shown = " and ".join(map(repr, found))
+        raise ValueError(f"{keys[0]}={shown}: given with two values; remove one of them")
+    return found[0] if found else default
+
+
+def _rope(config: Config) -> tuple[str, dict[str, Any]]:
+    """Return the key of the settings and a copy of them."""
+    scaling, parameters = config["rope_scaling"], config["rope_parameters"]
+    if scaling is not None and parameters is not None:
+        raise ValueError(
+            f"rope_scaling={scaling!r} and rope_parameters={parameters!r}: remove one of them"
+        )
+    name = "rope_scaling" if parameters is None else "rope_parameters"
+    return name, dict(config[name] or {})
+
+
+def _check_yarn(name: str, given: dict[str, Any]) -> None:
+    """Remove the settings of the magnitude, which must be that of the paper."""
+    values = {key: given.pop(key, None) for key in _YARN_MAGNITUDE}
+    factor = given.get("factor")
+    if factor is None:
+        raise ValueError(f"{name} has no factor, which rope_type='yarn' needs")
+    if values.pop("truncate") not in (None, True):
+        raise ValueError(
+            f"{name} has truncate=False: a spec rounds the range of yarn; must be True"
+        )
+    expected = _magnitude(factor, 1)
+    found, over, under = values.values()
+    if found is None and over and under:
+        found = _magnitude(factor, over) / _magnitude(factor, under)
+    if found is not None and not math.isclose(found, expected, rel_tol=1e-6):
+        shown = {key: value for key, value in values.items() if value is not None}
+        raise ValueError(
+            f"{name} has {shown}: scores are scaled by another factor than 0.1 ln(factor) + 1 = "
+            f"{expected:.6g}, the only one of a spec"
+        )
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+# Windows ----------------------------------------------------------------------------------------
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
+    """Return the fields of the windows of blocks.
+
+    Args:
+        types: `full_attention` or `sliding_attention` for each block.
+        window: keys that a sliding block attends to.
+
+    Raises:
+        ValueError: the pattern is not that of every n-th block being full.
+    """
+    if unknown := set(types) - {_FULL, _SLIDING}:
+        raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {_FULL}, {_SLIDING}")
+    if _SLIDING not in types:
+        return {}
+    if window is None:
+        raise ValueError(f"layer_types has {_SLIDING!r}, but sliding_window is null")
+    fields: dict[str, Any] = {"attention_window": window}
+    if _FULL not in types:
+        return fields
+    every = list(types).index(_FULL) + 1
+    if list(types) != [_SLIDING if (i + 1) % every else _FULL for i in range(len(types))]:
+        raise ValueError(
+            f"blocks have the windows {', '.join(types)}: a spec has full attention in every n-th "
+            "block, after n - 1 with the window"
+        )
+    return {**fields, "full_attention_every": every}
+
+
+def written_layer_types(spec: TransformerSpec) -> list[str]:
+    """Return the types of the blocks of a spec."""
+    return [_FULL if window is None else _SLIDING for window in spec.windows]
+
+
+def check_layer_types(types: Any, blocks: int) -> Sequence[str]:
+    """Return the types of blocks, which must be one for each.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not isinstance(types, list) or len(types) != blocks:
+        raise ValueError(f"layer_types={types!r}: must be a list of one type for {blocks} blocks")
+    return types

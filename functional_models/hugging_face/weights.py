@@ -1,0 +1,178 @@
+"""Assign the tensors of a folder to the layers of a model, one at a time."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from builders import TransformerSpec
+from builders.abstract import allocate
+from functional_models.hugging_face.family import Computed, Family, Layers, Place
+from functional_models.hugging_face.weight_files import StoredTensor
+
+# Names of the parameters of norms in checkpoints that were converted from TensorFlow.
+_OLD_NAMES = {"weight": "gamma", "bias": "beta"}
+
+
+class Tensors:
+    """The tensors of a folder, and those of them that have been read.
+
+    Args:
+        stored: the tensors by name.
+        family: the table of their family.
+
+    Raises:
+        ValueError: a tensor is stored twice, with the family's prefix and without it.
+    """
+
+    def __init__(self, stored: Mapping[str, StoredTensor], family: Family) -> None:
+        self.family = family
+        self._stored: dict[str, StoredTensor] = {}
+        for name, tensor in stored.items():
+            short = name.removeprefix(family.prefix)
+            if short in self._stored:
+                raise ValueError(f"the tensor {short} is stored twice, also as {name}")
+            self._stored[short] = tensor
+        self._names: dict[str, str] = {}  # stored name -> name that it was read by
+
+    def find(self, name: str) -> np.ndarray | None:
+        """Return a tensor, or `None` if it is not stored; it remains to be read."""
+        tensor = self._stored.get(self._name(name))
+        return None if tensor is None else tensor.read()
+
+    def differ(self, first: str, second: str) -> bool:
+        """Return whether both tensors are stored, with other values."""
+        one, other = self._stored.get(first), self._stored.get(second)
+        return one is not None and other is not None and not one.equals(other)
+
+    def __call__(self, name: str) -> np.ndarray:
+        """Return a tensor.
+
+        Raises:
+            ValueError: it is not stored, or is no float.
+        """
+        found = self._name(name)
+        other = self._names.setdefault(found, name)  # only tied tensors may stand for others
+        if found not in self._stored or other != name:
+            raise ValueError(
+                f"the tensor {other if found == name else name} is missing; the configuration is "
+                "of another model, or the folder is incomplete"
+            )
+        tensor = self._stored[found]
+        if not tensor.is_float:
+            raise ValueError(
+                f"the tensor {name} has the type {tensor.type}; quantized weights are not "
+                "supported: save the original ones"
+            )
+        return tensor.read()
+
+    def _name(self, name: str) -> str:
+        """Return the stored name: the name, an old one of it, or that of a tied tensor."""
+        owner, _, last = name.rpartition(".")
+        old = f"{owner}.{_OLD_NAMES.get(last, last)}"
+        tied = [other for group in self.family.tied if name in group for other in group]
+        return next((found for found in (name, old, *tied) if found in self._stored), name)
+
+    def check_all_read(self, head: str, spec: TransformerSpec) -> None:
+        """Check that all tensors were read, or are known to say nothing about the outputs.
+
+        Raises:
+            ValueError: another tensor, or one that differs from what it must equal.
+        """
+        left = sorted(self._stored.keys() - self._names.keys())
+        unknown = [name for name in left if not self._is_known(name, spec)]
+        if unknown:
+            raise ValueError(
+                f"a {head} of this configuration has no tensor {unknown[0]}"
+                + (f" (and {len(unknown) - 1} more)" if unknown[1:] else "")
+                + "; the configuration is of another model, or the tensor belongs to a head or an "
+                "addition that is not supported"
+            )
+
+    def _is_known(self, name: str, spec: TransformerSpec) -> bool:
+        """Return whether it is known why a tensor was not read; warn if that is to be known."""
+        family, tensor = self.family, self._stored[name]
+        if any(re.search(rf"(^|\.){end}$", name) for end in family.unread):
+            return True
+        if name in family.left_out:
+            warnings.warn(f"{name} is left out: {family.left_out[name]}", stacklevel=5)
+            return True
+        if name in family.computed:
+            expected = family.computed[name](spec)
+            found = tensor.read().astype("float32")
+            if found.shape != expected.shape or not np.allclose(found, expected, atol=2e-3):
+                raise ValueError(f"{name} has other values than those that the model computes")
+            return True
+        others = [other for group in family.tied if name in group for other in group]
+        read = [other for other in others if other in self._names]
+        if read and not any(tensor.equals(self._stored[other]) for other in read):
+            raise ValueError(
+                f"{name} and {read[0]} are tied by the configuration, but their values differ; "
+                "set tie_word_embeddings to what the model was trained with"
+            )
+        return bool(read)
+
+
+def assign_weights(model: Any, spec: TransformerSpec, layers: Layers, tensors: Tensors) -> None:
+    """Allocate the variables of a model that has none yet, with the values of tensors.
+
+    Args:
+        model: the model.
+        spec: the spec that follows from the configuration.
+        layers: the tensors of its layers.
+        tensors: the tensors of the folder.
+
+    Raises:
+        ValueError: a tensor is missing, or has the shape of another model.
+    """
+    rows = [(layer, variable) for layer in model.layers for variable in layer.weights]
+    # The largest first: a tensor and its copies are in memory together.
+    for layer, variable in sorted(rows, key=lambda row: -math.prod(row[1].shape)):
+        place = layers[re.sub(r"block_\d+", "block_{i}", layer.name)]
+        allocate(variable, _value(layer.name, variable, place, spec, tensors))
+    for variable in model.variables:  # the states of random generators
+        if variable._value is None:
+            allocate(variable)
+
+
+def _value(
+    layer: str,
+    variable: Any,
+    place: str | Place | Computed,
+    spec: TransformerSpec,
+    tensors: Tensors,
+) -> np.ndarray:
+    """Return the value of a variable of a layer, float32."""
+    number = re.search(r"block_(\d+)", layer)
+    if isinstance(place, Computed):
+        return np.asarray(place.read(tensors, spec), "float32").reshape(variable.shape)
+    if isinstance(place, str):
+        place = Place(f"{place}.weight", f"{place}.bias")
+    name = place.bias if variable.name in ("bias", "beta") else place.weight
+    name = name.format(i=number and number[1])
+    stored = tensors(name)
+    shape, array = tuple(variable.shape), stored
+    try:
+        is_kernel = variable.name == "kernel"
+        if is_kernel and place.inputs_first:
+            array = array.T
+        if place.part is not None:
+            array = place.part(array, spec)
+        if is_kernel:
+            array = array.T  # (inputs, outputs), one of which may have two axes here
+            fits = array.shape[0] == shape[0] or array.shape[-1] == shape[-1]
+        else:
+            fits = array.shape == shape or array.shape[-1] == array.size == math.prod(shape)
+        if not fits:
+            raise ValueError("another shape")
+        return np.asarray(array, "float32").reshape(shape)
+    except (ValueError, IndexError):
+        raise ValueError(
+            f"the tensor {name} has the shape {stored.shape}, which is not that of {layer}, "
+            f"{shape}; the configuration is of another model"
+        ) from None

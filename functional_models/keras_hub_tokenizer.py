@@ -1,0 +1,225 @@
+"""KerasHub tokenizers: their special ids, long texts in chunks, and what restores them.
+
+KerasHub's own files do not restore every tokenizer: it reads a vocabulary line by line and strips
+white space, which may be part of a token. Here the vocabulary is JSON (or the model of
+SentencePiece in base64), and goes to the constructor.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+import numpy as np
+
+from functional_models.chunks import encode_in_chunks
+from functional_models.tokenizer_base import Tokenizer
+
+# KerasHub has 256 ids for bytes and reads id 0 as padding. The ASCII control characters "start of
+# text" and "end of text" are the start and the end; plain text contains none of the three.
+BYTE_PAD, BYTE_START, BYTE_END = 0, 2, 3
+_BYTE_RESERVED = re.compile("[\x00\x02\x03]")
+
+PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
+
+_TRANSIENT = {"name", "trainable", "dtype", "config_file", "vocabulary", "merges", "proto"}
+
+
+def keras_classes() -> dict[str, Any]:
+    """Return the KerasHub class of each kind."""
+    from keras_hub import tokenizers
+
+    return {
+        "byte": tokenizers.ByteTokenizer,
+        "word_piece": tokenizers.WordPieceTokenizer,
+        "sentence_piece": tokenizers.SentencePieceTokenizer,
+        "byte_pair": tokenizers.BytePairTokenizer,
+    }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class KerasHubTokenizer(Tokenizer):
+    """A KerasHub tokenizer and its special ids.
+
+    Attributes:
+        keras_tokenizer: the wrapped `keras_hub.tokenizers.Tokenizer`.
+        lowercase: whether text is lowercased before it is encoded.
+        second_start_id: id after `start_id`, in targets of BART.
+        input_start_id: id before the first token of prompts and sources, for published models that
+            were trained with it.
+        ends_sources: whether sources end with `end_id`.
+    """
+
+    keras_tokenizer: Any = field(metadata={"saved": False})
+    lowercase: bool = False
+    second_start_id: int | None = None
+    input_start_id: int | None = None
+    ends_sources: bool = False
+
+    @property
+    def name(self) -> str:
+        return type(self.keras_tokenizer).__name__
+
+    @property
+    def target_start(self) -> list[int]:
+        second = [] if self.second_start_id is None else [self.second_start_id]
+        return [self.start_id, *second]
+
+    @property
+    def input_start(self) -> list[int]:
+        return [] if self.input_start_id is None else [self.input_start_id]
+
+    @property
+    def source_end(self) -> list[int]:
+        return [self.end_id] if self.ends_sources else []
+
+    def _tokenized(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, np.ndarray]]:
+        if self.kind == "byte":
+            texts = (_without_reserved_bytes(*text) for text in enumerate(texts))
+        if self.lowercase:
+            texts = map(lowercase_pieces, texts)
+        # A word of 16,384 letters is cut by kinds that restore the text all the same.
+        cut_words = self.kind in ("byte", "byte_pair")
+        return encode_in_chunks(self.keras_tokenizer.tokenize, texts, cut_words)
+
+    def _texts(self, sequences: list[list[int]]) -> list[str]:
+        return list(self.keras_tokenizer.detokenize(sequences))
+
+    def to_manifest(self) -> dict[str, Any]:
+        import keras_hub
+
+        if getattr(keras_hub.tokenizers, self.name, None) is not type(self.keras_tokenizer):
+            raise ValueError(
+                f"a tokenizer of class {self.name} cannot be saved: only classes of "
+                "keras_hub.tokenizers can be loaded"
+            )
+        config = self.keras_tokenizer.get_config()
+        config = {k: v for k, v in config.items() if k not in _TRANSIENT}
+        if not getattr(self.keras_tokenizer, "split_on_cjk", True):
+            config["split_on_cjk"] = False  # missing in KerasHub's configuration
+        vocabulary = _vocabulary(self.keras_tokenizer)
+        if "proto" in vocabulary:
+            vocabulary["proto"] = base64.b64encode(vocabulary["proto"]).decode()
+        return {"class": self.name, "config": config, "vocabulary": vocabulary}
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        import keras_hub
+
+        # Only classes of this namespace, so that a manifest cannot name arbitrary classes.
+        keras_class = getattr(keras_hub.tokenizers, manifest["class"])
+        vocabulary = dict(manifest["vocabulary"])
+        if "proto" in vocabulary:
+            vocabulary["proto"] = base64.b64decode(vocabulary["proto"], validate=True)
+        keras_tokenizer = keras_class(**manifest["config"], **vocabulary)
+        named = {f.name for f in fields(cls)} - {"keras_tokenizer"}
+        made = cls(keras_tokenizer=keras_tokenizer, **{name: manifest[name] for name in named})
+        ids = (made.pad_id, *made.target_start, made.end_id, *made.start_ids)
+        size = int(keras_tokenizer.vocabulary_size())  # an error without a vocabulary
+        is_of_kind = isinstance(keras_tokenizer, keras_classes()[made.kind])
+        if not is_of_kind or size != made.vocabulary_size or not all(0 <= i < size for i in ids):
+            raise ValueError("the kind or the special ids do not fit the vocabulary")
+        return made
+
+    def parts(self) -> dict[str, Any]:
+        inner = self.keras_tokenizer
+        settings = [name for name in _settings(type(inner)) if hasattr(inner, name)]
+        return {
+            "class": self.name,
+            **{name: getattr(inner, name) for name in settings},
+            **_vocabulary(inner),
+        }
+
+
+def wrapped_keras_tokenizer(tokenizer: Any) -> KerasHubTokenizer:
+    """Return a KerasHub tokenizer with its special ids; see `tokenizers.as_tokenizer`."""
+    classes = keras_classes()
+    kind = next((kind for kind, cls in classes.items() if isinstance(tokenizer, cls)), None)
+    if kind is None:
+        raise TypeError(
+            f"expected a functional_models Tokenizer or a KerasHub tokenizer "
+            f"({', '.join(cls.__name__ for cls in classes.values())}), got "
+            f"{type(tokenizer).__name__}; train_tokenizer and load_tokenizer return one"
+        )
+    name = type(tokenizer).__name__
+    for setting in ("sequence_length", "add_bos", "add_eos"):
+        if getattr(tokenizer, setting, None):
+            raise ValueError(
+                f"{name}({setting}={getattr(tokenizer, setting)!r}): padding, start and end are "
+                f"added when batches are made; create the tokenizer without {setting}"
+            )
+    ids = (BYTE_PAD, BYTE_START, BYTE_END) if kind == "byte" else _special_ids(tokenizer)
+    return KerasHubTokenizer(kind, int(tokenizer.vocabulary_size()), *ids, tokenizer)
+
+
+def _special_ids(tokenizer: Any) -> tuple[int, int, int]:
+    """Return the ids (pad, start, end) that a KerasHub tokenizer or its vocabulary defines."""
+    vocabulary = set(tokenizer.get_vocabulary())
+
+    def find(attribute: str, names: Sequence[str]) -> int | None:
+        # `GPT2Tokenizer.pad_token_id` is 0, the token "!", so an id counts only with its token.
+        value = getattr(tokenizer, f"{attribute}_id", None)
+        if value is not None and getattr(tokenizer, attribute, None) is not None:
+            return int(value)
+        for name in names:
+            if name in vocabulary:
+                return int(tokenizer.token_to_id(name))
+        return None
+
+    end = find("end_token", (END, "[SEP]", "</s>", "<eos>", "<|endoftext|>"))
+    if end is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no end token: neither an attribute end_token nor one "
+            f"of {END}, [SEP], </s>, <eos>, <|endoftext|> in its vocabulary; add one, or train a "
+            "tokenizer with train_tokenizer"
+        )
+    start = find("start_token", (START, "[CLS]", "<s>", "<bos>", "<|startoftext|>"))
+    pad = find("pad_token", (PAD, "<pad>", "<|pad|>"))
+    return (end if pad is None else pad), (end if start is None else start), end
+
+
+def _vocabulary(keras_tokenizer: Any) -> dict[str, Any]:
+    """Return the constructor arguments that hold the vocabulary."""
+    names = [name for name in ("vocabulary", "merges", "proto") if hasattr(keras_tokenizer, name)]
+    found = {name: getattr(keras_tokenizer, name) for name in names}
+    return {n: dict(v) if isinstance(v, dict) else v for n, v in found.items()}
+
+
+def _settings(cls: type) -> list[str]:
+    """Return the names of the constructor arguments of a class and its bases."""
+    found = dict.fromkeys(
+        name for base in cls.__mro__[:-1] for name in inspect.signature(base).parameters
+    )
+    return [name for name in found if name not in _TRANSIENT]
+
+
+def lowercase_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text in lowercase.
+
+    They are cut at spaces and line ends, because the lowercase sigma depends on its word.
+    """
+    rest = ""
+    for piece in pieces:
+        text = rest + piece
+        end = max(text.rfind(" "), text.rfind("\n")) + 1 or len(text)
+        yield text[:end].lower()
+        rest = text[end:]
+    yield rest.lower()
+
+
+def _without_reserved_bytes(number: int, pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the pieces of a text, after a check that a byte tokenizer can encode them."""
+    at = 0
+    for piece in pieces:
+        if found := _BYTE_RESERVED.search(piece):
+            raise ValueError(
+                f"text {number} has the control character U+{ord(found[0]):04X} at character "
+                f"{at + found.start()}, which a byte tokenizer uses for padding (U+0000), start "
+                "(U+0002) or end (U+0003); remove it, or use a byte_pair tokenizer"
+            )
+        at += len(piece)
+        yield piece

@@ -1,0 +1,295 @@
+"""Tiny models of every family that is read from folders of Hugging Face.
+
+Each case: the class in transformers, and the settings of its configuration. Sizes are distinct
+primes where the class allows that, and the texts of the tests are longer than the windows.
+"""
+
+from typing import Any
+
+Case = tuple[str, dict[str, Any]]
+
+GPT2 = {
+    "vocab_size": 31,
+    "n_positions": 17,
+    "n_embd": 14,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_inner": 23,
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+}
+
+LLAMA = {
+    "vocab_size": 31,
+    "hidden_size": 12,
+    "intermediate_size": 13,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "max_position_embeddings": 37,
+    "rms_norm_eps": 1e-5,
+}
+SQUARE = {**LLAMA, "hidden_size": 16, "head_dim": 4}  # heads are as wide as the model
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 5.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 3.0,
+    "original_max_position_embeddings": 7,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 11}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
+GEMMA2 = {
+    **LLAMA,
+    "num_hidden_layers": 3,
+    "attn_logit_softcapping": 1.5,
+    "final_logit_softcapping": 2.5,
+    "query_pre_attn_scalar": 11,
+    "sliding_window": 5,
+}
+LAYER_NORM = {
+    **{key: value for key, value in LLAMA.items() if key not in ("rms_norm_eps", "head_dim")},
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+}
+
+NEOX = {
+    **{key: value for key, value in LAYER_NORM.items() if key != "num_key_value_heads"},
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+}
+OPT = {
+    "vocab_size": 31,
+    "hidden_size": 14,
+    "ffn_dim": 23,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 17,
+    "word_embed_proj_dim": 14,
+}
+BLOOM = {"vocab_size": 31, "hidden_size": 15, "n_layer": 2, "n_head": 3, "pad_token_id": 5}
+
+BERT = {
+    "vocab_size": 31,
+    "hidden_size": 14,
+    "intermediate_size": 23,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 17,
+    "type_vocab_size": 3,
+}
+ROBERTA = {**BERT, "max_position_embeddings": 19, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DISTILBERT = {
+    "vocab_size": 31,
+    "dim": 14,
+    "hidden_dim": 23,
+    "n_layers": 2,
+    "n_heads": 2,
+    "max_position_embeddings": 17,
+}
+
+T5 = {
+    "vocab_size": 31,
+    "d_model": 14,
+    "d_kv": 5,
+    "d_ff": 23,
+    "num_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 11,
+    "decoder_start_token_id": 0,
+}
+BART = {
+    "vocab_size": 31,
+    "max_position_embeddings": 17,
+    "d_model": 14,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 23,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 23,
+    "decoder_start_token_id": 2,
+}
+MARIAN = {**BART, "pad_token_id": 30, "decoder_start_token_id": 30, "decoder_vocab_size": 31}
+
+FALCON = {
+    "vocab_size": 31,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 13,
+    "max_position_embeddings": 17,
+}
+GPTJ = {
+    "vocab_size": 31,
+    "n_positions": 17,
+    "n_embd": 20,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_inner": 13,
+    "rotary_dim": 4,
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+}
+PHI = {key: value for key, value in LAYER_NORM.items() if key != "num_key_value_heads"}
+MPT = {"vocab_size": 31, "d_model": 15, "n_layers": 2, "n_heads": 3, "max_seq_len": 17}
+
+CASES: dict[str, Case] = {
+    "gpt2": ("GPT2LMHeadModel", GPT2),
+    "gpt2_options": (
+        "GPT2LMHeadModel",
+        {
+            **GPT2,
+            "n_inner": None,
+            "activation_function": "relu",
+            "layer_norm_epsilon": 0.03,
+            "scale_attn_weights": False,
+            "tie_word_embeddings": False,
+            "pad_token_id": 5,
+            "reorder_and_upcast_attn": True,
+        },
+    ),
+    "gpt2_base": ("GPT2Model", {**GPT2, "activation_function": "gelu"}),
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "llama_options": (
+        "LlamaForCausalLM",
+        {
+            **LLAMA,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "hidden_act": "gelu",
+            "rope_theta": 500.0,
+            "pad_token_id": 5,
+        },
+    ),
+    "llama_base": ("LlamaModel", {**LLAMA, "tie_word_embeddings": True}),
+    "llama_linear": (
+        "LlamaForCausalLM",
+        {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+    ),
+    "llama3": ("LlamaForCausalLM", {**LLAMA, "rope_scaling": LLAMA3, "rope_theta": 500.0}),
+    "llama_yarn": ("LlamaForCausalLM", {**LLAMA, "rope_scaling": YARN}),
+    "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
+    "mistral_tied": (
+        "MistralForCausalLM",
+        {**SQUARE, "sliding_window": None, "head_dim": None, "pad_token_id": 5}
+        | {"tie_word_embeddings": True},
+    ),
+    "qwen2": ("Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
+    "qwen2_windows": (
+        "Qwen2ForCausalLM",
+        {**LLAMA, **WINDOWS, "rope_scaling": YARN, "pad_token_id": 5},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", LLAMA),
+    "qwen3_windows": ("Qwen3ForCausalLM", {**LLAMA, **WINDOWS, "attention_bias": True}),
+    "gemma": ("GemmaForCausalLM", {**LLAMA, "num_key_value_heads": 1}),
+    "gemma_options": (
+        "GemmaForCausalLM",
+        {**LLAMA, "attention_bias": True, "rms_norm_eps": 0.03, "rope_theta": 500.0}
+        | {"tie_word_embeddings": False, "hidden_act": "relu"},
+    ),
+    "gemma2": ("Gemma2ForCausalLM", GEMMA2),
+    "phi3": ("Phi3ForCausalLM", {**SQUARE, "sliding_window": 5, "pad_token_id": 7}),
+    "phi3_partial": (
+        "Phi3ForCausalLM",
+        {**SQUARE, "partial_rotary_factor": 0.5, "pad_token_id": 7, "tie_word_embeddings": True},
+    ),
+    "stablelm": ("StableLmForCausalLM", LAYER_NORM),
+    "stablelm_bias": (
+        "StableLmForCausalLM",
+        {**LAYER_NORM, "use_qkv_bias": True, "partial_rotary_factor": 0.5, "hidden_act": "gelu"},
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", {**LAYER_NORM, "sliding_window": 5}),
+    "starcoder2_plain": (
+        "Starcoder2ForCausalLM",
+        {**LAYER_NORM, "use_bias": False, "tie_word_embeddings": False, "norm_epsilon": 0.03},
+    ),
+    "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
+    "gpt_neox_options": (
+        "GPTNeoXForCausalLM",
+        {**NEOX, "use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.5}
+        | {"rotary_emb_base": 500, "hidden_act": "gelu_new", "tie_word_embeddings": True},
+    ),
+    "opt": ("OPTForCausalLM", OPT),
+    "opt_post": (
+        "OPTForCausalLM",
+        {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 11},
+    ),
+    "opt_options": (
+        "OPTForCausalLM",
+        {**OPT, "enable_bias": False, "_remove_final_layer_norm": True}
+        | {"activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "bloom": ("BloomForCausalLM", BLOOM),
+    "bloom_untied": (
+        "BloomForCausalLM",
+        {**BLOOM, "layer_norm_epsilon": 0.03, "tie_word_embeddings": False, "pad_token_id": None},
+    ),
+    "bert": ("BertForMaskedLM", BERT),
+    "bert_base": ("BertModel", {**BERT, "hidden_act": "relu", "pad_token_id": 5}),
+    "bert_untied": ("BertForMaskedLM", {**BERT, "tie_word_embeddings": False}),
+    "roberta": ("RobertaForMaskedLM", ROBERTA),
+    "roberta_base": ("RobertaModel", {**ROBERTA, "type_vocab_size": 2, "pad_token_id": 3}),
+    "xlm_roberta": ("XLMRobertaForMaskedLM", ROBERTA),
+    "camembert": ("CamembertModel", {**ROBERTA, "hidden_act": "gelu_new"}),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert_base": ("DistilBertModel", {**DISTILBERT, "activation": "relu"}),
+    "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 14}),
+    "electra_base": ("ElectraModel", {**BERT, "embedding_size": 14, "layer_norm_eps": 0.03}),
+    "t5": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 1}),
+    "t5_gated": (
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "t5_options": (
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gelu", "layer_norm_epsilon": 0.03, "pad_token_id": 3}
+        | {"decoder_start_token_id": 3, "num_layers": 1},
+    ),
+    "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-silu"}),
+    "bart": ("BartForConditionalGeneration", BART),
+    "bart_base": ("BartModel", {**BART, "scale_embedding": True, "activation_function": "relu"}),
+    "mbart": ("MBartForConditionalGeneration", {**BART, "scale_embedding": True}),
+    "mbart_untied": (
+        "MBartForConditionalGeneration",
+        {**BART, "tie_word_embeddings": False, "pad_token_id": 5},
+    ),
+    "pegasus": (
+        "PegasusForConditionalGeneration",
+        {**BART, "decoder_start_token_id": 0, "scale_embedding": True},
+    ),
+    "marian": ("MarianMTModel", {**MARIAN, "activation_function": "swish"}),
+    "marian_two_vocabularies": (
+        "MarianMTModel",
+        {**MARIAN, "share_encoder_decoder_embeddings": False, "scale_embedding": True},
+    ),
+    "m2m_100": ("M2M100ForConditionalGeneration", BART),
+    "falcon": ("FalconForCausalLM", FALCON),
+    "falcon_grouped": (
+        "FalconForCausalLM",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}
+        | {"tie_word_embeddings": False},
+    ),
+    "falcon_one_norm": (
+        "FalconForCausalLM",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
+        | {"num_ln_in_parallel_attn": 1, "activation": "relu"},
+    ),
+    "falcon_sequential": (
+        "FalconForCausalLM",
+        {**FALCON, "parallel_attn": False, "multi_query": False, "bias": True},
+    ),
+    "gptj": ("GPTJForCausalLM", GPTJ),
+    "gptj_tied": ("GPTJForCausalLM", {**GPTJ, "tie_word_embeddings": True, "rotary_dim": 10}),
+    "phi": ("PhiForCausalLM", PHI),
+    "phi_grouped": ("PhiForCausalLM", {**LAYER_NORM, "partial_rotary_factor": 0.75}),
+    "mpt": ("MptForCausalLM", MPT),
+    "mpt_options": (
+        "MptForCausalLM",
+        {**MPT, "attn_config": {"softmax_scale": 0.7}, "layer_norm_epsilon": 0.03}
+        | {"tie_word_embeddings": False, "pad_token_id": 5},
+    ),
+}

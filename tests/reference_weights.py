@@ -1,0 +1,127 @@
+"""Shapes and numbers of the weights of a spec, from the formulas of the papers.
+
+Like `reference`, it imports neither Keras nor this project.
+"""
+
+from reference import Spec, fill_derived_fields
+
+
+def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight of the spec by name; all are trainable."""
+    full = fill_derived_fields(spec)
+    d, n, h = full["hidden_dim"], full["num_heads"], full["head_dim"]
+    k = full["num_key_value_heads"]
+    f, v = full["intermediate_dim"], full["vocabulary_size"]
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def norm(name: str, size: int = d) -> None:
+        shapes[f"{name}.scale" if full["norm"] == "rms" else f"{name}.gamma"] = (size,)
+        if full["norm_bias"]:
+            shapes[f"{name}.beta"] = (size,)
+
+    def norms(name: str) -> None:
+        if full["norm_placement"] != "none":
+            norm(f"{name}.norm")
+        if full["norm_placement"] == "sandwich":
+            norm(f"{name}.output_norm")
+
+    def attention_shapes(name: str) -> None:
+        for role, heads in (("query", n), ("key", k), ("value", k)):
+            shapes[f"{name}.{role}.kernel"] = (d, heads, h)
+            if full["attention_bias"]:
+                shapes[f"{name}.{role}.bias"] = (heads, h)
+            if full["qk_norm"] and role != "value":
+                norm(f"{name}.{role}_norm", h)
+        shapes[f"{name}.output.kernel"] = (n, h, d)
+        if full["attention_output_bias"]:
+            shapes[f"{name}.output.bias"] = (d,)
+        norms(name)
+
+    def feedforward_shapes(name: str) -> None:
+        gate = {"gate": (d, f)} if full["feedforward"] == "glu" else {}
+        for role, shape in {**gate, "up": (d, f), "down": (f, d)}.items():
+            shapes[f"{name}.{role}.kernel"] = shape
+            if full["feedforward_bias"]:
+                shapes[f"{name}.{role}.bias"] = shape[1:]
+        norms(name)
+
+    e = full["embedding_dim"]
+    stacks = [("decoder", full["num_layers"], v)]
+    if full["kind"] == "encoder_only":
+        stacks = [("encoder", full["num_layers"], v)]
+    if full["kind"] == "encoder_decoder":
+        stacks.append(("encoder", full["num_encoder_layers"], full["source_vocabulary_size"]))
+    for side, layers, vocabulary in stacks:
+        table = "token_embedding" if full["share_embeddings"] else f"{side}.token_embedding"
+        shapes[f"{table}.embeddings"] = (vocabulary, e)
+        if e != d:
+            shapes[f"{side}.embedding_projection.kernel"] = (e, d)
+        if full["num_segments"]:
+            shapes[f"{side}.segment_embedding.embeddings"] = (full["num_segments"], d)
+        if full["positions"] == "learned":
+            shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
+        if full["positions"] == "relative":
+            shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
+        if full["embedding_norm"]:
+            norm(f"{side}.embedding_norm")
+        for index in range(layers):
+            attention_shapes(f"{side}.block_{index}.self_attention")
+            if side == "decoder" and len(stacks) == 2:
+                attention_shapes(f"{side}.block_{index}.cross_attention")
+            feedforward_shapes(f"{side}.block_{index}.feedforward")
+        if full["final_norm"]:
+            norm(f"{side}.final_norm")
+    for head in ("pooler", "masked_lm_head"):
+        if full[head]:
+            shapes[f"{head}.dense.kernel"] = (d, d)
+            shapes[f"{head}.dense.bias"] = (d,)
+    if full["masked_lm_head"]:
+        norm("masked_lm_head.norm")
+    if full["kind"] == "encoder_only" and not full["masked_lm_head"]:
+        return shapes
+    if full["tie_embeddings"] and e != d:
+        shapes["logit_projection.kernel"] = (d, e)
+    if not full["tie_embeddings"]:
+        shapes["logits.kernel"] = (d, v)
+    if full["logit_bias"]:
+        shapes["logits.bias"] = (v,)
+    return shapes
+
+
+def parameter_count(spec: Spec) -> int:
+    """Return the number of parameters by a closed formula, independent of `weight_shapes`."""
+    full = fill_derived_fields(spec)
+    d, inner = full["hidden_dim"], full["num_heads"] * full["head_dim"]
+    f, v, layers = full["intermediate_dim"], full["vocabulary_size"], full["num_layers"]
+    per_channel = 2 if full["norm_bias"] else 1  # of a norm
+    norm = per_channel * d
+    norms = {"none": 0, "sandwich": 2 * norm}.get(full["norm_placement"], norm)
+    outer = full["num_key_value_heads"] * full["head_dim"]
+    biases = inner + 2 * outer if full["attention_bias"] else 0
+    biases += d if full["attention_output_bias"] else 0
+    head_norms = 2 * per_channel * full["head_dim"] if full["qk_norm"] else 0
+    attn = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
+    wide = 2 if full["feedforward"] == "glu" else 1
+    ffn = (wide + 1) * d * f + (wide * f + d if full["feedforward_bias"] else 0) + norms
+    positions = {
+        "learned": full["max_sequence_length"] * d,
+        "relative": full["relative_buckets"] * full["num_heads"],
+    }.get(full["positions"], 0)
+    logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
+    # The embedding norm and the final norm of a stack.
+    final = norm * (full["final_norm"] + full["embedding_norm"])
+    e = full["embedding_dim"]
+    projection = 0 if e == d else e * d
+    logits += projection if full["tie_embeddings"] else 0
+
+    if full["kind"] == "encoder_only":
+        heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
+        heads += (norm + logits) * full["masked_lm_head"]
+        stack = positions + full["num_segments"] * d + layers * (attn + ffn) + final
+        return v * e + projection + stack + heads
+    if full["kind"] == "decoder_only":
+        return v * e + projection + positions + layers * (attn + ffn) + final + logits
+    tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
+    encoder = full["num_encoder_layers"] * (attn + ffn)
+    decoder = layers * (2 * attn + ffn)
+    return tables * e + 2 * (projection + positions + final) + encoder + decoder + logits

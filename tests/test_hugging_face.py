@@ -1,0 +1,214 @@
+"""Folders of Hugging Face: tiny models that PyTorch made, and variants of their configurations.
+
+`tests/peers/make_golden.py` writes the folders, with the inputs and the outputs of PyTorch.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_models import as_array, relative_error
+
+import builders
+import functional_models as fm
+from functional_models.hugging_face.convert import family_of
+from functional_models.hugging_face.silent import REQUIRED
+from functional_models.hugging_face.weight_files import stored_tensors
+from functional_models.hugging_face.weights import Tensors
+
+GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
+CASES = sorted(path.name for path in GOLDEN.iterdir())
+
+
+def read(folder: str | Path, **options: Any) -> Any:
+    """Return the text model of a folder that has no tokenizer."""
+    with pytest.warns(UserWarning, match="without a tokenizer"):
+        return fm.from_hugging_face(folder, **options)
+
+
+def outputs(model: Any, stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of a model by name, for the inputs that are stored."""
+    tokens: Any = stored["tokens"]
+    if "source" in stored:
+        tokens = {"source": stored["source"], "target": tokens}
+    elif "segments" in stored:
+        tokens = {"tokens": tokens, "segments": stored["segments"]}
+    found = model.model(tokens, training=False)
+    found = found if isinstance(found, dict) else {"logits": found}
+    return {key: as_array(value) for key, value in found.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_folder_has_the_outputs_of_pytorch(name: str) -> None:
+    stored = dict(np.load(GOLDEN / name / "expected.npz"))
+    model = read(GOLDEN / name)
+    found = outputs(model, stored)
+    compared = [key for key in ("logits", "hidden", "pooled") if key in stored]
+    assert compared
+    for key in compared:
+        real = slice(None) if key == "pooled" else stored["real"]
+        assert relative_error(found[key][real], stored[key][real]) < 1e-5
+
+
+# Configurations ---------------------------------------------------------------------------------
+
+
+def config_of(name: str, file: str = "config.json") -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((GOLDEN / name / file).read_text())
+    return config
+
+
+def spec_of(config: dict[str, Any], tensors_of: str = "") -> builders.TransformerSpec:
+    """Return the spec of a configuration, with what the tensors of a case tell."""
+    family, head = family_of(config)
+    fields = family.spec_fields(config, head)
+    if tensors_of and family.stored is not None:
+        tensors = Tensors(stored_tensors(GOLDEN / tensors_of), family)
+        fields |= family.stored(tensors, fields)
+    return builders.TransformerSpec(**fields)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformers_5_writes_the_same_model_in_other_words(name: str) -> None:
+    old = spec_of(config_of(name), tensors_of=name)
+    new = spec_of(config_of(name, "config.new.json"), tensors_of=name)
+    for field in dataclasses.fields(old):
+        assert getattr(new, field.name) == getattr(old, field.name), field.name
+
+
+def other_value(key: str, config: dict[str, Any]) -> Any:
+    """Return another value that a key of a configuration may have."""
+    value = config[key]
+    if key in ("bos_token_id", "eos_token_id"):
+        return config.get("pad_token_id")
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return 3 * value + 4
+    if isinstance(value, float):
+        return value / 2 + 0.03
+    if isinstance(value, str):
+        return "relu" if value != "relu" else "silu"
+    return 7 if value is None else ["another"]
+
+
+WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers")
+
+
+def has_effect(key: str, config: dict[str, Any]) -> bool:
+    """Return whether a key that is used determines something, given the other keys."""
+    if key in ("bos_token_id", "eos_token_id"):
+        return config.get("pad_token_id") is not None
+    if key == "_remove_final_layer_norm":
+        return config["do_layer_norm_before"]
+    if config["model_type"] == "falcon" and key in ("num_kv_heads", "multi_query"):
+        return config["new_decoder_architecture"] == (key == "num_kv_heads")
+    types = config.get("layer_types")
+    if types is None:
+        return True
+    return key not in WINDOW_KEYS or (key, "sliding_attention" in types) == ("sliding_window", True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_key_that_is_used_changes_the_spec_or_is_refused(name: str) -> None:
+    config = config_of(name)
+    family, _ = family_of(config)
+    spec = spec_of(config)
+    used = [key for key in family.used & config.keys() if has_effect(key, config)]
+    assert used
+    for key in used:
+        try:
+            changed = spec_of({**config, key: other_value(key, config)})
+        except ValueError:
+            continue
+        assert changed != spec, key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_key_is_ignored(name: str) -> None:
+    config = config_of(name)
+    family, _ = family_of(config)
+    with pytest.raises(ValueError, match=r"bonus=3 has an unknown meaning.*no key is ignored"):
+        spec_of({**config, "bonus": 3})
+    for key, allowed in family.required.items():
+        value = next(x for x in (True, False, "other", 1.5) if x not in allowed)
+        with pytest.raises(ValueError, match=f"{key}="):
+            spec_of({**config, key: value})
+    spec = spec_of(config)
+    for key in config.keys() - family.used - {"model_type", "architectures"}:
+        assert family.reason(key) or key in {**family.required, **REQUIRED, **family.aliases}, key
+        assert spec_of({k: v for k, v in config.items() if k != key}) == spec
+    for alias in config.keys() & family.aliases.keys():
+        with pytest.raises(ValueError, match=f"{alias}=.*two names of one setting"):
+            spec_of({**config, alias: 5})
+
+
+# Settings that need care ------------------------------------------------------------------------
+
+
+def test_windows_follow_from_the_first_block_that_has_them() -> None:
+    config = {k: v for k, v in config_of("qwen2_windows").items() if k != "layer_types"}
+    assert spec_of(config).windows == (5, 5)
+    assert spec_of({**config, "max_window_layers": 2}).windows == (None, None)
+    assert spec_of({**config, "use_sliding_window": False}).windows == (None, None)
+    with pytest.raises(ValueError, match="full_attention, sliding_attention: a spec has full"):
+        spec_of({**config, "max_window_layers": 1})
+    for types in ([], ["full_attention"], "full_attention", ["full_attention", "chunked"]):
+        with pytest.raises(ValueError, match="layer_types"):
+            spec_of({**config, "layer_types": types})
+    mixed = {**config, "layer_types": ["sliding_attention", "full_attention"]}
+    assert spec_of(mixed).windows == (5, None)
+    with pytest.raises(ValueError, match="sliding_window is null"):
+        spec_of({**mixed, "use_sliding_window": False})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, "rope_type='dynamic': no rotary_scaling"),
+        ({"type": "su", "short_factor": [1.0]}, "rope_type='su': no rotary_scaling"),
+        ({"rope_type": "linear"}, "no factor"),
+        ({"rope_type": "linear", "type": "yarn", "factor": 2.0}, "two types, linear and yarn"),
+        ({"rope_type": "linear", "factor": 2.0, "mscale": 1.0}, "mscale=1.0, of unknown meaning"),
+        ({"rope_type": "linear", "factor": "2"}, "rotary_factor='2'"),
+        (
+            {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.0},
+            "attention_factor.*1.13863",
+        ),
+        ({"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.5}, "mscale"),
+        ({"rope_type": "yarn", "factor": 4.0, "truncate": False}, "truncate=False"),
+        ({"rope_type": "yarn"}, "no factor"),
+        ({"rope_theta": 3.0, "rope_type": "default"}, "rope_theta=10000.0 and 3.0"),
+        ([1, 2], "cannot be read"),
+    ],
+)
+def test_other_rotary_positions_are_refused(scaling: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec_of({**config_of("llama"), "rope_scaling": scaling})
+
+
+def test_rotary_settings_may_be_written_at_their_defaults() -> None:
+    config = config_of("llama_yarn")
+    scaling = config["rope_scaling"]
+    written = {"attention_factor": 0.1 * np.log(4.0) + 1, "truncate": True, "beta_fast": 32.0}
+    assert spec_of({**config, "rope_scaling": {**scaling, **written}}) == spec_of(config)
+    with pytest.raises(ValueError, match=r"rope_scaling=.* and rope_parameters="):
+        spec_of({**config, "rope_parameters": scaling})
+
+
+def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
+    config = config_of("gemma")
+    assert spec_of({**config, "hidden_act": "gelu"}).activation == "gelu_tanh"
+    with pytest.raises(ValueError, match="'relu' and hidden_activation='gelu_pytorch_tanh'"):
+        spec_of({**config, "hidden_act": "relu", "hidden_activation": "gelu_pytorch_tanh"})
+
+
+def test_a_padding_token_that_ends_texts_is_not_masked() -> None:
+    config = {**config_of("llama"), "pad_token_id": 2, "eos_token_id": [7, 2]}
+    assert spec_of(config).pad_token_id is None
+    assert spec_of({**config, "eos_token_id": 7}).pad_token_id == 2
+    assert spec_of({**config, "pad_token_id": -1}).pad_token_id is None

@@ -1,0 +1,116 @@
+"""Models that are written as folders of Hugging Face are the same when they are read again.
+
+`tests/peers/check_export.py` shows that transformers loads them with equal outputs.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import as_array
+from small_text_models import SIZES, TEXT, byte_tokenizer
+
+import builders
+import functional_models as fm
+from functional_models.conversion.matching import differences
+from functional_models.tokenizer_files import PROBES
+
+GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
+
+LLAMA = {"norm": "rms", "feedforward": "glu", "activation": "silu", "feedforward_bias": False}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*no tokenizer")
+
+
+def small(**changes):
+    spec = builders.TransformerSpec(**{"kind": "decoder_only", **SIZES, **changes})
+    return fm.CausalLM(spec, byte_tokenizer())
+
+
+def weights_of(model):
+    return {weight.path: as_array(weight) for weight in model.model.weights}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
+def test_what_is_read_is_written(tmp_path, name):
+    model = fm.from_hugging_face(GOLDEN / name)
+    config = json.loads((GOLDEN / name / "config.json").read_text())
+    fm.to_hugging_face(model, tmp_path, model_type=config["model_type"])
+    again = fm.from_hugging_face(tmp_path)
+    assert not differences(model.spec, again.spec)
+    found, expected = weights_of(again), weights_of(model)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[path], array) for path, array in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "model_type"),
+    [
+        ({"activation": "gelu_tanh", "tie_embeddings": True}, "gpt2"),
+        ({"activation": "relu", "norm_placement": "post", "final_norm": False}, "opt"),
+        ({"norm_placement": "parallel", "positions": "rotary", "rotary_dim": 2}, "gpt_neox"),
+        ({**LLAMA, "positions": "rotary", "attention_bias": False}, "llama"),
+        ({**LLAMA, "positions": "rotary", "attention_output_bias": False}, "qwen2"),
+    ],
+)
+def test_the_first_family_that_implements_a_spec_is_written(tmp_path, changes, model_type):
+    fm.to_hugging_face(small(**{"hidden_dim": 12, **changes}), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == model_type
+
+
+def test_what_no_class_computes_is_refused_with_the_difference(tmp_path):
+    with pytest.raises(ValueError, match=r"no model of Hugging Face .* nearest.*residual=False"):
+        fm.to_hugging_face(small(residual=False), tmp_path / "new")
+    with pytest.raises(
+        ValueError, match=r"no llama .* differs in .*positions='learned' \(there 'rotary'\)"
+    ):
+        fm.to_hugging_face(small(), tmp_path / "new", model_type="llama")
+    with pytest.raises(ValueError, match=r"unknown model_type 'lama' \(did you mean 'llama'"):
+        fm.to_hugging_face(small(), tmp_path / "new", model_type="lama")
+    with pytest.raises(TypeError, match="takes a CausalLM"):
+        fm.to_hugging_face(small().model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_replaced_only_with_permission(tmp_path):
+    model = small()
+    fm.to_hugging_face(model, tmp_path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        fm.to_hugging_face(model, tmp_path)
+    fm.to_hugging_face(model, tmp_path, overwrite=True, license="mit")
+    assert "license: mit" in (tmp_path / "README.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
+    model.save(tmp_path / "own")
+    with pytest.raises(FileExistsError, match=r"holds a model \(model.json\)"):
+        fm.to_hugging_face(model, tmp_path / "own", overwrite=True)
+
+
+def test_trained_positions_are_no_sinusoids(tmp_path):
+    model = fm.from_hugging_face(GOLDEN / "m2m_100")
+    fm.to_hugging_face(model, tmp_path / "same", model_type="m2m_100")
+    layer = model.model.get_layer("encoder.position_embedding")
+    layer.set_weights([array + 0.25 for array in layer.get_weights()])
+    with pytest.raises(ValueError, match=r"m2m_100.*position vectors are trained"):
+        fm.to_hugging_face(model, tmp_path / "other", model_type="m2m_100")
+
+
+@pytest.mark.parametrize("kind", ["byte", "byte_pair", "sentence_piece"])
+def test_the_tokenizer_is_written_with_the_same_ids(tmp_path, kind):
+    size = {} if kind == "byte" else {"vocabulary_size": 401}
+    tokenizer = fm.train_tokenizer(kind, [TEXT, *PROBES, "a/b " * 11], **size)
+    spec = builders.TransformerSpec(**{**SIZES, "vocabulary_size": tokenizer.vocabulary_size})
+    fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)
+    read = fm.from_hugging_face(tmp_path).tokenizer
+    texts = [*PROBES, TEXT, "  two  spaces ", "[END] </s> <unk>"]
+    for ours, theirs in zip(tokenizer.encode(texts), read.encode(texts), strict=True):
+        assert theirs.tolist() == ours.tolist()
+    assert (read.pad_id, read.end_id) == (tokenizer.pad_id, tokenizer.end_id)
+
+
+def test_a_tokenizer_that_no_class_has_is_not_written(tmp_path):
+    tokenizer = fm.train_tokenizer("word_piece", [TEXT], vocabulary_size=97)
+    spec = builders.TransformerSpec(**{**SIZES, "vocabulary_size": tokenizer.vocabulary_size})
+    with pytest.warns(UserWarning, match="no tokenizer was written"):
+        fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()

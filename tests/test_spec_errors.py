@@ -1,0 +1,426 @@
+"""Every value that a spec refuses has an error that names it and what is allowed."""
+
+import ast
+import dataclasses
+import json
+import math
+import re
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_specs import SIZES, spec_of
+
+from builders import TransformerSpec, components, fields, spec_checks, spec_fields
+from builders import spec as spec_module
+from builders.spec import KINDS
+
+BAD_VALUES = [
+    ("kind", "decoder", "decoder_only"),
+    ("vocabulary_size", 0, "positive int"),
+    ("vocabulary_size", None, "positive int"),
+    ("source_vocabulary_size", -1, "positive int"),
+    ("num_layers", 0, "positive int"),
+    ("num_layers", 99_999_999_999, "a positive int of at most 10,000"),
+    ("num_encoder_layers", 10_001, "a positive int of at most 10,000"),
+    ("vocabulary_size", 10**11, "a positive int of at most 16,777,216"),
+    ("hidden_dim", 10**30, "a positive int of at most 4,194,304"),
+    ("max_sequence_length", 10**11, "a positive int of at most 1,073,741,824"),
+    ("attention_window", 10**11, "positive int, or None for full attention; at most 1,073,741,824"),
+    ("num_segments", 10**11, "at least 0 and at most 4,194,304"),
+    ("rotary_base", 10**280, "a number of at least 1 and at most 3e+38"),
+    ("attention_scale", 1e300, "positive number, or None"),
+    ("num_encoder_layers", 1.0, "positive int"),
+    ("hidden_dim", "14", "positive int"),
+    ("intermediate_dim", 0, "positive int"),
+    ("max_sequence_length", -7, "positive int"),
+    ("num_heads", True, "positive int"),
+    ("num_key_value_heads", 0, "positive int"),
+    ("num_key_value_heads", True, "positive int"),
+    ("num_key_value_heads", 4, "divisor of num_heads=2"),
+    ("head_dim", 0, "positive int"),
+    ("norm_placement", "before", "post, pre"),
+    ("residual", 1, "True or False"),
+    ("norm", "batch", "layer, rms"),
+    ("norm_bias", 1, "True or False"),
+    ("norm_offset", "yes", "True or False"),
+    ("norm_offset", True, "False where norm='layer'"),
+    ("embedding_norm", None, "True or False"),
+    ("norm_epsilon", 0.0, "between 0 and 1"),
+    ("norm_epsilon", float("nan"), "between 0 and 1"),
+    ("final_norm", "yes", "True or False"),
+    ("positions", "sinusoid", "sinusoidal"),
+    ("feedforward", "swiglu", "mlp, glu"),
+    ("rotary_base", 0.5, "at least 1"),
+    ("rotary_base", "10000", "at least 1"),
+    ("rotary_dim", 0, "positive int"),
+    ("rotary_scaling", "ntk", "none, linear, llama3, yarn"),
+    ("rotary_factor", 0.5, "at least 1"),
+    ("rotary_factor", float("nan"), "at least 1"),
+    ("rotary_original_length", -1, "positive int"),
+    ("rotary_low_freq_factor", -1.0, "at least 0"),
+    ("rotary_high_freq_factor", True, "at least 0"),
+    ("relative_buckets", 0, "positive int"),
+    ("relative_max_distance", 12.0, "positive int"),
+    ("activation", "swish", "silu"),
+    ("feedforward_bias", None, "True or False"),
+    ("attention", "flash", "graph, layer"),
+    ("attention_window", 0, "positive int, or None"),
+    ("attention_window", -1, "positive int, or None"),
+    ("attention_window", True, "positive int, or None"),
+    ("attention_window", 2.5, "positive int, or None"),
+    ("embedding_dim", 0, "positive int"),
+    ("num_segments", -1, "at least 0"),
+    ("num_segments", 2, "0 where kind='decoder_only'"),
+    ("pooler", True, "False where kind='decoder_only'"),
+    ("pooler", 1, "True or False"),
+    ("masked_lm_head", True, "kind='encoder_only'"),
+    ("scale_logits", 0, "True or False"),
+    ("mask_target_padding", None, "True or False"),
+    ("full_attention_every", 0, "positive int, or None"),
+    ("full_attention_every", 2, "None where attention_window=None"),
+    ("attention_bias", None, "True or False"),
+    ("attention_output_bias", 0, "True or False"),
+    ("attention_scale", 0, "positive number, or None"),
+    ("attention_scale", float("inf"), "positive number, or None"),
+    ("attention_soft_cap", -30.0, "positive number, or None"),
+    ("attention_soft_cap", True, "positive number, or None"),
+    ("logit_soft_cap", float("nan"), "positive number, or None"),
+    ("logit_soft_cap", "30", "positive number, or None"),
+    ("qk_norm", 1, "True or False"),
+    ("residual", None, "True or False"),
+    ("scale_embeddings", 1, "True or False"),
+    ("tie_embeddings", "no", "True or False"),
+    ("share_embeddings", 0, "True or False"),
+    ("logit_bias", None, "True or False"),
+    ("pad_token_id", 31, "[0, 31)"),
+    ("pad_token_id", -1, "[0, 31)"),
+    ("pad_token_id", 0.0, "[0, 31)"),
+    ("dropout", 1.0, "[0, 1)"),
+    ("dropout", -0.1, "[0, 1)"),
+    ("dropout", None, "[0, 1)"),
+    ("attention_dropout", float("nan"), "[0, 1)"),
+    ("embedding_dropout", "0.1", "[0, 1)"),
+    ("activation_dropout", 1.5, "[0, 1)"),
+    ("final_dropout", None, "[0, 1)"),
+    ("feedforward_dropout", 1, "[0, 1)"),
+    ("initializer", "xavier", "glorot_uniform"),
+    ("initializer_range", 0, "between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "allowed"), BAD_VALUES)
+def test_the_error_for_a_bad_value_names_field_value_and_allowed_values(
+    field: str, value: Any, allowed: str
+) -> None:
+    for make in (spec_of, spec_of().replace):
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            make(**{field: value})
+        message = str(error.value)
+        assert field in message
+        assert repr(value) in message
+        assert allowed in message
+
+
+def test_every_field_has_a_bad_value_above() -> None:
+    assert {field for field, _, _ in BAD_VALUES} == {
+        field.name for field in dataclasses.fields(TransformerSpec)
+    }
+
+
+WRONG_VALUES: dict[str, tuple[Any, ...]] = {
+    "int": (-1, -1.0, True, False, 2.0, 2.5, math.nan, math.inf, "2", [2]),
+    "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
+    "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
+    "str": (0, True, math.nan, "", "nonsense", ["none"]),
+}
+"""Values that no field of the type allows."""
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(TransformerSpec), ids=lambda field: field.name)
+def test_values_of_another_type_and_nan_are_rejected(field: dataclasses.Field[Any]) -> None:
+    """The message names the given value first, then the allowed ones."""
+    name = field.name
+    type_name, _, optional = str(field.type).partition(" | ")
+    values = WRONG_VALUES[type_name]
+    if not optional and field.default is not None:  # not derived either
+        values += (None,)
+    for value in values:
+        given = re.escape(repr(value))
+        with pytest.raises(
+            ValueError, match=rf"^({name}={given}: must be|unknown {name} {given}).*\w"
+        ):
+            spec_of(**{name: value})
+
+
+MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
+    ("kind", "decoder-only", "decoder_only"),
+    ("norm_placement", "sandwhich", "sandwich"),
+    ("norm_placement", None, "none"),
+    ("norm", "layernorm", "layer"),
+    ("positions", "rotarry", "rotary"),
+    ("positions", "sinusoid", "sinusoidal"),
+    ("positions", None, "none"),
+    ("rotary_scaling", "llama", "llama3"),
+    ("rotary_scaling", None, "none"),
+    ("feedforward", "swiglu", "glu"),
+    ("activation", "relu2", "relu"),
+    ("activation", "GELU_tanh", "gelu_tanh"),
+    ("activation", "SiLU", "silu"),
+    ("attention", "graphs", "graph"),
+    ("initializer", "glorot", "glorot_uniform"),
+]
+
+
+@pytest.mark.parametrize(("field", "given_name", "close"), MISSPELLED_NAMES)
+def test_the_error_for_an_unknown_name_suggests_the_closest_and_lists_all(
+    field: str, given_name: Any, close: str
+) -> None:
+    begin = rf"^unknown {field} {given_name!r} \(did you mean {close!r}.*\?\); allowed: "
+    with pytest.raises(ValueError, match=begin) as error:
+        spec_of(**{field: given_name})
+    listed = str(error.value).partition("; allowed: ")[2].split(", ")
+    names = KINDS if field == "kind" else components.component_names(field)
+    assert listed == list(names)
+
+
+def test_every_field_that_takes_a_name_has_a_misspelled_name_above() -> None:
+    names = {field.name for field in dataclasses.fields(TransformerSpec) if field.type == "str"}
+    assert {field for field, _, _ in MISSPELLED_NAMES} == names
+
+
+@pytest.mark.parametrize("feedforward", ["mlp", "glu"])
+@pytest.mark.parametrize("activation", [None, "", "linear", "none"])
+def test_every_feedforward_requires_an_activation(feedforward: str, activation: Any) -> None:
+    with pytest.raises(ValueError, match=rf"unknown activation {activation!r}.*allowed: relu, "):
+        spec_of(feedforward=feedforward, activation=activation)
+
+
+CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
+    (
+        {"num_heads": 7, "num_key_value_heads": 3},
+        ["num_key_value_heads=3", "divisor of num_heads=7", "equal groups"],
+    ),
+    (
+        {"attention": "layer", "num_key_value_heads": 1},
+        ["num_key_value_heads=1", "must be 2", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"attention": "layer", "attention_output_bias": False},
+        ["attention_output_bias=False", "must be True", "attention='layer'"],
+    ),
+    (
+        {"attention": "layer", "attention_soft_cap": 30.0},
+        ["attention_soft_cap=30.0", "must be None", "attention='layer'"],
+    ),
+    ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
+    ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
+    (
+        {"attention": "layer", "positions": "rotary"},
+        ["positions='rotary'", "attention='layer'", "use attention='graph'"],
+    ),
+    ({"positions": "rotary"}, ["rotary_dim=7", "even", "head_dim=7"]),
+    ({"positions": "rotary", "rotary_dim": 8}, ["rotary_dim=8", "at most head_dim=7"]),
+    (
+        {"positions": "rotary", "rotary_dim": 6, "rotary_factor": 2.0},
+        ["rotary_factor=2.0", "rotary_scaling='none'", "yarn"],
+    ),
+    (
+        {"positions": "rotary", "rotary_dim": 6, "rotary_low_freq_factor": 5.0},
+        ["rotary_high_freq_factor=4.0", "above rotary_low_freq_factor=5.0"],
+    ),
+    (
+        {"positions": "relative", "relative_buckets": 7},
+        ["relative_buckets=7", "multiple of 2"],
+    ),
+    (
+        {"positions": "relative", "relative_buckets": 6, "kind": "encoder_decoder"},
+        ["relative_buckets=6", "multiple of 4"],
+    ),
+    (
+        {"positions": "relative", "relative_max_distance": 16},
+        ["relative_max_distance=16", "above 16", "fewer relative_buckets"],
+    ),
+    ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
+    ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),
+    (
+        {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal"},
+        ["hidden_dim=13", "even", "sinusoidal"],
+    ),
+    (
+        {"hidden_dim": 13, "head_dim": 5, "positions": "sinusoidal_concat"},
+        ["hidden_dim=13", "even", "sinusoidal_concat"],
+    ),
+    (
+        {"kind": "decoder_only", "share_embeddings": True},
+        ["share_embeddings=True", "decoder_only", "tie_embeddings"],
+    ),
+    (
+        {"kind": "encoder_decoder", "share_embeddings": True, "source_vocabulary_size": 29},
+        ["source_vocabulary_size=29", "vocabulary_size=31", "share_embeddings"],
+    ),
+    (
+        {"kind": "encoder_decoder", "source_vocabulary_size": 29, "pad_token_id": 30},
+        ["pad_token_id=30", "[0, 29)"],
+    ),
+    (
+        {"kind": "encoder_decoder", "pad_token_id": 31},
+        ["pad_token_id=31", "None or a token id in [0, 31)", "every vocabulary"],
+    ),
+    (
+        {"num_key_value_heads": 3, "num_heads": 2},
+        ["num_key_value_heads=3", "divisor of num_heads=2"],
+    ),
+    (
+        {"kind": "encoder_only", "num_encoder_layers": 2},
+        ["num_encoder_layers=2", "num_layers=3 where kind='encoder_only'", "leave it out"],
+    ),
+    (
+        {"kind": "encoder_only", "attention_window": 5},
+        ["attention_window=5", "None where kind='encoder_only'", "leave it out"],
+    ),
+    (
+        {"kind": "encoder_only", "share_embeddings": True},
+        ["share_embeddings=True", "kind='encoder_only'", "tie_embeddings"],
+    ),
+    (
+        {"kind": "encoder_decoder", "num_segments": 2},
+        ["num_segments=2", "0 where kind='encoder_decoder'", "kind='encoder_only'"],
+    ),
+    ({"full_attention_every": 3}, ["full_attention_every=3", "attention_window=None", "give"]),
+    (
+        {"attention": "layer", "positions": "alibi"},
+        ["positions='alibi'", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"attention": "layer", "positions": "relative"},
+        ["positions='relative'", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"positions": "rotary", "rotary_dim": 5},
+        ["rotary_dim=5", "even", "head_dim=7", "give rotary_dim, or another head_dim"],
+    ),
+    (
+        {"positions": "rotary", "rotary_dim": 6, "rotary_low_freq_factor": 4},
+        ["rotary_high_freq_factor=4.0", "above rotary_low_freq_factor=4", "raise"],
+    ),
+    (
+        {
+            "positions": "rotary",
+            "rotary_dim": 6,
+            "rotary_scaling": "yarn",
+            "rotary_base": 1,
+        },
+        ["rotary_base=1", "above 1", "rotary_scaling='yarn'", "'llama3'"],
+    ),
+    (
+        {
+            "positions": "rotary",
+            "rotary_dim": 6,
+            "rotary_scaling": "yarn",
+            "rotary_low_freq_factor": 0.0,
+        },
+        ["rotary_low_freq_factor=0.0", "above 0", "rotary_scaling='yarn'", "'llama3'"],
+    ),
+    (
+        {"positions": "relative", "relative_buckets": 1},
+        ["relative_buckets=1", "a multiple of 2 where kind='decoder_only'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), CONFLICTING_VALUES)
+def test_conflicting_values_are_rejected(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        spec_of(**changes)
+    field, value = words[0].split("=")[0], words[0].partition("=")[2]
+    assert str(error.value).startswith(f"{field}={value}: must be ")
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_field_is_rejected() -> None:
+    with pytest.raises((TypeError, ValueError), match="num_layer"):
+        spec_of(num_layer=2)
+
+
+def test_replace_and_from_json_suggest_the_closest_field_and_how_to_list_all() -> None:
+    bad_json = json.dumps({**SIZES, "num_layer": 2})
+    for attempt in (
+        lambda: spec_of().replace(num_layer=2),
+        lambda: TransformerSpec.from_json(bad_json),
+    ):
+        with pytest.raises(ValueError, match=r"'num_layer'.*did you mean 'num_layers'") as error:
+            attempt()
+        number = len(dataclasses.fields(TransformerSpec))
+        assert str(error.value).endswith(f"`functional-models fields` lists all {number}")
+
+
+INVALID_JSON: list[tuple[str, str]] = [
+    ("", "JSON object"),
+    ("{", "JSON object"),
+    ("[1, 2]", "JSON object.*list"),
+    ("{}", "vocabulary_size"),
+    (json.dumps({"vocabulary_size": 31}), "num_layers.*hidden_dim.*num_heads"),
+    (json.dumps({**SIZES, "format": 2}), "format 2.*upgrade"),
+    (json.dumps({**SIZES, "positions": ["learned"]}), "positions.*learned"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), INVALID_JSON)
+def test_invalid_json_is_rejected(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TransformerSpec.from_json(text)
+
+
+# Coverage of errors -----------------------------------------------------------------------------
+
+
+SPEC_FILES = (
+    spec_module.__file__,
+    spec_checks.__file__,
+    spec_fields.__file__,
+    fields.__file__,
+)
+
+
+def lines_that_raise() -> list[tuple[str, int, int]]:
+    """Return (file, first line, last line) of every `raise` and `_require(...)` of a spec."""
+    lines = []
+    for file in SPEC_FILES:
+        tree = ast.parse(Path(file).read_text("utf-8"))
+        ignored = ("_require", "check_length")  # the second is about sequences, not specs
+        tree.body = [node for node in tree.body if getattr(node, "name", "") not in ignored]
+        lines += [
+            (file, node.lineno, node.end_lineno or node.lineno)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Raise)
+            or (isinstance(node, ast.Call) and ast.unparse(node.func) == "_require")
+        ]
+    return lines
+
+
+def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
+    """Return the (file, line) of an error, outside `_require`."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        make()
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.value.__traceback__)
+        if frame.filename in SPEC_FILES and frame.name != "_require"
+    ]
+    return frames[-1].filename, frames[-1].lineno or 0
+
+
+def test_every_error_of_a_spec_is_tested_above() -> None:
+    attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
+    attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
+    attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in CONFLICTING_VALUES]
+    attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in INVALID_JSON]
+    raised = {line_that_raised(attempt) for attempt in attempts}
+    for file, first, last in lines_that_raise():
+        lines = {line for other, line in raised if other == file}
+        assert lines & set(range(first, last + 1)), f"{file}, line {first}"
