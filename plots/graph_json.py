@@ -1,4 +1,4 @@
-"""Read dataclasses from JSON data, each value checked against the type of its field."""
+"""Read dataclasses from JSON data, each value checked against its type, and check a whole graph."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from plots.annotations import WITHOUT, Quantity
-
-if TYPE_CHECKING:
-    from plots.graph import Graph
 
 _DEEPEST = 100
 """Levels of lists and objects in a configuration."""
@@ -97,8 +94,8 @@ def _check_depth(value: Any, place: str, left: int) -> None:
         _check_depth(item, place, left - 1)
 
 
-def check_graph(graph: Graph) -> None:
-    """Check that the parts of a graph fit together.
+def check_graph(graph: Any) -> None:
+    """Check that the parts of a `plots.graph.Graph` fit together.
 
     Raises:
         ValueError: if ids are not unique, if a part refers to an unknown call, output or edge, or

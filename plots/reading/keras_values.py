@@ -13,8 +13,8 @@ from itertools import chain, takewhile
 from typing import Any
 
 from plots.annotations import Declaration
+from plots.declarations import check_shapes, parse_declaration
 from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
-from plots.layers import check_shapes, parse_declaration
 from plots.reading.arrays import description_of
 from plots.reading.keras_calls import parameter_names
 from plots.shape_values import TRIANGLES
