@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-jax test-all lint format types figures bench lock clean
+.PHONY: help setup demo test test-jax test-all test-peers lint format types figures bench lock clean
 
 help: ## Show what the targets do
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,13 @@ test: $(READY) ## The tests, on TensorFlow, and the numbers of the training grap
 test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m ''
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation.py tests/test_training_graph.py tests/test_losses.py
+
+test-peers: ## Compare folders of Hugging Face with PyTorch, in .venv-peers-4 and .venv-peers-5
+	for version in 4 5; do \
+		$(PYTHON) -m venv .venv-peers-$$version && \
+		.venv-peers-$$version/bin/python -m pip install --quiet --editable '.[peers]' "transformers==$$version.*" && \
+		.venv-peers-$$version/bin/python -m pytest -n 2 -q -W ignore tests/peers/live.py || exit 1; \
+	done
 
 lint: $(READY) ## Linter, formatter and type checker
 	$(BIN)/ruff check .
@@ -53,4 +60,4 @@ lock: ## Write constraints.txt anew, from the newest versions that fit together
 	rm -rf .venv-lock build *.egg-info
 
 clean: ## Remove what the targets made, .venv included
-	rm -rf .venv .venv-lock out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-peers-* out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -587,6 +587,7 @@ register_family(
         "logit_bias": True,
         "dropout": 0.1,
         "pad_token_id": 58_100,
+        "mask_target_padding": False,  # targets start with it
     },
     {"opus_mt_en_de": ("74 million (73,944,309 without the sinusoidal tables)", size(6, 512, 8))},
     kind="encoder_decoder",

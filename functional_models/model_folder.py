@@ -14,6 +14,7 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ from plots.files import remove_leftovers, write_whole
 
 FORMAT = 1
 _JOURNAL = "parts.json"
+_CHUNK = 1 << 22
+"""Elements of an array that are copied at once."""
 _PART = re.compile(r"weights-[0-9a-f]{12}\.keras|\w*tokenizer-[0-9a-f]{12}")
 
 
@@ -110,7 +113,8 @@ def replace_model(folder: Path, content: ModelFolder, *, of_run: bool) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         written = Path(scratch) / "weights.keras"
         try:
-            _without_optimizer(content.model).save(written)
+            with _weights_on_disk():
+                _without_optimizer(content.model).save(written)
         except OSError as error:
             if error.errno and error.filename is None:
                 error.filename = str(folder)  # a full disk has no name by itself
@@ -174,6 +178,45 @@ def _without_optimizer(model: Any) -> Any:
     return keras.Model(model.input, model.output, name=model.name) if model.compiled else model
 
 
+@contextmanager
+def _weights_on_disk() -> Iterator[None]:
+    """Let Keras write weights to a file, large ones in pieces.
+
+    Where memory allows, it would write the file in memory; and it copies every array, twice.
+    """
+    from keras.src.saving import saving_lib
+
+    store = saving_lib.H5IOStore
+    before = saving_lib.is_memory_sufficient, store.__setitem__
+    saving_lib.is_memory_sufficient = lambda model: False
+    store.__setitem__ = lambda self, key, value: _write_array(before[1], self, key, value)
+    try:
+        yield
+    finally:
+        saving_lib.is_memory_sufficient, store.__setitem__ = before
+
+
+def _write_array(write: Any, store: Any, key: str, value: Any) -> None:
+    """Write an array to a store of Keras, in pieces of rows if it is large."""
+    import keras
+
+    shape = tuple(value.shape)
+    if len(shape) < 2 or math.prod(shape) <= _CHUNK or shape[0] == 1:
+        write(store, key, value)
+        return
+    step = max(_CHUNK // math.prod(shape[1:]), 1)
+    first = keras.ops.convert_to_numpy(value[:step])
+    write(store, key, first)  # makes the group, and the attribute of bfloat16
+    group = store._h5_entry_group
+    attributes = dict(group[key].attrs)
+    del group[key]
+    whole = group.create_dataset(key, shape, first.dtype)
+    whole.attrs.update(attributes)
+    whole[:step] = first
+    for at in range(step, shape[0], step):
+        whole[at : at + step] = keras.ops.convert_to_numpy(value[at : at + step])
+
+
 def _parts(folder: Path) -> set[str]:
     """Return the names of the weights and tokenizers of the model in a folder, if there is one."""
     if not (folder / MANIFEST).exists():
@@ -204,7 +247,8 @@ def _delete(folder: Path, names: Iterable[str]) -> None:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def read_model_folder(folder: str | Path) -> ModelFolder:

@@ -50,18 +50,15 @@ from plots.figures.attention import (
     position_encodings,
     sinusoids,
 )
-from plots.figures.curves import learning_rate_curves, loss_curves, signal_propagation
+from plots.figures.curves import learning_rate_curves, loss_curves
+from plots.figures.depth import Band, DepthPanel, depth_profiles, signal_propagation
 from plots.figures.models import parameter_bars, variants_page
 from plots.folding import fold, fold_blocks
 from plots.formulas import block_formulas
 from plots.graph import Constant, Edge, Graph, Loss, Node, Tensor
-from plots.measuring import (
-    DepthProfile,
-    activations,
-    depth_profile,
-    gradients,
-)
+from plots.measuring import activations, gradients
 from plots.measuring.attention_maps import AttentionMap, attention_maps
+from plots.measuring.depth import DepthProfile, depth_profile
 from plots.measuring.execution import call_values, edge_gradients
 from plots.measuring.inputs import random_inputs
 from plots.pictures import draw, plot_diff, plot_model, plot_side_by_side
@@ -83,8 +80,10 @@ from plots.skips import skip_paths
 
 __all__ = [
     "AttentionMap",
+    "Band",
     "Check",
     "Constant",
+    "DepthPanel",
     "DepthProfile",
     "Difference",
     "Edge",
@@ -111,6 +110,7 @@ __all__ = [
     "compare_graphs",
     "comparison_table",
     "depth_profile",
+    "depth_profiles",
     "diagnose",
     "diagnosis_rule",
     "diagnosis_text",

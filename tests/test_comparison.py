@@ -190,7 +190,7 @@ def test_no_picture_and_no_sample_costs_results(tmp_path, quick, monkeypatch, ca
     assert "exact match" in printed.out
     assert "the run with the lowest validation loss is pre, seed 0" in printed.out
     lost = {
-        "draw": ["diagrams/pre.svg", "variants.png", "loss_curves.png"],
+        "draw": ["diagrams/pre.svg", "variants.png", "loss_curves.png", "figures"],
         "import": ["diagrams", "the blocks", "loss_curves.png", "report.html"],
         "generate": ["samples.md"],
     }[failing]

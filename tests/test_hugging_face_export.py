@@ -36,6 +36,10 @@ def weights_of(model):
 def test_what_is_read_is_written(tmp_path, name):
     model = fm.from_hugging_face(GOLDEN / name)
     config = json.loads((GOLDEN / name / "config.json").read_text())
+    if name == "mt5_tied":  # of which the versions of transformers compute different logits
+        with pytest.raises(ValueError, match=r"no mt5 .* differs in scale_logits=True"):
+            fm.to_hugging_face(model, tmp_path, model_type="mt5")
+        config["model_type"] = "t5"
     fm.to_hugging_face(model, tmp_path, model_type=config["model_type"])
     again = fm.from_hugging_face(tmp_path)
     assert not differences(model.spec, again.spec)

@@ -15,6 +15,7 @@ from small_models import as_array, weights_by_name
 from test_hugging_face import GOLDEN, read
 
 import functional_models as fm
+from functional_models import model_folder
 from functional_models.cli import main
 from functional_models.hugging_face.weight_files import INDEX, SINGLE, stored_tensors
 
@@ -146,6 +147,19 @@ def test_from_keras_hub_reads_a_folder_of_hugging_face_directly() -> None:
         fm.from_keras_hub(source, pad_token_id=3)
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_large_weights_are_saved_in_pieces(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_folder, "_CHUNK", 50)  # rows of 12 to 48
+    model = read(GOLDEN / "llama", dtype=kind)
+    model.save(tmp_path / "model")
+    again = fm.load(tmp_path / "model")
+    for name, value in weights_by_name(again.model).items():
+        expected = weights_by_name(model.model)[name].astype("float32")
+        np.testing.assert_array_equal(value, expected, err_msg=name)
+
+
 @pytest.mark.slow
 def test_the_command_imports_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, to = GOLDEN / "gpt2", tmp_path / "model"
@@ -155,6 +169,30 @@ def test_the_command_imports_a_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     table = fm.load(to).model.get_layer("decoder.token_embedding").embeddings
     stored = load_file(source / SINGLE)["transformer.wte.weight"]
     np.testing.assert_allclose(as_array(table), stored, rtol=0.01)
+
+
+def byte_pairs(folder: Path, letters: int) -> None:
+    """Write the files of a tokenizer of letters and their merges."""
+    vocabulary = {"<|endoftext|>": 0, **{chr(97 + i): i + 1 for i in range(letters)}, "th": 27}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("t h\n")
+
+
+def test_a_tokenizer_pads_with_the_token_that_the_model_masks(copy: Callable[..., Path]) -> None:
+    folder = copy("gpt2", pad_token_id=5)
+    byte_pairs(folder, 26)
+    lm = fm.from_hugging_face(folder)
+    assert lm.tokenizer.pad_id == lm.spec.pad_token_id == 5
+    assert lm.tokenizer.encode(["thy"])[0].tolist() == [27, 25]
+    given = fm.from_hugging_face(folder, tokenizer=lm.tokenizer)
+    assert given.tokenizer.pad_id == 5
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_left_out(copy: Callable[..., Path]) -> None:
+    folder = copy("gpt2")
+    byte_pairs(folder, 40)
+    with pytest.warns(UserWarning, match=r"the tokenizer has 41 tokens, the model vectors for 31"):
+        assert fm.from_hugging_face(folder).tokenizers == {}
 
 
 # Folders that are refused -----------------------------------------------------------------------
@@ -321,11 +359,15 @@ def test_a_configuration_without_sizes_names_them(copy: Callable[..., Path]) -> 
         refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"bonus": 3}', "model_type=None is not supported"), ("{", "config.json is not JSON")],
+)
 def test_the_command_reports_a_bad_folder_in_one_line(
-    copy: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
 ) -> None:
-    folder = copy(bonus=3)
-    assert main(["import", str(folder), "--to", str(tmp_path / "to")]) == 2
+    (tmp_path / "config.json").write_text(content)
+    assert main(["import", str(tmp_path), "--to", str(tmp_path / "to")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "bonus=3 has an unknown meaning" in line
+    assert message in line
     assert not (tmp_path / "to").exists()

@@ -11,7 +11,15 @@ from PIL import Image
 from small_models import TRANSLATOR, probe_activations, random_model, random_tokens, small_spec
 
 import plots
-from plots.measuring.attention_maps import LONGEST, heads_png, reduce_blocks
+from plots.measuring.attention_maps import (
+    LONGEST,
+    heads_png,
+    maps_of,
+    recording,
+    reduce_blocks,
+    visible_keys,
+)
+from plots.measuring.execution import Execution
 from plots.renderers.boxes import picture_row
 
 B, T, S, N, H = 2, 3, 7, 2, 5
@@ -48,6 +56,10 @@ def test_weights_are_those_of_the_probe(changes):
         np.testing.assert_allclose(found[name].weights, weights, rtol=0, atol=1e-6)
         assert found[name].kind == ("cross" if "cross" in name else "self")
         np.testing.assert_array_equal(found[name].mask, weights > 0)
+    recorded = {}
+    execution = Execution.of(model, TOKENS, compute=recording(recorded))
+    for place, one in maps_of(execution, recorded).items():
+        np.testing.assert_array_equal(visible_keys(execution, place, one.weights.shape), one.mask)
 
 
 def test_weights_of_a_library_layer_are_its_own_with_implicit_masks():

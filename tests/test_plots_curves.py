@@ -255,14 +255,46 @@ def test_values_outside_a_logarithmic_axis_are_triangles_at_its_edge():
     ("variances", "gradients", "message"),
     [
         ({}, {}, "no runs were given"),
-        ({"a": [1.0, -2.0]}, {}, "the variance of run 'a' is -2.0 at depth 1"),
+        ({"a": [1.0, -2.0]}, {}, "the variance of activations of run 'a' is -2.0 at depth 1"),
         ({}, {"a": {"skip": [1.0]}}, "run 'a' are along 'skip'; known are 'skip path', 'branch'"),
-        ({}, {"a": {"branch": [-1]}}, "gradient of run 'a' along the branch is -1.0 at depth 0"),
+        (
+            {},
+            {"a": {"branch": [-1]}},
+            "the norm of gradient of run 'a' along the branch is -1.0 at depth 0",
+        ),
     ],
 )
 def test_invalid_signals_raise_an_error(variances, gradients, message):
     with pytest.raises(ValueError, match=message):
         plots.signal_propagation(variances, gradients)
+
+
+def test_profiles_have_one_legend_of_runs_and_bands_between_their_ends():
+    band = plots.Band([1.0, None, 3.0], [0.5, None, 2.0], [1.5, None, 4.0])
+    panels = [
+        plots.DepthPanel(
+            "RMS", {"a": {"stream": band, "branch": [0.0, 1.0]}, "b": {"stream": [2]}}
+        ),
+        plots.DepthPanel("entropy", {"a": {"": [0.0, 0.5]}}, scale="linear"),
+        plots.DepthPanel("update", {"b": {"": [0.1]}}),
+    ]
+    figure = plots.depth_profiles(panels, "sublayer", first=1)
+    signals, entropy, update, empty = figure.axes
+    assert legend(figure.legends[0]) == ["a", "b"]
+    assert legend(signals.get_legend()) == ["0", "stream", "branch"]
+    assert list(signals.lines[0].get_xdata()) == [1, 3]  # through what was not measured
+    assert {(x, y) for x, y in signals.collections[0].get_paths()[0].vertices.tolist()} >= {
+        (1, 0.5),
+        (1, 1.5),
+        (3, 2),
+        (3, 4),
+    }
+    assert list(entropy.lines[0].get_ydata()) == [0.0, 0.5]
+    first, *_, second = (signals.lines[number].get_color() for number in (0, 1, 3))
+    assert update.lines[0].get_color() == second != first
+    assert not empty.axison
+    with pytest.raises(ValueError, match="no runs were given"):
+        plots.depth_profiles([plots.DepthPanel("RMS", {})], "sublayer")
 
 
 # All figures

@@ -138,6 +138,24 @@ def test_values_of_the_last_calls_are_the_outputs_of_the_model(name, opened):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_gradients_of_weights_and_of_chosen_edges():
+    x = keras.Input((3,), name="x")
+    hidden = layers.Dense(5, use_bias=False, name="first")(x)
+    model = keras.Model(x, layers.Dense(2, name="second")(hidden))
+    batch = np.arange(21.0, dtype="float32").reshape(7, 3)
+    execution = Execution.of(model, batch)
+    first, second = (model.get_layer(name).kernel for name in ("first", "second"))
+    edge = "first -> second.inputs"
+    found = execution.gradients(lambda outputs: ops.sum(outputs[0]), [edge], [first, second])
+    assert found.keys() == {edge, first.path, second.path}
+    weights = ops.convert_to_numpy(first), ops.convert_to_numpy(second)
+    along = np.ones((7, 2)) @ weights[1].T
+    np.testing.assert_allclose(found[edge], along, rtol=1e-5)
+    np.testing.assert_allclose(found[first.path], batch.T @ along, rtol=1e-5)
+    expected = (batch @ weights[0]).T @ np.ones((7, 2))
+    np.testing.assert_allclose(found[second.path], expected, rtol=1e-4)
+
+
 def test_the_value_of_every_layer_is_the_output_of_a_model_that_ends_there():
     names = [layer.name for layer in DECODER.layers[1:]]
     ending = keras.Model(DECODER.inputs, [DECODER.get_layer(name).output for name in names])

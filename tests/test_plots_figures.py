@@ -57,6 +57,20 @@ def test_one_panel_without_exact_match_and_a_linear_axis_for_zero():
     assert figure.axes[0].get_yscale() == "linear"
 
 
+def test_a_band_lies_between_its_ends_and_large_numbers_have_units():
+    low, high = [2.0, None, 0.5], [4.0, 2.0, 1.5]
+    run = {"step": [0, 10_000, 20_000], "loss": [3.0, 2.0, 1.0], "low": low, "high": high}
+    figure = plots.loss_curves({"a": run, "b": RUN}, across="target tokens")
+    panel = figure.axes[0]
+    (band,) = panel.collections
+    corners = {(x, y) for path in band.get_paths() for x, y in path.vertices.tolist()}
+    assert corners >= {(0, 2), (0, 4), (20_000, 0.5), (20_000, 1.5)}
+    assert panel.get_xlabel() == "target tokens"
+    assert panel.xaxis.get_major_formatter()(20_000) == "20k"
+    with pytest.raises(ValueError, match="'step' has 3 entries but 'low' has 1"):
+        plots.loss_curves({"a": {**run, "low": [1.0]}})
+
+
 def test_eight_runs_have_distinct_lines():
     history = {"step": [0, 1], "loss": [2.0, 1.0]}
     panel = plots.loss_curves({f"run {n}": history for n in range(8)}).axes[0]

@@ -31,7 +31,15 @@ _POSITIONS = "embed_positions.weight"
 def _has_bias(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return whether logits have a bias; where it is zero, it is left out."""
     bias = tensors.find("final_logits_bias")
-    return {"logit_bias": bias is not None and bool(np.any(bias))}
+    has_bias = bias is not None and bool(np.any(bias))
+    return {"logit_bias": has_bias, **_has_two_tables(tensors, fields)}
+
+
+def _has_two_tables(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whether the stacks have tables of their own, as transformers 5 makes untied ones."""
+    tables = [f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
+    two = any(tensors.differ("shared.weight", table) for table in tables)
+    return {"share_embeddings": False} if two and not fields["tie_embeddings"] else {}
 
 
 def _layers(position: Callable[[str], Place | Computed | None]) -> Layers:
@@ -142,6 +150,7 @@ _TABLES = (
     "decoder.embed_tokens.weight",
     "lm_head.weight",
 )
+_UNREAD_TABLE = {"shared.weight": "it is not read where both stacks have their own table"}
 # Targets are not masked: those of Marian and Pegasus start with the padding token.
 _BART = {**forms.BART, "mask_target_padding": False}
 
@@ -169,6 +178,7 @@ def _family(name: str, model_type: str, **changes: Any) -> Family:
         "prefix": "model.",
         "tied": (_TABLES,),
         "stored": _has_bias,
+        "left_out": _UNREAD_TABLE,
         "unread": {"final_logits_bias": "a bias of zeros"},
     }
     return Family(**{**common, **changes})
@@ -250,6 +260,7 @@ FAMILIES: tuple[Family, ...] = (
         computed=_STORED_SINUSOIDS,
         unread={"final_logits_bias": "a bias of zeros"},
         stored=_has_bias,
+        left_out=_UNREAD_TABLE,
     ),
     _family(
         "M2M100",
@@ -264,6 +275,6 @@ FAMILIES: tuple[Family, ...] = (
         },
         required=_flags(pre=True, embedding_norm=False, sinusoids=True),
         unread={r"embed_positions\.weights": "sinusoids, which are computed"},
-        stored=None,
+        stored=_has_two_tables,
     ),
 )

@@ -54,6 +54,15 @@ def _has_pooler(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, 
 
 _BLOCK, _THEIRS = "encoder.block_{i}", "encoder.layer.{i}"
 
+# Transformers 4 stores one bias. Transformers 5 stores two where logits are not tied, and reads
+# that of the decoder.
+_OLD_BIAS = "a bias that is not read where logits are not tied"
+
+
+def _logits(decoder: str, bias: str, config: Config) -> Place:
+    own = bias if config["tie_word_embeddings"] else f"{decoder}.bias"
+    return Place(f"{decoder}.weight", own)
+
 
 def _layers(head: Mapping[str, str | Place]) -> Layers:
     """Return the layers of BERT, with those of a masked-language-model head."""
@@ -112,19 +121,21 @@ _BERT = Family(
         ),
     },
     prefix="bert.",
-    layers=_layers(
+    layers=lambda spec, config: _layers(
         {
             "masked_lm_head.dense": f"{_PREDICTIONS}.transform.dense",
             "masked_lm_head.norm": f"{_PREDICTIONS}.transform.LayerNorm",
-            "logits": Place(f"{_PREDICTIONS}.decoder.weight", f"{_PREDICTIONS}.bias"),
+            "logits": _logits(f"{_PREDICTIONS}.decoder", f"{_PREDICTIONS}.bias", config),
         }
     ),
     tied=_tied("embeddings.word_embeddings", f"{_PREDICTIONS}.decoder", f"{_PREDICTIONS}.bias"),
     unread=_POSITION_IDS,
     left_out={
-        f"cls.seq_relationship.{name}": "the head of next-sentence prediction, which "
-        "BertForMaskedLM does not have"
-        for name in ("weight", "bias")
+        f"{_PREDICTIONS}.bias": _OLD_BIAS,
+        **dict.fromkeys(
+            ("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
+            "the head of next-sentence prediction, which BertForMaskedLM does not have",
+        ),
     },
     stored=_has_pooler,
 )
@@ -240,16 +251,17 @@ _ROBERTA = tuple(
         required=_ABSOLUTE,
         silent={"classifier_dropout": CLASSIFIER},
         prefix="roberta.",
-        layers={
+        layers=lambda spec, config: {
             **_layers(
                 {
                     "masked_lm_head.dense": "lm_head.dense",
                     "masked_lm_head.norm": "lm_head.layer_norm",
-                    "logits": Place("lm_head.decoder.weight", "lm_head.bias"),
+                    "logits": _logits("lm_head.decoder", "lm_head.bias", config),
                 }
             ),
             "encoder.position_embedding": Computed(_position_rows, _written_position_rows),
         },
+        left_out={"lm_head.bias": _OLD_BIAS},
         tied=_tied("embeddings.word_embeddings", "lm_head.decoder", "lm_head.bias"),
         unread=_POSITION_IDS,
         stored=_has_pooler,

@@ -86,14 +86,14 @@ def from_hugging_face(
 
 
 def is_hugging_face_folder(source: Any) -> bool:
-    """Return whether a source is a folder with the configuration of a Hugging Face model."""
-    if not isinstance(source, str | os.PathLike) or not (Path(source) / CONFIG).is_file():
+    """Return whether a source is a folder of Hugging Face, which may be damaged."""
+    if not isinstance(source, str | os.PathLike) or not (Path(source) / CONFIG).exists():
         return False
     try:
         config = read_json(Path(source) / CONFIG)
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "model_type" in config
+        return not (Path(source) / "metadata.json").exists()  # which presets of KerasHub have
+    return not (isinstance(config, dict) and "registered_name" in config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -168,6 +168,7 @@ def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dic
     else:
         try:
             found = read_tokenizers(folder, spec.kind)
+            _check_sizes(spec, found)
         except (ValueError, FileNotFoundError) as error:
             warnings.warn(
                 f"the model is read without a tokenizer: {error}; to process text, give one with "
@@ -181,3 +182,14 @@ def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dic
         role: dataclasses.replace(tokenizer, pad_id=spec.pad_token_id)
         for role, tokenizer in found.items()
     }
+
+
+def _check_sizes(spec: builders.TransformerSpec, tokenizers: dict[str, Tokenizer]) -> None:
+    """Check that the model has a vector for every token."""
+    for role, tokenizer in tokenizers.items():
+        source = role == "source_tokenizer"
+        rows = spec.source_vocabulary_size if source else spec.vocabulary_size
+        if tokenizer.vocabulary_size > rows:
+            raise ValueError(
+                f"the {role} has {tokenizer.vocabulary_size} tokens, the model vectors for {rows}"
+            )

@@ -187,6 +187,25 @@ def _fused(name: str, *parts: str) -> Place:
     return Place(f"{_THEIRS}.{name}.weight", f"{_THEIRS}.{name}.bias", _row_parts(*parts))
 
 
+def _phi3_length(config: Config) -> dict[str, Any]:
+    """Versions of transformers disagree on the original length of these scalings in Phi-3."""
+    scaling = config["rope_scaling"] or config["rope_parameters"] or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    length = config["original_max_position_embeddings"]
+    if kind in ("llama3", "yarn") and scaling.get("original_max_position_embeddings") != length:
+        raise ValueError(
+            f"original_max_position_embeddings={length!r}: must be that of the rotary settings, "
+            f"{scaling.get('original_max_position_embeddings')!r}, where rope_type={kind!r}"
+        )
+    return {}
+
+
+_PHI3_LENGTH = Rule(
+    (),
+    _phi3_length,
+    optional=("rope_scaling", "rope_parameters", "original_max_position_embeddings"),
+)
+
 _PHI3_LAYERS = _layers(
     {
         "self_attention.query": _fused("self_attn.qkv_proj", "query"),
@@ -331,7 +350,7 @@ FAMILIES: tuple[Family, ...] = (
             "resid_pdrop": "dropout",
             "embd_pdrop": "embedding_dropout",
         },
-        rules=_COMMON,
+        rules=(*_COMMON, _PHI3_LENGTH),
         defaults={
             **_DEFAULTS,
             "num_key_value_heads": None,
@@ -343,7 +362,6 @@ FAMILIES: tuple[Family, ...] = (
             "eos_token_id": 32000,
         },
         required={"attention_bias": (False,)},
-        silent={"original_max_position_embeddings": "of longrope, which is refused"},
         layers=_PHI3_LAYERS,
         **_SHARED,
     ),

@@ -92,15 +92,19 @@ def _is_tied(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any
     return {}
 
 
-def _is_tied_mt5(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
-    if tensors.differ("shared.weight", "lm_head.weight"):
-        return {"tie_embeddings": False, "scale_logits": False}
-    if fields["tie_embeddings"]:
-        raise ValueError(
-            "tie_word_embeddings=True: transformers 4 scales the hidden states before tied logits "
-            "of mt5, transformers 5 does not; save the model with untied logits"
-        )
-    return {}
+def _scale_mt5(config: Config) -> dict[str, Any]:
+    """Transformers 4 scales hidden states before tied logits of mT5, transformers 5 does not."""
+    tied, version = config["tie_word_embeddings"], config["transformers_version"]
+    is_new = str(version).partition(".")[0] not in ("None", "2", "3", "4")
+    return {"tie_embeddings": tied, "scale_logits": tied and not is_new}
+
+
+_TIE_MT5 = Rule(
+    ("tie_word_embeddings",),
+    _scale_mt5,
+    lambda spec: {"tie_word_embeddings": False},  # tied logits are written as those of T5
+    optional=("transformers_version",),
+)
 
 
 def _layers(spec: TransformerSpec, config: Config) -> Layers:
@@ -127,6 +131,19 @@ def _layers(spec: TransformerSpec, config: Config) -> Layers:
     return layers
 
 
+_RULES = (
+    PADDING,
+    _FEEDFORWARD,
+    _DEPTH,
+    several(
+        "dropout_rate",
+        "dropout",
+        "attention_dropout",
+        "embedding_dropout",
+        "activation_dropout",
+        "final_dropout",
+    ),
+)
 _SHARED: dict[str, Any] = {
     "constants": forms.T5,
     "fields": {
@@ -140,20 +157,6 @@ _SHARED: dict[str, Any] = {
         "relative_attention_max_distance": "relative_max_distance",
         "layer_norm_epsilon": "norm_epsilon",
     },
-    "rules": (
-        PADDING,
-        _FEEDFORWARD,
-        _DEPTH,
-        _TIE,
-        several(
-            "dropout_rate",
-            "dropout",
-            "attention_dropout",
-            "embedding_dropout",
-            "activation_dropout",
-            "final_dropout",
-        ),
-    ),
     "silent": {"classifier_dropout": CLASSIFIER, "initializer_factor": TRAINING},
     "aliases": {"hidden_size": "d_model", "num_attention_heads": "num_heads"}
     | {"num_hidden_layers": "num_layers", "head_dim": "d_kv"},
@@ -179,13 +182,13 @@ FAMILIES: tuple[Family, ...] = (
         heads={"T5ForConditionalGeneration": {}, "T5Model": NEEDS_TIED},
         defaults={**_DEFAULTS, "feed_forward_proj": "relu", "tie_word_embeddings": True},
         stored=_is_tied,
-        **_SHARED,
+        **{**_SHARED, "rules": (*_RULES, _TIE)},
     ),
     Family(
         model_types=("mt5",),
         heads={"MT5ForConditionalGeneration": {}},
         defaults={**_DEFAULTS, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
-        stored=_is_tied_mt5,
-        **_SHARED,
+        stored=_is_tied,
+        **{**_SHARED, "rules": (*_RULES, _TIE_MT5)},
     ),
 )

@@ -99,9 +99,6 @@ class Tensors:
         family, tensor = self.family, self._stored[name]
         if any(re.search(rf"(^|\.){end}$", name) for end in family.unread):
             return True
-        if name in family.left_out:
-            warnings.warn(f"{name} is left out: {family.left_out[name]}", stacklevel=5)
-            return True
         if name in family.computed:
             expected = family.computed[name](spec)
             found = tensor.read().astype("float32")
@@ -110,12 +107,17 @@ class Tensors:
             return True
         others = [other for group in family.tied if name in group for other in group]
         read = [other for other in others if other in self._names]
-        if read and not any(tensor.equals(self._stored[other]) for other in read):
+        if any(tensor.equals(self._stored[other]) for other in read):
+            return True
+        if name in family.left_out:
+            warnings.warn(f"{name} is left out: {family.left_out[name]}", stacklevel=5)
+            return True
+        if read:
             raise ValueError(
                 f"{name} and {read[0]} are tied by the configuration, but their values differ; "
                 "set tie_word_embeddings to what the model was trained with"
             )
-        return bool(read)
+        return False
 
 
 def assign_weights(model: Any, spec: TransformerSpec, layers: Layers, tensors: Tensors) -> None:
@@ -147,7 +149,7 @@ def _value(
     spec: TransformerSpec,
     tensors: Tensors,
 ) -> np.ndarray:
-    """Return the value of a variable of a layer, float32."""
+    """Return the value of a variable of a layer, in its precision or in float32."""
     number = re.search(r"block_(\d+)", layer)
     if isinstance(place, Computed):
         return np.asarray(place.read(tensors, spec), "float32").reshape(variable.shape)
@@ -170,7 +172,9 @@ def _value(
             fits = array.shape == shape or array.shape[-1] == array.size == math.prod(shape)
         if not fits:
             raise ValueError("another shape")
-        return np.asarray(array, "float32").reshape(shape)
+        if array.dtype.name != variable.dtype:
+            array = np.asarray(array, "float32")
+        return array.reshape(shape)
     except (ValueError, IndexError):
         raise ValueError(
             f"the tensor {name} has the shape {stored.shape}, which is not that of {layer}, "

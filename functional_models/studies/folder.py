@@ -2,8 +2,8 @@
 
 comparison.json       settings, seeds and baseline; the folder may hold runs of earlier ones too
 runs/<name>-<key>/    a model folder for each run, with run.json
-results.json, results.md, reports.parquet    tables
-loss_curves.png, variants.png, diagrams/, samples.md
+results.json, results.md, reports.parquet, inside.parquet    tables
+loss_curves.png, variants.png, diagrams/, figures/, samples.md
 best/                 the best model
 """
 
@@ -13,10 +13,11 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import builders
@@ -24,6 +25,7 @@ from functional_models.checks import read_manifest
 from functional_models.folders import COMPARISON, GO_ON, LOCK, folder_path
 from functional_models.recipe import Recipe
 from functional_models.studies.execution import RUNS
+from functional_models.studies.inside.stored import TABLE, write_table
 from functional_models.studies.planning import Plan
 from functional_models.studies.results import Cost, Study
 from functional_models.studies.runs import Run, make_runs, read_outcome
@@ -39,6 +41,7 @@ _WRITTEN = (
     RESULTS,
     "results.md",
     REPORTS,
+    TABLE,
     "samples.md",
     "samples.json",
     "report.html",
@@ -46,6 +49,7 @@ _WRITTEN = (
     CURVES,
     VARIANTS,
     DIAGRAMS,
+    "figures",
 )
 
 
@@ -152,6 +156,7 @@ def write_tables(study: Study) -> None:
     write_whole(study.folder / RESULTS, json.dumps(content, indent=1) + "\n")
     write_whole(study.folder / "results.md", study._repr_markdown_() + "\n")
     attempt(REPORTS, lambda: write_reports(study, study.folder / REPORTS))
+    attempt(TABLE, lambda: write_inside_table(study, study.folder / TABLE))
 
 
 def write_reports(study: Study, path: Path) -> None:
@@ -171,6 +176,18 @@ def write_reports(study: Study, path: Path) -> None:
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     write_whole(path, lambda part: parquet.write_table(pyarrow.table(columns), part))
+
+
+def write_inside_table(study: Study, path: Path) -> None:
+    """Write a row for each number that was measured inside the models, if any was, as Parquet.
+
+    Columns are the key of the run, which `reports.parquet` has too, the setting, the seed, and the
+    fields of `Measured`.
+    """
+    runs = {run.key: run for run in study.runs}
+    columns = {k: {"key": k, "setting": runs[k].setting, "seed": runs[k].seed} for k in runs}
+    if study.inside:
+        write_table(path, [(columns[key], inside) for key, inside in study.inside.items()])
 
 
 def _column(values: list[Any]) -> list[Any]:
@@ -200,21 +217,32 @@ def write_diagrams(folder: Path, settings: Sequence[Setting]) -> None:
 
 
 def write_curves(study: Study) -> None:
-    """Draw the loss curves of all runs."""
+    """Draw the loss curves of all settings: means over seeds, and bands of all of them."""
     import plots
 
-    seeds = len({run.seed for run in study.runs}) > 1
-    histories = {}
-    for run in study.runs:
-        outcome = study.outcomes.get(run.key)
-        if outcome and outcome.rows:
-            name = f"{run.setting}, seed {run.seed}" if seeds else run.setting
-            rows = outcome.rows
-            histories[name] = {
-                key.replace("val_exact", "exact"): [row[key] for row in rows] for key in rows[0]
-            }
+    rows = {
+        setting.name: [outcome.rows for _, outcome in study.of(setting.name) if outcome.rows]
+        for setting in study.settings
+    }
+    histories = {name: _history(of_runs) for name, of_runs in rows.items() if of_runs}
     if histories:
         plots.save_figure(plots.loss_curves(histories), study.folder / CURVES)
+
+
+def _history(runs: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, list[float]]:
+    """Return means over runs at their common reports, and the ends of the loss of several runs."""
+    steps = set.intersection(*({row["step"] for row in rows} for rows in runs))
+    reports = zip(*([row for row in rows if row["step"] in steps] for rows in runs), strict=True)
+    at_steps = list(reports)
+    history = {
+        key.replace("val_exact", "exact"): [fmean(row[key] for row in rows) for rows in at_steps]
+        for key in runs[0][0]
+    }
+    if len(runs) > 1:
+        loss = "val_loss" if "val_loss" in history else "loss"
+        history["low"] = [min(row[loss] for row in rows) for rows in at_steps]
+        history["high"] = [max(row[loss] for row in rows) for rows in at_steps]
+    return history
 
 
 def attempt(what: str, write: Callable[[], Any]) -> None:

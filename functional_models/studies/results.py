@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from functional_models.studies.execution import RUNS
+from functional_models.studies.inside.stored import Inside, read_inside
 from functional_models.studies.runs import Outcome, Run
 from functional_models.studies.settings import Setting
 from functional_models.studies.statistics import (
@@ -26,6 +28,7 @@ from functional_models.tables import format_table
 METRICS = (
     "parameters",
     "flops_per_token",
+    "early_loss",
     "loss",
     "perplexity",
     "token_accuracy",
@@ -35,12 +38,16 @@ METRICS = (
 )
 """Measurements on held-out text, and of the training, in the order of tables."""
 
+EARLY = 0.1
+"""The share of the steps after which the early loss is measured, at the next report."""
+
 ADVISED_SEEDS = 3
 
 _LOSS = "loss"
 _TITLES = {
     "parameters": ("parameters", "{:,.0f}"),
     "flops_per_token": ("training FLOPs/token", "{:,.3g}"),
+    "early_loss": ("early validation loss", "{:.4f}"),
     "loss": ("loss", "{:.4f}"),
     "perplexity": ("perplexity", "{:.2f}"),
     "token_accuracy": ("token accuracy", "{:.1%}"),
@@ -48,7 +55,7 @@ _TITLES = {
     "steps_to_90": ("steps to 90%", "{:,.0f}"),
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
 }
-_SPREAD = ("loss", "perplexity", "token_accuracy", "exact_match")
+_SPREAD = ("early_loss", "loss", "perplexity", "token_accuracy", "exact_match")
 """Measurements whose standard deviation over seeds is shown."""
 
 
@@ -98,11 +105,18 @@ class Study:
 
     def values(self, setting: str, metric: str) -> dict[int, float]:
         """Return a measurement of the finished runs of a setting, by seed."""
-        return {
-            run.seed: outcome.result[metric]
+        found = {
+            run.seed: self._value(run, outcome, metric)
             for run, outcome in self.of(setting)
-            if outcome.status == "finished" and outcome.result.get(metric) is not None
+            if outcome.status == "finished"
         }
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def _value(self, run: Run, outcome: Outcome, metric: str) -> float | None:
+        """Return a measurement of a run; None if it has none."""
+        if metric == "early_loss":
+            return early_loss(outcome, run.recipe.steps)
+        return outcome.result.get(metric)
 
     def summary(self, setting: str, metric: str) -> Summary | None:
         """Return a measurement of a setting over its seeds; None if no run has it."""
@@ -131,6 +145,20 @@ class Study:
             if self.baseline in (setting.name, setting.group):
                 return setting
         return next(s for s in self.settings if s.name == self.baseline)
+
+    @cached_property
+    def inside(self) -> dict[str, Inside]:
+        """What was measured inside the models, by the key of the run, for those that have it.
+
+        Raises:
+            ValueError: a file is damaged, or of a newer format.
+        """
+        found = {
+            run.key: read_inside(self.folder / RUNS / run.folder, run.key)
+            for run in self.runs
+            if self.folder is not None
+        }
+        return {key: inside for key, inside in found.items() if inside is not None}
 
     @cached_property
     def differences(self) -> dict[str, Difference | None]:
@@ -258,6 +286,17 @@ class Study:
     def verdict(self) -> tuple[str, ...]:
         """What the runs show, a sentence each."""
         return tuple(_verdict(self))
+
+
+def early_loss(outcome: Outcome, steps: int) -> float | None:
+    """Return the loss at the first report after 10% of the steps; None if that is the last one.
+
+    It is the validation loss, or without validation data that of training.
+    """
+    for row in outcome.rows[:-1]:
+        if row["step"] >= EARLY * steps:
+            return row.get("val_loss", row["loss"])
+    return None
 
 
 def _cell(result: Mapping[str, Any], metric: str) -> str:

@@ -150,11 +150,14 @@ def perform(
     from functional_models.callbacks import DivergedError
     from functional_models.loading import new_text_model
     from functional_models.seeding import own_random
+    from functional_models.studies.inside.callback import MeasureInside
 
     with _ONE_AT_A_TIME, own_random(run.seed):
         if (found := read_outcome(folder, run)) is not None:
             return found
         model = new_text_model(run.spec, data.tokenizer)
+        longest = run.spec.max_sequence_length
+        inside = MeasureInside(folder, run.key, run.recipe, data.corpus, data.tokenizer, longest)
         started = time.time()
         try:
             rows = model.fit(
@@ -163,7 +166,7 @@ def perform(
                 folder=folder,
                 overwrite=True,
                 progress=progress,
-                callbacks=callbacks,
+                callbacks=(*callbacks, inside),
             )
             measured = model.evaluate(
                 data.held_out, batch_size=run.recipe.batch_size, progress=progress

@@ -58,7 +58,7 @@ def diff(
 def marked(difference: Difference, changes_only: bool = False) -> Graph:
     """Return the newer graph of a difference, marked as by `diff`."""
     whole = _with_notes(difference, _Union(difference))
-    return _around_notes(whole) if changes_only else whole
+    return around_notes(whole) if changes_only else whole
 
 
 class _Union:
@@ -226,7 +226,7 @@ def _with_arrows(text: str) -> str:
     return text.replace(" -> ", " → ")
 
 
-def _around_notes(graph: Graph) -> Graph:
+def around_notes(graph: Graph) -> Graph:
     """Return the part of a graph with notes on differences, and its neighbours."""
     differences = [note for note in graph.notes if note.kind in DIFFERENCES]
     about = {place for note in differences for place in note.about}

@@ -1,4 +1,4 @@
-"""Curves: losses and learning rates over training steps, signals over depth."""
+"""Curves: losses and learning rates over training steps."""
 
 from __future__ import annotations
 
@@ -16,39 +16,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 History = Mapping[str, Sequence[float | None]]
-"""A run: "step", "loss", and optionally "val_loss" and "exact_match", all of equal length."""
+"""A run: "step", "loss", and optionally "val_loss", "exact_match", "low" and "high", all of equal
+length."""
 
 Schedule = Callable[[int], Any] | float
 """Step, counted from 0, -> learning rate: a Keras `LearningRateSchedule` or any function. A number
 is a constant rate."""
 
-ByDepth = Sequence[float | None]
-"""One value per depth, the first one nearest to the input; None or NaN: not measured."""
-
 _MEASUREMENTS = '{"step": [...], "loss": [...]}'
 
 _MAX_POINTS = 500  # of a learning-rate curve; every point may be a call into a backend
 
-_ALONG: dict[str, dict[str, Any]] = {
-    "skip path": {"linewidth": 2.2, "marker": "o", "markersize": 4},
-    "branch": {"linewidth": 1.0, "marker": "o", "markersize": 4, "markerfacecolor": "#FFFFFF"},
-}
-
-_BEYOND_THE_AXIS = ((0.0, "v", 0.0), (math.inf, "^", 1.0))
-"""Values outside a logarithmic axis, as (value, marker, height in the panel)."""
-
 
 def loss_curves(
-    histories: Mapping[str, History | keras.callbacks.History], title: str | None = None
+    histories: Mapping[str, History | keras.callbacks.History],
+    title: str | None = None,
+    across: str | None = None,
 ) -> Figure:
     """Draw the loss of several runs over training steps, and their exact match if known.
 
     Args:
         histories: Name of the run -> its history: "step" and "loss" (training), optionally
             "val_loss" (validation) and "exact_match" (a fraction from 0 to 1), all as long as
-            "step". None or NaN marks a step without a measurement. Or the result of Keras's
-            `model.fit`, whose steps are epochs.
+            "step". None or NaN marks a step without a measurement. "low" and "high" are the ends of
+            a band around the loss, of the validation if there is one, such as the smallest and the
+            largest over several seeds. Or the result of Keras's `model.fit`, whose steps are
+            epochs.
         title: Title of the figure.
+        across: What "step" counts, if it is something else, such as "target tokens".
 
     Returns:
         A figure with a panel for the loss in nats per token (on a logarithmic axis; training thin,
@@ -57,14 +52,15 @@ def loss_curves(
     Raises:
         ValueError: if there is no run, or a history lacks "step" or "loss", or lengths differ.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     check_mapping(histories, "loss_curves", "runs", f"name of the run -> {_MEASUREMENTS}")
     by_step = {run: _by_step(history) for run, history in histories.items()}
     for run, history in by_step.items():
         _check_history(run, history)
     with_match = any("exact_match" in history for history in by_step.values())
-    time = "epoch" if any(map(_is_keras_history, histories.values())) else "training step"
+    is_by_epoch = any(map(_is_keras_history, histories.values()))
+    time = across or ("epoch" if is_by_epoch else "training step")
     figure = new_figure(12 if with_match else 7, 4.5, title)
     panels = figure.subplots(1, 2 if with_match else 1, squeeze=False)[0]
     for number, (run, history) in enumerate(by_step.items()):
@@ -76,10 +72,16 @@ def loss_curves(
         if validated:
             label = f"{run} (validation)"
             _draw_history(panels[0], history, "val_loss", label=label, linewidth=2.2, **style)
+        if "low" in history and "high" in history:
+            ends = [[math.nan if v is None else v for v in history[key]] for key in ("low", "high")]
+            colour = style["color"]
+            panels[0].fill_between(history["step"], *ends, color=colour, alpha=0.2, linewidth=0)
         if "exact_match" in history:
             dots: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 3}
             _draw_history(panels[1], history, "exact_match", 100, label=run, **style, **dots)
-    finish(panels[0], time, "loss" if time == "epoch" else "loss (nats per token)")
+    for panel in panels if across else ():
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1.2M
+    finish(panels[0], time, "loss" if is_by_epoch else "loss (nats per token)")
     if all(_is_positive(history) for history in by_step.values()):
         panels[0].set_yscale("log")
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -110,7 +112,7 @@ def _check_history(run: str, history: History) -> None:
                 f"the history of run {run!r} has no {key!r}; it has {sorted(history)}. It needs "
                 '"step" and "loss", or pass the result of model.fit'
             )
-    for key in ("loss", "val_loss", "exact_match"):
+    for key in ("loss", "val_loss", "exact_match", "low", "high"):
         if key in history and len(history[key]) != len(history["step"]):
             raise ValueError(
                 f"in the history of run {run!r}, 'step' has {len(history['step'])} entries but "
@@ -182,77 +184,3 @@ def _rate(name: str, schedule: Schedule, step: int) -> float:
             "and not negative"
         )
     return rate
-
-
-def signal_propagation(
-    variances: Mapping[str, ByDepth],
-    gradients: Mapping[str, Mapping[str, ByDepth]],
-    title: str | None = None,
-) -> Figure:
-    """Draw variance of activations and norm of gradients of several runs over depth.
-
-    Without residual connections and normalisation, variances grow or vanish with depth (De and
-    Smith 2020, section 2); with the norm after the merge, gradients do (Xiong et al. 2020,
-    section 3). Both axes are logarithmic. A value of 0 is a triangle at the bottom of its panel,
-    infinity (an overflow) a triangle at the top.
-
-    Args:
-        variances: Run -> variance of the activations on the stream after each block.
-        gradients: Run -> {"skip path": norms, "branch": norms}: of the gradient that passes each
-            block along its skip path, and of the one through its sublayers. Either may be missing,
-            as the first is in a model without residual connections.
-        title: Title of the figure.
-
-    Returns:
-        A figure with two panels; a run has the same colour in both.
-
-    Raises:
-        ValueError: if there is no run, a key of a run's gradients is unknown, or a value is
-            negative.
-    """
-    if not variances and not gradients:
-        raise ValueError("no runs were given: signal_propagation needs run -> values by depth")
-    runs = list(dict.fromkeys([*variances, *gradients]))
-    for run in gradients:
-        unknown = sorted(set(gradients[run]) - set(_ALONG))
-        if unknown:
-            raise ValueError(
-                f"the gradients of run {run!r} are along {', '.join(map(repr, unknown))}; known "
-                f"are {', '.join(map(repr, _ALONG))}"
-            )
-    figure = new_figure(12, 4.5, title)
-    left, right = figure.subplots(1, 2)
-    for number, run in enumerate(runs):
-        style = line_style(number)
-        if run in variances:
-            what = f"variance of run {run!r}"
-            _draw_by_depth(left, what, variances[run], label=run, **style, **_ALONG["skip path"])
-        for along, norms in gradients.get(run, {}).items():
-            what, label = f"gradient of run {run!r} along the {along}", f"{run}, {along}"
-            _draw_by_depth(right, what, norms, label=label, **style, **_ALONG[along])
-    for panel, quantity in ((left, "variance of activations"), (right, "norm of gradient")):
-        panel.set_yscale("log")
-        used = {line.get_marker() for line in panel.lines}
-        for value, marker, _ in _BEYOND_THE_AXIS:
-            if marker in used:
-                style = {"color": "#808080", "marker": marker, "linestyle": "none"}
-                panel.plot([], [], label=f"{value:g}", **style)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        finish(panel, "depth (blocks from the input)", quantity)
-    return figure
-
-
-def _draw_by_depth(panel: Axes, what: str, values: ByDepth, **style: Any) -> None:
-    """Draw values by depth as a line, with triangles for those outside a logarithmic axis."""
-    measured = [math.nan if value is None else float(value) for value in values]
-    for depth, value in enumerate(measured):
-        if value < 0:
-            raise ValueError(f"the {what} is {value} at depth {depth}; it cannot be negative")
-    shown = [value if 0 < value < math.inf else math.nan for value in measured]
-    panel.plot(range(len(shown)), shown, **style)
-    for beyond, marker, height in _BEYOND_THE_AXIS:
-        depths = [depth for depth, value in enumerate(measured) if value == beyond]
-        style = {"color": style["color"], "marker": marker, "linestyle": "none", "clip_on": False}
-        if depths:
-            transform = panel.get_xaxis_transform()
-            panel.plot(depths, [height] * len(depths), transform=transform, **style)

@@ -93,7 +93,7 @@ def attention_maps(
     """
     weights: dict[str, Any] = {}
     opened = Opened(open_nested, open_layers)
-    return _maps(Execution.of(model, inputs, seed, opened, _recording(weights)), weights)
+    return maps_of(Execution.of(model, inputs, seed, opened, recording(weights)), weights)
 
 
 @graph_plugin("attention")
@@ -122,8 +122,8 @@ def attention(
             such example.
     """
     weights: dict[str, Any] = {}
-    execution = Execution.as_read(graph, model, inputs, seed, _recording(weights))
-    maps = {i: found for i, found in _maps(execution, weights).items() if i in graph.index}
+    execution = Execution.as_read(graph, model, inputs, seed, recording(weights))
+    maps = {i: found for i, found in maps_of(execution, weights).items() if i in graph.index}
     sizes = {len(found.weights) for found in maps.values()}
     if sizes and not 0 <= example < min(sizes):
         raise ValueError(
@@ -142,7 +142,7 @@ def attention(
     )
 
 
-def _maps(execution: Execution, weights: Mapping[str, Any]) -> dict[str, AttentionMap]:
+def maps_of(execution: Execution, weights: Mapping[str, Any]) -> dict[str, AttentionMap]:
     """Return all maps in the order of the graph: recorded ones, and outputs of softmaxes."""
     batch = next((given.shape[0] for given in execution.fed.values() if len(given.shape)), 1)
     maps: dict[str, AttentionMap] = {}
@@ -157,10 +157,35 @@ def _maps(execution: Execution, weights: Mapping[str, Any]) -> dict[str, Attenti
     return maps
 
 
+def visible_keys(execution: Execution, attention_id: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return where the boolean masks of an attention let a query attend, (b, n, t, s).
+
+    Unlike a weight that is not zero, this does not depend on how far a softmax is saturated. Masks
+    of other forms, such as negative numbers that are added to the scores, hide nothing here.
+
+    Args:
+        execution: The computed model.
+        attention_id: Id of the attention, as of `attention_maps`.
+        shape: The shape of its weights, (b, n, t, s).
+
+    Raises:
+        ValueError: if a mask does not fit the weights.
+    """
+    import numpy as np
+
+    found = next(found for found in _attentions(execution.graph) if found.id == attention_id)
+    visible = np.ones(shape, bool)
+    for edge in found.masks:
+        mask = as_array(execution.values[edge.source, edge.output])
+        if mask.dtype == bool:
+            visible &= mask[:, None] if mask.ndim == 3 else mask  # (b, t, s) or (b, n, t, s)
+    return visible
+
+
 _attentions = once_per_graph(find_attentions)
 
 
-def _recording(weights: dict[str, Any]) -> Compute:
+def recording(weights: dict[str, Any]) -> Compute:
     """Return how to compute calls and record the weights of attentions, by id, where known."""
 
     def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:

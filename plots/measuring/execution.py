@@ -6,7 +6,7 @@ backend of Keras.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,12 +153,36 @@ class Execution:
                 "computed; build it with weights"
             )
         given = random_inputs(model, seed=seed) if inputs is None else inputs
+        whole = Execution.of_calls(model, graph, calls, given, compute)
+        if not opened.layers:
+            return whole
+        with keras.StatelessScope(initialize_variables=False):
+            return whole._with_opened_layers(opened, compute)
+
+    @staticmethod
+    def of_calls(
+        model: keras.Model,
+        graph: Graph,
+        calls: Sequence[RecordedCall],
+        inputs: Any,
+        compute: Compute = compute_call,
+    ) -> Execution:
+        """Compute a model that `read_calls` has read, which is the same after a change of weights.
+
+        Args:
+            model: The model, which is built and has weights.
+            graph: Its graph.
+            calls: Its calls.
+            inputs: As for `call_values`.
+            compute: Computes a call.
+        """
+        import keras
+
         places = [(node_id, 0) for node_id in graph.inputs]
-        fed = dict(zip(places, standardise_inputs(model, given), strict=True))
+        fed = dict(zip(places, standardise_inputs(model, inputs), strict=True))
         # In this scope no state changes, such as statistics of norms and seeds.
         with keras.StatelessScope(initialize_variables=False):
-            whole = Execution(model, graph, calls, fed, run_calls(graph, calls, fed, {}, compute))
-            return whole._with_opened_layers(opened, compute) if opened.layers else whole
+            return Execution(model, graph, calls, fed, run_calls(graph, calls, fed, {}, compute))
 
     @staticmethod
     def as_read(
@@ -213,28 +237,46 @@ class Execution:
             found.setdefault(node_id, []).append(as_array(self.values[node_id, output]))
         return {i: tuple(found[i]) for i in self.graph.index if i in found}
 
-    def gradients(self, loss: Callable[[list[Any]], Any]) -> dict[str, np.ndarray]:
-        """Return the gradient of `loss`, a function of the outputs, on every edge of floats by id.
+    def gradients(
+        self,
+        loss: Callable[[list[Any]], Any],
+        edges: Collection[str] | None = None,
+        weights: Sequence[keras.Variable] = (),
+    ) -> dict[str, np.ndarray]:
+        """Return the gradient of `loss`, a function of the outputs, on edges of floats by id.
 
         Each output of the model is an edge here, too: see `output_edge`.
+
+        Args:
+            loss: The loss.
+            edges: Ids of the edges to return; None: all.
+            weights: Weights to return the gradient of as well, by their path.
         """
         import keras
         from keras import ops
 
         on_edges = {edge: self.values[place] for edge, place in self._sources().items()}
-        zeros = {edge: ops.zeros_like(value) for edge, value in on_edges.items() if is_float(value)}
+        at = {
+            edge: ops.zeros_like(value)
+            for edge, value in on_edges.items()
+            if is_float(value) and (edges is None or edge in edges)
+        }
+        by_path = {weight.path: weight for weight in weights}
+        at |= {path: ops.convert_to_tensor(weight.value) for path, weight in by_path.items()}
 
-        def loss_at(shifts: Mapping[str, Any]) -> Any:
-            values = run_calls(self.graph, self.calls, self.fed, shifts)
-            outputs = enumerate(self.graph.outputs)
-            return loss([_shifted(values[p], shifts.get(output_edge(n))) for n, p in outputs])
+        def loss_at(given: Mapping[str, Any]) -> Any:
+            state = [(weight, given[path]) for path, weight in by_path.items()]
+            with keras.StatelessScope(state, initialize_variables=False):
+                values = run_calls(self.graph, self.calls, self.fed, given)
+                outputs = enumerate(self.graph.outputs)
+                return loss([_shifted(values[p], given.get(output_edge(n))) for n, p in outputs])
 
         # The loss of a compiled model makes variables when it is first computed, and they get their
         # values where this scope ends, which must not be within the gradient of some backend.
         with keras.StatelessScope():
             loss([self.values[place] for place in self.graph.outputs])
-        with keras.StatelessScope(initialize_variables=False):
-            return {edge: as_array(found) for edge, found in gradient(loss_at, zeros).items()}
+        found = gradient(loss_at, at)
+        return {name: as_array(as_dense(value)) for name, value in found.items()}
 
     def summed_gradients(self, on_edges: Mapping[str, np.ndarray]) -> dict[Place, np.ndarray]:
         """Return the gradient with respect to every value: the sum of those on its edges."""
@@ -333,6 +375,17 @@ def is_float(tensor: Any) -> bool:
     import keras
 
     return "float" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def as_dense(gradient: Any) -> Any:
+    """Return a gradient as a tensor; TensorFlow gives that of a lookup by the rows of the table."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return gradient
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(gradient)
 
 
 def as_array(tensor: Any) -> np.ndarray:

@@ -250,6 +250,7 @@ CASES: dict[str, Case] = {
         | {"decoder_start_token_id": 3, "num_layers": 1},
     ),
     "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-silu"}),
+    "mt5_tied": ("MT5ForConditionalGeneration", {**T5, "tie_word_embeddings": True}),
     "bart": ("BartForConditionalGeneration", BART),
     "bart_base": ("BartModel", {**BART, "scale_embedding": True, "activation_function": "relu"}),
     "mbart": ("MBartForConditionalGeneration", {**BART, "scale_embedding": True}),

@@ -8,8 +8,9 @@ from functional_models.studies.report.series import AXES, along, loss_curve
 from functional_models.studies.results import Study
 from plots.figures import COLOURS
 
-_GREY = "#808080"  # legible on white and on black
+GREY = "#808080"  # legible on white and on black
 _HEIGHT = 340
+TOOLS = "pan,box_zoom,wheel_zoom,reset,save,hover"
 
 
 def charts(study: Study) -> dict[str, Any]:
@@ -25,7 +26,8 @@ def charts(study: Study) -> dict[str, Any]:
     return made
 
 
-def _figure(across: str, upwards: str, **options: Any) -> Any:
+def new_chart(across: str, upwards: str, *, tools: str = TOOLS, **options: Any) -> Any:
+    """Return an empty chart that is readable on light and dark pages."""
     from bokeh.plotting import figure
 
     chart: Any = figure(
@@ -33,7 +35,7 @@ def _figure(across: str, upwards: str, **options: Any) -> Any:
         height=_HEIGHT,
         x_axis_label=across,
         y_axis_label=upwards,
-        tools="pan,box_zoom,wheel_zoom,reset,save,hover",
+        tools=tools,
         active_scroll=None,
         toolbar_location="above",
         output_backend="svg",  # prints sharply
@@ -43,10 +45,10 @@ def _figure(across: str, upwards: str, **options: Any) -> Any:
     chart.background_fill_color = chart.border_fill_color = None
     chart.outline_line_color = None
     for axis in chart.axis:
-        axis.axis_label_text_color = axis.major_label_text_color = _GREY
-        axis.axis_line_color = axis.major_tick_line_color = _GREY
+        axis.axis_label_text_color = axis.major_label_text_color = GREY
+        axis.axis_line_color = axis.major_tick_line_color = GREY
         axis.minor_tick_line_color = None
-    chart.grid.grid_line_color = _GREY
+    chart.grid.grid_line_color = GREY
     chart.grid.grid_line_alpha = 0.25
     return chart
 
@@ -56,7 +58,7 @@ def _finish(chart: Any) -> Any:
         legend.click_policy = "hide"
         legend.background_fill_alpha = 0
         legend.border_line_color = None
-        legend.label_text_color = _GREY
+        legend.label_text_color = GREY
         legend.location = "top_right"  # where curves of a loss are not
         legend.label_text_font_size = "9pt"
         legend.spacing = 0
@@ -65,7 +67,7 @@ def _finish(chart: Any) -> Any:
 
 def _losses(study: Study, axis: str, label: str) -> Any:
     """Draw the validation loss along an axis: means over seeds, with bands of a deviation."""
-    chart = _figure(label, "validation loss (nats per token)", y_axis_type="log")
+    chart = new_chart(label, "validation loss (nats per token)", y_axis_type="log")
     for number, setting in enumerate(study.compared):
         curve = loss_curve(study, setting)
         places = None if curve is None else along(study, setting, curve, axis)
@@ -92,13 +94,15 @@ def _differences(study: Study) -> Any:
         if found is not None and found.interval is not None
     ]
     names = [name for name, _ in shown][::-1]
-    chart = _figure(f"loss minus that of {study.reference.name} (nats)", "", y_range=names or [""])
+    chart = new_chart(
+        f"loss minus that of {study.reference.name} (nats)", "", y_range=names or [""]
+    )
     chart.height = 120 + 36 * len(names)
     assert study.noise is not None
     chart.add_layout(
-        BoxAnnotation(left=-study.noise, right=study.noise, fill_color=_GREY, fill_alpha=0.15)
+        BoxAnnotation(left=-study.noise, right=study.noise, fill_color=GREY, fill_alpha=0.15)
     )
-    chart.add_layout(Span(location=0, dimension="height", line_color=_GREY))
+    chart.add_layout(Span(location=0, dimension="height", line_color=GREY))
     source = ColumnDataSource(
         {
             "name": [name for name, _ in shown],
@@ -106,7 +110,7 @@ def _differences(study: Study) -> Any:
             "low": [found.interval[0] for _, found in shown if found.interval],
             "high": [found.interval[1] for _, found in shown if found.interval],
             "p": [found.corrected for _, found in shown],
-            "colour": [COLOURS[1] if found.is_shown else _GREY for _, found in shown],
+            "colour": [COLOURS[1] if found.is_shown else GREY for _, found in shown],
         }
     )
     whisker = Whisker(base="name", lower="low", upper="high", dimension="width", source=source)
@@ -124,7 +128,9 @@ def _differences(study: Study) -> Any:
 
 def _rates(study: Study) -> Any:
     """Draw the loss of each setting against the learning rate."""
-    chart = _figure("learning rate", "loss (nats per token)", x_axis_type="log", y_axis_type="log")
+    chart = new_chart(
+        "learning rate", "loss (nats per token)", x_axis_type="log", y_axis_type="log"
+    )
     groups = dict.fromkeys(setting.of for setting in study.settings if setting.of)
     for number, group in enumerate(groups):
         points = []

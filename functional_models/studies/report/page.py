@@ -13,8 +13,17 @@ from typing import Any
 
 import builders
 from functional_models.checks import read_json
+from functional_models.studies.folder import attempt
 from functional_models.studies.question import differing_fields, question
 from functional_models.studies.report.charts import charts
+from functional_models.studies.report.figures import FIGURES, write_figures
+from functional_models.studies.report.inside import (
+    NOTES,
+    THRESHOLDS,
+    Section,
+    inside_section,
+    with_own_ids,
+)
 from functional_models.studies.report.series import AXES, speed_ups
 from functional_models.studies.results import Study
 from functional_models.studies.runs import RUN
@@ -26,7 +35,7 @@ _RUNS = "runs"
 
 
 def write_report(study: Study) -> Path:
-    """Write the report of a study, and its table for LaTeX.
+    """Write the report of a study, its table for LaTeX, and its figures for papers.
 
     Nothing is trained, and no model is loaded.
 
@@ -36,16 +45,23 @@ def write_report(study: Study) -> Path:
     path = study.folder / REPORT
     write_whole(path, report_page(study))
     write_whole(study.folder / LATEX, latex_table(study))
+    attempt(FIGURES, lambda: write_figures(study))
     return path
 
 
 def report_page(study: Study) -> str:
     """Return the report as an HTML page, which needs no network."""
+    from bokeh.document import Document
     from bokeh.embed import components
     from bokeh.resources import Resources
     from jinja2 import Environment, StrictUndefined
 
-    drawn = charts(study)
+    inside = inside_section(study)
+    drawn = charts(study) | {f"inside {n}": made.chart for n, made in enumerate(inside.charts)}
+    document = Document()
+    with document.models.freeze():  # else every chart visits all others
+        for chart in drawn.values():
+            document.add_root(chart)
     script, places = components(drawn) if drawn else ("", {})
     library = Resources(mode="inline", components=["bokeh"]).render_js() if drawn else ""
     source = resources.files(__package__).joinpath("page.html.jinja").read_text("utf-8")
@@ -65,9 +81,24 @@ def report_page(study: Study) -> str:
         diagrams=list(_diagrams(study)),
         architectures=list(_architectures(study)),
         facts=_facts(study),
+        inside=inside,
+        inside_rows=_rows_of_charts(inside, places),
+        thresholds=THRESHOLDS,
         library=library,
         script=script,
     )
+
+
+def _rows_of_charts(inside: Section, places: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the charts of each quantity, with captions, and what it is."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    for number, drawn in enumerate(inside.charts):
+        figure = {"caption": drawn.caption, "chart": places[f"inside {number}"]}
+        rows.setdefault(drawn.title, []).append(figure)
+    return [
+        {"title": title, "note": NOTES[title], "figures": figures}
+        for title, figures in rows.items()
+    ]
 
 
 def _speed_ups(study: Study) -> dict[str, dict[str, str]]:
@@ -96,13 +127,7 @@ def _diagrams(study: Study) -> Iterator[dict[str, str]]:
         if path.exists():
             picture = re.sub(r"^.*?(?=<svg)", "", path.read_text("utf-8"), flags=re.S)
             # Several pictures on a page: ids must differ, and no size keeps them from shrinking.
-            yield {"name": setting.name, "svg": _own_ids(picture, f"d{len(picture)}-")}
-
-
-def _own_ids(picture: str, prefix: str) -> str:
-    picture = re.sub(r'\bid="', f'id="{prefix}', picture)
-    picture = re.sub(r'href="#', f'href="#{prefix}', picture)
-    return re.sub(r"url\(#", f"url(#{prefix}", picture)
+            yield {"name": setting.name, "svg": with_own_ids(picture, f"d{len(picture)}-")}
 
 
 def _architectures(study: Study) -> Iterator[dict[str, str]]:

@@ -22,6 +22,8 @@ class Curve:
         low: Mean minus the standard deviation over seeds, (n,); the mean for one seed.
         high: Mean plus the standard deviation, (n,).
         seconds: Mean time of training, (n,).
+        smallest: The smallest of the seeds, (n,).
+        largest: The largest, (n,).
     """
 
     steps: tuple[float, ...]
@@ -29,6 +31,8 @@ class Curve:
     low: tuple[float, ...]
     high: tuple[float, ...]
     seconds: tuple[float, ...]
+    smallest: tuple[float, ...] = ()
+    largest: tuple[float, ...] = ()
 
 
 def loss_curve(study: Study, setting: Setting) -> Curve | None:
@@ -54,6 +58,8 @@ def loss_curve(study: Study, setting: Setting) -> Curve | None:
         tuple(mean - deviation for mean, deviation in bounds),
         tuple(mean + deviation for mean, deviation in bounds),
         tuple(times),
+        tuple(map(min, losses)),
+        tuple(map(max, losses)),
     )
 
 

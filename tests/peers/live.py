@@ -1,0 +1,56 @@
+"""Models that the installed transformers makes and saves now are read with equal outputs.
+
+Needs torch and transformers 4 or 5: `make test-peers`. The stored models of
+`tests/golden/hugging_face` are of the same cases, with other weights.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES
+from make_golden import make_inputs, make_model, outputs_of, shake
+from safetensors.numpy import load_file, save_file
+from small_models import relative_error
+from test_hugging_face import outputs, read
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_a_saved_model_is_read_with_equal_outputs(name: str, seed: int, tmp_path: Path) -> None:
+    model = make_model(name)
+    shake(model, seed)
+    inputs = make_inputs(model, seed)
+    expected = outputs_of(model, inputs)
+    model.save_pretrained(tmp_path / "saved", max_shard_size="20KB" if seed == 2 else "1GB")
+    found = outputs(read(tmp_path / "saved"), inputs)
+    for key, value in expected.items():
+        real = slice(None) if key == "pooled" else inputs["real"]
+        assert relative_error(found[key][real], value[real]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bert", "t5"])
+def test_weights_in_bfloat16_are_read_exactly(name: str, tmp_path: Path) -> None:
+    model = make_model(name).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "saved")
+    inputs = make_inputs(model)
+    loaded = type(model).from_pretrained(
+        tmp_path / "saved", dtype=torch.float32, attn_implementation="eager"
+    )
+    expected = outputs_of(loaded.eval(), inputs)
+    found = outputs(read(tmp_path / "saved"), inputs)
+    for key, value in expected.items():
+        assert relative_error(found[key][inputs["real"]], value[inputs["real"]]) < 1e-5
+
+
+def test_a_file_of_safetensors_is_that_of_the_package(tmp_path: Path) -> None:
+    from functional_models.hugging_face.weight_files import SINGLE, stored_tensors
+
+    tensors = {"a": np.arange(6, dtype="float16").reshape(2, 3), "b": np.zeros((0, 5), "float32")}
+    save_file(tensors, tmp_path / SINGLE)
+    assert load_file(tmp_path / SINGLE).keys() == tensors.keys()
+    for name, tensor in stored_tensors(tmp_path).items():
+        np.testing.assert_array_equal(tensor.read(), tensors[name])
