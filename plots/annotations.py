@@ -273,8 +273,8 @@ class Note:
 
     Attributes:
         kind: "finding" for a mistake, "remark" for what may be meant, "closed", "deviates",
-            "uncounted", "varies", one of `DIFFERENCES`, "difference" for their summary, or a word
-            of the plugin. Diagrams have a colour for each.
+            "uncounted", "unused", "varies", one of `DIFFERENCES`, "difference" for their summary,
+            or a word of the plugin. Diagrams have a colour for each.
         about: Ids of its calls and edges; none for the whole graph.
         text: One or two sentences.
         reference: A source, such as a section of a paper or an address, or "".

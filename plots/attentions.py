@@ -18,11 +18,12 @@ from plots.layers import (
 from plots.mask_values import Direction, visible_keys
 from plots.skips import skip_paths
 from plots.softmaxes import is_float
-from plots.traversal import Reachability, data_flow, once_per_graph
+from plots.traversal import Reachability, data_flow, once_per_graph, without_unused_weights
 
 
 def find_attentions(graph: Graph) -> tuple[Attention, ...]:
     """Return the attentions of a graph, in its order."""
+    graph = without_unused_weights(graph)
     candidates = (attention_at(graph, node) for node in graph.nodes)
     found = [attention for attention in candidates if attention is not None]
     if not found:
@@ -160,6 +161,7 @@ def attentions_with_masks(
 
     Padding masks depend on the values of the inputs, masks of positions on their shapes alone.
     """
+    graph = without_unused_weights(graph)
     attentions = find_attentions(graph)
     flow = query_flow(graph, attentions)
     behind = Reachability(graph, stop=_is_trained)

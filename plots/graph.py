@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from plots.annotations import Declaration, Note, Overlay, Quantity, SkipPath
-from plots.graph_json import read_value
+from plots.graph_json import check_graph, read_value
 
 FORMAT = "functional graph"
 VERSION = 3
@@ -25,9 +24,9 @@ VERSION = 3
 Shape = tuple[int | None, ...]
 """Sizes of a tensor's axes; `None` for an axis of variable size."""
 
-Kind = Literal["input", "layer", "operation", "model", "group"]
+Kind = Literal["input", "layer", "operation", "model", "group", "weights"]
 """Kind of a call: a model input, a layer, a bare operation, a nested model that is not opened, or a
-group of calls that `fold` has collapsed."""
+group of calls that `fold` has collapsed; or "weights" of an opened layer that no call takes."""
 
 Item = TypeVar("Item")
 
@@ -271,7 +270,7 @@ class Graph:
 
     Attributes:
         name: Name of the model.
-        nodes: The calls, each after the sources of its edges.
+        nodes: The calls, each after the sources of its edges, and weights that no call takes.
         edges: In the order of their targets, then of the arguments of the target.
         inputs: Ids of the inputs of the model, in order.
         outputs: (id, output) of the outputs of the model, in order.
@@ -361,8 +360,13 @@ class Graph:
         raise KeyError(f"the graph {self.name!r} has no overlay {name!r}; it has {there}")
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.nodes):,} calls, {len(self.edges):,} edges"
+        sizes = f"{len(self.calls):,} calls, {len(self.edges):,} edges"
         return f"<Graph {self.name!r}: {sizes}, {self.parameters:,} parameters>"
+
+    @cached_property
+    def calls(self) -> tuple[Node, ...]:
+        """The nodes without those of weights that no call takes."""
+        return tuple(node for node in self.nodes if node.kind != "weights")
 
     @property
     def is_folded(self) -> bool:
@@ -437,45 +441,6 @@ def graph_document(graph: Graph) -> dict[str, Any]:
         if not node.has_own_name:  # Keras numbers names over the whole process
             del plain["name"]
     return document
-
-
-def check_graph(graph: Graph) -> None:
-    """Check that the parts of a graph fit together.
-
-    Raises:
-        ValueError: if ids are not unique, if a part refers to an unknown call, output or edge, or
-            if a call comes before one of its sources.
-    """
-    for what, parts in (("calls", graph.nodes), ("edges", graph.edges)):
-        twice = [place for place, times in Counter(p.id for p in parts).items() if times > 1]
-        if twice:
-            raise ValueError(
-                f"the graph {graph.name!r} has several {what} with the id {twice[0]!r}"
-            )
-    for edge in graph.edges:
-        if edge.source not in graph.index or edge.target not in graph.index:
-            raise ValueError(f"the edge {edge.id!r} starts or ends at an unknown call")
-        if graph.index[edge.source] >= graph.index[edge.target]:
-            raise ValueError(f"the call {edge.target!r} comes before {edge.source!r}, its source")
-        if not 0 <= edge.output < len(graph.node(edge.source).outputs):
-            raise ValueError(f"the edge {edge.id!r} starts at an unknown output")
-    for node_id, output in graph.outputs:
-        if node_id in graph.index and not 0 <= output < len(graph.node(node_id).outputs):
-            raise ValueError(f"the output {node_id}[{output}] of {graph.name!r} is unknown")
-    calls = set(graph.index)
-    places = calls | {edge.id for edge in graph.edges}
-    for what, referred, allowed in (
-        ("inputs", graph.inputs, calls),
-        ("outputs", (node_id for node_id, _ in graph.outputs), calls),
-        ("the stream", (end for pair in graph.stream for end in pair), calls),
-        ("skip_paths", (i for p in graph.skip_paths for i in (*p.line, *p.bypassed)), calls),
-        ("pictures", graph.pictures, calls),
-        ("notes", (place for note in graph.notes for place in note.about), places),
-        ("overlays", (place for overlay in graph.overlays for place in overlay.values), places),
-    ):
-        unknown = next((place for place in referred if place not in allowed), None)
-        if unknown is not None:
-            raise ValueError(f"{what} of the graph {graph.name!r} refer to the unknown {unknown!r}")
 
 
 def _no_number(text: str) -> None:

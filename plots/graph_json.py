@@ -1,7 +1,8 @@
-"""Read dataclasses from JSON data, each value checked against the type of its field."""
+"""Read dataclasses from JSON data, each value checked against its type, and check a whole graph."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -91,3 +92,42 @@ def _check_depth(value: Any, place: str, left: int) -> None:
         raise ValueError(f"{place} is nested more than {_DEEPEST} levels deep")
     for item in value.values() if isinstance(value, dict) else value if type(value) is list else ():
         _check_depth(item, place, left - 1)
+
+
+def check_graph(graph: Any) -> None:
+    """Check that the parts of a `plots.graph.Graph` fit together.
+
+    Raises:
+        ValueError: if ids are not unique, if a part refers to an unknown call, output or edge, or
+            if a call comes before one of its sources.
+    """
+    for what, parts in (("calls", graph.nodes), ("edges", graph.edges)):
+        twice = [place for place, times in Counter(p.id for p in parts).items() if times > 1]
+        if twice:
+            raise ValueError(
+                f"the graph {graph.name!r} has several {what} with the id {twice[0]!r}"
+            )
+    for edge in graph.edges:
+        if edge.source not in graph.index or edge.target not in graph.index:
+            raise ValueError(f"the edge {edge.id!r} starts or ends at an unknown call")
+        if graph.index[edge.source] >= graph.index[edge.target]:
+            raise ValueError(f"the call {edge.target!r} comes before {edge.source!r}, its source")
+        if not 0 <= edge.output < len(graph.node(edge.source).outputs):
+            raise ValueError(f"the edge {edge.id!r} starts at an unknown output")
+    for node_id, output in graph.outputs:
+        if node_id in graph.index and not 0 <= output < len(graph.node(node_id).outputs):
+            raise ValueError(f"the output {node_id}[{output}] of {graph.name!r} is unknown")
+    calls = set(graph.index)
+    places = calls | {edge.id for edge in graph.edges}
+    for what, referred, allowed in (
+        ("inputs", graph.inputs, calls),
+        ("outputs", (node_id for node_id, _ in graph.outputs), calls),
+        ("the stream", (end for pair in graph.stream for end in pair), calls),
+        ("skip_paths", (i for p in graph.skip_paths for i in (*p.line, *p.bypassed)), calls),
+        ("pictures", graph.pictures, calls),
+        ("notes", (place for note in graph.notes for place in note.about), places),
+        ("overlays", (place for overlay in graph.overlays for place in overlay.values), places),
+    ):
+        unknown = next((place for place in referred if place not in allowed), None)
+        if unknown is not None:
+            raise ValueError(f"{what} of the graph {graph.name!r} refer to the unknown {unknown!r}")

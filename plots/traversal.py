@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property, reduce, wraps
 from operator import or_
 from typing import TYPE_CHECKING, TypeVar
@@ -173,6 +174,22 @@ def once_per_graph(function: Callable[[Graph], Result]) -> Callable[[Graph], Res
         return result
 
     return cached
+
+
+@once_per_graph
+def without_unused_weights(graph: Graph) -> Graph:
+    """Return a graph without the nodes of weights that no call takes, for what asks for calls."""
+    unused = {node.id for node in graph.nodes} - {node.id for node in graph.calls}
+    if not unused:
+        return graph
+    notes = []
+    for note in graph.notes:
+        about = tuple(place for place in note.about if place not in unused)
+        if about or not note.about:
+            notes.append(replace(note, about=about))
+    values = ({i: v for i, v in o.values.items() if i not in unused} for o in graph.overlays)
+    overlays = (replace(o, values=v) for o, v in zip(graph.overlays, values, strict=True))
+    return replace(graph, nodes=graph.calls, notes=tuple(notes), overlays=tuple(overlays))
 
 
 @once_per_graph

@@ -203,9 +203,8 @@ IMAGE_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
             head_in_index=-1,
             feature_keys=["stage1", "stage2", "stage3", "stage4"],
         ),
-        # Layers that fuse features have two residual units. The first one uses one of them only,
-        # and stays closed, since the weights of the other one are in no call.
-        2 * 4 + 2 * 3,
+        # Layers that fuse features have two residual units. The first one uses one of them only.
+        2 * 4 + 1 + 2 * 3,
     ),
     "EfficientNet": (backbone("EfficientNet", EFFICIENT), 2 + 2 + 0),
     "HGNetV2": (backbone("HGNetV2", HGNET), 1),

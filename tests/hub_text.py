@@ -115,7 +115,7 @@ TEXT_MODELS: dict[str, tuple[Callable[[], Any], int]] = {
     "Gemma": (backbone("Gemma", HEADS), 6),
     "Gemma3": (backbone("Gemma3", HEADS, SCALED), 6),
     "Gemma4": (backbone("Gemma4", HEADS, SCALED), 6),
-    "GptOss": (backbone("GptOss", EXPERTS), 6),
+    "GptOss": (backbone("GptOss", EXPERTS, num_layers=4), 8),
     "Llama": (backbone("Llama", GROUPED), 6),
     "Llama3": (backbone("Llama3", GROUPED), 6),
     "Mistral": (backbone("Mistral", GROUPED), 6),

@@ -11,15 +11,15 @@ from plots.renderers.labels import details_of
 
 
 class Hidden(layers.Layer):
-    """Has a weight in a list, which no symbolic call inside takes."""
+    """Finds a weight among all of its weights, where no symbolic tensor can replace it."""
 
     def build(self, shape):
-        self.table = [self.add_weight(shape=(1, shape[-1]))]
+        self.add_weight(shape=(1, shape[-1]))
         self.down = layers.Dense(shape[-1])
         self.down.build(shape)
 
     def call(self, x):
-        return self.down(x + ops.cast(self.table[0], "float32"))
+        return self.down(x + ops.cast(self.trainable_weights[0], "float32"))
 
 
 def relu(x):
@@ -110,7 +110,7 @@ def closed(x):
 def test_every_format_says_why_a_layer_stays_closed_and_frames_nothing(suffix, depth, tmp_path):
     text = drawn(closed, suffix, tmp_path, open_layers=True, depth=depth)
     words = " ".join(text.replace("<br/>", " ").replace("#58;", ":").split())
-    assert "Hidden stays closed: no call inside takes" in words
+    assert "Hidden stays closed: no call inside shows" in words
     assert note_colour("a word of a plugin") not in text
 
 
@@ -120,5 +120,5 @@ def test_the_diagnosis_gives_the_reason_in_place_of_advice_that_was_followed():
     advice = "read_graph(model, open_nested=True"
     assert advice in " ".join(plots.diagnosis_text(plots.read_graph(model)).split())
     text = " ".join(plots.diagnosis_text(plots.read_graph(model, open_layers=True)).split())
-    assert text.count("Hidden stays closed: no call inside takes its weight") == 1
+    assert text.count("Hidden stays closed: no call inside shows the use of its weight") == 1
     assert advice not in text

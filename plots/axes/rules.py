@@ -14,14 +14,12 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from plots.axes.unions import AxisId, Call, CallWithAxes, SomeAxis
+from plots.declarations import axis_labels, declared_tensors, product_labels
 from plots.layers import (
     DOT_PRODUCT_ATTENTION,
     ClassRules,
     Declaration,
-    axis_labels,
-    declared_tensors,
     is_reversed_embedding,
-    product_labels,
 )
 
 Rule = Callable[[Call], None]

@@ -12,8 +12,8 @@ from itertools import chain
 from math import floor, prod
 from typing import Generic, TypeVar
 
+from plots.declarations import parse_equation
 from plots.graph import Node
-from plots.layers import parse_equation
 
 AxisId = int
 SomeAxis = TypeVar("SomeAxis")

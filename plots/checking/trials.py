@@ -23,7 +23,7 @@ from plots.measuring.execution import Compute, Place, as_array, compute_call, ru
 from plots.reading import read_calls
 from plots.reading.keras_calls import RecordedCall, functional_of
 from plots.reading.keras_values import weights_of
-from plots.traversal import Reachability, data_flow
+from plots.traversal import Reachability, data_flow, without_unused_weights
 
 if TYPE_CHECKING:
     import keras
@@ -104,6 +104,7 @@ class Trial:
         """
         model = model_of(model)
         graph, calls = read_calls(model, open_nested=True)
+        graph = without_unused_weights(graph)
         variables = {id(v): v for call in calls for v in weights_of(call.record.operation)}
         if any(variable._value is None for variable in variables.values()):
             raise ValueError(

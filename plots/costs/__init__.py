@@ -56,7 +56,7 @@ def memory(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     axes = axes_of(graph)
     weights = {node.id: Quantity(node.weight_bytes) for node in graph.nodes if node.owns_weights}
     activations = {}
-    for node in graph.nodes:
+    for node in graph.calls:
         tensors = ((t, axes.outputs[node.id, number]) for number, t in enumerate(node.outputs))
         returned = sum((_bytes(tensor, found) for tensor, found in tensors), Quantity())
         inside = [node.class_name] if node.opens_with or node.kind == "model" else []
@@ -91,7 +91,7 @@ def flops(graph: Graph, sizes: Mapping[str, int] | None = None) -> Graph:
     axes = axes_of(graph)
     counted: dict[str, Quantity] = {}
     uncounted: dict[tuple[str, str, str], list[str]] = {}
-    for node in graph.nodes:
+    for node in graph.calls:
         if node.kind == "input":
             continue
         incoming = graph.incoming[node.id]

@@ -26,15 +26,13 @@ from plots.axes import Axis
 from plots.axes.rules import equation_of
 from plots.axes.unions import CallWithAxes
 from plots.costs.zero_cost import LAYERS, is_zero_cost
+from plots.declarations import axis_labels, declared_tensors, product_labels
 from plots.graph import Node
 from plots.layers import (
     DOT_PRODUCT_ATTENTION,
     ClassRules,
-    axis_labels,
-    declared_tensors,
     is_norm,
     is_reversed_embedding,
-    product_labels,
 )
 
 Axes = tuple[Axis, ...]

@@ -53,6 +53,7 @@ from plots.diagnosis.running import takes_models
 from plots.graph import Graph
 from plots.registry import graph_plugin
 from plots.skips import skip_paths
+from plots.traversal import without_unused_weights
 
 __all__ = ["diagnose", "diagnosis_rule", "diagnosis_text", "findings"]
 
@@ -75,7 +76,8 @@ def diagnose(graph: Graph) -> Graph:
     if any(note.kind == "description" for note in graph.notes):
         return graph
     graph.check_whole("diagnose first, then fold")
-    marked = replace(graph, skip_paths=graph.skip_paths or skip_paths(graph))
+    calls = without_unused_weights(graph)
+    marked = replace(calls, skip_paths=graph.skip_paths or skip_paths(calls))
     described = Note("description", (), description_of(marked))
     return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
 

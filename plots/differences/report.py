@@ -51,7 +51,7 @@ def difference_text(difference: Difference) -> str:
         )
     before, after = difference.before, difference.after
     if difference.is_empty:
-        size = f"{len(after.nodes):,} calls, {after.parameters:,} parameters"
+        size = f"{len(after.calls):,} calls, {after.parameters:,} parameters"
         return f"{before.name} -> {after.name}: no difference ({size})"
     lines = [f"{before.name} -> {after.name}: {counts_text(difference)}", sizes_text(difference)]
     return "\n".join([*lines, "", *_sections(_lines(difference))])
@@ -71,7 +71,7 @@ def comparison_table(graphs: Mapping[str, Graph]) -> str:
     against = ("" if g is first else counts_text(compare_graphs(first, g)) for g in given)
     columns = {
         "": list(graphs),
-        "calls": [f"{len(graph.nodes):,}" for graph in given],
+        "calls": [f"{len(graph.calls):,}" for graph in given],
         "parameters": [f"{graph.parameters:,}" for graph in given],
         "operations": [flops.total_text("FLOP") if flops else "" for flops in map(flops_of, given)],
         "skip paths": [f"{len(skip_paths(graph)):,}" for graph in given],

@@ -98,6 +98,8 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                     for name in inside.pop(block.name, ()):
                         repeats.pop(name, None)
                     repeats[stand_in.name] = count
+                    ids = (node.id for node in stand_in.nodes if node.id in stack.beside)
+                    repeats |= dict.fromkeys(ids, count)
                 if others:
                     for around in enclosing_namespaces(stand_in.name):
                         inside.setdefault(around, []).append(stand_in.name)

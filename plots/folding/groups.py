@@ -212,6 +212,7 @@ def _group(
     layers = {node.layer: node for node in nodes}.values()
     paths = sum(path.target in inside for path in graph.skip_paths)
     calls = [call for node in nodes for call in (node.members or (node.id,))]
+    unused = sum(node.kind == "weights" for node in nodes)
     switches = {node.trainable for node in layers if node.parameters}
     return Node(
         id=group_id,
@@ -227,6 +228,6 @@ def _group(
         weight_bytes=sum(node.weight_bytes for node in layers),
         shared_parameters=sum(node.shared_parameters for node in layers),
         trainable=True in switches if switches else None,
-        config={"calls": len(calls)} | ({"skip_paths": paths} if paths else {}),
+        config={"calls": len(calls) - unused} | ({"skip_paths": paths} if paths else {}),
         members=tuple(calls),
     )

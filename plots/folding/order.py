@@ -45,6 +45,15 @@ def block_order(graph: Graph, kinds: Mapping[str, Hashable]) -> list[str]:
         is_handed_on = _is_mask(node) and len(others) < 2
         if is_handed_on or first[0] - places[node.id][0] > last[0] - first[0]:
             places[node.id] = (first[0], first[1] - 1)
+    # Weights that no call takes are where the first call beside them is.
+    first_inside: dict[str, tuple[int, int]] = {}
+    for node in order:
+        for around in node.opened:
+            first_inside.setdefault(around, places[node.id])
+    for node in graph.nodes:
+        if node.kind == "weights" and node.namespace in first_inside:
+            place, side = first_inside[node.namespace]
+            places[node.id] = (place, side - 1)
     return sorted(places, key=places.__getitem__)
 
 

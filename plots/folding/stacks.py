@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import count, takewhile
+from itertools import count, pairwise, takewhile
 
+from plots.folding.alignment import with_equal_orders
 from plots.folding.openings import with_openings
 from plots.folding.order import block_order
 from plots.folding.repeats import find_repeats
@@ -22,6 +23,7 @@ from plots.folding.signatures import (
     repeats_around,
     signed,
 )
+from plots.folding.surroundings import with_calls_between, with_slices
 from plots.graph import Graph, Node
 from plots.hierarchy import (
     common_namespace,
@@ -41,11 +43,13 @@ class Stack:
         blocks: The blocks, in order.
         runs: The runs of equal blocks among them, and those without an equal neighbour.
         parallel: Whether the blocks are branches into one call.
+        beside: Ids of the calls that are not in the namespace of their block.
     """
 
     blocks: tuple[Block, ...]
     runs: tuple[Run, ...]
     parallel: bool = False
+    beside: frozenset[str] = frozenset()
 
     @property
     def repeated(self) -> set[str]:
@@ -101,7 +105,7 @@ def _stack(
     parallel: bool = False,
     fewest: int = 2,
 ) -> Stack:
-    stack = signed(graph, blocks, feeds=not parallel)
+    stack = signed(graph, with_equal_orders(graph, blocks), feeds=not parallel)
     runs: list[Run] = []
     for run in find_runs(stack, fewest):
         start, period, times = run
@@ -162,8 +166,11 @@ def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
         for family, number, name in _numbers(node, namespaces[node.id]):
             members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
     for blocks in members.values():
-        for part in _consecutive(graph, blocks):
-            yield _stack(graph, part)
+        inside = {node.id for _, nodes in blocks.values() for node in nodes}
+        for part in _consecutive(graph, with_calls_between(graph, blocks)):
+            whole = with_slices(graph, part)
+            ids = (node.id for _, nodes in whole for node in nodes)
+            yield replace(_stack(graph, whole), beside=frozenset(ids) - inside)
 
 
 def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:
@@ -211,8 +218,11 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
             if repeat not in seen:
                 seen.add(repeat)
                 blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in repeat.members]
-                # A pair of equal layers in a plain chain is drawn.
-                fewest = 2 if _merges(graph, repeat.members[0]) else 3
+                if not repeat.parallel and _cut_through_a_layer(blocks):
+                    continue
+                # A pair of branches, or of equal layers in a plain chain, is drawn.
+                is_pair = _merges(graph, repeat.members[0]) and not repeat.parallel
+                fewest = 2 if is_pair else 3
                 stack = _stack(graph, blocks, repeat.parallel, fewest)
                 if stack.is_uniform:
                     yield stack
@@ -220,6 +230,15 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
                 for start, period, times in stack.runs:
                     members = stack.blocks[start : start + period * times]
                     yield Stack(members, ((0, period, times),), repeat.parallel)
+
+
+def _cut_through_a_layer(blocks: Sequence[tuple[str, Sequence[Node]]]) -> bool:
+    """Return whether blocks end inside an opened model or layer that is not around all of them."""
+    around = set.intersection(*(set(node.opened) for _, nodes in blocks for node in nodes))
+    return any(
+        not around.issuperset(set(ending[-1].opened) & set(beginning[0].opened))
+        for (_, ending), (_, beginning) in pairwise(blocks)
+    )
 
 
 def _merges(graph: Graph, ids: Iterable[str]) -> bool:

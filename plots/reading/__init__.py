@@ -16,9 +16,11 @@ from plots.annotations import Note
 from plots.arguments import collection_paused, model_of
 from plots.graph import Graph, Node, Shape
 from plots.hierarchy import numbered
+from plots.reading.free_sizes import has_unexplained_sizes, with_free_sizes
 from plots.reading.keras_calls import RecordedCall
 from plots.reading.keras_values import is_auto_named, losses_of, snake_case
 from plots.reading.reader import Place, Reader, inputs_of
+from plots.reading.unused import notes_on_unused_weights, with_unused_weights
 
 if TYPE_CHECKING:
     import keras
@@ -47,6 +49,8 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
             KerasHub's attention layers and layers that declare attention stay closed. A function
             inside that takes no symbolic tensors, or loops over time steps, is one call. A note of
             the kind "closed" says why such a function, or another composite layer, is not opened.
+            Weights of an opened layer or model that no call takes are a node of the kind "weights",
+            so that all parameters are in the graph.
 
     Returns:
         The `Graph`. Ids are the names of the layers; the second call of a layer gets "@2".
@@ -96,20 +100,34 @@ def read_calls(
     """
     model = model_of(model)
     _check_has_graph(model)
-    kept_closed: dict[int, str] = {}
-    while True:
-        with ExitStack() as cleanup:
-            reader = Reader(open_nested, open_layers, shapes, cleanup, kept_closed)
-            outputs = reader.read_model(model, Place((), {}, ()))
-        if not (lost := reader.layers_that_lose_weights()):
-            break
-        kept_closed |= lost
+    graph, calls, has_stand_ins = _read(model, open_nested, open_layers, shapes)
+    if has_stand_ins and has_unexplained_sizes(graph, model):
+        graph = with_free_sizes(graph, _read(model, open_nested, open_layers, shapes, 1)[0])
+    return graph, calls
+
+
+def _read(
+    model: keras.Model,
+    open_nested: bool,
+    open_layers: bool,
+    shapes: Mapping[int, Shape],
+    stand_ins: int = 0,
+) -> tuple[Graph, tuple[RecordedCall, ...], bool]:
+    """Return graph and calls of `read_calls`, and whether numbers stood for axes of variable size.
+
+    `stand_ins` chooses these numbers.
+    """
+    with ExitStack() as cleanup:
+        reader = Reader(open_nested, open_layers, shapes, cleanup, stand_ins)
+        outputs = reader.read_model(model, Place((), {}, ()))
     sources: dict[str, list[str]] = {node.id: [] for node in reader.nodes}
     for edge in reader.edges:
         sources[edge.target].append(edge.source)
     nodes = _by_last_input(reader.nodes, sources)
     flat = {namespace for namespace, is_flat in reader.flat.items() if is_flat}
     nodes = _in_numbered_namespaces(nodes, sources, flat)
+    unused = reader.unused_weights(model)
+    nodes = with_unused_weights(nodes, unused)
     order = {node.id: position for position, node in enumerate(nodes)}
     owners = [node for node in nodes if node.owns_weights]
     graph = Graph(
@@ -121,9 +139,13 @@ def read_calls(
         parameters=sum(node.parameters for node in owners),
         trainable_parameters=sum(node.trainable_parameters for node in owners),
         losses=losses_of(model),
-        notes=_notes_on_closed_layers(nodes, reader.closed),
+        notes=(
+            *_notes_on_closed_layers(nodes, reader.closed),
+            *notes_on_unused_weights(unused),
+        ),
     )
-    return graph, tuple(sorted(reader.recorded, key=lambda call: call.when))
+    recorded = tuple(sorted(reader.recorded, key=lambda call: call.when))
+    return graph, recorded, reader.has_stand_ins
 
 
 def _notes_on_closed_layers(nodes: list[Node], closed: Mapping[str, str]) -> tuple[Note, ...]:

@@ -1,12 +1,14 @@
 """Functions that `call` of a layer calls, as single operations of a graph.
 
 Functions of the backend, such as `tf.gather_nd`, take no symbolic tensors, and a loop over time
-steps is thousands of calls. The function around them is one call of the graph then.
+steps is thousands of calls. The function around them is one call of the graph then; or the function
+of TensorFlow itself, if there is none.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -73,6 +75,47 @@ def as_operations(functions: Iterable[tuple[list[Names], str]]) -> Iterator[None
         yield
 
 
+@contextmanager
+def tensorflow_functions(recorded: bool) -> Iterator[None]:
+    """Make the functions of TensorFlow record one call each, if `recorded`, within the context.
+
+    That is, where they are given symbolic tensors of Keras.
+    """
+    import keras
+
+    if not recorded or keras.backend.backend() != "tensorflow":
+        yield
+        return
+    dispatcher = _dispatcher()
+    dispatcher.is_active = True
+    try:
+        yield
+    finally:
+        dispatcher.is_active = False
+
+
+@cache
+def _dispatcher() -> Any:
+    """Return what TensorFlow asks when a function refuses its arguments; registered for good."""
+    import tensorflow as tf
+
+    base = tf.__internal__.dispatch.GlobalOpDispatcher
+
+    class Dispatcher(base):  # type: ignore[misc, valid-type]
+        is_active = False
+
+        def handle(self, op: Any, args: Any, kwargs: Any) -> Any:
+            if not self.is_active or not symbolic_ones((args, kwargs)):
+                return self.NOT_SUPPORTED
+            operation = _operation_class(op)()
+            operation.reason_for_one_call = "it is a function of TensorFlow"
+            return operation(*args, **kwargs)
+
+    dispatcher = Dispatcher()
+    dispatcher.register()
+    return dispatcher
+
+
 def reason_for_one_call(operation: Any) -> str:
     """Return why a function is one call of a graph; "" for all other operations."""
     return getattr(operation, "reason_for_one_call", "")
@@ -101,6 +144,13 @@ def _operation_class(function: Callable[..., Any]) -> type:
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     parameters = [own, *given.parameters.values()]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    name = function.__name__.strip("_").title().replace("_", "")
+    plain = re.sub(r"_v\d$", "", function.__name__.strip("_"))
+    contents = {"call": call, "__module__": __name__}
+    if plain in _MOVING:
+        contents["graph_declaration"] = {"products": []}
     # No class of Keras or KerasHub, so that its work is unknown.
-    return type(name, (keras.Operation,), {"call": call, "__module__": __name__})
+    return type(plain.title().replace("_", ""), (keras.Operation,), contents)
+
+
+_MOVING = frozenset(("boolean_mask", "gather", "gather_nd", "repeat", "reshape", "tile", "where"))
+"""Functions of TensorFlow that move numbers."""

@@ -13,8 +13,8 @@ from itertools import chain, takewhile
 from typing import Any
 
 from plots.annotations import Declaration
+from plots.declarations import check_shapes, parse_declaration
 from plots.graph import Constant, Kind, Loss, Shape, Tensor, bytes_of
-from plots.layers import check_shapes, parse_declaration
 from plots.reading.arrays import description_of
 from plots.reading.keras_calls import parameter_names
 from plots.shape_values import TRIANGLES
@@ -179,10 +179,6 @@ class WeightCounter:
         self._counted: set[int] = set()  # id(variable)
         self._sizes: dict[int, dict[str, Any]] = {}  # by id(operation)
 
-    def has(self, weight: int) -> bool:
-        """Return whether the weight with this id was counted."""
-        return weight in self._counted
-
     def sizes_of(self, operation: Any, given: Sequence[Any] = ()) -> dict[str, Any]:
         """Return the size of a layer's weights as fields of a `Node`, equal for all its calls.
 
@@ -197,14 +193,49 @@ class WeightCounter:
             )
             trained |= {id(variable) for variable in given if variable.trainable}
             self._counted.update(own)
-            numbers = {key: math.prod(variable.shape) for key, variable in weights.items()}
+            shared = (weight for key, weight in weights.items() if key not in own)
             self._sizes[id(operation)] = {
-                "parameters": sum(numbers[key] for key in own),
-                "trainable_parameters": sum(numbers[key] for key in own if key in trained),
-                "weight_bytes": sum(numbers[key] * bytes_of(own[key].dtype) for key in own),
-                "shared_parameters": sum(numbers[key] for key in weights if key not in own),
+                **_sizes(own, trained),
+                "shared_parameters": sum(math.prod(weight.shape) for weight in shared),
             }
         return self._sizes[id(operation)]
+
+    def count_rest(self, operation: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Return the weights of a layer that were not counted yet, and their size, and count them.
+
+        The size has the form of `sizes_of`.
+        """
+        weights = {id(weight): weight for weight in weights_of(operation)}
+        rest = {key: weight for key, weight in weights.items() if key not in self._counted}
+        self._counted.update(rest)
+        trained = {id(weight) for weight in operation.trainable_weights} if rest else set()
+        return list(rest.values()), _sizes(rest, trained)
+
+
+def _sizes(weights: Mapping[int, Any], trained: Collection[int]) -> dict[str, Any]:
+    """Return the size of some weights; `trained` has the ids of trainable ones."""
+    numbers = {key: math.prod(weight.shape) for key, weight in weights.items()}
+    return {
+        "parameters": sum(numbers.values()),
+        "trainable_parameters": sum(numbers[key] for key in numbers if key in trained),
+        "weight_bytes": sum(numbers[key] * bytes_of(weights[key].dtype) for key in numbers),
+    }
+
+
+_GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
+
+
+def without_generated_numbers(text: str) -> str:
+    """Return a text with the names that Keras generates for tensors and weights without numbers."""
+    return _GENERATED.sub(r"\1", text)
+
+
+def without_generated_names(text: str, layer: Any) -> str:
+    """Return a text without the numbers that depend on what else the process has built."""
+    for part in layer._flatten_layers():
+        if is_auto_named(part):
+            text = re.sub(rf"\b{re.escape(part.name)}\b", snake_case(type(part).__name__), text)
+    return without_generated_numbers(text)
 
 
 def weights_of(operation: Any) -> list[Any]:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor, namespace_of
@@ -40,7 +39,7 @@ from plots.reading.keras_values import (
     snake_case,
     tensor_of,
 )
-from plots.reading.symbolic_calls import OutputSpecs
+from plots.reading.symbolic_calls import OutputSpecs, is_array, is_tensor
 from plots.reading.tracing import (
     ClosedError,
     ConstantError,
@@ -51,10 +50,10 @@ from plots.reading.tracing import (
     is_composite,
     is_unknown,
     is_unknown_without_weights,
-    reason_for_missing,
     traced_call,
 )
 from plots.reading.traits import graph_inside, traits_of
+from plots.reading.unused import Opened, nodes_of_unused_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +85,14 @@ class Reader:
         open_layers: bool,
         shapes: Mapping[int, Shape],
         cleanup: ExitStack,
-        kept_closed: Mapping[int, str] = MappingProxyType({}),
+        stand_ins: int = 0,
     ) -> None:
         self.open_nested = open_nested
         self.open_layers = open_layers
         self.shapes = shapes
         self.cleanup = cleanup  # closed after reading
-        self.kept_closed = kept_closed  # id of a layer -> why it must not be opened
+        self.stand_ins = stand_ins  # see `Traced`
+        self.has_stand_ins = False  # whether numbers stand for free axes of opened layers
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self.recorded: list[RecordedCall] = []
@@ -102,12 +102,13 @@ class Reader:
         self._ids_within: dict[tuple[int, str], str] = {}  # (id(operation), prefix) -> first id
         self._next_number: dict[str, int] = {}  # by the id without its number
         self._weights = WeightCounter()
-        self._missing: dict[int, tuple[int, str]] = {}  # see `layers_that_lose_weights`
+        self._opened: dict[int, Opened] = {}  # by id(operation)
         self._taken: set[str] = set()
         self._user_named: set[int] = set()  # see `numbered_by_user`
         self._traced: list[Traced] = []  # layers being read, outermost first
         self._specs: OutputSpecs = {}
         self._results: set[int] = set()  # id(tensor) of the outputs of models
+        self._arrays: dict[int, Any] = {}  # id(tensor) -> array that an opened layer returns
         self._kept: list[Any] = []  # keeps opened models alive, whose tensors are known by id()
         self._masks = CarriedMasks()
         self._masks_at: dict[int, tuple[Any, Place]] = {}  # id(mask) -> (mask, place) to read
@@ -129,13 +130,10 @@ class Reader:
                 self._read_call(call, Place(place.opened, origin, when))
         return [origin[id(tensor)] for tensor in model.outputs]
 
-    def layers_that_lose_weights(self) -> dict[int, str]:
-        """Return id(layer) -> reason for the opened layers with a weight that no call takes.
-
-        Other calls of a layer than the opened one, or calls outside of it, may take its weights.
-        """
-        lost = (at for weight, at in self._missing.items() if not self._weights.has(weight))
-        return dict(lost)
+    def unused_weights(self, model: Any) -> list[Node]:
+        """Return nodes for the weights of the whole model that no call takes, once it is read."""
+        opened = [*self._opened.values(), (model, ())]
+        return nodes_of_unused_weights(opened, self._weights, self._taken)
 
     def _read_call(self, call: Any, place: Place) -> None:
         origin = place.origin
@@ -151,8 +149,6 @@ class Reader:
             inner = self._open_model(call, place)
         if inner is None and self._is_opened(call):
             try:
-                if reason := self.kept_closed.get(id(operation), ""):
-                    raise ClosedError(reason)
                 inner = self._open_layer(call, place)
             except ClosedError as error:
                 reason = str(error)
@@ -180,6 +176,7 @@ class Reader:
                 edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
             elif value is not None:
                 constants.append(constant_of(port, value))
+        read = [weight for traced in self._traced for weight in traced.read_by(operation)]
         if reason := reason or reason_for_one_call(operation):
             self.closed[node_id] = reason
         outputs = tuple(self._tensor(tensor) for tensor in call.outputs)
@@ -206,7 +203,7 @@ class Reader:
             call_class=call_class(type(operation)),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
-            **self._weights.sizes_of(operation, [v for v in known.values() if is_weight(v)]),
+            **self._weights.sizes_of(operation, [*filter(is_weight, known.values()), *read]),
         )
         self.nodes.append(self._with_traced_work(node, call))
         self.edges.extend(edges.values())
@@ -267,6 +264,7 @@ class Reader:
         pairs = zip(inner.inputs, [*tensors, *present], strict=True)
         bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
         within = Place(self._enter(outer, place), bound, place.when)
+        self._opened.setdefault(id(model), (model, within.opened))
         recorded = len(self.recorded)
         ends = self.read_model(inner, within)
         self._put_output_masks(inner.outputs, call, within)
@@ -320,26 +318,26 @@ class Reader:
         """
         layer = call.operation
         self.cleanup.enter_context(discard_new_calls(layer._flatten_layers()))
-        traced = traced_call(call, self.shapes, self._masks.of, self._specs)
-        for weight in traced.missing:
-            at = id(layer), reason_for_missing(weight, layer)
-            self._missing.setdefault(id(weight), at)
+        traced = traced_call(call, self.shapes, self._masks.of, self._specs, self.stand_ins)
+        self.has_stand_ins |= traced.has_stand_ins
         for inside, outside in zip(traced.outputs, call.outputs, strict=True):
-            if inside is None and id(outside) in self._results:
+            if is_array(inside):
+                self._arrays[id(outside)] = inside
+            if not is_tensor(inside) and id(outside) in self._results:
                 raise ClosedError("one of its outputs does not depend on its inputs")
-        bound = {id(inside): place.origin[id(outside)] for inside, outside in traced.inputs}
-        for inside, outside in traced.inputs:
-            if (value := self._known(outside)) is not None:
-                traced.known[id(inside)] = value
+        given = {id(inside): self._known(outside) for inside, outside in traced.inputs}
+        traced.known |= {key: value for key, value in given.items() if value is not None}
+        bound = {id(a): place.origin.get(id(b), ("", 0)) for a, b in traced.inputs}
         bound |= dict.fromkeys(traced.known, ("", 0))  # arguments that no call returns
         within = Place(self._enter(layer, place), bound, place.when)
+        self._opened.setdefault(id(layer), (layer, within.opened))
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
         self._traced.append(traced)
         self.read_model(traced.function, within)
         self._traced.pop()
         self._put_output_masks(traced.outputs, call, within)
-        return [None if tensor is None else bound[id(tensor)] for tensor in traced.outputs]
+        return [None if t is None else bound.get(id(t), ("", 0)) for t in traced.outputs]
 
     def _with_traced_work(self, node: Node, call: Any) -> Node:
         """Set `free_of_products`, `returns_input` and `traits` of a node whose class does not tell.
@@ -396,8 +394,6 @@ class Reader:
                 raise
             except ClosedError:
                 return None
-            if traced.missing:
-                return None
             reader._traced.append(traced)
             bound = {
                 id(inside): (f"input {k}", 0)
@@ -432,7 +428,9 @@ class Reader:
                 self._masks_at.setdefault(id(mask), (mask, within))
 
     def _known(self, value: Any) -> Any:
-        """Return the weight or array that an argument inside a layer is or stands for, or None."""
+        """Return the weight or array that an argument is or stands for, or None."""
+        if id(value) in self._arrays:
+            return self._arrays[id(value)]
         return next((t.known[id(value)] for t in self._traced if id(value) in t.known), None)
 
     def _tensor(self, value: Any) -> Tensor:

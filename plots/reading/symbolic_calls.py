@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
 from plots.reading.keras_calls import all_parameter_names, recorded_mask, run_time_mask
+from plots.reading.keras_values import weights_of
 
 OutputSpecs = dict[Any, Any]
 """(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
@@ -34,6 +35,8 @@ class SymbolicRun:
 
     Attributes:
         stand_ins: Symbolic tensor and the weight or array that it stands for.
+        read: id(layer or operation) -> weights whose values its call uses beside its own weights
+            and its arguments; None -> those that `call` itself uses.
     """
 
     def __init__(self, layer: Any, known: OutputSpecs, symbolic_weights: bool) -> None:
@@ -42,22 +45,22 @@ class SymbolicRun:
         self.stand_ins: list[tuple[Any, Any]] = []
         self._layer = layer
         self._known = known
-        self._in_spec = False  # whether backend tensors are passed, to infer shapes
+        self.read: dict[int | None, list[Any]] = {}
+        self._calling: list[Any] = []  # layers and operations whose shapes are inferred
         self._inside = layer._flatten_layers(False) if hasattr(layer, "_flatten_layers") else []
         self._weights: list[tuple[Any, Mapping[str, Any]]] = []  # layers and such attributes
-        weights = {id(weight): weight for weight in getattr(layer, "weights", ())}
+        self._own = {id(weight): weight for weight in weights_of(layer)}
         inputs: dict[int, Any] = {}
+        for weight in self._own.values() if symbolic_weights else ():
+            inputs[id(weight)] = keras.Input(batch_shape=weight.shape, dtype=weight.dtype)
+            self.stand_ins.append((inputs[id(weight)], weight))
+        self._replaced = []
         for part in [layer, *self._inside] if symbolic_weights else []:
-            own = {name: value for name, value in vars(part).items() if id(value) in weights}
-            self._weights.append((part, own))
-            for value in own.values():
-                if id(value) not in inputs:
-                    inputs[id(value)] = keras.Input(batch_shape=value.shape, dtype=value.dtype)
-                    self.stand_ins.append((inputs[id(value)], value))
-        self._replaced = [
-            (part, {name: inputs[id(value)] for name, value in own.items()})
-            for part, own in self._weights
-        ]
+            given = {name: v for name, v in vars(part).items() if name not in _LISTS_OF_KERAS}
+            new = {name: _replaced(value, inputs) for name, value in given.items()}
+            new = {name: value for name, value in new.items() if value is not given[name]}
+            self._weights.append((part, {name: given[name] for name in new}))
+            self._replaced.append((part, new))
 
     def outputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the layer as Keras does, and return what its `call` returns."""
@@ -80,9 +83,33 @@ class SymbolicRun:
             if part.weights:
                 overrides.append((part, {"call": partial(self._call, part, part.call)}))
         replaced = overridden([*overrides, *self._replaced])
-        with replaced, _recorded_partly(), _new_axes(), keras.StatelessScope():
+        with replaced, _recorded_partly(self._calling), _new_axes(), self._reads_noted():
             layer(*args, **kwargs)
         return returned[0]
+
+    @contextmanager
+    def _reads_noted(self) -> Iterator[None]:
+        """Collect `read` in a scope in which no weight is changed."""
+        import keras
+
+        current_value = keras.StatelessScope.get_current_value
+        owned: dict[int | None, set[int]] = {}
+
+        def noted(scope: Any, weight: Any) -> Any:
+            by = self._calling[0] if self._calling else None
+            key = None if by is None else id(by)
+            if key not in owned:
+                owned[key] = set(map(id, weights_of(by)))
+            if id(weight) in self._own and id(weight) not in owned[key]:
+                owned[key].add(id(weight))
+                self.read.setdefault(key, []).append(weight)
+            return current_value(scope, weight)
+
+        with (
+            keras.StatelessScope(),
+            mock.patch.object(keras.StatelessScope, "get_current_value", noted),
+        ):
+            yield
 
     def _call(self, layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a layer with weights that is given no symbolic tensor, on stand-ins for arrays."""
@@ -90,7 +117,7 @@ class SymbolicRun:
 
         given = keras.tree.flatten((args, kwargs))
         arrays = [value for value in given if is_array(value) and len(value.shape)]
-        if self._in_spec or not arrays or any(map(_is_symbolic, given)):
+        if self._calling or not arrays or any(map(is_tensor, given)):
             return call(*args, **kwargs)
         args, kwargs = keras.tree.map_structure(self._stand_in, (args, kwargs))
         return layer(*args, **kwargs)
@@ -111,7 +138,7 @@ class SymbolicRun:
 
         # Keras leaves `training` of a layer in the context of the calls that follow.
         context: tuple[Any, Mapping[str, Any]] = (layer._get_call_context(), {})
-        with overridden([*self._weights, context]), mock.patch.object(self, "_in_spec", True):
+        with overridden([*self._weights, context]), _called(self._calling, layer):
             outputs = self._spec(layer, args, kwargs)
         if isinstance(outputs, keras.KerasTensor):
             mask = run_time_mask(layer, (args, kwargs))
@@ -124,32 +151,79 @@ class SymbolicRun:
 
         key = _key_of(layer, args, kwargs)
         if key is None or key not in self._known:
-            try:
-                outputs = type(layer).symbolic_call(layer, *args, **kwargs)
-            except Exception:  # its own `compute_output_spec` may refuse arguments of `call`
-                # Keras takes the product of a tensor and a number for sparse.
-                dense = keras.tree.map_structure(like, (args, kwargs))
-                outputs = keras.Operation.compute_output_spec(layer, *dense[0], **dense[1])
-            if key is None:
+            outputs = _inferred_spec(layer, args, kwargs)
+            if key is None or id(layer) in self.read:
                 return outputs
             self._known[key] = outputs
         return keras.tree.map_structure(like, self._known[key])
+
+
+_LISTS_OF_KERAS = ("_trainable_variables", "_non_trainable_variables")
+"""Attributes in which Keras itself keeps the weights of a layer."""
+
+
+def _replaced(value: Any, inputs: Mapping[int, Any]) -> Any:
+    """Return a weight, or those in lists and dictionaries, replaced; other values as they are."""
+    if isinstance(value, dict):
+        new = {key: _replaced(item, inputs) for key, item in value.items()}
+        return new if any(new[key] is not item for key, item in value.items()) else value
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        items = [_replaced(item, inputs) for item in value]
+        is_new = any(a is not b for a, b in zip(items, value, strict=True))
+        return type(value)(items) if is_new else value
+    return inputs.get(id(value), value)
+
+
+def _inferred_spec(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a call returns, as the layer declares it, or else as it computes it.
+
+    A declaration may refuse arguments of `call`, be that of a base class with another `call`, or
+    leave sizes open that follow from those of the arguments, such as that of an `EinsumDense`.
+    """
+    import keras
+
+    declared = None
+    if _declares_own_call(layer.__class__):
+        with suppress(Exception):
+            declared = type(layer).symbolic_call(layer, *args, **kwargs)
+            if all(None not in tensor.shape for tensor in symbolic_ones(declared)):
+                return declared
+    # Keras takes the product of a tensor and a number for sparse.
+    dense = keras.tree.map_structure(like, (args, kwargs))
+    try:
+        return keras.Operation.compute_output_spec(layer, *dense[0], **dense[1])
+    except Exception:
+        if declared is None:
+            raise
+        return declared
+
+
+@cache
+def _declares_own_call(layer_class: type) -> bool:
+    """Return whether a class declares shapes for its own `call`, not for that of a base class."""
+    for base in layer_class.__mro__:
+        if {"compute_output_shape", "compute_output_spec"} & vars(base).keys():
+            return True
+        if "call" in vars(base):
+            return False
+    return True
 
 
 def symbolic_ones(outputs: Any) -> list[Any]:
     """Return the symbolic tensors among the outputs of a call."""
     import keras
 
-    return [item for item in keras.tree.flatten(outputs) if _is_symbolic(item)]
+    return [item for item in keras.tree.flatten(outputs) if is_tensor(item)]
 
 
 def is_array(value: Any) -> bool:
     """Return whether a value is an array of NumPy or the backend, or a weight."""
     has_both = hasattr(value, "shape") and hasattr(value, "dtype")
-    return has_both and not isinstance(value, str) and not _is_symbolic(value)
+    return has_both and not isinstance(value, str) and not is_tensor(value)
 
 
-def _is_symbolic(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Return whether a value is a symbolic tensor."""
     import keras
 
     return isinstance(value, keras.KerasTensor)
@@ -170,13 +244,22 @@ def _new_axes() -> Iterator[None]:
 
 
 @contextmanager
-def _recorded_partly() -> Iterator[None]:
+def _called(calling: list[Any], operation: Any) -> Iterator[None]:
+    calling.append(operation)
+    try:
+        yield
+    finally:
+        calling.pop()
+
+
+@contextmanager
+def _recorded_partly(calling: list[Any]) -> Iterator[None]:
     """Record calls that Keras refuses to record.
 
     Of calls whose outputs are not all symbolic tensors, such as (output, None), the symbolic ones
     are recorded; `positions` of the record has their places among all flat outputs. Operations that
     cannot tell the shapes of their outputs, such as an `einsum` with capital letters, are asked
-    what they compute.
+    what they compute. Meanwhile an operation is in `calling`.
     """
     import keras
 
@@ -185,21 +268,25 @@ def _recorded_partly() -> Iterator[None]:
 
     def partly(operation: Any, *, outputs: Any, **arguments: Any) -> None:
         flat, symbolic = keras.tree.flatten(outputs), symbolic_ones(outputs)
+        if any(hasattr(item, "_keras_history") for item in symbolic):
+            name = type(operation).__name__
+            raise ValueError(f"{name} returns a tensor of another call")
         if not symbolic or len(symbolic) == len(flat):
             record(operation, outputs=outputs, **arguments)
             return
         record(operation, outputs=symbolic, **arguments)
-        kept = tuple(place for place, item in enumerate(flat) if _is_symbolic(item))
+        kept = tuple(place for place, item in enumerate(flat) if is_tensor(item))
         operation._inbound_nodes[-1].positions = kept
 
     def symbolic_call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return operation_call(operation, *args, **kwargs)
-        except Exception as error:
+        with _called(calling, operation):
             try:
-                outputs = keras.Operation.compute_output_spec(operation, *args, **kwargs)
-            except Exception:
-                raise error from None
+                return operation_call(operation, *args, **kwargs)
+            except Exception as error:
+                try:
+                    outputs = keras.Operation.compute_output_spec(operation, *args, **kwargs)
+                except Exception:
+                    raise error from None
             partly(operation, outputs=outputs, call_args=args, call_kwargs=kwargs)
             return outputs
 
@@ -240,7 +327,7 @@ def like(value: Any) -> Any:
     """Return a new dense symbolic tensor like `value`, or another value as it is."""
     import keras
 
-    return keras.KerasTensor(value.shape, value.dtype) if _is_symbolic(value) else value
+    return keras.KerasTensor(value.shape, value.dtype) if is_tensor(value) else value
 
 
 @contextmanager

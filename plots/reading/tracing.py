@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
@@ -13,7 +13,19 @@ from typing import Any
 from plots.annotations import counted
 from plots.graph import Shape
 from plots.layers import ATTENTION_LAYERS
-from plots.reading.functions import Names, as_operations, function_that_failed, functions_of
+from plots.reading.functions import (
+    Names,
+    as_operations,
+    function_that_failed,
+    functions_of,
+    tensorflow_functions,
+)
+from plots.reading.guesses import (
+    Guess,
+    guesses_by_weights,
+    guesses_with_tensorflow,
+    plain_guesses,
+)
 from plots.reading.keras_calls import (
     MaskOf,
     arguments_of,
@@ -21,18 +33,19 @@ from plots.reading.keras_calls import (
     implicit_masks_of,
     parameter_names,
 )
-from plots.reading.keras_values import call_class, declared_role, is_auto_named, snake_case
-from plots.reading.symbolic_calls import OutputSpecs, SymbolicRun, symbolic_ones
+from plots.reading.keras_values import (
+    call_class,
+    declared_role,
+    weights_of,
+    without_generated_names,
+)
+from plots.reading.symbolic_calls import OutputSpecs, SymbolicRun, is_array, symbolic_ones
 
 _MOST_STEPS = 50
 """Equal operations that the call of one layer may make."""
 
 _MOST_FUNCTIONS = 8
 """Functions that one layer may call which take no symbolic tensors."""
-
-SizeOf = Callable[[int, int], Any]
-Guess = tuple[Mapping[int, Shape], SizeOf, int, bool]
-"""The arguments `shapes`, `size_of`, `smallest` and `symbolic_weights` of `Traced`."""
 
 
 class ClosedError(ValueError):
@@ -59,44 +72,35 @@ class Traced:
 
     Args:
         call: The call record (Keras: `Node`).
-        shapes: Shapes of tensors in a batch, by id(tensor).
+        guess: The sizes of free axes, among others.
         mask_of: Returns the mask that a tensor carries.
         known: Output specs of earlier calls, to which those of this one are added.
-        sizes_of: Returns the key of the size that a free axis shares with others: from the axis and
-            the number of axes.
-        smallest: The smallest size of a free axis.
-        symbolic_weights: Whether symbolic tensors replace the weights that are attributes of the
-            layer or of one inside, so that what is computed from weights alone is recorded too.
 
     Attributes:
         function: The graph, as a `keras.Function`.
         inputs: (inside, outside) pairs of the tensors that the call receives.
         masks: The same of their masks, whether the layers inside use them or not.
-        outputs: For each output of the call the tensor inside, or None if `call` returns no tensor
-            that depends on its inputs.
+        outputs: For each output of the call the tensor inside; or an array, if it does not depend
+            on the inputs; or None.
         known: The weights of the layer by id, and weights and arrays by the id of the symbolic
             tensor that replaces each.
-        missing: The weights of the layer that no call inside takes. Other calls of the layer may
-            take them, or calls outside of it.
+        hidden: The weights of the layer whose values `call` uses where no call inside takes them.
     """
 
     def __init__(
         self,
         call: Any,
-        shapes: Mapping[int, Shape],
+        guess: Guess,
         mask_of: MaskOf,
         known: OutputSpecs,
-        size_of: SizeOf,
-        smallest: int,
-        symbolic_weights: bool,
     ) -> None:
         import keras
 
         operation = call.operation
-        weights = getattr(operation, "weights", ())  # an operation has none
+        weights = weights_of(operation)
         sizes = {size for weight in weights for size in weight.shape}
         sizes |= {size for tensor in call.input_tensors for size in tensor.shape}
-        odd = (n for n in count(smallest, 2) if n not in sizes)
+        odd = (n for n in count(guess.smallest, 2) if n * guess.multiple not in sizes)
         primes = (n for n in odd if all(n % divisor for divisor in range(3, math.isqrt(n) + 1)))
         self._stand_ins: dict[Any, int] = {}
         inputs: dict[int, tuple[Any, Any]] = {}
@@ -106,12 +110,12 @@ class Traced:
             if not isinstance(value, keras.KerasTensor):
                 return value
             if id(value) not in inputs:
-                outside = shapes.get(id(value), value.shape)
+                outside = guess.shapes.get(id(value), value.shape)
                 shape = []
                 for axis, size in enumerate(outside):
-                    key = size_of(axis, len(outside))
+                    key = guess.size_of(axis, len(outside))
                     if size is None and key not in self._stand_ins:
-                        self._stand_ins[key] = next(primes)
+                        self._stand_ins[key] = next(primes) * guess.multiple
                     shape.append(self._stand_ins[key] if size is None else size)
                 inside = keras.Input(batch_shape=shape, dtype=value.dtype)
                 inputs[id(value)] = inside, value
@@ -133,7 +137,7 @@ class Traced:
                 kwargs[port] = (inputs | masks)[id(mask)][0]
         self.inputs = tuple(inputs.values())
         self.masks = tuple(masks.values())
-        run = SymbolicRun(operation, known, symbolic_weights)
+        run = SymbolicRun(operation, known, guess.symbolic_weights)
         returned = run.outputs(args, kwargs)
         self.known = {id(weight): weight for weight in weights}
         self.known |= {id(stand_in): value for stand_in, value in run.stand_ins}
@@ -142,16 +146,24 @@ class Traced:
             raise ConstantError("its call returns no tensor that depends on its inputs")
         flat = keras.tree.flatten(returned)
         flat = flat if len(flat) == len(call.outputs) else tensors
-        self.outputs = tuple(t if isinstance(t, keras.KerasTensor) else None for t in flat)
+        is_value = [isinstance(value, keras.KerasTensor) or is_array(value) for value in flat]
+        self.outputs = tuple(v if known else None for v, known in zip(flat, is_value, strict=True))
         taken = [inside for inside, _ in self.inputs + self.masks]
         taken += [stand_in for stand_in, _ in run.stand_ins]
         self.function = keras.Function(taken, tensors)
-        self.missing = self._weights_not_taken(weights)
+        self._read = run.read
+        found = self._weights_taken()
+        self.hidden = [w for w in run.read.get(None, ()) if id(w) not in found]
 
     def free_axes(self, shape: Shape) -> Shape:
         """Return a shape inside the layer with the axes free that are free outside."""
         free = set(self._stand_ins.values())
         return tuple(None if size in free else size for size in shape)
+
+    @property
+    def has_stand_ins(self) -> bool:
+        """Whether numbers stand for free axes."""
+        return bool(self._stand_ins)
 
     @property
     def may_loop(self) -> bool:
@@ -179,18 +191,22 @@ class Traced:
             if inside is None and _is_taken(outside):
                 raise ClosedError("one of its outputs does not depend on its inputs")
 
-    def _weights_not_taken(self, weights: Iterable[Any]) -> list[Any]:
-        """Return those of some weights that no call inside takes."""
-        import keras
+    def read_by(self, operation: Any) -> Sequence[Any]:
+        """Return the weights of the layer that a call inside takes without an argument.
 
+        Such as those in a function that `ops.cond` or a `Lambda` calls.
+        """
+        return self._read.get(id(operation), ())
+
+    def _weights_taken(self) -> set[int]:
+        """Return the ids of the weights that the calls inside take."""
         found: set[int] = set()
         for operation in self.function.operations:
-            if isinstance(operation, keras.layers.Layer):
-                found |= {id(weight) for weight in operation.weights}
+            found |= {id(weight) for weight in [*weights_of(operation), *self.read_by(operation)]}
             for record in operation._inbound_nodes:
                 taken = (self.known.get(id(value)) for _, value in arguments_of(record))
                 found |= {id(weight) for weight in taken if weight is not None}
-        return [weight for weight in weights if id(weight) not in found]
+        return found
 
 
 def _is_taken(tensor: Any) -> bool:
@@ -199,44 +215,67 @@ def _is_taken(tensor: Any) -> bool:
     return any(tensor is taken for call in calls for taken in call.input_tensors)
 
 
-_SIZES: tuple[SizeOf, ...] = (
-    lambda axis, rank: axis,  # the batch, and the length: the same axis has the same size
-    lambda axis, rank: axis > 0,  # one size for all axes but the batch, as in (batch, 1, length)
-    lambda axis, rank: None,  # one size for all, as in tables of positions without a batch
-)
 _MESSAGE = re.compile(r"\x1b\[1m(.*?)(?:\n|\x1b)", re.DOTALL)
 
 
 def traced_call(
-    call: Any, shapes: Mapping[int, Shape], mask_of: MaskOf, known: OutputSpecs
+    call: Any,
+    shapes: Mapping[int, Shape],
+    mask_of: MaskOf,
+    known: OutputSpecs,
+    stand_ins: int = 0,
 ) -> Traced:
     """Return the graph of one call; the arguments are those of `Traced`.
 
     Which free axes have the same size is unknown, and tables of positions may be short, so several
-    guesses are tried.
+    guesses are tried. `stand_ins` chooses among the numbers that stand for free axes.
 
     Raises:
         ClosedError: if the layer cannot be opened.
     """
     reasons: list[Exception] = []
-    for symbolic_weights in (False, True):
-        for guess in _guesses(call, shapes):
-            try:
-                traced = _with_functions(call, mask_of, known, (*guess, symbolic_weights))
-            except ConstantError:
-                raise
-            except Exception as error:  # user code may raise anything
-                reasons.append(error)
-                continue
-            if not traced.missing or symbolic_weights:
-                return traced
-            with suppress(Exception):
-                other = _with_functions(call, mask_of, known, (*guess, True))
-                return min(traced, other, key=lambda each: len(each.missing))
-            return traced
+    for guesses in (plain_guesses, guesses_by_weights, guesses_with_tensorflow):
+        if guesses is guesses_by_weights and not all(map(_is_about_sizes, reasons)):
+            continue
+        if guesses is guesses_with_tensorflow and not any(map(_is_about_tensorflow, reasons)):
+            continue
+        for symbolic_weights in (False, True):
+            for guess in guesses(call, shapes, stand_ins):
+                try:
+                    return _by_guess(call, guess, symbolic_weights, mask_of, known)
+                except ConstantError:
+                    raise
+                except Exception as error:  # user code may raise anything
+                    reasons.append(error)
     closed = [error for error in reasons if isinstance(error, ClosedError)]
     reason = str(closed[0]) if closed else _why(reasons[0])
-    raise ClosedError(_without_generated_names(reason, call.operation)) from None
+    raise ClosedError(without_generated_names(reason, call.operation)) from None
+
+
+def _by_guess(
+    call: Any, guess: Guess, symbolic_weights: bool, mask_of: MaskOf, known: OutputSpecs
+) -> Traced:
+    """Return the graph of one call, with symbolic weights where `call` uses weights alone."""
+    guess = guess._replace(symbolic_weights=symbolic_weights)
+    traced = _with_functions(call, mask_of, known, guess)
+    if traced.hidden and not symbolic_weights:
+        guess = guess._replace(symbolic_weights=True)
+        with suppress(Exception):
+            traced = _with_functions(call, mask_of, known, guess)
+    if traced.hidden:
+        name = traced.hidden[0].name
+        raise ClosedError(f"no call inside shows the use of its weight {name!r}")
+    return traced
+
+
+def _is_about_sizes(error: Exception) -> bool:
+    """Return whether a call may have failed because of the sizes of its inputs."""
+    return not isinstance(error, ClosedError) and "KerasTensor" not in _why(error)
+
+
+def _is_about_tensorflow(error: Exception) -> bool:
+    """Return whether a call failed because it gave a symbolic tensor to TensorFlow."""
+    return not isinstance(error, ClosedError) and "TensorFlow function" in _why(error)
 
 
 def _with_functions(call: Any, mask_of: MaskOf, known: OutputSpecs, guess: Guess) -> Traced:
@@ -270,76 +309,14 @@ def _without_loop(
     single: Iterable[tuple[list[Names], str]],
 ) -> Traced:
     """Return the graph of one call, if it does not loop over an axis of variable size."""
-    sizes, size_of, smallest, symbolic_weights = guess
-    with as_operations(single):
-        traced = Traced(call, sizes, mask_of, known, size_of, smallest, symbolic_weights)
+    with as_operations(single), tensorflow_functions(guess.records_tensorflow):
+        traced = Traced(call, guess, mask_of, known)
         traced.check_whole(call)
         if traced.may_loop:
-            args = (sizes, mask_of, known, size_of, smallest + 10, symbolic_weights)
-            if len(Traced(call, *args).function.operations) != len(traced.function.operations):
+            longer = Traced(call, guess._replace(smallest=guess.smallest + 10), mask_of, known)
+            if len(longer.function.operations) != len(traced.function.operations):
                 raise LoopError("its call loops over an axis of variable size")
         return traced
-
-
-def reason_for_missing(weight: Any, layer: Any) -> str:
-    """Return why a layer with a weight that no call takes stays closed."""
-    return _without_generated_names(f"no call inside takes its weight {weight.name!r}", layer)
-
-
-_GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
-
-
-def _without_generated_names(text: str, layer: Any) -> str:
-    """Return a text without the numbers that depend on what else the process has built."""
-    for part in layer._flatten_layers():
-        if is_auto_named(part):
-            text = re.sub(rf"\b{re.escape(part.name)}\b", snake_case(type(part).__name__), text)
-    return _GENERATED.sub(r"\1", text)
-
-
-def _guesses(
-    call: Any, shapes: Mapping[int, Shape]
-) -> Iterator[tuple[Mapping[int, Shape], SizeOf, int]]:
-    """Yield the arguments `shapes`, `size_of` and `smallest` of `Traced` to try."""
-    is_free = any(None in shapes.get(id(t), t.shape) for t in call.input_tensors)
-    sizes = [(s, n) for n in (11, 3) for s in _SIZES] if is_free else [(_SIZES[0], 11)]
-    yield from ((shapes, *size) for size in sizes)
-    if inferred := _inferred_shapes(call, shapes):
-        yield from (({**inferred, **shapes}, *size) for size in sizes)
-
-
-def _inferred_shapes(call: Any, shapes: Mapping[int, Shape]) -> dict[int, Shape]:
-    """Return the shapes of tensors, by id, that differ from those which their layers declare."""
-
-    found = {}
-    for tensor in call.input_tensors:
-        layer, position, output = tensor._keras_history
-        record = layer._inbound_nodes[position]
-        if record.is_input or type(layer).__module__.startswith("keras.") or id(tensor) in shapes:
-            continue
-        try:
-            small, large = (_output_shape(record, output, size) for size in (61, 67))
-        except Exception:  # user code may raise anything
-            continue
-        shape = tuple(a if a == b else None for a, b in zip(small, large, strict=True))
-        if shape != tuple(tensor.shape):
-            found[id(tensor)] = shape
-    return found
-
-
-def _output_shape(record: Any, output: int, size: int) -> Shape:
-    """Return the shape of an output of a call whose inputs have this size at their free axes."""
-    import keras
-
-    def sized(value: Any) -> Any:
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        return keras.KerasTensor([size if n is None else n for n in value.shape], value.dtype)
-
-    args, kwargs = record.arguments.convert(sized)
-    with keras.StatelessScope():
-        spec = keras.Operation.compute_output_spec(record.operation, *args, **kwargs)
-    return tuple(keras.tree.flatten(spec)[output].shape)
 
 
 def _why(error: Exception) -> str:

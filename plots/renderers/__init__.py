@@ -197,6 +197,7 @@ _NOTE_COLOURS = {
     "closed": DARK_GREY,
     "deviates": DARK_GREY,
     "uncounted": DARK_GREY,
+    "unused": DARK_GREY,
     "varies": DARK_GREY,
     "added": "#1B7837",
     "removed": "#B2182B",
@@ -205,7 +206,7 @@ _NOTE_COLOURS = {
     "reshaped": "#8C7B4F",
     "rewired": "#2166AC",
 }
-QUIET_NOTES = ("closed", "deviates", "uncounted", "varies")
+QUIET_NOTES = ("closed", "deviates", "uncounted", "unused", "varies")
 """Kinds of notes that are normal in a good model. Nothing is framed for them."""
 
 _MAX_NOTES = 4
@@ -281,8 +282,8 @@ def note_colour(kind: str) -> str:
 
 def role_of(node: Node) -> str:
     """Return the role that colours a node: "norm", "weights", ..., or "" for all others."""
-    if node.kind == "input":
-        return "input"
+    if node.kind in ("input", "weights"):
+        return "input" if node.kind == "input" else "unused"
     if is_norm(node):
         return "norm"
     if node.kind == "group" or is_identity_like(node):

@@ -78,6 +78,8 @@ def node_attributes(
         return attributes
     if node.kind == "group":
         attributes["peripheries"] = "2"
+    if node.kind == "weights":
+        attributes["style"] = quoted("rounded,dashed,filled")
     return attributes | {
         "label": _table(node, graph, labels, rows, tag),
         "fillcolor": quoted(fill_colour(node, graph)),

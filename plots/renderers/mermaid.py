@@ -212,7 +212,8 @@ def _style(graph: Graph, node: Node, on_stream: bool) -> Style:
         return _framed(fill, noted)
     if on_stream:
         return _framed(fill, STREAM_COLOUR)
-    return f"fill:{fill}", "stroke:#5F6B7A", f"color:{INK}"
+    dashes = ("stroke-dasharray:4 3",) if node.kind == "weights" else ()
+    return f"fill:{fill}", "stroke:#5F6B7A", f"color:{INK}", *dashes
 
 
 def _framed(fill: str, colour: str) -> Style:

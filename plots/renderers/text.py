@@ -114,7 +114,7 @@ def _tensor_text(tensor: Tensor) -> str:
 
 def _head(graph: Graph, width: int) -> list[str]:
     """Return the lines about the whole graph: size, skip paths, letters, losses, totals, notes."""
-    facts = [counted(len(graph.nodes), "call"), counted(len(graph.edges), "edge")]
+    facts = [counted(len(graph.calls), "call"), counted(len(graph.edges), "edge")]
     facts.append(f"{number_text(graph.parameters)} parameters")
     if frozen := graph.parameters - graph.trainable_parameters:
         facts.append(f"{number_text(frozen)} of them not trainable")

@@ -129,7 +129,7 @@ function outputsText(model, { call }) {
 
 /** The content of a collapsed cluster: "14 calls · 2 skip paths". */
 function insideText({ namespace, call }) {
-  const calls = namespace ? namespace.calls.length : call.config.calls;
+  const calls = namespace ? namespace.size : call.config.calls;
   const paths = namespace ? namespace.paths.length : call.config.skip_paths;
   return [counted(calls, "call"), counted(paths, "skip path")].filter(Boolean).join(" · ");
 }

@@ -11,6 +11,7 @@ class Namespace {
     this.container = name; // whose children it contains
     this.depth = enclosingNames(name).length;
     this.calls = []; // ids, in the order of the graph
+    this.size = 0; // number of calls, without weights that no call takes
     this.paths = []; // skip paths that merge in it
   }
 }
@@ -52,6 +53,7 @@ class Model {
           this.namespaces.set(name, new Namespace(name, this.frames[name]));
         }
         this.namespaces.get(name).calls.push(call.id);
+        this.namespaces.get(name).size += call.kind === "weights" ? 0 : 1;
       }
     }
     for (const path of this.paths) {

@@ -7,6 +7,7 @@ const ROLES = {
   norm: "normalisation",
   attention: "attention",
   weights: "other weights",
+  unused: "weights that no call takes",
   plain: "no weights",
 };
 const PLACEMENTS = {
@@ -82,7 +83,7 @@ class Panel {
       this.#run(namespace.name),
       facts([
         ["parameters", parametersText(all, trained)],
-        ["calls", calls.length.toLocaleString("en")],
+        ["calls", namespace.size.toLocaleString("en")],
         ["skip paths", namespace.paths.length || ""],
       ]),
       section("Overlays", overlayFacts(model, (overlay) => valueOf(overlay, { namespace }))),
@@ -130,7 +131,7 @@ class Panel {
       const call = model.calls.get(id);
       const child = enclosingNames(call.namespace).map((name) => model.namespaces.get(name))
         .find(({ parent }) => parent === namespace.container);
-      const row = child ? [child.id, child.label, counted(child.calls.length, "call")]
+      const row = child ? [child.id, child.label, counted(child.size, "call")]
         : [id, call.label, call.class_name];
       rows.set(row[0], row);
     }

@@ -17,6 +17,7 @@ class Section {
     this.depth = model.deepest + 1; // expanded with the last level
     this.calls = children.flatMap(({ items }) => items).flatMap((item) => item.calls);
     this.all = this.calls; // also those of folded blocks
+    this.size = this.calls.filter((id) => model.calls.get(id).kind !== "weights").length;
     const inside = new Set(this.calls);
     this.paths = model.paths.filter(({ target }) => inside.has(target));
   }
