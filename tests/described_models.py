@@ -211,7 +211,7 @@ def u_net(attention=False):
 def variational(image):
     code = layers.Flatten()(conv(conv(image, strides=2), strides=2))
     mean, scale = layers.Dense(3, name="z")(code), layers.Dense(3)(code)
-    z = mean + ops.exp(scale) * keras.random.normal((1, 3))
+    z = mean + ops.exp(scale) * layers.GaussianNoise(1.0)(ops.zeros_like(mean))
     x = layers.Reshape((4, 4, 2))(layers.Dense(32)(z))
     return layers.Conv2DTranspose(3, 4, strides=4)(x)
 

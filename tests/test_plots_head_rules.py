@@ -70,11 +70,17 @@ def test_heads_that_do_not_fit_are_found(head, loss, words):
         (dense(), LOGITS),
         (lambda x: 30.0 * ops.tanh(dense()(x) / 30.0), LOGITS),
         (lambda x: ops.softmax(dense()(x), axis=1), None),  # such as the start of an answer
-        (dense("relu"), "mse"),
+        (dense("softplus"), "mse"),
     ],
 )
 def test_heads_that_fit_are_fine(head, loss):
     assert texts_of(head, loss) == ["", ""]
+
+
+def test_a_relu_before_a_squared_error_is_a_remark():
+    found, remarks = texts_of(dense("relu"), "mse")
+    assert not found
+    assert "passes no gradient on where it returns 0" in remarks
 
 
 @pytest.mark.parametrize("kind", [layers.BatchNormalization, layers.LayerNormalization])
