@@ -204,6 +204,7 @@ def test_without_stop_tokens_no_sequence_ends_early():
     assert any(STOP in ids[:-1] for ids, _ in expected)
 
 
+@pytest.mark.slow
 @both_modes
 def test_the_cache_is_reordered_with_its_beams(mode):
     """The model reads only its cache, and is wrong if that is not the prefix of the row."""

@@ -36,6 +36,7 @@ def test_generate_prints_text_with_or_without_the_prompt(files, shell_models, ca
     assert capsys.readouterr().out == f"{texts[0]}\n{texts[1]}\n"
 
 
+@pytest.mark.slow
 def test_generate_streams_the_same_text_piece_by_piece(files, shell_models, capsys, monkeypatch):
     for prompts in (["fox"], ["fox", "a dog"]):
         assert run(["generate", "{lm}", *prompts, *GREEDY], files) == 0
@@ -130,6 +131,7 @@ def give_stdin(monkeypatch, content):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
+@pytest.mark.slow
 def test_translate_reads_stdin_without_sentences(files, shell_models, capsys, monkeypatch):
     give_stdin(monkeypatch, "um dois\r\n\r\n \t\r\ntrês".encode())
     assert run(["translate", "{translator}", "--max-new-tokens", "5"], files) == 0

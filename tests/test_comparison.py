@@ -212,6 +212,7 @@ def test_a_study_of_other_data_is_replaced_only_with_permission(tmp_path, quick,
     assert len(run_folders(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_settings_and_seeds_may_be_added(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(comparison, "_write", lambda *given: None)
     run(tmp_path)

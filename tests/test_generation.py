@@ -106,6 +106,7 @@ def test_greedy_chooses_the_likeliest_token_of_the_forward_pass(language):
     assert len({tuple(ids) for ids in found}) == 3
 
 
+@pytest.mark.slow
 def test_greedy_translation_equals_the_forward_pass(translation):
     found = run(translation, PROMPTS, number=11, source=SOURCE)
     assert_greedy(translation, PROMPTS, found, 11, SOURCE)
@@ -282,6 +283,7 @@ def test_the_repetition_penalty_applies_to_prompt_and_new_tokens(language):
     assert found != run(language, PROMPTS)
 
 
+@pytest.mark.slow
 def test_a_keras_hub_sampler_is_used_with_its_own_seeds(language):
     sampler = keras_hub.samplers.RandomSampler(seed=3)
     assert language.sampler(sampler) is sampler
@@ -307,6 +309,7 @@ def test_ids_beyond_the_vocabulary_are_never_chosen_or_counted(language):
 # Ends and limits
 
 
+@pytest.mark.slow
 def test_rows_include_their_end_token_or_stop_token(language):
     free = run(language, PROMPTS)
     stop = free[0][2]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick import slow_unless
 from small_models import as_array
 from small_text_models import SIZES, TEXT, byte_tokenizer
 
@@ -28,11 +29,18 @@ def small(**changes):
     return fm.CausalLM(spec, byte_tokenizer())
 
 
+def is_plain(name):
+    """Return whether a golden model is the usual one of its family."""
+    return name in ("gpt_neox", "m2m_100", "xlm_roberta") or "_" not in name
+
+
 def weights_of(model):
     return {weight.path: as_array(weight) for weight in model.model.weights}
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
+@pytest.mark.parametrize(
+    "name", slow_unless(is_plain, sorted(path.name for path in GOLDEN.iterdir()))
+)
 def test_what_is_read_is_written(tmp_path, name):
     model = fm.from_hugging_face(GOLDEN / name)
     config = json.loads((GOLDEN / name / "config.json").read_text())

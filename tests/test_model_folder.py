@@ -301,6 +301,7 @@ def test_a_model_json_of_other_origin_is_not_overwritten(fresh, tmp_path, conten
     assert (tmp_path / "model.json").read_text() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_saving_again_repairs_a_damaged_tokenizer(folder, fresh, damage):
     (path,) = folder.glob("tokenizer-*/tokenizer.json")

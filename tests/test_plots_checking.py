@@ -127,6 +127,7 @@ LEAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_leak_beside_causal_attention_is_found_where_it_is(leak, first):
@@ -255,6 +256,7 @@ def test_a_decoder_sees_all_of_the_source_and_no_later_target():
     assert verdicts(model, "causality") == ["causal"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "name"),
     [
@@ -406,6 +408,7 @@ def test_gates_that_are_zero_hide_nothing_and_units_that_are_off_are_no_mistake(
     assert not found(keras.Model(x, layers.Dense(2)(off)), "dead weights")
 
 
+@pytest.mark.slow
 def test_shared_layers_are_found_where_no_design_shares_them():
     def block(x, norm, attention):
         return norm(x + attention(x, x))

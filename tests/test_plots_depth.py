@@ -45,6 +45,7 @@ def test_a_profile_has_an_entry_for_every_sublayer_with_and_without_skip_paths()
         assert len(found.variance) == len(found.skip_gradient) == len(found.branch_gradient) == 22
 
 
+@pytest.mark.slow
 def test_variance_grows_with_depth_in_pre_norm_but_not_in_post_norm():
     growing = deep("pre").variance
     thirds = [np.mean(growing[start : start + 7]) for start in (0, 7, 14)]
@@ -54,6 +55,7 @@ def test_variance_grows_with_depth_in_pre_norm_but_not_in_post_norm():
     assert all(0.5 < variance < 4 for variance in deep("post").variance[1:])
 
 
+@pytest.mark.slow
 def test_gradients_vanish_without_skip_paths_and_bypass_sublayers_with_them():
     ablated, residual = deep("none", residual=False), deep("pre")
     assert ablated.branch_gradient[-1] > 1000 * ablated.branch_gradient[0]

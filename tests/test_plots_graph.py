@@ -126,6 +126,7 @@ print(plots_models.described())
 """
 
 
+@pytest.mark.slow
 def test_ids_and_diagrams_are_equal_in_every_process():
     tests = Path(__file__).parent
     elsewhere = subprocess.run(

@@ -15,6 +15,8 @@ import reference
 from installed_packages import ROOT, install, run_python
 from small_models import relative_error
 
+pytestmark = pytest.mark.slow  # an installation and processes
+
 BROKEN = """\
 [functional_models.components]
 no_such_module = broken_package.components

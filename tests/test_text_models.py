@@ -116,6 +116,7 @@ def storyteller():
     return model_that_writes(tokens, byte_tokenizer(), max_sequence_length=len(tokens) + 3)
 
 
+@pytest.mark.slow
 def test_characters_of_several_bytes_are_not_split_in_streams(storyteller):
     for prompt in ("é", "é€"):
         whole = storyteller.generate(prompt, "greedy")
@@ -166,6 +167,7 @@ def test_stop_tokens_end_a_text_and_are_not_part_of_it(storyteller, stop):
     assert found.tokens[-1] == ord(";")
 
 
+@pytest.mark.slow
 def test_max_new_tokens_is_exact(storyteller):
     for number in (1, 2, 7):
         found = storyteller.generate("é", "greedy", max_new_tokens=number, scores=True)
@@ -306,6 +308,7 @@ def test_attention_maps_of_a_translation_have_the_tokens_of_both(translator):
 # Changed weights
 
 
+@pytest.mark.slow
 def test_generation_uses_changed_weights():
     lm = text_model("decoder_only", dropout=0.0)
     before = lm.generate("the ", "greedy", max_new_tokens=9, scores=True)

@@ -182,6 +182,7 @@ def test_ties_are_right_and_only_the_first_of_them_an_exact_match():
     assert (logs["token_accuracy"], logs["exact_match"]) == (1, 0.5)
 
 
+@pytest.mark.slow
 def test_weights_of_tokens_are_not_rounded_to_the_precision_of_the_model():
     model = decoder("mixed_bfloat16")
     tokens, labels, weights = batch()
