@@ -33,7 +33,7 @@ def default_bucket_lengths() -> tuple[int, ...]:
 
     if keras.backend.backend() == "jax":
         return 16, 32, 48, 64, 96, 128
-    return *range(8, 20, 2), *range(20, 32, 4), *range(32, 64, 8), *range(64, 129, 16)
+    return *range(8, 32, 4), *range(32, 64, 8), *range(64, 129, 16)
 
 
 def teacher_forcing(
