@@ -14,7 +14,13 @@ from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
 from functional_models.hugging_face.family import NEEDS_TIED, Family, Layers, Place
-from functional_models.hugging_face.gpt import CAUSAL_MASK, fused, third
+from functional_models.hugging_face.gpt import (
+    CAUSAL_MASK,
+    GPT_ALIASES,
+    GPT_FIELDS,
+    fused,
+    third,
+)
 from functional_models.hugging_face.rules import (
     DECODER_PADDING,
     FREQUENCIES,
@@ -171,19 +177,7 @@ _GPTJ = Family(
     model_types=("gptj",),
     heads={"GPTJForCausalLM": {}},
     constants={**forms.NEOX, "attention_bias": False, "logit_bias": True},
-    fields={
-        "vocab_size": "vocabulary_size",
-        "n_positions": "max_sequence_length",
-        "n_embd": "hidden_dim",
-        "n_layer": "num_layers",
-        "n_head": "num_heads",
-        "n_inner": "intermediate_dim",
-        "layer_norm_epsilon": "norm_epsilon",
-        "resid_pdrop": "dropout",
-        "embd_pdrop": "embedding_dropout",
-        "attn_pdrop": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
-    },
+    fields=GPT_FIELDS,
     rules=(
         activation("activation_function"),
         DECODER_PADDING,
@@ -220,12 +214,7 @@ _GPTJ = Family(
         ),
         "n_ctx": "an old name of n_positions",
     },
-    aliases={
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
+    aliases=GPT_ALIASES,
     prefix="transformer.",
     layers={
         "decoder.token_embedding": "wte",

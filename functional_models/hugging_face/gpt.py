@@ -58,23 +58,31 @@ def fused(name: str, part: Callable[[int], Any], inputs_first: bool = False) -> 
 
 _BLOCK, _H, _LAYER = "decoder.block_{i}", "h.{i}", "layers.{i}"
 
+GPT_FIELDS = {
+    "vocab_size": "vocabulary_size",
+    "n_positions": "max_sequence_length",
+    "n_embd": "hidden_dim",
+    "n_layer": "num_layers",
+    "n_head": "num_heads",
+    "n_inner": "intermediate_dim",
+    "layer_norm_epsilon": "norm_epsilon",
+    "resid_pdrop": "dropout",
+    "embd_pdrop": "embedding_dropout",
+    "attn_pdrop": "attention_dropout",
+    "tie_word_embeddings": "tie_embeddings",
+}
+GPT_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
 _GPT2 = Family(
     model_types=("gpt2",),
     heads={"GPT2LMHeadModel": {}, "GPT2Model": NEEDS_TIED},
     constants={**forms.GPT, "positions": "learned"},
-    fields={
-        "vocab_size": "vocabulary_size",
-        "n_positions": "max_sequence_length",
-        "n_embd": "hidden_dim",
-        "n_layer": "num_layers",
-        "n_head": "num_heads",
-        "n_inner": "intermediate_dim",
-        "layer_norm_epsilon": "norm_epsilon",
-        "resid_pdrop": "dropout",
-        "embd_pdrop": "embedding_dropout",
-        "attn_pdrop": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
-    },
+    fields=GPT_FIELDS,
     rules=(
         activation("activation_function"),
         DECODER_PADDING,
@@ -112,12 +120,7 @@ _GPT2 = Family(
             CLASSIFIER,
         ),
     },
-    aliases={
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
+    aliases=GPT_ALIASES,
     prefix="transformer.",
     layers={
         "decoder.token_embedding": "wte",
