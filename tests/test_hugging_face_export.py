@@ -126,3 +126,12 @@ def test_a_tokenizer_that_no_class_has_is_not_written(tmp_path):
     with pytest.warns(UserWarning, match="no tokenizer was written"):
         fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_a_tokenizer_whose_copy_has_other_ids_is_not_written(tmp_path):
+    """Without a token for "/", a copy would read "</s>" in a text as the end."""
+    tokenizer = fm.train_tokenizer("sentence_piece", [TEXT], vocabulary_size=301)
+    spec = builders.TransformerSpec(**{**SIZES, "vocabulary_size": tokenizer.vocabulary_size})
+    with pytest.warns(UserWarning, match="would have other ids"):
+        fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()
