@@ -23,8 +23,8 @@ MUST_START_FAST = (
     "builders/spec.py",
     "builders/spec_fields.py",
     "builders/variants.py",
-    "builders/published.py",
     "builders/registry.py",
+    *(f"builders/published/{path.name}" for path in (ROOT / "builders/published").glob("*.py")),
 )
 SOURCES = sorted(path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py"))
 
