@@ -319,7 +319,8 @@ DESCRIBED = {
 
 MASKS = ("one off", "inverted", "too small", "times a mask", "of ones", "off by one")
 RIGHT = [kind for kind in DESCRIBED if not any(word in kind for word in MASKS)]
-MISTAKEN = {"mixed masks", "Bidirectional decoder", "projections of themselves"} | {k for k in RIGHT if k.startswith("position")}
+MISTAKEN = {"mixed masks", "Bidirectional decoder", "projections of themselves"}
+MISTAKEN |= {k for k in RIGHT if k.startswith("position")}
 
 
 def projected(x):
