@@ -29,6 +29,7 @@ class Rule:
         names: the allowed names of a field that takes one of several; of a component field, those
             that ship.
         is_component: whether others may register further names.
+        is_number: whether the field takes numbers too, which `accepts` checks.
     """
 
     doc: str
@@ -37,6 +38,7 @@ class Rule:
     derive: Derive | None = None
     names: tuple[str, ...] = ()
     is_component: bool = False
+    is_number: bool = False
 
 
 def rule_of(field: dataclasses.Field[Any]) -> Rule:
@@ -54,11 +56,13 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
     rule = rule_of(field)
     if value is None and rule.derive:
         return
-    if not rule.accepts(value):
-        raise invalid_value(field.name, value, rule.allowed)
     names = component_names(field.name) if rule.is_component else rule.names
-    if names and value not in names:
-        raise ValueError(unknown_name(field.name, value, names))
+    is_name = bool(names) and (isinstance(value, str) or not rule.is_number)
+    if is_name and value not in names:
+        or_number = f", or {rule.allowed}" * rule.is_number
+        raise ValueError(unknown_name(field.name, value, names) + or_number)
+    if not is_name and not rule.accepts(value):
+        raise invalid_value(field.name, value, rule.allowed)
 
 
 def choice(doc: str, names: tuple[str, ...], default: str) -> Any:
@@ -128,6 +132,16 @@ def number(doc: str, least: float, default: float) -> Any:
     """Define a field that is a number, from `least` to the largest float32."""
     accepts: Callable[[Any], bool] = lambda v: _is_number(v) and least <= v <= MOST  # noqa: E731
     return _field(Rule(doc, f"a number of at least {least} and at most {MOST}", accepts), default)
+
+
+def depth_factor(
+    doc: str, shipped: tuple[str, ...], default: float = 1.0, derive: Derive | None = None
+) -> Any:
+    """Define a field that is a number or the name of a component that computes one by depth."""
+    allowed = f"a number from 0 to {MOST}, or the name of a rule by depth"
+    accepts: Callable[[Any], bool] = lambda v: _is_number(v) and 0 <= v <= MOST  # noqa: E731
+    rule = Rule(doc, allowed, accepts, derive, shipped, is_component=True, is_number=True)
+    return _field(rule, default)
 
 
 def optional_number(doc: str) -> Any:

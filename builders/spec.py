@@ -17,7 +17,7 @@ from builders.spec_fields import GROUPS, KINDS, SpecFields
 
 __all__ = ["KINDS", "SPEC_FORMAT", "TransformerSpec", "fields_by_group", "make_spec"]
 
-SPEC_FORMAT = 1
+SPEC_FORMAT = 2
 """Version of the JSON format that `TransformerSpec.to_json` writes."""
 
 
@@ -90,15 +90,37 @@ class TransformerSpec(SpecFields):
     def _with_window(self) -> TransformerSpec:
         return self.replace(full_attention_every=None)
 
+    def blocks(self, stack: str) -> tuple[TransformerSpec, ...]:
+        """Return the spec of every block of a stack.
+
+        Args:
+            stack: `encoder` or `decoder`.
+        """
+        return tuple(map(self.of_block, range(self.num_blocks(stack))))
+
+    def crosses(self, stack: str) -> bool:
+        """Return whether the blocks of a stack have cross-attention.
+
+        Args:
+            stack: `encoder` or `decoder`.
+        """
+        return self.kind == "encoder_decoder" and stack == "decoder"
+
+    def num_blocks(self, stack: str) -> int:
+        """Return the number of blocks of a stack.
+
+        Args:
+            stack: `encoder` or `decoder`.
+        """
+        return self.num_encoder_layers if stack == "encoder" else self.num_layers
+
     def num_sublayers(self, stack: str) -> int:
         """Return the number of sublayers on the residual stream of a stack.
 
         Args:
             stack: `encoder` or `decoder`.
         """
-        if stack == "encoder":
-            return 2 * self.num_encoder_layers
-        return (3 if self.kind == "encoder_decoder" else 2) * self.num_layers
+        return (3 if self.crosses(stack) else 2) * self.num_blocks(stack)
 
     def replace(self, **changes: Any) -> TransformerSpec:
         """Return a spec with some fields changed; derived fields are derived again.
@@ -141,7 +163,9 @@ class TransformerSpec(SpecFields):
         if not isinstance(values, dict):
             raise ValueError(f"a spec must be a JSON object, not {type(values).__name__}")
         version = values.pop("format", SPEC_FORMAT)
-        if version != SPEC_FORMAT:
+        if version == 1:
+            values = _from_format_1(values)
+        elif version != SPEC_FORMAT:
             raise ValueError(
                 f"spec has format {version!r}, this version reads format {SPEC_FORMAT}; "
                 "upgrade functional-models"
@@ -160,6 +184,12 @@ def make_spec(values: dict[str, Any]) -> TransformerSpec:
     if missing:
         raise ValueError(f"a spec needs {', '.join(missing)} too; given: {', '.join(values)}")
     return TransformerSpec(**values)
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec of format 1, which had a flag in the place of `merge`."""
+    merge = "add" if values.get("residual", True) else "none"
+    return {**{name: value for name, value in values.items() if name != "residual"}, "merge": merge}
 
 
 def fields_by_group() -> dict[str, list[dataclasses.Field[Any]]]:

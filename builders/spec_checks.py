@@ -5,6 +5,10 @@ from __future__ import annotations
 from builders.errors import invalid_value
 from builders.spec_fields import SpecFields
 
+_UNSCALED = ("add", "none", "highway")
+_WITHOUT_FACTOR = {"skip_scale": (*_UNSCALED, "rezero", "layer_scale"), "branch_scale": _UNSCALED}
+"""Factors of the residual stream, and the merges that have none."""
+
 
 def check_combinations(spec: SpecFields) -> None:
     """Check whether the fields of a spec, each allowed on its own, go together.
@@ -35,6 +39,7 @@ def check_combinations(spec: SpecFields) -> None:
     if spec.norm == "layer":
         of_rms = "False where norm='layer'"
         _require(spec, "norm_offset", not spec.norm_offset, of_rms, "use norm='rms'")
+    _check_merge(spec)
     if spec.positions.startswith("sinusoidal"):
         _require(
             spec,
@@ -90,6 +95,32 @@ def check_length(spec: SpecFields, name: str, length: int) -> None:
             f"positions={spec.positions!r}",
             "give a spec with a larger one",
         )
+
+
+def _check_merge(spec: SpecFields) -> None:
+    """Check that the factors of the residual stream are ones that its merge and norms have."""
+    for name, merges in _WITHOUT_FACTOR.items():
+        _require(
+            spec,
+            name,
+            getattr(spec, name) == 1 or spec.merge not in merges,
+            f"1 where merge={spec.merge!r}, which has no such factor",
+            "use merge='scaled'",
+        )
+    _require(
+        spec,
+        "stochastic_depth",
+        spec.stochastic_depth == 0 or spec.merge != "none",
+        "0 where merge='none', since nothing is left of a stream without its branch",
+        "use merge='add'",
+    )
+    _require(
+        spec,
+        "norm_scale",
+        spec.norm_scale == 1 or spec.norm_placement not in ("post", "output", "none"),
+        f"1 where norm_placement={spec.norm_placement!r}, which has no norm before a sublayer",
+        "use norm_placement='pre'",
+    )
 
 
 def _check_encoder_only(spec: SpecFields) -> None:

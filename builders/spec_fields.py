@@ -16,6 +16,7 @@ from builders.fields import (
     MOST_TOKENS,
     choice,
     component_name,
+    depth_factor,
     flag,
     fraction,
     non_negative_int,
@@ -26,6 +27,9 @@ from builders.fields import (
     rate,
     token_id,
 )
+
+ON_BRANCHES = ("pre", "output", "sandwich", "parallel", "parallel_shared_norm")
+"""Norm placements whose norms are on the branches alone, so that the stream is unnormalized."""
 
 KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
 
@@ -166,13 +170,33 @@ class ResidualStream:
 
     norm_placement: str = component_name(
         "`post`, norm(x + f(x)) (Vaswani et al. 2017); `pre`, x + f(norm(x)) (GPT-2; Xiong et al. "
-        "2020); `sandwich`, x + norm(f(norm(x))) (Ding et al. 2021, CogView, section 2.4; Gemma "
-        "2); `parallel`, x + f(norm(x)) + g(norm(x)) with all sublayers of a block side by side "
-        "(GPT-NeoX, section 2.1); or `none`, x + f(x).",
-        ("post", "pre", "sandwich", "parallel", "none"),
+        "2020); `output`, x + norm(f(x)) (OLMo 2, section 3.3); `sandwich`, x + norm(f(norm(x))) "
+        "(Ding et al. 2021, CogView, section 2.4; Gemma 2); `parallel`, x + f(norm(x)) + "
+        "g(norm(x)) with all sublayers of a block side by side (GPT-NeoX, section 2.1); "
+        "`parallel_shared_norm`, the same with one norm for all (GPT-J; PaLM); or `none`, x + "
+        "f(x).",
+        ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_norm", "none"),
         default="pre",
     )
-    residual: bool = flag("`False` removes every skip path, for ablations.", default=True)
+    merge: str = component_name(
+        "the `+` in these: `add`; `none`, f alone, without skip paths, for ablations; `scaled`, "
+        "skip_scale x + branch_scale f; `rezero`, x + a f with one trained number a (Bachlechner "
+        "et al. 2020); `layer_scale`, the same with one for each channel (Touvron et al. 2021, "
+        "CaiT); or `highway`, g f + (1 - g) x with g = sigmoid(W x + b) (Srivastava et al. 2015).",
+        ("add", "none", "scaled", "rezero", "layer_scale", "highway"),
+        default="add",
+    )
+    skip_scale: float | str = depth_factor(
+        "factor of x where merge='scaled': a number, or `deep_norm` (Wang et al. 2022, figure 2).",
+        ("deep_norm",),
+    )
+    branch_scale: float | str = depth_factor(
+        "factor of f where merge='scaled', and its first value where it is trained; a number, "
+        "`inverse_sqrt_layers`, 1 / sqrt(L) in a stack of L blocks, or `inverse_sqrt_depth`, 1 / "
+        "sqrt(l) in block l; `None`: 0 for `rezero`, 1e-4 for `layer_scale`, otherwise 1.",
+        ("inverse_sqrt_layers", "inverse_sqrt_depth"),
+        derive=lambda spec: {"rezero": 0.0, "layer_scale": 1e-4}.get(spec.merge, 1.0),
+    )
     norm: str = component_name(
         "`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019).",
         ("layer", "rms"),
@@ -185,6 +209,11 @@ class ResidualStream:
         "a bias in every layer norm; `None`: `True` for `layer`. An RMS norm has none.",
         derive=lambda spec: spec.norm == "layer",
     )
+    norm_scale: float | str = depth_factor(
+        "factor of what a sublayer reads, after the norm before it: a number, or "
+        "`inverse_sqrt_depth`, 1 / sqrt(l) in block l (Sun et al. 2025, LayerNorm scaling).",
+        ("inverse_sqrt_depth",),
+    )
     norm_offset: bool = flag(
         "multiply in an RMS norm by 1 + scale, whose scale starts at zero (Gemma).", default=False
     )
@@ -192,9 +221,9 @@ class ResidualStream:
         "a norm on the sum of the embeddings, before their dropout (BERT, BLOOM).", default=False
     )
     final_norm: bool = flag(
-        "a norm after the last block of each stack; `None`: `True` for `pre`, `sandwich` and "
-        "`parallel`, which leave the stream unnormalized.",
-        derive=lambda spec: spec.norm_placement in ("pre", "sandwich", "parallel"),
+        "a norm after the last block of each stack; `None`: `True` for `pre`, `output`, "
+        "`sandwich`, `parallel` and `parallel_shared_norm`, which leave the stream unnormalized.",
+        derive=lambda spec: spec.norm_placement in ON_BRANCHES,
     )
 
 
@@ -294,6 +323,10 @@ class Regularization:
     )
     attention_dropout: float = rate("on the attention weights.")
     embedding_dropout: float = rate("on the sum of token and position embeddings.")
+    stochastic_depth: float = rate(
+        "of dropping the whole branch of a sublayer in training, for each row; it grows linearly "
+        "with depth to this rate in the last block (Huang et al. 2016)."
+    )
     activation_dropout: float = rate(
         "inside the feed-forward layer, before the projection back to d (T5)."
     )
@@ -301,8 +334,10 @@ class Regularization:
     initializer: str = component_name(
         "`glorot_uniform`; `normal`, with standard deviation `initializer_range`; `depth_scaled`, "
         "the same with the projections that end a sublayer divided by sqrt(sublayers of their "
-        "stack) (GPT-2, section 2.3); or `t5`, by the width that each kernel reads.",
-        ("glorot_uniform", "normal", "depth_scaled", "t5"),
+        "stack) (GPT-2, section 2.3); `deep_norm`, Glorot normal, smaller by depth where values "
+        "and the feed-forward layer are computed (Wang et al. 2022); or `t5`, by the width that "
+        "each kernel reads.",
+        ("glorot_uniform", "normal", "depth_scaled", "deep_norm", "t5"),
         default="glorot_uniform",
     )
     initializer_range: float = fraction(

@@ -52,7 +52,8 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "norm_epsilon": between(1e-3, 0.1),
         "embedding_norm": draw(flag),
         "final_norm": draw(st.none() | flag),
-        "residual": either(True, True, True, False),
+        "merge": draw(shipped("merge")),
+        "stochastic_depth": draw(RATES),
         "positions": draw(shipped("positions")),
         "feedforward": draw(shipped("feedforward")),
         "activation": draw(shipped("activation")),
@@ -82,6 +83,8 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     rms, windowed = values["norm"] == "rms", values["attention_window"] is not None
     values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
     values["norm_offset"] = rms and draw(flag)
+    if values["merge"] == "none":
+        values["stochastic_depth"] = 0.0
     values["full_attention_every"] = either(None, 1, 2, 3) if windowed else None
     encodes = values["kind"] == "encoder_only"
     values["num_segments"] = either(0, 2, 3) if encodes else 0
@@ -92,10 +95,29 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         values |= {"attention_window": None, "full_attention_every": None}
     if values["attention"] == "layer":  # the Keras layer supports only these
         values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
+    values |= draw(factors(values["merge"], values["norm_placement"]))
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
+    return values
+
+
+@st.composite
+def factors(draw: st.DrawFn, merge: str, norm_placement: str) -> dict[str, Any]:
+    """Draw the factors of the residual stream, numbers and rules, where there are any."""
+
+    def drawn(field: str) -> Any:
+        return draw(shipped(field) | st.floats(0.3, 2))
+
+    reads_norm = norm_placement not in ("post", "output", "none")
+    values = {
+        "skip_scale": drawn("skip_scale") if merge == "scaled" else 1.0,
+        "branch_scale": None,
+        "norm_scale": drawn("norm_scale") if reads_norm else 1.0,
+    }
+    if merge in ("scaled", "rezero", "layer_scale"):
+        values["branch_scale"] = draw(st.none() | shipped("branch_scale") | st.floats(0, 2))
     return values
 
 

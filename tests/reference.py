@@ -13,7 +13,12 @@ imports neither Keras nor this project, so that the two implementations share no
   (T5's buckets).
 * Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; Shazeer 2020, "GLU Variants".
 * Ding et al. 2021, "CogView" (sandwich norm); Black et al. 2022, "GPT-NeoX-20B" (parallel
-  sublayers); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of queries and keys).
+  sublayers); Wang and Komatsuzaki 2021, GPT-J (one norm for them); OLMo Team 2024, "2 OLMo 2
+  Furious" (norms on outputs); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of
+  queries and keys).
+* Wang et al. 2022, "DeepNet"; Bachlechner et al. 2020, "ReZero"; Touvron et al. 2021, "Going deeper
+  with Image Transformers" (LayerScale); Srivastava et al. 2015, "Highway Networks"; Sun et al.
+  2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -47,6 +52,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
         "norm_bias": spec["norm"] == "layer",
+        "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4}.get(spec["merge"], 1.0),
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
         "rotary_original_length": spec["max_sequence_length"],
@@ -262,27 +268,70 @@ def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.nd
     return dense("down", inner)
 
 
+def factor(spec: dict, field: str, name: str) -> float:
+    """Return a factor of the residual stream in a block such as "decoder.block_3"."""
+    side, index = name.split(".block_")
+    encoder, decoder = spec["num_encoder_layers"], spec["num_layers"]
+    if spec[field] == "inverse_sqrt_depth":
+        return 1.0 / math.sqrt(int(index) + 1)
+    if spec[field] == "inverse_sqrt_layers":
+        return 1.0 / math.sqrt(encoder if side == "encoder" else decoder)
+    if spec[field] == "deep_norm":
+        if spec["kind"] != "encoder_decoder":
+            return (2.0 * decoder) ** (1 / 4)
+        both = 0.81 * (encoder**4 * decoder) ** (1 / 16)
+        return both if side == "encoder" else (3.0 * decoder) ** (1 / 4)
+    return spec[field]
+
+
+def merge(spec: dict, weights: Weights, at: str, x: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Return the stream x after a branch with the output `change`."""
+    block_name = ".".join(at.split(".")[:2])
+    if spec["merge"] == "add":
+        return x + change
+    if spec["merge"] == "none":
+        return change
+    if spec["merge"] == "scaled":
+        skip, branch = (factor(spec, f"{part}_scale", block_name) for part in ("skip", "branch"))
+        return skip * x + branch * change
+    if spec["merge"] in ("rezero", "layer_scale"):  # one number, or one for each channel
+        return x + weights[f"{at}.branch_scale.scale"] * change
+    if spec["merge"] == "highway":
+        scores = x @ weights[f"{at}.transform_gate.kernel"] + weights[f"{at}.transform_gate.bias"]
+        gate = 1.0 / (1.0 + np.exp(-scores))
+        return gate * change + (1.0 - gate) * x
+    raise ValueError(f"the reference has no merge {spec['merge']!r}")
+
+
 def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dict) -> np.ndarray:
-    """Apply the sublayers of a block, functions by name; without residual, `x +` is dropped."""
-    stream = 1.0 if spec["residual"] else 0.0
-    placement, block_input, changes = spec["norm_placement"], x, 0.0
+    """Apply the sublayers of a block, functions by name."""
+    placement, block_input, changes = spec["norm_placement"], x, []
+
+    def first_norm(at: str, y: np.ndarray) -> np.ndarray:
+        return factor(spec, "norm_scale", name) * normalize(spec, weights, f"{at}.norm", y)
+
     for part, function in sublayers.items():
         at = f"{name}.{part}"
         if placement == "post":  # norm(x + f(x))
-            x = normalize(spec, weights, f"{at}.norm", stream * x + function(at, x))
+            x = normalize(spec, weights, f"{at}.norm", merge(spec, weights, at, x, function(at, x)))
         elif placement == "pre":  # x + f(norm(x))
-            x = stream * x + function(at, normalize(spec, weights, f"{at}.norm", x))
+            x = merge(spec, weights, at, x, function(at, first_norm(at, x)))
+        elif placement == "output":  # x + norm(f(x))
+            change = normalize(spec, weights, f"{at}.output_norm", function(at, x))
+            x = merge(spec, weights, at, x, change)
         elif placement == "sandwich":  # x + norm(f(norm(x)))
-            change = function(at, normalize(spec, weights, f"{at}.norm", x))
-            x = stream * x + normalize(spec, weights, f"{at}.output_norm", change)
+            change = function(at, first_norm(at, x))
+            change = normalize(spec, weights, f"{at}.output_norm", change)
+            x = merge(spec, weights, at, x, change)
         elif placement == "parallel":  # x + f(norm(x)) + g(norm(x))
-            changes = changes + function(at, normalize(spec, weights, f"{at}.norm", block_input))
-            x = stream * block_input + changes
+            changes.append(function(at, first_norm(at, block_input)))
+        elif placement == "parallel_shared_norm":  # y = norm(x); x + f(y) + g(y)
+            changes.append(function(at, first_norm(name, block_input)))
         elif placement == "none":  # x + f(x)
-            x = stream * x + function(at, x)
+            x = merge(spec, weights, at, x, function(at, x))
         else:
             raise ValueError(f"the reference has no norm placement {placement!r}")
-    return x
+    return merge(spec, weights, name, block_input, sum(changes)) if changes else x
 
 
 # Stacks -----------------------------------------------------------------------------------------

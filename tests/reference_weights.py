@@ -20,10 +20,20 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.beta"] = (size,)
 
     def norms(name: str) -> None:
-        if full["norm_placement"] != "none":
+        if full["norm_placement"] in ("post", "pre", "sandwich", "parallel"):
             norm(f"{name}.norm")
-        if full["norm_placement"] == "sandwich":
+        if full["norm_placement"] in ("output", "sandwich"):
             norm(f"{name}.output_norm")
+        if not full["norm_placement"].startswith("parallel"):
+            merge(name)
+
+    def merge(name: str) -> None:
+        sizes = {"rezero": 1, "layer_scale": d}
+        if full["merge"] in sizes:
+            shapes[f"{name}.branch_scale.scale"] = (sizes[full["merge"]],)
+        if full["merge"] == "highway":
+            shapes[f"{name}.transform_gate.kernel"] = (d, d)
+            shapes[f"{name}.transform_gate.bias"] = (d,)
 
     def attention_shapes(name: str) -> None:
         for role, heads in (("query", n), ("key", k), ("value", k)):
@@ -69,6 +79,10 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             if side == "decoder" and len(stacks) == 2:
                 attention_shapes(f"{side}.block_{index}.cross_attention")
             feedforward_shapes(f"{side}.block_{index}.feedforward")
+            if full["norm_placement"] == "parallel_shared_norm":
+                norm(f"{side}.block_{index}.norm")
+            if full["norm_placement"].startswith("parallel"):
+                merge(f"{side}.block_{index}")
         if full["final_norm"]:
             norm(f"{side}.final_norm")
     for head in ("pooler", "masked_lm_head"):
@@ -95,7 +109,14 @@ def parameter_count(spec: Spec) -> int:
     f, v, layers = full["intermediate_dim"], full["vocabulary_size"], full["num_layers"]
     per_channel = 2 if full["norm_bias"] else 1  # of a norm
     norm = per_channel * d
-    norms = {"none": 0, "sandwich": 2 * norm}.get(full["norm_placement"], norm)
+    # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
+    merges = {"rezero": 1, "layer_scale": d, "highway": d * d + d}.get(full["merge"], 0)
+    norms, shared = {
+        "none": (merges, 0),
+        "sandwich": (2 * norm + merges, 0),
+        "parallel": (norm, merges),
+        "parallel_shared_norm": (0, norm + merges),
+    }.get(full["norm_placement"], (norm + merges, 0))
     outer = full["num_key_value_heads"] * full["head_dim"]
     biases = inner + 2 * outer if full["attention_bias"] else 0
     biases += d if full["attention_output_bias"] else 0
@@ -117,11 +138,11 @@ def parameter_count(spec: Spec) -> int:
     if full["kind"] == "encoder_only":
         heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
         heads += (norm + logits) * full["masked_lm_head"]
-        stack = positions + full["num_segments"] * d + layers * (attn + ffn) + final
+        stack = positions + full["num_segments"] * d + layers * (attn + ffn + shared) + final
         return v * e + projection + stack + heads
     if full["kind"] == "decoder_only":
-        return v * e + projection + positions + layers * (attn + ffn) + final + logits
+        return v * e + projection + positions + layers * (attn + ffn + shared) + final + logits
     tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
-    encoder = full["num_encoder_layers"] * (attn + ffn)
-    decoder = layers * (2 * attn + ffn)
+    encoder = full["num_encoder_layers"] * (attn + ffn + shared)
+    decoder = layers * (2 * attn + ffn + shared)
     return tables * e + 2 * (projection + positions + final) + encoder + decoder + logits

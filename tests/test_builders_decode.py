@@ -105,7 +105,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "visible target padding": {**TRANSLATOR, "mask_target_padding": False},
     "another padding token": {"pad_token_id": 7},
     "translator without padding": {**TRANSLATOR, "pad_token_id": None},
-    "no biases, no residuals": {"attention_bias": False, "residual": False},
+    "no biases, no residuals": {"attention_bias": False, "merge": "none"},
     "sandwich norms, soft caps": {
         "norm_placement": "sandwich",
         "norm": "rms",

@@ -25,7 +25,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "activation": "relu_squared",
         "pad_token_id": 7,
     },
-    "no_positions": {"positions": "none", "residual": False, "pad_token_id": None},
+    "no_positions": {"positions": "none", "merge": "none", "pad_token_id": None},
     "grouped_window": {"num_key_value_heads": 1, "attention_window": 3},
     "keras_layer": {"attention": "layer", "activation": "gelu_tanh"},
     "encoder": {

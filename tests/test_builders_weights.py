@@ -30,7 +30,7 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {},
     {"norm_placement": "post"},
     {"final_norm": False, "positions": "sinusoidal"},
-    {"positions": "none", "attention_bias": False, "residual": False},
+    {"positions": "none", "attention_bias": False, "merge": "none"},
     {"tie_embeddings": True, "logit_bias": True},
     {"tie_embeddings": True, "logit_bias": False, "head_dim": 5},
     {"tie_embeddings": True, "embedding_dim": 5, "scale_logits": True},
@@ -111,7 +111,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "pre": {"norm_placement": "pre"},
     "post, tied": {"norm_placement": "post", "tie_embeddings": True, "logit_bias": True},
     "no residual connections": {
-        "residual": False,
+        "merge": "none",
         "num_layers": 1,
         "attention_dropout": 0.1,
         "logit_bias": True,

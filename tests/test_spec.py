@@ -16,8 +16,10 @@ from builders.spec import fields_by_group
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared")
 POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "alibi", "relative", "none")
 SCALINGS = ("linear", "llama3", "yarn")
-PLACEMENTS = ("post", "pre", "sandwich", "parallel", "none")
-INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled", "t5")
+PLACEMENTS = ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_norm", "none")
+SCALED = ("scaled", "rezero", "layer_scale")
+MERGES = ("add", "none", "scaled", "rezero", "layer_scale", "highway")
+INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled", "deep_norm", "t5")
 
 
 def divisors(number: int) -> list[int]:
@@ -42,6 +44,10 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     kind = draw(st.sampled_from(("decoder_only", "encoder_decoder", "encoder_only")))
     is_encoder = kind == "encoder_only"
     window = None if is_encoder else draw(st.none() | size)
+    merge = draw(st.sampled_from(MERGES))
+    norm_placement = draw(st.sampled_from(PLACEMENTS))
+    reads_norm = norm_placement not in ("post", "output", "none")
+    factor = st.floats(0, 1e3)
     share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
     source_vocabulary_size = None if share_embeddings else draw(st.none() | size)
     smallest = vocabulary_size
@@ -65,7 +71,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "num_heads": num_heads,
         "num_key_value_heads": draw(st.none() | st.sampled_from(divisors(num_heads))),
         "head_dim": head_dim,
-        "norm_placement": draw(st.sampled_from(PLACEMENTS)),
+        "norm_placement": norm_placement,
         "norm": norm,
         "norm_bias": draw(st.none() | st.booleans()) if norm == "layer" else None,
         "norm_offset": norm == "rms" and draw(st.booleans()),
@@ -77,7 +83,11 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "attention_scale": draw(positive),
         "attention_soft_cap": draw(positive),
         "logit_soft_cap": draw(positive),
-        "residual": draw(st.booleans()),
+        "merge": merge,
+        "skip_scale": draw(factor | st.just("deep_norm")) if merge == "scaled" else 1.0,
+        "branch_scale": draw(st.none() | factor) if merge in SCALED else None,
+        "norm_scale": draw(factor | st.just("inverse_sqrt_depth")) if reads_norm else 1.0,
+        "stochastic_depth": 0.0 if merge == "none" else draw(rate),
         "norm_epsilon": draw(st.floats(1e-12, 0.1)),
         "final_norm": draw(st.none() | st.booleans()),
         "positions": draw(st.sampled_from(positions)),
@@ -147,8 +157,17 @@ def test_replace_without_changes_returns_an_equal_spec(values: dict[str, Any]) -
 
 def test_json_is_an_object_with_a_format_number_and_every_field() -> None:
     values = json.loads(spec_of().to_json())
-    assert values.pop("format") == 1
+    assert values.pop("format") == 2
     assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
+
+
+@pytest.mark.parametrize(("residual", "merge"), [(True, "add"), (False, "none")])
+def test_a_spec_of_format_1_is_read_as_the_same_model(residual: bool, merge: str) -> None:
+    values = json.loads(spec_of().to_json())
+    for name in ("merge", "skip_scale", "branch_scale", "norm_scale", "stochastic_depth"):
+        del values[name]
+    old = json.dumps({**values, "format": 1, "residual": residual})
+    assert TransformerSpec.from_json(old) == spec_of(merge=merge)
 
 
 @pytest.mark.parametrize(
