@@ -33,6 +33,12 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from reference_positions import (
+    rotate,
+    score_bias,
+    sinusoidal_concat_positions,
+    sinusoidal_positions,
+)
 
 Spec = Mapping[str, object]
 Weights = Mapping[str, np.ndarray]
@@ -60,13 +66,28 @@ def fill_derived_fields(spec: Spec) -> dict:
         "attention_soft_cap": None,
         "logit_soft_cap": None,
         "attention_window": None,
-        "full_attention_every": None,
         "pad_token_id": None,
     }
     return derived | {field: value for field, value in spec.items() if value is not None}
 
 
 # Operations -------------------------------------------------------------------------------------
+
+
+def of_block(spec: dict, index: int) -> dict:
+    """Return the spec of a block, with the changes that the pattern has for it."""
+    pattern = spec["block_overrides"]
+    return {**spec, **pattern[index % len(pattern)]} if pattern else spec
+
+
+def visible_keys(spec: dict, keys: np.ndarray, causal: bool) -> np.ndarray:
+    """Return which keys each position attends to, (b, t, t); keys (b, 1, t) are no padding."""
+    length = keys.shape[-1]
+    ahead = np.arange(length)[None, :] - np.arange(length)[:, None]  # of a key, for each query
+    seen = ahead <= 0 if causal else np.ones((length, length), bool)
+    if spec["attention_window"] is not None and (causal or spec["kind"] == "encoder_only"):
+        seen = seen & (abs(ahead) < spec["attention_window"])
+    return keys & seen[None]
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
@@ -103,115 +124,6 @@ def soft_cap(x: np.ndarray, cap: float | None) -> np.ndarray:
 def softmax(scores: np.ndarray) -> np.ndarray:
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def sinusoidal_positions(length: int, d: int) -> np.ndarray:
-    """PE(p, 2i) = sin(p / 10000^(2i/d)), PE(p, 2i+1) = cos of the same angle; shape (length, d)."""
-    table = np.zeros((length, d))
-    for position in range(length):
-        for channel in range(d):
-            angle = position / 10000.0 ** (2 * (channel // 2) / d)
-            table[position, channel] = math.sin(angle) if channel % 2 == 0 else math.cos(angle)
-    return table
-
-
-def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
-    """All sines, then all cosines, as in the TensorFlow text tutorial; shape (length, d)."""
-    half = d // 2
-    table = np.zeros((length, d))
-    for position in range(length):
-        for channel in range(half):
-            angle = position * (1.0 / 10000.0 ** (channel / half))
-            table[position, channel] = math.sin(angle)
-            table[position, half + channel] = math.cos(angle)
-    return table
-
-
-def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
-    """Return the radians per position of every pair of channels, and the factor of the rotation."""
-    r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]
-    original = spec["rotary_original_length"]
-    slow, fast = spec["rotary_low_freq_factor"], spec["rotary_high_freq_factor"]
-    found = []
-    for pair in range(r // 2):
-        frequency = spec["rotary_base"] ** (-2.0 * pair / r)
-        wavelength = 2.0 * math.pi / frequency
-        if scaling == "linear":
-            frequency /= factor
-        elif scaling == "llama3":
-            if wavelength > original / slow:
-                frequency /= factor
-            elif wavelength > original / fast:
-                smooth = (original / wavelength - slow) / (fast - slow)
-                frequency = (1.0 - smooth) * frequency / factor + smooth * frequency
-        elif scaling == "yarn":
-
-            def dimension(rotations: float) -> float:
-                return (
-                    r
-                    * math.log(original / (rotations * 2.0 * math.pi))
-                    / (2.0 * math.log(spec["rotary_base"]))
-                )
-
-            low = max(math.floor(dimension(fast)), 0)
-            high = min(math.ceil(dimension(slow)), r - 1)
-            ramp = min(max((pair - low) / max(high - low, 0.001), 0.0), 1.0)
-            frequency = frequency / factor * ramp + frequency * (1.0 - ramp)
-        elif scaling != "none":
-            raise ValueError(f"the reference has no rotary scaling {scaling!r}")
-        found.append(frequency)
-    return found, 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
-
-
-def rotate(spec: dict, x: np.ndarray) -> np.ndarray:
-    """Rotate channels i and i + r/2 of heads (b, t, n, h) as points in the plane."""
-    frequencies, magnitude = rotary_frequencies(spec)
-    half = spec["rotary_dim"] // 2
-    output = x.copy()
-    for position in range(x.shape[1]):
-        for pair, frequency in enumerate(frequencies):
-            angle = position * frequency
-            rotation = magnitude * np.exp(1j * angle)
-            points = (x[:, position, :, pair] + 1j * x[:, position, :, pair + half]) * rotation
-            output[:, position, :, pair] = points.real
-            output[:, position, :, pair + half] = points.imag
-    return output
-
-
-def alibi_slopes(heads: int) -> list[float]:
-    if math.log2(heads).is_integer():
-        return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
-    power = 2 ** math.floor(math.log2(heads))
-    return alibi_slopes(power) + alibi_slopes(2 * power)[0::2][: heads - power]
-
-
-def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
-    """Return the bucket of a key that is `ahead` tokens after the query."""
-    number, first = spec["relative_buckets"], 0
-    distance = max(-ahead, 0)
-    if not causal:
-        number //= 2
-        distance, first = abs(ahead), number if ahead > 0 else 0
-    exact = number // 2
-    if distance < exact:
-        return first + distance
-    share = math.log(distance / exact) / math.log(spec["relative_max_distance"] / exact)
-    return first + min(exact + int(share * (number - exact)), number - 1)
-
-
-def score_bias(
-    spec: dict, weights: Weights, side: str, length: int, causal: bool
-) -> np.ndarray | float:
-    """Return the position bias of the self-attention scores, (n, t, t)."""
-    bias = np.zeros((spec["num_heads"], length, length))
-    for query in range(length):
-        for key in range(length):
-            if spec["positions"] == "alibi":
-                bias[:, query, key] = -abs(query - key) * np.array(alibi_slopes(len(bias)))
-            elif spec["positions"] == "relative":
-                row = t5_bucket(spec, key - query, causal)
-                bias[:, query, key] = weights[f"{side}.relative_position_bias.embeddings"][row]
-    return bias
 
 
 # Sublayers --------------------------------------------------------------------------------------
@@ -375,16 +287,23 @@ def encode(
     spec: dict, weights: Weights, source: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
     x = embed(spec, weights, "encoder", source, segments)
-    length = source.shape[1]
-    mask = padding_mask(spec, source) & np.ones((1, length, 1), bool)
-    bias = score_bias(spec, weights, "encoder", length, causal=False)
+    keys = padding_mask(spec, source)
+    for index in range(spec["num_encoder_layers"]):
+        x = encoder_block(of_block(spec, index), weights, f"encoder.block_{index}", x, keys)
+    return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
+
+
+def encoder_block(
+    spec: dict, weights: Weights, name: str, x: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    """Apply a block of an encoder to x (b, s, d); keys (b, 1, s) are those that are not padding."""
+    mask = visible_keys(spec, keys, causal=False)
+    bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias),
         "feedforward": lambda at, y: feedforward(spec, weights, at, y),
     }
-    for index in range(spec["num_encoder_layers"]):
-        x = block(spec, weights, f"encoder.block_{index}", x, sublayers)
-    return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
+    return block(spec, weights, name, x, sublayers)
 
 
 def decode(
@@ -396,32 +315,36 @@ def decode(
 ) -> np.ndarray:
     """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention."""
     x = embed(spec, weights, "decoder", target)
-    length = target.shape[1]
-    visible = padding_mask({**spec, "pad_token_id": None}, target)
-    if spec["mask_target_padding"]:
-        visible = padding_mask(spec, target)
-    causal = visible & np.tril(np.ones((length, length), bool))[None]
-    windowed = causal.copy()
-    if spec["attention_window"] is not None:  # the query and the tokens before it
-        windowed &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
+    keys = padding_mask(spec if spec["mask_target_padding"] else {"pad_token_id": None}, target)
+    for index in range(spec["num_layers"]):
+        name, own = f"decoder.block_{index}", of_block(spec, index)
+        x = decoder_block(own, weights, name, x, keys, memory, memory_keys)
+    if spec["final_norm"]:
+        x = normalize(spec, weights, "decoder.final_norm", x)
+    return output(spec, weights, "decoder", x)
+
+
+def decoder_block(
+    spec: dict,
+    weights: Weights,
+    name: str,
+    x: np.ndarray,
+    keys: np.ndarray,
+    memory: np.ndarray | None,
+    memory_keys: np.ndarray | None,
+) -> np.ndarray:
+    """Apply a block of a decoder to x (b, t, d)."""
+    length = x.shape[1]
+    mask = visible_keys(spec, keys, causal=True)
     bias = score_bias(spec, weights, "decoder", length, causal=True)
-    self_mask = windowed
-    sublayers = {
-        "self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask, bias)
-    }
+    sublayers = {"self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias)}
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
         sublayers["cross_attention"] = lambda at, y: attention(
             spec, weights, at, y, memory, cross_mask
         )
     sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
-    for index in range(spec["num_layers"]):
-        every = spec["full_attention_every"]  # 2: full attention in blocks 1, 3, 5, ...
-        self_mask = causal if every and (index + 1) % every == 0 else windowed
-        x = block(spec, weights, f"decoder.block_{index}", x, sublayers)
-    if spec["final_norm"]:
-        x = normalize(spec, weights, "decoder.final_norm", x)
-    return output(spec, weights, "decoder", x)
+    return block(spec, weights, name, x, sublayers)
 
 
 def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray:

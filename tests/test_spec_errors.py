@@ -86,8 +86,12 @@ BAD_VALUES = [
     ("masked_lm_head", True, "kind='encoder_only'"),
     ("scale_logits", 0, "True or False"),
     ("mask_target_padding", None, "True or False"),
-    ("full_attention_every", 0, "positive int, or None"),
-    ("full_attention_every", 2, "None where attention_window=None"),
+    ("block_overrides", None, "a tuple of mappings of fields"),
+    ("block_overrides", ({}, "positions"), "a tuple of mappings of fields"),
+    ("block_overrides", ({}, {}, {}, {}), "a pattern of at most 3 blocks"),
+    ("block_overrides", ({"hidden_dim": 7},), "can differ between blocks, unlike hidden_dim"),
+    ("block_overrides", ({"attention_window": 0},), "attention_window=0: must be a positive int"),
+    ("block_overrides", ({"positions": "rotary"},), "without other positions than 'learned'"),
     ("attention_bias", None, "True or False"),
     ("attention_output_bias", 0, "True or False"),
     ("attention_scale", 0, "positive number, or None"),
@@ -139,6 +143,7 @@ def test_every_field_has_a_bad_value_above() -> None:
 WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "int": (-1, -1.0, True, False, 2.0, 2.5, math.nan, math.inf, "2", [2]),
     "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
+    "tuple[Mapping[str, Any], ...]": (0, True, "none", {}, [1], ({1: 2},), ({}, None)),
     "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
     "str": (0, True, math.nan, "", "nonsense", ["none"]),
 }
@@ -303,10 +308,6 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["num_encoder_layers=2", "num_layers=3 where kind='encoder_only'", "leave it out"],
     ),
     (
-        {"kind": "encoder_only", "attention_window": 5},
-        ["attention_window=5", "None where kind='encoder_only'", "leave it out"],
-    ),
-    (
         {"kind": "encoder_only", "share_embeddings": True},
         ["share_embeddings=True", "kind='encoder_only'", "tie_embeddings"],
     ),
@@ -314,7 +315,22 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         {"kind": "encoder_decoder", "num_segments": 2},
         ["num_segments=2", "0 where kind='encoder_decoder'", "kind='encoder_only'"],
     ),
-    ({"full_attention_every": 3}, ["full_attention_every=3", "attention_window=None", "give"]),
+    (
+        {"block_overrides": ({}, {"qk_norm": True}) * 2},
+        [f"block_overrides={({}, {'qk_norm': True}) * 2}", "at most 3 blocks", "shorten it"],
+    ),
+    (
+        {"block_overrides": ({"norm": "rms"},)},
+        ["block_overrides=({'norm': 'rms'},)", "unlike norm", "set norm for the whole model"],
+    ),
+    (
+        {"block_overrides": ({"num_key_value_heads": 3},)},
+        ["block_overrides=({'num_key_value_heads': 3},)", "must be a divisor of num_heads=2"],
+    ),
+    (
+        {"positions": "none", "block_overrides": ({}, {"positions": "sinusoidal"})},
+        ["block_overrides=({}, {'positions': 'sinusoidal'})", "'none'", "use positions='rotary'"],
+    ),
     (
         {"attention": "layer", "positions": "alibi"},
         ["positions='alibi'", "attention='layer'", "use attention='graph'"],
@@ -383,6 +399,12 @@ def test_replace_and_from_json_suggest_the_closest_field_and_how_to_list_all() -
         assert str(error.value).endswith(f"`functional-models fields` lists all {number}")
 
 
+def test_an_unknown_field_of_a_block_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"block_overrides: .*'window' \(did you mean") as error:
+        spec_of(block_overrides=({"window": 3},))
+    assert "rotary_base" in str(error.value)
+
+
 INVALID_JSON: list[tuple[str, str]] = [
     ("", "JSON object"),
     ("{", "JSON object"),
@@ -441,6 +463,7 @@ def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
 
 def test_every_error_of_a_spec_is_tested_above() -> None:
     attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
+    attempts += [lambda: spec_of(block_overrides=({"window": 3},))]
     attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
     attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in CONFLICTING_VALUES]
     attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in INVALID_JSON]
