@@ -3,7 +3,7 @@
     python benchmarks/studies.py                     # all three
     python benchmarks/studies.py --only workers
 
-overhead    a run of a study, which measures and writes, against `fit` and `evaluate` in memory
+overhead    a run of the demo, which measures and writes, against `fit` and `evaluate` in memory
 report      the report of 20 runs
 workers     4 variants with 3 seeds and 200 steps, one after the other and with two workers
 
@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import io
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
 
 import functional_models as fm
 from functional_models.corpora import load_corpus
@@ -37,24 +38,25 @@ from functional_models.studies.runs import make_runs, perform
 from functional_models.studies.settings import make_settings
 
 STEPS = 200
+STEPS_OF_THE_DEMO = 1300
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Return the wall time of a call, whose output is not shown."""
-    started = time.perf_counter()
+def times(work: Callable[[], Any]) -> np.ndarray:
+    """Return the wall and the processor time of a call, whose output is not shown, in seconds."""
+    started = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         work()
-    return time.perf_counter() - started
+    return np.subtract((time.perf_counter(), time.process_time()), started)
 
 
 def overhead(rounds: int) -> None:
-    """Compare a run of a study with the same training and evaluation in memory."""
+    """Compare a run of the demo with the same training and evaluation in memory."""
     import builders
     from functional_models.loading import sized_for
 
     data = study_data("embedded", None, tokenizer="byte_pair", vocabulary_size=1000, progress=False)
     spec = sized_for(builders.variant(CORNERS[-1], kind="encoder_decoder"), data.tokenizer, {})
-    recipe = fm.recipe.default_budget(steps=STEPS)
+    recipe = fm.recipe.default_budget(steps=STEPS_OF_THE_DEMO)
     [run] = make_runs(make_settings({"run": spec}, recipe), [0], data.fingerprint(), "float32")
 
     def plain() -> None:
@@ -67,12 +69,17 @@ def overhead(rounds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             perform(run, Path(folder), data, progress=False)
 
-    seconds(plain)  # imports and the first compilation
-    pairs = [(seconds(plain), seconds(harness)) for _ in range(rounds)]
-    for alone, within in pairs:
-        print(f"alone {alone:.1f} s, in a study {within:.1f} s, ratio {within / alone:.3f}")
-    ratio = statistics.median(within / alone for alone, within in pairs)
-    print(f"overhead: {ratio - 1:+.1%} (median of {rounds} rounds)")
+    times(plain)  # imports and the first compilation
+    ratios = []
+    for number in range(rounds):  # in turns, so that a drift of the machine cancels
+        order = (plain, harness) if number % 2 == 0 else (harness, plain)
+        taken = {work: times(work) for work in order}
+        ratios.append(taken[harness] / taken[plain])
+        for name, work in (("alone", plain), ("in a study", harness)):
+            wall, processor = taken[work]
+            print(f"{name}: {wall:.1f} s, {processor:.1f} s of processor time", flush=True)
+    wall, processor = np.median(ratios, axis=0) - 1
+    print(f"overhead: {wall:+.1%}, of processor time {processor:+.1%} (median of {rounds} rounds)")
 
 
 def report() -> None:
@@ -88,7 +95,7 @@ def report() -> None:
             progress=False,
             changes={"hidden_dim": 16, "num_heads": 2, "num_layers": 2},
         )
-        taken = seconds(lambda: write_report(study))
+        taken, _ = times(lambda: write_report(study))
         size = (Path(folder) / "report.html").stat().st_size / 1e6
         print(f"report of {len(study.outcomes)} runs: {taken:.1f} s, {size:.1f} MB")
 
@@ -106,14 +113,14 @@ def workers() -> None:
                 vocabulary_size=1000,
                 workers=number,
             )
-            taken = seconds(study)
+            taken, _ = times(study)
         print(f"12 runs of {STEPS} steps with workers={number}: {taken:.0f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("overhead", "report", "workers"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
     if options.only in (None, "overhead"):
         overhead(options.rounds)
