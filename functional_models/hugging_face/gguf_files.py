@@ -173,7 +173,7 @@ def _config(path: Path, kind: str, keys: Keys, stored: Keys) -> dict[str, Any]:
     """Return the configuration that the keys of a file mean."""
     given = {name.removeprefix(f"{kind}."): value for name, value in keys.items()}
     config: dict[str, Any] = {"model_type": kind, "architectures": [CLASSES[kind]]}
-    config |= {KEYS[name]: value for name, value in given.items() if name in KEYS}
+    config |= {KEYS[name]: _shortest(value) for name, value in given.items() if name in KEYS}
     if "token_embd.weight" in stored:
         config.setdefault("vocab_size", int(stored["token_embd.weight"].shape[1]))
     config["tie_word_embeddings"] = "output.weight" not in stored
@@ -188,11 +188,17 @@ def _config(path: Path, kind: str, keys: Keys, stored: Keys) -> dict[str, Any]:
     # The keys that may have one value only.
     required = {"rope.dimension_count": width, "attention.value_length": width}
     required["rope.scaling.type"] = "none"
-    for name, value in given.items():
+    for key, value in keys.items():
+        name = key.removeprefix(f"{kind}.")
         if name in required and value != required[name]:
-            raise ValueError(f"{path}: {kind}.{name}={value!r}: must be {required[name]!r}")
+            raise ValueError(f"{path}: {key}={value!r}: must be {required[name]!r}")
         if name not in {*KEYS, *required} and not _SILENT.fullmatch(name):
             raise ValueError(
-                f"{path}: {name}={value!r} has an unknown meaning in {kind}; no key is ignored"
+                f"{path}: {key}={value!r} has an unknown meaning in {kind}; no key is ignored"
             )
     return config
+
+
+def _shortest(value: Any) -> Any:
+    """Return a float32 as the decimal number that was meant, such as 1e-05."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value

@@ -52,7 +52,7 @@ def test_a_padded_batch_has_the_vectors_of_single_texts(encoder: Any) -> None:
 
 
 def test_it_is_drawn(encoder: Any, tmp_path: Path) -> None:
-    assert_drawn(encoder, 12, tmp_path / "minilm.svg")
+    assert_drawn(encoder, {"encoder": 6}, tmp_path / "minilm.svg")
 
 
 def test_half_of_the_attention_of_inner_blocks_goes_to_the_start_token(encoder: Any) -> None:

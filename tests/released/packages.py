@@ -23,14 +23,23 @@ def released(path: str) -> Path:
     return FOLDER / path
 
 
-def assert_drawn(model: Any, sublayers: int, file: Path) -> None:
-    """Check that a diagram has the ends of all skip paths, and the number of parameters."""
+def assert_drawn(model: Any, blocks: dict[str, int], file: Path) -> None:
+    """Check that a diagram folds the equal blocks of each stack, with its number of parameters.
+
+    Args:
+        model: the text model.
+        blocks: number of blocks of each stack, such as `encoder`.
+        file: the file to draw.
+    """
     paths = plots.skip_paths(plots.read_graph(model.model))
-    assert len(paths) == sublayers
-    plots.draw(model, file, plugins=["skip_paths", "parameters"])
+    plots.draw(model, file, plugins=["skip_paths", "fold", "parameters"])
     drawn = file.read_text()
-    assert all(f"<title>{path.target}</title>" in drawn for path in paths)
     assert f"parameters: {model.model.count_params() / 1e6:.3g} M" in drawn
+    for stack, count in blocks.items():
+        assert f">block_0 × {count}<" in drawn
+        ends = [path.target for path in paths if path.target.startswith(f"{stack}.block_0.")]
+        assert len(ends) == sum(path.target.startswith(f"{stack}.") for path in paths) / count >= 2
+        assert all(f"<title>{end}</title>" in drawn for end in ends)
 
 
 def share_of_key(scores: np.ndarray, key: int) -> float:
