@@ -32,7 +32,7 @@ test-peers: ## Compare folders of Hugging Face with PyTorch, in .venv-peers-4 an
 	for version in 4 5; do \
 		$(PYTHON) -m venv .venv-peers-$$version && \
 		.venv-peers-$$version/bin/python -m pip install --quiet --editable '.[peers]' "transformers==$$version.*" && \
-		.venv-peers-$$version/bin/python -m pytest -n 2 -q -W ignore tests/peers/live.py || exit 1; \
+		.venv-peers-$$version/bin/python -m pytest -n 2 -q -W ignore tests/peers/live.py tests/peers/live_generation.py || exit 1; \
 	done
 
 lint: $(READY) ## Linter, formatter and type checker

@@ -11,7 +11,7 @@ from typing import Any
 import keras_hub
 from keras import ops
 
-from functional_models.checks import check_real
+from functional_models.checks import check_count, check_real
 
 NEVER = -1e9  # a float32 logit with probability 0; finite, to avoid NaN
 
@@ -51,6 +51,70 @@ class RepetitionPenalty:
         seen = _occurring(tokens, index, logits.shape[-1])
         penalised = ops.where(logits > 0, logits / self.penalty, logits * self.penalty)
         return ops.where(seen, penalised, logits)
+
+
+class TopK:
+    """Drops all but the k likeliest tokens; tokens as likely as the k-th are kept.
+
+    Fan et al. 2018, "Hierarchical Neural Story Generation".
+
+    Args:
+        k: at least 1; above the vocabulary size, nothing is dropped.
+
+    Raises:
+        ValueError: k is not allowed.
+    """
+
+    def __init__(self, k: int) -> None:
+        check_count("k", k)
+        self.k = k
+
+    def __repr__(self) -> str:
+        return f"TopK({self.k})"
+
+    def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
+        """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
+        greatest, _ = ops.top_k(logits, min(self.k, logits.shape[-1]))
+        return ops.where(logits >= greatest[:, -1:], logits, NEVER)
+
+
+class TopP:
+    """Drops the least likely tokens, as long as their total probability is at most 1 - p.
+
+    Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". As in Hugging Face
+    Transformers, probabilities are those after temperature, and of equally likely tokens those with
+    smaller ids are dropped first.
+
+    Args:
+        p: above 0 and at most 1; 1 drops nothing.
+        temperature: temperature of the sampler.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    def __init__(self, p: float, *, temperature: float = 1.0) -> None:
+        check_real("p", p)
+        check_real("temperature", temperature)
+        self.p = p
+        self.temperature = temperature
+
+    def __repr__(self) -> str:
+        return f"TopP({self.p}, temperature={self.temperature})"
+
+    def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
+        """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
+        if self.p == 1:
+            return logits
+        ascending = ops.sort(logits, axis=-1)
+        total = ops.cumsum(ops.softmax(ascending / self.temperature, axis=-1), axis=-1)
+        dropped = _count(total <= 1 - self.p)  # (b, 1)
+        dropped = ops.minimum(dropped, logits.shape[-1] - 1)
+        least = ops.take_along_axis(ascending, dropped, axis=-1)  # logit of the last token kept
+        is_least = ops.equal(logits, least)
+        number = ops.cumsum(ops.cast(is_least, "int32"), axis=-1)  # of equal logits, from 1
+        kept = ops.logical_and(is_least, number > dropped - _count(logits < least))
+        return ops.where(ops.logical_or(logits > least, kept), logits, NEVER)
 
 
 class MinP:
@@ -158,6 +222,17 @@ class ProcessedSampler(keras_hub.samplers.Sampler):
             return self.process(logits, tokens, index), hidden, cache
 
         return processed_next
+
+
+def only_end(logits: Tensor, where: Tensor, end_id: int) -> Tensor:
+    """Return logits (b, v) with the end token as the only possible one in the rows `where` (b,)."""
+    is_end = ops.arange(logits.shape[-1], dtype="int32") == end_id
+    return ops.where(where[:, None], ops.where(is_end, 0.0, NEVER)[None], logits)
+
+
+def _count(flags: Tensor) -> Tensor:
+    """Return int32 (b, 1): the number of true flags (b, v)."""
+    return ops.sum(ops.cast(flags, "int32"), axis=-1, keepdims=True)
 
 
 def _occurring(tokens: Tensor, index: Tensor, vocabulary_size: int) -> Tensor:

@@ -18,6 +18,11 @@ from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
 from functional_models.hugging_face import bart, bert, falcon, gpt, llama, t5
 from functional_models.hugging_face.family import Family
+from functional_models.hugging_face.generation_settings import (
+    FILE,
+    read_generation_settings,
+    warn_of_unused_settings,
+)
 from functional_models.hugging_face.tokenizers import read_tokenizers
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors, assign_weights
@@ -25,6 +30,9 @@ from functional_models.loading import precision, wrap_model
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 CONFIG = "config.json"
+
+GENERATES = {"decoder_only": "generate", "encoder_decoder": "translate"}
+"""Kind of a model -> the method that generates text."""
 
 FAMILIES: tuple[Family, ...] = (
     *gpt.FAMILIES,
@@ -63,6 +71,7 @@ def from_hugging_face(
     """
     path = check_path("the folder of a model", folder)
     config = read_config(path)
+    settings = read_generation_settings(path, config)
     try:
         family, head = family_of(config)
         fields = family.spec_fields(config, head)
@@ -75,6 +84,10 @@ def from_hugging_face(
         where = "" if str(path) in message else f"{path / CONFIG}: "
         raise ValueError(f"{where}{message}") from None
     tokenizers = _tokenizers(path, spec, tokenizer)
+    if spec.kind in GENERATES:
+        [*_, end_id] = [None, *(tokenizer.end_id for tokenizer in tokenizers.values())]
+        source = FILE if (path / FILE).exists() else CONFIG
+        warn_of_unused_settings(settings, f"{path / source}", GENERATES[spec.kind], end_id)
     with precision(dtype), without_weights():
         model = builders.build(spec)
     try:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from builders import TransformerSpec
+from functional_models.hugging_face.generation_settings import FILE
 from functional_models.hugging_face.tokenizers import HuggingFaceTokenizer
 from functional_models.hugging_face.tokenizers_pieces import PieceTokenizer, piece_files
 from functional_models.keras_hub_tokenizer import KerasHubTokenizer
@@ -32,16 +33,16 @@ def tokenizer_files(tokenizers: Mapping[str, Tokenizer], spec: TransformerSpec) 
         tokenizers: The tokenizers of the model by role.
         spec: The spec of the model.
     """
-    different = {id(tokenizer): tokenizer for tokenizer in tokenizers.values()}
-    if not different:
+    if not tokenizers:
         return {}
     [source, *_, target] = [*tokenizers.values()] * 2
     if isinstance(source, PieceTokenizer) and isinstance(target, PieceTokenizer):
         return piece_files(source, target)
-    if len(different) > 1:
+    # Those of a saved model are read one by one.
+    if source is not target and source.file_content != target.file_content:
         _warn("source and target have different tokenizers")
         return {}
-    [tokenizer] = different.values()
+    tokenizer = target
     try:
         backend = _backend(tokenizer)
         if problem := _difference(tokenizer, backend):
@@ -76,12 +77,27 @@ def tokenizer_files(tokenizers: Mapping[str, Tokenizer], spec: TransformerSpec) 
     }
 
 
-def generation_config(tokenizers: Mapping[str, Tokenizer]) -> Files:
-    """Return `generation_config.json` for a model that stops at several tokens, or nothing."""
-    ends = list(tokenizers.values())[-1].end_ids if tokenizers else ()
-    if len(ends) < 2:
+def generation_config(tokenizers: Mapping[str, Tokenizer], ids: Mapping[str, Any]) -> Files:
+    """Return `generation_config.json` where `config.json` cannot have its settings, or nothing.
+
+    Args:
+        tokenizers: The tokenizers of the model by role.
+        ids: The special ids of `config.json`.
+    """
+    if not tokenizers:
         return {}
-    return {"generation_config.json": json.dumps({"eos_token_id": list(ends)}, indent=2) + "\n"}
+    target = list(tokenizers.values())[-1]
+    content: dict[str, Any] = {}
+    if len(target.end_ids) > 1:
+        content["eos_token_id"] = list(target.end_ids)
+    if target.suppressed_ids:
+        content["suppress_tokens"] = list(target.suppressed_ids)
+    if target.ends_at_limit:
+        content["forced_eos_token_id"] = target.end_id
+    if not content:
+        return {}
+    content = {"pad_token_id": target.pad_id, **ids, **content}
+    return {FILE: json.dumps(content, indent=2) + "\n"}
 
 
 def _warn(reason: str) -> None:
