@@ -126,6 +126,8 @@ def _backend(tokenizer: Tokenizer) -> Any:
             return _bytes()
         if tokenizer.kind == "sentence_piece":
             return _pieces(base64.b64decode(tokenizer.to_manifest()["vocabulary"]["proto"]))
+        if tokenizer.kind == "word_piece":
+            return _word_pieces(tokenizer.keras_tokenizer)
     raise ValueError(f"transformers has no tokenizer with the ids of this {tokenizer!r}")
 
 
@@ -139,6 +141,65 @@ def _bytes() -> Any:
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     assert sorted(letters) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    return backend
+
+
+_WHITE_SPACE = r"[ \t\n\r\f]|\p{Cc}|\p{Cf}"
+# Older releases of `tokenizers` do not know the punctuation of Unicode 17, such as U+2E60.
+_PUNCTUATION = r"[!-/]|[:-@]|[\[-`]|[{-~]|\p{P}"
+_CJK = (
+    r"[\x{4E00}-\x{9FFF}]|[\x{3400}-\x{4DBF}]|[\x{20000}-\x{2A6DF}]|[\x{2A700}-\x{2B73F}]|"
+    r"[\x{2B740}-\x{2B81F}]|[\x{2B820}-\x{2CEAF}]|[\x{F900}-\x{FAFF}]|[\x{2F800}-\x{2FA1F}]"
+)
+_LONGEST_WORD = 100
+"""Bytes of a word, above which it is unknown, in KerasHub."""
+
+
+def _word_pieces(inner: Any) -> Any:
+    """Return the tokenizer of a vocabulary of words and their parts.
+
+    Words are bytes, each shown as a letter, since the limit of their length is one of bytes.
+
+    Raises:
+        ValueError: texts are changed before they are split, or not split.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.pre_tokenizers import ByteLevel, Split
+
+    if inner.lowercase or inner.strip_accents or not inner.split or inner.special_tokens:
+        raise ValueError(
+            "only a WordPieceTokenizer with lowercase=False, strip_accents=False, split=True and "
+            "no special_tokens has a copy"
+        )
+    letters = _letters()
+    vocabulary = {
+        "".join(letters[byte] for byte in token.encode()): i
+        for i, token in enumerate(inner.get_vocabulary())
+    }
+    prefix, unknown = inner.suffix_indicator, inner.oov_token
+    backend = Tokenizer(
+        models.WordPiece(
+            vocabulary,
+            unk_token=unknown,
+            continuing_subword_prefix=prefix,
+            max_input_chars_per_word=_LONGEST_WORD,
+        )
+    )
+    single = f"{_PUNCTUATION}|{_CJK}" if inner.split_on_cjk else _PUNCTUATION
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            Split(Regex(_WHITE_SPACE), "removed"),
+            Split(Regex(single), "isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix, cleanup=False),
+            decoders.Replace(" ", letters[ord(" ")]),
+            decoders.ByteLevel(),
+        ]
+    )
     return backend
 
 

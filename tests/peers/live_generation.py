@@ -9,10 +9,12 @@ import make_samplers
 import numpy as np
 import pytest
 from test_hugging_face import read
-from test_hugging_face_generation import generated
+from test_hugging_face_generation import generated, uncompiled
 from test_samplers import sampler_of
 
 from functional_models.logit_processors import ProcessedSampler
+
+__all__ = ["uncompiled"]  # a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -37,6 +39,7 @@ def test_tokens_have_the_probabilities_of_generate(settings: dict, rounded: bool
 
 
 @pytest.mark.parametrize("seed", [11, 13])
+@pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("name", make_generation.CASES)
 def test_the_tokens_are_those_of_generate(name: str, seed: int) -> None:
     theirs = make_generation.load(name)
