@@ -106,6 +106,11 @@ def read_generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[st
     return {key: config[key] for key in (*USED, *OPTIONS, *NO_OPTION) if key in config}
 
 
+def settings_file(folder: Path) -> Path:
+    """Return the file that has the settings of `generate`."""
+    return folder / (FILE if (folder / FILE).exists() else "config.json")
+
+
 def suppressed_tokens(settings: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the tokens that are never generated."""
     words = [word[0] for word in settings.get("bad_words_ids") or [] if len(word) == 1]
@@ -121,7 +126,7 @@ def forces_end(settings: Mapping[str, Any], end_id: int) -> bool:
 
 
 def warn_of_unused_settings(
-    settings: Mapping[str, Any], source: str, function: str, end_id: int | None
+    settings: Mapping[str, Any], source: str | Path, function: str, end_id: int | None
 ) -> None:
     """Warn, in one line, of the settings that are not applied.
 
