@@ -82,8 +82,8 @@ class TopP:
     """Drops the least likely tokens, as long as their total probability is at most 1 - p.
 
     Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". As in Hugging Face
-    Transformers, probabilities are those after temperature, and of equally likely tokens those with
-    smaller ids are dropped first.
+    Transformers, probabilities are those after temperature. Of equally likely tokens, those with
+    smaller ids are dropped first; there, any.
 
     Args:
         p: above 0 and at most 1; 1 drops nothing.

@@ -288,7 +288,7 @@ def _magnitude(factor: float, scale: float) -> float:
 
 # Windows ----------------------------------------------------------------------------------------
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
@@ -301,17 +301,17 @@ def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
     Raises:
         ValueError: the pattern is not that of every n-th block being full.
     """
-    if unknown := set(types) - {_FULL, _SLIDING}:
-        raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {_FULL}, {_SLIDING}")
-    if _SLIDING not in types:
+    if unknown := set(types) - {FULL, SLIDING}:
+        raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {FULL}, {SLIDING}")
+    if SLIDING not in types:
         return {}
     if window is None:
-        raise ValueError(f"layer_types has {_SLIDING!r}, but sliding_window is null")
+        raise ValueError(f"layer_types has {SLIDING!r}, but sliding_window is null")
     fields: dict[str, Any] = {"attention_window": window}
-    if _FULL not in types:
+    if FULL not in types:
         return fields
-    every = list(types).index(_FULL) + 1
-    if list(types) != [_SLIDING if (i + 1) % every else _FULL for i in range(len(types))]:
+    every = list(types).index(FULL) + 1
+    if list(types) != [SLIDING if (i + 1) % every else FULL for i in range(len(types))]:
         raise ValueError(
             f"blocks have the windows {', '.join(types)}: a spec has full attention in every n-th "
             "block, after n - 1 with the window"
@@ -321,7 +321,7 @@ def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
 
 def written_layer_types(spec: TransformerSpec) -> list[str]:
     """Return the types of the blocks of a spec."""
-    return [_FULL if window is None else _SLIDING for window in spec.windows]
+    return [FULL if window is None else SLIDING for window in spec.windows]
 
 
 def check_layer_types(types: Any, blocks: int) -> Sequence[str]:

@@ -34,6 +34,8 @@ def test_tokens_have_the_probabilities_of_generate(settings: dict, rounded: bool
         found = sampler.compute_probabilities(logits)
     found = keras.ops.convert_to_numpy(found)
     expected = make_samplers.probabilities(settings, logits, tokens.tolist())
+    if rounded:  # PyTorch sorts equal ones in an arbitrary order
+        found, expected = np.sort(found), np.sort(expected)
     np.testing.assert_array_equal(found > 0, expected > 0)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
