@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import keras
-import keras_hub
 import numpy as np
 from keras import ops, tree
 
@@ -324,7 +323,9 @@ class Generator:
     def _continue(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
         """Return the loop of samplers that choose token by token."""
         process = getattr(sampler, "process", lambda logits, tokens, index: logits)
-        is_greedy = type(getattr(sampler, "sampler", sampler)) is keras_hub.samplers.GreedySampler
+        from keras_hub.samplers import GreedySampler
+
+        is_greedy = type(getattr(sampler, "sampler", sampler)) is GreedySampler
 
         def run(
             weights: Any,
@@ -468,8 +469,10 @@ class _Batch:
 
 def chooses_token_by_token(sampler: Any) -> bool:
     """Return whether a sampler has no loop of its own."""
+    from keras_hub.samplers import Sampler  # whose import takes seconds
+
     inner = getattr(sampler, "sampler", sampler)  # of a `ProcessedSampler`
-    return type(inner).__call__ is keras_hub.samplers.Sampler.__call__
+    return type(inner).__call__ is Sampler.__call__
 
 
 def is_search(sampler: Any) -> bool:

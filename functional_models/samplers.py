@@ -120,6 +120,7 @@ def make_sampler(
             "'beam' returns several, and an instance as many as it was created for"
         )
     from functional_models import logit_processors as of
+    from functional_models.processed_sampler import ProcessedSampler
 
     # In the order of Hugging Face; all but the first leave the logits of the tokens that they keep.
     processors: list[Any] = []
@@ -131,7 +132,7 @@ def make_sampler(
         processors.append(of.TopP(options["p"], temperature=temperature))
     if min_p is not None:
         processors.append(of.MinP(min_p, temperature=chosen.temperature))
-    return of.ProcessedSampler(chosen, processors) if processors else chosen
+    return ProcessedSampler(chosen, processors) if processors else chosen
 
 
 def check_option_names(

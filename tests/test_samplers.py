@@ -27,7 +27,8 @@ from toy_language import (
 from functional_models.beam_search import BeamSearch
 from functional_models.checks import check_count
 from functional_models.hugging_face.generation_settings import OPTIONS
-from functional_models.logit_processors import MinP, ProcessedSampler, RepetitionPenalty
+from functional_models.logit_processors import MinP, RepetitionPenalty
+from functional_models.processed_sampler import ProcessedSampler
 from functional_models.samplers import _OPTIONS, SAMPLERS, make_sampler
 
 # --- logit processors ------------------------------------------------------------------------

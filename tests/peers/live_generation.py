@@ -12,7 +12,7 @@ from test_hugging_face import read
 from test_hugging_face_generation import generated, uncompiled
 from test_samplers import sampler_of
 
-from functional_models.logit_processors import ProcessedSampler
+from functional_models.processed_sampler import ProcessedSampler
 
 __all__ = ["uncompiled"]  # a fixture
 
