@@ -150,8 +150,18 @@ def test_the_settings_of_a_folder_reach_generation_and_are_written_again(tmp_pat
     assert (loaded.suppressed_ids, loaded.ends_at_limit) == ((7, 9, 11), True)
 
 
-def test_a_damaged_file_of_settings_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", f"{FILE} is damaged"),
+        ("{", f"{FILE} is not JSON"),
+        ('{"bad_words_ids": 3}', r"bad_words_ids=3: must be a token id, or a list"),
+        ('{"bad_words_ids": [["x"]]}', r"bad_words_ids=\[\['x'\]\]: must be"),
+        ('{"eos_token_id": "</s>"}', r"eos_token_id='</s>': must be"),
+    ],
+)
+def test_a_damaged_file_of_settings_is_refused(tmp_path: Path, content: str, message: str) -> None:
     shutil.copytree(GOLDEN / "gpt2", tmp_path / "gpt2")
-    (tmp_path / "gpt2" / FILE).write_text("[1]")
-    with pytest.raises(ValueError, match=f"{FILE} is damaged"):
+    (tmp_path / "gpt2" / FILE).write_text(content)
+    with pytest.raises(ValueError, match=message):
         fm.from_hugging_face(tmp_path / "gpt2")

@@ -90,10 +90,7 @@ def from_hugging_face(
         message = str(error)
         where = "" if str(path) in message else f"{source.path}: "
         raise ValueError(f"{where}{message}") from None
-    tokenizers = _tokenizers(source, spec, tokenizer)
-    if spec.kind in GENERATES:
-        [*_, end_id] = [None, *(tokenizer.end_id for tokenizer in tokenizers.values())]
-        warn_of_unused_settings(source.settings, settings_file(path), GENERATES[spec.kind], end_id)
+    tokenizers, problem = _tokenizers(source, spec, tokenizer)
     with precision(dtype), without_weights():
         model = builders.build(spec)
     try:
@@ -101,6 +98,12 @@ def from_hugging_face(
         tensors.check_all_read(head, spec)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    # A model that is refused has one line.
+    if problem:
+        warnings.warn(problem, stacklevel=2)
+    if spec.kind in GENERATES:
+        [*_, end_id] = [None, *(tokenizer.end_id for tokenizer in tokenizers.values())]
+        warn_of_unused_settings(source.settings, settings_file(path), GENERATES[spec.kind], end_id)
     return wrap_model(spec, model, tokenizers)
 
 
@@ -225,8 +228,8 @@ def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
 
 def _tokenizers(
     source: _Source, spec: builders.TransformerSpec, given: Any
-) -> dict[str, Tokenizer]:
-    """Return the tokenizers of a source, or the given one, by role; a warning if there is none.
+) -> tuple[dict[str, Tokenizer], str]:
+    """Return the tokenizers of a source, or the given one, by role; or why there is none.
 
     Texts are padded with the token that the model masks.
     """
@@ -239,18 +242,17 @@ def _tokenizers(
             found = source.tokenizers(spec.kind)
             _check_sizes(spec, found)
         except (ValueError, FileNotFoundError) as error:
-            warnings.warn(
+            return {}, (
                 f"the model is read without a tokenizer: {error}; to process text, give one with "
-                "from_hugging_face(..., tokenizer=...)",
-                stacklevel=3,
+                "from_hugging_face(..., tokenizer=...)"
             )
-            return {}
     if spec.pad_token_id is None:
-        return found
-    return {
+        return found, ""
+    padded = {
         role: dataclasses.replace(tokenizer, pad_id=spec.pad_token_id)
         for role, tokenizer in found.items()
     }
+    return padded, ""
 
 
 def _check_sizes(spec: builders.TransformerSpec, tokenizers: dict[str, Tokenizer]) -> None:

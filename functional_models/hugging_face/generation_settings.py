@@ -102,8 +102,16 @@ def read_generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[st
         found = read_json(folder / FILE)
         if not isinstance(found, dict):
             raise ValueError(f"{folder / FILE} is damaged: it has no JSON object")
-        return found
-    return {key: config[key] for key in (*USED, *OPTIONS, *NO_OPTION) if key in config}
+    else:
+        found = {key: config[key] for key in (*USED, *OPTIONS, *NO_OPTION) if key in config}
+    for key in USED:
+        value = found.get(key)
+        rows = (value or []) if key == "bad_words_ids" else [value]
+        if not isinstance(rows, list) or not all(map(_are_tokens, map(_listed, rows))):
+            raise ValueError(
+                f"{settings_file(folder)}: {key}={value!r}: must be a token id, or a list of them"
+            )
+    return found
 
 
 def settings_file(folder: Path) -> Path:
@@ -167,6 +175,10 @@ def _advice(key: str, value: Any) -> str:
         return "do_sample=True (as sampler='top_p' or 'random')"
     option = OPTIONS[key][0]
     return f"{key}={value!r}" + (f" (as {option})" if option != key else "")
+
+
+def _are_tokens(values: list[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def _listed(value: Any) -> list[Any]:
