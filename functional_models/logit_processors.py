@@ -76,7 +76,9 @@ class TopK:
     def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
         """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
         greatest, _ = ops.top_k(logits, min(self.k, logits.shape[-1]))
-        return ops.where(logits >= greatest[:, -1:], logits, NEVER)
+        # Not the last column, of which XLA makes a sort of all logits.
+        least = ops.min(greatest, axis=-1, keepdims=True)
+        return ops.where(logits >= least, logits, NEVER)
 
 
 class TopP:

@@ -1,4 +1,4 @@
-"""A KerasHub sampler that chooses from processed logits.
+"""KerasHub samplers that draw with one random number per row, and from processed logits.
 
 Shapes: b rows, L columns of tokens, v vocabulary.
 """
@@ -8,12 +8,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import keras_hub
 from keras import ops
 
 from functional_models.logit_processors import Processor
 
 Tensor = Any
+
+
+class InverseSampler(keras_hub.samplers.RandomSampler):
+    """A `RandomSampler` that inverts the distribution function at one uniform number per row.
+
+    `keras.random.categorical` draws a random number for each of the v tokens, which takes longer
+    than everything else in the choice of a token. A token of probability 0 is never drawn.
+    """
+
+    def get_next_token(self, probabilities: Tensor) -> Tensor:
+        rows, size = ops.shape(probabilities)
+        total = ops.cumsum(
+            probabilities, axis=-1
+        )  # sums in parallel, whose order may not be strict
+        drawn = keras.random.uniform((rows, 1), seed=self.seed_generator) * total[:, -1:]
+        ids = ops.arange(size, dtype="int32")
+        possible = probabilities > 0
+        # Sums that are computed in parallel may be greater before a token that is impossible.
+        beyond = ops.logical_and(possible, total > drawn)
+        first = ops.min(ops.where(beyond, ids, size), axis=-1)
+        last = ops.max(ops.where(possible, ids, 0), axis=-1)  # where rounding leaves none
+        return ops.minimum(first, last)
 
 
 class ProcessedSampler(keras_hub.samplers.Sampler):

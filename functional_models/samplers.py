@@ -64,11 +64,11 @@ def make_sampler(
 ) -> Any:
     """Return a KerasHub sampler by name; an instance is returned as it is.
 
-    `top_k` and `top_p` are KerasHub's `RandomSampler`, which draws from the tokens that processors
-    of the logits leave, in the order of Hugging Face Transformers: repetition penalty, temperature,
-    k, p, min_p. KerasHub's own classes draw from other tokens where logits are equal, where the
-    likeliest tokens have a total probability of exactly p, and where k and p are given. The command
-    line takes its options, with their help, from this signature.
+    `random`, `top_k` and `top_p` are a `RandomSampler` of KerasHub, which draws from the tokens
+    that processors of the logits leave, in the order of Hugging Face Transformers: repetition
+    penalty, temperature, k, p, min_p. KerasHub's own classes draw from other tokens where logits
+    are equal, where the likeliest tokens have a total probability of exactly p, and where k and p
+    are given. The command line takes its options, with their help, from this signature.
 
     Args:
         sampler: one of `SAMPLERS`, or a `keras_hub.samplers.Sampler`.
@@ -195,14 +195,15 @@ def _create(name: str, options: Mapping[str, Any]) -> Any:
     from keras_hub import samplers
 
     from functional_models.beam_search import BeamSearch
+    from functional_models.processed_sampler import InverseSampler
 
     classes = {
         "greedy": samplers.GreedySampler,
-        **dict.fromkeys(("top_k", "top_p", "random"), samplers.RandomSampler),
+        **dict.fromkeys(("top_k", "top_p", "random"), InverseSampler),
         "contrastive": samplers.ContrastiveSampler,
         "beam": BeamSearch,
     }
-    processed = ("k", "p") if classes[name] is samplers.RandomSampler else ()
+    processed = ("k", "p") if classes[name] is InverseSampler else ()
     names = [option for option in _OPTIONS[name] if option not in processed]
     return classes[name](**{option: options[option] for option in names})
 

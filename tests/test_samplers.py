@@ -224,7 +224,7 @@ def test_samplers_are_created_by_name_with_their_options():
         "greedy": ("GreedySampler", hot),
         "top_k": ("ProcessedSampler", hot | {"seed": 11}),
         "top_p": ("ProcessedSampler", hot | {"seed": 11}),
-        "random": ("RandomSampler", hot | {"seed": 11}),
+        "random": ("InverseSampler", hot | {"seed": 11}),
         "contrastive": ("ContrastiveSampler", hot | {"k": 3, "alpha": 0.3}),
         "beam": ("BeamSearch", hot | beams),
     }
