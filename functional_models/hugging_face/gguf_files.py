@@ -8,6 +8,7 @@ is refused there. Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,15 @@ TENSORS = {
 
 # Keys that say nothing about the outputs: of the file, how it was quantized, and the tokenizer.
 _SILENT = re.compile(r"(GGUF|general|quantize|tokenizer)\..*")
+
+# What divides rotary frequencies, in Llama 3.1 and later. Of their settings, which are not stored,
+# all releases have these, and factors of 8 or 32.
+_FACTORS = "rope_freqs.weight"
+_LLAMA_3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 Keys = Mapping[str, Any]
 
@@ -147,7 +157,24 @@ def read_gguf(path: Path) -> GgufFile:
             heads=heads.get(owner.rpartition(".")[2], 0),
             bytes_shape=tensor.data.view("u1").shape,
         )
+    if (factors := tensors.get(_FACTORS)) is not None:
+        config["rope_scaling"] = _scaling(path, factors.read(), config)
+        del tensors[_FACTORS]
     return GgufFile(config, tensors, keys)
+
+
+def _scaling(path: Path, factors: np.ndarray, config: Keys) -> dict[str, Any]:
+    """Return the rotary scaling of Llama 3 that has some factors, which divide the frequencies."""
+    largest = float(factors.max())
+    base, (low, high, length) = config.get("rope_theta", 10_000.0), _LLAMA_3.values()
+    rotations = base ** -(np.arange(len(factors)) / len(factors)) * length / (2 * math.pi)
+    kept = np.clip((rotations - low) / (high - low), 0, 1)
+    expected = 1 / (kept + (1 - kept) / largest)
+    if not np.allclose(factors, expected, rtol=1e-4):
+        raise ValueError(
+            f"{path}: {_FACTORS} has other factors than those of the rotary scaling of Llama 3.1"
+        )
+    return {"rope_type": "llama3", "factor": largest, **_LLAMA_3}
 
 
 def _opened(path: Path) -> Any:
