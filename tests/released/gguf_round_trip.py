@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import math
 import re
@@ -226,6 +225,26 @@ def test_no_key_is_ignored(add: Callable[..., Any], message: str, tmp_path: Path
     assert str(error.value).startswith(f"{path}: ")
 
 
+def test_sizes_that_differ_from_block_to_block_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    config, tensors = golden("qwen3")
+    config["num_attention_heads"] = [4, 2]
+    write(path, config, tensors)
+    with pytest.raises(ValueError, match=r"head_count=\[4, 2\]: must be one number for all blocks"):
+        fm.from_hugging_face(path)
+
+
+def test_types_that_the_package_does_not_read_are_refused(tmp_path: Path) -> None:
+    config, tensors = golden("qwen3")
+    tensors["model.norm.weight"] = np.ones(12, "int32")
+    write(tmp_path / "model.gguf", config, tensors)
+    with (
+        pytest.warns(UserWarning, match="without a tokenizer"),
+        pytest.raises(ValueError, match=r"has weights of the type I32, which the package gguf"),
+    ):
+        fm.from_hugging_face(tmp_path / "model.gguf")
+
+
 def test_no_tensor_is_ignored(tmp_path: Path) -> None:
     config, tensors = golden("qwen3")
     write(tmp_path / "model.gguf", config, tensors | {"rope_scale.weight": np.ones(3, "float32")})
@@ -276,19 +295,3 @@ def test_the_command_imports_a_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     stored = golden("llama")[1]["model.embed_tokens.weight"]
     table = fm.load(tmp_path / "to").model.get_layer("decoder.token_embedding").embeddings
     np.testing.assert_array_equal(as_array(table), stored)
-
-
-def test_without_the_package_an_error_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    usual = builtins.__import__
-
-    def fails(name: str, *others: Any, **options: Any) -> Any:
-        if name == "gguf":
-            raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
-        return usual(name, *others, **options)
-
-    monkeypatch.setattr(builtins, "__import__", fails)
-    with pytest.raises(ImportError, match=r"pip install 'functional-models\[gguf\]'"):
-        fm.from_hugging_face(tmp_path / "model.gguf")
