@@ -39,11 +39,15 @@ def custom_component(spec: TransformerSpec) -> str | None:
     return None
 
 
-def count_parameters(spec: TransformerSpec | str) -> ParameterCounts:
+def count_parameters(spec: TransformerSpec | str, *, active: bool = False) -> ParameterCounts:
     """Count the parameters of the model of a spec or a variant, without building it.
 
     A classic block, with full-width heads and a feed-forward layer of four times the width, has
     about 12 d^2: 4 d^2 in attention and 8 d^2 in the feed-forward layer.
+
+    Args:
+        spec: of the model, or the name of a variant.
+        active: of a mixture of experts, count only as many experts as a token goes through.
 
     Raises:
         ValueError: the spec names a registered component whose parameters are not known.
@@ -54,7 +58,7 @@ def count_parameters(spec: TransformerSpec | str) -> ParameterCounts:
             f"{own} is a custom component, whose parameters are not known; build the model "
             "with abstract=True and ask its count_params()"
         )
-    d, f, v = spec.hidden_dim, spec.intermediate_dim, spec.vocabulary_size
+    d, v = spec.hidden_dim, spec.vocabulary_size
     queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
     translates = spec.kind == "encoder_decoder"
     has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
@@ -69,8 +73,6 @@ def count_parameters(spec: TransformerSpec | str) -> ParameterCounts:
     stream_norms += stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
     head_norms = attentions * 2 * spec.qk_norm * per_channel * spec.head_dim
 
-    wide = UP_PROJECTIONS[spec.feedforward]
-    feedforward = (wide + 1) * d * f + spec.feedforward_bias * (wide * f + d)
     tokens = v
     if translates and not spec.share_embeddings:
         tokens += spec.source_vocabulary_size
@@ -92,8 +94,25 @@ def count_parameters(spec: TransformerSpec | str) -> ParameterCounts:
             "attention.key": attentions * (d + bias) * keys,
             "attention.value": attentions * (d + bias) * keys,
             "attention.output": attentions * (queries + spec.attention_output_bias) * d,
-            "feedforward": blocks * feedforward,
+            "feedforward": blocks * _feedforward(spec, active),
             "norms": stream_norms * norm + head_norms,
             "output": output,
         }
     )
+
+
+def _feedforward(spec: TransformerSpec, active: bool) -> int:
+    """Count the parameters of the feed-forward sublayer of a block, without its norms."""
+    d, wide = spec.hidden_dim, UP_PROJECTIONS[spec.feedforward]
+
+    def layer(width: int) -> int:
+        return (wide + 1) * d * width + spec.feedforward_bias * (wide * width + d)
+
+    if not spec.num_experts:
+        return layer(spec.intermediate_dim)
+    per_expert = d + spec.router_bias + (spec.router_correction_rate is not None)
+    count = spec.num_experts * per_expert
+    count += (spec.num_active_experts if active else spec.num_experts) * layer(spec.expert_dim)
+    if spec.shared_expert_dim:
+        count += layer(spec.shared_expert_dim) + d * spec.shared_expert_gate
+    return count

@@ -82,6 +82,8 @@ MOST_BLOCKS = 10_000
 """DeepNet (Wang et al. 2022) has 1,000 layers."""
 MOST_WIDTH = 1 << 22
 """GPT-3's feed-forward layer is 49,152 wide, T5-11B's 65,536."""
+MOST_EXPERTS = 1 << 16
+"""Switch-C (Fedus et al. 2022) has 2,048."""
 MOST_TOKENS = 1 << 24
 """Entries of a vocabulary: XLM-V (Liang et al. 2023) has 1 million."""
 MOST_POSITIONS = 1 << 30

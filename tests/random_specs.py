@@ -14,6 +14,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from reference import reference_logits
 from small_models import ALL_KINDS, SOURCE_LENGTH, flatten_outputs, relative_error
+from small_specs import expert_values
 
 import builders
 from builders.components import SHIPPED
@@ -96,6 +97,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
+    values |= draw(expert_values())
     return values
 
 

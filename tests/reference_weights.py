@@ -7,7 +7,10 @@ from reference import Spec, fill_derived_fields
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of the spec by name; all are trainable."""
+    """Return the shape of every weight of the spec by name.
+
+    All are trainable but the corrections of routers.
+    """
     full = fill_derived_fields(spec)
     d, n, h = full["hidden_dim"], full["num_heads"], full["head_dim"]
     k = full["num_key_value_heads"]
@@ -37,13 +40,29 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name)
 
-    def feedforward_shapes(name: str) -> None:
-        gate = {"gate": (d, f)} if full["feedforward"] == "glu" else {}
-        for role, shape in {**gate, "up": (d, f), "down": (f, d)}.items():
-            shapes[f"{name}.{role}.kernel"] = shape
+    def projections(name: str, width: int, *experts: int) -> None:
+        gate = {"gate": (d, width)} if full["feedforward"] == "glu" else {}
+        for role, shape in {**gate, "up": (d, width), "down": (width, d)}.items():
+            shapes[f"{name}.{role}.kernel"] = (*experts, *shape)
             if full["feedforward_bias"]:
-                shapes[f"{name}.{role}.bias"] = shape[1:]
+                shapes[f"{name}.{role}.bias"] = (*experts, *shape[1:])
+
+    def feedforward_shapes(name: str) -> None:
         norms(name)
+        if not full["num_experts"]:
+            projections(name, f)
+            return
+        experts = full["num_experts"]
+        shapes[f"{name}.router.kernel"] = (d, experts)
+        if full["router_bias"]:
+            shapes[f"{name}.router.bias"] = (experts,)
+        if full["router_correction_rate"] is not None:
+            shapes[f"{name}.top_experts.correction"] = (experts,)
+        projections(f"{name}.experts", full["expert_dim"], experts)
+        if full["shared_expert_dim"]:
+            projections(f"{name}.shared_expert", full["shared_expert_dim"])
+        if full["shared_expert_gate"]:
+            shapes[f"{name}.shared_expert.share.kernel"] = (d, 1)
 
     e = full["embedding_dim"]
     stacks = [("decoder", full["num_layers"], v)]
@@ -102,7 +121,17 @@ def parameter_count(spec: Spec) -> int:
     head_norms = 2 * per_channel * full["head_dim"] if full["qk_norm"] else 0
     attn = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
     wide = 2 if full["feedforward"] == "glu" else 1
-    ffn = (wide + 1) * d * f + (wide * f + d if full["feedforward_bias"] else 0) + norms
+
+    def layer(width: int) -> int:
+        biases = wide * width + d if full["feedforward_bias"] else 0
+        return (wide + 1) * d * width + biases
+
+    ffn = layer(f) + norms
+    if experts := full["num_experts"]:
+        router = (d + full["router_bias"] + (full["router_correction_rate"] is not None)) * experts
+        ffn = experts * layer(full["expert_dim"]) + router + norms
+        if full["shared_expert_dim"]:
+            ffn += layer(full["shared_expert_dim"]) + d * full["shared_expert_gate"]
     positions = {
         "learned": full["max_sequence_length"] * d,
         "relative": full["relative_buckets"] * full["num_heads"],

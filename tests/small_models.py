@@ -116,6 +116,7 @@ def randomise_weights(model: keras.Model, seed: int = 0) -> None:
             value = 1.0 + 0.3 * noise
         elif name.endswith("kernel"):  # (n, h, d) sums over two axes, all others over the first
             fan_in = variable.shape[:2] if ".output." in name else variable.shape[:1]
+            fan_in = variable.shape[1:2] if ".experts." in name else fan_in  # (e, d, f)
             value = noise / np.sqrt(np.prod(fan_in))
         else:
             value = 0.5 * noise

@@ -26,6 +26,7 @@ import builders
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
+EXPERTS = {"num_experts": 6, "num_active_experts": 2, "expert_dim": 11}
 SPEC_CHANGES: list[dict[str, Any]] = [
     {},
     {"norm_placement": "post"},
@@ -46,6 +47,9 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13},
     {"positions": "rotary", "rotary_dim": 6},
     {"positions": "alibi", "num_heads": 3, "head_dim": 5},
+    {**EXPERTS, "router_bias": True, "router_correction_rate": 0.1},
+    {**EXPERTS, "feedforward": "glu", "feedforward_bias": False}
+    | {"shared_expert_dim": 5, "shared_expert_gate": True},
 ]
 
 
@@ -85,7 +89,9 @@ def test_a_model_has_exactly_the_weights_of_its_spec(
     spec, model = built
     shapes = {name: tuple(v.shape) for name, v in variables_by_name(model).items()}
     assert shapes == weight_shapes(fields_of(spec))
-    assert {id(v) for v in model.weights} == {id(v) for v in model.trainable_weights}
+    trainable = {id(v) for v in model.trainable_weights}
+    others = [name for name, v in variables_by_name(model).items() if id(v) not in trainable]
+    assert others == [name for name in shapes if name.endswith(".top_experts.correction")]
     assert model.count_params() == parameter_count(fields_of(spec))
 
 
@@ -117,6 +123,14 @@ TRAINED: dict[str, dict[str, Any]] = {
         "logit_bias": True,
     },
     "layer": {"attention": "layer"},
+    "experts": {
+        **EXPERTS,
+        "feedforward": "glu",
+        "router_bias": True,
+        "shared_expert_dim": 5,
+        "shared_expert_gate": True,
+        "router_correction_rate": 0.1,
+    },
 }
 
 
