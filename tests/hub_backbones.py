@@ -75,7 +75,13 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen_moe": ("QwenMoe", {**GROUPED, **EXPERTS, "shared_expert_intermediate_dim": 13}),
     "qwen3_moe": (
         "Qwen3Moe",
-        {**GROUPED, **EXPERTS, "head_dim": 10, "norm_top_k_prob": True, "sliding_window_size": None},
+        {
+            **GROUPED,
+            **EXPERTS,
+            "head_dim": 10,
+            "norm_top_k_prob": True,
+            "sliding_window_size": None,
+        },
     ),
     "bert": ("Bert", {**LONG, "num_segments": 3}),
     "roberta": ("Roberta", LONG),

@@ -16,7 +16,7 @@ from builders.abstract import without_weights
 from builders.errors import similar_names
 from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
-from functional_models.hugging_face import bart, bert, falcon, gpt, llama, t5
+from functional_models.hugging_face import bart, bert, experts, falcon, gpt, llama, t5
 from functional_models.hugging_face.family import Family
 from functional_models.hugging_face.tokenizers import read_tokenizers
 from functional_models.hugging_face.weight_files import stored_tensors
@@ -29,6 +29,7 @@ CONFIG = "config.json"
 FAMILIES: tuple[Family, ...] = (
     *gpt.FAMILIES,
     *llama.FAMILIES,
+    *experts.FAMILIES,
     *falcon.FAMILIES,
     *bert.FAMILIES,
     *t5.FAMILIES,

@@ -56,6 +56,7 @@ _TIED = (("embed_tokens.weight", "lm_head.weight"),)
 
 
 def heads(name: str) -> dict[str, Mapping[str, Any]]:
+    """Return the classes of a family with their fields; the one without a head needs tied logits."""
     return {f"{name}ForCausalLM": {}, f"{name}Model": NEEDS_TIED}
 
 
@@ -96,7 +97,7 @@ def _qwen_windows(config: Config) -> dict[str, Any]:
     return window_fields(check_layer_types(types, blocks), window)
 
 
-QWEN_WINDOWS = Rule(
+_QWEN_WINDOWS = Rule(
     ("use_sliding_window", "sliding_window", "max_window_layers"),
     _qwen_windows,
     lambda spec: {
@@ -257,7 +258,7 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Qwen2"),
         constants=forms.QWEN,
         fields=SIZES,
-        rules=(*COMMON, QWEN_WINDOWS),
+        rules=(*COMMON, _QWEN_WINDOWS),
         defaults={
             **DEFAULTS,
             "use_sliding_window": False,
@@ -275,7 +276,7 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Qwen3"),
         constants={**forms.LLAMA, "qk_norm": True},
         fields={**SIZES, "attention_bias": "attention_bias"},
-        rules=(*COMMON, QWEN_WINDOWS),
+        rules=(*COMMON, _QWEN_WINDOWS),
         defaults={
             **DEFAULTS,
             "head_dim": 128,
