@@ -56,7 +56,7 @@ _TIED = (("embed_tokens.weight", "lm_head.weight"),)
 
 
 def heads(name: str) -> dict[str, Mapping[str, Any]]:
-    """Return the classes of a family with their fields; the one without a head needs tied logits."""
+    """Return the classes of a family; the one without a head needs tied logits."""
     return {f"{name}ForCausalLM": {}, f"{name}Model": NEEDS_TIED}
 
 
