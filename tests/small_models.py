@@ -54,6 +54,10 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["num_key_value_heads"] = None
     if spec.attention_window:
         changes["attention_window"] = 3
+    if spec.num_experts:
+        active = min(spec.num_active_experts, 3)
+        changes |= {"num_experts": 6, "num_active_experts": active, "expert_dim": 11}
+        changes["shared_expert_dim"] = 5 * (spec.shared_expert_dim > 0)
     if spec.pad_token_id is not None and spec.pad_token_id >= SIZES["source_vocabulary_size"]:
         changes["pad_token_id"] = 7
     return spec.replace(**changes)

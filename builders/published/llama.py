@@ -6,7 +6,7 @@ from typing import Any
 
 from builders.published.families import register_family, size
 
-_LLAMA: dict[str, Any] = {
+LLAMA: dict[str, Any] = {
     "norm_placement": "pre",
     "norm": "rms",
     "positions": "rotary",
@@ -19,7 +19,7 @@ _LLAMA: dict[str, Any] = {
 }
 
 register_family(
-    {**_LLAMA, "vocabulary_size": 32_000, "max_sequence_length": 4096},
+    {**LLAMA, "vocabulary_size": 32_000, "max_sequence_length": 4096},
     {
         "llama2_7b": ("6,738,415,616", size(32, 4096, 32, intermediate_dim=11_008)),
         "llama2_13b": ("13,015,864,320", size(40, 5120, 40, intermediate_dim=13_824)),
@@ -35,7 +35,7 @@ register_family(
 
 register_family(
     {
-        **_LLAMA,
+        **LLAMA,
         "vocabulary_size": 128_256,
         "max_sequence_length": 8192,
         "num_key_value_heads": 8,
@@ -52,7 +52,7 @@ register_family(
 
 register_family(
     {
-        **_LLAMA,
+        **LLAMA,
         "vocabulary_size": 128_256,
         "max_sequence_length": 131_072,
         "num_key_value_heads": 8,
@@ -72,7 +72,7 @@ register_family(
 )
 
 register_family(
-    {**_LLAMA, "vocabulary_size": 32_000, "max_sequence_length": 32_768, "norm_epsilon": 1e-5},
+    {**LLAMA, "vocabulary_size": 32_000, "max_sequence_length": 32_768, "norm_epsilon": 1e-5},
     {
         "mistral_7b": (
             "7,241,732,096",
@@ -93,7 +93,7 @@ register_family(
 
 register_family(
     {
-        **_LLAMA,
+        **LLAMA,
         "vocabulary_size": 256_000,
         "max_sequence_length": 8192,
         "norm_epsilon": 1e-6,
@@ -118,7 +118,7 @@ register_family(
 
 register_family(
     {
-        **_LLAMA,
+        **LLAMA,
         "vocabulary_size": 256_000,
         "max_sequence_length": 8192,
         "norm_placement": "sandwich",
@@ -162,7 +162,7 @@ register_family(
 
 register_family(
     {
-        **_LLAMA,
+        **LLAMA,
         "vocabulary_size": 151_936,
         "max_sequence_length": 32_768,
         "norm_epsilon": 1e-6,
@@ -198,7 +198,7 @@ register_family(
 
 register_family(
     {
-        **_LLAMA,
+        **LLAMA,
         "vocabulary_size": 151_936,
         "max_sequence_length": 40_960,
         "norm_epsilon": 1e-6,
@@ -225,7 +225,7 @@ register_family(
 
 register_family(
     {
-        **_LLAMA,
+        **LLAMA,
         "vocabulary_size": 32_064,
         "max_sequence_length": 4096,
         "attention_window": 2047,
