@@ -27,7 +27,7 @@ class TopExperts(keras.layers.Layer):
     """The experts of each token, and their weights: scores (b, t, e) -> float and int (b, t, a).
 
     Args:
-        number: experts of a token, a.
+        top_k: experts of a token, a.
         renormalize: divide the weights of a token by their sum.
         scale: factor of the weights.
         groups: groups of equally many experts.
@@ -42,7 +42,7 @@ class TopExperts(keras.layers.Layer):
 
     def __init__(
         self,
-        number: int,
+        top_k: int,
         renormalize: bool = True,
         scale: float = 1.0,
         groups: int = 1,
@@ -52,7 +52,7 @@ class TopExperts(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.number = number
+        self.top_k = top_k
         self.renormalize = renormalize
         self.scale = scale
         self.groups = groups
@@ -62,7 +62,7 @@ class TopExperts(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         names = (
-            "number",
+            "top_k",
             "renormalize",
             "scale",
             "groups",
@@ -83,7 +83,7 @@ class TopExperts(keras.layers.Layer):
         preference = scores if self.correction_rate is None else scores + self.correction
         if self.active_groups < self.groups:
             preference = self._of_active_groups(preference)
-        _, chosen = ops.top_k(preference, self.number)
+        _, chosen = ops.top_k(preference, self.top_k)
         chosen = ops.cast(chosen, "int32")
         weights = ops.take_along_axis(scores, chosen, axis=-1)
         if self.renormalize:
@@ -104,7 +104,7 @@ class TopExperts(keras.layers.Layer):
     def compute_output_spec(
         self, scores: KerasTensor, training: bool | None = None
     ) -> tuple[KerasTensor, KerasTensor]:
-        shape = (*scores.shape[:-1], self.number)
+        shape = (*scores.shape[:-1], self.top_k)
         return KerasTensor(shape, "float32"), KerasTensor(shape, "int32")
 
 

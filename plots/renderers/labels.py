@@ -218,6 +218,12 @@ def _units(config: Config) -> str:
     return _counted(config["units"], "unit") if _is_size(config.get("units")) else ""
 
 
+def _experts(config: Config) -> str:
+    experts, top = config.get("num_experts", config.get("experts")), config.get("top_k")
+    texts = [_counted(experts, "expert")] if _is_size(experts) else []
+    return ", ".join(texts + ([f"top {_number(top)}"] if _is_size(top) else []))
+
+
 def _heads(config: Config) -> str:
     heads = config.get("num_heads", config.get("num_query_heads"))
     if not _is_size(heads):
@@ -286,6 +292,7 @@ _RULES: tuple[Callable[[Config], str], ...] = (
     _strides,
     _dilation,
     _padding,
+    _experts,
     _units,
     _heads,
     _table,
