@@ -1,9 +1,12 @@
 """Blocks: sublayers f on a residual stream x, with norms where the spec places them.
 
 One registered function for each value of the spec's `norm_placement`. Each takes
-`(scope, x, sublayers)` and returns the stream after the block, (b, t, d). `sublayers` maps the name
-of each sublayer, in order, to a function from (scope, input) to its output, (b, t, d), which ends
-with the dropout of the sublayer.
+`(scope, x, sublayers)` and returns the stream after the block. `sublayers` maps the name of each
+sublayer, in order, to a function from (scope, input) to its output, (b, t, d), which ends with the
+dropout of the sublayer.
+
+The `+` of the equations is the spec's `merge`. A placement uses the stream through `read` and
+`write` alone (`builders.merges`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from builders.attention import attention
 from builders.attention_context import AttentionContext
 from builders.components import component, register_component
 from builders.feedforward import feedforward
-from builders.norms import norm
+from builders.merges import read, write
+from builders.norms import first_norm, norm
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -60,7 +64,7 @@ def post_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
     """norm(x + f(x)): the norm is on the stream ("Attention Is All You Need", section 3.1)."""
     for name, f in sublayers.items():
         part = scope.within(name)
-        x = norm(part, merge(part, x, f(part, x)))
+        x = norm(part, write(part, x, f(part, read(part, x))))
     return x
 
 
@@ -69,7 +73,16 @@ def pre_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
     """x + f(norm(x)): the stream itself is not normalized (GPT-2; Xiong et al. 2020, figure 1b)."""
     for name, f in sublayers.items():
         part = scope.within(name)
-        x = merge(part, x, f(part, norm(part, x)))
+        x = write(part, x, f(part, first_norm(part, read(part, x))))
+    return x
+
+
+@register_component("norm_placement", "output")
+def output_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + norm(f(x)): what a sublayer adds is normalized (OLMo 2, section 3.3; EXAONE 4)."""
+    for name, f in sublayers.items():
+        part = scope.within(name)
+        x = write(part, x, norm(part, f(part, read(part, x)), "output_norm"))
     return x
 
 
@@ -78,20 +91,26 @@ def sandwich_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
     """x + norm(f(norm(x))): a norm before and after (Ding et al. 2021, section 2.4; Gemma 2)."""
     for name, f in sublayers.items():
         part = scope.within(name)
-        x = merge(part, x, norm(part, f(part, norm(part, x)), "output_norm"))
+        output = f(part, first_norm(part, read(part, x)))
+        x = write(part, x, norm(part, output, "output_norm"))
     return x
 
 
 @register_component("norm_placement", "parallel")
 def parallel(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
-    """x + f(norm(x)) + g(norm(x)): all sublayers read one stream (GPT-NeoX, section 2.1)."""
+    """x + (f(norm(x)) + g(norm(x))): all sublayers read one stream (GPT-NeoX, section 2.1)."""
+    y = read(scope, x)
     parts = {name: scope.within(name) for name in sublayers}
-    outputs = {name: sublayers[name](part, norm(part, x)) for name, part in parts.items()}
-    if not scope.spec.residual:
-        return scope.layer("sum", keras.layers.Add)(list(outputs.values()))
-    for name, output in outputs.items():
-        x = merge(parts[name], x, output)
-    return x
+    outputs = [sublayers[name](part, first_norm(part, y)) for name, part in parts.items()]
+    return write(scope, x, scope.layer("sum", keras.layers.Add)(outputs))
+
+
+@register_component("norm_placement", "parallel_shared_norm")
+def parallel_with_shared_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
+    """x + (f(y) + g(y)), y = norm(x): the sublayers share one norm (GPT-J; PaLM, section 2)."""
+    y = first_norm(scope, read(scope, x))
+    outputs = [f(scope.within(name), y) for name, f in sublayers.items()]
+    return write(scope, x, scope.layer("sum", keras.layers.Add)(outputs))
 
 
 @register_component("norm_placement", "none")
@@ -99,12 +118,5 @@ def no_norm(scope: LayerScope, x: Tensor, sublayers: Sublayers) -> Tensor:
     """x + f(x): no norms, for ablations."""
     for name, f in sublayers.items():
         part = scope.within(name)
-        x = merge(part, x, f(part, x))
+        x = write(part, x, f(part, read(part, x)))
     return x
-
-
-def merge(scope: LayerScope, x: Tensor, output: Tensor) -> Tensor:
-    """Wire the skip path: x + output, or the output alone without skip paths."""
-    if not scope.spec.residual:
-        return output
-    return scope.layer("residual", keras.layers.Add)([x, output])

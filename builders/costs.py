@@ -15,9 +15,10 @@ multiplied in blocks (`builders.grouped_products`), the last block of an expert 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from builders.counting import UP_PROJECTIONS, custom_component
+from builders.counting import UP_PROJECTIONS, custom_component, number_of_writes
 from builders.errors import unknown_name
 from builders.registry import as_spec
 from builders.spec import TransformerSpec
@@ -32,9 +33,10 @@ class FlopCounts(dict[str, int]):
 
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (query,
     key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
-    `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`, and
-    `decoder.embedding` and `encoder.embedding`, the projections of embeddings whose width is not
-    d. All blocks of a stack are counted together.
+    `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`,
+    `decoder.merges` and `encoder.merges`, the gates of highways, and `decoder.embedding` and
+    `encoder.embedding`, the projections of embeddings whose width is not d. All blocks of a stack
+    are counted together.
     """
 
     @property
@@ -113,14 +115,10 @@ def count_flops(
     counts = FlopCounts()
     for stack in spec.stacks:
         tokens = length if source is None or stack == "decoder" else source
-        blocks = spec.num_encoder_layers if stack == "encoder" else spec.num_layers
+        memory = (source, source) if source is not None and stack == "decoder" else None
         counts |= _embedding(spec, stack, tokens)
-        pairs = blocks * tokens * tokens
-        name = f"{stack}.self_attention"
-        counts |= _attention(spec, name, blocks * tokens, blocks * tokens, pairs)
-        if source is not None and stack == "decoder":
-            counts |= _cross_attention(spec, length, source, new_keys=source)
-        counts[f"{stack}.feedforward"] = _feedforward(spec, blocks * tokens)
+        blocks = spec.blocks(stack)
+        counts |= _summed(_block(block, stack, tokens, tokens, memory) for block in blocks)
     return FlopCounts(counts | _output(spec, length))
 
 
@@ -146,13 +144,12 @@ def count_decode_flops(
     _check_components(spec)
     check_length(spec, "length", length)
     source = _source_length(spec, length, source_length)
-    blocks = spec.num_layers
-    pairs = sum(slots(length, window) for window in spec.windows)
     counts = FlopCounts(_embedding(spec, "decoder", 1))
-    counts |= _attention(spec, "decoder.self_attention", blocks, blocks, pairs)
-    if source is not None:
-        counts |= _cross_attention(spec, 1, source, new_keys=0)
-    counts["decoder.feedforward"] = _feedforward(spec, blocks)
+    memory = None if source is None else (source, 0)
+    counts |= _summed(
+        _block(block, "decoder", 1, slots(length, block.attention_window), memory)
+        for block in spec.blocks("decoder")
+    )
     return FlopCounts(counts | _output(spec, 1))
 
 
@@ -173,7 +170,7 @@ def count_encode_flops(spec: TransformerSpec | str, source_length: int) -> FlopC
     whole = count_flops(spec, 1, source_length)
     counts = FlopCounts({name: n for name, n in whole.items() if name.startswith("encoder.")})
     name = "decoder.cross_attention.projections"
-    counts[name] = _projections(spec, 0, spec.num_layers * source_length)
+    counts[name] = sum(_projections(block, 0, source_length) for block in spec.blocks("decoder"))
     return counts
 
 
@@ -195,9 +192,12 @@ def count_cache_bytes(spec: TransformerSpec | str, length: int, dtype: str = "fl
     spec = as_spec("count_cache_bytes", spec)
     _check_stacks(spec, "count_cache_bytes", "decoder")
     check_length(spec, "length", length)
-    numbers = sum(slots(length, window) for window in spec.windows)
+    numbers = sum(
+        slots(length, block.attention_window) * _bytes_of_a_key_and_value(block, dtype)
+        for block in spec.blocks("decoder")
+    )
     positions = sum(slots(length, window) for window in set(spec.windows))
-    return numbers * _bytes_of_a_key_and_value(spec, dtype) + positions * _BYTES["int32"]
+    return numbers + positions * _BYTES["int32"]
 
 
 def count_source_cache_bytes(
@@ -217,7 +217,8 @@ def count_source_cache_bytes(
     _check_stacks(spec, "count_source_cache_bytes", "encoder", "decoder")
     check_length(spec, "source_length", source_length)
     mask = 0 if spec.pad_token_id is None else _BYTES["bool"]
-    return source_length * (spec.num_layers * _bytes_of_a_key_and_value(spec, dtype) + mask)
+    numbers = (_bytes_of_a_key_and_value(block, dtype) for block in spec.blocks("decoder"))
+    return source_length * (sum(numbers) + mask)
 
 
 def count_memory(parameters: int, dtype: str = "float32") -> MemoryCounts:
@@ -258,7 +259,40 @@ def slots(length: int, window: int | None) -> int:
     return length if window is None else min(length, window)
 
 
-# Components, each for a number of tokens and all blocks of a stack -------------------------------
+# Components, each for a number of tokens ---------------------------------------------------------
+
+
+def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of counts by component."""
+    counts: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+def _block(
+    spec: TransformerSpec, stack: str, tokens: int, keys: int, memory: tuple[int, int] | None
+) -> dict[str, int]:
+    """Count a block.
+
+    Args:
+        spec: of the block.
+        stack: that the block is in.
+        tokens: that it reads.
+        keys: that each of them has scores for.
+        memory: tokens of the source, and how many of them have no keys and values yet; `None`: no
+            cross-attention.
+    """
+    counts = _attention(spec, f"{stack}.self_attention", tokens, tokens, tokens * keys)
+    if memory is not None:
+        source, new = memory
+        counts |= _attention(spec, f"{stack}.cross_attention", tokens, new, tokens * source)
+    counts[f"{stack}.feedforward"] = _feedforward(spec, tokens)
+    if spec.merge == "highway":
+        writes = number_of_writes(spec, 2 if memory is None else 3)
+        counts[f"{stack}.merges"] = 2 * writes * spec.hidden_dim**2 * tokens
+    return counts
 
 
 def _attention(
@@ -271,15 +305,6 @@ def _attention(
         f"{name}.scores": products,
         f"{name}.weighted_values": products,
     }
-
-
-def _cross_attention(
-    spec: TransformerSpec, length: int, source_length: int, new_keys: int
-) -> dict[str, int]:
-    blocks = spec.num_layers
-    pairs = blocks * length * source_length
-    name = "decoder.cross_attention"
-    return _attention(spec, name, blocks * length, blocks * new_keys, pairs)
 
 
 def _projections(spec: TransformerSpec, queries: int, keys: int) -> int:

@@ -6,9 +6,18 @@ from builders.components import SHIPPED
 from builders.registry import as_spec
 from builders.spec import TransformerSpec
 
-_NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "sandwich": 2, "parallel": 1, "none": 0}
+_NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "output": 1, "sandwich": 2, "parallel": 1}
+_PARALLEL = ("parallel", "parallel_shared_norm")
+"""Norm placements that write to the stream once in a block, not once after every sublayer."""
 UP_PROJECTIONS = {"mlp": 1, "glu": 2}
 """The number of kernels (d, f) of a feed-forward layer, besides the one of (f, d)."""
+
+
+_COMPONENTS = (
+    *("embeddings", "positions"),
+    *(f"attention.{role}" for role in ("query", "key", "value", "output")),
+    *("feedforward", "norms", "merges", "output"),
+)
 
 
 class ParameterCounts(dict[str, int]):
@@ -16,8 +25,8 @@ class ParameterCounts(dict[str, int]):
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.query`,
     `attention.key`, `attention.value`, `attention.output`, `feedforward`, `norms` (also those of
-    queries and keys) and `output` (pooler, masked-language-model head, and the logits' own kernel
-    and bias; not a tied table).
+    queries and keys), `merges` and `output` (pooler, masked-language-model head, and the logits'
+    own kernel and bias; not a tied table).
     """
 
     @property
@@ -33,9 +42,10 @@ class ParameterCounts(dict[str, int]):
 
 def custom_component(spec: TransformerSpec) -> str | None:
     """Return `field='value'` of a registered component whose weights and products are not known."""
-    for field in ("norm_placement", "norm", "feedforward", "positions", "attention"):
-        if getattr(spec, field) not in SHIPPED[field]:
-            return f"{field}={getattr(spec, field)!r}"
+    for field in ("norm_placement", "merge", "norm", "feedforward", "positions", "attention"):
+        for block in (spec, *spec.blocks(spec.stacks[-1])):
+            if getattr(block, field) not in SHIPPED[field]:
+                return f"{field}={getattr(block, field)!r}"
     return None
 
 
@@ -58,47 +68,37 @@ def count_parameters(spec: TransformerSpec | str, *, active: bool = False) -> Pa
             f"{own} is a custom component, whose parameters are not known; build the model "
             "with abstract=True and ask its count_params()"
         )
-    d, v = spec.hidden_dim, spec.vocabulary_size
+    parts = [_outside_of_blocks(spec)]
+    for stack in spec.stacks:
+        attentions = 2 if spec.crosses(stack) else 1
+        parts += (_in_block(block, attentions, active) for block in spec.blocks(stack))
+    return ParameterCounts({name: sum(part.get(name, 0) for part in parts) for name in _COMPONENTS})
+
+
+def number_of_writes(spec: TransformerSpec, sublayers: int) -> int:
+    """Return how often a block of so many sublayers writes to the residual stream."""
+    return 1 if spec.norm_placement in _PARALLEL else sublayers
+
+
+def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str, int]:
+    """Count the parameters of a block with so many attentions and a feed-forward layer."""
+    d, bias = spec.hidden_dim, spec.attention_bias
     queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
-    translates = spec.kind == "encoder_decoder"
-    has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
-    encoder_blocks = spec.num_encoder_layers if translates else 0
-    stacks = 2 if translates else 1
-    blocks = encoder_blocks + spec.num_layers
-    attentions = blocks + (spec.num_layers if translates else 0)
-
-    per_channel = 1 + spec.norm_bias
-    norm = per_channel * d
-    stream_norms = (attentions + blocks) * _NORMS_PER_SUBLAYER[spec.norm_placement]
-    stream_norms += stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
-    head_norms = attentions * 2 * spec.qk_norm * per_channel * spec.head_dim
-
-    tokens = v
-    if translates and not spec.share_embeddings:
-        tokens += spec.source_vocabulary_size
-    e = spec.embedding_dim
-    into_stream = 0 if e == d else (2 if translates else 1) * e * d
-    into_logits = e * d * (e != d) if spec.tie_embeddings else d * v
-    output = has_logits * (into_logits + v * spec.logit_bias)
-    output += (spec.pooler + spec.masked_lm_head) * (d + 1) * d
-    positions = {
-        "learned": spec.max_sequence_length * d,
-        "relative": spec.relative_buckets * spec.num_heads,
+    norm = _norm(spec, d)
+    sublayers = attentions + 1
+    shared = spec.norm_placement == "parallel_shared_norm"
+    norms = shared or sublayers * _NORMS_PER_SUBLAYER.get(spec.norm_placement, 0)
+    head_norms = attentions * 2 * spec.qk_norm * _norm(spec, spec.head_dim)
+    merge = {"rezero": 1, "layer_scale": d, "highway": (d + 1) * d}.get(spec.merge, 0)
+    return {
+        "attention.query": attentions * (d + bias) * queries,
+        "attention.key": attentions * (d + bias) * keys,
+        "attention.value": attentions * (d + bias) * keys,
+        "attention.output": attentions * (queries + spec.attention_output_bias) * d,
+        "feedforward": _feedforward(spec, active),
+        "norms": norms * norm + head_norms,
+        "merges": number_of_writes(spec, sublayers) * merge,
     }
-    bias = spec.attention_bias
-    return ParameterCounts(
-        {
-            "embeddings": tokens * e + spec.num_segments * d + into_stream,
-            "positions": stacks * positions.get(spec.positions, 0),
-            "attention.query": attentions * (d + bias) * queries,
-            "attention.key": attentions * (d + bias) * keys,
-            "attention.value": attentions * (d + bias) * keys,
-            "attention.output": attentions * (queries + spec.attention_output_bias) * d,
-            "feedforward": blocks * _feedforward(spec, active),
-            "norms": stream_norms * norm + head_norms,
-            "output": output,
-        }
-    )
 
 
 def _feedforward(spec: TransformerSpec, active: bool) -> int:
@@ -116,3 +116,33 @@ def _feedforward(spec: TransformerSpec, active: bool) -> int:
     if spec.shared_expert_dim:
         count += layer(spec.shared_expert_dim) + d * spec.shared_expert_gate
     return count
+
+
+def _norm(spec: TransformerSpec, width: int) -> int:
+    return (1 + spec.norm_bias) * width
+
+
+def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
+    """Count the parameters of embeddings, positions, the norms of stacks, and outputs."""
+    d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
+    stacks = len(spec.stacks)
+    tokens = v
+    if stacks == 2 and not spec.share_embeddings:
+        tokens += spec.source_vocabulary_size
+    into_stream = stacks * e * d * (e != d)
+    into_logits = e * d * (e != d) if spec.tie_embeddings else d * v
+    has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
+    output = has_logits * (into_logits + v * spec.logit_bias)
+    output += (spec.pooler + spec.masked_lm_head) * (d + 1) * d
+    positions = spec.max_sequence_length * d * (spec.positions == "learned")
+    positions *= stacks
+    for stack in spec.stacks:
+        if any(block.positions == "relative" for block in spec.blocks(stack)):
+            positions += spec.relative_buckets * spec.num_heads
+    norms = stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
+    return {
+        "embeddings": tokens * e + spec.num_segments * d + into_stream,
+        "positions": positions,
+        "norms": norms * _norm(spec, d),
+        "output": output,
+    }

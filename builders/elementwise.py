@@ -28,6 +28,11 @@ def soft_cap(scope: LayerScope, cap: float | None, x: Tensor, name: str = "soft_
     return x if cap is None else scope.layer(name, SoftCap, cap)(x)
 
 
+def scale(scope: LayerScope, name: str, factor: float, x: Tensor) -> Tensor:
+    """Wire x times a constant, or nothing where it is 1."""
+    return x if factor == 1 else scope.layer(name, Scale, factor)(x)
+
+
 def capped(x: Tensor, cap: float) -> Tensor:
     """Return cap * tanh(x / cap) in float32."""
     return cap * ops.tanh(ops.cast(x, "float32") / cap)

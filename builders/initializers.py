@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import keras
 
 from builders.components import component, register_component
+from builders.depth import deep_norm_gain
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -27,12 +28,14 @@ class Kernel:
         fan_in: input width; of an embedding, the width of its rows.
         fan_out: output width.
         sublayers: the number of sublayers on the residual stream of the kernel's stack.
+        stack: the stack, `encoder` or `decoder`; "" outside of one.
     """
 
     role: str
     fan_in: int
     fan_out: int
     sublayers: int = 1
+    stack: str = ""
 
     @property
     def ends_sublayer(self) -> bool:
@@ -43,8 +46,9 @@ class Kernel:
 def initializer(scope: LayerScope, role: str, *, fan_in: int, fan_out: int) -> keras.Initializer:
     """Return the initializer that the spec names for a kernel from `fan_in` to `fan_out`."""
     spec = scope.spec
-    sublayers = spec.num_sublayers(scope.path[0]) if scope.path else 1
-    kernel = Kernel(role, fan_in, fan_out, sublayers)
+    stack = scope.path[0] if scope.path and scope.path[0] in spec.stacks else ""
+    sublayers = spec.num_sublayers(stack) if stack else 1
+    kernel = Kernel(role, fan_in, fan_out, sublayers, stack)
     return component("initializer", spec.initializer)(spec, kernel)
 
 
@@ -72,6 +76,15 @@ def depth_scaled(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
     """Normal, divided by sqrt(N) where one of N sublayers ends (GPT-2, section 2.3)."""
     sublayers = kernel.sublayers if kernel.ends_sublayer else 1
     return keras.initializers.RandomNormal(stddev=spec.initializer_range / sublayers**0.5)
+
+
+@register_component("initializer", "deep_norm")
+def deep_norm(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
+    """Glorot normal, times beta where values and the feed-forward layer are (Wang et al. 2022)."""
+    deviation = math.sqrt(2 / (kernel.fan_in + kernel.fan_out))
+    if kernel.stack and kernel.role in ("value", "output", "up", "gate", "down"):
+        deviation *= deep_norm_gain(spec, kernel.stack)
+    return keras.initializers.RandomNormal(stddev=deviation)
 
 
 @register_component("initializer", "t5")

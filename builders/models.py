@@ -11,7 +11,7 @@ import keras
 from builders.abstract import AbstractModel, variables_are_allocated, without_weights
 from builders.attention_context import (
     AttentionContext,
-    bidirectional_context,
+    bidirectional_contexts,
     causal_contexts,
     token_positions,
 )
@@ -20,6 +20,7 @@ from builders.cache import KeyValueCache
 from builders.counting import count_parameters, custom_component
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
 from builders.heads import final_norm_and_dropout, logits, masked_lm_head, pool
+from builders.masks import padding_mask
 from builders.memory import check_memory
 from builders.registry import as_spec
 from builders.scope import LayerScope
@@ -83,10 +84,8 @@ def decoder(
     positions = token_positions(scope, tokens, cache)
     contexts = causal_contexts(scope, tokens, positions, cache)
     x = embed(scope, tokens, embedding, positions)  # (b, t, d)
-    for i in range(scope.spec.num_layers):
-        block = scope.block(i)
-        context = contexts[block.spec.attention_window]
-        x = decoder_block(block, x, context, memory, memory_context)
+    for i, context in enumerate(contexts):
+        x = decoder_block(scope.block(i), x, context, memory, memory_context)
     return final_norm_and_dropout(scope, x)
 
 
@@ -97,11 +96,13 @@ def encoder(
     segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Wire the encoder: source, int (b, s) -> memory (b, s, d) and its mask, bool (b, 1, s)."""
-    context = bidirectional_context(scope, source)
-    x = embed(scope, source, embedding, context.positions, segments)  # (b, s, d)
-    for i in range(scope.spec.num_encoder_layers):
+    padding = padding_mask(scope, source)
+    positions = token_positions(scope, source)
+    contexts = bidirectional_contexts(scope, source, positions, padding)
+    x = embed(scope, source, embedding, positions, segments)  # (b, s, d)
+    for i, context in enumerate(contexts):
         x = encoder_block(scope.block(i), x, context)
-    return final_norm_and_dropout(scope, x), context.mask
+    return final_norm_and_dropout(scope, x), padding
 
 
 def build_decoder_only(

@@ -11,6 +11,8 @@ import keras
 from keras import ops
 
 from builders.components import component, register_component
+from builders.depth import depth_factor
+from builders.elementwise import scale
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -19,6 +21,11 @@ Tensor = Any
 def norm(scope: LayerScope, x: Tensor, name: str = "norm") -> Tensor:
     """Wire the spec's norm over the last axis; its statistics are in float32."""
     return component("norm", scope.spec.norm)(scope, x, name)
+
+
+def first_norm(scope: LayerScope, x: Tensor) -> Tensor:
+    """Wire the norm of what a sublayer reads, and the factor after it, `norm_scale`."""
+    return scale(scope, "norm_scale", depth_factor(scope, "norm_scale"), norm(scope, x))
 
 
 @register_component("norm", "layer")

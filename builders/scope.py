@@ -28,12 +28,14 @@ class LayerScope:
 
     Attributes:
         spec: of the model; within a block, of that block.
+        block_index: within a block, its index in its stack; otherwise 0.
         exposes_scores: whether attention is wired in steps, so that a graph can return its scores.
         rows_per_expert: int (e,), within the experts of a mixture; `None` elsewhere.
     """
 
     def __init__(self, spec: TransformerSpec, model: keras.Model | None = None) -> None:
         self.spec = spec
+        self.block_index = 0
         self._layers = {} if model is None else _layers_by_name(model)
         self._prefix = ""
         # Layers that are added to a model compute in the precision of the model.
@@ -54,6 +56,7 @@ class LayerScope:
         """Return the scope of one block of a stack, with the spec of that block."""
         scope = self.within(f"block_{index}")
         scope.spec = self.spec.of_block(index)
+        scope.block_index = index
         return scope
 
     @property

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from builders.components import SHIPPED
-from builders.errors import names_similar_fields
+from builders.errors import invalid_value, names_similar_fields
 from builders.fields import check_value, rule_of
 from builders.spec_checks import check_combinations
 from builders.spec_fields import GROUPS, KINDS, SpecFields
 
 __all__ = ["KINDS", "SPEC_FORMAT", "TransformerSpec", "fields_by_group", "make_spec"]
 
-SPEC_FORMAT = 1
+SPEC_FORMAT = 2
 """Version of the JSON format that `TransformerSpec.to_json` writes."""
 
 
@@ -37,12 +38,15 @@ class TransformerSpec(SpecFields):
         )
         self.__dict__["_derived"] = derived  # no field
         for field in fields(self):
-            check_value(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            check_value(field, value)
+            object.__setattr__(self, field.name, rule_of(field).convert(value))
         for field in fields(self):
             derive = rule_of(field).derive
             if derive and field.name in derived:
                 object.__setattr__(self, field.name, derive(self))
         check_combinations(self)
+        self.__dict__["_block_specs"] = tuple(self._with_overrides())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TransformerSpec):
@@ -72,23 +76,50 @@ class TransformerSpec(SpecFields):
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
-        """The attention windows of the decoder blocks."""
-        return tuple(self.of_block(i).attention_window for i in range(self.num_layers))
+        """The attention windows of the blocks of the decoder, or of the only stack."""
+        return tuple(block.attention_window for block in self.blocks(self.stacks[-1]))
 
     def of_block(self, index: int) -> TransformerSpec:
         """Return the spec of one block of a stack, in which every field holds for that block."""
-        every = self.full_attention_every
-        if every is None:
-            return self
-        return self._with_full_attention if (index + 1) % every == 0 else self._with_window
+        specs: tuple[TransformerSpec, ...] = self.__dict__["_block_specs"]
+        return specs[index % len(specs)] if specs else self
 
-    @cached_property
-    def _with_full_attention(self) -> TransformerSpec:
-        return self.replace(attention_window=None, full_attention_every=None)
+    def _with_overrides(self) -> Iterator[TransformerSpec]:
+        """Yield the spec of each block of the pattern of `block_overrides`.
 
-    @cached_property
-    def _with_window(self) -> TransformerSpec:
-        return self.replace(full_attention_every=None)
+        Raises:
+            ValueError: a block has a value that is not allowed.
+        """
+        for overrides in self.block_overrides:
+            try:
+                yield self.replace(block_overrides=(), **overrides)
+            except ValueError as error:
+                allowed = f"changes that a block allows, unlike {overrides!r} ({error})"
+                raise invalid_value("block_overrides", self.block_overrides, allowed) from None
+
+    def blocks(self, stack: str) -> tuple[TransformerSpec, ...]:
+        """Return the spec of every block of a stack.
+
+        Args:
+            stack: `encoder` or `decoder`.
+        """
+        return tuple(map(self.of_block, range(self.num_blocks(stack))))
+
+    def crosses(self, stack: str) -> bool:
+        """Return whether the blocks of a stack have cross-attention.
+
+        Args:
+            stack: `encoder` or `decoder`.
+        """
+        return self.kind == "encoder_decoder" and stack == "decoder"
+
+    def num_blocks(self, stack: str) -> int:
+        """Return the number of blocks of a stack.
+
+        Args:
+            stack: `encoder` or `decoder`.
+        """
+        return self.num_encoder_layers if stack == "encoder" else self.num_layers
 
     @cached_property
     def of_expert(self) -> TransformerSpec:
@@ -106,9 +137,7 @@ class TransformerSpec(SpecFields):
         Args:
             stack: `encoder` or `decoder`.
         """
-        if stack == "encoder":
-            return 2 * self.num_encoder_layers
-        return (3 if self.kind == "encoder_decoder" else 2) * self.num_layers
+        return (3 if self.crosses(stack) else 2) * self.num_blocks(stack)
 
     def replace(self, **changes: Any) -> TransformerSpec:
         """Return a spec with some fields changed; derived fields are derived again.
@@ -151,7 +180,9 @@ class TransformerSpec(SpecFields):
         if not isinstance(values, dict):
             raise ValueError(f"a spec must be a JSON object, not {type(values).__name__}")
         version = values.pop("format", SPEC_FORMAT)
-        if version != SPEC_FORMAT:
+        if version == 1:
+            values = _from_format_1(values)
+        elif version != SPEC_FORMAT:
             raise ValueError(
                 f"spec has format {version!r}, this version reads format {SPEC_FORMAT}; "
                 "upgrade functional-models"
@@ -170,6 +201,17 @@ def make_spec(values: dict[str, Any]) -> TransformerSpec:
     if missing:
         raise ValueError(f"a spec needs {', '.join(missing)} too; given: {', '.join(values)}")
     return TransformerSpec(**values)
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec of format 1, with those of today in the place of two others."""
+    values = dict(values)
+    values["merge"] = "add" if values.pop("residual", True) else "none"
+    every, blocks = values.pop("full_attention_every", None), values.get("num_layers")
+    if every and isinstance(blocks, int):
+        pattern = [*({} for _ in range(every - 1)), {"attention_window": None}]
+        values["block_overrides"] = pattern[:blocks]
+    return values
 
 
 def fields_by_group() -> dict[str, list[dataclasses.Field[Any]]]:

@@ -6,6 +6,7 @@ documentation. `builders.fields` has the kinds of fields.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from builders.fields import (
     MOST_EXPERTS,
     MOST_POSITIONS,
     MOST_TOKENS,
+    block_overrides,
     choice,
     component_name,
+    depth_factor,
     flag,
     fraction,
     non_negative_int,
@@ -27,6 +30,9 @@ from builders.fields import (
     rate,
     token_id,
 )
+
+ON_BRANCHES = ("pre", "output", "sandwich", "parallel", "parallel_shared_norm")
+"""Norm placements whose norms are on the branches alone, so that the stream is unnormalized."""
 
 KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
 
@@ -71,12 +77,14 @@ class Sizes:
     intermediate_dim: int = positive_int(
         "width of the feed-forward layer, `f`; `None`: 4 d.",
         derive=lambda spec: 4 * spec.hidden_dim,
+        by_block=True,
     )
     num_heads: int = positive_int("query heads, `n`.")
     num_key_value_heads: int = positive_int(
         "key/value heads, `k`, each shared by n / k query heads (grouped-query attention, Ainslie "
         "et al. 2023; 1 is multi-query attention, Shazeer 2019); `None`: `num_heads`.",
         derive=lambda spec: spec.num_heads,
+        by_block=True,
     )
     head_dim: int = positive_int(
         "width of one head, `h`; `None`: d / n. n * h need not be d.", derive=_width_per_head
@@ -86,6 +94,17 @@ class Sizes:
         "sequences; with other positions a model takes any length.",
         default=512,
         most=MOST_POSITIONS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Blocks:
+    """Blocks that differ."""
+
+    block_overrides: tuple[Mapping[str, Any], ...] = block_overrides(
+        "other values of fields in some blocks: a pattern that repeats, with the changed fields of "
+        "each block. With `({}, {'attention_window': None})`, every second block has full "
+        "attention (Gemma 2, section 2); a pattern as long as the model says it for each block."
     )
 
 
@@ -123,37 +142,48 @@ class Positions:
         "2.1); or `none`.",
         ("learned", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "relative", "none"),
         default="learned",
+        by_block=True,
     )
     rotary_base: float = number(
-        "wavelengths of `rotary` are 2 pi base^(2 i / r), in tokens.", least=1, default=10_000.0
+        "wavelengths of `rotary` are 2 pi base^(2 i / r), in tokens.",
+        least=1,
+        default=10_000.0,
+        by_block=True,
     )
     rotary_dim: int = positive_int(
         "channels of a head that are rotated, `r`; `None`: all h.",
         derive=lambda spec: spec.head_dim,
+        by_block=True,
     )
     rotary_scaling: str = component_name(
         "extension to sequences longer than those of pretraining: `none`, `linear` (Chen et al. "
         "2023), `llama3` (Llama 3.1) or `yarn` (Peng et al. 2023).",
         ("none", "linear", "llama3", "yarn"),
         default="none",
+        by_block=True,
     )
-    rotary_factor: float = number("factor by which sequences are extended.", least=1, default=1.0)
+    rotary_factor: float = number(
+        "factor by which sequences are extended.", least=1, default=1.0, by_block=True
+    )
     rotary_original_length: int = positive_int(
         "maximum sequence length of pretraining; `None`: `max_sequence_length`.",
         derive=lambda spec: spec.max_sequence_length,
         most=MOST_POSITIONS,
+        by_block=True,
     )
     rotary_low_freq_factor: float = number(
         "pairs of channels that rotate less often than this within the original length are scaled "
         "by the whole factor (`llama3`: low_freq_factor; `yarn`: beta_slow).",
         least=0,
         default=1.0,
+        by_block=True,
     )
     rotary_high_freq_factor: float = number(
         "pairs that rotate more often are not scaled (`llama3`: high_freq_factor; `yarn`: "
         "beta_fast, 32 in the paper).",
         least=0,
         default=4.0,
+        by_block=True,
     )
     relative_buckets: int = positive_int("distance buckets of `relative`.", default=32)
     relative_max_distance: int = positive_int(
@@ -167,13 +197,33 @@ class ResidualStream:
 
     norm_placement: str = component_name(
         "`post`, norm(x + f(x)) (Vaswani et al. 2017); `pre`, x + f(norm(x)) (GPT-2; Xiong et al. "
-        "2020); `sandwich`, x + norm(f(norm(x))) (Ding et al. 2021, CogView, section 2.4; Gemma "
-        "2); `parallel`, x + f(norm(x)) + g(norm(x)) with all sublayers of a block side by side "
-        "(GPT-NeoX, section 2.1); or `none`, x + f(x).",
-        ("post", "pre", "sandwich", "parallel", "none"),
+        "2020); `output`, x + norm(f(x)) (OLMo 2, section 3.3); `sandwich`, x + norm(f(norm(x))) "
+        "(Ding et al. 2021, CogView, section 2.4; Gemma 2); `parallel`, x + f(norm(x)) + "
+        "g(norm(x)) with all sublayers of a block side by side (GPT-NeoX, section 2.1); "
+        "`parallel_shared_norm`, the same with one norm for all (GPT-J; PaLM); or `none`, x + "
+        "f(x).",
+        ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_norm", "none"),
         default="pre",
     )
-    residual: bool = flag("`False` removes every skip path, for ablations.", default=True)
+    merge: str = component_name(
+        "the `+` in these: `add`; `none`, f alone, without skip paths, for ablations; `scaled`, "
+        "skip_scale x + branch_scale f; `rezero`, x + a f with one trained number a (Bachlechner "
+        "et al. 2020); `layer_scale`, the same with one for each channel (Touvron et al. 2021, "
+        "CaiT); or `highway`, g f + (1 - g) x with g = sigmoid(W x + b) (Srivastava et al. 2015).",
+        ("add", "none", "scaled", "rezero", "layer_scale", "highway"),
+        default="add",
+    )
+    skip_scale: float | str = depth_factor(
+        "factor of x where merge='scaled': a number, or `deep_norm` (Wang et al. 2022, figure 2).",
+        ("deep_norm",),
+    )
+    branch_scale: float | str = depth_factor(
+        "factor of f where merge='scaled', and its first value where it is trained; a number, "
+        "`inverse_sqrt_layers`, 1 / sqrt(L) in a stack of L blocks, or `inverse_sqrt_depth`, 1 / "
+        "sqrt(l) in block l; `None`: 0 for `rezero`, 1e-4 for `layer_scale`, otherwise 1.",
+        ("inverse_sqrt_layers", "inverse_sqrt_depth"),
+        derive=lambda spec: {"rezero": 0.0, "layer_scale": 1e-4}.get(spec.merge, 1.0),
+    )
     norm: str = component_name(
         "`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019).",
         ("layer", "rms"),
@@ -186,6 +236,11 @@ class ResidualStream:
         "a bias in every layer norm; `None`: `True` for `layer`. An RMS norm has none.",
         derive=lambda spec: spec.norm == "layer",
     )
+    norm_scale: float | str = depth_factor(
+        "factor of what a sublayer reads, after the norm before it: a number, or "
+        "`inverse_sqrt_depth`, 1 / sqrt(l) in block l (Sun et al. 2025, LayerNorm scaling).",
+        ("inverse_sqrt_depth",),
+    )
     norm_offset: bool = flag(
         "multiply in an RMS norm by 1 + scale, whose scale starts at zero (Gemma).", default=False
     )
@@ -193,9 +248,9 @@ class ResidualStream:
         "a norm on the sum of the embeddings, before their dropout (BERT, BLOOM).", default=False
     )
     final_norm: bool = flag(
-        "a norm after the last block of each stack; `None`: `True` for `pre`, `sandwich` and "
-        "`parallel`, which leave the stream unnormalized.",
-        derive=lambda spec: spec.norm_placement in ("pre", "sandwich", "parallel"),
+        "a norm after the last block of each stack; `None`: `True` for `pre`, `output`, "
+        "`sandwich`, `parallel` and `parallel_shared_norm`, which leave the stream unnormalized.",
+        derive=lambda spec: spec.norm_placement in ON_BRANCHES,
     )
 
 
@@ -210,14 +265,11 @@ class Attention:
         default="graph",
     )
     attention_window: int | None = optional_int(
-        "keys that the self-attention of a decoder attends to, the query's own and those just "
-        "before it (Mistral; Beltagy et al. 2020, section 3.1); `None`: all.",
+        "keys that self-attention attends to: in a decoder, the query's own and those just before "
+        "it (Mistral; Beltagy et al. 2020, section 3.1); with `encoder_only`, also as many after "
+        "it; `None`: all. The encoder of an `encoder_decoder` has no window.",
         none="for full attention",
-    )
-    full_attention_every: int | None = optional_int(
-        "every n-th block uses full attention instead of the window: 2 is Gemma 2 (section 2), "
-        "where blocks 1, 3, ... do; `None`: no block does.",
-        none="for the same window in all blocks",
+        by_block=True,
     )
     mask_target_padding: bool = flag(
         "mask padding in the self-attention of a decoder. T5 does not: its targets start with "
@@ -239,6 +291,7 @@ class Attention:
     qk_norm: bool = flag(
         "a norm over the h channels of every query and key (Henry et al. 2020; Qwen 3).",
         default=False,
+        by_block=True,
     )
 
 
@@ -251,13 +304,17 @@ class FeedForward:
         "2020, equation 6).",
         ("mlp", "glu"),
         default="mlp",
+        by_block=True,
     )
     activation: str = component_name(
         "`relu`, `gelu`, `gelu_tanh`, `silu` or `relu_squared`.",
         ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
         default="gelu",
+        by_block=True,
     )
-    feedforward_bias: bool = flag("biases of the feed-forward projections.", default=True)
+    feedforward_bias: bool = flag(
+        "biases of the feed-forward projections.", default=True, by_block=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -270,20 +327,24 @@ class Experts:
         "for all tokens.",
         default=0,
         most=MOST_EXPERTS,
+        by_block=True,
     )
     num_active_experts: int = non_negative_int(
         "experts that a token goes through: those of the highest scores.",
         default=0,
         most=MOST_EXPERTS,
+        by_block=True,
     )
     expert_dim: int = positive_int(
         "width of an expert; `None`: `intermediate_dim`.",
         derive=lambda spec: spec.intermediate_dim,
+        by_block=True,
     )
     shared_expert_dim: int = non_negative_int(
         "width of a further expert that all tokens go through (Dai et al. 2024, DeepSeekMoE, "
         "section 3.2); 0: none. Several shared experts are one of their widths together.",
         default=0,
+        by_block=True,
     )
     shared_expert_gate: bool = flag(
         "multiply the output of the shared expert by the sigmoid of a projection of the token "
@@ -380,6 +441,10 @@ class Regularization:
     )
     attention_dropout: float = rate("on the attention weights.")
     embedding_dropout: float = rate("on the sum of token and position embeddings.")
+    stochastic_depth: float = rate(
+        "of dropping the whole branch of a sublayer in training, for each row; it grows linearly "
+        "with depth to this rate in the last block (Huang et al. 2016)."
+    )
     activation_dropout: float = rate(
         "inside the feed-forward layer, before the projection back to d (T5)."
     )
@@ -387,8 +452,10 @@ class Regularization:
     initializer: str = component_name(
         "`glorot_uniform`; `normal`, with standard deviation `initializer_range`; `depth_scaled`, "
         "the same with the projections that end a sublayer divided by sqrt(sublayers of their "
-        "stack) (GPT-2, section 2.3); or `t5`, by the width that each kernel reads.",
-        ("glorot_uniform", "normal", "depth_scaled", "t5"),
+        "stack) (GPT-2, section 2.3); `deep_norm`, Glorot normal, smaller by depth where values "
+        "and the feed-forward layer are computed (Wang et al. 2022); or `t5`, by the width that "
+        "each kernel reads.",
+        ("glorot_uniform", "normal", "depth_scaled", "deep_norm", "t5"),
         default="glorot_uniform",
     )
     initializer_range: float = fraction(
@@ -407,6 +474,7 @@ class SpecFields(
     ResidualStream,
     Positions,
     Embeddings,
+    Blocks,
     Sizes,
 ):
     """All fields of a `TransformerSpec`."""

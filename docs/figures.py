@@ -54,7 +54,7 @@ def signals() -> None:
         "pre-norm": {"norm_placement": "pre"},
         "post-norm": {"norm_placement": "post"},
         "no norm": {"norm_placement": "none"},
-        "no norm, no skip paths": {"norm_placement": "none", "residual": False},
+        "no norm, no skip paths": {"norm_placement": "none", "merge": "none"},
     }
     models = {
         name: decoder("pre_norm_learned", **DEEP, **change) for name, change in changes.items()

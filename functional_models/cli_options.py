@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import builders
 from builders.errors import unknown_name
 from builders.spec import KINDS, TransformerSpec
+from functional_models.field_values import parse_field
 from functional_models.recipe import Recipe
 from functional_models.samplers import SAMPLERS, check_options_of, make_sampler
 from functional_models.tokenizers import TOKENIZER_KINDS
@@ -251,7 +252,7 @@ def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
         name, equals, text = assignment.partition("=")
         if not (equals and name):
             raise ValueError(f"--set {assignment}: must be FIELD=VALUE, e.g. num_layers=6")
-        changes[name] = parse_value(text)
+        changes[name] = parse_field(name, text)
     if options.kind:
         changes["kind"] = options.kind
     return changes

@@ -24,9 +24,9 @@ from functional_models.cli_options import (
     spec_changes,
     whole_number,
 )
+from functional_models.field_values import parse_field
 from functional_models.recipe import Recipe, default_budget, make_recipe
 from functional_models.tables import format_table
-from plots.parsing import parse_value
 
 
 def add_training_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -77,7 +77,7 @@ def _add_study_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--baseline", metavar="SETTING", help=text)
     text = "values of a field of spec or recipe to try, e.g. num_layers=2,4; may be repeated"
     group.add_argument("--grid", action="append", default=[], metavar="FIELD=V,V", help=text)
-    text = "a change to make alone, e.g. residual or warmup_steps=0; may be repeated"
+    text = "a change to make alone, e.g. merge=none or warmup_steps=0; may be repeated"
     group.add_argument("--ablate", action="append", default=[], metavar="CHANGE", help=text)
     text = "rates to try for every setting, compared at the best by validation loss; default: one"
     group.add_argument("--learning-rates", nargs="+", type=real_number, metavar="X", help=text)
@@ -102,7 +102,7 @@ def _study_options(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"--grid {assignment}: must be FIELD=VALUE,VALUE, e.g. num_layers=2,4")
         if field in grid:
             raise ValueError(f"--grid {field} was given twice; write --grid {field}=VALUE,VALUE")
-        grid[field] = [parse_value(value) for value in values.split(",")]
+        grid[field] = [parse_field(field, value) for value in values.split(",")]
     seeds = options.seeds
     return {
         "budget": None if options.budget is None else " ".join(options.budget),

@@ -45,8 +45,23 @@ def _formula(figure: Graph, path: SkipPath, known: Mapping[str, str]) -> str:
     if sign != "−":  # the stream comes first, whichever way round they are added
         taken.sort(key=lambda node_id: node_id not in known)
     terms = [_expression(figure, path, node_id, known) for node_id in taken]
+    if sign == "+":
+        terms = [term for node_id in taken for term in _addends(figure, path, node_id, known)]
     total = f" {sign} ".join(terms) if sign != "mean" else f"mean({', '.join(terms)})"
     return f"norm({total})" if path.norm_on_stream else total
+
+
+def _addends(figure: Graph, path: SkipPath, node_id: str, known: Mapping[str, str]) -> list[str]:
+    """Return the terms of a sum on the branch, such as that of sublayers side by side."""
+    if node_id in known or not _is_sum(figure, node_id):
+        return [_expression(figure, path, node_id, known)]
+    taken = dict.fromkeys(edge.source for edge in figure.incoming[node_id])
+    return [term for source in taken for term in _addends(figure, path, source, known)]
+
+
+def _is_sum(figure: Graph, node_id: str) -> bool:
+    taken = {edge.source for edge in figure.incoming[node_id]}
+    return merge_sign(figure.node(node_id)) == "+" and len(taken) > 1
 
 
 def _expression(figure: Graph, path: SkipPath, node_id: str, known: Mapping[str, str]) -> str:
@@ -61,6 +76,8 @@ def _expression(figure: Graph, path: SkipPath, node_id: str, known: Mapping[str,
     parts = [part for part in parts if part]
     if is_identity_like(node) and len(parts) == 1:
         return parts[0]
+    if _is_sum(figure, node_id):
+        return f"({' + '.join(_addends(figure, path, node_id, known))})"
     return f"{_name(node)}({', '.join(parts)})"
 
 

@@ -53,7 +53,8 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "norm_epsilon": between(1e-3, 0.1),
         "embedding_norm": draw(flag),
         "final_norm": draw(st.none() | flag),
-        "residual": either(True, True, True, False),
+        "merge": draw(shipped("merge")),
+        "stochastic_depth": draw(RATES),
         "positions": draw(shipped("positions")),
         "feedforward": draw(shipped("feedforward")),
         "activation": draw(shipped("activation")),
@@ -80,24 +81,72 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     if values["norm_placement"] == "none" and squares:
         # Without norms, squaring the stream in every block soon overflows float32.
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
-    rms, windowed = values["norm"] == "rms", values["attention_window"] is not None
+    rms = values["norm"] == "rms"
     values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
     values["norm_offset"] = rms and draw(flag)
-    values["full_attention_every"] = either(None, 1, 2, 3) if windowed else None
+    if values["merge"] == "none":
+        values["stochastic_depth"] = 0.0
     encodes = values["kind"] == "encoder_only"
     values["num_segments"] = either(0, 2, 3) if encodes else 0
     values["pooler"] = encodes and draw(flag)
     values["masked_lm_head"] = encodes and draw(flag)
-    if encodes:  # one stack, without windows
+    if encodes:  # one stack
         values |= {"num_encoder_layers": either(None, values["num_layers"])}
-        values |= {"attention_window": None, "full_attention_every": None}
     if values["attention"] == "layer":  # the Keras layer supports only these
         values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
+    values |= draw(factors(values["merge"], values["norm_placement"]))
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
     values |= draw(expert_values())
+    values["block_overrides"] = draw(overrides(values))
+    return values
+
+
+@st.composite
+def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Draw other values of some fields for a pattern of blocks."""
+    number = values["num_heads"]
+    choices: dict[str, st.SearchStrategy[Any]] = {
+        "attention_window": st.none() | st.integers(1, 29),
+        "intermediate_dim": st.integers(3, 29),
+        "feedforward": shipped("feedforward"),
+        "activation": shipped("activation"),
+        "feedforward_bias": st.booleans(),
+    }
+    if values["attention"] == "graph":
+        divisors = [few for few in range(1, number + 1) if number % few == 0]
+        choices["num_key_value_heads"] = st.sampled_from(divisors)
+        choices["qk_norm"] = st.booleans()
+    if values["positions"] in ("rotary", "alibi", "relative"):
+        choices["positions"] = st.sampled_from((values["positions"], "none"))
+    if values["positions"] == "rotary":
+        choices["rotary_base"] = st.floats(2, 1e6)
+    if values["norm_placement"] == "none":  # as above, where nothing may square the stream again
+        del choices["feedforward"], choices["activation"]
+    if values["num_experts"]:
+        choices["num_experts"] = st.just(0)
+    pattern = draw(st.lists(st.fixed_dictionaries({}, optional=choices), max_size=2))
+    pattern = [one | {"num_active_experts": 0} if "num_experts" in one else one for one in pattern]
+    return tuple(pattern[: values["num_layers"]])
+
+
+@st.composite
+def factors(draw: st.DrawFn, merge: str, norm_placement: str) -> dict[str, Any]:
+    """Draw the factors of the residual stream, numbers and rules, where there are any."""
+
+    def drawn(field: str) -> Any:
+        return draw(shipped(field) | st.floats(0.3, 2))
+
+    reads_norm = norm_placement not in ("post", "output", "none")
+    values = {
+        "skip_scale": drawn("skip_scale") if merge == "scaled" else 1.0,
+        "branch_scale": None,
+        "norm_scale": drawn("norm_scale") if reads_norm else 1.0,
+    }
+    if merge in ("scaled", "rezero", "layer_scale"):
+        values["branch_scale"] = draw(st.none() | shipped("branch_scale") | st.floats(0, 2))
     return values
 
 

@@ -13,7 +13,12 @@ imports neither Keras nor this project, so that the two implementations share no
   (T5's buckets).
 * Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; Shazeer 2020, "GLU Variants".
 * Ding et al. 2021, "CogView" (sandwich norm); Black et al. 2022, "GPT-NeoX-20B" (parallel
-  sublayers); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of queries and keys).
+  sublayers); Wang and Komatsuzaki 2021, GPT-J (one norm for them); OLMo Team 2024, "2 OLMo 2
+  Furious" (norms on outputs); Gemma Team 2024, "Gemma 2" (soft caps); Henry et al. 2020 (norms of
+  queries and keys).
+* Wang et al. 2022, "DeepNet"; Bachlechner et al. 2020, "ReZero"; Touvron et al. 2021, "Going deeper
+  with Image Transformers" (LayerScale); Srivastava et al. 2015, "Highway Networks"; Sun et al.
+  2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
@@ -30,6 +35,12 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from reference_positions import (
+    rotate,
+    score_bias,
+    sinusoidal_concat_positions,
+    sinusoidal_positions,
+)
 
 Spec = Mapping[str, object]
 Weights = Mapping[str, np.ndarray]
@@ -49,6 +60,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
         "norm_bias": spec["norm"] == "layer",
+        "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4}.get(spec["merge"], 1.0),
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
         "rotary_original_length": spec["max_sequence_length"],
@@ -56,9 +68,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "attention_soft_cap": None,
         "logit_soft_cap": None,
         "attention_window": None,
-        "full_attention_every": None,
         "pad_token_id": None,
-        "expert_dim": spec["intermediate_dim"] or 4 * spec["hidden_dim"],
         "num_active_groups": spec["num_expert_groups"],
         "router_correction_rate": None,
     }
@@ -66,6 +76,22 @@ def fill_derived_fields(spec: Spec) -> dict:
 
 
 # Operations -------------------------------------------------------------------------------------
+
+
+def of_block(spec: dict, index: int) -> dict:
+    """Return the spec of a block, with the changes that the pattern has for it."""
+    pattern = spec["block_overrides"]
+    return {**spec, **pattern[index % len(pattern)]} if pattern else spec
+
+
+def visible_keys(spec: dict, keys: np.ndarray, causal: bool) -> np.ndarray:
+    """Return which keys each position attends to, (b, t, t); keys (b, 1, t) are no padding."""
+    length = keys.shape[-1]
+    ahead = np.arange(length)[None, :] - np.arange(length)[:, None]  # of a key, for each query
+    seen = ahead <= 0 if causal else np.ones((length, length), bool)
+    if spec["attention_window"] is not None and (causal or spec["kind"] == "encoder_only"):
+        seen = seen & (abs(ahead) < spec["attention_window"])
+    return keys & seen[None]
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
@@ -102,115 +128,6 @@ def soft_cap(x: np.ndarray, cap: float | None) -> np.ndarray:
 def softmax(scores: np.ndarray) -> np.ndarray:
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def sinusoidal_positions(length: int, d: int) -> np.ndarray:
-    """PE(p, 2i) = sin(p / 10000^(2i/d)), PE(p, 2i+1) = cos of the same angle; shape (length, d)."""
-    table = np.zeros((length, d))
-    for position in range(length):
-        for channel in range(d):
-            angle = position / 10000.0 ** (2 * (channel // 2) / d)
-            table[position, channel] = math.sin(angle) if channel % 2 == 0 else math.cos(angle)
-    return table
-
-
-def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
-    """All sines, then all cosines, as in the TensorFlow text tutorial; shape (length, d)."""
-    half = d // 2
-    table = np.zeros((length, d))
-    for position in range(length):
-        for channel in range(half):
-            angle = position * (1.0 / 10000.0 ** (channel / half))
-            table[position, channel] = math.sin(angle)
-            table[position, half + channel] = math.cos(angle)
-    return table
-
-
-def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
-    """Return the radians per position of every pair of channels, and the factor of the rotation."""
-    r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]
-    original = spec["rotary_original_length"]
-    slow, fast = spec["rotary_low_freq_factor"], spec["rotary_high_freq_factor"]
-    found = []
-    for pair in range(r // 2):
-        frequency = spec["rotary_base"] ** (-2.0 * pair / r)
-        wavelength = 2.0 * math.pi / frequency
-        if scaling == "linear":
-            frequency /= factor
-        elif scaling == "llama3":
-            if wavelength > original / slow:
-                frequency /= factor
-            elif wavelength > original / fast:
-                smooth = (original / wavelength - slow) / (fast - slow)
-                frequency = (1.0 - smooth) * frequency / factor + smooth * frequency
-        elif scaling == "yarn":
-
-            def dimension(rotations: float) -> float:
-                return (
-                    r
-                    * math.log(original / (rotations * 2.0 * math.pi))
-                    / (2.0 * math.log(spec["rotary_base"]))
-                )
-
-            low = max(math.floor(dimension(fast)), 0)
-            high = min(math.ceil(dimension(slow)), r - 1)
-            ramp = min(max((pair - low) / max(high - low, 0.001), 0.0), 1.0)
-            frequency = frequency / factor * ramp + frequency * (1.0 - ramp)
-        elif scaling != "none":
-            raise ValueError(f"the reference has no rotary scaling {scaling!r}")
-        found.append(frequency)
-    return found, 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
-
-
-def rotate(spec: dict, x: np.ndarray) -> np.ndarray:
-    """Rotate channels i and i + r/2 of heads (b, t, n, h) as points in the plane."""
-    frequencies, magnitude = rotary_frequencies(spec)
-    half = spec["rotary_dim"] // 2
-    output = x.copy()
-    for position in range(x.shape[1]):
-        for pair, frequency in enumerate(frequencies):
-            angle = position * frequency
-            rotation = magnitude * np.exp(1j * angle)
-            points = (x[:, position, :, pair] + 1j * x[:, position, :, pair + half]) * rotation
-            output[:, position, :, pair] = points.real
-            output[:, position, :, pair + half] = points.imag
-    return output
-
-
-def alibi_slopes(heads: int) -> list[float]:
-    if math.log2(heads).is_integer():
-        return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
-    power = 2 ** math.floor(math.log2(heads))
-    return alibi_slopes(power) + alibi_slopes(2 * power)[0::2][: heads - power]
-
-
-def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
-    """Return the bucket of a key that is `ahead` tokens after the query."""
-    number, first = spec["relative_buckets"], 0
-    distance = max(-ahead, 0)
-    if not causal:
-        number //= 2
-        distance, first = abs(ahead), number if ahead > 0 else 0
-    exact = number // 2
-    if distance < exact:
-        return first + distance
-    share = math.log(distance / exact) / math.log(spec["relative_max_distance"] / exact)
-    return first + min(exact + int(share * (number - exact)), number - 1)
-
-
-def score_bias(
-    spec: dict, weights: Weights, side: str, length: int, causal: bool
-) -> np.ndarray | float:
-    """Return the position bias of the self-attention scores, (n, t, t)."""
-    bias = np.zeros((spec["num_heads"], length, length))
-    for query in range(length):
-        for key in range(length):
-            if spec["positions"] == "alibi":
-                bias[:, query, key] = -abs(query - key) * np.array(alibi_slopes(len(bias)))
-            elif spec["positions"] == "relative":
-                row = t5_bucket(spec, key - query, causal)
-                bias[:, query, key] = weights[f"{side}.relative_position_bias.embeddings"][row]
-    return bias
 
 
 # Sublayers --------------------------------------------------------------------------------------
@@ -311,27 +228,70 @@ def mixture(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarra
     return output
 
 
+def factor(spec: dict, field: str, name: str) -> float:
+    """Return a factor of the residual stream in a block such as "decoder.block_3"."""
+    side, index = name.split(".block_")
+    encoder, decoder = spec["num_encoder_layers"], spec["num_layers"]
+    if spec[field] == "inverse_sqrt_depth":
+        return 1.0 / math.sqrt(int(index) + 1)
+    if spec[field] == "inverse_sqrt_layers":
+        return 1.0 / math.sqrt(encoder if side == "encoder" else decoder)
+    if spec[field] == "deep_norm":
+        if spec["kind"] != "encoder_decoder":
+            return (2.0 * decoder) ** (1 / 4)
+        both = 0.81 * (encoder**4 * decoder) ** (1 / 16)
+        return both if side == "encoder" else (3.0 * decoder) ** (1 / 4)
+    return spec[field]
+
+
+def merge(spec: dict, weights: Weights, at: str, x: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Return the stream x after a branch with the output `change`."""
+    block_name = ".".join(at.split(".")[:2])
+    if spec["merge"] == "add":
+        return x + change
+    if spec["merge"] == "none":
+        return change
+    if spec["merge"] == "scaled":
+        skip, branch = (factor(spec, f"{part}_scale", block_name) for part in ("skip", "branch"))
+        return skip * x + branch * change
+    if spec["merge"] in ("rezero", "layer_scale"):  # one number, or one for each channel
+        return x + weights[f"{at}.branch_scale.scale"] * change
+    if spec["merge"] == "highway":
+        scores = x @ weights[f"{at}.transform_gate.kernel"] + weights[f"{at}.transform_gate.bias"]
+        gate = 1.0 / (1.0 + np.exp(-scores))
+        return gate * change + (1.0 - gate) * x
+    raise ValueError(f"the reference has no merge {spec['merge']!r}")
+
+
 def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dict) -> np.ndarray:
-    """Apply the sublayers of a block, functions by name; without residual, `x +` is dropped."""
-    stream = 1.0 if spec["residual"] else 0.0
-    placement, block_input, changes = spec["norm_placement"], x, 0.0
+    """Apply the sublayers of a block, functions by name."""
+    placement, block_input, changes = spec["norm_placement"], x, []
+
+    def first_norm(at: str, y: np.ndarray) -> np.ndarray:
+        return factor(spec, "norm_scale", name) * normalize(spec, weights, f"{at}.norm", y)
+
     for part, function in sublayers.items():
         at = f"{name}.{part}"
         if placement == "post":  # norm(x + f(x))
-            x = normalize(spec, weights, f"{at}.norm", stream * x + function(at, x))
+            x = normalize(spec, weights, f"{at}.norm", merge(spec, weights, at, x, function(at, x)))
         elif placement == "pre":  # x + f(norm(x))
-            x = stream * x + function(at, normalize(spec, weights, f"{at}.norm", x))
+            x = merge(spec, weights, at, x, function(at, first_norm(at, x)))
+        elif placement == "output":  # x + norm(f(x))
+            change = normalize(spec, weights, f"{at}.output_norm", function(at, x))
+            x = merge(spec, weights, at, x, change)
         elif placement == "sandwich":  # x + norm(f(norm(x)))
-            change = function(at, normalize(spec, weights, f"{at}.norm", x))
-            x = stream * x + normalize(spec, weights, f"{at}.output_norm", change)
+            change = function(at, first_norm(at, x))
+            change = normalize(spec, weights, f"{at}.output_norm", change)
+            x = merge(spec, weights, at, x, change)
         elif placement == "parallel":  # x + f(norm(x)) + g(norm(x))
-            changes = changes + function(at, normalize(spec, weights, f"{at}.norm", block_input))
-            x = stream * block_input + changes
+            changes.append(function(at, first_norm(at, block_input)))
+        elif placement == "parallel_shared_norm":  # y = norm(x); x + f(y) + g(y)
+            changes.append(function(at, first_norm(name, block_input)))
         elif placement == "none":  # x + f(x)
-            x = stream * x + function(at, x)
+            x = merge(spec, weights, at, x, function(at, x))
         else:
             raise ValueError(f"the reference has no norm placement {placement!r}")
-    return x
+    return merge(spec, weights, name, block_input, sum(changes)) if changes else x
 
 
 # Stacks -----------------------------------------------------------------------------------------
@@ -375,17 +335,24 @@ def encode(
     spec: dict, weights: Weights, source: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
     x = embed(spec, weights, "encoder", source, segments)
-    length = source.shape[1]
-    mask = padding_mask(spec, source) & np.ones((1, length, 1), bool)
-    bias = score_bias(spec, weights, "encoder", length, causal=False)
+    keys = padding_mask(spec, source)
+    for index in range(spec["num_encoder_layers"]):
+        x = encoder_block(of_block(spec, index), weights, f"encoder.block_{index}", x, keys)
+    return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
+
+
+def encoder_block(
+    spec: dict, weights: Weights, name: str, x: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    """Apply a block of an encoder to x (b, s, d); keys (b, 1, s) are those that are not padding."""
+    mask = visible_keys(spec, keys, causal=False)
+    bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
     feed = mixture if spec["num_experts"] else feedforward
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias),
         "feedforward": lambda at, y: feed(spec, weights, at, y),
     }
-    for index in range(spec["num_encoder_layers"]):
-        x = block(spec, weights, f"encoder.block_{index}", x, sublayers)
-    return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
+    return block(spec, weights, name, x, sublayers)
 
 
 def decode(
@@ -397,19 +364,29 @@ def decode(
 ) -> np.ndarray:
     """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention."""
     x = embed(spec, weights, "decoder", target)
-    length = target.shape[1]
-    visible = padding_mask({**spec, "pad_token_id": None}, target)
-    if spec["mask_target_padding"]:
-        visible = padding_mask(spec, target)
-    causal = visible & np.tril(np.ones((length, length), bool))[None]
-    windowed = causal.copy()
-    if spec["attention_window"] is not None:  # the query and the tokens before it
-        windowed &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
+    keys = padding_mask(spec if spec["mask_target_padding"] else {"pad_token_id": None}, target)
+    for index in range(spec["num_layers"]):
+        name, own = f"decoder.block_{index}", of_block(spec, index)
+        x = decoder_block(own, weights, name, x, keys, memory, memory_keys)
+    if spec["final_norm"]:
+        x = normalize(spec, weights, "decoder.final_norm", x)
+    return output(spec, weights, "decoder", x)
+
+
+def decoder_block(
+    spec: dict,
+    weights: Weights,
+    name: str,
+    x: np.ndarray,
+    keys: np.ndarray,
+    memory: np.ndarray | None,
+    memory_keys: np.ndarray | None,
+) -> np.ndarray:
+    """Apply a block of a decoder to x (b, t, d)."""
+    length = x.shape[1]
+    mask = visible_keys(spec, keys, causal=True)
     bias = score_bias(spec, weights, "decoder", length, causal=True)
-    self_mask = windowed
-    sublayers = {
-        "self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask, bias)
-    }
+    sublayers = {"self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias)}
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
         sublayers["cross_attention"] = lambda at, y: attention(
@@ -417,13 +394,7 @@ def decode(
         )
     feed = mixture if spec["num_experts"] else feedforward
     sublayers["feedforward"] = lambda at, y: feed(spec, weights, at, y)
-    for index in range(spec["num_layers"]):
-        every = spec["full_attention_every"]  # 2: full attention in blocks 1, 3, 5, ...
-        self_mask = causal if every and (index + 1) % every == 0 else windowed
-        x = block(spec, weights, f"decoder.block_{index}", x, sublayers)
-    if spec["final_norm"]:
-        x = normalize(spec, weights, "decoder.final_norm", x)
-    return output(spec, weights, "decoder", x)
+    return block(spec, weights, name, x, sublayers)
 
 
 def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 Like `reference`, it imports neither Keras nor this project.
 """
 
-from reference import Spec, fill_derived_fields
+from reference import Spec, fill_derived_fields, of_block
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -13,8 +13,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     """
     full = fill_derived_fields(spec)
     d, n, h = full["hidden_dim"], full["num_heads"], full["head_dim"]
-    k = full["num_key_value_heads"]
-    f, v = full["intermediate_dim"], full["vocabulary_size"]
+    v = full["vocabulary_size"]
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, size: int = d) -> None:
@@ -23,45 +22,57 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.beta"] = (size,)
 
     def norms(name: str) -> None:
-        if full["norm_placement"] != "none":
+        if full["norm_placement"] in ("post", "pre", "sandwich", "parallel"):
             norm(f"{name}.norm")
-        if full["norm_placement"] == "sandwich":
+        if full["norm_placement"] in ("output", "sandwich"):
             norm(f"{name}.output_norm")
+        if not full["norm_placement"].startswith("parallel"):
+            merge(name)
 
-    def attention_shapes(name: str) -> None:
+    def merge(name: str) -> None:
+        sizes = {"rezero": 1, "layer_scale": d}
+        if full["merge"] in sizes:
+            shapes[f"{name}.branch_scale.scale"] = (sizes[full["merge"]],)
+        if full["merge"] == "highway":
+            shapes[f"{name}.transform_gate.kernel"] = (d, d)
+            shapes[f"{name}.transform_gate.bias"] = (d,)
+
+    def attention_shapes(name: str, own: dict) -> None:
+        k = own["num_key_value_heads"]
         for role, heads in (("query", n), ("key", k), ("value", k)):
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
-            if full["qk_norm"] and role != "value":
+            if own["qk_norm"] and role != "value":
                 norm(f"{name}.{role}_norm", h)
         shapes[f"{name}.output.kernel"] = (n, h, d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name)
 
-    def projections(name: str, width: int, *experts: int) -> None:
-        gate = {"gate": (d, width)} if full["feedforward"] == "glu" else {}
+    def projections(name: str, own: dict, width: int, *experts: int) -> None:
+        gate = {"gate": (d, width)} if own["feedforward"] == "glu" else {}
         for role, shape in {**gate, "up": (d, width), "down": (width, d)}.items():
             shapes[f"{name}.{role}.kernel"] = (*experts, *shape)
-            if full["feedforward_bias"]:
+            if own["feedforward_bias"]:
                 shapes[f"{name}.{role}.bias"] = (*experts, *shape[1:])
 
-    def feedforward_shapes(name: str) -> None:
+    def feedforward_shapes(name: str, own: dict) -> None:
         norms(name)
-        if not full["num_experts"]:
-            projections(name, f)
+        if not own["num_experts"]:
+            projections(name, own, own["intermediate_dim"])
             return
-        experts = full["num_experts"]
+        experts = own["num_experts"]
         shapes[f"{name}.router.kernel"] = (d, experts)
-        if full["router_bias"]:
+        if own["router_bias"]:
             shapes[f"{name}.router.bias"] = (experts,)
-        if full["router_correction_rate"] is not None:
+        if own["router_correction_rate"] is not None:
             shapes[f"{name}.top_experts.correction"] = (experts,)
-        projections(f"{name}.experts", full["expert_dim"], experts)
-        if full["shared_expert_dim"]:
-            projections(f"{name}.shared_expert", full["shared_expert_dim"])
-        if full["shared_expert_gate"]:
+        width = own.get("expert_dim", own["intermediate_dim"])
+        projections(f"{name}.experts", own, width, experts)
+        if own["shared_expert_dim"]:
+            projections(f"{name}.shared_expert", own, own["shared_expert_dim"])
+        if own["shared_expert_gate"]:
             shapes[f"{name}.shared_expert.share.kernel"] = (d, 1)
 
     e = full["embedding_dim"]
@@ -79,15 +90,20 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{side}.segment_embedding.embeddings"] = (full["num_segments"], d)
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
-        if full["positions"] == "relative":
+        if "relative" in {of_block(full, index)["positions"] for index in range(layers)}:
             shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm")
         for index in range(layers):
-            attention_shapes(f"{side}.block_{index}.self_attention")
+            own = of_block(full, index)
+            attention_shapes(f"{side}.block_{index}.self_attention", own)
             if side == "decoder" and len(stacks) == 2:
-                attention_shapes(f"{side}.block_{index}.cross_attention")
-            feedforward_shapes(f"{side}.block_{index}.feedforward")
+                attention_shapes(f"{side}.block_{index}.cross_attention", own)
+            feedforward_shapes(f"{side}.block_{index}.feedforward", own)
+            if full["norm_placement"] == "parallel_shared_norm":
+                norm(f"{side}.block_{index}.norm")
+            if full["norm_placement"].startswith("parallel"):
+                merge(f"{side}.block_{index}")
         if full["final_norm"]:
             norm(f"{side}.final_norm")
     for head in ("pooler", "masked_lm_head"):
@@ -110,47 +126,67 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 def parameter_count(spec: Spec) -> int:
     """Return the number of parameters by a closed formula, independent of `weight_shapes`."""
     full = fill_derived_fields(spec)
-    d, inner = full["hidden_dim"], full["num_heads"] * full["head_dim"]
-    f, v, layers = full["intermediate_dim"], full["vocabulary_size"], full["num_layers"]
-    per_channel = 2 if full["norm_bias"] else 1  # of a norm
-    norm = per_channel * d
-    norms = {"none": 0, "sandwich": 2 * norm}.get(full["norm_placement"], norm)
-    outer = full["num_key_value_heads"] * full["head_dim"]
-    biases = inner + 2 * outer if full["attention_bias"] else 0
-    biases += d if full["attention_output_bias"] else 0
-    head_norms = 2 * per_channel * full["head_dim"] if full["qk_norm"] else 0
-    attn = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
-    wide = 2 if full["feedforward"] == "glu" else 1
-
-    def layer(width: int) -> int:
-        biases = wide * width + d if full["feedforward_bias"] else 0
-        return (wide + 1) * d * width + biases
-
-    ffn = layer(f) + norms
-    if experts := full["num_experts"]:
-        router = (d + full["router_bias"] + (full["router_correction_rate"] is not None)) * experts
-        ffn = experts * layer(full["expert_dim"]) + router + norms
-        if full["shared_expert_dim"]:
-            ffn += layer(full["shared_expert_dim"]) + d * full["shared_expert_gate"]
-    positions = {
-        "learned": full["max_sequence_length"] * d,
-        "relative": full["relative_buckets"] * full["num_heads"],
-    }.get(full["positions"], 0)
+    d, v, e = full["hidden_dim"], full["vocabulary_size"], full["embedding_dim"]
+    norm = (2 if full["norm_bias"] else 1) * d
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
     # The embedding norm and the final norm of a stack.
     final = norm * (full["final_norm"] + full["embedding_norm"])
-    e = full["embedding_dim"]
     projection = 0 if e == d else e * d
     logits += projection if full["tie_embeddings"] else 0
+
+    def stack(layers: int, attentions: int) -> int:
+        blocks = [of_block(full, index) for index in range(layers)]
+        positions = full["max_sequence_length"] * d if full["positions"] == "learned" else 0
+        if any(own["positions"] == "relative" for own in blocks):
+            positions += full["relative_buckets"] * full["num_heads"]
+        within = sum(block_parameters(own, attentions) for own in blocks)
+        return projection + positions + within + final
 
     if full["kind"] == "encoder_only":
         heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
         heads += (norm + logits) * full["masked_lm_head"]
-        stack = positions + full["num_segments"] * d + layers * (attn + ffn) + final
-        return v * e + projection + stack + heads
+        return v * e + full["num_segments"] * d + stack(full["num_layers"], 1) + heads
     if full["kind"] == "decoder_only":
-        return v * e + projection + positions + layers * (attn + ffn) + final + logits
+        return v * e + stack(full["num_layers"], 1) + logits
     tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
-    encoder = full["num_encoder_layers"] * (attn + ffn)
-    decoder = layers * (2 * attn + ffn)
-    return tables * e + 2 * (projection + positions + final) + encoder + decoder + logits
+    both = stack(full["num_encoder_layers"], 1) + stack(full["num_layers"], 2)
+    return tables * e + both + logits
+
+
+def block_parameters(own: dict, attentions: int) -> int:
+    """Return the number of parameters of a block with so many attentions."""
+    d, inner = own["hidden_dim"], own["num_heads"] * own["head_dim"]
+    per_channel = 2 if own["norm_bias"] else 1  # of a norm
+    norm = per_channel * d
+    # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
+    merges = {"rezero": 1, "layer_scale": d, "highway": d * d + d}.get(own["merge"], 0)
+    each, shared = {
+        "none": (merges, 0),
+        "sandwich": (2 * norm + merges, 0),
+        "parallel": (norm, merges),
+        "parallel_shared_norm": (0, norm + merges),
+    }.get(own["norm_placement"], (norm + merges, 0))
+    outer = own["num_key_value_heads"] * own["head_dim"]
+    biases = inner + 2 * outer if own["attention_bias"] else 0
+    biases += d if own["attention_output_bias"] else 0
+    head_norms = 2 * per_channel * own["head_dim"] if own["qk_norm"] else 0
+    attn = 2 * d * inner + 2 * d * outer + biases + head_norms
+    return attentions * attn + feedforward_parameters(own) + (attentions + 1) * each + shared
+
+
+def feedforward_parameters(own: dict) -> int:
+    """Return the number of parameters of a feed-forward layer, or of a mixture of experts."""
+    d, experts = own["hidden_dim"], own["num_experts"]
+    wide = 2 if own["feedforward"] == "glu" else 1
+
+    def layer(width: int) -> int:
+        biases = wide * width + d if own["feedforward_bias"] else 0
+        return (wide + 1) * d * width + biases
+
+    if not experts:
+        return layer(own["intermediate_dim"])
+    router = (d + own["router_bias"] + (own["router_correction_rate"] is not None)) * experts
+    count = experts * layer(own.get("expert_dim", own["intermediate_dim"])) + router
+    if own["shared_expert_dim"]:
+        count += layer(own["shared_expert_dim"]) + d * own["shared_expert_gate"]
+    return count

@@ -25,8 +25,17 @@ MODELS: dict[str, dict[str, Any]] = {
         "activation": "relu_squared",
         "pad_token_id": 7,
     },
-    "no_positions": {"positions": "none", "residual": False, "pad_token_id": None},
-    "grouped_window": {"num_key_value_heads": 1, "attention_window": 3},
+    "no_positions": {"positions": "none", "merge": "none", "pad_token_id": None},
+    "grouped_window": {
+        "num_key_value_heads": 1,
+        "attention_window": 3,
+        "block_overrides": ({}, {"attention_window": None, "intermediate_dim": 19}),
+        "merge": "layer_scale",
+        "stochastic_depth": 0.1,
+    },
+    "deep_norm": {"norm_placement": "post", "merge": "scaled", "skip_scale": "deep_norm"}
+    | {"initializer": "deep_norm"},
+    "highway": {"norm_placement": "output", "merge": "highway"},
     "keras_layer": {"attention": "layer", "activation": "gelu_tanh"},
     "encoder": {
         "kind": "encoder_only",

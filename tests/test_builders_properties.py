@@ -91,7 +91,7 @@ def test_every_source_token_changes_the_logits_of_every_target_position() -> Non
 
 
 def test_a_model_without_residual_connections_or_positions_is_causal() -> None:
-    spec = small_spec(residual=False, positions="none")
+    spec = small_spec(merge="none", positions="none")
     model = shared_model(spec)
     tokens = random_tokens(spec, padding=False)
     after = logits_of(model, replace_token(spec, tokens, 7))

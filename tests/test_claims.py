@@ -52,7 +52,7 @@ def test_claims_hold_in_small_models(name):
         ("post_norm_stream", {"norm_placement": "pre"}),
         ("pre_norm_stream", {"norm_placement": "sandwich"}),
         ("sandwich_norm_stream", {"norm_placement": "pre"}),
-        ("vanishing_gradient", {"residual": True}),
+        ("vanishing_gradient", {"merge": "add"}),
     ],
 )
 def test_a_model_of_another_kind_does_not_agree(name, other):
@@ -145,12 +145,12 @@ class Trained:
         ("glu_against_mlp", "feedforward", 0, NOT_DECIDED),
         ("rms_against_layer_norm", "norm", 0, AGREES),
         ("rms_against_layer_norm", "norm", 0.2, DISAGREES),
-        ("no_residual", "residual", 0.5, AGREES),
+        ("no_residual", "merge", 0.5, AGREES),
         ("post_norm_needs_warmup", "warmup", 0.5, AGREES),
         ("post_norm_needs_warmup", "warmup", 0, DISAGREES),
         ("pre_norm_needs_no_warmup", "warmup", -0.2, AGREES),
         ("pre_norm_needs_no_warmup", "warmup", 0.5, DISAGREES),
-        ("no_residual", "residual", 0.05, DISAGREES),
+        ("no_residual", "merge", 0.05, DISAGREES),
     ],
 )
 def test_verdicts_follow_the_losses(name, changed, by, verdict):

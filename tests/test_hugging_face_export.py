@@ -72,8 +72,8 @@ def test_the_first_family_that_implements_a_spec_is_written(tmp_path, changes, m
 
 
 def test_what_no_class_computes_is_refused_with_the_difference(tmp_path):
-    with pytest.raises(ValueError, match=r"no model of Hugging Face .* nearest.*residual=False"):
-        fm.to_hugging_face(small(residual=False), tmp_path / "new")
+    with pytest.raises(ValueError, match=r"no model of Hugging Face .* nearest.*merge='none'"):
+        fm.to_hugging_face(small(merge="none"), tmp_path / "new")
     with pytest.raises(
         ValueError, match=r"no llama .* differs in .*positions='learned' \(there 'rotary'\)"
     ):

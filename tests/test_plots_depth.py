@@ -16,9 +16,9 @@ BLOCKS = 11
 
 
 @cache
-def deep(norm_placement, residual=True):
+def deep(norm_placement, merge="add"):
     keras.utils.set_random_seed(1)
-    sizes = {"num_layers": BLOCKS, "norm_placement": norm_placement, "residual": residual}
+    sizes = {"num_layers": BLOCKS, "norm_placement": norm_placement, "merge": merge}
     return plots.depth_profile(builders.build_decoder_only(small_spec(**sizes)))
 
 
@@ -38,7 +38,7 @@ def test_a_profile_has_an_entry_for_every_sublayer_with_and_without_skip_paths()
         for block in range(BLOCKS)
         for part in ("self_attention", "feedforward")
     ]
-    residual, ablated = deep("pre"), deep("none", residual=False)
+    residual, ablated = deep("pre"), deep("none", merge="none")
     assert residual.places == tuple(f"{part}.residual" for part in parts)
     assert [place.rpartition(".")[0] for place in ablated.places] == parts
     for found in (residual, ablated):
@@ -57,7 +57,7 @@ def test_variance_grows_with_depth_in_pre_norm_but_not_in_post_norm():
 
 @pytest.mark.slow
 def test_gradients_vanish_without_skip_paths_and_bypass_sublayers_with_them():
-    ablated, residual = deep("none", residual=False), deep("pre")
+    ablated, residual = deep("none", merge="none"), deep("pre")
     assert ablated.branch_gradient[-1] > 1000 * ablated.branch_gradient[0]
     assert not any(ablated.skip_gradient)
     assert [*ablated.gradients] == ["branch"]
@@ -111,7 +111,7 @@ def test_a_profile_can_be_restricted_to_one_of_two_stacks():
     found = plots.depth_profile(plots_models.encoder_decoder(blocks=1), within="decoder")
     parts = ("self_attention", "cross_attention", "feedforward")
     assert found.places == tuple(f"decoder.block_0.{part}.residual" for part in parts)
-    plain = plots_models.encoder_decoder("pre", blocks=1, residual=False)
+    plain = plots_models.encoder_decoder("pre", blocks=1, merge="none")
     cross = plots.depth_profile(plain, within="decoder").branch_gradient[1]
     edge = "decoder.block_0.self_attention.dropout -> decoder.block_0.cross_attention.norm.inputs"
     gradient = plots.edge_gradients(plain)[edge]

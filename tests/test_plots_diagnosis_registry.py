@@ -14,6 +14,8 @@ import plots
 NORMS = {
     "pre": "Pre-norm",
     "parallel": "Pre-norm",
+    "parallel_shared_norm": "Pre-norm",
+    "output": "Res-post-norm",
     "post": "Post-norm",
     "sandwich": "Sandwich-norm",
     "none": "Norm-free",
@@ -32,8 +34,12 @@ def diagnosed(spec):
 def check_description(description, spec):
     kind = spec.kind.removesuffix("_only").replace("_", "-")
     assert description.startswith(f"{NORMS[spec.norm_placement]} Transformer {kind}: ")
-    blocks = "2 encoder blocks and 2 decoder blocks" if kind == "encoder-decoder" else "2 blocks"
-    assert f"{blocks} with {10 if kind == 'encoder-decoder' else 4} residual paths" in description
+    blocks, paths = "2 blocks", 4
+    if kind == "encoder-decoder":
+        blocks, paths = "2 encoder blocks and 2 decoder blocks", 10
+    if spec.norm_placement.startswith("parallel"):  # one for all sublayers of a block
+        paths = 4 if kind == "encoder-decoder" else 2
+    assert f"{blocks} with {paths} residual paths" in description
     assert (", final norm;" in description) == (spec.final_norm and spec.norm_placement != "post")
     assert ("causal self-attention" in description) == (kind != "encoder")
     assert ("in both directions" in description) == (kind != "decoder")
@@ -59,6 +65,9 @@ def test_nothing_looks_wrong_in_a_variant(name, kind):
     "changes",
     [
         {"norm_placement": "parallel"},
+        {"norm_placement": "parallel_shared_norm", "merge": "layer_scale"},
+        {"norm_placement": "output"},
+        {"norm_placement": "post", "merge": "scaled", "skip_scale": "deep_norm"},
         {"norm_placement": "sandwich"},
         {"positions": "alibi"},
         {"positions": "none"},
@@ -79,7 +88,7 @@ def test_ablations_without_norms_or_skip_paths_are_found(kind):
     streams = 2 if kind == "encoder_decoder" else 1
     _, findings = diagnosed(small_spec(kind=kind, norm_placement="none"))
     assert ["No norm" in finding.text for finding in findings] == [True] * streams
-    description, (finding,) = diagnosed(small_spec(kind=kind, residual=False))
+    description, (finding,) = diagnosed(small_spec(kind=kind, merge="none"))
     assert "no skip paths" in description
     assert "No skip path leads past any of the" in finding.text
 

@@ -27,6 +27,8 @@ def formulas_of(model):
         ("post", ("norm(x + self_attention(x))", "norm(x + feedforward(x))")),
         ("sandwich", ("x + norm(self_attention(norm(x)))", "x + norm(feedforward(norm(x)))")),
         ("parallel", ("x + self_attention(norm(x)) + feedforward(norm(x))",)),
+        ("output", ("x + norm(self_attention(x))", "x + norm(feedforward(x))")),
+        ("parallel_shared_norm", ("x + self_attention(norm(x)) + feedforward(norm(x))",)),
         ("none", ("x + self_attention(x)", "x + feedforward(x)")),
     ],
 )
@@ -76,7 +78,7 @@ def test_a_merge_has_its_sign(merge, formula):
 
 
 def test_a_model_without_skip_paths_has_none():
-    spec = builders.TransformerSpec(residual=False, **SIZES)
+    spec = builders.TransformerSpec(merge="none", **SIZES)
     assert formulas_of(builders.build(spec, abstract=True)) == {}
 
 

@@ -42,7 +42,14 @@ BAD_VALUES = [
     ("num_key_value_heads", 4, "divisor of num_heads=2"),
     ("head_dim", 0, "positive int"),
     ("norm_placement", "before", "post, pre"),
-    ("residual", 1, "True or False"),
+    ("merge", "addition", "add, none, scaled"),
+    ("skip_scale", -1.0, "a number from 0 to 3e+38, or the name of a rule by depth"),
+    ("skip_scale", "deepnorm", "allowed: deep_norm, or a number from 0 to 3e+38"),
+    ("skip_scale", 2.0, "1 where merge='add'"),
+    ("branch_scale", math.inf, "a number from 0"),
+    ("branch_scale", 0.5, "1 where merge='add'"),
+    ("norm_scale", True, "a number from 0"),
+    ("stochastic_depth", 1.0, "[0, 1)"),
     ("norm", "batch", "layer, rms"),
     ("norm_bias", 1, "True or False"),
     ("norm_offset", "yes", "True or False"),
@@ -96,8 +103,12 @@ BAD_VALUES = [
     ("masked_lm_head", True, "kind='encoder_only'"),
     ("scale_logits", 0, "True or False"),
     ("mask_target_padding", None, "True or False"),
-    ("full_attention_every", 0, "positive int, or None"),
-    ("full_attention_every", 2, "None where attention_window=None"),
+    ("block_overrides", None, "a tuple of mappings of fields"),
+    ("block_overrides", ({}, "positions"), "a tuple of mappings of fields"),
+    ("block_overrides", ({}, {}, {}, {}), "a pattern of at most 3 blocks"),
+    ("block_overrides", ({"hidden_dim": 7},), "can differ between blocks, unlike hidden_dim"),
+    ("block_overrides", ({"attention_window": 0},), "attention_window=0: must be a positive int"),
+    ("block_overrides", ({"positions": "rotary"},), "without other positions than 'learned'"),
     ("attention_bias", None, "True or False"),
     ("attention_output_bias", 0, "True or False"),
     ("attention_scale", 0, "positive number, or None"),
@@ -107,7 +118,6 @@ BAD_VALUES = [
     ("logit_soft_cap", float("nan"), "positive number, or None"),
     ("logit_soft_cap", "30", "positive number, or None"),
     ("qk_norm", 1, "True or False"),
-    ("residual", None, "True or False"),
     ("scale_embeddings", 1, "True or False"),
     ("tie_embeddings", "no", "True or False"),
     ("share_embeddings", 0, "True or False"),
@@ -150,6 +160,7 @@ def test_every_field_has_a_bad_value_above() -> None:
 WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "int": (-1, -1.0, True, False, 2.0, 2.5, math.nan, math.inf, "2", [2]),
     "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
+    "tuple[Mapping[str, Any], ...]": (0, True, "none", {}, [1], ({1: 2},), ({}, None)),
     "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
     "str": (0, True, math.nan, "", "nonsense", ["none"]),
 }
@@ -176,6 +187,8 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("kind", "decoder-only", "decoder_only"),
     ("norm_placement", "sandwhich", "sandwich"),
     ("norm_placement", None, "none"),
+    ("merge", "re_zero", "rezero"),
+    ("merge", None, "none"),
     ("norm", "layernorm", "layer"),
     ("positions", "rotarry", "rotary"),
     ("positions", "sinusoid", "sinusoidal"),
@@ -263,6 +276,22 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         {"positions": "relative", "relative_max_distance": 16},
         ["relative_max_distance=16", "above 16", "fewer relative_buckets"],
     ),
+    (
+        {"merge": "rezero", "skip_scale": "deep_norm"},
+        ["skip_scale='deep_norm'", "1 where merge='rezero'", "use merge='scaled'"],
+    ),
+    (
+        {"merge": "highway", "branch_scale": "inverse_sqrt_depth"},
+        ["branch_scale='inverse_sqrt_depth'", "1 where merge='highway'", "use merge='scaled'"],
+    ),
+    (
+        {"merge": "none", "stochastic_depth": 0.5},
+        ["stochastic_depth=0.5", "0 where merge='none'", "use merge='add'"],
+    ),
+    (
+        {"norm_placement": "post", "norm_scale": "inverse_sqrt_depth"},
+        ["norm_scale='inverse_sqrt_depth'", "1 where norm_placement='post'", "'pre'"],
+    ),
     ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
     ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),
     (
@@ -298,10 +327,6 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["num_encoder_layers=2", "num_layers=3 where kind='encoder_only'", "leave it out"],
     ),
     (
-        {"kind": "encoder_only", "attention_window": 5},
-        ["attention_window=5", "None where kind='encoder_only'", "leave it out"],
-    ),
-    (
         {"kind": "encoder_only", "share_embeddings": True},
         ["share_embeddings=True", "kind='encoder_only'", "tie_embeddings"],
     ),
@@ -309,7 +334,22 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         {"kind": "encoder_decoder", "num_segments": 2},
         ["num_segments=2", "0 where kind='encoder_decoder'", "kind='encoder_only'"],
     ),
-    ({"full_attention_every": 3}, ["full_attention_every=3", "attention_window=None", "give"]),
+    (
+        {"block_overrides": ({}, {"qk_norm": True}) * 2},
+        [f"block_overrides={({}, {'qk_norm': True}) * 2}", "at most 3 blocks", "shorten it"],
+    ),
+    (
+        {"block_overrides": ({"norm": "rms"},)},
+        ["block_overrides=({'norm': 'rms'},)", "unlike norm", "set norm for the whole model"],
+    ),
+    (
+        {"block_overrides": ({"num_key_value_heads": 3},)},
+        ["block_overrides=({'num_key_value_heads': 3},)", "must be a divisor of num_heads=2"],
+    ),
+    (
+        {"positions": "none", "block_overrides": ({}, {"positions": "sinusoidal"})},
+        ["block_overrides=({}, {'positions': 'sinusoidal'})", "'none'", "use positions='rotary'"],
+    ),
     (
         {"attention": "layer", "positions": "alibi"},
         ["positions='alibi'", "attention='layer'", "use attention='graph'"],
@@ -425,13 +465,19 @@ def test_replace_and_from_json_suggest_the_closest_field_and_how_to_list_all() -
         assert str(error.value).endswith(f"`functional-models fields` lists all {number}")
 
 
+def test_an_unknown_field_of_a_block_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"block_overrides: .*'window' \(did you mean") as error:
+        spec_of(block_overrides=({"window": 3},))
+    assert "rotary_base" in str(error.value)
+
+
 INVALID_JSON: list[tuple[str, str]] = [
     ("", "JSON object"),
     ("{", "JSON object"),
     ("[1, 2]", "JSON object.*list"),
     ("{}", "vocabulary_size"),
     (json.dumps({"vocabulary_size": 31}), "num_layers.*hidden_dim.*num_heads"),
-    (json.dumps({**SIZES, "format": 2}), "format 2.*upgrade"),
+    (json.dumps({**SIZES, "format": 3}), "format 3.*upgrade"),
     (json.dumps({**SIZES, "positions": ["learned"]}), "positions.*learned"),
 ]
 
@@ -484,6 +530,7 @@ def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
 def test_every_error_of_a_spec_is_tested_above(own_feedforward: dict[str, Any]) -> None:
     attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
     attempts += [lambda: spec_of(**own_feedforward, **EXPERTS)]
+    attempts += [lambda: spec_of(block_overrides=({"window": 3},))]
     attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
     attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in CONFLICTING_VALUES]
     attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in INVALID_JSON]

@@ -104,7 +104,7 @@ def test_measuring_changes_no_weight_no_seed_and_no_random_state():
 
 
 def test_without_skip_paths_the_branch_is_the_stream():
-    found = measured(text_model("decoder_only", residual=False).model)
+    found = measured(text_model("decoder_only", merge="none").model)
     for place in ("decoder.block_0.self_attention", "decoder.block_0.feedforward"):
         assert found["stream_rms", place].value == found["branch_rms", place].value > 0
         assert found["branch_gradient_rms", place].value > 0

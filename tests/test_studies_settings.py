@@ -37,10 +37,16 @@ def test_a_grid_trains_every_combination_of_every_spec():
 
 
 def test_an_ablation_changes_one_field_at_a_time():
-    settings = make_settings({"one": SPEC}, RECIPE, ablate=["residual", "warmup_steps=0"])
-    assert [s.name for s in settings] == ["one", "one, residual=False", "one, warmup_steps=0"]
-    assert [s.spec.residual for s in settings] == [True, False, True]
-    assert [s.recipe.warmup_steps for s in settings] == [None, None, 0]
+    ablate = ["scale_embeddings", "merge=none", "warmup_steps=0"]
+    settings = make_settings({"one": SPEC}, RECIPE, ablate=ablate)
+    assert [s.name for s in settings] == [
+        "one",
+        "one, scale_embeddings=True",
+        "one, merge=none",
+        "one, warmup_steps=0",
+    ]
+    assert [s.spec.merge for s in settings] == ["add", "add", "none", "add"]
+    assert [s.recipe.warmup_steps for s in settings] == [None, None, None, 0]
 
 
 def test_every_setting_is_trained_with_every_rate():
@@ -60,9 +66,9 @@ def test_every_setting_is_trained_with_every_rate():
         ({"grid": {"num_layers": [0]}}, "one, num_layers=0: num_layers=0"),
         ({"grid": {"seed": [0, 1]}}, "give seeds="),
         ({"grid": {"batch_size": [0]}}, "one, batch_size=0: batch_size=0: must be 1 or more"),
-        ({"grid": {"num_heads": [2]}, "ablate": ["residual"]}, "give grid or ablate, not both"),
+        ({"grid": {"num_heads": [2]}, "ablate": ["qk_norm"]}, "give grid or ablate, not both"),
         ({"ablate": ["hidden_dim"]}, "ablate: hidden_dim is 14, not True or False"),
-        ({"ablate": ["residul"]}, "did you mean 'residual'?"),
+        ({"ablate": ["qknorm"]}, "did you mean 'qk_norm'?"),
         ({"ablate": ["norm_placement=above"]}, "one, norm_placement=above: "),
         ({"learning_rates": [-1.0]}, "learning_rate=-1.0: must be above 0"),
     ],

@@ -249,10 +249,10 @@ def sandwich_norm_stream(
     "first averages the gradients of the positions.",
 )
 def vanishing_gradient(
-    residual: bool = False, width: int = 128, num_layers: int = 12, seeds: int = 4
+    merge: str = "none", width: int = 128, num_layers: int = 12, seeds: int = 4
 ) -> Measured:
     """Measure the gradient of the input of every block, and fit an exponential."""
-    spec = analysed_spec("none", num_layers, width, residual=residual)
+    spec = analysed_spec("none", num_layers, width, merge=merge)
     model = builders.build(spec)
     rows = []
     for seed in range(seeds):

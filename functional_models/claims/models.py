@@ -25,7 +25,7 @@ TOKENS = 16
 
 
 def analysed_spec(
-    norm_placement: str, num_layers: int, width: int, *, residual: bool = True
+    norm_placement: str, num_layers: int, width: int, *, merge: str = "add"
 ) -> builders.TransformerSpec:
     """Return the spec of an encoder in the setting of the analysis.
 
@@ -41,7 +41,7 @@ def analysed_spec(
         num_heads=1,
         positions="none",
         norm_placement=norm_placement,
-        residual=residual,
+        merge=merge,
         activation="relu",
         initializer="normal",
         initializer_range=width**-0.5,

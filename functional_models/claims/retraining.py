@@ -80,7 +80,7 @@ def _stream(model: keras.Model, spec: builders.TransformerSpec) -> keras.Model:
     Without skip paths this is the last branch.
     """
     block = f"decoder.block_{spec.num_layers - 1}.feedforward"
-    last = f"{block}.{'residual' if spec.residual else 'down'}"
+    last = f"{block}.{'down' if spec.merge == 'none' else 'residual'}"
     return keras.Model(model.input, model.get_layer(last).output)
 
 

@@ -72,9 +72,9 @@ def glu_against_mlp(trainer: Trainer, feedforward: str = "glu") -> Measured:
     band=f"the 95 % interval of the difference is above {MUCH}",
     setting=f"Pre-norm with and without the skip paths. {BASE}",
 )
-def no_residual(trainer: Trainer, residual: bool = False) -> Measured:
+def no_residual(trainer: Trainer, merge: str = "none") -> Measured:
     """Compare the losses with and without skip paths."""
-    runs = {"skip paths": trainer.runs(), "none": trainer.runs(residual=residual)}
+    runs = {"skip paths": trainer.runs(), "none": trainer.runs(merge=merge)}
     test = difference(runs["none"], runs["skip paths"])
     return loss_result(is_above(test, MUCH), f"Without - with skip paths: {test.text}.", runs)
 

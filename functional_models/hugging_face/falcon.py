@@ -1,7 +1,4 @@
-"""Falcon, GPT-J and Phi, whose sublayers may share one norm; MPT.
-
-A shared norm becomes two norms with equal weights, one before each sublayer: the same outputs.
-"""
+"""Falcon, GPT-J and Phi, whose sublayers may share one norm; MPT."""
 
 from __future__ import annotations
 
@@ -36,6 +33,8 @@ from functional_models.hugging_face.silent import (
 )
 
 _BLOCK, _H, _LAYER = "decoder.block_{i}", "h.{i}", "layers.{i}"
+_SHARED_NORM = {**forms.NEOX, "norm_placement": "parallel_shared_norm"}
+_NORM = "input_layernorm"
 _ROLES = ("query", "key", "value")
 
 # Falcon -----------------------------------------------------------------------------------------
@@ -55,18 +54,24 @@ def _falcon_blocks(config: Config) -> dict[str, Any]:
         )
     if not new:
         heads = 1 if config["multi_query"] else None
-    parallel = new or config["parallel_attn"]
-    fields = {"num_key_value_heads": heads, "norm_placement": "parallel" if parallel else "pre"}
+    placement = "pre"
+    if new or config["parallel_attn"]:
+        has_two = new and config["num_ln_in_parallel_attn"] != 1
+        placement = "parallel" if has_two else "parallel_shared_norm"
+    fields = {"num_key_value_heads": heads, "norm_placement": placement}
     return fields | dict.fromkeys(("attention_bias", "feedforward_bias"), config["bias"])
 
 
 def _written_falcon_blocks(spec: TransformerSpec) -> dict[str, Any]:
-    """Write parallel sublayers as the new architecture, in which each has a norm of its own."""
-    parallel = spec.norm_placement == "parallel"
+    """Write the new architecture where only that has the norms, or the groups of heads."""
+    has_two = spec.norm_placement == "parallel"
+    shares = spec.norm_placement == "parallel_shared_norm"
+    grouped = spec.num_key_value_heads not in (1, spec.num_heads)
+    new = has_two or (shares and grouped)
     return {
-        "new_decoder_architecture": parallel,
-        "num_ln_in_parallel_attn": 2 if parallel else None,
-        "parallel_attn": parallel,
+        "new_decoder_architecture": new,
+        "num_ln_in_parallel_attn": 1 + has_two if new else None,
+        "parallel_attn": has_two or shares,
         "multi_query": spec.num_key_value_heads == 1,
         "num_kv_heads": spec.num_key_value_heads,
         "bias": spec.feedforward_bias,
@@ -87,18 +92,15 @@ def _groups(number: int) -> Callable[[np.ndarray, TransformerSpec], np.ndarray]:
 
 
 def _falcon_layers(spec: TransformerSpec, config: Config) -> Layers:
-    if config["new_decoder_architecture"]:
-        two = config["num_ln_in_parallel_attn"] != 1
-        norms = ("ln_attn", "ln_mlp") if two else ("input_layernorm", "input_layernorm")
-    else:
-        last = "input_layernorm" if config["parallel_attn"] else "post_attention_layernorm"
-        norms = ("input_layernorm", last)
+    last = "post_attention_layernorm"
+    first, last = ("ln_attn", "ln_mlp") if spec.norm_placement == "parallel" else (_NORM, last)
     return {
         "decoder.token_embedding": "word_embeddings",
-        f"{_BLOCK}.self_attention.norm": f"{_H}.{norms[0]}",
+        f"{_BLOCK}.norm": f"{_H}.{_NORM}",
+        f"{_BLOCK}.self_attention.norm": f"{_H}.{first}",
         **fused(f"{_H}.self_attention.query_key_value", _groups),
         f"{_BLOCK}.self_attention.output": f"{_H}.self_attention.dense",
-        f"{_BLOCK}.feedforward.norm": f"{_H}.{norms[1]}",
+        f"{_BLOCK}.feedforward.norm": f"{_H}.{last}",
         f"{_BLOCK}.feedforward.up": f"{_H}.mlp.dense_h_to_4h",
         f"{_BLOCK}.feedforward.down": f"{_H}.mlp.dense_4h_to_h",
         "decoder.final_norm": "ln_f",
@@ -176,7 +178,7 @@ def _halves(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
 _GPTJ = Family(
     model_types=("gptj",),
     heads={"GPTJForCausalLM": {}},
-    constants={**forms.NEOX, "attention_bias": False, "logit_bias": True},
+    constants={**_SHARED_NORM, "attention_bias": False, "logit_bias": True},
     fields=GPT_FIELDS,
     rules=(
         activation("activation_function"),
@@ -218,12 +220,11 @@ _GPTJ = Family(
     prefix="transformer.",
     layers={
         "decoder.token_embedding": "wte",
-        f"{_BLOCK}.self_attention.norm": f"{_H}.ln_1",
+        f"{_BLOCK}.norm": f"{_H}.ln_1",
         f"{_BLOCK}.self_attention.query": Place(f"{_H}.attn.q_proj.weight", part=_halves),
         f"{_BLOCK}.self_attention.key": Place(f"{_H}.attn.k_proj.weight", part=_halves),
         f"{_BLOCK}.self_attention.value": f"{_H}.attn.v_proj",
         f"{_BLOCK}.self_attention.output": f"{_H}.attn.out_proj",
-        f"{_BLOCK}.feedforward.norm": f"{_H}.ln_1",
         f"{_BLOCK}.feedforward.up": f"{_H}.mlp.fc_in",
         f"{_BLOCK}.feedforward.down": f"{_H}.mlp.fc_out",
         "decoder.final_norm": "ln_f",
@@ -236,7 +237,7 @@ _GPTJ = Family(
 _PHI = Family(
     model_types=("phi",),
     heads={"PhiForCausalLM": {}},
-    constants={**forms.NEOX, "logit_bias": True},
+    constants={**_SHARED_NORM, "logit_bias": True},
     fields={
         "vocab_size": "vocabulary_size",
         "hidden_size": "hidden_dim",
@@ -268,10 +269,9 @@ _PHI = Family(
     prefix="model.",
     layers={
         "decoder.token_embedding": "embed_tokens",
-        f"{_BLOCK}.self_attention.norm": f"{_LAYER}.input_layernorm",
+        f"{_BLOCK}.norm": f"{_LAYER}.{_NORM}",
         **{f"{_BLOCK}.self_attention.{x}": f"{_LAYER}.self_attn.{x[0]}_proj" for x in _ROLES},
         f"{_BLOCK}.self_attention.output": f"{_LAYER}.self_attn.dense",
-        f"{_BLOCK}.feedforward.norm": f"{_LAYER}.input_layernorm",
         f"{_BLOCK}.feedforward.up": f"{_LAYER}.mlp.fc1",
         f"{_BLOCK}.feedforward.down": f"{_LAYER}.mlp.fc2",
         "decoder.final_norm": "final_layernorm",

@@ -87,7 +87,7 @@ def compare(
             determines weights, dropout and order of the data. Three or more show a difference.
         baseline: The setting that others are compared with; by default the first.
         grid: Values to try by field of spec or recipe, such as `{"num_layers": [2, 4]}`.
-        ablate: Changes to make one at a time, such as `["residual", "warmup_steps=0"]`.
+        ablate: Changes to make one at a time, such as `["merge=none", "warmup_steps=0"]`.
         learning_rates: Rates to try for every setting; the best is chosen by validation loss.
         match: "parameters" or "flops": change `intermediate_dim`, so that settings are as large
             as the first.

@@ -179,7 +179,7 @@ def _name(spec: Spec) -> str:
         return spec
     if not isinstance(spec, builders.TransformerSpec):
         raise TypeError(f"compare takes variants and specs, given {type(spec).__name__}")
-    return f"{spec.norm_placement}_norm_{spec.positions}" + ("" if spec.residual else "_no_skips")
+    return f"{spec.norm_placement}_norm_{spec.positions}" + "_no_skips" * (spec.merge == "none")
 
 
 def sized_specs(

@@ -11,8 +11,8 @@ from typing import Any
 
 import builders
 from builders.errors import unknown_name
+from functional_models.field_values import parse_field
 from functional_models.recipe import Recipe
-from plots.parsing import parse_value
 
 Spec = str | builders.TransformerSpec
 
@@ -60,7 +60,7 @@ def make_settings(
         recipe: The common recipe.
         grid: Values to try, by field of the spec or of the recipe: every spec is trained with
             every combination.
-        ablate: Changes to make one at a time to every spec: "residual" switches a field that is
+        ablate: Changes to make one at a time to every spec: "qk_norm" switches a field that is
             True or False, "warmup_steps=0" sets one. The unchanged spec is trained too.
         learning_rates: Rates to try for every setting.
 
@@ -105,7 +105,7 @@ def _ablation(text: str, spec: builders.TransformerSpec) -> dict[str, Any]:
     field, equals, value = str(text).partition("=")
     _check_field(field)
     if equals:
-        return {field: parse_value(value)}
+        return {field: parse_field(field, value)}
     now = getattr(spec, field, None)
     if not isinstance(now, bool):
         raise ValueError(f"ablate: {field} is {now!r}, not True or False; write {field}=VALUE")

@@ -222,8 +222,9 @@ def _final_norm_in_words(graph: Graph, streams: Sequence[Stream]) -> str:
     roots = [stream.root for stream in streams]
     ends = [stream.paths[-1] for stream in streams if stream.has_token_norms(graph)]
     last = [p for p in ends if not any(r in flow.descendants(p.target) for r in roots)] or ends
-    pre = [path.target for path in last if path.placement in ("pre", "sandwich")]
-    return ", final norm" if pre and all(meets_a_norm(graph, end) for end in pre) else ""
+    on_branch = [path.target for path in last if path.norms and not path.norm_on_stream]
+    is_normed = on_branch and all(meets_a_norm(graph, end) for end in on_branch)
+    return ", final norm" if is_normed else ""
 
 
 def _attentions_in_words(

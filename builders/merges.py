@@ -1,0 +1,179 @@
+"""Merges: the ways to read a residual stream and to write to it, one class for each `merge`.
+
+Norm placements use a stream through `read` and `write` alone:
+
+    x = write(part, x, f(part, norm(part, read(part, x))))
+
+so every placement works with every merge, also with one whose stream is more than one tensor of
+the shape (b, t, d). A merge asks the scope of the sublayer, `part`, for its layers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import keras
+from keras import KerasTensor
+
+from builders.components import component, register_component
+from builders.depth import depth_factor
+from builders.elementwise import scale
+from builders.initializers import initializer
+from builders.scope import LayerScope
+
+Tensor = Any
+
+GATE_BIAS = -2.0
+"""First bias of a highway's gate, which then passes about an eighth of a branch. Srivastava et al.
+2015 propose negative values such as -1 and -3."""
+
+
+class Merge(ABC):
+    """The base class of merges; see the module docstring."""
+
+    def read(self, scope: LayerScope, stream: Tensor) -> Tensor:
+        """Wire what a sublayer reads from the stream, (b, t, d)."""
+        return stream
+
+    @abstractmethod
+    def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+        """Wire the stream after a sublayer with this output, (b, t, d)."""
+
+
+def read(scope: LayerScope, stream: Tensor) -> Tensor:
+    """Wire what a sublayer reads from the stream, (b, t, d)."""
+    return _merge(scope).read(scope, stream)
+
+
+def write(scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+    """Wire the stream after a sublayer with this output, (b, t, d), which training may drop."""
+    return _merge(scope).write(scope, stream, drop_branch(scope, output))
+
+
+def _merge(scope: LayerScope) -> Merge:
+    merge: Merge = component("merge", scope.spec.merge)()
+    return merge
+
+
+def drop_branch(scope: LayerScope, output: Tensor) -> Tensor:
+    """Wire stochastic depth: in training, drop whole branches of some rows (Huang et al. 2016).
+
+    The rate grows linearly with depth, from 1 / L of the spec's in the first of L blocks (section
+    3). Branches that are kept are divided by the probability of that, so that inference is
+    unchanged.
+    """
+    blocks = scope.spec.num_blocks(scope.path[0])
+    rate = scope.spec.stochastic_depth * (scope.block_index + 1) / blocks
+    if not rate:
+        return output
+    layer = scope.layer("stochastic_depth", keras.layers.Dropout, rate, noise_shape=(None, 1, 1))
+    return layer(output)
+
+
+@register_component("merge", "add")
+class Add(Merge):
+    """x + f (He et al. 2016)."""
+
+    def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+        return scope.layer("residual", keras.layers.Add)([stream, output])
+
+
+@register_component("merge", "none")
+class NoSkip(Merge):
+    """f alone: without skip paths, for ablations."""
+
+    def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+        return output
+
+
+@register_component("merge", "scaled")
+class Scaled(Add):
+    """skip_scale * x + branch_scale * f (DeepNorm; Granite, MiniCPM)."""
+
+    def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+        stream = scale(scope, "skip_scale", depth_factor(scope, "skip_scale"), stream)
+        output = scale(scope, "branch_scale", depth_factor(scope, "branch_scale"), output)
+        return super().write(scope, stream, output)
+
+
+@register_component("merge", "rezero")
+class LearnedFactor(Add):
+    """x + a f with one trained number a (Bachlechner et al. 2020; De and Smith 2020, SkipInit)."""
+
+    width: int | None = 1
+
+    def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+        start = depth_factor(scope, "branch_scale")
+        output = scope.layer("branch_scale", LearnedScale, self.width, start)(output)
+        return super().write(scope, stream, output)
+
+
+@register_component("merge", "layer_scale")
+class LearnedFactors(LearnedFactor):
+    """x + a f with a trained number for each channel (Touvron et al. 2021, CaiT, section 2)."""
+
+    width = None
+
+
+@register_component("merge", "highway")
+class Highway(Merge):
+    """g f + (1 - g) x, with the gate g = sigmoid(W x + b) (Srivastava et al. 2015, section 2)."""
+
+    def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+        d = scope.spec.hidden_dim
+        gate = scope.layer(
+            "transform_gate",
+            keras.layers.Dense,
+            d,
+            activation="sigmoid",
+            kernel_initializer=initializer(scope, "transform_gate", fan_in=d, fan_out=d),
+            bias_initializer=keras.initializers.Constant(GATE_BIAS),
+        )(stream)
+        branch = scope.layer("gated_branch", keras.layers.Multiply)([output, gate])
+        carry = scope.layer("carry_gate", Complement)(gate)
+        skip = scope.layer("gated_skip", keras.layers.Multiply)([stream, carry])
+        return scope.layer("residual", keras.layers.Add)([skip, branch])
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class LearnedScale(keras.layers.Layer):
+    """x times trained numbers, `scale` (width,), on the last axis: (b, t, d) -> same.
+
+    Args:
+        width: 1, or `None` for the width of x.
+        start: the value of all numbers before training.
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
+
+    def __init__(self, width: int | None = None, start: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.width = width
+        self.start = start
+
+    def build(self, input_shape: Any) -> None:
+        self.scale = self.add_weight(
+            name="scale",
+            shape=(self.width or input_shape[-1],),
+            initializer=keras.initializers.Constant(self.start),
+        )
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
+        return KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "width": self.width, "start": self.start}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class Complement(keras.layers.Layer):
+    """1 - x, for gates: any shape -> same."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
+
+    def call(self, x: Tensor) -> Tensor:
+        return 1 - x
