@@ -134,7 +134,7 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return config["new_decoder_architecture"] == (key == "num_kv_heads")
     types = config.get("layer_types")
     if types is None:
-        return True
+        return key != "sliding_window" or config.get("use_sliding_window", True)
     return key not in WINDOW_KEYS or (key, "sliding_attention" in types) == ("sliding_window", True)
 
 
