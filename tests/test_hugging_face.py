@@ -46,7 +46,15 @@ def outputs(model: Any, stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 # Cases of another wiring or layout than all quick ones are quick too.
 SLOW = (
     *("bloom_untied", "camembert", "distilbert_base", "electra_base", "falcon_one_norm", "gemma"),
-    *("gptj_tied", "llama_base", "llama_linear", "mbart_untied", "mistral_tied", "mpt_options"),
+    *(
+        "gpt_neo_options",
+        "gptj_tied",
+        "llama_base",
+        "llama_linear",
+        "mbart_untied",
+        "mistral_tied",
+        "mpt_options",
+    ),
     *("mt5", "mt5_tied", "opt_options", "pegasus", "phi3_partial", "phi_grouped", "qwen3_windows"),
     *("stablelm", "starcoder2_plain", "t5_options", "xlm_roberta", "bert_untied", "electra"),
 )
@@ -126,7 +134,7 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return config["new_decoder_architecture"] == (key == "num_kv_heads")
     types = config.get("layer_types")
     if types is None:
-        return True
+        return key != "sliding_window" or config.get("use_sliding_window", True)
     return key not in WINDOW_KEYS or (key, "sliding_attention" in types) == ("sliding_window", True)
 
 
