@@ -20,11 +20,15 @@ FOLDERS, FILE = GOLDEN / "hugging_face", GOLDEN / "generated.json"
 CASES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {},
-    "gemma2": {},
+    # Padding is masked here wherever it stands, and there only in prompts.
+    "gemma2": {"suppress_tokens": [0], "renormalize_logits": True},
     "gpt_neox": {},
     "bart": {"forced_eos_token_id": "eos"},
     "t5": {},
-    "marian": {"bad_words_ids": [[30]], "forced_eos_token_id": "eos"},
+    "marian": {
+        **{"bad_words_ids": [[30]], "renormalize_logits": True},
+        **{"forced_eos_token_id": "eos"},
+    },
     "mbart": {"forced_bos_token_id": 7},
 }
 SETTINGS: tuple[dict[str, Any], ...] = (
