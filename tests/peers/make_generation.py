@@ -2,7 +2,7 @@
 
 Needs torch and transformers (`pip install '.[peers]'`):
 
-    python tests/peers/make_generation.py
+    PYTHONPATH=tests python tests/peers/make_generation.py
 """
 
 import json
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from golden_folders import GOLDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-FOLDERS, FILE = GOLDEN / "hugging_face", GOLDEN / "generated.json"
+FILE = Path(__file__).parent.parent / "golden" / "generated.json"
 
 # Keys of the configuration of generation, besides the end token, which is chosen below.
 CASES: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def load(name: str) -> Any:
 
     return (
         getattr(transformers, MODELS[name][0])
-        .from_pretrained(FOLDERS / name, dtype=torch.float32, attn_implementation="eager")
+        .from_pretrained(GOLDEN / name, dtype=torch.float32, attn_implementation="eager")
         .eval()
     )
 
