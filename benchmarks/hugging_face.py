@@ -68,7 +68,7 @@ def write_folder(name: str, folder: Path) -> None:
     spec = builders.TransformerSpec(**family.spec_fields(config, head))
     with_one = spec.replace(num_layers=1)
     tensors = model_tensors(builders.build(with_one), with_one, family, config)
-    shapes = {}
+    shapes: dict[str, Any] = {}
     for key, array in tensors.items():
         blocks = range(spec.num_layers) if ".0." in key else (0,)
         shapes |= {key.replace(".0.", f".{i}."): array.shape for i in blocks}

@@ -134,7 +134,7 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return config["new_decoder_architecture"] == (key == "num_kv_heads")
     types = config.get("layer_types")
     if types is None:
-        return True
+        return key != "sliding_window" or config.get("use_sliding_window", True)
     return key not in WINDOW_KEYS or (key, "sliding_attention" in types) == ("sliding_window", True)
 
 
@@ -180,8 +180,7 @@ def test_windows_follow_from_the_first_block_that_has_them() -> None:
     assert spec_of(config).windows == (5, 5)
     assert spec_of({**config, "max_window_layers": 2}).windows == (None, None)
     assert spec_of({**config, "use_sliding_window": False}).windows == (None, None)
-    with pytest.raises(ValueError, match="full_attention, sliding_attention: a spec has full"):
-        spec_of({**config, "max_window_layers": 1})
+    assert spec_of({**config, "max_window_layers": 1}).windows == (None, 5)
     for types in ([], ["full_attention"], "full_attention", ["full_attention", "chunked"]):
         with pytest.raises(ValueError, match="layer_types"):
             spec_of({**config, "layer_types": types})

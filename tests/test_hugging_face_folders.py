@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,23 @@ def test_a_damaged_folder_is_refused(
     damage(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         refused(folder)
+
+
+def test_a_gguf_file_needs_its_package(
+    copy: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)  # an import raises an error
+    path = (folder := copy()) / "model.gguf"
+    (folder / SINGLE).rename(path)
+    with pytest.raises(FileNotFoundError, match=r"model.gguf holds the whole model as GGUF: give"):
+        refused(folder)
+    with pytest.raises(ImportError, match=r"pip install 'functional-models\[gguf\]'"):
+        fm.from_hugging_face(path)
+    assert main(["import", str(path), "--to", str(folder / "to")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "install it: pip install" in line
 
 
 def test_a_configuration_without_sizes_names_them(copy: Callable[..., Path]) -> None:

@@ -40,6 +40,8 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 11}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
+# PyTorch multiplies experts whose widths are multiples of 16 bytes.
+EXPERTS = {**LLAMA, "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 GEMMA2 = {
     **LLAMA,
     "num_hidden_layers": 3,
@@ -217,6 +219,21 @@ CASES: dict[str, Case] = {
     "starcoder2_plain": (
         "Starcoder2ForCausalLM",
         {**LAYER_NORM, "use_bias": False, "tie_word_embeddings": False, "norm_epsilon": 0.03},
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        {**LLAMA, "intermediate_size": 20, "num_local_experts": 5, "sliding_window": 5},
+    ),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        {key: value for key, value in EXPERTS.items() if key != "head_dim"}
+        | {"hidden_size": 24, "shared_expert_intermediate_size": 11},
+    ),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", EXPERTS),
+    "qwen3_moe_options": (
+        "Qwen3MoeForCausalLM",
+        {**EXPERTS, "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 5}
+        | {"attention_bias": True, "tie_word_embeddings": True},
     ),
     "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
     "gpt_neox_options": (
