@@ -14,11 +14,15 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from reference import reference_logits
 from small_models import ALL_KINDS, SOURCE_LENGTH, flatten_outputs, relative_error
+from small_specs import expert_values
 
 import builders
 from builders.components import SHIPPED
 
 RATES = st.sampled_from((0.0, 0.3))  # inactive at inference, but its layers are wired
+
+
+WITH_FIRST_NORMS = ("pre", "sandwich", "parallel")  # before each sublayer
 
 
 def shipped(field: str) -> st.SearchStrategy[str]:
@@ -62,6 +66,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "attention_window": either(None, draw(some)),
         "attention_bias": draw(flag),
         "scale_embeddings": draw(flag),
+        "norm_gain": either(True, True, False),
         "tie_embeddings": draw(flag),
         "logit_bias": draw(flag),
         "scale_logits": draw(flag),
@@ -82,7 +87,11 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
     rms = values["norm"] == "rms"
     values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
-    values["norm_offset"] = rms and draw(flag)
+    values["norm_offset"] = rms and values["norm_gain"] and draw(flag)
+    values["attention_norm"] = values["norm_placement"] not in WITH_FIRST_NORMS or draw(flag)
+    scale = st.none() | st.floats(0.3, 3)
+    values["embedding_scale"] = None if values["scale_embeddings"] else draw(scale)
+    values["logit_scale"] = None if values["scale_logits"] else draw(scale)
     if values["merge"] == "none":
         values["stochastic_depth"] = 0.0
     encodes = values["kind"] == "encoder_only"
@@ -98,6 +107,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
+    values |= draw(expert_values())
     values["block_overrides"] = draw(overrides(values))
     return values
 
@@ -123,7 +133,10 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
         choices["rotary_base"] = st.floats(2, 1e6)
     if values["norm_placement"] == "none":  # as above, where nothing may square the stream again
         del choices["feedforward"], choices["activation"]
+    if values["num_experts"]:
+        choices["num_experts"] = st.just(0)
     pattern = draw(st.lists(st.fixed_dictionaries({}, optional=choices), max_size=2))
+    pattern = [one | {"num_active_experts": 0} if "num_experts" in one else one for one in pattern]
     return tuple(pattern[: values["num_layers"]])
 
 
@@ -184,6 +197,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": None,
         "attention_soft_cap": None,
         "qk_norm": False,
+        "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
     }
     if attention == "layer":
         return values

@@ -19,6 +19,8 @@ imports neither Keras nor this project, so that the two implementations share no
 * Wang et al. 2022, "DeepNet"; Bachlechner et al. 2020, "ReZero"; Touvron et al. 2021, "Going deeper
   with Image Transformers" (LayerScale); Srivastava et al. 2015, "Highway Networks"; Sun et al.
   2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
+* Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
+  "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -57,7 +59,9 @@ def fill_derived_fields(spec: Spec) -> dict:
         "num_key_value_heads": spec["num_heads"],
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
-        "norm_bias": spec["norm"] == "layer",
+        "norm_bias": spec["norm"] == "layer" and spec["norm_gain"],
+        "embedding_scale": None,
+        "logit_scale": None,
         "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4}.get(spec["merge"], 1.0),
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
@@ -67,6 +71,8 @@ def fill_derived_fields(spec: Spec) -> dict:
         "logit_soft_cap": None,
         "attention_window": None,
         "pad_token_id": None,
+        "num_active_groups": spec["num_expert_groups"],
+        "router_correction_rate": None,
     }
     return derived | {field: value for field, value in spec.items() if value is not None}
 
@@ -106,15 +112,33 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
 
 def normalize(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
     """Apply the norm of the spec over the last axis."""
+    x = divide_by_spread(spec, x)
     if spec["norm"] == "rms":
-        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
-        return x * (weights[f"{name}.scale"] + (1.0 if spec["norm_offset"] else 0.0))
+        gain = weights[f"{name}.scale"] if spec["norm_gain"] else 1.0
+        return x * (gain + (1.0 if spec["norm_offset"] else 0.0))
+    x = x * weights[f"{name}.gamma"] if spec["norm_gain"] else x
+    return x + weights[f"{name}.beta"] if spec["norm_bias"] else x
+
+
+def divide_by_spread(spec: dict, x: np.ndarray) -> np.ndarray:
+    """Apply the norm of the spec without its weights."""
+    if spec["norm"] == "rms":
+        return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
     if spec["norm"] != "layer":
         raise ValueError(f"the reference has no norm {spec['norm']!r}")
     mean = x.mean(axis=-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
-    x = (x - mean) / np.sqrt(variance + spec["norm_epsilon"]) * weights[f"{name}.gamma"]
-    return x + weights[f"{name}.beta"] if spec["norm_bias"] else x
+    return (x - mean) / np.sqrt(variance + spec["norm_epsilon"])
+
+
+def normalize_heads(spec: dict, weights: Weights, name: str, heads: np.ndarray) -> np.ndarray:
+    """Apply the norm of queries or keys (b, t, n, h)."""
+    if spec["qk_norm_heads"] == "joint":
+        together = heads.reshape(*heads.shape[:2], -1)
+        return normalize(spec, weights, name, together).reshape(heads.shape)
+    if spec["qk_norm_heads"] == "separate":
+        return divide_by_spread(spec, heads) * weights[f"{name}.scale"]
+    return normalize(spec, weights, name, heads)
 
 
 def soft_cap(x: np.ndarray, cap: float | None) -> np.ndarray:
@@ -147,7 +171,7 @@ def attention(
         heads = np.einsum("bsd,dnh->bsnh", inputs, weights[f"{name}.{role}.kernel"])
         heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
         if spec["qk_norm"] and role != "value":
-            heads = normalize(spec, weights, f"{name}.{role}_norm", heads)
+            heads = normalize_heads(spec, weights, f"{name}.{role}_norm", heads)
         if spec["positions"] == "rotary" and role != "value" and bias is not None:
             heads = rotate(spec, heads)
         return heads
@@ -166,10 +190,16 @@ def attention(
     return output + weights[f"{name}.output.bias"] if spec["attention_output_bias"] else output
 
 
-def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
+def feedforward(
+    spec: dict, weights: Weights, name: str, x: np.ndarray, expert: int | None = None
+) -> np.ndarray:
+    """Return the output of a feed-forward layer, or of an expert: x (..., d) -> (..., d)."""
+
     def dense(role: str, inputs: np.ndarray) -> np.ndarray:
-        outputs = inputs @ weights[f"{name}.{role}.kernel"]
-        return outputs + weights[f"{name}.{role}.bias"] if spec["feedforward_bias"] else outputs
+        kernel, bias = (weights.get(f"{name}.{role}.{part}") for part in ("kernel", "bias"))
+        if expert is not None:
+            kernel, bias = kernel[expert], None if bias is None else bias[expert]
+        return inputs @ kernel + bias if spec["feedforward_bias"] else inputs @ kernel
 
     if spec["feedforward"] == "glu":
         inner = activation(spec["activation"], dense("gate", x)) * dense("up", x)
@@ -178,6 +208,44 @@ def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.nd
     else:
         raise ValueError(f"the reference has no feed-forward {spec['feedforward']!r}")
     return dense("down", inner)
+
+
+def choose_experts(spec: dict, scores: np.ndarray, correction: np.ndarray) -> list[int]:
+    """Return the experts of one token with scores (e,)."""
+    preference = scores + correction
+    groups = np.split(np.arange(len(scores)), spec["num_expert_groups"])
+    highest = [np.sort(preference[group])[::-1][: spec["group_score_experts"]] for group in groups]
+    best = sorted(range(len(groups)), key=lambda g: -highest[g].sum())[: spec["num_active_groups"]]
+    allowed = [expert for g in best for expert in groups[g]]
+    return sorted(allowed, key=lambda expert: -preference[expert])[: spec["num_active_experts"]]
+
+
+def mixture(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    """Return the weighted sum of the outputs of each token's experts: (b, t, d) -> (b, t, d)."""
+    logits = x @ weights[f"{name}.router.kernel"]
+    logits = logits + weights[f"{name}.router.bias"] if spec["router_bias"] else logits
+    scores = softmax(logits)
+    if spec["router_scores"] == "sigmoid":
+        scores = 1.0 / (1.0 + np.exp(-logits))
+    correction = np.zeros(spec["num_experts"])
+    if spec["router_correction_rate"] is not None:
+        correction = weights[f"{name}.top_experts.correction"]
+    output = np.zeros_like(x)
+    for row in np.ndindex(x.shape[:2]):
+        chosen = choose_experts(spec, scores[row], correction)
+        shares = scores[row][chosen]
+        if spec["renormalize_scores"]:
+            shares = shares / shares.sum()
+        for expert, share in zip(chosen, shares, strict=True):
+            y = feedforward(spec, weights, f"{name}.experts", x[row], expert)
+            output[row] += spec["router_scale"] * share * y
+    if spec["shared_expert_dim"]:
+        shared = feedforward(spec, weights, f"{name}.shared_expert", x)
+        if spec["shared_expert_gate"]:
+            gate = x @ weights[f"{name}.shared_expert.share.kernel"]
+            shared = shared / (1.0 + np.exp(-gate))
+        output = output + shared
+    return output
 
 
 def factor(spec: dict, field: str, name: str) -> float:
@@ -220,6 +288,8 @@ def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dic
     placement, block_input, changes = spec["norm_placement"], x, []
 
     def first_norm(at: str, y: np.ndarray) -> np.ndarray:
+        if at.endswith(".self_attention") and not spec["attention_norm"]:
+            return y
         return factor(spec, "norm_scale", name) * normalize(spec, weights, f"{at}.norm", y)
 
     for part, function in sublayers.items():
@@ -263,6 +333,7 @@ def embed(
     length, d = x.shape[1:]
     if spec["scale_embeddings"]:
         x = x * math.sqrt(d)
+    x = x * (spec["embedding_scale"] or 1.0)
     if spec["num_segments"]:
         x = x + weights[f"{side}.segment_embedding.embeddings"][segments]
     if spec["positions"] == "learned":
@@ -299,9 +370,10 @@ def encoder_block(
     """Apply a block of an encoder to x (b, s, d); keys (b, 1, s) are those that are not padding."""
     mask = visible_keys(spec, keys, causal=False)
     bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
+    feed = mixture if spec["num_experts"] else feedforward
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias),
-        "feedforward": lambda at, y: feedforward(spec, weights, at, y),
+        "feedforward": lambda at, y: feed(spec, weights, at, y),
     }
     return block(spec, weights, name, x, sublayers)
 
@@ -343,7 +415,8 @@ def decoder_block(
         sublayers["cross_attention"] = lambda at, y: attention(
             spec, weights, at, y, memory, cross_mask
         )
-    sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
+    feed = mixture if spec["num_experts"] else feedforward
+    sublayers["feedforward"] = lambda at, y: feed(spec, weights, at, y)
     return block(spec, weights, name, x, sublayers)
 
 
@@ -351,6 +424,7 @@ def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray
     """Return the logits (b, t, v) of hidden states (b, t, d)."""
     if spec["scale_logits"]:
         x = x / math.sqrt(spec["hidden_dim"])
+    x = x * (spec["logit_scale"] or 1.0)
     if spec["tie_embeddings"] and spec["embedding_dim"] != spec["hidden_dim"]:
         x = x @ weights["logit_projection.kernel"]
     if spec["tie_embeddings"]:
