@@ -28,6 +28,7 @@ from described_models import (
     pooled_decoder,
     recurrent,
     retention,
+    reversible,
     set_transformer,
     slots,
     state_space,
@@ -295,6 +296,7 @@ DESCRIBED = {
         mutual,
         r"^Post-norm Transformer: 4 blocks.*self-attention in both directions, cross-attention",
     ),
+    "reversible": (reversible, r"^[\w-]+ Transformer decoder: 2 blocks.*; causal self-attention; "),
     "norms at both ends of a feed-forward": (
         tab_transformer,
         "^Post-norm Transformer encoder: 3 blocks with 6",
