@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
-from keras import ops
+from keras import KerasTensor, ops
 
 from builders.components import register_component
 from builders.fused import fused
@@ -29,8 +29,8 @@ def soft_cap(scope: LayerScope, cap: float | None, x: Tensor, name: str = "soft_
 
 
 def scale(scope: LayerScope, name: str, factor: float, x: Tensor) -> Tensor:
-    """Wire x times a constant, or nothing where it is 1."""
-    return x if factor == 1 else scope.layer(name, Scale, factor)(x)
+    """Wire x times a constant that may depend on the block, or nothing where it is 1."""
+    return x if factor == 1 else scope.per_call.layer(name, Scale, factor)(x)
 
 
 def capped(x: Tensor, cap: float) -> Tensor:
@@ -74,6 +74,39 @@ class Scale(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class LearnedScale(keras.layers.Layer):
+    """x times trained numbers, `scale` (width,), on the last axis: (b, t, d) -> same.
+
+    Args:
+        width: 1, or `None` for the width of x.
+        start: the value of all numbers before training.
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
+
+    def __init__(self, width: int | None = None, start: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.width = width
+        self.start = start
+
+    def build(self, input_shape: Any) -> None:
+        self.scale = self.add_weight(
+            name="scale",
+            shape=(self.width or input_shape[-1],),
+            initializer=keras.initializers.Constant(self.start),
+        )
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
+        return KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "width": self.width, "start": self.start}
 
 
 @fused

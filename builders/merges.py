@@ -14,11 +14,10 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import keras
-from keras import KerasTensor
 
 from builders.components import component, register_component
 from builders.depth import depth_factor
-from builders.elementwise import scale
+from builders.elementwise import LearnedScale, scale
 from builders.initializers import initializer
 from builders.scope import LayerScope
 
@@ -32,6 +31,14 @@ GATE_BIAS = -2.0
 class Merge(ABC):
     """The base class of merges; see the module docstring."""
 
+    def open(self, scope: LayerScope, x: Tensor) -> Tensor:
+        """Wire the stream that the first block reads, from the embeddings (b, t, d)."""
+        return x
+
+    def close(self, scope: LayerScope, stream: Tensor) -> Tensor:
+        """Wire the output of a stack, (b, t, d), before its final norm."""
+        return stream
+
     def read(self, scope: LayerScope, stream: Tensor) -> Tensor:
         """Wire what a sublayer reads from the stream, (b, t, d)."""
         return stream
@@ -39,6 +46,16 @@ class Merge(ABC):
     @abstractmethod
     def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
         """Wire the stream after a sublayer with this output, (b, t, d)."""
+
+
+def open_stream(scope: LayerScope, x: Tensor) -> Tensor:
+    """Wire the stream that the first block of a stack reads, from the embeddings (b, t, d)."""
+    return _merge(scope).open(scope, x)
+
+
+def close_stream(scope: LayerScope, stream: Tensor) -> Tensor:
+    """Wire the output of a stack, (b, t, d), before its final norm."""
+    return _merge(scope).close(scope, stream)
 
 
 def read(scope: LayerScope, stream: Tensor) -> Tensor:
@@ -67,8 +84,8 @@ def drop_branch(scope: LayerScope, output: Tensor) -> Tensor:
     rate = scope.spec.stochastic_depth * (scope.block_index + 1) / blocks
     if not rate:
         return output
-    layer = scope.layer("stochastic_depth", keras.layers.Dropout, rate, noise_shape=(None, 1, 1))
-    return layer(output)
+    layer, shape = keras.layers.Dropout, (None, 1, 1)
+    return scope.per_call.layer("stochastic_depth", layer, rate, noise_shape=shape)(output)
 
 
 @register_component("merge", "add")
@@ -134,39 +151,6 @@ class Highway(Merge):
         carry = scope.layer("carry_gate", Complement)(gate)
         skip = scope.layer("gated_skip", keras.layers.Multiply)([stream, carry])
         return scope.layer("residual", keras.layers.Add)([skip, branch])
-
-
-@keras.saving.register_keras_serializable(package="builders")
-class LearnedScale(keras.layers.Layer):
-    """x times trained numbers, `scale` (width,), on the last axis: (b, t, d) -> same.
-
-    Args:
-        width: 1, or `None` for the width of x.
-        start: the value of all numbers before training.
-    """
-
-    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
-
-    def __init__(self, width: int | None = None, start: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.width = width
-        self.start = start
-
-    def build(self, input_shape: Any) -> None:
-        self.scale = self.add_weight(
-            name="scale",
-            shape=(self.width or input_shape[-1],),
-            initializer=keras.initializers.Constant(self.start),
-        )
-
-    def call(self, x: Tensor) -> Tensor:
-        return x * self.scale
-
-    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "width": self.width, "start": self.start}
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -15,7 +15,7 @@ from builders.attention_context import (
     causal_contexts,
     token_positions,
 )
-from builders.blocks import decoder_block, encoder_block
+from builders.blocks import decoder_block, encoder_block, stack
 from builders.cache import KeyValueCache
 from builders.counting import count_parameters, custom_component
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
@@ -83,11 +83,12 @@ def decoder(
     positions = token_positions(scope, tokens, cache)
     contexts = causal_contexts(scope, tokens, positions, cache)
     x = embed(scope, tokens, embedding, positions)  # (b, t, d)
-    for i in range(scope.spec.num_layers):
-        block = scope.block(i)
-        context = contexts[block.spec.attention_window]
-        x = decoder_block(block, x, context, memory, memory_context)
-    return final_norm_and_dropout(scope, x)
+
+    def block(part: LayerScope, x: Tensor) -> Tensor:
+        context = contexts[part.spec.attention_window]
+        return decoder_block(part, x, context, memory, memory_context)
+
+    return final_norm_and_dropout(scope, stack(scope, x, block))
 
 
 def encoder(
@@ -99,8 +100,7 @@ def encoder(
     """Wire the encoder: source, int (b, s) -> memory (b, s, d) and its mask, bool (b, 1, s)."""
     context = bidirectional_context(scope, source)
     x = embed(scope, source, embedding, context.positions, segments)  # (b, s, d)
-    for i in range(scope.spec.num_encoder_layers):
-        x = encoder_block(scope.block(i), x, context)
+    x = stack(scope, x, lambda part, y: encoder_block(part, y, context))
     return final_norm_and_dropout(scope, x), context.mask
 
 

@@ -90,6 +90,10 @@ class TransformerSpec(SpecFields):
     def _with_window(self) -> TransformerSpec:
         return self.replace(full_attention_every=None)
 
+    def owner_of_block(self, index: int) -> int:
+        """Return the index of the first block of a stack that has the weights of block `index`."""
+        return index if self.distinct_blocks is None else index % self.distinct_blocks
+
     def blocks(self, stack: str) -> tuple[TransformerSpec, ...]:
         """Return the spec of every block of a stack.
 

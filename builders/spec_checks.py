@@ -40,6 +40,7 @@ def check_combinations(spec: SpecFields) -> None:
         of_rms = "False where norm='layer'"
         _require(spec, "norm_offset", not spec.norm_offset, of_rms, "use norm='rms'")
     _check_merge(spec)
+    _check_distinct_blocks(spec)
     if spec.positions.startswith("sinusoidal"):
         _require(
             spec,
@@ -123,6 +124,39 @@ def _check_merge(spec: SpecFields) -> None:
     )
 
 
+def _check_distinct_blocks(spec: SpecFields) -> None:
+    """Check that blocks with the same weights are the same block."""
+    distinct = spec.distinct_blocks
+    if distinct is None:
+        return
+    blocks = spec.num_layers
+    if spec.kind == "encoder_decoder":
+        blocks = max(blocks, spec.num_encoder_layers)
+    _require(
+        spec,
+        "distinct_blocks",
+        distinct <= blocks,
+        f"at most {blocks}, the blocks of the model",
+        "leave it out",
+    )
+    every = spec.full_attention_every or 1
+    _require(
+        spec,
+        "distinct_blocks",
+        distinct % every == 0,
+        f"a multiple of full_attention_every={every}, since blocks with the same weights are equal",
+        "change one of the two",
+    )
+    _require(
+        spec,
+        "branch_scale",
+        not isinstance(spec.branch_scale, str) or spec.merge not in ("rezero", "layer_scale"),
+        f"a number where merge={spec.merge!r} and distinct_blocks={distinct}, since blocks with "
+        "the same weights share the trained factor",
+        "give the number that it starts at",
+    )
+
+
 def _check_encoder_only(spec: SpecFields) -> None:
     one_stack = f"num_layers={spec.num_layers} where kind='encoder_only', which has one stack"
     is_one = spec.num_encoder_layers == spec.num_layers
@@ -139,6 +173,7 @@ def _check_attention_layer(spec: SpecFields) -> None:
         "attention_scale": None,
         "attention_soft_cap": None,
         "qk_norm": False,
+        "value_residual": False,
     }
     for name, value in supported.items():
         _require(

@@ -228,6 +228,34 @@ class ResidualStream:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AcrossBlocks:
+    """Across blocks."""
+
+    block_skips: str = component_name(
+        "what a block reads besides the stream x after the block before: `none`, nothing; `unet`, "
+        "x + w x_m in the second half of the blocks, with the stream x_m after the mirrored block "
+        "of the first half; or `embedding`, a x + b x_0 before each block, with the sum x_0 of "
+        "the embeddings. The factors are trained and start at w = a = 1 and b = 0 "
+        "(KellerJordan/modded-nanogpt; karpathy/nanochat).",
+        ("none", "unet", "embedding"),
+        default="none",
+    )
+    value_residual: bool = flag(
+        "mix the values v of self-attention in every block after the first with those of the "
+        "first, (1 - a) v + a v_1, with a trained number a for each block that starts at 1/2 (Zhou "
+        "et al. 2024).",
+        default=False,
+    )
+    distinct_blocks: int | None = optional_int(
+        "blocks of a stack that have weights of their own; they are used in turn, so that block i "
+        "has the weights of block i mod this number. 1 is ALBERT (Lan et al. 2020) and the "
+        "Universal Transformer (Dehghani et al. 2019); `None`: all blocks.",
+        none="for weights of its own in every block",
+        most=MOST_BLOCKS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Attention:
     """Attention."""
 
@@ -348,7 +376,15 @@ class Regularization:
 # Dataclasses collect fields from the last base class to the first, so that sizes come first.
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SpecFields(
-    Regularization, Output, FeedForward, Attention, ResidualStream, Positions, Embeddings, Sizes
+    Regularization,
+    Output,
+    FeedForward,
+    Attention,
+    AcrossBlocks,
+    ResidualStream,
+    Positions,
+    Embeddings,
+    Sizes,
 ):
     """All fields of a `TransformerSpec`."""
 

@@ -54,6 +54,8 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "final_norm": draw(st.none() | flag),
         "merge": draw(shipped("merge")),
         "stochastic_depth": draw(RATES),
+        "block_skips": draw(shipped("block_skips")),
+        "distinct_blocks": None,
         "positions": draw(shipped("positions")),
         "feedforward": draw(shipped("feedforward")),
         "activation": draw(shipped("activation")),
@@ -96,6 +98,11 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     if values["attention"] == "layer":  # the Keras layer supports only these
         values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
     values |= draw(factors(values["merge"], values["norm_placement"]))
+    learned_by_depth = isinstance(values["branch_scale"], str) and values["merge"] != "scaled"
+    if not learned_by_depth and draw(flag):
+        every = values["full_attention_every"] or 1
+        possible = [number for number in range(1, values["num_layers"] + 1) if number % every == 0]
+        values["distinct_blocks"] = either(None, *possible)
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
@@ -160,6 +167,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": None,
         "attention_soft_cap": None,
         "qk_norm": False,
+        "value_residual": False,
     }
     if attention == "layer":
         return values
@@ -170,6 +178,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": draw(positive),
         "attention_soft_cap": draw(positive),
         "qk_norm": draw(st.booleans()),
+        "value_residual": draw(st.booleans()),
     }
 
 

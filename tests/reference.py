@@ -19,6 +19,8 @@ imports neither Keras nor this project, so that the two implementations share no
 * Wang et al. 2022, "DeepNet"; Bachlechner et al. 2020, "ReZero"; Touvron et al. 2021, "Going deeper
   with Image Transformers" (LayerScale); Srivastava et al. 2015, "Highway Networks"; Sun et al.
   2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
+* Zhou et al. 2024, "Value Residual Learning"; Lan et al. 2020, "ALBERT" (shared blocks); the
+  speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -61,6 +63,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "logit_soft_cap": None,
         "attention_window": None,
         "full_attention_every": None,
+        "distinct_blocks": None,
         "pad_token_id": None,
     }
     return derived | {field: value for field, value in spec.items() if value is not None}
@@ -75,7 +78,7 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
     if name == "relu_squared":
         return np.maximum(x, 0.0) ** 2
     if name == "silu":
-        return x / (1.0 + np.exp(-x))
+        return x * 0.5 * (1.0 + np.tanh(x / 2.0))  # x sigmoid(x), without overflow
     if name == "gelu":  # x * Phi(x), Phi the standard normal CDF
         return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
     if name == "gelu_tanh":
@@ -225,10 +228,12 @@ def attention(
     memory: np.ndarray,
     mask: np.ndarray,
     bias: np.ndarray | None = None,
+    values: list | None = None,
 ) -> np.ndarray:
     """Multi-head attention of x (b, t, d) to memory (b, s, d); mask (b, t, s), True = visible.
 
-    Self-attention has a bias (n, t, s), and rotates queries and keys if positions are rotary.
+    Self-attention has a bias (n, t, s), rotates queries and keys if positions are rotary, and
+    appends its values to those of the blocks before it.
     """
 
     def project(role: str, inputs: np.ndarray) -> np.ndarray:
@@ -241,6 +246,11 @@ def attention(
         return heads
 
     query, key, value = project("query", x), project("key", memory), project("value", memory)
+    if values is not None:
+        values.append(value)
+        if spec["value_residual"] and len(values) > 1:
+            share = weights[f"{name}.mixed_value.share"]
+            value = (1.0 - share) * value + share * values[0]
     # Query head i uses key head i // groups.
     groups = spec["num_heads"] // spec["num_key_value_heads"]
     key, value = np.repeat(key, groups, axis=2), np.repeat(value, groups, axis=2)
@@ -268,12 +278,11 @@ def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.nd
     return dense("down", inner)
 
 
-def factor(spec: dict, field: str, name: str) -> float:
-    """Return a factor of the residual stream in a block such as "decoder.block_3"."""
-    side, index = name.split(".block_")
+def factor(spec: dict, field: str, side: str, index: int) -> float:
+    """Return a factor of the residual stream in block `index` of the encoder or decoder."""
     encoder, decoder = spec["num_encoder_layers"], spec["num_layers"]
     if spec[field] == "inverse_sqrt_depth":
-        return 1.0 / math.sqrt(int(index) + 1)
+        return 1.0 / math.sqrt(index + 1)
     if spec[field] == "inverse_sqrt_layers":
         return 1.0 / math.sqrt(encoder if side == "encoder" else decoder)
     if spec[field] == "deep_norm":
@@ -284,15 +293,17 @@ def factor(spec: dict, field: str, name: str) -> float:
     return spec[field]
 
 
-def merge(spec: dict, weights: Weights, at: str, x: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Return the stream x after a branch with the output `change`."""
-    block_name = ".".join(at.split(".")[:2])
+def merge(
+    spec: dict, weights: Weights, at: str, index: int, x: np.ndarray, change: np.ndarray
+) -> np.ndarray:
+    """Return the stream x after a branch of block `index` with the output `change`."""
+    side = at.split(".")[0]
     if spec["merge"] == "add":
         return x + change
     if spec["merge"] == "none":
         return change
     if spec["merge"] == "scaled":
-        skip, branch = (factor(spec, f"{part}_scale", block_name) for part in ("skip", "branch"))
+        skip, branch = (factor(spec, f"{part}_scale", side, index) for part in ("skip", "branch"))
         return skip * x + branch * change
     if spec["merge"] in ("rezero", "layer_scale"):  # one number, or one for each channel
         return x + weights[f"{at}.branch_scale.scale"] * change
@@ -303,35 +314,62 @@ def merge(spec: dict, weights: Weights, at: str, x: np.ndarray, change: np.ndarr
     raise ValueError(f"the reference has no merge {spec['merge']!r}")
 
 
-def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dict) -> np.ndarray:
+def block(
+    spec: dict, weights: Weights, side: str, index: int, x: np.ndarray, sublayers: dict
+) -> np.ndarray:
     """Apply the sublayers of a block, functions by name."""
     placement, block_input, changes = spec["norm_placement"], x, []
+    name = f"{side}.block_{owner(spec, index)}"
 
     def first_norm(at: str, y: np.ndarray) -> np.ndarray:
-        return factor(spec, "norm_scale", name) * normalize(spec, weights, f"{at}.norm", y)
+        return factor(spec, "norm_scale", side, index) * normalize(spec, weights, f"{at}.norm", y)
 
     for part, function in sublayers.items():
         at = f"{name}.{part}"
         if placement == "post":  # norm(x + f(x))
-            x = normalize(spec, weights, f"{at}.norm", merge(spec, weights, at, x, function(at, x)))
+            x = normalize(
+                spec, weights, f"{at}.norm", merge(spec, weights, at, index, x, function(at, x))
+            )
         elif placement == "pre":  # x + f(norm(x))
-            x = merge(spec, weights, at, x, function(at, first_norm(at, x)))
+            x = merge(spec, weights, at, index, x, function(at, first_norm(at, x)))
         elif placement == "output":  # x + norm(f(x))
             change = normalize(spec, weights, f"{at}.output_norm", function(at, x))
-            x = merge(spec, weights, at, x, change)
+            x = merge(spec, weights, at, index, x, change)
         elif placement == "sandwich":  # x + norm(f(norm(x)))
             change = function(at, first_norm(at, x))
             change = normalize(spec, weights, f"{at}.output_norm", change)
-            x = merge(spec, weights, at, x, change)
+            x = merge(spec, weights, at, index, x, change)
         elif placement == "parallel":  # x + f(norm(x)) + g(norm(x))
             changes.append(function(at, first_norm(at, block_input)))
         elif placement == "parallel_shared_norm":  # y = norm(x); x + f(y) + g(y)
             changes.append(function(at, first_norm(name, block_input)))
         elif placement == "none":  # x + f(x)
-            x = merge(spec, weights, at, x, function(at, x))
+            x = merge(spec, weights, at, index, x, function(at, x))
         else:
             raise ValueError(f"the reference has no norm placement {placement!r}")
-    return merge(spec, weights, name, block_input, sum(changes)) if changes else x
+    return merge(spec, weights, name, index, block_input, sum(changes)) if changes else x
+
+
+def owner(spec: dict, index: int) -> int:
+    """Return the index of the block whose weights block `index` uses."""
+    return index % (spec["distinct_blocks"] or index + 1)
+
+
+def stream_into(spec: dict, weights: Weights, side: str, streams: list) -> np.ndarray:
+    """Return what a block reads, given the streams after the embeddings and all blocks before."""
+    x, index = streams[-1], len(streams) - 1
+    at = f"{side}.block_{index}"
+    if spec["block_skips"] == "embedding":
+        kept = weights[f"{at}.stream_scale.scale"] * x
+        return kept + weights[f"{at}.skip_scale_from_embedding.scale"] * streams[0]
+    if spec["block_skips"] == "unet":  # the first half pushes its outputs, the second pops them
+        blocks = spec["num_layers"] if side == "decoder" else spec["num_encoder_layers"]
+        pushed = streams[1 : blocks // 2 + 1]
+        for popping in range(blocks // 2, index + 1):
+            skip = pushed.pop() if pushed else None
+            if popping == index and skip is not None:
+                return x + weights[f"{at}.skip_scale_from_mirrored.scale"] * skip
+    return x
 
 
 # Stacks -----------------------------------------------------------------------------------------
@@ -378,12 +416,16 @@ def encode(
     length = source.shape[1]
     mask = padding_mask(spec, source) & np.ones((1, length, 1), bool)
     bias = score_bias(spec, weights, "encoder", length, causal=False)
+    values: list = []
     sublayers = {
-        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias),
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values),
         "feedforward": lambda at, y: feedforward(spec, weights, at, y),
     }
+    streams = [x]
     for index in range(spec["num_encoder_layers"]):
-        x = block(spec, weights, f"encoder.block_{index}", x, sublayers)
+        x = stream_into(spec, weights, "encoder", streams)
+        streams.append(block(spec, weights, "encoder", index, x, sublayers))
+    x = streams[-1]
     return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
 
 
@@ -406,8 +448,9 @@ def decode(
         windowed &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
     bias = score_bias(spec, weights, "decoder", length, causal=True)
     self_mask = windowed
+    values: list = []
     sublayers = {
-        "self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask, bias)
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask, bias, values)
     }
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
@@ -415,10 +458,13 @@ def decode(
             spec, weights, at, y, memory, cross_mask
         )
     sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
+    streams = [x]
     for index in range(spec["num_layers"]):
         every = spec["full_attention_every"]  # 2: full attention in blocks 1, 3, 5, ...
         self_mask = causal if every and (index + 1) % every == 0 else windowed
-        x = block(spec, weights, f"decoder.block_{index}", x, sublayers)
+        x = stream_into(spec, weights, "decoder", streams)
+        streams.append(block(spec, weights, "decoder", index, x, sublayers))
+    x = streams[-1]
     if spec["final_norm"]:
         x = normalize(spec, weights, "decoder.final_norm", x)
     return output(spec, weights, "decoder", x)

@@ -3,7 +3,7 @@
 Like `reference`, it imports neither Keras nor this project.
 """
 
-from reference import Spec, fill_derived_fields
+from reference import Spec, fill_derived_fields, owner
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -55,6 +55,13 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
                 shapes[f"{name}.{role}.bias"] = shape[1:]
         norms(name)
 
+    def block_skips(name: str, index: int, layers: int) -> None:
+        factors = {"embedding": ("stream_scale", "skip_scale_from_embedding")}
+        if layers // 2 <= index < 2 * (layers // 2):
+            factors["unet"] = ("skip_scale_from_mirrored",)
+        for factor in factors.get(full["block_skips"], ()):
+            shapes[f"{name}.{factor}.scale"] = (1,)
+
     e = full["embedding_dim"]
     stacks = [("decoder", full["num_layers"], v)]
     if full["kind"] == "encoder_only":
@@ -74,8 +81,12 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm")
-        for index in range(layers):
+        for place in range(layers):  # blocks that share weights have the same names
+            block_skips(f"{side}.block_{place}", place, layers)
+            index = owner(full, place)
             attention_shapes(f"{side}.block_{index}.self_attention")
+            if full["value_residual"] and place > 0:
+                shapes[f"{side}.block_{index}.self_attention.mixed_value.share"] = ()
             if side == "decoder" and len(stacks) == 2:
                 attention_shapes(f"{side}.block_{index}.cross_attention")
             feedforward_shapes(f"{side}.block_{index}.feedforward")
@@ -135,14 +146,22 @@ def parameter_count(spec: Spec) -> int:
     projection = 0 if e == d else e * d
     logits += projection if full["tie_embeddings"] else 0
 
+    def across(blocks: int) -> int:
+        own = full["distinct_blocks"] or blocks
+        mixed = min(own, blocks - 1) if full["value_residual"] else 0
+        return mixed + {"unet": blocks // 2, "embedding": 2 * blocks}.get(full["block_skips"], 0)
+
+    def of_stack(blocks: int, attentions: int = 1) -> int:
+        own = min(blocks, full["distinct_blocks"] or blocks)
+        return own * (attentions * attn + ffn + shared) + across(blocks)
+
     if full["kind"] == "encoder_only":
         heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
         heads += (norm + logits) * full["masked_lm_head"]
-        stack = positions + full["num_segments"] * d + layers * (attn + ffn + shared) + final
+        stack = positions + full["num_segments"] * d + of_stack(layers) + final
         return v * e + projection + stack + heads
     if full["kind"] == "decoder_only":
-        return v * e + projection + positions + layers * (attn + ffn + shared) + final + logits
+        return v * e + projection + positions + of_stack(layers) + final + logits
     tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
-    encoder = full["num_encoder_layers"] * (attn + ffn + shared)
-    decoder = layers * (2 * attn + ffn + shared)
-    return tables * e + 2 * (projection + positions + final) + encoder + decoder + logits
+    blocks = of_stack(full["num_encoder_layers"]) + of_stack(layers, attentions=2)
+    return tables * e + 2 * (projection + positions + final) + blocks + logits

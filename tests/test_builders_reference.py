@@ -45,6 +45,9 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "skip_scale": (1.0, 1.7, "deep_norm"),
     "branch_scale": (None, 0.7, "inverse_sqrt_layers", "inverse_sqrt_depth"),
     "norm_scale": (1.0, "inverse_sqrt_depth"),
+    "block_skips": SHIPPED["block_skips"],
+    "value_residual": (False, True),
+    "distinct_blocks": (None, 1, 2),
     "positions": (*MAIN_FIELDS["positions"], "rotary", "alibi", "relative"),
     "rotary_dim": (4, None),
     "rotary_base": (10_000.0, 13.0),
@@ -96,8 +99,10 @@ UNSUPPORTED_BY_LAYER = (
     "attention_scale",
     "attention_soft_cap",
     "qk_norm",
+    "value_residual",
 )
 
+LEARNED_MERGES = ("rezero", "layer_scale")
 ROTARY_OR_BIAS = ("rotary", "alibi", "relative")
 DERIVED_FIELDS = (
     "source_vocabulary_size",
@@ -145,6 +150,12 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     if changes.get("merge", "scaled") != "scaled" and changes.get("skip_scale", 1.0) != 1.0:
         return False
     if changes.get("merge") in ("add", "none", "highway") and changes.get("branch_scale"):
+        return False
+    shares = changes.get("distinct_blocks") == 1
+    if shares and changes.get("full_attention_every"):
+        return False
+    by_depth = isinstance(changes.get("branch_scale"), str)
+    if changes.get("distinct_blocks") and by_depth and changes.get("merge", "") in LEARNED_MERGES:
         return False
     scales_norm = changes.get("norm_scale", 1.0) != 1.0
     if scales_norm and changes.get("norm_placement") in ("post", "output", "none"):

@@ -86,6 +86,9 @@ BAD_VALUES = [
     ("masked_lm_head", True, "kind='encoder_only'"),
     ("scale_logits", 0, "True or False"),
     ("mask_target_padding", None, "True or False"),
+    ("block_skips", "dense", "none, unet, embedding"),
+    ("value_residual", 0.5, "True or False"),
+    ("distinct_blocks", 0, "positive int, or None for weights of its own"),
     ("full_attention_every", 0, "positive int, or None"),
     ("full_attention_every", 2, "None where attention_window=None"),
     ("attention_bias", None, "True or False"),
@@ -167,6 +170,7 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("norm_placement", None, "none"),
     ("merge", "re_zero", "rezero"),
     ("merge", None, "none"),
+    ("block_skips", "u-net", "unet"),
     ("norm", "layernorm", "layer"),
     ("positions", "rotarry", "rotary"),
     ("positions", "sinusoid", "sinusoidal"),
@@ -267,6 +271,22 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"norm_placement": "post", "norm_scale": "inverse_sqrt_depth"},
         ["norm_scale='inverse_sqrt_depth'", "1 where norm_placement='post'", "'pre'"],
+    ),
+    (
+        {"distinct_blocks": 4},
+        ["distinct_blocks=4", "at most 3, the blocks of the model", "leave it out"],
+    ),
+    (
+        {"distinct_blocks": 1, "attention_window": 5, "full_attention_every": 2},
+        ["distinct_blocks=1", "a multiple of full_attention_every=2", "equal"],
+    ),
+    (
+        {"distinct_blocks": 1, "merge": "rezero", "branch_scale": "inverse_sqrt_depth"},
+        ["branch_scale='inverse_sqrt_depth'", "a number", "distinct_blocks=1", "share"],
+    ),
+    (
+        {"attention": "layer", "value_residual": True},
+        ["value_residual=True", "must be False", "attention='layer'", "use attention='graph'"],
     ),
     ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
     ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),
