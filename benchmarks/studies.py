@@ -3,7 +3,7 @@
     python benchmarks/studies.py                     # all three
     python benchmarks/studies.py --only workers
 
-overhead    a run of a study, which measures and writes, against `fit` and `evaluate` in memory
+overhead    what measurements and files add to the runs of the demo
 report      the report of 20 runs
 workers     4 variants with 3 seeds and 200 steps, one after the other and with two workers
 
@@ -16,21 +16,23 @@ import argparse
 import contextlib
 import io
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import builders
 import functional_models as fm
+from functional_models.callbacks import Checkpoint
 from functional_models.corpora import load_corpus
-from functional_models.loading import new_text_model
-from functional_models.seeding import own_random
+from functional_models.loading import sized_for
 from functional_models.studies.compare import CORNERS
+from functional_models.studies.inside.callback import MeasureInside
 from functional_models.studies.planning import study_data
 from functional_models.studies.report import write_report
 from functional_models.studies.runs import make_runs, perform
@@ -39,40 +41,62 @@ from functional_models.studies.settings import make_settings
 STEPS = 200
 
 
+class Clock:
+    """The time that some functions take, in all their calls."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, with its time added to that of the clock."""
+
+        @wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
+
+
 def seconds(work: Callable[[], Any]) -> float:
     """Return the wall time of a call, whose output is not shown."""
-    started = time.perf_counter()
+    clock = Clock()
     with contextlib.redirect_stdout(io.StringIO()):
-        work()
-    return time.perf_counter() - started
+        clock.timed(work)()
+    return clock.seconds
 
 
 def overhead(rounds: int) -> None:
-    """Compare a run of a study with the same training and evaluation in memory."""
-    import builders
-    from functional_models.loading import sized_for
+    """Print the share of runs of the demo that their measurements and files take.
 
-    data = study_data("embedded", None, tokenizer="byte_pair", vocabulary_size=1000, progress=False)
-    spec = sized_for(builders.variant(CORNERS[-1], kind="encoder_decoder"), data.tokenizer, {})
-    recipe = fm.recipe.default_budget(steps=STEPS)
-    [run] = make_runs(make_settings({"run": spec}, recipe), [0], data.fingerprint(), "float32")
-
-    def plain() -> None:
-        with own_random(run.seed):
-            model = new_text_model(run.spec, data.tokenizer)
-            model.fit(data.corpus, recipe=run.recipe, progress=False)
-            model.evaluate(data.held_out, batch_size=run.recipe.batch_size)
-
-    def harness() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            perform(run, Path(folder), data, progress=False)
-
-    seconds(plain)  # imports and the first compilation
-    pairs = [(seconds(plain), seconds(harness)) for _ in range(rounds)]
-    for alone, within in pairs:
-        print(f"alone {alone:.1f} s, in a study {within:.1f} s, ratio {within / alone:.3f}")
-    ratio = statistics.median(within / alone for alone, within in pairs)
-    print(f"overhead: {ratio - 1:+.1%} (median of {rounds} rounds)")
+    Both are of one run: two runs of one minute differ by more than that on a shared machine.
+    """
+    data = study_data(
+        "embedded", "encoder_decoder", tokenizer="byte_pair", vocabulary_size=None, progress=False
+    )
+    settings = {name: builders.variant(name, kind="encoder_decoder") for name in CORNERS}
+    specs = {name: sized_for(spec, data.tokenizer, {}) for name, spec in settings.items()}
+    recipe = fm.recipe.default_budget()
+    runs = make_runs(make_settings(specs, recipe), [0], data.fingerprint(), "float32")
+    hooks = ("on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end")
+    for run in runs[-rounds:]:
+        inside, files = Clock(), Clock()
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            for hook in hooks:
+                timed = inside.timed(getattr(MeasureInside, hook))
+                stack.enter_context(mock.patch.object(MeasureInside, hook, timed))
+            written = files.timed(Checkpoint.on_epoch_end)
+            stack.enter_context(mock.patch.object(Checkpoint, "on_epoch_end", written))
+            whole = seconds(lambda: perform(run, Path(folder), data, progress=False))  # noqa: B023
+        without = whole - inside.seconds - files.seconds
+        print(
+            f"{run.setting}: {whole:.1f} s, of which {inside.seconds:.2f} s of measurements and "
+            f"{files.seconds:.2f} s of checkpoints: {whole / without - 1:+.1%}",
+            flush=True,
+        )
 
 
 def report() -> None:
@@ -113,7 +137,7 @@ def workers() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("overhead", "report", "workers"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=len(CORNERS))
     options = parser.parse_args()
     if options.only in (None, "overhead"):
         overhead(options.rounds)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from builders.attention_layers import MixedValue
 from builders.cache import KeyValueCache
-from builders.masks import causal_mask, padding_mask
+from builders.masks import bidirectional_mask, causal_mask, padding_mask
 from builders.positions import Positions, position_scheme
 from builders.scope import LayerScope
+from builders.spec import TransformerSpec
 
 Tensor = Any
 
@@ -57,37 +59,63 @@ def token_positions(
     return scope.layer("positions", Positions)(tokens)
 
 
-def value_residual(scope: LayerScope) -> ValueResidual | None:
-    """Return what mixes the values of the blocks of one stack, where the spec has it."""
-    return ValueResidual() if scope.spec.value_residual else None
-
-
-def bidirectional_context(scope: LayerScope, tokens: Tensor) -> AttentionContext:
-    """Wire the self-attention context of an encoder's tokens (b, s)."""
-    mask = padding_mask(scope, tokens)
-    positions = token_positions(scope, tokens)
-    bias = position_scheme(scope.spec).bias(scope, positions, positions, causal=False)
-    return AttentionContext(mask, positions, bias, value_residual=value_residual(scope))
+def bidirectional_contexts(
+    scope: LayerScope, tokens: Tensor, positions: Tensor, padding: Tensor | None
+) -> list[AttentionContext]:
+    """Wire the self-attention contexts of an encoder's tokens (b, s), one for each block."""
+    spec = scope.spec
+    blocks = spec.blocks("encoder")
+    if spec.kind == "encoder_decoder":  # whose encoder has no windows
+        blocks = tuple(block.replace(attention_window=None) for block in blocks)
+    masks = {
+        window: (bidirectional_mask(scope, tokens, padding, window), positions)
+        for window in dict.fromkeys(block.attention_window for block in blocks)
+    }
+    return _by_block(scope, blocks, masks, positions, causal=False)
 
 
 def causal_contexts(
     scope: LayerScope, tokens: Tensor, positions: Tensor, cache: KeyValueCache | None = None
-) -> dict[int | None, AttentionContext]:
-    """Wire the self-attention contexts of a decoder's tokens (b, t), by the window of a block."""
+) -> list[AttentionContext]:
+    """Wire the self-attention contexts of a decoder's tokens (b, t), one for each block."""
     spec = scope.spec
-    scheme = position_scheme(spec)
     padding = None
     if cache is None and spec.target_pad_token_id is not None:  # the cache masks padding itself
         padding = padding_mask(scope, tokens)
-    contexts = {}
-    first_values = value_residual(scope)
+    masks = {}
     for window in dict.fromkeys(spec.windows):  # ordered, so that graphs are always the same
         if cache is None:
-            mask = causal_mask(scope, tokens, padding, window)
-            keys = positions
+            masks[window] = causal_mask(scope, tokens, padding, window), positions
         else:
             mask = cache.causal_mask(scope, tokens, window)
-            keys = cache.key_positions(scope, window)
-        bias = scheme.bias(scope, positions, keys, causal=True)
-        contexts[window] = AttentionContext(mask, positions, bias, cache, first_values)
-    return contexts
+            masks[window] = mask, cache.key_positions(scope, window)
+    return _by_block(scope, spec.blocks("decoder"), masks, positions, causal=True, cache=cache)
+
+
+def _by_block(
+    scope: LayerScope,
+    blocks: Sequence[TransformerSpec],
+    masks: Mapping[int | None, tuple[Tensor | None, Tensor]],
+    positions: Tensor,
+    causal: bool,
+    cache: KeyValueCache | None = None,
+) -> list[AttentionContext]:
+    """Wire the context of every block; blocks of equal windows and positions share it.
+
+    Args:
+        scope: of the stack.
+        blocks: the spec of every block.
+        masks: the mask and the positions of the keys, by window.
+        positions: of the queries.
+        causal: whether the stack is a decoder.
+        cache: as in `AttentionContext`.
+    """
+    contexts = {}
+    values = ValueResidual() if scope.spec.value_residual else None
+    for block in blocks:
+        kind = block.attention_window, block.positions
+        if kind not in contexts:
+            mask, keys = masks[block.attention_window]
+            bias = position_scheme(block).bias(scope, positions, keys, causal)
+            contexts[kind] = AttentionContext(mask, positions, bias, cache, values)
+    return [contexts[block.attention_window, block.positions] for block in blocks]

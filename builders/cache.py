@@ -57,15 +57,15 @@ def cache_entries(
         return min(length, window) if isinstance(length, int) else ops.minimum(length, window)
 
     entries: Entries = {
-        f"decoder.{window_prefixed('position_cache', window)}": (
+        f"decoder.{window_prefixed(spec, 'position_cache', window)}": (
             (batch_size, slots(window)),
             "int32",
         )
         for window in dict.fromkeys(spec.windows)
     }
-    for i, window in enumerate(spec.windows):
-        name = f"decoder.block_{i}.self_attention"
-        entries |= _key_value_entries(spec, name, batch_size, slots(window), dtype)
+    for i, block in enumerate(spec.blocks("decoder")):
+        name, length_of_block = f"decoder.block_{i}.self_attention", slots(block.attention_window)
+        entries |= _key_value_entries(block, name, batch_size, length_of_block, dtype)
     return entries
 
 
@@ -76,9 +76,9 @@ def memory_entries(
     if spec.kind != "encoder_decoder":
         return {}
     entries: Entries = {}
-    for i in range(spec.num_layers):
+    for i, block in enumerate(spec.blocks("decoder")):
         name = f"decoder.block_{i}.cross_attention"
-        entries |= _key_value_entries(spec, name, batch_size, source_length, dtype)
+        entries |= _key_value_entries(block, name, batch_size, source_length, dtype)
     if spec.pad_token_id is not None:
         entries["encoder.memory_mask"] = ((batch_size, 1, source_length), "bool")
     return entries
@@ -159,14 +159,15 @@ class KeyValueCache:
         if self._seen is None:
             layer = scope.layer("seen_positions", SeenPositions, scope.spec.target_pad_token_id)
             self._seen = layer(tokens, positions)
-        name = window_prefixed("position_cache", window)
+        name = window_prefixed(scope.spec, "position_cache", window)
         slots = self._slots[window] = self.append(scope, name, self._seen, 1, window)
-        return scope.layer(window_prefixed("slot_mask", window), SlotMask, window)(positions, slots)
+        name = window_prefixed(scope.spec, "slot_mask", window)
+        return scope.layer(name, SlotMask, window)(positions, slots)
 
     def key_positions(self, scope: LayerScope, window: int | None) -> Tensor:
         """Wire the positions of the keys of `causal_mask`: int (b, c), -1 for empty slots."""
-        layer = scope.layer(window_prefixed("key_positions", window), KeyPositions)
-        return layer(self._slots[window])
+        name = window_prefixed(scope.spec, "key_positions", window)
+        return scope.layer(name, KeyPositions)(self._slots[window])
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -44,8 +44,9 @@ def custom_component(spec: TransformerSpec) -> str | None:
     """Return `field='value'` of a registered component whose weights and products are not known."""
     fields = ("norm_placement", "merge", "block_skips", "norm", "feedforward", "positions")
     for field in (*fields, "attention"):
-        if getattr(spec, field) not in SHIPPED[field]:
-            return f"{field}={getattr(spec, field)!r}"
+        for block in (spec, *spec.blocks(spec.stacks[-1])):
+            if getattr(block, field) not in SHIPPED[field]:
+                return f"{field}={getattr(block, field)!r}"
     return None
 
 
@@ -128,14 +129,15 @@ def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
     has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
     output = has_logits * (into_logits + v * spec.logit_bias)
     output += (spec.pooler + spec.masked_lm_head) * (d + 1) * d
-    positions = {
-        "learned": spec.max_sequence_length * d,
-        "relative": spec.relative_buckets * spec.num_heads,
-    }
+    positions = spec.max_sequence_length * d * (spec.positions == "learned")
+    positions *= stacks
+    for stack in spec.stacks:
+        if any(block.positions == "relative" for block in spec.blocks(stack)):
+            positions += spec.relative_buckets * spec.num_heads
     norms = stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
     return {
         "embeddings": tokens * e + spec.num_segments * d + into_stream,
-        "positions": stacks * positions.get(spec.positions, 0),
+        "positions": positions,
         "norms": norms * _norm(spec, d),
         "output": output,
     }

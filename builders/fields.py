@@ -1,17 +1,19 @@
 """Kinds of spec fields: each defines default, allowed values and documentation in one place.
 
 A field with `derive` may be left out or be `None`. It then follows from fields defined before it.
+With `by_block`, a field may have another value in some blocks (`block_overrides`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
 from builders.components import component_names
 from builders.errors import invalid_value, unknown_name
+from builders.overrides import Overrides
 
 Derive = Callable[[Any], Any]
 """Returns the value of a field from a spec whose earlier fields are set."""
@@ -30,6 +32,8 @@ class Rule:
             that ship.
         is_component: whether others may register further names.
         is_number: whether the field takes numbers too, which `accepts` checks.
+        by_block: whether `block_overrides` may change the field.
+        convert: returns an allowed value in the form that the spec keeps.
     """
 
     doc: str
@@ -39,6 +43,8 @@ class Rule:
     names: tuple[str, ...] = ()
     is_component: bool = False
     is_number: bool = False
+    by_block: bool = False
+    convert: Callable[[Any], Any] = lambda value: value
 
 
 def rule_of(field: dataclasses.Field[Any]) -> Rule:
@@ -70,14 +76,16 @@ def choice(doc: str, names: tuple[str, ...], default: str) -> Any:
     return _field(Rule(doc, names=names), default)
 
 
-def component_name(doc: str, shipped: tuple[str, ...], default: str) -> Any:
+def component_name(doc: str, shipped: tuple[str, ...], default: str, by_block: bool = False) -> Any:
     """Define a field that takes the name of a component: one that ships or a registered one."""
-    return _field(Rule(doc, names=shipped, is_component=True), default)
+    return _field(Rule(doc, names=shipped, is_component=True, by_block=by_block), default)
 
 
-def flag(doc: str, default: bool | None = None, derive: Derive | None = None) -> Any:
+def flag(
+    doc: str, default: bool | None = None, derive: Derive | None = None, by_block: bool = False
+) -> Any:
     """Define a field that is `True` or `False`."""
-    return _field(Rule(doc, "True or False", _is_bool, derive), default)
+    return _field(Rule(doc, "True or False", _is_bool, derive, by_block=by_block), default)
 
 
 MOST = 3e38
@@ -93,23 +101,40 @@ MOST_POSITIONS = 1 << 30
 
 
 def positive_int(
-    doc: str, default: Any = MISSING, derive: Derive | None = None, most: int = MOST_WIDTH
+    doc: str,
+    default: Any = MISSING,
+    derive: Derive | None = None,
+    most: int = MOST_WIDTH,
+    by_block: bool = False,
 ) -> Any:
     """Define a field that is an int from 1 to `most`."""
-    rule = Rule(doc, f"a positive int of at most {most:,}", _int_between(1, most), derive)
-    return _field(rule, default)
+    allowed = f"a positive int of at most {most:,}"
+    return _field(Rule(doc, allowed, _int_between(1, most), derive, by_block=by_block), default)
 
 
-def optional_int(doc: str, none: str, most: int = MOST_POSITIONS) -> Any:
+def optional_int(doc: str, none: str, most: int = MOST_POSITIONS, by_block: bool = False) -> Any:
     """Define a field that is an int from 1 to `most` or `None`, the default, in words `none`."""
     allowed = f"a positive int, or None {none}; at most {most:,}"
-    return _field(Rule(doc, allowed, _or_none(_int_between(1, most))), None)
+    return _field(Rule(doc, allowed, _or_none(_int_between(1, most)), by_block=by_block), None)
 
 
 def non_negative_int(doc: str, default: int, most: int = MOST_WIDTH) -> Any:
     """Define a field that is an int from 0 to `most`."""
     allowed = f"an int of at least 0 and at most {most:,}"
     return _field(Rule(doc, allowed, _int_between(0, most)), default)
+
+
+def block_overrides(doc: str) -> Any:
+    """Define a field that is a tuple of mappings from fields to values; a list is accepted too."""
+    allowed = "a tuple of mappings of fields, such as ({}, {'positions': 'none'})"
+    rule = Rule(doc, allowed, _are_mappings, convert=lambda value: tuple(map(Overrides, value)))
+    return _field(rule, ())
+
+
+def _are_mappings(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(one, Mapping) and all(isinstance(name, str) for name in one) for one in value
+    )
 
 
 def token_id(doc: str, default: int | None) -> Any:
@@ -128,10 +153,11 @@ def fraction(doc: str, default: float) -> Any:
     return _field(Rule(doc, "a number between 0 and 1", _is_fraction), default)
 
 
-def number(doc: str, least: float, default: float) -> Any:
+def number(doc: str, least: float, default: float, by_block: bool = False) -> Any:
     """Define a field that is a number, from `least` to the largest float32."""
+    allowed = f"a number of at least {least} and at most {MOST}"
     accepts: Callable[[Any], bool] = lambda v: _is_number(v) and least <= v <= MOST  # noqa: E731
-    return _field(Rule(doc, f"a number of at least {least} and at most {MOST}", accepts), default)
+    return _field(Rule(doc, allowed, accepts, by_block=by_block), default)
 
 
 def depth_factor(

@@ -11,6 +11,7 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.scope import LayerScope
+from builders.spec import TransformerSpec
 
 Tensor = Any
 
@@ -61,6 +62,31 @@ class CausalMask(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
+class WindowMask(keras.layers.Layer):
+    """Mask of the keys near the query, on both sides: tokens (b, s) -> bool (1, s, s).
+
+    Args:
+        window: the distance from which on keys are masked.
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1tt"}
+
+    def __init__(self, window: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window = window
+
+    def call(self, tokens: Tensor) -> Tensor:
+        positions = ops.arange(ops.shape(tokens)[1])
+        return ops.abs(positions[None, :, None] - positions[None, None, :]) < self.window
+
+    def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
+        return KerasTensor((1, tokens.shape[1], tokens.shape[1]), dtype="bool")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "window": self.window}
+
+
+@keras.saving.register_keras_serializable(package="builders")
 class CombineMasks(keras.layers.Layer):
     """Logical and of two masks: bool (1, t, s), bool (b, 1, s) -> bool (b, t, s)."""
 
@@ -80,9 +106,17 @@ def is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
     return past if window is None else ops.logical_and(past, key > query - window)
 
 
-def window_prefixed(name: str, window: int | None) -> str:
-    """Return the name of a layer that blocks with a window share, apart from the other blocks."""
-    return name if window is None else f"window_{name}"
+def window_prefixed(spec: TransformerSpec, name: str, window: int | None) -> str:
+    """Return the name of a layer that blocks with a window share, apart from the other blocks.
+
+    Args:
+        spec: of the model.
+        name: of the layer for full attention.
+        window: of the blocks; `None`: full attention.
+    """
+    if window is None:
+        return name
+    return f"window_{name}" if window == spec.attention_window else f"window_{window}_{name}"
 
 
 def padding_mask(scope: LayerScope, tokens: Tensor) -> Tensor | None:
@@ -95,7 +129,23 @@ def causal_mask(
     scope: LayerScope, tokens: Tensor, padding: Tensor | None, window: int | None
 ) -> Tensor:
     """Wire the self-attention mask of a decoder's tokens (b, t), bool (1 or b, t, t)."""
-    causal = scope.layer(window_prefixed("causal_mask", window), CausalMask, window)(tokens)
+    name = window_prefixed(scope.spec, "causal_mask", window)
+    return combined(scope, scope.layer(name, CausalMask, window)(tokens), padding, window)
+
+
+def bidirectional_mask(
+    scope: LayerScope, tokens: Tensor, padding: Tensor | None, window: int | None
+) -> Tensor | None:
+    """Wire the self-attention mask of an encoder's tokens (b, s), bool (1 or b, 1 or s, s)."""
+    if window is None:
+        return padding
+    name = window_prefixed(scope.spec, "mask", window)
+    return combined(scope, scope.layer(name, WindowMask, window)(tokens), padding, window)
+
+
+def combined(scope: LayerScope, mask: Tensor, padding: Tensor | None, window: int | None) -> Tensor:
+    """Wire a mask of blocks with a window together with the padding mask, where there is one."""
     if padding is None:
-        return causal
-    return scope.layer(window_prefixed("attention_mask", window), CombineMasks)(causal, padding)
+        return mask
+    name = window_prefixed(scope.spec, "attention_mask", window)
+    return scope.layer(name, CombineMasks)(mask, padding)

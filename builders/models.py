@@ -11,7 +11,7 @@ import keras
 from builders.abstract import AbstractModel, variables_are_allocated, without_weights
 from builders.attention_context import (
     AttentionContext,
-    bidirectional_context,
+    bidirectional_contexts,
     causal_contexts,
     token_positions,
 )
@@ -20,6 +20,7 @@ from builders.cache import KeyValueCache
 from builders.counting import count_parameters, custom_component
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
 from builders.heads import final_norm_and_dropout, logits, masked_lm_head, pool
+from builders.masks import padding_mask
 from builders.memory import check_memory
 from builders.registry import as_spec
 from builders.scope import LayerScope
@@ -84,9 +85,8 @@ def decoder(
     contexts = causal_contexts(scope, tokens, positions, cache)
     x = embed(scope, tokens, embedding, positions)  # (b, t, d)
 
-    def block(part: LayerScope, x: Tensor) -> Tensor:
-        context = contexts[part.spec.attention_window]
-        return decoder_block(part, x, context, memory, memory_context)
+    def block(part: LayerScope, y: Tensor) -> Tensor:
+        return decoder_block(part, y, contexts[part.block_index], memory, memory_context)
 
     return final_norm_and_dropout(scope, stack(scope, x, block))
 
@@ -98,10 +98,12 @@ def encoder(
     segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Wire the encoder: source, int (b, s) -> memory (b, s, d) and its mask, bool (b, 1, s)."""
-    context = bidirectional_context(scope, source)
-    x = embed(scope, source, embedding, context.positions, segments)  # (b, s, d)
-    x = stack(scope, x, lambda part, y: encoder_block(part, y, context))
-    return final_norm_and_dropout(scope, x), context.mask
+    padding = padding_mask(scope, source)
+    positions = token_positions(scope, source)
+    contexts = bidirectional_contexts(scope, source, positions, padding)
+    x = embed(scope, source, embedding, positions, segments)  # (b, s, d)
+    x = stack(scope, x, lambda part, y: encoder_block(part, y, contexts[part.block_index]))
+    return final_norm_and_dropout(scope, x), padding
 
 
 def build_decoder_only(

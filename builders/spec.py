@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from builders.components import SHIPPED
-from builders.errors import names_similar_fields
+from builders.errors import invalid_value, names_similar_fields
 from builders.fields import check_value, rule_of
 from builders.spec_checks import check_combinations
 from builders.spec_fields import GROUPS, KINDS, SpecFields
@@ -37,12 +38,15 @@ class TransformerSpec(SpecFields):
         )
         self.__dict__["_derived"] = derived  # no field
         for field in fields(self):
-            check_value(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            check_value(field, value)
+            object.__setattr__(self, field.name, rule_of(field).convert(value))
         for field in fields(self):
             derive = rule_of(field).derive
             if derive and field.name in derived:
                 object.__setattr__(self, field.name, derive(self))
         check_combinations(self)
+        self.__dict__["_block_specs"] = tuple(self._with_overrides())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TransformerSpec):
@@ -72,23 +76,26 @@ class TransformerSpec(SpecFields):
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
-        """The attention windows of the decoder blocks."""
-        return tuple(self.of_block(i).attention_window for i in range(self.num_layers))
+        """The attention windows of the blocks of the decoder, or of the only stack."""
+        return tuple(block.attention_window for block in self.blocks(self.stacks[-1]))
 
     def of_block(self, index: int) -> TransformerSpec:
         """Return the spec of one block of a stack, in which every field holds for that block."""
-        every = self.full_attention_every
-        if every is None:
-            return self
-        return self._with_full_attention if (index + 1) % every == 0 else self._with_window
+        specs: tuple[TransformerSpec, ...] = self.__dict__["_block_specs"]
+        return specs[index % len(specs)] if specs else self
 
-    @cached_property
-    def _with_full_attention(self) -> TransformerSpec:
-        return self.replace(attention_window=None, full_attention_every=None)
+    def _with_overrides(self) -> Iterator[TransformerSpec]:
+        """Yield the spec of each block of the pattern of `block_overrides`.
 
-    @cached_property
-    def _with_window(self) -> TransformerSpec:
-        return self.replace(full_attention_every=None)
+        Raises:
+            ValueError: a block has a value that is not allowed.
+        """
+        for overrides in self.block_overrides:
+            try:
+                yield self.replace(block_overrides=(), **overrides)
+            except ValueError as error:
+                allowed = f"changes that a block allows, unlike {overrides!r} ({error})"
+                raise invalid_value("block_overrides", self.block_overrides, allowed) from None
 
     def owner_of_block(self, index: int) -> int:
         """Return the index of the first block of a stack that has the weights of block `index`."""
@@ -191,9 +198,14 @@ def make_spec(values: dict[str, Any]) -> TransformerSpec:
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a spec of format 1, which had a flag in the place of `merge`."""
-    merge = "add" if values.get("residual", True) else "none"
-    return {**{name: value for name, value in values.items() if name != "residual"}, "merge": merge}
+    """Return the fields of a spec of format 1, with those of today in the place of two others."""
+    values = dict(values)
+    values["merge"] = "add" if values.pop("residual", True) else "none"
+    every, blocks = values.pop("full_attention_every", None), values.get("num_layers")
+    if every and isinstance(blocks, int):
+        pattern = [*({} for _ in range(every - 1)), {"attention_window": None}]
+        values["block_overrides"] = pattern[:blocks]
+    return values
 
 
 def fields_by_group() -> dict[str, list[dataclasses.Field[Any]]]:

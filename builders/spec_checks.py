@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from builders.errors import invalid_value
+from dataclasses import fields
+
+from builders.errors import invalid_value, unknown_name
+from builders.fields import rule_of
 from builders.spec_fields import SpecFields
+
+_EMBEDDED = ("learned", "sinusoidal", "sinusoidal_concat")
+"""Positions that are added to the embeddings."""
 
 _UNSCALED = ("add", "none", "highway")
 _WITHOUT_FACTOR = {"skip_scale": (*_UNSCALED, "rezero", "layer_scale"), "branch_scale": _UNSCALED}
@@ -40,7 +46,9 @@ def check_combinations(spec: SpecFields) -> None:
         of_rms = "False where norm='layer'"
         _require(spec, "norm_offset", not spec.norm_offset, of_rms, "use norm='rms'")
     _check_merge(spec)
+    _check_block_overrides(spec)
     _check_distinct_blocks(spec)
+    _check_value_residual(spec)
     if spec.positions.startswith("sinusoidal"):
         _require(
             spec,
@@ -48,14 +56,6 @@ def check_combinations(spec: SpecFields) -> None:
             spec.hidden_dim % 2 == 0,
             f"even where positions={spec.positions!r}, which are sines and cosines in pairs",
             "change the width, or the positions",
-        )
-    if spec.attention_window is None:
-        _require(
-            spec,
-            "full_attention_every",
-            spec.full_attention_every is None,
-            "None where attention_window=None, since then all blocks use full attention",
-            "give the window of the others",
         )
     if spec.kind == "encoder_only":
         _check_encoder_only(spec)
@@ -87,8 +87,7 @@ def check_length(spec: SpecFields, name: str, length: int) -> None:
     """
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise invalid_value(name, length, "a positive int, a number of tokens")
-    bounded = ("learned", "sinusoidal", "sinusoidal_concat")
-    if spec.positions in bounded and length > spec.max_sequence_length:
+    if spec.positions in _EMBEDDED and length > spec.max_sequence_length:
         raise invalid_value(
             name,
             length,
@@ -96,6 +95,43 @@ def check_length(spec: SpecFields, name: str, length: int) -> None:
             f"positions={spec.positions!r}",
             "give a spec with a larger one",
         )
+
+
+def _check_block_overrides(spec: SpecFields) -> None:
+    """Check that overrides are of fields that can differ between blocks, for blocks that exist."""
+    pattern = spec.block_overrides
+    blocks = spec.num_layers
+    if spec.kind == "encoder_decoder":
+        blocks = max(blocks, spec.num_encoder_layers)
+    _require(
+        spec,
+        "block_overrides",
+        len(pattern) <= blocks,
+        f"a pattern of at most {blocks} blocks, as many as the model has",
+        "shorten it, or change num_layers",
+    )
+    by_name = {field.name: rule_of(field) for field in fields(spec)}
+    varying = [name for name, rule in by_name.items() if rule.by_block]
+    for name in dict.fromkeys(name for overrides in pattern for name in overrides):
+        if name not in by_name:
+            raise ValueError(f"block_overrides: {unknown_name('spec field', name, varying)}")
+        _require(
+            spec,
+            "block_overrides",
+            name in varying,
+            f"changes of fields that can differ between blocks, unlike {name}; these can: "
+            f"{', '.join(varying)}",
+            f"set {name} for the whole model",
+        )
+    schemes = {spec.positions, *(overrides.get("positions", "") for overrides in pattern)} - {""}
+    _require(
+        spec,
+        "block_overrides",
+        len(schemes) == 1 or schemes.isdisjoint(_EMBEDDED),
+        f"without other positions than {spec.positions!r} where one of them is added to the "
+        "embeddings, which all blocks share",
+        "use positions='rotary', 'alibi', 'relative' or 'none'",
+    )
 
 
 def _check_merge(spec: SpecFields) -> None:
@@ -139,12 +175,13 @@ def _check_distinct_blocks(spec: SpecFields) -> None:
         f"at most {blocks}, the blocks of the model",
         "leave it out",
     )
-    every = spec.full_attention_every or 1
+    pattern = len(spec.block_overrides) or 1
     _require(
         spec,
         "distinct_blocks",
-        distinct % every == 0,
-        f"a multiple of full_attention_every={every}, since blocks with the same weights are equal",
+        distinct % pattern == 0,
+        f"a multiple of {pattern}, the blocks of the pattern of block_overrides, since blocks with "
+        "the same weights are equal",
         "change one of the two",
     )
     _require(
@@ -157,12 +194,24 @@ def _check_distinct_blocks(spec: SpecFields) -> None:
     )
 
 
+def _check_value_residual(spec: SpecFields) -> None:
+    """Check that the values of all blocks have one shape, so that they can be mixed."""
+    name = "num_key_value_heads"
+    given = {overrides.get(name, spec.num_key_value_heads) for overrides in spec.block_overrides}
+    heads = {spec.num_heads if number is None else number for number in given}
+    _require(
+        spec,
+        "value_residual",
+        not spec.value_residual or len(heads) < 2,
+        f"False where block_overrides change {name}, since values of other heads cannot be mixed",
+        f"give all blocks the same {name}",
+    )
+
+
 def _check_encoder_only(spec: SpecFields) -> None:
     one_stack = f"num_layers={spec.num_layers} where kind='encoder_only', which has one stack"
     is_one = spec.num_encoder_layers == spec.num_layers
     _require(spec, "num_encoder_layers", is_one, one_stack, "leave it out")
-    of_decoders = "None where kind='encoder_only', since windows are of decoders"
-    _require(spec, "attention_window", spec.attention_window is None, of_decoders, "leave it out")
 
 
 def _check_attention_layer(spec: SpecFields) -> None:

@@ -6,6 +6,7 @@ documentation. `builders.fields` has the kinds of fields.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from builders.fields import (
     MOST_BLOCKS,
     MOST_POSITIONS,
     MOST_TOKENS,
+    block_overrides,
     choice,
     component_name,
     depth_factor,
@@ -74,12 +76,14 @@ class Sizes:
     intermediate_dim: int = positive_int(
         "width of the feed-forward layer, `f`; `None`: 4 d.",
         derive=lambda spec: 4 * spec.hidden_dim,
+        by_block=True,
     )
     num_heads: int = positive_int("query heads, `n`.")
     num_key_value_heads: int = positive_int(
         "key/value heads, `k`, each shared by n / k query heads (grouped-query attention, Ainslie "
         "et al. 2023; 1 is multi-query attention, Shazeer 2019); `None`: `num_heads`.",
         derive=lambda spec: spec.num_heads,
+        by_block=True,
     )
     head_dim: int = positive_int(
         "width of one head, `h`; `None`: d / n. n * h need not be d.", derive=_width_per_head
@@ -89,6 +93,17 @@ class Sizes:
         "sequences; with other positions a model takes any length.",
         default=512,
         most=MOST_POSITIONS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Blocks:
+    """Blocks that differ."""
+
+    block_overrides: tuple[Mapping[str, Any], ...] = block_overrides(
+        "other values of fields in some blocks: a pattern that repeats, with the changed fields of "
+        "each block. With `({}, {'attention_window': None})`, every second block has full "
+        "attention (Gemma 2, section 2); a pattern as long as the model says it for each block."
     )
 
 
@@ -126,37 +141,48 @@ class Positions:
         "2.1); or `none`.",
         ("learned", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "relative", "none"),
         default="learned",
+        by_block=True,
     )
     rotary_base: float = number(
-        "wavelengths of `rotary` are 2 pi base^(2 i / r), in tokens.", least=1, default=10_000.0
+        "wavelengths of `rotary` are 2 pi base^(2 i / r), in tokens.",
+        least=1,
+        default=10_000.0,
+        by_block=True,
     )
     rotary_dim: int = positive_int(
         "channels of a head that are rotated, `r`; `None`: all h.",
         derive=lambda spec: spec.head_dim,
+        by_block=True,
     )
     rotary_scaling: str = component_name(
         "extension to sequences longer than those of pretraining: `none`, `linear` (Chen et al. "
         "2023), `llama3` (Llama 3.1) or `yarn` (Peng et al. 2023).",
         ("none", "linear", "llama3", "yarn"),
         default="none",
+        by_block=True,
     )
-    rotary_factor: float = number("factor by which sequences are extended.", least=1, default=1.0)
+    rotary_factor: float = number(
+        "factor by which sequences are extended.", least=1, default=1.0, by_block=True
+    )
     rotary_original_length: int = positive_int(
         "maximum sequence length of pretraining; `None`: `max_sequence_length`.",
         derive=lambda spec: spec.max_sequence_length,
         most=MOST_POSITIONS,
+        by_block=True,
     )
     rotary_low_freq_factor: float = number(
         "pairs of channels that rotate less often than this within the original length are scaled "
         "by the whole factor (`llama3`: low_freq_factor; `yarn`: beta_slow).",
         least=0,
         default=1.0,
+        by_block=True,
     )
     rotary_high_freq_factor: float = number(
         "pairs that rotate more often are not scaled (`llama3`: high_freq_factor; `yarn`: "
         "beta_fast, 32 in the paper).",
         least=0,
         default=4.0,
+        by_block=True,
     )
     relative_buckets: int = positive_int("distance buckets of `relative`.", default=32)
     relative_max_distance: int = positive_int(
@@ -266,14 +292,11 @@ class Attention:
         default="graph",
     )
     attention_window: int | None = optional_int(
-        "keys that the self-attention of a decoder attends to, the query's own and those just "
-        "before it (Mistral; Beltagy et al. 2020, section 3.1); `None`: all.",
+        "keys that self-attention attends to: in a decoder, the query's own and those just before "
+        "it (Mistral; Beltagy et al. 2020, section 3.1); with `encoder_only`, also as many after "
+        "it; `None`: all. The encoder of an `encoder_decoder` has no window.",
         none="for full attention",
-    )
-    full_attention_every: int | None = optional_int(
-        "every n-th block uses full attention instead of the window: 2 is Gemma 2 (section 2), "
-        "where blocks 1, 3, ... do; `None`: no block does.",
-        none="for the same window in all blocks",
+        by_block=True,
     )
     mask_target_padding: bool = flag(
         "mask padding in the self-attention of a decoder. T5 does not: its targets start with "
@@ -295,6 +318,7 @@ class Attention:
     qk_norm: bool = flag(
         "a norm over the h channels of every query and key (Henry et al. 2020; Qwen 3).",
         default=False,
+        by_block=True,
     )
 
 
@@ -307,13 +331,17 @@ class FeedForward:
         "2020, equation 6).",
         ("mlp", "glu"),
         default="mlp",
+        by_block=True,
     )
     activation: str = component_name(
         "`relu`, `gelu`, `gelu_tanh`, `silu` or `relu_squared`.",
         ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
         default="gelu",
+        by_block=True,
     )
-    feedforward_bias: bool = flag("biases of the feed-forward projections.", default=True)
+    feedforward_bias: bool = flag(
+        "biases of the feed-forward projections.", default=True, by_block=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -384,6 +412,7 @@ class SpecFields(
     ResidualStream,
     Positions,
     Embeddings,
+    Blocks,
     Sizes,
 ):
     """All fields of a `TransformerSpec`."""

@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "convert a model of KerasHub or Hugging Face with its weights"
     sub = command("import", import_model, text, "downloads/SmolLM2-135M --to out/lm", quiet=True)
-    text = "a folder of Hugging Face, or a preset of KerasHub, which may be a folder"
+    text = "a folder of Hugging Face, a GGUF file, or a preset of KerasHub, which may be a folder"
     sub.add_argument("source", help=text)
     sub.add_argument("--to", required=True, metavar="FOLDER", help="folder of the model")
     add_flag(sub, "--overwrite", "replace a model in the folder")

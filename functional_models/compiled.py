@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -175,6 +176,7 @@ def compiled(
             import tensorflow as tf
 
             function_of_tensors = tf.function(function, jit_compile=True, autograph=False)
+            _expect_traces(function)
 
             def run(*arrays: Any) -> Any:
                 # As tensors: TensorFlow would trace again for every value of a NumPy scalar.
@@ -188,6 +190,16 @@ def compiled(
 
             return torch.no_grad()(function)
     return function
+
+
+def _expect_traces(function: Callable[..., Any]) -> None:
+    """Leave out TensorFlow's warning that functions with the code of this one are traced again.
+
+    The generator of every model compiles functions of its own once, and TensorFlow counts them as
+    one function. Its warning names the function.
+    """
+    name = f"calls to {function} triggered tf.function retracing"
+    logging.getLogger("tensorflow").addFilter(lambda record: name not in record.getMessage())
 
 
 def _jitted(function: Callable[..., Any], seeds: Sequence[keras.Variable]) -> Callable[..., Any]:

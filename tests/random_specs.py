@@ -55,7 +55,6 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "merge": draw(shipped("merge")),
         "stochastic_depth": draw(RATES),
         "block_skips": draw(shipped("block_skips")),
-        "distinct_blocks": None,
         "positions": draw(shipped("positions")),
         "feedforward": draw(shipped("feedforward")),
         "activation": draw(shipped("activation")),
@@ -82,32 +81,63 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     if values["norm_placement"] == "none" and squares:
         # Without norms, squaring the stream in every block soon overflows float32.
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
-    rms, windowed = values["norm"] == "rms", values["attention_window"] is not None
+    rms = values["norm"] == "rms"
     values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
     values["norm_offset"] = rms and draw(flag)
     if values["merge"] == "none":
         values["stochastic_depth"] = 0.0
-    values["full_attention_every"] = either(None, 1, 2, 3) if windowed else None
     encodes = values["kind"] == "encoder_only"
     values["num_segments"] = either(0, 2, 3) if encodes else 0
     values["pooler"] = encodes and draw(flag)
     values["masked_lm_head"] = encodes and draw(flag)
-    if encodes:  # one stack, without windows
+    if encodes:  # one stack
         values |= {"num_encoder_layers": either(None, values["num_layers"])}
-        values |= {"attention_window": None, "full_attention_every": None}
     if values["attention"] == "layer":  # the Keras layer supports only these
         values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
     values |= draw(factors(values["merge"], values["norm_placement"]))
-    learned_by_depth = isinstance(values["branch_scale"], str) and values["merge"] != "scaled"
-    if not learned_by_depth and draw(flag):
-        every = values["full_attention_every"] or 1
-        possible = [number for number in range(1, values["num_layers"] + 1) if number % every == 0]
-        values["distinct_blocks"] = either(None, *possible)
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
+    values["block_overrides"] = draw(overrides(values))
+    values["distinct_blocks"] = draw(distinct_blocks(values))
     return values
+
+
+@st.composite
+def distinct_blocks(draw: st.DrawFn, values: dict[str, Any]) -> int | None:
+    """Draw how many blocks have weights of their own, where others would be equal to them."""
+    if isinstance(values["branch_scale"], str) and values["merge"] != "scaled":
+        return None
+    pattern = len(values["block_overrides"]) or 1
+    numbers = [few for few in range(1, values["num_layers"] + 1) if few % pattern == 0]
+    return draw(st.sampled_from((None, *numbers)))
+
+
+@st.composite
+def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Draw other values of some fields for a pattern of blocks."""
+    number = values["num_heads"]
+    choices: dict[str, st.SearchStrategy[Any]] = {
+        "attention_window": st.none() | st.integers(1, 29),
+        "intermediate_dim": st.integers(3, 29),
+        "feedforward": shipped("feedforward"),
+        "activation": shipped("activation"),
+        "feedforward_bias": st.booleans(),
+    }
+    if values["attention"] == "graph":
+        divisors = [few for few in range(1, number + 1) if number % few == 0]
+        if not values["value_residual"]:
+            choices["num_key_value_heads"] = st.sampled_from(divisors)
+        choices["qk_norm"] = st.booleans()
+    if values["positions"] in ("rotary", "alibi", "relative"):
+        choices["positions"] = st.sampled_from((values["positions"], "none"))
+    if values["positions"] == "rotary":
+        choices["rotary_base"] = st.floats(2, 1e6)
+    if values["norm_placement"] == "none":  # as above, where nothing may square the stream again
+        del choices["feedforward"], choices["activation"]
+    pattern = draw(st.lists(st.fixed_dictionaries({}, optional=choices), max_size=2))
+    return tuple(pattern[: values["num_layers"]])
 
 
 @st.composite

@@ -35,6 +35,12 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from reference_positions import (
+    rotate,
+    score_bias,
+    sinusoidal_concat_positions,
+    sinusoidal_positions,
+)
 
 Spec = Mapping[str, object]
 Weights = Mapping[str, np.ndarray]
@@ -62,7 +68,6 @@ def fill_derived_fields(spec: Spec) -> dict:
         "attention_soft_cap": None,
         "logit_soft_cap": None,
         "attention_window": None,
-        "full_attention_every": None,
         "distinct_blocks": None,
         "pad_token_id": None,
     }
@@ -70,6 +75,22 @@ def fill_derived_fields(spec: Spec) -> dict:
 
 
 # Operations -------------------------------------------------------------------------------------
+
+
+def of_block(spec: dict, index: int) -> dict:
+    """Return the spec of a block, with the changes that the pattern has for it."""
+    pattern = spec["block_overrides"]
+    return {**spec, **pattern[index % len(pattern)]} if pattern else spec
+
+
+def visible_keys(spec: dict, keys: np.ndarray, causal: bool) -> np.ndarray:
+    """Return which keys each position attends to, (b, t, t); keys (b, 1, t) are no padding."""
+    length = keys.shape[-1]
+    ahead = np.arange(length)[None, :] - np.arange(length)[:, None]  # of a key, for each query
+    seen = ahead <= 0 if causal else np.ones((length, length), bool)
+    if spec["attention_window"] is not None and (causal or spec["kind"] == "encoder_only"):
+        seen = seen & (abs(ahead) < spec["attention_window"])
+    return keys & seen[None]
 
 
 def activation(name: str, x: np.ndarray) -> np.ndarray:
@@ -106,115 +127,6 @@ def soft_cap(x: np.ndarray, cap: float | None) -> np.ndarray:
 def softmax(scores: np.ndarray) -> np.ndarray:
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def sinusoidal_positions(length: int, d: int) -> np.ndarray:
-    """PE(p, 2i) = sin(p / 10000^(2i/d)), PE(p, 2i+1) = cos of the same angle; shape (length, d)."""
-    table = np.zeros((length, d))
-    for position in range(length):
-        for channel in range(d):
-            angle = position / 10000.0 ** (2 * (channel // 2) / d)
-            table[position, channel] = math.sin(angle) if channel % 2 == 0 else math.cos(angle)
-    return table
-
-
-def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
-    """All sines, then all cosines, as in the TensorFlow text tutorial; shape (length, d)."""
-    half = d // 2
-    table = np.zeros((length, d))
-    for position in range(length):
-        for channel in range(half):
-            angle = position * (1.0 / 10000.0 ** (channel / half))
-            table[position, channel] = math.sin(angle)
-            table[position, half + channel] = math.cos(angle)
-    return table
-
-
-def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
-    """Return the radians per position of every pair of channels, and the factor of the rotation."""
-    r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]
-    original = spec["rotary_original_length"]
-    slow, fast = spec["rotary_low_freq_factor"], spec["rotary_high_freq_factor"]
-    found = []
-    for pair in range(r // 2):
-        frequency = spec["rotary_base"] ** (-2.0 * pair / r)
-        wavelength = 2.0 * math.pi / frequency
-        if scaling == "linear":
-            frequency /= factor
-        elif scaling == "llama3":
-            if wavelength > original / slow:
-                frequency /= factor
-            elif wavelength > original / fast:
-                smooth = (original / wavelength - slow) / (fast - slow)
-                frequency = (1.0 - smooth) * frequency / factor + smooth * frequency
-        elif scaling == "yarn":
-
-            def dimension(rotations: float) -> float:
-                return (
-                    r
-                    * math.log(original / (rotations * 2.0 * math.pi))
-                    / (2.0 * math.log(spec["rotary_base"]))
-                )
-
-            low = max(math.floor(dimension(fast)), 0)
-            high = min(math.ceil(dimension(slow)), r - 1)
-            ramp = min(max((pair - low) / max(high - low, 0.001), 0.0), 1.0)
-            frequency = frequency / factor * ramp + frequency * (1.0 - ramp)
-        elif scaling != "none":
-            raise ValueError(f"the reference has no rotary scaling {scaling!r}")
-        found.append(frequency)
-    return found, 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
-
-
-def rotate(spec: dict, x: np.ndarray) -> np.ndarray:
-    """Rotate channels i and i + r/2 of heads (b, t, n, h) as points in the plane."""
-    frequencies, magnitude = rotary_frequencies(spec)
-    half = spec["rotary_dim"] // 2
-    output = x.copy()
-    for position in range(x.shape[1]):
-        for pair, frequency in enumerate(frequencies):
-            angle = position * frequency
-            rotation = magnitude * np.exp(1j * angle)
-            points = (x[:, position, :, pair] + 1j * x[:, position, :, pair + half]) * rotation
-            output[:, position, :, pair] = points.real
-            output[:, position, :, pair + half] = points.imag
-    return output
-
-
-def alibi_slopes(heads: int) -> list[float]:
-    if math.log2(heads).is_integer():
-        return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
-    power = 2 ** math.floor(math.log2(heads))
-    return alibi_slopes(power) + alibi_slopes(2 * power)[0::2][: heads - power]
-
-
-def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
-    """Return the bucket of a key that is `ahead` tokens after the query."""
-    number, first = spec["relative_buckets"], 0
-    distance = max(-ahead, 0)
-    if not causal:
-        number //= 2
-        distance, first = abs(ahead), number if ahead > 0 else 0
-    exact = number // 2
-    if distance < exact:
-        return first + distance
-    share = math.log(distance / exact) / math.log(spec["relative_max_distance"] / exact)
-    return first + min(exact + int(share * (number - exact)), number - 1)
-
-
-def score_bias(
-    spec: dict, weights: Weights, side: str, length: int, causal: bool
-) -> np.ndarray | float:
-    """Return the position bias of the self-attention scores, (n, t, t)."""
-    bias = np.zeros((spec["num_heads"], length, length))
-    for query in range(length):
-        for key in range(length):
-            if spec["positions"] == "alibi":
-                bias[:, query, key] = -abs(query - key) * np.array(alibi_slopes(len(bias)))
-            elif spec["positions"] == "relative":
-                row = t5_bucket(spec, key - query, causal)
-                bias[:, query, key] = weights[f"{side}.relative_position_bias.embeddings"][row]
-    return bias
 
 
 # Sublayers --------------------------------------------------------------------------------------
@@ -413,20 +325,28 @@ def encode(
     spec: dict, weights: Weights, source: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
     x = embed(spec, weights, "encoder", source, segments)
-    length = source.shape[1]
-    mask = padding_mask(spec, source) & np.ones((1, length, 1), bool)
-    bias = score_bias(spec, weights, "encoder", length, causal=False)
-    values: list = []
+    keys, streams, values = padding_mask(spec, source), [x], []
+    for index in range(spec["num_encoder_layers"]):
+        x, own = stream_into(spec, weights, "encoder", streams), of_block(spec, index)
+        streams.append(encoder_block(own, weights, index, x, keys, values))
+    x = streams[-1]
+    return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
+
+
+def encoder_block(
+    spec: dict, weights: Weights, index: int, x: np.ndarray, keys: np.ndarray, values: list
+) -> np.ndarray:
+    """Apply a block of an encoder to x (b, s, d).
+
+    Keys (b, 1, s) are those that are not padding; values are those of the blocks before.
+    """
+    mask = visible_keys(spec, keys, causal=False)
+    bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values),
         "feedforward": lambda at, y: feedforward(spec, weights, at, y),
     }
-    streams = [x]
-    for index in range(spec["num_encoder_layers"]):
-        x = stream_into(spec, weights, "encoder", streams)
-        streams.append(block(spec, weights, "encoder", index, x, sublayers))
-    x = streams[-1]
-    return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
+    return block(spec, weights, "encoder", index, x, sublayers)
 
 
 def decode(
@@ -438,19 +358,33 @@ def decode(
 ) -> np.ndarray:
     """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention."""
     x = embed(spec, weights, "decoder", target)
-    length = target.shape[1]
-    visible = padding_mask({**spec, "pad_token_id": None}, target)
-    if spec["mask_target_padding"]:
-        visible = padding_mask(spec, target)
-    causal = visible & np.tril(np.ones((length, length), bool))[None]
-    windowed = causal.copy()
-    if spec["attention_window"] is not None:  # the query and the tokens before it
-        windowed &= ~np.tril(np.ones((length, length), bool), -spec["attention_window"])
+    keys = padding_mask(spec if spec["mask_target_padding"] else {"pad_token_id": None}, target)
+    streams, values = [x], []
+    for index in range(spec["num_layers"]):
+        x, own = stream_into(spec, weights, "decoder", streams), of_block(spec, index)
+        streams.append(decoder_block(own, weights, index, x, keys, values, memory, memory_keys))
+    x = streams[-1]
+    if spec["final_norm"]:
+        x = normalize(spec, weights, "decoder.final_norm", x)
+    return output(spec, weights, "decoder", x)
+
+
+def decoder_block(
+    spec: dict,
+    weights: Weights,
+    index: int,
+    x: np.ndarray,
+    keys: np.ndarray,
+    values: list,
+    memory: np.ndarray | None,
+    memory_keys: np.ndarray | None,
+) -> np.ndarray:
+    """Apply a block of a decoder to x (b, t, d)."""
+    length = x.shape[1]
+    mask = visible_keys(spec, keys, causal=True)
     bias = score_bias(spec, weights, "decoder", length, causal=True)
-    self_mask = windowed
-    values: list = []
     sublayers = {
-        "self_attention": lambda at, y: attention(spec, weights, at, y, y, self_mask, bias, values)
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
     }
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
@@ -458,16 +392,7 @@ def decode(
             spec, weights, at, y, memory, cross_mask
         )
     sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
-    streams = [x]
-    for index in range(spec["num_layers"]):
-        every = spec["full_attention_every"]  # 2: full attention in blocks 1, 3, 5, ...
-        self_mask = causal if every and (index + 1) % every == 0 else windowed
-        x = stream_into(spec, weights, "decoder", streams)
-        streams.append(block(spec, weights, "decoder", index, x, sublayers))
-    x = streams[-1]
-    if spec["final_norm"]:
-        x = normalize(spec, weights, "decoder.final_norm", x)
-    return output(spec, weights, "decoder", x)
+    return block(spec, weights, "decoder", index, x, sublayers)
 
 
 def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray:

@@ -3,15 +3,14 @@
 Like `reference`, it imports neither Keras nor this project.
 """
 
-from reference import Spec, fill_derived_fields, owner
+from reference import Spec, fill_derived_fields, of_block, owner
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight of the spec by name; all are trainable."""
     full = fill_derived_fields(spec)
     d, n, h = full["hidden_dim"], full["num_heads"], full["head_dim"]
-    k = full["num_key_value_heads"]
-    f, v = full["intermediate_dim"], full["vocabulary_size"]
+    v = full["vocabulary_size"]
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, size: int = d) -> None:
@@ -35,23 +34,25 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.transform_gate.kernel"] = (d, d)
             shapes[f"{name}.transform_gate.bias"] = (d,)
 
-    def attention_shapes(name: str) -> None:
+    def attention_shapes(name: str, own: dict) -> None:
+        k = own["num_key_value_heads"]
         for role, heads in (("query", n), ("key", k), ("value", k)):
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
-            if full["qk_norm"] and role != "value":
+            if own["qk_norm"] and role != "value":
                 norm(f"{name}.{role}_norm", h)
         shapes[f"{name}.output.kernel"] = (n, h, d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name)
 
-    def feedforward_shapes(name: str) -> None:
-        gate = {"gate": (d, f)} if full["feedforward"] == "glu" else {}
+    def feedforward_shapes(name: str, own: dict) -> None:
+        f = own["intermediate_dim"]
+        gate = {"gate": (d, f)} if own["feedforward"] == "glu" else {}
         for role, shape in {**gate, "up": (d, f), "down": (f, d)}.items():
             shapes[f"{name}.{role}.kernel"] = shape
-            if full["feedforward_bias"]:
+            if own["feedforward_bias"]:
                 shapes[f"{name}.{role}.bias"] = shape[1:]
         norms(name)
 
@@ -77,19 +78,19 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{side}.segment_embedding.embeddings"] = (full["num_segments"], d)
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
-        if full["positions"] == "relative":
+        if "relative" in {of_block(full, index)["positions"] for index in range(layers)}:
             shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm")
         for place in range(layers):  # blocks that share weights have the same names
             block_skips(f"{side}.block_{place}", place, layers)
-            index = owner(full, place)
-            attention_shapes(f"{side}.block_{index}.self_attention")
+            index, own = owner(full, place), of_block(full, place)
+            attention_shapes(f"{side}.block_{index}.self_attention", own)
             if full["value_residual"] and place > 0:
                 shapes[f"{side}.block_{index}.self_attention.mixed_value.share"] = ()
             if side == "decoder" and len(stacks) == 2:
-                attention_shapes(f"{side}.block_{index}.cross_attention")
-            feedforward_shapes(f"{side}.block_{index}.feedforward")
+                attention_shapes(f"{side}.block_{index}.cross_attention", own)
+            feedforward_shapes(f"{side}.block_{index}.feedforward", own)
             if full["norm_placement"] == "parallel_shared_norm":
                 norm(f"{side}.block_{index}.norm")
             if full["norm_placement"].startswith("parallel"):
@@ -116,52 +117,54 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 def parameter_count(spec: Spec) -> int:
     """Return the number of parameters by a closed formula, independent of `weight_shapes`."""
     full = fill_derived_fields(spec)
-    d, inner = full["hidden_dim"], full["num_heads"] * full["head_dim"]
-    f, v, layers = full["intermediate_dim"], full["vocabulary_size"], full["num_layers"]
-    per_channel = 2 if full["norm_bias"] else 1  # of a norm
-    norm = per_channel * d
-    # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
-    merges = {"rezero": 1, "layer_scale": d, "highway": d * d + d}.get(full["merge"], 0)
-    norms, shared = {
-        "none": (merges, 0),
-        "sandwich": (2 * norm + merges, 0),
-        "parallel": (norm, merges),
-        "parallel_shared_norm": (0, norm + merges),
-    }.get(full["norm_placement"], (norm + merges, 0))
-    outer = full["num_key_value_heads"] * full["head_dim"]
-    biases = inner + 2 * outer if full["attention_bias"] else 0
-    biases += d if full["attention_output_bias"] else 0
-    head_norms = 2 * per_channel * full["head_dim"] if full["qk_norm"] else 0
-    attn = 2 * d * inner + 2 * d * outer + biases + head_norms + norms
-    wide = 2 if full["feedforward"] == "glu" else 1
-    ffn = (wide + 1) * d * f + (wide * f + d if full["feedforward_bias"] else 0) + norms
-    positions = {
-        "learned": full["max_sequence_length"] * d,
-        "relative": full["relative_buckets"] * full["num_heads"],
-    }.get(full["positions"], 0)
+    d, v, e = full["hidden_dim"], full["vocabulary_size"], full["embedding_dim"]
+    norm = (2 if full["norm_bias"] else 1) * d
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
     # The embedding norm and the final norm of a stack.
     final = norm * (full["final_norm"] + full["embedding_norm"])
-    e = full["embedding_dim"]
     projection = 0 if e == d else e * d
     logits += projection if full["tie_embeddings"] else 0
 
-    def across(blocks: int) -> int:
-        own = full["distinct_blocks"] or blocks
-        mixed = min(own, blocks - 1) if full["value_residual"] else 0
-        return mixed + {"unet": blocks // 2, "embedding": 2 * blocks}.get(full["block_skips"], 0)
-
-    def of_stack(blocks: int, attentions: int = 1) -> int:
-        own = min(blocks, full["distinct_blocks"] or blocks)
-        return own * (attentions * attn + ffn + shared) + across(blocks)
+    def stack(layers: int, attentions: int) -> int:
+        blocks = [of_block(full, index) for index in range(layers)]
+        positions = full["max_sequence_length"] * d if full["positions"] == "learned" else 0
+        if any(own["positions"] == "relative" for own in blocks):
+            positions += full["relative_buckets"] * full["num_heads"]
+        owners = blocks[: full["distinct_blocks"] or layers]
+        within = sum(block_parameters(own, attentions) for own in owners)
+        mixed = min(len(owners), layers - 1) if full["value_residual"] else 0
+        skips = {"unet": layers // 2, "embedding": 2 * layers}.get(full["block_skips"], 0)
+        return projection + positions + within + mixed + skips + final
 
     if full["kind"] == "encoder_only":
         heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
         heads += (norm + logits) * full["masked_lm_head"]
-        stack = positions + full["num_segments"] * d + of_stack(layers) + final
-        return v * e + projection + stack + heads
+        return v * e + full["num_segments"] * d + stack(full["num_layers"], 1) + heads
     if full["kind"] == "decoder_only":
-        return v * e + projection + positions + of_stack(layers) + final + logits
+        return v * e + stack(full["num_layers"], 1) + logits
     tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
-    blocks = of_stack(full["num_encoder_layers"]) + of_stack(layers, attentions=2)
-    return tables * e + 2 * (projection + positions + final) + blocks + logits
+    both = stack(full["num_encoder_layers"], 1) + stack(full["num_layers"], 2)
+    return tables * e + both + logits
+
+
+def block_parameters(own: dict, attentions: int) -> int:
+    """Return the number of parameters of a block with so many attentions."""
+    d, f, inner = own["hidden_dim"], own["intermediate_dim"], own["num_heads"] * own["head_dim"]
+    per_channel = 2 if own["norm_bias"] else 1  # of a norm
+    norm = per_channel * d
+    # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
+    merges = {"rezero": 1, "layer_scale": d, "highway": d * d + d}.get(own["merge"], 0)
+    each, shared = {
+        "none": (merges, 0),
+        "sandwich": (2 * norm + merges, 0),
+        "parallel": (norm, merges),
+        "parallel_shared_norm": (0, norm + merges),
+    }.get(own["norm_placement"], (norm + merges, 0))
+    outer = own["num_key_value_heads"] * own["head_dim"]
+    biases = inner + 2 * outer if own["attention_bias"] else 0
+    biases += d if own["attention_output_bias"] else 0
+    head_norms = 2 * per_channel * own["head_dim"] if own["qk_norm"] else 0
+    attn = 2 * d * inner + 2 * d * outer + biases + head_norms
+    wide = 2 if own["feedforward"] == "glu" else 1
+    ffn = (wide + 1) * d * f + (wide * f + d if own["feedforward_bias"] else 0)
+    return attentions * attn + ffn + (attentions + 1) * each + shared

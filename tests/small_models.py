@@ -1,6 +1,6 @@
 """Small specs of distinct prime sizes, and models with random weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -54,9 +54,18 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["num_key_value_heads"] = None
     if spec.attention_window:
         changes["attention_window"] = 3
+    if pattern := spec.block_overrides:
+        changes["block_overrides"] = tuple(map(reduced_overrides, (pattern[0], pattern[-1])))
     if spec.pad_token_id is not None and spec.pad_token_id >= SIZES["source_vocabulary_size"]:
         changes["pad_token_id"] = 7
     return spec.replace(**changes)
+
+
+def reduced_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return other values of fields in a block, reduced to the sizes above."""
+    small = {"attention_window": 5, "intermediate_dim": 19, "num_key_value_heads": 1}
+    small |= {"rotary_original_length": 7}
+    return {name: small.get(name, value) if value else value for name, value in overrides.items()}
 
 
 def variants_and_kinds() -> list[tuple[str, str]]:

@@ -152,7 +152,9 @@ def test_a_cache_has_the_documented_shapes(
 
 
 def test_windowed_blocks_have_a_ring_buffer_and_the_others_all_slots() -> None:
-    spec = small_spec(num_layers=3, attention_window=3, full_attention_every=2)
+    spec = small_spec(
+        num_layers=3, attention_window=3, block_overrides=({}, {"attention_window": None})
+    )
     cache = builders.empty_cache(builders.build(spec), spec, BATCH, 11)
     slots = {name: entry.shape[3] for name, entry in cache.items() if "key_cache" in name}
     assert list(slots.values()) == [3, 11, 3]

@@ -55,14 +55,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "window longer than the sequence": {"attention_window": 13},
     "translator with grouped heads and a window": {**GROUPED, **TRANSLATOR, "attention_window": 3},
     "a window in every other block": {"num_layers": 3, "attention_window": 3}
-    | {"full_attention_every": 2},
+    | {"block_overrides": ({}, {"attention_window": None})},
     "translator with a window in every other block": {
         **TRANSLATOR,
         **GROUPED,
         **RELATIVE,
         "num_layers": 2,
         "attention_window": 3,
-        "full_attention_every": 2,
+        "block_overrides": ({}, {"attention_window": None}),
     },
     "Keras layer": {"attention": "layer"},
     "translator with the Keras layer": {**TRANSLATOR, "attention": "layer"},
@@ -131,6 +131,52 @@ CHANGES: dict[str, dict[str, Any]] = {
         "attention_scale": 0.3,
         "attention_soft_cap": 1.5,
     },
+    "skips from the embedding, shared blocks": {
+        "num_layers": 5,
+        "distinct_blocks": 2,
+        "block_skips": "embedding",
+        "value_residual": True,
+        "norm_scale": "inverse_sqrt_depth",
+    },
+    "translator with mirrored skips and mixed values": {
+        **TRANSLATOR,
+        "num_layers": 5,
+        "num_encoder_layers": 4,
+        "block_skips": "unet",
+        "value_residual": True,
+        "attention_window": 3,
+        "block_overrides": ({}, {"attention_window": None}),
+    },
+    "blocks that differ": {
+        **GROUPED,
+        "num_layers": 3,
+        "positions": "rotary",
+        "rotary_dim": 4,
+        "attention_window": 3,
+        "block_overrides": (
+            {"rotary_base": 13.0, "feedforward": "glu"},
+            {"attention_window": 5, "num_key_value_heads": 6, "intermediate_dim": 19},
+            {"attention_window": None, "positions": "none", "qk_norm": True},
+        ),
+        "merge": "layer_scale",
+    },
+    "translator with blocks that differ, output norms, gates": {
+        **TRANSLATOR,
+        "num_layers": 3,
+        "num_encoder_layers": 2,
+        "attention_window": 3,
+        "positions": "alibi",
+        "block_overrides": ({"positions": "none"}, {"num_key_value_heads": 1}, {}),
+        "norm_placement": "output",
+        "merge": "highway",
+    },
+    "one norm for parallel sublayers, scaled": {
+        "norm_placement": "parallel_shared_norm",
+        "norm_scale": "inverse_sqrt_depth",
+        "merge": "scaled",
+        "skip_scale": 0.7,
+        "branch_scale": "inverse_sqrt_layers",
+    },
     "another number of encoder layers": {**TRANSLATOR, "num_encoder_layers": 1},
 }
 
@@ -191,7 +237,7 @@ QUICK = (
     "grouped heads",
     "sandwich norms, soft caps",
     "window",
-    "a window in every other block",
+    "blocks that differ",
     "Keras layer",
 )  # `make test-all` runs the others
 

@@ -26,7 +26,18 @@ MODELS: dict[str, dict[str, Any]] = {
         "pad_token_id": 7,
     },
     "no_positions": {"positions": "none", "merge": "none", "pad_token_id": None},
-    "grouped_window": {"num_key_value_heads": 1, "attention_window": 3},
+    "grouped_window": {
+        "num_key_value_heads": 1,
+        "attention_window": 3,
+        "block_overrides": ({}, {"attention_window": None, "intermediate_dim": 19}),
+        "merge": "layer_scale",
+        "stochastic_depth": 0.1,
+    },
+    "deep_norm": {"norm_placement": "post", "merge": "scaled", "skip_scale": "deep_norm"}
+    | {"initializer": "deep_norm"},
+    "across_blocks": {"num_layers": 4, "distinct_blocks": 2, "block_skips": "unet"}
+    | {"value_residual": True},
+    "highway": {"norm_placement": "output", "merge": "highway"},
     "keras_layer": {"attention": "layer", "activation": "gelu_tanh"},
     "encoder": {
         "kind": "encoder_only",

@@ -30,6 +30,7 @@ from small_models import (
 
 import builders
 from builders.components import SHIPPED
+from builders.overrides import Overrides
 
 BACKEND = keras.backend.backend()
 MAIN_FIELDS: dict[str, Sequence[Any]] = {
@@ -38,6 +39,17 @@ MAIN_FIELDS: dict[str, Sequence[Any]] = {
     "positions": ("learned", "sinusoidal", "sinusoidal_concat", "none"),
     "merge": ("add", "none"),
 }
+FROM_ONE = {
+    "attention_window": 5,
+    "intermediate_dim": 19,
+    "feedforward": "glu",
+    "activation": "relu",
+}
+PATTERNS = (  # that can be hashed, as a spec keeps them
+    (),
+    (Overrides(), Overrides(attention_window=None)),
+    (Overrides(positions="none"), Overrides(FROM_ONE)),
+)
 ALL_FIELDS: dict[str, Sequence[Any]] = {
     **MAIN_FIELDS,
     "norm_placement": SHIPPED["norm_placement"],
@@ -74,7 +86,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "num_key_value_heads": (None, 1),
     "head_dim": (None, 5),
     "attention_window": (None, 3),
-    "full_attention_every": (None, 2),
+    "block_overrides": PATTERNS,
     "final_norm": (None, True, False),
     "num_encoder_layers": (None, 1),
     "norm_epsilon": (1e-5, 1e-1),
@@ -121,7 +133,7 @@ DERIVED_FIELDS = (
 
 
 ENCODER_ONLY_FIELDS = ("num_segments", "pooler", "masked_lm_head")
-UNSUPPORTED_BY_ENCODERS = ("attention_window", "full_attention_every", "num_encoder_layers")
+UNSUPPORTED_BY_ENCODERS = ("num_encoder_layers",)
 
 
 def is_allowed(changes: Mapping[str, Any]) -> bool:
@@ -145,14 +157,15 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
         return False
     if changes.get("positions") == "rotary" and changes.get("rotary_dim", 4) is None:
         return False  # head_dim is odd here
-    if changes.get("full_attention_every") and not changes.get("attention_window", 3):
+    is_embedded = changes.get("positions", "none") not in (*ROTARY_OR_BIAS, "none")
+    if is_embedded and "positions" in str(changes.get("block_overrides")):
         return False
     if changes.get("merge", "scaled") != "scaled" and changes.get("skip_scale", 1.0) != 1.0:
         return False
     if changes.get("merge") in ("add", "none", "highway") and changes.get("branch_scale"):
         return False
     shares = changes.get("distinct_blocks") == 1
-    if shares and changes.get("full_attention_every"):
+    if shares and changes.get("block_overrides"):
         return False
     by_depth = isinstance(changes.get("branch_scale"), str)
     if changes.get("distinct_blocks") and by_depth and changes.get("merge", "") in LEARNED_MERGES:
@@ -270,9 +283,9 @@ def test_random_specs_cover_every_field_and_every_built_in_value() -> None:
     @given(field_values())
     @settings(max_examples=300, deadline=None, derandomize=True, database=None)
     def draw(values: dict[str, Any]) -> None:
-        builders.TransformerSpec(**values)
+        spec = builders.TransformerSpec(**values)
         for field, value in values.items():
-            drawn[field].add(value)
+            drawn[field].add(spec.block_overrides if field == "block_overrides" else value)
 
     draw()
     assert drawn.keys() == {field.name for field in dataclasses.fields(builders.TransformerSpec)}

@@ -30,7 +30,7 @@ import plots
 def test_every_variant_at_reduced_size_equals_the_reference(name: str, kind: str) -> None:
     spec = reduced_variant(name, kind)
     assert builders.TransformerSpec.from_json(spec.to_json()) == spec
-    if not spec.full_attention_every:  # all blocks are equal
+    if not spec.block_overrides:  # all blocks are equal
         spec = spec.replace(num_layers=1)
     model = random_model(spec)
     tokens = random_tokens(spec)

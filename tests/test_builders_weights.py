@@ -26,6 +26,10 @@ import builders
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
+BLOCKS = (
+    {"num_key_value_heads": 2, "intermediate_dim": 19},
+    {"feedforward": "glu", "qk_norm": True},
+)
 SPEC_CHANGES: list[dict[str, Any]] = [
     {},
     {"norm_placement": "post"},
@@ -38,14 +42,22 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"share_embeddings": True},
     {"share_embeddings": True, "tie_embeddings": True, "num_encoder_layers": 3},
     {"attention": "layer", "head_dim": 5, "logit_bias": True},
-    {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5},
-    {"norm_placement": "sandwich", "norm": "rms", "feedforward": "glu", "qk_norm": True},
-    {"norm_placement": "parallel", "norm_bias": False, "feedforward_bias": False},
-    {"norm_placement": "none", "embedding_norm": True, "attention_output_bias": False},
+    {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5, "block_overrides": BLOCKS},
+    {"norm_placement": "sandwich", "norm": "rms", "feedforward": "glu", "qk_norm": True}
+    | {"merge": "layer_scale"},
+    {"norm_placement": "parallel", "norm_bias": False, "feedforward_bias": False}
+    | {"merge": "highway"},
+    {"norm_placement": "parallel_shared_norm", "merge": "rezero"},
+    {"norm_placement": "output", "merge": "highway"},
+    {"norm_placement": "none", "embedding_norm": True, "attention_output_bias": False}
+    | {"merge": "rezero"},
     {"norm": "rms", "norm_offset": True, "final_norm": False},
+    {"num_layers": 5, "block_skips": "unet", "value_residual": True},
+    {"num_layers": 5, "block_skips": "embedding", "distinct_blocks": 2, "value_residual": True},
     {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13},
     {"positions": "rotary", "rotary_dim": 6},
     {"positions": "alibi", "num_heads": 3, "head_dim": 5},
+    {"positions": "none", "block_overrides": ({"positions": "relative"}, {})},
 ]
 
 
@@ -117,6 +129,12 @@ TRAINED: dict[str, dict[str, Any]] = {
         "logit_bias": True,
     },
     "layer": {"attention": "layer"},
+    "skips across shared blocks": {"num_layers": 3, "distinct_blocks": 1}
+    | {"block_skips": "embedding", "value_residual": True},
+    "mirrored skips, mixed values": {"block_skips": "unet", "value_residual": True},
+    "gates, output norms": {"norm_placement": "output", "merge": "highway"},
+    "channel scales, shared norm": {"norm_placement": "parallel_shared_norm"}
+    | {"merge": "layer_scale", "block_overrides": BLOCKS[1:]},
 }
 
 

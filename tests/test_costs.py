@@ -42,7 +42,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "a window in every other block": {
         "num_layers": 3,
         "attention_window": 3,
-        "full_attention_every": 2,
+        "block_overrides": ({}, {"attention_window": None}),
     },
     "window longer than the sequence": {"attention_window": 13},
     "relative positions": {"positions": "relative", "relative_buckets": 8},
@@ -51,6 +51,22 @@ SPECS: dict[str, dict[str, Any]] = {
     "narrow embeddings": {"embedding_dim": 11},
     "narrow embeddings, tied": {"embedding_dim": 11, "tie_embeddings": True},
     "Keras layer": {"attention": "layer"},
+    "blocks that differ, gates": {
+        **GROUPED,
+        "merge": "highway",
+        "attention_window": 3,
+        "block_overrides": (
+            {"feedforward": "glu", "num_key_value_heads": 6},
+            {"attention_window": None, "intermediate_dim": 19},
+        ),
+    },
+    "shared blocks, skips": {
+        "num_layers": 5,
+        "distinct_blocks": 2,
+        "block_skips": "unet",
+        "value_residual": True,
+    },
+    "gated parallel sublayers": {"norm_placement": "parallel_shared_norm", "merge": "highway"},
     "translator": TRANSLATOR,
     "translator with unequal stacks": {**TRANSLATOR, "num_encoder_layers": 3, "num_layers": 1},
     "translator, grouped heads, gated, tied, window": {
@@ -82,6 +98,7 @@ ALL_SPECS = SPECS | ENCODERS
 SLOW = [
     ALL_SPECS[name]
     for name in (
+        "gated parallel sublayers",
         "window longer than the sequence",
         "translator",
         "translator with unequal stacks",

@@ -143,7 +143,7 @@ def test_from_keras_hub_reads_a_folder_of_hugging_face_directly() -> None:
     source = str(GOLDEN / "gpt2")
     with pytest.warns(UserWarning, match="without a tokenizer"):
         assert fm.from_keras_hub(source).spec == read(source).spec
-    with pytest.raises(ValueError, match=r"pad_token_id=3: config.json of .* defines it"):
+    with pytest.raises(ValueError, match=r"pad_token_id=3: the configuration of .* defines it"):
         fm.from_keras_hub(source, pad_token_id=3)
 
 
@@ -281,6 +281,10 @@ def only_pickles(folder: Path) -> None:
     (folder / SINGLE).rename(folder / "pytorch_model.bin")
 
 
+def only_weights_of_flax(folder: Path) -> None:
+    (folder / SINGLE).rename(folder / "flax_model.msgpack")
+
+
 def only_an_adapter(folder: Path) -> None:
     (folder / SINGLE).rename(folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text("{}")
@@ -324,7 +328,8 @@ FILES = [
     (write(SINGLE, header(b"[1]")), "is damaged: its header is not"),
     (write(SINGLE, header(BAD_ENTRY) + bytes(4)), "is damaged: its header is not"),
     (write(SINGLE, header(LONG_ENTRY) + bytes(4)), "is truncated"),
-    (only_pickles, r"pytorch_model.bin holds weights as PyTorch pickles; .*save_pretrained"),
+    (only_pickles, r"pytorch_model.bin is damaged, or no file of torch.save"),
+    (only_weights_of_flax, r"flax_model.msgpack holds weights of Flax; .*save_pretrained"),
     (only_an_adapter, r"adapter_config.json holds an adapter \(LoRA\): merge it"),
     (lambda folder: (folder / SINGLE).unlink(), "download the files of weights too"),
     (without_a_shard, r"model-00002-of-00002.safetensors of its 2 files of weights is missing"),

@@ -246,10 +246,17 @@ DESCRIBED = {
         r"^Network without skip paths that the graph shows",
     ),
     "CaiT": (cait, r"^Pre-norm Transformer encoder: 3 blocks with 6 residual paths, final norm"),
-    "retention": (lambda: of_series(retention, ffn), "^Residual network: 2 residual paths; Layer"),
+    "retention": (
+        lambda: of_series(retention, ffn),
+        "^Pre-norm residual network: 2 residual paths; Layer",
+    ),
+    "retention, post-norm": (
+        lambda: of_series(retention, ffn, block=post),
+        "^Post-norm residual network: 2 residual paths; LayerNormalization on the stream",
+    ),
     "state space": (
         lambda: of_series(state_space, ffn),
-        "^Residual network: 2 residual paths; Layer",
+        "^Pre-norm residual network: 2 residual paths; Layer",
     ),
     "mixture of experts": (
         lambda: (
@@ -264,7 +271,7 @@ DESCRIBED = {
     ),
     "MLP-Mixer": (
         lambda: of_series(mixer, ffn),
-        "^Residual network: 2 residual paths; LayerNormalization first",
+        "^Pre-norm residual network: 2 residual paths; LayerNormalization first",
     ),
     "vision Transformer": (lambda: of_image(vision), ENCODER + "learned positions"),
     "convolutional network": (
@@ -274,6 +281,10 @@ DESCRIBED = {
     "residual network": (
         lambda: of_image(lambda x: residual_conv(residual_conv(conv(x)))),
         "^Residual network: 2 residual paths; BatchNormalization last",
+    ),
+    "projections of themselves": (
+        lambda: of_image(lambda x: projected(projected(residual_conv(conv(x))))),
+        "^Residual network: 3 residual paths, 2 of them past a single linear layer; Batch",
     ),
     "two towers": (
         two_towers,
@@ -308,7 +319,13 @@ DESCRIBED = {
 
 MASKS = ("one off", "inverted", "too small", "times a mask", "of ones", "off by one")
 RIGHT = [kind for kind in DESCRIBED if not any(word in kind for word in MASKS)]
-MISTAKEN = {"mixed masks", "Bidirectional decoder"} | {k for k in RIGHT if k.startswith("position")}
+MISTAKEN = {"mixed masks", "Bidirectional decoder", "projections of themselves"}
+MISTAKEN |= {k for k in RIGHT if k.startswith("position")}
+
+
+def projected(x):
+    y = layers.Conv2D(8, 3, padding="same")(layers.ReLU()(x))
+    return layers.Add()([layers.Conv2D(8, 1)(y), y])
 
 
 def diagnosed(model):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import keras
 import pytest
 from keras import layers, ops
+from small_graphs import WIDTH, made
 
 import plots
 from plots.graph import check_graph
@@ -139,3 +140,47 @@ def test_a_layer_between_equal_blocks_folds_with_them():
     assert folded.repeats == {"block_0": 4, "between": 4}
     assert list(folded.index) == ["x", "block_0.dense", "block_0.add", "between", "head"]
     check_graph(folded)
+
+
+def detector(number):
+    """Return the graph of a detector whose layers refine boxes, which the first one begins with.
+
+    Its outputs are what all layers return, each joined in one call.
+    """
+    calls = [("x", "InputLayer", []), ("start", "Dense", ["x"], {"units": 5})]
+    state, boxes, collected = "x", "start", {"Add": [], "Boxes": [], "Scores": []}
+    for n in range(number):
+        calls += [
+            (f"place#{n}", "Dense", [boxes], {"units": WIDTH}),
+            (f"sum#{n}", "Add", [state, f"place#{n}"]),
+            (f"up#{n}", "Dense", [f"sum#{n}"], {"units": 11, "activation": "relu"}),
+            (f"down#{n}", "Dense", [f"up#{n}"], {"units": WIDTH}),
+            (f"state#{n}", "Add", [state, f"down#{n}"]),
+            (f"change#{n}", "Dense", [f"state#{n}"], {"units": 5}),
+        ]
+        if n == 0:
+            calls.append(("begin", "Dense", ["state#0"], {"units": 5, "activation": "tanh"}))
+            calls.append(("begun", "Maximum", ["start", "begin"]))
+            boxes = "begun"
+        calls.append((f"boxes#{n}", "Add" if n else "Subtract", [boxes, f"change#{n}"]))
+        calls.append((f"score#{n}", "Dense", [f"state#{n}"], {"units": 3}))
+        calls.append((f"trust#{n}", "Multiply", [f"score#{n}", f"boxes#{n}"]))
+        state, boxes = f"state#{n}", f"boxes#{n}"
+        for kind, own in zip(collected, (state, boxes, f"trust#{n}"), strict=True):
+            collected[kind].append(own)
+    joined = [(f"all#{kind}", "Concatenate", own) for kind, own in collected.items()]
+    return made(*calls, *joined, outputs=[name for name, *_ in joined])
+
+
+@pytest.mark.parametrize("number", [3, 4, 6])
+def test_layers_whose_outputs_are_collected_fold_from_the_second_one_on(number):
+    graph = detector(number)
+    for whole in (graph, reordered(graph, seed=number)):
+        folded = plots.fold(whole)
+        check_graph(folded)
+        assert list(folded.repeats.values()) == [number - 1]
+        assert len(folded.nodes) == len(graph.nodes) - 9 * (number - 2)
+        kept = {node.id.partition("#")[0] for node in folded.nodes if "block" in node.namespace}
+        assert kept == {
+            *("place", "sum", "up", "down", "state", "change", "boxes", "score", "trust")
+        }

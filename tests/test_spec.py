@@ -1,14 +1,16 @@
 """A spec is frozen, validated on creation and unchanged by a JSON round trip."""
 
+import copy
 import dataclasses
 import json
+import pickle
 import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_specs import spec_of
+from small_specs import SIZES, spec_of
 
 from builders import TransformerSpec
 from builders.spec import fields_by_group
@@ -40,10 +42,12 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     even = [2, max(2, 2 * (width // 2))]
     # rotary_dim is derived from head_dim, which must then be even.
     positions = (*POSITIONS, "rotary") if width % 2 == 0 else POSITIONS
+    num_layers = draw(size)
+    changes = {"attention_window": st.none() | size, "intermediate_dim": size}
+    overrides = st.fixed_dictionaries({}, optional=changes)
     positive = st.none() | st.floats(1e-3, 1e3)
     kind = draw(st.sampled_from(("decoder_only", "encoder_decoder", "encoder_only")))
     is_encoder = kind == "encoder_only"
-    window = None if is_encoder else draw(st.none() | size)
     merge = draw(st.sampled_from(MERGES))
     norm_placement = draw(st.sampled_from(PLACEMENTS))
     reads_norm = norm_placement not in ("post", "output", "none")
@@ -57,7 +61,11 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "kind": kind,
         "vocabulary_size": vocabulary_size,
         "source_vocabulary_size": source_vocabulary_size,
-        "num_layers": draw(size),
+        "num_layers": num_layers,
+        "block_overrides": tuple(draw(st.lists(overrides, max_size=min(num_layers, 3)))),
+        "block_skips": draw(st.sampled_from(("none", "unet", "embedding"))),
+        "value_residual": draw(st.booleans()),
+        "distinct_blocks": None,
         "num_encoder_layers": None if is_encoder else draw(st.none() | size),
         "embedding_dim": draw(st.none() | size),
         "num_segments": draw(st.integers(0, 5)) if is_encoder else 0,
@@ -102,8 +110,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "relative_max_distance": draw(st.integers(19, 997)),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "attention": "graph",
-        "attention_window": window,
-        "full_attention_every": None if window is None else draw(st.none() | size),
+        "attention_window": draw(st.none() | size),
         "attention_bias": draw(st.booleans()),
         "scale_embeddings": draw(st.booleans()),
         "tie_embeddings": draw(st.booleans()),
@@ -161,13 +168,23 @@ def test_json_is_an_object_with_a_format_number_and_every_field() -> None:
     assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
 
 
-@pytest.mark.parametrize(("residual", "merge"), [(True, "add"), (False, "none")])
-def test_a_spec_of_format_1_is_read_as_the_same_model(residual: bool, merge: str) -> None:
-    values = json.loads(spec_of().to_json())
-    for name in ("merge", "skip_scale", "branch_scale", "norm_scale", "stochastic_depth"):
-        del values[name]
-    old = json.dumps({**values, "format": 1, "residual": residual})
-    assert TransformerSpec.from_json(old) == spec_of(merge=merge)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"residual": True, "full_attention_every": None}, {"merge": "add"}),
+        ({"residual": False}, {"merge": "none"}),
+        (
+            {"attention_window": 5, "full_attention_every": 2},
+            {"attention_window": 5, "block_overrides": ({}, {"attention_window": None})},
+        ),
+        (
+            {"attention_window": 5, "full_attention_every": 7},
+            {"attention_window": 5, "block_overrides": ({}, {}, {})},
+        ),
+    ],
+)
+def test_a_spec_of_format_1_is_read_as_the_same_model(old: Any, new: Any) -> None:
+    assert TransformerSpec.from_json(json.dumps({"format": 1, **SIZES, **old})) == spec_of(**new)
 
 
 @pytest.mark.parametrize(
@@ -249,18 +266,36 @@ def test_repr_shows_the_fields_that_differ_from_the_defaults() -> None:
     assert eval(repr(spec)) == spec
 
 
-@pytest.mark.parametrize(("every", "windows"), [(None, (5,) * 4), (2, (5, None, 5, None))])
-def test_of_block_returns_a_spec_with_the_window_of_the_block(
-    every: int | None, windows: Any
-) -> None:
-    spec = spec_of(num_layers=4, attention_window=5, full_attention_every=every)
-    blocks = [spec.of_block(i) for i in range(4)]
-    assert spec.windows == windows
-    assert tuple(block.attention_window for block in blocks) == windows
-    for block in blocks:
-        assert block.full_attention_every is None
+def test_of_block_returns_the_spec_of_the_block() -> None:
+    pattern = ({}, {"attention_window": None, "intermediate_dim": 23}, {"feedforward": "glu"})
+    spec = spec_of(num_layers=7, attention_window=5, block_overrides=pattern)
+    assert spec.windows == (5, None, 5, 5, None, 5, 5)
+    assert spec.blocks("decoder") == tuple(spec.of_block(i) for i in range(7))
+    plain = spec.replace(block_overrides=())
+    for i in range(7):
+        block = spec.of_block(i)
+        assert block == plain.replace(**pattern[i % 3])
         assert block.of_block(3) == block
-        assert block.replace(attention_window=5, full_attention_every=every) == spec
+        assert block.replace(**plain.to_dict() | {"block_overrides": pattern}) == spec
+
+
+def test_overrides_of_a_spec_are_frozen_and_can_be_given_as_a_list() -> None:
+    given_value = [{}, {"attention_window": None}]
+    spec = spec_of(attention_window=5, block_overrides=given_value)
+    given_value[0]["attention_window"] = 3
+    assert spec.block_overrides == ({}, {"attention_window": None})
+    assert hash(spec) == hash(spec_of(attention_window=5, block_overrides=spec.block_overrides))
+    for change in (
+        lambda one: one.update(attention_window=3),
+        lambda one: one.__setitem__("attention_window", 3),
+        lambda one: one.pop("attention_window"),
+        lambda one: one.clear(),
+    ):
+        with pytest.raises(TypeError, match=r"use spec\.replace"):
+            change(spec.block_overrides[1])
+    for copied in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec)):
+        assert copied == spec
+        assert copied.of_block(1).attention_window is None
 
 
 def test_every_kind_has_its_stacks_and_their_sublayers() -> None:

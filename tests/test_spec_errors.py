@@ -89,8 +89,12 @@ BAD_VALUES = [
     ("block_skips", "dense", "none, unet, embedding"),
     ("value_residual", 0.5, "True or False"),
     ("distinct_blocks", 0, "positive int, or None for weights of its own"),
-    ("full_attention_every", 0, "positive int, or None"),
-    ("full_attention_every", 2, "None where attention_window=None"),
+    ("block_overrides", None, "a tuple of mappings of fields"),
+    ("block_overrides", ({}, "positions"), "a tuple of mappings of fields"),
+    ("block_overrides", ({}, {}, {}, {}), "a pattern of at most 3 blocks"),
+    ("block_overrides", ({"hidden_dim": 7},), "can differ between blocks, unlike hidden_dim"),
+    ("block_overrides", ({"attention_window": 0},), "attention_window=0: must be a positive int"),
+    ("block_overrides", ({"positions": "rotary"},), "without other positions than 'learned'"),
     ("attention_bias", None, "True or False"),
     ("attention_output_bias", 0, "True or False"),
     ("attention_scale", 0, "positive number, or None"),
@@ -142,6 +146,7 @@ def test_every_field_has_a_bad_value_above() -> None:
 WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "int": (-1, -1.0, True, False, 2.0, 2.5, math.nan, math.inf, "2", [2]),
     "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
+    "tuple[Mapping[str, Any], ...]": (0, True, "none", {}, [1], ({1: 2},), ({}, None)),
     "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
     "str": (0, True, math.nan, "", "nonsense", ["none"]),
 }
@@ -277,8 +282,12 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["distinct_blocks=4", "at most 3, the blocks of the model", "leave it out"],
     ),
     (
-        {"distinct_blocks": 1, "attention_window": 5, "full_attention_every": 2},
-        ["distinct_blocks=1", "a multiple of full_attention_every=2", "equal"],
+        {"distinct_blocks": 1, "block_overrides": ({}, {"qk_norm": True})},
+        ["distinct_blocks=1", "a multiple of 2", "pattern of block_overrides", "equal"],
+    ),
+    (
+        {"value_residual": True, "block_overrides": ({}, {"num_key_value_heads": 1})},
+        ["value_residual=True", "False", "change num_key_value_heads", "the same"],
     ),
     (
         {"distinct_blocks": 1, "merge": "rezero", "branch_scale": "inverse_sqrt_depth"},
@@ -323,10 +332,6 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["num_encoder_layers=2", "num_layers=3 where kind='encoder_only'", "leave it out"],
     ),
     (
-        {"kind": "encoder_only", "attention_window": 5},
-        ["attention_window=5", "None where kind='encoder_only'", "leave it out"],
-    ),
-    (
         {"kind": "encoder_only", "share_embeddings": True},
         ["share_embeddings=True", "kind='encoder_only'", "tie_embeddings"],
     ),
@@ -334,7 +339,22 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         {"kind": "encoder_decoder", "num_segments": 2},
         ["num_segments=2", "0 where kind='encoder_decoder'", "kind='encoder_only'"],
     ),
-    ({"full_attention_every": 3}, ["full_attention_every=3", "attention_window=None", "give"]),
+    (
+        {"block_overrides": ({}, {"qk_norm": True}) * 2},
+        [f"block_overrides={({}, {'qk_norm': True}) * 2}", "at most 3 blocks", "shorten it"],
+    ),
+    (
+        {"block_overrides": ({"norm": "rms"},)},
+        ["block_overrides=({'norm': 'rms'},)", "unlike norm", "set norm for the whole model"],
+    ),
+    (
+        {"block_overrides": ({"num_key_value_heads": 3},)},
+        ["block_overrides=({'num_key_value_heads': 3},)", "must be a divisor of num_heads=2"],
+    ),
+    (
+        {"positions": "none", "block_overrides": ({}, {"positions": "sinusoidal"})},
+        ["block_overrides=({}, {'positions': 'sinusoidal'})", "'none'", "use positions='rotary'"],
+    ),
     (
         {"attention": "layer", "positions": "alibi"},
         ["positions='alibi'", "attention='layer'", "use attention='graph'"],
@@ -403,6 +423,12 @@ def test_replace_and_from_json_suggest_the_closest_field_and_how_to_list_all() -
         assert str(error.value).endswith(f"`functional-models fields` lists all {number}")
 
 
+def test_an_unknown_field_of_a_block_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"block_overrides: .*'window' \(did you mean") as error:
+        spec_of(block_overrides=({"window": 3},))
+    assert "rotary_base" in str(error.value)
+
+
 INVALID_JSON: list[tuple[str, str]] = [
     ("", "JSON object"),
     ("{", "JSON object"),
@@ -461,6 +487,7 @@ def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
 
 def test_every_error_of_a_spec_is_tested_above() -> None:
     attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
+    attempts += [lambda: spec_of(block_overrides=({"window": 3},))]
     attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
     attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in CONFLICTING_VALUES]
     attempts += [lambda text=text: TransformerSpec.from_json(text) for text, _ in INVALID_JSON]

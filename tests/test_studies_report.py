@@ -16,7 +16,14 @@ from functional_models.studies.report import write_report
 from functional_models.studies.report.figures import figures
 from functional_models.studies.report.inside import block_difference, inside_section
 from functional_models.studies.report.page import latex_table
-from functional_models.studies.report.profiles import END, INITIALISATION, facts, profile
+from functional_models.studies.report.profiles import (
+    END,
+    INITIALISATION,
+    facts,
+    profile,
+    share_of,
+    step_of,
+)
 from functional_models.studies.report.series import (
     Curve,
     along,
@@ -137,6 +144,8 @@ def test_a_page_shows_what_happens_inside(tmp_path):
     body = re.sub("<script.*?</script>", "", page, flags=re.S)
     for text in ("Signals", "Gradients", "Updates", "Attention", "Loss of held-out tokens"):
         assert f"<h3>{text}</h3>" in body
+    for time in ("at initialisation", "early", "after training"):
+        assert f"<figcaption>decoder, {time}</figcaption>" in body
     assert "<td>30.0% of 20</td>" in body  # units, after training
     assert "<td>decoder.dead/kernel</td>" in body
     assert "norm_placement pre → post" in body
@@ -146,6 +155,16 @@ def test_a_page_shows_what_happens_inside(tmp_path):
     names = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
     assert names == {"loss_tokens", "depth_decoder_initialisation", "depth_decoder_trained"}
     assert names == {path.stem for path in (tmp_path / "figures").glob("*.png")}
+
+
+def test_early_is_the_first_report_after_initialisation_unless_it_is_the_last(tmp_path):
+    made = measure(study(tmp_path))
+    times = ("at initialisation", "early", "after training")
+    shares = [share_of(made, "base", "inactive_units", time) for time in times]
+    assert shares == [3 / 20, 4 / 20, 6 / 20]
+    run = made.runs[0]
+    assert step_of(made.inside[run.key], "early") == 1
+    assert step_of(Inside({0: [], 3: []}), "early") == -1
 
 
 def test_figures_have_a_band_for_each_setting_with_several_seeds(tmp_path):

@@ -126,7 +126,7 @@ register_family(
         "norm_offset": True,
         "activation": "gelu_tanh",
         "attention_window": 4096,
-        "full_attention_every": 2,
+        "block_overrides": ({}, {"attention_window": None}),
         "attention_soft_cap": 50.0,
         "logit_soft_cap": 30.0,
         "scale_embeddings": True,

@@ -35,7 +35,7 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         source: a backbone or task of `keras_hub.models` (GPT-2, OPT, GPT-NeoX, BLOOM, Llama,
             Llama 3, Mistral, Phi-3, Qwen, Qwen 3, Gemma, Gemma 2, BERT, RoBERTa, DistilBERT, BART,
             T5); or an argument of its `from_preset`: the name of a preset, or a folder in KerasHub
-            format. A folder of Hugging Face is read by `from_hugging_face`, without KerasHub.
+            format. A folder of Hugging Face or a GGUF file is read by `from_hugging_face`.
         tokenizer: a `Tokenizer` or a KerasHub tokenizer; by default that of the task or preset. A
             backbone has none: its model needs this argument to process text.
         changes: spec fields that the source does not define: `max_sequence_length` of models
@@ -50,11 +50,11 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
         ValueError: another family, a task with another head, or a setting that no spec supports.
     """
     # Its tables share rules with those of this package.
-    from functional_models.hugging_face.convert import from_hugging_face, is_hugging_face_folder
+    from functional_models.hugging_face.convert import from_hugging_face, is_hugging_face
 
-    if is_hugging_face_folder(source):
+    if is_hugging_face(source):
         for name, value in changes.items():
-            raise ValueError(f"{name}={value!r}: config.json of {source} defines it")
+            raise ValueError(f"{name}={value!r}: the configuration of {source} defines it")
         return from_hugging_face(source, tokenizer=tokenizer)
     parts = _parts(source)
     backbone, head = parts.backbone, parts.head

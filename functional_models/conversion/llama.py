@@ -130,7 +130,9 @@ _GEMMA_WINDOW = Rule(
     _WINDOW.entries,
     lambda config: {
         **_WINDOW.read(config),
-        "full_attention_every": 2 if config["use_sliding_window_attention"] else None,
+        "block_overrides": ({}, {"attention_window": None})[: config["num_layers"]]
+        if config["use_sliding_window_attention"]
+        else (),
     },
     _WINDOW.write,
 )

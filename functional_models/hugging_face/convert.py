@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
 from functional_models.hugging_face import bart, bert, falcon, gpt, llama, t5
 from functional_models.hugging_face.family import Family
+from functional_models.hugging_face.gguf_files import read_gguf
+from functional_models.hugging_face.gguf_tokenizer import read_gguf_tokenizer
+from functional_models.hugging_face.stored_tensor import StoredTensor
 from functional_models.hugging_face.tokenizers import read_tokenizers
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors, assign_weights
@@ -41,14 +45,15 @@ _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 def from_hugging_face(
     folder: str | os.PathLike[str], *, tokenizer: Any = None, dtype: str | None = None
 ) -> Any:
-    """Return a text model with the weights of a folder of Hugging Face.
+    """Return a text model with the weights of a folder of Hugging Face, or of a GGUF file.
 
-    The folder has `config.json` and safetensors, as transformers 4 or 5 saves it. Logits and hidden
-    states are equal at all tokens but padding, up to rounding. Every key of the configuration and
-    every tensor is used, or known to say nothing about the outputs, or refused.
+    The folder has `config.json` and safetensors, as transformers 4 or 5 saves it, or files of
+    `torch.save`, of which nothing is run. Logits and hidden states are equal at all tokens but
+    padding, up to rounding. Every key of the configuration and every tensor is used, or known to
+    say nothing about the outputs, or refused.
 
     Args:
-        folder: the folder.
+        folder: the folder, or a GGUF file of Llama or Qwen, whose name ends with `.gguf`.
         tokenizer: a `Tokenizer` or a KerasHub tokenizer; by default that of the folder.
         dtype: dtype policy of the model, such as "bfloat16"; by default that of Keras, whatever the
             weights are stored in.
@@ -58,23 +63,33 @@ def from_hugging_face(
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
+        ImportError: the package that reads GGUF files is not installed.
         ValueError: a damaged file, an unknown family or class, a key or tensor of unknown meaning,
             or a value that no spec expresses.
     """
     path = check_path("the folder of a model", folder)
-    config = read_config(path)
+    if _is_gguf(path):
+        source = _of_gguf(path)
+    else:
+        source = _Source(
+            path / CONFIG,
+            read_config(path),
+            lambda: stored_tensors(path),
+            lambda kind: read_tokenizers(path, kind),
+        )
+    config = source.config
     try:
         family, head = family_of(config)
         fields = family.spec_fields(config, head)
-        tensors = Tensors(stored_tensors(path), family)
+        tensors = Tensors(source.tensors(), family)
         if family.stored is not None:
             fields |= family.stored(tensors, fields)
         spec = _spec(family, fields)
     except ValueError as error:
         message = str(error)
-        where = "" if str(path) in message else f"{path / CONFIG}: "
+        where = "" if str(path) in message else f"{source.path}: "
         raise ValueError(f"{where}{message}") from None
-    tokenizers = _tokenizers(path, spec, tokenizer)
+    tokenizers = _tokenizers(source, spec, tokenizer)
     with precision(dtype), without_weights():
         model = builders.build(spec)
     try:
@@ -85,9 +100,44 @@ def from_hugging_face(
     return wrap_model(spec, model, tokenizers)
 
 
-def is_hugging_face_folder(source: Any) -> bool:
-    """Return whether a source is a folder of Hugging Face, which may be damaged."""
-    if not isinstance(source, str | os.PathLike) or not (Path(source) / CONFIG).exists():
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a model is read from.
+
+    Attributes:
+        path: the file of the configuration.
+        config: the configuration.
+        tensors: returns the stored tensors by name.
+        tokenizers: kind of a spec -> its tokenizers by role.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tensors: Callable[[], Mapping[str, StoredTensor]]
+    tokenizers: Callable[[str], dict[str, Tokenizer]]
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == ".gguf" and not path.is_dir()
+
+
+def _of_gguf(path: Path) -> _Source:
+    file = read_gguf(path)
+    return _Source(
+        path,
+        file.config,
+        lambda: file.tensors,
+        lambda kind: {"tokenizer": read_gguf_tokenizer(path, file.keys)},
+    )
+
+
+def is_hugging_face(source: Any) -> bool:
+    """Return whether a source is a folder of Hugging Face or a GGUF file; it may be damaged."""
+    if not isinstance(source, str | os.PathLike):
+        return False
+    if _is_gguf(Path(source)):
+        return True
+    if not (Path(source) / CONFIG).exists():
         return False
     try:
         config = read_json(Path(source) / CONFIG)
@@ -156,8 +206,10 @@ def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
         raise ValueError(f"{''.join(keys)}{error}") from None
 
 
-def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dict[str, Tokenizer]:
-    """Return the tokenizers of a folder, or the given one, by role; a warning if there is none.
+def _tokenizers(
+    source: _Source, spec: builders.TransformerSpec, given: Any
+) -> dict[str, Tokenizer]:
+    """Return the tokenizers of a source, or the given one, by role; a warning if there is none.
 
     Texts are padded with the token that the model masks.
     """
@@ -167,7 +219,7 @@ def _tokenizers(folder: Path, spec: builders.TransformerSpec, given: Any) -> dic
         found = dict.fromkeys(roles, as_tokenizer(given))
     else:
         try:
-            found = read_tokenizers(folder, spec.kind)
+            found = source.tokenizers(spec.kind)
             _check_sizes(spec, found)
         except (ValueError, FileNotFoundError) as error:
             warnings.warn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from builders import TransformerSpec
@@ -299,7 +299,7 @@ def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
         window: keys that a sliding block attends to.
 
     Raises:
-        ValueError: the pattern is not that of every n-th block being full.
+        ValueError: another type, or no window for a sliding block.
     """
     if unknown := set(types) - {_FULL, _SLIDING}:
         raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {_FULL}, {_SLIDING}")
@@ -307,16 +307,23 @@ def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
         return {}
     if window is None:
         raise ValueError(f"layer_types has {_SLIDING!r}, but sliding_window is null")
-    fields: dict[str, Any] = {"attention_window": window}
-    if _FULL not in types:
-        return fields
-    every = list(types).index(_FULL) + 1
-    if list(types) != [_SLIDING if (i + 1) % every else _FULL for i in range(len(types))]:
-        raise ValueError(
-            f"blocks have the windows {', '.join(types)}: a spec has full attention in every n-th "
-            "block, after n - 1 with the window"
-        )
-    return {**fields, "full_attention_every": every}
+    full: dict[str, Any] = {"attention_window": None}
+    return {
+        "attention_window": window,
+        "block_overrides": block_pattern([full if kind == _FULL else {} for kind in types]),
+    }
+
+
+def block_pattern(overrides: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return the shortest pattern whose repetition has these overrides of all blocks."""
+    number = len(overrides)
+    period = next(
+        size
+        for size in range(1, number + 1)
+        if all(overrides[i] == overrides[i % size] for i in range(number))
+    )
+    pattern = tuple(overrides[:period])
+    return pattern if any(pattern) else ()
 
 
 def written_layer_types(spec: TransformerSpec) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -137,10 +137,24 @@ def read_tokenizer(folder: str | Path) -> HuggingFaceTokenizer:
         FileNotFoundError: there is no tokenizer; the error lists the files looked for.
         ValueError: a file is damaged, a class has no conversion, or there is no end token.
     """
-    path = check_path("the folder of a tokenizer", folder)
-    settings = read_settings(path)
+    return tokenizer_of(read_settings(check_path("the folder of a tokenizer", folder)))
+
+
+def tokenizer_of(
+    settings: Settings, content_of: Callable[[Settings], dict[str, Any]] = tokenizer_json
+) -> HuggingFaceTokenizer:
+    """Return the tokenizer of settings.
+
+    Args:
+        settings: the settings; `folder` is the place that errors name.
+        content_of: returns the content of `tokenizer.json`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_tokenizer`.
+    """
+    path = settings.folder
     try:
-        content = tokenizer_json(settings)
+        content = content_of(settings)
         splits = bool(settings.get("split_special_tokens", False))
         backend = _backend(json.dumps(content), splits)
         _add_tokens(backend, settings)

@@ -27,7 +27,7 @@ FILES = ("tokenizer.json", "vocab.txt", "vocab.json with merges.txt", *SENTENCEP
 _WORD_PIECES = ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "MPNet")
 _BYTE_PAIRS = ("GPT2", "CodeGen", "Qwen2", "Roberta", "Bart", "Longformer", "LED")
 
-_QWEN_SPLIT = (
+QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -156,7 +156,7 @@ def _byte_pairs(settings: Settings, vocabulary: Path, merges: Path) -> Json:
         "decoder": {**split, "use_regex": True},
     }
     if settings.class_name == "Qwen2":
-        pattern = {"type": "Split", "pattern": {"Regex": _QWEN_SPLIT}, "behavior": "Isolated"}
+        pattern = {"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated"}
         steps = [{**pattern, "invert": False}, {**split, "use_regex": False}]
         found["normalizer"] = {"type": "NFC"}
         found["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}

@@ -1,108 +1,59 @@
-"""The safetensors files of a folder, single or sharded, read one tensor at a time.
+"""The files of weights of a folder, single or sharded, read one tensor at a time.
 
-Format: the length of the header, 8 bytes; the header, JSON with type, shape and place of every
-tensor; and the tensors, row by row, all little-endian (https://github.com/huggingface/safetensors).
+Where a folder has both, safetensors are read and pickles are not. A file of safetensors is the
+length of the header, 8 bytes; the header, JSON with type, shape and place of every tensor; and the
+tensors, row by row, all little-endian (https://github.com/huggingface/safetensors).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
 from functional_models.checks import check_is_file, read_json
+from functional_models.hugging_face.pickle_files import pickled_tensors
+from functional_models.hugging_face.stored_tensor import WIDTHS, StoredTensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
-_FLOATS: Mapping[str, Any] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-_OTHER_SIZES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1}
-_OTHER_SIZES |= {"BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 _LONGEST_HEADER = 100 << 20
-_CHUNK = 1 << 22  # elements that are compared at once
 
-# Other formats of weights, for the message of a folder without safetensors.
+# Other files of weights, for the message of a folder without those that are read.
 _OTHER_FORMATS = {
     "adapter_config.json": "an adapter (LoRA): merge it into its model with peft "
     "(merge_and_unload), and save that",
-    "*.bin": "weights as PyTorch pickles",
+    "*.bin": f"a pickle, of another name than {PICKLE}: rename it, if it has the weights",
     "*.h5": "weights of TensorFlow",
     "*.msgpack": "weights of Flax",
-    "*.gguf": "weights as GGUF",
+    "*.gguf": "the whole model as GGUF: give the path of that file",
 }
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Place of a tensor in a file.
-
-    Attributes:
-        path: the file.
-        type: name of the type, as in the header.
-        shape: the shape.
-        offset: first byte in the file.
-    """
-
-    path: Path
-    type: str
-    shape: tuple[int, ...]
-    offset: int
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the type is one that weights are read from."""
-        return self.type in _FLOATS
-
-    def read(self) -> np.ndarray:
-        """Return the tensor, in its own type."""
-        return self._read(0, math.prod(self.shape)).reshape(self.shape)
-
-    def equals(self, other: StoredTensor) -> bool:
-        """Return whether another tensor has the same shape and values."""
-        if self.shape != other.shape:
-            return False
-        total = math.prod(self.shape)
-        return all(
-            np.array_equal(self._read(at, _CHUNK), other._read(at, _CHUNK))
-            for at in range(0, total, _CHUNK)
-        )
-
-    def _read(self, first: int, count: int) -> np.ndarray:
-        dtype = _FLOATS[self.type]
-        count = min(count, math.prod(self.shape) - first)
-        # Not from a mapped file, whose pages would count as memory of the process.
-        raw = np.fromfile(
-            self.path, "u1", count * dtype.itemsize, offset=self.offset + first * dtype.itemsize
-        )
-        return raw.view(dtype)
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a folder by name, without reading them.
 
     Raises:
-        FileNotFoundError: there are no safetensors, or a shard is missing.
+        FileNotFoundError: there are no files of weights, or a shard is missing.
         ValueError: a damaged index or file.
     """
-    if (folder / SINGLE).exists():
-        return dict(_tensors_of_file(folder / SINGLE))
-    if not (folder / INDEX).exists():
-        raise FileNotFoundError(_no_weights(folder))
-    return _sharded(folder)
+    for single, index, read in (
+        (SINGLE, INDEX, _tensors_of_file),
+        (PICKLE, PICKLE_INDEX, pickled_tensors),
+    ):
+        if (folder / single).exists():
+            return read(folder / single)
+        if (folder / index).exists():
+            return _sharded(folder, folder / index, read)
+    raise FileNotFoundError(_no_weights(folder))
 
 
-def _sharded(folder: Path) -> dict[str, StoredTensor]:
-    index = folder / INDEX
+def _sharded(
+    folder: Path, index: Path, read: Callable[[Path], dict[str, StoredTensor]]
+) -> dict[str, StoredTensor]:
     content = read_json(index)
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not all(
@@ -117,14 +68,14 @@ def _sharded(folder: Path) -> dict[str, StoredTensor]:
         )
     found: dict[str, StoredTensor] = {}
     for file in files:
-        found |= _tensors_of_file(folder / file)
+        found |= read(folder / file)
     for name in found.keys() ^ names.keys():
         where = f"not in {names[name]}" if name in names else "not named there"
         raise ValueError(f"{index} and the files of weights disagree: {name} is {where}")
     return found
 
 
-def _tensors_of_file(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+def _tensors_of_file(path: Path) -> dict[str, StoredTensor]:
     check_is_file(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -140,20 +91,18 @@ def _tensors_of_file(path: Path) -> Iterator[tuple[str, StoredTensor]]:
                 f"{path} is damaged: its header is not that of safetensors "
                 f"({type(error).__name__}); download it again"
             ) from None
-    for name, (tensor, end) in zip(header, rows, strict=True):
-        if end > size:
-            raise _truncated(path, size)
-        yield name, tensor
+    if any(end > size for _, end in rows):
+        raise _truncated(path, size)
+    return {name: tensor for name, (tensor, _) in zip(header, rows, strict=True)}
 
 
 def _stored(path: Path, start: int, entry: Mapping[str, Any]) -> tuple[StoredTensor, int]:
     """Return a tensor of a header, and the first byte after it."""
     first, end = entry["data_offsets"]
     shape, kind = tuple(entry["shape"]), entry["dtype"]
-    width = _FLOATS[kind].itemsize if kind in _FLOATS else _OTHER_SIZES[kind]
     if not all(isinstance(n, int) and n >= 0 for n in (*shape, first, end)):
         raise ValueError("no size")
-    if end - first != math.prod(shape) * width:
+    if end - first != math.prod(shape) * WIDTHS[kind]:
         raise ValueError("another size than its shape")
     return StoredTensor(path, kind, shape, start + first), start + end
 
@@ -166,7 +115,7 @@ def _truncated(path: Path, size: int) -> ValueError:
 
 
 def _no_weights(folder: Path) -> str:
-    message = f"{folder} has neither {SINGLE} nor {INDEX}"
+    message = f"{folder} has neither {SINGLE} nor {PICKLE}, nor an index of their shards"
     for pattern, what in _OTHER_FORMATS.items():
         if found := sorted(folder.glob(pattern)):
             advice = ""

@@ -13,7 +13,7 @@ import numpy as np
 from builders import TransformerSpec
 from builders.abstract import allocate
 from functional_models.hugging_face.family import Computed, Family, Layers, Place
-from functional_models.hugging_face.weight_files import StoredTensor
+from functional_models.hugging_face.stored_tensor import StoredTensor
 
 # Names of the parameters of norms in checkpoints that were converted from TensorFlow.
 _OLD_NAMES = {"weight": "gamma", "bias": "beta"}

@@ -22,7 +22,7 @@ from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.placement_rules import meets_a_norm
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
-from plots.layers import is_norm
+from plots.layers import is_identity_like, is_linear_projection, is_norm
 from plots.positions import kinds_of_positions
 from plots.skips import Stream, residual_streams, stream_roots
 from plots.traversal import Reachability, reachability
@@ -321,7 +321,12 @@ def _of_residual_network(
 ) -> str:
     paths = graph.skip_paths
     projected = sum(path.projected for path in paths)
+    linear = sum(_bypasses_one_projection(graph, path) for path in paths)
     text = counted(len(paths), "residual path")
+    if linear == len(paths):
+        text = f"{counted(linear, 'skip path')} past a single linear layer{' each' * (linear > 1)}"
+    elif linear:
+        text += f", {linear} of them past a single linear layer"
     text += f", {projected} of them projected" if projected else ""
     text += f", {counted(len(attentions), 'attention')}" if attentions else ""
     text += f", {_closed_in_words(closed)}" if closed else ""
@@ -330,7 +335,25 @@ def _of_residual_network(
     if norms:
         usual = places and 2 * places[0][1] > len(paths)
         text += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
-    return f"Residual network: {text}"
+    placed = _token_norms_in_words(graph)
+    return f"{placed}residual network: {text}" if placed else f"Residual network: {text}"
+
+
+def _bypasses_one_projection(graph: Graph, path: SkipPath) -> bool:
+    """Return whether a path bypasses nothing but one linear layer, such as x + Dense(x)."""
+    nodes = [graph.node(node_id) for node_id in path.bypassed]
+    computing = [node for node in nodes if not is_identity_like(node)]
+    return len(computing) == 1 and is_linear_projection(computing[0])
+
+
+def _token_norms_in_words(graph: Graph) -> str:
+    """Return the placement of norms over features, if all residual paths have the same one."""
+    streams = residual_streams(graph)
+    paths = [path for stream in streams for path in stream.paths]
+    if len(paths) < len(graph.skip_paths) or not all(s.has_token_norms(graph) for s in streams):
+        return ""
+    words = _norms_in_words(paths)
+    return words if words not in ("Mixed-norm ", "Norm-free ") else ""
 
 
 # Closed layers ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
@@ -100,7 +101,8 @@ class _Tree:
             for target in targets:
                 self._depth[target] = max(self._depth[target], self._depth[call] + 1)
         sources = [[index[edge.source] for edge in graph.incoming[n.id]] for n in graph.nodes]
-        self._collecting = {call for call, each in enumerate(sources) if self._collects(each)}
+        self._collected = [self._of_several_blocks(each) for each in sources]
+        self._collecting = {call for call, each in enumerate(self._collected) if each}
         self._merges = [len(set(each)) > 1 for each in sources]
         self._is_input = [node.kind == "input" for node in graph.nodes]
         # The last element is that of _EXIT, to which calls without consumers lead.
@@ -110,16 +112,17 @@ class _Tree:
         for call in reversed(range(size)):
             self._hang(call, reduce(self._common, self._targets[call] or [_EXIT]))
 
-    def _collects(self, sources: Iterable[int]) -> bool:
-        """Return whether some calls are what several blocks return, not branches of one block.
+    def _of_several_blocks(self, sources: Iterable[int]) -> list[int]:
+        """Return those of some calls that several blocks return, not branches of one block.
 
         Those are calls of one kind, each as many calls past the one of the block before.
         """
-        depths: dict[int, set[int]] = {}
+        depths: dict[int, dict[int, int]] = {}
         for source in sources:
-            depths.setdefault(self._codes[source], set()).add(self._depth[source])
-        several = (sorted(each) for each in depths.values() if len(each) >= _SEVERAL)
-        return any(len({b - a for a, b in pairwise(each)}) == 1 for each in several)
+            depths.setdefault(self._codes[source], {})[self._depth[source]] = source
+        several = (each for each in depths.values() if len(each) >= _SEVERAL)
+        regular = (e for e in several if len({b - a for a, b in pairwise(sorted(e))}) == 1)
+        return [source for each in regular for source in each.values()]
 
     def _hang(self, call: int, parent: int) -> None:
         """Add a call below its parent; jumps of growing length make ways up logarithmic."""
@@ -214,7 +217,10 @@ class _Tree:
             self._hang(call, lifted.get(call, self.parent[call]))
 
     def _sources_beside(self) -> list[list[int]]:
-        """Return the first few calls beside the subtree of each call that it takes from."""
+        """Return the first few calls beside the subtree of each call that it takes from.
+
+        These are at most so many of each kind, and of so many kinds.
+        """
         size = len(self._codes)
         found: list[list[int]] = [[] for _ in range(size + 1)]
         for call, targets in enumerate(self._targets):
@@ -222,7 +228,13 @@ class _Tree:
                 found[target].append(call)
         for call in range(size):
             outside = {each for each in found[call] if self._level[each] <= self._level[call]}
-            found[call] = sorted(outside, key=lambda each: (self._level[each], each))[:_SEVERAL]
+            counts: Counter[int] = Counter()
+            found[call] = []
+            for each in sorted(outside, key=lambda each: (self._level[each], each)):
+                code = self._codes[each]
+                if counts[code] < _SEVERAL and (code in counts or len(counts) < _SEVERAL):
+                    counts[code] += 1
+                    found[call].append(each)
             if self.parent[call] != _EXIT:
                 found[self.parent[call]] += found[call]
         return found
@@ -231,17 +243,22 @@ class _Tree:
         """Move the calls that collect the outputs of several blocks out of each other's subtrees.
 
         Such as a sum that each block of a WaveNet adds to: every sum is below the next one, far
-        from its block. It takes from several calls of one kind beside its subtree.
+        from its block. It takes from several calls of one kind beside its subtree. Or it takes what
+        several blocks return, and only the last one of them is in its subtree.
         """
         size, parent = len(self._codes), self.parent
         lifted: set[int] = set()
         for call in reversed(range(size)):
-            kinds = {self._codes[each] for each in beside[call]}
             continues = parent[call] in lifted and self._codes[parent[call]] == self._codes[call]
-            depths = {self._depth[each] for each in beside[call]}
-            if continues or (len(depths) == _SEVERAL and len(kinds) == 1):
+            is_beside = any(self._level[i] <= self._level[call] for i in self._collected[call])
+            places = {(self._codes[each], self._depth[each]) for each in beside[call]}
+            most = max(Counter(code for code, _ in places).values(), default=0)
+            if continues or is_beside or most == _SEVERAL:
                 lifted.add(call)
-        self._collecting.update(lifted, (self.parent[call] for call in lifted))
+        # The last call of a series is beside its block, unlike one that collects from all blocks.
+        series = {call for call in lifted if parent[call] in lifted}
+        series |= {parent[call] for call in series}
+        self._collecting.update(lifted, (parent[call] for call in series))
         for call in reversed(range(size) if lifted else ()):
             above = parent[call]
             while above in lifted:

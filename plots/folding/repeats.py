@@ -9,7 +9,7 @@ call of the block or of the block before) or the same call (an encoder, a mask, 
 from __future__ import annotations
 
 from bisect import bisect, insort
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -118,18 +118,50 @@ class _Sequence:
 
         Items that begin the same 1, 2, 4, ... items as earlier ones suggest the periods.
         """
-        known: dict[int, list[tuple[int, int]]] = {}  # period -> ranges of items, in order
-        for item, period in self._suggestions():
-            ranges = known.setdefault(period, [])
-            place = bisect(ranges, (item, len(self._codes)))
-            if place and item < ranges[place - 1][1]:
-                continue
-            start, end = self._matching(item, period)
-            ranges.insert(place, (start, max(end, item + 1)))
+        unequal: list[tuple[int, int]] = []
+        for period, start, end in self._ranges(self._suggestions(), self._matches):
             if end - start >= period:
                 repeat = self._repeat(start - period, end, period)
                 if repeat is not None:
                     yield repeat
+            else:
+                unequal.append((start, period))
+        yield from self._pairs(unequal)
+
+    def _pairs(self, suggestions: Iterable[tuple[int, int]]) -> Iterator[Repeat]:
+        """Yield pairs of blocks that are equal but for the places of what the first one takes.
+
+        What the second block takes of the first one is at the places where that returns it, but
+        what the first one takes may be anywhere before it.
+        """
+        for period, start, end in self._ranges(suggestions, self._is_alike):
+            if period <= end - start < 2 * period:
+                sources = {
+                    item: item - min(self._distances[item], self._distances[item - period])
+                    for item in range(start, end)
+                    if not self._matches(item, period)
+                }
+                repeat = self._repeat(start - period, end, period, sources)
+                if repeat is not None:
+                    yield repeat
+
+    def _ranges(
+        self, suggestions: Iterable[tuple[int, int]], matches: Callable[[int, int], bool]
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield (period, start, end) of the ranges where all items match those a period before."""
+        known: dict[int, list[tuple[int, int]]] = {}  # period -> ranges of items, in order
+        for item, period in suggestions:
+            ranges = known.setdefault(period, [])
+            place = bisect(ranges, (item, len(self._codes)))
+            if place and item < ranges[place - 1][1]:
+                continue
+            start = end = item
+            while start > period and matches(start - 1, period):
+                start -= 1
+            while end < len(self._codes) and matches(end, period):
+                end += 1
+            ranges.insert(place, (start, max(end, item + 1)))
+            yield period, start, end
 
     def _suggestions(self) -> Iterator[tuple[int, int]]:
         """Yield (item, period) where items begin the same 1, 2, 4, ... items as earlier ones."""
@@ -152,15 +184,6 @@ class _Sequence:
             words = [numbers[pair] for pair in pairs]
             length *= 2
 
-    def _matching(self, item: int, period: int) -> tuple[int, int]:
-        """Return the range around an item where all items equal those one period before."""
-        start, end = item, item
-        while start > period and self._matches(start - 1, period):
-            start -= 1
-        while end < len(self._codes) and self._matches(end, period):
-            end += 1
-        return start, end
-
     def _matches(self, item: int, period: int) -> bool:
         before = item - period
         return self._codes[item] == self._codes[before] and (
@@ -168,8 +191,20 @@ class _Sequence:
             or self._sources[item] == self._sources[before]
         )
 
-    def _repeat(self, start: int, end: int, period: int) -> Repeat | None:
-        """Return the repeat of some items, with blocks that begin and end where a block should."""
+    def _is_alike(self, item: int, period: int) -> bool:
+        """Return whether an item matches the one a period before, or is such an edge."""
+        is_edge = self._codes[item] < 0
+        return self._matches(item, period) or (
+            is_edge and self._codes[item] == self._codes[item - period]
+        )
+
+    def _repeat(
+        self, start: int, end: int, period: int, sources: Mapping[int, int] | None = None
+    ) -> Repeat | None:
+        """Return the repeat of some items, with blocks that begin and end where a block should.
+
+        `sources` has, by edge, the end of what must be before its block.
+        """
         first = self._call_of[start] + (start != self._start(self._call_of[start]))
         last = self._call_of[end - 1] + (end >= self._end[self._call_of[end - 1]])
         size = self._calls_in(first, period)
@@ -201,7 +236,12 @@ class _Sequence:
                 is_norm(node) or is_identity_like(node) or not node.parameters,
             )
 
-        begin = min(range(first, min(first + size, last - 2 * size + 1)), key=cost)
+        begins: Iterable[int] = range(first, min(first + size, last - 2 * size + 1))
+        if sources:
+            begins = [at for at in begins if self._takes_before(at + size, period, sources)]
+            if not begins:
+                return None
+        begin = min(begins, key=cost)
         end = last - (last - begin) % size
         extended = self._extended.setdefault((size, begin % size), [])
         place = bisect(extended, (begin, len(self.ids)))
@@ -219,6 +259,13 @@ class _Sequence:
         self._budget -= end - begin - own
         insort(extended, (begin, end))
         return Repeat(self._members(begin, end, size), parallel=False)
+
+    def _takes_before(self, call: int, period: int, sources: Mapping[int, int]) -> bool:
+        """Return whether the sources of edges into a block that begins at a call are before it."""
+        start = self._start(call)
+        return all(
+            source <= start for item, source in sources.items() if start <= item < start + period
+        )
 
     def _members(self, begin: int, end: int, size: int) -> tuple[tuple[str, ...], ...]:
         return tuple(tuple(self.ids[at : at + size]) for at in range(begin, end, size))

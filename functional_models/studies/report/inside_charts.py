@@ -61,12 +61,14 @@ class Drawn:
     """A chart and its caption.
 
     Attributes:
-        title: The title of the row of charts that it is in.
+        title: The title of the charts that it is one of.
+        row: The row in which it is shown: the stack; "" if it is not of a stack.
         caption: What it shows in that row.
         chart: The chart of Bokeh.
     """
 
     title: str
+    row: str
     caption: str
     chart: Any
 
@@ -85,7 +87,7 @@ def _by_depth(study: Study) -> Iterator[Drawn]:
             for time, profiles in by_time.items():
                 if profiles and span is not None:
                     chart = _chart(quantity, stack, span, profiles)
-                    yield Drawn(quantity.title, f"{stack}, {time}", chart)
+                    yield Drawn(quantity.title, stack, f"{stack}, {time}", chart)
 
 
 def _profiles(
@@ -205,4 +207,4 @@ def _by_token(study: Study) -> Iterator[Drawn]:
         ]
         chart.y_range.start = 0
         chart.xaxis.major_label_orientation = 0.7  # ranges of positions on a narrow screen
-        yield Drawn("Loss of held-out tokens", f"by {across.partition(',')[0]}", chart)
+        yield Drawn("Loss of held-out tokens", "", f"by {across.partition(',')[0]}", chart)

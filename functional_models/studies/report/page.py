@@ -90,14 +90,14 @@ def report_page(study: Study) -> str:
 
 
 def _rows_of_charts(inside: Section, places: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the charts of each quantity, with captions, and what it is."""
-    rows: dict[str, list[dict[str, str]]] = {}
+    """Return the charts of each quantity in rows, with captions, and what it is."""
+    titles: dict[str, dict[str, list[dict[str, str]]]] = {}
     for number, drawn in enumerate(inside.charts):
         figure = {"caption": drawn.caption, "chart": places[f"inside {number}"]}
-        rows.setdefault(drawn.title, []).append(figure)
+        titles.setdefault(drawn.title, {}).setdefault(drawn.row, []).append(figure)
     return [
-        {"title": title, "note": NOTES[title], "figures": figures}
-        for title, figures in rows.items()
+        {"title": title, "note": NOTES[title], "rows": list(rows.values())}
+        for title, rows in titles.items()
     ]
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functional_models.studies.inside.stored import Inside, Measured
 from functional_models.studies.results import Study
 
-INITIALISATION, END = "at initialisation", "after training"
-TIMES = (INITIALISATION, END)
+INITIALISATION, EARLY, END = "at initialisation", "early", "after training"
+TIMES = (INITIALISATION, EARLY, END)
 
 STACKS = ("encoder", "decoder")
 ENTROPY = "attention_entropy"
@@ -38,7 +38,8 @@ class Profile:
 def measurements(study: Study, setting: str, quantity: str, time: str) -> list[list[Measured]]:
     """Return a quantity for each run of a setting that has it, at one of `TIMES`.
 
-    After training is the last report, of a run that diverged the last one before.
+    Early is the first report after a tenth of the steps. After training is the last report, of a
+    run that diverged the last one before.
     """
     runs = (run for run in study.runs if run.setting == setting and run.key in study.inside)
     insides = (study.inside[run.key] for run in runs)
@@ -50,7 +51,10 @@ def step_of(inside: Inside, time: str) -> int:
     """Return the step of one of `TIMES`; -1 if nothing was measured then."""
     if time == INITIALISATION:
         return 0
-    return max((step for step in inside.reports if step), default=-1)
+    later = sorted(step for step in inside.reports if step)
+    if time == EARLY:
+        return later[0] if len(later) > 1 else -1
+    return later[-1] if later else -1
 
 
 def profile(
