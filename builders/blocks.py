@@ -25,6 +25,8 @@ from builders.merges import close_stream, open_stream, read, write
 from builders.norms import first_norm, norm
 from builders.scope import LayerScope
 
+import builders.streams  # noqa: F401  isort: skip - merges of several streams
+
 Tensor = Any
 Sublayer = Callable[[LayerScope, Tensor], Tensor]
 Sublayers = Mapping[str, Sublayer]

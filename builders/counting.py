@@ -89,7 +89,14 @@ def _in_block(spec: TransformerSpec, attentions: int) -> dict[str, int]:
     shared = spec.norm_placement == "parallel_shared_norm"
     norms = shared or sublayers * _NORMS_PER_SUBLAYER.get(spec.norm_placement, 0)
     head_norms = attentions * 2 * spec.qk_norm * _norm(spec, spec.head_dim)
-    merge = {"rezero": 1, "layer_scale": d, "highway": (d + 1) * d}.get(spec.merge, 0)
+    m = spec.num_streams
+    merge = {
+        "rezero": 1,
+        "layer_scale": d,
+        "highway": (d + 1) * d,
+        "static_hyper_connections": m * (m + 2),
+        "hyper_connections": (d + m) * (m + 2) + 2,
+    }.get(spec.merge, 0)
     return {
         "attention.query": attentions * (d + bias) * queries,
         "attention.key": attentions * (d + bias) * keys,

@@ -35,6 +35,7 @@ class LayerScope:
     def __init__(self, spec: TransformerSpec, model: keras.Model | None = None) -> None:
         self.spec = spec
         self.block_index = 0
+        self._kept: dict[str, Any] = {}
         self._layers = {} if model is None else _layers_by_name(model)
         self._place = ""  # of a call, with the index of the block in its stack
         self._owner = ""  # of its layers: the place of the first block that has them
@@ -61,6 +62,14 @@ class LayerScope:
         scope.spec = self.spec.of_block(index)
         scope.block_index = index
         return scope
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep tensors under a name of this scope, for a later step of the wiring."""
+        self._kept[self.full_name(name)] = value
+
+    def kept(self, name: str) -> Any:
+        """Return what was kept last under a name of this scope."""
+        return self._kept[self.full_name(name)]
 
     @property
     def per_call(self) -> LayerScope:

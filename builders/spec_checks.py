@@ -6,12 +6,14 @@ from dataclasses import fields
 
 from builders.errors import invalid_value, unknown_name
 from builders.fields import rule_of
-from builders.spec_fields import SpecFields
+from builders.spec_fields import HYPER_CONNECTIONS, SpecFields
 
 _EMBEDDED = ("learned", "sinusoidal", "sinusoidal_concat")
 """Positions that are added to the embeddings."""
 
-_UNSCALED = ("add", "none", "highway")
+_UNSCALED = ("add", "none", "highway", *HYPER_CONNECTIONS)
+_ONE_STREAM = ("add", "none", "scaled", "rezero", "layer_scale", "highway")
+"""Merges that ship and have one stream."""
 _WITHOUT_FACTOR = {"skip_scale": (*_UNSCALED, "rezero", "layer_scale"), "branch_scale": _UNSCALED}
 """Factors of the residual stream, and the merges that have none."""
 
@@ -144,6 +146,22 @@ def _check_merge(spec: SpecFields) -> None:
             f"1 where merge={spec.merge!r}, which has no such factor",
             "use merge='scaled'",
         )
+    if spec.merge in HYPER_CONNECTIONS:
+        _require(
+            spec,
+            "norm_placement",
+            spec.norm_placement != "post",
+            f"other than 'post' where merge={spec.merge!r}, whose streams have no norm between "
+            "sublayers",
+            "use norm_placement='pre'",
+        )
+    _require(
+        spec,
+        "num_streams",
+        spec.num_streams == 1 or spec.merge not in _ONE_STREAM,
+        f"1 where merge={spec.merge!r}, which has one stream",
+        "use merge='hyper_connections'",
+    )
     _require(
         spec,
         "stochastic_depth",

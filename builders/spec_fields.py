@@ -33,6 +33,9 @@ from builders.fields import (
 ON_BRANCHES = ("pre", "output", "sandwich", "parallel", "parallel_shared_norm")
 """Norm placements whose norms are on the branches alone, so that the stream is unnormalized."""
 
+HYPER_CONNECTIONS = ("static_hyper_connections", "hyper_connections")
+"""Merges whose stream is several tensors."""
+
 KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
 
 
@@ -208,9 +211,17 @@ class ResidualStream:
         "the `+` in these: `add`; `none`, f alone, without skip paths, for ablations; `scaled`, "
         "skip_scale x + branch_scale f; `rezero`, x + a f with one trained number a (Bachlechner "
         "et al. 2020); `layer_scale`, the same with one for each channel (Touvron et al. 2021, "
-        "CaiT); or `highway`, g f + (1 - g) x with g = sigmoid(W x + b) (Srivastava et al. 2015).",
-        ("add", "none", "scaled", "rezero", "layer_scale", "highway"),
+        "CaiT); `highway`, g f + (1 - g) x with g = sigmoid(W x + b) (Srivastava et al. 2015); or "
+        "`hyper_connections` and `static_hyper_connections`, several streams x, which each "
+        "sublayer reads, mixes and writes by trained weights, with the former ones different for "
+        "each token (Zhu et al. 2024).",
+        ("add", "none", "scaled", "rezero", "layer_scale", "highway", *HYPER_CONNECTIONS),
         default="add",
+    )
+    num_streams: int = positive_int(
+        "residual streams of hyper-connections, `m`; `None`: 4 with them (Zhu et al. 2024, section "
+        "4), otherwise 1.",
+        derive=lambda spec: 4 if spec.merge in HYPER_CONNECTIONS else 1,
     )
     skip_scale: float | str = depth_factor(
         "factor of x where merge='scaled': a number, or `deep_norm` (Wang et al. 2022, figure 2).",

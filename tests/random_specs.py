@@ -53,6 +53,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "embedding_norm": draw(flag),
         "final_norm": draw(st.none() | flag),
         "merge": draw(shipped("merge")),
+        "num_streams": either(None, 1),
         "stochastic_depth": draw(RATES),
         "block_skips": draw(shipped("block_skips")),
         "positions": draw(shipped("positions")),
@@ -86,6 +87,10 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values["norm_offset"] = rms and draw(flag)
     if values["merge"] == "none":
         values["stochastic_depth"] = 0.0
+    if values["norm_placement"] == "post" and "hyper_connections" in values["merge"]:
+        values["merge"] = "add"
+    if "hyper_connections" in values["merge"]:
+        values["num_streams"] = either(None, 1, 2, 3)
     encodes = values["kind"] == "encoder_only"
     values["num_segments"] = either(0, 2, 3) if encodes else 0
     values["pooler"] = encodes and draw(flag)

@@ -21,6 +21,7 @@ imports neither Keras nor this project, so that the two implementations share no
   2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
 * Zhou et al. 2024, "Value Residual Learning"; Lan et al. 2020, "ALBERT" (shared blocks); the
   speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
+* Zhu et al. 2024, "Hyper-Connections".
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -60,6 +61,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
         "norm_bias": spec["norm"] == "layer",
+        "num_streams": 4 if "hyper_connections" in spec["merge"] else 1,
         "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4}.get(spec["merge"], 1.0),
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
@@ -223,7 +225,36 @@ def merge(
         scores = x @ weights[f"{at}.transform_gate.kernel"] + weights[f"{at}.transform_gate.bias"]
         gate = 1.0 / (1.0 + np.exp(-scores))
         return gate * change + (1.0 - gate) * x
+    if "hyper_connections" in spec["merge"]:  # x is (b, t, m, d)
+        _, mix, write = connections(spec, weights, at, x)
+        return np.einsum("btid,btij->btjd", x, mix) + change[:, :, None] * write[..., None]
     raise ValueError(f"the reference has no merge {spec['merge']!r}")
+
+
+def connections(spec: dict, weights: Weights, at: str, streams: np.ndarray) -> list[np.ndarray]:
+    """Return the weights to read (b, t, m), mix (b, t, m, m) and write (b, t, m) the streams.
+
+    As in algorithm 2 of Zhu et al. 2024, with OLMo's norm, which has no weights.
+    """
+    ones = np.ones(streams.shape[:3])
+    if spec["merge"] == "static_hyper_connections":
+        names = ("read_streams", "mix_streams", "write_streams")
+        read, mix, write = (weights[f"{at}.{name}.kernel"] for name in names)
+        return [read * ones, mix * ones[..., None], write * ones]
+    centred = streams - streams.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
+    static, scales = weights[f"{at}.connections.static"], weights[f"{at}.connections.scales"]
+    dynamic = np.tanh(centred / deviation @ weights[f"{at}.connections.kernel"])
+    alpha = static[:, :-1] + scales[0] * dynamic[..., :-1]
+    beta = static[:, -1] + scales[1] * dynamic[..., -1]
+    return [alpha[..., 0], alpha[..., 1:], beta]
+
+
+def read_stream(spec: dict, weights: Weights, at: str, x: np.ndarray) -> np.ndarray:
+    """Return what a sublayer reads from the stream (b, t, d), or from streams (b, t, m, d)."""
+    if "hyper_connections" not in spec["merge"]:
+        return x
+    return np.einsum("btmd,btm->btd", x, connections(spec, weights, at, x)[0])
 
 
 def block(
@@ -232,6 +263,9 @@ def block(
     """Apply the sublayers of a block, functions by name."""
     placement, block_input, changes = spec["norm_placement"], x, []
     name = f"{side}.block_{owner(spec, index)}"
+
+    def read(at: str, stream: np.ndarray) -> np.ndarray:
+        return read_stream(spec, weights, at, stream)
 
     def first_norm(at: str, y: np.ndarray) -> np.ndarray:
         return factor(spec, "norm_scale", side, index) * normalize(spec, weights, f"{at}.norm", y)
@@ -243,23 +277,34 @@ def block(
                 spec, weights, f"{at}.norm", merge(spec, weights, at, index, x, function(at, x))
             )
         elif placement == "pre":  # x + f(norm(x))
-            x = merge(spec, weights, at, index, x, function(at, first_norm(at, x)))
+            x = merge(spec, weights, at, index, x, function(at, first_norm(at, read(at, x))))
         elif placement == "output":  # x + norm(f(x))
-            change = normalize(spec, weights, f"{at}.output_norm", function(at, x))
+            change = normalize(spec, weights, f"{at}.output_norm", function(at, read(at, x)))
             x = merge(spec, weights, at, index, x, change)
         elif placement == "sandwich":  # x + norm(f(norm(x)))
-            change = function(at, first_norm(at, x))
+            change = function(at, first_norm(at, read(at, x)))
             change = normalize(spec, weights, f"{at}.output_norm", change)
             x = merge(spec, weights, at, index, x, change)
         elif placement == "parallel":  # x + f(norm(x)) + g(norm(x))
-            changes.append(function(at, first_norm(at, block_input)))
+            changes.append(function(at, first_norm(at, read(name, block_input))))
         elif placement == "parallel_shared_norm":  # y = norm(x); x + f(y) + g(y)
-            changes.append(function(at, first_norm(name, block_input)))
+            changes.append(function(at, first_norm(name, read(name, block_input))))
         elif placement == "none":  # x + f(x)
-            x = merge(spec, weights, at, index, x, function(at, x))
+            x = merge(spec, weights, at, index, x, function(at, read(at, x)))
         else:
             raise ValueError(f"the reference has no norm placement {placement!r}")
     return merge(spec, weights, name, index, block_input, sum(changes)) if changes else x
+
+
+def open_streams(spec: dict, x: np.ndarray) -> np.ndarray:
+    """Return the streams of hyper-connections (b, t, m, d), all equal to x (b, t, d)."""
+    if "hyper_connections" not in spec["merge"]:
+        return x
+    return np.stack([x] * spec["num_streams"], axis=2)
+
+
+def close_streams(spec: dict, streams: np.ndarray) -> np.ndarray:
+    return streams.sum(axis=2) if "hyper_connections" in spec["merge"] else streams
 
 
 def owner(spec: dict, index: int) -> int:
@@ -325,11 +370,11 @@ def encode(
     spec: dict, weights: Weights, source: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
     x = embed(spec, weights, "encoder", source, segments)
-    keys, streams, values = padding_mask(spec, source), [x], []
+    keys, streams, values = padding_mask(spec, source), [open_streams(spec, x)], []
     for index in range(spec["num_encoder_layers"]):
         x, own = stream_into(spec, weights, "encoder", streams), of_block(spec, index)
         streams.append(encoder_block(own, weights, index, x, keys, values))
-    x = streams[-1]
+    x = close_streams(spec, streams[-1])
     return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
 
 
@@ -359,11 +404,11 @@ def decode(
     """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention."""
     x = embed(spec, weights, "decoder", target)
     keys = padding_mask(spec if spec["mask_target_padding"] else {"pad_token_id": None}, target)
-    streams, values = [x], []
+    streams, values = [open_streams(spec, x)], []
     for index in range(spec["num_layers"]):
         x, own = stream_into(spec, weights, "decoder", streams), of_block(spec, index)
         streams.append(decoder_block(own, weights, index, x, keys, values, memory, memory_keys))
-    x = streams[-1]
+    x = close_streams(spec, streams[-1])
     if spec["final_norm"]:
         x = normalize(spec, weights, "decoder.final_norm", x)
     return output(spec, weights, "decoder", x)

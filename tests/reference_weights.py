@@ -33,6 +33,13 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if full["merge"] == "highway":
             shapes[f"{name}.transform_gate.kernel"] = (d, d)
             shapes[f"{name}.transform_gate.bias"] = (d,)
+        m = full["num_streams"]
+        if full["merge"] == "static_hyper_connections":
+            for role, shape in {"read": (m,), "mix": (m, m), "write": (m,)}.items():
+                shapes[f"{name}.{role}_streams.kernel"] = shape
+        if full["merge"] == "hyper_connections":
+            for role, shape in {"kernel": (d, m + 2), "static": (m, m + 2), "scales": (2,)}.items():
+                shapes[f"{name}.connections.{role}"] = shape
 
     def attention_shapes(name: str, own: dict) -> None:
         k = own["num_key_value_heads"]
@@ -153,7 +160,15 @@ def block_parameters(own: dict, attentions: int) -> int:
     per_channel = 2 if own["norm_bias"] else 1  # of a norm
     norm = per_channel * d
     # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
-    merges = {"rezero": 1, "layer_scale": d, "highway": d * d + d}.get(own["merge"], 0)
+    streams = own["num_streams"]
+    static = streams * (streams + 2)  # Zhu et al. 2024, equations 21 and 25
+    merges = {
+        "rezero": 1,
+        "layer_scale": d,
+        "highway": d * d + d,
+        "static_hyper_connections": static,
+        "hyper_connections": d * (streams + 2) + static + 2,
+    }.get(own["merge"], 0)
     each, shared = {
         "none": (merges, 0),
         "sandwich": (2 * norm + merges, 0),

@@ -138,6 +138,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "value_residual": True,
         "norm_scale": "inverse_sqrt_depth",
     },
+    "several streams": {"merge": "hyper_connections", "block_skips": "unet", "num_streams": 3},
+    "translator with several streams": {
+        **TRANSLATOR,
+        "merge": "static_hyper_connections",
+        "norm_placement": "sandwich",
+        "distinct_blocks": 1,
+    },
     "translator with mirrored skips and mixed values": {
         **TRANSLATOR,
         "num_layers": 5,

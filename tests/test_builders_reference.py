@@ -57,6 +57,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "skip_scale": (1.0, 1.7, "deep_norm"),
     "branch_scale": (None, 0.7, "inverse_sqrt_layers", "inverse_sqrt_depth"),
     "norm_scale": (1.0, "inverse_sqrt_depth"),
+    "num_streams": (None, 3),
     "block_skips": SHIPPED["block_skips"],
     "value_residual": (False, True),
     "distinct_blocks": (None, 1, 2),
@@ -114,6 +115,8 @@ UNSUPPORTED_BY_LAYER = (
     "value_residual",
 )
 
+HYPER = ("static_hyper_connections", "hyper_connections")
+UNSCALED_MERGES = ("add", "none", "highway", *HYPER)
 LEARNED_MERGES = ("rezero", "layer_scale")
 ROTARY_OR_BIAS = ("rotary", "alibi", "relative")
 DERIVED_FIELDS = (
@@ -125,6 +128,7 @@ DERIVED_FIELDS = (
     "head_dim",
     "final_norm",
     "norm_bias",
+    "num_streams",
     "branch_scale",
     "attention_output_bias",
     "rotary_dim",
@@ -162,7 +166,14 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
         return False
     if changes.get("merge", "scaled") != "scaled" and changes.get("skip_scale", 1.0) != 1.0:
         return False
-    if changes.get("merge") in ("add", "none", "highway") and changes.get("branch_scale"):
+    if changes.get("merge") in UNSCALED_MERGES and changes.get("branch_scale"):
+        return False
+    has_streams = changes.get("merge", HYPER[0]) in HYPER
+    if changes.get("num_streams") and not has_streams:
+        return False
+    if changes.get("norm_placement") == "post" and "merge" in changes and has_streams:
+        return False
+    if changes.get("norm_placement") == "post" and changes.get("num_streams"):
         return False
     shares = changes.get("distinct_blocks") == 1
     if shares and changes.get("block_overrides"):

@@ -60,6 +60,9 @@ SPECS: dict[str, dict[str, Any]] = {
             {"attention_window": None, "intermediate_dim": 19},
         ),
     },
+    "streams": {"merge": "hyper_connections", "num_streams": 3},
+    "streams, parallel sublayers": {"merge": "static_hyper_connections", "num_streams": 3}
+    | {"norm_placement": "parallel"},
     "shared blocks, skips": {
         "num_layers": 5,
         "distinct_blocks": 2,

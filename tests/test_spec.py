@@ -63,6 +63,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "source_vocabulary_size": source_vocabulary_size,
         "num_layers": num_layers,
         "block_overrides": tuple(draw(st.lists(overrides, max_size=min(num_layers, 3)))),
+        "num_streams": None,
         "block_skips": draw(st.sampled_from(("none", "unet", "embedding"))),
         "value_residual": draw(st.booleans()),
         "distinct_blocks": None,

@@ -86,6 +86,7 @@ BAD_VALUES = [
     ("masked_lm_head", True, "kind='encoder_only'"),
     ("scale_logits", 0, "True or False"),
     ("mask_target_padding", None, "True or False"),
+    ("num_streams", 0, "a positive int"),
     ("block_skips", "dense", "none, unet, embedding"),
     ("value_residual", 0.5, "True or False"),
     ("distinct_blocks", 0, "positive int, or None for weights of its own"),
@@ -276,6 +277,18 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"norm_placement": "post", "norm_scale": "inverse_sqrt_depth"},
         ["norm_scale='inverse_sqrt_depth'", "1 where norm_placement='post'", "'pre'"],
+    ),
+    (
+        {"num_streams": 3},
+        ["num_streams=3", "1 where merge='add'", "use merge='hyper_connections'"],
+    ),
+    (
+        {"norm_placement": "post", "merge": "static_hyper_connections"},
+        ["norm_placement='post'", "merge='static_hyper_connections'", "use norm_placement='pre'"],
+    ),
+    (
+        {"merge": "hyper_connections", "skip_scale": 2.0},
+        ["skip_scale=2.0", "1 where merge='hyper_connections'", "use merge='scaled'"],
     ),
     (
         {"distinct_blocks": 4},
