@@ -85,7 +85,10 @@ class LearnedScale(keras.layers.Layer):
         start: the value of all numbers before training.
     """
 
-    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
+    @property
+    def graph_declaration(self) -> dict[str, Any]:
+        role = "identity" if self.width == 1 else "scale"
+        return {"signature": "...->...", "products": [], "role": role}
 
     def __init__(self, width: int | None = None, start: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -134,15 +134,18 @@ class ConnectionWeights(keras.layers.Layer):
         epsilon: of the norm.
     """
 
-    graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btmd->btm,btmm,btm",
-        "products": ["btmd,dw->btmw"],
-    }
-
     def __init__(self, first: int, epsilon: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.first = first
         self.epsilon = epsilon
+
+    @property
+    def graph_declaration(self) -> dict[str, Any]:
+        return {
+            "signature": "btmd->btm,btmm,btm",
+            "products": ["btmd,dw->btmw"],
+            "sizes": {"w": self.kernel.shape[1]},
+        }
 
     def build(self, input_shape: Any) -> None:
         *_, m, d = input_shape

@@ -62,12 +62,15 @@ def is_added_again(
 def is_injected(
     flow: Reachability, source: Value, starts: Collection[str], paths: Sequence[SkipPath]
 ) -> bool:
-    """Return whether a value goes into the branches of a stream that it is no source of.
+    """Return whether a value goes into the branches of a stream that it is no part of.
 
-    Such as the positions of queries, which every sublayer of a detector adds to its own input.
+    Such as the positions of queries, which every sublayer of a detector adds to its own input. The
+    values of the first attention, which those of later ones add, are part of its branch.
     """
     return any(
-        {*path.bypassed}.issuperset(starts) and not flow.depends(path.source, source[0])
+        {*path.bypassed}.issuperset(starts)
+        and source[0] not in path.bypassed
+        and not flow.depends(path.source, source[0])
         for path in paths
     )
 
@@ -165,6 +168,25 @@ def _same_values(flow: Reachability, value: Value, or_whole: bool = False) -> li
         if before is None:
             return values
         values.append(before)
+
+
+def unchanged_values(flow: Reachability, value: Value) -> list[Value]:
+    """Return a value and those before it that it is, up to factors and its shape."""
+    values = [value]
+    while keeps_values(node := flow.graph.node(values[-1][0])):
+        if (before := value_into(flow, node)) is None:
+            break
+        values.append(before)
+    return values
+
+
+def scaled_value(flow: Reachability, merge: Node) -> Value | None:
+    """Return the one value that a merge adds up with itself, as in x + w x; None: no such value."""
+    edges = flow.incoming[merge.id]
+    if not is_signed_merge(merge) or len(edges) < 2:
+        return None
+    first, *others = (unchanged_values(flow, (edge.source, edge.output)) for edge in edges)
+    return next((value for value in first if all(value in other for other in others)), None)
 
 
 def interpolates(flow: Reachability, merge: Node) -> bool:

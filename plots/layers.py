@@ -49,13 +49,14 @@ ROLES = {
     "attention_scores": "products of queries and keys",
     "attention_weights": "softmax of attention scores",
     "causal_mask": "mask of keys later than the query",
-    "identity": "returns its input, up to noise in training, a cast or one constant factor",
+    "identity": "returns its input, up to noise in training, a cast or one factor",
     "learned_positions": "trained vectors of positions",
     "norm": "normalises activations",
     "padding_mask": "mask of padding",
     "position_ids": "positions of tokens as integers",
     "relative_positions": "trained attention biases by distance",
     "rotary_positions": "rotates queries and keys by their positions",
+    "scale": "multiplies features by one trained factor each",
     "sinusoidal_positions": "sines and cosines of positions",
 }
 """Roles that a layer may declare."""
@@ -252,18 +253,25 @@ def is_shape_only(node: Node) -> bool:
 
 
 def is_identity_like(node: Node) -> bool:
-    """Whether the call returns its input: dropout, cast, identity, one constant factor, plus 0."""
+    """Whether the call returns its input: dropout, cast, identity, one factor, plus 0.
+
+    The factor is a number, or a weight of one number.
+    """
     if node.role == "identity" or node.returns_input or node.is_a(IDENTITY_LIKE):
         return True
     if node.operation in ("Multiply", "Divide", "TrueDivide"):
         return any(
-            constant.shape == () or isinstance(constant.value, int | float)
+            _is_one_number(constant.shape) or isinstance(constant.value, int | float)
             for constant in node.constants
             if node.operation == "Multiply" or constant.port == "x2"  # 2 / x does not scale x
         )
     if node.operation == "Add":  # Python's `sum` starts with 0
         return any(constant.value == 0 for constant in node.constants)
     return node.operation == "Activation" and node.activation == "linear"
+
+
+def _is_one_number(shape: tuple[int | None, ...] | None) -> bool:
+    return shape is not None and all(size == 1 for size in shape)
 
 
 def is_factor(node: Node) -> bool:
@@ -289,6 +297,8 @@ def is_crop(node: Node) -> bool:
 
 def is_learned_scale(node: Node) -> bool:
     """Whether the call multiplies the features of its input by a vector, such as a weight."""
+    if node.role == "scale":
+        return True
     shapes = (constant.shape for constant in node.constants if constant.shape is not None)
     vectors = (sum(size != 1 for size in shape) == 1 for shape in shapes)
     return node.operation == "Multiply" and any(vectors)

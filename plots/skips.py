@@ -25,7 +25,9 @@ from plots.branches import (
     is_branch,
     is_injected,
     keeps_values,
+    scaled_value,
     subtracted_values,
+    unchanged_values,
     value_into,
 )
 from plots.graph import Graph, Node
@@ -110,8 +112,10 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
         lines = []
         for term in terms:
             stream = _projected(flow, term) if projected else _unchanged(flow, term, found)
-            ends = [other for other, _ in terms if (other, _) != term]
-            lines.append(_line_along(flow, merge, stream, ends, subtracted, last, projected, found))
+            others = [other for other in terms if other != term]
+            lines.append(
+                _line_along(flow, merge, stream, others, subtracted, last, projected, found)
+            )
         if those := [line for line in lines if line is not None]:
             return those
     return []
@@ -136,14 +140,20 @@ def _line_along(
     flow: Reachability,
     merge: Node,
     stream: Iterable[Value],
-    ends: list[str],
+    others: list[Value],
     subtracted: Mapping[str, list[Value]],
     last: list[Value],
     projected: bool,
     found: Mapping[str, list[_Line]],
 ) -> _Line | None:
-    """Return the skip path up `stream` (from the merge backwards) to where a branch starts."""
+    """Return the skip path up `stream` (from the merge backwards) to where a branch starts.
+
+    It ends at a value that another term is, up to factors: x + 2 x has no branch, wherever x is
+    from.
+    """
     passed: list[Value] = []
+    ends = list(dict.fromkeys(node_id for node_id, _ in others))
+    same = {value for other in others for value in unchanged_values(flow, other)}
     away = {value for end in ends for value in subtracted[end]}
     for source in stream:
         through = [node_id for node_id, _ in reversed(passed)]
@@ -160,6 +170,8 @@ def _line_along(
             ids = (source[0], merge.id, tuple(between), tuple(bypassed))
             path = SkipPath(*ids, norms=(), projected=projected)
             return _Line(path, (source, *reversed(passed), *last))
+        if source in same:
+            return None
         passed.append(source)
     return None
 
@@ -372,7 +384,8 @@ def stream_edges(
 
     Returns:
         The pairs along the skip paths, and the pairs that join one path to the next (past the norm
-        of a post-norm block), lead to the first one and continue from the last one. Ordered.
+        of a post-norm block, or the merge of a skip path across blocks), lead to the first one and
+        continue from the last one. Ordered.
     """
     on_paths = dict.fromkeys(pair for path in paths for pair in pairwise(path.line))
     merges, sources = {path.target for path in paths}, {path.source for path in paths}
@@ -391,4 +404,31 @@ def stream_edges(
                 break  # the output of an encoder goes into the branches of its decoder
             line.append(following)
         joints += pairwise(line)
+    joints += _past_long_skips(graph, paths, merges)
     return on_paths, dict.fromkeys(pair for pair in joints if pair not in on_paths)
+
+
+def _past_long_skips(
+    graph: Graph, paths: tuple[SkipPath, ...], merges: set[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the pairs that lead a stream into merges with streams from before other merges.
+
+    Such as x + w x_m in the second half of a U-net. In its middle, x_m is x, and no path ends.
+    """
+    flow = data_flow(graph)
+    doubling = {node.id for node in graph.nodes if scaled_value(flow, node) is not None}
+    for merge in dict.fromkeys(
+        path.target for path in paths if not merges.isdisjoint(path.bypassed)
+    ):
+        last = {path.line[-2] for path in paths if path.target == merge}
+        for edge in flow.incoming[merge]:
+            line = [merge, *(i for i, _ in unchanged_values(flow, (edge.source, edge.output)))]
+            if edge.source not in last and line[-1] in merges | doubling:
+                yield from pairwise(reversed(line))
+    for merge in doubling:
+        lines = [
+            [merge, *(i for i, _ in unchanged_values(flow, (edge.source, edge.output)))]
+            for edge in flow.incoming[merge]
+        ]
+        if (shortest := min(lines, key=len))[-1] in merges:
+            yield from pairwise(reversed(shortest))
