@@ -8,6 +8,7 @@ from plots.annotations import SkipPath
 from plots.graph import Graph, Node
 from plots.layers import (
     PARTS,
+    PRODUCTS,
     REPETITIONS,
     SHAPE_CHANGES,
     TRANSPOSITIONS,
@@ -19,6 +20,7 @@ from plots.layers import (
     is_norm,
     is_rearrangement,
     is_signed_merge,
+    is_softmax,
     is_subtraction,
 )
 from plots.softmaxes import calls_before_softmax
@@ -178,6 +180,25 @@ def unchanged_values(flow: Reachability, value: Value) -> list[Value]:
             break
         values.append(before)
     return values
+
+
+def mixed_streams(flow: Reachability, node: Node) -> Value | None:
+    """Return the value whose streams a call mixes by weights of each position; None: no such call.
+
+    Streams (b, t, m, d) times weights (b, t, m, m) are m streams again, as in hyper-connections
+    whose weights depend on the streams. The weights of an attention come from a softmax.
+    """
+    edges = flow.incoming[node.id]
+    is_product = node.is_a(PRODUCTS) or bool(node.declaration and node.declaration.products)
+    if not is_product or len(edges) != 2 or len(node.outputs) != 1:
+        return None
+    for streams, weights in (edges, edges[::-1]):
+        shape, mixing = streams.tensor.shape, weights.tensor.shape
+        is_square = len(mixing) > 3 and mixing[-1] == mixing[-2] is not None
+        if shape == node.outputs[0].shape and is_square and mixing[:-1] == shape[:-1]:
+            is_attention = is_softmax(flow.graph.node(weights.source))
+            return None if is_attention else (streams.source, streams.output)
+    return None
 
 
 def scaled_value(flow: Reachability, merge: Node) -> Value | None:

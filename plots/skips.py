@@ -25,6 +25,7 @@ from plots.branches import (
     is_branch,
     is_injected,
     keeps_values,
+    mixed_streams,
     scaled_value,
     subtracted_values,
     unchanged_values,
@@ -79,7 +80,8 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     * A branch behind a `stop_gradient` is none: its values are fixed, such as the boxes that the
       last block of a detector predicts.
     * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
-      features is `projected`. A gate as in highway networks, or x + a * (f(x) - x), makes none.
+      features is `projected`, and so is one of several streams that are mixed, as in
+      hyper-connections. A gate as in highway networks, or x + a * (f(x) - x), makes none.
     """
     flow = data_flow(graph, stop=lambda node: node.is_a({"StopGradient"}))
     found: dict[str, list[_Line]] = {}
@@ -205,10 +207,12 @@ def _projected(flow: Reachability, arrival: Value) -> Iterator[Value]:
     while True:
         yield value
         node = flow.graph.node(value[0])
-        projects = is_linear_projection(node) or is_learned_scale(node)
+        mixed = mixed_streams(flow, node)
+        projects = is_linear_projection(node) or is_learned_scale(node) or mixed is not None
         projections += projects
         passes = projects or keeps_values(node) or is_norm(node) or node.is_a(RESAMPLING)
-        if projections > 1 or not passes or (before := value_into(flow, node)) is None:
+        before = mixed or value_into(flow, node)
+        if projections > 1 or not passes or before is None:
             return
         value = before
 
@@ -391,7 +395,14 @@ def stream_edges(
     merges, sources = {path.target for path in paths}, {path.source for path in paths}
     branches = {node_id for path in paths for node_id in path.bypassed}
     joints: list[tuple[str, str]] = []
+    around = [({*path.bypassed}, path.target) for path in paths]
     for path in paths:
+        # Those that lead from one branch into a later one, as the values of attention.
+        if any(
+            path.source in branch and path.target not in branch and path.target != end
+            for branch, end in around
+        ):
+            continue
         line = [path.source]
         while line[-1] not in merges and len(graph.incoming[line[-1]]) == 1:
             line.append(graph.incoming[line[-1]][0].source)
@@ -404,17 +415,23 @@ def stream_edges(
                 break  # the output of an encoder goes into the branches of its decoder
             line.append(following)
         joints += pairwise(line)
-    joints += _past_long_skips(graph, paths, merges)
+    joints += _past_long_skips(graph, paths, merges | sources)
     return on_paths, dict.fromkeys(pair for pair in joints if pair not in on_paths)
 
 
 def _past_long_skips(
-    graph: Graph, paths: tuple[SkipPath, ...], merges: set[str]
+    graph: Graph, paths: tuple[SkipPath, ...], on_stream: set[str]
 ) -> Iterator[tuple[str, str]]:
     """Yield the pairs that lead a stream into merges with streams from before other merges.
 
     Such as x + w x_m in the second half of a U-net. In its middle, x_m is x, and no path ends.
+
+    Args:
+        graph: The graph.
+        paths: Its skip paths.
+        on_stream: Where they begin and end.
     """
+    merges = {path.target for path in paths}
     flow = data_flow(graph)
     doubling = {node.id for node in graph.nodes if scaled_value(flow, node) is not None}
     for merge in dict.fromkeys(
@@ -423,12 +440,12 @@ def _past_long_skips(
         last = {path.line[-2] for path in paths if path.target == merge}
         for edge in flow.incoming[merge]:
             line = [merge, *(i for i, _ in unchanged_values(flow, (edge.source, edge.output)))]
-            if edge.source not in last and line[-1] in merges | doubling:
+            if edge.source not in last and line[-1] in on_stream | doubling:
                 yield from pairwise(reversed(line))
     for merge in doubling:
         lines = [
             [merge, *(i for i, _ in unchanged_values(flow, (edge.source, edge.output)))]
             for edge in flow.incoming[merge]
         ]
-        if (shortest := min(lines, key=len))[-1] in merges:
+        if (shortest := min(lines, key=len))[-1] in on_stream:
             yield from pairwise(reversed(shortest))
