@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-jax test-all test-peers test-released lint format types figures bench lock clean
+.PHONY: help setup demo test test-jax test-all test-peers test-released lint format types figures tables bench lock clean
 
 help: ## Show what the targets do
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ format: $(READY) ## Format the code
 
 figures: $(READY) ## Draw the pictures of the README again
 	$(BIN)/python docs/figures.py
+
+tables: $(READY) ## Write the tables of variants in the README and the docs again
+	$(BIN)/python docs/tables.py
 
 bench: $(READY) ## Measure training and generation against KerasHub and PyTorch
 	$(BIN)/python benchmarks/training.py

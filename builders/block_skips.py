@@ -42,7 +42,7 @@ def unet_skips(scope: LayerScope, streams: Sequence[Tensor]) -> Tensor:
     mirrored = 2 * half - 1 - scope.block_index
     if not 0 <= mirrored < half:
         return streams[-1]
-    skip = scope.layer("skip_scale_from_mirrored", LearnedScale, 1)(streams[mirrored + 1])
+    skip = scope.layer("skip_scale_from_mirrored", LearnedScale, [1])(streams[mirrored + 1])
     return scope.layer("skip_from_mirrored", keras.layers.Add)([streams[-1], skip])
 
 
@@ -53,6 +53,6 @@ def embedding_skips(scope: LayerScope, streams: Sequence[Tensor]) -> Tensor:
     The trained numbers start at a = 1 and b = 0 (karpathy/nanochat, `resid_lambdas` and
     `x0_lambdas`; KellerJordan/modded-nanogpt).
     """
-    stream = scope.layer("stream_scale", LearnedScale, 1)(streams[-1])
-    skip = scope.layer("skip_scale_from_embedding", LearnedScale, 1, 0.0)(streams[0])
+    stream = scope.layer("stream_scale", LearnedScale, [1])(streams[-1])
+    skip = scope.layer("skip_scale_from_embedding", LearnedScale, [1], 0.0)(streams[0])
     return scope.layer("skip_from_embedding", keras.layers.Add)([stream, skip])

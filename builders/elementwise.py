@@ -5,7 +5,7 @@ Activations are registered functions, one for each value of the spec's `activati
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -78,29 +78,26 @@ class Scale(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class LearnedScale(keras.layers.Layer):
-    """x times trained numbers, `scale` (width,), on the last axis: (b, t, d) -> same.
+    """x times trained numbers, `scale`, on its last axes: any shape -> same.
 
     Args:
-        width: 1, or `None` for the width of x.
+        shape: of the numbers, which is broadcast to the last axes of x.
         start: the value of all numbers before training.
     """
 
     @property
     def graph_declaration(self) -> dict[str, Any]:
-        role = "identity" if self.width == 1 else "scale"
+        role = "identity" if self.shape == (1,) else "scale"
         return {"signature": "...->...", "products": [], "role": role}
 
-    def __init__(self, width: int | None = None, start: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, shape: Sequence[int], start: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.width = width
+        self.shape = tuple(shape)
         self.start = start
 
     def build(self, input_shape: Any) -> None:
-        self.scale = self.add_weight(
-            name="scale",
-            shape=(self.width or input_shape[-1],),
-            initializer=keras.initializers.Constant(self.start),
-        )
+        start = keras.initializers.Constant(self.start)
+        self.scale = self.add_weight(name="scale", shape=self.shape, initializer=start)
 
     def call(self, x: Tensor) -> Tensor:
         return x * self.scale
@@ -109,7 +106,7 @@ class LearnedScale(keras.layers.Layer):
         return KerasTensor(x.shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "width": self.width, "start": self.start}
+        return {**super().get_config(), "shape": self.shape, "start": self.start}
 
 
 @fused

@@ -118,11 +118,13 @@ class Scaled(Add):
 class LearnedFactor(Add):
     """x + a f with one trained number a (Bachlechner et al. 2020; De and Smith 2020, SkipInit)."""
 
-    width: int | None = 1
+    def shape(self, scope: LayerScope) -> tuple[int, ...]:
+        """Return the shape of the trained numbers."""
+        return (1,)
 
     def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
         start = depth_factor(scope, "branch_scale")
-        output = scope.layer("branch_scale", LearnedScale, self.width, start)(output)
+        output = scope.layer("branch_scale", LearnedScale, self.shape(scope), start)(output)
         return super().write(scope, stream, output)
 
 
@@ -130,7 +132,9 @@ class LearnedFactor(Add):
 class LearnedFactors(LearnedFactor):
     """x + a f with a trained number for each channel (Touvron et al. 2021, CaiT, section 2)."""
 
-    width = None
+    def shape(self, scope: LayerScope) -> tuple[int, ...]:
+        """Return the shape of the trained numbers."""
+        return (scope.spec.hidden_dim,)
 
 
 @register_component("merge", "highway")

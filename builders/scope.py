@@ -63,6 +63,12 @@ class LayerScope:
         scope.block_index = index
         return scope
 
+    def with_spec(self, **changes: Any) -> LayerScope:
+        """Return a scope with changed fields of the spec, for a part that differs in them."""
+        scope = copy.copy(self)
+        scope.spec = self.spec.replace(**changes)
+        return scope
+
     def keep(self, name: str, value: Any) -> None:
         """Keep tensors under a name of this scope, for a later step of the wiring."""
         self._kept[self.full_name(name)] = value

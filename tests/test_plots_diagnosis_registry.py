@@ -49,7 +49,7 @@ def check_description(description, spec):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        pytest.param(*variant, marks=[] if index % 4 == 0 else [pytest.mark.slow])
+        pytest.param(*variant, marks=[] if index % 8 == 0 else [pytest.mark.slow])
         for index, variant in enumerate(ALL_VARIANTS)
     ],
 )

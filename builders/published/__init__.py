@@ -3,4 +3,15 @@
 Parameter counts equal those of the released weights exactly, unless the row says otherwise.
 """
 
-from builders.published import gpt, llama, encoders, encoder_decoders  # noqa: F401  isort: skip - in order
+from builders.published import (  # noqa: F401  isort: skip - in order
+    gpt,
+    parallel,
+    llama,
+    gemma,
+    qwen,
+    phi,
+    olmo,
+    granite,
+    encoders,
+    encoder_decoders,
+)
