@@ -8,6 +8,9 @@ ones, twice as many as a causal model needs; for a new token the scores of all s
 This is the account of Kaplan et al. 2020 (section 2.1 and table 1) and of Hoffmann et al. 2022
 (appendix F), with these differences: the first leaves out the logits, and counts half as much for
 scores and weighted values; the second counts the softmax, and the embeddings as a product.
+
+Of a mixture of experts, the products of a token with its own experts are counted. Where rows are
+multiplied in blocks (`builders.grouped_products`), the last block of an expert has some more rows.
 """
 
 from __future__ import annotations
@@ -323,8 +326,13 @@ def _projections(spec: TransformerSpec, queries: int, keys: int) -> int:
 
 
 def _feedforward(spec: TransformerSpec, tokens: int) -> int:
+    """Count a feed-forward layer, or the router and the active experts of a mixture."""
     kernels = UP_PROJECTIONS[spec.feedforward] + 1
-    return 2 * spec.hidden_dim * spec.intermediate_dim * kernels * tokens
+    columns = kernels * spec.intermediate_dim
+    if spec.num_experts:
+        width = spec.num_active_experts * spec.expert_dim + spec.shared_expert_dim
+        columns = kernels * width + spec.num_experts + spec.shared_expert_gate
+    return 2 * spec.hidden_dim * columns * tokens
 
 
 def _embedding(spec: TransformerSpec, stack: str, tokens: int) -> dict[str, int]:

@@ -50,11 +50,15 @@ def custom_component(spec: TransformerSpec) -> str | None:
     return None
 
 
-def count_parameters(spec: TransformerSpec | str) -> ParameterCounts:
+def count_parameters(spec: TransformerSpec | str, *, active: bool = False) -> ParameterCounts:
     """Count the parameters of the model of a spec or a variant, without building it.
 
     A classic block, with full-width heads and a feed-forward layer of four times the width, has
     about 12 d^2: 4 d^2 in attention and 8 d^2 in the feed-forward layer.
+
+    Args:
+        spec: of the model, or the name of a variant.
+        active: of a mixture of experts, count only as many experts as a token goes through.
 
     Raises:
         ValueError: the spec names a registered component whose parameters are not known.
@@ -68,9 +72,8 @@ def count_parameters(spec: TransformerSpec | str) -> ParameterCounts:
     parts = [_outside_of_blocks(spec)]
     for stack in spec.stacks:
         attentions = 2 if spec.crosses(stack) else 1
-        parts += (
-            _in_block(block, attentions) for block in spec.blocks(stack)[: spec.distinct_blocks]
-        )
+        own = spec.blocks(stack)[: spec.distinct_blocks]
+        parts += (_in_block(block, attentions, active) for block in own)
         parts.append({"merges": _across_blocks(spec, spec.num_blocks(stack))})
     return ParameterCounts({name: sum(part.get(name, 0) for part in parts) for name in _COMPONENTS})
 
@@ -80,7 +83,7 @@ def number_of_writes(spec: TransformerSpec, sublayers: int) -> int:
     return 1 if spec.norm_placement in _PARALLEL else sublayers
 
 
-def _in_block(spec: TransformerSpec, attentions: int) -> dict[str, int]:
+def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str, int]:
     """Count the parameters of a block with so many attentions and a feed-forward layer."""
     d, bias = spec.hidden_dim, spec.attention_bias
     queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
@@ -103,7 +106,7 @@ def _in_block(spec: TransformerSpec, attentions: int) -> dict[str, int]:
         "attention.key": attentions * (d + bias) * keys,
         "attention.value": attentions * (d + bias) * keys,
         "attention.output": attentions * (queries + spec.attention_output_bias) * d,
-        "feedforward": _feedforward(spec),
+        "feedforward": _feedforward(spec, active),
         "norms": norms * norm + head_norms,
         "merges": number_of_writes(spec, sublayers) * merge,
     }
@@ -116,9 +119,21 @@ def _across_blocks(spec: TransformerSpec, blocks: int) -> int:
     return skips + spec.value_residual * len(mixing)
 
 
-def _feedforward(spec: TransformerSpec) -> int:
-    d, f, wide = spec.hidden_dim, spec.intermediate_dim, UP_PROJECTIONS[spec.feedforward]
-    return (wide + 1) * d * f + spec.feedforward_bias * (wide * f + d)
+def _feedforward(spec: TransformerSpec, active: bool) -> int:
+    """Count the parameters of the feed-forward sublayer of a block, without its norms."""
+    d, wide = spec.hidden_dim, UP_PROJECTIONS[spec.feedforward]
+
+    def layer(width: int) -> int:
+        return (wide + 1) * d * width + spec.feedforward_bias * (wide * width + d)
+
+    if not spec.num_experts:
+        return layer(spec.intermediate_dim)
+    per_expert = d + spec.router_bias + (spec.router_correction_rate is not None)
+    count = spec.num_experts * per_expert
+    count += (spec.num_active_experts if active else spec.num_experts) * layer(spec.expert_dim)
+    if spec.shared_expert_dim:
+        count += layer(spec.shared_expert_dim) + d * spec.shared_expert_gate
+    return count
 
 
 def _norm(spec: TransformerSpec, width: int) -> int:

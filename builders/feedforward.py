@@ -6,12 +6,15 @@ One registered function for each value of the spec's `feedforward`. Each takes `
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
 
 from builders.components import component, register_component
 from builders.elementwise import dropout
+from builders.expert_layers import ExpertDense
+from builders.experts import mixture_of_experts
 from builders.initializers import initializer
 from builders.scope import LayerScope
 
@@ -19,20 +22,18 @@ Tensor = Any
 
 
 def feedforward(scope: LayerScope, x: Tensor) -> Tensor:
-    """Wire the feed-forward sublayer: (b, t, d) -> (b, t, f) -> (b, t, d)."""
+    """Wire the feed-forward sublayer, or a mixture of them: (b, t, d) -> (b, t, d)."""
+    spec = scope.spec
+    wire = partial(mixture_of_experts, layers=layers) if spec.num_experts else layers
+    return dropout(scope, spec.feedforward_dropout, wire(scope, x))
+
+
+def layers(scope: LayerScope, x: Tensor) -> Tensor:
+    """Wire one feed-forward layer: (b, t, d) -> (b, t, f) -> (b, t, d); rows of experts alike."""
     spec = scope.spec
     x = component("feedforward", spec.feedforward)(scope, x)
     x = dropout(scope, spec.activation_dropout, x, "activation_dropout")
-    x = scope.layer(
-        "down",
-        keras.layers.Dense,
-        spec.hidden_dim,
-        use_bias=spec.feedforward_bias,
-        kernel_initializer=initializer(
-            scope, "down", fan_in=spec.intermediate_dim, fan_out=spec.hidden_dim
-        ),
-    )(x)
-    return dropout(scope, spec.feedforward_dropout, x)
+    return projection(scope, "down", x, spec.intermediate_dim, spec.hidden_dim)
 
 
 @register_component("feedforward", "mlp")
@@ -51,13 +52,25 @@ def glu(scope: LayerScope, x: Tensor) -> Tensor:
 def up_projection(scope: LayerScope, name: str, x: Tensor, activation: str | None = None) -> Tensor:
     """Wire a projection (b, t, d) -> (b, t, f), with an activation if one is named."""
     spec = scope.spec
-    return scope.layer(
-        name,
-        keras.layers.Dense,
-        spec.intermediate_dim,
-        activation=activation and component("activation", activation),
-        use_bias=spec.feedforward_bias,
-        kernel_initializer=initializer(
-            scope, name, fan_in=spec.hidden_dim, fan_out=spec.intermediate_dim
-        ),
-    )(x)
+    return projection(scope, name, x, spec.hidden_dim, spec.intermediate_dim, activation)
+
+
+def projection(
+    scope: LayerScope,
+    name: str,
+    x: Tensor,
+    fan_in: int,
+    fan_out: int,
+    activation: str | None = None,
+) -> Tensor:
+    """Wire a projection of tokens, or of the rows of experts by the kernels of these."""
+    spec = scope.spec
+    options: dict[str, Any] = {
+        "activation": activation and component("activation", activation),
+        "use_bias": spec.feedforward_bias,
+        "kernel_initializer": initializer(scope, name, fan_in=fan_in, fan_out=fan_out),
+    }
+    if scope.rows_per_expert is None:
+        return scope.layer(name, keras.layers.Dense, fan_out, **options)(x)
+    layer = scope.layer(name, ExpertDense, spec.num_experts, fan_out, **options)
+    return layer(x, scope.rows_per_expert)

@@ -94,6 +94,8 @@ MOST_BLOCKS = 10_000
 """DeepNet (Wang et al. 2022) has 1,000 layers."""
 MOST_WIDTH = 1 << 22
 """GPT-3's feed-forward layer is 49,152 wide, T5-11B's 65,536."""
+MOST_EXPERTS = 1 << 16
+"""Switch-C (Fedus et al. 2022) has 2,048."""
 MOST_TOKENS = 1 << 24
 """Entries of a vocabulary: XLM-V (Liang et al. 2023) has 1 million."""
 MOST_POSITIONS = 1 << 30
@@ -118,10 +120,10 @@ def optional_int(doc: str, none: str, most: int = MOST_POSITIONS, by_block: bool
     return _field(Rule(doc, allowed, _or_none(_int_between(1, most)), by_block=by_block), None)
 
 
-def non_negative_int(doc: str, default: int, most: int = MOST_WIDTH) -> Any:
+def non_negative_int(doc: str, default: int, most: int = MOST_WIDTH, by_block: bool = False) -> Any:
     """Define a field that is an int from 0 to `most`."""
     allowed = f"an int of at least 0 and at most {most:,}"
-    return _field(Rule(doc, allowed, _int_between(0, most)), default)
+    return _field(Rule(doc, allowed, _int_between(0, most), by_block=by_block), default)
 
 
 def block_overrides(doc: str) -> Any:

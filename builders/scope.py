@@ -30,6 +30,7 @@ class LayerScope:
         spec: of the model; within a block, of that block.
         block_index: within a block, its index in its stack; otherwise 0.
         exposes_scores: whether attention is wired in steps, so that a graph can return its scores.
+        rows_per_expert: int (e,), within the experts of a mixture; `None` elsewhere.
     """
 
     def __init__(self, spec: TransformerSpec, model: keras.Model | None = None) -> None:
@@ -42,6 +43,7 @@ class LayerScope:
         # Layers that are added to a model compute in the precision of the model.
         self._defaults = {} if model is None else {"dtype": _dtype(model)}
         self.exposes_scores = False
+        self.rows_per_expert: Any = None
 
     def __repr__(self) -> str:
         return f"<LayerScope {'.'.join(self.path)!r} of {len(self._layers)} layers: {self.spec}>"

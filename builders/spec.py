@@ -125,6 +125,16 @@ class TransformerSpec(SpecFields):
         """
         return self.num_encoder_layers if stack == "encoder" else self.num_layers
 
+    @cached_property
+    def of_expert(self) -> TransformerSpec:
+        """The spec of one of the experts of a mixture, whose width is `intermediate_dim`."""
+        return self.replace(intermediate_dim=self.expert_dim)
+
+    @cached_property
+    def of_shared_expert(self) -> TransformerSpec:
+        """The spec of the shared expert of a mixture, whose width is `intermediate_dim`."""
+        return self.replace(intermediate_dim=self.shared_expert_dim)
+
     def num_sublayers(self, stack: str) -> int:
         """Return the number of sublayers on the residual stream of a stack.
 

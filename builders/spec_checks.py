@@ -94,6 +94,13 @@ def check_combinations(spec: SpecFields) -> None:
         _check_relative(spec)
     if spec.share_embeddings:
         _check_shared_embeddings(spec)
+    if spec.num_experts:
+        _check_experts(spec)
+    else:
+        has_none = "0 where num_experts=0, which is one layer for all tokens"
+        _require(
+            spec, "num_active_experts", not spec.num_active_experts, has_none, "give num_experts"
+        )
 
 
 def check_length(spec: SpecFields, name: str, length: int) -> None:
@@ -324,6 +331,61 @@ def _check_relative(spec: SpecFields) -> None:
         spec.relative_max_distance > spec.relative_buckets // 2,
         f"above {spec.relative_buckets // 2}, the distances that have a bucket each",
         "give fewer relative_buckets, or a larger distance",
+    )
+
+
+def _check_experts(spec: SpecFields) -> None:
+    number, groups = spec.num_experts, spec.num_expert_groups
+    _require(spec, "num_experts", number > 1, "0 or at least 2", "use 0 for one layer")
+    _require(
+        spec,
+        "num_active_experts",
+        1 <= spec.num_active_experts <= number,
+        f"from 1 to num_experts={number}",
+        "give the number of experts that a token goes through",
+    )
+    _require(
+        spec,
+        "feedforward",
+        spec.feedforward in ("mlp", "glu"),
+        f"mlp or glu where num_experts={number}, whose projections have a kernel for each expert",
+        "use num_experts=0",
+    )
+    _require(
+        spec,
+        "shared_expert_gate",
+        not spec.shared_expert_gate or spec.shared_expert_dim > 0,
+        "False where shared_expert_dim=0, which is no shared expert",
+        "give shared_expert_dim",
+    )
+    _require(
+        spec,
+        "num_expert_groups",
+        number % groups == 0,
+        f"a divisor of num_experts={number}, since groups have equally many experts",
+        "change one of the two",
+    )
+    _require(
+        spec,
+        "num_active_groups",
+        spec.num_active_groups <= groups,
+        f"at most num_expert_groups={groups}",
+        "leave it out to choose from all groups",
+    )
+    _require(
+        spec,
+        "num_active_experts",
+        spec.num_active_experts <= number // groups * spec.num_active_groups,
+        f"at most {number // groups * spec.num_active_groups}, the experts of "
+        f"num_active_groups={spec.num_active_groups}",
+        "raise num_active_groups",
+    )
+    _require(
+        spec,
+        "group_score_experts",
+        spec.group_score_experts <= number // groups,
+        f"at most {number // groups}, the experts of a group",
+        "lower it",
     )
 
 

@@ -91,8 +91,11 @@ def parameter_lines(spec: builders.TransformerSpec) -> list[str]:
     """Return the parameters of a spec: in total, by component, and their shares in the blocks."""
     counts = builders.count_parameters(spec)
     blocks = counts.attention + counts["feedforward"]
+    active = builders.count_parameters(spec, active=True).total
+    of_a_token = f"active for a token: {active:,} ({active / counts.total:.1%})"
     return [
         *_shares("parameters", counts),
+        *([of_a_token] if active < counts.total else []),
         f"in the blocks: attention {counts.attention / blocks:.1%}, "
         f"feed-forward {counts['feedforward'] / blocks:.1%}",
         *_block_rule(spec),
@@ -103,7 +106,8 @@ def _block_rule(spec: builders.TransformerSpec) -> list[str]:
     """Return the rule of 12 d^2 parameters per block, if it holds for the spec."""
     d = spec.hidden_dim
     full_width = spec.num_key_value_heads * spec.head_dim == spec.num_heads * spec.head_dim == d
-    if not full_width or spec.intermediate_dim != 4 * d or spec.feedforward != "mlp":
+    is_classic = spec.feedforward == "mlp" and not spec.num_experts
+    if not full_width or spec.intermediate_dim != 4 * d or not is_classic:
         return []
     crosses = spec.kind == "encoder_decoder"
     lines = [

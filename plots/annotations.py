@@ -157,6 +157,8 @@ class SkipPath:
         norms: Positions of norms: first or last on the branch, or on the stream.
         projected: Whether `through` has more than identities, such as the 1x1 convolution on the
             shortcut of a ResNet.
+        gated: Whether the stream is multiplied by a gate on its way, as in a highway network:
+            g f(x) + (1 - g) x.
     """
 
     source: str
@@ -165,6 +167,7 @@ class SkipPath:
     bypassed: tuple[str, ...]
     norms: tuple[NormPlace, ...]
     projected: bool = False
+    gated: bool = False
 
     @property
     def line(self) -> tuple[str, ...]:
@@ -299,7 +302,7 @@ class Declaration:
         inputs: Argument (`Edge.port`) -> its axes, such as "btnh".
         outputs: Axes of every output; none if there is no signature.
         products: Equations of its matrix products; None if it does not declare them.
-        sizes: Sizes of letters that no tensor has.
+        sizes: Sizes of letters that no tensor has, and letters whose sizes are multiplied: "bta".
         role: One of `plots.layers.ROLES`, or "".
         like: Class whose `call` has the same matrix products, or "".
     """
@@ -307,9 +310,19 @@ class Declaration:
     inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
     outputs: tuple[str, ...] = ()
     products: tuple[str, ...] | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    sizes: Mapping[str, int | str] = field(default_factory=dict, hash=False)
     role: str = ""
     like: str = ""
+
+    @property
+    def known_sizes(self) -> dict[str, int]:
+        """Letter -> its size, where that is declared as a number."""
+        return {letter: size for letter, size in self.sizes.items() if isinstance(size, int)}
+
+    @property
+    def products_of_sizes(self) -> dict[str, str]:
+        """Letter -> the letters whose sizes, multiplied, are its size."""
+        return {letter: size for letter, size in self.sizes.items() if isinstance(size, str)}
 
 
 def number_text(number: float, unit: str = "") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, TypeVar
 
 from plots.annotations import Declaration
@@ -103,10 +104,15 @@ def parse_declaration(given: Any, ports: Sequence[str]) -> Declaration:
         raise ValueError(f'"like" is {like!r}, but must be the name of a class')
     sizes = given.get("sizes") or {}
     if not isinstance(sizes, Mapping) or not all(map(_is_size, sizes.items())):
-        raise ValueError(f'"sizes" is {sizes!r}, but must map letters to ints, 1 or more')
+        raise ValueError(
+            f'"sizes" is {sizes!r}, but must map letters to ints, 1 or more, or to the letters '
+            "whose sizes are multiplied"
+        )
     signature = given.get("signature")
     inputs, outputs = ({}, []) if signature is None else _signature(signature, ports)
     letters = {*"".join([*inputs.values(), *outputs])} - {"1", "."} | set(sizes)
+    if unknown := sorted({*"".join(filter(_is_text, sizes.values()))} - letters):
+        raise ValueError(f'"sizes" is {sizes!r}, but {_listed(unknown)} is in no tensor')
     products = given.get("products")
     if products is not None:
         if isinstance(products, str) or not isinstance(products, Sequence):
@@ -158,8 +164,15 @@ def _parsed(equation: Any) -> tuple[list[str], list[str]]:
 
 def _is_size(item: tuple[Any, Any]) -> bool:
     letter, size = item
-    is_letter = isinstance(letter, str) and len(letter) == 1 and letter.isalpha()
-    return is_letter and isinstance(size, int) and not isinstance(size, bool) and size > 0
+    if not isinstance(letter, str) or len(letter) != 1 or not letter.isalpha():
+        return False
+    if _is_text(size):
+        return bool(size.isalpha())
+    return isinstance(size, int) and not isinstance(size, bool) and size > 0
+
+
+def _is_text(size: Any) -> bool:
+    return isinstance(size, str)
 
 
 def check_shapes(
@@ -179,7 +192,7 @@ def check_shapes(
     expected = len(declaration.outputs)
     if expected and len(outputs) != expected:
         raise ValueError(f'"signature" has {expected} outputs, but there are {len(outputs)}')
-    sizes: dict[str, int] = {"1": 1, **declaration.sizes}
+    sizes = {"1": 1, **declaration.known_sizes}
     for port, axes, shape in declared_tensors(declaration, inputs, outputs):
         labels = axis_labels(axes, len(shape))
         what = f'"signature" has {axes!r} for {port or "the output"}, whose shape is {tuple(shape)}'
@@ -188,6 +201,13 @@ def check_shapes(
         for label, size in zip(labels, shape, strict=True):
             if size not in (None, 1) and sizes.setdefault(label, size) != size:
                 raise ValueError(f"{what}, but {label!r} is {sizes[label]}")
+    for letter, factors in declaration.products_of_sizes.items():
+        expected = prod(sizes.get(factor, 0) for factor in factors)  # 0 if one is free
+        if expected and sizes.get(letter, expected) != expected:
+            raise ValueError(
+                f'"sizes" has {letter!r} = {"*".join(factors)} = {expected}, but it is '
+                f"{sizes[letter]}"
+            )
 
 
 def _listed(words: Iterable[Any]) -> str:

@@ -19,7 +19,8 @@ property that holds a plain dict. It imports nothing for that, and all keys are 
 * "products": einsum equations of the matrix products in the call, each of two operands, which may
   be weights; [] declares that there are none. A product costs 2 FLOPs x the sizes of its letters,
   without letters of one operand only, such as the heads that grouped keys share.
-* "sizes": sizes of letters that no tensor in the signature has, such as {"f": 256}.
+* "sizes": sizes of letters that no tensor in the signature has, such as {"f": 256}; or letters
+  whose sizes are multiplied, such as {"m": "bt"} where `call` joins the axes b and t.
 * "like": the class whose `call` has the same matrix products, such as "Dense", for a subclass that
   overrides `call`.
 * "role": one of `ROLES`.
@@ -56,7 +57,7 @@ ROLES = {
     "position_ids": "positions of tokens as integers",
     "relative_positions": "trained attention biases by distance",
     "rotary_positions": "rotates queries and keys by their positions",
-    "scale": "multiplies features by one trained factor each",
+    "scale": "multiplies its input by trained numbers",
     "sinusoidal_positions": "sines and cosines of positions",
 }
 """Roles that a layer may declare."""

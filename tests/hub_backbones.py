@@ -36,6 +36,7 @@ LLAMA3_SCALING = {
     "rope_high_freq_factor": 3.0,
     "rope_pretraining_sequence_length": 7,
 }
+EXPERTS = {"num_experts": 5, "top_k": 3, "moe_intermediate_dim": 11}
 GEMMA = {**GROUPED, "num_key_value_heads": 2, "head_dim": 10, "intermediate_dim": 46}
 GEMMA2 = {
     **GEMMA,
@@ -70,6 +71,18 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3, window": ("Qwen3", {**GROUPED, "head_dim": 10, "sliding_window_size": 3}),
     "gemma": ("Gemma", GEMMA),
     "gemma2": ("Gemma", GEMMA2),
+    "mixtral": ("Mixtral", {**GROUPED, "num_experts": 5, "sliding_window": 3}),
+    "qwen_moe": ("QwenMoe", {**GROUPED, **EXPERTS, "shared_expert_intermediate_dim": 13}),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        {
+            **GROUPED,
+            **EXPERTS,
+            "head_dim": 10,
+            "norm_top_k_prob": True,
+            "sliding_window_size": None,
+        },
+    ),
     "bert": ("Bert", {**LONG, "num_segments": 3}),
     "roberta": ("Roberta", LONG),
     "distil_bert": ("DistilBert", LONG),

@@ -14,6 +14,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from reference import reference_logits
 from small_models import ALL_KINDS, SOURCE_LENGTH, flatten_outputs, relative_error
+from small_specs import expert_values
 
 import builders
 from builders.components import SHIPPED
@@ -112,6 +113,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
+    values |= draw(expert_values())
     values["block_overrides"] = draw(overrides(values))
     values["distinct_blocks"] = draw(distinct_blocks(values))
     return values
@@ -149,7 +151,10 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
         choices["rotary_base"] = st.floats(2, 1e6)
     if values["norm_placement"] == "none":  # as above, where nothing may square the stream again
         del choices["feedforward"], choices["activation"]
+    if values["num_experts"]:
+        choices["num_experts"] = st.just(0)
     pattern = draw(st.lists(st.fixed_dictionaries({}, optional=choices), max_size=2))
+    pattern = [one | {"num_active_experts": 0} if "num_experts" in one else one for one in pattern]
     return tuple(pattern[: values["num_layers"]])
 
 

@@ -22,6 +22,8 @@ imports neither Keras nor this project, so that the two implementations share no
 * Zhou et al. 2024, "Value Residual Learning"; Lan et al. 2020, "ALBERT" (shared blocks); the
   speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
 * Zhu et al. 2024, "Hyper-Connections".
+* Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
+  "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -74,6 +76,8 @@ def fill_derived_fields(spec: Spec) -> dict:
         "attention_window": None,
         "distinct_blocks": None,
         "pad_token_id": None,
+        "num_active_groups": spec["num_expert_groups"],
+        "router_correction_rate": None,
     }
     return derived | {field: value for field, value in spec.items() if value is not None}
 
@@ -198,10 +202,16 @@ def attention(
     return output + weights[f"{name}.output.bias"] if spec["attention_output_bias"] else output
 
 
-def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
+def feedforward(
+    spec: dict, weights: Weights, name: str, x: np.ndarray, expert: int | None = None
+) -> np.ndarray:
+    """Return the output of a feed-forward layer, or of an expert: x (..., d) -> (..., d)."""
+
     def dense(role: str, inputs: np.ndarray) -> np.ndarray:
-        outputs = inputs @ weights[f"{name}.{role}.kernel"]
-        return outputs + weights[f"{name}.{role}.bias"] if spec["feedforward_bias"] else outputs
+        kernel, bias = (weights.get(f"{name}.{role}.{part}") for part in ("kernel", "bias"))
+        if expert is not None:
+            kernel, bias = kernel[expert], None if bias is None else bias[expert]
+        return inputs @ kernel + bias if spec["feedforward_bias"] else inputs @ kernel
 
     if spec["feedforward"] == "glu":
         inner = activation(spec["activation"], dense("gate", x)) * dense("up", x)
@@ -210,6 +220,44 @@ def feedforward(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.nd
     else:
         raise ValueError(f"the reference has no feed-forward {spec['feedforward']!r}")
     return dense("down", inner)
+
+
+def choose_experts(spec: dict, scores: np.ndarray, correction: np.ndarray) -> list[int]:
+    """Return the experts of one token with scores (e,)."""
+    preference = scores + correction
+    groups = np.split(np.arange(len(scores)), spec["num_expert_groups"])
+    highest = [np.sort(preference[group])[::-1][: spec["group_score_experts"]] for group in groups]
+    best = sorted(range(len(groups)), key=lambda g: -highest[g].sum())[: spec["num_active_groups"]]
+    allowed = [expert for g in best for expert in groups[g]]
+    return sorted(allowed, key=lambda expert: -preference[expert])[: spec["num_active_experts"]]
+
+
+def mixture(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
+    """Return the weighted sum of the outputs of each token's experts: (b, t, d) -> (b, t, d)."""
+    logits = x @ weights[f"{name}.router.kernel"]
+    logits = logits + weights[f"{name}.router.bias"] if spec["router_bias"] else logits
+    scores = softmax(logits)
+    if spec["router_scores"] == "sigmoid":
+        scores = 1.0 / (1.0 + np.exp(-logits))
+    correction = np.zeros(spec["num_experts"])
+    if spec["router_correction_rate"] is not None:
+        correction = weights[f"{name}.top_experts.correction"]
+    output = np.zeros_like(x)
+    for row in np.ndindex(x.shape[:2]):
+        chosen = choose_experts(spec, scores[row], correction)
+        shares = scores[row][chosen]
+        if spec["renormalize_scores"]:
+            shares = shares / shares.sum()
+        for expert, share in zip(chosen, shares, strict=True):
+            y = feedforward(spec, weights, f"{name}.experts", x[row], expert)
+            output[row] += spec["router_scale"] * share * y
+    if spec["shared_expert_dim"]:
+        shared = feedforward(spec, weights, f"{name}.shared_expert", x)
+        if spec["shared_expert_gate"]:
+            gate = x @ weights[f"{name}.shared_expert.share.kernel"]
+            shared = shared / (1.0 + np.exp(-gate))
+        output = output + shared
+    return output
 
 
 def factor(spec: dict, field: str, side: str, index: int) -> float:
@@ -410,9 +458,10 @@ def encoder_block(
     """
     mask = visible_keys(spec, keys, causal=False)
     bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
+    feed = mixture if spec["num_experts"] else feedforward
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values),
-        "feedforward": lambda at, y: feedforward(spec, weights, at, y),
+        "feedforward": lambda at, y: feed(spec, weights, at, y),
     }
     return block(spec, weights, "encoder", index, x, sublayers)
 
@@ -459,7 +508,8 @@ def decoder_block(
         sublayers["cross_attention"] = lambda at, y: attention(
             spec, weights, at, y, memory, cross_mask
         )
-    sublayers["feedforward"] = lambda at, y: feedforward(spec, weights, at, y)
+    feed = mixture if spec["num_experts"] else feedforward
+    sublayers["feedforward"] = lambda at, y: feed(spec, weights, at, y)
     return block(spec, weights, "decoder", index, x, sublayers)
 
 

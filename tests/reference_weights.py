@@ -7,7 +7,10 @@ from reference import Spec, fill_derived_fields, of_block, owner
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of the spec by name; all are trainable."""
+    """Return the shape of every weight of the spec by name.
+
+    All are trainable but the corrections of routers.
+    """
     full = fill_derived_fields(spec)
     d, n, h = full["hidden_dim"], full["num_heads"], full["head_dim"]
     v = full["vocabulary_size"]
@@ -58,14 +61,30 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name, own["attention_norm"] or not name.endswith("self_attention"))
 
-    def feedforward_shapes(name: str, own: dict) -> None:
-        f = own["intermediate_dim"]
-        gate = {"gate": (d, f)} if own["feedforward"] == "glu" else {}
-        for role, shape in {**gate, "up": (d, f), "down": (f, d)}.items():
-            shapes[f"{name}.{role}.kernel"] = shape
+    def projections(name: str, own: dict, width: int, *experts: int) -> None:
+        gate = {"gate": (d, width)} if own["feedforward"] == "glu" else {}
+        for role, shape in {**gate, "up": (d, width), "down": (width, d)}.items():
+            shapes[f"{name}.{role}.kernel"] = (*experts, *shape)
             if own["feedforward_bias"]:
-                shapes[f"{name}.{role}.bias"] = shape[1:]
+                shapes[f"{name}.{role}.bias"] = (*experts, *shape[1:])
+
+    def feedforward_shapes(name: str, own: dict) -> None:
         norms(name)
+        if not own["num_experts"]:
+            projections(name, own, own["intermediate_dim"])
+            return
+        experts = own["num_experts"]
+        shapes[f"{name}.router.kernel"] = (d, experts)
+        if own["router_bias"]:
+            shapes[f"{name}.router.bias"] = (experts,)
+        if own["router_correction_rate"] is not None:
+            shapes[f"{name}.top_experts.correction"] = (experts,)
+        width = own.get("expert_dim", own["intermediate_dim"])
+        projections(f"{name}.experts", own, width, experts)
+        if own["shared_expert_dim"]:
+            projections(f"{name}.shared_expert", own, own["shared_expert_dim"])
+        if own["shared_expert_gate"]:
+            shapes[f"{name}.shared_expert.share.kernel"] = (d, 1)
 
     def block_skips(name: str, index: int, layers: int) -> None:
         factors = {"embedding": ("stream_scale", "skip_scale_from_embedding")}
@@ -160,7 +179,7 @@ def parameter_count(spec: Spec) -> int:
 
 def block_parameters(own: dict, attentions: int) -> int:
     """Return the number of parameters of a block with so many attentions."""
-    d, f, inner = own["hidden_dim"], own["intermediate_dim"], own["num_heads"] * own["head_dim"]
+    d, inner = own["hidden_dim"], own["num_heads"] * own["head_dim"]
     per_channel = own["norm_gain"] + own["norm_bias"]  # of a norm
     norm = per_channel * d
     # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
@@ -190,6 +209,23 @@ def block_parameters(own: dict, attentions: int) -> int:
     head_norms = head_norms if own["qk_norm"] else 0
     left_out = 0 if own["attention_norm"] else norm
     attn = 2 * d * inner + 2 * d * outer + biases + head_norms
+    sublayers = attentions * attn + feedforward_parameters(own) + (attentions + 1) * each
+    return sublayers - left_out + shared
+
+
+def feedforward_parameters(own: dict) -> int:
+    """Return the number of parameters of a feed-forward layer, or of a mixture of experts."""
+    d, experts = own["hidden_dim"], own["num_experts"]
     wide = 2 if own["feedforward"] == "glu" else 1
-    ffn = (wide + 1) * d * f + (wide * f + d if own["feedforward_bias"] else 0)
-    return attentions * attn + ffn + (attentions + 1) * each - left_out + shared
+
+    def layer(width: int) -> int:
+        biases = wide * width + d if own["feedforward_bias"] else 0
+        return (wide + 1) * d * width + biases
+
+    if not experts:
+        return layer(own["intermediate_dim"])
+    router = (d + own["router_bias"] + (own["router_correction_rate"] is not None)) * experts
+    count = experts * layer(own.get("expert_dim", own["intermediate_dim"])) + router
+    if own["shared_expert_dim"]:
+        count += layer(own["shared_expert_dim"]) + d * own["shared_expert_gate"]
+    return count

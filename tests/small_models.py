@@ -66,6 +66,10 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
     for name, value in OTHER_NUMBERS.items():  # that change no wiring
         if getattr(spec, name) not in (None, 1):
             changes[name] = value
+    if spec.num_experts:
+        active = min(spec.num_active_experts, 3)
+        changes |= {"num_experts": 6, "num_active_experts": active, "expert_dim": 11}
+        changes["shared_expert_dim"] = 5 * (spec.shared_expert_dim > 0)
     if pattern := spec.block_overrides:
         changes["block_overrides"] = tuple(map(reduced_overrides, (pattern[0], pattern[-1])))
     if spec.pad_token_id is not None and spec.pad_token_id >= SIZES["source_vocabulary_size"]:
@@ -76,7 +80,7 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
 def reduced_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return other values of fields in a block, reduced to the sizes above."""
     small = {"attention_window": 5, "intermediate_dim": 19, "num_key_value_heads": 1}
-    small |= {"rotary_original_length": 7, **OTHER_NUMBERS}
+    small |= {"rotary_original_length": 7, "num_experts": 6, "expert_dim": 11, **OTHER_NUMBERS}
     return {name: small.get(name, value) if value else value for name, value in overrides.items()}
 
 
@@ -137,6 +141,7 @@ def randomise_weights(model: keras.Model, seed: int = 0) -> None:
             value = 1.0 + 0.3 * noise
         elif name.endswith("kernel"):  # (n, h, d) sums over two axes, all others over the first
             fan_in = variable.shape[:2] if ".output." in name else variable.shape[:1]
+            fan_in = variable.shape[1:2] if ".experts." in name else fan_in  # (e, d, f)
             value = noise / np.sqrt(np.prod(fan_in))
         else:
             value = 0.5 * noise

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from hypothesis import strategies as st
+
 from builders import TransformerSpec
 
 SIZES: dict[str, Any] = {
@@ -14,3 +16,33 @@ SIZES: dict[str, Any] = {
 
 def spec_of(**changes: Any) -> TransformerSpec:
     return TransformerSpec(**{**SIZES, **changes})
+
+
+@st.composite
+def expert_values(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a mixture of experts in one of three specs; its fields change nothing in the others."""
+    flag = st.booleans()
+    groups = draw(st.integers(1, 3))
+    in_group = draw(st.integers(2, 5))
+    active_groups = draw(st.none() | st.integers(1, groups))
+    active = draw(st.integers(1, in_group * (active_groups or groups)))
+    mixes = draw(st.integers(0, 2)) == 0
+    shared = draw(st.sampled_from((0, 0, 5, 11)))
+    return {
+        "num_experts": groups * in_group * mixes,
+        "num_active_experts": active * mixes,
+        "expert_dim": draw(st.none() | st.integers(3, 13)),
+        "shared_expert_dim": shared,
+        "shared_expert_gate": shared > 0 and draw(flag),
+        "router_scores": draw(st.sampled_from(("softmax", "sigmoid"))),
+        "router_bias": draw(flag),
+        "renormalize_scores": draw(flag),
+        "router_scale": draw(st.floats(0.5, 2)),
+        "num_expert_groups": groups,
+        "num_active_groups": active_groups,
+        "group_score_experts": draw(st.integers(1, in_group)),
+        "router_correction_rate": draw(st.none() | st.floats(0.001, 0.1)),
+        "balance_loss": draw(st.sampled_from((0.0, 0.01))),
+        "router_z_loss": draw(st.sampled_from((0.0, 0.01))),
+        "capacity_factor": draw(st.none() | st.floats(0.5, 2)),  # in training only
+    }

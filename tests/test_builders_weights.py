@@ -26,6 +26,7 @@ import builders
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
+EXPERTS = {"num_experts": 6, "num_active_experts": 2, "expert_dim": 11}
 BLOCKS = (
     {"num_key_value_heads": 2, "intermediate_dim": 19},
     {"feedforward": "glu", "qk_norm": True},
@@ -59,6 +60,9 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13},
     {"positions": "rotary", "rotary_dim": 6},
     {"positions": "alibi", "num_heads": 3, "head_dim": 5},
+    {**EXPERTS, "router_bias": True, "router_correction_rate": 0.1},
+    {**EXPERTS, "feedforward": "glu", "feedforward_bias": False}
+    | {"shared_expert_dim": 5, "shared_expert_gate": True},
     {"positions": "none", "block_overrides": ({"positions": "relative"}, {})},
 ]
 
@@ -99,7 +103,9 @@ def test_a_model_has_exactly_the_weights_of_its_spec(
     spec, model = built
     shapes = {name: tuple(v.shape) for name, v in variables_by_name(model).items()}
     assert shapes == weight_shapes(fields_of(spec))
-    assert {id(v) for v in model.weights} == {id(v) for v in model.trainable_weights}
+    trainable = {id(v) for v in model.trainable_weights}
+    others = [name for name, v in variables_by_name(model).items() if id(v) not in trainable]
+    assert others == [name for name in shapes if name.endswith(".top_experts.correction")]
     assert model.count_params() == parameter_count(fields_of(spec))
 
 
@@ -136,6 +142,14 @@ TRAINED: dict[str, dict[str, Any]] = {
     "mirrored skips, mixed values": {"block_skips": "unet", "value_residual": True},
     "streams": {"merge": "hyper_connections", "num_streams": 3},
     "streams of fixed weights": {"merge": "static_hyper_connections", "num_streams": 3},
+    "experts": {
+        **EXPERTS,
+        "feedforward": "glu",
+        "router_bias": True,
+        "shared_expert_dim": 5,
+        "shared_expert_gate": True,
+        "router_correction_rate": 0.1,
+    },
     "gates, output norms": {"norm_placement": "output", "merge": "highway"},
     "channel scales, shared norm": {"norm_placement": "parallel_shared_norm"}
     | {"merge": "layer_scale", "block_overrides": BLOCKS[1:]},
@@ -157,7 +171,10 @@ def test_one_training_step_changes_every_weight(name: str, kind: str) -> None:
     for name, after in weights_by_name(model).items():
         change = np.abs(after - before[name])
         assert np.isfinite(after).all(), name
-        if name.endswith("key.bias"):
+        is_bias_of_keys = name.endswith("key.bias") and not any(
+            spec.of_block(i).qk_norm for i in (0, 1)
+        )
+        if is_bias_of_keys or (name.endswith("key_norm.beta") and spec.positions != "rotary"):
             # adds the same to all scores of a query, so the softmax cancels it
             assert change.max() < 1e-4, name
         elif name.endswith("position_embedding.embeddings"):

@@ -65,10 +65,20 @@ def test_attention_and_embeddings_show_heads_and_tables():
     assert shown == ["1,301 × 6", "3 heads × 5", "6 query heads, 2 key-value heads × 7"]
 
 
+def test_mixtures_show_their_experts_and_how_many_a_token_takes():
+    calls = [("x", "InputLayer", []), ("y", "Router", ["x"], {"num_experts": 8, "top_k": 2})]
+    graph = made(*calls, ("z", "Experts", ["y"], {"experts": 8, "units": 7}))
+    assert [details_of(graph.node(name), graph) for name in "yz"] == [
+        "8 experts, top 2",
+        "8 experts, 7 units",
+    ]
+
+
 @pytest.mark.parametrize("value", ["many", None, True, {"a": 1}, [None, "b"], -0.5, [[1, [2]]]])
 def test_configurations_of_other_layers_with_the_same_keys_do_no_harm(value):
     keys = ("filters", "kernel_size", "strides", "padding", "units", "rate", "size", "pool_size")
     keys += ("num_heads", "key_dim", "target_shape", "input_dim", "groups", "activation", "layer")
+    keys += ("num_experts", "top_k")
     graph = made(("x", "InputLayer", []), ("y", "Mine", ["x"], dict.fromkeys(keys, value)))
     assert "{" not in details_of(graph.node("y"), graph)
     assert class_of(graph.node("y")) == "Mine"

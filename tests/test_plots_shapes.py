@@ -81,6 +81,7 @@ BUILT = {
     "decoder of library layers": {"attention": "layer"},
     "decoder with distances": {"positions": "alibi", "norm_placement": "parallel"},
     "encoder": {"kind": "encoder_only", "masked_lm_head": True, "tie_embeddings": True},
+    "decoder of experts": {"num_experts": 6, "num_active_experts": 2, "expert_dim": 11},
     "translator": {**TRANSLATOR, **GROUPED, "attention_dropout": 0.1, "qk_norm": True},
     "translator of one table": {
         **TRANSLATOR,
@@ -96,7 +97,7 @@ BUILT = {
 def test_letters_have_the_right_sizes_in_built_models(changes):
     spec = small_spec(num_layers=1, **changes)
     graph = check_every_shape(builders.build(spec))
-    expected = {"b": None, "t": None, "d": spec.hidden_dim, "f": spec.intermediate_dim}
+    expected = {"b": None, "t": None, "d": spec.hidden_dim, "f": spec.expert_dim}
     expected |= {"v": spec.vocabulary_size}
     if spec.attention == "graph":
         expected |= {"n": spec.num_heads, "h": spec.head_dim}

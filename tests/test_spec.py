@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_specs import SIZES, spec_of
+from small_specs import SIZES, expert_values, spec_of
 
 from builders import TransformerSpec
 from builders.spec import fields_by_group
@@ -133,6 +133,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "final_dropout": draw(rate),
         "initializer": draw(st.sampled_from(INITIALIZERS)),
         "initializer_range": draw(st.floats(1e-6, 0.5)),
+        **draw(expert_values()),
     }
 
 

@@ -82,6 +82,23 @@ BAD_VALUES = [
     ("attention_window", -1, "positive int, or None"),
     ("attention_window", True, "positive int, or None"),
     ("attention_window", 2.5, "positive int, or None"),
+    ("num_experts", -1, "at least 0"),
+    ("num_experts", 10**6, "at most 65,536"),
+    ("num_active_experts", 2, "0 where num_experts=0"),
+    ("expert_dim", 0, "positive int"),
+    ("shared_expert_dim", -1, "at least 0"),
+    ("shared_expert_gate", 1, "True or False"),
+    ("router_scores", "tanh", "softmax, sigmoid"),
+    ("router_bias", 0, "True or False"),
+    ("renormalize_scores", None, "True or False"),
+    ("router_scale", -1.0, "at least 0"),
+    ("num_expert_groups", 0, "positive int"),
+    ("num_active_groups", 0, "positive int"),
+    ("group_score_experts", 0, "positive int"),
+    ("router_correction_rate", 0.0, "positive number, or None"),
+    ("balance_loss", -0.1, "at least 0"),
+    ("router_z_loss", float("nan"), "at least 0"),
+    ("capacity_factor", 0, "positive number, or None"),
     ("embedding_dim", 0, "positive int"),
     ("num_segments", -1, "at least 0"),
     ("num_segments", 2, "0 where kind='decoder_only'"),
@@ -193,6 +210,7 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("activation", "SiLU", "silu"),
     ("attention", "graphs", "graph"),
     ("qk_norm_heads", "per_head_shared", "shared"),
+    ("router_scores", "sigmoids", "sigmoid"),
     ("initializer", "glorot", "glorot_uniform"),
 ]
 
@@ -222,6 +240,7 @@ def test_every_feedforward_requires_an_activation(feedforward: str, activation: 
         spec_of(feedforward=feedforward, activation=activation)
 
 
+EXPERTS = {"num_experts": 6, "num_active_experts": 2}
 CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
     (
@@ -425,6 +444,39 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["rotary_low_freq_factor=0.0", "above 0", "rotary_scaling='yarn'", "'llama3'"],
     ),
     (
+        {"num_experts": 4},
+        ["num_active_experts=0", "from 1 to num_experts=4", "give the number of experts"],
+    ),
+    (
+        {"num_experts": 4, "num_active_experts": 5},
+        ["num_active_experts=5", "from 1 to num_experts=4"],
+    ),
+    ({"num_experts": 1}, ["num_experts=1", "0 or at least 2", "use 0"]),
+    (
+        {"num_active_experts": 2},
+        ["num_active_experts=2", "0 where num_experts=0", "give num_experts"],
+    ),
+    (
+        {**EXPERTS, "shared_expert_gate": True},
+        ["shared_expert_gate=True", "shared_expert_dim=0", "give shared_expert_dim"],
+    ),
+    (
+        {**EXPERTS, "num_expert_groups": 5},
+        ["num_expert_groups=5", "a divisor of num_experts=6", "change one"],
+    ),
+    (
+        {**EXPERTS, "num_expert_groups": 3, "num_active_groups": 4},
+        ["num_active_groups=4", "at most num_expert_groups=3", "leave it out"],
+    ),
+    (
+        {**EXPERTS, "num_active_experts": 3, "num_expert_groups": 3, "num_active_groups": 1},
+        ["num_active_experts=3", "at most 2", "num_active_groups=1", "raise num_active_groups"],
+    ),
+    (
+        {**EXPERTS, "num_expert_groups": 3, "group_score_experts": 3},
+        ["group_score_experts=3", "at most 2", "experts of a group"],
+    ),
+    (
         {"positions": "relative", "relative_buckets": 1},
         ["relative_buckets=1", "a multiple of 2 where kind='decoder_only'"],
     ),
@@ -439,6 +491,20 @@ def test_conflicting_values_are_rejected(changes: dict[str, Any], words: list[st
     assert str(error.value).startswith(f"{field}={value}: must be ")
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.fixture
+def own_feedforward(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return a spec's fields with a registered feed-forward layer, for the duration of a test."""
+    monkeypatch.setattr(components, "_components", dict(components._components))
+    components.register_component("feedforward", "own")(lambda scope, x: x)
+    return {"feedforward": "own"}
+
+
+def test_experts_of_a_registered_form_are_rejected(own_feedforward: dict[str, Any]) -> None:
+    assert spec_of(**own_feedforward).feedforward == "own"
+    with pytest.raises(ValueError, match="feedforward='own': must be mlp or glu where num_exp"):
+        spec_of(**own_feedforward, **EXPERTS)
 
 
 def test_an_unknown_field_is_rejected() -> None:
@@ -520,8 +586,9 @@ def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
     return frames[-1].filename, frames[-1].lineno or 0
 
 
-def test_every_error_of_a_spec_is_tested_above() -> None:
+def test_every_error_of_a_spec_is_tested_above(own_feedforward: dict[str, Any]) -> None:
     attempts: list[Callable[[], Any]] = [lambda: spec_of().replace(num_layer=2)]
+    attempts += [lambda: spec_of(**own_feedforward, **EXPERTS)]
     attempts += [lambda: spec_of(block_overrides=({"window": 3},))]
     attempts += [lambda f=f, v=v: spec_of(**{f: v}) for f, v, _ in BAD_VALUES]
     attempts += [lambda changes=changes: spec_of(**changes) for changes, _ in CONFLICTING_VALUES]

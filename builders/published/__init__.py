@@ -9,6 +9,7 @@ from builders.published import (  # noqa: F401  isort: skip - in order
     llama,
     gemma,
     qwen,
+    experts,
     phi,
     olmo,
     granite,

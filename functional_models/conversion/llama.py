@@ -18,7 +18,7 @@ from functional_models.conversion.family import (
     unpadded,
 )
 
-_GROUPED_SIZES = {
+GROUPED_SIZES = {
     "vocabulary_size": "vocabulary_size",
     "num_layers": "num_layers",
     "num_query_heads": "num_heads",
@@ -29,10 +29,10 @@ _GROUPED_SIZES = {
     "layer_norm_epsilon": "norm_epsilon",
 }
 
-_SILU = {"activation": "silu"}
+SILU = {"activation": "silu"}
 
 
-def _linear_scaling(entry: str) -> Rule:
+def linear_scaling(entry: str) -> Rule:
     """Return the rule of rotary positions divided by a factor; 1 is no scaling."""
     return Rule(
         (entry,),
@@ -68,7 +68,7 @@ def _write_llama_scaling(spec: TransformerSpec) -> dict[str, Any]:
 
 _LLAMA_SCALING = Rule(tuple(_LLAMA3_ENTRIES), _read_llama_scaling, _write_llama_scaling)
 
-_WINDOW = Rule(
+WINDOW = Rule(
     ("use_sliding_window_attention", "sliding_window_size"),
     lambda config: {
         "attention_window": config["sliding_window_size"]
@@ -82,7 +82,7 @@ _WINDOW = Rule(
 )
 
 
-def _llama_layers(
+def llama_layers(
     attention: str = "_self_attention_layer",
     norms: tuple[str, str] = ("_self_attention_layernorm", "_feedforward_layernorm"),
     prefix: str = "_",
@@ -127,14 +127,14 @@ _HALF_AS_WIDE = Rule(  # the entry is the width of gate and projection together
 
 # In Gemma's backbone every second block, starting with the first, has the window.
 _GEMMA_WINDOW = Rule(
-    _WINDOW.entries,
+    WINDOW.entries,
     lambda config: {
-        **_WINDOW.read(config),
+        **WINDOW.read(config),
         "block_overrides": ({}, {"attention_window": None})[: config["num_layers"]]
         if config["use_sliding_window_attention"]
         else (),
     },
-    _WINDOW.write,
+    WINDOW.write,
 )
 
 
@@ -167,9 +167,9 @@ FAMILIES: tuple[Family, ...] = (
     *(
         Family(
             backbone,
-            {**forms.LLAMA, **_SILU},
-            {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
-            _llama_layers(),
+            {**forms.LLAMA, **SILU},
+            {**GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
+            llama_layers(),
             (_LLAMA_SCALING,),
             required=NO_DROPOUT,
             ignored={"rope_position_scaling_factor": (1.0, ("rotary_scaling", "rotary_factor"))},
@@ -179,22 +179,22 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "MistralBackbone",
-        {**forms.LLAMA, **_SILU},
-        {**_GROUPED_SIZES, "head_dim": "head_dim", "sliding_window": "attention_window"},
-        _llama_layers(),
-        (_linear_scaling("rope_scaling_factor"),),
+        {**forms.LLAMA, **SILU},
+        {**GROUPED_SIZES, "head_dim": "head_dim", "sliding_window": "attention_window"},
+        llama_layers(),
+        (linear_scaling("rope_scaling_factor"),),
         required=NO_DROPOUT,
         defaults=unpadded(32_768),
     ),
     Family(
         "Phi3Backbone",
-        {**forms.LLAMA, **_SILU},
+        {**forms.LLAMA, **SILU},
         {
-            **_GROUPED_SIZES,
+            **GROUPED_SIZES,
             "max_sequence_length": "max_sequence_length",
             "pretraining_sequence_length": "rotary_original_length",
         },
-        _llama_layers(
+        llama_layers(
             "attention", ("pre_attention_layernorm", "post_attention_layernorm"), prefix=""
         ),
         required={
@@ -207,24 +207,24 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "QwenBackbone",
-        {**forms.QWEN, **_SILU},
-        {**_GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
-        _llama_layers(),
-        (_linear_scaling("rope_scaling_factor"), _WINDOW),
+        {**forms.QWEN, **SILU},
+        {**GROUPED_SIZES, "tie_word_embeddings": "tie_embeddings"},
+        llama_layers(),
+        (linear_scaling("rope_scaling_factor"), WINDOW),
         required=NO_DROPOUT,
         defaults=unpadded(32_768),
     ),
     Family(
         "Qwen3Backbone",
-        {**forms.LLAMA, **_SILU, "qk_norm": True},
+        {**forms.LLAMA, **SILU, "qk_norm": True},
         {
-            **_GROUPED_SIZES,
+            **GROUPED_SIZES,
             "head_dim": "head_dim",
             "tie_word_embeddings": "tie_embeddings",
             "sliding_window_size": "attention_window",
         },
-        _llama_layers(),
-        (_linear_scaling("rope_scaling_factor"),),
+        llama_layers(),
+        (linear_scaling("rope_scaling_factor"),),
         required=NO_DROPOUT,
         defaults=unpadded(40_960),
     ),

@@ -9,21 +9,25 @@ from typing import Any
 
 import builders
 from builders.errors import unknown_name
-from builders.spec_fields import Regularization
-from functional_models.conversion import bert, gpt, llama, t5
+from builders.spec_fields import Experts, Regularization
+from functional_models.conversion import bert, experts, gpt, llama, t5
 from functional_models.conversion.family import Family
 
-FAMILIES = (*gpt.FAMILIES, *llama.FAMILIES, *bert.FAMILIES, *t5.FAMILIES)
+FAMILIES = (*gpt.FAMILIES, *llama.FAMILIES, *experts.FAMILIES, *bert.FAMILIES, *t5.FAMILIES)
 
 # Entries of every Keras model, without influence on the outputs.
 _ANY_CONFIG = ("name", "trainable", "dtype")
 # Fields of training and of allowed inputs, without influence on the outputs at real tokens.
 _NOT_COMPARED = {
     *Regularization.__annotations__,
+    "balance_loss",
+    "router_z_loss",
+    "capacity_factor",
     "max_sequence_length",
     "pad_token_id",
     "mask_target_padding",
 }
+_OF_GROUPS = ("num_expert_groups", "num_active_groups", "group_score_experts")
 _BY_LENGTH = ("rotary_original_length", "rotary_low_freq_factor", "rotary_high_freq_factor")
 
 
@@ -123,6 +127,12 @@ def _matters(spec: builders.TransformerSpec, name: str) -> bool:
         if not name.startswith(spec.positions):
             return False
         return name not in _BY_LENGTH or spec.rotary_scaling not in ("none", "linear")
+    if name in Experts.__annotations__ and not spec.num_experts:
+        return name == "num_experts"
+    if name in _OF_GROUPS:
+        return spec.num_active_groups < spec.num_expert_groups
+    if name == "intermediate_dim":  # experts have another
+        return not spec.num_experts
     if name in ("source_vocabulary_size", "num_encoder_layers"):
         return spec.kind == "encoder_decoder"
     if spec.kind == "encoder_only" and name in ("tie_embeddings", "logit_bias", "scale_logits"):

@@ -19,7 +19,7 @@ from functional_models.conversion.matching import differences
 from functional_models.folders import check_content, make_folder
 from functional_models.hugging_face.card import model_card
 from functional_models.hugging_face.convert import CONFIG, FAMILIES
-from functional_models.hugging_face.family import Computed, Family, Layers, Place
+from functional_models.hugging_face.family import Computed, Family, Layers, OfExperts, Place
 from functional_models.hugging_face.tokenizers_export import (
     Files,
     generation_config,
@@ -81,8 +81,9 @@ def to_hugging_face(
         _write_weights(part / WEIGHTS, tensors)
         files: Files = {CARD: model_card(model, family, license)}
         files |= tokenizer_files(model.tokenizers, model.spec)
-        files |= generation_config(model.tokenizers)
-        content = {"architectures": [head], **config, **_token_ids(model)}
+        ids = _token_ids(model)
+        files |= generation_config(model.tokenizers, ids)
+        content = {"architectures": [head], **config, **ids}
         # The configuration comes last: without it, the folder is no model.
         files[CONFIG] = json.dumps(content, indent=2) + "\n"
         for name, text in files.items():
@@ -214,6 +215,10 @@ def _stored(
     if isinstance(place, Computed):
         for name, array in place.write(value, spec).items():
             yield name, array, None
+        return
+    if isinstance(place, OfExperts):
+        for expert, kernel in enumerate(value):
+            yield place.weight.format(i=number and number[1], e=expert), kernel.T, None
         return
     if isinstance(place, str):
         place = Place(f"{place}.weight", f"{place}.bias")

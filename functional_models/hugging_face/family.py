@@ -41,6 +41,17 @@ class Place:
 
 
 @dataclass(frozen=True)
+class OfExperts:
+    """The tensors of the kernels of a mixture, one for each expert, outputs first.
+
+    Attributes:
+        weight: name of the tensor of a kernel; `{e}` is the number of the expert.
+    """
+
+    weight: str
+
+
+@dataclass(frozen=True)
 class Computed:
     """A weight that is computed from several tensors, or from the spec alone.
 
@@ -54,7 +65,7 @@ class Computed:
     write: Callable[[np.ndarray, TransformerSpec], dict[str, np.ndarray]]
 
 
-Layers = Mapping[str, str | Place | Computed]
+Layers = Mapping[str, str | Place | OfExperts | Computed]
 
 
 class StoredTensors(Protocol):

@@ -26,7 +26,7 @@ from functional_models.hugging_face.rules import (
 )
 from functional_models.hugging_face.silent import EXECUTION, ORIGIN
 
-_SIZES = {
+SIZES = {
     "vocab_size": "vocabulary_size",
     "hidden_size": "hidden_dim",
     "intermediate_size": "intermediate_dim",
@@ -39,9 +39,9 @@ _SIZES = {
     "attention_dropout": "attention_dropout",
     "tie_word_embeddings": "tie_embeddings",
 }
-_LAYER_NORM_SIZES = {key: name for key, name in _SIZES.items() if key != "rms_norm_eps"}
+_LAYER_NORM_SIZES = {key: name for key, name in SIZES.items() if key != "rms_norm_eps"}
 
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "head_dim": None,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
@@ -51,37 +51,38 @@ _DEFAULTS: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_COMMON = (activation("hidden_act"), rotary(), DECODER_PADDING)
+COMMON = (activation("hidden_act"), rotary(), DECODER_PADDING)
 _TIED = (("embed_tokens.weight", "lm_head.weight"),)
 
 
-def _heads(name: str) -> dict[str, Mapping[str, Any]]:
+def heads(name: str) -> dict[str, Mapping[str, Any]]:
+    """Return the classes of a family; the one without a head needs tied logits."""
     return {f"{name}ForCausalLM": {}, f"{name}Model": NEEDS_TIED}
 
 
-_BLOCK, _THEIRS = "decoder.block_{i}", "layers.{i}"
+BLOCK, THEIRS = "decoder.block_{i}", "layers.{i}"
 
 
-def _layers(changes: Mapping[str, str | Place] | None = None) -> Layers:
+def layers(changes: Mapping[str, str | Place] | None = None) -> Layers:
     """Return the layers of Llama, with others for some, which are named without the block."""
-    attention = f"{_THEIRS}.self_attn"
-    layers: dict[str, Any] = {
+    attention = f"{THEIRS}.self_attn"
+    found: dict[str, Any] = {
         "decoder.token_embedding": "embed_tokens",
-        f"{_BLOCK}.self_attention.norm": f"{_THEIRS}.input_layernorm",
-        f"{_BLOCK}.self_attention.query": f"{attention}.q_proj",
-        f"{_BLOCK}.self_attention.key": f"{attention}.k_proj",
-        f"{_BLOCK}.self_attention.value": f"{attention}.v_proj",
-        f"{_BLOCK}.self_attention.query_norm": f"{attention}.q_norm",
-        f"{_BLOCK}.self_attention.key_norm": f"{attention}.k_norm",
-        f"{_BLOCK}.self_attention.output": f"{attention}.o_proj",
-        f"{_BLOCK}.feedforward.norm": f"{_THEIRS}.post_attention_layernorm",
-        f"{_BLOCK}.feedforward.gate": f"{_THEIRS}.mlp.gate_proj",
-        f"{_BLOCK}.feedforward.up": f"{_THEIRS}.mlp.up_proj",
-        f"{_BLOCK}.feedforward.down": f"{_THEIRS}.mlp.down_proj",
+        f"{BLOCK}.self_attention.norm": f"{THEIRS}.input_layernorm",
+        f"{BLOCK}.self_attention.query": f"{attention}.q_proj",
+        f"{BLOCK}.self_attention.key": f"{attention}.k_proj",
+        f"{BLOCK}.self_attention.value": f"{attention}.v_proj",
+        f"{BLOCK}.self_attention.query_norm": f"{attention}.q_norm",
+        f"{BLOCK}.self_attention.key_norm": f"{attention}.k_norm",
+        f"{BLOCK}.self_attention.output": f"{attention}.o_proj",
+        f"{BLOCK}.feedforward.norm": f"{THEIRS}.post_attention_layernorm",
+        f"{BLOCK}.feedforward.gate": f"{THEIRS}.mlp.gate_proj",
+        f"{BLOCK}.feedforward.up": f"{THEIRS}.mlp.up_proj",
+        f"{BLOCK}.feedforward.down": f"{THEIRS}.mlp.down_proj",
         "decoder.final_norm": "norm",
         "logits": "lm_head",
     }
-    return layers | {f"{_BLOCK}.{name}": place for name, place in (changes or {}).items()}
+    return found | {f"{BLOCK}.{name}": place for name, place in (changes or {}).items()}
 
 
 # Windows of some blocks -------------------------------------------------------------------------
@@ -155,7 +156,7 @@ _GEMMA_ACTIVATION = Rule(
 )
 
 _GEMMA: dict[str, Any] = {
-    **_DEFAULTS,
+    **DEFAULTS,
     "head_dim": 256,
     "attention_bias": False,
     "tie_word_embeddings": True,
@@ -184,7 +185,7 @@ def _row_parts(*names: str) -> Any:
 
 
 def _fused(name: str, *parts: str) -> Place:
-    return Place(f"{_THEIRS}.{name}.weight", f"{_THEIRS}.{name}.bias", _row_parts(*parts))
+    return Place(f"{THEIRS}.{name}.weight", f"{THEIRS}.{name}.bias", _row_parts(*parts))
 
 
 def _phi3_length(config: Config) -> dict[str, Any]:
@@ -206,7 +207,7 @@ _PHI3_LENGTH = Rule(
     optional=("rope_scaling", "rope_parameters", "original_max_position_embeddings"),
 )
 
-_PHI3_LAYERS = _layers(
+_PHI3_LAYERS = layers(
     {
         "self_attention.query": _fused("self_attn.qkv_proj", "query"),
         "self_attention.key": _fused("self_attn.qkv_proj", "query", "key"),
@@ -218,17 +219,17 @@ _PHI3_LAYERS = _layers(
 
 # Families ---------------------------------------------------------------------------------------
 
-_SHARED: dict[str, Any] = {"prefix": "model.", "tied": _TIED, "unread": FREQUENCIES}
+SHARED: dict[str, Any] = {"prefix": "model.", "tied": _TIED, "unread": FREQUENCIES}
 
 FAMILIES: tuple[Family, ...] = (
     Family(
         model_types=("llama",),
-        heads=_heads("Llama"),
+        heads=heads("Llama"),
         constants=forms.LLAMA,
-        fields={**_SIZES, "attention_bias": "attention_bias", "mlp_bias": "feedforward_bias"},
-        rules=_COMMON,
+        fields={**SIZES, "attention_bias": "attention_bias", "mlp_bias": "feedforward_bias"},
+        rules=COMMON,
         defaults={
-            **_DEFAULTS,
+            **DEFAULTS,
             "num_key_value_heads": None,
             "attention_bias": False,
             "mlp_bias": False,
@@ -239,27 +240,27 @@ FAMILIES: tuple[Family, ...] = (
             "is_llama_config": ORIGIN,
             "transformers.js_config": ORIGIN,
         },
-        layers=_layers(),
-        **_SHARED,
+        layers=layers(),
+        **SHARED,
     ),
     Family(
         model_types=("mistral",),
-        heads=_heads("Mistral"),
+        heads=heads("Mistral"),
         constants=forms.LLAMA,
-        fields={**_SIZES, "sliding_window": "attention_window"},
-        rules=_COMMON,
-        defaults={**_DEFAULTS, "sliding_window": 4096},
-        layers=_layers(),
-        **_SHARED,
+        fields={**SIZES, "sliding_window": "attention_window"},
+        rules=COMMON,
+        defaults={**DEFAULTS, "sliding_window": 4096},
+        layers=layers(),
+        **SHARED,
     ),
     Family(
         model_types=("qwen2",),
-        heads=_heads("Qwen2"),
+        heads=heads("Qwen2"),
         constants=forms.QWEN,
-        fields=_SIZES,
-        rules=(*_COMMON, _QWEN_WINDOWS),
+        fields=SIZES,
+        rules=(*COMMON, _QWEN_WINDOWS),
         defaults={
-            **_DEFAULTS,
+            **DEFAULTS,
             "use_sliding_window": False,
             "sliding_window": 4096,
             "max_window_layers": 28,
@@ -267,17 +268,17 @@ FAMILIES: tuple[Family, ...] = (
             "eos_token_id": None,
         },
         required={"use_mrope": (False,)},
-        layers=_layers(),
-        **_SHARED,
+        layers=layers(),
+        **SHARED,
     ),
     Family(
         model_types=("qwen3",),
-        heads=_heads("Qwen3"),
+        heads=heads("Qwen3"),
         constants={**forms.LLAMA, "qk_norm": True},
-        fields={**_SIZES, "attention_bias": "attention_bias"},
-        rules=(*_COMMON, _QWEN_WINDOWS),
+        fields={**SIZES, "attention_bias": "attention_bias"},
+        rules=(*COMMON, _QWEN_WINDOWS),
         defaults={
-            **_DEFAULTS,
+            **DEFAULTS,
             "head_dim": 128,
             "attention_bias": False,
             "use_sliding_window": False,
@@ -286,33 +287,33 @@ FAMILIES: tuple[Family, ...] = (
             "bos_token_id": None,
             "eos_token_id": None,
         },
-        layers=_layers(),
-        **_SHARED,
+        layers=layers(),
+        **SHARED,
     ),
     Family(
         model_types=("gemma",),
-        heads=_heads("Gemma"),
+        heads=heads("Gemma"),
         constants=forms.GEMMA,
-        fields={**_SIZES, "attention_bias": "attention_bias"},
-        rules=(_GEMMA_ACTIVATION, *_COMMON[1:]),
+        fields={**SIZES, "attention_bias": "attention_bias"},
+        rules=(_GEMMA_ACTIVATION, *COMMON[1:]),
         defaults={**_GEMMA, "hidden_act": "gelu_pytorch_tanh"},
         required=_CAUSAL,
-        layers=_layers(),
-        **_SHARED,
+        layers=layers(),
+        **SHARED,
     ),
     Family(
         model_types=("gemma2",),
-        heads=_heads("Gemma2"),
+        heads=heads("Gemma2"),
         constants={**forms.GEMMA, "norm_placement": "sandwich"},
         fields={
-            **_SIZES,
+            **SIZES,
             "attention_bias": "attention_bias",
             "attn_logit_softcapping": "attention_soft_cap",
             "final_logit_softcapping": "logit_soft_cap",
         },
         rules=(
             activation("hidden_activation"),
-            *_COMMON[1:],
+            *COMMON[1:],
             _GEMMA_WINDOWS,
             derived(
                 "query_pre_attn_scalar",
@@ -331,28 +332,28 @@ FAMILIES: tuple[Family, ...] = (
         },
         required=_CAUSAL,
         silent={"hidden_act": "not read, since hidden_activation is"},
-        layers=_layers(
+        layers=layers(
             {
-                "self_attention.output_norm": f"{_THEIRS}.post_attention_layernorm",
-                "feedforward.norm": f"{_THEIRS}.pre_feedforward_layernorm",
-                "feedforward.output_norm": f"{_THEIRS}.post_feedforward_layernorm",
+                "self_attention.output_norm": f"{THEIRS}.post_attention_layernorm",
+                "feedforward.norm": f"{THEIRS}.pre_feedforward_layernorm",
+                "feedforward.output_norm": f"{THEIRS}.post_feedforward_layernorm",
             }
         ),
-        **_SHARED,
+        **SHARED,
     ),
     Family(
         model_types=("phi3",),
-        heads=_heads("Phi3"),
+        heads=heads("Phi3"),
         constants=forms.LLAMA,
         fields={
-            **_SIZES,
+            **SIZES,
             "sliding_window": "attention_window",
             "resid_pdrop": "dropout",
             "embd_pdrop": "embedding_dropout",
         },
-        rules=(*_COMMON, _PHI3_LENGTH),
+        rules=(*COMMON, _PHI3_LENGTH),
         defaults={
-            **_DEFAULTS,
+            **DEFAULTS,
             "num_key_value_heads": None,
             "rms_norm_eps": 1e-5,
             "sliding_window": None,
@@ -363,11 +364,11 @@ FAMILIES: tuple[Family, ...] = (
         },
         required={"attention_bias": (False,)},
         layers=_PHI3_LAYERS,
-        **_SHARED,
+        **SHARED,
     ),
     Family(
         model_types=("stablelm",),
-        heads=_heads("StableLm"),
+        heads=heads("StableLm"),
         constants={**forms.LLAMA, "norm": "layer", "attention_output_bias": False},
         fields={
             **_LAYER_NORM_SIZES,
@@ -377,7 +378,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         rules=(activation("hidden_act"), rotary(share=0.25), DECODER_PADDING),
         defaults={
-            **_DEFAULTS,
+            **DEFAULTS,
             "layer_norm_eps": 1e-5,
             "use_qkv_bias": False,
             "hidden_dropout": 0.0,
@@ -385,12 +386,12 @@ FAMILIES: tuple[Family, ...] = (
             "eos_token_id": 0,
         },
         required={"qk_layernorm": (False,), "use_parallel_residual": (False,)},
-        layers=_layers(),
-        **_SHARED,
+        layers=layers(),
+        **SHARED,
     ),
     Family(
         model_types=("starcoder2",),
-        heads=_heads("Starcoder2"),
+        heads=heads("Starcoder2"),
         constants={**forms.GPT, "positions": "rotary"},
         fields={
             **_LAYER_NORM_SIZES,
@@ -399,9 +400,9 @@ FAMILIES: tuple[Family, ...] = (
             "residual_dropout": "dropout",
             "embedding_dropout": "embedding_dropout",
         },
-        rules=(*_COMMON, several("use_bias", "attention_bias", "feedforward_bias")),
+        rules=(*COMMON, several("use_bias", "attention_bias", "feedforward_bias")),
         defaults={
-            **_DEFAULTS,
+            **DEFAULTS,
             "hidden_act": "gelu_pytorch_tanh",
             "norm_epsilon": 1e-5,
             "sliding_window": None,
@@ -413,12 +414,12 @@ FAMILIES: tuple[Family, ...] = (
             "eos_token_id": 50256,
         },
         required={"norm_type": ("layer_norm",), "mlp_type": ("default",)},
-        layers=_layers(
+        layers=layers(
             {
-                "feedforward.up": f"{_THEIRS}.mlp.c_fc",
-                "feedforward.down": f"{_THEIRS}.mlp.c_proj",
+                "feedforward.up": f"{THEIRS}.mlp.c_fc",
+                "feedforward.down": f"{THEIRS}.mlp.c_proj",
             }
         ),
-        **_SHARED,
+        **SHARED,
     ),
 )

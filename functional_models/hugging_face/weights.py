@@ -12,7 +12,7 @@ import numpy as np
 
 from builders import TransformerSpec
 from builders.abstract import allocate
-from functional_models.hugging_face.family import Computed, Family, Layers, Place
+from functional_models.hugging_face.family import Computed, Family, Layers, OfExperts, Place
 from functional_models.hugging_face.stored_tensor import StoredTensor
 
 # Names of the parameters of norms in checkpoints that were converted from TensorFlow.
@@ -145,7 +145,7 @@ def assign_weights(model: Any, spec: TransformerSpec, layers: Layers, tensors: T
 def _value(
     layer: str,
     variable: Any,
-    place: str | Place | Computed,
+    place: str | Place | OfExperts | Computed,
     spec: TransformerSpec,
     tensors: Tensors,
 ) -> np.ndarray:
@@ -153,6 +153,9 @@ def _value(
     number = re.search(r"block_(\d+)", layer)
     if isinstance(place, Computed):
         return np.asarray(place.read(tensors, spec), "float32").reshape(variable.shape)
+    if isinstance(place, OfExperts):
+        block = number[1] if number else ""
+        return _kernels(place.weight.replace("{i}", block), layer, tuple(variable.shape), tensors)
     if isinstance(place, str):
         place = Place(f"{place}.weight", f"{place}.bias")
     name = place.bias if variable.name in ("bias", "beta") else place.weight
@@ -176,7 +179,22 @@ def _value(
             array = np.asarray(array, "float32")
         return array.reshape(shape)
     except (ValueError, IndexError):
-        raise ValueError(
-            f"the tensor {name} has the shape {stored.shape}, which is not that of {layer}, "
-            f"{shape}; the configuration is of another model"
-        ) from None
+        raise ValueError(_other_shape(name, stored.shape, layer, shape)) from None
+
+
+def _kernels(name: str, layer: str, shape: tuple[int, ...], tensors: Tensors) -> np.ndarray:
+    """Return the kernels of the experts of a layer, (e, inputs, outputs), in float32."""
+    kernels = np.empty(shape, "float32")
+    for expert, kernel in enumerate(kernels):
+        stored = tensors(name.format(e=expert))
+        if stored.shape != kernel.T.shape:
+            raise ValueError(_other_shape(name.format(e=expert), stored.shape, layer, shape))
+        kernel[...] = stored.T
+    return kernels
+
+
+def _other_shape(name: str, stored: tuple[int, ...], layer: str, shape: tuple[int, ...]) -> str:
+    return (
+        f"the tensor {name} has the shape {stored}, which is not that of {layer}, {shape}; the "
+        "configuration is of another model"
+    )

@@ -66,6 +66,8 @@ def follow_declaration(call: Call, declaration: Declaration) -> None:
     declared = declared_tensors(declaration, call.inputs, call.outputs)
     given = [(port, axis_labels(text, len(axes)), axes) for port, text, axes in declared]
     axes = _unite_declared(call, given)
+    for letter, factors in declaration.products_of_sizes.items():
+        call.axes.derive_size(axes[letter], (1, tuple(axes[factor] for factor in factors)))
     if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
         call.axes.unite(axes["n"], axes["k"])
     call.axes.roles += [(letter, axes[letter]) for letter in "dnkhfvDHW" if letter in axes]

@@ -210,7 +210,7 @@ def declared_flops(call: MeasuredCall, declaration: Declaration) -> Quantity:
     Raises:
         KeyError: if a letter occurs only in arguments that are not given.
     """
-    sizes = {letter: Quantity(size) for letter, size in declaration.sizes.items()}
+    sizes = {letter: Quantity(size) for letter, size in declaration.known_sizes.items()}
     for _, text, axes in declared_tensors(declaration, call.inputs, call.outputs):
         for label, axis in zip(axis_labels(text, len(axes)), axes, strict=True):
             if sizes.get(label, {"": 1}) == {"": 1}:  # an axis of size 1 is broadcast

@@ -218,6 +218,14 @@ def _units(config: Config) -> str:
     return _counted(config["units"], "unit") if _is_size(config.get("units")) else ""
 
 
+def _experts(config: Config) -> str:
+    experts, top = config.get("num_experts", config.get("experts")), config.get("top_k")
+    texts = [_counted(experts, "expert")] if _is_size(experts) else []
+    if top is not None and _is_size(top):
+        texts.append(f"top {_number(top)}")
+    return ", ".join(texts)
+
+
 def _heads(config: Config) -> str:
     heads = config.get("num_heads", config.get("num_query_heads"))
     if not _is_size(heads):
@@ -286,6 +294,7 @@ _RULES: tuple[Callable[[Config], str], ...] = (
     _strides,
     _dilation,
     _padding,
+    _experts,
     _units,
     _heads,
     _table,

@@ -40,6 +40,8 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 11}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
+# PyTorch multiplies experts whose widths are multiples of 16 bytes.
+EXPERTS = {**LLAMA, "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
 GEMMA2 = {
     **LLAMA,
     "num_hidden_layers": 3,
@@ -134,6 +136,17 @@ GPTJ = {
     "bos_token_id": 3,
     "eos_token_id": 3,
 }
+GPT_NEO = {
+    "vocab_size": 31,
+    "max_position_embeddings": 17,
+    "hidden_size": 14,
+    "num_layers": 3,
+    "num_heads": 2,
+    "intermediate_size": 23,
+    "window_size": 5,
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+}
 PHI = {key: value for key, value in LAYER_NORM.items() if key != "num_key_value_heads"}
 MPT = {"vocab_size": 31, "d_model": 15, "n_layers": 2, "n_heads": 3, "max_seq_len": 17}
 
@@ -206,6 +219,21 @@ CASES: dict[str, Case] = {
     "starcoder2_plain": (
         "Starcoder2ForCausalLM",
         {**LAYER_NORM, "use_bias": False, "tie_word_embeddings": False, "norm_epsilon": 0.03},
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        {**LLAMA, "intermediate_size": 20, "num_local_experts": 5, "sliding_window": 5},
+    ),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        {key: value for key, value in EXPERTS.items() if key != "head_dim"}
+        | {"hidden_size": 24, "shared_expert_intermediate_size": 11},
+    ),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", EXPERTS),
+    "qwen3_moe_options": (
+        "Qwen3MoeForCausalLM",
+        {**EXPERTS, "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 5}
+        | {"attention_bias": True, "tie_word_embeddings": True},
     ),
     "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
     "gpt_neox_options": (
@@ -284,6 +312,15 @@ CASES: dict[str, Case] = {
         {**FALCON, "parallel_attn": False, "multi_query": False, "bias": True},
     ),
     "gptj": ("GPTJForCausalLM", GPTJ),
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        {**GPT_NEO, "attention_types": [[["global", "local"], 1], [["global"], 1]]},
+    ),
+    "gpt_neo_options": (
+        "GPTNeoForCausalLM",
+        {**GPT_NEO, "num_layers": 2, "attention_types": [[["local", "global"], 1]]}
+        | {"layer_norm_epsilon": 0.03, "activation_function": "relu", "intermediate_size": None},
+    ),
     "gptj_tied": ("GPTJForCausalLM", {**GPTJ, "tie_word_embeddings": True, "rotary_dim": 10}),
     "phi": ("PhiForCausalLM", PHI),
     "phi_grouped": ("PhiForCausalLM", {**LAYER_NORM, "partial_rotary_factor": 0.75}),

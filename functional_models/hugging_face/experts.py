@@ -1,0 +1,166 @@
+"""Decoders with mixtures of experts: Mixtral, Qwen1.5-MoE (Qwen2Moe) and Qwen3-MoE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from functional_models.conversion import forms
+from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.family import Family, Layers, OfExperts
+from functional_models.hugging_face.llama import (
+    COMMON,
+    DEFAULTS,
+    SHARED,
+    SIZES,
+    THEIRS,
+    heads,
+    layers,
+)
+from functional_models.hugging_face.rules import check_layer_types, several
+from functional_models.hugging_face.silent import RETURNS, TRAINING
+
+_OURS = "decoder.block_{i}.feedforward"
+
+
+def _expert_layers(block: str, gate: str, up: str, down: str, shared: bool = False) -> Layers:
+    """Return the layers of Llama with a mixture of this name, and these names in an expert."""
+    theirs = f"{THEIRS}.{block}"
+    found = {name: place for name, place in layers().items() if not name.startswith(_OURS)}
+    found[f"{_OURS}.norm"] = layers()[f"{_OURS}.norm"]
+    found[f"{_OURS}.router"] = f"{theirs}.gate"
+    for role, name in {"gate": gate, "up": up, "down": down}.items():
+        found[f"{_OURS}.experts.{role}"] = OfExperts(f"{theirs}.experts.{{e}}.{name}.weight")
+        if shared:
+            found[f"{_OURS}.shared_expert.{role}"] = f"{theirs}.shared_expert.{name}"
+    if shared:
+        found[f"{_OURS}.shared_expert.share"] = f"{theirs}.shared_expert_gate"
+    return found
+
+
+_QWEN_LAYERS = ("mlp", "gate_proj", "up_proj", "down_proj")
+
+_SILENT = {
+    "output_router_logits": RETURNS,
+    "router_aux_loss_coef": TRAINING,
+    "router_jitter_noise": TRAINING,
+}
+
+_QWEN_FIELDS = {
+    **SIZES,
+    "num_experts": "num_experts",
+    "num_experts_per_tok": "num_active_experts",
+    "moe_intermediate_size": "expert_dim",
+    "norm_topk_prob": "renormalize_scores",
+}
+
+_QWEN: dict[str, Any] = {
+    **DEFAULTS,
+    "norm_topk_prob": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+_IN_ALL_BLOCKS: dict[str, tuple[Any, ...]] = {
+    "decoder_sparse_step": (1,),
+    "mlp_only_layers": ([], None),
+}
+
+
+def _window(config: Config) -> dict[str, Any]:
+    if not config["use_sliding_window"]:
+        return {}
+    if config["sliding_window"] is None:
+        raise ValueError("sliding_window=None: must be an int where use_sliding_window=True")
+    return {"attention_window": config["sliding_window"]}
+
+
+def _no_window(config: Config) -> dict[str, Any]:
+    if config["layer_types"] is not None:
+        check_layer_types(config["layer_types"], config["num_hidden_layers"])
+        if set(config["layer_types"]) != {"full_attention"}:
+            raise ValueError("layer_types: must be full_attention where use_sliding_window=False")
+    return {"attention_window": None}
+
+
+_NO_WINDOW = Rule((), _no_window, optional=("layer_types",))
+_OFF = "of windows, which use_sliding_window=False switches off"
+
+# Qwen3-MoE has the window in all blocks.
+_WINDOW = Rule(
+    ("use_sliding_window", "sliding_window"),
+    _window,
+    lambda spec: {
+        "use_sliding_window": spec.attention_window is not None,
+        "sliding_window": spec.attention_window,
+    },
+)
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        model_types=("mixtral",),
+        heads=heads("Mixtral"),
+        constants=forms.LLAMA,
+        fields={
+            **{key: name for key, name in SIZES.items() if key != "intermediate_size"},
+            "num_local_experts": "num_experts",
+            "num_experts_per_tok": "num_active_experts",
+            "sliding_window": "attention_window",
+        },
+        rules=(*COMMON, several("intermediate_size", "expert_dim", "intermediate_dim")),
+        defaults={
+            **DEFAULTS,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+        silent=_SILENT,
+        layers=_expert_layers("block_sparse_moe", "w1", "w3", "w2"),
+        **SHARED,
+    ),
+    Family(
+        model_types=("qwen2_moe",),
+        heads=heads("Qwen2Moe"),
+        constants={**forms.QWEN, "shared_expert_gate": True},
+        fields={
+            **{key: name for key, name in _QWEN_FIELDS.items() if key != "head_dim"},
+            "shared_expert_intermediate_size": "shared_expert_dim",
+            "qkv_bias": "attention_bias",
+        },
+        rules=(*COMMON, _NO_WINDOW),
+        defaults={
+            **_QWEN,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "qkv_bias": True,
+        },
+        # Versions of transformers disagree on which blocks have the window.
+        required={**_IN_ALL_BLOCKS, "use_sliding_window": (False,)},
+        silent={**_SILENT, **dict.fromkeys(("sliding_window", "max_window_layers"), _OFF)},
+        layers=_expert_layers(*_QWEN_LAYERS, shared=True),
+        **SHARED,
+    ),
+    Family(
+        model_types=("qwen3_moe",),
+        heads=heads("Qwen3Moe"),
+        constants={**forms.LLAMA, "qk_norm": True},
+        fields={**_QWEN_FIELDS, "attention_bias": "attention_bias"},
+        rules=(*COMMON, _WINDOW),
+        defaults={
+            **_QWEN,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "attention_bias": False,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+        },
+        required=_IN_ALL_BLOCKS,
+        silent={**_SILENT, "max_window_layers": "of other blocks than those with windows"},
+        aliases={"num_local_experts": "num_experts"},
+        layers=_expert_layers(*_QWEN_LAYERS),
+        **SHARED,
+    ),
+)
