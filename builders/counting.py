@@ -72,8 +72,8 @@ def count_parameters(spec: TransformerSpec | str, *, active: bool = False) -> Pa
     parts = [_outside_of_blocks(spec)]
     for stack in spec.stacks:
         attentions = 2 if spec.crosses(stack) else 1
-        own = spec.blocks(stack)[: spec.distinct_blocks]
-        parts += (_in_block(block, attentions, active) for block in own)
+        distinct = spec.blocks(stack)[: spec.distinct_blocks]
+        parts += (_in_block(block, attentions, active) for block in distinct)
         parts.append({"merges": _across_blocks(spec, spec.num_blocks(stack))})
     return ParameterCounts({name: sum(part.get(name, 0) for part in parts) for name in _COMPONENTS})
 

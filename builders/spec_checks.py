@@ -6,7 +6,8 @@ from dataclasses import fields
 
 from builders.errors import invalid_value, unknown_name
 from builders.fields import rule_of
-from builders.spec_fields import HYPER_CONNECTIONS, SpecFields
+from builders.residual_fields import HYPER_CONNECTIONS
+from builders.spec_fields import SpecFields
 
 _EMBEDDED = ("learned", "sinusoidal", "sinusoidal_concat")
 """Positions that are added to the embeddings."""

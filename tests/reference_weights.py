@@ -3,7 +3,8 @@
 Like `reference`, it imports neither Keras nor this project.
 """
 
-from reference import Spec, fill_derived_fields, of_block, owner
+from reference import Spec, fill_derived_fields, of_block
+from reference_streams import owner
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
