@@ -160,6 +160,9 @@ NORM_TRAIT, SOFTMAX_TRAIT, POSITIONS_TRAIT = "norm", "softmax", " positions"
 """Traits of layers that divide their input by a statistic of it, such as the root mean square, that
 return a softmax over the last axis, and (as the end of "learned positions") that add positions."""
 
+FACTOR_TRAIT, SCALE_TRAIT = "one factor", "scale"
+"""Traits of layers that return their input times one number, and times one for each feature."""
+
 NORMS: set[str] = {
     "BatchNorm",
     "BatchNormalization",
@@ -260,6 +263,8 @@ def is_identity_like(node: Node) -> bool:
     """
     if node.role == "identity" or node.returns_input or node.is_a(IDENTITY_LIKE):
         return True
+    if FACTOR_TRAIT in node.traits:
+        return True
     if node.operation in ("Multiply", "Divide", "TrueDivide"):
         return any(
             _is_one_number(constant.shape) or isinstance(constant.value, int | float)
@@ -298,7 +303,7 @@ def is_crop(node: Node) -> bool:
 
 def is_learned_scale(node: Node) -> bool:
     """Whether the call multiplies the features of its input by a vector, such as a weight."""
-    if node.role == "scale":
+    if node.role == "scale" or SCALE_TRAIT in node.traits:
         return True
     shapes = (constant.shape for constant in node.constants if constant.shape is not None)
     vectors = (sum(size != 1 for size in shape) == 1 for shape in shapes)
