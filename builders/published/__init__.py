@@ -3,4 +3,4 @@
 Parameter counts equal those of the released weights exactly, unless the row says otherwise.
 """
 
-from builders.published import gpt, llama, experts, encoders, encoder_decoders  # noqa: F401  isort: skip - in order
+from builders.published import gpt, llama, encoders, encoder_decoders, experts  # noqa: F401  isort: skip - in order

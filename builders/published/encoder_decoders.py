@@ -22,18 +22,20 @@ _T5: dict[str, Any] = {
     "initializer": "t5",
 }
 
+T5_V1_0: dict[str, Any] = {
+    **_T5,
+    "activation": "relu",
+    "tie_embeddings": True,
+    "scale_logits": True,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "embedding_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "final_dropout": 0.1,
+}
+
 register_family(
-    {
-        **_T5,
-        "activation": "relu",
-        "tie_embeddings": True,
-        "scale_logits": True,
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-        "embedding_dropout": 0.1,
-        "activation_dropout": 0.1,
-        "final_dropout": 0.1,
-    },
+    T5_V1_0,
     {
         "t5_small": ("60,506,624", size(6, 512, 8)),
         "t5_base": ("222,903,552", size(12, 768, 12)),

@@ -60,7 +60,10 @@ _QWEN: dict[str, Any] = {
     "eos_token_id": None,
 }
 
-_IN_ALL_BLOCKS = {"decoder_sparse_step": (1,), "mlp_only_layers": ([], None)}
+_IN_ALL_BLOCKS: dict[str, tuple[Any, ...]] = {
+    "decoder_sparse_step": (1,),
+    "mlp_only_layers": ([], None),
+}
 
 
 def _window(config: Config) -> dict[str, Any]:

@@ -219,9 +219,10 @@ def _units(config: Config) -> str:
 
 
 def _experts(config: Config) -> str:
-    experts, top = config.get("num_experts", config.get("experts")), config.get("top_k")
+    experts = config.get("num_experts", config.get("experts"))
     texts = [_counted(experts, "expert")] if _is_size(experts) else []
-    return ", ".join(texts + ([f"top {_number(top)}"] if _is_size(top) else []))
+    texts += [f"top {_number(config['top_k'])}"] if _is_size(config.get("top_k")) else []
+    return ", ".join(texts)
 
 
 def _heads(config: Config) -> str:
