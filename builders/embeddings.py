@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from builders.elementwise import Scale, dropout
+from builders.elementwise import dropout, scale
 from builders.initializers import embedding_initializer, initializer
 from builders.norms import norm
 from builders.positions import position_scheme
@@ -54,8 +54,8 @@ def embed(
     x = embedding(tokens)
     if spec.embedding_dim != spec.hidden_dim:
         x = linear(scope, "embedding_projection", x, spec.embedding_dim, spec.hidden_dim)
-    if spec.scale_embeddings:
-        x = scope.layer("scale_embedding", Scale, spec.hidden_dim**0.5)(x)
+    factor = spec.hidden_dim**0.5 if spec.scale_embeddings else spec.embedding_scale or 1.0
+    x = scale(scope, "scale_embedding", factor, x)
     if segments is not None:
         table = scope.layer(
             "segment_embedding",

@@ -8,7 +8,7 @@ import keras
 from keras import KerasTensor
 
 from builders.components import component
-from builders.elementwise import Scale, dropout, soft_cap
+from builders.elementwise import dropout, scale, soft_cap
 from builders.embeddings import linear
 from builders.initializers import initializer
 from builders.norms import norm
@@ -27,8 +27,7 @@ def logits(scope: LayerScope, x: Tensor, embedding: keras.layers.Layer) -> Tenso
     """Wire the logits of hidden states: (b, t, d) -> (b, t, v), with the embedding where tied."""
     spec = scope.spec
     d, v = spec.hidden_dim, spec.vocabulary_size
-    if spec.scale_logits:
-        x = scope.layer("scale_logits", Scale, d**-0.5)(x)
+    x = scale(scope, "scale_logits", d**-0.5 if spec.scale_logits else spec.logit_scale or 1.0, x)
     if spec.tie_embeddings:
         if spec.embedding_dim != d:
             x = linear(scope, "logit_projection", x, d, spec.embedding_dim)

@@ -14,11 +14,10 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import keras
-from keras import KerasTensor
 
 from builders.components import component, register_component
 from builders.depth import depth_factor
-from builders.elementwise import scale
+from builders.elementwise import LearnedScale, scale
 from builders.initializers import initializer
 from builders.scope import LayerScope
 
@@ -101,11 +100,13 @@ class Scaled(Add):
 class LearnedFactor(Add):
     """x + a f with one trained number a (Bachlechner et al. 2020; De and Smith 2020, SkipInit)."""
 
-    width: int | None = 1
+    def shape(self, scope: LayerScope) -> tuple[int, ...]:
+        """Return the shape of the trained numbers."""
+        return (1,)
 
     def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
         start = depth_factor(scope, "branch_scale")
-        output = scope.layer("branch_scale", LearnedScale, self.width, start)(output)
+        output = scope.layer("branch_scale", LearnedScale, self.shape(scope), start)(output)
         return super().write(scope, stream, output)
 
 
@@ -113,7 +114,9 @@ class LearnedFactor(Add):
 class LearnedFactors(LearnedFactor):
     """x + a f with a trained number for each channel (Touvron et al. 2021, CaiT, section 2)."""
 
-    width = None
+    def shape(self, scope: LayerScope) -> tuple[int, ...]:
+        """Return the shape of the trained numbers."""
+        return (scope.spec.hidden_dim,)
 
 
 @register_component("merge", "highway")
@@ -134,39 +137,6 @@ class Highway(Merge):
         carry = scope.layer("carry_gate", Complement)(gate)
         skip = scope.layer("gated_skip", keras.layers.Multiply)([stream, carry])
         return scope.layer("residual", keras.layers.Add)([skip, branch])
-
-
-@keras.saving.register_keras_serializable(package="builders")
-class LearnedScale(keras.layers.Layer):
-    """x times trained numbers, `scale` (width,), on the last axis: (b, t, d) -> same.
-
-    Args:
-        width: 1, or `None` for the width of x.
-        start: the value of all numbers before training.
-    """
-
-    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
-
-    def __init__(self, width: int | None = None, start: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.width = width
-        self.start = start
-
-    def build(self, input_shape: Any) -> None:
-        self.scale = self.add_weight(
-            name="scale",
-            shape=(self.width or input_shape[-1],),
-            initializer=keras.initializers.Constant(self.start),
-        )
-
-    def call(self, x: Tensor) -> Tensor:
-        return x * self.scale
-
-    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "width": self.width, "start": self.start}
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -12,7 +12,7 @@ from keras import ops
 
 from builders.components import component, register_component
 from builders.depth import depth_factor
-from builders.elementwise import scale
+from builders.elementwise import LearnedScale, scale
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -25,14 +25,37 @@ def norm(scope: LayerScope, x: Tensor, name: str = "norm") -> Tensor:
 
 def first_norm(scope: LayerScope, x: Tensor) -> Tensor:
     """Wire the norm of what a sublayer reads, and the factor after it, `norm_scale`."""
+    if scope.path[-1] == "self_attention" and not scope.spec.attention_norm:
+        return x
     return scale(scope, "norm_scale", depth_factor(scope, "norm_scale"), norm(scope, x))
+
+
+def head_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
+    """Wire the norm of queries or keys, (b, t, n, h) -> same; `qk_norm_heads` says over what."""
+    n, h = x.shape[2:]
+    heads = scope.spec.qk_norm_heads
+    if heads == "joint":
+        together = scope.layer(f"{name}_joint_heads", keras.layers.Reshape, (-1, n * h))(x)
+        normed = norm(scope, together, name)
+        return scope.layer(f"{name}_split_heads", keras.layers.Reshape, (-1, n, h))(normed)
+    if heads == "separate":
+        plain = scope.with_spec(norm_gain=False, norm_bias=False, norm_offset=False)
+        x = norm(plain, x, f"{name}_plain")
+        return scope.layer(name, LearnedScale, (n, h))(x)
+    return norm(scope, x, name)
 
 
 @register_component("norm", "layer")
 def layer_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta (Ba et al. 2016)."""
-    spec, layer = scope.spec, keras.layers.LayerNormalization
-    return scope.layer(name, layer, epsilon=spec.norm_epsilon, center=spec.norm_bias)(x)
+    spec = scope.spec
+    return scope.layer(
+        name,
+        keras.layers.LayerNormalization,
+        epsilon=spec.norm_epsilon,
+        center=spec.norm_bias,
+        scale=spec.norm_gain,
+    )(x)
 
 
 @register_component("norm", "rms")
@@ -40,7 +63,19 @@ def rms_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """x / sqrt(mean square + epsilon) * scale (Zhang and Sennrich 2019, section 4)."""
     spec = scope.spec
     layer = UnitOffsetRMSNormalization if spec.norm_offset else keras.layers.RMSNormalization
+    layer = layer if spec.norm_gain else PlainRMSNormalization
     return scope.layer(name, layer, epsilon=spec.norm_epsilon)(x)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class PlainRMSNormalization(keras.layers.RMSNormalization):
+    """RMS norm without weights: (..., d) -> (..., d)."""
+
+    def build(self, input_shape: Any) -> None:
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:
+        return ops.rms_normalization(x, axis=-1, epsilon=self.epsilon)
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -59,6 +59,12 @@ class LayerScope:
         scope.block_index = index
         return scope
 
+    def with_spec(self, **changes: Any) -> LayerScope:
+        """Return a scope with changed fields of the spec, for a part that differs in them."""
+        scope = copy.copy(self)
+        scope.spec = self.spec.replace(**changes)
+        return scope
+
     @property
     def path(self) -> tuple[str, ...]:
         """The names from the top down to here, e.g. ("decoder", "block_3", "feedforward")."""

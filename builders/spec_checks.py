@@ -42,6 +42,21 @@ def check_combinations(spec: SpecFields) -> None:
     if spec.norm == "rms":
         has_no_bias = "False where norm='rms', which has no bias"
         _require(spec, "norm_bias", not spec.norm_bias, has_no_bias, "leave it out")
+    for name, other in (("embedding_scale", "scale_embeddings"), ("logit_scale", "scale_logits")):
+        is_free = getattr(spec, name) is None or not getattr(spec, other)
+        _require(spec, name, is_free, f"None where {other}=True", "give one factor or the other")
+    if not spec.norm_gain:
+        no_factors = "False where norm_gain=False, which leaves nothing to add 1 to"
+        _require(spec, "norm_offset", not spec.norm_offset, no_factors, "leave it out")
+    if not spec.attention_norm:
+        _require(
+            spec,
+            "attention_norm",
+            spec.norm_placement not in ("post", "output", "parallel_shared_norm", "none"),
+            f"True where norm_placement={spec.norm_placement!r}, which has no norm before "
+            "self-attention alone",
+            "use norm_placement='pre'",
+        )
     if spec.norm == "layer":
         of_rms = "False where norm='layer'"
         _require(spec, "norm_offset", not spec.norm_offset, of_rms, "use norm='rms'")

@@ -124,6 +124,9 @@ class Embeddings:
         default=0,
     )
     scale_embeddings: bool = flag("multiply token embeddings by sqrt(d).", default=False)
+    embedding_scale: float | None = optional_number(
+        "another factor of the token embeddings (Granite, MiniCPM); `None`: none."
+    )
     share_embeddings: bool = flag("use one token embedding for source and target.", default=False)
     pad_token_id: int | None = token_id(
         "token that pads short sequences and is masked in attention; `None`: no token is padding.",
@@ -232,14 +235,23 @@ class ResidualStream:
     norm_epsilon: float = fraction(
         "added to the variance, or to the mean square, in every norm.", default=1e-5
     )
+    norm_gain: bool = flag(
+        "trained factors of the channels in every norm. OLMo 1 has none, nor biases.", default=True
+    )
     norm_bias: bool = flag(
-        "a bias in every layer norm; `None`: `True` for `layer`. An RMS norm has none.",
-        derive=lambda spec: spec.norm == "layer",
+        "a bias in every layer norm; `None`: `True` for `layer` with `norm_gain`. An RMS norm has "
+        "none.",
+        derive=lambda spec: spec.norm == "layer" and spec.norm_gain,
     )
     norm_scale: float | str = depth_factor(
         "factor of what a sublayer reads, after the norm before it: a number, or "
         "`inverse_sqrt_depth`, 1 / sqrt(l) in block l (Sun et al. 2025, LayerNorm scaling).",
         ("inverse_sqrt_depth",),
+    )
+    attention_norm: bool = flag(
+        "the norm before self-attention; the first block of ModernBERT has none.",
+        default=True,
+        by_block=True,
     )
     norm_offset: bool = flag(
         "multiply in an RMS norm by 1 + scale, whose scale starts at zero (Gemma).", default=False
@@ -289,9 +301,14 @@ class Attention:
         "cap."
     )
     qk_norm: bool = flag(
-        "a norm over the h channels of every query and key (Henry et al. 2020; Qwen 3).",
-        default=False,
-        by_block=True,
+        "a norm of every query and key (Henry et al. 2020; Qwen 3).", default=False, by_block=True
+    )
+    qk_norm_heads: str = choice(
+        "what that norm is over: `shared`, the h channels of a head, with one gain for all heads; "
+        "`separate`, the same with a gain for each head (Command R+); or `joint`, the channels of "
+        "all heads at once (OLMo 2).",
+        ("shared", "separate", "joint"),
+        default="shared",
     )
 
 
@@ -416,6 +433,9 @@ class Output:
     logit_bias: bool = flag("a bias of the logits.", default=False)
     scale_logits: bool = flag(
         "divide the hidden states by sqrt(d) before the logits (T5 v1.0).", default=False
+    )
+    logit_scale: float | None = optional_number(
+        "another factor of the hidden states before the logits (Cohere; Granite); `None`: none."
     )
     logit_soft_cap: float | None = optional_number("as `attention_soft_cap`, of the logits.")
     pooler: bool = flag(

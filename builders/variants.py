@@ -59,6 +59,53 @@ def pre_norm_learned() -> TransformerSpec:
 
 
 @register_variant(
+    kinds=BOTH_KINDS,
+    source='Wang et al. 2022, "DeepNet", figure 2, with the sizes of pre_norm_learned',
+    summary="post-norm with a larger skip and smaller initial values by depth (DeepNorm)",
+)
+def deep_norm() -> TransformerSpec:
+    return _corner("post", "learned").replace(
+        merge="scaled", skip_scale="deep_norm", initializer="deep_norm"
+    )
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='Bachlechner et al. 2020, "ReZero", section 5, with the sizes of pre_norm_learned',
+    summary="no norms; each branch times one trained number, which starts at 0",
+)
+def rezero() -> TransformerSpec:
+    return _corner("none", "learned").replace(merge="rezero")
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='Touvron et al. 2021, "Going deeper with Image Transformers", section 2, likewise',
+    summary="pre-norm; each channel of a branch times a trained number, which starts at 0.0001",
+)
+def layer_scale() -> TransformerSpec:
+    return _corner("pre", "learned").replace(merge="layer_scale")
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='Ding et al. 2021, "CogView", section 2.4, with the sizes of pre_norm_learned',
+    summary="a norm before and after every sublayer",
+)
+def sandwich_norm() -> TransformerSpec:
+    return _corner("sandwich", "learned")
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='OLMo Team 2024, "2 OLMo 2 Furious", section 3.3, with the sizes of pre_norm_learned',
+    summary="a norm after every sublayer, on what it adds to the stream",
+)
+def output_norm() -> TransformerSpec:
+    return _corner("output", "learned")
+
+
+@register_variant(
     kinds=("encoder_decoder",),
     source='Vaswani et al. 2017, "Attention Is All You Need", table 3, base',
     parameters="65 million (to the nearest million, vocabulary of about 37,000)",

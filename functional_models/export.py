@@ -44,7 +44,7 @@ from functional_models.graph_tokenizers import (
     graph_encoder,
     tf,
 )
-from functional_models.logit_processors import NEVER
+from functional_models.logit_processors import NEVER, only_end
 from functional_models.samplers import check_option_names
 
 FORMAT = 1
@@ -205,6 +205,7 @@ class ExportedModel:
         target = text_model.tokenizers[text_model.target_role]
         source = text_model.tokenizers.get("source_tokenizer", target)
         self._end_id, self._target_start = target.end_id, target.target_start
+        self._suppressed, self._forces_end = list(target.suppressed_ids), target.ends_at_limit
         self._vocabulary_size = target.vocabulary_size
         self._source_vocabulary_size = source.vocabulary_size
         self._source_pad_id = source.pad_id
@@ -341,7 +342,13 @@ class ExportedModel:
                 read = self._step(inputs, training=False)
             logits = tf.cast(read["logits"][:, 0], "float32")
             is_token = tf.range(logits.shape[-1]) < self._vocabulary_size
-            logits = process(tf.where(is_token, logits, NEVER), tokens, at)
+            if self._suppressed:
+                ids = tf.range(logits.shape[-1])[:, None]
+                is_token &= ~tf.reduce_any(ids == tf.constant(self._suppressed), axis=1)
+            logits = tf.where(is_token, logits, NEVER)
+            if self._forces_end:
+                logits = only_end(logits, at + 1 >= index + limits, self._end_id)
+            logits = process(logits, tokens, at)
             chances = self._sampler.compute_probabilities(logits)
             token = tf.cast(self._sampler.get_next_token(chances), "int32")
             token = tf.where(done, NO_TOKEN, token)

@@ -15,14 +15,13 @@ from functools import cached_property
 from typing import Any
 
 import keras
-import keras_hub
 import numpy as np
 from keras import ops, tree
 
 import builders
 from functional_models.checks import check_count
 from functional_models.compiled import LoopWeights, compiled, to_numpy, with_projections
-from functional_models.logit_processors import NEVER
+from functional_models.logit_processors import NEVER, only_end
 from functional_models.samplers import make_sampler
 
 _NO_TOKEN = -1  # padding before the first token of a row
@@ -51,6 +50,8 @@ class Generator:
         spec: a spec of kind `decoder_only` or `encoder_decoder`.
         end_id: id of the end token.
         vocabulary_size: number of valid ids, if it is smaller than that of the spec.
+        suppressed: ids that are never generated.
+        forces_end: whether the last token of a sequence that reaches its limit is the end token.
     """
 
     def __init__(
@@ -60,11 +61,14 @@ class Generator:
         *,
         end_id: int,
         vocabulary_size: int | None = None,
+        suppressed: Sequence[int] = (),
+        forces_end: bool = False,
     ) -> None:
         self._model = model
         self._spec = spec
         self._end_id = end_id
         self._vocabulary_size = vocabulary_size or spec.vocabulary_size
+        self._suppressed, self._forces_end = tuple(suppressed), forces_end
         self._samplers: dict[tuple[Any, ...], Any] = {}
         self._loops: dict[tuple[Any, ...], tuple[Any, Callable[..., Any]]] = {}
 
@@ -100,7 +104,7 @@ class Generator:
         batch = _Batch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
         given = np.zeros(batch.tokens.shape, bool)
         given[:, : batch.index] = True
-        if hasattr(getattr(sampler, "sampler", sampler), "search"):
+        if is_search(sampler):
             # Beam search needs no end there: it would count as a token of the sequence.
             given |= np.arange(given.shape[1]) >= batch.limits[:, None]
             cache, _ = self._read(batch, source, whole_prompt=False)
@@ -110,7 +114,9 @@ class Generator:
             hidden = self._hidden_states(batch, read)
         loop = self._loop(sampler, ends, self._search)
         weights = self._transposed(self._weights.values())
-        state = (batch.tokens, given, cache, np.int32(batch.index), hidden)
+        # As in Hugging Face, a target has one start token; others count as generated.
+        counted = np.float32(batch.index - batch.start - 1) * (source is not None)
+        state = (batch.tokens, given, cache, np.int32(batch.index), hidden, counted)
         found = to_numpy(loop(weights, *state))
         found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
@@ -220,8 +226,8 @@ class Generator:
             ValueError: as `make_sampler`, or more beams or choices than tokens.
         """
         made = make_sampler(sampler, seed=seed, **options)  # also checks the options
-        if sampler in ("top_k", "contrastive"):
-            check_count("k", made.k, most=self._vocabulary_size)
+        if k := options.get("k", getattr(made, "k", None)):
+            check_count("k", k, most=self._vocabulary_size)
         if sampler == "beam":
             check_count("num_beams", made.num_beams, most=self._vocabulary_size)
         if made is sampler:
@@ -317,7 +323,9 @@ class Generator:
     def _continue(self, sampler: Any, ends: tuple[int, ...]) -> Callable[..., Any]:
         """Return the loop of samplers that choose token by token."""
         process = getattr(sampler, "process", lambda logits, tokens, index: logits)
-        is_greedy = type(getattr(sampler, "sampler", sampler)) is keras_hub.samplers.GreedySampler
+        from keras_hub.samplers import GreedySampler
+
+        is_greedy = type(getattr(sampler, "sampler", sampler)) is GreedySampler
 
         def run(
             weights: Any,
@@ -367,15 +375,19 @@ class Generator:
         """Return the loop of a sampler that implements its own, such as beam search."""
 
         def run(
-            weights: Any, tokens: Tensor, given: Tensor, cache: Any, index: Tensor, hidden: Tensor
+            weights: Any,
+            tokens: Tensor,
+            given: Tensor,
+            cache: Any,
+            index: Tensor,
+            hidden: Tensor,
+            counted: Tensor,
         ) -> Tensor:
             def next_or_end(tokens: Tensor, cache: Any, index: Tensor) -> Any:
                 """Set the probability of the end to 1 where a row has reached its limit."""
                 logits, hidden, cache = self._next(weights, tokens, cache, index)
-                is_end = ops.arange(logits.shape[-1], dtype="int32") == self._end_id
                 full = ops.greater_equal(index, cache["limit"])
-                only_end = ops.where(is_end, 0.0, NEVER)[None]
-                return ops.where(full[:, None], only_end, logits), hidden, cache
+                return only_end(logits, full, self._end_id), hidden, cache
 
             return sampler(
                 next=next_or_end,
@@ -385,6 +397,7 @@ class Generator:
                 mask=given,
                 stop_token_ids=ends,
                 hidden_states=ops.convert_to_tensor(hidden),
+                **({"counted": counted} if is_search(sampler) else {}),
             )
 
         return run
@@ -407,6 +420,13 @@ class Generator:
         if self._vocabulary_size < logits.shape[-1]:
             is_token = ops.arange(logits.shape[-1]) < self._vocabulary_size
             logits = ops.where(is_token, logits, NEVER)
+        if self._suppressed:
+            ids = ops.arange(logits.shape[-1], dtype="int32")[:, None]
+            is_suppressed = ops.any(ops.equal(ids, np.array(self._suppressed, "int32")), axis=1)
+            logits = ops.where(is_suppressed, NEVER, logits)
+        if self._forces_end:
+            last = ops.greater_equal(index + 1, cache["limit"])
+            logits = only_end(logits, last, self._end_id)
         hidden = ops.cast(read["hidden"][:, 0], "float32")
         return logits, hidden, {**cache, "model": read["cache"]}
 
@@ -449,8 +469,15 @@ class _Batch:
 
 def chooses_token_by_token(sampler: Any) -> bool:
     """Return whether a sampler has no loop of its own."""
+    from keras_hub.samplers import Sampler  # whose import takes seconds
+
     inner = getattr(sampler, "sampler", sampler)  # of a `ProcessedSampler`
-    return type(inner).__call__ is keras_hub.samplers.Sampler.__call__
+    return type(inner).__call__ is Sampler.__call__
+
+
+def is_search(sampler: Any) -> bool:
+    """Return whether a sampler ranks whole sequences, as `BeamSearch` does."""
+    return hasattr(getattr(sampler, "sampler", sampler), "search")
 
 
 def _greatest(logits: Tensor) -> Tensor:

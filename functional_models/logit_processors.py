@@ -1,17 +1,18 @@
-"""Processors of next-token logits, for any KerasHub sampler.
+"""Processors of next-token logits.
+
+KerasHub is not imported here: its import takes seconds, and many commands draw no tokens.
 
 Shapes: b rows, L columns of tokens, v vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import keras_hub
 from keras import ops
 
-from functional_models.checks import check_real
+from functional_models.checks import check_count, check_real
 
 NEVER = -1e9  # a float32 logit with probability 0; finite, to avoid NaN
 
@@ -53,6 +54,72 @@ class RepetitionPenalty:
         return ops.where(seen, penalised, logits)
 
 
+class TopK:
+    """Drops all but the k likeliest tokens; tokens as likely as the k-th are kept.
+
+    Fan et al. 2018, "Hierarchical Neural Story Generation".
+
+    Args:
+        k: at least 1; above the vocabulary size, nothing is dropped.
+
+    Raises:
+        ValueError: k is not allowed.
+    """
+
+    def __init__(self, k: int) -> None:
+        check_count("k", k)
+        self.k = k
+
+    def __repr__(self) -> str:
+        return f"TopK({self.k})"
+
+    def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
+        """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
+        greatest, _ = ops.top_k(logits, min(self.k, logits.shape[-1]))
+        # Not the last column, of which XLA makes a sort of all logits.
+        least = ops.min(greatest, axis=-1, keepdims=True)
+        return ops.where(logits >= least, logits, NEVER)
+
+
+class TopP:
+    """Drops the least likely tokens, as long as their total probability is at most 1 - p.
+
+    Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". As in Hugging Face
+    Transformers, probabilities are those after temperature. Of equally likely tokens, those with
+    smaller ids are dropped first; there, any.
+
+    Args:
+        p: above 0 and at most 1; 1 drops nothing.
+        temperature: temperature of the sampler.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    def __init__(self, p: float, *, temperature: float = 1.0) -> None:
+        check_real("p", p)
+        check_real("temperature", temperature)
+        self.p = p
+        self.temperature = temperature
+
+    def __repr__(self) -> str:
+        return f"TopP({self.p}, temperature={self.temperature})"
+
+    def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
+        """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
+        if self.p == 1:
+            return logits
+        ascending = ops.sort(logits, axis=-1)
+        total = ops.cumsum(ops.softmax(ascending / self.temperature, axis=-1), axis=-1)
+        dropped = _count(total <= 1 - self.p)  # (b, 1)
+        dropped = ops.minimum(dropped, logits.shape[-1] - 1)
+        least = ops.take_along_axis(ascending, dropped, axis=-1)  # logit of the last token kept
+        is_least = ops.equal(logits, least)
+        number = ops.cumsum(ops.cast(is_least, "int32"), axis=-1)  # of equal logits, from 1
+        kept = ops.logical_and(is_least, number > dropped - _count(logits < least))
+        return ops.where(ops.logical_or(logits > least, kept), logits, NEVER)
+
+
 class MinP:
     """Drops tokens whose probability is below p times that of the likeliest token.
 
@@ -83,81 +150,15 @@ class MinP:
         return ops.where(probabilities >= least, logits, NEVER)
 
 
-class ProcessedSampler(keras_hub.samplers.Sampler):
-    """Applies processors to the logits, in order, before a sampler chooses a token.
+def only_end(logits: Tensor, where: Tensor, end_id: int) -> Tensor:
+    """Return logits (b, v) with the end token as the only possible one in the rows `where` (b,)."""
+    is_end = ops.arange(logits.shape[-1], dtype="int32") == end_id
+    return ops.where(where[:, None], ops.where(is_end, 0.0, NEVER)[None], logits)
 
-    All other attributes are those of the wrapped sampler: `temperature`, `variables`,
-    `seed_generator`, `get_config()`, ...
 
-    Args:
-        sampler: the sampler to wrap. Of a `ProcessedSampler`, its sampler is wrapped, and its
-            processors are appended.
-        processors: functions of logits (b, v), tokens (b, L), index () that return logits (b, v).
-    """
-
-    def __init__(
-        self, sampler: keras_hub.samplers.Sampler, processors: Sequence[Processor]
-    ) -> None:
-        # Without `super().__init__`: temperature and seeds are those of the wrapped sampler.
-        if isinstance(sampler, ProcessedSampler):
-            sampler, processors = sampler.sampler, (*processors, *sampler.processors)
-        self.sampler: Any = sampler
-        self.processors = tuple(processors)
-
-    def __repr__(self) -> str:
-        return f"ProcessedSampler({type(self.sampler).__name__}, {list(self.processors)})"
-
-    def __getattr__(self, name: str) -> Any:
-        """Return attributes of the wrapped sampler: `temperature`, `seed_generator`, `k`, ..."""
-        if name in ("sampler", "processors"):  # not set during copying
-            raise AttributeError(name)
-        return getattr(self.sampler, name)
-
-    def __call__(self, next: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Call the wrapped sampler with processed logits."""
-        return self.sampler(self._processed(next), *args, **kwargs)
-
-    def search(self, next: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Call `BeamSearch.search` with processed logits, which also define log-probabilities.
-
-        Raises:
-            AttributeError: the wrapped sampler has no `search`.
-        """
-        return self.sampler.search(self._processed(next), *args, **kwargs)
-
-    def process(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
-        """Return processed float32 logits (b, v) for column `index` of tokens (b, L).
-
-        For custom loops, which call `compute_probabilities` and `get_next_token`.
-        """
-        logits = ops.cast(logits, "float32")
-        for processor in self.processors:
-            logits = processor(logits, tokens, index)
-        return logits
-
-    @property
-    def variables(self) -> list[Any]:
-        """The seeds of the wrapped sampler."""
-        return self.sampler.variables
-
-    def compute_probabilities(self, logits: Tensor) -> Tensor:
-        return self.sampler.compute_probabilities(logits)
-
-    def get_next_token(self, probabilities: Tensor) -> Tensor:
-        return self.sampler.get_next_token(probabilities)
-
-    def run_loop(self, *args: Any, **kwargs: Any) -> Any:
-        return self.sampler.run_loop(*args, **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        return self.sampler.get_config()
-
-    def _processed(self, next: Callable[..., Any]) -> Callable[..., Any]:
-        def processed_next(tokens: Tensor, cache: Any, index: Tensor) -> Any:
-            logits, hidden, cache = next(tokens, cache, index)
-            return self.process(logits, tokens, index), hidden, cache
-
-        return processed_next
+def _count(flags: Tensor) -> Tensor:
+    """Return int32 (b, 1): the number of true flags (b, v)."""
+    return ops.sum(ops.cast(flags, "int32"), axis=-1, keepdims=True)
 
 
 def _occurring(tokens: Tensor, index: Tensor, vocabulary_size: int) -> Tensor:

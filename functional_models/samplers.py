@@ -12,17 +12,20 @@ from types import MappingProxyType
 from typing import Any
 
 from builders.errors import unknown_name
-from functional_models.checks import check_count, check_real
+from functional_models.checks import check_count, check_early_stopping, check_real
 from functional_models.recipe import LARGEST_SEED
 
 # Options of each sampler.
 _OPTIONS = {
     "greedy": ("temperature",),
     "top_k": ("temperature", "k", "seed"),
-    "top_p": ("temperature", "p", "seed"),
+    "top_p": ("temperature", "k", "p", "seed"),
     "random": ("temperature", "seed"),
     "contrastive": ("temperature", "k", "alpha"),
-    "beam": ("temperature", "num_beams", "length_penalty", "num_return_sequences"),
+    "beam": (
+        *("temperature", "num_beams", "num_return_sequences"),
+        *("length_penalty", "length_offset", "early_stopping"),
+    ),
 }
 SAMPLERS = tuple(_OPTIONS)
 _OF_ALL = ("seed", "num_return_sequences", "repetition_penalty", "min_p")
@@ -47,31 +50,42 @@ def make_sampler(
     sampler: Any = "greedy",
     *,
     temperature: float = 1.0,
-    k: int = 5,
-    p: float = 0.9,
+    k: int | None = None,
+    p: float | None = None,
     alpha: float = 0.6,
     num_beams: int = 4,
-    length_penalty: float = 0.0,
     num_return_sequences: int = 1,
+    length_penalty: float = 0.0,
+    length_offset: float = 0.0,
+    early_stopping: str | bool = "never",
     repetition_penalty: float | None = None,
     min_p: float | None = None,
     seed: int | None = None,
 ) -> Any:
     """Return a KerasHub sampler by name; an instance is returned as it is.
 
-    With `repetition_penalty` or `min_p`, the sampler is wrapped in a `ProcessedSampler`. The
-    command line takes its options, with their help, from this signature.
+    `random`, `top_k` and `top_p` are a `RandomSampler` of KerasHub, which draws from the tokens
+    that processors of the logits leave, in the order of Hugging Face Transformers: repetition
+    penalty, temperature, k, p, min_p. KerasHub's own classes draw from other tokens where logits
+    are equal, where the likeliest tokens have a total probability of exactly p, and where k and p
+    are given. The command line takes its options, with their help, from this signature.
 
     Args:
         sampler: one of `SAMPLERS`, or a `keras_hub.samplers.Sampler`.
         temperature: divides the logits; above 0.
-        k: number of tokens that `top_k` and `contrastive` choose from.
-        p: total probability of the tokens that `top_p` chooses from.
+        k: number of likeliest tokens to choose from; by default 5 for `top_k` and `contrastive`,
+            and all for `top_p`.
+        p: total probability of the tokens that `top_p` chooses from, of those that `k` leaves;
+            default: 0.9.
         alpha: weight of the similarity to earlier tokens in `contrastive`, 0 to 1.
         num_beams: number of beams of `beam`.
-        length_penalty: exponent of the length normalisation of `beam`; higher values favour longer
-            sequences.
         num_return_sequences: number of sequences that `beam` returns for each prompt, best first.
+        length_penalty: exponent of the length that `beam` divides log-probabilities by; higher
+            values favour longer sequences.
+        length_offset: number c in the length (c + number of new tokens) / (c + 1); 0 as in Hugging
+            Face, and 5 as in Wu et al. (2016).
+        early_stopping: when `beam` stops: `never` before no better sequence can follow; `false` by
+            an estimate of that, as is the default of Hugging Face; `true` at `num_beams` sequences.
         repetition_penalty: makes tokens that have occurred less likely if above 1.
         min_p: drops tokens less likely than this fraction of the likeliest token's probability.
         seed: seed of the random draws; by default, draws differ from call to call.
@@ -81,17 +95,19 @@ def make_sampler(
         ValueError: an unknown name, a value that is not allowed, an option that the sampler does
             not use, or a sampler that needs a draft model.
     """
-    options = {
+    options: dict[str, Any] = {
         "temperature": temperature,
-        "k": k,
-        "p": p,
+        "k": 5 if k is None else k,
+        "p": 0.9 if p is None else p,
         "alpha": alpha,
         "num_beams": num_beams,
-        "length_penalty": length_penalty,
         "num_return_sequences": num_return_sequences,
+        "length_penalty": length_penalty,
+        "length_offset": length_offset,
+        "early_stopping": check_early_stopping(early_stopping),
         "seed": seed,
     }
-    for name in ("temperature", "p", "alpha", "length_penalty"):
+    for name in ("temperature", "p", "alpha", "length_penalty", "length_offset"):
         check_real(name, options[name])
     for name in ("k", "num_beams", "num_return_sequences"):
         check_count(name, options[name])
@@ -103,16 +119,20 @@ def make_sampler(
             f"num_return_sequences={num_return_sequences!r}: must be 1 with sampler {sampler!r}; "
             "'beam' returns several, and an instance as many as it was created for"
         )
-    if repetition_penalty is None and min_p is None:
-        return chosen
-    from functional_models.logit_processors import MinP, ProcessedSampler, RepetitionPenalty
+    from functional_models import logit_processors as of
+    from functional_models.processed_sampler import ProcessedSampler
 
+    # In the order of Hugging Face; all but the first leave the logits of the tokens that they keep.
     processors: list[Any] = []
     if repetition_penalty is not None:
-        processors.append(RepetitionPenalty(repetition_penalty))
-    if min_p is not None:  # last: min-p applies to the probabilities that tokens are drawn by
-        processors.append(MinP(min_p, temperature=chosen.temperature))
-    return ProcessedSampler(chosen, processors)
+        processors.append(of.RepetitionPenalty(repetition_penalty))
+    if sampler == "top_k" or (sampler == "top_p" and k is not None):
+        processors.append(of.TopK(options["k"]))
+    if sampler == "top_p":
+        processors.append(of.TopP(options["p"], temperature=temperature))
+    if min_p is not None:
+        processors.append(of.MinP(min_p, temperature=chosen.temperature))
+    return ProcessedSampler(chosen, processors) if processors else chosen
 
 
 def check_option_names(
@@ -175,16 +195,17 @@ def _create(name: str, options: Mapping[str, Any]) -> Any:
     from keras_hub import samplers
 
     from functional_models.beam_search import BeamSearch
+    from functional_models.processed_sampler import InverseSampler
 
     classes = {
         "greedy": samplers.GreedySampler,
-        "top_k": samplers.TopKSampler,
-        "top_p": samplers.TopPSampler,
-        "random": samplers.RandomSampler,
+        **dict.fromkeys(("top_k", "top_p", "random"), InverseSampler),
         "contrastive": samplers.ContrastiveSampler,
         "beam": BeamSearch,
     }
-    return classes[name](**{option: options[option] for option in _OPTIONS[name]})
+    processed = ("k", "p") if classes[name] is InverseSampler else ()
+    names = [option for option in _OPTIONS[name] if option not in processed]
+    return classes[name](**{option: options[option] for option in names})
 
 
 def _check_instance(sampler: Any) -> Any:

@@ -141,6 +141,8 @@ class TextModel(ABC):
             self.spec,
             end_id=self._target_tokenizer.end_id,
             vocabulary_size=self._target_tokenizer.vocabulary_size,
+            suppressed=self._target_tokenizer.suppressed_ids,
+            forces_end=self._target_tokenizer.ends_at_limit,
         )
 
     @cached_property

@@ -180,6 +180,16 @@ class Tokenizer(ABC):
         return (self.end_id,)
 
     @property
+    def suppressed_ids(self) -> tuple[int, ...]:
+        """The ids that are never generated."""
+        return ()
+
+    @property
+    def ends_at_limit(self) -> bool:
+        """Whether the last token of a text that reaches its limit is `end_id`."""
+        return False
+
+    @property
     @abstractmethod
     def input_start(self) -> list[int]:
         """The ids before the first token of prompts and sources."""

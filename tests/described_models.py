@@ -287,6 +287,16 @@ def mutual():
     return keras.Model([a, b], [layers.Dense(7)(x), layers.Dense(7)(y)])
 
 
+def reversible():
+    """Two streams, of which each sublayer reads the one and adds to the other."""
+    tokens = ids()
+    x = y = embedded(tokens)
+    for _ in range(2):
+        x = x + causal(norm(y))
+        y = y + ffn(norm(x))
+    return keras.Model(tokens, layers.Dense(13)(norm(layers.Concatenate()([x, y]))))
+
+
 def tab_transformer():
     """Norms also begin the feed-forwards of post-norm blocks."""
     x = keras.Input(SERIES)

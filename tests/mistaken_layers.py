@@ -357,3 +357,63 @@ def joined_rows(wrong):
         return layers.Conv2D(3, 1)(layers.Concatenate(axis=1 if wrong else 3)([x, kept]))
 
     return of_image(model)
+
+
+def points_of_features(wrong):
+    """The largest feature of each point, not the largest of all points."""
+    x = keras.Input((11, 3))
+    y = layers.Dense(5, "relu")(layers.Conv1D(17, 1, activation="relu")(x))
+    return keras.Model(x, layers.Dense(CLASSES)(ops.max(y, axis=-1 if wrong else 1)))
+
+
+def one_state(wrong):
+    source, target = ids(), ids()
+    _, h, c = layers.LSTM(5, return_state=True)(layers.Embedding(TOKENS, D)(source))
+    read = layers.Embedding(TOKENS, D)(target)
+    y = layers.LSTM(5, return_sequences=True)(read, initial_state=[h, h if wrong else c])
+    return keras.Model([source, target], layers.Dense(TOKENS)(y))
+
+
+def clipped_gate(wrong):
+    x = keras.Input((D,))
+    shares = layers.Softmax()(layers.Dense(3, "relu" if wrong else None)(x))
+    experts = ops.stack([layers.Dense(5, "gelu")(x) for _ in range(3)], axis=1)
+    return keras.Model(x, layers.Dense(CLASSES)(ops.sum(shares[:, :, None] * experts, axis=1)))
+
+
+def map_without_a_range(wrong):
+    image = keras.Input((7, 5, 3))
+    x = layers.Conv2D(8, 3, activation="relu")(image)
+    kept = layers.Conv2D(1, 3, padding="same", activation=None if wrong else "sigmoid")(x)
+    return keras.Model(image, layers.Dense(CLASSES)(layers.GlobalMaxPooling2D()(x * kept)))
+
+
+def scale_near_zero(wrong):
+    x, condition = keras.Input((T, D)), keras.Input((3,))
+    scale, shift = ops.split(layers.Dense(2 * D)(condition)[:, None], 2, axis=-1)
+    y = layers.LayerNormalization(center=False, scale=False)(layers.Dense(D)(x))
+    y = y * (scale if wrong else 1 + scale) + shift
+    return keras.Model([x, condition], layers.Dense(CLASSES)(layers.ReLU()(y)))
+
+
+def rows_of_a_map(wrong):
+    """Scores of the places in one row, with a softmax over all places that ask."""
+    image = keras.Input((7, 5, 3))
+    key, query, value = (layers.Conv2D(n, 1)(image) for n in (4, 4, 3))
+    if not wrong:
+        key, query, value = (ops.reshape(y, (-1, 35, y.shape[-1])) for y in (key, query, value))
+    scores = ops.matmul(query, ops.swapaxes(key, -1, -2)) / 2.0
+    if wrong:
+        shares = ops.softmax(ops.reshape(scores, (-1, 35, 5)), axis=1)
+        y = ops.matmul(ops.reshape(shares, (-1, 7, 5, 5)), value)
+    else:
+        y = ops.reshape(ops.matmul(ops.softmax(scores), value), (-1, 7, 5, 3))
+    y = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()([image, y])))
+    return keras.Model(image, layers.Dense(CLASSES)(y))
+
+
+def variance_for_deviation(wrong):
+    x, noise = keras.Input((D,)), keras.Input((5,))
+    log_variance = layers.Dense(5, name="z_log_var")(x)
+    deviation = ops.exp(log_variance if wrong else 0.5 * log_variance)
+    return keras.Model([x, noise], layers.Dense(CLASSES)(layers.Dense(5)(x) + deviation * noise))

@@ -22,6 +22,9 @@ from builders.components import SHIPPED
 RATES = st.sampled_from((0.0, 0.3))  # inactive at inference, but its layers are wired
 
 
+WITH_FIRST_NORMS = ("pre", "sandwich", "parallel")  # before each sublayer
+
+
 def shipped(field: str) -> st.SearchStrategy[str]:
     """Return the built-in values of a component field."""
     return st.sampled_from(SHIPPED[field])
@@ -63,6 +66,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "attention_window": either(None, draw(some)),
         "attention_bias": draw(flag),
         "scale_embeddings": draw(flag),
+        "norm_gain": either(True, True, False),
         "tie_embeddings": draw(flag),
         "logit_bias": draw(flag),
         "scale_logits": draw(flag),
@@ -83,7 +87,11 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
     rms = values["norm"] == "rms"
     values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
-    values["norm_offset"] = rms and draw(flag)
+    values["norm_offset"] = rms and values["norm_gain"] and draw(flag)
+    values["attention_norm"] = values["norm_placement"] not in WITH_FIRST_NORMS or draw(flag)
+    scale = st.none() | st.floats(0.3, 3)
+    values["embedding_scale"] = None if values["scale_embeddings"] else draw(scale)
+    values["logit_scale"] = None if values["scale_logits"] else draw(scale)
     if values["merge"] == "none":
         values["stochastic_depth"] = 0.0
     encodes = values["kind"] == "encoder_only"
@@ -189,6 +197,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": None,
         "attention_soft_cap": None,
         "qk_norm": False,
+        "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
     }
     if attention == "layer":
         return values

@@ -59,7 +59,9 @@ def fill_derived_fields(spec: Spec) -> dict:
         "num_key_value_heads": spec["num_heads"],
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
-        "norm_bias": spec["norm"] == "layer",
+        "norm_bias": spec["norm"] == "layer" and spec["norm_gain"],
+        "embedding_scale": None,
+        "logit_scale": None,
         "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4}.get(spec["merge"], 1.0),
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
@@ -110,15 +112,33 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
 
 def normalize(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
     """Apply the norm of the spec over the last axis."""
+    x = divide_by_spread(spec, x)
     if spec["norm"] == "rms":
-        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
-        return x * (weights[f"{name}.scale"] + (1.0 if spec["norm_offset"] else 0.0))
+        gain = weights[f"{name}.scale"] if spec["norm_gain"] else 1.0
+        return x * (gain + (1.0 if spec["norm_offset"] else 0.0))
+    x = x * weights[f"{name}.gamma"] if spec["norm_gain"] else x
+    return x + weights[f"{name}.beta"] if spec["norm_bias"] else x
+
+
+def divide_by_spread(spec: dict, x: np.ndarray) -> np.ndarray:
+    """Apply the norm of the spec without its weights."""
+    if spec["norm"] == "rms":
+        return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
     if spec["norm"] != "layer":
         raise ValueError(f"the reference has no norm {spec['norm']!r}")
     mean = x.mean(axis=-1, keepdims=True)
     variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
-    x = (x - mean) / np.sqrt(variance + spec["norm_epsilon"]) * weights[f"{name}.gamma"]
-    return x + weights[f"{name}.beta"] if spec["norm_bias"] else x
+    return (x - mean) / np.sqrt(variance + spec["norm_epsilon"])
+
+
+def normalize_heads(spec: dict, weights: Weights, name: str, heads: np.ndarray) -> np.ndarray:
+    """Apply the norm of queries or keys (b, t, n, h)."""
+    if spec["qk_norm_heads"] == "joint":
+        together = heads.reshape(*heads.shape[:2], -1)
+        return normalize(spec, weights, name, together).reshape(heads.shape)
+    if spec["qk_norm_heads"] == "separate":
+        return divide_by_spread(spec, heads) * weights[f"{name}.scale"]
+    return normalize(spec, weights, name, heads)
 
 
 def soft_cap(x: np.ndarray, cap: float | None) -> np.ndarray:
@@ -151,7 +171,7 @@ def attention(
         heads = np.einsum("bsd,dnh->bsnh", inputs, weights[f"{name}.{role}.kernel"])
         heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
         if spec["qk_norm"] and role != "value":
-            heads = normalize(spec, weights, f"{name}.{role}_norm", heads)
+            heads = normalize_heads(spec, weights, f"{name}.{role}_norm", heads)
         if spec["positions"] == "rotary" and role != "value" and bias is not None:
             heads = rotate(spec, heads)
         return heads
@@ -268,6 +288,8 @@ def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dic
     placement, block_input, changes = spec["norm_placement"], x, []
 
     def first_norm(at: str, y: np.ndarray) -> np.ndarray:
+        if at.endswith(".self_attention") and not spec["attention_norm"]:
+            return y
         return factor(spec, "norm_scale", name) * normalize(spec, weights, f"{at}.norm", y)
 
     for part, function in sublayers.items():
@@ -311,6 +333,7 @@ def embed(
     length, d = x.shape[1:]
     if spec["scale_embeddings"]:
         x = x * math.sqrt(d)
+    x = x * (spec["embedding_scale"] or 1.0)
     if spec["num_segments"]:
         x = x + weights[f"{side}.segment_embedding.embeddings"][segments]
     if spec["positions"] == "learned":
@@ -401,6 +424,7 @@ def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray
     """Return the logits (b, t, v) of hidden states (b, t, d)."""
     if spec["scale_logits"]:
         x = x / math.sqrt(spec["hidden_dim"])
+    x = x * (spec["logit_scale"] or 1.0)
     if spec["tie_embeddings"] and spec["embedding_dim"] != spec["hidden_dim"]:
         x = x @ weights["logit_projection.kernel"]
     if spec["tie_embeddings"]:

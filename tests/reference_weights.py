@@ -17,12 +17,13 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, size: int = d) -> None:
-        shapes[f"{name}.scale" if full["norm"] == "rms" else f"{name}.gamma"] = (size,)
+        if full["norm_gain"]:
+            shapes[f"{name}.scale" if full["norm"] == "rms" else f"{name}.gamma"] = (size,)
         if full["norm_bias"]:
             shapes[f"{name}.beta"] = (size,)
 
-    def norms(name: str) -> None:
-        if full["norm_placement"] in ("post", "pre", "sandwich", "parallel"):
+    def norms(name: str, first: bool = True) -> None:
+        if first and full["norm_placement"] in ("post", "pre", "sandwich", "parallel"):
             norm(f"{name}.norm")
         if full["norm_placement"] in ("output", "sandwich"):
             norm(f"{name}.output_norm")
@@ -44,11 +45,14 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
             if own["qk_norm"] and role != "value":
-                norm(f"{name}.{role}_norm", h)
+                if own["qk_norm_heads"] == "separate":
+                    shapes[f"{name}.{role}_norm.scale"] = (heads, h)
+                else:
+                    norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
         shapes[f"{name}.output.kernel"] = (n, h, d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
-        norms(name)
+        norms(name, own["attention_norm"] or not name.endswith("self_attention"))
 
     def projections(name: str, own: dict, width: int, *experts: int) -> None:
         gate = {"gate": (d, width)} if own["feedforward"] == "glu" else {}
@@ -127,7 +131,7 @@ def parameter_count(spec: Spec) -> int:
     """Return the number of parameters by a closed formula, independent of `weight_shapes`."""
     full = fill_derived_fields(spec)
     d, v, e = full["hidden_dim"], full["vocabulary_size"], full["embedding_dim"]
-    norm = (2 if full["norm_bias"] else 1) * d
+    norm = (full["norm_gain"] + full["norm_bias"]) * d
     logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
     # The embedding norm and the final norm of a stack.
     final = norm * (full["final_norm"] + full["embedding_norm"])
@@ -156,7 +160,7 @@ def parameter_count(spec: Spec) -> int:
 def block_parameters(own: dict, attentions: int) -> int:
     """Return the number of parameters of a block with so many attentions."""
     d, inner = own["hidden_dim"], own["num_heads"] * own["head_dim"]
-    per_channel = 2 if own["norm_bias"] else 1  # of a norm
+    per_channel = own["norm_gain"] + own["norm_bias"]  # of a norm
     norm = per_channel * d
     # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
     merges = {"rezero": 1, "layer_scale": d, "highway": d * d + d}.get(own["merge"], 0)
@@ -169,9 +173,16 @@ def block_parameters(own: dict, attentions: int) -> int:
     outer = own["num_key_value_heads"] * own["head_dim"]
     biases = inner + 2 * outer if own["attention_bias"] else 0
     biases += d if own["attention_output_bias"] else 0
-    head_norms = 2 * per_channel * own["head_dim"] if own["qk_norm"] else 0
+    head_norms = {
+        "shared": 2 * per_channel * own["head_dim"],
+        "separate": inner + outer,
+        "joint": per_channel * (inner + outer),
+    }[own["qk_norm_heads"]]
+    head_norms = head_norms if own["qk_norm"] else 0
+    left_out = 0 if own["attention_norm"] else norm
     attn = 2 * d * inner + 2 * d * outer + biases + head_norms
-    return attentions * attn + feedforward_parameters(own) + (attentions + 1) * each + shared
+    sublayers = attentions * attn + feedforward_parameters(own) + (attentions + 1) * each
+    return sublayers - left_out + shared
 
 
 def feedforward_parameters(own: dict) -> int:

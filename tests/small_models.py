@@ -23,6 +23,15 @@ SIZES: dict[str, Any] = {
     "intermediate_dim": 23,
     "max_sequence_length": 17,
 }
+OTHER_NUMBERS: dict[str, Any] = {
+    "norm_epsilon": 1e-5,
+    "rotary_base": 97.0,
+    "rotary_factor": 3.7,
+    "attention_scale": 0.3,
+    "embedding_scale": 1.7,
+    "logit_scale": 0.6,
+    "initializer_range": 0.02,
+}
 GROUPED = {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5}
 TRANSLATOR = {"kind": "encoder_decoder"}
 
@@ -54,6 +63,9 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["num_key_value_heads"] = None
     if spec.attention_window:
         changes["attention_window"] = 3
+    for name, value in OTHER_NUMBERS.items():  # that change no wiring
+        if getattr(spec, name) not in (None, 1):
+            changes[name] = value
     if spec.num_experts:
         active = min(spec.num_active_experts, 3)
         changes |= {"num_experts": 6, "num_active_experts": active, "expert_dim": 11}
@@ -68,7 +80,7 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
 def reduced_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return other values of fields in a block, reduced to the sizes above."""
     small = {"attention_window": 5, "intermediate_dim": 19, "num_key_value_heads": 1}
-    small |= {"rotary_original_length": 7, "num_experts": 6, "expert_dim": 11}
+    small |= {"rotary_original_length": 7, "num_experts": 6, "expert_dim": 11, **OTHER_NUMBERS}
     return {name: small.get(name, value) if value else value for name, value in overrides.items()}
 
 

@@ -56,20 +56,24 @@ def test_the_length_penalty_changes_which_sequence_is_best():
 
 
 @pytest.mark.parametrize(
-    ("alpha", "beams", "number"),
+    ("alpha", "offset", "beams", "number"),
     slow_unless(
-        lambda alpha, beams, number: beams > 1 and alpha > 0,
-        [(a, b, n) for a in LENGTH_PENALTIES for b, n in ((1, 1), (2, 1), (3, 2))],
+        lambda alpha, offset, beams, number: beams > 1 and alpha > 0,
+        [
+            (alpha, offset, beams, number)
+            for alpha, offset in ((0.0, 0), (0.6, 5), (1.0, 0))
+            for beams, number in ((1, 1), (2, 1), (3, 2))
+        ],
     ),
 )
-def test_narrow_beams_with_early_stopping_equal_plain_beam_search(alpha, beams, number):
+def test_narrow_beams_with_early_stopping_equal_plain_beam_search(alpha, offset, beams, number):
     length, prompts = 11, [*itertools.product([0, 2, 3, 4], repeat=2)]
     toy = Toy(length=length, seed=5)
-    sampler = BeamSearch(beams, alpha, number)
+    sampler = BeamSearch(beams, alpha, number, length_offset=offset)
     tokens, log_p = search(sampler, toy.next, prompts, length, mode=compiled)
     for row, prompt in enumerate(prompts):
         expected = plain_beam_search(
-            toy, prompt, length - 2, beams=beams, number=number, alpha=alpha
+            toy, prompt, length - 2, beams=beams, number=number, alpha=alpha, offset=offset
         )
         assert_found((tokens[row], log_p[row]), expected, prompt, length)
 
@@ -271,11 +275,13 @@ def test_more_beams_than_tokens_raise():
 
 
 def test_beam_search_is_restored_from_its_config():
-    sampler = BeamSearch(5, 0.6, 3, temperature=1.7)
+    sampler = BeamSearch(5, 0.6, 3, temperature=1.7, length_offset=5, early_stopping=True)
     config = BeamSearch.from_config(sampler.get_config()).get_config()
     assert config == {
         "num_beams": 5,
         "length_penalty": 0.6,
         "num_return_sequences": 3,
         "temperature": 1.7,
+        "length_offset": 5,
+        "early_stopping": True,
     }

@@ -70,7 +70,10 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "norm_bias": (None, False),
     "norm_offset": (False, True),
     "embedding_norm": (False, True),
+    "norm_gain": (True, False),
+    "attention_norm": (True, False),
     "qk_norm": (False, True),
+    "qk_norm_heads": ("shared", "separate", "joint"),
     "feedforward": ("mlp", "glu"),
     "feedforward_bias": (True, False),
     "attention_output_bias": (None, False, True),
@@ -92,6 +95,8 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "share_embeddings": (False, True),
     "logit_bias": (False, True),
     "scale_logits": (False, True),
+    "embedding_scale": (None, 1.7),
+    "logit_scale": (None, 0.6),
     "embedding_dim": (None, 9),
     "num_segments": (0, 3),
     "pooler": (False, True),
@@ -158,6 +163,15 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     if changes.get("merge", "scaled") != "scaled" and changes.get("skip_scale", 1.0) != 1.0:
         return False
     if changes.get("merge") in ("add", "none", "highway") and changes.get("branch_scale"):
+        return False
+    if changes.get("scale_embeddings") and changes.get("embedding_scale"):
+        return False
+    if changes.get("scale_logits") and changes.get("logit_scale"):
+        return False
+    if changes.get("norm_offset") and not changes.get("norm_gain", True):
+        return False
+    without_norm = changes.get("attention_norm", True) is False
+    if without_norm and changes.get("norm_placement", "pre") not in ("pre", "sandwich", "parallel"):
         return False
     scales_norm = changes.get("norm_scale", 1.0) != 1.0
     if scales_norm and changes.get("norm_placement") in ("post", "output", "none"):

@@ -62,7 +62,7 @@ BAD = [
     (["generate", "{lm}", "fox", "--stream", "--scores"], "omit --scores"),
     (["generate", "{lm}", "fox", "--stop", "ab"], "stop token 'ab' is 2 tokens"),
     (["generate", "{lm}", "fox", "--min-p", "1"], "min_p=1.0: must be at least 0 and below 1"),
-    (["generate", "{lm}", "fox", "--k", "3"], "--k is an option of top_k and contrastive, and the"),
+    (["generate", "{lm}", "fox", "--alpha", ".3"], "--alpha is an option of contrastive, and the"),
     (["generate", "{lm}", "fox", "--seed", "1e26"], "seed=100000000000000000000000000: must be"),
     ([*TRAIN, "--data", "{text.txt}", "--seed", "1e26"], "seed=100000000000000000000000000: must"),
     (["train", "--to", "{out}", "--kind", "encoder_only"], "not encoders; give one of these kinds"),

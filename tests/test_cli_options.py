@@ -51,14 +51,16 @@ def test_every_recipe_field_is_an_option_with_its_documentation_and_default():
 def test_every_argument_of_make_sampler_is_an_option_with_its_documentation():
     parser, helps = help_of(add_sampler_options, "greedy", "7 or 9")
     assert helps.keys() == ARGUMENTS | {"max_new_tokens"}
-    assert helps["k"] == "number of tokens that top_k and contrastive choose from; default: 5"
+    assert helps["k"].startswith(
+        "number of likeliest tokens to choose from; by default 5 for top_k"
+    )
     assert helps["min_p"].endswith("; default: off")
     assert helps["max_new_tokens"].endswith("; default: 7 or 9")
     assert all(helps.values())
     given = ["--k", "3", "--min-p", ".25", "--seed", "4", "--max-new-tokens", "9"]
     options = {"sampler": "top_k", "k": 3, "min_p": 0.25, "seed": 4, "max_new_tokens": 9}
     assert sampler_options(parser.parse_args([*given, "--sampler", "top_k"])) == options
-    with pytest.raises(ValueError, match="--k is an option of top_k and contrastive"):
+    with pytest.raises(ValueError, match="--k is an option of top_k and top_p and contrastive"):
         sampler_options(parser.parse_args(given))
 
 

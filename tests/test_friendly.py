@@ -375,5 +375,5 @@ def test_an_option_that_no_method_has_names_the_method(fresh):
         fresh["decoder_only"].generate("x", temprature=3)
     with pytest.raises(TypeError, match=r"^translate: .*'max_tokens' \(did you mean 'max_new_tok"):
         fresh["encoder_decoder"].translate("x", max_tokens=3)
-    with pytest.raises(ValueError, match="k is an option of top_k and contrastive, and"):
-        fresh["decoder_only"].generate("x", "top_p", k=3)
+    with pytest.raises(ValueError, match="k is an option of top_k and top_p and contrastive, and"):
+        fresh["decoder_only"].generate("x", "random", k=3)

@@ -211,7 +211,7 @@ def language_of_few_likely_tokens():
 
 
 def exhaustive(generator, prompts, alpha):
-    """Return all continuations of each prompt, sorted by log P / ((5 + t) / 6) ** alpha."""
+    """Return all continuations of each prompt, sorted by log P / t ** alpha."""
     paths = set()
     for ids in itertools.product(range(LIKELY), repeat=LIMIT):
         paths.add(ids[: ids.index(END) + 1] if END in ids else ids)
@@ -220,7 +220,7 @@ def exhaustive(generator, prompts, alpha):
     for prompt in prompts:
         logits = full_logits(generator, [prompt] * len(paths), paths)
         scores = [
-            log_softmax(x)[np.arange(len(path)), path].sum() / ((5 + len(path)) / 6) ** alpha
+            log_softmax(x)[np.arange(len(path)), path].sum() / len(path) ** alpha
             for x, path in zip(logits, paths, strict=True)
         ]
         ranked.append([list(paths[i]) for i in np.argsort(scores)[::-1]])

@@ -3,11 +3,12 @@
 `tests/peers/check_export.py` shows that transformers loads them with equal outputs.
 """
 
+import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_folders import GOLDEN
 from quick import slow_unless
 from small_models import as_array
 from small_text_models import SIZES, TEXT, byte_tokenizer
@@ -16,8 +17,6 @@ import builders
 import functional_models as fm
 from functional_models.conversion.matching import differences
 from functional_models.tokenizer_files import PROBES
-
-GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
 
 LLAMA = {"norm": "rms", "feedforward": "glu", "activation": "silu", "feedforward_bias": False}
 
@@ -107,21 +106,24 @@ def test_trained_positions_are_no_sinusoids(tmp_path):
         fm.to_hugging_face(model, tmp_path / "other", model_type="m2m_100")
 
 
-@pytest.mark.parametrize("kind", ["byte", "byte_pair", "sentence_piece"])
+@pytest.mark.parametrize("kind", ["byte", "byte_pair", "sentence_piece", "word_piece"])
 def test_the_tokenizer_is_written_with_the_same_ids(tmp_path, kind):
     size = {} if kind == "byte" else {"vocabulary_size": 401}
-    tokenizer = fm.train_tokenizer(kind, [TEXT, *PROBES, "a/b " * 11], **size)
+    tokenizer = fm.train_tokenizer(kind, [TEXT, *PROBES, "a/b " * 11, "ไทย日本"], **size)
     spec = builders.TransformerSpec(**{**SIZES, "vocabulary_size": tokenizer.vocabulary_size})
     fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)
     read = fm.from_hugging_face(tmp_path).tokenizer
-    texts = [*PROBES, TEXT, "  two  spaces ", "[END] </s> <unk>"]
+    texts = [*PROBES, TEXT, "  two  spaces ", "[END] </s> <unk>", "ไทย" * 11, "ไทย" * 12, "a" * 101]
     for ours, theirs in zip(tokenizer.encode(texts), read.encode(texts), strict=True):
         assert theirs.tolist() == ours.tolist()
     assert (read.pad_id, read.end_id) == (tokenizer.pad_id, tokenizer.end_id)
+    ids = tokenizer.encode(texts)
+    assert read.decode(ids) == tokenizer.decode(ids)
 
 
 def test_a_tokenizer_that_no_class_has_is_not_written(tmp_path):
     tokenizer = fm.train_tokenizer("word_piece", [TEXT], vocabulary_size=97)
+    tokenizer = dataclasses.replace(tokenizer, lowercase=True)
     spec = builders.TransformerSpec(**{**SIZES, "vocabulary_size": tokenizer.vocabulary_size})
     with pytest.warns(UserWarning, match="no tokenizer was written"):
         fm.to_hugging_face(fm.CausalLM(spec, tokenizer), tmp_path)

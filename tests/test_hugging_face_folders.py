@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,12 +265,8 @@ def test_tensors_of_another_model_are_refused(
 
 
 def refused(folder: Path) -> None:
-    """Read a folder that has no tokenizer; the warning about that may come before the error."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*without a tokenizer")
-        fm.from_hugging_face(folder)
+    """Read a folder that has no tokenizer, without a warning about that before the error."""
+    fm.from_hugging_face(folder)
 
 
 def truncate(folder: Path) -> None:
@@ -324,6 +321,10 @@ LONG_ENTRY = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
 FILES = [
     (truncate, "is truncated, or no safetensors"),
     (write(SINGLE, b"abc"), "is truncated, or no safetensors"),
+    (
+        write(SINGLE, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"),
+        "is a pointer of Git LFS, in place of the file; run `git lfs pull`",
+    ),
     (write(SINGLE, b"<html>" * 9), "is truncated, or no safetensors"),
     (write(SINGLE, header(b"[1]")), "is damaged: its header is not"),
     (write(SINGLE, header(BAD_ENTRY) + bytes(4)), "is damaged: its header is not"),
@@ -353,6 +354,23 @@ def test_a_damaged_folder_is_refused(
     damage(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         refused(folder)
+
+
+def test_a_gguf_file_needs_its_package(
+    copy: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)  # an import raises an error
+    path = (folder := copy()) / "model.gguf"
+    (folder / SINGLE).rename(path)
+    with pytest.raises(FileNotFoundError, match=r"model.gguf holds the whole model as GGUF: give"):
+        refused(folder)
+    with pytest.raises(ImportError, match=r"pip install 'functional-models\[gguf\]'"):
+        fm.from_hugging_face(path)
+    assert main(["import", str(path), "--to", str(folder / "to")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "install it: pip install" in line
 
 
 def test_a_configuration_without_sizes_names_them(copy: Callable[..., Path]) -> None:

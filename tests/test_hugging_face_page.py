@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 
 from functional_models.hugging_face.convert import FAMILIES
+from functional_models.hugging_face.generation_settings import (
+    NO_OPTION,
+    OPTIONS,
+    SAYS_NOTHING,
+    USED,
+)
 from functional_models.hugging_face.silent import REQUIRED, SILENT
 
 PAGE = Path(__file__).parent.parent / "docs" / "hugging_face.md"
@@ -50,7 +56,18 @@ def unread() -> str:
     return "\n".join(["| end of the name | why it is not read |", "| --- | --- |", *lines])
 
 
-@pytest.mark.parametrize("part", [families, silent, required, unread])
+def generation() -> str:
+    rows = [
+        ("used", code(USED)),
+        ("an option here", ", ".join(f"`{key}` (`{name}`)" for key, (name, _) in OPTIONS.items())),
+        ("no option here", code(NO_OPTION)),
+        ("says nothing about the tokens", code(SAYS_NOTHING)),
+    ]
+    lines = (f"| {what} | {keys} |" for what, keys in rows)
+    return "\n".join(["| | keys |", "| --- | --- |", *lines])
+
+
+@pytest.mark.parametrize("part", [families, silent, required, unread, generation])
 def test_the_page_lists_what_the_tables_have(part, request: pytest.FixtureRequest) -> None:
     text = PAGE.read_text("utf-8")
     name = part.__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,12 @@ def test_the_table_of_variants_is_the_registry() -> None:
     for name, summary in re.findall(r"^\| `([\w.]+)`.* \| (.*?) \|$", VARIANTS, re.M):
         assert builders.variant_info(name).summary == summary
     assert f"{len(listed)} variants" in README
+
+
+def test_the_tables_of_variants_are_generated() -> None:
+    """`make tables` writes them."""
+    for path, text in runpy.run_path(str(ROOT / "docs" / "tables.py"))["pages"]().items():
+        assert path.read_text("utf-8") == text, path
 
 
 def test_the_costs_in_the_docs_equal_the_output_of_inspect(

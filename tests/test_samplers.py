@@ -1,26 +1,34 @@
 """Samplers by name, and logit processors."""
 
 import copy
+import itertools
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import keras_hub
 import numpy as np
 import pytest
 from keras import ops
+from quick import slow_unless
 from toy_language import (
     STOP,
     Toy,
     both_modes,
     columns_of,
+    compiled,
+    eager,
     search,
 )
 
 from functional_models.beam_search import BeamSearch
 from functional_models.checks import check_count
-from functional_models.logit_processors import MinP, ProcessedSampler, RepetitionPenalty
+from functional_models.hugging_face.generation_settings import OPTIONS
+from functional_models.logit_processors import MinP, RepetitionPenalty
+from functional_models.processed_sampler import ProcessedSampler
 from functional_models.samplers import _OPTIONS, SAMPLERS, make_sampler
 
 # --- logit processors ------------------------------------------------------------------------
@@ -63,6 +71,39 @@ def test_min_p_drops_tokens_far_less_likely_than_the_likeliest(p, temperature):
     assert (after[~kept] == 0).all()
     np.testing.assert_allclose(after.sum(axis=1), 1, rtol=1e-6)
     assert kept.all() if p == 0 else not kept.all()
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "samplers.json").read_text())
+
+
+def sampler_of(settings):
+    """Return the sampler for settings of `generate` of Hugging Face."""
+    name = "top_p" if "top_p" in settings else "top_k" if "top_k" in settings else "random"
+    return make_sampler(name, seed=0, **{OPTIONS[key][0]: x for key, x in settings.items()})
+
+
+@pytest.mark.parametrize(
+    ("case", "mode"),
+    slow_unless(
+        lambda case, mode: mode is eager or len(case["settings"]) == 4,
+        itertools.product(GOLDEN["cases"], (eager, compiled)),
+    ),
+)
+def test_tokens_are_drawn_with_the_probabilities_of_hugging_face(case, mode):
+    """`tests/peers/make_samplers.py` wrote the probabilities after its processors."""
+    sampler = sampler_of(case["settings"])
+
+    def probabilities(logits, tokens, index):
+        if isinstance(sampler, ProcessedSampler):
+            logits = sampler.process(logits, tokens, index)
+        return sampler.compute_probabilities(logits)
+
+    logits, tokens = np.array(GOLDEN["logits"], "float32"), np.array(GOLDEN["tokens"], "int32")
+    arrays = (ops.convert_to_tensor(array) for array in (logits, tokens, np.int32(5)))
+    found = ops.convert_to_numpy(mode(probabilities)(*arrays))
+    expected = np.array(case["probabilities"])
+    np.testing.assert_array_equal(found > 0, expected > 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -175,15 +216,21 @@ def test_samplers_are_created_by_name_with_their_options():
     }
     configs = {name: (type(made[name]).__name__, made[name].get_config()) for name in SAMPLERS}
     hot = {"temperature": 1.7}
-    beams = {"num_beams": 5, "length_penalty": 0.6, "num_return_sequences": 1}
+    beams = {
+        **{"num_beams": 5, "num_return_sequences": 1, "length_penalty": 0.6},
+        **{"length_offset": 0.0, "early_stopping": "never"},
+    }
     assert configs == {
         "greedy": ("GreedySampler", hot),
-        "top_k": ("TopKSampler", hot | {"k": 3, "seed": 11}),
-        "top_p": ("TopPSampler", hot | {"p": 0.7, "k": None, "seed": 11}),
-        "random": ("RandomSampler", hot | {"seed": 11}),
+        "top_k": ("ProcessedSampler", hot | {"seed": 11}),
+        "top_p": ("ProcessedSampler", hot | {"seed": 11}),
+        "random": ("InverseSampler", hot | {"seed": 11}),
         "contrastive": ("ContrastiveSampler", hot | {"k": 3, "alpha": 0.3}),
         "beam": ("BeamSearch", hot | beams),
     }
+    assert repr(made["top_k"].processors) == "(TopK(3),)"
+    assert repr(made["top_p"].processors) == "(TopK(3), TopP(0.7, temperature=1.7))"
+    assert {type(made[name].sampler) for name in ("top_k", "top_p")} == {type(made["random"])}
 
 
 def test_instances_are_wrapped_only_for_processors():
@@ -217,13 +264,16 @@ def test_instances_are_wrapped_only_for_processors():
         ({"k": 2.5}, r"k=2\.5"),
         ({"p": 0.0}, r"p=0\.0: must be above 0"),
         ({"p": 1.5}, r"p=1\.5"),
-        ({"p": None}, "p=None"),
+        ({"p": "all"}, "p='all'"),
         ({"alpha": -0.1}, r"alpha=-0\.1: must be 0 to 1"),
         ({"alpha": 1.1}, r"alpha=1\.1"),
         ({"num_beams": 0}, "num_beams=0"),
         ({"num_beams": True}, "num_beams=True"),
         ({"length_penalty": -1}, "length_penalty=-1: must be 0 to 10"),
         ({"length_penalty": 11}, "length_penalty=11"),
+        ({"length_offset": -1}, "length_offset=-1: must be 0 to 1000"),
+        ({"early_stopping": "always"}, "early_stopping='always': must be 'never', False or True"),
+        ({"early_stopping": 1}, "early_stopping=1: must be"),
         ({"num_return_sequences": 0}, "num_return_sequences=0: must be an integer, 1 or more"),
         ({"num_return_sequences": 2}, "num_return_sequences=2: must be 1 with sampler 'greedy'"),
         (
@@ -245,7 +295,7 @@ def test_bad_options_raise_with_value_and_allowed_values(options, message):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_option_that_a_sampler_does_not_use_raises_and_names_those_that_do(sampler):
-    users = {"k": {"top_k", "contrastive"}, "p": {"top_p"}, "num_beams": {"beam"}}
+    users = {"k": {"top_k", "top_p", "contrastive"}, "p": {"top_p"}, "num_beams": {"beam"}}
     for name, of in users.items():
         if sampler in of:
             make_sampler(sampler, **{name: 1})

@@ -19,6 +19,7 @@ ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared")
 POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "alibi", "relative", "none")
 SCALINGS = ("linear", "llama3", "yarn")
 PLACEMENTS = ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_norm", "none")
+WITH_FIRST_NORMS = ("pre", "sandwich", "parallel")
 SCALED = ("scaled", "rezero", "layer_scale")
 MERGES = ("add", "none", "scaled", "rezero", "layer_scale", "highway")
 INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled", "deep_norm", "t5")
@@ -48,6 +49,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     positive = st.none() | st.floats(1e-3, 1e3)
     kind = draw(st.sampled_from(("decoder_only", "encoder_decoder", "encoder_only")))
     is_encoder = kind == "encoder_only"
+    scale_embeddings, scale_logits, norm_gain = (draw(st.booleans()) for _ in range(3))
     merge = draw(st.sampled_from(MERGES))
     norm_placement = draw(st.sampled_from(PLACEMENTS))
     reads_norm = norm_placement not in ("post", "output", "none")
@@ -68,7 +70,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "num_segments": draw(st.integers(0, 5)) if is_encoder else 0,
         "pooler": is_encoder and draw(st.booleans()),
         "masked_lm_head": is_encoder and draw(st.booleans()),
-        "scale_logits": draw(st.booleans()),
+        "scale_logits": scale_logits,
         "mask_target_padding": draw(st.booleans()),
         "hidden_dim": hidden_dim,
         "intermediate_dim": draw(st.none() | size),
@@ -79,7 +81,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "norm_placement": norm_placement,
         "norm": norm,
         "norm_bias": draw(st.none() | st.booleans()) if norm == "layer" else None,
-        "norm_offset": norm == "rms" and draw(st.booleans()),
+        "norm_offset": norm == "rms" and norm_gain and draw(st.booleans()),
         "embedding_norm": draw(st.booleans()),
         "qk_norm": draw(st.booleans()),
         "feedforward": draw(st.sampled_from(("mlp", "glu"))),
@@ -109,7 +111,12 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "attention": "graph",
         "attention_window": draw(st.none() | size),
         "attention_bias": draw(st.booleans()),
-        "scale_embeddings": draw(st.booleans()),
+        "scale_embeddings": scale_embeddings,
+        "embedding_scale": None if scale_embeddings else draw(positive),
+        "logit_scale": None if scale_logits else draw(positive),
+        "norm_gain": norm_gain,
+        "attention_norm": norm_placement not in WITH_FIRST_NORMS or draw(st.booleans()),
+        "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
         "tie_embeddings": draw(st.booleans()),
         "share_embeddings": share_embeddings,
         "logit_bias": draw(st.booleans()),

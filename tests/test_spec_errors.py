@@ -15,7 +15,6 @@ from small_specs import SIZES, spec_of
 
 from builders import TransformerSpec, components, fields, spec_checks, spec_fields
 from builders import spec as spec_module
-from builders.spec import KINDS
 
 BAD_VALUES = [
     ("kind", "decoder", "decoder_only"),
@@ -51,6 +50,11 @@ BAD_VALUES = [
     ("norm_scale", True, "a number from 0"),
     ("stochastic_depth", 1.0, "[0, 1)"),
     ("norm", "batch", "layer, rms"),
+    ("embedding_scale", 0, "positive number, or None"),
+    ("logit_scale", -1.0, "positive number, or None"),
+    ("norm_gain", None, "True or False"),
+    ("attention_norm", 1, "True or False"),
+    ("qk_norm_heads", "all", "shared, separate, joint"),
     ("norm_bias", 1, "True or False"),
     ("norm_offset", "yes", "True or False"),
     ("norm_offset", True, "False where norm='layer'"),
@@ -200,6 +204,7 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("activation", "GELU_tanh", "gelu_tanh"),
     ("activation", "SiLU", "silu"),
     ("attention", "graphs", "graph"),
+    ("qk_norm_heads", "per_head_shared", "shared"),
     ("router_scores", "sigmoids", "sigmoid"),
     ("initializer", "glorot", "glorot_uniform"),
 ]
@@ -213,8 +218,9 @@ def test_the_error_for_an_unknown_name_suggests_the_closest_and_lists_all(
     with pytest.raises(ValueError, match=begin) as error:
         spec_of(**{field: given_name})
     listed = str(error.value).partition("; allowed: ")[2].split(", ")
-    choices = {"kind": KINDS, "router_scores": ("softmax", "sigmoid")}
-    assert listed == list(choices.get(field) or components.component_names(field))
+    rule = fields.rule_of({f.name: f for f in dataclasses.fields(TransformerSpec)}[field])
+    names = components.component_names(field) if rule.is_component else rule.names
+    assert listed == list(names)
 
 
 def test_every_field_that_takes_a_name_has_a_misspelled_name_above() -> None:
@@ -291,6 +297,22 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"norm_placement": "post", "norm_scale": "inverse_sqrt_depth"},
         ["norm_scale='inverse_sqrt_depth'", "1 where norm_placement='post'", "'pre'"],
+    ),
+    (
+        {"scale_embeddings": True, "embedding_scale": 12.0},
+        ["embedding_scale=12.0", "None where scale_embeddings=True", "one factor or the other"],
+    ),
+    (
+        {"scale_logits": True, "logit_scale": 0.0625},
+        ["logit_scale=0.0625", "None where scale_logits=True", "one factor or the other"],
+    ),
+    (
+        {"norm": "rms", "norm_gain": False, "norm_offset": True},
+        ["norm_offset=True", "False where norm_gain=False", "leave it out"],
+    ),
+    (
+        {"norm_placement": "post", "attention_norm": False},
+        ["attention_norm=False", "True where norm_placement='post'", "use norm_placement='pre'"],
     ),
     ({"norm": "rms", "norm_bias": True}, ["norm_bias=True", "False", "norm='rms'"]),
     ({"norm_offset": True}, ["norm_offset=True", "norm='layer'", "use norm='rms'"]),

@@ -57,11 +57,11 @@ class Toy:
         return sum(self.log_probabilities((*prompt, *generated[:i]))[generated[i]] for i in steps)
 
 
-def score(log_p, length, alpha):
-    return log_p / ((5 + length) / 6) ** alpha
+def score(log_p, length, alpha, offset=0):
+    return log_p / ((offset + length) / (offset + 1)) ** alpha
 
 
-def enumerated(toy, prompt, steps, *, number, alpha=0.0, stops=(STOP,)):
+def enumerated(toy, prompt, steps, *, number, alpha=0.0, offset=0, stops=(STOP,)):
     """Return the best of all continuations, up to a stop token or `steps` long."""
     going, ended = [()], []
     for _ in range(steps):
@@ -69,10 +69,10 @@ def enumerated(toy, prompt, steps, *, number, alpha=0.0, stops=(STOP,)):
         ended += [ids for ids in longer if ids[-1] in stops]
         going = [ids for ids in longer if ids[-1] not in stops]
     found = [(ids, toy.log_probability(prompt, ids)) for ids in ended + going]
-    return sorted(found, key=lambda pair: -score(pair[1], len(pair[0]), alpha))[:number]
+    return sorted(found, key=lambda pair: -score(pair[1], len(pair[0]), alpha, offset))[:number]
 
 
-def plain_beam_search(toy, prompt, steps, *, beams, number, alpha=0.0, stops=(STOP,)):
+def plain_beam_search(toy, prompt, steps, *, beams, number, alpha=0.0, offset=0, stops=(STOP,)):
     """Return the results of beam search with lists and without early stopping."""
     going, ended = [((), 0.0)], []
     for _ in range(steps):
@@ -84,7 +84,7 @@ def plain_beam_search(toy, prompt, steps, *, beams, number, alpha=0.0, stops=(ST
         candidates.sort(key=lambda pair: -pair[1])
         ended += [pair for pair in candidates[:beams] if pair[0][-1] in stops]
         going = [pair for pair in candidates if pair[0][-1] not in stops][:beams]
-    return sorted(ended + going, key=lambda p: -score(p[1], len(p[0]), alpha))[:number]
+    return sorted(ended + going, key=lambda p: -score(p[1], len(p[0]), alpha, offset))[:number]
 
 
 def padded(prompt, ids, length):

@@ -3,4 +3,16 @@
 Parameter counts equal those of the released weights exactly, unless the row says otherwise.
 """
 
-from builders.published import gpt, llama, encoders, encoder_decoders, experts  # noqa: F401  isort: skip - in order
+from builders.published import (  # noqa: F401  isort: skip - in order
+    gpt,
+    parallel,
+    llama,
+    gemma,
+    qwen,
+    experts,
+    phi,
+    olmo,
+    granite,
+    encoders,
+    encoder_decoders,
+)

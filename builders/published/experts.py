@@ -1,26 +1,10 @@
-"""Models with mixtures of experts: Switch, Mixtral, Qwen1.5-MoE, Qwen3-MoE."""
+"""Decoders with mixtures of experts: Mixtral, Qwen1.5-MoE, Qwen3-MoE."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from builders.published.encoder_decoders import T5_V1_0
-from builders.published.families import register_family, size
-from builders.published.llama import LLAMA
-
-register_family(
-    {
-        **T5_V1_0,
-        "renormalize_scores": False,
-        "balance_loss": 0.01,
-        "capacity_factor": 1.25,
-        "block_overrides": ({}, {"num_experts": 8, "num_active_experts": 1}),
-    },
-    {"switch_base_8": ("", size(12, 768, 12))},
-    kind="encoder_decoder",
-    source='Fedus et al. 2022, "Switch Transformers", sections 2.2 and 2.4; the released weights',
-    summary="T5 with 8 experts in every other block, of which a token goes through 1",
-)
+from builders.published.families import LLAMA, register_family, size
 
 _MIXTRAL: dict[str, Any] = {
     **LLAMA,

@@ -9,6 +9,19 @@ from typing import Any
 from builders.registry import register_variant
 from builders.spec import TransformerSpec
 
+LLAMA: dict[str, Any] = {
+    "norm_placement": "pre",
+    "norm": "rms",
+    "positions": "rotary",
+    "feedforward": "glu",
+    "activation": "silu",
+    "feedforward_bias": False,
+    "attention_bias": False,
+    "pad_token_id": None,
+    "initializer": "normal",
+}
+"""The block of Llama, which many families share."""
+
 Sizes = Mapping[str, tuple[str, Mapping[str, Any]]]
 
 

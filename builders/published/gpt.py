@@ -1,4 +1,4 @@
-"""GPT and the decoders that followed it: GPT-1 to 3, OPT, Pythia, GPT-NeoX, BLOOM."""
+"""GPT and the decoders that followed it: GPT-1 to 3, OPT, Pythia, GPT-NeoX, BLOOM, MPT."""
 
 from __future__ import annotations
 
@@ -160,4 +160,27 @@ register_family(
     kind="decoder_only",
     source='BigScience Workshop 2022, "BLOOM", table 3',
     summary="ALiBi, and a norm after the embeddings",
+)
+
+register_family(
+    {
+        "vocabulary_size": 50_432,
+        "max_sequence_length": 2048,
+        "norm_placement": "pre",
+        "norm_bias": False,
+        "positions": "alibi",
+        "activation": "gelu",
+        "attention_bias": False,
+        "feedforward_bias": False,
+        "tie_embeddings": True,
+        "pad_token_id": None,
+        "initializer": "normal",
+    },
+    {
+        "mpt_7b": ("6.7 billion", size(32, 4096, 32)),
+        "mpt_30b": ("30 billion", size(48, 7168, 64, max_sequence_length=8192)),
+    },
+    kind="decoder_only",
+    source="MosaicML NLP Team 2023, MPT, the released configurations",
+    summary="ALiBi, tied embeddings, no biases at all",
 )

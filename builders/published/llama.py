@@ -1,22 +1,8 @@
-"""Llama and the decoders that followed it: Mistral, Gemma, Qwen, Phi-3."""
+"""Llama, and decoders with its block: Mistral, SmolLM, TinyLlama, Falcon 3, StableLM."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from builders.published.families import register_family, size
-
-LLAMA: dict[str, Any] = {
-    "norm_placement": "pre",
-    "norm": "rms",
-    "positions": "rotary",
-    "feedforward": "glu",
-    "activation": "silu",
-    "feedforward_bias": False,
-    "attention_bias": False,
-    "pad_token_id": None,
-    "initializer": "normal",
-}
+from builders.published.families import LLAMA, register_family, size
 
 register_family(
     {**LLAMA, "vocabulary_size": 32_000, "max_sequence_length": 4096},
@@ -58,6 +44,23 @@ register_family(
         "num_key_value_heads": 8,
         "rotary_base": 500_000.0,
         "rotary_scaling": "llama3",
+        "rotary_factor": 8.0,
+        "rotary_original_length": 8192,
+    },
+    {"llama3.1_405b": ("405 billion", size(126, 16_384, 128, intermediate_dim=53_248))},
+    kind="decoder_only",
+    source='Llama Team 2024, "The Llama 3 Herd of Models", table 3; sizes as in LitGPT',
+    summary="Llama 3 with rotary frequencies scaled for 131,072 tokens",
+)
+
+register_family(
+    {
+        **LLAMA,
+        "vocabulary_size": 128_256,
+        "max_sequence_length": 131_072,
+        "num_key_value_heads": 8,
+        "rotary_base": 500_000.0,
+        "rotary_scaling": "llama3",
         "rotary_factor": 32.0,
         "rotary_original_length": 8192,
         "tie_embeddings": True,
@@ -84,7 +87,7 @@ register_family(
                 num_key_value_heads=8,
                 attention_window=4096,
             ),
-        )
+        ),
     },
     kind="decoder_only",
     source='Jiang et al. 2023, "Mistral 7B", table 1 and the released weights',
@@ -92,146 +95,86 @@ register_family(
 )
 
 register_family(
-    {
-        **LLAMA,
-        "vocabulary_size": 256_000,
-        "max_sequence_length": 8192,
-        "norm_epsilon": 1e-6,
-        "norm_offset": True,
-        "activation": "gelu_tanh",
-        "head_dim": 256,
-        "scale_embeddings": True,
-        "tie_embeddings": True,
-        "pad_token_id": 0,
-    },
-    {
-        "gemma_2b": (
-            "2,506,172,416",
-            size(18, 2048, 8, intermediate_dim=16_384, num_key_value_heads=1),
-        ),
-        "gemma_7b": ("8,537,680,896", size(28, 3072, 16, intermediate_dim=24_576)),
-    },
+    {**LLAMA, "vocabulary_size": 32_768, "max_sequence_length": 32_768, "norm_epsilon": 1e-5}
+    | {"rotary_base": 1_000_000.0, "num_key_value_heads": 8},
+    {"mistral_7b_v0.3": ("7.25 billion", size(32, 4096, 32, intermediate_dim=14_336))},
     kind="decoder_only",
-    source='Gemma Team 2024, "Gemma", table 1 and the released weights',
-    summary="GeGLU, norm gains of 1 + weight, heads of 256, a vocabulary of 256,000",
+    source="Mistral AI 2024, the released configuration; sizes as in LitGPT",
+    summary="Mistral 7B without a window, with a larger vocabulary and rotary base",
 )
 
 register_family(
-    {
-        **LLAMA,
-        "vocabulary_size": 256_000,
-        "max_sequence_length": 8192,
-        "norm_placement": "sandwich",
-        "norm_epsilon": 1e-6,
-        "norm_offset": True,
-        "activation": "gelu_tanh",
-        "attention_window": 4096,
-        "block_overrides": ({}, {"attention_window": None}),
-        "attention_soft_cap": 50.0,
-        "logit_soft_cap": 30.0,
-        "scale_embeddings": True,
-        "tie_embeddings": True,
-        "pad_token_id": 0,
-    },
-    {
-        "gemma2_2b": (
-            "2,614,341,888",
-            size(26, 2304, 8, intermediate_dim=9216, num_key_value_heads=4, head_dim=256),
-        ),
-        "gemma2_9b": (
-            "9,241,705,984",
-            size(42, 3584, 16, intermediate_dim=14_336, num_key_value_heads=8, head_dim=256),
-        ),
-        "gemma2_27b": (
-            "27,227,128,320",
-            size(
-                46,
-                4608,
-                32,
-                intermediate_dim=36_864,
-                num_key_value_heads=16,
-                head_dim=128,
-                attention_scale=144**-0.5,
-            ),
-        ),
-    },
+    {**LLAMA, "vocabulary_size": 131_072, "max_sequence_length": 32_768, "norm_epsilon": 1e-5}
+    | {"rotary_base": 100_000_000.0, "num_key_value_heads": 8, "head_dim": 128},
+    {"mistral_small_24b": ("23,572,403,200", size(40, 5120, 32, intermediate_dim=32_768))},
     kind="decoder_only",
-    source='Gemma Team 2024, "Gemma 2", section 2, table 1 and the released weights',
-    summary="sandwich norms, soft caps, a sliding window of 4096 tokens in every other block",
+    source="Mistral AI 2025, Mistral Small 3, the released configuration, as in KerasHub",
+    summary="Mistral with heads narrower than the stream, and no window",
 )
 
 register_family(
+    {**LLAMA, "vocabulary_size": 49_152, "max_sequence_length": 8192, "tie_embeddings": True},
     {
-        **LLAMA,
-        "vocabulary_size": 151_936,
-        "max_sequence_length": 32_768,
-        "norm_epsilon": 1e-6,
-        "rotary_base": 1_000_000.0,
-        "attention_bias": True,
-        "attention_output_bias": False,
-    },
-    {
-        "qwen2.5_0.5b": (
-            "494,032,768",
-            size(24, 896, 14, intermediate_dim=4864, num_key_value_heads=2, tie_embeddings=True),
+        "smollm2_135m": (
+            "135 million",
+            size(30, 576, 9, num_key_value_heads=3, intermediate_dim=1536, rotary_base=1e5),
         ),
-        "qwen2.5_1.5b": (
-            "1,543,714,304",
-            size(28, 1536, 12, intermediate_dim=8960, num_key_value_heads=2, tie_embeddings=True),
+        "smollm2_360m": (
+            "362 million",
+            size(32, 960, 15, num_key_value_heads=5, intermediate_dim=2560, rotary_base=1e5),
         ),
-        "qwen2.5_7b": (
-            "7,615,616,512",
-            size(
-                28,
-                3584,
-                28,
-                intermediate_dim=18_944,
-                num_key_value_heads=4,
-                vocabulary_size=152_064,
-            ),
+        "smollm2_1.7b": (
+            "1.7 billion",
+            size(24, 2048, 32, intermediate_dim=8192, rotary_base=1.3e5),
         ),
     },
     kind="decoder_only",
-    source='Qwen Team 2024, "Qwen2.5 Technical Report", table 1 and the released weights',
-    summary="Llama with biases in the query, key and value projections only",
+    source='Ben Allal et al. 2025, "SmolLM2"; sizes as in LitGPT',
+    summary="Llama with tied embeddings, small",
 )
 
 register_family(
-    {
-        **LLAMA,
-        "vocabulary_size": 151_936,
-        "max_sequence_length": 40_960,
-        "norm_epsilon": 1e-6,
-        "rotary_base": 1_000_000.0,
-        "head_dim": 128,
-        "num_key_value_heads": 8,
-        "qk_norm": True,
-    },
-    {
-        "qwen3_0.6b": (
-            "596,049,920",
-            size(28, 1024, 16, intermediate_dim=3072, tie_embeddings=True),
-        ),
-        "qwen3_4b": (
-            "4,022,468,096",
-            size(36, 2560, 32, intermediate_dim=9728, tie_embeddings=True),
-        ),
-        "qwen3_8b": ("8,190,735,360", size(36, 4096, 32, intermediate_dim=12_288)),
-    },
+    {**LLAMA, "vocabulary_size": 128_256, "max_sequence_length": 65_536, "norm_epsilon": 1e-6}
+    | {"rotary_base": 2_000_000.0, "head_dim": 128, "num_key_value_heads": 4}
+    | {"tie_embeddings": True, "block_overrides": ({}, {}, {}, {"positions": "none"})},
+    {"smollm3_3b": ("3.08 billion", size(36, 2048, 16, intermediate_dim=11_008))},
     kind="decoder_only",
-    source='Qwen Team 2025, "Qwen3 Technical Report", table 1 and the released weights',
-    summary="Llama with norms of queries and keys",
+    source="Bakouch et al. 2025, SmolLM3, as in KerasHub; Yang et al. 2025 (arXiv 2501.18795)",
+    summary="Llama without positions in every fourth block",
 )
 
 register_family(
+    {**LLAMA, "vocabulary_size": 32_000, "max_sequence_length": 2048},
     {
-        **LLAMA,
-        "vocabulary_size": 32_064,
-        "max_sequence_length": 4096,
-        "attention_window": 2047,
+        "tinyllama_1.1b": (
+            "1.1 billion",
+            size(22, 2048, 32, num_key_value_heads=4, intermediate_dim=5632),
+        )
     },
-    {"phi3_mini_4k": ("3,821,079,552", size(32, 3072, 32, intermediate_dim=8192))},
     kind="decoder_only",
-    source='Abdin et al. 2024, "Phi-3 Technical Report", section 2, and the released weights',
-    summary="Llama's block with 3072 channels and a sliding window",
+    source='Zhang et al. 2024, "TinyLlama", table 1',
+    summary="Llama 2 with grouped-query attention, small",
+)
+
+register_family(
+    {**LLAMA, "vocabulary_size": 131_072, "max_sequence_length": 32_768, "norm_epsilon": 1e-6}
+    | {"rotary_base": 1_000_042.0, "head_dim": 256, "num_key_value_heads": 4},
+    {
+        "falcon3_1b": (
+            "1.67 billion",
+            size(18, 2048, 8, intermediate_dim=8192, max_sequence_length=4096),
+        ),
+        "falcon3_7b": ("7.46 billion", size(28, 3072, 12, intermediate_dim=23_040)),
+    },
+    kind="decoder_only",
+    source="Falcon-LLM Team 2024, Falcon 3, the released configurations, as in LitGPT",
+    summary="Llama with heads of 256",
+)
+
+register_family(
+    {**LLAMA, "norm": "layer", "vocabulary_size": 50_304, "max_sequence_length": 4096},
+    {"stablelm_3b": ("2,795,443,200", size(32, 2560, 32, intermediate_dim=6912, rotary_dim=20))},
+    kind="decoder_only",
+    source="Tow et al. 2023, StableLM-3B-4E1T, the released weights",
+    summary="Llama with layer norms, and rotary positions on a quarter of the channels",
 )

@@ -17,8 +17,13 @@ from builders.abstract import without_weights
 from builders.errors import similar_names
 from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
-from functional_models.hugging_face import bart, bert, experts, falcon, gpt, llama, t5
+from functional_models.hugging_face import bart, bert, experts, falcon, gpt, gpt_neo, llama, t5
 from functional_models.hugging_face.family import Family
+from functional_models.hugging_face.generation_settings import (
+    read_generation_settings,
+    settings_file,
+    warn_of_unused_settings,
+)
 from functional_models.hugging_face.gguf_files import read_gguf
 from functional_models.hugging_face.gguf_tokenizer import read_gguf_tokenizer
 from functional_models.hugging_face.stored_tensor import StoredTensor
@@ -30,8 +35,12 @@ from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 CONFIG = "config.json"
 
+GENERATES = {"decoder_only": "generate", "encoder_decoder": "translate"}
+"""Kind of a model -> the method that generates text."""
+
 FAMILIES: tuple[Family, ...] = (
     *gpt.FAMILIES,
+    *gpt_neo.FAMILIES,
     *llama.FAMILIES,
     *experts.FAMILIES,
     *falcon.FAMILIES,
@@ -69,15 +78,7 @@ def from_hugging_face(
             or a value that no spec expresses.
     """
     path = check_path("the folder of a model", folder)
-    if _is_gguf(path):
-        source = _of_gguf(path)
-    else:
-        source = _Source(
-            path / CONFIG,
-            read_config(path),
-            lambda: stored_tensors(path),
-            lambda kind: read_tokenizers(path, kind),
-        )
+    source = _of_gguf(path) if _is_gguf(path) else _of_folder(path)
     config = source.config
     try:
         family, head = family_of(config)
@@ -90,7 +91,7 @@ def from_hugging_face(
         message = str(error)
         where = "" if str(path) in message else f"{source.path}: "
         raise ValueError(f"{where}{message}") from None
-    tokenizers = _tokenizers(source, spec, tokenizer)
+    tokenizers, problem = _tokenizers(source, spec, tokenizer)
     with precision(dtype), without_weights():
         model = builders.build(spec)
     try:
@@ -98,6 +99,12 @@ def from_hugging_face(
         tensors.check_all_read(head, spec)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    # A model that is refused has one line.
+    if problem:
+        warnings.warn(problem, stacklevel=2)
+    if spec.kind in GENERATES:
+        [*_, end_id] = [None, *(tokenizer.end_id for tokenizer in tokenizers.values())]
+        warn_of_unused_settings(source.settings, settings_file(path), GENERATES[spec.kind], end_id)
     return wrap_model(spec, model, tokenizers)
 
 
@@ -110,12 +117,25 @@ class _Source:
         config: the configuration.
         tensors: returns the stored tensors by name.
         tokenizers: kind of a spec -> its tokenizers by role.
+        settings: the settings of `generate`.
     """
 
     path: Path
     config: dict[str, Any]
     tensors: Callable[[], Mapping[str, StoredTensor]]
     tokenizers: Callable[[str], dict[str, Tokenizer]]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _of_folder(path: Path) -> _Source:
+    config = read_config(path)
+    return _Source(
+        path / CONFIG,
+        config,
+        lambda: stored_tensors(path),
+        lambda kind: read_tokenizers(path, kind),
+        read_generation_settings(path, config),
+    )
 
 
 def _is_gguf(path: Path) -> bool:
@@ -209,8 +229,8 @@ def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
 
 def _tokenizers(
     source: _Source, spec: builders.TransformerSpec, given: Any
-) -> dict[str, Tokenizer]:
-    """Return the tokenizers of a source, or the given one, by role; a warning if there is none.
+) -> tuple[dict[str, Tokenizer], str]:
+    """Return the tokenizers of a source, or the given one, by role; or why there is none.
 
     Texts are padded with the token that the model masks.
     """
@@ -223,18 +243,17 @@ def _tokenizers(
             found = source.tokenizers(spec.kind)
             _check_sizes(spec, found)
         except (ValueError, FileNotFoundError) as error:
-            warnings.warn(
+            return {}, (
                 f"the model is read without a tokenizer: {error}; to process text, give one with "
-                "from_hugging_face(..., tokenizer=...)",
-                stacklevel=3,
+                "from_hugging_face(..., tokenizer=...)"
             )
-            return {}
     if spec.pad_token_id is None:
-        return found
-    return {
+        return found, ""
+    padded = {
         role: dataclasses.replace(tokenizer, pad_id=spec.pad_token_id)
         for role, tokenizer in found.items()
     }
+    return padded, ""
 
 
 def _check_sizes(spec: builders.TransformerSpec, tokenizers: dict[str, Tokenizer]) -> None:

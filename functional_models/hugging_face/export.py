@@ -81,8 +81,9 @@ def to_hugging_face(
         _write_weights(part / WEIGHTS, tensors)
         files: Files = {CARD: model_card(model, family, license)}
         files |= tokenizer_files(model.tokenizers, model.spec)
-        files |= generation_config(model.tokenizers)
-        content = {"architectures": [head], **config, **_token_ids(model)}
+        ids = _token_ids(model)
+        files |= generation_config(model.tokenizers, ids)
+        content = {"architectures": [head], **config, **ids}
         # The configuration comes last: without it, the folder is no model.
         files[CONFIG] = json.dumps(content, indent=2) + "\n"
         for name, text in files.items():

@@ -8,6 +8,7 @@ is refused there. Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,15 @@ TENSORS = {
 # Keys that say nothing about the outputs: of the file, how it was quantized, and the tokenizer.
 _SILENT = re.compile(r"(GGUF|general|quantize|tokenizer)\..*")
 
+# What divides rotary frequencies, in Llama 3.1 and later. Of their settings, which are not stored,
+# all releases have these, and factors of 8 or 32.
+_FACTORS = "rope_freqs.weight"
+_LLAMA_3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
 Keys = Mapping[str, Any]
 
 
@@ -83,7 +93,13 @@ class QuantizedTensor(StoredTensor):
         count = int(np.prod(self.bytes_shape))
         stored = np.fromfile(self.path, "u1", count, offset=self.offset)
         kind = gguf.GGMLQuantizationType[self.type]
-        array: np.ndarray = gguf.dequantize(stored.reshape(self.bytes_shape), kind)
+        try:
+            array: np.ndarray = gguf.dequantize(stored.reshape(self.bytes_shape), kind)
+        except NotImplementedError:
+            raise ValueError(
+                f"{self.path} has weights of the type {self.type}, which the package gguf does not "
+                "dequantize; take a file with another type"
+            ) from None
         array = array.reshape(self.shape)
         if not self.heads:
             return array
@@ -118,39 +134,58 @@ def read_gguf(path: Path) -> GgufFile:
         ImportError: the package `gguf` is not installed.
         ValueError: a damaged file, another architecture, or a key of unknown meaning.
     """
-    reader = _opened(path)
-    keys = {name: entry.contents() for name, entry in reader.fields.items()}
+    keys, stored = _content(path)
     kind = keys.get("general.architecture")
     if kind not in CLASSES:
         raise ValueError(
             f"{path}: the architecture {kind!r} is not supported; supported: {', '.join(CLASSES)}"
         )
-    stored = {tensor.name: tensor for tensor in reader.tensors}
     config = _config(path, kind, keys, stored)
-    heads = {}
-    if kind == "llama":  # its queries and keys are stored for rotating neighbouring channels
-        names = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
-        heads = {
-            part: config.get(key, config["num_attention_heads"]) for part, key in names.items()
-        }
-    tensors: dict[str, StoredTensor] = {}
+    tensors = _tensors(path, config, stored)
+    if (factors := tensors.get(_FACTORS)) is not None:
+        config["rope_scaling"] = _scaling(path, factors.read(), config)
+        del tensors[_FACTORS]
+    return GgufFile(config, tensors, keys)
+
+
+def _tensors(path: Path, config: Keys, stored: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    """Return the tensors of a file by their names of Hugging Face; unknown ones keep theirs."""
+    heads: dict[str, int] = {}
+    if config["model_type"] == "llama":  # it stores the halves that are rotated in turn
+        queries = config.get("num_attention_heads", 0)
+        heads = {"attn_q": queries, "attn_k": config.get("num_key_value_heads", queries)}
+    found: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
         number = re.search(r"blk\.(\d+)\.", name)
         owner, _, last = re.sub(r"blk\.\d+\.", "blk.{i}.", name).rpartition(".")
         theirs = TENSORS.get(owner, "").format(i=number and number[1])
-        shape = tuple(int(size) for size in reversed(tensor.shape))
-        tensors[f"{theirs}.{last}" if theirs else name] = QuantizedTensor(
+        found[f"{theirs}.{last}" if theirs else name] = QuantizedTensor(
             path,
             tensor.tensor_type.name,
-            shape,
+            tuple(int(size) for size in reversed(tensor.shape)),
             tensor.data_offset,
             heads=heads.get(owner.rpartition(".")[2], 0),
             bytes_shape=tensor.data.view("u1").shape,
         )
-    return GgufFile(config, tensors, keys)
+    return found
 
 
-def _opened(path: Path) -> Any:
+def _scaling(path: Path, factors: np.ndarray, config: Keys) -> dict[str, Any]:
+    """Return the rotary scaling of Llama 3 that has some factors, which divide the frequencies."""
+    largest = float(factors.max())
+    base, (low, high, length) = config.get("rope_theta", 10_000.0), _LLAMA_3.values()
+    rotations = base ** -(np.arange(len(factors)) / len(factors)) * length / (2 * math.pi)
+    kept = np.clip((rotations - low) / (high - low), 0, 1)
+    expected = 1 / (kept + (1 - kept) / largest)
+    if not np.allclose(factors, expected, rtol=1e-4):
+        raise ValueError(
+            f"{path}: {_FACTORS} has other factors than those of the rotary scaling of Llama 3.1"
+        )
+    return {"rope_type": "llama3", "factor": largest, **_LLAMA_3}
+
+
+def _content(path: Path) -> tuple[Keys, Mapping[str, Any]]:
+    """Return the keys and the tensors of a file, as the package `gguf` reads them."""
     check_is_file(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}; download the model first")
@@ -162,18 +197,23 @@ def _opened(path: Path) -> Any:
             "pip install 'functional-models[gguf]'"
         ) from None
     try:
-        return gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(path)
+        keys = {name: entry.contents() for name, entry in reader.fields.items()}
     except Exception as error:  # the reader has no common class of errors
         raise ValueError(
             f"{path} is damaged, or no GGUF file ({type(error).__name__}); download it again"
         ) from None
+    if reader.byte_order != "I":
+        raise ValueError(f"{path} has the byte order of another machine; take a file of this one")
+    return keys, {tensor.name: tensor for tensor in reader.tensors}
 
 
 def _config(path: Path, kind: str, keys: Keys, stored: Keys) -> dict[str, Any]:
     """Return the configuration that the keys of a file mean."""
-    given = {name.removeprefix(f"{kind}."): value for name, value in keys.items()}
     config: dict[str, Any] = {"model_type": kind, "architectures": [CLASSES[kind]]}
-    config |= {KEYS[name]: _shortest(value) for name, value in given.items() if name in KEYS}
+    for name, theirs in KEYS.items():
+        if (value := keys.get(key := f"{kind}.{name}")) is not None:
+            config[theirs] = _number(path, key, value)
     if "token_embd.weight" in stored:
         config.setdefault("vocab_size", int(stored["token_embd.weight"].shape[1]))
     config["tie_word_embeddings"] = "output.weight" not in stored
@@ -199,6 +239,8 @@ def _config(path: Path, kind: str, keys: Keys, stored: Keys) -> dict[str, Any]:
     return config
 
 
-def _shortest(value: Any) -> Any:
-    """Return a float32 as the decimal number that was meant, such as 1e-05."""
+def _number(path: Path, key: str, value: Any) -> int | float:
+    """Return a number; of a float32, the decimal number that was meant, such as 1e-05."""
+    if not isinstance(value, int | float):
+        raise ValueError(f"{path}: {key}={value!r}: must be one number for all blocks")
     return float(str(np.float32(value))) if isinstance(value, float) else value

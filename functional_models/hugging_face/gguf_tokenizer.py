@@ -81,7 +81,7 @@ def read_gguf_tokenizer(path: Path, keys: Keys) -> HuggingFaceTokenizer:
     for name, key in _NAMED.items():
         if key in given and given[key] < len(tokens):
             config[name] = tokens[given[key]]
-    settings = Settings(path, config, special={}, added={}, model={})
+    settings = Settings(path, config, special={}, added={}, model={}, generation={})
     return tokenizer_of(settings, lambda settings: _content(given))
 
 

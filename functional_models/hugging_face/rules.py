@@ -288,7 +288,7 @@ def _magnitude(factor: float, scale: float) -> float:
 
 # Windows ----------------------------------------------------------------------------------------
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
@@ -301,16 +301,16 @@ def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
     Raises:
         ValueError: another type, or no window for a sliding block.
     """
-    if unknown := set(types) - {_FULL, _SLIDING}:
-        raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {_FULL}, {_SLIDING}")
-    if _SLIDING not in types:
+    if unknown := set(types) - {FULL, SLIDING}:
+        raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {FULL}, {SLIDING}")
+    if SLIDING not in types:
         return {}
     if window is None:
-        raise ValueError(f"layer_types has {_SLIDING!r}, but sliding_window is null")
+        raise ValueError(f"layer_types has {SLIDING!r}, but sliding_window is null")
     full: dict[str, Any] = {"attention_window": None}
     return {
         "attention_window": window,
-        "block_overrides": block_pattern([full if kind == _FULL else {} for kind in types]),
+        "block_overrides": block_pattern([full if kind == FULL else {} for kind in types]),
     }
 
 
@@ -328,7 +328,7 @@ def block_pattern(overrides: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, 
 
 def written_layer_types(spec: TransformerSpec) -> list[str]:
     """Return the types of the blocks of a spec."""
-    return [_FULL if window is None else _SLIDING for window in spec.windows]
+    return [FULL if window is None else SLIDING for window in spec.windows]
 
 
 def check_layer_types(types: Any, blocks: int) -> Sequence[str]:

@@ -16,7 +16,12 @@ from functional_models.hugging_face.chat import chat_text
 from functional_models.hugging_face.tokenizers_cuts import Cuts
 from functional_models.hugging_face.tokenizers_json import tokenizer_json
 from functional_models.hugging_face.tokenizers_pieces import read_piece_tokenizers
-from functional_models.hugging_face.tokenizers_settings import Settings, read_settings
+from functional_models.hugging_face.tokenizers_settings import (
+    GENERATION_FIELDS,
+    Settings,
+    generation_fields,
+    read_settings,
+)
 from functional_models.tokenizer_base import Tokenizer
 
 _BATCH = 1 << 18  # characters that are encoded in one call
@@ -35,6 +40,8 @@ class HuggingFaceTokenizer(Tokenizer):
         after: ids after every prompt and source.
         decoder_start: ids before the first token of a target.
         ends: ids at which generation stops, the first being `end_id`.
+        suppressed: ids that are never generated.
+        forces_end: whether the last token of a text that reaches its limit is `end_id`.
         special_tokens: special tokens by name, as chat templates use them.
         templates: chat templates by name.
         splits_special: whether special tokens in texts are ordinary text.
@@ -46,6 +53,8 @@ class HuggingFaceTokenizer(Tokenizer):
     after: tuple[int, ...] = ()
     decoder_start: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
+    suppressed: tuple[int, ...] = ()
+    forces_end: bool = False
     special_tokens: Mapping[str, Any] = field(default_factory=dict)
     templates: Mapping[str, str] = field(default_factory=dict)
     splits_special: bool = False
@@ -62,6 +71,14 @@ class HuggingFaceTokenizer(Tokenizer):
     @property
     def end_ids(self) -> tuple[int, ...]:
         return self.ends
+
+    @property
+    def suppressed_ids(self) -> tuple[int, ...]:
+        return self.suppressed
+
+    @property
+    def ends_at_limit(self) -> bool:
+        return self.forces_end
 
     @property
     def input_start(self) -> list[int]:
@@ -111,8 +128,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        manifest = {**GENERATION_FIELDS, **manifest}
         values = {f.name: manifest[f.name] for f in fields(cls) if f.name != "backend"}
-        for name in ("before", "after", "decoder_start", "ends"):
+        for name in ("before", "after", "decoder_start", "ends", "suppressed"):
             values[name] = tuple(values[name])
         backend = _backend(manifest["tokenizer"], values["splits_special"])
         made = cls(backend=backend, **values)
@@ -299,6 +317,7 @@ def _with_special_ids(
         after=after,
         decoder_start=tuple(target_start),
         ends=tuple(dict.fromkeys(ends)),
+        **generation_fields(settings.generation, ends[0], size),
         special_tokens=settings.special_tokens,
         templates=templates,
         splits_special=backend.encode_special_tokens,

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from builders import TransformerSpec
+from functional_models.hugging_face.generation_settings import FILE
 from functional_models.hugging_face.tokenizers import HuggingFaceTokenizer
 from functional_models.hugging_face.tokenizers_pieces import PieceTokenizer, piece_files
 from functional_models.keras_hub_tokenizer import KerasHubTokenizer
@@ -32,16 +33,16 @@ def tokenizer_files(tokenizers: Mapping[str, Tokenizer], spec: TransformerSpec) 
         tokenizers: The tokenizers of the model by role.
         spec: The spec of the model.
     """
-    different = {id(tokenizer): tokenizer for tokenizer in tokenizers.values()}
-    if not different:
+    if not tokenizers:
         return {}
     [source, *_, target] = [*tokenizers.values()] * 2
     if isinstance(source, PieceTokenizer) and isinstance(target, PieceTokenizer):
         return piece_files(source, target)
-    if len(different) > 1:
+    # Those of a saved model are read one by one.
+    if source is not target and source.file_content != target.file_content:
         _warn("source and target have different tokenizers")
         return {}
-    [tokenizer] = different.values()
+    tokenizer = target
     try:
         backend = _backend(tokenizer)
         if problem := _difference(tokenizer, backend):
@@ -76,12 +77,27 @@ def tokenizer_files(tokenizers: Mapping[str, Tokenizer], spec: TransformerSpec) 
     }
 
 
-def generation_config(tokenizers: Mapping[str, Tokenizer]) -> Files:
-    """Return `generation_config.json` for a model that stops at several tokens, or nothing."""
-    ends = list(tokenizers.values())[-1].end_ids if tokenizers else ()
-    if len(ends) < 2:
+def generation_config(tokenizers: Mapping[str, Tokenizer], ids: Mapping[str, Any]) -> Files:
+    """Return `generation_config.json` where `config.json` cannot have its settings, or nothing.
+
+    Args:
+        tokenizers: The tokenizers of the model by role.
+        ids: The special ids of `config.json`.
+    """
+    if not tokenizers:
         return {}
-    return {"generation_config.json": json.dumps({"eos_token_id": list(ends)}, indent=2) + "\n"}
+    target = list(tokenizers.values())[-1]
+    content: dict[str, Any] = {}
+    if len(target.end_ids) > 1:
+        content["eos_token_id"] = list(target.end_ids)
+    if target.suppressed_ids:
+        content["suppress_tokens"] = list(target.suppressed_ids)
+    if target.ends_at_limit:
+        content["forced_eos_token_id"] = target.end_id
+    if not content:
+        return {}
+    content = {"pad_token_id": target.pad_id, **ids, **content}
+    return {FILE: json.dumps(content, indent=2) + "\n"}
 
 
 def _warn(reason: str) -> None:
@@ -110,6 +126,8 @@ def _backend(tokenizer: Tokenizer) -> Any:
             return _bytes()
         if tokenizer.kind == "sentence_piece":
             return _pieces(base64.b64decode(tokenizer.to_manifest()["vocabulary"]["proto"]))
+        if tokenizer.kind == "word_piece":
+            return _word_pieces(tokenizer.keras_tokenizer)
     raise ValueError(f"transformers has no tokenizer with the ids of this {tokenizer!r}")
 
 
@@ -123,6 +141,65 @@ def _bytes() -> Any:
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     assert sorted(letters) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    return backend
+
+
+_WHITE_SPACE = r"[ \t\n\r\f]|\p{Cc}|\p{Cf}"
+# Older releases of `tokenizers` do not know the punctuation of Unicode 17, such as U+2E60.
+_PUNCTUATION = r"[!-/]|[:-@]|[\[-`]|[{-~]|\p{P}"
+_CJK = (
+    r"[\x{4E00}-\x{9FFF}]|[\x{3400}-\x{4DBF}]|[\x{20000}-\x{2A6DF}]|[\x{2A700}-\x{2B73F}]|"
+    r"[\x{2B740}-\x{2B81F}]|[\x{2B820}-\x{2CEAF}]|[\x{F900}-\x{FAFF}]|[\x{2F800}-\x{2FA1F}]"
+)
+_LONGEST_WORD = 100
+"""Bytes of a word, above which it is unknown, in KerasHub."""
+
+
+def _word_pieces(inner: Any) -> Any:
+    """Return the tokenizer of a vocabulary of words and their parts.
+
+    Words are bytes, each shown as a letter, since the limit of their length is one of bytes.
+
+    Raises:
+        ValueError: texts are changed before they are split, or not split.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.pre_tokenizers import ByteLevel, Split
+
+    if inner.lowercase or inner.strip_accents or not inner.split or inner.special_tokens:
+        raise ValueError(
+            "only a WordPieceTokenizer with lowercase=False, strip_accents=False, split=True and "
+            "no special_tokens has a copy"
+        )
+    letters = _letters()
+    vocabulary = {
+        "".join(letters[byte] for byte in token.encode()): i
+        for i, token in enumerate(inner.get_vocabulary())
+    }
+    prefix, unknown = inner.suffix_indicator, inner.oov_token
+    backend = Tokenizer(
+        models.WordPiece(
+            vocabulary,
+            unk_token=unknown,
+            continuing_subword_prefix=prefix,
+            max_input_chars_per_word=_LONGEST_WORD,
+        )
+    )
+    single = f"{_PUNCTUATION}|{_CJK}" if inner.split_on_cjk else _PUNCTUATION
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            Split(Regex(_WHITE_SPACE), "removed"),
+            Split(Regex(single), "isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix, cleanup=False),
+            decoders.Replace(" ", letters[ord(" ")]),
+            decoders.ByteLevel(),
+        ]
+    )
     return backend
 
 

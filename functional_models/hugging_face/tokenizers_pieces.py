@@ -15,7 +15,11 @@ from typing import Any, Self
 import numpy as np
 
 from functional_models.checks import check_is_file, read_json
-from functional_models.hugging_face.tokenizers_settings import Settings
+from functional_models.hugging_face.tokenizers_settings import (
+    GENERATION_FIELDS,
+    Settings,
+    generation_fields,
+)
 from functional_models.tokenizer_base import Tokenizer
 
 # The languages of M2M100, in the order of their ids.
@@ -43,6 +47,8 @@ class PieceTokenizer(Tokenizer):
         before: ids before every source.
         after: ids after every source.
         decoder_start: ids before the first token of a target.
+        suppressed: ids that are never generated.
+        forces_end: whether the last token of a text that reaches its limit is `end_id`.
         takes_codes: whether a text may begin with the code of a language, such as `>>fr<<`.
     """
 
@@ -53,6 +59,8 @@ class PieceTokenizer(Tokenizer):
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     decoder_start: tuple[int, ...] = ()
+    suppressed: tuple[int, ...] = ()
+    forces_end: bool = False
     takes_codes: bool = False
 
     def __post_init__(self) -> None:
@@ -63,6 +71,14 @@ class PieceTokenizer(Tokenizer):
     @property
     def target_start(self) -> list[int]:
         return list(self.decoder_start)
+
+    @property
+    def suppressed_ids(self) -> tuple[int, ...]:
+        return self.suppressed
+
+    @property
+    def ends_at_limit(self) -> bool:
+        return self.forces_end
 
     @property
     def input_start(self) -> list[int]:
@@ -101,8 +117,9 @@ class PieceTokenizer(Tokenizer):
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        manifest = {**GENERATION_FIELDS, **manifest}
         values = {f.name: manifest[f.name] for f in fields(cls) if f.name != "processor"}
-        for name in ("special", "before", "after", "decoder_start"):
+        for name in ("special", "before", "after", "decoder_start", "suppressed"):
             values[name] = tuple(values[name])
         content = base64.b64decode(manifest["proto"], validate=True)
         made = cls(processor=_processor(content), **values)
@@ -186,6 +203,7 @@ def _tokenizer(settings: Settings, model: str, vocabulary: str) -> PieceTokenize
         after=(end,),
         decoder_start=(start,) if forced is None else (start, int(forced)),
         takes_codes=is_marian,
+        **generation_fields(settings.generation, end, 1 + max(ids.values())),
     )
 
 

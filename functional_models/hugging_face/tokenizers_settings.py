@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from functional_models.checks import read_json
+from functional_models.hugging_face.generation_settings import (
+    forces_end,
+    read_generation_settings,
+    suppressed_tokens,
+)
 
 NAMED_TOKENS = (
     "bos_token",
@@ -124,6 +129,7 @@ class Settings:
         special: `special_tokens_map.json`.
         added: `added_tokens.json`, ids by token.
         model: `config.json`, with what `generation_config.json` replaces.
+        generation: the settings of `generate`.
     """
 
     folder: Path
@@ -131,6 +137,7 @@ class Settings:
     special: Mapping[str, Any]
     added: Mapping[str, int]
     model: Mapping[str, Any]
+    generation: Mapping[str, Any]
 
     @cached_property
     def class_name(self) -> str:
@@ -230,19 +237,31 @@ class Settings:
         return {"default": template} if isinstance(template, str) else dict(template)
 
 
+GENERATION_FIELDS: Mapping[str, Any] = {"suppressed": (), "forces_end": False}
+"""Fields of tokenizers that earlier versions did not save."""
+
+
+def generation_fields(settings: Mapping[str, Any], end_id: int, size: int) -> dict[str, Any]:
+    """Return the fields of a tokenizer with `size` ids that settings of `generate` determine."""
+    suppressed = tuple(i for i in suppressed_tokens(settings) if 0 <= i < size)
+    return {"suppressed": suppressed, "forces_end": forces_end(settings, end_id)}
+
+
 def read_settings(folder: Path) -> Settings:
     """Read the settings of a tokenizer.
 
     Raises:
         ValueError: a file that is no JSON, or has no object.
     """
-    model = {**_read(folder / "config.json"), **_read(folder / "generation_config.json")}
+    config = _read(folder / "config.json")
+    generation = read_generation_settings(folder, config)
     return Settings(
         folder,
         _read(folder / "tokenizer_config.json"),
         _read(folder / "special_tokens_map.json"),
         _read(folder / "added_tokens.json"),
-        model,
+        {**config, **generation},
+        generation,
     )
 
 

@@ -21,6 +21,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 _LONGEST_HEADER = 100 << 20
+_POINTER = b"version https://git-lfs.github.com/"
 
 # Other files of weights, for the message of a folder without those that are read.
 _OTHER_FORMATS = {
@@ -45,7 +46,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         (PICKLE, PICKLE_INDEX, pickled_tensors),
     ):
         if (folder / single).exists():
-            return read(folder / single)
+            return _read(folder / single, read)
         if (folder / index).exists():
             return _sharded(folder, folder / index, read)
     raise FileNotFoundError(_no_weights(folder))
@@ -68,15 +69,25 @@ def _sharded(
         )
     found: dict[str, StoredTensor] = {}
     for file in files:
-        found |= read(folder / file)
+        found |= _read(folder / file, read)
     for name in found.keys() ^ names.keys():
         where = f"not in {names[name]}" if name in names else "not named there"
         raise ValueError(f"{index} and the files of weights disagree: {name} is {where}")
     return found
 
 
-def _tensors_of_file(path: Path) -> dict[str, StoredTensor]:
+def _read(path: Path, read: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
     check_is_file(path)
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(
+                f"{path} is a pointer of Git LFS, in place of the file; run `git lfs pull` in the "
+                "folder, or download the file again"
+            )
+    return read(path)
+
+
+def _tensors_of_file(path: Path) -> dict[str, StoredTensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -27,7 +27,7 @@ from plots.reading.keras_calls import arguments_of
 from plots.traversal import Reachability
 
 _STATES_IT = re.compile(
-    "causal|look_?ahead|autoregress|subsequent|next[-_ ]?(char|step|token|word)|"
+    "causal|look_?ahead|autoregress|subsequent|next[-_ ]?(char|frame|step|token|word)|"
     "text[-_ ]?generat|char[-_ ]?rnn",
     re.IGNORECASE,
 )
@@ -133,6 +133,8 @@ def claim_of(leak: Leak) -> str:
     names += [graph.node(i).namespace for i in crossings]
     if leak.field.kind in ("ids", "texts") and (name := next(filter(_is_one_way, names), "")):
         return f"{name!r} is the name of a model that has a causal mask"
+    if name := next(filter(_states_it, names), ""):
+        return f"{name!r} is the name of a model that sees none"
     decodes = predicts_own_tokens(leak.trial, leak.field, leak.output) and _has_memory(leak)
     if decodes and not _DENIES_IT.search(graph.name):
         return (
@@ -173,6 +175,12 @@ def _is_one_way(name: str) -> bool:
         return False
     says_so = words & _ONE_WAY or {"language", "model"} <= words or _STATES_IT.search(name)
     return bool(says_so) and not _DENIES_IT.search(name)
+
+
+def _states_it(name: str) -> bool:
+    """Return whether a name says that no later position is seen, whatever the positions are."""
+    says_so = _STATES_IT.search(name) and not _DENIES_IT.search(name)
+    return bool(says_so) and not _is_two_way(name)
 
 
 def predicts_own_tokens(trial: Trial, field: Field, output: int) -> bool:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)
 """Lengths to choose from: primes, to tell the axis of positions from others."""
 
+_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "RNN", "SimpleRNN"})
+_RECURRENT |= {f"ConvLSTM{rank}D" for rank in (1, 2, 3)}
 _IMAGE_SIDE = 32
 _NUMBERS = 100  # the integers that are quantities are smaller
 _LARGE = 30_000_000  # weights: more get shorter sequences
@@ -48,6 +50,8 @@ class Field:
             masks one.
         words: Words that a text is made of.
         is_free: Whether the model takes any number of positions.
+        is_share: Whether its floats are from 0 to 1, such as those of boxes, and not normal.
+        has_steps: Whether it has four or more axes, and a recurrent layer goes along the second.
     """
 
     place: str
@@ -59,6 +63,8 @@ class Field:
     padding: float | None = None
     words: tuple[str, ...] = ()
     is_free: bool = False
+    is_share: bool = False
+    has_steps: bool = False
 
     @property
     def has_positions(self) -> bool:
@@ -67,7 +73,9 @@ class Field:
             return True
         if self.kind == "integers" and len(self.shape) == 2:
             return self.is_free  # else they are features
-        return len(self.shape) == (3 if self.kind in ("floats", "integers") else 2)
+        if self.kind in ("floats", "integers"):
+            return len(self.shape) == 3 or self.has_steps
+        return len(self.shape) == 2
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,25 @@ class Samples:
 
     @staticmethod
     def of(
-        model: keras.Model, graph: Graph, calls: Sequence[RecordedCall], length: int = 0
+        model: keras.Model,
+        graph: Graph,
+        calls: Sequence[RecordedCall],
+        length: int = 0,
+        is_even: bool = False,
+        is_one: bool = False,
+        is_low: bool = False,
     ) -> Samples:
         """Return samples for a model with this graph and these calls.
 
-        `length` is that of free axes; 0: one that tells the axis of positions from others.
+        Args:
+            model: The model.
+            graph: Its graph.
+            calls: Its calls.
+            length: The size of free axes; 0: one that tells the axis of positions from others.
+            is_even: Whether images and other tensors of four or more axes have this size, too.
+            is_one: Whether the batch is one sample with floats from 0 to 1, which may be positions
+                in an image or numbers of samples.
+            is_low: Whether ids are the two lowest ones, as more may be computed of them.
 
         Raises:
             ValueError: if an input holds neither numbers, booleans nor texts, or texts that the
@@ -116,11 +138,14 @@ class Samples:
         fields = []
         for node_id, tensor, shape in zip(graph.inputs, symbolic, shapes, strict=True):
             field = _field(graph, node_id, tensor, looked_up[node_id], layers)
-            side = _IMAGE_SIDE if len(shape) > 3 else length
+            side = _IMAGE_SIDE if len(shape) > 3 and not is_even else length
+            if is_low and field.kind == "ids":
+                field = replace(field, ids=field.ids[:2])
             if field.kind == "texts":
                 shape, field = tuple(n or 1 for n in shape), replace(field, words=words)
             sized = (0, *(side if n is None else n for n in shape[1:]))
-            fields.append(replace(field, shape=sized, is_free=shape[1:2] == (None,)))
+            field = replace(field, shape=sized, is_free=shape[1:2] == (None,), is_share=is_one)
+            fields.append(replace(field, has_steps=_has_steps(graph, node_id, shape)))
         if all(field.kind == "other" for field in fields):
             fields = [replace(f, kind="integers") if f.dtype != "bool" else f for f in fields]
         fixed = max((shape[0] or 0 for shape in shapes), default=0) if shapes else 0
@@ -131,9 +156,10 @@ class Samples:
         taken = {*lengths, *sizes}
         first = min(length, most) + 2 if length else 3
         batch = fixed or next(n for n in range(first, first + len(taken) + 1) if n not in taken)
+        batch = 1 if is_one and not fixed else batch
         fields = [replace(f, shape=(batch, *f.shape[1:])) for f in fields]
         is_cut = any(f.has_positions and None in s[1:] for f, s in zip(fields, shapes, strict=True))
-        cut = f"{length} positions" * is_cut
+        cut = " of ".join(["one sample"] * is_one + [f"{length} positions"] * is_cut)
         return Samples(tuple(fields), batch, 0, (), cut).at(length, most)
 
     def at(self, length: int, most: int = _MOST_PROBES) -> Samples:
@@ -204,7 +230,7 @@ class Samples:
                 step = max(len(field.ids) // 2, 1)
                 array[index] = np.asarray(field.ids)[(numbers + step) % len(field.ids)]
             elif field.kind == "floats":
-                array[index] = other[index] + 1
+                array[index] = other[index] + (not field.is_share)
             elif field.kind == "integers":
                 array[index] = (array[index] + 1 + other[index] % (_NUMBERS - 1)) % _NUMBERS
             else:
@@ -228,7 +254,8 @@ def _ids_of_tables_inside(
         takers = [layers.get(edge.target) for edge in graph.outgoing[node_id]]
         sizes = [table.input_dim for layer in takers for table in _tables_inside(layer)]
         ends = {edge.target for edge in graph.outgoing[node_id]}
-        is_only = {e.source for end in ends for e in graph.incoming[end]} == {node_id}
+        taken = [edge for end in ends for edge in graph.incoming[end]]
+        is_only = {e.source for e in taken if "int" in e.tensor.dtype} == {node_id}
         if (
             sizes
             and is_only
@@ -315,6 +342,18 @@ def _field(
     return Field(**common, kind="floats" if "float" in dtype and not is_mask else "other")
 
 
+def _has_steps(graph: Graph, node_id: str, shape: Sequence[int | None]) -> bool:
+    """Return whether the second axis of images, or of spectra, is that of steps.
+
+    A recurrent layer has as many steps, and no other axis is of this size.
+    """
+    if len(shape) < 4 or list(shape[1:]).count(shape[1]) > 1:
+        return False
+    behind = (graph.node(i) for i in Reachability(graph).descendants(node_id))
+    first = (graph.incoming[node.id][0] for node in behind if node.is_a(_RECURRENT))
+    return any(len(edge.tensor.shape) > 2 and edge.tensor.shape[1] == shape[1] for edge in first)
+
+
 def _without(ids: Sequence[int], padding: float | None) -> np.ndarray:
     """Return ids as an array in ascending order, without that of the padding."""
     import numpy as np
@@ -345,7 +384,8 @@ def _values(field: Field, random: Any, length: int) -> np.ndarray:
     if field.kind == "integers":
         return random.integers(0, _NUMBERS, field.shape).astype(field.dtype)
     if field.kind == "floats":
-        return random.standard_normal(field.shape).astype(np.float32)
+        draw = random.random if field.is_share else random.standard_normal
+        return np.asarray(draw(field.shape), np.float32)
     return np.ones(field.shape, field.dtype)
 
 

@@ -113,17 +113,23 @@ class Trial:
             )
         samples = Samples.of(model, graph, calls)
         trial = Trial(model, graph, calls, samples, tuple(_opened_gates(variables.values())))
-        return trial._with_a_length_that_runs() if samples.is_free else trial
+        return trial._with_inputs_that_run()
 
-    def _with_a_length_that_runs(self) -> Trial:
-        """Return the trial with shorter or longer inputs, if the model takes no other ones.
+    def _with_inputs_that_run(self) -> Trial:
+        """Return the trial with other inputs, if the model does not take these.
 
-        Such as with a table of positions that no configuration tells, or without padding in
-        convolutions.
+        Shorter or longer ones, such as with a table of positions that no configuration tells, or
+        without padding in convolutions; masks of the size of what they mask; low ids, of which
+        other ids are computed; or numbers of samples.
         """
-        for length in (0, *_OTHER_LENGTHS):
-            samples = Samples.of(self.model, self.graph, self.calls, length)
-            trial = replace(self, samples=samples) if length else self
+        tries: list[dict[str, Any]] = [{"is_low": True}, {"is_one": True}]
+        if self.samples.is_free:
+            tries = [{"length": length} for length in _OTHER_LENGTHS] + tries
+            if any(len(field.shape) > 3 for field in self.samples.fields):
+                tries.insert(0, {"is_even": True})
+        for how in ({}, *tries):
+            samples = Samples.of(self.model, self.graph, self.calls, **how) if how else self.samples
+            trial = replace(self, samples=samples) if how else self
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -170,7 +176,7 @@ class Trial:
         with scope, precision, training_mode(training):
             with repeatable(seed) as draws:
                 values = run_calls(
-                    self.graph, self.calls, fed, {}, _computing(training, change or {})
+                    self.graph, self.calls, fed, {}, computing(training, change or {})
                 )
             if not training:
                 self.assigned.update([_OUTSIDE] * draws.any)
@@ -385,8 +391,12 @@ def _along(moved: Any, axis: int) -> np.ndarray:
     return np.asarray(array.reshape(*array.shape[:2], -1).any(axis=2).T)
 
 
-def _computing(training: bool, change: Mapping[Place, Change]) -> Compute:
-    """Return a function that computes a call in a mode, and replaces some values after it."""
+def computing(training: bool, change: Mapping[Place, Change]) -> Compute:
+    """Return a function that computes a call in a mode, and replaces some values after it.
+
+    Keras records that a dropout was called with training=False, which would count for all layers
+    after it.
+    """
     import keras
     from keras import ops
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask

@@ -33,6 +33,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     loss_rules,
     mask_rules,
     merge_rules,
+    modulation_rules,
     norm_rules,
     padding_value_rules,
     placement_rules,

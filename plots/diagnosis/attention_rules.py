@@ -118,6 +118,11 @@ def moved_axes(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int |
         return [None if size == 1 else next(rest) for size in after]
     if len(after) < len(before) and after[1:] == before[len(before) - len(after) + 1 :]:
         return [None, *labels[len(before) - len(after) + 1 :]]  # heads are joined to the batch
+    same = zip(before, after, strict=False)
+    first = next((n for n, (a, b) in enumerate(same) if a != b), len(before))
+    last = len(before) - first - 1
+    if last and len(after) > len(before) and before[-last:] == after[-last:]:  # an axis is cut up
+        return [*labels[:first], *[labels[first]] * (len(after) - len(before) + 1), *labels[-last:]]
     return None
 
 

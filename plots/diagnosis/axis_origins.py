@@ -24,6 +24,7 @@ Kind = Literal["batch", "position", "feature", ""]
 _FREE = 10_007
 """Stands for a free size: a prime that no other size of a model is likely to be."""
 
+_CONVOLUTIONS = frozenset({"Conv1D", "Conv2D", "Conv3D"})
 _REPEATS = frozenset({"BroadcastTo", "Repeat", "RepeatVector", "Tile"})
 
 
@@ -91,6 +92,7 @@ def _of_outputs(node: Node, given: Mapping[str, tuple[Origin, ...]]) -> list[tup
     for port, ids in inputs.items():
         for axis, origin in zip(ids, given[port], strict=True):
             origin_of.setdefault(unions.find(axis), []).append(origin)
+    is_convolution = node.is_a(_CONVOLUTIONS) and node.config.get("data_format") == "channels_last"
     results = []
     for number, (ids, tensor) in enumerate(zip(outputs, node.outputs, strict=True)):
         axes = []
@@ -98,7 +100,9 @@ def _of_outputs(node: Node, given: Mapping[str, tuple[Origin, ...]]) -> list[tup
             origins = origin_of.get(unions.find(axis), [])
             origins = [o for o in origins if part_size(o) == _size(size)] or origins[:0]
             fresh = _fresh(node, number, place, size, first, len(ids))
-            axes.append(_merged(origins) if origins else fresh)
+            own = _merged(origins) if origins else fresh
+            is_place = is_convolution and 0 < place < len(ids) - 1
+            axes.append(tuple(map(_as_position, own)) if is_place else own)
         results.append(tuple(axes))
     return results
 
@@ -135,6 +139,11 @@ def _fresh(
         len(first) != rank or part_size(first[place]) == 1
     )
     return (Part(frozenset({(node.id, number, place)}), kind, _size(size), is_repeated),)
+
+
+def _as_position(part: Part) -> Part:
+    """Return a part of an axis that a convolution moves along: of positions, not of features."""
+    return replace(part, kind="position") if part.kind == "feature" else part
 
 
 def _merged(origins: list[Origin]) -> Origin:

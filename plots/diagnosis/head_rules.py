@@ -54,6 +54,32 @@ def clipped_logits(graph: Graph) -> Iterator[Note]:
                 )
 
 
+@diagnosis_rule("clipped_scores")
+def clipped_scores(graph: Graph) -> Iterator[Note]:
+    """A softmax inside of a model, such as that of a gate, takes the ReLU of a projection."""
+    heads = {last_call(graph, output).id for output, _ in graph.outputs}
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        is_softmax = activation_of(node) == "softmax" and node.operation not in LINEAR_PROJECTIONS
+        if not is_softmax or node.id in heads or len(graph.incoming[node.id]) != 1:
+            continue
+        before = last_call(graph, graph.incoming[node.id][0].source)
+        if activation_of(before) not in CLIPPED:
+            continue
+        is_fused = before.operation in LINEAR_PROJECTIONS
+        edges = graph.incoming[before.id]
+        if is_fused or (edges and is_linear_projection(last_call(graph, edges[0].source))):
+            places[node.id] = before.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A softmax of a ReLU: {doing(graph, [*places], 'take')} the output of "
+            f"{named(graph, [*places.values()])}, which has no negative numbers, so that no share "
+            "can be made small, and those of 0 get no gradient. Leave the ReLU out.",
+            _SOFTMAX,
+        )
+
+
 @diagnosis_rule("softmax_over_one")
 def softmax_over_one(graph: Graph) -> Iterator[Note]:
     """A softmax over an axis of size 1, which returns 1 whatever it takes."""

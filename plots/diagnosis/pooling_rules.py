@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.activations import activation_of
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import past_dropouts, scalar_factor
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, shape_text
 from plots.diagnosis.score_mask_rules import is_mask
-from plots.graph import Graph, Node
-from plots.layers import is_identity_like
+from plots.graph import Edge, Graph, Node
+from plots.layers import is_identity_like, is_norm
 from plots.softmaxes import float_inputs
 from plots.traversal import data_flow
 
@@ -109,7 +110,7 @@ def mean_over_features(graph: Graph) -> Iterator[Note]:
         edge = float_inputs(graph, node)[0]
         origins = axis_origins(graph)[edge.source, edge.output]
         is_sequence = kinds(origins[1]) == {"position"} and kinds(origins[2]) == {"feature"}
-        follows = any(flow.depends(node.id, on=i) for i in mixing)
+        follows = any(flow.depends(node.id, on=i) for i in mixing) or _is_of_points(graph, edge)
         is_gate = any(  # for each position, as in squeeze-and-excitation
             taker.is_a({"Multiply"}) and flow.depends(taker.id, on=node.id)
             for taker in (graph.node(e.target) for e in graph.outgoing[edge.source])
@@ -126,6 +127,22 @@ def mean_over_features(graph: Graph) -> Iterator[Note]:
             'data_format="channels_last" for a pooling layer.',
             _POOLING,
         )
+
+
+def _is_of_points(graph: Graph, edge: Edge) -> bool:
+    """Return whether vectors are what layers compute of each vector of an input alone."""
+    node, layers = graph.node(edge.source), 0
+    while node.kind != "input":
+        edges = graph.incoming[node.id]
+        is_pointwise = node.is_a({"Conv1D", "Dense"}) and set(
+            node.config.get("kernel_size", ())
+        ) <= {1}
+        is_kept = is_identity_like(node) or is_norm(node) or bool(activation_of(node))
+        if len(edges) != 1 or not (is_pointwise or is_kept):
+            return False
+        layers += is_pointwise
+        node = graph.node(edges[0].source)
+    return layers > 1 and len(node.outputs[0].shape) == 3
 
 
 def _goes_to_a_dense(graph: Graph, node: Node) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from plots.annotations import Note
 from plots.diagnosis.closed import is_closed
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_identity_like, is_signed_merge
 from plots.traversal import data_flow
@@ -136,6 +136,26 @@ def states_swapped(graph: Graph) -> Iterator[Note]:
             f"of another layer {how}. An LSTM takes initial_state=[h, c]. It returns y, h, c, and "
             "Bidirectional returns y, h, c of the forward layer, h, c of the backward one: join "
             "h with h, and c with c.",
+            _STATES,
+        )
+
+
+@diagnosis_rule("one_state_for_both")
+def one_state_for_both(graph: Graph) -> Iterator[Note]:
+    """An LSTM begins with one of the two states of another one as both of its states."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        begins = [e for e in graph.incoming[node.id] if e.port.startswith("initial_state")]
+        values = {(edge.source, edge.output) for edge in begins}
+        is_one = node.is_a({"LSTM"}) and len(begins) == 2 and len(values) == 1
+        if is_one and _states_in(graph, begins[0]) in ({"h"}, {"c"}):
+            places[node.id] = begins[0].source
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"One state for both: {doing(graph, [*places], 'begin')} with the same state of "
+            f"{named(graph, [*places.values()])} as its output and as its cell state. An LSTM "
+            "returns y, h, c with return_state=True: take initial_state=[h, c].",
             _STATES,
         )
 

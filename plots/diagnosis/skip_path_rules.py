@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 
-from plots.annotations import Note
+from plots.annotations import Note, SkipPath
 from plots.attentions import attentions_with_masks, has_way_around, position_flow
 from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.graph import Graph, Node
@@ -90,6 +90,7 @@ def attention_lost_to_the_stream(graph: Graph) -> Iterator[Note]:
             before = [node_id for node_id in last.bypassed if node_id in attended]
             attends = any(node_id in attended for node_id in own)
             is_kept = _arrives(graph, last.target, long_path.target)
+            is_kept = is_kept or _goes_on(graph, last.target, long_path)
             if before and (len(own) > 1 or attends) and not is_kept:
                 lost += before
                 parts += own
@@ -119,6 +120,25 @@ def _arrives(graph: Graph, merge: str, end: str) -> bool:
         if passes and node.id not in seen:
             seen.add(node.id)
             waiting += [edge.source for edge in graph.incoming[node.id]]
+    return False
+
+
+def _goes_on(graph: Graph, merge: str, path: SkipPath) -> bool:
+    """Return whether a sum goes on in another stream, beside a path and past its end.
+
+    As in a reversible network, with a = a + attention(b), then b = b + f(a).
+    """
+    inside, waiting, seen = {*path.bypassed}, [merge], {path.target}
+    while waiting:
+        node_id = waiting.pop()
+        if node_id in seen:
+            continue
+        if node_id not in inside:
+            return True
+        seen.add(node_id)
+        node = graph.node(node_id)
+        if is_identity_like(node) or is_additive_merge(node):
+            waiting += [edge.target for edge in graph.outgoing[node_id]]
     return False
 
 

@@ -219,9 +219,10 @@ def _units(config: Config) -> str:
 
 
 def _experts(config: Config) -> str:
-    experts = config.get("num_experts", config.get("experts"))
+    experts, top = config.get("num_experts", config.get("experts")), config.get("top_k")
     texts = [_counted(experts, "expert")] if _is_size(experts) else []
-    texts += [f"top {_number(config['top_k'])}"] if _is_size(config.get("top_k")) else []
+    if top is not None and _is_size(top):
+        texts.append(f"top {_number(top)}")
     return ", ".join(texts)
 
 

@@ -136,6 +136,17 @@ GPTJ = {
     "bos_token_id": 3,
     "eos_token_id": 3,
 }
+GPT_NEO = {
+    "vocab_size": 31,
+    "max_position_embeddings": 17,
+    "hidden_size": 14,
+    "num_layers": 3,
+    "num_heads": 2,
+    "intermediate_size": 23,
+    "window_size": 5,
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+}
 PHI = {key: value for key, value in LAYER_NORM.items() if key != "num_key_value_heads"}
 MPT = {"vocab_size": 31, "d_model": 15, "n_layers": 2, "n_heads": 3, "max_seq_len": 17}
 
@@ -301,6 +312,15 @@ CASES: dict[str, Case] = {
         {**FALCON, "parallel_attn": False, "multi_query": False, "bias": True},
     ),
     "gptj": ("GPTJForCausalLM", GPTJ),
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        {**GPT_NEO, "attention_types": [[["global", "local"], 1], [["global"], 1]]},
+    ),
+    "gpt_neo_options": (
+        "GPTNeoForCausalLM",
+        {**GPT_NEO, "num_layers": 2, "attention_types": [[["local", "global"], 1]]}
+        | {"layer_norm_epsilon": 0.03, "activation_function": "relu", "intermediate_size": None},
+    ),
     "gptj_tied": ("GPTJForCausalLM", {**GPTJ, "tie_word_embeddings": True, "rotary_dim": 10}),
     "phi": ("PhiForCausalLM", PHI),
     "phi_grouped": ("PhiForCausalLM", {**LAYER_NORM, "partial_rotary_factor": 0.75}),

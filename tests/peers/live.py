@@ -4,6 +4,7 @@ Needs torch and transformers 4 or 5: `make test-peers`. The stored models of
 `tests/golden/hugging_face` are of the same cases, with other weights.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,23 @@ def test_a_saved_model_is_read_with_equal_outputs(name: str, seed: int, tmp_path
     for key, value in expected.items():
         real = slice(None) if key == "pooled" else inputs["real"]
         assert relative_error(found[key][real], value[real]) < 1e-5
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
+def test_a_state_dict_that_torch_saves_is_read(name: str, is_zip: bool, tmp_path: Path) -> None:
+    model = make_model(name)
+    inputs = make_inputs(model)
+    expected = outputs_of(model, inputs)
+    model.config.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = [type(model).__name__]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(model.state_dict(), path, _use_new_zipfile_serialization=is_zip)
+    found = outputs(read(tmp_path), inputs)
+    for key, value in expected.items():
+        assert relative_error(found[key][inputs["real"]], value[inputs["real"]]) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bert", "t5"])

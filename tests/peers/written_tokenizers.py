@@ -33,6 +33,7 @@ def tokenizers() -> Iterator[tuple[str, Mapping[str, Tokenizer]]]:
         yield name, read_tokenizers(GOLDEN / name, "encoder_decoder")
     yield "trained byte_pair", {"tokenizer": train_tokenizer("byte_pair", TEXTS, 500)}
     yield "trained byte", {"tokenizer": train_tokenizer("byte", [])}
+    yield "trained word_piece", {"tokenizer": train_tokenizer("word_piece", TEXTS, 800)}
     yield "trained sentence_piece", {"tokenizer": train_tokenizer("sentence_piece", TEXTS, 800)}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +19,7 @@ from test_hugging_face_tokenizers import EXPECTED, first_unequal
 from test_hugging_face_tokenizers import GOLDEN as TOKENIZERS
 
 import functional_models as fm
+from builders.rotary import llama3, plain_frequencies
 from functional_models.cli import main
 from functional_models.hugging_face.gguf_files import CLASSES, read_gguf
 from functional_models.hugging_face.tokenizers import read_tokenizer
@@ -93,6 +94,42 @@ def test_biases_of_queries_are_permuted_as_their_rows_are(tmp_path: Path) -> Non
     assert any("query" in name and "bias" in name for name in found)
     for name, value in found.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+BASE = 2.6e8  # rotations within 8192 tokens: many, between 1 and 4, and few
+
+
+def factors_of_llama_3(factor: float) -> np.ndarray:
+    """As `LlamaModel.generate_extra_tensors` in `convert_hf_to_gguf.py` of llama.cpp."""
+    low_freq_factor, high_freq_factor, original_length = 1.0, 4.0, 8192
+    found = []
+    for frequency in 1.0 / (BASE ** (np.arange(0, 6, 2) / 6)):
+        wavelength = 2 * math.pi / frequency
+        if wavelength < original_length / high_freq_factor:
+            found.append(1.0)
+        elif wavelength > original_length / low_freq_factor:
+            found.append(factor)
+        else:
+            smooth = original_length / wavelength - low_freq_factor
+            smooth /= high_freq_factor - low_freq_factor
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(found, "float32")
+
+
+def test_scaled_frequencies_are_those_of_llama_3(tmp_path: Path) -> None:
+    config, tensors = golden("llama")
+    config["rope_theta"] = BASE
+    factors = factors_of_llama_3(32.0)
+    assert 1 == factors[0] < factors[1] < factors[2] == 32
+    path = tmp_path / "model.gguf"
+    write(path, config, tensors | {"rope_freqs.weight": factors})
+    spec = read(path).spec
+    scaling, _ = llama3(spec)
+    np.testing.assert_allclose(plain_frequencies(spec) / factors, scaling, rtol=1e-6)
+    assert (spec.rotary_scaling, spec.rotary_factor) == ("llama3", 32)
+    write(path, config, tensors | {"rope_freqs.weight": factors[[0, 2, 2]]})
+    with pytest.raises(ValueError, match=r"rope_freqs.weight has other factors than those of the"):
+        fm.from_hugging_face(path)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q6_K", "BF16"])
@@ -188,12 +225,32 @@ def test_no_key_is_ignored(add: Callable[..., Any], message: str, tmp_path: Path
     assert str(error.value).startswith(f"{path}: ")
 
 
-def test_no_tensor_is_ignored(tmp_path: Path) -> None:
+def test_sizes_that_differ_from_block_to_block_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
     config, tensors = golden("qwen3")
-    write(tmp_path / "model.gguf", config, tensors | {"rope_freqs.weight": np.ones(3, "float32")})
+    config["num_attention_heads"] = [4, 2]
+    write(path, config, tensors)
+    with pytest.raises(ValueError, match=r"head_count=\[4, 2\]: must be one number for all blocks"):
+        fm.from_hugging_face(path)
+
+
+def test_types_that_the_package_does_not_read_are_refused(tmp_path: Path) -> None:
+    config, tensors = golden("qwen3")
+    tensors["model.norm.weight"] = np.ones(12, "int32")
+    write(tmp_path / "model.gguf", config, tensors)
     with (
         pytest.warns(UserWarning, match="without a tokenizer"),
-        pytest.raises(ValueError, match=r"of this configuration has no tensor rope_freqs.weight"),
+        pytest.raises(ValueError, match=r"has weights of the type I32, which the package gguf"),
+    ):
+        fm.from_hugging_face(tmp_path / "model.gguf")
+
+
+def test_no_tensor_is_ignored(tmp_path: Path) -> None:
+    config, tensors = golden("qwen3")
+    write(tmp_path / "model.gguf", config, tensors | {"rope_scale.weight": np.ones(3, "float32")})
+    with (
+        pytest.warns(UserWarning, match="without a tokenizer"),
+        pytest.raises(ValueError, match=r"of this configuration has no tensor rope_scale.weight"),
     ):
         fm.from_hugging_face(tmp_path / "model.gguf")
 
@@ -238,19 +295,3 @@ def test_the_command_imports_a_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     stored = golden("llama")[1]["model.embed_tokens.weight"]
     table = fm.load(tmp_path / "to").model.get_layer("decoder.token_embedding").embeddings
     np.testing.assert_array_equal(as_array(table), stored)
-
-
-def test_without_the_package_an_error_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    usual = builtins.__import__
-
-    def fails(name: str, *others: Any, **options: Any) -> Any:
-        if name == "gguf":
-            raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
-        return usual(name, *others, **options)
-
-    monkeypatch.setattr(builtins, "__import__", fails)
-    with pytest.raises(ImportError, match=r"pip install 'functional-models\[gguf\]'"):
-        fm.from_hugging_face(tmp_path / "model.gguf")

@@ -18,40 +18,17 @@ from packages import assert_drawn, released, share_of_key, skip_shares
 import functional_models as fm
 import plots
 
-GUT = [
-    "Bacteroides",
-    "Faecalibacterium",
-    "Blautia",
-    "Roseburia",
-    "Bifidobacterium",
-    "Ruminococcus",
-    "Alistipes",
-    "Parabacteroides",
-    "Coprococcus",
-    "Dorea",
-    "Akkermansia",
-    "Lachnospira",
-    "Sutterella",
-    "Bilophila",
-    "Eubacterium",
-]
-SEA = [
-    "Prochlorococcus",
-    "Synechococcus",
-    "Alteromonas",
-    "Marinobacter",
-    "Roseobacter",
-    "Sulfitobacter",
-    "Polaribacter",
-    "Pseudoalteromonas",
-    "Planktomarina",
-    "Ascidiaceihabitans",
-    "Nitrosopumilus",
-    "Glaciecola",
-    "Marinomonas",
-    "Oleispira",
-    "Phaeobacter",
-]
+GUT, SEA = (
+    line.split()
+    for line in (
+        "Bacteroides Faecalibacterium Blautia Roseburia Bifidobacterium Ruminococcus Alistipes "
+        "Parabacteroides Coprococcus Dorea Akkermansia Lachnospira Sutterella Bilophila "
+        "Eubacterium",
+        "Prochlorococcus Synechococcus Alteromonas Marinobacter Roseobacter Sulfitobacter "
+        "Polaribacter Pseudoalteromonas Planktomarina Ascidiaceihabitans Nitrosopumilus "
+        "Glaciecola Marinomonas Oleispira Phaeobacter",
+    )
+)
 SHOWN = 7  # genera of the 15, after which the others are predicted
 
 

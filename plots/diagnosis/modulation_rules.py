@@ -1,0 +1,124 @@
+"""Rules on features that are scaled by what a layer computes: maps of places, and conditions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from plots.annotations import Note
+from plots.diagnosis.rules import diagnosis_rule, doing, named, remark
+from plots.graph import Edge, Graph, Node
+from plots.layers import (
+    PARTS,
+    SHAPE_CHANGES,
+    is_additive_merge,
+    is_identity_like,
+    is_linear_projection,
+    is_norm,
+)
+from plots.traversal import data_flow
+
+_WOO = "Woo et al. 2018, CBAM: Convolutional Block Attention Module, section 3"
+_KINGMA = "Kingma and Welling 2014, Auto-Encoding Variational Bayes, section 2.4"
+_LOG_VARIANCE = re.compile("log_?(sigma_?(2|sq)|var)", re.IGNORECASE)
+_PEREZ = "Perez et al. 2018, FiLM, section 3; Peebles and Xie 2023, DiT, section 3.2"
+
+
+@diagnosis_rule("map_without_a_range")
+def map_without_a_range(graph: Graph) -> Iterator[Note]:
+    """Features are multiplied by one number for each place, which a linear layer made of them."""
+    flow, places = data_flow(graph), {}
+    for node in graph.nodes:
+        for edge, other in _factors(graph, node):
+            shape, like = edge.tensor.shape, other.tensor.shape
+            maker = _past_layout(graph, edge)
+            is_map = len(like) > 2 and shape == (*like[:-1], 1) != like
+            if is_map and is_linear_projection(maker) and flow.depends(maker.id, on=other.source):
+                places[node.id] = maker.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A map without a range: {doing(graph, [*places], 'multiply')} features by one number "
+            f"for each place, which {named(graph, [*places.values()])} computes of them without an "
+            "activation, so that it may be of any size and sign. A sigmoid makes it the share "
+            "that is kept.",
+            _WOO,
+        )
+
+
+@diagnosis_rule("scale_near_zero")
+def scale_near_zero(graph: Graph) -> Iterator[Note]:
+    """Normalised features are multiplied by the output of a new layer, which is about 0."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        for edge, other in _factors(graph, node):
+            maker, norm = _past_layout(graph, edge), _past_layout(graph, other)
+            is_new = is_linear_projection(maker) and _begins_at_zero(maker)
+            is_condition = (
+                len(edge.tensor.shape) == len(other.tensor.shape) and 1 in (edge.tensor.shape[1:-1])
+            )
+            is_plain = is_norm(norm) and not norm.parameters
+            takers = [graph.node(e.target) for e in graph.outgoing[node.id]]
+            is_moved = bool(takers) and all(is_additive_merge(taker) for taker in takers)
+            if is_new and is_condition and is_plain and is_moved:
+                places[node.id] = maker.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A scale near 0: {doing(graph, [*places], 'multiply')} normalised features by the "
+            f"output of {named(graph, [*places.values()])}, which is small before it is trained, "
+            "so that the features almost vanish. To begin with the features as they are, multiply "
+            "by 1 + scale.",
+            _PEREZ,
+        )
+
+
+@diagnosis_rule("variance_for_deviation")
+def variance_for_deviation(graph: Graph) -> Iterator[Note]:
+    """Something is multiplied by exp(x), and the layer that returns x is named a log variance."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
+        is_scale = bool(takers) and all(
+            taker.is_a({"Multiply"})
+            and all(is_additive_merge(graph.node(e.target)) for e in graph.outgoing[taker.id])
+            for taker in takers
+        )
+        if node.operation == "Exp" and is_scale and not node.constants:
+            maker = graph.node(graph.incoming[node.id][0].source)
+            while maker.is_a(SHAPE_CHANGES | PARTS) and len(graph.incoming[maker.id]) == 1:
+                maker = graph.node(graph.incoming[maker.id][0].source)
+            if maker.has_own_name and _LOG_VARIANCE.search(maker.name):
+                places[node.id] = maker.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A variance for a deviation: {named(graph, [*places])} of the log variance "
+            f"{named(graph, [*places.values()])} is a variance, and something is multiplied by "
+            "it. Noise is scaled by the standard deviation: exp(0.5 * log_variance).",
+            _KINGMA,
+        )
+
+
+def _factors(graph: Graph, node: Node) -> Iterator[tuple[Edge, Edge]]:
+    """Yield (factor, other factor) of a product of two tensors, in both orders."""
+    edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+    if node.is_a({"Multiply"}) and len(edges) == 2 and not node.constants:
+        yield edges[0], edges[1]
+        yield edges[1], edges[0]
+
+
+def _past_layout(graph: Graph, edge: Edge) -> Node:
+    """Return the call that computes the numbers of a tensor, or those that it is a part of."""
+    node = graph.node(edge.source)
+    while is_identity_like(node) or node.is_a(SHAPE_CHANGES | PARTS):
+        edges = graph.incoming[node.id]
+        if len(edges) != 1:
+            break
+        node = graph.node(edges[0].source)
+    return node
+
+
+def _begins_at_zero(node: Node) -> bool:
+    """Return whether the mean output of a new layer is 0."""
+    return "ones" not in str(node.config.get("bias_initializer")).lower()
