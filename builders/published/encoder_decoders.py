@@ -1,4 +1,4 @@
-"""Encoder-decoders: T5 and its successors, Switch, BART, Marian, and translators between languages."""
+"""Encoder-decoders: T5 and its successors, Switch, BART, Marian and other translators."""
 
 from __future__ import annotations
 
