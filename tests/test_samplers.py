@@ -39,8 +39,13 @@ LOGITS = np.array(
 ROWS = np.array([[3, 1, 3, 0, 6], [-1, -1, 4, 2, 5]], "int32")
 
 
-@both_modes
-@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
+@pytest.mark.parametrize(
+    ("penalty", "mode"),
+    slow_unless(
+        lambda penalty, mode: mode is eager or penalty == 1.3,
+        itertools.product((0.5, 1.0, 1.3), (eager, compiled)),
+    ),
+)
 def test_the_repetition_penalty_applies_to_tokens_before_the_index(penalty, mode):
     for index in range(6):
         expected = LOGITS.copy()
