@@ -130,6 +130,15 @@ def test_tokens_dropped_by_min_p_are_never_drawn(name, options):
     np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.05)
 
 
+@pytest.mark.parametrize(("number", "tokens"), [(0.0, [1, 0]), (1 - 2**-24, [4, 3]), (0.5, [2, 0])])
+def test_a_token_without_probability_is_not_drawn_at_the_ends_either(monkeypatch, number, tokens):
+    probabilities = np.array([[0, 0.3, 0.3, 0, 0.4, 0, 0], [0.6, 0, 0, 0.4, 0, 0, 0]], "float32")
+    uniform = np.full((2, 1), number, "float32")
+    monkeypatch.setattr(keras.random, "uniform", lambda shape, seed: ops.convert_to_tensor(uniform))
+    found = make_sampler("random", seed=0).get_next_token(ops.convert_to_tensor(probabilities))
+    assert ops.convert_to_numpy(found).tolist() == tokens
+
+
 @both_modes
 @pytest.mark.parametrize(
     ("name", "options"),
