@@ -85,7 +85,11 @@ class LearnedScale(keras.layers.Layer):
         start: the value of all numbers before training.
     """
 
-    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "...->...",
+        "products": [],
+        "role": "scale",
+    }
 
     def __init__(self, shape: Sequence[int], start: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

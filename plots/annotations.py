@@ -157,6 +157,8 @@ class SkipPath:
         norms: Positions of norms: first or last on the branch, or on the stream.
         projected: Whether `through` has more than identities, such as the 1x1 convolution on the
             shortcut of a ResNet.
+        gated: Whether the stream is multiplied by a gate on its way, as in a highway network:
+            g f(x) + (1 - g) x.
     """
 
     source: str
@@ -165,6 +167,7 @@ class SkipPath:
     bypassed: tuple[str, ...]
     norms: tuple[NormPlace, ...]
     projected: bool = False
+    gated: bool = False
 
     @property
     def line(self) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ STREAM = "x"
 def block_formulas(graph: Graph) -> dict[str, tuple[str, ...]]:
     """Return what one block of each stack computes, a formula for each step of the stream.
 
-    In a formula, `x` is the residual stream before the step, and `shortcut(x)` its projection. A
+    In a formula, `x` is the residual stream before the step, `shortcut(x)` its projection, and
+    `gated(x)` its product with a gate. A
     sublayer has its name in the outline. The memory of another stack has the name of that stack;
     what else a sublayer takes, such as positions, is left out.
 
@@ -30,6 +31,7 @@ def block_formulas(graph: Graph) -> dict[str, tuple[str, ...]]:
     for path in figure.skip_paths:
         of_block = formulas.setdefault(enclosing_block(figure.node(path.target).namespace), {})
         unchanged = f"shortcut({STREAM})" if path.projected else STREAM
+        unchanged = f"gated({STREAM})" if path.gated else unchanged
         known = {path.source: STREAM, **dict.fromkeys(path.through, unchanged)}
         # Sublayers side by side: the second one reads the stream before the first merge too.
         known |= {merge: of_block.pop(merge) for merge in path.through if merge in of_block}

@@ -57,6 +57,7 @@ ROLES = {
     "position_ids": "positions of tokens as integers",
     "relative_positions": "trained attention biases by distance",
     "rotary_positions": "rotates queries and keys by their positions",
+    "scale": "multiplies its input by trained numbers",
     "sinusoidal_positions": "sines and cosines of positions",
 }
 """Roles that a layer may declare."""
@@ -290,6 +291,8 @@ def is_crop(node: Node) -> bool:
 
 def is_learned_scale(node: Node) -> bool:
     """Whether the call multiplies the features of its input by a vector, such as a weight."""
+    if node.role == "scale":
+        return True
     shapes = (constant.shape for constant in node.constants if constant.shape is not None)
     vectors = (sum(size != 1 for size in shape) == 1 for shape in shapes)
     return node.operation == "Multiply" and any(vectors)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from plots.annotations import NormPlace, SkipPath
 from plots.arguments import takes_graphs
@@ -31,6 +31,7 @@ from plots.branches import (
 from plots.graph import Graph, Node
 from plots.layers import (
     RESAMPLING,
+    is_factor,
     is_identity_like,
     is_learned_scale,
     is_linear_projection,
@@ -77,7 +78,8 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     * A branch behind a `stop_gradient` is none: its values are fixed, such as the boxes that the
       last block of a detector predicts.
     * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
-      features is `projected`. A gate as in highway networks, or x + a * (f(x) - x), makes none.
+      features is `projected`. One whose stream is multiplied by a gate, a sigmoid of another
+      tensor, is `gated`, as in a highway network; x + a * (f(x) - x) makes none.
     """
     flow = data_flow(graph, stop=lambda node: node.is_a({"StopGradient"}))
     found: dict[str, list[_Line]] = {}
@@ -106,14 +108,22 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
     if len(terms) < 2 or interpolates(flow, merge):
         return []
     subtracted = {end: subtracted_values(flow, end) for end, _ in terms}
-    for projected in (False, True):
+    ways = {
+        "unchanged": lambda term: [_unchanged(flow, term, found)],
+        "projected": lambda term: [_projected(flow, term)],
+        "gated": lambda term: _gated(flow, term, found),
+    }
+    for name, way in ways.items():
         lines = []
         for term in terms:
-            stream = _projected(flow, term) if projected else _unchanged(flow, term, found)
             ends = [other for other, _ in terms if (other, _) != term]
-            lines.append(_line_along(flow, merge, stream, ends, subtracted, last, projected, found))
+            for stream in way(term):
+                projected = name == "projected"
+                lines.append(
+                    _line_along(flow, merge, stream, ends, subtracted, last, projected, found)
+                )
         if those := [line for line in lines if line is not None]:
-            return those
+            return [_with_gate(flow, line) for line in those] if name == "gated" else those
     return []
 
 
@@ -176,7 +186,7 @@ def _unchanged(
     while True:
         yield value
         node = flow.graph.node(value[0])
-        straight = [line for line in found.get(node.id, ()) if not line.path.projected]
+        straight = [line for line in found.get(node.id, ()) if _is_plain(line.path)]
         if len(straight) == 1:
             *values, value = reversed(straight[0].values)
             yield from values
@@ -184,6 +194,56 @@ def _unchanged(
             value = before
         else:
             return
+
+
+def _gated(
+    flow: Reachability, arrival: Value, found: Mapping[str, list[_Line]]
+) -> list[Iterable[Value]]:
+    """Return the ways backwards from `arrival` past its product with a gate, if it is one."""
+    node = flow.graph.node(arrival[0])
+    edges = flow.incoming[node.id]
+    if not node.is_a({"Multiply"}) or len(edges) != 2:
+        return []
+    factors = [(edge.source, edge.output) for edge in edges]
+    return [
+        chain([arrival], _unchanged(flow, factor, found))
+        for factor, gate in (factors, factors[::-1])
+        if _gate_calls(flow, gate)
+    ]
+
+
+def _gate_calls(flow: Reachability, value: Value) -> list[str]:
+    """Return the calls that a gate is computed by, one after the other; none if it is no gate.
+
+    A gate is a sigmoid, or computed from one without weights, as 1 - sigmoid(x) is.
+    """
+    calls, node, is_gate = [value[0]], flow.graph.node(value[0]), False
+    while True:
+        is_gate = is_gate or node.activation == "sigmoid" or node.is_a({"Sigmoid"})
+        before = value_into(flow, node)
+        if before is None or (node.parameters and not is_gate):
+            return calls if is_gate else []
+        node = flow.graph.node(before[0])
+        calls.append(node.id)
+
+
+def _with_gate(flow: Reachability, line: _Line) -> _Line:
+    """Return the line of a gated path, whose branch is without the calls of the gate."""
+    path = line.path
+    ends = (path.source, *path.through)
+    gates = {
+        call
+        for node_id in (*path.through, *path.bypassed)
+        for edge in flow.incoming[node_id]
+        if flow.graph.node(node_id).is_a({"Multiply"}) and edge.source not in ends
+        for call in _gate_calls(flow, (edge.source, edge.output))
+    }
+    branch = tuple(node_id for node_id in path.bypassed if node_id not in gates)
+    return replace(line, path=replace(path, bypassed=branch, gated=True))
+
+
+def _is_plain(path: SkipPath) -> bool:
+    return not (path.projected or path.gated)
 
 
 def _projected(flow: Reachability, arrival: Value) -> Iterator[Value]:
@@ -211,6 +271,12 @@ def past_identities(graph: Graph) -> Reachability:
 
 
 @once_per_graph
+def past_factors(graph: Graph) -> Reachability:
+    """Return the data flow through calls that only multiply, by constants, weights or gates."""
+    return data_flow(graph, stop=lambda node: not (is_factor(node) or is_learned_scale(node)))
+
+
+@once_per_graph
 def past_rearrangements(graph: Graph) -> Reachability:
     """Return the data flow through calls that pass on, rearrange or join what they take."""
     return data_flow(graph, stop=lambda node: not _passes_on(node))
@@ -232,7 +298,9 @@ def calls_at(identities: Reachability, path: SkipPath, place: NormPlace) -> list
         reached = [i for i in started.descendants(path.source) if i in bypassed]
         reached = [i for i in reached if not _passes_on(graph.node(i))]
     else:
-        reached = [i for i in identities.ancestors(path.target) if i in bypassed]
+        scaled = past_factors(graph)
+        reached = [i for i in scaled.ancestors(path.target) if i in bypassed]
+        return [n for n in map(graph.node, reached) if not (is_factor(n) or is_learned_scale(n))]
     nodes = (identities.graph.node(node_id) for node_id in reached)
     return [node for node in nodes if not is_identity_like(node)]
 

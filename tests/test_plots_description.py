@@ -234,7 +234,7 @@ DESCRIBED = {
     "slot attention": (slots, NOT_TRANSFORMER + r".*2 residual paths, 2 attentions"),
     "hyper-connections": (hyper, r"^(?!.*no skip paths).*causal self-attention"),
     "highway attention": (highway_attention, r"^(?!.*(residual path))"),
-    "highway": (highway, "^Network without skip paths: 7 layers"),
+    "highway": (highway, "^Residual network: 3 gated skip paths"),
     "U-net": (u_net, r"^Residual network: 3 residual paths"),
     "U-net with attention": (lambda: u_net(True), NOT_TRANSFORMER + ".*1 attention"),
     "variational autoencoder": (lambda: of_image(variational), "^Network without skip paths"),

@@ -39,7 +39,8 @@ def check_description(description, spec):
         blocks, paths = "2 encoder blocks and 2 decoder blocks", 10
     if spec.norm_placement.startswith("parallel"):  # one for all sublayers of a block
         paths = 4 if kind == "encoder-decoder" else 2
-    assert f"{blocks} with {paths} residual paths" in description
+    sort = "gated skip" if spec.merge == "highway" else "residual"
+    assert f"{blocks} with {paths} {sort} paths" in description
     assert (", final norm;" in description) == (spec.final_norm and spec.norm_placement != "post")
     assert ("causal self-attention" in description) == (kind != "encoder")
     assert ("in both directions" in description) == (kind != "decoder")
@@ -66,7 +67,7 @@ def test_nothing_looks_wrong_in_a_variant(name, kind):
     [
         {"norm_placement": "parallel"},
         {"norm_placement": "parallel_shared_norm", "merge": "layer_scale"},
-        {"norm_placement": "output"},
+        {"norm_placement": "output", "merge": "highway"},
         {"norm_placement": "post", "merge": "scaled", "skip_scale": "deep_norm"},
         {"norm_placement": "sandwich"},
         {"positions": "alibi"},

@@ -124,9 +124,9 @@ def _of_transformer(
         counted(_number_of_blocks(own), f"{part} block" if part and len(parts) > 1 else "block")
         for part, own in parts.items()
     )
-    residual = f" with {counted(len(paths), 'residual path')}"
+    residual = f" with {_paths_in_words(paths)}"
     if not paths:
-        others = counted(len(graph.skip_paths), "residual path")
+        others = _paths_in_words(graph.skip_paths)
         residual = f" with {others}, none past an attention" if graph.skip_paths else ""
         if not graph.skip_paths and not _has_other_streams(graph, attentions):
             residual = " with no skip paths"
@@ -137,6 +137,15 @@ def _of_transformer(
         _positions_in_words(graph, attentions),
     ]
     return f"{_norms_in_words(paths)}{title}: {'; '.join(filter(None, clauses))}"
+
+
+def _paths_in_words(paths: Sequence[SkipPath]) -> str:
+    """Return the number of skip paths: "4 residual paths", "2 gated skip paths" or both."""
+    gated = sum(path.gated for path in paths)
+    plain = len(paths) - gated
+    parts = [counted(plain, "residual path")] if plain or not gated else []
+    parts += [counted(gated, "gated skip path")] if gated else []
+    return " and ".join(parts)
 
 
 def _has_other_streams(graph: Graph, attentions: Sequence[Attention]) -> bool:
@@ -312,7 +321,7 @@ def _of_recurrent_network(
         if number := sum(attention.is_self == is_self for attention in attentions):
             parts.append(counted(number, kind))
     if graph.skip_paths:
-        parts.append(counted(len(graph.skip_paths), "residual path"))
+        parts.append(_paths_in_words(graph.skip_paths))
     return f"{title}: {', '.join(parts)}"
 
 
@@ -322,7 +331,7 @@ def _of_residual_network(
     paths = graph.skip_paths
     projected = sum(path.projected for path in paths)
     linear = sum(_bypasses_one_projection(graph, path) for path in paths)
-    text = counted(len(paths), "residual path")
+    text = _paths_in_words(paths)
     if linear == len(paths):
         text = f"{counted(linear, 'skip path')} past a single linear layer{' each' * (linear > 1)}"
     elif linear:
@@ -375,7 +384,7 @@ def _of_partly_opened(
     attentions: Sequence[Attention],
     masked: Mapping[str, Masked],
 ) -> str:
-    paths = counted(len(graph.skip_paths), "residual path")
+    paths = _paths_in_words(graph.skip_paths)
     seen = counted(len(attentions), "attention")
     words = _attentions_in_words(graph, {"": attentions}, masked)
     positions = _positions_in_words(graph, attentions)
