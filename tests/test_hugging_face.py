@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_folders import GOLDEN
 from quick import slow_unless
 from small_models import as_array, relative_error
 
@@ -21,7 +22,6 @@ from functional_models.hugging_face.silent import REQUIRED
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors
 
-GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 
 

@@ -5,10 +5,10 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_folders import GOLDEN
 from quick import slow_unless
 from small_models import as_array
 from small_text_models import SIZES, TEXT, byte_tokenizer
@@ -17,8 +17,6 @@ import builders
 import functional_models as fm
 from functional_models.conversion.matching import differences
 from functional_models.tokenizer_files import PROBES
-
-GOLDEN = Path(__file__).parent / "golden" / "hugging_face"
 
 LLAMA = {"norm": "rms", "feedforward": "glu", "activation": "silu", "feedforward_bias": False}
 

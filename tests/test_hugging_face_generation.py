@@ -29,7 +29,9 @@ from functional_models.hugging_face.generation_settings import (
     warn_of_unused_settings,
 )
 
-ENTRIES: dict[str, dict[str, Any]] = json.loads((GOLDEN.parent / "generated.json").read_text())
+ENTRIES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "golden" / "generated.json").read_text()
+)
 NEW = 7
 
 

@@ -23,6 +23,7 @@ from hand_made_transformers import (
     translator,
 )
 from keras import layers, ops
+from small_graphs import made
 
 import plots
 from plots import attentions, renderers
@@ -392,3 +393,9 @@ def test_all_rules_share_one_search_for_attentions(monkeypatch):
     for times in (1, 2):  # another diagnosis searches again: sets of class names may have changed
         plots.findings(graph)
         assert len(searched) == times
+
+
+def test_rules_take_calls_without_inputs_such_as_reshapes_of_weights():
+    call = ("kernel", "Reshape", [])
+    graph = made(("x", "InputLayer", []), call, ("sum", "Add", ["x", "kernel"]))
+    assert plots.findings(graph) == ()  # a rule that fails is a warning, and so an error

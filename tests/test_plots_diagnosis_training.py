@@ -17,6 +17,8 @@ from hand_made_transformers import (
 )
 from keras import layers, ops
 
+import plots
+
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
@@ -163,3 +165,12 @@ def test_a_softmax_is_found_behind_reshapes_and_identities():
     model = keras.Model(x, layers.Reshape((LENGTH * CLASSES,))(layers.Activation("linear")(y)))
     model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     assert the_finding(model).about == ("last.softmax",)
+
+
+def test_layers_after_a_dropout_train_when_gradients_are_computed():
+    """In inference the softmax has all its mass on one class, so that no gradient passes it."""
+    x = keras.Input((7,))
+    y = layers.Dropout(0.1)(layers.Rescaling(1e6)(x))
+    y = layers.Dense(5, "softmax")(layers.BatchNormalization(scale=False)(y))
+    checks = plots.check(keras.Model(x, y))
+    assert [check.verdict for check in checks if check.property == "dead weights"] == ["alive"]

@@ -176,7 +176,7 @@ class Trial:
         with scope, precision, training_mode(training):
             with repeatable(seed) as draws:
                 values = run_calls(
-                    self.graph, self.calls, fed, {}, _computing(training, change or {})
+                    self.graph, self.calls, fed, {}, computing(training, change or {})
                 )
             if not training:
                 self.assigned.update([_OUTSIDE] * draws.any)
@@ -391,8 +391,12 @@ def _along(moved: Any, axis: int) -> np.ndarray:
     return np.asarray(array.reshape(*array.shape[:2], -1).any(axis=2).T)
 
 
-def _computing(training: bool, change: Mapping[Place, Change]) -> Compute:
-    """Return a function that computes a call in a mode, and replaces some values after it."""
+def computing(training: bool, change: Mapping[Place, Change]) -> Compute:
+    """Return a function that computes a call in a mode, and replaces some values after it.
+
+    Keras records that a dropout was called with training=False, which would count for all layers
+    after it.
+    """
     import keras
     from keras import ops
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask

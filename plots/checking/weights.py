@@ -10,7 +10,7 @@ from plots.annotations import Note
 from plots.checking.modes import training_mode
 from plots.checking.randomness import repeatable
 from plots.checking.results import Check, Witness, said
-from plots.checking.trials import Trial
+from plots.checking.trials import Trial, computing
 from plots.diagnosis.gradient_rules import NOT_DIFFERENTIABLE
 from plots.diagnosis.rules import named
 from plots.graph import Node
@@ -196,7 +196,8 @@ def _gradients(
         state = [(variables[int(key)], tensor) for key, tensor in tensors.items()]
         scope = keras.StatelessScope(state, initialize_variables=False)
         with scope, training_mode(training), repeatable(seed):
-            return _loss(trial, run_calls(trial.graph, trial.calls, fed, {}), seed)
+            compute = computing(training, {})
+            return _loss(trial, run_calls(trial.graph, trial.calls, fed, {}, compute), seed)
 
     return {int(key): as_array(_dense(value)) for key, value in gradient(loss_at, at).items()}
 
@@ -235,7 +236,8 @@ def _gradients_on_edges(trial: Trial) -> dict[str, np.ndarray]:
     graph, fed = trial.graph, _inputs(trial, 0)
     scope = keras.StatelessScope(list(trial.weights), initialize_variables=False)
     with scope, training_mode(False), repeatable():
-        values = run_calls(graph, trial.calls, fed, {})
+        compute = computing(False, {})
+        values = run_calls(graph, trial.calls, fed, {}, compute)
         edges = {
             edge.id: values[edge.source, edge.output]
             for edge in graph.edges
@@ -243,7 +245,8 @@ def _gradients_on_edges(trial: Trial) -> dict[str, np.ndarray]:
         }
         zeros = {edge: ops.zeros_like(value) for edge, value in edges.items()}
         found = gradient(
-            lambda shifts: _loss(trial, run_calls(graph, trial.calls, fed, shifts), 0), zeros
+            lambda shifts: _loss(trial, run_calls(graph, trial.calls, fed, shifts, compute), 0),
+            zeros,
         )
     return {edge: as_array(_dense(value)) for edge, value in found.items()}
 

@@ -51,8 +51,10 @@ def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
 
 def _mixes(graph: Graph, reshape: Node) -> bool:
     """Return whether an axis after a reshape has a part of the positions together with features."""
-    (edge,) = graph.incoming[reshape.id][:1]
-    origins = axis_origins(graph)
+    edges = graph.incoming[reshape.id]
+    if not edges:  # of a weight
+        return False
+    edge, origins = edges[0], axis_origins(graph)
     before = {part.origins: part.size for o in origins[edge.source, edge.output] for part in o}
     result = origins[reshape.id, 0]
     for origin in result[1:-1]:
@@ -76,7 +78,10 @@ def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
     known = {place for note in heads_and_positions_mixed(graph) for place in note.about}
     places: dict[tuple[Shape, Shape, str], list[str]] = {}
     for node in graph.nodes:
-        if node.operation != "Reshape" or node.id in known or _is_passed_on(graph, node):
+        is_of_weight = not graph.incoming[node.id]
+        if node.operation != "Reshape" or is_of_weight or node.id in known:
+            continue
+        if _is_passed_on(graph, node):
             continue
         edge = _before_reshapes(graph, node)
         before, after = edge.tensor.shape, node.outputs[0].shape

@@ -2,8 +2,8 @@
 
 Write the golden models with functional_models, then load them where transformers is installed:
 
-    python tests/peers/check_export.py --write out/exported
-    python tests/peers/check_export.py out/exported
+    PYTHONPATH=tests python tests/peers/check_export.py --write out/exported
+    PYTHONPATH=tests python tests/peers/check_export.py out/exported
 
 Names of tensors that are missing or that nothing reads are failures too, but for poolers of models
 without one.
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from golden_folders import GOLDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "hugging_face"
 CLOSE = 1e-5
 
 

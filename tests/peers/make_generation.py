@@ -2,7 +2,7 @@
 
 Needs torch and transformers (`pip install '.[peers]'`):
 
-    python tests/peers/make_generation.py
+    PYTHONPATH=tests python tests/peers/make_generation.py
 """
 
 import json
@@ -12,19 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from golden_folders import GOLDEN
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-FOLDERS, FILE = GOLDEN / "hugging_face", GOLDEN / "generated.json"
+FILE = Path(__file__).parent.parent / "golden" / "generated.json"
 
 # Keys of the configuration of generation, besides the end token, which is chosen below.
 CASES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {},
-    "gemma2": {},
+    # Padding is masked here wherever it stands, and there only in prompts.
+    "gemma2": {"suppress_tokens": [0], "renormalize_logits": True},
     "gpt_neox": {},
     "bart": {"forced_eos_token_id": "eos"},
     "t5": {},
-    "marian": {"bad_words_ids": [[30]], "forced_eos_token_id": "eos"},
+    "marian": {
+        **{"bad_words_ids": [[30]], "renormalize_logits": True},
+        **{"forced_eos_token_id": "eos"},
+    },
     "mbart": {"forced_bos_token_id": 7},
 }
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -85,7 +89,7 @@ def load(name: str) -> Any:
 
     return (
         getattr(transformers, MODELS[name][0])
-        .from_pretrained(FOLDERS / name, dtype=torch.float32, attn_implementation="eager")
+        .from_pretrained(GOLDEN / name, dtype=torch.float32, attn_implementation="eager")
         .eval()
     )
 
