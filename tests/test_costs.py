@@ -227,7 +227,7 @@ def test_a_token_takes_two_flops_per_matrix_parameter_and_more_per_key(name: str
     """2 N, and 4 n h for each key in each block (Kaplan et al. 2020, table 1)."""
     spec = builders.variant(name, kind="decoder_only", attention_bias=False, feedforward_bias=False)
     spec = spec.replace(attention_output_bias=False, logit_bias=False, attention="graph")
-    parameters = builders.count_parameters(spec)
+    parameters = builders.count_parameters(spec, active=True)
     weights = parameters.attention + parameters["feedforward"]
     d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
     weights += d * v if d == e else 2 * d * e + e * v  # these all have tied embeddings

@@ -13,8 +13,8 @@ from plots.diagnosis.projections import up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.diagnosis.skip_path_rules import has_sublayer, is_sublayer_part
 from plots.graph import Graph, Node
-from plots.layers import is_linear_projection, is_norm
-from plots.skips import Stream, calls_at, past_identities, residual_streams
+from plots.layers import is_identity_like, is_linear_projection, is_norm
+from plots.skips import Stream, past_identities, residual_streams
 from plots.traversal import Reachability, once_per_graph, reachability
 
 NormStyle = Literal["pre", "post", "none", "both"]
@@ -188,9 +188,12 @@ def no_norm(graph: Graph) -> Iterator[Note]:
         is_deep = len(attended & stream.bypassed) > 1
         has_norm = any(is_norm(graph.node(place)) for place in stream.bypassed)
         has_norm = has_norm or meets_a_norm(graph, *merges)
-        # A learned factor at the end of the branch (ReZero, LayerScale) is there instead of a norm.
-        ends = (e for path in stream.paths for e in calls_at(identities, path, "branch_end"))
-        if is_deep and not has_norm and all(is_sublayer_part(end) for end in ends):
+        # A learned factor at the end of the branch (ReZero, LayerScale) is there instead of a norm,
+        # and so is a gate.
+        has_gate = any(path.gated for path in stream.paths)
+        ends = [end for path in stream.paths for end in _last_calls(identities, path)]
+        is_bare = not has_norm and not has_gate and all(map(is_sublayer_part, ends))
+        if is_deep and is_bare:
             yield finding(
                 merges,
                 f"No norm on a residual stream of {counted(len(merges), 'sublayer')}, merged at "
@@ -198,6 +201,13 @@ def no_norm(graph: Graph) -> Iterator[Note]:
                 "gradients grow with the depth.",
                 _FIXUP,
             )
+
+
+def _last_calls(identities: Reachability, path: SkipPath) -> list[Node]:
+    """Return the calls that end the branch of a skip path, factors included."""
+    reached = (i for i in identities.ancestors(path.target) if i in path.bypassed)
+    nodes = map(identities.graph.node, reached)
+    return [node for node in nodes if not is_identity_like(node)]
 
 
 def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
