@@ -191,8 +191,10 @@ def no_norm(graph: Graph) -> Iterator[Note]:
         # A learned factor at the end of the branch (ReZero, LayerScale) is there instead of a norm,
         # and so is a gate.
         has_gate = any(path.gated for path in stream.paths)
+        branches = [graph.node(place) for place in stream.bypassed]
+        has_factor = any(n.parameters and is_identity_like(n) for n in branches)
         ends = [end for path in stream.paths for end in _last_calls(identities, path)]
-        is_bare = not has_norm and not has_gate and all(map(is_sublayer_part, ends))
+        is_bare = not (has_norm or has_gate or has_factor) and all(map(is_sublayer_part, ends))
         if is_deep and is_bare:
             yield finding(
                 merges,
