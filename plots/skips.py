@@ -12,7 +12,7 @@ two depends on the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
@@ -108,7 +108,7 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
     if len(terms) < 2 or interpolates(flow, merge):
         return []
     subtracted = {end: subtracted_values(flow, end) for end, _ in terms}
-    ways = {
+    ways: dict[str, Callable[[Value], list[Iterable[Value]]]] = {
         "unchanged": lambda term: [_unchanged(flow, term, found)],
         "projected": lambda term: [_projected(flow, term)],
         "gated": lambda term: _gated(flow, term, found),
