@@ -13,6 +13,7 @@ Shape letters, used in every docstring, comment and einsum of this package:
 | `h` | `head_dim` |
 | `f` | `intermediate_dim` |
 | `v` | `vocabulary_size` |
+| `m` | `num_streams` |
 | `c` | slots of a key/value cache |
 
     import builders

@@ -54,8 +54,8 @@ def graph_attention(
     if context.cache is not None:
         values = attend_to_cache(scope, query, memory, context)  # (b, t, n, h)
     else:
-        key = project(scope, "key", memory, context.positions)  # (b, s, k, h)
-        value = project(scope, "value", memory)  # (b, s, k, h)
+        key = project_memory(scope, "key", memory, context)  # (b, s, k, h)
+        value = project_memory(scope, "value", memory, context)  # (b, s, k, h)
         values = attend(scope, query, key, value, context)  # (b, t, n, h)
     spec = scope.spec
     fan_in = spec.num_heads * spec.head_dim
@@ -94,6 +94,14 @@ def project(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = 
     return x
 
 
+def project_memory(scope: LayerScope, role: str, x: Tensor, context: AttentionContext) -> Tensor:
+    """Wire the keys or values of x (b, s, d), as the context changes them: (b, s, k, h)."""
+    if role == "key":
+        return project(scope, role, x, context.positions)
+    value = project(scope, role, x)
+    return value if context.value_residual is None else context.value_residual.mix(scope, value)
+
+
 def attend(
     scope: LayerScope, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext
 ) -> Tensor:
@@ -127,8 +135,7 @@ def attend_to_cache(
         if memory is None:
             cached.append(cache.read(scope, name))
         else:
-            positions = context.positions if role == "key" else None
-            new = heads_first(scope, role, memory, positions)
+            new = heads_first(scope, role, memory, context)
             window = spec.attention_window
             cached.append(cache.append(scope, name, new, SLOT_AXIS[role], window))
     key, value = cached  # (b, k, h, c), (b, k, c, h)
@@ -138,11 +145,11 @@ def attend_to_cache(
     return layer(query, key, value, context.mask, context.bias)
 
 
-def heads_first(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = None) -> Tensor:
+def heads_first(scope: LayerScope, role: str, x: Tensor, context: AttentionContext) -> Tensor:
     """Wire the key (b, k, h, s) or value (b, k, s, h) of x (b, s, d), in the layout of a cache."""
     order = {"key": (2, 3, 1), "value": (2, 1, 3)}[role]
     layer = scope.layer(f"{role}_heads_first", keras.layers.Permute, order)
-    return layer(project(scope, role, x, positions))
+    return layer(project_memory(scope, role, x, context))
 
 
 @register_component("attention", "layer")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from builders.attention_layers import MixedValue
 from builders.cache import KeyValueCache
 from builders.masks import bidirectional_mask, causal_mask, padding_mask
 from builders.positions import Positions, position_scheme
@@ -13,6 +14,20 @@ from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
 Tensor = Any
+
+
+class ValueResidual:
+    """The values of the first block of a stack, which all later blocks mix with their own."""
+
+    def __init__(self) -> None:
+        self._first: Tensor = None  # known when the first block is wired
+
+    def mix(self, scope: LayerScope, value: Tensor) -> Tensor:
+        """Wire the values (b, s, k, h) of a block, mixed with those of the first block."""
+        if self._first is None:
+            self._first = value
+            return value
+        return scope.layer("mixed_value", MixedValue)(value, self._first)
 
 
 @dataclass(frozen=True)
@@ -25,12 +40,14 @@ class AttentionContext:
             two sequences share no positions.
         bias: added to the scores, (1 or b, n, t, s), or `None`.
         cache: in a decode graph, the cache of keys and values.
+        value_residual: the values of the first block for those after it, or `None`.
     """
 
     mask: Tensor | None
     positions: Tensor | None = None
     bias: Tensor | None = None
     cache: KeyValueCache | None = None
+    value_residual: ValueResidual | None = None
 
 
 def token_positions(
@@ -94,10 +111,11 @@ def _by_block(
         cache: as in `AttentionContext`.
     """
     contexts = {}
+    values = ValueResidual() if scope.spec.value_residual else None
     for block in blocks:
         kind = block.attention_window, block.positions
         if kind not in contexts:
             mask, keys = masks[block.attention_window]
             bias = position_scheme(block).bias(scope, positions, keys, causal)
-            contexts[kind] = AttentionContext(mask, positions, bias, cache)
+            contexts[kind] = AttentionContext(mask, positions, bias, cache, values)
     return [contexts[block.attention_window, block.positions] for block in blocks]

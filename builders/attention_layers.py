@@ -30,6 +30,32 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores * 0 + 1 if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
+@keras.saving.register_keras_serializable(package="builders")
+class MixedValue(keras.layers.Layer):
+    """(1 - a) v + a v_1 with one trained number a, `share`, that starts at 1/2.
+
+    Values (b, s, k, h) of a block and of the first block -> same (Zhou et al. 2024, "Value Residual
+    Learning", section 3.2; as trained in KellerJordan/modded-nanogpt).
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bskh,bskh->bskh",
+        "products": [],
+        "role": "add",
+    }
+
+    def build(self, *_: Any) -> None:
+        self.share = self.add_weight(
+            name="share", shape=(), initializer=keras.initializers.Constant(0.5)
+        )
+
+    def call(self, value: Tensor, first: Tensor) -> Tensor:
+        return (1 - self.share) * value + self.share * first
+
+    def compute_output_spec(self, value: KerasTensor, first: KerasTensor) -> KerasTensor:
+        return KerasTensor(value.shape, dtype=self.compute_dtype)
+
+
 class Scaled(keras.layers.Layer):
     """Base class of layers that scale the scores q k^T; `None`: by 1 / sqrt(h)."""
 

@@ -6,7 +6,7 @@ sublayer, in order, to a function from (scope, input) to its output, (b, t, d), 
 dropout of the sublayer.
 
 The `+` of the equations is the spec's `merge`. A placement uses the stream through `read` and
-`write` alone (`builders.merges`).
+`write` alone (`builders.merges`). `stack` wires the blocks one after the other.
 """
 
 from __future__ import annotations
@@ -18,15 +18,30 @@ import keras
 
 from builders.attention import attention
 from builders.attention_context import AttentionContext
+from builders.block_skips import input_of_block
 from builders.components import component, register_component
 from builders.feedforward import feedforward
-from builders.merges import read, write
+from builders.merges import close_stream, open_stream, read, write
 from builders.norms import first_norm, norm
 from builders.scope import LayerScope
+
+import builders.streams  # noqa: F401  isort: skip - merges of several streams
 
 Tensor = Any
 Sublayer = Callable[[LayerScope, Tensor], Tensor]
 Sublayers = Mapping[str, Sublayer]
+
+
+def stack(scope: LayerScope, x: Tensor, block: Callable[[LayerScope, Tensor], Tensor]) -> Tensor:
+    """Wire all blocks of a stack, each from its scope and what it reads: (b, t, d) -> (b, t, d).
+
+    x = block(x) for every block, unless `block_skips` lets a block read earlier streams too.
+    """
+    streams = [open_stream(scope, x)]
+    for i in range(scope.spec.num_blocks(scope.path[0])):
+        part = scope.block(i)
+        streams.append(block(part, input_of_block(part, streams)))
+    return close_stream(scope, streams[-1])
 
 
 def encoder_block(scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:

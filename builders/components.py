@@ -28,9 +28,9 @@ def register_component(field: str, value: str) -> Callable[[F], F]:
     """Decorate the function that a spec field stands for when it has `value`.
 
     Args:
-        field: `norm_placement`, `merge`, `norm`, `positions`, `rotary_scaling`, `feedforward`,
-            `activation`, `attention`, `initializer`, `skip_scale`, `branch_scale` or `norm_scale`;
-            the module of each documents the signature.
+        field: `norm_placement`, `merge`, `block_skips`, `norm`, `positions`, `rotary_scaling`,
+            `feedforward`, `activation`, `attention`, `initializer`, `skip_scale`, `branch_scale`
+            or `norm_scale`; the module of each documents the signature.
         value: the new value that the field may take.
 
     Raises:

@@ -34,7 +34,8 @@ class FlopCounts(dict[str, int]):
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (query,
     key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
     `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`,
-    `decoder.merges` and `encoder.merges`, the gates of highways, and `decoder.embedding` and
+    `decoder.merges` and `encoder.merges`, the gates of highways and the weights of
+    hyper-connections, and `decoder.embedding` and
     `encoder.embedding`, the projections of embeddings whose width is not d. All blocks of a stack
     are counted together.
     """
@@ -289,10 +290,21 @@ def _block(
         source, new = memory
         counts |= _attention(spec, f"{stack}.cross_attention", tokens, new, tokens * source)
     counts[f"{stack}.feedforward"] = _feedforward(spec, tokens)
-    if spec.merge == "highway":
+    if per_write := _merge(spec):
         writes = number_of_writes(spec, 2 if memory is None else 3)
-        counts[f"{stack}.merges"] = 2 * writes * spec.hidden_dim**2 * tokens
+        counts[f"{stack}.merges"] = 2 * writes * per_write * tokens
     return counts
+
+
+def _merge(spec: TransformerSpec) -> int:
+    """Count the multiply-adds of one write to the stream, for a token, and of what reads it."""
+    d, m = spec.hidden_dim, spec.num_streams
+    of_streams = (m + m * m) * d  # to read and mix them; nothing is summed to write
+    return {
+        "highway": d * d,
+        "static_hyper_connections": of_streams,
+        "hyper_connections": of_streams + m * d * (m + 2),
+    }.get(spec.merge, 0)
 
 
 def _attention(

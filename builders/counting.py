@@ -25,8 +25,8 @@ class ParameterCounts(dict[str, int]):
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.query`,
     `attention.key`, `attention.value`, `attention.output`, `feedforward`, `norms` (also those of
-    queries and keys), `merges` and `output` (pooler, masked-language-model head, and the logits'
-    own kernel and bias; not a tied table).
+    queries and keys), `merges` (also those across blocks) and `output` (pooler,
+    masked-language-model head, and the logits' own kernel and bias; not a tied table).
     """
 
     @property
@@ -42,7 +42,8 @@ class ParameterCounts(dict[str, int]):
 
 def custom_component(spec: TransformerSpec) -> str | None:
     """Return `field='value'` of a registered component whose weights and products are not known."""
-    for field in ("norm_placement", "merge", "norm", "feedforward", "positions", "attention"):
+    fields = ("norm_placement", "merge", "block_skips", "norm", "feedforward", "positions")
+    for field in (*fields, "attention"):
         for block in (spec, *spec.blocks(spec.stacks[-1])):
             if getattr(block, field) not in SHIPPED[field]:
                 return f"{field}={getattr(block, field)!r}"
@@ -71,7 +72,9 @@ def count_parameters(spec: TransformerSpec | str, *, active: bool = False) -> Pa
     parts = [_outside_of_blocks(spec)]
     for stack in spec.stacks:
         attentions = 2 if spec.crosses(stack) else 1
-        parts += (_in_block(block, attentions, active) for block in spec.blocks(stack))
+        distinct = spec.blocks(stack)[: spec.distinct_blocks]
+        parts += (_in_block(block, attentions, active) for block in distinct)
+        parts.append({"merges": _across_blocks(spec, spec.num_blocks(stack))})
     return ParameterCounts({name: sum(part.get(name, 0) for part in parts) for name in _COMPONENTS})
 
 
@@ -90,7 +93,14 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
     norms = shared or sublayers * _NORMS_PER_SUBLAYER.get(spec.norm_placement, 0)
     norms -= not spec.attention_norm
     head_norms = attentions * _head_norms(spec) * spec.qk_norm
-    merge = {"rezero": 1, "layer_scale": d, "highway": (d + 1) * d}.get(spec.merge, 0)
+    m = spec.num_streams
+    merge = {
+        "rezero": 1,
+        "layer_scale": d,
+        "highway": (d + 1) * d,
+        "static_hyper_connections": m * (m + 2),
+        "hyper_connections": (d + m) * (m + 2) + 2,
+    }.get(spec.merge, 0)
     return {
         "attention.query": attentions * (d + bias) * queries,
         "attention.key": attentions * (d + bias) * keys,
@@ -100,6 +110,13 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
         "norms": norms * norm + head_norms,
         "merges": number_of_writes(spec, sublayers) * merge,
     }
+
+
+def _across_blocks(spec: TransformerSpec, blocks: int) -> int:
+    """Count the trained factors of skips across so many blocks, and of their values."""
+    skips = {"unet": blocks // 2, "embedding": 2 * blocks}.get(spec.block_skips, 0)
+    mixing = {spec.owner_of_block(index) for index in range(1, blocks)}
+    return skips + spec.value_residual * len(mixing)
 
 
 def _feedforward(spec: TransformerSpec, active: bool) -> int:

@@ -133,7 +133,9 @@ def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
     for i in range(spec.num_layers):
         part = scope.within("decoder").block(i).within("cross_attention")
         for role in ("key", "value"):
-            cache[part.full_name(f"{role}_cache")] = heads_first(part, role, memory)
+            cache[part.full_name(f"{role}_cache")] = heads_first(
+                part, role, memory, AttentionContext(mask)
+            )
     return DerivedGraph(source, {"memory": memory, "cache": cache}, name="encode")
 
 
@@ -197,7 +199,8 @@ class ProbeScope(LayerScope):
     """The scope of an existing model that records the output of every layer that is called.
 
     Attributes:
-        outputs: by name; of a layer that is called twice, the last output.
+        outputs: by name of the layer, in blocks that share layers by place in the stack; of a
+            layer that is called twice at one place, the last output.
     """
 
     def __init__(self, spec: TransformerSpec, model: keras.Model) -> None:
@@ -208,10 +211,11 @@ class ProbeScope(LayerScope):
     def layer(self, name: str, cls: type, /, *args: Any, **kwargs: Any) -> Any:
         """Return the layer `name`, in a function that calls it and records its output."""
         layer: Any = super().layer(name, cls, *args, **kwargs)
+        name_of_call = self.full_name(name)
 
         def call(*inputs: Tensor, **options: Any) -> Tensor:
             output = layer(*inputs, **options)
-            self.outputs[layer.name] = output
+            self.outputs[name_of_call] = output
             return output
 
         return call

@@ -29,8 +29,8 @@ def soft_cap(scope: LayerScope, cap: float | None, x: Tensor, name: str = "soft_
 
 
 def scale(scope: LayerScope, name: str, factor: float, x: Tensor) -> Tensor:
-    """Wire x times a constant, or nothing where it is 1."""
-    return x if factor == 1 else scope.layer(name, Scale, factor)(x)
+    """Wire x times a constant that may depend on the block, or nothing where it is 1."""
+    return x if factor == 1 else scope.per_call.layer(name, Scale, factor)(x)
 
 
 def capped(x: Tensor, cap: float) -> Tensor:
@@ -85,11 +85,10 @@ class LearnedScale(keras.layers.Layer):
         start: the value of all numbers before training.
     """
 
-    graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "...->...",
-        "products": [],
-        "role": "scale",
-    }
+    @property
+    def graph_declaration(self) -> dict[str, Any]:
+        role = "identity" if self.shape == (1,) else "scale"
+        return {"signature": "...->...", "products": [], "role": role}
 
     def __init__(self, shape: Sequence[int], start: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

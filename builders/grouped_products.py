@@ -9,6 +9,7 @@ blocks of rows, and visits no expert without rows. Elsewhere there is one produc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,27 +58,29 @@ def rows_of_tokens(x: Tensor, order: Tensor, places: Tensor) -> Tensor:
 
     Gradients are looked up at the places of a token; adding up rows by token takes longer.
     """
+    return _with_gradient(_rows_of_tokens, _gradient_of_tokens, [x], [order, places])
 
-    def forward(x: Tensor, order: Tensor, places: Tensor) -> Tensor:
-        return ops.take(x, order // places.shape[-1], axis=0)
 
-    def gradient(upstream: Tensor, x: Tensor, order: Tensor, places: Tensor) -> list[Tensor]:
-        return [ops.sum(ops.take(upstream, places, axis=0), axis=1)]
+def _rows_of_tokens(x: Tensor, order: Tensor, places: Tensor) -> Tensor:
+    return ops.take(x, order // places.shape[-1], axis=0)
 
-    return _with_gradient(forward, gradient, [x], [order, places])
+
+def _gradient_of_tokens(upstream: Tensor, x: Tensor, order: Tensor, places: Tensor) -> list[Tensor]:
+    return [ops.sum(ops.take(upstream, places, axis=0), axis=1)]
 
 
 def choices_of_rows(rows: Tensor, places: Tensor) -> Tensor:
     """Return the rows of the choices of every token: (n a, d), places, int (n, a) -> (n, a, d)."""
+    return _with_gradient(_choices_of_rows, _gradient_of_rows, [rows], [places])
 
-    def forward(rows: Tensor, places: Tensor) -> Tensor:
-        return ops.take(rows, places, axis=0)
 
-    def gradient(upstream: Tensor, rows: Tensor, places: Tensor) -> list[Tensor]:
-        order = ops.argsort(ops.reshape(places, (-1,)))
-        return [ops.take(ops.reshape(upstream, (-1, upstream.shape[-1])), order, axis=0)]
+def _choices_of_rows(rows: Tensor, places: Tensor) -> Tensor:
+    return ops.take(rows, places, axis=0)
 
-    return _with_gradient(forward, gradient, [rows], [places])
+
+def _gradient_of_rows(upstream: Tensor, rows: Tensor, places: Tensor) -> list[Tensor]:
+    order = ops.argsort(ops.reshape(places, (-1,)))
+    return [ops.take(ops.reshape(upstream, (-1, upstream.shape[-1])), order, axis=0)]
 
 
 # One product for each expert --------------------------------------------------------------------
@@ -208,27 +211,36 @@ def _with_gradient(
     """Return `forward(*inputs, *constants)`, with the gradients that a function computes.
 
     Args:
-        forward: the function.
+        forward: the function, defined once.
         gradient: (gradient of the result, *inputs, *constants) -> the gradient of each input.
         inputs: float arrays.
         constants: int arrays.
     """
-    none = [None] * len(constants)
     if keras.backend.backend() == "jax":
-        import jax
-
-        function = jax.custom_vjp(forward)
-        function.defvjp(
-            lambda *arrays: (forward(*arrays), arrays),
-            lambda arrays, upstream: (*gradient(upstream, *arrays), *none),
-        )
-        return function(*inputs, *constants)
+        return _jax_function(forward, gradient)(*inputs, *constants)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         @tf.custom_gradient
         def function(*arrays: Any) -> tuple[Any, Callable[[Any], list[Any]]]:
+            none = [None] * len(constants)
             return forward(*arrays), lambda upstream: [*gradient(upstream, *arrays), *none]
 
         return function(*inputs, *constants)
     return forward(*inputs, *constants)  # PyTorch's own gradients are as fast
+
+
+@functools.cache
+def _jax_function(
+    forward: Callable[..., Tensor], gradient: Callable[..., list[Tensor]]
+) -> Callable[..., Tensor]:
+    """Return a function with gradients of its own, compiled once for each shape."""
+    import jax
+
+    def backward(arrays: tuple[Tensor, ...], upstream: Tensor) -> tuple[Tensor | None, ...]:
+        found = gradient(upstream, *arrays)
+        return (*found, *[None] * (len(arrays) - len(found)))
+
+    function = jax.custom_vjp(forward)
+    function.defvjp(lambda *arrays: (forward(*arrays), arrays), backward)
+    return jax.jit(function)

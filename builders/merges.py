@@ -31,6 +31,14 @@ GATE_BIAS = -2.0
 class Merge(ABC):
     """The base class of merges; see the module docstring."""
 
+    def open(self, scope: LayerScope, x: Tensor) -> Tensor:
+        """Wire the stream that the first block reads, from the embeddings (b, t, d)."""
+        return x
+
+    def close(self, scope: LayerScope, stream: Tensor) -> Tensor:
+        """Wire the output of a stack, (b, t, d), before its final norm."""
+        return stream
+
     def read(self, scope: LayerScope, stream: Tensor) -> Tensor:
         """Wire what a sublayer reads from the stream, (b, t, d)."""
         return stream
@@ -38,6 +46,16 @@ class Merge(ABC):
     @abstractmethod
     def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
         """Wire the stream after a sublayer with this output, (b, t, d)."""
+
+
+def open_stream(scope: LayerScope, x: Tensor) -> Tensor:
+    """Wire the stream that the first block of a stack reads, from the embeddings (b, t, d)."""
+    return _merge(scope).open(scope, x)
+
+
+def close_stream(scope: LayerScope, stream: Tensor) -> Tensor:
+    """Wire the output of a stack, (b, t, d), before its final norm."""
+    return _merge(scope).close(scope, stream)
 
 
 def read(scope: LayerScope, stream: Tensor) -> Tensor:
@@ -66,8 +84,8 @@ def drop_branch(scope: LayerScope, output: Tensor) -> Tensor:
     rate = scope.spec.stochastic_depth * (scope.block_index + 1) / blocks
     if not rate:
         return output
-    layer = scope.layer("stochastic_depth", keras.layers.Dropout, rate, noise_shape=(None, 1, 1))
-    return layer(output)
+    layer, shape = keras.layers.Dropout, (None, 1, 1)
+    return scope.per_call.layer("stochastic_depth", layer, rate, noise_shape=shape)(output)
 
 
 @register_component("merge", "add")

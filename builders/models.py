@@ -15,7 +15,7 @@ from builders.attention_context import (
     causal_contexts,
     token_positions,
 )
-from builders.blocks import decoder_block, encoder_block
+from builders.blocks import decoder_block, encoder_block, stack
 from builders.cache import KeyValueCache
 from builders.counting import count_parameters, custom_component
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
@@ -84,9 +84,11 @@ def decoder(
     positions = token_positions(scope, tokens, cache)
     contexts = causal_contexts(scope, tokens, positions, cache)
     x = embed(scope, tokens, embedding, positions)  # (b, t, d)
-    for i, context in enumerate(contexts):
-        x = decoder_block(scope.block(i), x, context, memory, memory_context)
-    return final_norm_and_dropout(scope, x)
+
+    def block(part: LayerScope, y: Tensor) -> Tensor:
+        return decoder_block(part, y, contexts[part.block_index], memory, memory_context)
+
+    return final_norm_and_dropout(scope, stack(scope, x, block))
 
 
 def encoder(
@@ -100,8 +102,7 @@ def encoder(
     positions = token_positions(scope, source)
     contexts = bidirectional_contexts(scope, source, positions, padding)
     x = embed(scope, source, embedding, positions, segments)  # (b, s, d)
-    for i, context in enumerate(contexts):
-        x = encoder_block(scope.block(i), x, context)
+    x = stack(scope, x, lambda part, y: encoder_block(part, y, contexts[part.block_index]))
     return final_norm_and_dropout(scope, x), padding
 
 

@@ -36,8 +36,10 @@ class LayerScope:
     def __init__(self, spec: TransformerSpec, model: keras.Model | None = None) -> None:
         self.spec = spec
         self.block_index = 0
+        self._kept: dict[str, Any] = {}
         self._layers = {} if model is None else _layers_by_name(model)
-        self._prefix = ""
+        self._place = ""  # of a call, with the index of the block in its stack
+        self._owner = ""  # of its layers: the place of the first block that has them
         # Layers that are added to a model compute in the precision of the model.
         self._defaults = {} if model is None else {"dtype": _dtype(model)}
         self.exposes_scores = False
@@ -49,12 +51,16 @@ class LayerScope:
     def within(self, name: str) -> LayerScope:
         """Return the scope one level below: the same layers, with names prefixed by `name`."""
         scope = copy.copy(self)
-        scope._prefix = f"{self._prefix}{name}."
+        scope._place, scope._owner = (f"{prefix}{name}." for prefix in (self._place, self._owner))
         return scope
 
     def block(self, index: int) -> LayerScope:
-        """Return the scope of one block of a stack, with the spec of that block."""
+        """Return the scope of one block of a stack, with the spec of that block.
+
+        Where the spec has fewer `distinct_blocks`, several blocks have the same layers.
+        """
         scope = self.within(f"block_{index}")
+        scope._owner = f"{self._owner}block_{self.spec.owner_of_block(index)}."
         scope.spec = self.spec.of_block(index)
         scope.block_index = index
         return scope
@@ -65,14 +71,32 @@ class LayerScope:
         scope.spec = self.spec.replace(**changes)
         return scope
 
+    def keep(self, name: str, value: Any) -> None:
+        """Keep tensors under a name of this scope, for a later step of the wiring."""
+        self._kept[self.full_name(name)] = value
+
+    def kept(self, name: str) -> Any:
+        """Return what was kept last under a name of this scope."""
+        return self._kept[self.full_name(name)]
+
+    @property
+    def per_call(self) -> LayerScope:
+        """The scope of the same place whose layers no other block shares."""
+        scope = copy.copy(self)
+        scope._owner = self._place
+        return scope
+
     @property
     def path(self) -> tuple[str, ...]:
-        """The names from the top down to here, e.g. ("decoder", "block_3", "feedforward")."""
-        return tuple(self._prefix.split("."))[:-1]
+        """The names of the place from the top, e.g. ("decoder", "block_3", "feedforward")."""
+        return tuple(self._place.split("."))[:-1]
 
     def full_name(self, name: str) -> str:
-        """Return the dotted name of the layer `name` of this scope."""
-        return self._prefix + name
+        """Return the dotted name of the call of the layer `name` at this place.
+
+        It is the name of the layer, except in a block that shares its layers with an earlier one.
+        """
+        return self._place + name
 
     def layer(self, name: str, cls: type[L], /, *args: Any, **kwargs: Any) -> L:
         """Return the layer `name` of this scope, made as `cls(*args, **kwargs)` if it is new.
@@ -80,7 +104,7 @@ class LayerScope:
         Raises:
             ValueError: the model has a layer of that name, but of another class.
         """
-        full_name = self.full_name(name)
+        full_name = self._owner + name
         if full_name not in self._layers:
             self._layers[full_name] = cls(*args, name=full_name, **(self._defaults | kwargs))
             return self._layers[full_name]

@@ -97,6 +97,10 @@ class TransformerSpec(SpecFields):
                 allowed = f"changes that a block allows, unlike {overrides!r} ({error})"
                 raise invalid_value("block_overrides", self.block_overrides, allowed) from None
 
+    def owner_of_block(self, index: int) -> int:
+        """Return the index of the first block of a stack that has the weights of block `index`."""
+        return index if self.distinct_blocks is None else index % self.distinct_blocks
+
     def blocks(self, stack: str) -> tuple[TransformerSpec, ...]:
         """Return the spec of every block of a stack.
 

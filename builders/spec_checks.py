@@ -6,12 +6,15 @@ from dataclasses import fields
 
 from builders.errors import invalid_value, unknown_name
 from builders.fields import rule_of
+from builders.residual_fields import HYPER_CONNECTIONS
 from builders.spec_fields import SpecFields
 
 _EMBEDDED = ("learned", "sinusoidal", "sinusoidal_concat")
 """Positions that are added to the embeddings."""
 
-_UNSCALED = ("add", "none", "highway")
+_UNSCALED = ("add", "none", "highway", *HYPER_CONNECTIONS)
+_ONE_STREAM = ("add", "none", "scaled", "rezero", "layer_scale", "highway")
+"""Merges that ship and have one stream."""
 _WITHOUT_FACTOR = {"skip_scale": (*_UNSCALED, "rezero", "layer_scale"), "branch_scale": _UNSCALED}
 """Factors of the residual stream, and the merges that have none."""
 
@@ -62,6 +65,8 @@ def check_combinations(spec: SpecFields) -> None:
         _require(spec, "norm_offset", not spec.norm_offset, of_rms, "use norm='rms'")
     _check_merge(spec)
     _check_block_overrides(spec)
+    _check_distinct_blocks(spec)
+    _check_value_residual(spec)
     if spec.positions.startswith("sinusoidal"):
         _require(
             spec,
@@ -164,6 +169,22 @@ def _check_merge(spec: SpecFields) -> None:
             f"1 where merge={spec.merge!r}, which has no such factor",
             "use merge='scaled'",
         )
+    if spec.merge in HYPER_CONNECTIONS:
+        _require(
+            spec,
+            "norm_placement",
+            spec.norm_placement != "post",
+            f"other than 'post' where merge={spec.merge!r}, whose streams have no norm between "
+            "sublayers",
+            "use norm_placement='pre'",
+        )
+    _require(
+        spec,
+        "num_streams",
+        spec.num_streams == 1 or spec.merge not in _ONE_STREAM,
+        f"1 where merge={spec.merge!r}, which has one stream",
+        "use merge='hyper_connections'",
+    )
     _require(
         spec,
         "stochastic_depth",
@@ -177,6 +198,54 @@ def _check_merge(spec: SpecFields) -> None:
         spec.norm_scale == 1 or spec.norm_placement not in ("post", "output", "none"),
         f"1 where norm_placement={spec.norm_placement!r}, which has no norm before a sublayer",
         "use norm_placement='pre'",
+    )
+
+
+def _check_distinct_blocks(spec: SpecFields) -> None:
+    """Check that blocks with the same weights are the same block."""
+    distinct = spec.distinct_blocks
+    if distinct is None:
+        return
+    blocks = spec.num_layers
+    if spec.kind == "encoder_decoder":
+        blocks = max(blocks, spec.num_encoder_layers)
+    _require(
+        spec,
+        "distinct_blocks",
+        distinct <= blocks,
+        f"at most {blocks}, the blocks of the model",
+        "leave it out",
+    )
+    pattern = len(spec.block_overrides) or 1
+    _require(
+        spec,
+        "distinct_blocks",
+        distinct % pattern == 0,
+        f"a multiple of {pattern}, the blocks of the pattern of block_overrides, since blocks with "
+        "the same weights are equal",
+        "change one of the two",
+    )
+    _require(
+        spec,
+        "branch_scale",
+        not isinstance(spec.branch_scale, str) or spec.merge not in ("rezero", "layer_scale"),
+        f"a number where merge={spec.merge!r} and distinct_blocks={distinct}, since blocks with "
+        "the same weights share the trained factor",
+        "give the number that it starts at",
+    )
+
+
+def _check_value_residual(spec: SpecFields) -> None:
+    """Check that the values of all blocks have one shape, so that they can be mixed."""
+    name = "num_key_value_heads"
+    given = {overrides.get(name, spec.num_key_value_heads) for overrides in spec.block_overrides}
+    heads = {spec.num_heads if number is None else number for number in given}
+    _require(
+        spec,
+        "value_residual",
+        not spec.value_residual or len(heads) < 2,
+        f"False where block_overrides change {name}, since values of other heads cannot be mixed",
+        f"give all blocks the same {name}",
     )
 
 
@@ -194,6 +263,7 @@ def _check_attention_layer(spec: SpecFields) -> None:
         "attention_scale": None,
         "attention_soft_cap": None,
         "qk_norm": False,
+        "value_residual": False,
     }
     for name, value in supported.items():
         _require(

@@ -19,7 +19,6 @@ from builders.fields import (
     block_overrides,
     choice,
     component_name,
-    depth_factor,
     flag,
     fraction,
     non_negative_int,
@@ -30,9 +29,7 @@ from builders.fields import (
     rate,
     token_id,
 )
-
-ON_BRANCHES = ("pre", "output", "sandwich", "parallel", "parallel_shared_norm")
-"""Norm placements whose norms are on the branches alone, so that the stream is unnormalized."""
+from builders.residual_fields import AcrossBlocks, ResidualStream
 
 KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
 
@@ -191,78 +188,6 @@ class Positions:
     relative_buckets: int = positive_int("distance buckets of `relative`.", default=32)
     relative_max_distance: int = positive_int(
         "distance from which on all keys share the last bucket.", default=128, most=MOST_POSITIONS
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ResidualStream:
-    """Residual stream."""
-
-    norm_placement: str = component_name(
-        "`post`, norm(x + f(x)) (Vaswani et al. 2017); `pre`, x + f(norm(x)) (GPT-2; Xiong et al. "
-        "2020); `output`, x + norm(f(x)) (OLMo 2, section 3.3); `sandwich`, x + norm(f(norm(x))) "
-        "(Ding et al. 2021, CogView, section 2.4; Gemma 2); `parallel`, x + f(norm(x)) + "
-        "g(norm(x)) with all sublayers of a block side by side (GPT-NeoX, section 2.1); "
-        "`parallel_shared_norm`, the same with one norm for all (GPT-J; PaLM); or `none`, x + "
-        "f(x).",
-        ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_norm", "none"),
-        default="pre",
-    )
-    merge: str = component_name(
-        "the `+` in these: `add`; `none`, f alone, without skip paths, for ablations; `scaled`, "
-        "skip_scale x + branch_scale f; `rezero`, x + a f with one trained number a (Bachlechner "
-        "et al. 2020); `layer_scale`, the same with one for each channel (Touvron et al. 2021, "
-        "CaiT); or `highway`, g f + (1 - g) x with g = sigmoid(W x + b) (Srivastava et al. 2015).",
-        ("add", "none", "scaled", "rezero", "layer_scale", "highway"),
-        default="add",
-    )
-    skip_scale: float | str = depth_factor(
-        "factor of x where merge='scaled': a number, or `deep_norm` (Wang et al. 2022, figure 2).",
-        ("deep_norm",),
-    )
-    branch_scale: float | str = depth_factor(
-        "factor of f where merge='scaled', and its first value where it is trained; a number, "
-        "`inverse_sqrt_layers`, 1 / sqrt(L) in a stack of L blocks, or `inverse_sqrt_depth`, 1 / "
-        "sqrt(l) in block l; `None`: 0 for `rezero`, 1e-4 for `layer_scale`, otherwise 1.",
-        ("inverse_sqrt_layers", "inverse_sqrt_depth"),
-        derive=lambda spec: {"rezero": 0.0, "layer_scale": 1e-4}.get(spec.merge, 1.0),
-    )
-    norm: str = component_name(
-        "`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019).",
-        ("layer", "rms"),
-        default="layer",
-    )
-    norm_epsilon: float = fraction(
-        "added to the variance, or to the mean square, in every norm.", default=1e-5
-    )
-    norm_gain: bool = flag(
-        "trained factors of the channels in every norm. OLMo 1 has none, nor biases.", default=True
-    )
-    norm_bias: bool = flag(
-        "a bias in every layer norm; `None`: `True` for `layer` with `norm_gain`. An RMS norm has "
-        "none.",
-        derive=lambda spec: spec.norm == "layer" and spec.norm_gain,
-    )
-    norm_scale: float | str = depth_factor(
-        "factor of what a sublayer reads, after the norm before it: a number, or "
-        "`inverse_sqrt_depth`, 1 / sqrt(l) in block l (Sun et al. 2025, LayerNorm scaling).",
-        ("inverse_sqrt_depth",),
-    )
-    attention_norm: bool = flag(
-        "the norm before self-attention; the first block of ModernBERT has none.",
-        default=True,
-        by_block=True,
-    )
-    norm_offset: bool = flag(
-        "multiply in an RMS norm by 1 + scale, whose scale starts at zero (Gemma).", default=False
-    )
-    embedding_norm: bool = flag(
-        "a norm on the sum of the embeddings, before their dropout (BERT, BLOOM).", default=False
-    )
-    final_norm: bool = flag(
-        "a norm after the last block of each stack; `None`: `True` for `pre`, `output`, "
-        "`sandwich`, `parallel` and `parallel_shared_norm`, which leave the stream unnormalized.",
-        derive=lambda spec: spec.norm_placement in ON_BRANCHES,
     )
 
 
@@ -491,6 +416,7 @@ class SpecFields(
     Experts,
     FeedForward,
     Attention,
+    AcrossBlocks,
     ResidualStream,
     Positions,
     Embeddings,

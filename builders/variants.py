@@ -106,6 +106,51 @@ def output_norm() -> TransformerSpec:
 
 
 @register_variant(
+    kinds=BOTH_KINDS,
+    source="KellerJordan/modded-nanogpt; Ronneberger et al. 2015",
+    summary="pre-norm, the second half of the blocks adds the streams of the first in reverse",
+)
+def unet_skips() -> TransformerSpec:
+    return _corner("pre", "learned").replace(num_layers=4, block_skips="unet")
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source="karpathy/nanochat, nanochat/gpt.py; KellerJordan/modded-nanogpt",
+    summary="pre-norm, every block adds a share of the embeddings",
+)
+def embedding_skips() -> TransformerSpec:
+    return _corner("pre", "learned").replace(block_skips="embedding")
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='Zhou et al. 2024, "Value Residual Learning", section 3.2',
+    summary="pre-norm, values are mixed with those of the first block",
+)
+def value_residual() -> TransformerSpec:
+    return _corner("pre", "learned").replace(value_residual=True)
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='Lan et al. 2020, "ALBERT", section 3.1; Dehghani et al. 2019, "Universal Transformers"',
+    summary="pre-norm, one block whose weights every block of its stack uses",
+)
+def shared_blocks() -> TransformerSpec:
+    return _corner("pre", "learned").replace(distinct_blocks=1)
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='Zhu et al. 2024, "Hyper-Connections", algorithms 1 and 2',
+    summary="pre-norm, four residual streams that each sublayer reads, mixes and writes",
+)
+def hyper_connections() -> TransformerSpec:
+    return _corner("pre", "learned").replace(merge="hyper_connections")
+
+
+@register_variant(
     kinds=("encoder_decoder",),
     source='Vaswani et al. 2017, "Attention Is All You Need", table 3, base',
     parameters="65 million (to the nearest million, vocabulary of about 37,000)",

@@ -26,9 +26,7 @@ class InverseSampler(keras_hub.samplers.RandomSampler):
 
     def get_next_token(self, probabilities: Tensor) -> Tensor:
         rows, size = ops.shape(probabilities)
-        total = ops.cumsum(
-            probabilities, axis=-1
-        )  # sums in parallel, whose order may not be strict
+        total = ops.cumsum(probabilities, axis=-1)
         drawn = keras.random.uniform((rows, 1), seed=self.seed_generator) * total[:, -1:]
         ids = ops.arange(size, dtype="int32")
         possible = probabilities > 0

@@ -218,8 +218,9 @@ class Translator(TextModel):
             scores: return `Generated`, with the log-probability of every token.
             return_attention: return pairs of a translation and its `AttentionMaps`.
             progress: show a progress bar on a terminal if there are several batches.
-            sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `length_penalty`,
-                `num_return_sequences`, `repetition_penalty`, `min_p`, `seed`; see `make_sampler`.
+            sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `num_return_sequences`,
+                `length_penalty`, `length_offset`, `early_stopping`, `repetition_penalty`, `min_p`,
+                `seed`; see `make_sampler`.
 
         Returns:
             The translation of each sentence, as a text or a `Generated`; with

@@ -8,6 +8,7 @@ from plots.annotations import SkipPath
 from plots.graph import Graph, Node
 from plots.layers import (
     PARTS,
+    PRODUCTS,
     REPETITIONS,
     SHAPE_CHANGES,
     TRANSPOSITIONS,
@@ -19,6 +20,7 @@ from plots.layers import (
     is_norm,
     is_rearrangement,
     is_signed_merge,
+    is_softmax,
     is_subtraction,
 )
 from plots.softmaxes import calls_before_softmax
@@ -62,12 +64,15 @@ def is_added_again(
 def is_injected(
     flow: Reachability, source: Value, starts: Collection[str], paths: Sequence[SkipPath]
 ) -> bool:
-    """Return whether a value goes into the branches of a stream that it is no source of.
+    """Return whether a value goes into the branches of a stream that it is no part of.
 
-    Such as the positions of queries, which every sublayer of a detector adds to its own input.
+    Such as the positions of queries, which every sublayer of a detector adds to its own input. The
+    values of the first attention, which those of later ones add, are part of its branch.
     """
     return any(
-        {*path.bypassed}.issuperset(starts) and not flow.depends(path.source, source[0])
+        {*path.bypassed}.issuperset(starts)
+        and source[0] not in path.bypassed
+        and not flow.depends(path.source, source[0])
         for path in paths
     )
 
@@ -165,6 +170,44 @@ def _same_values(flow: Reachability, value: Value, or_whole: bool = False) -> li
         if before is None:
             return values
         values.append(before)
+
+
+def unchanged_values(flow: Reachability, value: Value) -> list[Value]:
+    """Return a value and those before it that it is, up to factors and its shape."""
+    values = [value]
+    while keeps_values(node := flow.graph.node(values[-1][0])):
+        if (before := value_into(flow, node)) is None:
+            break
+        values.append(before)
+    return values
+
+
+def mixed_streams(flow: Reachability, node: Node) -> Value | None:
+    """Return the value whose streams a call mixes by weights of each position; None: no such call.
+
+    Streams (b, t, m, d) times weights (b, t, m, m) are m streams again, as in hyper-connections
+    whose weights depend on the streams. The weights of an attention come from a softmax.
+    """
+    edges = flow.incoming[node.id]
+    is_product = node.is_a(PRODUCTS) or bool(node.declaration and node.declaration.products)
+    if not is_product or len(edges) != 2 or len(node.outputs) != 1:
+        return None
+    for streams, weights in (edges, edges[::-1]):
+        shape, mixing = streams.tensor.shape, weights.tensor.shape
+        is_square = len(mixing) > 3 and mixing[-1] == mixing[-2] is not None
+        if shape == node.outputs[0].shape and is_square and mixing[:-1] == shape[:-1]:
+            is_attention = is_softmax(flow.graph.node(weights.source))
+            return None if is_attention else (streams.source, streams.output)
+    return None
+
+
+def scaled_value(flow: Reachability, merge: Node) -> Value | None:
+    """Return the one value that a merge adds up with itself, as in x + w x; None: no such value."""
+    edges = flow.incoming[merge.id]
+    if not is_signed_merge(merge) or len(edges) < 2:
+        return None
+    first, *others = (unchanged_values(flow, (edge.source, edge.output)) for edge in edges)
+    return next((value for value in first if all(value in other for other in others)), None)
 
 
 def interpolates(flow: Reachability, merge: Node) -> bool:

@@ -50,7 +50,7 @@ ROLES = {
     "attention_scores": "products of queries and keys",
     "attention_weights": "softmax of attention scores",
     "causal_mask": "mask of keys later than the query",
-    "identity": "returns its input, up to noise in training, a cast or one constant factor",
+    "identity": "returns its input, up to noise in training, a cast or one factor",
     "learned_positions": "trained vectors of positions",
     "norm": "normalises activations",
     "padding_mask": "mask of padding",
@@ -160,6 +160,9 @@ NORM_TRAIT, SOFTMAX_TRAIT, POSITIONS_TRAIT = "norm", "softmax", " positions"
 """Traits of layers that divide their input by a statistic of it, such as the root mean square, that
 return a softmax over the last axis, and (as the end of "learned positions") that add positions."""
 
+FACTOR_TRAIT, SCALE_TRAIT = "one factor", "scale"
+"""Traits of layers that return their input times one number, and times one for each feature."""
+
 NORMS: set[str] = {
     "BatchNorm",
     "BatchNormalization",
@@ -254,18 +257,27 @@ def is_shape_only(node: Node) -> bool:
 
 
 def is_identity_like(node: Node) -> bool:
-    """Whether the call returns its input: dropout, cast, identity, one constant factor, plus 0."""
+    """Whether the call returns its input: dropout, cast, identity, one factor, plus 0.
+
+    The factor is a number, or a weight of one number.
+    """
     if node.role == "identity" or node.returns_input or node.is_a(IDENTITY_LIKE):
+        return True
+    if FACTOR_TRAIT in node.traits:
         return True
     if node.operation in ("Multiply", "Divide", "TrueDivide"):
         return any(
-            constant.shape == () or isinstance(constant.value, int | float)
+            _is_one_number(constant.shape) or isinstance(constant.value, int | float)
             for constant in node.constants
             if node.operation == "Multiply" or constant.port == "x2"  # 2 / x does not scale x
         )
     if node.operation == "Add":  # Python's `sum` starts with 0
         return any(constant.value == 0 for constant in node.constants)
     return node.operation == "Activation" and node.activation == "linear"
+
+
+def _is_one_number(shape: tuple[int | None, ...] | None) -> bool:
+    return shape is not None and all(size == 1 for size in shape)
 
 
 def is_factor(node: Node) -> bool:
@@ -291,7 +303,7 @@ def is_crop(node: Node) -> bool:
 
 def is_learned_scale(node: Node) -> bool:
     """Whether the call multiplies the features of its input by a vector, such as a weight."""
-    if node.role == "scale":
+    if node.role == "scale" or SCALE_TRAIT in node.traits:
         return True
     shapes = (constant.shape for constant in node.constants if constant.shape is not None)
     vectors = (sum(size != 1 for size in shape) == 1 for shape in shapes)

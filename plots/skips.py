@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain
 
 from plots.annotations import NormPlace, SkipPath
 from plots.arguments import takes_graphs
@@ -25,7 +25,9 @@ from plots.branches import (
     is_branch,
     is_injected,
     keeps_values,
+    mixed_streams,
     subtracted_values,
+    unchanged_values,
     value_into,
 )
 from plots.graph import Graph, Node
@@ -40,6 +42,7 @@ from plots.layers import (
     is_signed_merge,
 )
 from plots.registry import graph_plugin
+from plots.stream_edges import stream_edges
 from plots.traversal import Reachability, data_flow, once_per_graph
 
 
@@ -78,8 +81,9 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
     * A branch behind a `stop_gradient` is none: its values are fixed, such as the boxes that the
       last block of a detector predicts.
     * A path whose stream passes a norm, pooling, one linear projection or a learned scale of its
-      features is `projected`. One whose stream is multiplied by a gate, a sigmoid of another
-      tensor, is `gated`, as in a highway network; x + a * (f(x) - x) makes none.
+      features is `projected`, and so is one of several streams that are mixed, as in
+      hyper-connections. One whose stream is multiplied by a gate, a sigmoid of another tensor, is
+      `gated`, as in a highway network; x + a * (f(x) - x) makes none.
     """
     flow = data_flow(graph, stop=lambda node: node.is_a({"StopGradient"}))
     found: dict[str, list[_Line]] = {}
@@ -116,11 +120,11 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
     for name, way in ways.items():
         lines = []
         for term in terms:
-            ends = [other for other, _ in terms if (other, _) != term]
+            others = [other for other in terms if other != term]
             for stream in way(term):
                 projected = name == "projected"
                 lines.append(
-                    _line_along(flow, merge, stream, ends, subtracted, last, projected, found)
+                    _line_along(flow, merge, stream, others, subtracted, last, projected, found)
                 )
         if those := [line for line in lines if line is not None]:
             return [_with_gate(flow, line) for line in those] if name == "gated" else those
@@ -146,14 +150,20 @@ def _line_along(
     flow: Reachability,
     merge: Node,
     stream: Iterable[Value],
-    ends: list[str],
+    others: list[Value],
     subtracted: Mapping[str, list[Value]],
     last: list[Value],
     projected: bool,
     found: Mapping[str, list[_Line]],
 ) -> _Line | None:
-    """Return the skip path up `stream` (from the merge backwards) to where a branch starts."""
+    """Return the skip path up `stream` (from the merge backwards) to where a branch starts.
+
+    It ends at a value that another term is, up to factors: x + 2 x has no branch, wherever x is
+    from.
+    """
     passed: list[Value] = []
+    ends = list(dict.fromkeys(node_id for node_id, _ in others))
+    same = {value for other in others for value in unchanged_values(flow, other)}
     away = {value for end in ends for value in subtracted[end]}
     for source in stream:
         through = [node_id for node_id, _ in reversed(passed)]
@@ -170,6 +180,8 @@ def _line_along(
             ids = (source[0], merge.id, tuple(between), tuple(bypassed))
             path = SkipPath(*ids, norms=(), projected=projected)
             return _Line(path, (source, *reversed(passed), *last))
+        if source in same:
+            return None
         passed.append(source)
     return None
 
@@ -253,10 +265,12 @@ def _projected(flow: Reachability, arrival: Value) -> Iterator[Value]:
     while True:
         yield value
         node = flow.graph.node(value[0])
-        projects = is_linear_projection(node) or is_learned_scale(node)
+        mixed = mixed_streams(flow, node)
+        projects = is_linear_projection(node) or is_learned_scale(node) or mixed is not None
         projections += projects
         passes = projects or keeps_values(node) or is_norm(node) or node.is_a(RESAMPLING)
-        if projections > 1 or not passes or (before := value_into(flow, node)) is None:
+        before = mixed or value_into(flow, node)
+        if projections > 1 or not passes or before is None:
             return
         value = before
 
@@ -431,32 +445,3 @@ def _root(graph: Graph, path: SkipPath, root_at: Mapping[str, Value]) -> Value:
             return source, output
         source, output = edges[0].source, edges[0].output
     return root_at[source]
-
-
-def stream_edges(
-    graph: Graph, paths: tuple[SkipPath, ...]
-) -> tuple[dict[tuple[str, str], None], dict[tuple[str, str], None]]:
-    """Return the residual stream as (source, target) pairs, which a picture draws as one line.
-
-    Returns:
-        The pairs along the skip paths, and the pairs that join one path to the next (past the norm
-        of a post-norm block), lead to the first one and continue from the last one. Ordered.
-    """
-    on_paths = dict.fromkeys(pair for path in paths for pair in pairwise(path.line))
-    merges, sources = {path.target for path in paths}, {path.source for path in paths}
-    branches = {node_id for path in paths for node_id in path.bypassed}
-    joints: list[tuple[str, str]] = []
-    for path in paths:
-        line = [path.source]
-        while line[-1] not in merges and len(graph.incoming[line[-1]]) == 1:
-            line.append(graph.incoming[line[-1]][0].source)
-        joints += pairwise(reversed(line))
-    for path in paths:
-        line = [path.target]
-        while line[-1] not in sources and len(graph.outgoing[line[-1]]) == 1:
-            following = graph.outgoing[line[-1]][0].target
-            if following in branches or len(graph.incoming[following]) > 1:
-                break  # the output of an encoder goes into the branches of its decoder
-            line.append(following)
-        joints += pairwise(line)
-    return on_paths, dict.fromkeys(pair for pair in joints if pair not in on_paths)

@@ -57,7 +57,9 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "embedding_norm": draw(flag),
         "final_norm": draw(st.none() | flag),
         "merge": draw(shipped("merge")),
+        "num_streams": either(None, 1),
         "stochastic_depth": draw(RATES),
+        "block_skips": draw(shipped("block_skips")),
         "positions": draw(shipped("positions")),
         "feedforward": draw(shipped("feedforward")),
         "activation": draw(shipped("activation")),
@@ -94,6 +96,10 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values["logit_scale"] = None if values["scale_logits"] else draw(scale)
     if values["merge"] == "none":
         values["stochastic_depth"] = 0.0
+    if values["norm_placement"] == "post" and "hyper_connections" in values["merge"]:
+        values["merge"] = "add"
+    if "hyper_connections" in values["merge"]:
+        values["num_streams"] = either(None, 1, 2, 3)
     encodes = values["kind"] == "encoder_only"
     values["num_segments"] = either(0, 2, 3) if encodes else 0
     values["pooler"] = encodes and draw(flag)
@@ -109,7 +115,18 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values |= draw(bucket_values(values["positions"], values["kind"]))
     values |= draw(expert_values())
     values["block_overrides"] = draw(overrides(values))
+    values["distinct_blocks"] = draw(distinct_blocks(values))
     return values
+
+
+@st.composite
+def distinct_blocks(draw: st.DrawFn, values: dict[str, Any]) -> int | None:
+    """Draw how many blocks have weights of their own, where others would be equal to them."""
+    if isinstance(values["branch_scale"], str) and values["merge"] != "scaled":
+        return None
+    pattern = len(values["block_overrides"]) or 1
+    numbers = [few for few in range(1, values["num_layers"] + 1) if few % pattern == 0]
+    return draw(st.sampled_from((None, *numbers)))
 
 
 @st.composite
@@ -125,7 +142,8 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
     }
     if values["attention"] == "graph":
         divisors = [few for few in range(1, number + 1) if number % few == 0]
-        choices["num_key_value_heads"] = st.sampled_from(divisors)
+        if not values["value_residual"]:
+            choices["num_key_value_heads"] = st.sampled_from(divisors)
         choices["qk_norm"] = st.booleans()
     if values["positions"] in ("rotary", "alibi", "relative"):
         choices["positions"] = st.sampled_from((values["positions"], "none"))
@@ -197,6 +215,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": None,
         "attention_soft_cap": None,
         "qk_norm": False,
+        "value_residual": False,
         "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
     }
     if attention == "layer":
@@ -208,6 +227,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": draw(positive),
         "attention_soft_cap": draw(positive),
         "qk_norm": draw(st.booleans()),
+        "value_residual": draw(st.booleans()),
     }
 
 

@@ -19,6 +19,9 @@ imports neither Keras nor this project, so that the two implementations share no
 * Wang et al. 2022, "DeepNet"; Bachlechner et al. 2020, "ReZero"; Touvron et al. 2021, "Going deeper
   with Image Transformers" (LayerScale); Srivastava et al. 2015, "Highway Networks"; Sun et al.
   2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
+* Zhou et al. 2024, "Value Residual Learning"; Lan et al. 2020, "ALBERT" (shared blocks); the
+  speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
+* Zhu et al. 2024, "Hyper-Connections".
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
@@ -41,6 +44,15 @@ from reference_positions import (
     sinusoidal_concat_positions,
     sinusoidal_positions,
 )
+from reference_streams import (
+    close_streams,
+    factor,
+    merge,
+    open_streams,
+    owner,
+    read_stream,
+    stream_into,
+)
 
 Spec = Mapping[str, object]
 Weights = Mapping[str, np.ndarray]
@@ -59,6 +71,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "num_key_value_heads": spec["num_heads"],
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
+        "num_streams": 4 if "hyper_connections" in spec["merge"] else 1,
         "norm_bias": spec["norm"] == "layer" and spec["norm_gain"],
         "embedding_scale": None,
         "logit_scale": None,
@@ -70,6 +83,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "attention_soft_cap": None,
         "logit_soft_cap": None,
         "attention_window": None,
+        "distinct_blocks": None,
         "pad_token_id": None,
         "num_active_groups": spec["num_expert_groups"],
         "router_correction_rate": None,
@@ -102,7 +116,7 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
     if name == "relu_squared":
         return np.maximum(x, 0.0) ** 2
     if name == "silu":
-        return x / (1.0 + np.exp(-x))
+        return x * 0.5 * (1.0 + np.tanh(x / 2.0))  # x sigmoid(x), without overflow
     if name == "gelu":  # x * Phi(x), Phi the standard normal CDF
         return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
     if name == "gelu_tanh":
@@ -161,10 +175,12 @@ def attention(
     memory: np.ndarray,
     mask: np.ndarray,
     bias: np.ndarray | None = None,
+    values: list | None = None,
 ) -> np.ndarray:
     """Multi-head attention of x (b, t, d) to memory (b, s, d); mask (b, t, s), True = visible.
 
-    Self-attention has a bias (n, t, s), and rotates queries and keys if positions are rotary.
+    Self-attention has a bias (n, t, s), rotates queries and keys if positions are rotary, and
+    appends its values to those of the blocks before it.
     """
 
     def project(role: str, inputs: np.ndarray) -> np.ndarray:
@@ -177,6 +193,11 @@ def attention(
         return heads
 
     query, key, value = project("query", x), project("key", memory), project("value", memory)
+    if values is not None:
+        values.append(value)
+        if spec["value_residual"] and len(values) > 1:
+            share = weights[f"{name}.mixed_value.share"]
+            value = (1.0 - share) * value + share * values[0]
     # Query head i uses key head i // groups.
     groups = spec["num_heads"] // spec["num_key_value_heads"]
     key, value = np.repeat(key, groups, axis=2), np.repeat(value, groups, axis=2)
@@ -248,72 +269,45 @@ def mixture(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarra
     return output
 
 
-def factor(spec: dict, field: str, name: str) -> float:
-    """Return a factor of the residual stream in a block such as "decoder.block_3"."""
-    side, index = name.split(".block_")
-    encoder, decoder = spec["num_encoder_layers"], spec["num_layers"]
-    if spec[field] == "inverse_sqrt_depth":
-        return 1.0 / math.sqrt(int(index) + 1)
-    if spec[field] == "inverse_sqrt_layers":
-        return 1.0 / math.sqrt(encoder if side == "encoder" else decoder)
-    if spec[field] == "deep_norm":
-        if spec["kind"] != "encoder_decoder":
-            return (2.0 * decoder) ** (1 / 4)
-        both = 0.81 * (encoder**4 * decoder) ** (1 / 16)
-        return both if side == "encoder" else (3.0 * decoder) ** (1 / 4)
-    return spec[field]
-
-
-def merge(spec: dict, weights: Weights, at: str, x: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Return the stream x after a branch with the output `change`."""
-    block_name = ".".join(at.split(".")[:2])
-    if spec["merge"] == "add":
-        return x + change
-    if spec["merge"] == "none":
-        return change
-    if spec["merge"] == "scaled":
-        skip, branch = (factor(spec, f"{part}_scale", block_name) for part in ("skip", "branch"))
-        return skip * x + branch * change
-    if spec["merge"] in ("rezero", "layer_scale"):  # one number, or one for each channel
-        return x + weights[f"{at}.branch_scale.scale"] * change
-    if spec["merge"] == "highway":
-        scores = x @ weights[f"{at}.transform_gate.kernel"] + weights[f"{at}.transform_gate.bias"]
-        gate = 1.0 / (1.0 + np.exp(-scores))
-        return gate * change + (1.0 - gate) * x
-    raise ValueError(f"the reference has no merge {spec['merge']!r}")
-
-
-def block(spec: dict, weights: Weights, name: str, x: np.ndarray, sublayers: dict) -> np.ndarray:
+def block(
+    spec: dict, weights: Weights, side: str, index: int, x: np.ndarray, sublayers: dict
+) -> np.ndarray:
     """Apply the sublayers of a block, functions by name."""
     placement, block_input, changes = spec["norm_placement"], x, []
+    name = f"{side}.block_{owner(spec, index)}"
+
+    def read(at: str, stream: np.ndarray) -> np.ndarray:
+        return read_stream(spec, weights, at, stream)
 
     def first_norm(at: str, y: np.ndarray) -> np.ndarray:
         if at.endswith(".self_attention") and not spec["attention_norm"]:
             return y
-        return factor(spec, "norm_scale", name) * normalize(spec, weights, f"{at}.norm", y)
+        return factor(spec, "norm_scale", side, index) * normalize(spec, weights, f"{at}.norm", y)
 
     for part, function in sublayers.items():
         at = f"{name}.{part}"
         if placement == "post":  # norm(x + f(x))
-            x = normalize(spec, weights, f"{at}.norm", merge(spec, weights, at, x, function(at, x)))
+            x = normalize(
+                spec, weights, f"{at}.norm", merge(spec, weights, at, index, x, function(at, x))
+            )
         elif placement == "pre":  # x + f(norm(x))
-            x = merge(spec, weights, at, x, function(at, first_norm(at, x)))
+            x = merge(spec, weights, at, index, x, function(at, first_norm(at, read(at, x))))
         elif placement == "output":  # x + norm(f(x))
-            change = normalize(spec, weights, f"{at}.output_norm", function(at, x))
-            x = merge(spec, weights, at, x, change)
+            change = normalize(spec, weights, f"{at}.output_norm", function(at, read(at, x)))
+            x = merge(spec, weights, at, index, x, change)
         elif placement == "sandwich":  # x + norm(f(norm(x)))
-            change = function(at, first_norm(at, x))
+            change = function(at, first_norm(at, read(at, x)))
             change = normalize(spec, weights, f"{at}.output_norm", change)
-            x = merge(spec, weights, at, x, change)
+            x = merge(spec, weights, at, index, x, change)
         elif placement == "parallel":  # x + f(norm(x)) + g(norm(x))
-            changes.append(function(at, first_norm(at, block_input)))
+            changes.append(function(at, first_norm(at, read(name, block_input))))
         elif placement == "parallel_shared_norm":  # y = norm(x); x + f(y) + g(y)
-            changes.append(function(at, first_norm(name, block_input)))
+            changes.append(function(at, first_norm(name, read(name, block_input))))
         elif placement == "none":  # x + f(x)
-            x = merge(spec, weights, at, x, function(at, x))
+            x = merge(spec, weights, at, index, x, function(at, read(at, x)))
         else:
             raise ValueError(f"the reference has no norm placement {placement!r}")
-    return merge(spec, weights, name, block_input, sum(changes)) if changes else x
+    return merge(spec, weights, name, index, block_input, sum(changes)) if changes else x
 
 
 # Stacks -----------------------------------------------------------------------------------------
@@ -358,24 +352,29 @@ def encode(
     spec: dict, weights: Weights, source: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
     x = embed(spec, weights, "encoder", source, segments)
-    keys = padding_mask(spec, source)
+    keys, streams, values = padding_mask(spec, source), [open_streams(spec, x)], []
     for index in range(spec["num_encoder_layers"]):
-        x = encoder_block(of_block(spec, index), weights, f"encoder.block_{index}", x, keys)
+        x, own = stream_into(spec, weights, "encoder", streams), of_block(spec, index)
+        streams.append(encoder_block(own, weights, index, x, keys, values))
+    x = close_streams(spec, streams[-1])
     return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
 
 
 def encoder_block(
-    spec: dict, weights: Weights, name: str, x: np.ndarray, keys: np.ndarray
+    spec: dict, weights: Weights, index: int, x: np.ndarray, keys: np.ndarray, values: list
 ) -> np.ndarray:
-    """Apply a block of an encoder to x (b, s, d); keys (b, 1, s) are those that are not padding."""
+    """Apply a block of an encoder to x (b, s, d).
+
+    Keys (b, 1, s) are those that are not padding; values are those of the blocks before.
+    """
     mask = visible_keys(spec, keys, causal=False)
     bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
     feed = mixture if spec["num_experts"] else feedforward
     sublayers = {
-        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias),
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values),
         "feedforward": lambda at, y: feed(spec, weights, at, y),
     }
-    return block(spec, weights, name, x, sublayers)
+    return block(spec, weights, "encoder", index, x, sublayers)
 
 
 def decode(
@@ -388,9 +387,11 @@ def decode(
     """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention."""
     x = embed(spec, weights, "decoder", target)
     keys = padding_mask(spec if spec["mask_target_padding"] else {"pad_token_id": None}, target)
+    streams, values = [open_streams(spec, x)], []
     for index in range(spec["num_layers"]):
-        name, own = f"decoder.block_{index}", of_block(spec, index)
-        x = decoder_block(own, weights, name, x, keys, memory, memory_keys)
+        x, own = stream_into(spec, weights, "decoder", streams), of_block(spec, index)
+        streams.append(decoder_block(own, weights, index, x, keys, values, memory, memory_keys))
+    x = close_streams(spec, streams[-1])
     if spec["final_norm"]:
         x = normalize(spec, weights, "decoder.final_norm", x)
     return output(spec, weights, "decoder", x)
@@ -399,9 +400,10 @@ def decode(
 def decoder_block(
     spec: dict,
     weights: Weights,
-    name: str,
+    index: int,
     x: np.ndarray,
     keys: np.ndarray,
+    values: list,
     memory: np.ndarray | None,
     memory_keys: np.ndarray | None,
 ) -> np.ndarray:
@@ -409,7 +411,9 @@ def decoder_block(
     length = x.shape[1]
     mask = visible_keys(spec, keys, causal=True)
     bias = score_bias(spec, weights, "decoder", length, causal=True)
-    sublayers = {"self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias)}
+    sublayers = {
+        "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
+    }
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
         sublayers["cross_attention"] = lambda at, y: attention(
@@ -417,7 +421,7 @@ def decoder_block(
         )
     feed = mixture if spec["num_experts"] else feedforward
     sublayers["feedforward"] = lambda at, y: feed(spec, weights, at, y)
-    return block(spec, weights, name, x, sublayers)
+    return block(spec, weights, "decoder", index, x, sublayers)
 
 
 def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Like `reference`, it imports neither Keras nor this project.
 """
 
 from reference import Spec, fill_derived_fields, of_block
+from reference_streams import owner
 
 
 def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -37,6 +38,13 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if full["merge"] == "highway":
             shapes[f"{name}.transform_gate.kernel"] = (d, d)
             shapes[f"{name}.transform_gate.bias"] = (d,)
+        m = full["num_streams"]
+        if full["merge"] == "static_hyper_connections":
+            for role, shape in {"read": (m,), "mix": (m, m), "write": (m,)}.items():
+                shapes[f"{name}.{role}_streams.kernel"] = shape
+        if full["merge"] == "hyper_connections":
+            for role, shape in {"kernel": (d, m + 2), "static": (m, m + 2), "scales": (2,)}.items():
+                shapes[f"{name}.connections.{role}"] = shape
 
     def attention_shapes(name: str, own: dict) -> None:
         k = own["num_key_value_heads"]
@@ -79,6 +87,13 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if own["shared_expert_gate"]:
             shapes[f"{name}.shared_expert.share.kernel"] = (d, 1)
 
+    def block_skips(name: str, index: int, layers: int) -> None:
+        factors = {"embedding": ("stream_scale", "skip_scale_from_embedding")}
+        if layers // 2 <= index < 2 * (layers // 2):
+            factors["unet"] = ("skip_scale_from_mirrored",)
+        for factor in factors.get(full["block_skips"], ()):
+            shapes[f"{name}.{factor}.scale"] = (1,)
+
     e = full["embedding_dim"]
     stacks = [("decoder", full["num_layers"], v)]
     if full["kind"] == "encoder_only":
@@ -98,9 +113,12 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm")
-        for index in range(layers):
-            own = of_block(full, index)
+        for place in range(layers):  # blocks that share weights have the same names
+            block_skips(f"{side}.block_{place}", place, layers)
+            index, own = owner(full, place), of_block(full, place)
             attention_shapes(f"{side}.block_{index}.self_attention", own)
+            if full["value_residual"] and place > 0:
+                shapes[f"{side}.block_{index}.self_attention.mixed_value.share"] = ()
             if side == "decoder" and len(stacks) == 2:
                 attention_shapes(f"{side}.block_{index}.cross_attention", own)
             feedforward_shapes(f"{side}.block_{index}.feedforward", own)
@@ -143,8 +161,11 @@ def parameter_count(spec: Spec) -> int:
         positions = full["max_sequence_length"] * d if full["positions"] == "learned" else 0
         if any(own["positions"] == "relative" for own in blocks):
             positions += full["relative_buckets"] * full["num_heads"]
-        within = sum(block_parameters(own, attentions) for own in blocks)
-        return projection + positions + within + final
+        owners = blocks[: full["distinct_blocks"] or layers]
+        within = sum(block_parameters(own, attentions) for own in owners)
+        mixed = min(len(owners), layers - 1) if full["value_residual"] else 0
+        skips = {"unet": layers // 2, "embedding": 2 * layers}.get(full["block_skips"], 0)
+        return projection + positions + within + mixed + skips + final
 
     if full["kind"] == "encoder_only":
         heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
@@ -163,7 +184,15 @@ def block_parameters(own: dict, attentions: int) -> int:
     per_channel = own["norm_gain"] + own["norm_bias"]  # of a norm
     norm = per_channel * d
     # Norms and merge weights of a sublayer, and those of a block whose sublayers share them.
-    merges = {"rezero": 1, "layer_scale": d, "highway": d * d + d}.get(own["merge"], 0)
+    streams = own["num_streams"]
+    static = streams * (streams + 2)  # Zhu et al. 2024, equations 21 and 25
+    merges = {
+        "rezero": 1,
+        "layer_scale": d,
+        "highway": d * d + d,
+        "static_hyper_connections": static,
+        "hyper_connections": d * (streams + 2) + static + 2,
+    }.get(own["merge"], 0)
     each, shared = {
         "none": (merges, 0),
         "sandwich": (2 * norm + merges, 0),

@@ -35,6 +35,10 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "deep_norm": {"norm_placement": "post", "merge": "scaled", "skip_scale": "deep_norm"}
     | {"initializer": "deep_norm"},
+    "across_blocks": {"num_layers": 4, "distinct_blocks": 2, "block_skips": "unet"}
+    | {"value_residual": True},
+    "streams": {"merge": "hyper_connections", "num_streams": 3},
+    "static_streams": {"merge": "static_hyper_connections", "norm_placement": "parallel"},
     "highway": {"norm_placement": "output", "merge": "highway"},
     "keras_layer": {"attention": "layer", "activation": "gelu_tanh"},
     "encoder": {

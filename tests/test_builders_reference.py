@@ -57,6 +57,10 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "skip_scale": (1.0, 1.7, "deep_norm"),
     "branch_scale": (None, 0.7, "inverse_sqrt_layers", "inverse_sqrt_depth"),
     "norm_scale": (1.0, "inverse_sqrt_depth"),
+    "num_streams": (None, 3),
+    "block_skips": SHIPPED["block_skips"],
+    "value_residual": (False, True),
+    "distinct_blocks": (None, 1, 2),
     "positions": (*MAIN_FIELDS["positions"], "rotary", "alibi", "relative"),
     "rotary_dim": (4, None),
     "rotary_base": (10_000.0, 13.0),
@@ -113,8 +117,12 @@ UNSUPPORTED_BY_LAYER = (
     "attention_scale",
     "attention_soft_cap",
     "qk_norm",
+    "value_residual",
 )
 
+HYPER = ("static_hyper_connections", "hyper_connections")
+UNSCALED_MERGES = ("add", "none", "highway", *HYPER)
+LEARNED_MERGES = ("rezero", "layer_scale")
 ROTARY_OR_BIAS = ("rotary", "alibi", "relative")
 DERIVED_FIELDS = (
     "source_vocabulary_size",
@@ -125,6 +133,7 @@ DERIVED_FIELDS = (
     "head_dim",
     "final_norm",
     "norm_bias",
+    "num_streams",
     "branch_scale",
     "attention_output_bias",
     "rotary_dim",
@@ -162,7 +171,20 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
         return False
     if changes.get("merge", "scaled") != "scaled" and changes.get("skip_scale", 1.0) != 1.0:
         return False
-    if changes.get("merge") in ("add", "none", "highway") and changes.get("branch_scale"):
+    if changes.get("merge") in UNSCALED_MERGES and changes.get("branch_scale"):
+        return False
+    has_streams = changes.get("merge", HYPER[0]) in HYPER
+    if changes.get("num_streams") and not has_streams:
+        return False
+    if changes.get("norm_placement") == "post" and "merge" in changes and has_streams:
+        return False
+    if changes.get("norm_placement") == "post" and changes.get("num_streams"):
+        return False
+    shares = changes.get("distinct_blocks") == 1
+    if shares and changes.get("block_overrides"):
+        return False
+    by_depth = isinstance(changes.get("branch_scale"), str)
+    if changes.get("distinct_blocks") and by_depth and changes.get("merge", "") in LEARNED_MERGES:
         return False
     if changes.get("scale_embeddings") and changes.get("embedding_scale"):
         return False

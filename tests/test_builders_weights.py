@@ -53,6 +53,10 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"norm_placement": "none", "embedding_norm": True, "attention_output_bias": False}
     | {"merge": "rezero"},
     {"norm": "rms", "norm_offset": True, "final_norm": False},
+    {"norm_placement": "sandwich", "merge": "hyper_connections"},
+    {"norm_placement": "parallel", "merge": "static_hyper_connections", "num_streams": 3},
+    {"num_layers": 5, "block_skips": "unet", "value_residual": True},
+    {"num_layers": 5, "block_skips": "embedding", "distinct_blocks": 2, "value_residual": True},
     {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13},
     {"positions": "rotary", "rotary_dim": 6},
     {"positions": "alibi", "num_heads": 3, "head_dim": 5},
@@ -133,6 +137,11 @@ TRAINED: dict[str, dict[str, Any]] = {
         "logit_bias": True,
     },
     "layer": {"attention": "layer"},
+    "skips across shared blocks": {"num_layers": 3, "distinct_blocks": 1}
+    | {"block_skips": "embedding", "value_residual": True},
+    "mirrored skips, mixed values": {"block_skips": "unet", "value_residual": True},
+    "streams": {"merge": "hyper_connections", "num_streams": 3},
+    "streams of fixed weights": {"merge": "static_hyper_connections", "num_streams": 3},
     "experts": {
         **EXPERTS,
         "feedforward": "glu",

@@ -60,6 +60,15 @@ SPECS: dict[str, dict[str, Any]] = {
             {"attention_window": None, "intermediate_dim": 19},
         ),
     },
+    "streams": {"merge": "hyper_connections", "num_streams": 3},
+    "streams, parallel sublayers": {"merge": "static_hyper_connections", "num_streams": 3}
+    | {"norm_placement": "parallel"},
+    "shared blocks, skips": {
+        "num_layers": 5,
+        "distinct_blocks": 2,
+        "block_skips": "unet",
+        "value_residual": True,
+    },
     "gated parallel sublayers": {"norm_placement": "parallel_shared_norm", "merge": "highway"},
     "translator": TRANSLATOR,
     "translator with unequal stacks": {**TRANSLATOR, "num_encoder_layers": 3, "num_layers": 1},

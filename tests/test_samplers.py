@@ -39,8 +39,13 @@ LOGITS = np.array(
 ROWS = np.array([[3, 1, 3, 0, 6], [-1, -1, 4, 2, 5]], "int32")
 
 
-@both_modes
-@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
+@pytest.mark.parametrize(
+    ("penalty", "mode"),
+    slow_unless(
+        lambda penalty, mode: mode is eager or penalty == 1.3,
+        itertools.product((0.5, 1.0, 1.3), (eager, compiled)),
+    ),
+)
 def test_the_repetition_penalty_applies_to_tokens_before_the_index(penalty, mode):
     for index in range(6):
         expected = LOGITS.copy()
@@ -123,6 +128,15 @@ def test_tokens_dropped_by_min_p_are_never_drawn(name, options):
     shares = np.bincount(drawn.ravel(), minlength=7) / drawn.size
     expected = np.where(np.isin(np.arange(7), kept), probabilities, 0)
     np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.05)
+
+
+@pytest.mark.parametrize(("number", "tokens"), [(0.0, [1, 0]), (1 - 2**-24, [4, 3]), (0.5, [2, 0])])
+def test_a_token_without_probability_is_not_drawn_at_the_ends_either(monkeypatch, number, tokens):
+    probabilities = np.array([[0, 0.3, 0.3, 0, 0.4, 0, 0], [0.6, 0, 0, 0.4, 0, 0, 0]], "float32")
+    uniform = np.full((2, 1), number, "float32")
+    monkeypatch.setattr(keras.random, "uniform", lambda shape, seed: ops.convert_to_tensor(uniform))
+    found = make_sampler("random", seed=0).get_next_token(ops.convert_to_tensor(probabilities))
+    assert ops.convert_to_numpy(found).tolist() == tokens
 
 
 @both_modes

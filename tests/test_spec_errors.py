@@ -107,6 +107,10 @@ BAD_VALUES = [
     ("masked_lm_head", True, "kind='encoder_only'"),
     ("scale_logits", 0, "True or False"),
     ("mask_target_padding", None, "True or False"),
+    ("num_streams", 0, "a positive int"),
+    ("block_skips", "dense", "none, unet, embedding"),
+    ("value_residual", 0.5, "True or False"),
+    ("distinct_blocks", 0, "positive int, or None for weights of its own"),
     ("block_overrides", None, "a tuple of mappings of fields"),
     ("block_overrides", ({}, "positions"), "a tuple of mappings of fields"),
     ("block_overrides", ({}, {}, {}, {}), "a pattern of at most 3 blocks"),
@@ -193,6 +197,7 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("norm_placement", None, "none"),
     ("merge", "re_zero", "rezero"),
     ("merge", None, "none"),
+    ("block_skips", "u-net", "unet"),
     ("norm", "layernorm", "layer"),
     ("positions", "rotarry", "rotary"),
     ("positions", "sinusoid", "sinusoidal"),
@@ -297,6 +302,38 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"norm_placement": "post", "norm_scale": "inverse_sqrt_depth"},
         ["norm_scale='inverse_sqrt_depth'", "1 where norm_placement='post'", "'pre'"],
+    ),
+    (
+        {"num_streams": 3},
+        ["num_streams=3", "1 where merge='add'", "use merge='hyper_connections'"],
+    ),
+    (
+        {"norm_placement": "post", "merge": "static_hyper_connections"},
+        ["norm_placement='post'", "merge='static_hyper_connections'", "use norm_placement='pre'"],
+    ),
+    (
+        {"merge": "hyper_connections", "skip_scale": 2.0},
+        ["skip_scale=2.0", "1 where merge='hyper_connections'", "use merge='scaled'"],
+    ),
+    (
+        {"distinct_blocks": 4},
+        ["distinct_blocks=4", "at most 3, the blocks of the model", "leave it out"],
+    ),
+    (
+        {"distinct_blocks": 1, "block_overrides": ({}, {"qk_norm": True})},
+        ["distinct_blocks=1", "a multiple of 2", "pattern of block_overrides", "equal"],
+    ),
+    (
+        {"value_residual": True, "block_overrides": ({}, {"num_key_value_heads": 1})},
+        ["value_residual=True", "False", "change num_key_value_heads", "the same"],
+    ),
+    (
+        {"distinct_blocks": 1, "merge": "rezero", "branch_scale": "inverse_sqrt_depth"},
+        ["branch_scale='inverse_sqrt_depth'", "a number", "distinct_blocks=1", "share"],
+    ),
+    (
+        {"attention": "layer", "value_residual": True},
+        ["value_residual=True", "must be False", "attention='layer'", "use attention='graph'"],
     ),
     (
         {"scale_embeddings": True, "embedding_scale": 12.0},

@@ -1,4 +1,4 @@
-"""Encoder-decoders: T5 and its successors, BART, Marian, and translators between many languages."""
+"""Encoder-decoders: T5 and its successors, Switch, BART, Marian and other translators."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _T5: dict[str, Any] = {
     "initializer": "t5",
 }
 
+_T5_V1_0: dict[str, Any] = {
+    **_T5,
+    "activation": "relu",
+    "tie_embeddings": True,
+    "scale_logits": True,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "embedding_dropout": 0.1,
+    "activation_dropout": 0.1,
+    "final_dropout": 0.1,
+}
+
 register_family(
-    {
-        **_T5,
-        "activation": "relu",
-        "tie_embeddings": True,
-        "scale_logits": True,
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-        "embedding_dropout": 0.1,
-        "activation_dropout": 0.1,
-        "final_dropout": 0.1,
-    },
+    _T5_V1_0,
     {
         "t5_small": ("60,506,624", size(6, 512, 8)),
         "t5_base": ("222,903,552", size(12, 768, 12)),
@@ -198,4 +200,18 @@ register_family(
     kind="encoder_decoder",
     source='Fan et al. 2021, "M2M-100"; NLLB Team 2022; the released configurations',
     summary="pre-norm, ReLU, concatenated sinusoids, between 100 or 200 languages",
+)
+
+register_family(
+    {
+        **_T5_V1_0,
+        "renormalize_scores": False,
+        "balance_loss": 0.01,
+        "capacity_factor": 1.25,
+        "block_overrides": ({}, {"num_experts": 8, "num_active_experts": 1}),
+    },
+    {"switch_base_8": ("", size(12, 768, 12))},
+    kind="encoder_decoder",
+    source='Fedus et al. 2022, "Switch Transformers", sections 2.2 and 2.4; the released weights',
+    summary="T5 with 8 experts in every other block, of which a token goes through 1",
 )

@@ -97,8 +97,8 @@ class QuantizedTensor(StoredTensor):
             array: np.ndarray = gguf.dequantize(stored.reshape(self.bytes_shape), kind)
         except NotImplementedError:
             raise ValueError(
-                f"{self.path} has weights of the type {self.type}, which the package gguf does not "
-                "dequantize; take a file with another type"
+                f"there are weights of the type {self.type}, which the package gguf does not "
+                "dequantize; take a file with other types"
             ) from None
         array = array.reshape(self.shape)
         if not self.heads:

@@ -9,7 +9,7 @@ from plots.annotations import Note, Overlay, Quantity
 from plots.arguments import takes_graphs
 from plots.folding.groups import Contraction, close_groups
 from plots.folding.notes import alternations, deviations, range_notes
-from plots.folding.stacks import find_stacks
+from plots.folding.stacks import find_stacks, same_layers
 from plots.graph import Edge, Graph
 from plots.hierarchy import enclosing_namespaces
 from plots.registry import graph_plugin
@@ -104,6 +104,9 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                     for around in enclosing_namespaces(stand_in.name):
                         inside.setdefault(around, []).append(stand_in.name)
                     notes += range_notes([stand_in, *others], graph.overlays)
+                    if same_layers([stand_in, *others]):
+                        text = f"the same weights in all {len(others) + 1} blocks"
+                        notes.append(Note("varies", (stand_in.nodes[0].id,), text))
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
             if times > blocks:

@@ -226,7 +226,11 @@ def repeats_around(graph: Graph, node: Node, block: str = "") -> tuple[int, ...]
 
 
 def _enters_like(first: Sequence[Signature], other: Sequence[Signature]) -> bool:
-    """Return whether the first block equals another, except that its inputs come from outside."""
+    """Return whether the first block equals another, except that its inputs come from outside.
+
+    If it takes one value both as the stream and as a skip from before all blocks, it would hide
+    that the others take two.
+    """
     if [call.kind for call in first] != [call.kind for call in other]:
         return False
     stands_for: dict[tuple[str, str], tuple[str, str]] = {}
@@ -236,4 +240,5 @@ def _enters_like(first: Sequence[Signature], other: Sequence[Signature]) -> bool
                 expected = stands_for.setdefault(expected, source)
             if source != expected:
                 return False
-    return True
+    skips = {source for call in other for source in call.sources if source[0] == "outside"}
+    return skips.isdisjoint(stands_for.values())

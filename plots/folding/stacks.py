@@ -63,6 +63,11 @@ class Stack:
         }
 
     @property
+    def is_loop(self) -> bool:
+        """Whether the blocks are calls of the same layers, as in a Universal Transformer."""
+        return not self.parallel and len(self.blocks) > 1 and same_layers(self.blocks)
+
+    @property
     def is_uniform(self) -> bool:
         """Whether at least half of the blocks are equal repeats, so that others deviate."""
         # The last block of a run is the usual one; the first may be an opening block.
@@ -74,6 +79,13 @@ class Stack:
             if times > 1:
                 repeated.add(usual)
         return any(2 * covered[usual] >= len(self.blocks) for usual in repeated)
+
+
+def same_layers(blocks: Sequence[Block]) -> bool:
+    """Return whether blocks call the same layers, and some with weights."""
+    layers = {tuple(node.layer for node in block.nodes) for block in blocks}
+    weights = any(n.parameters or n.shared_parameters for n in blocks[0].nodes)
+    return len(layers) == 1 and weights
 
 
 @once_per_graph
@@ -300,10 +312,13 @@ def _new_namespaces(
     """Return the namespace around the blocks of a stack, and a new one for every block.
 
     They have the common start of the names of their calls, or else "block". `numbers` has the
-    numbers from which on the last stacks are named: the ones before are in use.
+    numbers from which on the last stacks are named: the ones before are in use. A block whose
+    layers are called again and again is one namespace already, and its later calls get numbers.
     """
     nodes = [node for block in stack.blocks for node in block.nodes]
     around = reduce(common_namespace, (namespaces[node.id] for node in nodes))
+    if stack.is_loop and inside.get(around) == {node.id for node in nodes}:
+        return around, [around, *(f"{around}@{call + 2}" for call in range(len(stack.blocks) - 1))]
     prefix = f"{around}." if around else ""
     names = [f"{prefix}{common_start(block.nodes, around)}" for block in stack.blocks]
     ids = [{node.id for node in block.nodes} for block in stack.blocks]

@@ -8,14 +8,17 @@ from typing import Any
 from plots.attentions import find_attentions
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.layers import (
+    FACTOR_TRAIT,
     JOINS,
     NORM_TRAIT,
     NORMS,
     POSITIONS_TRAIT,
+    SCALE_TRAIT,
     SHAPE_TRAIT,
     SOFTMAX_TRAIT,
     TRACED,
     is_identity_like,
+    is_learned_scale,
     is_rearrangement,
     is_softmax,
 )
@@ -64,6 +67,8 @@ def traits_of(
         (node_id, _), shape = ends[0], graph.node(graph.inputs[0]).outputs[0].shape
         if graph.node(node_id).outputs[0].shape == shape and _normalises(graph, flow):
             found.append(NORM_TRAIT)
+        if graph.node(node_id).outputs[0].shape == shape and nodes:
+            found += _factors(nodes)
     if len(ends) == 1 and _returns_a_softmax(graph, ends[0][0]):
         found.append(SOFTMAX_TRAIT)
     kept = [n for n in nodes if not (is_identity_like(n) or is_rearrangement(n))]
@@ -97,6 +102,14 @@ def graph_inside(
         parameters=0,
         trainable_parameters=0,
     )
+
+
+def _factors(nodes: Sequence[Node]) -> list[str]:
+    """Return the trait of a layer that only multiplies its input by numbers or weights, if any."""
+    kept = [node for node in nodes if not is_identity_like(node)]
+    if all(map(is_learned_scale, kept)):
+        return [SCALE_TRAIT if kept else FACTOR_TRAIT]
+    return []
 
 
 def _normalises(graph: Graph, flow: Reachability) -> bool:

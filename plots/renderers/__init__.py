@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from math import isfinite, log, prod
 from typing import Any
 
@@ -34,7 +35,8 @@ class Layout:
 
     Attributes:
         namespaces: Node id -> namespace of the cluster that contains the node.
-        stream: (source, target) pairs to draw as one straight line.
+        stream: (source, target) pairs of the residual streams, drawn as one straight line.
+        arcs: Those that only skip paths past other merges have, which lead round it.
         merges: Ids of the merges on the stream.
         passed: Node id -> number of merges on the stream beside the node, where there are any: of
             parallel sublayers, all but the one that merges first.
@@ -53,6 +55,7 @@ class Layout:
 
     namespaces: dict[str, str]
     stream: frozenset[tuple[str, str]]
+    arcs: frozenset[tuple[str, str]]
     merges: frozenset[str]
     passed: dict[str, int]
     tags: dict[str, str]
@@ -103,9 +106,17 @@ def lay_out(graph: Graph) -> Layout:
         for path in graph.skip_paths
         for node_id in path.bypassed
     }
+    short = {
+        pair
+        for path in graph.skip_paths
+        if merges.isdisjoint(path.bypassed)
+        for pair in pairwise(path.line)
+    }
+    along = {pair for path in graph.skip_paths for pair in pairwise(path.line)}
     return Layout(
         namespaces=namespaces,
         stream=stream,
+        arcs=frozenset(along - short),
         merges=merges,
         passed={node_id: count for node_id, count in passed.items() if count},
         tags=tags,

@@ -67,6 +67,10 @@ STREAM_STYLE: dict[str, Any] = {
 }
 
 
+# A skip path past other merges is as long as what it passes, and must not bend the stream.
+ARC_STYLE = {"penwidth": "3", "weight": "1"}
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Calls of a graph that are drawn together, below the other parts.
@@ -412,6 +416,8 @@ def _line(
     on_stream = (edge.source, edge.target) in layout.stream
     if on_stream:
         attributes |= STREAM_STYLE
+        if (edge.source, edge.target) in layout.arcs:
+            attributes |= ARC_STYLE
     elif edge.tensor.dtype == "bool" or edge.implicit:
         attributes |= {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
     else:

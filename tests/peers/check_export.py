@@ -28,6 +28,8 @@ def write(folder: Path) -> None:
     warnings.simplefilter("ignore")
     for path in sorted(GOLDEN.iterdir()):
         model_type = json.loads((path / "config.json").read_text())["model_type"]
+        if path.name == "mt5_tied":  # of which the versions compute different logits
+            model_type = "t5"
         model = fm.from_hugging_face(path)
         fm.to_hugging_face(model, folder / path.name, model_type=model_type, overwrite=True)
 

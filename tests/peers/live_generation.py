@@ -9,7 +9,7 @@ import make_samplers
 import numpy as np
 import pytest
 from test_hugging_face import read
-from test_hugging_face_generation import generated, uncompiled
+from test_hugging_face_generation import generated, generator_of, uncompiled
 from test_samplers import sampler_of
 
 from functional_models.processed_sampler import ProcessedSampler
@@ -46,6 +46,6 @@ def test_tokens_have_the_probabilities_of_generate(settings: dict, rounded: bool
 def test_the_tokens_are_those_of_generate(name: str, seed: int) -> None:
     theirs = make_generation.load(name)
     entry = make_generation.entry_of(theirs, name, seed)
-    ours = read(make_generation.GOLDEN / name)
+    ours = generator_of(read(make_generation.GOLDEN / name), entry)
     for case in entry["cases"]:
         assert generated(ours, entry, case["settings"]) == case["new"], case["settings"]
