@@ -26,6 +26,7 @@ from plots.branches import (
     is_injected,
     keeps_values,
     mixed_streams,
+    scaled_value,
     subtracted_values,
     unchanged_values,
     value_into,
@@ -399,7 +400,7 @@ def residual_streams(graph: Graph) -> tuple[Stream, ...]:
             not flow.depends_on_input(path.source) or _is_taken_elsewhere(graph, path)
         )
         if not path.projected and not is_injected:
-            start = _root(graph, path, root_at)
+            start = _root(flow, path, root_at)
             root_at[path.target] = start
             paths_from.setdefault(start, []).append(path)
     identities = past_identities(graph)
@@ -432,8 +433,9 @@ def _is_taken_elsewhere(graph: Graph, path: SkipPath) -> bool:
     return any(edge.target != path.target for end in ends for edge in graph.outgoing[end])
 
 
-def _root(graph: Graph, path: SkipPath, root_at: Mapping[str, Value]) -> Value:
+def _root(flow: Reachability, path: SkipPath, root_at: Mapping[str, Value]) -> Value:
     """Return the start of the stream that `path` is on, given that of each merge before it."""
+    graph = flow.graph
     source, after = path.line[:2]
     leaving = [edge for edge in graph.outgoing[source] if not edge.implicit]
     branched = {edge.output for edge in leaving if edge.target in path.bypassed}
@@ -441,6 +443,9 @@ def _root(graph: Graph, path: SkipPath, root_at: Mapping[str, Value]) -> Value:
     output = next((output for output in passed if output in branched), 0)
     while source not in root_at:
         edges, node = graph.incoming[source], graph.node(source)
+        if (before := scaled_value(flow, node)) is not None:
+            source, output = before
+            continue
         if len(edges) != 1 or not (is_identity_like(node) or is_norm(node)):
             return source, output
         source, output = edges[0].source, edges[0].output

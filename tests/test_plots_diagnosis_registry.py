@@ -33,15 +33,21 @@ def diagnosed(spec):
 
 def check_description(description, spec):
     kind = spec.kind.removesuffix("_only").replace("_", "-")
-    assert description.startswith(f"{NORMS[spec.norm_placement]} Transformer {kind}: ")
+    # Of several streams, which are mixed, the description tells no norm placement.
+    has_streams = spec.num_streams > 1
+    title = "" if has_streams else f"{NORMS[spec.norm_placement]} "
+    assert description.startswith(f"{title}Transformer {kind}: ")
     blocks, paths = "2 blocks", 4
     if kind == "encoder-decoder":
         blocks, paths = "2 encoder blocks and 2 decoder blocks", 10
     if spec.norm_placement.startswith("parallel"):  # one for all sublayers of a block
         paths = 4 if kind == "encoder-decoder" else 2
+    if spec.value_residual:  # the values of block 0 are added to those of block 1
+        paths += len(spec.stacks)
     sort = "gated skip" if spec.merge == "highway" else "residual"
     assert f"{blocks} with {paths} {sort} paths" in description
-    assert (", final norm;" in description) == (spec.final_norm and spec.norm_placement != "post")
+    names_norm = spec.final_norm and spec.norm_placement != "post" and not has_streams
+    assert (", final norm;" in description) == names_norm
     assert ("causal self-attention" in description) == (kind != "encoder")
     assert ("in both directions" in description) == (kind != "decoder")
     assert f"; {POSITIONS.get(spec.positions, spec.positions)} positions" in description

@@ -127,7 +127,10 @@ def _of_transformer(
     residual = f" with {_paths_in_words(paths)}"
     if not paths:
         others = _paths_in_words(graph.skip_paths)
-        residual = f" with {others}, none past an attention" if graph.skip_paths else ""
+        outputs = {attention.output for attention in attentions}
+        is_past = any(not outputs.isdisjoint(path.bypassed) for path in graph.skip_paths)
+        beside = "" if is_past else ", none past an attention"
+        residual = f" with {others}{beside}" if graph.skip_paths else ""
         if not graph.skip_paths and not _has_other_streams(graph, attentions):
             residual = " with no skip paths"
     clauses = [
