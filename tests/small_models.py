@@ -47,6 +47,8 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
     """Return the spec of a variant reduced to the sizes above, with all other options kept."""
     spec = builders.variant(name, kind=kind)
     changes: dict[str, Any] = dict(SIZES)
+    if spec.num_encoder_layers != spec.num_layers:
+        changes["num_encoder_layers"] = None
     if spec.share_embeddings:
         del changes["source_vocabulary_size"]
     if spec.embedding_dim != spec.hidden_dim:

@@ -17,7 +17,17 @@ from builders.abstract import without_weights
 from builders.errors import similar_names
 from functional_models.checks import check_path, read_json
 from functional_models.folders import MODEL
-from functional_models.hugging_face import bart, bert, experts, falcon, gpt, gpt_neo, llama, t5
+from functional_models.hugging_face import (
+    bart,
+    bert,
+    experts,
+    falcon,
+    gpt,
+    gpt_neo,
+    llama,
+    olmo,
+    t5,
+)
 from functional_models.hugging_face.family import Family
 from functional_models.hugging_face.generation_settings import (
     read_generation_settings,
@@ -42,6 +52,7 @@ FAMILIES: tuple[Family, ...] = (
     *gpt.FAMILIES,
     *gpt_neo.FAMILIES,
     *llama.FAMILIES,
+    *olmo.FAMILIES,
     *experts.FAMILIES,
     *falcon.FAMILIES,
     *bert.FAMILIES,

@@ -19,7 +19,7 @@ from plots.attentions import (
     position_flow,
 )
 from plots.diagnosis.closed import closed_layers
-from plots.diagnosis.placement_rules import meets_a_norm
+from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
 from plots.layers import is_identity_like, is_linear_projection, is_norm
@@ -139,7 +139,7 @@ def _of_transformer(
         *_sharing_in_words(graph, attentions),
         _positions_in_words(graph, attentions),
     ]
-    return f"{_norms_in_words(paths)}{title}: {'; '.join(filter(None, clauses))}"
+    return f"{_norms_in_words(graph, paths)}{title}: {'; '.join(filter(None, clauses))}"
 
 
 def _paths_in_words(paths: Sequence[SkipPath]) -> str:
@@ -212,12 +212,15 @@ def _number_of_blocks(own: Sequence[Attention]) -> int:
     return sum(attention.is_self for attention in own) or len(own)
 
 
-def _norms_in_words(paths: Sequence[SkipPath]) -> str:
+def _norms_in_words(graph: Graph, paths: Sequence[SkipPath]) -> str:
     """Return how sublayers are normalised, without paths inside of one, such as an adapter's."""
     inside = {node_id for path in paths for node_id in path.bypassed}
     outer = [path for path in paths if path.target not in inside]
     if not outer:
         return ""
+    # A first sublayer without a norm may read normalized embeddings.
+    bare = [path for path in outer if path.placement == "none" and begins_at_a_norm(graph, path)]
+    outer = [path for path in outer if path not in bare] or outer
     placements = {path.placement for path in outer}
     if all("branch_start" in path.norms for path in outer) and "post" not in placements:
         return "Sandwich-norm " if placements == {"sandwich"} else "Pre-norm "
@@ -364,7 +367,7 @@ def _token_norms_in_words(graph: Graph) -> str:
     paths = [path for stream in streams for path in stream.paths]
     if len(paths) < len(graph.skip_paths) or not all(s.has_token_norms(graph) for s in streams):
         return ""
-    words = _norms_in_words(paths)
+    words = _norms_in_words(graph, paths)
     return words if words not in ("Mixed-norm ", "Norm-free ") else ""
 
 

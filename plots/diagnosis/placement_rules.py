@@ -225,9 +225,20 @@ def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
         is_long = any(other.target in path.bypassed for other in graph.skip_paths)
         if styles[k] == "none" and (is_long or not has_sublayer(graph, path.bypassed)):
             styles[k] = None
+    if styles[0] == "none" and begins_at_a_norm(graph, stream.paths[0]):
+        styles[0] = None  # it reads normalized embeddings, as in ModernBERT
     if styles[-1] == "post" and "none" in styles and styles.count("post") == 1:
         styles[-1] = "none"
     return styles
+
+
+def begins_at_a_norm(graph: Graph, path: SkipPath) -> bool:
+    """Return whether the stream that a path leaves is the output of a norm."""
+    identities = past_identities(graph)
+    node = graph.node(path.source)
+    while is_identity_like(node) and len(identities.incoming[node.id]) == 1:
+        node = graph.node(identities.incoming[node.id][0].source)
+    return is_norm(node)
 
 
 def _style(path: SkipPath) -> NormStyle | None:

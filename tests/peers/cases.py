@@ -31,6 +31,7 @@ LLAMA = {
     "rms_norm_eps": 1e-5,
 }
 SQUARE = {**LLAMA, "hidden_size": 16, "head_dim": 4}  # heads are as wide as the model
+SQUARE_WITHOUT_HEAD_DIM = {key: value for key, value in SQUARE.items() if key != "head_dim"}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 5.0,
@@ -205,6 +206,12 @@ CASES: dict[str, Case] = {
         | {"tie_word_embeddings": False, "hidden_act": "relu"},
     ),
     "gemma2": ("Gemma2ForCausalLM", GEMMA2),
+    "olmo2": ("Olmo2ForCausalLM", {**SQUARE_WITHOUT_HEAD_DIM, "attention_bias": True}),
+    "granite": (
+        "GraniteForCausalLM",
+        {**SQUARE_WITHOUT_HEAD_DIM, "attention_multiplier": 0.4, "embedding_multiplier": 3.0}
+        | {"residual_multiplier": 0.22, "logits_scaling": 5.0, "tie_word_embeddings": True},
+    ),
     "phi3": ("Phi3ForCausalLM", {**SQUARE, "sliding_window": 5, "pad_token_id": 7}),
     "phi3_partial": (
         "Phi3ForCausalLM",
