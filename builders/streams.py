@@ -162,8 +162,9 @@ class ConnectionWeights(keras.layers.Layer):
     def call(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         m = streams.shape[2]
         x = ops.cast(streams, "float32")
-        mean, variance = ops.moments(x, axes=-1, keepdims=True)
-        x = ops.cast((x - mean) * ops.rsqrt(variance + self.epsilon), self.compute_dtype)
+        x = x - ops.mean(x, axis=-1, keepdims=True)
+        variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
+        x = ops.cast(x * ops.rsqrt(variance + self.epsilon), self.compute_dtype)
         scales = ops.take(self.scales, [0] * (m + 1) + [1])
         weights = self.static + scales * ops.tanh(ops.matmul(x, self.kernel))
         return weights[..., 0], weights[..., 1:-1], weights[..., -1]
