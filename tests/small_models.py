@@ -139,7 +139,7 @@ def randomise_weights(model: keras.Model, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     for name, variable in sorted(variables_by_name(model).items()):
         noise = rng.normal(size=variable.shape).astype("float32")
-        if name.endswith(("gamma", "scale")):
+        if name.endswith(("gamma", "scale", "static")):  # else streams may nearly cancel out
             value = 1.0 + 0.3 * noise
         elif name.endswith("kernel"):  # (n, h, d) sums over two axes, all others over the first
             fan_in = variable.shape[:2] if ".output." in name else variable.shape[:1]
