@@ -176,6 +176,9 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     has_streams = changes.get("merge", HYPER[0]) in HYPER
     if changes.get("num_streams") and not has_streams:
         return False
+    is_scaled = changes.get("branch_scale") or changes.get("skip_scale", 1.0) != 1.0
+    if changes.get("num_streams") and is_scaled:  # no merge has both
+        return False
     if changes.get("norm_placement") == "post" and "merge" in changes and has_streams:
         return False
     if changes.get("norm_placement") == "post" and changes.get("num_streams"):
