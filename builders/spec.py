@@ -18,7 +18,7 @@ from builders.spec_fields import GROUPS, KINDS, SpecFields
 
 __all__ = ["KINDS", "SPEC_FORMAT", "TransformerSpec", "fields_by_group", "make_spec"]
 
-SPEC_FORMAT = 2
+SPEC_FORMAT = 1
 """Version of the JSON format that `TransformerSpec.to_json` writes."""
 
 
@@ -184,9 +184,7 @@ class TransformerSpec(SpecFields):
         if not isinstance(values, dict):
             raise ValueError(f"a spec must be a JSON object, not {type(values).__name__}")
         version = values.pop("format", SPEC_FORMAT)
-        if version == 1:
-            values = _from_format_1(values)
-        elif version != SPEC_FORMAT:
+        if version != SPEC_FORMAT:
             raise ValueError(
                 f"spec has format {version!r}, this version reads format {SPEC_FORMAT}; "
                 "upgrade functional-models"
@@ -205,17 +203,6 @@ def make_spec(values: dict[str, Any]) -> TransformerSpec:
     if missing:
         raise ValueError(f"a spec needs {', '.join(missing)} too; given: {', '.join(values)}")
     return TransformerSpec(**values)
-
-
-def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a spec of format 1, with those of today in the place of two others."""
-    values = dict(values)
-    values["merge"] = "add" if values.pop("residual", True) else "none"
-    every, blocks = values.pop("full_attention_every", None), values.get("num_layers")
-    if every and isinstance(blocks, int):
-        pattern = [*({} for _ in range(every - 1)), {"attention_window": None}]
-        values["block_overrides"] = pattern[:blocks]
-    return values
 
 
 def fields_by_group() -> dict[str, list[dataclasses.Field[Any]]]:

@@ -144,7 +144,7 @@ class ConnectionWeights(keras.layers.Layer):
         return {
             "signature": "btmd->btm,btmm,btm",
             "products": ["btmd,dw->btmw"],
-            "sizes": {"w": self.kernel.shape[1]},
+            "sizes": {"w": self.kernel.shape[1]} if self.built else {},
         }
 
     def build(self, input_shape: Any) -> None:

@@ -83,7 +83,7 @@ def fields_table() -> str:
 def _field_entry(field: dataclasses.Field[Any]) -> str:
     rule = rule_of(field)
     default = "required" if field.default is dataclasses.MISSING else f"default: {field.default}"
-    text = textwrap.indent(textwrap.fill(rule.doc, 94), " " * 6)
+    text = textwrap.indent(textwrap.fill(rule.doc, 94, break_on_hyphens=False), " " * 6)
     return f"  {field.name}, {'derived by default' if rule.derive else default}\n{text}"
 
 

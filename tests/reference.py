@@ -51,6 +51,7 @@ from reference_streams import (
     open_streams,
     owner,
     read_stream,
+    sigmoid,
     stream_into,
 )
 
@@ -116,7 +117,7 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
     if name == "relu_squared":
         return np.maximum(x, 0.0) ** 2
     if name == "silu":
-        return x * 0.5 * (1.0 + np.tanh(x / 2.0))  # x sigmoid(x), without overflow
+        return x * sigmoid(x)
     if name == "gelu":  # x * Phi(x), Phi the standard normal CDF
         return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
     if name == "gelu_tanh":
@@ -247,7 +248,7 @@ def mixture(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarra
     logits = logits + weights[f"{name}.router.bias"] if spec["router_bias"] else logits
     scores = softmax(logits)
     if spec["router_scores"] == "sigmoid":
-        scores = 1.0 / (1.0 + np.exp(-logits))
+        scores = sigmoid(logits)
     correction = np.zeros(spec["num_experts"])
     if spec["router_correction_rate"] is not None:
         correction = weights[f"{name}.top_experts.correction"]
@@ -264,7 +265,7 @@ def mixture(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarra
         shared = feedforward(spec, weights, f"{name}.shared_expert", x)
         if spec["shared_expert_gate"]:
             gate = x @ weights[f"{name}.shared_expert.share.kernel"]
-            shared = shared / (1.0 + np.exp(-gate))
+            shared = shared * sigmoid(gate)
         output = output + shared
     return output
 

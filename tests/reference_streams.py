@@ -11,6 +11,11 @@ import numpy as np
 Weights = Mapping[str, np.ndarray]
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-x)), without overflow."""
+    return 0.5 * (1.0 + np.tanh(x / 2.0))
+
+
 def factor(spec: dict, field: str, side: str, index: int) -> float:
     """Return a factor of the residual stream in block `index` of the encoder or decoder."""
     encoder, decoder = spec["num_encoder_layers"], spec["num_layers"]
@@ -42,7 +47,7 @@ def merge(
         return x + weights[f"{at}.branch_scale.scale"] * change
     if spec["merge"] == "highway":
         scores = x @ weights[f"{at}.transform_gate.kernel"] + weights[f"{at}.transform_gate.bias"]
-        gate = 1.0 / (1.0 + np.exp(-scores))
+        gate = sigmoid(scores)
         return gate * change + (1.0 - gate) * x
     if "hyper_connections" in spec["merge"]:  # x is (b, t, m, d)
         _, mix, write = connections(spec, weights, at, x)

@@ -65,9 +65,6 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["num_key_value_heads"] = None
     if spec.attention_window:
         changes["attention_window"] = 3
-    for name, value in OTHER_NUMBERS.items():  # that change no wiring
-        if getattr(spec, name) not in (None, 1):
-            changes[name] = value
     if spec.num_experts:
         active = min(spec.num_active_experts, 3)
         changes |= {"num_experts": 6, "num_active_experts": active, "expert_dim": 11}
@@ -82,17 +79,27 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
 def reduced_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return other values of fields in a block, reduced to the sizes above."""
     small = {"attention_window": 5, "intermediate_dim": 19, "num_key_value_heads": 1}
-    small |= {"rotary_original_length": 7, "num_experts": 6, "expert_dim": 11, **OTHER_NUMBERS}
+    small |= {"rotary_original_length": 7, "num_experts": 6, "expert_dim": 11}
     return {name: small.get(name, value) if value else value for name, value in overrides.items()}
 
 
 def variants_and_kinds() -> list[tuple[str, str]]:
-    """Return (variant, kind) pairs, one of each group that differs only in size."""
+    """Return (variant, kind) pairs, one of each group that differs only in sizes and numbers."""
     found = {}
     for name in builders.list_variants():
         for kind in builders.variant_info(name).kinds:
-            found.setdefault(reduced_variant(name, kind), (name, kind))
+            found.setdefault(wiring_of(reduced_variant(name, kind)), (name, kind))
     return list(found.values())
+
+
+def wiring_of(spec: builders.TransformerSpec) -> builders.TransformerSpec:
+    """Return a spec with the same wiring and other numbers, such as epsilons."""
+    numbers = {k: v for k, v in OTHER_NUMBERS.items() if getattr(spec, k) not in (None, 1)}
+    overrides = tuple(
+        {name: OTHER_NUMBERS.get(name, value) if value else value for name, value in own.items()}
+        for own in spec.block_overrides
+    )
+    return spec.replace(**numbers, block_overrides=overrides)
 
 
 ALL_VARIANTS = variants_and_kinds()

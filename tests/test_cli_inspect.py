@@ -29,6 +29,9 @@ def test_inspect_prints_parameters_by_component(capsys):
     assert re.search(r"^parameters +10,939,168$", printed, re.M)
     counts = builders.count_parameters(builders.variant("mini_gpt"))
     for name, count in counts.items():
+        if not count:
+            assert not re.search(rf"^{re.escape(name)}  ", printed, re.M)
+            continue
         share = f"{count / counts.total:.1%}"
         assert cells(printed, name) == [f"{count:,}", share]
     assert "self_attention.query " not in printed

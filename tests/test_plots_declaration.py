@@ -300,10 +300,13 @@ SIZES |= {"m": 44, "e": 44, "i": 7, "j": 23}  # m = b t a; every expert has one 
 NEW = {  # arguments of the classes that need some
     "ALiBiBias": [(SIZES["n"],)],
     "CacheUpdate": [(1,), (2,), (3,)],
+    "ConnectionWeights": [(1, 1e-5)],
     "Dispatch": [(SIZES["e"],)],
     "ExpertCapacity": [(1.5, SIZES["e"])],
     "ExpertDense": [(SIZES["e"], SIZES["j"])],
     "LearnedPositions": [(17, SIZES["d"])],
+    "LearnedScale": [((1,),), ((SIZES["d"],), 0.5)],
+    "OpenStreams": [(SIZES["m"],)],
     "PaddingMask": [(0,)],
     "RelativePositionBias": [(SIZES["n"], 8, 20, True)],
     "RotaryPositions": [([1.0, 0.5],)],
@@ -314,6 +317,8 @@ NEW = {  # arguments of the classes that need some
     "SlotMask": [(None,), (3,)],
     "SoftCap": [(5.0,)],
     "TopExperts": [(SIZES["a"],)],
+    "WeightedStreams": [("btmd,btm->btd",), ("btid,btij->btjd",), ("btd,btm->btmd",)],
+    "WindowMask": [(5,)],
 }
 INTEGERS = {
     "chosen",

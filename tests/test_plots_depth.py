@@ -111,7 +111,7 @@ def test_a_profile_can_be_restricted_to_one_of_two_stacks():
     found = plots.depth_profile(plots_models.encoder_decoder(blocks=1), within="decoder")
     parts = ("self_attention", "cross_attention", "feedforward")
     assert found.places == tuple(f"decoder.block_0.{part}.residual" for part in parts)
-    plain = plots_models.encoder_decoder("pre", blocks=1, merge="none")
+    plain = plots_models.encoder_decoder("pre", blocks=1, residual=False)
     cross = plots.depth_profile(plain, within="decoder").branch_gradient[1]
     edge = "decoder.block_0.self_attention.dropout -> decoder.block_0.cross_attention.norm.inputs"
     gradient = plots.edge_gradients(plain)[edge]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_specs import SIZES, expert_values, spec_of
+from small_specs import expert_values, spec_of
 
 from builders import TransformerSpec
 from builders.spec import fields_by_group
@@ -173,27 +173,8 @@ def test_replace_without_changes_returns_an_equal_spec(values: dict[str, Any]) -
 
 def test_json_is_an_object_with_a_format_number_and_every_field() -> None:
     values = json.loads(spec_of().to_json())
-    assert values.pop("format") == 2
+    assert values.pop("format") == 1
     assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ({"residual": True, "full_attention_every": None}, {"merge": "add"}),
-        ({"residual": False}, {"merge": "none"}),
-        (
-            {"attention_window": 5, "full_attention_every": 2},
-            {"attention_window": 5, "block_overrides": ({}, {"attention_window": None})},
-        ),
-        (
-            {"attention_window": 5, "full_attention_every": 7},
-            {"attention_window": 5, "block_overrides": ({}, {}, {})},
-        ),
-    ],
-)
-def test_a_spec_of_format_1_is_read_as_the_same_model(old: Any, new: Any) -> None:
-    assert TransformerSpec.from_json(json.dumps({"format": 1, **SIZES, **old})) == spec_of(**new)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_the_outcome_of_another_run_is_refused(tmp_path, performed):
     with pytest.raises(ValueError, match="damaged"):
         read_outcome(place, RUNS_OF_BOTH[1])
     saved = json.loads((place / "run.json").read_text())
-    assert saved["spec"] == SPECS["pre"].to_dict()
+    assert builders.TransformerSpec(**saved["spec"]) == SPECS["pre"]
     assert saved["recipe"]["seed"] == 3
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import builders
 from functional_models.studies.inside.measuring import COLLAPSED, UNIFORM
@@ -194,7 +195,7 @@ def with_own_ids(picture: str, prefix: str) -> str:
 
 def _one_block(spec: builders.TransformerSpec) -> builders.TransformerSpec:
     """Return a spec with one block in each stack; unchanged if it does not allow that."""
-    changes = {"num_layers": 1}
+    changes: dict[str, Any] = {"num_layers": 1, "block_overrides": spec.block_overrides[:1]}
     if spec.to_dict()["num_encoder_layers"] is not None:
         changes["num_encoder_layers"] = 1
     try:
