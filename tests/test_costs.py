@@ -171,7 +171,7 @@ def test_a_training_step_takes_three_times_the_flops_of_the_forward_pass(name: s
 
 @requires_graph_tracing
 @pytest.mark.parametrize(
-    "changes", slow_unless(lambda changes: changes not in SLOW, SPECS.values()), ids=SPECS
+    "changes", slow_unless([*SPECS.values()][::2].__contains__, SPECS.values()), ids=SPECS
 )
 def test_flops_of_decoding_equal_those_of_the_decode_graph(changes: dict[str, Any]) -> None:
     spec = small_spec(**changes)

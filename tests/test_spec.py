@@ -138,7 +138,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(field_values())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_spec_is_unchanged_by_a_json_round_trip(values: dict[str, Any]) -> None:
     assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
     spec = TransformerSpec(**values)
@@ -149,7 +149,7 @@ def test_a_spec_is_unchanged_by_a_json_round_trip(values: dict[str, Any]) -> Non
 
 
 @given(field_values(), st.integers(1, 97))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_derived_fields_stay_derived_after_a_json_round_trip(
     values: dict[str, Any], factor: int
 ) -> None:
@@ -162,7 +162,7 @@ def test_derived_fields_stay_derived_after_a_json_round_trip(
 
 
 @given(field_values())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_replace_without_changes_returns_an_equal_spec(values: dict[str, Any]) -> None:
     spec = TransformerSpec(**values)
     assert spec.replace() == spec
