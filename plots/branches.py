@@ -62,16 +62,21 @@ def is_added_again(
 
 
 def is_injected(
-    flow: Reachability, source: Value, starts: Collection[str], paths: Sequence[SkipPath]
+    flow: Reachability,
+    source: Value,
+    starts: Collection[str],
+    ends: Collection[str],
+    paths: Sequence[SkipPath],
 ) -> bool:
     """Return whether a value goes into the branches of a stream that it is no part of.
 
     Such as the positions of queries, which every sublayer of a detector adds to its own input. The
-    values of the first attention, which those of later ones add, are part of its branch.
+    values of the first attention, which those of later ones add, are part of its branch. What is
+    added to the stream itself, one of `ends`, is no path of its own.
     """
     return any(
         {*path.bypassed}.issuperset(starts)
-        and source[0] not in path.bypassed
+        and (source[0] not in path.bypassed or path.target in ends)
         and not flow.depends(path.source, source[0])
         for path in paths
     )

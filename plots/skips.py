@@ -174,7 +174,7 @@ def _line_along(
         paths = [line.path for i in bypassed for line in found.get(i, ())]
         is_stream = away.isdisjoint([source, *passed]) and not (
             is_added_again(flow, merge, source, bypassed, paths)
-            or is_injected(flow, source, starts, paths)
+            or is_injected(flow, source, starts, ends, paths)
         )
         if is_stream and is_branch(flow, merge, bypassed, through, starts, projected):
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
