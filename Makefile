@@ -26,7 +26,7 @@ test: $(READY) ## The tests, on TensorFlow, and the numbers of the training grap
 
 test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m ''
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation.py tests/test_training_graph.py tests/test_losses.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation*.py tests/test_training_graph.py tests/test_losses.py
 
 test-peers: .venv-peers-4/ready .venv-peers-5/ready ## Compare folders of Hugging Face with transformers 4 and 5, and PyTorch
 	for version in 4 5; do \
