@@ -48,7 +48,7 @@ def fixed_seed() -> None:
     keras.utils.set_random_seed(17)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fresh() -> dict[str, Any]:
     """Return an untrained text model of each kind, for tests that do not modify it."""
     from small_text_models import KINDS, text_model
