@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from plots.graph import Graph
-from plots.layers import is_identity_like
+from plots.layers import is_identity_like, is_recurrent
 from plots.measuring.inputs import ids_and_lengths, padding_of
 from plots.reading import read_graph
 from plots.reading.keras_calls import RecordedCall
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)
 """Lengths to choose from: primes, to tell the axis of positions from others."""
 
-_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "RNN", "SimpleRNN"})
-_RECURRENT |= {f"ConvLSTM{rank}D" for rank in (1, 2, 3)}
 _IMAGE_SIDE = 32
 _NUMBERS = 100  # the integers that are quantities are smaller
 _LARGE = 30_000_000  # weights: more get shorter sequences
@@ -350,7 +348,7 @@ def _has_steps(graph: Graph, node_id: str, shape: Sequence[int | None]) -> bool:
     if len(shape) < 4 or list(shape[1:]).count(shape[1]) > 1:
         return False
     behind = (graph.node(i) for i in Reachability(graph).descendants(node_id))
-    first = (graph.incoming[node.id][0] for node in behind if node.is_a(_RECURRENT))
+    first = (graph.incoming[node.id][0] for node in behind if is_recurrent(node))
     return any(len(edge.tensor.shape) > 2 and edge.tensor.shape[1] == shape[1] for edge in first)
 
 
