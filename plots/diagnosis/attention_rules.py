@@ -38,7 +38,20 @@ def softmax_axis(graph: Graph) -> Iterator[Note]:
         softmax = graph.node(attention.id)
         shape, over = softmax.outputs[0].shape, set(softmax_axes(graph, softmax))
         summed = _summed_axes(graph, attention)
-        if summed is None or not over or over & summed[0]:
+        if summed is None or not over:
+            continue
+        if over & summed[0]:
+            others = {axis for axis in over - summed[0] if shape[axis] != 1}
+            if others and _is_attended(graph, attention, others):
+                yield finding(
+                    [attention.id, attention.output],
+                    f"A softmax over axes {_words(over)}, but a sum over axis "
+                    f"{_words(summed[0])}: the weights of {named(graph, [attention.id])}, of the "
+                    f"shape {shape_text(shape)}, sum to 1 over all of these axes together, so "
+                    "those of one query sum to less, and queries compete for it. Set "
+                    f"axis={max(summed[0]) - len(shape)}.",
+                    f"{_VASWANI}.1",
+                )
             continue
         own, alone = summed
         if alone & over:
@@ -330,7 +343,7 @@ def score_scale(graph: Graph) -> Iterator[Note]:
             f"{_VASWANI}.1",
         )
     for (is_multiplied, text), ids in places.items():
-        yield remark(
+        yield (finding if is_multiplied else remark)(
             ids,
             f"The scores of {named(graph, ids)} {text} With 1/sqrt(h), scores of independent "
             "queries and keys have a variance of 1 in the beginning"

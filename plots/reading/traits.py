@@ -29,12 +29,12 @@ from plots.traversal import Reachability, data_flow
 _DIVISIONS = frozenset({"Divide", "TrueDivide"})
 _NORM_OPERATIONS = NORMS | {"Normalize"}
 _ROOTS = frozenset({"Norm", "Rsqrt", "Sqrt", "Std"})
-_STATISTICS = frozenset({"Max", "Mean", "Moments", "Norm", "Std", "Sum", "Var"})
-_ELEMENTWISE = (
+STATISTICS = frozenset({"Max", "Mean", "Moments", "Norm", "Std", "Sum", "Var"})
+ELEMENTWISE = (
     frozenset({"Abs", "Absolute", "Add", "Cast", "Multiply", "Power", "Square", "Subtract"})
     | _DIVISIONS
     | _ROOTS
-    | _STATISTICS
+    | STATISTICS
     | {"Maximum", "Reciprocal"}
 )
 """Operations that a norm is made of."""
@@ -122,8 +122,8 @@ def _normalises(graph: Graph, flow: Reachability) -> bool:
         and not (is_identity_like(node) or is_rearrangement(node))
     ]
     if any(node.is_a(_NORM_OPERATIONS) for node in kept):
-        return all(node.is_a(_NORM_OPERATIONS | _ELEMENTWISE) for node in kept)
-    if not all(node.is_a(_ELEMENTWISE) for node in kept):
+        return all(node.is_a(_NORM_OPERATIONS | ELEMENTWISE) for node in kept)
+    if not all(node.is_a(ELEMENTWISE) for node in kept):
         return False
     for node in kept:
         if node.is_a(_DIVISIONS | {"Multiply"}):
@@ -138,7 +138,7 @@ def _is_spread(graph: Graph, flow: Reachability, node_id: str) -> bool:
     nodes = [graph.node(i) for i in (node_id, *flow.ancestors(node_id))]
     has_root = any(node.is_a(_ROOTS) or _is_square_root(node) for node in nodes)
     is_reduced = any(size == 1 for size in graph.node(node_id).outputs[0].shape[1:])
-    return has_root and is_reduced and any(node.is_a(_STATISTICS) for node in nodes)
+    return has_root and is_reduced and any(node.is_a(STATISTICS) for node in nodes)
 
 
 def _is_square_root(node: Node) -> bool:
