@@ -14,7 +14,7 @@ from plots.diagnosis.rules import doing
 from plots.graph import Node
 from plots.layers import TRACED
 from plots.measuring.execution import Place, as_array, run_calls
-from plots.reading.traits import ELEMENTWISE, STATISTICS
+from plots.norms import division_at
 from plots.softmaxes import float_inputs
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _FACTOR = 8.0
 _MOST = 8.0**-0.9
 _ALIKE = 0.99
-_DIVISIONS = frozenset({"Divide", "TrueDivide", "Multiply"})
 
 
 def check_scales(trial: Trial) -> Iterator[Check]:
@@ -66,21 +65,9 @@ def _norms_by_hand(trial: Trial, node: Node) -> Iterator[tuple[frozenset[str], P
         if TRACED in node.traits and is_small and edges[0].tensor.shape == node.outputs[0].shape:
             yield frozenset({node.id}), (edges[0].source, edges[0].output)
         return
-    if node.operation not in _DIVISIONS or len(edges) != 2:
-        return
-    inside, entries, waiting = {node.id}, set[Place](), list(edges)
-    while waiting:
-        edge = waiting.pop()
-        before = graph.node(edge.source)
-        taken = float_inputs(graph, before)
-        if before.kind == "operation" and before.operation in ELEMENTWISE and taken:
-            if before.id not in inside:
-                inside.add(before.id)
-                waiting += taken
-        else:
-            entries.add((edge.source, edge.output))
-    if len(entries) == 1 and any(graph.node(i).operation in STATISTICS for i in inside):
-        yield frozenset(inside), next(iter(entries))
+    division = division_at(graph, node)
+    if division is not None:
+        yield division
 
 
 def _ratio(trial: Trial, node: Node, region: frozenset[str], place: Place) -> float | None:
