@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 from mistaken_models import CLASSES
-from model_bricks import TOKENS, D, T, attend, embedded, ids
+from model_bricks import ANGLES, TOKENS, D, T, attend, embedded, ids, rotated
 
 
 class Sines(layers.Layer):
@@ -94,3 +94,17 @@ def frozen_table(wrong):
     x = ids()
     y = layers.Embedding(TOKENS, 17, trainable=not wrong)(x)
     return keras.Model(x, layers.Dense(1)(layers.Flatten()(y)))
+
+
+def rotated_apart(wrong):
+    """Keys are rotated backwards."""
+
+    def attention(x):
+        query, key, value = (layers.Dense(D)(x) for _ in range(3))
+        query, key = rotated(query), rotated(key, -ANGLES if wrong else ANGLES)
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        return ops.matmul(ops.softmax(scores), value)
+
+    x = ids()
+    return keras.Model(x, layers.Dense(CLASSES)(attention(layers.Embedding(TOKENS, D)(x))))
+
