@@ -108,3 +108,12 @@ def rotated_apart(wrong):
     x = ids()
     return keras.Model(x, layers.Dense(CLASSES)(attention(layers.Embedding(TOKENS, D)(x))))
 
+
+def gains_of_zero(wrong):
+    """Norms in series whose gains are zero."""
+    x = keras.Input((5,))
+    y = x
+    for _ in range(2):
+        y = y + layers.Dense(5)(y)
+        y = layers.LayerNormalization(gamma_initializer="zeros" if wrong else "ones")(y)
+    return keras.Model(x, layers.Dense(CLASSES)(y))

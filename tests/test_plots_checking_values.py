@@ -9,6 +9,7 @@ from mistaken_values import (
     distances_added,
     equal_units,
     frozen_table,
+    gains_of_zero,
     last_row_for_all,
     mean_of_squares,
     power_of_the_variance,
@@ -26,6 +27,7 @@ FOUND = {
     "distances added": (distances_added, "prefer what is far", "finding"),
     "rotated apart": (rotated_apart, "do not cancel", "finding"),
     "equal units": (equal_units, "Units that stay equal", "finding"),
+    "gains of zero": (gains_of_zero, "one behind the other", "finding"),
     "stopped inside": (stopped_inside, "behind an ops.stop_gradient", "finding"),
     "frozen table": (frozen_table, "Frozen random vectors", "remark"),
 }

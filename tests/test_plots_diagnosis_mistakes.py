@@ -18,6 +18,7 @@ from mistaken_layers import (
     clipped_gate,
     constant_positions,
     cosine_as_probability,
+    dropout_of_all,
     embedding_of_floats,
     first_step,
     fixed_noise,
@@ -26,6 +27,7 @@ from mistaken_layers import (
     head,
     hidden_softmax,
     joined_rows,
+    large_epsilon,
     last_step_of_both_directions,
     linear_convolutions,
     map_without_a_range,
@@ -119,7 +121,9 @@ from mistaken_weights import (
     attention_of_features,
     dropped_scores,
     first_part_for_keys,
+    half_of_a_gate,
     pooled_over_features,
+    products_for_weights,
     queries_for_keys,
     repeated_weights,
     scaled_dropped_weights,
@@ -166,6 +170,8 @@ MISTAKES = {
     "repeated weights": Mistake(repeated_weights, "sum over features"),
     "queries for keys": Mistake(queries_for_keys, "Queries are also the keys", "remark"),
     "first part for keys": Mistake(first_part_for_keys, "Queries are also the keys", "remark"),
+    "products for weights": Mistake(products_for_weights, "without a softmax", "remark"),
+    "half of a gate": Mistake(half_of_a_gate, "part that is not used", "remark"),
     "scaled weights": Mistake(scaled_weights, "scaled after the softmax"),
     "scaled weights, dropped": Mistake(scaled_dropped_weights, "scaled after the softmax"),
     "attention over the batch": Mistake(attention_over_the_batch, "over the batch"),
@@ -262,6 +268,8 @@ MISTAKES = {
     "time for features": Mistake(time_for_features, "does not move the axis"),
     "linear convolutions": Mistake(linear_convolutions, "the model is linear"),
     "norm for an activation": Mistake(norm_for_an_activation, "batch norm does not", "remark"),
+    "large epsilon": Mistake(large_epsilon, "epsilon of 1e\\+06"),
+    "dropout of all": Mistake(dropout_of_all, "dropout of 1"),
     "forgetful norm": Mistake(forgetful_norm, "momentum of 0.1", "remark"),
     "cosine as probability": Mistake(cosine_as_probability, "Cosines for a loss"),
     "positions for features": Mistake(positions_for_features, "Features times positions"),
@@ -283,6 +291,11 @@ MISTAKES = {
     ),
     "negative rates": Mistake(
         head((1, "exponential", "poisson"), (1, None, "poisson")), "positive rates"
+    ),
+    "sigmoid for KL": Mistake(
+        head((CLASSES, "softmax", "kl_divergence"), (CLASSES, "sigmoid", "kl_divergence")),
+        "do not sum to 1",
+        "remark",
     ),
     "sigmoid for hinge": Mistake(
         head((1, "tanh", "hinge"), (1, "sigmoid", "hinge")), "less than -1", "remark"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
@@ -26,6 +27,7 @@ _SATURATED = "Glorot and Bengio 2010, Understanding the difficulty of training d
 _AT_ZERO = "docs.jax.dev/en/latest/faq.html, gradients contain NaN where using where"
 _MAY_BE_ZERO = ("Activation", "LeakyReLU", "Maximum", "Minimum", "ReLU", "Relu", "TopK", "Where")
 _ROWS = 3
+_FEWEST_ZEROS = 2
 FIRST_SEED = 7
 
 
@@ -52,7 +54,10 @@ def check_weights(trial: Trial) -> Iterator[Check]:
             continue
         dead &= {key for key, value in found.items() if not value.any()}
         if not dead:
-            yield said("dead weights", "alive", "every trainable weight gets a gradient")
+            stuck = behind_zeros(trial, variables)
+            yield from _stuck(trial, owners, stuck)
+            if not stuck:
+                yield said("dead weights", "alive", "every trainable weight gets a gradient")
             return
     layers = [i for i in trial.graph.index if i in owners and _owns(owners[i], dead)]
     if not layers:
@@ -110,6 +115,49 @@ def _parts(trial: Trial, owners: Mapping[str, Any], dead: AbstractSet[int]) -> I
         )
         note = Note("remark", tuple(layers), text, _SATURATED)
         yield Check("dead weights", "dead", note, _witness(trial, layers, exact=True))
+
+
+def behind_zeros(trial: Trial, variables: Mapping[int, Any]) -> set[int]:
+    """Return the weights without a gradient as long as weights that are zero stay zero.
+
+    A zero that gets a gradient opens, and may let one through to others, until no more open.
+    """
+    if len(_factors(trial)) < _FEWEST_ZEROS:
+        return set()
+    reached = set[int]()
+    while True:
+        opened = tuple(pair for pair in trial.weights if id(pair[0]) in reached)
+        found = gradients_of(replace(trial, weights=opened), variables, 0, training=True)
+        more = {key for key, value in found.items() if value.any()} - reached
+        if not more:
+            return {*variables} - reached
+        reached |= more
+
+
+def _stuck(trial: Trial, owners: Mapping[str, Any], stuck: AbstractSet[int]) -> Iterator[Check]:
+    """Yield a finding about weights that zeros in series keep as they are."""
+    zeros = _factors(trial) & stuck
+    layers = [i for i in trial.graph.index if i in owners and _owns_some(owners[i], stuck)]
+    places = [i for i in layers if _owns_some(owners[i], zeros)]
+    if places:
+        text = (
+            f"Weights without a gradient: {named(trial.graph, layers, 4)}. "
+            f"{named(trial.graph, places, 4)} begin with zeros, one behind the other, so that the "
+            "gradient of each has another one as a factor, and all stay zero. Begin with zeros at "
+            "the last one of a residual branch only."
+        )
+        note = Note("finding", tuple(dict.fromkeys([*places, *layers])), text, _SATURATED)
+        yield Check("dead weights", "dead", note, _witness(trial, layers, exact=True))
+
+
+def _factors(trial: Trial) -> set[int]:
+    """Return the weights of zero that multiply what a layer takes: kernels and gains, no biases."""
+    zeros = [variable for variable, _ in trial.weights]
+    return {id(v) for v in zeros if len(v.shape) != 1 or v.path.endswith("gamma")}
+
+
+def _owns_some(layer: Any, variables: AbstractSet[int]) -> bool:
+    return any(id(variable) in variables for variable in weights_of(layer))
 
 
 def _witness(trial: Trial, layers: list[str], exact: bool) -> Witness:

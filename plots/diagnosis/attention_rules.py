@@ -109,7 +109,7 @@ def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]
         first = rank - len(labels)
         places = {axis % rank - first for axis in axes} - set(range(-first, 0))
     else:
-        found = _summed_by_product(graph, node, edge)
+        found = summed_by_product(graph, node, edge)
         if found is None:
             return None
         places, alone = found
@@ -139,7 +139,7 @@ def moved_axes(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int |
     return None
 
 
-def _summed_by_product(graph: Graph, node: Node, edge: Edge) -> tuple[set[int], set[int]] | None:
+def summed_by_product(graph: Graph, node: Node, edge: Edge) -> tuple[set[int], set[int]] | None:
     """Return the axes of an input of a product that are summed with the other, and alone."""
     edges = [e for e in graph.incoming[node.id] if not e.implicit]
     rank = len(edge.tensor.shape)
@@ -386,7 +386,7 @@ def _scale_of(graph: Graph, attention: Attention) -> _Scale | None:
     else:
         if is_additive_merge(scores) or _has_learned_bias(graph, attention):
             return None
-        found = _summed_by_product(graph, scores, edges[0])
+        found = summed_by_product(graph, scores, edges[0])
         if found is None or len(found[0]) != 1:
             return None
         size = edges[0].tensor.shape[next(iter(found[0]))]
@@ -456,7 +456,7 @@ def _contracted_origin(graph: Graph, attention: Attention, edge: Edge) -> Origin
     """Return the origin of the axis of queries or keys that the product of both sums over."""
     if attention.is_one_call:
         return ()
-    found = _summed_by_product(graph, graph.node(attention.scores), edge)
+    found = summed_by_product(graph, graph.node(attention.scores), edge)
     if found is None or len(found[0]) != 1:
         return ()
     return axis_origins(graph)[edge.source, edge.output][next(iter(found[0]))]
