@@ -209,7 +209,7 @@ def _stops(trial: Trial, node: Node) -> bool:
     if not (node.is_a({"Lambda"}) or node.call_class) or place not in trial.values:
         return False
     other = trial.run(trial.samples.base(FIRST_SEED))[place]
-    return trial.moved(place, trial.values[place], other).any()
+    return bool(trial.moved(place, trial.values[place], other).any())
 
 
 def _inputs(trial: Trial, seed: int) -> dict[tuple[str, int], Any]:

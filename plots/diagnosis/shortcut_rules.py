@@ -86,11 +86,11 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
                 merges.setdefault(key, []).append((node.id, branch.source))
     for (source, _), pairs in merges.items():
         chain = pairs[:1]
-        for merge, branch in pairs[1:]:
-            if flow.depends(branch, on=chain[-1][0]):
-                chain.append((merge, branch))
+        for pair in pairs[1:]:
+            if flow.depends(pair[1], on=chain[-1][0]):
+                chain.append(pair)
         ids = [merge for merge, _ in chain]
-        inside = {*flow.ancestors(chain[-1][1])} | {branch for _, branch in chain}
+        inside = {*flow.ancestors(chain[-1][1])} | {end for _, end in chain}
         is_shared = any(graph.node(i).layer in graph.ties for _, i in chain)
         if len(chain) > 2 and not attended.isdisjoint(inside) and not is_shared:
             yield finding(
