@@ -7,7 +7,7 @@ with queries and keys, as rotations do. Layers of KerasHub are known by their cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from plots.attention_parts import Attention
 from plots.graph import Constant, Edge, Graph, Node, Shape
@@ -51,8 +51,11 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
     tables = Tables(graph, flow)
     before_softmax = calls_before_softmax(graph)
     in_masks = {edge.target for a in attentions for edge in a.masks} | before_softmax
+    sizes = {_length(graph, a, e) for a in attentions for e in (a.query, *a.keys[:1])}
     found: dict[str, None] = {}
     for node in graph.nodes:
+        if _turns_along_others(node, sizes):
+            continue
         traits = [
             t.removesuffix(POSITIONS_TRAIT) for t in node.traits if t.endswith(POSITIONS_TRAIT)
         ]
@@ -72,6 +75,14 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
         if _is_rotated(graph, tables, attention):
             found["rotary"] = None
     return list(found)
+
+
+def _turns_along_others(node: Node, sizes: Collection[int | None]) -> bool:
+    """Return whether a `RotaryEmbedding` goes along another axis than one of these sizes."""
+    axis, shape = node.config.get("sequence_axis"), node.outputs[0].shape
+    if not node.is_a({"RotaryEmbedding"}) or not isinstance(axis, int) or not sizes:
+        return False
+    return -len(shape) <= axis < len(shape) and shape[axis] not in {*sizes, None}
 
 
 def _joins(node: Node) -> bool:
@@ -289,4 +300,7 @@ def _axes_of_constant(constant: Constant) -> frozenset[int]:
     shape = constant.shape or ()
     if constant.pattern in ("zeros", "ones"):
         return frozenset()
-    return frozenset(axis for axis in range(-len(shape), 0) if shape[axis] != 1)
+    same = {-2} if constant.pattern == "equal rows" else set()
+    return frozenset(
+        axis for axis in range(-len(shape), 0) if shape[axis] != 1 and axis not in same
+    )

@@ -41,6 +41,7 @@ from plots.layers import (
     is_rearrangement,
     is_signed_merge,
 )
+from plots.norms import normalises
 from plots.registry import graph_plugin
 from plots.stream_edges import stream_edges
 from plots.traversal import Reachability, data_flow, once_per_graph
@@ -324,13 +325,14 @@ def _with_norms(identities: Reachability, path: SkipPath, sources: set[str]) -> 
     norms: list[NormPlace] = []
     for place in ("branch_start", "branch_end"):
         calls = calls_at(identities, path, place)
-        if calls and all(map(is_norm, calls)):
+        if calls and all(normalises(identities.graph, call) for call in calls):
             norms.append(place)
     # The last merge of a pre-norm stack also goes into a norm, the final one; unlike in post-norm,
     # its branch has a norm already and no further block follows.
     following = calls_at(identities, path, "stream")
     has_next_block = any(node.id in sources for node in following)
-    if following and all(map(is_norm, following)) and (has_next_block or not norms):
+    is_normed = all(normalises(identities.graph, node) for node in following)
+    if following and is_normed and (has_next_block or not norms):
         norms.append("stream")
     return replace(path, norms=tuple(norms))
 
@@ -341,6 +343,7 @@ def _as_siblings(
     """Return a path with the norm after its merge, if those of other blocks have one there, too."""
     norms: tuple[NormPlace, ...] = (*path.norms, "stream")
     following = calls_at(identities, path, "stream")
-    is_norm_last = bool(following) and all(map(is_norm, following))
+    is_normed = all(normalises(identities.graph, node) for node in following)
+    is_norm_last = bool(following) and is_normed
     is_like_others = path.norms and not path.norm_on_stream and norms in usual
     return replace(path, norms=norms) if is_like_others and is_norm_last else path

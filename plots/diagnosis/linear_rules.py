@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from plots.annotations import Note
 from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Graph, Node
 from plots.layers import (
     CONVOLUTIONS,
@@ -19,6 +19,7 @@ from plots.layers import (
 )
 from plots.traversal import data_flow
 
+_GLU = "Dauphin et al. 2017, Language Modeling with Gated Convolutional Networks, section 2"
 _LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
 
 
@@ -84,6 +85,29 @@ def _is_pointwise(node: Node) -> bool:
     sizes = {*node.config.get("kernel_size", ()), *node.config.get("strides", ())}
     is_last = node.config.get("data_format") == "channels_last"
     return sizes == {1} and is_last and node.config.get("groups", 1) == 1
+
+
+@diagnosis_rule("unused_part")
+def unused_part(graph: Graph) -> Iterator[Note]:
+    """A projection is split, and no call takes one of the parts."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.operation not in ("Split", "Unstack") or not graph.incoming[node.id]:
+            continue
+        taken = {edge.output for edge in graph.outgoing[node.id]}
+        taken |= {number for place, number in graph.outputs if place == node.id}
+        before = graph.node(graph.incoming[node.id][0].source)
+        if taken and len(taken) < len(node.outputs) and is_linear_projection(before):
+            places[node.id] = before.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A part that is not used: {doing(graph, [*places], 'split')} the output of "
+            f"{named(graph, [*places.values()])}, and no call takes one of the parts, so that the "
+            "weights for it are not trained. In a gated layer, one part is the gate, and another "
+            "one what it multiplies: a * sigmoid(b).",
+            _GLU,
+        )
 
 
 # Convolutions -----------------------------------------------------------------------------------

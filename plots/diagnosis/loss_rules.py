@@ -67,6 +67,13 @@ def _on_range(graph: Graph, last: Node, loss: Loss, name: str) -> Note | None:
             f"{loss.class_name} {why}. End with {right}.",
             _LOSSES if name in ("kldivergence", "poisson") else _REGIONS,
         )
+    if name == "kldivergence" and activation == "sigmoid" and last.outputs[0].shape[-1] != 1:
+        return remark(
+            [last.id],
+            f"A sigmoid with {loss.class_name}: the numbers at {place} do not sum to 1, and the "
+            "loss compares distributions. Take a softmax.",
+            _LOSSES,
+        )
     if name in _DISTANCES and activation in (*CLIPPED, "softmax"):
         text = f"A {_NAMES.get(activation, activation)} with {loss.class_name}: {place} " + (
             "returns no negative numbers, and passes no gradient on where it returns 0. Take "

@@ -288,8 +288,8 @@ def dropout_rate(graph: Graph) -> Iterator[Note]:
         if node.is_a(DROPOUTS) and (node.config.get("rate") or 0) >= _MOST_DROPPED
     ]
     if places:
-        rate = graph.node(places[0]).config["rate"]
-        yield remark(
+        rate = max(graph.node(place).config["rate"] for place in places)
+        yield (finding if rate >= 1 else remark)(
             places,
             f"A dropout of {rate:g}: {doing(graph, places, 'set')} {100 * rate:.0f} % of its input "
             f"to 0 in training. In Keras the rate is the share that is dropped, not kept: "

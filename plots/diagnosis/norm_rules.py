@@ -121,6 +121,21 @@ def norm_momentum(graph: Graph) -> Iterator[Note]:
         )
 
 
+@diagnosis_rule("norm_epsilon")
+def norm_epsilon(graph: Graph) -> Iterator[Note]:
+    """A norm adds so much to the variance that it does not normalise."""
+    sizes = {node.id: node.config.get("epsilon") for node in graph.nodes if is_norm(node)}
+    places = [i for i, size in sizes.items() if isinstance(size, int | float) and size >= 1]
+    if places:
+        yield finding(
+            places,
+            f"An epsilon of {sizes[places[0]]:g}: {doing(graph, places, 'add')} it to a variance "
+            "that is about 1, so that activations become smaller with each norm, and are not "
+            "normalised. It is there for variances of 0: 1e-6, not 1e6.",
+            _BA,
+        )
+
+
 @diagnosis_rule("norm_of_a_norm")
 def norm_of_a_norm(graph: Graph) -> Iterator[Note]:
     """A norm whose only input is the output of another norm of the same axes, used only there."""

@@ -61,7 +61,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
         is_layout = is_identity_like(node) or node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS)
         is_rotated = is_rotated or not is_layout or len(edges) > 1
         if factor is not None:
-            if is_rotated and factor != -1:
+            if is_rotated and abs(factor) != 1:
                 return None
             factors.append(factor)
         elif node.operation in ("Divide", "TrueDivide"):
