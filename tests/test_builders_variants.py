@@ -34,6 +34,7 @@ def first_of_their_kind() -> list[tuple[str, str]]:
         spec = reduced_variant(name, kind)
         wiring = (spec.norm_placement, spec.merge, spec.norm, spec.norm_gain, spec.positions)
         wiring += (spec.feedforward, bool(spec.block_overrides), spec.qk_norm_heads * spec.qk_norm)
+        wiring += (spec.latent_dim, spec.num_expert_groups, spec.group_score_experts)
         found.setdefault((kind, wiring), (name, kind))
     return list(found.values())
 
