@@ -188,8 +188,8 @@ class AttendToLatents(AttendToCache):
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btnr,btnl,bksr,bksl,bts,bnts->btnl",
-        "products": ["btnr,bksr->bnts", "btnl,bksl->bnts", "bnts,bksl->btnl"],
+        "signature": "btnr,btnl,b1sr,b1sl,bts,bnts->btnl",
+        "products": ["btnr,bsr->bnts", "btnl,bsl->bnts", "bnts,bsl->btnl"],
         "role": "attention",
     }
 

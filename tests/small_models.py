@@ -74,6 +74,8 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         active = min(spec.num_active_experts, 3)
         changes |= {"num_experts": 6, "num_active_experts": active, "expert_dim": 11}
         changes["shared_expert_dim"] = 5 * (spec.shared_expert_dim > 0)
+    if spec.router_scale > 1:  # of scores that are smaller for more experts
+        changes["router_scale"] = 1.7
     if spec.num_expert_groups > 1:
         changes |= {"num_expert_groups": 3, "num_active_groups": 2}
     if pattern := spec.block_overrides:
