@@ -12,7 +12,7 @@ from small_models import small_spec
 
 import builders
 import builders.decode
-import builders.models  # noqa: F401 - these two import all layers
+import builders.models  # these two import all layers
 import plots
 from plots.layers import ROLES
 from plots.reading import tracing
@@ -427,10 +427,11 @@ def test_equal_layers_that_declare_are_traced_once(monkeypatch):
 
     def traces(blocks):
         traced.clear()
-        spec = small_spec(num_experts=3, num_active_experts=2, num_layers=blocks)
+        spec = small_spec(**few, num_layers=blocks)
         plots.read_graph(builders.build(spec, abstract=True))
         return list(traced)
 
+    few = {"num_experts": 2, "num_active_experts": 1, "feedforward_bias": False}
     monkeypatch.setattr("plots.reading.reader.traced_call", traced_call)
     assert traces(1) == traces(3)
     assert "ExpertDense" in traced

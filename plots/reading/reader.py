@@ -347,20 +347,24 @@ class Reader:
         if tells_its_work(node, call):
             return node
         kind = kind_of_call(node, call, self.shapes, self._masks.of)
-        if kind in self._found:
-            return replace(node, **self._found[kind])
+        found = self._found.get(kind)
+        if found is None:
+            found = self._work_inside(node, call)
+            if kind is not None:
+                self._found[kind] = found
+        return replace(node, **found)
+
+    def _work_inside(self, node: Node, call: Any) -> Found:
+        """Return what a trace of a call shows; nothing if it cannot be traced."""
         try:
             apart = self._read_apart(call)
         except ConstantError:
-            return node if node.role else replace(node, traits=(TRACED, SHAPE_TRAIT))
+            return {} if node.role else {"traits": (TRACED, SHAPE_TRAIT)}
         if apart is None:
-            return node
+            return {}
         reader, traced, ends = apart
         operations = [inside.record.operation for inside in reader.recorded]
-        found = found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
-        if kind is not None:
-            self._found[kind] = found
-        return replace(node, **found)
+        return found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
 
     def _read_apart(self, call: Any) -> tuple[Reader, Traced, list[tuple[str, int]]] | None:
         """Return a reader of the calls inside a layer or operation, the trace and its ends.
