@@ -260,8 +260,6 @@ def test_a_padding_token_that_ends_texts_is_not_masked() -> None:
         ("llama2_7b", "llama", {}),
         ("gemma2_2b", "gemma2", {}),
         ("pythia_70m", "gpt_neox", {}),
-        ("deepseek_v2_lite", "deepseek_v2", {}),
-        ("deepseek_v3", "deepseek_v3", {}),
     ],
 )
 def test_a_variant_of_the_registry_is_wired_as_its_family(

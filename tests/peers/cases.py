@@ -51,9 +51,9 @@ DEEPSEEK = {
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
     "max_position_embeddings": 37,
-    "kv_lora_rank": 7,
+    "kv_lora_rank": 8,  # rows of an even number of channels, for complex numbers in PyTorch
     "q_lora_rank": 10,
-    "qk_nope_head_dim": 5,
+    "qk_nope_head_dim": 6,
     "qk_rope_head_dim": 4,
     "v_head_dim": 3,
     "n_routed_experts": 6,
