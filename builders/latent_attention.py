@@ -208,7 +208,7 @@ class AttendToLatents(AttendToCache):
         weights = self.weights_of_slots(scores, mask, bias)
         return ops.einsum("bnts,bsl->btnl", weights, latents)
 
-    def compute_output_spec(
+    def compute_output_spec(  # type: ignore[override]
         self, rotary: KerasTensor, query: KerasTensor, *others: KerasTensor | None
     ) -> KerasTensor:
         return KerasTensor(query.shape, dtype=self.compute_dtype)
